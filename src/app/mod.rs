@@ -1,0 +1,172 @@
+//! Who may do what: the apps (tenants), their credentials, tokens and origins.
+//!
+//! The door of this room is [`AppDirectory`]: an immutable snapshot of every app that handlers and
+//! sessions read without waiting. The [`registry`] actor alone writes it, through the [`store`],
+//! which alone speaks SeaORM. Everything else here is pure and tested as tables.
+
+pub mod fields;
+pub mod origin;
+pub mod permission;
+pub mod registry;
+pub mod store;
+pub mod token;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::Serialize;
+
+use origin::AllowedOrigins;
+
+/// An app's primary key in the database; it outlives a change of slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct AppId(pub i32);
+
+/// An app's public id: 1–63 of `[a-z0-9-]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Slug(Arc<str>);
+
+impl Slug {
+    /// The most bytes a slug may have.
+    pub const BYTES_MAX: usize = 63;
+
+    /// Parses a slug, `None` if it breaks the rule above.
+    pub fn parse(raw: &str) -> Option<Self> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let sized = (1..=Self::BYTES_MAX).contains(&raw.len());
+        (sized && raw.bytes().all(allowed)).then(|| Self(raw.into()))
+    }
+
+    /// The slug as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Slug {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who may publish from a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientEvents {
+    /// Who holds a matching `publish` claim.
+    #[default]
+    Authorized,
+    /// Anyone on public topics, as the articles have it; elsewhere as `authorized`.
+    All,
+    /// Nobody.
+    None,
+}
+
+impl ClientEvents {
+    /// Parses the setting's name in lower case.
+    pub fn parse(raw: &str) -> Option<Self> {
+        match raw {
+            "authorized" => Some(Self::Authorized),
+            "all" => Some(Self::All),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    /// The setting's name, as stored and as the admin API shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authorized => "authorized",
+            Self::All => "all",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A tenant: one web application with its own key, secret and rules.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Primary key.
+    pub id: AppId,
+    /// Human name, unique.
+    pub name: String,
+    /// Public id, unique.
+    pub slug: Slug,
+    /// User name of the app's HTTP Basic auth.
+    pub key: String,
+    /// Password of the app's HTTP Basic auth, and the key that signs its tokens.
+    pub secret: SecretString,
+    /// An inactive app neither publishes nor is joined.
+    pub active: bool,
+    /// Origins whose pages may join; empty allows any.
+    pub allowed_origins: AllowedOrigins,
+    /// Who may publish from a browser.
+    pub client_events: ClientEvents,
+    /// Whether tokens signed with the operator's `GUARDIAN_SECRET` count for this app.
+    pub shared_tokens: bool,
+    /// When the app was created.
+    pub inserted_at: DateTime<Utc>,
+    /// When the app was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// All apps at one moment, active or not.
+#[derive(Debug, Default)]
+pub struct Apps {
+    by_slug: HashMap<Slug, Arc<App>>,
+    by_id: HashMap<AppId, Arc<App>>,
+}
+
+impl Apps {
+    /// Finds an app, active or not, by its slug.
+    pub fn by_slug(&self, slug: &str) -> Option<&Arc<App>> {
+        self.by_slug.get(slug)
+    }
+
+    /// Finds an app, active or not, by its id.
+    pub fn by_id(&self, id: AppId) -> Option<&Arc<App>> {
+        self.by_id.get(&id)
+    }
+
+    /// All apps, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.by_id.values()
+    }
+}
+
+impl FromIterator<App> for Apps {
+    fn from_iter<T: IntoIterator<Item = App>>(apps: T) -> Self {
+        let mut all = Self::default();
+        for app in apps {
+            let app = Arc::new(app);
+            all.by_slug.insert(app.slug.clone(), app.clone());
+            all.by_id.insert(app.id, app);
+        }
+        all
+    }
+}
+
+/// The current snapshot of all apps: read anywhere without waiting, replaced by the registry.
+#[derive(Debug, Clone, Default)]
+pub struct AppDirectory(Arc<ArcSwap<Apps>>);
+
+impl AppDirectory {
+    /// The apps as of now. Load it once per decision and judge by that one picture.
+    pub fn load(&self) -> arc_swap::Guard<Arc<Apps>> {
+        self.0.load()
+    }
+
+    /// Replaces the snapshot.
+    pub fn replace(&self, apps: Apps) {
+        self.0.store(Arc::new(apps));
+    }
+}

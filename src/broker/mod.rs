@@ -1,0 +1,16 @@
+//! The core: topics, and how one publication reaches everyone who should hear it.
+//!
+//! No word of any wire protocol lives here. [`Topics`] is the single door through which every
+//! publication passes; behind it each scope of an app has one [`topic`] actor that gives order,
+//! and each worker thread one [`fanout`] actor that knows the subscribers living on it.
+
+pub mod fanout;
+pub mod publication;
+pub mod subscriber;
+pub mod topic;
+pub mod topic_name;
+pub mod topics;
+
+pub use publication::{Destination, EventName, NameError, Payload, PayloadError, Publication};
+pub use topic_name::{Addressing, ChannelName, Scope, TopicName};
+pub use topics::{PublishError, Topics};

@@ -1,0 +1,2 @@
+//! REST: stub.
+pub mod error;

@@ -1,0 +1,161 @@
+//! Settings: typed, layered, validated once.
+//!
+//! `config/default.toml` documents every key; this module mirrors it field by field.
+
+use std::{net::IpAddr, time::Duration};
+
+use secrecy::SecretString;
+
+use crate::app::{Slug, origin::OriginPolicy};
+
+/// Which of the three worlds this process lives in (`HERALD_ENV`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// A laptop: loopback, SQLite, seeded.
+    Development,
+    /// The test suite.
+    Test,
+    /// The real thing: nothing weak starts.
+    Production,
+}
+
+/// Everything Herald can be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which environment.
+    pub env: Environment,
+    /// One app only: every topic is `<scope>:<channel>` of it.
+    pub single_app: Option<Slug>,
+    /// Listening.
+    pub server: Server,
+    /// Storage.
+    pub database: Database,
+    /// The admin API's credentials.
+    pub admin: Admin,
+    /// Keys.
+    pub secrets: Secrets,
+    /// The app registry.
+    pub registry: Registry,
+    /// Sockets.
+    pub socket: Socket,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logging.
+    pub log: Log,
+}
+
+/// Listening.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Worker threads; 0 is one per core.
+    pub workers: usize,
+    /// The host name by which browsers know this server.
+    pub public_host: String,
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Refuse requests that did not come over TLS.
+    pub force_ssl: bool,
+    /// Serve the demo page.
+    pub demo_page: bool,
+    /// How long a shutdown may take.
+    pub shutdown_timeout: Duration,
+}
+
+/// Storage.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// `sqlite://…` or `postgres://…`; holds a password.
+    pub url: SecretString,
+    /// Connections in the pool.
+    pub connections_max: u32,
+    /// How long the database is retried at start.
+    pub connect_retry: Duration,
+    /// How long one query may take.
+    pub query_timeout: Duration,
+    /// Apply pending migrations at start.
+    pub migrate: bool,
+    /// Create the articles' `test-app` at start.
+    pub seed: bool,
+}
+
+/// The admin API's credentials.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: SecretString,
+}
+
+/// Keys.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    /// The operator's own token key, for apps with `shared_tokens`; empty is unset.
+    pub guardian_secret: Option<SecretString>,
+    /// Signs what Herald itself hands out.
+    pub secret_key_base: SecretString,
+}
+
+/// The app registry.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// How often the table is read anew.
+    pub refresh: Duration,
+}
+
+/// Sockets.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    /// The global origin check at the handshake.
+    pub check_origin: OriginPolicy,
+    /// A session without inbound bytes for this long is closed.
+    pub idle_timeout: Duration,
+    /// A connection that has not sent its whole request by then is closed.
+    pub handshake_timeout: Duration,
+    /// A write without progress for this long ends the session.
+    pub write_timeout: Duration,
+    /// How long a join or publish may wait for its topic.
+    pub topic_timeout: Duration,
+}
+
+/// Bounds. Units are last in the names.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Payload of one trigger.
+    pub trigger_payload_bytes_max: usize,
+    /// Payload of one client event.
+    pub client_event_bytes_max: usize,
+    /// One socket message after reassembly.
+    pub message_bytes_max: usize,
+    /// One request body.
+    pub request_body_bytes_max: usize,
+    /// One token.
+    pub token_bytes_max: usize,
+    /// One `ref` or `join_ref`.
+    pub ref_bytes_max: usize,
+    /// Joined topics per transport.
+    pub channels_per_transport_max: usize,
+    /// Scopes with subscribers per app.
+    pub scopes_per_app_max: usize,
+    /// Frames waiting for one session.
+    pub outbox_frames_max: usize,
+    /// Bytes waiting for one session.
+    pub outbox_bytes_max: usize,
+    /// Publications on their way from topics to fan-outs.
+    pub publications_in_flight_max: usize,
+    /// Failed admin logins per minute and address.
+    pub failed_admin_logins_per_minute_max: u32,
+    /// Sessions in all; `None` is the file limit less 500.
+    pub sessions_max: Option<usize>,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// An `env_logger` filter, such as `info` or `herald=debug`.
+    pub filter: String,
+}

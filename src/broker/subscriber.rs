@@ -101,6 +101,8 @@ pub enum ToSession {
 pub enum Ending {
     /// It does not take what it is sent.
     SlowConsumer,
+    /// Nothing was heard of it for too long.
+    Idle,
     /// The server stops.
     Shutdown,
     /// An actor it depended on is gone: it must come back to be heard again.

@@ -88,13 +88,17 @@ impl Topics {
         }))
     }
 
-    /// Starts the fan-out of the calling worker thread and lets topics be placed on it.
-    pub fn start_fanout(&self) -> Addr<Fanout> {
-        let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));
+    /// Lets topics be placed on the calling worker thread.
+    pub fn add_worker(&self) {
         if let Some(arbiter) = Arbiter::try_current() {
             self.workers_mut().push(arbiter);
         }
-        Fanout::new(worker, self.clone()).start()
+    }
+
+    /// Starts a fan-out for the sessions of the calling worker thread.
+    pub fn start_fanout(&self) -> (WorkerId, Addr<Fanout>) {
+        let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));
+        (worker, Fanout::new(worker, self.clone()).start())
     }
 
     /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.

@@ -1,1 +1,101 @@
-//! stub
+//! Sessions: one connected client each, whatever it speaks.
+//!
+//! This is the narrow waist. A protocol is a [`Conversation`]: a state machine without I/O, clock or
+//! tasks, which turns what a client sends into [`Effect`]s. A transport drives it: [`websocket`]
+//! today, long-poll beside it tomorrow. The rules of a protocol are thereby tables to test, and the
+//! two transports cannot disagree.
+//!
+//! How a WebSocket's bytes travel: [`upgrade`] takes the bare socket from the HTTP server, `frames`
+//! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them. A session keeps
+//! about 3 KB while it idles; nothing of the HTTP connection it came from survives.
+
+mod frames;
+pub mod listener;
+mod pump;
+pub mod upgrade;
+mod websocket;
+pub mod worker;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use crate::{
+    app::AppId,
+    broker::{
+        Publication,
+        subscriber::{Frame, Place, Subscription},
+    },
+};
+
+/// Why a socket is closed (RFC 6455, section 7.4; section 8 of the protocol document).
+///
+/// Never 1000: clients from 1.6.3 to 1.8.15 would not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// The client closed first: the one case for 1000.
+    pub const ANSWER: Self = Self(1000);
+    /// The server lets this client go: idle, or no longer allowed.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// The framing is broken.
+    pub const PROTOCOL: Self = Self(1002);
+    /// Text that is not UTF-8.
+    pub const NOT_UTF8: Self = Self(1007);
+    /// A message beyond the limit.
+    pub const TOO_BIG: Self = Self(1009);
+    /// A message that cannot be understood, or a fault of ours.
+    pub const INTERNAL: Self = Self(1011);
+    /// The server restarts.
+    pub const RESTART: Self = Self(1012);
+    /// The client does not keep up.
+    pub const TRY_LATER: Self = Self(1013);
+}
+
+/// A whole message from a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// Valid UTF-8.
+    Text(ByteString),
+    /// Anything.
+    Binary(Bytes),
+}
+
+/// What a conversation wants done, in order.
+///
+/// [`Effect::Subscribe`] and [`Effect::Publish`] are answered through [`Conversation::answered`]
+/// before anything else is received, and come last among the effects of one call.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write this to the client.
+    Send(Frame),
+    /// Hear a topic.
+    Subscribe(Subscription),
+    /// Hear it no more.
+    Unsubscribe(Place),
+    /// Publish.
+    Publish(Publication),
+    /// Close the connection; nothing is sent after.
+    Close(CloseCode),
+}
+
+/// Why the broker did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The app has subscribers in as many scopes as it may.
+    TooManyScopes,
+    /// It did not answer in time.
+    Unavailable,
+}
+
+/// A wire protocol's side of one connection. Unix time in seconds is passed in.
+pub trait Conversation: 'static {
+    /// The client sent a message.
+    fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect>;
+
+    /// The broker answered the last [`Effect::Subscribe`] or [`Effect::Publish`].
+    fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
+
+    /// An app was changed or deleted: joins that its new state does not allow must end.
+    fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
+}

@@ -1,0 +1,206 @@
+//! From an upgrade request to a session: takes the bare socket out of the HTTP server.
+//!
+//! Every request with `Upgrade: websocket` arrives here, whatever its path, and never at the
+//! actix-web app. Whether it becomes a session is the [`Doorkeeper`]'s word; how its socket is taken
+//! is this file's: nothing of the HTTP connection is kept, or it would stay for the session's life.
+
+use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+
+use actix_codec::Framed;
+use actix_http::{
+    Request, RequestHead, StatusCode, h1,
+    header::{HeaderMap, SEC_WEBSOCKET_KEY},
+    ws,
+};
+use actix_web::http::Method;
+use bytes::BytesMut;
+use log::debug;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::{
+    Conversation,
+    listener::IdleGuard,
+    pump::Transport,
+    websocket,
+    worker::{Admission, Worker},
+};
+
+/// How long a refused client may take to read its answer.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A request for an upgrade, or for what only an upgrade can give.
+#[derive(Debug)]
+pub struct Handshake<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path.
+    pub path: &'a str,
+    /// Its query string; it may hold tokens.
+    pub query: &'a str,
+    /// Its headers; they may hold tokens.
+    pub headers: &'a HeaderMap,
+    /// The address at the other end of the socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A handshake that is let in.
+pub struct Welcome<C> {
+    /// The protocol's side of the connection.
+    pub conversation: C,
+    /// The subprotocol to answer with.
+    pub subprotocol: Option<&'static str>,
+}
+
+/// A handshake that is not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The body, plain text, often empty.
+    pub body: String,
+}
+
+impl Refusal {
+    /// A refusal without words.
+    pub fn silent(status: StatusCode) -> Self {
+        Self { status, body: String::new() }
+    }
+
+    /// The server has no room, or stops: come back later.
+    pub fn unavailable() -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, body: "no room for another session".into() }
+    }
+}
+
+/// Decides who is let in.
+pub type Doorkeeper<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, Refusal>>;
+
+/// Serves one upgraded connection until it ends.
+///
+/// The future awaits the pump rather than spawning it, so that the worker does not count as idle
+/// while it has sessions; and it is laid out so that the handshake's state is gone by then.
+pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
+    request: Request,
+    framed: Framed<IdleGuard<T>, h1::Codec>,
+    worker: Rc<Worker>,
+    doorkeeper: Doorkeeper<C>,
+) -> Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>> {
+    let answer = decide(&request, &worker, &doorkeeper);
+    let parts = framed.into_parts();
+    let (io, pending, early) =
+        (parts.io.into_inner(), parts.write_buf, BytesMut::from(&parts.read_buf[..]));
+    drop((request, doorkeeper));
+    Box::pin(async move {
+        let pump = match answer {
+            Ok(accepted) => match Box::pin(welcome(io, pending, accepted.head)).await {
+                Ok(io) => {
+                    websocket::start(io, early, accepted.conversation, accepted.admission, worker)
+                }
+                Err(_) => return Ok(()),
+            },
+            Err(refusal) => {
+                Box::pin(refuse(io, pending, refusal)).await;
+                return Ok(());
+            }
+        };
+        pump.await;
+        Ok(())
+    })
+}
+
+/// A handshake that is let in, with the response head that says so.
+struct Accepted<C> {
+    head: String,
+    conversation: C,
+    admission: Admission,
+}
+
+fn decide<C>(
+    request: &Request,
+    worker: &Worker,
+    doorkeeper: &Doorkeeper<C>,
+) -> Result<Accepted<C>, Refusal> {
+    let handshake = Handshake {
+        method: request.method(),
+        path: request.path(),
+        query: request.uri().query().unwrap_or_default(),
+        headers: request.head().headers(),
+        peer: request.peer_addr(),
+    };
+    let Welcome { conversation, subprotocol } = doorkeeper(&handshake)?;
+    let accept_key = verify(request.head())?;
+    let admission = worker.sessions.admit().ok_or_else(Refusal::unavailable)?;
+    Ok(Accepted { head: switching_protocols(&accept_key, subprotocol), conversation, admission })
+}
+
+/// Judges the upgrade itself, last of all; answers the key of the 101.
+fn verify(head: &RequestHead) -> Result<String, Refusal> {
+    ws::verify_handshake(head).map_err(|fault| Refusal {
+        status: StatusCode::BAD_REQUEST,
+        body: handshake_fault(&fault).to_owned(),
+    })?;
+    let key = head.headers().get(SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
+    Ok(String::from_utf8_lossy(&ws::hash_key(key)).into_owned())
+}
+
+/// What a client that speaks no WebSocket is told.
+pub fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
+    match fault {
+        ws::HandshakeError::GetMethodRequired => "a WebSocket handshake is a GET request",
+        ws::HandshakeError::NoConnectionUpgrade => "'connection' header must contain 'upgrade'",
+        ws::HandshakeError::NoWebsocketUpgrade => "'upgrade' header must contain 'websocket'",
+        ws::HandshakeError::NoVersionHeader | ws::HandshakeError::UnsupportedVersion => {
+            "'sec-websocket-version' header must be '13'"
+        }
+        ws::HandshakeError::BadWebsocketKey => "'sec-websocket-key' header is missing",
+    }
+}
+
+fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {
+    let subprotocol =
+        subprotocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-accept: {accept_key}\r\n{subprotocol}\r\n"
+    )
+}
+
+/// Writes what was pipelined before, then the 101.
+async fn welcome<T: Transport>(mut io: T, pending: BytesMut, head: String) -> io::Result<T> {
+    let write = async {
+        io.write_all(&pending).await?;
+        io.write_all(head.as_bytes()).await
+    };
+    timeout(REFUSAL_TIME_MAX, write).await??;
+    Ok(io)
+}
+
+/// Answers, then waits a little for the client to hang up: a close over unread bytes would be a
+/// reset that overtakes the answer.
+async fn refuse<T: Transport>(mut io: T, pending: BytesMut, refusal: Refusal) {
+    let Refusal { status, body } = refusal;
+    let reason = status.canonical_reason().unwrap_or_default();
+    let retry = match status {
+        StatusCode::SERVICE_UNAVAILABLE => "retry-after: 1\r\n",
+        _ => "",
+    };
+    let response = format!(
+        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: {}\r\n{retry}\r\n{body}",
+        status.as_u16(),
+        body.len(),
+    );
+    let exchange = async {
+        io.write_all(&pending).await?;
+        io.write_all(response.as_bytes()).await?;
+        io.shutdown().await?;
+        let mut rest = [0; 1024];
+        while io.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    if !matches!(timeout(REFUSAL_TIME_MAX, exchange).await, Ok(Ok(()))) {
+        debug!("a refused client was gone before its answer was read");
+    }
+}

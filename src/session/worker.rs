@@ -1,0 +1,152 @@
+//! What the sessions of one worker thread share.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use log::error;
+
+use crate::broker::{
+    Topics,
+    fanout::{Fanout, Leave, WorkerId},
+    subscriber::SessionId,
+};
+
+/// Bytes read from a socket at once.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Bounds of one session. See `config/default.toml` for what each protects.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// One message after reassembly.
+    pub message_bytes_max: usize,
+    /// Frames that may wait.
+    pub outbox_frames_max: usize,
+    /// Bytes that may wait.
+    pub outbox_bytes_max: usize,
+    /// Without inbound bytes for this long, a session ends.
+    pub idle_timeout: Duration,
+    /// A write without progress for this long ends the session.
+    pub write_timeout: Duration,
+}
+
+/// Counts the sessions of the whole server against their limit.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    open: Arc<AtomicUsize>,
+    next_id: Arc<AtomicU64>,
+    max: usize,
+}
+
+impl Sessions {
+    /// No session yet, and at most `max` ever at once.
+    pub fn new(max: usize) -> Self {
+        Self { open: Arc::default(), next_id: Arc::default(), max }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Takes a place; `None` if all are taken.
+    pub(super) fn admit(&self) -> Option<Admission> {
+        let admitted =
+            self.open.fetch_update(Relaxed, Relaxed, |n| (n < self.max).then_some(n + 1));
+        admitted.ok()?;
+        let id = SessionId(self.next_id.fetch_add(1, Relaxed));
+        Some(Admission { id, open: self.open.clone() })
+    }
+}
+
+/// A session's place, given back on drop.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) id: SessionId,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The fan-out that a session entered; it leaves when this is dropped, whatever ended it.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) session: SessionId,
+    pub(super) fanout: Rc<ThreadFanout>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.fanout.addr.do_send(Leave(self.session));
+    }
+}
+
+/// The fan-out of this thread.
+#[derive(Debug)]
+pub(super) struct ThreadFanout {
+    pub(super) worker: WorkerId,
+    pub(super) addr: Addr<Fanout>,
+}
+
+/// What the sessions of one worker thread share.
+pub struct Worker {
+    /// The broker.
+    pub(super) topics: Topics,
+    /// The bounds of each session.
+    pub(super) limits: SessionLimits,
+    /// The count of all sessions.
+    pub(super) sessions: Sessions,
+    /// Where sockets are read into; each session keeps only what is unfinished.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    fanout: RefCell<Rc<ThreadFanout>>,
+    on_fanout: Box<dyn Fn(&Addr<Fanout>)>,
+}
+
+impl Worker {
+    /// Sets up the calling worker thread. `on_fanout` introduces each fan-out to the rest of the
+    /// server; there is a second one only if the first was broken by a panic.
+    pub fn start(
+        topics: Topics,
+        limits: SessionLimits,
+        sessions: Sessions,
+        on_fanout: impl Fn(&Addr<Fanout>) + 'static,
+    ) -> Rc<Self> {
+        topics.add_worker();
+        let fanout = RefCell::new(start_fanout(&topics, &on_fanout));
+        Rc::new(Self {
+            topics,
+            limits,
+            sessions,
+            scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
+            fanout,
+            on_fanout: Box::new(on_fanout),
+        })
+    }
+
+    /// The thread's fan-out, started anew if it was broken: actix restarts no actor.
+    pub(super) fn fanout(&self) -> Rc<ThreadFanout> {
+        let mut fanout = self.fanout.borrow_mut();
+        if !fanout.addr.connected() {
+            error!("fan-out {} is gone; another takes its place", fanout.worker.0);
+            *fanout = start_fanout(&self.topics, &self.on_fanout);
+        }
+        fanout.clone()
+    }
+}
+
+fn start_fanout(topics: &Topics, introduce: &dyn Fn(&Addr<Fanout>)) -> Rc<ThreadFanout> {
+    let (worker, addr) = topics.start_fanout();
+    introduce(&addr);
+    Rc::new(ThreadFanout { worker, addr })
+}

@@ -1,4 +1,4 @@
-//! stub
+//! The registry: the server's only writer of apps.
 use super::AppId;
 use actix::prelude::*;
 
@@ -6,3 +6,10 @@ use actix::prelude::*;
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct AppChanged(pub AppId);
+
+/// The actor that owns the apps.
+pub struct AppRegistry;
+
+impl Actor for AppRegistry {
+    type Context = Context<Self>;
+}

@@ -9,6 +9,7 @@
 //! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them. A session keeps
 //! about 3 KB while it idles; nothing of the HTTP connection it came from survives.
 
+pub mod client;
 mod frames;
 pub mod listener;
 mod pump;

@@ -1,0 +1,56 @@
+//! Who is calling, and over what; and the refusal of plain requests.
+
+use actix_web::{
+    Error, HttpRequest, ResponseError,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+    web,
+};
+
+use super::{Services, error::ApiError};
+pub use crate::session::client::Client;
+use crate::{session::client::Connection, settings};
+
+/// Finds out who sent `request`.
+pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
+    let connection = Connection {
+        peer: request.peer_addr().map(|peer| peer.ip()),
+        is_tls: request.app_config().secure(),
+    };
+    connection.client(request.headers(), &server.trusted_proxies)
+}
+
+/// Judges a request under `force_ssl`; probes of the process itself stay plain.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] if it came without TLS.
+pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Result<(), ApiError> {
+    let is_exempt = matches!(path, "/health" | "/ready");
+    if !server.force_ssl || client.is_secure || is_exempt {
+        return Ok(());
+    }
+    Err(ApiError::Forbidden("this server takes requests over https only"))
+}
+
+/// Middleware: refuses plain requests where [`check_tls`] says so. Needs [`Services`].
+///
+/// # Errors
+/// Whatever the wrapped service fails with; the refusal itself is an answer.
+pub async fn require_tls<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let verdict = match request.app_data::<web::Data<Services>>() {
+        Some(services) => {
+            let server = &services.settings.server;
+            check_tls(request.path(), &client_of(request.request(), server), server)
+        }
+        // Fails closed: without settings nobody knows whether plain requests are welcome.
+        None => Err(ApiError::Unavailable),
+    };
+    match verdict {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+    }
+}

@@ -1,1 +1,189 @@
-//! stub
+//! What a REST call answers when it fails: the only place where an error becomes a status.
+
+use std::{borrow::Cow, time::Duration};
+
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    http::{StatusCode, header},
+};
+use serde_json::json;
+
+use crate::app::fields::Faults;
+
+/// Why a REST call fails. Details are shown to the caller: they never hold a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The request cannot be understood at all.
+    #[error("{0}")]
+    Malformed(Cow<'static, str>),
+    /// Credentials are missing or wrong; the two are never told apart.
+    #[error("authentication required")]
+    Unauthorized,
+    /// Who calls is known, or does not matter: this is not permitted.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There is nothing at this address.
+    #[error("not found")]
+    NotFound,
+    /// The address is right, the method is not; these are.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The `Allow` header: methods separated by commas.
+        allow: &'static str,
+    },
+    /// Something in the request has more bytes than it may have.
+    #[error("{what} is larger than {bytes_max} bytes")]
+    TooLarge {
+        /// What is too large, such as `request body`.
+        what: &'static str,
+        /// How large it may be.
+        bytes_max: usize,
+    },
+    /// The body comes in a format that is not read here.
+    #[error("content type must be application/json or application/x-www-form-urlencoded")]
+    UnsupportedMediaType,
+    /// The request is understood, and some of its fields are not valid.
+    #[error("some fields are not valid")]
+    Invalid(Faults),
+    /// This address has tried too often.
+    #[error("too many attempts, try again later")]
+    TooManyRequests {
+        /// When trying again makes sense.
+        retry_after: Duration,
+    },
+    /// It cannot be done now, and may well be later.
+    #[error("service unavailable, try again later")]
+    Unavailable,
+}
+
+impl ApiError {
+    /// A fault of a single field.
+    pub fn invalid(field: &'static str, fault: impl Into<Cow<'static, str>>) -> Self {
+        let mut faults = Faults::default();
+        faults.add(field, fault);
+        Self::Invalid(faults)
+    }
+
+    fn add_headers(&self, response: &mut HttpResponseBuilder) {
+        match self {
+            Self::Unauthorized => {
+                response.insert_header((header::WWW_AUTHENTICATE, r#"Basic realm="Herald""#));
+            }
+            Self::MethodNotAllowed { allow } => {
+                response.insert_header((header::ALLOW, *allow));
+            }
+            Self::TooManyRequests { retry_after } => {
+                // Rounded up: who comes back after it must not be early.
+                let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+                response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+            }
+            Self::Unavailable => {
+                response.insert_header((header::RETRY_AFTER, "1"));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        self.add_headers(&mut response);
+        match self {
+            Self::Invalid(faults) => response.json(json!({ "errors": faults })),
+            other => response.json(json!({ "errors": { "detail": other.to_string() } })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::body::to_bytes;
+    use serde_json::Value;
+
+    async fn answer(error: ApiError) -> (u16, Option<(String, String)>, Value) {
+        let response = error.error_response();
+        let extra = response
+            .headers()
+            .iter()
+            .find(|(name, _)| *name != header::CONTENT_TYPE)
+            .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()));
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body()).await.expect("a body");
+        (status, extra, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    fn detail(text: &str) -> Value {
+        json!({ "errors": { "detail": text } })
+    }
+
+    #[actix_web::test]
+    async fn each_error_has_one_status_and_one_shape() {
+        let header = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
+        let too_many = |ms| ApiError::TooManyRequests { retry_after: Duration::from_millis(ms) };
+        let later = "too many attempts, try again later";
+        for (error, status, extra, body) in [
+            (ApiError::Malformed("no JSON".into()), 400, None, detail("no JSON")),
+            (
+                ApiError::Unauthorized,
+                401,
+                header("www-authenticate", r#"Basic realm="Herald""#),
+                detail("authentication required"),
+            ),
+            (ApiError::Forbidden("not permitted"), 403, None, detail("not permitted")),
+            (ApiError::NotFound, 404, None, detail("not found")),
+            (
+                ApiError::MethodNotAllowed { allow: "GET, POST" },
+                405,
+                header("allow", "GET, POST"),
+                detail("method not allowed"),
+            ),
+            (
+                ApiError::TooLarge { what: "request body", bytes_max: 10 },
+                413,
+                None,
+                detail("request body is larger than 10 bytes"),
+            ),
+            (
+                ApiError::UnsupportedMediaType,
+                415,
+                None,
+                detail(
+                    "content type must be application/json or application/x-www-form-urlencoded",
+                ),
+            ),
+            (
+                ApiError::invalid("name", "can't be blank"),
+                422,
+                None,
+                json!({ "errors": { "name": ["can't be blank"] } }),
+            ),
+            (too_many(1), 429, header("retry-after", "1"), detail(later)),
+            (too_many(1001), 429, header("retry-after", "2"), detail(later)),
+            (
+                ApiError::Unavailable,
+                503,
+                header("retry-after", "1"),
+                detail("service unavailable, try again later"),
+            ),
+        ] {
+            assert_eq!(answer(error.clone()).await, (status, extra, body), "{error:?}");
+        }
+    }
+}

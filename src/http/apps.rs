@@ -1,0 +1,1 @@
+//! `/api/admin/apps`: the admin API.

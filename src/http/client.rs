@@ -1,0 +1,228 @@
+//! Who is calling, and over what: a client's own address and scheme, also behind a proxy.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    Error, HttpRequest, ResponseError,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::HeaderMap,
+    middleware::Next,
+    web,
+};
+use ipnet::IpNet;
+
+use super::{Services, error::ApiError};
+use crate::settings;
+
+/// The far end of a connection, as far as it can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address; an IPv4 address that came as IPv6 is IPv4 again.
+    pub address: IpAddr,
+    /// Whether the client speaks TLS, to us or to a trusted proxy.
+    pub is_secure: bool,
+}
+
+impl Client {
+    /// Finds out who sent `request`.
+    pub fn of(request: &HttpRequest, server: &settings::Server) -> Self {
+        let connection = Connection {
+            peer: request.peer_addr().map(|peer| peer.ip()),
+            is_tls: request.app_config().secure(),
+        };
+        connection.client(request.headers(), &server.trusted_proxies)
+    }
+
+    /// The scheme that the client used: `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_secure { "https" } else { "http" }
+    }
+}
+
+/// What is known of a connection without believing anybody.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// Whoever connected to us: the client or a proxy.
+    pub peer: Option<IpAddr>,
+    /// Whether the connection itself is TLS.
+    pub is_tls: bool,
+}
+
+impl Connection {
+    /// Finds the client behind this connection.
+    ///
+    /// `X-Forwarded-For` and `X-Forwarded-Proto` count only if the peer is a trusted proxy. The
+    /// former is read from the right, past trusted proxies, to the first address that none of
+    /// them vouches for: what stands left of it is the client's own invention.
+    pub fn client(self, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+        let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+        let Some(peer) = self.peer.map(|peer| peer.to_canonical()) else {
+            // No peer, no trust: all such clients count as one.
+            let address = IpAddr::from([0, 0, 0, 0]);
+            return Client { address, is_secure: self.is_tls };
+        };
+        if !is_trusted(&peer) {
+            return Client { address: peer, is_secure: self.is_tls };
+        }
+        let mut address = peer;
+        for forwarded in list(headers, "x-forwarded-for").iter().rev() {
+            let Some(earlier) = parse_address(forwarded) else { break };
+            address = earlier;
+            if !is_trusted(&earlier) {
+                break;
+            }
+        }
+        // The rightmost is the word of the proxy that talks to us.
+        let is_secure = match list(headers, "x-forwarded-proto").last() {
+            Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+            None => self.is_tls,
+        };
+        Client { address, is_secure }
+    }
+}
+
+/// All values of a header that holds a list, over all its lines, in order.
+fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+    let lines = headers.get_all(name).filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+}
+
+/// Parses `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
+fn parse_address(raw: &str) -> Option<IpAddr> {
+    let bare = raw.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(raw);
+    let address = match bare.parse() {
+        Ok(address) => address,
+        Err(_) => raw.parse::<std::net::SocketAddr>().ok()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+/// Judges a request under `force_ssl`; probes of the process itself stay plain.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] if it came without TLS.
+pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Result<(), ApiError> {
+    let is_exempt = matches!(path, "/health" | "/ready");
+    if !server.force_ssl || client.is_secure || is_exempt {
+        return Ok(());
+    }
+    Err(ApiError::Forbidden("this server takes requests over https only"))
+}
+
+/// Middleware: refuses plain requests where [`check_tls`] says so. Needs [`Services`].
+///
+/// # Errors
+/// Whatever the wrapped service fails with; the refusal itself is an answer.
+pub async fn require_tls<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let verdict = match request.app_data::<web::Data<Services>>() {
+        Some(services) => {
+            let server = &services.settings.server;
+            check_tls(request.path(), &Client::of(request.request(), server), server)
+        }
+        // Fails closed: without settings nobody knows whether plain requests are welcome.
+        None => Err(ApiError::Unavailable),
+    };
+    match verdict {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn client_of(peer: Option<&str>, headers: &[(&str, &str)]) -> (String, bool) {
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8:ffff::/48"]
+            .iter()
+            .map(|net| net.parse().expect("a network"))
+            .collect();
+        let mut request = TestRequest::default();
+        for header in headers {
+            request = request.append_header(*header);
+        }
+        let connection =
+            Connection { peer: peer.map(|peer| peer.parse().expect("an address")), is_tls: false };
+        let client = connection.client(request.to_http_request().headers(), &trusted);
+        (client.address.to_string(), client.is_secure)
+    }
+
+    #[test]
+    fn forwarded_headers_count_only_from_trusted_proxies() {
+        let for_ = "X-Forwarded-For";
+        let proto = "X-Forwarded-Proto";
+        for (case, peer, headers, address, is_secure) in [
+            ("direct", "192.0.2.9", vec![], "192.0.2.9", false),
+            ("mapped", "::ffff:192.0.2.9", vec![], "192.0.2.9", false),
+            (
+                "a stranger's claims",
+                "192.0.2.9",
+                vec![(for_, "1.1.1.1"), (proto, "https")],
+                "192.0.2.9",
+                false,
+            ),
+            ("one proxy", "10.0.0.1", vec![(for_, "192.0.2.9")], "192.0.2.9", false),
+            ("mapped proxy", "::ffff:10.0.0.1", vec![(for_, "192.0.2.9")], "192.0.2.9", false),
+            (
+                "invented entries to the left",
+                "10.0.0.1",
+                vec![(for_, "1.1.1.1, 192.0.2.9")],
+                "192.0.2.9",
+                false,
+            ),
+            (
+                "two proxies",
+                "10.0.0.1",
+                vec![(for_, "1.1.1.1, 192.0.2.9, 10.0.0.2")],
+                "192.0.2.9",
+                false,
+            ),
+            (
+                "two lines",
+                "10.0.0.1",
+                vec![(for_, "1.1.1.1"), (for_, "192.0.2.9,10.0.0.2")],
+                "192.0.2.9",
+                false,
+            ),
+            ("with a port", "10.0.0.1", vec![(for_, "192.0.2.9:4711")], "192.0.2.9", false),
+            ("IPv6", "10.0.0.1", vec![(for_, "2001:db8::1")], "2001:db8::1", false),
+            (
+                "IPv6 with a port",
+                "10.0.0.1",
+                vec![(for_, "[2001:db8::1]:80")],
+                "2001:db8::1",
+                false,
+            ),
+            ("IPv6 in brackets", "10.0.0.1", vec![(for_, "[2001:db8::1]")], "2001:db8::1", false),
+            ("IPv6 proxy", "2001:db8:ffff::1", vec![(for_, "192.0.2.9")], "192.0.2.9", false),
+            ("only proxies", "10.0.0.1", vec![(for_, "10.0.0.3, 10.0.0.2")], "10.0.0.3", false),
+            ("unknown", "10.0.0.1", vec![(for_, "1.1.1.1, unknown")], "10.0.0.1", false),
+            ("empty", "10.0.0.1", vec![(for_, "")], "10.0.0.1", false),
+            ("TLS", "10.0.0.1", vec![(proto, "https")], "10.0.0.1", true),
+            ("TLS in capitals", "10.0.0.1", vec![(proto, "HTTPS")], "10.0.0.1", true),
+            ("plain", "10.0.0.1", vec![(proto, "http")], "10.0.0.1", false),
+            (
+                "the nearest proxy's word",
+                "10.0.0.1",
+                vec![(proto, "https, http")],
+                "10.0.0.1",
+                false,
+            ),
+            ("nonsense", "10.0.0.1", vec![(proto, "httpsx")], "10.0.0.1", false),
+        ] {
+            let expected = (address.to_owned(), is_secure);
+            assert_eq!(client_of(Some(peer), &headers), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn without_a_peer_nothing_is_believed() {
+        let headers = [("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-Proto", "https")];
+        assert_eq!(client_of(None, &headers), ("0.0.0.0".to_owned(), false));
+    }
+}

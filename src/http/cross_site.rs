@@ -1,0 +1,142 @@
+//! Writing calls that a browser sends from another site's page: refused.
+//!
+//! A browser attaches Basic credentials it remembers to whatever page's request, so a stranger's
+//! page could act as the operator. Scripts and servers send neither header and are not concerned.
+
+use actix_web::{
+    Error, ResponseError,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{self, HeaderMap},
+    },
+    middleware::Next,
+    web,
+};
+use url::Url;
+
+use super::{Services, client::Client, error::ApiError};
+
+/// Judges a call by its method, its headers and the scheme that its client used.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] for a writing call from another site's page.
+pub fn check(method: &Method, headers: &HeaderMap, scheme: &str) -> Result<(), ApiError> {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    let is_foreign_fetch = headers
+        .get_all("sec-fetch-site")
+        .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
+    let is_foreign_origin = headers
+        .get_all(header::ORIGIN)
+        .any(|origin| !is_own(origin.to_str().unwrap_or_default(), headers, scheme));
+    if is_foreign_fetch || is_foreign_origin {
+        return Err(ApiError::Forbidden("writing calls from another site's page are refused"));
+    }
+    Ok(())
+}
+
+/// Whether `origin` is the very scheme, host and port that this request was sent to.
+///
+/// An opaque origin (`null`) equals none, not even itself.
+fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = host.and_then(|host| Url::parse(&format!("{scheme}://{host}")).ok());
+    match (Url::parse(origin), own) {
+        (Ok(origin), Some(own)) => origin.origin() == own.origin(),
+        _ => false,
+    }
+}
+
+/// Middleware: answers refused calls itself. Needs [`Services`].
+///
+/// # Errors
+/// Whatever the wrapped service fails with; the refusal itself is an answer.
+pub async fn guard<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let verdict = match request.app_data::<web::Data<Services>>() {
+        Some(services) => {
+            let client = Client::of(request.request(), &services.settings.server);
+            check(request.method(), request.headers(), client.scheme())
+        }
+        // Fails closed: without settings the request's own scheme is unknown.
+        None => Err(ApiError::Unavailable),
+    };
+    match verdict {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn is_taken(method: Method, headers: &[(&str, &str)], scheme: &str) -> bool {
+        let mut request = TestRequest::default();
+        for header in headers {
+            request = request.append_header(*header);
+        }
+        check(&method, request.to_http_request().headers(), scheme).is_ok()
+    }
+
+    #[test]
+    fn writing_calls_from_other_sites_are_refused() {
+        let site = "Sec-Fetch-Site";
+        let origin = "Origin";
+        let host = ("Host", "herald.example");
+        let with_port = ("Host", "127.0.0.1:4000");
+        for (case, headers, scheme, expected) in [
+            ("curl", vec![host], "http", true),
+            ("no host at all", vec![], "http", true),
+            ("same origin", vec![host, (site, "same-origin")], "http", true),
+            ("typed by the user", vec![host, (site, "none")], "http", true),
+            ("cross site", vec![host, (site, "cross-site")], "http", false),
+            ("a sibling", vec![host, (site, "same-site")], "http", false),
+            ("a word of the future", vec![host, (site, "other")], "http", false),
+            ("said twice", vec![host, (site, "none"), (site, "cross-site")], "http", false),
+            ("own origin", vec![host, (origin, "http://herald.example")], "http", true),
+            ("own in capitals", vec![host, (origin, "http://HERALD.example")], "http", true),
+            ("own default port", vec![host, (origin, "https://herald.example:443")], "https", true),
+            ("own port", vec![with_port, (origin, "http://127.0.0.1:4000")], "http", true),
+            ("other port", vec![with_port, (origin, "http://127.0.0.1:3000")], "http", false),
+            ("other scheme", vec![host, (origin, "http://herald.example")], "https", false),
+            ("other host", vec![host, (origin, "http://evil.example")], "http", false),
+            ("longer host", vec![host, (origin, "http://herald.example.evil")], "http", false),
+            ("null", vec![host, (origin, "null")], "http", false),
+            ("empty", vec![host, (origin, "")], "http", false),
+            ("a file", vec![host, (origin, "file://")], "http", false),
+            ("not text", vec![host, (origin, "http://caf\u{e9}")], "http", false),
+            ("no host to compare", vec![(origin, "http://herald.example")], "http", false),
+            (
+                "same origin by one header only",
+                vec![host, (site, "same-origin"), (origin, "http://evil.example")],
+                "http",
+                false,
+            ),
+        ] {
+            assert_eq!(is_taken(Method::POST, &headers, scheme), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_writing_calls_are_judged() {
+        let headers = [("Host", "herald.example"), ("Sec-Fetch-Site", "cross-site")];
+        for (method, expected) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::OPTIONS, true),
+            (Method::POST, false),
+            (Method::PUT, false),
+            (Method::PATCH, false),
+            (Method::DELETE, false),
+        ] {
+            assert_eq!(is_taken(method.clone(), &headers, "http"), expected, "{method}");
+        }
+    }
+}

@@ -1,6 +1,13 @@
 //! The registry: the server's only writer of apps.
 
-use actix::{Actor, Context};
+use actix::prelude::*;
+
+use super::AppId;
+
+/// An app was changed or deleted.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AppChanged(pub AppId);
 
 /// The actor that owns the apps.
 pub struct AppRegistry;

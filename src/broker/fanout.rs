@@ -1,1 +1,318 @@
-//! stub
+//! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
+
+use std::{collections::HashMap, mem, sync::Arc};
+
+use actix::prelude::*;
+use bytestring::ByteString;
+use indexmap::IndexMap;
+use log::{debug, error, warn};
+
+use crate::app::registry::AppChanged;
+
+use super::{
+    placed::{Level, Placed},
+    publication::Destination,
+    subscriber::{Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription},
+    topic_name::ChannelName,
+    topics::Topics,
+};
+
+/// How many publications are handed out before the sockets get a turn. Without it a burst fills
+/// healthy outboxes; with it several frames leave in one write.
+const DISPATCHES_PER_TURN: usize = 16;
+
+/// A worker thread, unique for the life of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WorkerId(pub u64);
+
+/// A session has begun.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Enter(pub Arc<Outbox>);
+
+/// A session has ended; all its subscriptions go with it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub SessionId);
+
+/// A session subscribes. Idempotent: one session hears one place once, in its latest spelling.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    /// Who.
+    pub session: SessionId,
+    /// To what.
+    pub subscription: Subscription,
+}
+
+/// A session unsubscribes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Detach {
+    /// Who.
+    pub session: SessionId,
+    /// From what.
+    pub place: Place,
+}
+
+/// The server stops: end every session of this thread. Answers how many there were.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct EndAll;
+
+/// A publication to hand out.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Dispatch(pub(super) Arc<Placed>);
+
+/// A topic was broken by a panic: end the sessions that listened to it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct TopicLost(pub(super) ScopeKey);
+
+/// Hands publications to the subscribers of its thread: deliveries never cross threads one by one.
+///
+/// Whoever cannot take a frame at once is forgotten and its session ended; nobody is waited for.
+/// The mailbox takes dispatches without limit because each holds a permit (see
+/// [`Topics`]), and at most one message per session besides.
+pub struct Fanout {
+    worker: WorkerId,
+    topics: Topics,
+    sessions: HashMap<SessionId, Present>,
+    scopes: HashMap<ScopeKey, Listeners>,
+    dispatches_this_turn: usize,
+}
+
+/// A session of this thread and where it sits.
+struct Present {
+    outbox: Arc<Outbox>,
+    places: Vec<Place>,
+}
+
+/// Who listens to one scope.
+#[derive(Default)]
+struct Listeners {
+    whole: Option<Group>,
+    channels: HashMap<ChannelName, Group>,
+}
+
+/// Who joined one and the same topic.
+struct Group {
+    topic: ByteString,
+    members: IndexMap<SessionId, Member>,
+}
+
+struct Member {
+    outbox: Arc<Outbox>,
+    format: Format,
+}
+
+impl Fanout {
+    /// Makes the fan-out of one worker thread; start it on that thread.
+    pub fn new(worker: WorkerId, topics: Topics) -> Self {
+        Self {
+            worker,
+            topics,
+            sessions: HashMap::new(),
+            scopes: HashMap::new(),
+            dispatches_this_turn: 0,
+        }
+    }
+
+    fn attach(&mut self, Attach { session, subscription }: Attach) {
+        let Some(present) = self.sessions.get_mut(&session) else { return };
+        let Subscription { place, topic, format } = subscription;
+        let member = Member { outbox: present.outbox.clone(), format };
+        let listeners = self.scopes.entry(place.key.clone()).or_default();
+        let new_group = || Group { topic, members: IndexMap::new() };
+        let group = match &place.channel {
+            None => listeners.whole.get_or_insert_with(new_group),
+            Some(channel) => listeners.channels.entry(channel.clone()).or_insert_with(new_group),
+        };
+        if group.members.insert(session, member).is_none() {
+            present.places.push(place);
+        }
+    }
+
+    fn detach(&mut self, session: SessionId, place: &Place) {
+        if let Some(present) = self.sessions.get_mut(&session) {
+            present.places.retain(|held| held != place);
+        }
+        self.vacate(session, place);
+    }
+
+    /// Removes a member; the last one of a scope closes this thread at its topic.
+    fn vacate(&mut self, session: SessionId, place: &Place) {
+        let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
+        match &place.channel {
+            None => {
+                listeners.whole.take_if(|group| group.loses(session));
+            }
+            Some(channel) => {
+                if listeners.channels.get_mut(channel).is_some_and(|group| group.loses(session)) {
+                    listeners.channels.remove(channel);
+                }
+            }
+        }
+        if listeners.whole.is_none() && listeners.channels.is_empty() {
+            self.scopes.remove(&place.key);
+            self.topics.close(&place.key, self.worker);
+        }
+    }
+
+    fn leave(&mut self, session: SessionId) {
+        let Some(present) = self.sessions.remove(&session) else { return };
+        for place in &present.places {
+            self.vacate(session, place);
+        }
+    }
+
+    /// Hands a publication out: here channels and `#general` are decided.
+    fn dispatch(&mut self, placed: &Placed) {
+        let Some(listeners) = self.scopes.get(placed.key()) else { return };
+        if let Some(whole) = &listeners.whole {
+            whole.deliver(placed, Level::Scope);
+        }
+        match placed.destination() {
+            Destination::Channel(channel) => {
+                if let Some(group) = listeners.channels.get(channel) {
+                    group.deliver(placed, Level::Channel);
+                }
+            }
+            Destination::General => {
+                for group in listeners.channels.values() {
+                    group.deliver(placed, Level::Channel);
+                }
+            }
+        }
+    }
+
+    /// The sessions that listen to scopes which `concerned` picks, each once.
+    fn sessions_of(&self, concerned: impl Fn(&ScopeKey) -> bool) -> Vec<Arc<Outbox>> {
+        let concerns = |p: &&Present| p.places.iter().any(|place| concerned(&place.key));
+        self.sessions.values().filter(concerns).map(|p| p.outbox.clone()).collect()
+    }
+}
+
+impl Group {
+    /// Hands everyone its frame. Who cannot take it is ended by its outbox, and leaves with its
+    /// session.
+    fn deliver(&self, placed: &Placed, level: Level) {
+        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
+        for member in self.members.values() {
+            let frame = frames[member.format.slot]
+                .get_or_insert_with(|| placed.frame(member.format, level, &self.topic));
+            if !member.outbox.deliver(frame) {
+                debug!("session {} does not take a frame", member.outbox.session().0);
+            }
+        }
+    }
+
+    /// Removes a member; `true` if nobody is left.
+    fn loses(&mut self, session: SessionId) -> bool {
+        self.members.swap_remove(&session);
+        self.members.is_empty()
+    }
+}
+
+impl Actor for Fanout {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(Topics::MAILBOX_CAPACITY);
+    }
+}
+
+impl Drop for Fanout {
+    /// A fan-out goes when its thread stops, or by a panic. Either way its sessions would be deaf.
+    fn drop(&mut self) {
+        if !self.sessions.is_empty() {
+            error!(
+                "fan-out {} is lost; its {} sessions are ended",
+                self.worker.0,
+                self.sessions.len()
+            );
+        }
+        for present in mem::take(&mut self.sessions).into_values() {
+            present.outbox.end(Ending::Broken);
+        }
+    }
+}
+
+impl Handler<Enter> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Enter(outbox): Enter, _: &mut Self::Context) {
+        self.sessions.insert(outbox.session(), Present { outbox, places: Vec::new() });
+    }
+}
+
+impl Handler<Leave> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Leave(session): Leave, _: &mut Self::Context) {
+        self.leave(session);
+    }
+}
+
+impl Handler<Attach> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, attach: Attach, _: &mut Self::Context) {
+        self.attach(attach);
+    }
+}
+
+impl Handler<Detach> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Detach { session, place }: Detach, _: &mut Self::Context) {
+        self.detach(session, &place);
+    }
+}
+
+impl Handler<Dispatch> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Dispatch(placed): Dispatch, ctx: &mut Self::Context) {
+        self.dispatch(&placed);
+        self.dispatches_this_turn += 1;
+        if self.dispatches_this_turn == DISPATCHES_PER_TURN {
+            self.dispatches_this_turn = 0;
+            ctx.wait(actix::fut::wrap_future(tokio::task::yield_now()));
+        }
+    }
+}
+
+impl Handler<AppChanged> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, AppChanged(app): AppChanged, _: &mut Self::Context) {
+        for outbox in self.sessions_of(|key: &ScopeKey| key.app == app) {
+            outbox.app_changed(app);
+        }
+    }
+}
+
+impl Handler<TopicLost> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, TopicLost(lost): TopicLost, _: &mut Self::Context) {
+        let outboxes = self.sessions_of(|key| *key == lost);
+        warn!("{} sessions of a lost topic are ended", outboxes.len());
+        for outbox in outboxes {
+            outbox.end(Ending::Broken);
+        }
+    }
+}
+
+impl Handler<EndAll> for Fanout {
+    type Result = usize;
+
+    fn handle(&mut self, _: EndAll, _: &mut Self::Context) -> usize {
+        for present in self.sessions.values() {
+            present.outbox.end(Ending::Shutdown);
+        }
+        self.sessions.len()
+    }
+}

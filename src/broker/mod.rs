@@ -5,9 +5,10 @@
 //! and each worker thread one [`fanout`] actor that knows the subscribers living on it.
 
 pub mod fanout;
+mod placed;
 pub mod publication;
 pub mod subscriber;
-pub mod topic;
+mod topic;
 pub mod topic_name;
 pub mod topics;
 

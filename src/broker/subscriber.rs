@@ -1,1 +1,187 @@
-//! stub
+//! Subscribers: who hears, in which spelling, and how much may wait for them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use actix::prelude::*;
+use bytestring::ByteString;
+use futures_util::task::AtomicWaker;
+
+use crate::app::AppId;
+
+use super::{publication::Payload, topic_name::ChannelName, topic_name::Scope};
+
+/// A connected client, unique for the life of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+/// Text that goes to a client as it is; cheap to clone, shared by all who get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(pub ByteString);
+
+/// What an encoder is given: a publication as one joined topic sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// The topic the client joined, as it spelled it.
+    pub topic: &'a str,
+    /// The event under the name it has there.
+    pub event: &'a str,
+    /// The payload.
+    pub payload: &'a Payload,
+}
+
+/// How a kind of client wants publications spelled.
+#[derive(Clone, Copy)]
+pub struct Format {
+    /// This format's place among the server's formats, less than [`Format::COUNT`].
+    pub slot: usize,
+    /// Spells a delivery.
+    pub encode: fn(&Delivery<'_>) -> Frame,
+}
+
+impl Format {
+    /// How many formats a server may have.
+    pub const COUNT: usize = 4;
+}
+
+impl fmt::Debug for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Format").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// One scope of one app: what a topic actor stands for. Scopes never hear each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ScopeKey {
+    /// Whose it is.
+    pub app: AppId,
+    /// Who may hear.
+    pub scope: Scope,
+}
+
+/// Where in the broker a subscription sits: a whole scope, or one channel of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The scope.
+    pub key: ScopeKey,
+    /// The channel; `None` hears all of the scope.
+    pub channel: Option<ChannelName>,
+}
+
+/// What a session asks for when it joins.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Where it sits.
+    pub place: Place,
+    /// The topic as the client spelled it.
+    pub topic: ByteString,
+    /// How the client wants it spelled back.
+    pub format: Format,
+}
+
+/// What reaches a session from the broker.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum ToSession {
+    /// Text for the client.
+    Deliver(Frame),
+    /// An app was changed or deleted: judge its joins anew.
+    AppChanged(AppId),
+    /// Close.
+    End(Ending),
+}
+
+/// Why the broker ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It does not take what it is sent.
+    SlowConsumer,
+    /// The server stops.
+    Shutdown,
+    /// An actor it depended on is gone: it must come back to be heard again.
+    Broken,
+}
+
+/// The bounded way to one session, kept by the fan-out of its thread.
+///
+/// The session's mailbox is the outbox: while a socket cannot be written to, its actor is not
+/// polled and the mailbox fills. The bound in frames is the mailbox's capacity, which holds only as
+/// long as this is the one retained address; the bound in bytes is counted here.
+pub struct Outbox {
+    session: SessionId,
+    mailbox: Recipient<ToSession>,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    ending: OnceLock<Ending>,
+    waker: AtomicWaker,
+}
+
+impl Outbox {
+    /// Makes the outbox of a session whose mailbox capacity is already set.
+    pub fn new(session: SessionId, mailbox: Recipient<ToSession>, bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            session,
+            mailbox,
+            bytes: AtomicUsize::new(0),
+            bytes_max,
+            ending: OnceLock::new(),
+            waker: AtomicWaker::new(),
+        })
+    }
+
+    /// Whose outbox this is.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
+    /// for it must never be silently deaf.
+    pub fn deliver(&self, frame: &Frame) -> bool {
+        if self.ending.get().is_some() {
+            return false;
+        }
+        let bytes = frame.0.len();
+        let fits = self.bytes.fetch_add(bytes, Relaxed) + bytes <= self.bytes_max;
+        if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone())).is_ok() {
+            return true;
+        }
+        self.end(Ending::SlowConsumer);
+        false
+    }
+
+    /// Notes that the session has taken a frame out.
+    pub fn taken(&self, frame: &Frame) {
+        self.bytes.fetch_sub(frame.0.len(), Relaxed);
+    }
+
+    /// Tells the session that an app has changed.
+    pub fn app_changed(&self, app: AppId) {
+        self.mailbox.do_send(ToSession::AppChanged(app));
+    }
+
+    /// Ends the session. It hears of it in its mailbox, and at once through [`Outbox::ending`] if
+    /// it is stuck in a write. The first reason stands.
+    pub fn end(&self, ending: Ending) {
+        if self.ending.set(ending).is_ok() {
+            self.mailbox.do_send(ToSession::End(ending));
+            self.waker.wake();
+        }
+    }
+
+    /// Why the session is to end, if it is; wakes `waker` when that changes.
+    pub fn ending(&self, waker: &std::task::Waker) -> Option<Ending> {
+        self.waker.register(waker);
+        self.ending.get().copied()
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("session", &self.session).finish_non_exhaustive()
+    }
+}

@@ -1,6 +1,33 @@
 //! The directory of topics: the single door through which every publication passes.
+//!
+//! An engine that carries publications between nodes will stand behind [`Topics::publish`] one day.
 
-use super::publication::Publication;
+use std::{
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::app::AppId;
+
+use super::{
+    fanout::{Fanout, WorkerId},
+    placed::Placed,
+    publication::Publication,
+    subscriber::ScopeKey,
+    topic::{Close, Open, Publish, Topic},
+    topic_name::Scope,
+};
 
 /// Why a publication was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -10,24 +37,200 @@ pub enum PublishError {
     Busy,
 }
 
-/// Finds topics and hands them publications. Cheap to clone; shared by all threads.
+/// Why a subscription was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The app has subscribers in as many scopes as it may.
+    #[error("too many scopes")]
+    TooManyScopes,
+    /// The topic did not answer in time.
+    #[error("the topic is unavailable")]
+    Unavailable,
+}
+
+/// The bounds of the directory.
+#[derive(Debug, Clone, Copy)]
+pub struct TopicLimits {
+    /// Publications between their topic's mailbox and the last fan-out.
+    pub publications_in_flight_max: usize,
+    /// Scopes with subscribers per app.
+    pub scopes_per_app_max: usize,
+    /// How long a publisher or a join may wait.
+    pub wait_max: Duration,
+}
+
+/// Finds topics, starts them, and hands them publications. Cheap to clone; shared by all threads.
+///
+/// The locks guard look-ups only; no fan-out passes through them.
 #[derive(Clone)]
-pub struct Topics;
+pub struct Topics(Arc<Inner>);
+
+struct Inner {
+    limits: TopicLimits,
+    permits: Arc<Semaphore>,
+    topics: RwLock<HashMap<AppId, HashMap<Scope, Addr<Topic>>>>,
+    workers: RwLock<Vec<ArbiterHandle>>,
+    next_worker: AtomicU64,
+}
 
 impl Topics {
-    /// Gives a publication its place in its topic's order.
+    /// The mailbox capacity of topics and fan-outs: more than permits and joins ever fill.
+    pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
+
+    /// An empty directory.
+    pub fn new(limits: TopicLimits) -> Self {
+        Self(Arc::new(Inner {
+            limits,
+            permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
+            topics: RwLock::default(),
+            workers: RwLock::default(),
+            next_worker: AtomicU64::new(0),
+        }))
+    }
+
+    /// Starts the fan-out of the calling worker thread and lets topics be placed on it.
+    pub fn start_fanout(&self) -> Addr<Fanout> {
+        let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));
+        if let Some(arbiter) = Arbiter::try_current() {
+            self.workers_mut().push(arbiter);
+        }
+        Fanout::new(worker, self.clone()).start()
+    }
+
+    /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.
     ///
     /// # Errors
-    /// [`PublishError::Busy`].
-    pub async fn publish(&self, _publication: Publication) -> Result<(), PublishError> {
-        todo!()
+    /// [`PublishError::Busy`] if it did not get its place in time; it is not published then.
+    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        self.publish_all(vec![publication]).await
     }
 
     /// Publishes all, in order, or none.
     ///
+    /// Once it holds its permits it hands over everything without a pause: a caller that is dropped
+    /// while it waits has published all or nothing.
+    ///
     /// # Errors
     /// [`PublishError::Busy`]: none was published.
-    pub async fn publish_all(&self, _publications: Vec<Publication>) -> Result<(), PublishError> {
-        todo!()
+    pub async fn publish_all(&self, publications: Vec<Publication>) -> Result<(), PublishError> {
+        let permits = self.permits(publications.len()).await?;
+        let placed =
+            publications.into_iter().zip(permits).map(|(p, permit)| Placed::new(p, permit));
+        let handed: Vec<_> = placed.map(|placed| self.hand_over(Arc::new(placed))).collect();
+        for (placed, request) in handed {
+            let Some((topic, request)) = request else { continue };
+            if request.await.is_err() {
+                self.forget(placed.key(), &topic);
+                self.place(placed).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a publication at its topic at once, if there is one.
+    #[expect(clippy::type_complexity, reason = "the pair is taken apart in the one caller")]
+    fn hand_over(
+        &self,
+        placed: Arc<Placed>,
+    ) -> (Arc<Placed>, Option<(Addr<Topic>, Request<Topic, Publish>)>) {
+        let topic = self.find(placed.key());
+        let request = topic.map(|topic| (topic.clone(), topic.send(Publish(placed.clone()))));
+        (placed, request)
+    }
+
+    /// Takes `count` permits within the time limit.
+    async fn permits(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, PublishError> {
+        let count = u32::try_from(count).map_err(|_| PublishError::Busy)?;
+        let acquire = self.0.permits.clone().acquire_many_owned(count);
+        let acquired = timeout(self.0.limits.wait_max, acquire).await;
+        let mut all = acquired.map_err(|_| PublishError::Busy)?.map_err(|_| PublishError::Busy)?;
+        Ok((0..count).filter_map(|_| all.split(1)).collect())
+    }
+
+    /// Places a publication whose topic retired meanwhile: it is looked up anew.
+    async fn place(&self, placed: Arc<Placed>) {
+        while let Some(topic) = self.find(placed.key()) {
+            if topic.send(Publish(placed.clone())).await.is_ok() {
+                return;
+            }
+            self.forget(placed.key(), &topic);
+        }
+    }
+
+    /// Makes sure that whatever is published to a scope from now on reaches `fanout`.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub async fn subscribe(
+        &self,
+        key: &ScopeKey,
+        worker: WorkerId,
+        fanout: &Addr<Fanout>,
+    ) -> Result<(), SubscribeError> {
+        let open = async {
+            loop {
+                let topic = self.find_or_start(key)?;
+                if topic.send(Open { worker, fanout: fanout.clone() }).await.is_ok() {
+                    return Ok(());
+                }
+                self.forget(key, &topic);
+            }
+        };
+        timeout(self.0.limits.wait_max, open).await.unwrap_or(Err(SubscribeError::Unavailable))
+    }
+
+    /// Tells a topic that a thread has nobody left who listens.
+    pub(super) fn close(&self, key: &ScopeKey, worker: WorkerId) {
+        if let Some(topic) = self.find(key) {
+            topic.do_send(Close { worker });
+        }
+    }
+
+    /// Removes a topic that is gone, unless another has taken its place.
+    pub(super) fn forget(&self, key: &ScopeKey, topic: &Addr<Topic>) {
+        let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(scopes) = topics.get_mut(&key.app) else { return };
+        if scopes.get(&key.scope) == Some(topic) {
+            scopes.remove(&key.scope);
+        }
+        if scopes.is_empty() {
+            topics.remove(&key.app);
+        }
+    }
+
+    fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+        let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(&key.app)?.get(&key.scope).cloned()
+    }
+
+    fn find_or_start(&self, key: &ScopeKey) -> Result<Addr<Topic>, SubscribeError> {
+        if let Some(topic) = self.find(key) {
+            return Ok(topic);
+        }
+        let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let scopes = topics.entry(key.app).or_default();
+        if let Some(topic) = scopes.get(&key.scope) {
+            return Ok(topic.clone());
+        }
+        if scopes.len() >= self.0.limits.scopes_per_app_max {
+            return Err(SubscribeError::TooManyScopes);
+        }
+        let topic = self.start_topic(key).ok_or(SubscribeError::Unavailable)?;
+        scopes.insert(key.scope.clone(), topic.clone());
+        Ok(topic)
+    }
+
+    /// Starts a topic on the worker thread that its key hashes to.
+    fn start_topic(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+        let workers = self.workers_mut();
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let nth = usize::try_from(hasher.finish() % u64::try_from(workers.len()).ok()?).ok()?;
+        let topic = Topic::new(key.clone(), self.clone());
+        Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
+    }
+
+    fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {
+        self.0.workers.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

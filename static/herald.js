@@ -1,0 +1,397 @@
+// The demo page: joins `public:<app>`, shows what arrives there, and sends by channel push.
+//
+// Whatever arrives was written by somebody else, so it becomes text (`textContent`), never markup.
+// The page holds no secret; a pasted token stays in this window's memory.
+
+import { Socket } from "./phoenix.mjs"
+
+const ENTRIES_MAX = 200
+const TEXT_CHARS_MAX = 4000
+const NAME_KEY = "herald.name"
+const RECONNECT_MS = [100, 250, 500, 1000, 2000, 3000]
+const RECONNECT_MAX_MS = 5000
+
+const byId = id => document.getElementById(id)
+
+// ---------------------------------------------------------------- what arrives
+
+/** A list of the latest events, newest first, never longer than `ENTRIES_MAX`. */
+class Feed {
+  constructor(list, onCount = () => {}) {
+    this.list = list
+    this.onCount = onCount
+    this.received = 0
+  }
+
+  /** Shows one event; `badge` says what is special about it, if anything is. */
+  add({ kind, badge, payload }) {
+    const head = element("p", "entry-head")
+    head.append(element("bdi", "entry-name", nameIn(payload)))
+    if (badge) head.append(element("span", "badge", badge))
+    head.append(clock())
+    const text = element("p", "entry-text", messageIn(payload))
+    text.dir = "auto"
+    const entry = element("li", "entry")
+    entry.dataset.testid = "entry"
+    entry.dataset.kind = kind
+    entry.append(head, text)
+    this.prepend(entry)
+    this.received += 1
+    this.onCount(this.received)
+  }
+
+  /** Draws a line through the list, such as the moment a connection came back. */
+  mark(words) {
+    const mark = element("li", "mark", words)
+    mark.dataset.testid = "mark"
+    this.prepend(mark)
+  }
+
+  clear() {
+    this.list.replaceChildren()
+  }
+
+  prepend(item) {
+    this.list.prepend(item)
+    while (this.list.children.length > ENTRIES_MAX) this.list.lastElementChild.remove()
+  }
+}
+
+function element(tag, className, text = "") {
+  const made = document.createElement(tag)
+  made.className = className
+  made.textContent = text
+  return made
+}
+
+function clock() {
+  const now = new Date()
+  const time = element("time", "entry-time", now.toLocaleTimeString())
+  time.dateTime = now.toISOString()
+  return time
+}
+
+function nameIn(payload) {
+  return asText(payload?.name) || "unnamed"
+}
+
+function messageIn(payload) {
+  return asText(payload?.message ?? payload)
+}
+
+function asText(value) {
+  if (value === undefined || value === null) return ""
+  const text = typeof value === "string" ? value : JSON.stringify(value)
+  return text.length > TEXT_CHARS_MAX ? `${text.slice(0, TEXT_CHARS_MAX)}…` : text
+}
+
+// ---------------------------------------------------------------- what is refused
+
+const REFUSALS = {
+  authentication_required: "This topic needs a token whose listen claim names it",
+  invalid_token: "The token is not valid for this app",
+  token_expired: "The token has expired",
+  token_not_yet_valid: "The token is not valid yet",
+  invalid_csrf: "The token is bound to a CSRF value, and that value is missing or different",
+  "unmatched topic": "No active app answers to this topic",
+  "origin not allowed": "The app does not accept pages from this address",
+}
+
+/** Says in words why a join was refused, with the server's own word in brackets. */
+function refusal(response) {
+  const code = typeof response === "string" ? response : response?.error ?? response?.reason
+  const words = REFUSALS[code] ?? "The server refused"
+  return code ? `${words} (${asText(code)}).` : `${words}.`
+}
+
+/** Says why a push was refused; the articles' contract is an empty response for "not permitted". */
+function pushRefusal(response) {
+  return response?.reason ? `Not sent: ${asText(response.reason)}.` : "Not sent: publishing here is not permitted."
+}
+
+// ---------------------------------------------------------------- the connection, in words
+
+/** Keeps what is known about socket and channel, and shows it. */
+class ConnectionState {
+  constructor() {
+    this.socket = "connecting" // connecting, open, lost
+    this.join = "joining" // joining, joined, refused, closed
+    this.refusal = ""
+    this.attempts = 0
+    this.retryAt = 0
+    this.lostAt = 0
+    // Only the countdown needs a clock; every other change calls `show` itself.
+    setInterval(() => this.socket === "lost" && this.showDetail(), 500)
+  }
+
+  change(known) {
+    Object.assign(this, known)
+    this.show()
+  }
+
+  get isLive() {
+    return this.socket === "open" && this.join === "joined"
+  }
+
+  show() {
+    const [state, word] = this.word()
+    // A status region that is rewritten with the same word would be read aloud again.
+    if (byId("state").dataset.state !== state) byId("state").dataset.state = state
+    if (byId("state-word").textContent !== word) byId("state-word").textContent = word
+    byId("send").setAttribute("aria-disabled", String(!this.isLive))
+    this.showDetail()
+  }
+
+  word() {
+    if (this.socket === "lost") return ["reconnecting", "Reconnecting"]
+    if (this.socket === "connecting") return ["connecting", "Connecting"]
+    if (this.join === "joined") return ["live", "Live"]
+    if (this.join === "refused") return ["refused", "Refused"]
+    if (this.join === "closed") return ["refused", "Closed"]
+    return ["connecting", "Joining"]
+  }
+
+  showDetail() {
+    byId("state-detail").textContent = this.detail()
+  }
+
+  detail() {
+    if (this.socket === "lost") return `${lossWords()} ${retryWords(this.retryAt)} Attempt ${this.attempts}.`
+    if (this.socket === "connecting") return "Opening a socket to this server."
+    if (this.join === "joined") return `Joined ${topic}. What is sent here arrives in every window.`
+    if (this.join === "refused") return `${this.refusal} Asking again now and then.`
+    if (this.join === "closed") return "The server closed this channel. Reload to join again."
+    return `Joining ${topic}.`
+  }
+}
+
+function lossWords() {
+  return navigator.onLine === false ? "This device is offline." : "The server does not answer."
+}
+
+function retryWords(retryAt) {
+  const seconds = Math.ceil((retryAt - Date.now()) / 1000)
+  return seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now."
+}
+
+// ---------------------------------------------------------------- this window's app and channel
+
+const query = new URLSearchParams(location.search)
+const app = query.get("app") || "test-app"
+const channelName = query.get("channel") || "foo-topic"
+const topic = `public:${app}`
+const channelEvent = `${channelName}:msg`
+const broadcastEvent = "msg"
+
+const state = new ConnectionState()
+const feed = new Feed(byId("feed"), received => {
+  const shown = received > ENTRIES_MAX ? `latest ${ENTRIES_MAX} of ` : ""
+  byId("feed-count").textContent = `${shown}${received} ${received === 1 ? "event" : "events"}`
+  byId("feed-empty").hidden = true
+})
+
+/** Opens the socket; phoenix.js itself reconnects and joins again. */
+function openSocket() {
+  const socket = new Socket("/socket", {
+    reconnectAfterMs: tries => {
+      const wait = RECONNECT_MS[tries - 1] ?? RECONNECT_MAX_MS
+      Object.assign(state, { attempts: tries, retryAt: Date.now() + wait })
+      return wait
+    },
+  })
+  socket.onOpen(() => state.change({ socket: "open" }))
+  socket.onClose(() => state.change({ socket: "lost", lostAt: state.lostAt || Date.now() }))
+  return socket
+}
+
+function joinApp(socket) {
+  const channel = socket.channel(topic, {})
+  channel.on(channelEvent, payload => feed.add({ kind: "channel", payload }))
+  channel.on(broadcastEvent, payload => feed.add({ kind: "broadcast", badge: "Broadcast to all channels", payload }))
+  channel.onError(() => state.change({ join: "joining" }))
+  channel.onClose(() => state.change({ join: "closed" }))
+  channel.join()
+    .receive("ok", () => {
+      if (state.lostAt) feed.mark(gapWords(state.lostAt))
+      state.change({ join: "joined", lostAt: 0 })
+    })
+    .receive("error", response => state.change({ join: "refused", refusal: refusal(response) }))
+  return channel
+}
+
+function gapWords(lostAt) {
+  const seconds = Math.max(1, Math.round((Date.now() - lostAt) / 1000))
+  return `Back after ${seconds} s. What was sent in between is not shown.`
+}
+
+function wireCompose(channel) {
+  const note = byId("send-note")
+  byId("compose").addEventListener("submit", submit => {
+    submit.preventDefault()
+    const field = byId("message")
+    const message = field.value
+    const name = byId("name").value.trim()
+    if (!state.isLive) return say(note, "Not sent: this page is not connected right now.")
+    say(note, "")
+    remember(NAME_KEY, name)
+    field.value = ""
+    field.focus()
+    const event = byId("broadcast").checked ? broadcastEvent : channelEvent
+    // Success has no reply: the message simply comes back to every window, this one included.
+    channel.push(event, { name, message }).receive("error", response => {
+      say(note, pushRefusal(response))
+      if (field.value === "") field.value = message
+    })
+  })
+}
+
+function say(note, words) {
+  note.textContent = words
+}
+
+// ---------------------------------------------------------------- the private panel
+
+/** Joins one topic with a pasted token, beside the public one and over the same socket. */
+class PrivatePanel {
+  constructor(socket) {
+    this.socket = socket
+    this.channel = null
+    this.feed = new Feed(byId("private-feed"))
+    byId("private-join").addEventListener("submit", submit => {
+      submit.preventDefault()
+      this.join(byId("private-topic").value.trim())
+    })
+    byId("private-leave").addEventListener("click", () => this.leave("idle", ""))
+    byId("private-say").addEventListener("submit", submit => {
+      submit.preventDefault()
+      this.send()
+    })
+  }
+
+  join(wanted) {
+    if (wanted === topic) return this.show("idle", "This window already listens to that topic.")
+    this.leave("joining", "")
+    this.feed.clear()
+    const channel = this.socket.channel(wanted, tokenParams())
+    this.channel = channel
+    const ifCurrent = act => response => this.channel === channel && act(response)
+    channel.onMessage = (event, payload) => {
+      if (isChannelEvent(event)) this.feed.add({ kind: "event", badge: event, payload })
+      return payload
+    }
+    channel.onError(ifCurrent(() => this.show("joining", "The connection was lost. Joining again by itself.")))
+    channel.onClose(ifCurrent(() => this.leave("idle", "The server closed this channel.")))
+    channel.join()
+      .receive("ok", ifCurrent(() => this.show("joined", "")))
+      // phoenix.js would ask for ever; a refused token does not get better by asking.
+      .receive("error", ifCurrent(response => this.leave("refused", refusal(response))))
+  }
+
+  /** Forgets the channel, if there is one, and shows why. */
+  leave(next, words) {
+    const channel = this.channel
+    this.channel = null
+    channel?.leave()
+    this.show(next, words)
+  }
+
+  send() {
+    const field = byId("private-message")
+    const note = byId("private-send-note")
+    const message = field.value
+    if (!this.channel?.canPush()) return say(note, "Not sent: the topic is not joined right now.")
+    say(note, "")
+    field.value = ""
+    const payload = { name: byId("name").value.trim() || "unnamed", message }
+    this.channel.push(eventFor(this.channel.topic), payload).receive("error", response => {
+      say(note, pushRefusal(response))
+      if (field.value === "") field.value = message
+    })
+  }
+
+  show(next, words) {
+    const word = { idle: "Not joined", joining: "Joining", joined: "Joined", refused: "Refused" }[next]
+    byId("private-state").dataset.state = next
+    byId("private-word").textContent = word
+    say(byId("private-note"), words)
+    byId("private-leave").disabled = this.channel === null
+    byId("private-say").hidden = next !== "joined"
+  }
+}
+
+function tokenParams() {
+  const params = { guardian_token: byId("private-token").value.trim() }
+  const csrf = byId("private-csrf").value.trim()
+  return csrf ? { ...params, csrf_token: csrf } : params
+}
+
+/** The wire's own events pass through `onMessage` too. */
+function isChannelEvent(event) {
+  return !event.startsWith("phx_") && !event.startsWith("chan_reply_")
+}
+
+/** On `S:app` an event names its channel; on `S:app:C` the channel is already said. */
+function eventFor(joined) {
+  return joined.split(":").length > 2 ? broadcastEvent : channelEvent
+}
+
+// ---------------------------------------------------------------- small things
+
+function remember(key, value) {
+  try {
+    localStorage.setItem(key, value)
+  } catch {
+    // A browser may forbid storage; the page works without.
+  }
+}
+
+function recall(key) {
+  try {
+    return localStorage.getItem(key) ?? ""
+  } catch {
+    return ""
+  }
+}
+
+function quoted(word) {
+  return `'${word.replaceAll("'", `'\\''`)}'`
+}
+
+function showCommands() {
+  byId("curl").textContent = [
+    `curl -u KEY:SECRET ${location.origin}/api/apps/${encodeURIComponent(app)}/events \\`,
+    `  -d event=msg --data-urlencode ${quoted(`topic=${channelName}`)} \\`,
+    `  -d 'payload={"name":"curl","message":"Hello"}'`,
+  ].join("\n")
+  const wanted = quoted(byId("private-topic").value)
+  byId("private-command").textContent = `herald token --app ${app} --listen ${wanted} --publish ${wanted}`
+}
+
+function fillForms() {
+  byId("app-in-use").textContent = app
+  byId("channel-in-use").textContent = channelName
+  byId("app").value = app
+  byId("channel").value = channelName
+  byId("name").value = recall(NAME_KEY)
+  byId("private-topic").value = `private:${app}`
+  byId("private-topic").addEventListener("input", showCommands)
+  showCommands()
+}
+
+function start() {
+  fillForms()
+  if (!byId("switch").checkValidity()) {
+    byId("state").dataset.state = "refused"
+    byId("state-word").textContent = "Not connected"
+    byId("state-detail").textContent = "The address names an app or channel that cannot exist. Correct it under “App and channel”."
+    byId("compose").addEventListener("submit", submit => submit.preventDefault())
+    return
+  }
+  const socket = openSocket()
+  wireCompose(joinApp(socket))
+  new PrivatePanel(socket)
+  state.show()
+  socket.connect()
+}
+
+start()

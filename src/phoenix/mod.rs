@@ -1,1 +1,17 @@
-//! stub
+//! The Phoenix Channels protocol, both versions that its clients ever spoke.
+//!
+//! The law is the protocol document that comes with the project's specification; tests here and in
+//! `tests/` carry the numbers of its entries. Reading order: [`connect`] decides who gets a socket,
+//! [`message`] is what both wire versions have in common, [`v1`] and [`v2`] spell it,
+//! [`admission`] decides who may join, [`conversation`] is the state machine, [`routes`] answers
+//! plain requests to a socket's URL.
+
+pub mod admission;
+pub mod connect;
+pub mod conversation;
+pub mod message;
+pub mod routes;
+pub mod v1;
+pub mod v2;
+
+pub use conversation::{Conversation, Rules};

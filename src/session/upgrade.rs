@@ -69,6 +69,12 @@ impl Refusal {
         Self { status, body: String::new() }
     }
 
+    /// A plain request where only an upgrade makes sense.
+    pub fn not_an_upgrade() -> Self {
+        let body = handshake_fault(&ws::HandshakeError::NoConnectionUpgrade).to_owned();
+        Self { status: StatusCode::BAD_REQUEST, body }
+    }
+
     /// The server has no room, or stops: come back later.
     pub fn unavailable() -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, body: "no room for another session".into() }
@@ -147,7 +153,7 @@ fn verify(head: &RequestHead) -> Result<String, Refusal> {
 }
 
 /// What a client that speaks no WebSocket is told.
-pub fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
+fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
     match fault {
         ws::HandshakeError::GetMethodRequired => "a WebSocket handshake is a GET request",
         ws::HandshakeError::NoConnectionUpgrade => "'connection' header must contain 'upgrade'",

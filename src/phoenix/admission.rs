@@ -1,0 +1,209 @@
+//! Who may join, and whether a join may stay after its app was changed.
+//!
+//! Pure: the apps as of now, the client as it came, the clock's reading.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use log::warn;
+use secrecy::SecretString;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    app::{
+        App, AppId, Apps,
+        token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
+    },
+    broker::TopicName,
+};
+
+/// What a client brought along when it connected.
+#[derive(Default)]
+pub struct Caller {
+    /// The page it comes from; none if it is not a browser.
+    pub origin: Option<Box<str>>,
+    /// Tokens among the connect params.
+    pub tokens: TokenPair,
+    /// A token in the subprotocol.
+    pub bearer: Option<Box<str>>,
+}
+
+/// Shows what is there, never what it says.
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("origin", &self.origin)
+            .field("tokens", &self.tokens)
+            .field("bearer", &self.bearer.as_ref().map(|_| "[REDACTED]"))
+            .finish()
+    }
+}
+
+/// What a join rests on.
+#[derive(Debug, Clone)]
+pub struct Footing {
+    /// Whose topic it is.
+    pub app: AppId,
+    /// What its token permits, if it has one.
+    pub grant: Option<Box<Grant>>,
+    /// Whether the join would have failed without that token.
+    pub needs_grant: bool,
+}
+
+/// Why a join is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinRefusal {
+    /// No such topic, or its app is unknown or inactive.
+    UnmatchedTopic,
+    /// As many topics are joined as may be.
+    TooManyChannels,
+    /// The app does not let this page join.
+    OriginNotAllowed,
+    /// The scope needs a token that permits it.
+    AuthenticationRequired,
+    /// The token is bad.
+    Token(TokenError),
+    /// The app has subscribers in as many scopes as it may.
+    TooManyScopes,
+    /// The app was changed while the join was under way.
+    AppChanged,
+    /// The topic did not answer.
+    Unavailable,
+}
+
+impl JoinRefusal {
+    /// The reply's response, as JSON.
+    pub fn response(self) -> String {
+        match self {
+            Self::UnmatchedTopic => r#"{"reason":"unmatched topic"}"#.to_owned(),
+            Self::TooManyChannels => r#"{"reason":"too many channels joined"}"#.to_owned(),
+            Self::OriginNotAllowed => r#"{"reason":"origin not allowed"}"#.to_owned(),
+            Self::AuthenticationRequired => r#""authentication_required""#.to_owned(),
+            Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
+            Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
+            Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
+            Self::Unavailable => r#"{"reason":"unavailable"}"#.to_owned(),
+        }
+    }
+}
+
+/// Judges joins.
+#[derive(Debug)]
+pub struct Judge {
+    /// The operator's own token key.
+    pub guardian_secret: Option<SecretString>,
+    /// The longest token that is looked at.
+    pub token_bytes_max: usize,
+    /// Origins whose refusal was logged.
+    pub refused: RefusedOrigins,
+}
+
+impl Judge {
+    /// Whether a caller may join `topic` of `app` with this join payload.
+    ///
+    /// # Errors
+    /// [`JoinRefusal`].
+    pub fn admit(
+        &self,
+        caller: &Caller,
+        app: &App,
+        topic: &TopicName,
+        payload: &RawValue,
+        now_s: f64,
+    ) -> Result<Footing, JoinRefusal> {
+        self.check_origin(caller, app)?;
+        let Chosen { pair, from_join_payload } =
+            token::choose(tokens_of(payload), &caller.tokens, caller.bearer.as_deref());
+        let needs_grant = from_join_payload || !topic.scope.is_public();
+        let verifier =
+            Verifier { keys: self.keys(app), token_bytes_max: self.token_bytes_max, now_s };
+        let verify = |token: &String| verifier.verify(token, pair.csrf.as_deref());
+        let grant = match pair.token.as_ref().map(verify).transpose() {
+            Ok(grant) => grant,
+            Err(error) if needs_grant => return Err(JoinRefusal::Token(error)),
+            Err(_) => None,
+        };
+        if !topic.scope.is_public() {
+            let permits = |grant: &Grant| grant.listen.allow(topic.as_str());
+            if !grant.as_ref().is_some_and(permits) {
+                return Err(JoinRefusal::AuthenticationRequired);
+            }
+        }
+        Ok(Footing { app: app.id, grant: grant.map(Box::new), needs_grant })
+    }
+
+    /// Judges a join anew by the apps as of now; `None` if it must end. Claims whose key no longer
+    /// counts are gone, also where the join may stay without them.
+    pub fn readmit(
+        &self,
+        caller: &Caller,
+        topic: &TopicName,
+        footing: &Footing,
+        apps: &Apps,
+    ) -> Option<Footing> {
+        let app = apps.by_id(footing.app)?;
+        if !app.active || app.slug != topic.app || self.check_origin(caller, app).is_err() {
+            return None;
+        }
+        let grant = footing.grant.clone().filter(|grant| grant.is_signed_by(&self.keys(app)));
+        let lost = footing.grant.is_some() && grant.is_none();
+        if lost && footing.needs_grant {
+            return None;
+        }
+        Some(Footing { grant, ..*footing })
+    }
+
+    fn check_origin(&self, caller: &Caller, app: &App) -> Result<(), JoinRefusal> {
+        let origin = caller.origin.as_deref();
+        if app.allowed_origins.allow(origin) {
+            return Ok(());
+        }
+        let remedy = format!("allowed_origins of app {}", app.slug);
+        self.refused.log(origin.unwrap_or_default(), &remedy);
+        Err(JoinRefusal::OriginNotAllowed)
+    }
+
+    fn keys<'a>(&'a self, app: &'a App) -> Keys<'a> {
+        Keys::of(app, self.guardian_secret.as_ref())
+    }
+}
+
+/// The tokens of a join payload, which may be any JSON and large.
+fn tokens_of(payload: &RawValue) -> TokenPair {
+    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(payload.get()) else {
+        return TokenPair::default();
+    };
+    let mut params = Map::new();
+    for name in ["guardian_token", "csrf_token"] {
+        if let Some(raw) = fields.get(name) {
+            // What nests too deeply to be read is there all the same, and is no token.
+            let value = serde_json::from_str(raw.get()).unwrap_or(Value::Bool(false));
+            params.insert(name.to_owned(), value);
+        }
+    }
+    TokenPair::from_params(&params)
+}
+
+/// Remembers which refusals were logged, so that each origin is mentioned once.
+#[derive(Debug, Default)]
+pub struct RefusedOrigins(Mutex<HashSet<(String, String)>>);
+
+impl RefusedOrigins {
+    /// How many are remembered; whoever comes after is refused without a word.
+    const REMEMBERED_MAX: usize = 1_000;
+
+    /// How much of an origin is shown.
+    const SHOWN_CHARS_MAX: usize = 200;
+
+    /// Logs a refusal once, with the setting that would let the origin in.
+    pub fn log(&self, origin: &str, remedy: &str) {
+        let shown: String = origin.chars().take(Self::SHOWN_CHARS_MAX).collect();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < Self::REMEMBERED_MAX && seen.insert((shown.clone(), remedy.to_owned())) {
+            warn!("origin {shown:?} is refused; to let it in, add it to {remedy}");
+        }
+    }
+}

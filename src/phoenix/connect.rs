@@ -1,0 +1,179 @@
+//! Who gets a socket: the checks of a handshake, in Phoenix's order.
+//!
+//! Section 3.2 of the protocol document: method, query, origin, token, subprotocol, version; the
+//! upgrade itself is judged last, by the session room, so what is refused here is refused with 403
+//! even if it is no proper upgrade.
+
+use std::sync::Arc;
+
+use actix_web::http::{
+    Method, StatusCode,
+    header::{HOST, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
+};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::{
+    app::{
+        origin::{OriginPolicy, RequestTarget},
+        token::TokenPair,
+    },
+    form,
+    session::{
+        client::Connection,
+        upgrade::{Handshake, Refusal, Welcome},
+    },
+};
+
+use super::{Conversation, Rules, admission::Caller, message::Version};
+
+/// Where sockets are mounted: the first article's path and the second's.
+pub const MOUNTS: [&str; 2] = ["/socket", "/events"];
+
+/// The subprotocol that clients with an `authToken` insist on.
+const SUBPROTOCOL: &str = "phoenix";
+
+/// What precedes the token among the offered subprotocols. Despite its name the alphabet is the
+/// standard one; both are taken.
+const BEARER_PREFIX: &str = "base64url.bearer.phx.";
+
+/// The rules of the door.
+#[derive(Debug)]
+pub struct Door {
+    /// The rules of the conversations behind it.
+    pub rules: Arc<Rules>,
+    /// The global origin check.
+    pub check_origin: OriginPolicy,
+    /// Proxies whose word on the scheme counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether plain requests are refused.
+    pub force_ssl: bool,
+}
+
+/// A handshake that passed.
+#[derive(Debug)]
+pub struct Connect {
+    /// The wire version it asked for.
+    pub version: Version,
+    /// What it brought along.
+    pub caller: Caller,
+    /// The subprotocol to answer with.
+    pub subprotocol: Option<&'static str>,
+}
+
+impl Door {
+    /// Lets a handshake in, or not.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the status that Phoenix gives.
+    pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
+        let Connect { version, caller, subprotocol } = self.check(handshake)?;
+        let conversation = Conversation::new(version, caller, self.rules.clone());
+        Ok(Welcome { conversation, subprotocol })
+    }
+
+    /// Judges a request to a socket's URL as far as it can be judged without the upgrade itself.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check(&self, handshake: &Handshake<'_>) -> Result<Connect, Refusal> {
+        if !is_socket(handshake.path) {
+            return Err(Refusal::silent(StatusCode::NOT_FOUND));
+        }
+        if handshake.method != Method::GET {
+            return Err(Refusal::silent(StatusCode::BAD_REQUEST));
+        }
+        let params = form::parse(handshake.query.as_bytes());
+        let origin = self.check_origin(handshake)?;
+        let (bearer, subprotocol) = offered(handshake.headers)?;
+        let version = match params.get("vsn") {
+            None => Version::negotiate(None),
+            Some(Value::String(vsn)) => Version::negotiate(Some(vsn)),
+            Some(_) => None,
+        };
+        let version = version.ok_or_else(forbidden)?;
+        let caller = Caller {
+            origin: origin.map(Box::from),
+            tokens: TokenPair::from_params(&params),
+            bearer: bearer.map(String::into_boxed_str),
+        };
+        Ok(Connect { version, caller, subprotocol })
+    }
+
+    /// The page's origin, if the global check lets it through.
+    fn check_origin<'a>(&self, handshake: &'a Handshake<'_>) -> Result<Option<&'a str>, Refusal> {
+        let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
+        let client = connection.client(handshake.headers, &self.trusted_proxies);
+        if self.force_ssl && !client.is_secure {
+            let body = "this server takes connections over TLS only".to_owned();
+            return Err(Refusal { status: StatusCode::FORBIDDEN, body });
+        }
+        // What is no text is no origin: refused wherever a check is on.
+        let origin = handshake.headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default());
+        let target = target(handshake.headers, client.scheme());
+        if self.check_origin.allow(origin, &target) {
+            return Ok(origin);
+        }
+        self.rules.judge.refused.log(origin.unwrap_or_default(), "the setting socket.check_origin");
+        Err(forbidden())
+    }
+}
+
+/// Whether a path is a socket's: `<mount>/websocket`, or the bare mount, which clients before 0.15
+/// dial. A trailing slash makes no difference.
+fn is_socket(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
+}
+
+fn forbidden() -> Refusal {
+    Refusal::silent(StatusCode::FORBIDDEN)
+}
+
+/// Where a request was sent to, by its own `Host`.
+fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
+    let authority = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let default_port = if scheme == "https" { 443 } else { 80 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default_port)),
+        _ => (authority, default_port),
+    };
+    RequestTarget { scheme: scheme.to_owned(), host: host.to_ascii_lowercase(), port }
+}
+
+/// Reads the offered subprotocols: a token if exactly one is there, and what to answer with.
+///
+/// Section 3.5 of the protocol document. The entry with the token is never echoed.
+fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>), Refusal> {
+    let mut offered: Vec<&str> = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .collect();
+    let mut tokens = offered.iter().filter_map(|entry| entry.strip_prefix(BEARER_PREFIX));
+    let bearer = match (tokens.next(), tokens.next()) {
+        (Some(encoded), None) => {
+            let token = decode_bearer(encoded).ok_or_else(forbidden)?;
+            offered.retain(|entry| !entry.starts_with(BEARER_PREFIX));
+            Some(token)
+        }
+        _ => None,
+    };
+    match offered.as_slice() {
+        [] => Ok((bearer, None)),
+        entries if entries.contains(&SUBPROTOCOL) => Ok((bearer, Some(SUBPROTOCOL))),
+        _ => Err(forbidden()),
+    }
+}
+
+fn decode_bearer(encoded: &str) -> Option<String> {
+    let encoded = encoded.trim_end_matches('=');
+    let bytes = STANDARD_NO_PAD.decode(encoded).or_else(|_| URL_SAFE_NO_PAD.decode(encoded));
+    String::from_utf8(bytes.ok()?).ok()
+}

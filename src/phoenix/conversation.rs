@@ -1,0 +1,385 @@
+//! The state machine of one connection: messages in, effects out.
+//!
+//! Section 5 of the protocol document, in its order of evaluation. There is no I/O, clock or task
+//! here, so every rule is a table to test.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+
+use crate::{
+    app::{AppDirectory, AppId, ClientEvents},
+    broker::{
+        Addressing, Payload, PayloadError, Publication, TopicName, address,
+        subscriber::{Frame, Place, ScopeKey, Subscription},
+    },
+    session::{self, CloseCode, Effect, Failure, Received},
+};
+
+use super::{
+    admission::{Caller, Footing, JoinRefusal, Judge},
+    message::{Label, Malformed, Message, Outgoing, Ref, Version},
+};
+
+/// The rules that all conversations of a server share.
+#[derive(Debug)]
+pub struct Rules {
+    /// The apps.
+    pub directory: AppDirectory,
+    /// How topics are spelled.
+    pub addressing: Addressing,
+    /// Who may join.
+    pub judge: Judge,
+    /// Topics joined at once.
+    pub channels_max: usize,
+    /// The longest `ref`.
+    pub ref_bytes_max: usize,
+    /// The largest payload of a client event.
+    pub client_event_bytes_max: usize,
+}
+
+/// One client's side of the protocol.
+pub struct Conversation {
+    version: Version,
+    caller: Box<Caller>,
+    rules: Arc<Rules>,
+    /// Few and small: most clients join one topic, none more than a hundred.
+    joins: Vec<Box<Join>>,
+    asked: Option<Box<Asked>>,
+}
+
+/// A joined topic.
+struct Join {
+    topic: TopicName,
+    /// What the client called this incarnation; its `ref` if it did not say (decision 13.10).
+    join_ref: Ref,
+    footing: Footing,
+}
+
+/// What the broker was asked for and has not answered yet.
+enum Asked {
+    /// A join, with the `join_ref` and `ref` of its message.
+    Join { join: Box<Join>, join_ref: Ref, reference: Ref },
+    /// A publication, with what its reply needs if it fails.
+    Publish { topic: Label, join_ref: Ref, reference: Ref },
+}
+
+const OK: &str = r#"{"status":"ok","response":{}}"#;
+const JOINED: &str = r#"{"status":"ok","response":{"message":"Joined"}}"#;
+const CHANNEL_CRASH: &str = r#"{"reason":"channel_crash"}"#;
+
+impl Conversation {
+    /// A conversation that has not begun.
+    pub fn new(version: Version, caller: Caller, rules: Arc<Rules>) -> Self {
+        Self { version, caller: Box::new(caller), rules, joins: Vec::new(), asked: None }
+    }
+
+    fn decode(&self, received: Received) -> Result<Message, Malformed> {
+        let text = match (received, self.version) {
+            (Received::Text(text), _) => text,
+            // Version 1 has no binary form, and takes text whatever its opcode.
+            (Received::Binary(bytes), Version::V1) => {
+                ByteString::try_from(bytes).map_err(|_| Malformed)?
+            }
+            (Received::Binary(_), Version::V2) => return Err(Malformed),
+        };
+        self.version.decode(&text, self.rules.ref_bytes_max)
+    }
+
+    fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
+        let Message { join_ref, reference, topic, event, .. } = &message;
+        let event = event.as_text();
+        if topic.as_text() == Some("phoenix") && event == Some("heartbeat") {
+            return vec![self.reply(&Ref::null(), reference, topic, OK)];
+        }
+        match (self.joined(topic), event) {
+            (_, Some("phx_join")) => self.join(&message, now_s),
+            (None, Some("phx_leave")) => vec![self.reply(join_ref, reference, topic, OK)],
+            (None, _) => {
+                let refusal = error(&JoinRefusal::UnmatchedTopic.response());
+                vec![self.reply(&Ref::null(), reference, topic, &refusal)]
+            }
+            // Silence, not an error: clients race their own rejoins.
+            (Some(at), _) if !self.joins[at].is_meant_by(join_ref) => Vec::new(),
+            (Some(at), Some("phx_leave")) => self.leave(at, reference),
+            (Some(at), _) => self.push(at, &message),
+        }
+    }
+
+    fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
+        let Message { join_ref, reference, topic, .. } = message;
+        match self.admit(message, now_s) {
+            Ok(join) => {
+                let subscription = Subscription {
+                    place: join.place(),
+                    topic: join.topic.wire().clone(),
+                    format: self.version.format(),
+                };
+                let (join_ref, reference) = (join_ref.clone(), reference.clone());
+                let join = Box::new(join);
+                self.asked = Some(Box::new(Asked::Join { join, join_ref, reference }));
+                vec![Effect::Subscribe(subscription)]
+            }
+            Err(refusal) => {
+                let join_ref = match refusal {
+                    JoinRefusal::UnmatchedTopic => &Ref::null(),
+                    _ => join_ref,
+                };
+                let reply = self.reply(join_ref, reference, topic, &error(&refusal.response()));
+                let mut effects = vec![reply];
+                // Who joins anew has given up what it had, whatever comes of it.
+                if let Some(at) = self.joined(topic) {
+                    let old = self.joins.swap_remove(at);
+                    effects.insert(0, Effect::Unsubscribe(old.place()));
+                    effects.extend(self.replaced(&old));
+                }
+                effects
+            }
+        }
+    }
+
+    fn admit(&self, message: &Message, now_s: f64) -> Result<Join, JoinRefusal> {
+        let Message { join_ref, reference, topic, payload, .. } = message;
+        let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
+        let name = TopicName::parse(text, &self.rules.addressing)
+            .map_err(|_| JoinRefusal::UnmatchedTopic)?;
+        let apps = self.rules.directory.load();
+        let app = apps.by_slug(name.app.as_str()).filter(|app| app.active);
+        let app = app.ok_or(JoinRefusal::UnmatchedTopic)?;
+        if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
+            return Err(JoinRefusal::TooManyChannels);
+        }
+        let footing = self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
+        let join_ref = if join_ref.is_null() { reference } else { join_ref };
+        Ok(Join { topic: name, join_ref: join_ref.clone(), footing })
+    }
+
+    /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
+    /// the change may have been announced before this session could hear of it: so it is judged
+    /// once more.
+    fn joined_or_not(
+        &mut self,
+        mut join: Box<Join>,
+        (join_ref, reference): (&Ref, &Ref),
+        outcome: Result<(), Failure>,
+    ) -> Vec<Effect> {
+        let topic = Label::from(join.topic.as_str());
+        let old = self.joined(&topic).map(|at| self.joins.swap_remove(at));
+        let footing = outcome.map_err(JoinRefusal::from).and_then(|()| {
+            let apps = self.rules.directory.load();
+            let readmitted =
+                self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
+            readmitted.ok_or(JoinRefusal::AppChanged)
+        });
+        let mut effects = Vec::with_capacity(2);
+        match footing {
+            Ok(footing) => {
+                join.footing = footing;
+                let response = if join.topic.scope.is_public() { OK } else { JOINED };
+                effects.push(self.reply(join_ref, reference, &topic, response));
+                self.joins.push(join);
+            }
+            Err(refusal) => {
+                effects.push(Effect::Unsubscribe(join.place()));
+                let refusal = error(&refusal.response());
+                effects.push(self.reply(join_ref, reference, &topic, &refusal));
+            }
+        }
+        if let Some(old) = old {
+            effects.extend(self.replaced(&old));
+        }
+        effects
+    }
+
+    /// What a client hears of the incarnation that its new join replaced.
+    ///
+    /// In version 1 nothing: its clients would take the close for the new one's (decision 13.2).
+    fn replaced(&self, old: &Join) -> Option<Effect> {
+        (self.version == Version::V2).then(|| self.end_of(old, "phx_close", "{}"))
+    }
+
+    fn leave(&mut self, at: usize, reference: &Ref) -> Vec<Effect> {
+        let join = self.joins.swap_remove(at);
+        let topic = Label::from(join.topic.as_str());
+        vec![
+            Effect::Unsubscribe(join.place()),
+            self.reply(&join.join_ref, reference, &topic, OK),
+            self.end_of(&join, "phx_close", "{}"),
+        ]
+    }
+
+    fn push(&mut self, at: usize, message: &Message) -> Vec<Effect> {
+        let join = &self.joins[at];
+        let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
+        match self.publication(join, message) {
+            Ok(publication) => {
+                let topic = message.topic.clone();
+                self.asked = Some(Box::new(Asked::Publish { topic, join_ref, reference }));
+                vec![Effect::Publish(publication)]
+            }
+            Err(refusal) => {
+                let refusal = error(&refusal.response());
+                vec![self.reply(&join_ref, &reference, &message.topic, &refusal)]
+            }
+        }
+    }
+
+    /// What a client's event publishes.
+    fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
+        if !self.may_publish(join) {
+            return Err(PushRefusal::NotPermitted);
+        }
+        let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
+        let (destination, event) =
+            address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
+        if message.payload.get().len() > self.rules.client_event_bytes_max {
+            return Err(PushRefusal::TooLarge);
+        }
+        let payload = Payload::from_raw(&message.payload).map_err(PushRefusal::Payload)?;
+        let scope = join.topic.scope.clone();
+        Ok(Publication { app: join.footing.app, scope, destination, event, payload })
+    }
+
+    /// Asked anew for each event, so a change of the app acts at once.
+    fn may_publish(&self, join: &Join) -> bool {
+        let apps = self.rules.directory.load();
+        let Some(app) = apps.by_id(join.footing.app).filter(|app| app.active) else { return false };
+        let TopicName { scope, channel, .. } = &join.topic;
+        let is_permitted = |topic: &str| {
+            join.footing.grant.as_ref().is_some_and(|grant| grant.publish.allow(topic))
+        };
+        let claimed = || {
+            // A right to the whole scope covers its channels.
+            let whole = channel
+                .as_ref()
+                .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
+            is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
+        };
+        match app.client_events {
+            ClientEvents::None => false,
+            ClientEvents::All if scope.is_public() => true,
+            ClientEvents::All | ClientEvents::Authorized => claimed(),
+        }
+    }
+
+    fn joined(&self, topic: &Label) -> Option<usize> {
+        let topic = topic.as_text()?;
+        self.joins.iter().position(|join| join.topic.as_str() == topic)
+    }
+
+    fn reply(&self, join_ref: &Ref, reference: &Ref, topic: &Label, payload: &str) -> Effect {
+        self.send(&Outgoing { join_ref, reference, topic, event: "phx_reply", payload })
+    }
+
+    /// The end of a join. Both refs name it, so that no client takes it for another's.
+    fn end_of(&self, join: &Join, event: &str, payload: &str) -> Effect {
+        let (join_ref, topic) = (&join.join_ref, &Label::from(join.topic.as_str()));
+        self.send(&Outgoing { join_ref, reference: join_ref, topic, event, payload })
+    }
+
+    fn send(&self, outgoing: &Outgoing<'_>) -> Effect {
+        let frame: Frame = self.version.encode(outgoing);
+        Effect::Send(frame)
+    }
+}
+
+impl session::Conversation for Conversation {
+    fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
+        match self.decode(message) {
+            Ok(message) => self.dispatch(message, now_s),
+            Err(Malformed) => vec![Effect::Close(CloseCode::INTERNAL)],
+        }
+    }
+
+    fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
+        match self.asked.take().map(|asked| *asked) {
+            None => Vec::new(),
+            Some(Asked::Join { join, join_ref, reference }) => {
+                self.joined_or_not(join, (&join_ref, &reference), outcome)
+            }
+            // No reply on success: that is the articles' contract.
+            Some(Asked::Publish { .. }) if outcome.is_ok() => Vec::new(),
+            Some(Asked::Publish { topic, join_ref, reference }) => {
+                let refusal = error(&JoinRefusal::Unavailable.response());
+                vec![self.reply(&join_ref, &reference, &topic, &refusal)]
+            }
+        }
+    }
+
+    fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
+        let apps = self.rules.directory.load();
+        let only_this_app = self.joins.iter().all(|join| join.footing.app == app);
+        let mut kept = Vec::with_capacity(self.joins.len());
+        let mut ended = Vec::new();
+        for mut join in std::mem::take(&mut self.joins) {
+            let footing = match join.footing.app == app {
+                true => self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps),
+                false => Some(join.footing.clone()),
+            };
+            match footing {
+                Some(footing) => {
+                    join.footing = footing;
+                    kept.push(join);
+                }
+                None => ended.push(join),
+            }
+        }
+        self.joins = kept;
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        if only_this_app {
+            return vec![Effect::Close(CloseCode::GOING_AWAY)];
+        }
+        let end = |join: &Box<Join>| {
+            [Effect::Unsubscribe(join.place()), self.end_of(join, "phx_error", CHANNEL_CRASH)]
+        };
+        ended.iter().flat_map(end).collect()
+    }
+}
+
+impl Join {
+    /// Whether a message with this `join_ref` is for this incarnation.
+    fn is_meant_by(&self, join_ref: &Ref) -> bool {
+        join_ref.is_null() || *join_ref == self.join_ref
+    }
+
+    fn place(&self) -> Place {
+        let key = ScopeKey { app: self.footing.app, scope: self.topic.scope.clone() };
+        Place { key, channel: self.topic.channel.clone() }
+    }
+}
+
+impl From<Failure> for JoinRefusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::TooManyScopes => Self::TooManyScopes,
+            Failure::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+/// Why an event is not published.
+enum PushRefusal {
+    NotPermitted,
+    InvalidEvent,
+    TooLarge,
+    Payload(PayloadError),
+}
+
+impl PushRefusal {
+    /// The reply's response, as JSON.
+    fn response(&self) -> String {
+        match self {
+            Self::NotPermitted => "{}".to_owned(),
+            Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
+            Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
+            Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
+        }
+    }
+}
+
+/// The payload of a reply with status `error`.
+fn error(response: &str) -> String {
+    format!(r#"{{"status":"error","response":{response}}}"#)
+}

@@ -1,0 +1,295 @@
+//! What both wire versions have in common: messages, and refs that nobody but their sender reads.
+
+use bytestring::ByteString;
+use semver::Version as SemVer;
+use serde_json::value::RawValue;
+
+use crate::broker::subscriber::{Format, Frame};
+
+use super::{v1, v2};
+
+/// A message that breaks the rules of its wire: the connection is closed with 1011.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Which spelling a connection uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// `vsn` 1.0: JSON objects.
+    V1,
+    /// `vsn` 2.0: JSON arrays.
+    V2,
+}
+
+impl Version {
+    /// Picks the version for a client's `vsn`; `None` if none fits. A client without one speaks 1.0.
+    ///
+    /// Section 3.3 of the protocol document: a whole semantic version, 1.0.x or 2.0.x.
+    pub fn negotiate(vsn: Option<&str>) -> Option<Self> {
+        let Some(vsn) = vsn else { return Some(Self::V1) };
+        let asked = SemVer::parse(vsn).ok()?;
+        let within = |major: u64| {
+            asked.cmp_precedence(&SemVer::new(major, 0, 0)).is_ge()
+                && asked.cmp_precedence(&SemVer::new(major, 1, 0)).is_lt()
+        };
+        match () {
+            () if within(1) => Some(Self::V1),
+            () if within(2) => Some(Self::V2),
+            () => None,
+        }
+    }
+
+    /// Reads a text message.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(self, text: &str, ref_bytes_max: usize) -> Result<Message, Malformed> {
+        let raw = match self {
+            Self::V1 => v1::decode(text),
+            Self::V2 => v2::decode(text),
+        }?;
+        raw.check(ref_bytes_max)
+    }
+
+    /// Spells a message to one client.
+    pub fn encode(self, outgoing: &Outgoing<'_>) -> Frame {
+        let text = match self {
+            Self::V1 => v1::encode(outgoing),
+            Self::V2 => v2::encode(outgoing),
+        };
+        Frame(ByteString::from(text))
+    }
+
+    /// How publications are spelled for this version.
+    pub fn format(self) -> Format {
+        match self {
+            Self::V1 => Format { slot: 0, encode: v1::encode_delivery },
+            Self::V2 => Format { slot: 1, encode: v2::encode_delivery },
+        }
+    }
+}
+
+/// A `ref` or `join_ref`: a scalar JSON value that only its sender understands.
+///
+/// Kept as JSON text with strings in one canonical spelling, so that comparing is strict by type
+/// (`1` is not `"1"`) and echoing gives back what came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ref(Box<str>);
+
+impl Ref {
+    /// The ref of messages that answer nothing.
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
+    /// Whether this is JSON `null`.
+    pub fn is_null(&self) -> bool {
+        &*self.0 == "null"
+    }
+
+    /// The ref as JSON.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes a scalar of at most `bytes_max` bytes.
+    fn parse(raw: &RawValue, bytes_max: usize) -> Result<Self, Malformed> {
+        let json = raw.get();
+        match json.as_bytes().first() {
+            Some(b'{' | b'[') | None => Err(Malformed),
+            Some(b'"') => {
+                // An escape is at most six bytes for one: nothing longer can still be short enough.
+                if json.len() > 2 + 6 * bytes_max {
+                    return Err(Malformed);
+                }
+                let text: String = serde_json::from_str(json).map_err(|_| Malformed)?;
+                if text.len() > bytes_max {
+                    return Err(Malformed);
+                }
+                Ok(Self(json_string(&text).into()))
+            }
+            Some(_) if json.len() > bytes_max => Err(Malformed),
+            Some(_) => Ok(Self(json.into())),
+        }
+    }
+}
+
+/// A topic or an event as a client sent it: text in practice, any JSON by right, echoed as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Label {
+    /// A string.
+    Text(String),
+    /// Anything else, as JSON.
+    Other(String),
+}
+
+impl Label {
+    fn parse(raw: &RawValue) -> Result<Self, Malformed> {
+        let json = raw.get();
+        if json.starts_with('"') {
+            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed)
+        } else {
+            Ok(Self::Other(json.to_owned()))
+        }
+    }
+
+    /// The string, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The label as JSON.
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::Text(text) => json_string(text),
+            Self::Other(json) => json.clone(),
+        }
+    }
+}
+
+impl From<&str> for Label {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// A client's message.
+#[derive(Debug)]
+pub struct Message {
+    /// The incarnation of the channel it is meant for; null where the client did not say.
+    pub join_ref: Ref,
+    /// What its reply must quote.
+    pub reference: Ref,
+    /// The topic.
+    pub topic: Label,
+    /// The event.
+    pub event: Label,
+    /// Any JSON.
+    pub payload: Box<RawValue>,
+}
+
+/// The five parts of a message before they are looked into.
+#[derive(Debug)]
+pub(super) struct RawMessage<'a> {
+    pub(super) join_ref: Option<&'a RawValue>,
+    pub(super) reference: &'a RawValue,
+    pub(super) topic: &'a RawValue,
+    pub(super) event: &'a RawValue,
+    pub(super) payload: &'a RawValue,
+}
+
+impl RawMessage<'_> {
+    fn check(&self, ref_bytes_max: usize) -> Result<Message, Malformed> {
+        let join_ref = self
+            .join_ref
+            .map_or_else(|| Ok(Ref::null()), |join_ref| Ref::parse(join_ref, ref_bytes_max))?;
+        Ok(Message {
+            join_ref,
+            reference: Ref::parse(self.reference, ref_bytes_max)?,
+            topic: Label::parse(self.topic)?,
+            event: Label::parse(self.event)?,
+            payload: self.payload.to_owned(),
+        })
+    }
+}
+
+/// A message to one client. Version 1 has no `join_ref` and leaves it out.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// The incarnation it comes from.
+    pub join_ref: &'a Ref,
+    /// What it answers.
+    pub reference: &'a Ref,
+    /// The topic.
+    pub topic: &'a Label,
+    /// The event.
+    pub event: &'a str,
+    /// The payload as JSON.
+    pub payload: &'a str,
+}
+
+/// A string as JSON.
+pub(super) fn json_string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    push_json_string(&mut json, text);
+    json
+}
+
+/// Appends a string as JSON.
+pub(super) fn push_json_string(json: &mut String, text: &str) {
+    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e003_e004_e005_e006_e007_versions_are_negotiated() {
+        for (vsn, expected) in [
+            (None, Some(Version::V1)),
+            (Some("1.0.0"), Some(Version::V1)),
+            (Some("1.0.7"), Some(Version::V1)),
+            (Some("2.0.0"), Some(Version::V2)),
+            (Some("2.0.9"), Some(Version::V2)),
+            (Some("2.0.1-rc.1"), Some(Version::V2)),
+            (Some("2.0.0+x"), Some(Version::V2)),
+            (Some("1.1.0"), None),
+            (Some("2.1.0"), None),
+            (Some("123.1.1"), None),
+            (Some("2.0.0-rc.1"), None),
+            (Some("0.9.0"), None),
+            (Some("2.0"), None),
+            (Some("2"), None),
+            (Some(""), None),
+            (Some(" 2.0.0"), None),
+            (Some("02.0.0"), None),
+            (Some("2.0.99999999999999999999"), None),
+        ] {
+            assert_eq!(Version::negotiate(vsn), expected, "{vsn:?}");
+        }
+    }
+
+    fn parse_ref(json: &str) -> Result<String, Malformed> {
+        let raw: &RawValue = serde_json::from_str(json).expect("JSON");
+        Ref::parse(raw, 64).map(|r| r.as_json().to_owned())
+    }
+
+    #[test]
+    fn e042_refs_are_opaque_scalars_of_bounded_size() {
+        let longest = format!("\"{}\"", "r".repeat(64));
+        let too_long = format!("\"{}\"", "r".repeat(65));
+        let escaped = format!("\"{}\"", "\\u0072".repeat(64));
+        let digits = "1".repeat(64);
+        let too_many_digits = "1".repeat(65);
+        for (json, expected) in [
+            ("null", Ok("null")),
+            ("\"1\"", Ok("\"1\"")),
+            ("\"\"", Ok("\"\"")),
+            ("1", Ok("1")),
+            ("1.50", Ok("1.50")),
+            ("true", Ok("true")),
+            ("\"\\u0031\"", Ok("\"1\"")),
+            ("\"\\n\"", Ok("\"\\n\"")),
+            (&longest, Ok(longest.as_str())),
+            (&escaped, Ok(longest.as_str())),
+            (&digits, Ok(digits.as_str())),
+            (&too_long, Err(Malformed)),
+            (&too_many_digits, Err(Malformed)),
+            ("[1]", Err(Malformed)),
+            ("{}", Err(Malformed)),
+            ("\"\\ud800\"", Err(Malformed)),
+        ] {
+            assert_eq!(parse_ref(json).as_deref(), expected.as_ref().copied(), "{json}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Plain requests to a socket's URL: answered as Phoenix answers them.
+//!
+//! Upgrades never come here (see `session::upgrade`); what does is refused, with the same checks in
+//! the same order.
+
+use std::rc::Rc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::session::upgrade::{Handshake, Refusal};
+
+use super::connect::{Door, MOUNTS};
+
+/// Adds the socket URLs; `door` is what upgrades pass through, too.
+pub fn configure(config: &mut web::ServiceConfig, door: &Rc<Door>) {
+    for mount in MOUNTS {
+        for path in [format!("{mount}/websocket"), mount.to_owned()] {
+            let door = door.clone();
+            let answer = move |request: HttpRequest| {
+                let answer = plain(&door, &request);
+                async { answer }
+            };
+            config.service(web::resource(path).to(answer));
+        }
+    }
+}
+
+/// Answers a request that asks for a socket without upgrading to one.
+fn plain(door: &Door, request: &HttpRequest) -> HttpResponse {
+    let handshake = Handshake {
+        method: request.method(),
+        path: request.path(),
+        query: request.query_string(),
+        headers: request.headers(),
+        peer: request.peer_addr(),
+    };
+    let Refusal { status, body } = match door.check(&handshake) {
+        Err(refusal) => refusal,
+        Ok(_) => Refusal::not_an_upgrade(),
+    };
+    let mut response = HttpResponse::build(status);
+    if body.is_empty() { response.finish() } else { response.body(body) }
+}

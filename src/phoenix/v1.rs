@@ -1,0 +1,167 @@
+//! Version 1: a message is a JSON object with the keys `topic`, `event`, `payload` and `ref`.
+
+use std::fmt;
+
+use bytestring::ByteString;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::broker::subscriber::{Delivery, Frame};
+
+use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
+
+/// Reads an object. All four keys must be there, `join_ref` may be; of duplicates the last counts.
+pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
+    let Keys { join_ref, reference, topic, event, payload } =
+        serde_json::from_str(text).map_err(|_| Malformed)?;
+    Ok(RawMessage {
+        join_ref,
+        reference: reference.ok_or(Malformed)?,
+        topic: topic.ok_or(Malformed)?,
+        event: event.ok_or(Malformed)?,
+        payload: payload.ok_or(Malformed)?,
+    })
+}
+
+/// Spells a message to one client: exactly four keys.
+pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
+    let Outgoing { reference, topic, event, payload, .. } = outgoing;
+    object(&topic.to_json(), event, reference.as_json(), payload)
+}
+
+/// Spells a publication; all who joined the same topic share the text.
+pub(super) fn encode_delivery(delivery: &Delivery<'_>) -> Frame {
+    let topic = super::message::json_string(delivery.topic);
+    Frame(ByteString::from(object(&topic, delivery.event, "null", delivery.payload.as_str())))
+}
+
+fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
+    let bytes = 48 + topic.len() + event.len() + reference.len() + payload.len();
+    let mut json = String::with_capacity(bytes);
+    json.push_str("{\"topic\":");
+    json.push_str(topic);
+    json.push_str(",\"event\":");
+    push_json_string(&mut json, event);
+    json.push_str(",\"ref\":");
+    json.push_str(reference);
+    json.push_str(",\"payload\":");
+    json.push_str(payload);
+    json.push('}');
+    json
+}
+
+#[derive(Default)]
+struct Keys<'a> {
+    join_ref: Option<&'a RawValue>,
+    reference: Option<&'a RawValue>,
+    topic: Option<&'a RawValue>,
+    event: Option<&'a RawValue>,
+    payload: Option<&'a RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Keys<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+/// Derived code would take a null for a missing key and refuse duplicates.
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = Keys<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut keys = Keys::default();
+        while let Some(key) = map.next_key::<String>()? {
+            let slot = match key.as_str() {
+                "join_ref" => &mut keys.join_ref,
+                "ref" => &mut keys.reference,
+                "topic" => &mut keys.topic,
+                "event" => &mut keys.event,
+                "payload" => &mut keys.payload,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            let raw: &'de RawValue = map.next_value().map_err(A::Error::custom)?;
+            *slot = Some(raw);
+        }
+        Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::Payload,
+        phoenix::message::{Label, Message, Ref, Version},
+    };
+
+    fn read(text: &str) -> Result<Message, Malformed> {
+        Version::V1.decode(text, 64)
+    }
+
+    #[test]
+    fn e044_an_extra_join_ref_and_unknown_keys_are_taken() {
+        let text =
+            r#"{"x":[1],"join_ref":"7","topic":"t","event":"e","payload":{"a":1},"ref":"2"}"#;
+        let message = read(text).expect("a message");
+        assert_eq!(message.join_ref.as_json(), "\"7\"");
+        assert_eq!(message.reference.as_json(), "\"2\"");
+        assert_eq!(message.topic, Label::from("t"));
+        assert_eq!(message.event, Label::from("e"));
+        assert_eq!(message.payload.get(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn null_values_are_there_and_the_last_duplicate_counts() {
+        let text = r#"{"topic":"a","topic":"b","event":"e","payload":null,"ref":null}"#;
+        let message = read(text).expect("a message");
+        assert!(message.reference.is_null() && message.join_ref.is_null());
+        assert_eq!(message.topic, Label::from("b"));
+        assert_eq!(message.payload.get(), "null");
+    }
+
+    #[test]
+    fn e045_e046_what_lacks_a_key_or_is_no_object_is_malformed() {
+        for text in [
+            r#"{"event":"e","payload":{},"ref":"1"}"#,
+            r#"{"topic":"t","payload":{},"ref":"1"}"#,
+            r#"{"topic":"t","event":"e","ref":"1"}"#,
+            r#"{"topic":"t","event":"e","payload":{}}"#,
+            r#"["1","1","t","e",{}]"#,
+            r#"{"topic":"t","event":"e","payload":{},"ref":"1"} x"#,
+            r#"{"topic":"t","event":"e","payload":{},"ref":["1"]}"#,
+            "",
+            "null",
+            "x",
+        ] {
+            assert_eq!(read(text).err(), Some(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn e043_messages_have_exactly_four_keys() {
+        let (join_ref, reference) = (&Ref::null(), &Ref::null());
+        let topic = &Label::from("room:\"1\"");
+        let outgoing =
+            Outgoing { join_ref, reference, topic, event: "phx_reply", payload: "{\"a\":1}" };
+        let expected = r#"{"topic":"room:\"1\"","event":"phx_reply","ref":null,"payload":{"a":1}}"#;
+        assert_eq!(encode(&outgoing), expected);
+    }
+
+    #[test]
+    fn e108_a_publication_has_a_null_ref() {
+        let payload = &Payload::parse("{ \"n\":1.0 }").expect("a payload");
+        let frame = encode_delivery(&Delivery { topic: "public:app", event: "c:msg", payload });
+        let expected = r#"{"topic":"public:app","event":"c:msg","ref":null,"payload":{ "n":1.0 }}"#;
+        assert_eq!(frame.0, expected);
+    }
+}

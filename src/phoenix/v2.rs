@@ -1,0 +1,138 @@
+//! Version 2: a message is the JSON array `[join_ref, ref, topic, event, payload]`.
+
+use std::fmt;
+
+use bytestring::ByteString;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::broker::subscriber::{Delivery, Frame};
+
+use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
+
+/// Reads an array of at least five elements; more are ignored.
+pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
+    let Elements([join_ref, reference, topic, event, payload]) =
+        serde_json::from_str(text).map_err(|_| Malformed)?;
+    Ok(RawMessage { join_ref: Some(join_ref), reference, topic, event, payload })
+}
+
+/// Spells a message to one client.
+pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
+    let Outgoing { join_ref, reference, topic, event, payload } = outgoing;
+    array(join_ref.as_json(), reference.as_json(), &topic.to_json(), event, payload)
+}
+
+/// Spells a publication; all who joined the same topic share the text, so both refs are null.
+pub(super) fn encode_delivery(delivery: &Delivery<'_>) -> Frame {
+    let topic = super::message::json_string(delivery.topic);
+    let payload = delivery.payload.as_str();
+    Frame(ByteString::from(array("null", "null", &topic, delivery.event, payload)))
+}
+
+fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
+    let bytes = join_ref.len() + reference.len() + topic.len() + event.len() + payload.len();
+    let mut json = String::with_capacity(bytes + 10);
+    json.push('[');
+    for part in [join_ref, reference, topic] {
+        json.push_str(part);
+        json.push(',');
+    }
+    push_json_string(&mut json, event);
+    json.push(',');
+    json.push_str(payload);
+    json.push(']');
+    json
+}
+
+struct Elements<'a>([&'a RawValue; 5]);
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ElementsVisitor)
+    }
+}
+
+struct ElementsVisitor;
+
+impl<'de> Visitor<'de> for ElementsVisitor {
+    type Value = Elements<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of five")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut next = || seq.next_element()?.ok_or_else(|| A::Error::custom("too short"));
+        let elements = [next()?, next()?, next()?, next()?, next()?];
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Elements(elements))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::Payload,
+        phoenix::message::{Label, Message, Ref, Version},
+    };
+
+    fn read(text: &str) -> Result<Message, Malformed> {
+        Version::V2.decode(text, 64)
+    }
+
+    #[test]
+    fn e049_elements_beyond_the_fifth_are_ignored() {
+        let message = read(r#"["1","2","t","e",[1, 2],{"six":6}]"#).expect("a message");
+        assert_eq!(message.join_ref.as_json(), "\"1\"");
+        assert_eq!(message.reference.as_json(), "\"2\"");
+        assert_eq!(message.topic, Label::from("t"));
+        assert_eq!(message.event, Label::from("e"));
+        assert_eq!(message.payload.get(), "[1, 2]");
+    }
+
+    #[test]
+    fn e053_topics_that_are_no_strings_are_echoed_as_they_came() {
+        let message = read(r#"[null,1,123,"phx_join",{}]"#).expect("a message");
+        assert_eq!(message.topic, Label::Other("123".to_owned()));
+        assert_eq!(message.topic.to_json(), "123");
+    }
+
+    #[test]
+    fn e048_e050_what_is_no_array_of_five_is_malformed() {
+        let deep = format!("[{}", "[".repeat(200_000));
+        for text in [
+            r#"["1","1","t","e"]"#,
+            r#"{"topic":"t","event":"e","payload":{},"ref":"1"}"#,
+            r#"["1","1","t","e",{}] trailing"#,
+            r#"["1","1","t","e",{}"#,
+            r#"["1",{"nested":1},"t","e",{}]"#,
+            r#"[["1"],"1","t","e",{}]"#,
+            "",
+            "[]",
+            "hello",
+            &deep,
+        ] {
+            assert_eq!(read(text).err(), Some(Malformed), "{text:.40}");
+        }
+    }
+
+    #[test]
+    fn messages_are_spelled_in_order() {
+        let message = read(r#"["1",4,"room:1","e",{}]"#).expect("a message");
+        let Message { join_ref, reference, topic, .. } = &message;
+        let outgoing = Outgoing { join_ref, reference, topic, event: "phx_reply", payload: "{}" };
+        assert_eq!(encode(&outgoing), r#"["1",4,"room:1","phx_reply",{}]"#);
+        let outgoing = Outgoing { join_ref: &Ref::null(), ..outgoing };
+        assert_eq!(encode(&outgoing), r#"[null,4,"room:1","phx_reply",{}]"#);
+    }
+
+    #[test]
+    fn e107_a_publication_has_null_refs() {
+        let payload = &Payload::parse("{\"n\":1}").expect("a payload");
+        let frame =
+            encode_delivery(&Delivery { topic: "public:app", event: "say \"hi\"", payload });
+        assert_eq!(frame.0, r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#);
+    }
+}

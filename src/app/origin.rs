@@ -1,22 +1,192 @@
 //! Origins: which web pages may connect and join.
+//!
+//! Only browsers send an `Origin` header, and a page cannot forge its own; so a request without
+//! one is always allowed, and one that cannot be read is refused wherever anything is checked.
+//! The grammar of the entries is that of section 3.4 of the protocol document.
 
-/// stub
-#[derive(Debug, Clone, Default)]
-pub struct AllowedOrigins(Vec<OriginPattern>);
+use std::fmt;
 
-impl AllowedOrigins {
-    /// Whether a page of this `Origin` header may join; no header means not a browser: allowed.
-    pub fn allow(&self, _origin: Option<&str>) -> bool {
-        todo!()
+/// A page's origin, as a browser's `Origin` header says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+impl Origin {
+    /// Parses `scheme://host[:port]`; the port defaults from the scheme where that has one.
+    ///
+    /// `None` for all else: `null`, nothing, a host that is empty (`file://`) or cannot be one, a
+    /// path, a list. No browser sends more than these three parts.
+    pub fn parse(header: &str) -> Option<Self> {
+        let (scheme, authority) = header.split_once("://")?;
+        let scheme = parse_scheme(scheme)?;
+        let (host, port) = split_port(authority)?;
+        let port = match port {
+            Some(port) => Some(port.parse().ok()?),
+            None => default_port(&scheme),
+        };
+        Some(Self { scheme, host: parse_host(host)?, port })
     }
 }
 
-/// stub
-#[derive(Debug, Clone)]
-pub struct OriginPattern;
+/// Which rule an entry breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginPatternFault {
+    /// Without `//` nobody can tell a host from a scheme.
+    NoSlashes,
+    /// What stands before `://` is no scheme.
+    BadScheme,
+    /// The host is missing, or none; `*` may only stand for all subdomains: `//*.example.com`.
+    BadHost,
+    /// The port is no number of 0 to 65535.
+    BadPort,
+    /// Longer than [`OriginPattern::BYTES_MAX`].
+    TooLong,
+    /// There are more than [`AllowedOrigins::COUNT_MAX`], this is the first beyond.
+    TooMany,
+    /// A list of none would allow nothing; to check nothing, say so.
+    NoEntries,
+}
+
+/// An entry that is no origin pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{entry:?} {}", self.rule())]
+pub struct OriginPatternError {
+    /// The entry as it was given, cut to a length that can be shown.
+    pub entry: String,
+    /// What is wrong with it.
+    pub fault: OriginPatternFault,
+}
+
+impl OriginPatternError {
+    fn new(entry: &str, fault: OriginPatternFault) -> Self {
+        Self { entry: entry.chars().take(80).collect(), fault }
+    }
+
+    fn rule(&self) -> &'static str {
+        match self.fault {
+            OriginPatternFault::NoSlashes => {
+                "needs a // before the host, as in //example.com or https://example.com"
+            }
+            OriginPatternFault::BadScheme => "has no valid scheme before the ://",
+            OriginPatternFault::BadHost => {
+                "has no valid host; a * may only stand first, as in //*.example.com"
+            }
+            OriginPatternFault::BadPort => "has no valid port",
+            OriginPatternFault::TooLong => "is too long",
+            OriginPatternFault::TooMany => "is one origin too many",
+            OriginPatternFault::NoEntries => "holds no origin",
+        }
+    }
+}
+
+/// One entry of a list of origins: a URI whose missing parts match anything.
+///
+/// `//example.com`, `https://example.com` (port 443 only), `//example.com:81`, and
+/// `//*.example.com` for that host and every subdomain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPattern {
+    scheme: Option<String>,
+    host: String,
+    with_subdomains: bool,
+    port: Option<u16>,
+}
+
+impl OriginPattern {
+    /// The longest entry; a host has at most 253 bytes.
+    pub const BYTES_MAX: usize = 300;
+
+    /// Parses an entry.
+    ///
+    /// # Errors
+    /// [`OriginPatternError`] with the entry and its fault.
+    pub fn parse(entry: &str) -> Result<Self, OriginPatternError> {
+        Self::parse_parts(entry).map_err(|fault| OriginPatternError::new(entry, fault))
+    }
+
+    fn parse_parts(entry: &str) -> Result<Self, OriginPatternFault> {
+        use OriginPatternFault::{BadHost, BadPort, BadScheme, NoSlashes, TooLong};
+        if entry.len() > Self::BYTES_MAX {
+            return Err(TooLong);
+        }
+        let (before, authority) = entry.split_once("//").ok_or(NoSlashes)?;
+        let scheme = match before.strip_suffix(':') {
+            Some(scheme) => Some(parse_scheme(scheme).ok_or(BadScheme)?),
+            None if before.is_empty() => None,
+            None => return Err(BadScheme),
+        };
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let (host, port) = split_port(authority).ok_or(BadHost)?;
+        let port = match port {
+            Some(port) => Some(port.parse().map_err(|_| BadPort)?),
+            None => scheme.as_deref().and_then(default_port),
+        };
+        let (with_subdomains, host) = match host.strip_prefix("*.") {
+            Some(parent) => (true, parent),
+            None => (false, host),
+        };
+        let host = parse_host(host).ok_or(BadHost)?;
+        if with_subdomains && is_address(&host) {
+            return Err(BadHost);
+        }
+        Ok(Self { scheme, host, with_subdomains, port })
+    }
+
+    /// Whether this origin is meant.
+    pub fn matches(&self, origin: &Origin) -> bool {
+        self.scheme.as_ref().is_none_or(|scheme| *scheme == origin.scheme)
+            && self.port.is_none_or(|port| Some(port) == origin.port)
+            && self.matches_host(&origin.host)
+    }
+
+    fn matches_host(&self, host: &str) -> bool {
+        match host.strip_suffix(&*self.host) {
+            Some("") => true,
+            // The dot keeps `evilexample.com` out of `//*.example.com`.
+            Some(subdomain) => self.with_subdomains && subdomain.ends_with('.'),
+            None => false,
+        }
+    }
+}
+
+/// The origins whose pages may join an app's topics; empty allows any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllowedOrigins {
+    given: Vec<String>,
+    patterns: Vec<OriginPattern>,
+}
+
+impl AllowedOrigins {
+    /// The most entries of one list.
+    pub const COUNT_MAX: usize = 100;
+
+    /// Parses a list of entries.
+    ///
+    /// # Errors
+    /// [`OriginPatternError`] of the first bad entry.
+    pub fn parse(given: Vec<String>) -> Result<Self, OriginPatternError> {
+        if let Some(beyond) = given.get(Self::COUNT_MAX) {
+            return Err(OriginPatternError::new(beyond, OriginPatternFault::TooMany));
+        }
+        let patterns = parse_patterns(&given)?;
+        Ok(Self { given, patterns })
+    }
+
+    /// The entries exactly as they were given, to be stored and shown.
+    pub fn as_strings(&self) -> &[String] {
+        &self.given
+    }
+
+    /// Whether a page of this `Origin` header may join; no header means not a browser: allowed.
+    pub fn allow(&self, origin: Option<&str>) -> bool {
+        self.patterns.is_empty() || is_listed(&self.patterns, origin)
+    }
+}
 
 /// The global origin check at the handshake (section 3.4 of the protocol document).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum OriginPolicy {
     /// Allow everything, as the first article does.
     #[default]
@@ -27,6 +197,40 @@ pub enum OriginPolicy {
     Connection,
     /// One of the patterns must match.
     List(Vec<OriginPattern>),
+}
+
+impl OriginPolicy {
+    /// Parses the setting: `false` or `off`, `true` or `host` (which compares with `public_host`),
+    /// `conn`, or a list of entries.
+    ///
+    /// # Errors
+    /// [`OriginPatternError`] of the first bad entry, of a public host that is none, or of an empty
+    /// list.
+    pub fn parse(setting: &[String], public_host: &str) -> Result<Self, OriginPatternError> {
+        let bad = |fault| OriginPatternError::new(public_host, fault);
+        match setting.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            [] => Err(OriginPatternError::new("", OriginPatternFault::NoEntries)),
+            ["false" | "off"] => Ok(Self::Off),
+            ["conn"] => Ok(Self::Connection),
+            ["true" | "host"] => match parse_host(public_host) {
+                Some(host) => Ok(Self::PublicHost(host)),
+                None => Err(bad(OriginPatternFault::BadHost)),
+            },
+            _ => parse_patterns(setting).map(Self::List),
+        }
+    }
+
+    /// Whether a handshake with this `Origin` header may go on; no header: allowed.
+    pub fn allow(&self, origin: Option<&str>, target: &RequestTarget) -> bool {
+        match self {
+            Self::Off => true,
+            Self::List(patterns) => is_listed(patterns, origin),
+            Self::PublicHost(host) => {
+                passes(origin, |origin| Some(&origin.host) == parse_host(host).as_ref())
+            }
+            Self::Connection => passes(origin, |origin| target.is(origin)),
+        }
+    }
 }
 
 /// Where a request was addressed to, as its client sees it.
@@ -40,9 +244,328 @@ pub struct RequestTarget {
     pub port: u16,
 }
 
-impl OriginPolicy {
-    /// Whether a handshake with this `Origin` header may go on; no header: allowed.
-    pub fn allow(&self, _origin: Option<&str>, _target: &RequestTarget) -> bool {
-        todo!()
+impl RequestTarget {
+    /// Puts a target together from the scheme and the `Host` header (`host[:port]`); `None` if
+    /// that names no host.
+    pub fn parse(scheme: &str, host_header: &str) -> Option<Self> {
+        let Origin { scheme, host, port } = Origin::parse(&format!("{scheme}://{host_header}"))?;
+        Some(Self { scheme, host, port: port? })
+    }
+
+    fn is(&self, origin: &Origin) -> bool {
+        self.scheme.eq_ignore_ascii_case(&origin.scheme)
+            && parse_host(&self.host).as_ref() == Some(&origin.host)
+            && Some(self.port) == origin.port
+    }
+}
+
+/// Shows the target as an origin would say it.
+impl fmt::Display for RequestTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+    }
+}
+
+fn is_listed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
+    passes(origin, |origin| patterns.iter().any(|pattern| pattern.matches(origin)))
+}
+
+/// Lets pass who sends no origin; whose origin cannot be read fails.
+fn passes(origin: Option<&str>, check: impl FnOnce(&Origin) -> bool) -> bool {
+    match origin {
+        None => true,
+        Some(header) => Origin::parse(header).as_ref().is_some_and(check),
+    }
+}
+
+fn parse_patterns(entries: &[String]) -> Result<Vec<OriginPattern>, OriginPatternError> {
+    entries.iter().map(|entry| OriginPattern::parse(entry)).collect()
+}
+
+/// RFC 3986, section 3.1.
+fn parse_scheme(raw: &str) -> Option<String> {
+    let starts_well = raw.starts_with(|c: char| c.is_ascii_alphabetic());
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    (starts_well && raw.bytes().all(allowed)).then(|| raw.to_ascii_lowercase())
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        _ => None,
+    }
+}
+
+/// Cuts `host[:port]`; the colons of an IPv6 address stand in brackets. `None` for a port that is
+/// not all digits, which a number's own parser would let begin with a plus.
+fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+    let after_address = authority.rfind(']').map_or(0, |at| at + 1);
+    let Some(colon) = authority[after_address..].find(':') else {
+        return Some((authority, None));
+    };
+    let (host, port) = authority.split_at(after_address + colon);
+    let port = &port[1..];
+    let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    is_number.then_some((host, Some(port)))
+}
+
+/// Reads a host into the form in which browsers send it: lower case, an IDN as `xn--…`, an address
+/// in its shortest spelling.
+fn parse_host(raw: &str) -> Option<String> {
+    // The parser takes a `*` in a name, and un-escapes percent signs.
+    if raw.is_empty() || raw.contains(['*', '%']) {
+        return None;
+    }
+    let host = url::Host::parse(raw).ok()?.to_string();
+    let has_empty_label = host.starts_with('.') || host.contains("..");
+    (!has_empty_label).then_some(host)
+}
+
+fn is_address(host: &str) -> bool {
+    !matches!(url::Host::parse(host), Ok(url::Host::Domain(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(entry: &str, origin: &str) -> bool {
+        let allowed = AllowedOrigins::parse(vec![entry.to_owned()]).expect("an entry");
+        allowed.allow(Some(origin))
+    }
+
+    fn target() -> RequestTarget {
+        RequestTarget { scheme: "https".into(), host: "herald.example".into(), port: 443 }
+    }
+
+    fn policies() -> [OriginPolicy; 3] {
+        let list = OriginPattern::parse("//example.com").expect("an entry");
+        [
+            OriginPolicy::PublicHost("example.com".into()),
+            OriginPolicy::Connection,
+            OriginPolicy::List(vec![list]),
+        ]
+    }
+
+    #[test]
+    fn e020_no_origin_is_allowed() {
+        for policy in policies() {
+            assert!(policy.allow(None, &target()), "{policy:?}");
+        }
+        let list = AllowedOrigins::parse(vec!["//example.com".into()]).expect("a list");
+        assert!(list.allow(None));
+    }
+
+    #[test]
+    fn e021_e022_e023_e024_e025_e026_e027_entries_match_what_they_spell_out() {
+        for (entry, origin, expected) in [
+            ("//example.com", "https://example.com", true), // e021
+            ("//example.com", "http://example.com", true),  // e021
+            ("//example.com", "http://example.com:81", true), // e021
+            ("//example.com", "http://notallowed.com", false), // e022
+            ("//*.wild.com", "http://a.b.wild.com", true),  // e023
+            ("//*.wild.com", "https://wild.com:8443", true), // e023
+            ("//*.wild.com", "http://evilwild.com", false), // e024
+            ("//*.wild.com", "http://wild.com.evil.com", false), // e024
+            ("//*.wild.com", "http://.wild.com", false),    // e024
+            ("//ex.com", "http://org1.ex.com", false),      // e025
+            ("http://scheme.com", "http://scheme.com", true), // e026
+            ("http://scheme.com", "http://scheme.com:80", true), // e026
+            ("http://scheme.com", "https://scheme.com", false), // e026
+            ("http://scheme.com", "http://scheme.com:8080", false), // e026
+            ("https://scheme.com", "https://scheme.com:443", true), // e026
+            ("http://scheme.com:443", "https://scheme.com", false), // e026
+            ("//port.com:81", "http://port.com:81", true),  // e027
+            ("//port.com:81", "https://port.com:81", true), // e027
+            ("//port.com:81", "http://port.com:82", false), // e027
+            ("//port.com:80", "http://port.com", true),     // e027
+            ("http://*.foo.example.com", "http://foo.example.com", true),
+            ("http://*.foo.example.com", "http://a.foo.example.com", true),
+            ("http://*.foo.example.com", "http://a.foo.example.com:81", false),
+            ("http://*.foo.example.com", "https://a.foo.example.com", false),
+            ("//EXAMPLE.com", "https://example.com", true),
+            ("//example.com", "HTTPS://Example.COM", true),
+            ("//[::1]:4000", "http://[::1]:4000", true),
+            ("//[0:0:0:0:0:0:0:1]", "http://[::1]", true),
+            ("//[::1]", "http://[::2]", false),
+            ("//127.0.0.1", "http://127.0.0.1:4000", true),
+            ("//b\u{fc}cher.example", "https://xn--bcher-kva.example", true),
+            ("//xn--bcher-kva.example", "https://xn--bcher-kva.example", true),
+            ("capacitor://localhost", "capacitor://localhost", true),
+            ("capacitor://localhost", "http://localhost", false),
+            ("https://example.com/", "https://example.com", true),
+            ("//example.com", "https://example.com.", false),
+        ] {
+            assert_eq!(listed(entry, origin), expected, "{entry} and {origin}");
+        }
+    }
+
+    #[test]
+    fn e028_e029_what_is_no_origin_is_refused_wherever_a_check_is_on() {
+        for origin in [
+            "null",
+            "",
+            "file://",
+            "file:///",
+            "example.com",
+            "//example.com",
+            "://example.com",
+            "http://",
+            "http:///example.com",
+            "http:example.com",
+            "http:\\\\example.com",
+            "http://example.com:",
+            "http://example.com:x",
+            "http://example.com:+80",
+            "http://example.com:65536",
+            "http://example.com/path",
+            "http://example.com?q",
+            "http://example.com#f",
+            "http://evil.com@example.com",
+            "http://example.com@evil.com",
+            "http://example.com http://evil.com",
+            "http://evil.com, http://example.com",
+            " http://example.com",
+            "http://example.com ",
+            "http://exa\tmple.com",
+            "http://exa%6dple.com",
+            "http://*.example.com",
+            "http://[::1",
+            "http://::1",
+            "1http://example.com",
+            "h\u{e9}://example.com",
+        ] {
+            for policy in policies() {
+                assert!(!policy.allow(Some(origin), &target()), "e028 {policy:?} {origin:?}");
+            }
+            assert!(!listed("//example.com", origin), "e028 {origin:?}");
+            assert!(OriginPolicy::Off.allow(Some(origin), &target()), "e029 {origin:?}");
+            assert!(AllowedOrigins::default().allow(Some(origin)), "e029 {origin:?}");
+        }
+    }
+
+    #[test]
+    fn e030_the_public_host_is_compared_whatever_the_scheme_and_port() {
+        let policy = OriginPolicy::parse(&["true".into()], "Example.com").expect("a policy");
+        for (origin, expected) in [
+            ("http://example.com", true),
+            ("https://example.com:8443", true),
+            ("app://example.com", true),
+            ("http://www.example.com", false),
+            ("http://herald.example", false),
+        ] {
+            assert_eq!(policy.allow(Some(origin), &target()), expected, "{origin}");
+        }
+    }
+
+    #[test]
+    fn e031_the_connection_is_compared_in_scheme_host_and_port() {
+        for (origin, expected) in [
+            ("https://herald.example", true),
+            ("https://herald.example:443", true),
+            ("https://HERALD.example", true),
+            ("http://herald.example", false),
+            ("wss://herald.example", false),
+            ("https://herald.example:8443", false),
+            ("https://www.herald.example", false),
+        ] {
+            assert_eq!(
+                OriginPolicy::Connection.allow(Some(origin), &target()),
+                expected,
+                "{origin}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_target_is_read_from_its_host_header() {
+        for (scheme, header, expected) in [
+            ("http", "localhost:4000", Some("http://localhost:4000")),
+            ("http", "Example.com", Some("http://example.com:80")),
+            ("https", "example.com", Some("https://example.com:443")),
+            ("http", "[::1]:4000", Some("http://[::1]:4000")),
+            ("http", "", None),
+            ("http", "a b", None),
+            ("http", "example.com/x", None),
+        ] {
+            let target = RequestTarget::parse(scheme, header).map(|target| target.to_string());
+            assert_eq!(target.as_deref(), expected, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_honoured_is_an_error() {
+        let long = format!("//{}.com", "a".repeat(OriginPattern::BYTES_MAX));
+        for (entry, fault) in [
+            ("example.com", OriginPatternFault::NoSlashes),
+            ("*.foo.com", OriginPatternFault::NoSlashes),
+            ("", OriginPatternFault::NoSlashes),
+            ("*", OriginPatternFault::NoSlashes),
+            ("null", OriginPatternFault::NoSlashes),
+            ("https//example.com", OriginPatternFault::BadScheme),
+            ("://example.com", OriginPatternFault::BadScheme),
+            ("ht tp://example.com", OriginPatternFault::BadScheme),
+            ("*://example.com", OriginPatternFault::BadScheme),
+            ("//", OriginPatternFault::BadHost),
+            ("https://", OriginPatternFault::BadHost),
+            ("file://", OriginPatternFault::BadHost),
+            ("//*", OriginPatternFault::BadHost),
+            ("//*.", OriginPatternFault::BadHost),
+            ("//*.*.com", OriginPatternFault::BadHost),
+            ("//a.*.com", OriginPatternFault::BadHost),
+            ("//*wild.com", OriginPatternFault::BadHost),
+            ("//*.127.0.0.1", OriginPatternFault::BadHost),
+            ("//user@example.com", OriginPatternFault::BadHost),
+            ("//example.com/path", OriginPatternFault::BadHost),
+            ("//example.com:", OriginPatternFault::BadHost),
+            ("//example.com:x", OriginPatternFault::BadHost),
+            ("//example.com:65536", OriginPatternFault::BadPort),
+            ("//exam ple.com", OriginPatternFault::BadHost),
+            (&long, OriginPatternFault::TooLong),
+        ] {
+            let parsed = OriginPattern::parse(entry).map_err(|e| e.fault);
+            assert_eq!(parsed, Err(fault), "{entry:.40}");
+        }
+        let error = OriginPattern::parse("example.com").expect_err("no slashes");
+        assert!(error.to_string().starts_with("\"example.com\" needs a //"), "{error}");
+    }
+
+    #[test]
+    fn a_list_keeps_its_entries_as_given() {
+        let given = vec!["https://Example.com/".to_owned(), "//*.example.org".to_owned()];
+        let list = AllowedOrigins::parse(given.clone()).expect("a list");
+        assert_eq!(list.as_strings(), given);
+        assert!(AllowedOrigins::default().allow(Some("https://anywhere.example")));
+    }
+
+    #[test]
+    fn a_list_has_a_limit() {
+        let list = |count| vec!["//example.com".to_owned(); count];
+        assert!(AllowedOrigins::parse(list(AllowedOrigins::COUNT_MAX)).is_ok());
+        let beyond = AllowedOrigins::parse(list(AllowedOrigins::COUNT_MAX + 1));
+        assert_eq!(beyond.map_err(|e| e.fault), Err(OriginPatternFault::TooMany));
+    }
+
+    #[test]
+    fn the_setting_names_a_policy() {
+        let list = OriginPattern::parse("//example.com").expect("an entry");
+        for (setting, public_host, expected) in [
+            (&["false"][..], "", Ok(OriginPolicy::Off)),
+            (&["off"], "", Ok(OriginPolicy::Off)),
+            (&["true"], "localhost", Ok(OriginPolicy::PublicHost("localhost".into()))),
+            (&["host"], "LOCALHOST", Ok(OriginPolicy::PublicHost("localhost".into()))),
+            (&["conn"], "", Ok(OriginPolicy::Connection)),
+            (&["//example.com"], "", Ok(OriginPolicy::List(vec![list]))),
+            (&[], "localhost", Err(OriginPatternFault::NoEntries)),
+            (&["true"], "", Err(OriginPatternFault::BadHost)),
+            (&["true"], "a host", Err(OriginPatternFault::BadHost)),
+            (&["example.com"], "", Err(OriginPatternFault::NoSlashes)),
+            (&["//example.com", "conn"], "", Err(OriginPatternFault::NoSlashes)),
+        ] {
+            let setting: Vec<String> = setting.iter().map(|s| (*s).to_owned()).collect();
+            let parsed = OriginPolicy::parse(&setting, public_host).map_err(|e| e.fault);
+            assert_eq!(parsed, expected, "{setting:?}");
+        }
     }
 }

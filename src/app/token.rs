@@ -1,14 +1,30 @@
-//! Tokens: JWTs that the web application mints for its visitors.
+//! Tokens: JWTs that the web application mints for its visitors, after Guardian 0.x.
 //!
-//! See section 12 of the protocol document.
+//! See section 12 of the protocol document. Three steps never blur: [`TokenPair`] is what a client
+//! sent, [`choose`] decides which of its places counts, and a [`Verifier`] turns that into a
+//! [`Grant`].
 
-use secrecy::SecretString;
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, decode_header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 use super::{App, permission::Patterns};
 
+/// How far the minting host's clock may be off.
+const LEEWAY_S: f64 = 30.0;
+
+/// Stands for a parameter that is there but no text: it can be no token, so it fails as one.
+const NOT_TEXT: &str = "?";
+
 /// A guardian token with its CSRF companion, as a client sent them.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct TokenPair {
     /// The JWT.
     pub token: Option<String>,
@@ -19,9 +35,70 @@ pub struct TokenPair {
 impl TokenPair {
     /// Reads `guardian_token` and `csrf_token`; empty, null and `undefined` count as absent,
     /// a swapped pair is put right.
-    pub fn from_params(_params: &Map<String, Value>) -> Self {
-        todo!()
+    pub fn from_params(params: &Map<String, Value>) -> Self {
+        let token = params.get("guardian_token").and_then(present);
+        let csrf = params.get("csrf_token").and_then(present);
+        // One well-known page helper writes the two into each other's tags.
+        match (&token, &csrf) {
+            (Some(first), Some(second)) if !is_jwt_shaped(first) && is_jwt_shaped(second) => {
+                Self { token: csrf, csrf: token }
+            }
+            _ => Self { token, csrf },
+        }
     }
+}
+
+/// Shows which of the two is there, never what it says.
+impl fmt::Debug for TokenPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &Option<String>| text.as_ref().map(|_| "[REDACTED]");
+        f.debug_struct("TokenPair")
+            .field("token", &shown(&self.token))
+            .field("csrf", &shown(&self.csrf))
+            .finish()
+    }
+}
+
+fn present(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => present_text(text),
+        _ => Some(NOT_TEXT.to_owned()),
+    }
+}
+
+/// Pages write what their templates and scripts make of nothing; that is no token.
+fn present_text(text: &str) -> Option<String> {
+    (!matches!(text, "" | "null" | "undefined")).then(|| text.to_owned())
+}
+
+fn is_jwt_shaped(text: &str) -> bool {
+    text.bytes().filter(|&b| b == b'.').count() == 2
+}
+
+/// The pair that counts for a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Which pair.
+    pub pair: TokenPair,
+    /// Whether the token came with the join itself: then a bad one fails any join, while a bad one
+    /// from elsewhere is no matter on `public:`.
+    pub from_join_payload: bool,
+}
+
+/// Chooses among the places where a client may leave its token: the join payload, the connect
+/// params, the bearer subprotocol. The first with a token decides; the CSRF token comes from the
+/// same place, else from the connect params.
+pub fn choose(join: TokenPair, connect: &TokenPair, bearer: Option<&str>) -> Chosen {
+    let from_join_payload = join.token.is_some();
+    let pair = if from_join_payload {
+        TokenPair { token: join.token, csrf: join.csrf.or_else(|| connect.csrf.clone()) }
+    } else if connect.token.is_some() {
+        connect.clone()
+    } else {
+        TokenPair { token: bearer.and_then(present_text), csrf: connect.csrf.clone() }
+    };
+    Chosen { pair, from_join_payload }
 }
 
 /// The secrets that may have signed a token.
@@ -39,6 +116,12 @@ impl<'a> Keys<'a> {
         let shared = guardian_secret.filter(|_| app.shared_tokens);
         Self { app: &app.secret, shared }
     }
+
+    /// Those that can sign at all: an empty key is no key, anybody knows it.
+    fn iter(&self) -> impl Iterator<Item = &'a SecretString> {
+        let all = [Some(self.app), self.shared].into_iter().flatten();
+        all.filter(|key| !key.expose_secret().is_empty())
+    }
 }
 
 /// What a verified token permits.
@@ -50,25 +133,50 @@ pub struct Grant {
     pub publish: Patterns,
     /// Whether `aud` is `trigger`: the web application itself speaks, not a visitor.
     pub is_trigger: bool,
+    signed_by: KeyFingerprint,
 }
 
 impl Grant {
     /// Whether one of `keys` is the very key that verified this grant's token.
-    pub fn is_signed_by(&self, _keys: &Keys<'_>) -> bool {
-        todo!()
+    pub fn is_signed_by(&self, keys: &Keys<'_>) -> bool {
+        keys.iter().any(|key| KeyFingerprint::of(key).is(&self.signed_by))
+    }
+}
+
+/// Recognises a key without keeping it.
+#[derive(Clone)]
+struct KeyFingerprint([u8; 32]);
+
+impl KeyFingerprint {
+    fn of(key: &SecretString) -> Self {
+        Self(Sha256::digest(key.expose_secret()).into())
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for KeyFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
     }
 }
 
 /// Why a token was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not a JWT, wrong signature or algorithm, wrong claim types, or too long.
+    #[error("the token is invalid")]
     Invalid,
     /// `exp` has passed.
+    #[error("the token has expired")]
     Expired,
     /// `nbf` or `iat` lie in the future.
+    #[error("the token is not valid yet")]
     NotYetValid,
     /// `aud` is `csrf` and the CSRF token does not fit.
+    #[error("the token needs its CSRF token")]
     InvalidCsrf,
 }
 
@@ -84,12 +192,651 @@ impl TokenError {
     }
 }
 
-/// Verifies a token; `now_s` is Unix time in seconds.
-pub fn verify(
-    _token: &str,
-    _csrf: Option<&str>,
-    _keys: &Keys<'_>,
-    _now_s: f64,
-) -> Result<Grant, TokenError> {
-    todo!()
+/// The claims that Herald acts on. `sub` may be any JSON, so it is not even read; what is listed
+/// twice is refused, since nobody can say which one the minter meant.
+#[derive(Deserialize)]
+struct Claims {
+    /// Milliseconds make it a fraction, so it is no integer.
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    aud: Option<Audience>,
+    s_csrf: Option<Value>,
+    #[serde(default)]
+    listen: Value,
+    #[serde(default)]
+    publish: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Claims {
+    fn is_for(&self, name: &str) -> bool {
+        match &self.aud {
+            None => false,
+            Some(Audience::One(audience)) => audience == name,
+            Some(Audience::Several(audiences)) => audiences.iter().any(|a| a == name),
+        }
+    }
+
+    fn check_times(&self, now_s: f64) -> Result<(), TokenError> {
+        if self.exp.is_some_and(|exp| exp + LEEWAY_S < now_s) {
+            return Err(TokenError::Expired);
+        }
+        let in_future = |time: Option<f64>| time.is_some_and(|time| time > now_s + LEEWAY_S);
+        if in_future(self.nbf) || in_future(self.iat) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(())
+    }
+
+    /// The check that Guardian had in 0.1 to 0.3: a `csrf` token is worth something only together
+    /// with the page's CSRF token, which was signed with the same key.
+    fn check_csrf(&self, csrf: Option<&str>, key: &SecretString) -> Result<(), TokenError> {
+        if !self.is_for("csrf") {
+            return Ok(());
+        }
+        let (Some(csrf), Some(Value::String(claimed))) = (csrf, &self.s_csrf) else {
+            return Err(TokenError::InvalidCsrf);
+        };
+        let expected = csrf_signature(key, csrf);
+        let fits: bool = expected.as_bytes().ct_eq(claimed.as_bytes()).into();
+        fits.then_some(()).ok_or(TokenError::InvalidCsrf)
+    }
+}
+
+/// Judges tokens by the keys and the moment it was made for.
+#[derive(Clone, Copy)]
+pub struct Verifier<'a> {
+    /// The keys that count.
+    pub keys: Keys<'a>,
+    /// The longest token that is looked at.
+    pub token_bytes_max: usize,
+    /// Unix time in seconds.
+    pub now_s: f64,
+}
+
+impl Verifier<'_> {
+    /// Verifies a token; `csrf` matters only to one whose `aud` is `csrf`.
+    ///
+    /// # Errors
+    /// [`TokenError`], of several faults the first in the order in which it lists them.
+    pub fn verify(&self, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
+        if token.len() > self.token_bytes_max {
+            return Err(TokenError::Invalid);
+        }
+        let algorithm = pinned_algorithm(token)?;
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
+        let signed_with = |key: &&SecretString| {
+            let key = DecodingKey::from_secret(key.expose_secret().as_bytes());
+            crypto::verify(signature, message.as_bytes(), &key, algorithm).unwrap_or(false)
+        };
+        let key = self.keys.iter().find(signed_with).ok_or(TokenError::Invalid)?;
+        let claims = read_claims(message)?;
+        claims.check_times(self.now_s)?;
+        claims.check_csrf(csrf, key)?;
+        Ok(Grant {
+            listen: Patterns::compile(&claims.listen),
+            publish: Patterns::compile(&claims.publish),
+            is_trigger: claims.is_for("trigger"),
+            signed_by: KeyFingerprint::of(key),
+        })
+    }
+}
+
+/// The algorithm a token names, if it is one of the two that count. What a header asks for beyond
+/// that (`crit`, an unencoded body, encryption, compression) is not done, so it is refused.
+fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
+    let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+    let asks_for_more = header.crit.is_some()
+        || header.enc.is_some()
+        || header.zip.is_some()
+        || header.extras.inner().contains_key("b64");
+    match header.alg {
+        Algorithm::HS256 | Algorithm::HS512 if !asks_for_more => Ok(header.alg),
+        _ => Err(TokenError::Invalid),
+    }
+}
+
+fn read_claims(message: &str) -> Result<Claims, TokenError> {
+    let (_, payload) = message.split_once('.').ok_or(TokenError::Invalid)?;
+    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Invalid)?;
+    // A struct would be read from an array, too.
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return Err(TokenError::Invalid);
+    }
+    serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)
+}
+
+/// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its text as it stands,
+/// base64url without padding (section 12.3 of the protocol document).
+pub fn csrf_signature(key: &SecretString, csrf: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
+        .expect("HMAC takes keys of any length");
+    mac.update(csrf.as_bytes());
+    URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+/// How a token is signed; there is no third way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SigningAlgorithm {
+    /// HMAC with SHA-256, what Rails helpers mint.
+    #[default]
+    Hs256,
+    /// HMAC with SHA-512, Guardian's default from 0.7.
+    Hs512,
+}
+
+impl SigningAlgorithm {
+    /// Parses the name that a JWT's header has for it.
+    pub fn parse(raw: &str) -> Option<Self> {
+        match raw {
+            "HS256" => Some(Self::Hs256),
+            "HS512" => Some(Self::Hs512),
+            _ => None,
+        }
+    }
+}
+
+/// Why a token could not be minted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// Claims are a JSON object.
+    #[error("claims must be a JSON object")]
+    NotAnObject,
+    /// Anybody knows the empty key.
+    #[error("the key is empty")]
+    EmptyKey,
+    /// The signing library refused.
+    #[error("the token could not be signed")]
+    Unsigned,
+}
+
+/// Mints a token that says `claims`, as they are: nothing is added.
+///
+/// # Errors
+/// [`MintError`].
+pub fn mint(
+    claims: &Value,
+    key: &SecretString,
+    algorithm: SigningAlgorithm,
+) -> Result<String, MintError> {
+    if !claims.is_object() {
+        return Err(MintError::NotAnObject);
+    }
+    if key.expose_secret().is_empty() {
+        return Err(MintError::EmptyKey);
+    }
+    let header = Header::new(match algorithm {
+        SigningAlgorithm::Hs256 => Algorithm::HS256,
+        SigningAlgorithm::Hs512 => Algorithm::HS512,
+    });
+    let key = EncodingKey::from_secret(key.expose_secret().as_bytes());
+    jsonwebtoken::encode(&header, claims, &key).map_err(|_| MintError::Unsigned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW_S: f64 = 1_700_000_000.0;
+    const APP_KEY: &str = "test-app-fake-secret";
+    const SHARED_KEY: &str = "the operator's own key, for all";
+
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(text)
+    }
+
+    fn verify_with(
+        app: &str,
+        shared: Option<&str>,
+        token: &str,
+        csrf: Option<&str>,
+    ) -> Result<Grant, TokenError> {
+        let (app, shared) = (secret(app), shared.map(secret));
+        let keys = Keys { app: &app, shared: shared.as_ref() };
+        Verifier { keys, token_bytes_max: 8_192, now_s: NOW_S }.verify(token, csrf)
+    }
+
+    fn verify(token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
+        verify_with(APP_KEY, None, token, csrf)
+    }
+
+    fn minted(claims: Value) -> String {
+        mint(&claims, &secret(APP_KEY), SigningAlgorithm::Hs256).expect("a token")
+    }
+
+    /// Signs any two texts as HS256, so that what is wrong is the content and not the signature.
+    fn signed(header: &str, claims: impl AsRef<[u8]>) -> String {
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), encoded(claims));
+        let key = EncodingKey::from_secret(APP_KEY.as_bytes());
+        let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
+        format!("{message}.{signature}")
+    }
+
+    fn encoded(text: impl AsRef<[u8]>) -> String {
+        URL_SAFE_NO_PAD.encode(text)
+    }
+
+    const HS256: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+
+    #[test]
+    fn both_algorithms_and_what_they_permit() {
+        for algorithm in [SigningAlgorithm::Hs256, SigningAlgorithm::Hs512] {
+            let claims = json!({"listen": ["private:*"], "publish": ["public:*"]});
+            let token = mint(&claims, &secret(APP_KEY), algorithm).expect("a token");
+            let grant = verify(&token, None).expect("a grant");
+            assert!(grant.listen.allow("private:app") && !grant.listen.allow("public:app"));
+            assert!(grant.publish.allow("public:app") && !grant.publish.allow("private:app"));
+            assert!(!grant.is_trigger);
+        }
+    }
+
+    #[test]
+    fn e193_forged_tokens_are_invalid() {
+        let good = minted(json!({"listen": ["private:*"]}));
+        let (message, signature) = good.rsplit_once('.').expect("parts");
+        let (header, claims) = message.split_once('.').expect("parts");
+        let other_claims = encoded(r#"{"listen":["secret:*"]}"#);
+        let last_changed = format!("{}{}", &good[..good.len() - 3], "AAA");
+        let none = |alg: &str| format!("{}.{claims}.", encoded(format!(r#"{{"alg":"{alg}"}}"#)));
+        let hs512_said = format!("{}.{claims}.{signature}", encoded(r#"{"alg":"HS512"}"#));
+        let hs384 = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS384),
+            &json!({}),
+            &EncodingKey::from_secret(APP_KEY.as_bytes()),
+        );
+        let other_key = mint(&json!({}), &secret("another secret"), SigningAlgorithm::Hs256);
+        for (case, token) in [
+            ("another key", other_key.expect("a token")),
+            ("claims exchanged", format!("{header}.{other_claims}.{signature}")),
+            ("signature changed", last_changed),
+            ("signature cut short", good[..good.len() - 4].to_owned()),
+            ("signature empty", format!("{message}.")),
+            ("signature padded", format!("{good}=")),
+            ("signature lengthened", format!("{good}AAAA")),
+            ("alg none, no signature", none("none")),
+            ("alg None", none("None")),
+            ("alg nOnE", none("nOnE")),
+            ("alg none, old signature", format!("{}{signature}", none("none"))),
+            ("alg exchanged for HS512", hs512_said),
+            ("alg HS384", hs384.expect("a token")),
+            ("alg RS256", signed(r#"{"alg":"RS256"}"#, "{}")),
+            ("alg hs256", signed(r#"{"alg":"hs256"}"#, "{}")),
+            ("alg a number", signed(r#"{"alg":256}"#, "{}")),
+            ("alg missing", signed(r#"{"typ":"JWT"}"#, "{}")),
+            ("alg twice", signed(r#"{"alg":"none","alg":"HS256"}"#, "{}")),
+            ("crit", signed(r#"{"alg":"HS256","crit":["exp"]}"#, "{}")),
+            ("crit empty", signed(r#"{"alg":"HS256","crit":[]}"#, "{}")),
+            ("crit of no list", signed(r#"{"alg":"HS256","crit":true}"#, "{}")),
+            ("b64", signed(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#, "{}")),
+            ("b64 alone", signed(r#"{"alg":"HS256","b64":false}"#, "{}")),
+            ("zip", signed(r#"{"alg":"HS256","zip":"DEF"}"#, "{}")),
+            ("enc", signed(r#"{"alg":"HS256","enc":"A128GCM"}"#, "{}")),
+        ] {
+            assert_eq!(verify(&token, None).map(|_| ()), Err(TokenError::Invalid), "{case}");
+        }
+    }
+
+    #[test]
+    fn e193_what_is_no_jwt_is_invalid() {
+        let good = minted(json!({}));
+        let deep = format!(r#"{{"listen":{}{}}}"#, "[".repeat(2_500), "]".repeat(2_500));
+        for (case, token) in [
+            ("empty", String::new()),
+            ("not text", NOT_TEXT.to_owned()),
+            ("dots", "..".to_owned()),
+            ("more dots", "....".to_owned()),
+            ("one part", "abc".to_owned()),
+            ("two parts", good.rsplit_once('.').expect("parts").0.to_owned()),
+            ("four parts", format!("{good}.x")),
+            ("five parts, as encrypted ones have", "a.b.c.d.e".to_owned()),
+            ("space around", format!(" {good} ")),
+            ("newline at the end", format!("{good}\n")),
+            ("nul", format!("{good}\0")),
+            ("not ASCII", "caf\u{e9}.\u{1f600}.\u{e9}".to_owned()),
+            ("header no JSON", signed("alg", "{}")),
+            ("header an array", signed(r#"["JWT","HS256"]"#, "{}")),
+            ("claims empty", signed(HS256, "")),
+            ("claims no JSON", signed(HS256, "{")),
+            ("claims with more after them", signed(HS256, "{} {}")),
+            ("claims null", signed(HS256, "null")),
+            ("claims an array", signed(HS256, r#"[null,null,null,null,null,["a"],["a"]]"#)),
+            ("claims a string", signed(HS256, r#""x""#)),
+            ("claims not UTF-8", signed(HS256, b"{\"listen\":[\"\xff\"]}")),
+            ("claims absurdly deep", signed(HS256, deep)),
+            ("claims exp twice", signed(HS256, r#"{"exp":1,"exp":9999999999}"#)),
+            ("claims listen twice", signed(HS256, r#"{"listen":[],"listen":["a:*"]}"#)),
+            ("exp a string", signed(HS256, r#"{"exp":"9999999999"}"#)),
+            ("exp NaN", signed(HS256, r#"{"exp":NaN}"#)),
+            ("exp infinite", signed(HS256, r#"{"exp":1e999}"#)),
+            ("exp a boolean", signed(HS256, r#"{"exp":true}"#)),
+            ("exp an object", signed(HS256, r#"{"exp":{}}"#)),
+            ("nbf a string", signed(HS256, r#"{"nbf":"1"}"#)),
+            ("iat a list", signed(HS256, r#"{"iat":[1]}"#)),
+            ("aud a number", signed(HS256, r#"{"aud":1}"#)),
+            ("aud an object", signed(HS256, r#"{"aud":{"csrf":1}}"#)),
+            ("aud a mixed list", signed(HS256, r#"{"aud":["csrf",1]}"#)),
+        ] {
+            assert_eq!(verify(&token, None).map(|_| ()), Err(TokenError::Invalid), "{case}");
+        }
+    }
+
+    #[test]
+    fn e193_a_token_is_invalid_beyond_the_limit_and_not_at_it() {
+        let token = minted(json!({"listen": ["private:*"]}));
+        let key = secret(APP_KEY);
+        let keys = Keys { app: &key, shared: None };
+        let verify = |token_bytes_max| {
+            Verifier { keys, token_bytes_max, now_s: NOW_S }.verify(&token, None).map(|_| ())
+        };
+        assert_eq!(verify(token.len()), Ok(()));
+        assert_eq!(verify(token.len() - 1), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn e194_expiry_has_30_seconds_of_leeway_and_may_be_any_number() {
+        for (case, exp, expected) in [
+            ("one second ago", json!(NOW_S - 1.0), Ok(())),
+            ("now", json!(NOW_S), Ok(())),
+            ("30 s ago", json!(1_699_999_970), Ok(())),
+            ("31 s ago", json!(1_699_999_969), Err(TokenError::Expired)),
+            ("a float just beyond", json!(NOW_S - 30.001), Err(TokenError::Expired)),
+            ("a float in time", json!(NOW_S - 29.999), Ok(())),
+            ("null", json!(null), Ok(())),
+            ("zero", json!(0), Err(TokenError::Expired)),
+            ("negative", json!(-1), Err(TokenError::Expired)),
+            ("hugely negative", json!(-1e308), Err(TokenError::Expired)),
+            ("huge", json!(1e308), Ok(())),
+            ("the largest integer", json!(u64::MAX), Ok(())),
+        ] {
+            let verified = verify(&minted(json!({"exp": exp})), None).map(|_| ());
+            assert_eq!(verified, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn e195_what_lies_in_the_future_beyond_the_leeway_is_not_yet_valid() {
+        for claim in ["nbf", "iat"] {
+            for (case, at, expected) in [
+                ("now", json!(NOW_S), Ok(())),
+                ("in 30 s", json!(NOW_S + 30.0), Ok(())),
+                ("in 31 s", json!(1_700_000_031), Err(TokenError::NotYetValid)),
+                ("a float just beyond", json!(NOW_S + 30.001), Err(TokenError::NotYetValid)),
+                ("long ago", json!(-1e308), Ok(())),
+                ("huge", json!(1e308), Err(TokenError::NotYetValid)),
+                ("null", json!(null), Ok(())),
+            ] {
+                let verified = verify(&minted(json!({claim: at})), None).map(|_| ());
+                assert_eq!(verified, expected, "{claim} {case}");
+            }
+        }
+        let both = minted(json!({"exp": 1, "nbf": 1e12}));
+        assert_eq!(verify(&both, None).map(|_| ()), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn e191_sub_may_be_any_json() {
+        for sub in [
+            json!({}),
+            json!({"id": 1, "name": "x", "crews": ["admins"]}),
+            json!(null),
+            json!(1),
+            json!(["a"]),
+            json!("user:1"),
+        ] {
+            assert!(verify(&minted(json!({"sub": sub})), None).is_ok(), "{sub}");
+        }
+        let deep = format!(r#"{{"sub":{}{}}}"#, "[".repeat(2_500), "]".repeat(2_500));
+        assert!(verify(&signed(HS256, deep), None).is_ok(), "nobody descends into it");
+    }
+
+    #[test]
+    fn e190_claims_that_are_missing_or_no_lists_permit_nothing() {
+        for claims in [json!({}), json!({"listen": null, "publish": "a:*"}), json!({"listen": {}})]
+        {
+            let grant = verify(&minted(claims.clone()), None).expect("a grant");
+            assert!(!grant.listen.allow("a:b") && !grant.publish.allow("a:b"), "{claims}");
+        }
+    }
+
+    #[test]
+    fn e197_e198_e199_the_csrf_token_counts_where_the_audience_is_csrf() {
+        let fitting = json!(csrf_signature(&secret(APP_KEY), "page"));
+        let other_key = json!(csrf_signature(&secret("another secret"), "page"));
+        let (ok, refused) = (Ok(()), Err(TokenError::InvalidCsrf));
+        for (case, aud, s_csrf, csrf, expected) in [
+            ("e197 correct", json!("csrf"), &fitting, Some("page"), ok),
+            ("e197 one of several", json!(["web", "csrf"]), &fitting, Some("page"), ok),
+            ("e198 missing", json!("csrf"), &fitting, None, refused),
+            ("e198 wrong", json!("csrf"), &fitting, Some("paget"), refused),
+            ("e198 empty", json!("csrf"), &fitting, Some(""), refused),
+            ("e198 no claim", json!("csrf"), &json!(null), Some("page"), refused),
+            ("e198 a claim of no text", json!("csrf"), &json!(1), Some("page"), refused),
+            ("e198 signed otherwise", json!("csrf"), &other_key, Some("page"), refused),
+            ("e198 one of several", json!(["csrf"]), &fitting, None, refused),
+            ("e199 another audience", json!("token"), &fitting, None, ok),
+            ("e199 no audience", json!(null), &fitting, Some("wrong"), ok),
+            ("e199 no audience at all", json!([]), &fitting, None, ok),
+        ] {
+            let token = minted(json!({"aud": aud, "s_csrf": s_csrf}));
+            assert_eq!(verify(&token, csrf).map(|_| ()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn e197_the_csrf_token_is_judged_by_the_key_that_signed_the_jwt() {
+        let shared = secret(SHARED_KEY);
+        for (case, csrf_key, expected) in [
+            ("the shared key", SHARED_KEY, Ok(())),
+            ("the app's key", APP_KEY, Err(TokenError::InvalidCsrf)),
+        ] {
+            let s_csrf = csrf_signature(&secret(csrf_key), "page");
+            let claims = json!({"aud": "csrf", "s_csrf": s_csrf});
+            let token = mint(&claims, &shared, SigningAlgorithm::Hs256).expect("a token");
+            let verified = verify_with(APP_KEY, Some(SHARED_KEY), &token, Some("page"));
+            assert_eq!(verified.map(|_| ()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn e200_the_csrf_vector_matches() {
+        let signature = csrf_signature(&secret("key123"), "csrf-token_ABC");
+        assert_eq!(signature, "o7nZg2wqS_vN9hYdGneG6iUohXTTtFaBLVdGi7Jkaas");
+    }
+
+    #[test]
+    fn e201_padding_is_part_of_the_csrf_token() {
+        let s_csrf = csrf_signature(&secret(APP_KEY), "q83v7w==");
+        let token = minted(json!({"aud": "csrf", "s_csrf": s_csrf}));
+        assert!(verify(&token, Some("q83v7w==")).is_ok());
+        assert_eq!(verify(&token, Some("q83v7w")).map(|_| ()), Err(TokenError::InvalidCsrf));
+    }
+
+    #[test]
+    fn the_shared_key_counts_only_where_it_is_given() {
+        let token = mint(&json!({}), &secret(SHARED_KEY), SigningAlgorithm::Hs512);
+        let token = token.expect("a token");
+        assert!(verify_with(APP_KEY, Some(SHARED_KEY), &token, None).is_ok());
+        let without = verify_with(APP_KEY, None, &token, None);
+        assert_eq!(without.map(|_| ()), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn an_empty_key_signs_nothing() {
+        let message = format!("{}.{}", encoded(HS256), encoded("{}"));
+        let key = EncodingKey::from_secret(b"");
+        let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
+        let token = format!("{message}.{signature}");
+        let verified = verify_with("", Some(""), &token, None);
+        assert_eq!(verified.map(|_| ()), Err(TokenError::Invalid));
+        let minted = mint(&json!({}), &secret(""), SigningAlgorithm::Hs256);
+        assert_eq!(minted, Err(MintError::EmptyKey));
+    }
+
+    #[test]
+    fn a_grant_knows_the_key_that_signed_it() {
+        let (app, shared) = (secret(APP_KEY), secret(SHARED_KEY));
+        let by_app = verify(&minted(json!({})), None).expect("a grant");
+        let changed = secret("a new secret of the app");
+        for (case, keys, expected) in [
+            ("as before", Keys { app: &app, shared: None }, true),
+            ("as shared key", Keys { app: &changed, shared: Some(&app) }, true),
+            ("secret changed", Keys { app: &changed, shared: None }, false),
+            (
+                "secret changed, another shared",
+                Keys { app: &changed, shared: Some(&shared) },
+                false,
+            ),
+        ] {
+            assert_eq!(by_app.is_signed_by(&keys), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_web_application_speaks_for_itself_with_aud_trigger() {
+        for (aud, expected) in [
+            (json!("trigger"), true),
+            (json!(["web", "trigger"]), true),
+            (json!("triggers"), false),
+            (json!(null), false),
+        ] {
+            let grant = verify(&minted(json!({"aud": aud})), None).expect("a grant");
+            assert_eq!(grant.is_trigger, expected, "{aud}");
+        }
+    }
+
+    #[test]
+    fn only_objects_are_minted() {
+        for claims in [json!(null), json!([]), json!("x")] {
+            let minted = mint(&claims, &secret(APP_KEY), SigningAlgorithm::Hs256);
+            assert_eq!(minted, Err(MintError::NotAnObject), "{claims}");
+        }
+    }
+
+    fn pair(token: Option<&str>, csrf: Option<&str>) -> TokenPair {
+        TokenPair { token: token.map(String::from), csrf: csrf.map(String::from) }
+    }
+
+    #[test]
+    fn e203_params_hold_a_pair_that_may_be_absent_or_swapped() {
+        for (case, params, expected) in [
+            ("nothing", json!({}), pair(None, None)),
+            (
+                "both",
+                json!({"guardian_token": "a.b.c", "csrf_token": "x"}),
+                pair(Some("a.b.c"), Some("x")),
+            ),
+            (
+                "swapped",
+                json!({"guardian_token": "x", "csrf_token": "a.b.c"}),
+                pair(Some("a.b.c"), Some("x")),
+            ),
+            (
+                "swapped and unsigned",
+                json!({"guardian_token": "x", "csrf_token": "a.b."}),
+                pair(Some("a.b."), Some("x")),
+            ),
+            (
+                "both shaped",
+                json!({"guardian_token": "a.b.c", "csrf_token": "d.e.f"}),
+                pair(Some("a.b.c"), Some("d.e.f")),
+            ),
+            (
+                "neither shaped",
+                json!({"guardian_token": "x", "csrf_token": "y"}),
+                pair(Some("x"), Some("y")),
+            ),
+            ("only a CSRF token", json!({"csrf_token": "a.b.c"}), pair(None, Some("a.b.c"))),
+            ("null", json!({"guardian_token": null, "csrf_token": null}), pair(None, None)),
+            ("empty", json!({"guardian_token": "", "csrf_token": ""}), pair(None, None)),
+            (
+                "as text",
+                json!({"guardian_token": "undefined", "csrf_token": "null"}),
+                pair(None, None),
+            ),
+            ("a number", json!({"guardian_token": 1}), pair(Some(NOT_TEXT), None)),
+            ("false", json!({"guardian_token": false}), pair(Some(NOT_TEXT), None)),
+            ("an object", json!({"guardian_token": {"a": "a.b.c"}}), pair(Some(NOT_TEXT), None)),
+            (
+                "a CSRF list",
+                json!({"guardian_token": "a.b.c", "csrf_token": ["x"]}),
+                pair(Some("a.b.c"), Some(NOT_TEXT)),
+            ),
+        ] {
+            let params = params.as_object().expect("an object");
+            assert_eq!(TokenPair::from_params(params), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn e203_the_first_place_with_a_token_decides() {
+        let none = || pair(None, None);
+        for (case, join, connect, bearer, expected, from_join_payload) in [
+            ("nowhere", none(), none(), None, none(), false),
+            ("join", pair(Some("j"), Some("jc")), none(), None, pair(Some("j"), Some("jc")), true),
+            (
+                "join before all",
+                pair(Some("j"), Some("jc")),
+                pair(Some("c"), Some("cc")),
+                Some("b"),
+                pair(Some("j"), Some("jc")),
+                true,
+            ),
+            (
+                "join, CSRF from connect",
+                pair(Some("j"), None),
+                pair(Some("c"), Some("cc")),
+                None,
+                pair(Some("j"), Some("cc")),
+                true,
+            ),
+            (
+                "connect",
+                none(),
+                pair(Some("c"), Some("cc")),
+                Some("b"),
+                pair(Some("c"), Some("cc")),
+                false,
+            ),
+            (
+                "connect, join's CSRF is not its",
+                pair(None, Some("jc")),
+                pair(Some("c"), None),
+                None,
+                pair(Some("c"), None),
+                false,
+            ),
+            ("bearer", none(), none(), Some("b"), pair(Some("b"), None), false),
+            (
+                "bearer, CSRF from connect",
+                none(),
+                pair(None, Some("cc")),
+                Some("b"),
+                pair(Some("b"), Some("cc")),
+                false,
+            ),
+            ("bearer of nothing", none(), none(), Some("undefined"), none(), false),
+        ] {
+            let chosen = choose(join, &connect, bearer);
+            assert_eq!(chosen, Chosen { pair: expected, from_join_payload }, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_tokens_and_grants_is_no_secret() {
+        let token = minted(json!({}));
+        let grant = verify(&token, None).expect("a grant");
+        let shown = format!("{:?} {grant:?}", pair(Some(&token), Some("page-csrf")));
+        assert!(!shown.contains(&token) && !shown.contains("page-csrf"), "{shown}");
+        let fingerprint = Sha256::digest(APP_KEY);
+        assert!(!shown.contains(&format!("{}, {}", fingerprint[0], fingerprint[1])), "{shown}");
+    }
 }

@@ -12,6 +12,8 @@ mod topic;
 pub mod topic_name;
 pub mod topics;
 
-pub use publication::{Destination, EventName, NameError, Payload, PayloadError, Publication};
+pub use publication::{
+    Destination, EventName, NameError, Payload, PayloadError, Publication, address,
+};
 pub use topic_name::{Addressing, ChannelName, Scope, TopicName};
 pub use topics::{PublishError, Topics};

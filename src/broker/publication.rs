@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::app::AppId;
 
-use super::topic_name::{ChannelName, Scope};
+use super::topic_name::{ChannelName, Scope, TopicName};
 
 /// Why a scope, channel, event or topic is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -226,9 +226,60 @@ impl Publication {
     }
 }
 
+/// Reads what an event pushed on `topic` addresses: on a whole scope, `C:E` (split at the first
+/// colon) goes to channel `C` and a bare `E` to everyone; on a channel, the event goes there as it
+/// is.
+///
+/// # Errors
+/// [`NameError`] of the first bad name; [`NameError::TooLong`] where only the two together are.
+pub fn address(topic: &TopicName, event: &str) -> Result<(Destination, EventName), NameError> {
+    let (destination, event) = match (&topic.channel, event.split_once(':')) {
+        (Some(channel), _) => (Destination::Channel(channel.clone()), event),
+        (None, Some((channel, event))) => {
+            (Destination::Channel(ChannelName::parse(channel)?), event)
+        }
+        (None, None) => (Destination::General, event),
+    };
+    let event = EventName::parse(event)?;
+    Publication::check_prefixed(&destination, &event)?;
+    Ok((destination, event))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Addressing;
     use super::*;
+
+    #[test]
+    fn what_is_pushed_is_addressed_by_its_topic_and_its_prefix() {
+        let (c54, c55) = ("c".repeat(54), "c".repeat(55));
+        let e200 = "e".repeat(200);
+        let (fits, too_long) = (format!("{c54}:{e200}"), format!("{c55}:{e200}"));
+        for (topic, event, expected) in [
+            ("public:app", "room:msg", Ok(("room", "msg"))),
+            ("public:app", "room:1:msg", Ok(("room", "1:msg"))),
+            ("public:app", "msg", Ok(("#general", "msg"))),
+            ("public:app:room", "msg", Ok(("room", "msg"))),
+            ("public:app:room", "other:msg", Ok(("room", "other:msg"))),
+            ("public:app:room:1", "msg", Ok(("room:1", "msg"))),
+            ("public:app", &fits, Ok((&c54, &e200))),
+            ("public:app", &too_long, Err(NameError::TooLong)),
+            ("public:app", "", Err(NameError::Empty)),
+            ("public:app", ":msg", Err(NameError::Empty)),
+            ("public:app", "room:", Err(NameError::Empty)),
+            ("public:app", "#general:msg", Err(NameError::Reserved)),
+            ("public:app", "#x", Err(NameError::Reserved)),
+            ("public:app", "phx_leave", Err(NameError::Reserved)),
+            ("public:app", "room:phx_leave", Err(NameError::Reserved)),
+            ("public:app:room", "presence_state", Err(NameError::Reserved)),
+            ("public:app", "a\nb:msg", Err(NameError::BadCharacter)),
+        ] {
+            let topic = TopicName::parse(topic, &Addressing::ManyApps).expect("a topic");
+            let addressed = address(&topic, event);
+            let addressed = addressed.as_ref().map(|(d, e)| (d.as_str(), e.as_str()));
+            assert_eq!(addressed.map_err(|e| *e), expected, "{topic:?} {event:?}");
+        }
+    }
 
     #[test]
     fn events_follow_the_naming_rule() {

@@ -1,1 +1,4 @@
-//! e
+//! Herald's database tables as SeaORM entities. Only the store of the apps uses them.
+
+pub mod apps;
+pub mod prelude;

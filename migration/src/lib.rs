@@ -1,1 +1,16 @@
-//! m
+//! Herald's migrations: one set for SQLite and PostgreSQL, each with a way back.
+
+pub use sea_orm_migration::{Migration, MigrationStatus, MigratorTrait};
+use sea_orm_migration::{MigrationTrait, async_trait};
+
+mod m20250601_000001_create_apps;
+
+/// All migrations, oldest first.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20250601_000001_create_apps::Migration)]
+    }
+}

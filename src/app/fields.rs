@@ -1,8 +1,33 @@
-//! An app's fields as they come from outside, and what is wrong with them.
+//! An app's fields as they come from outside, and everything that is wrong with them.
+//!
+//! [`AppFields`] is what somebody sent, a [`Draft`] what would come of it, [`AppValues`] what may
+//! be stored. Forms send strings for everything, JSON sends types: both are read here. Pure; that
+//! a name is free is asked elsewhere (`change`), between draft and values.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    App, ClientEvents, Slug,
+    origin::{AllowedOrigins, OriginPattern},
+};
+
+/// The fewest characters of a name.
+const NAME_CHARS_MIN: usize = 5;
+/// The fewest characters of a secret that somebody chose.
+const SECRET_CHARS_MIN: usize = 16;
+/// The most characters of a name, a key or a secret.
+const CHARS_MAX: usize = 255;
+
+const BLANK: &str = "can't be blank";
+const INVALID: &str = "is invalid";
+const CONTROL_CHARACTERS: &str = "must not contain control characters";
+/// The fault of a name or slug that another app has.
+pub(super) const TAKEN: &str = "has already been taken";
 
 /// Everything that is wrong with an input, by field: `{"name":["can't be blank"]}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -28,5 +53,683 @@ impl Faults {
     /// Each faulty field with its faults, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[Cow<'static, str>])> {
         self.0.iter().map(|(field, faults)| (*field, faults.as_slice()))
+    }
+}
+
+/// A key or secret that somebody sent.
+#[derive(Debug, Clone)]
+enum Credential<T> {
+    /// Sent empty: a new one is to be made.
+    Anew,
+    /// Chosen.
+    Chosen(T),
+}
+
+/// The fields that somebody sent, each absent, or read, or faulty.
+#[derive(Debug, Clone, Default)]
+pub struct AppFields {
+    name: Option<String>,
+    slug: Option<Slug>,
+    key: Option<Credential<String>>,
+    secret: Option<Credential<SecretString>>,
+    active: Option<bool>,
+    allowed_origins: Option<AllowedOrigins>,
+    client_events: Option<ClientEvents>,
+    shared_tokens: Option<bool>,
+    faults: Faults,
+}
+
+impl AppFields {
+    /// Reads the `app` object of a request; what is not writable is ignored.
+    ///
+    /// Never fails: faults are kept until all of them are known.
+    pub fn read(given: &Map<String, Value>) -> Self {
+        let mut fields = Self::default();
+        for (field, value) in given {
+            fields.read_field(field, value);
+        }
+        fields
+    }
+
+    fn read_field(&mut self, field: &str, value: &Value) {
+        let faults = &mut self.faults;
+        match field {
+            "name" => self.name = keep("name", read_name(value), faults),
+            "slug" => self.slug = keep("slug", read_slug(value), faults).flatten(),
+            "key" => self.key = keep("key", read_key(value), faults),
+            "secret" => self.secret = keep("secret", read_secret(value), faults),
+            "active" => self.active = keep("active", read_bool(value), faults),
+            "allowed_origins" => {
+                self.allowed_origins = keep("allowed_origins", read_origins(value), faults);
+            }
+            "client_events" => {
+                self.client_events = keep("client_events", read_client_events(value), faults);
+            }
+            "shared_tokens" => {
+                self.shared_tokens = keep("shared_tokens", read_bool(value), faults);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The faults of one field.
+type FieldFaults = Vec<Cow<'static, str>>;
+
+fn keep<T>(field: &'static str, read: Result<T, FieldFaults>, faults: &mut Faults) -> Option<T> {
+    let found = match read {
+        Ok(value) => return Some(value),
+        Err(found) => found,
+    };
+    for fault in found {
+        faults.add(field, fault);
+    }
+    None
+}
+
+/// A string; null is an empty one, as a form has no other way to say it.
+fn read_text(value: &Value) -> Result<&str, FieldFaults> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Null => Ok(""),
+        _ => Err(vec![INVALID.into()]),
+    }
+}
+
+fn read_name(value: &Value) -> Result<String, FieldFaults> {
+    let name = read_text(value)?;
+    if name.trim().is_empty() {
+        return Err(vec![BLANK.into()]);
+    }
+    let mut faults = length_faults(name, NAME_CHARS_MIN);
+    if name.chars().any(char::is_control) {
+        faults.push(CONTROL_CHARACTERS.into());
+    }
+    if faults.is_empty() { Ok(name.to_owned()) } else { Err(faults) }
+}
+
+fn length_faults(text: &str, chars_min: usize) -> FieldFaults {
+    match text.chars().count() {
+        count if count < chars_min => {
+            vec![format!("should be at least {chars_min} character(s)").into()]
+        }
+        count if count > CHARS_MAX => {
+            vec![format!("should be at most {CHARS_MAX} character(s)").into()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// An empty slug is no wish: it is made from the name.
+fn read_slug(value: &Value) -> Result<Option<Slug>, FieldFaults> {
+    match read_text(value)? {
+        "" => Ok(None),
+        raw => match Slug::parse(raw) {
+            Some(slug) => Ok(Some(slug)),
+            None => Err(vec!["must be 1 to 63 of a-z, 0-9 and -".into()]),
+        },
+    }
+}
+
+/// The key is the user name of Basic auth, which ends at the first colon.
+fn read_key(value: &Value) -> Result<Credential<String>, FieldFaults> {
+    let key = read_text(value)?;
+    if key.is_empty() {
+        return Ok(Credential::Anew);
+    }
+    let mut faults = length_faults(key, 1);
+    if key.bytes().any(|b| !b.is_ascii_graphic() || b == b':') {
+        faults.push("must be printable ASCII without spaces or colons".into());
+    }
+    if faults.is_empty() { Ok(Credential::Chosen(key.to_owned())) } else { Err(faults) }
+}
+
+fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
+    let secret = read_text(value)?;
+    if secret.is_empty() {
+        return Ok(Credential::Anew);
+    }
+    let mut faults = length_faults(secret, SECRET_CHARS_MIN);
+    if secret.chars().any(char::is_control) {
+        faults.push(CONTROL_CHARACTERS.into());
+    }
+    if faults.is_empty() { Ok(Credential::Chosen(secret.into())) } else { Err(faults) }
+}
+
+fn read_bool(value: &Value) -> Result<bool, FieldFaults> {
+    match value {
+        Value::Bool(given) => Ok(*given),
+        Value::Null => Err(vec![BLANK.into()]),
+        Value::String(text) => match text.as_str() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            "" => Err(vec![BLANK.into()]),
+            _ => Err(vec![INVALID.into()]),
+        },
+        _ => Err(vec![INVALID.into()]),
+    }
+}
+
+fn read_client_events(value: &Value) -> Result<ClientEvents, FieldFaults> {
+    match read_text(value)? {
+        "" => Err(vec![BLANK.into()]),
+        text => ClientEvents::parse(text).ok_or_else(|| vec![INVALID.into()]),
+    }
+}
+
+/// A list of origins. Empty entries are left out: `app[allowed_origins][]=` is how a form says
+/// that the list is to be empty.
+fn read_origins(value: &Value) -> Result<AllowedOrigins, FieldFaults> {
+    let invalid = || vec![INVALID.into()];
+    let entries = match value {
+        Value::Array(entries) => entries.as_slice(),
+        Value::String(text) if text.is_empty() => &[],
+        _ => return Err(invalid()),
+    };
+    let mut origins = Vec::new();
+    for entry in entries {
+        match entry {
+            Value::String(text) if text.is_empty() => {}
+            Value::String(text) => origins.push(text.clone()),
+            _ => return Err(invalid()),
+        }
+    }
+    if origins.len() <= AllowedOrigins::COUNT_MAX {
+        let faults: FieldFaults = origins
+            .iter()
+            .filter_map(|origin| OriginPattern::parse(origin).err())
+            .map(|error| error.to_string().into())
+            .collect();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+    }
+    AllowedOrigins::parse(origins).map_err(|error| vec![error.to_string().into()])
+}
+
+/// What may be stored of an app.
+#[derive(Debug, Clone)]
+pub struct AppValues {
+    /// Human name.
+    pub name: String,
+    /// Public id.
+    pub slug: Slug,
+    /// User name of Basic auth.
+    pub key: String,
+    /// Its password, and the key of tokens.
+    pub secret: SecretString,
+    /// Whether the app is served.
+    pub active: bool,
+    /// Origins whose pages may join.
+    pub allowed_origins: AllowedOrigins,
+    /// Who may publish from a browser.
+    pub client_events: ClientEvents,
+    /// Whether `GUARDIAN_SECRET` counts.
+    pub shared_tokens: bool,
+}
+
+impl AppValues {
+    /// Whether `app` already is as these values say.
+    pub fn are_those_of(&self, app: &App) -> bool {
+        self.name == app.name
+            && self.slug == app.slug
+            && self.key == app.key
+            && self.secret.expose_secret() == app.secret.expose_secret()
+            && self.active == app.active
+            && self.allowed_origins == app.allowed_origins
+            && self.client_events == app.client_events
+            && self.shared_tokens == app.shared_tokens
+    }
+}
+
+impl From<&App> for AppValues {
+    fn from(app: &App) -> Self {
+        Self {
+            name: app.name.clone(),
+            slug: app.slug.clone(),
+            key: app.key.clone(),
+            secret: app.secret.clone(),
+            active: app.active,
+            allowed_origins: app.allowed_origins.clone(),
+            client_events: app.client_events,
+            shared_tokens: app.shared_tokens,
+        }
+    }
+}
+
+/// An app as it would become, with all faults that show without asking the database.
+#[derive(Debug)]
+pub struct Draft {
+    /// The name, unless it is faulty.
+    pub name: Option<String>,
+    /// The slug, unless it or the name it is made from is faulty.
+    pub slug: Option<Slug>,
+    /// What is wrong so far.
+    pub faults: Faults,
+    key: String,
+    secret: SecretString,
+    active: bool,
+    allowed_origins: AllowedOrigins,
+    client_events: ClientEvents,
+    shared_tokens: bool,
+}
+
+impl Draft {
+    /// Drafts a new app: what is absent gets its default, keys and slug are made where empty.
+    pub fn of_new(fields: AppFields) -> Self {
+        let mut faults = fields.faults;
+        if fields.name.is_none() && !faults.has("name") {
+            faults.add("name", BLANK);
+        }
+        let slug = match fields.slug {
+            Some(slug) => Some(slug),
+            // One fault of the slug is enough; the wish is not replaced by a guess.
+            None if faults.has("slug") => None,
+            None => slug_of(fields.name.as_deref(), &mut faults),
+        };
+        Self {
+            name: fields.name,
+            slug,
+            faults,
+            key: chosen(fields.key).unwrap_or_else(random),
+            secret: chosen(fields.secret).unwrap_or_else(|| random().into()),
+            active: fields.active.unwrap_or(true),
+            allowed_origins: fields.allowed_origins.unwrap_or_default(),
+            client_events: fields.client_events.unwrap_or_default(),
+            shared_tokens: fields.shared_tokens.unwrap_or(false),
+        }
+    }
+
+    /// Drafts a change of `app`: what is absent stays. The slug follows the name, and only it.
+    pub fn of_change(fields: AppFields, app: &App) -> Self {
+        let mut faults = fields.faults;
+        // A slug is written on creation only: what was sent is ignored, and so are its faults.
+        faults.0.remove("slug");
+        let is_name_faulty = faults.has("name");
+        let name = fields.name.or_else(|| (!is_name_faulty).then(|| app.name.clone()));
+        let slug = match &name {
+            Some(name) if *name == app.name => Some(app.slug.clone()),
+            name => slug_of(name.as_deref(), &mut faults),
+        };
+        Self {
+            name,
+            slug,
+            faults,
+            key: renewed(fields.key, &app.key, random),
+            secret: renewed(fields.secret, &app.secret, || random().into()),
+            active: fields.active.unwrap_or(app.active),
+            allowed_origins: fields.allowed_origins.unwrap_or_else(|| app.allowed_origins.clone()),
+            client_events: fields.client_events.unwrap_or(app.client_events),
+            shared_tokens: fields.shared_tokens.unwrap_or(app.shared_tokens),
+        }
+    }
+
+    /// Turns a draft without faults into values.
+    ///
+    /// # Errors
+    /// All its faults.
+    pub fn finish(self) -> Result<AppValues, Faults> {
+        match (self.faults.is_empty(), self.name, self.slug) {
+            (true, Some(name), Some(slug)) => Ok(AppValues {
+                name,
+                slug,
+                key: self.key,
+                secret: self.secret,
+                active: self.active,
+                allowed_origins: self.allowed_origins,
+                client_events: self.client_events,
+                shared_tokens: self.shared_tokens,
+            }),
+            _ => Err(self.faults),
+        }
+    }
+}
+
+/// Makes a slug: lower case, ASCII, hyphens, cut to length. A name that leaves none is faulty.
+fn slug_of(name: Option<&str>, faults: &mut Faults) -> Option<Slug> {
+    let made = slug::slugify(name?);
+    let cut = made.get(..Slug::BYTES_MAX).unwrap_or(&made);
+    let slug = Slug::parse(cut.trim_end_matches('-'));
+    if slug.is_none() {
+        faults.add("name", "must contain letters or digits to make a slug from");
+    }
+    slug
+}
+
+fn random() -> String {
+    Uuid::new_v4().to_string()
+}
+
+fn chosen<T>(credential: Option<Credential<T>>) -> Option<T> {
+    match credential {
+        Some(Credential::Chosen(value)) => Some(value),
+        Some(Credential::Anew) | None => None,
+    }
+}
+
+fn renewed<T: Clone>(
+    credential: Option<Credential<T>>,
+    current: &T,
+    make: impl FnOnce() -> T,
+) -> T {
+    match credential {
+        Some(Credential::Chosen(value)) => value,
+        Some(Credential::Anew) => make(),
+        None => current.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::Utc;
+    use serde_json::json;
+
+    use crate::app::AppId;
+
+    fn fields(given: Value) -> AppFields {
+        AppFields::read(given.as_object().expect("an object"))
+    }
+
+    fn faults_of_new(given: Value) -> Value {
+        let faults = Draft::of_new(fields(given)).finish().err().unwrap_or_default();
+        serde_json::to_value(faults).expect("faults are JSON")
+    }
+
+    fn new(given: Value) -> AppValues {
+        Draft::of_new(fields(given)).finish().expect("no faults")
+    }
+
+    fn stored() -> App {
+        App {
+            id: AppId(1),
+            name: "Foo App".into(),
+            slug: Slug::parse("chosen-slug").expect("a slug"),
+            key: "the-key".into(),
+            secret: "a secret of some length".into(),
+            active: false,
+            allowed_origins: AllowedOrigins::parse(vec!["//a.example".into()]).expect("origins"),
+            client_events: ClientEvents::All,
+            shared_tokens: true,
+            inserted_at: Utc::now(),
+            updated_at: Utc::now(),
+        }
+    }
+
+    fn change(given: Value) -> Result<AppValues, Faults> {
+        Draft::of_change(fields(given), &stored()).finish()
+    }
+
+    #[test]
+    fn a_name_alone_makes_a_whole_app() {
+        let values = new(json!({ "name": "foo-app" }));
+        assert_eq!((values.name.as_str(), values.slug.as_str()), ("foo-app", "foo-app"));
+        assert!(Uuid::parse_str(&values.key).is_ok());
+        assert!(Uuid::parse_str(values.secret.expose_secret()).is_ok());
+        assert_ne!(values.key, values.secret.expose_secret());
+        assert!(values.active);
+        assert!(values.allowed_origins.as_strings().is_empty());
+        assert_eq!(values.client_events, ClientEvents::Authorized);
+        assert!(!values.shared_tokens);
+    }
+
+    #[test]
+    fn forms_and_json_say_the_same() {
+        for (case, given) in [
+            (
+                "form",
+                json!({
+                    "name": "foo-app", "slug": "bar", "key": "k", "secret": "0123456789abcdef",
+                    "active": "0", "allowed_origins": ["https://a.example", ""],
+                    "client_events": "none", "shared_tokens": "true",
+                }),
+            ),
+            (
+                "JSON",
+                json!({
+                    "name": "foo-app", "slug": "bar", "key": "k", "secret": "0123456789abcdef",
+                    "active": false, "allowed_origins": ["https://a.example"],
+                    "client_events": "none", "shared_tokens": true, "id": 7, "nonsense": {},
+                }),
+            ),
+        ] {
+            let values = new(given);
+            assert_eq!((values.slug.as_str(), values.key.as_str()), ("bar", "k"), "{case}");
+            assert_eq!(values.secret.expose_secret(), "0123456789abcdef", "{case}");
+            assert!(!values.active && values.shared_tokens, "{case}");
+            assert_eq!(values.allowed_origins.as_strings(), ["https://a.example"], "{case}");
+            assert_eq!(values.client_events, ClientEvents::None, "{case}");
+        }
+    }
+
+    #[test]
+    fn slugs_are_made_from_names() {
+        let long = "long name ".repeat(20);
+        let cut_at_a_hyphen = format!("{} tail", "x".repeat(62));
+        let (x62, long_slug) = ("x".repeat(62), "long-name-".repeat(6) + "lon");
+        for (name, slug) in [
+            ("foo-app", "foo-app"),
+            ("Foo App", "foo-app"),
+            ("  Caf\u{e9} & Th\u{e9}  ", "cafe-the"),
+            ("a__b::c", "a-b-c"),
+            ("\u{6771}\u{4eac}\u{306e}\u{4eba}\u{3005}", "dong-jing-noren"),
+            ("2 + 2 = 4", "2-2-4"),
+            (&long, &long_slug),
+            (&cut_at_a_hyphen, &x62),
+        ] {
+            let made = new(json!({ "name": name })).slug;
+            assert!(made.as_str().starts_with(slug), "{name:?} made {made}");
+            assert!(Slug::parse(made.as_str()).is_some(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn each_fault_of_a_new_app_is_named() {
+        let long = "x".repeat(256);
+        let many: Vec<_> = (0..101).map(|n| format!("//a{n}.example")).collect();
+        for (case, given, expected) in [
+            ("no name", json!({}), json!({"name": ["can't be blank"]})),
+            ("null", json!({"name": null}), json!({"name": ["can't be blank"]})),
+            ("empty", json!({"name": ""}), json!({"name": ["can't be blank"]})),
+            ("spaces", json!({"name": "      "}), json!({"name": ["can't be blank"]})),
+            ("a number", json!({"name": 12345}), json!({"name": ["is invalid"]})),
+            ("a list", json!({"name": ["foo-app"]}), json!({"name": ["is invalid"]})),
+            (
+                "short",
+                json!({"name": "four"}),
+                json!({"name": ["should be at least 5 character(s)"]}),
+            ),
+            ("just enough", json!({"name": "fives"}), json!({})),
+            (
+                "characters, not bytes",
+                json!({"name": "\u{e9}\u{e9}\u{e9}\u{e9}"}),
+                json!({"name": ["should be at least 5 character(s)"]}),
+            ),
+            (
+                "long",
+                json!({"name": long}),
+                json!({"name": ["should be at most 255 character(s)"]}),
+            ),
+            ("not too long", json!({"name": "x".repeat(255)}), json!({})),
+            ("255 of many bytes", json!({"name": "\u{e9}".repeat(255)}), json!({})),
+            (
+                "short, with a control character",
+                json!({"name": "a\u{0}"}),
+                json!({"name": [
+                    "should be at least 5 character(s)", "must not contain control characters",
+                ]}),
+            ),
+            (
+                "a control character of Latin 1",
+                json!({"name": "foo\u{85}app"}),
+                json!({"name": ["must not contain control characters"]}),
+            ),
+            (
+                "nothing to make a slug from",
+                json!({"name": "!!!!!"}),
+                json!({"name": ["must contain letters or digits to make a slug from"]}),
+            ),
+            ("a slug was given instead", json!({"name": "!!!!!", "slug": "x"}), json!({})),
+            (
+                "bad slug",
+                json!({"name": "foo-app", "slug": "Foo_App"}),
+                json!({"slug": ["must be 1 to 63 of a-z, 0-9 and -"]}),
+            ),
+            (
+                "slug of a wrong type",
+                json!({"name": "foo-app", "slug": 1}),
+                json!({"slug": ["is invalid"]}),
+            ),
+            ("empty slug", json!({"name": "foo-app", "slug": ""}), json!({})),
+            (
+                "key with a colon",
+                json!({"name": "foo-app", "key": "a:b"}),
+                json!({"key": ["must be printable ASCII without spaces or colons"]}),
+            ),
+            (
+                "long key with a space",
+                json!({"name": "foo-app", "key": format!("{long} ")}),
+                json!({"key": [
+                    "should be at most 255 character(s)",
+                    "must be printable ASCII without spaces or colons",
+                ]}),
+            ),
+            ("empty key", json!({"name": "foo-app", "key": "", "secret": null}), json!({})),
+            (
+                "short secret",
+                json!({"name": "foo-app", "secret": "0123456789abcde"}),
+                json!({"secret": ["should be at least 16 character(s)"]}),
+            ),
+            (
+                "secret with a line end",
+                json!({"name": "foo-app", "secret": "0123456789abcdef\n"}),
+                json!({"secret": ["must not contain control characters"]}),
+            ),
+            (
+                "numeric secret",
+                json!({"name": "foo-app", "secret": 1e20}),
+                json!({"secret": ["is invalid"]}),
+            ),
+            (
+                "bad bool",
+                json!({"name": "foo-app", "active": "yes"}),
+                json!({"active": ["is invalid"]}),
+            ),
+            (
+                "number for a bool",
+                json!({"name": "foo-app", "active": 1}),
+                json!({"active": ["is invalid"]}),
+            ),
+            (
+                "empty bool",
+                json!({"name": "foo-app", "active": ""}),
+                json!({"active": ["can't be blank"]}),
+            ),
+            (
+                "null bool",
+                json!({"name": "foo-app", "shared_tokens": null}),
+                json!({"shared_tokens": ["can't be blank"]}),
+            ),
+            (
+                "client events",
+                json!({"name": "foo-app", "client_events": "some"}),
+                json!({"client_events": ["is invalid"]}),
+            ),
+            (
+                "client events of a wrong type",
+                json!({"name": "foo-app", "client_events": true}),
+                json!({"client_events": ["is invalid"]}),
+            ),
+            (
+                "origins that are no list",
+                json!({"name": "foo-app", "allowed_origins": "https://a.example"}),
+                json!({"allowed_origins": ["is invalid"]}),
+            ),
+            (
+                "origins by index",
+                json!({"name": "foo-app", "allowed_origins": {"0": "https://a.example"}}),
+                json!({"allowed_origins": ["is invalid"]}),
+            ),
+            (
+                "an origin that is a number",
+                json!({"name": "foo-app", "allowed_origins": ["//a.example", 1]}),
+                json!({"allowed_origins": ["is invalid"]}),
+            ),
+            ("no origins", json!({"name": "foo-app", "allowed_origins": []}), json!({})),
+            (
+                "origins emptied by a form",
+                json!({"name": "foo-app", "allowed_origins": [""]}),
+                json!({}),
+            ),
+            (
+                "too many origins",
+                json!({"name": "foo-app", "allowed_origins": many}),
+                json!({"allowed_origins": ["\"//a100.example\" is one origin too many"]}),
+            ),
+            (
+                "all at once",
+                json!({"name": "x", "secret": "x", "active": 7}),
+                json!({
+                    "name": ["should be at least 5 character(s)"],
+                    "secret": ["should be at least 16 character(s)"],
+                    "active": ["is invalid"],
+                }),
+            ),
+        ] {
+            assert_eq!(faults_of_new(given), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn every_bad_origin_is_named() {
+        let given =
+            json!({"name": "foo-app", "allowed_origins": ["a.example", "//b.example", "c"]});
+        let faults = faults_of_new(given);
+        let named = faults["allowed_origins"].as_array().expect("faults").len();
+        assert_eq!(named, 2, "{faults}");
+    }
+
+    #[test]
+    fn a_change_leaves_alone_what_is_absent() {
+        assert!(change(json!({})).expect("no faults").are_those_of(&stored()));
+    }
+
+    #[test]
+    fn a_slug_follows_the_name_and_nothing_else() {
+        for (case, given, slug) in [
+            ("same name", json!({"name": "Foo App"}), "chosen-slug"),
+            ("new name", json!({"name": "Bar App"}), "bar-app"),
+            ("a slug alone", json!({"slug": "other"}), "chosen-slug"),
+            ("a bad slug", json!({"slug": "No Slug"}), "chosen-slug"),
+            ("both", json!({"name": "Bar App", "slug": "other"}), "bar-app"),
+        ] {
+            assert_eq!(change(given).expect("no faults").slug.as_str(), slug, "{case}");
+        }
+    }
+
+    #[test]
+    fn empty_keys_are_made_anew() {
+        let values = change(json!({"key": "", "secret": ""})).expect("no faults");
+        assert!(Uuid::parse_str(&values.key).is_ok());
+        assert!(Uuid::parse_str(values.secret.expose_secret()).is_ok());
+        let values = change(json!({"key": "k2"})).expect("no faults");
+        assert_eq!(values.key, "k2");
+        assert_eq!(values.secret.expose_secret(), "a secret of some length");
+    }
+
+    #[test]
+    fn a_faulty_change_changes_nothing() {
+        let faults = change(json!({"name": "", "secret": "x"})).expect_err("faults");
+        assert_eq!(
+            serde_json::to_value(faults).expect("JSON"),
+            json!({"name": ["can't be blank"], "secret": ["should be at least 16 character(s)"]})
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let fields = fields(json!({"name": "foo-app", "secret": "very-secret-indeed"}));
+        let printed = format!("{fields:?} {:?}", Draft::of_new(fields.clone()));
+        assert!(!printed.contains("very-secret-indeed"), "{printed}");
     }
 }

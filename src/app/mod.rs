@@ -4,6 +4,7 @@
 //! sessions read without waiting. The [`registry`] actor alone writes it, through the [`store`],
 //! which alone speaks SeaORM. Everything else here is pure and tested as tables.
 
+pub mod change;
 pub mod fields;
 pub mod origin;
 pub mod permission;

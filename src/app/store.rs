@@ -1,1 +1,510 @@
-//! stub
+//! The store: apps in a database, SQLite or PostgreSQL. The only file that speaks SeaORM.
+//!
+//! SQLite runs with a write-ahead log and full synchronisation: a process that is killed leaves
+//! nothing damaged, and what was answered is on disk. No error here carries the database's URL,
+//! which may hold a password.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use herald_entity::{apps, prelude::Apps as Table};
+use herald_migration::{MigrationStatus, Migrator, MigratorTrait};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, RuntimeErr, Set, SqlErr, SqlxPostgresConnector, SqlxSqliteConnector, Unchanged,
+    sqlx::{
+        self, ConnectOptions, Connection,
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    },
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{App, AppId, ClientEvents, Slug, fields::AppValues, origin::AllowedOrigins};
+use crate::settings;
+
+/// How long to wait between two attempts to connect.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Every which failed attempt is logged.
+const TRIES_PER_LOG_LINE: u32 = 10;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It is away, too slow, or refused: later may be better. A write may yet have happened.
+    #[error("database is unavailable: {0}")]
+    Unavailable(String),
+    /// Another app has this already.
+    #[error("{} has already been taken", .0.as_str())]
+    Taken(UniqueField),
+    /// It cannot be used as it is set up; trying again does not help.
+    #[error("database cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// A field of which no two apps may have the same value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueField {
+    /// The name.
+    Name,
+    /// The slug.
+    Slug,
+}
+
+impl UniqueField {
+    /// The field's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Slug => "slug",
+        }
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match error.sql_err() {
+            // Both databases name the column, one within the index's name.
+            Some(SqlErr::UniqueConstraintViolation(text)) if text.contains("slug") => {
+                Self::Taken(UniqueField::Slug)
+            }
+            Some(SqlErr::UniqueConstraintViolation(_)) => Self::Taken(UniqueField::Name),
+            _ => Self::Unavailable(reason(&error)),
+        }
+    }
+}
+
+/// Says what went wrong, in the database's words where they cannot hold a secret.
+fn reason(error: &DbErr) -> String {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => driver_reason(error),
+        DbErr::ConnectionAcquire(_) => "no connection could be had in time".into(),
+        other => other.to_string(),
+    }
+}
+
+fn driver_reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        // These may quote the URL.
+        sqlx::Error::Configuration(_) => "its URL cannot be understood".into(),
+        other => other.to_string(),
+    }
+}
+
+/// All apps of the database.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Oldest first.
+    pub apps: Vec<App>,
+    /// Rows that are no apps: somebody wrote them by hand. They are not served.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+/// A row that is no app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRow {
+    /// Its primary key.
+    pub id: AppId,
+    /// The column whose value is none.
+    pub column: &'static str,
+}
+
+/// A migration, applied or not.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Migration {
+    /// Its name, which begins with its date.
+    pub name: String,
+    /// Whether the database has it.
+    pub is_applied: bool,
+}
+
+/// The apps' database. Cheap to clone; one pool of connections.
+#[derive(Debug, Clone)]
+pub struct AppStore {
+    db: DatabaseConnection,
+    query_timeout: Duration,
+}
+
+impl AppStore {
+    /// Connects; a PostgreSQL that does not answer is retried for `connect_retry`.
+    ///
+    /// An SQLite file is created where missing, with its folder, readable by its owner alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] at once for a URL or a file that cannot be used,
+    /// [`StoreError::Unavailable`] when the time is over.
+    pub async fn connect(settings: &settings::Database) -> Result<Self, StoreError> {
+        let db = match settings.url.expose_secret() {
+            url if url.starts_with("sqlite:") => open_sqlite(url, settings).await?,
+            url if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
+                open_postgres(url, settings).await?
+            }
+            _ => {
+                let expected = "its URL must begin with sqlite:// or postgres://";
+                return Err(StoreError::Unusable(expected.into()));
+            }
+        };
+        Ok(Self { db, query_timeout: settings.query_timeout })
+    }
+
+    /// Applies all pending migrations, or the next `steps`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with the reason; a half-done migration is taken back.
+    pub async fn migrate_up(&self, steps: Option<u32>) -> Result<(), StoreError> {
+        Migrator::up(&self.db, steps).await.map_err(migration_failed)
+    }
+
+    /// Takes back the last `steps` migrations, and the data that they made room for.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with the reason.
+    pub async fn migrate_down(&self, steps: u32) -> Result<(), StoreError> {
+        Migrator::down(&self.db, Some(steps)).await.map_err(migration_failed)
+    }
+
+    /// Lists all migrations, oldest first. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`], also if the database has migrations that this version has not.
+    pub async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        let all = Migrator::get_migration_with_status_read_only(&self.db).await;
+        let state = |migration: herald_migration::Migration| Migration {
+            name: migration.name().to_owned(),
+            is_applied: migration.status() == MigrationStatus::Applied,
+        };
+        Ok(all.map_err(migration_failed)?.into_iter().map(state).collect())
+    }
+
+    /// Whether a migration waits to be applied.
+    ///
+    /// # Errors
+    /// As [`Self::migrations`].
+    pub async fn has_pending(&self) -> Result<bool, StoreError> {
+        Ok(self.migrations().await?.iter().any(|migration| !migration.is_applied))
+    }
+
+    /// Asks the database whether it is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.query(self.db.ping()).await
+    }
+
+    /// Closes all connections; clones are closed too.
+    pub async fn close(&self) {
+        if let Err(error) = self.db.clone().close().await {
+            log::debug!("closing the database: {}", reason(&error));
+        }
+    }
+
+    /// Lists all apps.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn list(&self) -> Result<Listing, StoreError> {
+        let rows = Table::find().order_by_asc(apps::Column::Id).all(&self.db);
+        let mut listing = Listing::default();
+        for row in self.query(rows).await? {
+            match read(row) {
+                Ok(app) => listing.apps.push(app),
+                Err(unreadable) => listing.unreadable.push(unreadable),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Finds an app; a row that is none counts as absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn find(&self, slug: &Slug) -> Result<Option<App>, StoreError> {
+        let row = Table::find().filter(apps::Column::Slug.eq(slug.as_str())).one(&self.db);
+        Ok(self.query(row).await?.and_then(|row| read(row).ok()))
+    }
+
+    /// Finds who has this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn id_by_name(&self, name: &str) -> Result<Option<AppId>, StoreError> {
+        self.id_where(apps::Column::Name.eq(name)).await
+    }
+
+    /// Finds who has this slug.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn id_by_slug(&self, slug: &Slug) -> Result<Option<AppId>, StoreError> {
+        self.id_where(apps::Column::Slug.eq(slug.as_str())).await
+    }
+
+    async fn id_where(
+        &self,
+        condition: sea_orm::sea_query::SimpleExpr,
+    ) -> Result<Option<AppId>, StoreError> {
+        let id = Table::find()
+            .select_only()
+            .column(apps::Column::Id)
+            .filter(condition)
+            .into_tuple::<i32>()
+            .one(&self.db);
+        Ok(self.query(id).await?.map(AppId))
+    }
+
+    /// Adds an app.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], [`StoreError::Unavailable`].
+    pub async fn insert(&self, values: &AppValues) -> Result<App, StoreError> {
+        let now = now();
+        let row = apps::ActiveModel {
+            name: Set(values.name.clone()),
+            slug: Set(values.slug.to_string()),
+            key: Set(values.key.clone()),
+            secret: Set(stored_secret(&values.secret)),
+            active: Set(values.active),
+            allowed_origins: Set(stored_origins(&values.allowed_origins)),
+            client_events: Set(values.client_events.as_str().to_owned()),
+            shared_tokens: Set(values.shared_tokens),
+            inserted_at: Set(now),
+            updated_at: Set(now),
+            ..Default::default()
+        };
+        let id = self.query(row.insert(&self.db)).await?.id;
+        Ok(app(AppId(id), values.clone(), (now, now)))
+    }
+
+    /// Changes `current` to `values`, writing only the columns that differ; `None` if it is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], [`StoreError::Unavailable`].
+    pub async fn update(
+        &self,
+        current: &App,
+        values: &AppValues,
+    ) -> Result<Option<App>, StoreError> {
+        let now = now();
+        let row = changed_columns(current, values, now);
+        match timeout(self.query_timeout, row.update(&self.db)).await {
+            Ok(Ok(_)) => Ok(Some(app(current.id, values.clone(), (current.inserted_at, now)))),
+            Ok(Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_))) => Ok(None),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(self.too_slow()),
+        }
+    }
+
+    /// Removes an app, or a row that is none; `None` if there is neither.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn delete(&self, slug: &Slug) -> Result<Option<AppId>, StoreError> {
+        let Some(id) = self.id_by_slug(slug).await? else { return Ok(None) };
+        let deleted = self.query(Table::delete_by_id(id.0).exec(&self.db)).await?;
+        Ok((deleted.rows_affected > 0).then_some(id))
+    }
+
+    async fn query<T>(
+        &self,
+        query: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, StoreError> {
+        match timeout(self.query_timeout, query).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(self.too_slow()),
+        }
+    }
+
+    fn too_slow(&self) -> StoreError {
+        StoreError::Unavailable(format!("no answer within {:?}", self.query_timeout))
+    }
+}
+
+fn migration_failed(error: DbErr) -> StoreError {
+    StoreError::Unusable(format!("a migration failed: {}", reason(&error)))
+}
+
+async fn open_sqlite(
+    url: &str,
+    settings: &settings::Database,
+) -> Result<DatabaseConnection, StoreError> {
+    let options: SqliteConnectOptions =
+        url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
+    let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    let path = options.get_filename().to_owned();
+    if !in_memory {
+        create_file(&path).map_err(|error| unusable_file(&path, &error.to_string()))?;
+    }
+    let options = options
+        .foreign_keys(true)
+        .busy_timeout(settings.query_timeout)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .disable_statement_logging();
+    // Each connection to memory has a database of its own: there must be one, for ever.
+    let connections_max = if in_memory { 1 } else { settings.connections_max };
+    let pool = SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(settings.query_timeout)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options)
+        .await
+        .map_err(|error| unusable_file(&path, &driver_reason(&error)))?;
+    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// Creates the file and its folder. The file holds secrets: nobody else reads it.
+fn create_file(path: &Path) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn unusable_file(path: &Path, reason: &str) -> StoreError {
+    StoreError::Unusable(format!("{}: {reason}", path.display()))
+}
+
+async fn open_postgres(
+    url: &str,
+    settings: &settings::Database,
+) -> Result<DatabaseConnection, StoreError> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
+    let options = options.application_name("herald").disable_statement_logging();
+    wait_for(&options, settings).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.connections_max)
+        .acquire_timeout(settings.query_timeout)
+        .connect_lazy_with(options);
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// Tries single connections until one comes about: unlike a pool they say why they do not.
+async fn wait_for(
+    options: &PgConnectOptions,
+    settings: &settings::Database,
+) -> Result<(), StoreError> {
+    let give_up = Instant::now() + settings.connect_retry;
+    for tries in 0_u32.. {
+        let reason =
+            match timeout(settings.query_timeout, PgConnection::connect_with(options)).await {
+                Ok(Ok(connection)) => {
+                    // A farewell that fails leaves nothing to be done.
+                    drop(connection.close().await);
+                    break;
+                }
+                Ok(Err(error)) => driver_reason(&error),
+                Err(_) => format!("no answer within {:?}", settings.query_timeout),
+            };
+        let left = give_up.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(StoreError::Unavailable(reason));
+        }
+        if tries.is_multiple_of(TRIES_PER_LOG_LINE) {
+            log::warn!(
+                "database does not answer, trying for another {} s: {reason}",
+                left.as_secs()
+            );
+        }
+        sleep(RETRY_PAUSE.min(left)).await;
+    }
+    Ok(())
+}
+
+/// The time in the precision that both databases keep.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+fn stored_secret(secret: &SecretString) -> apps::Secret {
+    apps::Secret(secret.expose_secret().to_owned())
+}
+
+fn stored_origins(origins: &AllowedOrigins) -> String {
+    serde_json::json!(origins.as_strings()).to_string()
+}
+
+fn changed_columns(app: &App, values: &AppValues, now: DateTime<Utc>) -> apps::ActiveModel {
+    let mut row = apps::ActiveModel { id: Unchanged(app.id.0), ..Default::default() };
+    if values.name != app.name {
+        row.name = Set(values.name.clone());
+    }
+    if values.slug != app.slug {
+        row.slug = Set(values.slug.to_string());
+    }
+    if values.key != app.key {
+        row.key = Set(values.key.clone());
+    }
+    if values.secret.expose_secret() != app.secret.expose_secret() {
+        row.secret = Set(stored_secret(&values.secret));
+    }
+    if values.active != app.active {
+        row.active = Set(values.active);
+    }
+    if values.allowed_origins != app.allowed_origins {
+        row.allowed_origins = Set(stored_origins(&values.allowed_origins));
+    }
+    if values.client_events != app.client_events {
+        row.client_events = Set(values.client_events.as_str().to_owned());
+    }
+    if values.shared_tokens != app.shared_tokens {
+        row.shared_tokens = Set(values.shared_tokens);
+    }
+    row.updated_at = Set(now);
+    row
+}
+
+fn app(id: AppId, values: AppValues, times: (DateTime<Utc>, DateTime<Utc>)) -> App {
+    App {
+        id,
+        name: values.name,
+        slug: values.slug,
+        key: values.key,
+        secret: values.secret,
+        active: values.active,
+        allowed_origins: values.allowed_origins,
+        client_events: values.client_events,
+        shared_tokens: values.shared_tokens,
+        inserted_at: times.0,
+        updated_at: times.1,
+    }
+}
+
+/// Reads a row; what cannot be honoured to the letter is not served at all.
+fn read(row: apps::Model) -> Result<App, UnreadableRow> {
+    let id = AppId(row.id);
+    let unreadable = |column| UnreadableRow { id, column };
+    // Empty credentials would let anybody in.
+    for (column, value) in [("key", &row.key), ("secret", &row.secret.0)] {
+        if value.is_empty() {
+            return Err(unreadable(column));
+        }
+    }
+    let origins = serde_json::from_str(&row.allowed_origins).ok();
+    let origins = origins.and_then(|given| AllowedOrigins::parse(given).ok());
+    Ok(App {
+        id,
+        name: row.name,
+        slug: Slug::parse(&row.slug).ok_or_else(|| unreadable("slug"))?,
+        key: row.key,
+        secret: row.secret.0.into(),
+        active: row.active,
+        allowed_origins: origins.ok_or_else(|| unreadable("allowed_origins"))?,
+        client_events: ClientEvents::parse(&row.client_events)
+            .ok_or_else(|| unreadable("client_events"))?,
+        shared_tokens: row.shared_tokens,
+        inserted_at: row.inserted_at,
+        updated_at: row.updated_at,
+    })
+}

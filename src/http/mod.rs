@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod apps;
+pub mod basic;
 pub mod body;
 pub mod client;
 pub mod cross_site;

@@ -1,0 +1,44 @@
+//! The table `apps`: one row per tenant.
+
+// The derive makes a dozen public items per table that take no doc comment.
+#![allow(missing_docs)]
+
+use std::fmt;
+
+use sea_orm::entity::prelude::*;
+
+/// A row of `apps`, as the database has it: nothing in it is checked yet.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "apps")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i32,
+    #[sea_orm(unique)]
+    pub name: String,
+    #[sea_orm(unique)]
+    pub slug: String,
+    pub key: String,
+    pub secret: Secret,
+    pub active: bool,
+    /// A JSON list of strings. Text, not a JSON column: one row that somebody garbled by hand must
+    /// not make the whole table unreadable.
+    #[sea_orm(column_type = "Text")]
+    pub allowed_origins: String,
+    pub client_events: String,
+    pub shared_tokens: bool,
+    pub inserted_at: DateTimeUtc,
+    pub updated_at: DateTimeUtc,
+}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// A column whose value is never printed.
+#[derive(Clone, PartialEq, Eq, DeriveValueType)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}

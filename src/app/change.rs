@@ -1,0 +1,103 @@
+//! Creating, changing and deleting apps in the database, with every rule applied.
+//!
+//! The registry does this for the server, the command line does it by itself. Neither caller's
+//! writes exclude the other's: what decides is the database.
+
+use super::{
+    App, AppId, Slug,
+    fields::{AppFields, AppValues, Draft, Faults, TAKEN},
+    store::{AppStore, StoreError},
+};
+
+/// Why a change did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// There is no such app.
+    #[error("there is no such app")]
+    NotFound,
+    /// What was asked for is not valid; nothing was written.
+    #[error("some fields are not valid")]
+    Invalid(Faults),
+    /// The database did not do it, or did not say that it has.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for ChangeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // Somebody was faster, after the look-up: a fault like one the look-up finds.
+            StoreError::Taken(field) => {
+                let mut faults = Faults::default();
+                faults.add(field.as_str(), TAKEN);
+                Self::Invalid(faults)
+            }
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// Creates an app.
+///
+/// # Errors
+/// [`ChangeError::Invalid`] with all faults at once, [`ChangeError::Store`].
+pub async fn create(store: &AppStore, fields: AppFields) -> Result<App, ChangeError> {
+    let values = settle(store, Draft::of_new(fields), None).await?;
+    Ok(store.insert(&values).await?)
+}
+
+/// The app before and after a change.
+#[derive(Debug)]
+pub struct Update {
+    /// The app as it is now.
+    pub app: App,
+    /// Whether it differs from before.
+    pub is_changed: bool,
+}
+
+/// Changes the given fields of an app.
+///
+/// # Errors
+/// [`ChangeError::NotFound`], [`ChangeError::Invalid`] with all faults at once,
+/// [`ChangeError::Store`].
+pub async fn update(
+    store: &AppStore,
+    slug: &Slug,
+    fields: AppFields,
+) -> Result<Update, ChangeError> {
+    let app = store.find(slug).await?.ok_or(ChangeError::NotFound)?;
+    let values = settle(store, Draft::of_change(fields, &app), Some(app.id)).await?;
+    if values.are_those_of(&app) {
+        return Ok(Update { app, is_changed: false });
+    }
+    let app = store.update(&app, &values).await?.ok_or(ChangeError::NotFound)?;
+    Ok(Update { app, is_changed: true })
+}
+
+/// Deletes an app.
+///
+/// # Errors
+/// [`ChangeError::NotFound`], [`ChangeError::Store`].
+pub async fn delete(store: &AppStore, slug: &Slug) -> Result<AppId, ChangeError> {
+    store.delete(slug).await?.ok_or(ChangeError::NotFound)
+}
+
+/// Adds the faults that only the database knows, also to a draft that has others already.
+async fn settle(
+    store: &AppStore,
+    mut draft: Draft,
+    own: Option<AppId>,
+) -> Result<AppValues, ChangeError> {
+    let is_foreign = |holder: Option<AppId>| holder.is_some() && holder != own;
+    if let Some(name) = &draft.name
+        && is_foreign(store.id_by_name(name).await?)
+    {
+        draft.faults.add("name", TAKEN);
+    }
+    if let Some(slug) = &draft.slug
+        && is_foreign(store.id_by_slug(slug).await?)
+    {
+        draft.faults.add("slug", TAKEN);
+    }
+    draft.finish().map_err(ChangeError::Invalid)
+}

@@ -1,0 +1,108 @@
+//! HTTP Basic credentials.
+
+use actix_web::http::header::{self, HeaderMap};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+/// A user name and a password, as they came.
+#[derive(Clone)]
+pub struct BasicCredentials {
+    username: Vec<u8>,
+    password: Vec<u8>,
+}
+
+impl BasicCredentials {
+    /// Reads the `Authorization` header; `None` unless there is exactly one and it is Basic.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut lines = headers.get_all(header::AUTHORIZATION);
+        let (line, None) = (lines.next()?, lines.next()) else { return None };
+        let (scheme, encoded) = line.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = STANDARD.decode(encoded.trim()).ok()?;
+        let colon = decoded.iter().position(|&b| b == b':')?;
+        let (username, password) = (decoded[..colon].to_vec(), decoded[colon + 1..].to_vec());
+        Some(Self { username, password })
+    }
+
+    /// The user name, if it is text.
+    pub fn username(&self) -> Option<&str> {
+        std::str::from_utf8(&self.username).ok()
+    }
+
+    /// Whether both parts are these. Takes as long for a wrong pair as for the right one.
+    pub fn are(&self, username: &str, password: &str) -> bool {
+        // Both are always compared: which one is wrong must not show either.
+        let username = is_equal(&self.username, username.as_bytes());
+        let password = is_equal(&self.password, password.as_bytes());
+        (username & password).into()
+    }
+}
+
+/// Compares hashes, so that not even the length shows.
+fn is_equal(given: &[u8], expected: &[u8]) -> Choice {
+    Sha256::digest(given).ct_eq(&Sha256::digest(expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn credentials(lines: &[&str]) -> Option<BasicCredentials> {
+        let mut request = TestRequest::default();
+        for line in lines {
+            request = request.append_header((header::AUTHORIZATION, *line));
+        }
+        BasicCredentials::of(request.to_http_request().headers())
+    }
+
+    fn basic(pair: &str) -> String {
+        format!("Basic {}", STANDARD.encode(pair))
+    }
+
+    #[test]
+    fn a_pair_is_split_at_the_first_colon() {
+        for (case, pair, username, password) in [
+            ("plain", "user:pass", "user", "pass"),
+            ("colon in the password", "user:pa:ss", "user", "pa:ss"),
+            ("no password", "user:", "user", ""),
+            ("no user", ":pass", "", "pass"),
+            ("UTF-8", "us\u{e9}r:p\u{e4}ss", "us\u{e9}r", "p\u{e4}ss"),
+        ] {
+            let credentials = credentials(&[&basic(pair)]).expect("credentials");
+            assert!(credentials.are(username, password), "{case}");
+            assert_eq!(credentials.username(), Some(username), "{case}");
+        }
+    }
+
+    #[test]
+    fn both_parts_must_be_right() {
+        let credentials = credentials(&[&basic("user:pass")]).expect("credentials");
+        for (username, password) in
+            [("user", "wrong"), ("wrong", "pass"), ("user", ""), ("", "pass"), ("user", "passs")]
+        {
+            assert!(!credentials.are(username, password), "{username}:{password}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_basic_header_is_none() {
+        let right = basic("user:pass");
+        for (case, lines) in [
+            ("nothing", vec![]),
+            ("empty", vec![""]),
+            ("scheme alone", vec!["Basic"]),
+            ("another scheme", vec!["Bearer dXNlcjpwYXNz"]),
+            ("no base64", vec!["Basic user:pass"]),
+            ("no colon", vec!["Basic dXNlcg=="]),
+            ("two lines", vec![right.as_str(), right.as_str()]),
+        ] {
+            assert!(credentials(&lines).is_none(), "{case}");
+        }
+        let lower = right.replace("Basic", "basic");
+        assert!(credentials(&[&lower]).is_some(), "the scheme's case does not matter");
+    }
+}

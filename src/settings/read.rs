@@ -10,10 +10,7 @@ use super::{
     Admin, Database, Effective, Environment, Limits, Log, Registry, Secrets, Server, Settings,
     SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
 };
-use crate::app::{
-    Slug,
-    origin::{OriginPattern, OriginPolicy},
-};
+use crate::app::{Slug, origin::OriginPolicy};
 
 /// The articles' admin password: known to all, so good for loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
@@ -203,26 +200,10 @@ fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
 
 fn check_origin(r: &mut Reader, public_host: &str) -> Result<OriginPolicy, SettingsError> {
     let key = "socket.check_origin";
-    let right =
-        "false, true, \"conn\" or a list such as \"https://example.com\", \"//*.example.com\"";
-    let policy = match r.word(key).as_deref() {
-        Some("false") => Some(OriginPolicy::Off),
-        Some("true") => Some(OriginPolicy::PublicHost(public_host.to_owned())),
-        Some("conn") => Some(OriginPolicy::Connection),
-        _ => None,
-    };
-    if let Some(policy) = policy {
-        r.note_word(key);
-        return Ok(policy);
-    }
-    let entries = r.list(key).map_err(|_| r.not(key, right))?;
-    let patterns: Option<Vec<OriginPattern>> = entries.iter().map(|raw| pattern(raw)).collect();
-    let patterns = patterns.filter(|patterns| !patterns.is_empty());
-    Ok(OriginPolicy::List(patterns.ok_or_else(|| r.not(key, right))?))
-}
-
-fn pattern(raw: &str) -> Option<OriginPattern> {
-    raw.contains("//").then_some(OriginPattern)
+    let entries = r.flag_or_list(key)?;
+    OriginPolicy::parse(&entries, public_host).map_err(|e| {
+        r.fault(key, format!("must be false, true, \"conn\" or a list of origins: {e}"))
+    })
 }
 
 fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {

@@ -162,29 +162,16 @@ impl Reader {
 
     /// A list of texts; one text is split at its commas.
     pub(super) fn list(&mut self, key: &'static str) -> Result<Vec<String>, SettingsError> {
-        let list = match self.value(key)? {
-            ValueKind::String(text) => Some(split(text)),
-            ValueKind::Array(values) => values.iter().map(text_of).collect(),
-            _ => None,
-        };
-        let list = list.ok_or_else(|| self.not(key, "a list of texts"))?;
+        let list = texts(self.value(key)?).ok_or_else(|| self.not(key, "a list of texts"))?;
         self.note(key, list.clone().into());
         Ok(list)
     }
 
-    /// A value that may be a flag or a word; `None` where it is neither.
-    pub(super) fn word(&self, key: &'static str) -> Option<String> {
-        match self.values.get(key).map(|value| &value.kind)? {
-            ValueKind::Boolean(flag) => Some(flag.to_string()),
-            ValueKind::String(text) => Some(text.clone()),
-            _ => None,
-        }
-    }
-
-    /// Remembers a value that [`Reader::word`] gave as one that was read.
-    pub(super) fn note_word(&mut self, key: &'static str) {
-        let value = self.values.get(key).map(shown).unwrap_or_default();
-        self.note(key, value);
+    /// A list of texts, or one flag as the text it is written as.
+    pub(super) fn flag_or_list(&mut self, key: &'static str) -> Result<Vec<String>, SettingsError> {
+        let ValueKind::Boolean(flag) = *self.value(key)? else { return self.list(key) };
+        self.note(key, flag.into());
+        Ok(vec![flag.to_string()])
     }
 }
 
@@ -194,6 +181,14 @@ fn whole(value: &ValueKind) -> Option<u64> {
         ValueKind::U64(number) => Some(*number),
         // Digits alone: `parse` would take a plus sign too.
         ValueKind::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn texts(value: &ValueKind) -> Option<Vec<String>> {
+    match value {
+        ValueKind::String(text) => Some(split(text)),
+        ValueKind::Array(values) => values.iter().map(text_of).collect(),
         _ => None,
     }
 }

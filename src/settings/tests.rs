@@ -295,7 +295,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (
             "HERALD__SOCKET__CHECK_ORIGIN",
             "example.com",
-            "socket.check_origin (from HERALD__SOCKET__CHECK_ORIGIN): must be false, true, \"conn\" or a list such as \"https://example.com\", \"//*.example.com\", not \"example.com\"",
+            "socket.check_origin (from HERALD__SOCKET__CHECK_ORIGIN): must be false, true, \"conn\" or a list of origins: \"example.com\" needs a // before the host, as in //example.com or https://example.com",
         ),
         (
             "HERALD__LIMITS__OUTBOX_FRAMES_MAX",

@@ -1,12 +1,35 @@
 //! Settings: typed, layered, validated once.
 //!
-//! `config/default.toml` documents every key; this module mirrors it field by field.
+//! `config/default.toml` documents every key; the structs here mirror it field by field. Three
+//! layers (the defaults, the environment's file, the process environment) are joined by
+//! [`layers`], each value is taken out by name, type and range through [`reader`], and what no
+//! single value can break is judged in [`read`]. Whoever holds a [`Settings`] holds one that can be
+//! honoured: there is no other way to get one.
+//!
+//! Nothing here touches the process environment but [`Settings::load`] and [`raise_file_limit`], so
+//! the tests are tables over [`Settings::load_from`].
 
-use std::{net::IpAddr, time::Duration};
+mod error;
+mod files;
+mod layers;
+mod read;
+mod reader;
+mod secret_key_base;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, net::IpAddr, path::Path, time::Duration};
 
 use secrecy::SecretString;
 
 use crate::app::{Slug, origin::OriginPolicy};
+
+pub use error::SettingsError;
+pub use files::raise_file_limit;
+pub use reader::Effective;
+
+/// The folder that is looked into when `HERALD_CONFIG_DIR` names none.
+const CONFIG_DIR: &str = "config";
 
 /// Which of the three worlds this process lives in (`HERALD_ENV`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +40,28 @@ pub enum Environment {
     Test,
     /// The real thing: nothing weak starts.
     Production,
+}
+
+impl Environment {
+    /// Parses the value of `HERALD_ENV`.
+    pub fn parse(raw: &str) -> Option<Self> {
+        [Self::Development, Self::Test, Self::Production].into_iter().find(|e| e.as_str() == raw)
+    }
+
+    /// The value of `HERALD_ENV`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Test => "test",
+            Self::Production => "production",
+        }
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Everything Herald can be told.
@@ -42,6 +87,48 @@ pub struct Settings {
     pub limits: Limits,
     /// Logging.
     pub log: Log,
+}
+
+impl Settings {
+    /// Loads the settings of this process: its environment, and the folder `config` if there is one.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first setting that cannot be honoured.
+    pub fn load() -> Result<Self, SettingsError> {
+        Self::load_from(layers::process_environment()?.into_iter(), Some(Path::new(CONFIG_DIR)))
+    }
+
+    /// Loads settings from the environment variables `env`, and from the files in `dir`, which may be
+    /// missing; `HERALD_CONFIG_DIR` among `env` wins over `dir`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first setting that cannot be honoured.
+    pub fn load_from(
+        env: impl Iterator<Item = (String, String)>,
+        dir: Option<&Path>,
+    ) -> Result<Self, SettingsError> {
+        Self::explain_from(env, dir).map(|(settings, _)| settings)
+    }
+
+    /// Loads as [`Settings::load`] does, and tells every setting's value and where it came from.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first setting that cannot be honoured.
+    pub fn explain() -> Result<(Self, Vec<Effective>), SettingsError> {
+        Self::explain_from(layers::process_environment()?.into_iter(), Some(Path::new(CONFIG_DIR)))
+    }
+
+    /// Loads as [`Settings::load_from`] does, and tells every setting's value, secrets masked, and
+    /// where it came from.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first setting that cannot be honoured.
+    pub fn explain_from(
+        env: impl Iterator<Item = (String, String)>,
+        dir: Option<&Path>,
+    ) -> Result<(Self, Vec<Effective>), SettingsError> {
+        read::read(layers::Layers::collect(env, dir)?)
+    }
 }
 
 /// Listening.

@@ -1,0 +1,311 @@
+//! Every setting, read once; then what only several of them together can break.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use super::{
+    Admin, Database, Effective, Environment, Limits, Log, Registry, Secrets, Server, Settings,
+    SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
+};
+use crate::app::{Slug, origin::OriginPolicy};
+
+/// The articles' admin password: known to all, so good for loopback only.
+const DEFAULT_PASSWORD: &str = "pusher_admin_password";
+/// The least characters of an admin password in production.
+const PASSWORD_CHARS_MIN: usize = 12;
+/// The least bytes of a key in production: what HMAC-SHA256 can use.
+const KEY_BYTES_MIN: usize = 32;
+
+const MOMENT: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const GIGABYTE: u64 = 1 << 30;
+const MANY: u64 = 1_000_000;
+
+/// Turns joined layers into settings, and tells what is in effect.
+pub(super) fn read(layers: Layers) -> Result<(Settings, Vec<Effective>), SettingsError> {
+    let env = layers.env;
+    let mut reader = Reader::new(layers.values);
+    let r = &mut reader;
+    let server = server(r)?;
+    let settings = Settings {
+        env,
+        single_app: single_app(r)?,
+        database: database(r)?,
+        admin: admin(r)?,
+        secrets: secrets(r, env)?,
+        registry: Registry { refresh: r.duration("registry.refresh", 10 * MOMENT..=HOUR)? },
+        socket: socket(r, &server.public_host)?,
+        limits: limits(r)?,
+        log: Log { filter: filter(r)? },
+        server,
+    };
+    judge_admin(&settings, r)?;
+    judge_limits(&settings.limits, r)?;
+    if env == Environment::Production {
+        judge_production(&settings, r)?;
+    }
+    Ok((settings, reader.into_effective()))
+}
+
+fn single_app(r: &mut Reader) -> Result<Option<Slug>, SettingsError> {
+    let key = "single_app";
+    match r.text(key)?.as_str() {
+        "" => Ok(None),
+        raw => match Slug::parse(raw) {
+            Some(slug) => Ok(Some(slug)),
+            None => Err(r.not(key, "an app's slug, 1 to 63 of a-z, 0-9 and -")),
+        },
+    }
+}
+
+fn server(r: &mut Reader) -> Result<Server, SettingsError> {
+    Ok(Server {
+        host: host(r)?,
+        port: r.number("server.port", 0..=65_535)?,
+        workers: r.number("server.workers", 0..=512)?,
+        public_host: public_host(r)?,
+        trusted_proxies: trusted_proxies(r)?,
+        force_ssl: r.flag("server.force_ssl")?,
+        demo_page: r.flag("server.demo_page")?,
+        shutdown_timeout: r.duration("server.shutdown_timeout", MOMENT..=HOUR)?,
+    })
+}
+
+fn host(r: &mut Reader) -> Result<IpAddr, SettingsError> {
+    let key = "server.host";
+    let right = "an IP address such as 127.0.0.1 or 0.0.0.0";
+    r.text(key)?.parse().map_err(|_| r.not(key, right))
+}
+
+fn public_host(r: &mut Reader) -> Result<String, SettingsError> {
+    let key = "server.public_host";
+    let right = "a host name such as \"herald.example.com\", without scheme and port";
+    Ok(Host::parse(&r.text(key)?).map_err(|_| r.not(key, right))?.to_string())
+}
+
+fn trusted_proxies(r: &mut Reader) -> Result<Vec<IpNet>, SettingsError> {
+    let key = "server.trusted_proxies";
+    let parse = |raw: &String| raw.parse().or_else(|_| raw.parse::<IpAddr>().map(IpNet::from)).ok();
+    let proxies = r.list(key)?.iter().map(parse).collect::<Option<_>>();
+    proxies.ok_or_else(|| r.not(key, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8"))
+}
+
+fn database(r: &mut Reader) -> Result<Database, SettingsError> {
+    Ok(Database {
+        url: database_url(r)?,
+        connections_max: r.number("database.connections_max", 1..=1_000)?,
+        connect_retry: r.duration("database.connect_retry", Duration::ZERO..=HOUR)?,
+        query_timeout: r.duration("database.query_timeout", 10 * MOMENT..=HOUR)?,
+        migrate: r.flag("database.migrate")?,
+        seed: r.flag("database.seed")?,
+    })
+}
+
+fn database_url(r: &mut Reader) -> Result<SecretString, SettingsError> {
+    let key = "database.url";
+    let Some(url) = r.secret(key)? else {
+        return Err(r.fault(key, "must be set, for example DATABASE_URL=sqlite://data/herald.db"));
+    };
+    let Some(shown) = shown_url(url.expose_secret()) else {
+        // The value may hold a password: it is not quoted.
+        let right = "must be sqlite://<file> or postgres://user:password@host/database";
+        return Err(r.fault(key, right));
+    };
+    r.show(key, &shown);
+    Ok(url)
+}
+
+/// A database URL without its password; `None` if it is none that Herald can use.
+fn shown_url(raw: &str) -> Option<String> {
+    if let Some(file) = raw.strip_prefix("sqlite:") {
+        let file = file.strip_prefix("//").unwrap_or(file);
+        let path = file.split('?').next().unwrap_or_default();
+        // In memory each connection of the pool would have a database of its own.
+        let is_file =
+            !path.is_empty() && !file.contains(":memory:") && !file.contains("mode=memory");
+        return is_file.then(|| raw.to_owned());
+    }
+    // The parser would drop them without a word.
+    if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return None;
+    }
+    let mut url = Url::parse(raw).ok()?;
+    let is_postgres = matches!(url.scheme(), "postgres" | "postgresql") && url.has_host();
+    if !is_postgres {
+        return None;
+    }
+    if url.password().is_some() {
+        url.set_password(Some("********")).ok()?;
+    }
+    if url.query().is_some() {
+        // It may hold a password too.
+        url.set_query(Some("********"));
+    }
+    Some(url.to_string())
+}
+
+fn admin(r: &mut Reader) -> Result<Admin, SettingsError> {
+    let username = r.text("admin.username")?;
+    if username.is_empty() || username.contains(':') || username.contains(char::is_control) {
+        return Err(r.not("admin.username", "a name without colons and control characters"));
+    }
+    let Some(password) = r.secret("admin.password")? else {
+        return Err(r.fault("admin.password", "must be set: PUSHER_ADMIN_PASSWORD=<password>"));
+    };
+    Ok(Admin { username, password })
+}
+
+fn secrets(r: &mut Reader, env: Environment) -> Result<Secrets, SettingsError> {
+    Ok(Secrets {
+        guardian_secret: r.secret("secrets.guardian_secret")?,
+        secret_key_base: secret_key_base(r, env)?,
+    })
+}
+
+fn secret_key_base(r: &mut Reader, env: Environment) -> Result<SecretString, SettingsError> {
+    let (key, file_key) = ("secrets.secret_key_base", "secrets.secret_key_base_file");
+    let given = r.secret(key)?;
+    let file = r.text(file_key)?;
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let production = env == Environment::Production;
+    let (found, origin) = match file.as_str() {
+        "" if production => {
+            let how = "SECRET_KEY_BASE=<32 bytes or more>, `openssl rand -hex 32` makes one";
+            return Err(r.fault(key, format!("must be set in production: {how}")));
+        }
+        "" => (Ok(secret_key_base::generate()), "made for this run".to_owned()),
+        path if production => (secret_key_base::read(Path::new(path)), format!("the file {path}")),
+        path => (secret_key_base::read_or_make(Path::new(path)), format!("the file {path}")),
+    };
+    let found = found.map_err(|e| r.fault(file_key, format!("{file:?} cannot be used: {e}")))?;
+    r.mask(key, &origin);
+    Ok(found)
+}
+
+fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
+    Ok(Socket {
+        check_origin: check_origin(r, public_host)?,
+        idle_timeout: r.duration("socket.idle_timeout", 10 * MOMENT..=DAY)?,
+        handshake_timeout: r.duration("socket.handshake_timeout", 10 * MOMENT..=HOUR)?,
+        write_timeout: r.duration("socket.write_timeout", 10 * MOMENT..=HOUR)?,
+        topic_timeout: r.duration("socket.topic_timeout", 10 * MOMENT..=HOUR)?,
+    })
+}
+
+fn check_origin(r: &mut Reader, public_host: &str) -> Result<OriginPolicy, SettingsError> {
+    let key = "socket.check_origin";
+    let entries = r.flag_or_list(key)?;
+    OriginPolicy::parse(&entries, public_host).map_err(|e| {
+        r.fault(key, format!("must be false, true, \"conn\" or a list of origins: {e}"))
+    })
+}
+
+fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
+    Ok(Limits {
+        trigger_payload_bytes_max: r.number("limits.trigger_payload_bytes_max", 2..=GIGABYTE)?,
+        client_event_bytes_max: r.number("limits.client_event_bytes_max", 2..=GIGABYTE)?,
+        message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
+        request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
+        token_bytes_max: r.number("limits.token_bytes_max", 64..=MANY)?,
+        ref_bytes_max: r.number("limits.ref_bytes_max", 1..=MANY)?,
+        channels_per_transport_max: r.number("limits.channels_per_transport_max", 1..=MANY)?,
+        scopes_per_app_max: r.number("limits.scopes_per_app_max", 1..=MANY)?,
+        outbox_frames_max: r.number("limits.outbox_frames_max", 1..=MANY)?,
+        outbox_bytes_max: r.number("limits.outbox_bytes_max", 1_024..=GIGABYTE)?,
+        publications_in_flight_max: r.number("limits.publications_in_flight_max", 1..=MANY)?,
+        failed_admin_logins_per_minute_max: r
+            .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
+        sessions_max: r.number_or_auto("limits.sessions_max")?,
+    })
+}
+
+fn filter(r: &mut Reader) -> Result<String, SettingsError> {
+    let key = "log.filter";
+    let filter = r.text(key)?;
+    match env_filter::Builder::new().try_parse(&filter) {
+        Ok(_) => Ok(filter),
+        Err(_) => Err(r.not(key, "levels by module, such as \"info\" or \"warn,herald=debug\"")),
+    }
+}
+
+/// The password that everybody knows opens the admin API to nobody but this machine.
+fn judge_admin(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
+    let known_to_all = settings.admin.password.expose_secret() == DEFAULT_PASSWORD;
+    let host = settings.server.host;
+    if !known_to_all || (host.is_loopback() && settings.env != Environment::Production) {
+        return Ok(());
+    }
+    let fault = format!(
+        "must not be the default, which is known to all, on {host}: set PUSHER_ADMIN_PASSWORD, or \
+         listen on 127.0.0.1 in development"
+    );
+    Err(r.fault("admin.password", fault))
+}
+
+/// A limit that another one makes unreachable is a mistake.
+fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
+    let payload = limits.trigger_payload_bytes_max.max(limits.client_event_bytes_max);
+    for (key, larger, smaller_key, smaller) in [
+        (
+            "limits.message_bytes_max",
+            limits.message_bytes_max,
+            "limits.client_event_bytes_max",
+            limits.client_event_bytes_max,
+        ),
+        (
+            "limits.message_bytes_max",
+            limits.message_bytes_max,
+            "limits.token_bytes_max",
+            limits.token_bytes_max,
+        ),
+        (
+            "limits.request_body_bytes_max",
+            limits.request_body_bytes_max,
+            "limits.trigger_payload_bytes_max",
+            limits.trigger_payload_bytes_max,
+        ),
+        (
+            "limits.outbox_bytes_max",
+            limits.outbox_bytes_max,
+            "the largest payload (trigger_payload_bytes_max, client_event_bytes_max)",
+            payload,
+        ),
+    ] {
+        if larger <= smaller {
+            let fault = format!("must be more than {smaller_key}, {smaller} bytes, not {larger}");
+            return Err(r.fault(key, fault));
+        }
+    }
+    Ok(())
+}
+
+/// Production starts with nothing weak.
+fn judge_production(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
+    let password = settings.admin.password.expose_secret();
+    if password.chars().count() < PASSWORD_CHARS_MIN {
+        let fault = format!("must have {PASSWORD_CHARS_MIN} characters or more in production");
+        return Err(r.fault("admin.password", fault));
+    }
+    let keys = [
+        ("secrets.guardian_secret", settings.secrets.guardian_secret.as_ref()),
+        ("secrets.secret_key_base", Some(&settings.secrets.secret_key_base)),
+    ];
+    for (key, secret) in keys {
+        if secret.is_some_and(|secret| secret.expose_secret().len() < KEY_BYTES_MIN) {
+            let fault = format!("must have {KEY_BYTES_MIN} bytes or more in production");
+            return Err(r.fault(key, fault));
+        }
+    }
+    if settings.database.seed {
+        return Err(
+            r.fault("database.seed", "must be false in production: its secret is known to all")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,595 @@
+//! What loads, what is refused and with which words.
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const PASSWORD: &str = "correct-horse-battery";
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+/// Enough for production.
+const PRODUCTION: [(&str, &str); 3] =
+    [("HERALD_ENV", "production"), ("PUSHER_ADMIN_PASSWORD", PASSWORD), ("SECRET_KEY_BASE", KEY)];
+/// Development that leaves no file behind.
+const DEVELOPMENT: [(&str, &str); 1] = [("SECRET_KEY_BASE", "k")];
+
+fn load_in(dir: Option<&Path>, env: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    Settings::load_from(env.iter().map(|(n, v)| ((*n).into(), (*v).into())), dir)
+}
+
+/// Loads with `env` on top of `base`, whose variables it may replace.
+fn load(base: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let kept = base.iter().filter(|(name, _)| env.iter().all(|(n, _)| n != name));
+    load_in(None, &kept.chain(env).copied().collect::<Vec<_>>())
+}
+
+fn loaded(base: &[(&str, &str)], env: &[(&str, &str)]) -> Settings {
+    load(base, env).expect("settings that can be honoured")
+}
+
+fn refusal(base: &[(&str, &str)], env: &[(&str, &str)]) -> String {
+    load(base, env).map(|_| "nothing").expect_err("a refusal").to_string()
+}
+
+#[test]
+fn development_is_a_laptop() {
+    let settings = loaded(&DEVELOPMENT, &[]);
+
+    assert_eq!(settings.env, Environment::Development);
+    assert_eq!(
+        (settings.server.host.to_string(), settings.server.port),
+        ("127.0.0.1".into(), 4000)
+    );
+    assert_eq!(settings.database.url.expose_secret(), "sqlite://data/herald.db");
+    assert!(settings.database.migrate && settings.database.seed && settings.server.demo_page);
+    assert_eq!(settings.admin.username, "pusher_admin_username");
+    assert_eq!(settings.admin.password.expose_secret(), "pusher_admin_password");
+    assert_eq!(settings.single_app, None);
+    assert!(settings.secrets.guardian_secret.is_none());
+    assert!(matches!(settings.socket.check_origin, OriginPolicy::Off));
+}
+
+#[test]
+fn production_listens_everywhere_and_does_nothing_by_itself() {
+    let settings = loaded(&PRODUCTION, &[]);
+
+    assert_eq!((settings.server.host.to_string(), settings.server.port), ("0.0.0.0".into(), 4000));
+    assert!(!settings.database.migrate && !settings.database.seed && !settings.server.demo_page);
+}
+
+#[test]
+fn the_test_environment_wants_a_database_and_keeps_nothing() {
+    let test = [("HERALD_ENV", "test")];
+    assert!(refusal(&test, &[]).starts_with("database.url"));
+
+    let url = [("DATABASE_URL", "sqlite:///tmp/x.db")];
+    let (first, second) = (loaded(&test, &url), loaded(&test, &url));
+    assert_eq!(first.server.port, 0);
+    let key = |settings: &Settings| settings.secrets.secret_key_base.expose_secret().to_owned();
+    assert_ne!(key(&first), key(&second));
+}
+
+#[test]
+fn the_defaults_are_those_of_the_specification() {
+    let settings = loaded(&DEVELOPMENT, &[]);
+    let limits = settings.limits;
+    for (name, found, expected) in [
+        ("trigger payload", limits.trigger_payload_bytes_max, 100 * 1024),
+        ("client event", limits.client_event_bytes_max, 32 * 1024),
+        ("message", limits.message_bytes_max, 1024 * 1024),
+        ("request body", limits.request_body_bytes_max, 1024 * 1024),
+        ("token", limits.token_bytes_max, 8 * 1024),
+        ("ref", limits.ref_bytes_max, 64),
+        ("channels", limits.channels_per_transport_max, 100),
+        ("scopes", limits.scopes_per_app_max, 100),
+        ("outbox frames", limits.outbox_frames_max, 1024),
+        ("outbox bytes", limits.outbox_bytes_max, 4 * 1024 * 1024),
+        ("failed logins", limits.failed_admin_logins_per_minute_max as usize, 10),
+    ] {
+        assert_eq!(found, expected, "{name}");
+    }
+    assert_eq!(limits.sessions_max, None);
+    assert_eq!(settings.registry.refresh, Duration::from_secs(5));
+    assert_eq!(settings.socket.idle_timeout, Duration::from_secs(60));
+    assert_eq!(settings.socket.handshake_timeout, Duration::from_secs(10));
+    assert_eq!(settings.database.connect_retry, Duration::from_secs(30));
+}
+
+#[test]
+fn every_key_of_the_defaults_is_read_and_shown() {
+    let env = DEVELOPMENT.map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let (_, effective) = Settings::explain_from(env.into_iter(), None).expect("settings");
+
+    let mut shown: Vec<_> = effective.iter().map(|setting| setting.key.to_owned()).collect();
+    shown.sort();
+    let origins: Vec<_> = effective.iter().filter(|setting| setting.origin.is_empty()).collect();
+    assert_eq!(shown, layers::default_keys());
+    assert_eq!(origins, Vec::<&Effective>::new(), "every value comes from somewhere");
+}
+
+#[test]
+fn the_articles_names_work() {
+    let settings = loaded(
+        &[],
+        &[
+            ("PORT", "5000"),
+            ("DATABASE_URL", "postgres://herald:pw@db/herald"),
+            ("PUSHER_ADMIN_USERNAME", "root"),
+            ("PUSHER_ADMIN_PASSWORD", "p:w"),
+            ("GUARDIAN_SECRET", "shared"),
+            ("SECRET_KEY_BASE", "base"),
+        ],
+    );
+
+    assert_eq!(settings.server.port, 5000);
+    assert_eq!(settings.database.url.expose_secret(), "postgres://herald:pw@db/herald");
+    assert_eq!(settings.admin.username, "root");
+    assert_eq!(settings.admin.password.expose_secret(), "p:w");
+    let guardian = settings.secrets.guardian_secret.expect("a guardian secret");
+    assert_eq!(guardian.expose_secret(), "shared");
+    assert_eq!(settings.secrets.secret_key_base.expose_secret(), "base");
+}
+
+#[test]
+fn an_empty_article_name_counts_as_unset() {
+    let empty = [
+        ("PORT", ""),
+        ("DATABASE_URL", ""),
+        ("PUSHER_ADMIN_USERNAME", ""),
+        ("PUSHER_ADMIN_PASSWORD", ""),
+        ("GUARDIAN_SECRET", ""),
+    ];
+    let settings = loaded(&DEVELOPMENT, &empty);
+    assert_eq!(settings.server.port, 4000);
+    assert_eq!(settings.database.url.expose_secret(), "sqlite://data/herald.db");
+    assert!(settings.secrets.guardian_secret.is_none());
+}
+
+#[test]
+fn the_environment_sets_every_kind_of_value() {
+    let settings = loaded(
+        &DEVELOPMENT,
+        &[
+            ("HERALD__SINGLE_APP", "deploys"),
+            ("HERALD__REGISTRY__REFRESH", "250ms"),
+            ("HERALD__SERVER__WORKERS", "3"),
+            ("HERALD__SERVER__FORCE_SSL", "true"),
+            ("HERALD__SERVER__HOST", "::1"),
+            ("HERALD__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.7,::1"),
+            ("HERALD__SERVER__PUBLIC_HOST", "Herald.Example.com"),
+            ("HERALD__LIMITS__SESSIONS_MAX", "12"),
+            ("HERALD__LOG__FILTER", "herald=debug"),
+            ("HERALD__ADMIN__PASSWORD", "0012"),
+        ],
+    );
+
+    assert_eq!(settings.single_app.map(|slug| slug.to_string()).as_deref(), Some("deploys"));
+    assert_eq!(settings.registry.refresh, Duration::from_millis(250));
+    assert_eq!(settings.server.workers, 3);
+    assert!(settings.server.force_ssl);
+    assert_eq!(settings.server.host.to_string(), "::1");
+    let proxies: Vec<_> = settings.server.trusted_proxies.iter().map(|p| p.to_string()).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+    assert_eq!(settings.server.public_host, "herald.example.com");
+    assert_eq!(settings.limits.sessions_max, Some(12));
+    assert_eq!(settings.log.filter, "herald=debug");
+    assert_eq!(settings.admin.password.expose_secret(), "0012", "digits stay text");
+}
+
+#[test]
+fn the_origin_check_has_four_forms() {
+    for (raw, expected) in [
+        ("false", "Off"),
+        ("true", "PublicHost(\"herald.example\")"),
+        ("conn", "Connection"),
+        ("https://a.example, //*.b.example", "List"),
+    ] {
+        let env = [
+            ("HERALD__SOCKET__CHECK_ORIGIN", raw),
+            ("HERALD__SERVER__PUBLIC_HOST", "herald.example"),
+        ];
+        let policy = format!("{:?}", loaded(&DEVELOPMENT, &env).socket.check_origin);
+        assert!(policy.starts_with(expected), "{raw}: {policy}");
+    }
+}
+
+#[test]
+fn variables_that_are_not_ours_are_left_alone() {
+    for name in
+        ["HERALD_SERVICE_HOST", "HERALD_PORT", "HERALD_APP_KEY", "herald__server__port", "P"]
+    {
+        assert!(load(&DEVELOPMENT, &[(name, "tcp://10.0.0.1:80")]).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_by_name() {
+    for (name, value, expected) in [
+        ("HERALD_ENV", "prod", "HERALD_ENV: must be development, test or production, not \"prod\""),
+        ("HERALD_ENV", "", "HERALD_ENV: must be development, test or production, not \"\""),
+        (
+            "HERALD_CONFIG_DIR",
+            "/no\n/such",
+            "HERALD_CONFIG_DIR: must be a folder, and \"/no\\n/such\" is none",
+        ),
+        (
+            "HERALD__SERVER__PROT",
+            "1",
+            "server.prot (from HERALD__SERVER__PROT): there is no such setting; default.toml lists them all",
+        ),
+        (
+            "HERALD__SERVER",
+            "1",
+            "server (from HERALD__SERVER): there is no such setting; default.toml lists them all",
+        ),
+        (
+            "HERALD__",
+            "1",
+            " (from HERALD__): there is no such setting; default.toml lists them all",
+        ),
+        ("HERALD_SERVER__PORT", "1", "HERALD_SERVER__PORT: settings begin with HERALD__"),
+        (
+            "PORT",
+            "http",
+            "server.port (from PORT): must be a whole number from 0 to 65535, not \"http\"",
+        ),
+        (
+            "PORT",
+            "65536",
+            "server.port (from PORT): must be a whole number from 0 to 65535, not \"65536\"",
+        ),
+        (
+            "PORT",
+            "-1",
+            "server.port (from PORT): must be a whole number from 0 to 65535, not \"-1\"",
+        ),
+        (
+            "PORT",
+            "+1",
+            "server.port (from PORT): must be a whole number from 0 to 65535, not \"+1\"",
+        ),
+        (
+            "PORT",
+            " 1",
+            "server.port (from PORT): must be a whole number from 0 to 65535, not \" 1\"",
+        ),
+        (
+            "HERALD__SERVER__WORKERS",
+            "513",
+            "server.workers (from HERALD__SERVER__WORKERS): must be a whole number from 0 to 512, not \"513\"",
+        ),
+        (
+            "HERALD__SERVER__HOST",
+            "localhost",
+            "server.host (from HERALD__SERVER__HOST): must be an IP address such as 127.0.0.1 or 0.0.0.0, not \"localhost\"",
+        ),
+        (
+            "HERALD__SERVER__PUBLIC_HOST",
+            "https://a.b",
+            "server.public_host (from HERALD__SERVER__PUBLIC_HOST): must be a host name such as \"herald.example.com\", without scheme and port, not \"https://a.b\"",
+        ),
+        (
+            "HERALD__SERVER__TRUSTED_PROXIES",
+            "10.0.0.0/8,proxy",
+            "server.trusted_proxies (from HERALD__SERVER__TRUSTED_PROXIES): must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8, not \"10.0.0.0/8,proxy\"",
+        ),
+        (
+            "HERALD__SERVER__FORCE_SSL",
+            "maybe",
+            "server.force_ssl (from HERALD__SERVER__FORCE_SSL): must be true or false, not \"maybe\"",
+        ),
+        (
+            "HERALD__REGISTRY__REFRESH",
+            "5",
+            "registry.refresh (from HERALD__REGISTRY__REFRESH): must be a duration such as \"5s\", from 10ms to 1h, not \"5\"",
+        ),
+        (
+            "HERALD__REGISTRY__REFRESH",
+            "0s",
+            "registry.refresh (from HERALD__REGISTRY__REFRESH): must be a duration such as \"5s\", from 10ms to 1h, not \"0s\"",
+        ),
+        (
+            "HERALD__SINGLE_APP",
+            "Foo App",
+            "single_app (from HERALD__SINGLE_APP): must be an app's slug, 1 to 63 of a-z, 0-9 and -, not \"Foo App\"",
+        ),
+        (
+            "HERALD__SOCKET__CHECK_ORIGIN",
+            "example.com",
+            "socket.check_origin (from HERALD__SOCKET__CHECK_ORIGIN): must be false, true, \"conn\" or a list of origins: \"example.com\" needs a // before the host, as in //example.com or https://example.com",
+        ),
+        (
+            "HERALD__LIMITS__OUTBOX_FRAMES_MAX",
+            "0",
+            "limits.outbox_frames_max (from HERALD__LIMITS__OUTBOX_FRAMES_MAX): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__LIMITS__MESSAGE_BYTES_MAX",
+            "32768",
+            "limits.message_bytes_max (from HERALD__LIMITS__MESSAGE_BYTES_MAX): must be more than limits.client_event_bytes_max, 32768 bytes, not 32768",
+        ),
+        (
+            "HERALD__LIMITS__REQUEST_BODY_BYTES_MAX",
+            "1000",
+            "limits.request_body_bytes_max (from HERALD__LIMITS__REQUEST_BODY_BYTES_MAX): must be more than limits.trigger_payload_bytes_max, 102400 bytes, not 1000",
+        ),
+        (
+            "HERALD__LIMITS__SESSIONS_MAX",
+            "0",
+            "limits.sessions_max (from HERALD__LIMITS__SESSIONS_MAX): must be \"auto\" or a whole number from 1, not \"0\"",
+        ),
+        (
+            "HERALD__LOG__FILTER",
+            "herald=loud",
+            "log.filter (from HERALD__LOG__FILTER): must be levels by module, such as \"info\" or \"warn,herald=debug\", not \"herald=loud\"",
+        ),
+        (
+            "PUSHER_ADMIN_USERNAME",
+            "a:b",
+            "admin.username (from PUSHER_ADMIN_USERNAME): must be a name without colons and control characters, not \"a:b\"",
+        ),
+    ] {
+        assert_eq!(refusal(&DEVELOPMENT, &[(name, value)]), expected, "{name}={value}");
+    }
+}
+
+#[test]
+fn a_value_given_twice_is_refused_unless_it_is_the_same() {
+    let twice = |other| [("PORT", "5000"), ("HERALD__SERVER__PORT", other)];
+    assert_eq!(loaded(&DEVELOPMENT, &twice("5000")).server.port, 5000);
+    assert_eq!(
+        refusal(&DEVELOPMENT, &twice("6000")),
+        "server.port: is given twice, by PORT and by HERALD__SERVER__PORT: keep one of them"
+    );
+}
+
+#[test]
+fn databases_are_sqlite_files_or_postgres() {
+    for (url, expected) in [
+        ("sqlite://data/herald.db", true),
+        ("sqlite:///var/lib/herald.db?mode=rwc", true),
+        ("sqlite:herald.db", true),
+        ("postgres://u:p@h/d", true),
+        ("postgresql://h:5432/d?sslmode=require", true),
+        ("sqlite://", false),
+        ("sqlite::memory:", false),
+        ("sqlite://x?mode=memory", false),
+        ("mysql://u:s3cret@h/d", false),
+        ("postgres:s3cret", false),
+        ("postgres://", false),
+        ("s3cret", false),
+        (" postgres://u:s3cret@h/d\u{0}", false),
+    ] {
+        let found = load(&DEVELOPMENT, &[("DATABASE_URL", url)]).map(|_| ());
+        assert_eq!(found.is_ok(), expected, "{url}: {found:?}");
+        if let Err(fault) = found {
+            let expected = "database.url (from DATABASE_URL): must be sqlite://<file> or \
+                            postgres://user:password@host/database";
+            assert_eq!(fault.to_string(), expected);
+        }
+    }
+}
+
+#[test]
+fn production_refuses_what_is_weak() {
+    for (name, value, expected) in [
+        (
+            "PUSHER_ADMIN_PASSWORD",
+            "",
+            "admin.password (from the built-in default.toml): must be set",
+        ),
+        (
+            "PUSHER_ADMIN_PASSWORD",
+            "elevenchars",
+            "admin.password (from PUSHER_ADMIN_PASSWORD): must have 12 characters or more in production",
+        ),
+        (
+            "PUSHER_ADMIN_PASSWORD",
+            "pusher_admin_password",
+            "admin.password (from PUSHER_ADMIN_PASSWORD): must not be the default",
+        ),
+        (
+            "SECRET_KEY_BASE",
+            "",
+            "secrets.secret_key_base (from the built-in default.toml): must be set in production",
+        ),
+        (
+            "SECRET_KEY_BASE",
+            &KEY[1..],
+            "secrets.secret_key_base (from SECRET_KEY_BASE): must have 32 bytes or more in production",
+        ),
+        (
+            "GUARDIAN_SECRET",
+            &KEY[1..],
+            "secrets.guardian_secret (from GUARDIAN_SECRET): must have 32 bytes or more in production",
+        ),
+        (
+            "HERALD__DATABASE__SEED",
+            "true",
+            "database.seed (from HERALD__DATABASE__SEED): must be false in production",
+        ),
+    ] {
+        let found = refusal(&PRODUCTION, &[(name, value)]);
+        assert!(found.starts_with(expected), "{name}={value}: {found}");
+        assert!(value.len() < 8 || !found.contains(value), "{found}");
+    }
+    assert!(load(&PRODUCTION, &[("PUSHER_ADMIN_PASSWORD", "twelve chars")]).is_ok());
+    assert!(load(&PRODUCTION, &[("GUARDIAN_SECRET", KEY)]).is_ok());
+}
+
+#[test]
+fn the_default_password_is_for_loopback_only() {
+    for (env, host, expected) in [
+        ("development", "127.0.0.1", true),
+        ("development", "127.8.8.8", true),
+        ("development", "::1", true),
+        ("development", "0.0.0.0", false),
+        ("development", "::", false),
+        ("development", "192.168.1.5", false),
+        ("test", "0.0.0.0", false),
+        ("production", "127.0.0.1", false),
+    ] {
+        let env = [
+            ("HERALD_ENV", env),
+            ("HERALD__SERVER__HOST", host),
+            ("PUSHER_ADMIN_PASSWORD", "pusher_admin_password"),
+            ("DATABASE_URL", "sqlite://x.db"),
+            ("SECRET_KEY_BASE", KEY),
+        ];
+        let found = load(&[], &env).map(|_| ());
+        assert_eq!(found.is_ok(), expected, "{env:?}: {found:?}");
+    }
+    let own = [("HERALD__SERVER__HOST", "0.0.0.0"), ("PUSHER_ADMIN_PASSWORD", "mine")];
+    assert!(load(&DEVELOPMENT, &own).is_ok(), "one's own password opens it to the network");
+}
+
+#[test]
+fn own_files_replace_the_built_in_ones() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write =
+        |file: &str, text: &str| std::fs::write(dir.path().join(file), text).expect("a file");
+    write("default.toml", "[server]\nport = 5000\nworkers = 7\n");
+    write("development.toml", "[server]\nport = 6000\n[admin]\npassword = \"own\"\n");
+
+    let settings = load_in(Some(dir.path()), &DEVELOPMENT).expect("settings");
+    assert_eq!((settings.server.port, settings.server.workers), (6000, 7));
+    assert!(!settings.database.seed, "the built-in development.toml is not read beside one's own");
+    assert_eq!(settings.registry.refresh, Duration::from_secs(5), "what is left out stays");
+
+    let named = dir.path().to_string_lossy();
+    let env = [DEVELOPMENT[0], ("HERALD_CONFIG_DIR", &named)];
+    assert_eq!(load_in(None, &env).expect("settings").server.port, 6000);
+    let elsewhere = load_in(Some(&dir.path().join("none")), &DEVELOPMENT).expect("settings");
+    assert_eq!(elsewhere.server.port, 4000, "a folder that nobody asked for may be missing");
+}
+
+#[test]
+fn broken_files_are_refused_without_quoting_them() {
+    for (text, expected) in [
+        ("[server]\nprot = 1", "server.prot (from DIR/development.toml): there is no such setting"),
+        ("server = 1", "server (from DIR/development.toml): there is no such setting"),
+        (
+            "[server.port]\na = 1",
+            "server.port.a (from DIR/development.toml): there is no such setting",
+        ),
+        (
+            "[server]\nport = \"x\"",
+            "server.port (from DIR/development.toml): must be a whole number",
+        ),
+        ("[server]\nport = 1.5", "server.port (from DIR/development.toml): must be a whole number"),
+        (
+            "[admin]\npassword = 123454321",
+            "admin.password (from DIR/development.toml): must be a text",
+        ),
+        (
+            "[admin]\npassword = [\"s3cret\"]",
+            "admin.password (from DIR/development.toml): must be a text",
+        ),
+        ("[admin]\npassword = \"s3cret", "DIR/development.toml: TOML parse error at line 2"),
+        (
+            "[server]\ntrusted_proxies = [1]",
+            "server.trusted_proxies (from DIR/development.toml): must be a list",
+        ),
+        (
+            "[socket]\ncheck_origin = []\n[admin]\npassword = \"p\"",
+            "socket.check_origin (from DIR/development.toml): must be false, true",
+        ),
+        (
+            "[limits]\nsessions_max = -1\n[admin]\npassword = \"p\"",
+            "limits.sessions_max (from DIR/development.toml): must be \"auto\"",
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("development.toml"), text).expect("a file");
+        let found = load_in(Some(dir.path()), &DEVELOPMENT).map(|_| ()).expect_err("a refusal");
+        let found = found.to_string().replace(&dir.path().display().to_string(), "DIR");
+        assert!(found.starts_with(expected), "{text}: {found}");
+        assert!(!found.contains("s3cret") && !found.contains("123454321"), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
+#[test]
+fn the_secret_key_base_is_made_once_and_kept_private() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("data/secret_key_base");
+    let text = path.to_string_lossy();
+    let env = [("HERALD__SECRETS__SECRET_KEY_BASE_FILE", text.as_ref())];
+    let key = |settings: Settings| settings.secrets.secret_key_base.expose_secret().to_owned();
+
+    let first = key(loaded(&[], &env));
+    assert_eq!(first.len(), 64);
+    assert_eq!(key(loaded(&[], &env)), first);
+    let in_production = [PRODUCTION[0], PRODUCTION[1], env[0]];
+    assert_eq!(key(loaded(&[], &in_production)), first, "production reads such a file too");
+
+    let files = std::fs::read_dir(dir.path().join("data")).expect("a folder").count();
+    assert_eq!(files, 1, "no draft is left behind");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_secret_key_base_file_that_cannot_be_used_stops_the_start() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "\n").expect("a file");
+    for (base, path) in [
+        (&DEVELOPMENT[..0], file.clone()),
+        (&DEVELOPMENT[..0], file.join("below-a-file")),
+        (&DEVELOPMENT[..0], dir.path().to_owned()),
+        (&PRODUCTION[..2], dir.path().join("missing")),
+    ] {
+        let path = path.to_string_lossy();
+        let found = refusal(base, &[("HERALD__SECRETS__SECRET_KEY_BASE_FILE", &path)]);
+        assert!(found.starts_with("secrets.secret_key_base_file"), "{found}");
+        assert!(found.contains(" cannot be used: "), "{found}");
+    }
+}
+
+#[test]
+fn sessions_are_counted_against_the_file_limit() {
+    let with = |wanted| loaded(&DEVELOPMENT, &[("HERALD__LIMITS__SESSIONS_MAX", wanted)]);
+    for (wanted, file_limit, expected) in [
+        ("auto", 20_000, Some(19_500)),
+        ("auto", 501, Some(1)),
+        ("auto", 500, None),
+        ("auto", 0, None),
+        ("auto", u64::MAX, Some(10_000_000)),
+        ("19500", 20_000, Some(19_500)),
+        ("19501", 20_000, None),
+        ("1", 500, None),
+    ] {
+        let found = with(wanted).sessions_max(file_limit);
+        assert_eq!(found.ok(), expected, "{wanted} of {file_limit}");
+    }
+    let fault = with("9").sessions_max(505).expect_err("a refusal").to_string();
+    assert_eq!(
+        fault,
+        "limits.sessions_max: must be at most 5, not 9: the limit on open files is 505, less 500; \
+         raise it (ulimit -n) or lower this"
+    );
+}
+
+#[test]
+fn no_secret_is_shown_or_printed() {
+    let env = [
+        ("DATABASE_URL", "postgres://herald:hush-1@db.example:5433/herald?password=hush-2"),
+        ("PUSHER_ADMIN_PASSWORD", "hush-3"),
+        ("GUARDIAN_SECRET", "hush-4"),
+        ("SECRET_KEY_BASE", "hush-5"),
+    ];
+    let vars = env.map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let (settings, effective) = Settings::explain_from(vars.into_iter(), None).expect("settings");
+
+    let shown = |key| effective.iter().find(|e| e.key == key).expect("a setting").value.clone();
+    assert_eq!(shown("database.url"), "postgres://herald:********@db.example:5433/herald?********");
+    assert_eq!(shown("admin.password"), "********");
+    assert_eq!(shown("secrets.guardian_secret"), "********");
+    assert_eq!(shown("secrets.secret_key_base"), "********");
+    let printed = format!("{settings:?}{effective:?}");
+    assert!(!printed.contains("hush"), "{printed}");
+}

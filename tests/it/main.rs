@@ -4,6 +4,8 @@
 //! test whose name begins with `e` and a number shows the entry of that number in the protocol
 //! document (see `docs/conformance.md`).
 
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no public face")]
+
 mod support;
 
 mod broadcast;

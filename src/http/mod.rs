@@ -1,22 +1,39 @@
 //! REST: the one table of URLs, then one file per resource.
+//!
+//! | URL | file |
+//! |---|---|
+//! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
+//! | `/api/apps/<slug>/events` | [`events`] |
+//! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
+//!
+//! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
 
 pub mod admin;
 pub mod apps;
+pub mod auth;
 pub mod basic;
 pub mod body;
 pub mod client;
 pub mod cross_site;
 pub mod error;
+pub mod events;
+pub mod publish;
+mod trigger;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use actix::Addr;
+use actix_web::{Resource, ResponseError, Route, middleware::from_fn, web};
 
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
-    broker::Topics,
+    broker::{Addressing, Topics},
     settings::Settings,
 };
+use error::ApiError;
 
 /// What every handler shares; comes in as `web::Data<Services>`.
 pub struct Services {
@@ -32,4 +49,41 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+}
+
+impl Services {
+    /// How topics are spelled on this server.
+    pub fn addressing(&self) -> Addressing {
+        match &self.settings.single_app {
+            Some(slug) => Addressing::SingleApp(slug.clone()),
+            None => Addressing::ManyApps,
+        }
+    }
+}
+
+/// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
+/// [`client::require_tls`].
+pub fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(
+        web::scope("/api")
+            .wrap(from_fn(cross_site::guard))
+            .configure(apps::configure)
+            .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
+            .service(post("/publish").route(web::post().to(publish::create)))
+            .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
+            .default_service(answer_with(ApiError::NotFound)),
+    );
+}
+
+/// A resource that is only posted to.
+fn post(path: &str) -> Resource {
+    web::resource(path).default_service(answer_with(ApiError::MethodNotAllowed { allow: "POST" }))
+}
+
+/// A route whose only answer is this error.
+fn answer_with(error: ApiError) -> Route {
+    web::to(move || {
+        let response = error.error_response();
+        async { response }
+    })
 }

@@ -5,6 +5,8 @@
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
+//! | `/health`, `/ready` | [`health`] |
+//! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
 
@@ -17,6 +19,8 @@ pub mod client;
 pub mod cross_site;
 pub mod error;
 pub mod events;
+pub mod health;
+pub mod pages;
 pub mod publish;
 mod trigger;
 
@@ -26,7 +30,10 @@ mod testing;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use actix::Addr;
-use actix_web::{Resource, ResponseError, Route, middleware::from_fn, web};
+use actix_web::{
+    FromRequest, Handler, Resource, Responder, ResponseError, Route, guard, middleware::from_fn,
+    web,
+};
 
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
@@ -63,7 +70,7 @@ impl Services {
 
 /// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
 /// [`client::require_tls`].
-pub fn configure(cfg: &mut web::ServiceConfig) {
+pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
     cfg.service(
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
@@ -73,11 +80,29 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
             .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
             .default_service(answer_with(ApiError::NotFound)),
     );
+    cfg.configure(health::configure);
+    if with_demo_page {
+        cfg.configure(pages::configure);
+    }
+    cfg.default_service(web::to(pages::not_found));
 }
 
 /// A resource that is only posted to.
 fn post(path: &str) -> Resource {
     web::resource(path).default_service(answer_with(ApiError::MethodNotAllowed { allow: "POST" }))
+}
+
+/// A resource that is only read: `GET`, and `HEAD` as probes like to send it.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let is_read = guard::Any(guard::Get()).or(guard::Head());
+    web::resource(path)
+        .route(web::route().guard(is_read).to(handler))
+        .default_service(answer_with(ApiError::MethodNotAllowed { allow: "GET, HEAD" }))
 }
 
 /// A route whose only answer is this error.

@@ -76,7 +76,7 @@ impl TestServices {
     /// As [`TestServices::call`], but the whole response.
     pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
         let app = WebApp::new().app_data(self.services.clone());
-        let app = test::init_service(app.configure(configure)).await;
+        let app = test::init_service(app.configure(|cfg| configure(cfg, true))).await;
         let response = test::call_service(&app, request.to_request()).await;
         response.into_parts().1.map_into_boxed_body()
     }

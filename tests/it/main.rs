@@ -1,0 +1,10 @@
+//! Herald from outside: whole servers, real sockets, real databases.
+//!
+//! One binary, for linking is what costs. Modules are named after what they ask of the server; a
+//! test whose name begins with `e` and a number shows the entry of that number in the protocol
+//! document (see `docs/conformance.md`).
+
+mod support;
+
+mod broadcast;
+mod handshake;

@@ -1,10 +1,72 @@
-//! Herald: a self-hosted realtime broker. stub
-pub mod app;
-pub mod broker;
-pub mod cli;
+//! Herald: a self-hosted realtime broker that speaks Phoenix Channels.
+//!
+//! A web application triggers events with one HTTP POST; every browser that runs an unmodified
+//! `phoenix.js` and joined the matching topic hears them at once. Many apps share one Herald, and
+//! none can hear another.
+//!
+//! # The picture
+//!
+//! ```text
+//!             wire (pure: frame in, effects out)   transport (actors)      core (actors)
+//! phoenix.js ─ phoenix::Conversation ───────────── session::websocket ─┐
+//! Rails      ─ http::events ───────────────────────────────────────────┼─► Topic ──► Fanout ──► sessions
+//! every door ─ asks the AppDirectory's snapshot                        │   one per   one per
+//!              (kept by app::registry through app::store)              ┘   scope     worker thread
+//! ```
+//!
+//! # Words
+//!
+//! - **App**: a tenant with key and secret; its *slug* is its public id.
+//! - **Scope**: who may hear. `public` needs no token, every other scope does.
+//! - **Topic**: what a client joins: `<scope>:<app>`, or `<scope>:<app>:<channel>`.
+//! - **Channel**: a named stream inside one scope of an app; `#general` means every channel of it.
+//! - **Event**: the name under which a payload arrives.
+//! - **Publication**: one payload on its way to subscribers.
+//! - **Session**: one connected client.
+//!
+//! # Rooms, in reading order
+//!
+//! Each room uses rooms above it, never below; a test reads the `use` lines and keeps this true.
+//! Only [`app::store`] speaks SeaORM, only [`session`] sees actix-http and actix-web-actors.
+//!
+//! # What always holds
+//!
+//! 1. Waiting flows inward, deliveries never wait: sessions and handlers may wait for a topic; a
+//!    topic waits for nobody, a fan-out uses `try_send`. What is under way between them is bounded
+//!    by a permit inside each publication, for which its publisher waited.
+//! 2. A join's reply leaves before anything else of that join; what is published after the reply
+//!    was decided arrives.
+//! 3. All subscribers of one scope see one order.
+//! 4. Clients create map entries, never unbounded actors or tasks; each map that a client can grow
+//!    has a limit.
+//! 5. A panic ends one actor, visibly, and nobody is left joined but deaf: a topic's drop tells the
+//!    fan-outs, a fan-out's drop tells its sessions, and whoever finds an address dead starts anew.
+//! 6. Safety devices fail closed; a setting that cannot be honoured stops the start.
+//! 7. There are no globals: addresses are passed in, and tests run side by side.
+//! 8. Secrets have a type that cannot be printed.
+//!
+//! # One event, function by function
+//!
+//! `http::events::create` authenticates the app against the snapshot, reads the body once into a
+//! [`broker::Publication`] and calls [`broker::Topics::publish`]. The topic gives it its place and
+//! sends one message to the fan-out of each thread that has subscribers; the fan-out picks audience
+//! and frame and `try_send`s it to each session, whose actor hands it to its WebSocket context; the
+//! pump writes it to the socket. A client's push is the same from `Topics::publish` on.
+
 pub mod form;
-pub mod http;
-pub mod phoenix;
-pub mod server;
-pub mod session;
+
+pub mod app;
+
 pub mod settings;
+
+pub mod broker;
+
+pub mod session;
+
+pub mod phoenix;
+
+pub mod http;
+
+pub mod server;
+
+pub mod cli;

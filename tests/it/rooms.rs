@@ -1,0 +1,117 @@
+//! The order of the rooms: each uses rooms to its left, never to its right.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The rooms from left to right, as `src/lib.rs` lists them.
+const ROOMS: [&str; 9] =
+    ["form", "app", "settings", "broker", "session", "phoenix", "http", "server", "cli"];
+
+/// Who alone may name these crates: a file, or a whole folder.
+const RESERVED: [(&str, &str); 5] = [
+    ("herald_entity", "app/store"),
+    ("herald_migration", "app/store"),
+    ("sea_orm", "app/store"),
+    ("actix_http", "session/"),
+    ("actix_web_actors", "session/"),
+];
+
+#[test]
+fn rooms_use_rooms_to_their_left() {
+    let mut files = 0;
+    for (room, file, code) in sources() {
+        let own = position(&room);
+        for used in uses(&code) {
+            let at = position(&used);
+            assert!(at <= own, "{file} of room {room} uses {used}, which is to its right");
+        }
+        files += 1;
+    }
+    assert!(files > 30, "the sources were found");
+}
+
+#[test]
+fn some_crates_are_known_to_one_room_only() {
+    for (room, file, code) in sources() {
+        for (name, owner) in RESERVED {
+            let names_it = code.contains(&format!("{name}::"));
+            assert!(!names_it || file.starts_with(owner), "{file} of room {room} knows {name}");
+        }
+    }
+}
+
+#[test]
+fn the_map_lists_the_rooms_in_this_order() {
+    let map = fs::read_to_string(root().join("lib.rs")).expect("src/lib.rs");
+    let listed: Vec<_> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
+    assert_eq!(listed, ROOMS.map(|room| format!("{room};")));
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn position(room: &str) -> usize {
+    let found = ROOMS.iter().position(|known| *known == room);
+    found.unwrap_or_else(|| panic!("{room} is no room; give it its place in ROOMS"))
+}
+
+/// Room, path under `src` and code, comments left out, of every file that is in a room.
+fn sources() -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let file = path.strip_prefix(root()).expect("under src").display().to_string();
+            let room = file.split(['/', '.']).next().expect("a first part").to_owned();
+            if !file.ends_with(".rs") || room == "lib" || room == "main" {
+                continue;
+            }
+            let code = fs::read_to_string(&path).expect("a source file");
+            let is_code = |line: &&str| !line.trim_start().starts_with("//");
+            let code: Vec<_> = code.lines().filter(is_code).collect();
+            found.push((room, file, code.join("\n")));
+        }
+    }
+    found
+}
+
+/// The rooms that a file names after `crate::`, also in a braced list.
+fn uses(code: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            None => rooms.push(first_word(after)),
+            Some(list) => {
+                let (mut depth, mut item) = (0, String::new());
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => rooms.push(first_word(&std::mem::take(&mut item))),
+                        _ => {}
+                    }
+                    if depth == 0 && c != ',' {
+                        item.push(c);
+                    }
+                }
+                rooms.push(first_word(&item));
+            }
+        }
+    }
+    rooms.retain(|room| !room.is_empty());
+    rooms
+}
+
+fn first_word(text: &str) -> String {
+    let is_word = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    text.trim_start().chars().take_while(is_word).collect()
+}

@@ -9,4 +9,6 @@
 mod support;
 
 mod broadcast;
+mod command_line;
 mod handshake;
+mod settings;

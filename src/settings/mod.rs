@@ -2,8 +2,8 @@
 //!
 //! `config/default.toml` documents every key; the structs here mirror it field by field. Three
 //! layers (the defaults, the environment's file, the process environment) are joined by
-//! [`layers`], each value is taken out by name, type and range through [`reader`], and what no
-//! single value can break is judged in [`read`]. Whoever holds a [`Settings`] holds one that can be
+//! `layers`, each value is taken out by name, type and range through `reader`, and what no
+//! single value can break is judged in `read`. Whoever holds a [`Settings`] holds one that can be
 //! honoured: there is no other way to get one.
 //!
 //! Nothing here touches the process environment but [`Settings::load`] and [`raise_file_limit`], so

@@ -30,10 +30,11 @@ pub(super) fn read(layers: Layers) -> Result<(Settings, Vec<Effective>), Setting
     let env = layers.env;
     let mut reader = Reader::new(layers.values);
     let r = &mut reader;
+    let single_app = single_app(r)?;
     let server = server(r)?;
     let settings = Settings {
         env,
-        single_app: single_app(r)?,
+        single_app,
         database: database(r)?,
         admin: admin(r)?,
         secrets: secrets(r, env)?,
@@ -124,10 +125,7 @@ fn shown_url(raw: &str) -> Option<String> {
     if let Some(file) = raw.strip_prefix("sqlite:") {
         let file = file.strip_prefix("//").unwrap_or(file);
         let path = file.split('?').next().unwrap_or_default();
-        // In memory each connection of the pool would have a database of its own.
-        let is_file =
-            !path.is_empty() && !file.contains(":memory:") && !file.contains("mode=memory");
-        return is_file.then(|| raw.to_owned());
+        return (!path.is_empty()).then(|| raw.to_owned());
     }
     // The parser would drop them without a word.
     if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {

@@ -9,5 +9,7 @@
 mod support;
 
 mod broadcast;
+mod command_line;
 mod handshake;
 mod rooms;
+mod settings;

@@ -1,0 +1,50 @@
+//! `herald check-config`: every setting in effect, or the fault that would stop the start.
+
+use serde_json::{Map, Value, json};
+
+use super::{Failure, table::table};
+use crate::settings::{Effective, Environment, Settings};
+
+pub(super) const AFTER_HELP: &str = "\
+Exit code 1 with the fault if the settings would stop the start.
+
+Examples:
+  herald check-config
+  HERALD_ENV=production herald check-config --json";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Answer as JSON: {\"environment\": …, \"settings\": {\"server.port\": {\"value\": …, \"origin\": …}}}
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<String, Failure> {
+    let (settings, effective) = Settings::explain()?;
+    // The limit on open files belongs to the settings that have to be honoured.
+    settings.sessions_max(crate::settings::raise_file_limit())?;
+    Ok(match args.json {
+        true => super::json(&as_json(settings.env, effective)),
+        false => as_text(settings.env, &effective),
+    })
+}
+
+fn as_json(env: Environment, effective: Vec<Effective>) -> Value {
+    let entry = |e: Effective| (e.key.to_owned(), json!({"value": e.value, "origin": e.origin}));
+    let settings: Map<String, Value> = effective.into_iter().map(entry).collect();
+    json!({"environment": env.as_str(), "settings": settings})
+}
+
+fn as_text(env: Environment, effective: &[Effective]) -> String {
+    let row = |e: &Effective| [e.key.to_owned(), plain(&e.value), e.origin.clone()];
+    let rows: Vec<_> = effective.iter().map(row).collect();
+    format!("environment: {env}\n\n{}", table(["setting", "value", "from"], &rows))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => "(empty)".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

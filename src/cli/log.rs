@@ -1,0 +1,58 @@
+//! The logger: one line per record, to standard error.
+
+use std::{borrow::Cow, io::Write};
+
+use env_logger::{Builder, Target};
+use log::LevelFilter;
+
+/// What commands log that answer and end: only what should be known.
+pub(super) const COMMANDS: &str = "warn";
+
+/// Starts logging what `filter` lets through; `RUST_LOG` wins where it is set.
+pub(super) fn start(filter: &str) {
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let mut builder = Builder::new();
+    builder
+        .parse_filters(wanted.as_deref().unwrap_or(filter))
+        // Statements may hold values, whatever level was asked for.
+        .filter_module("sqlx::query", LevelFilter::Off)
+        .target(Target::Stderr)
+        .format(|out, record| {
+            let message = record.args().to_string();
+            let (level, target) = (record.level(), record.target());
+            writeln!(out, "{} {level:<5} {target}: {}", out.timestamp_millis(), one_line(&message))
+        });
+    // Only a second start could fail, and then logging works already.
+    builder.try_init().ok();
+}
+
+/// Escapes control characters: what comes from outside cannot forge a line, nor move the cursor.
+pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    Cow::Owned(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_on_its_line() {
+        for (text, expected) in [
+            ("plain caf\u{e9}", "plain caf\u{e9}"),
+            ("a\nb\r\tc", "a\\nb\\r\\tc"),
+            ("\u{1b}[31mred\u{7f}\u{85}", "\\u{1b}[31mred\\u{7f}\\u{85}"),
+        ] {
+            assert_eq!(one_line(text), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `herald migrate`: the state of the database's tables.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Failure, table::table, with_store};
+use crate::app::store::{AppStore, Migration};
+
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  herald migrate up
+  herald migrate status --json
+  herald migrate down --steps 1";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Apply all pending migrations, or the next few
+    Up {
+        /// How many to apply; all without it
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        steps: Option<u32>,
+    },
+    /// Take back the last migrations, and the data that they made room for
+    Down {
+        /// How many to take back
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        steps: u32,
+    },
+    /// List the migrations and whether they are applied
+    Status {
+        /// Answer as JSON: [{"name": …, "applied": …}]
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(command: &Command) -> Result<String, Failure> {
+    with_store(async |store, _| {
+        let before = store.migrations().await?;
+        match *command {
+            Command::Up { steps } => store.migrate_up(steps).await?,
+            Command::Down { steps } => store.migrate_down(steps).await?,
+            Command::Status { json: true } => return Ok(as_json(&before)),
+            Command::Status { json: false } => return Ok(as_text(&before)),
+        }
+        report(&store, &before).await
+    })
+}
+
+/// Names the migrations that are no longer as they were.
+async fn report(store: &AppStore, before: &[Migration]) -> Result<String, Failure> {
+    let after = store.migrations().await?;
+    let changed = after.iter().filter(|migration| !before.contains(migration));
+    let lines: String = changed
+        .map(|migration| match migration.is_applied {
+            true => format!("applied {}\n", migration.name),
+            false => format!("took back {}\n", migration.name),
+        })
+        .collect();
+    Ok(if lines.is_empty() { "nothing to do\n".into() } else { lines })
+}
+
+fn as_json(migrations: &[Migration]) -> String {
+    let entry = |m: &Migration| json!({"name": m.name, "applied": m.is_applied});
+    super::json(&migrations.iter().map(entry).collect())
+}
+
+fn as_text(migrations: &[Migration]) -> String {
+    let state = |is_applied| if is_applied { "applied" } else { "pending" };
+    let row = |m: &Migration| [m.name.clone(), state(m.is_applied).to_owned()];
+    table(["migration", "state"], &migrations.iter().map(row).collect::<Vec<_>>())
+}

@@ -1,0 +1,166 @@
+//! The command line: what an operator needs without curl.
+//!
+//! Each command is a file with its arguments, its help and one `run`, which returns what is to be
+//! printed or a `Failure`; `run` alone prints and chooses the exit code. So nothing below it
+//! panics on a closed pipe, and no fault has more than one line.
+
+mod apps;
+mod banner;
+mod check_config;
+mod failure;
+mod log;
+mod migrate;
+mod seed;
+mod serve;
+mod table;
+mod token;
+mod trigger;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{app::store::AppStore, settings::Settings};
+
+use failure::Failure;
+
+const AFTER_HELP: &str = "\
+Without a command Herald serves.
+
+Settings come from the files that `config/default.toml` explains and from the environment;
+`herald check-config` shows them. The commands apps, migrate, seed and token work on the database
+that they name; a running server takes notice within registry.refresh.
+
+Exit codes:
+  0  done
+  1  it could not be done; one line on standard error says why
+  2  the command line was not understood
+
+Examples:
+  herald                                        serve in the development environment
+  HERALD_ENV=production herald migrate up       bring the database up to date
+  herald apps create --name foo-app             add an app, print its key and secret
+  herald token --app foo-app --listen 'private:foo-app:*'
+  herald trigger --app foo-app --channel foo-topic --event msg --payload '{\"message\":\"hi\"}'";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "herald",
+    version,
+    about = "A self-hosted realtime broker that speaks Phoenix Channels"
+)]
+#[command(after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; what Herald does without a command
+    #[command(after_help = serve::AFTER_HELP)]
+    Serve,
+    /// Change or show the state of the database's tables
+    #[command(after_help = migrate::AFTER_HELP)]
+    Migrate {
+        #[command(subcommand)]
+        command: migrate::Command,
+    },
+    /// Create the articles' app `test-app` where it is missing; not in production
+    #[command(after_help = seed::AFTER_HELP)]
+    Seed,
+    /// Show every setting in effect, secrets masked, and where it came from
+    #[command(after_help = check_config::AFTER_HELP)]
+    CheckConfig(check_config::Args),
+    /// List, create, show, update and delete apps in the database
+    #[command(after_help = apps::AFTER_HELP)]
+    Apps {
+        #[command(subcommand)]
+        command: apps::Command,
+    },
+    /// Mint a token for an app's visitors, or for the web application itself
+    #[command(after_help = token::AFTER_HELP)]
+    Token(token::Args),
+    /// Trigger an event on a running server
+    #[command(after_help = trigger::AFTER_HELP)]
+    Trigger(trigger::Args),
+}
+
+/// Runs the command line `args`, whose first one is the program's name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        // Help and version come this way too; clap knows the stream and the code for each.
+        Err(answer) => {
+            // Nobody is left to be told that nobody listens.
+            answer.print().ok();
+            return ExitCode::from(if answer.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
+    match execute(cli.command.unwrap_or(Command::Serve)).and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Does what was asked; the text is for standard output.
+fn execute(command: Command) -> Result<String, Failure> {
+    match command {
+        Command::Serve => serve::run(),
+        Command::Migrate { command } => migrate::run(&command),
+        Command::Seed => seed::run(),
+        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Apps { command } => apps::run(command),
+        Command::Token(args) => token::run(&args),
+        Command::Trigger(args) => trigger::run(&args),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `herald apps list | head -1` has what it wants.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|e| Failure::new(format!("cannot write to standard output: {e}"))),
+    }
+}
+
+/// Runs `task` on the database of the settings, for a command that is over when it is.
+fn with_store<T>(
+    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let settings = Settings::load()?;
+    log::start(log::COMMANDS);
+    actix_rt::System::new().block_on(async {
+        let store = AppStore::connect(&settings.database).await?;
+        let closing = store.clone();
+        let done = task(store, settings).await;
+        closing.close().await;
+        done
+    })
+}
+
+/// As [`with_store`], for commands that need the tables to be there and up to date.
+fn with_tables<T>(
+    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_store(async |store, settings| {
+        if store.has_pending().await? && settings.database.migrate {
+            store.migrate_up(None).await?;
+        } else if store.has_pending().await? {
+            return Err(Failure::new(
+                "the database has pending migrations: run `herald migrate up`",
+            ));
+        }
+        task(store, settings).await
+    })
+}
+
+/// Spells a value as indented JSON and a line's end.
+fn json(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}

@@ -1,0 +1,27 @@
+//! `herald seed`: the articles' app, for a laptop.
+
+use super::{Failure, with_tables};
+use crate::{
+    app::seed::{self, Seeded},
+    settings::Environment,
+};
+
+pub(super) const AFTER_HELP: &str = "\
+The key and secret of this app are known to the whole world, so production refuses. In development
+a start does the same by itself (database.seed).
+
+Examples:
+  herald seed";
+
+pub(super) fn run() -> Result<String, Failure> {
+    with_tables(async |store, settings| {
+        if settings.env == Environment::Production {
+            let why = "production seeds nothing: the secret of test-app is known to all";
+            return Err(Failure::new(why));
+        }
+        Ok(match seed::seed(&store).await? {
+            Seeded::Created => format!("created {}\n", seed::SLUG),
+            Seeded::Present => format!("{} is there already\n", seed::SLUG),
+        })
+    })
+}

@@ -1,0 +1,67 @@
+//! `herald serve`: the server itself, until it is told to stop.
+
+use crate::{
+    app::{App, Slug, seed, store::AppStore},
+    server::Server,
+    settings::{Environment, Settings},
+};
+
+use super::{Failure, banner::banner};
+
+pub(super) const AFTER_HELP: &str = "\
+SIGTERM and SIGINT stop it: what was accepted is delivered, every session is closed, within
+server.shutdown_timeout.
+
+Examples:
+  herald serve
+  PORT=5000 herald serve
+  HERALD_ENV=production herald serve";
+
+pub(super) fn run() -> Result<String, Failure> {
+    let settings = Settings::load()?;
+    super::log::start(&settings.log.filter);
+    actix_rt::System::new().block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<String, Failure> {
+    let server = build(settings.clone()).await?;
+    let address = server.address();
+    let greeting = match settings.env {
+        Environment::Development => {
+            banner(&settings, address.port(), seeded(&settings).await?.as_ref())
+        }
+        Environment::Test | Environment::Production => String::new(),
+    };
+    // Spawned, it is said once the server minds signals: who has read it can stop Herald in order.
+    actix_rt::spawn(async move {
+        log::info!("listening on {address}");
+        // It serves all the same if nobody reads this.
+        super::print(&greeting).ok();
+    });
+    match server.run_until_stopped().await {
+        Ok(()) => Ok(String::new()),
+        Err(e) => Err(Failure::new(format!("cannot serve: {e}"))),
+    }
+}
+
+async fn build(settings: Settings) -> Result<Server, Failure> {
+    let built = Server::build(settings).await;
+    if built.is_err() {
+        // An actor that was started but never polled is polled when it is dropped, with the runtime
+        // gone, and panics there. It gets its turn first.
+        tokio::task::yield_now().await;
+    }
+    Ok(built?)
+}
+
+/// The seeded app as it is in the database: its key and secret may have been changed since.
+async fn seeded(settings: &Settings) -> Result<Option<App>, Failure> {
+    let slug = Slug::parse(seed::SLUG).filter(|slug| {
+        settings.database.seed && settings.single_app.as_ref().is_none_or(|only| only == slug)
+    });
+    let Some(slug) = slug else { return Ok(None) };
+    let store = AppStore::connect(&settings.database).await?;
+    let app = store.find(&slug).await?;
+    store.close().await;
+    Ok(app.filter(|app| app.active))
+}

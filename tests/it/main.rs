@@ -1,0 +1,3 @@
+//! Herald from outside.
+
+mod databases;

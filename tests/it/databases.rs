@@ -69,6 +69,7 @@ on_both_databases! {
     racing_creates_of_one_name_leave_one_app
     racing_creates_of_two_processes_leave_one_app
     racing_changes_are_all_kept
+    a_refresh_under_way_undoes_no_change
     the_registry_starts_with_what_is_there
     a_change_is_in_the_directory_and_announced_before_it_is_answered
     a_change_that_changes_nothing_is_not_announced
@@ -451,6 +452,21 @@ async fn racing_changes_are_all_kept(database: &TestDatabase) {
     assert!(!stored.active && stored.shared_tokens && stored.key == "chosen");
     assert_eq!(stored.client_events.as_str(), "none");
     assert_eq!(stored.allowed_origins.as_strings(), ["//a.example"]);
+}
+
+async fn a_refresh_under_way_undoes_no_change(database: &TestDatabase) {
+    let running = Running::start(database.migrated().await, Duration::from_millis(1)).await;
+    running.create(json!({ "name": "foo-app" })).await.expect("an app");
+    for round in 0..100 {
+        let key = format!("key-{round}");
+        running.update("foo-app", json!({ "key": key })).await.expect("a change");
+        // Long enough for a table that was read before the change to be believed after it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            let known = running.directory.load().by_slug("foo-app").map(|app| app.key.clone());
+            assert_eq!(known.as_ref(), Some(&key));
+        }
+    }
 }
 
 async fn the_registry_starts_with_what_is_there(database: &TestDatabase) {

@@ -1,1 +1,354 @@
-//! stub
+//! The composition root: builds every part from the settings, runs them, stops them in order.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use actix_server::{GracefulShutdownSignal, ServerHandle};
+use actix_web::{App as WebApp, middleware::from_fn, web};
+use log::{info, warn};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    time::{interval, timeout},
+};
+
+use crate::{
+    app::{
+        AppDirectory,
+        registry::{AppRegistry, Watch},
+        seed,
+        store::{AppStore, StoreError},
+    },
+    broker::{
+        Topics,
+        fanout::{EndAll, Fanout},
+        topics::TopicLimits,
+    },
+    http::{self, Services, admin::Throttle},
+    phoenix::{
+        self, Rules,
+        admission::{Judge, RefusedOrigins},
+        connect::Door,
+    },
+    session::{
+        listener::Listener,
+        worker::{SessionLimits, Sessions, Worker},
+    },
+    settings::{self, Settings, SettingsError},
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// How often a shutdown looks whether the sessions are gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be honoured.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The database cannot be used.
+    #[error("the database: {0}")]
+    Store(#[from] StoreError),
+    /// The tables are not up to date, and this environment does not migrate by itself.
+    #[error("the database has pending migrations; run `herald migrate up` first")]
+    PendingMigration,
+    /// The seeded app could not be created.
+    #[error("the seeded app: {0}")]
+    Seed(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another server running there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
+}
+
+/// A server that listens, and serves until it is stopped.
+pub struct Server {
+    address: SocketAddr,
+    running: actix_server::Server,
+    shutdown: Shutdown,
+    stop: Stop,
+}
+
+/// Stops a server from elsewhere. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<Notify>);
+
+impl Stop {
+    /// Begins the shutdown, as a signal would.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// What a shutdown needs.
+struct Shutdown {
+    topics: Topics,
+    sessions: Sessions,
+    fanouts: Fanouts,
+    draining: Arc<AtomicBool>,
+    timeout: Duration,
+    handle: ServerHandle,
+}
+
+/// The fan-outs of all worker threads.
+type Fanouts = Arc<Mutex<Vec<Addr<Fanout>>>>;
+
+impl Server {
+    /// Builds a server and begins to listen. Must run inside an actix system.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        let settings = Arc::new(settings);
+        let store = open_store(&settings).await?;
+        let directory = AppDirectory::default();
+        let registry =
+            AppRegistry::start(store, directory.clone(), settings.registry.refresh).await?;
+        let parts = Parts::assemble(settings, directory, registry)?;
+        let (listener, address) = listen(&parts.settings)?;
+        Ok(parts.serve(listener, address))
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle that stops this server.
+    pub fn stop_handle(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and
+    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012.
+    ///
+    /// # Errors
+    /// What the listener or the signal handlers fail with.
+    pub async fn run_until_stopped(self) -> io::Result<()> {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let running = actix::spawn(self.running);
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: shutting down"),
+            _ = interrupt.recv() => info!("SIGINT: shutting down"),
+            () = self.stop.0.notified() => info!("asked to stop: shutting down"),
+        }
+        tokio::select! {
+            () = self.shutdown.in_order() => {}
+            _ = terminate.recv() => self.shutdown.at_once().await,
+            _ = interrupt.recv() => self.shutdown.at_once().await,
+        }
+        running.await.map_err(io::Error::other)?
+    }
+}
+
+/// Connects, and brings the tables up to date where the settings say so.
+async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
+    let store = AppStore::connect(&settings.database).await?;
+    if settings.database.migrate {
+        store.migrate_up(None).await?;
+    } else if store.has_pending().await? {
+        return Err(StartError::PendingMigration);
+    }
+    if settings.database.seed {
+        seed::seed(&store).await.map_err(|error| StartError::Seed(error.to_string()))?;
+    }
+    Ok(store)
+}
+
+/// Binds the listener. The standard library's would have room for 128 waiting connections.
+fn listen(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
+    let address = SocketAddr::new(settings.server.host, settings.server.port);
+    let bind = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    bind().map_err(|source| StartError::Listen { address, source })
+}
+
+/// What every worker thread is given.
+#[derive(Clone)]
+struct Parts {
+    settings: Arc<Settings>,
+    services: web::Data<Services>,
+    registry: Addr<AppRegistry>,
+    topics: Topics,
+    sessions: Sessions,
+    rules: Arc<Rules>,
+    fanouts: Fanouts,
+    draining: Arc<AtomicBool>,
+}
+
+impl Parts {
+    fn assemble(
+        settings: Arc<Settings>,
+        directory: AppDirectory,
+        registry: Addr<AppRegistry>,
+    ) -> Result<Self, StartError> {
+        let limits = &settings.limits;
+        let sessions = Sessions::new(settings.sessions_max(settings::raise_file_limit())?);
+        let topics = Topics::new(TopicLimits {
+            publications_in_flight_max: limits.publications_in_flight_max,
+            scopes_per_app_max: limits.scopes_per_app_max,
+            wait_max: settings.socket.topic_timeout,
+        });
+        let draining = Arc::new(AtomicBool::new(false));
+        let services = web::Data::new(Services {
+            settings: settings.clone(),
+            directory: directory.clone(),
+            registry: registry.clone(),
+            topics: topics.clone(),
+            admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
+            draining: draining.clone(),
+        });
+        let rules = Arc::new(Rules {
+            directory,
+            addressing: services.addressing(),
+            judge: Judge {
+                guardian_secret: settings.secrets.guardian_secret.clone(),
+                token_bytes_max: limits.token_bytes_max,
+                refused: RefusedOrigins::default(),
+            },
+            channels_max: limits.channels_per_transport_max,
+            ref_bytes_max: limits.ref_bytes_max,
+            client_event_bytes_max: limits.client_event_bytes_max,
+        });
+        let fanouts = Fanouts::default();
+        Ok(Self { settings, services, registry, topics, sessions, rules, fanouts, draining })
+    }
+
+    fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
+        let server = &self.settings.server;
+        let workers = match server.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let builder = actix_server::Server::build()
+            .workers(workers)
+            .disable_signals()
+            .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
+            // Our own limit answers 503; this one would stop accepting altogether.
+            .max_concurrent_connections(usize::MAX >> 1);
+        let shutdown_signal = builder.graceful_shutdown_signal();
+        let Self { topics, sessions, fanouts, draining, .. } = self.clone();
+        let timeout = server.shutdown_timeout;
+        let running = builder
+            .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
+            .expect("a bound TCP listener can be made non-blocking")
+            .run();
+        let handle = running.handle();
+        let shutdown = Shutdown { topics, sessions, fanouts, draining, timeout, handle };
+        Server { address, running, shutdown, stop: Stop::default() }
+    }
+
+    /// The service of one worker thread; called on that thread.
+    fn listener(
+        &self,
+        shutdown: GracefulShutdownSignal,
+    ) -> impl actix_service::ServiceFactory<
+        tokio::net::TcpStream,
+        Config = (),
+        Response = (),
+        InitError = (),
+    > + use<> {
+        let Settings { socket, limits, server, .. } = &*self.settings;
+        let door = Rc::new(Door {
+            rules: self.rules.clone(),
+            check_origin: socket.check_origin.clone(),
+            trusted_proxies: server.trusted_proxies.clone(),
+            force_ssl: server.force_ssl,
+        });
+        let session_limits = SessionLimits {
+            message_bytes_max: limits.message_bytes_max,
+            outbox_frames_max: limits.outbox_frames_max,
+            outbox_bytes_max: limits.outbox_bytes_max,
+            idle_timeout: socket.idle_timeout,
+            write_timeout: socket.write_timeout,
+        };
+        let (registry, fanouts) = (self.registry.clone(), self.fanouts.clone());
+        let introduce = move |fanout: &Addr<Fanout>| {
+            registry.do_send(Watch(fanout.clone().recipient()));
+            fanouts.lock().unwrap_or_else(PoisonError::into_inner).push(fanout.clone());
+        };
+        let worker =
+            Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
+        let (services, with_demo_page) = (self.services.clone(), server.demo_page);
+        let app_door = door.clone();
+        let app = WebApp::new()
+            .app_data(services)
+            .wrap(from_fn(http::client::require_tls))
+            .configure(|config| phoenix::routes::configure(config, &app_door))
+            .configure(|config| http::configure(config, with_demo_page));
+        Listener {
+            worker,
+            doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),
+            handshake_timeout: socket.handshake_timeout,
+            idle_timeout: socket.idle_timeout,
+            shutdown,
+        }
+        .service(app)
+    }
+}
+
+impl Shutdown {
+    /// Stops taking, delivers what was taken, ends the sessions, then the server.
+    async fn in_order(&self) {
+        let deadline = Instant::now() + self.timeout;
+        self.draining.store(true, SeqCst);
+        self.sessions.close();
+        self.topics.settle(self.timeout / 2).await;
+        let fanouts = self.fanouts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for fanout in fanouts {
+            // One that is gone has ended its sessions already.
+            let _ = timeout(self.timeout, fanout.send(EndAll)).await;
+        }
+        let mut look = interval(DRAIN_LOOK);
+        while self.sessions.open() > 0 && Instant::now() < deadline {
+            look.tick().await;
+        }
+        match self.sessions.open() {
+            0 => info!("all sessions are closed"),
+            open => warn!("{open} sessions did not close in time"),
+        }
+        self.handle.stop(true).await;
+    }
+
+    /// A second signal: no more patience.
+    async fn at_once(&self) {
+        warn!("a second signal: stopping at once");
+        self.handle.stop(false).await;
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}

@@ -9,6 +9,7 @@ pub mod fields;
 pub mod origin;
 pub mod permission;
 pub mod registry;
+pub mod seed;
 pub mod store;
 pub mod token;
 

@@ -236,7 +236,12 @@ pub fn address(topic: &TopicName, event: &str) -> Result<(Destination, EventName
     let (destination, event) = match (&topic.channel, event.split_once(':')) {
         (Some(channel), _) => (Destination::Channel(channel.clone()), event),
         (None, Some((channel, event))) => {
-            (Destination::Channel(ChannelName::parse(channel)?), event)
+            let channel = ChannelName::parse(channel)?;
+            // The channel's own topic must be one that could be joined.
+            if topic.as_str().len() + 1 + channel.as_str().len() > TopicName::BYTES_MAX {
+                return Err(NameError::TooLong);
+            }
+            (Destination::Channel(channel), event)
         }
         (None, None) => (Destination::General, event),
     };
@@ -255,7 +260,12 @@ mod tests {
         let (c54, c55) = ("c".repeat(54), "c".repeat(55));
         let e200 = "e".repeat(200);
         let (fits, too_long) = (format!("{c54}:{e200}"), format!("{c55}:{e200}"));
+        let scope = format!("{}:{}", "s".repeat(32), "a".repeat(63));
+        let (c158, c159) = ("c".repeat(158), "c".repeat(159));
+        let (joinable, unjoinable) = (format!("{c158}:m"), format!("{c159}:m"));
         for (topic, event, expected) in [
+            (scope.as_str(), joinable.as_str(), Ok((c158.as_str(), "m"))),
+            (&scope, &unjoinable, Err(NameError::TooLong)),
             ("public:app", "room:msg", Ok(("room", "msg"))),
             ("public:app", "room:1:msg", Ok(("room", "1:msg"))),
             ("public:app", "msg", Ok(("#general", "msg"))),

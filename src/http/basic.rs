@@ -42,7 +42,7 @@ impl BasicCredentials {
 }
 
 /// Compares hashes, so that not even the length shows.
-fn is_equal(given: &[u8], expected: &[u8]) -> Choice {
+pub(super) fn is_equal(given: &[u8], expected: &[u8]) -> Choice {
     Sha256::digest(given).ct_eq(&Sha256::digest(expected))
 }
 

@@ -61,7 +61,13 @@ mod tests {
     use crate::settings::Settings;
 
     fn server(force_ssl: &str) -> settings::Server {
-        let env = [("HERALD_ENV", "test"), ("HERALD__SERVER__FORCE_SSL", force_ssl)];
+        let env = [
+            ("HERALD_ENV", "test"),
+            ("HERALD__SERVER__FORCE_SSL", force_ssl),
+            ("DATABASE_URL", "sqlite://unused.db"),
+            ("PUSHER_ADMIN_USERNAME", "admin"),
+            ("PUSHER_ADMIN_PASSWORD", "a password"),
+        ];
         let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
         Settings::load_from(env.into_iter(), None).expect("settings").server
     }

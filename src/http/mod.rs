@@ -1,22 +1,46 @@
 //! REST: the one table of URLs, then one file per resource.
+//!
+//! | URL | file |
+//! |---|---|
+//! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
+//! | `/api/apps/<slug>/events` | [`events`] |
+//! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
+//! | `/health`, `/ready` | [`health`] |
+//! | `/` and the demo page's files | [`pages`], where switched on |
+//!
+//! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
 
 pub mod admin;
 pub mod apps;
+pub mod auth;
 pub mod basic;
 pub mod body;
 pub mod client;
 pub mod cross_site;
 pub mod error;
+pub mod events;
+pub mod health;
+pub mod pages;
+pub mod publish;
+mod trigger;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use actix::Addr;
+use actix_web::{
+    FromRequest, Handler, Resource, Responder, ResponseError, Route, guard, middleware::from_fn,
+    web,
+};
 
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
-    broker::Topics,
+    broker::{Addressing, Topics},
     settings::Settings,
 };
+use error::ApiError;
 
 /// What every handler shares; comes in as `web::Data<Services>`.
 pub struct Services {
@@ -32,4 +56,59 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+}
+
+impl Services {
+    /// How topics are spelled on this server.
+    pub fn addressing(&self) -> Addressing {
+        match &self.settings.single_app {
+            Some(slug) => Addressing::SingleApp(slug.clone()),
+            None => Addressing::ManyApps,
+        }
+    }
+}
+
+/// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
+/// [`client::require_tls`].
+pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
+    cfg.service(
+        web::scope("/api")
+            .wrap(from_fn(cross_site::guard))
+            .configure(apps::configure)
+            .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
+            .service(post("/publish").route(web::post().to(publish::create)))
+            .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
+            .default_service(answer_with(ApiError::NotFound)),
+    );
+    cfg.configure(health::configure);
+    if with_demo_page {
+        cfg.configure(pages::configure);
+    }
+    cfg.default_service(web::to(pages::not_found));
+}
+
+/// A resource that is only posted to.
+fn post(path: &str) -> Resource {
+    web::resource(path).default_service(answer_with(ApiError::MethodNotAllowed { allow: "POST" }))
+}
+
+/// A resource that is only read: `GET`, and `HEAD` as probes like to send it.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let is_read = guard::Any(guard::Get()).or(guard::Head());
+    web::resource(path)
+        .route(web::route().guard(is_read).to(handler))
+        .default_service(answer_with(ApiError::MethodNotAllowed { allow: "GET, HEAD" }))
+}
+
+/// A route whose only answer is this error.
+fn answer_with(error: ApiError) -> Route {
+    web::to(move || {
+        let response = error.error_response();
+        async { response }
+    })
 }

@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -42,13 +42,14 @@ pub struct SessionLimits {
 pub struct Sessions {
     open: Arc<AtomicUsize>,
     next_id: Arc<AtomicU64>,
+    closed: Arc<AtomicBool>,
     max: usize,
 }
 
 impl Sessions {
     /// No session yet, and at most `max` ever at once.
     pub fn new(max: usize) -> Self {
-        Self { open: Arc::default(), next_id: Arc::default(), max }
+        Self { open: Arc::default(), next_id: Arc::default(), closed: Arc::default(), max }
     }
 
     /// How many are open.
@@ -56,8 +57,16 @@ impl Sessions {
         self.open.load(Relaxed)
     }
 
-    /// Takes a place; `None` if all are taken.
+    /// Lets nobody in from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    /// Takes a place; `None` if all are taken, or the server stops.
     pub(super) fn admit(&self) -> Option<Admission> {
+        if self.closed.load(Relaxed) {
+            return None;
+        }
         let admitted =
             self.open.fetch_update(Relaxed, Relaxed, |n| (n < self.max).then_some(n + 1));
         admitted.ok()?;

@@ -1,3 +1,13 @@
-//! Herald from outside.
+//! Herald from outside: whole servers, real sockets, real databases.
+//!
+//! One binary, for linking is what costs. Modules are named after what they ask of the server; a
+//! test whose name begins with `e` and a number shows the entry of that number in the protocol
+//! document (see `docs/conformance.md`).
 
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no public face")]
+
+mod support;
+
+mod broadcast;
 mod databases;
+mod handshake;

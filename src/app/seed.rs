@@ -1,0 +1,47 @@
+//! The app of the first article: its key and secret are known to all, so it is for laptops.
+
+use serde_json::json;
+
+use super::{
+    Slug,
+    change::{self, ChangeError},
+    fields::AppFields,
+    store::AppStore,
+};
+
+/// The slug of the seeded app.
+pub const SLUG: &str = "test-app";
+
+/// What seeding found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seeded {
+    /// The app was missing and was created.
+    Created,
+    /// There was such an app; it was left as it is.
+    Present,
+}
+
+/// Creates `test-app` as the article has it, where it is missing.
+///
+/// # Errors
+/// [`ChangeError::Invalid`] if another app has its name, [`ChangeError::Store`].
+pub async fn seed(store: &AppStore) -> Result<Seeded, ChangeError> {
+    let slug = Slug::parse(SLUG).expect("the constant is a slug");
+    if store.find(&slug).await?.is_some() {
+        return Ok(Seeded::Present);
+    }
+    let app = json!({
+        "name": "Test App",
+        "slug": SLUG,
+        "key": "test-app-fake-key",
+        "secret": "test-app-fake-secret",
+        "client_events": "all",
+    });
+    let fields = app.as_object().map(AppFields::read).unwrap_or_default();
+    match change::create(store, fields).await {
+        Ok(_) => Ok(Seeded::Created),
+        // Another process may have been faster, between the look and the leap.
+        Err(ChangeError::Invalid(_)) if store.find(&slug).await?.is_some() => Ok(Seeded::Present),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,411 @@
+//! Who triggers: the web application by its key and secret, or the holder of a token.
+//!
+//! An unknown app, an inactive one and wrong credentials get one and the same answer after the
+//! same work, so that nobody can find out which apps there are.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    Services,
+    basic::{BasicCredentials, is_equal},
+    error::ApiError,
+};
+use crate::{
+    app::{
+        App, ClientEvents,
+        token::{Grant, Keys, Verifier},
+    },
+    broker::{Addressing, Destination, Scope},
+    settings::Limits,
+};
+
+/// What an unknown app's credentials are compared with; it matches nobody's.
+const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// How the web application itself proves who it is; a token is taken everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// HTTP Basic: the key as user name, the secret as password.
+    KeyAndSecret,
+    /// The secret as the whole `Authorization` header.
+    SecretAlone,
+}
+
+/// Who triggers.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// The web application.
+    Application,
+    /// Who holds a token: a page's visitor, or the web application if the token says so.
+    Bearer(Grant),
+}
+
+/// An active app together with the caller who proved to act for it.
+#[derive(Debug, Clone)]
+pub struct AuthenticatedApp {
+    /// The app.
+    pub app: Arc<App>,
+    /// Who acts for it.
+    pub caller: Caller,
+}
+
+/// The credentials of a request, not yet judged.
+pub struct Credentials<'a> {
+    headers: &'a HeaderMap,
+    authorization: &'a [u8],
+    csrf: Option<&'a str>,
+}
+
+impl<'a> Credentials<'a> {
+    /// Takes the credentials out of the headers.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`] if there are none, or more than one.
+    pub fn from_headers(headers: &'a HeaderMap) -> Result<Self, ApiError> {
+        let mut all = headers.get_all(AUTHORIZATION);
+        let (Some(authorization), None) = (all.next(), all.next()) else {
+            return Err(ApiError::Unauthorized);
+        };
+        let csrf = headers.get("x-csrf-token").and_then(|value| value.to_str().ok());
+        Ok(Self { headers, authorization: authorization.as_bytes(), csrf })
+    }
+
+    /// Finds the app of that slug, if these credentials may act for it.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever is wrong.
+    pub fn authenticate(
+        &self,
+        services: &Services,
+        slug: &str,
+        proof: Proof,
+    ) -> Result<AuthenticatedApp, ApiError> {
+        let found = find_active(services, slug);
+        let dummy = SecretString::from(DUMMY);
+        let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
+        let (key, keys) = match &found {
+            Some(app) => (app.key.as_str(), Keys::of(app, guardian_secret)),
+            None => (DUMMY, Keys { app: &dummy, shared: None }),
+        };
+        let caller = if self.prove(proof, key, keys.app) {
+            Some(Caller::Application)
+        } else {
+            let token_bytes_max = services.settings.limits.token_bytes_max;
+            let verifier = Verifier { keys, token_bytes_max, now_s: unix_time_s() };
+            self.grant(&verifier).map(Caller::Bearer)
+        };
+        // Only here does it matter whether there is such an app: a dummy that fits is still none.
+        match (found, caller) {
+            (Some(app), Some(caller)) => Ok(AuthenticatedApp { app, caller }),
+            _ => Err(ApiError::Unauthorized),
+        }
+    }
+
+    fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
+        let secret = secret.expose_secret();
+        match proof {
+            Proof::KeyAndSecret => {
+                BasicCredentials::of(self.headers).is_some_and(|given| given.are(key, secret))
+            }
+            Proof::SecretAlone => is_equal(self.authorization, secret.as_bytes()).into(),
+        }
+    }
+
+    fn grant(&self, verifier: &Verifier<'_>) -> Option<Grant> {
+        let text = std::str::from_utf8(self.authorization).ok()?;
+        let (scheme, token) = text.split_once(' ')?;
+        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+        is_bearer.then(|| verifier.verify(token.trim(), self.csrf).ok())?
+    }
+}
+
+/// Finds an active app. With a single app the others are unknown here: their topics would be
+/// spelled like its own, and so would the rights to them.
+fn find_active(services: &Services, slug: &str) -> Option<Arc<App>> {
+    let is_served = match services.addressing() {
+        Addressing::ManyApps => true,
+        Addressing::SingleApp(only) => only.as_str() == slug,
+    };
+    let apps = services.directory.load();
+    apps.by_slug(slug).filter(|app| app.active && is_served).cloned()
+}
+
+fn unix_time_s() -> f64 {
+    // A clock before 1970 sees every token in the future, and refuses it.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}
+
+impl AuthenticatedApp {
+    /// The largest payload that this caller may send.
+    pub fn payload_bytes_max(&self, limits: &Limits) -> usize {
+        if self.is_client() {
+            limits.client_event_bytes_max
+        } else {
+            limits.trigger_payload_bytes_max
+        }
+    }
+
+    /// Judges whether this caller may publish there. The web application may anywhere; a token
+    /// needs a `publish` pattern that matches the channel's topic or the whole scope's.
+    ///
+    /// # Errors
+    /// [`ApiError::Forbidden`].
+    pub fn permit(
+        &self,
+        scope: &Scope,
+        destination: &Destination,
+        addressing: &Addressing,
+    ) -> Result<(), ApiError> {
+        let Caller::Bearer(grant) = &self.caller else {
+            return Ok(());
+        };
+        if self.is_client() && self.app.client_events == ClientEvents::None {
+            return Err(ApiError::Forbidden("this app takes no client events"));
+        }
+        let topics = covering_topics(addressing, scope, &self.app, destination);
+        if topics.iter().any(|topic| grant.publish.allow(topic)) {
+            return Ok(());
+        }
+        Err(ApiError::Forbidden("the token does not permit publishing there"))
+    }
+
+    /// A page's visitors hold tokens, so whoever comes with one counts as a client, unless the
+    /// token is the web application's own.
+    fn is_client(&self) -> bool {
+        matches!(&self.caller, Caller::Bearer(grant) if !grant.is_trigger)
+    }
+}
+
+/// The topics of which a right to any one covers a destination.
+fn covering_topics(
+    addressing: &Addressing,
+    scope: &Scope,
+    app: &App,
+    destination: &Destination,
+) -> Vec<String> {
+    let spell = |channel| addressing.spell(scope, &app.slug, channel);
+    let topics = match (addressing, destination) {
+        (_, Destination::Channel(channel)) => [spell(Some(channel)), spell(None)],
+        (Addressing::ManyApps, Destination::General) => [spell(None), None],
+        // There is no topic for the whole scope. No channel can be called `#general`, so whoever
+        // has a right to that name has it by a pattern for the scope, such as `private:*`.
+        (Addressing::SingleApp(_), Destination::General) => {
+            [Some(format!("{scope}:{}", Destination::GENERAL)), None]
+        }
+    };
+    topics.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        app::token::csrf_signature,
+        http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, token_of},
+    };
+
+    /// Who is recognised: `None` if nobody.
+    fn judge(
+        services: &TestServices,
+        slug: &str,
+        proof: Proof,
+        headers: &[(&str, String)],
+    ) -> Option<&'static str> {
+        let mut request = TestRequest::default();
+        for (name, value) in headers {
+            request = request.append_header((*name, value.as_str()));
+        }
+        let request = request.to_http_request();
+        let credentials = Credentials::from_headers(request.headers());
+        let by = credentials.and_then(|c| c.authenticate(&services.services, slug, proof));
+        match by {
+            Ok(by) if by.is_client() => Some("client"),
+            Ok(by) if matches!(by.caller, Caller::Bearer(_)) => Some("trigger token"),
+            Ok(_) => Some("application"),
+            Err(error) => {
+                assert_eq!(error, ApiError::Unauthorized);
+                None
+            }
+        }
+    }
+
+    fn authorization(value: impl Into<String>) -> Vec<(&'static str, String)> {
+        vec![("Authorization", value.into())]
+    }
+
+    fn basic(pair: &str) -> Vec<(&'static str, String)> {
+        authorization(format!("Basic {}", STANDARD.encode(pair)))
+    }
+
+    fn bearer(secret: &str, claims: &Value) -> Vec<(&'static str, String)> {
+        authorization(format!("Bearer {}", token_of(secret, claims)))
+    }
+
+    #[actix_web::test]
+    async fn the_web_application_comes_with_key_and_secret() {
+        let services = TestServices::start().await;
+        let good = format!("{KEY}:{SECRET}");
+        for (case, slug, headers, expected) in [
+            ("right", "foo-app", basic(&good), Some("application")),
+            ("wrong secret", "foo-app", basic(&format!("{KEY}:x")), None),
+            ("longer secret", "foo-app", basic(&format!("{good}x")), None),
+            ("wrong key", "foo-app", basic(&format!("x:{SECRET}")), None),
+            ("swapped", "foo-app", basic(&format!("{SECRET}:{KEY}")), None),
+            ("no secret", "foo-app", basic(KEY), None),
+            ("empty", "foo-app", basic(":"), None),
+            ("no base64", "foo-app", authorization("Basic ???"), None),
+            ("no scheme", "foo-app", authorization(good.clone()), None),
+            ("secret alone", "foo-app", authorization(SECRET), None),
+            ("nothing", "foo-app", vec![], None),
+            ("twice", "foo-app", [basic(&good), basic(&good)].concat(), None),
+            ("unknown app", "bar-app", basic(&good), None),
+            ("unknown app, the dummy", "bar-app", basic(&format!("{DUMMY}:{DUMMY}")), None),
+            ("inactive app", "idle-app", basic(&good), None),
+            ("no app", "", basic(&good), None),
+        ] {
+            let by = judge(&services, slug, Proof::KeyAndSecret, &headers);
+            assert_eq!(by, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_web_application_comes_with_its_secret_alone() {
+        let services = TestServices::start().await;
+        for (case, slug, headers, expected) in [
+            ("right", "foo-app", authorization(SECRET), Some("application")),
+            ("wrong", "foo-app", authorization("x"), None),
+            ("a scheme before it", "foo-app", authorization(format!("Bearer {SECRET}")), None),
+            ("key and secret", "foo-app", basic(&format!("{KEY}:{SECRET}")), None),
+            ("empty", "foo-app", authorization(""), None),
+            ("unknown app", "bar-app", authorization(SECRET), None),
+            ("unknown app, the dummy", "bar-app", authorization(DUMMY), None),
+            ("inactive app", "idle-app", authorization(SECRET), None),
+        ] {
+            let by = judge(&services, slug, Proof::SecretAlone, &headers);
+            assert_eq!(by, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn tokens_are_taken_everywhere() {
+        let services = TestServices::start().await;
+        let trigger = json!({ "aud": "trigger" });
+        let s_csrf = csrf_signature(&SecretString::from(SECRET), "page");
+        let csrf = json!({ "aud": "csrf", "s_csrf": s_csrf });
+        let page = |token: &str| vec![("X-CSRF-Token", token.to_owned())];
+        let lower = authorization(format!("bearer  {}", token_of(SECRET, &json!({}))));
+        for (case, slug, headers, expected) in [
+            ("a visitor's", "foo-app", bearer(SECRET, &json!({})), Some("client")),
+            ("scheme in lower case", "foo-app", lower, Some("client")),
+            ("the application's", "foo-app", bearer(SECRET, &trigger), Some("trigger token")),
+            ("another key", "foo-app", bearer("another key", &trigger), None),
+            ("expired", "foo-app", bearer(SECRET, &json!({ "exp": 1 })), None),
+            ("not yet valid", "foo-app", bearer(SECRET, &json!({ "nbf": 1e12 })), None),
+            ("shared key", "shared-app", bearer(GUARDIAN_SECRET, &json!({})), Some("client")),
+            ("shared key not taken", "foo-app", bearer(GUARDIAN_SECRET, &json!({})), None),
+            ("unknown app", "bar-app", bearer(SECRET, &json!({})), None),
+            ("unknown app, the dummy", "bar-app", bearer(DUMMY, &json!({})), None),
+            ("inactive app", "idle-app", bearer(SECRET, &json!({})), None),
+            ("no token", "foo-app", authorization("Bearer "), None),
+            ("too long", "foo-app", authorization(format!("Bearer {}", "x".repeat(9_000))), None),
+            (
+                "with its CSRF token",
+                "foo-app",
+                [bearer(SECRET, &csrf), page("page")].concat(),
+                Some("client"),
+            ),
+            ("wrong CSRF", "foo-app", [bearer(SECRET, &csrf), page("other")].concat(), None),
+            ("no CSRF token", "foo-app", bearer(SECRET, &csrf), None),
+        ] {
+            for proof in [Proof::KeyAndSecret, Proof::SecretAlone] {
+                assert_eq!(judge(&services, slug, proof, &headers), expected, "{case} {proof:?}");
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn with_a_single_app_the_others_are_unknown() {
+        let services = TestServices::start_with(&[("HERALD__SINGLE_APP", "foo-app")]).await;
+        for (slug, expected) in [("foo-app", Some("application")), ("open-app", None)] {
+            let by = judge(&services, slug, Proof::SecretAlone, &authorization(SECRET));
+            assert_eq!(by, expected, "{slug}");
+        }
+    }
+
+    async fn permits(app: &str, claims: &Value, destination: &str, env: &[(&str, &str)]) -> bool {
+        let services = TestServices::start_with(env).await;
+        let request = TestRequest::default();
+        let authorization = format!("Bearer {}", token_of(SECRET, claims));
+        let request = request.insert_header((AUTHORIZATION, authorization)).to_http_request();
+        let credentials = Credentials::from_headers(request.headers()).expect("credentials");
+        let services = &services.services;
+        let by = credentials.authenticate(services, app, Proof::KeyAndSecret).expect("a caller");
+        let scope = Scope::parse("private").expect("a scope");
+        let destination = Destination::parse(destination).expect("a destination");
+        by.permit(&scope, &destination, &services.addressing()).is_ok()
+    }
+
+    #[actix_web::test]
+    async fn a_token_publishes_where_a_pattern_covers_the_channel_or_the_scope() {
+        for (pattern, destination, expected) in [
+            ("private:foo-app:room", "room", true),
+            ("private:foo-app:room", "other", false),
+            ("private:foo-app:room", "#general", false),
+            ("private:foo-app:*", "room", true),
+            ("private:foo-app:*", "a:b", true),
+            ("private:foo-app:*", "#general", false),
+            ("private:foo-app", "#general", true),
+            ("private:foo-app", "room", true),
+            ("private:*", "#general", true),
+            ("private:*", "room", true),
+            ("private:bar-app", "room", false),
+            ("public:*", "room", false),
+            ("*", "room", false),
+        ] {
+            let claims = json!({ "publish": [pattern] });
+            let permitted = permits("foo-app", &claims, destination, &[]).await;
+            assert_eq!(permitted, expected, "{pattern} on {destination}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn with_a_single_app_everyone_is_reached_by_a_right_to_the_scope() {
+        for (pattern, destination, expected) in [
+            ("private:room", "room", true),
+            ("private:room", "#general", false),
+            ("private:*", "room", true),
+            ("private:*", "#general", true),
+            ("private:#general", "room", false),
+            ("public:*", "#general", false),
+        ] {
+            let claims = json!({ "publish": [pattern] });
+            let env = [("HERALD__SINGLE_APP", "foo-app")];
+            let permitted = permits("foo-app", &claims, destination, &env).await;
+            assert_eq!(permitted, expected, "{pattern} on {destination}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn who_takes_no_client_events_takes_them_from_its_own_application_only() {
+        let everywhere = json!(["private:*"]);
+        for (app, claims, expected) in [
+            ("silent-app", json!({ "publish": everywhere }), false),
+            ("silent-app", json!({ "publish": everywhere, "aud": "trigger" }), true),
+            ("silent-app", json!({ "aud": "trigger" }), false),
+            ("open-app", json!({ "publish": everywhere }), true),
+            ("open-app", json!({}), false),
+        ] {
+            assert_eq!(permits(app, &claims, "room", &[]).await, expected, "{app} {claims}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! `POST /api/apps/<slug>/events`: the first article's trigger.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::{
+    Services,
+    auth::{AuthenticatedApp, Credentials, Proof},
+    error::ApiError,
+    trigger::{self, Fault, Fields, Findings, fault},
+};
+use crate::broker::{Addressing, Destination, EventName, NameError, Publication, Scope, TopicName};
+
+/// Publishes one event of the app in the path, as a form or as JSON.
+///
+/// # Errors
+/// [`ApiError`] as in the specification's chapter on triggering.
+pub async fn create(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    // Judged before the body is read: a stranger's body is not worth any memory.
+    let credentials = Credentials::from_headers(request.headers())?;
+    let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    let json = trigger::read_json(&request, payload, &services).await?;
+    let publication = read(&Fields::of_body(&json)?, &by, &services)?;
+    trigger::publish(&services, vec![publication]).await
+}
+
+fn read(
+    fields: &Fields<'_>,
+    by: &AuthenticatedApp,
+    services: &Services,
+) -> Result<Publication, ApiError> {
+    let addressing = services.addressing();
+    let mut findings = Findings::default();
+    let scope = findings.note("scope", fields.scope());
+    let destination = fields.topic().and_then(|raw| Destination::parse(&raw).map_err(fault));
+    let destination = findings.note("topic", destination);
+    let event = fields.event().and_then(|raw| EventName::parse(&raw).map_err(fault));
+    let event = findings.note("event", event);
+    let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
+    let payload = findings.note_payload(payload)?;
+    let (Some(scope), Some(destination), Some(event), Some(payload)) =
+        (scope, destination, event, payload)
+    else {
+        return Err(findings.into());
+    };
+    let prefixed = Publication::check_prefixed(&destination, &event).map_err(fault);
+    let joinable = check_joinable(&addressing, &scope, by, &destination);
+    let checked = (findings.note("event", prefixed), findings.note("topic", joinable));
+    if checked != (Some(()), Some(())) {
+        return Err(findings.into());
+    }
+    by.permit(&scope, &destination, &addressing)?;
+    Ok(Publication { app: by.app.id, scope, destination, event, payload })
+}
+
+/// A channel's own topic must be one that could be joined.
+fn check_joinable(
+    addressing: &Addressing,
+    scope: &Scope,
+    by: &AuthenticatedApp,
+    destination: &Destination,
+) -> Result<(), Fault> {
+    let Destination::Channel(channel) = destination else {
+        return Ok(());
+    };
+    let topic = addressing.spell(scope, &by.app.slug, Some(channel));
+    let is_too_long = topic.is_some_and(|topic| topic.len() > TopicName::BYTES_MAX);
+    if is_too_long { Err(fault(NameError::TooLong)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix_web::test::TestRequest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::{
+        auth::Caller,
+        body::{Body, Kind},
+        testing::{KEY, SECRET, TestServices, app, token_of},
+        trigger::Json,
+    };
+
+    const PATH: &str = "/api/apps/foo-app/events";
+
+    fn post(content_type: &str, body: impl Into<bytes::Bytes>) -> TestRequest {
+        let pair = format!("{KEY}:{SECRET}");
+        TestRequest::post()
+            .uri(PATH)
+            .insert_header(("Authorization", format!("Basic {}", encode(&pair))))
+            .insert_header(("Content-Type", content_type))
+            .set_payload(body)
+    }
+
+    fn encode(text: &str) -> String {
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text)
+    }
+
+    fn json_post(body: &str) -> TestRequest {
+        post("application/json", body.to_owned())
+    }
+
+    fn invalid(faults: Value) -> (u16, Value) {
+        (422, json!({ "errors": faults }))
+    }
+
+    fn refused(status: u16, detail: &str) -> (u16, Value) {
+        (status, json!({ "errors": { "detail": detail } }))
+    }
+
+    #[actix_web::test]
+    async fn a_body_becomes_a_publication() {
+        let services = TestServices::start().await;
+        let by = AuthenticatedApp { app: Arc::new(app("foo-app")), caller: Caller::Application };
+        for (case, kind, body, expected) in [
+            (
+                "the first article's form",
+                Kind::Form,
+                "topic=room&event=msg&scope=public&payload=%7B%22message%22%3A+%22hi%22%7D",
+                ("public", "room", "msg", r#"{"message": "hi"}"#),
+            ),
+            (
+                "to everyone",
+                Kind::Form,
+                "topic=%23general&event=msg",
+                ("public", "#general", "msg", "{}"),
+            ),
+            (
+                "JSON",
+                Kind::Json,
+                r#"{"topic":"a:b","event":"c:d","scope":"private","payload":{"n":1.0}}"#,
+                ("private", "a:b", "c:d", r#"{"n":1.0}"#),
+            ),
+            (
+                "odd but allowed names",
+                Kind::Json,
+                r#"{"topic":" ","event":"\ud83d\ude00","x":[1]}"#,
+                ("public", " ", "\u{1f600}", "{}"),
+            ),
+        ] {
+            let json = Json::from_body(Body { kind, bytes: body.into() }).expect("a body");
+            let fields = Fields::of_body(&json).expect("fields");
+            let read = read(&fields, &by, &services.services).expect("a publication");
+            let (scope, destination, event, payload) =
+                (read.scope, read.destination, read.event, read.payload);
+            let told = (scope.as_str(), destination.as_str(), event.as_str(), payload.as_str());
+            assert_eq!((read.app, told), (by.app.id, expected), "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn triggers_are_answered_with_an_empty_object() {
+        let services = TestServices::start().await;
+        let form = "application/x-www-form-urlencoded";
+        for (case, request) in [
+            ("form", post(form, "topic=room&event=msg&payload={}")),
+            ("JSON", json_post(r#"{"topic":"room","event":"msg"}"#)),
+            ("nobody is there", json_post(r#"{"topic":"room","event":"msg","scope":"void"}"#)),
+        ] {
+            assert_eq!(services.call(request).await, (200, json!({})), "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn bad_bodies_are_refused_with_plain_words() {
+        let services = TestServices::start().await;
+        let (c200, c201) = ("c".repeat(200), "c".repeat(201));
+        let (e56, s32) = ("e".repeat(56), "s".repeat(32));
+        let long_topic = json!({ "topic": c201, "event": "e" }).to_string();
+        let long_together = json!({ "topic": c200, "event": e56 }).to_string();
+        // 32 + 1 + 7 + 1 + 214 would just fit, so 200 always does for this app.
+        let long_whole = json!({ "topic": c200, "event": "e", "scope": s32 }).to_string();
+        for (case, body, expected) in [
+            ("fits", long_whole.as_str(), (200, json!({}))),
+            (
+                "nothing in it",
+                "{}",
+                invalid(json!({ "topic": ["must not be empty"], "event": ["must not be empty"] })),
+            ),
+            (
+                "all at once",
+                r##"{"topic":"#x","event":"phx_join","scope":"a b","payload":[]}"##,
+                invalid(json!({
+                    "topic": ["is reserved"],
+                    "event": ["is reserved"],
+                    "scope": ["has a character that is not allowed"],
+                    "payload": ["must be an object"],
+                })),
+            ),
+            (
+                "wrong types",
+                r#"{"topic":1,"event":{},"scope":[],"payload":"x"}"#,
+                invalid(json!({
+                    "topic": ["must be a string"],
+                    "event": ["must be a string"],
+                    "scope": ["must be a string"],
+                    "payload": ["is not valid JSON"],
+                })),
+            ),
+            (
+                "control characters",
+                r#"{"topic":"a\u0000b","event":"a\nb"}"#,
+                invalid(json!({
+                    "topic": ["has a character that is not allowed"],
+                    "event": ["has a character that is not allowed"],
+                })),
+            ),
+            ("long topic", &long_topic, invalid(json!({ "topic": ["is too long"] }))),
+            ("long together", &long_together, invalid(json!({ "event": ["is too long"] }))),
+            ("no JSON", "{", refused(400, "request body is not valid JSON")),
+            ("no object", "[]", refused(400, "request body must be a JSON object")),
+        ] {
+            assert_eq!(services.call(json_post(body)).await, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_is_too_large_is_413_and_what_just_fits_is_taken() {
+        let services = TestServices::start().await;
+        let limits = &services.services.settings.limits;
+        let body = |payload_bytes: usize| {
+            let filler = "x".repeat(payload_bytes - r#"{"a":""}"#.len());
+            format!(r#"{{"topic":"room","event":"msg","payload":{{"a":"{filler}"}}}}"#)
+        };
+        let client = |body: String| {
+            let token = token_of(SECRET, &json!({ "publish": ["public:*"] }));
+            json_post(&body).insert_header(("Authorization", format!("Bearer {token}")))
+        };
+        let (payload_max, client_max, body_max) = (
+            limits.trigger_payload_bytes_max,
+            limits.client_event_bytes_max,
+            limits.request_body_bytes_max,
+        );
+        let too_large =
+            |what: &str, max: usize| refused(413, &format!("{what} is larger than {max} bytes"));
+        for (case, request, expected) in [
+            ("payload at the limit", json_post(&body(payload_max)), (200, json!({}))),
+            ("beyond", json_post(&body(payload_max + 1)), too_large("payload", payload_max)),
+            ("client at the limit", client(body(client_max)), (200, json!({}))),
+            ("client beyond", client(body(client_max + 1)), too_large("payload", client_max)),
+            ("body", json_post(&body(body_max)), too_large("request body", body_max)),
+            ("10 MB", json_post(&body(10_000_000)), too_large("request body", body_max)),
+        ] {
+            assert_eq!(services.call(request).await, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_refusal_is_one_and_the_same_for_whatever_is_wrong_with_the_caller() {
+        let services = TestServices::start().await;
+        let body = r#"{"topic":"room","event":"msg"}"#;
+        let to = |slug: &str| json_post(body).uri(&format!("/api/apps/{slug}/events"));
+        for (case, request) in [
+            ("unknown app", to("bar-app")),
+            ("inactive app", to("idle-app")),
+            ("no app there could be", to("Not%20a%2Fslug%00")),
+            ("wrong secret", json_post(body).insert_header(("Authorization", "Basic eDp5"))),
+            ("before the body is read", json_post("{").insert_header(("Authorization", "x"))),
+        ] {
+            let response = services.respond(request).await;
+            let challenge = response.headers().get("www-authenticate").cloned();
+            assert_eq!(response.status(), 401, "{case}");
+            assert!(challenge.is_some_and(|it| it == r#"Basic realm="Herald""#), "{case}");
+        }
+        let request = TestRequest::post().uri(PATH).set_payload(body);
+        assert_eq!(services.call(request).await, refused(401, "authentication required"));
+    }
+
+    #[actix_web::test]
+    async fn only_a_post_of_a_known_type_from_no_other_site_is_taken() {
+        let services = TestServices::start().await;
+        let body = r#"{"topic":"room","event":"msg"}"#;
+        let forbidden = refused(403, "writing calls from another site's page are refused");
+        let unsupported = "content type must be application/json or \
+                           application/x-www-form-urlencoded";
+        for (case, request, expected) in [
+            ("GET", TestRequest::get().uri(PATH), refused(405, "method not allowed")),
+            ("text", post("text/plain", body), refused(415, unsupported)),
+            (
+                "another site",
+                json_post(body).insert_header(("Sec-Fetch-Site", "cross-site")),
+                forbidden.clone(),
+            ),
+            (
+                "another origin",
+                json_post(body).insert_header(("Origin", "https://evil.example")),
+                forbidden,
+            ),
+            ("nothing there", TestRequest::get().uri("/api/x"), refused(404, "not found")),
+        ] {
+            assert_eq!(services.call(request).await, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_token_that_does_not_permit_it_is_403() {
+        let services = TestServices::start().await;
+        let body = r#"{"topic":"room","event":"msg","scope":"private"}"#;
+        let with = |claims: Value| {
+            let token = token_of(SECRET, &claims);
+            json_post(body).insert_header(("Authorization", format!("Bearer {token}")))
+        };
+        let not_there = refused(403, "the token does not permit publishing there");
+        for (case, request, expected) in [
+            ("permitted", with(json!({ "publish": ["private:foo-app:room"] })), (200, json!({}))),
+            ("elsewhere", with(json!({ "publish": ["private:foo-app:x"] })), not_there.clone()),
+            ("to listen only", with(json!({ "listen": ["private:*"] })), not_there.clone()),
+            ("application", with(json!({ "aud": "trigger" })), not_there),
+        ] {
+            assert_eq!(services.call(request).await, expected, "{case}");
+        }
+        let silent = with(json!({ "publish": ["private:*"] })).uri("/api/apps/silent-app/events");
+        let no_client_events = refused(403, "this app takes no client events");
+        assert_eq!(services.call(silent).await, no_client_events);
+    }
+
+    #[actix_web::test]
+    async fn what_cannot_be_taken_now_is_503_with_a_time_to_come_back() {
+        let few = [
+            ("HERALD__LIMITS__PUBLICATIONS_IN_FLIGHT_MAX", "1"),
+            ("HERALD__SOCKET__TOPIC_TIMEOUT", "10ms"),
+        ];
+        let services = TestServices::start_with(&few).await;
+        let event = json!({ "topic": "public:foo-app", "event": "msg" });
+        let bulk = TestRequest::post()
+            .uri("/api/publish/bulk")
+            .insert_header(("Authorization", SECRET))
+            .set_json(json!({ "events": [event, event] }));
+        let response = services.respond(bulk).await;
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().get("retry-after").is_some_and(|after| after == "1"));
+    }
+}

@@ -1,0 +1,86 @@
+//! `GET /health` and `GET /ready`: whether the process is up, and whether to send it clients.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use actix::MailboxError;
+use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web};
+use serde_json::json;
+
+use super::{Services, read};
+use crate::app::registry::{DatabaseHealth, DatabaseState};
+
+/// How long `/ready` waits for the registry, which answers from memory.
+const REGISTRY_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Registers both.
+pub fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(read("/health", health)).service(read("/ready", ready));
+}
+
+/// Says that the process is up; asks nobody.
+async fn health() -> HttpResponse {
+    answer(HttpResponse::Ok(), json!({ "status": "ok" }))
+}
+
+/// Says whether new clients are welcome: the registry is loaded and no shutdown is under way.
+///
+/// The database is told of, but does not decide: everything but the admin API goes on without it.
+async fn ready(services: web::Data<Services>) -> HttpResponse {
+    let (is_loaded, database) = match ask_registry(&services).await {
+        Ok(DatabaseHealth::Ok) => (true, "ok"),
+        Ok(DatabaseHealth::Failed) => (true, "failed"),
+        Err(_) => (services.registry.connected(), "unknown"),
+    };
+    let status = match (services.draining.load(Relaxed), is_loaded) {
+        (true, _) => "draining",
+        (false, false) => "registry is down",
+        (false, true) => "ready",
+    };
+    let body = json!({ "status": status, "database": database });
+    if status == "ready" {
+        return answer(HttpResponse::Ok(), body);
+    }
+    let mut response = HttpResponse::ServiceUnavailable();
+    response.insert_header((header::RETRY_AFTER, "1"));
+    answer(response, body)
+}
+
+async fn ask_registry(services: &Services) -> Result<DatabaseHealth, MailboxError> {
+    services.registry.send(DatabaseState).timeout(REGISTRY_WAIT_MAX).await
+}
+
+fn answer(mut response: HttpResponseBuilder, body: serde_json::Value) -> HttpResponse {
+    response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::TestServices;
+    use actix_web::test::TestRequest;
+
+    #[actix_web::test]
+    async fn the_process_is_up_and_ready_until_it_drains() {
+        let services = TestServices::start().await;
+        let get = |path| services.call(TestRequest::get().uri(path));
+        let ready = json!({ "status": "ready", "database": "ok" });
+        assert_eq!(get("/health").await, (200, json!({ "status": "ok" })));
+        assert_eq!(get("/ready").await, (200, ready));
+        services.services.draining.store(true, Relaxed);
+        let draining = json!({ "status": "draining", "database": "ok" });
+        assert_eq!(get("/health").await, (200, json!({ "status": "ok" })));
+        assert_eq!(get("/ready").await, (503, draining));
+    }
+
+    #[actix_web::test]
+    async fn probes_may_be_sent_as_head_and_not_as_post() {
+        let services = TestServices::start().await;
+        for path in ["/health", "/ready"] {
+            let head = TestRequest::default().method(actix_web::http::Method::HEAD).uri(path);
+            assert_eq!(services.call(head).await.0, 200, "{path}");
+            let (status, body) = services.call(TestRequest::post().uri(path)).await;
+            let refused = json!({ "errors": { "detail": "method not allowed" } });
+            assert_eq!((status, body), (405, refused), "{path}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! `POST /api/publish` and `/api/publish/bulk`: the second article's trigger.
+//!
+//! An event names its whole topic here and means what a client's push on that topic would mean; the
+//! topic names the app, so who calls can only be judged once the body is read.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::value::RawValue;
+
+use super::{
+    Services,
+    auth::{AuthenticatedApp, Credentials, Proof},
+    error::ApiError,
+    trigger::{self, Fields, Findings, Json, fault},
+};
+use crate::broker::{Addressing, Publication, TopicName, address};
+
+/// The most events of one bulk call.
+pub const EVENTS_MAX: usize = 100;
+
+/// Publishes one event to the topic that it names.
+///
+/// # Errors
+/// [`ApiError`] as in the specification's chapter on triggering.
+pub async fn create(
+    request: HttpRequest,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let credentials = Credentials::from_headers(request.headers())?;
+    let json = trigger::read_json(&request, payload, &services).await?;
+    let fields = Fields::of_body(&json)?;
+    let topic = read_topic(&fields, &services.addressing())?;
+    let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
+    let publication = read(&topic, &fields, &by, &services)?;
+    trigger::publish(&services, vec![publication]).await
+}
+
+/// Publishes up to [`EVENTS_MAX`] events of one app, in order, all or none.
+///
+/// # Errors
+/// [`ApiError`] as in the specification's chapter on triggering.
+pub async fn create_all(
+    request: HttpRequest,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let credentials = Credentials::from_headers(request.headers())?;
+    let json = trigger::read_json(&request, payload, &services).await?;
+    let events = read_events(&json)?;
+    let events = each(&events, |event| read_event(event, &services.addressing()))?;
+    let app = one_app(&events)?;
+    let by = credentials.authenticate(&services, app, Proof::SecretAlone)?;
+    let publications = each(&events, |(topic, fields)| read(topic, fields, &by, &services))?;
+    trigger::publish(&services, publications).await
+}
+
+fn read_topic(fields: &Fields<'_>, addressing: &Addressing) -> Result<TopicName, ApiError> {
+    let topic = fields.topic().and_then(|raw| TopicName::parse(&raw, addressing).map_err(fault));
+    topic.map_err(|fault| ApiError::invalid("topic", fault))
+}
+
+fn read(
+    topic: &TopicName,
+    fields: &Fields<'_>,
+    by: &AuthenticatedApp,
+    services: &Services,
+) -> Result<Publication, ApiError> {
+    let mut findings = Findings::default();
+    let addressed = fields.event().and_then(|event| address(topic, &event).map_err(fault));
+    let addressed = findings.note("event", addressed);
+    let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
+    let payload = findings.note_payload(payload)?;
+    let (Some((destination, event)), Some(payload)) = (addressed, payload) else {
+        return Err(findings.into());
+    };
+    by.permit(&topic.scope, &destination, &services.addressing())?;
+    Ok(Publication { app: by.app.id, scope: topic.scope.clone(), destination, event, payload })
+}
+
+fn read_events(json: &Json) -> Result<Vec<&RawValue>, ApiError> {
+    let invalid = |fault| Err(ApiError::invalid("events", fault));
+    let [Some(events)] = json.members(["events"])? else {
+        return invalid("must be a list");
+    };
+    match serde_json::from_str::<Vec<&RawValue>>(events.get()) {
+        Err(_) => invalid("must be a list"),
+        Ok(events) if events.is_empty() => invalid("must not be empty"),
+        Ok(events) if events.len() > EVENTS_MAX => invalid("must be at most 100"),
+        Ok(events) => Ok(events),
+    }
+}
+
+fn read_event<'a>(
+    event: &'a RawValue,
+    addressing: &Addressing,
+) -> Result<(TopicName, Fields<'a>), ApiError> {
+    let Some(fields) = Fields::of_event(event) else {
+        return Err(ApiError::invalid("event", "must be an object"));
+    };
+    Ok((read_topic(&fields, addressing)?, fields))
+}
+
+fn one_app<'a>(events: &'a [(TopicName, Fields<'_>)]) -> Result<&'a str, ApiError> {
+    let mut apps = events.iter().map(|(topic, _)| topic.app.as_str());
+    match apps.next() {
+        Some(first) if apps.all(|app| app == first) => Ok(first),
+        _ => Err(ApiError::invalid("events", "must be of one app")),
+    }
+}
+
+/// Reads each event, up to the first bad one: its faults are told with its place in the list.
+fn each<E, T>(events: &[E], read: impl Fn(&E) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
+    let read_at = |(nth, event)| read(event).map_err(|error| at(nth, error));
+    events.iter().enumerate().map(read_at).collect()
+}
+
+fn at(nth: usize, error: ApiError) -> ApiError {
+    let ApiError::Invalid(faults) = error else {
+        return error;
+    };
+    let mut findings = Findings::default();
+    for (field, fault) in faults.iter().flat_map(|(field, all)| all.iter().map(move |f| (field, f)))
+    {
+        findings.note::<()>("events", Err(format!("{nth}: {field} {fault}").into()));
+    }
+    findings.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix_web::test::TestRequest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::{
+        auth::Caller,
+        body::{Body, Kind},
+        testing::{SECRET, TestServices, app, token_of},
+    };
+
+    fn post(path: &str, body: &Value) -> TestRequest {
+        TestRequest::post().uri(path).insert_header(("Authorization", SECRET)).set_json(body)
+    }
+
+    fn refused(status: u16, detail: &str) -> (u16, Value) {
+        (status, json!({ "errors": { "detail": detail } }))
+    }
+
+    fn invalid(field: &str, fault: &str) -> (u16, Value) {
+        (422, json!({ "errors": { field: [fault] } }))
+    }
+
+    #[actix_web::test]
+    async fn a_topic_and_an_event_mean_what_a_push_would() {
+        let many = TestServices::start().await;
+        let single = TestServices::start_with(&[("HERALD__SINGLE_APP", "foo-app")]).await;
+        let by = AuthenticatedApp { app: Arc::new(app("foo-app")), caller: Caller::Application };
+        for (services, topic, event, expected) in [
+            (&many, "private:foo-app:room-1", "msg", ("private", "room-1", "msg")),
+            (&many, "private:foo-app:room:1", "a:b", ("private", "room:1", "a:b")),
+            (&many, "public:foo-app", "room:msg", ("public", "room", "msg")),
+            (&many, "public:foo-app", "msg", ("public", "#general", "msg")),
+            (&single, "deploys:web", "msg", ("deploys", "web", "msg")),
+            (&single, "private:123:4", "a:b", ("private", "123:4", "a:b")),
+        ] {
+            let body = json!({ "topic": topic, "event": event, "payload": { "a": 1 } });
+            let bytes = body.to_string().into();
+            let body = Json::from_body(Body { kind: Kind::Json, bytes }).expect("a body");
+            let fields = Fields::of_body(&body).expect("fields");
+            let addressing = services.services.addressing();
+            let name = read_topic(&fields, &addressing).expect("a topic");
+            let read = read(&name, &fields, &by, &services.services).expect("a publication");
+            let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
+            assert_eq!((read.app, told), (by.app.id, expected), "{topic} {event}");
+            assert_eq!(read.payload.as_str(), r#"{"a":1}"#, "{topic} {event}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn one_event_is_published_or_refused() {
+        let services = TestServices::start().await;
+        let event = |topic: &str, event: &str| json!({ "topic": topic, "event": event });
+        let good = event("private:foo-app:room", "msg");
+        for (case, body, expected) in [
+            ("good", good.clone(), (200, json!({}))),
+            ("no topic", json!({ "event": "e" }), invalid("topic", "must not be empty")),
+            ("half a topic", event("private", "e"), invalid("topic", "is not a whole topic")),
+            (
+                "no slug",
+                event("private:A b", "e"),
+                invalid("topic", "has a character that is not allowed"),
+            ),
+            ("no event", event("private:foo-app", ""), invalid("event", "must not be empty")),
+            (
+                "the wire's",
+                event("private:foo-app", "c:phx_close"),
+                invalid("event", "is reserved"),
+            ),
+            ("unknown app", event("private:bar-app", "e"), refused(401, "authentication required")),
+            (
+                "inactive app",
+                event("private:idle-app", "e"),
+                refused(401, "authentication required"),
+            ),
+            ("no object", json!([good]), refused(400, "request body must be a JSON object")),
+        ] {
+            assert_eq!(services.call(post("/api/publish", &body)).await, expected, "{case}");
+        }
+        let form = TestRequest::post()
+            .uri("/api/publish")
+            .insert_header(("Authorization", SECRET))
+            .set_form([("topic", "public:foo-app"), ("event", "msg"), ("payload", "{\"a\":1}")]);
+        assert_eq!(services.call(form).await, (200, json!({})));
+        let get = TestRequest::get().uri("/api/publish");
+        assert_eq!(services.call(get).await, refused(405, "method not allowed"));
+        let stranger = TestRequest::post().uri("/api/publish").set_json(&good);
+        assert_eq!(services.call(stranger).await, refused(401, "authentication required"));
+    }
+
+    #[actix_web::test]
+    async fn many_events_are_published_together_or_not_at_all() {
+        let services = TestServices::start().await;
+        let good = json!({ "topic": "public:foo-app", "event": "msg" });
+        let bad = json!({ "topic": "public:foo-app", "event": "phx_x", "payload": 1 });
+        let other = json!({ "topic": "public:open-app", "event": "msg" });
+        let unknown = json!({ "topic": "public:bar-app", "event": "msg" });
+        let events = |events: Vec<&Value>| json!({ "events": events });
+        let large = json!({
+            "topic": "public:foo-app", "event": "msg", "payload": { "a": "x".repeat(200_000) }
+        });
+        for (case, body, expected) in [
+            ("one", events(vec![&good]), (200, json!({}))),
+            ("100", events(vec![&good; 100]), (200, json!({}))),
+            ("101", events(vec![&good; 101]), invalid("events", "must be at most 100")),
+            ("none", events(vec![]), invalid("events", "must not be empty")),
+            ("no list", json!({ "events": good }), invalid("events", "must be a list")),
+            ("null", json!({ "events": null }), invalid("events", "must be a list")),
+            ("nothing", json!({}), invalid("events", "must be a list")),
+            ("no object", json!([good]), refused(400, "request body must be a JSON object")),
+            (
+                "one is bad",
+                events(vec![&good, &bad]),
+                (
+                    422,
+                    json!({ "errors": {
+                    "events": ["1: event is reserved", "1: payload must be an object"]
+                } }),
+                ),
+            ),
+            (
+                "one is none",
+                events(vec![&json!(1)]),
+                invalid("events", "0: event must be an object"),
+            ),
+            (
+                "one is too large",
+                events(vec![&good, &large]),
+                refused(413, "payload is larger than 102400 bytes"),
+            ),
+            ("two apps", events(vec![&good, &other]), invalid("events", "must be of one app")),
+            ("unknown app", events(vec![&unknown]), refused(401, "authentication required")),
+        ] {
+            assert_eq!(services.call(post("/api/publish/bulk", &body)).await, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn one_event_that_is_not_permitted_stops_all() {
+        let services = TestServices::start().await;
+        let token = token_of(SECRET, &json!({ "publish": ["public:foo-app:a"] }));
+        let event = |topic: &str| json!({ "topic": topic, "event": "msg" });
+        let (a, b) = (event("public:foo-app:a"), event("public:foo-app:b"));
+        let not_there = refused(403, "the token does not permit publishing there");
+        for (case, events, expected) in [
+            ("permitted", json!([a, a]), (200, json!({}))),
+            ("one is not", json!([a, b]), not_there),
+        ] {
+            let request = post("/api/publish/bulk", &json!({ "events": events }))
+                .insert_header(("Authorization", format!("Bearer {token}")));
+            assert_eq!(services.call(request).await, expected, "{case}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A whole set of services for the tests of this room, and the table of URLs on top of them.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use actix_web::{App as WebApp, body::to_bytes, test, web};
+use chrono::Utc;
+use secrecy::SecretString;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Services, admin::Throttle, configure};
+use crate::{
+    app::{
+        App, AppDirectory, AppId, Apps, ClientEvents, Slug, origin::AllowedOrigins,
+        registry::AppRegistry, store::AppStore, token,
+    },
+    broker::{Topics, topics::TopicLimits},
+    settings::Settings,
+};
+
+pub(super) const KEY: &str = "foo-app-key";
+pub(super) const SECRET: &str = "foo-app-secret-0123";
+pub(super) const GUARDIAN_SECRET: &str = "the operator's own key, for all!";
+
+/// Services over a database of their own, with the apps `foo-app`, `shared-app` (takes shared
+/// tokens), `silent-app` (takes no client events) and the inactive `idle-app`.
+pub(super) struct TestServices {
+    pub(super) services: web::Data<Services>,
+    _folder: TempDir,
+}
+
+impl TestServices {
+    pub(super) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts with these environment variables on top.
+    pub(super) async fn start_with(env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("herald.db").display());
+        let common =
+            [("HERALD_ENV", "test"), ("DATABASE_URL", &url), ("GUARDIAN_SECRET", GUARDIAN_SECRET)];
+        let env = common.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let settings = Settings::load_from(env, None).expect("settings");
+        let store = AppStore::connect(&settings.database).await.expect("a store");
+        store.migrate_up(None).await.expect("a table");
+        let directory = AppDirectory::default();
+        let registry = AppRegistry::start(store, directory.clone(), settings.registry.refresh);
+        let registry = registry.await.expect("a registry");
+        directory.replace(apps());
+        let topics = Topics::new(TopicLimits {
+            publications_in_flight_max: settings.limits.publications_in_flight_max,
+            scopes_per_app_max: settings.limits.scopes_per_app_max,
+            wait_max: settings.socket.topic_timeout,
+        });
+        let services = web::Data::new(Services {
+            admin_throttle: Arc::new(Throttle::new(10)),
+            draining: Arc::new(AtomicBool::new(false)),
+            settings: Arc::new(settings),
+            directory,
+            registry,
+            topics,
+        });
+        Self { services, _folder: folder }
+    }
+
+    /// Sends a request through the table of URLs; a body that is no JSON comes back as a string.
+    pub(super) async fn call(&self, request: test::TestRequest) -> (u16, Value) {
+        let response = self.respond(request).await;
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body()).await.expect("a body");
+        let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+        (status, serde_json::from_slice(&body).unwrap_or_else(|_| text()))
+    }
+
+    /// As [`TestServices::call`], but the whole response.
+    pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
+        let app = WebApp::new().app_data(self.services.clone());
+        let app = test::init_service(app.configure(|cfg| configure(cfg, true))).await;
+        let response = test::call_service(&app, request.to_request()).await;
+        response.into_parts().1.map_into_boxed_body()
+    }
+}
+
+/// Mints a token of `foo-app`.
+pub(super) fn token_of(secret: &str, claims: &Value) -> String {
+    let algorithm = token::SigningAlgorithm::Hs256;
+    token::mint(claims, &SecretString::from(secret), algorithm).expect("a token")
+}
+
+/// The app of that slug, as the directory has it.
+pub(super) fn app(slug: &str) -> App {
+    let app = |id: i32| App {
+        id: AppId(id),
+        name: slug.to_owned(),
+        slug: Slug::parse(slug).expect("a slug"),
+        key: KEY.to_owned(),
+        secret: SecretString::from(SECRET),
+        active: true,
+        allowed_origins: AllowedOrigins::default(),
+        client_events: ClientEvents::Authorized,
+        shared_tokens: false,
+        inserted_at: Utc::now(),
+        updated_at: Utc::now(),
+    };
+    match slug {
+        "shared-app" => App { shared_tokens: true, ..app(2) },
+        "silent-app" => App { client_events: ClientEvents::None, ..app(3) },
+        "idle-app" => App { active: false, ..app(4) },
+        "open-app" => App { client_events: ClientEvents::All, ..app(5) },
+        _ => app(1),
+    }
+}
+
+fn apps() -> Apps {
+    ["foo-app", "shared-app", "silent-app", "idle-app", "open-app"].map(app).into_iter().collect()
+}

@@ -1,0 +1,18 @@
+//! What tests of a whole server share: the server itself, sockets, HTTP, tokens.
+//!
+//! Every receive has a deadline, and nothing sleeps: "nothing arrives" is shown by a round trip that
+//! would have come after it.
+
+pub mod http;
+pub mod server;
+pub mod socket;
+pub mod tokens;
+
+pub use http::{Answer, get, post_form, post_json, request};
+pub use server::{App, TestServer};
+pub use socket::{Socket, V1, V2};
+
+use std::time::Duration;
+
+/// How long anything may take before a test fails.
+pub const DEADLINE: Duration = Duration::from_secs(10);

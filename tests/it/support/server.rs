@@ -1,0 +1,142 @@
+//! A server per test: its own thread, port and database.
+
+use std::{sync::mpsc, thread::JoinHandle};
+
+use herald::{
+    server::{Server, Stop},
+    settings::Settings,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{DEADLINE, http};
+
+/// The articles' credentials, which the test environment has as well.
+pub const ADMIN: (&str, &str) = ("pusher_admin_username", "pusher_admin_password");
+
+/// A running server, stopped when it goes out of scope.
+pub struct TestServer {
+    /// Where it listens.
+    pub port: u16,
+    /// The folder of its database.
+    pub dir: TempDir,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// An app as the admin API answers it.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub slug: String,
+    pub key: String,
+    pub secret: String,
+}
+
+impl App {
+    fn from_answer(app: &Value) -> Self {
+        let field = |name: &str| app[name].as_str().expect("a string").to_owned();
+        Self { slug: field("slug"), key: field("key"), secret: field("secret") }
+    }
+
+    /// The app that is seeded.
+    pub fn seeded() -> Self {
+        let [slug, key, secret] =
+            ["test-app", "test-app-fake-key", "test-app-fake-secret"].map(str::to_owned);
+        Self { slug, key, secret }
+    }
+}
+
+impl TestServer {
+    /// Starts a server with the settings of the test environment.
+    pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// Starts a server with some settings changed.
+    pub fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        let database = format!("sqlite://{}/herald.db", dir.path().display());
+        let env = [("HERALD_ENV", "test"), ("DATABASE_URL", &database)];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut settings = Settings::load_from(env.into_iter(), None).expect("test settings");
+        change(&mut settings);
+        Self::run(settings, dir)
+    }
+
+    fn run(settings: Settings, dir: TempDir) -> Self {
+        let (started, starting) = mpsc::channel();
+        let serve = move || {
+            actix::System::new().block_on(async move {
+                let server = Server::build(settings).await.expect("the server starts");
+                started.send((server.port(), server.stop_handle())).expect("the test waits");
+                server.run_until_stopped().await.expect("the server stops in order");
+            });
+        };
+        let thread = std::thread::spawn(serve);
+        let (port, stop) = starting.recv_timeout(3 * DEADLINE).expect("the server is up");
+        Self { port, dir, stop, thread: Some(thread) }
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Creates an app with these fields.
+    pub async fn create_app(&self, fields: Value) -> App {
+        let answer = self.admin("POST", "/api/admin/apps", Some(json!({ "app": fields }))).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        App::from_answer(&answer.json()["data"])
+    }
+
+    /// Changes an app.
+    pub async fn update_app(&self, slug: &str, fields: Value) -> App {
+        let path = format!("/api/admin/apps/{slug}");
+        let answer = self.admin("PATCH", &path, Some(json!({ "app": fields }))).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        App::from_answer(&answer.json()["data"])
+    }
+
+    /// Calls the admin API.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> http::Answer {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let mut request = http::request(method, self.url(path)).basic(ADMIN.0, ADMIN.1);
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        request.send().await
+    }
+
+    /// Triggers an event with an app's key and secret; it must be taken.
+    pub async fn trigger(&self, app: &App, event: Value) {
+        let path = format!("/api/apps/{}/events", app.slug);
+        let request = http::request("POST", self.url(&path)).basic(&app.key, &app.secret);
+        let answer = request.json(&event).send().await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
+    }
+
+    /// Begins the shutdown and goes on at once.
+    pub fn begin_stop(&self) {
+        self.stop.stop();
+    }
+
+    /// Stops the server and waits until it has.
+    pub fn stop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server's thread ends in order");
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the server's thread has panicked");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A raw WebSocket client for both wire versions: whole frames are sent and compared.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        handshake::client::Response,
+        http::{HeaderName, HeaderValue},
+    },
+};
+
+use super::{DEADLINE, TestServer};
+
+/// `vsn` 1.0.0.
+pub const V1: &str = "1.0.0";
+/// `vsn` 2.0.0.
+pub const V2: &str = "2.0.0";
+
+/// A connected client.
+pub struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    is_v2: bool,
+    heartbeats: u32,
+}
+
+impl Socket {
+    /// Connects to `/socket/websocket` with a version.
+    pub async fn connect(server: &TestServer, vsn: &str) -> Self {
+        Self::open(server, &format!("/socket/websocket?vsn={vsn}")).await
+    }
+
+    /// Connects to any path; it must be let in.
+    pub async fn open(server: &TestServer, path: &str) -> Self {
+        Self::open_with(server, path, &[]).await.expect("to be let in").0
+    }
+
+    /// Connects with extra headers.
+    pub async fn open_with(
+        server: &TestServer,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Self, Response), Error> {
+        let url = format!("ws://127.0.0.1:{}{path}", server.port);
+        let mut request = url.into_client_request()?;
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
+            request.headers_mut().append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        let tcp = TcpStream::connect(("127.0.0.1", server.port)).await?;
+        let handshake = timeout(DEADLINE, client_async(request, tcp));
+        let (stream, response) = handshake.await.expect("an answer in time")?;
+        let is_v2 = path.contains("vsn=2");
+        Ok((Self { stream, is_v2, heartbeats: 0 }, response))
+    }
+
+    /// The HTTP status and body with which a handshake is refused.
+    pub async fn refused(server: &TestServer, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        match Self::open_with(server, path, headers).await {
+            Ok(_) => (101, String::new()),
+            Err(Error::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                (response.status().as_u16(), String::from_utf8_lossy(&body).into_owned())
+            }
+            Err(other) => panic!("neither let in nor refused: {other}"),
+        }
+    }
+
+    /// Sends anything.
+    pub async fn send(&mut self, message: Message) {
+        self.stream.send(message).await.expect("the socket takes it");
+    }
+
+    /// Sends text as it is.
+    pub async fn text(&mut self, text: impl Into<String>) {
+        self.send(Message::text(text.into())).await;
+    }
+
+    /// Sends `[join_ref, ref, topic, event, payload]`, or the object of version 1 with the same.
+    pub async fn push(&mut self, parts: Value) {
+        let text = if self.is_v2 {
+            parts.to_string()
+        } else {
+            let mut object = json!({
+                "topic": parts[2], "event": parts[3], "payload": parts[4], "ref": parts[1],
+            });
+            if !parts[0].is_null() {
+                object["join_ref"] = parts[0].clone();
+            }
+            object.to_string()
+        };
+        self.text(text).await;
+    }
+
+    /// The next message of any kind.
+    pub async fn message(&mut self) -> Message {
+        let next = timeout(DEADLINE, self.stream.next()).await.expect("a message in time");
+        next.expect("an open socket").expect("a whole message")
+    }
+
+    /// The next frame's text.
+    pub async fn frame(&mut self) -> String {
+        match self.message().await {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("expected text, got {other:?}"),
+        }
+    }
+
+    /// The next frame as `[join_ref, ref, topic, event, payload]`; version 1 has no join_ref, and
+    /// exactly its four keys.
+    pub async fn next(&mut self) -> Value {
+        let frame: Value = serde_json::from_str(&self.frame().await).expect("JSON");
+        if self.is_v2 {
+            assert_eq!(frame.as_array().map(Vec::len), Some(5), "{frame}");
+            return frame;
+        }
+        let keys: Vec<_> = frame.as_object().expect("an object").keys().cloned().collect();
+        let mut sorted = keys.clone();
+        sorted.sort();
+        assert_eq!(sorted, ["event", "payload", "ref", "topic"], "{frame}");
+        json!([null, frame["ref"], frame["topic"], frame["event"], frame["payload"]])
+    }
+
+    /// Joins a topic with ref and join_ref `1`; answers the reply's payload.
+    pub async fn try_join(&mut self, topic: &str, payload: Value) -> Value {
+        self.push(json!(["1", "1", topic, "phx_join", payload])).await;
+        let reply = self.next().await;
+        assert_eq!((&reply[2], &reply[3]), (&json!(topic), &json!("phx_reply")), "{reply}");
+        reply[4].clone()
+    }
+
+    /// Joins a topic; it must be let in.
+    pub async fn join(&mut self, topic: &str, payload: Value) {
+        let reply = self.try_join(topic, payload).await;
+        assert_eq!(reply["status"], "ok", "{topic}: {reply}");
+    }
+
+    /// Shows that nothing is waiting: the reply to a heartbeat is the next to arrive.
+    pub async fn assert_quiet(&mut self) {
+        self.heartbeats += 1;
+        let reference = format!("quiet-{}", self.heartbeats);
+        self.push(json!([null, reference, "phoenix", "heartbeat", {}])).await;
+        let reply = self.next().await;
+        let expected =
+            json!([null, reference, "phoenix", "phx_reply", {"status": "ok", "response": {}}]);
+        assert_eq!(reply, expected);
+    }
+
+    /// Reads until the server closes; answers its code. Frames before are an error.
+    pub async fn closed(&mut self) -> u16 {
+        match self.message().await {
+            Message::Close(Some(frame)) => frame.code.into(),
+            other => panic!("expected a close frame, got {other:?}"),
+        }
+    }
+
+    /// Everything that arrives until the server closes, and its code.
+    pub async fn rest(&mut self) -> (Vec<String>, u16) {
+        let mut frames = Vec::new();
+        loop {
+            match self.message().await {
+                Message::Text(text) => frames.push(text.as_str().to_owned()),
+                Message::Close(Some(frame)) => return (frames, frame.code.into()),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// The stream underneath, for those who break the rules.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        self.stream.get_mut()
+    }
+}

@@ -377,3 +377,15 @@ impl Handler<Refresh> for AppRegistry {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_query_that_panics_is_an_outage_and_no_end() {
+        let outcome = guarded::<()>(async { panic!("on purpose") }).await;
+        let Err(ChangeError::Store(error)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(error, StoreError::Unavailable("a query did not end".into()));
+    }
+}

@@ -54,3 +54,39 @@ pub async fn require_tls<B: MessageBody>(
         Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn server(force_ssl: &str) -> settings::Server {
+        let env = [
+            ("HERALD_ENV", "test"),
+            ("HERALD__SERVER__FORCE_SSL", force_ssl),
+            ("DATABASE_URL", "sqlite://unused.db"),
+            ("PUSHER_ADMIN_USERNAME", "admin"),
+            ("PUSHER_ADMIN_PASSWORD", "a password"),
+        ];
+        let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Settings::load_from(env.into_iter(), None).expect("settings").server
+    }
+
+    #[test]
+    fn plain_requests_are_refused_where_told_so_except_probes() {
+        let refused = Err(ApiError::Forbidden("this server takes requests over https only"));
+        for (case, force_ssl, path, is_secure, expected) in [
+            ("not forced", "false", "/api/publish", false, Ok(())),
+            ("plain", "true", "/api/publish", false, refused.clone()),
+            ("the page", "true", "/", false, refused.clone()),
+            ("secure", "true", "/api/publish", true, Ok(())),
+            ("alive", "true", "/health", false, Ok(())),
+            ("ready", "true", "/ready", false, Ok(())),
+            ("almost a probe", "true", "/health/", false, refused.clone()),
+            ("below a probe", "true", "/ready/../api", false, refused),
+        ] {
+            let client = Client { address: [192, 0, 2, 1].into(), is_secure };
+            assert_eq!(check_tls(path, &client, &server(force_ssl)), expected, "{case}");
+        }
+    }
+}

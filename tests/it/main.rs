@@ -10,6 +10,7 @@ mod support;
 
 mod broadcast;
 mod command_line;
+mod databases;
 mod handshake;
 mod rooms;
 mod settings;

@@ -10,3 +10,4 @@ mod support;
 
 mod broadcast;
 mod handshake;
+mod triggers;

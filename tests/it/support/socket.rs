@@ -58,7 +58,11 @@ impl Socket {
     }
 
     /// The HTTP status and body with which a handshake is refused.
-    pub async fn refused(server: &TestServer, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    pub async fn refused(
+        server: &TestServer,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, String) {
         match Self::open_with(server, path, headers).await {
             Ok(_) => (101, String::new()),
             Err(Error::Http(response)) => {

@@ -23,7 +23,8 @@ pub(super) const SECRET: &str = "foo-app-secret-0123";
 pub(super) const GUARDIAN_SECRET: &str = "the operator's own key, for all!";
 
 /// Services over a database of their own, with the apps `foo-app`, `shared-app` (takes shared
-/// tokens), `silent-app` (takes no client events) and the inactive `idle-app`.
+/// tokens), `silent-app` (takes no client events), `open-app` (takes anyone's on public topics),
+/// `careless-app` (has an empty secret) and the inactive `idle-app`.
 pub(super) struct TestServices {
     pub(super) services: web::Data<Services>,
     _folder: TempDir,
@@ -107,11 +108,13 @@ pub(super) fn app(slug: &str) -> App {
         "shared-app" => App { shared_tokens: true, ..app(2) },
         "silent-app" => App { client_events: ClientEvents::None, ..app(3) },
         "idle-app" => App { active: false, ..app(4) },
+        "careless-app" => App { secret: SecretString::from(""), ..app(6) },
         "open-app" => App { client_events: ClientEvents::All, ..app(5) },
         _ => app(1),
     }
 }
 
 fn apps() -> Apps {
-    ["foo-app", "shared-app", "silent-app", "idle-app", "open-app"].map(app).into_iter().collect()
+    let slugs = ["foo-app", "shared-app", "silent-app", "idle-app", "open-app", "careless-app"];
+    slugs.map(app).into_iter().collect()
 }

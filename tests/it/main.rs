@@ -14,3 +14,4 @@ mod databases;
 mod handshake;
 mod rooms;
 mod settings;
+mod triggers;

@@ -13,7 +13,7 @@ let herald
 before(async () => {
   herald = await Herald.start()
 })
-after(() => herald.close())
+after(() => herald?.close())
 
 for (const generation of GENERATIONS) {
   describe(generation.label, () => {

@@ -1,0 +1,331 @@
+// The demo page in headless Chromium: two windows, a terminal's triggers, a server that comes and goes.
+
+import assert from "node:assert/strict"
+import { after, before, describe, test } from "node:test"
+import { Browser } from "./support/browser.mjs"
+import { Herald, TEST_APP } from "./support/herald.mjs"
+import { csrfSignature, mint } from "./support/token.mjs"
+
+const TOPIC = "private:test-app"
+
+let herald, browser
+before(async () => {
+  ;[herald, browser] = await Promise.all([Herald.start(), Browser.launch()])
+})
+after(async () => {
+  await browser?.close()
+  await herald?.close()
+})
+
+describe("two windows", () => {
+  test("what one sends, both show", async t => {
+    const [one, two] = await twoWindows(t)
+    await one.send({ name: "Ada", message: "hello, window two" })
+    for (const window of [one, two]) {
+      const shown = { kind: "channel", name: "Ada", message: "hello, window two", badges: [], markup: 0 }
+      assert.deepEqual(await window.entry("hello, window two"), shown)
+    }
+    assert.equal(await one.by("message").inputValue(), "")
+    assert.equal(await one.by("feed-count").textContent(), "1 event")
+  })
+
+  test("what a terminal triggers, both show", async t => {
+    const windows = await twoWindows(t)
+    await herald.trigger({ topic: "foo-topic", payload: { name: "curl", message: "from a terminal" } })
+    for (const window of windows) assert.equal((await window.entry("from a terminal")).name, "curl")
+  })
+
+  test("a broadcast is marked as one, whoever sends it", async t => {
+    const [one, two] = await twoWindows(t)
+    await one.send({ name: "Ada", message: "to all", broadcast: true })
+    await herald.trigger({ topic: "#general", payload: { name: "curl", message: "to all, too" } })
+    for (const window of [one, two]) {
+      for (const message of ["to all", "to all, too"]) {
+        const { kind, badges } = await window.entry(message)
+        assert.deepEqual([kind, badges], ["broadcast", ["Broadcast to all channels"]])
+      }
+    }
+  })
+
+  test("a window on another channel hears broadcasts and nothing else", async t => {
+    const one = await open(t)
+    const other = await open(t, "/?app=test-app&channel=bar-topic")
+    await one.send({ name: "Ada", message: "only foo-topic" })
+    await one.entry("only foo-topic")
+    await one.send({ name: "Ada", message: "everybody", broadcast: true })
+    await other.entry("everybody")
+    assert.deepEqual(await other.texts(), ["everybody"])
+  })
+})
+
+describe("what arrives is text", () => {
+  const hostile = [
+    `<img src=x onerror="document.title='owned'">`,
+    `<script>document.title='owned'</script>`,
+    `</p></li><b>bold</b>`,
+    `&lt;b&gt; &amp; "quotes" 'too'`,
+    `javascript:document.title='owned'`,
+  ]
+  for (const message of hostile) {
+    test(`${message} stays what it is, in the message and in the name`, async t => {
+      const [one, two] = await twoWindows(t)
+      await one.send({ name: message.slice(0, 60), message })
+      const shown = { kind: "channel", name: message.slice(0, 60), message, badges: [], markup: 0 }
+      assert.deepEqual(await two.entry(message), shown)
+      assert.equal(await two.page.title(), "Herald · live demo")
+    })
+  }
+
+  const odd = [
+    { label: "no fields at all", payload: {}, name: "unnamed", message: "{}" },
+    { label: "nested values", payload: { name: { a: 1 }, message: [1, "<b>"] }, name: `{"a":1}`, message: `[1,"<b>"]` },
+    { label: "numbers, nulls", payload: { name: null, message: 0 }, name: "unnamed", message: "0" },
+    { label: "other fields", payload: { revision: "abc" }, name: "unnamed", message: `{"revision":"abc"}` },
+    { label: "a field called __proto__", payload: JSON.parse(`{"__proto__":{"message":"x"},"n":1}`), name: "unnamed", message: `{"__proto__":{"message":"x"},"n":1}` },
+  ]
+  for (const { label, payload, name, message } of odd) {
+    test(`a payload with ${label} is shown`, async t => {
+      const window = await open(t)
+      await herald.trigger({ topic: "foo-topic", payload })
+      const shown = await window.entry(message)
+      assert.deepEqual([shown.name, shown.message, shown.markup], [name, message, 0])
+    })
+  }
+
+  test("the list keeps the latest 200, newest first", async t => {
+    const window = await open(t)
+    for (let n = 1; n <= 205; n += 1) await herald.trigger({ topic: "foo-topic", payload: { message: `n${n}` } })
+    await window.entry("n205")
+    const texts = await window.texts()
+    assert.deepEqual([texts.length, texts[0], texts[199]], [200, "n205", "n6"])
+    assert.equal(await window.by("feed-count").textContent(), "latest 200 of 205 events")
+  })
+})
+
+describe("the connection", () => {
+  for (const signal of ["SIGTERM", "SIGKILL"]) {
+    test(`says so when the server is gone (${signal}), and recovers by itself`, async t => {
+      const windows = await twoWindows(t)
+      await herald.stop(signal)
+      for (const window of windows) {
+        await window.is("reconnecting")
+        assert.equal(await window.by("state-word").textContent(), "Reconnecting")
+        assert.match(await window.by("state-detail").textContent(), /^The server does not answer\. Trying again/)
+      }
+      await windows[0].by("name").fill("Ada")
+      await windows[0].by("message").fill("is anybody there?")
+      await windows[0].by("message").press("Enter")
+      assert.match(await windows[0].by("send-note").textContent(), /^Not sent/)
+      assert.equal(await windows[0].by("message").inputValue(), "is anybody there?")
+
+      await herald.start()
+
+      for (const window of windows) await window.is("live")
+      await windows[0].by("message").press("Enter")
+      for (const window of windows) await window.entry("is anybody there?")
+      assert.match(await windows[1].by("mark").textContent(), /^Back after \d+ s\. What was sent in between is not shown\.$/)
+    })
+  }
+
+  test("an app that does not exist is refused in words", async t => {
+    const window = await open(t, "/?app=no-such-app", "refused")
+    assert.match(await window.by("state-detail").textContent(), /No active app answers to this topic \(unmatched topic\)/)
+  })
+
+  test("an app created while the page asks lets it in", async t => {
+    const window = await open(t, "/?app=late-app", "refused")
+    await herald.createApp({ name: "late-app", client_events: "all" })
+    await window.is("live")
+  })
+
+  test("an app whose clients may not publish answers the sender in words, and gives the message back", async t => {
+    const app = await herald.createApp({ name: "quiet-app", client_events: "none" })
+    const window = await open(t, "/?app=quiet-app")
+    await window.send({ name: "Ada", message: "psst" })
+    await window.by("send-note").getByText("publishing here is not permitted").waitFor()
+    assert.equal(await window.by("message").inputValue(), "psst")
+    await herald.trigger({ topic: "foo-topic", payload: { message: "listening still works" } }, app)
+    await window.entry("listening still works")
+  })
+
+  const impossible = [
+    { label: "an app slug with capitals", query: "?app=Not%20A%20Slug" },
+    { label: "a channel with a colon", query: "?channel=room:1" },
+    { label: "a channel that begins with #", query: "?channel=%23general" },
+  ]
+  for (const { label, query } of impossible) {
+    test(`${label} in the address is named, not dialled`, async t => {
+      const window = await open(t, `/${query}`, "refused")
+      assert.equal(await window.by("state-word").textContent(), "Not connected")
+    })
+  }
+
+  test("the form switches app and channel, and the name is remembered", async t => {
+    const window = await open(t)
+    await window.send({ name: "Ada", message: "before" })
+    await window.entry("before")
+    await window.by("channel").fill("bar topic/ü")
+    await window.by("switch-go").click()
+    await window.page.waitForURL(/channel=bar/)
+    await window.is("live")
+    assert.equal(await window.by("channel-in-use").textContent(), "bar topic/ü")
+    assert.equal(await window.by("name").inputValue(), "Ada")
+    await herald.trigger({ topic: "bar topic/ü", payload: { message: "on the other channel" } })
+    await window.entry("on the other channel")
+  })
+})
+
+describe("the private panel", () => {
+  const grant = claims => mint({ listen: [TOPIC], publish: [TOPIC], ...claims }, TEST_APP.secret)
+
+  test("joins with a pasted token, shows what arrives, and sends", async t => {
+    const window = await open(t)
+    await joinPrivately(window, { token: await herald.command("token", "--app", "test-app", "--listen", TOPIC, "--publish", TOPIC) })
+    await window.privateIs("joined")
+
+    await herald.trigger({ scope: "private", topic: "foo-topic", payload: { name: "curl", message: "a secret <b>" } })
+    const shown = { kind: "event", name: "curl", message: "a secret <b>", badges: ["foo-topic:msg"], markup: 0 }
+    assert.deepEqual(await window.entry("a secret <b>", "private-feed"), shown)
+
+    await window.by("private-message").fill("said in private")
+    await window.by("private-send").click()
+    await window.entry("said in private", "private-feed")
+    assert.deepEqual(await window.texts("feed"), [])
+
+    await window.by("private-leave").click()
+    await window.privateIs("idle")
+  })
+
+  test("a topic with a channel of its own", async t => {
+    const window = await open(t)
+    const token = mint({ listen: [`${TOPIC}:*`], publish: [`${TOPIC}:*`] }, TEST_APP.secret)
+    await joinPrivately(window, { topic: `${TOPIC}:room:1`, token })
+    await window.privateIs("joined")
+    await window.by("private-message").fill("in the room")
+    await window.by("private-message").press("Enter")
+    assert.deepEqual((await window.entry("in the room", "private-feed")).badges, ["msg"])
+  })
+
+  const csrf = "dGhlIHBhZ2UncyB2YWx1ZQ=="
+  const bound = { aud: "csrf", s_csrf: csrfSignature(csrf, TEST_APP.secret) }
+  const refusals = [
+    { label: "no token", token: "", words: "authentication_required" },
+    { label: "a token for another topic", token: mint({ listen: ["private:test-app:x"] }, TEST_APP.secret), words: "authentication_required" },
+    { label: "a forged token", token: mint({ listen: [TOPIC] }, "forged"), words: "invalid_token" },
+    { label: "no token at all, only words", token: "please", words: "invalid_token" },
+    { label: "an expired token", token: grant({ exp: 1 }), words: "token_expired" },
+    { label: "a bound token without its CSRF value", token: grant(bound), words: "invalid_csrf" },
+    { label: "a topic of no app", topic: "private:no-such-app", token: grant({}), words: "unmatched topic" },
+  ]
+  for (const { label, words, ...join } of refusals) {
+    test(`${label} is refused in words (${words})`, async t => {
+      const window = await open(t)
+      await joinPrivately(window, join)
+      await window.privateIs("refused")
+      assert.match(await window.by("private-note").textContent(), new RegExp(`\\(${words}\\)\\.$`))
+      await window.is("live")
+    })
+  }
+
+  test("a bound token with its CSRF value joins; one that may not publish is told so", async t => {
+    const window = await open(t)
+    await joinPrivately(window, { token: grant({ ...bound, publish: [] }), csrf })
+    await window.privateIs("joined")
+    await window.by("private-message").fill("may I?")
+    await window.by("private-send").click()
+    await window.by("private-send-note").getByText("publishing here is not permitted").waitFor()
+    assert.equal(await window.by("private-message").inputValue(), "may I?")
+  })
+
+  test("joins again by itself after a restart", async t => {
+    const window = await open(t)
+    await joinPrivately(window, { token: grant({}) })
+    await window.privateIs("joined")
+    await herald.stop()
+    await window.privateIs("joining")
+    await herald.start()
+    await window.privateIs("joined")
+    await window.is("live")
+  })
+
+  async function joinPrivately(window, { topic = TOPIC, token, csrf }) {
+    await window.by("private-topic").fill(topic)
+    await window.by("private-token").fill(token)
+    if (csrf) {
+      await window.page.locator("summary").click()
+      await window.by("private-csrf").fill(csrf)
+    }
+    await window.by("private-join").click()
+  }
+})
+
+describe("for everyone", () => {
+  test("by keyboard alone: name, message, broadcast, send", async t => {
+    const window = await open(t)
+    const { keyboard } = window.page
+    await window.by("name").focus()
+    await keyboard.type("Grace")
+    await keyboard.press("Tab")
+    await keyboard.type("typed, not clicked")
+    await keyboard.press("Tab")
+    await keyboard.press("Space")
+    await keyboard.press("Tab")
+    await keyboard.press("Enter")
+    assert.deepEqual(await window.entry("typed, not clicked").then(({ name, kind }) => [name, kind]), ["Grace", "broadcast"])
+  })
+
+  test("every field and button has a name", async t => {
+    const window = await open(t)
+    const unnamed = await window.page.evaluate(() =>
+      [...document.querySelectorAll("input, textarea, button")]
+        .filter(control => !control.labels?.length && !control.textContent.trim())
+        .map(control => control.outerHTML))
+    assert.deepEqual(unnamed, [])
+  })
+
+  test("the page is served under a policy that allows nothing inline", async () => {
+    const response = await fetch(`${herald.origin}/`)
+    assert.match(response.headers.get("content-security-policy"), /default-src 'self'/)
+    assert.doesNotMatch(response.headers.get("content-security-policy"), /unsafe/)
+    assert.doesNotMatch(await response.text(), /<style|<script(?![^>]*src=)|\son\w+=|\sstyle=/i)
+  })
+
+  const looks = [
+    { name: "phone", viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 },
+    { name: "small-phone", viewport: { width: 320, height: 568 } },
+    { name: "desktop", viewport: { width: 1280, height: 860 } },
+  ]
+  for (const { name, ...device } of looks) {
+    for (const colorScheme of ["light", "dark"]) {
+      test(`fits a ${name}, ${colorScheme}`, async t => {
+        const window = await open(t, "/", "live", { ...device, colorScheme })
+        await window.send({ name: "Ada", message: "Good evening. Is anybody listening on foo-topic?" })
+        await window.entry("Good evening. Is anybody listening on foo-topic?")
+        await herald.trigger({ topic: "#general", payload: { name: "Rails", message: "Version 42 is out: please reload when it suits you." } })
+        await window.entry("Version 42 is out: please reload when it suits you.")
+        await herald.trigger({ topic: "foo-topic", payload: { name: "Grace", message: `Loud and clear. ${"averyveryverylongword".repeat(12)}` } })
+        await window.entry(`Loud and clear. ${"averyveryverylongword".repeat(12)}`)
+        await window.by("private-join").click()
+        await window.privateIs("refused")
+        const overflow = await window.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
+        assert.equal(overflow, 0, "the page scrolls sideways")
+        await window.screenshot(`${name}-${colorScheme}`)
+      })
+    }
+  }
+})
+
+/** Opens the page, waits for `state`, and fails the test if the page complained about anything meanwhile. */
+async function open(t, where = "/?app=test-app&channel=foo-topic", state = "live", options = {}) {
+  const window = await browser.open(herald.origin + where, options)
+  t.after(async () => {
+    await window.close()
+    assert.deepEqual(window.complaints, [])
+  })
+  await window.is(state)
+  return window
+}
+
+function twoWindows(t) {
+  return Promise.all([open(t), open(t)])
+}

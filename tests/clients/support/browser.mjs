@@ -1,0 +1,115 @@
+// Debian's Chromium, headless, and what a person would do with the demo page.
+
+import { mkdir, mkdtemp, rm } from "node:fs/promises"
+import os from "node:os"
+import path from "node:path"
+import { chromium } from "playwright-core"
+import { DEADLINE_MS } from "./wait.mjs"
+
+const CHROMIUM = process.env.HERALD_CHROMIUM ?? "/usr/bin/chromium"
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+]
+
+export class Browser {
+  static async launch() {
+    const profile = await mkdtemp(path.join(os.tmpdir(), "herald-chromium-"))
+    const args = [...FLAGS, `--disk-cache-dir=${path.join(profile, "cache")}`]
+    // Playwright itself gives each launch a fresh profile; TMPDIR keeps that in our folder.
+    const env = { ...process.env, TMPDIR: profile }
+    const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args, env, timeout: 30_000 })
+    return new Browser(browser, profile)
+  }
+
+  constructor(browser, profile) {
+    Object.assign(this, { browser, profile })
+  }
+
+  /** Opens the demo page in a window of its own: own storage, own socket. */
+  async open(url, options = {}) {
+    const context = await this.browser.newContext({ reducedMotion: "reduce", ...options })
+    context.setDefaultTimeout(DEADLINE_MS)
+    const page = await context.newPage()
+    const window = new DemoPage(page)
+    await page.goto(url)
+    return window
+  }
+
+  async close() {
+    await this.browser.close()
+    await rm(this.profile, { recursive: true, force: true })
+  }
+}
+
+/** One window that shows the demo page. */
+export class DemoPage {
+  constructor(page) {
+    this.page = page
+    this.complaints = []
+    // A lost connection is reported by Chromium itself; everything else is a fault of the page.
+    page.on("console", message => {
+      if (message.type() === "error" && !/WebSocket connection|ERR_CONNECTION/.test(message.text())) this.complaints.push(message.text())
+    })
+    page.on("pageerror", error => this.complaints.push(String(error)))
+  }
+
+  by(testid) {
+    return this.page.getByTestId(testid)
+  }
+
+  /** Waits until the connection's state is `state`. */
+  async is(state) {
+    await this.page.locator(`[data-testid="state"][data-state="${state}"]`).waitFor()
+  }
+
+  async privateIs(state) {
+    await this.page.locator(`[data-testid="private-state"][data-state="${state}"]`).waitFor()
+  }
+
+  async send({ name, message, broadcast = false }) {
+    await this.by("name").fill(name)
+    await this.by("message").fill(message)
+    await this.by("broadcast").setChecked(broadcast)
+    await this.by("send").click()
+  }
+
+  /** Waits for the entry whose text is exactly `message`, and returns what it shows. */
+  async entry(message, feed = "feed") {
+    const entries = this.by(feed).getByTestId("entry")
+    const entry = entries.filter({ has: this.page.locator(".entry-text", { hasText: exactly(message) }) }).first()
+    await entry.waitFor()
+    return {
+      kind: await entry.getAttribute("data-kind"),
+      name: await entry.locator(".entry-name").textContent(),
+      message: await entry.locator(".entry-text").textContent(),
+      badges: await entry.locator(".badge").allTextContents(),
+      markup: await entry.locator(".entry-text *, .entry-name *").count(),
+    }
+  }
+
+  async texts(feed = "feed") {
+    return this.by(feed).locator(".entry-text").allTextContents()
+  }
+
+  async screenshot(name) {
+    const folder = process.env.HERALD_SCREENSHOTS ?? path.join(os.tmpdir(), "herald-screenshots")
+    await mkdir(folder, { recursive: true })
+    const file = path.join(folder, `${name}.png`)
+    await this.page.screenshot({ path: file, fullPage: true })
+    return file
+  }
+
+  close() {
+    return this.page.context().close()
+  }
+}
+
+function exactly(text) {
+  return new RegExp(`^${text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`)
+}

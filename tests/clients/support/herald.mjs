@@ -1,0 +1,138 @@
+// A real Herald for a test file: the built binary, in a folder and on a port of its own.
+
+import { spawn } from "node:child_process"
+import { mkdtemp, rm } from "node:fs/promises"
+import net from "node:net"
+import os from "node:os"
+import path from "node:path"
+import { fileURLToPath } from "node:url"
+import { DEADLINE_MS, eventually, within } from "./wait.mjs"
+
+const HERE = path.dirname(fileURLToPath(import.meta.url))
+const STDERR_CHARS_MAX = 4000
+const START_DEADLINE_MS = 30_000
+
+export const BINARY = path.resolve(process.env.HERALD_BIN ?? path.join(HERE, "../../../target/debug/herald"))
+
+/** The first article's administrator, and the app that development seeds. */
+export const ADMIN = { username: "pusher_admin_username", password: "pusher_admin_password" }
+export const TEST_APP = { slug: "test-app", key: "test-app-fake-key", secret: "test-app-fake-secret" }
+
+const running = new Set()
+process.on("exit", () => running.forEach(child => child.kill("SIGKILL")))
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1))
+
+export class Herald {
+  /** Starts a server and waits until it is ready; `env` adds settings. */
+  static async start(env = {}) {
+    const folder = await mkdtemp(path.join(os.tmpdir(), "herald-clients-"))
+    const herald = new Herald(folder, await freePort(), env)
+    await herald.start()
+    return herald
+  }
+
+  constructor(folder, port, env) {
+    Object.assign(this, { folder, port, env, child: null, end: null, stderr: "" })
+  }
+
+  get host() {
+    return `127.0.0.1:${this.port}`
+  }
+
+  get origin() {
+    return `http://${this.host}`
+  }
+
+  /** Starts (again): same folder, same database, same port. */
+  async start() {
+    this.child = spawn(BINARY, [], { cwd: this.folder, env: this.environment(), stdio: ["ignore", "ignore", "pipe"] })
+    running.add(this.child)
+    this.end = null
+    this.ended = new Promise(resolve => {
+      const ended = how => resolve((this.end = how))
+      this.child.on("error", error => ended(`it could not be started: ${error.message}`))
+      this.child.on("exit", (code, signal) => ended(`it ended with ${signal ?? code}`))
+    })
+    this.child.stderr.setEncoding("utf8").on("data", text => {
+      this.stderr = (this.stderr + text).slice(-STDERR_CHARS_MAX)
+    })
+    await eventually(() => this.isReady(), "the server to be ready", START_DEADLINE_MS)
+  }
+
+  /** Stops it with `signal` and waits until it is gone. */
+  async stop(signal = "SIGTERM") {
+    this.child.kill(signal)
+    await within(this.ended, `${signal} to end the server`)
+    running.delete(this.child)
+  }
+
+  /** Ends the server for good and removes its folder. */
+  async close() {
+    this.child.kill("SIGKILL")
+    await within(this.ended, "the server to end")
+    running.delete(this.child)
+    await rm(this.folder, { recursive: true, force: true })
+  }
+
+  /** Runs a subcommand of the same binary on the same database, and returns what it prints. */
+  async command(...words) {
+    const child = spawn(BINARY, words, { cwd: this.folder, env: this.environment(), stdio: ["ignore", "pipe", "pipe"] })
+    running.add(child)
+    let printed = ""
+    let complained = ""
+    child.stdout.setEncoding("utf8").on("data", text => (printed += text))
+    child.stderr.setEncoding("utf8").on("data", text => (complained += text))
+    const code = await within(new Promise(resolve => child.on("close", resolve)), `herald ${words[0]}`)
+    running.delete(child)
+    if (code !== 0) throw new Error(`herald ${words.join(" ")} ended with ${code}: ${complained}`)
+    return printed.trim()
+  }
+
+  /** Creates an app through the admin API and returns it, key and secret included. */
+  async createApp(fields) {
+    const body = new URLSearchParams(Object.entries(fields).map(([name, value]) => [`app[${name}]`, value]))
+    const response = await this.post("/api/admin/apps", body, basic(ADMIN.username, ADMIN.password))
+    if (response.status !== 201) throw new Error(`creating an app answered ${response.status}`)
+    return (await response.json()).data
+  }
+
+  /** Triggers an event as the first article's Rails does; `fields.payload` is an object. */
+  async trigger(fields, app = TEST_APP) {
+    const form = { event: "msg", scope: "public", ...fields, payload: JSON.stringify(fields.payload ?? {}) }
+    const authorization = basic(app.key, app.secret)
+    const response = await this.post(`/api/apps/${app.slug}/events`, new URLSearchParams(form), authorization)
+    if (response.status !== 200) throw new Error(`the trigger answered ${response.status}`)
+  }
+
+  post(where, body, authorization) {
+    const signal = AbortSignal.timeout(DEADLINE_MS)
+    return fetch(this.origin + where, { method: "POST", body, headers: { authorization }, signal })
+  }
+
+  environment() {
+    return {
+      PATH: process.env.PATH,
+      HERALD_ENV: "development",
+      PORT: String(this.port),
+      DATABASE_URL: `sqlite://${path.join(this.folder, "herald.db")}`,
+      ...this.env,
+    }
+  }
+
+  async isReady() {
+    if (this.end) throw new Error(`${BINARY} did not start: ${this.end}\n${this.stderr}`)
+    return fetch(`${this.origin}/ready`).then(response => response.ok, () => false)
+  }
+}
+
+export function basic(user, password) {
+  return `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`
+}
+
+async function freePort() {
+  const probe = net.createServer()
+  await new Promise((resolve, reject) => probe.on("error", reject).listen(0, "127.0.0.1", resolve))
+  const { port } = probe.address()
+  await new Promise(resolve => probe.close(resolve))
+  return port
+}

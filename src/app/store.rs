@@ -22,7 +22,6 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{App, AppId, ClientEvents, Slug, fields::AppValues, origin::AllowedOrigins};
-use crate::settings;
 
 /// How long to wait between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -123,6 +122,23 @@ pub struct Migration {
     pub is_applied: bool,
 }
 
+/// Where the database is, and how patient Herald is with it.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// `sqlite://…` or `postgres://…`; holds a password.
+    pub url: SecretString,
+    /// Connections in the pool.
+    pub connections_max: u32,
+    /// How long the database is retried at start.
+    pub connect_retry: Duration,
+    /// How long one query may take.
+    pub query_timeout: Duration,
+    /// Apply pending migrations at start.
+    pub migrate: bool,
+    /// Create the articles' `test-app` at start.
+    pub seed: bool,
+}
+
 /// The apps' database. Cheap to clone; one pool of connections.
 #[derive(Debug, Clone)]
 pub struct AppStore {
@@ -138,7 +154,7 @@ impl AppStore {
     /// # Errors
     /// [`StoreError::Unusable`] at once for a URL or a file that cannot be used,
     /// [`StoreError::Unavailable`] when the time is over.
-    pub async fn connect(settings: &settings::Database) -> Result<Self, StoreError> {
+    pub async fn connect(settings: &Database) -> Result<Self, StoreError> {
         let db = match settings.url.expose_secret() {
             url if url.starts_with("sqlite:") => open_sqlite(url, settings).await?,
             url if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
@@ -329,10 +345,7 @@ fn migration_failed(error: DbErr) -> StoreError {
     StoreError::Unusable(format!("a migration failed: {}", reason(&error)))
 }
 
-async fn open_sqlite(
-    url: &str,
-    settings: &settings::Database,
-) -> Result<DatabaseConnection, StoreError> {
+async fn open_sqlite(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
     let options: SqliteConnectOptions =
         url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
     let in_memory = url.contains(":memory:") || url.contains("mode=memory");
@@ -375,10 +388,7 @@ fn unusable_file(path: &Path, reason: &str) -> StoreError {
     StoreError::Unusable(format!("{}: {reason}", path.display()))
 }
 
-async fn open_postgres(
-    url: &str,
-    settings: &settings::Database,
-) -> Result<DatabaseConnection, StoreError> {
+async fn open_postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
     let options: PgConnectOptions =
         url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
     let options = options.application_name("herald").disable_statement_logging();
@@ -391,10 +401,7 @@ async fn open_postgres(
 }
 
 /// Tries single connections until one comes about: unlike a pool they say why they do not.
-async fn wait_for(
-    options: &PgConnectOptions,
-    settings: &settings::Database,
-) -> Result<(), StoreError> {
+async fn wait_for(options: &PgConnectOptions, settings: &Database) -> Result<(), StoreError> {
     let give_up = Instant::now() + settings.connect_retry;
     for tries in 0_u32.. {
         let reason =

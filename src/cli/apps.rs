@@ -97,7 +97,7 @@ pub(super) struct Fields {
     /// Whether it is served
     #[arg(long, value_name = "true|false")]
     active: Option<bool>,
-    /// An origin whose pages may join, such as https://example.com or //*.example.com; may be repeated
+    /// An origin whose pages may join, such as `https://example.com` or `//*.example.com`; may be repeated
     #[arg(long = "origin", value_name = "ORIGIN")]
     origins: Vec<String>,
     /// Let pages of any origin join

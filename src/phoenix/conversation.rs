@@ -44,7 +44,7 @@ pub struct Conversation {
     caller: Box<Caller>,
     rules: Arc<Rules>,
     /// Few and small: most clients join one topic, none more than a hundred.
-    joins: Vec<Box<Join>>,
+    joins: Vec<Join>,
     asked: Option<Box<Asked>>,
 }
 
@@ -59,7 +59,7 @@ struct Join {
 /// What the broker was asked for and has not answered yet.
 enum Asked {
     /// A join, with the `join_ref` and `ref` of its message.
-    Join { join: Box<Join>, join_ref: Ref, reference: Ref },
+    Join { join: Join, join_ref: Ref, reference: Ref },
     /// A publication, with what its reply needs if it fails.
     Publish { topic: Label, join_ref: Ref, reference: Ref },
 }
@@ -116,7 +116,6 @@ impl Conversation {
                     format: self.version.format(),
                 };
                 let (join_ref, reference) = (join_ref.clone(), reference.clone());
-                let join = Box::new(join);
                 self.asked = Some(Box::new(Asked::Join { join, join_ref, reference }));
                 vec![Effect::Subscribe(subscription)]
             }
@@ -159,7 +158,7 @@ impl Conversation {
     /// once more.
     fn joined_or_not(
         &mut self,
-        mut join: Box<Join>,
+        mut join: Join,
         (join_ref, reference): (&Ref, &Ref),
         outcome: Result<(), Failure>,
     ) -> Vec<Effect> {
@@ -177,6 +176,10 @@ impl Conversation {
                 join.footing = footing;
                 let response = if join.topic.scope.is_public() { OK } else { JOINED };
                 effects.push(self.reply(join_ref, reference, &topic, response));
+                // One topic is the common case, and an idle session should not keep room for four.
+                if self.joins.is_empty() {
+                    self.joins.reserve_exact(1);
+                }
                 self.joins.push(join);
             }
             Err(refusal) => {
@@ -331,7 +334,7 @@ impl session::Conversation for Conversation {
         if only_this_app {
             return vec![Effect::Close(CloseCode::GOING_AWAY)];
         }
-        let end = |join: &Box<Join>| {
+        let end = |join: &Join| {
             [Effect::Unsubscribe(join.place()), self.end_of(join, "phx_error", CHANNEL_CRASH)]
         };
         ended.iter().flat_map(end).collect()

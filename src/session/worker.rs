@@ -108,6 +108,9 @@ pub(super) struct ThreadFanout {
     pub(super) addr: Addr<Fanout>,
 }
 
+/// Introduces a fan-out to the rest of the server.
+type Introduce = Box<dyn Fn(&Addr<Fanout>)>;
+
 /// What the sessions of one worker thread share.
 pub struct Worker {
     /// The broker.
@@ -119,7 +122,7 @@ pub struct Worker {
     /// Where sockets are read into; each session keeps only what is unfinished.
     pub(super) scratch: RefCell<Box<[u8]>>,
     fanout: RefCell<Rc<ThreadFanout>>,
-    on_fanout: Box<dyn Fn(&Addr<Fanout>)>,
+    on_fanout: Introduce,
 }
 
 impl Worker {

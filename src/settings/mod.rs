@@ -24,6 +24,8 @@ use secrecy::SecretString;
 
 use crate::app::{Slug, origin::OriginPolicy};
 
+pub use crate::app::store::Database;
+
 pub use error::SettingsError;
 pub use files::raise_file_limit;
 pub use reader::Effective;
@@ -150,23 +152,6 @@ pub struct Server {
     pub demo_page: bool,
     /// How long a shutdown may take.
     pub shutdown_timeout: Duration,
-}
-
-/// Storage.
-#[derive(Debug, Clone)]
-pub struct Database {
-    /// `sqlite://…` or `postgres://…`; holds a password.
-    pub url: SecretString,
-    /// Connections in the pool.
-    pub connections_max: u32,
-    /// How long the database is retried at start.
-    pub connect_retry: Duration,
-    /// How long one query may take.
-    pub query_timeout: Duration,
-    /// Apply pending migrations at start.
-    pub migrate: bool,
-    /// Create the articles' `test-app` at start.
-    pub seed: bool,
 }
 
 /// The admin API's credentials.

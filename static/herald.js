@@ -7,6 +7,8 @@ import { Socket } from "./phoenix.mjs"
 
 const ENTRIES_MAX = 200
 const TEXT_CHARS_MAX = 4000
+const LINE_BREAK = " \\\n  "
+const OFFLINE = "Not sent: this page is not connected right now."
 const NAME_KEY = "herald.name"
 const RECONNECT_MS = [100, 250, 500, 1000, 2000, 3000]
 const RECONNECT_MAX_MS = 5000
@@ -139,6 +141,7 @@ class ConnectionState {
     if (byId("state").dataset.state !== state) byId("state").dataset.state = state
     if (byId("state-word").textContent !== word) byId("state-word").textContent = word
     byId("send").setAttribute("aria-disabled", String(!this.isLive))
+    if (this.isLive && byId("send-note").textContent === OFFLINE) say(byId("send-note"), "")
     this.showDetail()
   }
 
@@ -231,7 +234,7 @@ function wireCompose(channel) {
     const field = byId("message")
     const message = field.value
     const name = byId("name").value.trim()
-    if (!state.isLive) return say(note, "Not sent: this page is not connected right now.")
+    if (!state.isLive) return say(note, OFFLINE)
     say(note, "")
     remember(NAME_KEY, name)
     field.value = ""
@@ -314,6 +317,7 @@ class PrivatePanel {
     byId("private-state").dataset.state = next
     byId("private-word").textContent = word
     say(byId("private-note"), words)
+    byId("private-note").dataset.tone = next === "refused" ? "bad" : "calm"
     byId("private-leave").disabled = this.channel === null
     byId("private-say").hidden = next !== "joined"
   }
@@ -354,17 +358,21 @@ function recall(key) {
 }
 
 function quoted(word) {
-  return `'${word.replaceAll("'", `'\\''`)}'`
+  return /^[\w:=.-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
 }
 
 function showCommands() {
   byId("curl").textContent = [
-    `curl -u KEY:SECRET ${location.origin}/api/apps/${encodeURIComponent(app)}/events \\`,
-    `  -d event=msg --data-urlencode ${quoted(`topic=${channelName}`)} \\`,
-    `  -d 'payload={"name":"curl","message":"Hello"}'`,
-  ].join("\n")
+    `curl -u KEY:SECRET ${location.origin}/api/apps/${encodeURIComponent(app)}/events`,
+    `-d event=msg --data-urlencode ${quoted(`topic=${channelName}`)}`,
+    `-d 'payload={"name":"curl","message":"Hello"}'`,
+  ].join(LINE_BREAK)
   const wanted = quoted(byId("private-topic").value)
-  byId("private-command").textContent = `herald token --app ${app} --listen ${wanted} --publish ${wanted}`
+  byId("private-command").textContent = [
+    `herald token --app ${quoted(app)}`,
+    `--listen ${wanted}`,
+    `--publish ${wanted}`,
+  ].join(LINE_BREAK)
 }
 
 function fillForms() {

@@ -18,7 +18,7 @@ struct File {
     bytes: &'static [u8],
 }
 
-const FILES: [File; 4] = [
+const FILES: [File; 5] = [
     File {
         path: "/",
         content_type: "text/html; charset=utf-8",
@@ -33,6 +33,11 @@ const FILES: [File; 4] = [
         path: "/herald.js",
         content_type: "text/javascript; charset=utf-8",
         bytes: include_bytes!("../../static/herald.js"),
+    },
+    File {
+        path: "/herald.svg",
+        content_type: "image/svg+xml",
+        bytes: include_bytes!("../../static/herald.svg"),
     },
     File {
         path: "/phoenix.mjs",

@@ -4,12 +4,13 @@
 // the few functions that this code calls, and so is `socket.chan`, `socket.channel` as it was called before 1.0.
 
 import assert from "node:assert/strict"
+import { execFile } from "node:child_process"
 import { after, before, describe, test } from "node:test"
 import vm from "node:vm"
 import { browserGlobals, GENERATIONS, LATEST, load, plain } from "./support/client.mjs"
-import { Herald, TEST_APP } from "./support/herald.mjs"
+import { ADMIN, Herald, TEST_APP } from "./support/herald.mjs"
 import { csrfSignature, mint } from "./support/token.mjs"
-import { Inbox } from "./support/wait.mjs"
+import { DEADLINE_MS, Inbox } from "./support/wait.mjs"
 
 describe("the first article: a Pusher clone, its Rails demo's page", () => {
   // index.es6, with its import of Socket done by the page.
@@ -75,6 +76,47 @@ describe("the first article: a Pusher clone, its Rails demo's page", () => {
         assert.equal(await page.shown.take("the broadcast"), "<p><strong>Broadcast to all channels</strong>: all</p>")
       })
     }
+  }
+})
+
+describe("the first article: an administrator with curl", () => {
+  let herald
+  before(async () => {
+    herald = await Herald.start()
+  })
+  after(() => herald?.close())
+
+  test("creates an app, whose key and secret then trigger an event", async t => {
+    const url = `http://${ADMIN.username}:${ADMIN.password}@${herald.host}/api/admin/apps`
+    const { data } = JSON.parse(await curl("--data", "app[name]=shiny-new-app", url))
+    assert.deepEqual([data.name, data.slug, data.active], ["shiny-new-app", "shiny-new-app", true])
+
+    const page = new Page(LATEST, {})
+    page.window.host = herald.host
+    page.run(`
+      let socket = new Socket(\`ws://\${host}/socket\`, {})
+      socket.connect()
+      let channel = socket.channel("public:shiny-new-app", {})
+      channel.on("shiny-new-topic:msg", data => $(".message-receiver").append(data.message))
+      channel.join().receive("ok", resp => { console.log("Joined successfully", resp) })
+    `)
+    t.after(() => page.run("socket.disconnect()"))
+    await page.logged.take("the join")
+    const events = `http://${data.key}:${data.secret}@${herald.host}/api/apps/shiny-new-app/events`
+    const printed = await curl("-d", "topic=shiny-new-topic", "-d", "event=msg", "-d", "scope=public",
+      "--data-urlencode", `payload={"name":"curl","message":"a + b & c"}`, events)
+
+    assert.equal(printed, "{}")
+    assert.equal(await page.shown.take("the event"), "a + b & c")
+  })
+
+  function curl(...words) {
+    return new Promise((resolve, reject) => {
+      execFile("curl", ["--silent", "--show-error", "--fail-with-body", ...words], { timeout: DEADLINE_MS }, (error, printed, complained) => {
+        if (error) reject(new Error(`curl ended with ${error.code}: ${complained}${printed}`))
+        else resolve(printed)
+      })
+    })
   }
 })
 

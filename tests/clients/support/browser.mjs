@@ -15,15 +15,15 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  "--disable-crash-reporter",
 ]
 
 export class Browser {
   static async launch() {
     const profile = await mkdtemp(path.join(os.tmpdir(), "herald-chromium-"))
-    const args = [...FLAGS, `--disk-cache-dir=${path.join(profile, "cache")}`]
-    // Playwright itself gives each launch a fresh profile; TMPDIR keeps that in our folder.
-    const env = { ...process.env, TMPDIR: profile }
-    const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args, env, timeout: 30_000 })
+    // Playwright itself gives each launch a fresh profile; these keep that, and all else it writes, in our folder.
+    const env = { ...process.env, TMPDIR: profile, HOME: profile, XDG_CONFIG_HOME: profile, XDG_CACHE_HOME: profile }
+    const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: FLAGS, env, timeout: 30_000 })
     return new Browser(browser, profile)
   }
 

@@ -174,12 +174,13 @@ mod tests {
     };
 
     use actix_web::{
-        App as WebApp, Error,
+        App as WebApp,
         body::{BoxBody, to_bytes},
         dev::{Service, ServiceResponse},
         http::Method,
         test::{TestRequest, init_service},
     };
+    use futures_util::future::{FutureExt, LocalBoxFuture};
     use tempfile::TempDir;
 
     use super::*;
@@ -195,8 +196,8 @@ mod tests {
     const URL: &str = "/api/admin/apps";
 
     /// An admin API on a database of its own.
-    struct Api<S> {
-        service: S,
+    struct Api {
+        service: Box<dyn Fn(TestRequest) -> LocalBoxFuture<'static, ServiceResponse<BoxBody>>>,
         directory: AppDirectory,
         store: AppStore,
         _folder: TempDir,
@@ -218,10 +219,7 @@ mod tests {
         }
     }
 
-    async fn start(
-        env: &[(&str, &str)],
-    ) -> Api<impl Service<actix_http::Request, Response = ServiceResponse<BoxBody>, Error = Error>>
-    {
+    async fn start(env: &[(&str, &str)]) -> Api {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}/herald.db", folder.path().display());
         let env = [("HERALD_ENV", "test"), ("DATABASE_URL", url.as_str())]
@@ -252,17 +250,17 @@ mod tests {
         });
         let api = web::scope("/api").wrap(from_fn(cross_site::guard)).configure(configure);
         let service = init_service(WebApp::new().app_data(services).service(api)).await;
-        Api { service, directory, store, _folder: folder }
+        let service = move |request: TestRequest| {
+            let answer = service.call(request.to_request());
+            async { answer.await.expect("an answer") }.boxed_local()
+        };
+        Api { service: Box::new(service), directory, store, _folder: folder }
     }
 
-    impl<S> Api<S>
-    where
-        S: Service<actix_http::Request, Response = ServiceResponse<BoxBody>, Error = Error>,
-    {
+    impl Api {
         async fn send(&self, request: TestRequest) -> Answer {
             let peer: SocketAddr = "192.0.2.1:4711".parse().expect("an address");
-            let response = self.service.call(request.peer_addr(peer).to_request()).await;
-            let response = response.expect("an answer");
+            let response = (self.service)(request.peer_addr(peer)).await;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let body = to_bytes(response.into_body()).await.expect("a body");
             let text = String::from_utf8(body.to_vec()).expect("UTF-8");

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod apps;
 mod broadcast;
 mod command_line;
 mod databases;

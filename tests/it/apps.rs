@@ -1,0 +1,129 @@
+//! The admin API from outside: what it changes takes effect at once, on everything.
+
+use crate::support::*;
+use serde_json::{Value, json};
+
+const CHANNEL: &str = "public:foo-app";
+
+async fn foo_app(server: &TestServer) -> App {
+    server.create_app(json!({ "name": "foo-app" })).await
+}
+
+async fn try_trigger(server: &TestServer, app: &App) -> u16 {
+    let event = json!({ "topic": "#general", "event": "msg", "payload": {} });
+    let url = server.url(&format!("/api/apps/{}/events", app.slug));
+    request("POST", url).basic(&app.key, &app.secret).json(&event).send().await.status
+}
+
+async fn change(server: &TestServer, method: &str, body: Option<Value>) -> u16 {
+    let body = body.map(|app| json!({ "app": app }));
+    server.admin(method, "/api/admin/apps/foo-app", body).await.status
+}
+
+#[tokio::test]
+async fn the_articles_call_makes_an_app_that_works_at_once() {
+    let server = TestServer::start();
+    let (user, password) = server::ADMIN;
+    let call = request("POST", server.url("/api/admin/apps")).basic(user, password);
+    let answer = call.form("app[name]=foo-app").send().await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(answer.header("location"), Some("/api/admin/apps/foo-app"));
+    let data = answer.json()["data"].clone();
+    let text = |field: &str| data[field].as_str().expect("text").to_owned();
+    let app = App { slug: text("slug"), key: text("key"), secret: text("secret") };
+
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join(CHANNEL, json!({})).await;
+    assert_eq!(try_trigger(&server, &app).await, 200);
+    assert_eq!(socket.frame().await, format!(r#"[null,null,"{CHANNEL}","msg",{{}}]"#));
+}
+
+#[tokio::test]
+async fn what_is_no_longer_allowed_ends_at_once() {
+    for (case, method, body, status) in [
+        ("deactivated", "PATCH", Some(json!({ "active": false })), 200),
+        ("renamed", "PUT", Some(json!({ "name": "bar-app" })), 200),
+        ("deleted", "DELETE", None, 204),
+    ] {
+        let server = TestServer::start();
+        let app = foo_app(&server).await;
+        let mut alone = Socket::connect(&server, V2).await;
+        alone.join(CHANNEL, json!({})).await;
+        let mut shared = Socket::connect(&server, V2).await;
+        shared.join("public:test-app", json!({})).await;
+        shared.join(CHANNEL, json!({})).await;
+
+        assert_eq!(change(&server, method, body).await, status, "{case}");
+        assert_eq!(alone.closed().await, 1001, "{case}");
+        let error = shared.next().await;
+        let crash = json!({ "reason": "channel_crash" });
+        assert_eq!(error, json!(["1", "1", CHANNEL, "phx_error", crash]), "{case}");
+        let joined = shared.try_join(CHANNEL, json!({})).await;
+        let refused = json!({ "status": "error", "response": { "reason": "unmatched topic" } });
+        assert_eq!(joined, refused, "{case}");
+        assert_eq!(try_trigger(&server, &app).await, 401, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_secret_counts_at_once_and_ends_what_the_old_one_allowed() {
+    let server = TestServer::start();
+    let old = foo_app(&server).await;
+    let claims = json!({ "exp": tokens::now_s() + 60, "listen": ["private:foo-app"] });
+    let payload = json!({ "guardian_token": tokens::token(&old, &claims) });
+    let mut private = Socket::connect(&server, V2).await;
+    private.join("private:foo-app", payload.clone()).await;
+    let mut public = Socket::connect(&server, V2).await;
+    public.join(CHANNEL, json!({})).await;
+
+    let new = server.update_app("foo-app", json!({ "secret": "" })).await;
+    assert_eq!(private.closed().await, 1001);
+    let mut again = Socket::connect(&server, V2).await;
+    let refused = again.try_join("private:foo-app", payload).await;
+    let expected = json!({ "status": "error", "response": { "error": "invalid_token" } });
+    assert_eq!(refused, expected);
+    assert_eq!(try_trigger(&server, &old).await, 401);
+    public.assert_quiet().await;
+    assert_eq!(try_trigger(&server, &new).await, 200);
+}
+
+#[tokio::test]
+async fn tightened_origins_end_the_joins_of_pages_from_elsewhere() {
+    let server = TestServer::start();
+    foo_app(&server).await;
+    let path = "/socket/websocket?vsn=2.0.0";
+    let mut pages = Vec::new();
+    for origin in ["https://a.example", "https://b.example"] {
+        let opened = Socket::open_with(&server, path, &[("origin", origin)]).await;
+        let (mut socket, _) = opened.expect("a handshake");
+        socket.join(CHANNEL, json!({})).await;
+        pages.push(socket);
+    }
+    let only_a = json!({ "allowed_origins": ["https://a.example"] });
+    assert_eq!(change(&server, "PATCH", Some(only_a)).await, 200);
+    assert_eq!(pages[1].closed().await, 1001);
+    pages[0].assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_change_that_forbids_nothing_ends_nothing() {
+    let server = TestServer::start();
+    foo_app(&server).await;
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join(CHANNEL, json!({})).await;
+    for given in [json!({ "client_events": "none" }), json!({ "shared_tokens": true })] {
+        assert_eq!(change(&server, "PATCH", Some(given)).await, 200);
+    }
+    socket.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_body_of_ten_megabytes_is_answered_and_the_server_goes_on() {
+    let server = TestServer::start();
+    let (user, password) = server::ADMIN;
+    let url = server.url("/api/admin/apps");
+    let body = format!("app[name]={}", "x".repeat(10_000_000));
+    let answer = request("POST", url).basic(user, password).form(&body).send().await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(server.admin("GET", "/api/admin/apps", None).await.status, 200);
+}

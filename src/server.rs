@@ -59,7 +59,7 @@ pub enum StartError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The database cannot be used.
-    #[error("the database: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The tables are not up to date, and this environment does not migrate by itself.
     #[error("the database has pending migrations; run `herald migrate up` first")]
@@ -116,13 +116,14 @@ impl Server {
     /// [`StartError`].
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
+        // Before anything is opened or started: two servers must not share a database by mistake.
+        let (listener, address) = listen(&settings)?;
+        let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
         let registry =
             AppRegistry::start(store, directory.clone(), settings.registry.refresh).await?;
-        let parts = Parts::assemble(settings, directory, registry)?;
-        let (listener, address) = listen(&parts.settings)?;
-        Ok(parts.serve(listener, address))
+        Ok(Parts::assemble(settings, directory, registry, sessions_max).serve(listener, address))
     }
 
     /// The port it listens on.
@@ -211,9 +212,10 @@ impl Parts {
         settings: Arc<Settings>,
         directory: AppDirectory,
         registry: Addr<AppRegistry>,
-    ) -> Result<Self, StartError> {
+        sessions_max: usize,
+    ) -> Self {
         let limits = &settings.limits;
-        let sessions = Sessions::new(settings.sessions_max(settings::raise_file_limit())?);
+        let sessions = Sessions::new(sessions_max);
         let topics = Topics::new(TopicLimits {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
@@ -241,7 +243,7 @@ impl Parts {
             client_event_bytes_max: limits.client_event_bytes_max,
         });
         let fanouts = Fanouts::default();
-        Ok(Self { settings, services, registry, topics, sessions, rules, fanouts, draining })
+        Self { settings, services, registry, topics, sessions, rules, fanouts, draining }
     }
 
     fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
@@ -318,26 +320,31 @@ impl Parts {
 }
 
 impl Shutdown {
-    /// Stops taking, delivers what was taken, ends the sessions, then the server.
+    /// Stops taking, delivers what was taken, ends the sessions, then the server; all of it within
+    /// the time that the settings give.
     async fn in_order(&self) {
         let deadline = Instant::now() + self.timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
         self.draining.store(true, SeqCst);
         self.sessions.close();
-        self.topics.settle(self.timeout / 2).await;
+        self.topics.finish(left() / 2).await;
         let fanouts = self.fanouts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for fanout in fanouts {
             // One that is gone has ended its sessions already.
-            let _ = timeout(self.timeout, fanout.send(EndAll)).await;
+            let _ = timeout(left() / 2, fanout.send(EndAll)).await;
         }
         let mut look = interval(DRAIN_LOOK);
-        while self.sessions.open() > 0 && Instant::now() < deadline {
+        while self.sessions.open() > 0 && !left().is_zero() {
             look.tick().await;
         }
         match self.sessions.open() {
             0 => info!("all sessions are closed"),
             open => warn!("{open} sessions did not close in time"),
         }
-        self.handle.stop(true).await;
+        if timeout(left(), self.handle.stop(true)).await.is_err() {
+            warn!("some requests did not end in time");
+            self.handle.stop(false).await;
+        }
     }
 
     /// A second signal: no more patience.

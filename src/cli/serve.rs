@@ -24,7 +24,7 @@ pub(super) fn run() -> Result<String, Failure> {
 }
 
 async fn serve(settings: Settings) -> Result<String, Failure> {
-    let server = build(settings.clone()).await?;
+    let server = Server::build(settings.clone()).await?;
     let address = server.address();
     let greeting = match settings.env {
         Environment::Development => {
@@ -42,16 +42,6 @@ async fn serve(settings: Settings) -> Result<String, Failure> {
         Ok(()) => Ok(String::new()),
         Err(e) => Err(Failure::new(format!("cannot serve: {e}"))),
     }
-}
-
-async fn build(settings: Settings) -> Result<Server, Failure> {
-    let built = Server::build(settings).await;
-    if built.is_err() {
-        // An actor that was started but never polled is polled when it is dropped, with the runtime
-        // gone, and panics there. It gets its turn first.
-        tokio::task::yield_now().await;
-    }
-    Ok(built?)
 }
 
 /// The seeded app as it is in the database: its key and secret may have been changed since.

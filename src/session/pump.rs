@@ -135,12 +135,15 @@ where
         self.socket.io.borrow().give_up();
     }
 
-    /// Sees to the deadlines; `false` if the connection is to be dropped.
-    fn on_time(&mut self, stuck: bool, cx: &mut Context<'_>) -> bool {
+    /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end
+    /// is not waited for as long as one that may go on.
+    fn on_time(&mut self, stuck: bool, ending: Option<Ending>, cx: &mut Context<'_>) -> bool {
         let now = Instant::now();
         let limits = self.worker.limits;
         let deadline = if stuck {
-            *self.stuck_since.get_or_insert(now) + limits.write_timeout
+            let patience =
+                ending.map_or(limits.write_timeout, |_| LINGER.min(limits.write_timeout));
+            *self.stuck_since.get_or_insert(now) + patience
         } else {
             self.socket.heard.get() + limits.idle_timeout
         };
@@ -213,7 +216,11 @@ where
                 }
                 Paused::Stuck | Paused::Drained => {
                     let stuck = matches!(paused, Paused::Stuck);
-                    return if this.on_time(stuck, cx) { Poll::Pending } else { Poll::Ready(()) };
+                    return if this.on_time(stuck, ending, cx) {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    };
                 }
             }
         }

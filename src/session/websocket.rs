@@ -145,6 +145,10 @@ impl<C: Conversation + Unpin> WebSocket<C> {
         ctx: &mut WebsocketContext<Self>,
     ) {
         ctx.wait(wrap_future(asked).map(|outcome, session: &mut Self, ctx| {
+            if !session.membership.fanout.addr.connected() {
+                // Without its fan-out it would be deaf, whatever it joined.
+                return close(CloseCode::INTERNAL, ctx);
+            }
             let effects = session.conversation.answered(outcome, now_s());
             session.run(effects, ctx);
         }));

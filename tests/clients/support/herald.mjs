@@ -129,7 +129,7 @@ export function basic(user, password) {
   return `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`
 }
 
-async function freePort() {
+export async function freePort() {
   const probe = net.createServer()
   await new Promise((resolve, reject) => probe.on("error", reject).listen(0, "127.0.0.1", resolve))
   const { port } = probe.address()

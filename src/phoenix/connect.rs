@@ -134,15 +134,14 @@ fn forbidden() -> Refusal {
     Refusal::silent(StatusCode::FORBIDDEN)
 }
 
-/// Where a request was sent to, by its own `Host`.
+/// Where a request was sent to, by its own `Host`; one without a host equals no origin.
 fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
-    let authority = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let default_port = if scheme == "https" { 443 } else { 80 };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default_port)),
-        _ => (authority, default_port),
-    };
-    RequestTarget { scheme: scheme.to_owned(), host: host.to_ascii_lowercase(), port }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {
+        scheme: scheme.to_owned(),
+        host: String::new(),
+        port: 0,
+    })
 }
 
 /// Reads the offered subprotocols: a token if exactly one is there, and what to answer with.

@@ -1,5 +1,6 @@
 // Debian's Chromium, headless, and what a person would do with the demo page.
 
+import { rmSync } from "node:fs"
 import { mkdir, mkdtemp, rm } from "node:fs/promises"
 import os from "node:os"
 import path from "node:path"
@@ -21,6 +22,7 @@ const FLAGS = [
 export class Browser {
   static async launch() {
     const profile = await mkdtemp(path.join(os.tmpdir(), "herald-chromium-"))
+    process.on("exit", () => rmSync(profile, { recursive: true, force: true }))
     // Playwright itself gives each launch a fresh profile; these keep that, and all else it writes, in our folder.
     const env = { ...process.env, TMPDIR: profile, HOME: profile, XDG_CONFIG_HOME: profile, XDG_CACHE_HOME: profile }
     const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: FLAGS, env, timeout: 30_000 })

@@ -1,6 +1,7 @@
 // A real Herald for a test file: the built binary, in a folder and on a port of its own.
 
 import { spawn } from "node:child_process"
+import { rmSync } from "node:fs"
 import { mkdtemp, rm } from "node:fs/promises"
 import net from "node:net"
 import os from "node:os"
@@ -19,13 +20,18 @@ export const ADMIN = { username: "pusher_admin_username", password: "pusher_admi
 export const TEST_APP = { slug: "test-app", key: "test-app-fake-key", secret: "test-app-fake-secret" }
 
 const running = new Set()
-process.on("exit", () => running.forEach(child => child.kill("SIGKILL")))
+const folders = new Set()
+process.on("exit", () => {
+  running.forEach(child => child.kill("SIGKILL"))
+  folders.forEach(folder => rmSync(folder, { recursive: true, force: true }))
+})
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1))
 
 export class Herald {
   /** Starts a server and waits until it is ready; `env` adds settings. */
   static async start(env = {}) {
     const folder = await mkdtemp(path.join(os.tmpdir(), "herald-clients-"))
+    folders.add(folder)
     const herald = new Herald(folder, await freePort(), env)
     await herald.start()
     return herald
@@ -72,6 +78,7 @@ export class Herald {
     await within(this.ended, "the server to end")
     running.delete(this.child)
     await rm(this.folder, { recursive: true, force: true })
+    folders.delete(this.folder)
   }
 
   /** Runs a subcommand of the same binary on the same database, and returns what it prints. */

@@ -386,3 +386,6 @@ impl PushRefusal {
 fn error(response: &str) -> String {
     format!(r#"{{"status":"error","response":{response}}}"#)
 }
+
+#[cfg(test)]
+mod tests;

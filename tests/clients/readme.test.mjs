@@ -24,6 +24,7 @@ const BLOCKS = [...README.matchAll(/^```(.*)\n([^]*?)^```$/gm)].map(([, kind, co
 describe("the README", () => {
   let folder, port, browser, page, repl, token
   const started = new Set()
+  process.on("exit", () => started.forEach(child => kill(child)))
   const heard = new Inbox("the console of the page")
 
   before(async () => {
@@ -33,7 +34,7 @@ describe("the README", () => {
   })
   after(async () => {
     await browser?.close()
-    started.forEach(kill)
+    started.forEach(child => kill(child))
     await rm(folder, { recursive: true, force: true })
   })
 

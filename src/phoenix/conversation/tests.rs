@@ -1,0 +1,398 @@
+//! Frames in, effects out: the rules of section 5 without a socket.
+
+use chrono::Utc;
+use secrecy::SecretString;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    app::{
+        App, Apps, Slug,
+        origin::AllowedOrigins,
+        token::{SigningAlgorithm, TokenPair, mint},
+    },
+    phoenix::admission::RefusedOrigins,
+    session::Conversation as _,
+};
+
+const NOW_S: f64 = 1_700_000_000.0;
+const SECRET: &str = "foo-app-secret-0123";
+
+fn app(id: i32, slug: &str) -> App {
+    App {
+        id: AppId(id),
+        name: slug.to_owned(),
+        slug: Slug::parse(slug).expect("a slug"),
+        key: "key".to_owned(),
+        secret: SecretString::from(SECRET),
+        active: true,
+        allowed_origins: AllowedOrigins::default(),
+        client_events: ClientEvents::All,
+        shared_tokens: false,
+        inserted_at: Utc::now(),
+        updated_at: Utc::now(),
+    }
+}
+
+fn rules() -> Arc<Rules> {
+    let directory = AppDirectory::default();
+    directory.replace([app(1, "foo-app"), app(2, "bar-app")].into_iter().collect());
+    Arc::new(Rules {
+        directory,
+        addressing: Addressing::ManyApps,
+        judge: Judge {
+            guardian_secret: None,
+            token_bytes_max: 8_192,
+            refused: RefusedOrigins::default(),
+        },
+        channels_max: 2,
+        ref_bytes_max: 64,
+        client_event_bytes_max: 32,
+    })
+}
+
+/// A conversation whose broker says yes at once, as effects are compared.
+struct Talk {
+    conversation: Conversation,
+    rules: Arc<Rules>,
+}
+
+impl Talk {
+    fn v2() -> Self {
+        Self::new(Version::V2, Caller::default())
+    }
+
+    fn v1() -> Self {
+        Self::new(Version::V1, Caller::default())
+    }
+
+    fn new(version: Version, caller: Caller) -> Self {
+        let rules = rules();
+        Self { conversation: Conversation::new(version, caller, rules.clone()), rules }
+    }
+
+    /// What comes of a message, up to what the broker is asked for.
+    fn ask(&mut self, text: &str) -> Vec<String> {
+        let effects = self.conversation.received(Received::Text(text.into()), NOW_S);
+        effects.iter().map(shown).collect()
+    }
+
+    /// What comes of a message, the broker's yes included.
+    fn say(&mut self, text: &str) -> Vec<String> {
+        let mut all = self.ask(text);
+        if all
+            .last()
+            .is_some_and(|last| last.starts_with("subscribe") || last.starts_with("publish"))
+        {
+            all.extend(self.answer(Ok(())));
+        }
+        all
+    }
+
+    fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
+        self.conversation.answered(outcome, NOW_S).iter().map(shown).collect()
+    }
+
+    fn change(&mut self, id: i32, apps: Apps) -> Vec<String> {
+        self.rules.directory.replace(apps);
+        self.conversation.app_changed(AppId(id), NOW_S).iter().map(shown).collect()
+    }
+}
+
+/// An effect in one line: a frame as it is, anything else in words.
+fn shown(effect: &Effect) -> String {
+    let place = |place: &Place| {
+        let channel = place.channel.as_ref().map_or("*", |channel| channel.as_str());
+        format!("{}/{}/{channel}", place.key.app.0, place.key.scope)
+    };
+    match effect {
+        Effect::Send(frame) => frame.0.to_string(),
+        Effect::Subscribe(subscription) => format!("subscribe {}", place(&subscription.place)),
+        Effect::Unsubscribe(left) => format!("unsubscribe {}", place(left)),
+        Effect::Publish(p) => {
+            let destination = p.destination.as_str();
+            format!(
+                "publish {}/{}/{destination} {} {}",
+                p.app.0,
+                p.scope,
+                p.event,
+                p.payload.as_str()
+            )
+        }
+        Effect::Close(code) => format!("close {}", code.0),
+    }
+}
+
+fn token(claims: serde_json::Value) -> String {
+    let key = SecretString::from(SECRET);
+    mint(&claims, &key, SigningAlgorithm::Hs256).expect("a token")
+}
+
+#[test]
+fn heartbeats_are_answered_whatever_else_they_say() {
+    let ok = r#""phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    for (message, refs) in [
+        (r#"[null,"1","phoenix","heartbeat",{}]"#, r#"[null,"1","#),
+        (r#"["9","1","phoenix","heartbeat",{}]"#, r#"[null,"1","#),
+        (r#"[null,7,"phoenix","heartbeat",null]"#, "[null,7,"),
+        (r#"[null,null,"phoenix","heartbeat",{}]"#, "[null,null,"),
+    ] {
+        assert_eq!(Talk::v2().say(message), [format!("{refs}{ok}")], "{message}");
+    }
+}
+
+#[test]
+fn a_join_is_asked_of_the_broker_before_it_is_answered() {
+    let mut talk = Talk::v2();
+    let join = r#"["11","1","public:foo-app:room","phx_join",{}]"#;
+    assert_eq!(talk.ask(join), ["subscribe 1/public/room"]);
+    let reply = r#"["11","1","public:foo-app:room","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(talk.answer(Ok(())), [reply]);
+}
+
+#[test]
+fn a_broker_that_says_no_refuses_the_join() {
+    for (failure, reason) in
+        [(Failure::TooManyScopes, "too many scopes"), (Failure::Unavailable, "unavailable")]
+    {
+        let mut talk = Talk::v2();
+        talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
+        let reply = format!(
+            r#"["1","1","public:foo-app","phx_reply",{{"status":"error","response":{{"reason":"{reason}"}}}}]"#
+        );
+        assert_eq!(talk.answer(Err(failure)), ["unsubscribe 1/public/*".to_owned(), reply]);
+        let unmatched = r#"[null,"2","public:foo-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]"#;
+        assert_eq!(talk.say(r#"["1","2","public:foo-app","msg",{}]"#), [unmatched]);
+    }
+}
+
+#[test]
+fn an_app_that_changes_while_its_join_is_under_way_is_not_joined() {
+    let mut talk = Talk::v2();
+    talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    talk.rules
+        .directory
+        .replace([App { active: false, ..app(1, "foo-app") }].into_iter().collect());
+    let reply = r#"["1","1","public:foo-app","phx_reply",{"status":"error","response":{"reason":"app changed"}}]"#;
+    assert_eq!(talk.answer(Ok(())), ["unsubscribe 1/public/*", reply]);
+}
+
+#[test]
+fn what_is_not_joined_is_unmatched_and_left_with_an_ok() {
+    let mut talk = Talk::v2();
+    let unmatched = r#","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]"#;
+    for (message, expected) in [
+        (
+            r#"["1","1","public:foo-app","msg",{}]"#,
+            format!(r#"[null,"1","public:foo-app"{unmatched}"#),
+        ),
+        (r#"["1","2","nonsense","phx_join",{}]"#, format!(r#"[null,"2","nonsense"{unmatched}"#)),
+        (r#"["1","3",123,"phx_join",{}]"#, format!(r#"[null,"3",123{unmatched}"#)),
+        (
+            r#"["1","4","public:no-app","phx_join",{}]"#,
+            format!(r#"[null,"4","public:no-app"{unmatched}"#),
+        ),
+        (r#"["1","5","phoenix","phx_join",{}]"#, format!(r#"[null,"5","phoenix"{unmatched}"#)),
+        (r#"[null,"6","phoenix","other",{}]"#, format!(r#"[null,"6","phoenix"{unmatched}"#)),
+        (r#"["1","7","public:foo-app",5,{}]"#, format!(r#"[null,"7","public:foo-app"{unmatched}"#)),
+        (
+            r#"["1","8","never","phx_leave",{}]"#,
+            r#"["1","8","never","phx_reply",{"status":"ok","response":{}}]"#.to_owned(),
+        ),
+    ] {
+        assert_eq!(talk.say(message), [expected], "{message}");
+    }
+}
+
+#[test]
+fn leaving_is_answered_and_then_closed() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    assert_eq!(
+        talk.say(r#"["1","2","public:foo-app","phx_leave",{}]"#),
+        [
+            "unsubscribe 1/public/*",
+            r#"["1","2","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#,
+            r#"["1","1","public:foo-app","phx_close",{}]"#,
+        ]
+    );
+}
+
+#[test]
+fn stale_join_refs_meet_silence_and_null_is_never_stale() {
+    let mut talk = Talk::v2();
+    talk.say(r#"[1,"1","public:foo-app","phx_join",{}]"#);
+    for stale in [r#""1""#, "2", r#""""#] {
+        assert_eq!(talk.say(&format!(r#"[{stale},"2","public:foo-app","msg",{{}}]"#)), [""; 0]);
+        assert_eq!(
+            talk.say(&format!(r#"[{stale},"2","public:foo-app","phx_leave",{{}}]"#)),
+            [""; 0]
+        );
+    }
+    for meant in ["1", "null"] {
+        let push = format!(r#"[{meant},"3","public:foo-app","msg",{{}}]"#);
+        assert_eq!(talk.say(&push), ["publish 1/public/#general msg {}"]);
+    }
+}
+
+#[test]
+fn a_duplicate_join_replaces_the_first_and_closes_it_for_version_2_alone() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    assert_eq!(
+        talk.say(r#"["2","2","public:foo-app","phx_join",{}]"#),
+        [
+            "subscribe 1/public/*",
+            r#"["2","2","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#,
+            r#"["1","1","public:foo-app","phx_close",{}]"#,
+        ]
+    );
+    let mut old = Talk::v1();
+    let join = r#"{"topic":"public:foo-app","event":"phx_join","payload":{},"ref":"1"}"#;
+    let reply = r#"{"topic":"public:foo-app","event":"phx_reply","ref":"1","payload":{"status":"ok","response":{}}}"#;
+    assert_eq!(old.say(join), ["subscribe 1/public/*", reply]);
+    assert_eq!(old.say(join), ["subscribe 1/public/*", reply]);
+}
+
+#[test]
+fn a_duplicate_join_that_is_refused_ends_the_first_as_well() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    assert_eq!(
+        talk.say(r#"["2","2","public:foo-app","phx_join",{"guardian_token":"a.b.c"}]"#),
+        [
+            "unsubscribe 1/public/*",
+            r#"["2","2","public:foo-app","phx_reply",{"status":"error","response":{"error":"invalid_token"}}]"#,
+            r#"["1","1","public:foo-app","phx_close",{}]"#,
+        ]
+    );
+    assert_eq!(
+        talk.say(r#"["3","3","public:foo-app","phx_join",{}]"#).len(),
+        2,
+        "its place is free"
+    );
+}
+
+#[test]
+fn as_many_topics_as_may_be_and_a_rejoin_needs_no_further_place() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app:a","phx_join",{}]"#);
+    talk.say(r#"["2","2","public:foo-app:b","phx_join",{}]"#);
+    let refused = r#"["3","3","public:foo-app:c","phx_reply",{"status":"error","response":{"reason":"too many channels joined"}}]"#;
+    assert_eq!(talk.say(r#"["3","3","public:foo-app:c","phx_join",{}]"#), [refused]);
+    assert_eq!(talk.ask(r#"["4","4","public:foo-app:b","phx_join",{}]"#), ["subscribe 1/public/b"]);
+}
+
+#[test]
+fn pushes_are_addressed_by_topic_and_prefix_and_faults_are_told() {
+    let error = |response: &str| {
+        format!(
+            r#"["1","2","public:foo-app","phx_reply",{{"status":"error","response":{response}}}]"#
+        )
+    };
+    let invalid = error(r#"{"reason":"invalid event"}"#);
+    let long = format!(r#""msg",{{"a":"{}"}}"#, "x".repeat(40));
+    for (event_and_payload, expected) in [
+        (r#""room:msg",{"a":1}"#, r#"publish 1/public/room msg {"a":1}"#.to_owned()),
+        (r#""msg",{}"#, "publish 1/public/#general msg {}".to_owned()),
+        (r#""phx_reply",{}"#, invalid.clone()),
+        (r#""room:phx_close",{}"#, invalid.clone()),
+        (r#"":msg",{}"#, invalid.clone()),
+        (r##""#general:msg",{}"##, invalid.clone()),
+        (r#"5,{}"#, invalid.clone()),
+        (r#""",{}"#, invalid),
+        (r#""msg",[1]"#, error(r#"{"reason":"payload must be an object"}"#)),
+        (r#""msg",null"#, error(r#"{"reason":"payload must be an object"}"#)),
+        (&long, error(r#"{"reason":"payload too large"}"#)),
+    ] {
+        let mut talk = Talk::v2();
+        talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+        let message = format!(r#"["1","2","public:foo-app",{event_and_payload}]"#);
+        assert_eq!(talk.say(&message), [expected], "{message}");
+    }
+}
+
+#[test]
+fn a_publication_that_is_not_taken_is_told() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    talk.ask(r#"[null,"2","public:foo-app","msg",{}]"#);
+    let reply = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{"reason":"unavailable"}}]"#;
+    assert_eq!(talk.answer(Err(Failure::Unavailable)), [reply]);
+}
+
+#[test]
+fn private_topics_need_a_listen_claim_and_obey_the_publish_claim() {
+    let claims = json!({"listen": ["private:foo-app:*"], "publish": ["private:foo-app:open"]});
+    let payload = json!({ "guardian_token": token(claims) });
+    let mut talk = Talk::v2();
+    let join = |topic: &str| format!(r#"["1","1","{topic}","phx_join",{payload}]"#);
+    let joined = |topic: &str| {
+        format!(
+            r#"["1","1","{topic}","phx_reply",{{"status":"ok","response":{{"message":"Joined"}}}}]"#
+        )
+    };
+    let (open, quiet) = ("private:foo-app:open", "private:foo-app:quiet");
+    assert_eq!(talk.say(&join(open))[1], joined(open));
+    assert_eq!(talk.say(&join(quiet))[1], joined(quiet));
+    let refused = r#"["1","1","secret:foo-app","phx_reply",{"status":"error","response":"authentication_required"}]"#;
+    talk.say(&format!(r#"["1","9","{quiet}","phx_leave",{{}}]"#));
+    assert_eq!(talk.say(&join("secret:foo-app")), [refused]);
+    assert_eq!(talk.say(&join(quiet)).len(), 2);
+    let push = |topic: &str| format!(r#"["1","2","{topic}","msg",{{}}]"#);
+    assert_eq!(talk.say(&push(open)), ["publish 1/private/open msg {}"]);
+    let denied = format!(r#"["1","2","{quiet}","phx_reply",{{"status":"error","response":{{}}}}]"#);
+    assert_eq!(talk.say(&push(quiet)), [denied]);
+}
+
+#[test]
+fn what_cannot_be_read_closes_the_connection() {
+    for message in ["", "x", "{}", r#"["1","1","t","e"]"#, r#"[[],"1","t","e",{}]"#] {
+        assert_eq!(Talk::v2().say(message), ["close 1011"], "{message}");
+    }
+    let mut talk = Talk::v1();
+    let binary = Received::Binary(bytes::Bytes::from_static(b"\xff"));
+    assert_eq!(shown(&talk.conversation.received(binary, NOW_S)[0]), "close 1011");
+}
+
+#[test]
+fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps() {
+    let apps = || [App { active: false, ..app(1, "foo-app") }, app(2, "bar-app")];
+    let mut one = Talk::v2();
+    one.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    assert_eq!(one.change(1, apps().into_iter().collect()), ["close 1001"]);
+    let mut two = Talk::v2();
+    two.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    two.say(r#"["2","2","public:bar-app","phx_join",{}]"#);
+    assert_eq!(
+        two.change(1, apps().into_iter().collect()),
+        [
+            "unsubscribe 1/public/*",
+            r#"["1","1","public:foo-app","phx_error",{"reason":"channel_crash"}]"#,
+        ]
+    );
+    assert_eq!(
+        two.say(r#"["2","3","public:bar-app","msg",{}]"#),
+        ["publish 2/public/#general msg {}"]
+    );
+    assert_eq!(two.change(2, apps().into_iter().collect()), [""; 0], "what is allowed goes on");
+}
+
+#[test]
+fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
+    let tokens =
+        TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]}))), csrf: None };
+    let mut talk = Talk::new(Version::V2, Caller { tokens, ..Caller::default() });
+    let authorized = |secret: &str| App {
+        client_events: ClientEvents::Authorized,
+        secret: SecretString::from(secret),
+        ..app(1, "foo-app")
+    };
+    talk.change(1, [authorized(SECRET)].into_iter().collect());
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    let push = r#"["1","2","public:foo-app","msg",{}]"#;
+    assert_eq!(talk.say(push), ["publish 1/public/#general msg {}"]);
+    assert_eq!(talk.change(1, [authorized("another-secret-0123")].into_iter().collect()), [""; 0]);
+    let denied = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{}}]"#;
+    assert_eq!(talk.say(push), [denied]);
+}

@@ -11,6 +11,7 @@ mod support;
 mod apps;
 mod broadcast;
 mod command_line;
+mod conformance;
 mod databases;
 mod framing;
 mod handshake;

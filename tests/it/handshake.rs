@@ -224,22 +224,48 @@ async fn e020_who_sends_no_origin_is_allowed() {
     }
 }
 
-#[tokio::test]
-async fn e021_e022_e023_e024_e025_e026_e027_a_list_admits_what_it_spells_out() {
+/// Opens sockets as pages of these origins at a server with one and the same list.
+async fn assert_listed(cases: &[(&str, bool)]) {
     let entries =
         ["//example.com", "//*.wild.com", "//ex.com", "http://scheme.com", "//port.com:81"];
+    let cases: Vec<_> = cases.iter().map(|(origin, ok)| (Some(*origin), *ok)).collect();
+    assert_judged(&with_origins(&entries), &cases).await;
+}
+
+#[tokio::test]
+async fn e021_e022_a_list_admits_its_hosts_and_no_others() {
     let cases = [
         ("https://example.com", true),
         ("http://example.com", true),
         ("https://example.com:8443", true),
         ("http://notallowed.com", false),
         ("https://example.com.notallowed.com", false),
+        ("https://notexample.com", false),
+    ];
+    assert_listed(&cases).await;
+}
+
+#[tokio::test]
+async fn e023_e024_a_wildcard_covers_subdomains_and_the_apex() {
+    let cases = [
         ("https://a.b.wild.com", true),
         ("https://wild.com", true),
         ("https://evilwild.com", false),
-        ("https://ex.com", true),
-        ("https://org1.ex.com", false),
+        ("https://wild.com.evil.com", false),
+    ];
+    assert_listed(&cases).await;
+}
+
+#[tokio::test]
+async fn e025_without_a_wildcard_subdomains_are_not_covered() {
+    assert_listed(&[("https://ex.com", true), ("https://org1.ex.com", false)]).await;
+}
+
+#[tokio::test]
+async fn e026_e027_an_entry_insists_on_the_scheme_and_port_it_spells_out() {
+    let cases = [
         ("http://scheme.com", true),
+        ("http://scheme.com:80", true),
         ("https://scheme.com", false),
         ("http://scheme.com:8080", false),
         ("https://port.com:81", true),
@@ -247,7 +273,7 @@ async fn e021_e022_e023_e024_e025_e026_e027_a_list_admits_what_it_spells_out() {
         ("https://port.com:82", false),
         ("https://port.com", false),
     ];
-    assert_judged(&with_origins(&entries), &cases.map(|(origin, ok)| (Some(origin), ok))).await;
+    assert_listed(&cases).await;
 }
 
 const NO_ORIGINS: [&str; 5] = ["null", "", "file://", "example.com", "http://"];

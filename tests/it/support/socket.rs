@@ -10,6 +10,7 @@ use tokio_tungstenite::{
         client::IntoClientRequest,
         handshake::client::Response,
         http::{HeaderName, HeaderValue},
+        protocol::Role,
     },
 };
 
@@ -55,6 +56,12 @@ impl Socket {
         let (stream, response) = handshake.await.expect("an answer in time")?;
         let is_v2 = path.contains("vsn=2");
         Ok((Self { stream, is_v2, heartbeats: 0 }, response))
+    }
+
+    /// Takes over a stream whose handshake was done by hand.
+    pub async fn over(tcp: TcpStream, vsn: &str) -> Self {
+        let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
+        Self { stream, is_v2: vsn.starts_with('2'), heartbeats: 0 }
     }
 
     /// The HTTP status and body with which a handshake is refused.
@@ -128,6 +135,42 @@ impl Socket {
         json!([null, frame["ref"], frame["topic"], frame["event"], frame["payload"]])
     }
 
+    /// Plays a conversation, written in version 2: a line `> frame` is sent at once, a line
+    /// `< frame` is the very next to arrive, and nothing arrives after the last.
+    ///
+    /// Version 2 is compared as text. Over version 1 the same is sent without join_ref, as its
+    /// clients do, and compared as JSON.
+    pub async fn play(&mut self, script: &str) {
+        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match line.split_once(' ') {
+                Some((">", frame)) => self.say(frame).await,
+                Some(("<", frame)) => self.hear(frame).await,
+                _ => panic!("a line begins with > or <: {line}"),
+            }
+        }
+        self.assert_quiet().await;
+    }
+
+    /// Sends a frame written in version 2.
+    async fn say(&mut self, frame: &str) {
+        if self.is_v2 {
+            return self.text(frame).await;
+        }
+        let mut parts: Value = serde_json::from_str(frame).expect("JSON");
+        parts[0] = Value::Null;
+        self.push(parts).await;
+    }
+
+    /// The next frame must be this one, written in version 2.
+    async fn hear(&mut self, expected: &str) {
+        if self.is_v2 {
+            return assert_eq!(self.frame().await, expected);
+        }
+        let mut expected: Value = serde_json::from_str(expected).expect("JSON");
+        expected[0] = Value::Null;
+        assert_eq!(self.next().await, expected);
+    }
+
     /// Joins a topic with ref and join_ref `1`; answers the reply's payload.
     pub async fn try_join(&mut self, topic: &str, payload: Value) -> Value {
         self.push(json!(["1", "1", topic, "phx_join", payload])).await;
@@ -159,6 +202,12 @@ impl Socket {
             Message::Close(Some(frame)) => frame.code.into(),
             other => panic!("expected a close frame, got {other:?}"),
         }
+    }
+
+    /// Nothing comes any more, and the stream ends as it should.
+    pub async fn ended(&mut self) {
+        let next = timeout(DEADLINE, self.stream.next()).await.expect("the end in time");
+        assert!(next.is_none(), "expected the end, got {next:?}");
     }
 
     /// Everything that arrives until the server closes, and its code.

@@ -1,0 +1,304 @@
+//! `docs/conformance.md` says which test shows which entry of the protocol document's section 14;
+//! this keeps it from lying.
+//!
+//! The table is made from [`entries`] and from the names of the tests in the sources, and compared.
+//! Regenerate it with `HERALD_WRITE_CONFORMANCE=1 cargo test --test it conformance`.
+
+mod entries;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use entries::{ENTRIES, Entry};
+
+const BEGIN: &str = "<!-- The table is generated; see tests/it/conformance.rs. -->\n";
+const END: &str = "<!-- The table ends here. -->\n";
+const REGENERATE: &str = "HERALD_WRITE_CONFORMANCE=1 cargo test --test it conformance";
+
+/// The last entry of the protocol document.
+const LAST: u16 = 204;
+
+/// Entries up to here are about what a socket sees, so a test at a socket shows them.
+const LAST_AT_THE_SOCKET: u16 = 106;
+
+/// A function whose name begins with the numbers of entries.
+#[derive(Debug, PartialEq, Eq)]
+struct Numbered {
+    /// Module and function, as the test runner names them, without `tests`.
+    path: String,
+    numbers: Vec<u16>,
+    is_test: bool,
+    is_at_the_socket: bool,
+}
+
+#[test]
+fn the_document_says_what_the_tests_show() {
+    let path = root().join("docs/conformance.md");
+    let document = fs::read_to_string(&path).expect("docs/conformance.md");
+    let (before, rest) = document.split_once(BEGIN).expect("the mark where the table begins");
+    let (_, after) = rest.split_once(END).expect("the mark where the table ends");
+    let generated = format!("{before}{BEGIN}{}{END}{after}", table(&numbered()));
+    if env::var_os("HERALD_WRITE_CONFORMANCE").is_some() {
+        fs::write(&path, generated).expect("docs/conformance.md can be written");
+    } else {
+        assert!(
+            document == generated,
+            "docs/conformance.md is not what the tests say: {REGENERATE}"
+        );
+    }
+}
+
+#[test]
+fn each_entry_is_shown_by_a_test_or_has_a_reason() {
+    let mut faults = Vec::new();
+    let mut next = 1;
+    let all = numbered();
+    for Entry { first, last, reason, .. } in ENTRIES {
+        if *first != next || last < first {
+            faults.push(format!("entry {next} is missing, or {first} to {last} are out of order"));
+        }
+        next = last + 1;
+        for number in *first..=*last {
+            let shows: Vec<_> = all.iter().filter(|test| test.numbers.contains(&number)).collect();
+            let at_the_socket = shows.iter().any(|test| test.is_at_the_socket);
+            match reason {
+                None if shows.is_empty() => faults.push(format!("{number}: no test, no reason")),
+                None if number <= LAST_AT_THE_SOCKET && !at_the_socket => {
+                    faults.push(format!("{number}: no test at the socket"));
+                }
+                Some(_) if !shows.is_empty() => faults.push(format!("{number}: test and reason")),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(next, LAST + 1, "the last entry");
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn what_carries_a_number_is_a_test_of_an_entry_that_exists() {
+    let mut paths = BTreeSet::new();
+    for Numbered { path, numbers, is_test, .. } in numbered() {
+        assert!(is_test, "{path} carries a number but is no test");
+        for number in numbers {
+            assert!((1..=LAST).contains(&number), "{path}: there is no entry {number}");
+        }
+        assert!(paths.insert(path.clone()), "{path} is there twice");
+    }
+}
+
+#[test]
+fn no_test_is_ignored() {
+    let ignore = concat!("#[", "ignore");
+    for (file, code) in sources() {
+        assert!(!code.contains(ignore), "{} ignores a test", file.display());
+    }
+    assert_eq!(listed(&["--ignored"]), BTreeSet::new());
+}
+
+/// A file that no module names would hold tests that never run.
+#[test]
+fn the_files_with_numbered_tests_are_part_of_the_crate() {
+    for (file, code) in sources().iter().filter(|(file, _)| file.starts_with("src")) {
+        let folder = file.parent().expect("a folder");
+        let stem = file.file_stem().expect("a name").to_string_lossy();
+        let is_numbered = functions(code).iter().any(|(name, _)| !numbers(name).is_empty());
+        if is_numbered && stem != "mod" {
+            let doors = [folder.join("mod.rs"), folder.with_extension("rs"), folder.join("lib.rs")];
+            let doors = doors.iter().filter_map(|door| fs::read_to_string(root().join(door)).ok());
+            let named = doors.flat_map(|door| door.lines().map(str::to_owned).collect::<Vec<_>>());
+            let declaration = format!("mod {stem};");
+            let mut named = named.filter(|line| line.trim_start_matches("pub ") == declaration);
+            assert!(named.next().is_some(), "{} is in no module", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_numbered_tests_are_those_that_run() {
+    let in_sources = numbered().into_iter().filter(|test| test.is_at_the_socket);
+    let in_sources: BTreeSet<_> = in_sources.map(|test| test.path).collect();
+    let carries_a_number =
+        |path: &String| !numbers(path.rsplit("::").next().unwrap_or("")).is_empty();
+    let running: BTreeSet<_> = listed(&[]).into_iter().filter(carries_a_number).collect();
+    assert_eq!(in_sources, running);
+}
+
+#[test]
+fn the_breaks_name_tests_that_exist() {
+    let document = fs::read_to_string(root().join("docs/conformance.md")).expect("the document");
+    let (_, after) = document.split_once(END).expect("the mark where the table ends");
+    let paths: BTreeSet<_> = numbered().into_iter().map(|test| test.path).collect();
+    let mut named = 0;
+    for word in after.split('`').filter(|word| word.contains("::e")) {
+        assert!(paths.contains(word), "{word} is no test");
+        named += 1;
+    }
+    assert!(named >= 12, "a dozen breaks at least were tried: {named}");
+}
+
+/// The table, one line per entry or run of entries.
+fn table(all: &[Numbered]) -> String {
+    let mut shown_by: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for test in all {
+        for number in &test.numbers {
+            shown_by.entry(*number).or_default().push(&test.path);
+        }
+    }
+    let mut table = String::from("\n| # | what | shown by |\n|---|---|---|\n");
+    for Entry { first, last, what, reason } in ENTRIES {
+        let number = if first == last { first.to_string() } else { format!("{first}–{last}") };
+        let mut tests = shown_by.remove(first).unwrap_or_default();
+        tests.sort_unstable();
+        let shown = match reason {
+            Some(reason) => format!("– {reason}"),
+            None => tests.iter().map(|test| format!("`{test}`")).collect::<Vec<_>>().join("<br>"),
+        };
+        writeln!(table, "| {number} | {what} | {shown} |").expect("a string takes all");
+    }
+    table.push('\n');
+    table
+}
+
+/// Every function that carries a number, in the order of files.
+fn numbered() -> Vec<Numbered> {
+    let mut all = Vec::new();
+    for (file, code) in sources() {
+        let module = module(&file);
+        for (name, is_test) in functions(&code) {
+            let numbers = numbers(&name);
+            if numbers.is_empty() {
+                continue;
+            }
+            let path = format!("{module}::{name}");
+            all.push(Numbered {
+                path,
+                numbers,
+                is_test,
+                is_at_the_socket: file.starts_with("tests"),
+            });
+        }
+    }
+    assert!(all.len() > 50, "the sources were found");
+    all
+}
+
+/// The names of functions, and whether a test attribute stands before them.
+fn functions(code: &str) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    let mut in_attribute = false;
+    for line in code.lines().map(str::trim) {
+        if in_attribute || line.starts_with("#[") {
+            let test = ["#[test]", "#[tokio::test]", "#[tokio::test("];
+            is_test |= test.iter().any(|attribute| line.starts_with(attribute));
+            in_attribute = !line.ends_with(']');
+            continue;
+        }
+        let declared = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+        if let Some(declared) = declared {
+            let end = declared.find(|c: char| !c.is_alphanumeric() && c != '_');
+            found.push((declared[..end.unwrap_or(declared.len())].to_owned(), is_test));
+        }
+        if !line.starts_with("//") {
+            is_test = false;
+        }
+    }
+    found
+}
+
+/// The numbers with which a name begins: `e001_e012_…`.
+fn numbers(name: &str) -> Vec<u16> {
+    let number = |part: &str| {
+        let digits = part.strip_prefix('e')?;
+        (digits.len() == 3).then(|| digits.parse().ok())?
+    };
+    name.split('_').map_while(number).collect()
+}
+
+/// The module of a file, relative to its crate.
+fn module(file: &Path) -> String {
+    let file = file.strip_prefix("tests/it").or_else(|_| file.strip_prefix("src")).unwrap_or(file);
+    let parts = file.with_extension("");
+    let parts = parts.iter().map(|part| part.to_string_lossy());
+    parts.filter(|part| part != "mod" && part != "tests").collect::<Vec<_>>().join("::")
+}
+
+/// The tests of this very binary, as its runner lists them.
+fn listed(arguments: &[&str]) -> BTreeSet<String> {
+    let binary = env::current_exe().expect("this binary");
+    let output =
+        Command::new(binary).args(["--list", "--format", "terse"]).args(arguments).output();
+    let output = String::from_utf8(output.expect("a list of tests").stdout).expect("text");
+    output.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// Every source file of the package and of these tests, by its path within the package.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("src"), PathBuf::from("tests/it")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let path = folder.join(entry.file_name());
+            if entry.file_type().expect("a type").is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let code = fs::read_to_string(entry.path()).expect("a source");
+                found.push((path, code));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn tests_are_told_from_other_functions() {
+    let code = r#"
+        #[test]
+        fn _001_plain() {}
+        #[tokio::test(
+            flavor = "multi_thread",
+        )]
+        /// A word.
+        async fn _002_e003_with_arguments() {}
+        fn _004_no_test() {}
+        #[test]
+        struct Between;
+        fn _005_no_test_either() {}
+            #[test]
+            #[should_panic]
+            fn _006_in_a_macro(x in 0..3) {}
+        // fn _007_commented_out() {}
+    "#;
+    // Spelled with another letter above, or it would be found itself.
+    let code = code.replace("fn _", "fn e");
+    let expected = [
+        ("e001_plain", true),
+        ("e002_e003_with_arguments", true),
+        ("e004_no_test", false),
+        ("e005_no_test_either", false),
+        ("e006_in_a_macro", true),
+    ];
+    assert_eq!(functions(&code), expected.map(|(name, is_test)| (name.to_owned(), is_test)));
+    for (name, expected) in [
+        ("e001_x", vec![1]),
+        ("e039_e040_a_e041", vec![39, 40]),
+        ("e12_x", vec![]),
+        ("e1234_x", vec![]),
+        ("each_entry", vec![]),
+    ] {
+        assert_eq!(numbers(name), expected, "{name}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Section 14.5: what clients push, and for which incarnation of a channel it is meant.
+
+use crate::support::*;
+
+const BOTH: [&str; 2] = [V1, V2];
+
+#[tokio::test]
+async fn e073_a_published_event_gets_no_reply() {
+    let server = TestServer::start();
+    for vsn in BOTH {
+        let mut socket = Socket::connect(&server, vsn).await;
+        let script = r#"
+            > ["1","1","public:test-app","phx_join",{}]
+            < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            > ["1","2","public:test-app","c:msg",{"x":[1,null]}]
+            < [null,null,"public:test-app","c:msg",{"x":[1,null]}]
+        "#;
+        socket.play(script).await;
+    }
+}
+
+#[tokio::test]
+async fn e074_e075_each_push_to_an_unjoined_topic_gets_one_refusal() {
+    let server = TestServer::start();
+    for vsn in BOTH {
+        let mut socket = Socket::connect(&server, vsn).await;
+        let script = r#"
+            > ["1","13","public:test-app","c:msg",{}]
+            < [null,"13","public:test-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
+            > ["1","14","public:test-app","c:msg",{}]
+            < [null,"14","public:test-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
+            > [null,"15","phoenix","msg",{}]
+            < [null,"15","phoenix","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
+        "#;
+        socket.play(script).await;
+    }
+}
+
+#[tokio::test]
+async fn e076_a_push_after_leaving_is_refused() {
+    let server = TestServer::start();
+    for vsn in BOTH {
+        let mut socket = Socket::connect(&server, vsn).await;
+        let script = r#"
+            > ["1","1","public:test-app","phx_join",{}]
+            < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            > ["1","2","public:test-app","phx_leave",{}]
+            < ["1","2","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            < ["1","1","public:test-app","phx_close",{}]
+            > ["1","3","public:test-app","c:msg",{}]
+            < [null,"3","public:test-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
+        "#;
+        socket.play(script).await;
+    }
+}
+
+#[tokio::test]
+async fn e077_a_push_for_another_incarnation_is_met_with_silence() {
+    let server = TestServer::start();
+    let mut socket = Socket::connect(&server, V2).await;
+    let script = r#"
+        > ["1","1","public:test-app","phx_join",{}]
+        < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+        > ["0","2","public:test-app","c:stale",{}]
+        > ["","3","public:test-app","c:stale",{}]
+        > ["2","4","public:test-app","c:stale",[]]
+        > ["1","5","public:test-app","c:msg",{}]
+        < [null,null,"public:test-app","c:msg",{}]
+    "#;
+    socket.play(script).await;
+}
+
+#[tokio::test]
+async fn e078_a_push_without_join_ref_is_for_whichever_incarnation_there_is() {
+    let server = TestServer::start();
+    let mut socket = Socket::connect(&server, V2).await;
+    let script = r#"
+        > ["1","1","public:test-app","phx_join",{}]
+        < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+        > [null,"2","public:test-app","c:msg",{}]
+        < [null,null,"public:test-app","c:msg",{}]
+        > [null,"3","public:test-app","c:msg",null]
+        < ["1","3","public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
+    "#;
+    socket.play(script).await;
+}
+
+#[tokio::test]
+async fn e079_refs_of_another_json_type_are_other_refs() {
+    let server = TestServer::start();
+    let mut socket = Socket::connect(&server, V2).await;
+    let script = r#"
+        > [1,"1","public:test-app","phx_join",{}]
+        < [1,"1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+        > ["1","2","public:test-app","c:stale",{}]
+        > [1.0,"3","public:test-app","c:stale",{}]
+        > [true,"4","public:test-app","c:stale",{}]
+        > [1,"5","public:test-app","c:msg",{}]
+        < [null,null,"public:test-app","c:msg",{}]
+        > [1,6,"public:test-app","c:msg",[]]
+        < [1,6,"public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
+        > ["1","7","public:test-app","phx_leave",{}]
+        > [1,"8","public:test-app","phx_leave",{}]
+        < [1,"8","public:test-app","phx_reply",{"status":"ok","response":{}}]
+        < [1,1,"public:test-app","phx_close",{}]
+    "#;
+    socket.play(script).await;
+}
+
+#[tokio::test]
+async fn e081_a_ref_may_be_used_again() {
+    let server = TestServer::start();
+    for vsn in BOTH {
+        let mut socket = Socket::connect(&server, vsn).await;
+        let script = r#"
+            > ["1","1","public:test-app","phx_join",{}]
+            > ["1","1","public:test-app","c:msg",[]]
+            > ["1","1","public:test-app","phx_join_not",{}]
+            > [null,"1","phoenix","heartbeat",{}]
+            < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            < ["1","1","public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
+            < ["1","1","public:test-app","phx_reply",{"status":"error","response":{"reason":"invalid event"}}]
+            < [null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]
+        "#;
+        socket.play(script).await;
+    }
+}

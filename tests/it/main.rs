@@ -9,6 +9,7 @@
 mod support;
 
 mod apps;
+mod audience;
 mod broadcast;
 mod command_line;
 mod databases;

@@ -12,7 +12,9 @@ use crate::app::registry::AppChanged;
 use super::{
     placed::{Level, Placed},
     publication::Destination,
-    subscriber::{Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription},
+    subscriber::{
+        Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+    },
     topic_name::ChannelName,
     topics::Topics,
 };
@@ -41,6 +43,8 @@ pub struct Leave(pub SessionId);
 pub struct Attach {
     /// Who.
     pub session: SessionId,
+    /// Under which id its frames are delivered.
+    pub id: SubscriptionId,
     /// To what.
     pub subscription: Subscription,
 }
@@ -104,6 +108,7 @@ struct Group {
 
 struct Member {
     outbox: Arc<Outbox>,
+    id: SubscriptionId,
     format: Format,
 }
 
@@ -119,10 +124,10 @@ impl Fanout {
         }
     }
 
-    fn attach(&mut self, Attach { session, subscription }: Attach) {
+    fn attach(&mut self, Attach { session, id, subscription }: Attach) {
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let Subscription { place, topic, format } = subscription;
-        let member = Member { outbox: present.outbox.clone(), format };
+        let member = Member { outbox: present.outbox.clone(), id, format };
         let listeners = self.scopes.entry(place.key.clone()).or_default();
         let new_group = || Group { topic, members: IndexMap::new() };
         let group = match &place.channel {
@@ -202,7 +207,7 @@ impl Group {
         for member in self.members.values() {
             let frame = frames[member.format.slot]
                 .get_or_insert_with(|| placed.frame(member.format, level, &self.topic));
-            if !member.outbox.deliver(frame) {
+            if !member.outbox.deliver(frame, member.id) {
                 debug!("session {} does not take a frame", member.outbox.session().0);
             }
         }

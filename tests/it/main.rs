@@ -14,6 +14,7 @@ mod broadcast;
 mod command_line;
 mod databases;
 mod handshake;
+mod ordering;
 mod rooms;
 mod settings;
 mod triggers;

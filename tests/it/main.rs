@@ -11,6 +11,7 @@ mod support;
 mod apps;
 mod audience;
 mod broadcast;
+mod client_events;
 mod command_line;
 mod databases;
 mod handshake;

@@ -12,7 +12,9 @@ use crate::app::registry::AppChanged;
 use super::{
     placed::{Level, Placed},
     publication::Destination,
-    subscriber::{Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription},
+    subscriber::{
+        Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+    },
     topic_name::ChannelName,
     topics::Topics,
 };
@@ -41,6 +43,8 @@ pub struct Leave(pub SessionId);
 pub struct Attach {
     /// Who.
     pub session: SessionId,
+    /// Under which id its frames are delivered.
+    pub id: SubscriptionId,
     /// To what.
     pub subscription: Subscription,
 }
@@ -104,6 +108,7 @@ struct Group {
 
 struct Member {
     outbox: Arc<Outbox>,
+    id: SubscriptionId,
     format: Format,
 }
 
@@ -119,10 +124,10 @@ impl Fanout {
         }
     }
 
-    fn attach(&mut self, Attach { session, subscription }: Attach) {
+    fn attach(&mut self, Attach { session, id, subscription }: Attach) {
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let Subscription { place, topic, format } = subscription;
-        let member = Member { outbox: present.outbox.clone(), format };
+        let member = Member { outbox: present.outbox.clone(), id, format };
         let listeners = self.scopes.entry(place.key.clone()).or_default();
         let new_group = || Group { topic, members: IndexMap::new() };
         let group = match &place.channel {
@@ -202,7 +207,7 @@ impl Group {
         for member in self.members.values() {
             let frame = frames[member.format.slot]
                 .get_or_insert_with(|| placed.frame(member.format, level, &self.topic));
-            if !member.outbox.deliver(frame) {
+            if !member.outbox.deliver(frame, member.id) {
                 debug!("session {} does not take a frame", member.outbox.session().0);
             }
         }
@@ -314,5 +319,128 @@ impl Handler<EndAll> for Fanout {
             present.outbox.end(Ending::Shutdown);
         }
         self.sessions.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker;
+
+    use super::super::testing::{Broker, channel, key, whole};
+    use super::*;
+    use crate::app::AppId;
+
+    /// Makes a fan-out panic.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Break;
+
+    impl Handler<Break> for Fanout {
+        type Result = ();
+
+        fn handle(&mut self, _: Break, _: &mut Self::Context) {
+            panic!("on purpose");
+        }
+    }
+
+    #[actix_web::test]
+    async fn each_hears_what_it_joined_and_each_place_once() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let (mut all, mut room, mut other) =
+            (broker.session(1).await, broker.session(2).await, broker.session(3).await);
+        for (probe, place) in [
+            (&all, whole(&scope)),
+            (&all, whole(&scope)),
+            (&room, channel(&scope, "room")),
+            (&other, channel(&scope, "other")),
+            (&other, whole(&key(2, "public"))),
+        ] {
+            broker.join(probe, place).await.expect("a place");
+        }
+        for destination in ["room", "#general"] {
+            broker.publish(&scope, destination, "msg").await;
+        }
+        assert_eq!([all.next().await, all.next().await], ["* room:msg", "* msg"]);
+        assert_eq!([room.next().await, room.next().await], ["room msg", "room #general:msg"]);
+        assert_eq!(other.next().await, "other #general:msg");
+        for probe in [&mut all, &mut room, &mut other] {
+            assert!(probe.has_heard_nothing(), "{:?}", probe.session);
+        }
+    }
+
+    #[actix_web::test]
+    async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let stuck = broker.stuck_session(1, 1).await;
+        let mut healthy = broker.session(2).await;
+        for probe in [&stuck, &healthy] {
+            broker.join(probe, whole(&scope)).await.expect("a place");
+        }
+        let waker = noop_waker();
+        for n in 0..100 {
+            broker.publish(&scope, "#general", &format!("e{n}")).await;
+            assert_eq!(healthy.next().await, format!("* e{n}"));
+        }
+        assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer));
+        assert_eq!(healthy.outbox.ending(&waker), None);
+    }
+
+    #[actix_web::test]
+    async fn an_outbox_is_bounded_in_bytes_too() {
+        let broker = Broker::start();
+        let probe = broker.stuck_session(1, 100).await;
+        let frame = Frame("x".repeat(400_000).into());
+        let id = SubscriptionId(7);
+        assert!(probe.outbox.deliver(&frame, id));
+        assert!(probe.outbox.deliver(&frame, id));
+        probe.outbox.taken(&frame);
+        assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
+        assert!(!probe.outbox.deliver(&frame, id));
+        assert_eq!(probe.outbox.ending(&noop_waker()), Some(Ending::SlowConsumer));
+        probe.outbox.taken(&frame);
+        assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
+    }
+
+    #[actix_web::test]
+    async fn whoever_has_a_join_of_a_changed_app_is_told_once() {
+        let broker = Broker::start();
+        let (mut one, mut other) = (broker.session(1).await, broker.session(2).await);
+        for place in [whole(&key(1, "public")), channel(&key(1, "public"), "room")] {
+            broker.join(&one, place).await.expect("a place");
+        }
+        broker.join(&other, whole(&key(2, "public"))).await.expect("a place");
+        for app in [1, 2] {
+            broker.fanout.send(AppChanged(AppId(app))).await.expect("a fan-out");
+        }
+        assert_eq!(one.next().await, "app 1 changed");
+        assert_eq!(other.next().await, "app 2 changed");
+        assert!(one.has_heard_nothing() && other.has_heard_nothing());
+    }
+
+    #[actix_web::test]
+    async fn at_the_end_every_session_is_told_also_who_joined_nothing() {
+        let broker = Broker::start();
+        let (mut joined, mut idle) = (broker.session(1).await, broker.session(2).await);
+        let left = broker.session(3).await;
+        broker.join(&joined, whole(&key(1, "public"))).await.expect("a place");
+        broker.fanout.send(Leave(left.session)).await.expect("a fan-out");
+        assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 2);
+        for probe in [&mut joined, &mut idle] {
+            assert_eq!(probe.next().await, "end: Shutdown");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
+        let (mut broker, scope) = (Broker::start(), key(1, "public"));
+        let mut deaf = broker.session(1).await;
+        broker.join(&deaf, whole(&scope)).await.expect("a place");
+        assert!(broker.fanout.send(Break).await.is_err());
+        assert_eq!(deaf.next().await, "end: Broken");
+        (broker.worker, broker.fanout) = broker.topics.start_fanout();
+        let mut back = broker.session(2).await;
+        broker.join(&back, whole(&scope)).await.expect("a place");
+        broker.publish(&scope, "#general", "msg").await;
+        assert_eq!(back.next().await, "* msg");
     }
 }

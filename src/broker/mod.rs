@@ -8,6 +8,8 @@ pub mod fanout;
 mod placed;
 pub mod publication;
 pub mod subscriber;
+#[cfg(test)]
+mod testing;
 mod topic;
 pub mod topic_name;
 pub mod topics;

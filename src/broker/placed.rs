@@ -71,3 +71,70 @@ impl Placed {
         (format.encode)(&Delivery { topic, event, payload })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
+        thread,
+    };
+
+    use super::super::testing::{key, permit, publication};
+    use super::*;
+
+    fn spelled(delivery: &Delivery<'_>) -> Frame {
+        let Delivery { topic, event, payload } = delivery;
+        Frame(format!("{topic} {event} {}", payload.as_str()).into())
+    }
+
+    fn placed(destination: &str) -> Placed {
+        Placed::new(publication(&key(1, "public"), destination, "msg"), permit())
+    }
+
+    #[test]
+    fn a_name_is_bare_where_it_was_published_and_else_prefixed_by_where_it_came_from() {
+        for (level, destination, expected) in [
+            (Level::Scope, "room", "t room:msg {}"),
+            (Level::Channel, "room", "t msg {}"),
+            (Level::Scope, "#general", "t msg {}"),
+            (Level::Channel, "#general", "t #general:msg {}"),
+        ] {
+            let format = Format { slot: 0, encode: spelled };
+            let frame = placed(destination).frame(format, level, "t");
+            assert_eq!(frame.0, expected, "{level:?} {destination}");
+        }
+    }
+
+    static CALLS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+    fn counted<const SLOT: usize>(delivery: &Delivery<'_>) -> Frame {
+        CALLS[SLOT].fetch_add(1, SeqCst);
+        spelled(delivery)
+    }
+
+    #[test]
+    fn e117_a_thousand_subscribers_share_one_encoding_per_version() {
+        let formats =
+            [Format { slot: 0, encode: counted::<0> }, Format { slot: 1, encode: counted::<1> }];
+        for (nth, (level, destination)) in
+            [(Level::Scope, "room"), (Level::Channel, "room"), (Level::Scope, "#general")]
+                .into_iter()
+                .enumerate()
+        {
+            let placed = Arc::new(placed(destination));
+            thread::scope(|threads| {
+                for _ in 0..4 {
+                    threads.spawn(|| {
+                        for _ in 0..250 {
+                            for format in formats {
+                                placed.frame(format, level, "t");
+                            }
+                        }
+                    });
+                }
+            });
+            let calls = [CALLS[0].load(SeqCst), CALLS[1].load(SeqCst)];
+            assert_eq!(calls, [nth + 1; 2], "{level:?} {destination}");
+        }
+    }
+}

@@ -73,6 +73,10 @@ pub struct Place {
     pub channel: Option<ChannelName>,
 }
 
+/// Tells a session's subscriptions apart; unique for the life of the session, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubscriptionId(pub u32);
+
 /// What a session asks for when it joins.
 #[derive(Debug, Clone)]
 pub struct Subscription {
@@ -88,8 +92,9 @@ pub struct Subscription {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ToSession {
-    /// Text for the client.
-    Deliver(Frame),
+    /// Text for the client, if it still has that subscription: what was on its way when a session
+    /// unsubscribed still arrives here, and must not come between a leave and the next join.
+    Deliver(Frame, SubscriptionId),
     /// An app was changed or deleted: judge its joins anew.
     AppChanged(AppId),
     /// Close.
@@ -143,13 +148,13 @@ impl Outbox {
 
     /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
     /// for it must never be silently deaf.
-    pub fn deliver(&self, frame: &Frame) -> bool {
+    pub fn deliver(&self, frame: &Frame, to: SubscriptionId) -> bool {
         if self.ending.get().is_some() {
             return false;
         }
         let bytes = frame.0.len();
         let fits = self.bytes.fetch_add(bytes, Relaxed) + bytes <= self.bytes_max;
-        if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone())).is_ok() {
+        if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)).is_ok() {
             return true;
         }
         self.end(Ending::SlowConsumer);

@@ -211,7 +211,7 @@ impl Topics {
         }
     }
 
-    fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+    pub(super) fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
         let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
         topics.get(&key.app)?.get(&key.scope).cloned()
     }

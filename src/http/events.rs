@@ -20,10 +20,12 @@ pub async fn create(
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    // Judged before the body is read: a stranger's body is not worth any memory.
+    // Judged before the body is read: a stranger's body is not worth any memory. And once more
+    // after it: a body may take its time, and the app may have changed meanwhile.
     let credentials = Credentials::from_headers(request.headers())?;
-    let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     let json = trigger::read_json(&request, payload, &services).await?;
+    let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;
     trigger::publish(&services, vec![publication]).await
 }

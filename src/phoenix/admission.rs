@@ -53,6 +53,15 @@ pub struct Footing {
     pub needs_grant: bool,
 }
 
+/// What is left of a join's footing when its app has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// All of it.
+    Whole,
+    /// The join may stay, but its claims count no more: their key does not.
+    WithoutGrant,
+}
+
 /// Why a join is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinRefusal {
@@ -144,16 +153,30 @@ impl Judge {
         footing: &Footing,
         apps: &Apps,
     ) -> Option<Footing> {
+        Some(match self.review(caller, topic, footing, apps)? {
+            Standing::Whole => footing.clone(),
+            Standing::WithoutGrant => Footing { grant: None, ..*footing },
+        })
+    }
+
+    /// What a join's footing is worth by the apps as of now; `None` if it must end.
+    pub fn review(
+        &self,
+        caller: &Caller,
+        topic: &TopicName,
+        footing: &Footing,
+        apps: &Apps,
+    ) -> Option<Standing> {
         let app = apps.by_id(footing.app)?;
         if !app.active || app.slug != topic.app || self.check_origin(caller, app).is_err() {
             return None;
         }
-        let grant = footing.grant.clone().filter(|grant| grant.is_signed_by(&self.keys(app)));
-        let lost = footing.grant.is_some() && grant.is_none();
-        if lost && footing.needs_grant {
-            return None;
+        match &footing.grant {
+            Some(grant) if !grant.is_signed_by(&self.keys(app)) => {
+                (!footing.needs_grant).then_some(Standing::WithoutGrant)
+            }
+            _ => Some(Standing::Whole),
         }
-        Some(Footing { grant, ..*footing })
     }
 
     fn check_origin(&self, caller: &Caller, app: &App) -> Result<(), JoinRefusal> {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    admission::{Caller, Footing, JoinRefusal, Judge},
+    admission::{Caller, Footing, JoinRefusal, Judge, Standing},
     message::{Label, Malformed, Message, Outgoing, Ref, Version},
 };
 
@@ -243,14 +243,19 @@ impl Conversation {
         Ok(Publication { app: join.footing.app, scope, destination, event, payload })
     }
 
-    /// Asked anew for each event, so a change of the app acts at once.
+    /// Asked anew for each event, so a change of the app acts at once: also before this session
+    /// has heard of it.
     fn may_publish(&self, join: &Join) -> bool {
         let apps = self.rules.directory.load();
-        let Some(app) = apps.by_id(join.footing.app).filter(|app| app.active) else { return false };
-        let TopicName { scope, channel, .. } = &join.topic;
-        let is_permitted = |topic: &str| {
-            join.footing.grant.as_ref().is_some_and(|grant| grant.publish.allow(topic))
+        let Some(app) = apps.by_id(join.footing.app) else { return false };
+        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
+        let grant = match standing {
+            Some(Standing::Whole) => join.footing.grant.as_deref(),
+            Some(Standing::WithoutGrant) => None,
+            None => return false,
         };
+        let TopicName { scope, channel, .. } = &join.topic;
+        let is_permitted = |topic: &str| grant.is_some_and(|grant| grant.publish.allow(topic));
         let claimed = || {
             // A right to the whole scope covers its channels.
             let whole = channel

@@ -4,10 +4,10 @@
 //! its own socket. Between messages it holds no buffer at all.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -37,7 +37,37 @@ pub(super) struct Socket<T> {
     /// The socket itself.
     pub(super) io: RefCell<T>,
     /// When bytes last came in.
-    pub(super) heard: std::cell::Cell<Instant>,
+    pub(super) heard: Cell<Instant>,
+}
+
+/// Holds a reader back while a client's last message is not answered yet.
+#[derive(Default)]
+pub(super) struct Gate {
+    is_shut: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Gate {
+    /// Lets nothing through from now on.
+    pub(super) fn shut(&self) {
+        self.is_shut.set(true);
+    }
+
+    /// Lets the reader go on.
+    pub(super) fn open(&self) {
+        self.is_shut.set(false);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_pass(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_shut.get() {
+            self.waker.set(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
 }
 
 /// A message whose last fragment has not come yet.
@@ -50,6 +80,7 @@ enum Fragments {
 pub(super) struct Frames<T> {
     socket: Rc<Socket<T>>,
     worker: Rc<Worker>,
+    gate: Rc<Gate>,
     codec: Codec,
     unread: BytesMut,
     fragments: Option<Box<Fragments>>,
@@ -59,11 +90,17 @@ pub(super) struct Frames<T> {
 
 impl<T: AsyncRead + Unpin> Frames<T> {
     /// Reads from `socket`, beginning with what came in behind the handshake.
-    pub(super) fn new(socket: Rc<Socket<T>>, worker: Rc<Worker>, early: BytesMut) -> Self {
+    pub(super) fn new(
+        socket: Rc<Socket<T>>,
+        worker: Rc<Worker>,
+        gate: Rc<Gate>,
+        early: BytesMut,
+    ) -> Self {
         let message_bytes_max = worker.limits.message_bytes_max;
         Self {
             socket,
             worker,
+            gate,
             codec: Codec::new().max_size(message_bytes_max),
             unread: early,
             fragments: None,
@@ -155,6 +192,7 @@ impl<T: AsyncRead + Unpin> Stream for Frames<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
         let this = &mut *self;
+        ready!(this.gate.poll_pass(cx));
         while !this.done {
             match this.decode() {
                 Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),

@@ -65,7 +65,8 @@ pub enum Received {
 /// What a conversation wants done, in order.
 ///
 /// [`Effect::Subscribe`] and [`Effect::Publish`] are answered through [`Conversation::answered`]
-/// before anything else is received, and come last among the effects of one call.
+/// before anything else is received, and come last among the effects of one call. Between a
+/// [`Effect::Publish`] and its answer an app may change.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this to the client.

@@ -1,8 +1,9 @@
 //! A session over a WebSocket: the actor that drives a conversation.
 //!
 //! The only file that knows `WebsocketContext`. Its mailbox is the outbox (see
-//! [`Outbox`]); a join or a publication holds it with `ctx.wait`, so nothing of that join leaves
-//! before its reply, and a client's next message is not looked at before its last one is answered.
+//! [`Outbox`]); a join holds it with `ctx.wait`, so nothing of that join leaves before its reply. A
+//! publication holds only the reading: a client's next message is not looked at before its last
+//! one is answered.
 
 use std::{
     cell::OnceCell,
@@ -21,13 +22,13 @@ use log::debug;
 use crate::broker::{
     Publication,
     fanout::{Attach, Detach, Enter},
-    subscriber::{Ending, Frame, Outbox, Subscription, ToSession},
+    subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
     topics::SubscribeError,
 };
 
 use super::{
     CloseCode, Conversation, Effect, Failure,
-    frames::{Frames, Inbound, Socket},
+    frames::{Frames, Gate, Inbound, Socket},
     pump::{Pump, Transport},
     worker::{Admission, Membership, Worker},
 };
@@ -42,6 +43,11 @@ pub(super) struct WebSocket<C> {
     worker: Rc<Worker>,
     membership: Membership,
     outbox: Arc<Outbox>,
+    /// What the client hears.
+    subscriptions: Vec<(SubscriptionId, Place)>,
+    next_subscription: u32,
+    /// Shut while a publication waits for its place: nothing is read, but everything is heard.
+    gate: Rc<Gate>,
     /// Bytes handed to the context since it was last written out.
     gathered_bytes: usize,
     _admission: Admission,
@@ -57,7 +63,8 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
     io.tune();
     let socket = Rc::new(Socket { io: io.into(), heard: Instant::now().into() });
-    let frames = Frames::new(socket.clone(), worker.clone(), early);
+    let gate = Rc::new(Gate::default());
+    let frames = Frames::new(socket.clone(), worker.clone(), gate.clone(), early);
     let (limits, session) = (worker.limits, admission.id);
     let membership = Membership { session, fanout: worker.fanout() };
     let outbox = Rc::new(OnceCell::new());
@@ -74,6 +81,9 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
             worker: actor_worker,
             membership,
             outbox,
+            subscriptions: Vec::new(),
+            next_subscription: 0,
+            gate,
             gathered_bytes: 0,
             _admission: admission,
         }
@@ -89,10 +99,7 @@ impl<C: Conversation + Unpin> WebSocket<C> {
             match effect {
                 Effect::Send(frame) => self.send(frame, ctx),
                 Effect::Subscribe(subscription) => self.subscribe(subscription, ctx),
-                Effect::Unsubscribe(place) => {
-                    let session = self.membership.session;
-                    self.membership.fanout.addr.do_send(Detach { session, place });
-                }
+                Effect::Unsubscribe(place) => self.unsubscribe(place),
                 Effect::Publish(publication) => self.publish(publication, ctx),
                 Effect::Close(code) => return close(code, ctx),
             }
@@ -116,8 +123,9 @@ impl<C: Conversation + Unpin> WebSocket<C> {
         let fanout = self.membership.fanout.clone();
         let session = self.membership.session;
         let place = subscription.place.clone();
+        let id = self.id_of(&place);
         let subscribe = async move {
-            let attached = fanout.addr.send(Attach { session, subscription }).await;
+            let attached = fanout.addr.send(Attach { session, id, subscription }).await;
             attached.map_err(|_| Failure::Unavailable)?;
             let subscribed = topics.subscribe(&place.key, fanout.worker, &fanout.addr).await;
             subscribed.map_err(|refused| {
@@ -131,11 +139,44 @@ impl<C: Conversation + Unpin> WebSocket<C> {
         self.wait_for(subscribe, ctx);
     }
 
+    /// The id of the subscription to a place. Who subscribes again to what it hears keeps it, for
+    /// it must miss nothing in between.
+    fn id_of(&mut self, place: &Place) -> SubscriptionId {
+        if let Some((id, _)) = self.subscriptions.iter().find(|(_, heard)| heard == place) {
+            return *id;
+        }
+        let id = SubscriptionId(self.next_subscription);
+        self.next_subscription = self.next_subscription.wrapping_add(1);
+        // One is the common case, and an idle session should not keep room for four.
+        if self.subscriptions.is_empty() {
+            self.subscriptions.reserve_exact(1);
+        }
+        self.subscriptions.push((id, place.clone()));
+        id
+    }
+
+    fn unsubscribe(&mut self, place: Place) {
+        self.subscriptions.retain(|(_, heard)| *heard != place);
+        let session = self.membership.session;
+        self.membership.fanout.addr.do_send(Detach { session, place });
+    }
+
+    fn hears(&self, id: SubscriptionId) -> bool {
+        self.subscriptions.iter().any(|(heard, _)| *heard == id)
+    }
+
+    /// Holds the client's next message until this one has its place, but not what others say: in a
+    /// crowd of publishers that would fill the outbox of a client that keeps up.
     fn publish(&mut self, publication: Publication, ctx: &mut WebsocketContext<Self>) {
         let topics = self.worker.topics.clone();
+        self.gate.shut();
         let publish =
             async move { topics.publish(publication).await.map_err(|_| Failure::Unavailable) };
-        self.wait_for(publish, ctx);
+        ctx.spawn(wrap_future(publish).map(|outcome, session: &mut Self, ctx| {
+            session.gate.open();
+            let effects = session.conversation.answered(outcome, now_s());
+            session.run(effects, ctx);
+        }));
     }
 
     /// Holds everything else of this session until the broker has answered.
@@ -199,9 +240,11 @@ impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
         match message {
-            ToSession::Deliver(frame) => {
+            ToSession::Deliver(frame, id) => {
                 self.outbox.taken(&frame);
-                self.send(frame, ctx);
+                if self.hears(id) {
+                    self.send(frame, ctx);
+                }
             }
             ToSession::AppChanged(app) => {
                 let effects = self.conversation.app_changed(app, now_s());

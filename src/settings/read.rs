@@ -216,7 +216,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         scopes_per_app_max: r.number("limits.scopes_per_app_max", 1..=MANY)?,
         outbox_frames_max: r.number("limits.outbox_frames_max", 1..=MANY)?,
         outbox_bytes_max: r.number("limits.outbox_bytes_max", 1_024..=GIGABYTE)?,
-        publications_in_flight_max: r.number("limits.publications_in_flight_max", 1..=MANY)?,
+        publications_in_flight_max: r.number("limits.publications_in_flight_max", 100..=MANY)?,
         failed_admin_logins_per_minute_max: r
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
         sessions_max: r.number_or_auto("limits.sessions_max")?,

@@ -9,7 +9,9 @@
 mod support;
 
 mod apps;
+mod audience;
 mod broadcast;
+mod client_events;
 mod command_line;
 mod conformance;
 mod databases;
@@ -17,6 +19,7 @@ mod framing;
 mod handshake;
 mod joining;
 mod leaving;
+mod ordering;
 mod pushing;
 mod rooms;
 mod settings;

@@ -379,6 +379,27 @@ fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps(
 }
 
 #[test]
+fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
+    let changed: [(&str, fn(App) -> App); 4] = [
+        ("deactivated", |app| App { active: false, ..app }),
+        ("renamed", |app| App { slug: Slug::parse("new-app").expect("a slug"), ..app }),
+        ("new secret", |app| App { secret: SecretString::from("another-secret-0123"), ..app }),
+        ("no client events", |app| App { client_events: ClientEvents::None, ..app }),
+    ];
+    let claims = json!({"listen": ["private:foo-app"], "publish": ["private:foo-app"]});
+    let payload = json!({ "guardian_token": token(claims) });
+    for (case, change) in changed {
+        let mut talk = Talk::v2();
+        talk.say(&format!(r#"["1","1","private:foo-app","phx_join",{payload}]"#));
+        let push = r#"["1","2","private:foo-app","msg",{}]"#;
+        assert_eq!(talk.say(push), ["publish 1/private/#general msg {}"], "{case}");
+        talk.rules.directory.replace([change(app(1, "foo-app"))].into_iter().collect());
+        let denied = r#"["1","2","private:foo-app","phx_reply",{"status":"error","response":{}}]"#;
+        assert_eq!(talk.say(push), [denied], "{case}");
+    }
+}
+
+#[test]
 fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
     let tokens =
         TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]}))), csrf: None };

@@ -1,0 +1,170 @@
+//! What the tests of this room share: names, publications, and probes in place of sessions.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+use crate::app::AppId;
+
+use super::{
+    ChannelName, Destination, EventName, Payload, Publication, Scope, Topics,
+    fanout::{Attach, Detach, Enter, Fanout, WorkerId},
+    subscriber::{
+        Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+        ToSession,
+    },
+    topics::{SubscribeError, TopicLimits},
+};
+
+/// How long anything may take before a test fails.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A scope of an app.
+pub(super) fn key(app: i32, scope: &str) -> ScopeKey {
+    ScopeKey { app: AppId(app), scope: Scope::parse(scope).expect("a scope") }
+}
+
+/// A publication of `{}` to a channel or `#general`.
+pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Publication {
+    Publication {
+        app: key.app,
+        scope: key.scope.clone(),
+        destination: Destination::parse(destination).expect("a destination"),
+        event: EventName::parse(event).expect("an event"),
+        payload: Payload::empty(),
+    }
+}
+
+/// A permit to be under way.
+pub(super) fn permit() -> OwnedSemaphorePermit {
+    Arc::new(Semaphore::new(1)).try_acquire_owned().expect("the only permit")
+}
+
+/// `topic event`.
+fn spell(delivery: &Delivery<'_>) -> Frame {
+    Frame(format!("{} {}", delivery.topic, delivery.event).into())
+}
+
+/// A broker of one thread, this one.
+pub(super) struct Broker {
+    pub(super) topics: Topics,
+    pub(super) worker: WorkerId,
+    pub(super) fanout: Addr<Fanout>,
+}
+
+impl Broker {
+    pub(super) fn start() -> Self {
+        let topics = Topics::new(TopicLimits {
+            publications_in_flight_max: 8,
+            scopes_per_app_max: 2,
+            wait_max: DEADLINE,
+        });
+        topics.add_worker();
+        let (worker, fanout) = topics.start_fanout();
+        Self { topics, worker, fanout }
+    }
+
+    /// A session that takes whatever comes.
+    pub(super) async fn session(&self, id: u64) -> Probe {
+        self.session_with(id, 16, true).await
+    }
+
+    /// A session that takes nothing, with room for so many frames.
+    pub(super) async fn stuck_session(&self, id: u64, outbox_frames_max: usize) -> Probe {
+        self.session_with(id, outbox_frames_max, false).await
+    }
+
+    async fn session_with(&self, id: u64, outbox_frames_max: usize, takes: bool) -> Probe {
+        let (heard, hears) = mpsc::unbounded_channel();
+        let actor = ProbeActor { outbox_frames_max, takes, heard };
+        let session = SessionId(id);
+        let outbox = Outbox::new(session, actor.start().recipient(), 1_000_000);
+        self.fanout.send(Enter(outbox.clone())).await.expect("a fan-out");
+        Probe { session, outbox, hears }
+    }
+
+    /// Joins as a session does: at the fan-out first, then at the topic.
+    pub(super) async fn join(&self, probe: &Probe, place: Place) -> Result<(), SubscribeError> {
+        let key = place.key.clone();
+        let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
+        let format = Format { slot: 0, encode: spell };
+        let subscription = Subscription { place, topic, format };
+        let attach = Attach { session: probe.session, id: SubscriptionId(7), subscription };
+        self.fanout.send(attach).await.expect("a fan-out");
+        self.topics.subscribe(&key, self.worker, &self.fanout).await
+    }
+
+    pub(super) async fn leave(&self, probe: &Probe, place: Place) {
+        let detach = Detach { session: probe.session, place };
+        self.fanout.send(detach).await.expect("a fan-out");
+    }
+
+    pub(super) async fn publish(&self, key: &ScopeKey, destination: &str, event: &str) {
+        let published = self.topics.publish(publication(key, destination, event)).await;
+        published.expect("room for one more");
+    }
+}
+
+/// The whole of a scope.
+pub(super) fn whole(key: &ScopeKey) -> Place {
+    Place { key: key.clone(), channel: None }
+}
+
+/// One channel of a scope.
+pub(super) fn channel(key: &ScopeKey, name: &str) -> Place {
+    Place { key: key.clone(), channel: Some(ChannelName::parse(name).expect("a channel")) }
+}
+
+/// Stands for a session.
+pub(super) struct Probe {
+    pub(super) session: SessionId,
+    pub(super) outbox: Arc<Outbox>,
+    hears: mpsc::UnboundedReceiver<String>,
+}
+
+impl Probe {
+    /// What it hears next: a frame as it is, anything else in words.
+    pub(super) async fn next(&mut self) -> String {
+        timeout(DEADLINE, self.hears.recv()).await.expect("in time").expect("a live probe")
+    }
+
+    pub(super) fn has_heard_nothing(&mut self) -> bool {
+        self.hears.is_empty()
+    }
+}
+
+struct ProbeActor {
+    outbox_frames_max: usize,
+    takes: bool,
+    heard: mpsc::UnboundedSender<String>,
+}
+
+impl Actor for ProbeActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.outbox_frames_max);
+        if !self.takes {
+            ctx.wait(actix::fut::wrap_future(std::future::pending()));
+        }
+    }
+}
+
+impl Handler<ToSession> for ProbeActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToSession, _: &mut Self::Context) {
+        let told = match message {
+            ToSession::Deliver(frame, SubscriptionId(7)) => frame.0.to_string(),
+            ToSession::Deliver(_, other) => format!("{other:?}"),
+            ToSession::AppChanged(app) => format!("app {} changed", app.0),
+            ToSession::End(ending) => format!("end: {ending:?}"),
+        };
+        // A test that has ended listens no more.
+        let _ = self.heard.send(told);
+    }
+}

@@ -18,7 +18,7 @@ use log::{info, warn};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
-    time::{interval, timeout},
+    time::{interval, timeout_at},
 };
 
 use crate::{
@@ -48,6 +48,9 @@ use crate::{
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
+
+/// How long a stop waits for requests under way once the sessions are gone, whole seconds.
+const HTTP_FINISH_MAX: Duration = Duration::from_secs(1);
 
 /// How often a shutdown looks whether the sessions are gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -102,7 +105,9 @@ struct Shutdown {
     sessions: Sessions,
     fanouts: Fanouts,
     draining: Arc<AtomicBool>,
-    timeout: Duration,
+    /// How long delivering and closing may take; what is left of the time for a stop is the HTTP
+    /// server's.
+    drain_max: Duration,
     handle: ServerHandle,
 }
 
@@ -253,18 +258,18 @@ impl Parts {
         let builder = actix_server::Server::build()
             .workers(workers)
             .disable_signals()
-            .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
+            .shutdown_timeout(HTTP_FINISH_MAX.as_secs())
             // Our own limit answers 503; this one would stop accepting altogether.
             .max_concurrent_connections(usize::MAX >> 1);
         let shutdown_signal = builder.graceful_shutdown_signal();
         let Self { topics, sessions, fanouts, draining, .. } = self.clone();
-        let timeout = server.shutdown_timeout;
+        let drain_max = server.shutdown_timeout.saturating_sub(HTTP_FINISH_MAX);
         let running = builder
             .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
             .expect("a bound TCP listener can be made non-blocking")
             .run();
         let handle = running.handle();
-        let shutdown = Shutdown { topics, sessions, fanouts, draining, timeout, handle };
+        let shutdown = Shutdown { topics, sessions, fanouts, draining, drain_max, handle };
         Server { address, running, shutdown, stop: Stop::default() }
     }
 
@@ -320,14 +325,14 @@ impl Parts {
 impl Shutdown {
     /// Stops taking, delivers what was taken, ends the sessions, then the server.
     async fn in_order(&self) {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.drain_max;
         self.draining.store(true, SeqCst);
         self.sessions.close();
-        self.topics.settle(self.timeout / 2).await;
+        self.topics.settle(self.drain_max / 2).await;
         let fanouts = self.fanouts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for fanout in fanouts {
             // One that is gone has ended its sessions already.
-            let _ = timeout(self.timeout, fanout.send(EndAll)).await;
+            let _ = timeout_at(deadline.into(), fanout.send(EndAll)).await;
         }
         let mut look = interval(DRAIN_LOOK);
         while self.sessions.open() > 0 && Instant::now() < deadline {

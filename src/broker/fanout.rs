@@ -81,6 +81,8 @@ pub struct Fanout {
     sessions: HashMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     dispatches_this_turn: usize,
+    /// Whether the server stops: who was on its way in meanwhile is ended like the others.
+    stopping: bool,
 }
 
 /// A session of this thread and where it sits.
@@ -116,6 +118,7 @@ impl Fanout {
             sessions: HashMap::new(),
             scopes: HashMap::new(),
             dispatches_this_turn: 0,
+            stopping: false,
         }
     }
 
@@ -243,6 +246,9 @@ impl Handler<Enter> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Enter(outbox): Enter, _: &mut Self::Context) {
+        if self.stopping {
+            outbox.end(Ending::Shutdown);
+        }
         self.sessions.insert(outbox.session(), Present { outbox, places: Vec::new() });
     }
 }
@@ -310,6 +316,7 @@ impl Handler<EndAll> for Fanout {
     type Result = usize;
 
     fn handle(&mut self, _: EndAll, _: &mut Self::Context) -> usize {
+        self.stopping = true;
         for present in self.sessions.values() {
             present.outbox.end(Ending::Shutdown);
         }

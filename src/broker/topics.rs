@@ -131,12 +131,16 @@ impl Topics {
         Ok(())
     }
 
-    /// Waits, at most so long, until nothing is under way: every accepted publication has reached
-    /// the outboxes of its subscribers.
+    /// Takes no more publications, and waits, at most so long, until nothing is under way: every
+    /// accepted publication has reached the outboxes of its subscribers.
+    ///
+    /// Whoever publishes from now on is told [`PublishError::Busy`]: an event that is accepted while
+    /// the sessions are ended would reach nobody.
     pub async fn settle(&self, wait_max: Duration) {
         let all = u32::try_from(self.0.limits.publications_in_flight_max).unwrap_or(u32::MAX);
         // Out of time: what is still under way is as lost as the server.
         let _ = timeout(wait_max, self.0.permits.acquire_many(all)).await;
+        self.0.permits.close();
     }
 
     /// Queues a publication at its topic at once, if there is one.

@@ -85,6 +85,8 @@ pub struct Fanout {
     sessions: HashMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     dispatches_this_turn: usize,
+    /// Whether the server stops: who was on its way in meanwhile is ended like the others.
+    stopping: bool,
 }
 
 /// A session of this thread and where it sits.
@@ -121,6 +123,7 @@ impl Fanout {
             sessions: HashMap::new(),
             scopes: HashMap::new(),
             dispatches_this_turn: 0,
+            stopping: false,
         }
     }
 
@@ -248,6 +251,9 @@ impl Handler<Enter> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Enter(outbox): Enter, _: &mut Self::Context) {
+        if self.stopping {
+            outbox.end(Ending::Shutdown);
+        }
         self.sessions.insert(outbox.session(), Present { outbox, places: Vec::new() });
     }
 }
@@ -315,6 +321,7 @@ impl Handler<EndAll> for Fanout {
     type Result = usize;
 
     fn handle(&mut self, _: EndAll, _: &mut Self::Context) -> usize {
+        self.stopping = true;
         for present in self.sessions.values() {
             present.outbox.end(Ending::Shutdown);
         }

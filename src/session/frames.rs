@@ -1,7 +1,8 @@
 //! Reading: from a socket's bytes to whole messages.
 //!
-//! Decodes before it reads, and reads at most once per poll, so a flooding client is held back by
-//! its own socket. Between messages it holds no buffer at all.
+//! Decodes before it reads, and reads no more than [`TURN_BYTES_MAX`] before others of the thread get
+//! a turn, so a flooding client is held back by its own socket. Between messages it holds no buffer
+//! at all.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,6 +19,10 @@ use bytestring::ByteString;
 use futures_util::Stream;
 
 use super::{CloseCode, Received, worker::Worker};
+
+/// Bytes read before other tasks of the thread get a turn. Frames that amount to nothing, such as
+/// pongs and empty fragments, would else be read for as long as they keep coming.
+const TURN_BYTES_MAX: usize = 64 * 1024;
 
 /// What a client's bytes amount to.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,6 +90,7 @@ pub(super) struct Frames<T> {
     unread: BytesMut,
     fragments: Option<Box<Fragments>>,
     message_bytes_max: usize,
+    turn_bytes: usize,
     done: bool,
 }
 
@@ -105,6 +111,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             unread: early,
             fragments: None,
             message_bytes_max,
+            turn_bytes: 0,
             done: false,
         }
     }
@@ -174,15 +181,24 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     /// Reads once. `Ready(false)` when the client is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.turn_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut scratch = self.worker.scratch.borrow_mut();
         let mut buffer = ReadBuf::new(&mut scratch);
         let mut io = self.socket.io.borrow_mut();
-        let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer));
+        let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, &mut buffer) else {
+            self.turn_bytes = 0;
+            return Poll::Pending;
+        };
         if read.is_err() || buffer.filled().is_empty() {
             return Poll::Ready(false);
         }
         self.socket.heard.set(Instant::now());
         self.unread.extend_from_slice(buffer.filled());
+        self.turn_bytes += buffer.filled().len();
         Poll::Ready(true)
     }
 }
@@ -228,5 +244,248 @@ fn claimed_bytes(head: &[u8]) -> u64 {
             None => 0,
         },
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use actix_http::ws::Message;
+    use futures_util::{StreamExt, task::noop_waker};
+    use tokio::{
+        io::{AsyncWriteExt, duplex},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::session::testing::{Bench, DEADLINE, limits, masked};
+
+    const LIMIT: usize = 1_000;
+
+    fn frames<T: AsyncRead + Unpin>(io: T, early: &[u8]) -> Frames<T> {
+        let worker = Bench::new(limits()).worker;
+        let socket = Rc::new(Socket { io: io.into(), heard: Instant::now().into() });
+        Frames::new(socket, worker, BytesMut::from(early))
+    }
+
+    /// Everything that these bytes amount to, if they arrive so many at a time.
+    async fn inbound(bytes: &[u8], at_once: usize) -> Vec<Inbound> {
+        let (mut near, far) = duplex(at_once);
+        let bytes = bytes.to_vec();
+        let writing = tokio::task::spawn_local(async move {
+            // Frames that were broken are not read to their end.
+            let _ = near.write_all(&bytes).await;
+        });
+        let all = timeout(DEADLINE, frames(far, &[]).collect()).await.expect("an end in time");
+        writing.abort();
+        all
+    }
+
+    /// A masked frame by hand, whose mask is zero: first byte, then the payload.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len();
+        let mut bytes = vec![first];
+        match u8::try_from(length) {
+            Ok(short) if short < 126 => bytes.push(0x80 | short),
+            _ => {
+                let length = u16::try_from(length).expect("a frame of the middle size");
+                bytes.push(0x80 | 126);
+                bytes.extend(length.to_be_bytes());
+            }
+        }
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    /// The head of a masked frame that claims a length of eight bytes, and nothing after it.
+    fn claim(first: u8, length: u64) -> Vec<u8> {
+        [&[first, 0x80 | 127][..], &length.to_be_bytes()].concat()
+    }
+
+    fn text_of(text: &str) -> Inbound {
+        Inbound::Message(Received::Text(text.into()))
+    }
+
+    #[actix_web::test]
+    async fn bytes_become_messages() {
+        let long = "x".repeat(LIMIT);
+        let half = &long[..LIMIT / 2];
+        let ping = || Inbound::Ping(Bytes::from_static(b"p"));
+        for (case, bytes, expected) in [
+            ("text", frame(0x81, b"hi"), vec![text_of("hi")]),
+            ("really masked", masked(Message::Text("hi".into())), vec![text_of("hi")]),
+            ("empty text", frame(0x81, b""), vec![text_of("")]),
+            (
+                "binary",
+                frame(0x82, b"\xff\0"),
+                vec![Inbound::Message(Received::Binary(Bytes::from_static(b"\xff\0")))],
+            ),
+            (
+                "two",
+                [frame(0x81, b"a"), frame(0x81, b"b")].concat(),
+                vec![text_of("a"), text_of("b")],
+            ),
+            ("just the limit", frame(0x81, long.as_bytes()), vec![text_of(&long)]),
+            (
+                "fragments of just the limit",
+                [frame(0x01, half.as_bytes()), frame(0x80, half.as_bytes())].concat(),
+                vec![text_of(&long)],
+            ),
+            (
+                "fragments with control frames between",
+                [
+                    frame(0x01, b"a"),
+                    frame(0x89, b"p"),
+                    frame(0x00, b""),
+                    frame(0x8a, b"q"),
+                    frame(0x80, b"b"),
+                ]
+                .concat(),
+                vec![ping(), text_of("ab")],
+            ),
+            (
+                "a character cut by fragments",
+                [frame(0x01, b"\xc3"), frame(0x80, b"\xa9")].concat(),
+                vec![text_of("\u{e9}")],
+            ),
+            (
+                "binary fragments",
+                [frame(0x02, b"\xff"), frame(0x80, b"")].concat(),
+                vec![Inbound::Message(Received::Binary(Bytes::from_static(b"\xff")))],
+            ),
+            ("ping", frame(0x89, b"p"), vec![ping()]),
+            ("pong", frame(0x8a, b"p"), vec![]),
+            ("close", frame(0x88, b"\x03\xe8"), vec![Inbound::Close]),
+            ("close without words", frame(0x88, b""), vec![Inbound::Close]),
+            ("half a frame", frame(0x81, b"hi")[..7].to_vec(), vec![]),
+            ("half a head", vec![0x81], vec![]),
+        ] {
+            assert_eq!(inbound(&bytes, 4_096).await, expected, "{case}");
+            assert_eq!(inbound(&bytes, 1).await, expected, "{case}, byte by byte");
+        }
+    }
+
+    #[actix_web::test]
+    async fn who_breaks_a_rule_is_told_which_and_not_heard_any_more() {
+        let long = vec![b'x'; LIMIT];
+        let mut unmasked = frame(0x81, b"");
+        unmasked[1] = 2;
+        for (case, bytes, code) in [
+            ("unmasked", unmasked, CloseCode::PROTOCOL),
+            ("reserved bit 1", frame(0xc1, b"hi"), CloseCode::PROTOCOL),
+            ("reserved bit 2", frame(0xa1, b"hi"), CloseCode::PROTOCOL),
+            ("reserved bit 3", frame(0x91, b"hi"), CloseCode::PROTOCOL),
+            ("opcode 3", frame(0x83, b"hi"), CloseCode::PROTOCOL),
+            ("opcode 7", frame(0x87, b""), CloseCode::PROTOCOL),
+            ("opcode 11", frame(0x8b, b""), CloseCode::PROTOCOL),
+            ("opcode 15", frame(0x8f, b""), CloseCode::PROTOCOL),
+            ("ping in fragments", frame(0x09, b"p"), CloseCode::PROTOCOL),
+            ("long ping", frame(0x89, &[0; 126]), CloseCode::PROTOCOL),
+            ("continuation of nothing", frame(0x80, b"x"), CloseCode::PROTOCOL),
+            ("middle of nothing", frame(0x00, b"x"), CloseCode::PROTOCOL),
+            (
+                "text within fragments",
+                [frame(0x01, b"a"), frame(0x81, b"b")].concat(),
+                CloseCode::PROTOCOL,
+            ),
+            (
+                "fragments within fragments",
+                [frame(0x01, b"a"), frame(0x02, b"b")].concat(),
+                CloseCode::PROTOCOL,
+            ),
+            ("close of one byte", frame(0x88, b"\x03"), CloseCode::PROTOCOL),
+            ("not UTF-8", frame(0x81, b"\xff"), CloseCode::NOT_UTF8),
+            ("half a surrogate pair", frame(0x81, b"\xed\xa0\x80"), CloseCode::NOT_UTF8),
+            (
+                "not UTF-8 in fragments",
+                [frame(0x01, b"\xc3"), frame(0x80, b"x")].concat(),
+                CloseCode::NOT_UTF8,
+            ),
+            ("one byte too many", frame(0x81, &[b'x'; LIMIT + 1]), CloseCode::TOO_BIG),
+            (
+                "the same by its head",
+                frame(0x81, &[b'x'; LIMIT + 1])[..4].to_vec(),
+                CloseCode::TOO_BIG,
+            ),
+            ("a terabyte by its head", claim(0x82, 1 << 40), CloseCode::TOO_BIG),
+            ("more than there can be", claim(0x81, u64::MAX), CloseCode::TOO_BIG),
+            ("a fragment of a terabyte", claim(0x01, 1 << 40), CloseCode::TOO_BIG),
+            (
+                "fragments beyond the limit",
+                [frame(0x01, &long), frame(0x00, b""), frame(0x80, b"x")].concat(),
+                CloseCode::TOO_BIG,
+            ),
+            (
+                "endless fragments",
+                [frame(0x02, b""), frame(0x00, &[0; 10]).repeat(LIMIT)].concat(),
+                CloseCode::TOO_BIG,
+            ),
+        ] {
+            let expected = [Inbound::Broken(code)];
+            let more = [&bytes[..], &frame(0x81, b"more")].concat();
+            assert_eq!(inbound(&more, 65_536).await, expected, "{case}");
+            assert_eq!(inbound(&bytes, 1).await, expected, "{case}, byte by byte");
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_came_behind_the_handshake_comes_first() {
+        let (mut near, far) = duplex(64);
+        near.write_all(&frame(0x81, b"later")[3..]).await.expect("room");
+        drop(near);
+        let early = [frame(0x81, b"early"), frame(0x81, b"later")[..3].to_vec()].concat();
+        let all: Vec<_> = frames(far, &early).collect().await;
+        assert_eq!(all, [text_of("early"), text_of("later")]);
+    }
+
+    #[actix_web::test]
+    async fn between_messages_no_buffer_is_kept() {
+        let (mut near, far) = duplex(4_096);
+        let mut frames = frames(far, &[]);
+        near.write_all(&frame(0x81, &[b'x'; LIMIT])).await.expect("room");
+        assert!(frames.next().await.is_some());
+        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+        assert!(frames.poll_next_unpin(&mut cx).is_pending());
+        assert_eq!(frames.unread.capacity(), 0);
+    }
+
+    /// A client that sends one and the same as fast as it is read.
+    struct Flood {
+        unit: Vec<u8>,
+        read_bytes: Rc<std::cell::Cell<usize>>,
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            while buffer.remaining() >= self.unit.len() {
+                buffer.put_slice(&self.unit);
+            }
+            self.read_bytes.set(self.read_bytes.get() + buffer.filled().len());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_flood_of_nothing_gives_others_a_turn() {
+        for (case, early, unit) in [
+            ("pongs", vec![], frame(0x8a, b"")),
+            ("empty fragments", frame(0x01, b""), frame(0x00, b"")),
+        ] {
+            let read_bytes = Rc::new(std::cell::Cell::new(0));
+            let mut frames = frames(Flood { unit, read_bytes: read_bytes.clone() }, &early);
+            let waker = noop_waker();
+            for turn in 1..=3 {
+                let polled = frames.poll_next_unpin(&mut Context::from_waker(&waker));
+                assert!(polled.is_pending(), "{case}: {polled:?}");
+                assert!(read_bytes.get() <= 2 * turn * TURN_BYTES_MAX, "{case}, turn {turn}");
+                assert!(frames.unread.len() < 16, "{case}: all was decoded");
+            }
+        }
     }
 }

@@ -156,3 +156,54 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IdleGuard<T> {
         self.watch(done, cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const IDLE_MAX: Duration = Duration::from_millis(100);
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn guarded(pipe_bytes: usize) -> (DuplexStream, IdleGuard<DuplexStream>) {
+        let (near, far) = duplex(pipe_bytes);
+        (near, IdleGuard::new(far, IDLE_MAX))
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_stands_still_fails() {
+        let began = Instant::now();
+        let (_near, mut guard) = guarded(1);
+        let read = timeout(DEADLINE, guard.read_u8()).await.expect("an end in time");
+        assert_eq!(read.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        assert!(began.elapsed() >= IDLE_MAX);
+
+        let (_near, mut guard) = guarded(1);
+        let written = timeout(DEADLINE, guard.write_all(b"two")).await.expect("an end in time");
+        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+    }
+
+    #[tokio::test]
+    async fn every_step_counts_from_anew() {
+        let (mut near, mut guard) = guarded(1);
+        let began = Instant::now();
+        let mut pace = tokio::time::interval(IDLE_MAX / 4);
+        let reading = async {
+            for n in 0..8 {
+                assert_eq!(guard.read_u8().await.expect("it goes on"), n);
+            }
+        };
+        let writing = async {
+            for n in 0..8 {
+                pace.tick().await;
+                near.write_u8(n).await.expect("it is read");
+            }
+        };
+        timeout(DEADLINE, async { tokio::join!(reading, writing) }).await.expect("in time");
+        assert!(began.elapsed() > IDLE_MAX, "longer than it may stand still");
+    }
+}

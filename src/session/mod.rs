@@ -13,6 +13,8 @@ pub mod client;
 mod frames;
 pub mod listener;
 mod pump;
+#[cfg(test)]
+mod testing;
 pub mod upgrade;
 mod websocket;
 pub mod worker;

@@ -227,3 +227,152 @@ where
         this.poll_hang_up(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_http::ws::Message;
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::timeout,
+    };
+    use tokio_tungstenite::tungstenite;
+
+    use crate::session::{
+        CloseCode,
+        testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
+        worker::SessionLimits,
+    };
+
+    use super::*;
+
+    const PIPE_BYTES: usize = 1_024;
+
+    async fn order(client: &mut Client, text: &'static str) {
+        client.near.write_all(&masked(Message::Text(text.into()))).await.expect("room in the pipe");
+    }
+
+    async fn ends(client: Client) {
+        timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+    }
+
+    #[actix_web::test]
+    async fn what_a_session_says_is_written_and_a_close_is_answered() {
+        let bench = Bench::new(limits());
+        let (mut socket, pump) = bench.connect(PIPE_BYTES).websocket().await;
+        for said in ["hello", "", "caf\u{e9}"] {
+            socket.send(tungstenite::Message::text(said)).await.expect("an open socket");
+            assert_eq!(text(&mut socket).await, said);
+        }
+        socket.send(tungstenite::Message::Ping("p".into())).await.expect("an open socket");
+        let pong = socket.next().await.expect("an open socket").expect("a message");
+        assert_eq!(pong, tungstenite::Message::Pong("p".into()));
+        socket.close(None).await.expect("an open socket");
+        while let Some(Ok(message)) = socket.next().await {
+            assert!(message.is_close(), "{message}");
+        }
+        timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
+        assert_eq!(bench.sessions.open(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_panic_ends_that_session_alone() {
+        let bench = Bench::new(limits());
+        let (mut other, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        let mut client = bench.connect(PIPE_BYTES);
+        order(&mut client, "join").await;
+        other.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut other).await, "joined");
+        order(&mut client, "panic").await;
+        assert_eq!(client.rest().await, b"\x81\x06joined", "the socket is closed");
+        let outcome = timeout(DEADLINE, client.pump).await.expect("an end in time");
+        assert!(outcome.is_err_and(|error| error.is_panic()));
+        assert_eq!(bench.sessions.open(), 1, "its place is free again");
+
+        bench.publish(r#"{"n":1}"#).await;
+        assert_eq!(text(&mut other).await, r#"{"n":1}"#, "the other goes on");
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_hangs_up_without_a_word_is_gone() {
+        let bench = Bench::new(limits());
+        let client = bench.connect(PIPE_BYTES);
+        drop(client.near);
+        timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+        assert_eq!(bench.sessions.open(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_is_closed_hangs_up_and_reads_away_what_still_comes() {
+        let bench = Bench::new(limits());
+        let mut client = bench.connect(PIPE_BYTES);
+        order(&mut client, "close").await;
+        let mut frame = [0; 4];
+        client.near.read_exact(&mut frame).await.expect("a close frame");
+        assert_eq!(frame[..], close_frame(CloseCode::INTERNAL));
+        for _ in 0..100 {
+            // Once the session is gone there is nobody to read it.
+            if client.near.write_all(&[b'x'; PIPE_BYTES]).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(client.rest().await, b"");
+        drop(client.near);
+        timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+        assert_eq!(bench.sessions.open(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_never_hangs_up_is_not_waited_for() {
+        let bench = Bench::new(limits());
+        let mut client = bench.connect(PIPE_BYTES);
+        order(&mut client, "close").await;
+        assert_eq!(client.rest().await, close_frame(CloseCode::INTERNAL));
+        ends(client).await;
+        assert_eq!(bench.sessions.open(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_idles_is_let_go() {
+        let idle_timeout = Duration::from_millis(50);
+        let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+        let mut client = bench.connect(PIPE_BYTES);
+        assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+        ends(client).await;
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_does_not_read_is_dropped_once_its_outbox_is_full() {
+        for (case, tight) in [
+            ("frames", SessionLimits { outbox_frames_max: 4, ..limits() }),
+            ("bytes", SessionLimits { outbox_bytes_max: 2_000, ..limits() }),
+        ] {
+            let bench = Bench::new(tight);
+            let (mut reader, _pump) = bench.connect(1 << 20).websocket().await;
+            reader.send(tungstenite::Message::text("join")).await.expect("an open socket");
+            assert_eq!(text(&mut reader).await, "joined", "{case}");
+            let mut deaf = bench.connect(64);
+            order(&mut deaf, "join").await;
+            while !deaf.pump.is_finished() {
+                let payload = format!(r#"{{"filler":"{}"}}"#, "x".repeat(200));
+                bench.publish(&payload).await;
+                assert_eq!(text(&mut reader).await, payload, "{case}: the other gets them all");
+            }
+            assert!(deaf.rest().await.len() <= 64, "{case}: what was in the pipe");
+            assert_eq!(bench.sessions.open(), 1, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_write_without_progress_ends_the_session() {
+        let write_timeout = Duration::from_millis(50);
+        let bench = Bench::new(SessionLimits { write_timeout, ..limits() });
+        let mut client = bench.connect(64);
+        for _ in 0..2 {
+            order(&mut client, "forty bytes of an echo that fill the pipe").await;
+        }
+        let mut pump = client.pump;
+        timeout(DEADLINE, &mut pump).await.expect("an end in time").expect("no panic");
+        assert_eq!(bench.sessions.open(), 0);
+    }
+}

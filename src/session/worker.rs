@@ -162,3 +162,84 @@ fn start_fanout(topics: &Topics, introduce: &dyn Fn(&Addr<Fanout>)) -> Rc<Thread
     introduce(&addr);
     Rc::new(ThreadFanout { worker, addr })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::{Bench, limits};
+
+    #[test]
+    fn as_many_are_admitted_as_may_be_and_a_place_that_is_left_is_free() {
+        let sessions = Sessions::new(2);
+        let first = sessions.admit().expect("room");
+        let second = sessions.admit().expect("room");
+        assert_ne!(first.id, second.id);
+        assert!(sessions.admit().is_none());
+        assert_eq!(sessions.open(), 2);
+        drop(first);
+        let third = sessions.admit().expect("room again");
+        assert_ne!(third.id, second.id);
+        assert!(sessions.admit().is_none());
+    }
+
+    #[test]
+    fn nobody_is_admitted_to_a_server_that_stops() {
+        let sessions = Sessions::new(2);
+        let inside = sessions.admit();
+        sessions.close();
+        assert!(sessions.admit().is_none());
+        assert_eq!(sessions.open(), 1, "who is inside stays");
+        drop(inside);
+        assert_eq!(sessions.open(), 0);
+    }
+
+    #[test]
+    fn simultaneous_admissions_never_exceed_the_limit() {
+        let sessions = Sessions::new(100);
+        let admitted: usize = std::thread::scope(|scope| {
+            let crowd = || {
+                let places: Vec<_> = (0..100).filter_map(|_| sessions.admit()).collect();
+                assert!(sessions.open() <= 100);
+                let count = places.len();
+                std::mem::forget(places);
+                count
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(crowd)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!((admitted, sessions.open()), (100, 100));
+    }
+
+    #[actix_web::test]
+    async fn a_fan_out_that_is_gone_is_replaced() {
+        let worker = Bench::new(limits()).worker;
+        let first = worker.fanout();
+        assert_eq!(worker.fanout().addr, first.addr);
+        *worker.fanout.borrow_mut() =
+            Rc::new(ThreadFanout { worker: first.worker, addr: gone(&worker.topics).await });
+        let second = worker.fanout();
+        assert!(second.addr.connected());
+        assert_ne!(second.worker, first.worker);
+    }
+
+    /// The address of a fan-out that has ended.
+    async fn gone(topics: &Topics) -> Addr<Fanout> {
+        let (_, addr) = topics.start_fanout();
+        let arbiter = Arbiter::new();
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let topics = topics.clone();
+        arbiter.spawn_fn(move || {
+            let _ = send.send(topics.start_fanout().1);
+        });
+        drop(addr);
+        let addr = receive.await.expect("a fan-out on a thread of its own");
+        arbiter.stop();
+        let ended = async {
+            while addr.connected() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(crate::session::testing::DEADLINE, ended).await.expect("in time");
+        addr
+    }
+}

@@ -1,0 +1,165 @@
+//! What the tests of this room share: a worker thread's parts, sessions over pipes, and a protocol
+//! that does as it is told.
+
+use std::{rc::Rc, time::Duration};
+
+use actix_http::ws::{Codec, Message};
+use bytes::BytesMut;
+use bytestring::ByteString;
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, DuplexStream, duplex},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+
+use super::{
+    CloseCode, Conversation, Effect, Failure, Received,
+    pump::Transport,
+    websocket,
+    worker::{SessionLimits, Sessions, Worker},
+};
+use crate::{
+    app::AppId,
+    broker::{
+        Destination, EventName, Payload, Publication, Scope, Topics,
+        subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
+        topics::TopicLimits,
+    },
+};
+
+/// How long anything may take before a test fails.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+impl Transport for DuplexStream {
+    fn tune(&self) {}
+    fn give_up(&self) {}
+}
+
+/// Roomy limits; a test tightens the one that it is about.
+pub(super) fn limits() -> SessionLimits {
+    SessionLimits {
+        message_bytes_max: 1_000,
+        outbox_frames_max: 1_024,
+        outbox_bytes_max: 1_000_000,
+        idle_timeout: Duration::from_secs(60),
+        write_timeout: Duration::from_secs(60),
+    }
+}
+
+/// A broker and the calling thread as its only worker.
+pub(super) struct Bench {
+    pub(super) worker: Rc<Worker>,
+    pub(super) sessions: Sessions,
+    topics: Topics,
+}
+
+impl Bench {
+    pub(super) fn new(limits: SessionLimits) -> Self {
+        let topics = Topics::new(TopicLimits {
+            publications_in_flight_max: 64,
+            scopes_per_app_max: 4,
+            wait_max: DEADLINE,
+        });
+        let sessions = Sessions::new(100);
+        let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
+        Self { worker, sessions, topics }
+    }
+
+    /// Starts a session over a pipe that holds this many bytes each way.
+    pub(super) fn connect(&self, pipe_bytes: usize) -> Client {
+        let (near, far) = duplex(pipe_bytes);
+        let admission = self.sessions.admit().expect("room for a session");
+        let pump = websocket::start(far, BytesMut::new(), Obedient, admission, self.worker.clone());
+        Client { near, pump: tokio::task::spawn_local(pump) }
+    }
+
+    /// Publishes to everyone who said `join`.
+    pub(super) async fn publish(&self, payload: &str) {
+        let Place { key: ScopeKey { app, scope }, .. } = place();
+        let event = EventName::parse("e").expect("an event's name");
+        let payload = Payload::parse(payload).expect("a payload");
+        let destination = Destination::General;
+        let publication = Publication { app, scope, destination, event, payload };
+        self.topics.publish(publication).await.expect("to be taken");
+    }
+}
+
+/// The far end of a session, in bytes.
+pub(super) struct Client {
+    pub(super) near: DuplexStream,
+    pub(super) pump: JoinHandle<()>,
+}
+
+impl Client {
+    /// A WebSocket client on this end, and the task of the session.
+    pub(super) async fn websocket(self) -> (WebSocketStream<DuplexStream>, JoinHandle<()>) {
+        (WebSocketStream::from_raw_socket(self.near, Role::Client, None).await, self.pump)
+    }
+
+    /// Reads all there is until the session hangs up, without ever answering.
+    pub(super) async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = timeout(DEADLINE, self.near.read_to_end(&mut bytes)).await;
+        read.expect("the session hangs up in time").expect("a pipe does not fail");
+        bytes
+    }
+}
+
+/// The next message's text.
+pub(super) async fn text(socket: &mut WebSocketStream<DuplexStream>) -> String {
+    let next = timeout(DEADLINE, socket.next()).await.expect("a message in time");
+    let message = next.expect("an open socket").expect("a whole message");
+    message.into_text().expect("text").as_str().to_owned()
+}
+
+/// A close frame from the server, as bytes.
+pub(super) fn close_frame(code: CloseCode) -> Vec<u8> {
+    [&[0x88, 2][..], &code.0.to_be_bytes()].concat()
+}
+
+/// A client's message as bytes.
+pub(super) fn masked(message: Message) -> Vec<u8> {
+    use actix_codec::Encoder;
+    let mut bytes = BytesMut::new();
+    Codec::new().client_mode().encode(message, &mut bytes).expect("a frame");
+    bytes.to_vec()
+}
+
+/// A protocol of orders: `join`, `panic`, `close`; anything else comes back.
+struct Obedient;
+
+impl Conversation for Obedient {
+    fn received(&mut self, message: Received, _: f64) -> Vec<Effect> {
+        let Received::Text(text) = message else { return Vec::new() };
+        match &*text {
+            "join" => vec![Effect::Subscribe(Subscription {
+                place: place(),
+                topic: "everything".into(),
+                format: Format { slot: 0, encode },
+            })],
+            "panic" => panic!("as told"),
+            "close" => vec![Effect::Close(CloseCode::INTERNAL)],
+            _ => vec![Effect::Send(Frame(text))],
+        }
+    }
+
+    fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
+        let answer = if outcome.is_ok() { "joined" } else { "refused" };
+        vec![Effect::Send(Frame(answer.into()))]
+    }
+
+    fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
+        Vec::new()
+    }
+}
+
+fn encode(delivery: &Delivery<'_>) -> Frame {
+    Frame(ByteString::from(delivery.payload.as_str()))
+}
+
+fn place() -> Place {
+    let scope = Scope::parse("public").expect("a scope");
+    Place { key: ScopeKey { app: AppId(1), scope }, channel: None }
+}

@@ -266,7 +266,7 @@ mod tests {
     fn frames<T: AsyncRead + Unpin>(io: T, early: &[u8]) -> Frames<T> {
         let worker = Bench::new(limits()).worker;
         let socket = Rc::new(Socket { io: io.into(), heard: Instant::now().into() });
-        Frames::new(socket, worker, BytesMut::from(early))
+        Frames::new(socket, worker, Rc::default(), BytesMut::from(early))
     }
 
     /// Everything that these bytes amount to, if they arrive so many at a time.

@@ -76,7 +76,7 @@ fn check_joinable(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use actix_web::test::TestRequest;
     use serde_json::{Value, json};
@@ -324,11 +324,8 @@ mod tests {
 
     #[actix_web::test]
     async fn what_cannot_be_taken_now_is_503_with_a_time_to_come_back() {
-        let few = [
-            ("HERALD__LIMITS__PUBLICATIONS_IN_FLIGHT_MAX", "1"),
-            ("HERALD__SOCKET__TOPIC_TIMEOUT", "10ms"),
-        ];
-        let services = TestServices::start_with(&few).await;
+        let services = TestServices::start().await;
+        services.services.topics.finish(Duration::ZERO).await;
         let event = json!({ "topic": "public:foo-app", "event": "msg" });
         let bulk = TestRequest::post()
             .uri("/api/publish/bulk")

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod app_changes;
 mod apps;
 mod audience;
 mod broadcast;
@@ -18,4 +19,6 @@ mod handshake;
 mod ordering;
 mod rooms;
 mod settings;
+mod single_app;
+mod tokens;
 mod triggers;

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod app_changes;
 mod apps;
 mod audience;
 mod broadcast;
@@ -23,4 +24,6 @@ mod ordering;
 mod pushing;
 mod rooms;
 mod settings;
+mod single_app;
+mod tokens;
 mod triggers;

@@ -379,6 +379,25 @@ fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps(
 }
 
 #[test]
+fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
+    let claims =
+        json!({"listen": ["private:foo-app"], "publish": ["private:foo-app"], "exp": NOW_S});
+    let payload = json!({ "guardian_token": token(claims) });
+    let join = format!(r#"["1","1","private:foo-app","phx_join",{payload}]"#);
+    let later_s = NOW_S + 1_000_000.0;
+    let mut talk = Talk::v2();
+    assert_eq!(talk.say(&join).len(), 2);
+    let push = Received::Text(r#"["1","2","private:foo-app","msg",{}]"#.into());
+    let published = talk.conversation.received(push, later_s);
+    assert_eq!(shown(&published[0]), "publish 1/private/#general msg {}");
+    talk.answer(Ok(()));
+    assert_eq!(talk.change(1, [app(1, "foo-app")].into_iter().collect()), [""; 0]);
+    let again = talk.conversation.received(Received::Text(join.into()), later_s);
+    let expired = r#"["1","1","private:foo-app","phx_reply",{"status":"error","response":{"error":"token_expired"}}]"#;
+    assert_eq!(shown(&again[1]), expired);
+}
+
+#[test]
 fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
     let changed: [(&str, fn(App) -> App); 4] = [
         ("deactivated", |app| App { active: false, ..app }),

@@ -62,6 +62,12 @@ impl Request {
         self
     }
 
+    /// The value of a header that was given.
+    pub fn header_value(&self, name: &str) -> Option<&str> {
+        let given = self.headers.iter().find(|(given, _)| given == name);
+        given.map(|(_, value)| value.as_str())
+    }
+
     pub fn basic(self, user: &str, password: &str) -> Self {
         let encoded = STANDARD.encode(format!("{user}:{password}"));
         self.header("authorization", &format!("Basic {encoded}"))

@@ -1,0 +1,319 @@
+//! Changes of an app under its running sessions: they act at once, everywhere, wherever they were
+//! made. What the admin API's own calls answer is `apps`'s matter.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    tokens::{signed, token},
+    *,
+};
+use herald::{
+    app::{
+        Slug,
+        change::{self, Update},
+        fields::AppFields,
+        store::AppStore,
+    },
+    settings::Settings,
+};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+const OPERATORS: &str = "the operator's own key, 32 bytes and more";
+const PRIVATE: &str = "private:foo-app";
+const PUBLIC: &str = "public:foo-app";
+
+async fn foo_app(server: &TestServer) -> App {
+    server.create_app(json!({ "name": "foo-app", "client_events": "all" })).await
+}
+
+fn claims() -> Value {
+    json!({ "listen": ["private:*"], "publish": ["private:*", "public:*"] })
+}
+
+fn ticket(app: &App) -> Value {
+    json!({ "guardian_token": token(app, &claims()) })
+}
+
+fn ended(topic: &str) -> Value {
+    json!([null, null, topic, "phx_error", { "reason": "channel_crash" }])
+}
+
+/// The end of a join as this version spells it: its refs are those of the join.
+async fn hears_the_end(socket: &mut Socket, vsn: &str, topic: &str, case: &str) {
+    let mut expected = ended(topic);
+    expected[1] = json!("1");
+    expected[0] = if vsn == V2 { json!("1") } else { Value::Null };
+    assert_eq!(socket.next().await, expected, "{case}");
+}
+
+#[tokio::test]
+async fn a_session_of_several_apps_loses_what_is_forbidden_and_keeps_the_rest() {
+    for (case, change, keeps_public) in [
+        ("deactivated", json!({ "active": false }), false),
+        ("renamed", json!({ "name": "new-app" }), false),
+        ("new secret", json!({ "secret": "a-new-secret-of-length" }), true),
+        ("another site's", json!({ "allowed_origins": ["https://other.example"] }), false),
+    ] {
+        let server = TestServer::start();
+        let app = foo_app(&server).await;
+        let mut sockets = Vec::new();
+        for vsn in [V1, V2] {
+            let path = format!("/socket/websocket?vsn={vsn}");
+            let origin = [("origin", "https://own.example")];
+            let (mut socket, _) = Socket::open_with(&server, &path, &origin).await.expect("let in");
+            socket.join("public:test-app", json!({})).await;
+            socket.join(PRIVATE, ticket(&app)).await;
+            socket.join(PUBLIC, json!({})).await;
+            sockets.push((vsn, socket));
+        }
+        server.update_app("foo-app", change).await;
+        for (vsn, socket) in &mut sockets {
+            let case = format!("{case}, {vsn}");
+            hears_the_end(socket, vsn, PRIVATE, &case).await;
+            if !keeps_public {
+                hears_the_end(socket, vsn, PUBLIC, &case).await;
+            }
+            socket.assert_quiet().await;
+            let refused = socket.try_join(PRIVATE, ticket(&app)).await;
+            assert_eq!(refused["status"], "error", "{case}");
+            socket.push(json!([null, "5", PRIVATE, "msg", {}])).await;
+            let unmatched =
+                json!({ "status": "error", "response": { "reason": "unmatched topic" } });
+            assert_eq!(socket.next().await[4], unmatched, "{case}");
+        }
+        let event = json!({ "topic": "t", "event": "e" });
+        server.trigger(&App::seeded(), event).await;
+        for (vsn, socket) in &mut sockets {
+            let goes_on = json!([null, null, "public:test-app", "t:e", {}]);
+            assert_eq!(socket.next().await, goes_on, "{case}, {vsn}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_this_app_alone_is_closed_to_come_back_and_be_judged_anew() {
+    for vsn in [V1, V2] {
+        let server = TestServer::start();
+        let app = foo_app(&server).await;
+        let mut idle = Socket::connect(&server, vsn).await;
+        let mut socket = Socket::connect(&server, vsn).await;
+        socket.join(PRIVATE, ticket(&app)).await;
+        socket.join(PUBLIC, json!({})).await;
+        let changed = server.update_app("foo-app", json!({ "secret": "" })).await;
+        assert_eq!(socket.rest().await, (vec![], 1001), "{vsn}");
+        let mut again = Socket::connect(&server, vsn).await;
+        again.join(PRIVATE, ticket(&changed)).await;
+        idle.assert_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_secret_takes_the_old_claims_also_from_a_join_that_stays() {
+    let server = TestServer::start();
+    let app = server.create_app(json!({ "name": "foo-app" })).await;
+    let path = format!("/socket/websocket?vsn=2.0.0&guardian_token={}", token(&app, &claims()));
+    let mut socket = Socket::open(&server, &path).await;
+    socket.join(PUBLIC, json!({})).await;
+    let push = json!(["1", "5", PUBLIC, "msg", {}]);
+    socket.push(push.clone()).await;
+    assert_eq!(socket.next().await, json!([null, null, PUBLIC, "msg", {}]));
+    server.update_app("foo-app", json!({ "secret": "" })).await;
+    socket.push(push).await;
+    let denied = json!(["1", "5", PUBLIC, "phx_reply", { "status": "error", "response": {} }]);
+    assert_eq!(socket.next().await, denied);
+    let bad = json!({ "status": "error", "response": { "error": "invalid_token" } });
+    assert_eq!(socket.try_join("private:foo-app", json!({})).await, bad);
+}
+
+#[tokio::test]
+async fn shared_tokens_switched_off_end_what_the_operators_key_opened() {
+    let server = TestServer::start_with(|settings| {
+        settings.secrets.guardian_secret = Some(OPERATORS.into());
+    });
+    let app = server.create_app(json!({ "name": "foo-app", "shared_tokens": true })).await;
+    let shared = json!({ "guardian_token": signed(OPERATORS, &claims()) });
+    let (mut by_operator, mut by_app) =
+        (Socket::connect(&server, V2).await, Socket::connect(&server, V1).await);
+    by_operator.join(PRIVATE, shared.clone()).await;
+    by_app.join(PRIVATE, ticket(&app)).await;
+    server.update_app("foo-app", json!({ "shared_tokens": false })).await;
+    assert_eq!(by_operator.closed().await, 1001);
+    by_app.assert_quiet().await;
+    let mut again = Socket::connect(&server, V2).await;
+    let bad = json!({ "status": "error", "response": { "error": "invalid_token" } });
+    assert_eq!(again.try_join(PRIVATE, shared.clone()).await, bad);
+    server.update_app("foo-app", json!({ "shared_tokens": true })).await;
+    again.join(PRIVATE, shared).await;
+}
+
+#[tokio::test]
+async fn client_events_switched_act_on_the_very_next_push() {
+    let server = TestServer::start();
+    foo_app(&server).await;
+    let mut sockets = Vec::new();
+    for vsn in [V1, V2] {
+        let mut socket = Socket::connect(&server, vsn).await;
+        socket.join(PUBLIC, json!({})).await;
+        sockets.push(socket);
+    }
+    for client_events in ["none", "all", "authorized", "all"] {
+        server.update_app("foo-app", json!({ "client_events": client_events })).await;
+        for pusher in 0..sockets.len() {
+            sockets[pusher].push(json!([null, "5", PUBLIC, "msg", { "by": pusher }])).await;
+            if client_events != "all" {
+                let reply = sockets[pusher].next().await;
+                let denied = json!({ "status": "error", "response": {} });
+                assert_eq!(reply[4], denied, "{client_events}");
+                continue;
+            }
+            for socket in &mut sockets {
+                let expected = json!([null, null, PUBLIC, "msg", { "by": pusher }]);
+                assert_eq!(socket.next().await, expected);
+            }
+        }
+    }
+    for socket in &mut sockets {
+        socket.assert_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_app_leaves_nothing_to_one_that_takes_its_name() {
+    let server = TestServer::start();
+    let old = foo_app(&server).await;
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    socket.join(PRIVATE, ticket(&old)).await;
+    assert_eq!(server.admin("DELETE", "/api/admin/apps/foo-app", None).await.status, 204);
+    let new = foo_app(&server).await;
+    hears_the_end(&mut socket, V2, PRIVATE, "deleted").await;
+    let mut own = Socket::connect(&server, V2).await;
+    own.join(PRIVATE, ticket(&new)).await;
+    server.trigger(&new, json!({ "topic": "t", "event": "e", "scope": "private" })).await;
+    assert_eq!(own.next().await, json!([null, null, PRIVATE, "t:e", {}]));
+    socket.assert_quiet().await;
+    let bad = json!({ "status": "error", "response": { "error": "invalid_token" } });
+    assert_eq!(socket.try_join(PRIVATE, ticket(&old)).await, bad);
+}
+
+/// Changes an app as the command line does: with a connection of its own, past the registry.
+async fn change_behind_its_back(server: &TestServer, fields: Value) {
+    let database = format!("sqlite://{}/herald.db", server.dir.path().display());
+    let env = [("HERALD_ENV", "test"), ("DATABASE_URL", database.as_str())];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = Settings::load_from(env.into_iter(), None).expect("test settings");
+    let store = AppStore::connect(&settings.database).await.expect("the same database");
+    let slug = Slug::parse("foo-app").expect("a slug");
+    let fields = AppFields::read(fields.as_object().expect("fields"));
+    let update = change::update(&store, &slug, fields).await.expect("a change");
+    assert!(matches!(update, Update { is_changed: true, .. }));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_change_made_elsewhere_acts_within_the_refresh() {
+    let refresh = Duration::from_millis(50);
+    let server = TestServer::start_with(|settings| settings.registry.refresh = refresh);
+    let app = foo_app(&server).await;
+    let (mut alone, mut shared) =
+        (Socket::connect(&server, V2).await, Socket::connect(&server, V1).await);
+    alone.join(PUBLIC, json!({})).await;
+    shared.join("public:test-app", json!({})).await;
+    shared.join(PRIVATE, ticket(&app)).await;
+    change_behind_its_back(&server, json!({ "active": false })).await;
+    let since = Instant::now();
+    assert_eq!(alone.closed().await, 1001);
+    hears_the_end(&mut shared, V1, PRIVATE, "deactivated elsewhere").await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    let unmatched = json!({ "status": "error", "response": { "reason": "unmatched topic" } });
+    assert_eq!(shared.try_join(PUBLIC, json!({})).await, unmatched);
+    let url = server.url("/api/apps/foo-app/events");
+    let event = json!({ "topic": "t", "event": "e" });
+    let call = request("POST", url).basic(&app.key, &app.secret).json(&event);
+    assert_eq!(call.send().await.status, 401);
+}
+
+#[tokio::test]
+async fn a_trigger_whose_body_was_on_its_way_is_judged_by_the_app_as_it_is_then() {
+    let server = TestServer::start();
+    let app = foo_app(&server).await;
+    let mut listener = Socket::connect(&server, V2).await;
+    listener.join("public:test-app", json!({})).await;
+    let body = r#"{"topic":"t","event":"e"}"#;
+    let basic = request("POST", "").basic(&app.key, &app.secret);
+    let head = format!(
+        "POST /api/apps/foo-app/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        basic.header_value("authorization").expect("credentials"),
+        body.len(),
+    );
+    let mut slow = TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection");
+    slow.write_all(head.as_bytes()).await.expect("sent");
+    slow.write_all(&body.as_bytes()[..5]).await.expect("sent");
+    server.update_app("foo-app", json!({ "secret": "" })).await;
+    slow.write_all(&body.as_bytes()[5..]).await.expect("sent");
+    let mut answer = String::new();
+    let read = tokio::io::AsyncReadExt::read_to_string(&mut slow, &mut answer);
+    tokio::time::timeout(DEADLINE, read).await.expect("in time").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    listener.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_join_that_crosses_a_deactivation_never_survives_it() {
+    const CLIENTS: usize = 20;
+    const ROUNDS: usize = 5;
+    let server = TestServer::start_with(|settings| settings.server.workers = 3);
+    let app = foo_app(&server).await;
+    for round in 0..ROUNDS {
+        let mut sockets = Vec::new();
+        for nth in 0..CLIENTS {
+            let vsn = if nth % 2 == 0 { V1 } else { V2 };
+            let mut socket = Socket::connect(&server, vsn).await;
+            // Another app's topic keeps the session open, so that a survivor could be seen.
+            socket.join("public:test-app", json!({})).await;
+            sockets.push(socket);
+        }
+        let joins = async {
+            for topic in [PUBLIC, PRIVATE, "public:foo-app:room", "private:foo-app:room"] {
+                for socket in &mut sockets {
+                    socket.push(json!(["1", "1", topic, "phx_join", ticket(&app)])).await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let deactivation = server.update_app("foo-app", json!({ "active": false }));
+        tokio::join!(joins, deactivation);
+        for socket in &mut sockets {
+            // Whatever came of each, pushing to it now is like pushing to what was never joined.
+            for topic in [PUBLIC, PRIVATE, "public:foo-app:room", "private:foo-app:room"] {
+                socket.push(json!([null, "push", topic, "msg", {}])).await;
+            }
+            socket.push(json!([null, "last", "phoenix", "heartbeat", {}])).await;
+            let mut alive = 0;
+            loop {
+                let frame = socket.next().await;
+                match (frame[1].as_str(), frame[3].as_str()) {
+                    (Some("last"), _) => break,
+                    (Some("push"), _) => assert_eq!(frame[4]["status"], "error", "{frame}"),
+                    (_, Some("phx_reply")) => alive += i32::from(frame[4]["status"] == "ok"),
+                    (_, Some("phx_error")) => alive -= 1,
+                    _ => panic!("round {round}: {frame} after the deactivation"),
+                }
+            }
+            // Ends that were announced but not written when the heartbeat was answered.
+            for _ in 0..alive {
+                assert_eq!(socket.next().await[3], "phx_error", "round {round}");
+            }
+        }
+        let app = server.update_app("foo-app", json!({ "active": true })).await;
+        for scope in ["public", "private"] {
+            let event = json!({ "topic": "#general", "event": "msg", "scope": scope });
+            server.trigger(&app, event).await;
+        }
+        for socket in &mut sockets {
+            socket.assert_quiet().await;
+        }
+    }
+}

@@ -24,6 +24,9 @@ use super::{CloseCode, Received, worker::Worker};
 /// pongs and empty fragments, would else be read for as long as they keep coming.
 const TURN_BYTES_MAX: usize = 64 * 1024;
 
+/// The mask in the head of every frame from a client.
+const MASK_BYTES: usize = 4;
+
 /// What a client's bytes amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Inbound {
@@ -119,8 +122,9 @@ impl<T: AsyncRead + Unpin> Frames<T> {
     /// The next thing that the bytes at hand amount to, if they suffice.
     fn decode(&mut self) -> Result<Option<Inbound>, CloseCode> {
         while !self.unread.is_empty() {
-            if claimed_bytes(&self.unread) > self.message_bytes_max as u64 {
-                return Err(CloseCode::TOO_BIG);
+            match whole_frame_bytes(&self.unread, self.message_bytes_max)? {
+                Some(bytes) if bytes <= self.unread.len() => {}
+                _ => break,
             }
             let Some(frame) = self.codec.decode(&mut self.unread).map_err(|e| close_code(&e))?
             else {
@@ -234,16 +238,31 @@ fn close_code(error: &ProtocolError) -> CloseCode {
     }
 }
 
-/// How long the frame at the head says it is. The codec would only judge it once it is all there,
-/// and collect it until then.
-fn claimed_bytes(head: &[u8]) -> u64 {
-    match head {
-        [_, b, hi, lo, ..] if b & 0x7f == 126 => u64::from(u16::from_be_bytes([*hi, *lo])),
-        [_, b, rest @ ..] if b & 0x7f == 127 => match rest.first_chunk::<8>() {
-            Some(length) => u64::from_be_bytes(*length),
-            None => 0,
-        },
-        _ => 0,
+/// How long the frame at the front is with its head, once that can be told.
+///
+/// The head is read here before the codec does, for the codec judges a length only once all of the
+/// frame is there, and makes room for it until then: a megabyte for who merely claims one.
+///
+/// # Errors
+/// What breaks a rule whatever may follow.
+fn whole_frame_bytes(bytes: &[u8], payload_bytes_max: usize) -> Result<Option<usize>, CloseCode> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    let (is_last, is_control) = (first & 0x80 != 0, first & 0x08 != 0);
+    let (is_masked, length) = (second & 0x80 != 0, second & 0x7f);
+    if !is_masked || first & 0x70 != 0 || is_control && (length > 125 || !is_last) {
+        return Err(CloseCode::PROTOCOL);
+    }
+    let length = match length {
+        126 => rest.first_chunk().map(|length| (2, u64::from(u16::from_be_bytes(*length)))),
+        127 => rest.first_chunk().map(|length| (8, u64::from_be_bytes(*length))),
+        length => Some((0, u64::from(length))),
+    };
+    let Some((length_bytes, payload_bytes)) = length else { return Ok(None) };
+    match usize::try_from(payload_bytes) {
+        Ok(payload_bytes) if payload_bytes <= payload_bytes_max => {
+            Ok(Some(2 + length_bytes + MASK_BYTES + payload_bytes))
+        }
+        _ => Err(CloseCode::TOO_BIG),
     }
 }
 
@@ -382,6 +401,7 @@ mod tests {
             ("opcode 11", frame(0x8b, b""), CloseCode::PROTOCOL),
             ("opcode 15", frame(0x8f, b""), CloseCode::PROTOCOL),
             ("ping in fragments", frame(0x09, b"p"), CloseCode::PROTOCOL),
+            ("huge ping by its head", claim(0x89, 1 << 40), CloseCode::PROTOCOL),
             ("long ping", frame(0x89, &[0; 126]), CloseCode::PROTOCOL),
             ("continuation of nothing", frame(0x80, b"x"), CloseCode::PROTOCOL),
             ("middle of nothing", frame(0x00, b"x"), CloseCode::PROTOCOL),
@@ -449,6 +469,16 @@ mod tests {
         let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
         assert!(frames.poll_next_unpin(&mut cx).is_pending());
         assert_eq!(frames.unread.capacity(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_claim_makes_no_room_for_what_has_not_come() {
+        let (mut near, far) = duplex(4_096);
+        let mut frames = frames(far, &[]);
+        near.write_all(&frame(0x81, &[b'x'; LIMIT])[..10]).await.expect("room");
+        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+        assert!(frames.poll_next_unpin(&mut cx).is_pending());
+        assert!(frames.unread.capacity() < LIMIT / 2, "{}", frames.unread.capacity());
     }
 
     /// A client that sends one and the same as fast as it is read.

@@ -46,16 +46,6 @@ pub async fn get(url: String) -> Answer {
     request("GET", url).send().await
 }
 
-/// POST of JSON without credentials.
-pub async fn post_json(url: String, body: &Value) -> Answer {
-    request("POST", url).json(body).send().await
-}
-
-/// POST of a form without credentials.
-pub async fn post_form(url: String, form: &str) -> Answer {
-    request("POST", url).form(form).send().await
-}
-
 impl Request {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));

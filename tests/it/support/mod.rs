@@ -8,7 +8,7 @@ pub mod server;
 pub mod socket;
 pub mod tokens;
 
-pub use http::{Answer, get, post_form, post_json, request};
+pub use http::{Answer, get, request};
 pub use server::{App, TestServer};
 pub use socket::{Socket, V1, V2};
 

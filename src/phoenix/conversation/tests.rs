@@ -399,7 +399,8 @@ fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
 
 #[test]
 fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
-    let changed: [(&str, fn(App) -> App); 4] = [
+    type Change = (&'static str, fn(App) -> App);
+    let changed: [Change; 4] = [
         ("deactivated", |app| App { active: false, ..app }),
         ("renamed", |app| App { slug: Slug::parse("new-app").expect("a slug"), ..app }),
         ("new secret", |app| App { secret: SecretString::from("another-secret-0123"), ..app }),

@@ -303,6 +303,11 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "limits.outbox_frames_max (from HERALD__LIMITS__OUTBOX_FRAMES_MAX): must be a whole number from 1 to 1000000, not \"0\"",
         ),
         (
+            "HERALD__LIMITS__PUBLICATIONS_IN_FLIGHT_MAX",
+            "99",
+            "limits.publications_in_flight_max (from HERALD__LIMITS__PUBLICATIONS_IN_FLIGHT_MAX): must be a whole number from 100 to 1000000, not \"99\"",
+        ),
+        (
             "HERALD__LIMITS__MESSAGE_BYTES_MAX",
             "32768",
             "limits.message_bytes_max (from HERALD__LIMITS__MESSAGE_BYTES_MAX): must be more than limits.client_event_bytes_max, 32768 bytes, not 32768",

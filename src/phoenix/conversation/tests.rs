@@ -399,21 +399,21 @@ fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
 
 #[test]
 fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
-    type Change = (&'static str, fn(App) -> App);
-    let changed: [Change; 4] = [
-        ("deactivated", |app| App { active: false, ..app }),
-        ("renamed", |app| App { slug: Slug::parse("new-app").expect("a slug"), ..app }),
-        ("new secret", |app| App { secret: SecretString::from("another-secret-0123"), ..app }),
-        ("no client events", |app| App { client_events: ClientEvents::None, ..app }),
+    let old = || app(1, "foo-app");
+    let changed = [
+        ("deactivated", App { active: false, ..old() }),
+        ("renamed", app(1, "new-app")),
+        ("new secret", App { secret: SecretString::from("another-secret-0123"), ..old() }),
+        ("no client events", App { client_events: ClientEvents::None, ..old() }),
     ];
     let claims = json!({"listen": ["private:foo-app"], "publish": ["private:foo-app"]});
     let payload = json!({ "guardian_token": token(claims) });
-    for (case, change) in changed {
+    for (case, changed) in changed {
         let mut talk = Talk::v2();
         talk.say(&format!(r#"["1","1","private:foo-app","phx_join",{payload}]"#));
         let push = r#"["1","2","private:foo-app","msg",{}]"#;
         assert_eq!(talk.say(push), ["publish 1/private/#general msg {}"], "{case}");
-        talk.rules.directory.replace([change(app(1, "foo-app"))].into_iter().collect());
+        talk.rules.directory.replace([changed].into_iter().collect());
         let denied = r#"["1","2","private:foo-app","phx_reply",{"status":"error","response":{}}]"#;
         assert_eq!(talk.say(push), [denied], "{case}");
     }

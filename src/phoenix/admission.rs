@@ -223,6 +223,8 @@ impl RefusedOrigins {
 
     /// Logs a refusal once, with the setting that would let the origin in.
     pub fn log(&self, origin: &str, remedy: &str) {
+        // What stands behind an origin is no part of it, and may be what no log should hold.
+        let origin = origin.split(['?', '#']).next().unwrap_or_default();
         let shown: String = origin.chars().take(Self::SHOWN_CHARS_MAX).collect();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < Self::REMEMBERED_MAX && seen.insert((shown.clone(), remedy.to_owned())) {

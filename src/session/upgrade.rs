@@ -31,16 +31,16 @@ use super::{
 /// How long a refused client may take to read its answer.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A request for an upgrade, or for what only an upgrade can give.
-#[derive(Debug)]
+/// A request for an upgrade, or for what only an upgrade can give. It cannot be printed: its query
+/// and its headers may hold tokens.
 pub struct Handshake<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its path.
     pub path: &'a str,
-    /// Its query string; it may hold tokens.
+    /// Its query string.
     pub query: &'a str,
-    /// Its headers; they may hold tokens.
+    /// Its headers.
     pub headers: &'a HeaderMap,
     /// The address at the other end of the socket.
     pub peer: Option<SocketAddr>,

@@ -4,11 +4,14 @@
 //! would have come after it.
 
 pub mod http;
+pub mod process;
+pub mod raw;
 pub mod server;
 pub mod socket;
 pub mod tokens;
 
-pub use http::{Answer, get, request};
+pub use http::{get, request};
+pub use process::Process;
 pub use server::{App, TestServer};
 pub use socket::{Socket, V1, V2};
 

@@ -77,6 +77,11 @@ impl TestServer {
         Self { port, dir, stop, thread: Some(thread) }
     }
 
+    /// A server that somebody else runs and stops, as far as it can be talked to.
+    pub fn elsewhere(port: u16, dir: TempDir) -> Self {
+        Self { port, dir, stop: Stop::default(), thread: None }
+    }
+
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)

@@ -222,6 +222,11 @@ impl Socket {
         }
     }
 
+    /// The stream underneath, for those who have no use for the rest.
+    pub fn into_tcp(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+
     /// The stream underneath, for those who break the rules.
     pub fn tcp(&mut self) -> &mut TcpStream {
         self.stream.get_mut()

@@ -1,0 +1,279 @@
+//! How a server ends: in order when asked, and without damage when it is not asked.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use crate::support::{raw, server::ADMIN, *};
+
+/// Waits until the server says that it drains, while it still says anything.
+async fn until_draining(server: &TestServer) {
+    let draining = async { while get(server.url("/ready")).await.status == 200 {} };
+    timeout(DEADLINE, draining).await.expect("the shutdown begins in time");
+}
+
+/// A client that holds a stop up for as long as it may: connected, and never reading.
+async fn stuck(server: &TestServer) -> Socket {
+    let mut socket = Socket::connect(server, V2).await;
+    socket.join("public:test-app:stuck", json!({})).await;
+    let filler = "x".repeat(100_000);
+    for _ in 0..60 {
+        let event = json!({"topic": "stuck", "event": "e", "payload": {"x": filler}});
+        server.trigger(&App::seeded(), event).await;
+    }
+    socket
+}
+
+/// Roomy enough for a stuck client to stay one until the end.
+fn patient(settings: &mut herald::settings::Settings) {
+    settings.limits.outbox_bytes_max = 1 << 30;
+    settings.limits.outbox_frames_max = 100_000;
+    settings.socket.write_timeout = Duration::from_secs(60);
+}
+
+#[tokio::test]
+async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_is_stuck() {
+    let shutdown_timeout = Duration::from_secs(4);
+    let mut server = TestServer::start_with(|settings| {
+        patient(settings);
+        settings.server.shutdown_timeout = shutdown_timeout;
+    });
+    let mut socket = Socket::connect(&server, V2).await;
+    let _stuck = stuck(&server).await;
+    let began = Instant::now();
+    server.begin_stop();
+    assert_eq!(socket.closed().await, 1012);
+    until_draining(&server).await;
+    let ready = get(server.url("/ready")).await;
+    assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("draining")));
+    let health = get(server.url("/health")).await;
+    assert_eq!((health.status, health.body.as_str()), (200, r#"{"status":"ok"}"#));
+    for vsn in [V1, V2] {
+        let path = format!("/socket/websocket?vsn={vsn}");
+        assert_eq!(Socket::refused(&server, &path, &[]).await.0, 503, "{vsn}");
+    }
+    let app = App::seeded();
+    let trigger = request("POST", server.url("/api/apps/test-app/events"));
+    let event = json!({"topic": "t", "event": "e"});
+    let answer = trigger.basic(&app.key, &app.secret).json(&event).send().await;
+    assert_eq!(answer.status, 503, "nobody would hear it: {}", answer.body);
+    assert!(answer.header("retry-after").is_some());
+    assert!(began.elapsed() < shutdown_timeout, "all of this within the draining");
+    server.stop();
+    assert!(began.elapsed() < shutdown_timeout + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
+    let mut server = TestServer::start_with(|settings| settings.server.workers = 2);
+    let mut sockets = Vec::new();
+    for nth in 0..40 {
+        let mut socket = Socket::connect(&server, [V1, V2][nth % 2]).await;
+        if nth % 4 < 2 {
+            socket.join("public:test-app", json!({})).await;
+        }
+        sockets.push(socket);
+    }
+    // A connection that only might ask again, and one that has not finished asking.
+    let mut idle = raw::connect(&server).await;
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("room");
+    assert_eq!(raw::answer(&mut idle).await.0, 200);
+    let mut half = raw::connect(&server).await;
+    half.write_all(b"GET /hea").await.expect("room");
+    let began = Instant::now();
+    server.begin_stop();
+    let codes = join_all(sockets.iter_mut().map(Socket::closed)).await;
+    assert_eq!(codes.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([1012]));
+    drop(sockets);
+    raw::hung_up(&mut idle).await;
+    raw::hung_up(&mut half).await;
+    server.stop();
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_delivered_before_the_close() {
+    const PUBLISHERS: usize = 8;
+    let server = TestServer::start_with(|settings| settings.server.workers = 2);
+    let mut sockets = Vec::new();
+    for nth in 0..6 {
+        let mut socket = Socket::connect(&server, [V1, V2][nth % 2]).await;
+        socket.join("public:test-app", json!({})).await;
+        sockets.push(socket);
+    }
+    let url = server.url("/api/apps/test-app/events");
+    let publishers = (0..PUBLISHERS).map(|publisher| {
+        let url = url.clone();
+        tokio::task::spawn_blocking(move || {
+            let agent: ureq::Agent =
+                ureq::Agent::config_builder().http_status_as_error(false).build().into();
+            let mut accepted = Vec::new();
+            for n in 0.. {
+                let id = format!("{publisher}-{n}");
+                let event = json!({"topic": "t", "event": "e", "payload": {"id": id}});
+                let request = agent.post(&url).header("content-type", "application/json").header(
+                    "authorization",
+                    "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=",
+                );
+                match request.send(event.to_string()) {
+                    Ok(answer) if answer.status() == 200 => accepted.push(id),
+                    // Refused, or the server is gone: the end has come.
+                    _ => return accepted,
+                }
+            }
+            accepted
+        })
+    });
+    let publishers: Vec<_> = publishers.collect();
+    let receiving = sockets.into_iter().map(|mut socket| {
+        tokio::spawn(async move {
+            let (frames, code) = socket.rest().await;
+            (frames, code)
+        })
+    });
+    let receiving: Vec<_> = receiving.collect();
+    // In full swing: one more who has seen a hundred of them begins the stop.
+    let mut witness = Socket::connect(&server, V2).await;
+    witness.join("public:test-app", json!({})).await;
+    for _ in 0..100 {
+        witness.frame().await;
+    }
+    server.begin_stop();
+    assert_eq!(witness.rest().await.1, 1012);
+    let accepted = timeout(2 * DEADLINE, join_all(publishers)).await.expect("an end in time");
+    let accepted: Vec<String> =
+        accepted.into_iter().flat_map(|one| one.expect("a publisher")).collect();
+    assert!(accepted.len() >= 100, "{}", accepted.len());
+    for received in join_all(receiving).await {
+        let (frames, code) = received.expect("a receiver");
+        assert_eq!(code, 1012);
+        for id in &accepted {
+            let needle = format!(r#"{{"id":"{id}"}}"#);
+            let times = frames.iter().filter(|frame| frame.contains(&needle)).count();
+            assert_eq!(times, 1, "{id} was accepted");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_process_in_order_and_in_time() {
+    for name in ["TERM", "INT"] {
+        let mut process = Process::start(&[]);
+        let mut joined = Socket::connect(&process.server, V2).await;
+        joined.join("public:test-app", json!({})).await;
+        let mut idle = Socket::connect(&process.server, V1).await;
+        let began = Instant::now();
+        process.signal(name);
+        for socket in [&mut joined, &mut idle] {
+            assert_eq!(socket.closed().await, 1012, "{name}");
+        }
+        drop((joined, idle));
+        assert_eq!(process.ended().code(), Some(0), "{name}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
+    let mut process = Process::start(&[
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "3s"),
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+    ]);
+    let _stuck = stuck(&process.server).await;
+    let began = Instant::now();
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let mut process = Process::start(&[
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "60s"),
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+    ]);
+    let _stuck = stuck(&process.server).await;
+    process.signal("TERM");
+    until_draining(&process.server).await;
+    let began = Instant::now();
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_crash_amid_writes_leaves_the_database_whole_and_what_was_answered_in_it() {
+    let mut process = Process::start(&[]);
+    let mut answered = BTreeSet::from(["test-app".to_owned()]);
+    for round in 0..3 {
+        let url = process.server.url("/api/admin/apps");
+        let writers = (0..4).map(|writer| {
+            let url = url.clone();
+            tokio::task::spawn_blocking(move || write_until_it_dies(&url, round, writer))
+        });
+        let writers: Vec<_> = writers.collect();
+        // In full swing: some are there already.
+        let swing = async {
+            loop {
+                let apps = process.server.admin("GET", "/api/admin/apps", None).await.json();
+                if apps["data"].as_array().is_some_and(|apps| apps.len() > answered.len() + 8) {
+                    return;
+                }
+            }
+        };
+        timeout(DEADLINE, swing).await.expect("writers write");
+        let dir = process.crash();
+        let written = timeout(DEADLINE, join_all(writers)).await.expect("an end in time");
+        answered.extend(written.into_iter().flat_map(|one| one.expect("a writer")));
+
+        let database = format!("sqlite://{}/herald.db", dir.path().display());
+        let connection = Database::connect(database).await.expect("a database");
+        let check = Statement::from_string(DbBackend::Sqlite, "PRAGMA integrity_check");
+        let verdict = connection.query_one_raw(check).await.expect("a check").expect("a verdict");
+        assert_eq!(verdict.try_get_by_index::<String>(0).expect("text"), "ok");
+        connection.close().await.expect("an end");
+
+        process = Process::start_in(dir, &[]);
+        let apps = process.server.admin("GET", "/api/admin/apps", None).await.json();
+        let apps = apps["data"].as_array().expect("a list").iter();
+        let slugs: BTreeSet<_> =
+            apps.map(|app| app["slug"].as_str().expect("a slug").to_owned()).collect();
+        let lost: Vec<_> = answered.difference(&slugs).collect();
+        assert!(lost.is_empty(), "answered with 201, and gone: {lost:?}");
+        answered = slugs;
+        let mut socket = Socket::connect(&process.server, V2).await;
+        socket.join("public:test-app", json!({})).await;
+        process.server.trigger(&App::seeded(), json!({"topic": "t", "event": "e"})).await;
+        assert_eq!(socket.next().await[3], "t:e");
+    }
+}
+
+/// Creates apps until the server is gone; the slugs of those that were answered for.
+fn write_until_it_dies(url: &str, round: u32, writer: u32) -> Vec<String> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let credentials = format!("{}:{}", ADMIN.0, ADMIN.1);
+    let credentials =
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, credentials);
+    let mut written = Vec::new();
+    for n in 0.. {
+        let slug = format!("app-{round}-{writer}-{n}");
+        let request = agent.post(url).header("authorization", format!("Basic {credentials}"));
+        let body = format!("app[name]={slug}");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        match request.send(body) {
+            Ok(answer) if answer.status() == 201 => written.push(slug),
+            _ => break,
+        }
+    }
+    written
+}

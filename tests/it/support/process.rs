@@ -1,0 +1,101 @@
+//! Herald as a process of its own: for signals, crashes, and how much memory it takes.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::Instant,
+};
+
+use tempfile::TempDir;
+
+use super::{DEADLINE, TestServer};
+
+/// A running process, killed when it goes out of scope.
+pub struct Process {
+    child: Child,
+    /// What it serves, as far as it can be talked to. Its folder holds `herald.db`.
+    pub server: TestServer,
+}
+
+impl Process {
+    /// Starts a server in the test environment, with these settings besides.
+    pub fn start(env: &[(&str, &str)]) -> Self {
+        Self::start_in(TempDir::new().expect("a temporary folder"), env)
+    }
+
+    /// Starts a server on the database that is in a folder.
+    pub fn start_in(dir: TempDir, env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_herald"))
+            .arg("serve")
+            .current_dir(dir.path())
+            .env_clear()
+            .env("HERALD_ENV", "test")
+            .env("DATABASE_URL", format!("sqlite://{}/herald.db", dir.path().display()))
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("herald starts");
+        let log = BufReader::new(child.stderr.take().expect("its standard error"));
+        let (found, port) = mpsc::channel();
+        // Reads on to the end, for a full pipe would hold the server up.
+        thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening on ") {
+                    let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+                    // Told once; nobody waits for more.
+                    let _ = found.send(port.expect("a port"));
+                }
+            }
+        });
+        let port = port.recv_timeout(3 * DEADLINE).expect("the server listens");
+        Self { child, server: TestServer::elsewhere(port, dir) }
+    }
+
+    /// Sends it a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits until it has ended, and says how.
+    pub fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(began.elapsed() < 2 * DEADLINE, "it does not end");
+            thread::yield_now();
+        }
+    }
+
+    /// Kills it as a crash would, and leaves its folder.
+    pub fn crash(mut self) -> TempDir {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+        let empty = TempDir::new().expect("a temporary folder");
+        std::mem::replace(&mut self.server.dir, empty)
+    }
+
+    /// The memory that it really occupies, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect("a number of kilobytes") * 1_024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

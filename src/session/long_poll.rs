@@ -1,0 +1,352 @@
+//! A session over long-poll: an actor that keeps what its client has not fetched yet.
+//!
+//! It drives the same conversation as a WebSocket does, through the same [`driver`](super::driver);
+//! what HTTP makes of it (tokens, statuses, bodies) is the protocol's matter. A client fetches with
+//! one parked request at a time and sends with others; it is gone when it has not fetched for one
+//! and a half windows.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    rc::Rc,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use log::debug;
+use tokio::{
+    sync::oneshot::{self, Receiver, Sender},
+    time::timeout,
+};
+use uuid::Uuid;
+
+use crate::broker::subscriber::{Frame, ToSession};
+
+use super::{
+    CloseCode, Conversation, Received,
+    driver::{self, Carrier, Driver},
+    worker::{Admission, Worker},
+};
+
+/// Messages that may wait to be looked at, over all requests of one session.
+const INBOX_MAX: usize = 400;
+
+/// How a long-poll session keeps time.
+#[derive(Debug, Clone, Copy)]
+pub struct LongPollTimes {
+    /// How long a request waits for something to come, and how long a message for its turn.
+    pub window: Duration,
+    /// How long a session may live without a joined topic.
+    pub unjoined_max: Duration,
+}
+
+/// What a fetch brings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// Everything that waited, oldest first; nothing if nothing came in time, or if another fetch
+    /// took over.
+    Frames(Vec<Frame>),
+    /// There is no such session.
+    Gone,
+}
+
+/// What became of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// All were looked at, in order.
+    Done,
+    /// They did not get their turn in time; some may still.
+    Late,
+    /// There is no such session, or it ended over them.
+    Gone,
+}
+
+/// Finds the long-poll sessions of all threads. Cheap to clone.
+pub struct LongPolls<C: Conversation + Unpin> {
+    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    times: LongPollTimes,
+}
+
+impl<C: Conversation + Unpin> Clone for LongPolls<C> {
+    fn clone(&self) -> Self {
+        Self { sessions: self.sessions.clone(), times: self.times }
+    }
+}
+
+impl<C: Conversation + Unpin> fmt::Debug for LongPolls<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LongPolls").field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+impl<C: Conversation + Unpin> LongPolls<C> {
+    /// No session yet.
+    pub fn new(times: LongPollTimes) -> Self {
+        Self { sessions: Arc::default(), times }
+    }
+
+    /// Starts a session on the calling thread; `None` if the server has no room for another.
+    pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
+        let admission = worker.sessions.admit()?;
+        let id = Uuid::new_v4();
+        let listing = Listing { id, sessions: self.sessions.clone() };
+        let (times, worker) = (self.times, worker.clone());
+        let addr = LongPoll::create(move |ctx| {
+            LongPoll::new(conversation, admission, worker, listing, times, ctx)
+        });
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(id, addr);
+        Some(id)
+    }
+
+    /// Fetches what waits for a session's client, or what comes within the window.
+    pub async fn poll(&self, id: Uuid) -> Polled {
+        let Some(session) = self.find(id) else { return Polled::Gone };
+        let (answer, mut answered) = oneshot::channel();
+        if session.send(Poll(answer)).await.is_err() {
+            return Polled::Gone;
+        }
+        match timeout(self.times.window, &mut answered).await {
+            Ok(Ok(frames)) => Polled::Frames(frames),
+            Ok(Err(_)) => Polled::Gone,
+            Err(_) => late(answered),
+        }
+    }
+
+    /// Has messages looked at, in order.
+    pub async fn post(&self, id: Uuid, messages: Vec<Received>) -> Posted {
+        let Some(session) = self.find(id) else { return Posted::Gone };
+        let (answer, answered) = oneshot::channel();
+        let post = async move {
+            session.send(Post { messages, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout(self.times.window, post).await {
+            Ok(Some(())) => Posted::Done,
+            Ok(None) => Posted::Gone,
+            Err(_) => Posted::Late,
+        }
+    }
+
+    fn find(&self, id: Uuid) -> Option<Addr<LongPoll<C>>> {
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(&id).cloned()
+    }
+}
+
+/// The window is over. What the session handed over in that very moment must not be lost.
+fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
+    answered.close();
+    Polled::Frames(answered.try_recv().unwrap_or_default())
+}
+
+/// A session's entry among all, removed when it ends, whatever ended it.
+struct Listing<C: Conversation + Unpin> {
+    id: Uuid,
+    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+}
+
+impl<C: Conversation + Unpin> Drop for Listing<C> {
+    fn drop(&mut self) {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// A fetch is here; it is answered when there is something, or when another takes over.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Poll(Sender<Vec<Frame>>);
+
+/// Messages are here; answered when all were looked at.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Post {
+    messages: Vec<Received>,
+    answer: Sender<()>,
+}
+
+/// What waits for its turn.
+enum Inbound {
+    Message(Received),
+    /// All messages of one request were looked at.
+    End(Sender<()>),
+}
+
+/// One long-poll session.
+pub(super) struct LongPoll<C: Conversation + Unpin> {
+    driver: Driver<C>,
+    times: LongPollTimes,
+    inbox: VecDeque<Inbound>,
+    is_held: bool,
+    waiting: VecDeque<Frame>,
+    waiting_bytes: usize,
+    frames_max: usize,
+    bytes_max: usize,
+    parked: Option<Sender<Vec<Frame>>>,
+    /// When the client was last there to fetch.
+    fetched: Instant,
+    /// Since when nothing is joined.
+    unjoined_since: Option<Instant>,
+    is_closed: bool,
+    _listing: Listing<C>,
+}
+
+impl<C: Conversation + Unpin> LongPoll<C> {
+    fn new(
+        conversation: C,
+        admission: Admission,
+        worker: Rc<Worker>,
+        listing: Listing<C>,
+        times: LongPollTimes,
+        ctx: &mut Context<Self>,
+    ) -> Self {
+        let limits = worker.limits;
+        // Fetches and messages come this way, too; what waits for the client is bounded below.
+        ctx.set_mailbox_capacity(limits.outbox_frames_max);
+        let mailbox = ctx.address().recipient();
+        Self {
+            driver: Driver::enter(conversation, admission, worker, mailbox),
+            times,
+            inbox: VecDeque::new(),
+            is_held: false,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            frames_max: limits.outbox_frames_max,
+            bytes_max: limits.outbox_bytes_max,
+            parked: None,
+            fetched: Instant::now(),
+            unjoined_since: Some(Instant::now()),
+            is_closed: false,
+            _listing: listing,
+        }
+    }
+
+    /// Looks at messages until one has to wait for the broker.
+    fn work(&mut self, ctx: &mut Context<Self>) {
+        while !self.is_held && !self.is_closed {
+            match self.inbox.pop_front() {
+                Some(Inbound::Message(message)) => driver::received(self, message, ctx),
+                Some(Inbound::End(answer)) => {
+                    // Who does not wait for it any more was told that it is late.
+                    let _ = answer.send(());
+                }
+                None => break,
+            }
+        }
+        self.flush();
+    }
+
+    /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
+    /// nothing from the next one.
+    fn flush(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let Some(parked) = self.parked.take() else { return };
+        self.fetched = Instant::now();
+        match parked.send(self.waiting.drain(..).collect()) {
+            Ok(()) => self.waiting_bytes = 0,
+            Err(unfetched) => self.waiting = unfetched.into(),
+        }
+    }
+
+    /// Ends a session whose client has gone, or never joined anything.
+    fn check_life(&mut self, ctx: &mut Context<Self>) {
+        if self.parked.as_ref().is_some_and(|parked| !parked.is_closed()) {
+            self.fetched = Instant::now();
+        }
+        if self.driver.is_subscribed() {
+            self.unjoined_since = None;
+        } else if self.unjoined_since.is_none() {
+            self.unjoined_since = Some(Instant::now());
+        }
+        let is_silent = self.fetched.elapsed() > self.times.window * 3 / 2;
+        let is_idle =
+            self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
+        if is_silent || is_idle {
+            debug!("session {} is over: nobody fetches, or nothing is joined", self.driver.session());
+            self.close(CloseCode::GOING_AWAY, ctx);
+        }
+    }
+}
+
+impl<C: Conversation + Unpin> Actor for LongPoll<C> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(self.times.window / 4, Self::check_life);
+    }
+}
+
+impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
+    type Protocol = C;
+
+    fn driver(&mut self) -> &mut Driver<C> {
+        &mut self.driver
+    }
+
+    /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
+    /// its session ends, and it comes back.
+    fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
+        self.waiting_bytes += frame.0.len();
+        self.waiting.push_back(frame);
+        if self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max {
+            self.close(CloseCode::TRY_LATER, ctx);
+        }
+    }
+
+    /// Brings what is left to who waits for it, then is gone.
+    fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
+        debug!("session {} is closed: {}", self.driver.session(), code.0);
+        self.flush();
+        self.is_closed = true;
+        self.parked = None;
+        self.inbox.clear();
+        ctx.stop();
+    }
+
+    fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    fn resume(&mut self, ctx: &mut Self::Context) {
+        self.is_held = false;
+        self.work(ctx);
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, Poll(answer): Poll, _: &mut Self::Context) {
+        self.fetched = Instant::now();
+        if let Some(earlier) = self.parked.replace(answer) {
+            // The client has given up on it, or has two: the later one counts.
+            let _ = earlier.send(Vec::new());
+        }
+        self.flush();
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, Post { messages, answer }: Post, ctx: &mut Self::Context) {
+        if self.inbox.len() + messages.len() > INBOX_MAX {
+            // The dropped answer tells the client that its session is over.
+            return self.close(CloseCode::TRY_LATER, ctx);
+        }
+        self.inbox.extend(messages.into_iter().map(Inbound::Message));
+        self.inbox.push_back(Inbound::End(answer));
+        self.work(ctx);
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<ToSession> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        driver::heard(self, message, ctx);
+        self.flush();
+    }
+}

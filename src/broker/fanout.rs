@@ -438,6 +438,13 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn who_was_on_its_way_in_when_the_end_came_is_told_as_well() {
+        let broker = Broker::start();
+        assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 0);
+        assert_eq!(broker.session(1).await.next().await, "end: Shutdown");
+    }
+
+    #[actix_web::test]
     async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
         let (mut broker, scope) = (Broker::start(), key(1, "public"));
         let mut deaf = broker.session(1).await;

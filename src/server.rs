@@ -35,12 +35,14 @@ use crate::{
     },
     http::{self, Services, admin::Throttle},
     phoenix::{
-        self, Rules,
+        self, Conversation, Rules,
         admission::{Judge, RefusedOrigins},
         connect::Door,
+        long_poll::{LongPollDoor, SessionTokens},
     },
     session::{
         listener::Listener,
+        long_poll::{LongPollTimes, LongPolls},
         worker::{SessionLimits, Sessions, Worker},
     },
     settings::{self, Settings, SettingsError},
@@ -203,6 +205,7 @@ struct Parts {
     topics: Topics,
     sessions: Sessions,
     rules: Arc<Rules>,
+    long_polls: LongPolls<Conversation>,
     fanouts: Fanouts,
     draining: Arc<AtomicBool>,
 }
@@ -242,8 +245,22 @@ impl Parts {
             ref_bytes_max: limits.ref_bytes_max,
             client_event_bytes_max: limits.client_event_bytes_max,
         });
+        let long_polls = LongPolls::new(LongPollTimes {
+            window: settings.socket.long_poll_window,
+            unjoined_max: settings.socket.long_poll_unjoined_timeout,
+        });
         let fanouts = Fanouts::default();
-        Self { settings, services, registry, topics, sessions, rules, fanouts, draining }
+        Self {
+            settings,
+            services,
+            registry,
+            topics,
+            sessions,
+            rules,
+            long_polls,
+            fanouts,
+            draining,
+        }
     }
 
     fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
@@ -302,11 +319,17 @@ impl Parts {
         let worker =
             Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
         let (services, with_demo_page) = (self.services.clone(), server.demo_page);
-        let app_door = door.clone();
+        let long_poll = Rc::new(LongPollDoor {
+            door: door.clone(),
+            worker: worker.clone(),
+            sessions: self.long_polls.clone(),
+            tokens: SessionTokens::new(self.settings.secrets.secret_key_base.clone()),
+            body_bytes_max: limits.message_bytes_max,
+        });
         let app = WebApp::new()
             .app_data(services)
             .wrap(from_fn(http::client::require_tls))
-            .configure(|config| phoenix::routes::configure(config, &app_door))
+            .configure(|config| phoenix::routes::configure(config, &long_poll))
             .configure(|config| http::configure(config, with_demo_page));
         Listener {
             worker,

@@ -87,6 +87,14 @@ impl Door {
         if handshake.method != Method::GET {
             return Err(Refusal::silent(StatusCode::BAD_REQUEST));
         }
+        self.connect(handshake)
+    }
+
+    /// Judges what a client brings along, whatever its transport.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(super) fn connect(&self, handshake: &Handshake<'_>) -> Result<Connect, Refusal> {
         let params = form::parse(handshake.query.as_bytes());
         let origin = self.check_origin(handshake)?;
         let (bearer, subprotocol) = offered(handshake.headers)?;
@@ -105,7 +113,10 @@ impl Door {
     }
 
     /// The page's origin, if the global check lets it through.
-    fn check_origin<'a>(&self, handshake: &'a Handshake<'_>) -> Result<Option<&'a str>, Refusal> {
+    pub(super) fn check_origin<'a>(
+        &self,
+        handshake: &'a Handshake<'_>,
+    ) -> Result<Option<&'a str>, Refusal> {
         let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
         let client = connection.client(handshake.headers, &self.trusted_proxies);
         if self.force_ssl && !client.is_secure {

@@ -11,8 +11,9 @@ use actix_web::{
     http::{
         Method, StatusCode,
         header::{
-            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-            ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_TYPE,
+            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+            CACHE_CONTROL, CONTENT_TYPE,
         },
     },
     web,
@@ -159,7 +160,8 @@ impl LongPollDoor {
 
     async fn post(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
         let Some(id) = self.session_of(request) else { return status(410) };
-        let is_batch = request.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/x-ndjson");
+        let is_batch =
+            request.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/x-ndjson");
         let Ok(Ok(body)) = body.to_bytes_limited(self.body_bytes_max).await else {
             return HttpResponse::new(StatusCode::BAD_REQUEST);
         };

@@ -9,19 +9,25 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::session::upgrade::{Handshake, Refusal};
 
-use super::connect::{Door, MOUNTS};
+use super::{
+    connect::{Door, MOUNTS},
+    long_poll::{self, LongPollDoor},
+};
 
 /// Adds the socket URLs; `door` is what upgrades pass through, too.
-pub fn configure(config: &mut web::ServiceConfig, door: &Rc<Door>) {
+pub fn configure(config: &mut web::ServiceConfig, door: &Rc<LongPollDoor>) {
+    config.app_data(web::ThinData(door.clone()));
     for mount in MOUNTS {
         for path in [format!("{mount}/websocket"), mount.to_owned()] {
-            let door = door.clone();
+            let door = door.door.clone();
             let answer = move |request: HttpRequest| {
                 let answer = plain(&door, &request);
                 async { answer }
             };
             config.service(web::resource(path).to(answer));
         }
+        let path = format!("{mount}/longpoll");
+        config.service(web::resource(path).to(long_poll::answer));
     }
 }
 

@@ -264,7 +264,10 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         let is_idle =
             self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
         if is_silent || is_idle {
-            debug!("session {} is over: nobody fetches, or nothing is joined", self.driver.session());
+            debug!(
+                "session {} is over: nobody fetches, or nothing is joined",
+                self.driver.session()
+            );
             self.close(CloseCode::GOING_AWAY, ctx);
         }
     }

@@ -13,6 +13,7 @@ pub mod client;
 mod driver;
 mod frames;
 pub mod listener;
+pub mod long_poll;
 mod pump;
 #[cfg(test)]
 mod testing;

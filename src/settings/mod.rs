@@ -190,6 +190,10 @@ pub struct Socket {
     pub handshake_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
+    /// How long a long-poll request waits for something to come.
+    pub long_poll_window: Duration,
+    /// A long-poll session without a joined topic for this long ends.
+    pub long_poll_unjoined_timeout: Duration,
     /// How long a join or publish may wait for its topic.
     pub topic_timeout: Duration,
 }

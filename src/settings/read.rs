@@ -192,6 +192,9 @@ fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
         idle_timeout: r.duration("socket.idle_timeout", 10 * MOMENT..=DAY)?,
         handshake_timeout: r.duration("socket.handshake_timeout", 10 * MOMENT..=HOUR)?,
         write_timeout: r.duration("socket.write_timeout", 10 * MOMENT..=HOUR)?,
+        long_poll_window: r.duration("socket.long_poll_window", 10 * MOMENT..=19_000 * MOMENT)?,
+        long_poll_unjoined_timeout: r
+            .duration("socket.long_poll_unjoined_timeout", 10 * MOMENT..=DAY)?,
         topic_timeout: r.duration("socket.topic_timeout", 10 * MOMENT..=HOUR)?,
     })
 }

@@ -203,17 +203,26 @@ impl Fanout {
 }
 
 impl Group {
-    /// Hands everyone its frame. Who cannot take it is ended by its outbox, and leaves with its
-    /// session.
+    /// Hands everyone its frame, but those who can be sent none like it. Who cannot take it is
+    /// ended by its outbox, and leaves with its session.
     fn deliver(&self, placed: &Placed, level: Level) {
-        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
+        let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
+        let mut skipped = 0;
         for member in self.members.values() {
-            let frame = frames[member.format.slot]
-                .get_or_insert_with(|| placed.frame(member.format, level, &self.topic));
+            let spell = || placed.frame(member.format, level, &self.topic);
+            let frame = match placed.suits(member.format) {
+                true => frames[member.format.slot].get_or_insert_with(spell).as_ref(),
+                false => None,
+            };
+            let Some(frame) = frame else {
+                skipped += 1;
+                continue;
+            };
             if !member.outbox.deliver(frame, member.id) {
                 debug!("session {} does not take a frame", member.outbox.session().0);
             }
         }
+        placed.skip(skipped);
     }
 
     /// Removes a member; `true` if nobody is left.
@@ -333,7 +342,10 @@ impl Handler<EndAll> for Fanout {
 mod tests {
     use futures_util::task::noop_waker;
 
-    use super::super::testing::{Broker, channel, key, whole};
+    use super::super::{
+        Payload, Publication,
+        testing::{Broker, channel, key, publication, whole},
+    };
     use super::*;
     use crate::app::AppId;
 
@@ -393,10 +405,62 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn bytes_are_handed_to_who_can_be_sent_any_and_the_others_are_counted() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let (mut all, mut room, mut text) =
+            (broker.session(1).await, broker.session(2).await, broker.session(3).await);
+        broker.join_for_bytes(&all, whole(&scope)).await;
+        broker.join_for_bytes(&room, channel(&scope, "room")).await;
+        for place in [whole(&scope), channel(&scope, "room"), channel(&scope, "other")] {
+            broker.join(&text, place).await.expect("a place");
+        }
+        let bytes = |destination| Publication {
+            payload: Payload::Bytes(b"\x00!".as_slice().into()),
+            ..publication(&scope, destination, "msg")
+        };
+        for (publications, skipped) in [
+            (vec![bytes("room")], Some(2)),
+            (vec![bytes("#general")], Some(3)),
+            (vec![bytes("room"), publication(&scope, "room", "msg"), bytes("room")], Some(4)),
+            (vec![Publication { app: AppId(2), ..bytes("room") }], Some(0)),
+        ] {
+            let receipt = broker.topics.publish_all(publications).await.expect("a receipt");
+            assert!(receipt.may_skip());
+            assert_eq!(receipt.skipped().await, skipped);
+        }
+        for expected in ["* room:msg", "* msg", "* room:msg", "* room:msg", "* room:msg"] {
+            let heard = all.next().await;
+            let is_text = heard == expected;
+            assert!(is_text || heard == format!("b\"{expected} \\0!\""), "{heard}");
+        }
+        let heard = [room.next().await, room.next().await, room.next().await];
+        assert_eq!(
+            heard,
+            ["b\"room msg \\0!\"", "b\"room #general:msg \\0!\"", "b\"room msg \\0!\""]
+        );
+        let mut heard = [text.next().await, text.next().await];
+        heard.sort();
+        assert_eq!(heard, ["* room:msg", "room msg"], "the object alone");
+        assert!(text.has_heard_nothing());
+    }
+
+    #[actix_web::test]
+    async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let deaf = broker.session(1).await;
+        broker.join(&deaf, whole(&scope)).await.expect("a place");
+        broker.fanout.do_send(Break);
+        let payload = Payload::Bytes(b"x".as_slice().into());
+        let bytes = Publication { payload, ..publication(&scope, "room", "msg") };
+        let receipt = broker.topics.publish(bytes).await.expect("a receipt");
+        assert_eq!(receipt.skipped().await, Some(0));
+    }
+
+    #[actix_web::test]
     async fn an_outbox_is_bounded_in_bytes_too() {
         let broker = Broker::start();
         let probe = broker.stuck_session(1, 100).await;
-        let frame = Frame("x".repeat(400_000).into());
+        let frame = Frame::Text("x".repeat(400_000).into());
         let id = SubscriptionId(7);
         assert!(probe.outbox.deliver(&frame, id));
         assert!(probe.outbox.deliver(&frame, id));

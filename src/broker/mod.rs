@@ -15,7 +15,7 @@ pub mod topic_name;
 pub mod topics;
 
 pub use publication::{
-    Destination, EventName, NameError, Payload, PayloadError, Publication, address,
+    Destination, EventName, JsonObject, NameError, Payload, PayloadError, Publication, address,
 };
 pub use topic_name::{Addressing, ChannelName, Scope, TopicName};
-pub use topics::{PublishError, Topics};
+pub use topics::{PublishError, Receipt, Topics};

@@ -1,11 +1,14 @@
 //! A publication that has been taken: its permit, and its frames, each encoded at most once.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    publication::{Destination, Publication},
+    publication::{Destination, Payload, Publication},
     subscriber::{Delivery, Format, Frame, ScopeKey},
 };
 
@@ -24,14 +27,44 @@ pub(super) enum Level {
 pub(super) struct Placed {
     publication: Publication,
     key: ScopeKey,
-    frames: [[OnceLock<Frame>; 2]; Format::COUNT],
+    frames: [[OnceLock<Option<Frame>>; 2]; Format::COUNT],
+    tally: Option<Tally>,
     _permit: OwnedSemaphorePermit,
 }
 
+/// Counts the subscribers that a publication was kept from, and tells it when it has been handed
+/// out: when the last fan-out has let go of it, whatever became of that fan-out.
+struct Tally {
+    skipped: AtomicUsize,
+    told: Option<oneshot::Sender<usize>>,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take() {
+            // A publisher that has stopped waiting does not want to know.
+            let _ = told.send(*self.skipped.get_mut());
+        }
+    }
+}
+
 impl Placed {
-    pub(super) fn new(publication: Publication, permit: OwnedSemaphorePermit) -> Self {
+    /// Takes a publication. Of one that not everybody can be sent, the second value will be how
+    /// many were not.
+    pub(super) fn new(
+        publication: Publication,
+        permit: OwnedSemaphorePermit,
+    ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
-        Self { publication, key, frames: Default::default(), _permit: permit }
+        let (tally, skipped) = match publication.payload {
+            Payload::Object(_) => (None, None),
+            Payload::Bytes(_) => {
+                let (told, skipped) = oneshot::channel();
+                (Some(Tally { skipped: AtomicUsize::new(0), told: Some(told) }), Some(skipped))
+            }
+        };
+        let frames = Default::default();
+        (Self { publication, key, frames, tally, _permit: permit }, skipped)
     }
 
     pub(super) fn key(&self) -> &ScopeKey {
@@ -42,11 +75,30 @@ impl Placed {
         &self.publication.destination
     }
 
-    /// The frame for those who joined `topic`, shared by all of them on all threads.
+    /// Whether clients of this format can be sent it at all.
+    pub(super) fn suits(&self, format: Format) -> bool {
+        match self.publication.payload {
+            Payload::Object(_) => true,
+            Payload::Bytes(_) => format.encode_bytes.is_some(),
+        }
+    }
+
+    /// Notes that so many subscribers were not sent it.
+    pub(super) fn skip(&self, subscribers: usize) {
+        if let Some(tally) = &self.tally {
+            tally.skipped.fetch_add(subscribers, Relaxed);
+        }
+    }
+
+    /// The frame for those who joined `topic`, shared by all of them on all threads; `None` for
+    /// those who cannot be sent it.
     ///
     /// Only a publication to `#general` at channel level is spelled per call: there every channel
     /// has a topic of its own, and the caller shares the frame within one channel and thread.
-    pub(super) fn frame(&self, format: Format, level: Level, topic: &str) -> Frame {
+    pub(super) fn frame(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
+        if !self.suits(format) {
+            return None;
+        }
         match (level, &self.publication.destination) {
             (Level::Channel, Destination::General) => self.encode(format, level, topic),
             _ => self.frames[format.slot][level as usize]
@@ -55,7 +107,7 @@ impl Placed {
         }
     }
 
-    fn encode(&self, format: Format, level: Level, topic: &str) -> Frame {
+    fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
         let Publication { destination, event, payload, .. } = &self.publication;
         let bare = matches!(
             (level, destination),
@@ -68,7 +120,12 @@ impl Placed {
             prefixed = format!("{}:{event}", destination.as_str());
             &prefixed
         };
-        (format.encode)(&Delivery { topic, event, payload })
+        match payload {
+            Payload::Object(payload) => Some((format.encode)(&Delivery { topic, event, payload })),
+            Payload::Bytes(payload) => {
+                format.encode_bytes.and_then(|encode| encode(&Delivery { topic, event, payload }))
+            }
+        }
     }
 }
 
@@ -79,16 +136,33 @@ mod tests {
         thread,
     };
 
-    use super::super::testing::{key, permit, publication};
+    use super::super::{
+        publication::JsonObject,
+        testing::{key, permit, publication},
+    };
     use super::*;
 
-    fn spelled(delivery: &Delivery<'_>) -> Frame {
+    fn spelled(delivery: &Delivery<'_, JsonObject>) -> Frame {
         let Delivery { topic, event, payload } = delivery;
-        Frame(format!("{topic} {event} {}", payload.as_str()).into())
+        Frame::Text(format!("{topic} {event} {}", payload.as_str()).into())
+    }
+
+    fn spelled_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
+        let Delivery { topic, event, payload } = delivery;
+        let names = format!("{topic} {event} ");
+        (*topic != "huge").then(|| Frame::Binary([names.as_bytes(), payload].concat().into()))
     }
 
     fn placed(destination: &str) -> Placed {
-        Placed::new(publication(&key(1, "public"), destination, "msg"), permit())
+        Placed::new(publication(&key(1, "public"), destination, "msg"), permit()).0
+    }
+
+    fn placed_bytes(destination: &str) -> (Placed, oneshot::Receiver<usize>) {
+        let payload = Payload::Bytes(b"\x00\xff".as_slice().into());
+        let publication =
+            Publication { payload, ..publication(&key(1, "public"), destination, "msg") };
+        let (placed, skipped) = Placed::new(publication, permit());
+        (placed, skipped.expect("bytes are counted"))
     }
 
     #[test]
@@ -99,29 +173,78 @@ mod tests {
             (Level::Scope, "#general", "t msg {}"),
             (Level::Channel, "#general", "t #general:msg {}"),
         ] {
-            let format = Format { slot: 0, encode: spelled };
+            let format = Format { slot: 0, encode: spelled, encode_bytes: None };
             let frame = placed(destination).frame(format, level, "t");
-            assert_eq!(frame.0, expected, "{level:?} {destination}");
+            assert_eq!(frame, Some(Frame::Text(expected.into())), "{level:?} {destination}");
         }
+    }
+
+    #[test]
+    fn bytes_go_to_those_who_can_be_sent_any_also_where_a_slot_is_shared() {
+        let text = Format { slot: 0, encode: spelled, encode_bytes: None };
+        let both = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes) };
+        for (level, destination, expected) in [
+            (Level::Scope, "room", b"t room:msg \x00\xff".as_slice()),
+            (Level::Channel, "room", b"t msg \x00\xff"),
+            (Level::Scope, "#general", b"t msg \x00\xff"),
+            (Level::Channel, "#general", b"t #general:msg \x00\xff"),
+        ] {
+            let (placed, _) = placed_bytes(destination);
+            assert_eq!(placed.frame(text, level, "t"), None, "{level:?} {destination}");
+            let expected = Frame::Binary(expected.into());
+            assert_eq!(placed.frame(both, level, "t"), Some(expected), "{level:?} {destination}");
+        }
+        assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, "huge"), None);
+    }
+
+    #[test]
+    fn who_was_skipped_is_told_when_the_last_has_let_go() {
+        let (placed, mut skipped) = placed_bytes("room");
+        let placed = Arc::new(placed);
+        let other = placed.clone();
+        for (placed, subscribers) in [(&placed, 2), (&other, 3), (&placed, 0)] {
+            placed.skip(subscribers);
+        }
+        drop(placed);
+        assert!(skipped.try_recv().is_err(), "one still holds it");
+        drop(other);
+        assert_eq!(skipped.try_recv(), Ok(5));
+        let (_, counted) = Placed::new(publication(&key(1, "public"), "room", "msg"), permit());
+        assert!(counted.is_none(), "objects are sent to everybody");
     }
 
     static CALLS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
-    fn counted<const SLOT: usize>(delivery: &Delivery<'_>) -> Frame {
+    fn counted<const SLOT: usize>(delivery: &Delivery<'_, JsonObject>) -> Frame {
         CALLS[SLOT].fetch_add(1, SeqCst);
         spelled(delivery)
     }
 
+    fn counted_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
+        CALLS[1].fetch_add(1, SeqCst);
+        spelled_bytes(delivery)
+    }
+
     #[test]
     fn e117_a_thousand_subscribers_share_one_encoding_per_version() {
-        let formats =
-            [Format { slot: 0, encode: counted::<0> }, Format { slot: 1, encode: counted::<1> }];
-        for (nth, (level, destination)) in
-            [(Level::Scope, "room"), (Level::Channel, "room"), (Level::Scope, "#general")]
-                .into_iter()
-                .enumerate()
-        {
-            let placed = Arc::new(placed(destination));
+        let formats = [
+            Format { slot: 0, encode: counted::<0>, encode_bytes: None },
+            Format { slot: 1, encode: counted::<1>, encode_bytes: Some(counted_bytes) },
+        ];
+        let mut expected = [0; 2];
+        for (level, destination, is_bytes) in [
+            (Level::Scope, "room", false),
+            (Level::Channel, "room", false),
+            (Level::Scope, "#general", false),
+            (Level::Scope, "room", true),
+            (Level::Channel, "room", true),
+        ] {
+            let placed = Arc::new(match is_bytes {
+                true => placed_bytes(destination).0,
+                false => placed(destination),
+            });
+            expected[0] += usize::from(!is_bytes);
+            expected[1] += 1;
             thread::scope(|threads| {
                 for _ in 0..4 {
                     threads.spawn(|| {
@@ -134,7 +257,7 @@ mod tests {
                 }
             });
             let calls = [CALLS[0].load(SeqCst), CALLS[1].load(SeqCst)];
-            assert_eq!(calls, [nth + 1; 2], "{level:?} {destination}");
+            assert_eq!(calls, expected, "{level:?} {destination} {is_bytes}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::value::RawValue;
 
@@ -112,7 +113,7 @@ impl Destination {
     }
 }
 
-/// Why a payload is refused.
+/// Why text is no payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// It is not JSON.
@@ -121,20 +122,39 @@ pub enum PayloadError {
     /// It is JSON, but no object.
     #[error("payload must be an object")]
     NotAnObject,
-    /// It is nested deeper than [`Payload::DEPTH_MAX`].
+    /// It is nested deeper than [`JsonObject::DEPTH_MAX`].
     #[error("payload is nested too deeply")]
     TooDeep,
 }
 
-/// A JSON object, kept as the text in which it came: what a publisher sent is what subscribers get.
+/// What a publication says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payload(ByteString);
+pub enum Payload {
+    /// What every client can be sent.
+    Object(JsonObject),
+    /// What only some clients can be sent; never looked into.
+    Bytes(Bytes),
+}
 
 impl Payload {
-    /// How deep a payload may be nested.
+    /// How much it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Object(object) => object.as_str().len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// A JSON object, kept as the text in which it came: what a publisher sent is what subscribers get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonObject(ByteString);
+
+impl JsonObject {
+    /// How deep an object may be nested.
     pub const DEPTH_MAX: usize = 128;
 
-    /// The payload `{}`.
+    /// The object `{}`.
     pub fn empty() -> Self {
         Self(ByteString::from_static("{}"))
     }
@@ -344,8 +364,8 @@ mod tests {
             ("{", Err(PayloadError::NotJson)),
             ("{} x", Err(PayloadError::NotJson)),
         ] {
-            let parsed = Payload::parse(text);
-            let parsed = parsed.as_ref().map(Payload::as_str).map_err(|e| *e);
+            let parsed = JsonObject::parse(text);
+            let parsed = parsed.as_ref().map(JsonObject::as_str).map_err(|e| *e);
             assert_eq!(parsed, expected, "{:.40}", text);
         }
     }

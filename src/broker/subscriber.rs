@@ -9,30 +9,46 @@ use std::{
 };
 
 use actix::prelude::*;
+use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
 
 use crate::app::AppId;
 
-use super::{publication::Payload, topic_name::ChannelName, topic_name::Scope};
+use super::{publication::JsonObject, topic_name::ChannelName, topic_name::Scope};
 
 /// A connected client, unique for the life of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
 
-/// Text that goes to a client as it is; cheap to clone, shared by all who get it.
+/// What goes to a client as it is; cheap to clone, shared by all who get it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame(pub ByteString);
+pub enum Frame {
+    /// Text.
+    Text(ByteString),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+impl Frame {
+    /// How much it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
 
 /// What an encoder is given: a publication as one joined topic sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Delivery<'a> {
+pub struct Delivery<'a, P: ?Sized> {
     /// The topic the client joined, as it spelled it.
     pub topic: &'a str,
     /// The event under the name it has there.
     pub event: &'a str,
     /// The payload.
-    pub payload: &'a Payload,
+    pub payload: &'a P,
 }
 
 /// How a kind of client wants publications spelled.
@@ -40,9 +56,15 @@ pub struct Delivery<'a> {
 pub struct Format {
     /// This format's place among the server's formats, less than [`Format::COUNT`].
     pub slot: usize,
-    /// Spells a delivery.
-    pub encode: fn(&Delivery<'_>) -> Frame,
+    /// Spells an object.
+    pub encode: fn(&Delivery<'_, JsonObject>) -> Frame,
+    /// Spells bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
+    /// else may share a slot.
+    pub encode_bytes: Option<EncodeBytes>,
 }
+
+/// Spells bytes; `None` if their names do not fit into the frame.
+pub type EncodeBytes = fn(&Delivery<'_, [u8]>) -> Option<Frame>;
 
 impl Format {
     /// How many formats a server may have.
@@ -92,7 +114,7 @@ pub struct Subscription {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ToSession {
-    /// Text for the client, if it still has that subscription: what was on its way when a session
+    /// A frame for the client, if it still has that subscription: what was on its way when a session
     /// unsubscribed still arrives here, and must not come between a leave and the next join.
     Deliver(Frame, SubscriptionId),
     /// An app was changed or deleted: judge its joins anew.
@@ -152,7 +174,7 @@ impl Outbox {
         if self.ending.get().is_some() {
             return false;
         }
-        let bytes = frame.0.len();
+        let bytes = frame.bytes();
         let fits = self.bytes.fetch_add(bytes, Relaxed) + bytes <= self.bytes_max;
         if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)).is_ok() {
             return true;
@@ -163,7 +185,7 @@ impl Outbox {
 
     /// Notes that the session has taken a frame out.
     pub fn taken(&self, frame: &Frame) {
-        self.bytes.fetch_sub(frame.0.len(), Relaxed);
+        self.bytes.fetch_sub(frame.bytes(), Relaxed);
     }
 
     /// Tells the session that an app has changed.

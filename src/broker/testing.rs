@@ -11,11 +11,11 @@ use tokio::{
 use crate::app::AppId;
 
 use super::{
-    ChannelName, Destination, EventName, Payload, Publication, Scope, Topics,
+    ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
     fanout::{Attach, Detach, Enter, Fanout, WorkerId},
     subscriber::{
-        Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
-        ToSession,
+        Delivery, EncodeBytes, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
+        SubscriptionId, ToSession,
     },
     topics::{SubscribeError, TopicLimits},
 };
@@ -35,7 +35,7 @@ pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Pub
         scope: key.scope.clone(),
         destination: Destination::parse(destination).expect("a destination"),
         event: EventName::parse(event).expect("an event"),
-        payload: Payload::empty(),
+        payload: Payload::Object(JsonObject::empty()),
     }
 }
 
@@ -45,8 +45,14 @@ pub(super) fn permit() -> OwnedSemaphorePermit {
 }
 
 /// `topic event`.
-fn spell(delivery: &Delivery<'_>) -> Frame {
-    Frame(format!("{} {}", delivery.topic, delivery.event).into())
+fn spell(delivery: &Delivery<'_, JsonObject>) -> Frame {
+    Frame::Text(format!("{} {}", delivery.topic, delivery.event).into())
+}
+
+/// `topic event payload`.
+fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
+    let names = format!("{} {} ", delivery.topic, delivery.event);
+    Some(Frame::Binary([names.as_bytes(), delivery.payload].concat().into()))
 }
 
 /// A broker of one thread, this one.
@@ -89,9 +95,24 @@ impl Broker {
 
     /// Joins as a session does: at the fan-out first, then at the topic.
     pub(super) async fn join(&self, probe: &Probe, place: Place) -> Result<(), SubscribeError> {
+        self.join_as(probe, place, None).await
+    }
+
+    /// Joins as one who can be sent bytes.
+    pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
+        let joined = self.join_as(probe, place, Some(spell_bytes)).await;
+        joined.expect("a place");
+    }
+
+    async fn join_as(
+        &self,
+        probe: &Probe,
+        place: Place,
+        encode_bytes: Option<EncodeBytes>,
+    ) -> Result<(), SubscribeError> {
         let key = place.key.clone();
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
-        let format = Format { slot: 0, encode: spell };
+        let format = Format { slot: 0, encode: spell, encode_bytes };
         let subscription = Subscription { place, topic, format };
         let attach = Attach { session: probe.session, id: SubscriptionId(7), subscription };
         self.fanout.send(attach).await.expect("a fan-out");
@@ -159,7 +180,8 @@ impl Handler<ToSession> for ProbeActor {
 
     fn handle(&mut self, message: ToSession, _: &mut Self::Context) {
         let told = match message {
-            ToSession::Deliver(frame, SubscriptionId(7)) => frame.0.to_string(),
+            ToSession::Deliver(Frame::Text(text), SubscriptionId(7)) => text.to_string(),
+            ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7)) => format!("{bytes:?}"),
             ToSession::Deliver(_, other) => format!("{other:?}"),
             ToSession::AppChanged(app) => format!("app {} changed", app.0),
             ToSession::End(ending) => format!("end: {ending:?}"),

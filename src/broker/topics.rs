@@ -14,7 +14,7 @@ use std::{
 
 use actix::prelude::*;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
@@ -46,6 +46,35 @@ pub enum SubscribeError {
     /// The topic did not answer in time.
     #[error("the topic is unavailable")]
     Unavailable,
+}
+
+/// What a publisher can learn about publications that were taken: whom they were kept from.
+///
+/// Who does not ask waits for nothing.
+#[derive(Debug)]
+pub struct Receipt {
+    skipped: Vec<oneshot::Receiver<usize>>,
+    wait_max: Duration,
+}
+
+impl Receipt {
+    /// Whether there are bytes among them: everybody can be sent anything else.
+    pub fn may_skip(&self) -> bool {
+        !self.skipped.is_empty()
+    }
+
+    /// How many subscribers could not be sent them, over all, once all have been handed out;
+    /// `None` if that takes too long.
+    pub async fn skipped(self) -> Option<usize> {
+        let count = async {
+            let mut all = 0;
+            for skipped in self.skipped {
+                all += skipped.await.ok()?;
+            }
+            Some(all)
+        };
+        timeout(self.wait_max, count).await.ok().flatten()
+    }
 }
 
 /// The bounds of the directory.
@@ -105,7 +134,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`PublishError::Busy`] if it did not get its place in time; it is not published then.
-    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    pub async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError> {
         self.publish_all(vec![publication]).await
     }
 
@@ -116,11 +145,18 @@ impl Topics {
     ///
     /// # Errors
     /// [`PublishError::Busy`]: none was published.
-    pub async fn publish_all(&self, publications: Vec<Publication>) -> Result<(), PublishError> {
+    pub async fn publish_all(
+        &self,
+        publications: Vec<Publication>,
+    ) -> Result<Receipt, PublishError> {
         let permits = self.permits(publications.len()).await?;
-        let placed =
-            publications.into_iter().zip(permits).map(|(p, permit)| Placed::new(p, permit));
-        let handed: Vec<_> = placed.map(|placed| self.hand_over(Arc::new(placed))).collect();
+        let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
+        let mut handed = Vec::with_capacity(publications.len());
+        for (publication, permit) in publications.into_iter().zip(permits) {
+            let (placed, skipped) = Placed::new(publication, permit);
+            receipt.skipped.extend(skipped);
+            handed.push(self.hand_over(Arc::new(placed)));
+        }
         for (placed, request) in handed {
             let Some((topic, request)) = request else { continue };
             if request.await.is_err() {
@@ -128,7 +164,7 @@ impl Topics {
                 self.place(placed).await;
             }
         }
-        Ok(())
+        Ok(receipt)
     }
 
     /// Ends publishing: waits, at most so long, until every accepted publication has reached the
@@ -245,5 +281,32 @@ impl Topics {
 
     fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {
         self.0.workers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_receipt_adds_up_what_it_is_told_and_waits_only_so_long() {
+        let (mut tell, mut skipped) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (told, heard) = oneshot::channel();
+            tell.push(told);
+            skipped.push(heard);
+        }
+        let (late, never) = oneshot::channel::<usize>();
+        for (told, count) in tell.into_iter().zip([2, 3]) {
+            told.send(count).expect("somebody waits");
+        }
+        let receipt = Receipt { skipped, wait_max: Duration::from_secs(10) };
+        assert!(receipt.may_skip());
+        assert_eq!(receipt.skipped().await, Some(5));
+        let receipt = Receipt { skipped: vec![never], wait_max: Duration::from_millis(10) };
+        assert_eq!(receipt.skipped().await, None);
+        drop(late);
+        let nothing = Receipt { skipped: Vec::new(), wait_max: Duration::ZERO };
+        assert!(!nothing.may_skip());
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     app::Slug,
     broker::{
-        publication::{Destination, EventName, Payload},
+        publication::{Destination, EventName, JsonObject},
         topic_name::Scope,
     },
 };
@@ -111,7 +111,7 @@ fn body(args: &Args) -> Result<String, Failure> {
         payload => payload.to_owned(),
     };
     let payload =
-        Payload::parse(&payload).map_err(|e| Failure::usage(format!("--payload: {e}")))?;
+        JsonObject::parse(&payload).map_err(|e| Failure::usage(format!("--payload: {e}")))?;
     let payload = RawValue::from_string(payload.as_str().to_owned());
     #[derive(serde::Serialize)]
     struct Event<'a> {

@@ -85,7 +85,7 @@ mod tests {
     use crate::http::{
         auth::Caller,
         body::{Body, Kind},
-        testing::{KEY, SECRET, TestServices, app, token_of},
+        testing::{KEY, SECRET, TestServices, app, object, token_of},
         trigger::Json,
     };
 
@@ -149,10 +149,10 @@ mod tests {
             let json = Json::from_body(Body { kind, bytes: body.into() }).expect("a body");
             let fields = Fields::of_body(&json).expect("fields");
             let read = read(&fields, &by, &services.services).expect("a publication");
-            let (scope, destination, event, payload) =
-                (read.scope, read.destination, read.event, read.payload);
-            let told = (scope.as_str(), destination.as_str(), event.as_str(), payload.as_str());
-            assert_eq!((read.app, told), (by.app.id, expected), "{case}");
+            let (scope, destination, event, payload) = expected;
+            let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
+            assert_eq!((read.app, told), (by.app.id, (scope, destination, event)), "{case}");
+            assert_eq!(read.payload, object(payload), "{case}");
         }
     }
 

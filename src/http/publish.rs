@@ -137,7 +137,7 @@ mod tests {
     use crate::http::{
         auth::Caller,
         body::{Body, Kind},
-        testing::{SECRET, TestServices, app, token_of},
+        testing::{SECRET, TestServices, app, object, token_of},
     };
 
     fn post(path: &str, body: &Value) -> TestRequest {
@@ -174,7 +174,7 @@ mod tests {
             let read = read(&name, &fields, &by, &services.services).expect("a publication");
             let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
             assert_eq!((read.app, told), (by.app.id, expected), "{topic} {event}");
-            assert_eq!(read.payload.as_str(), r#"{"a":1}"#, "{topic} {event}");
+            assert_eq!(read.payload, object(r#"{"a":1}"#), "{topic} {event}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug, origin::AllowedOrigins,
         registry::AppRegistry, store::AppStore, token,
     },
-    broker::{Topics, topics::TopicLimits},
+    broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     settings::Settings,
 };
 
@@ -87,6 +87,11 @@ impl TestServices {
 pub(super) fn token_of(secret: &str, claims: &Value) -> String {
     let algorithm = token::SigningAlgorithm::Hs256;
     token::mint(claims, &SecretString::from(secret), algorithm).expect("a token")
+}
+
+/// A payload.
+pub(super) fn object(text: &str) -> Payload {
+    Payload::Object(JsonObject::parse(text).expect("an object"))
 }
 
 /// The app of that slug, as the directory has it.

@@ -3,8 +3,12 @@
 use std::{borrow::Cow, fmt};
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use super::{
     Services,
@@ -13,8 +17,14 @@ use super::{
 };
 use crate::{
     app::fields::Faults,
-    broker::{NameError, Payload, PayloadError, Publication, PublishError, Scope},
+    broker::{JsonObject, NameError, Payload, PayloadError, Publication, PublishError, Scope},
 };
+
+/// The standard alphabet, padded or not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// A body as JSON text; a form becomes the object it describes.
 pub(super) struct Json(bytes::Bytes);
@@ -101,10 +111,11 @@ pub(super) struct Fields<'a> {
     event: Option<&'a RawValue>,
     scope: Option<&'a RawValue>,
     payload: Option<&'a RawValue>,
+    payload_base64: Option<&'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
-    const NAMES: [&'static str; 4] = ["topic", "event", "scope", "payload"];
+    const NAMES: [&'static str; 5] = ["topic", "event", "scope", "payload", "payload_base64"];
 
     /// The fields of a body that is one event.
     ///
@@ -119,8 +130,8 @@ impl<'a> Fields<'a> {
         members(event.get().as_bytes(), Self::NAMES).ok().map(Self::new)
     }
 
-    fn new([topic, event, scope, payload]: [Option<&'a RawValue>; 4]) -> Self {
-        Self { topic, event, scope, payload }
+    fn new([topic, event, scope, payload, payload_base64]: [Option<&'a RawValue>; 5]) -> Self {
+        Self { topic, event, scope, payload, payload_base64 }
     }
 
     /// The `topic` as text.
@@ -141,26 +152,44 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The `payload`: an object, or a string that holds one; `{}` if absent.
+    /// What is to be published: the `payload`, an object or a string that holds one, or the bytes
+    /// that `payload_base64` holds; `{}` if both are absent.
     pub(super) fn payload(&self, bytes_max: usize) -> Result<Payload, PayloadFault> {
-        let payload = match present(self.payload) {
-            None => return Ok(Payload::empty()),
-            Some(raw) if raw.get().starts_with('"') => {
-                let held = text(Some(raw)).map_err(|_| PayloadError::NotJson);
-                held.and_then(|held| Payload::parse(&held))
+        let payload = match (present(self.payload), present(self.payload_base64)) {
+            (None, None) => Payload::Object(JsonObject::empty()),
+            (Some(raw), None) => object(raw).map(Payload::Object)?,
+            (None, Some(raw)) => bytes(raw).map(Payload::Bytes)?,
+            (Some(_), Some(_)) => {
+                return Err(PayloadFault::invalid_base64("cannot come together with payload"));
             }
-            Some(raw) => Payload::from_raw(raw),
         };
-        match payload {
-            Ok(payload) if payload.as_str().len() > bytes_max => {
-                Err(PayloadFault::TooLarge { bytes_max })
-            }
-            Ok(payload) => Ok(payload),
-            Err(PayloadError::NotJson) => Err(PayloadFault::Invalid("is not valid JSON")),
-            Err(PayloadError::NotAnObject) => Err(PayloadFault::Invalid("must be an object")),
-            Err(PayloadError::TooDeep) => Err(PayloadFault::Invalid("is nested too deeply")),
+        if payload.bytes() > bytes_max {
+            return Err(PayloadFault::TooLarge { bytes_max });
         }
+        Ok(payload)
     }
+}
+
+fn object(raw: &RawValue) -> Result<JsonObject, PayloadFault> {
+    let object = match raw.get().starts_with('"') {
+        true => text(Some(raw))
+            .map_err(|_| PayloadError::NotJson)
+            .and_then(|held| JsonObject::parse(&held)),
+        false => JsonObject::from_raw(raw),
+    };
+    object.map_err(|error| {
+        PayloadFault::invalid(match error {
+            PayloadError::NotJson => "is not valid JSON",
+            PayloadError::NotAnObject => "must be an object",
+            PayloadError::TooDeep => "is nested too deeply",
+        })
+    })
+}
+
+fn bytes(raw: &RawValue) -> Result<bytes::Bytes, PayloadFault> {
+    let encoded = text(Some(raw)).map_err(|_| PayloadFault::invalid_base64("must be a string"))?;
+    let decoded = BASE64.decode(encoded);
+    decoded.map(Into::into).map_err(|_| PayloadFault::invalid_base64("is not valid base64"))
 }
 
 /// What is wrong with a field, to be read after its name: `must not be empty`.
@@ -174,10 +203,20 @@ pub(super) fn fault(error: NameError) -> Fault {
 /// Why a payload is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayloadFault {
-    /// It is no object.
-    Invalid(&'static str),
+    /// It is no object, or no bytes.
+    Invalid { field: &'static str, fault: &'static str },
     /// It has more bytes than this caller may send.
     TooLarge { bytes_max: usize },
+}
+
+impl PayloadFault {
+    const fn invalid(fault: &'static str) -> Self {
+        Self::Invalid { field: "payload", fault }
+    }
+
+    const fn invalid_base64(fault: &'static str) -> Self {
+        Self::Invalid { field: "payload_base64", fault }
+    }
 }
 
 /// Collects what is wrong with an event, so that a caller hears of everything at once.
@@ -203,8 +242,8 @@ impl Findings {
             Err(PayloadFault::TooLarge { bytes_max }) => {
                 Err(ApiError::TooLarge { what: "payload", bytes_max })
             }
-            Err(PayloadFault::Invalid(fault)) => {
-                self.0.add("payload", fault);
+            Err(PayloadFault::Invalid { field, fault }) => {
+                self.0.add(field, fault);
                 Ok(None)
             }
         }
@@ -230,7 +269,10 @@ pub(super) async fn read_json(
     Json::from_body(Body::read(request, payload, bytes_max).await?)
 }
 
-/// Publishes all or none, and answers as the articles do.
+/// Publishes all or none, and answers as the articles do: with nothing, at once.
+///
+/// Bytes do not reach everybody, so where there are any the answer waits until all have been handed
+/// out, and says how many subscribers were skipped; `null` if that took too long to be known.
 ///
 /// # Errors
 /// [`ApiError::Unavailable`] when they cannot be taken now.
@@ -239,8 +281,12 @@ pub(super) async fn publish(
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
     let published = services.topics.publish_all(publications).await;
-    published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
-    Ok(HttpResponse::Ok().json(serde_json::json!({})))
+    let receipt = published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
+    let answer = match receipt.may_skip() {
+        true => json!({ "skipped": receipt.skipped().await }),
+        false => json!({}),
+    };
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 /// A JSON null is as good as nothing.
@@ -259,8 +305,6 @@ fn text(raw: Option<&RawValue>) -> Result<String, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn json_body(text: &str) -> Json {
@@ -270,7 +314,15 @@ mod tests {
     fn payload(body: &str, bytes_max: usize) -> Result<String, PayloadFault> {
         let body = json_body(body);
         let fields = Fields::of_body(&body).expect("an object");
-        fields.payload(bytes_max).map(|payload| payload.as_str().to_owned())
+        fields.payload(bytes_max).map(|payload| spelled(&payload))
+    }
+
+    /// An object as its text, bytes as Rust would write them.
+    fn spelled(payload: &Payload) -> String {
+        match payload {
+            Payload::Object(object) => object.as_str().to_owned(),
+            Payload::Bytes(bytes) => format!("{bytes:?}"),
+        }
     }
 
     #[test]
@@ -293,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_is_no_payload_is_a_fault() {
-        let invalid = PayloadFault::Invalid;
+        let invalid = PayloadFault::invalid;
         let deep = format!("{}1{}", r#"{"a":"#.repeat(129), "}".repeat(129));
         let deep_string = json!({ "payload": deep }).to_string();
         let deep = format!(r#"{{"payload":{deep}}}"#);
@@ -325,16 +377,63 @@ mod tests {
     }
 
     #[test]
+    fn bytes_come_in_standard_base64_padded_or_not() {
+        for (case, body, expected) in [
+            ("padded", r#"{"payload_base64":"AP8="}"#, r#"b"\0\xff""#),
+            ("not padded", r#"{"payload_base64":"AP8"}"#, r#"b"\0\xff""#),
+            ("the standard alphabet", r#"{"payload_base64":"+/\/+"}"#, r#"b"\xfb\xff\xfe""#),
+            ("no bytes at all", r#"{"payload_base64":""}"#, "b\"\""),
+            ("beside a null", r#"{"payload":null,"payload_base64":"eA=="}"#, r#"b"x""#),
+            ("null beside an object", r#"{"payload":{},"payload_base64":null}"#, "{}"),
+            ("null beside nothing", r#"{"payload_base64":null}"#, "{}"),
+            ("twice: the last", r#"{"payload_base64":"eA","payload_base64":"eQ"}"#, r#"b"y""#),
+        ] {
+            assert_eq!(payload(body, 1_000).as_deref(), Ok(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn what_holds_no_bytes_is_a_fault_of_its_field() {
+        let not_base64 = PayloadFault::invalid_base64("is not valid base64");
+        let no_string = PayloadFault::invalid_base64("must be a string");
+        let both = PayloadFault::invalid_base64("cannot come together with payload");
+        for (case, body, expected) in [
+            ("the URL's alphabet", r#"{"payload_base64":"-__-"}"#, not_base64),
+            ("spaces", r#"{"payload_base64":"eA ="}"#, not_base64),
+            ("lines", r#"{"payload_base64":"eA==\n"}"#, not_base64),
+            ("one letter", r#"{"payload_base64":"e"}"#, not_base64),
+            ("bits left over", r#"{"payload_base64":"eB=="}"#, not_base64),
+            ("too much padding", r#"{"payload_base64":"eA==="}"#, not_base64),
+            ("padding within", r#"{"payload_base64":"eA==eA=="}"#, not_base64),
+            ("accents", r#"{"payload_base64":"\u00e9\u00e9"}"#, not_base64),
+            ("number", r#"{"payload_base64":1}"#, no_string),
+            ("list", r#"{"payload_base64":["eA=="]}"#, no_string),
+            ("both", r#"{"payload":{},"payload_base64":"eA=="}"#, both),
+            ("both, empty", r#"{"payload":"","payload_base64":""}"#, both),
+        ] {
+            assert_eq!(payload(body, 1_000), Err(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_measured_as_what_they_are() {
+        let body = r#"{"payload_base64":"eHh4eHh4eA=="}"#;
+        assert_eq!(payload(body, 7).as_deref(), Ok(r#"b"xxxxxxx""#));
+        assert_eq!(payload(body, 6), Err(PayloadFault::TooLarge { bytes_max: 6 }));
+    }
+
+    #[test]
     fn forms_are_read_like_json() {
         for (form, expected) in [
             ("payload=%7B%22a%22%3A+1.0%7D", r#"{"a": 1.0}"#),
             ("payload[message]=y", r#"{"message":"y"}"#),
             ("topic=t", "{}"),
+            ("payload_base64=AP%2B%2F", r#"b"\0\xff\xbf""#),
         ] {
             let body = Body { kind: Kind::Form, bytes: form.to_owned().into() };
             let body = Json::from_body(body).expect("a form");
             let payload = Fields::of_body(&body).expect("an object").payload(1_000);
-            assert_eq!(payload.as_ref().map(Payload::as_str), Ok(expected), "{form}");
+            assert_eq!(payload.as_ref().map(spelled).as_deref(), Ok(expected), "{form}");
         }
     }
 

@@ -20,6 +20,8 @@ use crate::{
     broker::TopicName,
 };
 
+use super::message::Body;
+
 /// What a client brought along when it connected.
 #[derive(Default)]
 pub struct Caller {
@@ -120,7 +122,7 @@ impl Judge {
         caller: &Caller,
         app: &App,
         topic: &TopicName,
-        payload: &RawValue,
+        payload: &Body,
         now_s: f64,
     ) -> Result<Footing, JoinRefusal> {
         self.check_origin(caller, app)?;
@@ -195,7 +197,9 @@ impl Judge {
 }
 
 /// The tokens of a join payload, which may be any JSON and large.
-fn tokens_of(payload: &RawValue) -> TokenPair {
+fn tokens_of(payload: &Body) -> TokenPair {
+    // Bytes hold no token.
+    let Body::Json(payload) = payload else { return TokenPair::default() };
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(payload.get()) else {
         return TokenPair::default();
     };

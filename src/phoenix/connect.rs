@@ -29,7 +29,11 @@ use crate::{
     },
 };
 
-use super::{Conversation, Rules, admission::Caller, message::Version};
+use super::{
+    Conversation, Rules,
+    admission::Caller,
+    message::{Transport, Version},
+};
 
 /// Where sockets are mounted: the first article's path and the second's.
 pub const MOUNTS: [&str; 2] = ["/socket", "/events"];
@@ -72,7 +76,8 @@ impl Door {
     /// [`Refusal`] with the status that Phoenix gives.
     pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
         let Connect { version, caller, subprotocol } = self.check(handshake)?;
-        let conversation = Conversation::new(version, caller, self.rules.clone());
+        let rules = self.rules.clone();
+        let conversation = Conversation::new(version, Transport::WebSocket, caller, rules);
         Ok(Welcome { conversation, subprotocol })
     }
 

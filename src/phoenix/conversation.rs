@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use crate::{
     app::{AppDirectory, AppId, ClientEvents},
     broker::{
-        Addressing, Payload, PayloadError, Publication, TopicName, address,
+        Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
         subscriber::{Frame, Place, ScopeKey, Subscription},
     },
     session::{self, CloseCode, Effect, Failure, Received},
@@ -18,7 +18,8 @@ use crate::{
 
 use super::{
     admission::{Caller, Footing, JoinRefusal, Judge, Standing},
-    message::{Label, Malformed, Message, Outgoing, Ref, Version},
+    binary,
+    message::{Body, Label, Malformed, Message, Outgoing, Ref, Transport, Version},
 };
 
 /// The rules that all conversations of a server share.
@@ -41,6 +42,7 @@ pub struct Rules {
 /// One client's side of the protocol.
 pub struct Conversation {
     version: Version,
+    transport: Transport,
     caller: Box<Caller>,
     rules: Arc<Rules>,
     /// Few and small: most clients join one topic, none more than a hundred.
@@ -70,20 +72,22 @@ const CHANNEL_CRASH: &str = r#"{"reason":"channel_crash"}"#;
 
 impl Conversation {
     /// A conversation that has not begun.
-    pub fn new(version: Version, caller: Caller, rules: Arc<Rules>) -> Self {
-        Self { version, caller: Box::new(caller), rules, joins: Vec::new(), asked: None }
+    pub fn new(version: Version, transport: Transport, caller: Caller, rules: Arc<Rules>) -> Self {
+        let caller = Box::new(caller);
+        Self { version, transport, caller, rules, joins: Vec::new(), asked: None }
     }
 
     fn decode(&self, received: Received) -> Result<Message, Malformed> {
-        let text = match (received, self.version) {
-            (Received::Text(text), _) => text,
+        let ref_bytes_max = self.rules.ref_bytes_max;
+        match (received, self.version) {
+            (Received::Text(text), version) => version.decode(&text, ref_bytes_max),
             // Version 1 has no binary form, and takes text whatever its opcode.
             (Received::Binary(bytes), Version::V1) => {
-                ByteString::try_from(bytes).map_err(|_| Malformed)?
+                let text = ByteString::try_from(bytes).map_err(|_| Malformed)?;
+                Version::V1.decode(&text, ref_bytes_max)
             }
-            (Received::Binary(_), Version::V2) => return Err(Malformed),
-        };
-        self.version.decode(&text, self.rules.ref_bytes_max)
+            (Received::Binary(bytes), Version::V2) => binary::decode(&bytes, ref_bytes_max),
+        }
     }
 
     fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
@@ -113,7 +117,7 @@ impl Conversation {
                 let subscription = Subscription {
                     place: join.place(),
                     topic: join.topic.wire().clone(),
-                    format: self.version.format(),
+                    format: self.version.format(self.transport),
                 };
                 let (join_ref, reference) = (join_ref.clone(), reference.clone());
                 self.asked = Some(Box::new(Asked::Join { join, join_ref, reference }));
@@ -235,10 +239,15 @@ impl Conversation {
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
         let (destination, event) =
             address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
-        if message.payload.get().len() > self.rules.client_event_bytes_max {
+        if message.payload.bytes() > self.rules.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
         }
-        let payload = Payload::from_raw(&message.payload).map_err(PushRefusal::Payload)?;
+        let payload = match &message.payload {
+            Body::Json(json) => {
+                JsonObject::from_raw(json).map(Payload::Object).map_err(PushRefusal::Payload)?
+            }
+            Body::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+        };
         let scope = join.topic.scope.clone();
         Ok(Publication { app: join.footing.app, scope, destination, event, payload })
     }

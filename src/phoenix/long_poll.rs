@@ -42,7 +42,7 @@ use crate::{
 use super::{
     Conversation,
     connect::{Connect, Door},
-    message::Version,
+    message::{Transport, Version},
 };
 
 /// The lines of one batch that are looked at; the rest is ignored, as Phoenix does.
@@ -150,7 +150,8 @@ impl LongPollDoor {
         };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
         caller.bearer = auth.map(Box::from);
-        let conversation = Conversation::new(version, caller, self.door.rules.clone());
+        let rules = self.door.rules.clone();
+        let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.sessions.open(conversation, &self.worker) {
             Some(id) => self.messages(410, id, version, &[]),
             // No room, or the server stops: clients come back after a while.
@@ -197,17 +198,21 @@ impl LongPollDoor {
 
     fn messages(&self, status: u16, id: Uuid, version: Version, frames: &[Frame]) -> HttpResponse {
         let token = self.tokens.mint(id);
-        let items = frames.iter().map(|frame| item(version, frame)).collect::<Vec<_>>().join(",");
+        let items =
+            frames.iter().filter_map(|frame| item(version, frame)).collect::<Vec<_>>().join(",");
         json(format!(r#"{{"status":{status},"token":"{token}","messages":[{items}]}}"#))
     }
 }
 
 /// A frame among `messages`: text for version 2; an object for version 1, whose clients would choke
 /// on text (section 9.4).
-fn item(version: Version, frame: &Frame) -> String {
-    match version {
-        Version::V1 => frame.0.to_string(),
-        Version::V2 => super::message::json_string(&frame.0),
+///
+/// Nothing for bytes, which are not sent this way: [`Transport::LongPoll`] has no format for them.
+fn item(version: Version, frame: &Frame) -> Option<String> {
+    match (frame, version) {
+        (Frame::Text(text), Version::V1) => Some(text.to_string()),
+        (Frame::Text(text), Version::V2) => Some(super::message::json_string(text)),
+        (Frame::Binary(_), _) => None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! What both wire versions have in common: messages, and refs that nobody but their sender reads.
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use semver::Version as SemVer;
 use serde_json::value::RawValue;
 
 use crate::broker::subscriber::{Format, Frame};
 
-use super::{v1, v2};
+use super::{binary, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +58,32 @@ impl Version {
             Self::V1 => v1::encode(outgoing),
             Self::V2 => v2::encode(outgoing),
         };
-        Frame(ByteString::from(text))
+        Frame::Text(ByteString::from(text))
     }
 
-    /// How publications are spelled for this version.
-    pub fn format(self) -> Format {
-        match self {
-            Self::V1 => Format { slot: 0, encode: v1::encode_delivery },
-            Self::V2 => Format { slot: 1, encode: v2::encode_delivery },
+    /// How publications are spelled for this version over this transport.
+    pub fn format(self, transport: Transport) -> Format {
+        match (self, transport) {
+            (Self::V1, _) => Format { slot: 0, encode: v1::encode_delivery, encode_bytes: None },
+            (Self::V2, transport) => Format {
+                slot: 1,
+                encode: v2::encode_delivery,
+                encode_bytes: match transport {
+                    Transport::WebSocket => Some(binary::encode_delivery),
+                    Transport::LongPoll => None,
+                },
+            },
         }
     }
+}
+
+/// What carries a conversation: it decides whether its client can be sent bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Text and bytes both ways.
+    WebSocket,
+    /// Bytes from the client only (section 9.4 of the protocol document).
+    LongPoll,
 }
 
 /// A `ref` or `join_ref`: a scalar JSON value that only its sender understands.
@@ -92,6 +109,11 @@ impl Ref {
         &self.0
     }
 
+    /// Takes a string of at most `bytes_max` bytes.
+    pub(super) fn from_text(text: &str, bytes_max: usize) -> Result<Self, Malformed> {
+        if text.len() > bytes_max { Err(Malformed) } else { Ok(Self(json_string(text).into())) }
+    }
+
     /// Takes a scalar of at most `bytes_max` bytes.
     fn parse(raw: &RawValue, bytes_max: usize) -> Result<Self, Malformed> {
         let json = raw.get();
@@ -103,10 +125,7 @@ impl Ref {
                     return Err(Malformed);
                 }
                 let text: String = serde_json::from_str(json).map_err(|_| Malformed)?;
-                if text.len() > bytes_max {
-                    return Err(Malformed);
-                }
-                Ok(Self(json_string(&text).into()))
+                Self::from_text(&text, bytes_max)
             }
             Some(_) if json.len() > bytes_max => Err(Malformed),
             Some(_) => Ok(Self(json.into())),
@@ -167,8 +186,27 @@ pub struct Message {
     pub topic: Label,
     /// The event.
     pub event: Label,
+    /// What it says.
+    pub payload: Body,
+}
+
+/// What a client's message says.
+#[derive(Debug)]
+pub enum Body {
     /// Any JSON.
-    pub payload: Box<RawValue>,
+    Json(Box<RawValue>),
+    /// Bytes, from a binary frame.
+    Bytes(Bytes),
+}
+
+impl Body {
+    /// How much it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Json(json) => json.get().len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// The five parts of a message before they are looked into.
@@ -191,7 +229,7 @@ impl RawMessage<'_> {
             reference: Ref::parse(self.reference, ref_bytes_max)?,
             topic: Label::parse(self.topic)?,
             event: Label::parse(self.event)?,
-            payload: self.payload.to_owned(),
+            payload: Body::Json(self.payload.to_owned()),
         })
     }
 }

@@ -6,7 +6,10 @@ use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::broker::subscriber::{Delivery, Frame};
+use crate::broker::{
+    JsonObject,
+    subscriber::{Delivery, Frame},
+};
 
 use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
@@ -30,9 +33,9 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
 }
 
 /// Spells a publication; all who joined the same topic share the text.
-pub(super) fn encode_delivery(delivery: &Delivery<'_>) -> Frame {
+pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
-    Frame(ByteString::from(object(&topic, delivery.event, "null", delivery.payload.as_str())))
+    Frame::Text(ByteString::from(object(&topic, delivery.event, "null", delivery.payload.as_str())))
 }
 
 fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
@@ -99,10 +102,14 @@ impl<'de> Visitor<'de> for KeysVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        broker::Payload,
-        phoenix::message::{Label, Message, Ref, Version},
-    };
+    use crate::phoenix::message::{Body, Label, Message, Ref, Version};
+
+    fn json(message: &Message) -> &str {
+        match &message.payload {
+            Body::Json(json) => json.get(),
+            Body::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
+        }
+    }
 
     fn read(text: &str) -> Result<Message, Malformed> {
         Version::V1.decode(text, 64)
@@ -117,7 +124,7 @@ mod tests {
         assert_eq!(message.reference.as_json(), "\"2\"");
         assert_eq!(message.topic, Label::from("t"));
         assert_eq!(message.event, Label::from("e"));
-        assert_eq!(message.payload.get(), "{\"a\":1}");
+        assert_eq!(json(&message), "{\"a\":1}");
     }
 
     #[test]
@@ -126,7 +133,7 @@ mod tests {
         let message = read(text).expect("a message");
         assert!(message.reference.is_null() && message.join_ref.is_null());
         assert_eq!(message.topic, Label::from("b"));
-        assert_eq!(message.payload.get(), "null");
+        assert_eq!(json(&message), "null");
     }
 
     #[test]
@@ -159,9 +166,9 @@ mod tests {
 
     #[test]
     fn e108_a_publication_has_a_null_ref() {
-        let payload = &Payload::parse("{ \"n\":1.0 }").expect("a payload");
+        let payload = &JsonObject::parse("{ \"n\":1.0 }").expect("a payload");
         let frame = encode_delivery(&Delivery { topic: "public:app", event: "c:msg", payload });
         let expected = r#"{"topic":"public:app","event":"c:msg","ref":null,"payload":{ "n":1.0 }}"#;
-        assert_eq!(frame.0, expected);
+        assert_eq!(frame, Frame::Text(expected.into()));
     }
 }

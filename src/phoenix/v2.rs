@@ -6,7 +6,10 @@ use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::broker::subscriber::{Delivery, Frame};
+use crate::broker::{
+    JsonObject,
+    subscriber::{Delivery, Frame},
+};
 
 use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
@@ -24,10 +27,10 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
 }
 
 /// Spells a publication; all who joined the same topic share the text, so both refs are null.
-pub(super) fn encode_delivery(delivery: &Delivery<'_>) -> Frame {
+pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
     let payload = delivery.payload.as_str();
-    Frame(ByteString::from(array("null", "null", &topic, delivery.event, payload)))
+    Frame::Text(ByteString::from(array("null", "null", &topic, delivery.event, payload)))
 }
 
 fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
@@ -73,10 +76,14 @@ impl<'de> Visitor<'de> for ElementsVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        broker::Payload,
-        phoenix::message::{Label, Message, Ref, Version},
-    };
+    use crate::phoenix::message::{Body, Label, Message, Ref, Version};
+
+    fn json(message: &Message) -> &str {
+        match &message.payload {
+            Body::Json(json) => json.get(),
+            Body::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
+        }
+    }
 
     fn read(text: &str) -> Result<Message, Malformed> {
         Version::V2.decode(text, 64)
@@ -89,7 +96,7 @@ mod tests {
         assert_eq!(message.reference.as_json(), "\"2\"");
         assert_eq!(message.topic, Label::from("t"));
         assert_eq!(message.event, Label::from("e"));
-        assert_eq!(message.payload.get(), "[1, 2]");
+        assert_eq!(json(&message), "[1, 2]");
     }
 
     #[test]
@@ -130,9 +137,9 @@ mod tests {
 
     #[test]
     fn e107_a_publication_has_null_refs() {
-        let payload = &Payload::parse("{\"n\":1}").expect("a payload");
+        let payload = &JsonObject::parse("{\"n\":1}").expect("a payload");
         let frame =
             encode_delivery(&Delivery { topic: "public:app", event: "say \"hi\"", payload });
-        assert_eq!(frame.0, r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#);
+        assert_eq!(frame, Frame::Text(r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#.into()));
     }
 }

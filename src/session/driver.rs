@@ -197,8 +197,9 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
 fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::Context) {
     carrier.hold();
     let topics = carrier.driver().worker.topics.clone();
-    let publish =
-        async move { topics.publish(publication).await.map_err(|_| Failure::Unavailable) };
+    let publish = async move {
+        topics.publish(publication).await.map(drop).map_err(|_| Failure::Unavailable)
+    };
     ctx.spawn(wrap_future(publish).map(answered));
 }
 

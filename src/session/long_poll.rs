@@ -291,7 +291,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
     /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
     /// its session ends, and it comes back.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        self.waiting_bytes += frame.0.len();
+        self.waiting_bytes += frame.bytes();
         self.waiting.push_back(frame);
         if self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max {
             self.close(CloseCode::TRY_LATER, ctx);

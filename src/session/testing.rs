@@ -23,7 +23,7 @@ use super::{
 use crate::{
     app::AppId,
     broker::{
-        Destination, EventName, Payload, Publication, Scope, Topics,
+        Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
         subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
@@ -79,7 +79,7 @@ impl Bench {
     pub(super) async fn publish(&self, payload: &str) {
         let Place { key: ScopeKey { app, scope }, .. } = place();
         let event = EventName::parse("e").expect("an event's name");
-        let payload = Payload::parse(payload).expect("a payload");
+        let payload = Payload::Object(JsonObject::parse(payload).expect("a payload"));
         let destination = Destination::General;
         let publication = Publication { app, scope, destination, event, payload };
         self.topics.publish(publication).await.expect("to be taken");
@@ -137,17 +137,17 @@ impl Conversation for Obedient {
             "join" => vec![Effect::Subscribe(Subscription {
                 place: place(),
                 topic: "everything".into(),
-                format: Format { slot: 0, encode },
+                format: Format { slot: 0, encode, encode_bytes: None },
             })],
             "panic" => panic!("as told"),
             "close" => vec![Effect::Close(CloseCode::INTERNAL)],
-            _ => vec![Effect::Send(Frame(text))],
+            _ => vec![Effect::Send(Frame::Text(text))],
         }
     }
 
     fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
         let answer = if outcome.is_ok() { "joined" } else { "refused" };
-        vec![Effect::Send(Frame(answer.into()))]
+        vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
@@ -155,8 +155,8 @@ impl Conversation for Obedient {
     }
 }
 
-fn encode(delivery: &Delivery<'_>) -> Frame {
-    Frame(ByteString::from(delivery.payload.as_str()))
+fn encode(delivery: &Delivery<'_, JsonObject>) -> Frame {
+    Frame::Text(ByteString::from(delivery.payload.as_str()))
 }
 
 fn place() -> Place {

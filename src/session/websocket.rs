@@ -72,8 +72,11 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
 
     /// Hands a frame to the context, and lets it be written out once enough is gathered.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        self.gathered_bytes += frame.0.len();
-        ctx.text(frame.0);
+        self.gathered_bytes += frame.bytes();
+        match frame {
+            Frame::Text(text) => ctx.text(text),
+            Frame::Binary(bytes) => ctx.binary(bytes),
+        }
         if self.gathered_bytes > CHUNK_BYTES_MAX {
             self.gathered_bytes = 0;
             ctx.wait(wrap_future(tokio::task::yield_now()));

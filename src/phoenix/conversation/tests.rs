@@ -68,7 +68,8 @@ impl Talk {
 
     fn new(version: Version, caller: Caller) -> Self {
         let rules = rules();
-        Self { conversation: Conversation::new(version, caller, rules.clone()), rules }
+        let conversation = Conversation::new(version, Transport::WebSocket, caller, rules.clone());
+        Self { conversation, rules }
     }
 
     /// What comes of a message, up to what the broker is asked for.
@@ -77,9 +78,21 @@ impl Talk {
         effects.iter().map(shown).collect()
     }
 
+    /// What comes of a push in a binary frame, the broker's yes included.
+    fn push(&mut self, names: [&str; 4], payload: &[u8]) -> Vec<String> {
+        let lengths = names.map(|name| u8::try_from(name.len()).expect("a short name"));
+        let frame = [&[0], &lengths[..], names.concat().as_bytes(), payload].concat();
+        let effects = self.conversation.received(Received::Binary(frame.into()), NOW_S);
+        self.settle(effects.iter().map(shown).collect())
+    }
+
     /// What comes of a message, the broker's yes included.
     fn say(&mut self, text: &str) -> Vec<String> {
-        let mut all = self.ask(text);
+        let all = self.ask(text);
+        self.settle(all)
+    }
+
+    fn settle(&mut self, mut all: Vec<String>) -> Vec<String> {
         if all
             .last()
             .is_some_and(|last| last.starts_with("subscribe") || last.starts_with("publish"))
@@ -106,18 +119,17 @@ fn shown(effect: &Effect) -> String {
         format!("{}/{}/{channel}", place.key.app.0, place.key.scope)
     };
     match effect {
-        Effect::Send(frame) => frame.0.to_string(),
+        Effect::Send(Frame::Text(text)) => text.to_string(),
+        Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
         Effect::Subscribe(subscription) => format!("subscribe {}", place(&subscription.place)),
         Effect::Unsubscribe(left) => format!("unsubscribe {}", place(left)),
         Effect::Publish(p) => {
             let destination = p.destination.as_str();
-            format!(
-                "publish {}/{}/{destination} {} {}",
-                p.app.0,
-                p.scope,
-                p.event,
-                p.payload.as_str()
-            )
+            let payload = match &p.payload {
+                Payload::Object(object) => object.as_str().to_owned(),
+                Payload::Bytes(bytes) => format!("{bytes:?}"),
+            };
+            format!("publish {}/{}/{destination} {} {payload}", p.app.0, p.scope, p.event)
         }
         Effect::Close(code) => format!("close {}", code.0),
     }
@@ -436,4 +448,78 @@ fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
     assert_eq!(talk.change(1, [authorized("another-secret-0123")].into_iter().collect()), [""; 0]);
     let denied = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{}}]"#;
     assert_eq!(talk.say(push), [denied]);
+}
+
+#[test]
+fn a_push_in_a_binary_frame_obeys_the_rules_of_all_pushes() {
+    const TOPIC: &str = "public:foo-app:room";
+    let error = |refs: &str, response: &str| {
+        let reply = format!(r#"{{"status":"error","response":{response}}}"#);
+        vec![format!(r#"[{refs},"{TOPIC}","phx_reply",{reply}]"#)]
+    };
+    let unmatched = error(r#"null,"5""#, r#"{"reason":"unmatched topic"}"#);
+    let mut talk = Talk::v2();
+    assert_eq!(talk.push(["1", "5", TOPIC, "msg"], b"x"), unmatched, "before the join");
+    talk.say(r#"["1","1","public:foo-app:room","phx_join",{}]"#);
+    let ok = r#"[null,"","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    let (most, more) = ([7; 32], [7; 33]);
+    let published = |payload: &str| vec![format!("publish 1/public/room msg {payload}")];
+    for (case, names, payload, expected) in [
+        ("heartbeat", ["", "", "phoenix", "heartbeat"], b"".as_slice(), vec![ok.to_owned()]),
+        ("ours", ["1", "5", TOPIC, "msg"], b"\0\xff", published(r#"b"\0\xff""#)),
+        ("no bytes", ["1", "", TOPIC, "msg"], b"", published("b\"\"")),
+        ("what looks like JSON", ["1", "5", TOPIC, "msg"], b"{}", published("b\"{}\"")),
+        ("no join_ref", ["", "5", TOPIC, "msg"], b"x", vec![]),
+        ("a stale one", ["2", "5", TOPIC, "msg"], b"x", vec![]),
+        (
+            "a name of the wire's own",
+            ["1", "5", TOPIC, "phx_x"],
+            b"x",
+            error(r#""1","5""#, r#"{"reason":"invalid event"}"#),
+        ),
+        (
+            "the most",
+            ["1", "5", TOPIC, "msg"],
+            &most,
+            published(&format!("b\"{}\"", "\\x07".repeat(32))),
+        ),
+        (
+            "more",
+            ["1", "5", TOPIC, "msg"],
+            &more,
+            error(r#""1","5""#, r#"{"reason":"payload too large"}"#),
+        ),
+    ] {
+        assert_eq!(talk.push(names, payload), expected, "{case}");
+    }
+    let left = talk.push(["1", "6", TOPIC, "phx_leave"], b"x");
+    let reply = format!(r#"["1","6","{TOPIC}","phx_reply",{{"status":"ok","response":{{}}}}]"#);
+    let close = format!(r#"["1","1","{TOPIC}","phx_close",{{}}]"#);
+    assert_eq!(left, ["unsubscribe 1/public/room", &reply, &close]);
+}
+
+#[test]
+fn a_join_in_a_binary_frame_brings_no_token_and_has_an_empty_join_ref() {
+    let mut talk = Talk::v2();
+    let joined = talk.push(["", "1", "public:foo-app", "phx_join"], b"{\"guardian_token\":1}");
+    let reply = r#"["","1","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(joined, ["subscribe 1/public/*", reply]);
+    let pushed = talk.push(["", "2", "public:foo-app", "msg"], b"x");
+    assert_eq!(pushed, [r#"publish 1/public/#general msg b"x""#]);
+    let refused = talk.push(["", "1", "private:foo-app", "phx_join"], b"");
+    let reply = r#"["","1","private:foo-app","phx_reply",{"status":"error","response":"authentication_required"}]"#;
+    assert_eq!(refused, [reply]);
+}
+
+#[test]
+fn only_version_2_over_a_websocket_can_be_sent_bytes() {
+    for (version, transport, expected) in [
+        (Version::V1, Transport::WebSocket, false),
+        (Version::V1, Transport::LongPoll, false),
+        (Version::V2, Transport::WebSocket, true),
+        (Version::V2, Transport::LongPoll, false),
+    ] {
+        let format = version.format(transport);
+        assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
+    }
 }

@@ -11,6 +11,7 @@ mod support;
 mod app_changes;
 mod apps;
 mod audience;
+mod binary;
 mod broadcast;
 mod client_events;
 mod command_line;

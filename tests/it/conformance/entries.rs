@@ -32,6 +32,8 @@ const NO_CRASH: &str =
     "no channel code runs in Herald that could stop or crash (for `phx_error` see 98)";
 const NO_BROADCAST_FROM: &str = "a publication always includes its sender";
 const NO_INTERCEPT: &str = "events are not intercepted";
+const NO_CHANNEL_PUSH: &str = "no channel code runs in Herald that could push bytes of its own";
+const BY_CLIENTS: &str = "phoenix.js itself shows it: `tests/clients/binary.test.mjs`";
 const NEXT: &str = "comes with the next issue";
 
 pub const ENTRIES: &[Entry] = &[
@@ -152,7 +154,16 @@ pub const ENTRIES: &[Entry] = &[
     shown(115, "one publisher's events keep their order"),
     shown(116, "a payload that is no object is refused at its publisher"),
     shown(117, "an event is encoded at most once per version"),
-    block(118, 127, "binary frames", NEXT),
+    shown(118, "a push in a binary frame"),
+    without(119, "a binary reply", NO_HANDLERS),
+    without(120, "a binary push from the channel itself", NO_CHANNEL_PUSH),
+    shown(121, "a binary broadcast"),
+    shown(122, "names that no length could measure are refused at their publisher"),
+    shown(123, "another kind, or a head longer than the frame: 1011"),
+    shown(124, "a binary push with an empty join_ref: silence"),
+    shown(125, "a binary push to an unjoined topic: unmatched, in text"),
+    shown(126, "lengths count bytes of UTF-8"),
+    without(127, "phoenix.js reads what is sent", BY_CLIENTS),
     block(128, 160, "long-poll", NEXT),
     block(161, 171, "presence", NEXT),
     block(172, 184, "what real clients do, entry by entry", NEXT),

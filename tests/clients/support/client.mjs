@@ -47,9 +47,9 @@ export function plain(value) {
 }
 
 export class Client {
-  /** Connects one generation's socket to `mount` of a server. */
-  constructor(generation, herald, { mount = "/socket", params = {} } = {}) {
-    const { Socket } = load(generation)
+  /** Connects one generation's socket to `mount` of a server; `page` adds globals to those of its browser. */
+  constructor(generation, herald, { mount = "/socket", params = {}, page = {} } = {}) {
+    const { Socket } = load(generation, page)
     this.label = generation.label
     this.socket = new Socket(`ws://${herald.host}${mount}`, {
       params,

@@ -38,7 +38,8 @@ use crate::{
         self, Conversation, Rules,
         admission::{Judge, RefusedOrigins},
         connect::Door,
-        long_poll::{LongPollDoor, SessionTokens},
+        long_poll::LongPollDoor,
+        session_token::SessionTokens,
     },
     session::{
         listener::Listener,
@@ -324,7 +325,8 @@ impl Parts {
             worker: worker.clone(),
             sessions: self.long_polls.clone(),
             tokens: SessionTokens::new(self.settings.secrets.secret_key_base.clone()),
-            body_bytes_max: limits.message_bytes_max,
+            body_bytes_max: limits.request_body_bytes_max,
+            message_bytes_max: limits.message_bytes_max,
         });
         let app = WebApp::new()
             .app_data(services)

@@ -137,8 +137,8 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// How much it is, in bytes.
-    pub fn bytes(&self) -> usize {
+    /// How large it is, in bytes.
+    pub fn size_bytes(&self) -> usize {
         match self {
             Self::Object(object) => object.as_str().len(),
             Self::Bytes(bytes) => bytes.len(),

@@ -31,8 +31,8 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// How much it is, in bytes.
-    pub fn bytes(&self) -> usize {
+    /// How large it is, in bytes.
+    pub fn size_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
@@ -174,7 +174,7 @@ impl Outbox {
         if self.ending.get().is_some() {
             return false;
         }
-        let bytes = frame.bytes();
+        let bytes = frame.size_bytes();
         let fits = self.bytes.fetch_add(bytes, Relaxed) + bytes <= self.bytes_max;
         if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)).is_ok() {
             return true;
@@ -185,7 +185,7 @@ impl Outbox {
 
     /// Notes that the session has taken a frame out.
     pub fn taken(&self, frame: &Frame) {
-        self.bytes.fetch_sub(frame.bytes(), Relaxed);
+        self.bytes.fetch_sub(frame.size_bytes(), Relaxed);
     }
 
     /// Tells the session that an app has changed.

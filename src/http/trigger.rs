@@ -163,7 +163,7 @@ impl<'a> Fields<'a> {
                 return Err(PayloadFault::invalid_base64("cannot come together with payload"));
             }
         };
-        if payload.bytes() > bytes_max {
+        if payload.size_bytes() > bytes_max {
             return Err(PayloadFault::TooLarge { bytes_max });
         }
         Ok(payload)

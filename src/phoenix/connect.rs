@@ -92,32 +92,33 @@ impl Door {
         if handshake.method != Method::GET {
             return Err(Refusal::silent(StatusCode::BAD_REQUEST));
         }
-        self.connect(handshake)
+        let (version, mut caller) = self.connect(handshake)?;
+        let (bearer, subprotocol) = offered(handshake.headers)?;
+        caller.bearer = bearer.map(String::into_boxed_str);
+        Ok(Connect { version, caller, subprotocol })
     }
 
-    /// Judges what a client brings along, whatever its transport.
+    /// Judges what a client brings along whatever its transport: its origin, and its params.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(super) fn connect(&self, handshake: &Handshake<'_>) -> Result<Connect, Refusal> {
+    pub(super) fn connect(&self, handshake: &Handshake<'_>) -> Result<(Version, Caller), Refusal> {
         let params = form::parse(handshake.query.as_bytes());
         let origin = self.check_origin(handshake)?;
-        let (bearer, subprotocol) = offered(handshake.headers)?;
         let version = match params.get("vsn") {
             None => Version::negotiate(None),
             Some(Value::String(vsn)) => Version::negotiate(Some(vsn)),
             Some(_) => None,
         };
         let version = version.ok_or_else(forbidden)?;
-        let caller = Caller {
-            origin: origin.map(Box::from),
-            tokens: TokenPair::from_params(&params),
-            bearer: bearer.map(String::into_boxed_str),
-        };
-        Ok(Connect { version, caller, subprotocol })
+        let origin = origin.map(Box::from);
+        Ok((version, Caller { origin, tokens: TokenPair::from_params(&params), bearer: None }))
     }
 
     /// The page's origin, if the global check lets it through.
+    ///
+    /// # Errors
+    /// [`Refusal`].
     pub(super) fn check_origin<'a>(
         &self,
         handshake: &'a Handshake<'_>,

@@ -239,7 +239,7 @@ impl Conversation {
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
         let (destination, event) =
             address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
-        if message.payload.bytes() > self.rules.client_event_bytes_max {
+        if message.payload.size_bytes() > self.rules.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
         }
         let payload = match &message.payload {

@@ -1,8 +1,8 @@
 //! Long-poll as Phoenix has it: the status lives in the body.
 //!
 //! Section 9 of the protocol document. Sessions themselves are `session::long_poll`'s; this file
-//! reads requests and spells answers. Every answer is HTTP 200 with JSON, whose `status` clients act
-//! on; older ones throw on any status that is not 200, 204, 410 or 500.
+//! reads requests and spells answers. Every outcome is HTTP 200 with JSON, whose `status` clients
+//! act on; older ones throw on any status that is not 200, 204, 410 or 500.
 
 use std::rc::Rc;
 
@@ -18,14 +18,9 @@ use actix_web::{
     },
     web,
 };
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use bytestring::ByteString;
-use hmac::{Hmac, Mac};
-use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::{
@@ -41,8 +36,9 @@ use crate::{
 
 use super::{
     Conversation,
-    connect::{Connect, Door},
-    message::{Transport, Version},
+    connect::Door,
+    message::{Transport, push_json_string},
+    session_token::SessionTokens,
 };
 
 /// The lines of one batch that are looked at; the rest is ignored, as Phoenix does.
@@ -66,40 +62,8 @@ pub struct LongPollDoor {
     pub tokens: SessionTokens,
     /// The largest body.
     pub body_bytes_max: usize,
-}
-
-/// The tokens by which clients name their sessions: unguessable, and recognised after a restart.
-#[derive(Clone)]
-pub struct SessionTokens(SecretString);
-
-impl SessionTokens {
-    /// Signs with a key of the server's own, which survives restarts.
-    pub fn new(secret_key_base: SecretString) -> Self {
-        Self(secret_key_base)
-    }
-
-    /// A session's token.
-    pub fn mint(&self, id: Uuid) -> String {
-        let signature = self.mac(id).finalize().into_bytes();
-        format!("{}.{}", URL_SAFE_NO_PAD.encode(id), URL_SAFE_NO_PAD.encode(signature))
-    }
-
-    /// The session that a token names; `None` if it is not ours.
-    pub fn read(&self, token: &str) -> Option<Uuid> {
-        let (id, signature) = token.split_once('.')?;
-        let id = Uuid::from_slice(&URL_SAFE_NO_PAD.decode(id).ok()?).ok()?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        self.mac(id).verify_slice(&signature).ok()?;
-        Some(id)
-    }
-
-    fn mac(&self, id: Uuid) -> Hmac<Sha256> {
-        let key = self.0.expose_secret().as_bytes();
-        let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
-        mac.update(b"herald long-poll session");
-        mac.update(id.as_bytes());
-        mac
-    }
+    /// The largest message in it.
+    pub message_bytes_max: usize,
 }
 
 /// Answers a request to a mount's `longpoll`.
@@ -134,26 +98,23 @@ impl LongPollDoor {
     /// Fetches, or opens a session for who has none.
     async fn get(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
         let Some(id) = self.session_of(request) else { return self.open(request, handshake) };
-        let version = self.version_of(request);
         match self.sessions.poll(id).await {
             // A token of ours without a session. On 410 clients up to 1.8.1 would take a new
             // session for the old one and stay deaf; on 500 every generation comes back and joins.
             Polled::Gone => status(500),
-            Polled::Frames(frames) if frames.is_empty() => self.messages(204, id, version, &[]),
-            Polled::Frames(frames) => self.messages(200, id, version, &frames),
+            Polled::Frames(frames) if frames.is_empty() => self.messages(204, id, &[]),
+            Polled::Frames(frames) => self.messages(200, id, &frames),
         }
     }
 
     fn open(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
-        let Ok(Connect { version, mut caller, .. }) = self.door.connect(handshake) else {
-            return status(403);
-        };
+        let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
         caller.bearer = auth.map(Box::from);
         let rules = self.door.rules.clone();
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.sessions.open(conversation, &self.worker) {
-            Some(id) => self.messages(410, id, version, &[]),
+            Some(id) => self.messages(410, id, &[]),
             // No room, or the server stops: clients come back after a while.
             None => status(500),
         }
@@ -166,12 +127,9 @@ impl LongPollDoor {
         let Ok(Ok(body)) = body.to_bytes_limited(self.body_bytes_max).await else {
             return HttpResponse::new(StatusCode::BAD_REQUEST);
         };
-        let messages = match is_batch {
-            true => batch(&body),
-            false => ByteString::try_from(body).ok().map(|text| vec![Received::Text(text)]),
-        };
-        let Some(messages) = messages else {
-            return HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
+        let messages = match messages(is_batch, body, self.message_bytes_max) {
+            Ok(messages) => messages,
+            Err(fault) => return HttpResponse::new(fault.status()),
         };
         match self.sessions.post(id, messages).await {
             Posted::Done => status(200),
@@ -189,43 +147,83 @@ impl LongPollDoor {
         self.tokens.read(form::parse(request.query_string().as_bytes()).get("token")?.as_str()?)
     }
 
-    /// The version that a session's client named; it does so in every request.
-    fn version_of(&self, request: &HttpRequest) -> Version {
-        let params = form::parse(request.query_string().as_bytes());
-        let vsn = params.get("vsn").and_then(|vsn| vsn.as_str());
-        Version::negotiate(vsn).unwrap_or(Version::V2)
-    }
-
-    fn messages(&self, status: u16, id: Uuid, version: Version, frames: &[Frame]) -> HttpResponse {
+    fn messages(&self, status: u16, id: Uuid, frames: &[Frame]) -> HttpResponse {
         let token = self.tokens.mint(id);
-        let items =
-            frames.iter().filter_map(|frame| item(version, frame)).collect::<Vec<_>>().join(",");
-        json(format!(r#"{{"status":{status},"token":"{token}","messages":[{items}]}}"#))
+        let bytes: usize = frames.iter().map(|frame| frame.size_bytes() + 16).sum();
+        let mut body = String::with_capacity(128 + bytes);
+        body.push_str(&format!(r#"{{"status":{status},"token":"{token}","messages":["#));
+        for (nth, text) in frames.iter().filter_map(text_of).enumerate() {
+            if nth > 0 {
+                body.push(',');
+            }
+            push_item(&mut body, text);
+        }
+        body.push_str("]}");
+        json(body)
     }
 }
 
-/// A frame among `messages`: text for version 2; an object for version 1, whose clients would choke
-/// on text (section 9.4).
-///
-/// Nothing for bytes, which are not sent this way: [`Transport::LongPoll`] has no format for them.
-fn item(version: Version, frame: &Frame) -> Option<String> {
-    match (frame, version) {
-        (Frame::Text(text), Version::V1) => Some(text.to_string()),
-        (Frame::Text(text), Version::V2) => Some(super::message::json_string(text)),
-        (Frame::Binary(_), _) => None,
+/// A frame's text. Bytes are not sent this way: [`Transport::LongPoll`] has no format for them.
+fn text_of(frame: &Frame) -> Option<&str> {
+    match frame {
+        Frame::Text(text) => Some(text),
+        Frame::Binary(_) => None,
+    }
+}
+
+/// Appends a frame to `messages`: version 2's arrays as text; version 1's objects as they are, for
+/// its clients would choke on text (section 9.4).
+fn push_item(body: &mut String, text: &str) {
+    if text.starts_with('{') {
+        body.push_str(text);
+    } else {
+        push_json_string(body, text);
+    }
+}
+
+/// Why a body is not taken.
+#[derive(Debug, PartialEq, Eq)]
+enum BodyFault {
+    /// It is not text, or holds a message that is too large.
+    Unreadable,
+    /// A line of a batch is neither a message nor base64.
+    NoMessage,
+}
+
+impl BodyFault {
+    /// The HTTP status, as Phoenix has it: one of the few that are not 200.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unreadable => StatusCode::BAD_REQUEST,
+            Self::NoMessage => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The messages of a body: the lines of a batch, or all of it as one text.
+fn messages(is_batch: bool, body: Bytes, bytes_max: usize) -> Result<Vec<Received>, BodyFault> {
+    let body = ByteString::try_from(body).map_err(|_| BodyFault::Unreadable)?;
+    let messages = match is_batch {
+        true => batch(&body)?,
+        false => vec![Received::Text(body)],
+    };
+    match messages.iter().any(|message| message.size_bytes() > bytes_max) {
+        true => Err(BodyFault::Unreadable),
+        false => Ok(messages),
     }
 }
 
 /// The lines of a batch: `[…` is text, anything else a binary message in base64; empty lines are
-/// nobody's message. `None` if a line is neither.
-fn batch(body: &[u8]) -> Option<Vec<Received>> {
-    let lines = std::str::from_utf8(body).ok()?.lines().filter(|line| !line.is_empty());
+/// nobody's message.
+fn batch(body: &ByteString) -> Result<Vec<Received>, BodyFault> {
     let message = |line: &str| {
         if line.starts_with('[') {
-            return Some(Received::Text(line.into()));
+            return Ok(Received::Text(body.slice_ref(line)));
         }
-        STANDARD.decode(line).ok().map(|bytes| Received::Binary(bytes.into()))
+        let bytes = STANDARD.decode(line).map_err(|_| BodyFault::NoMessage)?;
+        Ok(Received::Binary(bytes.into()))
     };
+    let lines = body.lines().filter(|line| !line.is_empty());
     lines.take(BATCH_LINES_MAX).map(message).collect()
 }
 

@@ -200,8 +200,8 @@ pub enum Body {
 }
 
 impl Body {
-    /// How much it is, in bytes.
-    pub fn bytes(&self) -> usize {
+    /// How large it is, in bytes.
+    pub fn size_bytes(&self) -> usize {
         match self {
             Self::Json(json) => json.get().len(),
             Self::Bytes(bytes) => bytes.len(),

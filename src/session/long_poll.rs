@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
+    fmt, mem,
     rc::Rc,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -29,8 +29,12 @@ use super::{
     worker::{Admission, Worker},
 };
 
-/// Messages that may wait to be looked at, over all requests of one session.
-const INBOX_MAX: usize = 400;
+/// Messages that may wait for their turn, over all requests of one session. What one request brings
+/// is bounded where requests are read.
+const INBOX_MESSAGES_MAX: usize = 400;
+
+/// Bytes that may wait for their turn before another request's messages join them.
+const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// How a long-poll session keeps time.
 #[derive(Debug, Clone, Copy)]
@@ -103,12 +107,13 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     pub async fn poll(&self, id: Uuid) -> Polled {
         let Some(session) = self.find(id) else { return Polled::Gone };
         let (answer, mut answered) = oneshot::channel();
-        if session.send(Poll(answer)).await.is_err() {
-            return Polled::Gone;
-        }
-        match timeout(self.times.window, &mut answered).await {
-            Ok(Ok(frames)) => Polled::Frames(frames),
-            Ok(Err(_)) => Polled::Gone,
+        let poll = async {
+            session.send(Poll(answer)).await.ok()?;
+            (&mut answered).await.ok()
+        };
+        match timeout(self.times.window, poll).await {
+            Ok(Some(frames)) => Polled::Frames(frames),
+            Ok(None) => Polled::Gone,
             Err(_) => late(answered),
         }
     }
@@ -134,6 +139,11 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     }
 }
 
+/// What messages weigh.
+fn bytes_of(messages: &[Received]) -> usize {
+    messages.iter().map(Received::size_bytes).sum()
+}
+
 /// The window is over. What the session handed over in that very moment must not be lost.
 fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
     answered.close();
@@ -155,7 +165,10 @@ impl<C: Conversation + Unpin> Drop for Listing<C> {
 /// A fetch is here; it is answered when there is something, or when another takes over.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Poll(Sender<Vec<Frame>>);
+struct Poll(Parked);
+
+/// Where a parked fetch waits for its frames.
+type Parked = Sender<Vec<Frame>>;
 
 /// Messages are here; answered when all were looked at.
 #[derive(Message)]
@@ -177,12 +190,13 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     driver: Driver<C>,
     times: LongPollTimes,
     inbox: VecDeque<Inbound>,
+    inbox_bytes: usize,
     is_held: bool,
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
     frames_max: usize,
     bytes_max: usize,
-    parked: Option<Sender<Vec<Frame>>>,
+    parked: Option<Parked>,
     /// When the client was last there to fetch.
     fetched: Instant,
     /// Since when nothing is joined.
@@ -208,6 +222,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             driver: Driver::enter(conversation, admission, worker, mailbox),
             times,
             inbox: VecDeque::new(),
+            inbox_bytes: 0,
             is_held: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -221,11 +236,22 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
+    /// Whether more messages may wait for their turn. One request's always may, so that its size is
+    /// bounded by nothing but the limit on bodies.
+    fn has_room_for(&self, messages: &[Received]) -> bool {
+        let is_roomy = self.inbox.len() + messages.len() <= INBOX_MESSAGES_MAX
+            && self.inbox_bytes + bytes_of(messages) <= INBOX_BYTES_MAX;
+        self.inbox.is_empty() || is_roomy
+    }
+
     /// Looks at messages until one has to wait for the broker.
     fn work(&mut self, ctx: &mut Context<Self>) {
         while !self.is_held && !self.is_closed {
             match self.inbox.pop_front() {
-                Some(Inbound::Message(message)) => driver::received(self, message, ctx),
+                Some(Inbound::Message(message)) => {
+                    self.inbox_bytes -= message.size_bytes();
+                    driver::received(self, message, ctx);
+                }
                 Some(Inbound::End(answer)) => {
                     // Who does not wait for it any more was told that it is late.
                     let _ = answer.send(());
@@ -236,6 +262,11 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush();
     }
 
+    /// Whether more waits for the client than may.
+    fn is_full(&self) -> bool {
+        self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max
+    }
+
     /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
     /// nothing from the next one.
     fn flush(&mut self) {
@@ -243,9 +274,11 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             return;
         }
         let Some(parked) = self.parked.take() else { return };
-        self.fetched = Instant::now();
-        match parked.send(self.waiting.drain(..).collect()) {
-            Ok(()) => self.waiting_bytes = 0,
+        match parked.send(mem::take(&mut self.waiting).into()) {
+            Ok(()) => {
+                self.waiting_bytes = 0;
+                self.fetched = Instant::now();
+            }
             Err(unfetched) => self.waiting = unfetched.into(),
         }
     }
@@ -291,9 +324,15 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
     /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
     /// its session ends, and it comes back.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        self.waiting_bytes += frame.bytes();
+        if self.is_closed {
+            return;
+        }
+        self.waiting_bytes += frame.size_bytes();
         self.waiting.push_back(frame);
-        if self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max {
+        if self.is_full() {
+            self.flush();
+        }
+        if self.is_full() {
             self.close(CloseCode::TRY_LATER, ctx);
         }
     }
@@ -303,6 +342,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         debug!("session {} is closed: {}", self.driver.session(), code.0);
         self.flush();
         self.is_closed = true;
+        // Whoever still waits for an answer learns by this that the session is gone.
         self.parked = None;
         self.inbox.clear();
         ctx.stop();
@@ -322,6 +362,10 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
     type Result = ();
 
     fn handle(&mut self, Poll(answer): Poll, _: &mut Self::Context) {
+        if answer.is_closed() {
+            // Its client has left, or its window ended, before its turn came.
+            return;
+        }
         self.fetched = Instant::now();
         if let Some(earlier) = self.parked.replace(answer) {
             // The client has given up on it, or has two: the later one counts.
@@ -335,10 +379,11 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
     type Result = ();
 
     fn handle(&mut self, Post { messages, answer }: Post, ctx: &mut Self::Context) {
-        if self.inbox.len() + messages.len() > INBOX_MAX {
+        if !self.has_room_for(&messages) {
             // The dropped answer tells the client that its session is over.
             return self.close(CloseCode::TRY_LATER, ctx);
         }
+        self.inbox_bytes += bytes_of(&messages);
         self.inbox.extend(messages.into_iter().map(Inbound::Message));
         self.inbox.push_back(Inbound::End(answer));
         self.work(ctx);

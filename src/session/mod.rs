@@ -1,9 +1,9 @@
 //! Sessions: one connected client each, whatever it speaks.
 //!
 //! This is the narrow waist. A protocol is a [`Conversation`]: a state machine without I/O, clock or
-//! tasks, which turns what a client sends into [`Effect`]s. A transport drives it: [`websocket`]
-//! today, long-poll beside it tomorrow. The rules of a protocol are thereby tables to test, and the
-//! two transports cannot disagree.
+//! tasks, which turns what a client sends into [`Effect`]s. Two transports drive it, [`websocket`]
+//! and [`long_poll`], through the same [`driver`]. The rules of a protocol are thereby tables to
+//! test, and the two transports cannot disagree.
 //!
 //! How a WebSocket's bytes travel: [`upgrade`] takes the bare socket from the HTTP server, `frames`
 //! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them. A session keeps
@@ -64,6 +64,16 @@ pub enum Received {
     Text(ByteString),
     /// Anything.
     Binary(Bytes),
+}
+
+impl Received {
+    /// Its size in bytes.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// What a conversation wants done, in order.

@@ -72,7 +72,7 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
 
     /// Hands a frame to the context, and lets it be written out once enough is gathered.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        self.gathered_bytes += frame.bytes();
+        self.gathered_bytes += frame.size_bytes();
         match frame {
             Frame::Text(text) => ctx.text(text),
             Frame::Binary(bytes) => ctx.binary(bytes),

@@ -186,17 +186,24 @@ fn secret_key_base(r: &mut Reader, env: Environment) -> Result<SecretString, Set
     Ok(found)
 }
 
+const LONG_POLL_WINDOW: &str = "socket.long_poll_window";
+
 fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
-    Ok(Socket {
+    let socket = Socket {
         check_origin: check_origin(r, public_host)?,
         idle_timeout: r.duration("socket.idle_timeout", 10 * MOMENT..=DAY)?,
         handshake_timeout: r.duration("socket.handshake_timeout", 10 * MOMENT..=HOUR)?,
         write_timeout: r.duration("socket.write_timeout", 10 * MOMENT..=HOUR)?,
-        long_poll_window: r.duration("socket.long_poll_window", 10 * MOMENT..=19_000 * MOMENT)?,
+        long_poll_window: r.duration(LONG_POLL_WINDOW, 10 * MOMENT..=19_000 * MOMENT)?,
         long_poll_unjoined_timeout: r
             .duration("socket.long_poll_unjoined_timeout", 10 * MOMENT..=DAY)?,
         topic_timeout: r.duration("socket.topic_timeout", 10 * MOMENT..=HOUR)?,
-    })
+    };
+    if socket.long_poll_window >= socket.idle_timeout {
+        // A parked request is silent for that long, and its connection would be closed under it.
+        return Err(r.fault(LONG_POLL_WINDOW, "must be shorter than socket.idle_timeout"));
+    }
+    Ok(socket)
 }
 
 fn check_origin(r: &mut Reader, public_host: &str) -> Result<OriginPolicy, SettingsError> {

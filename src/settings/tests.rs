@@ -253,6 +253,11 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "server.port (from PORT): must be a whole number from 0 to 65535, not \" 1\"",
         ),
         (
+            "HERALD__SOCKET__IDLE_TIMEOUT",
+            "10s",
+            "socket.long_poll_window (from the built-in default.toml): must be shorter than socket.idle_timeout",
+        ),
+        (
             "HERALD__SERVER__WORKERS",
             "513",
             "server.workers (from HERALD__SERVER__WORKERS): must be a whole number from 0 to 512, not \"513\"",

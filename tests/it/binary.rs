@@ -314,35 +314,26 @@ async fn the_limits_of_payloads_are_those_of_their_bytes() {
 async fn long_poll_takes_bytes_and_is_sent_none() {
     let server = TestServer::start();
     let mut socket = joined(&server, V2, TOPIC).await;
-    let poll = |query: String| request("GET", server.url(&format!("/socket/longpoll?{query}")));
-    let opened = poll("vsn=2.0.0".to_owned()).send().await.json();
-    let session = format!("vsn=2.0.0&token={}", opened["token"].as_str().expect("a token"));
-    let Message::Binary(frame) = push(["1", "2", TOPIC, "bin"], PAYLOAD) else {
-        panic!("a binary frame");
-    };
+    let mut poller = Poller::connect(&server, V2).await;
+    let frame = push(["1", "2", TOPIC, "bin"], PAYLOAD).into_data();
     let lines = [
         json!(["1", "1", TOPIC, "phx_join", {}]).to_string(),
         STANDARD.encode(frame),
         json!(["1", "3", TOPIC, "text", {}]).to_string(),
     ];
-    let call = request("POST", server.url(&format!("/socket/longpoll?{session}")));
-    let call = call.header("content-type", "application/x-ndjson").body(lines.join("\n"));
-    assert_eq!(call.send().await.json(), json!({ "status": 200 }));
+    assert_eq!(poller.post_batch(&lines.join("\n")).await, 200);
     assert_eq!(socket.message().await, broadcast(TOPIC, "bin", PAYLOAD));
     assert_eq!(socket.next().await, json!([null, null, TOPIC, "text", {}]));
     let event = json!({ "topic": "room", "event": "msg", "payload_base64": "eA==" });
     assert_eq!(trigger(&server, &event).await, (200, json!({ "skipped": 1 })));
     let event = json!({ "topic": "room", "event": "end" });
     assert_eq!(trigger(&server, &event).await, (200, json!({})));
-    let mut heard = Vec::new();
-    while !heard.iter().any(|frame: &Value| frame[3] == "room:end") {
-        let polled = poll(session.clone()).send().await.json();
-        assert_eq!(polled["status"], 200);
-        for item in polled["messages"].as_array().expect("a list") {
-            let text = item.as_str().expect("text");
-            heard.push(serde_json::from_str(text).expect("JSON"));
-        }
+    let ok = r#"{"status":"ok","response":{}}"#;
+    for expected in [
+        format!(r#"["1","1","{TOPIC}","phx_reply",{ok}]"#),
+        format!(r#"[null,null,"{TOPIC}","text",{{}}]"#),
+        format!(r#"[null,null,"{TOPIC}","room:end",{{}}]"#),
+    ] {
+        assert_eq!(poller.next().await, Some(expected));
     }
-    let events: Vec<_> = heard.iter().map(|frame| frame[3].as_str().expect("text")).collect();
-    assert_eq!(events, ["phx_reply", "text", "room:end"]);
 }

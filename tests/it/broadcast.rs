@@ -26,7 +26,7 @@ async fn trigger_text(server: &TestServer, body: String) -> u16 {
 #[tokio::test]
 async fn e107_e109_version_2_hears_an_array_with_both_refs_null_the_sender_too() {
     let server = TestServer::start();
-    let (mut sender, mut other) = (joined(&server, V2).await, joined(&server, V2).await);
+    let (mut sender, mut other) = (joined(&server, V2).await, joined(&server, V2_POLLED).await);
     sender.text(format!(r#"["1","7","{TOPIC}","user_entered",{PAYLOAD}]"#)).await;
     let expected = format!(r#"[null,null,"{TOPIC}","user_entered",{PAYLOAD}]"#);
     for socket in [&mut sender, &mut other] {
@@ -80,10 +80,12 @@ async fn e113_each_hears_its_own_version_whichever_was_spoken() {
 async fn e114_a_trigger_looks_like_any_broadcast() {
     let server = TestServer::start();
     let (mut v1, mut v2) = (joined(&server, V1).await, joined(&server, V2).await);
+    let mut polled = joined(&server, V2_POLLED).await;
     let body = format!(r#"{{"topic":"foo-topic","event":"msg","payload":{PAYLOAD}}}"#);
     assert_eq!(trigger_text(&server, body).await, 200);
     let expected = format!(r#"[null,null,"{TOPIC}","foo-topic:msg",{PAYLOAD}]"#);
     assert_eq!(v2.frame().await, expected);
+    assert_eq!(polled.frame().await, expected);
     let payload: Value = serde_json::from_str(PAYLOAD).expect("JSON");
     let expected = json!([null, null, TOPIC, "foo-topic:msg", payload]);
     assert_eq!(v1.next().await, expected);
@@ -95,7 +97,7 @@ async fn e114_a_trigger_looks_like_any_broadcast() {
 #[tokio::test]
 async fn e115_what_one_publisher_sends_arrives_in_its_order() {
     let server = TestServer::start();
-    let mut sender = joined(&server, V2).await;
+    let mut sender = joined(&server, V2_POLLED).await;
     let mut listener = joined(&server, V1).await;
     for n in 0..200 {
         sender.push(json!([null, null, TOPIC, "msg", { "n": n }])).await;

@@ -5,12 +5,10 @@ use std::collections::BTreeSet;
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
 
-const BOTH: [&str; 2] = [V1, V2];
-
 #[tokio::test]
 async fn e054_a_join_is_answered_under_its_own_refs() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -25,7 +23,6 @@ async fn e054_a_join_is_answered_under_its_own_refs() {
 #[tokio::test]
 async fn e055_ref_and_join_ref_are_independent() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > ["11","1","public:test-app","phx_join",{}]
         < ["11","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -34,14 +31,16 @@ async fn e055_ref_and_join_ref_are_independent() {
         < ["11","3","public:test-app","phx_reply",{"status":"ok","response":{}}]
         < ["11","11","public:test-app","phx_close",{}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e056_a_join_may_be_answered_with_more_than_nothing() {
     let server = TestServer::start();
     let token = token(&App::seeded(), &json!({"listen": ["private:*"]}));
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = format!(
             r#"
@@ -56,7 +55,7 @@ async fn e056_a_join_may_be_answered_with_more_than_nothing() {
 #[tokio::test]
 async fn e057_e058_a_denial_tells_why_in_an_object_or_a_string() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["11","1","private:test-app","phx_join",{"guardian_token":"forged"}]
@@ -71,7 +70,7 @@ async fn e057_e058_a_denial_tells_why_in_an_object_or_a_string() {
 #[tokio::test]
 async fn e060_a_join_that_leads_nowhere_is_answered_without_join_ref() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         for topic in [
             "nomatch",
@@ -112,7 +111,7 @@ async fn e061_e063_a_hundred_topics_are_joined_and_no_more_until_one_is_left() {
     let server = TestServer::start();
     let ok = json!({"status": "ok", "response": {}});
     let too_many = json!({"status": "error", "response": {"reason": "too many channels joined"}});
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         for channel in 1..=100 {
             assert_eq!(join_channel(&mut socket, channel).await, ok, "{channel}");
@@ -144,7 +143,7 @@ async fn e061_e063_a_hundred_topics_are_joined_and_no_more_until_one_is_left() {
 #[tokio::test]
 async fn e062_the_limit_of_topics_is_a_setting() {
     let server = TestServer::start_with(|s| s.limits.channels_per_transport_max = 1);
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -161,7 +160,7 @@ async fn e062_the_limit_of_topics_is_a_setting() {
 #[tokio::test]
 async fn e064_a_denied_join_leaves_the_topic_unjoined() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","private:test-app","phx_join",{}]
@@ -176,7 +175,7 @@ async fn e064_a_denied_join_leaves_the_topic_unjoined() {
 #[tokio::test]
 async fn e065_a_join_payload_may_be_any_json() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         for payload in ["null", "[]", "[{\"guardian_token\":1}]", "\"text\"", "1", "false"] {
             let mut socket = Socket::connect(&server, vsn).await;
             let script = format!(
@@ -193,7 +192,6 @@ async fn e065_a_join_payload_may_be_any_json() {
 #[tokio::test]
 async fn e066_a_null_join_ref_is_answered_with_null_and_the_ref_takes_its_place() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > [null,"5","public:test-app","phx_join",{}]
         < [null,"5","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -205,13 +203,15 @@ async fn e066_a_null_join_ref_is_answered_with_null_and_the_ref_takes_its_place(
         < ["5","8","public:test-app","phx_reply",{"status":"ok","response":{}}]
         < ["5","5","public:test-app","phx_close",{}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e067_what_follows_a_join_at_once_arrives_behind_its_reply_in_order() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -234,7 +234,7 @@ async fn e068_what_others_publish_during_a_join_arrives_behind_its_reply() {
     for round in 0..10 {
         let mut publisher = Socket::connect(&server, V2).await;
         publisher.join("public:test-app", json!({})).await;
-        let mut joiner = Socket::connect(&server, BOTH[round % 2]).await;
+        let mut joiner = Socket::connect(&server, WAYS[round % 4]).await;
         for n in 0..EVENTS {
             if n == 20 {
                 joiner.push(json!(["1", "1", "public:test-app", "phx_join", {}])).await;
@@ -259,7 +259,7 @@ async fn e068_what_others_publish_during_a_join_arrives_behind_its_reply() {
 #[tokio::test]
 async fn e069_a_client_need_not_wait_for_replies() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -279,7 +279,7 @@ async fn e069_a_client_need_not_wait_for_replies() {
 #[tokio::test]
 async fn e070_a_heartbeat_behind_a_join_is_answered_as_well() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]

@@ -16,12 +16,10 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-const BOTH: [&str; 2] = [V1, V2];
-
 #[tokio::test]
 async fn e082_e083_e085_a_leave_is_answered_then_the_channel_closes() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         for join_ref in ["\"1\"", "null"] {
             // In version 1 the close carries the join's ref (decision 13.1).
@@ -42,7 +40,6 @@ async fn e082_e083_e085_a_leave_is_answered_then_the_channel_closes() {
 #[tokio::test]
 async fn e084_a_leave_for_another_incarnation_is_met_with_silence() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]
         < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -52,13 +49,15 @@ async fn e084_a_leave_for_another_incarnation_is_met_with_silence() {
         > ["1","5","public:test-app","c:msg",{}]
         < [null,null,"public:test-app","c:msg",{}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e086_e087_leaving_what_is_not_joined_is_fine() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["9","1","public:test-app","phx_leave",{}]
@@ -82,7 +81,7 @@ async fn e086_e087_leaving_what_is_not_joined_is_fine() {
 #[tokio::test]
 async fn e088_who_has_left_hears_nothing_more() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         socket.join("public:test-app:stays", json!({})).await;
         let script = r#"
@@ -106,7 +105,6 @@ async fn e088_who_has_left_hears_nothing_more() {
 #[tokio::test]
 async fn e089_e090_e091_e092_a_second_join_replaces_the_first() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]
         < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -124,13 +122,14 @@ async fn e089_e090_e091_e092_a_second_join_replaces_the_first() {
         > ["2","7","public:test-app","c:msg",{}]
         < [null,"7","public:test-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e089_e092_e093_a_v1_client_hears_nothing_of_the_join_it_replaced() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V1).await;
     let script = r#"
         > [null,"1","public:test-app","phx_join",{}]
         < [null,"1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -144,16 +143,18 @@ async fn e089_e092_e093_a_v1_client_hears_nothing_of_the_join_it_replaced() {
         < [null,"5","public:test-app","phx_reply",{"status":"ok","response":{}}]
         < [null,"2","public:test-app","phx_close",{}]
     "#;
-    socket.play(script).await;
+    for way in [V1, V1_POLLED] {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn a_second_join_that_is_denied_ends_the_first_as_well() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let close = match vsn {
-            V2 => r#"< ["1","1","public:test-app","phx_close",{}]"#,
+            V2 | V2_POLLED => r#"< ["1","1","public:test-app","phx_close",{}]"#,
             _ => "",
         };
         let script = format!(
@@ -174,7 +175,7 @@ async fn a_second_join_that_is_denied_ends_the_first_as_well() {
 #[tokio::test]
 async fn e094_leaving_and_joining_at_once_ends_joined() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -197,7 +198,7 @@ async fn e094_leaving_and_joining_at_once_ends_joined() {
 async fn e098_a_channel_that_fails_takes_no_other_with_it() {
     let server = TestServer::start();
     server.create_app(json!({"name": "doomed", "client_events": "all"})).await;
-    for vsn in BOTH {
+    for vsn in WAYS {
         server.update_app("doomed", json!({"active": true})).await;
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
@@ -254,7 +255,7 @@ async fn e099_the_channels_of_a_client_that_goes_end_with_it() {
 async fn e101_a_stopping_server_says_that_it_will_be_back() {
     let mut server = TestServer::start();
     let mut sockets = Vec::new();
-    for vsn in BOTH {
+    for vsn in [V1, V2] {
         let mut joined = Socket::connect(&server, vsn).await;
         joined.join("public:test-app", json!({})).await;
         let mut idle = Socket::connect(&server, vsn).await;
@@ -278,7 +279,7 @@ fn start_impatient() -> TestServer {
 #[tokio::test]
 async fn e102_a_silent_client_is_sent_away() {
     let server = start_impatient();
-    for vsn in BOTH {
+    for vsn in [V1, V2] {
         let mut socket = Socket::connect(&server, vsn).await;
         socket.join("public:test-app", json!({})).await;
         let since = Instant::now();
@@ -312,7 +313,7 @@ async fn e103_what_a_client_hears_does_not_keep_it_alive() {
 #[tokio::test]
 async fn e104_pings_are_answered_and_keep_a_client_alive() {
     let server = start_impatient();
-    for vsn in BOTH {
+    for vsn in [V1, V2] {
         let mut socket = Socket::connect(&server, vsn).await;
         let since = Instant::now();
         let mut count = 0_u32;
@@ -361,7 +362,7 @@ async fn e105_a_message_beyond_the_limit_closes_the_connection() {
 #[tokio::test]
 async fn e106_a_client_that_closes_is_answered() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in [V1, V2] {
         for code in [1000, 1001, 4000] {
             let mut socket = Socket::connect(&server, vsn).await;
             socket.join("public:test-app", json!({})).await;

@@ -2,12 +2,10 @@
 
 use crate::support::*;
 
-const BOTH: [&str; 2] = [V1, V2];
-
 #[tokio::test]
 async fn e073_a_published_event_gets_no_reply() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -22,7 +20,7 @@ async fn e073_a_published_event_gets_no_reply() {
 #[tokio::test]
 async fn e074_e075_each_push_to_an_unjoined_topic_gets_one_refusal() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","13","public:test-app","c:msg",{}]
@@ -39,7 +37,7 @@ async fn e074_e075_each_push_to_an_unjoined_topic_gets_one_refusal() {
 #[tokio::test]
 async fn e076_a_push_after_leaving_is_refused() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]
@@ -57,7 +55,6 @@ async fn e076_a_push_after_leaving_is_refused() {
 #[tokio::test]
 async fn e077_a_push_for_another_incarnation_is_met_with_silence() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]
         < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -67,13 +64,14 @@ async fn e077_a_push_for_another_incarnation_is_met_with_silence() {
         > ["1","5","public:test-app","c:msg",{}]
         < [null,null,"public:test-app","c:msg",{}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e078_a_push_without_join_ref_is_for_whichever_incarnation_there_is() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]
         < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -82,13 +80,14 @@ async fn e078_a_push_without_join_ref_is_for_whichever_incarnation_there_is() {
         > [null,"3","public:test-app","c:msg",null]
         < ["1","3","public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e079_refs_of_another_json_type_are_other_refs() {
     let server = TestServer::start();
-    let mut socket = Socket::connect(&server, V2).await;
     let script = r#"
         > [1,"1","public:test-app","phx_join",{}]
         < [1,"1","public:test-app","phx_reply",{"status":"ok","response":{}}]
@@ -104,13 +103,15 @@ async fn e079_refs_of_another_json_type_are_other_refs() {
         < [1,"8","public:test-app","phx_reply",{"status":"ok","response":{}}]
         < [1,1,"public:test-app","phx_close",{}]
     "#;
-    socket.play(script).await;
+    for way in V2_WAYS {
+        Socket::connect(&server, way).await.play(script).await;
+    }
 }
 
 #[tokio::test]
 async fn e081_a_ref_may_be_used_again() {
     let server = TestServer::start();
-    for vsn in BOTH {
+    for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
         let script = r#"
             > ["1","1","public:test-app","phx_join",{}]

@@ -4,6 +4,7 @@
 //! would have come after it.
 
 pub mod http;
+pub mod poller;
 pub mod process;
 pub mod raw;
 pub mod server;
@@ -11,9 +12,10 @@ pub mod socket;
 pub mod tokens;
 
 pub use http::{get, request};
+pub use poller::Poller;
 pub use process::Process;
 pub use server::{App, TestServer};
-pub use socket::{Socket, V1, V2};
+pub use socket::{Socket, V1, V1_POLLED, V2, V2_POLLED, V2_WAYS, WAYS};
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A raw WebSocket client for both wire versions: whole frames are sent and compared.
+//! A raw client for both wire versions, over WebSocket or long-poll: whole frames are sent and
+//! compared.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -14,24 +15,53 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{DEADLINE, TestServer};
+use super::{DEADLINE, Poller, TestServer};
 
 /// `vsn` 1.0.0.
 pub const V1: &str = "1.0.0";
 /// `vsn` 2.0.0.
 pub const V2: &str = "2.0.0";
 
+/// `vsn` 1.0.0, over long-poll.
+pub const V1_POLLED: &str = "1.0.0 polled";
+/// `vsn` 2.0.0, over long-poll.
+pub const V2_POLLED: &str = "2.0.0 polled";
+
+/// Every way to speak to the server: [`Socket::connect`] takes each.
+pub const WAYS: [&str; 4] = [V1, V2, V1_POLLED, V2_POLLED];
+/// Those of version 2.
+pub const V2_WAYS: [&str; 2] = [V2, V2_POLLED];
+
+/// What carries the frames.
+enum Carrier {
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    LongPoll(Box<Poller>),
+}
+
 /// A connected client.
 pub struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    carrier: Carrier,
     is_v2: bool,
     heartbeats: u32,
 }
 
 impl Socket {
-    /// Connects to `/socket/websocket` with a version.
+    /// Connects to `/socket/websocket` with a version, or to `/socket/longpoll`.
     pub async fn connect(server: &TestServer, vsn: &str) -> Self {
+        if let Some(vsn) = vsn.strip_suffix(" polled") {
+            return Self::polled(Poller::connect(server, vsn).await, vsn);
+        }
         Self::open(server, &format!("/socket/websocket?vsn={vsn}")).await
+    }
+
+    /// Takes over a session over long-poll.
+    pub fn polled(poller: Poller, vsn: &str) -> Self {
+        let carrier = Carrier::LongPoll(Box::new(poller));
+        Self { carrier, is_v2: vsn.starts_with('2'), heartbeats: 0 }
+    }
+
+    fn over_websocket(stream: WebSocketStream<TcpStream>, is_v2: bool) -> Self {
+        Self { carrier: Carrier::WebSocket(Box::new(stream)), is_v2, heartbeats: 0 }
     }
 
     /// Connects to any path; it must be let in.
@@ -55,13 +85,13 @@ impl Socket {
         let handshake = timeout(DEADLINE, client_async(request, tcp));
         let (stream, response) = handshake.await.expect("an answer in time")?;
         let is_v2 = path.contains("vsn=2");
-        Ok((Self { stream, is_v2, heartbeats: 0 }, response))
+        Ok((Self::over_websocket(stream, is_v2), response))
     }
 
     /// Takes over a stream whose handshake was done by hand.
     pub async fn over(tcp: TcpStream, vsn: &str) -> Self {
         let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
-        Self { stream, is_v2: vsn.starts_with('2'), heartbeats: 0 }
+        Self::over_websocket(stream, vsn.starts_with('2'))
     }
 
     /// The HTTP status and body with which a handshake is refused.
@@ -82,7 +112,15 @@ impl Socket {
 
     /// Sends anything.
     pub async fn send(&mut self, message: Message) {
-        self.stream.send(message).await.expect("the socket takes it");
+        match (&mut self.carrier, message) {
+            (Carrier::WebSocket(stream), message) => {
+                stream.send(message).await.expect("the socket takes it");
+            }
+            (Carrier::LongPoll(poller), Message::Text(text)) => {
+                assert_eq!(poller.post(&text).await, 200, "the session takes it");
+            }
+            (Carrier::LongPoll(_), other) => panic!("long-poll carries no {other:?}"),
+        }
     }
 
     /// Sends text as it is.
@@ -106,10 +144,18 @@ impl Socket {
         self.text(text).await;
     }
 
-    /// The next message of any kind.
+    /// The next message of any kind; a session over long-poll that is gone is a close without code.
     pub async fn message(&mut self) -> Message {
-        let next = timeout(DEADLINE, self.stream.next()).await.expect("a message in time");
-        next.expect("an open socket").expect("a whole message")
+        match &mut self.carrier {
+            Carrier::WebSocket(stream) => {
+                let next = timeout(DEADLINE, stream.next()).await.expect("a message in time");
+                next.expect("an open socket").expect("a whole message")
+            }
+            Carrier::LongPoll(poller) => {
+                let next = timeout(DEADLINE, poller.next()).await.expect("a message in time");
+                next.map_or(Message::Close(None), Message::text)
+            }
+        }
     }
 
     /// The next frame's text.
@@ -206,7 +252,7 @@ impl Socket {
 
     /// Nothing comes any more, and the stream ends as it should.
     pub async fn ended(&mut self) {
-        let next = timeout(DEADLINE, self.stream.next()).await.expect("the end in time");
+        let next = timeout(DEADLINE, self.websocket().next()).await.expect("the end in time");
         assert!(next.is_none(), "expected the end, got {next:?}");
     }
 
@@ -224,11 +270,21 @@ impl Socket {
 
     /// The stream underneath, for those who have no use for the rest.
     pub fn into_tcp(self) -> TcpStream {
-        self.stream.into_inner()
+        match self.carrier {
+            Carrier::WebSocket(stream) => stream.into_inner(),
+            Carrier::LongPoll(_) => panic!("long-poll has no stream of its own"),
+        }
     }
 
     /// The stream underneath, for those who break the rules.
     pub fn tcp(&mut self) -> &mut TcpStream {
-        self.stream.get_mut()
+        self.websocket().get_mut()
+    }
+
+    fn websocket(&mut self) -> &mut WebSocketStream<TcpStream> {
+        match &mut self.carrier {
+            Carrier::WebSocket(stream) => stream,
+            Carrier::LongPoll(_) => panic!("long-poll has no stream of its own"),
+        }
     }
 }

@@ -23,6 +23,8 @@ mod hostile_sockets;
 mod joining;
 mod leaving;
 mod limits;
+mod long_poll;
+mod long_poll_sessions;
 mod ordering;
 mod outage;
 mod pushing;

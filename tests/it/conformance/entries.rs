@@ -32,6 +32,7 @@ const NO_CRASH: &str =
     "no channel code runs in Herald that could stop or crash (for `phx_error` see 98)";
 const NO_BROADCAST_FROM: &str = "a publication always includes its sender";
 const NO_INTERCEPT: &str = "events are not intercepted";
+const BINARY: &str = "comes with binary frames";
 const NEXT: &str = "comes with the next issue";
 
 pub const ENTRIES: &[Entry] = &[
@@ -153,7 +154,39 @@ pub const ENTRIES: &[Entry] = &[
     shown(116, "a payload that is no object is refused at its publisher"),
     shown(117, "an event is encoded at most once per version"),
     block(118, 127, "binary frames", NEXT),
-    block(128, 160, "long-poll", NEXT),
+    shown(128, "who has no session's token gets one, in status 410"),
+    shown(129, "replies and events come with the next fetch, in order"),
+    shown(130, "a fetch without anything to bring: 204 after its window"),
+    shown(131, "what comes during a fetch is brought at once"),
+    shown(132, "version 2: items are text"),
+    shown(133, "version 1: items are objects (decision 13.3)"),
+    without(134, "the application refuses a connect", NO_CALLBACK),
+    shown(135, "an unknown version: status 403"),
+    shown(136, "a foreign Origin: status 403"),
+    shown(137, "posting without a session's token: status 410"),
+    shown(138, "fetching with a token that is none: a new session"),
+    shown(139, "an application's own `token` param beside ours"),
+    shown(140, "the token in a header"),
+    shown(141, "the token in a param"),
+    shown(142, "the header wins"),
+    shown(143, "what leads nowhere is posted with 200; the refusal is fetched"),
+    shown(144, "the lines of a batch; a stale one is passed over"),
+    without(145, "a binary line of a batch", BINARY),
+    shown(146, "of a batch the first hundred lines count"),
+    shown(147, "lines may end with CRLF"),
+    shown(148, "a body of any other type is one message"),
+    shown(149, "messages that do not get their turn in time: status 408"),
+    shown(150, "a session that nobody fetches ends"),
+    shown(151, "a session that the server ends: a fetch is told 500, not 410"),
+    shown(152, "a channel's failure comes with the next fetch"),
+    shown(153, "no answer is cached, any page may read it"),
+    shown(154, "preflights are granted and open nothing"),
+    shown(155, "other methods: 400"),
+    without(156, "a session on another node", "until there are nodes"),
+    shown(157, "a token in `X-Phoenix-AuthToken`"),
+    shown(158, "the requests of a client of version 1"),
+    shown(159, "the requests of clients of version 2"),
+    shown(160, "a session lost: a fetch is told 500, on which all generations come back"),
     block(161, 171, "presence", NEXT),
     block(172, 184, "what real clients do, entry by entry", NEXT),
     shown(185, "a public topic needs no token"),

@@ -69,6 +69,14 @@ impl Poller {
         heard(&mut self.fetching).await
     }
 
+    /// Keeps what a parked fetch brings for [`Poller::next`].
+    pub async fn parked_into_waiting(&mut self) {
+        let answer = self.parked().await;
+        if answer["status"] == 200 {
+            self.take(&answer);
+        }
+    }
+
     /// Fetches once.
     pub async fn fetch(&mut self) -> Value {
         self.park().await;

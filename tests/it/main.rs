@@ -24,6 +24,7 @@ mod joining;
 mod leaving;
 mod limits;
 mod long_poll;
+mod long_poll_limits;
 mod long_poll_sessions;
 mod ordering;
 mod outage;

@@ -251,3 +251,80 @@ fn json(body: String) -> HttpResponse {
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES_MAX: usize = 20;
+
+    fn text(message: &str) -> Received {
+        Received::Text(message.into())
+    }
+
+    fn binary(message: &'static [u8]) -> Received {
+        Received::Binary(Bytes::from_static(message))
+    }
+
+    #[test]
+    fn e144_e147_the_messages_of_a_batch_are_its_lines() {
+        let (fits, too_large) = (format!("[{:19}", ""), format!("[{:20}", ""));
+        for (case, body, expected) in [
+            ("nothing", "", Ok(vec![])),
+            ("one", "[1]", Ok(vec![text("[1]")])),
+            ("several", "[1]\n[2]\r\n[3]", Ok(vec![text("[1]"), text("[2]"), text("[3]")])),
+            ("empty lines", "\n[1]\n\r\n\n", Ok(vec![text("[1]")])),
+            ("binary", "[1]\nAAH/\n[2]", Ok(vec![text("[1]"), binary(b"\0\x01\xff"), text("[2]")])),
+            ("padded", "AA==", Ok(vec![binary(b"\0")])),
+            ("not padded", "AA", Err(BodyFault::NoMessage)),
+            ("base64 for URLs", "AAH_", Err(BodyFault::NoMessage)),
+            ("an object", r#"{"topic":"t"}"#, Err(BodyFault::NoMessage)),
+            ("a space before", " [1]", Err(BodyFault::NoMessage)),
+            ("one of several", "[1]\n!\n[2]", Err(BodyFault::NoMessage)),
+            ("what just fits", &fits, Ok(vec![text(&fits)])),
+            ("one that is too large", &too_large, Err(BodyFault::Unreadable)),
+        ] {
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            assert_eq!(messages(true, body, BYTES_MAX), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn e146_lines_beyond_the_hundredth_are_not_even_looked_at() {
+        let body = format!("{}!!!", "[1]\n".repeat(BATCH_LINES_MAX));
+        let taken = messages(true, body.into(), BYTES_MAX).expect("messages");
+        assert_eq!(taken, vec![text("[1]"); BATCH_LINES_MAX]);
+    }
+
+    #[test]
+    fn e148_any_other_body_is_one_message_whatever_it_says() {
+        for body in ["", "[1]\n[2]", r#"{"topic":"t"}"#, "nonsense"] {
+            let found = messages(false, Bytes::copy_from_slice(body.as_bytes()), BYTES_MAX);
+            assert_eq!(found, Ok(vec![text(body)]), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_read() {
+        for is_batch in [true, false] {
+            let broken = Bytes::from_static(b"[\xff]");
+            assert_eq!(messages(is_batch, broken, BYTES_MAX), Err(BodyFault::Unreadable));
+        }
+        let large = Bytes::from_static(&[b'x'; BYTES_MAX + 1]);
+        assert_eq!(messages(false, large, BYTES_MAX), Err(BodyFault::Unreadable));
+    }
+
+    #[test]
+    fn e132_e133_items_are_text_or_objects() {
+        for (frame, expected) in [
+            (r#"[null,"t"]"#, r#""[null,\"t\"]""#),
+            ("[\"\\u00e9\\n é\"]", r#""[\"\\u00e9\\n é\"]""#),
+            (r#"{"topic":"t","payload":{"a":1.50}}"#, r#"{"topic":"t","payload":{"a":1.50}}"#),
+        ] {
+            let mut body = String::new();
+            push_item(&mut body, frame);
+            assert_eq!(body, expected, "{frame}");
+            serde_json::from_str::<serde_json::Value>(&body).expect("JSON");
+        }
+    }
+}

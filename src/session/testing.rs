@@ -77,12 +77,7 @@ impl Bench {
 
     /// Publishes to everyone who said `join`.
     pub(super) async fn publish(&self, payload: &str) {
-        let Place { key: ScopeKey { app, scope }, .. } = place();
-        let event = EventName::parse("e").expect("an event's name");
-        let payload = Payload::Object(JsonObject::parse(payload).expect("a payload"));
-        let destination = Destination::General;
-        let publication = Publication { app, scope, destination, event, payload };
-        self.topics.publish(publication).await.expect("to be taken");
+        self.topics.publish(publication(payload)).await.expect("to be taken");
     }
 }
 
@@ -127,8 +122,8 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// A protocol of orders: `join`, `panic`, `close`; anything else comes back.
-struct Obedient;
+/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back.
+pub(super) struct Obedient;
 
 impl Conversation for Obedient {
     fn received(&mut self, message: Received, _: f64) -> Vec<Effect> {
@@ -139,6 +134,8 @@ impl Conversation for Obedient {
                 topic: "everything".into(),
                 format: Format { slot: 0, encode, encode_bytes: None },
             })],
+            "leave" => vec![Effect::Unsubscribe(place())],
+            "publish" => vec![Effect::Publish(publication("{}"))],
             "panic" => panic!("as told"),
             "close" => vec![Effect::Close(CloseCode::INTERNAL)],
             _ => vec![Effect::Send(Frame::Text(text))],
@@ -157,6 +154,13 @@ impl Conversation for Obedient {
 
 fn encode(delivery: &Delivery<'_, JsonObject>) -> Frame {
     Frame::Text(ByteString::from(delivery.payload.as_str()))
+}
+
+fn publication(payload: &str) -> Publication {
+    let Place { key: ScopeKey { app, scope }, .. } = place();
+    let event = EventName::parse("e").expect("an event's name");
+    let payload = Payload::Object(JsonObject::parse(payload).expect("a payload"));
+    Publication { app, scope, destination: Destination::General, event, payload }
 }
 
 fn place() -> Place {

@@ -311,7 +311,7 @@ async fn the_limits_of_payloads_are_those_of_their_bytes() {
 }
 
 #[tokio::test]
-async fn long_poll_takes_bytes_and_is_sent_none() {
+async fn e145_long_poll_takes_bytes_and_is_sent_none() {
     let server = TestServer::start();
     let mut socket = joined(&server, V2, TOPIC).await;
     let mut poller = Poller::connect(&server, V2).await;

@@ -200,7 +200,7 @@ fn functions(code: &str) -> Vec<(String, bool)> {
     let mut in_attribute = false;
     for line in code.lines().map(str::trim) {
         if in_attribute || line.starts_with("#[") {
-            let test = ["#[test]", "#[tokio::test]", "#[tokio::test("];
+            let test = ["#[test]", "#[tokio::test]", "#[tokio::test(", "#[actix_web::test]"];
             is_test |= test.iter().any(|attribute| line.starts_with(attribute));
             in_attribute = !line.ends_with(']');
             continue;

@@ -69,10 +69,30 @@ impl Poller {
         heard(&mut self.fetching).await
     }
 
+    /// Keeps what a parked fetch brings for [`Poller::next`].
+    pub async fn parked_into_waiting(&mut self) {
+        let answer = self.parked().await;
+        if answer["status"] == 200 {
+            self.take(&answer);
+        }
+    }
+
     /// Fetches once.
     pub async fn fetch(&mut self) -> Value {
         self.park().await;
         self.parked().await
+    }
+
+    /// Fetches once from a server that may be gone: no answer then.
+    pub async fn try_fetch(&mut self) -> Option<Value> {
+        let head = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", self.target());
+        self.fetching.write_all(head.as_bytes()).await.ok()?;
+        // What is written to a connection that was closed meanwhile is answered with its end.
+        let mut first = [0];
+        match self.fetching.peek(&mut first).await {
+            Ok(1) => Some(self.parked().await),
+            _ => None,
+        }
     }
 
     /// Hangs up on a parked fetch.

@@ -60,6 +60,14 @@ impl Socket {
         Self { carrier, is_v2: vsn.starts_with('2'), heartbeats: 0 }
     }
 
+    /// The session over long-poll underneath.
+    pub fn into_poller(self) -> Poller {
+        match self.carrier {
+            Carrier::LongPoll(poller) => *poller,
+            Carrier::WebSocket(_) => panic!("a WebSocket is not polled"),
+        }
+    }
+
     fn over_websocket(stream: WebSocketStream<TcpStream>, is_v2: bool) -> Self {
         Self { carrier: Carrier::WebSocket(Box::new(stream)), is_v2, heartbeats: 0 }
     }

@@ -1,8 +1,8 @@
-// Every generation of phoenix.js against a running Herald, each through the same life.
+// Every generation of phoenix.js against a running Herald, over both transports, each through the same life.
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
-import { Client, GENERATIONS, push } from "./support/client.mjs"
+import { Client, CLIENTS, push } from "./support/client.mjs"
 import { Herald, TEST_APP } from "./support/herald.mjs"
 import { mint } from "./support/token.mjs"
 
@@ -15,7 +15,7 @@ before(async () => {
 })
 after(() => herald?.close())
 
-for (const generation of GENERATIONS) {
+for (const generation of CLIENTS) {
   describe(generation.label, () => {
     test("connects", async t => {
       const client = connect(t, generation)
@@ -55,7 +55,7 @@ for (const generation of GENERATIONS) {
 
     test("pushes: every generation hears it, the sender too, and success has no reply", async t => {
       const payload = { name: generation.label, message: "naïve café ☕ <b>" }
-      const everyone = await Promise.all(GENERATIONS.map(other => connect(t, other).joined(PUBLIC)))
+      const everyone = await Promise.all(CLIENTS.map(other => connect(t, other).joined(PUBLIC)))
       const { channel, inbox } = await connect(t, generation).joined(PUBLIC)
 
       const reply = push(channel, "foo-topic:msg", payload)
@@ -130,6 +130,28 @@ for (const generation of GENERATIONS) {
   })
 }
 
+describe("a session that the server ends", () => {
+  test("every generation comes back by itself and is judged anew", async t => {
+    const app = await herald.createApp({ name: "coming-back", client_events: "all" })
+    const clients = CLIENTS.map(generation => connect(t, generation))
+    const joins = await Promise.all(clients.map(client => client.joined("public:coming-back")))
+
+    await herald.updateApp("coming-back", { active: false })
+    await Promise.all(clients.map(client => client.lost.take("the loss of the connection")))
+    await herald.updateApp("coming-back", { active: true })
+
+    // Who was back before the app was has been refused, and tries again.
+    const rejoined = async ({ replies }) => {
+      while ((await replies.take("the reply to the rejoin")).status !== "ok");
+    }
+    await Promise.all(joins.map(rejoined))
+    await herald.trigger({ topic: "foo-topic", payload: { back: true } }, app)
+    for (const { inbox } of joins) {
+      assert.deepEqual(await inbox.take(), { event: "foo-topic:msg", payload: { back: true } })
+    }
+  })
+})
+
 describe("a server that goes away and comes back", () => {
   const ends = [
     { label: "stopped in an orderly way", signal: "SIGTERM" },
@@ -137,7 +159,7 @@ describe("a server that goes away and comes back", () => {
   ]
   for (const { label, signal } of ends) {
     test(`every generation comes back by itself when it was ${label}`, async t => {
-      const clients = GENERATIONS.map(generation => connect(t, generation))
+      const clients = CLIENTS.map(generation => connect(t, generation))
       const joins = await Promise.all(clients.map(client => client.joined(PUBLIC)))
 
       await herald.stop(signal)

@@ -5,6 +5,7 @@ import { createRequire } from "node:module"
 import vm from "node:vm"
 import WebSocket from "ws"
 import { Inbox, within } from "./wait.mjs"
+import { pageRequests } from "./xhr.mjs"
 
 const require = createRequire(import.meta.url)
 
@@ -19,6 +20,13 @@ export const GENERATIONS = [
   { label: "phoenix 1.8.16", module: "phoenix", vsn: "2.0.0" },
 ]
 
+/** How a client may be connected. */
+export const TRANSPORTS = ["WebSocket", "long-poll"]
+
+/** Every generation over every transport. */
+export const CLIENTS = TRANSPORTS.flatMap(transport =>
+  GENERATIONS.map(generation => ({ ...generation, transport, label: `${generation.label}, ${transport}` })))
+
 export const LATEST = GENERATIONS[GENERATIONS.length - 1]
 
 /** Runs a generation's published file, unchanged, among the globals it expects, and returns its exports. */
@@ -32,7 +40,8 @@ export function load({ module: name }, page = {}) {
 /** The part of a browser's `window` that phoenix.js and the articles' code use. */
 export function browserGlobals(page = {}) {
   const module = { exports: {} }
-  const window = vm.createContext({ WebSocket, btoa, console, module, exports: module.exports, ...page })
+  const globals = { WebSocket, btoa, console, status: "", module, exports: module.exports }
+  const window = vm.createContext({ ...globals, ...page })
   window.window = window.self = window
   // Some clients forget their heartbeat when they disconnect; a test must still end.
   window.setTimeout = (...timer) => setTimeout(...timer).unref()
@@ -49,10 +58,14 @@ export function plain(value) {
 export class Client {
   /** Connects one generation's socket to `mount` of a server; `page` adds globals to those of its browser. */
   constructor(generation, herald, { mount = "/socket", params = {}, page = {} } = {}) {
-    const { Socket } = load(generation, page)
+    const { XMLHttpRequest, close } = pageRequests()
+    const polls = generation.transport === "long-poll"
+    const { Socket, LongPoll } = load(generation, { XMLHttpRequest, ...(polls && { WebSocket: undefined }), ...page })
     this.label = generation.label
+    this.closePage = close
     this.socket = new Socket(`ws://${herald.host}${mount}`, {
       params,
+      ...(polls && { transport: LongPoll }),
       reconnectAfterMs: () => RETRY_MS,
       rejoinAfterMs: () => RETRY_MS,
     })
@@ -100,6 +113,7 @@ export class Client {
 
   async disconnect() {
     await within(new Promise(resolve => this.socket.disconnect(resolve)), `${this.label} to disconnect`)
+    this.closePage()
   }
 }
 

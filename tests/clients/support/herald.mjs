@@ -103,6 +103,15 @@ export class Herald {
     return (await response.json()).data
   }
 
+  /** Changes an app through the admin API. */
+  async updateApp(slug, fields) {
+    const body = JSON.stringify({ app: fields })
+    const headers = { authorization: basic(ADMIN.username, ADMIN.password), "content-type": "application/json" }
+    const signal = AbortSignal.timeout(DEADLINE_MS)
+    const response = await fetch(`${this.origin}/api/admin/apps/${slug}`, { method: "PATCH", body, headers, signal })
+    if (response.status !== 200) throw new Error(`changing an app answered ${response.status}`)
+  }
+
   /** Triggers an event as the first article's Rails does; `fields.payload` is an object. */
   async trigger(fields, app = TEST_APP) {
     const form = { event: "msg", scope: "public", ...fields, payload: JSON.stringify(fields.payload ?? {}) }

@@ -1,6 +1,6 @@
 //! A session over long-poll: an actor that keeps what its client has not fetched yet.
 //!
-//! It drives the same conversation as a WebSocket does, through the same [`driver`](super::driver);
+//! It drives the same conversation as a WebSocket does, through the same [`driver`];
 //! what HTTP makes of it (tokens, statuses, bodies) is the protocol's matter. A client fetches with
 //! one parked request at a time and sends with others; it is gone when it has not fetched for one
 //! and a half windows.

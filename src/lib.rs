@@ -7,8 +7,9 @@
 //! # The picture
 //!
 //! ```text
-//!             wire (pure: frame in, effects out)   transport (actors)      core (actors)
-//! phoenix.js ─ phoenix::Conversation ───────────── session::websocket ─┐
+//!             wire (pure: frame in, effects out)   transports (actors)      core (actors)
+//! phoenix.js ─ phoenix::Conversation ──────────┬── session::websocket ─┐
+//!              (one for both transports)       └── session::long_poll ─┤
 //! Rails      ─ http::events ───────────────────────────────────────────┼─► Topic ──► Fanout ──► sessions
 //! every door ─ asks the AppDirectory's snapshot                        │   one per   one per
 //!              (kept by app::registry through app::store)              ┘   scope     worker thread
@@ -22,7 +23,7 @@
 //! - **Channel**: a named stream inside one scope of an app; `#general` means every channel of it.
 //! - **Event**: the name under which a payload arrives.
 //! - **Publication**: one payload on its way to subscribers.
-//! - **Session**: one connected client.
+//! - **Session**: one connected client, over WebSocket or long-poll.
 //!
 //! # Rooms, in reading order
 //!
@@ -50,8 +51,9 @@
 //! `http::events::create` authenticates the app against the snapshot, reads the body once into a
 //! [`broker::Publication`] and calls [`broker::Topics::publish`]. The topic gives it its place and
 //! sends one message to the fan-out of each thread that has subscribers; the fan-out picks audience
-//! and frame and `try_send`s it to each session, whose actor hands it to its WebSocket context; the
-//! pump writes it to the socket. A client's push is the same from `Topics::publish` on.
+//! and frame and `try_send`s it to each session. There a WebSocket's actor hands it to its context,
+//! and the pump writes it to the socket; a long-poll's keeps it for the request that is parked, or
+//! for the next. A client's push is the same from `Topics::publish` on.
 
 pub mod form;
 

@@ -106,9 +106,11 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
     let operators = signed(&guardian, &claims);
     let forged = signed(&canary("another-key"), &claims);
     let expired = token(&app, &json!({"exp": 1, "listen": ["private:*"], "sub": canary("sub")}));
-    let tokens = [good.clone(), operators.clone(), forged.clone(), expired.clone()];
+    let mut tokens = vec![good.clone(), operators.clone(), forged.clone(), expired.clone()];
 
     sockets(&server, &tokens).await;
+    let sessions = long_polls(&server, &tokens).await;
+    tokens.extend(sessions);
     triggers(&server, &app, &tokens).await;
     admin_api(&server, &password).await;
     broken_requests(&server, &good).await;
@@ -181,6 +183,27 @@ async fn sockets(server: &TestServer, tokens: &[String]) {
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         assert_ne!(Socket::refused(server, &path, &headers).await.0, 101);
     }
+}
+
+/// The same over long-poll; answers the tokens of the sessions.
+async fn long_polls(server: &TestServer, tokens: &[String]) -> Vec<String> {
+    let mut sessions = Vec::new();
+    for token in tokens {
+        let path =
+            format!("/socket/longpoll?vsn=2.0.0&guardian_token={token}&token={}&", canary("query"));
+        let header = format!("x-phoenix-authtoken: {token}\r\n");
+        let poller = Poller::open_with(server, &path, &header).await;
+        sessions.push(poller.token.clone());
+        let mut socket = Socket::polled(poller, V2);
+        socket.try_join("private:foo-app:t", json!({"guardian_token": token})).await;
+        let mut poller = socket.into_poller();
+        let push = json!([null, "9", "private:foo-app:t", "msg", {"x": canary("event")}]);
+        assert_eq!(poller.post_batch(&push.to_string()).await, 200);
+        assert!(poller.next().await.is_some());
+        assert_eq!(poller.post_raw(None, canary("body\u{ff}").as_bytes()).await.0, 200);
+        assert_eq!(poller.fetch().await, json!({"status": 500}), "nonsense has ended it");
+    }
+    sessions
 }
 
 async fn triggers(server: &TestServer, app: &App, tokens: &[String]) {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     app::{
         origin::{OriginPolicy, RequestTarget},
-        token::TokenPair,
+        token::{self, TokenPair},
     },
     form,
     session::{
@@ -40,6 +40,9 @@ const SUBPROTOCOL: &str = "phoenix";
 /// What precedes the token among the offered subprotocols. Despite its name the alphabet is the
 /// standard one; both are taken.
 const BEARER_PREFIX: &str = "base64url.bearer.phx.";
+
+/// The longest origin that is looked at; what is longer is none of a page.
+const ORIGIN_BYTES_MAX: usize = 1_024;
 
 /// The rules of the door.
 #[derive(Debug)]
@@ -96,10 +99,16 @@ impl Door {
             Some(_) => None,
         };
         let version = version.ok_or_else(forbidden)?;
+        // All this is kept as long as the session lives, for joins to come.
+        let bytes_max = self.rules.judge.token_bytes_max;
+        let origin = origin.map(|origin| match origin.len() {
+            0..=ORIGIN_BYTES_MAX => Box::from(origin),
+            _ => Box::from("?"),
+        });
         let caller = Caller {
-            origin: origin.map(Box::from),
-            tokens: TokenPair::from_params(&params),
-            bearer: bearer.map(String::into_boxed_str),
+            origin,
+            tokens: TokenPair::from_params(&params).bounded(bytes_max),
+            bearer: bearer.map(|token| token::bounded(token, bytes_max).into_boxed_str()),
         };
         Ok(Connect { version, caller, subprotocol })
     }

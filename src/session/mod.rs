@@ -10,6 +10,7 @@
 //! little more than 4 KB while it idles (`benches/idle_memory.rs`); nothing of the HTTP connection it came from survives.
 
 pub mod client;
+mod driver;
 mod frames;
 pub mod listener;
 mod pump;

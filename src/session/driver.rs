@@ -1,0 +1,253 @@
+//! What every transport does alike: it carries out what its conversation wants.
+//!
+//! A transport is an actor that can write frames, close, and hold its client back; here it learns
+//! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
+
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
+
+use actix::{fut::wrap_future, prelude::*};
+use log::debug;
+
+use super::{
+    CloseCode, Conversation, Effect, Failure, Received,
+    worker::{Admission, Membership, Worker},
+};
+use crate::{
+    app::token::now_s,
+    broker::{
+        Publication,
+        fanout::{Attach, Detach, Enter},
+        subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
+        topics::SubscribeError,
+    },
+};
+
+/// An actor that carries a conversation over some wire.
+pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
+    /// The protocol that is spoken.
+    type Protocol: Conversation;
+
+    /// The session's side towards the broker.
+    fn driver(&mut self) -> &mut Driver<Self::Protocol>;
+
+    /// Hands a frame to the client.
+    fn send(&mut self, frame: Frame, ctx: &mut Self::Context);
+
+    /// Closes the connection; nothing is sent after.
+    fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
+
+    /// Looks at no further message of the client until [`Carrier::resume`].
+    fn hold(&mut self);
+
+    /// Goes on with the client's messages.
+    fn resume(&mut self, ctx: &mut Self::Context);
+}
+
+/// A session's side towards the broker.
+pub(super) struct Driver<C> {
+    conversation: C,
+    worker: Rc<Worker>,
+    membership: Membership,
+    outbox: Arc<Outbox>,
+    /// What the client hears.
+    subscriptions: Vec<(SubscriptionId, Place)>,
+    next_subscription: u32,
+    /// The join that is under way.
+    joining: Option<Box<Joining>>,
+    _admission: Admission,
+}
+
+/// A join that the broker has not answered yet.
+struct Joining {
+    id: SubscriptionId,
+    /// What arrived for it already; it follows the reply, and counts as waiting until then.
+    early: VecDeque<Frame>,
+}
+
+impl<C> Driver<C> {
+    /// Enters the fan-out of this thread; `mailbox` is the session's own, its capacity already set.
+    pub(super) fn enter(
+        conversation: C,
+        admission: Admission,
+        worker: Rc<Worker>,
+        mailbox: Recipient<ToSession>,
+    ) -> Self {
+        let membership = Membership { session: admission.id, fanout: worker.fanout() };
+        let outbox = Outbox::new(admission.id, mailbox, worker.limits.outbox_bytes_max);
+        membership.fanout.addr.do_send(Enter(outbox.clone()));
+        Self {
+            conversation,
+            worker,
+            membership,
+            outbox,
+            subscriptions: Vec::new(),
+            next_subscription: 0,
+            joining: None,
+            _admission: admission,
+        }
+    }
+
+    /// The way from the broker to this session.
+    pub(super) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// The session's number, for the log.
+    pub(super) fn session(&self) -> u64 {
+        self.membership.session.0
+    }
+
+    /// The id of the subscription to a place. Who subscribes again to what it hears keeps it, for
+    /// it must miss nothing in between.
+    fn id_of(&mut self, place: &Place) -> SubscriptionId {
+        if let Some((id, _)) = self.subscriptions.iter().find(|(_, heard)| heard == place) {
+            return *id;
+        }
+        let id = SubscriptionId(self.next_subscription);
+        self.next_subscription = self.next_subscription.wrapping_add(1);
+        // One is the common case, and an idle session should not keep room for four.
+        if self.subscriptions.is_empty() {
+            self.subscriptions.reserve_exact(1);
+        }
+        self.subscriptions.push((id, place.clone()));
+        id
+    }
+
+    fn unsubscribe(&mut self, place: Place) {
+        self.subscriptions.retain(|(_, heard)| *heard != place);
+        let session = self.membership.session;
+        self.membership.fanout.addr.do_send(Detach { session, place });
+    }
+
+    fn hears(&self, id: SubscriptionId) -> bool {
+        self.subscriptions.iter().any(|(heard, _)| *heard == id)
+    }
+
+    /// Takes a frame from the broker: to be sent now, unless it belongs to a join whose reply has
+    /// not left, or to a subscription that was left.
+    fn take(&mut self, frame: Frame, id: SubscriptionId) -> Option<Frame> {
+        let frames_max = self.worker.limits.outbox_frames_max;
+        match &mut self.joining {
+            Some(joining) if joining.id == id => {
+                joining.early.push_back(frame);
+                if joining.early.len() > frames_max {
+                    self.outbox.end(Ending::SlowConsumer);
+                }
+                None
+            }
+            _ => {
+                self.outbox.taken(&frame);
+                self.hears(id).then_some(frame)
+            }
+        }
+    }
+
+    /// What arrived ahead of a join's reply, if the join stands.
+    fn release(&mut self) -> VecDeque<Frame> {
+        let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
+            return VecDeque::new();
+        };
+        early.iter().for_each(|frame| self.outbox.taken(frame));
+        if self.hears(id) { early } else { VecDeque::new() }
+    }
+}
+
+/// Takes a client's message.
+pub(super) fn received<A: Carrier>(carrier: &mut A, message: Received, ctx: &mut A::Context) {
+    let effects = carrier.driver().conversation.received(message, now_s());
+    run(carrier, effects, ctx);
+}
+
+/// Takes what the broker says.
+pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A::Context) {
+    let driver = carrier.driver();
+    match message {
+        ToSession::Deliver(frame, id) => {
+            if let Some(frame) = driver.take(frame, id) {
+                carrier.send(frame, ctx);
+            }
+        }
+        ToSession::AppChanged(app) => {
+            let effects = driver.conversation.app_changed(app, now_s());
+            run(carrier, effects, ctx);
+        }
+        ToSession::End(ending) => {
+            debug!("session {} is ended: {ending:?}", driver.session());
+            carrier.close(close_code(ending), ctx);
+        }
+    }
+}
+
+/// Carries out what the conversation wants.
+fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) {
+    for effect in effects {
+        match effect {
+            Effect::Send(frame) => carrier.send(frame, ctx),
+            Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
+            Effect::Unsubscribe(place) => carrier.driver().unsubscribe(place),
+            Effect::Publish(publication) => publish(carrier, publication, ctx),
+            Effect::Close(code) => return carrier.close(code, ctx),
+        }
+    }
+}
+
+/// Attaches at the fan-out of this thread first, then has the topic know the thread: from then on
+/// nothing is missed. What arrives for this join meanwhile is kept back until its reply has left;
+/// what arrives for others goes on, or a client that keeps up would be taken for a slow one.
+fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut A::Context) {
+    carrier.hold();
+    let driver = carrier.driver();
+    let topics = driver.worker.topics.clone();
+    let fanout = driver.membership.fanout.clone();
+    let session = driver.membership.session;
+    let place = subscription.place.clone();
+    let id = driver.id_of(&place);
+    driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
+    let subscribe = async move {
+        let attached = fanout.addr.send(Attach { session, id, subscription }).await;
+        attached.map_err(|_| Failure::Unavailable)?;
+        let subscribed = topics.subscribe(&place.key, fanout.worker, &fanout.addr).await;
+        subscribed.map_err(|refused| {
+            fanout.addr.do_send(Detach { session, place });
+            match refused {
+                SubscribeError::TooManyScopes => Failure::TooManyScopes,
+                SubscribeError::Unavailable => Failure::Unavailable,
+            }
+        })
+    };
+    ctx.spawn(wrap_future(subscribe).map(|outcome, carrier: &mut A, ctx| {
+        if !carrier.driver().membership.fanout.addr.connected() {
+            // Without its fan-out it would be deaf, whatever it joined.
+            return carrier.close(CloseCode::INTERNAL, ctx);
+        }
+        answered(outcome, carrier, ctx);
+    }));
+}
+
+/// Holds the client's next message until this one has its place, but not what others say: in a
+/// crowd of publishers that would fill the outbox of a client that keeps up.
+fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::Context) {
+    carrier.hold();
+    let topics = carrier.driver().worker.topics.clone();
+    let publish =
+        async move { topics.publish(publication).await.map_err(|_| Failure::Unavailable) };
+    ctx.spawn(wrap_future(publish).map(answered));
+}
+
+fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
+    let effects = carrier.driver().conversation.answered(outcome, now_s());
+    run(carrier, effects, ctx);
+    for frame in carrier.driver().release() {
+        carrier.send(frame, ctx);
+    }
+    carrier.resume(ctx);
+}
+
+fn close_code(ending: Ending) -> CloseCode {
+    match ending {
+        Ending::SlowConsumer => CloseCode::TRY_LATER,
+        Ending::Idle => CloseCode::GOING_AWAY,
+        Ending::Shutdown => CloseCode::RESTART,
+        Ending::Broken => CloseCode::INTERNAL,
+    }
+}

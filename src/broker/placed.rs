@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytestring::ByteString;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -24,7 +25,9 @@ pub(super) enum Level {
 pub(super) struct Placed {
     publication: Publication,
     key: ScopeKey,
-    frames: [[OnceLock<Frame>; 2]; Format::COUNT],
+    /// Per format and level, and the topic that it names: an app that is renamed has for a moment
+    /// subscribers under both of its names.
+    frames: [[OnceLock<(ByteString, Frame)>; 2]; Format::COUNT],
     _permit: OwnedSemaphorePermit,
 }
 
@@ -46,13 +49,14 @@ impl Placed {
     ///
     /// Only a publication to `#general` at channel level is spelled per call: there every channel
     /// has a topic of its own, and the caller shares the frame within one channel and thread.
-    pub(super) fn frame(&self, format: Format, level: Level, topic: &str) -> Frame {
-        match (level, &self.publication.destination) {
-            (Level::Channel, Destination::General) => self.encode(format, level, topic),
-            _ => self.frames[format.slot][level as usize]
-                .get_or_init(|| self.encode(format, level, topic))
-                .clone(),
+    pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Frame {
+        if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
+            return self.encode(format, level, topic);
         }
+        let cell = &self.frames[format.slot][level as usize];
+        let (named, frame) =
+            cell.get_or_init(|| (topic.clone(), self.encode(format, level, topic)));
+        if named == topic { frame.clone() } else { self.encode(format, level, topic) }
     }
 
     fn encode(&self, format: Format, level: Level, topic: &str) -> Frame {
@@ -100,8 +104,17 @@ mod tests {
             (Level::Channel, "#general", "t #general:msg {}"),
         ] {
             let format = Format { slot: 0, encode: spelled };
-            let frame = placed(destination).frame(format, level, "t");
+            let frame = placed(destination).frame(format, level, &"t".into());
             assert_eq!(frame.0, expected, "{level:?} {destination}");
+        }
+    }
+
+    #[test]
+    fn a_topic_under_another_name_is_spelled_by_that_name() {
+        let (format, placed) = (Format { slot: 0, encode: spelled }, placed("room"));
+        for topic in ["old", "new", "old"] {
+            let frame = placed.frame(format, Level::Scope, &topic.into());
+            assert_eq!(frame.0, format!("{topic} room:msg {{}}"));
         }
     }
 
@@ -127,7 +140,7 @@ mod tests {
                     threads.spawn(|| {
                         for _ in 0..250 {
                             for format in formats {
-                                placed.frame(format, level, "t");
+                                placed.frame(format, level, &"t".into());
                             }
                         }
                     });

@@ -89,8 +89,18 @@ impl Broker {
 
     /// Joins as a session does: at the fan-out first, then at the topic.
     pub(super) async fn join(&self, probe: &Probe, place: Place) -> Result<(), SubscribeError> {
-        let key = place.key.clone();
-        let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
+        let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).to_owned();
+        self.join_as(probe, place, &topic).await
+    }
+
+    /// Joins a place by this name for it.
+    pub(super) async fn join_as(
+        &self,
+        probe: &Probe,
+        place: Place,
+        topic: &str,
+    ) -> Result<(), SubscribeError> {
+        let (key, topic) = (place.key.clone(), topic.into());
         let format = Format { slot: 0, encode: spell };
         let subscription = Subscription { place, topic, format };
         let attach = Attach { session: probe.session, id: SubscriptionId(7), subscription };

@@ -105,7 +105,7 @@ impl LongPollDoor {
     fn open(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
         let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
-        caller.bearer = auth.map(Box::from);
+        caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
         let conversation = Conversation::new(version, caller, self.door.rules.clone());
         match self.sessions.open(conversation, &self.worker) {
             Some(id) => self.messages(410, id, &[]),

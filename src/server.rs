@@ -152,18 +152,28 @@ impl Server {
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let running = actix::spawn(self.running);
+        let mut running = actix::spawn(self.running);
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: shutting down"),
             _ = interrupt.recv() => info!("SIGINT: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        tokio::select! {
-            () = self.shutdown.in_order() => {}
-            _ = terminate.recv() => self.shutdown.at_once().await,
-            _ = interrupt.recv() => self.shutdown.at_once().await,
-        }
-        running.await.map_err(io::Error::other)?
+        let deadline = tokio::time::Instant::now() + self.shutdown.timeout;
+        let in_order = async {
+            self.shutdown.drain().await;
+            self.shutdown.handle.stop(true).await;
+            (&mut running).await
+        };
+        let why = tokio::select! {
+            ended = in_order => return ended.map_err(io::Error::other)?,
+            () = tokio::time::sleep_until(deadline) => "some requests did not end in time",
+            _ = terminate.recv() => "a second signal",
+            _ = interrupt.recv() => "a second signal",
+        };
+        // The HTTP server would sit out its own patience first; dropped, it lets go at once.
+        warn!("{why}: stopping at once");
+        running.abort();
+        Ok(())
     }
 }
 
@@ -345,9 +355,8 @@ impl Parts {
 }
 
 impl Shutdown {
-    /// Stops taking, delivers what was taken, ends the sessions, then the server; all of it within
-    /// the time that the settings give.
-    async fn in_order(&self) {
+    /// Stops taking, delivers what was taken, ends the sessions.
+    async fn drain(&self) {
         let deadline = Instant::now() + self.timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.draining.store(true, SeqCst);
@@ -366,16 +375,6 @@ impl Shutdown {
             0 => info!("all sessions are closed"),
             open => warn!("{open} sessions did not close in time"),
         }
-        if timeout(left(), self.handle.stop(true)).await.is_err() {
-            warn!("some requests did not end in time");
-            self.handle.stop(false).await;
-        }
-    }
-
-    /// A second signal: no more patience.
-    async fn at_once(&self) {
-        warn!("a second signal: stopping at once");
-        self.handle.stop(false).await;
     }
 }
 

@@ -205,14 +205,6 @@ impl AppStore {
         Ok(self.migrations().await?.iter().any(|migration| !migration.is_applied))
     }
 
-    /// Asks the database whether it is there.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.query(self.db.ping()).await
-    }
-
     /// Closes all connections; clones are closed too.
     pub async fn close(&self) {
         if let Err(error) = self.db.clone().close().await {

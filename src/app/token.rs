@@ -4,7 +4,10 @@
 //! sent, [`choose`] decides which of its places counts, and a [`Verifier`] turns that into a
 //! [`Grant`].
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -46,6 +49,17 @@ impl TokenPair {
             _ => Self { token, csrf },
         }
     }
+
+    /// The pair, as far as it can be one: see [`bounded`].
+    pub fn bounded(self, bytes_max: usize) -> Self {
+        let bound = |text: Option<String>| text.map(|text| bounded(text, bytes_max));
+        Self { token: bound(self.token), csrf: bound(self.csrf) }
+    }
+}
+
+/// Keeps a text that may be a token; one beyond `bytes_max` is none, and not worth its memory.
+pub fn bounded(text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max { NOT_TEXT.to_owned() } else { text }
 }
 
 /// Shows which of the two is there, never what it says.
@@ -248,6 +262,11 @@ impl Claims {
         let fits: bool = expected.as_bytes().ct_eq(claimed.as_bytes()).into();
         fits.then_some(()).ok_or(TokenError::InvalidCsrf)
     }
+}
+
+/// Unix time in seconds, as tokens count it. A clock before 1970 sees every token in the future.
+pub fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Judges tokens by the keys and the moment it was made for.
@@ -723,6 +742,16 @@ mod tests {
 
     fn pair(token: Option<&str>, csrf: Option<&str>) -> TokenPair {
         TokenPair { token: token.map(String::from), csrf: csrf.map(String::from) }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_token_is_not_kept() {
+        let pair = |token: &str, csrf: &str| TokenPair {
+            token: Some(token.to_owned()),
+            csrf: Some(csrf.to_owned()),
+        };
+        assert_eq!(pair("12345678", "12345678").bounded(8), pair("12345678", "12345678"));
+        assert_eq!(pair("123456789", "123456789").bounded(8), pair(NOT_TEXT, NOT_TEXT));
     }
 
     #[test]

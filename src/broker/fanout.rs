@@ -19,9 +19,10 @@ use super::{
     topics::Topics,
 };
 
-/// How many publications are handed out before the sockets get a turn. Without it a burst fills
-/// healthy outboxes; with it several frames leave in one write.
-const DISPATCHES_PER_TURN: usize = 16;
+/// How many topics are handed a publication before the sockets get a turn. Without it a burst, or one
+/// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
+/// one write.
+const HANDED_PER_TURN: usize = 16;
 
 /// A worker thread, unique for the life of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +77,7 @@ pub(super) struct TopicLost(pub(super) ScopeKey);
 
 /// Hands publications to the subscribers of its thread: deliveries never cross threads one by one.
 ///
-/// Whoever cannot take a frame at once is forgotten and its session ended; nobody is waited for.
+/// Whoever cannot take a frame at once has its session ended; nobody is waited for.
 /// The mailbox takes dispatches without limit because each holds a permit (see
 /// [`Topics`]), and at most one message per session besides.
 pub struct Fanout {
@@ -84,7 +85,7 @@ pub struct Fanout {
     topics: Topics,
     sessions: HashMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
-    dispatches_this_turn: usize,
+    handed_this_turn: usize,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
 }
@@ -122,7 +123,7 @@ impl Fanout {
             topics,
             sessions: HashMap::new(),
             scopes: HashMap::new(),
-            dispatches_this_turn: 0,
+            handed_this_turn: 0,
             stopping: false,
         }
     }
@@ -132,11 +133,13 @@ impl Fanout {
         let Subscription { place, topic, format } = subscription;
         let member = Member { outbox: present.outbox.clone(), id, format };
         let listeners = self.scopes.entry(place.key.clone()).or_default();
-        let new_group = || Group { topic, members: IndexMap::new() };
+        let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
         let group = match &place.channel {
             None => listeners.whole.get_or_insert_with(new_group),
             Some(channel) => listeners.channels.entry(channel.clone()).or_insert_with(new_group),
         };
+        // An app that was renamed is spelled anew by whoever joins; who joined before is on its way out.
+        group.topic = topic;
         if group.members.insert(session, member).is_none() {
             present.places.push(place);
         }
@@ -175,24 +178,46 @@ impl Fanout {
         }
     }
 
-    /// Hands a publication out: here channels and `#general` are decided.
-    fn dispatch(&mut self, placed: &Placed) {
-        let Some(listeners) = self.scopes.get(placed.key()) else { return };
+    /// Hands a publication out: here channels and `#general` are decided. What is left for the
+    /// turns to come are channels that `#general` has yet to reach.
+    fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
+        let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
             whole.deliver(placed, Level::Scope);
         }
+        self.handed_this_turn += 1;
         match placed.destination() {
             Destination::Channel(channel) => {
                 if let Some(group) = listeners.channels.get(channel) {
                     group.deliver(placed, Level::Channel);
                 }
+                Vec::new()
             }
-            Destination::General => {
-                for group in listeners.channels.values() {
-                    group.deliver(placed, Level::Channel);
-                }
+            Destination::General => listeners.channels.keys().cloned().collect(),
+        }
+    }
+
+    /// Hands a publication to channel after channel, turn by turn. Nothing else is handed out in
+    /// between, so all see one order.
+    fn spread(
+        &mut self,
+        placed: Arc<Placed>,
+        mut channels: Vec<ChannelName>,
+        ctx: &mut Context<Self>,
+    ) {
+        while self.handed_this_turn < HANDED_PER_TURN {
+            let Some(channel) = channels.pop() else { return };
+            let listeners = self.scopes.get(placed.key());
+            if let Some(group) = listeners.and_then(|all| all.channels.get(&channel)) {
+                group.deliver(&placed, Level::Channel);
+                self.handed_this_turn += 1;
             }
         }
+        let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+        ctx.wait(turn.map(move |(), fanout, ctx| {
+            fanout.handed_this_turn = 0;
+            fanout.spread(placed, channels, ctx);
+        }));
     }
 
     /// The sessions that listen to scopes which `concerned` picks, each once.
@@ -295,12 +320,8 @@ impl Handler<Dispatch> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Dispatch(placed): Dispatch, ctx: &mut Self::Context) {
-        self.dispatch(&placed);
-        self.dispatches_this_turn += 1;
-        if self.dispatches_this_turn == DISPATCHES_PER_TURN {
-            self.dispatches_this_turn = 0;
-            ctx.wait(actix::fut::wrap_future(tokio::task::yield_now()));
-        }
+        let channels = self.dispatch(&placed);
+        self.spread(placed, channels, ctx);
     }
 }
 
@@ -385,6 +406,37 @@ mod tests {
         for probe in [&mut all, &mut room, &mut other] {
             assert!(probe.has_heard_nothing(), "{:?}", probe.session);
         }
+    }
+
+    #[actix_web::test]
+    async fn who_joins_a_renamed_app_hears_it_by_its_new_name_though_others_have_not_left() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let (old, mut new) = (broker.session(1).await, broker.session(2).await);
+        for (probe, topic) in [(&old, "public:old"), (&new, "public:new")] {
+            broker.join_as(probe, whole(&scope), topic).await.expect("a place");
+        }
+        broker.publish(&scope, "#general", "msg").await;
+        assert_eq!(new.next().await, "public:new msg");
+    }
+
+    #[actix_web::test]
+    async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let mut probe = broker.session(1).await;
+        // More channels than its outbox has room for.
+        for nth in 0..64 {
+            let place = channel(&scope, &format!("c{nth}"));
+            broker.join(&probe, place).await.expect("a place");
+        }
+        broker.publish(&scope, "#general", "first").await;
+        broker.publish(&scope, "c5", "second").await;
+        let mut heard = Vec::new();
+        for _ in 0..64 {
+            heard.push(probe.next().await);
+        }
+        assert!(heard.iter().all(|frame| frame.ends_with(" #general:first")), "{heard:?}");
+        assert_eq!(heard.iter().collect::<std::collections::HashSet<_>>().len(), 64);
+        assert_eq!(probe.next().await, "c5 second", "in order, behind all of the first");
     }
 
     #[actix_web::test]

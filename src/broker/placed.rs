@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
@@ -21,13 +22,18 @@ pub(super) enum Level {
     Channel,
 }
 
+/// A topic's name, and the frame that names it; none where it cannot be spelled.
+type Spelled = (ByteString, Option<Frame>);
+
 /// A publication on its way from its topic to the fan-outs.
 ///
 /// It holds the permit that bounds what is under way, until the last fan-out has let go of it.
 pub(super) struct Placed {
     publication: Publication,
     key: ScopeKey,
-    frames: [[OnceLock<Option<Frame>>; 2]; Format::COUNT],
+    /// Per format and level, and the topic that it names: an app that is renamed has for a moment
+    /// subscribers under both of its names.
+    frames: [[OnceLock<Spelled>; 2]; Format::COUNT],
     tally: Option<Tally>,
     _permit: OwnedSemaphorePermit,
 }
@@ -95,16 +101,17 @@ impl Placed {
     ///
     /// Only a publication to `#general` at channel level is spelled per call: there every channel
     /// has a topic of its own, and the caller shares the frame within one channel and thread.
-    pub(super) fn frame(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
+    pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Option<Frame> {
         if !self.suits(format) {
             return None;
         }
-        match (level, &self.publication.destination) {
-            (Level::Channel, Destination::General) => self.encode(format, level, topic),
-            _ => self.frames[format.slot][level as usize]
-                .get_or_init(|| self.encode(format, level, topic))
-                .clone(),
+        if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
+            return self.encode(format, level, topic);
         }
+        let cell = &self.frames[format.slot][level as usize];
+        let (named, frame) =
+            cell.get_or_init(|| (topic.clone(), self.encode(format, level, topic)));
+        if named == topic { frame.clone() } else { self.encode(format, level, topic) }
     }
 
     fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
@@ -174,7 +181,7 @@ mod tests {
             (Level::Channel, "#general", "t #general:msg {}"),
         ] {
             let format = Format { slot: 0, encode: spelled, encode_bytes: None };
-            let frame = placed(destination).frame(format, level, "t");
+            let frame = placed(destination).frame(format, level, &"t".into());
             assert_eq!(frame, Some(Frame::Text(expected.into())), "{level:?} {destination}");
         }
     }
@@ -190,11 +197,15 @@ mod tests {
             (Level::Channel, "#general", b"t #general:msg \x00\xff"),
         ] {
             let (placed, _) = placed_bytes(destination);
-            assert_eq!(placed.frame(text, level, "t"), None, "{level:?} {destination}");
+            assert_eq!(placed.frame(text, level, &"t".into()), None, "{level:?} {destination}");
             let expected = Frame::Binary(expected.into());
-            assert_eq!(placed.frame(both, level, "t"), Some(expected), "{level:?} {destination}");
+            assert_eq!(
+                placed.frame(both, level, &"t".into()),
+                Some(expected),
+                "{level:?} {destination}"
+            );
         }
-        assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, "huge"), None);
+        assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, &"huge".into()), None);
     }
 
     #[test]
@@ -211,6 +222,27 @@ mod tests {
         assert_eq!(skipped.try_recv(), Ok(5));
         let (_, counted) = Placed::new(publication(&key(1, "public"), "room", "msg"), permit());
         assert!(counted.is_none(), "objects are sent to everybody");
+    }
+
+    #[test]
+    fn a_topic_under_another_name_is_spelled_by_that_name() {
+        let format = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes) };
+        for is_bytes in [false, true] {
+            let (placed, payload) = match is_bytes {
+                true => (placed_bytes("room").0, "\0\u{ff}"),
+                false => (placed("room"), "{}"),
+            };
+            for topic in ["old", "new", "old"] {
+                let frame = placed.frame(format, Level::Scope, &topic.into());
+                let expected = format!("{topic} room:msg {payload}");
+                let expected = match is_bytes {
+                    // One byte for each of these characters.
+                    true => Frame::Binary(expected.chars().map(|c| c as u8).collect()),
+                    false => Frame::Text(expected.into()),
+                };
+                assert_eq!(frame, Some(expected));
+            }
+        }
     }
 
     static CALLS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
@@ -250,7 +282,7 @@ mod tests {
                     threads.spawn(|| {
                         for _ in 0..250 {
                             for format in formats {
-                                placed.frame(format, level, "t");
+                                placed.frame(format, level, &"t".into());
                             }
                         }
                     });

@@ -14,8 +14,8 @@ use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
     fanout::{Attach, Detach, Enter, Fanout, WorkerId},
     subscriber::{
-        Delivery, EncodeBytes, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
-        SubscriptionId, ToSession,
+        Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+        ToSession,
     },
     topics::{SubscribeError, TopicLimits},
 };
@@ -54,6 +54,9 @@ fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
     let names = format!("{} {} ", delivery.topic, delivery.event);
     Some(Frame::Binary([names.as_bytes(), delivery.payload].concat().into()))
 }
+
+/// Text alone.
+const FORMAT: Format = Format { slot: 0, encode: spell, encode_bytes: None };
 
 /// A broker of one thread, this one.
 pub(super) struct Broker {
@@ -95,25 +98,34 @@ impl Broker {
 
     /// Joins as a session does: at the fan-out first, then at the topic.
     pub(super) async fn join(&self, probe: &Probe, place: Place) -> Result<(), SubscribeError> {
-        self.join_as(probe, place, None).await
+        let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).to_owned();
+        self.join_as(probe, place, &topic).await
     }
 
-    /// Joins as one who can be sent bytes.
-    pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
-        let joined = self.join_as(probe, place, Some(spell_bytes)).await;
-        joined.expect("a place");
-    }
-
-    async fn join_as(
+    /// Joins a place by this name for it.
+    pub(super) async fn join_as(
         &self,
         probe: &Probe,
         place: Place,
-        encode_bytes: Option<EncodeBytes>,
+        topic: &str,
     ) -> Result<(), SubscribeError> {
-        let key = place.key.clone();
+        self.attach(probe, Subscription { place, topic: topic.into(), format: FORMAT }).await
+    }
+
+    /// Joins a whole scope or a channel as one who can be sent bytes.
+    pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
-        let format = Format { slot: 0, encode: spell, encode_bytes };
-        let subscription = Subscription { place, topic, format };
+        let format = Format { encode_bytes: Some(spell_bytes), ..FORMAT };
+        let joined = self.attach(probe, Subscription { place, topic, format }).await;
+        joined.expect("a place");
+    }
+
+    async fn attach(
+        &self,
+        probe: &Probe,
+        subscription: Subscription,
+    ) -> Result<(), SubscribeError> {
+        let key = subscription.place.key.clone();
         let attach = Attach { session: probe.session, id: SubscriptionId(7), subscription };
         self.fanout.send(attach).await.expect("a fan-out");
         self.topics.subscribe(&key, self.worker, &self.fanout).await

@@ -151,14 +151,21 @@ impl Topics {
     ) -> Result<Receipt, PublishError> {
         let permits = self.permits(publications.len()).await?;
         let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
+        // One look-up per scope: were a topic to retire between two events, the first would come
+        // behind the second.
+        let mut topics = HashMap::new();
         let mut handed = Vec::with_capacity(publications.len());
         for (publication, permit) in publications.into_iter().zip(permits) {
             let (placed, skipped) = Placed::new(publication, permit);
             receipt.skipped.extend(skipped);
-            handed.push(self.hand_over(Arc::new(placed)));
+            let placed = Arc::new(placed);
+            let topic = topics.entry(placed.key().clone());
+            let topic = topic.or_insert_with_key(|key| self.find(key)).clone();
+            let request = topic.map(|topic| (topic.send(Publish(placed.clone())), topic));
+            handed.push((placed, request));
         }
         for (placed, request) in handed {
-            let Some((topic, request)) = request else { continue };
+            let Some((request, topic)) = request else { continue };
             if request.await.is_err() {
                 self.forget(placed.key(), &topic);
                 self.place(placed).await;
@@ -171,20 +178,11 @@ impl Topics {
     /// outboxes of its subscribers; from then on whoever publishes is told [`PublishError::Busy`].
     pub async fn finish(&self, wait_max: Duration) {
         let all = u32::try_from(self.0.limits.publications_in_flight_max).unwrap_or(u32::MAX);
-        // Out of time: what is still under way is as lost as the server.
-        let _ = timeout(wait_max, self.0.permits.acquire_many(all)).await;
+        // Out of time: what is still under way is as lost as the server. The permits are kept until
+        // the door is shut, or whoever waits behind would slip through.
+        let permits = timeout(wait_max, self.0.permits.acquire_many(all)).await;
         self.0.permits.close();
-    }
-
-    /// Queues a publication at its topic at once, if there is one.
-    #[expect(clippy::type_complexity, reason = "the pair is taken apart in the one caller")]
-    fn hand_over(
-        &self,
-        placed: Arc<Placed>,
-    ) -> (Arc<Placed>, Option<(Addr<Topic>, Request<Topic, Publish>)>) {
-        let topic = self.find(placed.key());
-        let request = topic.map(|topic| (topic.clone(), topic.send(Publish(placed.clone()))));
-        (placed, request)
+        drop(permits);
     }
 
     /// Takes `count` permits within the time limit.
@@ -223,6 +221,9 @@ impl Topics {
                     return Ok(());
                 }
                 self.forget(key, &topic);
+                // A thread that dies may answer at once, over and over: others must get their turn,
+                // and the clock its say.
+                tokio::task::yield_now().await;
             }
         };
         timeout(self.0.limits.wait_max, open).await.unwrap_or(Err(SubscribeError::Unavailable))
@@ -271,7 +272,8 @@ impl Topics {
 
     /// Starts a topic on the worker thread that its key hashes to.
     fn start_topic(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
-        let workers = self.workers_mut();
+        let mut workers = self.workers_mut();
+        workers.retain(|worker| worker.spawn_fn(|| ()));
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let nth = usize::try_from(hasher.finish() % u64::try_from(workers.len()).ok()?).ok()?;

@@ -3,10 +3,7 @@
 //! An unknown app, an inactive one and wrong credentials get one and the same answer after the
 //! same work, so that nobody can find out which apps there are.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +16,7 @@ use super::{
 use crate::{
     app::{
         App, ClientEvents,
-        token::{Grant, Keys, Verifier},
+        token::{self, Grant, Keys, Verifier},
     },
     broker::{Addressing, Destination, Scope},
     settings::Limits,
@@ -97,7 +94,7 @@ impl<'a> Credentials<'a> {
             Some(Caller::Application)
         } else {
             let token_bytes_max = services.settings.limits.token_bytes_max;
-            let verifier = Verifier { keys, token_bytes_max, now_s: unix_time_s() };
+            let verifier = Verifier { keys, token_bytes_max, now_s: token::now_s() };
             self.grant(&verifier).map(Caller::Bearer)
         };
         // Only here does it matter whether there is such an app: a dummy that fits is still none.
@@ -138,11 +135,6 @@ fn find_active(services: &Services, slug: &str) -> Option<Arc<App>> {
     };
     let apps = services.directory.load();
     apps.by_slug(slug).filter(|app| app.active && is_served).cloned()
-}
-
-fn unix_time_s() -> f64 {
-    // A clock before 1970 sees every token in the future, and refuses it.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
 impl AuthenticatedApp {

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use log::warn;
@@ -50,7 +50,7 @@ pub struct Footing {
     /// Whose topic it is.
     pub app: AppId,
     /// What its token permits, if it has one.
-    pub grant: Option<Box<Grant>>,
+    pub grant: Option<Arc<Grant>>,
     /// Whether the join would have failed without that token.
     pub needs_grant: bool,
 }
@@ -143,7 +143,7 @@ impl Judge {
                 return Err(JoinRefusal::AuthenticationRequired);
             }
         }
-        Ok(Footing { app: app.id, grant: grant.map(Box::new), needs_grant })
+        Ok(Footing { app: app.id, grant: grant.map(Arc::new), needs_grant })
     }
 
     /// Judges a join anew by the apps as of now; `None` if it must end. Claims whose key no longer

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     app::{
         origin::{OriginPolicy, RequestTarget},
-        token::TokenPair,
+        token::{self, TokenPair},
     },
     form,
     session::{
@@ -44,6 +44,9 @@ const SUBPROTOCOL: &str = "phoenix";
 /// What precedes the token among the offered subprotocols. Despite its name the alphabet is the
 /// standard one; both are taken.
 const BEARER_PREFIX: &str = "base64url.bearer.phx.";
+
+/// The longest origin that is looked at; what is longer is none of a page.
+const ORIGIN_BYTES_MAX: usize = 1_024;
 
 /// The rules of the door.
 #[derive(Debug)]
@@ -94,7 +97,7 @@ impl Door {
         }
         let (version, mut caller) = self.connect(handshake)?;
         let (bearer, subprotocol) = offered(handshake.headers)?;
-        caller.bearer = bearer.map(String::into_boxed_str);
+        caller.bearer = bearer.map(|token| self.bearer(token));
         Ok(Connect { version, caller, subprotocol })
     }
 
@@ -111,8 +114,18 @@ impl Door {
             Some(_) => None,
         };
         let version = version.ok_or_else(forbidden)?;
-        let origin = origin.map(Box::from);
-        Ok((version, Caller { origin, tokens: TokenPair::from_params(&params), bearer: None }))
+        // All this is kept as long as the session lives, for joins to come.
+        let origin = origin.map(|origin| match origin.len() {
+            0..=ORIGIN_BYTES_MAX => Box::from(origin),
+            _ => Box::from("?"),
+        });
+        let tokens = TokenPair::from_params(&params).bounded(self.rules.judge.token_bytes_max);
+        Ok((version, Caller { origin, tokens, bearer: None }))
+    }
+
+    /// The token that came beside the params, kept as long as the session lives.
+    pub(super) fn bearer(&self, token: String) -> Box<str> {
+        token::bounded(token, self.rules.judge.token_bytes_max).into_boxed_str()
     }
 
     /// The page's origin, if the global check lets it through.

@@ -175,6 +175,10 @@ impl Conversation {
             readmitted.ok_or(JoinRefusal::AppChanged)
         });
         let mut effects = Vec::with_capacity(2);
+        // The slug may have passed to another app since: then the old place is not the new one.
+        if let Some(left) = old.as_ref().map(Join::place).filter(|left| *left != join.place()) {
+            effects.push(Effect::Unsubscribe(left));
+        }
         match footing {
             Ok(footing) => {
                 join.footing = footing;
@@ -279,6 +283,11 @@ impl Conversation {
         }
     }
 
+    /// Whether the broker is being asked for this place.
+    fn is_joining(&self, place: &Place) -> bool {
+        matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.place() == *place)
+    }
+
     fn joined(&self, topic: &Label) -> Option<usize> {
         let topic = topic.as_text()?;
         self.joins.iter().position(|join| join.topic.as_str() == topic)
@@ -329,13 +338,15 @@ impl session::Conversation for Conversation {
         let mut kept = Vec::with_capacity(self.joins.len());
         let mut ended = Vec::new();
         for mut join in std::mem::take(&mut self.joins) {
-            let footing = match join.footing.app == app {
-                true => self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps),
-                false => Some(join.footing.clone()),
+            let Join { topic, footing, .. } = &join;
+            let standing = match footing.app == app {
+                true => self.rules.judge.review(&self.caller, topic, footing, &apps),
+                false => Some(Standing::Whole),
             };
-            match footing {
-                Some(footing) => {
-                    join.footing = footing;
+            match standing {
+                Some(Standing::Whole) => kept.push(join),
+                Some(Standing::WithoutGrant) => {
+                    join.footing.grant = None;
                     kept.push(join);
                 }
                 None => ended.push(join),
@@ -349,7 +360,10 @@ impl session::Conversation for Conversation {
             return vec![Effect::Close(CloseCode::GOING_AWAY)];
         }
         let end = |join: &Join| {
-            [Effect::Unsubscribe(join.place()), self.end_of(join, "phx_error", CHANNEL_CRASH)]
+            // A rejoin that is under way goes on hearing where this one did.
+            let left = Some(join.place()).filter(|place| !self.is_joining(place));
+            let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
+            left.map(Effect::Unsubscribe).into_iter().chain([end])
         };
         ended.iter().flat_map(end).collect()
     }

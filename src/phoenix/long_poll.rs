@@ -110,7 +110,7 @@ impl LongPollDoor {
     fn open(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
         let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
-        caller.bearer = auth.map(Box::from);
+        caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
         let rules = self.door.rules.clone();
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.sessions.open(conversation, &self.worker) {

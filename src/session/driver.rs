@@ -3,11 +3,7 @@
 //! A transport is an actor that can write frames, close, and hold its client back; here it learns
 //! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use actix::{fut::wrap_future, prelude::*};
 use log::debug;
@@ -16,11 +12,14 @@ use super::{
     CloseCode, Conversation, Effect, Failure, Received,
     worker::{Admission, Membership, Worker},
 };
-use crate::broker::{
-    Publication,
-    fanout::{Attach, Detach, Enter},
-    subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
-    topics::SubscribeError,
+use crate::{
+    app::token::now_s,
+    broker::{
+        Publication,
+        fanout::{Attach, Detach, Enter},
+        subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
+        topics::SubscribeError,
+    },
 };
 
 /// An actor that carries a conversation over some wire.
@@ -53,7 +52,16 @@ pub(super) struct Driver<C> {
     /// What the client hears.
     subscriptions: Vec<(SubscriptionId, Place)>,
     next_subscription: u32,
+    /// The join that is under way.
+    joining: Option<Box<Joining>>,
     _admission: Admission,
+}
+
+/// A join that the broker has not answered yet.
+struct Joining {
+    id: SubscriptionId,
+    /// What arrived for it already; it follows the reply, and counts as waiting until then.
+    early: VecDeque<Frame>,
 }
 
 impl<C> Driver<C> {
@@ -74,6 +82,7 @@ impl<C> Driver<C> {
             outbox,
             subscriptions: Vec::new(),
             next_subscription: 0,
+            joining: None,
             _admission: admission,
         }
     }
@@ -118,6 +127,34 @@ impl<C> Driver<C> {
     fn hears(&self, id: SubscriptionId) -> bool {
         self.subscriptions.iter().any(|(heard, _)| *heard == id)
     }
+
+    /// Takes a frame from the broker: to be sent now, unless it belongs to a join whose reply has
+    /// not left, or to a subscription that was left.
+    fn take(&mut self, frame: Frame, id: SubscriptionId) -> Option<Frame> {
+        let frames_max = self.worker.limits.outbox_frames_max;
+        match &mut self.joining {
+            Some(joining) if joining.id == id => {
+                joining.early.push_back(frame);
+                if joining.early.len() > frames_max {
+                    self.outbox.end(Ending::SlowConsumer);
+                }
+                None
+            }
+            _ => {
+                self.outbox.taken(&frame);
+                self.hears(id).then_some(frame)
+            }
+        }
+    }
+
+    /// What arrived ahead of a join's reply, if the join stands.
+    fn release(&mut self) -> VecDeque<Frame> {
+        let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
+            return VecDeque::new();
+        };
+        early.iter().for_each(|frame| self.outbox.taken(frame));
+        if self.hears(id) { early } else { VecDeque::new() }
+    }
 }
 
 /// Takes a client's message.
@@ -131,8 +168,7 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
     let driver = carrier.driver();
     match message {
         ToSession::Deliver(frame, id) => {
-            driver.outbox.taken(&frame);
-            if driver.hears(id) {
+            if let Some(frame) = driver.take(frame, id) {
                 carrier.send(frame, ctx);
             }
         }
@@ -161,8 +197,8 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
 }
 
 /// Attaches at the fan-out of this thread first, then has the topic know the thread: from then on
-/// nothing is missed. Everything else of this session waits meanwhile, so what arrives stays in the
-/// mailbox, behind the reply.
+/// nothing is missed. What arrives for this join meanwhile is kept back until its reply has left;
+/// what arrives for others goes on, or a client that keeps up would be taken for a slow one.
 fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();
@@ -171,6 +207,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let session = driver.membership.session;
     let place = subscription.place.clone();
     let id = driver.id_of(&place);
+    driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
     let subscribe = async move {
         let attached = fanout.addr.send(Attach { session, id, subscription }).await;
         attached.map_err(|_| Failure::Unavailable)?;
@@ -183,7 +220,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
             }
         })
     };
-    ctx.wait(wrap_future(subscribe).map(|outcome, carrier: &mut A, ctx| {
+    ctx.spawn(wrap_future(subscribe).map(|outcome, carrier: &mut A, ctx| {
         if !carrier.driver().membership.fanout.addr.connected() {
             // Without its fan-out it would be deaf, whatever it joined.
             return carrier.close(CloseCode::INTERNAL, ctx);
@@ -206,6 +243,9 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
+    for frame in carrier.driver().release() {
+        carrier.send(frame, ctx);
+    }
     carrier.resume(ctx);
 }
 
@@ -216,9 +256,4 @@ fn close_code(ending: Ending) -> CloseCode {
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
     }
-}
-
-/// Unix time in seconds.
-fn now_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

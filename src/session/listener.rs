@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -94,19 +94,21 @@ impl<C: Conversation + Unpin> Listener<C> {
     }
 }
 
-/// A stream that fails once it has been idle for too long.
+/// A stream that fails once it has been idle for too long, or one request takes too long to come.
 ///
 /// The HTTP server's own timeouts cover the first request head and the pause between requests; half
-/// of a second head, or half a body, would stay open forever.
+/// of a second head, or half a body, would stay open forever, and one that trickles as well.
 pub(super) struct IdleGuard<T> {
     io: T,
     idle_max: Duration,
+    /// When the request that is coming in began: the first read since the last write.
+    reading_since: Option<Instant>,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl<T> IdleGuard<T> {
     pub(super) fn new(io: T, idle_max: Duration) -> Self {
-        Self { io, idle_max, deadline: Box::pin(tokio::time::sleep(idle_max)) }
+        Self { io, idle_max, reading_since: None, deadline: Box::pin(tokio::time::sleep(idle_max)) }
     }
 
     /// The stream itself, unguarded: a session has a clock of its own.
@@ -114,14 +116,40 @@ impl<T> IdleGuard<T> {
         self.io
     }
 
-    /// Passes on what the stream did; a stream that does nothing until the deadline fails.
-    fn watch<R>(&mut self, done: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        if done.is_ready() {
-            self.deadline.as_mut().reset(Instant::now() + self.idle_max);
-            return done;
+    /// Passes on what came in. Reading puts the deadline off only once: a request has as long for
+    /// all of itself as silence has.
+    fn watch_read(
+        &mut self,
+        done: Poll<io::Result<()>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if done.is_ready() && self.reading_since.is_none() {
+            self.reading_since = Some(Instant::now());
+            self.put_off();
         }
-        ready!(self.deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        self.watch(done, cx)
+    }
+
+    /// Passes on what went out; whoever takes an answer may send its next request.
+    fn watch_write<R>(
+        &mut self,
+        done: Poll<io::Result<R>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<R>> {
+        if done.is_ready() {
+            self.reading_since = None;
+            self.put_off();
+        }
+        self.watch(done, cx)
+    }
+
+    fn put_off(&mut self) {
+        self.deadline.as_mut().reset(Instant::now() + self.idle_max);
+    }
+
+    fn watch<R>(&mut self, done: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
+        let is_late = self.deadline.as_mut().poll(cx).is_ready();
+        if is_late { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { done }
     }
 }
 
@@ -132,7 +160,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for IdleGuard<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let done = Pin::new(&mut self.io).poll_read(cx, buffer);
-        self.watch(done, cx)
+        self.watch_read(done, cx)
     }
 }
 
@@ -143,7 +171,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IdleGuard<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.watch(done, cx)
+        self.watch_write(done, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -153,7 +181,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IdleGuard<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let done = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.watch(done, cx)
+        self.watch_write(done, cx)
     }
 }
 
@@ -187,23 +215,57 @@ mod tests {
         assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
     }
 
+    /// Sends a byte every so often, until the other side has had enough.
+    async fn trickle(near: &mut DuplexStream) {
+        let mut pace = tokio::time::interval(IDLE_MAX / 4);
+        loop {
+            pace.tick().await;
+            if near.write_u8(0).await.is_err() {
+                return;
+            }
+        }
+    }
+
     #[tokio::test]
-    async fn every_step_counts_from_anew() {
+    async fn a_request_that_trickles_has_as_long_as_silence_has() {
+        let (mut near, mut guard) = guarded(1);
+        let began = Instant::now();
+        let reading = async {
+            loop {
+                if let Err(error) = guard.read_u8().await {
+                    return error.kind();
+                }
+            }
+        };
+        let ended = timeout(DEADLINE, async {
+            tokio::select! {
+                kind = reading => Some(kind),
+                () = trickle(&mut near) => None,
+            }
+        });
+        assert_eq!(ended.await.expect("an end in time"), Some(io::ErrorKind::TimedOut));
+        assert!(began.elapsed() >= IDLE_MAX);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_answered_may_take_its_time_again() {
         let (mut near, mut guard) = guarded(1);
         let began = Instant::now();
         let mut pace = tokio::time::interval(IDLE_MAX / 4);
-        let reading = async {
+        let serving = async {
             for n in 0..8 {
                 assert_eq!(guard.read_u8().await.expect("it goes on"), n);
+                guard.write_u8(n).await.expect("it goes on");
             }
         };
-        let writing = async {
+        let asking = async {
             for n in 0..8 {
                 pace.tick().await;
                 near.write_u8(n).await.expect("it is read");
+                assert_eq!(near.read_u8().await.expect("an answer"), n);
             }
         };
-        timeout(DEADLINE, async { tokio::join!(reading, writing) }).await.expect("in time");
-        assert!(began.elapsed() > IDLE_MAX, "longer than it may stand still");
+        timeout(DEADLINE, async { tokio::join!(serving, asking) }).await.expect("in time");
+        assert!(began.elapsed() > IDLE_MAX, "longer than one request may take");
     }
 }

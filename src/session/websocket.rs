@@ -1,9 +1,9 @@
 //! A session over a WebSocket.
 //!
 //! The only file that knows `WebsocketContext`. Its mailbox is the outbox (see
-//! [`Outbox`](crate::broker::subscriber::Outbox)); a join holds it with `ctx.wait`, so nothing of
-//! that join leaves before its reply. A publication holds only the reading: a client's next message
-//! is not looked at before its last one is answered.
+//! [`Outbox`](crate::broker::subscriber::Outbox)). While the broker is asked for a join or a
+//! publication nothing more is read: a client's next message is not looked at before its last one
+//! is answered.
 
 use std::{cell::OnceCell, rc::Rc, time::Instant};
 
@@ -33,7 +33,7 @@ pub(super) struct WebSocket<C> {
     driver: Driver<C>,
     /// Shut while the broker is asked: nothing is read.
     gate: Rc<Gate>,
-    /// Bytes handed to the context since it was last written out.
+    /// Bytes handed to the context since it last let others have a turn.
     gathered_bytes: usize,
 }
 

@@ -19,6 +19,11 @@ async fn joined(server: &TestServer) -> Poller {
     socket.into_poller()
 }
 
+/// A server that takes requests in the order in which they come, also over several connections.
+fn of_one_thread() -> TestServer {
+    TestServer::start_with(|settings| settings.server.workers = 1)
+}
+
 async fn opens(server: &TestServer) -> Value {
     get(server.url("/socket/longpoll?vsn=2.0.0&")).await.json()["status"].clone()
 }
@@ -63,7 +68,7 @@ async fn a_body_that_cannot_be_read_is_refused_and_the_session_goes_on() {
 
 #[tokio::test]
 async fn a_message_that_cannot_be_understood_ends_the_session_as_it_closes_a_socket() {
-    let server = TestServer::start();
+    let server = of_one_thread();
     for (vsn, message) in [
         (V2, ""),
         (V2, "{}"),
@@ -187,7 +192,7 @@ async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
 
 #[tokio::test]
 async fn what_was_accepted_before_a_stop_reaches_who_fetches() {
-    let server = TestServer::start();
+    let server = of_one_thread();
     let mut poller = joined(&server).await;
     poller.park().await;
     trigger(&server, 7, 0).await;

@@ -21,8 +21,6 @@ type Id = (usize, u64);
 fn start() -> TestServer {
     TestServer::start_with(|settings| {
         settings.server.workers = 3;
-        settings.limits.outbox_frames_max = 1 << 20;
-        settings.limits.outbox_bytes_max = 1 << 30;
     })
 }
 
@@ -353,4 +351,39 @@ async fn who_waits_for_its_turn_to_publish_goes_on_hearing() {
     for (nth, (_, heard)) in heard.iter().enumerate() {
         assert!(heard == order, "subscriber {nth} has another order");
     }
+}
+
+#[tokio::test]
+async fn a_client_of_many_channels_keeps_up_with_what_is_for_all_of_them() {
+    const CHANNELS: usize = 100;
+    const IN_BULK: usize = 20;
+    let server = TestServer::start_with(|settings| settings.server.workers = 1);
+    let mut client = Socket::connect(&server, V2).await;
+    for nth in 0..CHANNELS {
+        client.join(&format!("{SCOPE}:{nth}"), json!({})).await;
+    }
+    // 20 times 100 frames are twice what may wait for a session.
+    let small = |n: usize| json!({ "topic": SCOPE, "event": "small", "payload": { "n": n } });
+    let bulk = json!({ "events": (0..IN_BULK).map(small).collect::<Vec<_>>() });
+    let triggers = async {
+        let publish = request("POST", server.url("/api/publish/bulk"));
+        let publish = publish.header("authorization", &App::seeded().secret).json(&bulk);
+        assert_eq!(publish.send().await.status, 200);
+    };
+    let hearing = async {
+        let mut heard: HashMap<String, Vec<Value>> = HashMap::new();
+        for _ in 0..CHANNELS * IN_BULK {
+            let frame = client.next().await;
+            let topic = frame[2].as_str().expect("a topic").to_owned();
+            heard.entry(topic).or_default().push(frame[4]["n"].clone());
+        }
+        heard
+    };
+    let ((), heard) = join!(triggers, hearing);
+    let expected: Vec<Value> = (0..IN_BULK).map(|n| json!(n)).collect();
+    assert_eq!(heard.len(), CHANNELS);
+    for (topic, numbers) in heard {
+        assert_eq!(numbers, expected, "{topic}");
+    }
+    client.assert_quiet().await;
 }

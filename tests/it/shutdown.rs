@@ -18,6 +18,13 @@ async fn until_draining(server: &TestServer) {
     timeout(DEADLINE, draining).await.expect("the shutdown begins in time");
 }
 
+/// Waits until nobody listens any more: only requests under way hold the stop up.
+async fn until_deaf(server: &TestServer) {
+    let connecting = || tokio::net::TcpStream::connect(("127.0.0.1", server.port));
+    let deaf = async { while connecting().await.is_ok() {} };
+    timeout(DEADLINE, deaf).await.expect("the listener closes in time");
+}
+
 /// A client that holds a stop up for as long as it may: connected, and never reading.
 async fn stuck(server: &TestServer) -> Socket {
     let mut socket = Socket::connect(server, V2).await;
@@ -208,6 +215,31 @@ async fn a_second_signal_does_not_wait() {
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn half_a_body_holds_a_stop_no_longer_than_it_may_and_a_second_signal_not_at_all() {
+    for (shutdown_timeout, signals, ends_within_s) in [("2s", 1, 6), ("60s", 2, 5)] {
+        let env = [("HERALD__SERVER__SHUTDOWN_TIMEOUT", shutdown_timeout)];
+        let mut process = Process::start(&env);
+        let mut half = raw::connect(&process.server).await;
+        let head = "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\n\
+                    authorization: Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=\r\n\
+                    content-type: application/json\r\ncontent-length: 100\r\n\r\n{\"topic\":";
+        half.write_all(head.as_bytes()).await.expect("room");
+        // An answer that came behind it shows that the half was read.
+        assert_eq!(get(process.server.url("/health")).await.status, 200);
+        let began = Instant::now();
+        for nth in 0..signals {
+            if nth > 0 {
+                until_deaf(&process.server).await;
+            }
+            process.signal("TERM");
+        }
+        assert_eq!(process.ended().code(), Some(0), "{shutdown_timeout}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(ends_within_s), "{shutdown_timeout}: {took:?}");
+    }
 }
 
 #[tokio::test]

@@ -432,6 +432,45 @@ fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() 
 }
 
 #[test]
+fn a_slug_that_passed_to_another_app_takes_no_subscription_along() {
+    let mut talk = Talk::v2();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    // One refresh brings both: app 1 was renamed away, app 2 has its slug now.
+    talk.rules.directory.replace([app(1, "new-app"), app(2, "foo-app")].into_iter().collect());
+    assert_eq!(
+        talk.say(r#"["2","2","public:foo-app","phx_join",{}]"#),
+        [
+            "subscribe 2/public/*",
+            "unsubscribe 1/public/*",
+            r#"["2","2","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#,
+            r#"["1","1","public:foo-app","phx_close",{}]"#,
+        ]
+    );
+}
+
+#[test]
+fn a_rejoin_under_way_is_not_detached_by_the_end_of_what_it_replaces() {
+    let secret = "another-secret-0123";
+    let changed =
+        || [App { secret: SecretString::from(secret), ..app(1, "foo-app") }, app(2, "bar-app")];
+    let claims = json!({"listen": ["private:foo-app"]});
+    let join = |token: String, nth: u8| {
+        let payload = json!({ "guardian_token": token });
+        format!(r#"["{nth}","{nth}","private:foo-app","phx_join",{payload}]"#)
+    };
+    let mut talk = Talk::v2();
+    talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
+    talk.say(&join(token(claims.clone()), 1));
+    talk.rules.directory.replace(changed().into_iter().collect());
+    let fresh = mint(&claims, &SecretString::from(secret), SigningAlgorithm::Hs256);
+    assert_eq!(talk.ask(&join(fresh.expect("a token"), 2)), ["subscribe 1/private/*"]);
+    let crash = r#"["1","1","private:foo-app","phx_error",{"reason":"channel_crash"}]"#;
+    assert_eq!(talk.change(1, changed().into_iter().collect()), [crash]);
+    let reply = r#"["2","2","private:foo-app","phx_reply",{"status":"ok","response":{"message":"Joined"}}]"#;
+    assert_eq!(talk.answer(Ok(())), [reply]);
+}
+
+#[test]
 fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
     let tokens =
         TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]}))), csrf: None };

@@ -67,7 +67,7 @@ async fn e129_what_was_sent_is_answered_in_the_next_fetch_in_order() {
 
 #[tokio::test]
 async fn e130_a_fetch_without_anything_to_bring_waits_for_its_window() {
-    let window = Duration::from_millis(300);
+    let window = Duration::from_millis(500);
     let server = TestServer::start_with(|settings| settings.socket.long_poll_window = window);
     let mut poller = joined(&server).await;
     for _ in 0..3 {

@@ -1,0 +1,313 @@
+//! A session over long-poll, with a conversation that does as it is told.
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::session::{
+    testing::{Bench, DEADLINE, Obedient, limits},
+    worker::SessionLimits,
+};
+
+/// A thread's long-poll sessions.
+struct Polls {
+    bench: Bench,
+    all: LongPolls<Obedient>,
+}
+
+impl Polls {
+    fn new(limits: SessionLimits, times: LongPollTimes) -> Self {
+        Self { bench: Bench::new(limits), all: LongPolls::new(times) }
+    }
+
+    fn roomy() -> Self {
+        Self::new(limits(), times(DEADLINE))
+    }
+
+    fn open(&self) -> Uuid {
+        self.all.open(Obedient, &self.bench.worker).expect("room for a session")
+    }
+
+    async fn post(&self, id: Uuid, orders: &[&str]) -> Posted {
+        self.all.post(id, texts(orders)).await
+    }
+
+    /// A fetch that is parked in its session.
+    async fn parked(&self, id: Uuid) -> tokio::task::JoinHandle<Polled> {
+        let all = self.all.clone();
+        let fetch = tokio::task::spawn_local(async move { all.poll(id).await });
+        // It asks before this one does, and is asked about in the same mailbox.
+        tokio::task::yield_now().await;
+        assert_eq!(self.post(id, &[]).await, Posted::Done);
+        fetch
+    }
+
+    /// Waits until no session is left, neither listed nor counted.
+    async fn until_none(&self) {
+        let none = async {
+            while self.bench.sessions.open() > 0 || !lock(&self.all).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, none).await.expect("sessions end in time");
+    }
+}
+
+fn lock(all: &LongPolls<Obedient>) -> Vec<Uuid> {
+    all.sessions.read().expect("no panic holds it").keys().copied().collect()
+}
+
+fn times(window: Duration) -> LongPollTimes {
+    LongPollTimes { window, unjoined_max: DEADLINE }
+}
+
+fn texts(orders: &[&str]) -> Vec<Received> {
+    orders.iter().map(|&order| Received::Text(order.into())).collect()
+}
+
+fn frames(texts: &[&str]) -> Polled {
+    Polled::Frames(texts.iter().map(|&text| Frame::Text(text.into())).collect())
+}
+
+#[actix_web::test]
+async fn what_waits_is_fetched_at_once_and_once() {
+    let polls = Polls::new(limits(), times(Duration::from_millis(500)));
+    let id = polls.open();
+    assert_eq!(polls.post(id, &["a", "b"]).await, Posted::Done);
+    assert_eq!(polls.post(id, &["c"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["a", "b", "c"]));
+    assert_eq!(polls.all.poll(id).await, frames(&[]), "after its window");
+}
+
+#[actix_web::test]
+async fn a_parked_fetch_brings_what_comes() {
+    let polls = Polls::roomy();
+    let id = polls.open();
+    let parked = polls.parked(id).await;
+    assert_eq!(polls.post(id, &["join", "a"]).await, Posted::Done);
+    assert_eq!(parked.await.expect("a fetch"), frames(&["joined", "a"]));
+    let parked = polls.parked(id).await;
+    polls.bench.publish(r#"{"n":1}"#).await;
+    assert_eq!(parked.await.expect("a fetch"), frames(&[r#"{"n":1}"#]));
+}
+
+#[actix_web::test]
+async fn the_later_of_two_fetches_counts() {
+    let polls = Polls::roomy();
+    let id = polls.open();
+    let first = polls.parked(id).await;
+    let second = polls.parked(id).await;
+    assert_eq!(first.await.expect("a fetch"), frames(&[]));
+    assert_eq!(polls.post(id, &["a"]).await, Posted::Done);
+    assert_eq!(second.await.expect("a fetch"), frames(&["a"]));
+}
+
+#[actix_web::test]
+async fn a_fetch_that_was_given_up_keeps_nothing_and_takes_nothing_over() {
+    let polls = Polls::roomy();
+    let id = polls.open();
+    let parked = polls.parked(id).await;
+    parked.abort();
+    assert!(parked.await.is_err(), "given up");
+    assert_eq!(polls.post(id, &["a"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["a"]));
+    // One that is given up before its turn comes does not push out a live one.
+    let live = polls.parked(id).await;
+    let (answer, _) = oneshot::channel();
+    polls.all.find(id).expect("a session").send(Poll(answer)).await.expect("a session");
+    assert_eq!(polls.post(id, &["b"]).await, Posted::Done);
+    assert_eq!(live.await.expect("a fetch"), frames(&["b"]));
+}
+
+#[test]
+fn what_is_handed_over_in_the_last_moment_is_brought_or_kept() {
+    let (send, receive) = oneshot::channel();
+    send.send(vec![Frame::Text("a".into())]).expect("somebody waits");
+    assert_eq!(late(receive), frames(&["a"]), "before the end");
+    let (send, receive) = oneshot::channel();
+    assert_eq!(late(receive), frames(&[]));
+    assert_eq!(
+        send.send(vec![Frame::Text("a".into())]),
+        Err(vec![Frame::Text("a".into())]),
+        "after it"
+    );
+}
+
+#[actix_web::test]
+async fn what_comes_on_the_very_edge_of_a_window_is_not_lost() {
+    const MESSAGES: usize = 500;
+    const WINDOW: Duration = Duration::from_millis(1);
+    let all = LongPolls::<Obedient>::new(times(DEADLINE));
+    let elsewhere = Arbiter::new();
+    let (opened, opens) = oneshot::channel();
+    let theirs = all.clone();
+    elsewhere.spawn_fn(move || {
+        let id = theirs.open(Obedient, &Bench::new(limits()).worker);
+        opened.send(id.expect("room for a session")).expect("the test waits");
+    });
+    let id = opens.await.expect("a session");
+    // The session has time; only these fetches have none.
+    let hasty = LongPolls { sessions: all.sessions.clone(), times: times(WINDOW) };
+    let posts = async {
+        let mut pace = tokio::time::interval(WINDOW);
+        for n in 0..MESSAGES {
+            pace.tick().await;
+            assert_eq!(all.post(id, texts(&[&n.to_string()])).await, Posted::Done);
+        }
+    };
+    let (mut heard, mut empty) = (Vec::new(), 0);
+    let fetches = async {
+        while heard.len() < MESSAGES {
+            match hasty.poll(id).await {
+                Polled::Frames(frames) if frames.is_empty() => empty += 1,
+                Polled::Frames(frames) => heard.extend(frames),
+                Polled::Gone => panic!("it lives"),
+            }
+        }
+    };
+    timeout(DEADLINE, async { tokio::join!(posts, fetches) }).await.expect("none is missing");
+    let expected = (0..MESSAGES).map(|n| Frame::Text(n.to_string().into()));
+    assert!(heard.into_iter().eq(expected));
+    assert!(empty > 0, "windows have ended");
+    elsewhere.stop();
+}
+
+#[actix_web::test]
+async fn who_lets_too_much_pile_up_is_gone() {
+    for (case, limits) in [
+        ("frames", SessionLimits { outbox_frames_max: 3, ..limits() }),
+        ("bytes", SessionLimits { outbox_bytes_max: 3, ..limits() }),
+    ] {
+        let polls = Polls::new(limits, times(DEADLINE));
+        let (id, keeps_up) = (polls.open(), polls.open());
+        for id in [id, keeps_up] {
+            assert_eq!(polls.post(id, &["a", "b", "c"]).await, Posted::Done, "{case}");
+        }
+        assert_eq!(polls.all.poll(keeps_up).await, frames(&["a", "b", "c"]), "{case}");
+        for id in [id, keeps_up] {
+            let expected = if id == keeps_up { Posted::Done } else { Posted::Gone };
+            assert_eq!(polls.post(id, &["d"]).await, expected, "{case}");
+        }
+        assert_eq!(polls.all.poll(id).await, Polled::Gone, "{case}");
+        assert_eq!(polls.bench.sessions.open(), 1, "{case}");
+    }
+}
+
+#[actix_web::test]
+async fn a_fetch_that_waits_makes_room_in_the_middle_of_a_batch() {
+    let limits = SessionLimits { outbox_frames_max: 3, ..limits() };
+    let polls = Polls::new(limits, times(DEADLINE));
+    let id = polls.open();
+    let parked = polls.parked(id).await;
+    assert_eq!(polls.post(id, &["a", "b", "c", "d", "e", "f"]).await, Posted::Done);
+    assert_eq!(parked.await.expect("a fetch"), frames(&["a", "b", "c", "d"]));
+    assert_eq!(polls.all.poll(id).await, frames(&["e", "f"]));
+}
+
+#[actix_web::test]
+async fn who_sends_more_than_may_wait_for_its_turn_is_gone() {
+    let large = "x".repeat(INBOX_BYTES_MAX / 2);
+    for (case, order, requests, messages, expected) in [
+        ("as many as may", "x", 4, 99, Posted::Done),
+        ("too many", "x", 5, 99, Posted::Gone),
+        ("one large request", large.as_str(), 1, 3, Posted::Done),
+        ("too heavy", large.as_str(), 4, 1, Posted::Gone),
+    ] {
+        let limits = SessionLimits { outbox_bytes_max: 1 << 30, ..limits() };
+        let polls = Polls::new(limits, times(DEADLINE));
+        let id = polls.open();
+        // The first message has to wait for the broker, and all others behind it.
+        let first = polls.post(id, &["publish"]);
+        let orders = vec![order; messages];
+        let others = (0..requests).map(|_| polls.post(id, &orders));
+        let (_, posted) = tokio::join!(first, join_all(others));
+        assert_eq!(posted, vec![expected; requests], "{case}");
+    }
+}
+
+#[actix_web::test]
+async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
+    let all = LongPolls::<Obedient>::new(times(Duration::from_secs(2)));
+    let busy = Arbiter::new();
+    let (opened, opens) = oneshot::channel();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let theirs = all.clone();
+    busy.spawn_fn(move || {
+        let id = theirs.open(Obedient, &Bench::new(limits()).worker);
+        opened.send(id.expect("room for a session")).expect("the test waits");
+        // Nothing happens on that thread until it is released.
+        held.recv().ok();
+    });
+    let id = opens.await.expect("a session");
+    assert_eq!(all.post(id, texts(&["a"])).await, Posted::Late);
+    release.send(()).expect("a thread that waits");
+    assert_eq!(all.poll(id).await, frames(&["a"]), "late, not lost");
+    busy.stop();
+}
+
+#[actix_web::test]
+async fn a_session_that_nobody_fetches_is_over_though_it_is_posted_to() {
+    let window = Duration::from_millis(40);
+    let polls = Polls::new(limits(), times(window));
+    let (began, id) = (Instant::now(), polls.open());
+    let posts = async { while polls.post(id, &["leave"]).await != Posted::Gone {} };
+    timeout(DEADLINE, posts).await.expect("an end in time");
+    assert!(began.elapsed() > window * 3 / 2);
+    assert_eq!(polls.all.poll(id).await, Polled::Gone);
+    polls.until_none().await;
+}
+
+#[actix_web::test]
+async fn a_session_that_is_fetched_lives_as_long_as_it_has_joined() {
+    let times = LongPollTimes {
+        window: Duration::from_millis(300),
+        unjoined_max: Duration::from_millis(500),
+    };
+    let polls = Polls::new(limits(), times);
+    let id = polls.open();
+    assert_eq!(polls.post(id, &["join"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["joined"]));
+    let began = Instant::now();
+    while began.elapsed() < 2 * times.unjoined_max {
+        assert_eq!(polls.all.poll(id).await, frames(&[]));
+    }
+    assert_eq!(polls.post(id, &["leave"]).await, Posted::Done);
+    let began = Instant::now();
+    while polls.all.poll(id).await != Polled::Gone {}
+    assert!(began.elapsed() >= times.unjoined_max);
+    polls.until_none().await;
+}
+
+#[actix_web::test]
+async fn a_session_that_ends_lets_everybody_know() {
+    for order in ["close", "panic"] {
+        let polls = Polls::roomy();
+        let id = polls.open();
+        let parked = polls.parked(id).await;
+        assert_eq!(polls.post(id, &["a", order, "b"]).await, Posted::Gone, "{order}");
+        let parked = parked.await.expect("a fetch");
+        // What was said before it closed is still brought; who panics says nothing more.
+        let last = if order == "close" { frames(&["a"]) } else { Polled::Gone };
+        assert_eq!(parked, last, "{order}");
+        assert_eq!(polls.all.poll(id).await, Polled::Gone, "{order}");
+        polls.until_none().await;
+    }
+}
+
+#[actix_web::test]
+async fn there_is_room_for_so_many_and_for_nobody_while_it_stops() {
+    let polls = Polls::roomy();
+    let ids: Vec<_> = (0..100).map(|_| polls.open()).collect();
+    assert_eq!(polls.all.open(Obedient, &polls.bench.worker), None, "full");
+    assert_eq!(polls.post(ids[0], &["close"]).await, Posted::Gone);
+    polls.open();
+    assert_eq!(polls.post(ids[1], &["close"]).await, Posted::Gone);
+    polls.bench.sessions.close();
+    assert_eq!(polls.all.open(Obedient, &polls.bench.worker), None, "stopping");
+}
+
+#[actix_web::test]
+async fn a_session_that_never_was_is_gone() {
+    let polls = Polls::roomy();
+    assert_eq!(polls.all.poll(Uuid::new_v4()).await, Polled::Gone);
+    assert_eq!(polls.post(Uuid::new_v4(), &["a"]).await, Posted::Gone);
+}

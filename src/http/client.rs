@@ -10,7 +10,7 @@ use actix_web::{
 
 use super::{Services, error::ApiError};
 pub use crate::session::client::Client;
-use crate::{session::client::Connection, settings};
+use crate::{phoenix::long_poll::is_long_poll, session::client::Connection, settings};
 
 /// Finds out who sent `request`.
 pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
@@ -21,12 +21,13 @@ pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
     connection.client(request.headers(), &server.trusted_proxies)
 }
 
-/// Judges a request under `force_ssl`; probes of the process itself stay plain.
+/// Judges a request under `force_ssl`; probes of the process itself stay plain, and long-poll says
+/// no in its own words, which its clients understand.
 ///
 /// # Errors
 /// [`ApiError::Forbidden`] if it came without TLS.
 pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Result<(), ApiError> {
-    let is_exempt = matches!(path, "/health" | "/ready");
+    let is_exempt = matches!(path, "/health" | "/ready") || is_long_poll(path);
     if !server.force_ssl || client.is_secure || is_exempt {
         return Ok(());
     }

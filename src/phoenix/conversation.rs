@@ -133,8 +133,8 @@ impl Conversation {
                 // Who joins anew has given up what it had, whatever comes of it.
                 if let Some(at) = self.joined(topic) {
                     let old = self.joins.swap_remove(at);
-                    effects.insert(0, Effect::Unsubscribe(old.place()));
                     effects.extend(self.replaced(&old));
+                    effects.extend(self.unsubscribe(old.place()));
                 }
                 effects
             }
@@ -177,7 +177,7 @@ impl Conversation {
         let mut effects = Vec::with_capacity(2);
         // The slug may have passed to another app since: then the old place is not the new one.
         if let Some(left) = old.as_ref().map(Join::place).filter(|left| *left != join.place()) {
-            effects.push(Effect::Unsubscribe(left));
+            effects.extend(self.unsubscribe(left));
         }
         match footing {
             Ok(footing) => {
@@ -191,7 +191,7 @@ impl Conversation {
                 self.joins.push(join);
             }
             Err(refusal) => {
-                effects.push(Effect::Unsubscribe(join.place()));
+                effects.extend(self.unsubscribe(join.place()));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(join_ref, reference, &topic, &refusal));
             }
@@ -212,11 +212,9 @@ impl Conversation {
     fn leave(&mut self, at: usize, reference: &Ref) -> Vec<Effect> {
         let join = self.joins.swap_remove(at);
         let topic = Label::from(join.topic.as_str());
-        vec![
-            Effect::Unsubscribe(join.place()),
-            self.reply(&join.join_ref, reference, &topic, OK),
-            self.end_of(&join, "phx_close", "{}"),
-        ]
+        let left = self.unsubscribe(join.place());
+        let reply = self.reply(&join.join_ref, reference, &topic, OK);
+        left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
     fn push(&mut self, at: usize, message: &Message) -> Vec<Effect> {
@@ -283,9 +281,12 @@ impl Conversation {
         }
     }
 
-    /// Whether the broker is being asked for this place.
-    fn is_joining(&self, place: &Place) -> bool {
-        matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.place() == *place)
+    /// Gives up a place that a join had, unless another needs it: a rejoin that is under way, or,
+    /// for a moment after its app was renamed, a join under the other name.
+    fn unsubscribe(&self, place: Place) -> Option<Effect> {
+        let is_joined = self.joins.iter().any(|join| join.place() == place);
+        let is_joining = matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.place() == place);
+        (!is_joined && !is_joining).then_some(Effect::Unsubscribe(place))
     }
 
     fn joined(&self, topic: &Label) -> Option<usize> {
@@ -360,10 +361,8 @@ impl session::Conversation for Conversation {
             return vec![Effect::Close(CloseCode::GOING_AWAY)];
         }
         let end = |join: &Join| {
-            // A rejoin that is under way goes on hearing where this one did.
-            let left = Some(join.place()).filter(|place| !self.is_joining(place));
             let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
-            left.map(Effect::Unsubscribe).into_iter().chain([end])
+            self.unsubscribe(join.place()).into_iter().chain([end])
         };
         ended.iter().flat_map(end).collect()
     }

@@ -36,7 +36,7 @@ use crate::{
 
 use super::{
     Conversation,
-    connect::Door,
+    connect::{Door, MOUNTS},
     message::{Transport, push_json_string},
     session_token::SessionTokens,
 };
@@ -64,6 +64,11 @@ pub struct LongPollDoor {
     pub body_bytes_max: usize,
     /// The largest message in it.
     pub message_bytes_max: usize,
+}
+
+/// Whether a path is a mount's `longpoll`.
+pub fn is_long_poll(path: &str) -> bool {
+    MOUNTS.iter().any(|mount| path.strip_prefix(mount) == Some("/longpoll"))
 }
 
 /// Answers a request to a mount's `longpoll`.
@@ -218,7 +223,8 @@ fn messages(is_batch: bool, body: Bytes, bytes_max: usize) -> Result<Vec<Receive
 fn batch(body: &ByteString) -> Result<Vec<Received>, BodyFault> {
     let message = |line: &str| {
         if line.starts_with('[') {
-            return Ok(Received::Text(body.slice_ref(line)));
+            // A copy: a slice would keep the whole body for as long as one line waits.
+            return Ok(Received::Text(ByteString::from(line)));
         }
         let bytes = STANDARD.decode(line).map_err(|_| BodyFault::NoMessage)?;
         Ok(Received::Binary(bytes.into()))

@@ -45,7 +45,7 @@ fn rules() -> Arc<Rules> {
             token_bytes_max: 8_192,
             refused: RefusedOrigins::default(),
         },
-        channels_max: 2,
+        channels_max: 3,
         ref_bytes_max: 64,
         client_event_bytes_max: 32,
     })
@@ -273,9 +273,9 @@ fn a_duplicate_join_that_is_refused_ends_the_first_as_well() {
     assert_eq!(
         talk.say(r#"["2","2","public:foo-app","phx_join",{"guardian_token":"a.b.c"}]"#),
         [
-            "unsubscribe 1/public/*",
             r#"["2","2","public:foo-app","phx_reply",{"status":"error","response":{"error":"invalid_token"}}]"#,
             r#"["1","1","public:foo-app","phx_close",{}]"#,
+            "unsubscribe 1/public/*",
         ]
     );
     assert_eq!(
@@ -290,6 +290,7 @@ fn as_many_topics_as_may_be_and_a_rejoin_needs_no_further_place() {
     let mut talk = Talk::v2();
     talk.say(r#"["1","1","public:foo-app:a","phx_join",{}]"#);
     talk.say(r#"["2","2","public:foo-app:b","phx_join",{}]"#);
+    talk.say(r#"["5","5","public:bar-app","phx_join",{}]"#);
     let refused = r#"["3","3","public:foo-app:c","phx_reply",{"status":"error","response":{"reason":"too many channels joined"}}]"#;
     assert_eq!(talk.say(r#"["3","3","public:foo-app:c","phx_join",{}]"#), [refused]);
     assert_eq!(talk.ask(r#"["4","4","public:foo-app:b","phx_join",{}]"#), ["subscribe 1/public/b"]);
@@ -406,7 +407,7 @@ fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
     assert_eq!(talk.change(1, [app(1, "foo-app")].into_iter().collect()), [""; 0]);
     let again = talk.conversation.received(Received::Text(join.into()), later_s);
     let expired = r#"["1","1","private:foo-app","phx_reply",{"status":"error","response":{"error":"token_expired"}}]"#;
-    assert_eq!(shown(&again[1]), expired);
+    assert_eq!(shown(&again[0]), expired);
 }
 
 #[test]
@@ -446,6 +447,21 @@ fn a_slug_that_passed_to_another_app_takes_no_subscription_along() {
             r#"["1","1","public:foo-app","phx_close",{}]"#,
         ]
     );
+}
+
+#[test]
+fn a_renamed_apps_new_name_goes_on_hearing_when_its_old_one_ends() {
+    let renamed = || [app(1, "new-app"), app(2, "bar-app")];
+    let mut talk = Talk::v2();
+    talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    talk.rules.directory.replace(renamed().into_iter().collect());
+    // Joined by its new name before this session hears of the change: the very same place.
+    talk.say(r#"["2","2","public:new-app","phx_join",{}]"#);
+    let crash = r#"["1","1","public:foo-app","phx_error",{"reason":"channel_crash"}]"#;
+    assert_eq!(talk.change(1, renamed().into_iter().collect()), [crash]);
+    let leave = talk.say(r#"["2","3","public:new-app","phx_leave",{}]"#);
+    assert_eq!(leave[0], "unsubscribe 1/public/*");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use log::{info, warn};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
-    time::{interval, timeout},
+    time::interval,
 };
 
 use crate::{
@@ -28,11 +28,7 @@ use crate::{
         seed,
         store::{AppStore, StoreError},
     },
-    broker::{
-        Topics,
-        fanout::{EndAll, Fanout},
-        topics::TopicLimits,
-    },
+    broker::{Topics, fanout::Fanout, topics::TopicLimits},
     http::{self, Services, admin::Throttle},
     phoenix::{
         self, Conversation, Rules,
@@ -103,14 +99,10 @@ impl Stop {
 struct Shutdown {
     topics: Topics,
     sessions: Sessions,
-    fanouts: Fanouts,
     draining: Arc<AtomicBool>,
     timeout: Duration,
     handle: ServerHandle,
 }
-
-/// The fan-outs of all worker threads.
-type Fanouts = Arc<Mutex<Vec<Addr<Fanout>>>>;
 
 impl Server {
     /// Builds a server and begins to listen. Must run inside an actix system.
@@ -217,7 +209,6 @@ struct Parts {
     sessions: Sessions,
     rules: Arc<Rules>,
     long_polls: LongPolls<Conversation>,
-    fanouts: Fanouts,
     draining: Arc<AtomicBool>,
 }
 
@@ -260,18 +251,7 @@ impl Parts {
             window: settings.socket.long_poll_window,
             unjoined_max: settings.socket.long_poll_unjoined_timeout,
         });
-        let fanouts = Fanouts::default();
-        Self {
-            settings,
-            services,
-            registry,
-            topics,
-            sessions,
-            rules,
-            long_polls,
-            fanouts,
-            draining,
-        }
+        Self { settings, services, registry, topics, sessions, rules, long_polls, draining }
     }
 
     fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
@@ -287,14 +267,14 @@ impl Parts {
             // Our own limit answers 503; this one would stop accepting altogether.
             .max_concurrent_connections(usize::MAX >> 1);
         let shutdown_signal = builder.graceful_shutdown_signal();
-        let Self { topics, sessions, fanouts, draining, .. } = self.clone();
+        let Self { topics, sessions, draining, .. } = self.clone();
         let timeout = server.shutdown_timeout;
         let running = builder
             .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
             .expect("a bound TCP listener can be made non-blocking")
             .run();
         let handle = running.handle();
-        let shutdown = Shutdown { topics, sessions, fanouts, draining, timeout, handle };
+        let shutdown = Shutdown { topics, sessions, draining, timeout, handle };
         Server { address, running, shutdown, stop: Stop::default() }
     }
 
@@ -322,10 +302,9 @@ impl Parts {
             idle_timeout: socket.idle_timeout,
             write_timeout: socket.write_timeout,
         };
-        let (registry, fanouts) = (self.registry.clone(), self.fanouts.clone());
+        let registry = self.registry.clone();
         let introduce = move |fanout: &Addr<Fanout>| {
             registry.do_send(Watch(fanout.clone().recipient()));
-            fanouts.lock().unwrap_or_else(PoisonError::into_inner).push(fanout.clone());
         };
         let worker =
             Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
@@ -362,11 +341,7 @@ impl Shutdown {
         self.draining.store(true, SeqCst);
         self.sessions.close();
         self.topics.finish(left() / 2).await;
-        let fanouts = self.fanouts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for fanout in fanouts {
-            // One that is gone has ended its sessions already.
-            let _ = timeout(left() / 2, fanout.send(EndAll)).await;
-        }
+        self.topics.end_all(left() / 2).await;
         let mut look = interval(DRAIN_LOOK);
         while self.sessions.open() > 0 && !left().is_zero() {
             look.tick().await;

@@ -61,9 +61,9 @@ pub struct Detach {
 }
 
 /// The server stops: end every session of this thread. Answers how many there were.
-#[derive(Debug, Message)]
+#[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "usize")]
-pub struct EndAll;
+pub(super) struct EndAll;
 
 /// A publication to hand out.
 #[derive(Message)]

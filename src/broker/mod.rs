@@ -5,6 +5,7 @@
 //! and each worker thread one [`fanout`] actor that knows the subscribers living on it.
 
 pub mod fanout;
+mod fanouts;
 mod placed;
 pub mod publication;
 pub mod subscriber;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use actix::prelude::*;
+use log::warn;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
@@ -21,7 +22,8 @@ use tokio::{
 use crate::app::AppId;
 
 use super::{
-    fanout::{Fanout, WorkerId},
+    fanout::{EndAll, Fanout, WorkerId},
+    fanouts::{Asked, Fanouts},
     placed::Placed,
     publication::Publication,
     subscriber::ScopeKey,
@@ -99,6 +101,7 @@ struct Inner {
     permits: Arc<Semaphore>,
     topics: RwLock<HashMap<AppId, HashMap<Scope, Addr<Topic>>>>,
     workers: RwLock<Vec<ArbiterHandle>>,
+    fanouts: Fanouts,
     next_worker: AtomicU64,
 }
 
@@ -113,6 +116,7 @@ impl Topics {
             permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
             topics: RwLock::default(),
             workers: RwLock::default(),
+            fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
         }))
     }
@@ -127,7 +131,25 @@ impl Topics {
     /// Starts a fan-out for the sessions of the calling worker thread.
     pub fn start_fanout(&self) -> (WorkerId, Addr<Fanout>) {
         let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));
-        (worker, Fanout::new(worker, self.clone()).start())
+        let fanout = Fanout::new(worker, self.clone()).start();
+        self.0.fanouts.add(fanout.clone());
+        (worker, fanout)
+    }
+
+    /// Ends every session of all threads, for the server stops; at most so long is waited for a
+    /// thread to hear of it. Answers how many sessions there were.
+    pub async fn end_all(&self, wait_max: Duration) -> usize {
+        let ended =
+            self.0.fanouts.ask(EndAll, wait_max).await.into_iter().map(|asked| match asked {
+                Asked::Answered(sessions) => sessions,
+                // Its sessions are ended already.
+                Asked::Lost => 0,
+                Asked::Late => {
+                    warn!("a thread did not hear in time that its sessions are to end");
+                    0
+                }
+            });
+        ended.sum()
     }
 
     /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.
@@ -279,6 +301,11 @@ impl Topics {
         let nth = usize::try_from(hasher.finish() % u64::try_from(workers.len()).ok()?).ok()?;
         let topic = Topic::new(key.clone(), self.clone());
         Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
+    }
+
+    #[cfg(test)]
+    pub(super) fn fanouts(&self) -> &Fanouts {
+        &self.0.fanouts
     }
 
     fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {

@@ -1,0 +1,113 @@
+//! The fan-outs of all worker threads: what concerns every thread is asked or told here.
+
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
+
+use actix::{dev::ToEnvelope, prelude::*};
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::fanout::Fanout;
+
+/// What came of asking one fan-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked<T> {
+    /// It answered.
+    Answered(T),
+    /// It ended before it could: its sessions are ended with it.
+    Lost,
+    /// It did not answer in time; it may still do what it was told.
+    Late,
+}
+
+/// Every fan-out that was started and has not ended.
+#[derive(Default)]
+pub(super) struct Fanouts(RwLock<Vec<Addr<Fanout>>>);
+
+impl Fanouts {
+    /// Adds one that was started just now.
+    pub(super) fn add(&self, fanout: Addr<Fanout>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // A thread starts another only when its own was broken: here is the time to forget that.
+        all.retain(Addr::connected);
+        all.push(fanout);
+    }
+
+    /// Asks all at the same time, each at most so long.
+    ///
+    /// One that ended earlier is not asked; its sessions ended with it.
+    pub(super) async fn ask<M>(&self, message: M, wait_max: Duration) -> Vec<Asked<M::Result>>
+    where
+        M: Message<Result: Send> + Clone + Send + 'static,
+        Fanout: Handler<M>,
+        Context<Fanout>: ToEnvelope<Fanout, M>,
+    {
+        join_all(self.all().into_iter().map(|fanout| {
+            let asked = timeout(wait_max, fanout.send(message.clone()));
+            async {
+                match asked.await {
+                    Ok(Ok(answer)) => Asked::Answered(answer),
+                    Ok(Err(_)) => Asked::Lost,
+                    Err(_) => Asked::Late,
+                }
+            }
+        }))
+        .await
+    }
+
+    fn all(&self) -> Vec<Addr<Fanout>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|fanout| fanout.connected()).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Broker, DEADLINE};
+    use super::*;
+
+    /// Answers with its number, breaks, or keeps the asker waiting.
+    #[derive(Clone, Copy, Message)]
+    #[rtype(result = "u32")]
+    enum Question {
+        Answer(u32),
+        Break,
+        Stall,
+    }
+
+    impl Handler<Question> for Fanout {
+        type Result = ResponseActFuture<Self, u32>;
+
+        fn handle(&mut self, question: Question, _: &mut Self::Context) -> Self::Result {
+            match question {
+                Question::Answer(number) => Box::pin(actix::fut::ready(number)),
+                Question::Break => panic!("on purpose"),
+                Question::Stall => Box::pin(actix::fut::wrap_future(std::future::pending())),
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn all_are_asked_and_one_that_breaks_or_stalls_keeps_none_of_the_others() {
+        let broker = Broker::start();
+        broker.topics.start_fanout();
+        let fanouts = broker.topics.fanouts();
+        let answers = fanouts.ask(Question::Answer(5), DEADLINE).await;
+        assert_eq!(answers, [Asked::Answered(5), Asked::Answered(5)]);
+
+        let stalled = fanouts.ask(Question::Stall, Duration::from_millis(10)).await;
+        assert_eq!(stalled, [Asked::Late, Asked::Late]);
+
+        broker.fanout.do_send(Question::Break);
+        let answers = fanouts.ask(Question::Answer(6), DEADLINE).await;
+        assert_eq!(answers, [Asked::Lost, Asked::Answered(6)], "it broke while it was asked");
+        let answers = fanouts.ask(Question::Answer(7), DEADLINE).await;
+        assert_eq!(answers, [Asked::Answered(7)], "it is gone");
+
+        broker.topics.start_fanout();
+        let answers = fanouts.ask(Question::Answer(8), DEADLINE).await;
+        assert_eq!(answers, [Asked::Answered(8), Asked::Answered(8)], "another takes its place");
+    }
+}

@@ -18,6 +18,7 @@ mod command_line;
 mod conformance;
 mod databases;
 mod framing;
+mod fuzzing;
 mod handshake;
 mod hostile_http;
 mod hostile_sockets;

@@ -6,7 +6,7 @@
 //! | `/api/apps/<slug>/events` | [`events`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
-//! | `/metrics` | [`metrics`](self::metrics), behind the login of [`admin`] or on a listener of its own |
+//! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.

@@ -6,6 +6,7 @@
 //! | `/api/apps/<slug>/events` | [`events`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
+//! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
@@ -20,6 +21,7 @@ pub mod cross_site;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod metrics;
 pub mod pages;
 pub mod publish;
 mod trigger;
@@ -38,6 +40,7 @@ use actix_web::{
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
     broker::{Addressing, Topics},
+    metrics::Metrics,
     settings::Settings,
 };
 use error::ApiError;
@@ -56,6 +59,8 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+    /// What counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Services {
@@ -68,9 +73,9 @@ impl Services {
     }
 }
 
-/// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
-/// [`client::require_tls`].
-pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
+/// Registers every URL of this room that the settings want on the main port. Needs [`Services`] as
+/// app data; wrap the whole app in [`client::require_tls`].
+pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.service(
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
@@ -81,7 +86,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
             .default_service(answer_with(ApiError::NotFound)),
     );
     cfg.configure(health::configure);
-    if with_demo_page {
+    metrics::configure(cfg, settings.metrics.listen.is_some());
+    if settings.server.demo_page {
         cfg.configure(pages::configure);
     }
     cfg.default_service(web::to(pages::not_found));

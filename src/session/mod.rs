@@ -31,6 +31,7 @@ use crate::{
         Publication,
         subscriber::{Frame, Place, Subscription},
     },
+    metrics::labels::SessionKind,
 };
 
 /// Why a socket is closed (RFC 6455, section 7.4; section 8 of the protocol document).
@@ -115,4 +116,7 @@ pub trait Conversation: 'static {
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
+
+    /// What is spoken here, and over what, to be counted by.
+    fn kind(&self) -> SessionKind;
 }

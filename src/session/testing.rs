@@ -27,6 +27,10 @@ use crate::{
         subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
+    metrics::{
+        Metrics,
+        labels::{SessionKind, Transport as Carried, Version},
+    },
 };
 
 /// How long anything may take before a test fails.
@@ -57,11 +61,12 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(limits: SessionLimits) -> Self {
-        let topics = Topics::new(TopicLimits {
+        let of_topics = TopicLimits {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
             wait_max: DEADLINE,
-        });
+        };
+        let topics = Topics::new(of_topics, Metrics::new(10));
         let sessions = Sessions::new(100);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
@@ -149,6 +154,10 @@ impl Conversation for Obedient {
 
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
         Vec::new()
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind { transport: Carried::WebSocket, version: Version::V2 }
     }
 }
 

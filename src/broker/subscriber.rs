@@ -134,6 +134,8 @@ pub enum Ending {
     Idle,
     /// It did not come for what waits, where clients fetch.
     NotFetching,
+    /// It was opened, and its client never came for anything.
+    NeverFetched,
     /// It joined nothing, where that costs its place.
     Unjoined,
     /// The server stops.

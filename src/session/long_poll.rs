@@ -333,15 +333,20 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         } else if self.unjoined_since.is_none() {
             self.unjoined_since = Some(Instant::now());
         }
-        let patience = self.times.patience(self.listing.newcomer.is_some());
-        let is_silent = self.fetched.elapsed() > patience;
+        let is_newcomer = self.listing.newcomer.is_some();
+        let is_silent = self.fetched.elapsed() > self.times.patience(is_newcomer);
         let is_idle =
             self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
         let ending = match (is_silent, is_idle) {
+            (true, _) if is_newcomer => Ending::NeverFetched,
             (true, _) => Ending::NotFetching,
             (false, true) => Ending::Unjoined,
             (false, false) => return,
         };
+        self.end(ending, ctx);
+    }
+
+    fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
         self.driver.outbox().end(ending);
         self.close(CloseCode::GOING_AWAY, ctx);
     }
@@ -424,7 +429,7 @@ impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
 
     fn handle(&mut self, _: GiveWay, ctx: &mut Self::Context) {
         if self.listing.newcomer.is_some() {
-            self.close(CloseCode::TRY_LATER, ctx);
+            self.end(Ending::NeverFetched, ctx);
         }
     }
 }

@@ -81,6 +81,8 @@ pub enum JoinRefusal {
     TooManyScopes,
     /// The app was changed while the join was under way.
     AppChanged,
+    /// The app wanted it ended while it was under way.
+    Disconnected,
     /// The topic did not answer.
     Unavailable,
 }
@@ -96,6 +98,7 @@ impl JoinRefusal {
             Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
             Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
             Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
+            Self::Disconnected => r#"{"reason":"disconnected"}"#.to_owned(),
             Self::Unavailable => r#"{"reason":"unavailable"}"#.to_owned(),
         }
     }

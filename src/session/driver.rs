@@ -149,6 +149,7 @@ impl<C> Driver<C> {
 
     /// What arrived ahead of a join's reply, if the join stands.
     fn release(&mut self) -> VecDeque<Frame> {
+        self.outbox.set_joining(false);
         let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
             return VecDeque::new();
         };
@@ -174,6 +175,10 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
         }
         ToSession::AppChanged(app) => {
             let effects = driver.conversation.app_changed(app, now_s());
+            run(carrier, effects, ctx);
+        }
+        ToSession::Disconnect(disconnect) => {
+            let effects = driver.conversation.disconnected(&disconnect);
             run(carrier, effects, ctx);
         }
         ToSession::End(ending) => {
@@ -207,6 +212,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let session = driver.membership.session;
     let place = subscription.place.clone();
     let id = driver.id_of(&place);
+    driver.outbox.set_joining(true);
     driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
     let subscribe = async move {
         let attached = fanout.addr.send(Attach { session, id, subscription }).await;

@@ -24,7 +24,7 @@ use crate::{
     app::AppId,
     broker::{
         Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-        subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
+        subscriber::{Delivery, Disconnect, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
 };
@@ -148,6 +148,10 @@ impl Conversation for Obedient {
     }
 
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
         Vec::new()
     }
 }

@@ -20,6 +20,7 @@ pub mod cross_site;
 pub mod error;
 pub mod events;
 pub mod health;
+mod json;
 pub mod pages;
 pub mod publish;
 mod trigger;

@@ -86,22 +86,17 @@ mod tests {
     use crate::http::{
         auth::Caller,
         body::{Body, Kind},
-        testing::{KEY, SECRET, TestServices, app, object, token_of},
+        testing::{KEY, SECRET, TestServices, app, basic, object, token_of},
     };
 
     const PATH: &str = "/api/apps/foo-app/events";
 
     fn post(content_type: &str, body: impl Into<bytes::Bytes>) -> TestRequest {
-        let pair = format!("{KEY}:{SECRET}");
         TestRequest::post()
             .uri(PATH)
-            .insert_header(("Authorization", format!("Basic {}", encode(&pair))))
+            .insert_header(("Authorization", basic(KEY, SECRET)))
             .insert_header(("Content-Type", content_type))
             .set_payload(body)
-    }
-
-    fn encode(text: &str) -> String {
-        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text)
     }
 
     fn json_post(body: &str) -> TestRequest {

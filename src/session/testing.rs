@@ -52,7 +52,7 @@ pub(super) fn limits() -> SessionLimits {
 pub(super) struct Bench {
     pub(super) worker: Rc<Worker>,
     pub(super) sessions: Sessions,
-    topics: Topics,
+    pub(super) topics: Topics,
 }
 
 impl Bench {
@@ -152,7 +152,7 @@ impl Conversation for Obedient {
     }
 
     fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
-        Vec::new()
+        vec![Effect::Send(Frame::Text("disconnected".into()))]
     }
 }
 
@@ -167,7 +167,8 @@ fn publication(payload: &str) -> Publication {
     Publication { app, scope, destination: Destination::General, event, payload }
 }
 
-fn place() -> Place {
+/// What `join` joins.
+pub(super) fn place() -> Place {
     let scope = Scope::parse("public").expect("a scope");
     Place { key: ScopeKey { app: AppId(1), scope }, channel: None }
 }

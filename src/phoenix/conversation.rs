@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
-
 use crate::{
     app::{AppDirectory, AppId, ClientEvents},
     broker::{
@@ -18,7 +16,6 @@ use crate::{
 
 use super::{
     admission::{Caller, Footing, JoinRefusal, Judge, Standing},
-    binary,
     message::{Body, Label, Malformed, Message, Outgoing, Ref, Transport, Version},
 };
 
@@ -76,19 +73,6 @@ impl Conversation {
     pub fn new(version: Version, transport: Transport, caller: Caller, rules: Arc<Rules>) -> Self {
         let caller = Box::new(caller);
         Self { version, transport, caller, rules, joins: Vec::new(), asked: None }
-    }
-
-    fn decode(&self, received: Received) -> Result<Message, Malformed> {
-        let ref_bytes_max = self.rules.ref_bytes_max;
-        match (received, self.version) {
-            (Received::Text(text), version) => version.decode(&text, ref_bytes_max),
-            // Version 1 has no binary form, and takes text whatever its opcode.
-            (Received::Binary(bytes), Version::V1) => {
-                let text = ByteString::try_from(bytes).map_err(|_| Malformed)?;
-                Version::V1.decode(&text, ref_bytes_max)
-            }
-            (Received::Binary(bytes), Version::V2) => binary::decode(&bytes, ref_bytes_max),
-        }
     }
 
     fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
@@ -335,7 +319,7 @@ impl Conversation {
 
 impl session::Conversation for Conversation {
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
-        match self.decode(message) {
+        match self.version.decode(&message, self.rules.ref_bytes_max) {
             Ok(message) => self.dispatch(message, now_s),
             Err(Malformed) => vec![Effect::Close(CloseCode::INTERNAL)],
         }

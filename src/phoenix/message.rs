@@ -5,7 +5,10 @@ use bytestring::ByteString;
 use semver::Version as SemVer;
 use serde_json::value::RawValue;
 
-use crate::broker::subscriber::{Format, Frame};
+use crate::{
+    broker::subscriber::{Format, Frame},
+    session::Received,
+};
 
 use super::{binary, v1, v2};
 
@@ -40,11 +43,28 @@ impl Version {
         }
     }
 
-    /// Reads a text message.
+    /// Reads a message, whatever it came in.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn decode(self, text: &str, ref_bytes_max: usize) -> Result<Message, Malformed> {
+    pub fn decode(self, message: &Received, ref_bytes_max: usize) -> Result<Message, Malformed> {
+        match (message, self) {
+            (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
+            // Version 1 has no binary form, and takes text whatever its opcode.
+            (Received::Binary(bytes), Self::V1) => {
+                let text = str::from_utf8(bytes).map_err(|_| Malformed)?;
+                Self::V1.decode_text(text, ref_bytes_max)
+            }
+            (Received::Binary(bytes), Self::V2) => binary::decode(bytes, ref_bytes_max),
+        }
+    }
+
+    /// Reads a text message.
+    pub(super) fn decode_text(
+        self,
+        text: &str,
+        ref_bytes_max: usize,
+    ) -> Result<Message, Malformed> {
         let raw = match self {
             Self::V1 => v1::decode(text),
             Self::V2 => v2::decode(text),

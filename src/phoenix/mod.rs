@@ -4,10 +4,11 @@
 //! `tests/` carry the numbers of its entries. Reading order: [`connect`] decides who gets a socket,
 //! [`message`] is what both wire versions have in common, [`v1`] and [`v2`] spell it, [`binary`] is
 //! version 2 for payloads of bytes, [`admission`] decides who may join, [`conversation`] is the
-//! state machine, [`long_poll`] carries it over plain requests whose [`session_token`] names their
-//! session, [`routes`] is the table of URLs.
+//! state machine, [`long_poll`] carries it over plain requests: [`batch`] reads their bodies, a
+//! [`session_token`] names their session; [`routes`] is the table of URLs.
 
 pub mod admission;
+pub mod batch;
 pub mod binary;
 pub mod connect;
 pub mod conversation;

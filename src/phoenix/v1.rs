@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Message, Malformed> {
-        Version::V1.decode(text, 64)
+        Version::V1.decode_text(text, 64)
     }
 
     #[test]

@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Message, Malformed> {
-        Version::V2.decode(text, 64)
+        Version::V2.decode_text(text, 64)
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod conformance;
 mod databases;
 mod disconnecting;
 mod framing;
+mod fuzzing;
 mod handshake;
 mod hostile_http;
 mod hostile_sockets;

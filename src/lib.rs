@@ -57,6 +57,8 @@
 
 pub mod form;
 
+pub mod metrics;
+
 pub mod app;
 
 pub mod settings;

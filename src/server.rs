@@ -18,6 +18,7 @@ use log::{info, warn};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
+    task::JoinHandle,
     time::interval,
 };
 
@@ -30,6 +31,7 @@ use crate::{
     },
     broker::{Topics, fanout::Fanout, topics::TopicLimits},
     http::{self, Services, admin::Throttle},
+    metrics::Metrics,
     phoenix::{
         self, Conversation, Rules,
         admission::{Judge, RefusedOrigins},
@@ -82,6 +84,8 @@ pub struct Server {
     running: actix_server::Server,
     shutdown: Shutdown,
     stop: Stop,
+    /// What answers `GET /metrics` elsewhere.
+    metrics: Option<(SocketAddr, actix_server::Server)>,
 }
 
 /// Stops a server from elsewhere. Cheap to clone.
@@ -112,13 +116,23 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
-        let (listener, address) = listen(&settings)?;
+        let (listener, address) =
+            listen(SocketAddr::new(settings.server.host, settings.server.port))?;
+        let metrics_listener = settings.metrics.listen.map(listen).transpose()?;
         let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
-        let registry =
-            AppRegistry::start(store, directory.clone(), settings.registry.refresh).await?;
-        Ok(Parts::assemble(settings, directory, registry, sessions_max).serve(listener, address))
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let registry = AppRegistry::start(
+            store,
+            directory.clone(),
+            settings.registry.refresh,
+            metrics.clone(),
+        );
+        let counted = Counted { metrics, sessions: Sessions::new(sessions_max) };
+        let parts = Parts::assemble(settings, directory, registry.await?, counted);
+        let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
+        Ok(Self { metrics, ..parts.serve(listener, address) })
     }
 
     /// The port it listens on.
@@ -129,6 +143,11 @@ impl Server {
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address where `GET /metrics` is answered, if that has a listener of its own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(address, _)| *address)
     }
 
     /// A handle that stops this server.
@@ -145,6 +164,9 @@ impl Server {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut running = actix::spawn(self.running);
+        // To the very end, for a stop is worth watching.
+        let metrics = self.metrics.map(|(_, server)| actix::spawn(server));
+        let _metrics = metrics.map(AbortOnDrop);
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: shutting down"),
             _ = interrupt.recv() => info!("SIGINT: shutting down"),
@@ -169,6 +191,15 @@ impl Server {
     }
 }
 
+/// A task that goes when this is dropped.
+struct AbortOnDrop(JoinHandle<io::Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Connects, and brings the tables up to date where the settings say so.
 async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
     let store = AppStore::connect(&settings.database).await?;
@@ -184,8 +215,7 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
 }
 
 /// Binds the listener. The standard library's would have room for 128 waiting connections.
-fn listen(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
-    let address = SocketAddr::new(settings.server.host, settings.server.port);
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let bind = || {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
@@ -212,20 +242,26 @@ struct Parts {
     draining: Arc<AtomicBool>,
 }
 
+/// What counts: everything that happens, and the sessions against their limit.
+struct Counted {
+    metrics: Arc<Metrics>,
+    sessions: Sessions,
+}
+
 impl Parts {
     fn assemble(
         settings: Arc<Settings>,
         directory: AppDirectory,
         registry: Addr<AppRegistry>,
-        sessions_max: usize,
+        Counted { metrics, sessions }: Counted,
     ) -> Self {
         let limits = &settings.limits;
-        let sessions = Sessions::new(sessions_max);
-        let topics = Topics::new(TopicLimits {
+        let topic_limits = TopicLimits {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
             wait_max: settings.socket.topic_timeout,
-        });
+        };
+        let topics = Topics::new(topic_limits, metrics.clone());
         let draining = Arc::new(AtomicBool::new(false));
         let services = web::Data::new(Services {
             settings: settings.clone(),
@@ -234,6 +270,7 @@ impl Parts {
             topics: topics.clone(),
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: draining.clone(),
+            metrics: metrics.clone(),
         });
         let rules = Arc::new(Rules {
             directory,
@@ -246,6 +283,7 @@ impl Parts {
             channels_max: limits.channels_per_transport_max,
             ref_bytes_max: limits.ref_bytes_max,
             client_event_bytes_max: limits.client_event_bytes_max,
+            metrics,
         });
         let long_polls = LongPolls::new(LongPollTimes {
             window: settings.socket.long_poll_window,
@@ -275,7 +313,20 @@ impl Parts {
             .run();
         let handle = running.handle();
         let shutdown = Shutdown { topics, sessions, draining, timeout, handle };
-        Server { address, running, shutdown, stop: Stop::default() }
+        Server { address, running, shutdown, stop: Stop::default(), metrics: None }
+    }
+
+    fn serve_metrics(
+        &self,
+        (listener, address): (TcpListener, SocketAddr),
+    ) -> Result<(SocketAddr, actix_server::Server), StartError> {
+        if !address.ip().is_loopback() {
+            warn!("metrics are shown without a login to whoever reaches {address}");
+        }
+        let served = http::metrics::serve(self.services.clone(), listener);
+        let server = served.map_err(|source| StartError::Listen { address, source })?;
+        info!("metrics on {address}");
+        Ok((address, server))
     }
 
     /// The service of one worker thread; called on that thread.
@@ -308,7 +359,6 @@ impl Parts {
         };
         let worker =
             Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
-        let (services, with_demo_page) = (self.services.clone(), server.demo_page);
         let long_poll = Rc::new(LongPollDoor {
             door: door.clone(),
             worker: worker.clone(),
@@ -318,10 +368,10 @@ impl Parts {
             message_bytes_max: limits.message_bytes_max,
         });
         let app = WebApp::new()
-            .app_data(services)
+            .app_data(self.services.clone())
             .wrap(from_fn(http::client::require_tls))
             .configure(|config| phoenix::routes::configure(config, &long_poll))
-            .configure(|config| http::configure(config, with_demo_page));
+            .configure(|config| http::configure(config, &self.settings));
         Listener {
             worker,
             doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),

@@ -5,11 +5,12 @@ use std::{collections::HashMap, mem, sync::Arc};
 use actix::prelude::*;
 use bytestring::ByteString;
 use indexmap::IndexMap;
-use log::{debug, error, warn};
+use log::{error, warn};
 
-use crate::app::registry::AppChanged;
+use crate::{app::registry::AppChanged, metrics::apps::Traffic};
 
 use super::{
+    count::Count,
     placed::{Level, Placed},
     publication::Destination,
     subscriber::{
@@ -103,8 +104,8 @@ struct Present {
 }
 
 /// Who listens to one scope.
-#[derive(Default)]
 struct Listeners {
+    traffic: Arc<Traffic>,
     whole: Option<Group>,
     channels: HashMap<ChannelName, Group>,
 }
@@ -119,6 +120,12 @@ struct Member {
     outbox: Arc<Outbox>,
     id: SubscriptionId,
     format: Format,
+}
+
+impl Listeners {
+    fn counted_by(traffic: Arc<Traffic>) -> Self {
+        Self { traffic, whole: None, channels: HashMap::new() }
+    }
 }
 
 impl Fanout {
@@ -138,7 +145,9 @@ impl Fanout {
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let Subscription { place, topic, format } = subscription;
         let member = Member { outbox: present.outbox.clone(), id, format };
-        let listeners = self.scopes.entry(place.key.clone()).or_default();
+        let listeners = self.scopes.entry(place.key.clone());
+        let traffic = || self.topics.metrics().app(place.key.app.0);
+        let listeners = listeners.or_insert_with(|| Listeners::counted_by(traffic()));
         let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
         let group = match &place.channel {
             None => listeners.whole.get_or_insert_with(new_group),
@@ -189,13 +198,13 @@ impl Fanout {
     fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
         let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
-            whole.deliver(placed, Level::Scope);
+            whole.deliver(placed, Level::Scope, &listeners.traffic);
         }
         self.handed_this_turn += 1;
         match placed.destination() {
             Destination::Channel(channel) => {
                 if let Some(group) = listeners.channels.get(channel) {
-                    group.deliver(placed, Level::Channel);
+                    group.deliver(placed, Level::Channel, &listeners.traffic);
                 }
                 Vec::new()
             }
@@ -213,9 +222,9 @@ impl Fanout {
     ) {
         while self.handed_this_turn < HANDED_PER_TURN {
             let Some(channel) = channels.pop() else { return };
-            let listeners = self.scopes.get(placed.key());
-            if let Some(group) = listeners.and_then(|all| all.channels.get(&channel)) {
-                group.deliver(&placed, Level::Channel);
+            let Some(listeners) = self.scopes.get(placed.key()) else { return };
+            if let Some(group) = listeners.channels.get(&channel) {
+                group.deliver(&placed, Level::Channel, &listeners.traffic);
                 self.handed_this_turn += 1;
             }
         }
@@ -224,6 +233,20 @@ impl Fanout {
             fanout.handed_this_turn = 0;
             fanout.spread(placed, channels, ctx);
         }));
+    }
+
+    /// How much waits for the sessions of this thread, and how much they joined.
+    pub(super) fn count(&self) -> Count {
+        let mut count = Count::default();
+        for load in self.sessions.values().map(|present| present.outbox.load()) {
+            count.add(load);
+        }
+        for (key, listeners) in &self.scopes {
+            let groups = listeners.whole.iter().chain(listeners.channels.values());
+            let joined: usize = groups.map(|group| group.members.len()).sum();
+            *count.subscriptions.entry(key.app.0).or_default() += joined as u64;
+        }
+        count
     }
 
     /// The sessions that listen to places which `concerned` picks, each once.
@@ -236,9 +259,9 @@ impl Fanout {
 impl Group {
     /// Hands everyone its frame, but those who can be sent none like it. Who cannot take it is
     /// ended by its outbox, and leaves with its session.
-    fn deliver(&self, placed: &Placed, level: Level) {
+    fn deliver(&self, placed: &Placed, level: Level, traffic: &Traffic) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
-        let mut skipped = 0;
+        let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
         for member in self.members.values() {
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
@@ -249,11 +272,17 @@ impl Group {
                 skipped += 1;
                 continue;
             };
-            if !member.outbox.deliver(frame, member.id) {
-                debug!("session {} does not take a frame", member.outbox.session().0);
+            if member.outbox.deliver(frame, member.id) {
+                delivered += 1;
+                bytes += frame.size_bytes() as u64;
             }
         }
-        placed.skip(skipped);
+        // Once for all: what many threads add to must not be touched for each subscriber.
+        traffic.delivered(delivered, bytes);
+        if skipped > 0 {
+            traffic.skipped(skipped as u64);
+            placed.skip(skipped);
+        }
     }
 
     /// Removes a member; `true` if nobody is left.
@@ -383,6 +412,7 @@ impl Handler<EndAll> for Fanout {
 mod tests {
     use futures_util::task::noop_waker;
 
+    use super::super::subscriber::Excess;
     use super::super::{
         Payload, Publication,
         testing::{Broker, channel, key, publication, whole},
@@ -472,7 +502,8 @@ mod tests {
             broker.publish(&scope, "#general", &format!("e{n}")).await;
             assert_eq!(healthy.next().await, format!("* e{n}"));
         }
-        assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer));
+        let ending = Some(Ending::SlowConsumer(Excess::Frames));
+        assert_eq!(stuck.outbox.ending(&waker), ending);
         assert_eq!(healthy.outbox.ending(&waker), None);
     }
 
@@ -539,7 +570,8 @@ mod tests {
         probe.outbox.taken(&frame);
         assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
         assert!(!probe.outbox.deliver(&frame, id));
-        assert_eq!(probe.outbox.ending(&noop_waker()), Some(Ending::SlowConsumer));
+        let ending = Some(Ending::SlowConsumer(Excess::Bytes));
+        assert_eq!(probe.outbox.ending(&noop_waker()), ending);
         probe.outbox.taken(&frame);
         assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
     }
@@ -612,7 +644,7 @@ mod tests {
                 }
                 told += 1;
             }
-            assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer));
+            assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer(Excess::Frames)));
             assert!(told > 1, "there was room for one");
             broker.fanout.send(Leave(stuck.session)).await.expect("a fan-out");
         }

@@ -4,6 +4,7 @@
 //! publication passes; behind it each scope of an app has one [`topic`] actor that gives order,
 //! and each worker thread one [`fanout`] actor that knows the subscribers living on it.
 
+mod count;
 pub mod fanout;
 mod fanouts;
 mod placed;

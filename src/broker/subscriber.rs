@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -160,14 +160,57 @@ pub enum ToSession {
 /// Why the broker ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It does not take what it is sent.
-    SlowConsumer,
+    /// It does not take what it is sent: more waits for it than may.
+    SlowConsumer(Excess),
+    /// It took nothing of what was written to it for too long.
+    Stuck,
     /// Nothing was heard of it for too long.
     Idle,
+    /// It did not come for what waits, where clients fetch.
+    NotFetching,
+    /// It joined nothing, where that costs its place.
+    Unjoined,
     /// The server stops.
     Shutdown,
     /// An actor it depended on is gone: it must come back to be heard again.
     Broken,
+}
+
+/// How much waits: frames and their bytes in one number, so that counting both costs one step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load(u64);
+
+impl Load {
+    /// Bytes are below, frames above: a terabyte and sixteen million, far beyond any limit.
+    const BYTES_BITS: u32 = 40;
+
+    /// So many frames of so many bytes in all.
+    pub fn new(frames: usize, bytes: usize) -> Self {
+        Self((frames as u64) << Self::BYTES_BITS | bytes as u64)
+    }
+
+    fn of(frame: &Frame) -> Self {
+        Self::new(1, frame.size_bytes())
+    }
+
+    /// How many frames.
+    pub fn frames(self) -> usize {
+        (self.0 >> Self::BYTES_BITS) as usize
+    }
+
+    /// How many bytes.
+    pub fn bytes(self) -> usize {
+        (self.0 & ((1 << Self::BYTES_BITS) - 1)) as usize
+    }
+}
+
+/// Of what there is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Frames.
+    Frames,
+    /// Bytes.
+    Bytes,
 }
 
 /// The bounded way to one session, kept by the fan-out of its thread.
@@ -178,7 +221,10 @@ pub enum Ending {
 pub struct Outbox {
     session: SessionId,
     mailbox: Recipient<ToSession>,
-    bytes: AtomicUsize,
+    /// What is queued, as [`Load`] packs it.
+    queued: AtomicU64,
+    /// What the session has taken and keeps for its client to fetch.
+    kept: AtomicU64,
     bytes_max: usize,
     /// Whether the session has asked for a subscription that may not have been attached yet.
     joining: AtomicBool,
@@ -192,7 +238,8 @@ impl Outbox {
         Arc::new(Self {
             session,
             mailbox,
-            bytes: AtomicUsize::new(0),
+            queued: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             bytes_max,
             joining: AtomicBool::new(false),
             ending: OnceLock::new(),
@@ -211,25 +258,43 @@ impl Outbox {
         if self.ending.get().is_some() {
             return false;
         }
-        let bytes = frame.size_bytes();
-        let fits = self.bytes.fetch_add(bytes, Relaxed) + bytes <= self.bytes_max;
-        if fits && self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)).is_ok() {
-            return true;
+        let load = Load::of(frame);
+        let queued = Load(self.queued.fetch_add(load.0, Relaxed));
+        if queued.bytes() + load.bytes() > self.bytes_max {
+            self.end(Ending::SlowConsumer(Excess::Bytes));
+            return false;
         }
-        self.end(Ending::SlowConsumer);
-        false
+        match self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)) {
+            Ok(()) => true,
+            Err(SendError::Full(_)) => {
+                self.end(Ending::SlowConsumer(Excess::Frames));
+                false
+            }
+            // It is over already.
+            Err(SendError::Closed(_)) => false,
+        }
     }
 
     /// Notes that the session has taken a frame out.
     pub fn taken(&self, frame: &Frame) {
-        self.bytes.fetch_sub(frame.size_bytes(), Relaxed);
+        self.queued.fetch_sub(Load::of(frame).0, Relaxed);
+    }
+
+    /// Notes how much the session itself keeps for its client.
+    pub fn keeps(&self, load: Load) {
+        self.kept.store(load.0, Relaxed);
+    }
+
+    /// How much waits for the client.
+    pub fn load(&self) -> Load {
+        Load(self.queued.load(Relaxed).saturating_add(self.kept.load(Relaxed)))
     }
 
     /// Tells the session of something that ends some of its joins. One that cannot even be told is
     /// ended as a whole: what must end must not go on because a client does not keep up.
     pub(super) fn tell(&self, news: ToSession) {
-        if self.mailbox.try_send(news).is_err() {
-            self.end(Ending::SlowConsumer);
+        if let Err(SendError::Full(_)) = self.mailbox.try_send(news) {
+            self.end(Ending::SlowConsumer(Excess::Frames));
         }
     }
 
@@ -250,6 +315,11 @@ impl Outbox {
             self.mailbox.do_send(ToSession::End(ending));
             self.waker.wake();
         }
+    }
+
+    /// Why the session is to end, if it is.
+    pub fn ended(&self) -> Option<Ending> {
+        self.ending.get().copied()
     }
 
     /// Why the session is to end, if it is; wakes `waker` when that changes.

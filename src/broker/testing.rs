@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::app::AppId;
+use crate::{app::AppId, metrics::Metrics};
 
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
@@ -67,11 +67,12 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn start() -> Self {
-        let topics = Topics::new(TopicLimits {
+        let limits = TopicLimits {
             publications_in_flight_max: 8,
             scopes_per_app_max: 2,
             wait_max: DEADLINE,
-        });
+        };
+        let topics = Topics::new(limits, Metrics::new(10));
         topics.add_worker();
         let (worker, fanout) = topics.start_fanout();
         Self { topics, worker, fanout }

@@ -19,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::app::AppId;
+use crate::{
+    app::AppId,
+    metrics::{Metrics, labels::Limit},
+};
 
 use super::{
     fanout::{EndAll, EndJoins, Fanout, WorkerId},
@@ -108,6 +111,7 @@ struct Inner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 impl Topics {
@@ -115,7 +119,7 @@ impl Topics {
     pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
 
     /// An empty directory.
-    pub fn new(limits: TopicLimits) -> Self {
+    pub fn new(limits: TopicLimits, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             limits,
             permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
@@ -123,7 +127,13 @@ impl Topics {
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
+            metrics,
         }))
+    }
+
+    /// What counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     /// Lets topics be placed on the calling worker thread.
@@ -226,8 +236,11 @@ impl Topics {
     async fn permits(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, PublishError> {
         let count = u32::try_from(count).map_err(|_| PublishError::Busy)?;
         let acquire = self.0.permits.clone().acquire_many_owned(count);
-        let acquired = timeout(self.0.limits.wait_max, acquire).await;
-        let mut all = acquired.map_err(|_| PublishError::Busy)?.map_err(|_| PublishError::Busy)?;
+        let acquired = timeout(self.0.limits.wait_max, acquire).await.map_err(|_| {
+            self.0.metrics.hit(Limit::PublicationsInFlight);
+            PublishError::Busy
+        })?;
+        let mut all = acquired.map_err(|_| PublishError::Busy)?;
         Ok((0..count).filter_map(|_| all.split(1)).collect())
     }
 
@@ -318,7 +331,7 @@ impl Topics {
         Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
     }
 
-    #[cfg(test)]
+    /// The fan-outs of all threads.
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }

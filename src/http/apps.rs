@@ -188,6 +188,7 @@ mod tests {
         app::{AppDirectory, store::AppStore},
         broker::{Topics, topics::TopicLimits},
         http::{admin::Throttle, cross_site},
+        metrics::Metrics,
         settings::Settings,
     };
 
@@ -233,15 +234,19 @@ mod tests {
         store.migrate_up(None).await.expect("migrations");
         let directory = AppDirectory::default();
         let refresh = Duration::from_secs(3600);
-        let registry = AppRegistry::start(store.clone(), directory.clone(), refresh).await;
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let registry =
+            AppRegistry::start(store.clone(), directory.clone(), refresh, metrics.clone()).await;
+        let topic_limits = TopicLimits {
+            publications_in_flight_max: 1,
+            scopes_per_app_max: 1,
+            wait_max: Duration::from_secs(1),
+        };
         let services = web::Data::new(Services {
             registry: registry.expect("a registry"),
             directory: directory.clone(),
-            topics: Topics::new(TopicLimits {
-                publications_in_flight_max: 1,
-                scopes_per_app_max: 1,
-                wait_max: Duration::from_secs(1),
-            }),
+            topics: Topics::new(topic_limits, metrics.clone()),
+            metrics,
             admin_throttle: Arc::new(Throttle::new(
                 settings.limits.failed_admin_logins_per_minute_max,
             )),

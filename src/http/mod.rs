@@ -7,6 +7,7 @@
 //! | `/api/apps/<slug>/disconnect` | [`disconnect`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
+//! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
@@ -23,6 +24,7 @@ pub mod error;
 pub mod events;
 pub mod health;
 mod json;
+pub mod metrics;
 pub mod pages;
 pub mod publish;
 mod trigger;
@@ -41,6 +43,7 @@ use actix_web::{
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
     broker::{Addressing, Topics},
+    metrics::Metrics,
     settings::Settings,
 };
 use error::ApiError;
@@ -59,6 +62,8 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+    /// What counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Services {
@@ -71,9 +76,9 @@ impl Services {
     }
 }
 
-/// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
-/// [`client::require_tls`].
-pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
+/// Registers every URL of this room that the settings want on the main port. Needs [`Services`] as
+/// app data; wrap the whole app in [`client::require_tls`].
+pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.service(
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
@@ -85,7 +90,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
             .default_service(answer_with(ApiError::NotFound)),
     );
     cfg.configure(health::configure);
-    if with_demo_page {
+    metrics::configure(cfg, settings.metrics.listen.is_some());
+    if settings.server.demo_page {
         cfg.configure(pages::configure);
     }
     cfg.default_service(web::to(pages::not_found));

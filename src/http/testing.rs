@@ -16,6 +16,7 @@ use crate::{
         registry::AppRegistry, store::AppStore, token,
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
+    metrics::Metrics,
     settings::Settings,
 };
 
@@ -43,18 +44,22 @@ impl TestServices {
         let common =
             [("HERALD_ENV", "test"), ("DATABASE_URL", &url), ("GUARDIAN_SECRET", GUARDIAN_SECRET)];
         let env = common.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let settings = Settings::load_from(env, None).expect("settings");
+        let mut settings = Settings::load_from(env, None).expect("settings");
+        settings.server.demo_page = true;
         let store = AppStore::connect(&settings.database).await.expect("a store");
         store.migrate_up(None).await.expect("a table");
         let directory = AppDirectory::default();
-        let registry = AppRegistry::start(store, directory.clone(), settings.registry.refresh);
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let refresh = settings.registry.refresh;
+        let registry = AppRegistry::start(store, directory.clone(), refresh, metrics.clone());
         let registry = registry.await.expect("a registry");
         directory.replace(apps());
-        let topics = Topics::new(TopicLimits {
+        let topic_limits = TopicLimits {
             publications_in_flight_max: settings.limits.publications_in_flight_max,
             scopes_per_app_max: settings.limits.scopes_per_app_max,
             wait_max: settings.socket.topic_timeout,
-        });
+        };
+        let topics = Topics::new(topic_limits, metrics.clone());
         let services = web::Data::new(Services {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),
@@ -62,6 +67,7 @@ impl TestServices {
             directory,
             registry,
             topics,
+            metrics,
         });
         Self { services, _folder: folder }
     }
@@ -78,7 +84,8 @@ impl TestServices {
     /// As [`TestServices::call`], but the whole response.
     pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
         let app = WebApp::new().app_data(self.services.clone());
-        let app = test::init_service(app.configure(|cfg| configure(cfg, true))).await;
+        let settings = &self.services.settings;
+        let app = test::init_service(app.configure(|cfg| configure(cfg, settings))).await;
         let response = test::call_service(&app, request.to_request()).await;
         response.into_parts().1.map_into_boxed_body()
     }

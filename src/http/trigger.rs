@@ -15,6 +15,7 @@ use super::{
 use crate::{
     app::fields::Faults,
     broker::{JsonObject, Payload, PayloadError, Publication, PublishError, Scope},
+    metrics::labels::Source,
 };
 
 /// The standard alphabet, padded or not.
@@ -178,8 +179,12 @@ pub(super) async fn publish(
     services: &Services,
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
+    let apps: Vec<_> = publications.iter().map(|publication| publication.app).collect();
     let published = services.topics.publish_all(publications).await;
     let receipt = published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
+    for app in apps {
+        services.metrics.app(app.0).published(Source::Trigger, 1);
+    }
     let answer = match receipt.may_skip() {
         true => json!({ "skipped": receipt.skipped().await }),
         false => json!({}),

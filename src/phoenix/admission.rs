@@ -18,6 +18,7 @@ use crate::{
         token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
     },
     broker::TopicName,
+    metrics::labels::JoinOutcome,
 };
 
 use super::message::Body;
@@ -88,6 +89,21 @@ pub enum JoinRefusal {
 }
 
 impl JoinRefusal {
+    /// What it is counted as.
+    pub fn outcome(self) -> JoinOutcome {
+        match self {
+            Self::UnmatchedTopic => JoinOutcome::UnmatchedTopic,
+            Self::TooManyChannels => JoinOutcome::TooManyChannels,
+            Self::OriginNotAllowed => JoinOutcome::OriginNotAllowed,
+            Self::AuthenticationRequired => JoinOutcome::AuthenticationRequired,
+            Self::Token(_) => JoinOutcome::BadToken,
+            Self::TooManyScopes => JoinOutcome::TooManyScopes,
+            Self::AppChanged => JoinOutcome::AppChanged,
+            Self::Disconnected => JoinOutcome::Disconnected,
+            Self::Unavailable => JoinOutcome::Unavailable,
+        }
+    }
+
     /// The reply's response, as JSON.
     pub fn response(self) -> String {
         match self {

@@ -11,6 +11,10 @@ use crate::{
         Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
         subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
     },
+    metrics::{
+        Metrics,
+        labels::{self, JoinOutcome, SessionKind},
+    },
     session::{self, CloseCode, Effect, Failure, Received},
 };
 
@@ -34,6 +38,8 @@ pub struct Rules {
     pub ref_bytes_max: usize,
     /// The largest payload of a client event.
     pub client_event_bytes_max: usize,
+    /// What counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// One client's side of the protocol.
@@ -111,6 +117,7 @@ impl Conversation {
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
+                self.rules.metrics.joins.of(refusal.outcome()).inc();
                 let join_ref = match refusal {
                     JoinRefusal::UnmatchedTopic => &Ref::null(),
                     _ => join_ref,
@@ -168,6 +175,7 @@ impl Conversation {
         }
         match footing {
             Ok(footing) => {
+                self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
                 join.footing = footing;
                 let response = if join.topic.scope.is_public() { OK } else { JOINED };
                 effects.push(self.reply(join_ref, reference, &topic, response));
@@ -178,6 +186,7 @@ impl Conversation {
                 self.joins.push(join);
             }
             Err(refusal) => {
+                self.rules.metrics.joins.of(refusal.outcome()).inc();
                 effects.extend(self.unsubscribe(join.place()));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(join_ref, reference, &topic, &refusal));
@@ -372,6 +381,19 @@ impl session::Conversation for Conversation {
         }
         let ended: Vec<_> = self.joins.extract_if(.., |join| join.is_among(disconnect)).collect();
         self.end(disconnect.app(), &ended)
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind {
+            transport: match self.transport {
+                Transport::WebSocket => labels::Transport::WebSocket,
+                Transport::LongPoll => labels::Transport::LongPoll,
+            },
+            version: match self.version {
+                Version::V1 => labels::Version::V1,
+                Version::V2 => labels::Version::V2,
+            },
+        }
     }
 }
 

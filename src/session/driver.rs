@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use actix::{fut::wrap_future, prelude::*};
-use log::debug;
+use log::{debug, info};
 
 use super::{
     CloseCode, Conversation, Effect, Failure, Received,
@@ -17,9 +17,12 @@ use crate::{
     broker::{
         Publication,
         fanout::{Attach, Detach, Enter},
-        subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
+        subscriber::{
+            Ending, Excess, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession,
+        },
         topics::SubscribeError,
     },
+    metrics::labels::{Limit, SessionEnd, Source},
 };
 
 /// An actor that carries a conversation over some wire.
@@ -44,7 +47,7 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
 }
 
 /// A session's side towards the broker.
-pub(super) struct Driver<C> {
+pub(super) struct Driver<C: Conversation> {
     conversation: C,
     worker: Rc<Worker>,
     membership: Membership,
@@ -64,7 +67,7 @@ struct Joining {
     early: VecDeque<Frame>,
 }
 
-impl<C> Driver<C> {
+impl<C: Conversation> Driver<C> {
     /// Enters the fan-out of this thread; `mailbox` is the session's own, its capacity already set.
     pub(super) fn enter(
         conversation: C,
@@ -75,6 +78,9 @@ impl<C> Driver<C> {
         let membership = Membership { session: admission.id, fanout: worker.fanout() };
         let outbox = Outbox::new(admission.id, mailbox, worker.limits.outbox_bytes_max);
         membership.fanout.addr.do_send(Enter(outbox.clone()));
+        let kind = conversation.kind();
+        worker.metrics.sessions.of(kind).inc();
+        worker.metrics.sessions_opened.of(kind).inc();
         Self {
             conversation,
             worker,
@@ -136,7 +142,7 @@ impl<C> Driver<C> {
             Some(joining) if joining.id == id => {
                 joining.early.push_back(frame);
                 if joining.early.len() > frames_max {
-                    self.outbox.end(Ending::SlowConsumer);
+                    self.outbox.end(Ending::SlowConsumer(Excess::Frames));
                 }
                 None
             }
@@ -155,6 +161,49 @@ impl<C> Driver<C> {
         };
         early.iter().for_each(|frame| self.outbox.taken(frame));
         if self.hears(id) { early } else { VecDeque::new() }
+    }
+}
+
+impl<C: Conversation> Drop for Driver<C> {
+    /// A session is over, whatever ended it: here, and nowhere else, that is counted and logged.
+    fn drop(&mut self) {
+        let metrics = &self.worker.metrics;
+        metrics.sessions.of(self.conversation.kind()).dec();
+        let ending = match self.outbox.ended() {
+            None if std::thread::panicking() => Some(Ending::Broken),
+            ending => ending,
+        };
+        let (end, limit) = counted_as(ending);
+        metrics.sessions_ended.of(end).inc();
+        if let Some(limit) = limit {
+            metrics.hit(limit);
+        }
+        let session = self.session();
+        match ending {
+            Some(Ending::SlowConsumer(_) | Ending::Stuck | Ending::NotFetching) => {
+                info!("session {session} is dropped: {}", end.as_str());
+            }
+            _ => debug!("session {session} is over: {}", end.as_str()),
+        }
+    }
+}
+
+/// What the end of a session is counted as, and the limit that it hit.
+fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
+    match ending {
+        None => (SessionEnd::Left, None),
+        Some(Ending::SlowConsumer(Excess::Frames)) => {
+            (SessionEnd::OutboxFrames, Some(Limit::OutboxFrames))
+        }
+        Some(Ending::SlowConsumer(Excess::Bytes)) => {
+            (SessionEnd::OutboxBytes, Some(Limit::OutboxBytes))
+        }
+        Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
+        Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
+        Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
+        Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
+        Some(Ending::Broken) => (SessionEnd::Broken, None),
+        Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
     }
 }
 
@@ -181,10 +230,7 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
             let effects = driver.conversation.disconnected(&disconnect);
             run(carrier, effects, ctx);
         }
-        ToSession::End(ending) => {
-            debug!("session {} is ended: {ending:?}", driver.session());
-            carrier.close(close_code(ending), ctx);
-        }
+        ToSession::End(ending) => carrier.close(close_code(ending), ctx),
     }
 }
 
@@ -241,7 +287,10 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
     carrier.hold();
     let topics = carrier.driver().worker.topics.clone();
     let publish = async move {
-        topics.publish(publication).await.map(drop).map_err(|_| Failure::Unavailable)
+        let app = publication.app;
+        topics.publish(publication).await.map_err(|_| Failure::Unavailable)?;
+        topics.metrics().app(app.0).published(Source::Client, 1);
+        Ok(())
     };
     ctx.spawn(wrap_future(publish).map(answered));
 }
@@ -257,8 +306,8 @@ fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut
 
 fn close_code(ending: Ending) -> CloseCode {
     match ending {
-        Ending::SlowConsumer => CloseCode::TRY_LATER,
-        Ending::Idle => CloseCode::GOING_AWAY,
+        Ending::SlowConsumer(_) | Ending::Stuck => CloseCode::TRY_LATER,
+        Ending::Idle | Ending::NotFetching | Ending::Unjoined => CloseCode::GOING_AWAY,
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
     }

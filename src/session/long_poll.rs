@@ -21,7 +21,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::broker::subscriber::{Frame, ToSession};
+use crate::broker::subscriber::{Ending, Excess, Frame, Load, ToSession};
 
 use super::{
     CloseCode, Conversation, Received,
@@ -264,9 +264,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush();
     }
 
-    /// Whether more waits for the client than may.
-    fn is_full(&self) -> bool {
-        self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max
+    /// Of what more waits for the client than may.
+    fn excess(&self) -> Option<Excess> {
+        match () {
+            () if self.waiting.len() > self.frames_max => Some(Excess::Frames),
+            () if self.waiting_bytes > self.bytes_max => Some(Excess::Bytes),
+            () => None,
+        }
     }
 
     /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
@@ -279,6 +283,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         match parked.send(mem::take(&mut self.waiting).into()) {
             Ok(()) => {
                 self.waiting_bytes = 0;
+                self.driver.outbox().keeps(Load::default());
                 self.fetched = Instant::now();
             }
             Err(unfetched) => self.waiting = unfetched.into(),
@@ -298,13 +303,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         let is_silent = self.fetched.elapsed() > self.times.window * 3 / 2;
         let is_idle =
             self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
-        if is_silent || is_idle {
-            debug!(
-                "session {} is over: nobody fetches, or nothing is joined",
-                self.driver.session()
-            );
-            self.close(CloseCode::GOING_AWAY, ctx);
-        }
+        let ending = match (is_silent, is_idle) {
+            (true, _) => Ending::NotFetching,
+            (false, true) => Ending::Unjoined,
+            (false, false) => return,
+        };
+        self.driver.outbox().end(ending);
+        self.close(CloseCode::GOING_AWAY, ctx);
     }
 }
 
@@ -331,10 +336,12 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         }
         self.waiting_bytes += frame.size_bytes();
         self.waiting.push_back(frame);
-        if self.is_full() {
+        if self.excess().is_some() {
             self.flush();
         }
-        if self.is_full() {
+        self.driver.outbox().keeps(Load::new(self.waiting.len(), self.waiting_bytes));
+        if let Some(excess) = self.excess() {
+            self.driver.outbox().end(Ending::SlowConsumer(excess));
             self.close(CloseCode::TRY_LATER, ctx);
         }
     }

@@ -31,6 +31,7 @@ use crate::{
         Publication,
         subscriber::{Disconnect, Frame, Place, Subscription},
     },
+    metrics::labels::SessionKind,
 };
 
 /// Why a socket is closed (RFC 6455, section 7.4; section 8 of the protocol document).
@@ -118,4 +119,7 @@ pub trait Conversation: 'static {
 
     /// An app wants some of its joins ended; a client whose joins are not among them notices nothing.
     fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect>;
+
+    /// What is spoken here, and over what, to be counted by.
+    fn kind(&self) -> SessionKind;
 }

@@ -15,7 +15,6 @@ use std::{
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use log::warn;
 use tokio::time::Sleep;
 
 use crate::broker::subscriber::{Ending, Outbox};
@@ -130,8 +129,7 @@ where
     }
 
     /// The client does not take what it is sent: drop it without ceremony.
-    fn drop_slow(&mut self, why: &str) {
-        warn!("session {} is dropped: {why}", self.outbox.session().0);
+    fn drop_slow(&mut self) {
         self.socket.io.borrow().give_up();
     }
 
@@ -149,7 +147,8 @@ where
         };
         if deadline <= now {
             if stuck {
-                self.drop_slow("a write made no progress");
+                self.outbox.end(Ending::Stuck);
+                self.drop_slow();
                 return false;
             }
             self.outbox.end(Ending::Idle);
@@ -210,8 +209,8 @@ where
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Paused::Stuck if ending == Some(Ending::SlowConsumer) => {
-                    this.drop_slow("its outbox is full");
+                Paused::Stuck if matches!(ending, Some(Ending::SlowConsumer(_))) => {
+                    this.drop_slow();
                     return Poll::Ready(());
                 }
                 Paused::Stuck | Paused::Drained => {

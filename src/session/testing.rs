@@ -27,6 +27,10 @@ use crate::{
         subscriber::{Delivery, Disconnect, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
+    metrics::{
+        Metrics,
+        labels::{SessionKind, Transport as Carried, Version},
+    },
 };
 
 /// How long anything may take before a test fails.
@@ -57,11 +61,12 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(limits: SessionLimits) -> Self {
-        let topics = Topics::new(TopicLimits {
+        let of_topics = TopicLimits {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
             wait_max: DEADLINE,
-        });
+        };
+        let topics = Topics::new(of_topics, Metrics::new(10));
         let sessions = Sessions::new(100);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
@@ -153,6 +158,10 @@ impl Conversation for Obedient {
 
     fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
         vec![Effect::Send(Frame::Text("disconnected".into()))]
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind { transport: Carried::WebSocket, version: Version::V2 }
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
 const CHUNK_BYTES_MAX: usize = 32 * 1024;
 
 /// One WebSocket connection.
-pub(super) struct WebSocket<C> {
+pub(super) struct WebSocket<C: Conversation> {
     driver: Driver<C>,
     /// Shut while the broker is asked: nothing is read.
     gate: Rc<Gate>,

@@ -13,10 +13,13 @@ use std::{
 use actix::prelude::*;
 use log::error;
 
-use crate::broker::{
-    Topics,
-    fanout::{Fanout, Leave, WorkerId},
-    subscriber::SessionId,
+use crate::{
+    broker::{
+        Topics,
+        fanout::{Fanout, Leave, WorkerId},
+        subscriber::SessionId,
+    },
+    metrics::Metrics,
 };
 
 /// Bytes read from a socket at once.
@@ -119,6 +122,8 @@ pub struct Worker {
     pub(super) limits: SessionLimits,
     /// The count of all sessions.
     pub(super) sessions: Sessions,
+    /// What counts everything else.
+    pub(super) metrics: Arc<Metrics>,
     /// Where sockets are read into; each session keeps only what is unfinished.
     pub(super) scratch: RefCell<Box<[u8]>>,
     fanout: RefCell<Rc<ThreadFanout>>,
@@ -137,6 +142,7 @@ impl Worker {
         topics.add_worker();
         let fanout = RefCell::new(start_fanout(&topics, &on_fanout));
         Rc::new(Self {
+            metrics: topics.metrics().clone(),
             topics,
             limits,
             sessions,

@@ -18,7 +18,12 @@ mod secret_key_base;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 
@@ -87,6 +92,8 @@ pub struct Settings {
     pub socket: Socket,
     /// Bounds.
     pub limits: Limits,
+    /// Counting.
+    pub metrics: Metrics,
     /// Logging.
     pub log: Log,
 }
@@ -227,6 +234,15 @@ pub struct Limits {
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.
     pub sessions_max: Option<usize>,
+}
+
+/// Counting.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered, without a login; `None`: on the main port, with one.
+    pub listen: Option<SocketAddr>,
+    /// Apps that have series of their own.
+    pub apps_max: usize,
 }
 
 /// Logging.

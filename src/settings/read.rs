@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::{
-    Admin, Database, Effective, Environment, Limits, Log, Registry, Secrets, Server, Settings,
-    SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
+    Admin, Database, Effective, Environment, Limits, Log, Metrics, Registry, Secrets, Server,
+    Settings, SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
 };
 use crate::app::{Slug, origin::OriginPolicy};
 
@@ -41,6 +41,7 @@ pub(super) fn read(layers: Layers) -> Result<(Settings, Vec<Effective>), Setting
         registry: Registry { refresh: r.duration("registry.refresh", 10 * MOMENT..=HOUR)? },
         socket: socket(r, &server.public_host)?,
         limits: limits(r)?,
+        metrics: metrics(r)?,
         log: Log { filter: filter(r)? },
         server,
     };
@@ -231,6 +232,18 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
         sessions_max: r.number_or_auto("limits.sessions_max")?,
     })
+}
+
+fn metrics(r: &mut Reader) -> Result<Metrics, SettingsError> {
+    let key = "metrics.listen";
+    let listen = match r.text(key)?.as_str() {
+        "" => None,
+        raw => {
+            let right = "an address and a port such as 127.0.0.1:9100, or empty";
+            Some(raw.parse().map_err(|_| r.not(key, right))?)
+        }
+    };
+    Ok(Metrics { listen, apps_max: r.number("metrics.apps_max", 0..=10_000)? })
 }
 
 fn filter(r: &mut Reader) -> Result<String, SettingsError> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
+use crate::support::{figures::becomes_hit, *};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -119,6 +119,8 @@ async fn who_does_not_fetch_in_time_is_dropped_and_nobody_else_notices() {
     others.frame().await;
     assert_eq!(slow.post(HEARTBEAT).await, 410, "one more than may wait");
     assert_eq!(slow.fetch().await, json!({"status": 500}));
+    let figures = becomes_hit(&server, "outbox_frames_max", 1.0).await;
+    assert_eq!((figures.hits("outbox_bytes_max"), figures.ended("outbox_frames")), (0.0, 1.0));
 }
 
 #[tokio::test]

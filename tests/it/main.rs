@@ -29,6 +29,7 @@ mod limits;
 mod long_poll;
 mod long_poll_limits;
 mod long_poll_sessions;
+mod metrics;
 mod ordering;
 mod outage;
 mod pushing;

@@ -50,6 +50,7 @@ fn rules() -> Arc<Rules> {
         channels_max: 3,
         ref_bytes_max: 64,
         client_event_bytes_max: 32,
+        metrics: Metrics::new(10),
     })
 }
 

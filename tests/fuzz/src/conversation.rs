@@ -15,6 +15,7 @@ use herald::{
         Addressing, Payload,
         subscriber::{Frame, Place},
     },
+    metrics::Metrics,
     phoenix::{
         Conversation, Rules,
         admission::{Caller, Judge, RefusedOrigins},
@@ -97,6 +98,7 @@ impl Talk {
             channels_max: CHANNELS_MAX,
             ref_bytes_max: REF_BYTES_MAX,
             client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
+            metrics: Metrics::new(1),
         };
         let conversation = Conversation::new(version, transport, caller, Arc::new(rules));
         Self {

@@ -11,6 +11,7 @@ pub mod permission;
 pub mod registry;
 pub mod seed;
 pub mod store;
+pub mod subject;
 pub mod token;
 
 use std::{collections::HashMap, fmt, sync::Arc};

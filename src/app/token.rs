@@ -13,12 +13,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, decode_header};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{App, permission::Patterns};
+use super::{App, permission::Patterns, subject::Subject};
 
 /// How far the minting host's clock may be off.
 const LEEWAY_S: f64 = 30.0;
@@ -147,6 +147,8 @@ pub struct Grant {
     pub publish: Patterns,
     /// Whether `aud` is `trigger`: the web application itself speaks, not a visitor.
     pub is_trigger: bool,
+    /// Whom the token was minted for, if it says so.
+    pub subject: Option<Subject>,
     signed_by: KeyFingerprint,
 }
 
@@ -206,8 +208,8 @@ impl TokenError {
     }
 }
 
-/// The claims that Herald acts on. `sub` may be any JSON, so it is not even read; what is listed
-/// twice is refused, since nobody can say which one the minter meant.
+/// The claims that Herald acts on. What is listed twice is refused, since nobody can say which one
+/// the minter meant.
 #[derive(Deserialize)]
 struct Claims {
     /// Milliseconds make it a fraction, so it is no integer.
@@ -220,6 +222,14 @@ struct Claims {
     listen: Value,
     #[serde(default)]
     publish: Value,
+    /// Any JSON, however deep: null is not the same as none.
+    #[serde(default, deserialize_with = "given")]
+    sub: Option<Box<RawValue>>,
+}
+
+/// Reads a member that is there, also where it is null.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -303,6 +313,8 @@ impl Verifier<'_> {
             listen: Patterns::compile(&claims.listen),
             publish: Patterns::compile(&claims.publish),
             is_trigger: claims.is_for("trigger"),
+            // One that nobody can spell when asking for it is as good as none.
+            subject: claims.sub.and_then(|raw| Subject::of(&raw).ok()),
             signed_by: KeyFingerprint::of(key),
         })
     }
@@ -717,6 +729,24 @@ mod tests {
         ] {
             assert_eq!(by_app.is_signed_by(&keys), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_grant_knows_whom_it_was_minted_for() {
+        let subject = |raw: &str| Subject::of(serde_json::from_str(raw).expect("JSON")).ok();
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for (claims, expected) in [
+            (r#"{}"#, None),
+            (r#"{"sub":null}"#, subject("null")),
+            (r#"{"sub":"User:1"}"#, subject("\"User:1\"")),
+            (r#"{"sub":{"b":1,"a":[2]}}"#, subject(r#"{"a":[2],"b":1}"#)),
+            (&format!(r#"{{"sub":{deep}}}"#), None),
+        ] {
+            let grant = verify(&signed(HS256, claims), None).expect("a grant");
+            assert_eq!(grant.subject, expected, "{claims}");
+        }
+        let twice = signed(HS256, r#"{"sub":1,"sub":2}"#);
+        assert_eq!(verify(&twice, None).map(|_| ()), Err(TokenError::Invalid));
     }
 
     #[test]

@@ -14,7 +14,8 @@ use super::{
     placed::{Level, Placed},
     publication::Destination,
     subscriber::{
-        Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+        Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
+        SubscriptionId, ToSession,
     },
     topic_name::ChannelName,
     topics::Topics,
@@ -65,6 +66,11 @@ pub struct Detach {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "usize")]
 pub(super) struct EndAll;
+
+/// An app wants some of its joins ended: tell the sessions that may have any.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(super) struct EndJoins(pub(super) Arc<Disconnect>);
 
 /// A publication to hand out.
 #[derive(Message)]
@@ -243,10 +249,10 @@ impl Fanout {
         count
     }
 
-    /// The sessions that listen to scopes which `concerned` picks, each once.
-    fn sessions_of(&self, concerned: impl Fn(&ScopeKey) -> bool) -> Vec<Arc<Outbox>> {
-        let concerns = |p: &&Present| p.places.iter().any(|place| concerned(&place.key));
-        self.sessions.values().filter(concerns).map(|p| p.outbox.clone()).collect()
+    /// The sessions that listen to places which `concerned` picks, each once.
+    fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
+        let concerns = move |p: &&Present| p.places.iter().any(&concerned);
+        self.sessions.values().filter(concerns).map(|p| &*p.outbox)
     }
 }
 
@@ -358,8 +364,8 @@ impl Handler<AppChanged> for Fanout {
     type Result = ();
 
     fn handle(&mut self, AppChanged(app): AppChanged, _: &mut Self::Context) {
-        for outbox in self.sessions_of(|key: &ScopeKey| key.app == app) {
-            outbox.app_changed(app);
+        for outbox in self.sessions_of(|place| place.key.app == app) {
+            outbox.tell(ToSession::AppChanged(app));
         }
     }
 }
@@ -368,10 +374,24 @@ impl Handler<TopicLost> for Fanout {
     type Result = ();
 
     fn handle(&mut self, TopicLost(lost): TopicLost, _: &mut Self::Context) {
-        let outboxes = self.sessions_of(|key| *key == lost);
-        warn!("{} sessions of a lost topic are ended", outboxes.len());
-        for outbox in outboxes {
+        let mut ended = 0;
+        for outbox in self.sessions_of(|place| place.key == lost) {
             outbox.end(Ending::Broken);
+            ended += 1;
+        }
+        warn!("{ended} sessions of a lost topic are ended");
+    }
+}
+
+impl Handler<EndJoins> for Fanout {
+    type Result = ();
+
+    /// Who is about to join is told as well, whatever it joins: its place may be on its way here.
+    fn handle(&mut self, EndJoins(disconnect): EndJoins, _: &mut Self::Context) {
+        for Present { outbox, places } in self.sessions.values() {
+            if outbox.is_joining() || places.iter().any(|place| disconnect.may_concern(place)) {
+                outbox.tell(ToSession::Disconnect(disconnect.clone()));
+            }
         }
     }
 }
@@ -398,7 +418,7 @@ mod tests {
         testing::{Broker, channel, key, publication, whole},
     };
     use super::*;
-    use crate::app::AppId;
+    use crate::app::{AppId, subject::Subject};
 
     /// Makes a fan-out panic.
     #[derive(Message)]
@@ -570,6 +590,64 @@ mod tests {
         assert_eq!(one.next().await, "app 1 changed");
         assert_eq!(other.next().await, "app 2 changed");
         assert!(one.has_heard_nothing() && other.has_heard_nothing());
+    }
+
+    #[actix_web::test]
+    async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_to_join() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let mut probes = Vec::new();
+        for (id, places) in [
+            (1, vec![channel(&scope, "room"), channel(&scope, "other")]),
+            (2, vec![whole(&scope)]),
+            (3, vec![channel(&key(1, "private"), "room")]),
+            (4, vec![channel(&key(2, "public"), "room")]),
+            (5, vec![]),
+            (6, vec![]),
+        ] {
+            let probe = broker.session(id).await;
+            for place in places {
+                broker.join(&probe, place).await.expect("a place");
+            }
+            probe.outbox.set_joining(id == 6);
+            probes.push(probe);
+        }
+        let subject = Subject::of(serde_json::from_str("1").expect("JSON")).expect("a subject");
+        for (disconnect, concerned) in [
+            (Disconnect::Place(channel(&scope, "room")), [1, 6].as_slice()),
+            (Disconnect::Place(whole(&scope)), &[2, 6]),
+            (Disconnect::Place(channel(&scope, "empty")), &[6]),
+            (Disconnect::Subject { app: AppId(1), subject }, &[1, 2, 3, 6]),
+        ] {
+            broker.topics.disconnect(disconnect.clone()).await.expect("all to be told");
+            for probe in &mut probes {
+                if concerned.contains(&probe.session.0) {
+                    assert_eq!(probe.next().await, format!("disconnect: {disconnect:?}"));
+                }
+                assert!(probe.has_heard_nothing(), "{:?} {disconnect:?}", probe.session);
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn who_cannot_be_told_what_ends_its_joins_is_ended() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        for change in [None, Some(Disconnect::Place(whole(&scope)))] {
+            let stuck = broker.stuck_session(1, 1).await;
+            broker.join(&stuck, whole(&scope)).await.expect("a place");
+            let waker = noop_waker();
+            // What fits into its mailbox is not lost; the session comes to it when it can.
+            let mut told = 0;
+            while stuck.outbox.ending(&waker).is_none() && told < 100 {
+                match change.clone() {
+                    None => broker.fanout.send(AppChanged(scope.app)).await.expect("a fan-out"),
+                    Some(joins) => broker.topics.disconnect(joins).await.expect("to be told"),
+                }
+                told += 1;
+            }
+            assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer(Excess::Frames)));
+            assert!(told > 1, "there was room for one");
+            broker.fanout.send(Leave(stuck.session)).await.expect("a fan-out");
+        }
     }
 
     #[actix_web::test]

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
 
-use crate::app::AppId;
+use crate::app::{AppId, subject::Subject};
 
 use super::{publication::JsonObject, topic_name::ChannelName, topic_name::Scope};
 
@@ -95,6 +95,38 @@ pub struct Place {
     pub channel: Option<ChannelName>,
 }
 
+/// Which joins an app wants ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disconnect {
+    /// Those of one place.
+    Place(Place),
+    /// Those that came with a token of the app, minted for this subject.
+    Subject {
+        /// The app.
+        app: AppId,
+        /// Whom it was minted for.
+        subject: Subject,
+    },
+}
+
+impl Disconnect {
+    /// Whose joins these are.
+    pub fn app(&self) -> AppId {
+        match self {
+            Self::Place(place) => place.key.app,
+            Self::Subject { app, .. } => *app,
+        }
+    }
+
+    /// Whether there may be such a join at a place.
+    pub(super) fn may_concern(&self, place: &Place) -> bool {
+        match self {
+            Self::Place(concerned) => concerned == place,
+            Self::Subject { app, .. } => place.key.app == *app,
+        }
+    }
+}
+
 /// Tells a session's subscriptions apart; unique for the life of the session, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscriptionId(pub u32);
@@ -119,6 +151,8 @@ pub enum ToSession {
     Deliver(Frame, SubscriptionId),
     /// An app was changed or deleted: judge its joins anew.
     AppChanged(AppId),
+    /// An app wants some of its joins ended.
+    Disconnect(Arc<Disconnect>),
     /// Close.
     End(Ending),
 }
@@ -194,6 +228,8 @@ pub struct Outbox {
     /// What the session has taken and keeps for its client to fetch.
     kept: AtomicU64,
     bytes_max: usize,
+    /// Whether the session has asked for a subscription that may not have been attached yet.
+    joining: AtomicBool,
     ending: OnceLock<Ending>,
     waker: AtomicWaker,
 }
@@ -207,6 +243,7 @@ impl Outbox {
             queued: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             bytes_max,
+            joining: AtomicBool::new(false),
             ending: OnceLock::new(),
             waker: AtomicWaker::new(),
         })
@@ -255,9 +292,22 @@ impl Outbox {
         Load(self.queued.load(Relaxed).saturating_add(self.kept.load(Relaxed)))
     }
 
-    /// Tells the session that an app has changed.
-    pub fn app_changed(&self, app: AppId) {
-        self.mailbox.do_send(ToSession::AppChanged(app));
+    /// Tells the session of something that ends some of its joins. One that cannot even be told is
+    /// ended as a whole: what must end must not go on because a client does not keep up.
+    pub(super) fn tell(&self, news: ToSession) {
+        if let Err(SendError::Full(_)) = self.mailbox.try_send(news) {
+            self.end(Ending::SlowConsumer(Excess::Frames));
+        }
+    }
+
+    /// Notes whether a join of the session is under way. Its fan-out may know nothing of it yet.
+    pub fn set_joining(&self, joining: bool) {
+        self.joining.store(joining, Relaxed);
+    }
+
+    /// Whether a join of the session is under way.
+    pub(super) fn is_joining(&self) -> bool {
+        self.joining.load(Relaxed)
     }
 
     /// Ends the session. It hears of it in its mailbox, and at once through [`Outbox::ending`] if

@@ -197,6 +197,7 @@ impl Handler<ToSession> for ProbeActor {
             ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7)) => format!("{bytes:?}"),
             ToSession::Deliver(_, other) => format!("{other:?}"),
             ToSession::AppChanged(app) => format!("app {} changed", app.0),
+            ToSession::Disconnect(joins) => format!("disconnect: {joins:?}"),
             ToSession::End(ending) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.

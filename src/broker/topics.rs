@@ -25,11 +25,11 @@ use crate::{
 };
 
 use super::{
-    fanout::{EndAll, Fanout, WorkerId},
+    fanout::{EndAll, EndJoins, Fanout, WorkerId},
     fanouts::{Asked, Fanouts},
     placed::Placed,
     publication::Publication,
-    subscriber::ScopeKey,
+    subscriber::{Disconnect, ScopeKey},
     topic::{Close, Open, Publish, Topic},
     topic_name::Scope,
 };
@@ -52,6 +52,11 @@ pub enum SubscribeError {
     #[error("the topic is unavailable")]
     Unavailable,
 }
+
+/// Not every thread answered in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a thread did not answer in time")]
+pub struct Unanswered;
 
 /// What a publisher can learn about publications that were taken: whom they were kept from.
 ///
@@ -160,6 +165,16 @@ impl Topics {
                 }
             });
         ended.sum()
+    }
+
+    /// Ends joins of an app on all threads. What is published from now on does not reach them.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if a thread may not have heard of it; it can be asked for again.
+    pub async fn disconnect(&self, disconnect: Disconnect) -> Result<(), Unanswered> {
+        let told = self.0.fanouts.ask(EndJoins(disconnect.into()), self.0.limits.wait_max).await;
+        // A thread that was lost has ended all its sessions.
+        if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(()) }
     }
 
     /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.

@@ -104,6 +104,25 @@ impl<'a> Credentials<'a> {
         }
     }
 
+    /// Finds the app of that slug, if these are its key and secret; no token stands in for them.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever is wrong.
+    pub fn authenticate_application(
+        &self,
+        services: &Services,
+        slug: &str,
+    ) -> Result<Arc<App>, ApiError> {
+        let found = find_active(services, slug);
+        let dummy = SecretString::from(DUMMY);
+        let (key, secret) = match &found {
+            Some(app) => (app.key.as_str(), &app.secret),
+            None => (DUMMY, &dummy),
+        };
+        let is_proved = self.prove(Proof::KeyAndSecret, key, secret);
+        found.filter(|_| is_proved).ok_or(ApiError::Unauthorized)
+    }
+
     fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
         let secret = secret.expose_secret();
         if secret.is_empty() {
@@ -272,6 +291,39 @@ mod tests {
         ] {
             let by = judge(&services, slug, Proof::KeyAndSecret, &headers);
             assert_eq!(by, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn where_no_token_counts_only_key_and_secret_do() {
+        let services = TestServices::start().await;
+        let good = format!("{KEY}:{SECRET}");
+        let trigger = json!({ "aud": "trigger", "publish": ["*:*"] });
+        for (case, slug, headers, expected) in [
+            ("right", "foo-app", basic(&good), true),
+            ("wrong secret", "foo-app", basic(&format!("{KEY}:x")), false),
+            ("wrong key", "foo-app", basic(&format!("x:{SECRET}")), false),
+            ("secret alone", "foo-app", authorization(SECRET), false),
+            ("a token", "foo-app", bearer(SECRET, &json!({})), false),
+            ("the web application's token", "foo-app", bearer(SECRET, &trigger), false),
+            ("the operator's token", "shared-app", bearer(GUARDIAN_SECRET, &trigger), false),
+            ("an app without a secret", "careless-app", basic(&format!("{KEY}:")), false),
+            ("unknown app", "bar-app", basic(&good), false),
+            ("unknown app, the dummy", "bar-app", basic(&format!("{DUMMY}:{DUMMY}")), false),
+            ("inactive app", "idle-app", basic(&good), false),
+        ] {
+            let mut request = TestRequest::default();
+            for (name, value) in headers {
+                request = request.append_header((name, value));
+            }
+            let request = request.to_http_request();
+            let credentials = Credentials::from_headers(request.headers()).expect("one header");
+            let app = credentials.authenticate_application(&services.services, slug);
+            assert_eq!(
+                app.map(|app| app.slug.to_string()).ok(),
+                expected.then(|| slug.into()),
+                "{case}"
+            );
         }
     }
 

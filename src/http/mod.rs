@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
+//! | `/api/apps/<slug>/disconnect` | [`disconnect`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
 //! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
@@ -18,9 +19,11 @@ pub mod basic;
 pub mod body;
 pub mod client;
 pub mod cross_site;
+pub mod disconnect;
 pub mod error;
 pub mod events;
 pub mod health;
+mod json;
 pub mod metrics;
 pub mod pages;
 pub mod publish;
@@ -81,6 +84,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
             .wrap(from_fn(cross_site::guard))
             .configure(apps::configure)
             .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
+            .service(post("/apps/{slug}/disconnect").route(web::post().to(disconnect::create)))
             .service(post("/publish").route(web::post().to(publish::create)))
             .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
             .default_service(answer_with(ApiError::NotFound)),

@@ -10,7 +10,8 @@ use super::{
     Services,
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
-    trigger::{self, Fields, Findings, Json, fault},
+    json::{Json, fault},
+    trigger::{self, Fields, Findings},
 };
 use crate::broker::{Addressing, Publication, TopicName, address};
 
@@ -27,7 +28,7 @@ pub async fn create(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = trigger::read_json(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services).await?;
     let fields = Fields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
@@ -45,7 +46,7 @@ pub async fn create_all(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = trigger::read_json(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services).await?;
     let events = read_events(&json)?;
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;

@@ -1,8 +1,9 @@
 //! A whole set of services for the tests of this room, and the table of URLs on top of them.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
 use actix_web::{App as WebApp, body::to_bytes, test, web};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -90,10 +91,44 @@ impl TestServices {
     }
 }
 
+/// A worker thread that does nothing until it is let go: its fan-out answers nobody.
+pub(super) struct StalledThread {
+    arbiter: actix::Arbiter,
+    _let_go: mpsc::Sender<()>,
+}
+
+impl StalledThread {
+    pub(super) async fn start(topics: &Topics) -> Self {
+        let arbiter = actix::Arbiter::new();
+        let (let_go, held) = mpsc::channel::<()>();
+        let (started, starting) = tokio::sync::oneshot::channel();
+        let topics = topics.clone();
+        arbiter.spawn_fn(move || {
+            topics.start_fanout();
+            // The test waits for it, and then for nothing of this thread.
+            let _ = started.send(());
+            let _ = held.recv();
+        });
+        starting.await.expect("a fan-out on a thread of its own");
+        Self { arbiter, _let_go: let_go }
+    }
+}
+
+impl Drop for StalledThread {
+    fn drop(&mut self) {
+        self.arbiter.stop();
+    }
+}
+
 /// Mints a token of `foo-app`.
 pub(super) fn token_of(secret: &str, claims: &Value) -> String {
     let algorithm = token::SigningAlgorithm::Hs256;
     token::mint(claims, &SecretString::from(secret), algorithm).expect("a token")
+}
+
+/// An `Authorization` header.
+pub(super) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// A payload.

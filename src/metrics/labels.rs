@@ -76,6 +76,8 @@ closed_label! {
         TooManySessions = "too_many_sessions",
         /// The app was changed while the join was under way.
         AppChanged = "app_changed",
+        /// Its app ended it while it was under way.
+        Disconnected = "disconnected",
         /// The topic did not answer.
         Unavailable = "unavailable",
     }

@@ -82,6 +82,8 @@ pub enum JoinRefusal {
     TooManyScopes,
     /// The app was changed while the join was under way.
     AppChanged,
+    /// The app wanted it ended while it was under way.
+    Disconnected,
     /// The topic did not answer.
     Unavailable,
 }
@@ -97,6 +99,7 @@ impl JoinRefusal {
             Self::Token(_) => JoinOutcome::BadToken,
             Self::TooManyScopes => JoinOutcome::TooManyScopes,
             Self::AppChanged => JoinOutcome::AppChanged,
+            Self::Disconnected => JoinOutcome::Disconnected,
             Self::Unavailable => JoinOutcome::Unavailable,
         }
     }
@@ -111,6 +114,7 @@ impl JoinRefusal {
             Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
             Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
             Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
+            Self::Disconnected => r#"{"reason":"disconnected"}"#.to_owned(),
             Self::Unavailable => r#"{"reason":"unavailable"}"#.to_owned(),
         }
     }

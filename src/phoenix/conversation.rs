@@ -9,7 +9,7 @@ use crate::{
     app::{AppDirectory, AppId, ClientEvents},
     broker::{
         Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
-        subscriber::{Frame, Place, ScopeKey, Subscription},
+        subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
     },
     metrics::{
         Metrics,
@@ -63,8 +63,9 @@ struct Join {
 
 /// What the broker was asked for and has not answered yet.
 enum Asked {
-    /// A join, with the `join_ref` and `ref` of its message.
-    Join { join: Join, join_ref: Ref, reference: Ref },
+    /// A join, with the `join_ref` and `ref` of its message, and whether its app wants it ended
+    /// meanwhile.
+    Join { join: Join, join_ref: Ref, reference: Ref, is_disconnected: bool },
     /// A publication, with what its reply needs if it fails.
     Publish { topic: Label, join_ref: Ref, reference: Ref },
 }
@@ -110,7 +111,9 @@ impl Conversation {
                     format: self.version.format(self.transport),
                 };
                 let (join_ref, reference) = (join_ref.clone(), reference.clone());
-                self.asked = Some(Box::new(Asked::Join { join, join_ref, reference }));
+                let is_disconnected = false;
+                let asked = Asked::Join { join, join_ref, reference, is_disconnected };
+                self.asked = Some(Box::new(asked));
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
@@ -155,11 +158,11 @@ impl Conversation {
         &mut self,
         mut join: Join,
         (join_ref, reference): (&Ref, &Ref),
-        outcome: Result<(), Failure>,
+        outcome: Result<(), JoinRefusal>,
     ) -> Vec<Effect> {
         let topic = Label::from(join.topic.as_str());
         let old = self.joined(&topic).map(|at| self.joins.swap_remove(at));
-        let footing = outcome.map_err(JoinRefusal::from).and_then(|()| {
+        let footing = outcome.and_then(|()| {
             let apps = self.rules.directory.load();
             let readmitted =
                 self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
@@ -282,6 +285,26 @@ impl Conversation {
         (!is_joined && !is_joining).then_some(Effect::Unsubscribe(place))
     }
 
+    /// Ends joins of an app, which are no longer among this session's. One that holds nothing of
+    /// another app is closed as a whole: its client comes back and is judged anew.
+    fn end(&self, app: AppId, ended: &[Join]) -> Vec<Effect> {
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        let asked = match self.asked.as_deref() {
+            Some(Asked::Join { join, .. }) => Some(join),
+            _ => None,
+        };
+        if self.joins.iter().chain(asked).all(|join| join.footing.app == app) {
+            return vec![Effect::Close(CloseCode::GOING_AWAY)];
+        }
+        let end = |join: &Join| {
+            let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
+            self.unsubscribe(join.place()).into_iter().chain([end])
+        };
+        ended.iter().flat_map(end).collect()
+    }
+
     fn joined(&self, topic: &Label) -> Option<usize> {
         let topic = topic.as_text()?;
         self.joins.iter().position(|join| join.topic.as_str() == topic)
@@ -314,7 +337,11 @@ impl session::Conversation for Conversation {
     fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
         match self.asked.take().map(|asked| *asked) {
             None => Vec::new(),
-            Some(Asked::Join { join, join_ref, reference }) => {
+            Some(Asked::Join { join, join_ref, reference, is_disconnected }) => {
+                let outcome = match is_disconnected {
+                    true => Err(JoinRefusal::Disconnected),
+                    false => outcome.map_err(JoinRefusal::from),
+                };
                 self.joined_or_not(join, (&join_ref, &reference), outcome)
             }
             // No reply on success: that is the articles' contract.
@@ -328,36 +355,32 @@ impl session::Conversation for Conversation {
 
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
         let apps = self.rules.directory.load();
-        let only_this_app = self.joins.iter().all(|join| join.footing.app == app);
-        let mut kept = Vec::with_capacity(self.joins.len());
-        let mut ended = Vec::new();
-        for mut join in std::mem::take(&mut self.joins) {
-            let Join { topic, footing, .. } = &join;
-            let standing = match footing.app == app {
-                true => self.rules.judge.review(&self.caller, topic, footing, &apps),
-                false => Some(Standing::Whole),
-            };
-            match standing {
-                Some(Standing::Whole) => kept.push(join),
-                Some(Standing::WithoutGrant) => {
-                    join.footing.grant = None;
-                    kept.push(join);
-                }
-                None => ended.push(join),
+        let mut joins = std::mem::take(&mut self.joins);
+        let is_ended = |join: &mut Join| {
+            if join.footing.app != app {
+                return false;
             }
-        }
-        self.joins = kept;
-        if ended.is_empty() {
-            return Vec::new();
-        }
-        if only_this_app {
-            return vec![Effect::Close(CloseCode::GOING_AWAY)];
-        }
-        let end = |join: &Join| {
-            let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
-            self.unsubscribe(join.place()).into_iter().chain([end])
+            let Join { topic, footing, .. } = join;
+            match self.rules.judge.review(&self.caller, topic, footing, &apps) {
+                Some(Standing::Whole) => false,
+                Some(Standing::WithoutGrant) => {
+                    footing.grant = None;
+                    false
+                }
+                None => true,
+            }
         };
-        ended.iter().flat_map(end).collect()
+        let ended: Vec<_> = joins.extract_if(.., is_ended).collect();
+        self.joins = joins;
+        self.end(app, &ended)
+    }
+
+    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect> {
+        if let Some(Asked::Join { join, is_disconnected, .. }) = self.asked.as_deref_mut() {
+            *is_disconnected |= join.is_among(disconnect);
+        }
+        let ended: Vec<_> = self.joins.extract_if(.., |join| join.is_among(disconnect)).collect();
+        self.end(disconnect.app(), &ended)
     }
 
     fn kind(&self) -> SessionKind {
@@ -378,6 +401,18 @@ impl Join {
     /// Whether a message with this `join_ref` is for this incarnation.
     fn is_meant_by(&self, join_ref: &Ref) -> bool {
         join_ref.is_null() || *join_ref == self.join_ref
+    }
+
+    /// Whether its app wants it ended.
+    fn is_among(&self, disconnect: &Disconnect) -> bool {
+        match disconnect {
+            Disconnect::Place(place) => self.place() == *place,
+            Disconnect::Subject { app, subject } => {
+                let grant = self.footing.grant.as_ref();
+                let minted_for = grant.and_then(|grant| grant.subject.as_ref());
+                self.footing.app == *app && minted_for == Some(subject)
+            }
+        }
     }
 
     fn place(&self) -> Place {

@@ -155,6 +155,7 @@ impl<C: Conversation> Driver<C> {
 
     /// What arrived ahead of a join's reply, if the join stands.
     fn release(&mut self) -> VecDeque<Frame> {
+        self.outbox.set_joining(false);
         let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
             return VecDeque::new();
         };
@@ -227,6 +228,10 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
             let effects = driver.conversation.app_changed(app, now_s());
             run(carrier, effects, ctx);
         }
+        ToSession::Disconnect(disconnect) => {
+            let effects = driver.conversation.disconnected(&disconnect);
+            run(carrier, effects, ctx);
+        }
         ToSession::End(ending) => carrier.close(close_code(ending), ctx),
     }
 }
@@ -255,6 +260,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let session = driver.membership.session;
     let place = subscription.place.clone();
     let id = driver.id_of(&place);
+    driver.outbox.set_joining(true);
     driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
     let subscribe = async move {
         let attached = fanout.addr.send(Attach { session, id, subscription }).await;
@@ -308,5 +314,57 @@ fn close_code(ending: Ending) -> CloseCode {
         }
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use crate::{
+        broker::subscriber::Disconnect,
+        session::testing::{Bench, DEADLINE, limits, place},
+    };
+
+    #[actix_web::test]
+    async fn news_that_ends_joins_reaches_a_session_whose_join_is_still_under_way() {
+        let bench = Bench::new(limits());
+        let (mut client, _pump) = bench.connect(10_000).websocket().await;
+        // A place that nobody ever has: whoever hears of it is told for its own join's sake.
+        let mut elsewhere = place();
+        elsewhere.key.app.0 += 1;
+        let topics = bench.topics.clone();
+        let news = tokio::task::spawn_local(async move {
+            loop {
+                let disconnect = Disconnect::Place(elsewhere.clone());
+                topics.disconnect(disconnect).await.expect("all to be told");
+            }
+        });
+        let joins = async {
+            loop {
+                client.send(Message::text("join")).await.expect("room");
+                client.send(Message::text("leave")).await.expect("room");
+                let first = client.next().await.expect("a session").expect("a frame");
+                if first == Message::text("disconnected") {
+                    return;
+                }
+                assert_eq!(first, Message::text("joined"));
+            }
+        };
+        timeout(DEADLINE, joins).await.expect("some news comes amid a join");
+        // Nothing is joining any more: what was told meanwhile comes first.
+        client.send(Message::text("the end")).await.expect("room");
+        let told = async {
+            while client.next().await.expect("a session").expect("a frame")
+                != Message::text("the end")
+            {}
+        };
+        timeout(DEADLINE, told).await.expect("an end");
+        client.send(Message::text("quiet")).await.expect("room");
+        let quiet = timeout(DEADLINE, client.next()).await.expect("in time");
+        assert_eq!(quiet.expect("a session").expect("a frame"), Message::text("quiet"));
+        news.abort();
     }
 }

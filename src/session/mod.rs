@@ -29,7 +29,7 @@ use crate::{
     app::AppId,
     broker::{
         Publication,
-        subscriber::{Frame, Place, Subscription},
+        subscriber::{Disconnect, Frame, Place, Subscription},
     },
     metrics::labels::SessionKind,
 };
@@ -116,6 +116,9 @@ pub trait Conversation: 'static {
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
+
+    /// An app wants some of its joins ended; a client whose joins are not among them notices nothing.
+    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect>;
 
     /// What is spoken here, and over what, to be counted by.
     fn kind(&self) -> SessionKind;

@@ -24,7 +24,7 @@ use crate::{
     app::AppId,
     broker::{
         Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-        subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
+        subscriber::{Delivery, Disconnect, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
     metrics::{
@@ -56,7 +56,7 @@ pub(super) fn limits() -> SessionLimits {
 pub(super) struct Bench {
     pub(super) worker: Rc<Worker>,
     pub(super) sessions: Sessions,
-    topics: Topics,
+    pub(super) topics: Topics,
 }
 
 impl Bench {
@@ -156,6 +156,10 @@ impl Conversation for Obedient {
         Vec::new()
     }
 
+    fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
+        vec![Effect::Send(Frame::Text("disconnected".into()))]
+    }
+
     fn kind(&self) -> SessionKind {
         SessionKind { transport: Carried::WebSocket, version: Version::V2 }
     }
@@ -172,7 +176,8 @@ fn publication(payload: &str) -> Publication {
     Publication { app, scope, destination: Destination::General, event, payload }
 }
 
-fn place() -> Place {
+/// What `join` joins.
+pub(super) fn place() -> Place {
     let scope = Scope::parse("public").expect("a scope");
     Place { key: ScopeKey { app: AppId(1), scope }, channel: None }
 }

@@ -53,6 +53,11 @@ describe("the README", () => {
       const printed = await succeeds("bash", `set -euo pipefail\n${code}`, "sh")
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
       if (code.includes("herald trigger")) assert.match(await heard.take(), /^to foo-topic: /)
+      if (code.includes("/disconnect")) {
+        assert.equal(printed, "{}")
+        const joined = [await heard.take("a rejoin"), await heard.take("another rejoin")]
+        assert.deepEqual(joined.sort(), ["joined", "joined in private"])
+      }
       if (code.includes("/api/admin/apps")) assert.match(printed, /"slug":"foo-app"/)
     },
     "sh production": async code => {

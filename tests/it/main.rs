@@ -17,6 +17,7 @@ mod client_events;
 mod command_line;
 mod conformance;
 mod databases;
+mod disconnecting;
 mod framing;
 mod fuzzing;
 mod handshake;

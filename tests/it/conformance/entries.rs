@@ -136,7 +136,7 @@ pub const ENTRIES: &[Entry] = &[
     without(97, "a channel stops abnormally", NO_CRASH),
     shown(98, "one channel's failure leaves the others alone"),
     shown(99, "a client that closes takes its channels along"),
-    without(100, "a disconnect addressed to a socket's id", NEXT),
+    shown(100, "a disconnect from outside: 1001 where all joins are that app's"),
     shown(101, "a stopping server closes with 1012"),
     shown(102, "a silent client is closed, not with 1000"),
     shown(103, "what it is sent does not count as a sign of life"),

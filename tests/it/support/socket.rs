@@ -258,6 +258,15 @@ impl Socket {
         }
     }
 
+    /// Reads until the session ends, whatever carries it: over long-poll there is no code. Frames
+    /// before are an error.
+    pub async fn ended_with(&mut self) -> Option<u16> {
+        match self.message().await {
+            Message::Close(frame) => frame.map(|frame| frame.code.into()),
+            other => panic!("expected the end, got {other:?}"),
+        }
+    }
+
     /// Nothing comes any more, and the stream ends as it should.
     pub async fn ended(&mut self) {
         let next = timeout(DEADLINE, self.websocket().next()).await.expect("the end in time");

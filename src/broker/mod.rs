@@ -11,6 +11,7 @@ mod count;
 pub mod fanout;
 mod fanouts;
 mod gathering;
+pub mod occupancy;
 mod placed;
 pub mod presence;
 pub mod publication;

@@ -353,12 +353,20 @@ impl Topics {
         timeout(self.0.limits.wait_max, update).await.map_or(Err(PublishError::Busy), |_| Ok(()))
     }
 
-    /// Who is tracked on a channel right now; `None` if its topic does not answer in time.
-    pub async fn members(&self, key: &ScopeKey, channel: &ChannelName) -> Option<Roster> {
-        let Some(topic) = self.find(key) else { return Some(Roster::default()) };
-        let members = timeout(self.0.limits.wait_max, topic.send(WhoIsThere(channel.clone())));
+    /// Who is tracked on a channel right now.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if its topic does not answer in time.
+    pub async fn members(
+        &self,
+        key: &ScopeKey,
+        channel: &ChannelName,
+    ) -> Result<Roster, Unanswered> {
+        let Some(topic) = self.find(key) else { return Ok(Roster::default()) };
+        let asked = topic.send(WhoIsThere(channel.clone()));
+        let members = timeout(self.0.limits.wait_max, asked).await.map_err(|_| Unanswered)?;
         // Where the topic has just retired nobody is there.
-        members.await.ok().map(Result::unwrap_or_default)
+        Ok(members.unwrap_or_default())
     }
 
     /// Tells a topic that a tracked session has left a channel.
@@ -428,6 +436,11 @@ impl Topics {
     }
 
     /// The fan-outs of all threads.
+    /// How long anything that is asked may take.
+    pub(super) fn wait_max(&self) -> Duration {
+        self.0.limits.wait_max
+    }
+
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }

@@ -33,7 +33,6 @@ const NO_CRASH: &str =
 const NO_BROADCAST_FROM: &str = "a publication always includes its sender";
 const NO_INTERCEPT: &str = "events are not intercepted";
 const NO_CHANNEL_PUSH: &str = "no channel code runs in Herald that could push bytes of its own";
-const BY_CLIENTS: &str = "phoenix.js itself shows it: `tests/clients/binary.test.mjs`";
 const NEXT: &str = "comes with the next issue";
 
 pub const ENTRIES: &[Entry] = &[
@@ -163,7 +162,7 @@ pub const ENTRIES: &[Entry] = &[
     shown(124, "a binary push with an empty join_ref: silence"),
     shown(125, "a binary push to an unjoined topic: unmatched, in text"),
     shown(126, "lengths count bytes of UTF-8"),
-    without(127, "phoenix.js reads what is sent", BY_CLIENTS),
+    shown(127, "phoenix.js reads what is sent"),
     shown(128, "who has no session's token gets one, in status 410"),
     shown(129, "replies and events come with the next fetch, in order"),
     shown(130, "a fetch without anything to bring: 204 after its window"),
@@ -198,7 +197,19 @@ pub const ENTRIES: &[Entry] = &[
     shown(159, "the requests of clients of version 2"),
     shown(160, "a session lost: a fetch is told 500, on which all generations come back"),
     block(161, 171, "presence", NEXT),
-    block(172, 184, "what real clients do, entry by entry", NEXT),
+    shown(172, "every generation connects, joins, pushes, hears and leaves, each once"),
+    shown(173, "broadcasts bear no ref"),
+    shown(174, "nothing that is broadcast passes for a heartbeat's answer"),
+    shown(175, "who misses its heartbeats' answers goes and comes back; nothing of it stays"),
+    shown(176, "closed with 1001, 1011, 1012, or cut: every generation comes back"),
+    shown(177, "the answer to a join comes after the client's patience has ended"),
+    shown(178, "two channel objects of one topic: the second is joined"),
+    shown(179, "a denied join that is left running"),
+    shown(180, "what was pushed before the join was answered"),
+    shown(181, "a `phx_close` of the server's is final"),
+    shown(182, "after a `phx_error` the channel is joined again"),
+    shown(183, "`longPollFallbackMs`: long-poll where WebSockets are refused"),
+    shown(184, "`longPollFallbackMs`: a WebSocket that is answered is kept"),
     shown(185, "a public topic needs no token"),
     shown(186, "another scope without a token: `authentication_required`"),
     shown(187, "a token that permits: joined"),

@@ -17,8 +17,8 @@ use crate::app::{AppId, subject::Subject};
 
 use super::{publication::JsonObject, topic_name::ChannelName, topic_name::Scope};
 
-/// A connected client, unique for the life of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A connected client, unique for the life of this process; who came later has a higher number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
 /// What goes to a client as it is; cheap to clone, shared by all who get it.
@@ -168,6 +168,8 @@ pub enum Ending {
     Idle,
     /// It did not come for what waits, where clients fetch.
     NotFetching,
+    /// It was opened, and its client never came for anything.
+    NeverFetched,
     /// It joined nothing, where that costs its place.
     Unjoined,
     /// The server stops.

@@ -98,6 +98,8 @@ closed_label! {
         Idle = "idle",
         /// It fetched nothing, over long-poll.
         NotFetching = "not_fetching",
+        /// It was opened and then never fetched, over long-poll.
+        NeverFetched = "never_fetched",
         /// It joined nothing, over long-poll.
         Unjoined = "unjoined",
         /// What it depended on was lost.

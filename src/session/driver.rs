@@ -201,6 +201,8 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
         Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
         Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
+        // Not said once each in the log, as the others of this kind are: a stranger can open many.
+        Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
         Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
         Some(Ending::Broken) => (SessionEnd::Broken, None),
         Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
@@ -307,7 +309,9 @@ fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut
 fn close_code(ending: Ending) -> CloseCode {
     match ending {
         Ending::SlowConsumer(_) | Ending::Stuck => CloseCode::TRY_LATER,
-        Ending::Idle | Ending::NotFetching | Ending::Unjoined => CloseCode::GOING_AWAY,
+        Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
+            CloseCode::GOING_AWAY
+        }
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
     }

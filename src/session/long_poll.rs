@@ -3,7 +3,10 @@
 //! It drives the same conversation as a WebSocket does, through the same [`driver`];
 //! what HTTP makes of it (tokens, statuses, bodies) is the protocol's matter. A client fetches with
 //! one parked request at a time and sends with others; it is gone when it has not fetched for one
-//! and a half windows.
+//! and a half windows, or has never fetched within half a one. A session costs its client a single
+//! request: so those that were never fetched are few among all, and the oldest gives way.
+
+mod newcomers;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,6 +31,7 @@ use super::{
     driver::{self, Carrier, Driver},
     worker::{Admission, Worker},
 };
+use newcomers::{Newcomer, Newcomers};
 
 /// Messages that may wait for their turn, over all requests of one session. What one request brings
 /// is bounded where requests are read.
@@ -36,6 +40,10 @@ const INBOX_MESSAGES_MAX: usize = 400;
 /// Bytes that may wait for their turn before another request's messages join them.
 const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
+/// One of so many places of the server may be taken by sessions that were never fetched: enough for
+/// a crowd that comes at once, too few to keep anybody out.
+const NEWCOMERS_SHARE: usize = 4;
+
 /// How a long-poll session keeps time.
 #[derive(Debug, Clone, Copy)]
 pub struct LongPollTimes {
@@ -43,6 +51,14 @@ pub struct LongPollTimes {
     pub window: Duration,
     /// How long a session may live without a joined topic.
     pub unjoined_max: Duration,
+}
+
+impl LongPollTimes {
+    /// How long a session may live without being fetched. Clients fetch as soon as they have opened
+    /// it, and again as soon as a fetch is answered.
+    fn patience(&self, is_newcomer: bool) -> Duration {
+        if is_newcomer { self.window / 2 } else { self.window * 3 / 2 }
+    }
 }
 
 /// What a fetch brings.
@@ -69,12 +85,14 @@ pub enum Posted {
 /// Finds the long-poll sessions of all threads. Cheap to clone.
 pub struct LongPolls<C: Conversation + Unpin> {
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    newcomers: Newcomers,
     times: LongPollTimes,
 }
 
 impl<C: Conversation + Unpin> Clone for LongPolls<C> {
     fn clone(&self) -> Self {
-        Self { sessions: self.sessions.clone(), times: self.times }
+        let (sessions, newcomers) = (self.sessions.clone(), self.newcomers.clone());
+        Self { sessions, newcomers, times: self.times }
     }
 }
 
@@ -87,14 +105,22 @@ impl<C: Conversation + Unpin> fmt::Debug for LongPolls<C> {
 impl<C: Conversation + Unpin> LongPolls<C> {
     /// No session yet.
     pub fn new(times: LongPollTimes) -> Self {
-        Self { sessions: Arc::default(), times }
+        Self { sessions: Arc::default(), newcomers: Newcomers::default(), times }
     }
 
-    /// Starts a session on the calling thread; `None` if the server has no room for another.
+    /// Starts a session on the calling thread; `None` if the server has no room for another. If too
+    /// many were never fetched, the oldest of them ends: who really wants to listen has fetched by
+    /// then, however many others come.
     pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
         let admission = worker.sessions.admit()?;
         let id = Uuid::new_v4();
-        let listing = Listing { id, sessions: self.sessions.clone() };
+        let newcomers_max = (worker.sessions.max() / NEWCOMERS_SHARE).max(1);
+        let (newcomer, oldest) = self.newcomers.enter(admission.id, id, newcomers_max);
+        if let Some(oldest) = oldest.and_then(|oldest| self.find(oldest)) {
+            oldest.do_send(GiveWay);
+        }
+        let sessions = self.sessions.clone();
+        let listing = Listing { id, sessions, newcomer: Some(newcomer) };
         let (times, worker) = (self.times, worker.clone());
         let addr = LongPoll::create(move |ctx| {
             LongPoll::new(conversation, admission, worker, listing, times, ctx)
@@ -156,6 +182,8 @@ fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
 struct Listing<C: Conversation + Unpin> {
     id: Uuid,
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    /// Until the first fetch.
+    newcomer: Option<Newcomer>,
 }
 
 impl<C: Conversation + Unpin> Drop for Listing<C> {
@@ -179,6 +207,11 @@ struct Post {
     messages: Vec<Received>,
     answer: Sender<()>,
 }
+
+/// Too many sessions were never fetched: this one ends, unless it was meanwhile.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GiveWay;
 
 /// What waits for its turn.
 enum Inbound {
@@ -204,7 +237,7 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     /// Since when nothing is joined.
     unjoined_since: Option<Instant>,
     is_closed: bool,
-    _listing: Listing<C>,
+    listing: Listing<C>,
 }
 
 impl<C: Conversation + Unpin> LongPoll<C> {
@@ -234,7 +267,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             fetched: Instant::now(),
             unjoined_since: Some(Instant::now()),
             is_closed: false,
-            _listing: listing,
+            listing,
         }
     }
 
@@ -300,14 +333,20 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         } else if self.unjoined_since.is_none() {
             self.unjoined_since = Some(Instant::now());
         }
-        let is_silent = self.fetched.elapsed() > self.times.window * 3 / 2;
+        let is_newcomer = self.listing.newcomer.is_some();
+        let is_silent = self.fetched.elapsed() > self.times.patience(is_newcomer);
         let is_idle =
             self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
         let ending = match (is_silent, is_idle) {
+            (true, _) if is_newcomer => Ending::NeverFetched,
             (true, _) => Ending::NotFetching,
             (false, true) => Ending::Unjoined,
             (false, false) => return,
         };
+        self.end(ending, ctx);
+    }
+
+    fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
         self.driver.outbox().end(ending);
         self.close(CloseCode::GOING_AWAY, ctx);
     }
@@ -376,11 +415,22 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             return;
         }
         self.fetched = Instant::now();
+        self.listing.newcomer = None;
         if let Some(earlier) = self.parked.replace(answer) {
             // The client has given up on it, or has two: the later one counts.
             let _ = earlier.send(Vec::new());
         }
         self.flush();
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, _: GiveWay, ctx: &mut Self::Context) {
+        if self.listing.newcomer.is_some() {
+            self.end(Ending::NeverFetched, ctx);
+        }
     }
 }
 

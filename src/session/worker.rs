@@ -60,6 +60,11 @@ impl Sessions {
         self.open.load(Relaxed)
     }
 
+    /// How many may be.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Lets nobody in from now on.
     pub fn close(&self) {
         self.closed.store(true, Relaxed);

@@ -168,6 +168,29 @@ async fn a_full_server_opens_no_session_and_says_come_back() {
 }
 
 #[tokio::test]
+async fn sessions_that_are_never_fetched_keep_nobody_out() {
+    // On one thread who gives way is gone before the next request is read.
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 1;
+        settings.limits.sessions_max = Some(8);
+    });
+    let (mut inside, mut first) = (joined(&server).await, Poller::connect(&server, V2).await);
+    for n in 0..100 {
+        assert_eq!(opens(&server).await, 410, "{n}");
+    }
+    assert_eq!(first.fetch().await, json!({"status": 500}), "it gave way");
+    let mut comes = joined(&server).await;
+    for n in 0..100 {
+        assert_eq!(opens(&server).await, 410, "{n}");
+    }
+    let _socket = Socket::connect(&server, V2).await;
+    for poller in [&mut inside, &mut comes] {
+        assert_eq!(poller.post(HEARTBEAT).await, 200);
+        assert_eq!(poller.next().await.as_deref(), Some(REPLY), "who fetches stays");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
     let mut server = TestServer::start_with(|settings| settings.server.workers = 2);
     let mut pollers = Vec::new();

@@ -15,7 +15,7 @@ import { ChromiumPage } from "./support/page.mjs"
 import { Stage } from "./support/stage.mjs"
 
 /** How soon a session of the impatient server is over when nothing is heard of it. */
-const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "3s", HERALD__SOCKET__LONG_POLL_WINDOW: "1s" }
+const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_WINDOW: "3s" }
 
 /**
  * A step has a `run(stage)`, which may return the word for its cell, and may have

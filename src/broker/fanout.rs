@@ -7,17 +7,21 @@ use bytestring::ByteString;
 use indexmap::IndexMap;
 use log::{error, warn};
 
-use crate::{app::registry::AppChanged, metrics::apps::Traffic};
+use crate::{
+    app::{AppId, registry::AppChanged},
+    metrics::apps::Traffic,
+};
 
 use super::{
     count::Count,
+    occupancy::Rank,
     placed::{Level, Placed},
     publication::Destination,
     subscriber::{
         Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
         SubscriptionId, ToSession,
     },
-    topic_name::ChannelName,
+    topic_name::{ChannelName, Scope},
     topics::Topics,
 };
 
@@ -249,6 +253,34 @@ impl Fanout {
         count
     }
 
+    /// The places of an app that have subscribers on this thread, of one scope or of all.
+    pub(super) fn occupied(
+        &self,
+        app: AppId,
+        scope: Option<&Scope>,
+    ) -> impl Iterator<Item = (Rank, usize)> {
+        let is_asked_for =
+            move |key: &ScopeKey| key.app == app && scope.is_none_or(|scope| key.scope == *scope);
+        let scopes = self.scopes.iter().filter(move |(key, _)| is_asked_for(key));
+        scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
+            let whole = whole.iter().map(|group| (None, group));
+            let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
+            whole.chain(channels).map(|(channel, group)| {
+                (Rank { scope: key.scope.clone(), channel }, group.members.len())
+            })
+        })
+    }
+
+    /// How many subscribers of this thread a place has.
+    pub(super) fn subscribers_of(&self, place: &Place) -> usize {
+        let Some(listeners) = self.scopes.get(&place.key) else { return 0 };
+        let group = match &place.channel {
+            None => listeners.whole.as_ref(),
+            Some(channel) => listeners.channels.get(channel),
+        };
+        group.map_or(0, |group| group.members.len())
+    }
+
     /// The sessions that listen to places which `concerned` picks, each once.
     fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
         let concerns = move |p: &&Present| p.places.iter().any(&concerned);
@@ -418,7 +450,7 @@ mod tests {
         testing::{Broker, channel, key, publication, whole},
     };
     use super::*;
-    use crate::app::{AppId, subject::Subject};
+    use crate::app::subject::Subject;
 
     /// Makes a fan-out panic.
     #[derive(Message)]

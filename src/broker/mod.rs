@@ -7,6 +7,7 @@
 mod count;
 pub mod fanout;
 mod fanouts;
+pub mod occupancy;
 mod placed;
 pub mod publication;
 pub mod subscriber;

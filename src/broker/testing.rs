@@ -78,6 +78,12 @@ impl Broker {
         Self { topics, worker, fanout }
     }
 
+    /// The same broker as another thread has it, which is this one, too.
+    pub(super) fn another_thread(&self) -> Self {
+        let (worker, fanout) = self.topics.start_fanout();
+        Self { topics: self.topics.clone(), worker, fanout }
+    }
+
     /// A session that takes whatever comes.
     pub(super) async fn session(&self, id: u64) -> Probe {
         self.session_with(id, 16, true).await

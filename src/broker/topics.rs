@@ -332,6 +332,11 @@ impl Topics {
     }
 
     /// The fan-outs of all threads.
+    /// How long anything that is asked may take.
+    pub(super) fn wait_max(&self) -> Duration {
+        self.0.limits.wait_max
+    }
+
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }

@@ -10,6 +10,7 @@ mod support;
 
 mod app_changes;
 mod apps;
+mod asking;
 mod audience;
 mod binary;
 mod broadcast;

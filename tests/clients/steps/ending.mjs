@@ -129,7 +129,7 @@ export const ENDING = [
       if (!stage.overWebSocket) {
         // Such a client asks all the time, so that nothing of it arrives must be arranged.
         proxy.requests.hold()
-        await stage.idling.isVacant(stage.client.id)
+        await stage.idling.hasSubscribers(0, { scope: "public", channel: stage.client.id })
         proxy.requests.release()
       }
       await comesBack(stage, joined, GOING_AWAY)

@@ -126,6 +126,7 @@ export const PUSHING = [
 
     async run(stage) {
       const proxy = await stage.proxy(stage.herald)
+      const flow = { scope: "public", channel: "flow" }
       const client = stage.connect({ to: proxy, heartbeatMs: 5 * HEARTBEAT_MS })
       const { inbox, replies } = await client.joined(`public:${stage.app.slug}:flow`)
       await client.opened.take()
@@ -141,6 +142,7 @@ export const PUSHING = [
       proxy.keepBack(() => false)
 
       assert.deepEqual(await replies.take("the reply to the rejoin"), { status: "ok", response: {} })
+      await stage.herald.hasSubscribers(1, flow, stage.app)
     },
   }),
 ]

@@ -121,11 +121,11 @@ export class Herald {
     await this.ask("POST", `/api/apps/${app.slug}/disconnect`, login(app), whose)
   }
 
-  /** Waits until no long-poll session is joined to a channel of public:test-app, by what bytes cannot be sent to. */
-  async isVacant(channel) {
-    const probe = { topic: channel, event: "probe", payload_base64: "" }
-    const isVacant = async () => (await this.triggerRaw(probe)).skipped === 0
-    await eventually(isVacant, `${channel} to be vacant`)
+  /** Waits until so many are joined to a channel of the app. */
+  async hasSubscribers(count, { scope, channel }, app = TEST_APP) {
+    const where = `/api/apps/${app.slug}/channels/${scope}/${encodeURIComponent(channel)}`
+    const asked = async () => (await this.ask("GET", where, login(app))).data.subscribers
+    await eventually(async () => (await asked()) === count, `${count} subscribers of ${channel}`)
   }
 
   /** Asks the HTTP API, with a form or an object as JSON; fails unless the answer has this status. */

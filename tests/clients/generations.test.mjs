@@ -6,6 +6,7 @@ import { after, before, describe, test } from "node:test"
 import { BYTEWISE } from "./steps/bytes.mjs"
 import { ENDING } from "./steps/ending.mjs"
 import { JOINING } from "./steps/joining.mjs"
+import { PRESENCE } from "./steps/presence.mjs"
 import { PUSHING } from "./steps/pushing.mjs"
 import { Browser } from "./support/browser.mjs"
 import { GENERATIONS, LATEST, OLDEST, overEachTransport } from "./support/generations.mjs"
@@ -22,7 +23,7 @@ const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_W
  * - `not(client)`: why a client cannot,
  * - `arrange(stage)` and `act(stages)`: what comes before, for all clients at once; `stage.arranged` is what was arranged.
  */
-const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...ENDING]
+const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING]
 
 const CLIENTS = [
   ...overEachTransport(GENERATIONS).map(client => ({ ...client, place: "node" })),

@@ -33,6 +33,8 @@ mod long_poll_sessions;
 mod metrics;
 mod ordering;
 mod outage;
+mod presence;
+mod presence_limits;
 mod pushing;
 mod rooms;
 mod secrecy;

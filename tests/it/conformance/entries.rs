@@ -35,7 +35,6 @@ const NO_INTERCEPT: &str = "events are not intercepted";
 const NO_CHANNEL_PUSH: &str = "no channel code runs in Herald that could push bytes of its own";
 const NO_UNTRACK: &str = "no channel code runs in Herald that could; who leaves is 163";
 const NO_SIBLINGS: &str = "Herald puts everything it knows of a member into its meta";
-const NEXT: &str = "comes with the next issue";
 
 pub const ENTRIES: &[Entry] = &[
     shown(1, "upgrade with `vsn` 2.0.0 speaks version 2"),
@@ -149,7 +148,7 @@ pub const ENTRIES: &[Entry] = &[
     shown(109, "the sender hears its own broadcast"),
     without(110, "a broadcast without its sender", NO_BROADCAST_FROM),
     without(111, "an intercepted event", NO_INTERCEPT),
-    without(112, "a push from the channel itself", NEXT),
+    shown(112, "a push from the channel itself"),
     shown(113, "each subscriber is sent its own version"),
     shown(114, "a trigger over HTTP arrives as a broadcast does"),
     shown(115, "one publisher's events keep their order"),

@@ -259,6 +259,8 @@ impl Parts {
         let topic_limits = TopicLimits {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
+            presence_members_max: limits.presence_members_max,
+            presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
         };
         let topics = Topics::new(topic_limits, metrics.clone());

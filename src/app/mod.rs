@@ -13,6 +13,7 @@ pub mod seed;
 pub mod store;
 pub mod subject;
 pub mod token;
+pub mod visitor;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 

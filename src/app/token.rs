@@ -18,7 +18,12 @@ use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{App, permission::Patterns, subject::Subject};
+use super::{
+    App,
+    permission::Patterns,
+    subject::Subject,
+    visitor::{Names, Visitor},
+};
 
 /// How far the minting host's clock may be off.
 const LEEWAY_S: f64 = 30.0;
@@ -149,6 +154,8 @@ pub struct Grant {
     pub is_trigger: bool,
     /// Whom the token was minted for, if it says so.
     pub subject: Option<Subject>,
+    /// Who presents the token, to be seen by others; taken out by those who have a use for it.
+    pub visitor: Option<Visitor>,
     signed_by: KeyFingerprint,
 }
 
@@ -211,7 +218,7 @@ impl TokenError {
 /// The claims that Herald acts on. What is listed twice is refused, since nobody can say which one
 /// the minter meant.
 #[derive(Deserialize)]
-struct Claims {
+struct Claims<'a> {
     /// Milliseconds make it a fraction, so it is no integer.
     exp: Option<f64>,
     nbf: Option<f64>,
@@ -223,13 +230,19 @@ struct Claims {
     #[serde(default)]
     publish: Value,
     /// Any JSON, however deep: null is not the same as none.
-    #[serde(default, deserialize_with = "given")]
-    sub: Option<Box<RawValue>>,
+    #[serde(default, borrow, deserialize_with = "given")]
+    sub: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    email: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
 }
 
 /// Reads a member that is there, also where it is null.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::deserialize(from).map(Some)
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -239,13 +252,18 @@ enum Audience {
     Several(Vec<String>),
 }
 
-impl Claims {
+impl Claims<'_> {
     fn is_for(&self, name: &str) -> bool {
         match &self.aud {
             None => false,
             Some(Audience::One(audience)) => audience == name,
             Some(Audience::Several(audiences)) => audiences.iter().any(|a| a == name),
         }
+    }
+
+    fn visitor(&self) -> Option<Visitor> {
+        let Self { sub, id, email, presence, .. } = *self;
+        Visitor::read(Names { sub, id, email }, presence)
     }
 
     fn check_times(&self, now_s: f64) -> Result<(), TokenError> {
@@ -306,15 +324,17 @@ impl Verifier<'_> {
             crypto::verify(signature, message.as_bytes(), &key, algorithm).unwrap_or(false)
         };
         let key = self.keys.iter().find(signed_with).ok_or(TokenError::Invalid)?;
-        let claims = read_claims(message)?;
+        let json = decode_claims(message)?;
+        let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
         claims.check_times(self.now_s)?;
         claims.check_csrf(csrf, key)?;
         Ok(Grant {
             listen: Patterns::compile(&claims.listen),
             publish: Patterns::compile(&claims.publish),
             is_trigger: claims.is_for("trigger"),
+            visitor: claims.visitor(),
             // One that nobody can spell when asking for it is as good as none.
-            subject: claims.sub.and_then(|raw| Subject::of(&raw).ok()),
+            subject: claims.sub.and_then(|raw| Subject::of(raw).ok()),
             signed_by: KeyFingerprint::of(key),
         })
     }
@@ -334,14 +354,11 @@ fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
     }
 }
 
-fn read_claims(message: &str) -> Result<Claims, TokenError> {
+/// The claims as JSON: an object, for a struct would be read from an array, too.
+fn decode_claims(message: &str) -> Result<Vec<u8>, TokenError> {
     let (_, payload) = message.split_once('.').ok_or(TokenError::Invalid)?;
     let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Invalid)?;
-    // A struct would be read from an array, too.
-    if !json.trim_ascii_start().starts_with(b"{") {
-        return Err(TokenError::Invalid);
-    }
-    serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)
+    json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(TokenError::Invalid)
 }
 
 /// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its text as it stands,

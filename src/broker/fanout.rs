@@ -7,17 +7,22 @@ use bytestring::ByteString;
 use indexmap::IndexMap;
 use log::{error, warn};
 
-use crate::{app::registry::AppChanged, metrics::apps::Traffic};
+use crate::{
+    app::{AppId, registry::AppChanged},
+    metrics::apps::Traffic,
+};
 
 use super::{
+    announcement::Announcement,
     count::Count,
+    occupancy::Rank,
     placed::{Level, Placed},
     publication::Destination,
     subscriber::{
         Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
         SubscriptionId, ToSession,
     },
-    topic_name::ChannelName,
+    topic_name::{ChannelName, Scope},
     topics::Topics,
 };
 
@@ -77,6 +82,25 @@ pub(super) struct EndJoins(pub(super) Arc<Disconnect>);
 #[rtype(result = "()")]
 pub(super) struct Dispatch(pub(super) Arc<Placed>);
 
+/// Somebody who joined where it is tracked is told who is there. What is announced from now on is
+/// for it, too.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Introduce {
+    pub(super) key: ScopeKey,
+    pub(super) channel: ChannelName,
+    pub(super) session: SessionId,
+    /// The join it belongs to: the session may have left and joined again since.
+    pub(super) id: SubscriptionId,
+    /// Who is there, spelled for its client.
+    pub(super) members: ByteString,
+}
+
+/// What has changed among the members of a channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Announce(pub(super) Arc<Announcement>);
+
 /// A topic was broken by a panic: end the sessions that listened to it.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -120,6 +144,18 @@ struct Member {
     outbox: Arc<Outbox>,
     id: SubscriptionId,
     format: Format,
+    tracking: Tracking,
+}
+
+/// Whether a member is itself among those who are there, and knows the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tracking {
+    /// Presence is nothing to it.
+    Untracked,
+    /// It has yet to be told who is there. Until then it is told no changes.
+    Expected,
+    /// It has been told.
+    Introduced,
 }
 
 impl Listeners {
@@ -143,8 +179,12 @@ impl Fanout {
 
     fn attach(&mut self, Attach { session, id, subscription }: Attach) {
         let Some(present) = self.sessions.get_mut(&session) else { return };
-        let Subscription { place, topic, format } = subscription;
-        let member = Member { outbox: present.outbox.clone(), id, format };
+        let Subscription { place, topic, format, persona } = subscription;
+        let tracking = match persona {
+            Some(_) => Tracking::Expected,
+            None => Tracking::Untracked,
+        };
+        let member = Member { outbox: present.outbox.clone(), id, format, tracking };
         let listeners = self.scopes.entry(place.key.clone());
         let traffic = || self.topics.metrics().app(place.key.app.0);
         let listeners = listeners.or_insert_with(|| Listeners::counted_by(traffic()));
@@ -167,20 +207,18 @@ impl Fanout {
         self.vacate(session, place);
     }
 
-    /// Removes a member; the last one of a scope closes this thread at its topic.
+    /// Removes a member, and has its topic know if it was tracked; the last one of a scope closes
+    /// this thread there.
     fn vacate(&mut self, session: SessionId, place: &Place) {
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
-        match &place.channel {
-            None => {
-                listeners.whole.take_if(|group| group.loses(session));
-            }
-            Some(channel) => {
-                if listeners.channels.get_mut(channel).is_some_and(|group| group.loses(session)) {
-                    listeners.channels.remove(channel);
-                }
-            }
+        let left = listeners.remove(session, place.channel.as_ref());
+        let is_deserted = listeners.whole.is_none() && listeners.channels.is_empty();
+        if let (Some(member), Some(channel)) = (left, &place.channel)
+            && member.tracking != Tracking::Untracked
+        {
+            self.topics.untrack(&place.key, channel, session);
         }
-        if listeners.whole.is_none() && listeners.channels.is_empty() {
+        if is_deserted {
             self.scopes.remove(&place.key);
             self.topics.close(&place.key, self.worker);
         }
@@ -235,6 +273,24 @@ impl Fanout {
         }));
     }
 
+    /// Lets the sockets have their turn once enough was handed out.
+    fn rest_if_due(&self, ctx: &mut Context<Self>) {
+        if self.handed_this_turn >= HANDED_PER_TURN {
+            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.wait(turn.map(|(), fanout, _| fanout.handed_this_turn = 0));
+        }
+    }
+
+    fn introduce(&mut self, introduce: Introduce) {
+        let Introduce { key, channel, session, id, members } = introduce;
+        let listeners = self.scopes.get_mut(&key);
+        let group = listeners.and_then(|all| all.channels.get_mut(&channel));
+        let Some(member) = group.and_then(|group| group.members.get_mut(&session)) else { return };
+        if member.id == id && member.outbox.introduce(members, id) {
+            member.tracking = Tracking::Introduced;
+        }
+    }
+
     /// How much waits for the sessions of this thread, and how much they joined.
     pub(super) fn count(&self) -> Count {
         let mut count = Count::default();
@@ -249,10 +305,56 @@ impl Fanout {
         count
     }
 
+    /// The places of an app that have subscribers on this thread, of one scope or of all.
+    pub(super) fn occupied(
+        &self,
+        app: AppId,
+        scope: Option<&Scope>,
+    ) -> impl Iterator<Item = (Rank, usize)> {
+        let is_asked_for =
+            move |key: &ScopeKey| key.app == app && scope.is_none_or(|scope| key.scope == *scope);
+        let scopes = self.scopes.iter().filter(move |(key, _)| is_asked_for(key));
+        scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
+            let whole = whole.iter().map(|group| (None, group));
+            let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
+            whole.chain(channels).map(|(channel, group)| {
+                (Rank { scope: key.scope.clone(), channel }, group.members.len())
+            })
+        })
+    }
+
+    /// How many subscribers of this thread a place has.
+    pub(super) fn subscribers_of(&self, place: &Place) -> usize {
+        let Some(listeners) = self.scopes.get(&place.key) else { return 0 };
+        let group = match &place.channel {
+            None => listeners.whole.as_ref(),
+            Some(channel) => listeners.channels.get(channel),
+        };
+        group.map_or(0, |group| group.members.len())
+    }
+
     /// The sessions that listen to places which `concerned` picks, each once.
     fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
         let concerns = move |p: &&Present| p.places.iter().any(&concerned);
         self.sessions.values().filter(concerns).map(|p| &*p.outbox)
+    }
+}
+
+impl Listeners {
+    /// Removes a member; a channel that nobody is left on goes with it.
+    fn remove(&mut self, session: SessionId, channel: Option<&ChannelName>) -> Option<Member> {
+        let group = match channel {
+            None => self.whole.as_mut(),
+            Some(channel) => self.channels.get_mut(channel),
+        }?;
+        let member = group.members.swap_remove(&session);
+        if group.members.is_empty() {
+            match channel {
+                None => self.whole = None,
+                Some(channel) => drop(self.channels.remove(channel)),
+            }
+        }
+        member
     }
 }
 
@@ -285,10 +387,20 @@ impl Group {
         }
     }
 
-    /// Removes a member; `true` if nobody is left.
-    fn loses(&mut self, session: SessionId) -> bool {
-        self.members.swap_remove(&session);
-        self.members.is_empty()
+    /// Tells those who know who is there what has changed.
+    fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
+        let (mut delivered, mut bytes) = (0, 0);
+        for member in self.members.values() {
+            if member.tracking != Tracking::Introduced {
+                continue;
+            }
+            let frame = announcement.frame(member.format, &self.topic);
+            if member.outbox.deliver(&frame, member.id) {
+                delivered += 1;
+                bytes += frame.size_bytes() as u64;
+            }
+        }
+        traffic.delivered(delivered, bytes);
     }
 }
 
@@ -312,6 +424,10 @@ impl Drop for Fanout {
         }
         for present in mem::take(&mut self.sessions).into_values() {
             present.outbox.end(Ending::Broken);
+        }
+        // They will not be told one by one who of its subscribers has left.
+        for key in self.scopes.keys() {
+            self.topics.fanout_lost(key, self.worker);
         }
     }
 }
@@ -357,6 +473,28 @@ impl Handler<Dispatch> for Fanout {
     fn handle(&mut self, Dispatch(placed): Dispatch, ctx: &mut Self::Context) {
         let channels = self.dispatch(&placed);
         self.spread(placed, channels, ctx);
+    }
+}
+
+impl Handler<Introduce> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, introduce: Introduce, _: &mut Self::Context) {
+        self.introduce(introduce);
+    }
+}
+
+impl Handler<Announce> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
+        if let Some(listeners) = self.scopes.get(&announcement.key)
+            && let Some(group) = listeners.channels.get(&announcement.channel)
+        {
+            group.announce(&announcement, &listeners.traffic);
+            self.handed_this_turn += 1;
+        }
+        self.rest_if_due(ctx);
     }
 }
 
@@ -412,13 +550,13 @@ impl Handler<EndAll> for Fanout {
 mod tests {
     use futures_util::task::noop_waker;
 
-    use super::super::subscriber::Excess;
+    use super::super::subscriber::{Excess, Load};
     use super::super::{
         Payload, Publication,
         testing::{Broker, channel, key, publication, whole},
     };
     use super::*;
-    use crate::app::{AppId, subject::Subject};
+    use crate::app::subject::Subject;
 
     /// Makes a fan-out panic.
     #[derive(Message)]
@@ -567,12 +705,12 @@ mod tests {
         let id = SubscriptionId(7);
         assert!(probe.outbox.deliver(&frame, id));
         assert!(probe.outbox.deliver(&frame, id));
-        probe.outbox.taken(&frame);
+        probe.outbox.taken(Load::of(&frame));
         assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
         assert!(!probe.outbox.deliver(&frame, id));
         let ending = Some(Ending::SlowConsumer(Excess::Bytes));
         assert_eq!(probe.outbox.ending(&noop_waker()), ending);
-        probe.outbox.taken(&frame);
+        probe.outbox.taken(Load::of(&frame));
         assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
     }
 

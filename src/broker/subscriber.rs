@@ -15,7 +15,11 @@ use futures_util::task::AtomicWaker;
 
 use crate::app::{AppId, subject::Subject};
 
-use super::{publication::JsonObject, topic_name::ChannelName, topic_name::Scope};
+use super::{
+    presence::{Change, Persona, Roster},
+    publication::JsonObject,
+    topic_name::{ChannelName, Scope},
+};
 
 /// A connected client, unique for the life of this process; who came later has a higher number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +65,10 @@ pub struct Format {
     /// Spells bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
     /// else may share a slot.
     pub encode_bytes: Option<EncodeBytes>,
+    /// Spells who is there, for what the session makes of it: one text for clients of all formats.
+    pub spell_members: fn(&Roster) -> ByteString,
+    /// Spells what has changed among the members of a topic.
+    pub encode_change: fn(&str, &Change) -> Frame,
 }
 
 /// Spells bytes; `None` if their names do not fit into the frame.
@@ -140,6 +148,9 @@ pub struct Subscription {
     pub topic: ByteString,
     /// How the client wants it spelled back.
     pub format: Format,
+    /// As whom it is tracked there; only on a channel, and `None` where nobody is. Who is tracked
+    /// is told who else is.
+    pub persona: Option<Persona>,
 }
 
 /// What reaches a session from the broker.
@@ -149,6 +160,9 @@ pub enum ToSession {
     /// A frame for the client, if it still has that subscription: what was on its way when a session
     /// unsubscribed still arrives here, and must not come between a leave and the next join.
     Deliver(Frame, SubscriptionId),
+    /// Who is there, spelled by [`Format::spell_members`], under the same condition. Changes follow
+    /// as frames.
+    Members(ByteString, SubscriptionId),
     /// An app was changed or deleted: judge its joins anew.
     AppChanged(AppId),
     /// An app wants some of its joins ended.
@@ -191,7 +205,8 @@ impl Load {
         Self((frames as u64) << Self::BYTES_BITS | bytes as u64)
     }
 
-    fn of(frame: &Frame) -> Self {
+    /// One frame.
+    pub fn of(frame: &Frame) -> Self {
         Self::new(1, frame.size_bytes())
     }
 
@@ -257,16 +272,25 @@ impl Outbox {
     /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
     /// for it must never be silently deaf.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId) -> bool {
+        self.queue(frame.size_bytes(), || ToSession::Deliver(frame.clone(), to))
+    }
+
+    /// Queues word of who is there, like [`Outbox::deliver`].
+    pub fn introduce(&self, members: ByteString, to: SubscriptionId) -> bool {
+        self.queue(members.len(), || ToSession::Members(members, to))
+    }
+
+    fn queue(&self, bytes: usize, message: impl FnOnce() -> ToSession) -> bool {
         if self.ending.get().is_some() {
             return false;
         }
-        let load = Load::of(frame);
+        let load = Load::new(1, bytes);
         let queued = Load(self.queued.fetch_add(load.0, Relaxed));
         if queued.bytes() + load.bytes() > self.bytes_max {
             self.end(Ending::SlowConsumer(Excess::Bytes));
             return false;
         }
-        match self.mailbox.try_send(ToSession::Deliver(frame.clone(), to)) {
+        match self.mailbox.try_send(message()) {
             Ok(()) => true,
             Err(SendError::Full(_)) => {
                 self.end(Ending::SlowConsumer(Excess::Frames));
@@ -277,9 +301,9 @@ impl Outbox {
         }
     }
 
-    /// Notes that the session has taken a frame out.
-    pub fn taken(&self, frame: &Frame) {
-        self.queued.fetch_sub(Load::of(frame).0, Relaxed);
+    /// Notes that the session has taken so much out.
+    pub fn taken(&self, load: Load) {
+        self.queued.fetch_sub(load.0, Relaxed);
     }
 
     /// Notes how much the session itself keeps for its client.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use actix::prelude::*;
+use bytestring::ByteString;
 use log::warn;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -28,10 +29,12 @@ use super::{
     fanout::{EndAll, EndJoins, Fanout, WorkerId},
     fanouts::{Asked, Fanouts},
     placed::Placed,
-    publication::Publication,
-    subscriber::{Disconnect, ScopeKey},
-    topic::{Close, Open, Publish, Topic},
-    topic_name::Scope,
+    presence::{Full, Roster},
+    publication::{JsonObject, Publication},
+    reference::References,
+    subscriber::{Disconnect, ScopeKey, SessionId, Subscription, SubscriptionId},
+    topic::{Close, Entrant, FanoutLost, Open, Publish, Topic, Untrack, Update, WhoIsThere},
+    topic_name::{ChannelName, Scope},
 };
 
 /// Why a publication was not taken.
@@ -48,6 +51,9 @@ pub enum SubscribeError {
     /// The app has subscribers in as many scopes as it may.
     #[error("too many scopes")]
     TooManyScopes,
+    /// As many are on the channel as may be tracked there.
+    #[error("too many members")]
+    TooManyMembers,
     /// The topic did not answer in time.
     #[error("the topic is unavailable")]
     Unavailable,
@@ -94,8 +100,24 @@ pub struct TopicLimits {
     pub publications_in_flight_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
+    /// Members tracked on one channel.
+    pub presence_members_max: usize,
+    /// How long a channel's changes of members are gathered before they are announced together.
+    pub presence_interval: Duration,
     /// How long a publisher or a join may wait.
     pub wait_max: Duration,
+}
+
+/// Who subscribes: a session, by way of the fan-out that it is attached to.
+pub struct Subscriber<'a> {
+    /// The session's worker thread.
+    pub worker: WorkerId,
+    /// The fan-out of that thread.
+    pub fanout: &'a Addr<Fanout>,
+    /// The session.
+    pub session: SessionId,
+    /// Under which id it is attached.
+    pub id: SubscriptionId,
 }
 
 /// Finds topics, starts them, and hands them publications. Cheap to clone; shared by all threads.
@@ -111,6 +133,7 @@ struct Inner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
+    references: References,
     metrics: Arc<Metrics>,
 }
 
@@ -127,6 +150,7 @@ impl Topics {
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
+            references: References::new(),
             metrics,
         }))
     }
@@ -238,6 +262,30 @@ impl Topics {
         drop(permits);
     }
 
+    /// Takes a permit for an announcement, if there is one.
+    pub(super) fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.permits.clone().try_acquire_owned().ok()
+    }
+
+    /// Takes a permit for an announcement behind those who wait already; `None` once the server
+    /// stops.
+    pub(super) fn permit_in_turn(
+        &self,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let permit = self.0.permits.clone().acquire_owned();
+        async { permit.await.ok() }
+    }
+
+    /// A name that nothing else has.
+    pub(super) fn reference(&self) -> ByteString {
+        self.0.references.give()
+    }
+
+    /// The bounds.
+    pub(super) fn limits(&self) -> &TopicLimits {
+        &self.0.limits
+    }
+
     /// Takes `count` permits within the time limit.
     async fn permits(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, PublishError> {
         let count = u32::try_from(count).map_err(|_| PublishError::Busy)?;
@@ -260,21 +308,30 @@ impl Topics {
         }
     }
 
-    /// Makes sure that whatever is published to a scope from now on reaches `fanout`.
+    /// Makes sure that whatever is published to a scope from now on reaches the subscriber, and has
+    /// it tracked if it has a persona.
     ///
     /// # Errors
-    /// [`SubscribeError`].
+    /// [`SubscribeError`]; nothing is left of the attempt but what was attached at the fan-out.
     pub async fn subscribe(
         &self,
-        key: &ScopeKey,
-        worker: WorkerId,
-        fanout: &Addr<Fanout>,
+        subscriber: Subscriber<'_>,
+        subscription: &Subscription,
     ) -> Result<(), SubscribeError> {
+        let key = &subscription.place.key;
         let open = async {
             loop {
                 let topic = self.find_or_start(key)?;
-                if topic.send(Open { worker, fanout: fanout.clone() }).await.is_ok() {
-                    return Ok(());
+                let open = Open {
+                    worker: subscriber.worker,
+                    fanout: subscriber.fanout.clone(),
+                    entrant: entrant(&subscriber, subscription),
+                };
+                if let Ok(outcome) = topic.send(open).await {
+                    return outcome.map_err(|Full| {
+                        self.0.metrics.hit(Limit::PresenceMembers);
+                        SubscribeError::TooManyMembers
+                    });
                 }
                 self.forget(key, &topic);
                 // A thread that dies may answer at once, over and over: others must get their turn,
@@ -283,6 +340,53 @@ impl Topics {
             }
         };
         timeout(self.0.limits.wait_max, open).await.unwrap_or(Err(SubscribeError::Unavailable))
+    }
+
+    /// Has a tracked session show another meta; nothing happens where it is not tracked.
+    ///
+    /// # Errors
+    /// [`PublishError::Busy`] if the topic did not take it in time.
+    pub async fn update(
+        &self,
+        key: &ScopeKey,
+        channel: ChannelName,
+        session: SessionId,
+        meta: JsonObject,
+    ) -> Result<(), PublishError> {
+        let Some(topic) = self.find(key) else { return Ok(()) };
+        let update = topic.send(Update { channel, session, meta });
+        // A topic that is gone has lost its sessions: they come back with the meta they join with.
+        timeout(self.0.limits.wait_max, update).await.map_or(Err(PublishError::Busy), |_| Ok(()))
+    }
+
+    /// Who is tracked on a channel right now.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if its topic does not answer in time.
+    pub async fn members(
+        &self,
+        key: &ScopeKey,
+        channel: &ChannelName,
+    ) -> Result<Roster, Unanswered> {
+        let Some(topic) = self.find(key) else { return Ok(Roster::default()) };
+        let asked = topic.send(WhoIsThere(channel.clone()));
+        let members = timeout(self.0.limits.wait_max, asked).await.map_err(|_| Unanswered)?;
+        // Where the topic has just retired nobody is there.
+        Ok(members.unwrap_or_default())
+    }
+
+    /// Tells a topic that a tracked session has left a channel.
+    pub(super) fn untrack(&self, key: &ScopeKey, channel: &ChannelName, session: SessionId) {
+        if let Some(topic) = self.find(key) {
+            topic.do_send(Untrack { channel: channel.clone(), session });
+        }
+    }
+
+    /// Tells a topic that a thread's fan-out is gone.
+    pub(super) fn fanout_lost(&self, key: &ScopeKey, worker: WorkerId) {
+        if let Some(topic) = self.find(key) {
+            topic.do_send(FanoutLost { worker });
+        }
     }
 
     /// Tells a topic that a thread has nobody left who listens.
@@ -338,6 +442,11 @@ impl Topics {
     }
 
     /// The fan-outs of all threads.
+    /// How long anything that is asked may take.
+    pub(super) fn wait_max(&self) -> Duration {
+        self.0.limits.wait_max
+    }
+
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }
@@ -345,6 +454,18 @@ impl Topics {
     fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {
         self.0.workers.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The subscriber as its topic tracks it, if it does.
+fn entrant(subscriber: &Subscriber<'_>, subscription: &Subscription) -> Option<Entrant> {
+    let Subscription { place, format, persona, .. } = subscription;
+    Some(Entrant {
+        session: subscriber.session,
+        id: subscriber.id,
+        channel: place.channel.clone()?,
+        persona: persona.clone()?,
+        format: *format,
+    })
 }
 
 #[cfg(test)]

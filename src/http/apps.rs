@@ -240,6 +240,8 @@ mod tests {
         let topic_limits = TopicLimits {
             publications_in_flight_max: 1,
             scopes_per_app_max: 1,
+            presence_members_max: 1,
+            presence_interval: Duration::from_secs(1),
             wait_max: Duration::from_secs(1),
         };
         let services = web::Data::new(Services {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
+//! | `/api/apps/<slug>/channels`, `…/<scope>`, `…/<scope>/<channel>` | [`channels`] |
 //! | `/api/apps/<slug>/disconnect` | [`disconnect`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
@@ -17,6 +18,7 @@ pub mod apps;
 pub mod auth;
 pub mod basic;
 pub mod body;
+pub mod channels;
 pub mod client;
 pub mod cross_site;
 pub mod disconnect;
@@ -85,6 +87,9 @@ pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
             .configure(apps::configure)
             .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
             .service(post("/apps/{slug}/disconnect").route(web::post().to(disconnect::create)))
+            .service(read("/apps/{slug}/channels", channels::list))
+            .service(read("/apps/{slug}/channels/{scope}", channels::show_scope))
+            .service(read("/apps/{slug}/channels/{scope}/{channel:.+}", channels::show_channel))
             .service(post("/publish").route(web::post().to(publish::create)))
             .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
             .default_service(answer_with(ApiError::NotFound)),

@@ -57,6 +57,8 @@ impl TestServices {
         let topic_limits = TopicLimits {
             publications_in_flight_max: settings.limits.publications_in_flight_max,
             scopes_per_app_max: settings.limits.scopes_per_app_max,
+            presence_members_max: settings.limits.presence_members_max,
+            presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
         };
         let topics = Topics::new(topic_limits, metrics.clone());

@@ -26,6 +26,8 @@ closed_label! {
         ChannelsPerTransport = "channels_per_transport_max",
         /// Scopes of an app that have subscribers.
         ScopesPerApp = "scopes_per_app_max",
+        /// Members of a presence channel.
+        PresenceMembers = "presence_members_max",
         /// Frames waiting for a session.
         OutboxFrames = "outbox_frames_max",
         /// Bytes waiting for a session.
@@ -70,6 +72,12 @@ closed_label! {
         TooManyChannels = "too_many_channels",
         /// The app has subscribers in as many scopes as it may.
         TooManyScopes = "too_many_scopes",
+        /// The token does not say who is to be seen, on a presence channel.
+        Anonymous = "anonymous",
+        /// What is to be seen there cannot be shown.
+        BadPresence = "bad_presence",
+        /// As many are tracked on the channel as may be.
+        TooManyMembers = "too_many_members",
         /// More joins than may be within a second.
         TooManyJoins = "too_many_joins",
         /// The app has as many sessions as it may.

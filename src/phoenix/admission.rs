@@ -16,12 +16,13 @@ use crate::{
     app::{
         App, AppId, Apps,
         token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
+        visitor::Visitor,
     },
     broker::TopicName,
     metrics::labels::JoinOutcome,
 };
 
-use super::message::Body;
+use super::{message::Body, presence::MetaFault};
 
 /// What a client brought along when it connected.
 #[derive(Default)]
@@ -56,6 +57,15 @@ pub struct Footing {
     pub needs_grant: bool,
 }
 
+/// Who may join, and who it is where it will be tracked.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What the join rests on.
+    pub footing: Footing,
+    /// Who it is; there on topics that track, and nowhere else.
+    pub visitor: Option<Visitor>,
+}
+
 /// What is left of a join's footing when its app has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -78,6 +88,12 @@ pub enum JoinRefusal {
     AuthenticationRequired,
     /// The token is bad.
     Token(TokenError),
+    /// The token does not say who is to be seen.
+    Anonymous,
+    /// What is to be seen cannot be shown.
+    Meta(MetaFault),
+    /// As many are tracked on the channel as may be.
+    TooManyMembers,
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
     /// The app was changed while the join was under way.
@@ -97,6 +113,9 @@ impl JoinRefusal {
             Self::OriginNotAllowed => JoinOutcome::OriginNotAllowed,
             Self::AuthenticationRequired => JoinOutcome::AuthenticationRequired,
             Self::Token(_) => JoinOutcome::BadToken,
+            Self::Anonymous => JoinOutcome::Anonymous,
+            Self::Meta(_) => JoinOutcome::BadPresence,
+            Self::TooManyMembers => JoinOutcome::TooManyMembers,
             Self::TooManyScopes => JoinOutcome::TooManyScopes,
             Self::AppChanged => JoinOutcome::AppChanged,
             Self::Disconnected => JoinOutcome::Disconnected,
@@ -112,6 +131,14 @@ impl JoinRefusal {
             Self::OriginNotAllowed => r#"{"reason":"origin not allowed"}"#.to_owned(),
             Self::AuthenticationRequired => r#""authentication_required""#.to_owned(),
             Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
+            Self::Anonymous => {
+                let bytes_max = Visitor::KEY_BYTES_MAX;
+                format!(
+                    r#"{{"reason":"presence needs a sub, id or email of at most {bytes_max} bytes"}}"#
+                )
+            }
+            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
+            Self::TooManyMembers => r#"{"reason":"presence channel full"}"#.to_owned(),
             Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
             Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
             Self::Disconnected => r#"{"reason":"disconnected"}"#.to_owned(),
@@ -143,7 +170,7 @@ impl Judge {
         topic: &TopicName,
         payload: &Body,
         now_s: f64,
-    ) -> Result<Footing, JoinRefusal> {
+    ) -> Result<Admitted, JoinRefusal> {
         self.check_origin(caller, app)?;
         let Chosen { pair, from_join_payload } =
             token::choose(tokens_of(payload), &caller.tokens, caller.bearer.as_deref());
@@ -151,7 +178,7 @@ impl Judge {
         let verifier =
             Verifier { keys: self.keys(app), token_bytes_max: self.token_bytes_max, now_s };
         let verify = |token: &String| verifier.verify(token, pair.csrf.as_deref());
-        let grant = match pair.token.as_ref().map(verify).transpose() {
+        let mut grant = match pair.token.as_ref().map(verify).transpose() {
             Ok(grant) => grant,
             Err(error) if needs_grant => return Err(JoinRefusal::Token(error)),
             Err(_) => None,
@@ -162,7 +189,13 @@ impl Judge {
                 return Err(JoinRefusal::AuthenticationRequired);
             }
         }
-        Ok(Footing { app: app.id, grant: grant.map(Arc::new), needs_grant })
+        let visitor = grant.as_mut().and_then(|grant| grant.visitor.take());
+        let visitor = match topic.is_tracked() {
+            true => Some(visitor.ok_or(JoinRefusal::Anonymous)?),
+            false => None,
+        };
+        let footing = Footing { app: app.id, grant: grant.map(Arc::new), needs_grant };
+        Ok(Admitted { footing, visitor })
     }
 
     /// Judges a join anew by the apps as of now; `None` if it must end. Claims whose key no longer

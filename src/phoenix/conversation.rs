@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
+
 use crate::{
     app::{AppDirectory, AppId, ClientEvents},
     broker::{
         Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
+        presence::Persona,
         subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
     },
     metrics::{
@@ -19,8 +22,9 @@ use crate::{
 };
 
 use super::{
-    admission::{Caller, Footing, JoinRefusal, Judge, Standing},
+    admission::{Admitted, Caller, Footing, JoinRefusal, Judge, Standing},
     message::{Body, Label, Malformed, Message, Outgoing, Ref, Transport, Version},
+    presence::{self, MetaFault, Profile},
 };
 
 /// The rules that all conversations of a server share.
@@ -59,6 +63,8 @@ struct Join {
     /// What the client called this incarnation; its `ref` if it did not say (decision 13.10).
     join_ref: Ref,
     footing: Footing,
+    /// What others see of it, where it is tracked.
+    profile: Option<Box<Profile>>,
 }
 
 /// What the broker was asked for and has not answered yet.
@@ -66,8 +72,8 @@ enum Asked {
     /// A join, with the `join_ref` and `ref` of its message, and whether its app wants it ended
     /// meanwhile.
     Join { join: Join, join_ref: Ref, reference: Ref, is_disconnected: bool },
-    /// A publication, with what its reply needs if it fails.
-    Publish { topic: Label, join_ref: Ref, reference: Ref },
+    /// A publication or an update, with what its reply needs if it fails.
+    Push { topic: Label, join_ref: Ref, reference: Ref },
 }
 
 /// The event of heartbeats.
@@ -110,11 +116,12 @@ impl Conversation {
     fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, .. } = message;
         match self.admit(message, now_s) {
-            Ok(join) => {
+            Ok((join, persona)) => {
                 let subscription = Subscription {
                     place: join.place(),
                     topic: join.topic.wire().clone(),
                     format: self.version.format(self.transport),
+                    persona,
                 };
                 let (join_ref, reference) = (join_ref.clone(), reference.clone());
                 let is_disconnected = false;
@@ -141,7 +148,8 @@ impl Conversation {
         }
     }
 
-    fn admit(&self, message: &Message, now_s: f64) -> Result<Join, JoinRefusal> {
+    /// Judges a join; where it will be tracked it has a persona.
+    fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let Message { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
         let name = TopicName::parse(text, &self.rules.addressing)
@@ -152,9 +160,17 @@ impl Conversation {
         if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
         }
-        let footing = self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
-        let join_ref = if join_ref.is_null() { reference } else { join_ref };
-        Ok(Join { topic: name, join_ref: join_ref.clone(), footing })
+        let Admitted { footing, visitor } =
+            self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
+        let (profile, persona) = match visitor {
+            Some(visitor) => {
+                let (profile, persona) = Profile::of(visitor, now_s).map_err(JoinRefusal::Meta)?;
+                (Some(Box::new(profile)), Some(persona))
+            }
+            None => (None, None),
+        };
+        let join_ref = if join_ref.is_null() { reference } else { join_ref }.clone();
+        Ok((Join { topic: name, join_ref, footing, profile }, persona))
     }
 
     /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
@@ -222,17 +238,49 @@ impl Conversation {
     fn push(&mut self, at: usize, message: &Message) -> Vec<Effect> {
         let join = &self.joins[at];
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
-        match self.publication(join, message) {
-            Ok(publication) => {
+        match self.ordered(join, message) {
+            Ok(effect) => {
                 let topic = message.topic.clone();
-                self.asked = Some(Box::new(Asked::Publish { topic, join_ref, reference }));
-                vec![Effect::Publish(publication)]
+                self.asked = Some(Box::new(Asked::Push { topic, join_ref, reference }));
+                vec![effect]
             }
             Err(refusal) => {
                 let refusal = error(&refusal.response());
                 vec![self.reply(&join_ref, &reference, &message.topic, &refusal)]
             }
         }
+    }
+
+    /// What a client's event orders: a publication, or an update of its own meta.
+    fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
+        match (&join.profile, message.event.as_text()) {
+            (Some(profile), Some(presence::METADATA)) => {
+                let meta = self.meta(join, profile, &message.payload)?;
+                Ok(Effect::Update(join.place(), meta))
+            }
+            _ => self.publication(join, message).map(Effect::Publish),
+        }
+    }
+
+    /// What a client shows of itself from now on. It needs no right to publish, but a join that its
+    /// app still allows.
+    fn meta(
+        &self,
+        join: &Join,
+        profile: &Profile,
+        payload: &Body,
+    ) -> Result<JsonObject, PushRefusal> {
+        let apps = self.rules.directory.load();
+        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
+        if standing != Some(Standing::Whole) {
+            return Err(PushRefusal::NotPermitted);
+        }
+        if payload.size_bytes() > self.rules.client_event_bytes_max {
+            return Err(PushRefusal::TooLarge);
+        }
+        let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
+        let custom = presence::custom(payload).ok_or(PushRefusal::NoCustom)?;
+        profile.meta(Some(custom)).map_err(PushRefusal::Meta)
     }
 
     /// What a client's event publishes.
@@ -369,12 +417,22 @@ impl session::Conversation for Conversation {
                 self.joined_or_not(join, (&join_ref, &reference), outcome)
             }
             // No reply on success: that is the articles' contract.
-            Some(Asked::Publish { .. }) if outcome.is_ok() => Vec::new(),
-            Some(Asked::Publish { topic, join_ref, reference }) => {
+            Some(Asked::Push { .. }) if outcome.is_ok() => Vec::new(),
+            Some(Asked::Push { topic, join_ref, reference }) => {
                 let refusal = error(&JoinRefusal::Unavailable.response());
                 vec![self.reply(&join_ref, &reference, &topic, &refusal)]
             }
         }
+    }
+
+    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect> {
+        // Of two names that an app has for a moment, the one joined last is the one that is told.
+        let Some(join) = self.joins.iter().rev().find(|join| join.place() == *place) else {
+            return Vec::new();
+        };
+        let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
+        let (join_ref, event, payload) = (&join.join_ref, presence::STATE, &*members);
+        vec![self.send(&Outgoing { join_ref, reference, topic, event, payload })]
     }
 
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
@@ -467,17 +525,21 @@ impl From<Failure> for JoinRefusal {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::TooManyScopes => Self::TooManyScopes,
+            Failure::TooManyMembers => Self::TooManyMembers,
             Failure::Unavailable => Self::Unavailable,
         }
     }
 }
 
-/// Why an event is not published.
+/// Why what a client's event orders is not done.
 enum PushRefusal {
     NotPermitted,
     InvalidEvent,
     TooLarge,
     Payload(PayloadError),
+    /// A meta without its only member that can be set.
+    NoCustom,
+    Meta(MetaFault),
 }
 
 impl PushRefusal {
@@ -488,6 +550,8 @@ impl PushRefusal {
             Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
             Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
             Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
+            Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
+            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     session::Received,
 };
 
-use super::{binary, v1, v2};
+use super::{binary, presence, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +83,24 @@ impl Version {
 
     /// How publications are spelled for this version over this transport.
     pub fn format(self, transport: Transport) -> Format {
-        match (self, transport) {
-            (Self::V1, _) => Format { slot: 0, encode: v1::encode_delivery, encode_bytes: None },
-            (Self::V2, transport) => Format {
+        let spell_members = presence::spell_members;
+        match self {
+            Self::V1 => Format {
+                slot: 0,
+                encode: v1::encode_delivery,
+                encode_bytes: None,
+                spell_members,
+                encode_change: |topic, change| presence::encode_change(Self::V1, topic, change),
+            },
+            Self::V2 => Format {
                 slot: 1,
                 encode: v2::encode_delivery,
                 encode_bytes: match transport {
                     Transport::WebSocket => Some(binary::encode_delivery),
                     Transport::LongPoll => None,
                 },
+                spell_members,
+                encode_change: |topic, change| presence::encode_change(Self::V2, topic, change),
             },
         }
     }

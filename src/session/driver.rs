@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use actix::{fut::wrap_future, prelude::*};
+use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
@@ -15,12 +16,12 @@ use super::{
 use crate::{
     app::token::now_s,
     broker::{
-        Publication,
+        JsonObject, Publication,
         fanout::{Attach, Detach, Enter},
         subscriber::{
-            Ending, Excess, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession,
+            Ending, Excess, Frame, Load, Outbox, Place, Subscription, SubscriptionId, ToSession,
         },
-        topics::SubscribeError,
+        topics::{SubscribeError, Subscriber},
     },
     metrics::labels::{Limit, SessionEnd, Source},
 };
@@ -65,7 +66,23 @@ pub(super) struct Driver<C: Conversation> {
 struct Joining {
     id: SubscriptionId,
     /// What arrived for it already; it follows the reply, and counts as waiting until then.
-    early: VecDeque<Frame>,
+    early: VecDeque<Arrival>,
+}
+
+/// What the broker has for the client of a subscription.
+enum Arrival {
+    Frame(Frame),
+    /// Who is there, spelled.
+    Members(ByteString),
+}
+
+impl Arrival {
+    fn load(&self) -> Load {
+        match self {
+            Self::Frame(frame) => Load::of(frame),
+            Self::Members(members) => Load::new(1, members.len()),
+        }
+    }
 }
 
 impl<C: Conversation> Driver<C> {
@@ -131,37 +148,36 @@ impl<C: Conversation> Driver<C> {
         self.membership.fanout.addr.do_send(Detach { session, place });
     }
 
-    fn hears(&self, id: SubscriptionId) -> bool {
-        self.subscriptions.iter().any(|(heard, _)| *heard == id)
+    /// The place of a subscription, unless it was left.
+    fn place_of(&self, id: SubscriptionId) -> Option<&Place> {
+        self.subscriptions.iter().find(|(heard, _)| *heard == id).map(|(_, place)| place)
     }
 
-    /// Takes a frame from the broker: to be sent now, unless it belongs to a join whose reply has
-    /// not left, or to a subscription that was left.
-    fn take(&mut self, frame: Frame, id: SubscriptionId) -> Option<Frame> {
+    /// Takes what the broker has for the client: to be handed on now, unless it belongs to a join
+    /// whose reply has not left, or to a subscription that was left.
+    fn take(&mut self, arrival: Arrival, id: SubscriptionId) -> Option<Arrival> {
         let frames_max = self.worker.limits.outbox_frames_max;
         match &mut self.joining {
             Some(joining) if joining.id == id => {
-                joining.early.push_back(frame);
+                joining.early.push_back(arrival);
                 if joining.early.len() > frames_max {
                     self.outbox.end(Ending::SlowConsumer(Excess::Frames));
                 }
                 None
             }
             _ => {
-                self.outbox.taken(&frame);
-                self.hears(id).then_some(frame)
+                self.outbox.taken(arrival.load());
+                self.place_of(id).is_some().then_some(arrival)
             }
         }
     }
 
     /// What arrived ahead of a join's reply, if the join stands.
-    fn release(&mut self) -> VecDeque<Frame> {
+    fn release(&mut self) -> Option<(SubscriptionId, VecDeque<Arrival>)> {
         self.outbox.set_joining(false);
-        let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
-            return VecDeque::new();
-        };
-        early.iter().for_each(|frame| self.outbox.taken(frame));
-        if self.hears(id) { early } else { VecDeque::new() }
+        let Joining { id, early } = *self.joining.take()?;
+        early.iter().for_each(|arrival| self.outbox.taken(arrival.load()));
+        self.place_of(id).is_some().then_some((id, early))
     }
 }
 
@@ -234,11 +250,8 @@ pub(super) fn answer_meanwhile<A: Carrier>(
 pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A::Context) {
     let driver = carrier.driver();
     match message {
-        ToSession::Deliver(frame, id) => {
-            if let Some(frame) = driver.take(frame, id) {
-                carrier.send(frame, ctx);
-            }
-        }
+        ToSession::Deliver(frame, id) => arrived(carrier, Arrival::Frame(frame), id, ctx),
+        ToSession::Members(members, id) => arrived(carrier, Arrival::Members(members), id, ctx),
         ToSession::AppChanged(app) => {
             let effects = driver.conversation.app_changed(app, now_s());
             run(carrier, effects, ctx);
@@ -251,6 +264,36 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
     }
 }
 
+fn arrived<A: Carrier>(
+    carrier: &mut A,
+    arrival: Arrival,
+    id: SubscriptionId,
+    ctx: &mut A::Context,
+) {
+    if let Some(arrival) = carrier.driver().take(arrival, id) {
+        hand_on(carrier, arrival, id, ctx);
+    }
+}
+
+/// Hands the client what the broker has for it. Frames are whole; who is there is told in the words
+/// of the join that asked.
+fn hand_on<A: Carrier>(
+    carrier: &mut A,
+    arrival: Arrival,
+    id: SubscriptionId,
+    ctx: &mut A::Context,
+) {
+    match arrival {
+        Arrival::Frame(frame) => carrier.send(frame, ctx),
+        Arrival::Members(members) => {
+            let driver = carrier.driver();
+            let Some(place) = driver.place_of(id).cloned() else { return };
+            let effects = driver.conversation.introduced(&place, members);
+            run(carrier, effects, ctx);
+        }
+    }
+}
+
 /// Carries out what the conversation wants.
 fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) {
     for effect in effects {
@@ -259,6 +302,7 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
             Effect::Unsubscribe(place) => carrier.driver().unsubscribe(place),
             Effect::Publish(publication) => publish(carrier, publication, ctx),
+            Effect::Update(place, meta) => update(carrier, place, meta, ctx),
             Effect::Close(code) => return carrier.close(code, ctx),
         }
     }
@@ -273,18 +317,20 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let topics = driver.worker.topics.clone();
     let fanout = driver.membership.fanout.clone();
     let session = driver.membership.session;
-    let place = subscription.place.clone();
-    let id = driver.id_of(&place);
+    let id = driver.id_of(&subscription.place);
     driver.outbox.set_joining(true);
     driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
     let subscribe = async move {
-        let attached = fanout.addr.send(Attach { session, id, subscription }).await;
-        attached.map_err(|_| Failure::Unavailable)?;
-        let subscribed = topics.subscribe(&place.key, fanout.worker, &fanout.addr).await;
+        let attach = Attach { session, id, subscription: subscription.clone() };
+        fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
+        let (worker, fanout) = (fanout.worker, &fanout.addr);
+        let subscriber = Subscriber { worker, fanout, session, id };
+        let subscribed = topics.subscribe(subscriber, &subscription).await;
         subscribed.map_err(|refused| {
-            fanout.addr.do_send(Detach { session, place });
+            fanout.do_send(Detach { session, place: subscription.place });
             match refused {
                 SubscribeError::TooManyScopes => Failure::TooManyScopes,
+                SubscribeError::TooManyMembers => Failure::TooManyMembers,
                 SubscribeError::Unavailable => Failure::Unavailable,
             }
         })
@@ -312,11 +358,27 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
     ctx.spawn(wrap_future(publish).map(answered));
 }
 
+/// Holds the client's next message as [`publish`] does: at most one of each waits for a topic.
+fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut A::Context) {
+    carrier.hold();
+    let driver = carrier.driver();
+    let (topics, session) = (driver.worker.topics.clone(), driver.membership.session);
+    let update = async move {
+        let Place { key, channel } = place;
+        // Nobody is tracked in a whole scope.
+        let Some(channel) = channel else { return Ok(()) };
+        topics.update(&key, channel, session, meta).await.map_err(|_| Failure::Unavailable)
+    };
+    ctx.spawn(wrap_future(update).map(answered));
+}
+
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
-    for frame in carrier.driver().release() {
-        carrier.send(frame, ctx);
+    if let Some((id, early)) = carrier.driver().release() {
+        for arrival in early {
+            hand_on(carrier, arrival, id, ctx);
+        }
     }
     carrier.resume(ctx);
 }

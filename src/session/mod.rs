@@ -28,7 +28,7 @@ use bytestring::ByteString;
 use crate::{
     app::AppId,
     broker::{
-        Publication,
+        JsonObject, Publication,
         subscriber::{Disconnect, Frame, Place, Subscription},
     },
     metrics::labels::SessionKind,
@@ -80,9 +80,9 @@ impl Received {
 
 /// What a conversation wants done, in order.
 ///
-/// [`Effect::Subscribe`] and [`Effect::Publish`] are answered through [`Conversation::answered`]
-/// before anything else is received, and come last among the effects of one call. Between a
-/// [`Effect::Publish`] and its answer an app may change.
+/// [`Effect::Subscribe`], [`Effect::Publish`] and [`Effect::Update`] are answered through
+/// [`Conversation::answered`] before anything else is received, and come last among the effects of
+/// one call. Between an effect and its answer an app may change.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this to the client.
@@ -93,6 +93,8 @@ pub enum Effect {
     Unsubscribe(Place),
     /// Publish.
     Publish(Publication),
+    /// Show another meta where it is tracked.
+    Update(Place, JsonObject),
     /// Close the connection; nothing is sent after.
     Close(CloseCode),
 }
@@ -102,6 +104,8 @@ pub enum Effect {
 pub enum Failure {
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
+    /// The channel tracks as many members as it may.
+    TooManyMembers,
     /// It did not answer in time.
     Unavailable,
 }
@@ -115,8 +119,12 @@ pub trait Conversation: 'static {
     /// still asked for an earlier one. `None` if it has to wait; then it will be received as any other.
     fn meanwhile(&self, message: &Received) -> Option<Frame>;
 
-    /// The broker answered the last [`Effect::Subscribe`] or [`Effect::Publish`].
+    /// The broker answered the last effect that it answers, see [`Effect`].
     fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
+
+    /// The session is told who is there at a place where it is tracked; `members` is spelled as the
+    /// format of its [`Subscription`] has it.
+    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect>;
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;

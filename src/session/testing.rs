@@ -66,6 +66,8 @@ impl Bench {
         let of_topics = TopicLimits {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
+            presence_members_max: 4,
+            presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
         };
         let topics = Topics::new(of_topics, Metrics::new(10));
@@ -175,7 +177,8 @@ impl Conversation for Obedient {
             "join" => vec![Effect::Subscribe(Subscription {
                 place: place(),
                 topic: "everything".into(),
-                format: Format { slot: 0, encode, encode_bytes: None },
+                format: FORMAT,
+                persona: None,
             })],
             "leave" => vec![Effect::Unsubscribe(place())],
             "publish" => vec![Effect::Publish(publication("{}"))],
@@ -197,6 +200,10 @@ impl Conversation for Obedient {
         vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
+    fn introduced(&mut self, _: &Place, members: ByteString) -> Vec<Effect> {
+        vec![Effect::Send(Frame::Text(members))]
+    }
+
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
         Vec::new()
     }
@@ -209,6 +216,14 @@ impl Conversation for Obedient {
         SessionKind { transport: Carried::WebSocket, version: Version::V2 }
     }
 }
+
+const FORMAT: Format = Format {
+    slot: 0,
+    encode,
+    encode_bytes: None,
+    spell_members: |members| format!("members: {}", members.iter().count()).into(),
+    encode_change: |_, change| Frame::Text(format!("{change:?}").into()),
+};
 
 fn encode(delivery: &Delivery<'_, JsonObject>) -> Frame {
     Frame::Text(ByteString::from(delivery.payload.as_str()))

@@ -201,6 +201,8 @@ pub struct Socket {
     pub long_poll_window: Duration,
     /// A long-poll session without a joined topic for this long ends.
     pub long_poll_unjoined_timeout: Duration,
+    /// How long a presence channel's changes are gathered before they are announced together.
+    pub presence_interval: Duration,
     /// How long a join or publish may wait for its topic.
     pub topic_timeout: Duration,
 }
@@ -224,6 +226,8 @@ pub struct Limits {
     pub channels_per_transport_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
+    /// Members tracked on one presence channel.
+    pub presence_members_max: usize,
     /// Frames waiting for one session.
     pub outbox_frames_max: usize,
     /// Bytes waiting for one session.

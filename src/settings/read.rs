@@ -198,6 +198,7 @@ fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
         long_poll_window: r.duration(LONG_POLL_WINDOW, 10 * MOMENT..=19_000 * MOMENT)?,
         long_poll_unjoined_timeout: r
             .duration("socket.long_poll_unjoined_timeout", 10 * MOMENT..=DAY)?,
+        presence_interval: r.duration("socket.presence_interval", MOMENT..=10_000 * MOMENT)?,
         topic_timeout: r.duration("socket.topic_timeout", 10 * MOMENT..=HOUR)?,
     };
     if socket.long_poll_window >= socket.idle_timeout {
@@ -225,6 +226,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         ref_bytes_max: r.number("limits.ref_bytes_max", 1..=MANY)?,
         channels_per_transport_max: r.number("limits.channels_per_transport_max", 1..=MANY)?,
         scopes_per_app_max: r.number("limits.scopes_per_app_max", 1..=MANY)?,
+        presence_members_max: r.number("limits.presence_members_max", 1..=MANY)?,
         outbox_frames_max: r.number("limits.outbox_frames_max", 1..=MANY)?,
         outbox_bytes_max: r.number("limits.outbox_bytes_max", 1_024..=GIGABYTE)?,
         publications_in_flight_max: r.number("limits.publications_in_flight_max", 100..=MANY)?,
@@ -269,9 +271,14 @@ fn judge_admin(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
     Err(r.fault("admin.password", fault))
 }
 
+/// What one member of a presence channel may weigh when all of them are told of at once: a meta of
+/// 1 KB, a key of 128 bytes with all of them escaped, references.
+const PRESENCE_MEMBER_BYTES: usize = 2_048;
+
 /// A limit that another one makes unreachable is a mistake.
 fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
     let payload = limits.trigger_payload_bytes_max.max(limits.client_event_bytes_max);
+    let members = limits.presence_members_max.saturating_mul(PRESENCE_MEMBER_BYTES);
     for (key, larger, smaller_key, smaller) in [
         (
             "limits.message_bytes_max",
@@ -296,6 +303,12 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             limits.outbox_bytes_max,
             "the largest payload (trigger_payload_bytes_max, client_event_bytes_max)",
             payload,
+        ),
+        (
+            "limits.outbox_bytes_max",
+            limits.outbox_bytes_max,
+            "what all members of a presence channel may weigh (presence_members_max)",
+            members,
         ),
     ] {
         if larger <= smaller {

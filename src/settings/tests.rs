@@ -81,6 +81,7 @@ fn the_defaults_are_those_of_the_specification() {
         ("ref", limits.ref_bytes_max, 64),
         ("channels", limits.channels_per_transport_max, 100),
         ("scopes", limits.scopes_per_app_max, 100),
+        ("presence members", limits.presence_members_max, 1_000),
         ("outbox frames", limits.outbox_frames_max, 1024),
         ("outbox bytes", limits.outbox_bytes_max, 4 * 1024 * 1024),
         ("failed logins", limits.failed_admin_logins_per_minute_max as usize, 10),
@@ -321,6 +322,21 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "HERALD__LIMITS__REQUEST_BODY_BYTES_MAX",
             "1000",
             "limits.request_body_bytes_max (from HERALD__LIMITS__REQUEST_BODY_BYTES_MAX): must be more than limits.trigger_payload_bytes_max, 102400 bytes, not 1000",
+        ),
+        (
+            "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
+            "0",
+            "limits.presence_members_max (from HERALD__LIMITS__PRESENCE_MEMBERS_MAX): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
+            "2048",
+            "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
+        ),
+        (
+            "HERALD__SOCKET__PRESENCE_INTERVAL",
+            "11s",
+            "socket.presence_interval (from HERALD__SOCKET__PRESENCE_INTERVAL): must be a duration such as \"5s\", from 1ms to 10s, not \"11s\"",
         ),
         (
             "HERALD__LIMITS__SESSIONS_MAX",

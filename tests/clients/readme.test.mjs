@@ -53,6 +53,11 @@ describe("the README", () => {
       const printed = await succeeds("bash", `set -euo pipefail\n${code}`, "sh")
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
       if (code.includes("herald trigger")) assert.match(await heard.take(), /^to foo-topic: /)
+      if (code.includes("/channels")) {
+        const [list, one] = printed.split(/(?<=})(?={"data")/).map(text => JSON.parse(text))
+        assert.deepEqual(list.data.map(({ topic, subscribers }) => [topic, subscribers]), [["public:foo-app", 1]])
+        assert.equal(one.data.subscribers, 1)
+      }
       if (code.includes("/disconnect")) {
         assert.equal(printed, "{}")
         const joined = [await heard.take("a rejoin"), await heard.take("another rejoin")]

@@ -128,6 +128,8 @@ async fn who_never_fetches_costs_little_and_then_nothing() {
     const CLIENTS: usize = 40;
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
+        // Otherwise what a full presence channel may weigh would not fit.
+        ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
         ("HERALD__LIMITS__SESSIONS_MAX", "41"),
         ("HERALD__SOCKET__LONG_POLL_WINDOW", "2s"),
     ]);

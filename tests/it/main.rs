@@ -10,6 +10,7 @@ mod support;
 
 mod app_changes;
 mod apps;
+mod asking;
 mod audience;
 mod binary;
 mod broadcast;
@@ -32,6 +33,8 @@ mod long_poll_sessions;
 mod metrics;
 mod ordering;
 mod outage;
+mod presence;
+mod presence_limits;
 mod pushing;
 mod rooms;
 mod secrecy;

@@ -97,10 +97,9 @@ impl Talk {
     }
 
     fn settle(&mut self, mut all: Vec<String>) -> Vec<String> {
-        if all
-            .last()
-            .is_some_and(|last| last.starts_with("subscribe") || last.starts_with("publish"))
-        {
+        if all.last().is_some_and(|last| {
+            ["subscribe", "publish", "update"].iter().any(|w| last.starts_with(w))
+        }) {
             all.extend(self.answer(Ok(())));
         }
         all
@@ -134,7 +133,13 @@ fn shown(effect: &Effect) -> String {
     match effect {
         Effect::Send(Frame::Text(text)) => text.to_string(),
         Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
-        Effect::Subscribe(subscription) => format!("subscribe {}", place(&subscription.place)),
+        Effect::Subscribe(Subscription { place: joined, persona, .. }) => match persona {
+            None => format!("subscribe {}", place(joined)),
+            Some(Persona { key, meta }) => {
+                format!("subscribe {} as {key} {}", place(joined), meta.as_str())
+            }
+        },
+        Effect::Update(tracked, meta) => format!("update {} {}", place(tracked), meta.as_str()),
         Effect::Unsubscribe(left) => format!("unsubscribe {}", place(left)),
         Effect::Publish(p) => {
             let destination = p.destination.as_str();
@@ -762,4 +767,122 @@ fn e070_heartbeats_alone_are_answered_while_the_broker_is_asked() {
     {
         assert_eq!(Talk::v1().meanwhile(received).as_deref(), Some(reply));
     }
+}
+
+const ROOM: &str = "presence:foo-app:room";
+
+fn ticket(claims: serde_json::Value) -> serde_json::Value {
+    let mut all = json!({"listen": ["presence:foo-app", "presence:foo-app:*"]});
+    all.as_object_mut().expect("claims").extend(claims.as_object().expect("claims").clone());
+    json!({ "guardian_token": token(all) })
+}
+
+#[test]
+fn who_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
+    let claims = json!({"sub": 7, "presence": {"name": "Ada"}});
+    let mut talk = Talk::v2();
+    let join = format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims.clone()));
+    let subscribed = r#"subscribe 1/presence/room as 7 {"online_at":1700000000000,"name":"Ada"}"#;
+    let joined = r#"{"status":"ok","response":{"message":"Joined"}}"#;
+    assert_eq!(
+        talk.say(&join),
+        [subscribed, &format!(r#"["1","1","{ROOM}","phx_reply",{joined}]"#)]
+    );
+    // The whole scope is a topic like any other.
+    let whole = format!(r#"["2","2","presence:foo-app","phx_join",{}]"#, ticket(claims));
+    assert_eq!(talk.ask(&whole), ["subscribe 1/presence/*"]);
+}
+
+#[test]
+fn e168_the_state_carries_the_ref_of_the_join_that_stands() {
+    let place = |channel: Option<&str>| Place {
+        key: ScopeKey {
+            app: AppId(1),
+            scope: crate::broker::Scope::parse("presence").expect("a scope"),
+        },
+        channel: channel.map(|name| crate::broker::ChannelName::parse(name).expect("a channel")),
+    };
+    let introduced = |talk: &mut Talk, place: &Place| -> Vec<String> {
+        talk.conversation.introduced(place, "{\"k\":1}".into()).iter().map(shown).collect()
+    };
+    let mut talk = Talk::v2();
+    assert_eq!(introduced(&mut talk, &place(Some("room"))), [""; 0], "nothing is joined");
+    for join_ref in ["\"1\"", "7", "null"] {
+        let payload = ticket(json!({"sub": "ada"}));
+        talk.say(&format!(r#"[{join_ref},"9","{ROOM}","phx_join",{payload}]"#));
+        let expected = if join_ref == "null" { "\"9\"" } else { join_ref };
+        let state = format!(r#"[{expected},null,"{ROOM}","presence_state",{{"k":1}}]"#);
+        assert_eq!(introduced(&mut talk, &place(Some("room"))), [state]);
+        assert_eq!(introduced(&mut talk, &place(Some("other"))), [""; 0]);
+        assert_eq!(introduced(&mut talk, &place(None)), [""; 0]);
+    }
+    let mut old = Talk::v1();
+    let payload = ticket(json!({"sub": "ada"}));
+    old.say(&format!(r#"{{"topic":"{ROOM}","event":"phx_join","payload":{payload},"ref":"1"}}"#));
+    let state =
+        format!(r#"{{"topic":"{ROOM}","event":"presence_state","ref":null,"payload":{{"k":1}}}}"#);
+    assert_eq!(introduced(&mut old, &place(Some("room"))), [state]);
+}
+
+#[test]
+fn joins_that_cannot_be_tracked_are_refused_with_a_reason() {
+    let anonymous = r#"{"reason":"presence needs a sub, id or email of at most 128 bytes"}"#;
+    let too_large = r#"{"reason":"presence metadata too large"}"#;
+    let too_deep = r#"{"reason":"presence metadata is nested too deeply"}"#;
+    let nested = (0..127).fold(json!(1), |inner, _| json!([inner]));
+    for (claims, response) in [
+        (json!({}), anonymous),
+        (json!({"sub": {"id": "k".repeat(129)}}), anonymous),
+        (json!({"sub": "ada", "presence": {"a": "x".repeat(1_024)}}), too_large),
+        (json!({"sub": "ada", "presence": {"a": [nested]}}), too_deep),
+        (json!({"sub": "ada", "listen": []}), "\"authentication_required\""),
+    ] {
+        let mut talk = Talk::v2();
+        let join = format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims.clone()));
+        let reply =
+            format!(r#"["1","1","{ROOM}","phx_reply",{{"status":"error","response":{response}}}]"#);
+        assert_eq!(talk.say(&join), [reply], "{claims}");
+    }
+    let mut talk = Talk::v2();
+    talk.ask(&format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(json!({"sub": "ada"}))));
+    let reply = format!(
+        r#"["1","1","{ROOM}","phx_reply",{{"status":"error","response":{{"reason":"presence channel full"}}}}]"#
+    );
+    let refused = talk.answer(Err(Failure::TooManyMembers));
+    assert_eq!(refused, ["unsubscribe 1/presence/room".to_owned(), reply]);
+}
+
+#[test]
+fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
+    let mut talk = Talk::v2();
+    let claims = json!({"sub": "ada", "presence": {"name": "Ada", "custom": 1}});
+    talk.say(&format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims)));
+    let push = |payload: &str| format!(r#"["1","2","{ROOM}","presence_metadata",{payload}]"#);
+    let error = |response: &str| {
+        format!(r#"["1","2","{ROOM}","phx_reply",{{"status":"error","response":{response}}}]"#)
+    };
+    let lasting = r#""online_at":1700000000000,"name":"Ada""#;
+    let no_custom = error(r#"{"reason":"payload must have a custom"}"#);
+    for (payload, expected) in [
+        (r#"{"custom":[2]}"#, format!("update 1/presence/room {{{lasting},\"custom\":[2]}}")),
+        (r#"{"custom":null}"#, format!("update 1/presence/room {{{lasting},\"custom\":null}}")),
+        ("{}", no_custom.clone()),
+        ("[]", no_custom),
+        (
+            // The limit of these rules' client events.
+            &format!(r#"{{"custom":"{}"}}"#, "x".repeat(40)),
+            error(r#"{"reason":"payload too large"}"#),
+        ),
+    ] {
+        assert_eq!(talk.say(&push(payload)), [expected], "{payload}");
+    }
+    let binary = talk.push(["1", "2", ROOM, "presence_metadata"], b"{\"custom\":1}");
+    assert_eq!(binary, [error(r#"{"reason":"payload must have a custom"}"#)]);
+    talk.ask(&push(r#"{"custom":3}"#));
+    let unavailable = error(r#"{"reason":"unavailable"}"#);
+    assert_eq!(talk.answer(Err(Failure::Unavailable)), [unavailable]);
+    // What its app does not allow any more, even before the session hears of it.
+    let changed = App { secret: SecretString::from("another-secret-0123"), ..app(1, "foo-app") };
+    talk.rules.directory.replace([changed].into_iter().collect());
+    assert_eq!(talk.say(&push(r#"{"custom":4}"#)), [error("{}")]);
 }

@@ -42,7 +42,9 @@ const EFFECTS_MAX: usize = 3;
 /// - `!` and letters: the first app is now inactive (`i`), has another key (`k`), another slug (`s`),
 ///   takes no client events (`n`), or is gone (`g`); with `q` the conversation is not told yet;
 /// - `-` and a topic: the app wants its joins ended; with none, those of a token's subject;
-/// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes;
+/// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes, `f`
+///   for a full channel;
+/// - `@`: the broker tells who is there, at every place that is heard;
 /// - `%` and text: a binary message, in which `/` and two hex digits stand for a byte;
 /// - anything else: a text message, in which `$L` and `$P` stand for tokens.
 pub fn check(data: &[u8]) {
@@ -57,6 +59,7 @@ pub fn check(data: &[u8]) {
             Some(("!", letters)) => talk.change(letters),
             Some(("-", topic)) => talk.disconnect(topic),
             Some(("?", letter)) => talk.answer(letter),
+            Some(("@", _)) => talk.introduce(),
             Some(("%", escaped)) => talk.receive(Received::Binary(unescaped(escaped))),
             _ => talk.receive(Received::Text(with_tokens(line).into())),
         }
@@ -164,6 +167,7 @@ impl Talk {
         let outcome = match letter {
             "n" => Err(Failure::Unavailable),
             "m" => Err(Failure::TooManyScopes),
+            "f" => Err(Failure::TooManyMembers),
             _ => Ok(()),
         };
         let effects = self.conversation.answered(outcome, NOW_S);
@@ -176,6 +180,20 @@ impl Talk {
         }
         if outcome.is_err() {
             assert!(replies.iter().all(|reply| reply.payload["status"] == "error"));
+        }
+    }
+
+    /// Somebody is there, wherever this one is.
+    fn introduce(&mut self) {
+        for place in self.places.clone() {
+            let effects = self.conversation.introduced(&place, "{\"k\":{\"metas\":[]}}".into());
+            assert!(effects.len() <= 1, "{effects:?}");
+            for effect in effects {
+                let Effect::Send(frame) = effect else { panic!("told, not asked: {effect:?}") };
+                let Frame::Text(text) = frame else { panic!("no bytes: {frame:?}") };
+                assert!(text.contains("presence_state"), "{text}");
+                serde_json::from_str::<Value>(&text).expect("JSON");
+            }
         }
     }
 
@@ -233,6 +251,12 @@ impl Talk {
                     assert!(self.places.iter().any(is_heard), "only who joined publishes");
                     let is_bytes = matches!(publication.payload, Payload::Bytes(_));
                     assert!(!is_bytes || self.version == Version::V2);
+                }
+                Effect::Update(place, meta) => {
+                    assert_eq!(nth, last, "who asks, waits");
+                    self.ask(message, false);
+                    assert!(self.places.contains(&place), "only who is there updates");
+                    assert!(meta.as_str().len() <= 1_024, "{meta:?}");
                 }
                 Effect::Unsubscribe(place) => {
                     let at = self.places.iter().position(|held| *held == place);
@@ -340,7 +364,7 @@ fn with_tokens(line: &str) -> String {
 
 /// A token that may listen to most, or publish to it as well.
 fn token(right: &str) -> String {
-    let topics = ["private:foo-app:*", "private:bar-app", "public:foo-app"];
+    let topics = ["private:foo-app:*", "private:bar-app", "public:foo-app", "presence:foo-app:*"];
     let claims = match right {
         "publish" => json!({"sub": 1, "listen": topics, "publish": topics}),
         _ => json!({"sub": 1, "listen": topics}),

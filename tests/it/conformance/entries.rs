@@ -33,6 +33,8 @@ const NO_CRASH: &str =
 const NO_BROADCAST_FROM: &str = "a publication always includes its sender";
 const NO_INTERCEPT: &str = "events are not intercepted";
 const NO_CHANNEL_PUSH: &str = "no channel code runs in Herald that could push bytes of its own";
+const NO_UNTRACK: &str = "no channel code runs in Herald that could; who leaves is 163";
+const NO_SIBLINGS: &str = "Herald puts everything it knows of a member into its meta";
 const BY_CLIENTS: &str = "phoenix.js itself shows it: `tests/clients/binary.test.mjs`";
 const NEXT: &str = "comes with the next issue";
 
@@ -197,7 +199,17 @@ pub const ENTRIES: &[Entry] = &[
     shown(158, "the requests of a client of version 1"),
     shown(159, "the requests of clients of version 2"),
     shown(160, "a session lost: a fetch is told 500, on which all generations come back"),
-    block(161, 171, "presence", NEXT),
+    shown(161, "a join's reply, then `presence_state`, then whatever is announced"),
+    shown(162, "another who comes: a diff with `joins`, and `leaves` empty"),
+    shown(163, "a connection that ends: a diff with its meta in `leaves`"),
+    without(164, "a process untracks itself", NO_UNTRACK),
+    shown(165, "an update: the new meta joins, the old one leaves, in one diff"),
+    shown(166, "connections of one key are metas of their own"),
+    shown(167, "keys are strings"),
+    shown(168, "a rejoin is told the state again, under its own ref"),
+    shown(169, "nobody is in a state and in a later join under one reference"),
+    without(170, "fields beside `metas`", NO_SIBLINGS),
+    shown(171, "updating or untracking who is not there: nothing"),
     block(172, 184, "what real clients do, entry by entry", NEXT),
     shown(185, "a public topic needs no token"),
     shown(186, "another scope without a token: `authentication_required`"),

@@ -6,6 +6,7 @@
 pub mod figures;
 pub mod http;
 pub mod poller;
+pub mod presence;
 pub mod process;
 pub mod raw;
 pub mod server;

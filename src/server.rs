@@ -1,26 +1,19 @@
 //! The composition root: builds every part from the settings, runs them, stops them in order.
 
+mod shutdown;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use actix::prelude::*;
-use actix_server::{GracefulShutdownSignal, ServerHandle};
+use actix_server::GracefulShutdownSignal;
 use actix_web::{App as WebApp, middleware::from_fn, web};
 use log::{info, warn};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-    task::JoinHandle,
-    time::interval,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     app::{
@@ -46,12 +39,10 @@ use crate::{
     },
     settings::{self, Settings, SettingsError},
 };
+use shutdown::{Pace, Shutdown, Signals};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
-
-/// How often a shutdown looks whether the sessions are gone.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,15 +88,6 @@ impl Stop {
     pub fn stop(&self) {
         self.0.notify_one();
     }
-}
-
-/// What a shutdown needs.
-struct Shutdown {
-    topics: Topics,
-    sessions: Sessions,
-    draining: Arc<AtomicBool>,
-    timeout: Duration,
-    handle: ServerHandle,
 }
 
 impl Server {
@@ -156,38 +138,31 @@ impl Server {
     }
 
     /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and
-    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012.
+    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012, batch by
+    /// batch. A second signal closes at once what is left, a third one ends it all.
     ///
     /// # Errors
     /// What the listener or the signal handlers fail with.
     pub async fn run_until_stopped(self) -> io::Result<()> {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = Signals::listen()?;
         let mut running = actix::spawn(self.running);
         // To the very end, for a stop is worth watching.
         let metrics = self.metrics.map(|(_, server)| actix::spawn(server));
         let _metrics = metrics.map(AbortOnDrop);
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: shutting down"),
-            _ = interrupt.recv() => info!("SIGINT: shutting down"),
+            name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        let deadline = tokio::time::Instant::now() + self.shutdown.timeout;
-        let in_order = async {
-            self.shutdown.drain().await;
-            self.shutdown.handle.stop(true).await;
-            (&mut running).await
-        };
-        let why = tokio::select! {
-            ended = in_order => return ended.map_err(io::Error::other)?,
-            () = tokio::time::sleep_until(deadline) => "some requests did not end in time",
-            _ = terminate.recv() => "a second signal",
-            _ = interrupt.recv() => "a second signal",
-        };
-        // The HTTP server would sit out its own patience first; dropped, it lets go at once.
-        warn!("{why}: stopping at once");
-        running.abort();
-        Ok(())
+        let ended = async { (&mut running).await.map_err(io::Error::other)? };
+        match self.shutdown.stop(ended, &mut signals).await {
+            Ok(ended) => ended,
+            Err(why) => {
+                // The HTTP server would sit out its own patience first; dropped, it lets go at once.
+                warn!("{why}: stopping at once");
+                running.abort();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -308,13 +283,15 @@ impl Parts {
             .max_concurrent_connections(usize::MAX >> 1);
         let shutdown_signal = builder.graceful_shutdown_signal();
         let Self { topics, sessions, draining, .. } = self.clone();
+        let pace =
+            Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
         let timeout = server.shutdown_timeout;
         let running = builder
             .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
             .expect("a bound TCP listener can be made non-blocking")
             .run();
         let handle = running.handle();
-        let shutdown = Shutdown { topics, sessions, draining, timeout, handle };
+        let shutdown = Shutdown { topics, sessions, draining, pace, timeout, handle };
         Server { address, running, shutdown, stop: Stop::default(), metrics: None }
     }
 
@@ -382,26 +359,6 @@ impl Parts {
             shutdown,
         }
         .service(app)
-    }
-}
-
-impl Shutdown {
-    /// Stops taking, delivers what was taken, ends the sessions.
-    async fn drain(&self) {
-        let deadline = Instant::now() + self.timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        self.draining.store(true, SeqCst);
-        self.sessions.close();
-        self.topics.finish(left() / 2).await;
-        self.topics.end_all(left() / 2).await;
-        let mut look = interval(DRAIN_LOOK);
-        while self.sessions.open() > 0 && !left().is_zero() {
-            look.tick().await;
-        }
-        match self.sessions.open() {
-            0 => info!("all sessions are closed"),
-            open => warn!("{open} sessions did not close in time"),
-        }
     }
 }
 

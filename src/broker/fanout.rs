@@ -77,6 +77,20 @@ pub(super) struct EndAll;
 #[rtype(result = "()")]
 pub(super) struct EndJoins(pub(super) Arc<Disconnect>);
 
+/// The server stops: end so many sessions of this thread, if there are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Ended")]
+pub(super) struct EndSome(pub(super) usize);
+
+/// What ending some sessions of a thread has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// So many are being ended.
+    pub(super) ended: usize,
+    /// So many are not.
+    pub(super) left: usize,
+}
+
 /// A publication to hand out.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -546,6 +560,20 @@ impl Handler<EndAll> for Fanout {
     }
 }
 
+impl Handler<EndSome> for Fanout {
+    type Result = MessageResult<EndSome>;
+
+    fn handle(&mut self, EndSome(sessions_max): EndSome, _: &mut Self::Context) -> Self::Result {
+        let open = || self.sessions.values().filter(|present| present.outbox.ended().is_none());
+        let mut ended = 0;
+        for present in open().take(sessions_max) {
+            present.outbox.end(Ending::Shutdown);
+            ended += 1;
+        }
+        MessageResult(Ended { ended, left: open().count() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::task::noop_waker;
@@ -553,7 +581,7 @@ mod tests {
     use super::super::subscriber::{Excess, Load};
     use super::super::{
         Payload, Publication,
-        testing::{Broker, channel, key, publication, whole},
+        testing::{Broker, DEADLINE, Probe, channel, key, publication, whole},
     };
     use super::*;
     use crate::app::subject::Subject;
@@ -798,6 +826,26 @@ mod tests {
         assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 2);
         for probe in [&mut joined, &mut idle] {
             assert_eq!(probe.next().await, "end: Shutdown");
+        }
+    }
+
+    #[actix_web::test]
+    async fn some_are_ended_at_a_time_over_all_threads_together() {
+        let broker = Broker::start();
+        let other = broker.another_thread();
+        let mut probes = Vec::new();
+        for (at, id) in [(&broker, 1), (&broker, 2), (&broker, 3), (&other, 4), (&other, 5)] {
+            probes.push(at.session(id).await);
+        }
+        let waker = noop_waker();
+        for (batch, left) in [(2, 3), (2, 1), (2, 0), (2, 0)] {
+            assert_eq!(broker.topics.end_some(batch, DEADLINE).await, left);
+            let is_open = |probe: &&Probe| probe.outbox.ending(&waker).is_none();
+            assert_eq!(probes.iter().filter(is_open).count(), left);
+        }
+        for probe in &mut probes {
+            assert_eq!(probe.next().await, "end: Shutdown");
+            assert!(probe.has_heard_nothing());
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    fanout::{EndAll, EndJoins, Fanout, WorkerId},
+    fanout::{EndAll, EndJoins, EndSome, Fanout, WorkerId},
     fanouts::{Asked, Fanouts},
     placed::Placed,
     presence::{Full, Roster},
@@ -195,6 +195,19 @@ impl Topics {
                 }
             });
         ended.sum()
+    }
+
+    /// Ends so many sessions, over all threads together, for the server stops; answers how many are
+    /// left, as far as threads answer within so long.
+    pub async fn end_some(&self, sessions_max: usize, wait_max: Duration) -> usize {
+        let (mut to_end, mut left) = (sessions_max, 0);
+        for fanout in self.0.fanouts.all() {
+            if let Ok(Ok(done)) = timeout(wait_max, fanout.send(EndSome(to_end))).await {
+                to_end -= done.ended;
+                left += done.left;
+            }
+        }
+        left
     }
 
     /// Ends joins of an app on all threads. What is published from now on does not reach them.

@@ -159,6 +159,10 @@ pub struct Server {
     pub demo_page: bool,
     /// How long a shutdown may take.
     pub shutdown_timeout: Duration,
+    /// How many sessions a shutdown closes at once.
+    pub drain_batch_sessions: usize,
+    /// How long it waits before it closes the next.
+    pub drain_interval: Duration,
 }
 
 /// The admin API's credentials.

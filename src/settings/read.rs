@@ -74,6 +74,8 @@ fn server(r: &mut Reader) -> Result<Server, SettingsError> {
         force_ssl: r.flag("server.force_ssl")?,
         demo_page: r.flag("server.demo_page")?,
         shutdown_timeout: r.duration("server.shutdown_timeout", MOMENT..=HOUR)?,
+        drain_batch_sessions: r.number("server.drain_batch_sessions", 1..=MANY)?,
+        drain_interval: Duration::from_millis(r.number("server.drain_interval_ms", 1..=60_000)?),
     })
 }
 

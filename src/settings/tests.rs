@@ -154,6 +154,8 @@ fn the_environment_sets_every_kind_of_value() {
             ("HERALD__REGISTRY__REFRESH", "250ms"),
             ("HERALD__SERVER__WORKERS", "3"),
             ("HERALD__SERVER__FORCE_SSL", "true"),
+            ("HERALD__SERVER__DRAIN_BATCH_SESSIONS", "7"),
+            ("HERALD__SERVER__DRAIN_INTERVAL_MS", "250"),
             ("HERALD__SERVER__HOST", "::1"),
             ("HERALD__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.7,::1"),
             ("HERALD__SERVER__PUBLIC_HOST", "Herald.Example.com"),
@@ -166,6 +168,8 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!(settings.single_app.map(|slug| slug.to_string()).as_deref(), Some("deploys"));
     assert_eq!(settings.registry.refresh, Duration::from_millis(250));
     assert_eq!(settings.server.workers, 3);
+    assert_eq!(settings.server.drain_batch_sessions, 7);
+    assert_eq!(settings.server.drain_interval, Duration::from_millis(250));
     assert!(settings.server.force_ssl);
     assert_eq!(settings.server.host.to_string(), "::1");
     let proxies: Vec<_> = settings.server.trusted_proxies.iter().map(|p| p.to_string()).collect();
@@ -262,6 +266,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "HERALD__SERVER__WORKERS",
             "513",
             "server.workers (from HERALD__SERVER__WORKERS): must be a whole number from 0 to 512, not \"513\"",
+        ),
+        (
+            "HERALD__SERVER__DRAIN_BATCH_SESSIONS",
+            "0",
+            "server.drain_batch_sessions (from HERALD__SERVER__DRAIN_BATCH_SESSIONS): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__SERVER__DRAIN_INTERVAL_MS",
+            "60001",
+            "server.drain_interval_ms (from HERALD__SERVER__DRAIN_INTERVAL_MS): must be a whole number from 1 to 60000, not \"60001\"",
         ),
         (
             "HERALD__SERVER__HOST",

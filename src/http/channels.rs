@@ -9,7 +9,7 @@ use actix_web::{
 };
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     Services,
@@ -27,6 +27,7 @@ use crate::{
         topics::Unanswered,
     },
     form,
+    phoenix::presence::spell_members,
 };
 
 /// How many channels one answer lists if it is not asked for fewer or more.
@@ -42,6 +43,9 @@ struct Listed {
     scope: String,
     channel: Option<String>,
     subscribers: usize,
+    /// Who they are, where that is tracked; told of a single topic only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Box<RawValue>>,
 }
 
 /// Lists an app's occupied topics in their order, page by page.
@@ -83,7 +87,7 @@ pub async fn show_scope(
     show(&request, &services, &slug, &scope, None).await
 }
 
-/// Tells how many joined one channel.
+/// Tells how many joined one channel, and of a presence channel who they are.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -110,10 +114,25 @@ async fn show(
     let addressing = services.addressing();
     let rank = rank(scope, channel, &app, &addressing)?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
+    let members = members(services, &key, rank.channel.as_ref()).await?;
     let place = Place { key, channel: rank.channel.clone() };
     let subscribers = services.topics.subscribers(place).await;
     let subscribers = subscribers.map_err(|Unanswered| ApiError::Unavailable)?;
-    Ok(answer(&json!({ "data": listing(rank, subscribers, &app, &addressing) })))
+    let told = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
+    Ok(answer(&json!({ "data": told })))
+}
+
+/// Who is there, spelled as clients have it; none where nobody is tracked.
+async fn members(
+    services: &Services,
+    key: &ScopeKey,
+    channel: Option<&ChannelName>,
+) -> Result<Option<Box<RawValue>>, ApiError> {
+    let Some(channel) = channel.filter(|_| key.scope.is_presence()) else { return Ok(None) };
+    let roster = services.topics.members(key, channel).await;
+    let roster = roster.map_err(|Unanswered| ApiError::Unavailable)?;
+    let spelled = RawValue::from_string(spell_members(&roster).to_string());
+    spelled.map(Some).map_err(|_| ApiError::Unavailable)
 }
 
 /// The topic that a path names; it must be one that could be joined.
@@ -196,6 +215,7 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
         scope: scope.to_string(),
         channel: channel.map(|channel| channel.to_string()),
         subscribers,
+        members: None,
     }
 }
 

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     Services,
@@ -48,6 +48,19 @@ struct Listed {
     members: Option<Box<RawValue>>,
 }
 
+/// Some of an app's topics; `next`, given as `after`, goes on behind them.
+#[derive(Debug, Serialize)]
+struct Page {
+    data: Vec<Listed>,
+    next: Option<String>,
+}
+
+/// A single topic.
+#[derive(Debug, Serialize)]
+struct One {
+    data: Listed,
+}
+
 /// Lists an app's occupied topics in their order, page by page.
 ///
 /// # Errors
@@ -71,7 +84,7 @@ pub async fn list(
     let listed = occupied.into_iter().take(limit);
     let data: Vec<_> = listed.map(|(rank, n)| listing(rank, n, &app, &addressing)).collect();
     let next = data.last().filter(|_| is_cut).map(|last| last.topic.clone());
-    Ok(answer(&json!({ "data": data, "next": next })))
+    Ok(answer(&Page { data, next }))
 }
 
 /// Tells how many joined a scope as a whole.
@@ -118,8 +131,8 @@ async fn show(
     let place = Place { key, channel: rank.channel.clone() };
     let subscribers = services.topics.subscribers(place).await;
     let subscribers = subscribers.map_err(|Unanswered| ApiError::Unavailable)?;
-    let told = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
-    Ok(answer(&json!({ "data": told })))
+    let data = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
+    Ok(answer(&One { data }))
 }
 
 /// Who is there, spelled as clients have it; none where nobody is tracked.
@@ -220,7 +233,7 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
 }
 
 /// What is true now is not kept by any cache.
-fn answer(body: &Value) -> HttpResponse {
+fn answer(body: &impl Serialize) -> HttpResponse {
     let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
     HttpResponse::Ok().insert_header(no_store).json(body)
 }
@@ -228,6 +241,7 @@ fn answer(body: &Value) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use actix_web::{http::header, test::TestRequest};
+    use serde_json::json;
 
     use super::*;
     use crate::http::testing::{KEY, SECRET, StalledThread, TestServices, app, basic};

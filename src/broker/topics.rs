@@ -167,6 +167,12 @@ impl Topics {
         }
     }
 
+    /// Has topics that do not exist yet placed on the calling thread, and on no other.
+    #[cfg(test)]
+    pub(crate) fn place_here_only(&self) {
+        *self.workers_mut() = vec![Arbiter::current()];
+    }
+
     /// Starts a fan-out for the sessions of the calling worker thread.
     pub fn start_fanout(&self) -> (WorkerId, Addr<Fanout>) {
         let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));

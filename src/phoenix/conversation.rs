@@ -76,6 +76,12 @@ enum Asked {
     Push { topic: Label, join_ref: Ref, reference: Ref },
 }
 
+/// The event of heartbeats.
+const HEARTBEAT: &str = "heartbeat";
+
+/// The longest message that is looked into for a heartbeat before its turn; clients' have about 50.
+const HEARTBEAT_BYTES_MAX: usize = 512;
+
 const OK: &str = r#"{"status":"ok","response":{}}"#;
 const JOINED: &str = r#"{"status":"ok","response":{"message":"Joined"}}"#;
 const CHANNEL_CRASH: &str = r#"{"reason":"channel_crash"}"#;
@@ -90,8 +96,8 @@ impl Conversation {
     fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, event, .. } = &message;
         let event = event.as_text();
-        if topic.as_text() == Some("phoenix") && event == Some("heartbeat") {
-            return vec![self.reply(&Ref::null(), reference, topic, OK)];
+        if message.is_heartbeat() {
+            return vec![Effect::Send(self.alive(&message))];
         }
         match (self.joined(topic), event) {
             (_, Some("phx_join")) => self.join(&message, now_s),
@@ -358,6 +364,14 @@ impl Conversation {
         self.joins.iter().position(|join| join.topic.as_str() == topic)
     }
 
+    /// The answer to a heartbeat.
+    fn alive(&self, heartbeat: &Message) -> Frame {
+        let Message { reference, topic, .. } = heartbeat;
+        let join_ref = &Ref::null();
+        let event = "phx_reply";
+        self.version.encode(&Outgoing { join_ref, reference, topic, event, payload: OK })
+    }
+
     fn reply(&self, join_ref: &Ref, reference: &Ref, topic: &Label, payload: &str) -> Effect {
         self.send(&Outgoing { join_ref, reference, topic, event: "phx_reply", payload })
     }
@@ -380,6 +394,16 @@ impl session::Conversation for Conversation {
             Ok(message) => self.dispatch(message, now_s),
             Err(Malformed) => vec![Effect::Close(CloseCode::INTERNAL)],
         }
+    }
+
+    /// Heartbeats alone: they say nothing of any topic, and clients give up on a server that does not
+    /// answer them (section 7 of the protocol document, on head-of-line blocking).
+    fn meanwhile(&self, message: &Received) -> Option<Frame> {
+        if !may_be_heartbeat(message) {
+            return None;
+        }
+        let message = self.version.decode(message, self.rules.ref_bytes_max).ok()?;
+        message.is_heartbeat().then(|| self.alive(&message))
     }
 
     fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
@@ -452,6 +476,24 @@ impl session::Conversation for Conversation {
                 Version::V2 => labels::Version::V2,
             },
         }
+    }
+}
+
+/// Whether a message is worth reading twice: once now, in case it is a heartbeat, and again in its
+/// turn if it is not.
+fn may_be_heartbeat(message: &Received) -> bool {
+    let bytes = match message {
+        Received::Text(text) => text.as_bytes(),
+        Received::Binary(bytes) => bytes,
+    };
+    let name = HEARTBEAT.as_bytes();
+    bytes.len() <= HEARTBEAT_BYTES_MAX && bytes.windows(name.len()).any(|part| part == name)
+}
+
+impl Message {
+    /// Whether its sender only wants to know that somebody is there.
+    fn is_heartbeat(&self) -> bool {
+        self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)
     }
 }
 

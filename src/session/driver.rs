@@ -40,7 +40,8 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// Closes the connection; nothing is sent after.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
 
-    /// Looks at no further message of the client until [`Carrier::resume`].
+    /// Has further messages of the client wait until [`Carrier::resume`], except for what
+    /// [`answer_meanwhile`] can do.
     fn hold(&mut self);
 
     /// Goes on with the client's messages.
@@ -229,6 +230,20 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
 pub(super) fn received<A: Carrier>(carrier: &mut A, message: Received, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.received(message, now_s());
     run(carrier, effects, ctx);
+}
+
+/// Answers a client's message ahead of its turn, if that can be done: `false` leaves it where it is.
+pub(super) fn answer_meanwhile<A: Carrier>(
+    carrier: &mut A,
+    message: &Received,
+    ctx: &mut A::Context,
+) -> bool {
+    let answer = carrier.driver().conversation.meanwhile(message);
+    let can_be = answer.is_some();
+    if let Some(frame) = answer {
+        carrier.send(frame, ctx);
+    }
+    can_be
 }
 
 /// Takes what the broker says.

@@ -40,6 +40,17 @@ pub(super) enum Inbound {
     Broken(CloseCode),
 }
 
+impl Inbound {
+    /// Its size in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.size_bytes(),
+            Self::Ping(payload) => payload.len(),
+            Self::Close | Self::Broken(_) => 0,
+        }
+    }
+}
+
 /// What reader and writer of one socket share.
 pub(super) struct Socket<T> {
     /// The socket itself.
@@ -48,7 +59,7 @@ pub(super) struct Socket<T> {
     pub(super) heard: Cell<Instant>,
 }
 
-/// Holds a reader back while a client's last message is not answered yet.
+/// Holds a reader back while as much of what it has read waits as may.
 #[derive(Default)]
 pub(super) struct Gate {
     is_shut: Cell<bool>,

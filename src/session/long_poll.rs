@@ -271,6 +271,19 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
+    /// Answers what need not wait although the broker is asked for something before it.
+    fn answer_meanwhile(&mut self, ctx: &mut Context<Self>) {
+        for inbound in mem::take(&mut self.inbox) {
+            match inbound {
+                Inbound::Message(message) if driver::answer_meanwhile(self, &message, ctx) => {
+                    self.inbox_bytes -= message.size_bytes();
+                }
+                inbound => self.inbox.push_back(inbound),
+            }
+        }
+        self.flush();
+    }
+
     /// Whether more messages may wait for their turn. Where nothing else weighs, one request may bring
     /// as much as the limit on bodies lets through.
     fn has_room_for(&self, messages: &[Received]) -> bool {
@@ -446,6 +459,9 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
         self.inbox.extend(messages.into_iter().map(Inbound::Message));
         self.inbox.push_back(Inbound::End(answer));
         self.work(ctx);
+        if self.is_held && !self.is_closed {
+            self.answer_meanwhile(ctx);
+        }
     }
 }
 

@@ -115,6 +115,10 @@ pub trait Conversation: 'static {
     /// The client sent a message.
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect>;
 
+    /// What a message can be answered with before its turn has come: it was sent while the broker is
+    /// still asked for an earlier one. `None` if it has to wait; then it will be received as any other.
+    fn meanwhile(&self, message: &Received) -> Option<Frame>;
+
     /// The broker answered the last effect that it answers, see [`Effect`].
     fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
 

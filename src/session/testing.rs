@@ -1,14 +1,16 @@
 //! What the tests of this room share: a worker thread's parts, sessions over pipes, and a protocol
 //! that does as it is told.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::mpsc, time::Duration};
 
+use actix::Arbiter;
 use actix_http::ws::{Codec, Message};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
+    sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
@@ -82,9 +84,44 @@ impl Bench {
         Client { near, pump: tokio::task::spawn_local(pump) }
     }
 
+    /// Has all topics that do not exist yet live on a thread on which nothing happens until it is
+    /// released: whoever joins meanwhile gets no answer.
+    pub(super) async fn standstill(&self) -> Standstill {
+        let arbiter = Arbiter::new();
+        let (release, held) = mpsc::channel();
+        let (ready, is_ready) = oneshot::channel();
+        let topics = self.topics.clone();
+        arbiter.spawn_fn(move || {
+            topics.place_here_only();
+            ready.send(()).expect("the test waits");
+            held.recv().ok();
+        });
+        is_ready.await.expect("a thread");
+        Standstill { release, arbiter }
+    }
+
     /// Publishes to everyone who said `join`.
     pub(super) async fn publish(&self, payload: &str) {
         self.topics.publish(publication(payload)).await.expect("to be taken");
+    }
+}
+
+/// A thread on which nothing happens.
+pub(super) struct Standstill {
+    release: mpsc::Sender<()>,
+    arbiter: Arbiter,
+}
+
+impl Standstill {
+    /// Lets it go on.
+    pub(super) fn release(&self) {
+        self.release.send(()).expect("a thread that waits");
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.arbiter.stop();
     }
 }
 
@@ -129,7 +166,8 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back.
+/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back, and
+/// what begins with `now` at once.
 pub(super) struct Obedient;
 
 impl Conversation for Obedient {
@@ -147,6 +185,13 @@ impl Conversation for Obedient {
             "panic" => panic!("as told"),
             "close" => vec![Effect::Close(CloseCode::INTERNAL)],
             _ => vec![Effect::Send(Frame::Text(text))],
+        }
+    }
+
+    fn meanwhile(&self, message: &Received) -> Option<Frame> {
+        match message {
+            Received::Text(text) if text.starts_with("now") => Some(Frame::Text(text.clone())),
+            _ => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Frames in, effects out: the rules of section 5 without a socket.
 
+use bytes::Bytes;
 use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::json;
@@ -102,6 +103,11 @@ impl Talk {
             all.extend(self.answer(Ok(())));
         }
         all
+    }
+
+    /// What is said at once to a message that came while the broker is asked.
+    fn meanwhile(&self, message: Received) -> Option<String> {
+        self.conversation.meanwhile(&message).map(|frame| shown(&Effect::Send(frame)))
     }
 
     fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
@@ -724,6 +730,42 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
     ] {
         let format = version.format(transport);
         assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
+    }
+}
+
+#[test]
+fn e070_heartbeats_alone_are_answered_while_the_broker_is_asked() {
+    let reply = r#"[null,"9","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    let mut talk = Talk::v2();
+    talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    let long = format!(r#"[null,"9","phoenix","heartbeat",{{"x":"{}"}}]"#, "x".repeat(512));
+    for (case, text, expected) in [
+        ("a heartbeat", r#"[null,"9","phoenix","heartbeat",{}]"#, Some(reply)),
+        ("its join_ref is not echoed", r#"["1","9","phoenix","heartbeat",{}]"#, Some(reply)),
+        ("too long to be looked at", &long, None),
+        ("spelled as nobody does", r#"[null,"9","phoenix","\u0068eartbeat",{}]"#, None),
+        ("another event", r#"[null,"9","phoenix","beat",{}]"#, None),
+        ("another topic", r#"["1","9","public:foo-app","heartbeat",{}]"#, None),
+        ("another join", r#"["1","9","public:foo-app:heartbeat","phx_join",{}]"#, None),
+        ("what cannot be read", r#"[null,"9","phoenix","heartbeat"]"#, None),
+        (
+            "another version",
+            r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"9"}"#,
+            None,
+        ),
+    ] {
+        assert_eq!(talk.meanwhile(Received::Text(text.into())).as_deref(), expected, "{case}");
+    }
+    let binary = Bytes::from_static(b"\0\0\x01\x07\x099phoenixheartbeat");
+    assert_eq!(talk.meanwhile(Received::Binary(binary)).as_deref(), Some(reply));
+    let joined = r#"["1","1","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(talk.answer(Ok(())), [joined], "the join has not noticed");
+    let text = r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"9"}"#;
+    let reply = r#"{"topic":"phoenix","event":"phx_reply","ref":"9","payload":{"status":"ok","response":{}}}"#;
+    for received in
+        [Received::Text(text.into()), Received::Binary(Bytes::from_static(text.as_bytes()))]
+    {
+        assert_eq!(Talk::v1().meanwhile(received).as_deref(), Some(reply));
     }
 }
 

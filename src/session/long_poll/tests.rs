@@ -233,6 +233,35 @@ async fn who_sends_more_than_may_wait_for_its_turn_is_gone() {
 }
 
 #[actix_web::test]
+async fn what_need_not_wait_is_answered_while_a_join_hangs() {
+    let polls = Polls::roomy();
+    let standstill = polls.bench.standstill().await;
+    let id = polls.open();
+    let posts = async {
+        // Behind the join in one batch, and in another request.
+        let batch = polls.post(id, &["join", "a", "now 1", "join", "b"]);
+        let other = polls.post(id, &["c", "now 2"]);
+        assert_eq!(tokio::join!(batch, other), (Posted::Done, Posted::Done));
+    };
+    let fetches = async {
+        let mut heard = Vec::new();
+        while heard.len() < 2 {
+            let Polled::Frames(frames) = polls.all.poll(id).await else { panic!("it lives") };
+            heard.extend(frames);
+        }
+        assert_eq!(Polled::Frames(heard), frames(&["now 1", "now 2"]));
+        standstill.release();
+        let mut heard = Vec::new();
+        while heard.len() < 5 {
+            let Polled::Frames(frames) = polls.all.poll(id).await else { panic!("it lives") };
+            heard.extend(frames);
+        }
+        assert_eq!(Polled::Frames(heard), frames(&["joined", "a", "joined", "b", "c"]));
+    };
+    timeout(DEADLINE, async { tokio::join!(posts, fetches) }).await.expect("answers in time");
+}
+
+#[actix_web::test]
 async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
     let all = LongPolls::<Obedient>::new(times(DEADLINE));
     let busy = Arbiter::new();

@@ -9,11 +9,12 @@ use herald::{
     app::{
         App, AppDirectory, AppId, ClientEvents, Slug,
         origin::AllowedOrigins,
+        subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{
-        Addressing, Payload,
-        subscriber::{Frame, Place},
+        Addressing, Payload, TopicName,
+        subscriber::{Disconnect, Frame, Place, ScopeKey},
     },
     metrics::Metrics,
     phoenix::{
@@ -40,6 +41,7 @@ const EFFECTS_MAX: usize = 3;
 ///
 /// - `!` and letters: the first app is now inactive (`i`), has another key (`k`), another slug (`s`),
 ///   takes no client events (`n`), or is gone (`g`); with `q` the conversation is not told yet;
+/// - `-` and a topic: the app wants its joins ended; with none, those of a token's subject;
 /// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes, `f`
 ///   for a full channel;
 /// - `@`: the broker tells who is there, at every place that is heard;
@@ -55,6 +57,7 @@ pub fn check(data: &[u8]) {
         }
         match line.split_at_checked(1) {
             Some(("!", letters)) => talk.change(letters),
+            Some(("-", topic)) => talk.disconnect(topic),
             Some(("?", letter)) => talk.answer(letter),
             Some(("@", _)) => talk.introduce(),
             Some(("%", escaped)) => talk.receive(Received::Binary(unescaped(escaped))),
@@ -68,7 +71,7 @@ struct Talk {
     conversation: Conversation,
     version: Version,
     transport: Transport,
-    directory: AppDirectory,
+    rules: Arc<Rules>,
     /// What it hears by its effects.
     places: Vec<Place>,
     asked: Option<Asked>,
@@ -88,10 +91,8 @@ impl Talk {
         let transport = if how.contains('l') { Transport::LongPoll } else { Transport::WebSocket };
         let token = how.contains('t').then(|| token("listen"));
         let caller = Caller { tokens: TokenPair { token, csrf: None }, ..Caller::default() };
-        let directory = AppDirectory::default();
-        directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
-        let rules = Rules {
-            directory: directory.clone(),
+        let rules = Arc::new(Rules {
+            directory: AppDirectory::default(),
             addressing: Addressing::ManyApps,
             judge: Judge {
                 guardian_secret: None,
@@ -102,21 +103,26 @@ impl Talk {
             ref_bytes_max: REF_BYTES_MAX,
             client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
             metrics: Metrics::new(1),
-        };
-        let conversation = Conversation::new(version, transport, caller, Arc::new(rules));
+        });
+        rules.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
+        let conversation = Conversation::new(version, transport, caller, rules.clone());
         Self {
             conversation,
             version,
             transport,
-            directory,
+            rules,
             places: Vec::new(),
             asked: None,
             is_closed: false,
         }
     }
 
-    /// A message comes; the broker has answered what was asked before it.
+    /// A message comes. Unless it can be answered ahead of its turn, it waits until the broker has
+    /// answered what was asked before it.
     fn receive(&mut self, received: Received) {
+        if self.asked.is_some() && self.is_answered_meanwhile(&received) {
+            return;
+        }
         self.answer("");
         if self.is_closed {
             return;
@@ -140,6 +146,19 @@ impl Talk {
             assert_eq!(replies.len(), 1, "a heartbeat is always answered");
             assert_eq!(replies[0].payload, json!({"status": "ok", "response": {}}));
         }
+    }
+
+    /// A heartbeat is answered as it would be in its turn, and nothing else is.
+    fn is_answered_meanwhile(&mut self, received: &Received) -> bool {
+        let Some(frame) = self.conversation.meanwhile(received) else { return false };
+        let message = self.version.decode(received, REF_BYTES_MAX).expect("a message");
+        assert!(is_heartbeat(&message), "{message:?} has to wait");
+        let in_turn =
+            Conversation::new(self.version, self.transport, Caller::default(), self.rules.clone())
+                .received(received.clone(), NOW_S);
+        let [Effect::Send(expected)] = in_turn.as_slice() else { panic!("{in_turn:?}") };
+        assert_eq!(frame, *expected);
+        true
     }
 
     /// The broker answers, if it was asked.
@@ -180,11 +199,29 @@ impl Talk {
 
     /// The first app changes.
     fn change(&mut self, letters: &str) {
-        self.directory.replace([app(1, letters), app(2, "")].into_iter().flatten().collect());
+        self.rules.directory.replace([app(1, letters), app(2, "")].into_iter().flatten().collect());
         if letters.contains('q') {
             return;
         }
         let effects = self.conversation.app_changed(AppId(1), NOW_S);
+        self.told(effects);
+    }
+
+    /// An app wants joins ended: those of a topic, or else of the one subject that there is.
+    fn disconnect(&mut self, topic: &str) {
+        let disconnect = match TopicName::parse(topic, &Addressing::ManyApps) {
+            Ok(TopicName { scope, app, channel, .. }) => {
+                let app = AppId(if app.as_str() == "bar-app" { 2 } else { 1 });
+                Disconnect::Place(Place { key: ScopeKey { app, scope }, channel })
+            }
+            Err(_) => Disconnect::Subject { app: AppId(1), subject: subject() },
+        };
+        let effects = self.conversation.disconnected(&disconnect);
+        self.told(effects);
+    }
+
+    /// What a client is told that nobody asked for.
+    fn told(&mut self, effects: Vec<Effect>) {
         assert!(effects.len() <= 2 * CHANNELS_MAX, "{effects:?}");
         let replies = self.carry_out(effects, None);
         assert!(replies.is_empty(), "nobody asked: {replies:?}");
@@ -310,6 +347,12 @@ fn app(id: i32, letters: &str) -> Option<App> {
         inserted_at: DateTime::UNIX_EPOCH,
         updated_at: DateTime::UNIX_EPOCH,
     })
+}
+
+/// Whom all tokens are minted for.
+fn subject() -> Subject {
+    let one = serde_json::value::to_raw_value(&1).expect("JSON");
+    Subject::of(&one).expect("a number is a subject")
 }
 
 fn with_tokens(line: &str) -> String {

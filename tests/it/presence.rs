@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn e161_the_state_follows_the_reply_and_precedes_ones_own_announcement() {
+async fn e112_e161_the_state_follows_the_reply_and_precedes_ones_own_announcement() {
     let server = TestServer::start();
     for way in WAYS {
         let mut socket = Socket::connect(&server, way).await;

@@ -215,7 +215,10 @@ impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
 #[cfg(test)]
 mod tests {
     use futures_util::{SinkExt, StreamExt};
-    use tokio::{io::DuplexStream, time::timeout};
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream},
+        time::timeout,
+    };
     use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
     use super::*;
@@ -296,10 +299,11 @@ mod tests {
             let (mut leaver, pump) = bench.connect(PIPE_BYTES).websocket().await;
             say(&mut leaver, &["join", "publish", "publish", "now"]).await;
             hears(&mut leaver, &["now"]).await;
-            if is_polite {
-                leaver.close(None).await.expect("an open socket");
+            // Only one way: a client that nothing can be written to any more is given up at once.
+            match is_polite {
+                true => leaver.close(None).await.expect("an open socket"),
+                false => leaver.get_mut().shutdown().await.expect("an open pipe"),
             }
-            drop(leaver);
             standstill.release();
             hears(&mut listener, &["joined", "{}", "{}"]).await;
             timeout(DEADLINE, pump).await.expect("it ends, too").expect("no panic");

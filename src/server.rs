@@ -4,7 +4,7 @@ mod shutdown;
 
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -23,7 +23,7 @@ use crate::{
         store::{AppStore, StoreError},
     },
     broker::{Topics, fanout::Fanout, topics::TopicLimits},
-    http::{self, Services, admin::Throttle},
+    http::{self, Services, admin::Throttle, pace::TokenPace},
     metrics::Metrics,
     phoenix::{
         self, Conversation, Rules,
@@ -33,8 +33,10 @@ use crate::{
         session_token::SessionTokens,
     },
     session::{
+        bucket::PerSecond,
         listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
+        places::Places,
         worker::{SessionLimits, Sessions, Worker},
     },
     settings::{self, Settings, SettingsError},
@@ -111,8 +113,8 @@ impl Server {
             settings.registry.refresh,
             metrics.clone(),
         );
-        let counted = Counted { metrics, sessions: Sessions::new(sessions_max) };
-        let parts = Parts::assemble(settings, directory, registry.await?, counted);
+        let sessions = Sessions::new(sessions_max, metrics);
+        let parts = Parts::assemble(settings, directory, registry.await?, sessions);
         let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
         Ok(Self { metrics, ..parts.serve(listener, address) })
     }
@@ -213,14 +215,9 @@ struct Parts {
     topics: Topics,
     sessions: Sessions,
     rules: Arc<Rules>,
+    addresses: Places<IpAddr>,
     long_polls: LongPolls<Conversation>,
     draining: Arc<AtomicBool>,
-}
-
-/// What counts: everything that happens, and the sessions against their limit.
-struct Counted {
-    metrics: Arc<Metrics>,
-    sessions: Sessions,
 }
 
 impl Parts {
@@ -228,9 +225,10 @@ impl Parts {
         settings: Arc<Settings>,
         directory: AppDirectory,
         registry: Addr<AppRegistry>,
-        Counted { metrics, sessions }: Counted,
+        sessions: Sessions,
     ) -> Self {
         let limits = &settings.limits;
+        let metrics = sessions.metrics().clone();
         let topic_limits = TopicLimits {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
@@ -247,6 +245,7 @@ impl Parts {
             topics: topics.clone(),
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: draining.clone(),
+            pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
             metrics: metrics.clone(),
         });
         let rules = Arc::new(Rules {
@@ -260,13 +259,27 @@ impl Parts {
             channels_max: limits.channels_per_transport_max,
             ref_bytes_max: limits.ref_bytes_max,
             client_event_bytes_max: limits.client_event_bytes_max,
+            client_events_max: PerSecond(limits.client_events_per_second_max),
+            joins_max: PerSecond(limits.joins_per_second_max),
+            app_sessions: Places::new(limits.sessions_per_app_max),
             metrics,
         });
         let long_polls = LongPolls::new(LongPollTimes {
             window: settings.socket.long_poll_window,
             unjoined_max: settings.socket.long_poll_unjoined_timeout,
         });
-        Self { settings, services, registry, topics, sessions, rules, long_polls, draining }
+        let addresses = Places::new(limits.sessions_per_address_max);
+        Self {
+            settings,
+            services,
+            registry,
+            topics,
+            sessions,
+            rules,
+            addresses,
+            long_polls,
+            draining,
+        }
     }
 
     fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
@@ -324,6 +337,7 @@ impl Parts {
             check_origin: socket.check_origin.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
             force_ssl: server.force_ssl,
+            addresses: self.addresses.clone(),
         });
         let session_limits = SessionLimits {
             message_bytes_max: limits.message_bytes_max,

@@ -189,7 +189,10 @@ impl fmt::Debug for KeyFingerprint {
 /// Why a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not a JWT, wrong signature or algorithm, wrong claim types, or too long.
+    /// It is longer than it may be; the wire does not tell it from the next.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not a JWT, wrong signature or algorithm, or wrong claim types.
     #[error("the token is invalid")]
     Invalid,
     /// `exp` has passed.
@@ -207,7 +210,7 @@ impl TokenError {
     /// The reason on the wire.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Invalid => "invalid_token",
+            Self::TooLong | Self::Invalid => "invalid_token",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
             Self::InvalidCsrf => "invalid_csrf",
@@ -315,7 +318,7 @@ impl Verifier<'_> {
     /// [`TokenError`], of several faults the first in the order in which it lists them.
     pub fn verify(&self, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
         if token.len() > self.token_bytes_max {
-            return Err(TokenError::Invalid);
+            return Err(TokenError::TooLong);
         }
         let algorithm = pinned_algorithm(token)?;
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
@@ -586,7 +589,7 @@ mod tests {
             Verifier { keys, token_bytes_max, now_s: NOW_S }.verify(&token, None).map(|_| ())
         };
         assert_eq!(verify(token.len()), Ok(()));
-        assert_eq!(verify(token.len() - 1), Err(TokenError::Invalid));
+        assert_eq!(verify(token.len() - 1), Err(TokenError::TooLong));
     }
 
     #[test]

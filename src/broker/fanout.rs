@@ -1,6 +1,6 @@
 //! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{cell::Cell, collections::HashMap, mem, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -9,7 +9,7 @@ use log::{error, warn};
 
 use crate::{
     app::{AppId, registry::AppChanged},
-    metrics::apps::Traffic,
+    metrics::{SAMPLE_INTERVAL, apps::Traffic},
 };
 
 use super::{
@@ -131,6 +131,7 @@ pub struct Fanout {
     sessions: HashMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
+    sampler: Sampler,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
 }
@@ -187,6 +188,7 @@ impl Fanout {
             sessions: HashMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
+            sampler: Sampler::default(),
             stopping: false,
         }
     }
@@ -250,17 +252,29 @@ impl Fanout {
     fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
         let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
-            whole.deliver(placed, Level::Scope, &listeners.traffic);
+            self.hand(whole, placed, Level::Scope, &listeners.traffic);
         }
         self.handed_this_turn += 1;
         match placed.destination() {
             Destination::Channel(channel) => {
                 if let Some(group) = listeners.channels.get(channel) {
-                    group.deliver(placed, Level::Channel, &listeners.traffic);
+                    self.hand(group, placed, Level::Channel, &listeners.traffic);
                 }
                 Vec::new()
             }
             Destination::General => listeners.channels.keys().cloned().collect(),
+        }
+    }
+
+    /// Hands a publication to those who joined one topic, and now and then asks one of them how long
+    /// it took.
+    fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
+        group.deliver(placed, level, traffic);
+        let Some(nth) = self.sampler.turn(placed.taken_at()) else { return };
+        if let Some((_, member)) = group.members.get_index(nth % group.members.len().max(1))
+            && placed.suits(member.format)
+        {
+            member.outbox.sample(placed.taken_at());
         }
     }
 
@@ -276,7 +290,7 @@ impl Fanout {
             let Some(channel) = channels.pop() else { return };
             let Some(listeners) = self.scopes.get(placed.key()) else { return };
             if let Some(group) = listeners.channels.get(&channel) {
-                group.deliver(&placed, Level::Channel, &listeners.traffic);
+                self.hand(group, &placed, Level::Channel, &listeners.traffic);
                 self.handed_this_turn += 1;
             }
         }
@@ -351,6 +365,25 @@ impl Fanout {
     fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
         let concerns = move |p: &&Present| p.places.iter().any(&concerned);
         self.sessions.values().filter(concerns).map(|p| &*p.outbox)
+    }
+}
+
+/// Says when to measure, and whom.
+#[derive(Default)]
+struct Sampler {
+    last: Cell<Option<Instant>>,
+    turns: Cell<usize>,
+}
+
+impl Sampler {
+    /// Whose turn it is, if it is time for another; nobody reads a clock for it.
+    fn turn(&self, now: Instant) -> Option<usize> {
+        let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;
+        if self.last.get().is_some_and(is_early) {
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.turns.replace(self.turns.get().wrapping_add(1)))
     }
 }
 

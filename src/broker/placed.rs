@@ -1,8 +1,11 @@
 //! A publication that has been taken: its permit, and its frames, each encoded at most once.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use bytestring::ByteString;
@@ -35,6 +38,8 @@ pub(super) struct Placed {
     /// subscribers under both of its names.
     frames: [[OnceLock<Spelled>; 2]; Format::COUNT],
     tally: Option<Tally>,
+    /// When it was taken.
+    taken_at: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -70,11 +75,16 @@ impl Placed {
             }
         };
         let frames = Default::default();
-        (Self { publication, key, frames, tally, _permit: permit }, skipped)
+        let taken_at = Instant::now();
+        (Self { publication, key, frames, tally, taken_at, _permit: permit }, skipped)
     }
 
     pub(super) fn key(&self) -> &ScopeKey {
         &self.key
+    }
+
+    pub(super) fn taken_at(&self) -> Instant {
+        self.taken_at
     }
 
     pub(super) fn destination(&self) -> &Destination {

@@ -6,6 +6,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use actix::prelude::*;
@@ -160,6 +161,9 @@ pub enum ToSession {
     /// A frame for the client, if it still has that subscription: what was on its way when a session
     /// unsubscribed still arrives here, and must not come between a leave and the next join.
     Deliver(Frame, SubscriptionId),
+    /// All that was delivered until now is of interest: note when it is written, for it was published
+    /// at this moment.
+    Sample(Instant),
     /// Who is there, spelled by [`Format::spell_members`], under the same condition. Changes follow
     /// as frames.
     Members(ByteString, SubscriptionId),
@@ -299,6 +303,13 @@ impl Outbox {
             // It is over already.
             Err(SendError::Closed(_)) => false,
         }
+    }
+
+    /// Asks the session to measure how long it takes from `published` until what it was delivered is
+    /// written. One that has no room for the question is not asked.
+    pub fn sample(&self, published: Instant) {
+        // What cannot be measured is measured elsewhere soon.
+        let _ = self.mailbox.try_send(ToSession::Sample(published));
     }
 
     /// Notes that the session has taken so much out.

@@ -244,6 +244,8 @@ impl Handler<ToSession> for ProbeActor {
             ToSession::Members(members, SubscriptionId(7)) => members.to_string(),
             ToSession::Deliver(_, other) | ToSession::Members(_, other) => format!("{other:?}"),
             ToSession::AppChanged(app) => format!("app {} changed", app.0),
+            // When one comes is the clock's matter.
+            ToSession::Sample(_) => return,
             ToSession::Disconnect(joins) => format!("disconnect: {joins:?}"),
             ToSession::End(ending) => format!("end: {ending:?}"),
         };

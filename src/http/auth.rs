@@ -3,7 +3,7 @@
 //! An unknown app, an inactive one and wrong credentials get one and the same answer after the
 //! same work, so that nobody can find out which apps there are.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,9 +16,10 @@ use super::{
 use crate::{
     app::{
         App, ClientEvents,
-        token::{self, Grant, Keys, Verifier},
+        token::{self, Grant, Keys, TokenError, Verifier},
     },
     broker::{Addressing, Destination, Scope},
+    metrics::labels::Limit,
     settings::Limits,
 };
 
@@ -95,7 +96,11 @@ impl<'a> Credentials<'a> {
         } else {
             let token_bytes_max = services.settings.limits.token_bytes_max;
             let verifier = Verifier { keys, token_bytes_max, now_s: token::now_s() };
-            self.grant(&verifier).map(Caller::Bearer)
+            let grant = self.bearer().map(|token| verifier.verify(token, self.csrf));
+            if matches!(grant, Some(Err(TokenError::TooLong))) {
+                services.metrics.hit(Limit::TokenBytes);
+            }
+            grant.and_then(Result::ok).map(Caller::Bearer)
         };
         // Only here does it matter whether there is such an app: a dummy that fits is still none.
         match (found, caller) {
@@ -137,11 +142,30 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    fn grant(&self, verifier: &Verifier<'_>) -> Option<Grant> {
+    /// The token, if that is what came.
+    fn bearer(&self) -> Option<&str> {
         let text = std::str::from_utf8(self.authorization).ok()?;
         let (scheme, token) = text.split_once(' ')?;
-        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-        is_bearer.then(|| verifier.verify(token.trim(), self.csrf).ok())?
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// Counts so many events of a caller who counts as a client: it may publish here as often as
+    /// over its socket.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`].
+    pub fn pace(
+        &self,
+        services: &Services,
+        by: &AuthenticatedApp,
+        events: usize,
+    ) -> Result<(), ApiError> {
+        let token = self.bearer().filter(|_| by.is_client());
+        if token.is_none_or(|token| services.pace.take(token.as_bytes(), events, token::now_s())) {
+            return Ok(());
+        }
+        services.metrics.hit(Limit::ClientEventsPerSecond);
+        Err(ApiError::TooManyRequests { retry_after: Duration::from_secs(1) })
     }
 }
 
@@ -164,6 +188,11 @@ impl AuthenticatedApp {
         } else {
             limits.trigger_payload_bytes_max
         }
+    }
+
+    /// The limit on [`AuthenticatedApp::payload_bytes_max`], to be counted by.
+    pub fn payload_limit(&self) -> Limit {
+        if self.is_client() { Limit::ClientEventBytes } else { Limit::TriggerPayloadBytes }
     }
 
     /// Judges whether this caller may publish there. The web application may anywhere; a token

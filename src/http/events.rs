@@ -27,6 +27,7 @@ pub async fn create(
     credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     let json = Json::read(&request, payload, &services).await?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    credentials.pace(&services, &by, 1)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;
     trigger::publish(&services, vec![publication]).await
 }
@@ -44,7 +45,8 @@ fn read(
     let event = fields.event().and_then(|raw| EventName::parse(&raw).map_err(fault));
     let event = findings.note("event", event);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload)?;
+    let payload = findings.note_payload(payload);
+    let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some(scope), Some(destination), Some(event), Some(payload)) =
         (scope, destination, event, payload)
     else {

@@ -33,8 +33,7 @@ impl Json {
         payload: web::Payload,
         services: &Services,
     ) -> Result<Self, ApiError> {
-        let bytes_max = services.settings.limits.request_body_bytes_max;
-        Self::from_body(Body::read(request, payload, bytes_max).await?)
+        Self::from_body(Body::read_for(services, request, payload).await?)
     }
 
     /// Takes a body.

@@ -27,6 +27,7 @@ pub mod events;
 pub mod health;
 mod json;
 pub mod metrics;
+pub mod pace;
 pub mod pages;
 pub mod publish;
 mod trigger;
@@ -64,6 +65,8 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+    /// How often tokens may trigger.
+    pub pace: pace::TokenPace,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }

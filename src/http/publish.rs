@@ -32,6 +32,7 @@ pub async fn create(
     let fields = Fields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
+    credentials.pace(&services, &by, 1)?;
     let publication = read(&topic, &fields, &by, &services)?;
     trigger::publish(&services, vec![publication]).await
 }
@@ -51,6 +52,7 @@ pub async fn create_all(
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;
     let by = credentials.authenticate(&services, app, Proof::SecretAlone)?;
+    credentials.pace(&services, &by, events.len())?;
     let publications = each(&events, |(topic, fields)| read(topic, fields, &by, &services))?;
     trigger::publish(&services, publications).await
 }
@@ -70,7 +72,8 @@ fn read(
     let addressed = fields.event().and_then(|event| address(topic, &event).map_err(fault));
     let addressed = findings.note("event", addressed);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload)?;
+    let payload = findings.note_payload(payload);
+    let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some((destination, event)), Some(payload)) = (addressed, payload) else {
         return Err(findings.into());
     };

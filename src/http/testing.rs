@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Services, admin::Throttle, configure};
+use super::{Services, admin::Throttle, configure, pace::TokenPace};
 use crate::{
     app::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug, origin::AllowedOrigins,
@@ -17,6 +17,7 @@ use crate::{
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
+    session::bucket::PerSecond,
     settings::Settings,
 };
 
@@ -65,6 +66,7 @@ impl TestServices {
         let services = web::Data::new(Services {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),
+            pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
             settings: Arc::new(settings),
             directory,
             registry,

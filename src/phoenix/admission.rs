@@ -5,6 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,7 +20,8 @@ use crate::{
         visitor::Visitor,
     },
     broker::TopicName,
-    metrics::labels::JoinOutcome,
+    metrics::labels::{JoinOutcome, Limit},
+    session::places::Held,
 };
 
 use super::{message::Body, presence::MetaFault};
@@ -33,6 +35,8 @@ pub struct Caller {
     pub tokens: TokenPair,
     /// A token in the subprotocol.
     pub bearer: Option<Box<str>>,
+    /// Its place among the sessions from its address.
+    pub place: Held<IpAddr>,
 }
 
 /// Shows what is there, never what it says.
@@ -96,6 +100,10 @@ pub enum JoinRefusal {
     TooManyMembers,
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
+    /// More joins came within a second than may.
+    TooManyJoins,
+    /// The app has as many sessions as it may.
+    TooManySessions,
     /// The app was changed while the join was under way.
     AppChanged,
     /// The app wanted it ended while it was under way.
@@ -117,9 +125,23 @@ impl JoinRefusal {
             Self::Meta(_) => JoinOutcome::BadPresence,
             Self::TooManyMembers => JoinOutcome::TooManyMembers,
             Self::TooManyScopes => JoinOutcome::TooManyScopes,
+            Self::TooManyJoins => JoinOutcome::TooManyJoins,
+            Self::TooManySessions => JoinOutcome::TooManySessions,
             Self::AppChanged => JoinOutcome::AppChanged,
             Self::Disconnected => JoinOutcome::Disconnected,
             Self::Unavailable => JoinOutcome::Unavailable,
+        }
+    }
+
+    /// The limit that was hit, if it was one.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::TooManyChannels => Some(Limit::ChannelsPerTransport),
+            Self::TooManyScopes => Some(Limit::ScopesPerApp),
+            Self::TooManyJoins => Some(Limit::JoinsPerSecond),
+            Self::TooManySessions => Some(Limit::SessionsPerApp),
+            Self::Token(TokenError::TooLong) => Some(Limit::TokenBytes),
+            _ => None,
         }
     }
 
@@ -140,6 +162,8 @@ impl JoinRefusal {
             Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
             Self::TooManyMembers => r#"{"reason":"presence channel full"}"#.to_owned(),
             Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
+            Self::TooManyJoins => r#"{"reason":"too many joins"}"#.to_owned(),
+            Self::TooManySessions => r#"{"reason":"too many sessions"}"#.to_owned(),
             Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
             Self::Disconnected => r#"{"reason":"disconnected"}"#.to_owned(),
             Self::Unavailable => r#"{"reason":"unavailable"}"#.to_owned(),

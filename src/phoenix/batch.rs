@@ -14,8 +14,10 @@ const BATCH_LINES_MAX: usize = 100;
 /// Why a body is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
-    /// It is not text, or holds a message that is too large.
+    /// It is not text.
     Unreadable,
+    /// It holds a message that is too large.
+    TooLarge,
     /// A line of a batch is neither a message nor base64.
     NoMessage,
 }
@@ -40,7 +42,7 @@ pub fn read(kind: BodyKind, body: Bytes, bytes_max: usize) -> Result<Vec<Receive
         BodyKind::OneText => vec![Received::Text(body)],
     };
     match messages.iter().any(|message| message.size_bytes() > bytes_max) {
-        true => Err(BodyFault::Unreadable),
+        true => Err(BodyFault::TooLarge),
         false => Ok(messages),
     }
 }
@@ -90,7 +92,7 @@ mod tests {
             ("a space before", " [1]", Err(BodyFault::NoMessage)),
             ("one of several", "[1]\n!\n[2]", Err(BodyFault::NoMessage)),
             ("what just fits", &fits, Ok(vec![text(&fits)])),
-            ("one that is too large", &too_large, Err(BodyFault::Unreadable)),
+            ("one that is too large", &too_large, Err(BodyFault::TooLarge)),
         ] {
             let body = Bytes::copy_from_slice(body.as_bytes());
             assert_eq!(read(BodyKind::Batch, body, BYTES_MAX), expected, "{case}");
@@ -119,6 +121,6 @@ mod tests {
             assert_eq!(read(kind, broken, BYTES_MAX), Err(BodyFault::Unreadable));
         }
         let large = Bytes::from_static(&[b'x'; BYTES_MAX + 1]);
-        assert_eq!(read(BodyKind::OneText, large, BYTES_MAX), Err(BodyFault::Unreadable));
+        assert_eq!(read(BodyKind::OneText, large, BYTES_MAX), Err(BodyFault::TooLarge));
     }
 }

@@ -16,9 +16,13 @@ use crate::{
     },
     metrics::{
         Metrics,
-        labels::{self, JoinOutcome, SessionKind},
+        labels::{self, JoinOutcome, Limit, SessionKind},
     },
-    session::{self, CloseCode, Effect, Failure, Received},
+    session::{
+        self, CloseCode, Effect, Failure, Received,
+        bucket::{Bucket, PerSecond},
+        places::{Full, Held, Places},
+    },
 };
 
 use super::{
@@ -42,6 +46,12 @@ pub struct Rules {
     pub ref_bytes_max: usize,
     /// The largest payload of a client event.
     pub client_event_bytes_max: usize,
+    /// Events that a client may publish.
+    pub client_events_max: PerSecond,
+    /// Joins that a client may try.
+    pub joins_max: PerSecond,
+    /// How many sessions an app may have.
+    pub app_sessions: Places<AppId>,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }
@@ -55,6 +65,8 @@ pub struct Conversation {
     /// Few and small: most clients join one topic, none more than a hundred.
     joins: Vec<Join>,
     asked: Option<Box<Asked>>,
+    events: Bucket,
+    join_tries: Bucket,
 }
 
 /// A joined topic.
@@ -63,6 +75,8 @@ struct Join {
     /// What the client called this incarnation; its `ref` if it did not say (decision 13.10).
     join_ref: Ref,
     footing: Footing,
+    /// The session's place among those of the app, shared by its joins.
+    place_in_app: Arc<Held<AppId>>,
     /// What others see of it, where it is tracked.
     profile: Option<Box<Profile>>,
 }
@@ -90,7 +104,16 @@ impl Conversation {
     /// A conversation that has not begun.
     pub fn new(version: Version, transport: Transport, caller: Caller, rules: Arc<Rules>) -> Self {
         let caller = Box::new(caller);
-        Self { version, transport, caller, rules, joins: Vec::new(), asked: None }
+        Self {
+            version,
+            transport,
+            caller,
+            rules,
+            joins: Vec::new(),
+            asked: None,
+            events: Bucket::default(),
+            join_tries: Bucket::default(),
+        }
     }
 
     fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
@@ -109,13 +132,19 @@ impl Conversation {
             // Silence, not an error: clients race their own rejoins.
             (Some(at), _) if !self.joins[at].is_meant_by(join_ref) => Vec::new(),
             (Some(at), Some("phx_leave")) => self.leave(at, reference),
-            (Some(at), _) => self.push(at, &message),
+            (Some(at), _) => self.push(at, &message, now_s),
         }
     }
 
     fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, .. } = message;
-        match self.admit(message, now_s) {
+        // Before anything is looked at: a client that tries too often is to cost little.
+        let is_in_time = self.join_tries.take(1, self.rules.joins_max, now_s);
+        let admitted = match is_in_time {
+            true => self.admit(message, now_s),
+            false => Err(JoinRefusal::TooManyJoins),
+        };
+        match admitted {
             Ok((join, persona)) => {
                 let subscription = Subscription {
                     place: join.place(),
@@ -130,7 +159,7 @@ impl Conversation {
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
-                self.rules.metrics.joins.of(refusal.outcome()).inc();
+                self.count(refusal);
                 let join_ref = match refusal {
                     JoinRefusal::UnmatchedTopic => &Ref::null(),
                     _ => join_ref,
@@ -169,8 +198,27 @@ impl Conversation {
             }
             None => (None, None),
         };
+        let place_in_app = self.place_in(app.id)?;
         let join_ref = if join_ref.is_null() { reference } else { join_ref }.clone();
-        Ok((Join { topic: name, join_ref, footing, profile }, persona))
+        Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
+    }
+
+    /// This session's place among those of an app: the one it has, or a new one.
+    fn place_in(&self, app: AppId) -> Result<Arc<Held<AppId>>, JoinRefusal> {
+        match self.joins.iter().find(|join| join.footing.app == app) {
+            Some(join) => Ok(join.place_in_app.clone()),
+            None => {
+                let place = self.rules.app_sessions.take(&app);
+                place.map(Arc::new).map_err(|Full| JoinRefusal::TooManySessions)
+            }
+        }
+    }
+
+    fn count(&self, refusal: JoinRefusal) {
+        self.rules.metrics.joins.of(refusal.outcome()).inc();
+        if let Some(limit) = refusal.limit() {
+            self.rules.metrics.hit(limit);
+        }
     }
 
     /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
@@ -208,7 +256,7 @@ impl Conversation {
                 self.joins.push(join);
             }
             Err(refusal) => {
-                self.rules.metrics.joins.of(refusal.outcome()).inc();
+                self.count(refusal);
                 effects.extend(self.unsubscribe(join.place()));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(join_ref, reference, &topic, &refusal));
@@ -235,16 +283,24 @@ impl Conversation {
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
-    fn push(&mut self, at: usize, message: &Message) -> Vec<Effect> {
+    fn push(&mut self, at: usize, message: &Message, now_s: f64) -> Vec<Effect> {
+        let is_in_time = self.events.take(1, self.rules.client_events_max, now_s);
         let join = &self.joins[at];
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
-        match self.ordered(join, message) {
+        let ordered = match is_in_time {
+            true => self.ordered(join, message),
+            false => Err(PushRefusal::TooMany),
+        };
+        match ordered {
             Ok(effect) => {
                 let topic = message.topic.clone();
                 self.asked = Some(Box::new(Asked::Push { topic, join_ref, reference }));
                 vec![effect]
             }
             Err(refusal) => {
+                if let Some(limit) = refusal.limit() {
+                    self.rules.metrics.hit(limit);
+                }
                 let refusal = error(&refusal.response());
                 vec![self.reply(&join_ref, &reference, &message.topic, &refusal)]
             }
@@ -392,7 +448,12 @@ impl session::Conversation for Conversation {
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
         match self.version.decode(&message, self.rules.ref_bytes_max) {
             Ok(message) => self.dispatch(message, now_s),
-            Err(Malformed) => vec![Effect::Close(CloseCode::INTERNAL)],
+            Err(malformed) => {
+                if malformed == Malformed::Ref {
+                    self.rules.metrics.hit(Limit::RefBytes);
+                }
+                vec![Effect::Close(CloseCode::INTERNAL)]
+            }
         }
     }
 
@@ -536,6 +597,7 @@ enum PushRefusal {
     NotPermitted,
     InvalidEvent,
     TooLarge,
+    TooMany,
     Payload(PayloadError),
     /// A meta without its only member that can be set.
     NoCustom,
@@ -543,12 +605,26 @@ enum PushRefusal {
 }
 
 impl PushRefusal {
+    /// The limit that was hit, if it was one.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooLarge => Some(Limit::ClientEventBytes),
+            Self::TooMany => Some(Limit::ClientEventsPerSecond),
+            Self::NotPermitted
+            | Self::InvalidEvent
+            | Self::Payload(_)
+            | Self::NoCustom
+            | Self::Meta(_) => None,
+        }
+    }
+
     /// The reply's response, as JSON.
     fn response(&self) -> String {
         match self {
             Self::NotPermitted => "{}".to_owned(),
             Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
             Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
+            Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),
             Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
             Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
             Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),

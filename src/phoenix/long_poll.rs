@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::{
     broker::subscriber::Frame,
     form,
+    metrics::labels::Limit,
     session::{
         long_poll::{LongPolls, Polled, Posted},
         upgrade::Handshake,
@@ -110,6 +111,10 @@ impl LongPollDoor {
         let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
         caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
+        match self.door.place(handshake) {
+            Ok(place) => caller.place = place,
+            Err(_) => return status(500),
+        }
         let rules = self.door.rules.clone();
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.sessions.open(conversation, &self.worker) {
@@ -125,12 +130,15 @@ impl LongPollDoor {
             Some(content_type) if content_type == "application/x-ndjson" => BodyKind::Batch,
             _ => BodyKind::OneText,
         };
-        let Ok(Ok(body)) = body.to_bytes_limited(self.body_bytes_max).await else {
-            return HttpResponse::new(StatusCode::BAD_REQUEST);
+        let body = match body.to_bytes_limited(self.body_bytes_max).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(_) => return self.too_large(Limit::RequestBodyBytes),
         };
         let messages = match batch::read(kind, body, self.message_bytes_max) {
             Ok(messages) => messages,
             // Two of the few answers whose HTTP status is not 200, as Phoenix has it.
+            Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
             Err(BodyFault::Unreadable) => return HttpResponse::new(StatusCode::BAD_REQUEST),
             Err(BodyFault::NoMessage) => {
                 return HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
@@ -141,6 +149,11 @@ impl LongPollDoor {
             Posted::Late => status(408),
             Posted::Gone => status(410),
         }
+    }
+
+    fn too_large(&self, limit: Limit) -> HttpResponse {
+        self.door.rules.metrics.hit(limit);
+        HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
     /// The session that a request names, by header or else by the last `token` param.

@@ -14,7 +14,12 @@ use super::{binary, presence, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub enum Malformed {
+    /// It is not spelled as this version has it.
+    Message,
+    /// A `ref` or `join_ref` is longer than it may be, or nested.
+    Ref,
+}
 
 /// Which spelling a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +57,7 @@ impl Version {
             (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
             // Version 1 has no binary form, and takes text whatever its opcode.
             (Received::Binary(bytes), Self::V1) => {
-                let text = str::from_utf8(bytes).map_err(|_| Malformed)?;
+                let text = str::from_utf8(bytes).map_err(|_| Malformed::Message)?;
                 Self::V1.decode_text(text, ref_bytes_max)
             }
             (Received::Binary(bytes), Self::V2) => binary::decode(bytes, ref_bytes_max),
@@ -140,23 +145,27 @@ impl Ref {
 
     /// Takes a string of at most `bytes_max` bytes.
     pub(super) fn from_text(text: &str, bytes_max: usize) -> Result<Self, Malformed> {
-        if text.len() > bytes_max { Err(Malformed) } else { Ok(Self(json_string(text).into())) }
+        if text.len() > bytes_max {
+            Err(Malformed::Ref)
+        } else {
+            Ok(Self(json_string(text).into()))
+        }
     }
 
     /// Takes a scalar of at most `bytes_max` bytes.
     fn parse(raw: &RawValue, bytes_max: usize) -> Result<Self, Malformed> {
         let json = raw.get();
         match json.as_bytes().first() {
-            Some(b'{' | b'[') | None => Err(Malformed),
+            Some(b'{' | b'[') | None => Err(Malformed::Ref),
             Some(b'"') => {
                 // An escape is at most six bytes for one: nothing longer can still be short enough.
                 if json.len() > 2 + 6 * bytes_max {
-                    return Err(Malformed);
+                    return Err(Malformed::Ref);
                 }
-                let text: String = serde_json::from_str(json).map_err(|_| Malformed)?;
+                let text: String = serde_json::from_str(json).map_err(|_| Malformed::Message)?;
                 Self::from_text(&text, bytes_max)
             }
-            Some(_) if json.len() > bytes_max => Err(Malformed),
+            Some(_) if json.len() > bytes_max => Err(Malformed::Ref),
             Some(_) => Ok(Self(json.into())),
         }
     }
@@ -175,7 +184,7 @@ impl Label {
     fn parse(raw: &RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
         if json.starts_with('"') {
-            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed)
+            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed::Message)
         } else {
             Ok(Self::Other(json.to_owned()))
         }
@@ -350,11 +359,11 @@ mod tests {
             (&longest, Ok(longest.as_str())),
             (&escaped, Ok(longest.as_str())),
             (&digits, Ok(digits.as_str())),
-            (&too_long, Err(Malformed)),
-            (&too_many_digits, Err(Malformed)),
-            ("[1]", Err(Malformed)),
-            ("{}", Err(Malformed)),
-            ("\"\\ud800\"", Err(Malformed)),
+            (&too_long, Err(Malformed::Ref)),
+            (&too_many_digits, Err(Malformed::Ref)),
+            ("[1]", Err(Malformed::Ref)),
+            ("{}", Err(Malformed::Ref)),
+            ("\"\\ud800\"", Err(Malformed::Message)),
         ] {
             assert_eq!(parse_ref(json).as_deref(), expected.as_ref().copied(), "{json}");
         }

@@ -3,7 +3,7 @@
 //! A transport is an actor that can write frames, close, and hold its client back; here it learns
 //! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use actix::{fut::wrap_future, prelude::*};
 use bytestring::ByteString;
@@ -39,6 +39,9 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
 
     /// Closes the connection; nothing is sent after.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
+
+    /// Notes, once all that was sent is written, how long ago it was published.
+    fn sample(&mut self, published: Instant);
 
     /// Has further messages of the client wait until [`Carrier::resume`], except for what
     /// [`answer_meanwhile`] can do.
@@ -114,6 +117,11 @@ impl<C: Conversation> Driver<C> {
     /// The way from the broker to this session.
     pub(super) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+
+    /// What the sessions of this thread share.
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
     }
 
     /// The session's number, for the log.
@@ -252,6 +260,7 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A
     match message {
         ToSession::Deliver(frame, id) => arrived(carrier, Arrival::Frame(frame), id, ctx),
         ToSession::Members(members, id) => arrived(carrier, Arrival::Members(members), id, ctx),
+        ToSession::Sample(published) => carrier.sample(published),
         ToSession::AppChanged(app) => {
             let effects = driver.conversation.app_changed(app, now_s());
             run(carrier, effects, ctx);

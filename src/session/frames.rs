@@ -19,6 +19,7 @@ use bytestring::ByteString;
 use futures_util::Stream;
 
 use super::{CloseCode, Received, worker::Worker};
+use crate::metrics::labels::Limit;
 
 /// Bytes read before other tasks of the thread get a turn. Frames that amount to nothing, such as
 /// pongs and empty fragments, would else be read for as long as they keep coming.
@@ -229,6 +230,9 @@ impl<T: AsyncRead + Unpin> Stream for Frames<T> {
                 Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
                 Ok(None) => this.done = !ready!(this.poll_read(cx)),
                 Err(code) => {
+                    if code == CloseCode::TOO_BIG {
+                        this.worker.metrics.hit(Limit::MessageBytes);
+                    }
                     this.done = true;
                     return Poll::Ready(Some(Inbound::Broken(code)));
                 }

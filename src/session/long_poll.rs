@@ -232,6 +232,8 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     frames_max: usize,
     bytes_max: usize,
     parked: Option<Parked>,
+    /// When something that waits was published, if that is of interest.
+    sampled: Option<Instant>,
     /// When the client was last there to fetch.
     fetched: Instant,
     /// Since when nothing is joined.
@@ -264,6 +266,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             frames_max: limits.outbox_frames_max,
             bytes_max: limits.outbox_bytes_max,
             parked: None,
+            sampled: None,
             fetched: Instant::now(),
             unjoined_since: Some(Instant::now()),
             is_closed: false,
@@ -323,7 +326,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
     /// nothing from the next one.
     fn flush(&mut self) {
         if self.waiting.is_empty() {
-            return;
+            return self.note_fetched();
         }
         let Some(parked) = self.parked.take() else { return };
         match parked.send(mem::take(&mut self.waiting).into()) {
@@ -331,8 +334,17 @@ impl<C: Conversation + Unpin> LongPoll<C> {
                 self.waiting_bytes = 0;
                 self.driver.outbox().keeps(Load::default());
                 self.fetched = Instant::now();
+                self.note_fetched();
             }
             Err(unfetched) => self.waiting = unfetched.into(),
+        }
+    }
+
+    /// Nothing waits any more.
+    fn note_fetched(&mut self) {
+        if let Some(published) = self.sampled.take() {
+            let took = published.elapsed().as_secs_f64();
+            self.driver.worker().metrics.publish_to_write_s.observe(took);
         }
     }
 
@@ -407,6 +419,11 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         self.parked = None;
         self.inbox.clear();
         ctx.stop();
+    }
+
+    fn sample(&mut self, published: Instant) {
+        self.sampled.get_or_insert(published);
+        self.flush();
     }
 
     fn hold(&mut self) {

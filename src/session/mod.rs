@@ -10,11 +10,13 @@
 //! little more than 4 KB while it idles (`benches/idle_memory.rs`); nothing of the HTTP connection
 //! it came from survives.
 
+pub mod bucket;
 pub mod client;
 mod driver;
 mod frames;
 pub mod listener;
 pub mod long_poll;
+pub mod places;
 mod pump;
 #[cfg(test)]
 mod testing;

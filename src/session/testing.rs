@@ -70,8 +70,9 @@ impl Bench {
             presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
         };
-        let topics = Topics::new(of_topics, Metrics::new(10));
-        let sessions = Sessions::new(100);
+        let metrics = Metrics::new(10);
+        let topics = Topics::new(of_topics, metrics.clone());
+        let sessions = Sessions::new(100, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
     }

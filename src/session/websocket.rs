@@ -139,6 +139,12 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         ctx.stop();
     }
 
+    /// Only the pump knows what is written. It is polling this very actor, so a place that all
+    /// sessions of the thread share will do.
+    fn sample(&mut self, published: Instant) {
+        self.driver.worker().sampled.set(Some(published));
+    }
+
     fn hold(&mut self) {
         self.held.get_or_insert_default();
     }

@@ -218,6 +218,10 @@ pub struct Limits {
     pub trigger_payload_bytes_max: usize,
     /// Payload of one client event.
     pub client_event_bytes_max: usize,
+    /// Events that one session may publish within a second.
+    pub client_events_per_second_max: u32,
+    /// Joins that one session may try within a second.
+    pub joins_per_second_max: u32,
     /// One socket message after reassembly.
     pub message_bytes_max: usize,
     /// One request body.
@@ -242,6 +246,10 @@ pub struct Limits {
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.
     pub sessions_max: Option<usize>,
+    /// Sessions of one app; `None` is no bound.
+    pub sessions_per_app_max: Option<usize>,
+    /// Sessions from one address; `None` is no bound.
+    pub sessions_per_address_max: Option<usize>,
 }
 
 /// Counting.

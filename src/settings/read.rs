@@ -222,6 +222,9 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
     Ok(Limits {
         trigger_payload_bytes_max: r.number("limits.trigger_payload_bytes_max", 2..=GIGABYTE)?,
         client_event_bytes_max: r.number("limits.client_event_bytes_max", 2..=GIGABYTE)?,
+        client_events_per_second_max: r
+            .number("limits.client_events_per_second_max", 1..=10_000)?,
+        joins_per_second_max: r.number("limits.joins_per_second_max", 1..=10_000)?,
         message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
         request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
         token_bytes_max: r.number("limits.token_bytes_max", 64..=MANY)?,
@@ -234,7 +237,9 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         publications_in_flight_max: r.number("limits.publications_in_flight_max", 100..=MANY)?,
         failed_admin_logins_per_minute_max: r
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
-        sessions_max: r.number_or_auto("limits.sessions_max")?,
+        sessions_max: r.number_or("limits.sessions_max", "auto")?,
+        sessions_per_app_max: r.number_or("limits.sessions_per_app_max", "off")?,
+        sessions_per_address_max: r.number_or("limits.sessions_per_address_max", "off")?,
     })
 }
 

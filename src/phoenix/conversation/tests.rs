@@ -51,6 +51,9 @@ fn rules() -> Arc<Rules> {
         channels_max: 3,
         ref_bytes_max: 64,
         client_event_bytes_max: 32,
+        client_events_max: PerSecond(1_000),
+        joins_max: PerSecond(1_000),
+        app_sessions: Places::new(None),
         metrics: Metrics::new(10),
     })
 }
@@ -731,6 +734,50 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
         let format = version.format(transport);
         assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
     }
+}
+
+/// A conversation under the rates that are set by default.
+fn paced() -> Talk {
+    let Some(all) = Arc::into_inner(rules()) else { panic!("rules of nobody else") };
+    let rules =
+        Arc::new(Rules { client_events_max: PerSecond(30), joins_max: PerSecond(200), ..all });
+    let conversation =
+        Conversation::new(Version::V2, Transport::WebSocket, Caller::default(), rules.clone());
+    Talk { conversation, rules }
+}
+
+#[test]
+fn thirty_events_within_a_second_are_published_and_the_next_is_refused() {
+    let mut talk = paced();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    let push = r#"["1","2","public:foo-app","msg",{}]"#;
+    for nth in 0..30 {
+        assert_eq!(talk.say(push), ["publish 1/public/#general msg {}"], "{nth}");
+    }
+    let refused = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{"reason":"too many events"}}]"#;
+    assert_eq!(talk.say(push), [refused]);
+    assert_eq!(talk.push(["1", "2", "public:foo-app", "msg"], b"x"), [refused], "bytes as well");
+    let ok = r#"[null,"3","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(talk.say(r#"[null,"3","phoenix","heartbeat",{}]"#), [ok], "it goes on");
+    let later = talk.conversation.received(Received::Text(push.into()), NOW_S + 0.1);
+    assert_eq!(shown(&later[0]), "publish 1/public/#general msg {}");
+}
+
+#[test]
+fn two_hundred_joins_within_a_second_are_judged_and_the_next_is_refused_whatever_it_brings() {
+    let mut talk = paced();
+    let join = r#"["1","1","private:foo-app","phx_join",{"guardian_token":"bad"}]"#;
+    let reply = |response: &str| {
+        format!(
+            r#"["1","1","private:foo-app","phx_reply",{{"status":"error","response":{response}}}]"#
+        )
+    };
+    for nth in 0..200 {
+        assert_eq!(talk.say(join), [reply(r#"{"error":"invalid_token"}"#)], "{nth}");
+    }
+    assert_eq!(talk.say(join), [reply(r#"{"reason":"too many joins"}"#)]);
+    let later = talk.conversation.received(Received::Text(join.into()), NOW_S + 0.1);
+    assert_eq!(shown(&later[0]), reply(r#"{"error":"invalid_token"}"#));
 }
 
 #[test]

@@ -22,7 +22,9 @@ use herald::{
         admission::{Caller, Judge, RefusedOrigins},
         message::{Message, Transport, Version},
     },
-    session::{CloseCode, Conversation as _, Effect, Failure, Received},
+    session::{
+        CloseCode, Conversation as _, Effect, Failure, Received, bucket::PerSecond, places::Places,
+    },
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -102,6 +104,9 @@ impl Talk {
             channels_max: CHANNELS_MAX,
             ref_bytes_max: REF_BYTES_MAX,
             client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
+            client_events_max: PerSecond(1_000),
+            joins_max: PerSecond(1_000),
+            app_sessions: Places::new(None),
             metrics: Metrics::new(1),
         });
         rules.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());

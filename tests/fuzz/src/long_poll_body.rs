@@ -38,7 +38,7 @@ fn read_plainly(kind: BodyKind, data: &[u8], bytes_max: usize) -> Result<Vec<Rec
     };
     for message in &messages {
         if message.size_bytes() > bytes_max {
-            return Err(BodyFault::Unreadable);
+            return Err(BodyFault::TooLarge);
         }
     }
     Ok(messages)

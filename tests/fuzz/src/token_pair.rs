@@ -170,7 +170,8 @@ fn judged(keys: Keys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
     let found = verifier.verify(token, csrf);
     let signers = [Some(keys.app), keys.shared].into_iter().flatten();
     let signed = signers.into_iter().find_map(|key| Some((key, claims(token, key)?)));
-    match signed.filter(|_| token.len() <= TOKEN_BYTES_MAX) {
+    match signed {
+        _ if token.len() > TOKEN_BYTES_MAX => assert_eq!(found.err(), Some(TokenError::TooLong)),
         None => assert_eq!(found.err(), Some(TokenError::Invalid), "{token} is not signed"),
         Some((key, claims)) => {
             let expected = verdict(&claims, csrf, key);

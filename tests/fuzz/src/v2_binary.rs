@@ -91,6 +91,6 @@ fn as_text(data: &[u8], frame: Bytes) {
     let read = shown(Received::Binary(frame));
     match str::from_utf8(data) {
         Ok(text) => assert_eq!(read, shown(Received::Text(text.into()))),
-        Err(_) => assert_eq!(read, "Err(Malformed)"),
+        Err(_) => assert_eq!(read, "Err(Message)"),
     }
 }

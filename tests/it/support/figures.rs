@@ -14,10 +14,13 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Asks the server, as its admin.
+    /// Asks the server, as its admin, or where its metrics have a port of their own.
     pub async fn of(server: &TestServer) -> Self {
-        let request = http::request("GET", server.url("/metrics")).basic(ADMIN.0, ADMIN.1);
-        Self::read(&request.send().await)
+        let url = match server.metrics_port {
+            Some(port) => format!("http://127.0.0.1:{port}/metrics"),
+            None => server.url("/metrics"),
+        };
+        Self::read(&http::request("GET", url).basic(ADMIN.0, ADMIN.1).send().await)
     }
 
     /// Reads an answer; it must be a whole one.

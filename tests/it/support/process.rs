@@ -71,6 +71,18 @@ impl Process {
         while !self.log.recv_timeout(DEADLINE).expect("a line in time").contains(text) {}
     }
 
+    /// Waits until it has logged so many lines with this text, and answers them, and more if there
+    /// are more already; what came between is read away.
+    pub fn logged(&self, text: &str, count: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let line = self.log.recv_timeout(DEADLINE).expect("a line in time");
+            found.extend(Some(line).filter(|line| line.contains(text)));
+        }
+        found.extend(self.log.try_iter().filter(|line| line.contains(text)));
+        found
+    }
+
     /// Waits until it has ended, and says how.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();

@@ -19,6 +19,7 @@ mod command_line;
 mod conformance;
 mod databases;
 mod disconnecting;
+mod file_handles;
 mod framing;
 mod fuzzing;
 mod handshake;

@@ -1,6 +1,6 @@
 //! What the server says of itself: complete, true, bounded, without secrets, at any time.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 use serde_json::json;
 
@@ -121,6 +121,33 @@ async fn sessions_joins_publications_and_deliveries_are_counted() {
     drop(sockets);
     let figures = becomes(&server, SESSIONS_V2, 0.0).await;
     assert_eq!(figures.get(r#"herald_skipped_deliveries_total{app="test-app"}"#), 3.0);
+}
+
+#[tokio::test]
+async fn how_long_publications_take_to_the_socket_is_measured_over_every_transport() {
+    for way in WAYS {
+        let server = TestServer::start();
+        let mut socket = Socket::connect(&server, way).await;
+        socket.join("public:test-app", json!({})).await;
+        let began = Instant::now();
+        server.trigger(&App::seeded(), json!({"topic": "t", "event": "e"})).await;
+        socket.next().await;
+        let count = "herald_publish_to_write_seconds_count";
+        let figures = becomes(&server, count, 1.0).await;
+        let sum = figures.get("herald_publish_to_write_seconds_sum");
+        assert!(sum > 0.0 && sum < 10.0, "{way}: {sum} s");
+        for n in 0..200 {
+            let event = json!({"topic": "t", "event": "e", "payload": {"n": n}});
+            server.trigger(&App::seeded(), event).await;
+        }
+        for _ in 0..200 {
+            socket.next().await;
+        }
+        let sampled = Figures::of(&server).await.get(count);
+        // All are of one thread, which measures once in ten milliseconds at most.
+        let most = began.elapsed().as_secs_f64() * 100.0 + 1.0;
+        assert!((1.0..=most).contains(&sampled), "{way}: {sampled} of {most}");
+    }
 }
 
 #[tokio::test]

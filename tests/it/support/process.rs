@@ -83,6 +83,19 @@ impl Process {
         found
     }
 
+    /// How many files it has open.
+    pub fn open_files(&self) -> u64 {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        folder.expect("a running process").count() as u64
+    }
+
+    /// Sets how many files it may have open: the soft limit and the hard one.
+    pub fn limit_files(&self, limit: (u64, u64)) {
+        let files = rlimit::Resource::NOFILE;
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        rlimit::prlimit(pid, files, Some(limit), None).expect("a process of ours");
+    }
+
     /// Waits until it has ended, and says how.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();

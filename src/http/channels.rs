@@ -9,7 +9,7 @@ use actix_web::{
 };
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     Services,
@@ -27,6 +27,7 @@ use crate::{
         topics::Unanswered,
     },
     form,
+    phoenix::presence::spell_members,
 };
 
 /// How many channels one answer lists if it is not asked for fewer or more.
@@ -42,6 +43,22 @@ struct Listed {
     scope: String,
     channel: Option<String>,
     subscribers: usize,
+    /// Who they are, where that is tracked; told of a single topic only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Box<RawValue>>,
+}
+
+/// Some of an app's topics; `next`, given as `after`, goes on behind them.
+#[derive(Debug, Serialize)]
+struct Page {
+    data: Vec<Listed>,
+    next: Option<String>,
+}
+
+/// A single topic.
+#[derive(Debug, Serialize)]
+struct One {
+    data: Listed,
 }
 
 /// Lists an app's occupied topics in their order, page by page.
@@ -67,7 +84,7 @@ pub async fn list(
     let listed = occupied.into_iter().take(limit);
     let data: Vec<_> = listed.map(|(rank, n)| listing(rank, n, &app, &addressing)).collect();
     let next = data.last().filter(|_| is_cut).map(|last| last.topic.clone());
-    Ok(answer(&json!({ "data": data, "next": next })))
+    Ok(answer(&Page { data, next }))
 }
 
 /// Tells how many joined a scope as a whole.
@@ -83,7 +100,7 @@ pub async fn show_scope(
     show(&request, &services, &slug, &scope, None).await
 }
 
-/// Tells how many joined one channel.
+/// Tells how many joined one channel, and of a presence channel who they are.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -110,10 +127,25 @@ async fn show(
     let addressing = services.addressing();
     let rank = rank(scope, channel, &app, &addressing)?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
+    let members = members(services, &key, rank.channel.as_ref()).await?;
     let place = Place { key, channel: rank.channel.clone() };
     let subscribers = services.topics.subscribers(place).await;
     let subscribers = subscribers.map_err(|Unanswered| ApiError::Unavailable)?;
-    Ok(answer(&json!({ "data": listing(rank, subscribers, &app, &addressing) })))
+    let data = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
+    Ok(answer(&One { data }))
+}
+
+/// Who is there, spelled as clients have it; none where nobody is tracked.
+async fn members(
+    services: &Services,
+    key: &ScopeKey,
+    channel: Option<&ChannelName>,
+) -> Result<Option<Box<RawValue>>, ApiError> {
+    let Some(channel) = channel.filter(|_| key.scope.is_presence()) else { return Ok(None) };
+    let roster = services.topics.members(key, channel).await;
+    let roster = roster.map_err(|Unanswered| ApiError::Unavailable)?;
+    let spelled = RawValue::from_string(spell_members(&roster).to_string());
+    spelled.map(Some).map_err(|_| ApiError::Unavailable)
 }
 
 /// The topic that a path names; it must be one that could be joined.
@@ -196,11 +228,12 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
         scope: scope.to_string(),
         channel: channel.map(|channel| channel.to_string()),
         subscribers,
+        members: None,
     }
 }
 
 /// What is true now is not kept by any cache.
-fn answer(body: &Value) -> HttpResponse {
+fn answer(body: &impl Serialize) -> HttpResponse {
     let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
     HttpResponse::Ok().insert_header(no_store).json(body)
 }
@@ -208,6 +241,7 @@ fn answer(body: &Value) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use actix_web::{http::header, test::TestRequest};
+    use serde_json::json;
 
     use super::*;
     use crate::http::testing::{KEY, SECRET, StalledThread, TestServices, app, basic};

@@ -110,7 +110,7 @@ fn push_member(json: &mut String, name: &str, value: &RawValue) {
 }
 
 /// Spells who is there: `{"<key>":{"metas":[{…}]}}`.
-pub(super) fn spell_members(roster: &Roster) -> ByteString {
+pub fn spell_members(roster: &Roster) -> ByteString {
     let mut json = String::new();
     push_roster(&mut json, roster);
     json.into()

@@ -101,6 +101,43 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
 }
 
 #[tokio::test]
+async fn of_a_presence_channel_the_members_are_told_as_its_clients_have_them() {
+    let server = TestServer::start();
+    let app = server.create_app(json!({ "name": "foo-app" })).await;
+    let topic = "presence:foo-app:room";
+    let empty = json!({
+        "topic": topic, "scope": "presence", "channel": "room", "subscribers": 0, "members": {},
+    });
+    assert_eq!(ask(&server, &app, "/presence/room").await, (200, json!({ "data": empty })));
+    let mut sockets = Vec::new();
+    for (way, sub) in [(V2, json!("ada")), (V1_POLLED, json!("ada")), (V1, json!(7))] {
+        let claims = json!({
+            "sub": sub, "listen": ["presence:*"], "presence": { "name": format!("{sub} over {way}") },
+        });
+        let mut socket = Socket::connect(&server, way).await;
+        socket.join(topic, json!({ "guardian_token": token(&app, &claims) })).await;
+        sockets.push(socket);
+    }
+    let (status, answer) = ask(&server, &app, "/presence/room").await;
+    assert_eq!((status, &answer["data"]["subscribers"]), (200, &json!(3)), "{answer}");
+    let members = &answer["data"]["members"];
+    let names = |key: &str| -> Vec<_> {
+        let metas = members[key]["metas"].as_array().expect("metas").iter();
+        metas.map(|meta| meta["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let way = |sub: &str, way: &str| format!("{sub} over {way}");
+    assert_eq!(names("ada"), [way("\"ada\"", V2), way("\"ada\"", V1_POLLED)]);
+    assert_eq!(names("7"), [way("7", V1)]);
+    let is_whole = |meta: &Value| meta["phx_ref"].is_string() && meta["online_at"].is_number();
+    assert!(is_whole(&members["7"]["metas"][0]), "{members}");
+    let list = ask(&server, &app, "").await.1;
+    let entry = json!([listed(topic, "presence", Some("room"), 3)]);
+    assert_eq!(list["data"], entry, "a list has counts alone");
+    let whole = listed("presence:foo-app", "presence", None, 0);
+    assert_eq!(ask(&server, &app, "/presence").await, (200, json!({ "data": whole })));
+}
+
+#[tokio::test]
 async fn with_a_single_app_topics_are_spelled_without_its_name() {
     let server = TestServer::start_with(|settings| settings.single_app = Slug::parse("test-app"));
     let app = App::seeded();

@@ -182,6 +182,34 @@ async fn a_token_that_a_public_join_did_not_need_counts_and_so_does_the_operator
 }
 
 #[tokio::test]
+async fn who_is_ended_leaves_its_presence_channel_once() {
+    let server = TestServer::start();
+    let (app, other) = two_apps(&server).await;
+    let topic = "presence:foo-app:room";
+    let ticket = |app: &App, sub: &str| {
+        let claims = json!({ "sub": sub, "listen": ["presence:*"] });
+        json!({ "guardian_token": token(app, &claims) })
+    };
+    for way in WAYS {
+        let mut watch = Socket::connect(&server, V2).await;
+        watch.join(topic, ticket(&app, "watch")).await;
+        assert_eq!(watch.next().await[3], "presence_state");
+        let mut target = Socket::connect(&server, way).await;
+        target.join("public:bar-app", ticket(&other, "ada")).await;
+        target.join(topic, ticket(&app, "ada")).await;
+        // All that is told until Ada has come, and then until she has left.
+        while watch.next().await[4]["joins"]["ada"] == Value::Null {}
+        disconnect(&server, &app, json!({ "sub": "ada" })).await;
+        let left = watch.next().await;
+        assert_eq!(left[3], "presence_diff", "{way}: {left}");
+        assert_eq!(left[4]["joins"], json!({}), "{way}: {left}");
+        let keys = left[4]["leaves"].as_object().expect("leaves").keys();
+        assert_eq!(keys.collect::<Vec<_>>(), ["ada"], "{way}: {left}");
+        watch.assert_quiet().await;
+    }
+}
+
+#[tokio::test]
 async fn with_a_single_app_topics_are_spelled_without_its_name() {
     let server = TestServer::start_with(|settings| settings.single_app = Slug::parse("test-app"));
     let app = App::seeded();

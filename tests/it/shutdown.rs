@@ -118,7 +118,7 @@ async fn crowd(server: &TestServer, sessions: usize) -> Vec<Socket> {
 /// When each of them is closed, earliest first. Over long-poll there is no code.
 async fn closed_at(sockets: &mut [Socket]) -> Vec<Instant> {
     let mut closed = join_all(sockets.iter_mut().map(async |socket| {
-        let code = socket.ended_with().await;
+        let code = socket.ended_or_gone().await;
         assert!(matches!(code, Some(1012) | None), "{code:?}");
         Instant::now()
     }))

@@ -267,6 +267,20 @@ impl Socket {
         }
     }
 
+    /// As [`Socket::ended_with`], of a server that stops: over long-poll it may be gone before it is
+    /// asked again.
+    pub async fn ended_or_gone(&mut self) -> Option<u16> {
+        let Carrier::LongPoll(poller) = &mut self.carrier else { return self.ended_with().await };
+        loop {
+            let fetched = timeout(DEADLINE, poller.try_fetch()).await.expect("an answer in time");
+            match fetched.map(|answer| answer["status"].clone()) {
+                None => return None,
+                Some(status) if status == 500 => return None,
+                Some(status) => assert_eq!(status, 204, "nothing but the end"),
+            }
+        }
+    }
+
     /// Nothing comes any more, and the stream ends as it should.
     pub async fn ended(&mut self) {
         let next = timeout(DEADLINE, self.websocket().next()).await.expect("the end in time");

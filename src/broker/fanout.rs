@@ -17,6 +17,7 @@ use super::{
     count::Count,
     occupancy::Rank,
     placed::{Level, Placed},
+    presence::Persona,
     publication::Destination,
     subscriber::{
         Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
@@ -173,6 +174,20 @@ enum Tracking {
     Introduced,
 }
 
+impl Tracking {
+    /// That of a member that joins, and may have joined before.
+    ///
+    /// Who joins anew goes on hearing changes until it is told again who is there: its client may
+    /// keep some that it has heard already for after that, and would undo what is missing between.
+    fn of(persona: Option<&Persona>, before: Option<&Member>) -> Self {
+        match (persona, before.map(|member| member.tracking)) {
+            (None, _) => Self::Untracked,
+            (Some(_), Some(Self::Introduced)) => Self::Introduced,
+            (Some(_), _) => Self::Expected,
+        }
+    }
+}
+
 impl Listeners {
     fn counted_by(traffic: Arc<Traffic>) -> Self {
         Self { traffic, whole: None, channels: HashMap::new() }
@@ -196,11 +211,6 @@ impl Fanout {
     fn attach(&mut self, Attach { session, id, subscription }: Attach) {
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let Subscription { place, topic, format, persona } = subscription;
-        let tracking = match persona {
-            Some(_) => Tracking::Expected,
-            None => Tracking::Untracked,
-        };
-        let member = Member { outbox: present.outbox.clone(), id, format, tracking };
         let listeners = self.scopes.entry(place.key.clone());
         let traffic = || self.topics.metrics().app(place.key.app.0);
         let listeners = listeners.or_insert_with(|| Listeners::counted_by(traffic()));
@@ -211,6 +221,9 @@ impl Fanout {
         };
         // An app that was renamed is spelled anew by whoever joins; who joined before is on its way out.
         group.topic = topic;
+        let before = group.members.get(&session).filter(|member| member.id == id);
+        let tracking = Tracking::of(persona.as_ref(), before);
+        let member = Member { outbox: present.outbox.clone(), id, format, tracking };
         if group.members.insert(session, member).is_none() {
             present.places.push(place);
         }

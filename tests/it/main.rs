@@ -37,6 +37,7 @@ mod ordering;
 mod outage;
 mod presence;
 mod presence_limits;
+mod presence_pictures;
 mod pushing;
 mod rooms;
 mod secrecy;

@@ -154,7 +154,7 @@ async fn a_full_channel_takes_in_nobody_and_keeps_nothing_of_who_tried() {
 }
 
 #[actix_web::test]
-async fn who_joins_anew_hears_no_announcement_before_its_state() {
+async fn who_joins_hears_no_announcement_before_its_state_and_who_joins_anew_misses_none() {
     let broker = Broker::start();
     let mut ada = enter(&broker, 1, "ada").await;
     assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
@@ -170,12 +170,20 @@ async fn who_joins_anew_hears_no_announcement_before_its_state() {
     broker.fanout.send(attach).await.expect("a fan-out");
     let mut bob = enter(&broker, 2, "bob").await;
     assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", "room +[bob={}] -[]"]);
-    assert!(ada.has_heard_nothing());
+    assert_eq!(ada.next().await, "room +[bob={}] -[]");
+    // Half of a first join: it is told nothing yet.
+    let mut eve = broker.session(3).await;
+    let half = Attach { session: eve.session, id, subscription: subscription.clone() };
+    broker.fanout.send(half).await.expect("a fan-out");
     let subscriber = Subscriber { worker: broker.worker, fanout: &broker.fanout, session, id };
     broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
     let told = "room +[ada={}] -[ada={}]";
     assert_eq!([ada.next().await, ada.next().await], ["[ada={} bob={}]", told]);
     assert_eq!(bob.next().await, told);
+    assert!(eve.has_heard_nothing());
+    broker.enter(&eve, room(), persona("eve")).await.expect("a place");
+    let told = "room +[eve={}] -[]";
+    assert_eq!([eve.next().await, eve.next().await], ["[ada={} bob={}]", told]);
 }
 
 #[actix_web::test]

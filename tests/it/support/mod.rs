@@ -5,6 +5,7 @@
 
 pub mod figures;
 pub mod http;
+pub mod picture;
 pub mod poller;
 pub mod presence;
 pub mod process;

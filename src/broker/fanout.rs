@@ -449,13 +449,15 @@ impl Group {
 
     /// Tells those who know who is there what has changed.
     fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
+        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {
             if member.tracking != Tracking::Introduced {
                 continue;
             }
-            let frame = announcement.frame(member.format, &self.topic);
-            if member.outbox.deliver(&frame, member.id) {
+            let spell = || announcement.frame(member.format, &self.topic);
+            let frame = frames[member.format.slot].get_or_insert_with(spell);
+            if member.outbox.deliver(frame, member.id) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
             }

@@ -153,18 +153,24 @@ impl<'a> Credentials<'a> {
     /// over its socket.
     ///
     /// # Errors
-    /// [`ApiError::TooManyRequests`].
+    /// [`ApiError::TooManyRequests`]; [`ApiError::Invalid`] for more than there ever may be at once,
+    /// which no waiting helps.
     pub fn pace(
         &self,
         services: &Services,
         by: &AuthenticatedApp,
         events: usize,
     ) -> Result<(), ApiError> {
-        let token = self.bearer().filter(|_| by.is_client());
-        if token.is_none_or(|token| services.pace.take(token.as_bytes(), events, token::now_s())) {
+        let Some(token) = self.bearer().filter(|_| by.is_client()) else { return Ok(()) };
+        if services.pace.take(token.as_bytes(), events, token::now_s()) {
             return Ok(());
         }
         services.metrics.hit(Limit::ClientEventsPerSecond);
+        let at_once_max = services.settings.limits.client_events_per_second_max;
+        if usize::try_from(at_once_max).is_ok_and(|max| events > max) {
+            let fault = format!("must be at most {at_once_max} with a client's token");
+            return Err(ApiError::invalid("events", fault));
+        }
         Err(ApiError::TooManyRequests { retry_after: Duration::from_secs(1) })
     }
 }

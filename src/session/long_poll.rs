@@ -110,7 +110,8 @@ impl<C: Conversation + Unpin> LongPolls<C> {
 
     /// Starts a session on the calling thread; `None` if the server has no room for another. If too
     /// many were never fetched, the oldest of them ends: who really wants to listen has fetched by
-    /// then, however many others come.
+    /// then, unless they come faster than a client's round trip. Against one address that opens so
+    /// many, there is `limits.sessions_per_address_max`.
     pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
         let admission = worker.sessions.admit()?;
         let id = Uuid::new_v4();

@@ -278,9 +278,9 @@ fn judge_admin(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
     Err(r.fault("admin.password", fault))
 }
 
-/// What one member of a presence channel may weigh when all of them are told of at once: a meta of
-/// 1 KB, a key of 128 bytes with all of them escaped, references.
-const PRESENCE_MEMBER_BYTES: usize = 2_048;
+/// What one member of a presence channel may weigh when all of them are told of at once: its old meta
+/// and its new one of 1 KB each, and for each a key of 128 bytes with all of them escaped, references.
+const PRESENCE_MEMBER_BYTES: usize = 4_096;
 
 /// A limit that another one makes unreachable is a mistake.
 fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {

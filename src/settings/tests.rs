@@ -344,7 +344,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ),
         (
             "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
-            "2048",
+            "1024",
             "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
         ),
         (

@@ -10,7 +10,7 @@ const RETRIES_MS = [150]
  * Until 1.4.2 a channel sends its rejoin again by the same table, answered or not, and 1.2 and 1.3 then never learn of the
  * answer. So that it is in time on a slow day, too, their second step is long, and the third longer than they wait for it.
  */
-const WARY_RETRIES_MS = [150, 1000, 12_000]
+const WARY_RETRIES_MS = [150, 2000, 12_000]
 
 export class Client {
   /**

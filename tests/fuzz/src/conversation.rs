@@ -1,7 +1,7 @@
 //! Whole conversations: whatever a client says and whatever happens meanwhile, each message has few
 //! effects, replies quote what they answer, and what was given up was had.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -27,7 +27,7 @@ use herald::{
     },
 };
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 const NOW_S: f64 = 1_700_000_000.0;
 const SECRET: &str = "foo-app-secret-0123";
@@ -83,8 +83,8 @@ struct Talk {
 /// What the broker was asked for, and the reply that must quote.
 struct Asked {
     is_join: bool,
-    reference: Value,
-    topic: Value,
+    reference: String,
+    topic: String,
 }
 
 impl Talk {
@@ -197,7 +197,7 @@ impl Talk {
                 let Effect::Send(frame) = effect else { panic!("told, not asked: {effect:?}") };
                 let Frame::Text(text) = frame else { panic!("no bytes: {frame:?}") };
                 assert!(text.contains("presence_state"), "{text}");
-                serde_json::from_str::<Value>(&text).expect("JSON");
+                serde_json::from_str::<&RawValue>(&text).expect("JSON");
             }
         }
     }
@@ -286,19 +286,25 @@ impl Talk {
     /// A frame is well formed in its version; a reply among them is given back.
     fn sent(&self, frame: &Frame) -> Option<Reply> {
         let Frame::Text(text) = frame else { panic!("only deliveries are bytes: {frame:?}") };
-        let json: Value = serde_json::from_str(text).expect("JSON");
-        let [reference, topic, event, payload] = match (self.version, &json) {
-            (Version::V1, Value::Object(keys)) if keys.len() == 4 => {
-                ["ref", "topic", "event", "payload"].map(|key| keys[key].clone())
+        // As text: what a client quotes need not be a number that anybody can hold.
+        let [reference, topic, event, payload] = match self.version {
+            Version::V1 => {
+                let keys: HashMap<&str, &RawValue> = serde_json::from_str(text).expect("an object");
+                assert_eq!(keys.len(), 4, "{text}");
+                ["ref", "topic", "event", "payload"].map(|key| keys[key].get())
             }
-            (Version::V2, Value::Array(elements)) if elements.len() == 5 => {
-                [1, 2, 3, 4].map(|at| elements[at].clone())
+            Version::V2 => {
+                let [_, rest @ ..]: [&RawValue; 5] = serde_json::from_str(text).expect("an array");
+                rest.map(RawValue::get)
             }
-            _ => panic!("{text} over {:?}", self.transport),
         };
-        match event.as_str() {
-            Some("phx_reply") => Some(Reply { reference, topic, payload }),
-            Some("phx_close" | "phx_error") => None,
+        match event {
+            r#""phx_reply""# => Some(Reply {
+                reference: reference.to_owned(),
+                topic: topic.to_owned(),
+                payload: serde_json::from_str(payload).expect("JSON"),
+            }),
+            r#""phx_close""# | r#""phx_error""# => None,
             _ => panic!("{text} is no frame of the wire's own"),
         }
     }
@@ -307,22 +313,21 @@ impl Talk {
 /// A reply to one message.
 #[derive(Debug)]
 struct Reply {
-    reference: Value,
-    topic: Value,
+    reference: String,
+    topic: String,
     payload: Value,
 }
 
 impl Reply {
-    fn quotes(&self, reference: &Value, topic: &Value) {
-        assert_eq!((&self.reference, &self.topic), (reference, topic), "{self:?}");
+    fn quotes(&self, reference: &str, topic: &str) {
+        assert_eq!((&*self.reference, &*self.topic), (reference, topic), "{self:?}");
         assert!(matches!(self.payload["status"].as_str(), Some("ok" | "error")), "{self:?}");
     }
 }
 
-/// What a message's reply must quote.
-fn quoted(message: &Message) -> (Value, Value) {
-    let read = |json: &str| serde_json::from_str(json).expect("JSON");
-    (read(message.reference.as_json()), read(&message.topic.to_json()))
+/// What a message's reply must quote, as JSON.
+fn quoted(message: &Message) -> (String, String) {
+    (message.reference.as_json().to_owned(), message.topic.to_json())
 }
 
 fn is_heartbeat(message: &Message) -> bool {

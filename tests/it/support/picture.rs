@@ -60,10 +60,15 @@ impl New {
 
     /// `onDiff`, while the channel's join has this ref.
     pub fn diff(&mut self, diff: &Value, join_ref: u32) {
-        match self.synced == Some(join_ref) {
+        match self.is_synced(join_ref) {
             true => self.apply(diff),
             false => self.pending.push(diff.clone()),
         }
+    }
+
+    /// Whether it has had the state of this join.
+    pub fn is_synced(&self, join_ref: u32) -> bool {
+        self.synced == Some(join_ref)
     }
 
     /// What it is.

@@ -23,8 +23,9 @@ use crate::{broker::Topics, session::worker::Sessions};
 /// How often a shutdown looks whether the sessions are gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a shutdown that is hurried may still take: enough to say goodbye.
-const HURRIED_MAX: Duration = Duration::from_secs(2);
+/// How long a shutdown that is hurried may still take: enough to say goodbye, and longer than a
+/// long-poll session waits for its client's last fetch.
+const HURRIED_MAX: Duration = Duration::from_secs(3);
 
 /// How long a thread may take to hear of its sessions' end: the others' must not wait for it.
 const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);

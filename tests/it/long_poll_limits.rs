@@ -229,6 +229,29 @@ async fn what_was_accepted_before_a_stop_reaches_who_fetches() {
 }
 
 #[tokio::test]
+async fn what_was_accepted_before_a_stop_reaches_who_is_between_two_fetches() {
+    let server = of_one_thread();
+    let mut poller = joined(&server).await;
+    let mut witness = Socket::connect(&server, V2).await;
+    witness.join(TOPIC, json!({})).await;
+    let mut elsewhere = poller.again(&server).await;
+    trigger(&server, 7, 0).await;
+    assert_eq!(witness.next().await[4]["n"], 7);
+    server.begin_stop();
+    // Of the same batch: the end of the other session is on its way, too.
+    assert_eq!(witness.closed().await, 1012);
+    let answer = poller.fetch().await;
+    assert_eq!(answer["status"], 200, "{answer}");
+    let messages = answer["messages"].as_array().expect("messages");
+    assert_eq!(messages.len(), 1, "{answer}");
+    assert!(messages[0].as_str().is_some_and(|frame| frame.contains(r#""n":7,"#)), "{answer}");
+    // Another connection that is still open is told that it is over.
+    if let Some(answer) = elsewhere.try_fetch().await {
+        assert_eq!(answer, json!({"status": 500}));
+    }
+}
+
+#[tokio::test]
 async fn where_tls_is_forced_plain_requests_are_refused() {
     let server = TestServer::start_with(|settings| {
         settings.server.force_ssl = true;

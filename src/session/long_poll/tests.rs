@@ -3,11 +3,11 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::metrics::labels::SessionEnd;
 use crate::session::{
     testing::{Bench, DEADLINE, Obedient, limits},
     worker::SessionLimits,
 };
-use crate::metrics::labels::SessionEnd;
 
 /// A thread's long-poll sessions.
 struct Polls {

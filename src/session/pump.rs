@@ -159,7 +159,7 @@ where
                 ending.map_or(limits.write_timeout, |_| LINGER.min(limits.write_timeout));
             *self.stuck_since.get_or_insert(now) + patience
         } else {
-            self.socket.heard.get() + limits.idle_timeout
+            self.socket.silent_since() + limits.idle_timeout
         };
         if deadline <= now {
             if stuck {

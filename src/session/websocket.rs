@@ -141,9 +141,10 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
     }
 
     /// Only the pump knows what is written. It is polling this very actor, so a place that all
-    /// sessions of the thread share will do.
+    /// sessions of the thread share will do. What has waited longest counts.
     fn sample(&mut self, published: Instant) {
-        self.driver.worker().sampled.set(Some(published));
+        let sampled = &self.driver.worker().sampled;
+        sampled.set(sampled.get().or(Some(published)));
     }
 
     fn hold(&mut self) {
@@ -221,9 +222,9 @@ impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{SinkExt, StreamExt};
     use std::time::Duration;
 
+    use futures_util::{SinkExt, StreamExt};
     use tokio::{
         io::{AsyncWriteExt, DuplexStream},
         time::timeout,
@@ -232,8 +233,8 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        testing::{Bench, DEADLINE, limits, text},
         Received,
+        testing::{Bench, DEADLINE, limits, text},
         worker::SessionLimits,
     };
 
@@ -299,7 +300,6 @@ mod tests {
     }
 
     #[actix_web::test]
-    #[actix_web::test]
     async fn who_is_not_read_from_is_not_taken_for_silent() {
         let idle_timeout = Duration::from_millis(200);
         let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
@@ -342,6 +342,7 @@ mod tests {
         assert_eq!(all, expected);
     }
 
+    #[actix_web::test]
     async fn what_was_said_before_the_end_is_done_however_it_ends() {
         for is_polite in [true, false] {
             let bench = Bench::new(limits());

@@ -23,6 +23,9 @@
 //! - **Channel**: a named stream inside one scope of an app; `#general` means every channel of it.
 //! - **Event**: the name under which a payload arrives.
 //! - **Publication**: one payload on its way to subscribers.
+//! - **Presence**: who is there, on a channel of the scope `presence`. A *member* is one tracked
+//!   join: its *key* says who, its *meta* what others see of it.
+//! - **Announcement**: what has changed among the members of a channel, all of one moment together.
 //! - **Session**: one connected client, over WebSocket or long-poll.
 //!
 //! # Rooms, in reading order
@@ -34,10 +37,12 @@
 //!
 //! 1. Waiting flows inward, deliveries never wait: sessions and handlers may wait for a topic; a
 //!    topic waits for nobody, a fan-out uses `try_send`. What is under way between them is bounded
-//!    by a permit inside each publication, for which its publisher waited.
+//!    by a permit inside each publication, for which its publisher waited, and inside each
+//!    announcement, which waits for it while what happens meanwhile joins it.
 //! 2. A join's reply leaves before anything else of that join; what is published after the reply
 //!    was decided arrives.
 //! 3. All subscribers of one scope see one order.
+//!    What a member of a presence channel is told adds up, at any moment, to all that was announced.
 //! 4. Clients create map entries, never unbounded actors or tasks; each map that a client can grow
 //!    has a limit.
 //! 5. A panic ends one actor, visibly, and nobody is left joined but deaf: a topic's drop tells the
@@ -56,6 +61,8 @@
 //! for the next. A client's push is the same from `Topics::publish` on.
 
 pub mod form;
+
+pub mod metrics;
 
 pub mod app;
 

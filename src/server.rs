@@ -1,25 +1,19 @@
 //! The composition root: builds every part from the settings, runs them, stops them in order.
 
+mod shutdown;
+
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use actix::prelude::*;
-use actix_server::{GracefulShutdownSignal, ServerHandle};
+use actix_server::GracefulShutdownSignal;
 use actix_web::{App as WebApp, middleware::from_fn, web};
 use log::{info, warn};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-    time::interval,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     app::{
@@ -29,7 +23,8 @@ use crate::{
         store::{AppStore, StoreError},
     },
     broker::{Topics, fanout::Fanout, topics::TopicLimits},
-    http::{self, Services, admin::Throttle},
+    http::{self, Services, admin::Throttle, pace::TokenPace},
+    metrics::Metrics,
     phoenix::{
         self, Conversation, Rules,
         admission::{Judge, RefusedOrigins},
@@ -38,18 +33,18 @@ use crate::{
         session_token::SessionTokens,
     },
     session::{
+        bucket::PerSecond,
         listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
+        places::Places,
         worker::{SessionLimits, Sessions, Worker},
     },
     settings::{self, Settings, SettingsError},
 };
+use shutdown::{Pace, Shutdown, Signals};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
-
-/// How often a shutdown looks whether the sessions are gone.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +77,8 @@ pub struct Server {
     running: actix_server::Server,
     shutdown: Shutdown,
     stop: Stop,
+    /// What answers `GET /metrics` elsewhere.
+    metrics: Option<(SocketAddr, actix_server::Server)>,
 }
 
 /// Stops a server from elsewhere. Cheap to clone.
@@ -95,15 +92,6 @@ impl Stop {
     }
 }
 
-/// What a shutdown needs.
-struct Shutdown {
-    topics: Topics,
-    sessions: Sessions,
-    draining: Arc<AtomicBool>,
-    timeout: Duration,
-    handle: ServerHandle,
-}
-
 impl Server {
     /// Builds a server and begins to listen. Must run inside an actix system.
     ///
@@ -112,13 +100,23 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
-        let (listener, address) = listen(&settings)?;
+        let (listener, address) =
+            listen(SocketAddr::new(settings.server.host, settings.server.port))?;
+        let metrics_listener = settings.metrics.listen.map(listen).transpose()?;
         let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
-        let registry =
-            AppRegistry::start(store, directory.clone(), settings.registry.refresh).await?;
-        Ok(Parts::assemble(settings, directory, registry, sessions_max).serve(listener, address))
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let registry = AppRegistry::start(
+            store,
+            directory.clone(),
+            settings.registry.refresh,
+            metrics.clone(),
+        );
+        let sessions = Sessions::new(sessions_max, metrics);
+        let parts = Parts::assemble(settings, directory, registry.await?, sessions);
+        let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
+        Ok(Self { metrics, ..parts.serve(listener, address) })
     }
 
     /// The port it listens on.
@@ -131,41 +129,51 @@ impl Server {
         self.address
     }
 
+    /// The address where `GET /metrics` is answered, if that has a listener of its own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(address, _)| *address)
+    }
+
     /// A handle that stops this server.
     pub fn stop_handle(&self) -> Stop {
         self.stop.clone()
     }
 
     /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and
-    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012.
+    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012, batch by
+    /// batch. A second signal closes at once what is left, a third one ends it all.
     ///
     /// # Errors
     /// What the listener or the signal handlers fail with.
     pub async fn run_until_stopped(self) -> io::Result<()> {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = Signals::listen()?;
         let mut running = actix::spawn(self.running);
+        // To the very end, for a stop is worth watching.
+        let metrics = self.metrics.map(|(_, server)| actix::spawn(server));
+        let _metrics = metrics.map(AbortOnDrop);
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: shutting down"),
-            _ = interrupt.recv() => info!("SIGINT: shutting down"),
+            name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        let deadline = tokio::time::Instant::now() + self.shutdown.timeout;
-        let in_order = async {
-            self.shutdown.drain().await;
-            self.shutdown.handle.stop(true).await;
-            (&mut running).await
-        };
-        let why = tokio::select! {
-            ended = in_order => return ended.map_err(io::Error::other)?,
-            () = tokio::time::sleep_until(deadline) => "some requests did not end in time",
-            _ = terminate.recv() => "a second signal",
-            _ = interrupt.recv() => "a second signal",
-        };
-        // The HTTP server would sit out its own patience first; dropped, it lets go at once.
-        warn!("{why}: stopping at once");
-        running.abort();
-        Ok(())
+        let ended = async { (&mut running).await.map_err(io::Error::other)? };
+        match self.shutdown.stop(ended, &mut signals).await {
+            Ok(ended) => ended,
+            Err(why) => {
+                // The HTTP server would sit out its own patience first; dropped, it lets go at once.
+                warn!("{why}: stopping at once");
+                running.abort();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A task that goes when this is dropped.
+struct AbortOnDrop(JoinHandle<io::Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -184,8 +192,7 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
 }
 
 /// Binds the listener. The standard library's would have room for 128 waiting connections.
-fn listen(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
-    let address = SocketAddr::new(settings.server.host, settings.server.port);
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let bind = || {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
@@ -208,6 +215,7 @@ struct Parts {
     topics: Topics,
     sessions: Sessions,
     rules: Arc<Rules>,
+    addresses: Places<IpAddr>,
     long_polls: LongPolls<Conversation>,
     draining: Arc<AtomicBool>,
 }
@@ -217,15 +225,18 @@ impl Parts {
         settings: Arc<Settings>,
         directory: AppDirectory,
         registry: Addr<AppRegistry>,
-        sessions_max: usize,
+        sessions: Sessions,
     ) -> Self {
         let limits = &settings.limits;
-        let sessions = Sessions::new(sessions_max);
-        let topics = Topics::new(TopicLimits {
+        let metrics = sessions.metrics().clone();
+        let topic_limits = TopicLimits {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
+            presence_members_max: limits.presence_members_max,
+            presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
-        });
+        };
+        let topics = Topics::new(topic_limits, metrics.clone());
         let draining = Arc::new(AtomicBool::new(false));
         let services = web::Data::new(Services {
             settings: settings.clone(),
@@ -234,6 +245,8 @@ impl Parts {
             topics: topics.clone(),
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: draining.clone(),
+            pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
+            metrics: metrics.clone(),
         });
         let rules = Arc::new(Rules {
             directory,
@@ -246,12 +259,27 @@ impl Parts {
             channels_max: limits.channels_per_transport_max,
             ref_bytes_max: limits.ref_bytes_max,
             client_event_bytes_max: limits.client_event_bytes_max,
+            client_events_max: PerSecond(limits.client_events_per_second_max),
+            joins_max: PerSecond(limits.joins_per_second_max),
+            app_sessions: Places::new(limits.sessions_per_app_max),
+            metrics,
         });
         let long_polls = LongPolls::new(LongPollTimes {
             window: settings.socket.long_poll_window,
             unjoined_max: settings.socket.long_poll_unjoined_timeout,
         });
-        Self { settings, services, registry, topics, sessions, rules, long_polls, draining }
+        let addresses = Places::new(limits.sessions_per_address_max);
+        Self {
+            settings,
+            services,
+            registry,
+            topics,
+            sessions,
+            rules,
+            addresses,
+            long_polls,
+            draining,
+        }
     }
 
     fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
@@ -268,14 +296,29 @@ impl Parts {
             .max_concurrent_connections(usize::MAX >> 1);
         let shutdown_signal = builder.graceful_shutdown_signal();
         let Self { topics, sessions, draining, .. } = self.clone();
+        let pace =
+            Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
         let timeout = server.shutdown_timeout;
         let running = builder
             .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
             .expect("a bound TCP listener can be made non-blocking")
             .run();
         let handle = running.handle();
-        let shutdown = Shutdown { topics, sessions, draining, timeout, handle };
-        Server { address, running, shutdown, stop: Stop::default() }
+        let shutdown = Shutdown { topics, sessions, draining, pace, timeout, handle };
+        Server { address, running, shutdown, stop: Stop::default(), metrics: None }
+    }
+
+    fn serve_metrics(
+        &self,
+        (listener, address): (TcpListener, SocketAddr),
+    ) -> Result<(SocketAddr, actix_server::Server), StartError> {
+        if !address.ip().is_loopback() {
+            warn!("metrics are shown without a login to whoever reaches {address}");
+        }
+        let served = http::metrics::serve(self.services.clone(), listener);
+        let server = served.map_err(|source| StartError::Listen { address, source })?;
+        info!("metrics on {address}");
+        Ok((address, server))
     }
 
     /// The service of one worker thread; called on that thread.
@@ -294,6 +337,7 @@ impl Parts {
             check_origin: socket.check_origin.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
             force_ssl: server.force_ssl,
+            addresses: self.addresses.clone(),
         });
         let session_limits = SessionLimits {
             message_bytes_max: limits.message_bytes_max,
@@ -308,7 +352,6 @@ impl Parts {
         };
         let worker =
             Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
-        let (services, with_demo_page) = (self.services.clone(), server.demo_page);
         let long_poll = Rc::new(LongPollDoor {
             door: door.clone(),
             worker: worker.clone(),
@@ -318,10 +361,10 @@ impl Parts {
             message_bytes_max: limits.message_bytes_max,
         });
         let app = WebApp::new()
-            .app_data(services)
+            .app_data(self.services.clone())
             .wrap(from_fn(http::client::require_tls))
             .configure(|config| phoenix::routes::configure(config, &long_poll))
-            .configure(|config| http::configure(config, with_demo_page));
+            .configure(|config| http::configure(config, &self.settings));
         Listener {
             worker,
             doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),
@@ -330,26 +373,6 @@ impl Parts {
             shutdown,
         }
         .service(app)
-    }
-}
-
-impl Shutdown {
-    /// Stops taking, delivers what was taken, ends the sessions.
-    async fn drain(&self) {
-        let deadline = Instant::now() + self.timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        self.draining.store(true, SeqCst);
-        self.sessions.close();
-        self.topics.finish(left() / 2).await;
-        self.topics.end_all(left() / 2).await;
-        let mut look = interval(DRAIN_LOOK);
-        while self.sessions.open() > 0 && !left().is_zero() {
-            look.tick().await;
-        }
-        match self.sessions.open() {
-            0 => info!("all sessions are closed"),
-            open => warn!("{open} sessions did not close in time"),
-        }
     }
 }
 

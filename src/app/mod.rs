@@ -11,7 +11,9 @@ pub mod permission;
 pub mod registry;
 pub mod seed;
 pub mod store;
+pub mod subject;
 pub mod token;
+pub mod visitor;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 

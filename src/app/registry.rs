@@ -13,6 +13,8 @@ use actix::{
 };
 use tokio::sync::Mutex;
 
+use crate::metrics::{Metrics, labels::RefreshOutcome};
+
 use super::{
     App, AppDirectory, AppId, Apps, Slug,
     change::{self, ChangeError, Update},
@@ -116,6 +118,7 @@ pub struct AppRegistry {
     database: DatabaseHealth,
     unreadable: Vec<UnreadableRow>,
     is_refreshing: bool,
+    metrics: Arc<Metrics>,
 }
 
 impl AppRegistry {
@@ -127,6 +130,7 @@ impl AppRegistry {
         store: AppStore,
         directory: AppDirectory,
         refresh: Duration,
+        metrics: Arc<Metrics>,
     ) -> Result<Addr<Self>, StoreError> {
         let listing = store.list().await?;
         let mut registry = Self {
@@ -138,6 +142,7 @@ impl AppRegistry {
             database: DatabaseHealth::Ok,
             unreadable: Vec::new(),
             is_refreshing: false,
+            metrics,
         };
         registry.adopt(listing);
         Ok(Actor::start(registry))
@@ -157,7 +162,7 @@ impl AppRegistry {
         if changed.is_empty() && !is_grown {
             return;
         }
-        self.directory.replace(new);
+        self.show(new);
         for id in changed {
             self.announce(id);
         }
@@ -177,10 +182,16 @@ impl AppRegistry {
         let others = old.iter().filter(|other| other.id != id).map(|other| App::clone(other));
         let new: Apps = others.chain(app.cloned()).collect();
         let is_new = old.by_id(id).is_none();
-        self.directory.replace(new);
+        self.show(new);
         if !is_new {
             self.announce(id);
         }
+    }
+
+    /// Makes this the snapshot. Who counts knows an app before anybody can use it.
+    fn show(&self, apps: Apps) {
+        self.metrics.apps.keep(apps.iter().map(|app| (app.id.0, app.slug.as_str())));
+        self.directory.replace(apps);
     }
 
     fn announce(&mut self, id: AppId) {
@@ -371,6 +382,8 @@ impl Handler<Refresh> for AppRegistry {
         ctx.spawn(list.into_actor(self).map(|(listing, _turn), registry, _ctx| {
             registry.is_refreshing = false;
             registry.note(&listing);
+            let outcome = if listing.is_ok() { RefreshOutcome::Ok } else { RefreshOutcome::Failed };
+            registry.metrics.registry_refreshes.of(outcome).inc();
             if let Ok(listing) = listing {
                 registry.adopt(listing);
             }

@@ -13,12 +13,17 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, decode_header};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{App, permission::Patterns};
+use super::{
+    App,
+    permission::Patterns,
+    subject::Subject,
+    visitor::{Names, Visitor},
+};
 
 /// How far the minting host's clock may be off.
 const LEEWAY_S: f64 = 30.0;
@@ -147,6 +152,10 @@ pub struct Grant {
     pub publish: Patterns,
     /// Whether `aud` is `trigger`: the web application itself speaks, not a visitor.
     pub is_trigger: bool,
+    /// Whom the token was minted for, if it says so.
+    pub subject: Option<Subject>,
+    /// Who presents the token, to be seen by others; taken out by those who have a use for it.
+    pub visitor: Option<Visitor>,
     signed_by: KeyFingerprint,
 }
 
@@ -180,7 +189,10 @@ impl fmt::Debug for KeyFingerprint {
 /// Why a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not a JWT, wrong signature or algorithm, wrong claim types, or too long.
+    /// It is longer than it may be; the wire does not tell it from the next.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not a JWT, wrong signature or algorithm, or wrong claim types.
     #[error("the token is invalid")]
     Invalid,
     /// `exp` has passed.
@@ -198,7 +210,7 @@ impl TokenError {
     /// The reason on the wire.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Invalid => "invalid_token",
+            Self::TooLong | Self::Invalid => "invalid_token",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
             Self::InvalidCsrf => "invalid_csrf",
@@ -206,10 +218,10 @@ impl TokenError {
     }
 }
 
-/// The claims that Herald acts on. `sub` may be any JSON, so it is not even read; what is listed
-/// twice is refused, since nobody can say which one the minter meant.
+/// The claims that Herald acts on. What is listed twice is refused, since nobody can say which one
+/// the minter meant.
 #[derive(Deserialize)]
-struct Claims {
+struct Claims<'a> {
     /// Milliseconds make it a fraction, so it is no integer.
     exp: Option<f64>,
     nbf: Option<f64>,
@@ -220,6 +232,20 @@ struct Claims {
     listen: Value,
     #[serde(default)]
     publish: Value,
+    /// Any JSON, however deep: null is not the same as none.
+    #[serde(default, borrow, deserialize_with = "given")]
+    sub: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    email: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
+}
+
+/// Reads a member that is there, also where it is null.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -229,13 +255,18 @@ enum Audience {
     Several(Vec<String>),
 }
 
-impl Claims {
+impl Claims<'_> {
     fn is_for(&self, name: &str) -> bool {
         match &self.aud {
             None => false,
             Some(Audience::One(audience)) => audience == name,
             Some(Audience::Several(audiences)) => audiences.iter().any(|a| a == name),
         }
+    }
+
+    fn visitor(&self) -> Option<Visitor> {
+        let Self { sub, id, email, presence, .. } = *self;
+        Visitor::read(Names { sub, id, email }, presence)
     }
 
     fn check_times(&self, now_s: f64) -> Result<(), TokenError> {
@@ -287,7 +318,7 @@ impl Verifier<'_> {
     /// [`TokenError`], of several faults the first in the order in which it lists them.
     pub fn verify(&self, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
         if token.len() > self.token_bytes_max {
-            return Err(TokenError::Invalid);
+            return Err(TokenError::TooLong);
         }
         let algorithm = pinned_algorithm(token)?;
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
@@ -296,13 +327,17 @@ impl Verifier<'_> {
             crypto::verify(signature, message.as_bytes(), &key, algorithm).unwrap_or(false)
         };
         let key = self.keys.iter().find(signed_with).ok_or(TokenError::Invalid)?;
-        let claims = read_claims(message)?;
+        let json = decode_claims(message)?;
+        let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
         claims.check_times(self.now_s)?;
         claims.check_csrf(csrf, key)?;
         Ok(Grant {
             listen: Patterns::compile(&claims.listen),
             publish: Patterns::compile(&claims.publish),
             is_trigger: claims.is_for("trigger"),
+            visitor: claims.visitor(),
+            // One that nobody can spell when asking for it is as good as none.
+            subject: claims.sub.and_then(|raw| Subject::of(raw).ok()),
             signed_by: KeyFingerprint::of(key),
         })
     }
@@ -322,14 +357,11 @@ fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
     }
 }
 
-fn read_claims(message: &str) -> Result<Claims, TokenError> {
+/// The claims as JSON: an object, for a struct would be read from an array, too.
+fn decode_claims(message: &str) -> Result<Vec<u8>, TokenError> {
     let (_, payload) = message.split_once('.').ok_or(TokenError::Invalid)?;
     let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Invalid)?;
-    // A struct would be read from an array, too.
-    if !json.trim_ascii_start().starts_with(b"{") {
-        return Err(TokenError::Invalid);
-    }
-    serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)
+    json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(TokenError::Invalid)
 }
 
 /// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its text as it stands,
@@ -557,7 +589,7 @@ mod tests {
             Verifier { keys, token_bytes_max, now_s: NOW_S }.verify(&token, None).map(|_| ())
         };
         assert_eq!(verify(token.len()), Ok(()));
-        assert_eq!(verify(token.len() - 1), Err(TokenError::Invalid));
+        assert_eq!(verify(token.len() - 1), Err(TokenError::TooLong));
     }
 
     #[test]
@@ -717,6 +749,24 @@ mod tests {
         ] {
             assert_eq!(by_app.is_signed_by(&keys), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_grant_knows_whom_it_was_minted_for() {
+        let subject = |raw: &str| Subject::of(serde_json::from_str(raw).expect("JSON")).ok();
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for (claims, expected) in [
+            (r#"{}"#, None),
+            (r#"{"sub":null}"#, subject("null")),
+            (r#"{"sub":"User:1"}"#, subject("\"User:1\"")),
+            (r#"{"sub":{"b":1,"a":[2]}}"#, subject(r#"{"a":[2],"b":1}"#)),
+            (&format!(r#"{{"sub":{deep}}}"#), None),
+        ] {
+            let grant = verify(&signed(HS256, claims), None).expect("a grant");
+            assert_eq!(grant.subject, expected, "{claims}");
+        }
+        let twice = signed(HS256, r#"{"sub":1,"sub":2}"#);
+        assert_eq!(verify(&twice, None).map(|_| ()), Err(TokenError::Invalid));
     }
 
     #[test]

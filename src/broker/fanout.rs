@@ -1,21 +1,29 @@
 //! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{cell::Cell, collections::HashMap, mem, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytestring::ByteString;
 use indexmap::IndexMap;
-use log::{debug, error, warn};
+use log::{error, warn};
 
-use crate::app::registry::AppChanged;
+use crate::{
+    app::{AppId, registry::AppChanged},
+    metrics::{SAMPLE_INTERVAL, apps::Traffic},
+};
 
 use super::{
+    announcement::Announcement,
+    count::Count,
+    occupancy::Rank,
     placed::{Level, Placed},
+    presence::Persona,
     publication::Destination,
     subscriber::{
-        Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+        Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
+        SubscriptionId, ToSession,
     },
-    topic_name::ChannelName,
+    topic_name::{ChannelName, Scope},
     topics::Topics,
 };
 
@@ -65,10 +73,48 @@ pub struct Detach {
 #[rtype(result = "usize")]
 pub(super) struct EndAll;
 
+/// An app wants some of its joins ended: tell the sessions that may have any.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(super) struct EndJoins(pub(super) Arc<Disconnect>);
+
+/// The server stops: end so many sessions of this thread, if there are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Ended")]
+pub(super) struct EndSome(pub(super) usize);
+
+/// What ending some sessions of a thread has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// So many are being ended.
+    pub(super) ended: usize,
+    /// So many are not.
+    pub(super) left: usize,
+}
+
 /// A publication to hand out.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Dispatch(pub(super) Arc<Placed>);
+
+/// Somebody who joined where it is tracked is told who is there. What is announced from now on is
+/// for it, too.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Introduce {
+    pub(super) key: ScopeKey,
+    pub(super) channel: ChannelName,
+    pub(super) session: SessionId,
+    /// The join it belongs to: the session may have left and joined again since.
+    pub(super) id: SubscriptionId,
+    /// Who is there, spelled for its client.
+    pub(super) members: ByteString,
+}
+
+/// What has changed among the members of a channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Announce(pub(super) Arc<Announcement>);
 
 /// A topic was broken by a panic: end the sessions that listened to it.
 #[derive(Message)]
@@ -86,6 +132,7 @@ pub struct Fanout {
     sessions: HashMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
+    sampler: Sampler,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
 }
@@ -97,8 +144,8 @@ struct Present {
 }
 
 /// Who listens to one scope.
-#[derive(Default)]
 struct Listeners {
+    traffic: Arc<Traffic>,
     whole: Option<Group>,
     channels: HashMap<ChannelName, Group>,
 }
@@ -113,6 +160,38 @@ struct Member {
     outbox: Arc<Outbox>,
     id: SubscriptionId,
     format: Format,
+    tracking: Tracking,
+}
+
+/// Whether a member is itself among those who are there, and knows the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tracking {
+    /// Presence is nothing to it.
+    Untracked,
+    /// It has yet to be told who is there. Until then it is told no changes.
+    Expected,
+    /// It has been told.
+    Introduced,
+}
+
+impl Tracking {
+    /// That of a member that joins, and may have joined before.
+    ///
+    /// Who joins anew goes on hearing changes until it is told again who is there: its client may
+    /// keep some that it has heard already for after that, and would undo what is missing between.
+    fn of(persona: Option<&Persona>, before: Option<&Member>) -> Self {
+        match (persona, before.map(|member| member.tracking)) {
+            (None, _) => Self::Untracked,
+            (Some(_), Some(Self::Introduced)) => Self::Introduced,
+            (Some(_), _) => Self::Expected,
+        }
+    }
+}
+
+impl Listeners {
+    fn counted_by(traffic: Arc<Traffic>) -> Self {
+        Self { traffic, whole: None, channels: HashMap::new() }
+    }
 }
 
 impl Fanout {
@@ -124,15 +203,17 @@ impl Fanout {
             sessions: HashMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
+            sampler: Sampler::default(),
             stopping: false,
         }
     }
 
     fn attach(&mut self, Attach { session, id, subscription }: Attach) {
         let Some(present) = self.sessions.get_mut(&session) else { return };
-        let Subscription { place, topic, format } = subscription;
-        let member = Member { outbox: present.outbox.clone(), id, format };
-        let listeners = self.scopes.entry(place.key.clone()).or_default();
+        let Subscription { place, topic, format, persona } = subscription;
+        let listeners = self.scopes.entry(place.key.clone());
+        let traffic = || self.topics.metrics().app(place.key.app.0);
+        let listeners = listeners.or_insert_with(|| Listeners::counted_by(traffic()));
         let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
         let group = match &place.channel {
             None => listeners.whole.get_or_insert_with(new_group),
@@ -140,6 +221,9 @@ impl Fanout {
         };
         // An app that was renamed is spelled anew by whoever joins; who joined before is on its way out.
         group.topic = topic;
+        let before = group.members.get(&session).filter(|member| member.id == id);
+        let tracking = Tracking::of(persona.as_ref(), before);
+        let member = Member { outbox: present.outbox.clone(), id, format, tracking };
         if group.members.insert(session, member).is_none() {
             present.places.push(place);
         }
@@ -152,20 +236,18 @@ impl Fanout {
         self.vacate(session, place);
     }
 
-    /// Removes a member; the last one of a scope closes this thread at its topic.
+    /// Removes a member, and has its topic know if it was tracked; the last one of a scope closes
+    /// this thread there.
     fn vacate(&mut self, session: SessionId, place: &Place) {
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
-        match &place.channel {
-            None => {
-                listeners.whole.take_if(|group| group.loses(session));
-            }
-            Some(channel) => {
-                if listeners.channels.get_mut(channel).is_some_and(|group| group.loses(session)) {
-                    listeners.channels.remove(channel);
-                }
-            }
+        let left = listeners.remove(session, place.channel.as_ref());
+        let is_deserted = listeners.whole.is_none() && listeners.channels.is_empty();
+        if let (Some(member), Some(channel)) = (left, &place.channel)
+            && member.tracking != Tracking::Untracked
+        {
+            self.topics.untrack(&place.key, channel, session);
         }
-        if listeners.whole.is_none() && listeners.channels.is_empty() {
+        if is_deserted {
             self.scopes.remove(&place.key);
             self.topics.close(&place.key, self.worker);
         }
@@ -183,17 +265,29 @@ impl Fanout {
     fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
         let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
-            whole.deliver(placed, Level::Scope);
+            self.hand(whole, placed, Level::Scope, &listeners.traffic);
         }
         self.handed_this_turn += 1;
         match placed.destination() {
             Destination::Channel(channel) => {
                 if let Some(group) = listeners.channels.get(channel) {
-                    group.deliver(placed, Level::Channel);
+                    self.hand(group, placed, Level::Channel, &listeners.traffic);
                 }
                 Vec::new()
             }
             Destination::General => listeners.channels.keys().cloned().collect(),
+        }
+    }
+
+    /// Hands a publication to those who joined one topic, and now and then asks one of them how long
+    /// it took.
+    fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
+        group.deliver(placed, level, traffic);
+        let Some(nth) = self.sampler.turn(placed.taken_at()) else { return };
+        if let Some((_, member)) = group.members.get_index(nth % group.members.len().max(1))
+            && placed.suits(member.format)
+        {
+            member.outbox.sample(placed.taken_at());
         }
     }
 
@@ -207,9 +301,9 @@ impl Fanout {
     ) {
         while self.handed_this_turn < HANDED_PER_TURN {
             let Some(channel) = channels.pop() else { return };
-            let listeners = self.scopes.get(placed.key());
-            if let Some(group) = listeners.and_then(|all| all.channels.get(&channel)) {
-                group.deliver(&placed, Level::Channel);
+            let Some(listeners) = self.scopes.get(placed.key()) else { return };
+            if let Some(group) = listeners.channels.get(&channel) {
+                self.hand(group, &placed, Level::Channel, &listeners.traffic);
                 self.handed_this_turn += 1;
             }
         }
@@ -220,19 +314,116 @@ impl Fanout {
         }));
     }
 
-    /// The sessions that listen to scopes which `concerned` picks, each once.
-    fn sessions_of(&self, concerned: impl Fn(&ScopeKey) -> bool) -> Vec<Arc<Outbox>> {
-        let concerns = |p: &&Present| p.places.iter().any(|place| concerned(&place.key));
-        self.sessions.values().filter(concerns).map(|p| p.outbox.clone()).collect()
+    /// Lets the sockets have their turn once enough was handed out.
+    fn rest_if_due(&self, ctx: &mut Context<Self>) {
+        if self.handed_this_turn >= HANDED_PER_TURN {
+            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.wait(turn.map(|(), fanout, _| fanout.handed_this_turn = 0));
+        }
+    }
+
+    fn introduce(&mut self, introduce: Introduce) {
+        let Introduce { key, channel, session, id, members } = introduce;
+        let listeners = self.scopes.get_mut(&key);
+        let group = listeners.and_then(|all| all.channels.get_mut(&channel));
+        let Some(member) = group.and_then(|group| group.members.get_mut(&session)) else { return };
+        if member.id == id && member.outbox.introduce(members, id) {
+            member.tracking = Tracking::Introduced;
+        }
+    }
+
+    /// How much waits for the sessions of this thread, and how much they joined.
+    pub(super) fn count(&self) -> Count {
+        let mut count = Count::default();
+        for load in self.sessions.values().map(|present| present.outbox.load()) {
+            count.add(load);
+        }
+        for (key, listeners) in &self.scopes {
+            let groups = listeners.whole.iter().chain(listeners.channels.values());
+            let joined: usize = groups.map(|group| group.members.len()).sum();
+            *count.subscriptions.entry(key.app.0).or_default() += joined as u64;
+        }
+        count
+    }
+
+    /// The places of an app that have subscribers on this thread, of one scope or of all.
+    pub(super) fn occupied(
+        &self,
+        app: AppId,
+        scope: Option<&Scope>,
+    ) -> impl Iterator<Item = (Rank, usize)> {
+        let is_asked_for =
+            move |key: &ScopeKey| key.app == app && scope.is_none_or(|scope| key.scope == *scope);
+        let scopes = self.scopes.iter().filter(move |(key, _)| is_asked_for(key));
+        scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
+            let whole = whole.iter().map(|group| (None, group));
+            let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
+            whole.chain(channels).map(|(channel, group)| {
+                (Rank { scope: key.scope.clone(), channel }, group.members.len())
+            })
+        })
+    }
+
+    /// How many subscribers of this thread a place has.
+    pub(super) fn subscribers_of(&self, place: &Place) -> usize {
+        let Some(listeners) = self.scopes.get(&place.key) else { return 0 };
+        let group = match &place.channel {
+            None => listeners.whole.as_ref(),
+            Some(channel) => listeners.channels.get(channel),
+        };
+        group.map_or(0, |group| group.members.len())
+    }
+
+    /// The sessions that listen to places which `concerned` picks, each once.
+    fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
+        let concerns = move |p: &&Present| p.places.iter().any(&concerned);
+        self.sessions.values().filter(concerns).map(|p| &*p.outbox)
+    }
+}
+
+/// Says when to measure, and whom.
+#[derive(Default)]
+struct Sampler {
+    last: Cell<Option<Instant>>,
+    turns: Cell<usize>,
+}
+
+impl Sampler {
+    /// Whose turn it is, if it is time for another; nobody reads a clock for it.
+    fn turn(&self, now: Instant) -> Option<usize> {
+        let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;
+        if self.last.get().is_some_and(is_early) {
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.turns.replace(self.turns.get().wrapping_add(1)))
+    }
+}
+
+impl Listeners {
+    /// Removes a member; a channel that nobody is left on goes with it.
+    fn remove(&mut self, session: SessionId, channel: Option<&ChannelName>) -> Option<Member> {
+        let group = match channel {
+            None => self.whole.as_mut(),
+            Some(channel) => self.channels.get_mut(channel),
+        }?;
+        let member = group.members.swap_remove(&session);
+        if group.members.is_empty() {
+            match channel {
+                None => self.whole = None,
+                Some(channel) => drop(self.channels.remove(channel)),
+            }
+        }
+        member
     }
 }
 
 impl Group {
     /// Hands everyone its frame, but those who can be sent none like it. Who cannot take it is
     /// ended by its outbox, and leaves with its session.
-    fn deliver(&self, placed: &Placed, level: Level) {
+    fn deliver(&self, placed: &Placed, level: Level, traffic: &Traffic) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
-        let mut skipped = 0;
+        let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
         for member in self.members.values() {
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
@@ -243,17 +434,35 @@ impl Group {
                 skipped += 1;
                 continue;
             };
-            if !member.outbox.deliver(frame, member.id) {
-                debug!("session {} does not take a frame", member.outbox.session().0);
+            if member.outbox.deliver(frame, member.id) {
+                delivered += 1;
+                bytes += frame.size_bytes() as u64;
             }
         }
-        placed.skip(skipped);
+        // Once for all: what many threads add to must not be touched for each subscriber.
+        traffic.delivered(delivered, bytes);
+        if skipped > 0 {
+            traffic.skipped(skipped as u64);
+            placed.skip(skipped);
+        }
     }
 
-    /// Removes a member; `true` if nobody is left.
-    fn loses(&mut self, session: SessionId) -> bool {
-        self.members.swap_remove(&session);
-        self.members.is_empty()
+    /// Tells those who know who is there what has changed.
+    fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
+        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
+        let (mut delivered, mut bytes) = (0, 0);
+        for member in self.members.values() {
+            if member.tracking != Tracking::Introduced {
+                continue;
+            }
+            let spell = || announcement.frame(member.format, &self.topic);
+            let frame = frames[member.format.slot].get_or_insert_with(spell);
+            if member.outbox.deliver(frame, member.id) {
+                delivered += 1;
+                bytes += frame.size_bytes() as u64;
+            }
+        }
+        traffic.delivered(delivered, bytes);
     }
 }
 
@@ -277,6 +486,10 @@ impl Drop for Fanout {
         }
         for present in mem::take(&mut self.sessions).into_values() {
             present.outbox.end(Ending::Broken);
+        }
+        // They will not be told one by one who of its subscribers has left.
+        for key in self.scopes.keys() {
+            self.topics.fanout_lost(key, self.worker);
         }
     }
 }
@@ -325,12 +538,34 @@ impl Handler<Dispatch> for Fanout {
     }
 }
 
+impl Handler<Introduce> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, introduce: Introduce, _: &mut Self::Context) {
+        self.introduce(introduce);
+    }
+}
+
+impl Handler<Announce> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
+        if let Some(listeners) = self.scopes.get(&announcement.key)
+            && let Some(group) = listeners.channels.get(&announcement.channel)
+        {
+            group.announce(&announcement, &listeners.traffic);
+            self.handed_this_turn += 1;
+        }
+        self.rest_if_due(ctx);
+    }
+}
+
 impl Handler<AppChanged> for Fanout {
     type Result = ();
 
     fn handle(&mut self, AppChanged(app): AppChanged, _: &mut Self::Context) {
-        for outbox in self.sessions_of(|key: &ScopeKey| key.app == app) {
-            outbox.app_changed(app);
+        for outbox in self.sessions_of(|place| place.key.app == app) {
+            outbox.tell(ToSession::AppChanged(app));
         }
     }
 }
@@ -339,10 +574,24 @@ impl Handler<TopicLost> for Fanout {
     type Result = ();
 
     fn handle(&mut self, TopicLost(lost): TopicLost, _: &mut Self::Context) {
-        let outboxes = self.sessions_of(|key| *key == lost);
-        warn!("{} sessions of a lost topic are ended", outboxes.len());
-        for outbox in outboxes {
+        let mut ended = 0;
+        for outbox in self.sessions_of(|place| place.key == lost) {
             outbox.end(Ending::Broken);
+            ended += 1;
+        }
+        warn!("{ended} sessions of a lost topic are ended");
+    }
+}
+
+impl Handler<EndJoins> for Fanout {
+    type Result = ();
+
+    /// Who is about to join is told as well, whatever it joins: its place may be on its way here.
+    fn handle(&mut self, EndJoins(disconnect): EndJoins, _: &mut Self::Context) {
+        for Present { outbox, places } in self.sessions.values() {
+            if outbox.is_joining() || places.iter().any(|place| disconnect.may_concern(place)) {
+                outbox.tell(ToSession::Disconnect(disconnect.clone()));
+            }
         }
     }
 }
@@ -359,16 +608,31 @@ impl Handler<EndAll> for Fanout {
     }
 }
 
+impl Handler<EndSome> for Fanout {
+    type Result = MessageResult<EndSome>;
+
+    fn handle(&mut self, EndSome(sessions_max): EndSome, _: &mut Self::Context) -> Self::Result {
+        let open = || self.sessions.values().filter(|present| present.outbox.ended().is_none());
+        let mut ended = 0;
+        for present in open().take(sessions_max) {
+            present.outbox.end(Ending::Shutdown);
+            ended += 1;
+        }
+        MessageResult(Ended { ended, left: open().count() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::task::noop_waker;
 
+    use super::super::subscriber::{Excess, Load};
     use super::super::{
         Payload, Publication,
-        testing::{Broker, channel, key, publication, whole},
+        testing::{Broker, DEADLINE, Probe, channel, key, publication, whole},
     };
     use super::*;
-    use crate::app::AppId;
+    use crate::app::subject::Subject;
 
     /// Makes a fan-out panic.
     #[derive(Message)]
@@ -452,7 +716,8 @@ mod tests {
             broker.publish(&scope, "#general", &format!("e{n}")).await;
             assert_eq!(healthy.next().await, format!("* e{n}"));
         }
-        assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer));
+        let ending = Some(Ending::SlowConsumer(Excess::Frames));
+        assert_eq!(stuck.outbox.ending(&waker), ending);
         assert_eq!(healthy.outbox.ending(&waker), None);
     }
 
@@ -516,11 +781,12 @@ mod tests {
         let id = SubscriptionId(7);
         assert!(probe.outbox.deliver(&frame, id));
         assert!(probe.outbox.deliver(&frame, id));
-        probe.outbox.taken(&frame);
+        probe.outbox.taken(Load::of(&frame));
         assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
         assert!(!probe.outbox.deliver(&frame, id));
-        assert_eq!(probe.outbox.ending(&noop_waker()), Some(Ending::SlowConsumer));
-        probe.outbox.taken(&frame);
+        let ending = Some(Ending::SlowConsumer(Excess::Bytes));
+        assert_eq!(probe.outbox.ending(&noop_waker()), ending);
+        probe.outbox.taken(Load::of(&frame));
         assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
     }
 
@@ -541,6 +807,64 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_to_join() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        let mut probes = Vec::new();
+        for (id, places) in [
+            (1, vec![channel(&scope, "room"), channel(&scope, "other")]),
+            (2, vec![whole(&scope)]),
+            (3, vec![channel(&key(1, "private"), "room")]),
+            (4, vec![channel(&key(2, "public"), "room")]),
+            (5, vec![]),
+            (6, vec![]),
+        ] {
+            let probe = broker.session(id).await;
+            for place in places {
+                broker.join(&probe, place).await.expect("a place");
+            }
+            probe.outbox.set_joining(id == 6);
+            probes.push(probe);
+        }
+        let subject = Subject::of(serde_json::from_str("1").expect("JSON")).expect("a subject");
+        for (disconnect, concerned) in [
+            (Disconnect::Place(channel(&scope, "room")), [1, 6].as_slice()),
+            (Disconnect::Place(whole(&scope)), &[2, 6]),
+            (Disconnect::Place(channel(&scope, "empty")), &[6]),
+            (Disconnect::Subject { app: AppId(1), subject }, &[1, 2, 3, 6]),
+        ] {
+            broker.topics.disconnect(disconnect.clone()).await.expect("all to be told");
+            for probe in &mut probes {
+                if concerned.contains(&probe.session.0) {
+                    assert_eq!(probe.next().await, format!("disconnect: {disconnect:?}"));
+                }
+                assert!(probe.has_heard_nothing(), "{:?} {disconnect:?}", probe.session);
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn who_cannot_be_told_what_ends_its_joins_is_ended() {
+        let (broker, scope) = (Broker::start(), key(1, "public"));
+        for change in [None, Some(Disconnect::Place(whole(&scope)))] {
+            let stuck = broker.stuck_session(1, 1).await;
+            broker.join(&stuck, whole(&scope)).await.expect("a place");
+            let waker = noop_waker();
+            // What fits into its mailbox is not lost; the session comes to it when it can.
+            let mut told = 0;
+            while stuck.outbox.ending(&waker).is_none() && told < 100 {
+                match change.clone() {
+                    None => broker.fanout.send(AppChanged(scope.app)).await.expect("a fan-out"),
+                    Some(joins) => broker.topics.disconnect(joins).await.expect("to be told"),
+                }
+                told += 1;
+            }
+            assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer(Excess::Frames)));
+            assert!(told > 1, "there was room for one");
+            broker.fanout.send(Leave(stuck.session)).await.expect("a fan-out");
+        }
+    }
+
+    #[actix_web::test]
     async fn at_the_end_every_session_is_told_also_who_joined_nothing() {
         let broker = Broker::start();
         let (mut joined, mut idle) = (broker.session(1).await, broker.session(2).await);
@@ -550,6 +874,26 @@ mod tests {
         assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 2);
         for probe in [&mut joined, &mut idle] {
             assert_eq!(probe.next().await, "end: Shutdown");
+        }
+    }
+
+    #[actix_web::test]
+    async fn some_are_ended_at_a_time_over_all_threads_together() {
+        let broker = Broker::start();
+        let other = broker.another_thread();
+        let mut probes = Vec::new();
+        for (at, id) in [(&broker, 1), (&broker, 2), (&broker, 3), (&other, 4), (&other, 5)] {
+            probes.push(at.session(id).await);
+        }
+        let waker = noop_waker();
+        for (batch, left) in [(2, 3), (2, 1), (2, 0), (2, 0)] {
+            assert_eq!(broker.topics.end_some(batch, DEADLINE).await, left);
+            let is_open = |probe: &&Probe| probe.outbox.ending(&waker).is_none();
+            assert_eq!(probes.iter().filter(is_open).count(), left);
+        }
+        for probe in &mut probes {
+            assert_eq!(probe.next().await, "end: Shutdown");
+            assert!(probe.has_heard_nothing());
         }
     }
 

@@ -57,7 +57,8 @@ impl Fanouts {
         .await
     }
 
-    fn all(&self) -> Vec<Addr<Fanout>> {
+    /// Those that have not ended.
+    pub(super) fn all(&self) -> Vec<Addr<Fanout>> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|fanout| fanout.connected()).cloned().collect()
     }

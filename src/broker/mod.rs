@@ -2,12 +2,20 @@
 //!
 //! No word of any wire protocol lives here. [`Topics`] is the single door through which every
 //! publication passes; behind it each scope of an app has one [`topic`] actor that gives order,
-//! and each worker thread one [`fanout`] actor that knows the subscribers living on it.
+//! and each worker thread one [`fanout`] actor that knows the subscribers living on it. Where
+//! subscribers are tracked the topic keeps a [`presence`] per channel, and the fan-outs announce
+//! what changes in it.
 
+mod announcement;
+mod count;
 pub mod fanout;
 mod fanouts;
+mod gathering;
+pub mod occupancy;
 mod placed;
+pub mod presence;
 pub mod publication;
+mod reference;
 pub mod subscriber;
 #[cfg(test)]
 mod testing;

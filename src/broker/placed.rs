@@ -1,8 +1,11 @@
 //! A publication that has been taken: its permit, and its frames, each encoded at most once.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use bytestring::ByteString;
@@ -35,6 +38,8 @@ pub(super) struct Placed {
     /// subscribers under both of its names.
     frames: [[OnceLock<Spelled>; 2]; Format::COUNT],
     tally: Option<Tally>,
+    /// When it was taken.
+    taken_at: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -70,11 +75,16 @@ impl Placed {
             }
         };
         let frames = Default::default();
-        (Self { publication, key, frames, tally, _permit: permit }, skipped)
+        let taken_at = Instant::now();
+        (Self { publication, key, frames, tally, taken_at, _permit: permit }, skipped)
     }
 
     pub(super) fn key(&self) -> &ScopeKey {
         &self.key
+    }
+
+    pub(super) fn taken_at(&self) -> Instant {
+        self.taken_at
     }
 
     pub(super) fn destination(&self) -> &Destination {
@@ -145,7 +155,7 @@ mod tests {
 
     use super::super::{
         publication::JsonObject,
-        testing::{key, permit, publication},
+        testing::{FORMAT, key, permit, publication},
     };
     use super::*;
 
@@ -180,7 +190,7 @@ mod tests {
             (Level::Scope, "#general", "t msg {}"),
             (Level::Channel, "#general", "t #general:msg {}"),
         ] {
-            let format = Format { slot: 0, encode: spelled, encode_bytes: None };
+            let format = Format { slot: 0, encode: spelled, encode_bytes: None, ..FORMAT };
             let frame = placed(destination).frame(format, level, &"t".into());
             assert_eq!(frame, Some(Frame::Text(expected.into())), "{level:?} {destination}");
         }
@@ -188,8 +198,8 @@ mod tests {
 
     #[test]
     fn bytes_go_to_those_who_can_be_sent_any_also_where_a_slot_is_shared() {
-        let text = Format { slot: 0, encode: spelled, encode_bytes: None };
-        let both = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes) };
+        let text = Format { slot: 0, encode: spelled, encode_bytes: None, ..FORMAT };
+        let both = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes), ..FORMAT };
         for (level, destination, expected) in [
             (Level::Scope, "room", b"t room:msg \x00\xff".as_slice()),
             (Level::Channel, "room", b"t msg \x00\xff"),
@@ -226,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_topic_under_another_name_is_spelled_by_that_name() {
-        let format = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes) };
+        let format =
+            Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes), ..FORMAT };
         for is_bytes in [false, true] {
             let (placed, payload) = match is_bytes {
                 true => (placed_bytes("room").0, "\0\u{ff}"),
@@ -260,8 +271,8 @@ mod tests {
     #[test]
     fn e117_a_thousand_subscribers_share_one_encoding_per_version() {
         let formats = [
-            Format { slot: 0, encode: counted::<0>, encode_bytes: None },
-            Format { slot: 1, encode: counted::<1>, encode_bytes: Some(counted_bytes) },
+            Format { slot: 0, encode: counted::<0>, encode_bytes: None, ..FORMAT },
+            Format { slot: 1, encode: counted::<1>, encode_bytes: Some(counted_bytes), ..FORMAT },
         ];
         let mut expected = [0; 2];
         for (level, destination, is_bytes) in [

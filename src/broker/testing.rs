@@ -8,16 +8,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::app::AppId;
+use crate::{app::AppId, metrics::Metrics};
 
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
     fanout::{Attach, Detach, Enter, Fanout, WorkerId},
+    presence::{Change, Persona, Roster},
     subscriber::{
         Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
         ToSession,
     },
-    topics::{SubscribeError, TopicLimits},
+    topics::{SubscribeError, Subscriber, TopicLimits},
 };
 
 /// How long anything may take before a test fails.
@@ -56,7 +57,24 @@ fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
 }
 
 /// Text alone.
-const FORMAT: Format = Format { slot: 0, encode: spell, encode_bytes: None };
+pub(super) const FORMAT: Format = Format {
+    slot: 0,
+    encode: spell,
+    encode_bytes: None,
+    spell_members: |roster| shown(roster).into(),
+    encode_change: |topic, Change { joins, leaves }| {
+        Frame::Text(format!("{topic} +{} -{}", shown(joins), shown(leaves)).into())
+    },
+};
+
+/// `[key=meta key=meta]`, without references.
+pub(super) fn shown(roster: &Roster) -> String {
+    let all = roster.iter().flat_map(|(_, members)| members);
+    let all: Vec<_> = all
+        .map(|member| format!("{}={}", member.persona.key, member.persona.meta.as_str()))
+        .collect();
+    format!("[{}]", all.join(" "))
+}
 
 /// A broker of one thread, this one.
 pub(super) struct Broker {
@@ -67,14 +85,29 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn start() -> Self {
-        let topics = Topics::new(TopicLimits {
+        Self::start_with(|_| {})
+    }
+
+    /// A broker with some bounds changed.
+    pub(super) fn start_with(change: impl FnOnce(&mut TopicLimits)) -> Self {
+        let mut limits = TopicLimits {
             publications_in_flight_max: 8,
             scopes_per_app_max: 2,
+            presence_members_max: 4,
+            presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
-        });
+        };
+        change(&mut limits);
+        let topics = Topics::new(limits, Metrics::new(10));
         topics.add_worker();
         let (worker, fanout) = topics.start_fanout();
         Self { topics, worker, fanout }
+    }
+
+    /// The same broker as another thread has it, which is this one, too.
+    pub(super) fn another_thread(&self) -> Self {
+        let (worker, fanout) = self.topics.start_fanout();
+        Self { topics: self.topics.clone(), worker, fanout }
     }
 
     /// A session that takes whatever comes.
@@ -109,14 +142,27 @@ impl Broker {
         place: Place,
         topic: &str,
     ) -> Result<(), SubscribeError> {
-        self.attach(probe, Subscription { place, topic: topic.into(), format: FORMAT }).await
+        let (topic, format) = (topic.into(), FORMAT);
+        self.attach(probe, Subscription { place, topic, format, persona: None }).await
+    }
+
+    /// Joins a channel to be tracked there.
+    pub(super) async fn enter(
+        &self,
+        probe: &Probe,
+        place: Place,
+        persona: Persona,
+    ) -> Result<(), SubscribeError> {
+        let topic = place.channel.as_ref().expect("a channel").as_str().into();
+        let subscription = Subscription { place, topic, format: FORMAT, persona: Some(persona) };
+        self.attach(probe, subscription).await
     }
 
     /// Joins a whole scope or a channel as one who can be sent bytes.
     pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
         let format = Format { encode_bytes: Some(spell_bytes), ..FORMAT };
-        let joined = self.attach(probe, Subscription { place, topic, format }).await;
+        let joined = self.attach(probe, Subscription { place, topic, format, persona: None }).await;
         joined.expect("a place");
     }
 
@@ -125,10 +171,11 @@ impl Broker {
         probe: &Probe,
         subscription: Subscription,
     ) -> Result<(), SubscribeError> {
-        let key = subscription.place.key.clone();
-        let attach = Attach { session: probe.session, id: SubscriptionId(7), subscription };
+        let (session, id) = (probe.session, SubscriptionId(7));
+        let attach = Attach { session, id, subscription: subscription.clone() };
         self.fanout.send(attach).await.expect("a fan-out");
-        self.topics.subscribe(&key, self.worker, &self.fanout).await
+        let subscriber = Subscriber { worker: self.worker, fanout: &self.fanout, session, id };
+        self.topics.subscribe(subscriber, &subscription).await
     }
 
     pub(super) async fn leave(&self, probe: &Probe, place: Place) {
@@ -194,8 +241,12 @@ impl Handler<ToSession> for ProbeActor {
         let told = match message {
             ToSession::Deliver(Frame::Text(text), SubscriptionId(7)) => text.to_string(),
             ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7)) => format!("{bytes:?}"),
-            ToSession::Deliver(_, other) => format!("{other:?}"),
+            ToSession::Members(members, SubscriptionId(7)) => members.to_string(),
+            ToSession::Deliver(_, other) | ToSession::Members(_, other) => format!("{other:?}"),
             ToSession::AppChanged(app) => format!("app {} changed", app.0),
+            // When one comes is the clock's matter.
+            ToSession::Sample(_) => return,
+            ToSession::Disconnect(joins) => format!("disconnect: {joins:?}"),
             ToSession::End(ending) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.

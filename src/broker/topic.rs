@@ -2,22 +2,40 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use actix::prelude::*;
+use actix::{fut::wrap_future, prelude::*};
 use log::{debug, error};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    fanout::{Dispatch, Fanout, TopicLost, WorkerId},
+    announcement::Announcement,
+    fanout::{Announce, Dispatch, Fanout, Introduce, TopicLost, WorkerId},
+    gathering::Gathering,
     placed::Placed,
-    subscriber::ScopeKey,
+    presence::{Full, Persona, Roster},
+    publication::JsonObject,
+    subscriber::{Format, ScopeKey, SessionId, SubscriptionId},
+    topic_name::ChannelName,
     topics::Topics,
 };
 
 /// A worker thread now has subscribers. Idempotent; answered once they will miss nothing.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), Full>")]
 pub(super) struct Open {
     pub(super) worker: WorkerId,
     pub(super) fanout: Addr<Fanout>,
+    /// The subscriber, if it is to be tracked.
+    pub(super) entrant: Option<Entrant>,
+}
+
+/// Who joins a channel where it is tracked. It has been attached at the fan-out before.
+#[derive(Clone)]
+pub(super) struct Entrant {
+    pub(super) session: SessionId,
+    pub(super) id: SubscriptionId,
+    pub(super) channel: ChannelName,
+    pub(super) persona: Persona,
+    pub(super) format: Format,
 }
 
 /// A worker thread's last subscriber has left.
@@ -26,6 +44,35 @@ pub(super) struct Open {
 pub(super) struct Close {
     pub(super) worker: WorkerId,
 }
+
+/// A worker thread's fan-out is gone, and all its subscribers with it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct FanoutLost {
+    pub(super) worker: WorkerId,
+}
+
+/// A tracked session has left a channel, whatever the reason. Once is enough, twice is the same.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Untrack {
+    pub(super) channel: ChannelName,
+    pub(super) session: SessionId,
+}
+
+/// A tracked session shows another meta from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Update {
+    pub(super) channel: ChannelName,
+    pub(super) session: SessionId,
+    pub(super) meta: JsonObject,
+}
+
+/// Who is on a channel? Those who were announced, with all that happened since.
+#[derive(Message)]
+#[rtype(result = "Roster")]
+pub(super) struct WhoIsThere(pub(super) ChannelName);
 
 /// A publication wants its place in the order; answered once it has it.
 #[derive(Message)]
@@ -41,31 +88,135 @@ pub(super) struct Publish(pub(super) Arc<Placed>);
 /// is gone and looks anew. That is why a publication is never taken by a topic nobody listens to
 /// while its successor has listeners.
 ///
-/// The mailbox is bounded by the permits that publications hold, and by one message per join.
+/// Where subscribers are tracked it knows them one by one, and has their fan-outs announce what
+/// changes among them. It answers for that alone: who is subscribed is the fan-outs' knowledge, and
+/// they tell it of everybody who leaves.
+///
+/// The mailbox is bounded by the permits that publications hold, by one message per join or update,
+/// and by one per tracked session that leaves.
 pub(super) struct Topic {
     key: ScopeKey,
     directory: Topics,
     threads: HashMap<WorkerId, Addr<Fanout>>,
+    gatherings: HashMap<ChannelName, Gathering>,
     retired: bool,
 }
 
 impl Topic {
     pub(super) fn new(key: ScopeKey, directory: Topics) -> Self {
-        Self { key, directory, threads: HashMap::new(), retired: false }
+        let (threads, gatherings) = (HashMap::new(), HashMap::new());
+        Self { key, directory, threads, gatherings, retired: false }
     }
 
-    /// Hands a publication to every thread with subscribers. Never waits: what is under way is
-    /// bounded by the permit that each publication holds. Answers whether a thread was lost.
-    fn publish(&mut self, placed: &Arc<Placed>) -> bool {
-        let before = self.threads.len();
-        self.threads.retain(|_, fanout| fanout.connected());
-        for fanout in self.threads.values() {
-            fanout.do_send(Dispatch(placed.clone()));
+    /// Hands something to every thread with subscribers. Never waits: what is under way is bounded
+    /// by the permit that each publication and announcement holds. A thread that is lost is
+    /// forgotten.
+    fn hand_out<M>(&mut self, message: impl Fn() -> M, ctx: &mut Context<Self>)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Fanout: Handler<M>,
+        Context<Fanout>: actix::dev::ToEnvelope<Fanout, M>,
+    {
+        let lost: Vec<_> =
+            self.threads.iter().filter(|(_, f)| !f.connected()).map(|(w, _)| *w).collect();
+        for worker in lost {
+            self.lose(worker, ctx);
         }
-        self.threads.len() < before
+        for fanout in self.threads.values() {
+            fanout.do_send(message());
+        }
     }
 
-    fn retire(&mut self, ctx: &mut Context<Self>) {
+    /// Takes in who joins: first it is told who was announced so far, then it is announced itself.
+    fn welcome(
+        &mut self,
+        entrant: Entrant,
+        worker: WorkerId,
+        fanout: &Addr<Fanout>,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), Full> {
+        // Nobody would ever tell that it has left: its fan-out was lost, and has said so before.
+        if !fanout.connected() {
+            return Ok(());
+        }
+        let Entrant { session, id, channel, persona, format } = entrant;
+        let members_max = self.directory.limits().presence_members_max;
+        let gathering = self.gatherings.entry(channel.clone());
+        let gathering = gathering.or_insert_with(|| Gathering::new(members_max));
+        gathering.presence.track(session, worker, persona, self.directory.reference())?;
+        let members = gathering.spelled(format);
+        let key = self.key.clone();
+        fanout.do_send(Introduce { key, channel: channel.clone(), session, id, members });
+        self.announce_if_due(&channel, ctx);
+        Ok(())
+    }
+
+    /// Forgets a thread whose fan-out is gone.
+    fn lose(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
+        self.threads.remove(&worker);
+        let channels: Vec<_> = self.gatherings.keys().cloned().collect();
+        for channel in channels {
+            if let Some(gathering) = self.gatherings.get_mut(&channel) {
+                gathering.presence.untrack_worker(worker);
+            }
+            self.announce_if_due(&channel, ctx);
+        }
+    }
+
+    /// Announces what has changed on a channel, unless it rests: then once it has rested.
+    fn announce_if_due(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
+        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
+        if gathering.is_over() {
+            self.gatherings.remove(channel);
+            return;
+        }
+        if !gathering.wants_to_announce() {
+            return;
+        }
+        let channel = channel.clone();
+        match self.directory.permit_at_once() {
+            Some(permit) => self.announce(channel, permit, ctx),
+            // More happens while the announcement waits its turn; it will tell all of it.
+            None => {
+                let permit = wrap_future::<_, Self>(self.directory.permit_in_turn());
+                ctx.spawn(permit.map(move |permit, topic, ctx| {
+                    // There is none any more once the server stops.
+                    if let Some(permit) = permit {
+                        topic.announce(channel, permit, ctx);
+                    }
+                }));
+            }
+        }
+    }
+
+    fn announce(
+        &mut self,
+        channel: ChannelName,
+        permit: OwnedSemaphorePermit,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(gathering) = self.gatherings.get_mut(&channel) else { return };
+        let change = gathering.announce();
+        // All of it may have been taken back while it waited for its permit.
+        if !change.is_empty() {
+            let key = self.key.clone();
+            let announcement = Announcement::new(key, channel.clone(), change, permit);
+            let announcement = Arc::new(announcement);
+            self.hand_out(|| Announce(announcement.clone()), ctx);
+        }
+        ctx.run_later(self.directory.limits().presence_interval, move |topic, ctx| {
+            if let Some(gathering) = topic.gatherings.get_mut(&channel) {
+                gathering.wake();
+            }
+            topic.announce_if_due(&channel, ctx);
+        });
+    }
+
+    /// Retires if nobody listens any more.
+    fn retire_if_deserted(&mut self, ctx: &mut Context<Self>) {
+        if !self.threads.is_empty() {
+            return;
+        }
         debug!("topic of app {} retires", self.key.app.0);
         self.retired = true;
         self.directory.forget(&self.key, &ctx.address());
@@ -96,123 +247,75 @@ impl Drop for Topic {
 }
 
 impl Handler<Open> for Topic {
-    type Result = ();
+    type Result = Result<(), Full>;
 
-    fn handle(&mut self, open: Open, _: &mut Self::Context) {
-        self.threads.insert(open.worker, open.fanout);
+    fn handle(&mut self, open: Open, ctx: &mut Self::Context) -> Self::Result {
+        let Open { worker, fanout, entrant } = open;
+        self.threads.insert(worker, fanout.clone());
+        entrant.map_or(Ok(()), |entrant| self.welcome(entrant, worker, &fanout, ctx))
     }
 }
 
 impl Handler<Close> for Topic {
     type Result = ();
 
-    fn handle(&mut self, close: Close, ctx: &mut Self::Context) {
-        self.threads.remove(&close.worker);
-        if self.threads.is_empty() {
-            self.retire(ctx);
+    fn handle(&mut self, Close { worker }: Close, ctx: &mut Self::Context) {
+        // Those of its subscribers who were tracked were told of one by one.
+        self.threads.remove(&worker);
+        self.retire_if_deserted(ctx);
+    }
+}
+
+impl Handler<FanoutLost> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, FanoutLost { worker }: FanoutLost, ctx: &mut Self::Context) {
+        self.lose(worker, ctx);
+        self.retire_if_deserted(ctx);
+    }
+}
+
+impl Handler<Untrack> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Untrack { channel, session }: Untrack, ctx: &mut Self::Context) {
+        if let Some(gathering) = self.gatherings.get_mut(&channel) {
+            gathering.presence.untrack(session);
         }
+        self.announce_if_due(&channel, ctx);
+    }
+}
+
+impl Handler<Update> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Update { channel, session, meta }: Update, ctx: &mut Self::Context) {
+        if let Some(gathering) = self.gatherings.get_mut(&channel) {
+            gathering.presence.update(session, meta, self.directory.reference());
+        }
+        self.announce_if_due(&channel, ctx);
+    }
+}
+
+impl Handler<WhoIsThere> for Topic {
+    type Result = MessageResult<WhoIsThere>;
+
+    fn handle(&mut self, WhoIsThere(channel): WhoIsThere, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.gatherings.get(&channel).map(Gathering::members).unwrap_or_default())
     }
 }
 
 impl Handler<Publish> for Topic {
     type Result = ();
 
-    fn handle(&mut self, publish: Publish, ctx: &mut Self::Context) {
-        let lost = self.publish(&publish.0);
-        if lost && self.threads.is_empty() {
-            self.retire(ctx);
+    fn handle(&mut self, Publish(placed): Publish, ctx: &mut Self::Context) {
+        let had_threads = !self.threads.is_empty();
+        self.hand_out(|| Dispatch(placed.clone()), ctx);
+        if had_threads {
+            self.retire_if_deserted(ctx);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{
-        testing::{Broker, channel, key, whole},
-        topics::SubscribeError,
-    };
-    use super::*;
-
-    /// Makes a topic panic.
-    #[derive(Message)]
-    #[rtype(result = "()")]
-    struct Break;
-
-    impl Handler<Break> for Topic {
-        type Result = ();
-
-        fn handle(&mut self, _: Break, _: &mut Self::Context) {
-            panic!("on purpose");
-        }
-    }
-
-    #[actix_web::test]
-    async fn a_topic_retires_with_its_last_subscriber_and_comes_back_with_the_next() {
-        let (broker, scope) = (Broker::start(), key(1, "public"));
-        let mut probe = broker.session(1).await;
-        for round in 0..3 {
-            for place in [whole(&scope), channel(&scope, "room")] {
-                broker.join(&probe, place).await.expect("a place");
-            }
-            broker.leave(&probe, whole(&scope)).await;
-            broker.publish(&scope, "room", "heard").await;
-            assert_eq!(probe.next().await, "room heard", "round {round}");
-            broker.leave(&probe, channel(&scope, "room")).await;
-            broker.publish(&scope, "room", "missed").await;
-            assert!(broker.topics.find(&scope).is_none(), "round {round}: it has retired");
-            assert!(probe.has_heard_nothing(), "round {round}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn a_topic_stays_while_a_join_and_a_leave_cross() {
-        let (broker, scope) = (Broker::start(), key(1, "public"));
-        let (going, mut coming) = (broker.session(1).await, broker.session(2).await);
-        broker.join(&going, whole(&scope)).await.expect("a place");
-        for round in 0..50 {
-            let leaving = broker.leave(&going, whole(&scope));
-            let joining = broker.join(&coming, whole(&scope));
-            let (_, joined) = tokio::join!(leaving, joining);
-            joined.expect("a place");
-            broker.publish(&scope, "#general", "msg").await;
-            assert_eq!(coming.next().await, "* msg", "round {round}");
-            broker.leave(&coming, whole(&scope)).await;
-            broker.join(&going, whole(&scope)).await.expect("a place");
-        }
-    }
-
-    #[actix_web::test]
-    async fn a_topic_that_breaks_ends_those_who_listened_to_it_alone() {
-        let (broker, scope) = (Broker::start(), key(1, "public"));
-        let (mut deaf, mut other) = (broker.session(1).await, broker.session(2).await);
-        broker.join(&deaf, channel(&scope, "room")).await.expect("a place");
-        broker.join(&other, whole(&key(1, "private"))).await.expect("a place");
-        let topic = broker.topics.find(&scope).expect("a topic");
-        assert!(topic.send(Break).await.is_err());
-        assert_eq!(deaf.next().await, "end: Broken");
-
-        let mut back = broker.session(3).await;
-        broker.join(&back, whole(&scope)).await.expect("a place");
-        broker.publish(&scope, "#general", "msg").await;
-        assert_eq!(back.next().await, "* msg");
-        assert!(other.has_heard_nothing());
-    }
-
-    #[actix_web::test]
-    async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
-        let broker = Broker::start();
-        let probe = broker.session(1).await;
-        for scope in ["one", "two"] {
-            broker.join(&probe, whole(&key(1, scope))).await.expect("a place");
-        }
-        let third = whole(&key(1, "three"));
-        let refused = broker.join(&probe, third.clone()).await;
-        assert_eq!(refused, Err(SubscribeError::TooManyScopes));
-        broker.leave(&probe, third.clone()).await;
-        broker.join(&probe, whole(&key(2, "three"))).await.expect("another app's");
-        broker.leave(&probe, whole(&key(1, "one"))).await;
-        // It retires in order behind this.
-        broker.publish(&key(1, "one"), "#general", "msg").await;
-        broker.join(&probe, third).await.expect("a place that became free");
-    }
-}
+mod tests;

@@ -40,6 +40,11 @@ impl Scope {
         self.0 == "public"
     }
 
+    /// Whether those who join a channel of this scope are tracked.
+    pub fn is_presence(&self) -> bool {
+        self.0 == "presence"
+    }
+
     /// The scope as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -135,6 +140,12 @@ impl TopicName {
             }
         };
         Ok(Self { scope, app, channel, wire: raw.into() })
+    }
+
+    /// Whether those who join it are tracked: on channels of the scope `presence`, not in the scope
+    /// as a whole.
+    pub fn is_tracked(&self) -> bool {
+        self.scope.is_presence() && self.channel.is_some()
     }
 
     /// The topic as it is spelled on the wire.

@@ -13,22 +13,28 @@ use std::{
 };
 
 use actix::prelude::*;
+use bytestring::ByteString;
 use log::warn;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
-use crate::app::AppId;
+use crate::{
+    app::AppId,
+    metrics::{Metrics, labels::Limit},
+};
 
 use super::{
-    fanout::{EndAll, Fanout, WorkerId},
+    fanout::{EndAll, EndJoins, EndSome, Fanout, WorkerId},
     fanouts::{Asked, Fanouts},
     placed::Placed,
-    publication::Publication,
-    subscriber::ScopeKey,
-    topic::{Close, Open, Publish, Topic},
-    topic_name::Scope,
+    presence::{Full, Roster},
+    publication::{JsonObject, Publication},
+    reference::References,
+    subscriber::{Disconnect, ScopeKey, SessionId, Subscription, SubscriptionId},
+    topic::{Close, Entrant, FanoutLost, Open, Publish, Topic, Untrack, Update, WhoIsThere},
+    topic_name::{ChannelName, Scope},
 };
 
 /// Why a publication was not taken.
@@ -45,10 +51,18 @@ pub enum SubscribeError {
     /// The app has subscribers in as many scopes as it may.
     #[error("too many scopes")]
     TooManyScopes,
+    /// As many are on the channel as may be tracked there.
+    #[error("too many members")]
+    TooManyMembers,
     /// The topic did not answer in time.
     #[error("the topic is unavailable")]
     Unavailable,
 }
+
+/// Not every thread answered in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a thread did not answer in time")]
+pub struct Unanswered;
 
 /// What a publisher can learn about publications that were taken: whom they were kept from.
 ///
@@ -86,8 +100,24 @@ pub struct TopicLimits {
     pub publications_in_flight_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
+    /// Members tracked on one channel.
+    pub presence_members_max: usize,
+    /// How long a channel's changes of members are gathered before they are announced together.
+    pub presence_interval: Duration,
     /// How long a publisher or a join may wait.
     pub wait_max: Duration,
+}
+
+/// Who subscribes: a session, by way of the fan-out that it is attached to.
+pub struct Subscriber<'a> {
+    /// The session's worker thread.
+    pub worker: WorkerId,
+    /// The fan-out of that thread.
+    pub fanout: &'a Addr<Fanout>,
+    /// The session.
+    pub session: SessionId,
+    /// Under which id it is attached.
+    pub id: SubscriptionId,
 }
 
 /// Finds topics, starts them, and hands them publications. Cheap to clone; shared by all threads.
@@ -103,6 +133,8 @@ struct Inner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
+    references: References,
+    metrics: Arc<Metrics>,
 }
 
 impl Topics {
@@ -110,7 +142,7 @@ impl Topics {
     pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
 
     /// An empty directory.
-    pub fn new(limits: TopicLimits) -> Self {
+    pub fn new(limits: TopicLimits, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             limits,
             permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
@@ -118,7 +150,14 @@ impl Topics {
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
+            references: References::new(),
+            metrics,
         }))
+    }
+
+    /// What counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     /// Lets topics be placed on the calling worker thread.
@@ -126,6 +165,12 @@ impl Topics {
         if let Some(arbiter) = Arbiter::try_current() {
             self.workers_mut().push(arbiter);
         }
+    }
+
+    /// Has topics that do not exist yet placed on the calling thread, and on no other.
+    #[cfg(test)]
+    pub(crate) fn place_here_only(&self) {
+        *self.workers_mut() = vec![Arbiter::current()];
     }
 
     /// Starts a fan-out for the sessions of the calling worker thread.
@@ -150,6 +195,29 @@ impl Topics {
                 }
             });
         ended.sum()
+    }
+
+    /// Ends so many sessions, over all threads together, for the server stops; answers how many are
+    /// left, as far as threads answer within so long.
+    pub async fn end_some(&self, sessions_max: usize, wait_max: Duration) -> usize {
+        let (mut to_end, mut left) = (sessions_max, 0);
+        for fanout in self.0.fanouts.all() {
+            if let Ok(Ok(done)) = timeout(wait_max, fanout.send(EndSome(to_end))).await {
+                to_end -= done.ended;
+                left += done.left;
+            }
+        }
+        left
+    }
+
+    /// Ends joins of an app on all threads. What is published from now on does not reach them.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if a thread may not have heard of it; it can be asked for again.
+    pub async fn disconnect(&self, disconnect: Disconnect) -> Result<(), Unanswered> {
+        let told = self.0.fanouts.ask(EndJoins(disconnect.into()), self.0.limits.wait_max).await;
+        // A thread that was lost has ended all its sessions.
+        if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(()) }
     }
 
     /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.
@@ -207,12 +275,39 @@ impl Topics {
         drop(permits);
     }
 
+    /// Takes a permit for an announcement, if there is one.
+    pub(super) fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.permits.clone().try_acquire_owned().ok()
+    }
+
+    /// Takes a permit for an announcement behind those who wait already; `None` once the server
+    /// stops.
+    pub(super) fn permit_in_turn(
+        &self,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let permit = self.0.permits.clone().acquire_owned();
+        async { permit.await.ok() }
+    }
+
+    /// A name that nothing else has.
+    pub(super) fn reference(&self) -> ByteString {
+        self.0.references.give()
+    }
+
+    /// The bounds.
+    pub(super) fn limits(&self) -> &TopicLimits {
+        &self.0.limits
+    }
+
     /// Takes `count` permits within the time limit.
     async fn permits(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, PublishError> {
         let count = u32::try_from(count).map_err(|_| PublishError::Busy)?;
         let acquire = self.0.permits.clone().acquire_many_owned(count);
-        let acquired = timeout(self.0.limits.wait_max, acquire).await;
-        let mut all = acquired.map_err(|_| PublishError::Busy)?.map_err(|_| PublishError::Busy)?;
+        let acquired = timeout(self.0.limits.wait_max, acquire).await.map_err(|_| {
+            self.0.metrics.hit(Limit::PublicationsInFlight);
+            PublishError::Busy
+        })?;
+        let mut all = acquired.map_err(|_| PublishError::Busy)?;
         Ok((0..count).filter_map(|_| all.split(1)).collect())
     }
 
@@ -226,21 +321,30 @@ impl Topics {
         }
     }
 
-    /// Makes sure that whatever is published to a scope from now on reaches `fanout`.
+    /// Makes sure that whatever is published to a scope from now on reaches the subscriber, and has
+    /// it tracked if it has a persona.
     ///
     /// # Errors
-    /// [`SubscribeError`].
+    /// [`SubscribeError`]; nothing is left of the attempt but what was attached at the fan-out.
     pub async fn subscribe(
         &self,
-        key: &ScopeKey,
-        worker: WorkerId,
-        fanout: &Addr<Fanout>,
+        subscriber: Subscriber<'_>,
+        subscription: &Subscription,
     ) -> Result<(), SubscribeError> {
+        let key = &subscription.place.key;
         let open = async {
             loop {
                 let topic = self.find_or_start(key)?;
-                if topic.send(Open { worker, fanout: fanout.clone() }).await.is_ok() {
-                    return Ok(());
+                let open = Open {
+                    worker: subscriber.worker,
+                    fanout: subscriber.fanout.clone(),
+                    entrant: entrant(&subscriber, subscription),
+                };
+                if let Ok(outcome) = topic.send(open).await {
+                    return outcome.map_err(|Full| {
+                        self.0.metrics.hit(Limit::PresenceMembers);
+                        SubscribeError::TooManyMembers
+                    });
                 }
                 self.forget(key, &topic);
                 // A thread that dies may answer at once, over and over: others must get their turn,
@@ -249,6 +353,53 @@ impl Topics {
             }
         };
         timeout(self.0.limits.wait_max, open).await.unwrap_or(Err(SubscribeError::Unavailable))
+    }
+
+    /// Has a tracked session show another meta; nothing happens where it is not tracked.
+    ///
+    /// # Errors
+    /// [`PublishError::Busy`] if the topic did not take it in time.
+    pub async fn update(
+        &self,
+        key: &ScopeKey,
+        channel: ChannelName,
+        session: SessionId,
+        meta: JsonObject,
+    ) -> Result<(), PublishError> {
+        let Some(topic) = self.find(key) else { return Ok(()) };
+        let update = topic.send(Update { channel, session, meta });
+        // A topic that is gone has lost its sessions: they come back with the meta they join with.
+        timeout(self.0.limits.wait_max, update).await.map_or(Err(PublishError::Busy), |_| Ok(()))
+    }
+
+    /// Who is tracked on a channel right now.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if its topic does not answer in time.
+    pub async fn members(
+        &self,
+        key: &ScopeKey,
+        channel: &ChannelName,
+    ) -> Result<Roster, Unanswered> {
+        let Some(topic) = self.find(key) else { return Ok(Roster::default()) };
+        let asked = topic.send(WhoIsThere(channel.clone()));
+        let members = timeout(self.0.limits.wait_max, asked).await.map_err(|_| Unanswered)?;
+        // Where the topic has just retired nobody is there.
+        Ok(members.unwrap_or_default())
+    }
+
+    /// Tells a topic that a tracked session has left a channel.
+    pub(super) fn untrack(&self, key: &ScopeKey, channel: &ChannelName, session: SessionId) {
+        if let Some(topic) = self.find(key) {
+            topic.do_send(Untrack { channel: channel.clone(), session });
+        }
+    }
+
+    /// Tells a topic that a thread's fan-out is gone.
+    pub(super) fn fanout_lost(&self, key: &ScopeKey, worker: WorkerId) {
+        if let Some(topic) = self.find(key) {
+            topic.do_send(FanoutLost { worker });
+        }
     }
 
     /// Tells a topic that a thread has nobody left who listens.
@@ -303,7 +454,12 @@ impl Topics {
         Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
     }
 
-    #[cfg(test)]
+    /// The fan-outs of all threads.
+    /// How long anything that is asked may take.
+    pub(super) fn wait_max(&self) -> Duration {
+        self.0.limits.wait_max
+    }
+
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }
@@ -311,6 +467,18 @@ impl Topics {
     fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {
         self.0.workers.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The subscriber as its topic tracks it, if it does.
+fn entrant(subscriber: &Subscriber<'_>, subscription: &Subscription) -> Option<Entrant> {
+    let Subscription { place, format, persona, .. } = subscription;
+    Some(Entrant {
+        session: subscriber.session,
+        id: subscriber.id,
+        channel: place.channel.clone()?,
+        persona: persona.clone()?,
+        format: *format,
+    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 use std::{io::Read, time::Duration};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use url::{Host, Url};
 
 use super::{
@@ -24,7 +27,7 @@ const KEY: &str = "HERALD_APP_KEY";
 const SECRET: &str = "HERALD_APP_SECRET";
 /// How long a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much of a refusal is read.
+/// How much of an answer is read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -35,6 +38,7 @@ Examples:
   herald trigger --app test-app --channel foo-topic --event msg --payload '{\"message\":\"hi\"}'
   herald trigger --app test-app --channel '#general' --event msg
   echo '{\"message\":\"hi\"}' | herald trigger --app test-app --channel foo-topic --event msg --payload -
+  base64 photo.jpg | herald trigger --app test-app --channel foo-topic --event photo --payload-base64 -
   HERALD_APP_KEY=… HERALD_APP_SECRET=… herald trigger --url https://herald.example.com \\
       --app foo-app --scope private --channel room-1 --event msg";
 
@@ -52,6 +56,9 @@ pub(super) struct Args {
     /// A JSON object, or - to read it from standard input
     #[arg(long, value_name = "JSON", default_value = "{}")]
     payload: String,
+    /// Bytes instead, in base64, or - to read that from standard input
+    #[arg(long, value_name = "BASE64", conflicts_with = "payload")]
+    payload_base64: Option<String>,
     /// Who may hear it
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     scope: String,
@@ -97,36 +104,70 @@ struct Door {
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let body = body(args)?;
     let door = door(args)?;
-    send(args, &door, &body)?;
+    let answer = send(args, &door, &body)?;
     Ok(match args.json {
-        true => "{}\n".into(),
-        false => format!("sent {} to {} of {}\n", args.event, args.channel, args.app),
+        true => format!("{answer}\n"),
+        false => {
+            let skipped = skipped(&answer);
+            format!("sent {} to {} of {}{skipped}\n", args.event, args.channel, args.app)
+        }
     })
 }
 
-/// The request's body; the payload keeps its own text.
+/// Whom bytes were kept from, in words; nothing if they reached everybody.
+fn skipped(answer: &Value) -> String {
+    match answer.get("skipped") {
+        None => String::new(),
+        Some(count) if count == 0 => String::new(),
+        Some(Value::Number(count)) => format!("; {count} who cannot be sent bytes were skipped"),
+        Some(_) => "; how many were skipped is not known".to_owned(),
+    }
+}
+
+/// The request's body.
 fn body(args: &Args) -> Result<String, Failure> {
-    let payload = match args.payload.as_str() {
-        "-" => read_payload()?,
-        payload => payload.to_owned(),
-    };
-    let payload =
-        JsonObject::parse(&payload).map_err(|e| Failure::usage(format!("--payload: {e}")))?;
-    let payload = RawValue::from_string(payload.as_str().to_owned());
     #[derive(serde::Serialize)]
     struct Event<'a> {
         topic: &'a str,
         event: &'a str,
         scope: &'a str,
-        payload: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<Box<RawValue>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload_base64: Option<String>,
     }
-    let payload = payload.map_err(|_| Failure::usage("--payload: payload is not valid JSON"))?;
-    let Args { channel, event, scope, .. } = args;
-    serde_json::to_string(&Event { topic: channel, event, scope, payload: &payload })
+    let (payload, payload_base64) = match &args.payload_base64 {
+        Some(given) => (None, Some(base64_of(given)?)),
+        None => (Some(object_of(&args.payload)?), None),
+    };
+    let Args { channel: topic, event, scope, .. } = args;
+    serde_json::to_string(&Event { topic, event, scope, payload, payload_base64 })
         .map_err(|e| Failure::new(format!("cannot spell the event: {e}")))
 }
 
-fn read_payload() -> Result<String, Failure> {
+/// A JSON object that keeps its own text.
+fn object_of(given: &str) -> Result<Box<RawValue>, Failure> {
+    let object =
+        JsonObject::parse(&read(given)?).map_err(|e| Failure::usage(format!("--payload: {e}")))?;
+    RawValue::from_string(object.as_str().to_owned())
+        .map_err(|_| Failure::usage("--payload: payload is not valid JSON"))
+}
+
+/// Bytes in base64. Programs that write it break it into lines, which the server would refuse.
+fn base64_of(given: &str) -> Result<String, Failure> {
+    let mut text = read(given)?;
+    text.retain(|c| !c.is_ascii_whitespace());
+    match BASE64_STANDARD.decode(&text).or_else(|_| BASE64_STANDARD_NO_PAD.decode(&text)) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(Failure::usage("--payload-base64: payload is not valid base64")),
+    }
+}
+
+/// What was given, or standard input where that is `-`.
+fn read(given: &str) -> Result<String, Failure> {
+    if given != "-" {
+        return Ok(given.to_owned());
+    }
     let mut payload = String::new();
     match std::io::stdin().lock().read_to_string(&mut payload) {
         Ok(_) => Ok(payload),
@@ -157,7 +198,8 @@ fn url(args: &Args, port: u16) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn send(args: &Args, door: &Door, body: &str) -> Result<(), Failure> {
+/// Posts the event; gives back the server's answer.
+fn send(args: &Args, door: &Door, body: &str) -> Result<Value, Failure> {
     let credentials = format!("{}:{}", door.key, door.secret.expose_secret());
     let server = door.url.origin().ascii_serialization();
     let response = agent(&door.url)
@@ -165,14 +207,12 @@ fn send(args: &Args, door: &Door, body: &str) -> Result<(), Failure> {
         .header("authorization", format!("Basic {}", BASE64_STANDARD.encode(credentials)))
         .header("content-type", "application/json")
         .send(body);
-    match response {
-        Ok(response) if response.status() == 200 => Ok(()),
-        Ok(mut response) => {
-            let status = response.status().as_u16();
-            let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
-            Err(refused(args, &server, status, &answer.unwrap_or_default()))
-        }
-        Err(error) => Err(unreachable(&server, &error)),
+    let mut response = response.map_err(|error| unreachable(&server, &error))?;
+    let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+    let answer = answer.unwrap_or_default();
+    match response.status().as_u16() {
+        200 => Ok(serde_json::from_str(&answer).unwrap_or_else(|_| json!({}))),
+        status => Err(refused(args, &server, status, &answer)),
     }
 }
 

@@ -18,6 +18,7 @@ use actix_web::{
 use secrecy::ExposeSecret;
 
 use super::{Services, basic::BasicCredentials, client::client_of, error::ApiError};
+use crate::{metrics::labels::Limit, session::client::block};
 
 /// How long failures count.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ struct Counts {
     of_the_rest: Option<Window>,
 }
 
-/// An IPv4 address, or the /64 of an IPv6 address: a single customer holds all of it.
+/// Who counts as one, as [`block`] has it.
 type Block = IpAddr;
 
 #[derive(Debug, Clone, Copy)]
@@ -124,16 +125,6 @@ impl Counts {
     }
 }
 
-fn block(address: IpAddr) -> Block {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
 /// Judges a request's credentials. A request that brings none is no attempt.
 fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> {
     if !request.headers().contains_key(header::AUTHORIZATION) {
@@ -151,7 +142,10 @@ fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> 
             log::warn!("wrong admin credentials from {address}");
             Err(ApiError::Unauthorized)
         }
-        Err(Refusal::TooMany(retry_after)) => Err(ApiError::TooManyRequests { retry_after }),
+        Err(Refusal::TooMany(retry_after)) => {
+            services.metrics.hit(Limit::FailedAdminLogins);
+            Err(ApiError::TooManyRequests { retry_after })
+        }
     }
 }
 

@@ -140,8 +140,7 @@ async fn read_fields(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<AppFields, ApiError> {
-    let bytes_max = services.settings.limits.request_body_bytes_max;
-    let body = Body::read(request, payload, bytes_max).await?.to_map()?;
+    let body = Body::read_for(services, request, payload).await?.to_map()?;
     match body.get("app") {
         Some(Value::Object(app)) => Ok(AppFields::read(app)),
         _ => Err(ApiError::Malformed("request body must hold an object named app".into())),
@@ -187,7 +186,9 @@ mod tests {
     use crate::{
         app::{AppDirectory, store::AppStore},
         broker::{Topics, topics::TopicLimits},
-        http::{admin::Throttle, cross_site},
+        http::{admin::Throttle, cross_site, pace::TokenPace},
+        metrics::Metrics,
+        session::bucket::PerSecond,
         settings::Settings,
     };
 
@@ -233,15 +234,22 @@ mod tests {
         store.migrate_up(None).await.expect("migrations");
         let directory = AppDirectory::default();
         let refresh = Duration::from_secs(3600);
-        let registry = AppRegistry::start(store.clone(), directory.clone(), refresh).await;
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let registry =
+            AppRegistry::start(store.clone(), directory.clone(), refresh, metrics.clone()).await;
+        let topic_limits = TopicLimits {
+            publications_in_flight_max: 1,
+            scopes_per_app_max: 1,
+            presence_members_max: 1,
+            presence_interval: Duration::from_secs(1),
+            wait_max: Duration::from_secs(1),
+        };
         let services = web::Data::new(Services {
             registry: registry.expect("a registry"),
             directory: directory.clone(),
-            topics: Topics::new(TopicLimits {
-                publications_in_flight_max: 1,
-                scopes_per_app_max: 1,
-                wait_max: Duration::from_secs(1),
-            }),
+            topics: Topics::new(topic_limits, metrics.clone()),
+            pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
+            metrics,
             admin_throttle: Arc::new(Throttle::new(
                 settings.limits.failed_admin_logins_per_minute_max,
             )),

@@ -3,7 +3,7 @@
 //! An unknown app, an inactive one and wrong credentials get one and the same answer after the
 //! same work, so that nobody can find out which apps there are.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,9 +16,10 @@ use super::{
 use crate::{
     app::{
         App, ClientEvents,
-        token::{self, Grant, Keys, Verifier},
+        token::{self, Grant, Keys, TokenError, Verifier},
     },
     broker::{Addressing, Destination, Scope},
+    metrics::labels::Limit,
     settings::Limits,
 };
 
@@ -95,13 +96,36 @@ impl<'a> Credentials<'a> {
         } else {
             let token_bytes_max = services.settings.limits.token_bytes_max;
             let verifier = Verifier { keys, token_bytes_max, now_s: token::now_s() };
-            self.grant(&verifier).map(Caller::Bearer)
+            let grant = self.bearer().map(|token| verifier.verify(token, self.csrf));
+            if matches!(grant, Some(Err(TokenError::TooLong))) {
+                services.metrics.hit(Limit::TokenBytes);
+            }
+            grant.and_then(Result::ok).map(Caller::Bearer)
         };
         // Only here does it matter whether there is such an app: a dummy that fits is still none.
         match (found, caller) {
             (Some(app), Some(caller)) => Ok(AuthenticatedApp { app, caller }),
             _ => Err(ApiError::Unauthorized),
         }
+    }
+
+    /// Finds the app of that slug, if these are its key and secret; no token stands in for them.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever is wrong.
+    pub fn authenticate_application(
+        &self,
+        services: &Services,
+        slug: &str,
+    ) -> Result<Arc<App>, ApiError> {
+        let found = find_active(services, slug);
+        let dummy = SecretString::from(DUMMY);
+        let (key, secret) = match &found {
+            Some(app) => (app.key.as_str(), &app.secret),
+            None => (DUMMY, &dummy),
+        };
+        let is_proved = self.prove(Proof::KeyAndSecret, key, secret);
+        found.filter(|_| is_proved).ok_or(ApiError::Unauthorized)
     }
 
     fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
@@ -118,11 +142,36 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    fn grant(&self, verifier: &Verifier<'_>) -> Option<Grant> {
+    /// The token, if that is what came.
+    fn bearer(&self) -> Option<&str> {
         let text = std::str::from_utf8(self.authorization).ok()?;
         let (scheme, token) = text.split_once(' ')?;
-        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-        is_bearer.then(|| verifier.verify(token.trim(), self.csrf).ok())?
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// Counts so many events of a caller who counts as a client: it may publish here as often as
+    /// over its socket.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`]; [`ApiError::Invalid`] for more than there ever may be at once,
+    /// which no waiting helps.
+    pub fn pace(
+        &self,
+        services: &Services,
+        by: &AuthenticatedApp,
+        events: usize,
+    ) -> Result<(), ApiError> {
+        let Some(token) = self.bearer().filter(|_| by.is_client()) else { return Ok(()) };
+        if services.pace.take(token.as_bytes(), events, token::now_s()) {
+            return Ok(());
+        }
+        services.metrics.hit(Limit::ClientEventsPerSecond);
+        let at_once_max = services.settings.limits.client_events_per_second_max;
+        if usize::try_from(at_once_max).is_ok_and(|max| events > max) {
+            let fault = format!("must be at most {at_once_max} with a client's token");
+            return Err(ApiError::invalid("events", fault));
+        }
+        Err(ApiError::TooManyRequests { retry_after: Duration::from_secs(1) })
     }
 }
 
@@ -145,6 +194,11 @@ impl AuthenticatedApp {
         } else {
             limits.trigger_payload_bytes_max
         }
+    }
+
+    /// The limit on [`AuthenticatedApp::payload_bytes_max`], to be counted by.
+    pub fn payload_limit(&self) -> Limit {
+        if self.is_client() { Limit::ClientEventBytes } else { Limit::TriggerPayloadBytes }
     }
 
     /// Judges whether this caller may publish there. The web application may anywhere; a token
@@ -272,6 +326,39 @@ mod tests {
         ] {
             let by = judge(&services, slug, Proof::KeyAndSecret, &headers);
             assert_eq!(by, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn where_no_token_counts_only_key_and_secret_do() {
+        let services = TestServices::start().await;
+        let good = format!("{KEY}:{SECRET}");
+        let trigger = json!({ "aud": "trigger", "publish": ["*:*"] });
+        for (case, slug, headers, expected) in [
+            ("right", "foo-app", basic(&good), true),
+            ("wrong secret", "foo-app", basic(&format!("{KEY}:x")), false),
+            ("wrong key", "foo-app", basic(&format!("x:{SECRET}")), false),
+            ("secret alone", "foo-app", authorization(SECRET), false),
+            ("a token", "foo-app", bearer(SECRET, &json!({})), false),
+            ("the web application's token", "foo-app", bearer(SECRET, &trigger), false),
+            ("the operator's token", "shared-app", bearer(GUARDIAN_SECRET, &trigger), false),
+            ("an app without a secret", "careless-app", basic(&format!("{KEY}:")), false),
+            ("unknown app", "bar-app", basic(&good), false),
+            ("unknown app, the dummy", "bar-app", basic(&format!("{DUMMY}:{DUMMY}")), false),
+            ("inactive app", "idle-app", basic(&good), false),
+        ] {
+            let mut request = TestRequest::default();
+            for (name, value) in headers {
+                request = request.append_header((name, value));
+            }
+            let request = request.to_http_request();
+            let credentials = Credentials::from_headers(request.headers()).expect("one header");
+            let app = credentials.authenticate_application(&services.services, slug);
+            assert_eq!(
+                app.map(|app| app.slug.to_string()).ok(),
+                expected.then(|| slug.into()),
+                "{case}"
+            );
         }
     }
 

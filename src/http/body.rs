@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
-use crate::form;
+use super::{Services, error::ApiError};
+use crate::{form, metrics::labels::Limit};
 
 /// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,23 @@ impl Body {
             None if bytes.is_empty() => Ok(Self { kind: Kind::Form, bytes }),
             None => Err(ApiError::UnsupportedMediaType),
         }
+    }
+
+    /// Reads a request's body, as large as the settings allow.
+    ///
+    /// # Errors
+    /// As [`Body::read`].
+    pub async fn read_for(
+        services: &Services,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<Self, ApiError> {
+        let bytes_max = services.settings.limits.request_body_bytes_max;
+        Self::read(request, payload, bytes_max).await.inspect_err(|error| {
+            if matches!(error, ApiError::TooLarge { .. }) {
+                services.metrics.hit(Limit::RequestBodyBytes);
+            }
+        })
     }
 
     /// Parses the body as one object.

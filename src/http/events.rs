@@ -6,7 +6,8 @@ use super::{
     Services,
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
-    trigger::{self, Fault, Fields, Findings, fault},
+    json::{Fault, Json, fault},
+    trigger::{self, Fields, Findings},
 };
 use crate::broker::{Addressing, Destination, EventName, NameError, Publication, Scope, TopicName};
 
@@ -24,8 +25,9 @@ pub async fn create(
     // after it: a body may take its time, and the app may have changed meanwhile.
     let credentials = Credentials::from_headers(request.headers())?;
     credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
-    let json = trigger::read_json(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services).await?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    credentials.pace(&services, &by, 1)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;
     trigger::publish(&services, vec![publication]).await
 }
@@ -43,7 +45,8 @@ fn read(
     let event = fields.event().and_then(|raw| EventName::parse(&raw).map_err(fault));
     let event = findings.note("event", event);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload)?;
+    let payload = findings.note_payload(payload);
+    let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some(scope), Some(destination), Some(event), Some(payload)) =
         (scope, destination, event, payload)
     else {
@@ -85,23 +88,17 @@ mod tests {
     use crate::http::{
         auth::Caller,
         body::{Body, Kind},
-        testing::{KEY, SECRET, TestServices, app, object, token_of},
-        trigger::Json,
+        testing::{KEY, SECRET, TestServices, app, basic, object, token_of},
     };
 
     const PATH: &str = "/api/apps/foo-app/events";
 
     fn post(content_type: &str, body: impl Into<bytes::Bytes>) -> TestRequest {
-        let pair = format!("{KEY}:{SECRET}");
         TestRequest::post()
             .uri(PATH)
-            .insert_header(("Authorization", format!("Basic {}", encode(&pair))))
+            .insert_header(("Authorization", basic(KEY, SECRET)))
             .insert_header(("Content-Type", content_type))
             .set_payload(body)
-    }
-
-    fn encode(text: &str) -> String {
-        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text)
     }
 
     fn json_post(body: &str) -> TestRequest {

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
+//! | `/api/apps/<slug>/channels`, `…/<scope>`, `…/<scope>/<channel>` | [`channels`] |
+//! | `/api/apps/<slug>/disconnect` | [`disconnect`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
+//! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
@@ -15,11 +18,16 @@ pub mod apps;
 pub mod auth;
 pub mod basic;
 pub mod body;
+pub mod channels;
 pub mod client;
 pub mod cross_site;
+pub mod disconnect;
 pub mod error;
 pub mod events;
 pub mod health;
+mod json;
+pub mod metrics;
+pub mod pace;
 pub mod pages;
 pub mod publish;
 mod trigger;
@@ -38,6 +46,7 @@ use actix_web::{
 use crate::{
     app::{AppDirectory, registry::AppRegistry},
     broker::{Addressing, Topics},
+    metrics::Metrics,
     settings::Settings,
 };
 use error::ApiError;
@@ -56,6 +65,10 @@ pub struct Services {
     pub admin_throttle: Arc<admin::Throttle>,
     /// Whether a shutdown is under way.
     pub draining: Arc<AtomicBool>,
+    /// How often tokens may trigger.
+    pub pace: pace::TokenPace,
+    /// What counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Services {
@@ -68,20 +81,25 @@ impl Services {
     }
 }
 
-/// Registers every URL of this room. Needs [`Services`] as app data; wrap the whole app in
-/// [`client::require_tls`].
-pub fn configure(cfg: &mut web::ServiceConfig, with_demo_page: bool) {
+/// Registers every URL of this room that the settings want on the main port. Needs [`Services`] as
+/// app data; wrap the whole app in [`client::require_tls`].
+pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.service(
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
             .configure(apps::configure)
             .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
+            .service(post("/apps/{slug}/disconnect").route(web::post().to(disconnect::create)))
+            .service(read("/apps/{slug}/channels", channels::list))
+            .service(read("/apps/{slug}/channels/{scope}", channels::show_scope))
+            .service(read("/apps/{slug}/channels/{scope}/{channel:.+}", channels::show_channel))
             .service(post("/publish").route(web::post().to(publish::create)))
             .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
             .default_service(answer_with(ApiError::NotFound)),
     );
     cfg.configure(health::configure);
-    if with_demo_page {
+    metrics::configure(cfg, settings.metrics.listen.is_some());
+    if settings.server.demo_page {
         cfg.configure(pages::configure);
     }
     cfg.default_service(web::to(pages::not_found));

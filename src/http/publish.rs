@@ -10,7 +10,8 @@ use super::{
     Services,
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
-    trigger::{self, Fields, Findings, Json, fault},
+    json::{Json, fault},
+    trigger::{self, Fields, Findings},
 };
 use crate::broker::{Addressing, Publication, TopicName, address};
 
@@ -27,10 +28,11 @@ pub async fn create(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = trigger::read_json(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services).await?;
     let fields = Fields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
+    credentials.pace(&services, &by, 1)?;
     let publication = read(&topic, &fields, &by, &services)?;
     trigger::publish(&services, vec![publication]).await
 }
@@ -45,11 +47,12 @@ pub async fn create_all(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = trigger::read_json(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services).await?;
     let events = read_events(&json)?;
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;
     let by = credentials.authenticate(&services, app, Proof::SecretAlone)?;
+    credentials.pace(&services, &by, events.len())?;
     let publications = each(&events, |(topic, fields)| read(topic, fields, &by, &services))?;
     trigger::publish(&services, publications).await
 }
@@ -69,7 +72,8 @@ fn read(
     let addressed = fields.event().and_then(|event| address(topic, &event).map_err(fault));
     let addressed = findings.note("event", addressed);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload)?;
+    let payload = findings.note_payload(payload);
+    let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some((destination, event)), Some(payload)) = (addressed, payload) else {
         return Err(findings.into());
     };

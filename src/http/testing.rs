@@ -1,20 +1,23 @@
 //! A whole set of services for the tests of this room, and the table of URLs on top of them.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
 use actix_web::{App as WebApp, body::to_bytes, test, web};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Services, admin::Throttle, configure};
+use super::{Services, admin::Throttle, configure, pace::TokenPace};
 use crate::{
     app::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug, origin::AllowedOrigins,
         registry::AppRegistry, store::AppStore, token,
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
+    metrics::Metrics,
+    session::bucket::PerSecond,
     settings::Settings,
 };
 
@@ -42,25 +45,33 @@ impl TestServices {
         let common =
             [("HERALD_ENV", "test"), ("DATABASE_URL", &url), ("GUARDIAN_SECRET", GUARDIAN_SECRET)];
         let env = common.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let settings = Settings::load_from(env, None).expect("settings");
+        let mut settings = Settings::load_from(env, None).expect("settings");
+        settings.server.demo_page = true;
         let store = AppStore::connect(&settings.database).await.expect("a store");
         store.migrate_up(None).await.expect("a table");
         let directory = AppDirectory::default();
-        let registry = AppRegistry::start(store, directory.clone(), settings.registry.refresh);
+        let metrics = Metrics::new(settings.metrics.apps_max);
+        let refresh = settings.registry.refresh;
+        let registry = AppRegistry::start(store, directory.clone(), refresh, metrics.clone());
         let registry = registry.await.expect("a registry");
         directory.replace(apps());
-        let topics = Topics::new(TopicLimits {
+        let topic_limits = TopicLimits {
             publications_in_flight_max: settings.limits.publications_in_flight_max,
             scopes_per_app_max: settings.limits.scopes_per_app_max,
+            presence_members_max: settings.limits.presence_members_max,
+            presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
-        });
+        };
+        let topics = Topics::new(topic_limits, metrics.clone());
         let services = web::Data::new(Services {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),
+            pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
             settings: Arc::new(settings),
             directory,
             registry,
             topics,
+            metrics,
         });
         Self { services, _folder: folder }
     }
@@ -77,9 +88,39 @@ impl TestServices {
     /// As [`TestServices::call`], but the whole response.
     pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
         let app = WebApp::new().app_data(self.services.clone());
-        let app = test::init_service(app.configure(|cfg| configure(cfg, true))).await;
+        let settings = &self.services.settings;
+        let app = test::init_service(app.configure(|cfg| configure(cfg, settings))).await;
         let response = test::call_service(&app, request.to_request()).await;
         response.into_parts().1.map_into_boxed_body()
+    }
+}
+
+/// A worker thread that does nothing until it is let go: its fan-out answers nobody.
+pub(super) struct StalledThread {
+    arbiter: actix::Arbiter,
+    _let_go: mpsc::Sender<()>,
+}
+
+impl StalledThread {
+    pub(super) async fn start(topics: &Topics) -> Self {
+        let arbiter = actix::Arbiter::new();
+        let (let_go, held) = mpsc::channel::<()>();
+        let (started, starting) = tokio::sync::oneshot::channel();
+        let topics = topics.clone();
+        arbiter.spawn_fn(move || {
+            topics.start_fanout();
+            // The test waits for it, and then for nothing of this thread.
+            let _ = started.send(());
+            let _ = held.recv();
+        });
+        starting.await.expect("a fan-out on a thread of its own");
+        Self { arbiter, _let_go: let_go }
+    }
+}
+
+impl Drop for StalledThread {
+    fn drop(&mut self) {
+        self.arbiter.stop();
     }
 }
 
@@ -87,6 +128,11 @@ impl TestServices {
 pub(super) fn token_of(secret: &str, claims: &Value) -> String {
     let algorithm = token::SigningAlgorithm::Hs256;
     token::mint(claims, &SecretString::from(secret), algorithm).expect("a token")
+}
+
+/// An `Authorization` header.
+pub(super) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// A payload.

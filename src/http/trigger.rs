@@ -1,23 +1,21 @@
-//! What the body of a trigger holds: read so that a payload keeps the very text in which it came.
+//! What the body of a trigger holds, and how it is published.
 
-use std::{borrow::Cow, fmt};
-
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::HttpResponse;
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{json, value::RawValue};
 
 use super::{
     Services,
-    body::{Body, Kind},
     error::ApiError,
+    json::{Fault, Json, fault, members, present, text},
 };
 use crate::{
     app::fields::Faults,
-    broker::{JsonObject, NameError, Payload, PayloadError, Publication, PublishError, Scope},
+    broker::{JsonObject, Payload, PayloadError, Publication, PublishError, Scope},
+    metrics::labels::Source,
 };
 
 /// The standard alphabet, padded or not.
@@ -25,84 +23,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// A body as JSON text; a form becomes the object it describes.
-pub(super) struct Json(bytes::Bytes);
-
-impl Json {
-    /// Takes a body.
-    ///
-    /// # Errors
-    /// [`ApiError::Malformed`] for a form that is none.
-    pub(super) fn from_body(body: Body) -> Result<Self, ApiError> {
-        match body.kind {
-            Kind::Json => Ok(Self(body.bytes)),
-            Kind::Form => serde_json::to_vec(&body.to_map()?)
-                .map(|json| Self(json.into()))
-                .map_err(|_| ApiError::Malformed("request body is not a form".into())),
-        }
-    }
-
-    /// The members of these names, of the object that the body is.
-    ///
-    /// # Errors
-    /// [`ApiError::Malformed`] if it is no JSON, or no object.
-    pub(super) fn members<const N: usize>(
-        &self,
-        names: [&'static str; N],
-    ) -> Result<[Option<&RawValue>; N], ApiError> {
-        members(&self.0, names).map_err(|error| {
-            // The parser's own words quote the body, which may hold a secret.
-            ApiError::Malformed(match error.classify() {
-                serde_json::error::Category::Data => "request body must be a JSON object".into(),
-                _ => "request body is not valid JSON".into(),
-            })
-        })
-    }
-}
-
-fn members<'a, const N: usize>(
-    json: &'a [u8],
-    names: [&'static str; N],
-) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let found = Members(names).deserialize(&mut reader)?;
-    reader.end()?;
-    Ok(found)
-}
-
-/// Reads the named members of an object as raw text. Of duplicates the last one counts, as it does
-/// for every JSON parser that a web application is likely to have tested against.
-struct Members<const N: usize>([&'static str; N]);
-
-impl<'de, const N: usize> DeserializeSeed<'de> for Members<N> {
-    type Value = [Option<&'de RawValue>; N];
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de, const N: usize> Visitor<'de> for Members<N> {
-    type Value = [Option<&'de RawValue>; N];
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = [None; N];
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match self.0.iter().position(|name| *name == key) {
-                Some(nth) => found[nth] = Some(map.next_value()?),
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(found)
-    }
-}
 
 /// The members of one event, as they came.
 #[derive(Clone, Copy)]
@@ -192,14 +112,6 @@ fn bytes(raw: &RawValue) -> Result<bytes::Bytes, PayloadFault> {
     decoded.map(Into::into).map_err(|_| PayloadFault::invalid_base64("is not valid base64"))
 }
 
-/// What is wrong with a field, to be read after its name: `must not be empty`.
-pub(super) type Fault = Cow<'static, str>;
-
-/// Says what is wrong with a name.
-pub(super) fn fault(error: NameError) -> Fault {
-    error.to_string().into()
-}
-
 /// Why a payload is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayloadFault {
@@ -256,19 +168,6 @@ impl From<Findings> for ApiError {
     }
 }
 
-/// Reads a request's body as JSON text.
-///
-/// # Errors
-/// Those of [`Body::read`], and [`ApiError::Malformed`].
-pub(super) async fn read_json(
-    request: &HttpRequest,
-    payload: web::Payload,
-    services: &Services,
-) -> Result<Json, ApiError> {
-    let bytes_max = services.settings.limits.request_body_bytes_max;
-    Json::from_body(Body::read(request, payload, bytes_max).await?)
-}
-
 /// Publishes all or none, and answers as the articles do: with nothing, at once.
 ///
 /// Bytes do not reach everybody, so where there are any the answer waits until all have been handed
@@ -280,8 +179,12 @@ pub(super) async fn publish(
     services: &Services,
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
+    let apps: Vec<_> = publications.iter().map(|publication| publication.app).collect();
     let published = services.topics.publish_all(publications).await;
     let receipt = published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
+    for app in apps {
+        services.metrics.app(app.0).published(Source::Trigger, 1);
+    }
     let answer = match receipt.may_skip() {
         true => json!({ "skipped": receipt.skipped().await }),
         false => json!({}),
@@ -289,26 +192,13 @@ pub(super) async fn publish(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// A JSON null is as good as nothing.
-fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
-    raw.filter(|raw| raw.get() != "null")
-}
-
-fn text(raw: Option<&RawValue>) -> Result<String, Fault> {
-    let Some(raw) = present(raw) else {
-        return Err(fault(NameError::Empty));
-    };
-    // What looks like a string and still is none has half of a surrogate pair.
-    let fault = if raw.get().starts_with('"') { "is not valid text" } else { "must be a string" };
-    serde_json::from_str(raw.get()).map_err(|_| fault.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::body::{Body, Kind};
 
     fn json_body(text: &str) -> Json {
-        Json(text.to_owned().into())
+        Json::from(bytes::Bytes::from(text.to_owned()))
     }
 
     fn payload(body: &str, bytes_max: usize) -> Result<String, PayloadFault> {
@@ -487,7 +377,7 @@ mod tests {
             let body = json_body(text);
             assert_eq!(Fields::of_body(&body).map(|_| ()), Err(expected), "{case}");
         }
-        let not_utf8 = Json(bytes::Bytes::from_static(b"{\"payload\":{\"a\":\"\xff\"}}"));
+        let not_utf8 = Json::from(bytes::Bytes::from_static(b"{\"payload\":{\"a\":\"\xff\"}}"));
         assert_eq!(Fields::of_body(&not_utf8).map(|_| ()), Err(not_json()));
     }
 }

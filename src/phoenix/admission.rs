@@ -5,6 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,11 +17,14 @@ use crate::{
     app::{
         App, AppId, Apps,
         token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
+        visitor::Visitor,
     },
     broker::TopicName,
+    metrics::labels::{JoinOutcome, Limit},
+    session::places::Held,
 };
 
-use super::message::Body;
+use super::{message::Body, presence::MetaFault};
 
 /// What a client brought along when it connected.
 #[derive(Default)]
@@ -31,6 +35,8 @@ pub struct Caller {
     pub tokens: TokenPair,
     /// A token in the subprotocol.
     pub bearer: Option<Box<str>>,
+    /// Its place among the sessions from its address.
+    pub place: Held<IpAddr>,
 }
 
 /// Shows what is there, never what it says.
@@ -55,6 +61,15 @@ pub struct Footing {
     pub needs_grant: bool,
 }
 
+/// Who may join, and who it is where it will be tracked.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What the join rests on.
+    pub footing: Footing,
+    /// Who it is; there on topics that track, and nowhere else.
+    pub visitor: Option<Visitor>,
+}
+
 /// What is left of a join's footing when its app has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -77,15 +92,59 @@ pub enum JoinRefusal {
     AuthenticationRequired,
     /// The token is bad.
     Token(TokenError),
+    /// The token does not say who is to be seen.
+    Anonymous,
+    /// What is to be seen cannot be shown.
+    Meta(MetaFault),
+    /// As many are tracked on the channel as may be.
+    TooManyMembers,
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
+    /// More joins came within a second than may.
+    TooManyJoins,
+    /// The app has as many sessions as it may.
+    TooManySessions,
     /// The app was changed while the join was under way.
     AppChanged,
+    /// The app wanted it ended while it was under way.
+    Disconnected,
     /// The topic did not answer.
     Unavailable,
 }
 
 impl JoinRefusal {
+    /// What it is counted as.
+    pub fn outcome(self) -> JoinOutcome {
+        match self {
+            Self::UnmatchedTopic => JoinOutcome::UnmatchedTopic,
+            Self::TooManyChannels => JoinOutcome::TooManyChannels,
+            Self::OriginNotAllowed => JoinOutcome::OriginNotAllowed,
+            Self::AuthenticationRequired => JoinOutcome::AuthenticationRequired,
+            Self::Token(_) => JoinOutcome::BadToken,
+            Self::Anonymous => JoinOutcome::Anonymous,
+            Self::Meta(_) => JoinOutcome::BadPresence,
+            Self::TooManyMembers => JoinOutcome::TooManyMembers,
+            Self::TooManyScopes => JoinOutcome::TooManyScopes,
+            Self::TooManyJoins => JoinOutcome::TooManyJoins,
+            Self::TooManySessions => JoinOutcome::TooManySessions,
+            Self::AppChanged => JoinOutcome::AppChanged,
+            Self::Disconnected => JoinOutcome::Disconnected,
+            Self::Unavailable => JoinOutcome::Unavailable,
+        }
+    }
+
+    /// The limit that was hit, if it was one.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::TooManyChannels => Some(Limit::ChannelsPerTransport),
+            Self::TooManyScopes => Some(Limit::ScopesPerApp),
+            Self::TooManyJoins => Some(Limit::JoinsPerSecond),
+            Self::TooManySessions => Some(Limit::SessionsPerApp),
+            Self::Token(TokenError::TooLong) => Some(Limit::TokenBytes),
+            _ => None,
+        }
+    }
+
     /// The reply's response, as JSON.
     pub fn response(self) -> String {
         match self {
@@ -94,8 +153,19 @@ impl JoinRefusal {
             Self::OriginNotAllowed => r#"{"reason":"origin not allowed"}"#.to_owned(),
             Self::AuthenticationRequired => r#""authentication_required""#.to_owned(),
             Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
+            Self::Anonymous => {
+                let bytes_max = Visitor::KEY_BYTES_MAX;
+                format!(
+                    r#"{{"reason":"presence needs a sub, id or email of at most {bytes_max} bytes"}}"#
+                )
+            }
+            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
+            Self::TooManyMembers => r#"{"reason":"presence channel full"}"#.to_owned(),
             Self::TooManyScopes => r#"{"reason":"too many scopes"}"#.to_owned(),
+            Self::TooManyJoins => r#"{"reason":"too many joins"}"#.to_owned(),
+            Self::TooManySessions => r#"{"reason":"too many sessions"}"#.to_owned(),
             Self::AppChanged => r#"{"reason":"app changed"}"#.to_owned(),
+            Self::Disconnected => r#"{"reason":"disconnected"}"#.to_owned(),
             Self::Unavailable => r#"{"reason":"unavailable"}"#.to_owned(),
         }
     }
@@ -124,7 +194,7 @@ impl Judge {
         topic: &TopicName,
         payload: &Body,
         now_s: f64,
-    ) -> Result<Footing, JoinRefusal> {
+    ) -> Result<Admitted, JoinRefusal> {
         self.check_origin(caller, app)?;
         let Chosen { pair, from_join_payload } =
             token::choose(tokens_of(payload), &caller.tokens, caller.bearer.as_deref());
@@ -132,7 +202,7 @@ impl Judge {
         let verifier =
             Verifier { keys: self.keys(app), token_bytes_max: self.token_bytes_max, now_s };
         let verify = |token: &String| verifier.verify(token, pair.csrf.as_deref());
-        let grant = match pair.token.as_ref().map(verify).transpose() {
+        let mut grant = match pair.token.as_ref().map(verify).transpose() {
             Ok(grant) => grant,
             Err(error) if needs_grant => return Err(JoinRefusal::Token(error)),
             Err(_) => None,
@@ -143,7 +213,13 @@ impl Judge {
                 return Err(JoinRefusal::AuthenticationRequired);
             }
         }
-        Ok(Footing { app: app.id, grant: grant.map(Arc::new), needs_grant })
+        let visitor = grant.as_mut().and_then(|grant| grant.visitor.take());
+        let visitor = match topic.is_tracked() {
+            true => Some(visitor.ok_or(JoinRefusal::Anonymous)?),
+            false => None,
+        };
+        let footing = Footing { app: app.id, grant: grant.map(Arc::new), needs_grant };
+        Ok(Admitted { footing, visitor })
     }
 
     /// Judges a join anew by the apps as of now; `None` if it must end. Claims whose key no longer

@@ -18,7 +18,9 @@ const BROADCAST: u8 = 2;
 
 /// Reads a push. A ref of no length is the empty string, not null. The payload is not copied.
 pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<Message, Malformed> {
-    let &[PUSH, join_ref, reference, topic, event, ..] = &**frame else { return Err(Malformed) };
+    let &[PUSH, join_ref, reference, topic, event, ..] = &**frame else {
+        return Err(Malformed::Message);
+    };
     let mut rest = frame.slice(5..);
     Ok(Message {
         join_ref: Ref::from_text(&name(&mut rest, join_ref)?, ref_bytes_max)?,
@@ -32,9 +34,9 @@ pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<Message, Mal
 fn name(rest: &mut Bytes, bytes: u8) -> Result<ByteString, Malformed> {
     let bytes = usize::from(bytes);
     if rest.len() < bytes {
-        return Err(Malformed);
+        return Err(Malformed::Message);
     }
-    ByteString::try_from(rest.split_to(bytes)).map_err(|_| Malformed)
+    ByteString::try_from(rest.split_to(bytes)).map_err(|_| Malformed::Message)
 }
 
 /// Spells a publication; `None` if topic or event is longer than a byte can say. The naming rules
@@ -112,7 +114,7 @@ mod tests {
             ];
             assert_eq!(read(frame), Ok(expected), "{case}");
         }
-        assert_eq!(read(accented), Err(Malformed), "an event cut through a character");
+        assert_eq!(read(accented), Err(Malformed::Message), "an event cut through a character");
     }
 
     #[test]
@@ -130,10 +132,11 @@ mod tests {
             ("text", b"[null,\"1\",\"phoenix\",\"heartbeat\",{}]"),
             ("a topic that is not UTF-8", b"\x00\x01\x01\x01\x0112\xffe"),
             ("a ref that is not UTF-8", b"\x00\x01\x01\x01\x01\xff2te"),
-            ("a ref too long", &push([b"1", &long, b"t", b"e"], b"")),
         ] {
-            assert_eq!(read(frame), Err(Malformed), "{case}");
+            assert_eq!(read(frame), Err(Malformed::Message), "{case}");
         }
+        let too_long = push([b"1", &long, b"t", b"e"], b"");
+        assert_eq!(read(&too_long), Err(Malformed::Ref));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! upgrade itself is judged last, by the session room, so what is refused here is refused with 403
 //! even if it is no proper upgrade.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actix_web::http::{
     Method, StatusCode,
@@ -23,8 +23,10 @@ use crate::{
         token::{self, TokenPair},
     },
     form,
+    metrics::labels::Limit,
     session::{
-        client::Connection,
+        client::{self, Client, Connection},
+        places::{Full, Held, Places},
         upgrade::{Handshake, Refusal, Welcome},
     },
 };
@@ -59,6 +61,8 @@ pub struct Door {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether plain requests are refused.
     pub force_ssl: bool,
+    /// How many sessions may come from one address.
+    pub addresses: Places<IpAddr>,
 }
 
 /// A handshake that passed.
@@ -78,7 +82,8 @@ impl Door {
     /// # Errors
     /// [`Refusal`] with the status that Phoenix gives.
     pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
-        let Connect { version, caller, subprotocol } = self.check(handshake)?;
+        let Connect { version, mut caller, subprotocol } = self.check(handshake)?;
+        caller.place = self.place(handshake)?;
         let rules = self.rules.clone();
         let conversation = Conversation::new(version, Transport::WebSocket, caller, rules);
         Ok(Welcome { conversation, subprotocol })
@@ -119,12 +124,41 @@ impl Door {
             0..=ORIGIN_BYTES_MAX => Box::from(origin),
             _ => Box::from("?"),
         });
-        let tokens = TokenPair::from_params(&params).bounded(self.rules.judge.token_bytes_max);
-        Ok((version, Caller { origin, tokens, bearer: None }))
+        let tokens = TokenPair::from_params(&params);
+        for token in [&tokens.token, &tokens.csrf].into_iter().flatten() {
+            self.note_length(token);
+        }
+        let tokens = tokens.bounded(self.rules.judge.token_bytes_max);
+        Ok((version, Caller { origin, tokens, ..Caller::default() }))
+    }
+
+    /// Takes a place among the sessions from the same address.
+    ///
+    /// # Errors
+    /// [`Refusal`] if there are as many as may be.
+    pub(super) fn place(&self, handshake: &Handshake<'_>) -> Result<Held<IpAddr>, Refusal> {
+        let place = self.addresses.take(&client::block(self.client(handshake).address));
+        place.map_err(|Full| {
+            self.rules.metrics.hit(Limit::SessionsPerAddress);
+            let body = "too many sessions from this address".to_owned();
+            Refusal { status: StatusCode::TOO_MANY_REQUESTS, body }
+        })
+    }
+
+    fn client(&self, handshake: &Handshake<'_>) -> Client {
+        let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
+        connection.client(handshake.headers, &self.trusted_proxies)
+    }
+
+    fn note_length(&self, token: &str) {
+        if token.len() > self.rules.judge.token_bytes_max {
+            self.rules.metrics.hit(Limit::TokenBytes);
+        }
     }
 
     /// The token that came beside the params, kept as long as the session lives.
     pub(super) fn bearer(&self, token: String) -> Box<str> {
+        self.note_length(&token);
         token::bounded(token, self.rules.judge.token_bytes_max).into_boxed_str()
     }
 
@@ -136,8 +170,7 @@ impl Door {
         &self,
         handshake: &'a Handshake<'_>,
     ) -> Result<Option<&'a str>, Refusal> {
-        let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
-        let client = connection.client(handshake.headers, &self.trusted_proxies);
+        let client = self.client(handshake);
         if self.force_ssl && !client.is_secure {
             let body = "this server takes connections over TLS only".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, body });

@@ -11,15 +11,24 @@ use crate::{
     app::{AppDirectory, AppId, ClientEvents},
     broker::{
         Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
-        subscriber::{Frame, Place, ScopeKey, Subscription},
+        presence::Persona,
+        subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
     },
-    session::{self, CloseCode, Effect, Failure, Received},
+    metrics::{
+        Metrics,
+        labels::{self, JoinOutcome, Limit, SessionKind},
+    },
+    session::{
+        self, CloseCode, Effect, Failure, Received,
+        bucket::{Bucket, PerSecond},
+        places::{Full, Held, Places},
+    },
 };
 
 use super::{
-    admission::{Caller, Footing, JoinRefusal, Judge, Standing},
-    binary,
+    admission::{Admitted, Caller, Footing, JoinRefusal, Judge, Standing},
     message::{Body, Label, Malformed, Message, Outgoing, Ref, Transport, Version},
+    presence::{self, MetaFault, Profile},
 };
 
 /// The rules that all conversations of a server share.
@@ -37,6 +46,14 @@ pub struct Rules {
     pub ref_bytes_max: usize,
     /// The largest payload of a client event.
     pub client_event_bytes_max: usize,
+    /// Events that a client may publish.
+    pub client_events_max: PerSecond,
+    /// Joins that a client may try.
+    pub joins_max: PerSecond,
+    /// How many sessions an app may have.
+    pub app_sessions: Places<AppId>,
+    /// What counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// One client's side of the protocol.
@@ -48,6 +65,8 @@ pub struct Conversation {
     /// Few and small: most clients join one topic, none more than a hundred.
     joins: Vec<Join>,
     asked: Option<Box<Asked>>,
+    events: Bucket,
+    join_tries: Bucket,
 }
 
 /// A joined topic.
@@ -56,15 +75,26 @@ struct Join {
     /// What the client called this incarnation; its `ref` if it did not say (decision 13.10).
     join_ref: Ref,
     footing: Footing,
+    /// The session's place among those of the app, shared by its joins.
+    place_in_app: Arc<Held<AppId>>,
+    /// What others see of it, where it is tracked.
+    profile: Option<Box<Profile>>,
 }
 
 /// What the broker was asked for and has not answered yet.
 enum Asked {
-    /// A join, with the `join_ref` and `ref` of its message.
-    Join { join: Join, join_ref: Ref, reference: Ref },
-    /// A publication, with what its reply needs if it fails.
-    Publish { topic: Label, join_ref: Ref, reference: Ref },
+    /// A join, with the `join_ref` and `ref` of its message, and whether its app wants it ended
+    /// meanwhile.
+    Join { join: Join, join_ref: Ref, reference: Ref, is_disconnected: bool },
+    /// A publication or an update, with what its reply needs if it fails.
+    Push { topic: Label, join_ref: Ref, reference: Ref },
 }
+
+/// The event of heartbeats.
+const HEARTBEAT: &str = "heartbeat";
+
+/// The longest message that is looked into for a heartbeat before its turn; clients' have about 50.
+const HEARTBEAT_BYTES_MAX: usize = 512;
 
 const OK: &str = r#"{"status":"ok","response":{}}"#;
 const JOINED: &str = r#"{"status":"ok","response":{"message":"Joined"}}"#;
@@ -74,27 +104,23 @@ impl Conversation {
     /// A conversation that has not begun.
     pub fn new(version: Version, transport: Transport, caller: Caller, rules: Arc<Rules>) -> Self {
         let caller = Box::new(caller);
-        Self { version, transport, caller, rules, joins: Vec::new(), asked: None }
-    }
-
-    fn decode(&self, received: Received) -> Result<Message, Malformed> {
-        let ref_bytes_max = self.rules.ref_bytes_max;
-        match (received, self.version) {
-            (Received::Text(text), version) => version.decode(&text, ref_bytes_max),
-            // Version 1 has no binary form, and takes text whatever its opcode.
-            (Received::Binary(bytes), Version::V1) => {
-                let text = ByteString::try_from(bytes).map_err(|_| Malformed)?;
-                Version::V1.decode(&text, ref_bytes_max)
-            }
-            (Received::Binary(bytes), Version::V2) => binary::decode(&bytes, ref_bytes_max),
+        Self {
+            version,
+            transport,
+            caller,
+            rules,
+            joins: Vec::new(),
+            asked: None,
+            events: Bucket::default(),
+            join_tries: Bucket::default(),
         }
     }
 
     fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, event, .. } = &message;
         let event = event.as_text();
-        if topic.as_text() == Some("phoenix") && event == Some("heartbeat") {
-            return vec![self.reply(&Ref::null(), reference, topic, OK)];
+        if message.is_heartbeat() {
+            return vec![Effect::Send(self.alive(&message))];
         }
         match (self.joined(topic), event) {
             (_, Some("phx_join")) => self.join(&message, now_s),
@@ -106,24 +132,34 @@ impl Conversation {
             // Silence, not an error: clients race their own rejoins.
             (Some(at), _) if !self.joins[at].is_meant_by(join_ref) => Vec::new(),
             (Some(at), Some("phx_leave")) => self.leave(at, reference),
-            (Some(at), _) => self.push(at, &message),
+            (Some(at), _) => self.push(at, &message, now_s),
         }
     }
 
     fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, .. } = message;
-        match self.admit(message, now_s) {
-            Ok(join) => {
+        // Before anything is looked at: a client that tries too often is to cost little.
+        let is_in_time = self.join_tries.take(1, self.rules.joins_max, now_s);
+        let admitted = match is_in_time {
+            true => self.admit(message, now_s),
+            false => Err(JoinRefusal::TooManyJoins),
+        };
+        match admitted {
+            Ok((join, persona)) => {
                 let subscription = Subscription {
                     place: join.place(),
                     topic: join.topic.wire().clone(),
                     format: self.version.format(self.transport),
+                    persona,
                 };
                 let (join_ref, reference) = (join_ref.clone(), reference.clone());
-                self.asked = Some(Box::new(Asked::Join { join, join_ref, reference }));
+                let is_disconnected = false;
+                let asked = Asked::Join { join, join_ref, reference, is_disconnected };
+                self.asked = Some(Box::new(asked));
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
+                self.count(refusal);
                 let join_ref = match refusal {
                     JoinRefusal::UnmatchedTopic => &Ref::null(),
                     _ => join_ref,
@@ -141,7 +177,8 @@ impl Conversation {
         }
     }
 
-    fn admit(&self, message: &Message, now_s: f64) -> Result<Join, JoinRefusal> {
+    /// Judges a join; where it will be tracked it has a persona.
+    fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let Message { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
         let name = TopicName::parse(text, &self.rules.addressing)
@@ -152,9 +189,36 @@ impl Conversation {
         if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
         }
-        let footing = self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
-        let join_ref = if join_ref.is_null() { reference } else { join_ref };
-        Ok(Join { topic: name, join_ref: join_ref.clone(), footing })
+        let Admitted { footing, visitor } =
+            self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
+        let (profile, persona) = match visitor {
+            Some(visitor) => {
+                let (profile, persona) = Profile::of(visitor, now_s).map_err(JoinRefusal::Meta)?;
+                (Some(Box::new(profile)), Some(persona))
+            }
+            None => (None, None),
+        };
+        let place_in_app = self.place_in(app.id)?;
+        let join_ref = if join_ref.is_null() { reference } else { join_ref }.clone();
+        Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
+    }
+
+    /// This session's place among those of an app: the one it has, or a new one.
+    fn place_in(&self, app: AppId) -> Result<Arc<Held<AppId>>, JoinRefusal> {
+        match self.joins.iter().find(|join| join.footing.app == app) {
+            Some(join) => Ok(join.place_in_app.clone()),
+            None => {
+                let place = self.rules.app_sessions.take(&app);
+                place.map(Arc::new).map_err(|Full| JoinRefusal::TooManySessions)
+            }
+        }
+    }
+
+    fn count(&self, refusal: JoinRefusal) {
+        self.rules.metrics.joins.of(refusal.outcome()).inc();
+        if let Some(limit) = refusal.limit() {
+            self.rules.metrics.hit(limit);
+        }
     }
 
     /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
@@ -164,11 +228,11 @@ impl Conversation {
         &mut self,
         mut join: Join,
         (join_ref, reference): (&Ref, &Ref),
-        outcome: Result<(), Failure>,
+        outcome: Result<(), JoinRefusal>,
     ) -> Vec<Effect> {
         let topic = Label::from(join.topic.as_str());
         let old = self.joined(&topic).map(|at| self.joins.swap_remove(at));
-        let footing = outcome.map_err(JoinRefusal::from).and_then(|()| {
+        let footing = outcome.and_then(|()| {
             let apps = self.rules.directory.load();
             let readmitted =
                 self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
@@ -181,6 +245,7 @@ impl Conversation {
         }
         match footing {
             Ok(footing) => {
+                self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
                 join.footing = footing;
                 let response = if join.topic.scope.is_public() { OK } else { JOINED };
                 effects.push(self.reply(join_ref, reference, &topic, response));
@@ -191,6 +256,7 @@ impl Conversation {
                 self.joins.push(join);
             }
             Err(refusal) => {
+                self.count(refusal);
                 effects.extend(self.unsubscribe(join.place()));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(join_ref, reference, &topic, &refusal));
@@ -217,20 +283,60 @@ impl Conversation {
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
-    fn push(&mut self, at: usize, message: &Message) -> Vec<Effect> {
+    fn push(&mut self, at: usize, message: &Message, now_s: f64) -> Vec<Effect> {
+        let is_in_time = self.events.take(1, self.rules.client_events_max, now_s);
         let join = &self.joins[at];
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
-        match self.publication(join, message) {
-            Ok(publication) => {
+        let ordered = match is_in_time {
+            true => self.ordered(join, message),
+            false => Err(PushRefusal::TooMany),
+        };
+        match ordered {
+            Ok(effect) => {
                 let topic = message.topic.clone();
-                self.asked = Some(Box::new(Asked::Publish { topic, join_ref, reference }));
-                vec![Effect::Publish(publication)]
+                self.asked = Some(Box::new(Asked::Push { topic, join_ref, reference }));
+                vec![effect]
             }
             Err(refusal) => {
+                if let Some(limit) = refusal.limit() {
+                    self.rules.metrics.hit(limit);
+                }
                 let refusal = error(&refusal.response());
                 vec![self.reply(&join_ref, &reference, &message.topic, &refusal)]
             }
         }
+    }
+
+    /// What a client's event orders: a publication, or an update of its own meta.
+    fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
+        match (&join.profile, message.event.as_text()) {
+            (Some(profile), Some(presence::METADATA)) => {
+                let meta = self.meta(join, profile, &message.payload)?;
+                Ok(Effect::Update(join.place(), meta))
+            }
+            _ => self.publication(join, message).map(Effect::Publish),
+        }
+    }
+
+    /// What a client shows of itself from now on. It needs no right to publish, but a join that its
+    /// app still allows.
+    fn meta(
+        &self,
+        join: &Join,
+        profile: &Profile,
+        payload: &Body,
+    ) -> Result<JsonObject, PushRefusal> {
+        let apps = self.rules.directory.load();
+        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
+        if standing != Some(Standing::Whole) {
+            return Err(PushRefusal::NotPermitted);
+        }
+        if payload.size_bytes() > self.rules.client_event_bytes_max {
+            return Err(PushRefusal::TooLarge);
+        }
+        let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
+        let custom = presence::custom(payload).ok_or(PushRefusal::NoCustom)?;
+        profile.meta(Some(custom)).map_err(PushRefusal::Meta)
     }
 
     /// What a client's event publishes.
@@ -289,9 +395,37 @@ impl Conversation {
         (!is_joined && !is_joining).then_some(Effect::Unsubscribe(place))
     }
 
+    /// Ends joins of an app, which are no longer among this session's. One that holds nothing of
+    /// another app is closed as a whole: its client comes back and is judged anew.
+    fn end(&self, app: AppId, ended: &[Join]) -> Vec<Effect> {
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        let asked = match self.asked.as_deref() {
+            Some(Asked::Join { join, .. }) => Some(join),
+            _ => None,
+        };
+        if self.joins.iter().chain(asked).all(|join| join.footing.app == app) {
+            return vec![Effect::Close(CloseCode::GOING_AWAY)];
+        }
+        let end = |join: &Join| {
+            let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
+            self.unsubscribe(join.place()).into_iter().chain([end])
+        };
+        ended.iter().flat_map(end).collect()
+    }
+
     fn joined(&self, topic: &Label) -> Option<usize> {
         let topic = topic.as_text()?;
         self.joins.iter().position(|join| join.topic.as_str() == topic)
+    }
+
+    /// The answer to a heartbeat.
+    fn alive(&self, heartbeat: &Message) -> Frame {
+        let Message { reference, topic, .. } = heartbeat;
+        let join_ref = &Ref::null();
+        let event = "phx_reply";
+        self.version.encode(&Outgoing { join_ref, reference, topic, event, payload: OK })
     }
 
     fn reply(&self, join_ref: &Ref, reference: &Ref, topic: &Label, payload: &str) -> Effect {
@@ -312,59 +446,115 @@ impl Conversation {
 
 impl session::Conversation for Conversation {
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
-        match self.decode(message) {
+        match self.version.decode(&message, self.rules.ref_bytes_max) {
             Ok(message) => self.dispatch(message, now_s),
-            Err(Malformed) => vec![Effect::Close(CloseCode::INTERNAL)],
+            Err(malformed) => {
+                if malformed == Malformed::Ref {
+                    self.rules.metrics.hit(Limit::RefBytes);
+                }
+                vec![Effect::Close(CloseCode::INTERNAL)]
+            }
         }
+    }
+
+    /// Heartbeats alone: they say nothing of any topic, and clients give up on a server that does not
+    /// answer them (section 7 of the protocol document, on head-of-line blocking).
+    fn meanwhile(&self, message: &Received) -> Option<Frame> {
+        if !may_be_heartbeat(message) {
+            return None;
+        }
+        let message = self.version.decode(message, self.rules.ref_bytes_max).ok()?;
+        message.is_heartbeat().then(|| self.alive(&message))
     }
 
     fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
         match self.asked.take().map(|asked| *asked) {
             None => Vec::new(),
-            Some(Asked::Join { join, join_ref, reference }) => {
+            Some(Asked::Join { join, join_ref, reference, is_disconnected }) => {
+                let outcome = match is_disconnected {
+                    true => Err(JoinRefusal::Disconnected),
+                    false => outcome.map_err(JoinRefusal::from),
+                };
                 self.joined_or_not(join, (&join_ref, &reference), outcome)
             }
             // No reply on success: that is the articles' contract.
-            Some(Asked::Publish { .. }) if outcome.is_ok() => Vec::new(),
-            Some(Asked::Publish { topic, join_ref, reference }) => {
+            Some(Asked::Push { .. }) if outcome.is_ok() => Vec::new(),
+            Some(Asked::Push { topic, join_ref, reference }) => {
                 let refusal = error(&JoinRefusal::Unavailable.response());
                 vec![self.reply(&join_ref, &reference, &topic, &refusal)]
             }
         }
     }
 
+    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect> {
+        // Of two names that an app has for a moment, the one joined last is the one that is told.
+        let Some(join) = self.joins.iter().rev().find(|join| join.place() == *place) else {
+            return Vec::new();
+        };
+        let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
+        let (join_ref, event, payload) = (&join.join_ref, presence::STATE, &*members);
+        vec![self.send(&Outgoing { join_ref, reference, topic, event, payload })]
+    }
+
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
         let apps = self.rules.directory.load();
-        let only_this_app = self.joins.iter().all(|join| join.footing.app == app);
-        let mut kept = Vec::with_capacity(self.joins.len());
-        let mut ended = Vec::new();
-        for mut join in std::mem::take(&mut self.joins) {
-            let Join { topic, footing, .. } = &join;
-            let standing = match footing.app == app {
-                true => self.rules.judge.review(&self.caller, topic, footing, &apps),
-                false => Some(Standing::Whole),
-            };
-            match standing {
-                Some(Standing::Whole) => kept.push(join),
-                Some(Standing::WithoutGrant) => {
-                    join.footing.grant = None;
-                    kept.push(join);
-                }
-                None => ended.push(join),
+        let mut joins = std::mem::take(&mut self.joins);
+        let is_ended = |join: &mut Join| {
+            if join.footing.app != app {
+                return false;
             }
-        }
-        self.joins = kept;
-        if ended.is_empty() {
-            return Vec::new();
-        }
-        if only_this_app {
-            return vec![Effect::Close(CloseCode::GOING_AWAY)];
-        }
-        let end = |join: &Join| {
-            let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
-            self.unsubscribe(join.place()).into_iter().chain([end])
+            let Join { topic, footing, .. } = join;
+            match self.rules.judge.review(&self.caller, topic, footing, &apps) {
+                Some(Standing::Whole) => false,
+                Some(Standing::WithoutGrant) => {
+                    footing.grant = None;
+                    false
+                }
+                None => true,
+            }
         };
-        ended.iter().flat_map(end).collect()
+        let ended: Vec<_> = joins.extract_if(.., is_ended).collect();
+        self.joins = joins;
+        self.end(app, &ended)
+    }
+
+    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect> {
+        if let Some(Asked::Join { join, is_disconnected, .. }) = self.asked.as_deref_mut() {
+            *is_disconnected |= join.is_among(disconnect);
+        }
+        let ended: Vec<_> = self.joins.extract_if(.., |join| join.is_among(disconnect)).collect();
+        self.end(disconnect.app(), &ended)
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind {
+            transport: match self.transport {
+                Transport::WebSocket => labels::Transport::WebSocket,
+                Transport::LongPoll => labels::Transport::LongPoll,
+            },
+            version: match self.version {
+                Version::V1 => labels::Version::V1,
+                Version::V2 => labels::Version::V2,
+            },
+        }
+    }
+}
+
+/// Whether a message is worth reading twice: once now, in case it is a heartbeat, and again in its
+/// turn if it is not.
+fn may_be_heartbeat(message: &Received) -> bool {
+    let bytes = match message {
+        Received::Text(text) => text.as_bytes(),
+        Received::Binary(bytes) => bytes,
+    };
+    let name = HEARTBEAT.as_bytes();
+    bytes.len() <= HEARTBEAT_BYTES_MAX && bytes.windows(name.len()).any(|part| part == name)
+}
+
+impl Message {
+    /// Whether its sender only wants to know that somebody is there.
+    fn is_heartbeat(&self) -> bool {
+        self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)
     }
 }
 
@@ -372,6 +562,18 @@ impl Join {
     /// Whether a message with this `join_ref` is for this incarnation.
     fn is_meant_by(&self, join_ref: &Ref) -> bool {
         join_ref.is_null() || *join_ref == self.join_ref
+    }
+
+    /// Whether its app wants it ended.
+    fn is_among(&self, disconnect: &Disconnect) -> bool {
+        match disconnect {
+            Disconnect::Place(place) => self.place() == *place,
+            Disconnect::Subject { app, subject } => {
+                let grant = self.footing.grant.as_ref();
+                let minted_for = grant.and_then(|grant| grant.subject.as_ref());
+                self.footing.app == *app && minted_for == Some(subject)
+            }
+        }
     }
 
     fn place(&self) -> Place {
@@ -384,27 +586,48 @@ impl From<Failure> for JoinRefusal {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::TooManyScopes => Self::TooManyScopes,
+            Failure::TooManyMembers => Self::TooManyMembers,
             Failure::Unavailable => Self::Unavailable,
         }
     }
 }
 
-/// Why an event is not published.
+/// Why what a client's event orders is not done.
 enum PushRefusal {
     NotPermitted,
     InvalidEvent,
     TooLarge,
+    TooMany,
     Payload(PayloadError),
+    /// A meta without its only member that can be set.
+    NoCustom,
+    Meta(MetaFault),
 }
 
 impl PushRefusal {
+    /// The limit that was hit, if it was one.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooLarge => Some(Limit::ClientEventBytes),
+            Self::TooMany => Some(Limit::ClientEventsPerSecond),
+            Self::NotPermitted
+            | Self::InvalidEvent
+            | Self::Payload(_)
+            | Self::NoCustom
+            | Self::Meta(_) => None,
+        }
+    }
+
     /// The reply's response, as JSON.
     fn response(&self) -> String {
         match self {
             Self::NotPermitted => "{}".to_owned(),
             Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
             Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
+            Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),
             Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
+            Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
+            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
         }
     }
 }

@@ -18,16 +18,13 @@ use actix_web::{
     },
     web,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::{
     broker::subscriber::Frame,
     form,
+    metrics::labels::Limit,
     session::{
-        Received,
         long_poll::{LongPolls, Polled, Posted},
         upgrade::Handshake,
         worker::Worker,
@@ -36,13 +33,11 @@ use crate::{
 
 use super::{
     Conversation,
+    batch::{self, BodyFault, BodyKind},
     connect::{Door, MOUNTS},
     message::{Transport, push_json_string},
     session_token::SessionTokens,
 };
-
-/// The lines of one batch that are looked at; the rest is ignored, as Phoenix does.
-const BATCH_LINES_MAX: usize = 100;
 
 /// Where newer clients put their session's token; it wins over the param.
 const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
@@ -116,6 +111,10 @@ impl LongPollDoor {
         let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
         caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
+        match self.door.place(handshake) {
+            Ok(place) => caller.place = place,
+            Err(_) => return status(500),
+        }
         let rules = self.door.rules.clone();
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.sessions.open(conversation, &self.worker) {
@@ -127,20 +126,34 @@ impl LongPollDoor {
 
     async fn post(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
         let Some(id) = self.session_of(request) else { return status(410) };
-        let is_batch =
-            request.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/x-ndjson");
-        let Ok(Ok(body)) = body.to_bytes_limited(self.body_bytes_max).await else {
-            return HttpResponse::new(StatusCode::BAD_REQUEST);
+        let kind = match request.headers().get(CONTENT_TYPE) {
+            Some(content_type) if content_type == "application/x-ndjson" => BodyKind::Batch,
+            _ => BodyKind::OneText,
         };
-        let messages = match messages(is_batch, body, self.message_bytes_max) {
+        let body = match body.to_bytes_limited(self.body_bytes_max).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(_) => return self.too_large(Limit::RequestBodyBytes),
+        };
+        let messages = match batch::read(kind, body, self.message_bytes_max) {
             Ok(messages) => messages,
-            Err(fault) => return HttpResponse::new(fault.status()),
+            // Two of the few answers whose HTTP status is not 200, as Phoenix has it.
+            Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
+            Err(BodyFault::Unreadable) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(BodyFault::NoMessage) => {
+                return HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
+            }
         };
         match self.sessions.post(id, messages).await {
             Posted::Done => status(200),
             Posted::Late => status(408),
             Posted::Gone => status(410),
         }
+    }
+
+    fn too_large(&self, limit: Limit) -> HttpResponse {
+        self.door.rules.metrics.hit(limit);
+        HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
     /// The session that a request names, by header or else by the last `token` param.
@@ -186,53 +199,6 @@ fn push_item(body: &mut String, text: &str) {
     }
 }
 
-/// Why a body is not taken.
-#[derive(Debug, PartialEq, Eq)]
-enum BodyFault {
-    /// It is not text, or holds a message that is too large.
-    Unreadable,
-    /// A line of a batch is neither a message nor base64.
-    NoMessage,
-}
-
-impl BodyFault {
-    /// The HTTP status, as Phoenix has it: one of the few that are not 200.
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Unreadable => StatusCode::BAD_REQUEST,
-            Self::NoMessage => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-/// The messages of a body: the lines of a batch, or all of it as one text.
-fn messages(is_batch: bool, body: Bytes, bytes_max: usize) -> Result<Vec<Received>, BodyFault> {
-    let body = ByteString::try_from(body).map_err(|_| BodyFault::Unreadable)?;
-    let messages = match is_batch {
-        true => batch(&body)?,
-        false => vec![Received::Text(body)],
-    };
-    match messages.iter().any(|message| message.size_bytes() > bytes_max) {
-        true => Err(BodyFault::Unreadable),
-        false => Ok(messages),
-    }
-}
-
-/// The lines of a batch: `[…` is text, anything else a binary message in base64; empty lines are
-/// nobody's message.
-fn batch(body: &ByteString) -> Result<Vec<Received>, BodyFault> {
-    let message = |line: &str| {
-        if line.starts_with('[') {
-            // A copy: a slice would keep the whole body for as long as one line waits.
-            return Ok(Received::Text(ByteString::from(line)));
-        }
-        let bytes = STANDARD.decode(line).map_err(|_| BodyFault::NoMessage)?;
-        Ok(Received::Binary(bytes.into()))
-    };
-    let lines = body.lines().filter(|line| !line.is_empty());
-    lines.take(BATCH_LINES_MAX).map(message).collect()
-}
-
 fn preflight(request: &HttpRequest) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response
@@ -261,64 +227,6 @@ fn json(body: String) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const BYTES_MAX: usize = 20;
-
-    fn text(message: &str) -> Received {
-        Received::Text(message.into())
-    }
-
-    fn binary(message: &'static [u8]) -> Received {
-        Received::Binary(Bytes::from_static(message))
-    }
-
-    #[test]
-    fn e144_e147_the_messages_of_a_batch_are_its_lines() {
-        let (fits, too_large) = (format!("[{:19}", ""), format!("[{:20}", ""));
-        for (case, body, expected) in [
-            ("nothing", "", Ok(vec![])),
-            ("one", "[1]", Ok(vec![text("[1]")])),
-            ("several", "[1]\n[2]\r\n[3]", Ok(vec![text("[1]"), text("[2]"), text("[3]")])),
-            ("empty lines", "\n[1]\n\r\n\n", Ok(vec![text("[1]")])),
-            ("binary", "[1]\nAAH/\n[2]", Ok(vec![text("[1]"), binary(b"\0\x01\xff"), text("[2]")])),
-            ("padded", "AA==", Ok(vec![binary(b"\0")])),
-            ("not padded", "AA", Err(BodyFault::NoMessage)),
-            ("base64 for URLs", "AAH_", Err(BodyFault::NoMessage)),
-            ("an object", r#"{"topic":"t"}"#, Err(BodyFault::NoMessage)),
-            ("a space before", " [1]", Err(BodyFault::NoMessage)),
-            ("one of several", "[1]\n!\n[2]", Err(BodyFault::NoMessage)),
-            ("what just fits", &fits, Ok(vec![text(&fits)])),
-            ("one that is too large", &too_large, Err(BodyFault::Unreadable)),
-        ] {
-            let body = Bytes::copy_from_slice(body.as_bytes());
-            assert_eq!(messages(true, body, BYTES_MAX), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn e146_lines_beyond_the_hundredth_are_not_even_looked_at() {
-        let body = format!("{}!!!", "[1]\n".repeat(BATCH_LINES_MAX));
-        let taken = messages(true, body.into(), BYTES_MAX).expect("messages");
-        assert_eq!(taken, vec![text("[1]"); BATCH_LINES_MAX]);
-    }
-
-    #[test]
-    fn e148_any_other_body_is_one_message_whatever_it_says() {
-        for body in ["", "[1]\n[2]", r#"{"topic":"t"}"#, "nonsense"] {
-            let found = messages(false, Bytes::copy_from_slice(body.as_bytes()), BYTES_MAX);
-            assert_eq!(found, Ok(vec![text(body)]), "{body:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_text_is_not_read() {
-        for is_batch in [true, false] {
-            let broken = Bytes::from_static(b"[\xff]");
-            assert_eq!(messages(is_batch, broken, BYTES_MAX), Err(BodyFault::Unreadable));
-        }
-        let large = Bytes::from_static(&[b'x'; BYTES_MAX + 1]);
-        assert_eq!(messages(false, large, BYTES_MAX), Err(BodyFault::Unreadable));
-    }
 
     #[test]
     fn e132_e133_items_are_text_or_objects() {

@@ -5,13 +5,21 @@ use bytestring::ByteString;
 use semver::Version as SemVer;
 use serde_json::value::RawValue;
 
-use crate::broker::subscriber::{Format, Frame};
+use crate::{
+    broker::subscriber::{Format, Frame},
+    session::Received,
+};
 
-use super::{binary, v1, v2};
+use super::{binary, presence, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub enum Malformed {
+    /// It is not spelled as this version has it.
+    Message,
+    /// A `ref` or `join_ref` is longer than it may be, or nested.
+    Ref,
+}
 
 /// Which spelling a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +48,28 @@ impl Version {
         }
     }
 
-    /// Reads a text message.
+    /// Reads a message, whatever it came in.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn decode(self, text: &str, ref_bytes_max: usize) -> Result<Message, Malformed> {
+    pub fn decode(self, message: &Received, ref_bytes_max: usize) -> Result<Message, Malformed> {
+        match (message, self) {
+            (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
+            // Version 1 has no binary form, and takes text whatever its opcode.
+            (Received::Binary(bytes), Self::V1) => {
+                let text = str::from_utf8(bytes).map_err(|_| Malformed::Message)?;
+                Self::V1.decode_text(text, ref_bytes_max)
+            }
+            (Received::Binary(bytes), Self::V2) => binary::decode(bytes, ref_bytes_max),
+        }
+    }
+
+    /// Reads a text message.
+    pub(super) fn decode_text(
+        self,
+        text: &str,
+        ref_bytes_max: usize,
+    ) -> Result<Message, Malformed> {
         let raw = match self {
             Self::V1 => v1::decode(text),
             Self::V2 => v2::decode(text),
@@ -63,15 +88,24 @@ impl Version {
 
     /// How publications are spelled for this version over this transport.
     pub fn format(self, transport: Transport) -> Format {
-        match (self, transport) {
-            (Self::V1, _) => Format { slot: 0, encode: v1::encode_delivery, encode_bytes: None },
-            (Self::V2, transport) => Format {
+        let spell_members = presence::spell_members;
+        match self {
+            Self::V1 => Format {
+                slot: 0,
+                encode: v1::encode_delivery,
+                encode_bytes: None,
+                spell_members,
+                encode_change: |topic, change| presence::encode_change(Self::V1, topic, change),
+            },
+            Self::V2 => Format {
                 slot: 1,
                 encode: v2::encode_delivery,
                 encode_bytes: match transport {
                     Transport::WebSocket => Some(binary::encode_delivery),
                     Transport::LongPoll => None,
                 },
+                spell_members,
+                encode_change: |topic, change| presence::encode_change(Self::V2, topic, change),
             },
         }
     }
@@ -111,23 +145,27 @@ impl Ref {
 
     /// Takes a string of at most `bytes_max` bytes.
     pub(super) fn from_text(text: &str, bytes_max: usize) -> Result<Self, Malformed> {
-        if text.len() > bytes_max { Err(Malformed) } else { Ok(Self(json_string(text).into())) }
+        if text.len() > bytes_max {
+            Err(Malformed::Ref)
+        } else {
+            Ok(Self(json_string(text).into()))
+        }
     }
 
     /// Takes a scalar of at most `bytes_max` bytes.
     fn parse(raw: &RawValue, bytes_max: usize) -> Result<Self, Malformed> {
         let json = raw.get();
         match json.as_bytes().first() {
-            Some(b'{' | b'[') | None => Err(Malformed),
+            Some(b'{' | b'[') | None => Err(Malformed::Ref),
             Some(b'"') => {
                 // An escape is at most six bytes for one: nothing longer can still be short enough.
                 if json.len() > 2 + 6 * bytes_max {
-                    return Err(Malformed);
+                    return Err(Malformed::Ref);
                 }
-                let text: String = serde_json::from_str(json).map_err(|_| Malformed)?;
+                let text: String = serde_json::from_str(json).map_err(|_| Malformed::Message)?;
                 Self::from_text(&text, bytes_max)
             }
-            Some(_) if json.len() > bytes_max => Err(Malformed),
+            Some(_) if json.len() > bytes_max => Err(Malformed::Ref),
             Some(_) => Ok(Self(json.into())),
         }
     }
@@ -146,7 +184,7 @@ impl Label {
     fn parse(raw: &RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
         if json.starts_with('"') {
-            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed)
+            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed::Message)
         } else {
             Ok(Self::Other(json.to_owned()))
         }
@@ -321,11 +359,11 @@ mod tests {
             (&longest, Ok(longest.as_str())),
             (&escaped, Ok(longest.as_str())),
             (&digits, Ok(digits.as_str())),
-            (&too_long, Err(Malformed)),
-            (&too_many_digits, Err(Malformed)),
-            ("[1]", Err(Malformed)),
-            ("{}", Err(Malformed)),
-            ("\"\\ud800\"", Err(Malformed)),
+            (&too_long, Err(Malformed::Ref)),
+            (&too_many_digits, Err(Malformed::Ref)),
+            ("[1]", Err(Malformed::Ref)),
+            ("{}", Err(Malformed::Ref)),
+            ("\"\\ud800\"", Err(Malformed::Message)),
         ] {
             assert_eq!(parse_ref(json).as_deref(), expected.as_ref().copied(), "{json}");
         }

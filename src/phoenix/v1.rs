@@ -16,13 +16,13 @@ use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 /// Reads an object. All four keys must be there, `join_ref` may be; of duplicates the last counts.
 pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
     let Keys { join_ref, reference, topic, event, payload } =
-        serde_json::from_str(text).map_err(|_| Malformed)?;
+        serde_json::from_str(text).map_err(|_| Malformed::Message)?;
     Ok(RawMessage {
         join_ref,
-        reference: reference.ok_or(Malformed)?,
-        topic: topic.ok_or(Malformed)?,
-        event: event.ok_or(Malformed)?,
-        payload: payload.ok_or(Malformed)?,
+        reference: reference.ok_or(Malformed::Message)?,
+        topic: topic.ok_or(Malformed::Message)?,
+        event: event.ok_or(Malformed::Message)?,
+        payload: payload.ok_or(Malformed::Message)?,
     })
 }
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Message, Malformed> {
-        Version::V1.decode(text, 64)
+        Version::V1.decode_text(text, 64)
     }
 
     #[test]
@@ -145,13 +145,14 @@ mod tests {
             r#"{"topic":"t","event":"e","payload":{}}"#,
             r#"["1","1","t","e",{}]"#,
             r#"{"topic":"t","event":"e","payload":{},"ref":"1"} x"#,
-            r#"{"topic":"t","event":"e","payload":{},"ref":["1"]}"#,
             "",
             "null",
             "x",
         ] {
-            assert_eq!(read(text).err(), Some(Malformed), "{text}");
+            assert_eq!(read(text).err(), Some(Malformed::Message), "{text}");
         }
+        let nested = r#"{"topic":"t","event":"e","payload":{},"ref":["1"]}"#;
+        assert_eq!(read(nested).err(), Some(Malformed::Ref));
     }
 
     #[test]

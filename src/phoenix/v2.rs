@@ -16,7 +16,7 @@ use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 /// Reads an array of at least five elements; more are ignored.
 pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
     let Elements([join_ref, reference, topic, event, payload]) =
-        serde_json::from_str(text).map_err(|_| Malformed)?;
+        serde_json::from_str(text).map_err(|_| Malformed::Message)?;
     Ok(RawMessage { join_ref: Some(join_ref), reference, topic, event, payload })
 }
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Message, Malformed> {
-        Version::V2.decode(text, 64)
+        Version::V2.decode_text(text, 64)
     }
 
     #[test]
@@ -114,14 +114,15 @@ mod tests {
             r#"{"topic":"t","event":"e","payload":{},"ref":"1"}"#,
             r#"["1","1","t","e",{}] trailing"#,
             r#"["1","1","t","e",{}"#,
-            r#"["1",{"nested":1},"t","e",{}]"#,
-            r#"[["1"],"1","t","e",{}]"#,
             "",
             "[]",
             "hello",
             &deep,
         ] {
-            assert_eq!(read(text).err(), Some(Malformed), "{text:.40}");
+            assert_eq!(read(text).err(), Some(Malformed::Message), "{text:.40}");
+        }
+        for text in [r#"["1",{"nested":1},"t","e",{}]"#, r#"[["1"],"1","t","e",{}]"#] {
+            assert_eq!(read(text).err(), Some(Malformed::Ref), "{text}");
         }
     }
 

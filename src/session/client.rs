@@ -21,6 +21,18 @@ impl Client {
     }
 }
 
+/// Who counts as one: an IPv4 address, or the /64 of an IPv6 address, for a single customer holds
+/// all of it.
+pub fn block(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    }
+}
+
 /// What is known of a connection without believing anybody.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection {

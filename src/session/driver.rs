@@ -3,10 +3,11 @@
 //! A transport is an actor that can write frames, close, and hold its client back; here it learns
 //! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use actix::{fut::wrap_future, prelude::*};
-use log::debug;
+use bytestring::ByteString;
+use log::{debug, info};
 
 use super::{
     CloseCode, Conversation, Effect, Failure, Received,
@@ -15,11 +16,14 @@ use super::{
 use crate::{
     app::token::now_s,
     broker::{
-        Publication,
+        JsonObject, Publication,
         fanout::{Attach, Detach, Enter},
-        subscriber::{Ending, Frame, Outbox, Place, Subscription, SubscriptionId, ToSession},
-        topics::SubscribeError,
+        subscriber::{
+            Ending, Excess, Frame, Load, Outbox, Place, Subscription, SubscriptionId, ToSession,
+        },
+        topics::{SubscribeError, Subscriber},
     },
+    metrics::labels::{Limit, SessionEnd, Source},
 };
 
 /// An actor that carries a conversation over some wire.
@@ -36,7 +40,11 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// Closes the connection; nothing is sent after.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
 
-    /// Looks at no further message of the client until [`Carrier::resume`].
+    /// Notes, once all that was sent is written, how long ago it was published.
+    fn sample(&mut self, published: Instant);
+
+    /// Has further messages of the client wait until [`Carrier::resume`], except for what
+    /// [`answer_meanwhile`] can do.
     fn hold(&mut self);
 
     /// Goes on with the client's messages.
@@ -44,7 +52,7 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
 }
 
 /// A session's side towards the broker.
-pub(super) struct Driver<C> {
+pub(super) struct Driver<C: Conversation> {
     conversation: C,
     worker: Rc<Worker>,
     membership: Membership,
@@ -61,10 +69,26 @@ pub(super) struct Driver<C> {
 struct Joining {
     id: SubscriptionId,
     /// What arrived for it already; it follows the reply, and counts as waiting until then.
-    early: VecDeque<Frame>,
+    early: VecDeque<Arrival>,
 }
 
-impl<C> Driver<C> {
+/// What the broker has for the client of a subscription.
+enum Arrival {
+    Frame(Frame),
+    /// Who is there, spelled.
+    Members(ByteString),
+}
+
+impl Arrival {
+    fn load(&self) -> Load {
+        match self {
+            Self::Frame(frame) => Load::of(frame),
+            Self::Members(members) => Load::new(1, members.len()),
+        }
+    }
+}
+
+impl<C: Conversation> Driver<C> {
     /// Enters the fan-out of this thread; `mailbox` is the session's own, its capacity already set.
     pub(super) fn enter(
         conversation: C,
@@ -75,6 +99,9 @@ impl<C> Driver<C> {
         let membership = Membership { session: admission.id, fanout: worker.fanout() };
         let outbox = Outbox::new(admission.id, mailbox, worker.limits.outbox_bytes_max);
         membership.fanout.addr.do_send(Enter(outbox.clone()));
+        let kind = conversation.kind();
+        worker.metrics.sessions.of(kind).inc();
+        worker.metrics.sessions_opened.of(kind).inc();
         Self {
             conversation,
             worker,
@@ -90,6 +117,11 @@ impl<C> Driver<C> {
     /// The way from the broker to this session.
     pub(super) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+
+    /// What the sessions of this thread share.
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
     }
 
     /// The session's number, for the log.
@@ -124,36 +156,81 @@ impl<C> Driver<C> {
         self.membership.fanout.addr.do_send(Detach { session, place });
     }
 
-    fn hears(&self, id: SubscriptionId) -> bool {
-        self.subscriptions.iter().any(|(heard, _)| *heard == id)
+    /// The place of a subscription, unless it was left.
+    fn place_of(&self, id: SubscriptionId) -> Option<&Place> {
+        self.subscriptions.iter().find(|(heard, _)| *heard == id).map(|(_, place)| place)
     }
 
-    /// Takes a frame from the broker: to be sent now, unless it belongs to a join whose reply has
-    /// not left, or to a subscription that was left.
-    fn take(&mut self, frame: Frame, id: SubscriptionId) -> Option<Frame> {
+    /// Takes what the broker has for the client: to be handed on now, unless it belongs to a join
+    /// whose reply has not left, or to a subscription that was left.
+    fn take(&mut self, arrival: Arrival, id: SubscriptionId) -> Option<Arrival> {
         let frames_max = self.worker.limits.outbox_frames_max;
         match &mut self.joining {
             Some(joining) if joining.id == id => {
-                joining.early.push_back(frame);
+                joining.early.push_back(arrival);
                 if joining.early.len() > frames_max {
-                    self.outbox.end(Ending::SlowConsumer);
+                    self.outbox.end(Ending::SlowConsumer(Excess::Frames));
                 }
                 None
             }
             _ => {
-                self.outbox.taken(&frame);
-                self.hears(id).then_some(frame)
+                self.outbox.taken(arrival.load());
+                self.place_of(id).is_some().then_some(arrival)
             }
         }
     }
 
     /// What arrived ahead of a join's reply, if the join stands.
-    fn release(&mut self) -> VecDeque<Frame> {
-        let Some(Joining { id, early }) = self.joining.take().map(|joining| *joining) else {
-            return VecDeque::new();
+    fn release(&mut self) -> Option<(SubscriptionId, VecDeque<Arrival>)> {
+        self.outbox.set_joining(false);
+        let Joining { id, early } = *self.joining.take()?;
+        early.iter().for_each(|arrival| self.outbox.taken(arrival.load()));
+        self.place_of(id).is_some().then_some((id, early))
+    }
+}
+
+impl<C: Conversation> Drop for Driver<C> {
+    /// A session is over, whatever ended it: here, and nowhere else, that is counted and logged.
+    fn drop(&mut self) {
+        let metrics = &self.worker.metrics;
+        metrics.sessions.of(self.conversation.kind()).dec();
+        let ending = match self.outbox.ended() {
+            None if std::thread::panicking() => Some(Ending::Broken),
+            ending => ending,
         };
-        early.iter().for_each(|frame| self.outbox.taken(frame));
-        if self.hears(id) { early } else { VecDeque::new() }
+        let (end, limit) = counted_as(ending);
+        metrics.sessions_ended.of(end).inc();
+        if let Some(limit) = limit {
+            metrics.hit(limit);
+        }
+        let session = self.session();
+        match ending {
+            Some(Ending::SlowConsumer(_) | Ending::Stuck | Ending::NotFetching) => {
+                info!("session {session} is dropped: {}", end.as_str());
+            }
+            _ => debug!("session {session} is over: {}", end.as_str()),
+        }
+    }
+}
+
+/// What the end of a session is counted as, and the limit that it hit.
+fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
+    match ending {
+        None => (SessionEnd::Left, None),
+        Some(Ending::SlowConsumer(Excess::Frames)) => {
+            (SessionEnd::OutboxFrames, Some(Limit::OutboxFrames))
+        }
+        Some(Ending::SlowConsumer(Excess::Bytes)) => {
+            (SessionEnd::OutboxBytes, Some(Limit::OutboxBytes))
+        }
+        Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
+        Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
+        Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
+        // Not said once each in the log, as the others of this kind are: a stranger can open many.
+        Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
+        Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
+        Some(Ending::Broken) => (SessionEnd::Broken, None),
+        Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
     }
 }
 
@@ -163,22 +240,65 @@ pub(super) fn received<A: Carrier>(carrier: &mut A, message: Received, ctx: &mut
     run(carrier, effects, ctx);
 }
 
+/// Answers a client's message ahead of its turn, if that can be done: `false` leaves it where it is.
+pub(super) fn answer_meanwhile<A: Carrier>(
+    carrier: &mut A,
+    message: &Received,
+    ctx: &mut A::Context,
+) -> bool {
+    let answer = carrier.driver().conversation.meanwhile(message);
+    let can_be = answer.is_some();
+    if let Some(frame) = answer {
+        carrier.send(frame, ctx);
+    }
+    can_be
+}
+
 /// Takes what the broker says.
 pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A::Context) {
     let driver = carrier.driver();
     match message {
-        ToSession::Deliver(frame, id) => {
-            if let Some(frame) = driver.take(frame, id) {
-                carrier.send(frame, ctx);
-            }
-        }
+        ToSession::Deliver(frame, id) => arrived(carrier, Arrival::Frame(frame), id, ctx),
+        ToSession::Members(members, id) => arrived(carrier, Arrival::Members(members), id, ctx),
+        ToSession::Sample(published) => carrier.sample(published),
         ToSession::AppChanged(app) => {
             let effects = driver.conversation.app_changed(app, now_s());
             run(carrier, effects, ctx);
         }
-        ToSession::End(ending) => {
-            debug!("session {} is ended: {ending:?}", driver.session());
-            carrier.close(close_code(ending), ctx);
+        ToSession::Disconnect(disconnect) => {
+            let effects = driver.conversation.disconnected(&disconnect);
+            run(carrier, effects, ctx);
+        }
+        ToSession::End(ending) => carrier.close(close_code(ending), ctx),
+    }
+}
+
+fn arrived<A: Carrier>(
+    carrier: &mut A,
+    arrival: Arrival,
+    id: SubscriptionId,
+    ctx: &mut A::Context,
+) {
+    if let Some(arrival) = carrier.driver().take(arrival, id) {
+        hand_on(carrier, arrival, id, ctx);
+    }
+}
+
+/// Hands the client what the broker has for it. Frames are whole; who is there is told in the words
+/// of the join that asked.
+fn hand_on<A: Carrier>(
+    carrier: &mut A,
+    arrival: Arrival,
+    id: SubscriptionId,
+    ctx: &mut A::Context,
+) {
+    match arrival {
+        Arrival::Frame(frame) => carrier.send(frame, ctx),
+        Arrival::Members(members) => {
+            let driver = carrier.driver();
+            let Some(place) = driver.place_of(id).cloned() else { return };
+            let effects = driver.conversation.introduced(&place, members);
+            run(carrier, effects, ctx);
         }
     }
 }
@@ -191,6 +311,7 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
             Effect::Unsubscribe(place) => carrier.driver().unsubscribe(place),
             Effect::Publish(publication) => publish(carrier, publication, ctx),
+            Effect::Update(place, meta) => update(carrier, place, meta, ctx),
             Effect::Close(code) => return carrier.close(code, ctx),
         }
     }
@@ -205,17 +326,20 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let topics = driver.worker.topics.clone();
     let fanout = driver.membership.fanout.clone();
     let session = driver.membership.session;
-    let place = subscription.place.clone();
-    let id = driver.id_of(&place);
+    let id = driver.id_of(&subscription.place);
+    driver.outbox.set_joining(true);
     driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
     let subscribe = async move {
-        let attached = fanout.addr.send(Attach { session, id, subscription }).await;
-        attached.map_err(|_| Failure::Unavailable)?;
-        let subscribed = topics.subscribe(&place.key, fanout.worker, &fanout.addr).await;
+        let attach = Attach { session, id, subscription: subscription.clone() };
+        fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
+        let (worker, fanout) = (fanout.worker, &fanout.addr);
+        let subscriber = Subscriber { worker, fanout, session, id };
+        let subscribed = topics.subscribe(subscriber, &subscription).await;
         subscribed.map_err(|refused| {
-            fanout.addr.do_send(Detach { session, place });
+            fanout.do_send(Detach { session, place: subscription.place });
             match refused {
                 SubscribeError::TooManyScopes => Failure::TooManyScopes,
+                SubscribeError::TooManyMembers => Failure::TooManyMembers,
                 SubscribeError::Unavailable => Failure::Unavailable,
             }
         })
@@ -235,25 +359,98 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
     carrier.hold();
     let topics = carrier.driver().worker.topics.clone();
     let publish = async move {
-        topics.publish(publication).await.map(drop).map_err(|_| Failure::Unavailable)
+        let app = publication.app;
+        topics.publish(publication).await.map_err(|_| Failure::Unavailable)?;
+        topics.metrics().app(app.0).published(Source::Client, 1);
+        Ok(())
     };
     ctx.spawn(wrap_future(publish).map(answered));
+}
+
+/// Holds the client's next message as [`publish`] does: at most one of each waits for a topic.
+fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut A::Context) {
+    carrier.hold();
+    let driver = carrier.driver();
+    let (topics, session) = (driver.worker.topics.clone(), driver.membership.session);
+    let update = async move {
+        let Place { key, channel } = place;
+        // Nobody is tracked in a whole scope.
+        let Some(channel) = channel else { return Ok(()) };
+        topics.update(&key, channel, session, meta).await.map_err(|_| Failure::Unavailable)
+    };
+    ctx.spawn(wrap_future(update).map(answered));
 }
 
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
-    for frame in carrier.driver().release() {
-        carrier.send(frame, ctx);
+    if let Some((id, early)) = carrier.driver().release() {
+        for arrival in early {
+            hand_on(carrier, arrival, id, ctx);
+        }
     }
     carrier.resume(ctx);
 }
 
 fn close_code(ending: Ending) -> CloseCode {
     match ending {
-        Ending::SlowConsumer => CloseCode::TRY_LATER,
-        Ending::Idle => CloseCode::GOING_AWAY,
+        Ending::SlowConsumer(_) | Ending::Stuck => CloseCode::TRY_LATER,
+        Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
+            CloseCode::GOING_AWAY
+        }
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use crate::{
+        broker::subscriber::Disconnect,
+        session::testing::{Bench, DEADLINE, limits, place},
+    };
+
+    #[actix_web::test]
+    async fn news_that_ends_joins_reaches_a_session_whose_join_is_still_under_way() {
+        let bench = Bench::new(limits());
+        let (mut client, _pump) = bench.connect(10_000).websocket().await;
+        // A place that nobody ever has: whoever hears of it is told for its own join's sake.
+        let mut elsewhere = place();
+        elsewhere.key.app.0 += 1;
+        let topics = bench.topics.clone();
+        let news = tokio::task::spawn_local(async move {
+            loop {
+                let disconnect = Disconnect::Place(elsewhere.clone());
+                topics.disconnect(disconnect).await.expect("all to be told");
+            }
+        });
+        let joins = async {
+            loop {
+                client.send(Message::text("join")).await.expect("room");
+                client.send(Message::text("leave")).await.expect("room");
+                let first = client.next().await.expect("a session").expect("a frame");
+                if first == Message::text("disconnected") {
+                    return;
+                }
+                assert_eq!(first, Message::text("joined"));
+            }
+        };
+        timeout(DEADLINE, joins).await.expect("some news comes amid a join");
+        // Nothing is joining any more: what was told meanwhile comes first.
+        client.send(Message::text("the end")).await.expect("room");
+        let told = async {
+            while client.next().await.expect("a session").expect("a frame")
+                != Message::text("the end")
+            {}
+        };
+        timeout(DEADLINE, told).await.expect("an end");
+        client.send(Message::text("quiet")).await.expect("room");
+        let quiet = timeout(DEADLINE, client.next()).await.expect("in time");
+        assert_eq!(quiet.expect("a session").expect("a frame"), Message::text("quiet"));
+        news.abort();
     }
 }

@@ -19,6 +19,7 @@ use bytestring::ByteString;
 use futures_util::Stream;
 
 use super::{CloseCode, Received, worker::Worker};
+use crate::metrics::labels::Limit;
 
 /// Bytes read before other tasks of the thread get a turn. Frames that amount to nothing, such as
 /// pongs and empty fragments, would else be read for as long as they keep coming.
@@ -40,6 +41,17 @@ pub(super) enum Inbound {
     Broken(CloseCode),
 }
 
+impl Inbound {
+    /// Its size in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.size_bytes(),
+            Self::Ping(payload) => payload.len(),
+            Self::Close | Self::Broken(_) => 0,
+        }
+    }
+}
+
 /// What reader and writer of one socket share.
 pub(super) struct Socket<T> {
     /// The socket itself.
@@ -48,7 +60,7 @@ pub(super) struct Socket<T> {
     pub(super) heard: Cell<Instant>,
 }
 
-/// Holds a reader back while a client's last message is not answered yet.
+/// Holds a reader back while as much of what it has read waits as may.
 #[derive(Default)]
 pub(super) struct Gate {
     is_shut: Cell<bool>,
@@ -218,6 +230,9 @@ impl<T: AsyncRead + Unpin> Stream for Frames<T> {
                 Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
                 Ok(None) => this.done = !ready!(this.poll_read(cx)),
                 Err(code) => {
+                    if code == CloseCode::TOO_BIG {
+                        this.worker.metrics.hit(Limit::MessageBytes);
+                    }
                     this.done = true;
                     return Poll::Ready(Some(Inbound::Broken(code)));
                 }

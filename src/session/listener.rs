@@ -5,9 +5,10 @@
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -32,9 +33,14 @@ use super::{
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
+use crate::metrics::{Metrics, labels::Limit};
 
 /// How long a connection without a request is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How the HTTP server says that a request head took too long. It tells nobody but the client, so
+/// what it writes is what can be counted; no answer of ours begins like this.
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408";
 
 /// How a listener treats its connections.
 pub struct Listener<C> {
@@ -71,6 +77,7 @@ impl<C: Conversation + Unpin> Listener<C> {
         B: MessageBody + 'static,
     {
         let Self { worker, doorkeeper, handshake_timeout, idle_timeout, shutdown } = self;
+        let metrics = worker.metrics.clone();
         let upgrade =
             move |(request, framed): (Request, Framed<IdleGuard<TcpStream>, h1::Codec>)| {
                 upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
@@ -88,7 +95,8 @@ impl<C: Conversation + Unpin> Listener<C> {
             .h1(map_config(app, |()| AppConfig::default()));
         fn_service(move |io: TcpStream| {
             let peer = io.peer_addr().ok();
-            std::future::ready(Ok((IdleGuard::new(io, idle_timeout), peer)))
+            let guard = IdleGuard::new(io, idle_timeout, metrics.clone());
+            std::future::ready(Ok((guard, peer)))
         })
         .and_then(http)
     }
@@ -104,11 +112,14 @@ pub(super) struct IdleGuard<T> {
     /// When the request that is coming in began: the first read since the last write.
     reading_since: Option<Instant>,
     deadline: Pin<Box<Sleep>>,
+    is_late: bool,
+    metrics: Arc<Metrics>,
 }
 
 impl<T> IdleGuard<T> {
-    pub(super) fn new(io: T, idle_max: Duration) -> Self {
-        Self { io, idle_max, reading_since: None, deadline: Box::pin(tokio::time::sleep(idle_max)) }
+    pub(super) fn new(io: T, idle_max: Duration, metrics: Arc<Metrics>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(idle_max));
+        Self { io, idle_max, reading_since: None, deadline, is_late: false, metrics }
     }
 
     /// The stream itself, unguarded: a session has a clock of its own.
@@ -148,8 +159,13 @@ impl<T> IdleGuard<T> {
     }
 
     fn watch<R>(&mut self, done: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        let is_late = self.deadline.as_mut().poll(cx).is_ready();
-        if is_late { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { done }
+        if self.deadline.as_mut().poll(cx).is_pending() {
+            return done;
+        }
+        if !mem::replace(&mut self.is_late, true) {
+            self.metrics.hit(Limit::Idle);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -170,6 +186,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IdleGuard<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if bytes.starts_with(REQUEST_TIMEOUT) {
+            self.metrics.hit(Limit::Handshake);
+        }
         let done = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.watch_write(done, cx)
     }
@@ -199,7 +218,7 @@ mod tests {
 
     fn guarded(pipe_bytes: usize) -> (DuplexStream, IdleGuard<DuplexStream>) {
         let (near, far) = duplex(pipe_bytes);
-        (near, IdleGuard::new(far, IDLE_MAX))
+        (near, IdleGuard::new(far, IDLE_MAX, Metrics::new(0)))
     }
 
     #[tokio::test]

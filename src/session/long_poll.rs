@@ -3,7 +3,10 @@
 //! It drives the same conversation as a WebSocket does, through the same [`driver`];
 //! what HTTP makes of it (tokens, statuses, bodies) is the protocol's matter. A client fetches with
 //! one parked request at a time and sends with others; it is gone when it has not fetched for one
-//! and a half windows.
+//! and a half windows, or has never fetched within half a one. A session costs its client a single
+//! request: so those that were never fetched are few among all, and the oldest gives way.
+
+mod newcomers;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,13 +24,14 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::broker::subscriber::{Frame, ToSession};
+use crate::broker::subscriber::{Ending, Excess, Frame, Load, ToSession};
 
 use super::{
     CloseCode, Conversation, Received,
     driver::{self, Carrier, Driver},
     worker::{Admission, Worker},
 };
+use newcomers::{Newcomer, Newcomers};
 
 /// Messages that may wait for their turn, over all requests of one session. What one request brings
 /// is bounded where requests are read.
@@ -36,6 +40,10 @@ const INBOX_MESSAGES_MAX: usize = 400;
 /// Bytes that may wait for their turn before another request's messages join them.
 const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
+/// One of so many places of the server may be taken by sessions that were never fetched: enough for
+/// a crowd that comes at once, too few to keep anybody out.
+const NEWCOMERS_SHARE: usize = 4;
+
 /// How a long-poll session keeps time.
 #[derive(Debug, Clone, Copy)]
 pub struct LongPollTimes {
@@ -43,6 +51,14 @@ pub struct LongPollTimes {
     pub window: Duration,
     /// How long a session may live without a joined topic.
     pub unjoined_max: Duration,
+}
+
+impl LongPollTimes {
+    /// How long a session may live without being fetched. Clients fetch as soon as they have opened
+    /// it, and again as soon as a fetch is answered.
+    fn patience(&self, is_newcomer: bool) -> Duration {
+        if is_newcomer { self.window / 2 } else { self.window * 3 / 2 }
+    }
 }
 
 /// What a fetch brings.
@@ -69,12 +85,14 @@ pub enum Posted {
 /// Finds the long-poll sessions of all threads. Cheap to clone.
 pub struct LongPolls<C: Conversation + Unpin> {
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    newcomers: Newcomers,
     times: LongPollTimes,
 }
 
 impl<C: Conversation + Unpin> Clone for LongPolls<C> {
     fn clone(&self) -> Self {
-        Self { sessions: self.sessions.clone(), times: self.times }
+        let (sessions, newcomers) = (self.sessions.clone(), self.newcomers.clone());
+        Self { sessions, newcomers, times: self.times }
     }
 }
 
@@ -87,14 +105,23 @@ impl<C: Conversation + Unpin> fmt::Debug for LongPolls<C> {
 impl<C: Conversation + Unpin> LongPolls<C> {
     /// No session yet.
     pub fn new(times: LongPollTimes) -> Self {
-        Self { sessions: Arc::default(), times }
+        Self { sessions: Arc::default(), newcomers: Newcomers::default(), times }
     }
 
-    /// Starts a session on the calling thread; `None` if the server has no room for another.
+    /// Starts a session on the calling thread; `None` if the server has no room for another. If too
+    /// many were never fetched, the oldest of them ends: who really wants to listen has fetched by
+    /// then, unless they come faster than a client's round trip. Against one address that opens so
+    /// many, there is `limits.sessions_per_address_max`.
     pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
         let admission = worker.sessions.admit()?;
         let id = Uuid::new_v4();
-        let listing = Listing { id, sessions: self.sessions.clone() };
+        let newcomers_max = (worker.sessions.max() / NEWCOMERS_SHARE).max(1);
+        let (newcomer, oldest) = self.newcomers.enter(admission.id, id, newcomers_max);
+        if let Some(oldest) = oldest.and_then(|oldest| self.find(oldest)) {
+            oldest.do_send(GiveWay);
+        }
+        let sessions = self.sessions.clone();
+        let listing = Listing { id, sessions, newcomer: Some(newcomer) };
         let (times, worker) = (self.times, worker.clone());
         let addr = LongPoll::create(move |ctx| {
             LongPoll::new(conversation, admission, worker, listing, times, ctx)
@@ -156,6 +183,8 @@ fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
 struct Listing<C: Conversation + Unpin> {
     id: Uuid,
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    /// Until the first fetch.
+    newcomer: Option<Newcomer>,
 }
 
 impl<C: Conversation + Unpin> Drop for Listing<C> {
@@ -180,6 +209,11 @@ struct Post {
     answer: Sender<()>,
 }
 
+/// Too many sessions were never fetched: this one ends, unless it was meanwhile.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GiveWay;
+
 /// What waits for its turn.
 enum Inbound {
     Message(Received),
@@ -199,12 +233,14 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     frames_max: usize,
     bytes_max: usize,
     parked: Option<Parked>,
+    /// When something that waits was published, if that is of interest.
+    sampled: Option<Instant>,
     /// When the client was last there to fetch.
     fetched: Instant,
     /// Since when nothing is joined.
     unjoined_since: Option<Instant>,
     is_closed: bool,
-    _listing: Listing<C>,
+    listing: Listing<C>,
 }
 
 impl<C: Conversation + Unpin> LongPoll<C> {
@@ -231,11 +267,25 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             frames_max: limits.outbox_frames_max,
             bytes_max: limits.outbox_bytes_max,
             parked: None,
+            sampled: None,
             fetched: Instant::now(),
             unjoined_since: Some(Instant::now()),
             is_closed: false,
-            _listing: listing,
+            listing,
         }
+    }
+
+    /// Answers what need not wait although the broker is asked for something before it.
+    fn answer_meanwhile(&mut self, ctx: &mut Context<Self>) {
+        for inbound in mem::take(&mut self.inbox) {
+            match inbound {
+                Inbound::Message(message) if driver::answer_meanwhile(self, &message, ctx) => {
+                    self.inbox_bytes -= message.size_bytes();
+                }
+                inbound => self.inbox.push_back(inbound),
+            }
+        }
+        self.flush();
     }
 
     /// Whether more messages may wait for their turn. Where nothing else weighs, one request may bring
@@ -264,24 +314,38 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush();
     }
 
-    /// Whether more waits for the client than may.
-    fn is_full(&self) -> bool {
-        self.waiting.len() > self.frames_max || self.waiting_bytes > self.bytes_max
+    /// Of what more waits for the client than may.
+    fn excess(&self) -> Option<Excess> {
+        match () {
+            () if self.waiting.len() > self.frames_max => Some(Excess::Frames),
+            () if self.waiting_bytes > self.bytes_max => Some(Excess::Bytes),
+            () => None,
+        }
     }
 
     /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
     /// nothing from the next one.
     fn flush(&mut self) {
         if self.waiting.is_empty() {
-            return;
+            return self.note_fetched();
         }
         let Some(parked) = self.parked.take() else { return };
         match parked.send(mem::take(&mut self.waiting).into()) {
             Ok(()) => {
                 self.waiting_bytes = 0;
+                self.driver.outbox().keeps(Load::default());
                 self.fetched = Instant::now();
+                self.note_fetched();
             }
             Err(unfetched) => self.waiting = unfetched.into(),
+        }
+    }
+
+    /// Nothing waits any more.
+    fn note_fetched(&mut self) {
+        if let Some(published) = self.sampled.take() {
+            let took = published.elapsed().as_secs_f64();
+            self.driver.worker().metrics.publish_to_write_s.observe(took);
         }
     }
 
@@ -295,16 +359,22 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         } else if self.unjoined_since.is_none() {
             self.unjoined_since = Some(Instant::now());
         }
-        let is_silent = self.fetched.elapsed() > self.times.window * 3 / 2;
+        let is_newcomer = self.listing.newcomer.is_some();
+        let is_silent = self.fetched.elapsed() > self.times.patience(is_newcomer);
         let is_idle =
             self.unjoined_since.is_some_and(|since| since.elapsed() > self.times.unjoined_max);
-        if is_silent || is_idle {
-            debug!(
-                "session {} is over: nobody fetches, or nothing is joined",
-                self.driver.session()
-            );
-            self.close(CloseCode::GOING_AWAY, ctx);
-        }
+        let ending = match (is_silent, is_idle) {
+            (true, _) if is_newcomer => Ending::NeverFetched,
+            (true, _) => Ending::NotFetching,
+            (false, true) => Ending::Unjoined,
+            (false, false) => return,
+        };
+        self.end(ending, ctx);
+    }
+
+    fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
+        self.driver.outbox().end(ending);
+        self.close(CloseCode::GOING_AWAY, ctx);
     }
 }
 
@@ -331,10 +401,12 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         }
         self.waiting_bytes += frame.size_bytes();
         self.waiting.push_back(frame);
-        if self.is_full() {
+        if self.excess().is_some() {
             self.flush();
         }
-        if self.is_full() {
+        self.driver.outbox().keeps(Load::new(self.waiting.len(), self.waiting_bytes));
+        if let Some(excess) = self.excess() {
+            self.driver.outbox().end(Ending::SlowConsumer(excess));
             self.close(CloseCode::TRY_LATER, ctx);
         }
     }
@@ -348,6 +420,11 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         self.parked = None;
         self.inbox.clear();
         ctx.stop();
+    }
+
+    fn sample(&mut self, published: Instant) {
+        self.sampled.get_or_insert(published);
+        self.flush();
     }
 
     fn hold(&mut self) {
@@ -369,11 +446,22 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             return;
         }
         self.fetched = Instant::now();
+        self.listing.newcomer = None;
         if let Some(earlier) = self.parked.replace(answer) {
             // The client has given up on it, or has two: the later one counts.
             let _ = earlier.send(Vec::new());
         }
         self.flush();
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, _: GiveWay, ctx: &mut Self::Context) {
+        if self.listing.newcomer.is_some() {
+            self.end(Ending::NeverFetched, ctx);
+        }
     }
 }
 
@@ -389,6 +477,9 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
         self.inbox.extend(messages.into_iter().map(Inbound::Message));
         self.inbox.push_back(Inbound::End(answer));
         self.work(ctx);
+        if self.is_held && !self.is_closed {
+            self.answer_meanwhile(ctx);
+        }
     }
 }
 

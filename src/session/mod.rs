@@ -10,11 +10,13 @@
 //! little more than 4 KB while it idles (`benches/idle_memory.rs`); nothing of the HTTP connection
 //! it came from survives.
 
+pub mod bucket;
 pub mod client;
 mod driver;
 mod frames;
 pub mod listener;
 pub mod long_poll;
+pub mod places;
 mod pump;
 #[cfg(test)]
 mod testing;
@@ -28,9 +30,10 @@ use bytestring::ByteString;
 use crate::{
     app::AppId,
     broker::{
-        Publication,
-        subscriber::{Frame, Place, Subscription},
+        JsonObject, Publication,
+        subscriber::{Disconnect, Frame, Place, Subscription},
     },
+    metrics::labels::SessionKind,
 };
 
 /// Why a socket is closed (RFC 6455, section 7.4; section 8 of the protocol document).
@@ -79,9 +82,9 @@ impl Received {
 
 /// What a conversation wants done, in order.
 ///
-/// [`Effect::Subscribe`] and [`Effect::Publish`] are answered through [`Conversation::answered`]
-/// before anything else is received, and come last among the effects of one call. Between a
-/// [`Effect::Publish`] and its answer an app may change.
+/// [`Effect::Subscribe`], [`Effect::Publish`] and [`Effect::Update`] are answered through
+/// [`Conversation::answered`] before anything else is received, and come last among the effects of
+/// one call. Between an effect and its answer an app may change.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this to the client.
@@ -92,6 +95,8 @@ pub enum Effect {
     Unsubscribe(Place),
     /// Publish.
     Publish(Publication),
+    /// Show another meta where it is tracked.
+    Update(Place, JsonObject),
     /// Close the connection; nothing is sent after.
     Close(CloseCode),
 }
@@ -101,6 +106,8 @@ pub enum Effect {
 pub enum Failure {
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
+    /// The channel tracks as many members as it may.
+    TooManyMembers,
     /// It did not answer in time.
     Unavailable,
 }
@@ -110,9 +117,23 @@ pub trait Conversation: 'static {
     /// The client sent a message.
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect>;
 
-    /// The broker answered the last [`Effect::Subscribe`] or [`Effect::Publish`].
+    /// What a message can be answered with before its turn has come: it was sent while the broker is
+    /// still asked for an earlier one. `None` if it has to wait; then it will be received as any other.
+    fn meanwhile(&self, message: &Received) -> Option<Frame>;
+
+    /// The broker answered the last effect that it answers, see [`Effect`].
     fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
+
+    /// The session is told who is there at a place where it is tracked; `members` is spelled as the
+    /// format of its [`Subscription`] has it.
+    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect>;
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
+
+    /// An app wants some of its joins ended; a client whose joins are not among them notices nothing.
+    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect>;
+
+    /// What is spoken here, and over what, to be counted by.
+    fn kind(&self) -> SessionKind;
 }

@@ -15,7 +15,6 @@ use std::{
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use log::warn;
 use tokio::time::Sleep;
 
 use crate::broker::subscriber::{Ending, Outbox};
@@ -60,6 +59,8 @@ pub(super) struct Pump<T, B> {
     /// The actor's outgoing bytes; `None` once it has stopped.
     body: Option<Pin<Box<B>>>,
     chunk: Bytes,
+    /// When something in the chunk was published, if that is of interest.
+    sampled: Option<Instant>,
     /// Since when the chunk makes no progress.
     stuck_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -94,8 +95,8 @@ where
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(worker.limits.idle_timeout));
         let body = Some(Box::pin(body));
-        let (chunk, stuck_since, linger_until) = (Bytes::new(), None, None);
-        Self { socket, worker, outbox, body, chunk, stuck_since, timer, linger_until }
+        let (chunk, sampled, stuck_since, linger_until) = (Bytes::new(), None, None, None);
+        Self { socket, worker, outbox, body, chunk, sampled, stuck_since, timer, linger_until }
     }
 
     /// Writes until something is in the way.
@@ -103,13 +104,18 @@ where
         for _ in 0..CHUNKS_PER_POLL {
             if self.chunk.is_empty() {
                 let Some(body) = &mut self.body else { return Paused::Finished };
-                match body.as_mut().poll_next(cx) {
+                let polled = body.as_mut().poll_next(cx);
+                self.sampled = self.worker.sampled.take().or(self.sampled);
+                match polled {
                     Poll::Ready(Some(Ok(chunk))) => self.chunk = chunk,
                     Poll::Ready(_) => {
                         self.body = None;
                         return Paused::Finished;
                     }
-                    Poll::Pending => return Paused::Drained,
+                    Poll::Pending => {
+                        self.note_written();
+                        return Paused::Drained;
+                    }
                 }
             }
             while !self.chunk.is_empty() {
@@ -123,15 +129,23 @@ where
                     Poll::Pending => return Paused::Stuck,
                 }
             }
+            self.note_written();
             // A session that idles should not keep its last frame.
             self.chunk = Bytes::new();
         }
         Paused::Turn
     }
 
+    /// All that was said is with the kernel.
+    fn note_written(&mut self) {
+        if let Some(published) = self.sampled.take() {
+            let took = published.elapsed().as_secs_f64();
+            self.worker.metrics.publish_to_write_s.observe(took);
+        }
+    }
+
     /// The client does not take what it is sent: drop it without ceremony.
-    fn drop_slow(&mut self, why: &str) {
-        warn!("session {} is dropped: {why}", self.outbox.session().0);
+    fn drop_slow(&mut self) {
         self.socket.io.borrow().give_up();
     }
 
@@ -149,7 +163,8 @@ where
         };
         if deadline <= now {
             if stuck {
-                self.drop_slow("a write made no progress");
+                self.outbox.end(Ending::Stuck);
+                self.drop_slow();
                 return false;
             }
             self.outbox.end(Ending::Idle);
@@ -210,8 +225,8 @@ where
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Paused::Stuck if ending == Some(Ending::SlowConsumer) => {
-                    this.drop_slow("its outbox is full");
+                Paused::Stuck if matches!(ending, Some(Ending::SlowConsumer(_))) => {
+                    this.drop_slow();
                     return Poll::Ready(());
                 }
                 Paused::Stuck | Paused::Drained => {

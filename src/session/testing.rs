@@ -1,14 +1,16 @@
 //! What the tests of this room share: a worker thread's parts, sessions over pipes, and a protocol
 //! that does as it is told.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::mpsc, time::Duration};
 
+use actix::Arbiter;
 use actix_http::ws::{Codec, Message};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
+    sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
@@ -24,8 +26,12 @@ use crate::{
     app::AppId,
     broker::{
         Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-        subscriber::{Delivery, Format, Frame, Place, ScopeKey, Subscription},
+        subscriber::{Delivery, Disconnect, Format, Frame, Place, ScopeKey, Subscription},
         topics::TopicLimits,
+    },
+    metrics::{
+        Metrics,
+        labels::{SessionKind, Transport as Carried, Version},
     },
 };
 
@@ -52,17 +58,21 @@ pub(super) fn limits() -> SessionLimits {
 pub(super) struct Bench {
     pub(super) worker: Rc<Worker>,
     pub(super) sessions: Sessions,
-    topics: Topics,
+    pub(super) topics: Topics,
 }
 
 impl Bench {
     pub(super) fn new(limits: SessionLimits) -> Self {
-        let topics = Topics::new(TopicLimits {
+        let of_topics = TopicLimits {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
+            presence_members_max: 4,
+            presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
-        });
-        let sessions = Sessions::new(100);
+        };
+        let metrics = Metrics::new(10);
+        let topics = Topics::new(of_topics, metrics.clone());
+        let sessions = Sessions::new(100, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
     }
@@ -75,9 +85,44 @@ impl Bench {
         Client { near, pump: tokio::task::spawn_local(pump) }
     }
 
+    /// Has all topics that do not exist yet live on a thread on which nothing happens until it is
+    /// released: whoever joins meanwhile gets no answer.
+    pub(super) async fn standstill(&self) -> Standstill {
+        let arbiter = Arbiter::new();
+        let (release, held) = mpsc::channel();
+        let (ready, is_ready) = oneshot::channel();
+        let topics = self.topics.clone();
+        arbiter.spawn_fn(move || {
+            topics.place_here_only();
+            ready.send(()).expect("the test waits");
+            held.recv().ok();
+        });
+        is_ready.await.expect("a thread");
+        Standstill { release, arbiter }
+    }
+
     /// Publishes to everyone who said `join`.
     pub(super) async fn publish(&self, payload: &str) {
         self.topics.publish(publication(payload)).await.expect("to be taken");
+    }
+}
+
+/// A thread on which nothing happens.
+pub(super) struct Standstill {
+    release: mpsc::Sender<()>,
+    arbiter: Arbiter,
+}
+
+impl Standstill {
+    /// Lets it go on.
+    pub(super) fn release(&self) {
+        self.release.send(()).expect("a thread that waits");
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.arbiter.stop();
     }
 }
 
@@ -122,7 +167,8 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back.
+/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back, and
+/// what begins with `now` at once.
 pub(super) struct Obedient;
 
 impl Conversation for Obedient {
@@ -132,7 +178,8 @@ impl Conversation for Obedient {
             "join" => vec![Effect::Subscribe(Subscription {
                 place: place(),
                 topic: "everything".into(),
-                format: Format { slot: 0, encode, encode_bytes: None },
+                format: FORMAT,
+                persona: None,
             })],
             "leave" => vec![Effect::Unsubscribe(place())],
             "publish" => vec![Effect::Publish(publication("{}"))],
@@ -142,15 +189,42 @@ impl Conversation for Obedient {
         }
     }
 
+    fn meanwhile(&self, message: &Received) -> Option<Frame> {
+        match message {
+            Received::Text(text) if text.starts_with("now") => Some(Frame::Text(text.clone())),
+            _ => None,
+        }
+    }
+
     fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
         let answer = if outcome.is_ok() { "joined" } else { "refused" };
         vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
+    fn introduced(&mut self, _: &Place, members: ByteString) -> Vec<Effect> {
+        vec![Effect::Send(Frame::Text(members))]
+    }
+
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
         Vec::new()
     }
+
+    fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
+        vec![Effect::Send(Frame::Text("disconnected".into()))]
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind { transport: Carried::WebSocket, version: Version::V2 }
+    }
 }
+
+const FORMAT: Format = Format {
+    slot: 0,
+    encode,
+    encode_bytes: None,
+    spell_members: |members| format!("members: {}", members.iter().count()).into(),
+    encode_change: |_, change| Frame::Text(format!("{change:?}").into()),
+};
 
 fn encode(delivery: &Delivery<'_, JsonObject>) -> Frame {
     Frame::Text(ByteString::from(delivery.payload.as_str()))
@@ -163,7 +237,8 @@ fn publication(payload: &str) -> Publication {
     Publication { app, scope, destination: Destination::General, event, payload }
 }
 
-fn place() -> Place {
+/// What `join` joins.
+pub(super) fn place() -> Place {
     let scope = Scope::parse("public").expect("a scope");
     Place { key: ScopeKey { app: AppId(1), scope }, channel: None }
 }

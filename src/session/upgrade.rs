@@ -190,7 +190,7 @@ async fn refuse<T: Transport>(mut io: T, pending: BytesMut, refusal: Refusal) {
     let Refusal { status, body } = refusal;
     let reason = status.canonical_reason().unwrap_or_default();
     let retry = match status {
-        StatusCode::SERVICE_UNAVAILABLE => "retry-after: 1\r\n",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "retry-after: 1\r\n",
         _ => "",
     };
     let response = format!(

@@ -2,10 +2,11 @@
 //!
 //! The only file that knows `WebsocketContext`. Its mailbox is the outbox (see
 //! [`Outbox`](crate::broker::subscriber::Outbox)). While the broker is asked for a join or a
-//! publication nothing more is read: a client's next message is not looked at before its last one
-//! is answered.
+//! publication, what comes waits in its order, up to a bound; then nothing more is read. Only what
+//! can be answered ahead of its turn is: a client that wants to know whether anybody is there must not
+//! wait for a topic that takes its time.
 
-use std::{cell::OnceCell, rc::Rc, time::Instant};
+use std::{cell::OnceCell, collections::VecDeque, rc::Rc, time::Instant};
 
 use actix::{fut::wrap_future, prelude::*};
 use actix_http::ws;
@@ -28,13 +29,48 @@ use super::{
 /// by piece instead of as one private chunk.
 const CHUNK_BYTES_MAX: usize = 32 * 1024;
 
+/// Messages that may wait for their turn: a client that has just connected sends all its joins, and
+/// then asks whether anybody is there.
+const INBOX_MESSAGES_MAX: usize = 128;
+
+/// Bytes that may wait for their turn before nothing more is read: as many joins with a token each.
+const INBOX_BYTES_MAX: usize = 256 * 1024;
+
 /// One WebSocket connection.
-pub(super) struct WebSocket<C> {
+pub(super) struct WebSocket<C: Conversation> {
     driver: Driver<C>,
-    /// Shut while the broker is asked: nothing is read.
+    /// Shut while as much waits as may: nothing is read.
     gate: Rc<Gate>,
+    /// While the broker is asked: what came since.
+    held: Option<Box<Inbox>>,
     /// Bytes handed to the context since it last let others have a turn.
     gathered_bytes: usize,
+}
+
+/// What waits for its turn, in order.
+#[derive(Default)]
+struct Inbox {
+    waiting: VecDeque<Inbound>,
+    bytes: usize,
+    /// Whether nothing will come behind it.
+    is_last: bool,
+}
+
+impl Inbox {
+    fn push(&mut self, inbound: Inbound) {
+        self.bytes += inbound.size_bytes();
+        self.waiting.push_back(inbound);
+    }
+
+    fn pop(&mut self) -> Option<Inbound> {
+        let inbound = self.waiting.pop_front()?;
+        self.bytes -= inbound.size_bytes();
+        Some(inbound)
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= INBOX_MESSAGES_MAX || self.bytes >= INBOX_BYTES_MAX
+    }
 }
 
 /// Starts a session on a socket whose handshake is done; the returned pump is its task.
@@ -57,10 +93,24 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
         let driver = Driver::enter(conversation, admission, actor_worker, mailbox);
         outbox_slot.get_or_init(|| driver.outbox().clone());
         ctx.add_stream(frames);
-        WebSocket { driver, gate, gathered_bytes: 0 }
+        WebSocket { driver, gate, held: None, gathered_bytes: 0 }
     });
     let outbox = outbox.get().expect("the context calls its factory before it returns").clone();
     Pump::new(socket, worker, outbox, body)
+}
+
+impl<C: Conversation + Unpin> WebSocket<C> {
+    fn look_at(&mut self, inbound: Inbound, ctx: &mut <Self as Actor>::Context) {
+        match inbound {
+            Inbound::Message(message) => driver::received(self, message, ctx),
+            Inbound::Ping(payload) => ctx.pong(&payload),
+            Inbound::Close => self.close(CloseCode::ANSWER, ctx),
+            Inbound::Broken(code) => {
+                debug!("session {} broke the framing: {}", self.driver.session(), code.0);
+                self.close(code, ctx);
+            }
+        }
+    }
 }
 
 impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
@@ -89,11 +139,35 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         ctx.stop();
     }
 
-    fn hold(&mut self) {
-        self.gate.shut();
+    /// Only the pump knows what is written. It is polling this very actor, so a place that all
+    /// sessions of the thread share will do.
+    fn sample(&mut self, published: Instant) {
+        self.driver.worker().sampled.set(Some(published));
     }
 
-    fn resume(&mut self, _: &mut Self::Context) {
+    fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Looks at what waited, until the broker has to be asked once more.
+    fn resume(&mut self, ctx: &mut Self::Context) {
+        let Some(mut inbox) = self.held.take() else { return };
+        while let Some(inbound) = inbox.pop() {
+            self.look_at(inbound, ctx);
+            if ctx.state().stopping() {
+                return;
+            }
+            if self.held.is_some() {
+                if !inbox.is_full() {
+                    self.gate.open();
+                }
+                self.held = Some(inbox);
+                return;
+            }
+        }
+        if inbox.is_last {
+            return ctx.stop();
+        }
         self.gate.open();
     }
 }
@@ -104,14 +178,27 @@ impl<C: Conversation + Unpin> Actor for WebSocket<C> {
 
 impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
     fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
+        if self.held.is_none() {
+            return self.look_at(inbound, ctx);
+        }
         match inbound {
-            Inbound::Message(message) => driver::received(self, message, ctx),
             Inbound::Ping(payload) => ctx.pong(&payload),
-            Inbound::Close => self.close(CloseCode::ANSWER, ctx),
-            Inbound::Broken(code) => {
-                debug!("session {} broke the framing: {}", self.driver.session(), code.0);
-                self.close(code, ctx);
+            Inbound::Message(message) if driver::answer_meanwhile(self, &message, ctx) => {}
+            inbound => {
+                let inbox = self.held.get_or_insert_default();
+                inbox.push(inbound);
+                if inbox.is_full() {
+                    self.gate.shut();
+                }
             }
+        }
+    }
+
+    /// The client is gone; what it said before is looked at all the same.
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        match &mut self.held {
+            Some(inbox) => inbox.is_last = true,
+            None => ctx.stop(),
         }
     }
 }
@@ -128,5 +215,123 @@ impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
         driver::heard(self, message, ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream},
+        time::timeout,
+    };
+    use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+
+    use super::*;
+    use crate::session::{
+        testing::{Bench, DEADLINE, limits, text},
+        worker::SessionLimits,
+    };
+
+    const PIPE_BYTES: usize = 1 << 20;
+
+    async fn say(client: &mut WebSocketStream<DuplexStream>, orders: &[&str]) {
+        for order in orders {
+            client.send(Message::text(*order)).await.expect("room");
+        }
+    }
+
+    async fn hears(client: &mut WebSocketStream<DuplexStream>, expected: &[&str]) {
+        for expected in expected {
+            assert_eq!(text(client).await, *expected);
+        }
+    }
+
+    #[actix_web::test]
+    async fn e070_what_need_not_wait_is_answered_while_a_join_hangs() {
+        let bench = Bench::new(limits());
+        let standstill = bench.standstill().await;
+        let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        say(&mut client, &["join", "a", "now 1", "join", "b"]).await;
+        hears(&mut client, &["now 1"]).await;
+        client.send(Message::Ping("2".into())).await.expect("room");
+        let pong = timeout(DEADLINE, client.next()).await.expect("in time");
+        assert_eq!(pong.expect("a session").expect("a frame"), Message::Pong("2".into()));
+        say(&mut client, &["now 3", "c"]).await;
+        hears(&mut client, &["now 3"]).await;
+        standstill.release();
+        hears(&mut client, &["joined", "a", "joined", "b", "c"]).await;
+        say(&mut client, &["d"]).await;
+        hears(&mut client, &["d"]).await;
+    }
+
+    #[actix_web::test]
+    async fn as_much_waits_as_may_and_the_rest_is_not_read() {
+        for (case, order, waiting, is_answered) in [
+            ("fewer than may", "x".to_owned(), INBOX_MESSAGES_MAX - 1, true),
+            ("as many as may", "x".to_owned(), INBOX_MESSAGES_MAX, false),
+            ("many more", "x".to_owned(), 3 * INBOX_MESSAGES_MAX, false),
+            ("as heavy as may be", "x".repeat(INBOX_BYTES_MAX / 4), 4, false),
+        ] {
+            let bytes = SessionLimits { message_bytes_max: INBOX_BYTES_MAX, ..limits() };
+            let bench = Bench::new(bytes);
+            let standstill = bench.standstill().await;
+            let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+            let orders = vec![order.as_str(); waiting];
+            say(&mut client, &["join"]).await;
+            say(&mut client, &orders).await;
+            say(&mut client, &["now"]).await;
+            if is_answered {
+                hears(&mut client, &["now"]).await;
+            }
+            standstill.release();
+            // What was not read could not be answered ahead of its turn.
+            hears(&mut client, &["joined"]).await;
+            hears(&mut client, &orders).await;
+            if !is_answered {
+                assert_eq!(text(&mut client).await, "now", "{case}");
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_was_said_before_the_end_is_done_however_it_ends() {
+        for is_polite in [true, false] {
+            let bench = Bench::new(limits());
+            let standstill = bench.standstill().await;
+            let (mut listener, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+            say(&mut listener, &["join", "now"]).await;
+            hears(&mut listener, &["now"]).await;
+            let (mut leaver, pump) = bench.connect(PIPE_BYTES).websocket().await;
+            say(&mut leaver, &["join", "publish", "publish", "now"]).await;
+            hears(&mut leaver, &["now"]).await;
+            // Only one way: a client that nothing can be written to any more is given up at once.
+            match is_polite {
+                true => leaver.close(None).await.expect("an open socket"),
+                false => leaver.get_mut().shutdown().await.expect("an open pipe"),
+            }
+            standstill.release();
+            hears(&mut listener, &["joined", "{}", "{}"]).await;
+            timeout(DEADLINE, pump).await.expect("it ends, too").expect("no panic");
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_closes_ends_it_whatever_waits_behind() {
+        let bench = Bench::new(limits());
+        let standstill = bench.standstill().await;
+        let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;
+        say(&mut client, &["join", "close", "a", "panic", "now"]).await;
+        hears(&mut client, &["now"]).await;
+        standstill.release();
+        hears(&mut client, &["joined"]).await;
+        let end = timeout(DEADLINE, client.next()).await.expect("in time");
+        let end = end.expect("a close frame").expect("a frame");
+        assert!(
+            matches!(&end, Message::Close(Some(frame)) if u16::from(frame.code) == 1011),
+            "{end}"
+        );
+        drop(client);
+        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
     }
 }

@@ -1,22 +1,25 @@
 //! What the sessions of one worker thread share.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
 use log::error;
 
-use crate::broker::{
-    Topics,
-    fanout::{Fanout, Leave, WorkerId},
-    subscriber::SessionId,
+use crate::{
+    broker::{
+        Topics,
+        fanout::{Fanout, Leave, WorkerId},
+        subscriber::SessionId,
+    },
+    metrics::{Metrics, labels::Limit},
 };
 
 /// Bytes read from a socket at once.
@@ -44,17 +47,28 @@ pub struct Sessions {
     next_id: Arc<AtomicU64>,
     closed: Arc<AtomicBool>,
     max: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Sessions {
     /// No session yet, and at most `max` ever at once.
-    pub fn new(max: usize) -> Self {
-        Self { open: Arc::default(), next_id: Arc::default(), closed: Arc::default(), max }
+    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
+        Self { open: Arc::default(), next_id: Arc::default(), closed: Arc::default(), max, metrics }
+    }
+
+    /// What counts everything else.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// How many are open.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
+    }
+
+    /// How many may be.
+    pub(super) fn max(&self) -> usize {
+        self.max
     }
 
     /// Lets nobody in from now on.
@@ -69,7 +83,10 @@ impl Sessions {
         }
         let admitted =
             self.open.fetch_update(Relaxed, Relaxed, |n| (n < self.max).then_some(n + 1));
-        admitted.ok()?;
+        if admitted.is_err() {
+            self.metrics.hit(Limit::Sessions);
+            return None;
+        }
         let id = SessionId(self.next_id.fetch_add(1, Relaxed));
         Some(Admission { id, open: self.open.clone() })
     }
@@ -119,8 +136,12 @@ pub struct Worker {
     pub(super) limits: SessionLimits,
     /// The count of all sessions.
     pub(super) sessions: Sessions,
+    /// What counts everything else.
+    pub(super) metrics: Arc<Metrics>,
     /// Where sockets are read into; each session keeps only what is unfinished.
     pub(super) scratch: RefCell<Box<[u8]>>,
+    /// When that was published which the session being polled will have written next.
+    pub(super) sampled: Cell<Option<Instant>>,
     fanout: RefCell<Rc<ThreadFanout>>,
     on_fanout: Introduce,
 }
@@ -137,10 +158,12 @@ impl Worker {
         topics.add_worker();
         let fanout = RefCell::new(start_fanout(&topics, &on_fanout));
         Rc::new(Self {
+            metrics: topics.metrics().clone(),
             topics,
             limits,
             sessions,
             scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
+            sampled: Cell::default(),
             fanout,
             on_fanout: Box::new(on_fanout),
         })
@@ -170,7 +193,7 @@ mod tests {
 
     #[test]
     fn as_many_are_admitted_as_may_be_and_a_place_that_is_left_is_free() {
-        let sessions = Sessions::new(2);
+        let sessions = Sessions::new(2, Metrics::new(0));
         let first = sessions.admit().expect("room");
         let second = sessions.admit().expect("room");
         assert_ne!(first.id, second.id);
@@ -184,7 +207,7 @@ mod tests {
 
     #[test]
     fn nobody_is_admitted_to_a_server_that_stops() {
-        let sessions = Sessions::new(2);
+        let sessions = Sessions::new(2, Metrics::new(0));
         let inside = sessions.admit();
         sessions.close();
         assert!(sessions.admit().is_none());
@@ -195,7 +218,7 @@ mod tests {
 
     #[test]
     fn simultaneous_admissions_never_exceed_the_limit() {
-        let sessions = Sessions::new(100);
+        let sessions = Sessions::new(100, Metrics::new(0));
         let admitted: usize = std::thread::scope(|scope| {
             let crowd = || {
                 let places: Vec<_> = (0..100).filter_map(|_| sessions.admit()).collect();

@@ -18,7 +18,12 @@ mod secret_key_base;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 
@@ -87,6 +92,8 @@ pub struct Settings {
     pub socket: Socket,
     /// Bounds.
     pub limits: Limits,
+    /// Counting.
+    pub metrics: Metrics,
     /// Logging.
     pub log: Log,
 }
@@ -152,6 +159,10 @@ pub struct Server {
     pub demo_page: bool,
     /// How long a shutdown may take.
     pub shutdown_timeout: Duration,
+    /// How many sessions a shutdown closes at once.
+    pub drain_batch_sessions: usize,
+    /// How long it waits before it closes the next.
+    pub drain_interval: Duration,
 }
 
 /// The admin API's credentials.
@@ -194,6 +205,8 @@ pub struct Socket {
     pub long_poll_window: Duration,
     /// A long-poll session without a joined topic for this long ends.
     pub long_poll_unjoined_timeout: Duration,
+    /// How long a presence channel's changes are gathered before they are announced together.
+    pub presence_interval: Duration,
     /// How long a join or publish may wait for its topic.
     pub topic_timeout: Duration,
 }
@@ -205,6 +218,10 @@ pub struct Limits {
     pub trigger_payload_bytes_max: usize,
     /// Payload of one client event.
     pub client_event_bytes_max: usize,
+    /// Events that one session may publish within a second.
+    pub client_events_per_second_max: u32,
+    /// Joins that one session may try within a second.
+    pub joins_per_second_max: u32,
     /// One socket message after reassembly.
     pub message_bytes_max: usize,
     /// One request body.
@@ -217,6 +234,8 @@ pub struct Limits {
     pub channels_per_transport_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
+    /// Members tracked on one presence channel.
+    pub presence_members_max: usize,
     /// Frames waiting for one session.
     pub outbox_frames_max: usize,
     /// Bytes waiting for one session.
@@ -227,6 +246,19 @@ pub struct Limits {
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.
     pub sessions_max: Option<usize>,
+    /// Sessions of one app; `None` is no bound.
+    pub sessions_per_app_max: Option<usize>,
+    /// Sessions from one address; `None` is no bound.
+    pub sessions_per_address_max: Option<usize>,
+}
+
+/// Counting.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered, without a login; `None`: on the main port, with one.
+    pub listen: Option<SocketAddr>,
+    /// Apps that have series of their own.
+    pub apps_max: usize,
 }
 
 /// Logging.

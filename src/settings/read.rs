@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::{
-    Admin, Database, Effective, Environment, Limits, Log, Registry, Secrets, Server, Settings,
-    SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
+    Admin, Database, Effective, Environment, Limits, Log, Metrics, Registry, Secrets, Server,
+    Settings, SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
 };
 use crate::app::{Slug, origin::OriginPolicy};
 
@@ -41,6 +41,7 @@ pub(super) fn read(layers: Layers) -> Result<(Settings, Vec<Effective>), Setting
         registry: Registry { refresh: r.duration("registry.refresh", 10 * MOMENT..=HOUR)? },
         socket: socket(r, &server.public_host)?,
         limits: limits(r)?,
+        metrics: metrics(r)?,
         log: Log { filter: filter(r)? },
         server,
     };
@@ -73,6 +74,8 @@ fn server(r: &mut Reader) -> Result<Server, SettingsError> {
         force_ssl: r.flag("server.force_ssl")?,
         demo_page: r.flag("server.demo_page")?,
         shutdown_timeout: r.duration("server.shutdown_timeout", MOMENT..=HOUR)?,
+        drain_batch_sessions: r.number("server.drain_batch_sessions", 1..=MANY)?,
+        drain_interval: Duration::from_millis(r.number("server.drain_interval_ms", 1..=60_000)?),
     })
 }
 
@@ -197,6 +200,7 @@ fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
         long_poll_window: r.duration(LONG_POLL_WINDOW, 10 * MOMENT..=19_000 * MOMENT)?,
         long_poll_unjoined_timeout: r
             .duration("socket.long_poll_unjoined_timeout", 10 * MOMENT..=DAY)?,
+        presence_interval: r.duration("socket.presence_interval", MOMENT..=10_000 * MOMENT)?,
         topic_timeout: r.duration("socket.topic_timeout", 10 * MOMENT..=HOUR)?,
     };
     if socket.long_poll_window >= socket.idle_timeout {
@@ -218,19 +222,37 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
     Ok(Limits {
         trigger_payload_bytes_max: r.number("limits.trigger_payload_bytes_max", 2..=GIGABYTE)?,
         client_event_bytes_max: r.number("limits.client_event_bytes_max", 2..=GIGABYTE)?,
+        client_events_per_second_max: r
+            .number("limits.client_events_per_second_max", 1..=10_000)?,
+        joins_per_second_max: r.number("limits.joins_per_second_max", 1..=10_000)?,
         message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
         request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
         token_bytes_max: r.number("limits.token_bytes_max", 64..=MANY)?,
         ref_bytes_max: r.number("limits.ref_bytes_max", 1..=MANY)?,
         channels_per_transport_max: r.number("limits.channels_per_transport_max", 1..=MANY)?,
         scopes_per_app_max: r.number("limits.scopes_per_app_max", 1..=MANY)?,
+        presence_members_max: r.number("limits.presence_members_max", 1..=MANY)?,
         outbox_frames_max: r.number("limits.outbox_frames_max", 1..=MANY)?,
         outbox_bytes_max: r.number("limits.outbox_bytes_max", 1_024..=GIGABYTE)?,
         publications_in_flight_max: r.number("limits.publications_in_flight_max", 100..=MANY)?,
         failed_admin_logins_per_minute_max: r
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
-        sessions_max: r.number_or_auto("limits.sessions_max")?,
+        sessions_max: r.number_or("limits.sessions_max", "auto")?,
+        sessions_per_app_max: r.number_or("limits.sessions_per_app_max", "off")?,
+        sessions_per_address_max: r.number_or("limits.sessions_per_address_max", "off")?,
     })
+}
+
+fn metrics(r: &mut Reader) -> Result<Metrics, SettingsError> {
+    let key = "metrics.listen";
+    let listen = match r.text(key)?.as_str() {
+        "" => None,
+        raw => {
+            let right = "an address and a port such as 127.0.0.1:9100, or empty";
+            Some(raw.parse().map_err(|_| r.not(key, right))?)
+        }
+    };
+    Ok(Metrics { listen, apps_max: r.number("metrics.apps_max", 0..=10_000)? })
 }
 
 fn filter(r: &mut Reader) -> Result<String, SettingsError> {
@@ -256,9 +278,14 @@ fn judge_admin(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
     Err(r.fault("admin.password", fault))
 }
 
+/// What one member of a presence channel may weigh when all of them are told of at once: its old meta
+/// and its new one of 1 KB each, and for each a key of 128 bytes with all of them escaped, references.
+const PRESENCE_MEMBER_BYTES: usize = 4_096;
+
 /// A limit that another one makes unreachable is a mistake.
 fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
     let payload = limits.trigger_payload_bytes_max.max(limits.client_event_bytes_max);
+    let members = limits.presence_members_max.saturating_mul(PRESENCE_MEMBER_BYTES);
     for (key, larger, smaller_key, smaller) in [
         (
             "limits.message_bytes_max",
@@ -283,6 +310,12 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             limits.outbox_bytes_max,
             "the largest payload (trigger_payload_bytes_max, client_event_bytes_max)",
             payload,
+        ),
+        (
+            "limits.outbox_bytes_max",
+            limits.outbox_bytes_max,
+            "what all members of a presence channel may weigh (presence_members_max)",
+            members,
         ),
     ] {
         if larger <= smaller {

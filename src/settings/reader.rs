@@ -122,18 +122,20 @@ impl Reader {
         Ok(found)
     }
 
-    /// A number, or `None` for the word `auto`.
-    pub(super) fn number_or_auto(
+    /// A number, or `None` for this word.
+    pub(super) fn number_or(
         &mut self,
         key: &'static str,
+        word: &str,
     ) -> Result<Option<usize>, SettingsError> {
-        if matches!(self.value(key)?, ValueKind::String(text) if text == "auto") {
-            self.note(key, "auto".into());
+        if matches!(self.value(key)?, ValueKind::String(text) if text == word) {
+            self.note(key, word.into());
             return Ok(None);
         }
         let number = whole(self.value(key)?).and_then(|n| usize::try_from(n).ok());
         let number = number.filter(|n| *n > 0);
-        let number = number.ok_or_else(|| self.not(key, "\"auto\" or a whole number from 1"))?;
+        let right = format!("\"{word}\" or a whole number from 1");
+        let number = number.ok_or_else(|| self.not(key, &right))?;
         self.note(key, number.into());
         Ok(Some(number))
     }

@@ -81,6 +81,7 @@ fn the_defaults_are_those_of_the_specification() {
         ("ref", limits.ref_bytes_max, 64),
         ("channels", limits.channels_per_transport_max, 100),
         ("scopes", limits.scopes_per_app_max, 100),
+        ("presence members", limits.presence_members_max, 1_000),
         ("outbox frames", limits.outbox_frames_max, 1024),
         ("outbox bytes", limits.outbox_bytes_max, 4 * 1024 * 1024),
         ("failed logins", limits.failed_admin_logins_per_minute_max as usize, 10),
@@ -153,6 +154,8 @@ fn the_environment_sets_every_kind_of_value() {
             ("HERALD__REGISTRY__REFRESH", "250ms"),
             ("HERALD__SERVER__WORKERS", "3"),
             ("HERALD__SERVER__FORCE_SSL", "true"),
+            ("HERALD__SERVER__DRAIN_BATCH_SESSIONS", "7"),
+            ("HERALD__SERVER__DRAIN_INTERVAL_MS", "250"),
             ("HERALD__SERVER__HOST", "::1"),
             ("HERALD__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.7,::1"),
             ("HERALD__SERVER__PUBLIC_HOST", "Herald.Example.com"),
@@ -165,6 +168,8 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!(settings.single_app.map(|slug| slug.to_string()).as_deref(), Some("deploys"));
     assert_eq!(settings.registry.refresh, Duration::from_millis(250));
     assert_eq!(settings.server.workers, 3);
+    assert_eq!(settings.server.drain_batch_sessions, 7);
+    assert_eq!(settings.server.drain_interval, Duration::from_millis(250));
     assert!(settings.server.force_ssl);
     assert_eq!(settings.server.host.to_string(), "::1");
     let proxies: Vec<_> = settings.server.trusted_proxies.iter().map(|p| p.to_string()).collect();
@@ -263,6 +268,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "server.workers (from HERALD__SERVER__WORKERS): must be a whole number from 0 to 512, not \"513\"",
         ),
         (
+            "HERALD__SERVER__DRAIN_BATCH_SESSIONS",
+            "0",
+            "server.drain_batch_sessions (from HERALD__SERVER__DRAIN_BATCH_SESSIONS): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__SERVER__DRAIN_INTERVAL_MS",
+            "60001",
+            "server.drain_interval_ms (from HERALD__SERVER__DRAIN_INTERVAL_MS): must be a whole number from 1 to 60000, not \"60001\"",
+        ),
+        (
             "HERALD__SERVER__HOST",
             "localhost",
             "server.host (from HERALD__SERVER__HOST): must be an IP address such as 127.0.0.1 or 0.0.0.0, not \"localhost\"",
@@ -321,6 +336,21 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "HERALD__LIMITS__REQUEST_BODY_BYTES_MAX",
             "1000",
             "limits.request_body_bytes_max (from HERALD__LIMITS__REQUEST_BODY_BYTES_MAX): must be more than limits.trigger_payload_bytes_max, 102400 bytes, not 1000",
+        ),
+        (
+            "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
+            "0",
+            "limits.presence_members_max (from HERALD__LIMITS__PRESENCE_MEMBERS_MAX): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
+            "1024",
+            "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
+        ),
+        (
+            "HERALD__SOCKET__PRESENCE_INTERVAL",
+            "11s",
+            "socket.presence_interval (from HERALD__SOCKET__PRESENCE_INTERVAL): must be a duration such as \"5s\", from 1ms to 10s, not \"11s\"",
         ),
         (
             "HERALD__LIMITS__SESSIONS_MAX",

@@ -1,17 +1,23 @@
 // phoenix.js with `longPollFallbackMs` in a real browser: over long-poll where WebSockets do not get through, else not.
 
 import assert from "node:assert/strict"
-import { createRequire } from "node:module"
-import path from "node:path"
 import { after, before, describe, test } from "node:test"
 import { Browser } from "./support/browser.mjs"
-import { Herald } from "./support/herald.mjs"
+import { Client } from "./support/client.mjs"
+import { GENERATIONS } from "./support/generations.mjs"
+import { Herald, TEST_APP } from "./support/herald.mjs"
+import { ChromiumPage } from "./support/page.mjs"
 import { Proxy } from "./support/proxy.mjs"
-import { DEADLINE_MS, eventually } from "./support/wait.mjs"
+import { mint } from "./support/token.mjs"
 
-const FALLBACK_MS = 500
+/** What a generated application says, and what is soon over. */
+const FALLBACK_MS = 2500
+const SOON_MS = 500
+
 const TOPIC = "public:test-app"
-const PHOENIX = path.join(path.dirname(createRequire(import.meta.url).resolve("phoenix")), "phoenix.min.js")
+
+/** As many channels as a socket may have, less one. */
+const MANY = 99
 
 let herald, browser
 before(async () => {
@@ -23,62 +29,78 @@ after(async () => {
   await herald?.close()
 })
 
-describe("phoenix.js with longPollFallbackMs", () => {
-  test("behind a proxy that refuses upgrades joins, pushes and receives over long-poll", async t => {
-    const { proxy, page } = await open(t, { upgrades: false })
-    assert.deepEqual(await join(page), {})
-    await herald.trigger({ topic: "foo-topic", payload: { by: "HTTP" } })
-    await hears(page, { by: "HTTP" })
-    await page.evaluate(() => void window.channel.push("foo-topic:msg", { by: "itself" }))
-    await hears(page, { by: "itself" })
-    assert.ok(proxy.count("/socket/websocket") >= 1, "it had tried")
-    assert.ok(proxy.count("/socket/longpoll") >= 1)
-  })
+const able = GENERATIONS.filter(({ fallsBack }) => fallsBack)
 
-  test("stays on a WebSocket that is healthy", async t => {
-    const { proxy, page } = await open(t, { upgrades: true })
-    assert.deepEqual(await join(page), {})
-    const end = Date.now() + 4 * FALLBACK_MS
-    for (let n = 0; Date.now() < end; n += 1) {
-      await herald.trigger({ topic: "foo-topic", payload: { n } })
-      await hears(page, { n })
-    }
-    assert.equal(proxy.count("/socket/websocket"), 1)
-    assert.equal(proxy.count("/socket/longpoll"), 0)
-  })
+describe("e183 where WebSockets are refused it goes on over long-poll, with the same params", () => {
+  for (const generation of able) {
+    test(generation.label, async t => {
+      const params = { guardian_token: mint({ listen: ["private:*"] }, TEST_APP.secret) }
+      const { proxy, client } = await connect(t, generation, { upgrades: false, fallbackMs: SOON_MS, params })
+      const { replies, inbox } = client.join("private:test-app")
+
+      assert.deepEqual(await replies.take(), { status: "ok", response: { message: "Joined" } })
+      assert.equal(await client.opened.take(), "long-poll")
+      await herald.trigger({ scope: "private", topic: "foo-topic", payload: { by: "HTTP" } })
+      assert.deepEqual(await inbox.take(), { event: "foo-topic:msg", payload: { by: "HTTP" } })
+      assert.ok(proxy.count("/socket/websocket") >= 1, "it had tried")
+      assert.ok(proxy.count("/socket/longpoll") >= 1)
+    })
+  }
 })
 
-/** A page with the published phoenix.js on it, behind a proxy of its own. */
-async function open(t, options) {
-  const proxy = await Proxy.start(herald, options)
-  const context = await browser.browser.newContext()
+describe("e183 what it pushes over long-poll is heard", () => {
+  for (const generation of able) {
+    test(generation.label, async t => {
+      const { client } = await connect(t, generation, { upgrades: false, fallbackMs: SOON_MS })
+      const channel = await client.joined(TOPIC)
+      channel.push("foo-topic:msg", { by: "itself" })
+      assert.deepEqual(await channel.inbox.take(), { event: "foo-topic:msg", payload: { by: "itself" } })
+    })
+  }
+})
+
+describe("e184 where WebSockets get through it stays on one, many joins at once or not", { concurrency: true }, () => {
+  for (const joins of [1, MANY]) {
+    for (const generation of able) {
+      test(`${generation.label}, ${joins} joined`, async t => {
+        const { proxy, client } = await connect(t, generation, { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS })
+        const channels = Array.from({ length: joins }, (_, nth) => client.join(`${TOPIC}:${nth}`))
+        for (const { replies } of channels) assert.deepEqual(await replies.take(), { status: "ok", response: {} })
+        await staysOnWebSocket(client, proxy)
+      })
+    }
+  }
+})
+
+describe("e184 where WebSockets get through it stays on one, though its joins are not answered", { concurrency: true }, () => {
+  for (const generation of able) {
+    test(generation.label, async t => {
+      const { proxy, client } = await connect(t, generation, { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS })
+      proxy.keepBack(text => text.includes(`"${TOPIC}:pending","phx_reply"`))
+      const { inbox, replies } = client.join(`${TOPIC}:pending`)
+      await staysOnWebSocket(client, proxy)
+      await herald.trigger({ topic: "pending", payload: { n: 1 } })
+      assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 1 } })
+      assert.deepEqual(replies.rest(), [])
+    })
+  }
+})
+
+/** By its own first ping and two heartbeats, the client has had twice the time to think better of it. */
+async function staysOnWebSocket(client, proxy) {
+  await client.beats(3)
+  assert.equal(proxy.count("/socket/websocket"), 1)
+  assert.equal(proxy.count("/socket/longpoll"), 0)
+  assert.deepEqual([client.opened.rest(), client.lost.rest()], [["WebSocket"], []])
+}
+
+/** A client in a tab of its own, behind a proxy of its own. */
+async function connect(t, generation, { upgrades = true, ...options }) {
+  const proxy = await Proxy.start(herald, { upgrades })
+  const page = await ChromiumPage.open(browser, generation, herald)
   t.after(async () => {
-    await context.close()
+    await page.close()
     await proxy.close()
   })
-  context.setDefaultTimeout(DEADLINE_MS)
-  const page = await context.newPage()
-  // Any page of that origin will do, as long as its policy lets the test add a script.
-  await page.goto(`${proxy.origin}/health`)
-  await page.addScriptTag({ path: PHOENIX })
-  return { proxy, page }
-}
-
-/** Connects and joins; the response, or what went wrong. */
-function join(page) {
-  return page.evaluate(({ topic, longPollFallbackMs }) => new Promise((resolve, reject) => {
-    window.heard = []
-    window.socket = new window.Phoenix.Socket("/socket", { longPollFallbackMs })
-    window.socket.connect()
-    window.channel = window.socket.channel(topic)
-    window.channel.on("foo-topic:msg", payload => window.heard.push(payload))
-    const refused = response => reject(new Error(JSON.stringify(response)))
-    window.channel.join().receive("ok", resolve).receive("error", refused)
-  }), { topic: TOPIC, longPollFallbackMs: FALLBACK_MS })
-}
-
-/** Waits for the next payload, which must be this one. */
-async function hears(page, expected) {
-  const heard = await eventually(() => page.evaluate(() => window.heard.shift()), "an event in the page")
-  assert.deepEqual(heard, expected)
+  return { proxy, client: new Client(generation, proxy, { page, ...options }) }
 }

@@ -5,21 +5,19 @@
 
 import assert from "node:assert/strict"
 import { spawn } from "node:child_process"
-import { access, constants, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
+import { access, constants, mkdtemp, rm, writeFile } from "node:fs/promises"
 import os from "node:os"
 import path from "node:path"
 import { after, before, describe, test } from "node:test"
-import { fileURLToPath } from "node:url"
 import { Browser } from "./support/browser.mjs"
 import { freePort } from "./support/herald.mjs"
+import { blocksOf, ROOT } from "./support/markdown.mjs"
 import { eventually, Inbox, within } from "./support/wait.mjs"
 
-const ROOT = path.join(path.dirname(fileURLToPath(import.meta.url)), "../..")
 const BUILD_DEADLINE_MS = 20 * 60_000
 const COMMAND_DEADLINE_MS = 30_000
 
-const README = await readFile(path.join(ROOT, "README.md"), "utf8")
-const BLOCKS = [...README.matchAll(/^```(.*)\n([^]*?)^```$/gm)].map(([, kind, code]) => ({ kind, code }))
+const BLOCKS = await blocksOf("README.md")
 
 describe("the README", () => {
   let folder, port, browser, page, repl, token
@@ -53,6 +51,16 @@ describe("the README", () => {
       const printed = await succeeds("bash", `set -euo pipefail\n${code}`, "sh")
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
       if (code.includes("herald trigger")) assert.match(await heard.take(), /^to foo-topic: /)
+      if (code.includes("/channels")) {
+        const [list, one] = printed.split(/(?<=})(?={"data")/).map(text => JSON.parse(text))
+        assert.deepEqual(list.data.map(({ topic, subscribers }) => [topic, subscribers]), [["public:foo-app", 1]])
+        assert.equal(one.data.subscribers, 1)
+      }
+      if (code.includes("/disconnect")) {
+        assert.equal(printed, "{}")
+        const joined = [await heard.take("a rejoin"), await heard.take("another rejoin")]
+        assert.deepEqual(joined.sort(), ["joined", "joined in private"])
+      }
       if (code.includes("/api/admin/apps")) assert.match(printed, /"slug":"foo-app"/)
     },
     "sh production": async code => {

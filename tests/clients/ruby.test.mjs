@@ -5,8 +5,9 @@ import { execFile } from "node:child_process"
 import path from "node:path"
 import { after, before, describe, test } from "node:test"
 import { fileURLToPath } from "node:url"
-import { Client, LATEST, push } from "./support/client.mjs"
-import { ADMIN, basic, Herald, TEST_APP } from "./support/herald.mjs"
+import { Client } from "./support/client.mjs"
+import { LATEST } from "./support/generations.mjs"
+import { Herald, TEST_APP } from "./support/herald.mjs"
 import { DEADLINE_MS } from "./support/wait.mjs"
 
 const SCRIPTS = path.join(path.dirname(fileURLToPath(import.meta.url)), "ruby")
@@ -57,7 +58,7 @@ describe("the second article's Guardian helper", () => {
   let herald
   before(async () => {
     herald = await Herald.start({ GUARDIAN_SECRET, HERALD__SINGLE_APP: TEST_APP.slug })
-    await shareTokens(herald)
+    await herald.updateApp(TEST_APP.slug, { shared_tokens: true })
   })
   after(() => herald?.close())
 
@@ -68,14 +69,14 @@ describe("the second article's Guardian helper", () => {
     }
 
     test(`${label}: an admin's token listens and publishes in private`, async t => {
-      const { channel, inbox } = await connect(t, herald).joined("private:123", { payload: await mint("admin"), events: ["msg"] })
-      push(channel, "msg", { message: "to the crew" })
-      assert.deepEqual(await inbox.take(), { event: "msg", payload: { message: "to the crew" } })
+      const channel = await connect(t, herald).joined("private:123", { payload: await mint("admin"), events: ["msg"] })
+      channel.push("msg", { message: "to the crew" })
+      assert.deepEqual(await channel.inbox.take(), { event: "msg", payload: { message: "to the crew" } })
     })
 
     test(`${label}: an admin's token listens to deploys but does not publish there`, async t => {
-      const { channel } = await connect(t, herald).joined("deploys:web", { payload: await mint("admin") })
-      const reply = push(channel, "msg", { revision: "evil" })
+      const channel = await connect(t, herald).joined("deploys:web", { payload: await mint("admin") })
+      const reply = channel.push("msg", { revision: "evil" })
       assert.deepEqual(await reply.take(), { status: "error", response: {} })
     })
 
@@ -99,13 +100,6 @@ function connect(t, herald) {
   const client = new Client(LATEST, herald)
   t.after(() => client.disconnect())
   return client
-}
-
-async function shareTokens(herald) {
-  const headers = { authorization: basic(ADMIN.username, ADMIN.password) }
-  const body = new URLSearchParams({ "app[shared_tokens]": "true" })
-  const response = await fetch(`${herald.origin}/api/admin/apps/${TEST_APP.slug}`, { method: "PATCH", headers, body })
-  assert.equal(response.status, 200)
 }
 
 /** Runs one of the Ruby scripts and returns the lines that it prints. */

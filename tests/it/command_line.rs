@@ -176,6 +176,9 @@ fn what_is_not_understood_is_a_usage_error() {
         &["trigger", "--app", "test-app", "--channel", "foo", "--event", "msg", "--scope", "a b"],
         &["trigger", "--app", "test-app", "--channel", "foo", "--event", "msg", "--payload", "[]"],
         &["trigger", "--app", "test-app", "--channel", "foo", "--event", "msg", "--payload", "{"],
+        &["trigger", "--app", "a", "--channel", "c", "--event", "e", "--payload-base64", "e"],
+        &["trigger", "--app", "a", "--channel", "c", "--event", "e", "--payload-base64", "-__-"],
+        &["trigger", "--app=a", "--channel=c", "--event=e", "--payload-base64=", "--payload={}"],
     ] {
         let done = place.run(args);
         assert_eq!((done.code, done.out.as_str()), (Some(2), ""), "{args:?}: {done:?}");
@@ -467,6 +470,33 @@ fn trigger_takes_credentials_from_the_environment_and_the_payload_from_standard_
     let (head, body) = served.join().expect("served");
     assert!(head.contains("\r\nauthorization: basic azpodxnolwh1c2g=\r\n"), "{head}");
     assert_eq!(body, r##"{"topic":"#general","event":"msg","scope":"private","payload":{"a":1}}"##);
+}
+
+#[test]
+fn trigger_sends_bytes_and_says_who_was_skipped() {
+    let place = Place::seeded();
+    let args = ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "img"];
+    for (given, input, answer, sent, said) in [
+        ("AP8=", "", r#"{"skipped":0}"#, "AP8=", ""),
+        ("AP8", "", r#"{"skipped":2}"#, "AP8", "; 2 who cannot be sent bytes were skipped"),
+        ("", "", r#"{"skipped":null}"#, "", "; how many were skipped is not known"),
+        // As the command base64 breaks its lines.
+        ("-", "AAEC\nAwQF\nBg==\n", r#"{"skipped":0}"#, "AAECAwQFBg==", ""),
+    ] {
+        let (url, served) = serve_once("200 OK", answer);
+        let bytes = ["--payload-base64", given, "--url", &url];
+        let done = place.run_with_input(&[&args[..], &bytes].concat(), input);
+        assert_eq!(done.succeeded(), format!("sent img to foo-topic of test-app{said}\n"));
+        let (_, body) = served.join().expect("served");
+        let expected = format!(
+            r#"{{"topic":"foo-topic","event":"img","scope":"public","payload_base64":"{sent}"}}"#
+        );
+        assert_eq!(body, expected, "{given:?}");
+    }
+    let (url, served) = serve_once("200 OK", r#"{"skipped":1}"#);
+    let bytes = ["--payload-base64", "eA", "--json", "--url", &url];
+    assert_eq!(place.run(&[&args[..], &bytes].concat()).succeeded(), "{\"skipped\":1}\n");
+    served.join().expect("served");
 }
 
 #[test]

@@ -34,7 +34,18 @@ struct Numbered {
     path: String,
     numbers: Vec<u16>,
     is_test: bool,
-    is_at_the_socket: bool,
+    place: Place,
+}
+
+/// Where a test asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Beside the code.
+    Code,
+    /// At a socket of a whole server.
+    Socket,
+    /// In a program of its own, with the clients' own code.
+    Clients,
 }
 
 #[test]
@@ -66,7 +77,7 @@ fn each_entry_is_shown_by_a_test_or_has_a_reason() {
         next = last + 1;
         for number in *first..=*last {
             let shows: Vec<_> = all.iter().filter(|test| test.numbers.contains(&number)).collect();
-            let at_the_socket = shows.iter().any(|test| test.is_at_the_socket);
+            let at_the_socket = shows.iter().any(|test| test.place == Place::Socket);
             match reason {
                 None if shows.is_empty() => faults.push(format!("{number}: no test, no reason")),
                 None if number <= LAST_AT_THE_SOCKET && !at_the_socket => {
@@ -90,6 +101,29 @@ fn what_carries_a_number_is_a_test_of_an_entry_that_exists() {
             assert!((1..=LAST).contains(&number), "{path}: there is no entry {number}");
         }
         assert!(paths.insert(path.clone()), "{path} is there twice");
+    }
+}
+
+/// A file that nothing names would hold tests that never run, and so would one that leaves some out.
+#[test]
+fn the_clients_tests_are_those_that_npm_runs() {
+    let package = root().join("tests/clients/package.json");
+    let script = fs::read_to_string(package).expect("package.json");
+    let sources = client_sources();
+    let imports = |name: &str| {
+        let import = format!("from \"./{name}\"");
+        sources.iter().any(|(file, code)| {
+            file.to_string_lossy().ends_with(".test.mjs") && code.contains(&import)
+        })
+    };
+    for (file, code) in &sources {
+        let name = file.to_string_lossy();
+        let runs =
+            if name.ends_with(".test.mjs") { script.contains(&*name) } else { imports(&name) };
+        assert!(runs, "npm test does not run {name}");
+        for omission in [".only", ".skip", ".todo", "only:", "skip:", "todo:"] {
+            assert!(!code.contains(omission), "{name} leaves tests out with {omission}");
+        }
     }
 }
 
@@ -122,7 +156,7 @@ fn the_files_with_numbered_tests_are_part_of_the_crate() {
 
 #[test]
 fn the_numbered_tests_are_those_that_run() {
-    let in_sources = numbered().into_iter().filter(|test| test.is_at_the_socket);
+    let in_sources = numbered().into_iter().filter(|test| test.place == Place::Socket);
     let in_sources: BTreeSet<_> = in_sources.map(|test| test.path).collect();
     let carries_a_number =
         |path: &String| !numbers(path.rsplit("::").next().unwrap_or("")).is_empty();
@@ -181,16 +215,38 @@ fn numbered() -> Vec<Numbered> {
                 continue;
             }
             let path = format!("{module}::{name}");
-            all.push(Numbered {
-                path,
-                numbers,
-                is_test,
-                is_at_the_socket: file.starts_with("tests"),
-            });
+            let place = if file.starts_with("tests") { Place::Socket } else { Place::Code };
+            all.push(Numbered { path, numbers, is_test, place });
         }
     }
     assert!(all.len() > 50, "the sources were found");
+    all.extend(client_tests());
     all
+}
+
+/// The numbered tests of `tests/clients/`, by file and title.
+fn client_tests() -> Vec<Numbered> {
+    let mut all = Vec::new();
+    for (file, code) in client_sources() {
+        for title in titles(&code) {
+            let path = format!("{}: {title}", file.display());
+            all.push(Numbered {
+                path,
+                numbers: numbers(title),
+                is_test: true,
+                place: Place::Clients,
+            });
+        }
+    }
+    assert!(all.len() > 20, "the clients' tests were found");
+    all
+}
+
+/// The titles that begin with the numbers of entries, given to whatever declares a test.
+fn titles(code: &str) -> Vec<&str> {
+    let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    let titles = lines.filter_map(|line| line.split_once("(\"")?.1.split_once('"'));
+    titles.map(|(title, _)| title).filter(|title| !numbers(title).is_empty()).collect()
 }
 
 /// The names of functions, and whether a test attribute stands before them.
@@ -223,6 +279,7 @@ fn numbers(name: &str) -> Vec<u16> {
         let digits = part.strip_prefix('e')?;
         (digits.len() == 3).then(|| digits.parse().ok())?
     };
+    let name = name.split(' ').next().unwrap_or("");
     name.split('_').map_while(number).collect()
 }
 
@@ -241,6 +298,24 @@ fn listed(arguments: &[&str]) -> BTreeSet<String> {
         Command::new(binary).args(["--list", "--format", "terse"]).args(arguments).output();
     let output = String::from_utf8(output.expect("a list of tests").stdout).expect("text");
     output.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// The files that `npm test` runs, and what they are made of, by their path within `tests/clients`.
+fn client_sources() -> Vec<(PathBuf, String)> {
+    let folder = Path::new("tests/clients");
+    let mut found = Vec::new();
+    for part in ["", "steps"] {
+        for entry in fs::read_dir(root().join(folder).join(part)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let path = Path::new(part).join(entry.file_name());
+            if path.extension().is_some_and(|extension| extension == "mjs") {
+                let code = fs::read_to_string(entry.path()).expect("a source");
+                found.push((path, code));
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 /// Every source file of the package and of these tests, by its path within the package.
@@ -301,8 +376,24 @@ fn tests_are_told_from_other_functions() {
         ("e039_e040_a_e041", vec![39, 40]),
         ("e12_x", vec![]),
         ("e1234_x", vec![]),
+        ("e172_e173 hears e174", vec![172, 173]),
         ("each_entry", vec![]),
     ] {
         assert_eq!(numbers(name), expected, "{name}");
     }
+}
+
+#[test]
+fn titles_of_client_tests_are_told_from_other_words() {
+    let code = r#"
+        test("_172 plainly", async () => {
+          step("_173__174 in a table", {
+        restarts("_175 by another name", "SIGTERM"),
+        // test("_176 commented out")
+        const title = "_177 declares nothing"
+        test("no number")
+    "#;
+    let code = code.replace('_', "e").replace("ee", "_e");
+    let expected = ["e172 plainly", "e173_e174 in a table", "e175 by another name"];
+    assert_eq!(titles(&code), expected);
 }

@@ -18,6 +18,7 @@ use herald::{
         },
         store::{AppStore, StoreError, UniqueField, UnreadableRow},
     },
+    metrics::Metrics,
     settings,
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
@@ -224,7 +225,8 @@ struct Running {
 impl Running {
     async fn start(store: AppStore, refresh: Duration) -> Self {
         let directory = AppDirectory::default();
-        let registry = AppRegistry::start(store, directory.clone(), refresh).await;
+        let registry =
+            AppRegistry::start(store, directory.clone(), refresh, Metrics::new(10)).await;
         let registry = registry.expect("a registry");
         let (sender, seen) = unbounded_channel();
         let witness = Witness { directory: directory.clone(), seen: sender }.start();
@@ -472,7 +474,7 @@ async fn a_refresh_under_way_undoes_no_change(database: &TestDatabase) {
 async fn the_registry_starts_with_what_is_there(database: &TestDatabase) {
     let unmigrated = database.connect().await;
     let directory = AppDirectory::default();
-    let refused = AppRegistry::start(unmigrated, directory, NEVER).await;
+    let refused = AppRegistry::start(unmigrated, directory, NEVER, Metrics::new(10)).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "without a table nothing starts");
 
     let store = database.migrated().await;

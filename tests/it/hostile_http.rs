@@ -356,7 +356,7 @@ async fn ten_megabytes_at_once_from_many_leave_the_memory_as_it_was() {
 #[tokio::test]
 async fn a_thousand_that_stop_within_a_second_request_end_and_hold_nobody_up() {
     const COUNT: usize = 1_000;
-    let idle_timeout = Duration::from_secs(3);
+    let idle_timeout = Duration::from_secs(6);
     let server = TestServer::start_with(|settings| settings.socket.idle_timeout = idle_timeout);
     let halves = [
         "GET /hea".to_owned(),
@@ -386,7 +386,7 @@ async fn a_thousand_that_stop_within_a_second_request_end_and_hold_nobody_up() {
     let began = Instant::now();
     assert_well(server).await;
     assert_eq!(get(server.url("/ready")).await.status, 200);
-    assert!(began.elapsed() < Duration::from_secs(2), "others wait: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "others wait: {:?}", began.elapsed());
     join_all(streams.iter_mut().map(raw::hung_up)).await;
     assert_well(server).await;
 }

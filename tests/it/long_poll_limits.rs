@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
+use crate::support::{figures::becomes_hit, *};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -119,6 +119,8 @@ async fn who_does_not_fetch_in_time_is_dropped_and_nobody_else_notices() {
     others.frame().await;
     assert_eq!(slow.post(HEARTBEAT).await, 410, "one more than may wait");
     assert_eq!(slow.fetch().await, json!({"status": 500}));
+    let figures = becomes_hit(&server, "outbox_frames_max", 1.0).await;
+    assert_eq!((figures.hits("outbox_bytes_max"), figures.ended("outbox_frames")), (0.0, 1.0));
 }
 
 #[tokio::test]
@@ -126,6 +128,8 @@ async fn who_never_fetches_costs_little_and_then_nothing() {
     const CLIENTS: usize = 40;
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
+        // Otherwise what a full presence channel may weigh would not fit.
+        ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
         ("HERALD__LIMITS__SESSIONS_MAX", "41"),
         ("HERALD__SOCKET__LONG_POLL_WINDOW", "2s"),
     ]);
@@ -163,6 +167,29 @@ async fn a_full_server_opens_no_session_and_says_come_back() {
     drop(socket);
     let room = async { while opens(&server).await == 500 {} };
     timeout(DEADLINE, room).await.expect("room in time");
+}
+
+#[tokio::test]
+async fn sessions_that_are_never_fetched_keep_nobody_out() {
+    // On one thread who gives way is gone before the next request is read.
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 1;
+        settings.limits.sessions_max = Some(8);
+    });
+    let (mut inside, mut first) = (joined(&server).await, Poller::connect(&server, V2).await);
+    for n in 0..100 {
+        assert_eq!(opens(&server).await, 410, "{n}");
+    }
+    assert_eq!(first.fetch().await, json!({"status": 500}), "it gave way");
+    let mut comes = joined(&server).await;
+    for n in 0..100 {
+        assert_eq!(opens(&server).await, 410, "{n}");
+    }
+    let _socket = Socket::connect(&server, V2).await;
+    for poller in [&mut inside, &mut comes] {
+        assert_eq!(poller.post(HEARTBEAT).await, 200);
+        assert_eq!(poller.next().await.as_deref(), Some(REPLY), "who fetches stays");
+    }
 }
 
 #[tokio::test]

@@ -117,10 +117,10 @@ async fn e081_a_ref_may_be_used_again() {
             > ["1","1","public:test-app","phx_join",{}]
             > ["1","1","public:test-app","c:msg",[]]
             > ["1","1","public:test-app","phx_join_not",{}]
-            > [null,"1","phoenix","heartbeat",{}]
             < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
             < ["1","1","public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
             < ["1","1","public:test-app","phx_reply",{"status":"error","response":{"reason":"invalid event"}}]
+            > [null,"1","phoenix","heartbeat",{}]
             < [null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]
         "#;
         socket.play(script).await;

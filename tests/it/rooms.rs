@@ -6,14 +6,15 @@ use std::{
 };
 
 /// The rooms from left to right, as `src/lib.rs` lists them.
-const ROOMS: [&str; 9] =
-    ["form", "app", "settings", "broker", "session", "phoenix", "http", "server", "cli"];
+const ROOMS: [&str; 10] =
+    ["form", "metrics", "app", "settings", "broker", "session", "phoenix", "http", "server", "cli"];
 
 /// Who alone may name these crates: a file, or a whole folder.
-const RESERVED: [(&str, &str); 5] = [
+const RESERVED: [(&str, &str); 6] = [
     ("herald_entity", "app/store"),
     ("herald_migration", "app/store"),
     ("sea_orm", "app/store"),
+    ("prometheus_client", "metrics/"),
     ("actix_http", "session/"),
     ("actix_web_actors", "session/"),
 ];

@@ -104,6 +104,130 @@ async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
+/// Sessions of every kind, spread over all threads.
+async fn crowd(server: &TestServer, sessions: usize) -> Vec<Socket> {
+    let mut sockets = Vec::new();
+    for nth in 0..sessions {
+        let mut socket = Socket::connect(server, WAYS[nth % WAYS.len()]).await;
+        socket.join("public:test-app", json!({})).await;
+        sockets.push(socket);
+    }
+    sockets
+}
+
+/// When each of them is closed, earliest first. Over long-poll there is no code.
+async fn closed_at(sockets: &mut [Socket]) -> Vec<Instant> {
+    let mut closed = join_all(sockets.iter_mut().map(async |socket| {
+        let code = socket.ended_or_gone().await;
+        assert!(matches!(code, Some(1012) | None), "{code:?}");
+        Instant::now()
+    }))
+    .await;
+    closed.sort();
+    closed
+}
+
+#[tokio::test]
+async fn e101_sessions_are_closed_batch_by_batch_over_all_threads_together() {
+    let interval = Duration::from_millis(300);
+    let mut server = TestServer::start_with(|settings| {
+        settings.server.workers = 3;
+        settings.server.shutdown_timeout = Duration::from_secs(60);
+        settings.server.drain_batch_sessions = 2;
+        settings.server.drain_interval = interval;
+    });
+    let mut sockets = crowd(&server, 8).await;
+    let began = Instant::now();
+    server.begin_stop();
+    let closed = closed_at(&mut sockets).await;
+    // The n-th batch can be seen later than it was closed, never earlier.
+    for (nth, closed) in closed.iter().enumerate() {
+        let batch = u32::try_from(nth / 2).expect("few");
+        let took = *closed - began;
+        assert!(took >= interval * batch, "session {nth} was closed after {took:?}");
+    }
+    drop(sockets);
+    server.stop();
+}
+
+#[tokio::test]
+async fn whoever_comes_back_meanwhile_is_told_to_wait_and_who_is_left_is_served() {
+    let server = TestServer::start_with(|settings| {
+        settings.server.shutdown_timeout = Duration::from_secs(600);
+        settings.server.drain_batch_sessions = 1;
+        settings.server.drain_interval = Duration::from_secs(2);
+    });
+    let mut sockets = crowd(&server, 4).await;
+    server.begin_stop();
+    let first = futures_util::future::select_all(
+        sockets.iter_mut().map(|socket| Box::pin(socket.ended_with())),
+    );
+    let (code, nth, rest) = timeout(DEADLINE, first).await.expect("the first is closed");
+    drop(rest);
+    assert!(matches!(code, Some(1012) | None), "{code:?}");
+    sockets.remove(nth);
+    assert_eq!(Socket::refused(&server, "/socket/websocket?vsn=2.0.0", &[]).await.0, 503);
+    let answer = get(server.url("/socket/longpoll?vsn=2.0.0")).await;
+    assert_eq!(answer.json(), json!({ "status": 500 }));
+}
+
+#[tokio::test]
+async fn batches_grow_where_the_pace_would_take_longer_than_a_stop_may() {
+    let shutdown_timeout = Duration::from_secs(4);
+    let mut server = TestServer::start_with(|settings| {
+        settings.server.shutdown_timeout = shutdown_timeout;
+        settings.server.drain_batch_sessions = 1;
+        settings.server.drain_interval = Duration::from_millis(500);
+    });
+    let mut sockets = crowd(&server, 40).await;
+    let began = Instant::now();
+    server.begin_stop();
+    // One by one it would take 20 s; who is left when time is up is not told anything.
+    let closed = closed_at(&mut sockets).await;
+    assert!(closed[closed.len() - 1] - began >= Duration::from_millis(500), "not all at once");
+    drop(sockets);
+    server.stop();
+    let took = began.elapsed();
+    assert!(took < shutdown_timeout + Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn e101_a_second_signal_closes_at_once_what_is_left() {
+    let mut process = Process::start(&[
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
+        ("HERALD__SERVER__DRAIN_BATCH_SESSIONS", "1"),
+        ("HERALD__SERVER__DRAIN_INTERVAL_MS", "10000"),
+    ]);
+    let mut sockets = crowd(&process.server, 8).await;
+    process.signal("TERM");
+    process.until_logged("SIGTERM: shutting down");
+    let began = Instant::now();
+    process.signal("INT");
+    closed_at(&mut sockets).await;
+    drop(sockets);
+    assert_eq!(process.ended().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_third_signal_ends_it_all() {
+    let mut process = Process::start(&[
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "60s"),
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+    ]);
+    let _stuck = stuck(&process.server).await;
+    for (name, logged) in [
+        ("TERM", "SIGTERM: shutting down"),
+        ("INT", "SIGINT again: closing what is left at once"),
+        ("TERM", "a third signal: stopping at once"),
+    ] {
+        process.signal(name);
+        process.until_logged(logged);
+    }
+    assert_eq!(process.ended().code(), Some(0));
+}
+
 #[tokio::test]
 async fn what_was_accepted_is_delivered_before_the_close() {
     const PUBLISHERS: usize = 8;

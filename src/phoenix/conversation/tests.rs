@@ -1,5 +1,6 @@
 //! Frames in, effects out: the rules of section 5 without a socket.
 
+use bytes::Bytes;
 use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::json;
@@ -9,8 +10,10 @@ use crate::{
     app::{
         App, Apps, Slug,
         origin::AllowedOrigins,
+        subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
+    broker::{ChannelName, Scope},
     phoenix::admission::RefusedOrigins,
     session::Conversation as _,
 };
@@ -48,6 +51,10 @@ fn rules() -> Arc<Rules> {
         channels_max: 3,
         ref_bytes_max: 64,
         client_event_bytes_max: 32,
+        client_events_max: PerSecond(1_000),
+        joins_max: PerSecond(1_000),
+        app_sessions: Places::new(None),
+        metrics: Metrics::new(10),
     })
 }
 
@@ -93,17 +100,25 @@ impl Talk {
     }
 
     fn settle(&mut self, mut all: Vec<String>) -> Vec<String> {
-        if all
-            .last()
-            .is_some_and(|last| last.starts_with("subscribe") || last.starts_with("publish"))
-        {
+        if all.last().is_some_and(|last| {
+            ["subscribe", "publish", "update"].iter().any(|w| last.starts_with(w))
+        }) {
             all.extend(self.answer(Ok(())));
         }
         all
     }
 
+    /// What is said at once to a message that came while the broker is asked.
+    fn meanwhile(&self, message: Received) -> Option<String> {
+        self.conversation.meanwhile(&message).map(|frame| shown(&Effect::Send(frame)))
+    }
+
     fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
         self.conversation.answered(outcome, NOW_S).iter().map(shown).collect()
+    }
+
+    fn disconnect(&mut self, disconnect: &Disconnect) -> Vec<String> {
+        self.conversation.disconnected(disconnect).iter().map(shown).collect()
     }
 
     fn change(&mut self, id: i32, apps: Apps) -> Vec<String> {
@@ -121,7 +136,13 @@ fn shown(effect: &Effect) -> String {
     match effect {
         Effect::Send(Frame::Text(text)) => text.to_string(),
         Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
-        Effect::Subscribe(subscription) => format!("subscribe {}", place(&subscription.place)),
+        Effect::Subscribe(Subscription { place: joined, persona, .. }) => match persona {
+            None => format!("subscribe {}", place(joined)),
+            Some(Persona { key, meta }) => {
+                format!("subscribe {} as {key} {}", place(joined), meta.as_str())
+            }
+        },
+        Effect::Update(tracked, meta) => format!("update {} {}", place(tracked), meta.as_str()),
         Effect::Unsubscribe(left) => format!("unsubscribe {}", place(left)),
         Effect::Publish(p) => {
             let destination = p.destination.as_str();
@@ -391,6 +412,142 @@ fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps(
     assert_eq!(two.change(2, apps().into_iter().collect()), [""; 0], "what is allowed goes on");
 }
 
+/// Those that came with a token of app 1 that has this `sub`.
+fn joins_of(sub: &str) -> Disconnect {
+    let raw = serde_json::from_str(sub).expect("JSON");
+    Disconnect::Subject { app: AppId(1), subject: Subject::of(raw).expect("a subject") }
+}
+
+/// Those of a place of app 1.
+fn joins_at(scope: &str, channel: Option<&str>) -> Disconnect {
+    let scope = Scope::parse(scope).expect("a scope");
+    let channel = channel.map(|channel| ChannelName::parse(channel).expect("a channel"));
+    Disconnect::Place(Place { key: ScopeKey { app: AppId(1), scope }, channel })
+}
+
+/// Joins a topic with a token that has this `sub`.
+fn join_as(sub: &serde_json::Value, topic: &str, nth: u8) -> String {
+    let claims = json!({"sub": sub, "listen": ["private:foo-app:*", "private:bar-app"]});
+    let payload = json!({ "guardian_token": token(claims) });
+    format!(r#"["{nth}","{nth}","{topic}","phx_join",{payload}]"#)
+}
+
+#[test]
+fn e100_a_session_of_one_app_is_closed_if_any_of_its_joins_is_meant() {
+    for (case, disconnect, is_meant) in [
+        ("sub", joins_of("5"), true),
+        ("another sub", joins_of(r#""5""#), false),
+        ("topic", joins_at("private", Some("a")), true),
+        ("another channel", joins_at("private", Some("b")), false),
+        ("the scope, which was not joined", joins_at("private", None), false),
+        ("another scope", joins_at("public", Some("a")), false),
+    ] {
+        let mut talk = Talk::v2();
+        talk.say(&join_as(&json!(5), "private:foo-app:a", 1));
+        talk.say(r#"["2","2","public:foo-app","phx_join",{}]"#);
+        let expected: &[&str] = if is_meant { &["close 1001"] } else { &[] };
+        assert_eq!(talk.disconnect(&disconnect), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_session_of_several_apps_loses_the_joins_that_are_meant_and_no_other() {
+    for version in [Version::V1, Version::V2] {
+        for (case, disconnect) in
+            [("sub", joins_of("5")), ("topic", joins_at("private", Some("a")))]
+        {
+            let mut talk = Talk::new(version, Caller::default());
+            let end = match version {
+                Version::V1 => {
+                    r#"{"topic":"private:foo-app:a","event":"phx_error","ref":"1","payload":{"reason":"channel_crash"}}"#
+                }
+                Version::V2 => {
+                    r#"["1","1","private:foo-app:a","phx_error",{"reason":"channel_crash"}]"#
+                }
+            };
+            for (sub, topic, nth) in [
+                (json!(5), "private:foo-app:a", 1),
+                (json!("5"), "private:foo-app:b", 2),
+                (json!(5), "private:bar-app", 3),
+            ] {
+                let mut join = join_as(&sub, topic, nth);
+                if version == Version::V1 {
+                    join = as_version_1(&join);
+                }
+                assert_eq!(talk.say(&join).len(), 2, "{case} {topic}");
+            }
+            let ended = talk.disconnect(&disconnect);
+            assert_eq!(ended, ["unsubscribe 1/private/a", end], "{case}");
+            assert_eq!(talk.disconnect(&disconnect), [""; 0], "{case}: it is gone");
+        }
+    }
+}
+
+/// The same message as version 1 spells it.
+fn as_version_1(message: &str) -> String {
+    let parts: serde_json::Value = serde_json::from_str(message).expect("JSON");
+    json!({"topic": parts[2], "event": parts[3], "payload": parts[4], "ref": parts[1]}).to_string()
+}
+
+#[test]
+fn a_token_that_was_not_needed_counts_and_one_that_failed_does_not() {
+    let caller = |token: String| Caller {
+        tokens: TokenPair { token: Some(token), csrf: None },
+        ..Caller::default()
+    };
+    for (case, given, expected) in [
+        ("not needed", token(json!({"sub": 5})), ["close 1001"].as_slice()),
+        ("failed", format!("{}x", token(json!({"sub": 5}))), &[]),
+        ("expired", token(json!({"sub": 5, "exp": 1})), &[]),
+        ("nobody's", token(json!({})), &[]),
+    ] {
+        let mut talk = Talk::new(Version::V2, caller(given));
+        talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+        assert_eq!(talk.disconnect(&joins_of("5")), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_join_under_way_that_is_meant_is_refused_and_may_be_tried_again() {
+    let join = join_as(&json!(5), "private:foo-app:a", 1);
+    for (disconnect, is_meant) in [
+        (joins_of("5"), true),
+        (joins_at("private", Some("a")), true),
+        (joins_of("6"), false),
+        (joins_at("private", Some("b")), false),
+    ] {
+        let mut talk = Talk::v2();
+        talk.ask(&join);
+        assert_eq!(talk.disconnect(&disconnect), [""; 0], "it is answered in its turn");
+        let joined = r#"["1","1","private:foo-app:a","phx_reply",{"status":"ok","response":{"message":"Joined"}}]"#;
+        let refused = [
+            "unsubscribe 1/private/a",
+            r#"["1","1","private:foo-app:a","phx_reply",{"status":"error","response":{"reason":"disconnected"}}]"#,
+        ];
+        let expected: &[&str] = if is_meant { &refused } else { &[joined] };
+        assert_eq!(talk.answer(Ok(())), expected, "{disconnect:?}");
+        talk.say(r#"[null,"9","private:foo-app:a","phx_leave",{}]"#);
+        assert_eq!(talk.say(&join), ["subscribe 1/private/a", joined], "{disconnect:?}");
+    }
+}
+
+#[test]
+fn another_apps_join_under_way_keeps_its_session_open() {
+    for is_change in [true, false] {
+        let mut talk = Talk::v2();
+        talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+        talk.ask(r#"["2","2","public:bar-app","phx_join",{}]"#);
+        let ended = match is_change {
+            true => talk.change(1, [app(2, "bar-app")].into_iter().collect()),
+            false => talk.disconnect(&joins_at("public", None)),
+        };
+        let crash = r#"["1","1","public:foo-app","phx_error",{"reason":"channel_crash"}]"#;
+        assert_eq!(ended, ["unsubscribe 1/public/*", crash]);
+        let reply = r#"["2","2","public:bar-app","phx_reply",{"status":"ok","response":{}}]"#;
+        assert_eq!(talk.answer(Ok(())), [reply]);
+    }
+}
+
 #[test]
 fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
     let claims =
@@ -577,4 +734,202 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
         let format = version.format(transport);
         assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
     }
+}
+
+/// A conversation under the rates that are set by default.
+fn paced() -> Talk {
+    let Some(all) = Arc::into_inner(rules()) else { panic!("rules of nobody else") };
+    let rules =
+        Arc::new(Rules { client_events_max: PerSecond(30), joins_max: PerSecond(200), ..all });
+    let conversation =
+        Conversation::new(Version::V2, Transport::WebSocket, Caller::default(), rules.clone());
+    Talk { conversation, rules }
+}
+
+#[test]
+fn thirty_events_within_a_second_are_published_and_the_next_is_refused() {
+    let mut talk = paced();
+    talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    let push = r#"["1","2","public:foo-app","msg",{}]"#;
+    for nth in 0..30 {
+        assert_eq!(talk.say(push), ["publish 1/public/#general msg {}"], "{nth}");
+    }
+    let refused = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{"reason":"too many events"}}]"#;
+    assert_eq!(talk.say(push), [refused]);
+    assert_eq!(talk.push(["1", "2", "public:foo-app", "msg"], b"x"), [refused], "bytes as well");
+    let ok = r#"[null,"3","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(talk.say(r#"[null,"3","phoenix","heartbeat",{}]"#), [ok], "it goes on");
+    let later = talk.conversation.received(Received::Text(push.into()), NOW_S + 0.1);
+    assert_eq!(shown(&later[0]), "publish 1/public/#general msg {}");
+}
+
+#[test]
+fn two_hundred_joins_within_a_second_are_judged_and_the_next_is_refused_whatever_it_brings() {
+    let mut talk = paced();
+    let join = r#"["1","1","private:foo-app","phx_join",{"guardian_token":"bad"}]"#;
+    let reply = |response: &str| {
+        format!(
+            r#"["1","1","private:foo-app","phx_reply",{{"status":"error","response":{response}}}]"#
+        )
+    };
+    for nth in 0..200 {
+        assert_eq!(talk.say(join), [reply(r#"{"error":"invalid_token"}"#)], "{nth}");
+    }
+    assert_eq!(talk.say(join), [reply(r#"{"reason":"too many joins"}"#)]);
+    let later = talk.conversation.received(Received::Text(join.into()), NOW_S + 0.1);
+    assert_eq!(shown(&later[0]), reply(r#"{"error":"invalid_token"}"#));
+}
+
+#[test]
+fn e070_heartbeats_alone_are_answered_while_the_broker_is_asked() {
+    let reply = r#"[null,"9","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    let mut talk = Talk::v2();
+    talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
+    let long = format!(r#"[null,"9","phoenix","heartbeat",{{"x":"{}"}}]"#, "x".repeat(512));
+    for (case, text, expected) in [
+        ("a heartbeat", r#"[null,"9","phoenix","heartbeat",{}]"#, Some(reply)),
+        ("its join_ref is not echoed", r#"["1","9","phoenix","heartbeat",{}]"#, Some(reply)),
+        ("too long to be looked at", &long, None),
+        ("spelled as nobody does", r#"[null,"9","phoenix","\u0068eartbeat",{}]"#, None),
+        ("another event", r#"[null,"9","phoenix","beat",{}]"#, None),
+        ("another topic", r#"["1","9","public:foo-app","heartbeat",{}]"#, None),
+        ("another join", r#"["1","9","public:foo-app:heartbeat","phx_join",{}]"#, None),
+        ("what cannot be read", r#"[null,"9","phoenix","heartbeat"]"#, None),
+        (
+            "another version",
+            r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"9"}"#,
+            None,
+        ),
+    ] {
+        assert_eq!(talk.meanwhile(Received::Text(text.into())).as_deref(), expected, "{case}");
+    }
+    let binary = Bytes::from_static(b"\0\0\x01\x07\x099phoenixheartbeat");
+    assert_eq!(talk.meanwhile(Received::Binary(binary)).as_deref(), Some(reply));
+    let joined = r#"["1","1","public:foo-app","phx_reply",{"status":"ok","response":{}}]"#;
+    assert_eq!(talk.answer(Ok(())), [joined], "the join has not noticed");
+    let text = r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"9"}"#;
+    let reply = r#"{"topic":"phoenix","event":"phx_reply","ref":"9","payload":{"status":"ok","response":{}}}"#;
+    for received in
+        [Received::Text(text.into()), Received::Binary(Bytes::from_static(text.as_bytes()))]
+    {
+        assert_eq!(Talk::v1().meanwhile(received).as_deref(), Some(reply));
+    }
+}
+
+const ROOM: &str = "presence:foo-app:room";
+
+fn ticket(claims: serde_json::Value) -> serde_json::Value {
+    let mut all = json!({"listen": ["presence:foo-app", "presence:foo-app:*"]});
+    all.as_object_mut().expect("claims").extend(claims.as_object().expect("claims").clone());
+    json!({ "guardian_token": token(all) })
+}
+
+#[test]
+fn who_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
+    let claims = json!({"sub": 7, "presence": {"name": "Ada"}});
+    let mut talk = Talk::v2();
+    let join = format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims.clone()));
+    let subscribed = r#"subscribe 1/presence/room as 7 {"online_at":1700000000000,"name":"Ada"}"#;
+    let joined = r#"{"status":"ok","response":{"message":"Joined"}}"#;
+    assert_eq!(
+        talk.say(&join),
+        [subscribed, &format!(r#"["1","1","{ROOM}","phx_reply",{joined}]"#)]
+    );
+    // The whole scope is a topic like any other.
+    let whole = format!(r#"["2","2","presence:foo-app","phx_join",{}]"#, ticket(claims));
+    assert_eq!(talk.ask(&whole), ["subscribe 1/presence/*"]);
+}
+
+#[test]
+fn e168_the_state_carries_the_ref_of_the_join_that_stands() {
+    let place = |channel: Option<&str>| Place {
+        key: ScopeKey {
+            app: AppId(1),
+            scope: crate::broker::Scope::parse("presence").expect("a scope"),
+        },
+        channel: channel.map(|name| crate::broker::ChannelName::parse(name).expect("a channel")),
+    };
+    let introduced = |talk: &mut Talk, place: &Place| -> Vec<String> {
+        talk.conversation.introduced(place, "{\"k\":1}".into()).iter().map(shown).collect()
+    };
+    let mut talk = Talk::v2();
+    assert_eq!(introduced(&mut talk, &place(Some("room"))), [""; 0], "nothing is joined");
+    for join_ref in ["\"1\"", "7", "null"] {
+        let payload = ticket(json!({"sub": "ada"}));
+        talk.say(&format!(r#"[{join_ref},"9","{ROOM}","phx_join",{payload}]"#));
+        let expected = if join_ref == "null" { "\"9\"" } else { join_ref };
+        let state = format!(r#"[{expected},null,"{ROOM}","presence_state",{{"k":1}}]"#);
+        assert_eq!(introduced(&mut talk, &place(Some("room"))), [state]);
+        assert_eq!(introduced(&mut talk, &place(Some("other"))), [""; 0]);
+        assert_eq!(introduced(&mut talk, &place(None)), [""; 0]);
+    }
+    let mut old = Talk::v1();
+    let payload = ticket(json!({"sub": "ada"}));
+    old.say(&format!(r#"{{"topic":"{ROOM}","event":"phx_join","payload":{payload},"ref":"1"}}"#));
+    let state =
+        format!(r#"{{"topic":"{ROOM}","event":"presence_state","ref":null,"payload":{{"k":1}}}}"#);
+    assert_eq!(introduced(&mut old, &place(Some("room"))), [state]);
+}
+
+#[test]
+fn joins_that_cannot_be_tracked_are_refused_with_a_reason() {
+    let anonymous = r#"{"reason":"presence needs a sub, id or email of at most 128 bytes"}"#;
+    let too_large = r#"{"reason":"presence metadata too large"}"#;
+    let too_deep = r#"{"reason":"presence metadata is nested too deeply"}"#;
+    let nested = (0..127).fold(json!(1), |inner, _| json!([inner]));
+    for (claims, response) in [
+        (json!({}), anonymous),
+        (json!({"sub": {"id": "k".repeat(129)}}), anonymous),
+        (json!({"sub": "ada", "presence": {"a": "x".repeat(1_024)}}), too_large),
+        (json!({"sub": "ada", "presence": {"a": [nested]}}), too_deep),
+        (json!({"sub": "ada", "listen": []}), "\"authentication_required\""),
+    ] {
+        let mut talk = Talk::v2();
+        let join = format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims.clone()));
+        let reply =
+            format!(r#"["1","1","{ROOM}","phx_reply",{{"status":"error","response":{response}}}]"#);
+        assert_eq!(talk.say(&join), [reply], "{claims}");
+    }
+    let mut talk = Talk::v2();
+    talk.ask(&format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(json!({"sub": "ada"}))));
+    let reply = format!(
+        r#"["1","1","{ROOM}","phx_reply",{{"status":"error","response":{{"reason":"presence channel full"}}}}]"#
+    );
+    let refused = talk.answer(Err(Failure::TooManyMembers));
+    assert_eq!(refused, ["unsubscribe 1/presence/room".to_owned(), reply]);
+}
+
+#[test]
+fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
+    let mut talk = Talk::v2();
+    let claims = json!({"sub": "ada", "presence": {"name": "Ada", "custom": 1}});
+    talk.say(&format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims)));
+    let push = |payload: &str| format!(r#"["1","2","{ROOM}","presence_metadata",{payload}]"#);
+    let error = |response: &str| {
+        format!(r#"["1","2","{ROOM}","phx_reply",{{"status":"error","response":{response}}}]"#)
+    };
+    let lasting = r#""online_at":1700000000000,"name":"Ada""#;
+    let no_custom = error(r#"{"reason":"payload must have a custom"}"#);
+    for (payload, expected) in [
+        (r#"{"custom":[2]}"#, format!("update 1/presence/room {{{lasting},\"custom\":[2]}}")),
+        (r#"{"custom":null}"#, format!("update 1/presence/room {{{lasting},\"custom\":null}}")),
+        ("{}", no_custom.clone()),
+        ("[]", no_custom),
+        (
+            // The limit of these rules' client events.
+            &format!(r#"{{"custom":"{}"}}"#, "x".repeat(40)),
+            error(r#"{"reason":"payload too large"}"#),
+        ),
+    ] {
+        assert_eq!(talk.say(&push(payload)), [expected], "{payload}");
+    }
+    let binary = talk.push(["1", "2", ROOM, "presence_metadata"], b"{\"custom\":1}");
+    assert_eq!(binary, [error(r#"{"reason":"payload must have a custom"}"#)]);
+    talk.ask(&push(r#"{"custom":3}"#));
+    let unavailable = error(r#"{"reason":"unavailable"}"#);
+    assert_eq!(talk.answer(Err(Failure::Unavailable)), [unavailable]);
+    // What its app does not allow any more, even before the session hears of it.
+    let changed = App { secret: SecretString::from("another-secret-0123"), ..app(1, "foo-app") };
+    talk.rules.directory.replace([changed].into_iter().collect());
+    assert_eq!(talk.say(&push(r#"{"custom":4}"#)), [error("{}")]);
 }

@@ -27,6 +27,14 @@ impl Polls {
         self.all.open(Obedient, &self.bench.worker).expect("room for a session")
     }
 
+    /// A session that was fetched: both requests are there before it can lose patience.
+    async fn open_and_fetch(&self) -> Uuid {
+        let id = self.open();
+        let (fetched, posted) = tokio::join!(self.all.poll(id), self.post(id, &["hello"]));
+        assert_eq!((fetched, posted), (frames(&["hello"]), Posted::Done));
+        id
+    }
+
     async fn post(&self, id: Uuid, orders: &[&str]) -> Posted {
         self.all.post(id, texts(orders)).await
     }
@@ -71,7 +79,7 @@ fn frames(texts: &[&str]) -> Polled {
 #[actix_web::test]
 async fn what_waits_is_fetched_at_once_and_once() {
     let polls = Polls::new(limits(), times(Duration::from_millis(500)));
-    let id = polls.open();
+    let id = polls.open_and_fetch().await;
     assert_eq!(polls.post(id, &["a", "b"]).await, Posted::Done);
     assert_eq!(polls.post(id, &["c"]).await, Posted::Done);
     assert_eq!(polls.all.poll(id).await, frames(&["a", "b", "c"]));
@@ -146,7 +154,7 @@ async fn what_comes_on_the_very_edge_of_a_window_is_not_lost() {
     });
     let id = opens.await.expect("a session");
     // The session has time; only these fetches have none.
-    let hasty = LongPolls { sessions: all.sessions.clone(), times: times(WINDOW) };
+    let hasty = LongPolls { times: times(WINDOW), ..all.clone() };
     let posts = async {
         let mut pace = tokio::time::interval(WINDOW);
         for n in 0..MESSAGES {
@@ -225,8 +233,37 @@ async fn who_sends_more_than_may_wait_for_its_turn_is_gone() {
 }
 
 #[actix_web::test]
+async fn what_need_not_wait_is_answered_while_a_join_hangs() {
+    let polls = Polls::roomy();
+    let standstill = polls.bench.standstill().await;
+    let id = polls.open();
+    let posts = async {
+        // Behind the join in one batch, and in another request.
+        let batch = polls.post(id, &["join", "a", "now 1", "join", "b"]);
+        let other = polls.post(id, &["c", "now 2"]);
+        assert_eq!(tokio::join!(batch, other), (Posted::Done, Posted::Done));
+    };
+    let fetches = async {
+        let mut heard = Vec::new();
+        while heard.len() < 2 {
+            let Polled::Frames(frames) = polls.all.poll(id).await else { panic!("it lives") };
+            heard.extend(frames);
+        }
+        assert_eq!(Polled::Frames(heard), frames(&["now 1", "now 2"]));
+        standstill.release();
+        let mut heard = Vec::new();
+        while heard.len() < 5 {
+            let Polled::Frames(frames) = polls.all.poll(id).await else { panic!("it lives") };
+            heard.extend(frames);
+        }
+        assert_eq!(Polled::Frames(heard), frames(&["joined", "a", "joined", "b", "c"]));
+    };
+    timeout(DEADLINE, async { tokio::join!(posts, fetches) }).await.expect("answers in time");
+}
+
+#[actix_web::test]
 async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
-    let all = LongPolls::<Obedient>::new(times(Duration::from_secs(2)));
+    let all = LongPolls::<Obedient>::new(times(DEADLINE));
     let busy = Arbiter::new();
     let (opened, opens) = oneshot::channel();
     let (release, held) = std::sync::mpsc::channel::<()>();
@@ -238,7 +275,9 @@ async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
         held.recv().ok();
     });
     let id = opens.await.expect("a session");
-    assert_eq!(all.post(id, texts(&["a"])).await, Posted::Late);
+    // The session has time; only this request has none.
+    let hasty = LongPolls { times: times(Duration::from_millis(100)), ..all.clone() };
+    assert_eq!(hasty.post(id, texts(&["a"])).await, Posted::Late);
     release.send(()).expect("a thread that waits");
     assert_eq!(all.poll(id).await, frames(&["a"]), "late, not lost");
     busy.stop();
@@ -247,13 +286,49 @@ async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
 #[actix_web::test]
 async fn a_session_that_nobody_fetches_is_over_though_it_is_posted_to() {
     let window = Duration::from_millis(40);
-    let polls = Polls::new(limits(), times(window));
-    let (began, id) = (Instant::now(), polls.open());
-    let posts = async { while polls.post(id, &["leave"]).await != Posted::Gone {} };
-    timeout(DEADLINE, posts).await.expect("an end in time");
-    assert!(began.elapsed() > window * 3 / 2);
-    assert_eq!(polls.all.poll(id).await, Polled::Gone);
-    polls.until_none().await;
+    for is_fetched in [true, false] {
+        let polls = Polls::new(limits(), times(window));
+        let began = Instant::now();
+        let id = if is_fetched { polls.open_and_fetch().await } else { polls.open() };
+        let posts = async { while polls.post(id, &["leave"]).await != Posted::Gone {} };
+        timeout(DEADLINE, posts).await.expect("an end in time");
+        let patience = if is_fetched { window * 3 / 2 } else { window / 2 };
+        assert!(began.elapsed() > patience, "{is_fetched}");
+        assert_eq!(polls.all.poll(id).await, Polled::Gone, "{is_fetched}");
+        polls.until_none().await;
+    }
+}
+
+#[test]
+fn who_never_fetched_has_a_third_of_the_patience() {
+    let times = times(Duration::from_secs(10));
+    assert_eq!(times.patience(false), Duration::from_secs(15));
+    assert_eq!(times.patience(true), Duration::from_secs(5));
+}
+
+#[actix_web::test]
+async fn of_a_quarter_that_was_never_fetched_the_oldest_gives_way() {
+    let polls = Polls::roomy();
+    let fetched = polls.open_and_fetch().await;
+    let quarter: Vec<_> = (0..25).map(|_| polls.open()).collect();
+    assert_eq!(polls.post(quarter[0], &["a"]).await, Posted::Done, "as many as may be");
+    assert_eq!(polls.all.poll(quarter[0]).await, frames(&["a"]));
+    let more: Vec<_> = (0..2).map(|_| polls.open()).collect();
+    for (case, id, expected) in [
+        ("the oldest", quarter[1], Posted::Gone),
+        ("the next", quarter[2], Posted::Done),
+        ("who was fetched in time", quarter[0], Posted::Done),
+        ("who was fetched long ago", fetched, Posted::Done),
+        ("the newest", more[1], Posted::Done),
+    ] {
+        assert_eq!(polls.post(id, &["b"]).await, expected, "{case}");
+    }
+    for _ in 0..1_000 {
+        polls.open();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(polls.all.poll(fetched).await, frames(&["b"]), "whatever came since");
+    assert!(polls.bench.sessions.open() <= 28, "{}", polls.bench.sessions.open());
 }
 
 #[actix_web::test]
@@ -263,7 +338,7 @@ async fn a_session_that_is_fetched_lives_as_long_as_it_has_joined() {
         unjoined_max: Duration::from_millis(500),
     };
     let polls = Polls::new(limits(), times);
-    let id = polls.open();
+    let id = polls.open_and_fetch().await;
     assert_eq!(polls.post(id, &["join"]).await, Posted::Done);
     assert_eq!(polls.all.poll(id).await, frames(&["joined"]));
     let began = Instant::now();
@@ -296,7 +371,10 @@ async fn a_session_that_ends_lets_everybody_know() {
 #[actix_web::test]
 async fn there_is_room_for_so_many_and_for_nobody_while_it_stops() {
     let polls = Polls::roomy();
-    let ids: Vec<_> = (0..100).map(|_| polls.open()).collect();
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(polls.open_and_fetch().await);
+    }
     assert_eq!(polls.all.open(Obedient, &polls.bench.worker), None, "full");
     assert_eq!(polls.post(ids[0], &["close"]).await, Posted::Gone);
     polls.open();

@@ -33,14 +33,26 @@ export class Browser {
     Object.assign(this, { browser, profile })
   }
 
-  /** Opens the demo page in a window of its own: own storage, own socket. */
+  /** Opens the demo page in a window of its own. */
   async open(url, options = {}) {
-    const context = await this.browser.newContext({ reducedMotion: "reduce", ...options })
-    context.setDefaultTimeout(DEADLINE_MS)
-    const page = await context.newPage()
+    const page = await this.blank({ reducedMotion: "reduce", ...options })
     const window = new DemoPage(page)
     await page.goto(url)
     return window
+  }
+
+  /** Opens any page in a window of its own. */
+  async tab(url) {
+    const page = await this.blank()
+    await page.goto(url)
+    return page
+  }
+
+  /** A window of its own, with nothing in it yet: own storage, own connections. */
+  async blank(options = {}) {
+    const context = await this.browser.newContext(options)
+    context.setDefaultTimeout(DEADLINE_MS)
+    return context.newPage()
   }
 
   async close() {

@@ -97,32 +97,47 @@ export class Herald {
 
   /** Creates an app through the admin API and returns it, key and secret included. */
   async createApp(fields) {
-    const body = new URLSearchParams(Object.entries(fields).map(([name, value]) => [`app[${name}]`, value]))
-    const response = await this.post("/api/admin/apps", body, basic(ADMIN.username, ADMIN.password))
-    if (response.status !== 201) throw new Error(`creating an app answered ${response.status}`)
-    return (await response.json()).data
+    return (await this.ask("POST", "/api/admin/apps", ADMIN, { app: fields }, 201)).data
   }
 
   /** Changes an app through the admin API. */
   async updateApp(slug, fields) {
-    const body = JSON.stringify({ app: fields })
-    const headers = { authorization: basic(ADMIN.username, ADMIN.password), "content-type": "application/json" }
-    const signal = AbortSignal.timeout(DEADLINE_MS)
-    const response = await fetch(`${this.origin}/api/admin/apps/${slug}`, { method: "PATCH", body, headers, signal })
-    if (response.status !== 200) throw new Error(`changing an app answered ${response.status}`)
+    await this.ask("PATCH", `/api/admin/apps/${slug}`, ADMIN, { app: fields })
   }
 
   /** Triggers an event as the first article's Rails does; `fields.payload` is an object. */
   async trigger(fields, app = TEST_APP) {
-    const form = { event: "msg", scope: "public", ...fields, payload: JSON.stringify(fields.payload ?? {}) }
-    const authorization = basic(app.key, app.secret)
-    const response = await this.post(`/api/apps/${app.slug}/events`, new URLSearchParams(form), authorization)
-    if (response.status !== 200) throw new Error(`the trigger answered ${response.status}`)
+    await this.triggerRaw({ ...fields, payload: JSON.stringify(fields.payload ?? {}) }, app)
   }
 
-  post(where, body, authorization) {
+  /** Triggers an event whose payload is in `fields` as the wire wants it, and returns the answer. */
+  triggerRaw(fields, app = TEST_APP) {
+    const form = { event: "msg", scope: "public", ...fields }
+    return this.ask("POST", `/api/apps/${app.slug}/events`, login(app), new URLSearchParams(form))
+  }
+
+  /** Ends joins of an app from outside: those with a token of one `sub`, or those of one `topic`. */
+  async disconnect(whose, app = TEST_APP) {
+    await this.ask("POST", `/api/apps/${app.slug}/disconnect`, login(app), whose)
+  }
+
+  /** Waits until so many are joined to a channel of the app. */
+  async hasSubscribers(count, { scope, channel }, app = TEST_APP) {
+    const where = `/api/apps/${app.slug}/channels/${scope}/${encodeURIComponent(channel)}`
+    const asked = async () => (await this.ask("GET", where, login(app))).data.subscribers
+    await eventually(async () => (await asked()) === count, `${count} subscribers of ${channel}`)
+  }
+
+  /** Asks the HTTP API, with a form or an object as JSON; fails unless the answer has this status. */
+  async ask(method, where, { username, password }, fields, expected = 200) {
+    const isForm = fields instanceof URLSearchParams
+    const headers = { authorization: basic(username, password), ...(fields && !isForm && { "content-type": "application/json" }) }
+    const body = isForm ? fields : JSON.stringify(fields)
     const signal = AbortSignal.timeout(DEADLINE_MS)
-    return fetch(this.origin + where, { method: "POST", body, headers: { authorization }, signal })
+    const response = await fetch(this.origin + where, { method, body, headers, signal })
+    const text = await response.text()
+    if (response.status !== expected) throw new Error(`${method} ${where} answered ${response.status}: ${text}`)
+    return text && JSON.parse(text)
   }
 
   environment() {
@@ -139,6 +154,10 @@ export class Herald {
     if (this.end) throw new Error(`${BINARY} did not start: ${this.end}\n${this.stderr}`)
     return fetch(`${this.origin}/ready`).then(response => response.ok, () => false)
   }
+}
+
+function login({ key, secret }) {
+  return { username: key, password: secret }
 }
 
 export function basic(user, password) {

@@ -1,13 +1,14 @@
-// A proxy in front of a server that may have no use for WebSockets, as some companies run them.
+// A proxy in front of a server, and the ways in which proxies and networks go wrong.
 
 import net from "node:net"
+import { Frames } from "./frames.mjs"
 
 const HEAD_END = "\r\n\r\n"
 const REFUSAL = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 export class Proxy {
-  /** Listens in front of `herald`; `upgrades` says whether they pass. */
-  static async start(herald, { upgrades }) {
+  /** Listens in front of `herald`; `upgrades` says whether WebSockets pass. */
+  static async start(herald, { upgrades = true } = {}) {
     const proxy = new Proxy(herald, upgrades)
     await new Promise((resolve, reject) => proxy.server.on("error", reject).listen(0, "127.0.0.1", resolve))
     return proxy
@@ -18,16 +19,33 @@ export class Proxy {
     this.upgrades = upgrades
     this.seen = [] // of every connection, what its first request asked for
     this.sockets = new Set()
+    this.requests = new Gate()
+    this.answers = new Gate()
+    this.keepsBack = () => false
     this.server = net.createServer(client => this.serve(client))
   }
 
+  get host() {
+    return `127.0.0.1:${this.server.address().port}`
+  }
+
   get origin() {
-    return `http://127.0.0.1:${this.server.address().port}`
+    return `http://${this.host}`
   }
 
   /** How many connections began with a request to this path. */
   count(path) {
     return this.seen.filter(seen => seen === path).length
+  }
+
+  /** From now on, of what the server says over WebSockets, keeps back the texts that `isUnwanted`. */
+  keepBack(isUnwanted) {
+    this.keepsBack = isUnwanted
+  }
+
+  /** Breaks every connection, as a network does: no side has said goodbye. */
+  cut() {
+    this.sockets.forEach(socket => socket.destroy())
   }
 
   serve(client) {
@@ -37,16 +55,22 @@ export class Proxy {
       head += chunk.toString("latin1")
       if (!head.includes(HEAD_END)) return
       client.off("data", read)
-      client.pause()
       this.seen.push(head.split(" ")[1].split("?")[0])
-      if (/^upgrade: websocket/im.test(head) && !this.upgrades) return client.end(REFUSAL)
-      const server = this.keep(net.connect(this.herald.port, "127.0.0.1"))
-      server.write(Buffer.from(head, "latin1"))
-      client.pipe(server).pipe(client)
-      client.on("close", () => server.destroy())
-      server.on("close", () => client.destroy())
+      const upgrade = /^upgrade: websocket/im.test(head)
+      if (upgrade && !this.upgrades) return client.end(REFUSAL)
+      this.join(client, Buffer.from(head, "latin1"), upgrade)
     }
     client.on("data", read)
+  }
+
+  join(client, head, upgrade) {
+    const server = this.keep(net.connect(this.herald.port, "127.0.0.1"))
+    const frames = new Frames(text => !this.keepsBack(text))
+    this.requests.pass(server, head)
+    client.on("data", chunk => this.requests.pass(server, chunk))
+    server.on("data", chunk => this.answers.pass(client, upgrade ? frames.sift(chunk) : chunk))
+    client.on("close", () => this.requests.whenOpen(() => server.end()))
+    server.on("close", () => this.answers.whenOpen(() => client.end()))
   }
 
   keep(socket) {
@@ -57,7 +81,33 @@ export class Proxy {
   }
 
   async close() {
-    this.sockets.forEach(socket => socket.destroy())
+    this.cut()
     await new Promise(resolve => this.server.close(resolve))
+  }
+}
+
+/** Where bytes of one direction pass, or wait in line until they may. */
+class Gate {
+  constructor() {
+    this.isHeld = false
+    this.line = []
+  }
+
+  pass(socket, chunk) {
+    this.whenOpen(() => socket.destroyed || socket.write(chunk))
+  }
+
+  whenOpen(act) {
+    if (this.isHeld) this.line.push(act)
+    else act()
+  }
+
+  hold() {
+    this.isHeld = true
+  }
+
+  release() {
+    this.isHeld = false
+    this.line.splice(0).forEach(act => act())
   }
 }

@@ -1,7 +1,7 @@
 // Waiting with a deadline: every wait in these tests goes through here.
 
 /** How long anything may take before the test says what it was waiting for, in milliseconds. */
-export const DEADLINE_MS = 10_000
+export const DEADLINE_MS = 30_000
 
 /** Settles like `promise`, or fails naming `what` when the deadline passes first. */
 export async function within(promise, what, deadlineMs = DEADLINE_MS) {
@@ -33,19 +33,25 @@ export class Inbox {
     this.name = name
     this.arrived = []
     this.waiting = []
+    this.times = [] // when each item arrived, in milliseconds
   }
 
   put(item) {
+    this.times.push(performance.now())
     const taker = this.waiting.shift()
     if (taker) taker(item)
     else this.arrived.push(item)
   }
 
   /** The next item, arrived already or still to come. */
-  take(what = "the next item") {
+  take(what = "the next item", deadlineMs = DEADLINE_MS) {
     if (this.arrived.length > 0) return Promise.resolve(this.arrived.shift())
     const next = new Promise(resolve => this.waiting.push(resolve))
-    return within(next, `${what} at ${this.name}`)
+    return within(next, `${what} at ${this.name}`, deadlineMs)
+  }
+
+  get isEmpty() {
+    return this.arrived.length === 0
   }
 
   /** Everything that arrived and nobody took. */

@@ -33,8 +33,8 @@ const NO_CRASH: &str =
 const NO_BROADCAST_FROM: &str = "a publication always includes its sender";
 const NO_INTERCEPT: &str = "events are not intercepted";
 const NO_CHANNEL_PUSH: &str = "no channel code runs in Herald that could push bytes of its own";
-const BY_CLIENTS: &str = "phoenix.js itself shows it: `tests/clients/binary.test.mjs`";
-const NEXT: &str = "comes with the next issue";
+const NO_UNTRACK: &str = "no channel code runs in Herald that could; who leaves is 163";
+const NO_SIBLINGS: &str = "Herald puts everything it knows of a member into its meta";
 
 pub const ENTRIES: &[Entry] = &[
     shown(1, "upgrade with `vsn` 2.0.0 speaks version 2"),
@@ -136,7 +136,7 @@ pub const ENTRIES: &[Entry] = &[
     without(97, "a channel stops abnormally", NO_CRASH),
     shown(98, "one channel's failure leaves the others alone"),
     shown(99, "a client that closes takes its channels along"),
-    without(100, "a disconnect addressed to a socket's id", NEXT),
+    shown(100, "a disconnect from outside: 1001 where all joins are that app's"),
     shown(101, "a stopping server closes with 1012"),
     shown(102, "a silent client is closed, not with 1000"),
     shown(103, "what it is sent does not count as a sign of life"),
@@ -148,7 +148,7 @@ pub const ENTRIES: &[Entry] = &[
     shown(109, "the sender hears its own broadcast"),
     without(110, "a broadcast without its sender", NO_BROADCAST_FROM),
     without(111, "an intercepted event", NO_INTERCEPT),
-    without(112, "a push from the channel itself", NEXT),
+    shown(112, "a push from the channel itself"),
     shown(113, "each subscriber is sent its own version"),
     shown(114, "a trigger over HTTP arrives as a broadcast does"),
     shown(115, "one publisher's events keep their order"),
@@ -163,7 +163,7 @@ pub const ENTRIES: &[Entry] = &[
     shown(124, "a binary push with an empty join_ref: silence"),
     shown(125, "a binary push to an unjoined topic: unmatched, in text"),
     shown(126, "lengths count bytes of UTF-8"),
-    without(127, "phoenix.js reads what is sent", BY_CLIENTS),
+    shown(127, "phoenix.js reads what is sent"),
     shown(128, "who has no session's token gets one, in status 410"),
     shown(129, "replies and events come with the next fetch, in order"),
     shown(130, "a fetch without anything to bring: 204 after its window"),
@@ -197,8 +197,30 @@ pub const ENTRIES: &[Entry] = &[
     shown(158, "the requests of a client of version 1"),
     shown(159, "the requests of clients of version 2"),
     shown(160, "a session lost: a fetch is told 500, on which all generations come back"),
-    block(161, 171, "presence", NEXT),
-    block(172, 184, "what real clients do, entry by entry", NEXT),
+    shown(161, "a join's reply, then `presence_state`, then whatever is announced"),
+    shown(162, "another who comes: a diff with `joins`, and `leaves` empty"),
+    shown(163, "a connection that ends: a diff with its meta in `leaves`"),
+    without(164, "a process untracks itself", NO_UNTRACK),
+    shown(165, "an update: the new meta joins, the old one leaves, in one diff"),
+    shown(166, "connections of one key are metas of their own"),
+    shown(167, "keys are strings"),
+    shown(168, "a rejoin is told the state again, under its own ref"),
+    shown(169, "nobody is in a state and in a later join under one reference"),
+    without(170, "fields beside `metas`", NO_SIBLINGS),
+    shown(171, "updating or untracking who is not there: nothing"),
+    shown(172, "every generation connects, joins, pushes, hears and leaves, each once"),
+    shown(173, "broadcasts bear no ref"),
+    shown(174, "nothing that is broadcast passes for a heartbeat's answer"),
+    shown(175, "who misses its heartbeats' answers goes and comes back; nothing of it stays"),
+    shown(176, "closed with 1001, 1011, 1012, or cut: every generation comes back"),
+    shown(177, "the answer to a join comes after the client's patience has ended"),
+    shown(178, "two channel objects of one topic: the second is joined"),
+    shown(179, "a denied join that is left running"),
+    shown(180, "what was pushed before the join was answered"),
+    shown(181, "a `phx_close` of the server's is final"),
+    shown(182, "after a `phx_error` the channel is joined again"),
+    shown(183, "`longPollFallbackMs`: long-poll where WebSockets are refused"),
+    shown(184, "`longPollFallbackMs`: a WebSocket that is answered is kept"),
     shown(185, "a public topic needs no token"),
     shown(186, "another scope without a token: `authentication_required`"),
     shown(187, "a token that permits: joined"),

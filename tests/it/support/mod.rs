@@ -3,8 +3,11 @@
 //! Every receive has a deadline, and nothing sleeps: "nothing arrives" is shown by a round trip that
 //! would have come after it.
 
+pub mod figures;
 pub mod http;
+pub mod picture;
 pub mod poller;
+pub mod presence;
 pub mod process;
 pub mod raw;
 pub mod server;

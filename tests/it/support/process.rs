@@ -15,6 +15,7 @@ use super::{DEADLINE, TestServer};
 /// A running process, killed when it goes out of scope.
 pub struct Process {
     child: Child,
+    log: mpsc::Receiver<String>,
     /// What it serves, as far as it can be talked to. Its folder holds `herald.db`.
     pub server: TestServer,
 }
@@ -41,6 +42,7 @@ impl Process {
             .expect("herald starts");
         let log = BufReader::new(child.stderr.take().expect("its standard error"));
         let (found, port) = mpsc::channel();
+        let (logged, lines) = mpsc::channel();
         // Reads on to the end, for a full pipe would hold the server up.
         thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
@@ -49,10 +51,12 @@ impl Process {
                     // Told once; nobody waits for more.
                     let _ = found.send(port.expect("a port"));
                 }
+                // Whoever reads none of it does not mind.
+                let _ = logged.send(line);
             }
         });
         let port = port.recv_timeout(3 * DEADLINE).expect("the server listens");
-        Self { child, server: TestServer::elsewhere(port, dir) }
+        Self { child, log: lines, server: TestServer::elsewhere(port, dir) }
     }
 
     /// Sends it a signal by name, such as `TERM`.
@@ -60,6 +64,36 @@ impl Process {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits until it has logged a line with this text; what came before is read away.
+    pub fn until_logged(&self, text: &str) {
+        while !self.log.recv_timeout(DEADLINE).expect("a line in time").contains(text) {}
+    }
+
+    /// Waits until it has logged so many lines with this text, and answers them, and more if there
+    /// are more already; what came between is read away.
+    pub fn logged(&self, text: &str, count: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let line = self.log.recv_timeout(DEADLINE).expect("a line in time");
+            found.extend(Some(line).filter(|line| line.contains(text)));
+        }
+        found.extend(self.log.try_iter().filter(|line| line.contains(text)));
+        found
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> u64 {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        folder.expect("a running process").count() as u64
+    }
+
+    /// Sets how many files it may have open: the soft limit and the hard one.
+    pub fn limit_files(&self, limit: (u64, u64)) {
+        let files = rlimit::Resource::NOFILE;
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        rlimit::prlimit(pid, files, Some(limit), None).expect("a process of ours");
     }
 
     /// Waits until it has ended, and says how.

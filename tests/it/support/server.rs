@@ -18,6 +18,8 @@ pub const ADMIN: (&str, &str) = ("pusher_admin_username", "pusher_admin_password
 pub struct TestServer {
     /// Where it listens.
     pub port: u16,
+    /// Where its metrics are, if they have a port of their own.
+    pub metrics_port: Option<u16>,
     /// The folder of its database.
     pub dir: TempDir,
     stop: Stop,
@@ -68,18 +70,21 @@ impl TestServer {
         let serve = move || {
             actix::System::new().block_on(async move {
                 let server = Server::build(settings).await.expect("the server starts");
-                started.send((server.port(), server.stop_handle())).expect("the test waits");
+                let metrics_port = server.metrics_address().map(|address| address.port());
+                let up = (server.port(), metrics_port, server.stop_handle());
+                started.send(up).expect("the test waits");
                 server.run_until_stopped().await.expect("the server stops in order");
             });
         };
         let thread = std::thread::spawn(serve);
-        let (port, stop) = starting.recv_timeout(3 * DEADLINE).expect("the server is up");
-        Self { port, dir, stop, thread: Some(thread) }
+        let up = starting.recv_timeout(3 * DEADLINE);
+        let (port, metrics_port, stop) = up.expect("the server is up");
+        Self { port, metrics_port, dir, stop, thread: Some(thread) }
     }
 
     /// A server that somebody else runs and stops, as far as it can be talked to.
     pub fn elsewhere(port: u16, dir: TempDir) -> Self {
-        Self { port, dir, stop: Stop::default(), thread: None }
+        Self { port, metrics_port: None, dir, stop: Stop::default(), thread: None }
     }
 
     /// The URL of a path.

@@ -42,7 +42,7 @@ enum Carrier {
 pub struct Socket {
     carrier: Carrier,
     is_v2: bool,
-    heartbeats: u32,
+    questions: u32,
 }
 
 impl Socket {
@@ -57,7 +57,7 @@ impl Socket {
     /// Takes over a session over long-poll.
     pub fn polled(poller: Poller, vsn: &str) -> Self {
         let carrier = Carrier::LongPoll(Box::new(poller));
-        Self { carrier, is_v2: vsn.starts_with('2'), heartbeats: 0 }
+        Self { carrier, is_v2: vsn.starts_with('2'), questions: 0 }
     }
 
     /// The session over long-poll underneath.
@@ -69,7 +69,7 @@ impl Socket {
     }
 
     fn over_websocket(stream: WebSocketStream<TcpStream>, is_v2: bool) -> Self {
-        Self { carrier: Carrier::WebSocket(Box::new(stream)), is_v2, heartbeats: 0 }
+        Self { carrier: Carrier::WebSocket(Box::new(stream)), is_v2, questions: 0 }
     }
 
     /// Connects to any path; it must be let in.
@@ -239,14 +239,15 @@ impl Socket {
         assert_eq!(reply["status"], "ok", "{topic}: {reply}");
     }
 
-    /// Shows that nothing is waiting: the reply to a heartbeat is the next to arrive.
+    /// Shows that nothing is waiting: the reply to leaving a topic that was never joined is the next
+    /// to arrive. Not a heartbeat's, which would overtake a message that the server is still at.
     pub async fn assert_quiet(&mut self) {
-        self.heartbeats += 1;
-        let reference = format!("quiet-{}", self.heartbeats);
-        self.push(json!([null, reference, "phoenix", "heartbeat", {}])).await;
+        self.questions += 1;
+        let reference = format!("quiet-{}", self.questions);
+        self.push(json!([null, reference, "nowhere", "phx_leave", {}])).await;
         let reply = self.next().await;
         let expected =
-            json!([null, reference, "phoenix", "phx_reply", {"status": "ok", "response": {}}]);
+            json!([null, reference, "nowhere", "phx_reply", {"status": "ok", "response": {}}]);
         assert_eq!(reply, expected);
     }
 
@@ -255,6 +256,29 @@ impl Socket {
         match self.message().await {
             Message::Close(Some(frame)) => frame.code.into(),
             other => panic!("expected a close frame, got {other:?}"),
+        }
+    }
+
+    /// Reads until the session ends, whatever carries it: over long-poll there is no code. Frames
+    /// before are an error.
+    pub async fn ended_with(&mut self) -> Option<u16> {
+        match self.message().await {
+            Message::Close(frame) => frame.map(|frame| frame.code.into()),
+            other => panic!("expected the end, got {other:?}"),
+        }
+    }
+
+    /// As [`Socket::ended_with`], of a server that stops: over long-poll it may be gone before it is
+    /// asked again.
+    pub async fn ended_or_gone(&mut self) -> Option<u16> {
+        let Carrier::LongPoll(poller) = &mut self.carrier else { return self.ended_with().await };
+        loop {
+            let fetched = timeout(DEADLINE, poller.try_fetch()).await.expect("an answer in time");
+            match fetched.map(|answer| answer["status"].clone()) {
+                None => return None,
+                Some(status) if status == 500 => return None,
+                Some(status) => assert_eq!(status, 204, "nothing but the end"),
+            }
         }
     }
 

@@ -1,0 +1,249 @@
+//! Gatherings as their topic and the fan-outs make them, heard by probes.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::super::{
+    ChannelName, JsonObject,
+    fanout::{Attach, Fanout, Leave},
+    presence::Persona,
+    subscriber::{Place, Subscription, SubscriptionId},
+    testing::{Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
+    topics::{SubscribeError, Subscriber},
+};
+
+/// Makes a fan-out panic.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Break;
+
+impl Handler<Break> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Self::Context) {
+        panic!("on purpose");
+    }
+}
+
+fn persona(key: &str) -> Persona {
+    Persona { key: key.into(), meta: JsonObject::empty() }
+}
+
+/// The room of these tests.
+fn room() -> Place {
+    channel(&key(1, "presence"), "room")
+}
+
+async fn enter(broker: &Broker, session: u64, name: &str) -> Probe {
+    let probe = broker.session(session).await;
+    broker.enter(&probe, room(), persona(name)).await.expect("a place");
+    probe
+}
+
+async fn here(broker: &Broker) -> String {
+    let name = ChannelName::parse("room").expect("a channel");
+    let roster = broker.topics.members(&room().key, &name).await.expect("an answer");
+    shown(&roster)
+}
+
+/// No two announcements within the life of a test, but for the first.
+fn slow() -> Broker {
+    Broker::start_with(|limits| limits.presence_interval = Duration::from_secs(3_600))
+}
+
+#[actix_web::test]
+async fn who_enters_is_told_who_is_there_and_then_announced_to_all_of_the_channel_alone() {
+    let broker = Broker::start();
+    let (mut all, mut other) = (broker.session(8).await, broker.session(9).await);
+    broker.join(&all, whole(&room().key)).await.expect("a place");
+    let elsewhere = channel(&room().key, "other");
+    broker.enter(&other, elsewhere, persona("o")).await.expect("a place");
+    assert_eq!([other.next().await, other.next().await], ["[]", "other +[o={}] -[]"]);
+    let mut ada = enter(&broker, 1, "ada").await;
+    assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
+    let mut bob = enter(&broker, 2, "bob").await;
+    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", "room +[bob={}] -[]"]);
+    assert_eq!(ada.next().await, "room +[bob={}] -[]");
+    assert_eq!(here(&broker).await, "[ada={} bob={}]");
+    broker.publish(&room().key, "room", "msg").await;
+    assert_eq!(all.next().await, "* room:msg", "and no announcement before");
+    assert!(other.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn whoever_leaves_is_announced_once_by_whatever_way_it_goes() {
+    let broker = Broker::start();
+    let mut watcher = enter(&broker, 1, "watcher").await;
+    assert_eq!([watcher.next().await, watcher.next().await], ["[]", "room +[watcher={}] -[]"]);
+    for session in 2..4 {
+        let probe = enter(&broker, session, "ada").await;
+        assert_eq!(watcher.next().await, "room +[ada={}] -[]");
+        if session == 2 {
+            broker.leave(&probe, room()).await;
+        }
+        broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
+        assert_eq!(watcher.next().await, "room +[] -[ada={}]");
+        // What is told next tells nothing else.
+        let (key, meta) = (room().key, JsonObject::empty());
+        let updated = broker.topics.update(&key, name(), watcher.session, meta).await;
+        updated.expect("to be taken");
+        assert_eq!(watcher.next().await, "room +[watcher={}] -[watcher={}]");
+    }
+    assert_eq!(here(&broker).await, "[watcher={}]");
+}
+
+fn name() -> ChannelName {
+    ChannelName::parse("room").expect("a channel")
+}
+
+#[actix_web::test]
+async fn what_happens_while_a_channel_rests_is_not_in_the_state_and_is_told_together() {
+    let broker = Broker::start_with(|limits| limits.presence_interval = Duration::from_millis(200));
+    let mut ada = enter(&broker, 1, "ada").await;
+    assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
+    // All of this within the rest that has begun.
+    let mut bob = enter(&broker, 2, "bob").await;
+    let eve = enter(&broker, 3, "eve").await;
+    broker.leave(&eve, room()).await;
+    let object = JsonObject::parse("{\"a\":1}").expect("an object");
+    broker.topics.update(&room().key, name(), ada.session, object).await.expect("to be taken");
+    assert_eq!(here(&broker).await, "[ada={\"a\":1} bob={}]", "as it is");
+    let told = "room +[ada={\"a\":1} bob={}] -[ada={}]";
+    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", told]);
+    assert_eq!(ada.next().await, told);
+}
+
+#[actix_web::test]
+async fn an_announcement_waits_for_a_permit_and_tells_all_that_happens_meanwhile() {
+    let broker = slow();
+    let mut permits: Vec<_> =
+        std::iter::from_fn(|| broker.topics.permit_at_once()).take(100).collect();
+    assert_eq!(permits.len(), 8, "all there are");
+    let mut ada = enter(&broker, 1, "ada").await;
+    let mut bob = enter(&broker, 2, "bob").await;
+    assert_eq!([ada.next().await, bob.next().await], ["[]", "[]"]);
+    assert!(ada.has_heard_nothing() && bob.has_heard_nothing());
+    permits.pop();
+    for probe in [&mut ada, &mut bob] {
+        assert_eq!(probe.next().await, "room +[ada={} bob={}] -[]");
+    }
+    // It is given back once all have been told.
+    let free = async {
+        while broker.topics.permit_at_once().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, free).await.expect("the permit");
+}
+
+#[actix_web::test]
+async fn a_full_channel_takes_in_nobody_and_keeps_nothing_of_who_tried() {
+    let broker = Broker::start();
+    let mut probes = Vec::new();
+    for session in 1..=4 {
+        probes.push(enter(&broker, session, "ada").await);
+    }
+    let late = broker.session(5).await;
+    let refused = broker.enter(&late, room(), persona("late")).await;
+    assert_eq!(refused, Err(SubscribeError::TooManyMembers));
+    broker.leave(&late, room()).await;
+    assert_eq!(here(&broker).await, "[ada={} ada={} ada={} ada={}]");
+    broker.leave(&probes[0], room()).await;
+    broker.enter(&late, room(), persona("late")).await.expect("the place that became free");
+}
+
+#[actix_web::test]
+async fn who_joins_hears_no_announcement_before_its_state_and_who_joins_anew_misses_none() {
+    let broker = Broker::start();
+    let mut ada = enter(&broker, 1, "ada").await;
+    assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
+    // Half of a rejoin: its fan-out knows, its topic does not yet.
+    let (session, id) = (ada.session, SubscriptionId(7));
+    let subscription = Subscription {
+        place: room(),
+        topic: "room".into(),
+        format: FORMAT,
+        persona: Some(persona("ada")),
+    };
+    let attach = Attach { session, id, subscription: subscription.clone() };
+    broker.fanout.send(attach).await.expect("a fan-out");
+    let mut bob = enter(&broker, 2, "bob").await;
+    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", "room +[bob={}] -[]"]);
+    assert_eq!(ada.next().await, "room +[bob={}] -[]");
+    // Half of a first join: it is told nothing yet.
+    let mut eve = broker.session(3).await;
+    let half = Attach { session: eve.session, id, subscription: subscription.clone() };
+    broker.fanout.send(half).await.expect("a fan-out");
+    let subscriber = Subscriber { worker: broker.worker, fanout: &broker.fanout, session, id };
+    broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
+    let told = "room +[ada={}] -[ada={}]";
+    assert_eq!([ada.next().await, ada.next().await], ["[ada={} bob={}]", told]);
+    assert_eq!(bob.next().await, told);
+    assert!(eve.has_heard_nothing());
+    broker.enter(&eve, room(), persona("eve")).await.expect("a place");
+    let told = "room +[eve={}] -[]";
+    assert_eq!([eve.next().await, eve.next().await], ["[ada={} bob={}]", told]);
+}
+
+#[actix_web::test]
+async fn a_state_that_comes_late_is_not_taken_for_that_of_another_join() {
+    let broker = slow();
+    let mut ada = broker.session(1).await;
+    let place = room();
+    let subscription = Subscription {
+        place: place.clone(),
+        topic: "room".into(),
+        format: FORMAT,
+        persona: Some(persona("ada")),
+    };
+    let attach = |id| Attach {
+        session: ada.session,
+        id: SubscriptionId(id),
+        subscription: subscription.clone(),
+    };
+    broker.fanout.send(attach(6)).await.expect("a fan-out");
+    broker.fanout.send(attach(7)).await.expect("a fan-out");
+    // The topic answers the first join, whose place is another's by now.
+    let (session, id) = (ada.session, SubscriptionId(6));
+    let subscriber = Subscriber { worker: broker.worker, fanout: &broker.fanout, session, id };
+    broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
+    broker.publish(&place.key, "room", "msg").await;
+    assert_eq!(ada.next().await, "room msg", "and no state before");
+}
+
+#[actix_web::test]
+async fn a_fan_out_that_breaks_takes_its_members_along() {
+    let mut broker = Broker::start();
+    let doomed = enter(&broker, 1, "doomed").await;
+    let broken = broker.fanout.clone();
+    (broker.worker, broker.fanout) = broker.topics.start_fanout();
+    let mut watcher = enter(&broker, 2, "watcher").await;
+    assert_eq!(watcher.next().await, "[doomed={}]");
+    assert_eq!(watcher.next().await, "room +[watcher={}] -[]");
+    assert!(broken.send(Break).await.is_err());
+    assert_eq!(watcher.next().await, "room +[] -[doomed={}]");
+    assert_eq!(here(&broker).await, "[watcher={}]");
+    // Nobody is tracked who would never be told to have left.
+    let subscription = Subscription {
+        place: room(),
+        topic: "room".into(),
+        format: FORMAT,
+        persona: Some(persona("deaf")),
+    };
+    let (worker, session) = (broker.worker, doomed.session);
+    let subscriber = Subscriber { worker, fanout: &broken, session, id: SubscriptionId(7) };
+    broker.topics.subscribe(subscriber, &subscription).await.expect("an answer");
+    assert_eq!(here(&broker).await, "[watcher={}]");
+}
+
+#[actix_web::test]
+async fn where_nobody_is_left_nothing_is_remembered() {
+    let broker = Broker::start();
+    for session in 1..4 {
+        let mut ada = enter(&broker, session, "ada").await;
+        assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
+        broker.leave(&ada, room()).await;
+        assert_eq!(here(&broker).await, "[]");
+    }
+}

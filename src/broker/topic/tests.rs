@@ -1,0 +1,90 @@
+//! Topics among fan-outs and probes.
+
+use super::super::{
+    testing::{Broker, channel, key, whole},
+    topics::SubscribeError,
+};
+use super::*;
+
+/// Makes a topic panic.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Break;
+
+impl Handler<Break> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Self::Context) {
+        panic!("on purpose");
+    }
+}
+
+#[actix_web::test]
+async fn a_topic_retires_with_its_last_subscriber_and_comes_back_with_the_next() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probe = broker.session(1).await;
+    for round in 0..3 {
+        for place in [whole(&scope), channel(&scope, "room")] {
+            broker.join(&probe, place).await.expect("a place");
+        }
+        broker.leave(&probe, whole(&scope)).await;
+        broker.publish(&scope, "room", "heard").await;
+        assert_eq!(probe.next().await, "room heard", "round {round}");
+        broker.leave(&probe, channel(&scope, "room")).await;
+        broker.publish(&scope, "room", "missed").await;
+        assert!(broker.topics.find(&scope).is_none(), "round {round}: it has retired");
+        assert!(probe.has_heard_nothing(), "round {round}");
+    }
+}
+
+#[actix_web::test]
+async fn a_topic_stays_while_a_join_and_a_leave_cross() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (going, mut coming) = (broker.session(1).await, broker.session(2).await);
+    broker.join(&going, whole(&scope)).await.expect("a place");
+    for round in 0..50 {
+        let leaving = broker.leave(&going, whole(&scope));
+        let joining = broker.join(&coming, whole(&scope));
+        let (_, joined) = tokio::join!(leaving, joining);
+        joined.expect("a place");
+        broker.publish(&scope, "#general", "msg").await;
+        assert_eq!(coming.next().await, "* msg", "round {round}");
+        broker.leave(&coming, whole(&scope)).await;
+        broker.join(&going, whole(&scope)).await.expect("a place");
+    }
+}
+
+#[actix_web::test]
+async fn a_topic_that_breaks_ends_those_who_listened_to_it_alone() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (mut deaf, mut other) = (broker.session(1).await, broker.session(2).await);
+    broker.join(&deaf, channel(&scope, "room")).await.expect("a place");
+    broker.join(&other, whole(&key(1, "private"))).await.expect("a place");
+    let topic = broker.topics.find(&scope).expect("a topic");
+    assert!(topic.send(Break).await.is_err());
+    assert_eq!(deaf.next().await, "end: Broken");
+
+    let mut back = broker.session(3).await;
+    broker.join(&back, whole(&scope)).await.expect("a place");
+    broker.publish(&scope, "#general", "msg").await;
+    assert_eq!(back.next().await, "* msg");
+    assert!(other.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
+    let broker = Broker::start();
+    let probe = broker.session(1).await;
+    for scope in ["one", "two"] {
+        broker.join(&probe, whole(&key(1, scope))).await.expect("a place");
+    }
+    let third = whole(&key(1, "three"));
+    let refused = broker.join(&probe, third.clone()).await;
+    assert_eq!(refused, Err(SubscribeError::TooManyScopes));
+    broker.leave(&probe, third.clone()).await;
+    broker.join(&probe, whole(&key(2, "three"))).await.expect("another app's");
+    broker.leave(&probe, whole(&key(1, "one"))).await;
+    // It retires in order behind this.
+    broker.publish(&key(1, "one"), "#general", "msg").await;
+    broker.join(&probe, third).await.expect("a place that became free");
+}

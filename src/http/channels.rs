@@ -1,0 +1,359 @@
+//! `GET /api/apps/<slug>/channels` and what is below: who listens where, at this moment.
+//!
+//! For the web application alone: a page's visitors are told nothing, whatever token they hold.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CACHE_CONTROL, HeaderValue},
+    web,
+};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    Services,
+    auth::Credentials,
+    error::ApiError,
+    json::{Fault, fault},
+    trigger::Findings,
+};
+use crate::{
+    app::App,
+    broker::{
+        Addressing, ChannelName, NameError, Scope, TopicName,
+        occupancy::{Rank, Survey},
+        subscriber::{Place, ScopeKey},
+        topics::Unanswered,
+    },
+    form,
+    phoenix::presence::spell_members,
+};
+
+/// How many channels one answer lists if it is not asked for fewer or more.
+const LIMIT_DEFAULT: usize = 1_000;
+
+/// How many channels one answer lists at most.
+const LIMIT_MAX: usize = 10_000;
+
+/// A topic and how many joined it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    topic: String,
+    scope: String,
+    channel: Option<String>,
+    subscribers: usize,
+    /// Who they are, where that is tracked; told of a single topic only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Box<RawValue>>,
+}
+
+/// Some of an app's topics; `next`, given as `after`, goes on behind them.
+#[derive(Debug, Serialize)]
+struct Page {
+    data: Vec<Listed>,
+    next: Option<String>,
+}
+
+/// A single topic.
+#[derive(Debug, Serialize)]
+struct One {
+    data: Listed,
+}
+
+/// Lists an app's occupied topics in their order, page by page.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad query, [`ApiError::Unavailable`] if
+/// not every thread answered: a count would be too low.
+pub async fn list(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let app =
+        Credentials::from_headers(request.headers())?.authenticate_application(&services, &slug)?;
+    let addressing = services.addressing();
+    let mut survey = survey(&form::parse(request.query_string().as_bytes()), &app, &addressing)?;
+    // One more than is shown tells whether there is more.
+    let limit = survey.places_max;
+    survey.places_max += 1;
+    let occupied = services.topics.occupied(survey).await;
+    let occupied = occupied.map_err(|Unanswered| ApiError::Unavailable)?;
+    let is_cut = occupied.len() > limit;
+    let listed = occupied.into_iter().take(limit);
+    let data: Vec<_> = listed.map(|(rank, n)| listing(rank, n, &app, &addressing)).collect();
+    let next = data.last().filter(|_| is_cut).map(|last| last.topic.clone());
+    Ok(answer(&Page { data, next }))
+}
+
+/// Tells how many joined a scope as a whole.
+///
+/// # Errors
+/// As [`list`]'s.
+pub async fn show_scope(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let (slug, scope) = path.into_inner();
+    show(&request, &services, &slug, &scope, None).await
+}
+
+/// Tells how many joined one channel, and of a presence channel who they are.
+///
+/// # Errors
+/// As [`list`]'s.
+pub async fn show_channel(
+    request: HttpRequest,
+    path: web::Path<(String, String, String)>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let (slug, scope, _) = path.into_inner();
+    // The router's own reading of it would put up with what is no text.
+    let raw = request.uri().path().splitn(7, '/').nth(6).unwrap_or_default();
+    show(&request, &services, &slug, &scope, Some(raw)).await
+}
+
+async fn show(
+    request: &HttpRequest,
+    services: &Services,
+    slug: &str,
+    scope: &str,
+    channel: Option<&str>,
+) -> Result<HttpResponse, ApiError> {
+    let app =
+        Credentials::from_headers(request.headers())?.authenticate_application(services, slug)?;
+    let addressing = services.addressing();
+    let rank = rank(scope, channel, &app, &addressing)?;
+    let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
+    let members = members(services, &key, rank.channel.as_ref()).await?;
+    let place = Place { key, channel: rank.channel.clone() };
+    let subscribers = services.topics.subscribers(place).await;
+    let subscribers = subscribers.map_err(|Unanswered| ApiError::Unavailable)?;
+    let data = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
+    Ok(answer(&One { data }))
+}
+
+/// Who is there, spelled as clients have it; none where nobody is tracked.
+async fn members(
+    services: &Services,
+    key: &ScopeKey,
+    channel: Option<&ChannelName>,
+) -> Result<Option<Box<RawValue>>, ApiError> {
+    let Some(channel) = channel.filter(|_| key.scope.is_presence()) else { return Ok(None) };
+    let roster = services.topics.members(key, channel).await;
+    let roster = roster.map_err(|Unanswered| ApiError::Unavailable)?;
+    let spelled = RawValue::from_string(spell_members(&roster).to_string());
+    spelled.map(Some).map_err(|_| ApiError::Unavailable)
+}
+
+/// The topic that a path names; it must be one that could be joined.
+fn rank(
+    scope: &str,
+    channel: Option<&str>,
+    app: &App,
+    addressing: &Addressing,
+) -> Result<Rank, ApiError> {
+    let mut findings = Findings::default();
+    let scope = findings.note("scope", Scope::parse(scope).map_err(fault));
+    let channel = findings.note("channel", channel.map(decoded).transpose());
+    let (Some(scope), Some(channel)) = (scope, channel) else {
+        return Err(findings.into());
+    };
+    let fault = match addressing.spell(&scope, &app.slug, channel.as_ref()) {
+        // With a single app there is no topic for a whole scope.
+        None => NameError::Empty,
+        Some(topic) if topic.len() > TopicName::BYTES_MAX => NameError::TooLong,
+        Some(_) => return Ok(Rank { scope, channel }),
+    };
+    Err(ApiError::invalid("channel", fault.to_string()))
+}
+
+/// A channel's name as a path spells it: all that follows the scope, slashes included.
+fn decoded(raw: &str) -> Result<ChannelName, Fault> {
+    let name = percent_decode_str(raw).decode_utf8().map_err(|_| "is not valid text")?;
+    ChannelName::parse(&name).map_err(fault)
+}
+
+fn survey(
+    query: &Map<String, Value>,
+    app: &App,
+    addressing: &Addressing,
+) -> Result<Survey, ApiError> {
+    let mut findings = Findings::default();
+    let scope = param(query, "scope")
+        .and_then(|scope| scope.map(|scope| Scope::parse(scope).map_err(fault)).transpose());
+    let scope = findings.note("scope", scope);
+    let prefix = findings.note("prefix", param(query, "prefix"));
+    let after = param(query, "after")
+        .and_then(|after| after.map(|topic| topic_rank(topic, app, addressing)).transpose());
+    let after = findings.note("after", after);
+    let limit =
+        param(query, "limit").and_then(|limit| limit.map_or(Ok(LIMIT_DEFAULT), parse_limit));
+    let limit = findings.note("limit", limit);
+    let (Some(scope), Some(prefix), Some(after), Some(places_max)) = (scope, prefix, after, limit)
+    else {
+        return Err(findings.into());
+    };
+    let prefix = prefix.unwrap_or_default().to_owned();
+    Ok(Survey { app: app.id, scope, prefix, after, places_max })
+}
+
+fn param<'a>(query: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Fault> {
+    match query.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err("must be a string".into()),
+    }
+}
+
+fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, Fault> {
+    let name = TopicName::parse(topic, addressing).map_err(fault)?;
+    if name.app != app.slug {
+        return Err("must be one of this app's".into());
+    }
+    Ok(Rank { scope: name.scope, channel: name.channel })
+}
+
+fn parse_limit(raw: &str) -> Result<usize, Fault> {
+    let limit = raw.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}").into())
+}
+
+fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -> Listed {
+    let Rank { scope, channel } = rank;
+    Listed {
+        topic: addressing.spell(&scope, &app.slug, channel.as_ref()).unwrap_or_default(),
+        scope: scope.to_string(),
+        channel: channel.map(|channel| channel.to_string()),
+        subscribers,
+        members: None,
+    }
+}
+
+/// What is true now is not kept by any cache.
+fn answer(body: &impl Serialize) -> HttpResponse {
+    let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    HttpResponse::Ok().insert_header(no_store).json(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{http::header, test::TestRequest};
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::testing::{KEY, SECRET, StalledThread, TestServices, app, basic};
+
+    fn get(path: &str) -> TestRequest {
+        let path = format!("/api/apps/foo-app/channels{path}");
+        TestRequest::get().uri(&path).insert_header((header::AUTHORIZATION, basic(KEY, SECRET)))
+    }
+
+    #[test]
+    fn a_query_becomes_a_survey() {
+        let survey = |query: &str| {
+            let query = form::parse(query.as_bytes());
+            survey(&query, &app("foo-app"), &Addressing::ManyApps)
+        };
+        let rank = |scope: &str, channel: Option<&str>| Rank {
+            scope: Scope::parse(scope).expect("a scope"),
+            channel: channel.map(|channel| ChannelName::parse(channel).expect("a channel")),
+        };
+        let all = Survey {
+            app: app("foo-app").id,
+            scope: None,
+            prefix: String::new(),
+            after: None,
+            places_max: 1_000,
+        };
+        for (query, expected) in [
+            ("", all.clone()),
+            ("x=1&prefix=", all.clone()),
+            ("scope=private", Survey { scope: Scope::parse("private").ok(), ..all.clone() }),
+            ("prefix=caf%C3%A9%3A+", Survey { prefix: "caf\u{e9}: ".into(), ..all.clone() }),
+            ("limit=1", Survey { places_max: 1, ..all.clone() }),
+            ("limit=10000", Survey { places_max: 10_000, ..all.clone() }),
+            ("after=public:foo-app", Survey { after: Some(rank("public", None)), ..all.clone() }),
+            (
+                "after=public:foo-app:a%3Ab",
+                Survey { after: Some(rank("public", Some("a:b"))), ..all },
+            ),
+        ] {
+            assert_eq!(survey(query), Ok(expected), "{query}");
+        }
+        let limit = "must be a number from 1 to 10000";
+        for (query, field, fault) in [
+            ("scope=", "scope", "must not be empty"),
+            ("scope=a+b", "scope", "has a character that is not allowed"),
+            ("scope[]=a", "scope", "must be a string"),
+            ("prefix[a]=a", "prefix", "must be a string"),
+            ("limit=0", "limit", limit),
+            ("limit=10001", "limit", limit),
+            ("limit=-1", "limit", limit),
+            ("limit=", "limit", limit),
+            ("limit=99999999999999999999999", "limit", limit),
+            ("after=public", "after", "is not a whole topic"),
+            ("after=public:bar-app:a", "after", "must be one of this app's"),
+        ] {
+            assert_eq!(survey(query), Err(ApiError::invalid(field, fault)), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_topic_that_could_be_joined() {
+        let single = Addressing::SingleApp(app("foo-app").slug);
+        let many = &Addressing::ManyApps;
+        let rank = |scope: &str, channel, addressing| {
+            rank(scope, channel, &app("foo-app"), addressing)
+                .map(|rank| rank.channel.map(|channel| channel.to_string()))
+        };
+        for (raw, name) in [
+            ("room-1", "room-1"),
+            ("a:b", "a:b"),
+            ("a%3Ab", "a:b"),
+            ("a/b", "a/b"),
+            ("a%2Fb", "a/b"),
+            ("/a//", "/a//"),
+            ("a%252Fb", "a%2Fb"),
+            ("a+b%20c", "a+b c"),
+            ("caf%C3%A9", "caf\u{e9}"),
+            ("100%", "100%"),
+        ] {
+            assert_eq!(rank("public", Some(raw), many), Ok(Some(name.into())), "{raw}");
+        }
+        assert_eq!(rank("public", None, many), Ok(None));
+        let long = "c".repeat(200);
+        let bad = "has a character that is not allowed";
+        for (scope, channel, addressing, field, fault) in [
+            ("public", Some("%FF"), many, "channel", "is not valid text"),
+            ("public", Some("%23general"), many, "channel", "is reserved"),
+            ("public", Some("a%0Ab"), many, "channel", bad),
+            ("public", Some(""), many, "channel", "must not be empty"),
+            ("a b", Some("x"), many, "scope", bad),
+            (&"s".repeat(33), None, many, "scope", "is too long"),
+            ("public", Some(&*"c".repeat(201)), many, "channel", "is too long"),
+            (&"s".repeat(32), Some(&*format!("{long}%63")), many, "channel", "is too long"),
+            ("public", None, &single, "channel", "must not be empty"),
+        ] {
+            let refused = rank(scope, channel, addressing);
+            assert_eq!(refused, Err(ApiError::invalid(field, fault)), "{scope} {channel:?}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn no_figure_is_better_than_one_that_is_too_low() {
+        let env = [("HERALD__SOCKET__TOPIC_TIMEOUT", "100ms")];
+        let services = TestServices::start_with(&env).await;
+        let empty = json!({ "data": [], "next": null });
+        assert_eq!(services.call(get("")).await, (200, empty));
+        let stalled = StalledThread::start(&services.services.topics).await;
+        for path in ["", "/public", "/public/a"] {
+            let response = services.respond(get(path)).await;
+            assert_eq!(response.status(), 503, "{path}");
+            assert!(response.headers().contains_key(header::RETRY_AFTER), "{path}");
+        }
+        drop(stalled);
+    }
+}

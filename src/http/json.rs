@@ -1,0 +1,138 @@
+//! Bodies as JSON text: read member by member, so that a value keeps the very text in which it came.
+
+use std::{borrow::Cow, fmt};
+
+use actix_web::{HttpRequest, web};
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{
+    Services,
+    body::{Body, Kind},
+    error::ApiError,
+};
+use crate::broker::NameError;
+
+/// A body as JSON text; a form becomes the object it describes.
+pub(super) struct Json(Bytes);
+
+impl From<Bytes> for Json {
+    fn from(text: Bytes) -> Self {
+        Self(text)
+    }
+}
+
+impl Json {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// Those of [`Body::read`], and [`ApiError::Malformed`].
+    pub(super) async fn read(
+        request: &HttpRequest,
+        payload: web::Payload,
+        services: &Services,
+    ) -> Result<Self, ApiError> {
+        Self::from_body(Body::read_for(services, request, payload).await?)
+    }
+
+    /// Takes a body.
+    ///
+    /// # Errors
+    /// [`ApiError::Malformed`] for a form that is none.
+    pub(super) fn from_body(body: Body) -> Result<Self, ApiError> {
+        match body.kind {
+            Kind::Json => Ok(Self(body.bytes)),
+            Kind::Form => serde_json::to_vec(&body.to_map()?)
+                .map(|json| Self(json.into()))
+                .map_err(|_| ApiError::Malformed("request body is not a form".into())),
+        }
+    }
+
+    /// The members of these names, of the object that the body is.
+    ///
+    /// # Errors
+    /// [`ApiError::Malformed`] if it is no JSON, or no object.
+    pub(super) fn members<const N: usize>(
+        &self,
+        names: [&'static str; N],
+    ) -> Result<[Option<&RawValue>; N], ApiError> {
+        members(&self.0, names).map_err(|error| {
+            // The parser's own words quote the body, which may hold a secret.
+            ApiError::Malformed(match error.classify() {
+                serde_json::error::Category::Data => "request body must be a JSON object".into(),
+                _ => "request body is not valid JSON".into(),
+            })
+        })
+    }
+}
+
+/// The members of these names, of the object that some JSON text is.
+///
+/// # Errors
+/// What the parser says, if it is no JSON or no object.
+pub(super) fn members<'a, const N: usize>(
+    json: &'a [u8],
+    names: [&'static str; N],
+) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let found = Members(names).deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(found)
+}
+
+/// Reads the named members of an object as raw text. Of duplicates the last one counts, as it does
+/// for every JSON parser that a web application is likely to have tested against.
+struct Members<const N: usize>([&'static str; N]);
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Members<N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Members<N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = [None; N];
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match self.0.iter().position(|name| *name == key) {
+                Some(nth) => found[nth] = Some(map.next_value()?),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What is wrong with a field, to be read after its name: `must not be empty`.
+pub(super) type Fault = Cow<'static, str>;
+
+/// Says what is wrong with a name.
+pub(super) fn fault(error: NameError) -> Fault {
+    error.to_string().into()
+}
+
+/// A JSON null is as good as nothing.
+pub(super) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+/// A member that must be a string.
+pub(super) fn text(raw: Option<&RawValue>) -> Result<String, Fault> {
+    let Some(raw) = present(raw) else {
+        return Err(fault(NameError::Empty));
+    };
+    // What looks like a string and still is none has half of a surrogate pair.
+    let fault = if raw.get().starts_with('"') { "is not valid text" } else { "must be a string" };
+    serde_json::from_str(raw.get()).map_err(|_| fault.into())
+}

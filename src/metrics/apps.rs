@@ -1,0 +1,242 @@
+//! What is counted per app, for as many apps as may have series of their own.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use super::{closed::Closed, labels::Source};
+
+/// Under which name the apps beyond the bound are summed; no slug has an underscore.
+const OTHERS: &str = "_other";
+
+/// The counters of one app.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    published: [AtomicU64; Source::ALL.len()],
+    delivered_frames: AtomicU64,
+    delivered_bytes: AtomicU64,
+    skipped: AtomicU64,
+    /// Joined topics, as last counted.
+    subscriptions: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts publications that were taken.
+    pub fn published(&self, source: Source, publications: u64) {
+        self.published[source.index()].fetch_add(publications, Relaxed);
+    }
+
+    /// Counts what one thread handed to its subscribers of one publication.
+    pub fn delivered(&self, frames: u64, bytes: u64) {
+        self.delivered_frames.fetch_add(frames, Relaxed);
+        self.delivered_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts subscribers that could not be sent a publication.
+    pub fn skipped(&self, subscribers: u64) {
+        self.skipped.fetch_add(subscribers, Relaxed);
+    }
+}
+
+/// The counters of all apps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AppSeries {
+    known: Arc<RwLock<Known>>,
+    others: Arc<Traffic>,
+    apps_max: usize,
+}
+
+/// The apps that there are, by their number in the database.
+type Known = HashMap<i32, Counted>;
+
+#[derive(Debug)]
+struct Counted {
+    slug: String,
+    /// Its own, or those of the others.
+    traffic: Arc<Traffic>,
+}
+
+impl AppSeries {
+    pub(super) fn new(apps_max: usize) -> Self {
+        Self { known: Arc::default(), others: Arc::default(), apps_max }
+    }
+
+    /// Makes these the apps that there are, with their slugs, oldest first. What was counted for one
+    /// that is gone is forgotten; one that is new gets a series of its own if there is room, and
+    /// else counts among the others for as long as it lives: no series ever goes back.
+    pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut old = std::mem::take(&mut *known);
+        let apps: Vec<_> = apps.collect();
+        let is_own = |traffic: &Arc<Traffic>| !Arc::ptr_eq(traffic, &self.others);
+        let staying = apps.iter().filter_map(|(id, _)| old.get(id));
+        let mut own = staying.filter(|counted| is_own(&counted.traffic)).count();
+        for (id, slug) in apps {
+            let traffic = match old.remove(&id) {
+                Some(counted) => counted.traffic,
+                None if own < self.apps_max => {
+                    own += 1;
+                    Arc::default()
+                }
+                None => self.others.clone(),
+            };
+            known.insert(id, Counted { slug: slug.to_owned(), traffic });
+        }
+    }
+
+    /// The counters of the app with this number; those of the others if there is none.
+    pub fn of(&self, id: i32) -> Arc<Traffic> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&id).map_or_else(|| self.others.clone(), |counted| counted.traffic.clone())
+    }
+
+    /// Notes how many topics are joined, by app; none where nothing is said.
+    pub fn count_subscriptions(&self, by_app: &HashMap<i32, u64>) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut of_others = 0;
+        for (id, counted) in known.iter() {
+            let joined = by_app.get(id).copied().unwrap_or_default();
+            match Arc::ptr_eq(&counted.traffic, &self.others) {
+                true => of_others += joined,
+                false => counted.traffic.subscriptions.store(joined, Relaxed),
+            }
+        }
+        self.others.subscriptions.store(of_others, Relaxed);
+    }
+
+    /// Every series: its name and its counters, sorted by name; the others last, if there are any.
+    fn all(&self) -> Vec<(String, Arc<Traffic>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let own = known.values().filter(|counted| !Arc::ptr_eq(&counted.traffic, &self.others));
+        let mut all: Vec<_> =
+            own.map(|counted| (counted.slug.clone(), counted.traffic.clone())).collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        if known.len() > all.len() {
+            all.push((OTHERS.to_owned(), self.others.clone()));
+        }
+        all
+    }
+}
+
+/// Shows the series of apps.
+#[derive(Debug)]
+pub(super) struct Described(pub(super) AppSeries);
+
+/// One of the counters.
+type Field = fn(&Traffic) -> &AtomicU64;
+
+/// The counters that have no label besides the app's.
+const PLAIN: [(&str, &str, Option<Unit>, Field); 3] = [
+    ("deliveries", "Frames handed to subscribers", None, |traffic| &traffic.delivered_frames),
+    ("delivered", "Bytes handed to subscribers", Some(Unit::Bytes), |traffic| {
+        &traffic.delivered_bytes
+    }),
+    ("skipped_deliveries", "Subscribers that could not be sent bytes", None, |traffic| {
+        &traffic.skipped
+    }),
+];
+
+impl Collector for Described {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let all = self.0.all();
+        let help = "Publications taken, by where they came from";
+        let mut metric =
+            encoder.encode_descriptor("publications", help, None, MetricType::Counter)?;
+        for (app, traffic) in &all {
+            for source in Source::ALL {
+                let labels = [("app", app.as_str()), ("source", source.as_str())];
+                let value = traffic.published[source.index()].load(Relaxed);
+                ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, unit, field) in &PLAIN {
+            let mut metric =
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            for (app, traffic) in &all {
+                let value = ConstCounter::new(field(traffic).load(Relaxed));
+                value.encode(metric.encode_family(&[("app", app.as_str())])?)?;
+            }
+        }
+        let help = "Topics joined";
+        let mut metric =
+            encoder.encode_descriptor("subscriptions", help, None, MetricType::Gauge)?;
+        for (app, traffic) in &all {
+            let joined = i64::try_from(traffic.subscriptions.load(Relaxed)).unwrap_or(i64::MAX);
+            ConstGauge::new(joined).encode(metric.encode_family(&[("app", app.as_str())])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Metrics;
+    use super::*;
+
+    fn publications(metrics: &Metrics) -> Vec<String> {
+        let shown = |line: &str| {
+            let rest = line.strip_prefix("herald_publications_total{app=\"")?;
+            let (app, rest) = rest.split_once("\",source=\"trigger\"} ")?;
+            Some(format!("{app} {rest}"))
+        };
+        metrics.encode().lines().filter_map(shown).collect()
+    }
+
+    #[test]
+    fn apps_beyond_the_bound_are_summed_and_no_series_goes_back() {
+        let metrics = Metrics::new(2);
+        let publish = |id| metrics.app(id).published(Source::Trigger, 1);
+        metrics.apps.keep([(1, "one"), (2, "two"), (3, "three"), (4, "four")].into_iter());
+        [1, 1, 2, 3, 4].into_iter().for_each(publish);
+        assert_eq!(publications(&metrics), ["one 2", "two 1", "_other 2"]);
+
+        metrics.apps.keep([(2, "zwei"), (3, "three"), (4, "four")].into_iter());
+        [2, 3].into_iter().for_each(publish);
+        assert_eq!(
+            publications(&metrics),
+            ["zwei 2", "_other 3"],
+            "renamed, deleted, and the rest"
+        );
+
+        metrics.apps.keep([(2, "zwei"), (3, "three"), (5, "one")].into_iter());
+        publish(5);
+        assert_eq!(publications(&metrics), ["one 1", "zwei 2", "_other 3"], "there is room again");
+    }
+
+    #[test]
+    fn without_room_all_are_summed_and_without_apps_nothing_is_shown() {
+        let metrics = Metrics::new(0);
+        assert_eq!(publications(&metrics), [""; 0]);
+        metrics.apps.keep([(1, "one"), (2, "two")].into_iter());
+        metrics.app(1).published(Source::Trigger, 3);
+        metrics.app(2).published(Source::Trigger, 4);
+        assert_eq!(publications(&metrics), ["_other 7"]);
+    }
+
+    #[test]
+    fn what_is_joined_is_counted_anew_each_time() {
+        let metrics = Metrics::new(1);
+        metrics.apps.keep([(1, "one"), (2, "two"), (3, "three")].into_iter());
+        let shown = || {
+            let text = metrics.encode();
+            let lines = text.lines().filter_map(|l| l.strip_prefix("herald_subscriptions{app="));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        metrics.apps.count_subscriptions(&HashMap::from([(1, 5), (2, 1), (3, 2), (9, 9)]));
+        assert_eq!(shown(), [r#""one"} 5"#, r#""_other"} 3"#]);
+        metrics.apps.count_subscriptions(&HashMap::from([(3, 2)]));
+        assert_eq!(shown(), [r#""one"} 0"#, r#""_other"} 2"#]);
+    }
+}

@@ -1,0 +1,192 @@
+//! Stopping in order: what was accepted is delivered, and sessions are closed a few at a time, so
+//! that their clients do not all come back in one moment.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use actix_server::ServerHandle;
+use log::{info, warn};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep, sleep_until},
+};
+
+use crate::{broker::Topics, session::worker::Sessions};
+
+/// How often a shutdown looks whether the sessions are gone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a shutdown that is hurried may still take: enough to say goodbye.
+const HURRIED_MAX: Duration = Duration::from_secs(2);
+
+/// How long a thread may take to hear of its sessions' end: the others' must not wait for it.
+const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What ends a process.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> io::Result<Self> {
+        let (terminate, interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// The name of the next one.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// How fast sessions are closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Sessions of one batch, over all threads.
+    pub(super) batch_sessions: usize,
+    /// From one batch to the next.
+    pub(super) interval: Duration,
+}
+
+impl Pace {
+    /// How many of the open sessions to close now, if all are to be closed within `left`.
+    fn batch(self, open: usize, left: Duration) -> usize {
+        // This turn, and those that are still to come in time.
+        let turns = 1 + left.as_nanos() / self.interval.as_nanos().max(1);
+        let needed = open.div_ceil(usize::try_from(turns).unwrap_or(usize::MAX));
+        self.batch_sessions.max(needed)
+    }
+}
+
+/// What a shutdown needs.
+pub(super) struct Shutdown {
+    pub(super) topics: Topics,
+    pub(super) sessions: Sessions,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) pace: Pace,
+    pub(super) timeout: Duration,
+    pub(super) handle: ServerHandle,
+}
+
+impl Shutdown {
+    /// Stops `running` in order, within the time limit; hurries at a second signal, and gives up at
+    /// a third. Answers why it gave up, if it did.
+    pub(super) async fn stop(
+        &self,
+        running: impl Future<Output = io::Result<()>>,
+        signals: &mut Signals,
+    ) -> Result<io::Result<()>, &'static str> {
+        let deadline = Instant::now() + self.timeout;
+        let hurry = Notify::new();
+        let in_order = async {
+            self.drain(deadline, &hurry).await;
+            self.handle.stop(true).await;
+            running.await
+        };
+        tokio::pin!(in_order);
+        tokio::select! {
+            ended = &mut in_order => return Ok(ended),
+            () = sleep_until(deadline.into()) => return Err("some requests did not end in time"),
+            name = signals.next() => warn!("{name} again: closing what is left at once"),
+        }
+        hurry.notify_one();
+        tokio::select! {
+            ended = in_order => Ok(ended),
+            () = sleep(HURRIED_MAX) => Err("some requests did not end at once"),
+            () = sleep_until(deadline.into()) => Err("some requests did not end in time"),
+            _ = signals.next() => Err("a third signal"),
+        }
+    }
+
+    /// Stops taking, delivers what was taken, ends the sessions.
+    async fn drain(&self, deadline: Instant, hurry: &Notify) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.draining.store(true, SeqCst);
+        self.sessions.close();
+        let in_turn = async {
+            self.topics.finish(left() / 2).await;
+            // What is left then is for clients to hang up in, and for requests to end.
+            self.end_in_batches(left() * 3 / 4).await;
+        };
+        tokio::select! {
+            () = in_turn => {}
+            () = hurry.notified() => self.topics.finish(Duration::ZERO).await,
+        }
+        // Who is left, or was on its way in meanwhile.
+        self.topics.end_all(left() / 2).await;
+        let mut look = interval(LOOK);
+        while self.sessions.open() > 0 && !left().is_zero() {
+            look.tick().await;
+        }
+        match self.sessions.open() {
+            0 => info!("all sessions are closed"),
+            open => warn!("{open} sessions did not close in time"),
+        }
+    }
+
+    /// Ends the sessions of all threads batch by batch, within so long.
+    async fn end_in_batches(&self, wait_max: Duration) {
+        let until = Instant::now() + wait_max;
+        let mut turn = interval(self.pace.interval);
+        // A late batch must not be followed at once by the next.
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut open = self.sessions.open();
+        while open > 0 {
+            turn.tick().await;
+            let left = until.saturating_duration_since(Instant::now());
+            let batch = self.pace.batch(open, left);
+            open = self.topics.end_some(batch, left.min(THREAD_WAIT_MAX)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_grow_only_where_the_pace_would_exceed_the_limit() {
+        let pace = Pace { batch_sessions: 10, interval: Duration::from_millis(100) };
+        for (open, left_ms, expected) in [
+            (0, 1_000, 10),
+            (5, 0, 10),
+            (110, 1_000, 10),
+            (111, 1_000, 11),
+            (1_000, 1_000, 91),
+            (1_000, 150, 500),
+            (1_000, 99, 1_000),
+            (1_000, 0, 1_000),
+            (1_000, 3_600_000, 10),
+        ] {
+            let batch = pace.batch(open, Duration::from_millis(left_ms));
+            assert_eq!(batch, expected, "{open} within {left_ms} ms");
+        }
+    }
+
+    #[test]
+    fn at_this_pace_all_are_closed_in_time() {
+        for (open, batch_sessions, interval_ms, limit_ms) in
+            [(1_000, 1, 100, 3_000), (7, 3, 250, 250), (50_000, 1_000, 100, 2_000), (9, 9, 1, 0)]
+        {
+            let pace = Pace { batch_sessions, interval: Duration::from_millis(interval_ms) };
+            let (mut left, mut at_ms) = (open, 0);
+            while left > 0 {
+                assert!(at_ms <= limit_ms, "{left} of {open} are left after {at_ms} ms");
+                left -= pace.batch(left, Duration::from_millis(limit_ms - at_ms)).min(left);
+                at_ms += interval_ms;
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+// What a step of the matrix has at hand: its client's generation, an app of its own, servers, and a broom.
+
+import { Client } from "./client.mjs"
+import { Proxy } from "./proxy.mjs"
+import { mint } from "./token.mjs"
+
+/** Describes a step: what every client goes through, or why it cannot. See `generations.test.mjs`. */
+export function step(title, parts) {
+  const label = title.replace(/^(e\d{3}_)*e\d{3} /, "")
+  return { title, label, ...parts }
+}
+
+export class Stage {
+  constructor(client, servers) {
+    Object.assign(this, { client, ...servers })
+    this.leftovers = []
+  }
+
+  get app() {
+    return this.client.app
+  }
+
+  get overWebSocket() {
+    return this.client.transport === "WebSocket"
+  }
+
+  /** Connects a client of the generation, over the transport and in the place that are this stage's. */
+  connect({ to = this.herald, ...options } = {}) {
+    return this.clear(new Client(this.client, to, { page: this.client.page, ...options }))
+  }
+
+  /** Connects another client, in node. */
+  connectOther(generation, { to = this.herald, ...options } = {}) {
+    return this.clear(new Client({ transport: "WebSocket", ...generation }, to, options))
+  }
+
+  async proxy(herald) {
+    const proxy = await Proxy.start(herald)
+    this.leftovers.push(() => proxy.close())
+    return proxy
+  }
+
+  /** A token of the stage's app. */
+  token(claims) {
+    return mint({ sub: { id: 1 }, ...claims }, this.app.secret)
+  }
+
+  trigger(fields) {
+    return this.herald.trigger(fields, this.app)
+  }
+
+  triggerBytes(fields) {
+    return this.herald.triggerRaw({ event: "bin", ...fields }, this.app)
+  }
+
+  clear(client) {
+    this.leftovers.push(() => client.disconnect())
+    return client
+  }
+
+  async end() {
+    for (const clear of this.leftovers.reverse()) await clear()
+  }
+}

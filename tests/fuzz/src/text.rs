@@ -1,0 +1,152 @@
+//! What both spellings in text have in common: they are read as the plain rule says, and what was
+//! read survives being written and read once more.
+
+use herald::{
+    broker::{
+        JsonObject,
+        subscriber::{Delivery, Frame},
+    },
+    phoenix::message::{Body, Label, Message, Outgoing, Ref, Transport, Version},
+    session::Received,
+};
+use serde_json::value::RawValue;
+
+/// The longest ref that is taken, in bytes of its text.
+pub(crate) const REF_BYTES_MAX: usize = 64;
+
+/// A message as JSON parts that nobody has looked into.
+pub(crate) struct Parts {
+    pub(crate) join_ref: Option<Box<RawValue>>,
+    pub(crate) reference: Box<RawValue>,
+    pub(crate) topic: Box<RawValue>,
+    pub(crate) event: Box<RawValue>,
+    pub(crate) payload: Box<RawValue>,
+}
+
+/// A message as Herald should have read it, all as JSON.
+struct Expected<'a> {
+    join_ref: String,
+    reference: String,
+    topic: String,
+    event: String,
+    payload: &'a str,
+}
+
+/// `parts` is what a plain reading of `text` finds.
+pub(crate) fn check(version: Version, text: &str, parts: Option<Parts>) {
+    let read = version.decode(&Received::Text(text.into()), REF_BYTES_MAX);
+    let Some(expected) = parts.as_ref().and_then(Parts::expected) else {
+        assert!(read.is_err(), "what breaks the rule was taken: {read:?}");
+        return;
+    };
+    let message = read.expect("what keeps to the rule is taken");
+    compare(&message, &expected);
+    repeat(version, &message);
+    deliver(version, &message);
+}
+
+impl Parts {
+    fn expected(&self) -> Option<Expected<'_>> {
+        Some(Expected {
+            join_ref: match &self.join_ref {
+                Some(join_ref) => scalar(join_ref)?,
+                None => "null".to_owned(),
+            },
+            reference: scalar(&self.reference)?,
+            topic: label(&self.topic)?,
+            event: label(&self.event)?,
+            payload: self.payload.get(),
+        })
+    }
+}
+
+/// A ref in its one spelling; none if it is nested or long.
+fn scalar(raw: &RawValue) -> Option<String> {
+    let json = raw.get();
+    match json.chars().next()? {
+        '{' | '[' => None,
+        '"' => {
+            let text: String = serde_json::from_str(json).ok()?;
+            (text.len() <= REF_BYTES_MAX).then(|| spelled(&text))
+        }
+        _ => (json.len() <= REF_BYTES_MAX).then(|| json.to_owned()),
+    }
+}
+
+/// A topic or an event: text in its one spelling, anything else as it came.
+fn label(raw: &RawValue) -> Option<String> {
+    match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => Some(spelled(&text)),
+        Err(_) if raw.get().starts_with('"') => None,
+        Err(_) => Some(raw.get().to_owned()),
+    }
+}
+
+fn spelled(text: &str) -> String {
+    serde_json::to_string(text).expect("text is JSON")
+}
+
+fn compare(message: &Message, expected: &Expected<'_>) {
+    assert_eq!(message.join_ref.as_json(), expected.join_ref, "join_ref");
+    assert_eq!(message.reference.as_json(), expected.reference, "ref");
+    assert_eq!(message.topic.to_json(), expected.topic, "topic");
+    assert_eq!(message.event.to_json(), expected.event, "event");
+    assert_eq!(payload(message), expected.payload, "payload");
+    for reference in [&message.join_ref, &message.reference] {
+        // An escape is at most six bytes for one.
+        assert!(reference.as_json().len() <= 2 + 6 * REF_BYTES_MAX, "refs are bounded");
+    }
+}
+
+fn payload(message: &Message) -> &str {
+    match &message.payload {
+        Body::Json(json) => json.get(),
+        Body::Bytes(bytes) => panic!("{bytes:?} from text"),
+    }
+}
+
+/// What goes out to one client says what it was made of.
+fn repeat(version: Version, message: &Message) {
+    let event = message.event.as_text().unwrap_or("an event that is no text");
+    let Message { join_ref, reference, topic, .. } = message;
+    let outgoing = Outgoing { join_ref, reference, topic, event, payload: payload(message) };
+    let join_ref = match version {
+        // It has no place for it.
+        Version::V1 => Ref::null(),
+        Version::V2 => join_ref.clone(),
+    };
+    let expected = Expected {
+        join_ref: join_ref.as_json().to_owned(),
+        reference: reference.as_json().to_owned(),
+        topic: topic.to_json(),
+        event: spelled(event),
+        payload: payload(message),
+    };
+    compare(&read_back(version, version.encode(&outgoing)), &expected);
+}
+
+/// So does what goes out to many, over either transport.
+fn deliver(version: Version, message: &Message) {
+    let (Some(topic), Some(event)) = (message.topic.as_text(), message.event.as_text()) else {
+        return;
+    };
+    let Body::Json(raw) = &message.payload else { return };
+    let Ok(object) = JsonObject::from_raw(raw) else { return };
+    for transport in [Transport::WebSocket, Transport::LongPoll] {
+        let encode = version.format(transport).encode;
+        let frame = encode(&Delivery { topic, event, payload: &object });
+        let expected = Expected {
+            join_ref: "null".to_owned(),
+            reference: "null".to_owned(),
+            topic: Label::from(topic).to_json(),
+            event: Label::from(event).to_json(),
+            payload: raw.get(),
+        };
+        compare(&read_back(version, frame), &expected);
+    }
+}
+
+fn read_back(version: Version, frame: Frame) -> Message {
+    let Frame::Text(text) = frame else { panic!("{frame:?} for text") };
+    version.decode(&Received::Text(text), REF_BYTES_MAX).expect("what Herald writes can be read")
+}

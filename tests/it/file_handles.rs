@@ -1,0 +1,57 @@
+//! When file handles run out: who is connected goes on, health, admin and metrics too.
+
+use rlimit::Resource;
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::{figures::Figures, http::Answer, server::ADMIN, *};
+
+/// Asks over a connection that stays open.
+async fn ask(stream: &mut TcpStream, path: &str) -> (u16, String) {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let login = STANDARD.encode(format!("{}:{}", ADMIN.0, ADMIN.1));
+    let head = format!("GET {path} HTTP/1.1\r\nhost: h\r\nauthorization: Basic {login}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("an open connection");
+    raw::answer(stream).await
+}
+
+#[tokio::test]
+async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
+    let process = Process::start(&[]);
+    let server = &process.server;
+    let mut sockets = Vec::new();
+    for way in WAYS {
+        let mut socket = Socket::connect(server, way).await;
+        socket.join("public:test-app", json!({})).await;
+        sockets.push(socket);
+    }
+    let mut open = raw::connect(server).await;
+    assert_eq!(ask(&mut open, "/api/admin/apps").await.0, 200);
+    let before = rlimit::getrlimit(Resource::NOFILE).expect("this process's limit");
+
+    // No more than are open: whatever comes from now on finds none.
+    let files = process.open_files();
+    process.limit_files((files, before.1));
+    let mut late = raw::connect(server).await;
+    let head = b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n";
+    late.write_all(head).await.expect("room in the kernel");
+    for path in ["/health", "/ready", "/api/admin/apps", "/api/admin/apps/test-app"] {
+        assert_eq!(ask(&mut open, path).await.0, 200, "{path}");
+    }
+    let (status, body) = ask(&mut open, "/metrics").await;
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let headers = vec![("content-type".to_owned(), media_type.to_owned())];
+    let figures = Figures::read(&Answer { status, headers, body });
+    assert_eq!(figures.get("process_max_fds"), files as f64);
+    assert!(figures.get("process_resident_memory_bytes") > 0.0, "read without a file of its own");
+    for socket in &mut sockets {
+        socket.push(json!(["1", "2", "public:test-app", "t:e", {}])).await;
+    }
+    for socket in &mut sockets {
+        for _ in 0..WAYS.len() {
+            assert_eq!(socket.next().await[3], "t:e", "each hears what each says");
+        }
+    }
+    process.limit_files(before);
+    assert_eq!(raw::answer(&mut late).await.0, 200, "who had to wait is let in");
+}

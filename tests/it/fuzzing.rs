@@ -1,0 +1,67 @@
+//! The corpus of the fuzz targets, through the very checks that the fuzzer calls.
+//!
+//! What was once a finding, or leads where little else leads, is kept in `tests/fuzz/corpus/`; see
+//! the README beside it for how to look for more.
+
+use std::{
+    fs,
+    panic::catch_unwind,
+    path::{Path, PathBuf},
+};
+
+#[path = "../fuzz/src/lib.rs"]
+mod checks;
+
+/// Files of one target at most: these run with every other test.
+const FILES_MAX: usize = 120;
+
+/// Bytes of all targets at most: they are part of every checkout.
+const BYTES_MAX: usize = 250_000;
+
+#[test]
+fn the_corpus_is_what_the_checks_say() {
+    let mut bytes = 0;
+    let mut findings = Vec::new();
+    for (target, check) in checks::CHECKS {
+        let files = files(&fuzz().join("corpus").join(target));
+        assert!((5..=FILES_MAX).contains(&files.len()), "{target} has {} files", files.len());
+        for file in files {
+            let data = fs::read(&file).expect("a file");
+            bytes += data.len();
+            if catch_unwind(|| check(&data)).is_err() {
+                findings.push(file.display().to_string());
+            }
+        }
+    }
+    assert!(findings.is_empty(), "promises are broken, see above: {findings:#?}");
+    assert!(bytes <= BYTES_MAX, "the corpus has {bytes} bytes");
+}
+
+#[test]
+fn every_check_has_a_target_and_every_target_a_check() {
+    let mut expected: Vec<_> = checks::CHECKS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    expected.sort();
+    let named = |files: Vec<PathBuf>| -> Vec<String> {
+        files.iter().map(|file| file.file_stem().expect("a name").display().to_string()).collect()
+    };
+    assert_eq!(named(files(&fuzz().join("fuzz_targets"))), expected, "fuzz_targets/");
+    assert_eq!(named(files(&fuzz().join("corpus"))), expected, "corpus/");
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).expect("Cargo.toml");
+    for name in expected {
+        assert!(manifest.contains(&format!("[[bin]]\nname = \"{name}\"\n")), "{name}");
+        let target = fuzz().join("fuzz_targets").join(format!("{name}.rs"));
+        let target = fs::read_to_string(target).expect("a target");
+        assert!(target.contains(&format!("herald_fuzz::{name}::check(data)")), "{name}");
+    }
+}
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,169 @@
+//! Clients that stop reading, or stop fetching: dropped, counted and logged once, at nobody else's
+//! cost.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::support::{
+    figures::{Figures, becomes, becomes_hit},
+    *,
+};
+
+const TOPIC: &str = "public:test-app";
+
+/// Joins over a socket whose kernel buffer is as small as can be, and reads nothing from then on.
+async fn deaf(server: &TestServer) -> TcpStream {
+    let tcp = TcpSocket::new_v4().expect("a socket");
+    tcp.set_recv_buffer_size(4_096).expect("a small buffer");
+    let stream = tcp.connect(([127, 0, 0, 1], server.port).into()).await.expect("a connection");
+    let mut stream = stream;
+    let handshake = "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\
+                     connection: upgrade\r\nsec-websocket-version: 13\r\n\
+                     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(handshake.as_bytes()).await.expect("room");
+    until(&mut stream, b"\r\n\r\n").await;
+    let join = br#"["1","1","public:test-app","phx_join",{}]"#;
+    // A mask of zeros leaves the text as it is.
+    let length = 0x80 | u8::try_from(join.len()).expect("a short message");
+    stream.write_all(&[&[0x81, length, 0, 0, 0, 0], &join[..]].concat()).await.expect("room");
+    until(&mut stream, b"\"response\":{}}]").await;
+    stream
+}
+
+async fn until(stream: &mut TcpStream, end: &[u8]) {
+    let mut got = Vec::new();
+    while !got.ends_with(end) {
+        got.push(timeout(DEADLINE, stream.read_u8()).await.expect("in time").expect("more"));
+    }
+}
+
+async fn trigger(server: &TestServer, n: usize, filler: usize) {
+    let payload = json!({"n": n, "x": "x".repeat(filler)});
+    let event = json!({"topic": "#general", "event": "e", "payload": payload});
+    server.trigger(&App::seeded(), event).await;
+}
+
+/// A socket that reads everything: it must miss nothing.
+struct Witness(Socket, usize);
+
+impl Witness {
+    async fn joined(server: &TestServer) -> Self {
+        let mut socket = Socket::connect(server, V2).await;
+        socket.join(TOPIC, json!({})).await;
+        Self(socket, 0)
+    }
+
+    async fn sees_one_more(&mut self, server: &TestServer, filler: usize) {
+        trigger(server, self.1, filler).await;
+        assert_eq!(self.0.next().await[4]["n"], self.1);
+        self.1 += 1;
+    }
+}
+
+#[tokio::test]
+async fn who_stops_reading_is_dropped_for_frames_or_bytes_whichever_comes_first() {
+    for (limit, reason, filler) in [
+        ("outbox_frames_max", "outbox_frames", 30_000),
+        ("outbox_bytes_max", "outbox_bytes", 90_000),
+    ] {
+        let server = TestServer::start_with(|settings| match limit {
+            "outbox_frames_max" => settings.limits.outbox_frames_max = 8,
+            _ => settings.limits.outbox_bytes_max = 400_000,
+        });
+        let mut witness = Witness::joined(&server).await;
+        let mut deaf = deaf(&server).await;
+        let dropped = async {
+            while Figures::of(&server).await.ended(reason) < 1.0 {
+                witness.sees_one_more(&server, filler).await;
+            }
+        };
+        timeout(3 * DEADLINE, dropped).await.expect("it is dropped in time");
+        let figures = becomes_hit(&server, limit, 1.0).await;
+        assert_eq!(figures.get(r#"herald_sessions{transport="websocket",version="2"}"#), 1.0);
+        raw::hung_up(&mut deaf).await;
+        witness.sees_one_more(&server, filler).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbox() {
+    let server = TestServer::start_with(|settings| {
+        settings.socket.write_timeout = Duration::from_millis(300);
+    });
+    let mut witness = Witness::joined(&server).await;
+    let mut deaf = deaf(&server).await;
+    let dropped = async {
+        while Figures::of(&server).await.ended("write_timeout") < 1.0 {
+            // Far from what may wait, but more than the kernel takes.
+            if witness.1 < 20 {
+                witness.sees_one_more(&server, 90_000).await;
+            }
+        }
+    };
+    timeout(3 * DEADLINE, dropped).await.expect("it is dropped in time");
+    let figures = becomes_hit(&server, "write_timeout", 1.0).await;
+    assert_eq!((figures.ended("outbox_bytes"), figures.ended("outbox_frames")), (0.0, 0.0));
+    raw::hung_up(&mut deaf).await;
+    witness.sees_one_more(&server, 10).await;
+}
+
+#[tokio::test]
+async fn who_stops_fetching_is_dropped_too() {
+    let server = TestServer::start_with(|settings| {
+        settings.socket.long_poll_window = Duration::from_millis(300);
+    });
+    let mut witness = Witness::joined(&server).await;
+    let mut polled = Socket::polled(Poller::connect(&server, V2).await, V2);
+    polled.join(TOPIC, json!({})).await;
+    witness.sees_one_more(&server, 10).await;
+    let figures =
+        becomes(&server, r#"herald_sessions_ended_total{reason="not_fetching"}"#, 1.0).await;
+    assert_eq!(figures.hits("long_poll_window"), 1.0);
+    assert_eq!(polled.into_poller().fetch().await, json!({"status": 500}));
+    witness.sees_one_more(&server, 10).await;
+}
+
+#[tokio::test]
+async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line_each() {
+    const CLIENTS: usize = 40;
+    let process = Process::start(&[
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
+        ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+    ]);
+    let server = &process.server;
+    let mut deaf_ones = Vec::new();
+    for _ in 0..CLIENTS {
+        deaf_ones.push(deaf(server).await);
+    }
+    let mut witness = Witness::joined(server).await;
+    let before = process.resident_bytes();
+    let mut most = before;
+    // 20 MB for each of them, 800 in all, of which each may hold half a megabyte.
+    for _ in 0..200 {
+        witness.sees_one_more(server, 100_000).await;
+        most = most.max(process.resident_bytes());
+    }
+    let grown = most.saturating_sub(before);
+    assert!(grown < 60_000_000, "{grown} bytes for clients that read nothing");
+    let dropped = r#"herald_sessions_ended_total{reason="outbox_bytes"}"#;
+    let figures = becomes(server, dropped, CLIENTS as f64).await;
+    assert_eq!(figures.hits("outbox_bytes_max"), CLIENTS as f64);
+    for stream in &mut deaf_ones {
+        raw::hung_up(stream).await;
+    }
+    let lines = process.logged("is dropped: outbox_bytes", CLIENTS);
+    assert_eq!(lines.len(), CLIENTS, "{lines:?}");
+    let mut sessions: Vec<_> =
+        lines.iter().filter_map(|line| line.split_once("session ")?.1.split(' ').next()).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    assert_eq!(sessions.len(), CLIENTS, "each once: {lines:?}");
+    assert!(lines.iter().all(|line| line.contains("INFO") && !line.contains("xxx")), "{lines:?}");
+}

@@ -1,0 +1,89 @@
+//! What `GET /metrics` says, as numbers.
+
+use std::collections::BTreeMap;
+
+use tokio::time::timeout;
+
+use super::{DEADLINE, TestServer, http, server::ADMIN};
+
+/// One scrape.
+pub struct Figures {
+    /// The text as it came.
+    pub text: String,
+    series: BTreeMap<String, f64>,
+}
+
+impl Figures {
+    /// Asks the server, as its admin, or where its metrics have a port of their own.
+    pub async fn of(server: &TestServer) -> Self {
+        let url = match server.metrics_port {
+            Some(port) => format!("http://127.0.0.1:{port}/metrics"),
+            None => server.url("/metrics"),
+        };
+        Self::read(&http::request("GET", url).basic(ADMIN.0, ADMIN.1).send().await)
+    }
+
+    /// Reads an answer; it must be a whole one.
+    pub fn read(answer: &http::Answer) -> Self {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        assert_eq!(answer.header("content-type"), Some(media_type));
+        let text = answer.body.clone();
+        assert!(text.ends_with("# EOF\n"), "the end is there");
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let series = lines.map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a series and its value");
+            (series.to_owned(), value.parse().expect("a number"))
+        });
+        Self { series: series.collect(), text }
+    }
+
+    /// The value of a series, by name and labels as they are written; it must be there.
+    pub fn get(&self, series: &str) -> f64 {
+        *self.series.get(series).unwrap_or_else(|| panic!("no {series} in {}", self.text))
+    }
+
+    /// Whether there is such a series.
+    pub fn has(&self, series: &str) -> bool {
+        self.series.contains_key(series)
+    }
+
+    /// Every series with its value.
+    pub fn all(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.series.iter().map(|(series, value)| (series.as_str(), *value))
+    }
+
+    /// How often a limit was hit.
+    pub fn hits(&self, limit: &str) -> f64 {
+        self.get(&format!(r#"herald_limit_hits_total{{limit="{limit}"}}"#))
+    }
+
+    /// How many sessions are over for this reason.
+    pub fn ended(&self, reason: &str) -> f64 {
+        self.get(&format!(r#"herald_sessions_ended_total{{reason="{reason}"}}"#))
+    }
+}
+
+/// Asks until a series has this value: what is counted behind an answer may come a little later.
+pub async fn becomes(server: &TestServer, series: &str, expected: f64) -> Figures {
+    let mut last = None;
+    let reached = async {
+        loop {
+            let figures = Figures::of(server).await;
+            let value = figures.get(series);
+            if (value - expected).abs() < f64::EPSILON {
+                return figures;
+            }
+            last = Some(value);
+        }
+    };
+    match timeout(DEADLINE, reached).await {
+        Ok(figures) => figures,
+        Err(_) => panic!("{series} is {last:?}, not {expected}"),
+    }
+}
+
+/// Asks until a limit was hit so often.
+pub async fn becomes_hit(server: &TestServer, limit: &str, times: f64) -> Figures {
+    becomes(server, &format!(r#"herald_limit_hits_total{{limit="{limit}"}}"#), times).await
+}

@@ -1,0 +1,129 @@
+//! The picture of who is there, as clients of both kinds make it of what they are told.
+//!
+//! Written after phoenix.js: the functions of 1.2 and 1.3, and the class of 1.4 and later.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Keys with their metas, in the client's own order.
+pub type Picture = BTreeMap<String, Vec<Value>>;
+
+/// Whether a client knows a meta again by its reference before it adds what it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adds {
+    /// It does not: up to 1.3.
+    Blindly,
+    /// It does: from 1.4 on.
+    Once,
+}
+
+/// How clients up to 1.3 keep their picture: they take everything as it comes.
+#[derive(Debug, Default)]
+pub struct Old(Picture);
+
+impl Old {
+    /// `Presence.syncState`.
+    pub fn state(&mut self, state: &Value) {
+        sync_state(&mut self.0, &picture(state), Adds::Blindly);
+    }
+
+    /// `Presence.syncDiff`.
+    pub fn diff(&mut self, diff: &Value) {
+        sync_diff(&mut self.0, picture(&diff["joins"]), &picture(&diff["leaves"]), Adds::Blindly);
+    }
+
+    /// What it is.
+    pub fn picture(&self) -> &Picture {
+        &self.0
+    }
+}
+
+/// How clients from 1.4 on keep their picture: changes wait for the state of the join that stands.
+#[derive(Debug, Default)]
+pub struct New {
+    picture: Picture,
+    /// The join whose state it has had.
+    synced: Option<u32>,
+    pending: Vec<Value>,
+}
+
+impl New {
+    /// `onState`, while the channel's join has this ref.
+    pub fn state(&mut self, state: &Value, join_ref: u32) {
+        self.synced = Some(join_ref);
+        sync_state(&mut self.picture, &picture(state), Adds::Once);
+        for diff in std::mem::take(&mut self.pending) {
+            self.apply(&diff);
+        }
+    }
+
+    /// `onDiff`, while the channel's join has this ref.
+    pub fn diff(&mut self, diff: &Value, join_ref: u32) {
+        match self.is_synced(join_ref) {
+            true => self.apply(diff),
+            false => self.pending.push(diff.clone()),
+        }
+    }
+
+    /// Whether it has had the state of this join.
+    pub fn is_synced(&self, join_ref: u32) -> bool {
+        self.synced == Some(join_ref)
+    }
+
+    /// What it is.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    fn apply(&mut self, diff: &Value) {
+        let (joins, leaves) = (picture(&diff["joins"]), picture(&diff["leaves"]));
+        sync_diff(&mut self.picture, joins, &leaves, Adds::Once);
+    }
+}
+
+/// What some members are on the wire; a client throws where there are none to read.
+fn picture(members: &Value) -> Picture {
+    let members = members.as_object().expect("keys");
+    let metas = |presence: &Value| presence["metas"].as_array().expect("metas").clone();
+    members.iter().map(|(key, presence)| (key.clone(), metas(presence))).collect()
+}
+
+fn reference(meta: &Value) -> &str {
+    meta["phx_ref"].as_str().expect("a reference")
+}
+
+fn has(metas: &[Value], meta: &Value) -> bool {
+    metas.iter().any(|known| reference(known) == reference(meta))
+}
+
+fn sync_state(state: &mut Picture, told: &Picture, adds: Adds) {
+    let without = |these: &Picture, those: &Picture| -> Picture {
+        let rest = |(key, metas): (&String, &Vec<Value>)| {
+            let known = those.get(key).map_or(&[][..], Vec::as_slice);
+            let rest: Vec<_> = metas.iter().filter(|meta| !has(known, meta)).cloned().collect();
+            (!rest.is_empty()).then(|| (key.clone(), rest))
+        };
+        these.iter().filter_map(rest).collect()
+    };
+    let (joins, leaves) = (without(told, state), without(state, told));
+    sync_diff(state, joins, &leaves, adds);
+}
+
+fn sync_diff(state: &mut Picture, joins: Picture, leaves: &Picture, adds: Adds) {
+    for (key, joined) in joins {
+        let mut metas = state.remove(&key).unwrap_or_default();
+        if adds == Adds::Once {
+            metas.retain(|known| !has(&joined, known));
+        }
+        metas.extend(joined);
+        state.insert(key, metas);
+    }
+    for (key, left) in leaves {
+        let Some(metas) = state.get_mut(key) else { continue };
+        metas.retain(|meta| !has(left, meta));
+        if metas.is_empty() {
+            state.remove(key);
+        }
+    }
+}

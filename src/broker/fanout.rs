@@ -280,15 +280,11 @@ impl Fanout {
     }
 
     /// Hands a publication to those who joined one topic, and now and then asks one of them how long
-    /// it took.
+    /// it takes.
     fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
-        group.deliver(placed, level, traffic);
-        let Some(nth) = self.sampler.turn(placed.taken_at()) else { return };
-        if let Some((_, member)) = group.members.get_index(nth % group.members.len().max(1))
-            && placed.suits(member.format)
-        {
-            member.outbox.sample(placed.taken_at());
-        }
+        let turn = self.sampler.turn(placed.taken_at());
+        let sampled = turn.map(|turn| turn % group.members.len().max(1));
+        group.deliver(placed, level, sampled, traffic);
     }
 
     /// Hands a publication to channel after channel, turn by turn. Nothing else is handed out in
@@ -419,12 +415,12 @@ impl Listeners {
 }
 
 impl Group {
-    /// Hands everyone its frame, but those who can be sent none like it. Who cannot take it is
-    /// ended by its outbox, and leaves with its session.
-    fn deliver(&self, placed: &Placed, level: Level, traffic: &Traffic) {
+    /// Hands everyone its frame, but those who can be sent none like it; the one at the place
+    /// `sampled` is to measure. Who cannot take it is ended by its outbox, and leaves with its session.
+    fn deliver(&self, placed: &Placed, level: Level, sampled: Option<usize>, traffic: &Traffic) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
-        for member in self.members.values() {
+        for (nth, member) in self.members.values().enumerate() {
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
                 true => frames[member.format.slot].get_or_insert_with(spell).as_ref(),
@@ -434,7 +430,8 @@ impl Group {
                 skipped += 1;
                 continue;
             };
-            if member.outbox.deliver(frame, member.id) {
+            let published = (sampled == Some(nth)).then(|| placed.taken_at());
+            if member.outbox.deliver_sampled(frame, member.id, published) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
             }

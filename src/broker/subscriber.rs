@@ -159,11 +159,9 @@ pub struct Subscription {
 #[rtype(result = "()")]
 pub enum ToSession {
     /// A frame for the client, if it still has that subscription: what was on its way when a session
-    /// unsubscribed still arrives here, and must not come between a leave and the next join.
-    Deliver(Frame, SubscriptionId),
-    /// All that was delivered until now is of interest: note when it is written, for it was published
-    /// at this moment.
-    Sample(Instant),
+    /// unsubscribed still arrives here, and must not come between a leave and the next join. With it,
+    /// if it is of interest when it is written: when it was published.
+    Deliver(Frame, SubscriptionId, Option<Instant>),
     /// Who is there, spelled by [`Format::spell_members`], under the same condition. Changes follow
     /// as frames.
     Members(ByteString, SubscriptionId),
@@ -276,7 +274,19 @@ impl Outbox {
     /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
     /// for it must never be silently deaf.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId) -> bool {
-        self.queue(frame.size_bytes(), || ToSession::Deliver(frame.clone(), to))
+        self.deliver_sampled(frame, to, None)
+    }
+
+    /// Queues a frame like [`Outbox::deliver`]; if `published` is given, the session measures how
+    /// long it takes from then until the frame is written. The frame itself carries the question, or
+    /// that would take the place of another one.
+    pub fn deliver_sampled(
+        &self,
+        frame: &Frame,
+        to: SubscriptionId,
+        published: Option<Instant>,
+    ) -> bool {
+        self.queue(frame.size_bytes(), || ToSession::Deliver(frame.clone(), to, published))
     }
 
     /// Queues word of who is there, like [`Outbox::deliver`].
@@ -303,13 +313,6 @@ impl Outbox {
             // It is over already.
             Err(SendError::Closed(_)) => false,
         }
-    }
-
-    /// Asks the session to measure how long it takes from `published` until what it was delivered is
-    /// written. One that has no room for the question is not asked.
-    pub fn sample(&self, published: Instant) {
-        // What cannot be measured is measured elsewhere soon.
-        let _ = self.mailbox.try_send(ToSession::Sample(published));
     }
 
     /// Notes that the session has taken so much out.

@@ -239,13 +239,11 @@ impl Handler<ToSession> for ProbeActor {
 
     fn handle(&mut self, message: ToSession, _: &mut Self::Context) {
         let told = match message {
-            ToSession::Deliver(Frame::Text(text), SubscriptionId(7)) => text.to_string(),
-            ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7)) => format!("{bytes:?}"),
+            ToSession::Deliver(Frame::Text(text), SubscriptionId(7), _) => text.to_string(),
+            ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7), _) => format!("{bytes:?}"),
             ToSession::Members(members, SubscriptionId(7)) => members.to_string(),
-            ToSession::Deliver(_, other) | ToSession::Members(_, other) => format!("{other:?}"),
+            ToSession::Deliver(_, other, _) | ToSession::Members(_, other) => format!("{other:?}"),
             ToSession::AppChanged(app) => format!("app {} changed", app.0),
-            // When one comes is the clock's matter.
-            ToSession::Sample(_) => return,
             ToSession::Disconnect(joins) => format!("disconnect: {joins:?}"),
             ToSession::End(ending) => format!("end: {ending:?}"),
         };

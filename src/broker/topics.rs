@@ -454,12 +454,12 @@ impl Topics {
         Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
     }
 
-    /// The fan-outs of all threads.
     /// How long anything that is asked may take.
     pub(super) fn wait_max(&self) -> Duration {
         self.0.limits.wait_max
     }
 
+    /// The fan-outs of all threads.
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
     }

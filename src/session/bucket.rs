@@ -22,12 +22,8 @@ impl Bucket {
     pub fn take(&mut self, times: u32, rate: PerSecond, now_s: f64) -> bool {
         let now_ns = nanoseconds(now_s);
         let step_ns = SECOND_NS / u64::from(rate.0.max(1));
-        let full_ns = now_ns + SECOND_NS;
-        // What lies further ahead than a full bucket was written by a clock that has been set back.
-        let is_sane = self.empty_at_ns <= full_ns;
-        let begin_ns = if is_sane { self.empty_at_ns.max(now_ns) } else { now_ns };
-        let empty_at_ns = begin_ns + step_ns * u64::from(times);
-        let fits = empty_at_ns <= full_ns;
+        let empty_at_ns = self.filled_until_ns(now_ns) + step_ns * u64::from(times);
+        let fits = empty_at_ns <= now_ns + SECOND_NS;
         if fits {
             self.empty_at_ns = empty_at_ns;
         }
@@ -36,7 +32,15 @@ impl Bucket {
 
     /// Whether it holds nothing: it is worth no memory then.
     pub fn is_empty(&self, now_s: f64) -> bool {
-        self.empty_at_ns <= nanoseconds(now_s)
+        let now_ns = nanoseconds(now_s);
+        self.filled_until_ns(now_ns) == now_ns
+    }
+
+    /// When it will be empty: now, if it is already.
+    fn filled_until_ns(self, now_ns: u64) -> u64 {
+        // What lies further ahead than a full bucket was written by a clock that has been set back.
+        let is_sane = self.empty_at_ns <= now_ns + SECOND_NS;
+        if is_sane { self.empty_at_ns.max(now_ns) } else { now_ns }
     }
 }
 
@@ -90,6 +94,9 @@ mod tests {
     fn a_clock_that_is_set_back_shuts_nobody_out() {
         let mut bucket = Bucket::default();
         assert_eq!(taken(&mut bucket, 30, NOW_S), 30);
+        for (now_s, is_empty) in [(NOW_S, false), (NOW_S + 1.0, true), (NOW_S - 3_600.0, true)] {
+            assert_eq!(bucket.is_empty(now_s), is_empty, "{}", now_s - NOW_S);
+        }
         assert_eq!(taken(&mut bucket, 30, NOW_S - 3_600.0), 30);
         assert_eq!(taken(&mut bucket, 30, NOW_S - 3_600.0), 0);
     }

@@ -74,7 +74,8 @@ struct Joining {
 
 /// What the broker has for the client of a subscription.
 enum Arrival {
-    Frame(Frame),
+    /// A frame, and when it was published if that is of interest.
+    Frame(Frame, Option<Instant>),
     /// Who is there, spelled.
     Members(ByteString),
 }
@@ -82,7 +83,7 @@ enum Arrival {
 impl Arrival {
     fn load(&self) -> Load {
         match self {
-            Self::Frame(frame) => Load::of(frame),
+            Self::Frame(frame, _) => Load::of(frame),
             Self::Members(members) => Load::new(1, members.len()),
         }
     }
@@ -258,9 +259,10 @@ pub(super) fn answer_meanwhile<A: Carrier>(
 pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A::Context) {
     let driver = carrier.driver();
     match message {
-        ToSession::Deliver(frame, id) => arrived(carrier, Arrival::Frame(frame), id, ctx),
+        ToSession::Deliver(frame, id, published) => {
+            arrived(carrier, Arrival::Frame(frame, published), id, ctx);
+        }
         ToSession::Members(members, id) => arrived(carrier, Arrival::Members(members), id, ctx),
-        ToSession::Sample(published) => carrier.sample(published),
         ToSession::AppChanged(app) => {
             let effects = driver.conversation.app_changed(app, now_s());
             run(carrier, effects, ctx);
@@ -293,7 +295,12 @@ fn hand_on<A: Carrier>(
     ctx: &mut A::Context,
 ) {
     match arrival {
-        Arrival::Frame(frame) => carrier.send(frame, ctx),
+        Arrival::Frame(frame, published) => {
+            carrier.send(frame, ctx);
+            if let Some(published) = published {
+                carrier.sample(published);
+            }
+        }
         Arrival::Members(members) => {
             let driver = carrier.driver();
             let Some(place) = driver.place_of(id).cloned() else { return };

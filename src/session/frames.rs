@@ -50,6 +50,17 @@ impl Inbound {
             Self::Close | Self::Broken(_) => 0,
         }
     }
+
+    /// The same in memory of its own.
+    pub(super) fn detached(self) -> Self {
+        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        match self {
+            Self::Message(Received::Text(text)) => Self::Message(Received::Text((&*text).into())),
+            Self::Message(Received::Binary(bytes)) => Self::Message(Received::Binary(copy(bytes))),
+            Self::Ping(payload) => Self::Ping(copy(payload)),
+            Self::Close | Self::Broken(_) => self,
+        }
+    }
 }
 
 /// What reader and writer of one socket share.
@@ -58,12 +69,33 @@ pub(super) struct Socket<T> {
     pub(super) io: RefCell<T>,
     /// When bytes last came in.
     pub(super) heard: Cell<Instant>,
+    /// Whether the reader may read.
+    pub(super) gate: Rc<Gate>,
+}
+
+impl<T> Socket<T> {
+    /// A socket that is read from and written to from now on.
+    pub(super) fn new(io: T, gate: Rc<Gate>) -> Self {
+        Self { io: io.into(), heard: Instant::now().into(), gate }
+    }
+
+    /// Since when its client is silent, as far as anybody listens: who is not read from may have
+    /// said anything.
+    pub(super) fn silent_since(&self) -> Instant {
+        if self.gate.is_shut.get() {
+            return Instant::now();
+        }
+        let heard = self.heard.get();
+        self.gate.opened.get().map_or(heard, |opened| opened.max(heard))
+    }
 }
 
 /// Holds a reader back while as much of what it has read waits as may.
 #[derive(Default)]
 pub(super) struct Gate {
     is_shut: Cell<bool>,
+    /// When it last was opened again.
+    opened: Cell<Option<Instant>>,
     waker: Cell<Option<Waker>>,
 }
 
@@ -75,7 +107,9 @@ impl Gate {
 
     /// Lets the reader go on.
     pub(super) fn open(&self) {
-        self.is_shut.set(false);
+        if self.is_shut.replace(false) {
+            self.opened.set(Some(Instant::now()));
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -100,7 +134,6 @@ enum Fragments {
 pub(super) struct Frames<T> {
     socket: Rc<Socket<T>>,
     worker: Rc<Worker>,
-    gate: Rc<Gate>,
     codec: Codec,
     unread: BytesMut,
     fragments: Option<Box<Fragments>>,
@@ -111,17 +144,11 @@ pub(super) struct Frames<T> {
 
 impl<T: AsyncRead + Unpin> Frames<T> {
     /// Reads from `socket`, beginning with what came in behind the handshake.
-    pub(super) fn new(
-        socket: Rc<Socket<T>>,
-        worker: Rc<Worker>,
-        gate: Rc<Gate>,
-        early: BytesMut,
-    ) -> Self {
+    pub(super) fn new(socket: Rc<Socket<T>>, worker: Rc<Worker>, early: BytesMut) -> Self {
         let message_bytes_max = worker.limits.message_bytes_max;
         Self {
             socket,
             worker,
-            gate,
             codec: Codec::new().max_size(message_bytes_max),
             unread: early,
             fragments: None,
@@ -224,7 +251,7 @@ impl<T: AsyncRead + Unpin> Stream for Frames<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
         let this = &mut *self;
-        ready!(this.gate.poll_pass(cx));
+        ready!(this.socket.gate.poll_pass(cx));
         while !this.done {
             match this.decode() {
                 Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
@@ -299,8 +326,8 @@ mod tests {
 
     fn frames<T: AsyncRead + Unpin>(io: T, early: &[u8]) -> Frames<T> {
         let worker = Bench::new(limits()).worker;
-        let socket = Rc::new(Socket { io: io.into(), heard: Instant::now().into() });
-        Frames::new(socket, worker, Rc::default(), BytesMut::from(early))
+        let socket = Rc::new(Socket::new(io, Rc::default()));
+        Frames::new(socket, worker, BytesMut::from(early))
     }
 
     /// Everything that these bytes amount to, if they arrive so many at a time.

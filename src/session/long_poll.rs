@@ -424,7 +424,6 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
 
     fn sample(&mut self, published: Instant) {
         self.sampled.get_or_insert(published);
-        self.flush();
     }
 
     fn hold(&mut self) {

@@ -59,7 +59,7 @@ pub(super) struct Pump<T, B> {
     /// The actor's outgoing bytes; `None` once it has stopped.
     body: Option<Pin<Box<B>>>,
     chunk: Bytes,
-    /// When something in the chunk was published, if that is of interest.
+    /// When the first that is of interest in the chunk was published.
     sampled: Option<Instant>,
     /// Since when the chunk makes no progress.
     stuck_since: Option<Instant>,
@@ -105,7 +105,8 @@ where
             if self.chunk.is_empty() {
                 let Some(body) = &mut self.body else { return Paused::Finished };
                 let polled = body.as_mut().poll_next(cx);
-                self.sampled = self.worker.sampled.take().or(self.sampled);
+                let sampled = self.worker.sampled.take();
+                self.sampled = self.sampled.or(sampled);
                 match polled {
                     Poll::Ready(Some(Ok(chunk))) => self.chunk = chunk,
                     Poll::Ready(_) => {
@@ -159,7 +160,7 @@ where
                 ending.map_or(limits.write_timeout, |_| LINGER.min(limits.write_timeout));
             *self.stuck_since.get_or_insert(now) + patience
         } else {
-            self.socket.heard.get() + limits.idle_timeout
+            self.socket.silent_since() + limits.idle_timeout
         };
         if deadline <= now {
             if stuck {
@@ -253,10 +254,13 @@ mod tests {
     };
     use tokio_tungstenite::tungstenite;
 
-    use crate::session::{
-        CloseCode,
-        testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
-        worker::SessionLimits,
+    use crate::{
+        metrics::SAMPLE_INTERVAL,
+        session::{
+            CloseCode,
+            testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
+            worker::SessionLimits,
+        },
     };
 
     use super::*;
@@ -265,6 +269,19 @@ mod tests {
 
     async fn order(client: &mut Client, text: &'static str) {
         client.near.write_all(&masked(Message::Text(text.into()))).await.expect("room in the pipe");
+    }
+
+    /// A client that has joined and does not read, with what is being written to it.
+    async fn stuck(bench: &Bench) -> (Client, Vec<u8>) {
+        const ECHO: &str = "a hundred bytes, which are more than the pipe of that client can take, \
+                            and so whatever comes behind waits";
+        let mut deaf = bench.connect(64);
+        order(&mut deaf, "join").await;
+        order(&mut deaf, ECHO).await;
+        // With the first bytes of the echo comes the certainty that the rest is in the way.
+        let head = [0x81, u8::try_from(ECHO.len()).expect("a short frame")];
+        assert_eq!(deaf.next_bytes(10).await, [b"\x81\x06joined", &head[..]].concat());
+        (deaf, ECHO.into())
     }
 
     async fn ends(client: Client) {
@@ -376,6 +393,60 @@ mod tests {
             assert!(deaf.rest().await.len() <= 64, "{case}: what was in the pipe");
             assert_eq!(bench.sessions.open(), 1, "{case}");
         }
+    }
+
+    #[actix_web::test]
+    async fn as_many_frames_wait_as_may_though_some_are_measured_and_one_more_ends_it() {
+        const FRAMES_MAX: usize = 8;
+        let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });
+        for frames in [FRAMES_MAX, FRAMES_MAX + 1] {
+            let (mut deaf, mut waits) = stuck(&bench).await;
+            let (mut witness, _pump) = bench.connect(1 << 20).websocket().await;
+            witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+            assert_eq!(text(&mut witness).await, "joined");
+            for n in 0..frames {
+                // Each time somebody is to be measured, and it is not always the witness.
+                tokio::time::sleep(SAMPLE_INTERVAL).await;
+                let payload = format!(r#"{{"n":{n}}}"#);
+                bench.publish(&payload).await;
+                assert_eq!(text(&mut witness).await, payload);
+                waits.extend([0x81, 7]);
+                waits.extend(payload.as_bytes());
+            }
+            if frames > FRAMES_MAX {
+                ends(deaf).await;
+            } else {
+                assert_eq!(deaf.next_bytes(waits.len()).await, waits);
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn of_what_is_written_together_the_oldest_is_measured() {
+        let bench = Bench::new(limits());
+        let (mut deaf, mut waits) = stuck(&bench).await;
+        let (mut witness, _pump) = bench.connect(1 << 20).websocket().await;
+        witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut witness).await, "joined");
+        let mut first_heard = None;
+        // They are measured by turns, each of them twice.
+        for _ in 0..4 {
+            bench.publish("{}").await;
+            assert_eq!(text(&mut witness).await, "{}");
+            first_heard.get_or_insert_with(Instant::now);
+            waits.extend(b"\x81\x02{}");
+            tokio::time::sleep(10 * SAMPLE_INTERVAL).await;
+        }
+        let waited_s = first_heard.expect("a moment").elapsed().as_secs_f64();
+        assert_eq!(deaf.next_bytes(waits.len()).await, waits);
+        let figures = bench.worker.metrics.encode();
+        let figure = |name: &str| {
+            let name = format!("herald_publish_to_write_seconds_{name} ");
+            let line = figures.lines().find_map(|line| line.strip_prefix(&name));
+            line.and_then(|figure| figure.parse::<f64>().ok()).expect("a figure")
+        };
+        assert_eq!(figure("count"), 3.0, "two of the witness, and one for all that waited");
+        assert!(figure("sum") >= waited_s, "{} of {waited_s} s", figure("sum"));
     }
 
     #[actix_web::test]

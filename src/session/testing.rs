@@ -138,6 +138,14 @@ impl Client {
         (WebSocketStream::from_raw_socket(self.near, Role::Client, None).await, self.pump)
     }
 
+    /// Reads just so many bytes.
+    pub(super) async fn next_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let read = timeout(DEADLINE, self.near.read_exact(&mut bytes)).await;
+        read.expect("so many in time").expect("an open pipe");
+        bytes
+    }
+
     /// Reads all there is until the session hangs up, without ever answering.
     pub(super) async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -59,7 +59,8 @@ struct Inbox {
 impl Inbox {
     fn push(&mut self, inbound: Inbound) {
         self.bytes += inbound.size_bytes();
-        self.waiting.push_back(inbound);
+        // A slice of what was read would keep all of it: far more than is counted here.
+        self.waiting.push_back(inbound.detached());
     }
 
     fn pop(&mut self) -> Option<Inbound> {
@@ -82,9 +83,9 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
     io.tune();
-    let socket = Rc::new(Socket { io: io.into(), heard: Instant::now().into() });
     let gate = Rc::new(Gate::default());
-    let frames = Frames::new(socket.clone(), worker.clone(), gate.clone(), early);
+    let socket = Rc::new(Socket::new(io, gate.clone()));
+    let frames = Frames::new(socket.clone(), worker.clone(), early);
     let outbox = Rc::new(OnceCell::new());
     let (outbox_slot, actor_worker) = (outbox.clone(), worker.clone());
     let body = WebsocketContext::with_factory(stream::pending(), move |ctx| {
@@ -140,9 +141,10 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
     }
 
     /// Only the pump knows what is written. It is polling this very actor, so a place that all
-    /// sessions of the thread share will do.
+    /// sessions of the thread share will do. What has waited longest counts.
     fn sample(&mut self, published: Instant) {
-        self.driver.worker().sampled.set(Some(published));
+        let sampled = &self.driver.worker().sampled;
+        sampled.set(sampled.get().or(Some(published)));
     }
 
     fn hold(&mut self) {
@@ -220,6 +222,8 @@ impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::{SinkExt, StreamExt};
     use tokio::{
         io::{AsyncWriteExt, DuplexStream},
@@ -229,6 +233,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
+        Received,
         testing::{Bench, DEADLINE, limits, text},
         worker::SessionLimits,
     };
@@ -292,6 +297,49 @@ mod tests {
                 assert_eq!(text(&mut client).await, "now", "{case}");
             }
         }
+    }
+
+    #[actix_web::test]
+    async fn who_is_not_read_from_is_not_taken_for_silent() {
+        let idle_timeout = Duration::from_millis(200);
+        let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+        let standstill = bench.standstill().await;
+        let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        let orders = vec!["x"; INBOX_MESSAGES_MAX];
+        say(&mut client, &["join"]).await;
+        say(&mut client, &orders).await;
+        say(&mut client, &["unread"]).await;
+        tokio::time::sleep(4 * idle_timeout).await;
+        standstill.release();
+        hears(&mut client, &["joined"]).await;
+        hears(&mut client, &orders).await;
+        hears(&mut client, &["unread"]).await;
+    }
+
+    #[test]
+    fn what_waits_does_not_keep_what_it_was_read_with() {
+        let read = Bytes::from(b"text bytes and much more".to_vec());
+        let text = read.slice(..4).try_into().expect("UTF-8");
+        let (bytes, ping) = (read.slice(5..10), read.slice(11..14));
+        let mut inbox = Inbox::default();
+        for (inbound, size_bytes) in [
+            (Inbound::Message(Received::Text(text)), 4),
+            (Inbound::Message(Received::Binary(bytes)), 9),
+            (Inbound::Ping(ping), 12),
+            (Inbound::Close, 12),
+        ] {
+            inbox.push(inbound);
+            assert_eq!(inbox.bytes, size_bytes);
+        }
+        assert!(read.is_unique());
+        let all: Vec<_> = std::iter::from_fn(|| inbox.pop()).collect();
+        let expected = [
+            Inbound::Message(Received::Text("text".into())),
+            Inbound::Message(Received::Binary(Bytes::from_static(b"bytes"))),
+            Inbound::Ping(Bytes::from_static(b"and")),
+            Inbound::Close,
+        ];
+        assert_eq!(all, expected);
     }
 
     #[actix_web::test]

@@ -197,7 +197,7 @@ pub struct Socket {
     pub check_origin: OriginPolicy,
     /// A session without inbound bytes for this long is closed.
     pub idle_timeout: Duration,
-    /// A connection that has not sent its whole request by then is closed.
+    /// A connection that has not sent the head of its first request by then is closed.
     pub handshake_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,

@@ -323,6 +323,21 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             return Err(r.fault(key, fault));
         }
     }
+    judge_session_limits(limits, r)
+}
+
+/// A part of the sessions is no more than all of them, where their number is given.
+fn judge_session_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
+    let Some(all) = limits.sessions_max else { return Ok(()) };
+    for (key, part) in [
+        ("limits.sessions_per_app_max", limits.sessions_per_app_max),
+        ("limits.sessions_per_address_max", limits.sessions_per_address_max),
+    ] {
+        if let Some(part) = part.filter(|part| *part > all) {
+            let fault = format!("must be at most limits.sessions_max, {all}, not {part}");
+            return Err(r.fault(key, fault));
+        }
+    }
     Ok(())
 }
 

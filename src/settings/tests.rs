@@ -373,6 +373,22 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 }
 
 #[test]
+fn a_part_of_the_sessions_is_no_more_than_all_of_them() {
+    for (var, key) in [
+        ("HERALD__LIMITS__SESSIONS_PER_APP_MAX", "sessions_per_app_max"),
+        ("HERALD__LIMITS__SESSIONS_PER_ADDRESS_MAX", "sessions_per_address_max"),
+    ] {
+        let all = ("HERALD__LIMITS__SESSIONS_MAX", "12");
+        loaded(&DEVELOPMENT, &[all, (var, "12")]);
+        loaded(&DEVELOPMENT, &[(var, "13")]);
+        assert_eq!(
+            refusal(&DEVELOPMENT, &[all, (var, "13")]),
+            format!("limits.{key} (from {var}): must be at most limits.sessions_max, 12, not 13")
+        );
+    }
+}
+
+#[test]
 fn a_value_given_twice_is_refused_unless_it_is_the_same() {
     let twice = |other| [("PORT", "5000"), ("HERALD__SERVER__PORT", other)];
     assert_eq!(loaded(&DEVELOPMENT, &twice("5000")).server.port, 5000);

@@ -6,7 +6,13 @@ use herald::metrics::{closed::Closed, labels::Limit};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, time::timeout};
 
-use crate::support::{figures::becomes_hit, server::ADMIN, tokens::token, *};
+use crate::support::{
+    figures::becomes_hit,
+    presence::{ROOM, enter, ticket_of},
+    server::ADMIN,
+    tokens::token,
+    *,
+};
 
 const TOPIC: &str = "public:test-app";
 const EVENTS: &str = "/api/apps/test-app/events";
@@ -177,6 +183,55 @@ async fn channels_and_scopes_that_are_too_many() {
     let refused = json!({"status": "error", "response": {"reason": "too many scopes"}});
     assert_eq!(socket.try_join("two:test-app", payload).await, refused);
     only(&server, "scopes_per_app_max", 1.0).await;
+}
+
+#[tokio::test]
+async fn members_that_are_too_many() {
+    let server = TestServer::start_with(|settings| settings.limits.presence_members_max = 1);
+    let (_inside, _, _) = enter(&server, V2, ticket_of("ada")).await;
+    let refused = json!({"status": "error", "response": {"reason": "presence channel full"}});
+    for (nth, way) in WAYS.into_iter().enumerate() {
+        let mut late = Socket::connect(&server, way).await;
+        assert_eq!(late.try_join(ROOM, ticket_of("late")).await, refused, "{way}");
+        only(&server, "presence_members_max", nth as f64 + 1.0).await;
+    }
+}
+
+/// A bulk of more than may be under way at all waits for as long as it may, whatever else is going on;
+/// and so does a push where none may be.
+#[tokio::test]
+async fn publications_that_are_too_many_at_a_time() {
+    let with = |in_flight_max| {
+        TestServer::start_with(move |settings| {
+            settings.limits.publications_in_flight_max = in_flight_max;
+            settings.socket.topic_timeout = Duration::from_secs(2);
+        })
+    };
+    let server = with(2);
+    let publish = |count: usize| {
+        let events = vec![json!({"topic": TOPIC, "event": "e"}); count];
+        let call = request("POST", server.url("/api/publish/bulk"));
+        let call = call.header("authorization", &App::seeded().secret);
+        call.json(&json!({ "events": events })).send()
+    };
+    assert_eq!(publish(2).await.status, 200, "as many as may be");
+    let answer = publish(3).await;
+    assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
+    only(&server, "publications_in_flight_max", 1.0).await;
+
+    let server = with(0);
+    let mut sockets = Vec::new();
+    for way in WAYS {
+        let mut socket = Socket::connect(&server, way).await;
+        socket.join(TOPIC, json!({})).await;
+        socket.push(json!(["1", "2", TOPIC, "t:e", {}])).await;
+        sockets.push(socket);
+    }
+    let refused = json!({"status": "error", "response": {"reason": "unavailable"}});
+    for (way, socket) in WAYS.into_iter().zip(&mut sockets) {
+        assert_eq!(socket.next().await[4], refused, "{way}");
+    }
+    only(&server, "publications_in_flight_max", WAYS.len() as f64).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    picture::{New, Old, Picture},
+    picture::{New, Old, Picture, references},
     presence::{ROOM, ticket_of},
     *,
 };
@@ -206,14 +206,6 @@ fn shown(picture: &Picture) -> Shown {
         customs
     };
     picture.iter().map(|(key, metas)| (key.clone(), customs(metas))).collect()
-}
-
-/// All references of a picture, in order.
-fn references(picture: &Picture) -> Vec<String> {
-    let metas = picture.values().flatten();
-    let mut references: Vec<_> = metas.map(|meta| meta["phx_ref"].to_string()).collect();
-    references.sort();
-    references
 }
 
 async fn play(steps: Vec<Step>) {

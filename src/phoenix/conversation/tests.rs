@@ -933,3 +933,5 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     talk.rules.directory.replace([changed].into_iter().collect());
     assert_eq!(talk.say(&push(r#"{"custom":4}"#)), [error("{}")]);
 }
+
+mod page;

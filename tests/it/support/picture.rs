@@ -9,6 +9,14 @@ use serde_json::Value;
 /// Keys with their metas, in the client's own order.
 pub type Picture = BTreeMap<String, Vec<Value>>;
 
+/// All references of a picture, in order.
+pub fn references(picture: &Picture) -> Vec<String> {
+    let mut references: Vec<_> =
+        picture.values().flatten().map(reference).map(str::to_owned).collect();
+    references.sort();
+    references
+}
+
 /// Whether a client knows a meta again by its reference before it adds what it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Adds {

@@ -1,0 +1,86 @@
+//! What `docs/protocol.md` says of refusals is all that clients are told, to the letter.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{
+    app::token::TokenError,
+    metrics::{closed::Closed, labels::JoinOutcome},
+};
+
+const PAGE: &str = include_str!("../../../../docs/protocol.md");
+
+const METAS: [MetaFault; 2] = [MetaFault::TooLarge, MetaFault::TooDeep];
+
+/// The first cells of the table under this heading, without what marks them as code.
+fn responses(heading: &str) -> BTreeSet<String> {
+    let (_, table) = PAGE.split_once(heading).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `"));
+    let cell = |row: &str| {
+        row.split(" | ").next().map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned())
+    };
+    rows.filter_map(cell).collect()
+}
+
+/// Every refusal, once for each fault where there are several; whoever adds one is told so here.
+fn join_refusals() -> Vec<JoinRefusal> {
+    use JoinRefusal as R;
+    let tokens = [
+        TokenError::TooLong,
+        TokenError::Invalid,
+        TokenError::Expired,
+        TokenError::NotYetValid,
+        TokenError::InvalidCsrf,
+    ];
+    let all = JoinOutcome::ALL.iter().flat_map(|outcome| match outcome {
+        JoinOutcome::Ok => Vec::new(),
+        JoinOutcome::UnmatchedTopic => vec![R::UnmatchedTopic],
+        JoinOutcome::OriginNotAllowed => vec![R::OriginNotAllowed],
+        JoinOutcome::AuthenticationRequired => vec![R::AuthenticationRequired],
+        JoinOutcome::BadToken => tokens.map(R::Token).to_vec(),
+        JoinOutcome::TooManyChannels => vec![R::TooManyChannels],
+        JoinOutcome::TooManyScopes => vec![R::TooManyScopes],
+        JoinOutcome::Anonymous => vec![R::Anonymous],
+        JoinOutcome::BadPresence => METAS.map(R::Meta).to_vec(),
+        JoinOutcome::TooManyMembers => vec![R::TooManyMembers],
+        JoinOutcome::TooManyJoins => vec![R::TooManyJoins],
+        JoinOutcome::TooManySessions => vec![R::TooManySessions],
+        JoinOutcome::AppChanged => vec![R::AppChanged],
+        JoinOutcome::Disconnected => vec![R::Disconnected],
+        JoinOutcome::Unavailable => vec![R::Unavailable],
+    });
+    all.collect()
+}
+
+/// Every refusal that a client can be told; text that is no JSON is no message in the first place.
+fn push_refusals() -> Vec<PushRefusal> {
+    use PushRefusal as R;
+    let next = |refusal: &R| match refusal {
+        R::NotPermitted => Some(R::InvalidEvent),
+        R::InvalidEvent => Some(R::TooLarge),
+        R::TooLarge => Some(R::TooMany),
+        R::TooMany => Some(R::Payload(PayloadError::NotAnObject)),
+        R::Payload(PayloadError::NotJson | PayloadError::NotAnObject) => {
+            Some(R::Payload(PayloadError::TooDeep))
+        }
+        R::Payload(PayloadError::TooDeep) => Some(R::NoCustom),
+        R::NoCustom => Some(R::Meta(MetaFault::TooLarge)),
+        R::Meta(MetaFault::TooLarge) => Some(R::Meta(MetaFault::TooDeep)),
+        R::Meta(MetaFault::TooDeep) => None,
+    };
+    std::iter::successors(Some(R::NotPermitted), next).collect()
+}
+
+#[test]
+fn the_page_lists_every_answer_to_a_join_that_is_refused_and_no_other() {
+    let told = join_refusals().into_iter().map(JoinRefusal::response);
+    assert_eq!(responses("| response to a join |"), told.collect());
+}
+
+#[test]
+fn the_page_lists_every_answer_to_a_push_that_is_refused_and_no_other() {
+    let mut told: BTreeSet<_> = push_refusals().iter().map(PushRefusal::response).collect();
+    // A push that the broker did not take is told what a join is told then.
+    told.insert(JoinRefusal::Unavailable.response());
+    assert_eq!(responses("| response to a push |"), told);
+}

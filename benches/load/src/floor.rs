@@ -1,0 +1,171 @@
+//! The floor: what the kernel alone charges.
+//!
+//! A process of its own, one thread, blocking sockets. It answers the same handshakes, and then does
+//! nothing but one `write()` of a ready frame per subscriber. Whoever measures talks to it by lines
+//! on its standard input; it answers each with a line.
+
+use std::{
+    io::{self, BufRead, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::wire;
+
+/// The argument that makes a program of this folder the floor.
+pub const ARGUMENT: &str = "floor";
+
+/// What the floor is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Take so many more subscribers; answered when all have been welcomed.
+    Accept(usize),
+    /// Make ready a frame with so many bytes of padding.
+    Ready(usize),
+    /// Write the frame, numbered so, to every subscriber.
+    Publish(u64),
+    /// Write the frame, numbered so, to the n-th subscriber alone.
+    Single(u64, usize),
+}
+
+impl Command {
+    /// The command as a line.
+    pub fn line(&self) -> String {
+        match self {
+            Self::Accept(count) => format!("accept {count}\n"),
+            Self::Ready(bytes) => format!("ready {bytes}\n"),
+            Self::Publish(number) => format!("publish {number}\n"),
+            Self::Single(number, nth) => format!("single {number} {nth}\n"),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(match words.as_slice() {
+            ["accept", count] => Self::Accept(count.parse().ok()?),
+            ["ready", bytes] => Self::Ready(bytes.parse().ok()?),
+            ["publish", number] => Self::Publish(number.parse().ok()?),
+            ["single", number, nth] => Self::Single(number.parse().ok()?, nth.parse().ok()?),
+            _ => return None,
+        })
+    }
+}
+
+/// Serves until its standard input ends.
+///
+/// # Errors
+/// What its sockets or its standard streams fail with.
+pub fn run() -> io::Result<()> {
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    listener.listen(4_096)?;
+    let listener = TcpListener::from(listener);
+    let mut answers = io::stdout().lock();
+    writeln!(answers, "{}", listener.local_addr()?.port())?;
+    let mut floor = Floor { listener, subscribers: Vec::new(), frame: Frame::new(0) };
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let command = Command::parse(&line).ok_or(io::ErrorKind::InvalidInput)?;
+        let is_silent = matches!(command, Command::Publish(_) | Command::Single(..));
+        floor.obey(command)?;
+        if !is_silent {
+            writeln!(answers, "done")?;
+        }
+    }
+    Ok(())
+}
+
+struct Floor {
+    listener: TcpListener,
+    subscribers: Vec<TcpStream>,
+    frame: Frame,
+}
+
+impl Floor {
+    fn obey(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Accept(count) => {
+                for _ in 0..count {
+                    let (socket, _) = self.listener.accept()?;
+                    self.subscribers.push(welcome(socket)?);
+                }
+            }
+            Command::Ready(bytes) => self.frame = Frame::new(bytes),
+            Command::Publish(number) => {
+                self.frame.number(number);
+                for socket in &mut self.subscribers {
+                    socket.write_all(&self.frame.bytes)?;
+                }
+            }
+            Command::Single(number, nth) => {
+                self.frame.number(number);
+                let socket = self.subscribers.get_mut(nth).ok_or(io::ErrorKind::NotFound)?;
+                socket.write_all(&self.frame.bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Answers a handshake; the key's answer is that of the one key that is sent here.
+fn welcome(mut socket: TcpStream) -> io::Result<TcpStream> {
+    socket.set_nodelay(true)?;
+    wire::read_until(&mut socket, |read| read.ends_with(b"\r\n\r\n"))?;
+    socket.write_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    )?;
+    Ok(socket)
+}
+
+/// A ready frame: only the event's number is written into it anew.
+struct Frame {
+    bytes: Vec<u8>,
+    number_at: usize,
+}
+
+impl Frame {
+    /// As wide as any number that an event will have.
+    const DIGITS: usize = 10;
+
+    fn new(padding_bytes: usize) -> Self {
+        let number = "1".repeat(Self::DIGITS);
+        let event = crate::event("msg", &number, padding_bytes);
+        let bytes = wire::server_frame(&format!(r#"[null,null,"{}",{event}]"#, crate::TOPIC));
+        let number_at = memchr::memmem::find(&bytes, number.as_bytes()).unwrap_or_default();
+        Self { bytes, number_at }
+    }
+
+    fn number(&mut self, number: u64) {
+        let digits = format!("{number:010}");
+        let place = self.number_at..self.number_at + Self::DIGITS;
+        if let Some(place) = self.bytes.get_mut(place) {
+            place.copy_from_slice(digits.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_frame_carries_the_number_it_is_given() {
+        let mut frame = Frame::new(128);
+        for number in [0, 7, 9_999_999_999] {
+            frame.number(number);
+            let payload = wire::payload(&frame.bytes).expect("a whole frame");
+            assert_eq!(wire::sequence(&frame.bytes[payload]), Some(number));
+        }
+    }
+
+    #[test]
+    fn a_command_survives_its_line() {
+        for command in
+            [Command::Accept(3), Command::Ready(0), Command::Publish(12), Command::Single(4, 5)]
+        {
+            assert_eq!(Command::parse(&command.line()), Some(command));
+        }
+        assert_eq!(Command::parse("publish"), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! A load generator: real connections over loopback against a server in a process of its own.
+//!
+//! Every figure is a ratio within one run: the floor's measurement and the server's take turns, and
+//! medians are compared, because a machine is shared and noisy. What a [`scenario`] does stands in
+//! its own file; [`subject`] starts what is measured, [`floor`] is what the kernel alone charges,
+//! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
+//! accounts, [`report`] prints.
+//!
+//! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that is run by hand, and reports"
+)]
+
+pub mod crowd;
+pub mod floor;
+pub mod handler;
+pub mod observe;
+pub mod options;
+pub mod publisher;
+pub mod report;
+pub mod scenario;
+pub mod subject;
+pub mod wire;
+
+use std::process::ExitCode;
+
+/// The app that is published to: the one every development server has.
+pub const SLUG: &str = "test-app";
+
+/// The topic that most scenarios share.
+pub const TOPIC: &str = "public:test-app:bench";
+
+/// The channel of [`TOPIC`].
+pub const CHANNEL: &str = "bench";
+
+/// The first event's number; all have as many digits.
+pub const FIRST: u64 = 1_000_000_000;
+
+/// The tail of a message: an event's name and its payload, which carries a number and padding.
+pub fn event(name: &str, number: &str, padding_bytes: usize) -> String {
+    format!(r#""{name}",{}"#, payload(number, padding_bytes))
+}
+
+/// A payload of about so many bytes.
+pub fn payload(number: &str, padding_bytes: usize) -> String {
+    format!(r#"{{"n":{number},"pad":"{}"}}"#, "x".repeat(padding_bytes))
+}
+
+/// The body of a trigger on [`TOPIC`].
+pub fn trigger_body(number: u64, padding_bytes: usize) -> String {
+    let payload = payload(&number.to_string(), padding_bytes);
+    format!(r#"{{"topic":"{CHANNEL}","event":"msg","payload":{payload}}}"#)
+}
+
+/// Runs a scenario as the command line says; `server` is the program it measures.
+pub fn main(scenario: scenario::Scenario, server: &str) -> ExitCode {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some(floor::ARGUMENT) => floor::run().map_err(|error| error.to_string()),
+        Some(handler::ARGUMENT) => handler::run().map_err(|error| error.to_string()),
+        _ => options::Options::read().and_then(|options| scenario.run(&options, server)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{}: {why}", scenario.name());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What can be chosen on the command line.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+
+use crate::{report::say, subject::Target};
+
+/// Options of every scenario; what is not given, the scenario chooses.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    no_binary_name = true,
+    disable_version_flag = true,
+    about = "Measures a realtime server against what the kernel alone charges"
+)]
+pub struct Options {
+    /// How often the floor and the server take turns
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// How long one measurement lasts
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// How many connections take part
+    #[arg(long)]
+    pub connections: Option<usize>,
+    /// One short round, for a quick look
+    #[arg(long)]
+    pub short: bool,
+    /// Fail where a figure is beyond its bound by this factor
+    #[arg(long, value_name = "FACTOR")]
+    pub fail_beyond: Option<f64>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Measure this running server instead of starting one: its IP address and port
+    #[arg(long, requires = "pid", value_name = "IP:PORT")]
+    pub address: Option<SocketAddr>,
+    /// The process to observe, where --address names a running server
+    #[arg(long, requires = "address")]
+    pub pid: Option<u32>,
+    /// The path of its WebSocket
+    #[arg(long, default_value = "/socket/websocket?vsn=2.0.0")]
+    pub path: String,
+    /// The app's key, for triggers
+    #[arg(long, default_value = "test-app-fake-key")]
+    pub key: String,
+    /// The app's secret, for triggers and tokens
+    #[arg(long, default_value = "test-app-fake-secret")]
+    pub secret: String,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    pub bench: bool,
+}
+
+impl Options {
+    /// Reads the command line, and lets this process have as many connections as it may.
+    ///
+    /// # Errors
+    /// If that is not allowed.
+    pub fn read() -> Result<Self, String> {
+        let options = Self::parse_from(std::env::args_os().skip(1));
+        let files = rlimit::increase_nofile_limit(u64::MAX).map_err(|error| error.to_string())?;
+        if files < 20_000 {
+            say(&format!("only {files} files may be open; the larger scenarios need 20,000"));
+        }
+        Ok(options)
+    }
+
+    /// Where the server is, or the program that it is started from.
+    pub fn target(&self, program: &str) -> Target {
+        Target {
+            program: program.to_owned(),
+            running: self.address.zip(self.pid),
+            path: self.path.clone(),
+            credentials: (self.key.clone(), self.secret.clone()),
+        }
+    }
+
+    /// How often to measure, by default so often.
+    pub fn rounds(&self, default: usize) -> usize {
+        self.rounds.unwrap_or(if self.short { 1 } else { default }).max(1)
+    }
+
+    /// How long to measure, by default so long.
+    pub fn lasting(&self, default_s: u64) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(if self.short { 2 } else { default_s }).max(1))
+    }
+}

@@ -1,0 +1,192 @@
+//! Reports: one readable table, or the same as JSON.
+
+use serde_json::{Value, json};
+
+use crate::options::Options;
+
+/// Says something to whoever waits; never part of the result.
+pub fn say(words: &str) {
+    eprintln!("{words}");
+}
+
+/// What a figure must not exceed, or fall below.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// The ratio is at most this.
+    RatioAtMost(f64),
+    /// The ratio is at least this.
+    RatioAtLeast(f64),
+    /// The server's own value is at most this.
+    ValueAtMost(f64),
+    /// Shown, not judged.
+    None,
+}
+
+/// One figure over all rounds.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: String,
+    /// The server's values.
+    pub ours: Vec<f64>,
+    /// The values it is compared with; empty where there are none.
+    pub base: Vec<f64>,
+    /// What it must reach.
+    pub bound: Bound,
+}
+
+/// What a scenario found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The scenario.
+    pub scenario: &'static str,
+    /// What stands in the second column: the floor, as a rule.
+    pub base: &'static str,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// What was wrong, or has to be known: empty if all is well.
+    pub remarks: Vec<String>,
+}
+
+impl Figure {
+    /// The medians' ratio, where there is something to compare with.
+    pub fn ratio(&self) -> Option<f64> {
+        let base = median(&self.base).filter(|base| *base > 0.0)?;
+        Some(median(&self.ours)? / base)
+    }
+
+    /// By which factor the bound is missed; at most 1 where it is kept.
+    pub fn excess(&self) -> Option<f64> {
+        match self.bound {
+            Bound::RatioAtMost(bound) => self.ratio().map(|ratio| ratio / bound),
+            Bound::RatioAtLeast(bound) => self.ratio().map(|ratio| bound / ratio),
+            Bound::ValueAtMost(bound) => median(&self.ours).map(|value| value / bound),
+            Bound::None => None,
+        }
+    }
+
+    fn bound(&self) -> String {
+        match self.bound {
+            Bound::RatioAtMost(bound) => format!("ratio <= {bound}"),
+            Bound::RatioAtLeast(bound) => format!("ratio >= {bound}"),
+            Bound::ValueAtMost(bound) => format!("<= {bound}"),
+            Bound::None => String::new(),
+        }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.excess() {
+            None => "",
+            Some(excess) if excess <= 1.0 => "kept",
+            Some(_) => "MISSED",
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name, "ours": self.ours, "base": self.base, "ratio": self.ratio(),
+            "bound": self.bound(), "verdict": self.verdict(),
+        })
+    }
+}
+
+impl Report {
+    /// Prints the report.
+    ///
+    /// # Errors
+    /// If a figure is too far beyond its bound, where the options ask for that.
+    pub fn publish(&self, options: &Options) -> Result<(), String> {
+        match options.json {
+            true => println!("{}", self.json()),
+            false => print!("{}", self.table()),
+        }
+        let Some(factor) = options.fail_beyond else { return Ok(()) };
+        let far = |figure: &&Figure| figure.excess().is_some_and(|excess| excess > factor);
+        match self.figures.iter().find(far) {
+            Some(figure) => Err(format!("{} is beyond {} times its bound", figure.name, factor)),
+            None => Ok(()),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
+        json!({"scenario": self.scenario, "base": self.base, "figures": figures, "remarks": self.remarks})
+    }
+
+    fn table(&self) -> String {
+        let mut table = format!(
+            "{:<44} {:>12} {:>12} {:>7}  {:<14} {}\n",
+            self.scenario, "ours", self.base, "ratio", "bound", ""
+        );
+        for figure in &self.figures {
+            let shown = |values: &[f64]| median(values).map(significant).unwrap_or_default();
+            let ratio = figure.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            table += &format!(
+                "  {:<42} {:>12} {:>12} {ratio:>7}  {:<14} {}\n",
+                figure.name,
+                shown(&figure.ours),
+                shown(&figure.base),
+                figure.bound(),
+                figure.verdict()
+            );
+        }
+        for remark in &self.remarks {
+            table += &format!("  ! {remark}\n");
+        }
+        table
+    }
+}
+
+/// The value in the middle.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 => Some((sorted.get(middle.checked_sub(1)?)? + sorted.get(middle)?) / 2.0),
+        _ => sorted.get(middle).copied(),
+    }
+}
+
+/// Three digits or so, whatever the size.
+fn significant(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1_000.0 => format!("{value:.0}"),
+        size if size >= 100.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(ours: &[f64], base: &[f64], bound: Bound) -> Figure {
+        Figure { name: "a figure".to_owned(), ours: ours.to_vec(), base: base.to_vec(), bound }
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[9.0, 1.0]), Some(5.0));
+        assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn a_bound_is_kept_up_to_itself() {
+        for (bound, ours, expected) in [
+            (Bound::RatioAtMost(1.25), 2.5, "kept"),
+            (Bound::RatioAtMost(1.25), 2.6, "MISSED"),
+            (Bound::RatioAtLeast(2.0), 4.0, "kept"),
+            (Bound::RatioAtLeast(2.0), 3.9, "MISSED"),
+            (Bound::ValueAtMost(5.0), 5.0, "kept"),
+            (Bound::ValueAtMost(5.0), 5.1, "MISSED"),
+            (Bound::None, 5.0, ""),
+        ] {
+            assert_eq!(figure(&[ours], &[2.0], bound).verdict(), expected, "{bound:?} {ours}");
+        }
+        assert_eq!(figure(&[1.0], &[], Bound::RatioAtMost(1.0)).verdict(), "");
+    }
+}

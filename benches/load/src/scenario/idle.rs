@@ -1,0 +1,109 @@
+//! What connections cost that do nothing but stay.
+
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use super::Scenario;
+use crate::{
+    crowd::Crowd,
+    options::Options,
+    report::{Bound, Figure, Report, say},
+    subject::{Subject, Target, join_shared},
+    wire,
+};
+
+/// How often a client of the real world sends a heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Connections that come and go first: what they set up stays, and is nobody's in particular.
+const WARM_UP: usize = 200;
+
+/// Memory per connection at 1,000 and 15,000, and the processor time of the latter's heartbeats.
+pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
+    let many = options.connections.unwrap_or(15_000);
+    let few = many.min(1_000);
+    let watch = options.lasting(30);
+    let mut figures = [
+        (format!("resident memory per connection at {few}, KB"), Bound::None),
+        (format!("resident memory per connection at {many}, KB"), Bound::ValueAtMost(3.5)),
+        ("CPU with heartbeats every 30 s, % of one core".to_owned(), Bound::ValueAtMost(2.0)),
+    ]
+    .map(|(name, bound)| Figure { name, ours: Vec::new(), base: Vec::new(), bound });
+    let mut remarks = Vec::new();
+    for round in 0..options.rounds(1) {
+        say(&format!("round {}: {many} connections", round + 1));
+        let measured = measure(Subject::server(target)?, [few, many], watch)?;
+        for (figure, value) in figures.iter_mut().zip(measured.figures) {
+            figure.ours.push(value);
+        }
+        if measured.unanswered > 0 {
+            remarks.push(format!("{} heartbeats were not answered", measured.unanswered));
+        }
+    }
+    Ok(Report { scenario: Scenario::Idle.name(), base: "", figures: figures.into(), remarks })
+}
+
+struct Measured {
+    figures: [f64; 3],
+    unanswered: usize,
+}
+
+fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<Measured> {
+    let join = join_shared();
+    let connect = |nth| subject.connect(nth, Some(&join));
+    drop((0..WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);
+    let before = settled(&subject)?;
+    let mut sockets = Vec::new();
+    let mut each_kb = [0.0; 2];
+    for (each, size) in each_kb.iter_mut().zip(sizes) {
+        while sockets.len() < size {
+            sockets.push(connect(sockets.len())?);
+        }
+        let grown = settled(&subject)?.saturating_sub(before);
+        *each = grown as f64 / size as f64 / 1024.0;
+        say(&format!("{size} connections: {each:.2} KB each"));
+    }
+    let mut crowd = Crowd::new(sockets)?;
+    let (percent, unanswered) = beat(&subject, &mut crowd, watch)?;
+    Ok(Measured { figures: [each_kb[0], each_kb[1], percent], unanswered })
+}
+
+/// Resident memory once it has stopped moving.
+fn settled(subject: &Subject) -> io::Result<u64> {
+    let mut last = 0;
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(100));
+        let now = subject.observed.resident_bytes()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
+/// Sends every connection's heartbeats, evenly spread; answers the server's share of one core, and
+/// how many were not answered.
+fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<(f64, usize)> {
+    let heartbeat = wire::client_frame(r#"[null,"2","phoenix","heartbeat",{}]"#);
+    let every = HEARTBEAT / u32::try_from(crowd.len()).unwrap_or(u32::MAX).max(1);
+    let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
+    let (mut sent, mut answered) = (0, 0);
+    let mut due = began;
+    while began.elapsed() < watch {
+        while due.elapsed() > Duration::ZERO {
+            crowd.write(sent % crowd.len(), &heartbeat)?;
+            sent += 1;
+            due += every;
+        }
+        crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
+    }
+    let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
+    let over = Instant::now();
+    while answered < sent && over.elapsed() < Duration::from_secs(5) {
+        crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
+    }
+    Ok((cpu.as_secs_f64() / watch.as_secs_f64() * 100.0, sent - answered))
+}

@@ -1,0 +1,123 @@
+//! A storm of joins.
+
+use std::{
+    io,
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
+
+use super::Scenario;
+use crate::{
+    SLUG,
+    floor::Command as Order,
+    options::Options,
+    report::{Bound, Figure, Report, say},
+    subject::{Subject, Target, join_shared},
+};
+
+/// Clients that connect at the same time.
+const THREADS: usize = 8;
+
+/// 10,000 clients connect and join, without a token and each with its own.
+pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
+    let clients = options.connections.unwrap_or(10_000);
+    let join = join_shared();
+    let (mut handshakes, mut public, mut private) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..options.rounds(5) {
+        say(&format!("round {}: {clients} joins", round + 1));
+        handshakes.push(storm(Subject::floor(target)?, clients, &|_| join.clone())?);
+        public.push(storm(Subject::server(target)?, clients, &|_| join.clone())?);
+        let tokens: Vec<String> = (0..clients)
+            .map(|nth| token(&target.credentials.1, nth))
+            .collect::<Option<_>>()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let with_token = |nth: usize| {
+            let token = tokens.get(nth).map(String::as_str).unwrap_or_default();
+            let topic = format!("private:{SLUG}:bench");
+            format!(r#"["1","1","{topic}","phx_join",{{"guardian_token":"{token}"}}]"#)
+        };
+        private.push(storm(Subject::server(target)?, clients, &with_token)?);
+    }
+    let cpu = |stormed: &[Stormed]| stormed.iter().map(Stormed::cpu_us).collect::<Vec<_>>();
+    let last = |stormed: &[Stormed]| stormed.iter().map(Stormed::last_s).collect::<Vec<_>>();
+    let figure =
+        |name: &str, ours, base, bound| Figure { name: name.to_owned(), ours, base, bound };
+    let bound = Bound::RatioAtMost;
+    let figures = vec![
+        figure(
+            "CPU per public join over a handshake, us",
+            cpu(&public),
+            cpu(&handshakes),
+            bound(3.0),
+        ),
+        figure(
+            "CPU per join with a JWT over a public one, us",
+            cpu(&private),
+            cpu(&public),
+            bound(1.5),
+        ),
+        figure("time to the last public join, s", last(&public), last(&handshakes), Bound::None),
+    ];
+    Ok(Report { scenario: Scenario::Joins.name(), base: "base", figures, remarks: Vec::new() })
+}
+
+struct Stormed {
+    clients: usize,
+    cpu: Duration,
+    elapsed: Duration,
+}
+
+impl Stormed {
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.clients as f64
+    }
+
+    fn last_s(&self) -> f64 {
+        self.elapsed.as_secs_f64()
+    }
+}
+
+/// Everybody connects and joins; each stays until the last has.
+fn storm(
+    mut subject: Subject,
+    clients: usize,
+    join: &(dyn Fn(usize) -> String + Sync),
+) -> io::Result<Stormed> {
+    subject.order(&Order::Accept(clients))?;
+    let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
+    let everybody = thread::scope(|scope| {
+        let arrive = |thread: usize| {
+            let subject = &subject;
+            scope.spawn(move || {
+                let mine = (thread..clients).step_by(THREADS);
+                mine.map(|nth| subject.connect(nth, Some(&join(nth))))
+                    .collect::<io::Result<Vec<_>>>()
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(arrive).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?)
+            .collect::<io::Result<Vec<Vec<TcpStream>>>>()
+    })?;
+    subject.obeyed()?;
+    let elapsed = began.elapsed();
+    let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
+    drop(everybody);
+    Ok(Stormed { clients, cpu, elapsed })
+}
+
+/// A token of the app, no two alike, as a web application would mint it.
+fn token(secret: &str, nth: usize) -> Option<String> {
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let claims =
+        format!(r#"{{"sub":"user-{nth}","listen":["private:{SLUG}:*"],"exp":4102444800}}"#);
+    let signed = format!("{}.{}", part(r#"{"alg":"HS256","typ":"JWT"}"#), part(&claims));
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).ok()?;
+    mac.update(signed.as_bytes());
+    Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())))
+}

@@ -1,0 +1,65 @@
+//! Scenarios: what is done to a server, and what it must cost at most.
+
+mod fanout;
+mod idle;
+mod joins;
+mod topics;
+mod triggers;
+
+use crate::options::Options;
+
+/// A scenario by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// 1,000 subscribers of one topic, 50 events a second.
+    FanoutSteady,
+    /// The same, as fast as it goes with eight events under way.
+    FanoutSaturated,
+    /// 10,000 subscribers.
+    FanoutLarge,
+    /// 10 KB of payload.
+    FanoutPayload,
+    /// 10,000 topics of one subscriber each.
+    TopicsMany,
+    /// What idle connections cost.
+    Idle,
+    /// A storm of joins.
+    Joins,
+    /// HTTP triggers.
+    Triggers,
+}
+
+impl Scenario {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FanoutSteady => "fanout-steady",
+            Self::FanoutSaturated => "fanout-saturated",
+            Self::FanoutLarge => "fanout-large",
+            Self::FanoutPayload => "fanout-payload",
+            Self::TopicsMany => "topics-many",
+            Self::Idle => "idle",
+            Self::Joins => "joins",
+            Self::Triggers => "triggers",
+        }
+    }
+
+    /// Runs it against a program, and prints what came of it.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn run(self, options: &Options, server: &str) -> Result<(), String> {
+        let target = options.target(server);
+        let report = match self {
+            Self::FanoutSteady => fanout::steady(options, &target),
+            Self::FanoutSaturated => fanout::saturated(options, &target),
+            Self::FanoutLarge => fanout::large(options, &target),
+            Self::FanoutPayload => fanout::with_payload(options, &target),
+            Self::TopicsMany => topics::many(options, &target),
+            Self::Idle => idle::idle(options, &target),
+            Self::Joins => joins::joins(options, &target),
+            Self::Triggers => triggers::triggers(options, &target),
+        };
+        report.map_err(|error| error.to_string())?.publish(options)
+    }
+}

@@ -1,0 +1,283 @@
+//! What is measured: a process of its own that takes subscribers and hands them events.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::{
+    SLUG, TOPIC,
+    floor::{self, Command as Order},
+    handler,
+    observe::Observed,
+    wire,
+};
+
+/// How long a server may take to start.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// Which of the two is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bare `write()` calls.
+    Floor,
+    /// A server that speaks the protocol.
+    Server,
+}
+
+/// Where a server is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its program; started anew for each measurement unless `running` names one.
+    pub program: String,
+    /// A server that runs already: its address and its process.
+    pub running: Option<(SocketAddr, u32)>,
+    /// The path of its WebSocket, with the query.
+    pub path: String,
+    /// Key and secret of the app.
+    pub credentials: (String, String),
+}
+
+/// A process under measurement; it ends with this value.
+pub struct Subject {
+    /// Which it is.
+    pub kind: Kind,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its accounts.
+    pub observed: Observed,
+    target: Target,
+    process: Option<Child>,
+    orders: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Subject {
+    /// Starts the floor: this very program, told to be it.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn floor(target: &Target) -> io::Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg(floor::ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let mut output = BufReader::new(output);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let port: u16 = line.trim().parse().map_err(io::Error::other)?;
+        Ok(Self {
+            kind: Kind::Floor,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            observed: Observed { pid: process.id() },
+            target: target.clone(),
+            process: Some(process),
+            orders: Some((input, output)),
+            _folder: None,
+        })
+    }
+
+    /// Starts the server with an empty database, or takes the one that runs.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn server(target: &Target) -> io::Result<Self> {
+        if let Some((address, pid)) = target.running {
+            return Ok(Self {
+                kind: Kind::Server,
+                address,
+                observed: Observed { pid },
+                target: target.clone(),
+                process: None,
+                orders: None,
+                _folder: None,
+            });
+        }
+        let folder = tempfile::tempdir()?;
+        let process = Command::new(&target.program)
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PORT", "0")
+            .env("RUST_LOG", "warn,herald=info")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Self::started(target, process, folder)
+    }
+
+    /// Starts the bare handler: this very program, told to be it.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn handler(target: &Target) -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let process = Command::new(std::env::current_exe()?)
+            .arg(handler::ARGUMENT)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Self::started(target, process, folder)
+    }
+
+    /// Waits until a server says where it listens.
+    fn started(target: &Target, mut process: Child, folder: tempfile::TempDir) -> io::Result<Self> {
+        let output = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut lines = BufReader::new(output).lines();
+        let address = lines.by_ref().find_map(|line| address_in(&line.ok()?));
+        // What it says later must not fill the pipe.
+        thread::spawn(move || lines.for_each(drop));
+        let address =
+            address.ok_or_else(|| io::Error::other("the server does not say where it listens"))?;
+        let subject = Self {
+            kind: Kind::Server,
+            address,
+            observed: Observed { pid: process.id() },
+            target: target.clone(),
+            process: Some(process),
+            orders: None,
+            _folder: Some(folder),
+        };
+        subject.await_listener()?;
+        Ok(subject)
+    }
+
+    fn await_listener(&self) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            match TcpStream::connect(self.address) {
+                Ok(_) => return Ok(()),
+                Err(error) if began.elapsed() > START_MAX => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// Gives the floor an order; nothing happens where this is a server.
+    ///
+    /// # Errors
+    /// If the floor is gone.
+    pub fn order(&mut self, order: &Order) -> io::Result<()> {
+        match &mut self.orders {
+            Some((orders, _)) => orders.write_all(order.line().as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the floor has carried out an order that it answers.
+    ///
+    /// # Errors
+    /// If the floor is gone.
+    pub fn obeyed(&mut self) -> io::Result<()> {
+        match &mut self.orders {
+            Some((_, answers)) => answers.read_line(&mut String::new()).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Connects a subscriber from one of the loopback addresses, and joins it to a topic.
+    ///
+    /// # Errors
+    /// If it is not let in.
+    pub fn connect(&self, nth: usize, join: Option<&str>) -> io::Result<TcpStream> {
+        let mut socket = connect_from(nth, self.address)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(START_MAX))?;
+        wire::shake_hands(&mut socket, &self.target.path, &self.address.to_string())?;
+        if let (Kind::Server, Some(join)) = (self.kind, join) {
+            socket.write_all(&wire::client_frame(join))?;
+            read_ok(&mut socket)?;
+        }
+        Ok(socket)
+    }
+
+    /// A request that triggers one event.
+    pub fn trigger(&self, body: &str) -> Vec<u8> {
+        self.post(&format!("/api/apps/{SLUG}/events"), &self.basic(), body)
+    }
+
+    /// A request that triggers several events at once.
+    pub fn bulk(&self, body: &str) -> Vec<u8> {
+        self.post("/api/publish/bulk", &self.target.credentials.1, body)
+    }
+
+    fn post(&self, path: &str, authorization: &str, body: &str) -> Vec<u8> {
+        let (host, length) = (self.address, body.len());
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+
+    fn basic(&self) -> String {
+        let (key, secret) = &self.target.credentials;
+        format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")))
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let ended = process.kill().and_then(|()| process.wait());
+            if let Err(error) = ended {
+                crate::report::say(&format!("a measured process does not end: {error}"));
+            }
+        }
+    }
+}
+
+/// The join of a topic, as version 2 spells it.
+pub fn join(topic: &str) -> String {
+    format!(r#"["1","1","{topic}","phx_join",{{}}]"#)
+}
+
+/// The join of the topic that most scenarios share.
+pub fn join_shared() -> String {
+    join(TOPIC)
+}
+
+/// Connects from 127.0.0.1, 127.0.0.2, …: one address has some 28,000 ports.
+fn connect_from(nth: usize, to: SocketAddr) -> io::Result<TcpStream> {
+    const PER_ADDRESS: usize = 10_000;
+    let host = u8::try_from(1 + nth / PER_ADDRESS).map_err(io::Error::other)?;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+/// Reads a join's reply.
+fn read_ok(socket: &mut impl Read) -> io::Result<()> {
+    let reply = wire::read_until(socket, |read| wire::payload(read).is_some())?;
+    if memchr::memmem::find(&reply, br#""status":"ok""#).is_some() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&reply).into_owned()))
+}
+
+/// The address in what a server prints when it has started.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let url = line.split_once("http://")?.1;
+    let end = url.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(url.len());
+    url.get(..end)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_where_a_server_prints_it() {
+        let line = "Herald listens on http://127.0.0.1:4000/ (development)";
+        assert_eq!(address_in(line), Some(SocketAddr::from(([127, 0, 0, 1], 4000))));
+        assert_eq!(address_in("nothing"), None);
+    }
+}

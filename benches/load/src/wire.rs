@@ -1,0 +1,131 @@
+//! As much of HTTP and WebSocket as a load needs: to shake hands, to send, and to count frames.
+
+use std::{
+    io::{self, Read, Write},
+    ops::Range,
+};
+
+/// How many bytes of a handshake's answer are looked at.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Shakes hands on a blocking socket, as a browser would.
+///
+/// # Errors
+/// What the socket fails with; [`io::ErrorKind::ConnectionRefused`] if the answer is not 101.
+pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> io::Result<()> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Origin: http://{host}\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes())?;
+    let head = read_until(socket, |read| read.ends_with(b"\r\n\r\n"))?;
+    if head.starts_with(b"HTTP/1.1 101") {
+        return Ok(());
+    }
+    let first = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    Err(io::Error::new(
+        io::ErrorKind::ConnectionRefused,
+        String::from_utf8_lossy(first).into_owned(),
+    ))
+}
+
+/// Reads, byte for byte of what arrives, until `is_whole`.
+///
+/// # Errors
+/// What the socket fails with; [`io::ErrorKind::UnexpectedEof`] if it ends, or sends too much, before.
+pub fn read_until(socket: &mut impl Read, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    while !is_whole(&all) {
+        let read = socket.read(&mut buffer)?;
+        if read == 0 || all.len() > HEAD_BYTES_MAX {
+            let said = String::from_utf8_lossy(&all).into_owned();
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, said));
+        }
+        all.extend_from_slice(buffer.get(..read).unwrap_or_default());
+    }
+    Ok(all)
+}
+
+/// A client's text frame. Its mask is zero, which leaves the text as it is.
+pub fn client_frame(text: &str) -> Vec<u8> {
+    let mut frame = frame_head(text.len(), 0x80);
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+/// A server's text frame.
+pub fn server_frame(text: &str) -> Vec<u8> {
+    let mut frame = frame_head(text.len(), 0);
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+fn frame_head(len: usize, mask_bit: u8) -> Vec<u8> {
+    let mut head = vec![0x81_u8];
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(short @ 0..=125), _) => head.push(mask_bit | short),
+        (_, Ok(middle)) => {
+            head.push(mask_bit | 126);
+            head.extend_from_slice(&middle.to_be_bytes());
+        }
+        _ => {
+            head.push(mask_bit | 127);
+            head.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    head
+}
+
+/// Where the payload of the first frame in `bytes` lies; `None` until it is whole.
+pub fn payload(bytes: &[u8]) -> Option<Range<usize>> {
+    let length = usize::from(*bytes.get(1)? & 0x7f);
+    let (start, length): (usize, usize) = match length {
+        126 => {
+            let wide = bytes.get(2..4)?.try_into().ok()?;
+            (4, usize::from(u16::from_be_bytes(wide)))
+        }
+        127 => {
+            let wide = bytes.get(2..10)?.try_into().ok()?;
+            (10, usize::try_from(u64::from_be_bytes(wide)).ok()?)
+        }
+        short => (2, short),
+    };
+    let end = start.checked_add(length)?;
+    (bytes.len() >= end).then_some(start..end)
+}
+
+/// The number of an event, which its payload carries as `"n":<digits>`.
+pub fn sequence(payload: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(payload, b"\"n\":")? + 4;
+    let digits = payload.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
+    let mut number = None;
+    for digit in digits {
+        number = Some(number.unwrap_or(0_u64) * 10 + u64::from(digit - b'0'));
+    }
+    number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_every_length_are_found_when_they_are_whole() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            let frame = server_frame(&"x".repeat(len));
+            assert_eq!(payload(&frame).map(|range| range.len()), Some(len), "{len}");
+            assert_eq!(payload(&frame[..frame.len() - 1]), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_known_by_its_number() {
+        let numbered = br#"[null,null,"public:a","msg",{"n":120,"pad":"x"}]"#;
+        assert_eq!(sequence(numbered), Some(120));
+        assert_eq!(sequence(br#"{"n":}"#), None);
+        assert_eq!(sequence(b"{}"), None);
+    }
+}

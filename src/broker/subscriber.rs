@@ -188,6 +188,8 @@ pub enum Ending {
     NeverFetched,
     /// It joined nothing, where that costs its place.
     Unjoined,
+    /// It sent more than may wait for its turn.
+    InboxFull,
     /// The server stops.
     Shutdown,
     /// An actor it depended on is gone: it must come back to be heard again.

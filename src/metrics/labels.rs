@@ -110,6 +110,8 @@ closed_label! {
         NeverFetched = "never_fetched",
         /// It joined nothing, over long-poll.
         Unjoined = "unjoined",
+        /// It sent more than may wait for its turn, over long-poll.
+        InboxFull = "inbox_full",
         /// What it depended on was lost.
         Broken = "broken",
         /// The server stopped.

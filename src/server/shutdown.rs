@@ -15,7 +15,7 @@ use log::{info, warn};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
-    time::{MissedTickBehavior, interval, sleep, sleep_until},
+    time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{broker::Topics, session::worker::Sessions};
@@ -23,8 +23,9 @@ use crate::{broker::Topics, session::worker::Sessions};
 /// How often a shutdown looks whether the sessions are gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a shutdown that is hurried may still take: enough to say goodbye.
-const HURRIED_MAX: Duration = Duration::from_secs(2);
+/// How long a shutdown that is hurried may still take: enough to say goodbye, and longer than a
+/// long-poll session waits for its client's last fetch.
+const HURRIED_MAX: Duration = Duration::from_secs(3);
 
 /// How long a thread may take to hear of its sessions' end: the others' must not wait for it.
 const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -126,17 +127,22 @@ impl Shutdown {
         }
         // Who is left, or was on its way in meanwhile.
         self.topics.end_all(left() / 2).await;
-        let mut look = interval(LOOK);
-        while self.sessions.open() > 0 && !left().is_zero() {
-            look.tick().await;
-        }
-        match self.sessions.open() {
-            0 => info!("all sessions are closed"),
-            open => warn!("{open} sessions did not close in time"),
+        match timeout(left(), self.until_empty()).await {
+            Ok(()) => info!("all sessions are closed"),
+            Err(_) => warn!("{} sessions did not close in time", self.sessions.open()),
         }
     }
 
-    /// Ends the sessions of all threads batch by batch, within so long.
+    /// Waits until no session is open.
+    async fn until_empty(&self) {
+        let mut look = interval(LOOK);
+        while self.sessions.open() > 0 {
+            look.tick().await;
+        }
+    }
+
+    /// Ends the sessions of all threads batch by batch, within so long; is done when all have gone
+    /// by themselves.
     async fn end_in_batches(&self, wait_max: Duration) {
         let until = Instant::now() + wait_max;
         let mut turn = interval(self.pace.interval);
@@ -144,7 +150,10 @@ impl Shutdown {
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = self.sessions.open();
         while open > 0 {
-            turn.tick().await;
+            tokio::select! {
+                _ = turn.tick() => {}
+                () = self.until_empty() => return,
+            }
             let left = until.saturating_duration_since(Instant::now());
             let batch = self.pace.batch(open, left);
             open = self.topics.end_some(batch, left.min(THREAD_WAIT_MAX)).await;

@@ -230,6 +230,8 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         // Not said once each in the log, as the others of this kind are: a stranger can open many.
         Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
         Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
+        // No setting bounds it, so there is no limit to name.
+        Some(Ending::InboxFull) => (SessionEnd::InboxFull, None),
         Some(Ending::Broken) => (SessionEnd::Broken, None),
         Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
     }
@@ -401,7 +403,7 @@ fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut
 
 fn close_code(ending: Ending) -> CloseCode {
     match ending {
-        Ending::SlowConsumer(_) | Ending::Stuck => CloseCode::TRY_LATER,
+        Ending::SlowConsumer(_) | Ending::Stuck | Ending::InboxFull => CloseCode::TRY_LATER,
         Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
             CloseCode::GOING_AWAY
         }

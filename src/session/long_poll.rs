@@ -5,6 +5,7 @@
 //! one parked request at a time and sends with others; it is gone when it has not fetched for one
 //! and a half windows, or has never fetched within half a one. A session costs its client a single
 //! request: so those that were never fetched are few among all, and the oldest gives way.
+//! When the server stops between two fetches, what waits is kept a little longer for the next one.
 
 mod newcomers;
 
@@ -43,6 +44,10 @@ const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// One of so many places of the server may be taken by sessions that were never fetched: enough for
 /// a crowd that comes at once, too few to keep anybody out.
 const NEWCOMERS_SHARE: usize = 4;
+
+/// How long a session that a stopping server closes keeps what waits for its client's next fetch.
+/// Somebody who keeps up is back within a round trip; a stop that is hurried waits longer than this.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How a long-poll session keeps time.
 #[derive(Debug, Clone, Copy)]
@@ -411,11 +416,17 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         }
     }
 
-    /// Brings what is left to who waits for it, then is gone.
+    /// Brings what is left to who waits for it, then is gone. Where the server stops, what was
+    /// accepted must reach also a client that is between two fetches: it gets its next one.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
         debug!("session {} is closed: {}", self.driver.session(), code.0);
         self.flush();
         self.is_closed = true;
+        if code == CloseCode::RESTART && !self.waiting.is_empty() {
+            self.inbox.retain(|inbound| matches!(inbound, Inbound::End(_)));
+            ctx.run_later(FAREWELL_MAX, |_, ctx| ctx.stop());
+            return;
+        }
         // Whoever still waits for an answer learns by this that the session is gone.
         self.parked = None;
         self.inbox.clear();
@@ -439,7 +450,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
 impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
     type Result = ();
 
-    fn handle(&mut self, Poll(answer): Poll, _: &mut Self::Context) {
+    fn handle(&mut self, Poll(answer): Poll, ctx: &mut Self::Context) {
         if answer.is_closed() {
             // Its client has left, or its window ended, before its turn came.
             return;
@@ -451,6 +462,9 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             let _ = earlier.send(Vec::new());
         }
         self.flush();
+        if self.is_closed && self.waiting.is_empty() {
+            ctx.stop();
+        }
     }
 }
 
@@ -468,7 +482,12 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
     type Result = ();
 
     fn handle(&mut self, Post { messages, answer }: Post, ctx: &mut Self::Context) {
+        if self.is_closed {
+            // It learns that the session is over when it is: told now, it would not fetch again.
+            return self.inbox.push_back(Inbound::End(answer));
+        }
         if !self.has_room_for(&messages) {
+            self.driver.outbox().end(Ending::InboxFull);
             // The dropped answer tells the client that its session is over.
             return self.close(CloseCode::TRY_LATER, ctx);
         }

@@ -441,8 +441,9 @@ async fn those_of_time() {
     only(&server, "handshake_timeout", 1.0).await;
 
     let quick = |settings: &mut herald::settings::Settings| {
-        settings.socket.long_poll_window = moment / 2;
-        settings.socket.idle_timeout = 2 * moment;
+        // Nor must it be taken for an idle client itself.
+        settings.metrics.listen = Some(([127, 0, 0, 1], 0).into());
+        settings.socket.idle_timeout = Duration::from_secs(2);
     };
     let server = TestServer::start_with(quick);
     let mut socket = Socket::connect(&server, V2).await;
@@ -455,7 +456,8 @@ async fn those_of_time() {
     assert_eq!(poller.again(&server).await.fetch().await, json!({"status": 500}));
 
     let server = TestServer::start_with(|settings| {
-        settings.socket.long_poll_window = moment;
+        // Long enough for its first fetch to come in time.
+        settings.socket.long_poll_window = Duration::from_secs(4);
         settings.socket.long_poll_unjoined_timeout = moment;
     });
     let mut poller = Poller::connect(&server, V2).await;

@@ -67,7 +67,7 @@ async fn e129_what_was_sent_is_answered_in_the_next_fetch_in_order() {
 
 #[tokio::test]
 async fn e130_a_fetch_without_anything_to_bring_waits_for_its_window() {
-    let window = Duration::from_secs(1);
+    let window = Duration::from_secs(2);
     let server = TestServer::start_with(|settings| settings.socket.long_poll_window = window);
     let mut poller = joined(&server).await;
     for _ in 0..2 {
@@ -82,9 +82,9 @@ async fn e130_a_fetch_without_anything_to_bring_waits_for_its_window() {
 
 #[tokio::test]
 async fn e131_what_comes_during_a_fetch_is_brought_at_once() {
-    let server = TestServer::start();
+    // Longer than any answer may take.
+    let server = TestServer::start_with(|settings| settings.socket.long_poll_window = 3 * DEADLINE);
     let mut poller = joined(&server).await;
-    let since = Instant::now();
     for n in 1..=5 {
         poller.park().await;
         assert_eq!(poller.post(&push(n)).await, 200);
@@ -95,7 +95,6 @@ async fn e131_what_comes_during_a_fetch_is_brought_at_once() {
         server.trigger(&App::seeded(), trigger).await;
         assert_eq!(poller.parked().await, body);
     }
-    assert!(since.elapsed() < Duration::from_secs(9), "no window was waited for");
 }
 
 #[tokio::test]

@@ -194,7 +194,11 @@ async fn sessions_that_are_never_fetched_keep_nobody_out() {
 
 #[tokio::test]
 async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
-    let mut server = TestServer::start_with(|settings| settings.server.workers = 2);
+    let mut server = TestServer::start_with(|settings| {
+        settings.server.workers = 2;
+        settings.server.shutdown_timeout = Duration::from_secs(600);
+        settings.socket.long_poll_window = 3 * DEADLINE;
+    });
     let mut pollers = Vec::new();
     for _ in 0..20 {
         let mut poller = joined(&server).await;
@@ -214,7 +218,8 @@ async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
         assert_eq!(answer, json!({"status": 500}));
     }
     server.stop();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // No window, nor how long a connection without a request is kept.
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -226,6 +231,30 @@ async fn what_was_accepted_before_a_stop_reaches_who_fetches() {
     server.begin_stop();
     let answer = poller.parked().await;
     assert_eq!(answer["messages"].as_array().map(Vec::len), Some(1), "{answer}");
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_a_stop_reaches_who_is_between_two_fetches() {
+    let server = of_one_thread();
+    let mut poller = joined(&server).await;
+    let mut witness = Socket::connect(&server, V2).await;
+    witness.join(TOPIC, json!({})).await;
+    let mut elsewhere = poller.again(&server).await;
+    trigger(&server, 7, 0).await;
+    assert_eq!(witness.next().await[4]["n"], 7);
+    server.begin_stop();
+    // Of the same batch: the end of the other session is on its way, too.
+    assert_eq!(witness.closed().await, 1012);
+    let answer = poller.fetch().await;
+    assert_eq!(answer["status"], 200, "{answer}");
+    let messages = answer["messages"].as_array().expect("messages");
+    assert_eq!(messages.len(), 1, "{answer}");
+    assert!(messages[0].as_str().is_some_and(|frame| frame.contains(r#""n":7,"#)), "{answer}");
+    // Another connection that is still open is told that it is over.
+    let after = timeout(DEADLINE, elsewhere.try_fetch()).await.expect("an end in time");
+    if let Some(answer) = after {
+        assert_eq!(answer, json!({"status": 500}));
+    }
 }
 
 #[tokio::test]

@@ -82,8 +82,8 @@ async fn e099_e163_whatever_ends_a_client_ends_in_one_leave() {
         (V2, End::IsSentAway),
     ] {
         let server = TestServer::start_with(|settings| {
-            settings.socket.long_poll_window = Duration::from_millis(600);
-            settings.socket.idle_timeout = Duration::from_secs(1);
+            settings.socket.long_poll_window = Duration::from_secs(2);
+            settings.socket.idle_timeout = Duration::from_secs(3);
         });
         let (mut watcher, _, _) = enter(&server, V2, ticket_of("watcher")).await;
         let (mut client, _, told) = enter(&server, way, ticket_of("client")).await;

@@ -12,6 +12,10 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::support::{raw, server::ADMIN, *};
 
+/// Ample for a stop that waits for nobody, on a loaded machine too. What it must not wait for is set
+/// far longer.
+const SOON: Duration = Duration::from_secs(20);
+
 /// Waits until the server says that it drains, while it still says anything.
 async fn until_draining(server: &TestServer) {
     let draining = async { while get(server.url("/ready")).await.status == 200 {} };
@@ -41,12 +45,12 @@ async fn stuck(server: &TestServer) -> Socket {
 fn patient(settings: &mut herald::settings::Settings) {
     settings.limits.outbox_bytes_max = 1 << 30;
     settings.limits.outbox_frames_max = 100_000;
-    settings.socket.write_timeout = Duration::from_secs(60);
+    settings.socket.write_timeout = Duration::from_secs(600);
 }
 
 #[tokio::test]
 async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_is_stuck() {
-    let shutdown_timeout = Duration::from_secs(4);
+    let shutdown_timeout = Duration::from_secs(10);
     let mut server = TestServer::start_with(|settings| {
         patient(settings);
         settings.server.shutdown_timeout = shutdown_timeout;
@@ -71,14 +75,18 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
     let answer = trigger.basic(&app.key, &app.secret).json(&event).send().await;
     assert_eq!(answer.status, 503, "nobody would hear it: {}", answer.body);
     assert!(answer.header("retry-after").is_some());
-    assert!(began.elapsed() < shutdown_timeout, "all of this within the draining");
+    // Whoever was answered was answered within the draining: afterwards nobody listens.
     server.stop();
-    assert!(began.elapsed() < shutdown_timeout + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < shutdown_timeout + SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
-    let mut server = TestServer::start_with(|settings| settings.server.workers = 2);
+    let mut server = TestServer::start_with(|settings| {
+        settings.server.workers = 2;
+        settings.server.shutdown_timeout = Duration::from_secs(600);
+        settings.socket.handshake_timeout = Duration::from_secs(60);
+    });
     let mut sockets = Vec::new();
     for nth in 0..40 {
         let mut socket = Socket::connect(&server, [V1, V2][nth % 2]).await;
@@ -101,7 +109,8 @@ async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
     raw::hung_up(&mut idle).await;
     raw::hung_up(&mut half).await;
     server.stop();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // Less than a connection without a request is kept.
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
 /// Sessions of every kind, spread over all threads.
@@ -155,7 +164,7 @@ async fn whoever_comes_back_meanwhile_is_told_to_wait_and_who_is_left_is_served(
     let server = TestServer::start_with(|settings| {
         settings.server.shutdown_timeout = Duration::from_secs(600);
         settings.server.drain_batch_sessions = 1;
-        settings.server.drain_interval = Duration::from_secs(2);
+        settings.server.drain_interval = Duration::from_secs(60);
     });
     let mut sockets = crowd(&server, 4).await;
     server.begin_stop();
@@ -169,26 +178,46 @@ async fn whoever_comes_back_meanwhile_is_told_to_wait_and_who_is_left_is_served(
     assert_eq!(Socket::refused(&server, "/socket/websocket?vsn=2.0.0", &[]).await.0, 503);
     let answer = get(server.url("/socket/longpoll?vsn=2.0.0")).await;
     assert_eq!(answer.json(), json!({ "status": 500 }));
+    for socket in &mut sockets {
+        socket.push(json!([null, "9", "phoenix", "heartbeat", {}])).await;
+        let reply = socket.next().await;
+        assert_eq!((&reply[1], &reply[4]["status"]), (&json!("9"), &json!("ok")), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_batches_when_all_have_left_by_themselves() {
+    let mut server = TestServer::start_with(|settings| {
+        settings.server.shutdown_timeout = Duration::from_secs(600);
+        settings.server.drain_batch_sessions = 1;
+        settings.server.drain_interval = Duration::from_secs(60);
+    });
+    let sockets = [Socket::connect(&server, V1).await, Socket::connect(&server, V2).await];
+    server.begin_stop();
+    until_draining(&server).await;
+    drop(sockets);
+    let began = Instant::now();
+    server.stop();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn batches_grow_where_the_pace_would_take_longer_than_a_stop_may() {
-    let shutdown_timeout = Duration::from_secs(4);
+    let interval = Duration::from_secs(1);
     let mut server = TestServer::start_with(|settings| {
-        settings.server.shutdown_timeout = shutdown_timeout;
+        settings.server.shutdown_timeout = Duration::from_secs(8);
         settings.server.drain_batch_sessions = 1;
-        settings.server.drain_interval = Duration::from_millis(500);
+        settings.server.drain_interval = interval;
     });
     let mut sockets = crowd(&server, 40).await;
     let began = Instant::now();
     server.begin_stop();
-    // One by one it would take 20 s; who is left when time is up is not told anything.
+    // One by one it would take 40 s; who is left when time is up is not told anything.
     let closed = closed_at(&mut sockets).await;
-    assert!(closed[closed.len() - 1] - began >= Duration::from_millis(500), "not all at once");
+    assert!(closed[closed.len() - 1] - began >= interval, "not all at once");
     drop(sockets);
     server.stop();
-    let took = began.elapsed();
-    assert!(took < shutdown_timeout + Duration::from_secs(5), "{took:?}");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -196,7 +225,7 @@ async fn e101_a_second_signal_closes_at_once_what_is_left() {
     let mut process = Process::start(&[
         ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
         ("HERALD__SERVER__DRAIN_BATCH_SESSIONS", "1"),
-        ("HERALD__SERVER__DRAIN_INTERVAL_MS", "10000"),
+        ("HERALD__SERVER__DRAIN_INTERVAL_MS", "60000"),
     ]);
     let mut sockets = crowd(&process.server, 8).await;
     process.signal("TERM");
@@ -206,32 +235,34 @@ async fn e101_a_second_signal_closes_at_once_what_is_left() {
     closed_at(&mut sockets).await;
     drop(sockets);
     assert_eq!(process.ended().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_third_signal_ends_it_all() {
     let mut process = Process::start(&[
-        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "60s"),
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
     ]);
     let _stuck = stuck(&process.server).await;
-    for (name, logged) in [
-        ("TERM", "SIGTERM: shutting down"),
-        ("INT", "SIGINT again: closing what is left at once"),
-        ("TERM", "a third signal: stopping at once"),
-    ] {
-        process.signal(name);
-        process.until_logged(logged);
-    }
+    process.signal("TERM");
+    process.until_logged("SIGTERM: shutting down");
+    // One right behind the other, for after the second it ends by itself before long.
+    process.signal("INT");
+    process.signal("TERM");
+    process.until_logged("again: closing what is left at once");
+    process.until_logged("a third signal: stopping at once");
     assert_eq!(process.ended().code(), Some(0));
 }
 
 #[tokio::test]
 async fn what_was_accepted_is_delivered_before_the_close() {
     const PUBLISHERS: usize = 8;
-    let server = TestServer::start_with(|settings| settings.server.workers = 2);
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 2;
+        settings.server.shutdown_timeout = Duration::from_secs(60);
+    });
     let mut sockets = Vec::new();
     for nth in 0..6 {
         let mut socket = Socket::connect(&server, [V1, V2][nth % 2]).await;
@@ -295,7 +326,7 @@ async fn what_was_accepted_is_delivered_before_the_close() {
 #[tokio::test]
 async fn a_signal_ends_the_process_in_order_and_in_time() {
     for name in ["TERM", "INT"] {
-        let mut process = Process::start(&[]);
+        let mut process = Process::start(&[("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m")]);
         let mut joined = Socket::connect(&process.server, V2).await;
         joined.join("public:test-app", json!({})).await;
         let mut idle = Socket::connect(&process.server, V1).await;
@@ -306,7 +337,7 @@ async fn a_signal_ends_the_process_in_order_and_in_time() {
         }
         drop((joined, idle));
         assert_eq!(process.ended().code(), Some(0), "{name}");
-        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "{name}: {:?}", began.elapsed());
     }
 }
 
@@ -315,22 +346,21 @@ async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
     let mut process = Process::start(&[
         ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "3s"),
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
     ]);
     let _stuck = stuck(&process.server).await;
     let began = Instant::now();
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_second_signal_does_not_wait() {
     let mut process = Process::start(&[
-        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "60s"),
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
     ]);
     let _stuck = stuck(&process.server).await;
     process.signal("TERM");
@@ -338,12 +368,12 @@ async fn a_second_signal_does_not_wait() {
     let began = Instant::now();
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn half_a_body_holds_a_stop_no_longer_than_it_may_and_a_second_signal_not_at_all() {
-    for (shutdown_timeout, signals, ends_within_s) in [("2s", 1, 6), ("60s", 2, 5)] {
+    for (shutdown_timeout, signals) in [("2s", 1), ("10m", 2)] {
         let env = [("HERALD__SERVER__SHUTDOWN_TIMEOUT", shutdown_timeout)];
         let mut process = Process::start(&env);
         let mut half = raw::connect(&process.server).await;
@@ -361,8 +391,7 @@ async fn half_a_body_holds_a_stop_no_longer_than_it_may_and_a_second_signal_not_
             process.signal("TERM");
         }
         assert_eq!(process.ended().code(), Some(0), "{shutdown_timeout}");
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(ends_within_s), "{shutdown_timeout}: {took:?}");
+        assert!(began.elapsed() < SOON, "{shutdown_timeout}: {:?}", began.elapsed());
     }
 }
 

@@ -116,7 +116,7 @@ async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbo
 #[tokio::test]
 async fn who_stops_fetching_is_dropped_too() {
     let server = TestServer::start_with(|settings| {
-        settings.socket.long_poll_window = Duration::from_millis(300);
+        settings.socket.long_poll_window = Duration::from_secs(2);
     });
     let mut witness = Witness::joined(&server).await;
     let mut polled = Socket::polled(Poller::connect(&server, V2).await, V2);

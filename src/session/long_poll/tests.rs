@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::metrics::labels::SessionEnd;
 use crate::session::{
     testing::{Bench, DEADLINE, Obedient, limits},
     worker::SessionLimits,
@@ -229,6 +230,13 @@ async fn who_sends_more_than_may_wait_for_its_turn_is_gone() {
         let others = (0..requests).map(|_| polls.post(id, &orders));
         let (_, posted) = tokio::join!(first, join_all(others));
         assert_eq!(posted, vec![expected; requests], "{case}");
+        if expected == Posted::Gone {
+            polls.until_none().await;
+        }
+        let ended = &polls.bench.worker.metrics.sessions_ended;
+        let times = u64::from(expected == Posted::Gone);
+        assert_eq!(ended.of(SessionEnd::InboxFull).get(), times, "{case}");
+        assert_eq!(ended.of(SessionEnd::Left).get(), 0, "{case}");
     }
 }
 
@@ -366,6 +374,44 @@ async fn a_session_that_ends_lets_everybody_know() {
         assert_eq!(polls.all.poll(id).await, Polled::Gone, "{order}");
         polls.until_none().await;
     }
+}
+
+#[actix_web::test]
+async fn who_is_between_two_fetches_when_the_server_stops_gets_what_was_accepted() {
+    let polls = Polls::roomy();
+    let topics = &polls.bench.topics;
+    let id = polls.open_and_fetch().await;
+    assert_eq!(polls.post(id, &["join"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["joined"]));
+    polls.bench.publish(r#"{"n":1}"#).await;
+    topics.finish(DEADLINE).await;
+    assert_eq!(topics.end_all(DEADLINE).await, 1);
+    // What is sent now is not looked at, and its client not told before it has fetched.
+    let both = async { tokio::join!(polls.post(id, &["a"]), polls.all.poll(id)) };
+    let both = timeout(DEADLINE, both).await.expect("answers in time");
+    assert_eq!(both, (Posted::Gone, frames(&[r#"{"n":1}"#])));
+    assert_eq!(polls.all.poll(id).await, Polled::Gone);
+    polls.until_none().await;
+    assert_eq!(polls.bench.worker.metrics.sessions_ended.of(SessionEnd::Shutdown).get(), 1);
+}
+
+#[actix_web::test]
+async fn a_session_for_which_nothing_waits_is_gone_at_once_when_the_server_stops() {
+    let polls = Polls::roomy();
+    let (quiet, absent) = (polls.open_and_fetch().await, polls.open_and_fetch().await);
+    assert_eq!(polls.post(absent, &["a"]).await, Posted::Done);
+    let began = Instant::now();
+    polls.bench.topics.end_all(DEADLINE).await;
+    let one_left = async {
+        while polls.bench.sessions.open() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(FAREWELL_MAX, one_left).await.expect("the one before the other");
+    assert_eq!(polls.all.poll(quiet).await, Polled::Gone);
+    // Whoever never comes back holds a stop up for so long and no longer.
+    polls.until_none().await;
+    assert!(began.elapsed() >= FAREWELL_MAX);
 }
 
 #[actix_web::test]

@@ -18,6 +18,7 @@ use super::{
         Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
         ToSession,
     },
+    topic::Topic,
     topics::{SubscribeError, Subscriber, TopicLimits},
 };
 
@@ -249,5 +250,26 @@ impl Handler<ToSession> for ProbeActor {
         };
         // A test that has ended listens no more.
         let _ = self.heard.send(told);
+    }
+}
+
+/// Makes an actor panic.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Break;
+
+impl Handler<Break> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Self::Context) {
+        panic!("on purpose");
+    }
+}
+
+impl Handler<Break> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Self::Context) {
+        panic!("on purpose");
     }
 }

@@ -2,29 +2,14 @@
 
 use std::time::Duration;
 
-use actix::prelude::*;
-
 use super::super::{
     ChannelName, JsonObject,
-    fanout::{Attach, Fanout, Leave},
+    fanout::{Attach, Leave},
     presence::Persona,
     subscriber::{Place, Subscription, SubscriptionId},
-    testing::{Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
+    testing::{Break, Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
     topics::{SubscribeError, Subscriber},
 };
-
-/// Makes a fan-out panic.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Break;
-
-impl Handler<Break> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, _: Break, _: &mut Self::Context) {
-        panic!("on purpose");
-    }
-}
 
 fn persona(key: &str) -> Persona {
     Persona { key: key.into(), meta: JsonObject::empty() }
@@ -235,15 +220,4 @@ async fn a_fan_out_that_breaks_takes_its_members_along() {
     let subscriber = Subscriber { worker, fanout: &broken, session, id: SubscriptionId(7) };
     broker.topics.subscribe(subscriber, &subscription).await.expect("an answer");
     assert_eq!(here(&broker).await, "[watcher={}]");
-}
-
-#[actix_web::test]
-async fn where_nobody_is_left_nothing_is_remembered() {
-    let broker = Broker::start();
-    for session in 1..4 {
-        let mut ada = enter(&broker, session, "ada").await;
-        assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
-        broker.leave(&ada, room()).await;
-        assert_eq!(here(&broker).await, "[]");
-    }
 }

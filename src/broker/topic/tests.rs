@@ -1,23 +1,12 @@
 //! Topics among fan-outs and probes.
 
+use tokio::time::timeout;
+
 use super::super::{
-    testing::{Broker, channel, key, whole},
+    testing::{Break, Broker, DEADLINE, channel, key, whole},
     topics::SubscribeError,
 };
 use super::*;
-
-/// Makes a topic panic.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Break;
-
-impl Handler<Break> for Topic {
-    type Result = ();
-
-    fn handle(&mut self, _: Break, _: &mut Self::Context) {
-        panic!("on purpose");
-    }
-}
 
 #[actix_web::test]
 async fn a_topic_retires_with_its_last_subscriber_and_comes_back_with_the_next() {
@@ -87,4 +76,35 @@ async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
     // It retires in order behind this.
     broker.publish(&key(1, "one"), "#general", "msg").await;
     broker.join(&probe, third).await.expect("a place that became free");
+}
+
+/// How many channels are remembered for who is on them?
+#[derive(Message)]
+#[rtype(result = "usize")]
+struct Gatherings;
+
+impl Handler<Gatherings> for Topic {
+    type Result = usize;
+
+    fn handle(&mut self, _: Gatherings, _: &mut Self::Context) -> usize {
+        self.gatherings.len()
+    }
+}
+
+#[actix_web::test]
+async fn a_channel_that_nobody_is_left_on_is_forgotten_while_its_topic_lives_on() {
+    let (broker, scope) = (Broker::start(), key(1, "presence"));
+    let stays = broker.session(1).await;
+    broker.join(&stays, whole(&scope)).await.expect("a place");
+    let topic = broker.topics.find(&scope).expect("a topic");
+    for session in 2..5 {
+        let (ada, room) = (broker.session(session).await, channel(&scope, "room"));
+        let persona = Persona { key: "ada".into(), meta: JsonObject::empty() };
+        broker.enter(&ada, room.clone(), persona).await.expect("a place");
+        assert_eq!(topic.send(Gatherings).await, Ok(1), "session {session}");
+        broker.leave(&ada, room).await;
+        let forgotten = async { while topic.send(Gatherings).await != Ok(0) {} };
+        timeout(DEADLINE, forgotten).await.expect("in time");
+    }
+    assert!(topic.connected());
 }

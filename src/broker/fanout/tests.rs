@@ -1,0 +1,279 @@
+//! Fan-outs and probes.
+
+use futures_util::task::noop_waker;
+
+use super::super::subscriber::{Excess, Load};
+use super::super::{
+    Payload, Publication,
+    testing::{Break, Broker, DEADLINE, Probe, channel, key, publication, whole},
+};
+use super::*;
+use crate::app::subject::Subject;
+
+#[actix_web::test]
+async fn each_hears_what_it_joined_and_each_place_once() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (mut all, mut room, mut other) =
+        (broker.session(1).await, broker.session(2).await, broker.session(3).await);
+    for (probe, place) in [
+        (&all, whole(&scope)),
+        (&all, whole(&scope)),
+        (&room, channel(&scope, "room")),
+        (&other, channel(&scope, "other")),
+        (&other, whole(&key(2, "public"))),
+    ] {
+        broker.join(probe, place).await.expect("a place");
+    }
+    for destination in ["room", "#general"] {
+        broker.publish(&scope, destination, "msg").await;
+    }
+    assert_eq!([all.next().await, all.next().await], ["* room:msg", "* msg"]);
+    assert_eq!([room.next().await, room.next().await], ["room msg", "room #general:msg"]);
+    assert_eq!(other.next().await, "other #general:msg");
+    for probe in [&mut all, &mut room, &mut other] {
+        assert!(probe.has_heard_nothing(), "{:?}", probe.session);
+    }
+}
+
+#[actix_web::test]
+async fn who_joins_a_renamed_app_hears_it_by_its_new_name_though_others_have_not_left() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (old, mut new) = (broker.session(1).await, broker.session(2).await);
+    for (probe, topic) in [(&old, "public:old"), (&new, "public:new")] {
+        broker.join_as(probe, whole(&scope), topic).await.expect("a place");
+    }
+    broker.publish(&scope, "#general", "msg").await;
+    assert_eq!(new.next().await, "public:new msg");
+}
+
+#[actix_web::test]
+async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probe = broker.session(1).await;
+    // More channels than its outbox has room for.
+    for nth in 0..64 {
+        let place = channel(&scope, &format!("c{nth}"));
+        broker.join(&probe, place).await.expect("a place");
+    }
+    broker.publish(&scope, "#general", "first").await;
+    broker.publish(&scope, "c5", "second").await;
+    let mut heard = Vec::new();
+    for _ in 0..64 {
+        heard.push(probe.next().await);
+    }
+    assert!(heard.iter().all(|frame| frame.ends_with(" #general:first")), "{heard:?}");
+    assert_eq!(heard.iter().collect::<std::collections::HashSet<_>>().len(), 64);
+    assert_eq!(probe.next().await, "c5 second", "in order, behind all of the first");
+}
+
+#[actix_web::test]
+async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let stuck = broker.stuck_session(1, 1).await;
+    let mut healthy = broker.session(2).await;
+    for probe in [&stuck, &healthy] {
+        broker.join(probe, whole(&scope)).await.expect("a place");
+    }
+    let waker = noop_waker();
+    for n in 0..100 {
+        broker.publish(&scope, "#general", &format!("e{n}")).await;
+        assert_eq!(healthy.next().await, format!("* e{n}"));
+    }
+    let ending = Some(Ending::SlowConsumer(Excess::Frames));
+    assert_eq!(stuck.outbox.ending(&waker), ending);
+    assert_eq!(healthy.outbox.ending(&waker), None);
+}
+
+#[actix_web::test]
+async fn bytes_are_handed_to_who_can_be_sent_any_and_the_others_are_counted() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (mut all, mut room, mut text) =
+        (broker.session(1).await, broker.session(2).await, broker.session(3).await);
+    broker.join_for_bytes(&all, whole(&scope)).await;
+    broker.join_for_bytes(&room, channel(&scope, "room")).await;
+    for place in [whole(&scope), channel(&scope, "room"), channel(&scope, "other")] {
+        broker.join(&text, place).await.expect("a place");
+    }
+    let bytes = |destination| Publication {
+        payload: Payload::Bytes(b"\x00!".as_slice().into()),
+        ..publication(&scope, destination, "msg")
+    };
+    for (publications, skipped) in [
+        (vec![bytes("room")], Some(2)),
+        (vec![bytes("#general")], Some(3)),
+        (vec![bytes("room"), publication(&scope, "room", "msg"), bytes("room")], Some(4)),
+        (vec![Publication { app: AppId(2), ..bytes("room") }], Some(0)),
+    ] {
+        let receipt = broker.topics.publish_all(publications).await.expect("a receipt");
+        assert!(receipt.may_skip());
+        assert_eq!(receipt.skipped().await, skipped);
+    }
+    for expected in ["* room:msg", "* msg", "* room:msg", "* room:msg", "* room:msg"] {
+        let heard = all.next().await;
+        let is_text = heard == expected;
+        assert!(is_text || heard == format!("b\"{expected} \\0!\""), "{heard}");
+    }
+    let heard = [room.next().await, room.next().await, room.next().await];
+    assert_eq!(heard, ["b\"room msg \\0!\"", "b\"room #general:msg \\0!\"", "b\"room msg \\0!\""]);
+    let mut heard = [text.next().await, text.next().await];
+    heard.sort();
+    assert_eq!(heard, ["* room:msg", "room msg"], "the object alone");
+    assert!(text.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let deaf = broker.session(1).await;
+    broker.join(&deaf, whole(&scope)).await.expect("a place");
+    broker.fanout.do_send(Break);
+    let payload = Payload::Bytes(b"x".as_slice().into());
+    let bytes = Publication { payload, ..publication(&scope, "room", "msg") };
+    let receipt = broker.topics.publish(bytes).await.expect("a receipt");
+    assert_eq!(receipt.skipped().await, Some(0));
+}
+
+#[actix_web::test]
+async fn an_outbox_is_bounded_in_bytes_too() {
+    let broker = Broker::start();
+    let probe = broker.stuck_session(1, 100).await;
+    let frame = Frame::Text("x".repeat(400_000).into());
+    let id = SubscriptionId(7);
+    assert!(probe.outbox.deliver(&frame, id));
+    assert!(probe.outbox.deliver(&frame, id));
+    probe.outbox.taken(Load::of(&frame));
+    assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
+    assert!(!probe.outbox.deliver(&frame, id));
+    let ending = Some(Ending::SlowConsumer(Excess::Bytes));
+    assert_eq!(probe.outbox.ending(&noop_waker()), ending);
+    probe.outbox.taken(Load::of(&frame));
+    assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
+}
+
+#[actix_web::test]
+async fn whoever_has_a_join_of_a_changed_app_is_told_once() {
+    let broker = Broker::start();
+    let (mut one, mut other) = (broker.session(1).await, broker.session(2).await);
+    for place in [whole(&key(1, "public")), channel(&key(1, "public"), "room")] {
+        broker.join(&one, place).await.expect("a place");
+    }
+    broker.join(&other, whole(&key(2, "public"))).await.expect("a place");
+    for app in [1, 2] {
+        broker.fanout.send(AppChanged(AppId(app))).await.expect("a fan-out");
+    }
+    assert_eq!(one.next().await, "app 1 changed");
+    assert_eq!(other.next().await, "app 2 changed");
+    assert!(one.has_heard_nothing() && other.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_to_join() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probes = Vec::new();
+    for (id, places) in [
+        (1, vec![channel(&scope, "room"), channel(&scope, "other")]),
+        (2, vec![whole(&scope)]),
+        (3, vec![channel(&key(1, "private"), "room")]),
+        (4, vec![channel(&key(2, "public"), "room")]),
+        (5, vec![]),
+        (6, vec![]),
+    ] {
+        let probe = broker.session(id).await;
+        for place in places {
+            broker.join(&probe, place).await.expect("a place");
+        }
+        probe.outbox.set_joining(id == 6);
+        probes.push(probe);
+    }
+    let subject = Subject::of(serde_json::from_str("1").expect("JSON")).expect("a subject");
+    for (disconnect, concerned) in [
+        (Disconnect::Place(channel(&scope, "room")), [1, 6].as_slice()),
+        (Disconnect::Place(whole(&scope)), &[2, 6]),
+        (Disconnect::Place(channel(&scope, "empty")), &[6]),
+        (Disconnect::Subject { app: AppId(1), subject }, &[1, 2, 3, 6]),
+    ] {
+        broker.topics.disconnect(disconnect.clone()).await.expect("all to be told");
+        for probe in &mut probes {
+            if concerned.contains(&probe.session.0) {
+                assert_eq!(probe.next().await, format!("disconnect: {disconnect:?}"));
+            }
+            assert!(probe.has_heard_nothing(), "{:?} {disconnect:?}", probe.session);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn who_cannot_be_told_what_ends_its_joins_is_ended() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    for change in [None, Some(Disconnect::Place(whole(&scope)))] {
+        let stuck = broker.stuck_session(1, 1).await;
+        broker.join(&stuck, whole(&scope)).await.expect("a place");
+        let waker = noop_waker();
+        // What fits into its mailbox is not lost; the session comes to it when it can.
+        let mut told = 0;
+        while stuck.outbox.ending(&waker).is_none() && told < 100 {
+            match change.clone() {
+                None => broker.fanout.send(AppChanged(scope.app)).await.expect("a fan-out"),
+                Some(joins) => broker.topics.disconnect(joins).await.expect("to be told"),
+            }
+            told += 1;
+        }
+        assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer(Excess::Frames)));
+        assert!(told > 1, "there was room for one");
+        broker.fanout.send(Leave(stuck.session)).await.expect("a fan-out");
+    }
+}
+
+#[actix_web::test]
+async fn at_the_end_every_session_is_told_also_who_joined_nothing() {
+    let broker = Broker::start();
+    let (mut joined, mut idle) = (broker.session(1).await, broker.session(2).await);
+    let left = broker.session(3).await;
+    broker.join(&joined, whole(&key(1, "public"))).await.expect("a place");
+    broker.fanout.send(Leave(left.session)).await.expect("a fan-out");
+    assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 2);
+    for probe in [&mut joined, &mut idle] {
+        assert_eq!(probe.next().await, "end: Shutdown");
+    }
+}
+
+#[actix_web::test]
+async fn some_are_ended_at_a_time_over_all_threads_together() {
+    let broker = Broker::start();
+    let other = broker.another_thread();
+    let mut probes = Vec::new();
+    for (at, id) in [(&broker, 1), (&broker, 2), (&broker, 3), (&other, 4), (&other, 5)] {
+        probes.push(at.session(id).await);
+    }
+    let waker = noop_waker();
+    for (batch, left) in [(2, 3), (2, 1), (2, 0), (2, 0)] {
+        assert_eq!(broker.topics.end_some(batch, DEADLINE).await, left);
+        let is_open = |probe: &&Probe| probe.outbox.ending(&waker).is_none();
+        assert_eq!(probes.iter().filter(is_open).count(), left);
+    }
+    for probe in &mut probes {
+        assert_eq!(probe.next().await, "end: Shutdown");
+        assert!(probe.has_heard_nothing());
+    }
+}
+
+#[actix_web::test]
+async fn who_was_on_its_way_in_when_the_end_came_is_told_as_well() {
+    let broker = Broker::start();
+    assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 0);
+    assert_eq!(broker.session(1).await.next().await, "end: Shutdown");
+}
+
+#[actix_web::test]
+async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
+    let (mut broker, scope) = (Broker::start(), key(1, "public"));
+    let mut deaf = broker.session(1).await;
+    broker.join(&deaf, whole(&scope)).await.expect("a place");
+    assert!(broker.fanout.send(Break).await.is_err());
+    assert_eq!(deaf.next().await, "end: Broken");
+    (broker.worker, broker.fanout) = broker.topics.start_fanout();
+    let mut back = broker.session(2).await;
+    broker.join(&back, whole(&scope)).await.expect("a place");
+    broker.publish(&scope, "#general", "msg").await;
+    assert_eq!(back.next().await, "* msg");
+}

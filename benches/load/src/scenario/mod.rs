@@ -3,6 +3,7 @@
 mod fanout;
 mod idle;
 mod joins;
+mod stage;
 mod topics;
 mod triggers;
 

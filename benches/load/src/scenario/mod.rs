@@ -3,6 +3,7 @@
 mod fanout;
 mod idle;
 mod joins;
+mod slow_consumer;
 mod stage;
 mod topics;
 mod triggers;
@@ -28,6 +29,8 @@ pub enum Scenario {
     Joins,
     /// HTTP triggers.
     Triggers,
+    /// `FanoutSteady` with ten subscribers that stop reading.
+    SlowConsumer,
 }
 
 impl Scenario {
@@ -42,6 +45,7 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Joins => "joins",
             Self::Triggers => "triggers",
+            Self::SlowConsumer => "slow-consumer",
         }
     }
 
@@ -60,6 +64,7 @@ impl Scenario {
             Self::Idle => idle::idle(options, &target),
             Self::Joins => joins::joins(options, &target),
             Self::Triggers => triggers::triggers(options, &target),
+            Self::SlowConsumer => slow_consumer::slow_consumer(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

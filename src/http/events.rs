@@ -29,7 +29,7 @@ pub async fn create(
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;
-    trigger::publish(&services, vec![publication]).await
+    trigger::publish(&services, &by, vec![publication]).await
 }
 
 fn read(

@@ -12,6 +12,7 @@ pub mod fanout;
 mod fanouts;
 mod gathering;
 pub mod occupancy;
+pub mod outbox;
 mod placed;
 pub mod presence;
 pub mod publication;

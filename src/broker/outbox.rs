@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
 
@@ -112,7 +112,7 @@ impl Load {
 pub enum Next {
     /// A frame.
     Frame,
-    /// News.
+    /// News, or somebody rang.
     News,
     /// Nothing; who asked is woken once there is something.
     Nothing,
@@ -122,6 +122,9 @@ pub enum Next {
 ///
 /// What belongs to a subscription that was left never reaches the session, and what belongs to a
 /// join that is under way waits until its reply has been decided.
+///
+/// It is also a bell: made a [`Waker`], it wakes who takes and says that it was not for a frame. So
+/// who is woken for a frame need not look at all else that it waits for.
 pub struct Outbox {
     session: SessionId,
     max: Load,
@@ -135,6 +138,8 @@ struct State {
     load: Load,
     /// Wakes who takes.
     waker: Option<Waker>,
+    /// Whether somebody rang since the last look.
+    has_rung: bool,
     ending: Option<Ending>,
     /// Whether nobody takes any more.
     is_closed: bool,
@@ -284,7 +289,7 @@ impl Outbox {
     }
 
     /// Takes frames for as long as `take` wants more; answers what comes next. `waker` is woken when
-    /// something comes into an empty outbox, and when the session is to end.
+    /// something comes into an empty outbox, when somebody rings, and when the session is to end.
     pub fn take_frames(
         &self,
         waker: &Waker,
@@ -292,16 +297,22 @@ impl Outbox {
     ) -> Next {
         let mut state = self.state();
         state.register(waker);
-        loop {
-            let next = state.next();
-            if next != Next::Frame {
-                return next;
-            }
-            let Some(ToSession::Frame(frame, published)) = state.pop() else { return next };
-            if !take(frame, published) {
-                return state.next();
-            }
+        let mut wants_more = true;
+        while wants_more && state.next() == Next::Frame {
+            let Some(ToSession::Frame(frame, published)) = state.pop() else { break };
+            wants_more = take(frame, published);
         }
+        match state.next() {
+            Next::Nothing if std::mem::take(&mut state.has_rung) => Next::News,
+            next => next,
+        }
+    }
+
+    /// Wakes who takes, and says that it is not for a frame.
+    pub fn ring(&self) {
+        let mut state = self.state();
+        state.has_rung = true;
+        state.wake();
     }
 
     /// Takes news, if that comes next.
@@ -394,10 +405,20 @@ impl Outbox {
 
     /// The session is over: nothing is taken any more, so nothing is kept.
     pub fn close(&self) {
-        let closed = State { ending: self.ended(), is_closed: true, ..State::default() };
-        let held = std::mem::replace(&mut *self.state(), closed);
-        // A waker may be the last to hold its task, and a task's end may come back here.
-        drop(held);
+        let mut state = self.state();
+        let State { waker, has_rung, ending, .. } = std::mem::take(&mut *state);
+        // What remains to be written still needs its bell.
+        *state = State { waker, has_rung, ending, is_closed: true, ..State::default() };
+    }
+}
+
+impl Wake for Outbox {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
     }
 }
 
@@ -523,6 +544,24 @@ mod tests {
         assert_eq!(take(), Next::News);
         assert!(outbox.take_news().is_some());
         assert_eq!((take(), rung()), (Next::Nothing, 0));
+    }
+
+    #[test]
+    fn who_is_rung_for_is_told_that_it_is_not_for_a_frame() {
+        let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+        let waker = Waker::from(bell.clone());
+        let rung = || bell.0.swap(0, SeqCst);
+        let take = || outbox.take_frames(&waker, |_, _| true);
+        outbox.ring();
+        assert_eq!((take(), rung()), (Next::News, 0), "also who was not there yet");
+        assert_eq!(take(), Next::Nothing);
+        Waker::from(outbox.clone()).wake();
+        outbox.deliver(&frame("x"), ONE, None);
+        assert_eq!((take(), rung()), (Next::News, 2), "behind what waits");
+        assert_eq!(take(), Next::Nothing);
+        outbox.close();
+        outbox.ring();
+        assert_eq!((take(), rung()), (Next::News, 1), "to the very end");
     }
 
     #[test]

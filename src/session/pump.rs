@@ -9,18 +9,15 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    task::{Context, Poll, Wake, Waker, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_http::ws::{OpCode, Parser};
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, task::AtomicWaker};
+use futures_util::Stream;
 use tokio::time::Sleep;
 
 use crate::broker::{
@@ -81,42 +78,15 @@ pub(super) struct Pump<T, B> {
     /// Since when writing makes no progress.
     stuck_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// Rings when the actor or the timer wants to be polled: a frame from the broker is written
-    /// without a look at either.
-    alarm: Arc<Alarm>,
-    alarm_waker: Waker,
+    /// Rings the outbox's bell. It is what the actor and the timer are polled with: a frame from the
+    /// broker is written without a look at either.
+    bell: Waker,
+    is_actor_due: bool,
+    is_timer_due: bool,
     /// Until when the client may hang up by itself.
     linger_until: Option<Instant>,
     /// The place that the connection takes until it is closed.
     _admission: Admission,
-}
-
-/// Tells what the pump is woken for.
-struct Alarm {
-    has_rung: AtomicBool,
-    pump: AtomicWaker,
-}
-
-impl Wake for Alarm {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, SeqCst);
-        self.pump.wake();
-    }
-}
-
-impl Alarm {
-    /// Whether it has rung since this was last asked; from now on it wakes `pump`.
-    fn answer(&self, pump: &Waker) -> bool {
-        if !self.has_rung.load(SeqCst) {
-            return false;
-        }
-        self.pump.register(pump);
-        self.has_rung.swap(false, SeqCst)
-    }
 }
 
 /// A frame as it goes over the wire.
@@ -154,26 +124,26 @@ where
         admission: Admission,
         body: B,
     ) -> Self {
-        // Both the actor and the timer have yet to be polled for the first time.
-        let alarm = Arc::new(Alarm { has_rung: true.into(), pump: AtomicWaker::new() });
         Self {
             socket,
             timer: Box::pin(tokio::time::sleep(worker.limits.idle_timeout)),
+            bell: outbox.clone().into(),
+            // Both have yet to be polled for the first time.
+            is_actor_due: true,
+            is_timer_due: true,
             worker,
             outbox,
             body: Some(Box::pin(body)),
             unwritten: Bytes::new(),
             sampled: None,
             stuck_since: None,
-            alarm_waker: alarm.clone().into(),
-            alarm,
             linger_until: None,
             _admission: admission,
         }
     }
 
     /// Writes until something is in the way.
-    fn write(&mut self, has_rung: &mut bool, cx: &mut Context<'_>) -> Paused {
+    fn write(&mut self, cx: &mut Context<'_>) -> Paused {
         for _ in 0..WRITES_PER_POLL {
             match self.flush(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -184,18 +154,21 @@ where
                 Ok(next) => next,
                 Err(broken) => return broken,
             };
+            if next == Next::News {
+                (self.is_actor_due, self.is_timer_due) = (true, true);
+            }
             let Some(body) = &mut self.body else { return Paused::Finished };
-            if !self.unwritten.is_empty() || next == Next::Frame {
+            if next == Next::Frame || !self.unwritten.is_empty() {
                 continue;
             }
-            if next == Next::Nothing && !*has_rung {
+            if !self.is_actor_due {
                 return Paused::Drained;
             }
-            match body.as_mut().poll_next(&mut Context::from_waker(&self.alarm_waker)) {
+            match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
                 Poll::Ready(Some(Ok(chunk))) => self.unwritten = chunk,
                 Poll::Ready(_) => self.body = None,
-                // What it has just made room for comes next.
-                Poll::Pending => *has_rung = false,
+                // What it has just let out of the outbox comes next.
+                Poll::Pending => self.is_actor_due = false,
             }
         }
         Paused::Turn
@@ -273,6 +246,7 @@ where
     /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end
     /// is not waited for as long as one that may go on.
     fn on_time(&mut self, stuck: bool) -> bool {
+        self.is_timer_due = false;
         let now = Instant::now();
         let limits = self.worker.limits;
         let deadline = if stuck {
@@ -297,8 +271,8 @@ where
             self.timer.as_mut().reset(deadline.into());
         }
         // Being woken too early is harmless; being woken never is not.
-        if self.timer.as_mut().poll(&mut Context::from_waker(&self.alarm_waker)).is_ready() {
-            self.alarm_waker.wake_by_ref();
+        if self.timer.as_mut().poll(&mut Context::from_waker(&self.bell)).is_ready() {
+            self.outbox.ring();
         }
         true
     }
@@ -339,14 +313,11 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.linger_until.is_none() {
-            let mut has_rung = this.alarm.answer(cx.waker());
-            let is_due = has_rung;
-            match this.write(&mut has_rung, cx) {
+            match this.write(cx) {
                 Paused::Broken => return Poll::Ready(()),
                 Paused::Finished => {}
                 Paused::Turn => {
-                    // The alarm brings it back, so that nothing it rang for is forgotten.
-                    this.alarm_waker.wake_by_ref();
+                    cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
                 Paused::Stuck => {
@@ -354,12 +325,11 @@ where
                         this.drop_slow();
                         return Poll::Ready(());
                     }
-                    if has_rung {
-                        this.alarm.has_rung.store(true, SeqCst);
-                    }
                     return if this.on_time(true) { Poll::Pending } else { Poll::Ready(()) };
                 }
-                Paused::Drained if is_due && !this.on_time(false) => return Poll::Ready(()),
+                Paused::Drained if this.is_timer_due && !this.on_time(false) => {
+                    return Poll::Ready(());
+                }
                 Paused::Drained => return Poll::Pending,
             }
         }

@@ -54,9 +54,9 @@
 //! # One event, function by function
 //!
 //! `http::events::create` authenticates the app against the snapshot, reads the body once into a
-//! [`broker::Publication`] and calls [`broker::Topics::publish`]. The topic gives it its place and
-//! sends one message to the fan-out of each thread that has subscribers; the fan-out picks audience
-//! and frame and `try_send`s it to each session. There a WebSocket's actor hands it to its context,
+//! [`broker::Publication`] and calls [`broker::Topics::publish`]. Its place in the topic's mailbox is
+//! its place in the order; the topic sends one message to the fan-out of each thread that has
+//! subscribers; the fan-out picks audience and frame and `try_send`s it to each session. There a WebSocket's actor hands it to its context,
 //! and the pump writes it to the socket; a long-poll's keeps it for the request that is parked, or
 //! for the next. A client's push is the same from `Topics::publish` on.
 

@@ -189,9 +189,12 @@ impl Broker {
         self.fanout.send(detach).await.expect("a fan-out");
     }
 
+    /// Publishes, and waits until the topic, if there is one, has handed it out.
     pub(super) async fn publish(&self, key: &ScopeKey, destination: &str, event: &str) {
         let published = self.topics.publish(publication(key, destination, event)).await;
         published.expect("room for one more");
+        let any = ChannelName::parse("any").expect("a channel");
+        self.topics.members(key, &any).await.expect("an answer, in order behind it");
     }
 }
 

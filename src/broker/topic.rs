@@ -74,7 +74,7 @@ pub(super) struct Update {
 #[rtype(result = "Roster")]
 pub(super) struct WhoIsThere(pub(super) ChannelName);
 
-/// A publication wants its place in the order; answered once it has it.
+/// A publication, whose place in the order is the one that it has in the mailbox.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Publish(pub(super) Arc<Placed>);

@@ -168,10 +168,11 @@ impl Addressing {
         app: &Slug,
         channel: Option<&ChannelName>,
     ) -> Option<String> {
-        match (self, channel) {
-            (Self::ManyApps, Some(channel)) => Some(format!("{scope}:{app}:{channel}")),
-            (Self::ManyApps, None) => Some(format!("{scope}:{app}")),
-            (Self::SingleApp(_), Some(channel)) => Some(format!("{scope}:{channel}")),
+        let (scope, app) = (scope.as_str(), app.as_str());
+        match (self, channel.map(ChannelName::as_str)) {
+            (Self::ManyApps, Some(channel)) => Some([scope, app, channel].join(":")),
+            (Self::ManyApps, None) => Some([scope, app].join(":")),
+            (Self::SingleApp(_), Some(channel)) => Some([scope, channel].join(":")),
             (Self::SingleApp(_), None) => None,
         }
     }

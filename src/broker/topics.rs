@@ -223,7 +223,7 @@ impl Topics {
     /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.
     ///
     /// # Errors
-    /// [`PublishError::Busy`] if it did not get its place in time; it is not published then.
+    /// [`PublishError::Busy`] if there is no room for it in time; it is not published then.
     pub async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError> {
         self.publish_all(vec![publication]).await
     }
@@ -241,24 +241,18 @@ impl Topics {
     ) -> Result<Receipt, PublishError> {
         let permits = self.permits(publications.len()).await?;
         let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
-        // One look-up per scope: were a topic to retire between two events, the first would come
-        // behind the second.
-        let mut topics = HashMap::new();
-        let mut handed = Vec::with_capacity(publications.len());
+        // Most events that come together are of one scope: it is looked up once.
+        let mut found: Option<(ScopeKey, Addr<Topic>)> = None;
         for (publication, permit) in publications.into_iter().zip(permits) {
             let (placed, skipped) = Placed::new(publication, permit);
             receipt.skipped.extend(skipped);
-            let placed = Arc::new(placed);
-            let topic = topics.entry(placed.key().clone());
-            let topic = topic.or_insert_with_key(|key| self.find(key)).clone();
-            let request = topic.map(|topic| (topic.send(Publish(placed.clone())), topic));
-            handed.push((placed, request));
-        }
-        for (placed, request) in handed {
-            let Some((request, topic)) = request else { continue };
-            if request.await.is_err() {
-                self.forget(placed.key(), &topic);
-                self.place(placed).await;
+            if found.as_ref().is_none_or(|(key, topic)| key != placed.key() || !topic.connected()) {
+                found = self.find_alive(placed.key()).map(|topic| (placed.key().clone(), topic));
+            }
+            if let Some((_, topic)) = &found {
+                // A place in the mailbox is a place in the order: nobody need wait until the topic
+                // gets to it. The permit bounds what is under way.
+                topic.do_send(Publish(Arc::new(placed)));
             }
         }
         Ok(receipt)
@@ -309,16 +303,6 @@ impl Topics {
         })?;
         let mut all = acquired.map_err(|_| PublishError::Busy)?;
         Ok((0..count).filter_map(|_| all.split(1)).collect())
-    }
-
-    /// Places a publication whose topic retired meanwhile: it is looked up anew.
-    async fn place(&self, placed: Arc<Placed>) {
-        while let Some(topic) = self.find(placed.key()) {
-            if topic.send(Publish(placed.clone())).await.is_ok() {
-                return;
-            }
-            self.forget(placed.key(), &topic);
-        }
     }
 
     /// Makes sure that whatever is published to a scope from now on reaches the subscriber, and has
@@ -424,6 +408,16 @@ impl Topics {
     pub(super) fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
         let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
         topics.get(&key.app)?.get(&key.scope).cloned()
+    }
+
+    /// The topic of a scope; one that has died without a word is forgotten.
+    fn find_alive(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+        let topic = self.find(key)?;
+        if topic.connected() {
+            return Some(topic);
+        }
+        self.forget(key, &topic);
+        None
     }
 
     fn find_or_start(&self, key: &ScopeKey) -> Result<Addr<Topic>, SubscribeError> {

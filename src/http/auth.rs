@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// What an unknown app's credentials are compared with; it matches nobody's.
 const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// What a page's token is bound to.
+static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
 /// How the web application itself proves who it is; a token is taken everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl<'a> Credentials<'a> {
         let (Some(authorization), None) = (all.next(), all.next()) else {
             return Err(ApiError::Unauthorized);
         };
-        let csrf = headers.get("x-csrf-token").and_then(|value| value.to_str().ok());
+        let csrf = headers.get(&CSRF_TOKEN).and_then(|value| value.to_str().ok());
         Ok(Self { headers, authorization: authorization.as_bytes(), csrf })
     }
 
@@ -106,6 +109,25 @@ impl<'a> Credentials<'a> {
         match (found, caller) {
             (Some(app), Some(caller)) => Ok(AuthenticatedApp { app, caller }),
             _ => Err(ApiError::Unauthorized),
+        }
+    }
+
+    /// Judges once more, for the app may have changed since it was judged. Key and secret were right
+    /// for the app as it was and are right for the same app; a token may have run out.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever is wrong.
+    pub fn authenticate_again(
+        &self,
+        services: &Services,
+        slug: &str,
+        proof: Proof,
+        by: AuthenticatedApp,
+    ) -> Result<AuthenticatedApp, ApiError> {
+        let is_same = find_active(services, slug).is_some_and(|app| Arc::ptr_eq(&app, &by.app));
+        match by.caller {
+            Caller::Application if is_same => Ok(by),
+            _ => self.authenticate(services, slug, proof),
         }
     }
 
@@ -261,7 +283,7 @@ mod tests {
     use super::*;
     use crate::{
         app::token::csrf_signature,
-        http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, token_of},
+        http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, app, token_of},
     };
 
     /// Who is recognised: `None` if nobody.
@@ -415,6 +437,44 @@ mod tests {
             for proof in [Proof::KeyAndSecret, Proof::SecretAlone] {
                 assert_eq!(judge(&services, slug, proof, &headers), expected, "{case} {proof:?}");
             }
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_was_judged_stands_while_the_app_is_the_very_same() {
+        let services = TestServices::start().await;
+        let services = &services.services;
+        let of = |headers: Vec<(&'static str, String)>| {
+            let request = TestRequest::default().insert_header(headers[0].clone());
+            request.to_http_request()
+        };
+        let proof = Proof::KeyAndSecret;
+        let request = of(basic(&format!("{KEY}:{SECRET}")));
+        let application = Credentials::from_headers(request.headers()).expect("one header");
+        let request = of(bearer(SECRET, &json!({})));
+        let token = Credentials::from_headers(request.headers()).expect("one header");
+        let request = of(bearer(SECRET, &json!({ "exp": 1 })));
+        let late = Credentials::from_headers(request.headers()).expect("one header");
+        let first = |credentials: &Credentials<'_>| {
+            credentials.authenticate(services, "foo-app", proof).expect("a caller")
+        };
+        let again = |credentials: &Credentials<'_>, by| {
+            credentials.authenticate_again(services, "foo-app", proof, by).is_ok()
+        };
+        assert!(again(&application, first(&application)));
+        assert!(again(&token, first(&token)));
+        assert!(!again(&late, first(&token)), "a token that has run out meanwhile");
+        for (case, now, expected) in [
+            ("changed otherwise", App { name: "Foo".into(), ..app("foo-app") }, true),
+            ("another secret", App { secret: "another".into(), ..app("foo-app") }, false),
+            ("inactive", App { active: false, ..app("foo-app") }, false),
+            ("gone", app("bar-app"), false),
+        ] {
+            services.directory.replace([app("foo-app")].into_iter().collect());
+            let (by_application, by_token) = (first(&application), first(&token));
+            services.directory.replace([now].into_iter().collect());
+            assert_eq!(again(&application, by_application), expected, "{case}");
+            assert_eq!(again(&token, by_token), expected, "{case}");
         }
     }
 

@@ -8,8 +8,9 @@ use subtle::{Choice, ConstantTimeEq};
 /// A user name and a password, as they came.
 #[derive(Clone)]
 pub struct BasicCredentials {
-    username: Vec<u8>,
-    password: Vec<u8>,
+    decoded: Vec<u8>,
+    /// Where in it the first colon is.
+    colon: usize,
 }
 
 impl BasicCredentials {
@@ -23,20 +24,19 @@ impl BasicCredentials {
         }
         let decoded = STANDARD.decode(encoded.trim()).ok()?;
         let colon = decoded.iter().position(|&b| b == b':')?;
-        let (username, password) = (decoded[..colon].to_vec(), decoded[colon + 1..].to_vec());
-        Some(Self { username, password })
+        Some(Self { decoded, colon })
     }
 
     /// The user name, if it is text.
     pub fn username(&self) -> Option<&str> {
-        std::str::from_utf8(&self.username).ok()
+        std::str::from_utf8(&self.decoded[..self.colon]).ok()
     }
 
     /// Whether both parts are these. Takes as long for a wrong pair as for the right one.
     pub fn are(&self, username: &str, password: &str) -> bool {
         // Both are always compared: which one is wrong must not show either.
-        let username = is_equal(&self.username, username.as_bytes());
-        let password = is_equal(&self.password, password.as_bytes());
+        let username = is_equal(&self.decoded[..self.colon], username.as_bytes());
+        let password = is_equal(&self.decoded[self.colon + 1..], password.as_bytes());
         (username & password).into()
     }
 }

@@ -98,21 +98,29 @@ fn kind(request: &HttpRequest) -> Result<Option<Kind>, ApiError> {
 }
 
 async fn collect(mut payload: web::Payload, bytes_max: usize) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::new();
+    let mut bytes = Bytes::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::Malformed("request body broke off".into()))?;
         if bytes.len() + chunk.len() > bytes_max {
             return Err(ApiError::TooLarge { what: "request body", bytes_max });
         }
-        bytes.extend_from_slice(&chunk);
+        // Most bodies come in one piece, which is not copied.
+        bytes = if bytes.is_empty() { chunk } else { append(bytes, &chunk) };
     }
-    Ok(bytes.freeze())
+    Ok(bytes)
+}
+
+/// Appends a piece; where `bytes` came from here it grows in place.
+fn append(bytes: Bytes, chunk: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::from(bytes);
+    bytes.extend_from_slice(chunk);
+    bytes.freeze()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::{FromRequest, test::TestRequest};
+    use actix_web::{FromRequest, dev::Payload, error::PayloadError, test::TestRequest};
     use serde_json::json;
 
     const BYTES_MAX: usize = 1000;
@@ -191,6 +199,39 @@ mod tests {
     async fn a_body_of_just_the_limit_is_read() {
         let body = format!("{{}}{}", " ".repeat(BYTES_MAX - 2));
         assert_eq!(read("application/json", body.as_bytes()).await, Ok(json!({})));
+    }
+
+    #[actix_web::test]
+    async fn a_body_in_pieces_is_put_together_up_to_the_limit() {
+        let too_large = ApiError::TooLarge { what: "request body", bytes_max: BYTES_MAX };
+        let broke_off = ApiError::Malformed("request body broke off".into());
+        let half = vec![b'x'; BYTES_MAX / 2];
+        for (case, pieces, expected) in [
+            ("none", vec![], Ok(vec![])),
+            ("one", vec![Some(b"one".as_slice())], Ok(b"one".to_vec())),
+            (
+                "three",
+                vec![Some(b"one"), Some(b" two"), Some(b" three")],
+                Ok(b"one two three".to_vec()),
+            ),
+            ("an empty one", vec![Some(b"one"), Some(b""), Some(b"two")], Ok(b"onetwo".to_vec())),
+            ("just the limit", vec![Some(&half), Some(&half)], Ok(half.repeat(2))),
+            ("one byte more", vec![Some(&half), Some(&half), Some(b"x")], Err(too_large)),
+            ("a broken one", vec![Some(b"one"), None], Err(broke_off)),
+        ] {
+            let pieces: Vec<_> = pieces
+                .into_iter()
+                .map(|piece| {
+                    piece.map(Bytes::copy_from_slice).ok_or(PayloadError::Incomplete(None))
+                })
+                .collect();
+            let request = TestRequest::default().to_http_request();
+            let stream = futures_util::stream::iter(pieces);
+            let mut payload = Payload::Stream { payload: stream.boxed_local() };
+            let payload = web::Payload::from_request(&request, &mut payload).await;
+            let read = collect(payload.expect("a payload"), BYTES_MAX).await;
+            assert_eq!(read.map(|bytes| bytes.to_vec()), expected, "{case}");
+        }
     }
 
     #[actix_web::test]

@@ -9,7 +9,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method,
-        header::{self, HeaderMap},
+        header::{self, HeaderMap, HeaderName},
     },
     middleware::Next,
     web,
@@ -17,6 +17,9 @@ use actix_web::{
 use url::Url;
 
 use super::{Services, client::client_of, error::ApiError};
+
+/// By which a browser says where the page stands in relation to what it calls.
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Judges a call by its method, its headers and the scheme that its client used.
 ///
@@ -27,7 +30,7 @@ pub fn check(method: &Method, headers: &HeaderMap, scheme: &str) -> Result<(), A
         return Ok(());
     }
     let is_foreign_fetch = headers
-        .get_all("sec-fetch-site")
+        .get_all(&SEC_FETCH_SITE)
         .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
     let is_foreign_origin = headers
         .get_all(header::ORIGIN)

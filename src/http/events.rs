@@ -24,12 +24,12 @@ pub async fn create(
     // Judged before the body is read: a stranger's body is not worth any memory. And once more
     // after it: a body may take its time, and the app may have changed meanwhile.
     let credentials = Credentials::from_headers(request.headers())?;
-    credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
-    let json = Json::read(&request, payload, &services).await?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    let json = Json::read(&request, payload, &services).await?;
+    let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;
-    trigger::publish(&services, vec![publication]).await
+    trigger::publish(&services, &by, vec![publication]).await
 }
 
 fn read(

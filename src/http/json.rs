@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use actix_web::{HttpRequest, web};
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{
@@ -81,6 +84,11 @@ pub(super) fn members<'a, const N: usize>(
     Ok(found)
 }
 
+/// A string, copied only if it has escapes. (Of itself a `Cow` is always read as a copy.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// Reads the named members of an object as raw text. Of duplicates the last one counts, as it does
 /// for every JSON parser that a web application is likely to have tested against.
 struct Members<const N: usize>([&'static str; N]);
@@ -102,7 +110,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = [None; N];
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(key)) = map.next_key()? {
             match self.0.iter().position(|name| *name == key) {
                 Some(nth) => found[nth] = Some(map.next_value()?),
                 None => {
@@ -128,11 +136,11 @@ pub(super) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
 }
 
 /// A member that must be a string.
-pub(super) fn text(raw: Option<&RawValue>) -> Result<String, Fault> {
+pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
     let Some(raw) = present(raw) else {
         return Err(fault(NameError::Empty));
     };
     // What looks like a string and still is none has half of a surrogate pair.
     let fault = if raw.get().starts_with('"') { "is not valid text" } else { "must be a string" };
-    serde_json::from_str(raw.get()).map_err(|_| fault.into())
+    serde_json::from_str(raw.get()).map(|Text(text)| text).map_err(|_| fault.into())
 }

@@ -88,11 +88,17 @@ pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
             .configure(apps::configure)
-            .service(post("/apps/{slug}/events").route(web::post().to(events::create)))
-            .service(post("/apps/{slug}/disconnect").route(web::post().to(disconnect::create)))
-            .service(read("/apps/{slug}/channels", channels::list))
-            .service(read("/apps/{slug}/channels/{scope}", channels::show_scope))
-            .service(read("/apps/{slug}/channels/{scope}/{channel:.+}", channels::show_channel))
+            .service(
+                // Patterns are regular expressions and cost by the byte, plain prefixes next to
+                // nothing: what can be told without a pattern stands outside of it.
+                web::scope("/apps")
+                    .service(post("/{slug}/events").route(web::post().to(events::create)))
+                    .service(post("/{slug}/disconnect").route(web::post().to(disconnect::create)))
+                    .service(read("/{slug}/channels", channels::list))
+                    .service(read("/{slug}/channels/{scope}", channels::show_scope))
+                    .service(read("/{slug}/channels/{scope}/{channel:.+}", channels::show_channel))
+                    .default_service(answer_with(ApiError::NotFound)),
+            )
             .service(post("/publish").route(web::post().to(publish::create)))
             .service(post("/publish/bulk").route(web::post().to(publish::create_all)))
             .default_service(answer_with(ApiError::NotFound)),

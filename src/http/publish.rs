@@ -34,7 +34,7 @@ pub async fn create(
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
     credentials.pace(&services, &by, 1)?;
     let publication = read(&topic, &fields, &by, &services)?;
-    trigger::publish(&services, vec![publication]).await
+    trigger::publish(&services, &by, vec![publication]).await
 }
 
 /// Publishes up to [`EVENTS_MAX`] events of one app, in order, all or none.
@@ -54,7 +54,7 @@ pub async fn create_all(
     let by = credentials.authenticate(&services, app, Proof::SecretAlone)?;
     credentials.pace(&services, &by, events.len())?;
     let publications = each(&events, |(topic, fields)| read(topic, fields, &by, &services))?;
-    trigger::publish(&services, publications).await
+    trigger::publish(&services, &by, publications).await
 }
 
 fn read_topic(fields: &Fields<'_>, addressing: &Addressing) -> Result<TopicName, ApiError> {

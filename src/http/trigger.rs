@@ -1,6 +1,8 @@
 //! What the body of a trigger holds, and how it is published.
 
-use actix_web::HttpResponse;
+use std::borrow::Cow;
+
+use actix_web::{HttpResponse, http::header::ContentType};
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -9,6 +11,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     Services,
+    auth::AuthenticatedApp,
     error::ApiError,
     json::{Fault, Json, fault, members, present, text},
 };
@@ -55,12 +58,12 @@ impl<'a> Fields<'a> {
     }
 
     /// The `topic` as text.
-    pub(super) fn topic(&self) -> Result<String, Fault> {
+    pub(super) fn topic(&self) -> Result<Cow<'a, str>, Fault> {
         text(self.topic)
     }
 
     /// The `event` as text.
-    pub(super) fn event(&self) -> Result<String, Fault> {
+    pub(super) fn event(&self) -> Result<Cow<'a, str>, Fault> {
         text(self.event)
     }
 
@@ -108,7 +111,7 @@ fn object(raw: &RawValue) -> Result<JsonObject, PayloadFault> {
 
 fn bytes(raw: &RawValue) -> Result<bytes::Bytes, PayloadFault> {
     let encoded = text(Some(raw)).map_err(|_| PayloadFault::invalid_base64("must be a string"))?;
-    let decoded = BASE64.decode(encoded);
+    let decoded = BASE64.decode(encoded.as_bytes());
     decoded.map(Into::into).map_err(|_| PayloadFault::invalid_base64("is not valid base64"))
 }
 
@@ -168,7 +171,7 @@ impl From<Findings> for ApiError {
     }
 }
 
-/// Publishes all or none, and answers as the articles do: with nothing, at once.
+/// Publishes all events of one app or none, and answers as the articles do: with nothing, at once.
 ///
 /// Bytes do not reach everybody, so where there are any the answer waits until all have been handed
 /// out, and says how many subscribers were skipped; `null` if that took too long to be known.
@@ -177,19 +180,17 @@ impl From<Findings> for ApiError {
 /// [`ApiError::Unavailable`] when they cannot be taken now.
 pub(super) async fn publish(
     services: &Services,
+    by: &AuthenticatedApp,
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
-    let apps: Vec<_> = publications.iter().map(|publication| publication.app).collect();
+    let count = publications.len() as u64;
     let published = services.topics.publish_all(publications).await;
     let receipt = published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
-    for app in apps {
-        services.metrics.app(app.0).published(Source::Trigger, 1);
-    }
-    let answer = match receipt.may_skip() {
-        true => json!({ "skipped": receipt.skipped().await }),
-        false => json!({}),
-    };
-    Ok(HttpResponse::Ok().json(answer))
+    services.metrics.app(by.app.id.0).published(Source::Trigger, count);
+    Ok(match receipt.may_skip() {
+        true => HttpResponse::Ok().json(json!({ "skipped": receipt.skipped().await })),
+        false => HttpResponse::Ok().content_type(ContentType::json()).body("{}"),
+    })
 }
 
 #[cfg(test)]

@@ -109,8 +109,8 @@ impl<C: Conversation + Unpin> Listener<C> {
 pub(super) struct IdleGuard<T> {
     io: T,
     idle_max: Duration,
-    /// When the request that is coming in began: the first read since the last write.
-    reading_since: Option<Instant>,
+    /// Whether a request is coming in: there was a read since the last write.
+    is_reading: bool,
     deadline: Pin<Box<Sleep>>,
     is_late: bool,
     metrics: Arc<Metrics>,
@@ -119,7 +119,7 @@ pub(super) struct IdleGuard<T> {
 impl<T> IdleGuard<T> {
     pub(super) fn new(io: T, idle_max: Duration, metrics: Arc<Metrics>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(idle_max));
-        Self { io, idle_max, reading_since: None, deadline, is_late: false, metrics }
+        Self { io, idle_max, is_reading: false, deadline, is_late: false, metrics }
     }
 
     /// The stream itself, unguarded: a session has a clock of its own.
@@ -134,9 +134,10 @@ impl<T> IdleGuard<T> {
         done: Poll<io::Result<()>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if done.is_ready() && self.reading_since.is_none() {
-            self.reading_since = Some(Instant::now());
+        if done.is_ready() && !self.is_reading {
+            self.is_reading = true;
             self.put_off();
+            return done;
         }
         self.watch(done, cx)
     }
@@ -148,8 +149,9 @@ impl<T> IdleGuard<T> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<R>> {
         if done.is_ready() {
-            self.reading_since = None;
+            self.is_reading = false;
             self.put_off();
+            return done;
         }
         self.watch(done, cx)
     }

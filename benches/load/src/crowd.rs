@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read},
     net::TcpStream as Blocking,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -26,12 +27,22 @@ pub struct Crowd {
 
 struct Member {
     socket: TcpStream,
-    /// The beginning of a frame whose end has not come yet.
+    cut: Cut,
+    /// The beginning of a piece whose end has not come yet.
     partial: Vec<u8>,
     is_open: bool,
 }
 
-/// A frame that arrived.
+/// How what arrives is cut into pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Frames of a WebSocket; a piece is what one carries.
+    Frames,
+    /// Answers of HTTP; a piece is one with its head. After a 101 come frames.
+    Answers,
+}
+
+/// A piece that arrived.
 pub struct Arrival<'a> {
     /// Whose it is.
     pub member: usize,
@@ -47,16 +58,50 @@ impl Crowd {
     /// # Errors
     /// If the operating system does not let it.
     pub fn new(sockets: Vec<Blocking>) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let mut members = Vec::with_capacity(sockets.len());
-        for (nth, socket) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true)?;
-            let mut socket = TcpStream::from_std(socket);
-            poll.registry().register(&mut socket, Token(nth), Interest::READABLE)?;
-            members.push(Member { socket, partial: Vec::new(), is_open: true });
+        let mut crowd = Self::empty()?;
+        for socket in sockets {
+            crowd.add(socket, Cut::Frames)?;
         }
+        Ok(crowd)
+    }
+
+    /// Nobody yet.
+    ///
+    /// # Errors
+    /// If the operating system does not let it.
+    pub fn empty() -> io::Result<Self> {
         let ready = Events::with_capacity(READY_MAX);
-        Ok(Self { poll, ready, members, buffer: vec![0; READ_BYTES] })
+        let buffer = vec![0; READ_BYTES];
+        Ok(Self { poll: Poll::new()?, ready, members: Vec::new(), buffer })
+    }
+
+    /// Watches another socket; answers its number.
+    ///
+    /// # Errors
+    /// If the operating system does not let it.
+    pub fn add(&mut self, socket: Blocking, cut: Cut) -> io::Result<usize> {
+        let nth = self.members.len();
+        let member = self.watched(nth, socket, cut)?;
+        self.members.push(member);
+        Ok(nth)
+    }
+
+    /// Hangs up on a member, and watches another socket in its place.
+    ///
+    /// # Errors
+    /// If the operating system does not let it.
+    pub fn replace(&mut self, nth: usize, socket: Blocking, cut: Cut) -> io::Result<()> {
+        let new = self.watched(nth, socket, cut)?;
+        let place = self.members.get_mut(nth).ok_or(io::ErrorKind::NotFound)?;
+        let mut old = std::mem::replace(place, new);
+        self.poll.registry().deregister(&mut old.socket)
+    }
+
+    fn watched(&self, nth: usize, socket: Blocking, cut: Cut) -> io::Result<Member> {
+        socket.set_nonblocking(true)?;
+        let mut socket = TcpStream::from_std(socket);
+        self.poll.registry().register(&mut socket, Token(nth), Interest::READABLE)?;
+        Ok(Member { socket, cut, partial: Vec::new(), is_open: true })
     }
 
     /// How many there are.
@@ -83,7 +128,7 @@ impl Crowd {
         io::Write::write_all(&mut member.socket, bytes)
     }
 
-    /// Waits at most so long, and hands over every frame that came.
+    /// Waits at most so long, and hands over every piece that came.
     ///
     /// # Errors
     /// If the operating system does not let it wait.
@@ -129,26 +174,40 @@ impl Member {
 
     fn take(&mut self, read: &[u8], arrived: &mut impl FnMut(&[u8])) {
         if self.partial.is_empty() {
-            let used = frames(read, arrived);
+            let used = self.cut.pieces(read, arrived);
             self.partial.extend_from_slice(read.get(used..).unwrap_or_default());
         } else {
             self.partial.extend_from_slice(read);
-            let used = frames(&self.partial, arrived);
+            let used = self.cut.pieces(&self.partial, arrived);
             self.partial.drain(..used);
         }
     }
 }
 
-/// Hands over the whole frames in `bytes`; answers how many bytes they are.
-fn frames(bytes: &[u8], arrived: &mut impl FnMut(&[u8])) -> usize {
-    let mut used = 0;
-    while let Some(payload) = bytes.get(used..).and_then(wire::payload) {
-        if let Some(payload) = bytes.get(used + payload.start..used + payload.end) {
-            arrived(payload);
+impl Cut {
+    /// Hands over the whole pieces in `bytes`; answers how many bytes they are.
+    fn pieces(&mut self, bytes: &[u8], arrived: &mut impl FnMut(&[u8])) -> usize {
+        let mut used = 0;
+        while let Some(piece) = bytes.get(used..).and_then(|rest| self.first(rest)) {
+            if let Some(piece) = bytes.get(used + piece.start..used + piece.end) {
+                arrived(piece);
+            }
+            used += piece.end;
         }
-        used += payload.end;
+        used
     }
-    used
+
+    /// Where the first piece in `bytes` lies; `None` until it is whole.
+    fn first(&mut self, bytes: &[u8]) -> Option<Range<usize>> {
+        if *self == Self::Frames {
+            return wire::payload(bytes);
+        }
+        let end = wire::answer(bytes)?.end;
+        if bytes.starts_with(b"HTTP/1.1 101") {
+            *self = Self::Frames;
+        }
+        Some(0..end)
+    }
 }
 
 #[cfg(test)]
@@ -156,20 +215,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_found_wherever_they_are_cut() {
-        let all: Vec<u8> =
-            ["one", "", "three"].iter().flat_map(|text| wire::server_frame(text)).collect();
-        for cut in 0..=all.len() {
-            let mut found = Vec::new();
-            let mut partial = Vec::new();
-            for piece in [&all[..cut], &all[cut..]] {
-                partial.extend_from_slice(piece);
-                let mut note = |payload: &[u8]| found.push(payload.to_vec());
-                let used = frames(&partial, &mut note);
-                partial.drain(..used);
+    fn pieces_are_found_wherever_they_are_cut() {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        let frames = ["one", "", "three"].map(wire::server_frame).concat();
+        let payloads = [b"one".as_slice(), b"", b"three"];
+        let after_answers = [answer.as_slice(), switched, &frames].concat();
+        let pieces_after_answers = [&[answer.as_slice(), switched], payloads.as_slice()].concat();
+        for (cut, all, expected) in [
+            (Cut::Frames, frames, payloads.to_vec()),
+            (Cut::Answers, after_answers, pieces_after_answers),
+        ] {
+            for at in 0..=all.len() {
+                let (mut cut, mut found, mut partial) = (cut, Vec::new(), Vec::new());
+                for part in [&all[..at], &all[at..]] {
+                    partial.extend_from_slice(part);
+                    let used = cut.pieces(&partial, &mut |piece| found.push(piece.to_vec()));
+                    partial.drain(..used);
+                }
+                assert_eq!(found, expected, "{at}");
+                assert!(partial.is_empty());
             }
-            assert_eq!(found, [b"one".to_vec(), Vec::new(), b"three".to_vec()], "{cut}");
-            assert!(partial.is_empty());
         }
     }
 }

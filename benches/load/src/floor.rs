@@ -128,9 +128,9 @@ impl Frame {
     /// As wide as any number that an event will have.
     const DIGITS: usize = 10;
 
-    fn new(padding_bytes: usize) -> Self {
+    fn new(payload_bytes: usize) -> Self {
         let number = "1".repeat(Self::DIGITS);
-        let event = crate::event("msg", &number, padding_bytes);
+        let event = crate::event("msg", &number, payload_bytes);
         let bytes = wire::server_frame(&format!(r#"[null,null,"{}",{event}]"#, crate::TOPIC));
         let number_at = memchr::memmem::find(&bytes, number.as_bytes()).unwrap_or_default();
         Self { bytes, number_at }

@@ -40,18 +40,24 @@ pub const CHANNEL: &str = "bench";
 pub const FIRST: u64 = 1_000_000_000;
 
 /// The tail of a message: an event's name and its payload, which carries a number and padding.
-pub fn event(name: &str, number: &str, padding_bytes: usize) -> String {
-    format!(r#""{name}",{}"#, payload(number, padding_bytes))
+pub fn event(name: &str, number: &str, payload_bytes: usize) -> String {
+    format!(r#""{name}",{}"#, payload(number, payload_bytes))
 }
 
-/// A payload of about so many bytes.
-pub fn payload(number: &str, padding_bytes: usize) -> String {
-    format!(r#"{{"n":{number},"pad":"{}"}}"#, "x".repeat(padding_bytes))
+/// A payload of so many bytes, or of as many as its number needs.
+pub fn payload(number: &str, payload_bytes: usize) -> String {
+    padded(&format!(r#""n":{number}"#), payload_bytes)
+}
+
+/// An object with these fields, padded to so many bytes.
+pub fn padded(fields: &str, bytes: usize) -> String {
+    let bare = r#"{,"pad":""}"#.len() + fields.len();
+    format!(r#"{{{fields},"pad":"{}"}}"#, "x".repeat(bytes.saturating_sub(bare)))
 }
 
 /// The body of a trigger on [`TOPIC`].
-pub fn trigger_body(number: u64, padding_bytes: usize) -> String {
-    let payload = payload(&number.to_string(), padding_bytes);
+pub fn trigger_body(number: u64, payload_bytes: usize) -> String {
+    let payload = payload(&number.to_string(), payload_bytes);
     format!(r#"{{"topic":"{CHANNEL}","event":"msg","payload":{payload}}}"#)
 }
 
@@ -68,5 +74,17 @@ pub fn main(scenario: scenario::Scenario, server: &str) -> ExitCode {
             eprintln!("{}: {why}", scenario.name());
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_as_large_as_it_shall_be() {
+        assert_eq!(payload(&FIRST.to_string(), 128).len(), 128);
+        assert_eq!(payload(&FIRST.to_string(), 10_240).len(), 10_240);
+        assert_eq!(payload("7", 0), r#"{"n":7,"pad":""}"#);
     }
 }

@@ -1,6 +1,15 @@
 //! What the operating system says about a process: its processor time and its resident memory.
 
-use std::{fs, io, time::Duration};
+use std::{
+    fs, io, thread,
+    time::{Duration, Instant},
+};
+
+/// Who works for so large a part of a time hardly ever waits.
+const BUSY: f64 = 0.9;
+
+/// A tick of `/proc/<pid>/stat`, the same on every Linux.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Reads a process's accounts.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +36,20 @@ impl Observed {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
+    /// Processor time, user and system, of all threads, those that have ended too; in ticks.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn cpu_ever(&self) -> io::Result<Duration> {
+        let accounts = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        // The program's name, in parentheses, may hold anything. User and system time are the 12th
+        // and 13th after it.
+        let after_name = accounts.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
+        let times = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u32 = times.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
+        Ok(TICK * ticks)
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors
@@ -36,6 +59,83 @@ impl Observed {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         kilobytes.map(|kilobytes| kilobytes * 1024).ok_or(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Watches what a subject and this generator spend over the same while.
+#[derive(Debug)]
+pub struct Watch {
+    subject: Observed,
+    began: Instant,
+    before: Spent,
+}
+
+/// Processor time of a subject and of this generator.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    subject: Duration,
+    own: Duration,
+}
+
+/// What a watch has seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// How long it lasted.
+    pub elapsed: Duration,
+    /// The subject's processor time.
+    pub cpu: Duration,
+    /// This generator's.
+    pub own_cpu: Duration,
+}
+
+impl Watch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn begin(subject: Observed) -> io::Result<Self> {
+        Ok(Self { subject, before: spent(subject)?, began: Instant::now() })
+    }
+
+    /// What was spent since then.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn seen(&self) -> io::Result<Seen> {
+        let (elapsed, now) = (self.began.elapsed(), spent(self.subject)?);
+        Ok(Seen {
+            elapsed,
+            cpu: now.subject.saturating_sub(self.before.subject),
+            own_cpu: now.own.saturating_sub(self.before.own),
+        })
+    }
+}
+
+fn spent(subject: Observed) -> io::Result<Spent> {
+    let own = Observed { pid: std::process::id() };
+    Ok(Spent { subject: subject.cpu()?, own: own.cpu_ever()? })
+}
+
+impl Seen {
+    /// How many cores the subject kept busy.
+    pub fn cores(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.elapsed.as_secs_f64()
+    }
+
+    /// How many cores this generator kept busy.
+    pub fn own_cores(&self) -> f64 {
+        self.own_cpu.as_secs_f64() / self.elapsed.as_secs_f64()
+    }
+
+    /// Who else than the subject was the limit, for a generator of so many threads.
+    pub fn limit(&self, threads: usize) -> Option<&'static str> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        if self.own_cores() >= BUSY * threads.min(cores) as f64 {
+            return Some("the load generator is the limit");
+        }
+        let both = self.cores() + self.own_cores();
+        let is_full = both >= BUSY * cores as f64;
+        is_full.then_some("the machine is the limit: all its cores are taken")
     }
 }
 
@@ -52,5 +152,28 @@ mod tests {
             sum = std::hint::black_box(sum + 1);
         }
         assert!(own.resident_bytes().expect("accounts") > 100_000);
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_counts() {
+        let own = Observed { pid: std::process::id() };
+        let before = own.cpu_ever().expect("accounts");
+        let work = || while own.cpu_ever().expect("accounts") < before + 2 * TICK {};
+        thread::scope(|scope| scope.spawn(work).join()).expect("it ends");
+        assert!(own.cpu_ever().expect("accounts") >= before + 2 * TICK);
+    }
+
+    #[test]
+    fn a_busy_generator_is_the_limit() {
+        let seen = |cpu, own_cpu| {
+            let [cpu, own_cpu] = [cpu, own_cpu].map(Duration::from_millis);
+            Seen { elapsed: Duration::from_secs(1), cpu, own_cpu }
+        };
+        let generator = Some("the load generator is the limit");
+        assert_eq!(seen(10, 950).limit(1), generator);
+        assert_eq!(seen(10, 20).limit(1), None);
+        let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
+        assert_eq!(seen(0, cores * 950).limit(usize::MAX), generator);
+        assert!(seen(cores * 800, 150 * cores).limit(usize::MAX).is_some(), "all are busy");
     }
 }

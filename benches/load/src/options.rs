@@ -1,10 +1,16 @@
 //! What can be chosen on the command line.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
 use crate::{report::say, subject::Target};
+
+/// Rounds of the short form: fewer have no median.
+const SHORT_ROUNDS: usize = 3;
+
+/// Seconds of one of its measurements, as a rule.
+const SHORT_S: u64 = 2;
 
 /// Options of every scenario; what is not given, the scenario chooses.
 #[derive(Debug, Clone, Parser)]
@@ -23,7 +29,7 @@ pub struct Options {
     /// How many connections take part
     #[arg(long)]
     pub connections: Option<usize>,
-    /// One short round, for a quick look
+    /// Few short rounds, for a quick look
     #[arg(long)]
     pub short: bool,
     /// Fail where a figure is beyond its bound by this factor
@@ -32,6 +38,9 @@ pub struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Write JSON to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub json_to: Option<PathBuf>,
     /// Measure this running server instead of starting one: its IP address and port
     #[arg(long, requires = "pid", value_name = "IP:PORT")]
     pub address: Option<SocketAddr>,
@@ -78,11 +87,19 @@ impl Options {
 
     /// How often to measure, by default so often.
     pub fn rounds(&self, default: usize) -> usize {
-        self.rounds.unwrap_or(if self.short { 1 } else { default }).max(1)
+        let short = default.min(SHORT_ROUNDS);
+        self.rounds.unwrap_or(if self.short { short } else { default }).max(1)
     }
 
     /// How long to measure, by default so long.
     pub fn lasting(&self, default_s: u64) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(if self.short { 2 } else { default_s }).max(1))
+        self.lasting_short(default_s, SHORT_S)
+    }
+
+    /// The same, where the short form has a length of its own.
+    pub fn lasting_short(&self, default_s: u64, short_s: u64) -> Duration {
+        Duration::from_secs(
+            self.seconds.unwrap_or(if self.short { short_s } else { default_s }).max(1),
+        )
     }
 }

@@ -1,8 +1,13 @@
 //! Reports: one readable table, or the same as JSON.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::options::Options;
+
+/// How often a long run says how far it is.
+pub const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Says something to whoever waits; never part of the result.
 pub fn say(words: &str) {
@@ -22,6 +27,15 @@ pub enum Bound {
     None,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// The medians of all rounds.
+    Medians,
+    /// The two of each round; the median of these ratios counts.
+    Pairs,
+}
+
 /// One figure over all rounds.
 #[derive(Debug, Clone)]
 pub struct Figure {
@@ -31,6 +45,8 @@ pub struct Figure {
     pub ours: Vec<f64>,
     /// The values it is compared with; empty where there are none.
     pub base: Vec<f64>,
+    /// How they are compared.
+    pub compared: Compared,
     /// What it must reach.
     pub bound: Bound,
 }
@@ -44,15 +60,36 @@ pub struct Report {
     pub base: &'static str,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// What was wrong, or has to be known: empty if all is well.
+    /// What has to be known.
     pub remarks: Vec<String>,
+    /// What was wrong, which no server may do: empty if all is well.
+    pub faults: Vec<String>,
 }
 
 impl Figure {
-    /// The medians' ratio, where there is something to compare with.
+    /// A figure whose medians are compared.
+    pub fn new(name: &str, ours: Vec<f64>, base: Vec<f64>, bound: Bound) -> Self {
+        Self { name: name.to_owned(), ours, base, compared: Compared::Medians, bound }
+    }
+
+    /// The same, with the two of each round compared.
+    pub fn in_pairs(self) -> Self {
+        Self { compared: Compared::Pairs, ..self }
+    }
+
+    /// The ratio of the two, where there is something to compare with.
     pub fn ratio(&self) -> Option<f64> {
-        let base = median(&self.base).filter(|base| *base > 0.0)?;
-        Some(median(&self.ours)? / base)
+        match self.compared {
+            Compared::Medians => {
+                let base = median(&self.base).filter(|base| *base > 0.0)?;
+                Some(median(&self.ours)? / base)
+            }
+            Compared::Pairs => {
+                let pairs = self.ours.iter().zip(&self.base);
+                let ratios = pairs.filter(|(_, base)| **base > 0.0).map(|(ours, base)| ours / base);
+                median(&ratios.collect::<Vec<_>>())
+            }
+        }
     }
 
     /// By which factor the bound is missed; at most 1 where it is kept.
@@ -94,11 +131,18 @@ impl Report {
     /// Prints the report.
     ///
     /// # Errors
-    /// If a figure is too far beyond its bound, where the options ask for that.
+    /// If there were faults, or a figure is too far beyond its bound, where the options ask for that.
     pub fn publish(&self, options: &Options) -> Result<(), String> {
         match options.json {
             true => println!("{}", self.json()),
             false => print!("{}", self.table()),
+        }
+        if let Some(file) = &options.json_to {
+            let written = std::fs::write(file, format!("{}\n", self.json()));
+            written.map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        if let Some(fault) = self.faults.first() {
+            return Err(fault.clone());
         }
         let Some(factor) = options.fail_beyond else { return Ok(()) };
         let far = |figure: &&Figure| figure.excess().is_some_and(|excess| excess > factor);
@@ -110,7 +154,10 @@ impl Report {
 
     fn json(&self) -> Value {
         let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
-        json!({"scenario": self.scenario, "base": self.base, "figures": figures, "remarks": self.remarks})
+        json!({
+            "scenario": self.scenario, "base": self.base, "figures": figures,
+            "remarks": distinct(&self.remarks), "faults": distinct(&self.faults),
+        })
     }
 
     fn table(&self) -> String {
@@ -130,11 +177,30 @@ impl Report {
                 figure.verdict()
             );
         }
-        for remark in &self.remarks {
+        for remark in distinct(&self.remarks) {
             table += &format!("  ! {remark}\n");
+        }
+        for fault in distinct(&self.faults) {
+            table += &format!("  FAULT {fault}\n");
         }
         table
     }
+}
+
+/// Each of them once, with how often it was said.
+fn distinct(said: &[String]) -> Vec<String> {
+    let mut counted: Vec<(&String, usize)> = Vec::new();
+    for words in said {
+        match counted.iter_mut().find(|(known, _)| *known == words) {
+            Some((_, times)) => *times += 1,
+            None => counted.push((words, 1)),
+        }
+    }
+    let spell = |(words, times): (&String, usize)| match times {
+        1 => words.clone(),
+        _ => format!("{words} ({times} times)"),
+    };
+    counted.into_iter().map(spell).collect()
 }
 
 /// The value in the middle.
@@ -154,6 +220,7 @@ fn significant(value: f64) -> String {
         size if size >= 1_000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
         _ => format!("{value:.3}"),
     }
 }
@@ -163,7 +230,7 @@ mod tests {
     use super::*;
 
     fn figure(ours: &[f64], base: &[f64], bound: Bound) -> Figure {
-        Figure { name: "a figure".to_owned(), ours: ours.to_vec(), base: base.to_vec(), bound }
+        Figure::new("a figure", ours.to_vec(), base.to_vec(), bound)
     }
 
     #[test]
@@ -172,6 +239,19 @@ mod tests {
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0]), Some(5.0));
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn pairs_are_compared_one_by_one() {
+        let medians = figure(&[1.0, 20.0, 30.0], &[1.0, 10.0, 60.0], Bound::None);
+        assert_eq!(medians.ratio(), Some(2.0));
+        assert_eq!(medians.in_pairs().ratio(), Some(1.0));
+    }
+
+    #[test]
+    fn what_was_said_twice_is_told_once() {
+        let said = ["a", "b", "a"].map(str::to_owned);
+        assert_eq!(distinct(&said), ["a (2 times)", "b"]);
     }
 
     #[test]

@@ -108,6 +108,8 @@ impl Subject {
             .env_clear()
             .env("PORT", "0")
             .env("RUST_LOG", "warn,herald=info")
+            // Who came first is still there when the last has come, however long that takes.
+            .env("HERALD__SOCKET__IDLE_TIMEOUT", "10m")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -165,8 +167,17 @@ impl Subject {
     /// # Errors
     /// If the floor is gone.
     pub fn order(&mut self, order: &Order) -> io::Result<()> {
+        self.order_all(std::slice::from_ref(order))
+    }
+
+    /// Gives the floor several orders in one write, as one request brings a server several events.
+    ///
+    /// # Errors
+    /// If the floor is gone.
+    pub fn order_all(&mut self, orders: &[Order]) -> io::Result<()> {
+        let lines: String = orders.iter().map(Order::line).collect();
         match &mut self.orders {
-            Some((orders, _)) => orders.write_all(order.line().as_bytes()),
+            Some((orders, _)) => orders.write_all(lines.as_bytes()),
             None => Ok(()),
         }
     }
@@ -187,15 +198,73 @@ impl Subject {
     /// # Errors
     /// If it is not let in.
     pub fn connect(&self, nth: usize, join: Option<&str>) -> io::Result<TcpStream> {
-        let mut socket = connect_from(nth, self.address)?;
-        socket.set_nodelay(true)?;
+        self.welcome(self.dial(nth, None)?, join)
+    }
+
+    /// Connects one that takes only so many bytes before it is read from, and joins it to topics.
+    ///
+    /// # Errors
+    /// If it is not let in.
+    pub fn connect_narrow(
+        &self,
+        nth: usize,
+        bytes: usize,
+        joins: &[String],
+    ) -> io::Result<TcpStream> {
+        let joins = joins.iter().map(String::as_str);
+        self.welcome(self.dial(nth, Some(bytes))?, joins)
+    }
+
+    /// Connects from an address and a port of the n-th client's own. What the receiving end takes is
+    /// the kernel's choice unless it is given.
+    ///
+    /// # Errors
+    /// If nobody listens, or the n-th has connected to the same server before.
+    pub fn dial(&self, nth: usize, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        if let Some(bytes) = receive_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        // The ports of the round before, whose server had another one, are as good as new.
+        socket.set_reuse_address(true)?;
+        let source = source(nth);
+        // Where somebody listens on that very port, any other will do. The kernel is not asked for all
+        // of them: among tens of thousands it searches long.
+        let any = SocketAddr::from((source.ip(), 0));
+        socket.bind(&source.into()).or_else(|_| socket.bind(&any.into()))?;
+        socket.connect(&self.address.into())?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(socket.into())
+    }
+
+    /// Shakes hands, and joins what is to be joined.
+    fn welcome<'a>(
+        &self,
+        mut socket: TcpStream,
+        joins: impl IntoIterator<Item = &'a str>,
+    ) -> io::Result<TcpStream> {
         socket.set_read_timeout(Some(START_MAX))?;
         wire::shake_hands(&mut socket, &self.target.path, &self.address.to_string())?;
-        if let (Kind::Server, Some(join)) = (self.kind, join) {
-            socket.write_all(&wire::client_frame(join))?;
-            read_ok(&mut socket)?;
+        if self.kind == Kind::Server {
+            for join in joins {
+                socket.write_all(&wire::client_frame(join))?;
+                read_ok(&mut socket)?;
+            }
         }
         Ok(socket)
+    }
+
+    /// What it is called in remarks.
+    pub fn who(&self) -> &'static str {
+        match self.kind {
+            Kind::Floor => "floor",
+            Kind::Server => "server",
+        }
+    }
+
+    /// The path of its WebSocket, with the query.
+    pub fn path(&self) -> &str {
+        &self.target.path
     }
 
     /// A request that triggers one event.
@@ -244,14 +313,16 @@ pub fn join_shared() -> String {
     join(TOPIC)
 }
 
-/// Connects from 127.0.0.1, 127.0.0.2, …: one address has some 28,000 ports.
-fn connect_from(nth: usize, to: SocketAddr) -> io::Result<TcpStream> {
-    const PER_ADDRESS: usize = 10_000;
-    let host = u8::try_from(1 + nth / PER_ADDRESS).map_err(io::Error::other)?;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
-    socket.connect(&to.into())?;
-    Ok(socket.into())
+/// Where the n-th client connects from: one address has some 28,000 ports. Load generators that run
+/// side by side have addresses of their own, and leave servers those of 127.0.0.1.
+fn source(nth: usize) -> SocketAddr {
+    /// Below those that the kernel chooses by itself.
+    const FIRST_PORT: u16 = 10_000;
+    const PER_ADDRESS: usize = 20_000;
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = u8::try_from(1 + nth / PER_ADDRESS).unwrap_or(u8::MAX);
+    let port = FIRST_PORT + u16::try_from(nth % PER_ADDRESS).unwrap_or_default();
+    SocketAddr::from(([127, high | 1, low, host], port))
 }
 
 /// Reads a join's reply.

@@ -13,13 +13,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// # Errors
 /// What the socket fails with; [`io::ErrorKind::ConnectionRefused`] if the answer is not 101.
 pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> io::Result<()> {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Origin: http://{host}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\r\n"
-    );
-    socket.write_all(request.as_bytes())?;
+    socket.write_all(upgrade(path, host).as_bytes())?;
     let head = read_until(socket, |read| read.ends_with(b"\r\n\r\n"))?;
     if head.starts_with(b"HTTP/1.1 101") {
         return Ok(());
@@ -29,6 +23,16 @@ pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> 
         io::ErrorKind::ConnectionRefused,
         String::from_utf8_lossy(first).into_owned(),
     ))
+}
+
+/// The request for a WebSocket.
+pub fn upgrade(path: &str, host: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Origin: http://{host}\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\r\n"
+    )
 }
 
 /// Reads, byte for byte of what arrives, until `is_whole`.
@@ -97,10 +101,28 @@ pub fn payload(bytes: &[u8]) -> Option<Range<usize>> {
     (bytes.len() >= end).then_some(start..end)
 }
 
+/// Where the body of the first HTTP answer in `bytes` lies; `None` until it is whole.
+pub fn answer(bytes: &[u8]) -> Option<Range<usize>> {
+    let start = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(bytes.get(..start)?).unwrap_or_default();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let value = name.eq_ignore_ascii_case("content-length").then_some(value)?;
+        value.trim().parse().ok()
+    });
+    let end = start.checked_add(length.unwrap_or(0))?;
+    (bytes.len() >= end).then_some(start..end)
+}
+
 /// The number of an event, which its payload carries as `"n":<digits>`.
 pub fn sequence(payload: &[u8]) -> Option<u64> {
-    let at = memchr::memmem::find(payload, b"\"n\":")? + 4;
-    let digits = payload.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
+    number(payload, br#""n":"#)
+}
+
+/// The number that follows the first `key`.
+pub fn number(text: &[u8], key: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(text, key)? + key.len();
+    let digits = text.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
     let mut number = None;
     for digit in digits {
         number = Some(number.unwrap_or(0_u64) * 10 + u64::from(digit - b'0'));
@@ -119,6 +141,17 @@ mod tests {
             assert_eq!(payload(&frame).map(|range| range.len()), Some(len), "{len}");
             assert_eq!(payload(&frame[..frame.len() - 1]), None, "{len}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_whole_with_its_body() {
+        let one = b"HTTP/1.1 200 OK\r\ncontent-Length: 2\r\n\r\n{}";
+        for cut in 0..one.len() {
+            assert_eq!(answer(&one[..cut]), None, "{cut}");
+        }
+        let two = [one.as_slice(), one].concat();
+        assert_eq!(answer(&two), Some(one.len() - 2..one.len()));
+        assert_eq!(answer(b"HTTP/1.1 101 Switching\r\n\r\n\x81"), Some(26..26));
     }
 
     #[test]

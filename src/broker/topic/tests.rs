@@ -1,9 +1,10 @@
 //! Topics among fan-outs and probes.
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use super::super::{
-    testing::{Break, Broker, DEADLINE, channel, key, whole},
+    testing::{Break, Broker, DEADLINE, channel, key, publication, whole},
     topics::SubscribeError,
 };
 use super::*;
@@ -58,6 +59,39 @@ async fn a_topic_that_breaks_ends_those_who_listened_to_it_alone() {
     broker.publish(&scope, "#general", "msg").await;
     assert_eq!(back.next().await, "* msg");
     assert!(other.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn what_is_published_once_a_topic_has_broken_passes_it_by() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut deaf = broker.session(1).await;
+    broker.join(&deaf, whole(&scope)).await.expect("a place");
+    let topic = broker.topics.find(&scope).expect("a topic");
+    assert!(topic.send(Break).await.is_err());
+    assert_eq!(deaf.next().await, "end: Broken");
+    broker.publish(&scope, "#general", "lost").await;
+    assert!(broker.topics.find(&scope).is_none(), "it is looked up no more");
+    assert!(deaf.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn a_publisher_waits_for_its_place_in_the_order_and_not_for_the_topic() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probe = broker.session(1).await;
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    let in_flight_max = broker.topics.limits().publications_in_flight_max;
+    for n in 0..in_flight_max {
+        let event = format!("e{n}");
+        let publish = broker.topics.publish(publication(&scope, "#general", &event));
+        // Nobody else had a turn since.
+        assert!(publish.now_or_never().is_some_and(|taken| taken.is_ok()), "{event}");
+        assert!(probe.has_heard_nothing(), "{event}");
+    }
+    let one_more = broker.topics.publish(publication(&scope, "#general", "one more"));
+    assert!(one_more.now_or_never().is_none(), "there is room for so many and no more");
+    for n in 0..in_flight_max {
+        assert_eq!(probe.next().await, format!("* e{n}"));
+    }
 }
 
 #[actix_web::test]

@@ -9,7 +9,7 @@ use super::Scenario;
 use crate::{
     crowd::Crowd,
     options::Options,
-    report::{Bound, Figure, Report, say},
+    report::{Bound, Figure, PROGRESS, Report, say},
     subject::{Subject, Target, join_shared},
     wire,
 };
@@ -20,40 +20,47 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Connections that come and go first: what they set up stays, and is nobody's in particular.
 const WARM_UP: usize = 200;
 
+/// Connections in all.
+const MANY: usize = 15_000;
+
+/// Connections of the short form.
+const SHORT: usize = 4_000;
+
 /// Memory per connection at 1,000 and 15,000, and the processor time of the latter's heartbeats.
 pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
-    let many = options.connections.unwrap_or(15_000);
+    let many = options.connections.unwrap_or(if options.short { SHORT } else { MANY });
     let few = many.min(1_000);
-    let watch = options.lasting(30);
+    // What connecting leaves to do is long done when the short form is over, too.
+    let watch = options.lasting_short(30, 10);
     let mut figures = [
         (format!("resident memory per connection at {few}, KB"), Bound::None),
         (format!("resident memory per connection at {many}, KB"), Bound::ValueAtMost(3.5)),
-        ("CPU with heartbeats every 30 s, % of one core".to_owned(), Bound::ValueAtMost(2.0)),
+        ("CPU with heartbeats every 30 s, % of a core".to_owned(), Bound::ValueAtMost(2.0)),
     ]
-    .map(|(name, bound)| Figure { name, ours: Vec::new(), base: Vec::new(), bound });
-    let mut remarks = Vec::new();
+    .map(|(name, bound)| Figure::new(&name, Vec::new(), Vec::new(), bound));
+    let mut faults = Vec::new();
     for round in 0..options.rounds(1) {
         say(&format!("round {}: {many} connections", round + 1));
         let measured = measure(Subject::server(target)?, [few, many], watch)?;
         for (figure, value) in figures.iter_mut().zip(measured.figures) {
             figure.ours.push(value);
         }
-        if measured.unanswered > 0 {
-            remarks.push(format!("{} heartbeats were not answered", measured.unanswered));
-        }
+        faults.extend(measured.fault);
     }
-    Ok(Report { scenario: Scenario::Idle.name(), base: "", figures: figures.into(), remarks })
+    let (scenario, remarks) = (Scenario::Idle.name(), Vec::new());
+    Ok(Report { scenario, base: "", figures: figures.into(), remarks, faults })
 }
 
 struct Measured {
     figures: [f64; 3],
-    unanswered: usize,
+    fault: Option<String>,
 }
 
 fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<Measured> {
     let join = join_shared();
     let connect = |nth| subject.connect(nth, Some(&join));
-    drop((0..WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);
+    let [_, many] = sizes;
+    drop((many..many + WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);
     let before = settled(&subject)?;
     let mut sockets = Vec::new();
     let mut each_kb = [0.0; 2];
@@ -67,7 +74,8 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
     }
     let mut crowd = Crowd::new(sockets)?;
     let (percent, unanswered) = beat(&subject, &mut crowd, watch)?;
-    Ok(Measured { figures: [each_kb[0], each_kb[1], percent], unanswered })
+    let fault = (unanswered > 0).then(|| format!("{unanswered} heartbeats were not answered"));
+    Ok(Measured { figures: [each_kb[0], each_kb[1], percent], fault })
 }
 
 /// Resident memory once it has stopped moving.
@@ -90,6 +98,7 @@ fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<(f6
     let heartbeat = wire::client_frame(r#"[null,"2","phoenix","heartbeat",{}]"#);
     let every = HEARTBEAT / u32::try_from(crowd.len()).unwrap_or(u32::MAX).max(1);
     let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
+    let mut said = began;
     let (mut sent, mut answered) = (0, 0);
     let mut due = began;
     while began.elapsed() < watch {
@@ -99,6 +108,10 @@ fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<(f6
             due += every;
         }
         crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
+        if said.elapsed() > PROGRESS {
+            said = Instant::now();
+            say(&format!("{} s of {} s", began.elapsed().as_secs(), watch.as_secs()));
+        }
     }
     let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
     let over = Instant::now();

@@ -1,11 +1,6 @@
 //! A storm of joins.
 
-use std::{
-    io,
-    net::TcpStream,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, net::TcpStream, thread};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -14,6 +9,7 @@ use super::Scenario;
 use crate::{
     SLUG,
     floor::Command as Order,
+    observe::{Seen, Watch},
     options::Options,
     report::{Bound, Figure, Report, say},
     subject::{Subject, Target, join_shared},
@@ -42,42 +38,57 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
         };
         private.push(storm(Subject::server(target)?, clients, &with_token)?);
     }
+    let all = || handshakes.iter().chain(&public).chain(&private);
+    let remarks = all().filter_map(|stormed| stormed.remark()).collect();
     let cpu = |stormed: &[Stormed]| stormed.iter().map(Stormed::cpu_us).collect::<Vec<_>>();
     let last = |stormed: &[Stormed]| stormed.iter().map(Stormed::last_s).collect::<Vec<_>>();
-    let figure =
-        |name: &str, ours, base, bound| Figure { name: name.to_owned(), ours, base, bound };
-    let bound = Bound::RatioAtMost;
     let figures = vec![
-        figure(
+        Figure::new(
             "CPU per public join over a handshake, us",
             cpu(&public),
             cpu(&handshakes),
-            bound(3.0),
+            Bound::RatioAtMost(3.0),
         ),
-        figure(
+        Figure::new(
             "CPU per join with a JWT over a public one, us",
             cpu(&private),
             cpu(&public),
-            bound(1.5),
+            Bound::RatioAtMost(1.5),
         ),
-        figure("time to the last public join, s", last(&public), last(&handshakes), Bound::None),
+        Figure::new(
+            "time to the last public join, s",
+            last(&public),
+            last(&handshakes),
+            Bound::None,
+        ),
+        Figure::new(
+            "time to the last join with a JWT, s",
+            last(&private),
+            last(&handshakes),
+            Bound::None,
+        ),
     ];
-    Ok(Report { scenario: Scenario::Joins.name(), base: "base", figures, remarks: Vec::new() })
+    let scenario = Scenario::Joins.name();
+    Ok(Report { scenario, base: "base", figures, remarks, faults: Vec::new() })
 }
 
 struct Stormed {
+    who: &'static str,
     clients: usize,
-    cpu: Duration,
-    elapsed: Duration,
+    seen: Seen,
 }
 
 impl Stormed {
     fn cpu_us(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / self.clients as f64
+        self.seen.cpu.as_secs_f64() * 1e6 / self.clients as f64
     }
 
     fn last_s(&self) -> f64 {
-        self.elapsed.as_secs_f64()
+        self.seen.elapsed.as_secs_f64()
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.seen.limit(THREADS).map(|limit| format!("{}: {limit}", self.who))
     }
 }
 
@@ -88,7 +99,7 @@ fn storm(
     join: &(dyn Fn(usize) -> String + Sync),
 ) -> io::Result<Stormed> {
     subject.order(&Order::Accept(clients))?;
-    let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
+    let watch = Watch::begin(subject.observed)?;
     let everybody = thread::scope(|scope| {
         let arrive = |thread: usize| {
             let subject = &subject;
@@ -105,10 +116,9 @@ fn storm(
             .collect::<io::Result<Vec<Vec<TcpStream>>>>()
     })?;
     subject.obeyed()?;
-    let elapsed = began.elapsed();
-    let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
+    let seen = watch.seen()?;
     drop(everybody);
-    Ok(Stormed { clients, cpu, elapsed })
+    Ok(Stormed { who: subject.who(), clients, seen })
 }
 
 /// A token of the app, no two alike, as a web application would mint it.

@@ -3,6 +3,9 @@
 mod fanout;
 mod idle;
 mod joins;
+mod mixed;
+mod slow_consumer;
+mod stage;
 mod topics;
 mod triggers;
 
@@ -27,6 +30,10 @@ pub enum Scenario {
     Joins,
     /// HTTP triggers.
     Triggers,
+    /// Everything at once, for five minutes.
+    Mixed,
+    /// `FanoutSteady` with ten subscribers that stop reading.
+    SlowConsumer,
 }
 
 impl Scenario {
@@ -41,6 +48,8 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Joins => "joins",
             Self::Triggers => "triggers",
+            Self::Mixed => "mixed",
+            Self::SlowConsumer => "slow-consumer",
         }
     }
 
@@ -59,6 +68,8 @@ impl Scenario {
             Self::Idle => idle::idle(options, &target),
             Self::Joins => joins::joins(options, &target),
             Self::Triggers => triggers::triggers(options, &target),
+            Self::Mixed => mixed::mixed(options, &target),
+            Self::SlowConsumer => slow_consumer::slow_consumer(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -5,11 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Scenario;
+use hdrhistogram::Histogram;
+
+use super::{
+    Scenario,
+    stage::{ARRIVE_MAX, WARM_UP, histogram},
+};
 use crate::{
     FIRST, SLUG,
-    crowd::Crowd,
+    crowd::{Arrival, Crowd},
     floor::Command as Order,
+    observe::Watch,
     options::Options,
     payload,
     publisher::Publisher,
@@ -19,94 +25,171 @@ use crate::{
 };
 
 /// Events that one request brings.
-const BULK: usize = 100;
+const BULK: u64 = 100;
 
 /// Requests a second.
 const BULKS_PER_S: u32 = 50;
 
-/// How long whatever is under way at the end may take to arrive.
-const ARRIVE_MAX: Duration = Duration::from_secs(10);
-
-const PADDING_BYTES: usize = 128;
+const PAYLOAD_BYTES: usize = 128;
 
 /// 10,000 topics, events round robin.
 pub(super) fn many(options: &Options, target: &Target) -> io::Result<Report> {
     let topics = options.connections.unwrap_or(10_000);
     let lasting = options.lasting(5);
-    let (mut ours, mut base, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut base) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {topics} topics", round + 1));
-        for (subject, figures) in
-            [(Subject::floor(target)?, &mut base), (Subject::server(target)?, &mut ours)]
-        {
-            let (cpu_us, remark) = measure(subject, topics, lasting)?;
-            figures.push(cpu_us);
-            remarks.extend(remark);
-        }
+        base.push(measure(Subject::floor(target)?, topics, lasting)?);
+        ours.push(measure(Subject::server(target)?, topics, lasting)?);
     }
-    let name = "CPU per delivery, us".to_owned();
-    let figures = vec![Figure { name, ours, base, bound: Bound::RatioAtMost(2.0) }];
-    Ok(Report { scenario: Scenario::TopicsMany.name(), base: "floor", figures, remarks })
+    let figure = |name: &str, value: &dyn Fn(&Measured) -> f64, bound| {
+        let values = |measured: &[Measured]| measured.iter().map(value).collect();
+        Figure::new(name, values(&ours), values(&base), bound)
+    };
+    let all = || base.iter().chain(&ours);
+    Ok(Report {
+        scenario: Scenario::TopicsMany.name(),
+        base: "floor",
+        figures: vec![
+            figure("CPU per delivery, us", &Measured::cpu_us, Bound::RatioAtMost(2.0)),
+            figure("latency p99, ms", &Measured::p99_ms, Bound::None),
+        ],
+        remarks: all().filter_map(|measured| measured.remark.clone()).collect(),
+        faults: all().filter_map(|measured| measured.fault.clone()).collect(),
+    })
 }
 
 fn topic(nth: usize) -> String {
     format!("public:{SLUG}:t{nth}")
 }
 
-/// Processor time per delivery, and what was not as it must be.
-fn measure(
-    mut subject: Subject,
-    topics: usize,
-    lasting: Duration,
-) -> io::Result<(f64, Option<String>)> {
+struct Measured {
+    deliveries: u64,
+    cpu: Duration,
+    latency_us: Histogram<u64>,
+    remark: Option<String>,
+    fault: Option<String>,
+}
+
+impl Measured {
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.deliveries.max(1) as f64
+    }
+
+    fn p99_ms(&self) -> f64 {
+        self.latency_us.value_at_quantile(0.99) as f64 / 1e3
+    }
+}
+
+fn measure(mut subject: Subject, topics: usize, lasting: Duration) -> io::Result<Measured> {
     subject.order(&Order::Accept(topics))?;
     let connect = |nth| subject.connect(nth, Some(&join(&topic(nth))));
     let sockets = (0..topics).map(connect).collect::<io::Result<_>>()?;
     subject.obeyed()?;
-    subject.order(&Order::Ready(PADDING_BYTES))?;
+    subject.order(&Order::Ready(PAYLOAD_BYTES))?;
     subject.obeyed()?;
-    let mut publisher = Publisher::open(&subject, 4)?;
-    let mut crowd = Crowd::new(sockets)?;
-    let (mut published, mut heard) = (0, 0);
-    let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
-    let mut due = began;
-    let mut over = None;
-    while over.is_none_or(|over: Instant| heard < published && over.elapsed() < ARRIVE_MAX) {
-        if began.elapsed() >= lasting {
-            over.get_or_insert_with(Instant::now);
-        } else if due.elapsed() > Duration::ZERO {
-            publish(&mut subject, &mut publisher, published, topics)?;
-            published += BULK;
-            due += Duration::from_secs(1) / BULKS_PER_S;
-        }
-        crowd.listen(Duration::from_millis(5), |arrival| {
-            heard += usize::from(wire::sequence(arrival.payload).is_some());
-        })?;
-    }
-    publisher.settle()?;
-    let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
-    let missing = published - heard;
-    let remark = (missing > 0).then(|| format!("{missing} deliveries are missing"));
-    Ok((cpu.as_secs_f64() * 1e6 / heard.max(1) as f64, remark))
+    let mut circle = Circle::new(&mut subject, Crowd::new(sockets)?)?;
+    circle.play(WARM_UP)?;
+    let (warmed_up, watch) = (circle.heard, Watch::begin(circle.subject.observed)?);
+    circle.latency_us.reset();
+    circle.play(lasting)?;
+    let seen = watch.seen()?;
+    Ok(Measured {
+        deliveries: circle.heard - warmed_up,
+        cpu: seen.cpu,
+        remark: seen.limit(1).map(|limit| format!("{}: {limit}", circle.subject.who())),
+        fault: circle.fault(),
+        latency_us: circle.latency_us,
+    })
 }
 
-/// Publishes to the topics that come next.
-fn publish(
-    subject: &mut Subject,
-    publisher: &mut Publisher,
-    published: usize,
-    topics: usize,
-) -> io::Result<()> {
-    let mut numbers = (published..published + BULK).map(|nth| (FIRST + nth as u64, nth % topics));
-    if subject.kind == Kind::Floor {
-        return numbers.try_for_each(|(number, nth)| subject.order(&Order::Single(number, nth)));
+/// Topics that take turns.
+struct Circle<'a> {
+    subject: &'a mut Subject,
+    publisher: Publisher,
+    crowd: Crowd,
+    published: u64,
+    heard: u64,
+    /// The next event of each topic.
+    next: Vec<u64>,
+    strayed: u64,
+    /// When each bulk was published.
+    sent: Vec<Instant>,
+    latency_us: Histogram<u64>,
+}
+
+impl<'a> Circle<'a> {
+    fn new(subject: &'a mut Subject, crowd: Crowd) -> io::Result<Self> {
+        let publisher = Publisher::open(subject, 1)?;
+        let next = (0..crowd.len() as u64).map(|nth| FIRST + nth).collect();
+        let (sent, latency_us) = (Vec::new(), histogram());
+        let (published, heard, strayed) = (0, 0, 0);
+        Ok(Self { subject, publisher, crowd, published, heard, next, strayed, sent, latency_us })
     }
-    let events: Vec<String> = numbers
-        .map(|(number, nth)| {
-            let payload = payload(&number.to_string(), PADDING_BYTES);
-            format!(r#"{{"topic":"{}","event":"msg","payload":{payload}}}"#, topic(nth))
+
+    /// Publishes for so long, and waits until everything has arrived.
+    fn play(&mut self, lasting: Duration) -> io::Result<()> {
+        let began = Instant::now();
+        let mut due = began;
+        while began.elapsed() < lasting {
+            if due.elapsed() > Duration::ZERO {
+                self.publish()?;
+                due += Duration::from_secs(1) / BULKS_PER_S;
+            }
+            self.listen(due.saturating_duration_since(Instant::now()))?;
+        }
+        let over = Instant::now();
+        while self.heard < self.published && over.elapsed() < ARRIVE_MAX {
+            self.listen(Duration::from_millis(100))?;
+        }
+        self.publisher.settle()
+    }
+
+    /// Publishes to the topics that come next.
+    fn publish(&mut self) -> io::Result<()> {
+        let topics = self.crowd.len() as u64;
+        let numbers = self.published..self.published + BULK;
+        self.sent.push(Instant::now());
+        self.published += BULK;
+        if self.subject.kind == Kind::Floor {
+            let single = |nth: u64| Order::Single(FIRST + nth, (nth % topics) as usize);
+            return self.subject.order_all(&numbers.map(single).collect::<Vec<_>>());
+        }
+        let event = |nth: u64| {
+            let payload = payload(&(FIRST + nth).to_string(), PAYLOAD_BYTES);
+            let topic = topic((nth % topics) as usize);
+            format!(r#"{{"topic":"{topic}","event":"msg","payload":{payload}}}"#)
+        };
+        let events: Vec<String> = numbers.map(event).collect();
+        let request = self.subject.bulk(&format!(r#"{{"events":[{}]}}"#, events.join(",")));
+        self.publisher.send(&request)
+    }
+
+    fn listen(&mut self, wait_max: Duration) -> io::Result<()> {
+        let topics = self.crowd.len() as u64;
+        let Self { crowd, heard, next, strayed, sent, latency_us, .. } = self;
+        crowd.listen(wait_max, |Arrival { member, at, payload }| {
+            let Some(number) = wire::sequence(payload) else { return };
+            *heard += 1;
+            *strayed += u64::from(number != next[member]);
+            next[member] = number + topics;
+            let bulk = number.checked_sub(FIRST).map_or(usize::MAX, |nth| (nth / BULK) as usize);
+            let Some(sent) = sent.get(bulk) else { return };
+            let latency = at.saturating_duration_since(*sent).as_micros();
+            latency_us.saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
         })
-        .collect();
-    let request = subject.bulk(&format!(r#"{{"events":[{}]}}"#, events.join(",")));
-    publisher.send(&request)
+    }
+
+    /// What was not as it must be.
+    fn fault(&self) -> Option<String> {
+        let (who, missing) = (self.subject.who(), self.published.saturating_sub(self.heard));
+        let (strayed, lost) = (self.strayed, self.crowd.lost());
+        let is_wrong = missing > 0 || strayed > 0 || lost > 0;
+        is_wrong.then(|| {
+            format!(
+                "{who}: {missing} deliveries are missing, {strayed} came amiss, \
+                 {lost} subscribers were hung up on"
+            )
+        })
+    }
 }

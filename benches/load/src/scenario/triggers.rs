@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Scenario;
+use super::{Scenario, stage::WARM_UP};
 use crate::{
     FIRST, SLUG,
+    observe::{Seen, Watch},
     options::Options,
     publisher::read_answer,
     report::{Bound, Figure, Report, say},
@@ -25,43 +26,75 @@ pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report>
     let (mut bare, mut unheard, mut heard) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {CONNECTIONS} connections", round + 1));
-        bare.push(rate(&Subject::handler(target)?, lasting)?);
-        unheard.push(rate(&Subject::server(target)?, lasting)?);
+        bare.push(measure(&Subject::handler(target)?, lasting)?);
+        unheard.push(measure(&Subject::server(target)?, lasting)?);
         let subject = Subject::server(target)?;
         let subscriber = subject.connect(0, Some(&join(&format!("public:{SLUG}:bench"))))?;
         let drain = thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
-        heard.push(rate(&subject, lasting)?);
+        heard.push(measure(&subject, lasting)?);
         drop(subject);
         // It ends with the server.
         let _ = drain.join();
     }
-    let figure = |name: &str, ours| Figure {
-        name: name.to_owned(),
-        ours,
-        base: bare.clone(),
-        bound: Bound::RatioAtLeast(0.7),
+    let figure = |name: &str, ours: &[Measured], value: fn(&Measured) -> f64, bound| {
+        let values = |measured: &[Measured]| measured.iter().map(value).collect();
+        Figure::new(name, values(ours), values(&bare), bound)
     };
-    let figures = vec![
-        figure("triggers per second, nobody hears", unheard),
-        figure("triggers per second, one subscriber", heard),
-    ];
-    let base = "bare handler";
-    Ok(Report { scenario: Scenario::Triggers.name(), base, figures, remarks: Vec::new() })
+    let bound = Bound::RatioAtLeast(0.7);
+    let all = || bare.iter().chain(&unheard).chain(&heard);
+    Ok(Report {
+        scenario: Scenario::Triggers.name(),
+        base: "bare handler",
+        figures: vec![
+            figure("triggers per second, nobody hears", &unheard, Measured::per_second, bound),
+            figure("triggers per second, one hears", &heard, Measured::per_second, Bound::None),
+            figure("CPU per trigger, nobody hears, us", &unheard, Measured::cpu_us, Bound::None),
+            figure("CPU per trigger, one hears, us", &heard, Measured::cpu_us, Bound::None),
+        ],
+        remarks: all().filter_map(Measured::remark).collect(),
+        faults: Vec::new(),
+    })
 }
 
-/// Requests answered per second.
-fn rate(subject: &Subject, lasting: Duration) -> io::Result<f64> {
+struct Measured {
+    answered: u64,
+    seen: Seen,
+}
+
+impl Measured {
+    fn per_second(&self) -> f64 {
+        self.answered as f64 / self.seen.elapsed.as_secs_f64()
+    }
+
+    fn cpu_us(&self) -> f64 {
+        self.seen.cpu.as_secs_f64() * 1e6 / self.answered.max(1) as f64
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.seen.limit(CONNECTIONS).map(str::to_owned)
+    }
+}
+
+/// Triggers on all connections at once, each as soon as its last is answered.
+fn measure(subject: &Subject, lasting: Duration) -> io::Result<Measured> {
     let request = subject.trigger(&crate::trigger_body(FIRST, 128));
-    let answered: u64 = thread::scope(|scope| {
+    rate(subject, &request, WARM_UP)?;
+    let watch = Watch::begin(subject.observed)?;
+    let answered = rate(subject, &request, lasting)?;
+    Ok(Measured { answered, seen: watch.seen()? })
+}
+
+/// Requests answered.
+fn rate(subject: &Subject, request: &[u8], lasting: Duration) -> io::Result<u64> {
+    thread::scope(|scope| {
         let threads: Vec<_> = (0..CONNECTIONS)
-            .map(|_| scope.spawn(|| trigger_for(subject, &request, lasting)))
+            .map(|_| scope.spawn(|| trigger_for(subject, request, lasting)))
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, io::Result<u64>>| {
             thread.join().map_err(|_| io::Error::other("a publisher panicked"))?
         };
-        threads.into_iter().map(join).sum::<io::Result<u64>>()
-    })?;
-    Ok(answered as f64 / lasting.as_secs_f64())
+        threads.into_iter().map(join).sum()
+    })
 }
 
 fn trigger_for(subject: &Subject, request: &[u8], lasting: Duration) -> io::Result<u64> {

@@ -1,0 +1,231 @@
+//! Who published what, and whether a subscriber heard all of it, in order, and once.
+//!
+//! Each source numbers what it publishes on each channel: 1, 2, 3, … Between the reply to its join
+//! and that to its leave, a subscriber must hear every source without a gap.
+
+use crate::{padded, wire};
+
+/// Who publishes on a channel: the web application first, then clients.
+pub(super) const SOURCES: usize = 1 + SPEAKERS;
+
+/// The web application, by triggers.
+pub(super) const TRIGGERS: usize = 0;
+
+/// Clients that publish on a channel.
+pub(super) const SPEAKERS: usize = 3;
+
+/// An event, as its payload says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) channel: usize,
+    pub(super) source: usize,
+    /// The source's own count on this channel, from 1.
+    pub(super) number: u64,
+    /// When it was published, in microseconds of the run.
+    pub(super) sent_us: u64,
+}
+
+impl Event {
+    /// Its payload, of so many bytes.
+    pub(super) fn payload(&self, bytes: usize) -> String {
+        let Self { channel, source, number, sent_us } = self;
+        padded(&format!(r#""n":{number},"c":{channel},"s":{source},"t":{sent_us}"#), bytes)
+    }
+
+    /// Finds the payload of one in a message; `None` in any other message.
+    pub(super) fn read(message: &[u8]) -> Option<Self> {
+        let index = |key: &[u8]| usize::try_from(wire::number(message, key)?).ok();
+        Some(Self {
+            number: wire::sequence(message)?,
+            channel: index(br#""c":"#)?,
+            source: index(br#""s":"#).filter(|source| *source < SOURCES)?,
+            sent_us: wire::number(message, br#""t":"#)?,
+        })
+    }
+}
+
+/// A number of each source.
+pub(super) type Numbers = [u64; SOURCES];
+
+/// What was published on each channel.
+pub(super) struct Ledger {
+    published: Vec<Numbers>,
+    confirmed: Vec<Numbers>,
+}
+
+impl Ledger {
+    pub(super) fn new(channels: usize) -> Self {
+        let nothing = vec![[0; SOURCES]; channels];
+        Self { published: nothing.clone(), confirmed: nothing }
+    }
+
+    /// How many channels there are.
+    pub(super) fn channels(&self) -> usize {
+        self.published.len()
+    }
+
+    /// Enters an event that is published now.
+    pub(super) fn publish(&mut self, channel: usize, source: usize, sent_us: u64) -> Event {
+        self.published[channel][source] += 1;
+        Event { channel, source, number: self.published[channel][source], sent_us }
+    }
+
+    /// Notes that an event has its place, so that who joins later hears it no more.
+    pub(super) fn confirm(&mut self, event: Event) {
+        let confirmed = &mut self.confirmed[event.channel][event.source];
+        *confirmed = event.number.max(*confirmed);
+    }
+
+    /// The last that each source published on a channel.
+    pub(super) fn published(&self, channel: usize) -> Numbers {
+        self.published[channel]
+    }
+
+    /// The last of each source that has its place.
+    pub(super) fn confirmed(&self, channel: usize) -> Numbers {
+        self.confirmed[channel]
+    }
+}
+
+/// What was not as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// So many were skipped.
+    Missing(u64),
+    /// One came after a later one.
+    OutOfOrder,
+    /// One came again.
+    Twice,
+    /// One came to who had not joined, or of before its join.
+    Stray,
+}
+
+/// One join of a subscriber, from its reply to its leave's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Span {
+    /// What had its place before the join was sent: it must not be heard.
+    before: Numbers,
+    /// What was published when the reply came: whatever follows must be heard.
+    at_reply: Numbers,
+    /// The last that was heard.
+    last: [Option<u64>; SOURCES],
+}
+
+impl Span {
+    /// Of a join that is sent now.
+    pub(super) fn asked(confirmed: Numbers) -> Self {
+        Self { before: confirmed, ..Self::default() }
+    }
+
+    /// The reply has come.
+    pub(super) fn begin(&mut self, published: Numbers) {
+        self.at_reply = published;
+    }
+
+    /// Judges what was heard.
+    pub(super) fn hear(&mut self, source: usize, number: u64) -> Result<(), Fault> {
+        let last = self.last[source];
+        if last.is_none() && number <= self.before[source] {
+            return Err(Fault::Stray);
+        }
+        // The first may be any of those that were under way during the join.
+        let expected = last.map_or(number.min(self.at_reply[source] + 1), |last| last + 1);
+        if number < expected {
+            let is_last = number + 1 == expected;
+            return Err(if is_last { Fault::Twice } else { Fault::OutOfOrder });
+        }
+        self.last[source] = Some(number);
+        match number - expected {
+            0 => Ok(()),
+            skipped => Err(Fault::Missing(skipped)),
+        }
+    }
+
+    /// How many have still to be heard.
+    pub(super) fn awaited(&self, published: Numbers) -> u64 {
+        let awaited = |source: usize| {
+            published[source].saturating_sub(self.last[source].unwrap_or(self.at_reply[source]))
+        };
+        (0..SOURCES).map(awaited).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: Event = Event { channel: 12, source: 3, number: 45, sent_us: 678 };
+
+    #[test]
+    fn an_event_is_read_from_its_payload() {
+        let payload = EVENT.payload(128);
+        assert_eq!(payload.len(), 128);
+        assert_eq!(
+            Event::read(format!(r#"[null,null,"t","msg",{payload}]"#).as_bytes()),
+            Some(EVENT)
+        );
+        assert_eq!(
+            Event::read(br#"["1","1","t","phx_reply",{"status":"ok","response":{}}]"#),
+            None
+        );
+    }
+
+    /// Of a subscriber whose join was sent after the 3rd had its place, and answered when the 5th
+    /// had been published.
+    fn joined() -> Span {
+        let mut span = Span::asked([3; SOURCES]);
+        span.begin([5; SOURCES]);
+        span
+    }
+
+    #[test]
+    fn the_first_may_be_one_that_was_under_way_during_the_join() {
+        for (first, judged) in [
+            (3, Err(Fault::Stray)),
+            (4, Ok(())),
+            (5, Ok(())),
+            (6, Ok(())),
+            (7, Err(Fault::Missing(1))),
+        ] {
+            assert_eq!(joined().hear(TRIGGERS, first), judged, "{first}");
+        }
+    }
+
+    #[test]
+    fn what_follows_has_no_gap_and_comes_once() {
+        let mut span = joined();
+        for (number, judged) in [
+            (6, Ok(())),
+            (7, Ok(())),
+            (7, Err(Fault::Twice)),
+            (6, Err(Fault::OutOfOrder)),
+            (8, Ok(())),
+            (11, Err(Fault::Missing(2))),
+            (12, Ok(())),
+        ] {
+            assert_eq!(span.hear(1, number), judged, "{number}");
+        }
+        assert_eq!(span.hear(2, 4), Ok(()), "each source has a count of its own");
+    }
+
+    #[test]
+    fn what_was_published_since_the_reply_is_awaited() {
+        let mut span = joined();
+        assert_eq!(span.awaited([5; SOURCES]), 0);
+        assert_eq!(span.awaited([5, 5, 5, 7]), 2);
+        assert_eq!(span.hear(3, 6), Ok(()));
+        assert_eq!(span.awaited([5, 5, 5, 7]), 1);
+    }
+
+    #[test]
+    fn each_source_counts_for_itself_on_each_channel() {
+        let mut ledger = Ledger::new(2);
+        let numbers = [(0, 0), (0, 0), (1, 0), (0, 1)]
+            .map(|(channel, source)| ledger.publish(channel, source, 0).number);
+        assert_eq!(numbers, [1, 2, 1, 1]);
+        assert_eq!(ledger.confirmed(0), [0; SOURCES]);
+        ledger.confirm(Event { channel: 0, source: 0, number: 2, sent_us: 0 });
+        ledger.confirm(Event { channel: 0, source: 0, number: 1, sent_us: 0 });
+        assert_eq!((ledger.confirmed(0), ledger.published(0)), ([2, 0, 0, 0], [2, 1, 0, 0]));
+    }
+}

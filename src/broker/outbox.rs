@@ -327,6 +327,11 @@ impl Outbox {
         }
     }
 
+    /// Takes whatever comes next, if there is something.
+    pub fn take(&self) -> Option<ToSession> {
+        self.state().pop()
+    }
+
     /// Takes whatever comes next, once there is something.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<ToSession> {
         let mut state = self.state();
@@ -459,15 +464,12 @@ mod tests {
 
     /// All there is, in words.
     fn all(outbox: &Outbox) -> Vec<String> {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut all = Vec::new();
-        while let Poll::Ready(arrival) = outbox.poll_take(&mut cx) {
-            all.push(match arrival {
+        std::iter::from_fn(|| outbox.take())
+            .map(|arrival| match arrival {
                 ToSession::Frame(Frame::Text(text), _) => text.to_string(),
                 other => format!("{other:?}"),
-            });
-        }
-        all
+            })
+            .collect()
     }
 
     #[test]

@@ -327,6 +327,17 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush();
     }
 
+    /// Takes what the broker has for it.
+    fn arrived(&mut self, arrival: ToSession, ctx: &mut Context<Self>) {
+        match arrival {
+            ToSession::Frame(frame, published) => {
+                self.send(frame, ctx);
+                self.sampled = self.sampled.or(published);
+            }
+            ToSession::News(news) => driver::heard(self, news, ctx),
+        }
+    }
+
     /// What waits for the client.
     fn load(&self) -> Load {
         Load { frames: self.waiting.len(), bytes: self.waiting_bytes }
@@ -461,6 +472,10 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             // The client has given up on it, or has two: the later one counts.
             let _ = earlier.send(Vec::new());
         }
+        // What has arrived by now is fetched with it, though its turn would come later.
+        while let Some(arrival) = self.driver.outbox().take() {
+            self.arrived(arrival, ctx);
+        }
         self.flush();
         if self.is_closed && self.waiting.is_empty() {
             ctx.stop();
@@ -503,13 +518,7 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
 
 impl<C: Conversation + Unpin> StreamHandler<ToSession> for LongPoll<C> {
     fn handle(&mut self, arrival: ToSession, ctx: &mut Self::Context) {
-        match arrival {
-            ToSession::Frame(frame, published) => {
-                self.send(frame, ctx);
-                self.sampled = self.sampled.or(published);
-            }
-            ToSession::News(news) => driver::heard(self, news, ctx),
-        }
+        self.arrived(arrival, ctx);
         self.flush();
     }
 }

@@ -40,11 +40,12 @@ struct Pattern {
 
 impl Pattern {
     fn compile(text: &str) -> Self {
-        let mut pieces: Vec<Box<str>> = text.split(":*").map(|p| format!("{p}:").into()).collect();
-        // Every piece but the last was cut after a colon.
-        if let Some(last) = pieces.last_mut() {
-            *last = last.strip_suffix(':').unwrap_or(last).into();
+        let (mut pieces, mut left) = (Vec::new(), text);
+        while let Some(colon) = left.find(":*") {
+            pieces.push(Box::from(&left[..=colon]));
+            left = &left[colon + 2..];
         }
+        pieces.push(Box::from(left));
         let first = pieces.remove(0);
         Self { first, rest: pieces.into() }
     }

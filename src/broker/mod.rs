@@ -12,6 +12,7 @@ pub mod fanout;
 mod fanouts;
 mod gathering;
 pub mod occupancy;
+mod opened;
 pub mod outbox;
 mod placed;
 pub mod presence;

@@ -10,6 +10,7 @@ use super::{
     announcement::Announcement,
     fanout::{Announce, Dispatch, Fanout, Introduce, TopicLost, WorkerId},
     gathering::Gathering,
+    opened::Opened,
     placed::Placed,
     presence::{Full, Persona, Roster},
     publication::JsonObject,
@@ -18,7 +19,8 @@ use super::{
     topics::Topics,
 };
 
-/// A worker thread now has subscribers. Idempotent; answered once they will miss nothing.
+/// A worker thread now has subscribers. Idempotent; answered once they will miss nothing, and neither
+/// will those who join them there (see [`Opened`]).
 #[derive(Message)]
 #[rtype(result = "Result<(), Full>")]
 pub(super) struct Open {
@@ -98,14 +100,16 @@ pub(super) struct Topic {
     key: ScopeKey,
     directory: Topics,
     threads: HashMap<WorkerId, Addr<Fanout>>,
+    /// What the threads know of that.
+    opened: Arc<Opened>,
     gatherings: HashMap<ChannelName, Gathering>,
     retired: bool,
 }
 
 impl Topic {
-    pub(super) fn new(key: ScopeKey, directory: Topics) -> Self {
+    pub(super) fn new(key: ScopeKey, directory: Topics, opened: Arc<Opened>) -> Self {
         let (threads, gatherings) = (HashMap::new(), HashMap::new());
-        Self { key, directory, threads, gatherings, retired: false }
+        Self { key, directory, threads, opened, gatherings, retired: false }
     }
 
     /// Hands something to every thread with subscribers. Never waits: what is under way is bounded
@@ -240,6 +244,8 @@ impl Drop for Topic {
             return;
         }
         error!("topic of app {} is lost; its sessions are ended", self.key.app.0);
+        // First: who joins once they have heard of it must find nothing open.
+        self.opened.lose();
         for fanout in self.threads.values() {
             fanout.do_send(TopicLost(self.key.clone()));
         }

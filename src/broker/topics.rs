@@ -28,6 +28,7 @@ use crate::{
 use super::{
     fanout::{EndAll, EndJoins, EndSome, Fanout, WorkerId},
     fanouts::{Asked, Fanouts},
+    opened::Opened,
     placed::Placed,
     presence::{Full, Roster},
     publication::{JsonObject, Publication},
@@ -129,12 +130,19 @@ pub struct Topics(Arc<Inner>);
 struct Inner {
     limits: TopicLimits,
     permits: Arc<Semaphore>,
-    topics: RwLock<HashMap<AppId, HashMap<Scope, Addr<Topic>>>>,
+    topics: RwLock<HashMap<AppId, HashMap<Scope, Listed>>>,
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
     references: References,
     metrics: Arc<Metrics>,
+}
+
+/// A topic as the directory has it.
+#[derive(Clone)]
+struct Listed {
+    topic: Addr<Topic>,
+    opened: Arc<Opened>,
 }
 
 impl Topics {
@@ -315,16 +323,22 @@ impl Topics {
         subscriber: Subscriber<'_>,
         subscription: &Subscription,
     ) -> Result<(), SubscribeError> {
-        let key = &subscription.place.key;
+        let (key, worker) = (&subscription.place.key, subscriber.worker);
+        // Whom it tracks a topic must hear of one by one.
+        if subscription.persona.is_none() && self.is_open(key, worker) {
+            return Ok(());
+        }
         let open = async {
             loop {
-                let topic = self.find_or_start(key)?;
+                let Listed { topic, opened } = self.find_or_start(key)?;
+                let asked = opened.ask();
                 let open = Open {
-                    worker: subscriber.worker,
+                    worker,
                     fanout: subscriber.fanout.clone(),
                     entrant: entrant(&subscriber, subscription),
                 };
                 if let Ok(outcome) = topic.send(open).await {
+                    opened.open(worker, asked);
                     return outcome.map_err(|Full| {
                         self.0.metrics.hit(Limit::PresenceMembers);
                         SubscribeError::TooManyMembers
@@ -381,14 +395,16 @@ impl Topics {
 
     /// Tells a topic that a thread's fan-out is gone.
     pub(super) fn fanout_lost(&self, key: &ScopeKey, worker: WorkerId) {
-        if let Some(topic) = self.find(key) {
+        if let Some(Listed { topic, opened }) = self.listed(key) {
+            opened.close(worker);
             topic.do_send(FanoutLost { worker });
         }
     }
 
     /// Tells a topic that a thread has nobody left who listens.
     pub(super) fn close(&self, key: &ScopeKey, worker: WorkerId) {
-        if let Some(topic) = self.find(key) {
+        if let Some(Listed { topic, opened }) = self.listed(key) {
+            opened.close(worker);
             topic.do_send(Close { worker });
         }
     }
@@ -397,7 +413,7 @@ impl Topics {
     pub(super) fn forget(&self, key: &ScopeKey, topic: &Addr<Topic>) {
         let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
         let Some(scopes) = topics.get_mut(&key.app) else { return };
-        if scopes.get(&key.scope) == Some(topic) {
+        if scopes.get(&key.scope).is_some_and(|listed| listed.topic == *topic) {
             scopes.remove(&key.scope);
         }
         if scopes.is_empty() {
@@ -406,8 +422,21 @@ impl Topics {
     }
 
     pub(super) fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+        self.look_up(key, |listed| listed.topic.clone())
+    }
+
+    fn listed(&self, key: &ScopeKey) -> Option<Listed> {
+        self.look_up(key, Listed::clone)
+    }
+
+    /// Whether a topic is known to hand this thread all that is published.
+    fn is_open(&self, key: &ScopeKey, worker: WorkerId) -> bool {
+        self.look_up(key, |listed| listed.opened.is_open(worker)).unwrap_or(false)
+    }
+
+    fn look_up<R>(&self, key: &ScopeKey, read: impl FnOnce(&Listed) -> R) -> Option<R> {
         let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.get(&key.app)?.get(&key.scope).cloned()
+        Some(read(topics.get(&key.app)?.get(&key.scope)?))
     }
 
     /// The topic of a scope; one that has died without a word is forgotten.
@@ -420,32 +449,33 @@ impl Topics {
         None
     }
 
-    fn find_or_start(&self, key: &ScopeKey) -> Result<Addr<Topic>, SubscribeError> {
-        if let Some(topic) = self.find(key) {
-            return Ok(topic);
+    fn find_or_start(&self, key: &ScopeKey) -> Result<Listed, SubscribeError> {
+        if let Some(listed) = self.listed(key) {
+            return Ok(listed);
         }
         let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
         let scopes = topics.entry(key.app).or_default();
-        if let Some(topic) = scopes.get(&key.scope) {
-            return Ok(topic.clone());
+        if let Some(listed) = scopes.get(&key.scope) {
+            return Ok(listed.clone());
         }
         if scopes.len() >= self.0.limits.scopes_per_app_max {
             return Err(SubscribeError::TooManyScopes);
         }
-        let topic = self.start_topic(key).ok_or(SubscribeError::Unavailable)?;
-        scopes.insert(key.scope.clone(), topic.clone());
-        Ok(topic)
+        let listed = self.start_topic(key).ok_or(SubscribeError::Unavailable)?;
+        scopes.insert(key.scope.clone(), listed.clone());
+        Ok(listed)
     }
 
     /// Starts a topic on the worker thread that its key hashes to.
-    fn start_topic(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
+    fn start_topic(&self, key: &ScopeKey) -> Option<Listed> {
         let mut workers = self.workers_mut();
         workers.retain(|worker| worker.spawn_fn(|| ()));
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let nth = usize::try_from(hasher.finish() % u64::try_from(workers.len()).ok()?).ok()?;
-        let topic = Topic::new(key.clone(), self.clone());
-        Some(Topic::start_in_arbiter(workers.get(nth)?, |_| topic))
+        let opened = Arc::new(Opened::default());
+        let topic = Topic::new(key.clone(), self.clone(), opened.clone());
+        Some(Listed { topic: Topic::start_in_arbiter(workers.get(nth)?, |_| topic), opened })
     }
 
     /// How long anything that is asked may take.

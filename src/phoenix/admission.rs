@@ -3,7 +3,7 @@
 //! Pure: the apps as of now, the client as it came, the clock's reading.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -276,7 +276,7 @@ impl Judge {
 fn tokens_of(payload: &Body) -> TokenPair {
     // Bytes hold no token.
     let Body::Json(payload) = payload else { return TokenPair::default() };
-    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(payload.get()) else {
+    let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload.get()) else {
         return TokenPair::default();
     };
     let mut params = Map::new();

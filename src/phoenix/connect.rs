@@ -177,8 +177,8 @@ impl Door {
         }
         // What is no text is no origin: refused wherever a check is on.
         let origin = handshake.headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default());
-        let target = target(handshake.headers, client.scheme());
-        if self.check_origin.allow(origin, &target) {
+        let target = || target(handshake.headers, client.scheme());
+        if self.check_origin.allow(origin, target) {
             return Ok(origin);
         }
         self.rules.judge.refused.log(origin.unwrap_or_default(), "the setting socket.check_origin");

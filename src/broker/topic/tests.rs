@@ -1,7 +1,7 @@
 //! Topics among fan-outs and probes.
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::super::{
     testing::{Break, Broker, DEADLINE, channel, key, publication, whole},
@@ -42,6 +42,48 @@ async fn a_topic_stays_while_a_join_and_a_leave_cross() {
         broker.leave(&coming, whole(&scope)).await;
         broker.join(&going, whole(&scope)).await.expect("a place");
     }
+}
+
+/// Keeps a topic from its messages until the other end of this is dropped.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Stall(oneshot::Receiver<()>);
+
+impl Handler<Stall> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Stall(end): Stall, ctx: &mut Self::Context) {
+        ctx.wait(wrap_future(async { drop(end.await) }));
+    }
+}
+
+#[actix_web::test]
+async fn who_joins_where_its_thread_listens_already_does_not_wait_for_the_topic() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (first, mut second) = (broker.session(1).await, broker.session(2).await);
+    let elsewhere = broker.another_thread();
+    let third = elsewhere.session(3).await;
+    broker.join(&first, whole(&scope)).await.expect("a place");
+    let topic = broker.topics.find(&scope).expect("a topic");
+    let (end, stalled) = oneshot::channel();
+    topic.send(Stall(stalled)).await.expect("a topic");
+    broker.join(&second, channel(&scope, "room")).await.expect("a place at once");
+
+    let mut asks = Box::pin(elsewhere.join(&third, whole(&scope)));
+    let turns = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut asks => panic!("its thread is nothing to the topic yet"),
+        () = turns => {}
+    }
+    drop(end);
+    asks.await.expect("a place");
+    broker.publish(&scope, "room", "msg").await;
+    assert_eq!(second.next().await, "room msg");
 }
 
 #[actix_web::test]

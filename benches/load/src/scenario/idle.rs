@@ -8,6 +8,7 @@ use std::{
 use super::Scenario;
 use crate::{
     crowd::Crowd,
+    observe::{Seen, Watch},
     options::Options,
     report::{Bound, Figure, PROGRESS, Report, say},
     subject::{Subject, Target, join_shared},
@@ -38,21 +39,23 @@ pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
         ("CPU with heartbeats every 30 s, % of a core".to_owned(), Bound::ValueAtMost(2.0)),
     ]
     .map(|(name, bound)| Figure::new(&name, Vec::new(), Vec::new(), bound));
-    let mut faults = Vec::new();
+    let (mut remarks, mut faults) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(1) {
         say(&format!("round {}: {many} connections", round + 1));
         let measured = measure(Subject::server(target)?, [few, many], watch)?;
         for (figure, value) in figures.iter_mut().zip(measured.figures) {
             figure.ours.push(value);
         }
+        remarks.extend(measured.remark);
         faults.extend(measured.fault);
     }
-    let (scenario, remarks) = (Scenario::Idle.name(), Vec::new());
+    let scenario = Scenario::Idle.name();
     Ok(Report { scenario, base: "", figures: figures.into(), remarks, faults })
 }
 
 struct Measured {
     figures: [f64; 3],
+    remark: Option<String>,
     fault: Option<String>,
 }
 
@@ -73,9 +76,12 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
         say(&format!("{size} connections: {each:.2} KB each"));
     }
     let mut crowd = Crowd::new(sockets)?;
-    let (percent, unanswered) = beat(&subject, &mut crowd, watch)?;
-    let fault = (unanswered > 0).then(|| format!("{unanswered} heartbeats were not answered"));
-    Ok(Measured { figures: [each_kb[0], each_kb[1], percent], fault })
+    let Beaten { seen, unanswered } = beat(&subject, &mut crowd, watch)?;
+    Ok(Measured {
+        figures: [each_kb[0], each_kb[1], seen.cores() * 100.0],
+        remark: seen.limit(1).map(str::to_owned),
+        fault: (unanswered > 0).then(|| format!("{unanswered} heartbeats were not answered")),
+    })
 }
 
 /// Resident memory once it has stopped moving.
@@ -92,15 +98,19 @@ fn settled(subject: &Subject) -> io::Result<u64> {
     Ok(last)
 }
 
-/// Sends every connection's heartbeats, evenly spread; answers the server's share of one core, and
-/// how many were not answered.
-fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<(f64, usize)> {
+/// What came of heartbeats.
+struct Beaten {
+    seen: Seen,
+    unanswered: usize,
+}
+
+/// Sends every connection's heartbeats, evenly spread.
+fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<Beaten> {
     let heartbeat = wire::client_frame(r#"[null,"2","phoenix","heartbeat",{}]"#);
     let every = HEARTBEAT / u32::try_from(crowd.len()).unwrap_or(u32::MAX).max(1);
-    let (began, cpu_before) = (Instant::now(), subject.observed.cpu()?);
-    let mut said = began;
+    let (began, spent) = (Instant::now(), Watch::begin(subject.observed)?);
+    let (mut due, mut said) = (began, began);
     let (mut sent, mut answered) = (0, 0);
-    let mut due = began;
     while began.elapsed() < watch {
         while due.elapsed() > Duration::ZERO {
             crowd.write(sent % crowd.len(), &heartbeat)?;
@@ -113,10 +123,9 @@ fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<(f6
             say(&format!("{} s of {} s", began.elapsed().as_secs(), watch.as_secs()));
         }
     }
-    let cpu = subject.observed.cpu()?.saturating_sub(cpu_before);
-    let over = Instant::now();
+    let (seen, over) = (spent.seen()?, Instant::now());
     while answered < sent && over.elapsed() < Duration::from_secs(5) {
         crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
     }
-    Ok((cpu.as_secs_f64() / watch.as_secs_f64() * 100.0, sent - answered))
+    Ok(Beaten { seen, unanswered: sent - answered })
 }

@@ -23,7 +23,7 @@ pub(super) enum Role {
     /// The connection on which it sends.
     Poster(usize),
     /// A keep-alive connection of the web application.
-    Line(usize),
+    Line,
 }
 
 /// How a client is connected; connections are named by their number in the crowd.
@@ -54,8 +54,8 @@ pub(super) struct Audience {
     pub(super) clients: Vec<(Client, Carrier)>,
     /// By the connection's number in the crowd.
     pub(super) roles: Vec<Role>,
-    /// The events of each line that are not answered yet, oldest first.
-    pub(super) lines: Vec<(usize, VecDeque<Event>)>,
+    /// The web application's connections.
+    pub(super) lines: Vec<usize>,
     pub(super) ledger: Ledger,
     pub(super) tally: Tally,
     pub(super) doors: Doors,
@@ -79,7 +79,7 @@ impl Audience {
             Role::Socket(nth) => self.heard(nth, payload, at),
             Role::Poller(nth) => self.fetched(nth, payload, at),
             Role::Poster(nth) => self.posted(nth, payload),
-            Role::Line(line) => self.triggered(line, payload),
+            Role::Line => self.triggered(payload),
         }
     }
 
@@ -92,7 +92,7 @@ impl Audience {
     }
 
     fn join(&mut self, nth: usize, channel: usize) {
-        let join = self.clients[nth].0.join(channel, &self.ledger);
+        let join = self.clients[nth].0.join(channel);
         self.say(nth, join);
     }
 
@@ -162,12 +162,10 @@ impl Audience {
         self.join(nth, self.clients[nth].0.channel);
     }
 
-    /// A trigger is answered: its event has its place.
-    fn triggered(&mut self, line: usize, answer: &[u8]) {
-        let event = self.lines[line].1.pop_front();
-        match event.filter(|_| answer.starts_with(b"HTTP/1.1 200")) {
-            Some(event) => self.ledger.confirm(event),
-            None => self.tally.failed(&format!("a trigger: {}", shown(answer))),
+    /// A trigger is answered.
+    fn triggered(&mut self, answer: &[u8]) {
+        if !answer.starts_with(b"HTTP/1.1 200") {
+            self.tally.failed(&format!("a trigger: {}", shown(answer)));
         }
     }
 
@@ -190,8 +188,6 @@ impl Audience {
     }
 
     fn delivered(&mut self, nth: usize, event: Event, at: Instant) {
-        // Whoever hears it: it has its place.
-        self.ledger.confirm(event);
         let latency_us = self.since_began_us(at).saturating_sub(event.sent_us);
         let histogram = match self.clients[nth].1 {
             Carrier::Socket { .. } => &mut self.tally.sockets_us,

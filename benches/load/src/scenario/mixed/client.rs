@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::ledger::{Event, Fault, Ledger, Span};
+use super::ledger::{Event, Fault, Ledger, SOURCES, Span};
 use crate::SLUG;
 
 /// The two versions of the protocol.
@@ -55,15 +55,14 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(version: Version, channel: usize) -> Self {
-        let (state, span) = (State::Opening, Span::default());
+        let (state, span) = (State::Opening, Span::begin([0; SOURCES]));
         Self { version, state, channel, span, refs: 0, join_ref: 0, awaited: 0 }
     }
 
     /// Joins a channel.
-    pub(super) fn join(&mut self, channel: usize, ledger: &Ledger) -> String {
+    pub(super) fn join(&mut self, channel: usize) -> String {
         self.channel = channel;
         self.state = State::Joining;
-        self.span = Span::asked(ledger.confirmed(channel));
         self.join_ref = self.refs + 1;
         self.awaited = self.join_ref;
         self.message(&topic(channel), "phx_join", "{}")
@@ -128,7 +127,7 @@ impl Client {
             _ if !is_ok => Heard::Refused,
             State::Joining if is_awaited => {
                 self.state = State::Joined;
-                self.span.begin(ledger.published(self.channel));
+                self.span = Span::begin(ledger.published(self.channel));
                 Heard::Joined
             }
             State::Leaving if is_awaited => Heard::Left,
@@ -193,14 +192,13 @@ mod tests {
 
     #[test]
     fn each_version_has_its_spelling() {
-        let ledger = Ledger::new(3);
         let mut client = Client::new(Version::V2, 2);
-        assert_eq!(client.join(2, &ledger), r#"["1","1","public:test-app:m2","phx_join",{}]"#);
+        assert_eq!(client.join(2), r#"["1","1","public:test-app:m2","phx_join",{}]"#);
         assert_eq!(client.heartbeat(), r#"[null,"2","phoenix","heartbeat",{}]"#);
         assert_eq!(client.leave(), r#"["1","3","public:test-app:m2","phx_leave",{}]"#);
         let mut client = Client::new(Version::V1, 2);
         assert_eq!(
-            client.join(2, &ledger),
+            client.join(2),
             r#"{"topic":"public:test-app:m2","event":"phx_join","payload":{},"ref":"1"}"#
         );
     }
@@ -215,7 +213,7 @@ mod tests {
             let ledger = Ledger::new(1);
             let said = |event: Event| event.payload(64).into_bytes();
             let stray = |event| Heard::Event(event, Err(Fault::Stray));
-            client.join(0, &ledger);
+            client.join(0);
             assert_eq!(client.hear(&said(first), &ledger), stray(first), "before the reply");
             assert_eq!(client.hear(reply(version, 1, "ok").as_bytes(), &ledger), Heard::Joined);
             assert_eq!(client.hear(&said(first), &ledger), Heard::Event(first, Ok(())));
@@ -224,7 +222,7 @@ mod tests {
             client.leave();
             assert_eq!(client.hear(&said(second), &ledger), Heard::Event(second, Ok(())));
             assert_eq!(client.hear(reply(version, 3, "ok").as_bytes(), &ledger), Heard::Left);
-            client.join(0, &ledger);
+            client.join(0);
             assert_eq!(client.hear(&said(third), &ledger), stray(third), "after it had left");
         }
     }
@@ -234,7 +232,7 @@ mod tests {
         for version in [Version::V1, Version::V2] {
             let ledger = Ledger::new(1);
             let mut client = Client::new(version, 0);
-            client.join(0, &ledger);
+            client.join(0);
             assert_eq!(client.hear(reply(version, 1, "error").as_bytes(), &ledger), Heard::Refused);
             assert_eq!(client.hear(b"nonsense", &ledger), Heard::Refused);
         }

@@ -1,7 +1,6 @@
 //! Everybody in one place: the sockets of all clients and of the web application, on one thread.
 
 use std::{
-    collections::VecDeque,
     io,
     net::TcpStream,
     time::{Duration, Instant},
@@ -62,9 +61,9 @@ impl Hall {
             began: Instant::now(),
         };
         let mut hall = Self { subject, crowd: Crowd::empty()?, dialled: 0, audience };
-        for line in 0..LINES {
-            let member = hall.connect(Role::Line(line))?;
-            hall.audience.lines.push((member, VecDeque::new()));
+        for _ in 0..LINES {
+            let line = hall.connect(Role::Line)?;
+            hall.audience.lines.push(line);
         }
         for nth in 0..clients {
             hall.enter(nth)?;
@@ -148,13 +147,11 @@ impl Hall {
         let sent_us = elapsed_us(self.audience.began);
         let Audience { ledger, lines, outgoing, .. } = &mut self.audience;
         let channel = nth % ledger.channels();
-        let line = channel % lines.len();
+        let line = lines[channel % lines.len()];
         let event = ledger.publish(channel, TRIGGERS, sent_us);
         let payload = event.payload(PAYLOAD_BYTES);
         let body = format!(r#"{{"topic":"{}","event":"msg","payload":{payload}}}"#, name(channel));
-        let (member, unanswered) = &mut lines[line];
-        outgoing.push((*member, self.subject.trigger(&body)));
-        unanswered.push_back(event);
+        outgoing.push((line, self.subject.trigger(&body)));
         self.audience.tally.triggers += 1;
     }
 

@@ -50,13 +50,11 @@ pub(super) type Numbers = [u64; SOURCES];
 /// What was published on each channel.
 pub(super) struct Ledger {
     published: Vec<Numbers>,
-    confirmed: Vec<Numbers>,
 }
 
 impl Ledger {
     pub(super) fn new(channels: usize) -> Self {
-        let nothing = vec![[0; SOURCES]; channels];
-        Self { published: nothing.clone(), confirmed: nothing }
+        Self { published: vec![[0; SOURCES]; channels] }
     }
 
     /// How many channels there are.
@@ -70,20 +68,9 @@ impl Ledger {
         Event { channel, source, number: self.published[channel][source], sent_us }
     }
 
-    /// Notes that an event has its place, so that who joins later hears it no more.
-    pub(super) fn confirm(&mut self, event: Event) {
-        let confirmed = &mut self.confirmed[event.channel][event.source];
-        *confirmed = event.number.max(*confirmed);
-    }
-
     /// The last that each source published on a channel.
     pub(super) fn published(&self, channel: usize) -> Numbers {
         self.published[channel]
-    }
-
-    /// The last of each source that has its place.
-    pub(super) fn confirmed(&self, channel: usize) -> Numbers {
-        self.confirmed[channel]
     }
 }
 
@@ -96,15 +83,13 @@ pub(super) enum Fault {
     OutOfOrder,
     /// One came again.
     Twice,
-    /// One came to who had not joined, or of before its join.
+    /// One came to who had not joined.
     Stray,
 }
 
 /// One join of a subscriber, from its reply to its leave's.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Span {
-    /// What had its place before the join was sent: it must not be heard.
-    before: Numbers,
     /// What was published when the reply came: whatever follows must be heard.
     at_reply: Numbers,
     /// The last that was heard.
@@ -112,24 +97,17 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Of a join that is sent now.
-    pub(super) fn asked(confirmed: Numbers) -> Self {
-        Self { before: confirmed, ..Self::default() }
+    /// Begins with the reply.
+    pub(super) fn begin(published: Numbers) -> Self {
+        Self { at_reply: published, last: [None; SOURCES] }
     }
 
-    /// The reply has come.
-    pub(super) fn begin(&mut self, published: Numbers) {
-        self.at_reply = published;
-    }
-
-    /// Judges what was heard.
+    /// Judges what was heard. The first may be any of those that were under way during the join.
     pub(super) fn hear(&mut self, source: usize, number: u64) -> Result<(), Fault> {
-        let last = self.last[source];
-        if last.is_none() && number <= self.before[source] {
-            return Err(Fault::Stray);
-        }
-        // The first may be any of those that were under way during the join.
-        let expected = last.map_or(number.min(self.at_reply[source] + 1), |last| last + 1);
+        let expected = match self.last[source] {
+            Some(last) => last + 1,
+            None => number.min(self.at_reply[source] + 1),
+        };
         if number < expected {
             let is_last = number + 1 == expected;
             return Err(if is_last { Fault::Twice } else { Fault::OutOfOrder });
@@ -170,23 +148,15 @@ mod tests {
         );
     }
 
-    /// Of a subscriber whose join was sent after the 3rd had its place, and answered when the 5th
-    /// had been published.
+    /// Of a subscriber whose join was answered when five had been published.
     fn joined() -> Span {
-        let mut span = Span::asked([3; SOURCES]);
-        span.begin([5; SOURCES]);
-        span
+        Span::begin([5; SOURCES])
     }
 
     #[test]
     fn the_first_may_be_one_that_was_under_way_during_the_join() {
-        for (first, judged) in [
-            (3, Err(Fault::Stray)),
-            (4, Ok(())),
-            (5, Ok(())),
-            (6, Ok(())),
-            (7, Err(Fault::Missing(1))),
-        ] {
+        for (first, judged) in [(4, Ok(())), (5, Ok(())), (6, Ok(())), (7, Err(Fault::Missing(1)))]
+        {
             assert_eq!(joined().hear(TRIGGERS, first), judged, "{first}");
         }
     }
@@ -223,9 +193,6 @@ mod tests {
         let numbers = [(0, 0), (0, 0), (1, 0), (0, 1)]
             .map(|(channel, source)| ledger.publish(channel, source, 0).number);
         assert_eq!(numbers, [1, 2, 1, 1]);
-        assert_eq!(ledger.confirmed(0), [0; SOURCES]);
-        ledger.confirm(Event { channel: 0, source: 0, number: 2, sent_us: 0 });
-        ledger.confirm(Event { channel: 0, source: 0, number: 1, sent_us: 0 });
-        assert_eq!((ledger.confirmed(0), ledger.published(0)), ([2, 0, 0, 0], [2, 1, 0, 0]));
+        assert_eq!(ledger.published(0), [2, 1, 0, 0]);
     }
 }

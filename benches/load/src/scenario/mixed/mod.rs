@@ -40,11 +40,12 @@ const TRIGGER: Duration = Duration::from_millis(500);
 /// How often each client that publishes does.
 const PUSH: Duration = Duration::from_secs(3);
 
-/// How often each client leaves its channel for another.
-const LEAVE: Duration = Duration::from_secs(100);
+/// How often each client leaves its channel for another. Once in the first minute everybody has, and
+/// has come back: the memory that this takes is taken by then, and what comes later is growth.
+const LEAVE: Duration = Duration::from_secs(60);
 
 /// How often each client comes back over another connection.
-const RECONNECT: Duration = Duration::from_secs(500);
+const RECONNECT: Duration = Duration::from_secs(60);
 
 /// How often each client sends a heartbeat: often enough that the connection on which long-poll
 /// clients send is kept (15 s).
@@ -106,6 +107,7 @@ impl Run {
 
 /// Who does something now and then.
 struct Beats {
+    clients: usize,
     triggers: Metronome,
     pushes: Metronome,
     leaves: Metronome,
@@ -117,6 +119,7 @@ impl Beats {
     fn new(clients: usize) -> Self {
         let channels = clients / PER_CHANNEL;
         Self {
+            clients,
             triggers: Metronome::new(TRIGGER, channels),
             pushes: Metronome::new(PUSH, channels * ledger::SPEAKERS),
             leaves: Metronome::new(LEAVE, clients),
@@ -131,8 +134,8 @@ impl Beats {
         self.pushes.due().for_each(|nth| hall.push(nth));
         self.leaves.due().for_each(|nth| hall.leave(nth));
         self.heartbeats.due().for_each(|nth| hall.heartbeat(nth));
-        // Not the client that leaves at the same time.
-        self.reconnects.due().try_for_each(|nth| hall.reconnect(nth * 7 + 3))
+        // Half a minute after it has left a channel.
+        self.reconnects.due().try_for_each(|nth| hall.reconnect(nth + self.clients / 2))
     }
 }
 

@@ -36,8 +36,8 @@
 //! # What always holds
 //!
 //! 1. Waiting flows inward, deliveries never wait: sessions and handlers may wait for a topic; a
-//!    topic waits for nobody, a fan-out uses `try_send`. What is under way between them is bounded
-//!    by a permit inside each publication, for which its publisher waited, and inside each
+//!    topic waits for nobody, a fan-out for none of its sessions. What is under way between them is
+//!    bounded by a permit inside each publication, for which its publisher waited, and inside each
 //!    announcement, which waits for it while what happens meanwhile joins it.
 //! 2. A join's reply leaves before anything else of that join; what is published after the reply
 //!    was decided arrives.
@@ -56,9 +56,9 @@
 //! `http::events::create` authenticates the app against the snapshot, reads the body once into a
 //! [`broker::Publication`] and calls [`broker::Topics::publish`]. Its place in the topic's mailbox is
 //! its place in the order; the topic sends one message to the fan-out of each thread that has
-//! subscribers; the fan-out picks audience and frame and `try_send`s it to each session. There a WebSocket's actor hands it to its context,
-//! and the pump writes it to the socket; a long-poll's keeps it for the request that is parked, or
-//! for the next. A client's push is the same from `Topics::publish` on.
+//! subscribers; the fan-out picks audience and frame and puts it into each session's
+//! [outbox](broker::outbox). From there a WebSocket's pump writes it to the socket, with all else that
+//! waits, while a long-poll's actor keeps it for the request that is parked, or for the next. A client's push is the same from `Topics::publish` on.
 
 pub mod form;
 

@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use actix::prelude::*;
 
-use super::{fanout::Fanout, fanouts::Asked, subscriber::Load, topics::Topics};
+use super::{fanout::Fanout, fanouts::Asked, outbox::Load, topics::Topics};
 
 /// Asks a fan-out for its [`Count`].
 #[derive(Debug, Clone, Copy, Message)]
@@ -27,10 +27,10 @@ pub(super) struct Count {
 impl Count {
     /// Adds what waits for one session.
     pub(super) fn add(&mut self, load: Load) {
-        self.frames += load.frames();
-        self.bytes += load.bytes();
-        self.frames_most = self.frames_most.max(load.frames());
-        self.bytes_most = self.bytes_most.max(load.bytes());
+        self.frames += load.frames;
+        self.bytes += load.bytes;
+        self.frames_most = self.frames_most.max(load.frames);
+        self.bytes_most = self.bytes_most.max(load.bytes);
     }
 
     fn join(mut self, other: Self) -> Self {
@@ -101,9 +101,10 @@ mod tests {
             broker.join(probe, place).await.expect("a place");
         }
         for (probe, size) in [(&one, 100), (&one, 20), (&other, 200)] {
-            assert!(probe.outbox.deliver(&Frame::Text("x".repeat(size).into()), SubscriptionId(7)));
+            let frame = Frame::Text("x".repeat(size).into());
+            assert!(probe.outbox.deliver(&frame, SubscriptionId(7), None));
         }
-        one.outbox.keeps(Load::new(3, 5));
+        one.outbox.keeps(Load { frames: 3, bytes: 5 });
         let counts = broker.topics.fanouts().ask(CountAll, DEADLINE).await;
         let [Asked::Answered(count), Asked::Answered(empty)] = &counts[..] else {
             panic!("{counts:?}");

@@ -16,12 +16,12 @@ use super::{
     announcement::Announcement,
     count::Count,
     occupancy::Rank,
+    outbox::{Ending, News, Outbox},
     placed::{Level, Placed},
     presence::Persona,
     publication::Destination,
     subscriber::{
-        Disconnect, Ending, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription,
-        SubscriptionId, ToSession,
+        Disconnect, Format, Frame, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
     },
     topic_name::{ChannelName, Scope},
     topics::Topics,
@@ -64,6 +64,8 @@ pub struct Attach {
 pub struct Detach {
     /// Who.
     pub session: SessionId,
+    /// Under which id it was subscribed.
+    pub id: SubscriptionId,
     /// From what.
     pub place: Place,
 }
@@ -229,11 +231,12 @@ impl Fanout {
         }
     }
 
-    fn detach(&mut self, session: SessionId, place: &Place) {
-        if let Some(present) = self.sessions.get_mut(&session) {
+    fn detach(&mut self, Detach { session, id, place }: &Detach) {
+        if let Some(present) = self.sessions.get_mut(session) {
             present.places.retain(|held| held != place);
+            present.outbox.detached(*id);
         }
-        self.vacate(session, place);
+        self.vacate(*session, place);
     }
 
     /// Removes a member, and has its topic know if it was tracked; the last one of a scope closes
@@ -431,7 +434,7 @@ impl Group {
                 continue;
             };
             let published = (sampled == Some(nth)).then(|| placed.taken_at());
-            if member.outbox.deliver_sampled(frame, member.id, published) {
+            if member.outbox.deliver(frame, member.id, published) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
             }
@@ -454,7 +457,7 @@ impl Group {
             }
             let spell = || announcement.frame(member.format, &self.topic);
             let frame = frames[member.format.slot].get_or_insert_with(spell);
-            if member.outbox.deliver(frame, member.id) {
+            if member.outbox.deliver(frame, member.id, None) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
             }
@@ -521,8 +524,8 @@ impl Handler<Attach> for Fanout {
 impl Handler<Detach> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, Detach { session, place }: Detach, _: &mut Self::Context) {
-        self.detach(session, &place);
+    fn handle(&mut self, detach: Detach, _: &mut Self::Context) {
+        self.detach(&detach);
     }
 }
 
@@ -562,7 +565,7 @@ impl Handler<AppChanged> for Fanout {
 
     fn handle(&mut self, AppChanged(app): AppChanged, _: &mut Self::Context) {
         for outbox in self.sessions_of(|place| place.key.app == app) {
-            outbox.tell(ToSession::AppChanged(app));
+            outbox.tell(News::AppChanged(app));
         }
     }
 }
@@ -587,7 +590,7 @@ impl Handler<EndJoins> for Fanout {
     fn handle(&mut self, EndJoins(disconnect): EndJoins, _: &mut Self::Context) {
         for Present { outbox, places } in self.sessions.values() {
             if outbox.is_joining() || places.iter().any(|place| disconnect.may_concern(place)) {
-                outbox.tell(ToSession::Disconnect(disconnect.clone()));
+                outbox.tell(News::Disconnect(disconnect.clone()));
             }
         }
     }

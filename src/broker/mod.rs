@@ -13,6 +13,7 @@ mod fanouts;
 mod gathering;
 pub mod occupancy;
 mod opened;
+pub mod outbox;
 mod placed;
 pub mod presence;
 pub mod publication;

@@ -1,6 +1,6 @@
 //! What the tests of this room share: names, publications, and probes in place of sessions.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use tokio::{
@@ -13,14 +13,17 @@ use crate::{app::AppId, metrics::Metrics};
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
     fanout::{Attach, Detach, Enter, Fanout, WorkerId},
+    outbox::{Load, News, Outbox, ToSession},
     presence::{Change, Persona, Roster},
     subscriber::{
-        Delivery, Format, Frame, Outbox, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
-        ToSession,
+        Delivery, Format, Frame, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
     },
     topic::Topic,
     topics::{SubscribeError, Subscriber, TopicLimits},
 };
+
+/// The one that every probe has.
+pub(super) const SUBSCRIPTION: SubscriptionId = SubscriptionId(7);
 
 /// How long anything may take before a test fails.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -123,9 +126,11 @@ impl Broker {
 
     async fn session_with(&self, id: u64, outbox_frames_max: usize, takes: bool) -> Probe {
         let (heard, hears) = mpsc::unbounded_channel();
-        let actor = ProbeActor { outbox_frames_max, takes, heard };
         let session = SessionId(id);
-        let outbox = Outbox::new(session, actor.start().recipient(), 1_000_000);
+        let outbox = Outbox::new(session, Load { frames: outbox_frames_max, bytes: 1_000_000 });
+        if takes {
+            actix::spawn(take_all(outbox.clone(), heard));
+        }
         self.fanout.send(Enter(outbox.clone())).await.expect("a fan-out");
         Probe { session, outbox, hears }
     }
@@ -172,7 +177,7 @@ impl Broker {
         probe: &Probe,
         subscription: Subscription,
     ) -> Result<(), SubscribeError> {
-        let (session, id) = (probe.session, SubscriptionId(7));
+        let (session, id) = (probe.session, SUBSCRIPTION);
         let attach = Attach { session, id, subscription: subscription.clone() };
         self.fanout.send(attach).await.expect("a fan-out");
         let subscriber = Subscriber { worker: self.worker, fanout: &self.fanout, session, id };
@@ -180,7 +185,7 @@ impl Broker {
     }
 
     pub(super) async fn leave(&self, probe: &Probe, place: Place) {
-        let detach = Detach { session: probe.session, place };
+        let detach = Detach { session: probe.session, id: SUBSCRIPTION, place };
         self.fanout.send(detach).await.expect("a fan-out");
     }
 
@@ -221,38 +226,20 @@ impl Probe {
     }
 }
 
-struct ProbeActor {
-    outbox_frames_max: usize,
-    takes: bool,
-    heard: mpsc::UnboundedSender<String>,
-}
-
-impl Actor for ProbeActor {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.outbox_frames_max);
-        if !self.takes {
-            ctx.wait(actix::fut::wrap_future(std::future::pending()));
-        }
-    }
-}
-
-impl Handler<ToSession> for ProbeActor {
-    type Result = ();
-
-    fn handle(&mut self, message: ToSession, _: &mut Self::Context) {
-        let told = match message {
-            ToSession::Deliver(Frame::Text(text), SubscriptionId(7), _) => text.to_string(),
-            ToSession::Deliver(Frame::Binary(bytes), SubscriptionId(7), _) => format!("{bytes:?}"),
-            ToSession::Members(members, SubscriptionId(7)) => members.to_string(),
-            ToSession::Deliver(_, other, _) | ToSession::Members(_, other) => format!("{other:?}"),
-            ToSession::AppChanged(app) => format!("app {} changed", app.0),
-            ToSession::Disconnect(joins) => format!("disconnect: {joins:?}"),
-            ToSession::End(ending) => format!("end: {ending:?}"),
+/// Takes whatever comes out of an outbox, and tells it in words.
+async fn take_all(outbox: Arc<Outbox>, heard: mpsc::UnboundedSender<String>) {
+    loop {
+        let told = match poll_fn(|cx| outbox.poll_take(cx)).await {
+            ToSession::Frame(Frame::Text(text), _) => text.to_string(),
+            ToSession::Frame(Frame::Binary(bytes), _) => format!("{bytes:?}"),
+            ToSession::News(News::Members(members, SUBSCRIPTION)) => members.to_string(),
+            ToSession::News(News::Members(_, other)) => format!("{other:?}"),
+            ToSession::News(News::AppChanged(app)) => format!("app {} changed", app.0),
+            ToSession::News(News::Disconnect(joins)) => format!("disconnect: {joins:?}"),
+            ToSession::News(News::End(ending)) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.
-        let _ = self.heard.send(told);
+        let _ = heard.send(told);
     }
 }
 

@@ -3,24 +3,22 @@
 //! A transport is an actor that can write frames, close, and hold its client back; here it learns
 //! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc};
 
 use actix::{fut::wrap_future, prelude::*};
-use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
     CloseCode, Conversation, Effect, Failure, Received,
-    worker::{Admission, Membership, Worker},
+    worker::{Membership, Worker},
 };
 use crate::{
     app::token::now_s,
     broker::{
         JsonObject, Publication,
         fanout::{Attach, Detach, Enter},
-        subscriber::{
-            Ending, Excess, Frame, Load, Outbox, Place, Subscription, SubscriptionId, ToSession,
-        },
+        outbox::{Ending, Excess, News, Outbox},
+        subscriber::{Frame, Place, Subscription, SubscriptionId},
         topics::{SubscribeError, Subscriber},
     },
     metrics::labels::{Limit, SessionEnd, Source},
@@ -40,9 +38,6 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// Closes the connection; nothing is sent after.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
 
-    /// Notes, once all that was sent is written, how long ago it was published.
-    fn sample(&mut self, published: Instant);
-
     /// Has further messages of the client wait until [`Carrier::resume`], except for what
     /// [`answer_meanwhile`] can do.
     fn hold(&mut self);
@@ -60,45 +55,12 @@ pub(super) struct Driver<C: Conversation> {
     /// What the client hears.
     subscriptions: Vec<(SubscriptionId, Place)>,
     next_subscription: u32,
-    /// The join that is under way.
-    joining: Option<Box<Joining>>,
-    _admission: Admission,
-}
-
-/// A join that the broker has not answered yet.
-struct Joining {
-    id: SubscriptionId,
-    /// What arrived for it already; it follows the reply, and counts as waiting until then.
-    early: VecDeque<Arrival>,
-}
-
-/// What the broker has for the client of a subscription.
-enum Arrival {
-    /// A frame, and when it was published if that is of interest.
-    Frame(Frame, Option<Instant>),
-    /// Who is there, spelled.
-    Members(ByteString),
-}
-
-impl Arrival {
-    fn load(&self) -> Load {
-        match self {
-            Self::Frame(frame, _) => Load::of(frame),
-            Self::Members(members) => Load::new(1, members.len()),
-        }
-    }
 }
 
 impl<C: Conversation> Driver<C> {
-    /// Enters the fan-out of this thread; `mailbox` is the session's own, its capacity already set.
-    pub(super) fn enter(
-        conversation: C,
-        admission: Admission,
-        worker: Rc<Worker>,
-        mailbox: Recipient<ToSession>,
-    ) -> Self {
-        let membership = Membership { session: admission.id, fanout: worker.fanout() };
-        let outbox = Outbox::new(admission.id, mailbox, worker.limits.outbox_bytes_max);
+    /// Enters the fan-out of this thread, which fills `outbox` from now on.
+    pub(super) fn enter(conversation: C, outbox: Arc<Outbox>, worker: Rc<Worker>) -> Self {
+        let membership = Membership { session: outbox.session(), fanout: worker.fanout() };
         membership.fanout.addr.do_send(Enter(outbox.clone()));
         let kind = conversation.kind();
         worker.metrics.sessions.of(kind).inc();
@@ -110,8 +72,6 @@ impl<C: Conversation> Driver<C> {
             outbox,
             subscriptions: Vec::new(),
             next_subscription: 0,
-            joining: None,
-            _admission: admission,
         }
     }
 
@@ -152,47 +112,25 @@ impl<C: Conversation> Driver<C> {
     }
 
     fn unsubscribe(&mut self, place: Place) {
-        self.subscriptions.retain(|(_, heard)| *heard != place);
+        let Some(nth) = self.subscriptions.iter().position(|(_, heard)| *heard == place) else {
+            return;
+        };
+        let (id, place) = self.subscriptions.remove(nth);
+        self.outbox.leave(id);
         let session = self.membership.session;
-        self.membership.fanout.addr.do_send(Detach { session, place });
+        self.membership.fanout.addr.do_send(Detach { session, id, place });
     }
 
     /// The place of a subscription, unless it was left.
     fn place_of(&self, id: SubscriptionId) -> Option<&Place> {
         self.subscriptions.iter().find(|(heard, _)| *heard == id).map(|(_, place)| place)
     }
-
-    /// Takes what the broker has for the client: to be handed on now, unless it belongs to a join
-    /// whose reply has not left, or to a subscription that was left.
-    fn take(&mut self, arrival: Arrival, id: SubscriptionId) -> Option<Arrival> {
-        let frames_max = self.worker.limits.outbox_frames_max;
-        match &mut self.joining {
-            Some(joining) if joining.id == id => {
-                joining.early.push_back(arrival);
-                if joining.early.len() > frames_max {
-                    self.outbox.end(Ending::SlowConsumer(Excess::Frames));
-                }
-                None
-            }
-            _ => {
-                self.outbox.taken(arrival.load());
-                self.place_of(id).is_some().then_some(arrival)
-            }
-        }
-    }
-
-    /// What arrived ahead of a join's reply, if the join stands.
-    fn release(&mut self) -> Option<(SubscriptionId, VecDeque<Arrival>)> {
-        self.outbox.set_joining(false);
-        let Joining { id, early } = *self.joining.take()?;
-        early.iter().for_each(|arrival| self.outbox.taken(arrival.load()));
-        self.place_of(id).is_some().then_some((id, early))
-    }
 }
 
 impl<C: Conversation> Drop for Driver<C> {
     /// A session is over, whatever ended it: here, and nowhere else, that is counted and logged.
     fn drop(&mut self) {
+        self.outbox.close();
         let metrics = &self.worker.metrics;
         metrics.sessions.of(self.conversation.kind()).dec();
         let ending = match self.outbox.ended() {
@@ -257,59 +195,19 @@ pub(super) fn answer_meanwhile<A: Carrier>(
     can_be
 }
 
-/// Takes what the broker says.
-pub(super) fn heard<A: Carrier>(carrier: &mut A, message: ToSession, ctx: &mut A::Context) {
+/// Takes news from the broker.
+pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Context) {
     let driver = carrier.driver();
-    match message {
-        ToSession::Deliver(frame, id, published) => {
-            arrived(carrier, Arrival::Frame(frame, published), id, ctx);
-        }
-        ToSession::Members(members, id) => arrived(carrier, Arrival::Members(members), id, ctx),
-        ToSession::AppChanged(app) => {
-            let effects = driver.conversation.app_changed(app, now_s());
-            run(carrier, effects, ctx);
-        }
-        ToSession::Disconnect(disconnect) => {
-            let effects = driver.conversation.disconnected(&disconnect);
-            run(carrier, effects, ctx);
-        }
-        ToSession::End(ending) => carrier.close(close_code(ending), ctx),
-    }
-}
-
-fn arrived<A: Carrier>(
-    carrier: &mut A,
-    arrival: Arrival,
-    id: SubscriptionId,
-    ctx: &mut A::Context,
-) {
-    if let Some(arrival) = carrier.driver().take(arrival, id) {
-        hand_on(carrier, arrival, id, ctx);
-    }
-}
-
-/// Hands the client what the broker has for it. Frames are whole; who is there is told in the words
-/// of the join that asked.
-fn hand_on<A: Carrier>(
-    carrier: &mut A,
-    arrival: Arrival,
-    id: SubscriptionId,
-    ctx: &mut A::Context,
-) {
-    match arrival {
-        Arrival::Frame(frame, published) => {
-            carrier.send(frame, ctx);
-            if let Some(published) = published {
-                carrier.sample(published);
-            }
-        }
-        Arrival::Members(members) => {
-            let driver = carrier.driver();
+    let effects = match news {
+        News::Members(members, id) => {
             let Some(place) = driver.place_of(id).cloned() else { return };
-            let effects = driver.conversation.introduced(&place, members);
-            run(carrier, effects, ctx);
+            driver.conversation.introduced(&place, members)
         }
-    }
+        News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
+        News::Disconnect(disconnect) => driver.conversation.disconnected(&disconnect),
+        News::End(ending) => return carrier.close(close_code(ending), ctx),
+    };
+    run(carrier, effects, ctx);
 }
 
 /// Carries out what the conversation wants.
@@ -336,8 +234,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let fanout = driver.membership.fanout.clone();
     let session = driver.membership.session;
     let id = driver.id_of(&subscription.place);
-    driver.outbox.set_joining(true);
-    driver.joining = Some(Box::new(Joining { id, early: VecDeque::new() }));
+    driver.outbox.begin_join(id);
     let subscribe = async move {
         let attach = Attach { session, id, subscription: subscription.clone() };
         fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
@@ -345,7 +242,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
         let subscriber = Subscriber { worker, fanout, session, id };
         let subscribed = topics.subscribe(subscriber, &subscription).await;
         subscribed.map_err(|refused| {
-            fanout.do_send(Detach { session, place: subscription.place });
+            fanout.do_send(Detach { session, id, place: subscription.place });
             match refused {
                 SubscribeError::TooManyScopes => Failure::TooManyScopes,
                 SubscribeError::TooManyMembers => Failure::TooManyMembers,
@@ -393,11 +290,7 @@ fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
-    if let Some((id, early)) = carrier.driver().release() {
-        for arrival in early {
-            hand_on(carrier, arrival, id, ctx);
-        }
-    }
+    carrier.driver().outbox.end_join();
     carrier.resume(ctx);
 }
 

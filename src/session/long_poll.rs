@@ -12,12 +12,15 @@ mod newcomers;
 use std::{
     collections::{HashMap, VecDeque},
     fmt, mem,
+    pin::Pin,
     rc::Rc,
     sync::{Arc, PoisonError, RwLock},
+    task,
     time::{Duration, Instant},
 };
 
 use actix::prelude::*;
+use futures_util::Stream;
 use log::debug;
 use tokio::{
     sync::oneshot::{self, Receiver, Sender},
@@ -25,12 +28,15 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::broker::subscriber::{Ending, Excess, Frame, Load, ToSession};
+use crate::broker::{
+    outbox::{Ending, Load, Outbox, ToSession},
+    subscriber::Frame,
+};
 
 use super::{
     CloseCode, Conversation, Received,
     driver::{self, Carrier, Driver},
-    worker::{Admission, Worker},
+    worker::{Admission, SessionLimits, Worker},
 };
 use newcomers::{Newcomer, Newcomers};
 
@@ -229,14 +235,14 @@ enum Inbound {
 /// One long-poll session.
 pub(super) struct LongPoll<C: Conversation + Unpin> {
     driver: Driver<C>,
+    _admission: Admission,
     times: LongPollTimes,
     inbox: VecDeque<Inbound>,
     inbox_bytes: usize,
     is_held: bool,
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
-    frames_max: usize,
-    bytes_max: usize,
+    max: Load,
     parked: Option<Parked>,
     /// When something that waits was published, if that is of interest.
     sampled: Option<Instant>,
@@ -257,20 +263,22 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         times: LongPollTimes,
         ctx: &mut Context<Self>,
     ) -> Self {
-        let limits = worker.limits;
-        // Fetches and messages come this way, too; what waits for the client is bounded below.
-        ctx.set_mailbox_capacity(limits.outbox_frames_max);
-        let mailbox = ctx.address().recipient();
+        let SessionLimits { outbox_frames_max: frames, outbox_bytes_max: bytes, .. } =
+            worker.limits;
+        // Fetches and messages.
+        ctx.set_mailbox_capacity(frames);
+        let outbox = worker.outbox(&admission);
+        ctx.add_stream(Arrivals(outbox.clone()));
         Self {
-            driver: Driver::enter(conversation, admission, worker, mailbox),
+            driver: Driver::enter(conversation, outbox, worker),
+            _admission: admission,
             times,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             is_held: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            frames_max: limits.outbox_frames_max,
-            bytes_max: limits.outbox_bytes_max,
+            max: Load { frames, bytes },
             parked: None,
             sampled: None,
             fetched: Instant::now(),
@@ -319,13 +327,20 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush();
     }
 
-    /// Of what more waits for the client than may.
-    fn excess(&self) -> Option<Excess> {
-        match () {
-            () if self.waiting.len() > self.frames_max => Some(Excess::Frames),
-            () if self.waiting_bytes > self.bytes_max => Some(Excess::Bytes),
-            () => None,
+    /// Takes what the broker has for it.
+    fn arrived(&mut self, arrival: ToSession, ctx: &mut Context<Self>) {
+        match arrival {
+            ToSession::Frame(frame, published) => {
+                self.send(frame, ctx);
+                self.sampled = self.sampled.or(published);
+            }
+            ToSession::News(news) => driver::heard(self, news, ctx),
         }
+    }
+
+    /// What waits for the client.
+    fn load(&self) -> Load {
+        Load { frames: self.waiting.len(), bytes: self.waiting_bytes }
     }
 
     /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
@@ -406,11 +421,11 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         }
         self.waiting_bytes += frame.size_bytes();
         self.waiting.push_back(frame);
-        if self.excess().is_some() {
+        if self.load().excess(self.max).is_some() {
             self.flush();
         }
-        self.driver.outbox().keeps(Load::new(self.waiting.len(), self.waiting_bytes));
-        if let Some(excess) = self.excess() {
+        self.driver.outbox().keeps(self.load());
+        if let Some(excess) = self.load().excess(self.max) {
             self.driver.outbox().end(Ending::SlowConsumer(excess));
             self.close(CloseCode::TRY_LATER, ctx);
         }
@@ -431,10 +446,6 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         self.parked = None;
         self.inbox.clear();
         ctx.stop();
-    }
-
-    fn sample(&mut self, published: Instant) {
-        self.sampled.get_or_insert(published);
     }
 
     fn hold(&mut self) {
@@ -460,6 +471,10 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
         if let Some(earlier) = self.parked.replace(answer) {
             // The client has given up on it, or has two: the later one counts.
             let _ = earlier.send(Vec::new());
+        }
+        // What has arrived by now is fetched with it, though its turn would come later.
+        while let Some(arrival) = self.driver.outbox().take() {
+            self.arrived(arrival, ctx);
         }
         self.flush();
         if self.is_closed && self.waiting.is_empty() {
@@ -501,12 +516,24 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<ToSession> for LongPoll<C> {
-    type Result = ();
-
-    fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
-        driver::heard(self, message, ctx);
+impl<C: Conversation + Unpin> StreamHandler<ToSession> for LongPoll<C> {
+    fn handle(&mut self, arrival: ToSession, ctx: &mut Self::Context) {
+        self.arrived(arrival, ctx);
         self.flush();
+    }
+}
+
+/// What the broker has for the session.
+struct Arrivals(Arc<Outbox>);
+
+impl Stream for Arrivals {
+    type Item = ToSession;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<Option<ToSession>> {
+        self.0.poll_take(cx).map(Some)
     }
 }
 

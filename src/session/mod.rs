@@ -6,9 +6,9 @@
 //! test, and the two transports cannot disagree.
 //!
 //! How a WebSocket's bytes travel: [`upgrade`] takes the bare socket from the HTTP server, `frames`
-//! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them. A session keeps
-//! about 4.7 KB while it idles (`benches/idle_memory.rs`); nothing of the HTTP connection
-//! it came from survives.
+//! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them, and those that
+//! the broker has for it. What a session costs stands in `docs/performance.md`; nothing of the HTTP
+//! connection it came from survives.
 
 pub mod bucket;
 pub mod client;

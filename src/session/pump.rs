@@ -1,28 +1,41 @@
-//! Writing: from the session's frames to the socket, and the clock of a connection.
+//! Writing: from a session's outbox and its actor to the socket, and the clock of a connection.
 //!
-//! The pump is the task of a WebSocket. It polls the actor only while nothing waits to be written,
-//! so a client that does not read stops being served and its mailbox fills: that is the outbox.
+//! The pump is the task of a WebSocket. Frames from the broker it takes from the outbox itself, as
+//! many as are there for one write. The actor is polled only when something is there for it: its
+//! client, news, an answer. While a write is pending neither is looked at, so the outbox of a
+//! client that does not read fills up to its bound.
 
 use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
-use bytes::{Buf, Bytes};
+use actix_http::ws::{OpCode, Parser};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::Sleep;
 
-use crate::broker::subscriber::{Ending, Outbox};
+use crate::broker::{
+    outbox::{Ending, Next, Outbox},
+    subscriber::Frame,
+};
 
-use super::{frames::Socket, worker::Worker};
+use super::{
+    frames::Socket,
+    worker::{Admission, Worker},
+};
 
-/// Chunks written before other tasks of the thread get a turn.
-const CHUNKS_PER_POLL: usize = 16;
+/// Writes before other tasks of the thread get a turn.
+const WRITES_PER_POLL: usize = 16;
+
+/// Frames are gathered into one write until it is this large: of what a client that wakes up finds
+/// waiting, so much is copied for it at a time.
+const GATHERED_BYTES_MAX: usize = 32 * 1024;
 
 /// How long a client may take to hang up after the close frame.
 const LINGER: Duration = Duration::from_secs(2);
@@ -46,14 +59,31 @@ pub(super) struct Pump<T, B> {
     outbox: Arc<Outbox>,
     /// The actor's outgoing bytes; `None` once it has stopped.
     body: Option<Pin<Box<B>>>,
-    chunk: Bytes,
-    /// When the first that is of interest in the chunk was published.
+    /// What the socket has not taken yet.
+    unwritten: Bytes,
+    /// When the first that is of interest among what is being written was published.
     sampled: Option<Instant>,
-    /// Since when the chunk makes no progress.
+    /// Since when writing makes no progress.
     stuck_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    /// Rings the outbox's bell. It is what the actor and the timer are polled with: a frame from the
+    /// broker is written without a look at either.
+    bell: Waker,
+    is_actor_due: bool,
+    is_timer_due: bool,
     /// Until when the client may hang up by itself.
     linger_until: Option<Instant>,
+    /// The place that the connection takes until it is closed.
+    _admission: Admission,
+}
+
+/// A frame as it goes over the wire.
+fn gather(frame: &Frame, gathered: &mut BytesMut) {
+    let (payload, code) = match frame {
+        Frame::Text(text) => (&text.as_bytes()[..], OpCode::Text),
+        Frame::Binary(bytes) => (&bytes[..], OpCode::Binary),
+    };
+    Parser::write_message(gathered, payload, code, true, false);
 }
 
 /// Why writing pauses.
@@ -79,50 +109,113 @@ where
         socket: Rc<Socket<T>>,
         worker: Rc<Worker>,
         outbox: Arc<Outbox>,
+        admission: Admission,
         body: B,
     ) -> Self {
-        let timer = Box::pin(tokio::time::sleep(worker.limits.idle_timeout));
-        let body = Some(Box::pin(body));
-        let (chunk, sampled, stuck_since, linger_until) = (Bytes::new(), None, None, None);
-        Self { socket, worker, outbox, body, chunk, sampled, stuck_since, timer, linger_until }
+        Self {
+            socket,
+            timer: Box::pin(tokio::time::sleep(worker.limits.idle_timeout)),
+            bell: outbox.clone().into(),
+            // Both have yet to be polled for the first time.
+            is_actor_due: true,
+            is_timer_due: true,
+            worker,
+            outbox,
+            body: Some(Box::pin(body)),
+            unwritten: Bytes::new(),
+            sampled: None,
+            stuck_since: None,
+            linger_until: None,
+            _admission: admission,
+        }
     }
 
     /// Writes until something is in the way.
     fn write(&mut self, cx: &mut Context<'_>) -> Paused {
-        for _ in 0..CHUNKS_PER_POLL {
-            if self.chunk.is_empty() {
-                let Some(body) = &mut self.body else { return Paused::Finished };
-                let polled = body.as_mut().poll_next(cx);
-                let sampled = self.worker.sampled.take();
-                self.sampled = self.sampled.or(sampled);
-                match polled {
-                    Poll::Ready(Some(Ok(chunk))) => self.chunk = chunk,
-                    Poll::Ready(_) => {
-                        self.body = None;
-                        return Paused::Finished;
-                    }
-                    Poll::Pending => {
-                        self.note_written();
-                        return Paused::Drained;
-                    }
-                }
+        for _ in 0..WRITES_PER_POLL {
+            match self.flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(broken)) => return broken,
+                Poll::Pending => return Paused::Stuck,
             }
-            while !self.chunk.is_empty() {
-                let mut io = self.socket.io.borrow_mut();
-                match Pin::new(&mut *io).poll_write(cx, &self.chunk) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Paused::Broken,
-                    Poll::Ready(Ok(written)) => {
-                        self.chunk.advance(written);
-                        self.stuck_since = None;
-                    }
-                    Poll::Pending => return Paused::Stuck,
-                }
+            let next = match self.write_frames(cx) {
+                Ok(next) => next,
+                Err(broken) => return broken,
+            };
+            if next == Next::News {
+                (self.is_actor_due, self.is_timer_due) = (true, true);
             }
-            self.note_written();
-            // A session that idles should not keep its last frame.
-            self.chunk = Bytes::new();
+            let Some(body) = &mut self.body else { return Paused::Finished };
+            if next == Next::Frame || !self.unwritten.is_empty() {
+                continue;
+            }
+            if !self.is_actor_due {
+                return Paused::Drained;
+            }
+            match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
+                Poll::Ready(Some(Ok(chunk))) => self.unwritten = chunk,
+                Poll::Ready(_) => self.body = None,
+                // What it has just let out of the outbox comes next.
+                Poll::Pending => self.is_actor_due = false,
+            }
         }
         Paused::Turn
+    }
+
+    /// Writes what the outbox has, as much as fits into one write; answers what comes next there.
+    fn write_frames(&mut self, cx: &mut Context<'_>) -> Result<Next, Paused> {
+        let worker = self.worker.clone();
+        let gathered = &mut *worker.gathered.borrow_mut();
+        gathered.clear();
+        let mut sampled = None;
+        let next = self.outbox.take_frames(cx.waker(), |frame, published| {
+            gather(&frame, gathered);
+            sampled = sampled.or(published);
+            gathered.len() < GATHERED_BYTES_MAX
+        });
+        if gathered.is_empty() {
+            return Ok(next);
+        }
+        self.sampled = self.sampled.or(sampled);
+        let mut io = self.socket.io.borrow_mut();
+        let written = match Pin::new(&mut *io).poll_write(cx, gathered) {
+            Poll::Ready(Ok(0) | Err(_)) => return Err(Paused::Broken),
+            Poll::Ready(Ok(written)) => written,
+            Poll::Pending => 0,
+        };
+        drop(io);
+        if written == gathered.len() {
+            self.note_written();
+        } else {
+            self.unwritten = Bytes::copy_from_slice(&gathered[written..]);
+        }
+        if gathered.capacity() > 4 * GATHERED_BYTES_MAX {
+            // One large frame must not be paid for ever after.
+            *gathered = BytesMut::new();
+        }
+        Ok(next)
+    }
+
+    /// Writes what the socket did not take before.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Paused>> {
+        if self.unwritten.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut io = self.socket.io.borrow_mut();
+        while !self.unwritten.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.unwritten)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Paused::Broken)),
+                Ok(written) => {
+                    self.unwritten.advance(written);
+                    self.stuck_since = None;
+                }
+            }
+        }
+        drop(io);
+        // A session that idles should not keep its last bytes.
+        self.unwritten = Bytes::new();
+        self.note_written();
+        Poll::Ready(Ok(()))
     }
 
     /// All that was said is with the kernel.
@@ -140,12 +233,15 @@ where
 
     /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end
     /// is not waited for as long as one that may go on.
-    fn on_time(&mut self, stuck: bool, ending: Option<Ending>, cx: &mut Context<'_>) -> bool {
+    fn on_time(&mut self, stuck: bool) -> bool {
+        self.is_timer_due = false;
         let now = Instant::now();
         let limits = self.worker.limits;
         let deadline = if stuck {
-            let patience =
-                ending.map_or(limits.write_timeout, |_| LINGER.min(limits.write_timeout));
+            let patience = match self.outbox.ended() {
+                Some(_) => LINGER.min(limits.write_timeout),
+                None => limits.write_timeout,
+            };
             *self.stuck_since.get_or_insert(now) + patience
         } else {
             self.socket.silent_since() + limits.idle_timeout
@@ -163,8 +259,8 @@ where
             self.timer.as_mut().reset(deadline.into());
         }
         // Being woken too early is harmless; being woken never is not.
-        if self.timer.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
+        if self.timer.as_mut().poll(&mut Context::from_waker(&self.bell)).is_ready() {
+            self.outbox.ring();
         }
         true
     }
@@ -205,27 +301,24 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.linger_until.is_none() {
-            let paused = this.write(cx);
-            let ending = this.outbox.ending(cx.waker());
-            match paused {
+            match this.write(cx) {
                 Paused::Broken => return Poll::Ready(()),
                 Paused::Finished => {}
                 Paused::Turn => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Paused::Stuck if matches!(ending, Some(Ending::SlowConsumer(_))) => {
-                    this.drop_slow();
+                Paused::Stuck => {
+                    if let Some(Ending::SlowConsumer(_)) = this.outbox.ended() {
+                        this.drop_slow();
+                        return Poll::Ready(());
+                    }
+                    return if this.on_time(true) { Poll::Pending } else { Poll::Ready(()) };
+                }
+                Paused::Drained if this.is_timer_due && !this.on_time(false) => {
                     return Poll::Ready(());
                 }
-                Paused::Stuck | Paused::Drained => {
-                    let stuck = matches!(paused, Paused::Stuck);
-                    return if this.on_time(stuck, ending, cx) {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(())
-                    };
-                }
+                Paused::Drained => return Poll::Pending,
             }
         }
         this.poll_hang_up(cx)

@@ -1,21 +1,30 @@
 //! A session over a WebSocket.
 //!
-//! The only file that knows `WebsocketContext`. Its mailbox is the outbox (see
-//! [`Outbox`](crate::broker::subscriber::Outbox)). While the broker is asked for a join or a
-//! publication, what comes waits in its order, up to a bound; then nothing more is read. Only what
-//! can be answered ahead of its turn is: a client that wants to know whether anybody is there must not
-//! wait for a topic that takes its time.
+//! The only file that knows `WebsocketContext`. The actor hears its client and gets news from the
+//! broker; frames from the broker go from the [`Outbox`] to the socket without it (see `pump`).
+//! While the broker is asked for a join or a publication, what comes waits in its order, up to a
+//! bound; then nothing more is read. Only what can be answered ahead of its turn is: a client that
+//! wants to know whether anybody is there must not wait for a topic that takes its time.
 
-use std::{cell::OnceCell, collections::VecDeque, rc::Rc, time::Instant};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use actix::{fut::wrap_future, prelude::*};
+use actix::prelude::{Actor, ActorContext, AsyncContext, StreamHandler};
 use actix_http::ws;
 use actix_web_actors::ws::WebsocketContext;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use log::debug;
 
-use crate::broker::subscriber::{Frame, ToSession};
+use crate::broker::{
+    outbox::{News, Outbox},
+    subscriber::Frame,
+};
 
 use super::{
     CloseCode, Conversation,
@@ -24,10 +33,6 @@ use super::{
     pump::{Pump, Transport},
     worker::{Admission, Worker},
 };
-
-/// Frames are gathered into one write up to this size; a client that wakes up gets its outbox piece
-/// by piece instead of as one private chunk.
-const CHUNK_BYTES_MAX: usize = 32 * 1024;
 
 /// Messages that may wait for their turn: a client that has just connected sends all its joins, and
 /// then asks whether anybody is there.
@@ -43,8 +48,6 @@ pub(super) struct WebSocket<C: Conversation> {
     gate: Rc<Gate>,
     /// While the broker is asked: what came since.
     held: Option<Box<Inbox>>,
-    /// Bytes handed to the context since it last let others have a turn.
-    gathered_bytes: usize,
 }
 
 /// What waits for its turn, in order.
@@ -85,18 +88,15 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
     let gate = Rc::new(Gate::default());
     let socket = Rc::new(Socket::new(io, gate.clone()));
     let frames = Frames::new(socket.clone(), worker.clone(), early);
-    let outbox = Rc::new(OnceCell::new());
-    let (outbox_slot, actor_worker) = (outbox.clone(), worker.clone());
-    let body = WebsocketContext::with_factory(stream::pending(), move |ctx| {
-        ctx.set_mailbox_capacity(actor_worker.limits.outbox_frames_max);
-        let mailbox = ctx.address().recipient();
-        let driver = Driver::enter(conversation, admission, actor_worker, mailbox);
-        outbox_slot.get_or_init(|| driver.outbox().clone());
+    let outbox = worker.outbox(&admission);
+    let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
+    let body = WebsocketContext::with_factory(stream::empty(), move |ctx| {
+        ctx.add_stream(NewsOf(actor_outbox.clone()));
         ctx.add_stream(frames);
-        WebSocket { driver, gate, held: None, gathered_bytes: 0 }
+        let driver = Driver::enter(conversation, actor_outbox, actor_worker);
+        WebSocket { driver, gate, held: None }
     });
-    let outbox = outbox.get().expect("the context calls its factory before it returns").clone();
-    Pump::new(socket, worker, outbox, body)
+    Pump::new(socket, worker, outbox, admission, body)
 }
 
 impl<C: Conversation + Unpin> WebSocket<C> {
@@ -120,30 +120,18 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         &mut self.driver
     }
 
-    /// Hands a frame to the context, and lets it be written out once enough is gathered.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        self.gathered_bytes += frame.size_bytes();
         match frame {
             Frame::Text(text) => ctx.text(text),
             Frame::Binary(bytes) => ctx.binary(bytes),
-        }
-        if self.gathered_bytes > CHUNK_BYTES_MAX {
-            self.gathered_bytes = 0;
-            ctx.wait(wrap_future(tokio::task::yield_now()));
         }
     }
 
     /// Sends a close frame and ends the actor; the pump writes it out and hangs up.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
+        self.driver.outbox().close();
         ctx.close(Some(ws::CloseCode::from(code.0).into()));
         ctx.stop();
-    }
-
-    /// Only the pump knows what is written. It is polling this very actor, so a place that all
-    /// sessions of the thread share will do. What has waited longest counts.
-    fn sample(&mut self, published: Instant) {
-        let sampled = &self.driver.worker().sampled;
-        sampled.set(sampled.get().or(Some(published)));
     }
 
     fn hold(&mut self) {
@@ -204,18 +192,31 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
     }
 }
 
-/// Never called: the context insists on a stream of its own, which is given nothing (see `frames`).
+/// The context insists on a stream of its own; it is given an empty one (see `frames`).
 impl<C: Conversation + Unpin> StreamHandler<Result<ws::Message, ws::ProtocolError>>
     for WebSocket<C>
 {
     fn handle(&mut self, _: Result<ws::Message, ws::ProtocolError>, _: &mut Self::Context) {}
+
+    /// Nothing ends with it.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-impl<C: Conversation + Unpin> Handler<ToSession> for WebSocket<C> {
-    type Result = ();
+/// What the broker has for the session itself. It wakes nobody: the pump sees what comes next, and
+/// polls the actor when it is news.
+struct NewsOf(Arc<Outbox>);
 
-    fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
-        driver::heard(self, message, ctx);
+impl Stream for NewsOf {
+    type Item = News;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<News>> {
+        self.0.take_news().map_or(Poll::Pending, |news| Poll::Ready(Some(news)))
+    }
+}
+
+impl<C: Conversation + Unpin> StreamHandler<News> for WebSocket<C> {
+    fn handle(&mut self, news: News, ctx: &mut Self::Context) {
+        driver::heard(self, news, ctx);
     }
 }
 

@@ -1,22 +1,24 @@
 //! What the sessions of one worker thread share.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix::prelude::*;
+use bytes::BytesMut;
 use log::error;
 
 use crate::{
     broker::{
         Topics,
         fanout::{Fanout, Leave, WorkerId},
+        outbox::{Load, Outbox},
         subscriber::SessionId,
     },
     metrics::{Metrics, labels::Limit},
@@ -140,8 +142,9 @@ pub struct Worker {
     pub(super) metrics: Arc<Metrics>,
     /// Where sockets are read into; each session keeps only what is unfinished.
     pub(super) scratch: RefCell<Box<[u8]>>,
-    /// When that was published which the session being polled will have written next.
-    pub(super) sampled: Cell<Option<Instant>>,
+    /// Where frames are gathered that leave in one write; each session keeps only what its socket
+    /// does not take.
+    pub(super) gathered: RefCell<BytesMut>,
     fanout: RefCell<Rc<ThreadFanout>>,
     on_fanout: Introduce,
 }
@@ -163,10 +166,16 @@ impl Worker {
             limits,
             sessions,
             scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
-            sampled: Cell::default(),
+            gathered: RefCell::default(),
             fanout,
             on_fanout: Box::new(on_fanout),
         })
+    }
+
+    /// An outbox for a session that is let in.
+    pub(super) fn outbox(&self, admission: &Admission) -> Arc<Outbox> {
+        let SessionLimits { outbox_frames_max: frames, outbox_bytes_max: bytes, .. } = self.limits;
+        Outbox::new(admission.id, Load { frames, bytes })
     }
 
     /// The thread's fan-out, started anew if it was broken: actix restarts no actor.

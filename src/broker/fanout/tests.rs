@@ -1,11 +1,9 @@
 //! Fan-outs and probes.
 
-use futures_util::task::noop_waker;
-
-use super::super::subscriber::{Excess, Load};
 use super::super::{
     Payload, Publication,
-    testing::{Break, Broker, DEADLINE, Probe, channel, key, publication, whole},
+    outbox::Excess,
+    testing::{Break, Broker, DEADLINE, Probe, SUBSCRIPTION, channel, key, publication, whole},
 };
 use super::*;
 use crate::app::subject::Subject;
@@ -74,14 +72,13 @@ async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
     for probe in [&stuck, &healthy] {
         broker.join(probe, whole(&scope)).await.expect("a place");
     }
-    let waker = noop_waker();
     for n in 0..100 {
         broker.publish(&scope, "#general", &format!("e{n}")).await;
         assert_eq!(healthy.next().await, format!("* e{n}"));
     }
     let ending = Some(Ending::SlowConsumer(Excess::Frames));
-    assert_eq!(stuck.outbox.ending(&waker), ending);
-    assert_eq!(healthy.outbox.ending(&waker), None);
+    assert_eq!(stuck.outbox.ended(), ending);
+    assert_eq!(healthy.outbox.ended(), None);
 }
 
 #[actix_web::test]
@@ -134,23 +131,6 @@ async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
 }
 
 #[actix_web::test]
-async fn an_outbox_is_bounded_in_bytes_too() {
-    let broker = Broker::start();
-    let probe = broker.stuck_session(1, 100).await;
-    let frame = Frame::Text("x".repeat(400_000).into());
-    let id = SubscriptionId(7);
-    assert!(probe.outbox.deliver(&frame, id));
-    assert!(probe.outbox.deliver(&frame, id));
-    probe.outbox.taken(Load::of(&frame));
-    assert!(probe.outbox.deliver(&frame, id), "what was taken makes room");
-    assert!(!probe.outbox.deliver(&frame, id));
-    let ending = Some(Ending::SlowConsumer(Excess::Bytes));
-    assert_eq!(probe.outbox.ending(&noop_waker()), ending);
-    probe.outbox.taken(Load::of(&frame));
-    assert!(!probe.outbox.deliver(&frame, id), "who is ended is sent nothing more");
-}
-
-#[actix_web::test]
 async fn whoever_has_a_join_of_a_changed_app_is_told_once() {
     let broker = Broker::start();
     let (mut one, mut other) = (broker.session(1).await, broker.session(2).await);
@@ -182,7 +162,9 @@ async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_t
         for place in places {
             broker.join(&probe, place).await.expect("a place");
         }
-        probe.outbox.set_joining(id == 6);
+        if id == 6 {
+            probe.outbox.begin_join(SUBSCRIPTION);
+        }
         probes.push(probe);
     }
     let subject = Subject::of(serde_json::from_str("1").expect("JSON")).expect("a subject");
@@ -208,17 +190,16 @@ async fn who_cannot_be_told_what_ends_its_joins_is_ended() {
     for change in [None, Some(Disconnect::Place(whole(&scope)))] {
         let stuck = broker.stuck_session(1, 1).await;
         broker.join(&stuck, whole(&scope)).await.expect("a place");
-        let waker = noop_waker();
-        // What fits into its mailbox is not lost; the session comes to it when it can.
+        // What fits into its outbox is not lost; the session comes to it when it can.
         let mut told = 0;
-        while stuck.outbox.ending(&waker).is_none() && told < 100 {
+        while stuck.outbox.ended().is_none() && told < 100 {
             match change.clone() {
                 None => broker.fanout.send(AppChanged(scope.app)).await.expect("a fan-out"),
                 Some(joins) => broker.topics.disconnect(joins).await.expect("to be told"),
             }
             told += 1;
         }
-        assert_eq!(stuck.outbox.ending(&waker), Some(Ending::SlowConsumer(Excess::Frames)));
+        assert_eq!(stuck.outbox.ended(), Some(Ending::SlowConsumer(Excess::Frames)));
         assert!(told > 1, "there was room for one");
         broker.fanout.send(Leave(stuck.session)).await.expect("a fan-out");
     }
@@ -245,10 +226,9 @@ async fn some_are_ended_at_a_time_over_all_threads_together() {
     for (at, id) in [(&broker, 1), (&broker, 2), (&broker, 3), (&other, 4), (&other, 5)] {
         probes.push(at.session(id).await);
     }
-    let waker = noop_waker();
     for (batch, left) in [(2, 3), (2, 1), (2, 0), (2, 0)] {
         assert_eq!(broker.topics.end_some(batch, DEADLINE).await, left);
-        let is_open = |probe: &&Probe| probe.outbox.ending(&waker).is_none();
+        let is_open = |probe: &&Probe| probe.outbox.ended().is_none();
         assert_eq!(probes.iter().filter(is_open).count(), left);
     }
     for probe in &mut probes {

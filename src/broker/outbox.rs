@@ -1,0 +1,628 @@
+//! Outboxes: the bounded way from the broker to one session.
+//!
+//! A queue of our own rather than an actor's mailbox, for a delivery is what Herald does most: one
+//! lock that nobody else wants, one slot in a queue, and one wake-up for all that comes until the
+//! session has had its turn. Nothing is allocated but, now and then, room in the queue.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+    time::Instant,
+};
+
+use bytestring::ByteString;
+
+use crate::app::AppId;
+
+use super::subscriber::{Disconnect, Frame, SessionId, SubscriptionId};
+
+/// Slots that an empty queue keeps; what a burst needed beyond is given back.
+const SLOTS_KEPT: usize = 4;
+
+/// What reaches a session from the broker.
+#[derive(Debug)]
+pub enum ToSession {
+    /// A frame for the client. With it, if it is of interest when it is written: when it was
+    /// published.
+    Frame(Frame, Option<Instant>),
+    /// What the session itself has to look at.
+    News(News),
+}
+
+/// What a session has to look at, in its order among the frames.
+#[derive(Debug)]
+pub enum News {
+    /// Who is there, spelled by [`Format::spell_members`](super::subscriber::Format::spell_members).
+    /// Changes follow as frames.
+    Members(ByteString, SubscriptionId),
+    /// An app was changed or deleted: judge its joins anew.
+    AppChanged(AppId),
+    /// An app wants some of its joins ended.
+    Disconnect(Arc<Disconnect>),
+    /// Close.
+    End(Ending),
+}
+
+/// Why the broker ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It does not take what it is sent: more waits for it than may.
+    SlowConsumer(Excess),
+    /// It took nothing of what was written to it for too long.
+    Stuck,
+    /// Nothing was heard of it for too long.
+    Idle,
+    /// It did not come for what waits, where clients fetch.
+    NotFetching,
+    /// It was opened, and its client never came for anything.
+    NeverFetched,
+    /// It joined nothing, where that costs its place.
+    Unjoined,
+    /// It sent more than may wait for its turn.
+    InboxFull,
+    /// The server stops.
+    Shutdown,
+    /// An actor it depended on is gone: it must come back to be heard again.
+    Broken,
+}
+
+/// Of what there is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Frames.
+    Frames,
+    /// Bytes.
+    Bytes,
+}
+
+/// How much waits, or may wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Frames; news counts as one.
+    pub frames: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+
+    fn remove(&mut self, other: Self) {
+        self.frames -= other.frames;
+        self.bytes -= other.bytes;
+    }
+
+    /// What is beyond `max`, if anything is.
+    pub fn excess(self, max: Self) -> Option<Excess> {
+        match () {
+            () if self.frames > max.frames => Some(Excess::Frames),
+            () if self.bytes > max.bytes => Some(Excess::Bytes),
+            () => None,
+        }
+    }
+}
+
+/// What comes next in an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A frame.
+    Frame,
+    /// News, or somebody rang.
+    News,
+    /// Nothing; who asked is woken once there is something.
+    Nothing,
+}
+
+/// The bounded way to one session: its fan-out fills it, the session takes.
+///
+/// What belongs to a subscription that was left never reaches the session, and what belongs to a
+/// join that is under way waits until its reply has been decided.
+///
+/// It is also a bell: made a [`Waker`], it wakes who takes and says that it was not for a frame. So
+/// who is woken for a frame need not look at all else that it waits for.
+pub struct Outbox {
+    session: SessionId,
+    max: Load,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Entry>,
+    /// How much waits in `queue` and `early`.
+    load: Load,
+    /// Wakes who takes.
+    waker: Option<Waker>,
+    /// Whether somebody rang since the last look.
+    has_rung: bool,
+    ending: Option<Ending>,
+    /// Whether nobody takes any more.
+    is_closed: bool,
+    /// The join that is under way.
+    joining: Option<SubscriptionId>,
+    /// What arrived for that join already.
+    early: VecDeque<Entry>,
+    /// Subscriptions that were left, until the fan-out knows of it.
+    left: Vec<SubscriptionId>,
+    /// What the session has taken and keeps for its client to fetch.
+    kept: Load,
+}
+
+struct Entry {
+    what: ToSession,
+    /// The subscription it belongs to.
+    of: Option<SubscriptionId>,
+}
+
+impl Entry {
+    fn load(&self) -> Load {
+        let bytes = match &self.what {
+            ToSession::Frame(frame, _) => frame.size_bytes(),
+            ToSession::News(News::Members(members, _)) => members.len(),
+            ToSession::News(_) => 0,
+        };
+        Load { frames: 1, bytes }
+    }
+}
+
+impl State {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Wakes `waker` from now on.
+    fn register(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|registered| registered.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.load.add(entry.load());
+        if entry.of.is_some() && entry.of == self.joining {
+            self.early.push_back(entry);
+            return;
+        }
+        let was_empty = self.queue.is_empty();
+        if self.queue.capacity() == 0 {
+            // One is the common case, and a session that hears little should not keep room for many.
+            self.queue.reserve_exact(1);
+        }
+        self.queue.push_back(entry);
+        // Who has not come for the first has yet to come for all.
+        if was_empty {
+            self.wake();
+        }
+    }
+
+    fn pop(&mut self) -> Option<ToSession> {
+        let entry = self.queue.pop_front()?;
+        self.load.remove(entry.load());
+        if self.queue.is_empty() && self.queue.capacity() > SLOTS_KEPT {
+            self.queue = VecDeque::new();
+        }
+        Some(entry.what)
+    }
+
+    fn next(&self) -> Next {
+        match self.queue.front().map(|entry| &entry.what) {
+            Some(ToSession::Frame(..)) => Next::Frame,
+            Some(ToSession::News(_)) => Next::News,
+            None => Next::Nothing,
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if self.ending.is_none() && !self.is_closed {
+            self.ending = Some(ending);
+            self.push(Entry { what: ToSession::News(News::End(ending)), of: None });
+            // Also if it is stuck in a write and does not look here.
+            self.wake();
+        }
+    }
+}
+
+impl Outbox {
+    /// Makes the outbox of a session in which at most so much may wait.
+    pub fn new(session: SessionId, max: Load) -> Arc<Self> {
+        Arc::new(Self { session, max, state: Mutex::default() })
+    }
+
+    /// Whose outbox this is.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The state; a panic beside it does not break it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
+    /// for it must never be silently deaf. If `published` is given, the session measures how long it
+    /// takes from then until the frame is written.
+    pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
+        let what = || ToSession::Frame(frame.clone(), published);
+        self.queue(frame.size_bytes(), Some(to), what)
+    }
+
+    /// Queues word of who is there, like [`Outbox::deliver`].
+    pub fn introduce(&self, members: ByteString, to: SubscriptionId) -> bool {
+        let bytes = members.len();
+        self.queue(bytes, Some(to), || ToSession::News(News::Members(members, to)))
+    }
+
+    /// Tells the session of something that ends some of its joins. One that cannot even be told is
+    /// ended as a whole: what must end must not go on because a client does not keep up.
+    pub(super) fn tell(&self, news: News) {
+        self.queue(0, None, || ToSession::News(news));
+    }
+
+    fn queue(
+        &self,
+        bytes: usize,
+        of: Option<SubscriptionId>,
+        what: impl FnOnce() -> ToSession,
+    ) -> bool {
+        let mut state = self.state();
+        if state.is_closed || state.ending.is_some() {
+            return false;
+        }
+        if of.is_some_and(|of| state.left.contains(&of)) {
+            return true;
+        }
+        let mut load = state.load;
+        load.add(Load { frames: 1, bytes });
+        if let Some(excess) = load.excess(self.max) {
+            state.end(Ending::SlowConsumer(excess));
+            return false;
+        }
+        state.push(Entry { what: what(), of });
+        true
+    }
+
+    /// Takes frames for as long as `take` wants more; answers what comes next. `waker` is woken when
+    /// something comes into an empty outbox, when somebody rings, and when the session is to end.
+    pub fn take_frames(
+        &self,
+        waker: &Waker,
+        mut take: impl FnMut(Frame, Option<Instant>) -> bool,
+    ) -> Next {
+        let mut state = self.state();
+        state.register(waker);
+        let mut wants_more = true;
+        while wants_more && state.next() == Next::Frame {
+            let Some(ToSession::Frame(frame, published)) = state.pop() else { break };
+            wants_more = take(frame, published);
+        }
+        match state.next() {
+            Next::Nothing if std::mem::take(&mut state.has_rung) => Next::News,
+            next => next,
+        }
+    }
+
+    /// Wakes who takes, and says that it is not for a frame.
+    pub fn ring(&self) {
+        let mut state = self.state();
+        state.has_rung = true;
+        state.wake();
+    }
+
+    /// Takes news, if that comes next.
+    pub fn take_news(&self) -> Option<News> {
+        let mut state = self.state();
+        if state.next() != Next::News {
+            return None;
+        }
+        match state.pop() {
+            Some(ToSession::News(news)) => Some(news),
+            _ => None,
+        }
+    }
+
+    /// Takes whatever comes next, if there is something.
+    pub fn take(&self) -> Option<ToSession> {
+        self.state().pop()
+    }
+
+    /// Takes whatever comes next, once there is something.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<ToSession> {
+        let mut state = self.state();
+        state.register(cx.waker());
+        state.pop().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// How much waits for the client.
+    pub fn load(&self) -> Load {
+        let state = self.state();
+        let mut load = state.load;
+        load.add(state.kept);
+        load
+    }
+
+    /// Notes how much the session itself keeps for its client.
+    pub fn keeps(&self, load: Load) {
+        self.state().kept = load;
+    }
+
+    /// A join is under way: what arrives for it waits.
+    pub fn begin_join(&self, id: SubscriptionId) {
+        self.state().joining = Some(id);
+    }
+
+    /// The join's reply has been decided: what arrived for it follows.
+    pub fn end_join(&self) {
+        let state = &mut *self.state();
+        state.joining = None;
+        if !state.early.is_empty() {
+            state.queue.append(&mut state.early);
+            state.early = VecDeque::new();
+            state.wake();
+        }
+    }
+
+    /// Whether a join of the session is under way. Its fan-out may know nothing of it yet.
+    pub(super) fn is_joining(&self) -> bool {
+        self.state().joining.is_some()
+    }
+
+    /// A subscription is left: nothing of it comes out any more.
+    pub fn leave(&self, id: SubscriptionId) {
+        let State { queue, early, load, left, .. } = &mut *self.state();
+        left.push(id);
+        for entries in [queue, early] {
+            entries.retain(|entry| {
+                let stays = entry.of != Some(id);
+                if !stays {
+                    load.remove(entry.load());
+                }
+                stays
+            });
+        }
+    }
+
+    /// The fan-out sends nothing to a subscription any more.
+    pub(super) fn detached(&self, id: SubscriptionId) {
+        let left = &mut self.state().left;
+        left.retain(|of| *of != id);
+        if left.is_empty() {
+            *left = Vec::new();
+        }
+    }
+
+    /// Ends the session: it hears of it in its turn, and is woken at once in case it is stuck in a
+    /// write. The first reason stands.
+    pub fn end(&self, ending: Ending) {
+        self.state().end(ending);
+    }
+
+    /// Why the session is to end, if it is.
+    pub fn ended(&self) -> Option<Ending> {
+        self.state().ending
+    }
+
+    /// The session is over: nothing is taken any more, so nothing is kept.
+    pub fn close(&self) {
+        let mut state = self.state();
+        let State { waker, has_rung, ending, .. } = std::mem::take(&mut *state);
+        // What remains to be written still needs its bell.
+        *state = State { waker, has_rung, ending, is_closed: true, ..State::default() };
+    }
+}
+
+impl Wake for Outbox {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        task::Wake,
+    };
+
+    use super::*;
+
+    const ONE: SubscriptionId = SubscriptionId(1);
+    const TWO: SubscriptionId = SubscriptionId(2);
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn outbox(frames: usize, bytes: usize) -> Arc<Outbox> {
+        Outbox::new(SessionId(1), Load { frames, bytes })
+    }
+
+    fn frame(text: &str) -> Frame {
+        Frame::Text(text.into())
+    }
+
+    /// All there is, in words.
+    fn all(outbox: &Outbox) -> Vec<String> {
+        std::iter::from_fn(|| outbox.take())
+            .map(|arrival| match arrival {
+                ToSession::Frame(Frame::Text(text), _) => text.to_string(),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
+        for (case, outbox, excess) in
+            [("frames", outbox(2, 100), Excess::Frames), ("bytes", outbox(100, 2), Excess::Bytes)]
+        {
+            assert!(outbox.deliver(&frame("a"), ONE, None), "{case}");
+            assert!(outbox.introduce("b".into(), ONE), "{case}");
+            assert_eq!((outbox.load(), outbox.ended()), (Load { frames: 2, bytes: 2 }, None));
+            assert!(!outbox.deliver(&frame("c"), ONE, None), "{case}");
+            let ending = Ending::SlowConsumer(excess);
+            assert_eq!(outbox.ended(), Some(ending), "{case}");
+            outbox.end(Ending::Idle);
+            assert!(!outbox.deliver(&frame("d"), ONE, None), "{case}: who is ended hears no more");
+            let end = format!("News(End({ending:?}))");
+            let members = r#"News(Members("b", SubscriptionId(1)))"#;
+            assert_eq!(all(&outbox), ["a", members, &end], "{case}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_makes_room_and_what_the_session_keeps_counts() {
+        let outbox = outbox(1, 100);
+        for n in 0..3 {
+            assert!(outbox.deliver(&frame("abc"), ONE, None), "{n}");
+            assert_eq!(all(&outbox), ["abc"]);
+        }
+        outbox.keeps(Load { frames: 3, bytes: 9 });
+        assert!(outbox.deliver(&frame("abc"), ONE, None));
+        assert_eq!(outbox.load(), Load { frames: 4, bytes: 12 });
+    }
+
+    #[test]
+    fn frames_are_taken_up_to_the_next_news() {
+        let outbox = outbox(100, 100);
+        let take = |max: usize| {
+            let mut taken = String::new();
+            let next = outbox.take_frames(Waker::noop(), |frame, _| {
+                let Frame::Text(text) = frame else { return false };
+                taken.push_str(&text);
+                taken.len() < max
+            });
+            (taken, next)
+        };
+        assert_eq!(take(9), (String::new(), Next::Nothing));
+        for text in ["a", "b", "c"] {
+            outbox.deliver(&frame(text), ONE, None);
+        }
+        outbox.tell(News::AppChanged(AppId(1)));
+        outbox.deliver(&frame("d"), ONE, None);
+        assert!(outbox.take_news().is_none(), "frames come before");
+        assert_eq!(take(2), ("ab".to_owned(), Next::Frame));
+        assert_eq!(take(9), ("c".to_owned(), Next::News));
+        assert_eq!(take(9), (String::new(), Next::News));
+        assert!(matches!(outbox.take_news(), Some(News::AppChanged(AppId(1)))));
+        assert!(outbox.take_news().is_none(), "a frame comes next");
+        assert_eq!(take(9), ("d".to_owned(), Next::Nothing));
+    }
+
+    #[test]
+    fn who_waits_is_woken_once_for_all_that_comes_until_it_looks() {
+        let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+        let waker = Waker::from(bell.clone());
+        let rung = || bell.0.swap(0, SeqCst);
+        let take = || outbox.take_frames(&waker, |_, _| true);
+        assert_eq!((take(), rung()), (Next::Nothing, 0));
+        for _ in 0..3 {
+            outbox.deliver(&frame("x"), ONE, None);
+        }
+        assert_eq!(rung(), 1);
+        outbox.deliver(&frame("one too many"), ONE, None);
+        assert_eq!(rung(), 1, "who is stuck in a write must hear of its end");
+        assert_eq!(take(), Next::News);
+        assert!(outbox.take_news().is_some());
+        assert_eq!((take(), rung()), (Next::Nothing, 0));
+    }
+
+    #[test]
+    fn who_is_rung_for_is_told_that_it_is_not_for_a_frame() {
+        let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+        let waker = Waker::from(bell.clone());
+        let rung = || bell.0.swap(0, SeqCst);
+        let take = || outbox.take_frames(&waker, |_, _| true);
+        outbox.ring();
+        assert_eq!((take(), rung()), (Next::News, 0), "also who was not there yet");
+        assert_eq!(take(), Next::Nothing);
+        Waker::from(outbox.clone()).wake();
+        outbox.deliver(&frame("x"), ONE, None);
+        assert_eq!((take(), rung()), (Next::News, 2), "behind what waits");
+        assert_eq!(take(), Next::Nothing);
+        outbox.close();
+        outbox.ring();
+        assert_eq!((take(), rung()), (Next::News, 1), "to the very end");
+    }
+
+    #[test]
+    fn what_belongs_to_a_join_waits_for_its_reply_and_all_else_goes_on() {
+        let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+        assert!(!outbox.is_joining());
+        outbox.begin_join(ONE);
+        assert!(outbox.is_joining());
+        outbox.deliver(&frame("early"), ONE, None);
+        outbox.deliver(&frame("other"), TWO, None);
+        assert_eq!(outbox.load(), Load { frames: 2, bytes: 10 });
+        assert_eq!(all(&outbox), ["other"]);
+        outbox.take_frames(&Waker::from(bell.clone()), |_, _| true);
+        outbox.end_join();
+        assert_eq!(bell.0.load(SeqCst), 1);
+        outbox.deliver(&frame("later"), ONE, None);
+        assert_eq!(all(&outbox), ["early", "later"]);
+        assert!(!outbox.is_joining());
+    }
+
+    #[test]
+    fn nothing_comes_of_a_subscription_that_was_left_whatever_was_on_its_way() {
+        let outbox = outbox(4, 100);
+        outbox.deliver(&frame("a"), ONE, None);
+        outbox.deliver(&frame("b"), TWO, None);
+        outbox.introduce("c".into(), ONE);
+        outbox.begin_join(ONE);
+        outbox.deliver(&frame("d"), ONE, None);
+        outbox.leave(ONE);
+        outbox.end_join();
+        assert_eq!(outbox.load(), Load { frames: 1, bytes: 1 });
+        assert!(outbox.deliver(&frame("e"), ONE, None), "it is no slow consumer for that");
+        assert!(outbox.deliver(&frame("f"), TWO, None));
+        assert_eq!(all(&outbox), ["b", "f"]);
+        outbox.detached(ONE);
+        assert!(outbox.state().left.is_empty(), "it will never be sent again");
+    }
+
+    #[test]
+    fn what_is_closed_takes_nothing_and_keeps_nothing_but_why_it_ended() {
+        let outbox = outbox(4, 100);
+        outbox.deliver(&frame("a"), ONE, None);
+        outbox.end(Ending::Idle);
+        outbox.close();
+        assert!(!outbox.deliver(&frame("b"), ONE, None));
+        outbox.tell(News::AppChanged(AppId(1)));
+        assert_eq!(all(&outbox), [""; 0]);
+        assert_eq!(outbox.load(), Load::default());
+        assert_eq!(outbox.ended(), Some(Ending::Idle));
+    }
+
+    #[test]
+    fn a_burst_leaves_no_room_behind() {
+        let outbox = outbox(1_000, 1_000);
+        for _ in 0..1_000 {
+            outbox.deliver(&frame("x"), ONE, None);
+        }
+        assert_eq!(all(&outbox).len(), 1_000);
+        outbox.deliver(&frame("x"), ONE, None);
+        assert!(outbox.state().queue.capacity() <= SLOTS_KEPT);
+    }
+}

@@ -34,7 +34,7 @@ use crate::{
     },
     session::{
         bucket::PerSecond,
-        listener::Listener,
+        listener::{self, Listener},
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
         worker::{SessionLimits, Sessions, Worker},
@@ -200,6 +200,7 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> 
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
+        listener::tune(&listener);
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };

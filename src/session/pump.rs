@@ -42,23 +42,11 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// What a socket needs beyond reading and writing.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Keeps the kernel from hoarding what this client does not read.
-    fn tune(&self);
     /// Makes the next close a reset: the client is not there to hear anything else.
     fn give_up(&self);
 }
 
-/// Unsent bytes the kernel keeps per socket; without a bound it holds some 4 MB for a stuck client.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-
 impl Transport for tokio::net::TcpStream {
-    fn tune(&self) {
-        let socket = socket2::SockRef::from(self);
-        // Both only cost efficiency where a platform refuses them.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-    }
-
     fn give_up(&self) {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }

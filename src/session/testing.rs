@@ -39,7 +39,6 @@ use crate::{
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Transport for DuplexStream {
-    fn tune(&self) {}
     fn give_up(&self) {}
 }
 

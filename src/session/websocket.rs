@@ -85,7 +85,6 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
     admission: Admission,
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
-    io.tune();
     let gate = Rc::new(Gate::default());
     let socket = Rc::new(Socket::new(io, gate.clone()));
     let frames = Frames::new(socket.clone(), worker.clone(), early);

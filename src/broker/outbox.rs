@@ -116,6 +116,8 @@ pub enum Next {
     News,
     /// Nothing; who asked is woken once there is something.
     Nothing,
+    /// Nothing ever again.
+    Closed,
 }
 
 /// The bounded way to one session: its fan-out fills it, the session takes.
@@ -215,6 +217,7 @@ impl State {
         match self.queue.front().map(|entry| &entry.what) {
             Some(ToSession::Frame(..)) => Next::Frame,
             Some(ToSession::News(_)) => Next::News,
+            None if self.is_closed => Next::Closed,
             None => Next::Nothing,
         }
     }
@@ -563,7 +566,7 @@ mod tests {
         assert_eq!(take(), Next::Nothing);
         outbox.close();
         outbox.ring();
-        assert_eq!((take(), rung()), (Next::News, 1), "to the very end");
+        assert_eq!((take(), rung()), (Next::Closed, 1), "to the very end");
     }
 
     #[test]

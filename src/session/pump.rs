@@ -71,6 +71,8 @@ pub(super) struct Pump<T, B> {
     bell: Waker,
     is_actor_due: bool,
     is_timer_due: bool,
+    /// When the timer rings at the latest; too early is harmless, so most reads leave it as it is.
+    wakes_at: Option<Instant>,
     /// Until when the client may hang up by itself.
     linger_until: Option<Instant>,
     /// The place that the connection takes until it is closed.
@@ -119,6 +121,7 @@ where
             // Both have yet to be polled for the first time.
             is_actor_due: true,
             is_timer_due: true,
+            wakes_at: None,
             worker,
             outbox,
             body: Some(Box::pin(body)),
@@ -142,7 +145,7 @@ where
                 Ok(next) => next,
                 Err(broken) => return broken,
             };
-            if next == Next::News {
+            if matches!(next, Next::News | Next::Closed) {
                 (self.is_actor_due, self.is_timer_due) = (true, true);
             }
             let Some(body) = &mut self.body else { return Paused::Finished };
@@ -152,11 +155,13 @@ where
             if !self.is_actor_due {
                 return Paused::Drained;
             }
+            // It has been polled until there was nothing more to do for it; what it has just let out
+            // of the outbox comes next. One that stops closes the outbox, and is polled to its end.
+            self.is_actor_due = false;
             match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
                 Poll::Ready(Some(Ok(chunk))) => self.unwritten = chunk,
                 Poll::Ready(_) => self.body = None,
-                // What it has just let out of the outbox comes next.
-                Poll::Pending => self.is_actor_due = false,
+                Poll::Pending => {}
             }
         }
         Paused::Turn
@@ -231,11 +236,14 @@ where
         self.socket.io.borrow().give_up();
     }
 
-    /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end
+    /// Sees to the deadlines, if that is due; `false` if the connection is to be dropped. A session that is to end
     /// is not waited for as long as one that may go on.
     fn on_time(&mut self, stuck: bool) -> bool {
         self.is_timer_due = false;
         let now = Instant::now();
+        if !stuck && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
+            return true;
+        }
         let limits = self.worker.limits;
         let deadline = if stuck {
             let patience = match self.outbox.ended() {
@@ -256,6 +264,7 @@ where
             // What is left is the actor's close frame; should it not come, this asks again.
             self.timer.as_mut().reset((now + LINGER).into());
         } else {
+            self.wakes_at = Some(deadline);
             self.timer.as_mut().reset(deadline.into());
         }
         // Being woken too early is harmless; being woken never is not.

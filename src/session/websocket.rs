@@ -100,6 +100,12 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
 }
 
 impl<C: Conversation + Unpin> WebSocket<C> {
+    /// Ends the actor; the pump learns of it from the outbox.
+    fn stop(&mut self, ctx: &mut <Self as Actor>::Context) {
+        self.driver.outbox().close();
+        ctx.stop();
+    }
+
     fn look_at(&mut self, inbound: Inbound, ctx: &mut <Self as Actor>::Context) {
         match inbound {
             Inbound::Message(message) => driver::received(self, message, ctx),
@@ -129,9 +135,8 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
 
     /// Sends a close frame and ends the actor; the pump writes it out and hangs up.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
-        self.driver.outbox().close();
         ctx.close(Some(ws::CloseCode::from(code.0).into()));
-        ctx.stop();
+        self.stop(ctx);
     }
 
     fn hold(&mut self) {
@@ -155,7 +160,7 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
             }
         }
         if inbox.is_last {
-            return ctx.stop();
+            return self.stop(ctx);
         }
         self.gate.open();
     }
@@ -187,7 +192,7 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
     fn finished(&mut self, ctx: &mut Self::Context) {
         match &mut self.held {
             Some(inbox) => inbox.is_last = true,
-            None => ctx.stop(),
+            None => self.stop(ctx),
         }
     }
 }

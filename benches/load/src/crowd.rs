@@ -144,8 +144,9 @@ impl Crowd {
         for event in &self.ready {
             let Token(nth) = event.token();
             if let Some(member) = self.members.get_mut(nth) {
+                let at = Instant::now();
                 member.read(&mut self.buffer, |payload| {
-                    arrived(Arrival { member: nth, at: Instant::now(), payload });
+                    arrived(Arrival { member: nth, at, payload });
                 });
             }
         }

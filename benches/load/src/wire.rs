@@ -121,7 +121,9 @@ pub fn sequence(payload: &[u8]) -> Option<u64> {
 
 /// The number that follows the first `key`.
 pub fn number(text: &[u8], key: &[u8]) -> Option<u64> {
-    let at = memchr::memmem::find(text, key)? + key.len();
+    // A search that is set up for each call would cost more than these few comparisons.
+    let starts = memchr::memchr_iter(*key.first()?, text);
+    let at = starts.into_iter().find(|at| text[*at..].starts_with(key))? + key.len();
     let digits = text.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
     let mut number = None;
     for digit in digits {

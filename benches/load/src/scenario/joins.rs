@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Clients that connect at the same time.
-const THREADS: usize = 8;
+const THREADS: usize = 64;
 
 /// 10,000 clients connect and join, without a token and each with its own.
 pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {

@@ -1,6 +1,6 @@
 //! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
 
-use std::{cell::Cell, collections::HashMap, mem, sync::Arc, time::Instant};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -9,20 +9,18 @@ use log::{error, warn};
 
 use crate::{
     app::{AppId, registry::AppChanged},
-    metrics::{SAMPLE_INTERVAL, apps::Traffic},
+    metrics::apps::Traffic,
 };
 
 use super::{
     announcement::Announcement,
     count::Count,
+    listeners::{Group, Listeners, Member, Sampler, Tracking},
     occupancy::Rank,
     outbox::{Ending, News, Outbox},
     placed::{Level, Placed},
-    presence::Persona,
     publication::Destination,
-    subscriber::{
-        Disconnect, Format, Frame, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
-    },
+    subscriber::{Disconnect, Place, ScopeKey, SessionId, Subscription, SubscriptionId},
     topic_name::{ChannelName, Scope},
     topics::Topics,
 };
@@ -143,57 +141,6 @@ pub struct Fanout {
 struct Present {
     outbox: Arc<Outbox>,
     places: Vec<Place>,
-}
-
-/// Who listens to one scope.
-struct Listeners {
-    traffic: Arc<Traffic>,
-    whole: Option<Group>,
-    channels: HashMap<ChannelName, Group>,
-}
-
-/// Who joined one and the same topic.
-struct Group {
-    topic: ByteString,
-    members: IndexMap<SessionId, Member>,
-}
-
-struct Member {
-    outbox: Arc<Outbox>,
-    id: SubscriptionId,
-    format: Format,
-    tracking: Tracking,
-}
-
-/// Whether a member is itself among those who are there, and knows the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tracking {
-    /// Presence is nothing to it.
-    Untracked,
-    /// It has yet to be told who is there. Until then it is told no changes.
-    Expected,
-    /// It has been told.
-    Introduced,
-}
-
-impl Tracking {
-    /// That of a member that joins, and may have joined before.
-    ///
-    /// Who joins anew goes on hearing changes until it is told again who is there: its client may
-    /// keep some that it has heard already for after that, and would undo what is missing between.
-    fn of(persona: Option<&Persona>, before: Option<&Member>) -> Self {
-        match (persona, before.map(|member| member.tracking)) {
-            (None, _) => Self::Untracked,
-            (Some(_), Some(Self::Introduced)) => Self::Introduced,
-            (Some(_), _) => Self::Expected,
-        }
-    }
-}
-
-impl Listeners {
-    fn counted_by(traffic: Arc<Traffic>) -> Self {
-        Self { traffic, whole: None, channels: HashMap::new() }
-    }
 }
 
 impl Fanout {
@@ -377,92 +324,6 @@ impl Fanout {
     fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
         let concerns = move |p: &&Present| p.places.iter().any(&concerned);
         self.sessions.values().filter(concerns).map(|p| &*p.outbox)
-    }
-}
-
-/// Says when to measure, and whom.
-#[derive(Default)]
-struct Sampler {
-    last: Cell<Option<Instant>>,
-    turns: Cell<usize>,
-}
-
-impl Sampler {
-    /// Whose turn it is, if it is time for another; nobody reads a clock for it.
-    fn turn(&self, now: Instant) -> Option<usize> {
-        let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;
-        if self.last.get().is_some_and(is_early) {
-            return None;
-        }
-        self.last.set(Some(now));
-        Some(self.turns.replace(self.turns.get().wrapping_add(1)))
-    }
-}
-
-impl Listeners {
-    /// Removes a member; a channel that nobody is left on goes with it.
-    fn remove(&mut self, session: SessionId, channel: Option<&ChannelName>) -> Option<Member> {
-        let group = match channel {
-            None => self.whole.as_mut(),
-            Some(channel) => self.channels.get_mut(channel),
-        }?;
-        let member = group.members.swap_remove(&session);
-        if group.members.is_empty() {
-            match channel {
-                None => self.whole = None,
-                Some(channel) => drop(self.channels.remove(channel)),
-            }
-        }
-        member
-    }
-}
-
-impl Group {
-    /// Hands everyone its frame, but those who can be sent none like it; the one at the place
-    /// `sampled` is to measure. Who cannot take it is ended by its outbox, and leaves with its session.
-    fn deliver(&self, placed: &Placed, level: Level, sampled: Option<usize>, traffic: &Traffic) {
-        let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
-        let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
-        for (nth, member) in self.members.values().enumerate() {
-            let spell = || placed.frame(member.format, level, &self.topic);
-            let frame = match placed.suits(member.format) {
-                true => frames[member.format.slot].get_or_insert_with(spell).as_ref(),
-                false => None,
-            };
-            let Some(frame) = frame else {
-                skipped += 1;
-                continue;
-            };
-            let published = (sampled == Some(nth)).then(|| placed.taken_at());
-            if member.outbox.deliver(frame, member.id, published) {
-                delivered += 1;
-                bytes += frame.size_bytes() as u64;
-            }
-        }
-        // Once for all: what many threads add to must not be touched for each subscriber.
-        traffic.delivered(delivered, bytes);
-        if skipped > 0 {
-            traffic.skipped(skipped as u64);
-            placed.skip(skipped);
-        }
-    }
-
-    /// Tells those who know who is there what has changed.
-    fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
-        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
-        let (mut delivered, mut bytes) = (0, 0);
-        for member in self.members.values() {
-            if member.tracking != Tracking::Introduced {
-                continue;
-            }
-            let spell = || announcement.frame(member.format, &self.topic);
-            let frame = frames[member.format.slot].get_or_insert_with(spell);
-            if member.outbox.deliver(frame, member.id, None) {
-                delivered += 1;
-                bytes += frame.size_bytes() as u64;
-            }
-        }
-        traffic.delivered(delivered, bytes);
     }
 }
 

@@ -11,6 +11,7 @@ mod count;
 pub mod fanout;
 mod fanouts;
 mod gathering;
+mod listeners;
 pub mod occupancy;
 mod opened;
 pub mod outbox;

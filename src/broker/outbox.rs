@@ -133,18 +133,25 @@ pub struct Outbox {
     state: Mutex<State>,
 }
 
+/// What each delivery touches; with the rest of the outbox it fits into two cache lines.
 #[derive(Default)]
 struct State {
     queue: VecDeque<Entry>,
-    /// How much waits in `queue` and `early`.
+    /// How much waits in `queue`, and for a join's reply.
     load: Load,
     /// Wakes who takes.
     waker: Option<Waker>,
+    /// What there is now and then, as long as there is any.
+    aside: Option<Box<Aside>>,
+    ending: Option<Ending>,
     /// Whether somebody rang since the last look.
     has_rung: bool,
-    ending: Option<Ending>,
     /// Whether nobody takes any more.
     is_closed: bool,
+}
+
+#[derive(Default)]
+struct Aside {
     /// The join that is under way.
     joining: Option<SubscriptionId>,
     /// What arrived for that join already.
@@ -172,7 +179,24 @@ impl Entry {
     }
 }
 
+impl Aside {
+    fn is_empty(&self) -> bool {
+        let Self { joining, early, left, kept } = self;
+        joining.is_none() && early.is_empty() && left.is_empty() && *kept == Load::default()
+    }
+}
+
 impl State {
+    /// Looks at, and changes, what there is now and then.
+    fn beside<R>(&mut self, change: impl FnOnce(&mut Aside) -> R) -> R {
+        let aside = self.aside.get_or_insert_default();
+        let changed = change(aside);
+        if aside.is_empty() {
+            self.aside = None;
+        }
+        changed
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -188,8 +212,11 @@ impl State {
 
     fn push(&mut self, entry: Entry) {
         self.load.add(entry.load());
-        if entry.of.is_some() && entry.of == self.joining {
-            self.early.push_back(entry);
+        if let Some(aside) = &mut self.aside
+            && entry.of.is_some()
+            && entry.of == aside.joining
+        {
+            aside.early.push_back(entry);
             return;
         }
         let was_empty = self.queue.is_empty();
@@ -278,7 +305,8 @@ impl Outbox {
         if state.is_closed || state.ending.is_some() {
             return false;
         }
-        if of.is_some_and(|of| state.left.contains(&of)) {
+        let was_left = |aside: &Aside| of.is_some_and(|of| aside.left.contains(&of));
+        if state.aside.as_deref().is_some_and(was_left) {
             return true;
         }
         let mut load = state.load;
@@ -346,57 +374,64 @@ impl Outbox {
     pub fn load(&self) -> Load {
         let state = self.state();
         let mut load = state.load;
-        load.add(state.kept);
+        if let Some(aside) = &state.aside {
+            load.add(aside.kept);
+        }
         load
     }
 
     /// Notes how much the session itself keeps for its client.
     pub fn keeps(&self, load: Load) {
-        self.state().kept = load;
+        self.state().beside(|aside| aside.kept = load);
     }
 
     /// A join is under way: what arrives for it waits.
     pub fn begin_join(&self, id: SubscriptionId) {
-        self.state().joining = Some(id);
+        self.state().beside(|aside| aside.joining = Some(id));
     }
 
     /// The join's reply has been decided: what arrived for it follows.
     pub fn end_join(&self) {
-        let state = &mut *self.state();
-        state.joining = None;
-        if !state.early.is_empty() {
-            state.queue.append(&mut state.early);
-            state.early = VecDeque::new();
+        let mut state = self.state();
+        let mut early = state.beside(|aside| {
+            aside.joining = None;
+            std::mem::take(&mut aside.early)
+        });
+        if !early.is_empty() {
+            state.queue.append(&mut early);
             state.wake();
         }
     }
 
     /// Whether a join of the session is under way. Its fan-out may know nothing of it yet.
     pub(super) fn is_joining(&self) -> bool {
-        self.state().joining.is_some()
+        self.state().aside.as_ref().is_some_and(|aside| aside.joining.is_some())
     }
 
     /// A subscription is left: nothing of it comes out any more.
     pub fn leave(&self, id: SubscriptionId) {
-        let State { queue, early, load, left, .. } = &mut *self.state();
-        left.push(id);
-        for entries in [queue, early] {
-            entries.retain(|entry| {
-                let stays = entry.of != Some(id);
-                if !stays {
-                    load.remove(entry.load());
-                }
-                stays
-            });
-        }
+        let mut state = self.state();
+        let mut gone = Load::default();
+        let mut stays = |entry: &Entry| {
+            let stays = entry.of != Some(id);
+            if !stays {
+                gone.add(entry.load());
+            }
+            stays
+        };
+        state.queue.retain(&mut stays);
+        state.beside(|aside| {
+            aside.early.retain(&mut stays);
+            aside.left.push(id);
+        });
+        state.load.remove(gone);
     }
 
     /// The fan-out sends nothing to a subscription any more.
     pub(super) fn detached(&self, id: SubscriptionId) {
-        let left = &mut self.state().left;
-        left.retain(|of| *of != id);
-        if left.is_empty() {
-            *left = Vec::new();
+        let mut state = self.state();
+        if state.aside.is_some() {
+            state.beside(|aside| aside.left.retain(|of| *of != id));
         }
     }
 
@@ -602,7 +637,7 @@ mod tests {
         assert!(outbox.deliver(&frame("f"), TWO, None));
         assert_eq!(all(&outbox), ["b", "f"]);
         outbox.detached(ONE);
-        assert!(outbox.state().left.is_empty(), "it will never be sent again");
+        assert!(outbox.state().aside.is_none(), "it will never be sent again");
     }
 
     #[test]
@@ -616,6 +651,14 @@ mod tests {
         assert_eq!(all(&outbox), [""; 0]);
         assert_eq!(outbox.load(), Load::default());
         assert_eq!(outbox.ended(), Some(Ending::Idle));
+    }
+
+    #[test]
+    fn a_delivery_touches_few_cache_lines() {
+        const LINE_BYTES: usize = 64;
+        assert!(size_of::<Entry>() <= LINE_BYTES);
+        // An `Arc` has two counters beside.
+        assert!(2 * size_of::<usize>() + size_of::<Outbox>() <= 2 * LINE_BYTES);
     }
 
     #[test]

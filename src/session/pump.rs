@@ -52,31 +52,31 @@ impl Transport for tokio::net::TcpStream {
     }
 }
 
-/// Drives one WebSocket until it is closed.
+/// Drives one WebSocket until it is closed. What each write touches stands together, at the end.
 pub(super) struct Pump<T, B> {
-    socket: Rc<Socket<T>>,
-    worker: Rc<Worker>,
-    outbox: Arc<Outbox>,
-    /// The actor's outgoing bytes; `None` once it has stopped.
-    body: Option<Pin<Box<B>>>,
-    /// What the socket has not taken yet.
-    unwritten: Bytes,
-    /// When the first that is of interest among what is being written was published.
-    sampled: Option<Instant>,
+    /// Until when the client may hang up by itself.
+    linger_until: Option<Instant>,
+    /// When the timer rings at the latest; too early is harmless, so most reads leave it as it is.
+    wakes_at: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
     /// Since when writing makes no progress.
     stuck_since: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
+    /// The place that the connection takes until it is closed.
+    _admission: Admission,
     /// Rings the outbox's bell. It is what the actor and the timer are polled with: a frame from the
     /// broker is written without a look at either.
     bell: Waker,
+    /// The actor's outgoing bytes; `None` once it has stopped.
+    body: Option<Pin<Box<B>>>,
+    /// When the first that is of interest among what is being written was published.
+    sampled: Option<Instant>,
+    worker: Rc<Worker>,
+    outbox: Arc<Outbox>,
+    socket: Rc<Socket<T>>,
+    /// What the socket has not taken yet.
+    unwritten: Bytes,
     is_actor_due: bool,
     is_timer_due: bool,
-    /// When the timer rings at the latest; too early is harmless, so most reads leave it as it is.
-    wakes_at: Option<Instant>,
-    /// Until when the client may hang up by itself.
-    linger_until: Option<Instant>,
-    /// The place that the connection takes until it is closed.
-    _admission: Admission,
 }
 
 /// A frame as it goes over the wire.

@@ -236,8 +236,8 @@ where
         self.socket.io.borrow().give_up();
     }
 
-    /// Sees to the deadlines, if that is due; `false` if the connection is to be dropped. A session that is to end
-    /// is not waited for as long as one that may go on.
+    /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end is
+    /// not waited for as long as one that may go on.
     fn on_time(&mut self, stuck: bool) -> bool {
         self.is_timer_due = false;
         let now = Instant::now();
@@ -460,6 +460,20 @@ mod tests {
         let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
         let mut client = bench.connect(PIPE_BYTES);
         assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+        ends(client).await;
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_speaks_is_let_go_so_long_after_it_last_did() {
+        let idle_timeout = Duration::from_millis(600);
+        let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+        let mut client = bench.connect(PIPE_BYTES);
+        tokio::time::sleep(idle_timeout / 3).await;
+        let spoke = Instant::now();
+        order(&mut client, "still here").await;
+        assert_eq!(client.next_bytes(12).await, b"\x81\x0astill here");
+        assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+        assert!(spoke.elapsed() >= idle_timeout, "{:?}", spoke.elapsed());
         ends(client).await;
     }
 

@@ -1,0 +1,200 @@
+//! One outbox, filled and taken from by hand.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::Wake,
+};
+
+use super::*;
+
+const ONE: SubscriptionId = SubscriptionId(1);
+const TWO: SubscriptionId = SubscriptionId(2);
+
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn outbox(frames: usize, bytes: usize) -> Arc<Outbox> {
+    Outbox::new(SessionId(1), Load { frames, bytes })
+}
+
+fn frame(text: &str) -> Frame {
+    Frame::Text(text.into())
+}
+
+/// All there is, in words.
+fn all(outbox: &Outbox) -> Vec<String> {
+    std::iter::from_fn(|| outbox.take())
+        .map(|arrival| match arrival {
+            ToSession::Frame(Frame::Text(text), _) => text.to_string(),
+            other => format!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
+    for (case, outbox, excess) in
+        [("frames", outbox(2, 100), Excess::Frames), ("bytes", outbox(100, 2), Excess::Bytes)]
+    {
+        assert!(outbox.deliver(&frame("a"), ONE, None), "{case}");
+        assert!(outbox.introduce("b".into(), ONE), "{case}");
+        assert_eq!((outbox.load(), outbox.ended()), (Load { frames: 2, bytes: 2 }, None));
+        assert!(!outbox.deliver(&frame("c"), ONE, None), "{case}");
+        let ending = Ending::SlowConsumer(excess);
+        assert_eq!(outbox.ended(), Some(ending), "{case}");
+        outbox.end(Ending::Idle);
+        assert!(!outbox.deliver(&frame("d"), ONE, None), "{case}: who is ended hears no more");
+        let end = format!("News(End({ending:?}))");
+        let members = r#"News(Members("b", SubscriptionId(1)))"#;
+        assert_eq!(all(&outbox), ["a", members, &end], "{case}");
+    }
+}
+
+#[test]
+fn what_is_taken_makes_room_and_what_the_session_keeps_counts() {
+    let outbox = outbox(1, 100);
+    for n in 0..3 {
+        assert!(outbox.deliver(&frame("abc"), ONE, None), "{n}");
+        assert_eq!(all(&outbox), ["abc"]);
+    }
+    outbox.keeps(Load { frames: 3, bytes: 9 });
+    assert!(outbox.deliver(&frame("abc"), ONE, None));
+    assert_eq!(outbox.load(), Load { frames: 4, bytes: 12 });
+}
+
+#[test]
+fn frames_are_taken_up_to_the_next_news() {
+    let outbox = outbox(100, 100);
+    let take = |max: usize| {
+        let mut taken = String::new();
+        let next = outbox.take_frames(Waker::noop(), |frame, _| {
+            let Frame::Text(text) = frame else { return false };
+            taken.push_str(&text);
+            taken.len() < max
+        });
+        (taken, next)
+    };
+    assert_eq!(take(9), (String::new(), Next::Nothing));
+    for text in ["a", "b", "c"] {
+        outbox.deliver(&frame(text), ONE, None);
+    }
+    outbox.tell(News::AppChanged(AppId(1)));
+    outbox.deliver(&frame("d"), ONE, None);
+    assert!(outbox.take_news().is_none(), "frames come before");
+    assert_eq!(take(2), ("ab".to_owned(), Next::Frame));
+    assert_eq!(take(9), ("c".to_owned(), Next::News));
+    assert_eq!(take(9), (String::new(), Next::News));
+    assert!(matches!(outbox.take_news(), Some(News::AppChanged(AppId(1)))));
+    assert!(outbox.take_news().is_none(), "a frame comes next");
+    assert_eq!(take(9), ("d".to_owned(), Next::Nothing));
+}
+
+#[test]
+fn who_waits_is_woken_once_for_all_that_comes_until_it_looks() {
+    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+    let waker = Waker::from(bell.clone());
+    let rung = || bell.0.swap(0, SeqCst);
+    let take = || outbox.take_frames(&waker, |_, _| true);
+    assert_eq!((take(), rung()), (Next::Nothing, 0));
+    for _ in 0..3 {
+        outbox.deliver(&frame("x"), ONE, None);
+    }
+    assert_eq!(rung(), 1);
+    outbox.deliver(&frame("one too many"), ONE, None);
+    assert_eq!(rung(), 1, "who is stuck in a write must hear of its end");
+    assert_eq!(take(), Next::News);
+    assert!(outbox.take_news().is_some());
+    assert_eq!((take(), rung()), (Next::Nothing, 0));
+}
+
+#[test]
+fn who_is_rung_for_is_told_that_it_is_not_for_a_frame() {
+    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+    let waker = Waker::from(bell.clone());
+    let rung = || bell.0.swap(0, SeqCst);
+    let take = || outbox.take_frames(&waker, |_, _| true);
+    outbox.ring();
+    assert_eq!((take(), rung()), (Next::News, 0), "also who was not there yet");
+    assert_eq!(take(), Next::Nothing);
+    Waker::from(outbox.clone()).wake();
+    outbox.deliver(&frame("x"), ONE, None);
+    assert_eq!((take(), rung()), (Next::News, 2), "behind what waits");
+    assert_eq!(take(), Next::Nothing);
+    outbox.close();
+    outbox.ring();
+    assert_eq!((take(), rung()), (Next::Closed, 1), "to the very end");
+}
+
+#[test]
+fn what_belongs_to_a_join_waits_for_its_reply_and_all_else_goes_on() {
+    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+    assert!(!outbox.is_joining());
+    outbox.begin_join(ONE);
+    assert!(outbox.is_joining());
+    outbox.deliver(&frame("early"), ONE, None);
+    outbox.deliver(&frame("other"), TWO, None);
+    assert_eq!(outbox.load(), Load { frames: 2, bytes: 10 });
+    assert_eq!(all(&outbox), ["other"]);
+    outbox.take_frames(&Waker::from(bell.clone()), |_, _| true);
+    outbox.end_join();
+    assert_eq!(bell.0.load(SeqCst), 1);
+    outbox.deliver(&frame("later"), ONE, None);
+    assert_eq!(all(&outbox), ["early", "later"]);
+    assert!(!outbox.is_joining());
+}
+
+#[test]
+fn nothing_comes_of_a_subscription_that_was_left_whatever_was_on_its_way() {
+    let outbox = outbox(4, 100);
+    outbox.deliver(&frame("a"), ONE, None);
+    outbox.deliver(&frame("b"), TWO, None);
+    outbox.introduce("c".into(), ONE);
+    outbox.begin_join(ONE);
+    outbox.deliver(&frame("d"), ONE, None);
+    outbox.leave(ONE);
+    outbox.end_join();
+    assert_eq!(outbox.load(), Load { frames: 1, bytes: 1 });
+    assert!(outbox.deliver(&frame("e"), ONE, None), "it is no slow consumer for that");
+    assert!(outbox.deliver(&frame("f"), TWO, None));
+    assert_eq!(all(&outbox), ["b", "f"]);
+    outbox.detached(ONE);
+    assert!(outbox.state().aside.is_none(), "it will never be sent again");
+}
+
+#[test]
+fn what_is_closed_takes_nothing_and_keeps_nothing_but_why_it_ended() {
+    let outbox = outbox(4, 100);
+    outbox.deliver(&frame("a"), ONE, None);
+    outbox.end(Ending::Idle);
+    outbox.close();
+    assert!(!outbox.deliver(&frame("b"), ONE, None));
+    outbox.tell(News::AppChanged(AppId(1)));
+    assert_eq!(all(&outbox), [""; 0]);
+    assert_eq!(outbox.load(), Load::default());
+    assert_eq!(outbox.ended(), Some(Ending::Idle));
+}
+
+#[test]
+fn a_delivery_touches_few_cache_lines() {
+    const LINE_BYTES: usize = 64;
+    assert!(size_of::<Entry>() <= LINE_BYTES);
+    // An `Arc` has two counters beside.
+    assert!(2 * size_of::<usize>() + size_of::<Outbox>() <= 2 * LINE_BYTES);
+}
+
+#[test]
+fn a_burst_leaves_no_room_behind() {
+    let outbox = outbox(1_000, 1_000);
+    for _ in 0..1_000 {
+        outbox.deliver(&frame("x"), ONE, None);
+    }
+    assert_eq!(all(&outbox).len(), 1_000);
+    outbox.deliver(&frame("x"), ONE, None);
+    assert!(outbox.state().queue.capacity() <= SLOTS_KEPT);
+}

@@ -27,13 +27,7 @@ pub mod wire;
 
 use std::process::ExitCode;
 
-/// The app that is published to: the one every development server has.
-pub const SLUG: &str = "test-app";
-
-/// The topic that most scenarios share.
-pub const TOPIC: &str = "public:test-app:bench";
-
-/// The channel of [`TOPIC`].
+/// The channel that most scenarios share.
 pub const CHANNEL: &str = "bench";
 
 /// The first event's number; all have as many digits.
@@ -55,7 +49,7 @@ pub fn padded(fields: &str, bytes: usize) -> String {
     format!(r#"{{{fields},"pad":"{}"}}"#, "x".repeat(bytes.saturating_sub(bare)))
 }
 
-/// The body of a trigger on [`TOPIC`].
+/// The body of a trigger on [`CHANNEL`].
 pub fn trigger_body(number: u64, payload_bytes: usize) -> String {
     let payload = payload(&number.to_string(), payload_bytes);
     format!(r#"{{"topic":"{CHANNEL}","event":"msg","payload":{payload}}}"#)
@@ -63,8 +57,11 @@ pub fn trigger_body(number: u64, payload_bytes: usize) -> String {
 
 /// Runs a scenario as the command line says; `server` is the program it measures.
 pub fn main(scenario: scenario::Scenario, server: &str) -> ExitCode {
-    let done = match std::env::args().nth(1).as_deref() {
-        Some(floor::ARGUMENT) => floor::run().map_err(|error| error.to_string()),
+    let mut arguments = std::env::args().skip(1);
+    let done = match arguments.next().as_deref() {
+        Some(floor::ARGUMENT) => {
+            floor::run(&arguments.next().unwrap_or_default()).map_err(|error| error.to_string())
+        }
         Some(handler::ARGUMENT) => handler::run().map_err(|error| error.to_string()),
         _ => options::Options::read().and_then(|options| scenario.run(&options, server)),
     };

@@ -50,6 +50,9 @@ pub struct Options {
     /// The path of its WebSocket
     #[arg(long, default_value = "/socket/websocket?vsn=2.0.0")]
     pub path: String,
+    /// The app, by its slug: the one every development server has
+    #[arg(long, default_value = "test-app")]
+    pub app: String,
     /// The app's key, for triggers
     #[arg(long, default_value = "test-app-fake-key")]
     pub key: String,
@@ -81,6 +84,7 @@ impl Options {
             program: program.to_owned(),
             running: self.address.zip(self.pid),
             path: self.path.clone(),
+            app: self.app.clone(),
             credentials: (self.key.clone(), self.secret.clone()),
         }
     }

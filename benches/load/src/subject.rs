@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
-    SLUG, TOPIC,
+    CHANNEL,
     floor::{self, Command as Order},
     handler,
     observe::Observed,
@@ -39,8 +39,17 @@ pub struct Target {
     pub running: Option<(SocketAddr, u32)>,
     /// The path of its WebSocket, with the query.
     pub path: String,
+    /// The app's slug.
+    pub app: String,
     /// Key and secret of the app.
     pub credentials: (String, String),
+}
+
+impl Target {
+    /// The topic of a channel that anybody may join.
+    pub fn topic(&self, channel: &str) -> String {
+        format!("public:{}:{channel}", self.app)
+    }
 }
 
 /// A process under measurement; it ends with this value.
@@ -64,7 +73,7 @@ impl Subject {
     /// If it does not start.
     pub fn floor(target: &Target) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .arg(floor::ARGUMENT)
+            .args([floor::ARGUMENT, &target.topic(CHANNEL)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -262,14 +271,19 @@ impl Subject {
         }
     }
 
-    /// The path of its WebSocket, with the query.
-    pub fn path(&self) -> &str {
-        &self.target.path
+    /// Where it is, and how it is spoken to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The join of a channel that anybody may join, as version 2 spells it.
+    pub fn join(&self, channel: &str) -> String {
+        join(&self.target.topic(channel))
     }
 
     /// A request that triggers one event.
     pub fn trigger(&self, body: &str) -> Vec<u8> {
-        self.post(&format!("/api/apps/{SLUG}/events"), &self.basic(), body)
+        self.post(&format!("/api/apps/{}/events", self.target.app), &self.basic(), body)
     }
 
     /// A request that triggers several events at once.
@@ -306,11 +320,6 @@ impl Drop for Subject {
 /// The join of a topic, as version 2 spells it.
 pub fn join(topic: &str) -> String {
     format!(r#"["1","1","{topic}","phx_join",{{}}]"#)
-}
-
-/// The join of the topic that most scenarios share.
-pub fn join_shared() -> String {
-    join(TOPIC)
 }
 
 /// Where the n-th client connects from: one address has some 28,000 ports. Load generators that run

@@ -7,11 +7,12 @@ use std::{
 
 use super::Scenario;
 use crate::{
+    CHANNEL,
     crowd::Crowd,
     observe::{Seen, Watch},
     options::Options,
     report::{Bound, Figure, PROGRESS, Report, say},
-    subject::{Subject, Target, join_shared},
+    subject::{Subject, Target},
     wire,
 };
 
@@ -60,7 +61,7 @@ struct Measured {
 }
 
 fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<Measured> {
-    let join = join_shared();
+    let join = subject.join(CHANNEL);
     let connect = |nth| subject.connect(nth, Some(&join));
     let [_, many] = sizes;
     drop((many..many + WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);

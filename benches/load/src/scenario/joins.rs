@@ -7,12 +7,12 @@ use hmac::{Hmac, Mac};
 
 use super::Scenario;
 use crate::{
-    SLUG,
+    CHANNEL,
     floor::Command as Order,
     observe::{Seen, Watch},
     options::Options,
     report::{Bound, Figure, Report, say},
-    subject::{Subject, Target, join_shared},
+    subject::{Subject, Target, join},
 };
 
 /// Clients that connect at the same time.
@@ -21,19 +21,19 @@ const THREADS: usize = 64;
 /// 10,000 clients connect and join, without a token and each with its own.
 pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
     let clients = options.connections.unwrap_or(10_000);
-    let join = join_shared();
+    let bare = join(&target.topic(CHANNEL));
     let (mut handshakes, mut public, mut private) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {clients} joins", round + 1));
-        handshakes.push(storm(Subject::floor(target)?, clients, &|_| join.clone())?);
-        public.push(storm(Subject::server(target)?, clients, &|_| join.clone())?);
+        handshakes.push(storm(Subject::floor(target)?, clients, &|_| bare.clone())?);
+        public.push(storm(Subject::server(target)?, clients, &|_| bare.clone())?);
         let tokens: Vec<String> = (0..clients)
-            .map(|nth| token(&target.credentials.1, nth))
+            .map(|nth| token(target, nth))
             .collect::<Option<_>>()
             .ok_or(io::ErrorKind::InvalidInput)?;
         let with_token = |nth: usize| {
             let token = tokens.get(nth).map(String::as_str).unwrap_or_default();
-            let topic = format!("private:{SLUG}:bench");
+            let topic = format!("private:{}:{CHANNEL}", target.app);
             format!(r#"["1","1","{topic}","phx_join",{{"guardian_token":"{token}"}}]"#)
         };
         private.push(storm(Subject::server(target)?, clients, &with_token)?);
@@ -122,10 +122,10 @@ fn storm(
 }
 
 /// A token of the app, no two alike, as a web application would mint it.
-fn token(secret: &str, nth: usize) -> Option<String> {
+fn token(target: &Target, nth: usize) -> Option<String> {
     let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
-    let claims =
-        format!(r#"{{"sub":"user-{nth}","listen":["private:{SLUG}:*"],"exp":4102444800}}"#);
+    let Target { app, credentials: (_, secret), .. } = target;
+    let claims = format!(r#"{{"sub":"user-{nth}","listen":["private:{app}:*"],"exp":4102444800}}"#);
     let signed = format!("{}.{}", part(r#"{"alg":"HS256","typ":"JWT"}"#), part(&claims));
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).ok()?;
     mac.update(signed.as_bytes());

@@ -8,13 +8,16 @@ use super::{
     stage::{Measured, Pace, Plan, gather, measure, play},
 };
 use crate::{
-    FIRST, SLUG, TOPIC,
+    CHANNEL, FIRST,
     options::Options,
     payload,
     publisher::Publisher,
     report::{Bound, Figure, Report, say},
-    subject::{Subject, Target, join},
+    subject::{Subject, Target},
 };
+
+/// The channel that they alone hear, too.
+const OWN_CHANNEL: &str = "deaf";
 
 /// How many stop reading.
 const DEAF: usize = 10;
@@ -96,11 +99,14 @@ fn measure_with_deaf(mut subject: Subject, plan: Plan) -> io::Result<(Measured, 
 
 /// Subscribers that hear the shared topic, and one of their own, and never read again.
 fn turn_deaf(subject: &Subject, first: usize) -> io::Result<Vec<TcpStream>> {
-    let joins = [join(TOPIC), join(&own_topic())];
+    let joins = [subject.join(CHANNEL), subject.join(OWN_CHANNEL)];
     let connect = |nth| subject.connect_narrow(first + nth, RECEIVE_BYTES, &joins);
     let deaf = (0..DEAF).map(connect).collect::<io::Result<Vec<_>>>()?;
     let payload = payload(&FIRST.to_string(), FILLING_BYTES);
-    let event = format!(r#"{{"topic":"{}","event":"fill","payload":{payload}}}"#, own_topic());
+    let event = format!(
+        r#"{{"topic":"{}","event":"fill","payload":{payload}}}"#,
+        subject.target().topic(OWN_CHANNEL)
+    );
     let events = vec![event; BULK].join(",");
     let request = subject.bulk(&format!(r#"{{"events":[{events}]}}"#));
     let mut publisher = Publisher::open(subject, 1)?;
@@ -109,8 +115,4 @@ fn turn_deaf(subject: &Subject, first: usize) -> io::Result<Vec<TcpStream>> {
     }
     publisher.settle()?;
     Ok(deaf)
-}
-
-fn own_topic() -> String {
-    format!("public:{SLUG}:deaf")
 }

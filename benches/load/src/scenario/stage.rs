@@ -8,12 +8,12 @@ use std::{
 use hdrhistogram::Histogram;
 
 use crate::{
-    FIRST,
+    CHANNEL, FIRST,
     crowd::{Arrival, Crowd},
     floor::Command as Order,
     observe::{Seen, Watch},
     publisher::Publisher,
-    subject::{Subject, join_shared},
+    subject::Subject,
     wire,
 };
 
@@ -103,7 +103,7 @@ pub(super) fn play(subject: &mut Subject, crowd: Crowd, plan: Plan) -> io::Resul
 /// Connects everybody.
 pub(super) fn gather(subject: &mut Subject, plan: Plan) -> io::Result<Crowd> {
     subject.order(&Order::Accept(plan.subscribers))?;
-    let join = join_shared();
+    let join = subject.join(CHANNEL);
     let connect = |nth| subject.connect(nth, Some(&join));
     let sockets = (0..plan.subscribers).map(connect).collect::<io::Result<_>>()?;
     subject.obeyed()?;

@@ -12,7 +12,7 @@ use super::{
     stage::{ARRIVE_MAX, WARM_UP, histogram},
 };
 use crate::{
-    FIRST, SLUG,
+    FIRST,
     crowd::{Arrival, Crowd},
     floor::Command as Order,
     observe::Watch,
@@ -20,7 +20,7 @@ use crate::{
     payload,
     publisher::Publisher,
     report::{Bound, Figure, Report, say},
-    subject::{Kind, Subject, Target, join},
+    subject::{Kind, Subject, Target},
     wire,
 };
 
@@ -59,8 +59,8 @@ pub(super) fn many(options: &Options, target: &Target) -> io::Result<Report> {
     })
 }
 
-fn topic(nth: usize) -> String {
-    format!("public:{SLUG}:t{nth}")
+fn channel(nth: usize) -> String {
+    format!("t{nth}")
 }
 
 struct Measured {
@@ -83,7 +83,7 @@ impl Measured {
 
 fn measure(mut subject: Subject, topics: usize, lasting: Duration) -> io::Result<Measured> {
     subject.order(&Order::Accept(topics))?;
-    let connect = |nth| subject.connect(nth, Some(&join(&topic(nth))));
+    let connect = |nth| subject.connect(nth, Some(&subject.join(&channel(nth))));
     let sockets = (0..topics).map(connect).collect::<io::Result<_>>()?;
     subject.obeyed()?;
     subject.order(&Order::Ready(PAYLOAD_BYTES))?;
@@ -157,7 +157,7 @@ impl<'a> Circle<'a> {
         }
         let event = |nth: u64| {
             let payload = payload(&(FIRST + nth).to_string(), PAYLOAD_BYTES);
-            let topic = topic((nth % topics) as usize);
+            let topic = self.subject.target().topic(&channel((nth % topics) as usize));
             format!(r#"{{"topic":"{topic}","event":"msg","payload":{payload}}}"#)
         };
         let events: Vec<String> = numbers.map(event).collect();

@@ -9,12 +9,12 @@ use std::{
 
 use super::{Scenario, stage::WARM_UP};
 use crate::{
-    FIRST, SLUG,
+    CHANNEL, FIRST,
     observe::{Seen, Watch},
     options::Options,
     publisher::read_answer,
     report::{Bound, Figure, Report, say},
-    subject::{Subject, Target, join},
+    subject::{Subject, Target},
 };
 
 /// Keep-alive connections that trigger at the same time.
@@ -29,7 +29,7 @@ pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report>
         bare.push(measure(&Subject::handler(target)?, lasting)?);
         unheard.push(measure(&Subject::server(target)?, lasting)?);
         let subject = Subject::server(target)?;
-        let subscriber = subject.connect(0, Some(&join(&format!("public:{SLUG}:bench"))))?;
+        let subscriber = subject.connect(0, Some(&subject.join(CHANNEL)))?;
         let drain = thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
         heard.push(measure(&subject, lasting)?);
         drop(subject);

@@ -1,9 +1,10 @@
 //! One client: what it says in its version of the protocol, and what it makes of what it hears.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::ledger::{Event, Fault, Ledger, SOURCES, Span};
-use crate::SLUG;
 
 /// The two versions of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(super) enum Heard {
 
 /// A client of one channel.
 pub(super) struct Client {
+    app: Rc<str>,
     pub(super) version: Version,
     pub(super) state: State,
     pub(super) channel: usize,
@@ -54,9 +56,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(version: Version, channel: usize) -> Self {
+    pub(super) fn new(app: Rc<str>, version: Version, channel: usize) -> Self {
         let (state, span) = (State::Opening, Span::begin([0; SOURCES]));
-        Self { version, state, channel, span, refs: 0, join_ref: 0, awaited: 0 }
+        Self { app, version, state, channel, span, refs: 0, join_ref: 0, awaited: 0 }
     }
 
     /// Joins a channel.
@@ -65,19 +67,23 @@ impl Client {
         self.state = State::Joining;
         self.join_ref = self.refs + 1;
         self.awaited = self.join_ref;
-        self.message(&topic(channel), "phx_join", "{}")
+        self.message(&self.topic(), "phx_join", "{}")
+    }
+
+    fn topic(&self) -> String {
+        format!("public:{}:{}", self.app, name(self.channel))
     }
 
     /// Leaves it.
     pub(super) fn leave(&mut self) -> String {
         self.state = State::Leaving;
         self.awaited = self.refs + 1;
-        self.message(&topic(self.channel), "phx_leave", "{}")
+        self.message(&self.topic(), "phx_leave", "{}")
     }
 
     /// Publishes on it.
     pub(super) fn push(&mut self, event: &Event, bytes: usize) -> String {
-        self.message(&topic(self.channel), "msg", &event.payload(bytes))
+        self.message(&self.topic(), "msg", &event.payload(bytes))
     }
 
     /// Says that it is still there.
@@ -166,11 +172,6 @@ impl Version {
     }
 }
 
-/// The topic of a channel.
-pub(super) fn topic(channel: usize) -> String {
-    format!("public:{SLUG}:{}", name(channel))
-}
-
 /// The name of a channel.
 pub(super) fn name(channel: usize) -> String {
     format!("m{channel}")
@@ -192,11 +193,11 @@ mod tests {
 
     #[test]
     fn each_version_has_its_spelling() {
-        let mut client = Client::new(Version::V2, 2);
+        let mut client = Client::new("test-app".into(), Version::V2, 2);
         assert_eq!(client.join(2), r#"["1","1","public:test-app:m2","phx_join",{}]"#);
         assert_eq!(client.heartbeat(), r#"[null,"2","phoenix","heartbeat",{}]"#);
         assert_eq!(client.leave(), r#"["1","3","public:test-app:m2","phx_leave",{}]"#);
-        let mut client = Client::new(Version::V1, 2);
+        let mut client = Client::new("test-app".into(), Version::V1, 2);
         assert_eq!(
             client.join(2),
             r#"{"topic":"public:test-app:m2","event":"phx_join","payload":{},"ref":"1"}"#
@@ -207,7 +208,7 @@ mod tests {
     fn a_client_hears_events_between_its_join_and_its_leave() {
         for version in [Version::V1, Version::V2] {
             let mut ledger = Ledger::new(1);
-            let mut client = Client::new(version, 0);
+            let mut client = Client::new("test-app".into(), version, 0);
             let mut event = || ledger.publish(0, 1, 9);
             let (first, second, third) = (event(), event(), event());
             let ledger = Ledger::new(1);
@@ -231,7 +232,7 @@ mod tests {
     fn a_refusal_is_known() {
         for version in [Version::V1, Version::V2] {
             let ledger = Ledger::new(1);
-            let mut client = Client::new(version, 0);
+            let mut client = Client::new("test-app".into(), version, 0);
             client.join(0);
             assert_eq!(client.hear(reply(version, 1, "error").as_bytes(), &ledger), Heard::Refused);
             assert_eq!(client.hear(b"nonsense", &ledger), Heard::Refused);

@@ -1,6 +1,8 @@
 //! Where clients come in, and how their requests are spelled.
 
-use super::client::Version;
+use std::rc::Rc;
+
+use super::client::{Client, Version};
 use crate::{subject::Subject, wire};
 
 /// The doors of a server.
@@ -8,11 +10,20 @@ pub(super) struct Doors {
     host: String,
     /// The path of its WebSocket in version 2, with the query.
     path: String,
+    /// The app whose topics are joined.
+    app: Rc<str>,
 }
 
 impl Doors {
     pub(super) fn of(subject: &Subject) -> Self {
-        Self { host: subject.address.to_string(), path: subject.path().to_owned() }
+        let target = subject.target();
+        let (path, app) = (target.path.clone(), target.app.as_str().into());
+        Self { host: subject.address.to_string(), path, app }
+    }
+
+    /// Somebody who comes in to hear a channel.
+    pub(super) fn client(&self, version: Version, channel: usize) -> Client {
+        Client::new(self.app.clone(), version, channel)
     }
 
     /// Asks for a WebSocket.

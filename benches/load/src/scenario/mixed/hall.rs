@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     audience::{Audience, Carrier, Polls, Role, version},
-    client::{Client, State, name},
+    client::{State, name},
     doors::Doors,
     ledger::{Ledger, SPEAKERS, TRIGGERS},
     tally::Tally,
@@ -107,8 +107,8 @@ impl Hall {
     /// Has a client knock.
     fn enter(&mut self, nth: usize) -> io::Result<()> {
         let channel = nth / PER_CHANNEL % self.audience.ledger.channels();
-        let client = Client::new(version(nth), channel);
         let doors = &self.audience.doors;
+        let client = doors.client(version(nth), channel);
         let (open, upgrade) = (doors.open(client.version), doors.upgrade(client.version));
         let carrier = if nth % PER_CHANNEL < POLLERS {
             let poller = self.connect(Role::Poller(nth))?;
@@ -189,7 +189,7 @@ impl Hall {
             self.write();
             let socket = self.dial()?;
             self.crowd.replace(member, socket, Cut::Answers)?;
-            self.audience.clients[nth].0 = Client::new(version, channel);
+            self.audience.clients[nth].0 = self.audience.doors.client(version, channel);
             self.audience.outgoing.push((member, self.audience.doors.upgrade(version)));
             self.audience.tally.reconnects += 1;
         }

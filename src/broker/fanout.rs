@@ -18,7 +18,7 @@ use super::{
     listeners::{Group, Listeners, Member, Sampler, Tracking},
     occupancy::Rank,
     outbox::{Ending, News, Outbox},
-    placed::{Level, Placed},
+    placed::{Batch, Level, Placed},
     publication::Destination,
     subscriber::{Disconnect, Place, ScopeKey, SessionId, Subscription, SubscriptionId},
     topic_name::{ChannelName, Scope},
@@ -27,8 +27,8 @@ use super::{
 
 /// How many topics are handed a publication before the sockets get a turn. Without it a burst, or one
 /// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
-/// one write.
-const HANDED_PER_TURN: usize = 16;
+/// one write. Of a socket that gives way, as each does once, an outbox gets twice as many.
+const HANDED_PER_TURN: usize = 8;
 
 /// A worker thread, unique for the life of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,10 +92,10 @@ pub(super) struct Ended {
     pub(super) left: usize,
 }
 
-/// A publication to hand out.
+/// Publications to hand out, in their order.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Dispatch(pub(super) Arc<Placed>);
+pub(super) struct Dispatch(pub(super) Batch);
 
 /// Somebody who joined where it is tracked is told who is there. What is announced from now on is
 /// for it, too.
@@ -129,7 +129,8 @@ pub(super) struct TopicLost(pub(super) ScopeKey);
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
-    sessions: HashMap<SessionId, Present>,
+    /// No hash map: that doubles as its members come and go, though they grow no more.
+    sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
     sampler: Sampler,
@@ -143,13 +144,37 @@ struct Present {
     places: Vec<Place>,
 }
 
+/// How far handing out a batch has got.
+struct Course {
+    batch: Batch,
+    /// So many of it have been begun.
+    begun: usize,
+    /// Channels that the last one begun has yet to reach.
+    channels: Vec<ChannelName>,
+}
+
+impl Course {
+    /// The next publication.
+    fn begin(&mut self) -> Option<&Placed> {
+        let placed = self.batch.get(self.begun)?;
+        self.begun += 1;
+        Some(placed)
+    }
+
+    /// The next channel that the last publication begun has yet to reach.
+    fn go_on(&mut self) -> Option<(&Placed, ChannelName)> {
+        let channel = self.channels.pop()?;
+        Some((self.batch.get(self.begun.checked_sub(1)?)?, channel))
+    }
+}
+
 impl Fanout {
     /// Makes the fan-out of one worker thread; start it on that thread.
     pub fn new(worker: WorkerId, topics: Topics) -> Self {
         Self {
             worker,
             topics,
-            sessions: HashMap::new(),
+            sessions: IndexMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
             sampler: Sampler::default(),
@@ -174,6 +199,10 @@ impl Fanout {
         let tracking = Tracking::of(persona.as_ref(), before);
         let member = Member { outbox: present.outbox.clone(), id, format, tracking };
         if group.members.insert(session, member).is_none() {
+            if present.places.is_empty() {
+                // One is the common case, and an idle session should not keep room for four.
+                present.places.reserve_exact(1);
+            }
             present.places.push(place);
         }
     }
@@ -204,14 +233,14 @@ impl Fanout {
     }
 
     fn leave(&mut self, session: SessionId) {
-        let Some(present) = self.sessions.remove(&session) else { return };
+        let Some(present) = self.sessions.swap_remove(&session) else { return };
         for place in &present.places {
             self.vacate(session, place);
         }
     }
 
-    /// Hands a publication out: here channels and `#general` are decided. What is left for the
-    /// turns to come are channels that `#general` has yet to reach.
+    /// Hands a publication out: here channels and `#general` are decided. What is left are channels
+    /// that `#general` has yet to reach.
     fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
         let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
@@ -229,6 +258,15 @@ impl Fanout {
         }
     }
 
+    /// Hands a publication to one of the channels that `#general` reaches.
+    fn spread(&mut self, placed: &Placed, channel: &ChannelName) {
+        let Some(listeners) = self.scopes.get(placed.key()) else { return };
+        if let Some(group) = listeners.channels.get(channel) {
+            self.hand(group, placed, Level::Channel, &listeners.traffic);
+            self.handed_this_turn += 1;
+        }
+    }
+
     /// Hands a publication to those who joined one topic, and now and then asks one of them how long
     /// it takes.
     fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
@@ -237,26 +275,21 @@ impl Fanout {
         group.deliver(placed, level, sampled, traffic);
     }
 
-    /// Hands a publication to channel after channel, turn by turn. Nothing else is handed out in
-    /// between, so all see one order.
-    fn spread(
-        &mut self,
-        placed: Arc<Placed>,
-        mut channels: Vec<ChannelName>,
-        ctx: &mut Context<Self>,
-    ) {
+    /// Goes on handing out, turn by turn. Nothing else is handed out in between, so all see one order.
+    fn proceed(&mut self, mut course: Course, ctx: &mut Context<Self>) {
         while self.handed_this_turn < HANDED_PER_TURN {
-            let Some(channel) = channels.pop() else { return };
-            let Some(listeners) = self.scopes.get(placed.key()) else { return };
-            if let Some(group) = listeners.channels.get(&channel) {
-                self.hand(group, &placed, Level::Channel, &listeners.traffic);
-                self.handed_this_turn += 1;
+            if let Some((placed, channel)) = course.go_on() {
+                self.spread(placed, &channel);
+            } else if let Some(placed) = course.begin() {
+                course.channels = self.dispatch(placed);
+            } else {
+                return;
             }
         }
         let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
         ctx.wait(turn.map(move |(), fanout, ctx| {
             fanout.handed_this_turn = 0;
-            fanout.spread(placed, channels, ctx);
+            fanout.proceed(course, ctx);
         }));
     }
 
@@ -393,9 +426,8 @@ impl Handler<Detach> for Fanout {
 impl Handler<Dispatch> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, Dispatch(placed): Dispatch, ctx: &mut Self::Context) {
-        let channels = self.dispatch(&placed);
-        self.spread(placed, channels, ctx);
+    fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
+        self.proceed(Course { batch, begun: 0, channels: Vec::new() }, ctx);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::app::AppId;
 use super::subscriber::{Disconnect, Frame, SessionId, SubscriptionId};
 
 /// Slots that an empty queue keeps; what a burst needed beyond is given back.
-const SLOTS_KEPT: usize = 4;
+const SLOTS_KEPT: usize = 1;
 
 /// What reaches a session from the broker.
 #[derive(Debug)]

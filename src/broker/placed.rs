@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
@@ -27,6 +27,10 @@ pub(super) enum Level {
 
 /// A topic's name, and the frame that names it; none where it cannot be spelled.
 type Spelled = (ByteString, Option<Frame>);
+
+/// Publications of one scope that came together, and go together until sessions take them: messages,
+/// look-ups and wake-ups are for all of them.
+pub(super) type Batch = Arc<Vec<Placed>>;
 
 /// A publication on its way from its topic to the fan-outs.
 ///
@@ -149,7 +153,7 @@ impl Placed {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
         thread,
     };
 

@@ -11,7 +11,7 @@ use super::{
     fanout::{Announce, Dispatch, Fanout, Introduce, TopicLost, WorkerId},
     gathering::Gathering,
     opened::Opened,
-    placed::Placed,
+    placed::Batch,
     presence::{Full, Persona, Roster},
     publication::JsonObject,
     subscriber::{Format, ScopeKey, SessionId, SubscriptionId},
@@ -76,10 +76,10 @@ pub(super) struct Update {
 #[rtype(result = "Roster")]
 pub(super) struct WhoIsThere(pub(super) ChannelName);
 
-/// A publication, whose place in the order is the one that it has in the mailbox.
+/// Publications, whose place in the order is the one that they have in the mailbox.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Publish(pub(super) Arc<Placed>);
+pub(super) struct Publish(pub(super) Batch);
 
 /// Gives the publications of one scope their order and hands them to the threads that have
 /// subscribers.
@@ -314,9 +314,9 @@ impl Handler<WhoIsThere> for Topic {
 impl Handler<Publish> for Topic {
     type Result = ();
 
-    fn handle(&mut self, Publish(placed): Publish, ctx: &mut Self::Context) {
+    fn handle(&mut self, Publish(batch): Publish, ctx: &mut Self::Context) {
         let had_threads = !self.threads.is_empty();
-        self.hand_out(|| Dispatch(placed.clone()), ctx);
+        self.hand_out(|| Dispatch(batch.clone()), ctx);
         if had_threads {
             self.retire_if_deserted(ctx);
         }

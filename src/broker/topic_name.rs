@@ -21,10 +21,19 @@ impl Scope {
     /// # Errors
     /// [`NameError`] if it breaks the rule above.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
+        Self::check(raw).map(|()| Self(raw.into()))
+    }
+
+    /// The same of a part of `whole`, whose memory it shares.
+    fn within(whole: &ByteString, part: &str) -> Result<Self, NameError> {
+        Self::check(part).map(|()| Self(whole.slice_ref(part)))
+    }
+
+    fn check(raw: &str) -> Result<(), NameError> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         match raw.len() {
             0 => Err(NameError::Empty),
-            1..=Self::BYTES_MAX if raw.bytes().all(allowed) => Ok(Self(raw.into())),
+            1..=Self::BYTES_MAX if raw.bytes().all(allowed) => Ok(()),
             1..=Self::BYTES_MAX => Err(NameError::BadCharacter),
             _ => Err(NameError::TooLong),
         }
@@ -73,6 +82,12 @@ impl ChannelName {
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         NameError::check(raw, Self::BYTES_MAX)?;
         Ok(Self(raw.into()))
+    }
+
+    /// The same of a part of `whole`, whose memory it shares.
+    fn within(whole: &ByteString, part: &str) -> Result<Self, NameError> {
+        NameError::check(part, Self::BYTES_MAX)?;
+        Ok(Self(whole.slice_ref(part)))
     }
 
     /// The channel as text.
@@ -127,19 +142,21 @@ impl TopicName {
         if raw.len() > Self::BYTES_MAX {
             return Err(NameError::TooLong);
         }
-        let (scope, rest) = raw.split_once(':').ok_or(NameError::Incomplete)?;
-        let scope = Scope::parse(scope)?;
+        // Each subscriber keeps its topic, and the broker keeps its parts: all in one place.
+        let wire = ByteString::from(raw);
+        let (scope, rest) = wire.split_once(':').ok_or(NameError::Incomplete)?;
+        let scope = Scope::within(&wire, scope)?;
         let (app, channel) = match addressing {
-            Addressing::SingleApp(app) => (app.clone(), Some(ChannelName::parse(rest)?)),
+            Addressing::SingleApp(app) => (app.clone(), Some(ChannelName::within(&wire, rest)?)),
             Addressing::ManyApps => {
                 let (slug, channel) = match rest.split_once(':') {
-                    Some((slug, channel)) => (slug, Some(ChannelName::parse(channel)?)),
+                    Some((slug, channel)) => (slug, Some(ChannelName::within(&wire, channel)?)),
                     None => (rest, None),
                 };
                 (Slug::parse(slug).ok_or(NameError::BadCharacter)?, channel)
             }
         };
-        Ok(Self { scope, app, channel, wire: raw.into() })
+        Ok(Self { scope, app, channel, wire })
     }
 
     /// Whether those who join it are tracked: on channels of the scope `presence`, not in the scope

@@ -5,6 +5,7 @@
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    mem,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -249,21 +250,26 @@ impl Topics {
     ) -> Result<Receipt, PublishError> {
         let permits = self.permits(publications.len()).await?;
         let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
-        // Most events that come together are of one scope: it is looked up once.
-        let mut found: Option<(ScopeKey, Addr<Topic>)> = None;
+        let mut batch: Vec<Placed> = Vec::with_capacity(publications.len());
         for (publication, permit) in publications.into_iter().zip(permits) {
             let (placed, skipped) = Placed::new(publication, permit);
             receipt.skipped.extend(skipped);
-            if found.as_ref().is_none_or(|(key, topic)| key != placed.key() || !topic.connected()) {
-                found = self.find_alive(placed.key()).map(|topic| (placed.key().clone(), topic));
+            if batch.last().is_some_and(|last| last.key() != placed.key()) {
+                self.hand_over(mem::take(&mut batch));
             }
-            if let Some((_, topic)) = &found {
-                // A place in the mailbox is a place in the order: nobody need wait until the topic
-                // gets to it. The permit bounds what is under way.
-                topic.do_send(Publish(Arc::new(placed)));
-            }
+            batch.push(placed);
         }
+        self.hand_over(batch);
         Ok(receipt)
+    }
+
+    /// Hands what is of one scope to its topic. A place in the mailbox is a place in the order: nobody
+    /// need wait until the topic gets to it. The permits bound what is under way.
+    fn hand_over(&self, batch: Vec<Placed>) {
+        let topic = batch.first().and_then(|placed| self.find_alive(placed.key()));
+        if let Some(topic) = topic {
+            topic.do_send(Publish(Arc::new(batch)));
+        }
     }
 
     /// Ends publishing: waits, at most so long, until every accepted publication has reached the
@@ -299,6 +305,11 @@ impl Topics {
     /// The bounds.
     pub(super) fn limits(&self) -> &TopicLimits {
         &self.0.limits
+    }
+
+    /// Whether any publication, of whatever app, has yet to reach outboxes.
+    pub fn is_publishing(&self) -> bool {
+        self.0.permits.available_permits() < self.0.limits.publications_in_flight_max
     }
 
     /// Takes `count` permits within the time limit.

@@ -181,11 +181,13 @@ impl Conversation {
     fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let Message { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
-        let name = TopicName::parse(text, &self.rules.addressing)
+        let mut name = TopicName::parse(text, &self.rules.addressing)
             .map_err(|_| JoinRefusal::UnmatchedTopic)?;
         let apps = self.rules.directory.load();
         let app = apps.by_slug(name.app.as_str()).filter(|app| app.active);
         let app = app.ok_or(JoinRefusal::UnmatchedTopic)?;
+        // The same for all who join, instead of a copy each.
+        name.app = app.slug.clone();
         if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
         }

@@ -4,9 +4,13 @@
 //! many as are there for one write. The actor is polled only when something is there for it: its
 //! client, news, an answer. While a write is pending neither is looked at, so the outbox of a
 //! client that does not read fills up to its bound.
+//!
+//! Who is woken while publications are under way lets them go first, once: they would else find the
+//! fan-out waiting behind hundreds of sessions that each write one frame.
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -77,6 +81,8 @@ pub(super) struct Pump<T, B> {
     unwritten: Bytes,
     is_actor_due: bool,
     is_timer_due: bool,
+    /// Whether publications that are under way have been let go first since all was written.
+    gave_way: bool,
 }
 
 /// A frame as it goes over the wire.
@@ -121,6 +127,7 @@ where
             // Both have yet to be polled for the first time.
             is_actor_due: true,
             is_timer_due: true,
+            gave_way: false,
             wakes_at: None,
             worker,
             outbox,
@@ -140,6 +147,11 @@ where
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(broken)) => return broken,
                 Poll::Pending => return Paused::Stuck,
+            }
+            // What is published meanwhile leaves in the same write: with as much under way as goes,
+            // CPU per delivery was 0.34 to 0.35 of the floor's with this, 0.43 to 0.55 without.
+            if !mem::replace(&mut self.gave_way, true) && self.worker.topics.is_publishing() {
+                return Paused::Turn;
             }
             let next = match self.write_frames(cx) {
                 Ok(next) => next,
@@ -327,7 +339,10 @@ where
                 Paused::Drained if this.is_timer_due && !this.on_time(false) => {
                     return Poll::Ready(());
                 }
-                Paused::Drained => return Poll::Pending,
+                Paused::Drained => {
+                    this.gave_way = false;
+                    return Poll::Pending;
+                }
             }
         }
         this.poll_hang_up(cx)
@@ -336,8 +351,15 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        cell::RefCell,
+        io,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        task::Wake,
+    };
+
     use actix_http::ws::Message;
-    use futures_util::{SinkExt, StreamExt};
+    use futures_util::{SinkExt, StreamExt, stream};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::timeout,
@@ -345,6 +367,7 @@ mod tests {
     use tokio_tungstenite::tungstenite;
 
     use crate::{
+        broker::subscriber::SubscriptionId,
         metrics::SAMPLE_INTERVAL,
         session::{
             CloseCode,
@@ -372,6 +395,59 @@ mod tests {
         let head = [0x81, u8::try_from(ECHO.len()).expect("a short frame")];
         assert_eq!(deaf.next_bytes(10).await, [b"\x81\x06joined", &head[..]].concat());
         (deaf, ECHO.into())
+    }
+
+    /// A socket that takes everything, and remembers each write.
+    struct Memo(Rc<RefCell<Vec<Vec<u8>>>>);
+
+    impl AsyncRead for Memo {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Memo {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.borrow_mut().push(bytes.into());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Transport for Memo {
+        fn give_up(&self) {}
+    }
+
+    /// Goes up when woken.
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Flag {
+        /// Takes it down; `true` if it was up.
+        fn lower(&self) -> bool {
+            self.0.swap(false, SeqCst)
+        }
+    }
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
     }
 
     async fn ends(client: Client) {
@@ -551,6 +627,48 @@ mod tests {
         };
         assert_eq!(figure("count"), 3.0, "two of the witness, and one for all that waited");
         assert!(figure("sum") >= waited_s, "{} of {waited_s} s", figure("sum"));
+    }
+
+    #[actix_web::test]
+    async fn publications_under_way_are_let_go_first_but_only_once() {
+        let bench = Bench::new(limits());
+        let (mut witness, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut witness).await, "joined");
+        let admission = bench.sessions.admit().expect("room for a session");
+        let outbox = bench.worker.outbox(&admission);
+        let written = Rc::new(RefCell::new(Vec::new()));
+        let socket = Rc::new(Socket::new(Memo(written.clone()), Rc::default()));
+        let body = stream::pending::<Result<Bytes, ()>>();
+        let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, body);
+        let is_woken = Arc::new(Flag::default());
+        let waker = Waker::from(is_woken.clone());
+        let mut take_turn = || {
+            assert!(Pin::new(&mut pump).poll(&mut Context::from_waker(&waker)).is_pending());
+            written.take().concat()
+        };
+        let deliver = |text: &'static str| {
+            assert!(outbox.deliver(&Frame::Text(text.into()), SubscriptionId(0), None));
+            assert!(is_woken.lower(), "{text}");
+        };
+        assert_eq!(take_turn(), b"");
+        deliver("a");
+        assert_eq!(take_turn(), b"\x81\x01a", "nothing is under way");
+
+        // It is under way until another task of this thread has had a turn.
+        bench.publish("{}").await;
+        for _ in 0..2 {
+            deliver("b");
+            assert_eq!(take_turn(), b"", "it gives way");
+            assert!(is_woken.lower(), "and comes back");
+            assert!(outbox.deliver(&Frame::Text("c".into()), SubscriptionId(0), None));
+            assert_eq!(take_turn(), b"\x81\x01b\x81\x01c");
+            assert!(!is_woken.lower());
+        }
+
+        assert_eq!(text(&mut witness).await, "{}");
+        deliver("d");
+        assert_eq!(take_turn(), b"\x81\x01d", "nothing is under way any more");
     }
 
     #[actix_web::test]

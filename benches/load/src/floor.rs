@@ -109,14 +109,11 @@ impl Floor {
     }
 }
 
-/// Answers a handshake; the key's answer is that of the one key that is sent here.
+/// Answers a handshake.
 fn welcome(mut socket: TcpStream) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     wire::read_until(&mut socket, |read| read.ends_with(b"\r\n\r\n"))?;
-    socket.write_all(
-        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-    )?;
+    socket.write_all(wire::SWITCHING.as_bytes())?;
     Ok(socket)
 }
 

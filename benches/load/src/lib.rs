@@ -4,7 +4,8 @@
 //! medians are compared, because a machine is shared and noisy. What a [`scenario`] does stands in
 //! its own file; [`subject`] starts what is measured, [`floor`] is what the kernel alone charges,
 //! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
-//! accounts, [`report`] prints.
+//! accounts, [`report`] prints. Where the floor has nothing to compare with, [`bare`] and [`handler`]
+//! do the least that a server can.
 //!
 //! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
 
@@ -14,6 +15,7 @@
     reason = "a program that is run by hand, and reports"
 )]
 
+pub mod bare;
 pub mod crowd;
 pub mod floor;
 pub mod handler;
@@ -61,6 +63,9 @@ pub fn main(scenario: scenario::Scenario, server: &str) -> ExitCode {
     let done = match arguments.next().as_deref() {
         Some(floor::ARGUMENT) => {
             floor::run(&arguments.next().unwrap_or_default()).map_err(|error| error.to_string())
+        }
+        Some(bare::ARGUMENT) => {
+            bare::run(&arguments.next().unwrap_or_default()).map_err(|error| error.to_string())
         }
         Some(handler::ARGUMENT) => handler::run().map_err(|error| error.to_string()),
         _ => options::Options::read().and_then(|options| scenario.run(&options, server)),

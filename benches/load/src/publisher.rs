@@ -31,7 +31,7 @@ impl Publisher {
     pub fn open(subject: &Subject, lines: usize) -> io::Result<Self> {
         let lines = match subject.kind {
             Kind::Floor => 0,
-            Kind::Server => lines,
+            Kind::Bare | Kind::Server => lines,
         };
         let open = |_| {
             let socket = TcpStream::connect(subject.address)?;
@@ -53,7 +53,7 @@ impl Publisher {
     ) -> io::Result<()> {
         match subject.kind {
             Kind::Floor => subject.order(&Order::Publish(number)),
-            Kind::Server => {
+            Kind::Bare | Kind::Server => {
                 let request = subject.trigger(&crate::trigger_body(number, payload_bytes));
                 self.send(&request)
             }

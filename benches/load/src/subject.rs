@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
-    CHANNEL,
+    CHANNEL, bare,
     floor::{self, Command as Order},
     handler,
     observe::Observed,
@@ -26,6 +26,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 pub enum Kind {
     /// Bare `write()` calls.
     Floor,
+    /// The least that a server of many sockets does.
+    Bare,
     /// A server that speaks the protocol.
     Server,
 }
@@ -122,7 +124,7 @@ impl Subject {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        Self::started(target, process, folder)
+        Self::started(Kind::Server, target, process, folder)
     }
 
     /// Starts the bare handler: this very program, told to be it.
@@ -135,11 +137,29 @@ impl Subject {
             .arg(handler::ARGUMENT)
             .stdout(Stdio::piped())
             .spawn()?;
-        Self::started(target, process, folder)
+        Self::started(Kind::Bare, target, process, folder)
+    }
+
+    /// Starts the bare server: this very program, told to be it.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn bare(target: &Target) -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let process = Command::new(std::env::current_exe()?)
+            .args([bare::ARGUMENT, &target.topic(CHANNEL)])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Self::started(Kind::Bare, target, process, folder)
     }
 
     /// Waits until a server says where it listens.
-    fn started(target: &Target, mut process: Child, folder: tempfile::TempDir) -> io::Result<Self> {
+    fn started(
+        kind: Kind,
+        target: &Target,
+        mut process: Child,
+        folder: tempfile::TempDir,
+    ) -> io::Result<Self> {
         let output = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut lines = BufReader::new(output).lines();
         let address = lines.by_ref().find_map(|line| address_in(&line.ok()?));
@@ -148,7 +168,7 @@ impl Subject {
         let address =
             address.ok_or_else(|| io::Error::other("the server does not say where it listens"))?;
         let subject = Self {
-            kind: Kind::Server,
+            kind,
             address,
             observed: Observed { pid: process.id() },
             target: target.clone(),
@@ -254,7 +274,7 @@ impl Subject {
     ) -> io::Result<TcpStream> {
         socket.set_read_timeout(Some(START_MAX))?;
         wire::shake_hands(&mut socket, &self.target.path, &self.address.to_string())?;
-        if self.kind == Kind::Server {
+        if self.kind != Kind::Floor {
             for join in joins {
                 socket.write_all(&wire::client_frame(join))?;
                 read_ok(&mut socket)?;
@@ -267,6 +287,7 @@ impl Subject {
     pub fn who(&self) -> &'static str {
         match self.kind {
             Kind::Floor => "floor",
+            Kind::Bare => "bare",
             Kind::Server => "server",
         }
     }

@@ -8,6 +8,10 @@ use std::{
 /// How many bytes of a handshake's answer are looked at.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// The answer to [`upgrade`]; the key's answer is that of the one key that is sent here.
+pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 /// Shakes hands on a blocking socket, as a browser would.
 ///
 /// # Errors

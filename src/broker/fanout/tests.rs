@@ -65,6 +65,30 @@ async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
 }
 
 #[actix_web::test]
+async fn what_comes_together_stays_in_order_and_lets_those_who_keep_up_take_their_turn() {
+    let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 120);
+    let (scope, other) = (key(1, "public"), key(2, "public"));
+    let (mut probe, mut neighbour) = (broker.session(1).await, broker.session(2).await);
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    broker.join(&neighbour, whole(&other)).await.expect("a place");
+    // More than an outbox has room for; of one scope, of another, and of the first again.
+    let events = |range: std::ops::Range<usize>, of| {
+        let event = move |n: usize| publication(of, "#general", &format!("e{n}"));
+        range.map(event).collect::<Vec<_>>()
+    };
+    let all = [events(0..50, &scope), events(50..70, &other), events(70..120, &scope)].concat();
+    broker.topics.publish_all(all).await.expect("room");
+    for n in (0..50).chain(70..120) {
+        assert_eq!(probe.next().await, format!("* e{n}"));
+    }
+    for n in 50..70 {
+        assert_eq!(neighbour.next().await, format!("* e{n}"));
+    }
+    assert!(probe.has_heard_nothing() && neighbour.has_heard_nothing());
+    assert_eq!([probe.outbox.ended(), neighbour.outbox.ended()], [None, None]);
+}
+
+#[actix_web::test]
 async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let stuck = broker.stuck_session(1, 1).await;

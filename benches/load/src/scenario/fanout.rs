@@ -32,14 +32,21 @@ pub(super) fn large(options: &Options, target: &Target) -> io::Result<Report> {
     let large = plan(options, 10_000, 128, Pace::PerSecond(5));
     let small = Plan { subscribers: 1_000, pace: Pace::PerSecond(50), ..large };
     let (mut many, mut few) = (Vec::new(), Vec::new());
+    let (mut floor_many, mut floor_few) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(3) {
         say(&format!("round {}: {} and 1,000 subscribers", round + 1, large.subscribers));
+        floor_few.push(measure(Subject::floor(target)?, small)?);
         few.push(measure(Subject::server(target)?, small)?);
+        floor_many.push(measure(Subject::floor(target)?, large)?);
         many.push(measure(Subject::server(target)?, large)?);
     }
     let mut report =
         report(Scenario::FanoutLarge, &many, &few, Bound::RatioAtMost(1.2), Bound::None);
     report.base = "at 1,000";
+    let [floor_many, floor_few] = [floor_many, floor_few]
+        .map(|measured| measured.iter().map(Measured::cpu_per_delivery_us).collect());
+    let name = "CPU per delivery of the floor, us";
+    report.figures.insert(1, Figure::new(name, floor_many, floor_few, Bound::None));
     Ok(report)
 }
 

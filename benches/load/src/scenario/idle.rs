@@ -28,7 +28,8 @@ const MANY: usize = 15_000;
 /// Connections of the short form.
 const SHORT: usize = 4_000;
 
-/// Memory per connection at 1,000 and 15,000, and the processor time of the latter's heartbeats.
+/// Memory per connection at 1,000 and 15,000, and the processor time of the latter's heartbeats,
+/// beside what these cost a bare server.
 pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
     let many = options.connections.unwrap_or(if options.short { SHORT } else { MANY });
     let few = many.min(1_000);
@@ -44,14 +45,20 @@ pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
     for round in 0..options.rounds(1) {
         say(&format!("round {}: {many} connections", round + 1));
         let measured = measure(Subject::server(target)?, [few, many], watch)?;
+        let bare = measure(Subject::bare(target)?, [few, many], watch)?;
         for (figure, value) in figures.iter_mut().zip(measured.figures) {
             figure.ours.push(value);
         }
-        remarks.extend(measured.remark);
-        faults.extend(measured.fault);
+        let [_, _, heartbeats] = &mut figures;
+        let [_, _, bare_heartbeats] = bare.figures;
+        heartbeats.base.push(bare_heartbeats);
+        for measured in [measured, bare] {
+            remarks.extend(measured.remark);
+            faults.extend(measured.fault);
+        }
     }
     let scenario = Scenario::Idle.name();
-    Ok(Report { scenario, base: "", figures: figures.into(), remarks, faults })
+    Ok(Report { scenario, base: "bare", figures: figures.into(), remarks, faults })
 }
 
 struct Measured {
@@ -74,13 +81,13 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
         }
         let grown = settled(&subject)?.saturating_sub(before);
         *each = grown as f64 / size as f64 / 1024.0;
-        say(&format!("{size} connections: {each:.2} KB each"));
+        say(&format!("{}: {size} connections: {each:.2} KB each", subject.who()));
     }
     let mut crowd = Crowd::new(sockets)?;
     let Beaten { seen, unanswered } = beat(&subject, &mut crowd, watch)?;
     Ok(Measured {
         figures: [each_kb[0], each_kb[1], seen.cores() * 100.0],
-        remark: seen.limit(1).map(str::to_owned),
+        remark: seen.limit(1).map(|limit| format!("{}: {limit}", subject.who())),
         fault: (unanswered > 0).then(|| format!("{unanswered} heartbeats were not answered")),
     })
 }

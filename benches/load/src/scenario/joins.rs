@@ -21,12 +21,14 @@ const THREADS: usize = 64;
 /// 10,000 clients connect and join, without a token and each with its own.
 pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
     let clients = options.connections.unwrap_or(10_000);
-    let bare = join(&target.topic(CHANNEL));
-    let (mut handshakes, mut public, mut private) = (Vec::new(), Vec::new(), Vec::new());
+    let plain = join(&target.topic(CHANNEL));
+    let (mut handshakes, mut answers) = (Vec::new(), Vec::new());
+    let (mut public, mut private) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {clients} joins", round + 1));
-        handshakes.push(storm(Subject::floor(target)?, clients, &|_| bare.clone())?);
-        public.push(storm(Subject::server(target)?, clients, &|_| bare.clone())?);
+        handshakes.push(storm(Subject::floor(target)?, clients, &|_| plain.clone())?);
+        answers.push(storm(Subject::bare(target)?, clients, &|_| plain.clone())?);
+        public.push(storm(Subject::server(target)?, clients, &|_| plain.clone())?);
         let tokens: Vec<String> = (0..clients)
             .map(|nth| token(target, nth))
             .collect::<Option<_>>()
@@ -38,7 +40,7 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
         };
         private.push(storm(Subject::server(target)?, clients, &with_token)?);
     }
-    let all = || handshakes.iter().chain(&public).chain(&private);
+    let all = || handshakes.iter().chain(&answers).chain(&public).chain(&private);
     let remarks = all().filter_map(|stormed| stormed.remark()).collect();
     let cpu = |stormed: &[Stormed]| stormed.iter().map(Stormed::cpu_us).collect::<Vec<_>>();
     let last = |stormed: &[Stormed]| stormed.iter().map(Stormed::last_s).collect::<Vec<_>>();
@@ -48,6 +50,12 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
             cpu(&public),
             cpu(&handshakes),
             Bound::RatioAtMost(3.0),
+        ),
+        Figure::new(
+            "CPU per public join over a bare answer, us",
+            cpu(&public),
+            cpu(&answers),
+            Bound::None,
         ),
         Figure::new(
             "CPU per join with a JWT over a public one, us",

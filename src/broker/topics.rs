@@ -307,7 +307,7 @@ impl Topics {
         &self.0.limits
     }
 
-    /// Whether any publication, of whatever app, has yet to reach outboxes.
+    /// Whether any publication or announcement, of whatever app, has yet to reach outboxes.
     pub fn is_publishing(&self) -> bool {
         self.0.permits.available_permits() < self.0.limits.publications_in_flight_max
     }

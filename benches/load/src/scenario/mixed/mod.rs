@@ -47,9 +47,10 @@ const LEAVE: Duration = Duration::from_secs(60);
 /// How often each client comes back over another connection.
 const RECONNECT: Duration = Duration::from_secs(60);
 
-/// How often each client sends a heartbeat: often enough that the connection on which long-poll
-/// clients send is kept (15 s).
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often each client sends a heartbeat: so often that the connection on which long-poll clients
+/// send is kept (15 s), and that what they send has once filled the buffer which an HTTP server keeps
+/// for each connection before the first minute is over: it takes memory page by page.
+const HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(500);

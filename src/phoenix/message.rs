@@ -1,5 +1,7 @@
 //! What both wire versions have in common: messages, and refs that nobody but their sender reads.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use semver::Version as SemVer;
@@ -162,8 +164,7 @@ impl Ref {
                 if json.len() > 2 + 6 * bytes_max {
                     return Err(Malformed::Ref);
                 }
-                let text: String = serde_json::from_str(json).map_err(|_| Malformed::Message)?;
-                Self::from_text(&text, bytes_max)
+                Self::from_text(&text_of(json)?, bytes_max)
             }
             Some(_) if json.len() > bytes_max => Err(Malformed::Ref),
             Some(_) => Ok(Self(json.into())),
@@ -184,7 +185,7 @@ impl Label {
     fn parse(raw: &RawValue) -> Result<Self, Malformed> {
         let json = raw.get();
         if json.starts_with('"') {
-            serde_json::from_str(json).map(Self::Text).map_err(|_| Malformed::Message)
+            text_of(json).map(|text| Self::Text(text.into_owned()))
         } else {
             Ok(Self::Other(json.to_owned()))
         }
@@ -285,6 +286,15 @@ pub struct Outgoing<'a> {
     pub event: &'a str,
     /// The payload as JSON.
     pub payload: &'a str,
+}
+
+/// What a JSON string says. Without escapes, as nearly all are, it says what stands there.
+fn text_of(json: &str) -> Result<Cow<'_, str>, Malformed> {
+    let plain = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match plain.filter(|plain| !plain.contains('\\')) {
+        Some(plain) => Ok(Cow::Borrowed(plain)),
+        None => serde_json::from_str(json).map(Cow::Owned).map_err(|_| Malformed::Message),
+    }
 }
 
 /// A string as JSON.

@@ -1,6 +1,6 @@
 //! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{cell::Cell, collections::HashMap, mem, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -27,12 +27,23 @@ use super::{
 
 /// How many topics are handed a publication before the sockets get a turn. Without it a burst, or one
 /// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
-/// one write. Of a socket that gives way, as each does once, an outbox gets twice as many.
-const HANDED_PER_TURN: usize = 8;
+/// one write. A session that gives way to newer ones, as each does once, finds up to twice as many.
+const HANDED_PER_TURN: usize = 16;
 
 /// A worker thread, unique for the life of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkerId(pub u64);
+
+/// The fan-out of one thread, as the sessions there know it.
+#[derive(Debug)]
+pub struct ThreadFanout {
+    /// Whose it is.
+    pub worker: WorkerId,
+    /// Where it is.
+    pub addr: Addr<Fanout>,
+    /// The newest batch that it has begun to hand out.
+    pub(super) handed: Rc<Cell<u64>>,
+}
 
 /// A session has begun.
 #[derive(Debug, Message)]
@@ -95,7 +106,7 @@ pub(super) struct Ended {
 /// Publications to hand out, in their order.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Dispatch(pub(super) Batch);
+pub(super) struct Dispatch(pub(super) Arc<Batch>);
 
 /// Somebody who joined where it is tracked is told who is there. What is announced from now on is
 /// for it, too.
@@ -133,6 +144,7 @@ pub struct Fanout {
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
+    handed: Rc<Cell<u64>>,
     sampler: Sampler,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
@@ -146,7 +158,7 @@ struct Present {
 
 /// How far handing out a batch has got.
 struct Course {
-    batch: Batch,
+    batch: Arc<Batch>,
     /// So many of it have been begun.
     begun: usize,
     /// Channels that the last one begun has yet to reach.
@@ -156,7 +168,7 @@ struct Course {
 impl Course {
     /// The next publication.
     fn begin(&mut self) -> Option<&Placed> {
-        let placed = self.batch.get(self.begun)?;
+        let placed = self.batch.publications.get(self.begun)?;
         self.begun += 1;
         Some(placed)
     }
@@ -164,19 +176,20 @@ impl Course {
     /// The next channel that the last publication begun has yet to reach.
     fn go_on(&mut self) -> Option<(&Placed, ChannelName)> {
         let channel = self.channels.pop()?;
-        Some((self.batch.get(self.begun.checked_sub(1)?)?, channel))
+        Some((self.batch.publications.get(self.begun.checked_sub(1)?)?, channel))
     }
 }
 
 impl Fanout {
     /// Makes the fan-out of one worker thread; start it on that thread.
-    pub fn new(worker: WorkerId, topics: Topics) -> Self {
+    pub(super) fn new(worker: WorkerId, topics: Topics, handed: Rc<Cell<u64>>) -> Self {
         Self {
             worker,
             topics,
             sessions: IndexMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
+            handed,
             sampler: Sampler::default(),
             stopping: false,
         }
@@ -427,6 +440,8 @@ impl Handler<Dispatch> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
+        // Batches of several topics may come in another order than they were published in.
+        self.handed.set(self.handed.get().max(batch.number));
         self.proceed(Course { batch, begun: 0, channels: Vec::new() }, ctx);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
@@ -28,9 +28,13 @@ pub(super) enum Level {
 /// A topic's name, and the frame that names it; none where it cannot be spelled.
 type Spelled = (ByteString, Option<Frame>);
 
-/// Publications of one scope that came together, and go together until sessions take them: messages,
-/// look-ups and wake-ups are for all of them.
-pub(super) type Batch = Arc<Vec<Placed>>;
+/// Publications of one scope that came together, and go together until sessions take them: one
+/// look-up, one message and one wake-up are for all of them.
+pub(super) struct Batch {
+    /// So many batches have been published with this one.
+    pub(super) number: u64,
+    pub(super) publications: Vec<Placed>,
+}
 
 /// A publication on its way from its topic to the fan-outs.
 ///
@@ -153,7 +157,7 @@ impl Placed {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        sync::{Arc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
         thread,
     };
 

@@ -12,7 +12,7 @@ use crate::{app::AppId, metrics::Metrics};
 
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-    fanout::{Attach, Detach, Enter, Fanout, WorkerId},
+    fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
     outbox::{Load, News, Outbox, ToSession},
     presence::{Change, Persona, Roster},
     subscriber::{
@@ -104,13 +104,13 @@ impl Broker {
         change(&mut limits);
         let topics = Topics::new(limits, Metrics::new(10));
         topics.add_worker();
-        let (worker, fanout) = topics.start_fanout();
+        let ThreadFanout { worker, addr: fanout, .. } = topics.start_fanout();
         Self { topics, worker, fanout }
     }
 
     /// The same broker as another thread has it, which is this one, too.
     pub(super) fn another_thread(&self) -> Self {
-        let (worker, fanout) = self.topics.start_fanout();
+        let ThreadFanout { worker, addr: fanout, .. } = self.topics.start_fanout();
         Self { topics: self.topics.clone(), worker, fanout }
     }
 

@@ -79,7 +79,7 @@ pub(super) struct WhoIsThere(pub(super) ChannelName);
 /// Publications, whose place in the order is the one that they have in the mailbox.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Publish(pub(super) Batch);
+pub(super) struct Publish(pub(super) Arc<Batch>);
 
 /// Gives the publications of one scope their order and hands them to the threads that have
 /// subscribers.

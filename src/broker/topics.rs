@@ -6,6 +6,7 @@ use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     mem,
+    rc::Rc,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -27,10 +28,10 @@ use crate::{
 };
 
 use super::{
-    fanout::{EndAll, EndJoins, EndSome, Fanout, WorkerId},
+    fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
     opened::Opened,
-    placed::Placed,
+    placed::{Batch, Placed},
     presence::{Full, Roster},
     publication::{JsonObject, Publication},
     reference::References,
@@ -135,6 +136,8 @@ struct Inner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
+    /// Batches published so far.
+    batches: AtomicU64,
     references: References,
     metrics: Arc<Metrics>,
 }
@@ -159,6 +162,7 @@ impl Topics {
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
             references: References::new(),
             metrics,
         }))
@@ -183,11 +187,12 @@ impl Topics {
     }
 
     /// Starts a fan-out for the sessions of the calling worker thread.
-    pub fn start_fanout(&self) -> (WorkerId, Addr<Fanout>) {
+    pub fn start_fanout(&self) -> ThreadFanout {
         let worker = WorkerId(self.0.next_worker.fetch_add(1, Relaxed));
-        let fanout = Fanout::new(worker, self.clone()).start();
-        self.0.fanouts.add(fanout.clone());
-        (worker, fanout)
+        let handed = Rc::default();
+        let addr = Fanout::new(worker, self.clone(), Rc::clone(&handed)).start();
+        self.0.fanouts.add(addr.clone());
+        ThreadFanout { worker, addr, handed }
     }
 
     /// Ends every session of all threads, for the server stops; at most so long is waited for a
@@ -265,10 +270,11 @@ impl Topics {
 
     /// Hands what is of one scope to its topic. A place in the mailbox is a place in the order: nobody
     /// need wait until the topic gets to it. The permits bound what is under way.
-    fn hand_over(&self, batch: Vec<Placed>) {
-        let topic = batch.first().and_then(|placed| self.find_alive(placed.key()));
+    fn hand_over(&self, publications: Vec<Placed>) {
+        let topic = publications.first().and_then(|placed| self.find_alive(placed.key()));
         if let Some(topic) = topic {
-            topic.do_send(Publish(Arc::new(batch)));
+            let number = self.0.batches.fetch_add(1, Relaxed) + 1;
+            topic.do_send(Publish(Arc::new(Batch { number, publications })));
         }
     }
 
@@ -307,9 +313,11 @@ impl Topics {
         &self.0.limits
     }
 
-    /// Whether any publication or announcement, of whatever app, has yet to reach outboxes.
-    pub fn is_publishing(&self) -> bool {
-        self.0.permits.available_permits() < self.0.limits.publications_in_flight_max
+    /// Whether anything may come to a thread that its fan-out has not begun to hand out: something
+    /// newer has been published, of whatever app, and has yet to reach outboxes.
+    pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
+        self.0.batches.load(Relaxed) > thread.handed.get()
+            && self.0.permits.available_permits() < self.0.limits.publications_in_flight_max
     }
 
     /// Takes `count` permits within the time limit.

@@ -150,7 +150,7 @@ where
             }
             // What is published meanwhile leaves in the same write: with as much under way as goes,
             // CPU per delivery was 0.34 to 0.35 of the floor's with this, 0.43 to 0.55 without.
-            if !mem::replace(&mut self.gave_way, true) && self.worker.topics.is_publishing() {
+            if !mem::replace(&mut self.gave_way, true) && self.worker.awaits_more() {
                 return Paused::Turn;
             }
             let next = match self.write_frames(cx) {
@@ -669,6 +669,21 @@ mod tests {
         assert_eq!(text(&mut witness).await, "{}");
         deliver("d");
         assert_eq!(take_turn(), b"\x81\x01d", "nothing is under way any more");
+    }
+
+    #[actix_web::test]
+    async fn who_gives_way_to_a_burst_is_not_drowned_by_it() {
+        let bench = Bench::new(SessionLimits { outbox_frames_max: 32, ..limits() });
+        let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        client.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut client).await, "joined");
+        let payloads: Vec<_> = (0..60).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+        for payload in &payloads {
+            bench.publish(payload).await;
+        }
+        for payload in &payloads {
+            assert_eq!(text(&mut client).await, *payload);
+        }
     }
 
     #[actix_web::test]

@@ -89,6 +89,25 @@ async fn what_comes_together_stays_in_order_and_lets_those_who_keep_up_take_thei
 }
 
 #[actix_web::test]
+async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probe = broker.session(1).await;
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    let thread = broker.topics.start_fanout();
+    assert!(!broker.topics.has_more_for(&thread), "nothing was published");
+    let publish = |to: &ScopeKey| broker.topics.publish(publication(to, "#general", "msg"));
+    publish(&key(2, "public")).await.expect("room");
+    assert!(!broker.topics.has_more_for(&thread), "nobody hears it");
+    publish(&scope).await.expect("room");
+    assert!(broker.topics.has_more_for(&thread), "it is in its topic's mailbox");
+    thread.handed.set(1);
+    assert!(!broker.topics.has_more_for(&thread), "this thread is through with it");
+    thread.handed.set(0);
+    assert_eq!(probe.next().await, "* msg");
+    assert!(!broker.topics.has_more_for(&thread), "every thread is through with it");
+}
+
+#[actix_web::test]
 async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let stuck = broker.stuck_session(1, 1).await;
@@ -275,7 +294,8 @@ async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
     broker.join(&deaf, whole(&scope)).await.expect("a place");
     assert!(broker.fanout.send(Break).await.is_err());
     assert_eq!(deaf.next().await, "end: Broken");
-    (broker.worker, broker.fanout) = broker.topics.start_fanout();
+    let ThreadFanout { worker, addr, .. } = broker.topics.start_fanout();
+    (broker.worker, broker.fanout) = (worker, addr);
     let mut back = broker.session(2).await;
     broker.join(&back, whole(&scope)).await.expect("a place");
     broker.publish(&scope, "#general", "msg").await;

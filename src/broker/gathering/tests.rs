@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{
     ChannelName, JsonObject,
-    fanout::{Attach, Leave},
+    fanout::{Attach, Leave, ThreadFanout},
     presence::Persona,
     subscriber::{Place, Subscription, SubscriptionId},
     testing::{Break, Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
@@ -202,7 +202,8 @@ async fn a_fan_out_that_breaks_takes_its_members_along() {
     let mut broker = Broker::start();
     let doomed = enter(&broker, 1, "doomed").await;
     let broken = broker.fanout.clone();
-    (broker.worker, broker.fanout) = broker.topics.start_fanout();
+    let ThreadFanout { worker, addr, .. } = broker.topics.start_fanout();
+    (broker.worker, broker.fanout) = (worker, addr);
     let mut watcher = enter(&broker, 2, "watcher").await;
     assert_eq!(watcher.next().await, "[doomed={}]");
     assert_eq!(watcher.next().await, "room +[watcher={}] -[]");

@@ -27,7 +27,7 @@ use super::{
 
 /// How many topics are handed a publication before the sockets get a turn. Without it a burst, or one
 /// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
-/// one write. A session that gives way to newer ones, as each does once, finds up to twice as many.
+/// one write.
 const HANDED_PER_TURN: usize = 16;
 
 /// A worker thread, unique for the life of this process.
@@ -140,7 +140,7 @@ pub(super) struct TopicLost(pub(super) ScopeKey);
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
-    /// No hash map: that doubles as its members come and go, though they grow no more.
+    /// Not a `HashMap`: its table doubles as members come and go; here only that of the indices does.
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
@@ -166,6 +166,10 @@ struct Course {
 }
 
 impl Course {
+    fn is_over(&self) -> bool {
+        self.channels.is_empty() && self.begun >= self.batch.publications.len()
+    }
+
     /// The next publication.
     fn begin(&mut self) -> Option<&Placed> {
         let placed = self.batch.publications.get(self.begun)?;
@@ -298,6 +302,9 @@ impl Fanout {
             } else {
                 return;
             }
+        }
+        if course.is_over() {
+            return self.rest_if_due(ctx);
         }
         let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
         ctx.wait(turn.map(move |(), fanout, ctx| {

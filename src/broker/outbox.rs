@@ -2,7 +2,7 @@
 //!
 //! A queue of our own rather than an actor's mailbox, for a delivery is what Herald does most: one
 //! lock that nobody else wants, one slot in a queue, and one wake-up for all that comes until the
-//! session has had its turn. Nothing is allocated but, now and then, room in the queue.
+//! session has had its turn. Nothing is allocated but room in the queue, where more than one waits.
 
 use std::{
     collections::VecDeque,
@@ -18,8 +18,12 @@ use crate::app::AppId;
 
 use super::subscriber::{Disconnect, Frame, SessionId, SubscriptionId};
 
-/// Slots that an empty queue keeps; what a burst needed beyond is given back.
+/// Slots that an empty queue keeps; what a burst needed beyond is given back, or every session that
+/// once heard two at a time would keep room for four.
 const SLOTS_KEPT: usize = 1;
+
+/// One of so many parts of what may wait is little: with that, as much as a turn brings still fits.
+const LITTLE_SHARE: usize = 8;
 
 /// What reaches a session from the broker.
 #[derive(Debug)]
@@ -378,6 +382,12 @@ impl Outbox {
             load.add(aside.kept);
         }
         load
+    }
+
+    /// Whether so little waits that more may come before any is taken.
+    pub fn holds_little(&self) -> bool {
+        let Load { frames, bytes } = self.state().load;
+        frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
     }
 
     /// Notes how much the session itself keeps for its client.

@@ -31,14 +31,14 @@ type Spelled = (ByteString, Option<Frame>);
 /// Publications of one scope that came together, and go together until sessions take them: one
 /// look-up, one message and one wake-up are for all of them.
 pub(super) struct Batch {
-    /// So many batches have been published with this one.
+    /// How many batches have been published, this one included.
     pub(super) number: u64,
     pub(super) publications: Vec<Placed>,
 }
 
 /// A publication on its way from its topic to the fan-outs.
 ///
-/// It holds the permit that bounds what is under way, until the last fan-out has let go of it.
+/// It holds the permit that bounds what is under way, until the last fan-out has let go of its batch.
 pub(super) struct Placed {
     publication: Publication,
     key: ScopeKey,
@@ -52,7 +52,7 @@ pub(super) struct Placed {
 }
 
 /// Counts the subscribers that a publication was kept from, and tells it when it has been handed
-/// out: when the last fan-out has let go of it, whatever became of that fan-out.
+/// out: when the last fan-out has let go of its batch, whatever became of that fan-out.
 struct Tally {
     skipped: AtomicUsize,
     told: Option<oneshot::Sender<usize>>,

@@ -313,8 +313,8 @@ impl Topics {
         &self.0.limits
     }
 
-    /// Whether anything may come to a thread that its fan-out has not begun to hand out: something
-    /// newer has been published, of whatever app, and has yet to reach outboxes.
+    /// Whether publications may be on their way to a thread: there are newer ones, of whatever app,
+    /// than those that its fan-out has begun to hand out, and not all have reached their outboxes.
     pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
         self.0.batches.load(Relaxed) > thread.handed.get()
             && self.0.permits.available_permits() < self.0.limits.publications_in_flight_max

@@ -181,7 +181,7 @@ impl Worker {
         fanout.clone()
     }
 
-    /// Whether publications are on their way to this thread's sessions.
+    /// Whether publications may be on their way to this thread's sessions.
     pub(super) fn awaits_more(&self) -> bool {
         self.topics.has_more_for(&self.fanout.borrow())
     }

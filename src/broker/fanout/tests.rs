@@ -91,9 +91,11 @@ async fn what_comes_together_stays_in_order_and_lets_those_who_keep_up_take_thei
 #[actix_web::test]
 async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
-    let mut probe = broker.session(1).await;
-    broker.join(&probe, whole(&scope)).await.expect("a place");
     let thread = broker.topics.start_fanout();
+    let (worker, fanout) = (thread.worker, thread.addr.clone());
+    let there = Broker { topics: broker.topics.clone(), worker, fanout };
+    let mut probe = there.session(1).await;
+    there.join(&probe, whole(&scope)).await.expect("a place");
     assert!(!broker.topics.has_more_for(&thread), "nothing was published");
     let publish = |to: &ScopeKey| broker.topics.publish(publication(to, "#general", "msg"));
     publish(&key(2, "public")).await.expect("room");
@@ -105,6 +107,11 @@ async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else()
     thread.handed.set(0);
     assert_eq!(probe.next().await, "* msg");
     assert!(!broker.topics.has_more_for(&thread), "every thread is through with it");
+    assert_eq!(thread.handed.get(), 1);
+    publish(&scope).await.expect("room");
+    assert!(broker.topics.has_more_for(&thread), "there is a newer one");
+    assert_eq!(probe.next().await, "* msg");
+    assert_eq!(thread.handed.get(), 2);
 }
 
 #[actix_web::test]

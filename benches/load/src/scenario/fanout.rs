@@ -43,6 +43,10 @@ pub(super) fn large(options: &Options, target: &Target) -> io::Result<Report> {
     let mut report =
         report(Scenario::FanoutLarge, &many, &few, Bound::RatioAtMost(1.2), Bound::None);
     report.base = "at 1,000";
+    for measured in floor_many.iter().chain(&floor_few) {
+        report.remarks.extend(measured.remarks.clone());
+        report.faults.extend(measured.faults.clone());
+    }
     let [floor_many, floor_few] = [floor_many, floor_few]
         .map(|measured| measured.iter().map(Measured::cpu_per_delivery_us).collect());
     let name = "CPU per delivery of the floor, us";

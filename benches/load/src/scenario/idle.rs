@@ -88,7 +88,8 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
     Ok(Measured {
         figures: [each_kb[0], each_kb[1], seen.cores() * 100.0],
         remark: seen.limit(1).map(|limit| format!("{}: {limit}", subject.who())),
-        fault: (unanswered > 0).then(|| format!("{unanswered} heartbeats were not answered")),
+        fault: (unanswered > 0)
+            .then(|| format!("{}: {unanswered} heartbeats were not answered", subject.who())),
     })
 }
 

@@ -294,31 +294,33 @@ impl Fanout {
 
     /// Goes on handing out, turn by turn. Nothing else is handed out in between, so all see one order.
     fn proceed(&mut self, mut course: Course, ctx: &mut Context<Self>) {
-        while self.handed_this_turn < HANDED_PER_TURN {
+        while !course.is_over() {
+            if self.handed_this_turn >= HANDED_PER_TURN {
+                return Self::rest(ctx, |fanout, ctx| fanout.proceed(course, ctx));
+            }
             if let Some((placed, channel)) = course.go_on() {
                 self.spread(placed, &channel);
             } else if let Some(placed) = course.begin() {
                 course.channels = self.dispatch(placed);
-            } else {
-                return;
             }
         }
-        if course.is_over() {
-            return self.rest_if_due(ctx);
-        }
-        let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-        ctx.wait(turn.map(move |(), fanout, ctx| {
-            fanout.handed_this_turn = 0;
-            fanout.proceed(course, ctx);
-        }));
+        self.rest_if_due(ctx);
     }
 
     /// Lets the sockets have their turn once enough was handed out.
     fn rest_if_due(&self, ctx: &mut Context<Self>) {
         if self.handed_this_turn >= HANDED_PER_TURN {
-            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-            ctx.wait(turn.map(|(), fanout, _| fanout.handed_this_turn = 0));
+            Self::rest(ctx, |_, _| {});
         }
+    }
+
+    /// Lets the sockets have their turn; nothing else happens here until then.
+    fn rest(ctx: &mut Context<Self>, then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static) {
+        let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+        ctx.wait(turn.map(|(), fanout, ctx| {
+            fanout.handed_this_turn = 0;
+            then(fanout, ctx);
+        }));
     }
 
     fn introduce(&mut self, introduce: Introduce) {

@@ -1,0 +1,356 @@
+//! Pumps over pipes, and one that is polled by hand.
+
+use std::{
+    cell::RefCell,
+    io,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    task::Wake,
+};
+
+use actix_http::ws::Message;
+use futures_util::{SinkExt, StreamExt, stream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use tokio_tungstenite::tungstenite;
+
+use crate::{
+    broker::subscriber::SubscriptionId,
+    metrics::SAMPLE_INTERVAL,
+    session::{
+        CloseCode,
+        testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
+        worker::SessionLimits,
+    },
+};
+
+use super::*;
+
+const PIPE_BYTES: usize = 1_024;
+
+async fn order(client: &mut Client, text: &'static str) {
+    client.near.write_all(&masked(Message::Text(text.into()))).await.expect("room in the pipe");
+}
+
+/// A client that has joined and does not read, with what is being written to it.
+async fn stuck(bench: &Bench) -> (Client, Vec<u8>) {
+    const ECHO: &str = "a hundred bytes, which are more than the pipe of that client can take, \
+                        and so whatever comes behind waits";
+    let mut deaf = bench.connect(64);
+    order(&mut deaf, "join").await;
+    order(&mut deaf, ECHO).await;
+    // With the first bytes of the echo comes the certainty that the rest is in the way.
+    let head = [0x81, u8::try_from(ECHO.len()).expect("a short frame")];
+    assert_eq!(deaf.next_bytes(10).await, [b"\x81\x06joined", &head[..]].concat());
+    (deaf, ECHO.into())
+}
+
+/// A socket that takes everything, and remembers each write.
+struct Memo(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl AsyncRead for Memo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Memo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().push(bytes.into());
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Transport for Memo {
+    fn give_up(&self) {}
+}
+
+/// Goes up when woken.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Flag {
+    /// Takes it down; `true` if it was up.
+    fn lower(&self) -> bool {
+        self.0.swap(false, SeqCst)
+    }
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+async fn ends(client: Client) {
+    timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+}
+
+#[actix_web::test]
+async fn what_a_session_says_is_written_and_a_close_is_answered() {
+    let bench = Bench::new(limits());
+    let (mut socket, pump) = bench.connect(PIPE_BYTES).websocket().await;
+    for said in ["hello", "", "caf\u{e9}"] {
+        socket.send(tungstenite::Message::text(said)).await.expect("an open socket");
+        assert_eq!(text(&mut socket).await, said);
+    }
+    socket.send(tungstenite::Message::Ping("p".into())).await.expect("an open socket");
+    let pong = socket.next().await.expect("an open socket").expect("a message");
+    assert_eq!(pong, tungstenite::Message::Pong("p".into()));
+    socket.close(None).await.expect("an open socket");
+    while let Some(Ok(message)) = socket.next().await {
+        assert!(message.is_close(), "{message}");
+    }
+    timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
+    assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_panic_ends_that_session_alone() {
+    let bench = Bench::new(limits());
+    let (mut other, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+    let mut client = bench.connect(PIPE_BYTES);
+    order(&mut client, "join").await;
+    other.send(tungstenite::Message::text("join")).await.expect("an open socket");
+    assert_eq!(text(&mut other).await, "joined");
+    order(&mut client, "panic").await;
+    assert_eq!(client.rest().await, b"\x81\x06joined", "the socket is closed");
+    let outcome = timeout(DEADLINE, client.pump).await.expect("an end in time");
+    assert!(outcome.is_err_and(|error| error.is_panic()));
+    assert_eq!(bench.sessions.open(), 1, "its place is free again");
+
+    bench.publish(r#"{"n":1}"#).await;
+    assert_eq!(text(&mut other).await, r#"{"n":1}"#, "the other goes on");
+}
+
+#[actix_web::test]
+async fn a_client_that_hangs_up_without_a_word_is_gone() {
+    let bench = Bench::new(limits());
+    let client = bench.connect(PIPE_BYTES);
+    drop(client.near);
+    timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+    assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_session_that_is_closed_hangs_up_and_reads_away_what_still_comes() {
+    let bench = Bench::new(limits());
+    let mut client = bench.connect(PIPE_BYTES);
+    order(&mut client, "close").await;
+    let mut frame = [0; 4];
+    client.near.read_exact(&mut frame).await.expect("a close frame");
+    assert_eq!(frame[..], close_frame(CloseCode::INTERNAL));
+    for _ in 0..100 {
+        // Once the session is gone there is nobody to read it.
+        if client.near.write_all(&[b'x'; PIPE_BYTES]).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(client.rest().await, b"");
+    drop(client.near);
+    timeout(DEADLINE, client.pump).await.expect("an end in time").expect("no panic");
+    assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_client_that_never_hangs_up_is_not_waited_for() {
+    let bench = Bench::new(limits());
+    let mut client = bench.connect(PIPE_BYTES);
+    order(&mut client, "close").await;
+    assert_eq!(client.rest().await, close_frame(CloseCode::INTERNAL));
+    ends(client).await;
+    assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_session_that_idles_is_let_go() {
+    let idle_timeout = Duration::from_millis(50);
+    let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+    let mut client = bench.connect(PIPE_BYTES);
+    assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+    ends(client).await;
+}
+
+#[actix_web::test]
+async fn a_session_that_speaks_is_let_go_so_long_after_it_last_did() {
+    let idle_timeout = Duration::from_millis(600);
+    let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+    let mut client = bench.connect(PIPE_BYTES);
+    tokio::time::sleep(idle_timeout / 3).await;
+    let spoke = Instant::now();
+    order(&mut client, "still here").await;
+    assert_eq!(client.next_bytes(12).await, b"\x81\x0astill here");
+    assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+    assert!(spoke.elapsed() >= idle_timeout, "{:?}", spoke.elapsed());
+    ends(client).await;
+}
+
+#[actix_web::test]
+async fn a_client_that_does_not_read_is_dropped_once_its_outbox_is_full() {
+    for (case, tight) in [
+        ("frames", SessionLimits { outbox_frames_max: 4, ..limits() }),
+        ("bytes", SessionLimits { outbox_bytes_max: 2_000, ..limits() }),
+    ] {
+        let bench = Bench::new(tight);
+        let (mut reader, _pump) = bench.connect(1 << 20).websocket().await;
+        reader.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut reader).await, "joined", "{case}");
+        let mut deaf = bench.connect(64);
+        order(&mut deaf, "join").await;
+        while !deaf.pump.is_finished() {
+            let payload = format!(r#"{{"filler":"{}"}}"#, "x".repeat(200));
+            bench.publish(&payload).await;
+            assert_eq!(text(&mut reader).await, payload, "{case}: the other gets them all");
+        }
+        assert!(deaf.rest().await.len() <= 64, "{case}: what was in the pipe");
+        assert_eq!(bench.sessions.open(), 1, "{case}");
+    }
+}
+
+#[actix_web::test]
+async fn as_many_frames_wait_as_may_though_some_are_measured_and_one_more_ends_it() {
+    const FRAMES_MAX: usize = 8;
+    let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });
+    for frames in [FRAMES_MAX, FRAMES_MAX + 1] {
+        let (mut deaf, mut waits) = stuck(&bench).await;
+        let (mut witness, _pump) = bench.connect(1 << 20).websocket().await;
+        witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut witness).await, "joined");
+        for n in 0..frames {
+            // Each time somebody is to be measured, and it is not always the witness.
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+            let payload = format!(r#"{{"n":{n}}}"#);
+            bench.publish(&payload).await;
+            assert_eq!(text(&mut witness).await, payload);
+            waits.extend([0x81, 7]);
+            waits.extend(payload.as_bytes());
+        }
+        if frames > FRAMES_MAX {
+            ends(deaf).await;
+        } else {
+            assert_eq!(deaf.next_bytes(waits.len()).await, waits);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn of_what_is_written_together_the_oldest_is_measured() {
+    let bench = Bench::new(limits());
+    let (mut deaf, mut waits) = stuck(&bench).await;
+    let (mut witness, _pump) = bench.connect(1 << 20).websocket().await;
+    witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+    assert_eq!(text(&mut witness).await, "joined");
+    let mut first_heard = None;
+    // They are measured by turns, each of them twice.
+    for _ in 0..4 {
+        bench.publish("{}").await;
+        assert_eq!(text(&mut witness).await, "{}");
+        first_heard.get_or_insert_with(Instant::now);
+        waits.extend(b"\x81\x02{}");
+        tokio::time::sleep(10 * SAMPLE_INTERVAL).await;
+    }
+    let waited_s = first_heard.expect("a moment").elapsed().as_secs_f64();
+    assert_eq!(deaf.next_bytes(waits.len()).await, waits);
+    let figures = bench.worker.metrics.encode();
+    let figure = |name: &str| {
+        let name = format!("herald_publish_to_write_seconds_{name} ");
+        let line = figures.lines().find_map(|line| line.strip_prefix(&name));
+        line.and_then(|figure| figure.parse::<f64>().ok()).expect("a figure")
+    };
+    assert_eq!(figure("count"), 3.0, "two of the witness, and one for all that waited");
+    assert!(figure("sum") >= waited_s, "{} of {waited_s} s", figure("sum"));
+}
+
+#[actix_web::test]
+async fn publications_under_way_are_let_go_first_but_only_once() {
+    let bench = Bench::new(limits());
+    let (mut witness, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+    witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
+    assert_eq!(text(&mut witness).await, "joined");
+    let admission = bench.sessions.admit().expect("room for a session");
+    let outbox = bench.worker.outbox(&admission);
+    let written = Rc::new(RefCell::new(Vec::new()));
+    let socket = Rc::new(Socket::new(Memo(written.clone()), Rc::default()));
+    let body = stream::pending::<Result<Bytes, ()>>();
+    let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, body);
+    let is_woken = Arc::new(Flag::default());
+    let waker = Waker::from(is_woken.clone());
+    let mut take_turn = || {
+        assert!(Pin::new(&mut pump).poll(&mut Context::from_waker(&waker)).is_pending());
+        written.take().concat()
+    };
+    let deliver = |text: &'static str| {
+        assert!(outbox.deliver(&Frame::Text(text.into()), SubscriptionId(0), None));
+        assert!(is_woken.lower(), "{text}");
+    };
+    assert_eq!(take_turn(), b"");
+    deliver("a");
+    assert_eq!(take_turn(), b"\x81\x01a", "nothing is under way");
+
+    // It is under way until another task of this thread has had a turn.
+    bench.publish("{}").await;
+    for _ in 0..2 {
+        deliver("b");
+        assert_eq!(take_turn(), b"", "it gives way");
+        assert!(is_woken.lower(), "and comes back");
+        assert!(outbox.deliver(&Frame::Text("c".into()), SubscriptionId(0), None));
+        assert_eq!(take_turn(), b"\x81\x01b\x81\x01c");
+        assert!(!is_woken.lower());
+    }
+
+    deliver("d");
+    for _ in 0..=limits().outbox_frames_max / 8 {
+        assert!(outbox.deliver(&Frame::Text("e".into()), SubscriptionId(0), None));
+    }
+    let waited = take_turn();
+    assert!(waited.starts_with(b"\x81\x01d\x81\x01e"), "too much waits: {waited:?}");
+
+    assert_eq!(text(&mut witness).await, "{}");
+    deliver("d");
+    assert_eq!(take_turn(), b"\x81\x01d", "nothing is under way any more");
+}
+
+#[actix_web::test]
+async fn who_gives_way_to_a_burst_is_not_drowned_by_it() {
+    let bench = Bench::new(SessionLimits { outbox_frames_max: 32, ..limits() });
+    let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+    client.send(tungstenite::Message::text("join")).await.expect("an open socket");
+    assert_eq!(text(&mut client).await, "joined");
+    let payloads: Vec<_> = (0..60).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+    for payload in &payloads {
+        bench.publish(payload).await;
+    }
+    for payload in &payloads {
+        assert_eq!(text(&mut client).await, *payload);
+    }
+}
+
+#[actix_web::test]
+async fn a_write_without_progress_ends_the_session() {
+    let write_timeout = Duration::from_millis(50);
+    let bench = Bench::new(SessionLimits { write_timeout, ..limits() });
+    let mut client = bench.connect(64);
+    for _ in 0..2 {
+        order(&mut client, "forty bytes of an echo that fill the pipe").await;
+    }
+    let mut pump = client.pump;
+    timeout(DEADLINE, &mut pump).await.expect("an end in time").expect("no panic");
+    assert_eq!(bench.sessions.open(), 0);
+}

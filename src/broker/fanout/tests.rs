@@ -68,9 +68,11 @@ async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
 async fn what_comes_together_stays_in_order_and_lets_those_who_keep_up_take_their_turn() {
     let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 120);
     let (scope, other) = (key(1, "public"), key(2, "public"));
-    let (mut probe, mut neighbour) = (broker.session(1).await, broker.session(2).await);
+    // The other scope is heard on another thread alone, which only its own topic knows.
+    let elsewhere = broker.another_thread();
+    let (mut probe, mut neighbour) = (broker.session(1).await, elsewhere.session(2).await);
     broker.join(&probe, whole(&scope)).await.expect("a place");
-    broker.join(&neighbour, whole(&other)).await.expect("a place");
+    elsewhere.join(&neighbour, whole(&other)).await.expect("a place");
     // More than an outbox has room for; of one scope, of another, and of the first again.
     let events = |range: std::ops::Range<usize>, of| {
         let event = move |n: usize| publication(of, "#general", &format!("e{n}"));

@@ -1,6 +1,8 @@
 //! The composition root: builds every part from the settings, runs them, stops them in order.
 
+mod listeners;
 mod shutdown;
+mod workers;
 
 use std::{
     fmt, io,
@@ -10,10 +12,13 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_server::GracefulShutdownSignal;
-use actix_web::{App as WebApp, middleware::from_fn, web};
+use actix_web::{App as WebApp, dev, middleware::from_fn, web};
 use log::{info, warn};
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     app::{
@@ -34,17 +39,16 @@ use crate::{
     },
     session::{
         bucket::PerSecond,
-        listener::{self, Listener},
+        listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
         worker::{SessionLimits, Sessions, Worker},
     },
     settings::{self, Settings, SettingsError},
 };
+use listeners::Listeners;
 use shutdown::{Pace, Shutdown, Signals};
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4_096;
+use workers::Workers;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,16 +73,19 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The system has no thread to give.
+    #[error("cannot start a worker thread: {0}; are server.workers too many?")]
+    Thread(#[source] io::Error),
 }
 
 /// A server that listens, and serves until it is stopped.
 pub struct Server {
     address: SocketAddr,
-    running: actix_server::Server,
+    workers: Workers,
     shutdown: Shutdown,
     stop: Stop,
     /// What answers `GET /metrics` elsewhere.
-    metrics: Option<(SocketAddr, actix_server::Server)>,
+    metrics: Option<(SocketAddr, dev::Server)>,
 }
 
 /// Stops a server from elsewhere. Cheap to clone.
@@ -100,9 +107,9 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
-        let (listener, address) =
-            listen(SocketAddr::new(settings.server.host, settings.server.port))?;
-        let metrics_listener = settings.metrics.listen.map(listen).transpose()?;
+        let address = SocketAddr::new(settings.server.host, settings.server.port);
+        let listeners = Listeners::open(address, worker_threads(&settings))?;
+        let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
@@ -116,7 +123,7 @@ impl Server {
         let sessions = Sessions::new(sessions_max, metrics);
         let parts = Parts::assemble(settings, directory, registry.await?, sessions);
         let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
-        Ok(Self { metrics, ..parts.serve(listener, address) })
+        Ok(Self { metrics, ..parts.serve(listeners)? })
     }
 
     /// The port it listens on.
@@ -144,10 +151,9 @@ impl Server {
     /// batch. A second signal closes at once what is left, a third one ends it all.
     ///
     /// # Errors
-    /// What the listener or the signal handlers fail with.
+    /// What the signal handlers fail with.
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let mut signals = Signals::listen()?;
-        let mut running = actix::spawn(self.running);
         // To the very end, for a stop is worth watching.
         let metrics = self.metrics.map(|(_, server)| actix::spawn(server));
         let _metrics = metrics.map(AbortOnDrop);
@@ -155,16 +161,10 @@ impl Server {
             name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        let ended = async { (&mut running).await.map_err(io::Error::other)? };
-        match self.shutdown.stop(ended, &mut signals).await {
-            Ok(ended) => ended,
-            Err(why) => {
-                // The HTTP server would sit out its own patience first; dropped, it lets go at once.
-                warn!("{why}: stopping at once");
-                running.abort();
-                Ok(())
-            }
+        if let Err(why) = self.shutdown.stop(self.workers, &mut signals).await {
+            warn!("{why}: stopping at once");
         }
+        Ok(())
     }
 }
 
@@ -191,20 +191,12 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
     Ok(store)
 }
 
-/// Binds the listener. The standard library's would have room for 128 waiting connections.
-fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bind = || {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from(socket);
-        listener::tune(&listener);
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    };
-    bind().map_err(|source| StartError::Listen { address, source })
+/// How many threads serve connections.
+fn worker_threads(settings: &Settings) -> usize {
+    match settings.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
 }
 
 /// What every worker thread is given.
@@ -283,36 +275,23 @@ impl Parts {
         }
     }
 
-    fn serve(self, listener: TcpListener, address: SocketAddr) -> Server {
+    fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
         let server = &self.settings.server;
-        let workers = match server.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        let builder = actix_server::Server::build()
-            .workers(workers)
-            .disable_signals()
-            .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
-            // Our own limit answers 503; this one would stop accepting altogether.
-            .max_concurrent_connections(usize::MAX >> 1);
-        let shutdown_signal = builder.graceful_shutdown_signal();
         let Self { topics, sessions, draining, .. } = self.clone();
         let pace =
             Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
         let timeout = server.shutdown_timeout;
-        let running = builder
-            .listen("herald", listener, move || self.listener(shutdown_signal.clone()))
-            .expect("a bound TCP listener can be made non-blocking")
-            .run();
-        let handle = running.handle();
-        let shutdown = Shutdown { topics, sessions, draining, pace, timeout, handle };
-        Server { address, running, shutdown, stop: Stop::default(), metrics: None }
+        let shutdown = Shutdown { topics, sessions, draining, pace, timeout };
+        let address = listeners.address;
+        let workers = Workers::start(listeners, move |stops| self.listener(stops))
+            .map_err(StartError::Thread)?;
+        Ok(Server { address, workers, shutdown, stop: Stop::default(), metrics: None })
     }
 
     fn serve_metrics(
         &self,
         (listener, address): (TcpListener, SocketAddr),
-    ) -> Result<(SocketAddr, actix_server::Server), StartError> {
+    ) -> Result<(SocketAddr, dev::Server), StartError> {
         if !address.ip().is_loopback() {
             warn!("metrics are shown without a login to whoever reaches {address}");
         }
@@ -325,9 +304,9 @@ impl Parts {
     /// The service of one worker thread; called on that thread.
     fn listener(
         &self,
-        shutdown: GracefulShutdownSignal,
+        stops: watch::Receiver<bool>,
     ) -> impl actix_service::ServiceFactory<
-        tokio::net::TcpStream,
+        (TcpStream, SocketAddr),
         Config = (),
         Response = (),
         InitError = (),
@@ -371,7 +350,7 @@ impl Parts {
             doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),
             handshake_timeout: socket.handshake_timeout,
             idle_timeout: socket.idle_timeout,
-            shutdown,
+            stops,
         }
         .service(app)
     }

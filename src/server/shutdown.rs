@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_server::ServerHandle;
 use log::{info, warn};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,6 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
+use super::workers::Workers;
 use crate::{broker::Topics, session::worker::Sessions};
 
 /// How often a shutdown looks whether the sessions are gone.
@@ -78,33 +78,34 @@ pub(super) struct Shutdown {
     pub(super) draining: Arc<AtomicBool>,
     pub(super) pace: Pace,
     pub(super) timeout: Duration,
-    pub(super) handle: ServerHandle,
 }
 
 impl Shutdown {
-    /// Stops `running` in order, within the time limit; hurries at a second signal, and gives up at
-    /// a third. Answers why it gave up, if it did.
+    /// Stops the threads in order, within the time limit; hurries at a second signal, and gives up at
+    /// a third.
+    ///
+    /// # Errors
+    /// Why it gave up.
     pub(super) async fn stop(
         &self,
-        running: impl Future<Output = io::Result<()>>,
+        workers: Workers,
         signals: &mut Signals,
-    ) -> Result<io::Result<()>, &'static str> {
+    ) -> Result<(), &'static str> {
         let deadline = Instant::now() + self.timeout;
         let hurry = Notify::new();
         let in_order = async {
             self.drain(deadline, &hurry).await;
-            self.handle.stop(true).await;
-            running.await
+            workers.finish().await;
         };
         tokio::pin!(in_order);
         tokio::select! {
-            ended = &mut in_order => return Ok(ended),
+            () = &mut in_order => return Ok(()),
             () = sleep_until(deadline.into()) => return Err("some requests did not end in time"),
             name = signals.next() => warn!("{name} again: closing what is left at once"),
         }
         hurry.notify_one();
         tokio::select! {
-            ended = in_order => Ok(ended),
+            () = in_order => Ok(()),
             () = sleep(HURRIED_MAX) => Err("some requests did not end at once"),
             () = sleep_until(deadline.into()) => Err("some requests did not end in time"),
             _ = signals.next() => Err("a third signal"),

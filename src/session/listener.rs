@@ -6,7 +6,7 @@
 use std::{
     future::Future,
     io, mem,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -16,7 +16,6 @@ use std::{
 
 use actix_codec::{AsyncRead, AsyncWrite, Framed, ReadBuf};
 use actix_http::{HttpService, Request, h1};
-use actix_server::GracefulShutdownSignal;
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
 };
@@ -26,6 +25,7 @@ use actix_web::{
 };
 use tokio::{
     net::TcpStream,
+    sync::watch,
     time::{Instant, Sleep},
 };
 
@@ -67,8 +67,8 @@ pub struct Listener<C> {
     pub handshake_timeout: Duration,
     /// How long half a request may make no progress.
     pub idle_timeout: Duration,
-    /// Told when connections that only wait for another request should go.
-    pub shutdown: GracefulShutdownSignal,
+    /// Turns true when connections that only wait for another request should go.
+    pub stops: watch::Receiver<bool>,
 }
 
 impl<C: Conversation + Unpin> Listener<C> {
@@ -77,7 +77,7 @@ impl<C: Conversation + Unpin> Listener<C> {
     pub fn service<F, S, B>(
         self,
         app: F,
-    ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), InitError = ()>
+    ) -> impl ServiceFactory<(TcpStream, SocketAddr), Config = (), Response = (), InitError = ()>
     where
         F: IntoServiceFactory<S, Request>,
         S: ServiceFactory<
@@ -91,7 +91,7 @@ impl<C: Conversation + Unpin> Listener<C> {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { worker, doorkeeper, handshake_timeout, idle_timeout, shutdown } = self;
+        let Self { worker, doorkeeper, handshake_timeout, idle_timeout, stops } = self;
         let metrics = worker.metrics.clone();
         let upgrade =
             move |(request, framed): (Request, Framed<IdleGuard<TcpStream>, h1::Codec>)| {
@@ -103,15 +103,14 @@ impl<C: Conversation + Unpin> Listener<C> {
             .client_disconnect_timeout(Duration::from_secs(1))
             .h1_allow_half_closed(false)
             .graceful_shutdown_signal(move || {
-                let shutdown = shutdown.clone();
-                async move { shutdown.notified().await }
+                let mut stops = stops.clone();
+                async move { stops.wait_for(|stops| *stops).await.map_or((), drop) }
             })
             .upgrade(upgrade)
             .h1(map_config(app, |()| AppConfig::default()));
-        fn_service(move |io: TcpStream| {
-            let peer = io.peer_addr().ok();
+        fn_service(move |(io, peer): (TcpStream, SocketAddr)| {
             let guard = IdleGuard::new(io, idle_timeout, metrics.clone());
-            std::future::ready(Ok((guard, peer)))
+            std::future::ready(Ok((guard, Some(peer))))
         })
         .and_then(http)
     }

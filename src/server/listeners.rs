@@ -1,0 +1,127 @@
+//! Listening: for each worker thread a listener of its own on the one address, among which the
+//! kernel spreads connections (`SO_REUSEPORT`).
+
+use std::{
+    io, iter,
+    net::{SocketAddr, TcpListener},
+};
+
+use socket2::{Domain, Socket, Type};
+
+use super::StartError;
+use crate::session::listener;
+
+/// Connections that may wait to be accepted, for each listener.
+const BACKLOG: i32 = 4_096;
+
+/// Whether the kernel spreads connections among listeners of one address. Where it gives all to one
+/// of them, as on macOS, threads share a listener instead, and wake together.
+const IS_SPREAD: bool = cfg!(target_os = "linux");
+
+/// Begins to listen on an address, with one listener.
+///
+/// # Errors
+/// [`StartError::Listen`].
+pub(super) fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let open = || {
+        let listener = open(address, false)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    open().map_err(|source| StartError::Listen { address, source })
+}
+
+/// The listeners of one address, one for each worker thread.
+pub(super) struct Listeners {
+    /// The address, with the port that was found where any was wanted.
+    pub(super) address: SocketAddr,
+    /// As many as threads were asked for, or one.
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Begins to listen on an address that nobody listens on.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`].
+    pub(super) fn open(address: SocketAddr, threads: usize) -> Result<Self, StartError> {
+        let open_all = || {
+            if IS_SPREAD && address.port() != 0 {
+                // An address that is shared is shared with every process of the same user. That one
+                // of them is there already is told only to a socket that does not share.
+                bind(address, false)?;
+            }
+            let first = open(address, IS_SPREAD)?;
+            let address = first.local_addr()?;
+            let another = |_| if IS_SPREAD { open(address, true) } else { first.try_clone() };
+            let others = (1..threads).map(another).collect::<io::Result<Vec<_>>>()?;
+            let sockets = iter::once(first).chain(others).collect();
+            Ok(Self { address, sockets })
+        };
+        open_all().map_err(|source| StartError::Listen { address, source })
+    }
+}
+
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if is_shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    let socket = bind(address, is_shared)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let listener = socket.into();
+    listener::tune(&listener);
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn an_address_that_is_taken_is_taken_however_it_is_listened_on() {
+        let alone = listen(ANYWHERE).expect("a port").1;
+        let (kept, taken) = listen(ANYWHERE).expect("a port");
+        let shared = Listeners::open(ANYWHERE, 3).expect("a port");
+        for (case, address, is_free) in
+            [("let go", alone, true), ("alone", taken, false), ("shared", shared.address, false)]
+        {
+            for threads in [1, 2] {
+                let opened = Listeners::open(address, threads).map(|opened| opened.address);
+                match opened {
+                    Ok(opened) => assert!(is_free && opened == address, "{case}"),
+                    Err(error) => assert!(!is_free, "{case}: {error}"),
+                }
+            }
+            assert_eq!(listen(address).is_ok(), is_free, "{case}");
+        }
+        drop(kept);
+    }
+
+    #[test]
+    fn each_thread_has_a_listener_and_none_is_passed_over() {
+        let listeners = Listeners::open(ANYWHERE, 4).expect("a port");
+        assert_eq!(listeners.sockets.len(), 4);
+        // The chance that one of four gets none of 200 is one in 10 to the 24th.
+        let clients: Vec<_> = (0..200)
+            .map(|_| TcpStream::connect(listeners.address).expect("room in the backlog"))
+            .collect();
+        let accepted = listeners.sockets.iter().map(|listener| {
+            let accepted = iter::from_fn(|| listener.accept().ok()).count();
+            assert!(accepted > 0 || !IS_SPREAD, "one is passed over");
+            accepted
+        });
+        assert_eq!(accepted.sum::<usize>(), clients.len());
+    }
+}

@@ -1,6 +1,6 @@
 //! A storm of joins.
 
-use std::{io, net::TcpStream, thread};
+use std::{cell::Cell, io, net::TcpStream, ops::Range, thread};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -24,21 +24,27 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
     let plain = join(&target.topic(CHANNEL));
     let (mut handshakes, mut answers) = (Vec::new(), Vec::new());
     let (mut public, mut private) = (Vec::new(), Vec::new());
+    // A server that runs already has seen the clients of the storms before.
+    let storms = Cell::new(0);
+    let storm = |subject, join: &(dyn Fn(usize) -> String + Sync)| {
+        let first = storms.replace(storms.get() + 1) * clients;
+        storm(subject, first..first + clients, join)
+    };
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {clients} joins", round + 1));
-        handshakes.push(storm(Subject::floor(target)?, clients, &|_| plain.clone())?);
-        answers.push(storm(Subject::bare(target)?, clients, &|_| plain.clone())?);
-        public.push(storm(Subject::server(target)?, clients, &|_| plain.clone())?);
+        handshakes.push(storm(Subject::floor(target)?, &|_| plain.clone())?);
+        answers.push(storm(Subject::bare(target)?, &|_| plain.clone())?);
+        public.push(storm(Subject::server(target)?, &|_| plain.clone())?);
         let tokens: Vec<String> = (0..clients)
             .map(|nth| token(target, nth))
             .collect::<Option<_>>()
             .ok_or(io::ErrorKind::InvalidInput)?;
         let with_token = |nth: usize| {
-            let token = tokens.get(nth).map(String::as_str).unwrap_or_default();
+            let token = tokens.get(nth % clients).map(String::as_str).unwrap_or_default();
             let topic = format!("private:{}:{CHANNEL}", target.app);
             format!(r#"["1","1","{topic}","phx_join",{{"guardian_token":"{token}"}}]"#)
         };
-        private.push(storm(Subject::server(target)?, clients, &with_token)?);
+        private.push(storm(Subject::server(target)?, &with_token)?);
     }
     let all = || handshakes.iter().chain(&answers).chain(&public).chain(&private);
     let remarks = all().filter_map(|stormed| stormed.remark()).collect();
@@ -103,16 +109,16 @@ impl Stormed {
 /// Everybody connects and joins; each stays until the last has.
 fn storm(
     mut subject: Subject,
-    clients: usize,
+    clients: Range<usize>,
     join: &(dyn Fn(usize) -> String + Sync),
 ) -> io::Result<Stormed> {
-    subject.order(&Order::Accept(clients))?;
+    subject.order(&Order::Accept(clients.len()))?;
     let watch = Watch::begin(subject.observed)?;
     let everybody = thread::scope(|scope| {
         let arrive = |thread: usize| {
-            let subject = &subject;
+            let (subject, clients) = (&subject, clients.clone());
             scope.spawn(move || {
-                let mine = (thread..clients).step_by(THREADS);
+                let mine = clients.skip(thread).step_by(THREADS);
                 mine.map(|nth| subject.connect(nth, Some(&join(nth))))
                     .collect::<io::Result<Vec<_>>>()
             })
@@ -126,7 +132,7 @@ fn storm(
     subject.obeyed()?;
     let seen = watch.seen()?;
     drop(everybody);
-    Ok(Stormed { who: subject.who(), clients, seen })
+    Ok(Stormed { who: subject.who(), clients: clients.len(), seen })
 }
 
 /// A token of the app, no two alike, as a web application would mint it.

@@ -279,8 +279,9 @@ where
             // What is left is the actor's close frame; should it not come, this asks again.
             self.timer.as_mut().reset((now + LINGER).into());
         } else {
-            self.wakes_at = Some(deadline);
-            self.timer.as_mut().reset(deadline.into());
+            let wakes_at = if stuck { deadline } else { self.worker.look_after(deadline) };
+            self.wakes_at = Some(wakes_at);
+            self.timer.as_mut().reset(wakes_at.into());
         }
         // Being woken too early is harmless; being woken never is not.
         if self.timer.as_mut().poll(&mut Context::from_waker(&self.bell)).is_ready() {

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
@@ -26,6 +26,9 @@ use crate::{
 
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// How often within an idle timeout a thread looks after its silent sessions.
+const LOOKS_PER_IDLE_TIMEOUT: u32 = 64;
 
 /// Bounds of one session. See `config/default.toml` for what each protects.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +143,7 @@ pub struct Worker {
     pub(super) gathered: RefCell<BytesMut>,
     fanout: RefCell<Rc<ThreadFanout>>,
     on_fanout: Introduce,
+    started: Instant,
 }
 
 impl Worker {
@@ -162,6 +166,7 @@ impl Worker {
             gathered: RefCell::default(),
             fanout,
             on_fanout: Box::new(on_fanout),
+            started: Instant::now(),
         })
     }
 
@@ -179,6 +184,15 @@ impl Worker {
             *fanout = start_fanout(&self.topics, &self.on_fanout);
         }
         fanout.clone()
+    }
+
+    /// When to look whether a session has been silent until `deadline`: a little later, together with
+    /// others, for most have spoken since, and a wake-up costs more than the look.
+    pub(super) fn look_after(&self, deadline: Instant) -> Instant {
+        let pause = (self.limits.idle_timeout / LOOKS_PER_IDLE_TIMEOUT).as_nanos().max(1);
+        let until = deadline.saturating_duration_since(self.started).as_nanos();
+        let late = (pause - until % pause) % pause;
+        deadline + Duration::from_nanos(u64::try_from(late).unwrap_or_default())
     }
 
     /// Whether publications may be on their way to this thread's sessions.
@@ -238,6 +252,23 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
         assert_eq!((admitted, sessions.open()), (100, 100));
+    }
+
+    #[actix_web::test]
+    async fn silence_is_looked_after_soon_enough_and_for_many_at_once() {
+        let idle_timeout = Duration::from_secs(64);
+        let worker = Bench::new(SessionLimits { idle_timeout, ..limits() }).worker;
+        let deadlines = (0..10_000).map(|ms| worker.started + Duration::from_millis(ms));
+        let mut looks: Vec<_> = deadlines
+            .map(|deadline| {
+                let look = worker.look_after(deadline);
+                assert!(look >= deadline, "too early, a look is in vain");
+                assert!(look < deadline + idle_timeout / LOOKS_PER_IDLE_TIMEOUT);
+                look
+            })
+            .collect();
+        looks.dedup();
+        assert_eq!(looks.len(), 11, "one at the start, and one at each second's end");
     }
 
     #[actix_web::test]

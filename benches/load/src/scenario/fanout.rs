@@ -27,30 +27,39 @@ pub(super) fn saturated(options: &Options, target: &Target) -> io::Result<Report
     Ok(report(scenario, &server, &floor, Bound::RatioAtMost(0.4), Bound::RatioAtLeast(2.0)))
 }
 
-/// 10,000 subscribers, five events a second; compared with what 1,000 cost.
+/// `fanout-steady` with 10,000 subscribers, compared with what 1,000 cost: at the same rate of events,
+/// and at a tenth of it, where as much is delivered and each event goes alone.
+///
+/// The floor comes along only at the latter: it cannot keep up with the former.
 pub(super) fn large(options: &Options, target: &Target) -> io::Result<Report> {
-    let large = plan(options, 10_000, 128, Pace::PerSecond(5));
-    let small = Plan { subscribers: 1_000, pace: Pace::PerSecond(50), ..large };
-    let (mut many, mut few) = (Vec::new(), Vec::new());
-    let (mut floor_many, mut floor_few) = (Vec::new(), Vec::new());
+    let large = plan(options, 10_000, 128, Pace::PerSecond(50));
+    let alone = Plan { pace: Pace::PerSecond(5), ..large };
+    let small = Plan { subscribers: 1_000, ..large };
+    let (mut few, mut many, mut many_alone) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut floor_few, mut floor_alone) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(3) {
         say(&format!("round {}: {} and 1,000 subscribers", round + 1, large.subscribers));
         floor_few.push(measure(Subject::floor(target)?, small)?);
         few.push(measure(Subject::server(target)?, small)?);
-        floor_many.push(measure(Subject::floor(target)?, large)?);
+        floor_alone.push(measure(Subject::floor(target)?, alone)?);
+        many_alone.push(measure(Subject::server(target)?, alone)?);
         many.push(measure(Subject::server(target)?, large)?);
     }
     let mut report =
         report(Scenario::FanoutLarge, &many, &few, Bound::RatioAtMost(1.2), Bound::None);
     report.base = "at 1,000";
-    for measured in floor_many.iter().chain(&floor_few) {
+    for measured in many_alone.iter().chain(&floor_alone).chain(&floor_few) {
         report.remarks.extend(measured.remarks.clone());
         report.faults.extend(measured.faults.clone());
     }
-    let [floor_many, floor_few] = [floor_many, floor_few]
-        .map(|measured| measured.iter().map(Measured::cpu_per_delivery_us).collect());
-    let name = "CPU per delivery of the floor, us";
-    report.figures.insert(1, Figure::new(name, floor_many, floor_few, Bound::None));
+    let cpu = |name: &str, at_many: &[Measured], at_few: &[Measured]| {
+        let [at_many, at_few] = [at_many, at_few]
+            .map(|measured| measured.iter().map(Measured::cpu_per_delivery_us).collect());
+        Figure::new(name, at_many, at_few, Bound::None)
+    };
+    let name = "CPU per delivery where each event goes alone, us";
+    report.figures.insert(1, cpu(name, &many_alone, &few));
+    report.figures.insert(2, cpu("the same of the floor, us", &floor_alone, &floor_few));
     Ok(report)
 }
 

@@ -129,3 +129,87 @@ fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashSet,
+        net::{IpAddr, Ipv4Addr},
+        sync::{Arc, Mutex},
+        thread::{self, ThreadId},
+    };
+
+    use actix_service::fn_service;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    type Seen = Arc<Mutex<HashSet<ThreadId>>>;
+
+    /// Threads that greet each connection with a byte and are through with it when one comes back,
+    /// and which of them were seen to do so.
+    fn start(threads: usize) -> (Workers, SocketAddr, Seen) {
+        let listeners = Listeners::open(ANYWHERE, threads).expect("a port");
+        let (address, seen) = (listeners.address, Seen::default());
+        let noted = seen.clone();
+        let make = move |_| {
+            let noted = noted.clone();
+            fn_service(move |(mut io, _): (TcpStream, SocketAddr)| {
+                noted.lock().expect("no panic").insert(thread::current().id());
+                async move {
+                    io.write_all(b"!").await?;
+                    io.read_u8().await.map(drop)
+                }
+            })
+        };
+        (Workers::start(listeners, make).expect("threads"), address, seen)
+    }
+
+    /// A client that has been greeted.
+    async fn greeted(address: SocketAddr) -> io::Result<TcpStream> {
+        let mut client = TcpStream::connect(address).await?;
+        client.read_u8().await?;
+        Ok(client)
+    }
+
+    #[actix_web::test]
+    async fn every_thread_accepts() {
+        let (workers, address, seen) = start(3);
+        let all_are_seen = async {
+            while seen.lock().expect("no panic").len() < 3 {
+                greeted(address).await.expect("a greeting");
+            }
+        };
+        timeout(DEADLINE, all_are_seen).await.expect("in time");
+        drop(workers);
+    }
+
+    #[actix_web::test]
+    async fn who_finishes_accepts_nothing_more_and_waits_for_what_is_under_way() {
+        let (workers, address, _) = start(2);
+        let mut client = greeted(address).await.expect("a greeting");
+        let finishing = actix_rt::spawn(workers.finish());
+        let refused = async { while greeted(address).await.is_ok() {} };
+        timeout(DEADLINE, refused).await.expect("in time");
+        assert!(!finishing.is_finished());
+        client.write_all(b"!").await.expect("an open connection");
+        timeout(DEADLINE, finishing).await.expect("in time").expect("no panic");
+    }
+
+    #[actix_web::test]
+    async fn who_is_dropped_lets_go_of_everything() {
+        let (workers, address, _) = start(2);
+        let mut client = greeted(address).await.expect("a greeting");
+        drop(workers);
+        let gone = timeout(DEADLINE, client.read_u8()).await.expect("in time");
+        assert!(gone.is_err(), "nobody is there");
+        let refused = async { while greeted(address).await.is_ok() {} };
+        timeout(DEADLINE, refused).await.expect("in time");
+    }
+}

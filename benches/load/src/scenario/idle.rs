@@ -42,7 +42,7 @@ pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
     ]
     .map(|(name, bound)| Figure::new(&name, Vec::new(), Vec::new(), bound));
     let (mut remarks, mut faults) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds(1) {
+    for round in 0..options.rounds(if options.short { 1 } else { 3 }) {
         say(&format!("round {}: {many} connections", round + 1));
         let measured = measure(Subject::server(target)?, [few, many], watch)?;
         let bare = measure(Subject::bare(target)?, [few, many], watch)?;

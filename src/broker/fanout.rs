@@ -103,6 +103,12 @@ pub(super) struct Ended {
     pub(super) left: usize,
 }
 
+/// A topic has opened for this thread: from here on it hands over all that is published. What it
+/// sent before, and not to the last, was for those who have left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Opens(pub(super) ScopeKey);
+
 /// Publications to hand out, in their order.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -136,7 +142,7 @@ pub(super) struct TopicLost(pub(super) ScopeKey);
 ///
 /// Whoever cannot take a frame at once has its session ended; nobody is waited for.
 /// The mailbox takes dispatches without limit because each holds a permit (see
-/// [`Topics`]), and at most one message per session besides.
+/// [`Topics`]), and at most two messages per session besides.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
@@ -203,8 +209,10 @@ impl Fanout {
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let Subscription { place, topic, format, persona } = subscription;
         let listeners = self.scopes.entry(place.key.clone());
-        let traffic = || self.topics.metrics().app(place.key.app.0);
-        let listeners = listeners.or_insert_with(|| Listeners::counted_by(traffic()));
+        let listeners = listeners.or_insert_with(|| {
+            let traffic = self.topics.metrics().app(place.key.app.0);
+            Listeners::new(traffic, self.topics.is_open(&place.key, self.worker))
+        });
         let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
         let group = match &place.channel {
             None => listeners.whole.get_or_insert_with(new_group),
@@ -259,7 +267,8 @@ impl Fanout {
     /// Hands a publication out: here channels and `#general` are decided. What is left are channels
     /// that `#general` has yet to reach.
     fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
-        let Some(listeners) = self.scopes.get(placed.key()) else { return Vec::new() };
+        let listeners = self.scopes.get(placed.key()).filter(|listeners| listeners.is_open);
+        let Some(listeners) = listeners else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
             self.hand(whole, placed, Level::Scope, &listeners.traffic);
         }
@@ -442,6 +451,16 @@ impl Handler<Detach> for Fanout {
 
     fn handle(&mut self, detach: Detach, _: &mut Self::Context) {
         self.detach(&detach);
+    }
+}
+
+impl Handler<Opens> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Opens(key): Opens, _: &mut Self::Context) {
+        if let Some(listeners) = self.scopes.get_mut(&key) {
+            listeners.is_open = true;
+        }
     }
 }
 

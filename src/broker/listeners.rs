@@ -18,6 +18,10 @@ use super::{
 
 /// Who listens to one scope.
 pub(super) struct Listeners {
+    /// Whether their topic hands this thread all that is published. Those who come where nobody was
+    /// left would otherwise hear the last of what was meant for others, and then miss what was
+    /// published until the topic knew of them.
+    pub(super) is_open: bool,
     pub(super) traffic: Arc<Traffic>,
     pub(super) whole: Option<Group>,
     pub(super) channels: HashMap<ChannelName, Group>,
@@ -25,8 +29,8 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Nobody yet.
-    pub(super) fn counted_by(traffic: Arc<Traffic>) -> Self {
-        Self { traffic, whole: None, channels: HashMap::new() }
+    pub(super) fn new(traffic: Arc<Traffic>, is_open: bool) -> Self {
+        Self { is_open, traffic, whole: None, channels: HashMap::new() }
     }
 
     /// Removes a member; a channel that nobody is left on goes with it.

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     announcement::Announcement,
-    fanout::{Announce, Dispatch, Fanout, Introduce, TopicLost, WorkerId},
+    fanout::{Announce, Dispatch, Fanout, Introduce, Opens, TopicLost, WorkerId},
     gathering::Gathering,
     opened::Opened,
     placed::Batch,
@@ -258,6 +258,7 @@ impl Handler<Open> for Topic {
     fn handle(&mut self, open: Open, ctx: &mut Self::Context) -> Self::Result {
         let Open { worker, fanout, entrant } = open;
         self.threads.insert(worker, fanout.clone());
+        fanout.do_send(Opens(self.key.clone()));
         entrant.map_or(Ok(()), |entrant| self.welcome(entrant, worker, &fanout, ctx))
     }
 }

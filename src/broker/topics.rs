@@ -449,7 +449,7 @@ impl Topics {
     }
 
     /// Whether a topic is known to hand this thread all that is published.
-    fn is_open(&self, key: &ScopeKey, worker: WorkerId) -> bool {
+    pub(super) fn is_open(&self, key: &ScopeKey, worker: WorkerId) -> bool {
         self.look_up(key, |listed| listed.opened.is_open(worker)).unwrap_or(false)
     }
 

@@ -3,14 +3,16 @@
 //! Section 5 of the protocol document, in its order of evaluation. There is no I/O, clock or task
 //! here, so every rule is a table to test.
 
+mod push;
+
 use std::sync::Arc;
 
 use bytestring::ByteString;
 
 use crate::{
-    app::{AppDirectory, AppId, ClientEvents},
+    app::{AppDirectory, AppId},
     broker::{
-        Addressing, JsonObject, Payload, PayloadError, Publication, TopicName, address,
+        Addressing, TopicName,
         presence::Persona,
         subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
     },
@@ -25,10 +27,12 @@ use crate::{
     },
 };
 
+use push::PushRefusal;
+
 use super::{
     admission::{Admitted, Caller, Footing, JoinRefusal, Judge, Standing},
-    message::{Body, Label, Malformed, Message, Outgoing, Ref, Transport, Version},
-    presence::{self, MetaFault, Profile},
+    message::{Label, Malformed, Message, Outgoing, Ref, Transport, Version},
+    presence::{self, Profile},
 };
 
 /// The rules that all conversations of a server share.
@@ -309,86 +313,6 @@ impl Conversation {
         }
     }
 
-    /// What a client's event orders: a publication, or an update of its own meta.
-    fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
-        match (&join.profile, message.event.as_text()) {
-            (Some(profile), Some(presence::METADATA)) => {
-                let meta = self.meta(join, profile, &message.payload)?;
-                Ok(Effect::Update(join.place(), meta))
-            }
-            _ => self.publication(join, message).map(Effect::Publish),
-        }
-    }
-
-    /// What a client shows of itself from now on. It needs no right to publish, but a join that its
-    /// app still allows.
-    fn meta(
-        &self,
-        join: &Join,
-        profile: &Profile,
-        payload: &Body,
-    ) -> Result<JsonObject, PushRefusal> {
-        let apps = self.rules.directory.load();
-        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
-        if standing != Some(Standing::Whole) {
-            return Err(PushRefusal::NotPermitted);
-        }
-        if payload.size_bytes() > self.rules.client_event_bytes_max {
-            return Err(PushRefusal::TooLarge);
-        }
-        let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
-        let custom = presence::custom(payload).ok_or(PushRefusal::NoCustom)?;
-        profile.meta(Some(custom)).map_err(PushRefusal::Meta)
-    }
-
-    /// What a client's event publishes.
-    fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
-        if !self.may_publish(join) {
-            return Err(PushRefusal::NotPermitted);
-        }
-        let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
-        let (destination, event) =
-            address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
-        if message.payload.size_bytes() > self.rules.client_event_bytes_max {
-            return Err(PushRefusal::TooLarge);
-        }
-        let payload = match &message.payload {
-            Body::Json(json) => {
-                JsonObject::from_raw(json).map(Payload::Object).map_err(PushRefusal::Payload)?
-            }
-            Body::Bytes(bytes) => Payload::Bytes(bytes.clone()),
-        };
-        let scope = join.topic.scope.clone();
-        Ok(Publication { app: join.footing.app, scope, destination, event, payload })
-    }
-
-    /// Asked anew for each event, so a change of the app acts at once: also before this session
-    /// has heard of it.
-    fn may_publish(&self, join: &Join) -> bool {
-        let apps = self.rules.directory.load();
-        let Some(app) = apps.by_id(join.footing.app) else { return false };
-        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
-        let grant = match standing {
-            Some(Standing::Whole) => join.footing.grant.as_deref(),
-            Some(Standing::WithoutGrant) => None,
-            None => return false,
-        };
-        let TopicName { scope, channel, .. } = &join.topic;
-        let is_permitted = |topic: &str| grant.is_some_and(|grant| grant.publish.allow(topic));
-        let claimed = || {
-            // A right to the whole scope covers its channels.
-            let whole = channel
-                .as_ref()
-                .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
-            is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
-        };
-        match app.client_events {
-            ClientEvents::None => false,
-            ClientEvents::All if scope.is_public() => true,
-            ClientEvents::All | ClientEvents::Authorized => claimed(),
-        }
-    }
-
     /// Gives up a place that a join had, unless another needs it: a rejoin that is under way, or,
     /// for a moment after its app was renamed, a join under the other name.
     fn unsubscribe(&self, place: Place) -> Option<Effect> {
@@ -590,46 +514,6 @@ impl From<Failure> for JoinRefusal {
             Failure::TooManyScopes => Self::TooManyScopes,
             Failure::TooManyMembers => Self::TooManyMembers,
             Failure::Unavailable => Self::Unavailable,
-        }
-    }
-}
-
-/// Why what a client's event orders is not done.
-enum PushRefusal {
-    NotPermitted,
-    InvalidEvent,
-    TooLarge,
-    TooMany,
-    Payload(PayloadError),
-    /// A meta without its only member that can be set.
-    NoCustom,
-    Meta(MetaFault),
-}
-
-impl PushRefusal {
-    /// The limit that was hit, if it was one.
-    fn limit(&self) -> Option<Limit> {
-        match self {
-            Self::TooLarge => Some(Limit::ClientEventBytes),
-            Self::TooMany => Some(Limit::ClientEventsPerSecond),
-            Self::NotPermitted
-            | Self::InvalidEvent
-            | Self::Payload(_)
-            | Self::NoCustom
-            | Self::Meta(_) => None,
-        }
-    }
-
-    /// The reply's response, as JSON.
-    fn response(&self) -> String {
-        match self {
-            Self::NotPermitted => "{}".to_owned(),
-            Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
-            Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
-            Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),
-            Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
-            Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
-            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
         }
     }
 }

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 use crate::{
     app::{
-        App, Apps, Slug,
+        App, Apps, ClientEvents, Slug,
         origin::AllowedOrigins,
         subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
-    broker::{ChannelName, Scope},
-    phoenix::admission::RefusedOrigins,
+    broker::{ChannelName, Payload, PayloadError, Scope},
+    phoenix::{admission::RefusedOrigins, presence::MetaFault},
     session::Conversation as _,
 };
 

@@ -1,0 +1,139 @@
+//! A client's own events: what they order, and who may order it.
+
+use crate::{
+    app::ClientEvents,
+    broker::{JsonObject, Payload, PayloadError, Publication, TopicName, address},
+    metrics::labels::Limit,
+    session::Effect,
+};
+
+use super::{
+    super::{
+        admission::Standing,
+        message::{Body, Message},
+        presence::{self, MetaFault, Profile},
+    },
+    Conversation, Join,
+};
+
+impl Conversation {
+    /// What a client's event orders: a publication, or an update of its own meta.
+    pub(super) fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
+        match (&join.profile, message.event.as_text()) {
+            (Some(profile), Some(presence::METADATA)) => {
+                let meta = self.meta(join, profile, &message.payload)?;
+                Ok(Effect::Update(join.place(), meta))
+            }
+            _ => self.publication(join, message).map(Effect::Publish),
+        }
+    }
+
+    /// What a client shows of itself from now on. It needs no right to publish, but a join that its
+    /// app still allows.
+    fn meta(
+        &self,
+        join: &Join,
+        profile: &Profile,
+        payload: &Body,
+    ) -> Result<JsonObject, PushRefusal> {
+        let apps = self.rules.directory.load();
+        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
+        if standing != Some(Standing::Whole) {
+            return Err(PushRefusal::NotPermitted);
+        }
+        if payload.size_bytes() > self.rules.client_event_bytes_max {
+            return Err(PushRefusal::TooLarge);
+        }
+        let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
+        let custom = presence::custom(payload).ok_or(PushRefusal::NoCustom)?;
+        profile.meta(Some(custom)).map_err(PushRefusal::Meta)
+    }
+
+    /// What a client's event publishes.
+    fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
+        if !self.may_publish(join) {
+            return Err(PushRefusal::NotPermitted);
+        }
+        let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
+        let (destination, event) =
+            address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
+        if message.payload.size_bytes() > self.rules.client_event_bytes_max {
+            return Err(PushRefusal::TooLarge);
+        }
+        let payload = match &message.payload {
+            Body::Json(json) => {
+                JsonObject::from_raw(json).map(Payload::Object).map_err(PushRefusal::Payload)?
+            }
+            Body::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+        };
+        let scope = join.topic.scope.clone();
+        Ok(Publication { app: join.footing.app, scope, destination, event, payload })
+    }
+
+    /// Asked anew for each event, so a change of the app acts at once: also before this session
+    /// has heard of it.
+    fn may_publish(&self, join: &Join) -> bool {
+        let apps = self.rules.directory.load();
+        let Some(app) = apps.by_id(join.footing.app) else { return false };
+        let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
+        let grant = match standing {
+            Some(Standing::Whole) => join.footing.grant.as_deref(),
+            Some(Standing::WithoutGrant) => None,
+            None => return false,
+        };
+        let TopicName { scope, channel, .. } = &join.topic;
+        let is_permitted = |topic: &str| grant.is_some_and(|grant| grant.publish.allow(topic));
+        let claimed = || {
+            // A right to the whole scope covers its channels.
+            let whole = channel
+                .as_ref()
+                .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
+            is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
+        };
+        match app.client_events {
+            ClientEvents::None => false,
+            ClientEvents::All if scope.is_public() => true,
+            ClientEvents::All | ClientEvents::Authorized => claimed(),
+        }
+    }
+}
+
+/// Why what a client's event orders is not done.
+pub(super) enum PushRefusal {
+    NotPermitted,
+    InvalidEvent,
+    TooLarge,
+    TooMany,
+    Payload(PayloadError),
+    /// A meta without its only member that can be set.
+    NoCustom,
+    Meta(MetaFault),
+}
+
+impl PushRefusal {
+    /// The limit that was hit, if it was one.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooLarge => Some(Limit::ClientEventBytes),
+            Self::TooMany => Some(Limit::ClientEventsPerSecond),
+            Self::NotPermitted
+            | Self::InvalidEvent
+            | Self::Payload(_)
+            | Self::NoCustom
+            | Self::Meta(_) => None,
+        }
+    }
+
+    /// The reply's response, as JSON.
+    pub(super) fn response(&self) -> String {
+        match self {
+            Self::NotPermitted => "{}".to_owned(),
+            Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
+            Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
+            Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),
+            Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
+            Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
+            Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),
+        }
+    }
+}

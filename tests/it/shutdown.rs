@@ -41,6 +41,17 @@ async fn stuck(server: &TestServer) -> Socket {
     socket
 }
 
+/// A process that may take so long to stop, and a client that holds it up.
+async fn held_up(shutdown_timeout: &str) -> (Process, Socket) {
+    let process = Process::start(&[
+        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", shutdown_timeout),
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
+        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
+    ]);
+    let stuck = stuck(&process.server).await;
+    (process, stuck)
+}
+
 /// Roomy enough for a stuck client to stay one until the end.
 fn patient(settings: &mut herald::settings::Settings) {
     settings.limits.outbox_bytes_max = 1 << 30;
@@ -240,12 +251,7 @@ async fn e101_a_second_signal_closes_at_once_what_is_left() {
 
 #[tokio::test]
 async fn a_third_signal_ends_it_all() {
-    let mut process = Process::start(&[
-        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
-        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
-    ]);
-    let _stuck = stuck(&process.server).await;
+    let (mut process, _stuck) = held_up("10m").await;
     process.signal("TERM");
     process.until_logged("SIGTERM: shutting down");
     // One right behind the other, for after the second it ends by itself before long.
@@ -343,12 +349,7 @@ async fn a_signal_ends_the_process_in_order_and_in_time() {
 
 #[tokio::test]
 async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
-    let mut process = Process::start(&[
-        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "3s"),
-        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
-    ]);
-    let _stuck = stuck(&process.server).await;
+    let (mut process, _stuck) = held_up("3s").await;
     let began = Instant::now();
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
@@ -357,12 +358,7 @@ async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
 
 #[tokio::test]
 async fn a_second_signal_does_not_wait() {
-    let mut process = Process::start(&[
-        ("HERALD__SERVER__SHUTDOWN_TIMEOUT", "10m"),
-        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
-        ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
-    ]);
-    let _stuck = stuck(&process.server).await;
+    let (mut process, _stuck) = held_up("10m").await;
     process.signal("TERM");
     until_draining(&process.server).await;
     let began = Instant::now();

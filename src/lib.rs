@@ -58,7 +58,8 @@
 //! its place in the order; the topic sends one message to the fan-out of each thread that has
 //! subscribers; the fan-out picks audience and frame and puts it into each session's
 //! [outbox](broker::outbox). From there a WebSocket's pump writes it to the socket, with all else that
-//! waits, while a long-poll's actor keeps it for the request that is parked, or for the next. A client's push is the same from `Topics::publish` on.
+//! waits, while a long-poll's actor keeps it for the request that is parked, or for the next. A
+//! client's push is the same from `Topics::publish` on.
 
 pub mod form;
 

@@ -2,7 +2,7 @@
 
 mod listeners;
 mod shutdown;
-mod workers;
+mod threads;
 
 use std::{
     fmt, io,
@@ -48,7 +48,7 @@ use crate::{
 };
 use listeners::Listeners;
 use shutdown::{Pace, Shutdown, Signals};
-use workers::Workers;
+use threads::Threads;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
-    /// The system has no thread to give.
+    /// A worker thread does not serve.
     #[error("cannot start a worker thread: {0}; are server.workers too many?")]
     Thread(#[source] io::Error),
 }
@@ -81,7 +81,7 @@ pub enum StartError {
 /// A server that listens, and serves until it is stopped.
 pub struct Server {
     address: SocketAddr,
-    workers: Workers,
+    threads: Threads,
     shutdown: Shutdown,
     stop: Stop,
     /// What answers `GET /metrics` elsewhere.
@@ -107,10 +107,10 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
-        let address = SocketAddr::new(settings.server.host, settings.server.port);
-        let listeners = Listeners::open(address, worker_threads(&settings))?;
-        let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
+        let address = SocketAddr::new(settings.server.host, settings.server.port);
+        let listeners = Listeners::open(address, settings.worker_threads())?;
+        let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
         let metrics = Metrics::new(settings.metrics.apps_max);
@@ -123,7 +123,7 @@ impl Server {
         let sessions = Sessions::new(sessions_max, metrics);
         let parts = Parts::assemble(settings, directory, registry.await?, sessions);
         let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
-        Ok(Self { metrics, ..parts.serve(listeners)? })
+        Ok(Self { metrics, ..parts.serve(listeners).await? })
     }
 
     /// The port it listens on.
@@ -161,7 +161,7 @@ impl Server {
             name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
         }
-        if let Err(why) = self.shutdown.stop(self.workers, &mut signals).await {
+        if let Err(why) = self.shutdown.stop(self.threads, &mut signals).await {
             warn!("{why}: stopping at once");
         }
         Ok(())
@@ -189,14 +189,6 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
         seed::seed(&store).await.map_err(|error| StartError::Seed(error.to_string()))?;
     }
     Ok(store)
-}
-
-/// How many threads serve connections.
-fn worker_threads(settings: &Settings) -> usize {
-    match settings.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    }
 }
 
 /// What every worker thread is given.
@@ -275,7 +267,7 @@ impl Parts {
         }
     }
 
-    fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
+    async fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
         let server = &self.settings.server;
         let Self { topics, sessions, draining, .. } = self.clone();
         let pace =
@@ -283,9 +275,9 @@ impl Parts {
         let timeout = server.shutdown_timeout;
         let shutdown = Shutdown { topics, sessions, draining, pace, timeout };
         let address = listeners.address;
-        let workers = Workers::start(listeners, move |stops| self.listener(stops))
-            .map_err(StartError::Thread)?;
-        Ok(Server { address, workers, shutdown, stop: Stop::default(), metrics: None })
+        let threads = Threads::start(listeners, move |stops| self.service(stops));
+        let threads = threads.await.map_err(StartError::Thread)?;
+        Ok(Server { address, threads, shutdown, stop: Stop::default(), metrics: None })
     }
 
     fn serve_metrics(
@@ -302,7 +294,7 @@ impl Parts {
     }
 
     /// The service of one worker thread; called on that thread.
-    fn listener(
+    fn service(
         &self,
         stops: watch::Receiver<bool>,
     ) -> impl actix_service::ServiceFactory<

@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use super::workers::Workers;
+use super::threads::Threads;
 use crate::{broker::Topics, session::worker::Sessions};
 
 /// How often a shutdown looks whether the sessions are gone.
@@ -88,14 +88,14 @@ impl Shutdown {
     /// Why it gave up.
     pub(super) async fn stop(
         &self,
-        workers: Workers,
+        threads: Threads,
         signals: &mut Signals,
     ) -> Result<(), &'static str> {
         let deadline = Instant::now() + self.timeout;
         let hurry = Notify::new();
         let in_order = async {
             self.drain(deadline, &hurry).await;
-            workers.finish().await;
+            threads.finish().await;
         };
         tokio::pin!(in_order);
         tokio::select! {

@@ -87,8 +87,8 @@ pub type Doorkeeper<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, Refusal
 /// Serves one upgraded connection up to its first frame.
 ///
 /// From then on the pump is a task of its own, and the HTTP server lets go of all that it keeps per
-/// connection: 1.4 KB. It does not count sessions therefore; a shutdown has seen to them, one by one,
-/// before it asks the HTTP server to stop.
+/// connection: 1.4 KB. Who waits for connections does not wait for sessions therefore; a shutdown has
+/// seen to them before, one by one.
 pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
     request: Request,
     framed: Framed<IdleGuard<T>, h1::Codec>,

@@ -1,9 +1,15 @@
 //! How many files this process may open, and how many sessions fit.
 
+use std::thread;
+
 use super::{Settings, SettingsError};
 
-/// File handles kept for what is not a session: listener, database, health, admin.
+/// File handles kept for what is not a session: threads, database, health, admin.
 const FILES_KEPT: u64 = 500;
+/// So many worker threads have what they need among these.
+const THREADS_COVERED: usize = 64;
+/// What each thread beyond them needs: its listener, and what it waits with.
+const FILES_PER_THREAD: u64 = 5;
 /// More sessions than this are not asked of one process, however many files it may open.
 const SESSIONS_MAX: u64 = 10_000_000;
 
@@ -15,20 +21,30 @@ pub fn raise_file_limit() -> u64 {
 }
 
 impl Settings {
+    /// How many threads serve connections.
+    pub fn worker_threads(&self) -> usize {
+        match self.server.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
+
     /// How many sessions may run at once under `file_limit` open files.
     ///
     /// # Errors
     /// The file limit leaves no room for sessions, or not for as many as `limits.sessions_max` wants.
     pub fn sessions_max(&self, file_limit: u64) -> Result<usize, SettingsError> {
-        let room = file_limit.saturating_sub(FILES_KEPT).min(SESSIONS_MAX) as usize;
+        let more_threads = self.worker_threads().saturating_sub(THREADS_COVERED) as u64;
+        let kept = FILES_KEPT + FILES_PER_THREAD * more_threads;
+        let room = file_limit.saturating_sub(kept).min(SESSIONS_MAX) as usize;
         let fault = |fault| Err(SettingsError::new("limits.sessions_max", fault));
         match self.limits.sessions_max {
             _ if room == 0 => fault(format!(
-                "the limit on open files is {file_limit}, and {FILES_KEPT} are kept: raise it (ulimit -n)"
+                "the limit on open files is {file_limit}, and {kept} are kept: raise it (ulimit -n)"
             )),
             Some(wanted) if wanted > room => fault(format!(
                 "must be at most {room}, not {wanted}: the limit on open files is {file_limit}, less \
-                 {FILES_KEPT}; raise it (ulimit -n) or lower this"
+                 {kept}; raise it (ulimit -n) or lower this"
             )),
             Some(wanted) => Ok(wanted),
             None => Ok(room),

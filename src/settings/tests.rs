@@ -607,7 +607,12 @@ fn a_secret_key_base_file_that_cannot_be_used_stops_the_start() {
 
 #[test]
 fn sessions_are_counted_against_the_file_limit() {
-    let with = |wanted| loaded(&DEVELOPMENT, &[("HERALD__LIMITS__SESSIONS_MAX", wanted)]);
+    let with_threads = |threads, wanted| {
+        let threads = ("HERALD__SERVER__WORKERS", threads);
+        loaded(&DEVELOPMENT, &[("HERALD__LIMITS__SESSIONS_MAX", wanted), threads])
+    };
+    let with = |wanted| with_threads("64", wanted);
+    assert_eq!(with_threads("66", "auto").sessions_max(20_000).ok(), Some(19_490));
     for (wanted, file_limit, expected) in [
         ("auto", 20_000, Some(19_500)),
         ("auto", 501, Some(1)),

@@ -15,7 +15,6 @@ use actix::prelude::*;
 use actix_web::{App as WebApp, dev, middleware::from_fn, web};
 use log::{info, warn};
 use tokio::{
-    net::TcpStream,
     sync::{Notify, watch},
     task::JoinHandle,
 };
@@ -39,6 +38,7 @@ use crate::{
     },
     session::{
         bucket::PerSecond,
+        connection::Connection,
         listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
@@ -298,7 +298,7 @@ impl Parts {
         &self,
         stops: watch::Receiver<bool>,
     ) -> impl actix_service::ServiceFactory<
-        (TcpStream, SocketAddr),
+        (Connection, SocketAddr),
         Config = (),
         Response = (),
         InitError = (),

@@ -1,10 +1,20 @@
 //! The worker threads: each accepts connections and serves them to their end.
 //!
 //! A thread that accepts for all others would have to wake one of them for every connection. Without
-//! it a join costs a quarter less CPU.
+//! it a join costs a quarter less CPU. The kernel spreads connections blindly, though; where that
+//! leaves a thread with more than its share, it passes the next one on.
 
 use std::{
-    convert::Infallible, future::poll_fn, io, mem, net::SocketAddr, pin::pin, rc::Rc,
+    convert::Infallible,
+    future::poll_fn,
+    io, mem,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,9 +28,36 @@ use tokio::{
 };
 
 use super::listeners::Listeners;
+use crate::session::connection::{Connection, Seat};
 
 /// How long a thread waits that could not accept a connection, as when no file handle is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// A thread has more than its share if it has more connections than another by one of so many, or by
+/// one. A few that are busy are thus spread evenly, and of a storm hardly any is passed on.
+const SHARES: usize = 256;
+
+/// A thread, as the others see it.
+struct Peer {
+    /// How many connections it has.
+    open: Arc<AtomicUsize>,
+    passed: mpsc::UnboundedSender<Passed>,
+}
+
+/// A connection that another thread has accepted.
+struct Passed {
+    io: std::net::TcpStream,
+    address: SocketAddr,
+    seat: Seat,
+}
+
+/// The thread that is to have the next connection of its `own` thread, if another is.
+fn has_room<'a>(peers: &'a [Peer], own: &AtomicUsize) -> Option<&'a Peer> {
+    let open = |peer: &&Peer| peer.open.load(Relaxed);
+    let idlest = peers.iter().min_by_key(open)?;
+    let least = open(&idlest);
+    (own.load(Relaxed) > least + least / SHARES).then_some(idlest)
+}
 
 /// The worker threads of a server; they stop when this is dropped.
 pub(super) struct Threads {
@@ -39,17 +76,20 @@ impl Threads {
     pub(super) async fn start<M, F>(listeners: Listeners, make: M) -> io::Result<Self>
     where
         M: Fn(watch::Receiver<bool>) -> F + Clone + Send + 'static,
-        F: ServiceFactory<(TcpStream, SocketAddr), Config = (), Response = (), InitError = ()>
+        F: ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
             + 'static,
     {
         let (stopping, stops) = watch::channel(false);
         let (at_work, busy) = mpsc::channel(1);
         let mut threads = Self { arbiters: Vec::new(), stopping, busy };
         let mut starting = Vec::new();
-        for socket in listeners.sockets {
+        let (peers, desks): (Vec<_>, Vec<_>) = listeners.sockets.iter().map(|_| desk()).unzip();
+        let peers: Arc<[Peer]> = peers.into();
+        for (socket, desk) in listeners.sockets.into_iter().zip(desks) {
             let arbiter = Arbiter::try_new()?.handle();
             let (make, stops, at_work) = (make.clone(), stops.clone(), at_work.clone());
             let (started, is_up) = oneshot::channel();
+            let peers = peers.clone();
             arbiter.spawn_fn(move || {
                 let factory = make(stops.clone());
                 actix_rt::spawn(async move {
@@ -59,7 +99,8 @@ impl Threads {
                     match listener.and_then(|listener| Ok((listener, service?))) {
                         Ok((listener, service)) => {
                             let _ = started.send(Ok(()));
-                            accept(listener, service, stops, Rc::new(at_work)).await;
+                            let door = Door { listener, desk, peers };
+                            door.serve(service, stops, Rc::new(at_work)).await;
                         }
                         Err(error) => drop(started.send(Err(error))),
                     }
@@ -89,49 +130,99 @@ impl Drop for Threads {
     }
 }
 
-/// Accepts connections and serves each as a task of its own, until the server stops.
-async fn accept<S>(
+/// What a thread has, and how the others see it.
+fn desk() -> (Peer, Desk) {
+    let (pass, passed) = mpsc::unbounded_channel();
+    let open = Arc::new(AtomicUsize::new(0));
+    (Peer { open: open.clone(), passed: pass }, Desk { open, passed })
+}
+
+/// What a thread has of its own.
+struct Desk {
+    open: Arc<AtomicUsize>,
+    /// What others have accepted for it.
+    passed: mpsc::UnboundedReceiver<Passed>,
+}
+
+/// Where the connections of one thread come in.
+struct Door {
     listener: TcpListener,
-    service: S,
-    mut stops: watch::Receiver<bool>,
-    at_work: Rc<mpsc::Sender<Infallible>>,
-) where
-    S: Service<(TcpStream, SocketAddr), Response = ()> + 'static,
-{
-    let service = Rc::new(service);
-    let mut stopped = pin!(stops.wait_for(|stops| *stops));
-    let mut is_failing = false;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = &mut stopped => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok(connection) => {
-                if mem::take(&mut is_failing) {
-                    info!("connections are accepted again");
-                }
-                // As a whole in its task, so that a panic ends this connection alone.
-                let (service, at_work) = (service.clone(), at_work.clone());
-                actix_rt::spawn(async move {
-                    // Whatever ended it, its client has been told.
-                    if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                        let _ = service.call(connection).await;
+    desk: Desk,
+    peers: Arc<[Peer]>,
+}
+
+impl Door {
+    /// Serves each connection as a task of its own, until the server stops.
+    async fn serve<S>(
+        mut self,
+        service: S,
+        mut stops: watch::Receiver<bool>,
+        at_work: Rc<mpsc::Sender<Infallible>>,
+    ) where
+        S: Service<(Connection, SocketAddr), Response = ()> + 'static,
+    {
+        let service = Rc::new(service);
+        let mut stopped = pin!(stops.wait_for(|stops| *stops));
+        let mut is_failing = false;
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                passed = self.desk.passed.recv() => passed.map(Passed::take).transpose(),
+                accepted = self.listener.accept() => accepted.and_then(|new| self.keep_or_pass(new)),
+            };
+            match next {
+                Ok(None) => {}
+                Ok(Some(connection)) => {
+                    if mem::take(&mut is_failing) {
+                        info!("connections are accepted again");
                     }
-                    drop(at_work);
-                });
-            }
-            Err(error) if is_gone(&error) => {}
-            Err(error) => {
-                if !mem::replace(&mut is_failing, true) {
-                    error!("cannot accept connections, trying on: {error}");
+                    // As a whole in its task, so that a panic ends this connection alone.
+                    let (service, at_work) = (service.clone(), at_work.clone());
+                    actix_rt::spawn(async move {
+                        // Whatever ended it, its client has been told.
+                        if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                            let _ = service.call(connection).await;
+                        }
+                        drop(at_work);
+                    });
                 }
-                if timeout(ACCEPT_PAUSE, &mut stopped).await.is_ok() {
-                    return;
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    if !mem::replace(&mut is_failing, true) {
+                        error!("cannot accept connections, trying on: {error}");
+                    }
+                    if timeout(ACCEPT_PAUSE, &mut stopped).await.is_ok() {
+                        return;
+                    }
                 }
             }
         }
+    }
+
+    /// Keeps a new connection, unless another thread is to have it.
+    fn keep_or_pass(
+        &self,
+        (io, address): (TcpStream, SocketAddr),
+    ) -> io::Result<Option<(Connection, SocketAddr)>> {
+        let Some(peer) = has_room(&self.peers, &self.desk.open) else {
+            let seat = Seat::take(&self.desk.open);
+            return Ok(Some((Connection::new(io, seat), address)));
+        };
+        let passed = Passed { io: io.into_std()?, address, seat: Seat::take(&peer.open) };
+        match peer.passed.send(passed) {
+            Ok(()) => Ok(None),
+            // It serves no more.
+            Err(mpsc::error::SendError(passed)) => passed.take().map(Some),
+        }
+    }
+}
+
+impl Passed {
+    /// The connection, on the thread that has it now.
+    fn take(self) -> io::Result<(Connection, SocketAddr)> {
+        let Self { io, address, seat } = self;
+        Ok((Connection::new(TcpStream::from_std(io)?, seat), address))
     }
 }
 
@@ -145,16 +236,15 @@ fn is_gone(error: &io::Error) -> bool {
 mod tests {
     use std::{
         cell::Cell,
-        collections::HashSet,
+        collections::HashMap,
         net::{IpAddr, Ipv4Addr},
-        sync::{
-            Arc, Mutex,
-            atomic::{AtomicUsize, Ordering::Relaxed},
-        },
+        ptr,
+        sync::Mutex,
         thread::{self, ThreadId},
     };
 
     use actix_service::{fn_factory, fn_service};
+    use futures_util::future::join_all;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -162,7 +252,7 @@ mod tests {
     const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     const DEADLINE: Duration = Duration::from_secs(10);
 
-    type Seen = Arc<Mutex<HashSet<ThreadId>>>;
+    type Seen = Arc<Mutex<HashMap<ThreadId, usize>>>;
 
     /// Threads that greet each connection with a byte and are through with it when one comes back,
     /// and which of them were seen to do so.
@@ -172,8 +262,8 @@ mod tests {
         let noted = seen.clone();
         let make = move |_| {
             let noted = noted.clone();
-            fn_service(move |(mut io, _): (TcpStream, SocketAddr)| {
-                noted.lock().expect("no panic").insert(thread::current().id());
+            fn_service(move |(mut io, _): (Connection, SocketAddr)| {
+                *noted.lock().expect("no panic").entry(thread::current().id()).or_default() += 1;
                 async move {
                     io.write_all(b"!").await?;
                     io.read_u8().await.map(drop)
@@ -208,6 +298,37 @@ mod tests {
         drop(serving);
     }
 
+    #[test]
+    fn who_has_more_than_its_share_passes_the_next_one_on() {
+        for (case, open, own, expected) in [
+            ("nobody has any", vec![0, 0], 0, None),
+            ("one, and none", vec![1, 0], 0, Some(1)),
+            ("none, and one", vec![1, 0], 1, None),
+            ("the idlest of them", vec![9, 5, 4, 7], 0, Some(2)),
+            ("a little more", vec![2_570, 2_560], 0, None),
+            ("too much more", vec![2_571, 2_560], 0, Some(1)),
+            ("alone", vec![5], 0, None),
+        ] {
+            let count = |open| Peer { open: Arc::new(AtomicUsize::new(open)), ..desk().0 };
+            let peers: Vec<_> = open.into_iter().map(count).collect();
+            let found = has_room(&peers, &peers[own].open);
+            let found = found.and_then(|found| peers.iter().position(|peer| ptr::eq(peer, found)));
+            assert_eq!(found, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn connections_that_stay_are_spread_evenly() {
+        let (serving, address, seen) = start(3).await;
+        let clients = join_all((0..30).map(|_| greeted(address))).await;
+        assert!(clients.iter().all(Result::is_ok));
+        let seen: Vec<_> = seen.lock().expect("no panic").values().copied().collect();
+        assert_eq!(seen.iter().sum::<usize>(), 30);
+        // Two that accept at the same time may not see each other.
+        assert!(seen.len() == 3 && seen.iter().all(|served| (8..=12).contains(served)), "{seen:?}");
+        drop(serving);
+    }
+
     #[actix_web::test]
     async fn a_thread_that_cannot_serve_is_told_of() {
         for (case, panics, expected) in
@@ -219,7 +340,7 @@ mod tests {
                 let is_last = nth.fetch_add(1, Relaxed) == 1;
                 assert!(!(is_last && panics), "on purpose: the service of one thread");
                 fn_factory(move || async move {
-                    let service = fn_service(async |_: (TcpStream, SocketAddr)| Ok::<_, ()>(()));
+                    let service = fn_service(async |_: (Connection, SocketAddr)| Ok::<_, ()>(()));
                     if is_last { Err(()) } else { Ok(service) }
                 })
             };
@@ -235,7 +356,7 @@ mod tests {
         let address = listeners.address;
         let make = |_| {
             let nth = Cell::new(0);
-            fn_service(move |(mut io, _): (TcpStream, SocketAddr)| {
+            fn_service(move |(mut io, _): (Connection, SocketAddr)| {
                 assert!(nth.replace(nth.get() + 1) > 0, "on purpose: the first connection");
                 async move { io.write_all(b"!").await }
             })

@@ -24,13 +24,13 @@ use actix_web::{
     dev::{AppConfig, ServiceResponse},
 };
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{Instant, Sleep},
 };
 
 use super::{
     Conversation,
+    connection::Connection,
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
@@ -77,7 +77,7 @@ impl<C: Conversation + Unpin> Listener<C> {
     pub fn service<F, S, B>(
         self,
         app: F,
-    ) -> impl ServiceFactory<(TcpStream, SocketAddr), Config = (), Response = (), InitError = ()>
+    ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
     where
         F: IntoServiceFactory<S, Request>,
         S: ServiceFactory<
@@ -94,7 +94,7 @@ impl<C: Conversation + Unpin> Listener<C> {
         let Self { worker, doorkeeper, handshake_timeout, idle_timeout, stops } = self;
         let metrics = worker.metrics.clone();
         let upgrade =
-            move |(request, framed): (Request, Framed<IdleGuard<TcpStream>, h1::Codec>)| {
+            move |(request, framed): (Request, Framed<IdleGuard<Connection>, h1::Codec>)| {
                 upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
             };
         let http = HttpService::build()
@@ -108,7 +108,7 @@ impl<C: Conversation + Unpin> Listener<C> {
             })
             .upgrade(upgrade)
             .h1(map_config(app, |()| AppConfig::default()));
-        fn_service(move |(io, peer): (TcpStream, SocketAddr)| {
+        fn_service(move |(io, peer): (Connection, SocketAddr)| {
             let guard = IdleGuard::new(io, idle_timeout, metrics.clone());
             std::future::ready(Ok((guard, Some(peer))))
         })

@@ -12,6 +12,7 @@
 
 pub mod bucket;
 pub mod client;
+pub mod connection;
 mod driver;
 mod frames;
 pub mod listener;

@@ -15,7 +15,7 @@ use crate::{
 use super::{
     announcement::Announcement,
     count::Count,
-    listeners::{Group, Listeners, Member, Sampler, Tracking},
+    listeners::{Group, Listeners, ListenersId, Member, Sampler, Tracking},
     occupancy::Rank,
     outbox::{Ending, News, Outbox},
     placed::{Batch, Level, Placed},
@@ -56,8 +56,9 @@ pub struct Enter(pub Arc<Outbox>);
 pub struct Leave(pub SessionId);
 
 /// A session subscribes. Idempotent: one session hears one place once, in its latest spelling.
+/// Answers among which listeners it is.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "ListenersId")]
 pub struct Attach {
     /// Who.
     pub session: SessionId,
@@ -103,11 +104,11 @@ pub(super) struct Ended {
     pub(super) left: usize,
 }
 
-/// A topic has opened for this thread: from here on it hands over all that is published. What it
-/// sent before, and not to the last, was for those who have left.
+/// A topic has opened for listeners of this thread: from here on it hands over all that is published.
+/// What it sent before was for others, who have left.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Opens(pub(super) ScopeKey);
+pub(super) struct Opens(pub(super) ScopeKey, pub(super) ListenersId);
 
 /// Publications to hand out, in their order.
 #[derive(Message)]
@@ -142,13 +143,14 @@ pub(super) struct TopicLost(pub(super) ScopeKey);
 ///
 /// Whoever cannot take a frame at once has its session ended; nobody is waited for.
 /// The mailbox takes dispatches without limit because each holds a permit (see
-/// [`Topics`]), and at most two messages per session besides.
+/// [`Topics`]), and at most three messages per join besides.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
     /// Not a `HashMap`: its table doubles as members come and go; here only that of the indices does.
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
+    next_listeners: ListenersId,
     handed_this_turn: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
@@ -198,6 +200,7 @@ impl Fanout {
             topics,
             sessions: IndexMap::new(),
             scopes: HashMap::new(),
+            next_listeners: ListenersId::default(),
             handed_this_turn: 0,
             handed,
             sampler: Sampler::default(),
@@ -205,14 +208,18 @@ impl Fanout {
         }
     }
 
-    fn attach(&mut self, Attach { session, id, subscription }: Attach) {
-        let Some(present) = self.sessions.get_mut(&session) else { return };
+    fn attach(&mut self, Attach { session, id, subscription }: Attach) -> ListenersId {
+        let none = self.next_listeners;
+        let Some(present) = self.sessions.get_mut(&session) else { return none };
         let Subscription { place, topic, format, persona } = subscription;
         let listeners = self.scopes.entry(place.key.clone());
         let listeners = listeners.or_insert_with(|| {
             let traffic = self.topics.metrics().app(place.key.app.0);
-            Listeners::new(traffic, self.topics.is_open(&place.key, self.worker))
+            let id = self.next_listeners;
+            self.next_listeners = ListenersId(id.0 + 1);
+            Listeners::new(id, traffic, self.topics.is_open(&place.key, self.worker))
         });
+        let listeners_id = listeners.id;
         let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
         let group = match &place.channel {
             None => listeners.whole.get_or_insert_with(new_group),
@@ -230,6 +237,7 @@ impl Fanout {
             }
             present.places.push(place);
         }
+        listeners_id
     }
 
     fn detach(&mut self, Detach { session, id, place }: &Detach) {
@@ -439,10 +447,10 @@ impl Handler<Leave> for Fanout {
 }
 
 impl Handler<Attach> for Fanout {
-    type Result = ();
+    type Result = MessageResult<Attach>;
 
-    fn handle(&mut self, attach: Attach, _: &mut Self::Context) {
-        self.attach(attach);
+    fn handle(&mut self, attach: Attach, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.attach(attach))
     }
 }
 
@@ -457,9 +465,10 @@ impl Handler<Detach> for Fanout {
 impl Handler<Opens> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, Opens(key): Opens, _: &mut Self::Context) {
+    fn handle(&mut self, Opens(key, id): Opens, _: &mut Self::Context) {
         if let Some(listeners) = self.scopes.get_mut(&key) {
-            listeners.is_open = true;
+            // Who asked may have been the last of others, and have left before it was answered.
+            listeners.is_open |= listeners.id == id;
         }
     }
 }

@@ -16,8 +16,13 @@ use super::{
     topic_name::ChannelName,
 };
 
+/// The listeners of a scope on one thread, from the first who comes to the last who leaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListenersId(pub(super) u64);
+
 /// Who listens to one scope.
 pub(super) struct Listeners {
+    pub(super) id: ListenersId,
     /// Whether their topic hands this thread all that is published. Those who come where nobody was
     /// left would otherwise hear the last of what was meant for others, and then miss what was
     /// published until the topic knew of them.
@@ -29,8 +34,8 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Nobody yet.
-    pub(super) fn new(traffic: Arc<Traffic>, is_open: bool) -> Self {
-        Self { is_open, traffic, whole: None, channels: HashMap::new() }
+    pub(super) fn new(id: ListenersId, traffic: Arc<Traffic>, is_open: bool) -> Self {
+        Self { id, is_open, traffic, whole: None, channels: HashMap::new() }
     }
 
     /// Removes a member; a channel that nobody is left on goes with it.

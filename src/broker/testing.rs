@@ -179,8 +179,9 @@ impl Broker {
     ) -> Result<(), SubscribeError> {
         let (session, id) = (probe.session, SUBSCRIPTION);
         let attach = Attach { session, id, subscription: subscription.clone() };
-        self.fanout.send(attach).await.expect("a fan-out");
-        let subscriber = Subscriber { worker: self.worker, fanout: &self.fanout, session, id };
+        let listeners = self.fanout.send(attach).await.expect("a fan-out");
+        let (worker, fanout) = (self.worker, &self.fanout);
+        let subscriber = Subscriber { worker, fanout, listeners, session, id };
         self.topics.subscribe(subscriber, &subscription).await
     }
 

@@ -10,6 +10,7 @@ use super::{
     announcement::Announcement,
     fanout::{Announce, Dispatch, Fanout, Introduce, Opens, TopicLost, WorkerId},
     gathering::Gathering,
+    listeners::ListenersId,
     opened::Opened,
     placed::Batch,
     presence::{Full, Persona, Roster},
@@ -26,6 +27,8 @@ use super::{
 pub(super) struct Open {
     pub(super) worker: WorkerId,
     pub(super) fanout: Addr<Fanout>,
+    /// Among whom the subscriber is there.
+    pub(super) listeners: ListenersId,
     /// The subscriber, if it is to be tracked.
     pub(super) entrant: Option<Entrant>,
 }
@@ -256,9 +259,9 @@ impl Handler<Open> for Topic {
     type Result = Result<(), Full>;
 
     fn handle(&mut self, open: Open, ctx: &mut Self::Context) -> Self::Result {
-        let Open { worker, fanout, entrant } = open;
+        let Open { worker, fanout, listeners, entrant } = open;
         self.threads.insert(worker, fanout.clone());
-        fanout.do_send(Opens(self.key.clone()));
+        fanout.do_send(Opens(self.key.clone(), listeners));
         entrant.map_or(Ok(()), |entrant| self.welcome(entrant, worker, &fanout, ctx))
     }
 }

@@ -30,6 +30,7 @@ use crate::{
 use super::{
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
+    listeners::ListenersId,
     opened::Opened,
     placed::{Batch, Placed},
     presence::{Full, Roster},
@@ -117,6 +118,8 @@ pub struct Subscriber<'a> {
     pub worker: WorkerId,
     /// The fan-out of that thread.
     pub fanout: &'a Addr<Fanout>,
+    /// Among whom it is attached there.
+    pub listeners: ListenersId,
     /// The session.
     pub session: SessionId,
     /// Under which id it is attached.
@@ -354,6 +357,7 @@ impl Topics {
                 let open = Open {
                     worker,
                     fanout: subscriber.fanout.clone(),
+                    listeners: subscriber.listeners,
                     entrant: entrant(&subscriber, subscription),
                 };
                 if let Ok(outcome) = topic.send(open).await {

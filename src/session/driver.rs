@@ -237,9 +237,9 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     driver.outbox.begin_join(id);
     let subscribe = async move {
         let attach = Attach { session, id, subscription: subscription.clone() };
-        fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
+        let listeners = fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
         let (worker, fanout) = (fanout.worker, &fanout.addr);
-        let subscriber = Subscriber { worker, fanout, session, id };
+        let subscriber = Subscriber { worker, fanout, listeners, session, id };
         let subscribed = topics.subscribe(subscriber, &subscription).await;
         subscribed.map_err(|refused| {
             fanout.do_send(Detach { session, id, place: subscription.place });

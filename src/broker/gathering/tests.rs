@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::{
     ChannelName, JsonObject,
     fanout::{Attach, Leave, ThreadFanout},
+    listeners::ListenersId,
     presence::Persona,
     subscriber::{Place, Subscription, SubscriptionId},
     testing::{Break, Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
@@ -159,8 +160,9 @@ async fn who_joins_hears_no_announcement_before_its_state_and_who_joins_anew_mis
     // Half of a first join: it is told nothing yet.
     let mut eve = broker.session(3).await;
     let half = Attach { session: eve.session, id, subscription: subscription.clone() };
-    broker.fanout.send(half).await.expect("a fan-out");
-    let subscriber = Subscriber { worker: broker.worker, fanout: &broker.fanout, session, id };
+    let listeners = broker.fanout.send(half).await.expect("a fan-out");
+    let (worker, fanout) = (broker.worker, &broker.fanout);
+    let subscriber = Subscriber { worker, fanout, listeners, session, id };
     broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
     let told = "room +[ada={}] -[ada={}]";
     assert_eq!([ada.next().await, ada.next().await], ["[ada={} bob={}]", told]);
@@ -188,10 +190,11 @@ async fn a_state_that_comes_late_is_not_taken_for_that_of_another_join() {
         subscription: subscription.clone(),
     };
     broker.fanout.send(attach(6)).await.expect("a fan-out");
-    broker.fanout.send(attach(7)).await.expect("a fan-out");
+    let listeners = broker.fanout.send(attach(7)).await.expect("a fan-out");
     // The topic answers the first join, whose place is another's by now.
     let (session, id) = (ada.session, SubscriptionId(6));
-    let subscriber = Subscriber { worker: broker.worker, fanout: &broker.fanout, session, id };
+    let (worker, fanout) = (broker.worker, &broker.fanout);
+    let subscriber = Subscriber { worker, fanout, listeners, session, id };
     broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
     broker.publish(&place.key, "room", "msg").await;
     assert_eq!(ada.next().await, "room msg", "and no state before");
@@ -217,8 +220,9 @@ async fn a_fan_out_that_breaks_takes_its_members_along() {
         format: FORMAT,
         persona: Some(persona("deaf")),
     };
-    let (worker, session) = (broker.worker, doomed.session);
-    let subscriber = Subscriber { worker, fanout: &broken, session, id: SubscriptionId(7) };
+    let (worker, session, id) = (broker.worker, doomed.session, SubscriptionId(7));
+    let listeners = ListenersId::default();
+    let subscriber = Subscriber { worker, fanout: &broken, listeners, session, id };
     broker.topics.subscribe(subscriber, &subscription).await.expect("an answer");
     assert_eq!(here(&broker).await, "[watcher={}]");
 }

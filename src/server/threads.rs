@@ -20,7 +20,7 @@ use std::{
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use actix_service::{Service, ServiceFactory};
-use log::{error, info};
+use log::{debug, error, info};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
@@ -34,7 +34,7 @@ use crate::session::connection::{Connection, Seat};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A thread has more than its share if it has more connections than another by one of so many, or by
-/// one. A few that are busy are thus spread evenly, and of a storm hardly any is passed on.
+/// one. A few that are busy are thus spread evenly, and of many thousands hardly any is passed on.
 const SHARES: usize = 256;
 
 /// A thread, as the others see it.
@@ -54,7 +54,7 @@ struct Passed {
 /// The thread that is to have the next connection of its `own` thread, if another is.
 fn has_room<'a>(peers: &'a [Peer], own: &AtomicUsize) -> Option<&'a Peer> {
     let open = |peer: &&Peer| peer.open.load(Relaxed);
-    let idlest = peers.iter().min_by_key(open)?;
+    let idlest = peers.iter().filter(|peer| !peer.passed.is_closed()).min_by_key(open)?;
     let least = open(&idlest);
     (own.load(Relaxed) > least + least / SHARES).then_some(idlest)
 }
@@ -99,8 +99,10 @@ impl Threads {
                     match listener.and_then(|listener| Ok((listener, service?))) {
                         Ok((listener, service)) => {
                             let _ = started.send(Ok(()));
-                            let door = Door { listener, desk, peers };
-                            door.serve(service, stops, Rc::new(at_work)).await;
+                            let service = Rc::new(service);
+                            let door = Door { service, open: desk.open, at_work: Rc::new(at_work) };
+                            let passed = door.take_passed(desk.passed, stops.clone());
+                            tokio::join!(door.accept(listener, &peers, stops), passed);
                         }
                         Err(error) => drop(started.send(Err(error))),
                     }
@@ -145,47 +147,39 @@ struct Desk {
 }
 
 /// Where the connections of one thread come in.
-struct Door {
-    listener: TcpListener,
-    desk: Desk,
-    peers: Arc<[Peer]>,
+struct Door<S> {
+    service: Rc<S>,
+    open: Arc<AtomicUsize>,
+    at_work: Rc<mpsc::Sender<Infallible>>,
 }
 
-impl Door {
-    /// Serves each connection as a task of its own, until the server stops.
-    async fn serve<S>(
-        mut self,
-        service: S,
+impl<S> Door<S>
+where
+    S: Service<(Connection, SocketAddr), Response = ()> + 'static,
+{
+    /// Accepts connections, until the server stops.
+    async fn accept(
+        &self,
+        listener: TcpListener,
+        peers: &[Peer],
         mut stops: watch::Receiver<bool>,
-        at_work: Rc<mpsc::Sender<Infallible>>,
-    ) where
-        S: Service<(Connection, SocketAddr), Response = ()> + 'static,
-    {
-        let service = Rc::new(service);
+    ) {
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
         let mut is_failing = false;
         loop {
-            let next = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 _ = &mut stopped => return,
-                passed = self.desk.passed.recv() => passed.map(Passed::take).transpose(),
-                accepted = self.listener.accept() => accepted.and_then(|new| self.keep_or_pass(new)),
+                accepted = listener.accept() => accepted,
             };
-            match next {
-                Ok(None) => {}
-                Ok(Some(connection)) => {
+            match accepted {
+                Ok((io, address)) => {
                     if mem::take(&mut is_failing) {
                         info!("connections are accepted again");
                     }
-                    // As a whole in its task, so that a panic ends this connection alone.
-                    let (service, at_work) = (service.clone(), at_work.clone());
-                    actix_rt::spawn(async move {
-                        // Whatever ended it, its client has been told.
-                        if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                            let _ = service.call(connection).await;
-                        }
-                        drop(at_work);
-                    });
+                    if let Err(error) = self.serve_or_pass(io, address, peers) {
+                        debug!("a connection cannot be passed on: {error}");
+                    }
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
@@ -200,29 +194,57 @@ impl Door {
         }
     }
 
-    /// Keeps a new connection, unless another thread is to have it.
-    fn keep_or_pass(
+    /// Takes what other threads pass on, until the server stops: then what is on its way is the last.
+    async fn take_passed(
         &self,
-        (io, address): (TcpStream, SocketAddr),
-    ) -> io::Result<Option<(Connection, SocketAddr)>> {
-        let Some(peer) = has_room(&self.peers, &self.desk.open) else {
-            let seat = Seat::take(&self.desk.open);
-            return Ok(Some((Connection::new(io, seat), address)));
-        };
-        let passed = Passed { io: io.into_std()?, address, seat: Seat::take(&peer.open) };
-        match peer.passed.send(passed) {
-            Ok(()) => Ok(None),
-            // It serves no more.
-            Err(mpsc::error::SendError(passed)) => passed.take().map(Some),
+        mut passed: mpsc::UnboundedReceiver<Passed>,
+        mut stops: watch::Receiver<bool>,
+    ) {
+        let mut stopped = pin!(stops.wait_for(|stops| *stops));
+        let mut is_over = false;
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = &mut stopped, if !is_over => {
+                    is_over = true;
+                    passed.close();
+                    continue;
+                }
+                next = passed.recv() => next,
+            };
+            let Some(Passed { io, address, seat }) = next else { return };
+            match TcpStream::from_std(io) {
+                Ok(io) => self.serve(Connection::new(io, seat), address),
+                Err(error) => debug!("a connection that was passed on cannot be used: {error}"),
+            }
         }
     }
-}
 
-impl Passed {
-    /// The connection, on the thread that has it now.
-    fn take(self) -> io::Result<(Connection, SocketAddr)> {
-        let Self { io, address, seat } = self;
-        Ok((Connection::new(TcpStream::from_std(io)?, seat), address))
+    /// Serves a new connection here, unless another thread is to have it.
+    fn serve_or_pass(&self, io: TcpStream, address: SocketAddr, peers: &[Peer]) -> io::Result<()> {
+        let Some(peer) = has_room(peers, &self.open) else {
+            self.serve(Connection::new(io, Seat::take(&self.open)), address);
+            return Ok(());
+        };
+        let passed = Passed { io: io.into_std()?, address, seat: Seat::take(&peer.open) };
+        if let Err(mpsc::error::SendError(Passed { io, .. })) = peer.passed.send(passed) {
+            // It has just stopped.
+            let io = TcpStream::from_std(io)?;
+            self.serve(Connection::new(io, Seat::take(&self.open)), address);
+        }
+        Ok(())
+    }
+
+    /// Serves a connection as a task of its own, which as a whole may panic: that ends it alone.
+    fn serve(&self, connection: Connection, address: SocketAddr) {
+        let (service, at_work) = (self.service.clone(), self.at_work.clone());
+        actix_rt::spawn(async move {
+            // Whatever ended it, its client has been told.
+            if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                let _ = service.call((connection, address)).await;
+            }
+            drop(at_work);
+        });
     }
 }
 
@@ -309,8 +331,13 @@ mod tests {
             ("too much more", vec![2_571, 2_560], 0, Some(1)),
             ("alone", vec![5], 0, None),
         ] {
-            let count = |open| Peer { open: Arc::new(AtomicUsize::new(open)), ..desk().0 };
-            let peers: Vec<_> = open.into_iter().map(count).collect();
+            let (mut peers, _desks): (Vec<_>, Vec<_>) = open.iter().map(|_| desk()).unzip();
+            for (peer, open) in peers.iter().zip(open) {
+                peer.open.store(open, Relaxed);
+            }
+            // It has none, and serves none.
+            let (gone, _) = desk();
+            peers.push(gone);
             let found = has_room(&peers, &peers[own].open);
             let found = found.and_then(|found| peers.iter().position(|peer| ptr::eq(peer, found)));
             assert_eq!(found, expected, "{case}");

@@ -80,3 +80,18 @@ impl Transport for Connection {
         self.io.give_up();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_left_is_given_back() {
+        let open = Arc::new(AtomicUsize::new(0));
+        let seats = [Seat::take(&open), Seat::take(&open)];
+        assert_eq!(open.load(Relaxed), 2);
+        let [first, _second] = seats;
+        drop(first);
+        assert_eq!(open.load(Relaxed), 1);
+    }
+}

@@ -4,7 +4,6 @@ use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::super::{
-    fanout::Leave,
     testing::{Break, Broker, DEADLINE, channel, key, publication, whole},
     topics::SubscribeError,
 };
@@ -58,13 +57,6 @@ impl Handler<Stall> for Topic {
     }
 }
 
-/// Enough turns for all that does not wait for anybody.
-async fn turns() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[actix_web::test]
 async fn who_joins_where_its_thread_listens_already_does_not_wait_for_the_topic() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
@@ -78,10 +70,15 @@ async fn who_joins_where_its_thread_listens_already_does_not_wait_for_the_topic(
     broker.join(&second, channel(&scope, "room")).await.expect("a place at once");
 
     let mut asks = Box::pin(elsewhere.join(&third, whole(&scope)));
+    let turns = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
     tokio::select! {
         biased;
         _ = &mut asks => panic!("its thread is nothing to the topic yet"),
-        () = turns() => {}
+        () = turns => {}
     }
     drop(end);
     asks.await.expect("a place");
@@ -91,44 +88,33 @@ async fn who_joins_where_its_thread_listens_already_does_not_wait_for_the_topic(
 
 #[actix_web::test]
 async fn who_joins_where_the_last_has_just_left_hears_nothing_with_a_gap_behind_it() {
-    for is_first_unanswered in [false, true] {
-        let (broker, scope) = (Broker::start(), key(1, "public"));
-        let elsewhere = broker.another_thread();
-        let (first, mut second) = (broker.session(1).await, broker.session(2).await);
-        let mut witness = elsewhere.session(3).await;
-        elsewhere.join(&witness, whole(&scope)).await.expect("a place");
-        if !is_first_unanswered {
-            broker.join(&first, whole(&scope)).await.expect("a place");
-        }
-        let topic = broker.topics.find(&scope).expect("a topic");
-        let (end, stalled) = oneshot::channel();
-        topic.send(Stall(stalled)).await.expect("a topic");
-        if is_first_unanswered {
-            // It asks, and is gone before the topic gets to it.
-            tokio::select! {
-                biased;
-                _ = broker.join(&first, whole(&scope)) => panic!("nobody answers"),
-                () = turns() => {}
-            }
-        }
-        // In its mailbox, in this order: the topic hands the first out before it hears that the thread
-        // is deserted, and the second before it hears that it no longer is.
-        let publish = |event| broker.topics.publish(publication(&scope, "#general", event));
-        publish("last of the old").await.expect("room");
-        broker.leave(&first, whole(&scope)).await;
-        publish("in between").await.expect("room");
-        let joining = broker.join(&second, whole(&scope));
-        let release = async {
-            // Answered once the fan-out knows of who joins: it takes one after the other.
-            broker.fanout.send(Leave(SessionId(99))).await.expect("a fan-out");
-            drop(end);
-        };
-        tokio::join!(joining, release).0.expect("a place");
-        broker.publish(&scope, "#general", "first of the new").await;
-        assert_eq!(second.next().await, "* first of the new", "{is_first_unanswered}");
-        for event in ["last of the old", "in between", "first of the new"] {
-            assert_eq!(witness.next().await, format!("* {event}"));
-        }
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let elsewhere = broker.another_thread();
+    let (first, mut second) = (broker.session(1).await, broker.session(2).await);
+    let mut witness = elsewhere.session(3).await;
+    broker.join(&first, whole(&scope)).await.expect("a place");
+    elsewhere.join(&witness, whole(&scope)).await.expect("a place");
+    let topic = broker.topics.find(&scope).expect("a topic");
+    let (end, stalled) = oneshot::channel();
+    topic.send(Stall(stalled)).await.expect("a topic");
+    // In its mailbox, in this order: the topic hands the first out before it hears that the thread is
+    // deserted, and the second before it hears that it no longer is.
+    let publish = |event| broker.topics.publish(publication(&scope, "#general", event));
+    publish("last of the old").await.expect("room");
+    broker.leave(&first, whole(&scope)).await;
+    publish("in between").await.expect("room");
+    let joining = broker.join(&second, whole(&scope));
+    let release = async {
+        // Behind the second's place at the fan-out: what the first was answered, or somebody with it.
+        let late = Opens(scope.clone(), ListenersId::default());
+        broker.fanout.send(late).await.expect("a fan-out");
+        drop(end);
+    };
+    tokio::join!(joining, release).0.expect("a place");
+    broker.publish(&scope, "#general", "first of the new").await;
+    assert_eq!(second.next().await, "* first of the new");
+    for event in ["last of the old", "in between", "first of the new"] {
+        assert_eq!(witness.next().await, format!("* {event}"));
     }
 }
 

@@ -74,7 +74,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A worker thread does not serve.
-    #[error("cannot start a worker thread: {0}; are server.workers too many?")]
+    #[error("a worker thread does not start: {0}; server.workers says how many there are to be")]
     Thread(#[source] io::Error),
 }
 

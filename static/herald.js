@@ -1,91 +1,19 @@
 // The demo page: joins `public:<app>`, shows what arrives there, and sends by channel push.
 //
-// Whatever arrives was written by somebody else, so it becomes text (`textContent`), never markup.
 // The page holds no secret; a pasted token stays in this window's memory.
 
+import { wireCopyButtons } from "./copy.js"
+import { Feed, countWords, heardOnChannel, heardOnScope, isControl } from "./feed.js"
 import { Socket } from "./phoenix.mjs"
 
-const ENTRIES_MAX = 200
-const TEXT_CHARS_MAX = 4000
 const LINE_BREAK = " \\\n  "
 const OFFLINE = "Not sent: this page is not connected right now."
 const NAME_KEY = "herald.name"
+const PRIVATE_CHANNEL = "room-1"
 const RECONNECT_MS = [100, 250, 500, 1000, 2000, 3000]
 const RECONNECT_MAX_MS = 5000
 
 const byId = id => document.getElementById(id)
-
-// ---------------------------------------------------------------- what arrives
-
-/** A list of the latest events, newest first, never longer than `ENTRIES_MAX`. */
-class Feed {
-  constructor(list, onCount = () => {}) {
-    this.list = list
-    this.onCount = onCount
-    this.received = 0
-  }
-
-  /** Shows one event; `badge` says what is special about it, if anything is. */
-  add({ kind, badge, payload }) {
-    const head = element("p", "entry-head")
-    head.append(element("bdi", "entry-name", nameIn(payload)))
-    if (badge) head.append(element("span", "badge", badge))
-    head.append(clock())
-    const text = element("p", "entry-text", messageIn(payload))
-    text.dir = "auto"
-    const entry = element("li", "entry")
-    entry.dataset.testid = "entry"
-    entry.dataset.kind = kind
-    entry.append(head, text)
-    this.prepend(entry)
-    this.received += 1
-    this.onCount(this.received)
-  }
-
-  /** Draws a line through the list, such as the moment a connection came back. */
-  mark(words) {
-    const mark = element("li", "mark", words)
-    mark.dataset.testid = "mark"
-    this.prepend(mark)
-  }
-
-  clear() {
-    this.list.replaceChildren()
-  }
-
-  prepend(item) {
-    this.list.prepend(item)
-    while (this.list.children.length > ENTRIES_MAX) this.list.lastElementChild.remove()
-  }
-}
-
-function element(tag, className, text = "") {
-  const made = document.createElement(tag)
-  made.className = className
-  made.textContent = text
-  return made
-}
-
-function clock() {
-  const now = new Date()
-  const time = element("time", "entry-time", now.toLocaleTimeString())
-  time.dateTime = now.toISOString()
-  return time
-}
-
-function nameIn(payload) {
-  return asText(payload?.name) || "unnamed"
-}
-
-function messageIn(payload) {
-  return asText(payload?.message ?? payload)
-}
-
-function asText(value) {
-  if (value === undefined || value === null) return ""
-  const text = typeof value === "string" ? value : JSON.stringify(value)
-  return text.length > TEXT_CHARS_MAX ? `${text.slice(0, TEXT_CHARS_MAX)}…` : text
-}
 
 // ---------------------------------------------------------------- what is refused
 
@@ -103,12 +31,12 @@ const REFUSALS = {
 function refusal(response) {
   const code = typeof response === "string" ? response : response?.error ?? response?.reason
   const words = REFUSALS[code] ?? "The server refused"
-  return code ? `${words} (${asText(code)}).` : `${words}.`
+  return code ? `${words} (${code}).` : `${words}.`
 }
 
 /** Says why a push was refused; the articles' contract is an empty response for "not permitted". */
 function pushRefusal(response) {
-  return response?.reason ? `Not sent: ${asText(response.reason)}.` : "Not sent: publishing here is not permitted."
+  return response?.reason ? `Not sent: ${response.reason}.` : "Not sent: publishing here is not permitted."
 }
 
 // ---------------------------------------------------------------- the connection, in words
@@ -187,11 +115,7 @@ const channelEvent = `${channelName}:msg`
 const broadcastEvent = "msg"
 
 const state = new ConnectionState()
-const feed = new Feed(byId("feed"), received => {
-  const shown = received > ENTRIES_MAX ? `latest ${ENTRIES_MAX} of ` : ""
-  byId("feed-count").textContent = `${shown}${received} ${received === 1 ? "event" : "events"}`
-  byId("feed-empty").hidden = true
-})
+const feed = new Feed(byId("feed"), showCounts)
 
 /** Opens the socket; phoenix.js itself reconnects and joins again. */
 function openSocket() {
@@ -209,8 +133,11 @@ function openSocket() {
 
 function joinApp(socket) {
   const channel = socket.channel(topic, {})
-  channel.on(channelEvent, payload => feed.add({ kind: "channel", payload }))
-  channel.on(broadcastEvent, payload => feed.add({ kind: "broadcast", badge: "Broadcast to all channels", payload }))
+  // A whole scope hears all of its channels, and events of any name.
+  channel.onMessage = (event, payload) => {
+    if (!isControl(event)) feed.add(heardOnScope(event, channelName), payload)
+    return payload
+  }
   channel.onError(() => state.change({ join: "joining" }))
   channel.onClose(() => state.change({ join: "closed" }))
   channel.join()
@@ -220,6 +147,24 @@ function joinApp(socket) {
     })
     .receive("error", response => state.change({ join: "refused", refusal: refusal(response) }))
   return channel
+}
+
+/** Says how many events came, and offers those of other channels once there are any. */
+function showCounts({ channel, broadcast, elsewhere }) {
+  const areShown = byId("feed").dataset.others === "shown"
+  byId("feed-count").textContent = countWords({ channel, broadcast })
+  byId("feed-empty").hidden = channel + broadcast > 0 || (areShown && elsewhere > 0)
+  byId("others").hidden = elsewhere === 0
+  byId("others-count").textContent = `${elsewhere} ${areShown ? "" : "more "}on other channels`
+  byId("others-toggle").textContent = areShown ? "Hide" : "Show"
+}
+
+function wireOthers() {
+  byId("others-toggle").addEventListener("click", () => {
+    const { dataset } = byId("feed")
+    dataset.others = dataset.others === "shown" ? "hidden" : "shown"
+    showCounts(feed.received)
+  })
 }
 
 function gapWords(lostAt) {
@@ -278,8 +223,9 @@ class PrivatePanel {
     const channel = this.socket.channel(wanted, tokenParams())
     this.channel = channel
     const ifCurrent = act => response => this.channel === channel && act(response)
+    const heard = isWholeScope(wanted) ? heardOnScope : heardOnChannel
     channel.onMessage = (event, payload) => {
-      if (isChannelEvent(event)) this.feed.add({ kind: "event", badge: event, payload })
+      if (!isControl(event)) this.feed.add(heard(event), payload)
       return payload
     }
     channel.onError(ifCurrent(() => this.show("joining", "The connection was lost. Joining again by itself.")))
@@ -319,6 +265,9 @@ class PrivatePanel {
     say(byId("private-note"), words)
     byId("private-note").dataset.tone = next === "refused" ? "bad" : "calm"
     byId("private-leave").disabled = this.channel === null
+    // What a window that has joined does next is to send.
+    byId("private-join-go").classList.toggle("button-quiet", next === "joined")
+    byId("private-join-go").textContent = next === "joined" ? "Join again" : "Join"
     byId("private-say").hidden = next !== "joined"
   }
 }
@@ -329,14 +278,14 @@ function tokenParams() {
   return csrf ? { ...params, csrf_token: csrf } : params
 }
 
-/** The wire's own events pass through `onMessage` too. */
-function isChannelEvent(event) {
-  return !event.startsWith("phx_") && !event.startsWith("chan_reply_")
+/** Whether a topic is `<scope>:<app>`, without a channel. */
+function isWholeScope(topic) {
+  return topic.split(":").length <= 2
 }
 
-/** On `S:app` an event names its channel; on `S:app:C` the channel is already said. */
+/** On a whole scope an event names its channel; on a single channel that is already said. */
 function eventFor(joined) {
-  return joined.split(":").length > 2 ? broadcastEvent : channelEvent
+  return isWholeScope(joined) ? channelEvent : broadcastEvent
 }
 
 // ---------------------------------------------------------------- small things
@@ -361,18 +310,32 @@ function quoted(word) {
   return /^[\w:=.-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
 }
 
-function showCommands() {
-  byId("curl").textContent = [
+/** The command that triggers an event on a channel, for a terminal. */
+function curlCommand(channel, scope) {
+  return [
     `curl -u KEY:SECRET ${location.origin}/api/apps/${encodeURIComponent(app)}/events`,
-    `-d event=msg --data-urlencode ${quoted(`topic=${channelName}`)}`,
+    `${scope === "public" ? "" : `-d ${quoted(`scope=${scope}`)} `}-d event=msg --data-urlencode ${quoted(`topic=${channel}`)}`,
     `-d 'payload={"name":"curl","message":"Hello"}'`,
   ].join(LINE_BREAK)
-  const wanted = quoted(byId("private-topic").value)
-  byId("private-command").textContent = [
-    `herald token --app ${quoted(app)}`,
-    `--listen ${wanted}`,
-    `--publish ${wanted}`,
-  ].join(LINE_BREAK)
+}
+
+/** The command that mints a token for a topic: for any channel of its scope, or for the whole scope. */
+function tokenCommand(topic) {
+  const [scope, slug] = topic.split(":")
+  const pattern = quoted(isWholeScope(topic) ? topic : `${scope}:${slug}:*`)
+  const words = [`herald token --app ${quoted(app)}`, `--listen ${pattern}`, `--publish ${pattern}`]
+  // Who is present is known by the token's `sub`.
+  if (scope === "presence") words.push(`--sub '"ada"'`)
+  return words.join(LINE_BREAK)
+}
+
+function showPrivateCommands() {
+  const wanted = byId("private-topic").value.trim()
+  const [scope, slug = app, ...channel] = wanted.split(":")
+  byId("private-command").textContent = tokenCommand(wanted)
+  byId("private-curl").textContent = curlCommand(channel.join(":") || channelName, scope)
+  byId("pattern-in-use").textContent = `${scope}:${slug}:*`
+  byId("scope-in-use").textContent = `${scope}:${slug}`
 }
 
 function fillForms() {
@@ -381,13 +344,16 @@ function fillForms() {
   byId("app").value = app
   byId("channel").value = channelName
   byId("name").value = recall(NAME_KEY)
-  byId("private-topic").value = `private:${app}`
-  byId("private-topic").addEventListener("input", showCommands)
-  showCommands()
+  byId("curl").textContent = curlCommand(channelName, "public")
+  byId("private-topic").value = `private:${app}:${PRIVATE_CHANNEL}`
+  byId("private-topic").addEventListener("input", showPrivateCommands)
+  showPrivateCommands()
 }
 
 function start() {
   fillForms()
+  wireCopyButtons()
+  wireOthers()
   if (!byId("switch").checkValidity()) {
     byId("state").dataset.state = "refused"
     byId("state-word").textContent = "Not connected"

@@ -18,7 +18,7 @@ struct File {
     bytes: &'static [u8],
 }
 
-const FILES: [File; 5] = [
+const FILES: [File; 7] = [
     File {
         path: "/",
         content_type: "text/html; charset=utf-8",
@@ -33,6 +33,16 @@ const FILES: [File; 5] = [
         path: "/herald.js",
         content_type: "text/javascript; charset=utf-8",
         bytes: include_bytes!("../../static/herald.js"),
+    },
+    File {
+        path: "/feed.js",
+        content_type: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/feed.js"),
+    },
+    File {
+        path: "/copy.js",
+        content_type: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/copy.js"),
     },
     File {
         path: "/herald.svg",

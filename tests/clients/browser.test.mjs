@@ -24,7 +24,7 @@ describe("two windows", () => {
     const [one, two] = await twoWindows(t)
     await one.send({ name: "Ada", message: "hello, window two" })
     for (const window of [one, two]) {
-      const shown = { kind: "channel", name: "Ada", message: "hello, window two", badges: [], markup: 0 }
+      const shown = { kind: "channel", event: "msg", where: null, name: "Ada", message: "hello, window two", markup: 0 }
       assert.deepEqual(await window.entry("hello, window two"), shown)
     }
     assert.equal(await one.by("message").inputValue(), "")
@@ -43,13 +43,13 @@ describe("two windows", () => {
     await herald.trigger({ topic: "#general", payload: { name: "curl", message: "to all, too" } })
     for (const window of [one, two]) {
       for (const message of ["to all", "to all, too"]) {
-        const { kind, badges } = await window.entry(message)
-        assert.deepEqual([kind, badges], ["broadcast", ["Broadcast to all channels"]])
+        const { kind, event, where } = await window.entry(message)
+        assert.deepEqual([kind, event, where], ["broadcast", "msg", "to all channels"])
       }
     }
   })
 
-  test("a window on another channel hears broadcasts and nothing else", async t => {
+  test("a window on another channel shows broadcasts, and the rest when asked to", async t => {
     const one = await open(t)
     const other = await open(t, "/?app=test-app&channel=bar-topic")
     await one.send({ name: "Ada", message: "only foo-topic" })
@@ -57,6 +57,64 @@ describe("two windows", () => {
     await one.send({ name: "Ada", message: "everybody", broadcast: true })
     await other.entry("everybody")
     assert.deepEqual(await other.texts(), ["everybody"])
+    assert.equal(await other.by("feed-count").textContent(), "1 event")
+    assert.equal(await other.by("others").innerText(), "1 more on other channels\nShow")
+
+    await other.by("others-toggle").click()
+    assert.deepEqual(await other.texts(), ["everybody", "only foo-topic"])
+    assert.equal(await other.by("others").innerText(), "1 on other channels\nHide")
+    const shown = { kind: "elsewhere", event: "msg", where: "on foo-topic", name: "Ada", message: "only foo-topic", markup: 0 }
+    assert.deepEqual(await other.entry("only foo-topic"), shown)
+
+    await other.by("others-toggle").click()
+    assert.deepEqual(await other.texts(), ["everybody"])
+    assert.equal(await one.by("others").isHidden(), true)
+  })
+})
+
+describe("every event is shown with its name", () => {
+  const scope = [
+    { trigger: { topic: "foo-topic", event: "order.created" }, kind: "channel", event: "order.created", where: null },
+    { trigger: { topic: "foo-topic", event: "a:b" }, kind: "channel", event: "a:b", where: null },
+    { trigger: { topic: "foo-topic", event: "presence_states" }, kind: "channel", event: "presence_states", where: null },
+    { trigger: { topic: "#general", event: "deploy" }, kind: "broadcast", event: "deploy", where: "to all channels" },
+    { trigger: { topic: "bar-topic", event: "msg" }, kind: "elsewhere", event: "msg", where: "on bar-topic" },
+    { trigger: { topic: "foo-topic-2", event: "x:y" }, kind: "elsewhere", event: "x:y", where: "on foo-topic-2" },
+    { trigger: { topic: "<b>", event: "<i>" }, kind: "elsewhere", event: "<i>", where: "on <b>" },
+  ]
+
+  test("on the page's scope", async t => {
+    const window = await open(t)
+    for (const [nth, { trigger }] of scope.entries()) {
+      await herald.trigger({ ...trigger, payload: { message: `n${nth}` } })
+    }
+    await window.by("others").waitFor()
+    await window.by("others-toggle").click()
+    for (const [nth, { trigger, ...expected }] of scope.entries()) {
+      assert.deepEqual(await window.entry(`n${nth}`), { ...expected, name: null, message: `n${nth}`, markup: 0 })
+    }
+  })
+
+  test("in the private panel, for a whole scope and for a channel", async t => {
+    const listen = ["presence:test-app", "presence:test-app:*"]
+    const token = mint({ sub: "ada", listen, publish: listen }, TEST_APP.secret)
+    for (const { topic, room, all } of [
+      { topic: "presence:test-app", room: ["elsewhere", "deploy", "on room-1"], all: ["broadcast", "deploy", "to all channels"] },
+      { topic: "presence:test-app:room-1", room: ["channel", "deploy", null], all: ["broadcast", "deploy", "to all channels"] },
+    ]) {
+      const window = await open(t)
+      await window.joinPrivately({ topic, token })
+      await window.privateIs("joined")
+      for (const channel of ["room-1", "#general"]) {
+        await herald.trigger({ scope: "presence", topic: channel, event: "deploy", payload: { message: channel } })
+      }
+      for (const [message, expected] of [["room-1", room], ["#general", all]]) {
+        const { kind, event, where } = await window.entry(message, "private-feed")
+        assert.deepEqual([kind, event, where], expected, topic)
+      }
+      // The protocol's own events (the reply to the join, who is present) are none.
+      assert.deepEqual(await window.texts("private-feed"), ["#general", "room-1"], topic)
+    }
   })
 })
 
@@ -77,24 +135,40 @@ describe("what arrives is text", () => {
   for (const message of hostile) {
     test(`${message} stays what it is, in the message and in the name`, async () => {
       await one.send({ name: message.slice(0, 60), message })
-      const shown = { kind: "channel", name: message.slice(0, 60), message, badges: [], markup: 0 }
+      const shown = { kind: "channel", event: "msg", where: null, name: message.slice(0, 60).trim(), message, markup: 0 }
       assert.deepEqual(await two.entry(message), shown)
       assert.equal(await two.page.title(), "Herald · live demo")
     })
   }
 
   const odd = [
-    { label: "no fields at all", payload: {}, name: "unnamed", message: "{}" },
-    { label: "nested values", payload: { name: { a: 1 }, message: [1, "<b>"] }, name: `{"a":1}`, message: `[1,"<b>"]` },
-    { label: "numbers, nulls", payload: { name: null, message: 0 }, name: "unnamed", message: "0" },
-    { label: "other fields", payload: { revision: "abc" }, name: "unnamed", message: `{"revision":"abc"}` },
-    { label: "a field called __proto__", payload: JSON.parse(`{"__proto__":{"message":"x"},"n":1}`), name: "unnamed", message: `{"__proto__":{"message":"x"},"n":1}` },
+    { label: "a message and no name", payload: { message: "only words" }, message: "only words" },
+    { label: "a blank name", payload: { name: " ", message: "by nobody" }, message: "by nobody" },
+    { label: "no fields at all", payload: {} },
+    { label: "nested values", payload: { name: { a: 1 }, message: [1, "<b>"] } },
+    { label: "numbers, nulls", payload: { name: null, message: 0 } },
+    { label: "other fields", payload: { revision: "abc" } },
+    { label: "a message among other fields", payload: { name: "Ada", message: "hi", id: 7 } },
+    { label: "a field called __proto__", payload: JSON.parse(`{"__proto__":{"message":"x"},"n":1}`) },
   ]
-  for (const { label, payload, name, message } of odd) {
-    test(`a payload with ${label} is shown`, async () => {
+  for (const { label, payload, message = JSON.stringify(payload) } of odd) {
+    test(`a payload with ${label} is shown whole`, async () => {
       await herald.trigger({ topic: "foo-topic", payload })
-      const shown = await one.entry(message)
-      assert.deepEqual([shown.name, shown.message, shown.markup], [name, message, 0])
+      const shown = { kind: "channel", event: "msg", where: null, name: null, message, markup: 0 }
+      assert.deepEqual(await one.entry(message), shown)
+    })
+  }
+
+  const bytes = [
+    { sent: "AP8=", message: "2 bytes: 00 ff" },
+    { sent: "Kg==", message: "1 byte: 2a" },
+    { sent: "", message: "0 bytes" },
+    { sent: Buffer.alloc(65, 0xaa).toString("base64"), message: `65 bytes: ${Array(64).fill("aa").join(" ")} …` },
+  ]
+  for (const { sent, message } of bytes) {
+    test(`bytes are shown as ${message.slice(0, 20)}`, async () => {
+      await herald.triggerRaw({ topic: "foo-topic", event: "image", payload_base64: sent })
+      assert.deepEqual(await one.entry(message).then(({ event, name }) => [event, name]), ["image", null])
     })
   }
 
@@ -186,11 +260,11 @@ describe("the private panel", () => {
 
   test("joins with a pasted token, shows what arrives, and sends", async t => {
     const window = await open(t)
-    await joinPrivately(window, { token: await herald.command("token", "--app", "test-app", "--listen", TOPIC, "--publish", TOPIC) })
+    await window.joinPrivately({ topic: TOPIC, token: await herald.command("token", "--app", "test-app", "--listen", TOPIC, "--publish", TOPIC) })
     await window.privateIs("joined")
 
     await herald.trigger({ scope: "private", topic: "foo-topic", payload: { name: "curl", message: "a secret <b>" } })
-    const shown = { kind: "event", name: "curl", message: "a secret <b>", badges: ["foo-topic:msg"], markup: 0 }
+    const shown = { kind: "elsewhere", event: "msg", where: "on foo-topic", name: "curl", message: "a secret <b>", markup: 0 }
     assert.deepEqual(await window.entry("a secret <b>", "private-feed"), shown)
 
     await window.by("private-message").fill("said in private")
@@ -205,11 +279,11 @@ describe("the private panel", () => {
   test("a topic with a channel of its own", async t => {
     const window = await open(t)
     const token = mint({ listen: [`${TOPIC}:*`], publish: [`${TOPIC}:*`] }, TEST_APP.secret)
-    await joinPrivately(window, { topic: `${TOPIC}:room:1`, token })
+    await window.joinPrivately({ topic: `${TOPIC}:room:1`, token })
     await window.privateIs("joined")
     await window.by("private-message").fill("in the room")
     await window.by("private-message").press("Enter")
-    assert.deepEqual((await window.entry("in the room", "private-feed")).badges, ["msg"])
+    assert.deepEqual((await window.entry("in the room", "private-feed")).event, "msg")
   })
 
   const csrf = "dGhlIHBhZ2UncyB2YWx1ZQ=="
@@ -226,7 +300,7 @@ describe("the private panel", () => {
   test("refuses in words, and the page stays live", async t => {
     const window = await open(t)
     for (const { label, words, ...join } of refusals) {
-      await joinPrivately(window, join)
+      await window.joinPrivately({ topic: TOPIC, ...join })
       await window.by("private-note").getByText(`(${words}).`).waitFor()
       await window.privateIs("refused")
       assert.equal(await window.by("private-leave").isDisabled(), true, label)
@@ -236,7 +310,7 @@ describe("the private panel", () => {
 
   test("a bound token with its CSRF value joins; one that may not publish is told so", async t => {
     const window = await open(t)
-    await joinPrivately(window, { token: grant({ ...bound, publish: [] }), csrf })
+    await window.joinPrivately({ topic: TOPIC, token: grant({ ...bound, publish: [] }), csrf })
     await window.privateIs("joined")
     await window.by("private-message").fill("may I?")
     await window.by("private-send").click()
@@ -246,7 +320,7 @@ describe("the private panel", () => {
 
   test("joins again by itself after a restart", async t => {
     const window = await open(t)
-    await joinPrivately(window, { token: grant({}) })
+    await window.joinPrivately({ topic: TOPIC, token: grant({}) })
     await window.privateIs("joined")
     await herald.stop()
     await window.privateIs("joining")
@@ -254,16 +328,6 @@ describe("the private panel", () => {
     await window.privateIs("joined")
     await window.is("live")
   })
-
-  async function joinPrivately(window, { topic = TOPIC, token, csrf }) {
-    await window.by("private-topic").fill(topic)
-    await window.by("private-token").fill(token)
-    if (csrf) {
-      await window.by("private-csrf-toggle").click()
-      await window.by("private-csrf").fill(csrf)
-    }
-    await window.by("private-join").click()
-  }
 })
 
 describe("for everyone", () => {
@@ -296,30 +360,6 @@ describe("for everyone", () => {
     assert.doesNotMatch(response.headers.get("content-security-policy"), /unsafe/)
     assert.doesNotMatch(await response.text(), /<style|<script(?![^>]*src=)|\son\w+=|\sstyle=/i)
   })
-
-  const looks = [
-    { name: "phone", viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 },
-    { name: "small-phone", viewport: { width: 320, height: 568 } },
-    { name: "desktop", viewport: { width: 1280, height: 860 } },
-  ]
-  for (const { name, ...device } of looks) {
-    for (const colorScheme of ["light", "dark"]) {
-      test(`fits a ${name}, ${colorScheme}`, async t => {
-        const window = await open(t, "/", "live", { ...device, colorScheme })
-        await window.send({ name: "Ada", message: "Good evening. Is anybody listening on foo-topic?" })
-        await window.entry("Good evening. Is anybody listening on foo-topic?")
-        await herald.trigger({ topic: "#general", payload: { name: "Rails", message: "Version 42 is out: please reload when it suits you." } })
-        await window.entry("Version 42 is out: please reload when it suits you.")
-        await herald.trigger({ topic: "foo-topic", payload: { name: "Grace", message: `Loud and clear. ${"averyveryverylongword".repeat(12)}` } })
-        await window.entry(`Loud and clear. ${"averyveryverylongword".repeat(12)}`)
-        await window.by("private-join").click()
-        await window.privateIs("refused")
-        const overflow = await window.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-        assert.equal(overflow, 0, "the page scrolls sideways")
-        await window.screenshot(`${name}-${colorScheme}`)
-      })
-    }
-  }
 })
 
 /** A window that goes when its test does. */

@@ -8,6 +8,9 @@ import { chromium } from "playwright-core"
 import { DEADLINE_MS } from "./wait.mjs"
 
 const CHROMIUM = process.env.HERALD_CHROMIUM ?? "/usr/bin/chromium"
+
+/** A name of this machine that browsers do not trust as they trust `localhost`: its pages are no secure contexts. */
+export const OTHER_HOST = "herald.test"
 const FLAGS = [
   "--no-sandbox",
   "--disable-gpu",
@@ -17,6 +20,7 @@ const FLAGS = [
   "--disable-component-update",
   "--disable-sync",
   "--disable-crash-reporter",
+  `--host-resolver-rules=MAP ${OTHER_HOST} 127.0.0.1`,
 ]
 
 export class Browser {
@@ -98,17 +102,33 @@ export class DemoPage {
     const entries = this.by(feed).getByTestId("entry")
     const entry = entries.filter({ has: this.page.locator(".entry-text", { hasText: exactly(message) }) }).first()
     await entry.waitFor()
-    return {
-      kind: await entry.getAttribute("data-kind"),
-      name: await entry.locator(".entry-name").textContent(),
-      message: await entry.locator(".entry-text").textContent(),
-      badges: await entry.locator(".badge").allTextContents(),
-      markup: await entry.locator(".entry-text *, .entry-name *").count(),
-    }
+    return entry.evaluate(shown => {
+      const text = selector => shown.querySelector(selector)?.textContent ?? null
+      return {
+        kind: shown.dataset.kind,
+        event: text(".entry-event"),
+        where: text(".badge, .entry-where"),
+        name: text(".entry-name"),
+        message: text(".entry-text"),
+        markup: shown.querySelectorAll(".entry-text *, .entry-name *, .entry-event *, .entry-channel *").length,
+      }
+    })
   }
 
+  /** The texts of the entries that can be seen, from the top. */
   async texts(feed = "feed") {
-    return this.by(feed).locator(".entry-text").allTextContents()
+    return this.by(feed).locator(".entry-text:visible").allTextContents()
+  }
+
+  /** Fills in the private panel and joins. */
+  async joinPrivately({ topic, token, csrf }) {
+    if (topic) await this.by("private-topic").fill(topic)
+    await this.by("private-token").fill(token)
+    if (csrf) {
+      await this.by("private-csrf-toggle").click()
+      await this.by("private-csrf").fill(csrf)
+    }
+    await this.by("private-join").click()
   }
 
   async screenshot(name) {

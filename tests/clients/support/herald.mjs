@@ -82,16 +82,25 @@ export class Herald {
   }
 
   /** Runs a subcommand of the same binary on the same database, and returns what it prints. */
-  async command(...words) {
-    const child = spawn(BINARY, words, { cwd: this.folder, env: this.environment(), stdio: ["ignore", "pipe", "pipe"] })
+  command(...words) {
+    return this.printed(BINARY, words)
+  }
+
+  /** Runs a line as it is typed into a terminal in which `herald` is the same binary, and returns what it prints. */
+  typed(line) {
+    return this.printed("bash", ["-euo", "pipefail", "-c", `herald() { ${quotedForBash(BINARY)} "$@"; }\n${line}`])
+  }
+
+  async printed(program, words) {
+    const child = spawn(program, words, { cwd: this.folder, env: this.environment(), stdio: ["ignore", "pipe", "pipe"] })
     running.add(child)
     let printed = ""
     let complained = ""
     child.stdout.setEncoding("utf8").on("data", text => (printed += text))
     child.stderr.setEncoding("utf8").on("data", text => (complained += text))
-    const code = await within(new Promise(resolve => child.on("close", resolve)), `herald ${words[0]}`)
+    const code = await within(new Promise(resolve => child.on("close", resolve)), `${program} ${words[0]}`)
     running.delete(child)
-    if (code !== 0) throw new Error(`herald ${words.join(" ")} ended with ${code}: ${complained}`)
+    if (code !== 0) throw new Error(`${program} ${words.join(" ")} ended with ${code}: ${complained}`)
     return printed.trim()
   }
 
@@ -154,6 +163,10 @@ export class Herald {
     if (this.end) throw new Error(`${BINARY} did not start: ${this.end}\n${this.stderr}`)
     return fetch(`${this.origin}/ready`).then(response => response.ok, () => false)
   }
+}
+
+function quotedForBash(word) {
+  return `'${word.replaceAll("'", `'\\''`)}'`
 }
 
 function login({ key, secret }) {

@@ -6,12 +6,13 @@
 
 use std::{net::TcpListener, time::Duration};
 
+use actix_service::apply_fn_factory;
 use actix_web::{
     App as WebApp, HttpResponse, HttpServer, dev::Server, http::header, middleware::from_fn, web,
 };
 
 use super::{Services, admin, answer_with, error::ApiError, read};
-use crate::metrics;
+use crate::{metrics, session::path::without_empty_segments};
 
 /// How long a thread may take to say what it has.
 const THREAD_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -29,10 +30,11 @@ pub fn configure(cfg: &mut web::ServiceConfig, has_own_listener: bool) {
 /// Serves it, and nothing else, on a thread and a listener of its own.
 pub fn serve(services: web::Data<Services>, listener: TcpListener) -> std::io::Result<Server> {
     let app = move || {
-        WebApp::new()
+        let app = WebApp::new()
             .app_data(services.clone())
             .service(read("/metrics", show))
-            .default_service(answer_with(ApiError::NotFound))
+            .default_service(answer_with(ApiError::NotFound));
+        apply_fn_factory(app, without_empty_segments)
     };
     let server = HttpServer::new(app).workers(1).max_connections(CONNECTIONS_MAX);
     Ok(server.disable_signals().listen(listener)?.run())

@@ -11,6 +11,7 @@
 //! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
+//! Paths arrive without empty segments, whatever the client wrote (`session::path`).
 //! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
 
 pub mod admin;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
+use actix_service::apply_fn_factory;
 use actix_web::{App as WebApp, body::to_bytes, test, web};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
@@ -17,7 +18,7 @@ use crate::{
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
-    session::bucket::PerSecond,
+    session::{bucket::PerSecond, path::without_empty_segments},
     settings::Settings,
 };
 
@@ -89,7 +90,8 @@ impl TestServices {
     pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
         let app = WebApp::new().app_data(self.services.clone());
         let settings = &self.services.settings;
-        let app = test::init_service(app.configure(|cfg| configure(cfg, settings))).await;
+        let app = app.configure(|cfg| configure(cfg, settings));
+        let app = test::init_service(apply_fn_factory(app, without_empty_segments)).await;
         let response = test::call_service(&app, request.to_request()).await;
         response.into_parts().1.map_into_boxed_body()
     }

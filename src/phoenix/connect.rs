@@ -187,9 +187,8 @@ impl Door {
 }
 
 /// Whether a path is a socket's: `<mount>/websocket`, or the bare mount, which clients before 0.15
-/// dial. A trailing slash makes no difference.
+/// dial. Empty segments have been dropped before (`session::path`).
 fn is_socket(path: &str) -> bool {
-    let path = path.strip_suffix('/').unwrap_or(path);
     MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
 }
 

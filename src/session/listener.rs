@@ -17,7 +17,8 @@ use std::{
 use actix_codec::{AsyncRead, AsyncWrite, Framed, ReadBuf};
 use actix_http::{HttpService, Request, h1};
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
+    fn_service, map_config,
 };
 use actix_web::{
     body::MessageBody,
@@ -31,6 +32,7 @@ use tokio::{
 use super::{
     Conversation,
     connection::Connection,
+    path,
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
@@ -94,9 +96,11 @@ impl<C: Conversation + Unpin> Listener<C> {
         let Self { worker, doorkeeper, handshake_timeout, idle_timeout, stops } = self;
         let metrics = worker.metrics.clone();
         let upgrade =
-            move |(request, framed): (Request, Framed<IdleGuard<Connection>, h1::Codec>)| {
+            move |(mut request, framed): (Request, Framed<IdleGuard<Connection>, h1::Codec>)| {
+                path::drop_empty_segments(request.uri_mut());
                 upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
             };
+        let app = apply_fn_factory(app, path::without_empty_segments);
         let http = HttpService::build()
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(handshake_timeout)

@@ -17,6 +17,7 @@ mod driver;
 mod frames;
 pub mod listener;
 pub mod long_poll;
+pub mod path;
 pub mod places;
 mod pump;
 #[cfg(test)]

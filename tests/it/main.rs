@@ -35,6 +35,7 @@ mod long_poll_sessions;
 mod metrics;
 mod ordering;
 mod outage;
+mod paths;
 mod presence;
 mod presence_limits;
 mod presence_pictures;

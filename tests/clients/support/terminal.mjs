@@ -1,0 +1,81 @@
+// A terminal into which a reader pastes one block of a document after another.
+
+import assert from "node:assert/strict"
+import { spawn } from "node:child_process"
+import { writeFile } from "node:fs/promises"
+import path from "node:path"
+import { within } from "./wait.mjs"
+
+const COMMAND_DEADLINE_MS = 30_000
+const STDERR_CHARS_MAX = 4000
+
+/** Every process that was started here and may still run. */
+const started = new Set()
+process.on("exit", () => started.forEach(child => kill(child)))
+
+/** One shell: what a block defines, later blocks find. */
+export class Terminal {
+  /** Opens one in the folder `cwd`; `folder` is for what is pasted. */
+  constructor({ cwd, folder, env }) {
+    this.file = path.join(folder, "pasted.sh")
+    this.shell = start("bash", ["--norc", "--noprofile"], { cwd, env, stdio: ["pipe", "pipe", "pipe"] })
+    this.printed = ""
+    this.shell.stdout.setEncoding("utf8").on("data", text => {
+      this.printed += text
+      this.look?.()
+    })
+    this.blocks = 0
+  }
+
+  /** Pastes a block and returns what it prints; each of its commands must succeed. */
+  async paste(code) {
+    this.printed = ""
+    this.shell.complaints = ""
+    await writeFile(this.file, `${code}\n`)
+    const end = `\0end ${(this.blocks += 1)} `
+    const ended = new Promise((resolve, reject) => {
+      this.look = () => this.printed.includes(`${end}0\n`) || this.printed.includes(`${end}1\n`) ? resolve() : undefined
+      this.shell.once("exit", code => reject(new Error(`the shell ended with ${code}`)))
+    })
+    // Whatever is pasted cannot take the lines that follow for its input.
+    this.shell.stdin.write(`failed=0; set -o pipefail; trap 'failed=1' ERR\n. '${this.file}' </dev/null\nprintf '\\0end ${this.blocks} %s\\n' "$failed"\n`)
+    await within(ended, `the end of\n${code}`, COMMAND_DEADLINE_MS)
+    const [printed, failed] = this.printed.split(end)
+    assert.equal(failed, "0\n", `${code}\n${printed}\n${this.shell.complaints}`)
+    return printed
+  }
+
+  close() {
+    kill(this.shell)
+  }
+}
+
+/** Starts a program in a process group of its own, with the end of its standard error in `complaints`. */
+export function start(program, words, { cwd, env, stdio = ["ignore", "ignore", "pipe"] }) {
+  const child = spawn(program, words, { cwd, env: { ...process.env, ...env }, detached: true, stdio })
+  child.complaints = ""
+  child.stderr.setEncoding("utf8").on("data", text => (child.complaints = (child.complaints + text).slice(-STDERR_CHARS_MAX)))
+  child.ended = new Promise(resolve => child.on("close", resolve))
+  child.on("close", () => started.delete(child))
+  started.add(child)
+  return child
+}
+
+/** Runs a program to its end and returns what it prints; it must succeed. */
+export async function run(program, words, options) {
+  const child = start(program, words, { ...options, stdio: ["ignore", "pipe", "pipe"] })
+  let printed = ""
+  child.stdout.setEncoding("utf8").on("data", text => (printed += text))
+  const status = await within(child.ended, `${program} ${words.join(" ")}`, COMMAND_DEADLINE_MS)
+  assert.equal(status, 0, `${program} ${words.join(" ")}\n${printed}\n${child.complaints}`)
+  return printed
+}
+
+/** Ends a program and all that it started. */
+export function kill(child, signal = "SIGKILL") {
+  try {
+    process.kill(-child.pid, signal)
+  } catch {
+    // It has ended already.
+  }
+}

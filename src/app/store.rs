@@ -1,8 +1,8 @@
 //! The store: apps in a database, SQLite or PostgreSQL. The only file that speaks SeaORM.
 //!
-//! SQLite runs with a write-ahead log and full synchronisation: a process that is killed leaves
-//! nothing damaged, and what was answered is on disk. No error here carries the database's URL,
-//! which may hold a password.
+//! SQLite runs with a write-ahead log and full synchronisation, and every write runs in an explicit
+//! transaction whose commit is awaited: a write that was answered is on disk, and a killed process
+//! leaves nothing damaged. No error here carries the database's URL, which may hold a password.
 
 use std::{future::Future, path::Path, time::Duration};
 
@@ -10,12 +10,16 @@ use chrono::{DateTime, SubsecRound, Utc};
 use herald_entity::{apps, prelude::Apps as Table};
 use herald_migration::{MigrationStatus, Migrator, MigratorTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, RuntimeErr, Set, SqlErr, SqlxPostgresConnector, SqlxSqliteConnector, Unchanged,
+    ActiveModelTrait, ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect, RuntimeErr, Set, SqlErr, SqlxPostgresConnector,
+    SqlxSqliteConnector, TransactionTrait, Unchanged,
     sqlx::{
         self, ConnectOptions, Connection,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+        sqlite::{
+            SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+            SqliteSynchronous,
+        },
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -285,7 +289,7 @@ impl AppStore {
             updated_at: Set(now),
             ..Default::default()
         };
-        let id = self.query(row.insert(&self.db)).await?.id;
+        let id = self.write(async |transaction| Ok(row.insert(transaction).await?.id)).await?;
         Ok(app(AppId(id), values.clone(), (now, now)))
     }
 
@@ -300,12 +304,13 @@ impl AppStore {
     ) -> Result<Option<App>, StoreError> {
         let now = now();
         let row = changed_columns(current, values, now);
-        match timeout(self.query_timeout, row.update(&self.db)).await {
-            Ok(Ok(_)) => Ok(Some(app(current.id, values.clone(), (current.inserted_at, now)))),
-            Ok(Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_))) => Ok(None),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(self.too_slow()),
-        }
+        let update = async |transaction: &DatabaseTransaction| match row.update(transaction).await {
+            Ok(_) => Ok(true),
+            Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let is_updated = self.write(update).await?;
+        Ok(is_updated.then(|| app(current.id, values.clone(), (current.inserted_at, now))))
     }
 
     /// Removes an app, or a row that is none; `None` if there is neither.
@@ -314,8 +319,29 @@ impl AppStore {
     /// [`StoreError::Unavailable`].
     pub async fn delete(&self, slug: &Slug) -> Result<Option<AppId>, StoreError> {
         let Some(id) = self.id_by_slug(slug).await? else { return Ok(None) };
-        let deleted = self.query(Table::delete_by_id(id.0).exec(&self.db)).await?;
+        let delete = async |transaction: &DatabaseTransaction| {
+            Table::delete_by_id(id.0).exec(transaction).await
+        };
+        let deleted = self.write(delete).await?;
         Ok((deleted.rows_affected > 0).then_some(id))
+    }
+
+    /// Runs `change` in a transaction of its own and awaits the commit; an error rolls it back.
+    ///
+    /// A statement that returns rows must not run in autocommit mode: sqlx stops an SQLite statement
+    /// after the row it wants and drops the error of the commit that follows (launchbadge/sqlx#3430),
+    /// so a write that never reached the disk would pass for done.
+    async fn write<T>(
+        &self,
+        change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>,
+    ) -> Result<T, StoreError> {
+        self.query(async {
+            let transaction = self.db.begin().await?;
+            let done = change(&transaction).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await
     }
 
     async fn query<T>(
@@ -351,17 +377,33 @@ async fn open_sqlite(url: &str, settings: &Database) -> Result<DatabaseConnectio
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .disable_statement_logging();
-    // Each connection to memory has a database of its own: there must be one, for ever.
-    let connections_max = if in_memory { 1 } else { settings.connections_max };
     let pool = SqlitePoolOptions::new()
-        .max_connections(connections_max)
         .acquire_timeout(settings.query_timeout)
         .idle_timeout(None)
-        .max_lifetime(None)
+        .max_lifetime(None);
+    // Each connection to memory has a database of its own: there must be one, for ever.
+    let pool = match in_memory {
+        true => pool.max_connections(1),
+        false => pool
+            .max_connections(settings.connections_max)
+            .after_release(|connection, _| Box::pin(is_out_of_transactions(connection))),
+    };
+    let pool = pool
         .connect_with(options)
         .await
         .map_err(|error| unusable_file(&path, &driver_reason(&error)))?;
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// Whether a connection that returns to its pool may be used again; `false` closes it.
+///
+/// SQLite takes a transaction back by itself when the disk is full. The rollback that sqlx then sends
+/// fails, and sqlx counts the transaction as open for ever: its next commit would release a savepoint
+/// within a transaction that nobody commits.
+async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // The answer comes after all that was sent before, a pending rollback included.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Creates the file and its folder. The file holds secrets: nobody else reads it.

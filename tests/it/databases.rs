@@ -16,6 +16,7 @@ use herald::{
             AppChanged, AppRegistry, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, ListApps,
             RegistryError, ShowApp, UpdateApp, Watch,
         },
+        seed,
         store::{AppStore, StoreError, UniqueField, UnreadableRow},
     },
     metrics::Metrics,
@@ -77,6 +78,7 @@ on_both_databases! {
     what_others_write_is_noticed
     a_row_that_is_no_app_is_not_served
     an_outage_leaves_the_snapshot_alone
+    a_write_whose_commit_fails_is_an_outage_and_changes_nothing
     a_database_that_hangs_is_given_up_in_time
     dead_watchers_are_forgotten
     there_is_no_app_under_a_name_that_is_no_slug
@@ -597,6 +599,88 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
     };
     before_the_deadline("the recovery shows", wait).await;
     running.update("foo-app", json!({ "active": false })).await.expect("a change");
+}
+
+/// Makes every commit fail that ends a transaction with this kind of statement on `apps` in it. The
+/// statements themselves succeed.
+async fn refuse_commits_after(statement: &str, database: &TestDatabase) {
+    let statements: &[String] = if database.url.starts_with("sqlite:") {
+        &[
+            "CREATE TABLE accepted (id INTEGER PRIMARY KEY)".into(),
+            "CREATE TABLE refused (id INTEGER REFERENCES accepted (id) \
+             DEFERRABLE INITIALLY DEFERRED)"
+                .into(),
+            format!(
+                "CREATE TRIGGER refuse AFTER {statement} ON apps \
+                 BEGIN INSERT INTO refused VALUES (1); END"
+            ),
+        ]
+    } else {
+        &[
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql \
+             AS 'BEGIN RAISE EXCEPTION ''refused at the commit''; END'"
+                .into(),
+            format!(
+                "CREATE CONSTRAINT TRIGGER refuse AFTER {statement} ON apps \
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+            ),
+        ]
+    };
+    for statement in statements {
+        database.sql(statement).await;
+    }
+}
+
+/// Takes back [`refuse_commits_after`].
+async fn accept_commits(database: &TestDatabase) {
+    let statements: &[&str] = if database.url.starts_with("sqlite:") {
+        &["DROP TRIGGER refuse", "DROP TABLE refused", "DROP TABLE accepted"]
+    } else {
+        &["DROP TRIGGER refuse ON apps", "DROP FUNCTION refuse"]
+    };
+    for statement in statements {
+        database.sql(statement).await;
+    }
+}
+
+async fn a_write_whose_commit_fails_is_an_outage_and_changes_nothing(database: &TestDatabase) {
+    let store = database.migrated().await;
+    let mut running = Running::start(store.clone(), NEVER).await;
+    let app = running.create(json!({ "name": "foo-app" })).await.expect("an app");
+    let unavailable = Some(RegistryError::Unavailable);
+
+    refuse_commits_after("INSERT", database).await;
+    let created = running.create(json!({ "name": "bar-app" })).await;
+    assert_eq!(created.err(), unavailable, "a creation");
+    assert_eq!(running.database().await, DatabaseHealth::Failed);
+    let seeded = seed::seed(&store).await;
+    assert!(matches!(seeded, Err(ChangeError::Store(_))), "a seed: {seeded:?}");
+    accept_commits(database).await;
+
+    refuse_commits_after("UPDATE", database).await;
+    let changes = json!({ "active": false, "secret": "" });
+    assert_eq!(running.update("foo-app", changes).await.err(), unavailable, "a change");
+    accept_commits(database).await;
+
+    refuse_commits_after("DELETE", database).await;
+    assert_eq!(running.delete("foo-app").await.err(), unavailable, "a deletion");
+    accept_commits(database).await;
+
+    let stored = database.connect().await.list().await.expect("a list").apps;
+    let directory = running.directory.load();
+    let known: Vec<_> = directory.iter().map(|app| App::clone(app)).collect();
+    for (place, apps) in [("the database", stored), ("the directory", known)] {
+        let [only] = apps.as_slice() else { panic!("{place}: {apps:?}") };
+        let secrets = [&app, only].map(|app| app.secret.expose_secret().to_owned());
+        assert_eq!((only.id, only.active), (app.id, true), "{place}");
+        assert_eq!(secrets[0], secrets[1], "{place}: the secret");
+    }
+    assert!(running.seen.try_recv().is_err(), "nothing was announced");
+    running.update("foo-app", json!({ "active": false })).await.expect("a change");
+    running.create(json!({ "name": "bar-app" })).await.expect("a creation");
+    let apps = database.connect().await.list().await.expect("a list").apps;
+    let apps: Vec<_> = apps.iter().map(|app| (app.slug.as_str(), app.active)).collect();
+    assert_eq!(apps, [("foo-app", false), ("bar-app", true)]);
 }
 
 async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {

@@ -21,6 +21,7 @@ mod databases;
 mod disconnecting;
 mod file_handles;
 mod framing;
+mod full_disk;
 mod fuzzing;
 mod handshake;
 mod hostile_http;

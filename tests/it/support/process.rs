@@ -28,7 +28,12 @@ impl Process {
 
     /// Starts a server on the database that is in a folder.
     pub fn start_in(dir: TempDir, env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_herald"))
+        Self::start_through(Command::new(env!("CARGO_BIN_EXE_herald")), dir, env)
+    }
+
+    /// Starts a server with a command that runs `herald` with the arguments it is given.
+    pub fn start_through(mut herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
+        let mut child = herald
             .arg("serve")
             .current_dir(dir.path())
             .env_clear()
@@ -94,6 +99,13 @@ impl Process {
         let files = rlimit::Resource::NOFILE;
         let pid = i32::try_from(self.child.id()).expect("a process id");
         rlimit::prlimit(pid, files, Some(limit), None).expect("a process of ours");
+    }
+
+    /// Sets how large a file it writes to may be, bytes.
+    pub fn limit_file_bytes(&self, bytes: u64) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        let limit = Some((bytes, rlimit::INFINITY));
+        rlimit::prlimit(pid, rlimit::Resource::FSIZE, limit, None).expect("a process of ours");
     }
 
     /// Waits until it has ended, and says how.

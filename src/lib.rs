@@ -63,6 +63,8 @@
 
 pub mod form;
 
+pub mod strict_json;
+
 pub mod metrics;
 
 pub mod app;

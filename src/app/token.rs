@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, decode_header};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -413,11 +413,12 @@ pub enum MintError {
 /// # Errors
 /// [`MintError`].
 pub fn mint(
-    claims: &Value,
+    claims: &impl Serialize,
     key: &SecretString,
     algorithm: SigningAlgorithm,
 ) -> Result<String, MintError> {
-    if !claims.is_object() {
+    let claims = serde_json::value::to_raw_value(claims).map_err(|_| MintError::NotAnObject)?;
+    if !claims.get().starts_with('{') {
         return Err(MintError::NotAnObject);
     }
     if key.expose_secret().is_empty() {
@@ -428,7 +429,7 @@ pub fn mint(
         SigningAlgorithm::Hs512 => Algorithm::HS512,
     });
     let key = EncodingKey::from_secret(key.expose_secret().as_bytes());
-    jsonwebtoken::encode(&header, claims, &key).map_err(|_| MintError::Unsigned)
+    jsonwebtoken::encode(&header, &claims, &key).map_err(|_| MintError::Unsigned)
 }
 
 #[cfg(test)]

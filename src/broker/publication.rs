@@ -6,7 +6,10 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::value::RawValue;
 
-use crate::app::AppId;
+use crate::{
+    app::AppId,
+    strict_json::{self, NotStrict},
+};
 
 use super::topic_name::{ChannelName, Scope, TopicName};
 
@@ -122,9 +125,9 @@ pub enum PayloadError {
     /// It is JSON, but no object.
     #[error("payload must be an object")]
     NotAnObject,
-    /// It is nested deeper than [`JsonObject::DEPTH_MAX`].
-    #[error("payload is nested too deeply")]
-    TooDeep,
+    /// It is an object that some subscribers could not read, or would read differently.
+    #[error("payload {0}")]
+    NotStrict(#[from] NotStrict),
 }
 
 /// What a publication says.
@@ -146,31 +149,27 @@ impl Payload {
     }
 }
 
-/// A JSON object, kept as the text in which it came: what a publisher sent is what subscribers get.
+/// A JSON object that every subscriber can read, kept as the text in which it came: what a publisher
+/// sent is what subscribers get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonObject(ByteString);
 
 impl JsonObject {
-    /// How deep an object may be nested.
-    pub const DEPTH_MAX: usize = 128;
-
     /// The object `{}`.
     pub fn empty() -> Self {
         Self(ByteString::from_static("{}"))
     }
 
-    /// Takes JSON that was already read.
+    /// Takes JSON that was already read, if every subscriber can read it: see [`strict_json`].
     ///
     /// # Errors
-    /// [`PayloadError::NotAnObject`], [`PayloadError::TooDeep`].
+    /// [`PayloadError::NotAnObject`], [`PayloadError::NotStrict`].
     pub fn from_raw(raw: &RawValue) -> Result<Self, PayloadError> {
         let text = raw.get();
         if !text.starts_with('{') {
             return Err(PayloadError::NotAnObject);
         }
-        if depth(text) > Self::DEPTH_MAX {
-            return Err(PayloadError::TooDeep);
-        }
+        strict_json::check(raw)?;
         Ok(Self(text.into()))
     }
 
@@ -186,37 +185,6 @@ impl JsonObject {
     /// The object as JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// How deep valid JSON is nested. Reading it as raw text does not recurse, so depth is not limited
-/// there; those who receive it may not be so lucky.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let mut bytes = json.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => skip_string(&mut bytes),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-fn skip_string(bytes: &mut std::str::Bytes<'_>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => {
-                bytes.next();
-            }
-            _ => {}
-        }
     }
 }
 
@@ -355,8 +323,12 @@ mod tests {
             (" {\"a\" : 1.0} ", Ok("{\"a\" : 1.0}")),
             ("{\"s\":\"]}\\\"{[\"}", Ok("{\"s\":\"]}\\\"{[\"}")),
             (&deep, Ok(deep.as_str())),
-            (&too_deep, Err(PayloadError::TooDeep)),
-            (&abyss, Err(PayloadError::TooDeep)),
+            ("{\"a\":-0,\"b\":18446744073709551616}", Ok("{\"a\":-0,\"b\":18446744073709551616}")),
+            (&too_deep, Err(PayloadError::NotStrict(NotStrict::TooDeep))),
+            (&abyss, Err(PayloadError::NotStrict(NotStrict::TooDeep))),
+            ("{\"a\":\"\\ud800\"}", Err(PayloadError::NotStrict(NotStrict::LoneSurrogate))),
+            ("{\"a\":1e999}", Err(PayloadError::NotStrict(NotStrict::NumberTooLarge))),
+            ("{\"a\":1,\"a\":2}", Err(PayloadError::NotStrict(NotStrict::RepeatedKey))),
             ("[]", Err(PayloadError::NotAnObject)),
             ("\"x\"", Err(PayloadError::NotAnObject)),
             ("null", Err(PayloadError::NotAnObject)),

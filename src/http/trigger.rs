@@ -104,7 +104,7 @@ fn object(raw: &RawValue) -> Result<JsonObject, PayloadFault> {
         PayloadFault::invalid(match error {
             PayloadError::NotJson => "is not valid JSON",
             PayloadError::NotAnObject => "must be an object",
-            PayloadError::TooDeep => "is nested too deeply",
+            PayloadError::NotStrict(fault) => fault.as_str(),
         })
     })
 }
@@ -222,8 +222,14 @@ mod tests {
             ("absent", r#"{}"#, "{}"),
             ("null", r#"{"payload":null}"#, "{}"),
             ("object", r#"{"payload":{"a" : 1.0,"b":1e2}}"#, r#"{"a" : 1.0,"b":1e2}"#),
-            ("duplicate keys within", r#"{"payload":{"a":1,"a":2}}"#, r#"{"a":1,"a":2}"#),
-            ("numbers beyond any float", r#"{"payload":{"a":1e999}}"#, r#"{"a":1e999}"#),
+            ("a key again at another place", r#"{"payload":{"a":{"a":2}}}"#, r#"{"a":{"a":2}}"#),
+            (
+                "large integers",
+                r#"{"payload":{"a":-18446744073709551616}}"#,
+                r#"{"a":-18446744073709551616}"#,
+            ),
+            ("zeros", r#"{"payload":{"a":-0,"b":1e-999}}"#, r#"{"a":-0,"b":1e-999}"#),
+            ("a whole pair", r#"{"payload":{"a":"\ud83d\ude00"}}"#, r#"{"a":"\ud83d\ude00"}"#),
             ("escapes", r#"{"payload":{"a":"\u00e9\/"}}"#, r#"{"a":"\u00e9\/"}"#),
             ("string", r#"{"payload":"{\"a\": 1.0}"}"#, r#"{"a": 1.0}"#),
             ("string with space around", r#"{"payload":" {\"a\":1}\n"}"#, r#"{"a":1}"#),
@@ -237,6 +243,9 @@ mod tests {
     #[test]
     fn what_is_no_payload_is_a_fault() {
         let invalid = PayloadFault::invalid;
+        let half_a_pair = invalid("has half of a surrogate pair");
+        let too_large = invalid("has a number that is too large");
+        let repeated = invalid("has a repeated key");
         let deep = format!("{}1{}", r#"{"a":"#.repeat(129), "}".repeat(129));
         let deep_string = json!({ "payload": deep }).to_string();
         let deep = format!(r#"{{"payload":{deep}}}"#);
@@ -252,6 +261,14 @@ mod tests {
             ("text", r#"{"payload":"hello"}"#, invalid("is not valid JSON")),
             ("two objects", r#"{"payload":"{}{}"}"#, invalid("is not valid JSON")),
             ("half a pair", r#"{"payload":"{\"a\":\"\ud800\"}"}"#, invalid("is not valid JSON")),
+            ("half a pair in an object", r#"{"payload":{"a":"\ud800"}}"#, half_a_pair),
+            ("half a pair in a key", r#"{"payload":{"a":[{"\udfff":1}]}}"#, half_a_pair),
+            ("half a pair in a string", r#"{"payload":"{\"a\":\"\\ud800\"}"}"#, half_a_pair),
+            ("a huge number", r#"{"payload":{"a":[1e999]}}"#, too_large),
+            ("a huge number in a string", r#"{"payload":"{\"a\":-1E400}"}"#, too_large),
+            ("a key twice", r#"{"payload":{"a":1,"a":2}}"#, repeated),
+            ("a key twice, escaped", r#"{"payload":{"a":1,"\u0061":2}}"#, repeated),
+            ("a key twice in a string", r#"{"payload":"{\"b\":{\"a\":1,\"a\":2}}"}"#, repeated),
             ("deep", &deep, invalid("is nested too deeply")),
             ("deep string", &deep_string, invalid("is nested too deeply")),
             ("absurdly deep array", &deepest, invalid("must be an object")),

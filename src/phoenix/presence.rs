@@ -11,10 +11,11 @@ use serde_json::value::RawValue;
 use crate::{
     app::visitor::Visitor,
     broker::{
-        JsonObject,
+        JsonObject, PayloadError,
         presence::{Change, Member, Persona, Roster},
         subscriber::Frame,
     },
+    strict_json::{self, NotStrict},
 };
 
 use super::message::{Label, Outgoing, Ref, Version, push_json_string};
@@ -44,6 +45,8 @@ pub enum MetaFault {
     TooLarge,
     /// It is nested deeper than payloads may be.
     TooDeep,
+    /// Some subscribers could not read it, or would read it differently.
+    NotStrict,
 }
 
 impl MetaFault {
@@ -52,6 +55,18 @@ impl MetaFault {
         match self {
             Self::TooLarge => "presence metadata too large",
             Self::TooDeep => "presence metadata is nested too deeply",
+            Self::NotStrict => "invalid payload",
+        }
+    }
+}
+
+impl From<NotStrict> for MetaFault {
+    fn from(fault: NotStrict) -> Self {
+        match fault {
+            NotStrict::TooDeep => Self::TooDeep,
+            NotStrict::LoneSurrogate | NotStrict::NumberTooLarge | NotStrict::RepeatedKey => {
+                Self::NotStrict
+            }
         }
     }
 }
@@ -66,7 +81,7 @@ pub(super) struct Profile {
 impl Profile {
     /// Makes the profile of a visitor who joins now, and as whom it is tracked.
     pub(super) fn of(visitor: Visitor, now_s: f64) -> Result<(Self, Persona), MetaFault> {
-        let mut claimed = visitor.claim.as_deref().map(members).unwrap_or_default();
+        let mut claimed = visitor.claim.as_deref().map(members).transpose()?.unwrap_or_default();
         let custom = claimed.remove(CUSTOM);
         let mut lasting = format!(r#""online_at":{}"#, (now_s * 1_000.0) as u64);
         for (name, value) in claimed.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
@@ -87,19 +102,22 @@ impl Profile {
         if json.len() > META_BYTES_MAX {
             return Err(MetaFault::TooLarge);
         }
-        // Members of JSON objects make a JSON object: there is but one fault left.
-        JsonObject::parse(&json).map_err(|_| MetaFault::TooDeep)
+        JsonObject::parse(&json).map_err(|error| match error {
+            PayloadError::NotStrict(fault) => fault.into(),
+            PayloadError::NotJson | PayloadError::NotAnObject => MetaFault::NotStrict,
+        })
     }
 }
 
 /// The `custom` of a client's payload; `None` if there is none.
-pub(super) fn custom(payload: &RawValue) -> Option<&RawValue> {
-    members(payload).remove(CUSTOM)
+pub(super) fn custom(payload: &RawValue) -> Result<Option<&RawValue>, MetaFault> {
+    Ok(members(payload)?.remove(CUSTOM))
 }
 
-/// The members of a JSON object, of duplicates the last; none of anything else.
-fn members(object: &RawValue) -> BTreeMap<String, &RawValue> {
-    serde_json::from_str(object.get()).unwrap_or_default()
+/// The members of a JSON object; none of anything else.
+fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, MetaFault> {
+    strict_json::check(object)?;
+    Ok(serde_json::from_str(object.get()).unwrap_or_default())
 }
 
 fn push_member(json: &mut String, name: &str, value: &RawValue) {

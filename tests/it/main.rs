@@ -47,5 +47,6 @@ mod settings;
 mod shutdown;
 mod single_app;
 mod slow_clients;
+mod strict_json;
 mod tokens;
 mod triggers;

@@ -6,8 +6,19 @@ use std::{
 };
 
 /// The rooms from left to right, as `src/lib.rs` lists them.
-const ROOMS: [&str; 10] =
-    ["form", "metrics", "app", "settings", "broker", "session", "phoenix", "http", "server", "cli"];
+const ROOMS: [&str; 11] = [
+    "form",
+    "strict_json",
+    "metrics",
+    "app",
+    "settings",
+    "broker",
+    "session",
+    "phoenix",
+    "http",
+    "server",
+    "cli",
+];
 
 /// Who alone may name these crates: a file, or a whole folder.
 const RESERVED: [(&str, &str); 6] = [

@@ -58,8 +58,8 @@ async fn a_payload_arrives_as_the_text_in_which_it_was_sent() {
         (
             "an object",
             json,
-            r#"{"topic":"t","event":"e","payload":{ "b":1.50, "a":[1e2,"\u00e9\/"], "b":2 }}"#,
-            r#"[null,null,"public:test-app","t:e",{ "b":1.50, "a":[1e2,"\u00e9\/"], "b":2 }]"#,
+            r#"{"topic":"t","event":"e","payload":{ "b":1.50, "a":[1e2,"\u00e9\/"], "c":2 }}"#,
+            r#"[null,null,"public:test-app","t:e",{ "b":1.50, "a":[1e2,"\u00e9\/"], "c":2 }]"#,
         ),
         (
             "a string",

@@ -5,6 +5,7 @@ use crate::{
     broker::{JsonObject, Payload, PayloadError, Publication, TopicName, address},
     metrics::labels::Limit,
     session::Effect,
+    strict_json::NotStrict,
 };
 
 use super::{
@@ -45,7 +46,8 @@ impl Conversation {
             return Err(PushRefusal::TooLarge);
         }
         let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
-        let custom = presence::custom(payload).ok_or(PushRefusal::NoCustom)?;
+        let custom = presence::custom(payload).map_err(PushRefusal::Meta)?;
+        let custom = custom.ok_or(PushRefusal::NoCustom)?;
         profile.meta(Some(custom)).map_err(PushRefusal::Meta)
     }
 
@@ -131,6 +133,9 @@ impl PushRefusal {
             Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
             Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
             Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),
+            Self::Payload(PayloadError::NotStrict(
+                NotStrict::LoneSurrogate | NotStrict::NumberTooLarge | NotStrict::RepeatedKey,
+            )) => r#"{"reason":"invalid payload"}"#.to_owned(),
             Self::Payload(error) => format!(r#"{{"reason":"{error}"}}"#),
             Self::NoCustom => r#"{"reason":"payload must have a custom"}"#.to_owned(),
             Self::Meta(fault) => format!(r#"{{"reason":"{}"}}"#, fault.reason()),

@@ -338,6 +338,11 @@ fn pushes_are_addressed_by_topic_and_prefix_and_faults_are_told() {
         (r#""msg",[1]"#, error(r#"{"reason":"payload must be an object"}"#)),
         (r#""msg",null"#, error(r#"{"reason":"payload must be an object"}"#)),
         (&long, error(r#"{"reason":"payload too large"}"#)),
+        (r#""msg",{"a":"\ud800"}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#""msg",{"\ude00\ud83d":1}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#""msg",{"a":[1e999]}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#""msg",{"n":1,"n":2}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#""msg",{"a":{"n":1,"\u006e":2}}"#, error(r#"{"reason":"invalid payload"}"#)),
     ] {
         let mut talk = Talk::v2();
         talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
@@ -911,6 +916,9 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     let lasting = r#""online_at":1700000000000,"name":"Ada""#;
     let no_custom = error(r#"{"reason":"payload must have a custom"}"#);
     for (payload, expected) in [
+        (r#"{"custom":"\ud800"}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#"{"custom":-1e400}"#, error(r#"{"reason":"invalid payload"}"#)),
+        (r#"{"custom":1,"custom":2}"#, error(r#"{"reason":"invalid payload"}"#)),
         (r#"{"custom":[2]}"#, format!("update 1/presence/room {{{lasting},\"custom\":[2]}}")),
         (r#"{"custom":null}"#, format!("update 1/presence/room {{{lasting},\"custom\":null}}")),
         ("{}", no_custom.clone()),

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use herald::app::token::{SigningAlgorithm, mint};
 use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::App;
@@ -20,6 +21,6 @@ pub fn token(app: &App, claims: &Value) -> String {
 }
 
 /// A token with these claims, signed by any key.
-pub fn signed(key: &str, claims: &Value) -> String {
+pub fn signed(key: &str, claims: &impl Serialize) -> String {
     mint(claims, &SecretString::from(key), SigningAlgorithm::Hs256).expect("a token")
 }

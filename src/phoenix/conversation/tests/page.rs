@@ -6,11 +6,12 @@ use super::*;
 use crate::{
     app::token::TokenError,
     metrics::{closed::Closed, labels::JoinOutcome},
+    strict_json::NotStrict,
 };
 
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
 
-const METAS: [MetaFault; 2] = [MetaFault::TooLarge, MetaFault::TooDeep];
+const METAS: [MetaFault; 3] = [MetaFault::TooLarge, MetaFault::TooDeep, MetaFault::NotStrict];
 
 /// The first cells of the table under this heading, without what marks them as code.
 fn responses(heading: &str) -> BTreeSet<String> {
@@ -61,12 +62,18 @@ fn push_refusals() -> Vec<PushRefusal> {
         R::TooLarge => Some(R::TooMany),
         R::TooMany => Some(R::Payload(PayloadError::NotAnObject)),
         R::Payload(PayloadError::NotJson | PayloadError::NotAnObject) => {
-            Some(R::Payload(PayloadError::TooDeep))
+            Some(R::Payload(NotStrict::TooDeep.into()))
         }
-        R::Payload(PayloadError::TooDeep) => Some(R::NoCustom),
+        R::Payload(PayloadError::NotStrict(fault)) => Some(match fault {
+            NotStrict::TooDeep => R::Payload(NotStrict::LoneSurrogate.into()),
+            NotStrict::LoneSurrogate => R::Payload(NotStrict::NumberTooLarge.into()),
+            NotStrict::NumberTooLarge => R::Payload(NotStrict::RepeatedKey.into()),
+            NotStrict::RepeatedKey => R::NoCustom,
+        }),
         R::NoCustom => Some(R::Meta(MetaFault::TooLarge)),
         R::Meta(MetaFault::TooLarge) => Some(R::Meta(MetaFault::TooDeep)),
-        R::Meta(MetaFault::TooDeep) => None,
+        R::Meta(MetaFault::TooDeep) => Some(R::Meta(MetaFault::NotStrict)),
+        R::Meta(MetaFault::NotStrict) => None,
     };
     std::iter::successors(Some(R::NotPermitted), next).collect()
 }

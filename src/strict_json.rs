@@ -1,0 +1,268 @@
+//! Strict JSON: text that every reader accepts, and reads alike.
+//!
+//! Payloads are relayed exactly as they were typed, so text that the publisher's own reader tolerates
+//! can crash or silence every subscriber. RFC 7493 (I-JSON) names the differences between readers.
+//! [`check`] refuses these:
+//!
+//! - half of a surrogate pair, such as `"\ud800"`: it is no character, and most languages cannot
+//!   hold it in a string;
+//! - a number whose magnitude exceeds the range of a double, such as `1e999`: readers fail, or hold
+//!   infinity, which they cannot write again;
+//! - a key that occurs twice in one object, however it is escaped: readers keep the first value, the
+//!   last, or none;
+//! - nesting deeper than [`DEPTH_MAX`]: readers that recurse fail.
+//!
+//! Everything else passes, because every reader holds it in some form: `-0`, `1e-999` (zero),
+//! integers beyond 64 bits (a big integer, or the nearest double), `\u0000`, and noncharacters.
+
+use std::collections::HashSet;
+
+use memchr::memchr2;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
+/// How deep JSON may be nested: `[]` has depth 1.
+pub const DEPTH_MAX: usize = 128;
+
+/// Objects of up to this many keys are searched for repeated keys pair by pair.
+const PAIRWISE_KEYS_MAX: usize = 16;
+
+/// Every integer of at most this many bytes is within the range of a double.
+const SAFE_NUMBER_BYTES: usize = 308;
+
+/// Why a reader may refuse some JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.as_str())]
+pub enum NotStrict {
+    /// It is nested deeper than [`DEPTH_MAX`].
+    TooDeep,
+    /// A string has half of a surrogate pair.
+    LoneSurrogate,
+    /// A number is beyond the range of a double.
+    NumberTooLarge,
+    /// An object has the same key twice.
+    RepeatedKey,
+}
+
+impl NotStrict {
+    /// The fault in words, to be read after the name of the field: `has a repeated key`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooDeep => "is nested too deeply",
+            Self::LoneSurrogate => "has half of a surrogate pair",
+            Self::NumberTooLarge => "has a number that is too large",
+            Self::RepeatedKey => "has a repeated key",
+        }
+    }
+}
+
+/// Checks valid JSON in one pass over its text.
+///
+/// The time is linear in the length of the text. Memory is allocated only for objects of more than
+/// 16 keys and for keys with escapes, and is proportional to them.
+///
+/// # Errors
+/// [`NotStrict`], of several faults the one that the text has first. A repeated key counts where its
+/// object ends.
+pub fn check(json: &RawValue) -> Result<(), NotStrict> {
+    let mut tokens = Tokens::of(json);
+    match tokens.next()? {
+        Some(Token::Open(container)) => check_members(&mut tokens, container, 1),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the members of an array or an object that has just been opened, up to its end.
+fn check_members(
+    tokens: &mut Tokens<'_>,
+    container: Container,
+    depth: usize,
+) -> Result<(), NotStrict> {
+    if depth > DEPTH_MAX {
+        return Err(NotStrict::TooDeep);
+    }
+    let mut keys = Keys::default();
+    let mut is_key = container == Container::Object;
+    while let Some(token) = tokens.next()? {
+        match token {
+            Token::Close => break,
+            Token::Text { quoted, is_escaped } if is_key => {
+                keys.push(quoted, is_escaped);
+                is_key = false;
+                continue;
+            }
+            Token::Open(inner) => check_members(tokens, inner, depth + 1)?,
+            Token::Text { .. } | Token::Number(_) | Token::Word(_) => {}
+        }
+        is_key = container == Container::Object;
+    }
+    keys.check()
+}
+
+/// The keys of one object, as they are written, with their quotes.
+#[derive(Default)]
+struct Keys<'a> {
+    written: SmallVec<[&'a [u8]; PAIRWISE_KEYS_MAX]>,
+    is_any_escaped: bool,
+}
+
+impl<'a> Keys<'a> {
+    fn push(&mut self, quoted: &'a [u8], is_escaped: bool) {
+        self.written.push(quoted);
+        self.is_any_escaped |= is_escaped;
+    }
+
+    fn check(&self) -> Result<(), NotStrict> {
+        let is_repeated = match self.is_any_escaped {
+            false => has_repeated(&self.written),
+            true => {
+                let decode = |quoted: &&[u8]| serde_json::from_slice(quoted);
+                let decoded: Result<Vec<String>, _> = self.written.iter().map(decode).collect();
+                let decoded = decoded.map_err(|_| NotStrict::LoneSurrogate)?;
+                let decoded: Vec<_> = decoded.iter().map(String::as_bytes).collect();
+                has_repeated(&decoded)
+            }
+        };
+        if is_repeated { Err(NotStrict::RepeatedKey) } else { Ok(()) }
+    }
+}
+
+fn has_repeated(keys: &[&[u8]]) -> bool {
+    if keys.len() <= PAIRWISE_KEYS_MAX {
+        return keys.iter().enumerate().any(|(nth, key)| keys[..nth].contains(key));
+    }
+    // The hasher is seeded at random, so nobody can choose keys that collide.
+    let mut seen = HashSet::with_capacity(keys.len());
+    !keys.iter().all(|key| seen.insert(key))
+}
+
+/// An array or an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Container {
+    /// `[…]`
+    Array,
+    /// `{…}`, in which keys and values take turns.
+    Object,
+}
+
+/// A piece of JSON text. Commas, colons and white space are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token<'a> {
+    /// `[` or `{`.
+    Open(Container),
+    /// `]` or `}`.
+    Close,
+    /// A string with its quotes, and whether it has escapes.
+    Text { quoted: &'a [u8], is_escaped: bool },
+    /// A number as it is written.
+    Number(&'a [u8]),
+    /// `true`, `false` or `null`.
+    Word(&'a [u8]),
+}
+
+/// Reads valid JSON piece by piece, and checks the strings and the numbers in it.
+pub(crate) struct Tokens<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Tokens<'a> {
+    /// The pieces of this JSON.
+    pub(crate) fn of(json: &'a RawValue) -> Self {
+        Self { text: json.get().as_bytes(), at: 0 }
+    }
+
+    /// The next piece, unless the text has ended.
+    ///
+    /// # Errors
+    /// [`NotStrict::LoneSurrogate`], [`NotStrict::NumberTooLarge`].
+    pub(crate) fn next(&mut self) -> Result<Option<Token<'a>>, NotStrict> {
+        while let Some(byte) = self.text.get(self.at) {
+            let from = self.at;
+            self.at += 1;
+            return Ok(Some(match byte {
+                b'"' => return self.text(from).map(Some),
+                b'{' => Token::Open(Container::Object),
+                b'[' => Token::Open(Container::Array),
+                b'}' | b']' => Token::Close,
+                b'-' | b'0'..=b'9' => return self.number(from).map(Some),
+                b't' | b'f' | b'n' => Token::Word(self.run(from, |byte| byte.is_ascii_lowercase())),
+                _ => continue,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Reads a string whose opening quote is at `from`.
+    fn text(&mut self, from: usize) -> Result<Token<'a>, NotStrict> {
+        let mut is_escaped = false;
+        while let Some(found) = memchr2(b'"', b'\\', &self.text[self.at..]) {
+            self.at += found + 1;
+            if self.text[self.at - 1] == b'"' {
+                break;
+            }
+            is_escaped = true;
+            self.escape()?;
+        }
+        Ok(Token::Text { quoted: &self.text[from..self.at], is_escaped })
+    }
+
+    /// Reads an escape whose backslash was just read: both halves of a surrogate pair together.
+    fn escape(&mut self) -> Result<(), NotStrict> {
+        let is_unicode = self.text.get(self.at) == Some(&b'u');
+        self.at = (self.at + 1).min(self.text.len());
+        if !is_unicode {
+            return Ok(());
+        }
+        match self.hex() {
+            Some(0xd800..=0xdbff) if self.text[self.at..].starts_with(b"\\u") => {
+                self.at += 2;
+                match self.hex() {
+                    Some(0xdc00..=0xdfff) => Ok(()),
+                    _ => Err(NotStrict::LoneSurrogate),
+                }
+            }
+            Some(0xd800..=0xdfff) => Err(NotStrict::LoneSurrogate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the four hex digits of an escape.
+    fn hex(&mut self) -> Option<u16> {
+        let digits = self.text.get(self.at..self.at + 4)?;
+        self.at += 4;
+        u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+    }
+
+    /// Reads a number that begins at `from`.
+    fn number(&mut self, from: usize) -> Result<Token<'a>, NotStrict> {
+        let mut has_exponent = false;
+        let number = self.run(from, |byte| {
+            has_exponent |= matches!(byte, b'e' | b'E');
+            matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')
+        });
+        let is_safe = !has_exponent && number.len() <= SAFE_NUMBER_BYTES;
+        if is_safe || is_finite(number) {
+            Ok(Token::Number(number))
+        } else {
+            Err(NotStrict::NumberTooLarge)
+        }
+    }
+
+    /// Reads on while bytes belong to a piece that began at `from`.
+    fn run(&mut self, from: usize, mut belongs: impl FnMut(u8) -> bool) -> &'a [u8] {
+        while self.text.get(self.at).is_some_and(|byte| belongs(*byte)) {
+            self.at += 1;
+        }
+        &self.text[from..self.at]
+    }
+}
+
+/// Whether the nearest double to this number is finite.
+fn is_finite(number: &[u8]) -> bool {
+    let number = str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
+    number.is_some_and(f64::is_finite)
+}
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,9 @@ pub struct Options {
     /// How many connections take part
     #[arg(long)]
     pub connections: Option<usize>,
+    /// Only this attack of `strangers`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub attack: Vec<String>,
     /// Few short rounds, for a quick look
     #[arg(long)]
     pub short: bool,

@@ -102,6 +102,19 @@ impl Subject {
     /// # Errors
     /// If it does not start.
     pub fn server(target: &Target) -> io::Result<Self> {
+        // Who came first is still there when the last has come, however long that takes.
+        Self::server_with(target, &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m")])
+    }
+
+    /// Starts the server with default settings, or takes the one that runs.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn server_as_shipped(target: &Target) -> io::Result<Self> {
+        Self::server_with(target, &[])
+    }
+
+    fn server_with(target: &Target, settings: &[(&str, &str)]) -> io::Result<Self> {
         if let Some((address, pid)) = target.running {
             return Ok(Self {
                 kind: Kind::Server,
@@ -119,8 +132,7 @@ impl Subject {
             .env_clear()
             .env("PORT", "0")
             .env("RUST_LOG", "warn,herald=info")
-            // Who came first is still there when the last has come, however long that takes.
-            .env("HERALD__SOCKET__IDLE_TIMEOUT", "10m")
+            .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -312,7 +324,8 @@ impl Subject {
         self.post("/api/publish/bulk", &self.target.credentials.1, body)
     }
 
-    fn post(&self, path: &str, authorization: &str, body: &str) -> Vec<u8> {
+    /// A request with a body of JSON.
+    pub fn post(&self, path: &str, authorization: &str, body: &str) -> Vec<u8> {
         let (host, length) = (self.address, body.len());
         format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\

@@ -6,6 +6,7 @@ mod joins;
 mod mixed;
 mod slow_consumer;
 mod stage;
+mod strangers;
 mod topics;
 mod triggers;
 
@@ -34,6 +35,8 @@ pub enum Scenario {
     Mixed,
     /// `FanoutSteady` with ten subscribers that stop reading.
     SlowConsumer,
+    /// Attacks by clients without credentials.
+    Strangers,
 }
 
 impl Scenario {
@@ -50,6 +53,7 @@ impl Scenario {
             Self::Triggers => "triggers",
             Self::Mixed => "mixed",
             Self::SlowConsumer => "slow-consumer",
+            Self::Strangers => "strangers",
         }
     }
 
@@ -70,6 +74,7 @@ impl Scenario {
             Self::Triggers => triggers::triggers(options, &target),
             Self::Mixed => mixed::mixed(options, &target),
             Self::SlowConsumer => slow_consumer::slow_consumer(options, &target),
+            Self::Strangers => strangers::strangers(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -42,6 +42,7 @@ use crate::{
         listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
+        unfinished::Unfinished,
         worker::{SessionLimits, Sessions, Worker},
     },
     settings::{self, Settings, SettingsError},
@@ -120,7 +121,8 @@ impl Server {
             settings.registry.refresh,
             metrics.clone(),
         );
-        let sessions = Sessions::new(sessions_max, metrics);
+        let unfinished = Unfinished::new(settings.limits.unfinished_bytes_max);
+        let sessions = Sessions::new(sessions_max, unfinished, metrics);
         let parts = Parts::assemble(settings, directory, registry.await?, sessions);
         let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
         Ok(Self { metrics, ..parts.serve(listeners).await? })
@@ -313,6 +315,8 @@ impl Parts {
         });
         let session_limits = SessionLimits {
             message_bytes_max: limits.message_bytes_max,
+            unjoined_message_bytes_max: limits.unjoined_message_bytes_max(),
+            message_timeout: socket.message_timeout,
             outbox_frames_max: limits.outbox_frames_max,
             outbox_bytes_max: limits.outbox_bytes_max,
             idle_timeout: socket.idle_timeout,

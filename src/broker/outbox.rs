@@ -58,6 +58,10 @@ pub enum Ending {
     Stuck,
     /// Nothing was heard of it for too long.
     Idle,
+    /// It began a message and did not complete it in time.
+    SlowMessage,
+    /// It held the most of what all sessions hold of unfinished messages, and that was too much.
+    Unfinished,
     /// It did not come for what waits, where clients fetch.
     NotFetching,
     /// It was opened, and its client never came for anything.

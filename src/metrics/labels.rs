@@ -16,6 +16,8 @@ closed_label! {
         JoinsPerSecond = "joins_per_second_max",
         /// A socket's message.
         MessageBytes = "message_bytes_max",
+        /// Unfinished messages of all sessions.
+        UnfinishedBytes = "unfinished_bytes_max",
         /// A request's body.
         RequestBodyBytes = "request_body_bytes_max",
         /// A token.
@@ -44,6 +46,8 @@ closed_label! {
         SessionsPerAddress = "sessions_per_address_max",
         /// Silence of a client.
         Idle = "idle_timeout",
+        /// A message that does not come to its end.
+        Message = "message_timeout",
         /// A request that does not come.
         Handshake = "handshake_timeout",
         /// A write without progress.
@@ -104,6 +108,10 @@ closed_label! {
         Stuck = "write_timeout",
         /// Nothing was heard of it.
         Idle = "idle",
+        /// It began a message and did not complete it.
+        SlowMessage = "message_timeout",
+        /// It held the most of all unfinished messages.
+        Unfinished = "unfinished_bytes",
         /// It fetched nothing, over long-poll.
         NotFetching = "not_fetching",
         /// It was opened and then never fetched, over long-poll.

@@ -42,6 +42,9 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// [`answer_meanwhile`] can do.
     fn hold(&mut self);
 
+    /// Learns that the client has joined a topic, before the reply is sent.
+    fn note_joined(&mut self);
+
     /// Goes on with the client's messages.
     fn resume(&mut self, ctx: &mut Self::Context);
 }
@@ -164,6 +167,8 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         }
         Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
         Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
+        Some(Ending::SlowMessage) => (SessionEnd::SlowMessage, Some(Limit::Message)),
+        Some(Ending::Unfinished) => (SessionEnd::Unfinished, Some(Limit::UnfinishedBytes)),
         Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
         // Not said once each in the log, as the others of this kind are: a stranger can open many.
         Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
@@ -255,6 +260,9 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
             // Without its fan-out it would be deaf, whatever it joined.
             return carrier.close(CloseCode::INTERNAL, ctx);
         }
+        if outcome.is_ok() {
+            carrier.note_joined();
+        }
         answered(outcome, carrier, ctx);
     }));
 }
@@ -300,6 +308,8 @@ fn close_code(ending: Ending) -> CloseCode {
         Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
             CloseCode::GOING_AWAY
         }
+        Ending::SlowMessage => CloseCode::POLICY,
+        Ending::Unfinished => CloseCode::TOO_BIG,
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,
     }

@@ -6,8 +6,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    mem,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Instant,
 };
@@ -18,8 +20,8 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use futures_util::Stream;
 
-use super::{CloseCode, Received, worker::Worker};
-use crate::metrics::labels::Limit;
+use super::{CloseCode, Received, unfinished::Holding, worker::Worker};
+use crate::{broker::outbox::Outbox, metrics::labels::Limit};
 
 /// Bytes read before other tasks of the thread get a turn. Frames that amount to nothing, such as
 /// pongs and empty fragments, would else be read for as long as they keep coming.
@@ -67,36 +69,39 @@ impl Inbound {
 pub(super) struct Socket<T> {
     /// The socket itself.
     pub(super) io: RefCell<T>,
-    /// When bytes last came in.
-    pub(super) heard: Cell<Instant>,
-    /// Whether the reader may read.
+    /// Whether the reader may read, and what it has heard.
     pub(super) gate: Rc<Gate>,
 }
 
 impl<T> Socket<T> {
     /// A socket that is read from and written to from now on.
     pub(super) fn new(io: T, gate: Rc<Gate>) -> Self {
-        Self { io: io.into(), heard: Instant::now().into(), gate }
-    }
-
-    /// Since when its client is silent, as far as anybody listens: who is not read from may have
-    /// said anything.
-    pub(super) fn silent_since(&self) -> Instant {
-        if self.gate.is_shut.get() {
-            return Instant::now();
-        }
-        let heard = self.heard.get();
-        self.gate.opened.get().map_or(heard, |opened| opened.max(heard))
+        Self { io: io.into(), gate }
     }
 }
 
-/// Holds a reader back while as much of what it has read waits as may.
-#[derive(Default)]
+/// Holds a reader back while as much of what it has read waits as may, and keeps the times by which
+/// its client is judged.
 pub(super) struct Gate {
     is_shut: Cell<bool>,
-    /// When it last was opened again.
-    opened: Cell<Option<Instant>>,
+    has_joined: Cell<bool>,
+    /// When bytes last came in, or when the gate was last opened again.
+    heard: Cell<Instant>,
+    /// When the first byte of the message arrived that is not complete yet.
+    unfinished_since: Cell<Option<Instant>>,
     waker: Cell<Option<Waker>>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            is_shut: Cell::default(),
+            has_joined: Cell::default(),
+            heard: Instant::now().into(),
+            unfinished_since: Cell::default(),
+            waker: Cell::default(),
+        }
+    }
 }
 
 impl Gate {
@@ -105,14 +110,32 @@ impl Gate {
         self.is_shut.set(true);
     }
 
-    /// Lets the reader go on.
+    /// Lets the reader go on. The client is not to blame for the time in which nobody read.
     pub(super) fn open(&self) {
         if self.is_shut.replace(false) {
-            self.opened.set(Some(Instant::now()));
+            let now = Instant::now();
+            self.heard.set(now);
+            self.unfinished_since.set(self.unfinished_since.get().map(|_| now));
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// The session has joined a topic: from now on it may send messages of any size that may be.
+    pub(super) fn joined(&self) {
+        self.has_joined.set(true);
+    }
+
+    /// Since when the client is silent, as far as anybody listens: a client that is not read from
+    /// may have said anything.
+    pub(super) fn silent_since(&self) -> Instant {
+        if self.is_shut.get() { Instant::now() } else { self.heard.get() }
+    }
+
+    /// Since when a message is on its way that is not complete, as far as it is read.
+    pub(super) fn unfinished_since(&self) -> Option<Instant> {
+        self.unfinished_since.get().filter(|_| !self.is_shut.get())
     }
 
     fn poll_pass(&self, cx: &Context<'_>) -> Poll<()> {
@@ -124,60 +147,140 @@ impl Gate {
     }
 }
 
-/// A message whose last fragment has not come yet.
-enum Fragments {
-    Text(BytesMut),
-    Binary(BytesMut),
+/// What has come of a message that is not complete.
+struct Partial {
+    /// What its fragments amount to so far, if it comes in fragments.
+    fragments: Option<Fragments>,
+    /// What is held for it, among that of all sessions.
+    holding: Holding,
+}
+
+/// The payload of fragments, of which the last has not come yet.
+struct Fragments {
+    is_text: bool,
+    payload: Vec<u8>,
+}
+
+impl Fragments {
+    /// Appends a fragment. The buffer grows by a quarter at least, so that many small fragments do
+    /// not copy it each time, but not beyond what the message may be.
+    fn append(&mut self, fragment: &[u8], bytes_max: usize) {
+        let needed = self.payload.len() + fragment.len();
+        if needed > self.payload.capacity() {
+            let roomy = (self.payload.len() + self.payload.len() / 4).min(bytes_max);
+            self.payload.reserve_exact(needed.max(roomy) - self.payload.len());
+        }
+        self.payload.extend_from_slice(fragment);
+    }
+
+    fn finish(self) -> Result<Received, CloseCode> {
+        let payload = Bytes::from(self.payload);
+        Ok(if self.is_text { Received::Text(text(payload)?) } else { Received::Binary(payload) })
+    }
 }
 
 /// The messages of one socket. Ends when the client is gone, or after a [`Inbound::Broken`].
 pub(super) struct Frames<T> {
     socket: Rc<Socket<T>>,
     worker: Rc<Worker>,
+    outbox: Arc<Outbox>,
     codec: Codec,
     unread: BytesMut,
-    fragments: Option<Box<Fragments>>,
-    message_bytes_max: usize,
+    /// The size of the buffer behind `unread`, of which frames may have been cut off already.
+    allocated_bytes: usize,
+    /// How long the frame at the front of `unread` is going to be, once its head has said so.
+    awaited_bytes: usize,
+    partial: Option<Box<Partial>>,
     turn_bytes: usize,
     done: bool,
 }
 
 impl<T: AsyncRead + Unpin> Frames<T> {
     /// Reads from `socket`, beginning with what came in behind the handshake.
-    pub(super) fn new(socket: Rc<Socket<T>>, worker: Rc<Worker>, early: BytesMut) -> Self {
-        let message_bytes_max = worker.limits.message_bytes_max;
+    pub(super) fn new(
+        socket: Rc<Socket<T>>,
+        worker: Rc<Worker>,
+        outbox: Arc<Outbox>,
+        early: BytesMut,
+    ) -> Self {
+        let codec = Codec::new().max_size(worker.limits.message_bytes_max);
         Self {
             socket,
             worker,
-            codec: Codec::new().max_size(message_bytes_max),
+            outbox,
+            codec,
+            allocated_bytes: early.capacity(),
             unread: early,
-            fragments: None,
-            message_bytes_max,
+            awaited_bytes: 0,
+            partial: None,
             turn_bytes: 0,
             done: false,
         }
     }
 
+    /// How large a message may be, all its fragments together.
+    fn message_bytes_max(&self) -> usize {
+        let limits = &self.worker.limits;
+        match self.socket.gate.has_joined.get() {
+            true => limits.message_bytes_max,
+            false => limits.unjoined_message_bytes_max,
+        }
+    }
+
+    fn fragments(&mut self) -> Option<&mut Fragments> {
+        self.partial.as_deref_mut().and_then(|partial| partial.fragments.as_mut())
+    }
+
     /// The next thing that the bytes at hand amount to, if they suffice.
     fn decode(&mut self) -> Result<Option<Inbound>, CloseCode> {
         while !self.unread.is_empty() {
-            match whole_frame_bytes(&self.unread, self.message_bytes_max)? {
-                Some(bytes) if bytes <= self.unread.len() => {}
-                _ => break,
+            let Some(head) = Head::read(&self.unread)? else {
+                self.awaited_bytes = 0;
+                break;
+            };
+            self.awaited_bytes = self.frame_bytes(&head)?;
+            if self.awaited_bytes > self.unread.len() {
+                break;
             }
             let Some(frame) = self.codec.decode(&mut self.unread).map_err(|e| close_code(&e))?
             else {
                 break;
             };
-            if let Some(inbound) = self.accept(frame)? {
-                return Ok(Some(inbound));
+            self.awaited_bytes = 0;
+            let accepted = self.accept(frame)?;
+            if self.fragments().is_none() {
+                self.socket.gate.unfinished_since.set(None);
+            }
+            if accepted.is_some() {
+                return Ok(accepted);
             }
         }
         if self.unread.is_empty() {
             // Between messages a session keeps no buffer.
-            self.unread = BytesMut::new();
+            self.replace_unread(0);
         }
         Ok(None)
+    }
+
+    /// How long a frame with this head is.
+    ///
+    /// # Errors
+    /// If it cannot belong here, or makes its message larger than it may be.
+    fn frame_bytes(&mut self, head: &Head) -> Result<usize, CloseCode> {
+        let bytes_max = self.message_bytes_max();
+        let bytes_max = match (head.kind, self.fragments()) {
+            (Kind::Control, _) | (Kind::First, None) => bytes_max,
+            (Kind::Continuation, Some(fragments)) => {
+                bytes_max.saturating_sub(fragments.payload.len())
+            }
+            (Kind::First, Some(_)) | (Kind::Continuation, None) => {
+                return Err(CloseCode::PROTOCOL);
+            }
+        };
+        match usize::try_from(head.payload_bytes) {
+            Ok(payload_bytes) if payload_bytes <= bytes_max => Ok(head.bytes + payload_bytes),
+            _ => Err(CloseCode::TOO_BIG),
+        }
     }
 
     fn accept(&mut self, frame: Frame) -> Result<Option<Inbound>, CloseCode> {
@@ -192,34 +295,36 @@ impl<T: AsyncRead + Unpin> Frames<T> {
     }
 
     fn reassemble(&mut self, item: Item) -> Result<Option<Received>, CloseCode> {
-        let (bytes, is_last) = match item {
-            Item::FirstText(bytes) => {
-                self.fragments = Some(Box::new(Fragments::Text(BytesMut::from(&bytes[..]))));
+        let bytes_max = self.message_bytes_max();
+        let (fragment, is_last) = match item {
+            Item::FirstText(first) => {
+                self.partial().fragments =
+                    Some(Fragments { is_text: true, payload: first.to_vec() });
                 return Ok(None);
             }
-            Item::FirstBinary(bytes) => {
-                self.fragments = Some(Box::new(Fragments::Binary(BytesMut::from(&bytes[..]))));
+            Item::FirstBinary(first) => {
+                self.partial().fragments =
+                    Some(Fragments { is_text: false, payload: first.to_vec() });
                 return Ok(None);
             }
-            Item::Continue(bytes) => (bytes, false),
-            Item::Last(bytes) => (bytes, true),
+            Item::Continue(fragment) => (fragment, false),
+            Item::Last(fragment) => (fragment, true),
         };
-        let Some(Fragments::Text(whole) | Fragments::Binary(whole)) = self.fragments.as_deref_mut()
-        else {
-            return Err(CloseCode::PROTOCOL);
-        };
-        if whole.len() + bytes.len() > self.message_bytes_max {
-            return Err(CloseCode::TOO_BIG);
+        let partial = self.partial();
+        let mut fragments = partial.fragments.take().ok_or(CloseCode::PROTOCOL)?;
+        fragments.append(&fragment, bytes_max);
+        if is_last {
+            return fragments.finish().map(Some);
         }
-        whole.extend_from_slice(&bytes);
-        if !is_last {
-            return Ok(None);
-        }
-        match self.fragments.take().map(|fragments| *fragments) {
-            Some(Fragments::Text(whole)) => Ok(Some(Received::Text(text(whole.freeze())?))),
-            Some(Fragments::Binary(whole)) => Ok(Some(Received::Binary(whole.freeze()))),
-            None => Err(CloseCode::PROTOCOL),
-        }
+        partial.fragments = Some(fragments);
+        Ok(None)
+    }
+
+    fn partial(&mut self) -> &mut Partial {
+        self.partial.get_or_insert_with(|| {
+            let holding = self.worker.sessions.unfinished().hold(&self.outbox);
+            Box::new(Partial { fragments: None, holding })
+        })
     }
 
     /// Reads once. `Ready(false)` when the client is gone.
@@ -229,20 +334,85 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let mut scratch = self.worker.scratch.borrow_mut();
+        let worker = self.worker.clone();
+        let mut scratch = worker.scratch.borrow_mut();
         let mut buffer = ReadBuf::new(&mut scratch);
         let mut io = self.socket.io.borrow_mut();
         let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, &mut buffer) else {
             self.turn_bytes = 0;
             return Poll::Pending;
         };
-        if read.is_err() || buffer.filled().is_empty() {
+        drop(io);
+        let read_bytes = buffer.filled();
+        if read.is_err() || read_bytes.is_empty() {
             return Poll::Ready(false);
         }
-        self.socket.heard.set(Instant::now());
-        self.unread.extend_from_slice(buffer.filled());
-        self.turn_bytes += buffer.filled().len();
+        self.socket.gate.heard.set(Instant::now());
+        self.turn_bytes += read_bytes.len();
+        self.keep(read_bytes);
         Poll::Ready(true)
+    }
+
+    /// Appends what was read to what is unread. The buffer doubles as it grows, but not beyond the
+    /// frame that is awaited: a message holds about its size once.
+    fn keep(&mut self, read: &[u8]) {
+        let needed = self.unread.len() + read.len();
+        if needed > self.unread.capacity() {
+            self.replace_unread(needed.max(self.awaited_bytes.min(2 * self.unread.len())));
+        }
+        self.unread.extend_from_slice(read);
+    }
+
+    /// Moves what is unread to a buffer of this size.
+    fn replace_unread(&mut self, bytes: usize) {
+        let outgrown = mem::replace(&mut self.unread, BytesMut::with_capacity(bytes));
+        self.unread.extend_from_slice(&outgrown);
+        self.allocated_bytes = bytes;
+    }
+
+    /// Notes what is held while others have their turn; without an unfinished message, nothing.
+    fn note_unfinished(&mut self) {
+        if self.unread.is_empty() && self.fragments().is_none() {
+            self.partial = None;
+            return;
+        }
+        if self.unread.len() < self.allocated_bytes / 2 && self.awaited_bytes < self.allocated_bytes
+        {
+            // A few bytes would keep the whole buffer that they were read into.
+            self.replace_unread(self.unread.len());
+        }
+        let gate = &self.socket.gate;
+        gate.unfinished_since.set(gate.unfinished_since.get().or(Some(gate.heard.get())));
+        let unread_bytes = self.allocated_bytes;
+        let Partial { fragments, holding } = self.partial();
+        let fragment_bytes = fragments.as_ref().map_or(0, |fragments| fragments.payload.capacity());
+        holding.set(unread_bytes + fragment_bytes);
+    }
+
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
+        ready!(self.socket.gate.poll_pass(cx));
+        while !self.done {
+            match self.decode() {
+                Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
+                Ok(None) => self.done = !ready!(self.poll_read(cx)),
+                Err(code) => {
+                    if code == CloseCode::TOO_BIG {
+                        self.worker.metrics.hit(Limit::MessageBytes);
+                    }
+                    self.done = true;
+                    self.forget();
+                    return Poll::Ready(Some(Inbound::Broken(code)));
+                }
+            }
+        }
+        self.forget();
+        Poll::Ready(None)
+    }
+
+    /// Lets go of what will never be complete.
+    fn forget(&mut self) {
+        self.unread = BytesMut::new();
+        self.partial = None;
     }
 }
 
@@ -250,22 +420,11 @@ impl<T: AsyncRead + Unpin> Stream for Frames<T> {
     type Item = Inbound;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
-        let this = &mut *self;
-        ready!(this.socket.gate.poll_pass(cx));
-        while !this.done {
-            match this.decode() {
-                Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
-                Ok(None) => this.done = !ready!(this.poll_read(cx)),
-                Err(code) => {
-                    if code == CloseCode::TOO_BIG {
-                        this.worker.metrics.hit(Limit::MessageBytes);
-                    }
-                    this.done = true;
-                    return Poll::Ready(Some(Inbound::Broken(code)));
-                }
-            }
+        let polled = self.poll_inbound(cx);
+        if polled.is_pending() {
+            self.note_unfinished();
         }
-        Poll::Ready(None)
+        polled
     }
 }
 
@@ -280,31 +439,55 @@ fn close_code(error: &ProtocolError) -> CloseCode {
     }
 }
 
-/// How long the frame at the front is with its head, once that can be told.
+/// Where a frame belongs.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Between any others.
+    Control,
+    /// At the beginning of a message.
+    First,
+    /// Behind the beginning of a message.
+    Continuation,
+}
+
+/// What the head of a frame says.
 ///
 /// The head is read here before the codec does, for the codec judges a length only once all of the
-/// frame is there, and makes room for it until then: a megabyte for who merely claims one.
-///
-/// # Errors
-/// What breaks a rule whatever may follow.
-fn whole_frame_bytes(bytes: &[u8], payload_bytes_max: usize) -> Result<Option<usize>, CloseCode> {
-    let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    let (is_last, is_control) = (first & 0x80 != 0, first & 0x08 != 0);
-    let (is_masked, length) = (second & 0x80 != 0, second & 0x7f);
-    if !is_masked || first & 0x70 != 0 || is_control && (length > 125 || !is_last) {
-        return Err(CloseCode::PROTOCOL);
-    }
-    let length = match length {
-        126 => rest.first_chunk().map(|length| (2, u64::from(u16::from_be_bytes(*length)))),
-        127 => rest.first_chunk().map(|length| (8, u64::from_be_bytes(*length))),
-        length => Some((0, u64::from(length))),
-    };
-    let Some((length_bytes, payload_bytes)) = length else { return Ok(None) };
-    match usize::try_from(payload_bytes) {
-        Ok(payload_bytes) if payload_bytes <= payload_bytes_max => {
-            Ok(Some(2 + length_bytes + MASK_BYTES + payload_bytes))
+/// frame is there, and makes room for it until then: a megabyte for a client that merely claims one.
+struct Head {
+    kind: Kind,
+    /// Its own length.
+    bytes: usize,
+    payload_bytes: u64,
+}
+
+impl Head {
+    /// Reads the head of the frame at the front; `None` while its length cannot be told.
+    ///
+    /// # Errors
+    /// What breaks a rule whatever may follow.
+    fn read(bytes: &[u8]) -> Result<Option<Self>, CloseCode> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let kind = match first & 0x0f {
+            0x00 => Kind::Continuation,
+            opcode if opcode & 0x08 != 0 => Kind::Control,
+            _ => Kind::First,
+        };
+        let (is_last, is_control) = (first & 0x80 != 0, matches!(kind, Kind::Control));
+        let (is_masked, length) = (second & 0x80 != 0, second & 0x7f);
+        if !is_masked || first & 0x70 != 0 || is_control && (length > 125 || !is_last) {
+            return Err(CloseCode::PROTOCOL);
         }
-        _ => Err(CloseCode::TOO_BIG),
+        let length = match length {
+            126 => rest.first_chunk().map(|length| (2, u64::from(u16::from_be_bytes(*length)))),
+            127 => rest.first_chunk().map(|length| (8, u64::from_be_bytes(*length))),
+            length => Some((0, u64::from(length))),
+        };
+        Ok(length.map(|(length_bytes, payload_bytes)| Self {
+            kind,
+            bytes: 2 + length_bytes + MASK_BYTES,
+            payload_bytes,
+        }))
     }
 }
 
@@ -320,14 +503,22 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::testing::{Bench, DEADLINE, limits, masked};
+    use crate::session::{
+        testing::{Bench, DEADLINE, limits, masked},
+        worker::SessionLimits,
+    };
 
     const LIMIT: usize = 1_000;
 
     fn frames<T: AsyncRead + Unpin>(io: T, early: &[u8]) -> Frames<T> {
-        let worker = Bench::new(limits()).worker;
+        frames_of(Bench::new(limits()).worker, io, early)
+    }
+
+    fn frames_of<T: AsyncRead + Unpin>(worker: Rc<Worker>, io: T, early: &[u8]) -> Frames<T> {
         let socket = Rc::new(Socket::new(io, Rc::default()));
-        Frames::new(socket, worker, BytesMut::from(early))
+        let admission = worker.sessions.admit().expect("room for a session");
+        let outbox = worker.outbox(&admission);
+        Frames::new(socket, worker, outbox, BytesMut::from(early))
     }
 
     /// Everything that these bytes amount to, if they arrive so many at a time.
@@ -453,6 +644,16 @@ mod tests {
                 CloseCode::PROTOCOL,
             ),
             (
+                "text within fragments, by its head",
+                [frame(0x01, b"a"), frame(0x81, b"b")[..2].to_vec()].concat(),
+                CloseCode::PROTOCOL,
+            ),
+            (
+                "fragments beyond the limit, by the head of the last",
+                [frame(0x01, &long[1..]), frame(0x80, b"xy")[..2].to_vec()].concat(),
+                CloseCode::TOO_BIG,
+            ),
+            (
                 "fragments within fragments",
                 [frame(0x01, b"a"), frame(0x02, b"b")].concat(),
                 CloseCode::PROTOCOL,
@@ -521,6 +722,127 @@ mod tests {
         let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
         assert!(frames.poll_next_unpin(&mut cx).is_pending());
         assert!(frames.unread.capacity() < LIMIT / 2, "{}", frames.unread.capacity());
+    }
+
+    /// Polls once, when there must be nothing whole.
+    fn is_pending<T: AsyncRead + Unpin>(frames: &mut Frames<T>) {
+        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+        let polled = frames.poll_next_unpin(&mut cx);
+        assert!(polled.is_pending(), "{polled:?}");
+    }
+
+    /// What is held in buffers.
+    fn held<T>(frames: &Frames<T>) -> usize {
+        let fragments = frames.partial.as_ref().and_then(|partial| partial.fragments.as_ref());
+        frames.allocated_bytes + fragments.map_or(0, |fragments| fragments.payload.capacity())
+    }
+
+    #[actix_web::test]
+    async fn a_message_is_held_once_in_whatever_pieces_it_comes() {
+        const MESSAGE: usize = 60_000;
+        for (case, fragments, at_once) in [
+            ("one frame", vec![MESSAGE], 1_000),
+            ("one frame, slowly", vec![MESSAGE], 7),
+            ("a fragment and the rest", vec![MESSAGE / 2, MESSAGE / 2], 1_000),
+            ("many small fragments", vec![60; MESSAGE / 60], 1_000),
+            ("a fragment and a drip", vec![MESSAGE - 10, 10], 1),
+        ] {
+            let large = SessionLimits { unjoined_message_bytes_max: MESSAGE, ..limits() };
+            let worker = Bench::new(SessionLimits { message_bytes_max: MESSAGE, ..large }).worker;
+            let (mut near, far) = duplex(MESSAGE);
+            let mut frames = frames_of(worker, far, &[]);
+            let last = fragments.len() - 1;
+            let mut all = Vec::new();
+            for (nth, length) in fragments.iter().enumerate() {
+                let first = if nth == 0 { 0x02 } else { 0x00 };
+                let is_last = if nth == last { 0x80 } else { 0x00 };
+                all.extend(frame(first | is_last, &vec![b'x'; *length]));
+            }
+            let (all_but_one, last) = all.split_at(all.len() - 1);
+            for piece in all_but_one.chunks(at_once) {
+                near.write_all(piece).await.expect("room");
+                is_pending(&mut frames);
+                assert!(held(&frames) <= MESSAGE + 100, "{case}: {}", held(&frames));
+            }
+            near.write_all(last).await.expect("room");
+            let whole = Received::Binary(vec![b'x'; MESSAGE].into());
+            assert_eq!(frames.next().await, Some(Inbound::Message(whole)), "{case}");
+            is_pending(&mut frames);
+            assert_eq!(held(&frames), 0, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_beginning_of_a_message_keeps_no_buffer_of_what_came_before_it() {
+        let (mut near, far) = duplex(60_000);
+        let mut frames = frames(far, &[]);
+        near.write_all(&frame(0x81, &[b'x'; LIMIT]).repeat(50)).await.expect("room");
+        near.write_all(&frame(0x81, b"next")[..3]).await.expect("room");
+        for _ in 0..50 {
+            assert!(frames.next().await.is_some());
+        }
+        is_pending(&mut frames);
+        assert_eq!(held(&frames), 3);
+    }
+
+    #[actix_web::test]
+    async fn a_message_is_timed_from_its_first_byte_until_it_is_complete() {
+        let (mut near, far) = duplex(4_096);
+        let mut frames = frames(far, &[]);
+        let since = |frames: &Frames<_>| frames.socket.gate.unfinished_since();
+        is_pending(&mut frames);
+        assert_eq!(since(&frames), None);
+        near.write_all(&[0x01]).await.expect("room");
+        is_pending(&mut frames);
+        let began = since(&frames).expect("a message has begun");
+        let text = frame(0x01, b"ab");
+        for (case, bytes) in [
+            ("the rest of a fragment", &text[1..]),
+            ("a pong between", &frame(0x8a, b"")),
+            ("an empty fragment", &frame(0x00, b"")),
+            ("a byte of the last one", &frame(0x80, b"")[..1]),
+        ] {
+            near.write_all(bytes).await.expect("room");
+            is_pending(&mut frames);
+            assert_eq!(since(&frames), Some(began), "{case}");
+        }
+        near.write_all(&frame(0x80, b"c")[1..]).await.expect("room");
+        assert_eq!(frames.next().await, Some(text_of("abc")));
+        is_pending(&mut frames);
+        assert_eq!(since(&frames), None);
+        near.write_all(&frame(0x8a, b"half a pong")[..9]).await.expect("room");
+        is_pending(&mut frames);
+        assert!(since(&frames).is_some_and(|since| since > began), "also of a control frame");
+        frames.socket.gate.shut();
+        assert_eq!(since(&frames), None, "nobody reads");
+        frames.socket.gate.open();
+        assert!(since(&frames).is_some());
+    }
+
+    #[actix_web::test]
+    async fn a_session_without_a_join_sends_no_larger_message_than_a_join_can_be() {
+        let worker = || {
+            let small = SessionLimits { unjoined_message_bytes_max: 100, ..limits() };
+            Bench::new(small).worker
+        };
+        let (fits, too_big) = ([b'x'; 100], [b'x'; 101]);
+        let in_fragments = [frame(0x01, &fits[..60]), frame(0x80, &fits[..41])].concat();
+        let whole = |bytes: &[u8]| {
+            Inbound::Message(Received::Text(str::from_utf8(bytes).expect("text").into()))
+        };
+        for (case, bytes, expected) in [
+            ("as large as may be", frame(0x81, &fits), whole(&fits)),
+            ("larger", frame(0x81, &too_big), Inbound::Broken(CloseCode::TOO_BIG)),
+            ("larger, in fragments", in_fragments, Inbound::Broken(CloseCode::TOO_BIG)),
+        ] {
+            let (_near, far) = duplex(64);
+            let mut frames = frames_of(worker(), far, &bytes);
+            assert_eq!(frames.next().await, Some(expected), "{case}");
+        }
+        let (_near, far) = duplex(64);
+        let mut frames = frames_of(worker(), far, &frame(0x81, &too_big));
+        frames.socket.gate.joined();
+        assert_eq!(frames.next().await, Some(whole(&too_big)), "after a join");
     }
 
     /// A client that sends one and the same as fast as it is read.

@@ -36,6 +36,7 @@ use crate::broker::{
 use super::{
     CloseCode, Conversation, Received,
     driver::{self, Carrier, Driver},
+    unfinished::Holding,
     worker::{Admission, SessionLimits, Worker},
 };
 use newcomers::{Newcomer, Newcomers};
@@ -239,6 +240,8 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     times: LongPollTimes,
     inbox: VecDeque<Inbound>,
     inbox_bytes: usize,
+    /// What is held for the inbox, among that of all sessions.
+    holding: Holding,
     is_held: bool,
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
@@ -269,12 +272,14 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         ctx.set_mailbox_capacity(frames);
         let outbox = worker.outbox(&admission);
         ctx.add_stream(Arrivals(outbox.clone()));
+        let holding = worker.sessions.unfinished().hold(&outbox);
         Self {
             driver: Driver::enter(conversation, outbox, worker),
             _admission: admission,
             times,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
+            holding,
             is_held: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -298,6 +303,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
                 inbound => self.inbox.push_back(inbound),
             }
         }
+        self.holding.set(self.inbox_bytes);
         self.flush();
     }
 
@@ -324,6 +330,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
                 None => break,
             }
         }
+        self.holding.set(self.inbox_bytes);
         self.flush();
     }
 
@@ -451,6 +458,9 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
     fn hold(&mut self) {
         self.is_held = true;
     }
+
+    /// Requests are bounded where they are read, whatever was joined.
+    fn note_joined(&mut self) {}
 
     fn resume(&mut self, ctx: &mut Self::Context) {
         self.is_held = false;

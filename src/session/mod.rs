@@ -22,6 +22,7 @@ pub mod places;
 mod pump;
 #[cfg(test)]
 mod testing;
+pub mod unfinished;
 pub mod upgrade;
 mod websocket;
 pub mod worker;
@@ -53,6 +54,8 @@ impl CloseCode {
     pub const PROTOCOL: Self = Self(1002);
     /// Text that is not UTF-8.
     pub const NOT_UTF8: Self = Self(1007);
+    /// The client takes its time, or more than its share.
+    pub const POLICY: Self = Self(1008);
     /// A message beyond the limit.
     pub const TOO_BIG: Self = Self(1009);
     /// A message that cannot be understood, or a fault of ours.

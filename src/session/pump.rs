@@ -256,30 +256,22 @@ where
     fn on_time(&mut self, stuck: bool) -> bool {
         self.is_timer_due = false;
         let now = Instant::now();
-        if !stuck && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
+        let is_pressed = stuck || self.socket.gate.unfinished_since().is_some();
+        if !is_pressed && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
             return true;
         }
-        let limits = self.worker.limits;
-        let deadline = if stuck {
-            let patience = match self.outbox.ended() {
-                Some(_) => LINGER.min(limits.write_timeout),
-                None => limits.write_timeout,
-            };
-            *self.stuck_since.get_or_insert(now) + patience
-        } else {
-            self.socket.silent_since() + limits.idle_timeout
-        };
+        let (deadline, ending) = self.deadline(stuck, now);
         if deadline <= now {
+            self.outbox.end(ending);
             if stuck {
-                self.outbox.end(Ending::Stuck);
                 self.drop_slow();
                 return false;
             }
-            self.outbox.end(Ending::Idle);
             // What is left is the actor's close frame; should it not come, this asks again.
             self.timer.as_mut().reset((now + LINGER).into());
         } else {
-            let wakes_at = if stuck { deadline } else { self.worker.look_after(deadline) };
+            let is_shared = ending == Ending::Idle;
+            let wakes_at = if is_shared { self.worker.look_after(deadline) } else { deadline };
             self.wakes_at = Some(wakes_at);
             self.timer.as_mut().reset(wakes_at.into());
         }
@@ -288,6 +280,26 @@ where
             self.outbox.ring();
         }
         true
+    }
+
+    /// What ends the session next if nothing happens, and when.
+    fn deadline(&mut self, stuck: bool, now: Instant) -> (Instant, Ending) {
+        let limits = self.worker.limits;
+        let gate = &self.socket.gate;
+        let message = gate.unfinished_since().map(|since| since + limits.message_timeout);
+        let other = if stuck {
+            let patience = match self.outbox.ended() {
+                Some(_) => LINGER.min(limits.write_timeout),
+                None => limits.write_timeout,
+            };
+            (*self.stuck_since.get_or_insert(now) + patience, Ending::Stuck)
+        } else {
+            (gate.silent_since() + limits.idle_timeout, Ending::Idle)
+        };
+        match message {
+            Some(message) if message < other.0 => (message, Ending::SlowMessage),
+            _ => other,
+        }
     }
 
     /// Hangs up: no more from us, then whatever the client still sends is read away, for closing
@@ -334,7 +346,9 @@ where
                     return Poll::Pending;
                 }
                 Paused::Stuck => {
-                    if let Some(Ending::SlowConsumer(_)) = this.outbox.ended() {
+                    if let Some(Ending::SlowConsumer(_) | Ending::Unfinished) = this.outbox.ended()
+                    {
+                        // What it holds is wanted back now.
                         this.drop_slow();
                         return Poll::Ready(());
                     }

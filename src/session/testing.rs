@@ -19,6 +19,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use super::{
     CloseCode, Conversation, Effect, Failure, Received,
     pump::Transport,
+    unfinished::Unfinished,
     websocket,
     worker::{SessionLimits, Sessions, Worker},
 };
@@ -46,6 +47,8 @@ impl Transport for DuplexStream {
 pub(super) fn limits() -> SessionLimits {
     SessionLimits {
         message_bytes_max: 1_000,
+        unjoined_message_bytes_max: 1_000,
+        message_timeout: Duration::from_secs(60),
         outbox_frames_max: 1_024,
         outbox_bytes_max: 1_000_000,
         idle_timeout: Duration::from_secs(60),
@@ -62,6 +65,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(limits: SessionLimits) -> Self {
+        Self::sharing(Unfinished::new(1 << 30), limits)
+    }
+
+    /// One whose sessions share this budget of unfinished work.
+    pub(super) fn sharing(unfinished: Unfinished, limits: SessionLimits) -> Self {
         let of_topics = TopicLimits {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
@@ -71,7 +79,7 @@ impl Bench {
         };
         let metrics = Metrics::new(10);
         let topics = Topics::new(of_topics, metrics.clone());
-        let sessions = Sessions::new(100, metrics);
+        let sessions = Sessions::new(100, unfinished, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
     }

@@ -31,6 +31,7 @@ use super::{
     driver::{self, Carrier, Driver},
     frames::{Frames, Gate, Inbound, Socket},
     pump::{Pump, Transport},
+    unfinished::Holding,
     worker::{Admission, Worker},
 };
 
@@ -51,24 +52,31 @@ pub(super) struct WebSocket<C: Conversation> {
 }
 
 /// What waits for its turn, in order.
-#[derive(Default)]
 struct Inbox {
     waiting: VecDeque<Inbound>,
     bytes: usize,
+    /// What is held for it, among that of all sessions.
+    holding: Holding,
     /// Whether nothing will come behind it.
     is_last: bool,
 }
 
 impl Inbox {
+    fn new(holding: Holding) -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, holding, is_last: false }
+    }
+
     fn push(&mut self, inbound: Inbound) {
         self.bytes += inbound.size_bytes();
         // A slice of what was read would keep all of it: far more than is counted here.
         self.waiting.push_back(inbound.detached());
+        self.holding.set(self.bytes);
     }
 
     fn pop(&mut self) -> Option<Inbound> {
         let inbound = self.waiting.pop_front()?;
         self.bytes -= inbound.size_bytes();
+        self.holding.set(self.bytes);
         Some(inbound)
     }
 
@@ -87,8 +95,8 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
     let gate = Rc::new(Gate::default());
     let socket = Rc::new(Socket::new(io, gate.clone()));
-    let frames = Frames::new(socket.clone(), worker.clone(), early);
     let outbox = worker.outbox(&admission);
+    let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);
     let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
     let body = WebsocketContext::with_factory(stream::empty(), move |ctx| {
         ctx.add_stream(NewsOf(actor_outbox.clone()));
@@ -104,6 +112,14 @@ impl<C: Conversation + Unpin> WebSocket<C> {
     fn stop(&mut self, ctx: &mut <Self as Actor>::Context) {
         self.driver.outbox().close();
         ctx.stop();
+    }
+
+    /// What waits, from now on.
+    fn inbox(&mut self) -> &mut Inbox {
+        self.held.get_or_insert_with(|| {
+            let unfinished = self.driver.worker().sessions.unfinished();
+            Box::new(Inbox::new(unfinished.hold(self.driver.outbox())))
+        })
     }
 
     fn look_at(&mut self, inbound: Inbound, ctx: &mut <Self as Actor>::Context) {
@@ -140,7 +156,11 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
     }
 
     fn hold(&mut self) {
-        self.held.get_or_insert_default();
+        self.inbox();
+    }
+
+    fn note_joined(&mut self) {
+        self.gate.joined();
     }
 
     /// Looks at what waited, until the broker has to be asked once more.
@@ -179,7 +199,7 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
             Inbound::Ping(payload) => ctx.pong(&payload),
             Inbound::Message(message) if driver::answer_meanwhile(self, &message, ctx) => {}
             inbound => {
-                let inbox = self.held.get_or_insert_default();
+                let inbox = self.inbox();
                 inbox.push(inbound);
                 if inbox.is_full() {
                     self.gate.shut();
@@ -237,10 +257,14 @@ mod tests {
     use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
     use super::*;
-    use crate::session::{
-        Received,
-        testing::{Bench, DEADLINE, limits, text},
-        worker::SessionLimits,
+    use crate::{
+        broker::{outbox::Load, subscriber::SessionId},
+        session::{
+            Received,
+            testing::{Bench, DEADLINE, limits, text},
+            unfinished::Unfinished,
+            worker::SessionLimits,
+        },
     };
 
     const PIPE_BYTES: usize = 1 << 20;
@@ -284,7 +308,8 @@ mod tests {
             ("as heavy as may be", "x".repeat(INBOX_BYTES_MAX / 4), 4, false),
         ] {
             let bytes = SessionLimits { message_bytes_max: INBOX_BYTES_MAX, ..limits() };
-            let bench = Bench::new(bytes);
+            let unjoined_message_bytes_max = INBOX_BYTES_MAX;
+            let bench = Bench::new(SessionLimits { unjoined_message_bytes_max, ..bytes });
             let standstill = bench.standstill().await;
             let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
             let orders = vec![order.as_str(); waiting];
@@ -326,7 +351,9 @@ mod tests {
         let read = Bytes::from(b"text bytes and much more".to_vec());
         let text = read.slice(..4).try_into().expect("UTF-8");
         let (bytes, ping) = (read.slice(5..10), read.slice(11..14));
-        let mut inbox = Inbox::default();
+        let unfinished = Unfinished::new(1_000);
+        let outbox = Outbox::new(SessionId(1), Load::default());
+        let mut inbox = Inbox::new(unfinished.hold(&outbox));
         for (inbound, size_bytes) in [
             (Inbound::Message(Received::Text(text)), 4),
             (Inbound::Message(Received::Binary(bytes)), 9),

@@ -24,6 +24,8 @@ use crate::{
     metrics::{Metrics, labels::Limit},
 };
 
+use super::unfinished::Unfinished;
+
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
@@ -35,6 +37,10 @@ const LOOKS_PER_IDLE_TIMEOUT: u32 = 64;
 pub struct SessionLimits {
     /// One message after reassembly.
     pub message_bytes_max: usize,
+    /// The same before the session has joined anything.
+    pub unjoined_message_bytes_max: usize,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Duration,
     /// Frames that may wait.
     pub outbox_frames_max: usize,
     /// Bytes that may wait.
@@ -52,13 +58,21 @@ pub struct Sessions {
     next_id: Arc<AtomicU64>,
     closed: Arc<AtomicBool>,
     max: usize,
+    unfinished: Unfinished,
     metrics: Arc<Metrics>,
 }
 
 impl Sessions {
-    /// No session yet, and at most `max` ever at once.
-    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
-        Self { open: Arc::default(), next_id: Arc::default(), closed: Arc::default(), max, metrics }
+    /// No session yet, and at most `max` ever at once; their unfinished work shares a budget.
+    pub fn new(max: usize, unfinished: Unfinished, metrics: Arc<Metrics>) -> Self {
+        Self {
+            open: Arc::default(),
+            next_id: Arc::default(),
+            closed: Arc::default(),
+            max,
+            unfinished,
+            metrics,
+        }
     }
 
     /// What counts everything else.
@@ -74,6 +88,11 @@ impl Sessions {
     /// How many may be.
     pub(super) fn max(&self) -> usize {
         self.max
+    }
+
+    /// The budget of their unfinished work.
+    pub(super) fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
     }
 
     /// Lets nobody in from now on.
@@ -214,7 +233,7 @@ mod tests {
 
     #[test]
     fn as_many_are_admitted_as_may_be_and_a_place_that_is_left_is_free() {
-        let sessions = Sessions::new(2, Metrics::new(0));
+        let sessions = Sessions::new(2, Unfinished::new(1_000), Metrics::new(0));
         let first = sessions.admit().expect("room");
         let second = sessions.admit().expect("room");
         assert_ne!(first.id, second.id);
@@ -228,7 +247,7 @@ mod tests {
 
     #[test]
     fn nobody_is_admitted_to_a_server_that_stops() {
-        let sessions = Sessions::new(2, Metrics::new(0));
+        let sessions = Sessions::new(2, Unfinished::new(1_000), Metrics::new(0));
         let inside = sessions.admit();
         sessions.close();
         assert!(sessions.admit().is_none());
@@ -239,7 +258,7 @@ mod tests {
 
     #[test]
     fn simultaneous_admissions_never_exceed_the_limit() {
-        let sessions = Sessions::new(100, Metrics::new(0));
+        let sessions = Sessions::new(100, Unfinished::new(1_000), Metrics::new(0));
         let admitted: usize = std::thread::scope(|scope| {
             let crowd = || {
                 let places: Vec<_> = (0..100).filter_map(|_| sessions.admit()).collect();

@@ -199,6 +199,8 @@ pub struct Socket {
     pub idle_timeout: Duration,
     /// A connection that has not sent the head of its first request by then is closed.
     pub handshake_timeout: Duration,
+    /// A message must be complete this long after its first byte.
+    pub message_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
     /// How long a long-poll request waits for something to come.
@@ -224,6 +226,8 @@ pub struct Limits {
     pub joins_per_second_max: u32,
     /// One socket message after reassembly.
     pub message_bytes_max: usize,
+    /// Unfinished messages of all sessions together.
+    pub unfinished_bytes_max: usize,
     /// One request body.
     pub request_body_bytes_max: usize,
     /// One token.
@@ -250,6 +254,23 @@ pub struct Limits {
     pub sessions_per_app_max: Option<usize>,
     /// Sessions from one address; `None` is no bound.
     pub sessions_per_address_max: Option<usize>,
+}
+
+impl Limits {
+    /// The largest message that a session may send before it has joined a topic: as large as a join
+    /// can be, or an event that is sent before its join was answered.
+    ///
+    /// A join carries a guardian token and a CSRF token, and may carry parameters of the app's own
+    /// beside them; these have as much room as the payload of an event. Topic and event name share
+    /// 255 bytes, and JSON needs at most six for one.
+    pub fn unjoined_message_bytes_max(&self) -> usize {
+        const NAMES_BYTES_MAX: usize = 255;
+        const PUNCTUATION_BYTES: usize = 256;
+        let tokens = self.token_bytes_max.saturating_mul(2);
+        let names = (NAMES_BYTES_MAX + 2 * self.ref_bytes_max).saturating_mul(6);
+        let join = tokens.saturating_add(self.client_event_bytes_max).saturating_add(names);
+        join.saturating_add(PUNCTUATION_BYTES).min(self.message_bytes_max)
+    }
 }
 
 /// Counting.

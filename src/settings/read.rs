@@ -196,6 +196,7 @@ fn socket(r: &mut Reader, public_host: &str) -> Result<Socket, SettingsError> {
         check_origin: check_origin(r, public_host)?,
         idle_timeout: r.duration("socket.idle_timeout", 10 * MOMENT..=DAY)?,
         handshake_timeout: r.duration("socket.handshake_timeout", 10 * MOMENT..=HOUR)?,
+        message_timeout: r.duration("socket.message_timeout", 10 * MOMENT..=HOUR)?,
         write_timeout: r.duration("socket.write_timeout", 10 * MOMENT..=HOUR)?,
         long_poll_window: r.duration(LONG_POLL_WINDOW, 10 * MOMENT..=19_000 * MOMENT)?,
         long_poll_unjoined_timeout: r
@@ -226,6 +227,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
             .number("limits.client_events_per_second_max", 1..=10_000)?,
         joins_per_second_max: r.number("limits.joins_per_second_max", 1..=10_000)?,
         message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
+        unfinished_bytes_max: r.number("limits.unfinished_bytes_max", 512..=64 * GIGABYTE)?,
         request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
         token_bytes_max: r.number("limits.token_bytes_max", 64..=MANY)?,
         ref_bytes_max: r.number("limits.ref_bytes_max", 1..=MANY)?,
@@ -298,6 +300,12 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             limits.message_bytes_max,
             "limits.token_bytes_max",
             limits.token_bytes_max,
+        ),
+        (
+            "limits.unfinished_bytes_max",
+            limits.unfinished_bytes_max,
+            "limits.message_bytes_max",
+            limits.message_bytes_max,
         ),
         (
             "limits.request_body_bytes_max",

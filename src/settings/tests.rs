@@ -76,6 +76,8 @@ fn the_defaults_are_those_of_the_specification() {
         ("trigger payload", limits.trigger_payload_bytes_max, 100 * 1024),
         ("client event", limits.client_event_bytes_max, 32 * 1024),
         ("message", limits.message_bytes_max, 1024 * 1024),
+        ("message before a join", limits.unjoined_message_bytes_max(), 51_706),
+        ("unfinished", limits.unfinished_bytes_max, 64 * 1024 * 1024),
         ("request body", limits.request_body_bytes_max, 1024 * 1024),
         ("token", limits.token_bytes_max, 8 * 1024),
         ("ref", limits.ref_bytes_max, 64),
@@ -92,6 +94,7 @@ fn the_defaults_are_those_of_the_specification() {
     assert_eq!(settings.registry.refresh, Duration::from_secs(5));
     assert_eq!(settings.socket.idle_timeout, Duration::from_secs(60));
     assert_eq!(settings.socket.handshake_timeout, Duration::from_secs(10));
+    assert_eq!(settings.socket.message_timeout, Duration::from_secs(30));
     assert_eq!(settings.database.connect_retry, Duration::from_secs(30));
 }
 

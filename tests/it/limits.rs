@@ -41,6 +41,7 @@ async fn a_message_of_the_limit_is_read_and_a_larger_one_closes_with_1009() {
     const MAX: usize = 1_048_576;
     let server = TestServer::start();
     let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
     let (text, reply) = heartbeat(MAX);
     socket.text(text).await;
     assert_eq!(socket.frame().await, reply);

@@ -50,3 +50,4 @@ mod slow_clients;
 mod strict_json;
 mod tokens;
 mod triggers;
+mod unfinished;

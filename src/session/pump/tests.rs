@@ -21,6 +21,7 @@ use crate::{
     session::{
         CloseCode,
         testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
+        unfinished::Unfinished,
         worker::SessionLimits,
     },
 };
@@ -353,4 +354,55 @@ async fn a_write_without_progress_ends_the_session() {
     let mut pump = client.pump;
     timeout(DEADLINE, &mut pump).await.expect("an end in time").expect("no panic");
     assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_message_that_trickles_ends_the_session_when_its_time_is_over() {
+    let message_timeout = Duration::from_millis(300);
+    let bench = Bench::new(SessionLimits { message_timeout, ..limits() });
+    let began = Instant::now();
+    let mut client = bench.connect(PIPE_BYTES);
+    let message = masked(Message::Text("x".repeat(900).into()));
+    client.near.write_all(&message[..20]).await.expect("room");
+    let (mut reading, mut writing) = tokio::io::split(client.near);
+    let mut trickle = Box::pin(async {
+        for byte in &message[20..] {
+            tokio::time::sleep(message_timeout / 20).await;
+            // Bytes behind the end are read away.
+            let _ = writing.write_all(&[*byte]).await;
+        }
+    });
+    let mut said = Vec::new();
+    let end = async { reading.read_to_end(&mut said).await.expect("a pipe does not fail") };
+    tokio::select! {
+        ended = timeout(DEADLINE, end) => { ended.expect("an end in time"); }
+        () = &mut trickle => panic!("all of it was read"),
+    }
+    assert!(began.elapsed() >= message_timeout);
+    assert_eq!(said, close_frame(CloseCode::POLICY));
+}
+
+#[actix_web::test]
+async fn beyond_what_all_may_hold_the_largest_unfinished_message_gives_way() {
+    const BYTES_MAX: usize = 400_000;
+    let large = SessionLimits { message_bytes_max: 60_000, ..limits() };
+    let large = SessionLimits { unjoined_message_bytes_max: 60_000, ..large };
+    let bench = Bench::sharing(Unfinished::new(BYTES_MAX), large);
+    let begin = async |bytes: usize| {
+        let mut client = bench.connect(80_000);
+        let message = masked(Message::Text("x".repeat(bytes).into()));
+        client.near.write_all(&message[..bytes]).await.expect("room");
+        (client, message[bytes..].to_vec())
+    };
+    let (mut largest, _) = begin(60_000).await;
+    let (mut small, rest) = begin(20_000).await;
+    let mut others = Vec::new();
+    // As soon as they hold more than all may, the largest ends.
+    for _ in 0..=BYTES_MAX / 40_000 {
+        others.push(begin(40_000).await.0);
+    }
+    assert_eq!(largest.rest().await, close_frame(CloseCode::TOO_BIG));
+    small.near.write_all(&rest).await.expect("room");
+    let head = [0x81, 126, 0x4e, 0x20];
+    assert_eq!(small.next_bytes(20_004).await, [&head[..], &[b'x'; 20_000]].concat());
 }

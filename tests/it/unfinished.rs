@@ -1,0 +1,144 @@
+//! Messages that are begun and not completed: bounded in time, in size before a join, and all
+//! together in bytes. Whoever completes a message in time notices nothing.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{figures::becomes_hit, *};
+
+const TOPIC: &str = "public:test-app";
+
+/// The head of a masked frame that announces this many bytes, with a mask of zeros.
+fn head(first: u8, bytes: usize) -> Vec<u8> {
+    let length = u64::try_from(bytes).expect("a length").to_be_bytes();
+    [&[first, 0x80 | 127][..], &length, &[0; 4]].concat()
+}
+
+/// A heartbeat of this many bytes, and its reply.
+fn heartbeat(bytes: usize) -> (String, &'static str) {
+    let around = r#"[null,"1","phoenix","heartbeat",{"x":""}]"#;
+    let filler = "x".repeat(bytes - around.len());
+    let text = format!(r#"[null,"1","phoenix","heartbeat",{{"x":"{filler}"}}]"#);
+    (text, r#"[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]"#)
+}
+
+/// A session that has joined a topic.
+async fn joined(server: &TestServer) -> Socket {
+    let mut socket = Socket::connect(server, V2).await;
+    socket.join(TOPIC, json!({})).await;
+    socket
+}
+
+/// Sends all but the last of these many bytes of a message.
+async fn begin(socket: &mut Socket, bytes: usize) {
+    let begun = [head(0x82, bytes), vec![b'x'; bytes - 1]].concat();
+    // The session may be ended before all has arrived.
+    let _ = socket.tcp().write_all(&begun).await;
+}
+
+#[tokio::test]
+async fn half_messages_of_many_sessions_share_a_budget_and_the_largest_give_way() {
+    const CROWD: usize = 30;
+    const HALF: usize = 100_000;
+    let server = TestServer::start_with(|settings| {
+        settings.limits.message_bytes_max = 400_000;
+        settings.limits.unfinished_bytes_max = 1_000_000;
+    });
+    let mut small = joined(&server).await;
+    let (text, reply) = heartbeat(50_000);
+    let framed = [head(0x81, text.len()), text.into_bytes()].concat();
+    let (first, rest) = framed.split_at(25_000);
+    small.tcp().write_all(first).await.expect("room");
+    let mut largest = joined(&server).await;
+    begin(&mut largest, 400_000).await;
+    let mut crowd = join_all((0..CROWD).map(|_| joined(&server))).await;
+    join_all(crowd.iter_mut().map(|socket| begin(socket, HALF))).await;
+    assert_eq!(largest.closed().await, 1009);
+    // 3,000,000 bytes of them are begun, and no more than a third may be held.
+    let least_ended = CROWD - 1_000_000 / (HALF - 4_096);
+    let ended = async {
+        loop {
+            let figures = figures::Figures::of(&server).await;
+            if figures.ended("unfinished_bytes") >= least_ended as f64 {
+                return figures;
+            }
+        }
+    };
+    let figures = tokio::time::timeout(DEADLINE, ended).await.expect("enough end in time");
+    assert_eq!(figures.hits("unfinished_bytes_max"), figures.ended("unfinished_bytes"));
+    small.tcp().write_all(rest).await.expect("room");
+    assert_eq!(small.frame().await, reply, "one that holds little goes on");
+    joined(&server).await.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_message_that_trickles_ends_on_time_whatever_it_is_made_of() {
+    const MESSAGE: usize = 1 << 20;
+    let message_timeout = Duration::from_millis(1_500);
+    let server = TestServer::start_with(|settings| {
+        settings.socket.message_timeout = message_timeout;
+    });
+    let fragment = [head(0x01, MESSAGE / 2), vec![b'x'; MESSAGE / 2]].concat();
+    let one_short = [head(0x80, MESSAGE / 2), vec![b'x'; MESSAGE / 2 - 100]].concat();
+    let trickle = [0; 1].as_slice();
+    let endless = [0x00, 0x80, 0, 0, 0, 0].as_slice();
+    for (case, begun, drip) in [
+        ("half a frame", head(0x81, 1_000), trickle),
+        ("half a head", vec![0x81], &[]),
+        ("a fragment and most of another", [fragment, one_short].concat(), trickle),
+        ("endless fragments", vec![0x01, 0x80, 0, 0, 0, 0], endless),
+        ("half a ping", vec![0x89, 0x80 | 100], trickle),
+    ] {
+        let mut socket = joined(&server).await;
+        let began = Instant::now();
+        socket.tcp().write_all(&begun).await.expect("room");
+        let mut pace = tokio::time::interval(message_timeout / 10);
+        for _ in 0..15 {
+            pace.tick().await;
+            // It may be over before the last of it.
+            let _ = socket.tcp().write_all(drip).await;
+        }
+        assert_eq!(socket.closed().await, 1008, "{case}");
+        assert!(began.elapsed() >= message_timeout, "{case}");
+    }
+    let figures = becomes_hit(&server, "message_timeout", 5.0).await;
+    assert_eq!(figures.ended("message_timeout"), 5.0);
+}
+
+#[tokio::test]
+async fn a_message_that_comes_slowly_but_in_time_is_taken() {
+    let server = TestServer::start();
+    let mut socket = joined(&server).await;
+    let (text, reply) = heartbeat(300_000);
+    let framed = [head(0x81, text.len()), text.into_bytes()].concat();
+    for piece in framed.chunks(30_000) {
+        socket.tcp().write_all(piece).await.expect("room");
+        assert_eq!(get(server.url("/health")).await.status, 200, "others have their turn");
+    }
+    assert_eq!(socket.frame().await, reply);
+}
+
+#[tokio::test]
+async fn before_it_has_joined_a_session_sends_no_larger_message_than_a_join_can_be() {
+    let server = TestServer::start();
+    let refused = json!({"status": "error", "response": {"reason": "unmatched topic"}});
+    // Tokens and other parameters in a join, and an event that comes before any join.
+    let token = "t".repeat(8_192);
+    let params = json!({"guardian_token": token, "csrf_token": token, "x": "x".repeat(32_000)});
+    let event = json!({"x": "x".repeat(32_000)});
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.push(json!(["1", "1", "nowhere:test-app", "phx_join", params])).await;
+    assert_eq!(socket.next().await[4]["status"], "error", "looked at, and refused");
+    socket.push(json!(["1", "2", TOPIC, "msg", event])).await;
+    assert_eq!(socket.next().await[4], refused);
+    let (large, reply) = heartbeat(100_000);
+    let mut other = joined(&server).await;
+    other.text(large.clone()).await;
+    assert_eq!(other.frame().await, reply, "after a join");
+    socket.text(large).await;
+    assert_eq!(socket.closed().await, 1009);
+    becomes_hit(&server, "message_bytes_max", 1.0).await;
+}

@@ -18,7 +18,7 @@ export class Client {
    *
    * It has a window of its own unless `page` is one that has this generation on it.
    */
-  constructor(generation, { host }, { mount = "/socket", page, ...options } = {}) {
+  constructor(generation, { host, scheme = "ws" }, { mount = "/socket", page, ...options } = {}) {
     this.label = label(generation)
     this.page = page ?? new NodePage(generation)
     this.ownsPage = page === undefined
@@ -31,7 +31,7 @@ export class Client {
     this.listeners = new Map()
     const polls = generation.transport === "long-poll"
     const retriesMs = generation.rejoinsDenied ? RETRIES_MS : WARY_RETRIES_MS
-    this.do("connect", `ws://${host}${mount}`, { polls, retriesMs, ...options })
+    this.do("connect", `${scheme}://${host}${mount}`, { polls, retriesMs, ...options })
   }
 
   do(method, ...words) {

@@ -1,25 +1,32 @@
 //! The `sub` of a token: whom it was minted for, recognised again without being kept.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use serde_json::{Number, Value, value::RawValue};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-/// Whole numbers up to here are the same whether they are read as integer or as float.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 
 /// What a token's `sub` says, whatever JSON it is.
 ///
 /// Two are equal if their JSON is: the order of an object's members does not matter, nor how a
-/// number is written, while the number `1` and the string `"1"` differ. Only a digest is kept: it
-/// takes the same little memory for any value, and who it stands for cannot be read from it.
+/// number is written, while the number `1` and the string `"1"` differ. Numbers are compared by all
+/// the digits that are written, never as doubles, which would make neighbours of large ids equal.
+/// Only a digest is kept: it takes the same little memory for any value, and who it stands for
+/// cannot be read from it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subject([u8; 32]);
 
-/// The value nests beyond 128 levels, or has a number that is larger than any.
+/// The value is not [strict JSON](crate::strict_json), or has an exponent beyond 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is nested too deeply, or has a number that is too large")]
-pub struct Unreadable;
+pub enum Unreadable {
+    /// Some readers refuse it, or understand it differently.
+    #[error(transparent)]
+    NotStrict(#[from] NotStrict),
+    /// An exponent has too many digits.
+    #[error("has an exponent that is too large")]
+    Exponent,
+}
 
 impl Subject {
     /// Reads a value.
@@ -27,8 +34,14 @@ impl Subject {
     /// # Errors
     /// [`Unreadable`].
     pub fn of(raw: &RawValue) -> Result<Self, Unreadable> {
-        let value: Value = serde_json::from_str(raw.get()).map_err(|_| Unreadable)?;
-        Ok(Self(Sha256::digest(normal(value).to_string()).into()))
+        // Checked first: what follows recurses, and an object's members must be unique.
+        check(raw)?;
+        let mut tokens = Tokens::of(raw);
+        let mut spelled = String::new();
+        if let Some(token) = tokens.next()? {
+            spell(&mut spelled, token, &mut tokens)?;
+        }
+        Ok(Self(Sha256::digest(spelled).into()))
     }
 }
 
@@ -39,29 +52,65 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// The one spelling of all values that are equal.
-fn normal(value: Value) -> Value {
-    match value {
-        Value::Number(number) => Value::Number(normal_number(number)),
-        Value::Array(items) => items.into_iter().map(normal).collect(),
-        Value::Object(members) => {
-            // Whether a map sorts its members is its own choice, at compile time.
-            let mut members: Vec<_> = members.into_iter().collect();
-            members.sort_by(|(one, _), (other, _)| one.cmp(other));
-            members.into_iter().map(|(name, value)| (name, normal(value))).collect()
+/// Appends the one spelling of all values that are equal to the one that begins with `token`.
+fn spell(json: &mut String, token: Token<'_>, tokens: &mut Tokens<'_>) -> Result<(), Unreadable> {
+    match token {
+        Token::Open(Container::Array) => {
+            json.push('[');
+            while let Some(token) = tokens.next()?.filter(|token| *token != Token::Close) {
+                spell(json, token, tokens)?;
+                json.push(',');
+            }
+            json.push(']');
         }
-        other => other,
+        Token::Open(Container::Object) => {
+            let mut members = BTreeMap::new();
+            while let Some(key) = tokens.next()?.filter(|token| *token != Token::Close) {
+                let (mut name, mut value) = (String::new(), String::new());
+                spell(&mut name, key, tokens)?;
+                if let Some(token) = tokens.next()? {
+                    spell(&mut value, token, tokens)?;
+                }
+                members.insert(name, value);
+            }
+            json.push('{');
+            for (name, value) in members {
+                json.extend([&name, ":", &value, ","]);
+            }
+            json.push('}');
+        }
+        Token::Text { quoted, .. } => {
+            let text: String =
+                serde_json::from_slice(quoted).map_err(|_| NotStrict::LoneSurrogate)?;
+            json.push_str(&serde_json::Value::from(text).to_string());
+        }
+        Token::Number(number) => json.push_str(&normal_number(number)?),
+        Token::Word(word) => json.push_str(&String::from_utf8_lossy(word)),
+        Token::Close => {}
     }
+    Ok(())
 }
 
-/// JSON knows no integers: `1`, `1.0` and `1e0` are one number.
-fn normal_number(number: Number) -> Number {
-    match number.as_f64() {
-        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() <= WHOLE_MAX => {
-            Number::from(float as i64)
-        }
-        _ => number,
+/// The one spelling of all numbers that are equal: JSON knows no integers, so `1`, `1.0` and `10e-1`
+/// are one number. `-12.30e4` becomes `-123e3`: a sign, digits that neither begin nor end with a
+/// zero, and a power of ten.
+fn normal_number(number: &[u8]) -> Result<String, Unreadable> {
+    let number = String::from_utf8_lossy(number);
+    let (sign, magnitude) = match number.strip_prefix('-') {
+        Some(magnitude) => ("-", magnitude),
+        None => ("", &*number),
+    };
+    let (mantissa, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    if significant.is_empty() {
+        return Ok("0".to_owned());
     }
+    let trailing_zeros = digits.len() - digits.trim_end_matches('0').len();
+    let exponent: i64 = exponent.parse().map_err(|_| Unreadable::Exponent)?;
+    let power = i128::from(exponent) + trailing_zeros as i128 - fraction.len() as i128;
+    Ok(format!("{sign}{significant}e{power}"))
 }
 
 #[cfg(test)]
@@ -80,7 +129,15 @@ mod tests {
             ("1", "1.0"),
             ("1", "1e0"),
             ("0", "-0.0"),
+            ("0", "0e99999999999999999999"),
+            ("100", "1e2"),
+            ("100", "1E+2"),
+            ("0.015", "1.50e-2"),
+            ("-12.30e4", "-123000"),
             ("9007199254740992", "9007199254740992.0"),
+            ("9007199254740993", "9007199254740993.0"),
+            ("123456789012345678901234567890", "1.2345678901234567890123456789e29"),
+            ("1e-999", "0.1e-998"),
             ("18446744073709551615", "18446744073709551615"),
             (r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#, r#" {"b": [2.0, {"d":4, "c":3}], "a":1} "#),
             ("null", " null"),
@@ -120,6 +177,29 @@ mod tests {
             "\"User:10\"",
             "18446744073709551614",
             "18446744073709551615",
+            // From here on neighbours are one and the same double.
+            "18446744073709551616",
+            "18446744073709551617",
+            "-18446744073709551617",
+            "9007199254740992",
+            "9007199254740993",
+            "9007199254740993.5",
+            "0.1",
+            "0.1000000000000000000001",
+            "1e-999",
+            "1e-998",
+            "[18446744073709551616]",
+            "[18446744073709551617]",
+            "{\"a\":18446744073709551616}",
+            "{\"a\":18446744073709551617}",
+            "[1,[2]]",
+            "[[1,2]]",
+            "[[],[]]",
+            "[[[]]]",
+            "{\"a\":{\"b\":1}}",
+            "{\"a\":{},\"b\":1}",
+            "\"1e0\"",
+            "\"a\\\",\\\"b\"",
         ];
         for (nth, one) in all.iter().enumerate() {
             for other in &all[nth + 1..] {
@@ -129,13 +209,21 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_beyond_reading_is_none() {
-        for (levels, is_read) in [(127, true), (128, false), (100_000, false)] {
+    fn what_some_reader_refuses_is_no_subject() {
+        for (levels, is_read) in [(128, true), (129, false), (100_000, false)] {
             let json = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
             let raw: &RawValue = serde_json::from_str(&json).expect("JSON");
             assert_eq!(Subject::of(raw).is_ok(), is_read, "{levels}");
         }
-        let raw: &RawValue = serde_json::from_str("1e999").expect("JSON");
-        assert_eq!(Subject::of(raw), Err(Unreadable));
+        let repeated = r#"{"id":1,"id":2}"#;
+        for (json, expected) in [
+            ("1e999", NotStrict::NumberTooLarge.into()),
+            (r#""\ud800""#, NotStrict::LoneSurrogate.into()),
+            (repeated, NotStrict::RepeatedKey.into()),
+            ("1e-9223372036854775809", Unreadable::Exponent),
+        ] {
+            let raw: &RawValue = serde_json::from_str(json).expect("JSON");
+            assert_eq!(Subject::of(raw), Err(expected), "{json}");
+        }
     }
 }

@@ -21,9 +21,10 @@ use subtle::ConstantTimeEq;
 use super::{
     App,
     permission::Patterns,
-    subject::Subject,
+    subject::{Subject, Unreadable},
     visitor::{Names, Visitor},
 };
+use crate::strict_json::NotStrict;
 
 /// How far the minting host's clock may be off.
 const LEEWAY_S: f64 = 30.0;
@@ -264,6 +265,15 @@ impl Claims<'_> {
         }
     }
 
+    /// Whom the token was minted for. A `sub` that cannot be read is as good as none, but one that
+    /// has a key twice is a bad token, like a claim that is listed twice.
+    fn subject(&self) -> Result<Option<Subject>, TokenError> {
+        match self.sub.map(Subject::of).transpose() {
+            Err(Unreadable::NotStrict(NotStrict::RepeatedKey)) => Err(TokenError::Invalid),
+            subject => Ok(subject.ok().flatten()),
+        }
+    }
+
     fn visitor(&self) -> Option<Visitor> {
         let Self { sub, id, email, presence, .. } = *self;
         Visitor::read(Names { sub, id, email }, presence)
@@ -331,13 +341,13 @@ impl Verifier<'_> {
         let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
         claims.check_times(self.now_s)?;
         claims.check_csrf(csrf, key)?;
+        let subject = claims.subject()?;
         Ok(Grant {
             listen: Patterns::compile(&claims.listen),
             publish: Patterns::compile(&claims.publish),
             is_trigger: claims.is_for("trigger"),
             visitor: claims.visitor(),
-            // One that nobody can spell when asking for it is as good as none.
-            subject: claims.sub.and_then(|raw| Subject::of(raw).ok()),
+            subject,
             signed_by: KeyFingerprint::of(key),
         })
     }
@@ -766,8 +776,10 @@ mod tests {
             let grant = verify(&signed(HS256, claims), None).expect("a grant");
             assert_eq!(grant.subject, expected, "{claims}");
         }
-        let twice = signed(HS256, r#"{"sub":1,"sub":2}"#);
-        assert_eq!(verify(&twice, None).map(|_| ()), Err(TokenError::Invalid));
+        for twice in [r#"{"sub":1,"sub":2}"#, r#"{"sub":{"id":1,"\u0069d":2}}"#] {
+            let verified = verify(&signed(HS256, twice), None).map(|_| ());
+            assert_eq!(verified, Err(TokenError::Invalid), "{twice}");
+        }
     }
 
     #[test]

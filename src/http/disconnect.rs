@@ -123,7 +123,10 @@ mod tests {
         for (body, field, fault) in [
             ("{}", "sub", "must be given, or else topic"),
             (r#"{"sub":null,"topic":"public:foo-app"}"#, "sub", "cannot come together with topic"),
-            (&deep, "sub", "is nested too deeply, or has a number that is too large"),
+            (&deep, "sub", "is nested too deeply"),
+            (r#"{"sub":1e999}"#, "sub", "has a number that is too large"),
+            (r#"{"sub":"\ud800"}"#, "sub", "has half of a surrogate pair"),
+            (r#"{"sub":{"id":1,"id":2}}"#, "sub", "has a repeated key"),
             (r#"{"topic":null}"#, "sub", "must be given, or else topic"),
             (r#"{"topic":1}"#, "topic", "must be a string"),
             (r#"{"topic":""}"#, "topic", "is not a whole topic"),

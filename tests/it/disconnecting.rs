@@ -8,7 +8,7 @@ use crate::support::{
 };
 use futures_util::future::join_all;
 use herald::app::Slug;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 const OPERATORS: &str = "the operator's own key, 32 bytes and more";
 const CRASHED: &str = "phx_error";
@@ -111,6 +111,33 @@ async fn a_session_of_two_apps_loses_what_is_meant_and_hears_the_rest() {
             assert_eq!(socket.next().await[4], unmatched, "{case}");
             socket.join("private:foo-app:a", ticket(&app, &sub)).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_number_beyond_64_bits_is_nobody_elses() {
+    let server = TestServer::start();
+    let (app, _) = two_apps(&server).await;
+    // As doubles all of these are one.
+    let subs = ["18446744073709551617", "18446744073709551618", "18446744073709551617.5"];
+    let mut sockets = Vec::new();
+    for sub in subs {
+        let claims = format!(r#"{{"sub":{{"id":{sub}}},"listen":["private:*"]}}"#);
+        let claims: &RawValue = serde_json::from_str(&claims).expect("JSON");
+        let mut socket = Socket::connect(&server, V2).await;
+        let payload = json!({ "guardian_token": signed(&app.secret, &claims) });
+        socket.join("private:foo-app:a", payload).await;
+        sockets.push(socket);
+    }
+    let body = format!(r#"{{"sub":{{"id":{}}}}}"#, subs[0]);
+    let request = call(&server, &app).header("content-type", "application/json").body(body);
+    let answer = request.send().await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
+    assert_eq!(sockets[0].ended_with().await, Some(1001));
+    for (socket, sub) in sockets[1..].iter_mut().zip(&subs[1..]) {
+        server.trigger(&app, json!({ "topic": "a", "event": "e", "scope": "private" })).await;
+        let event = json!([null, null, "private:foo-app:a", "e", {}]);
+        assert_eq!(socket.next().await, event, "{sub}");
     }
 }
 

@@ -79,6 +79,10 @@ impl Transport for Connection {
     fn give_up(&self) {
         self.io.give_up();
     }
+
+    fn unread_bytes(&self) -> u64 {
+        self.io.unread_bytes()
+    }
 }
 
 #[cfg(test)]

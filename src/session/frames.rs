@@ -127,6 +127,16 @@ impl Gate {
         self.has_joined.set(true);
     }
 
+    /// Something of the client has arrived.
+    pub(super) fn hear(&self, now: Instant) {
+        self.heard.set(now);
+    }
+
+    /// When something of it last did.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard.get()
+    }
+
     /// Since when the client is silent, as far as anybody listens: a client that is not read from
     /// may have said anything.
     pub(super) fn silent_since(&self) -> Instant {
@@ -347,7 +357,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         if read.is_err() || read_bytes.is_empty() {
             return Poll::Ready(false);
         }
-        self.socket.gate.heard.set(Instant::now());
+        self.socket.gate.hear(Instant::now());
         self.turn_bytes += read_bytes.len();
         self.keep(read_bytes);
         Poll::Ready(true)

@@ -41,6 +41,10 @@ const WRITES_PER_POLL: usize = 16;
 /// waiting, so much is copied for it at a time.
 const GATHERED_BYTES_MAX: usize = 32 * 1024;
 
+/// How often within an idle timeout a session that is stuck in a write is looked at, in case its
+/// client is silent.
+const STUCK_LOOKS: u32 = 8;
+
 /// How long a client may take to hang up after the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -48,11 +52,18 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Makes the next close a reset: the client is not there to hear anything else.
     fn give_up(&self);
+
+    /// How many bytes have arrived that nobody has read, as far as that can be told.
+    fn unread_bytes(&self) -> u64;
 }
 
 impl Transport for tokio::net::TcpStream {
     fn give_up(&self) {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(self).unwrap_or_default()
     }
 }
 
@@ -63,8 +74,8 @@ pub(super) struct Pump<T, B> {
     /// When the timer rings at the latest; too early is harmless, so most reads leave it as it is.
     wakes_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// Since when writing makes no progress.
-    stuck_since: Option<Instant>,
+    /// What is known of a client that nothing is read from, because a write is stuck.
+    stuck: Option<Box<Stuck>>,
     /// The place that the connection takes until it is closed.
     _admission: Admission,
     /// Rings the outbox's bell. It is what the actor and the timer are polled with: a frame from the
@@ -83,6 +94,14 @@ pub(super) struct Pump<T, B> {
     is_timer_due: bool,
     /// Whether it has looked for publications to let go first since all was written.
     gave_way: bool,
+}
+
+/// What is known of a client since something was last read from it.
+struct Stuck {
+    /// Since when writing makes no progress.
+    since: Option<Instant>,
+    /// What it has sent meanwhile.
+    unread_bytes: u64,
 }
 
 /// A frame as it goes over the wire.
@@ -134,7 +153,7 @@ where
             body: Some(Box::pin(body)),
             unwritten: Bytes::new(),
             sampled: None,
-            stuck_since: None,
+            stuck: None,
             linger_until: None,
             _admission: admission,
         }
@@ -173,6 +192,7 @@ where
             // It has been polled until there was nothing more to do for it; what it has just let out
             // of the outbox comes next. One that stops closes the outbox, and is polled to its end.
             self.is_actor_due = false;
+            self.stuck = None;
             match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
                 Poll::Ready(Some(Ok(chunk))) => self.unwritten = chunk,
                 Poll::Ready(_) => self.body = None,
@@ -227,7 +247,9 @@ where
                 Ok(0) | Err(_) => return Poll::Ready(Err(Paused::Broken)),
                 Ok(written) => {
                     self.unwritten.advance(written);
-                    self.stuck_since = None;
+                    if let Some(stuck) = &mut self.stuck {
+                        stuck.since = None;
+                    }
                 }
             }
         }
@@ -256,6 +278,9 @@ where
     fn on_time(&mut self, stuck: bool) -> bool {
         self.is_timer_due = false;
         let now = Instant::now();
+        if stuck {
+            self.listen(now);
+        }
         let is_pressed = stuck || self.socket.gate.unfinished_since().is_some();
         if !is_pressed && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
             return true;
@@ -270,8 +295,12 @@ where
             // What is left is the actor's close frame; should it not come, this asks again.
             self.timer.as_mut().reset((now + LINGER).into());
         } else {
-            let is_shared = ending == Ending::Idle;
-            let wakes_at = if is_shared { self.worker.look_after(deadline) } else { deadline };
+            let wakes_at = match ending {
+                // Nothing wakes the pump when more arrives that is not read.
+                _ if stuck => deadline.min(now + self.worker.limits.idle_timeout / STUCK_LOOKS),
+                Ending::Idle => self.worker.look_after(deadline),
+                _ => deadline,
+            };
             self.wakes_at = Some(wakes_at);
             self.timer.as_mut().reset(wakes_at.into());
         }
@@ -282,24 +311,38 @@ where
         true
     }
 
-    /// What ends the session next if nothing happens, and when.
-    fn deadline(&mut self, stuck: bool, now: Instant) -> (Instant, Ending) {
+    /// Notes whether the client was heard although nothing is read from it.
+    fn listen(&mut self, now: Instant) {
+        let unread_bytes = self.socket.io.borrow().unread_bytes();
+        let stuck =
+            self.stuck.get_or_insert_with(|| Box::new(Stuck { since: None, unread_bytes: 0 }));
+        stuck.since.get_or_insert(now);
+        if unread_bytes > stuck.unread_bytes {
+            stuck.unread_bytes = unread_bytes;
+            self.socket.gate.hear(now);
+        }
+    }
+
+    /// What ends the session next if nothing happens, and when: whichever comes first.
+    fn deadline(&self, stuck: bool, now: Instant) -> (Instant, Ending) {
         let limits = self.worker.limits;
         let gate = &self.socket.gate;
-        let message = gate.unfinished_since().map(|since| since + limits.message_timeout);
-        let other = if stuck {
+        // While a write is stuck, what arrives is heard even if the gate is shut.
+        let silent_since = if stuck { gate.heard() } else { gate.silent_since() };
+        let silence = (silent_since + limits.idle_timeout, Ending::Idle);
+        let message = gate
+            .unfinished_since()
+            .map(|since| (since + limits.message_timeout, Ending::SlowMessage));
+        let write = stuck.then(|| {
             let patience = match self.outbox.ended() {
                 Some(_) => LINGER.min(limits.write_timeout),
                 None => limits.write_timeout,
             };
-            (*self.stuck_since.get_or_insert(now) + patience, Ending::Stuck)
-        } else {
-            (gate.silent_since() + limits.idle_timeout, Ending::Idle)
-        };
-        match message {
-            Some(message) if message < other.0 => (message, Ending::SlowMessage),
-            _ => other,
-        }
+            let since = self.stuck.as_ref().and_then(|stuck| stuck.since).unwrap_or(now);
+            (since + patience, Ending::Stuck)
+        });
+        let others = message.into_iter().chain(write);
+        others.fold(silence, |first, other| if other.0 < first.0 { other } else { first })
     }
 
     /// Hangs up: no more from us, then whatever the client still sends is read away, for closing

@@ -1,7 +1,7 @@
 //! Clients that stop reading, or stop fetching: dropped, counted and logged once, at nobody else's
 //! cost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::{
@@ -111,6 +111,46 @@ async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbo
     assert_eq!((figures.ended("outbox_bytes"), figures.ended("outbox_frames")), (0.0, 0.0));
     raw::hung_up(&mut deaf).await;
     witness.sees_one_more(&server, 10).await;
+}
+
+/// Beside a stuck write only what is heard counts: one that sends heartbeats stays, also beyond the
+/// idle timeout, and one that has stopped does not stay until the write times out.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
+    let idle_timeout = Duration::from_secs(2);
+    let server = TestServer::start_with(|settings| {
+        settings.socket.idle_timeout = idle_timeout;
+        settings.socket.long_poll_window = Duration::from_secs(1);
+        settings.socket.write_timeout = Duration::from_secs(600);
+    });
+    let mut stopped = deaf(&server).await;
+    let mut lively = deaf(&server).await;
+    // Each holds more than the kernel takes, and less than may wait.
+    let mut pace = tokio::time::interval(idle_timeout / 10);
+    // Pongs that nobody asked for: borne, and not answered.
+    let beat = [0x8a, 0x80, 0, 0, 0, 0];
+    let mut beats = 0;
+    let began = Instant::now();
+    let mut stopped_after = None;
+    while stopped_after.is_none() || began.elapsed() < idle_timeout * 3 {
+        pace.tick().await;
+        if beats < 40 {
+            trigger(&server, beats, 90_000).await;
+        }
+        lively.write_all(&beat).await.expect("it is not dropped");
+        beats += 1;
+        if Figures::of(&server).await.ended("idle") > 0.0 {
+            stopped_after.get_or_insert_with(|| began.elapsed());
+        }
+        assert!(began.elapsed() < DEADLINE * 3, "the stopped one is dropped in time");
+    }
+    let figures = becomes_hit(&server, "idle_timeout", 1.0).await;
+    assert_eq!(figures.ended("idle"), 1.0);
+    assert_eq!(figures.get(r#"herald_sessions{transport="websocket",version="2"}"#), 1.0);
+    raw::hung_up(&mut stopped).await;
+    // Now it is silent, too.
+    becomes_hit(&server, "idle_timeout", 2.0).await;
+    raw::hung_up(&mut lively).await;
 }
 
 #[tokio::test]

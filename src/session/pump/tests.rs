@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite;
 
 use crate::{
     broker::subscriber::SubscriptionId,
-    metrics::SAMPLE_INTERVAL,
+    metrics::{SAMPLE_INTERVAL, labels::SessionEnd},
     session::{
         CloseCode,
         testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
@@ -81,6 +81,10 @@ impl AsyncWrite for Memo {
 
 impl Transport for Memo {
     fn give_up(&self) {}
+
+    fn unread_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Goes up when woken.
@@ -354,6 +358,17 @@ async fn a_write_without_progress_ends_the_session() {
     let mut pump = client.pump;
     timeout(DEADLINE, &mut pump).await.expect("an end in time").expect("no panic");
     assert_eq!(bench.sessions.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_silent_client_is_silent_also_while_a_write_is_stuck() {
+    let idle_timeout = Duration::from_millis(200);
+    let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+    let (client, _) = stuck(&bench).await;
+    let Client { near: _near, pump } = client;
+    timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
+    let ended = &bench.worker.metrics.sessions_ended;
+    assert_eq!((ended.of(SessionEnd::Idle).get(), ended.of(SessionEnd::Stuck).get()), (1, 0));
 }
 
 #[actix_web::test]

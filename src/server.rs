@@ -105,7 +105,8 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn build(settings: Settings) -> Result<Self, StartError> {
+    pub async fn build(mut settings: Settings) -> Result<Self, StartError> {
+        settings.keep()?;
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
         let sessions_max = settings.sessions_max(settings::raise_file_limit())?;

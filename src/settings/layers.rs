@@ -251,6 +251,12 @@ pub(super) fn process_environment() -> Result<Vec<(String, String)>, SettingsErr
     Ok(vars)
 }
 
+/// The text that the built-in `default.toml` has for `key`.
+pub(super) fn built_in_default(key: &str) -> Option<String> {
+    let layer = Layer::parse("the built-in default.toml", DEFAULT).ok()?;
+    flatten(&layer.0).remove(key)?.into_string().ok()
+}
+
 /// Every key of `default.toml`, in alphabetical order.
 #[cfg(test)]
 pub(super) fn default_keys() -> Vec<String> {

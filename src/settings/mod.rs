@@ -21,7 +21,7 @@ mod tests;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -119,6 +119,15 @@ impl Settings {
         Self::explain_from(env, dir).map(|(settings, _)| settings)
     }
 
+    /// Keeps what a start is to find again at the next one: a secret key base that was made up because
+    /// its file is missing. Only a server calls this, so that no other command leaves a file behind.
+    ///
+    /// # Errors
+    /// [`SettingsError`] if the file cannot be made.
+    pub fn keep(&mut self) -> Result<(), SettingsError> {
+        read::keep_secret_key_base(&mut self.secrets)
+    }
+
     /// Loads as [`Settings::load`] does, and tells every setting's value and where it came from.
     ///
     /// # Errors
@@ -181,6 +190,8 @@ pub struct Secrets {
     pub guardian_secret: Option<SecretString>,
     /// Signs what Herald itself hands out.
     pub secret_key_base: SecretString,
+    /// Where a start is to keep `secret_key_base`, which was made up while the settings were read.
+    unmade_file: Option<PathBuf>,
 }
 
 /// The app registry.

@@ -1,6 +1,11 @@
 //! Every setting, read once; then what only several of them together can break.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -109,8 +114,10 @@ fn database(r: &mut Reader) -> Result<Database, SettingsError> {
     })
 }
 
+const DATABASE_URL: &str = "database.url";
+
 fn database_url(r: &mut Reader) -> Result<SecretString, SettingsError> {
-    let key = "database.url";
+    let key = DATABASE_URL;
     let Some(url) = r.secret(key)? else {
         return Err(r.fault(key, "must be set, for example DATABASE_URL=sqlite://data/herald.db"));
     };
@@ -161,32 +168,57 @@ fn admin(r: &mut Reader) -> Result<Admin, SettingsError> {
 }
 
 fn secrets(r: &mut Reader, env: Environment) -> Result<Secrets, SettingsError> {
-    Ok(Secrets {
-        guardian_secret: r.secret("secrets.guardian_secret")?,
-        secret_key_base: secret_key_base(r, env)?,
-    })
+    let guardian_secret = r.secret("secrets.guardian_secret")?;
+    let (secret_key_base, unmade_file) = secret_key_base(r, env)?;
+    Ok(Secrets { guardian_secret, secret_key_base, unmade_file })
 }
 
-fn secret_key_base(r: &mut Reader, env: Environment) -> Result<SecretString, SettingsError> {
-    let (key, file_key) = ("secrets.secret_key_base", "secrets.secret_key_base_file");
-    let given = r.secret(key)?;
-    let file = r.text(file_key)?;
+const SECRET_KEY_BASE: &str = "secrets.secret_key_base";
+const SECRET_KEY_BASE_FILE: &str = "secrets.secret_key_base_file";
+
+/// The key, and the file that a start is to keep it in where that is missing.
+fn secret_key_base(
+    r: &mut Reader,
+    env: Environment,
+) -> Result<(SecretString, Option<PathBuf>), SettingsError> {
+    let given = r.secret(SECRET_KEY_BASE)?;
+    let file = r.text(SECRET_KEY_BASE_FILE)?;
     if let Some(given) = given {
-        return Ok(given);
+        return Ok((given, None));
     }
-    let production = env == Environment::Production;
-    let (found, origin) = match file.as_str() {
-        "" if production => {
-            let how = "SECRET_KEY_BASE=<32 bytes or more>, `openssl rand -hex 32` makes one";
-            return Err(r.fault(key, format!("must be set in production: {how}")));
+    let is_production = env == Environment::Production;
+    if file.is_empty() && is_production {
+        let how = "SECRET_KEY_BASE=<32 bytes or more>, `openssl rand -hex 32` makes one";
+        return Err(r.fault(SECRET_KEY_BASE, format!("must be set in production: {how}")));
+    }
+    let path = Path::new(&file);
+    let (key, unmade_file, origin) = match secret_key_base::read(path) {
+        _ if file.is_empty() => (secret_key_base::generate(), None, "made for this run".to_owned()),
+        Ok(key) => (key, None, format!("the file {file}")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !is_production => {
+            let origin = format!("the file {file}, which the first start makes");
+            (secret_key_base::generate(), Some(path.to_owned()), origin)
         }
-        "" => (Ok(secret_key_base::generate()), "made for this run".to_owned()),
-        path if production => (secret_key_base::read(Path::new(path)), format!("the file {path}")),
-        path => (secret_key_base::read_or_make(Path::new(path)), format!("the file {path}")),
+        Err(e) => return Err(r.fault(SECRET_KEY_BASE_FILE, unusable(path, &e))),
     };
-    let found = found.map_err(|e| r.fault(file_key, format!("{file:?} cannot be used: {e}")))?;
-    r.mask(key, &origin);
-    Ok(found)
+    r.mask(SECRET_KEY_BASE, &origin);
+    Ok((key, unmade_file))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> String {
+    format!("{:?} cannot be used: {error}", path.display().to_string())
+}
+
+/// Keeps a key that was made while the settings were read in the file that was missing.
+///
+/// # Errors
+/// The file cannot be made.
+pub(super) fn keep_secret_key_base(secrets: &mut Secrets) -> Result<(), SettingsError> {
+    let Some(path) = secrets.unmade_file.take() else { return Ok(()) };
+    let kept = secret_key_base::keep(&secrets.secret_key_base, &path);
+    let fault = |e| SettingsError::new(SECRET_KEY_BASE_FILE, unusable(&path, &e));
+    secrets.secret_key_base = kept.map_err(fault)?;
+    Ok(())
 }
 
 const LONG_POLL_WINDOW: &str = "socket.long_poll_window";
@@ -349,8 +381,12 @@ fn judge_session_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError
     Ok(())
 }
 
-/// Production starts with nothing weak.
+/// Production starts with nothing weak, and with a database that somebody chose.
 fn judge_production(settings: &Settings, r: &Reader) -> Result<(), SettingsError> {
+    if r.comes_from_default(DATABASE_URL, settings.database.url.expose_secret()) {
+        let how = "DATABASE_URL=postgres://user:password@host/database, or sqlite://<file>";
+        return Err(r.fault(DATABASE_URL, format!("must be set in production: {how}")));
+    }
     let password = settings.admin.password.expose_secret();
     if password.chars().count() < PASSWORD_CHARS_MIN {
         let fault = format!("must have {PASSWORD_CHARS_MIN} characters or more in production");

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use config::{Value, ValueKind};
 use secrecy::SecretString;
 
-use super::SettingsError;
+use super::{SettingsError, layers};
 
 /// What is shown instead of a secret.
 const MASK: &str = "********";
@@ -47,6 +47,14 @@ impl Reader {
         let shown = self.values.get(key).map(shown).unwrap_or_default();
         let shown: String = shown.to_string().chars().take(80).collect();
         self.fault(key, format!("must be {right}, not {shown}"))
+    }
+
+    /// Whether nobody chose `value` for `key`: it is the built-in one, and no other place gives it. A
+    /// copy of `default.toml` in a folder of the operator's own chooses nothing by what it repeats.
+    pub(super) fn comes_from_default(&self, key: &str, value: &str) -> bool {
+        let origin = self.values.get(key).and_then(Value::origin);
+        origin.is_some_and(|origin| origin.ends_with("default.toml"))
+            && layers::built_in_default(key).as_deref() == Some(value)
     }
 
     fn value(&self, key: &'static str) -> Result<&ValueKind, SettingsError> {

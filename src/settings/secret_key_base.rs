@@ -1,4 +1,4 @@
-//! The secret key base that a laptop makes for itself once and keeps in a file.
+//! The secret key base that a server makes for itself once and keeps in a file, outside production.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 /// A new random key: 64 hexadecimal digits.
@@ -23,40 +23,32 @@ pub(super) fn read(path: &Path) -> io::Result<SecretString> {
     }
 }
 
-/// Reads the key that `path` holds, or puts one there that only this user may read.
+/// Puts `key` into a file at `path` that only this user may read; answers the key that the file holds
+/// then.
 ///
 /// Two processes that start at once end up with one key: the file appears whole or not at all, and
-/// who comes second takes the first one's.
-pub(super) fn read_or_make(path: &Path) -> io::Result<SecretString> {
-    match read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make(path),
-        found => found,
-    }
-}
-
-fn make(path: &Path) -> io::Result<SecretString> {
+/// the second process takes the key of the first.
+pub(super) fn keep(key: &SecretString, path: &Path) -> io::Result<SecretString> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
         fs::create_dir_all(folder)?;
     }
     let draft = path.with_extension(Uuid::new_v4().simple().to_string());
-    let made = write_private(&draft).and_then(|()| match fs::hard_link(&draft, path) {
+    let kept = write_private(&draft, key).and_then(|()| match fs::hard_link(&draft, path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => read(path),
     });
     // The draft has no further use, whether it became the key or not; a left-over harms nobody.
     fs::remove_file(&draft).ok();
-    made
+    kept
 }
 
-fn write_private(path: &Path) -> io::Result<()> {
-    use secrecy::ExposeSecret;
-
+fn write_private(path: &Path, key: &SecretString) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    writeln!(file, "{}", generate().expose_secret())?;
+    writeln!(file, "{}", key.expose_secret())?;
     file.sync_all()
 }

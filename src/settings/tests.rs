@@ -7,8 +7,12 @@ use super::*;
 const PASSWORD: &str = "correct-horse-battery";
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// Enough for production.
-const PRODUCTION: [(&str, &str); 3] =
-    [("HERALD_ENV", "production"), ("PUSHER_ADMIN_PASSWORD", PASSWORD), ("SECRET_KEY_BASE", KEY)];
+const PRODUCTION: [(&str, &str); 4] = [
+    ("HERALD_ENV", "production"),
+    ("PUSHER_ADMIN_PASSWORD", PASSWORD),
+    ("DATABASE_URL", "postgres://herald@db/herald"),
+    ("SECRET_KEY_BASE", KEY),
+];
 /// Development that leaves no file behind.
 const DEVELOPMENT: [(&str, &str); 1] = [("SECRET_KEY_BASE", "k")];
 
@@ -436,6 +440,11 @@ fn production_refuses_what_is_weak() {
             "admin.password (from the built-in default.toml): must be set",
         ),
         (
+            "DATABASE_URL",
+            "",
+            "database.url (from the built-in default.toml): must be set in production: DATABASE_URL=",
+        ),
+        (
             "PUSHER_ADMIN_PASSWORD",
             "elevenchars",
             "admin.password (from PUSHER_ADMIN_PASSWORD): must have 12 characters or more in production",
@@ -521,6 +530,23 @@ fn own_files_replace_the_built_in_ones() {
 }
 
 #[test]
+fn production_wants_a_database_that_somebody_chose() {
+    let in_folder = |file: &str, url: &str| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = format!("[database]\nurl = {url:?}\n[server]\nhost = \"0.0.0.0\"\n");
+        std::fs::write(dir.path().join(file), text).expect("a file");
+        let env: Vec<_> = PRODUCTION.into_iter().filter(|(n, _)| *n != "DATABASE_URL").collect();
+        load_in(Some(dir.path()), &env).map(drop)
+    };
+    let laptop = "sqlite://data/herald.db";
+    let copied = in_folder("default.toml", laptop).expect_err("a copy of default.toml");
+    assert!(copied.to_string().contains("must be set in production: DATABASE_URL="), "{copied}");
+    assert_eq!(in_folder("default.toml", "sqlite:///var/lib/herald.db"), Ok(()), "edited");
+    assert_eq!(in_folder("production.toml", laptop), Ok(()), "production's own file says so");
+    assert!(load(&PRODUCTION, &[("DATABASE_URL", laptop)]).is_ok(), "the environment says so");
+}
+
+#[test]
 fn broken_files_are_refused_without_quoting_them() {
     for (text, expected) in [
         ("[server]\nprot = 1", "server.prot (from DIR/development.toml): there is no such setting"),
@@ -572,12 +598,19 @@ fn the_secret_key_base_is_made_once_and_kept_private() {
     let path = dir.path().join("data/secret_key_base");
     let text = path.to_string_lossy();
     let env = [("HERALD__SECRETS__SECRET_KEY_BASE_FILE", text.as_ref())];
-    let key = |settings: Settings| settings.secrets.secret_key_base.expose_secret().to_owned();
+    let key = |mut settings: Settings| {
+        settings.keep().expect("a file");
+        settings.secrets.secret_key_base.expose_secret().to_owned()
+    };
 
-    let first = key(loaded(&[], &env));
+    let (read_only, second) = (loaded(&[], &env), loaded(&[], &env));
+    assert_eq!(read_only.secrets.secret_key_base.expose_secret().len(), 64);
+    assert!(!path.exists(), "reading the settings leaves nothing behind");
+    let first = key(read_only);
     assert_eq!(first.len(), 64);
+    assert_eq!(key(second), first, "of two that start at once the second takes the first one's");
     assert_eq!(key(loaded(&[], &env)), first);
-    let in_production = [PRODUCTION[0], PRODUCTION[1], env[0]];
+    let in_production = [PRODUCTION[0], PRODUCTION[1], PRODUCTION[2], env[0]];
     assert_eq!(key(loaded(&[], &in_production)), first, "production reads such a file too");
 
     let files = std::fs::read_dir(dir.path().join("data")).expect("a folder").count();
@@ -599,10 +632,12 @@ fn a_secret_key_base_file_that_cannot_be_used_stops_the_start() {
         (&DEVELOPMENT[..0], file.clone()),
         (&DEVELOPMENT[..0], file.join("below-a-file")),
         (&DEVELOPMENT[..0], dir.path().to_owned()),
-        (&PRODUCTION[..2], dir.path().join("missing")),
+        (&PRODUCTION[..3], dir.path().join("missing")),
     ] {
         let path = path.to_string_lossy();
-        let found = refusal(base, &[("HERALD__SECRETS__SECRET_KEY_BASE_FILE", &path)]);
+        let started = load(base, &[("HERALD__SECRETS__SECRET_KEY_BASE_FILE", &path)]);
+        let started = started.and_then(|mut settings| settings.keep());
+        let found = started.expect_err("a refusal").to_string();
         assert!(found.starts_with("secrets.secret_key_base_file"), "{found}");
         assert!(found.contains(" cannot be used: "), "{found}");
     }

@@ -241,6 +241,7 @@ fn seeding_twice_changes_nothing_and_production_refuses() {
     let production = Place::new()
         .with("HERALD_ENV", "production")
         .with("PUSHER_ADMIN_PASSWORD", "correct-horse-battery")
+        .with("DATABASE_URL", "sqlite://herald.db")
         .with("SECRET_KEY_BASE", "0123456789abcdef0123456789abcdef");
     production.run(&["migrate", "up"]).succeeded();
     let refused = production.run(&["seed"]);
@@ -658,6 +659,7 @@ fn production_prints_no_secret_and_names_the_pending_migration() {
         .with("PORT", "0")
         .with("PATH", "/usr/bin:/bin")
         .with("PUSHER_ADMIN_PASSWORD", "correct-horse-battery")
+        .with("DATABASE_URL", "sqlite://herald.db")
         .with("SECRET_KEY_BASE", "0123456789abcdef0123456789abcdef");
     let pending = place.run(&["serve"]);
     assert_eq!(pending.code, Some(1), "{pending:?}");

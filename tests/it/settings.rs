@@ -33,12 +33,17 @@ fn check_config_shows_values_and_where_they_came_from() {
         ("limits.outbox_frames_max", 7.into(), "config/default.toml"),
         ("limits.ref_bytes_max", 64.into(), "the built-in default.toml"),
         ("database.seed", true.into(), "the built-in development.toml"),
-        ("secrets.secret_key_base", "********".into(), "the file data/secret_key_base"),
+        (
+            "secrets.secret_key_base",
+            "********".into(),
+            "the file data/secret_key_base, which the first start makes",
+        ),
     ] {
         assert_eq!(value(&config, key), (expected, origin.into()), "{key}");
     }
     let text = place.run(&["check-config"]);
     assert!(text.succeeded().starts_with("environment: development\n\nsetting "), "{text:?}");
+    assert!(!place.path().join("data").exists(), "a look at the settings leaves nothing behind");
 }
 
 #[test]
@@ -82,8 +87,10 @@ fn production_refuses_what_is_weak_without_repeating_it() {
         ("SECRET_KEY_BASE", "", "secrets.secret_key_base"),
         ("SECRET_KEY_BASE", "weak-secret", "secrets.secret_key_base (from SECRET_KEY_BASE)"),
         ("GUARDIAN_SECRET", "weak-secret", "secrets.guardian_secret (from GUARDIAN_SECRET)"),
+        ("DATABASE_URL", "", "database.url (from the built-in default.toml): must be set"),
     ] {
-        let strong = [("PUSHER_ADMIN_PASSWORD", PASSWORD), ("SECRET_KEY_BASE", KEY)];
+        let database = ("DATABASE_URL", "sqlite://herald.db");
+        let strong = [("PUSHER_ADMIN_PASSWORD", PASSWORD), ("SECRET_KEY_BASE", KEY), database];
         let strong = strong.into_iter().filter(|(other, _)| *other != name);
         let place = strong.fold(production(), |place, (name, value)| place.with(name, value));
         for args in [&[][..], &["check-config"]] {

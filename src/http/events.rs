@@ -53,13 +53,33 @@ fn read(
         return Err(findings.into());
     };
     let prefixed = Publication::check_prefixed(&destination, &event).map_err(fault);
-    let joinable = check_joinable(&addressing, &scope, by, &destination);
+    let joinable = check_channel_alone(by, &destination)
+        .and_then(|()| check_joinable(&addressing, &scope, by, &destination));
     let checked = (findings.note("event", prefixed), findings.note("topic", joinable));
     if checked != (Some(()), Some(())) {
         return Err(findings.into());
     }
     by.permit(&scope, &destination, &addressing)?;
     Ok(Publication { app: by.app.id, scope, destination, event, payload })
+}
+
+/// Refuses a channel that is spelled as a whole topic of this app, such as `public:foo-app:room`: it
+/// would be published to a channel of that name, which nobody joins.
+fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Result<(), Fault> {
+    let Destination::Channel(channel) = destination else { return Ok(()) };
+    let Some((scope, rest)) = channel.as_str().split_once(':') else { return Ok(()) };
+    let meant = match rest.strip_prefix(by.app.slug.as_str()) {
+        Some("") => Destination::GENERAL,
+        Some(rest) if rest.len() > 1 && rest.starts_with(':') => &rest[1..],
+        _ => return Ok(()),
+    };
+    if Scope::parse(scope).is_err() {
+        return Ok(());
+    }
+    let fault = format!(
+        "is a whole topic; send the topic {meant:?} and the scope {scope:?}, or use /api/publish"
+    );
+    Err(fault.into())
 }
 
 /// A channel's own topic must be one that could be joined.
@@ -216,6 +236,36 @@ mod tests {
             ("no object", "[]", refused(400, "request body must be a JSON object")),
         ] {
             assert_eq!(services.call(json_post(body)).await, expected, "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_whole_topic_is_refused_with_the_right_spelling() {
+        let services = TestServices::start().await;
+        let single = TestServices::start_with(&[("HERALD__SINGLE_APP", "foo-app")]).await;
+        let right = |topic: &str, scope: &str| {
+            let fault = format!(
+                "is a whole topic; send the topic {topic:?} and the scope {scope:?}, or use \
+                 /api/publish"
+            );
+            invalid(json!({ "topic": [fault] }))
+        };
+        let taken = || (200, json!({}));
+        for (topic, expected) in [
+            ("public:foo-app:room", right("room", "public")),
+            ("private:foo-app:room:1", right("room:1", "private")),
+            ("public:foo-app", right("#general", "public")),
+            ("public:foo-app:", taken()),
+            ("public:foo-apps:room", taken()),
+            ("public:bar-app:room", taken()),
+            ("pub lic:foo-app:room", taken()),
+            ("foo-app:room", taken()),
+            ("room:public:foo-app:room", taken()),
+        ] {
+            for services in [&services, &single] {
+                let body = json!({ "topic": topic, "event": "msg" }).to_string();
+                assert_eq!(services.call(json_post(&body)).await, expected, "{topic}");
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
         AppDirectory,
         registry::{AppRegistry, Watch},
         seed,
-        store::{AppStore, StoreError},
+        store::{AppStore, MissingFile, StoreError},
     },
     broker::{Topics, fanout::Fanout, topics::TopicLimits},
     http::{self, Services, admin::Throttle, pace::TokenPace},
@@ -61,8 +61,11 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The tables are not up to date, and this environment does not migrate by itself.
-    #[error("the database has pending migrations; run `herald migrate up` first")]
-    PendingMigration,
+    #[error("the database {database} has pending migrations; run `herald migrate up` first")]
+    PendingMigration {
+        /// What messages call it.
+        database: String,
+    },
     /// The seeded app could not be created.
     #[error("the seeded app: {0}")]
     Seed(String),
@@ -182,11 +185,12 @@ impl Drop for AbortOnDrop {
 
 /// Connects, and brings the tables up to date where the settings say so.
 async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
-    let store = AppStore::connect(&settings.database).await?;
+    let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder).await?;
+    info!("apps are kept in {}", store.name());
     if settings.database.migrate {
         store.migrate_up(None).await?;
     } else if store.has_pending().await? {
-        return Err(StartError::PendingMigration);
+        return Err(StartError::PendingMigration { database: store.name().to_owned() });
     }
     if settings.database.seed {
         seed::seed(&store).await.map_err(|error| StartError::Seed(error.to_string()))?;

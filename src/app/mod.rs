@@ -5,6 +5,7 @@
 //! which alone speaks SeaORM. Everything else here is pure and tested as tables.
 
 pub mod change;
+pub mod database;
 pub mod fields;
 pub mod origin;
 pub mod permission;

@@ -4,7 +4,7 @@
 //! transaction whose commit is awaited: a write that was answered is on disk, and a killed process
 //! leaves nothing damaged. No error here carries the database's URL, which may hold a password.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use herald_entity::{apps, prelude::Apps as Table};
@@ -25,12 +25,19 @@ use sea_orm::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{App, AppId, ClientEvents, Slug, fields::AppValues, origin::AllowedOrigins};
+use super::{
+    App, AppId, ClientEvents, Slug, database::Database, fields::AppValues, origin::AllowedOrigins,
+};
 
 /// How long to wait between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Every which failed attempt is logged.
 const TRIES_PER_LOG_LINE: u32 = 10;
+
+const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where the server runs, or name \
+    the server's database in DATABASE_URL";
+const NO_SUCH_FOLDER: &str = "its folder does not exist; make the folder first, run this where the server \
+    runs, or name the server's database in DATABASE_URL";
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +68,18 @@ impl UniqueField {
         match self {
             Self::Name => "name",
             Self::Slug => "slug",
+        }
+    }
+}
+
+impl StoreError {
+    /// Names the database that it is about.
+    fn of(self, database: &str) -> Self {
+        let named = |reason| format!("{database}: {reason}");
+        match self {
+            Self::Unavailable(reason) => Self::Unavailable(named(reason)),
+            Self::Unusable(reason) => Self::Unusable(named(reason)),
+            Self::Taken(field) => Self::Taken(field),
         }
     }
 }
@@ -126,50 +145,52 @@ pub struct Migration {
     pub is_applied: bool,
 }
 
-/// Where the database is, and how patient Herald is with it.
-#[derive(Debug, Clone)]
-pub struct Database {
-    /// `sqlite://…` or `postgres://…`; holds a password.
-    pub url: SecretString,
-    /// Connections in the pool.
-    pub connections_max: u32,
-    /// How long the database is retried at start.
-    pub connect_retry: Duration,
-    /// How long one query may take.
-    pub query_timeout: Duration,
-    /// Apply pending migrations at start.
-    pub migrate: bool,
-    /// Create the articles' `test-app` at start.
-    pub seed: bool,
+/// What connecting does about an SQLite file that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingFile {
+    /// Makes it, and its folder.
+    MakeWithFolder,
+    /// Makes it where its folder is.
+    Make,
+    /// Refuses: an empty database beside the real one answers nothing.
+    Refuse,
 }
 
 /// The apps' database. Cheap to clone; one pool of connections.
 #[derive(Debug, Clone)]
 pub struct AppStore {
     db: DatabaseConnection,
+    name: Arc<str>,
     query_timeout: Duration,
 }
 
 impl AppStore {
     /// Connects; a PostgreSQL that does not answer is retried for `connect_retry`.
     ///
-    /// An SQLite file is created where missing, with its folder, readable by its owner alone.
+    /// An SQLite file that is made is readable by its owner alone.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] at once for a URL or a file that cannot be used,
     /// [`StoreError::Unavailable`] when the time is over.
-    pub async fn connect(settings: &Database) -> Result<Self, StoreError> {
-        let db = match settings.url.expose_secret() {
-            url if url.starts_with("sqlite:") => open_sqlite(url, settings).await?,
+    pub async fn connect(settings: &Database, missing: MissingFile) -> Result<Self, StoreError> {
+        let name = settings.name();
+        let opened = match settings.url.expose_secret() {
+            url if url.starts_with("sqlite:") => open_sqlite(url, settings, missing).await,
             url if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
-                open_postgres(url, settings).await?
+                open_postgres(url, settings, &name).await
             }
             _ => {
                 let expected = "its URL must begin with sqlite:// or postgres://";
-                return Err(StoreError::Unusable(expected.into()));
+                Err(StoreError::Unusable(expected.into()))
             }
         };
-        Ok(Self { db, query_timeout: settings.query_timeout })
+        let db = opened.map_err(|error| error.of(&name))?;
+        Ok(Self { db, name: name.into(), query_timeout: settings.query_timeout })
+    }
+
+    /// What messages call the database.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Applies all pending migrations, or the next `steps`.
@@ -177,7 +198,7 @@ impl AppStore {
     /// # Errors
     /// [`StoreError::Unusable`] with the reason; a half-done migration is taken back.
     pub async fn migrate_up(&self, steps: Option<u32>) -> Result<(), StoreError> {
-        Migrator::up(&self.db, steps).await.map_err(migration_failed)
+        Migrator::up(&self.db, steps).await.map_err(|error| self.migration_failed(&error))
     }
 
     /// Takes back the last `steps` migrations, and the data that they made room for.
@@ -185,7 +206,7 @@ impl AppStore {
     /// # Errors
     /// [`StoreError::Unusable`] with the reason.
     pub async fn migrate_down(&self, steps: u32) -> Result<(), StoreError> {
-        Migrator::down(&self.db, Some(steps)).await.map_err(migration_failed)
+        Migrator::down(&self.db, Some(steps)).await.map_err(|error| self.migration_failed(&error))
     }
 
     /// Lists all migrations, oldest first. Changes nothing.
@@ -198,7 +219,8 @@ impl AppStore {
             name: migration.name().to_owned(),
             is_applied: migration.status() == MigrationStatus::Applied,
         };
-        Ok(all.map_err(migration_failed)?.into_iter().map(state).collect())
+        let all = all.map_err(|error| self.migration_failed(&error))?;
+        Ok(all.into_iter().map(state).collect())
     }
 
     /// Whether a migration waits to be applied.
@@ -349,27 +371,30 @@ impl AppStore {
         query: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, StoreError> {
         match timeout(self.query_timeout, query).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(self.too_slow()),
+            Ok(outcome) => outcome.map_err(|error| StoreError::from(error).of(&self.name)),
+            Err(_) => {
+                let reason = format!("no answer within {:?}", self.query_timeout);
+                Err(StoreError::Unavailable(reason).of(&self.name))
+            }
         }
     }
 
-    fn too_slow(&self) -> StoreError {
-        StoreError::Unavailable(format!("no answer within {:?}", self.query_timeout))
+    fn migration_failed(&self, error: &DbErr) -> StoreError {
+        StoreError::Unusable(format!("a migration failed: {}", reason(error))).of(&self.name)
     }
 }
 
-fn migration_failed(error: DbErr) -> StoreError {
-    StoreError::Unusable(format!("a migration failed: {}", reason(&error)))
-}
-
-async fn open_sqlite(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
+async fn open_sqlite(
+    url: &str,
+    settings: &Database,
+    missing: MissingFile,
+) -> Result<DatabaseConnection, StoreError> {
     let options: SqliteConnectOptions =
         url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
     let in_memory = url.contains(":memory:") || url.contains("mode=memory");
     let path = options.get_filename().to_owned();
     if !in_memory {
-        create_file(&path).map_err(|error| unusable_file(&path, &error.to_string()))?;
+        find_or_make_file(&path, missing)?;
     }
     let options = options
         .foreign_keys(true)
@@ -391,7 +416,7 @@ async fn open_sqlite(url: &str, settings: &Database) -> Result<DatabaseConnectio
     let pool = pool
         .connect_with(options)
         .await
-        .map_err(|error| unusable_file(&path, &driver_reason(&error)))?;
+        .map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 
@@ -406,27 +431,38 @@ async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<boo
     Ok(!connection.is_in_transaction())
 }
 
-/// Creates the file and its folder. The file holds secrets: nobody else reads it.
-fn create_file(path: &Path) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+/// Sees to it that there is a file, and that no other user reads one that is made: it holds secrets.
+fn find_or_make_file(path: &Path, missing: MissingFile) -> Result<(), StoreError> {
+    let unusable = |error: std::io::Error| StoreError::Unusable(error.to_string());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match (missing, folder) {
+        (MissingFile::Refuse, _) if !path.exists() => {
+            return Err(StoreError::Unusable(NO_SUCH_FILE.into()));
+        }
+        (MissingFile::Make, Some(folder)) if !folder.exists() => {
+            return Err(StoreError::Unusable(NO_SUCH_FOLDER.into()));
+        }
+        (MissingFile::MakeWithFolder, Some(folder)) => {
+            std::fs::create_dir_all(folder).map_err(unusable)?;
+        }
+        _ => {}
     }
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    options.open(path).map(drop).map_err(unusable)
 }
 
-fn unusable_file(path: &Path, reason: &str) -> StoreError {
-    StoreError::Unusable(format!("{}: {reason}", path.display()))
-}
-
-async fn open_postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
+async fn open_postgres(
+    url: &str,
+    settings: &Database,
+    name: &str,
+) -> Result<DatabaseConnection, StoreError> {
     let options: PgConnectOptions =
         url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
     let options = options.application_name("herald").disable_statement_logging();
-    wait_for(&options, settings).await?;
+    wait_for(&options, settings, name).await?;
     let pool = PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(settings.query_timeout)
@@ -435,7 +471,11 @@ async fn open_postgres(url: &str, settings: &Database) -> Result<DatabaseConnect
 }
 
 /// Tries single connections until one comes about: unlike a pool they say why they do not.
-async fn wait_for(options: &PgConnectOptions, settings: &Database) -> Result<(), StoreError> {
+async fn wait_for(
+    options: &PgConnectOptions,
+    settings: &Database,
+    name: &str,
+) -> Result<(), StoreError> {
     let give_up = Instant::now() + settings.connect_retry;
     for tries in 0_u32.. {
         let reason =
@@ -454,7 +494,7 @@ async fn wait_for(options: &PgConnectOptions, settings: &Database) -> Result<(),
         }
         if tries.is_multiple_of(TRIES_PER_LOG_LINE) {
             log::warn!(
-                "database does not answer, trying for another {} s: {reason}",
+                "database {name} does not answer, trying for another {} s: {reason}",
                 left.as_secs()
             );
         }

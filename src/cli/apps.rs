@@ -13,7 +13,7 @@ use crate::{
         App, Slug,
         change::{self, ChangeError},
         fields::AppFields,
-        store::AppStore,
+        store::{AppStore, MissingFile},
     },
     http::apps::AppView,
 };
@@ -146,27 +146,31 @@ pub(super) fn parse_slug(raw: &str) -> Result<Slug, String> {
 
 pub(super) fn run(command: Command) -> Result<String, Failure> {
     match command {
-        Command::List(output) => with_tables(async |store, _| list(&store, &output).await),
+        Command::List(output) => {
+            with_tables(MissingFile::Refuse, async |store, _| list(&store, &output).await)
+        }
         Command::Create { name, slug, fields, output } => {
             let mut map = fields.into_map()?;
             map.insert("name".into(), name.into());
             map.extend(slug.map(|slug| ("slug".to_owned(), slug.into())));
-            with_tables(async |store, _| {
+            with_tables(MissingFile::Refuse, async |store, _| {
                 Ok(output.of(&change::create(&store, AppFields::read(&map)).await?))
             })
         }
-        Command::Show { app, output } => {
-            with_tables(async |store, _| Ok(output.of(&find(&store, &app).await?)))
-        }
+        Command::Show { app, output } => with_tables(MissingFile::Refuse, async |store, _| {
+            Ok(output.of(&find(&store, &app).await?))
+        }),
         Command::Update { app, name, new_key, new_secret, fields, output } => {
             let mut map = fields.into_map()?;
             map.extend(name.map(|name| ("name".to_owned(), name.into())));
             map.extend(new_key.then(|| ("key".to_owned(), "".into())));
             map.extend(new_secret.then(|| ("secret".to_owned(), "".into())));
-            with_tables(async |store, _| update(&store, &app, &map, &output).await)
+            with_tables(MissingFile::Refuse, async |store, _| {
+                update(&store, &app, &map, &output).await
+            })
         }
         Command::Delete { app, yes } => {
-            with_tables(async |store, _| delete(&store, &app, yes).await)
+            with_tables(MissingFile::Refuse, async |store, _| delete(&store, &app, yes).await)
         }
     }
 }

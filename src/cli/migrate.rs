@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Failure, table::table, with_store};
-use crate::app::store::{AppStore, Migration};
+use crate::app::store::{AppStore, Migration, MissingFile};
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
@@ -35,13 +35,17 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(command: &Command) -> Result<String, Failure> {
-    with_store(async |store, _| {
+    let missing = match *command {
+        Command::Up { .. } => MissingFile::Make,
+        Command::Down { .. } | Command::Status { .. } => MissingFile::Refuse,
+    };
+    with_store(missing, async |store, _| {
         let before = store.migrations().await?;
         match *command {
             Command::Up { steps } => store.migrate_up(steps).await?,
             Command::Down { steps } => store.migrate_down(steps).await?,
             Command::Status { json: true } => return Ok(as_json(&before)),
-            Command::Status { json: false } => return Ok(as_text(&before)),
+            Command::Status { json: false } => return Ok(as_text(store.name(), &before)),
         }
         report(&store, &before).await
     })
@@ -53,11 +57,12 @@ async fn report(store: &AppStore, before: &[Migration]) -> Result<String, Failur
     let changed = after.iter().filter(|migration| !before.contains(migration));
     let lines: String = changed
         .map(|migration| match migration.is_applied {
-            true => format!("applied {}\n", migration.name),
-            false => format!("took back {}\n", migration.name),
+            true => format!("applied {} to {}\n", migration.name, store.name()),
+            false => format!("took back {} from {}\n", migration.name, store.name()),
         })
         .collect();
-    Ok(if lines.is_empty() { "nothing to do\n".into() } else { lines })
+    let nothing = || format!("nothing to do in {}\n", store.name());
+    Ok(if lines.is_empty() { nothing() } else { lines })
 }
 
 fn as_json(migrations: &[Migration]) -> String {
@@ -65,8 +70,9 @@ fn as_json(migrations: &[Migration]) -> String {
     super::json(&migrations.iter().map(entry).collect())
 }
 
-fn as_text(migrations: &[Migration]) -> String {
+fn as_text(database: &str, migrations: &[Migration]) -> String {
     let state = |is_applied| if is_applied { "applied" } else { "pending" };
     let row = |m: &Migration| [m.name.clone(), state(m.is_applied).to_owned()];
-    table(["migration", "state"], &migrations.iter().map(row).collect::<Vec<_>>())
+    let table = table(["migration", "state"], &migrations.iter().map(row).collect::<Vec<_>>());
+    format!("{database}\n\n{table}")
 }

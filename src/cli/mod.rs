@@ -24,7 +24,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::{app::store::AppStore, settings::Settings};
+use crate::{
+    app::store::{AppStore, MissingFile},
+    settings::Settings,
+};
 
 use failure::Failure;
 
@@ -130,13 +133,17 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Runs `task` on the database of the settings, for a command that is over when it is.
+///
+/// No command but a server's start makes a folder for a database: in another folder than the server's
+/// that would be an empty database of its own, which answers as if there were no apps.
 fn with_store<T>(
+    missing: MissingFile,
     task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let settings = Settings::load()?;
     log::start(log::COMMANDS);
     actix_rt::System::new().block_on(async {
-        let store = AppStore::connect(&settings.database).await?;
+        let store = AppStore::connect(&settings.database, missing).await?;
         let closing = store.clone();
         let done = task(store, settings).await;
         closing.close().await;
@@ -146,15 +153,17 @@ fn with_store<T>(
 
 /// As [`with_store`], for commands that need the tables to be there and up to date.
 fn with_tables<T>(
+    missing: MissingFile,
     task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_store(async |store, settings| {
+    with_store(missing, async |store, settings| {
         if store.has_pending().await? && settings.database.migrate {
             store.migrate_up(None).await?;
         } else if store.has_pending().await? {
-            return Err(Failure::new(
-                "the database has pending migrations: run `herald migrate up`",
-            ));
+            let name = store.name();
+            return Err(Failure::new(format!(
+                "the database {name} has pending migrations: run `herald migrate up`"
+            )));
         }
         task(store, settings).await
     })

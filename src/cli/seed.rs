@@ -2,7 +2,10 @@
 
 use super::{Failure, with_tables};
 use crate::{
-    app::seed::{self, Seeded},
+    app::{
+        seed::{self, Seeded},
+        store::MissingFile,
+    },
     settings::Environment,
 };
 
@@ -14,7 +17,7 @@ Examples:
   herald seed";
 
 pub(super) fn run() -> Result<String, Failure> {
-    with_tables(async |store, settings| {
+    with_tables(MissingFile::Make, async |store, settings| {
         if settings.env == Environment::Production {
             let why = "production seeds nothing: the secret of test-app is known to all";
             return Err(Failure::new(why));

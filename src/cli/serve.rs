@@ -1,7 +1,10 @@
 //! `herald serve`: the server itself, until it is told to stop.
 
 use crate::{
-    app::{App, Slug, seed, store::AppStore},
+    app::{
+        App, Slug, seed,
+        store::{AppStore, MissingFile},
+    },
     server::Server,
     settings::{Environment, Settings},
 };
@@ -50,7 +53,7 @@ async fn seeded(settings: &Settings) -> Result<Option<App>, Failure> {
         settings.database.seed && settings.single_app.as_ref().is_none_or(|only| only == slug)
     });
     let Some(slug) = slug else { return Ok(None) };
-    let store = AppStore::connect(&settings.database).await?;
+    let store = AppStore::connect(&settings.database, MissingFile::Refuse).await?;
     let app = store.find(&slug).await?;
     store.close().await;
     Ok(app.filter(|app| app.active))

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::app::{
     Slug,
+    store::MissingFile,
     token::{SigningAlgorithm, csrf_signature, mint},
 };
 
@@ -89,7 +90,9 @@ fn parse_algorithm(raw: &str) -> Result<SigningAlgorithm, String> {
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let secret = match (&args.app, &args.secret_env) {
         (_, Some(variable)) => secret_of(variable)?,
-        (Some(app), None) => with_tables(async |store, _| Ok(find(&store, app).await?.secret))?,
+        (Some(app), None) => {
+            with_tables(MissingFile::Refuse, async |store, _| Ok(find(&store, app).await?.secret))?
+        }
         (None, None) => return Err(Failure::usage("--app or --secret-env says who signs")),
     };
     let claims = claims(args, &secret, Utc::now().timestamp());

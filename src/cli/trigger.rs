@@ -16,7 +16,7 @@ use super::{
     with_tables,
 };
 use crate::{
-    app::Slug,
+    app::{Slug, store::MissingFile},
     broker::{
         publication::{Destination, EventName, JsonObject},
         topic_name::Scope,
@@ -181,7 +181,7 @@ fn door(args: &Args) -> Result<Door, Failure> {
         (Some(key), Some(secret)) => {
             Ok(Door { url: url(args, 4000)?, key, secret: SecretString::from(secret) })
         }
-        (None, None) => with_tables(async |store, settings| {
+        (None, None) => with_tables(MissingFile::Refuse, async |store, settings| {
             let app = find(&store, &args.app).await?;
             Ok(Door { url: url(args, settings.server.port)?, key: app.key, secret: app.secret })
         }),

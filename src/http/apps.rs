@@ -184,7 +184,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::{AppDirectory, store::AppStore},
+        app::{
+            AppDirectory,
+            store::{AppStore, MissingFile},
+        },
         broker::{Topics, topics::TopicLimits},
         http::{admin::Throttle, cross_site, pace::TokenPace},
         metrics::Metrics,
@@ -230,7 +233,9 @@ mod tests {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect::<Vec<_>>();
         let settings = Settings::load_from(env.into_iter(), None).expect("settings");
-        let store = AppStore::connect(&settings.database).await.expect("a database");
+        let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder)
+            .await
+            .expect("a database");
         store.migrate_up(None).await.expect("migrations");
         let directory = AppDirectory::default();
         let refresh = Duration::from_secs(3600);

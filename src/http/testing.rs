@@ -13,8 +13,11 @@ use tempfile::TempDir;
 use super::{Services, admin::Throttle, configure, pace::TokenPace};
 use crate::{
     app::{
-        App, AppDirectory, AppId, Apps, ClientEvents, Slug, origin::AllowedOrigins,
-        registry::AppRegistry, store::AppStore, token,
+        App, AppDirectory, AppId, Apps, ClientEvents, Slug,
+        origin::AllowedOrigins,
+        registry::AppRegistry,
+        store::{AppStore, MissingFile},
+        token,
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
@@ -48,7 +51,9 @@ impl TestServices {
         let env = common.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let mut settings = Settings::load_from(env, None).expect("settings");
         settings.server.demo_page = true;
-        let store = AppStore::connect(&settings.database).await.expect("a store");
+        let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder)
+            .await
+            .expect("a store");
         store.migrate_up(None).await.expect("a table");
         let directory = AppDirectory::default();
         let metrics = Metrics::new(settings.metrics.apps_max);

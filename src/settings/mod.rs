@@ -29,7 +29,7 @@ use secrecy::SecretString;
 
 use crate::app::{Slug, origin::OriginPolicy};
 
-pub use crate::app::store::Database;
+pub use crate::app::database::Database;
 
 pub use error::SettingsError;
 pub use files::raise_file_limit;

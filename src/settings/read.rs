@@ -9,13 +9,13 @@ use std::{
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
+use url::Host;
 
 use super::{
     Admin, Database, Effective, Environment, Limits, Log, Metrics, Registry, Secrets, Server,
     Settings, SettingsError, Socket, layers::Layers, reader::Reader, secret_key_base,
 };
-use crate::app::{Slug, origin::OriginPolicy};
+use crate::app::{Slug, database::shown_url, origin::OriginPolicy};
 
 /// The articles' admin password: known to all, so good for loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
@@ -128,32 +128,6 @@ fn database_url(r: &mut Reader) -> Result<SecretString, SettingsError> {
     };
     r.show(key, &shown);
     Ok(url)
-}
-
-/// A database URL without its password; `None` if it is none that Herald can use.
-fn shown_url(raw: &str) -> Option<String> {
-    if let Some(file) = raw.strip_prefix("sqlite:") {
-        let file = file.strip_prefix("//").unwrap_or(file);
-        let path = file.split('?').next().unwrap_or_default();
-        return (!path.is_empty()).then(|| raw.to_owned());
-    }
-    // The parser would drop them without a word.
-    if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return None;
-    }
-    let mut url = Url::parse(raw).ok()?;
-    let is_postgres = matches!(url.scheme(), "postgres" | "postgresql") && url.has_host();
-    if !is_postgres {
-        return None;
-    }
-    if url.password().is_some() {
-        url.set_password(Some("********")).ok()?;
-    }
-    if url.query().is_some() {
-        // It may hold a password too.
-        url.set_query(Some("********"));
-    }
-    Some(url.to_string())
 }
 
 fn admin(r: &mut Reader) -> Result<Admin, SettingsError> {

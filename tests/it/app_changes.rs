@@ -12,7 +12,7 @@ use herald::{
         Slug,
         change::{self, Update},
         fields::AppFields,
-        store::AppStore,
+        store::{AppStore, MissingFile},
     },
     settings::Settings,
 };
@@ -203,7 +203,9 @@ async fn change_behind_its_back(server: &TestServer, fields: Value) {
     let env = [("HERALD_ENV", "test"), ("DATABASE_URL", database.as_str())];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let settings = Settings::load_from(env.into_iter(), None).expect("test settings");
-    let store = AppStore::connect(&settings.database).await.expect("the same database");
+    let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder)
+        .await
+        .expect("the same database");
     let slug = Slug::parse("foo-app").expect("a slug");
     let fields = AppFields::read(fields.as_object().expect("fields"));
     let update = change::update(&store, &slug, fields).await.expect("a change");

@@ -30,9 +30,22 @@ impl Place {
         Self { folder: tempfile::tempdir().expect("a folder"), env: Vec::new() }
     }
 
+    /// A place with a folder for its database, which no command but a server's start makes.
+    pub(crate) fn with_folder() -> Self {
+        let place = Self::new();
+        std::fs::create_dir(place.path().join("data")).expect("a folder");
+        place
+    }
+
+    /// What messages call its database.
+    fn database(&self) -> String {
+        let folder = self.path().canonicalize().expect("a folder");
+        format!("sqlite://{}/data/herald.db", folder.display())
+    }
+
     /// A place whose database has its tables and the seeded app.
     pub(crate) fn seeded() -> Self {
-        let place = Self::new();
+        let place = Self::with_folder();
         assert_eq!(place.run(&["seed"]).succeeded(), "created test-app\n");
         place
     }
@@ -193,29 +206,62 @@ fn what_is_not_understood_is_a_usage_error() {
 
 #[test]
 fn migrations_go_up_and_down() {
-    let place = Place::new();
+    let place = Place::with_folder();
+    let database = place.database();
     let state = |place: &Place| {
         let migrations = place.run(&["migrate", "status", "--json"]).json();
         let all = migrations.as_array().expect("a list").iter();
         all.map(|m| m["applied"].as_bool().expect("a flag")).collect::<Vec<_>>()
     };
-    let none: Vec<bool> = state(&place).iter().map(|_| false).collect();
-
-    assert_eq!(state(&place), none);
+    let up = place.run(&["migrate", "up"]);
+    assert!(up.succeeded().starts_with("applied m"), "{up:?}");
+    assert!(up.out.ends_with(&format!(" to {database}\n")), "{up:?}");
+    let all = state(&place);
+    assert!(all.iter().all(|applied| *applied));
+    let again = place.run(&["migrate", "up", "--steps", "1"]);
+    assert_eq!(again.succeeded(), format!("nothing to do in {database}\n"));
+    let status = place.run(&["migrate", "status"]);
+    assert!(status.succeeded().starts_with(&format!("{database}\n\nmigration ")), "{status:?}");
+    assert!(status.out.contains("  applied\n"), "{status:?}");
+    let down = place.run(&["migrate", "down", "--steps", &all.len().to_string()]);
+    assert!(down.succeeded().starts_with("took back m"), "{down:?}");
+    assert!(down.out.ends_with(&format!(" from {database}\n")), "{down:?}");
+    assert!(state(&place).iter().all(|applied| !*applied));
     assert!(place.run(&["migrate", "status"]).succeeded().contains("  pending\n"));
-    assert!(place.run(&["migrate", "up"]).succeeded().starts_with("applied m"));
-    assert!(state(&place).iter().all(|applied| *applied));
-    assert_eq!(place.run(&["migrate", "up", "--steps", "1"]).succeeded(), "nothing to do\n");
-    assert!(place.run(&["migrate", "status"]).succeeded().contains("  applied\n"));
-    let steps = none.len().to_string();
-    let down = place.run(&["migrate", "down", "--steps", &steps]);
-    assert!(down.succeeded().starts_with("took back m"));
-    assert_eq!(state(&place), none);
+}
+
+#[test]
+fn no_command_leaves_a_database_in_the_wrong_folder() {
+    let place = Place::new();
+    let database = place.database();
+    let no_file = "there is no such file; run this in the folder where the server runs, or name the \
+                   server's database in DATABASE_URL";
+    let no_folder = "its folder does not exist; make the folder first, run this where the server \
+                     runs, or name the server's database in DATABASE_URL";
+    for (args, why) in [
+        (&["apps", "list"][..], no_file),
+        (&["apps", "create", "--name", "Foo app"], no_file),
+        (&["apps", "show", "foo-app"], no_file),
+        (&["apps", "update", "foo-app", "--active", "false"], no_file),
+        (&["apps", "delete", "foo-app", "--yes"], no_file),
+        (&["token", "--app", "test-app", "--listen", "private:test-app:*"], no_file),
+        (&["trigger", "--app", "test-app", "--channel", "foo", "--event", "msg"], no_file),
+        (&["migrate", "status"], no_file),
+        (&["migrate", "down"], no_file),
+        (&["migrate", "up"], no_folder),
+        (&["seed"], no_folder),
+    ] {
+        let expected = format!("herald: database cannot be used: {database}: {why}");
+        assert_eq!(place.run(args).failed(1), expected, "{args:?}");
+    }
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0);
 }
 
 #[test]
 fn commands_name_the_migration_that_is_pending() {
-    let place = Place::new().with("HERALD__DATABASE__MIGRATE", "false");
+    let place = Place::with_folder().with("HERALD__DATABASE__MIGRATE", "false");
+    place.run(&["migrate", "up"]).succeeded();
+    place.run(&["migrate", "down", "--steps", "99"]).succeeded();
     for args in [
         &["apps", "list"][..],
         &["seed"],
@@ -223,7 +269,10 @@ fn commands_name_the_migration_that_is_pending() {
         &["trigger", "--app", "test-app", "--channel", "foo", "--event", "msg"],
     ] {
         let done = place.run(args);
-        let expected = "herald: the database has pending migrations: run `herald migrate up`";
+        let database = place.database();
+        let expected = format!(
+            "herald: the database {database} has pending migrations: run `herald migrate up`"
+        );
         assert_eq!(done.failed(1), expected, "{args:?}");
     }
 }
@@ -251,7 +300,8 @@ fn seeding_twice_changes_nothing_and_production_refuses() {
 
 #[test]
 fn an_app_lives_from_create_to_delete() {
-    let place = Place::new();
+    let place = Place::seeded();
+    place.run(&["apps", "delete", "test-app", "--yes"]).succeeded();
     let create = ["apps", "create", "--name", "Foo app", "--origin", "//*.example.com", "--json"];
     let created = place.run(&create).json();
     assert_eq!(created["data"]["slug"], "foo-app");
@@ -331,13 +381,13 @@ fn deleting_asks_first() {
 
 #[test]
 fn a_secret_comes_from_the_environment_not_from_the_command_line() {
-    let place = Place::new().with("APP_SECRET", "hush-hush-hush-hush");
+    let place = Place::seeded().with("APP_SECRET", "hush-hush-hush-hush");
     let create =
         ["apps", "create", "--name", "Foo app", "--secret-env", "APP_SECRET", "--key", "k1"];
     place.run(&create).succeeded();
     assert_eq!(place.secret_of("foo-app"), "hush-hush-hush-hush");
 
-    let short = Place::new().with("APP_SECRET", "hush");
+    let short = Place::seeded().with("APP_SECRET", "hush");
     let refused = short.run(&create);
     assert!(refused.failed(1).contains("secret"), "{refused:?}");
     refused.never_says("hush");

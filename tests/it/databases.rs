@@ -17,7 +17,7 @@ use herald::{
             RegistryError, ShowApp, UpdateApp, Watch,
         },
         seed,
-        store::{AppStore, StoreError, UniqueField, UnreadableRow},
+        store::{AppStore, MissingFile, StoreError, UniqueField, UnreadableRow},
     },
     metrics::Metrics,
     settings,
@@ -115,7 +115,9 @@ impl TestDatabase {
 
     /// Connects as one more process would.
     async fn connect(&self) -> AppStore {
-        AppStore::connect(&self.settings()).await.expect("a connection")
+        AppStore::connect(&self.settings(), MissingFile::MakeWithFolder)
+            .await
+            .expect("a connection")
     }
 
     async fn migrated(&self) -> AppStore {
@@ -687,7 +689,8 @@ async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
     database.migrated().await;
     let patience = Duration::from_millis(200);
     let settings = settings::Database { query_timeout: patience, ..database.settings() };
-    let store = AppStore::connect(&settings).await.expect("a connection");
+    let store =
+        AppStore::connect(&settings, MissingFile::MakeWithFolder).await.expect("a connection");
     let running = Running::start(store, NEVER).await;
     running.create(json!({ "name": "foo-app" })).await.expect("an app");
 
@@ -771,7 +774,9 @@ async fn a_postgresql_that_is_not_there_is_waited_for_and_never_quoted() {
             connect_retry: Duration::from_millis(20),
             ..database_settings(&url)
         };
-        let error = before_the_deadline(case, AppStore::connect(&settings)).await;
+        let error =
+            before_the_deadline(case, AppStore::connect(&settings, MissingFile::MakeWithFolder))
+                .await;
         let error = error.expect_err(case);
         assert!(matches!(error, StoreError::Unavailable(_)), "{case}: {error:?}");
         let printed = format!("{error} {error:?} {settings:?}");
@@ -797,7 +802,9 @@ async fn a_database_that_cannot_be_used_is_said_at_once() {
         ("not a database", format!("sqlite://{file}")),
     ] {
         let settings = settings::Database { connect_retry: NEVER, ..database_settings(&url) };
-        let error = before_the_deadline(case, AppStore::connect(&settings)).await;
+        let error =
+            before_the_deadline(case, AppStore::connect(&settings, MissingFile::MakeWithFolder))
+                .await;
         let error = error.expect_err(case);
         assert!(matches!(error, StoreError::Unusable(_)), "{case}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("hunter2pass"), "{case}: {error}");
@@ -821,7 +828,9 @@ async fn what_sqlite_has_answered_survives_a_killed_process() {
         }
     }
     let url = format!("sqlite://{}/herald.db", copy.display());
-    let revived = AppStore::connect(&database_settings(&url)).await.expect("a sound database");
+    let revived = AppStore::connect(&database_settings(&url), MissingFile::MakeWithFolder)
+        .await
+        .expect("a sound database");
     assert!(!revived.has_pending().await.expect("a look"));
     assert!(revived.find(&slug("foo-app")).await.expect("a look").is_some());
     revived.insert(&named("bar-app")).await.expect("it can be written to");
@@ -845,7 +854,10 @@ async fn an_sqlite_file_is_read_by_its_owner_alone() {
 
 #[actix_web::test]
 async fn an_sqlite_in_memory_keeps_what_it_is_told() {
-    let store = AppStore::connect(&database_settings("sqlite::memory:")).await.expect("memory");
+    let store =
+        AppStore::connect(&database_settings("sqlite::memory:"), MissingFile::MakeWithFolder)
+            .await
+            .expect("memory");
     store.migrate_up(None).await.expect("migrations");
     let store = Arc::new(store);
     let names = (0..8).map(|n| format!("foo-app {n}"));

@@ -6,7 +6,11 @@
 use std::sync::{Mutex, Once, PoisonError};
 
 use herald::{
-    app::{Apps, store::AppStore, token::TokenPair},
+    app::{
+        Apps,
+        store::{AppStore, MissingFile},
+        token::TokenPair,
+    },
     phoenix::admission::Caller,
     settings::Settings,
 };
@@ -343,7 +347,7 @@ async fn what_holds_a_secret_does_not_print_it() {
     let mut database = settings.database.clone();
     let url = format!("sqlite://{}/herald.db", server.dir.path().display());
     database.url = SecretString::from(url);
-    let store = AppStore::connect(&database).await.expect("a store");
+    let store = AppStore::connect(&database, MissingFile::MakeWithFolder).await.expect("a store");
     let apps = store.list().await.expect("a listing").apps;
     assert_eq!(apps.len(), 2);
     shown.push(("an app", format!("{:#?}", apps[1])));

@@ -1,14 +1,30 @@
-# Builds Herald, then puts the one binary into a small image that runs as nobody in particular.
+# Builds Herald, then puts the one binary into a small image that runs as an unprivileged user.
 
 FROM rust:1-bookworm AS build
 WORKDIR /herald
+
+# The dependencies, compiled for crates that are still empty. Only the manifests and Cargo.lock decide
+# about this layer, so a change of a source file or of the README does not compile them again.
+COPY Cargo.toml Cargo.lock ./
+COPY entity/Cargo.toml entity/
+COPY migration/Cargo.toml migration/
+COPY benches/load/Cargo.toml benches/load/
+RUN mkdir src entity/src migration/src benches/load/src \
+ && echo 'fn main() {}' > src/main.rs \
+ && touch src/lib.rs entity/src/lib.rs migration/src/lib.rs benches/load/src/lib.rs \
+ && sed -n '/^\[\[bench\]\]/{n;s/^name = "\(.*\)"/benches\/\1.rs/p}' Cargo.toml | xargs touch \
+ && cargo build --release --locked --bin herald
+
+# Cargo compares times: a source file that is older than the empty one would pass for compiled.
 COPY . .
-RUN cargo build --release --locked --bin herald
+RUN touch src/main.rs src/lib.rs entity/src/lib.rs migration/src/lib.rs \
+ && cargo build --release --locked --bin herald
 
 FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates curl \
- && rm -rf /var/lib/apt/lists/* \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
  && useradd --system --create-home --home-dir /herald --shell /usr/sbin/nologin herald
 COPY --from=build /herald/target/release/herald /usr/local/bin/herald
 USER herald

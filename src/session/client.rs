@@ -59,7 +59,7 @@ impl Connection {
             return Client { address: peer, is_secure: self.is_tls };
         }
         let mut address = peer;
-        for forwarded in list(headers, "x-forwarded-for").iter().rev() {
+        for forwarded in list(headers, "x-forwarded-for").into_iter().rev() {
             let Some(earlier) = parse_address(forwarded) else { break };
             address = earlier;
             if !is_trusted(&earlier) {
@@ -68,7 +68,7 @@ impl Connection {
         }
         // The rightmost is the word of the proxy that talks to us.
         let is_secure = match list(headers, "x-forwarded-proto").last() {
-            Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+            Some(scheme) => is_secure(scheme),
             None => self.is_tls,
         };
         Client { address, is_secure }
@@ -76,13 +76,22 @@ impl Connection {
 }
 
 /// All values of a header that holds a list, over all its lines, in order.
-fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-    let lines = headers.get_all(name).filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+///
+/// They are bytes, because a client writes the left part of what a proxy completes: a byte that is no
+/// text there must not hide the proxy's own words.
+fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
+    let lines = headers.get_all(name).map(|line| line.as_bytes());
+    lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect()
+}
+
+/// Whether a scheme stands for TLS. Some proxies name the WebSocket's scheme for upgrades.
+fn is_secure(scheme: &[u8]) -> bool {
+    scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")
 }
 
 /// Parses `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
-fn parse_address(raw: &str) -> Option<IpAddr> {
+fn parse_address(raw: &[u8]) -> Option<IpAddr> {
+    let raw = std::str::from_utf8(raw).ok()?;
     let bare = raw.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(raw);
     let address = match bare.parse() {
         Ok(address) => address,
@@ -94,7 +103,7 @@ fn parse_address(raw: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::test::TestRequest;
+    use actix_web::{http::header::HeaderValue, test::TestRequest};
 
     fn client_of(peer: Option<&str>, headers: &[(&str, &str)]) -> (String, bool) {
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8:ffff::/48"]
@@ -173,9 +182,34 @@ mod tests {
                 false,
             ),
             ("nonsense", "10.0.0.1", vec![(proto, "httpsx")], "10.0.0.1", false),
+            ("a WebSocket over TLS", "10.0.0.1", vec![(proto, "wss")], "10.0.0.1", true),
+            ("the same in capitals", "10.0.0.1", vec![(proto, "WSS")], "10.0.0.1", true),
+            ("a plain WebSocket", "10.0.0.1", vec![(proto, "ws")], "10.0.0.1", false),
+            ("a stranger's WebSocket", "192.0.2.9", vec![(proto, "wss")], "192.0.2.9", false),
         ] {
             let expected = (address.to_owned(), is_secure);
             assert_eq!(client_of(Some(peer), &headers), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_nothing_that_a_proxy_wrote() {
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        let peer = Some("10.0.0.1".parse().expect("an address"));
+        let line = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("bytes of a header");
+        for (forwarded_for, forwarded_proto, address, is_secure) in [
+            (&b"\xff, 192.0.2.9"[..], &b"\xff, https"[..], "192.0.2.9", true),
+            (b"caf\xc3\xa9,192.0.2.9, 10.0.0.2", b"\xe9,wss", "192.0.2.9", true),
+            (b"1.1.1.1, 192.0.2.9\xff", b"https\xff", "10.0.0.1", false),
+            (b"192.0.2.9, \xff, 10.0.0.2", b"https, \xff", "10.0.0.2", false),
+        ] {
+            let request = TestRequest::default()
+                .append_header(("X-Forwarded-For", line(forwarded_for)))
+                .append_header(("X-Forwarded-Proto", line(forwarded_proto)))
+                .to_http_request();
+            let client = Connection { peer, is_tls: false }.client(request.headers(), &trusted);
+            let expected = Client { address: address.parse().expect("one"), is_secure };
+            assert_eq!(client, expected, "{}", forwarded_for.escape_ascii());
         }
     }
 

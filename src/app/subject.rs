@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 
@@ -12,10 +12,20 @@ use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 /// Two are equal if their JSON is: the order of an object's members does not matter, nor how a
 /// number is written, while the number `1` and the string `"1"` differ. Numbers are compared by all
 /// the digits that are written, never as doubles, which would make neighbours of large ids equal.
-/// Only a digest is kept: it takes the same little memory for any value, and who it stands for
-/// cannot be read from it.
+/// Only digests are kept, one of the whole and one of each member that an object has: they take
+/// little memory, and who the subject stands for cannot be read from them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Subject([u8; 32]);
+pub struct Subject {
+    /// Of the whole first, then of the members.
+    digests: Box<[Digest]>,
+}
+
+/// Some members of an object, by which a [`Subject`] is found that may have others beside them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SubjectMembers(Box<[Digest]>);
+
+/// Half of a SHA-256: nobody finds a second value for it.
+type Digest = [u8; 16];
 
 /// The value is not [strict JSON](crate::strict_json), or has an exponent beyond 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,25 +38,88 @@ pub enum Unreadable {
     Exponent,
 }
 
+/// Why a value names no members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// It is no object, or an empty one, which any object would match.
+    #[error("must be an object with at least one member to match")]
+    NoMembers,
+}
+
 impl Subject {
     /// Reads a value.
     ///
     /// # Errors
     /// [`Unreadable`].
     pub fn of(raw: &RawValue) -> Result<Self, Unreadable> {
+        let Spelled { whole, members } = Spelled::of(raw)?;
+        let members = members.iter().map(|member| digest(member));
+        Ok(Self { digests: [digest(&whole)].into_iter().chain(members).collect() })
+    }
+
+    /// Whether it is an object that has all these members.
+    pub fn has(&self, SubjectMembers(sought): &SubjectMembers) -> bool {
+        let members = self.digests.get(1..).unwrap_or_default();
+        sought.iter().all(|member| members.contains(member))
+    }
+}
+
+impl SubjectMembers {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// [`MembersError`].
+    pub fn of(raw: &RawValue) -> Result<Self, MembersError> {
+        let Spelled { members, .. } = Spelled::of(raw)?;
+        if members.is_empty() {
+            return Err(MembersError::NoMembers);
+        }
+        Ok(Self(members.iter().map(|member| digest(member)).collect()))
+    }
+}
+
+/// A value in the one spelling of all that are equal to it.
+struct Spelled {
+    whole: String,
+    /// The members, if it is an object.
+    members: Vec<String>,
+}
+
+impl Spelled {
+    fn of(raw: &RawValue) -> Result<Self, Unreadable> {
         // Checked first: what follows recurses, and an object's members must be unique.
         check(raw)?;
         let mut tokens = Tokens::of(raw);
-        let mut spelled = String::new();
-        if let Some(token) = tokens.next()? {
-            spell(&mut spelled, token, &mut tokens)?;
+        let (mut whole, mut members) = (String::new(), Vec::new());
+        match tokens.next()? {
+            Some(Token::Open(Container::Object)) => {
+                members = spelled_members(&mut tokens)?;
+                spell_object(&mut whole, &members);
+            }
+            Some(token) => spell(&mut whole, token, &mut tokens)?,
+            None => {}
         }
-        Ok(Self(Sha256::digest(spelled).into()))
+        Ok(Self { whole, members })
     }
+}
+
+fn digest(spelled: &str) -> Digest {
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&Sha256::digest(spelled)[..size_of::<Digest>()]);
+    digest
 }
 
 /// A digest of a short id is soon guessed.
 impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+impl fmt::Debug for SubjectMembers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[REDACTED]")
     }
@@ -64,20 +137,8 @@ fn spell(json: &mut String, token: Token<'_>, tokens: &mut Tokens<'_>) -> Result
             json.push(']');
         }
         Token::Open(Container::Object) => {
-            let mut members = BTreeMap::new();
-            while let Some(key) = tokens.next()?.filter(|token| *token != Token::Close) {
-                let (mut name, mut value) = (String::new(), String::new());
-                spell(&mut name, key, tokens)?;
-                if let Some(token) = tokens.next()? {
-                    spell(&mut value, token, tokens)?;
-                }
-                members.insert(name, value);
-            }
-            json.push('{');
-            for (name, value) in members {
-                json.extend([&name, ":", &value, ","]);
-            }
-            json.push('}');
+            let members = spelled_members(tokens)?;
+            spell_object(json, &members);
         }
         Token::Text { quoted, .. } => {
             let text: String =
@@ -89,6 +150,28 @@ fn spell(json: &mut String, token: Token<'_>, tokens: &mut Tokens<'_>) -> Result
         Token::Close => {}
     }
     Ok(())
+}
+
+/// Spells the members of an object that was just opened, in the order of their names.
+fn spelled_members(tokens: &mut Tokens<'_>) -> Result<Vec<String>, Unreadable> {
+    let mut members = BTreeMap::new();
+    while let Some(key) = tokens.next()?.filter(|token| *token != Token::Close) {
+        let (mut name, mut value) = (String::new(), String::new());
+        spell(&mut name, key, tokens)?;
+        if let Some(token) = tokens.next()? {
+            spell(&mut value, token, tokens)?;
+        }
+        members.insert(name, value);
+    }
+    Ok(members.into_iter().map(|(name, value)| format!("{name}:{value}")).collect())
+}
+
+fn spell_object(json: &mut String, members: &[String]) {
+    json.push('{');
+    for member in members {
+        json.extend([member, ","]);
+    }
+    json.push('}');
 }
 
 /// The one spelling of all numbers that are equal: JSON knows no integers, so `1`, `1.0` and `10e-1`
@@ -206,6 +289,48 @@ mod tests {
                 assert_ne!(subject(one), subject(other), "{one} {other}");
             }
         }
+    }
+
+    fn members(json: &str) -> Result<SubjectMembers, MembersError> {
+        SubjectMembers::of(serde_json::from_str(json).expect("JSON"))
+    }
+
+    #[test]
+    fn a_subject_has_those_of_its_members_whose_name_and_whole_value_are_given() {
+        let of = r#"{"id":7,"name":"Ada","groups":[1,2],"org":{"id":1,"plan":"x"}}"#;
+        for (sought, is_found) in [
+            (r#"{"id":7}"#, true),
+            (r#"{"id":7.0}"#, true),
+            (r#"{"name":"Ada","id":7}"#, true),
+            (r#"{"org":{"plan":"x","id":1}}"#, true),
+            (of, true),
+            (r#"{"id":"7"}"#, false),
+            (r#"{"id":8}"#, false),
+            (r#"{"ID":7}"#, false),
+            (r#"{"id":7,"name":"Bob"}"#, false),
+            (r#"{"id":7,"extra":null}"#, false),
+            (r#"{"org":{"id":1}}"#, false),
+            (r#"{"groups":[1]}"#, false),
+        ] {
+            assert_eq!(subject(of).has(&members(sought).expect("members")), is_found, "{sought}");
+        }
+        let seven = members(r#"{"id":7}"#).expect("members");
+        for of in ["7", "\"7\"", "null", "{}", "[7]", r#"[{"id":7}]"#, r#"{"a":{"id":7}}"#] {
+            assert!(!subject(of).has(&seven), "{of}");
+        }
+        assert!(subject(r#"{"id":7}"#).has(&seven), "the whole is one member");
+    }
+
+    #[test]
+    fn only_an_object_with_members_names_some() {
+        for json in ["{}", "[]", "7", "\"id\"", "null", "[{\"id\":7}]"] {
+            assert_eq!(members(json), Err(MembersError::NoMembers), "{json}");
+        }
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert_eq!(
+            members(&deep),
+            Err(MembersError::Unreadable(Unreadable::NotStrict(NotStrict::TooDeep)))
+        );
     }
 
     #[test]

@@ -15,12 +15,13 @@ use crate::{
 use super::{
     announcement::Announcement,
     count::Count,
+    disconnection::Disconnection,
     listeners::{Group, Listeners, ListenersId, Member, Sampler, Tracking},
     occupancy::Rank,
     outbox::{Ending, News, Outbox},
     placed::{Batch, Level, Placed},
     publication::Destination,
-    subscriber::{Disconnect, Place, ScopeKey, SessionId, Subscription, SubscriptionId},
+    subscriber::{Place, ScopeKey, SessionId, Subscription, SubscriptionId},
     topic_name::{ChannelName, Scope},
     topics::Topics,
 };
@@ -88,7 +89,7 @@ pub(super) struct EndAll;
 /// An app wants some of its joins ended: tell the sessions that may have any.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
-pub(super) struct EndJoins(pub(super) Arc<Disconnect>);
+pub(super) struct EndJoins(pub(super) Arc<Disconnection>);
 
 /// The server stops: end so many sessions of this thread, if there are.
 #[derive(Debug, Clone, Copy, Message)]
@@ -532,10 +533,11 @@ impl Handler<EndJoins> for Fanout {
     type Result = ();
 
     /// Who is about to join is told as well, whatever it joins: its place may be on its way here.
-    fn handle(&mut self, EndJoins(disconnect): EndJoins, _: &mut Self::Context) {
+    fn handle(&mut self, EndJoins(disconnection): EndJoins, _: &mut Self::Context) {
+        let joins = &disconnection.joins;
         for Present { outbox, places } in self.sessions.values() {
-            if outbox.is_joining() || places.iter().any(|place| disconnect.may_concern(place)) {
-                outbox.tell(News::Disconnect(disconnect.clone()));
+            if outbox.is_joining() || places.iter().any(|place| joins.may_concern(place)) {
+                outbox.tell(News::Disconnect(disconnection.clone()));
             }
         }
     }

@@ -8,6 +8,7 @@
 
 mod announcement;
 mod count;
+pub mod disconnection;
 pub mod fanout;
 mod fanouts;
 mod gathering;

@@ -16,7 +16,10 @@ use bytestring::ByteString;
 
 use crate::app::AppId;
 
-use super::subscriber::{Disconnect, Frame, SessionId, SubscriptionId};
+use super::{
+    disconnection::Disconnection,
+    subscriber::{Frame, SessionId, SubscriptionId},
+};
 
 /// Slots that an empty queue keeps; what a burst needed beyond is given back, or every session that
 /// once heard two at a time would keep room for four.
@@ -44,7 +47,7 @@ pub enum News {
     /// An app was changed or deleted: judge its joins anew.
     AppChanged(AppId),
     /// An app wants some of its joins ended.
-    Disconnect(Arc<Disconnect>),
+    Disconnect(Arc<Disconnection>),
     /// Close.
     End(Ending),
 }

@@ -5,7 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::app::{AppId, subject::Subject};
+use crate::app::{
+    AppId,
+    subject::{Subject, SubjectMembers},
+};
 
 use super::{
     presence::{Change, Persona, Roster},
@@ -107,6 +110,13 @@ pub enum Disconnect {
         /// Whom it was minted for.
         subject: Subject,
     },
+    /// Those that came with a token of the app whose subject has these members.
+    Members {
+        /// The app.
+        app: AppId,
+        /// What the subject must have.
+        members: SubjectMembers,
+    },
 }
 
 impl Disconnect {
@@ -114,7 +124,7 @@ impl Disconnect {
     pub fn app(&self) -> AppId {
         match self {
             Self::Place(place) => place.key.app,
-            Self::Subject { app, .. } => *app,
+            Self::Subject { app, .. } | Self::Members { app, .. } => *app,
         }
     }
 
@@ -122,7 +132,7 @@ impl Disconnect {
     pub(super) fn may_concern(&self, place: &Place) -> bool {
         match self {
             Self::Place(concerned) => concerned == place,
-            Self::Subject { app, .. } => place.key.app == *app,
+            Self::Subject { app, .. } | Self::Members { app, .. } => place.key.app == *app,
         }
     }
 }

@@ -236,7 +236,7 @@ async fn take_all(outbox: Arc<Outbox>, heard: mpsc::UnboundedSender<String>) {
             ToSession::News(News::Members(members, SUBSCRIPTION)) => members.to_string(),
             ToSession::News(News::Members(_, other)) => format!("{other:?}"),
             ToSession::News(News::AppChanged(app)) => format!("app {} changed", app.0),
-            ToSession::News(News::Disconnect(joins)) => format!("disconnect: {joins:?}"),
+            ToSession::News(News::Disconnect(ended)) => format!("disconnect: {:?}", ended.joins),
             ToSession::News(News::End(ending)) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.

@@ -28,6 +28,7 @@ use crate::{
 };
 
 use super::{
+    disconnection::Disconnection,
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
     listeners::ListenersId,
@@ -232,7 +233,26 @@ impl Topics {
     /// # Errors
     /// [`Unanswered`] if a thread may not have heard of it; it can be asked for again.
     pub async fn disconnect(&self, disconnect: Disconnect) -> Result<(), Unanswered> {
-        let told = self.0.fanouts.ask(EndJoins(disconnect.into()), self.0.limits.wait_max).await;
+        self.end_joins(Disconnection::new(disconnect)).await
+    }
+
+    /// Ends joins as [`disconnect`](Self::disconnect) does, and says how many those were; `None` if
+    /// that takes too long. A session too slow to be told is ended as a whole, and not counted.
+    ///
+    /// # Errors
+    /// Those of [`disconnect`](Self::disconnect).
+    pub async fn disconnect_counted(
+        &self,
+        disconnect: Disconnect,
+    ) -> Result<Option<usize>, Unanswered> {
+        let (disconnection, count) = Disconnection::counted(disconnect);
+        self.end_joins(disconnection).await?;
+        Ok(timeout(self.0.limits.wait_max, count).await.ok().and_then(Result::ok))
+    }
+
+    async fn end_joins(&self, disconnection: Disconnection) -> Result<(), Unanswered> {
+        let end = EndJoins(disconnection.into());
+        let told = self.0.fanouts.ask(end, self.0.limits.wait_max).await;
         // A thread that was lost has ended all its sessions.
         if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(()) }
     }

@@ -11,7 +11,10 @@ use super::{
     json::{Fault, Json, fault, present, text},
 };
 use crate::{
-    app::{App, subject::Subject},
+    app::{
+        App,
+        subject::{Subject, SubjectMembers},
+    },
     broker::{
         Addressing, TopicName,
         subscriber::{Disconnect, Place, ScopeKey},
@@ -19,8 +22,8 @@ use crate::{
     },
 };
 
-/// Ends the joins of a topic, or those that came with a token of this `sub`; answers once every
-/// thread has been told.
+/// Ends the joins of a topic, or those that came with a token of this `sub`, or of a `sub` with these
+/// members; answers once every thread has been told, or with their number once all are ended.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`] for anything but the app's key and secret, [`ApiError::Invalid`] for a
@@ -36,26 +39,59 @@ pub async fn create(
     credentials.authenticate_application(&services, &slug)?;
     let body = Json::read(&request, payload, &services).await?;
     let app = credentials.authenticate_application(&services, &slug)?;
-    let joins = read(&body, &app, &services.addressing())?;
-    let told = services.topics.disconnect(joins).await;
-    told.map_err(|Unanswered| ApiError::Unavailable)?;
-    Ok(HttpResponse::Ok().json(json!({})))
+    let Call { joins, is_counted } = read(&body, &app, &services.addressing())?;
+    let told = match is_counted {
+        true => services.topics.disconnect_counted(joins).await.map(|n| json!({ "ended": n })),
+        false => services.topics.disconnect(joins).await.map(|()| json!({})),
+    };
+    told.map(|answer| HttpResponse::Ok().json(answer)).map_err(|Unanswered| ApiError::Unavailable)
 }
 
-fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Disconnect, ApiError> {
-    let [sub, topic] = body.members(["sub", "topic"])?;
+/// What a body asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    joins: Disconnect,
+    /// Whether the answer says how many joins were ended.
+    is_counted: bool,
+}
+
+fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Call, ApiError> {
+    let [sub, topic, matching, count] = body.members(["sub", "topic", "match", "count"])?;
+    let is_counted = flag(count).map_err(|fault| ApiError::invalid("count", fault))?;
+    let by_members = by_members(matching).map_err(|fault| ApiError::invalid("match", fault))?;
     // Null is a `sub` like any other, and no topic at all.
-    match [sub, present(topic)] {
-        [Some(sub), None] => match Subject::of(sub) {
-            Ok(subject) => Ok(Disconnect::Subject { app: app.id, subject }),
-            Err(unreadable) => Err(ApiError::invalid("sub", unreadable.to_string())),
-        },
-        [None, Some(topic)] => match place(topic, app, addressing) {
-            Ok(place) => Ok(Disconnect::Place(place)),
-            Err(fault) => Err(ApiError::invalid("topic", fault)),
-        },
+    let joins = match [sub, present(topic)] {
+        [Some(sub), None] if by_members => SubjectMembers::of(sub)
+            .map(|members| Disconnect::Members { app: app.id, members })
+            .map_err(|error| ApiError::invalid("sub", error.to_string())),
+        [Some(sub), None] => Subject::of(sub)
+            .map(|subject| Disconnect::Subject { app: app.id, subject })
+            .map_err(|unreadable| ApiError::invalid("sub", unreadable.to_string())),
+        [None, Some(_)] if by_members => Err(ApiError::invalid("match", "goes with sub alone")),
+        [None, Some(topic)] => place(topic, app, addressing)
+            .map(Disconnect::Place)
+            .map_err(|fault| ApiError::invalid("topic", fault)),
         [None, None] => Err(ApiError::invalid("sub", "must be given, or else topic")),
         [Some(_), Some(_)] => Err(ApiError::invalid("sub", "cannot come together with topic")),
+    };
+    Ok(Call { joins: joins?, is_counted })
+}
+
+/// Whether a `sub` is to be matched by the members that are given of it.
+fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
+    match present(matching).map(|raw| text(Some(raw))).transpose()?.as_deref() {
+        None => Ok(false),
+        Some("members") => Ok(true),
+        Some(_) => Err("must be \"members\", or left out".into()),
+    }
+}
+
+/// A member that is true, false (or left out), as JSON or as a form has it.
+fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
+    match present(raw).map(RawValue::get) {
+        None | Some("false" | "\"false\"") => Ok(false),
+        Some("true" | "\"true\"") => Ok(true),
+        Some(_) => Err("must be true or false".into()),
     }
 }
 
@@ -79,9 +115,13 @@ mod tests {
         http::testing::{KEY, SECRET, StalledThread, TestServices, app, basic},
     };
 
-    fn read_from(body: &str, addressing: &Addressing) -> Result<Disconnect, ApiError> {
+    fn call_from(body: &str, addressing: &Addressing) -> Result<Call, ApiError> {
         let body = Json::from(bytes::Bytes::copy_from_slice(body.as_bytes()));
         read(&body, &app("foo-app"), addressing)
+    }
+
+    fn read_from(body: &str, addressing: &Addressing) -> Result<Disconnect, ApiError> {
+        call_from(body, addressing).map(|call| call.joins)
     }
 
     #[test]
@@ -118,6 +158,32 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_may_be_named_by_some_of_its_members() {
+        let raw = serde_json::from_str(r#"{"id":7}"#).expect("JSON");
+        let members = SubjectMembers::of(raw).expect("members");
+        let expected = Disconnect::Members { app: app("foo-app").id, members };
+        let body = r#"{"match":"members","sub":{"id":7.0}}"#;
+        assert_eq!(read_from(body, &Addressing::ManyApps), Ok(expected));
+    }
+
+    #[test]
+    fn the_joins_are_counted_where_that_is_asked_for() {
+        for (count, is_counted) in [
+            ("true", true),
+            (r#""true""#, true),
+            ("false", false),
+            (r#""false""#, false),
+            ("null", false),
+        ] {
+            let body = format!(r#"{{"sub":1,"count":{count}}}"#);
+            let call = call_from(&body, &Addressing::ManyApps).expect("a call");
+            assert_eq!(call.is_counted, is_counted, "{count}");
+        }
+        let call = call_from(r#"{"sub":1}"#, &Addressing::ManyApps).expect("a call");
+        assert!(!call.is_counted);
+    }
+
+    #[test]
     fn what_names_neither_or_both_or_another_apps_is_refused() {
         let deep = format!(r#"{{"sub":{}{}}}"#, "[".repeat(200), "]".repeat(200));
         for (body, field, fault) in [
@@ -134,6 +200,21 @@ mod tests {
             (r#"{"topic":"a b:foo-app"}"#, "topic", "has a character that is not allowed"),
             (r#"{"topic":"public:bar-app"}"#, "topic", "must be one of this app's"),
             (r#"{"topic":"public:foo-app2:a"}"#, "topic", "must be one of this app's"),
+            (r#"{"sub":1,"count":1}"#, "count", "must be true or false"),
+            (r#"{"sub":1,"count":"yes"}"#, "count", "must be true or false"),
+            (r#"{"sub":1,"match":"all"}"#, "match", "must be \"members\", or left out"),
+            (r#"{"sub":1,"match":true}"#, "match", "must be a string"),
+            (
+                r#"{"sub":7,"match":"members"}"#,
+                "sub",
+                "must be an object with at least one member to match",
+            ),
+            (
+                r#"{"sub":{},"match":"members"}"#,
+                "sub",
+                "must be an object with at least one member to match",
+            ),
+            (r#"{"topic":"public:foo-app","match":"members"}"#, "match", "goes with sub alone"),
         ] {
             let refused = read_from(body, &Addressing::ManyApps);
             assert_eq!(refused, Err(ApiError::invalid(field, fault)), "{body}");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use crate::{
-    app::{AppDirectory, AppId},
+    app::{AppDirectory, AppId, subject::Subject},
     broker::{
         Addressing, TopicName,
         presence::Persona,
@@ -444,12 +444,17 @@ impl session::Conversation for Conversation {
         self.end(app, &ended)
     }
 
-    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect> {
-        if let Some(Asked::Join { join, is_disconnected, .. }) = self.asked.as_deref_mut() {
-            *is_disconnected |= join.is_among(disconnect);
+    fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize) {
+        let mut refused = 0;
+        if let Some(Asked::Join { join, is_disconnected, .. }) = self.asked.as_deref_mut()
+            && !*is_disconnected
+            && join.is_among(disconnect)
+        {
+            *is_disconnected = true;
+            refused = 1;
         }
         let ended: Vec<_> = self.joins.extract_if(.., |join| join.is_among(disconnect)).collect();
-        self.end(disconnect.app(), &ended)
+        (self.end(disconnect.app(), &ended), ended.len() + refused)
     }
 
     fn kind(&self) -> SessionKind {
@@ -495,11 +500,18 @@ impl Join {
         match disconnect {
             Disconnect::Place(place) => self.place() == *place,
             Disconnect::Subject { app, subject } => {
-                let grant = self.footing.grant.as_ref();
-                let minted_for = grant.and_then(|grant| grant.subject.as_ref());
-                self.footing.app == *app && minted_for == Some(subject)
+                self.footing.app == *app && self.minted_for() == Some(subject)
+            }
+            Disconnect::Members { app, members } => {
+                let minted_for = self.minted_for();
+                self.footing.app == *app && minted_for.is_some_and(|subject| subject.has(members))
             }
         }
+    }
+
+    /// Whom its token was minted for, if it has one that says so.
+    fn minted_for(&self) -> Option<&Subject> {
+        self.footing.grant.as_ref()?.subject.as_ref()
     }
 
     fn place(&self) -> Place {

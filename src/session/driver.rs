@@ -209,7 +209,11 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
             driver.conversation.introduced(&place, members)
         }
         News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
-        News::Disconnect(disconnect) => driver.conversation.disconnected(&disconnect),
+        News::Disconnect(disconnection) => {
+            let (effects, ended) = driver.conversation.disconnected(&disconnection.joins);
+            disconnection.has_ended(ended);
+            effects
+        }
         News::End(ending) => return carrier.close(close_code(ending), ctx),
     };
     run(carrier, effects, ctx);

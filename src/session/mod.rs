@@ -137,7 +137,8 @@ pub trait Conversation: 'static {
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
 
     /// An app wants some of its joins ended; a client whose joins are not among them notices nothing.
-    fn disconnected(&mut self, disconnect: &Disconnect) -> Vec<Effect>;
+    /// Returns with the effects how many joins were meant.
+    fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize);
 
     /// What is spoken here, and over what, to be counted by.
     fn kind(&self) -> SessionKind;

@@ -228,8 +228,8 @@ impl Conversation for Obedient {
         Vec::new()
     }
 
-    fn disconnected(&mut self, _: &Disconnect) -> Vec<Effect> {
-        vec![Effect::Send(Frame::Text("disconnected".into()))]
+    fn disconnected(&mut self, _: &Disconnect) -> (Vec<Effect>, usize) {
+        (vec![Effect::Send(Frame::Text("disconnected".into()))], 1)
     }
 
     fn kind(&self) -> SessionKind {

@@ -274,6 +274,52 @@ async fn every_thread_is_told() {
 }
 
 #[tokio::test]
+async fn it_says_how_many_joins_it_ended_when_asked() {
+    let server = TestServer::start_with(|settings| settings.server.workers = 4);
+    let (app, other) = two_apps(&server).await;
+    for way in WAYS {
+        let seven = json!({ "id": 7, "name": "Ada" });
+        let mut sockets = Vec::new();
+        for (sub, topic) in [
+            (&seven, "private:foo-app:a"),
+            (&json!({ "id": 7, "name": "Bob" }), "private:foo-app:a"),
+            (&json!({ "id": 8, "name": "Ada" }), "private:foo-app:b"),
+            (&json!(7), "private:foo-app:b"),
+        ] {
+            let mut socket = Socket::connect(&server, way).await;
+            socket.join(topic, ticket(&app, sub)).await;
+            sockets.push(socket);
+        }
+        // Another app's join keeps this session open; two of its joins are meant.
+        let mut both = Socket::connect(&server, way).await;
+        both.join("private:bar-app", ticket(&other, &seven)).await;
+        both.join("private:foo-app:a", ticket(&app, &seven)).await;
+        both.join("private:foo-app:b", ticket(&app, &seven)).await;
+        for (body, ended) in [
+            (json!({ "sub": { "id": 9 }, "match": "members", "count": true }), json!(0)),
+            (json!({ "sub": { "id": 7 }, "count": true }), json!(0)),
+            (json!({ "sub": { "id": 7 }, "match": "members", "count": true }), json!(4)),
+            (json!({ "sub": { "id": 7 }, "match": "members", "count": true }), json!(0)),
+            (json!({ "topic": "private:foo-app:b", "count": true }), json!(2)),
+        ] {
+            let answer = call(&server, &app).json(&body).send().await;
+            let expected = (200, json!({ "ended": ended }));
+            assert_eq!((answer.status, answer.json()), expected, "{way} {body}");
+        }
+        for socket in sockets {
+            let mut socket = socket;
+            assert_eq!(socket.ended_with().await, going_away(way), "{way}");
+        }
+        for topic in ["private:foo-app:a", "private:foo-app:b"] {
+            assert_eq!(both.next().await[2], topic, "{way}");
+        }
+        both.assert_quiet().await;
+        // Those that stay must not count for the next way.
+        disconnect(&server, &other, json!({ "topic": "private:bar-app" })).await;
+    }
+}
+
+#[tokio::test]
 async fn what_it_refuses_it_says_and_ends_nothing() {
     let server = TestServer::start_with(|settings| settings.limits.request_body_bytes_max = 1_000);
     let (app, other) = two_apps(&server).await;

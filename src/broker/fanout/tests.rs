@@ -3,10 +3,11 @@
 use super::super::{
     Payload, Publication,
     outbox::Excess,
+    subscriber::Disconnect,
     testing::{Break, Broker, DEADLINE, Probe, SUBSCRIPTION, channel, key, publication, whole},
 };
 use super::*;
-use crate::app::subject::Subject;
+use crate::app::subject::{Subject, SubjectMembers};
 
 #[actix_web::test]
 async fn each_hears_what_it_joined_and_each_place_once() {
@@ -220,11 +221,14 @@ async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_t
         probes.push(probe);
     }
     let subject = Subject::of(serde_json::from_str("1").expect("JSON")).expect("a subject");
+    let members = serde_json::from_str(r#"{"id":1}"#).expect("JSON");
+    let members = SubjectMembers::of(members).expect("members");
     for (disconnect, concerned) in [
         (Disconnect::Place(channel(&scope, "room")), [1, 6].as_slice()),
         (Disconnect::Place(whole(&scope)), &[2, 6]),
         (Disconnect::Place(channel(&scope, "empty")), &[6]),
         (Disconnect::Subject { app: AppId(1), subject }, &[1, 2, 3, 6]),
+        (Disconnect::Members { app: AppId(1), members }, &[1, 2, 3, 6]),
     ] {
         broker.topics.disconnect(disconnect.clone()).await.expect("all to be told");
         for probe in &mut probes {
@@ -234,6 +238,33 @@ async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_t
             assert!(probe.has_heard_nothing(), "{:?} {disconnect:?}", probe.session);
         }
     }
+}
+
+#[actix_web::test]
+async fn the_count_of_ended_joins_is_complete_once_every_session_has_come_to_it() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let joins = || Disconnect::Place(whole(&scope));
+    // A probe lets go of its news without ending any join.
+    let probe = broker.session(1).await;
+    broker.join(&probe, whole(&scope)).await.expect("a place");
+    assert_eq!(broker.topics.disconnect_counted(joins()).await, Ok(Some(0)));
+    let (disconnection, count) = Disconnection::counted(joins());
+    let shared = std::sync::Arc::new(disconnection);
+    let sessions = [(2, shared.clone()), (3, shared.clone()), (0, shared)];
+    for (ended, session) in sessions {
+        session.has_ended(ended);
+    }
+    assert_eq!(count.await, Ok(5));
+}
+
+#[actix_web::test]
+async fn the_count_of_ended_joins_is_unknown_while_a_session_does_not_come_to_it() {
+    let broker = Broker::start_with(|limits| limits.wait_max = std::time::Duration::from_secs(1));
+    let scope = key(1, "public");
+    let joins = || Disconnect::Place(whole(&scope));
+    let stuck = broker.stuck_session(1, 1).await;
+    broker.join(&stuck, whole(&scope)).await.expect("a place");
+    assert_eq!(broker.topics.disconnect_counted(joins()).await, Ok(None));
 }
 
 #[actix_web::test]

@@ -10,7 +10,7 @@ use crate::{
     app::{
         App, Apps, ClientEvents, Slug,
         origin::AllowedOrigins,
-        subject::Subject,
+        subject::{Subject, SubjectMembers},
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{ChannelName, Payload, PayloadError, Scope},
@@ -118,7 +118,13 @@ impl Talk {
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect) -> Vec<String> {
-        self.conversation.disconnected(disconnect).iter().map(shown).collect()
+        self.disconnect_counted(disconnect).0
+    }
+
+    /// What is told, and how many joins were ended.
+    fn disconnect_counted(&mut self, disconnect: &Disconnect) -> (Vec<String>, usize) {
+        let (effects, ended) = self.conversation.disconnected(disconnect);
+        (effects.iter().map(shown).collect(), ended)
     }
 
     fn change(&mut self, id: i32, apps: Apps) -> Vec<String> {
@@ -423,6 +429,12 @@ fn joins_of(sub: &str) -> Disconnect {
     Disconnect::Subject { app: AppId(1), subject: Subject::of(raw).expect("a subject") }
 }
 
+/// Those that came with a token of app 1 whose `sub` has these members.
+fn joins_with(members: &str) -> Disconnect {
+    let raw = serde_json::from_str(members).expect("JSON");
+    Disconnect::Members { app: AppId(1), members: SubjectMembers::of(raw).expect("members") }
+}
+
 /// Those of a place of app 1.
 fn joins_at(scope: &str, channel: Option<&str>) -> Disconnect {
     let scope = Scope::parse(scope).expect("a scope");
@@ -534,6 +546,35 @@ fn a_join_under_way_that_is_meant_is_refused_and_may_be_tried_again() {
         talk.say(r#"[null,"9","private:foo-app:a","phx_leave",{}]"#);
         assert_eq!(talk.say(&join), ["subscribe 1/private/a", joined], "{disconnect:?}");
     }
+}
+
+#[test]
+fn joins_are_meant_if_the_members_of_their_sub_are() {
+    let join = join_as(&json!({"id": 7, "name": "Ada"}), "private:foo-app:a", 1);
+    for (disconnect, is_meant) in [
+        (joins_with(r#"{"id":7}"#), true),
+        (joins_with(r#"{"name":"Ada"}"#), true),
+        (joins_with(r#"{"id":7,"name":"Bob"}"#), false),
+        (joins_of(r#"{"id":7}"#), false),
+    ] {
+        let mut talk = Talk::v2();
+        talk.say(&join);
+        let expected: &[&str] = if is_meant { &["close 1001"] } else { &[] };
+        assert_eq!(talk.disconnect(&disconnect), expected, "{disconnect:?}");
+    }
+}
+
+#[test]
+fn the_joins_that_are_meant_are_counted_each_once_also_while_under_way() {
+    let mut talk = Talk::v2();
+    talk.say(&join_as(&json!(5), "private:foo-app:a", 1));
+    // Another app's join keeps the session open.
+    talk.say(r#"["2","2","public:bar-app","phx_join",{}]"#);
+    talk.ask(&join_as(&json!(5), "private:foo-app:b", 3));
+    let mut ended = |disconnect: &Disconnect| talk.disconnect_counted(disconnect).1;
+    assert_eq!(ended(&joins_at("private", Some("x"))), 0);
+    assert_eq!(ended(&joins_of("5")), 2);
+    assert_eq!(ended(&joins_of("5")), 0, "one is gone, the other is refused already");
 }
 
 #[test]

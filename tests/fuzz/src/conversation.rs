@@ -221,7 +221,7 @@ impl Talk {
             }
             Err(_) => Disconnect::Subject { app: AppId(1), subject: subject() },
         };
-        let effects = self.conversation.disconnected(&disconnect);
+        let (effects, _) = self.conversation.disconnected(&disconnect);
         self.told(effects);
     }
 

@@ -17,7 +17,7 @@ use actix_web::{
 };
 use secrecy::ExposeSecret;
 
-use super::{Services, basic::BasicCredentials, client::client_of, error::ApiError};
+use super::{Services, basic::BasicCredentials, client::client_of, error::ApiError, own_host};
 use crate::{metrics::labels::Limit, session::client::block};
 
 /// How long failures count.
@@ -158,7 +158,8 @@ pub async fn require_login<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let verdict = match request.app_data::<web::Data<Services>>() {
-        Some(services) => login(&request, services),
+        Some(services) => own_host::check(request.headers(), &services.settings)
+            .and_then(|()| login(&request, services)),
         // Fails closed: without settings nobody is the admin.
         None => Err(ApiError::Unavailable),
     };

@@ -28,6 +28,7 @@ pub mod events;
 pub mod health;
 mod json;
 pub mod metrics;
+mod own_host;
 pub mod pace;
 pub mod pages;
 pub mod publish;

@@ -1,6 +1,8 @@
 //! The admin API from outside: what it changes takes effect at once, on everything.
 
 use crate::support::*;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use herald::settings::Environment;
 use serde_json::{Value, json};
 
 const CHANNEL: &str = "public:foo-app";
@@ -126,4 +128,27 @@ async fn a_body_of_ten_megabytes_is_answered_and_the_server_goes_on() {
     let answer = request("POST", url).basic(user, password).form(&body).send().await;
     assert_eq!(answer.status, 413);
     assert_eq!(server.admin("GET", "/api/admin/apps", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn in_development_a_strangers_name_for_this_machine_opens_nothing() {
+    let server = TestServer::start_with(|settings| settings.env = Environment::Development);
+    let (user, password) = server::ADMIN;
+    let credentials = STANDARD.encode(format!("{user}:{password}"));
+    for (path, host, expected) in [
+        ("/api/admin/apps", "evil.example:4000", 403),
+        ("/api/admin/apps/test-app", "evil.example", 403),
+        ("/metrics", "evil.example", 403),
+        ("/health", "evil.example", 200),
+        ("/api/admin/apps", "localhost:4000", 200),
+        ("/metrics", "127.0.0.1", 200),
+    ] {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Basic {credentials}\r\n\
+             connection: close\r\n\r\n"
+        );
+        let exchange = raw::exchange(&server, head.as_bytes()).await;
+        assert_eq!(exchange.statuses(), [expected], "{path} of {host}");
+        assert_eq!(exchange.text().contains("HERALD__SERVER__PUBLIC_HOST"), expected == 403);
+    }
 }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub joins: Each<JoinOutcome, Counter>,
     /// How often a limit was hit.
     pub limit_hits: Each<Limit, Counter>,
+    /// Requests that cannot be read.
+    pub malformed_requests: Counter,
     /// From the moment a publication was taken to the moment it was written to a socket.
     pub publish_to_write_s: Histogram,
     /// How often the apps were read anew.
@@ -87,6 +89,7 @@ impl Metrics {
             sessions_ended: Each::default(),
             joins: Each::default(),
             limit_hits: Each::default(),
+            malformed_requests: Counter::default(),
             publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
             registry_refreshes: Each::default(),
             outboxes: Outboxes::default(),
@@ -107,6 +110,11 @@ impl Metrics {
         herald.register("sessions_ended", "Sessions over, by why", self.sessions_ended.clone());
         herald.register("joins", "Joins answered, by outcome", self.joins.clone());
         herald.register("limit_hits", "How often a limit was hit", self.limit_hits.clone());
+        herald.register(
+            "malformed_requests",
+            "Requests that are not HTTP/1",
+            self.malformed_requests.clone(),
+        );
         herald.register(
             "registry_refreshes",
             "Readings of the table of apps",

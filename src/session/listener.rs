@@ -5,17 +5,13 @@
 
 use std::{
     future::Future,
-    io, mem,
     net::{SocketAddr, TcpListener},
-    pin::Pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use actix_codec::{AsyncRead, AsyncWrite, Framed, ReadBuf};
-use actix_http::{HttpService, Request, h1};
+use actix_codec::Framed;
+use actix_http::{HttpService, KeepAlive, Request, Response, h1};
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
     fn_service, map_config,
@@ -24,26 +20,19 @@ use actix_web::{
     body::MessageBody,
     dev::{AppConfig, ServiceResponse},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep},
-};
+use tokio::sync::watch;
 
 use super::{
     Conversation,
     connection::Connection,
     path,
+    requests::{HttpStream, InTurn, Rules, Turn},
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
-use crate::metrics::{Metrics, labels::Limit};
 
 /// How long a connection without a request is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// How the HTTP server says that a request head took too long. It tells nobody but the client, so
-/// what it writes is what can be counted; no answer of ours begins like this.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408";
 
 /// Unsent bytes the kernel keeps per socket; without a bound it holds some 4 MB for a stuck client.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
@@ -95,146 +84,62 @@ impl<C: Conversation + Unpin> Listener<C> {
     {
         let Self { worker, doorkeeper, handshake_timeout, idle_timeout, stops } = self;
         let metrics = worker.metrics.clone();
+        let rules =
+            Rc::new(Rules { handshake_timeout, idle_timeout, keep_alive: KEEP_ALIVE, metrics });
         let upgrade =
-            move |(mut request, framed): (Request, Framed<IdleGuard<Connection>, h1::Codec>)| {
+            move |(mut request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
                 path::drop_empty_segments(request.uri_mut());
                 upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
             };
         let app = apply_fn_factory(app, path::without_empty_segments);
+        let app = map_config(app, |()| AppConfig::default());
+        // The stream below has a deadline for everything but what is served, and for that the
+        // services have one.
         let http = HttpService::build()
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(handshake_timeout)
+            .keep_alive(KeepAlive::Os)
+            .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(Duration::from_secs(1))
             .h1_allow_half_closed(false)
             .graceful_shutdown_signal(move || {
                 let mut stops = stops.clone();
                 async move { stops.wait_for(|stops| *stops).await.map_or((), drop) }
             })
+            .on_connect_ext(|stream: &HttpStream<Connection>, data| {
+                data.insert(stream.turn());
+            })
             .upgrade(upgrade)
-            .h1(map_config(app, |()| AppConfig::default()));
+            .h1(apply_fn_factory(app, in_turn));
         fn_service(move |(io, peer): (Connection, SocketAddr)| {
-            let guard = IdleGuard::new(io, idle_timeout, metrics.clone());
-            std::future::ready(Ok((guard, Some(peer))))
+            let stream = HttpStream::new(io, Some(peer), rules.clone());
+            std::future::ready(Ok((stream, Some(peer))))
         })
         .and_then(http)
     }
 }
 
-/// A stream that fails once it has been idle for too long, or one request takes too long to come.
-///
-/// The HTTP server's own timeouts cover the first request head and the pause between requests; half
-/// of a second head, or half a body, would stay open forever, and one that trickles as well.
-pub(super) struct IdleGuard<T> {
-    io: T,
-    idle_max: Duration,
-    /// Whether a request is coming in: there was a read since the last write.
-    is_reading: bool,
-    deadline: Pin<Box<Sleep>>,
-    is_late: bool,
-    metrics: Arc<Metrics>,
-}
-
-impl<T> IdleGuard<T> {
-    pub(super) fn new(io: T, idle_max: Duration, metrics: Arc<Metrics>) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(idle_max));
-        Self { io, idle_max, is_reading: false, deadline, is_late: false, metrics }
-    }
-
-    /// The stream itself, unguarded: a session has a clock of its own.
-    pub(super) fn into_inner(self) -> T {
-        self.io
-    }
-
-    /// Passes on what came in. Reading puts the deadline off only once: a request has as long for
-    /// all of itself as silence has.
-    fn watch_read(
-        &mut self,
-        done: Poll<io::Result<()>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        if done.is_ready() && !self.is_reading {
-            self.is_reading = true;
-            self.put_off();
-            return done;
-        }
-        self.watch(done, cx)
-    }
-
-    /// Passes on what went out; whoever takes an answer may send its next request.
-    fn watch_write<R>(
-        &mut self,
-        done: Poll<io::Result<R>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<R>> {
-        if done.is_ready() {
-            self.is_reading = false;
-            self.put_off();
-            return done;
-        }
-        self.watch(done, cx)
-    }
-
-    fn put_off(&mut self) {
-        self.deadline.as_mut().reset(Instant::now() + self.idle_max);
-    }
-
-    fn watch<R>(&mut self, done: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        if self.deadline.as_mut().poll(cx).is_pending() {
-            return done;
-        }
-        if !mem::replace(&mut self.is_late, true) {
-            self.metrics.hit(Limit::Idle);
-        }
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for IdleGuard<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.io).poll_read(cx, buffer);
-        self.watch_read(done, cx)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for IdleGuard<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if bytes.starts_with(REQUEST_TIMEOUT) {
-            self.metrics.hit(Limit::Handshake);
-        }
-        let done = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.watch_write(done, cx)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.io).poll_flush(cx);
-        self.watch(done, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.watch_write(done, cx)
+/// Serves a request, and notes when its answer is over.
+fn in_turn<S, B>(
+    request: Request,
+    app: &S,
+) -> impl Future<Output = Result<Response<InTurn>, actix_web::Error>> + use<S, B>
+where
+    S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    B: MessageBody + 'static,
+{
+    let answering = Turn::of(&request).map(Turn::answer);
+    let answer = app.call(request);
+    async move {
+        let response = match answer.await {
+            Ok(response) => Response::from(response).map_into_boxed_body(),
+            Err(error) => Response::from(error),
+        };
+        Ok(response.map_body(|_, body| InTurn::new(body, answering)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        time::timeout,
-    };
-
     use super::*;
-
-    const IDLE_MAX: Duration = Duration::from_millis(100);
-    const DEADLINE: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_connection_has_what_its_listener_was_given() {
@@ -246,77 +151,5 @@ mod tests {
         let accepted = socket2::SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().expect("an answer"));
         assert_eq!(accepted.tcp_notsent_lowat().expect("an answer"), UNSENT_BYTES_MAX);
-    }
-
-    fn guarded(pipe_bytes: usize) -> (DuplexStream, IdleGuard<DuplexStream>) {
-        let (near, far) = duplex(pipe_bytes);
-        (near, IdleGuard::new(far, IDLE_MAX, Metrics::new(0)))
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_stands_still_fails() {
-        let began = Instant::now();
-        let (_near, mut guard) = guarded(1);
-        let read = timeout(DEADLINE, guard.read_u8()).await.expect("an end in time");
-        assert_eq!(read.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
-        assert!(began.elapsed() >= IDLE_MAX);
-
-        let (_near, mut guard) = guarded(1);
-        let written = timeout(DEADLINE, guard.write_all(b"two")).await.expect("an end in time");
-        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
-    }
-
-    /// Sends a byte every so often, until the other side has had enough.
-    async fn trickle(near: &mut DuplexStream) {
-        let mut pace = tokio::time::interval(IDLE_MAX / 4);
-        loop {
-            pace.tick().await;
-            if near.write_u8(0).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_that_trickles_has_as_long_as_silence_has() {
-        let (mut near, mut guard) = guarded(1);
-        let began = Instant::now();
-        let reading = async {
-            loop {
-                if let Err(error) = guard.read_u8().await {
-                    return error.kind();
-                }
-            }
-        };
-        let ended = timeout(DEADLINE, async {
-            tokio::select! {
-                kind = reading => Some(kind),
-                () = trickle(&mut near) => None,
-            }
-        });
-        assert_eq!(ended.await.expect("an end in time"), Some(io::ErrorKind::TimedOut));
-        assert!(began.elapsed() >= IDLE_MAX);
-    }
-
-    #[tokio::test]
-    async fn whoever_is_answered_may_take_its_time_again() {
-        let (mut near, mut guard) = guarded(1);
-        let began = Instant::now();
-        let mut pace = tokio::time::interval(IDLE_MAX / 4);
-        let serving = async {
-            for n in 0..8 {
-                assert_eq!(guard.read_u8().await.expect("it goes on"), n);
-                guard.write_u8(n).await.expect("it goes on");
-            }
-        };
-        let asking = async {
-            for n in 0..8 {
-                pace.tick().await;
-                near.write_u8(n).await.expect("it is read");
-                assert_eq!(near.read_u8().await.expect("an answer"), n);
-            }
-        };
-        timeout(DEADLINE, async { tokio::join!(serving, asking) }).await.expect("in time");
-        assert!(began.elapsed() > IDLE_MAX, "longer than one request may take");
     }
 }

@@ -5,6 +5,8 @@
 //! and [`long_poll`], through the same [`driver`]. The rules of a protocol are thereby tables to
 //! test, and the two transports cannot disagree.
 //!
+//! How a request's bytes travel: `requests` hands one at a time to the HTTP server.
+//!
 //! How a WebSocket's bytes travel: [`upgrade`] takes the bare socket from the HTTP server, `frames`
 //! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them, and those that
 //! the broker has for it. What a session costs stands in `docs/performance.md`; nothing of the HTTP
@@ -20,6 +22,7 @@ pub mod long_poll;
 pub mod path;
 pub mod places;
 mod pump;
+mod requests;
 #[cfg(test)]
 mod testing;
 pub mod unfinished;

@@ -22,8 +22,8 @@ use tokio::{
 
 use super::{
     Conversation,
-    listener::IdleGuard,
     pump::Transport,
+    requests::HttpStream,
     websocket,
     worker::{Admission, Worker},
 };
@@ -91,14 +91,15 @@ pub type Doorkeeper<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, Refusal
 /// seen to them before, one by one.
 pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
     request: Request,
-    framed: Framed<IdleGuard<T>, h1::Codec>,
+    framed: Framed<HttpStream<T>, h1::Codec>,
     worker: Rc<Worker>,
     doorkeeper: Doorkeeper<C>,
 ) -> Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>> {
     let answer = decide(&request, &worker, &doorkeeper);
     let parts = framed.into_parts();
-    let (io, pending, early) =
-        (parts.io.into_inner(), parts.write_buf, BytesMut::from(&parts.read_buf[..]));
+    let pending = parts.write_buf;
+    // Nothing that follows the head was handed over to the HTTP server.
+    let (io, early) = parts.io.into_parts();
     drop((request, doorkeeper));
     Box::pin(async move {
         let pump = match answer {

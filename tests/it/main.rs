@@ -37,6 +37,7 @@ mod metrics;
 mod ordering;
 mod outage;
 mod paths;
+mod pipelining;
 mod presence;
 mod presence_limits;
 mod presence_pictures;

@@ -1,0 +1,179 @@
+//! The end of a body in chunks (RFC 9112, section 7.1).
+
+/// Where in a chunked body the next byte belongs. The steps are those of actix-http, so that both
+/// find the same end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    SizeFirst,
+    Size,
+    SizeSpace,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// The beginning of the line after the last chunk.
+    Line,
+    Trailer,
+    TrailerLf,
+    EndLf,
+    End,
+}
+
+/// Follows a chunked body to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Chunks {
+    step: Step,
+    /// Bytes of the chunk that are still to come.
+    left: u64,
+}
+
+impl Chunks {
+    pub(super) fn new() -> Self {
+        Self { step: Step::SizeFirst, left: 0 }
+    }
+
+    /// Whether the body is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.step == Step::End
+    }
+
+    /// Takes what has come; answers how many of the bytes belong to the body, or `None` if they
+    /// break its rules.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut used = 0;
+        while used < bytes.len() && !self.is_over() {
+            if self.step == Step::Data {
+                let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+                let taken = left.min(bytes.len() - used);
+                used += taken;
+                self.left -= taken as u64;
+                if self.left == 0 {
+                    self.step = Step::DataCr;
+                }
+            } else {
+                self.step = self.next(bytes[used])?;
+                used += 1;
+            }
+        }
+        Some(used)
+    }
+
+    /// The step after a byte that is not data.
+    fn next(&mut self, byte: u8) -> Option<Step> {
+        let digit = char::from(byte).to_digit(16).map(u64::from);
+        Some(match (self.step, byte) {
+            (Step::SizeFirst, _) => {
+                self.left = digit?;
+                Step::Size
+            }
+            (Step::Size | Step::SizeSpace, b'\t' | b' ') => Step::SizeSpace,
+            (Step::Size | Step::SizeSpace, b';') => Step::Extension,
+            (Step::Size | Step::SizeSpace | Step::Extension, b'\r') => Step::SizeLf,
+            (Step::Size, _) => {
+                self.left = self.left.checked_mul(16)? + digit?;
+                Step::Size
+            }
+            (Step::Extension, 0x00..=0x08 | 0x0a..=0x1f | 0x7f) => return None,
+            (Step::Extension, _) => Step::Extension,
+            (Step::SizeLf, b'\n') if self.left > 0 => Step::Data,
+            (Step::SizeLf | Step::TrailerLf, b'\n') => Step::Line,
+            (Step::DataCr, b'\r') => Step::DataLf,
+            (Step::DataLf, b'\n') => Step::SizeFirst,
+            (Step::Line, b'\r') => Step::EndLf,
+            (Step::Trailer, b'\r') => Step::TrailerLf,
+            (Step::Line | Step::Trailer, _) => Step::Trailer,
+            (Step::EndLf, b'\n') => Step::End,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_codec::Decoder as _;
+    use actix_http::h1::{Codec, Message};
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How many bytes of a body actix-http takes up to its end; `None` if it is malformed or has no
+    /// end.
+    fn by_actix(body: &[u8]) -> Option<usize> {
+        let head = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut bytes = BytesMut::from(&[&head[..], body].concat()[..]);
+        let mut codec = Codec::default();
+        codec.decode(&mut bytes).expect("a head").expect("a whole head");
+        loop {
+            match codec.decode(&mut bytes) {
+                Ok(Some(Message::Chunk(None))) => return Some(body.len() - bytes.len()),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// The same by [`Chunks`], given the bytes in pieces.
+    fn by_us(body: &[u8], piece: usize) -> Option<usize> {
+        let mut chunks = Chunks::new();
+        let mut taken = 0;
+        for piece in body.chunks(piece) {
+            taken += chunks.take(piece)?;
+        }
+        chunks.is_over().then_some(taken)
+    }
+
+    #[actix_web::test]
+    async fn the_end_is_found() {
+        for (body, expected) in [
+            ("0\r\n\r\n", Some(5)),
+            ("0\r\n\r\nGET / HTTP/1.1", Some(5)),
+            ("5\r\nhello\r\n0\r\n\r\n5", Some(15)),
+            ("000A ;a=b\r\n0\r\n\r\n0\r\n\r\n\r\n0;x\r\nq: r\r\ns: t\r\n\r\n5", Some(42)),
+            ("5\r\nhello\r\n", None),
+            ("\r\n0\r\n\r\n", None),
+            ("+5\r\nhello\r\n0\r\n\r\n", None),
+            ("5x\r\nhello\r\n0\r\n\r\n", None),
+            ("5 5\r\nhello\r\n0\r\n\r\n", None),
+            ("5;\n\r\nhello\r\n0\r\n\r\n", None),
+            ("5\nhello\n0\n\n", None),
+            ("4\r\nhello\r\n0\r\n\r\n", None),
+            ("6\r\nhello\r\n0\r\n\r\n", None),
+            ("fffffffffffffffff\r\n", None),
+            ("0\r\n\rx", None),
+        ] {
+            for piece in 1..=body.len() {
+                assert_eq!(by_us(body.as_bytes(), piece), expected, "{body:?}");
+            }
+            assert_eq!(by_actix(body.as_bytes()), expected, "{body:?}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn actix_http_finds_the_same_end() {
+        const PARTS: &[&str] = &[
+            "0",
+            "1",
+            "5",
+            "a",
+            "F",
+            "\r",
+            "\n",
+            "\r\n",
+            "\r\n\r\n",
+            " ",
+            ";",
+            "x",
+            "1\r\na\r\n",
+            "5\r\nhello\r\n",
+            "0\r\n\r\n",
+            "\u{7f}",
+        ];
+        let bodies = prop::collection::vec(prop::sample::select(PARTS), 0..12);
+        proptest!(|(parts in bodies, piece in 1_usize..9)| {
+            let body = parts.concat();
+            prop_assert_eq!(by_us(body.as_bytes(), piece), by_actix(body.as_bytes()));
+        });
+    }
+}

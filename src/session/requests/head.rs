@@ -1,0 +1,316 @@
+//! The head of a request: where it ends, what follows it, and which upgrades it offers.
+//!
+//! actix-http reads the same bytes again, and its rules decide what a request is. This file repeats
+//! those that reject a request or frame its body, and errs on the strict side: a request that only
+//! this file rejects gets 400, while one that only actix-http rejects is answered and closed by it.
+
+use std::mem::MaybeUninit;
+
+use actix_http::{
+    Method, Uri,
+    header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING},
+};
+
+/// Bytes of a head. actix-http has the same limit.
+pub(super) const HEAD_BYTES_MAX: usize = 128 * 1024;
+
+/// Headers of a request. actix-http has the same limit.
+const HEADERS_MAX: usize = 96;
+
+/// Bytes of a header's name; actix-http panics on a longer one.
+const NAME_BYTES_MAX: usize = 65_535;
+
+/// Why a request cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// Not HTTP/1, or not well-formed.
+    #[error("{0}")]
+    Syntax(#[from] httparse::Error),
+    /// The head is longer than [`HEAD_BYTES_MAX`].
+    #[error("the head is too large")]
+    TooLarge,
+    /// The target is not a URI.
+    #[error("the target is not a URI")]
+    Target,
+    /// HTTP/1.1 without a `Host`, or with several.
+    #[error("not exactly one host")]
+    Host,
+    /// The length of the body is missing, or can be read in more than one way.
+    #[error("the length of the body is unclear")]
+    Framing,
+}
+
+/// What follows a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// The next request.
+    Nothing,
+    /// A body of this many bytes, at least one.
+    Length(u64),
+    /// A body in chunks.
+    Chunks,
+    /// Another protocol, to the end of the connection.
+    Tunnel,
+}
+
+/// A whole head.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Its bytes, with the empty line at its end.
+    pub(super) length: usize,
+    pub(super) follows: Follows,
+}
+
+/// Reads the head at the beginning of `bytes`, if it is there as a whole.
+///
+/// # Errors
+/// [`Fault`].
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>, Fault> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut headers)? {
+        httparse::Status::Complete(length) => length,
+        httparse::Status::Partial if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+        httparse::Status::Partial => return Err(Fault::TooLarge),
+    };
+    let fields = Fields::of(&request)?;
+    Ok(Some(Head { length, follows: fields.follows()? }))
+}
+
+/// What is known of the headers.
+struct Fields {
+    method: Method,
+    is_http_1_1: bool,
+    hosts: usize,
+    content_length: Option<u64>,
+    is_chunked: bool,
+}
+
+impl Fields {
+    fn of(request: &httparse::Request<'_, '_>) -> Result<Self, Fault> {
+        let method = request.method.unwrap_or_default();
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Target)?;
+        Uri::try_from(request.path.unwrap_or_default()).map_err(|_| Fault::Target)?;
+        let mut fields = Self {
+            method,
+            is_http_1_1: request.version == Some(1),
+            hosts: 0,
+            content_length: None,
+            is_chunked: false,
+        };
+        for header in request.headers.iter() {
+            fields.note(header)?;
+        }
+        Ok(fields)
+    }
+
+    fn note(&mut self, header: &httparse::Header<'_>) -> Result<(), Fault> {
+        if header.name.len() > NAME_BYTES_MAX {
+            return Err(Fault::TooLarge);
+        }
+        if is(header, &HOST) {
+            self.hosts += 1;
+        } else if is(header, &CONTENT_LENGTH) {
+            let length = read_length(header.value).ok_or(Fault::Framing)?;
+            if self.content_length.replace(length).is_some() {
+                return Err(Fault::Framing);
+            }
+        } else if is(header, &TRANSFER_ENCODING) {
+            let is_chunked = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if !is_chunked || self.is_chunked {
+                return Err(Fault::Framing);
+            }
+            self.is_chunked = true;
+        }
+        Ok(())
+    }
+
+    fn follows(&self) -> Result<Follows, Fault> {
+        if self.hosts > 1 || self.is_http_1_1 && self.hosts == 0 {
+            return Err(Fault::Host);
+        }
+        match (self.content_length, self.is_chunked) {
+            (Some(_), true) => Err(Fault::Framing),
+            (None, true) if self.is_http_1_1 => Ok(Follows::Chunks),
+            (None, true) => Err(Fault::Framing),
+            (Some(length @ 1..), false) => Ok(Follows::Length(length)),
+            (None, false) if !self.is_http_1_1 && self.method == Method::POST => {
+                Err(Fault::Framing)
+            }
+            _ if self.method == Method::CONNECT => Ok(Follows::Tunnel),
+            _ => Ok(Follows::Nothing),
+        }
+    }
+}
+
+fn is(header: &httparse::Header<'_>, name: &HeaderName) -> bool {
+    header.name.eq_ignore_ascii_case(name.as_str())
+}
+
+fn read_length(value: &[u8]) -> Option<u64> {
+    let digits = value.trim_ascii();
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_codec::Decoder as _;
+    use actix_http::h1::{Codec, Message, MessageType};
+    use bytes::BytesMut;
+
+    use super::*;
+
+    /// What actix-http makes of a head; `None` if it rejects it.
+    fn by_actix(bytes: &[u8]) -> Option<MessageType> {
+        let mut codec = Codec::default();
+        match codec.decode(&mut BytesMut::from(bytes)) {
+            Ok(Some(Message::Item(_))) => Some(codec.message_type()),
+            Ok(_) => panic!("it is whole: {}", String::from_utf8_lossy(bytes)),
+            Err(_) => None,
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_body_is_framed_as_actix_http_frames_it_or_not_at_all() {
+        use Fault::{Framing, Host};
+        use Follows::{Chunks, Length, Nothing, Tunnel};
+        let (one, host) = ("1.1", "host: h\r\n");
+        for (method, version, fields, expected) in [
+            ("GET", one, host, Ok(Nothing)),
+            ("GET", one, "", Err(Host)),
+            ("GET", "1.0", "", Ok(Nothing)),
+            ("GET", one, "host: a\r\nHOST: a\r\n", Err(Host)),
+            ("POST", one, host, Ok(Nothing)),
+            ("POST", "1.0", host, Err(Framing)),
+            ("POST", "1.0", "content-length: 0\r\n", Ok(Nothing)),
+            ("CONNECT", one, host, Ok(Tunnel)),
+            ("CONNECT", one, "host: h\r\ncontent-length: 5\r\n", Ok(Length(5))),
+            ("POST", one, "host: h\r\ncontent-length: 0\r\n", Ok(Nothing)),
+            ("POST", one, "host: h\r\nContent-Length:5\r\n", Ok(Length(5))),
+            ("GET", one, "host: h\r\ncontent-length: \t5 \r\n", Ok(Length(5))),
+            (
+                "POST",
+                one,
+                "host: h\r\ncontent-length: 18446744073709551615\r\n",
+                Ok(Length(u64::MAX)),
+            ),
+            ("POST", one, "host: h\r\ncontent-length: 18446744073709551616\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: 5\r\ncontent-length: 5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: 0\r\ncontent-length: 5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: 5, 5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: +5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: -5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: 0x5\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: \r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ncontent-length: \u{665}\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ntransfer-encoding: chunked\r\n", Ok(Chunks)),
+            ("POST", one, "host: h\r\nTransfer-Encoding: \tCHUNKED \r\n", Ok(Chunks)),
+            ("POST", one, "host: h\r\ntransfer-encoding: identity\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ntransfer-encoding: gzip, chunked\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ntransfer-encoding: chunked, chunked\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ntransfer-encoding: xchunked\r\n", Err(Framing)),
+            ("POST", one, "host: h\r\ntransfer-encoding: \r\n", Err(Framing)),
+            (
+                "POST",
+                one,
+                "host: h\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+                Err(Framing),
+            ),
+            (
+                "POST",
+                one,
+                "host: h\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n",
+                Err(Framing),
+            ),
+            (
+                "POST",
+                one,
+                "host: h\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n",
+                Err(Framing),
+            ),
+            ("POST", "1.0", "content-length: 5\r\ntransfer-encoding: chunked\r\n", Err(Framing)),
+            ("POST", "1.0", "transfer-encoding: chunked\r\n", Err(Framing)),
+        ] {
+            let head = format!("{method} / HTTP/{version}\r\n{fields}\r\n");
+            let length = head.len();
+            let bytes = [head.as_bytes(), b"POST / HTTP/1.1\r\n"].concat();
+            let found = read(&bytes).map(|head| head.expect("a whole head"));
+            assert_eq!(found, expected.map(|follows| Head { length, follows }), "{head}");
+            let by_actix = by_actix(head.as_bytes());
+            let expected = expected.ok().map(|follows| match follows {
+                Nothing => MessageType::None,
+                Length(_) | Chunks => MessageType::Payload,
+                Tunnel => MessageType::Stream,
+            });
+            assert_eq!(by_actix, expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_a_fault() {
+        use httparse::Error::{HeaderName, HeaderValue, Token, TooManyHeaders, Version};
+        let host = "host: h\r\n";
+        for (case, head, expected) in [
+            ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Fault::Syntax(Version)),
+            ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned(), Fault::Syntax(Token)),
+            ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".to_owned(), Fault::Syntax(Token)),
+            ("no URI", format!("GET /\u{e9} HTTP/1.1\r\n{host}\r\n"), Fault::Target),
+            (
+                "a folded line",
+                format!("GET / HTTP/1.1\r\n{host} transfer-encoding: chunked\r\n\r\n"),
+                Fault::Syntax(HeaderName),
+            ),
+            (
+                "a space behind a name",
+                format!("GET / HTTP/1.1\r\n{host}content-length : 5\r\n\r\n"),
+                Fault::Syntax(HeaderName),
+            ),
+            (
+                "a bare carriage return",
+                format!("GET / HTTP/1.1\r\n{host}a: b\rcontent-length: 5\r\n\r\n"),
+                Fault::Syntax(HeaderValue),
+            ),
+            (
+                "many headers",
+                format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1)),
+                Fault::Syntax(TooManyHeaders),
+            ),
+            (
+                "a long name",
+                format!("GET / HTTP/1.1\r\n{host}{}: b\r\n\r\n", "a".repeat(NAME_BYTES_MAX + 1)),
+                Fault::TooLarge,
+            ),
+            (
+                "a long value",
+                format!("GET / HTTP/1.1\r\n{host}a: {}", "b".repeat(HEAD_BYTES_MAX)),
+                Fault::TooLarge,
+            ),
+        ] {
+            assert_eq!(read(head.as_bytes()), Err(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn half_a_head_is_waited_for() {
+        let head = b"POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\n";
+        for length in 0..head.len() {
+            assert_eq!(read(&head[..length]), Ok(None), "{length}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_name_that_httparse_accepts_is_one_to_actix_http() {
+        for byte in 0..=u8::MAX {
+            let head = [b"GET / HTTP/1.1\r\nhost: h\r\na", &[byte][..], b"b: c\r\n\r\n"].concat();
+            if read(&head).is_ok() {
+                // It panics on a name that it cannot hold.
+                by_actix(&head);
+            }
+        }
+        by_actix(
+            format!("GET / HTTP/1.1\r\nhost: h\r\n{}: c\r\n\r\n", "a".repeat(NAME_BYTES_MAX))
+                .as_bytes(),
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! One request of a connection at a time.
+//!
+//! actix-http decodes every request that has arrived, serves it, and keeps the answers until the
+//! client reads them; while its read buffer is full it polls without end. A client that pipelines
+//! requests and reads no answer thus costs 19 MB and a core. [`HttpStream`] lies between the socket
+//! and actix-http: it finds where each request ends ([`head`], [`chunks`]), hands over one, and the
+//! next only once the answer to it has been written. What a client sends ahead stays in the kernel,
+//! except for [`READ_AHEAD_BYTES_MAX`].
+//!
+//! A request that cannot be read never reaches actix-http. This room answers it and closes the
+//! connection. It also owns every deadline of a connection that is not a session.
+
+mod chunks;
+mod head;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+pub(super) use stream::{HttpStream, Rules};
+pub(super) use turn::{InTurn, Turn};
+
+/// Bytes of a connection that are read while its request is being served. Reading on notices a
+/// client that goes away.
+const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;

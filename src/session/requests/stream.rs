@@ -1,0 +1,429 @@
+//! The stream between a socket and actix-http.
+
+use std::{
+    future::Future,
+    io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, BytesMut};
+use log::debug;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    READ_AHEAD_BYTES_MAX,
+    chunks::Chunks,
+    head::{self, Fault, Follows, HEAD_BYTES_MAX},
+    turn::Turn,
+};
+use crate::metrics::{Metrics, labels::Limit};
+
+/// Bytes that are read at once.
+const READ_BYTES_MAX: usize = 8 * 1024;
+
+/// How long a connection that is being closed is read from. The kernel resets a connection that is
+/// closed over unread bytes, and the reset may overtake the last answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The answers of this room. It gives each as the last one of its connection.
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
+    connection: close\r\n\r\n";
+const TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// What the connections of one thread have in common.
+#[derive(Debug)]
+pub(in crate::session) struct Rules {
+    /// How long the first request head may take.
+    pub(in crate::session) handshake_timeout: Duration,
+    /// How long all of a further request, or the rest of the first, may take; how long a client may
+    /// take nothing of an answer.
+    pub(in crate::session) idle_timeout: Duration,
+    /// How long a connection is kept for another request.
+    pub(in crate::session) keep_alive: Duration,
+    pub(in crate::session) metrics: Arc<Metrics>,
+}
+
+/// Where a connection is.
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// A head is awaited, or has come in part.
+    Head,
+    /// So many bytes of a body are still to come.
+    Length(u64),
+    /// The rest of a body in chunks is still to come.
+    Chunks(Chunks),
+    /// The request has been read; its answer has not been written.
+    Answer,
+    /// The connection is taken over by another protocol.
+    Tunnel,
+    /// Nothing more is handed over, for the body has broken its rules. actix-http sees so, too.
+    Broken,
+    /// The end of the stream.
+    Over,
+}
+
+/// Why the deadline is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// For the first head.
+    First,
+    /// For the rest of a request.
+    Rest,
+    /// For the next request.
+    Next,
+    /// For the client to read.
+    Write,
+    /// For the client to close.
+    Close,
+}
+
+/// A client's connection as actix-http may see it: one request at a time, and each in due time.
+pub(in crate::session) struct HttpStream<T> {
+    io: T,
+    peer: Option<SocketAddr>,
+    rules: Rc<Rules>,
+    /// What was read and not handed over. [`HEAD_BYTES_MAX`] at most.
+    buffer: BytesMut,
+    /// How many bytes of it may be handed over.
+    released: usize,
+    phase: Phase,
+    turn: Turn,
+    /// Whether the client sends no more.
+    is_eof: bool,
+    /// Whether the socket wakes this task when more comes.
+    is_listening: bool,
+    wait: Option<Wait>,
+    deadline: Pin<Box<Sleep>>,
+    /// What is still to be said before the connection is closed.
+    farewell: &'static [u8],
+    is_shut_down: bool,
+    /// Whether the client may have sent what was not read.
+    lingers: bool,
+}
+
+impl<T> HttpStream<T> {
+    pub(in crate::session) fn new(io: T, peer: Option<SocketAddr>, rules: Rc<Rules>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(rules.handshake_timeout));
+        Self {
+            io,
+            peer,
+            rules,
+            buffer: BytesMut::new(),
+            released: 0,
+            phase: Phase::Head,
+            turn: Turn::default(),
+            is_eof: false,
+            is_listening: false,
+            wait: Some(Wait::First),
+            deadline,
+            farewell: b"",
+            is_shut_down: false,
+            lingers: false,
+        }
+    }
+
+    /// What the answers on this connection share with it.
+    pub(in crate::session) fn turn(&self) -> Turn {
+        self.turn.clone()
+    }
+
+    /// The connection itself, and what was read of it after the head of an upgrade.
+    pub(in crate::session) fn into_parts(self) -> (T, BytesMut) {
+        (self.io, self.buffer)
+    }
+
+    fn set_wait(&mut self, wait: Wait) {
+        let time = match wait {
+            Wait::First => self.rules.handshake_timeout,
+            Wait::Rest | Wait::Write => self.rules.idle_timeout,
+            Wait::Next => self.rules.keep_alive,
+            Wait::Close => LINGER,
+        };
+        self.wait = Some(wait);
+        self.deadline.as_mut().reset(Instant::now() + time);
+    }
+
+    /// Looks at what was read. True if the phase or what is released has changed.
+    fn scan(&mut self) -> bool {
+        if self.buffer.is_empty() {
+            return false;
+        }
+        match &mut self.phase {
+            Phase::Head => return self.scan_head(),
+            Phase::Length(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX);
+                self.released = length.min(self.buffer.len());
+                *left -= self.released as u64;
+                if *left == 0 {
+                    self.await_answer();
+                }
+            }
+            Phase::Chunks(chunks) => match chunks.take(&self.buffer) {
+                Some(taken) => {
+                    self.released = taken;
+                    if chunks.is_over() {
+                        self.await_answer();
+                    }
+                }
+                None => {
+                    self.released = self.buffer.len();
+                    self.phase = Phase::Broken;
+                    self.note("a chunk is malformed");
+                }
+            },
+            Phase::Answer | Phase::Tunnel | Phase::Broken | Phase::Over => return false,
+        }
+        true
+    }
+
+    fn scan_head(&mut self) -> bool {
+        let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        // A line feed of its own is passed over in front of a request; so it is not kept.
+        self.buffer.advance(blank);
+        match head::read(&self.buffer) {
+            Ok(None) => return false,
+            Ok(Some(head)) => {
+                self.released = head.length;
+                self.turn.ask();
+                match head.follows {
+                    Follows::Nothing => self.await_answer(),
+                    Follows::Length(length) => self.await_body(Phase::Length(length)),
+                    Follows::Chunks => self.await_body(Phase::Chunks(Chunks::new())),
+                    Follows::Tunnel => {
+                        self.wait = None;
+                        self.phase = Phase::Tunnel;
+                    }
+                }
+            }
+            Err(fault) => self.refuse(fault),
+        }
+        true
+    }
+
+    fn await_answer(&mut self) {
+        self.wait = None;
+        self.phase = Phase::Answer;
+    }
+
+    fn await_body(&mut self, phase: Phase) {
+        if self.wait == Some(Wait::First) {
+            self.set_wait(Wait::Rest);
+        }
+        self.phase = phase;
+    }
+
+    fn refuse(&mut self, fault: Fault) {
+        self.note(&fault.to_string());
+        let is_too_large =
+            matches!(fault, Fault::TooLarge | Fault::Syntax(httparse::Error::TooManyHeaders));
+        self.end(if is_too_large { TOO_LARGE } else { BAD_REQUEST });
+    }
+
+    /// Counts a request that cannot be read. Strangers send such requests, so no more is said of it
+    /// than somebody asks for.
+    fn note(&self, why: &str) {
+        match self.peer {
+            Some(peer) => debug!("a malformed request from {peer}: {why}"),
+            None => debug!("a malformed request: {why}"),
+        }
+        self.rules.metrics.malformed_requests.inc();
+    }
+
+    /// Ends the stream; the connection says its farewell when it is shut down.
+    fn end(&mut self, farewell: &'static [u8]) {
+        self.buffer = BytesMut::new();
+        self.released = 0;
+        self.farewell = farewell;
+        self.wait = None;
+        self.phase = Phase::Over;
+    }
+
+    /// How much may be read before any of it is handed over.
+    fn buffer_bytes_max(&self) -> usize {
+        match self.phase {
+            Phase::Head => HEAD_BYTES_MAX,
+            Phase::Tunnel | Phase::Broken | Phase::Over => 0,
+            Phase::Length(_) | Phase::Chunks(_) | Phase::Answer => READ_AHEAD_BYTES_MAX,
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
+    fn poll_hand_over(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.released > 0 {
+                let bytes = self.released.min(out.remaining());
+                out.put_slice(&self.buffer[..bytes]);
+                self.buffer.advance(bytes);
+                self.released -= bytes;
+                return Poll::Ready(Ok(()));
+            }
+            if self.phase == Phase::Over {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.scan() {
+                ready!(self.poll_read_more(cx))?;
+            }
+        }
+    }
+
+    /// Reads more, or ends the stream if there is no more.
+    fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_listening = false;
+        if self.is_eof {
+            // What came before the end is served yet.
+            if self.phase == Phase::Answer && !self.buffer.is_empty() {
+                return Poll::Pending;
+            }
+            self.end(b"");
+            return Poll::Ready(Ok(()));
+        }
+        let room = self.buffer_bytes_max().saturating_sub(self.buffer.len());
+        if room == 0 {
+            return Poll::Pending;
+        }
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+        let mut read = ReadBuf::uninit(&mut bytes[..room.min(READ_BYTES_MAX)]);
+        let done = Pin::new(&mut self.io).poll_read(cx, &mut read);
+        self.is_listening = done.is_pending();
+        ready!(done)?;
+        self.is_eof = read.filled().is_empty();
+        self.buffer.extend_from_slice(read.filled());
+        if self.wait == Some(Wait::Next) && !self.is_eof {
+            self.set_wait(Wait::Rest);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the client has used up its time.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
+        let Some(wait) = self.wait else { return Poll::Pending };
+        ready!(self.deadline.as_mut().poll(cx));
+        self.wait = None;
+        match wait {
+            Wait::First => self.rules.metrics.hit(Limit::Handshake),
+            Wait::Rest | Wait::Write => self.rules.metrics.hit(Limit::Idle),
+            Wait::Next | Wait::Close => {}
+        }
+        Poll::Ready(wait)
+    }
+
+    /// The answer has been written: the next request may come.
+    fn next(&mut self, cx: &Context<'_>) {
+        self.phase = Phase::Head;
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.set_wait(Wait::Next);
+        } else {
+            self.set_wait(Wait::Rest);
+        }
+        // Otherwise the socket will wake this task.
+        if !self.buffer.is_empty() || !self.is_listening {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Reads what the client still sends, and drops it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.poll_late(cx).map(drop),
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HttpStream<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let done = this.poll_hand_over(cx, out);
+        if done.is_ready() {
+            return done;
+        }
+        match ready!(this.poll_late(cx)) {
+            Wait::First => this.end(TIMEOUT),
+            Wait::Next => this.end(b""),
+            Wait::Rest | Wait::Write | Wait::Close => {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let done = Pin::new(&mut this.io).poll_write(cx, bytes);
+        if done.is_ready() {
+            this.wait = this.wait.filter(|wait| *wait != Wait::Write);
+            return done;
+        }
+        if this.wait.is_none() {
+            this.set_wait(Wait::Write);
+        }
+        this.poll_late(cx).map(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Called by actix-http only once it has written all that it has.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        if this.phase == Phase::Answer && this.released == 0 && this.turn.is_answered() {
+            this.next(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.wait != Some(Wait::Close) && !this.is_shut_down {
+            this.lingers = !this.is_eof
+                && (!this.farewell.is_empty() || !this.buffer.is_empty() || !this.is_listening);
+            this.end(this.farewell);
+            this.set_wait(Wait::Close);
+        }
+        while !this.farewell.is_empty() {
+            match Pin::new(&mut this.io).poll_write(cx, this.farewell) {
+                Poll::Ready(written) => this.farewell = &this.farewell[written?..],
+                Poll::Pending => {
+                    return this.poll_late(cx).map(|_| Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        if !this.is_shut_down {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.is_shut_down = true;
+        }
+        if this.lingers {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

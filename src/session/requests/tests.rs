@@ -1,0 +1,329 @@
+//! The stream, over a pipe.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    time::{Instant, timeout},
+};
+
+use super::{HttpStream, READ_AHEAD_BYTES_MAX, Rules};
+use crate::metrics::{Metrics, labels::Limit};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(100);
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Counts how often a task is woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// A client and the stream that it is served over, with a task that is never run.
+struct Pipe {
+    client: DuplexStream,
+    stream: HttpStream<DuplexStream>,
+    wakes: Arc<Wakes>,
+}
+
+fn rules() -> Rules {
+    Rules {
+        handshake_timeout: DEADLINE * 6,
+        idle_timeout: DEADLINE * 6,
+        keep_alive: DEADLINE * 6,
+        metrics: Metrics::new(0),
+    }
+}
+
+impl Pipe {
+    fn new() -> Self {
+        Self::with(rules(), PIPE_BYTES)
+    }
+
+    fn with(rules: Rules, bytes: usize) -> Self {
+        let (client, io) = duplex(bytes);
+        let stream = HttpStream::new(io, None, Rc::new(rules));
+        Self { client, stream, wakes: Arc::default() }
+    }
+
+    /// Everything that is handed over now, in reads of at most this many bytes.
+    fn handed_over_by(&mut self, bytes: usize) -> String {
+        let waker = Waker::from(self.wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut all = Vec::new();
+        loop {
+            let mut space = vec![0; bytes];
+            let mut read = ReadBuf::new(&mut space);
+            match Pin::new(&mut self.stream).poll_read(&mut cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => all.extend(read.filled()),
+                Poll::Ready(Ok(())) | Poll::Pending => break,
+                Poll::Ready(Err(error)) => panic!("{error}"),
+            }
+        }
+        String::from_utf8(all).expect("text")
+    }
+
+    fn handed_over(&mut self) -> String {
+        self.handed_over_by(8 * 1024)
+    }
+
+    /// Answers the request that was handed over, and writes the answer.
+    fn answer(&mut self) {
+        drop(self.stream.turn().answer());
+        let waker = Waker::from(self.wakes.clone());
+        let flushed = Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(&waker));
+        assert!(flushed.is_ready());
+    }
+
+    fn wakes(&self) -> usize {
+        self.wakes.0.load(Relaxed)
+    }
+}
+
+/// Requests of every kind, each whole.
+const REQUESTS: [&str; 6] = [
+    "GET /1 HTTP/1.1\r\nhost: h\r\n\r\n",
+    "POST /2 HTTP/1.1\r\nhost: h\r\ncontent-length: 34\r\n\r\nGET /no HTTP/1.1\r\nhost: h\r\n\r\n12345",
+    "POST /3 HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n\
+     1d\r\nGET /no HTTP/1.1\r\nhost: h\r\n\r\n\r\n0\r\ntrailer: t\r\n\r\n",
+    "POST /4 HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+    "HEAD /5 HTTP/1.0\r\n\r\n",
+    "DELETE /6 HTTP/1.1\r\nhost: h\r\n\r\n",
+];
+
+#[tokio::test]
+async fn a_request_is_handed_over_once_the_one_before_it_is_answered() {
+    let all = REQUESTS.concat();
+    for bytes in [1, 7, 8 * 1024] {
+        let mut pipe = Pipe::new();
+        pipe.client.write_all(all.as_bytes()).await.expect("room");
+        for request in REQUESTS {
+            assert_eq!(pipe.handed_over_by(bytes), request);
+            assert_eq!(pipe.handed_over_by(bytes), "", "before it is answered");
+            pipe.answer();
+        }
+        assert_eq!(pipe.handed_over_by(bytes), "");
+    }
+}
+
+#[tokio::test]
+async fn wherever_requests_are_split_they_are_handed_over_as_they_were_sent() {
+    let all = REQUESTS.concat();
+    for at in 0..all.len() {
+        let mut pipe = Pipe::new();
+        let (first, second) = all.as_bytes().split_at(at);
+        let mut handed_over = String::new();
+        for part in [first, second] {
+            pipe.client.write_all(part).await.expect("room");
+            for _ in REQUESTS {
+                handed_over += &pipe.handed_over();
+                pipe.answer();
+            }
+        }
+        assert_eq!(handed_over, all, "split at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_ahead_is_not_read_and_wakes_nobody() {
+    let request = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+    let count = PIPE_BYTES / request.len();
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(request.repeat(count).as_bytes()).await.expect("room");
+    assert_eq!(pipe.handed_over(), request);
+    assert_eq!(pipe.handed_over(), "");
+    let woken = pipe.wakes();
+    for _ in 0..10 {
+        assert_eq!(pipe.handed_over(), "");
+    }
+    assert_eq!(pipe.wakes(), woken, "nothing moves, and nobody is woken");
+    let (_, read_ahead) = pipe.stream.into_parts();
+    assert!(read_ahead.len() <= READ_AHEAD_BYTES_MAX, "{}", read_ahead.len());
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_wakes_the_task_once_it_may_be_served() {
+    let request = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(request.repeat(3).as_bytes()).await.expect("room");
+    for left in [2, 1, 0] {
+        assert_eq!(pipe.handed_over(), request);
+        let woken = pipe.wakes();
+        pipe.answer();
+        assert_eq!(pipe.wakes() - woken, usize::from(left > 0), "{left} are left");
+    }
+}
+
+#[tokio::test]
+async fn an_end_is_told_at_once_unless_requests_came_before_it() {
+    let [first, .., second] = REQUESTS;
+    let mut pipe = Pipe::new();
+    pipe.client.write_all([first, second, "GET /half"].concat().as_bytes()).await.expect("room");
+    pipe.client.shutdown().await.expect("an end");
+    for request in [first, second] {
+        assert_eq!(pipe.handed_over(), request);
+        pipe.answer();
+    }
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(ended.expect("an end"), 0, "half a request is none");
+
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(first.as_bytes()).await.expect("room");
+    assert_eq!(pipe.handed_over(), first);
+    pipe.client.shutdown().await.expect("an end");
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(ended.expect("an end"), 0, "while the first is being served");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_answered_here_and_counted() {
+    let malformed = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let too_large = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
+                     connection: close\r\n\r\n";
+    let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(200_000));
+    for (bytes, expected) in [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", malformed),
+        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0", malformed),
+        ("SSH-2.0-OpenSSH_9.6\r\n", malformed),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", malformed),
+        (&long, too_large),
+    ] {
+        let rules = rules();
+        let metrics = rules.metrics.clone();
+        let mut pipe = Pipe::with(rules, PIPE_BYTES);
+        pipe.client.write_all(bytes.as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), "", "{bytes}");
+        let closing = async {
+            pipe.stream.shutdown().await.expect("an end");
+            drop(pipe.stream);
+        };
+        let mut answer = String::new();
+        let both = async { tokio::join!(closing, pipe.client.read_to_string(&mut answer)) };
+        timeout(DEADLINE, both).await.expect("in time").1.expect("text");
+        assert_eq!(answer, expected);
+        assert_eq!(metrics.malformed_requests.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_broken_chunks_is_handed_over_up_to_the_fault_and_no_further() {
+    let request =
+        "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\n12345\r\n0\r\n\r\n";
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(request.as_bytes()).await.expect("room");
+    assert_eq!(pipe.handed_over(), request);
+    pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    pipe.answer();
+    assert_eq!(pipe.handed_over(), "");
+}
+
+/// How a connection ends on which the client does nothing more, and what that counts as.
+async fn end(
+    rules: Rules,
+    bytes: &str,
+    is_answered: bool,
+) -> (Result<(), io::ErrorKind>, String, [u64; 2]) {
+    let metrics = rules.metrics.clone();
+    let mut pipe = Pipe::with(rules, PIPE_BYTES);
+    pipe.client.write_all(bytes.as_bytes()).await.expect("room");
+    pipe.handed_over();
+    if is_answered {
+        pipe.answer();
+    }
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("an end in time");
+    let ended = ended.map(|bytes| assert_eq!(bytes, 0)).map_err(|error| error.kind());
+    let mut said = String::new();
+    if ended.is_ok() {
+        pipe.client.shutdown().await.expect("an end");
+        pipe.stream.shutdown().await.expect("an end");
+        drop(pipe.stream);
+        pipe.client.read_to_string(&mut said).await.expect("text");
+    }
+    (ended, said, [Limit::Handshake, Limit::Idle].map(|limit| metrics.limit_hits.of(limit).get()))
+}
+
+#[tokio::test]
+async fn a_client_that_stands_still_is_closed_when_its_time_is_up() {
+    let late = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let first = || Rules { handshake_timeout: SHORT, ..rules() };
+    let rest = || Rules { idle_timeout: SHORT, ..rules() };
+    let next = || Rules { keep_alive: SHORT, ..rules() };
+    let [whole, half_body, ..] = REQUESTS;
+    let half_body = &half_body[..half_body.len() - 1];
+    let second_head = [whole, "GET /half"].concat();
+    let timed_out = Err(io::ErrorKind::TimedOut);
+    assert_eq!(end(first(), "", false).await, (Ok(()), late.to_owned(), [1, 0]));
+    assert_eq!(end(first(), "GET /half", false).await, (Ok(()), late.to_owned(), [1, 0]));
+    assert_eq!(end(next(), whole, true).await, (Ok(()), String::new(), [0, 0]));
+    assert_eq!(end(rest(), &second_head, true).await, (timed_out, String::new(), [0, 1]));
+    assert_eq!(end(rest(), half_body, false).await, (timed_out, String::new(), [0, 1]));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_ends_the_connection() {
+    let rules = Rules { idle_timeout: SHORT, ..rules() };
+    let metrics = rules.metrics.clone();
+    let mut pipe = Pipe::with(rules, 64);
+    pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    assert_eq!(pipe.handed_over(), REQUESTS[0]);
+    let written = timeout(DEADLINE, pipe.stream.write_all(&[b'a'; 65])).await.expect("in time");
+    assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+    assert_eq!(metrics.limit_hits.of(Limit::Idle).get(), 1);
+}
+
+/// Sends a byte every so often, until the other side has had enough.
+async fn trickle(client: &mut DuplexStream) {
+    let mut pace = tokio::time::interval(SHORT / 4);
+    loop {
+        pace.tick().await;
+        if client.write_u8(b'\n').await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_has_as_long_as_silence_has() {
+    let [whole, half_body, ..] = REQUESTS;
+    let half_body = half_body.split_inclusive("\r\n\r\n").next().expect("a head");
+    for (begun, is_answered) in [(half_body, false), (whole, true)] {
+        let mut pipe = Pipe::with(Rules { idle_timeout: SHORT, ..rules() }, PIPE_BYTES);
+        pipe.client.write_all(begun.as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), begun);
+        if is_answered {
+            pipe.answer();
+        }
+        let began = Instant::now();
+        let reading = async {
+            loop {
+                if let Err(error) = pipe.stream.read_u8().await {
+                    return error.kind();
+                }
+            }
+        };
+        let ended = timeout(DEADLINE, async {
+            tokio::select! {
+                kind = reading => Some(kind),
+                () = trickle(&mut pipe.client) => None,
+            }
+        });
+        assert_eq!(ended.await.expect("an end in time"), Some(io::ErrorKind::TimedOut));
+        assert!(began.elapsed() >= SHORT / 2, "not at once");
+    }
+}

@@ -1,0 +1,78 @@
+//! Whose turn it is: the client's to ask, or the server's to answer.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use actix_http::{
+    Request,
+    body::{BodySize, BoxBody, MessageBody},
+};
+use bytes::Bytes;
+
+/// Shared by a connection's stream and the answer that is under way on it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::session) struct Turn(Rc<Cell<bool>>);
+
+impl Turn {
+    /// The turn of the connection that a request came over.
+    pub(in crate::session) fn of(request: &Request) -> Option<Self> {
+        request.conn_data::<Self>().cloned()
+    }
+
+    /// The answer begins that ends when what this returns is dropped.
+    pub(in crate::session) fn answer(self) -> Answering {
+        Answering(self)
+    }
+
+    /// Whether the last request has been answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.0.get()
+    }
+
+    /// A request is handed over that will be answered.
+    pub(super) fn ask(&self) {
+        self.0.set(false);
+    }
+}
+
+/// An answer that is under way.
+#[derive(Debug)]
+pub(in crate::session) struct Answering(Turn);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.0.set(true);
+    }
+}
+
+/// The body of an answer. The HTTP server drops it once it has encoded all of it.
+#[derive(Debug)]
+pub(in crate::session) struct InTurn {
+    body: BoxBody,
+    _answering: Option<Answering>,
+}
+
+impl InTurn {
+    pub(in crate::session) fn new(body: BoxBody, answering: Option<Answering>) -> Self {
+        Self { body, _answering: answering }
+    }
+}
+
+impl MessageBody for InTurn {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}

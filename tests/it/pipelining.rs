@@ -1,0 +1,95 @@
+//! Requests that are sent ahead: each is answered in its turn, and none costs more than others.
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::support::*;
+
+/// A connection whose client takes a few KB at a time.
+async fn connect(server: &TestServer) -> TcpStream {
+    let tcp = TcpSocket::new_v4().expect("a socket");
+    tcp.set_recv_buffer_size(4_096).expect("a small buffer");
+    tcp.connect(([127, 0, 0, 1], server.port).into()).await.expect("a connection")
+}
+
+#[tokio::test]
+async fn requests_whose_answers_are_not_read_cost_no_memory_and_are_served_once_they_are() {
+    const CONNECTIONS: usize = 20;
+    const REQUESTS: usize = 10_000;
+    let process = Process::start(&[]);
+    let server = &process.server;
+    // Its answer has no body: the HTTP server alone would serve all of them at once.
+    let request = "OPTIONS /socket/websocket HTTP/1.1\r\nhost: h\r\n\r\n";
+    let last = "GET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let bytes = format!("{}{last}", request.repeat(REQUESTS - 1));
+    get(server.url("/health")).await;
+    let before = process.resident_bytes();
+    let clients = join_all((0..CONNECTIONS).map(|_| connect(server))).await;
+    let mut halves = Vec::new();
+    for client in clients {
+        let (reading, mut writing) = client.into_split();
+        let bytes = bytes.clone();
+        let written = tokio::spawn(async move {
+            writing.write_all(bytes.as_bytes()).await.expect("they are taken in the end");
+            writing
+        });
+        halves.push((reading, written));
+    }
+    for _ in 0..100 {
+        let answer = get(server.url("/health")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"ok"}"#));
+    }
+    let grown = process.resident_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "grown by {grown} bytes");
+    let all = halves.into_iter().map(|(mut reading, written)| async move {
+        let mut answers = String::new();
+        let read = timeout(3 * DEADLINE, reading.read_to_string(&mut answers)).await;
+        read.expect("an end in time").expect("text");
+        written.await.expect("no panic");
+        answers
+    });
+    for answers in join_all(all).await {
+        assert_eq!(answers.matches("HTTP/1.1 400 Bad Request\r\n").count(), REQUESTS - 1);
+        assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 1);
+        assert!(answers.ends_with(r#"{"status":"ok"}"#), "the last one comes last");
+    }
+}
+
+#[tokio::test]
+async fn triggers_that_are_sent_ahead_are_published_in_their_order() {
+    let server = TestServer::start();
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    let credentials = "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=";
+    let head = format!(
+        "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\nauthorization: {credentials}\r\n\
+         content-type: application/json\r\n"
+    );
+    let mut client = raw::connect(&server).await;
+    let mut bytes = String::new();
+    for n in 0..20 {
+        let body = format!(r#"{{"topic":"t","event":"e","payload":{{"n":{n}}}}}"#);
+        let (length, half) = (body.len(), body.len() / 2);
+        bytes += &match n % 2 {
+            0 => format!("{head}content-length: {length}\r\n\r\n{body}"),
+            _ => format!(
+                "{head}transfer-encoding: chunked\r\n\r\n{half:x}\r\n{}\r\n{:x};x=y\r\n{}\r\n\
+                 0\r\n\r\n",
+                &body[..half],
+                length - half,
+                &body[half..]
+            ),
+        };
+    }
+    client.write_all(bytes.as_bytes()).await.expect("room");
+    for n in 0..20 {
+        assert_eq!(raw::answer(&mut client).await.0, 200, "{n}");
+        let expected = json!([null, null, "public:test-app", "t:e", {"n": n}]);
+        assert_eq!(socket.next().await, expected);
+    }
+}

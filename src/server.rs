@@ -349,6 +349,7 @@ impl Parts {
         Listener {
             worker,
             doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),
+            is_socket: phoenix::connect::is_socket,
             handshake_timeout: socket.handshake_timeout,
             idle_timeout: socket.idle_timeout,
             stops,

@@ -188,7 +188,7 @@ impl Door {
 
 /// Whether a path is a socket's: `<mount>/websocket`, or the bare mount, which clients before 0.15
 /// dial. Empty segments have been dropped before (`session::path`).
-fn is_socket(path: &str) -> bool {
+pub fn is_socket(path: &str) -> bool {
     MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
 }
 

@@ -54,6 +54,8 @@ pub struct Listener<C> {
     pub worker: Rc<Worker>,
     /// Who decides which upgrades become sessions.
     pub doorkeeper: Doorkeeper<C>,
+    /// Whether a path is one where a WebSocket may be asked for.
+    pub is_socket: fn(&str) -> bool,
     /// How long the first request head may take.
     pub handshake_timeout: Duration,
     /// How long half a request may make no progress.
@@ -82,10 +84,11 @@ impl<C: Conversation + Unpin> Listener<C> {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { worker, doorkeeper, handshake_timeout, idle_timeout, stops } = self;
+        let Self { worker, doorkeeper, is_socket, handshake_timeout, idle_timeout, stops } = self;
         let metrics = worker.metrics.clone();
-        let rules =
-            Rc::new(Rules { handshake_timeout, idle_timeout, keep_alive: KEEP_ALIVE, metrics });
+        let keep_alive = KEEP_ALIVE;
+        let rules = Rules { handshake_timeout, idle_timeout, keep_alive, is_socket, metrics };
+        let rules = Rc::new(rules);
         let upgrade =
             move |(mut request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
                 path::drop_empty_segments(request.uri_mut());

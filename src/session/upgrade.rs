@@ -1,7 +1,7 @@
 //! From an upgrade request to a session: takes the bare socket out of the HTTP server.
 //!
-//! Every request with `Upgrade: websocket` arrives here, whatever its path, and never at the
-//! actix-web app. Whether it becomes a session is the [`Doorkeeper`]'s word; how its socket is taken
+//! Every request that asks for a WebSocket on a socket's path arrives here, and every `CONNECT`;
+//! neither arrives at the actix-web app. Whether it becomes a session is the [`Doorkeeper`]'s word; how its socket is taken
 //! is this file's: nothing of the HTTP connection is kept, or it would stay for the session's life.
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
@@ -9,10 +9,11 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration}
 use actix_codec::Framed;
 use actix_http::{
     Request, RequestHead, StatusCode, h1,
-    header::{HeaderMap, SEC_WEBSOCKET_KEY},
+    header::{HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION},
     ws,
 };
 use actix_web::http::Method;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use log::debug;
 use tokio::{
@@ -144,13 +145,21 @@ fn decide<C>(
     Ok(Accepted { head: switching_protocols(&accept_key, subprotocol), conversation, admission })
 }
 
-/// Judges the upgrade itself, last of all; answers the key of the 101.
+/// Judges the upgrade itself, last of all; answers the key of the 101. Its method and what it lists
+/// in `Connection` and `Upgrade` have been judged where its head was read.
 fn verify(head: &RequestHead) -> Result<String, Refusal> {
-    ws::verify_handshake(head).map_err(|fault| Refusal {
+    let refused = |fault: ws::HandshakeError| Refusal {
         status: StatusCode::BAD_REQUEST,
         body: handshake_fault(&fault).to_owned(),
-    })?;
-    let key = head.headers().get(SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
+    };
+    let headers = head.headers();
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(refused(ws::HandshakeError::UnsupportedVersion));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
+    if STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
+        return Err(refused(ws::HandshakeError::BadWebsocketKey));
+    }
     Ok(String::from_utf8_lossy(&ws::hash_key(key)).into_owned())
 }
 

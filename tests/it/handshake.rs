@@ -142,6 +142,29 @@ async fn e015_a_plain_request_is_told_what_it_lacks() {
 }
 
 #[tokio::test]
+async fn connection_and_upgrade_are_lists_in_any_order_and_case_on_any_lines() {
+    let server = TestServer::start();
+    for fields in [
+        "connection: Upgrade\r\nupgrade: websocket",
+        "connection: close, Upgrade\r\nupgrade: websocket",
+        "connection: upgrade, close\r\nupgrade: WebSocket, h2c",
+        "UPGRADE: h2c,WEBSOCKET\r\nCONNECTION: keep-alive ,UPGRADE",
+        "connection: keep-alive\r\nupgrade: h2c\r\nconnection: upgrade\r\nupgrade: websocket",
+        "connection: close\r\nconnection: upgrade\r\nupgrade: websocket\r\nupgrade: h2c",
+    ] {
+        let mut tcp = TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection");
+        let request = format!(
+            "GET {PATH} HTTP/1.1\r\nhost: h\r\n{fields}\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        tcp.write_all(request.as_bytes()).await.expect("the request is taken");
+        let (status, body) = raw::answer(&mut tcp).await;
+        assert_eq!((status, body.as_str()), (101, ""), "{fields}");
+        Socket::over(tcp, V2).await.assert_quiet().await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_both_refused_and_malformed_is_refused() {
     let server = TestServer::start();
     let answer = get(server.url("/socket/websocket?vsn=3.0.0")).await;

@@ -10,6 +10,8 @@ use tokio::{
 
 use crate::support::*;
 
+const CREDENTIALS: &str = "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=";
+
 /// A connection whose client takes a few KB at a time.
 async fn connect(server: &TestServer) -> TcpStream {
     let tcp = TcpSocket::new_v4().expect("a socket");
@@ -61,13 +63,41 @@ async fn requests_whose_answers_are_not_read_cost_no_memory_and_are_served_once_
 }
 
 #[tokio::test]
+async fn a_request_that_merely_offers_an_upgrade_is_served_like_any_other() {
+    let server = TestServer::start();
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    let body = r#"{"topic":"t","event":"e","payload":{}}"#;
+    let mut client = raw::connect(&server).await;
+    for offer in [
+        "connection: upgrade",
+        "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk",
+        "connection: upgrade\r\nupgrade: websocket",
+        "connection: keep-alive, Upgrade\r\nupgrade: websocket, h2c",
+        "upgrade: websocket",
+        "connection: upgrade\r\nconnection: keep-alive\r\nupgrade: foo/1, h2c\r\nupgrade: bar",
+    ] {
+        let trigger = format!(
+            "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\nauthorization: {CREDENTIALS}\r\n\
+             content-type: application/json\r\n{offer}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let health = format!("GET /health HTTP/1.1\r\nhost: h\r\n{offer}\r\n\r\n");
+        for (request, path) in [(trigger, "a trigger"), (health, "/health")] {
+            client.write_all(request.as_bytes()).await.expect("a connection that is kept");
+            assert_eq!(raw::answer(&mut client).await.0, 200, "{path} with {offer}");
+        }
+        assert_eq!(socket.frame().await, r#"[null,null,"public:test-app","t:e",{}]"#, "{offer}");
+    }
+}
+
+#[tokio::test]
 async fn triggers_that_are_sent_ahead_are_published_in_their_order() {
     let server = TestServer::start();
     let mut socket = Socket::connect(&server, V2).await;
     socket.join("public:test-app", json!({})).await;
-    let credentials = "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=";
     let head = format!(
-        "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\nauthorization: {credentials}\r\n\
+        "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\nauthorization: {CREDENTIALS}\r\n\
          content-type: application/json\r\n"
     );
     let mut client = raw::connect(&server).await;

@@ -11,6 +11,9 @@ use actix_http::{
     header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING},
 };
 
+use super::offer::Offer;
+use crate::session::path;
+
 /// Bytes of a head. actix-http has the same limit.
 pub(super) const HEAD_BYTES_MAX: usize = 128 * 1024;
 
@@ -61,11 +64,12 @@ pub(super) struct Head {
     pub(super) follows: Follows,
 }
 
-/// Reads the head at the beginning of `bytes`, if it is there as a whole.
+/// Reads the head at the beginning of `bytes`, if it is there as a whole, and settles in place which
+/// of the upgrades that it offers are accepted: a WebSocket where a path `is_socket`.
 ///
 /// # Errors
 /// [`Fault`].
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>, Fault> {
+pub(super) fn read(bytes: &mut [u8], is_socket: fn(&str) -> bool) -> Result<Option<Head>, Fault> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut headers)? {
@@ -74,12 +78,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>, Fault> {
         httparse::Status::Partial => return Err(Fault::TooLarge),
     };
     let fields = Fields::of(&request)?;
-    Ok(Some(Head { length, follows: fields.follows()? }))
+    let mut follows = fields.follows()?;
+    let offer = Offer::of(bytes, request.headers);
+    let is_get = follows == Follows::Nothing && fields.method == Method::GET;
+    if is_get && offer.is_websocket() && is_socket(&fields.path()) {
+        offer.accept(bytes);
+        follows = Follows::Tunnel;
+    } else {
+        offer.decline(bytes);
+    }
+    Ok(Some(Head { length, follows }))
 }
 
 /// What is known of the headers.
 struct Fields {
     method: Method,
+    target: Uri,
     is_http_1_1: bool,
     hosts: usize,
     content_length: Option<u64>,
@@ -90,9 +104,11 @@ impl Fields {
     fn of(request: &httparse::Request<'_, '_>) -> Result<Self, Fault> {
         let method = request.method.unwrap_or_default();
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Target)?;
-        Uri::try_from(request.path.unwrap_or_default()).map_err(|_| Fault::Target)?;
+        let target = request.path.unwrap_or_default();
+        let target = Uri::try_from(target).map_err(|_| Fault::Target)?;
         let mut fields = Self {
             method,
+            target,
             is_http_1_1: request.version == Some(1),
             hosts: 0,
             content_length: None,
@@ -123,6 +139,13 @@ impl Fields {
             self.is_chunked = true;
         }
         Ok(())
+    }
+
+    /// The path, spelled as the services see it.
+    fn path(&self) -> String {
+        let mut target = self.target.clone();
+        path::drop_empty_segments(&mut target);
+        target.path().to_owned()
     }
 
     fn follows(&self) -> Result<Follows, Fault> {
@@ -160,6 +183,10 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<Head>, Fault> {
+        super::read(&mut bytes.to_vec(), |path| path == "/socket/websocket")
+    }
 
     /// What actix-http makes of a head; `None` if it rejects it.
     fn by_actix(bytes: &[u8]) -> Option<MessageType> {
@@ -288,6 +315,61 @@ mod tests {
             ),
         ] {
             assert_eq!(read(head.as_bytes()), Err(expected), "{case}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn only_a_websocket_that_is_asked_for_where_sockets_are_takes_the_connection() {
+        use Follows::{Length, Nothing, Tunnel};
+        let (socket, both) = ("/socket/websocket", "connection: upgrade\r\nupgrade: websocket\r\n");
+        for (method, path, fields, expected) in [
+            ("GET", socket, both, Tunnel),
+            ("GET", "//socket//websocket/?a=b", both, Tunnel),
+            ("GET", socket, "connection: close, Upgrade\r\nupgrade: h2c, WebSocket\r\n", Tunnel),
+            (
+                "GET",
+                socket,
+                "connection: close\r\nconnection: upgrade\r\nupgrade: h2c\r\nupgrade: websocket\r\n",
+                Tunnel,
+            ),
+            ("GET", socket, "connection: upgrade\r\n", Nothing),
+            ("GET", socket, "upgrade: websocket\r\n", Nothing),
+            ("GET", socket, "connection: upgrade\r\nupgrade: h2c\r\n", Nothing),
+            ("GET", "/health", both, Nothing),
+            ("POST", socket, both, Nothing),
+            (
+                "POST",
+                "/api/publish",
+                "connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n",
+                Length(5),
+            ),
+            (
+                "GET",
+                socket,
+                "connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n",
+                Length(5),
+            ),
+            ("POST", "/api/publish", "connection: upgrade\r\n", Nothing),
+            (
+                "POST",
+                "/api/publish",
+                "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n",
+                Nothing,
+            ),
+        ] {
+            let mut head =
+                format!("{method} {path} HTTP/1.1\r\nhost: h\r\n{fields}\r\n").into_bytes();
+            let length = head.len();
+            let found = super::read(&mut head, |path| path == "/socket/websocket");
+            assert_eq!(
+                found,
+                Ok(Some(Head { length, follows: expected })),
+                "{method} {path} {fields}"
+            );
+            let mut codec = Codec::default();
+            codec.decode(&mut BytesMut::from(&head[..])).expect("a head").expect("a whole head");
+            assert_eq!(codec.message_type() == MessageType::Stream, expected == Tunnel, "{fields}");
+            assert!(expected == Tunnel || codec.keep_alive(), "{method} {path} {fields}");
         }
     }
 

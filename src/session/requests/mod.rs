@@ -7,11 +7,15 @@
 //! next only once the answer to it has been written. What a client sends ahead stays in the kernel,
 //! except for [`READ_AHEAD_BYTES_MAX`].
 //!
+//! A request that offers an upgrade is served like any other, unless it asks for a WebSocket where
+//! sockets are: [`offer`] removes what is not accepted from its head.
+//!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.
 
 mod chunks;
 mod head;
+mod offer;
 mod stream;
 #[cfg(test)]
 mod tests;

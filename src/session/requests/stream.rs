@@ -50,6 +50,8 @@ pub(in crate::session) struct Rules {
     pub(in crate::session) idle_timeout: Duration,
     /// How long a connection is kept for another request.
     pub(in crate::session) keep_alive: Duration,
+    /// Whether a path is one where a WebSocket may be asked for.
+    pub(in crate::session) is_socket: fn(&str) -> bool,
     pub(in crate::session) metrics: Arc<Metrics>,
 }
 
@@ -190,7 +192,7 @@ impl<T> HttpStream<T> {
         let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         // A line feed of its own is passed over in front of a request; so it is not kept.
         self.buffer.advance(blank);
-        match head::read(&self.buffer) {
+        match head::read(&mut self.buffer, self.rules.is_socket) {
             Ok(None) => return false,
             Ok(Some(head)) => {
                 self.released = head.length;

@@ -47,6 +47,7 @@ fn rules() -> Rules {
         handshake_timeout: DEADLINE * 6,
         idle_timeout: DEADLINE * 6,
         keep_alive: DEADLINE * 6,
+        is_socket: |_| false,
         metrics: Metrics::new(0),
     }
 }

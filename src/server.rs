@@ -352,6 +352,8 @@ impl Parts {
             is_socket: phoenix::connect::is_socket,
             handshake_timeout: socket.handshake_timeout,
             idle_timeout: socket.idle_timeout,
+            keep_alive: server.keep_alive,
+            draining: self.draining.clone(),
             stops,
         }
         .service(app)

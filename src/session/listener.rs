@@ -7,11 +7,15 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use actix_codec::Framed;
-use actix_http::{HttpService, KeepAlive, Request, Response, h1};
+use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response, h1};
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
     fn_service, map_config,
@@ -30,9 +34,6 @@ use super::{
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
-
-/// How long a connection without a request is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Unsent bytes the kernel keeps per socket; without a bound it holds some 4 MB for a stuck client.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
@@ -60,6 +61,10 @@ pub struct Listener<C> {
     pub handshake_timeout: Duration,
     /// How long half a request may make no progress.
     pub idle_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub keep_alive: Duration,
+    /// Whether a shutdown is under way: then each answer is the last one of its connection.
+    pub draining: Arc<AtomicBool>,
     /// Turns true when connections that only wait for another request should go.
     pub stops: watch::Receiver<bool>,
 }
@@ -84,9 +89,9 @@ impl<C: Conversation + Unpin> Listener<C> {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { worker, doorkeeper, is_socket, handshake_timeout, idle_timeout, stops } = self;
+        let Self { worker, doorkeeper, is_socket, handshake_timeout, idle_timeout, .. } = self;
+        let Self { keep_alive, draining, stops, .. } = self;
         let metrics = worker.metrics.clone();
-        let keep_alive = KEEP_ALIVE;
         let rules = Rules { handshake_timeout, idle_timeout, keep_alive, is_socket, metrics };
         let rules = Rc::new(rules);
         let upgrade =
@@ -111,7 +116,9 @@ impl<C: Conversation + Unpin> Listener<C> {
                 data.insert(stream.turn());
             })
             .upgrade(upgrade)
-            .h1(apply_fn_factory(app, in_turn));
+            .h1(apply_fn_factory(app, move |request, app: &_| {
+                in_turn(request, app, draining.clone())
+            }));
         fn_service(move |(io, peer): (Connection, SocketAddr)| {
             let stream = HttpStream::new(io, Some(peer), rules.clone());
             std::future::ready(Ok((stream, Some(peer))))
@@ -120,10 +127,11 @@ impl<C: Conversation + Unpin> Listener<C> {
     }
 }
 
-/// Serves a request, and notes when its answer is over.
+/// Serves a request, notes when its answer is over, and says when that is the last one.
 fn in_turn<S, B>(
     request: Request,
     app: &S,
+    draining: Arc<AtomicBool>,
 ) -> impl Future<Output = Result<Response<InTurn>, actix_web::Error>> + use<S, B>
 where
     S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error>,
@@ -132,10 +140,13 @@ where
     let answering = Turn::of(&request).map(Turn::answer);
     let answer = app.call(request);
     async move {
-        let response = match answer.await {
+        let mut response = match answer.await {
             Ok(response) => Response::from(response).map_into_boxed_body(),
             Err(error) => Response::from(error),
         };
+        if draining.load(Relaxed) {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         Ok(response.map_body(|_, body| InTurn::new(body, answering)))
     }
 }

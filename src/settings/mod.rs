@@ -166,6 +166,8 @@ pub struct Server {
     pub force_ssl: bool,
     /// Serve the demo page.
     pub demo_page: bool,
+    /// How long a connection is kept for another request.
+    pub keep_alive: Duration,
     /// How long a shutdown may take.
     pub shutdown_timeout: Duration,
     /// How many sessions a shutdown closes at once.

@@ -78,6 +78,7 @@ fn server(r: &mut Reader) -> Result<Server, SettingsError> {
         trusted_proxies: trusted_proxies(r)?,
         force_ssl: r.flag("server.force_ssl")?,
         demo_page: r.flag("server.demo_page")?,
+        keep_alive: r.duration("server.keep_alive", MOMENT..=HOUR)?,
         shutdown_timeout: r.duration("server.shutdown_timeout", MOMENT..=HOUR)?,
         drain_batch_sessions: r.number("server.drain_batch_sessions", 1..=MANY)?,
         drain_interval: Duration::from_millis(r.number("server.drain_interval_ms", 1..=60_000)?),

@@ -97,6 +97,7 @@ fn the_defaults_are_those_of_the_specification() {
     assert_eq!(limits.sessions_max, None);
     assert_eq!(settings.registry.refresh, Duration::from_secs(5));
     assert_eq!(settings.socket.idle_timeout, Duration::from_secs(60));
+    assert_eq!(settings.server.keep_alive, Duration::from_secs(75));
     assert_eq!(settings.socket.handshake_timeout, Duration::from_secs(10));
     assert_eq!(settings.socket.message_timeout, Duration::from_secs(30));
     assert_eq!(settings.database.connect_retry, Duration::from_secs(30));

@@ -74,6 +74,7 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
     until_draining(&server).await;
     let ready = get(server.url("/ready")).await;
     assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("draining")));
+    assert_eq!(ready.header("connection"), Some("close"), "it is the last answer there");
     let health = get(server.url("/health")).await;
     assert_eq!((health.status, health.body.as_str()), (200, r#"{"status":"ok"}"#));
     for vsn in [V1, V2] {

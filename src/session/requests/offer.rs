@@ -118,7 +118,7 @@ mod tests {
             ),
             (
                 "Connection:close,UPGRADE\r\nUpgrade: h2c, WebSocket ,x\r\n",
-                "Connection:close,       \r\nUpgrade:                 \r\n",
+                "Connection:close,       \r\nUpgrade:                  \r\n",
                 Some("Connection:      upgrade\r\nUpgrade:      websocket   \r\n"),
             ),
             (

@@ -1,15 +1,23 @@
-// Herald behind Debian's nginx and HAProxy, configured as in the README.
+// Herald behind Debian's nginx and HAProxy, configured as in the README, and Java's HTTP client in front of it.
 
 import assert from "node:assert/strict"
+import { execFile } from "node:child_process"
+import path from "node:path"
 import { after, before, describe, test } from "node:test"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
 import WebSocket from "ws"
 import { Client } from "./support/client.mjs"
-import { DocumentedProxy } from "./support/documented.mjs"
+import { DocumentedProxy, replaced } from "./support/documented.mjs"
 import { LATEST, OLDEST, overEachTransport } from "./support/generations.mjs"
 import { Herald, TEST_APP } from "./support/herald.mjs"
+import { blocksOf } from "./support/markdown.mjs"
 import { Proxy } from "./support/proxy.mjs"
 import { LOAD_TOPIC, Triggers } from "./support/triggers.mjs"
 import { within } from "./support/wait.mjs"
+
+const JAVA = path.join(path.dirname(fileURLToPath(import.meta.url)), "java/PostTriggers.java")
+const JAVA_DEADLINE_MS = 5 * 60_000
 
 const TRIGGERS = 5000
 const CONNECTIONS = 16
@@ -17,28 +25,48 @@ const CONNECTIONS = 16
 /** What the README says about a proxy on the same machine. */
 const BEHIND_A_PROXY = { HERALD__SERVER__TRUSTED_PROXIES: "127.0.0.1", HERALD__SERVER__FORCE_SSL: "true" }
 
+/** What a client says that could speak HTTP/2, with every request. */
+const OFFER = { connection: "Upgrade, HTTP2-Settings", upgrade: "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA" }
+
 /** Both proxies, as the README has them. */
 const PROXIES = ["nginx", "haproxy"]
 
 // The certificates here are made for one test each, and signed by nobody.
 process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0"
 
-describe("triggers arrive through a proxy over connections that are kept", () => {
-  for (const name of PROXIES) {
-    test(`${TRIGGERS} through ${name}`, async t => {
-      const counter = await counted(t, BEHIND_A_PROXY)
-      const proxy = await behind(t, name, counter)
-      const { inbox } = await connect(t, LATEST, proxy).joined(LOAD_TOPIC)
-      const triggers = new Triggers(proxy, { connections: CONNECTIONS })
+describe("a trigger that merely offers an upgrade is served, and its connection kept", () => {
+  const ways = [
+    { label: "nginx as in the README", proxy: "nginx" },
+    { label: "nginx with the offer in every request", proxy: "nginx", edit: offersAlways },
+    { label: "HAProxy as in the README", proxy: "haproxy" },
+    { label: "HAProxy, and a client that offers HTTP/2", proxy: "haproxy", headers: OFFER },
+    { label: "a client that offers HTTP/2", headers: OFFER },
+  ]
+  for (const { label, proxy, edit, headers } of ways) {
+    test(`${TRIGGERS} through ${label}`, async t => {
+      const { herald, counter } = await counted(t, proxy ? BEHIND_A_PROXY : {})
+      const front = proxy ? await behind(t, proxy, counter, edit) : counter
+      const { inbox } = await connect(t, LATEST, front).joined(LOAD_TOPIC)
+      const triggers = new Triggers(front, { connections: CONNECTIONS, headers })
       t.after(() => triggers.close())
       const before = counter.seen.length
 
       const outcomes = await triggers.post(TRIGGERS)
-      assert.deepEqual(outcomes, { 200: TRIGGERS }, complaints(outcomes, proxy, counter.herald))
+      assert.deepEqual(outcomes, { 200: TRIGGERS }, complaints(outcomes, front, herald))
       await hearsAll(inbox)
       assert.ok(counter.seen.length - before <= 2 * CONNECTIONS, `${counter.seen.length - before} connections`)
     })
   }
+
+  test(`${TRIGGERS} by Java's default client`, async t => {
+    const { counter } = await counted(t)
+    const { inbox } = await connect(t, LATEST, counter).joined(LOAD_TOPIC)
+    const before = counter.seen.length
+
+    assert.equal(await java(counter.origin), `${TRIGGERS} 200`)
+    await hearsAll(inbox)
+    assert.ok(counter.seen.length - before <= 2 * CONNECTIONS, `${counter.seen.length - before} connections`)
+  })
 })
 
 for (const name of PROXIES) {
@@ -89,6 +117,15 @@ for (const name of PROXIES) {
   })
 }
 
+test("nginx as in the README gives up a kept connection before the server does", async t => {
+  const herald = await Herald.start()
+  t.after(() => herald.close())
+  const [, minutes, seconds] = (await herald.command("check-config")).match(/^server\.keep_alive +(?:(\d+)m)? ?(?:(\d+)s)?/m)
+  const { code } = (await blocksOf("README.md")).find(({ kind }) => kind === "nginx")
+  const [, kept] = code.match(/keepalive_timeout (\d+)s;/)
+  assert.ok(Number(kept) < 60 * Number(minutes ?? 0) + Number(seconds ?? 0), `${kept} s are less than ${minutes} m ${seconds} s`)
+})
+
 describe("a socket whose URL ends with a slash", () => {
   let herald
   before(async () => {
@@ -105,17 +142,22 @@ describe("a socket whose URL ends with a slash", () => {
   }
 })
 
+/** The recipe that many a guide has: what nginx passes on asks for an upgrade, whatever its client asked for. */
+function offersAlways(block) {
+  return replaced(block, "proxy_set_header Connection $connection_upgrade;", 'proxy_set_header Connection "upgrade";')
+}
+
 /** A server, and in front of it what counts the connections to it. */
 async function counted(t, env) {
   const herald = await Herald.start(env)
   t.after(() => herald.close())
   const counter = await Proxy.start(herald)
   t.after(() => counter.close())
-  return counter
+  return { herald, counter }
 }
 
-async function behind(t, name, upstream) {
-  const proxy = await DocumentedProxy[name](upstream)
+async function behind(t, name, upstream, edit) {
+  const proxy = await DocumentedProxy[name](upstream, edit)
   t.after(() => proxy.close())
   return proxy
 }
@@ -155,4 +197,12 @@ function handshake({ host, scheme }, options) {
     })
   })
   return within(settled, "a handshake")
+}
+
+/** Posts the triggers by Java's client and returns what it prints. */
+async function java(origin) {
+  const url = `${origin}/api/apps/${TEST_APP.slug}/events`
+  const words = [JAVA, url, `${TEST_APP.key}:${TEST_APP.secret}`, TRIGGERS, CONNECTIONS].map(String)
+  const { stdout } = await promisify(execFile)("java", ["-Xmx256m", ...words], { timeout: JAVA_DEADLINE_MS })
+  return stdout.trim()
 }

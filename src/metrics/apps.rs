@@ -73,13 +73,16 @@ impl AppSeries {
         Self { known: Arc::default(), others: Arc::default(), apps_max }
     }
 
-    /// Makes these the apps that there are, with their slugs, oldest first. What was counted for one
+    /// Makes these the apps that there are, with their slugs, in any order. What was counted for one
     /// that is gone is forgotten; one that is new gets a series of its own if there is room, and
-    /// else counts among the others for as long as it lives: no series ever goes back.
+    /// else counts among the others for as long as it lives: no series ever goes back. Of several
+    /// that are new the lowest numbers, which are the oldest apps, come first, so that the same ones
+    /// have series of their own after every start.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut old = std::mem::take(&mut *known);
-        let apps: Vec<_> = apps.collect();
+        let mut apps: Vec<_> = apps.collect();
+        apps.sort_unstable_by_key(|(id, _)| *id);
         let is_own = |traffic: &Arc<Traffic>| !Arc::ptr_eq(traffic, &self.others);
         let staying = apps.iter().filter_map(|(id, _)| old.get(id));
         let mut own = staying.filter(|counted| is_own(&counted.traffic)).count();
@@ -213,6 +216,17 @@ mod tests {
         metrics.apps.keep([(2, "zwei"), (3, "three"), (5, "one")].into_iter());
         publish(5);
         assert_eq!(publications(&metrics), ["one 1", "zwei 2", "_other 3"], "there is room again");
+    }
+
+    #[test]
+    fn the_oldest_apps_have_series_of_their_own_in_whatever_order_they_are_named() {
+        for apps in [[3, 1, 4, 2], [4, 3, 2, 1], [1, 2, 3, 4]] {
+            let metrics = Metrics::new(2);
+            let slugs = ["", "one", "two", "three", "four"];
+            metrics.apps.keep(apps.into_iter().map(|id| (id, slugs[id as usize])));
+            apps.into_iter().for_each(|id| metrics.app(id).published(Source::Trigger, id as u64));
+            assert_eq!(publications(&metrics), ["one 1", "two 2", "_other 7"], "{apps:?}");
+        }
     }
 
     #[test]

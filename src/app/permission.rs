@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 /// Compiled topic patterns of one claim.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patterns(Box<[Pattern]>);
 
 impl Patterns {
@@ -30,7 +30,7 @@ impl Patterns {
 }
 
 /// One pattern, cut after the colon of every `:*`: `a:*:z` is `a:`, anything, `:z`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
     /// What a topic must begin with; all of it where nothing follows.
     first: Box<str>,

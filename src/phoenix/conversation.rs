@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use crate::{
-    app::{AppDirectory, AppId, subject::Subject},
+    app::{AppDirectory, AppId, subject::Subject, token::Grant},
     broker::{
         Addressing, TopicName,
         presence::Persona,
@@ -195,8 +195,9 @@ impl Conversation {
         if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
         }
-        let Admitted { footing, visitor } =
+        let Admitted { mut footing, visitor } =
             self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
+        footing.grant = footing.grant.map(|grant| self.shared(grant));
         let (profile, persona) = match visitor {
             Some(visitor) => {
                 let (profile, persona) = Profile::of(visitor, now_s).map_err(JoinRefusal::Meta)?;
@@ -207,6 +208,13 @@ impl Conversation {
         let place_in_app = self.place_in(app.id)?;
         let join_ref = if join_ref.is_null() { reference } else { join_ref }.clone();
         Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
+    }
+
+    /// A grant that this session has already and that says the same, or else this one. A token may
+    /// have kilobytes of patterns; a session keeps them once, however many topics it joins with it.
+    fn shared(&self, grant: Arc<Grant>) -> Arc<Grant> {
+        let mut held = self.joins.iter().filter_map(|join| join.footing.grant.as_ref());
+        held.find(|held| held.says_the_same_as(&grant)).cloned().unwrap_or(grant)
     }
 
     /// This session's place among those of an app: the one it has, or a new one.

@@ -250,6 +250,7 @@ async fn e194_e195_times_are_judged_with_a_leeway_of_half_a_minute() {
     let at = |offset_s: i64| json!(now_s() + offset_s);
     let fraction = |offset_s: i32| json!(now_s() as f64 + f64::from(offset_s) + 0.25);
     let (expired, early) = (bad_token("token_expired"), bad_token("token_not_yet_valid"));
+    let not_seconds = bad_token("token_time_not_in_seconds");
     for (claim, value, expected) in [
         ("exp", at(60), joined()),
         ("exp", at(0), joined()),
@@ -259,7 +260,11 @@ async fn e194_e195_times_are_judged_with_a_leeway_of_half_a_minute() {
         ("exp", fraction(-45), expired.clone()),
         ("exp", json!(0), expired.clone()),
         ("exp", json!(-1e300), expired),
-        ("exp", json!(1e300), joined()),
+        ("exp", json!(253_402_300_799_u64), joined()),
+        ("exp", json!(now_s() * 1_000), not_seconds.clone()),
+        ("exp", json!(1e300), not_seconds.clone()),
+        ("nbf", json!(now_s() * 1_000), not_seconds.clone()),
+        ("iat", json!(now_s() * 1_000), not_seconds),
         ("exp", Value::Null, joined()),
         ("exp", json!("tomorrow"), bad_token("invalid_token")),
         ("nbf", at(-60), joined()),

@@ -367,6 +367,30 @@ fn a_publication_that_is_not_taken_is_told() {
 }
 
 #[test]
+fn joins_of_one_session_share_what_one_token_permits() {
+    let claims = |sub: &str, publish: &str| {
+        json!({ "guardian_token": token(json!({
+            "sub": sub, "listen": ["private:*"], "publish": [publish], "iat": 1
+        })) })
+    };
+    let (ada, bob) = (claims("ada", "private:*"), claims("bob", "private:*"));
+    let (silent, again) = (claims("ada", "public:*"), claims("ada", "private:*"));
+    let mut talk = Talk::v2();
+    let mut join = |topic: &str, payload: &serde_json::Value| {
+        talk.say(&format!(r#"["1","1","{topic}","phx_join",{payload}]"#));
+        let joins = &talk.conversation.joins;
+        let join = joins.iter().find(|join| join.topic.as_str() == topic).expect("a join");
+        join.footing.grant.clone().expect("a grant")
+    };
+    let first = join("private:foo-app:a", &ada);
+    let second = join("private:foo-app:b", &again);
+    assert!(Arc::ptr_eq(&first, &second), "one token");
+    assert!(Arc::ptr_eq(&first, &join("private:foo-app:a", &ada)), "a rejoin");
+    assert!(!Arc::ptr_eq(&first, &join("private:foo-app:b", &bob)), "another subject");
+    assert!(!Arc::ptr_eq(&first, &join("private:foo-app:b", &silent)), "other patterns");
+}
+
+#[test]
 fn private_topics_need_a_listen_claim_and_obey_the_publish_claim() {
     let claims = json!({"listen": ["private:foo-app:*"], "publish": ["private:foo-app:open"]});
     let payload = json!({ "guardian_token": token(claims) });

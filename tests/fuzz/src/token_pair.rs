@@ -233,6 +233,13 @@ fn verdict(claims: &Value, csrf: Option<&str>, key: &SecretString) -> Option<Tok
     };
     match () {
         () if !is_sound => Some(TokenError::Invalid),
+        () if ["exp", "nbf", "iat"]
+            .into_iter()
+            .filter_map(time)
+            .any(|at| at >= 253_402_300_800.0) =>
+        {
+            Some(TokenError::NotInSeconds)
+        }
         () if time("exp").is_some_and(|exp| exp + LEEWAY_S < NOW_S) => Some(TokenError::Expired),
         () if in_future("nbf") || in_future("iat") => Some(TokenError::NotYetValid),
         () if audiences.iter().any(|audience| *audience == "csrf") && !fits() => {

@@ -29,6 +29,7 @@ fn join_refusals() -> Vec<JoinRefusal> {
     let tokens = [
         TokenError::TooLong,
         TokenError::Invalid,
+        TokenError::NotInSeconds,
         TokenError::Expired,
         TokenError::NotYetValid,
         TokenError::InvalidCsrf,

@@ -1,12 +1,16 @@
 //! `herald token`: mints a JWT, as a web application would.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use chrono::Utc;
 use clap::builder::NonEmptyStringValueParser;
 use humantime_serde::re::humantime;
 use secrecy::SecretString;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Failure,
@@ -16,7 +20,8 @@ use super::{
 use crate::app::{
     Slug,
     store::MissingFile,
-    token::{SigningAlgorithm, csrf_signature, mint},
+    subject::Subject,
+    token::{SigningAlgorithm, YEAR_10000_S, csrf_signature, mint},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -29,6 +34,7 @@ Examples:
   herald token --app test-app --listen 'private:test-app:*'
   herald token --app test-app --listen private:test-app:room-1 --publish private:test-app:room-1 \\
       --sub '{\"User\":1}' --ttl 15m
+  herald token --app test-app --listen 'presence:test-app:*' --sub ada
   herald token --app test-app --publish 'public:test-app:*' --aud trigger
   herald token --app test-app --listen 'private:test-app:*' --csrf <the page's CSRF token>
   herald token --secret-env APP_SECRET --listen 'private:test-app:*' --algorithm HS512";
@@ -48,9 +54,9 @@ pub(super) struct Args {
     /// A topic that may be published to, or a pattern; may be repeated
     #[arg(long, value_name = "TOPIC", value_parser = parse_pattern)]
     publish: Vec<String>,
-    /// Whom it is for: any JSON
-    #[arg(long, value_name = "JSON", value_parser = parse_json)]
-    sub: Option<Value>,
+    /// Whom it is for: any JSON; anything else, such as a bare word, is a string
+    #[arg(long, value_name = "JSON", value_parser = parse_sub)]
+    sub: Option<Box<RawValue>>,
     /// How long it is good for
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
@@ -72,15 +78,32 @@ fn parse_pattern(raw: &str) -> Result<String, String> {
     }
 }
 
-fn parse_json(raw: &str) -> Result<Value, String> {
-    serde_json::from_str(raw)
-        .map_err(|_| "must be JSON; a text needs its quotes: '\"user-1\"'".into())
+/// Reads any JSON, with numbers as they are written. Other text is a string, unless it looks like
+/// JSON that has been cut or misspelled.
+fn parse_sub(raw: &str) -> Result<Box<RawValue>, String> {
+    match serde_json::from_str::<Box<RawValue>>(raw) {
+        Ok(json) => match Subject::of(&json) {
+            Ok(_) => Ok(json),
+            Err(fault) => Err(fault.to_string()),
+        },
+        Err(_) if raw.trim().is_empty() => Err("must not be empty".into()),
+        Err(_) if raw.trim_start().starts_with(['{', '[', '"']) => {
+            Err("begins like JSON and is not valid JSON".into())
+        }
+        Err(_) => to_raw_value(raw).map_err(|e| e.to_string()),
+    }
 }
 
 fn parse_ttl(raw: &str) -> Result<Duration, String> {
     let ttl = humantime::parse_duration(raw).ok().filter(|ttl| ttl.as_secs() > 0);
-    let ttl = ttl.filter(|ttl| i64::try_from(ttl.as_secs()).is_ok_and(|s| s < i64::MAX / 2));
-    ttl.ok_or_else(|| "must be a duration of a second or more, such as 15m, 1h or 30days".into())
+    // Nobody accepts an `exp` beyond the year 9999.
+    let left_s = YEAR_10000_S.saturating_sub(Utc::now().timestamp() + 1);
+    let ttl = ttl.filter(|ttl| i64::try_from(ttl.as_secs()).is_ok_and(|s| s < left_s));
+    ttl.ok_or_else(|| {
+        "must be a duration of a second or more that ends before the year 10000, such as 15m, 1h or \
+         30days"
+            .into()
+    })
 }
 
 fn parse_algorithm(raw: &str) -> Result<SigningAlgorithm, String> {
@@ -88,16 +111,41 @@ fn parse_algorithm(raw: &str) -> Result<SigningAlgorithm, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
-    let secret = match (&args.app, &args.secret_env) {
-        (_, Some(variable)) => secret_of(variable)?,
-        (Some(app), None) => {
-            with_tables(MissingFile::Refuse, async |store, _| Ok(find(&store, app).await?.secret))?
-        }
+    // Where there is a single app its topics do not name it.
+    let (secret, named) = match (&args.app, &args.secret_env) {
+        (_, Some(variable)) => (secret_of(variable)?, None),
+        (Some(slug), None) => with_tables(MissingFile::Refuse, async |store, settings| {
+            let named = settings.single_app.is_none().then_some(slug);
+            Ok((find(&store, slug).await?.secret, named))
+        })?,
         (None, None) => return Err(Failure::usage("--app or --secret-env says who signs")),
     };
-    let claims = claims(args, &secret, Utc::now().timestamp());
+    let claims = Claims::of(args, &secret, Utc::now().timestamp());
     let token = mint(&claims, &secret, args.algorithm).map_err(|e| Failure::new(e.to_string()))?;
+    for warning in warnings(args, named) {
+        let warning = super::log::one_line(&warning);
+        // Where standard error is closed nobody can be warned.
+        writeln!(io::stderr(), "herald: warning: {warning}").ok();
+    }
     Ok(format!("{token}\n"))
+}
+
+/// What is probably not meant: a token that permits nothing, and topics of other apps.
+fn warnings(args: &Args, app: Option<&Slug>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if args.listen.is_empty() && args.publish.is_empty() {
+        let warning = "the token permits nothing: it has neither --listen nor --publish";
+        warnings.push(warning.to_owned());
+    }
+    let Some(app) = app else { return warnings };
+    for pattern in args.listen.iter().chain(&args.publish) {
+        match pattern.split(':').nth(1) {
+            None => warnings.push(format!("{pattern} matches no topic: `<scope>:{app}` is one")),
+            Some(slug) if slug == app.as_str() || slug.starts_with('*') => {}
+            Some(_) => warnings.push(format!("{pattern} matches no topic of {app}")),
+        }
+    }
+    warnings
 }
 
 /// Reads a secret from the environment variable `name`.
@@ -108,26 +156,33 @@ pub(super) fn secret_of(name: &str) -> Result<SecretString, Failure> {
     }
 }
 
-fn claims(args: &Args, secret: &SecretString, now_s: i64) -> Value {
-    let mut claims = Map::new();
-    let mut set = |claim: &str, value: Value| drop(claims.insert(claim.to_owned(), value));
-    set("iat", now_s.into());
-    set("exp", now_s.saturating_add_unsigned(args.ttl.as_secs()).into());
-    if !args.listen.is_empty() {
-        set("listen", args.listen.clone().into());
+/// What the token says.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iat: i64,
+    exp: i64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    listen: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    publish: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    s_csrf: Option<String>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(args: &'a Args, secret: &SecretString, now_s: i64) -> Self {
+        Self {
+            iat: now_s,
+            exp: now_s.saturating_add_unsigned(args.ttl.as_secs()),
+            listen: &args.listen,
+            publish: &args.publish,
+            sub: args.sub.as_deref(),
+            aud: args.csrf.as_ref().map(|_| "csrf").or(args.aud.as_deref()),
+            s_csrf: args.csrf.as_ref().map(|csrf| csrf_signature(secret, csrf)),
+        }
     }
-    if !args.publish.is_empty() {
-        set("publish", args.publish.clone().into());
-    }
-    if let Some(sub) = &args.sub {
-        set("sub", sub.clone());
-    }
-    if let Some(aud) = &args.aud {
-        set("aud", aud.as_str().into());
-    }
-    if let Some(csrf) = &args.csrf {
-        set("aud", "csrf".into());
-        set("s_csrf", csrf_signature(secret, csrf).into());
-    }
-    claims.into()
 }

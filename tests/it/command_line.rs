@@ -1,6 +1,7 @@
 //! Every command, run as a process: its answer, its exit code, and what it keeps to itself.
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::Path,
@@ -8,7 +9,8 @@ use std::{
     thread,
 };
 
-use serde_json::Value;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 
 /// A folder to run `herald` in, with an environment of nothing but what a test gives.
@@ -177,7 +179,13 @@ fn what_is_not_understood_is_a_usage_error() {
         &["token"],
         &["token", "--app", "test-app", "--listen", "*"],
         &["token", "--app", "test-app", "--listen", ""],
-        &["token", "--app", "test-app", "--sub", "user-1"],
+        &["token", "--app", "test-app", "--sub", "{\"id\":1"],
+        &["token", "--app", "test-app", "--sub", "\"ada"],
+        &["token", "--app", "test-app", "--sub", "[1,]"],
+        &["token", "--app", "test-app", "--sub", ""],
+        &["token", "--app", "test-app", "--sub", "1e999"],
+        &["token", "--app", "test-app", "--sub", "{\"id\":1,\"id\":2}"],
+        &["token", "--app", "test-app", "--ttl", "9000years"],
         &["token", "--app", "test-app", "--ttl", "soon"],
         &["token", "--app", "test-app", "--ttl", "0s"],
         &["token", "--app", "test-app", "--algorithm", "none"],
@@ -442,8 +450,17 @@ fn a_token_can_be_signed_without_settings_and_database() {
         .with("APP_SECRET", "a secret of some length")
         // Settings that nobody could load.
         .with("PORT", "nonsense");
-    let args =
-        ["token", "--secret-env", "APP_SECRET", "--csrf", "page-token", "--algorithm", "HS512"];
+    let args = [
+        "token",
+        "--secret-env",
+        "APP_SECRET",
+        "--publish",
+        "any:topic",
+        "--csrf",
+        "page-token",
+        "--algorithm",
+        "HS512",
+    ];
     let done = place.run(&args);
 
     let claims =
@@ -455,6 +472,65 @@ fn a_token_can_be_signed_without_settings_and_database() {
     assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0);
     let missing = Place::new().run(&args);
     assert!(missing.failed(1).contains("APP_SECRET holds no secret"), "{missing:?}");
+}
+
+#[test]
+fn a_bare_word_is_a_subject_and_a_number_keeps_its_digits() {
+    let place = Place::new().with("APP_SECRET", "a secret of some length");
+    for (given, expected) in [
+        ("ada", r#""ada""#),
+        ("user-1", r#""user-1""#),
+        ("ada@example.com", r#""ada@example.com""#),
+        ("Ada Lovelace", r#""Ada Lovelace""#),
+        ("007", r#""007""#),
+        ("nil", r#""nil""#),
+        (r#""7""#, r#""7""#),
+        ("7", "7"),
+        ("18446744073709551617", "18446744073709551617"),
+        (r#"{"User": 1.0}"#, r#"{"User": 1.0}"#),
+        ("null", "null"),
+    ] {
+        let args = ["token", "--secret-env", "APP_SECRET", "--listen", "a:b", "--sub", given];
+        let done = place.run(&args);
+        let payload = done.succeeded().split('.').nth(1).expect("a payload");
+        let payload = URL_SAFE_NO_PAD.decode(payload).expect("base64url");
+        let claims: HashMap<&str, &RawValue> = serde_json::from_slice(&payload).expect("claims");
+        assert_eq!(claims["sub"].get(), expected, "{given}");
+    }
+}
+
+#[test]
+fn a_token_that_permits_nothing_or_names_other_apps_is_minted_with_a_warning() {
+    let place = Place::seeded();
+    let nothing =
+        "herald: warning: the token permits nothing: it has neither --listen nor --publish";
+    let other = |pattern: &str| format!("herald: warning: {pattern} matches no topic of test-app");
+    let no_topic = "herald: warning: private matches no topic: `<scope>:test-app` is one";
+    for (patterns, expected) in [
+        (&[][..], vec![nothing.to_owned()]),
+        (&["private:test-app"], vec![]),
+        (&["private:*", "private:test-app:*", "private:test-app:a:b"], vec![]),
+        (&["private:bar-app:*"], vec![other("private:bar-app:*")]),
+        (
+            &["public:test-app2", "public:test-app", "a:b"],
+            vec![other("public:test-app2"), other("a:b")],
+        ),
+        (&["private"], vec![no_topic.to_owned()]),
+    ] {
+        for flag in ["--listen", "--publish"] {
+            let mut args = vec!["token", "--app", "test-app", "--sub", "ada"];
+            args.extend(patterns.iter().flat_map(|pattern| [flag, *pattern]));
+            let done = place.run(&args);
+            let warned: Vec<_> = done.err.lines().collect();
+            assert_eq!(
+                (done.code, warned),
+                (Some(0), expected.iter().map(String::as_str).collect())
+            );
+            claims(&done.out, "test-app-fake-secret", jsonwebtoken::Algorithm::HS256);
+        }
+    }
+    let single = Place::seeded().with("HERALD__SINGLE_APP", "test-app");
+    single.run(&["token", "--app", "test-app", "--listen", "deploys:web"]).succeeded();
 }
 
 /// A server for one request: answers it and returns the request's head and body.

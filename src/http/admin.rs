@@ -1,7 +1,6 @@
 //! The admin API's login: Basic credentials, and a brake on guessing them.
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -17,32 +16,53 @@ use actix_web::{
 };
 use secrecy::ExposeSecret;
 
-use super::{Services, basic::BasicCredentials, client::client_of, error::ApiError, own_host};
-use crate::{metrics::labels::Limit, session::client::block};
+use super::{
+    Services, basic::BasicCredentials, client::client_of, error::ApiError, own_host, tally::Tally,
+};
+use crate::{
+    metrics::labels::Limit,
+    session::{
+        bucket::{Bucket, PerSecond},
+        client::block,
+    },
+};
 
 /// How long failures count.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The most addresses that are counted one by one.
+/// The most addresses whose failures are counted.
 const ADDRESSES_MAX: usize = 10_000;
+/// The most addresses that are known to be the admin's.
+const PROVEN_MAX: usize = 1_000;
+/// How many addresses may fail, within a minute, as often as one may.
+const FAILING_ADDRESSES_MAX: u32 = 10_000;
+/// When to try again where all addresses together have failed too often.
+const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Counts failed admin logins per client address.
+/// Counts failed admin logins, per client address and in all.
 ///
 /// Once an address has failed as often as it may, it is refused for the rest of the minute that
 /// began with its first failure, also with the right credentials: an answer that told right from
 /// wrong would be all that a guesser needs. A success in between forgives nothing, since the
 /// operator may share an address with the guesser.
+///
+/// Strangers with endless addresses cannot shut out an address that has not failed: the failures of
+/// [`ADDRESSES_MAX`] addresses are remembered, the oldest are forgotten, and none of them counts
+/// against another address. Such strangers are slowed down together: all addresses together may
+/// fail as often as [`FAILING_ADDRESSES_MAX`] addresses could. Beyond that only an address from
+/// which the right credentials came before is listened to.
 #[derive(Debug)]
 pub struct Throttle {
     failures_max: u32,
+    started: Instant,
     counts: Mutex<Counts>,
 }
 
-/// Failures by address. When there are too many addresses, all further ones count as one: whoever
-/// has that many gets no more guesses by it, and an operator known before is not shut out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
-    by_address: HashMap<Block, Window>,
-    of_the_rest: Option<Window>,
+    by_address: Tally<Block, Window>,
+    in_all: Bucket,
+    /// Addresses from which the right credentials came.
+    proven: Tally<Block, ()>,
 }
 
 /// Who counts as one, as [`block`] has it.
@@ -65,14 +85,23 @@ impl Window {
 enum Refusal {
     /// The credentials are wrong.
     Wrong,
-    /// They were not looked at: this address failed too often, and may come back after this.
+    /// They were not looked at: there were too many failures, and it may be tried again after this.
     TooMany(Duration),
 }
 
 impl Throttle {
     /// Allows this many failures per minute and address, but at least one.
     pub fn new(failures_per_minute_max: u32) -> Self {
-        Self { failures_max: failures_per_minute_max.max(1), counts: Mutex::default() }
+        let counts = Counts {
+            by_address: Tally::new(ADDRESSES_MAX),
+            in_all: Bucket::default(),
+            proven: Tally::new(PROVEN_MAX),
+        };
+        Self {
+            failures_max: failures_per_minute_max.max(1),
+            started: Instant::now(),
+            counts: Mutex::new(counts),
+        }
     }
 
     /// Judges one attempt. Counting and judging are one step: simultaneous guesses gain nothing.
@@ -85,43 +114,44 @@ impl Throttle {
         // A panic while counting leaves counts that are right or one too low.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let block = block(address);
-        let failures = counts.current(block, now);
+        let failures = counts.failures_of(block, now);
         if let Some(window) = failures.filter(|window| window.failures >= self.failures_max) {
             return Err(Refusal::TooMany(WINDOW - now.saturating_duration_since(window.began)));
         }
+        let in_all = self.one_more(counts.in_all, now);
+        if in_all.is_none() && counts.proven.get(&block).is_none() {
+            return Err(Refusal::TooMany(GLOBAL_RETRY_AFTER));
+        }
         if is_right() {
+            counts.proven.begin(block, ());
             return Ok(());
         }
+        counts.in_all = in_all.unwrap_or(counts.in_all);
         counts.add_failure(block, now);
         Err(Refusal::Wrong)
+    }
+
+    /// All failures after one more; `None` if that is too many.
+    ///
+    /// Half of them may come at once, so that within no minute there are more than all.
+    fn one_more(&self, mut in_all: Bucket, now: Instant) -> Option<Bucket> {
+        let half = PerSecond(self.failures_max.saturating_mul(FAILING_ADDRESSES_MAX / 2));
+        // A bucket counts by the second: here its seconds are minutes.
+        let minutes = now.saturating_duration_since(self.started).as_secs_f64() / 60.0;
+        in_all.take(1, half, minutes).then_some(in_all)
     }
 }
 
 impl Counts {
-    fn current(&self, block: Block, now: Instant) -> Option<Window> {
-        let window = match self.by_address.get(&block) {
-            Some(window) => Some(*window),
-            None if self.by_address.len() >= ADDRESSES_MAX => self.of_the_rest,
-            None => None,
-        };
-        window.filter(|window| !window.is_over(now))
+    fn failures_of(&self, block: Block, now: Instant) -> Option<Window> {
+        self.by_address.get(&block).copied().filter(|window| !window.is_over(now))
     }
 
     fn add_failure(&mut self, block: Block, now: Instant) {
-        if self.by_address.len() >= ADDRESSES_MAX && !self.by_address.contains_key(&block) {
-            self.by_address.retain(|_, window| !window.is_over(now));
+        match self.by_address.get_mut(&block).filter(|window| !window.is_over(now)) {
+            Some(window) => window.failures += 1,
+            None => self.by_address.begin(block, Window { began: now, failures: 1 }),
         }
-        let is_full = self.by_address.len() >= ADDRESSES_MAX;
-        let fresh = Window { began: now, failures: 0 };
-        let window = match self.by_address.get_mut(&block) {
-            Some(window) => window,
-            None if is_full => self.of_the_rest.get_or_insert(fresh),
-            None => self.by_address.entry(block).or_insert(fresh),
-        };
-        if window.is_over(now) {
-            *window = fresh;
-        }
-        window.failures += 1;
     }
 }
 
@@ -230,24 +260,72 @@ mod tests {
         assert_eq!(throttle.attempt(address("::ffff:192.0.2.1"), now, || true), too_many(60));
     }
 
-    #[test]
-    fn the_map_does_not_grow_without_bound_and_the_rest_counts_as_one() {
-        let throttle = Throttle::new(2);
-        let start = Instant::now();
-        let nth = |n: usize| IpAddr::from(u32::try_from(n).expect("a small number").to_be_bytes());
-        for n in 0..ADDRESSES_MAX {
-            assert_eq!(throttle.attempt(nth(n), start, || false), WRONG);
-        }
-        let rest = ADDRESSES_MAX;
-        assert_eq!(throttle.attempt(nth(rest), start, || false), WRONG);
-        assert_eq!(throttle.attempt(nth(rest + 1), start, || false), WRONG);
-        assert_eq!(throttle.attempt(nth(rest + 2), start, || true), too_many(60));
-        assert_eq!(throttle.attempt(nth(0), start, || true), Ok(()), "known before");
-        assert_eq!(throttle.counts.lock().expect("counts").by_address.len(), ADDRESSES_MAX);
+    /// The nth network of one provider, which hands out a /64 to each customer.
+    fn network(n: u32) -> IpAddr {
+        let [a, b, c, d] = n.to_be_bytes().map(u16::from);
+        IpAddr::from([0x2001, 0xdb8, a << 8 | b, c << 8 | d, 0, 0, 0, 1])
+    }
 
-        let later = start + WINDOW;
-        assert_eq!(throttle.attempt(nth(rest + 2), later, || false), WRONG);
-        assert_eq!(throttle.counts.lock().expect("counts").by_address.len(), 1);
+    #[test]
+    fn failures_from_endless_addresses_shut_out_no_address_that_has_not_failed() {
+        let throttle = Throttle::new(10);
+        let (start, operator) = (Instant::now(), address("192.0.2.1"));
+        assert_eq!(throttle.attempt(operator, start, || true), Ok(()));
+        for n in 0..10_012 {
+            assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{n}");
+        }
+        for (case, who) in [
+            ("it has logged in before", operator),
+            ("it is new", address("192.0.2.2")),
+            ("it is a neighbour of those that failed", network(10_012)),
+        ] {
+            assert_eq!(throttle.attempt(who, start, || true), Ok(()), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_oldest_failures() {
+        let throttle = Throttle::new(3);
+        let start = Instant::now();
+        let addresses = u32::try_from(ADDRESSES_MAX).expect("a small number");
+        for n in 0..=addresses {
+            assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{n}");
+        }
+        for (case, n, expected) in [
+            ("remembered", 2, too_many(60)),
+            ("the youngest", addresses, too_many(60)),
+            ("forgotten", 0, Ok(())),
+        ] {
+            for _ in 0..2 {
+                assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{case}");
+            }
+            assert_eq!(throttle.attempt(network(n), start, || true), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn guesses_from_endless_addresses_share_one_rate() {
+        let throttle = Throttle::new(1);
+        let (start, operator) = (Instant::now(), address("192.0.2.1"));
+        assert_eq!(throttle.attempt(operator, start, || true), Ok(()));
+        let mut networks = (0..).map(network);
+        let mut guess = |second| {
+            let now = start + Duration::from_secs(second);
+            let network = networks.next().expect("endless networks");
+            throttle.attempt(network, now, || false)
+        };
+        let mut guesses = |second| (0..).take_while(|_| guess(second) == WRONG).count();
+        assert_eq!(guesses(0), 5_000);
+        assert_eq!(guesses(30), 2_500);
+        assert_eq!(guesses(60), 2_500, "no more within a minute than 10,000 addresses could");
+        let now = start + Duration::from_secs(60);
+        let new = address("192.0.2.2");
+        let answer = throttle.attempt(new, now, || unreachable!("they were compared"));
+        assert_eq!(answer, too_many(1));
+        assert_eq!(throttle.attempt(operator, now, || true), Ok(()), "known to be the admin's");
+        assert_eq!(throttle.attempt(operator, now, || false), WRONG);
+        assert_eq!(throttle.attempt(operator, now, || true), too_many(60), "it counts by itself");
+        assert_eq!(throttle.attempt(new, now + GLOBAL_RETRY_AFTER, || true), Ok(()));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod own_host;
 pub mod pace;
 pub mod pages;
 pub mod publish;
+mod tally;
 mod trigger;
 
 #[cfg(test)]

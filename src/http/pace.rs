@@ -1,37 +1,35 @@
 //! How often the holder of a token may trigger: as often as a client may publish over its socket.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{Mutex, PoisonError},
 };
 
+use super::tally::Tally;
 use crate::session::bucket::{Bucket, PerSecond};
 
-/// The most tokens that are counted one by one.
+/// The most tokens that are counted.
 const TOKENS_MAX: usize = 10_000;
 
-/// Counts events by token. When there are too many tokens within a second, all further ones count as
-/// one: whoever has that many gets no further by it.
+/// Counts events by token, of all apps together.
+///
+/// Only valid tokens are counted. The holder of more than [`TOKENS_MAX`] gains nothing when the
+/// oldest is forgotten: each of so many may trigger as often as any. And the tokens of other apps
+/// keep a count of their own.
 #[derive(Debug)]
 pub struct TokenPace {
     rate: PerSecond,
     /// Keyed anew by each process, so that nobody can choose tokens that meet.
     hasher: RandomState,
-    used: Mutex<Used>,
-}
-
-#[derive(Debug, Default)]
-struct Used {
     /// By a token's hash: the token itself is nothing to keep.
-    by_token: HashMap<u64, Bucket>,
-    by_the_rest: Bucket,
+    used: Mutex<Tally<u64, Bucket>>,
 }
 
 impl TokenPace {
     /// Allows every token so many events.
     pub fn new(rate: PerSecond) -> Self {
-        Self { rate, hasher: RandomState::new(), used: Mutex::default() }
+        Self { rate, hasher: RandomState::new(), used: Mutex::new(Tally::new(TOKENS_MAX)) }
     }
 
     /// Counts so many events of a token, all or none; `false` if that is too often.
@@ -40,17 +38,13 @@ impl TokenPace {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         // A panic while counting leaves counts that are right or one too high.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let Used { by_token, by_the_rest } = &mut *used;
-        if by_token.len() >= TOKENS_MAX && !by_token.contains_key(&key) {
-            by_token.retain(|_, bucket| !bucket.is_empty(now_s));
+        if let Some(bucket) = used.get_mut(&key) {
+            return bucket.take(events, self.rate, now_s);
         }
-        let is_full = by_token.len() >= TOKENS_MAX;
-        let bucket = match by_token.get_mut(&key) {
-            Some(bucket) => bucket,
-            None if is_full => by_the_rest,
-            None => by_token.entry(key).or_default(),
-        };
-        bucket.take(events, self.rate, now_s)
+        let mut bucket = Bucket::default();
+        let is_taken = bucket.take(events, self.rate, now_s);
+        used.begin(key, bucket);
+        is_taken
     }
 }
 
@@ -77,12 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn the_map_does_not_grow_without_bound_and_the_rest_counts_as_one() {
+    fn however_many_tokens_there_are_each_has_a_pace_of_its_own() {
         let pace = TokenPace::new(PerSecond(1));
-        let take = |n: usize, now_s| pace.take(&n.to_be_bytes(), 1, now_s);
-        assert!((0..=TOKENS_MAX).all(|n| take(n, NOW_S)));
-        assert!(!take(TOKENS_MAX + 1, NOW_S), "one of the rest was enough");
-        assert!(take(TOKENS_MAX + 1, NOW_S + 2.0), "those who were silent are forgotten");
-        assert_eq!(pace.used.lock().expect("no panic holds it").by_token.len(), 1);
+        let take = |n: usize| pace.take(&n.to_be_bytes(), 1, NOW_S);
+        assert!((0..TOKENS_MAX).all(take));
+        assert!(!take(1), "one of them was enough");
+        assert!(take(TOKENS_MAX) && take(TOKENS_MAX + 1), "those beyond do not share one");
+        assert!(!take(TOKENS_MAX), "and are counted");
+        assert!(!take(TOKENS_MAX - 1), "the youngest are not forgotten");
     }
 }

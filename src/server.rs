@@ -88,8 +88,9 @@ pub struct Server {
     threads: Threads,
     shutdown: Shutdown,
     stop: Stop,
+    metrics: Arc<Metrics>,
     /// What answers `GET /metrics` elsewhere.
-    metrics: Option<(SocketAddr, dev::Server)>,
+    metrics_server: Option<(SocketAddr, dev::Server)>,
 }
 
 /// Stops a server from elsewhere. Cheap to clone.
@@ -128,8 +129,9 @@ impl Server {
         let unfinished = Unfinished::new(settings.limits.unfinished_bytes_max);
         let sessions = Sessions::new(sessions_max, unfinished, metrics);
         let parts = Parts::assemble(settings, directory, registry.await?, sessions);
-        let metrics = metrics_listener.map(|listener| parts.serve_metrics(listener)).transpose()?;
-        Ok(Self { metrics, ..parts.serve(listeners).await? })
+        let metrics_server = metrics_listener.map(|listener| parts.serve_metrics(listener));
+        let metrics_server = metrics_server.transpose()?;
+        Ok(Self { metrics_server, ..parts.serve(listeners).await? })
     }
 
     /// The port it listens on.
@@ -144,7 +146,12 @@ impl Server {
 
     /// The address where `GET /metrics` is answered, if that has a listener of its own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref().map(|(address, _)| *address)
+        self.metrics_server.as_ref().map(|(address, _)| *address)
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// A handle that stops this server.
@@ -161,7 +168,7 @@ impl Server {
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let mut signals = Signals::listen()?;
         // To the very end, for a stop is worth watching.
-        let metrics = self.metrics.map(|(_, server)| actix::spawn(server));
+        let metrics = self.metrics_server.map(|(_, server)| actix::spawn(server));
         let _metrics = metrics.map(AbortOnDrop);
         tokio::select! {
             name = signals.next() => info!("{name}: shutting down"),
@@ -277,6 +284,7 @@ impl Parts {
     async fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
         let server = &self.settings.server;
         let Self { topics, sessions, draining, .. } = self.clone();
+        let metrics = sessions.metrics().clone();
         let pace =
             Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
         let timeout = server.shutdown_timeout;
@@ -284,7 +292,8 @@ impl Parts {
         let address = listeners.address;
         let threads = Threads::start(listeners, move |stops| self.service(stops));
         let threads = threads.await.map_err(StartError::Thread)?;
-        Ok(Server { address, threads, shutdown, stop: Stop::default(), metrics: None })
+        let stop = Stop::default();
+        Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
     }
 
     fn serve_metrics(

@@ -1,10 +1,8 @@
 //! Why a command failed: one line and an exit code.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
+use super::log::{Lines, one_line};
 use crate::{
     app::{change::ChangeError, store::StoreError},
     server::StartError,
@@ -34,11 +32,9 @@ impl Failure {
         Self { message: message.into(), code: USAGE }
     }
 
-    /// Writes the line and gives the code.
-    pub(super) fn report(self) -> ExitCode {
-        let message = super::log::one_line(&self.message);
-        // Where standard error is closed the code still speaks.
-        writeln!(io::stderr(), "herald: {message}").ok();
+    /// Leaves the line to be written and gives the code, which speaks also where nobody reads.
+    pub(super) fn report(self, lines: &Lines) -> ExitCode {
+        lines.push(format!("herald: {}\n", one_line(&self.message)).as_bytes());
         ExitCode::from(self.code)
     }
 }

@@ -1,22 +1,42 @@
 //! The logger: one line per record, to standard error.
+//!
+//! It never waits for the reader of standard error, see [`lines`].
 
-use std::{borrow::Cow, io::Write};
+mod lines;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    borrow::Cow,
+    io::{self, Write},
+    panic,
+    time::Duration,
+};
 
 use env_logger::{Builder, Target};
 use log::LevelFilter;
 
+pub(super) use lines::Lines;
+
 /// What commands log that answer and end: only what should be known.
 pub(super) const COMMANDS: &str = "warn";
 
+/// How long an exit waits for lines that are not written yet.
+pub(super) const EXIT_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Starts the thread that writes to standard error.
+pub(super) fn to_standard_error() -> Lines {
+    Lines::to(io::stderr())
+}
+
 /// Starts logging what `filter` lets through; `RUST_LOG` wins where it is set.
-pub(super) fn start(filter: &str) {
+pub(super) fn start(filter: &str, lines: &Lines) {
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
     let mut builder = Builder::new();
     builder
         .parse_filters(wanted.as_deref().unwrap_or(filter))
         // Statements may hold values, whatever level was asked for.
         .filter_module("sqlx::query", LevelFilter::Off)
-        .target(Target::Stderr)
+        .target(Target::Pipe(Box::new(lines.clone())))
         .format(|out, record| {
             let message = record.args().to_string();
             let (level, target) = (record.level(), record.target());
@@ -24,6 +44,16 @@ pub(super) fn start(filter: &str) {
         });
     // Only a second start could fail, and then logging works already.
     builder.try_init().ok();
+    panic::set_hook(Box::new(log_panic));
+}
+
+/// Logs a panic. The standard library would write it to standard error itself, and wait there.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => log::error!("{panic}\n{trace}"),
+        _ => log::error!("{panic}"),
+    }
 }
 
 /// Escapes control characters: what comes from outside cannot forge a line, nor move the cursor.

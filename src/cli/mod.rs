@@ -30,6 +30,7 @@ use crate::{
 };
 
 use failure::Failure;
+use log::Lines;
 
 const AFTER_HELP: &str = "\
 Without a command Herald serves.
@@ -104,16 +105,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if answer.use_stderr() { failure::USAGE } else { 0 });
         }
     };
-    match execute(cli.command.unwrap_or(Command::Serve)).and_then(|text| print(&text)) {
+    let lines = log::to_standard_error();
+    let done = execute(cli.command.unwrap_or(Command::Serve), &lines);
+    let code = match done.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+        Err(failure) => failure.report(&lines),
+    };
+    lines.flush(log::EXIT_WAIT_MAX);
+    code
 }
 
 /// Does what was asked; the text is for standard output.
-fn execute(command: Command) -> Result<String, Failure> {
+fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
+    if !matches!(command, Command::Serve) {
+        log::start(log::COMMANDS, lines);
+    }
     match command {
-        Command::Serve => serve::run(),
+        Command::Serve => serve::run(lines),
         Command::Migrate { command } => migrate::run(&command),
         Command::Seed => seed::run(),
         Command::CheckConfig(args) => check_config::run(&args),
@@ -141,7 +149,6 @@ fn with_store<T>(
     task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let settings = Settings::load()?;
-    log::start(log::COMMANDS);
     actix_rt::System::new().block_on(async {
         let store = AppStore::connect(&settings.database, missing).await?;
         let closing = store.clone();

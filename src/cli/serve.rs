@@ -9,7 +9,11 @@ use crate::{
     settings::{Environment, Settings},
 };
 
-use super::{Failure, banner::banner};
+use super::{
+    Failure,
+    banner::banner,
+    log::{self as logger, Lines},
+};
 
 pub(super) const AFTER_HELP: &str = "\
 SIGTERM and SIGINT stop it: what was accepted is delivered, every session is closed, within
@@ -20,14 +24,15 @@ Examples:
   PORT=5000 herald serve
   HERALD_ENV=production herald serve";
 
-pub(super) fn run() -> Result<String, Failure> {
+pub(super) fn run(lines: &Lines) -> Result<String, Failure> {
     let settings = Settings::load()?;
-    super::log::start(&settings.log.filter);
-    actix_rt::System::new().block_on(serve(settings))
+    logger::start(&settings.log.filter, lines);
+    actix_rt::System::new().block_on(serve(settings, lines))
 }
 
-async fn serve(settings: Settings) -> Result<String, Failure> {
+async fn serve(settings: Settings, lines: &Lines) -> Result<String, Failure> {
     let server = Server::build(settings.clone()).await?;
+    lines.count_dropped_in(&server.metrics().log_lines_dropped);
     let address = server.address();
     let greeting = match settings.env {
         Environment::Development => {

@@ -17,9 +17,10 @@ pub mod process;
 
 use std::{sync::Arc, time::Duration};
 
+pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::{
     encoding::text,
-    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram, info::Info},
+    metrics::{gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -58,6 +59,8 @@ pub struct Metrics {
     pub publish_to_write_s: Histogram,
     /// How often the apps were read anew.
     pub registry_refreshes: Each<RefreshOutcome, Counter>,
+    /// Lines of the log that found no room because standard error was not read.
+    pub log_lines_dropped: Counter,
     /// What waits in outboxes; measured when it is asked for.
     pub outboxes: Outboxes,
     /// What is counted per app.
@@ -92,6 +95,7 @@ impl Metrics {
             malformed_requests: Counter::default(),
             publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
             registry_refreshes: Each::default(),
+            log_lines_dropped: Counter::default(),
             outboxes: Outboxes::default(),
             apps: AppSeries::new(apps_max),
         };
@@ -119,6 +123,11 @@ impl Metrics {
             "registry_refreshes",
             "Readings of the table of apps",
             self.registry_refreshes.clone(),
+        );
+        herald.register(
+            "log_lines_dropped",
+            "Lines of the log that nobody read in time",
+            self.log_lines_dropped.clone(),
         );
         herald.register_with_unit(
             "publish_to_write",

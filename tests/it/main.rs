@@ -52,3 +52,4 @@ mod strict_json;
 mod tokens;
 mod triggers;
 mod unfinished;
+mod unread_log;

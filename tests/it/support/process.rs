@@ -16,6 +16,8 @@ use super::{DEADLINE, TestServer};
 pub struct Process {
     child: Child,
     log: mpsc::Receiver<String>,
+    /// Has the rest of its log read, where nobody does that yet.
+    unread: mpsc::Sender<()>,
     /// What it serves, as far as it can be talked to. Its folder holds `herald.db`.
     pub server: TestServer,
 }
@@ -31,8 +33,21 @@ impl Process {
         Self::start_through(Command::new(env!("CARGO_BIN_EXE_herald")), dir, env)
     }
 
+    /// Starts a server whose log nobody reads once it listens.
+    pub fn start_unread(env: &[(&str, &str)]) -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_herald")), dir, env)
+    }
+
     /// Starts a server with a command that runs `herald` with the arguments it is given.
-    pub fn start_through(mut herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
+    pub fn start_through(herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
+        let process = Self::spawn(herald, dir, env);
+        // A full pipe would hold the log up.
+        process.read_log();
+        process
+    }
+
+    fn spawn(mut herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
         let mut child = herald
             .arg("serve")
             .current_dir(dir.path())
@@ -45,23 +60,42 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("herald starts");
-        let log = BufReader::new(child.stderr.take().expect("its standard error"));
+        let mut log = BufReader::new(child.stderr.take().expect("its standard error"));
         let (found, port) = mpsc::channel();
         let (logged, lines) = mpsc::channel();
-        // Reads on to the end, for a full pipe would hold the server up.
+        let (unread, wanted) = mpsc::channel();
         thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on ") {
+            while let Some(line) = next_line(&mut log) {
+                let port = line.split_once("listening on ").map(|(_, address)| {
                     let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
-                    // Told once; nobody waits for more.
-                    let _ = found.send(port.expect("a port"));
-                }
-                // Whoever reads none of it does not mind.
+                    port.expect("a port")
+                });
+                // Nobody has to be interested in any of it.
                 let _ = logged.send(line);
+                if let Some(port) = port {
+                    let _ = found.send(port);
+                    let _ = wanted.recv();
+                }
             }
         });
         let port = port.recv_timeout(3 * DEADLINE).expect("the server listens");
-        Self { child, log: lines, server: TestServer::elsewhere(port, dir) }
+        Self { child, log: lines, unread, server: TestServer::elsewhere(port, dir) }
+    }
+
+    /// Reads the rest of its log, to its end.
+    pub fn read_log(&self) {
+        // It may have been closed in the meantime.
+        let _ = self.unread.send(());
+    }
+
+    /// The lines of its log that were not read away yet, once it has ended.
+    pub fn rest_of_log(&self) -> Vec<String> {
+        let line = || match self.log.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the log does not end"),
+        };
+        std::iter::from_fn(line).collect()
     }
 
     /// Sends it a signal by name, such as `TERM`.
@@ -73,7 +107,13 @@ impl Process {
 
     /// Waits until it has logged a line with this text; what came before is read away.
     pub fn until_logged(&self, text: &str) {
-        while !self.log.recv_timeout(DEADLINE).expect("a line in time").contains(text) {}
+        let mut read = Vec::new();
+        while !read.last().is_some_and(|line: &String| line.contains(text)) {
+            match self.log.recv_timeout(DEADLINE) {
+                Ok(line) => read.push(line),
+                Err(error) => panic!("no line with {text:?}, {error}: {read:#?}"),
+            }
+        }
     }
 
     /// Waits until it has logged so many lines with this text, and answers them, and more if there
@@ -136,6 +176,16 @@ impl Process {
         let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         kilobytes.expect("a number of kilobytes") * 1_024
     }
+}
+
+/// Reads a line; one that was cut off shows that by a word behind it.
+fn next_line(log: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    log.read_line(&mut line).ok().filter(|&bytes| bytes > 0)?;
+    Some(match line.strip_suffix('\n') {
+        Some(whole) => whole.to_owned(),
+        None => format!("{line} [cut off]"),
+    })
 }
 
 impl Drop for Process {

@@ -278,5 +278,6 @@ async fn migrations_on_a_full_disk_fail_and_leave_nothing_half_done() {
     }
     disk.empty(&process);
     let done = disk.run_on("new.db", FILE_BYTES_MAX, &["migrate", "up"]);
-    assert_eq!(done.succeeded(), "applied m20250601_000001_create_apps\n");
+    let applied = format!("applied m20250601_000001_create_apps to {}\n", disk.url("new.db"));
+    assert_eq!(done.succeeded(), applied);
 }

@@ -42,6 +42,7 @@ use crate::{
         listener::Listener,
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
+        requests::ConnectionLimit,
         unfinished::Unfinished,
         worker::{SessionLimits, Sessions, Worker},
     },
@@ -113,7 +114,9 @@ impl Server {
         settings.keep()?;
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
-        let sessions_max = settings.sessions_max(settings::raise_file_limit())?;
+        let file_limit = settings::raise_file_limit();
+        let sessions_max = settings.sessions_max(file_limit)?;
+        let connections_max = settings.connections_max(file_limit);
         let address = SocketAddr::new(settings.server.host, settings.server.port);
         let listeners = Listeners::open(address, settings.worker_threads())?;
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
@@ -128,7 +131,9 @@ impl Server {
         );
         let unfinished = Unfinished::new(settings.limits.unfinished_bytes_max);
         let sessions = Sessions::new(sessions_max, unfinished, metrics);
-        let parts = Parts::assemble(settings, directory, registry.await?, sessions);
+        let http_max = settings.limits.http_connections_max;
+        let connections = ConnectionLimit::new(http_max, connections_max, sessions.clone());
+        let parts = Parts::assemble(settings, directory, registry.await?, (sessions, connections));
         let metrics_server = metrics_listener.map(|listener| parts.serve_metrics(listener));
         let metrics_server = metrics_server.transpose()?;
         Ok(Self { metrics_server, ..parts.serve(listeners).await? })
@@ -213,6 +218,7 @@ struct Parts {
     registry: Addr<AppRegistry>,
     topics: Topics,
     sessions: Sessions,
+    connections: ConnectionLimit,
     rules: Arc<Rules>,
     addresses: Places<IpAddr>,
     long_polls: LongPolls<Conversation>,
@@ -224,7 +230,7 @@ impl Parts {
         settings: Arc<Settings>,
         directory: AppDirectory,
         registry: Addr<AppRegistry>,
-        sessions: Sessions,
+        (sessions, connections): (Sessions, ConnectionLimit),
     ) -> Self {
         let limits = &settings.limits;
         let metrics = sessions.metrics().clone();
@@ -274,6 +280,7 @@ impl Parts {
             registry,
             topics,
             sessions,
+            connections,
             rules,
             addresses,
             long_polls,
@@ -283,14 +290,14 @@ impl Parts {
 
     async fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
         let server = &self.settings.server;
-        let Self { topics, sessions, draining, .. } = self.clone();
+        let Self { topics, sessions, connections, draining, .. } = self.clone();
         let metrics = sessions.metrics().clone();
         let pace =
             Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
         let timeout = server.shutdown_timeout;
         let shutdown = Shutdown { topics, sessions, draining, pace, timeout };
         let address = listeners.address;
-        let threads = Threads::start(listeners, move |stops| self.service(stops));
+        let threads = Threads::start(listeners, connections, move |stops| self.service(stops));
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
         Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
@@ -362,6 +369,7 @@ impl Parts {
             handshake_timeout: socket.handshake_timeout,
             idle_timeout: socket.idle_timeout,
             keep_alive: server.keep_alive,
+            limit: self.connections.clone(),
             draining: self.draining.clone(),
             stops,
         }

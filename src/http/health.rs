@@ -22,7 +22,8 @@ async fn health() -> HttpResponse {
     answer(HttpResponse::Ok(), json!({ "status": "ok" }))
 }
 
-/// Says whether new clients are welcome: the registry is loaded and no shutdown is under way.
+/// Says whether new clients are welcome: the registry is loaded, every worker thread accepts
+/// connections, and no shutdown is under way.
 ///
 /// The database is told of, but does not decide: everything but the admin API goes on without it.
 async fn ready(services: web::Data<Services>) -> HttpResponse {
@@ -31,10 +32,11 @@ async fn ready(services: web::Data<Services>) -> HttpResponse {
         Ok(DatabaseHealth::Failed) => (true, "failed"),
         Err(_) => (services.registry.connected(), "unknown"),
     };
-    let status = match (services.draining.load(Relaxed), is_loaded) {
-        (true, _) => "draining",
-        (false, false) => "registry is down",
-        (false, true) => "ready",
+    let status = match () {
+        () if services.draining.load(Relaxed) => "draining",
+        () if !is_loaded => "registry is down",
+        () if services.metrics.accept_panics.get() > 0 => "a worker thread is broken",
+        () => "ready",
     };
     let body = json!({ "status": status, "database": database });
     if status == "ready" {
@@ -70,6 +72,16 @@ mod tests {
         let draining = json!({ "status": "draining", "database": "ok" });
         assert_eq!(get("/health").await, (200, json!({ "status": "ok" })));
         assert_eq!(get("/ready").await, (503, draining));
+    }
+
+    #[actix_web::test]
+    async fn a_server_with_a_broken_thread_is_up_and_not_ready() {
+        let services = TestServices::start().await;
+        services.services.metrics.accept_panics.inc();
+        let get = |path| services.call(TestRequest::get().uri(path));
+        let broken = json!({ "status": "a worker thread is broken", "database": "ok" });
+        assert_eq!(get("/ready").await, (503, broken));
+        assert_eq!(get("/health").await, (200, json!({ "status": "ok" })));
     }
 
     #[actix_web::test]

@@ -11,7 +11,7 @@ use actix_web::{
     App as WebApp, HttpResponse, HttpServer, dev::Server, http::header, middleware::from_fn, web,
 };
 
-use super::{Services, admin, answer_with, error::ApiError, read};
+use super::{Services, admin, answer_with, error::ApiError, health, read};
 use crate::{metrics, session::path::without_empty_segments};
 
 /// How long a thread may take to say what it has.
@@ -27,12 +27,13 @@ pub fn configure(cfg: &mut web::ServiceConfig, has_own_listener: bool) {
     }
 }
 
-/// Serves it, and nothing else, on a thread and a listener of its own.
+/// Serves it, `/health` and `/ready`, and nothing else, on a thread and a listener of its own.
 pub fn serve(services: web::Data<Services>, listener: TcpListener) -> std::io::Result<Server> {
     let app = move || {
         let app = WebApp::new()
             .app_data(services.clone())
             .service(read("/metrics", show))
+            .configure(health::configure)
             .default_service(answer_with(ApiError::NotFound));
         apply_fn_factory(app, without_empty_segments)
     };

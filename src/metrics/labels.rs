@@ -44,6 +44,8 @@ closed_label! {
         SessionsPerApp = "sessions_per_app_max",
         /// Sessions from one address.
         SessionsPerAddress = "sessions_per_address_max",
+        /// Plain HTTP connections.
+        HttpConnections = "http_connections_max",
         /// Silence of a client.
         Idle = "idle_timeout",
         /// A message that does not come to its end.

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub limit_hits: Each<Limit, Counter>,
     /// Requests that cannot be read.
     pub malformed_requests: Counter,
+    /// Worker threads that accept no more connections, because accepting panicked.
+    pub accept_panics: Counter,
     /// From the moment a publication was taken to the moment it was written to a socket.
     pub publish_to_write_s: Histogram,
     /// How often the apps were read anew.
@@ -93,6 +95,7 @@ impl Metrics {
             joins: Each::default(),
             limit_hits: Each::default(),
             malformed_requests: Counter::default(),
+            accept_panics: Counter::default(),
             publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
             registry_refreshes: Each::default(),
             log_lines_dropped: Counter::default(),
@@ -118,6 +121,11 @@ impl Metrics {
             "malformed_requests",
             "Requests that are not HTTP/1",
             self.malformed_requests.clone(),
+        );
+        herald.register(
+            "accept_panics",
+            "Worker threads that accept no more connections",
+            self.accept_panics.clone(),
         );
         herald.register(
             "registry_refreshes",

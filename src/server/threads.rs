@@ -6,7 +6,7 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io, mem,
     net::SocketAddr,
     pin::pin,
@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    thread,
     time::Duration,
 };
 
@@ -24,11 +25,18 @@ use log::{debug, error, info};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
+    task::yield_now,
     time::timeout,
 };
 
 use super::listeners::Listeners;
-use crate::session::connection::{Connection, Seat};
+use crate::{
+    metrics::Metrics,
+    session::{
+        connection::{Connection, Seat},
+        requests::ConnectionLimit,
+    },
+};
 
 /// How long a thread waits that could not accept a connection, as when no file handle is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -73,7 +81,11 @@ impl Threads {
     ///
     /// # Errors
     /// If a thread cannot be started, or cannot serve.
-    pub(super) async fn start<M, F>(listeners: Listeners, make: M) -> io::Result<Self>
+    pub(super) async fn start<M, F>(
+        listeners: Listeners,
+        limit: ConnectionLimit,
+        make: M,
+    ) -> io::Result<Self>
     where
         M: Fn(watch::Receiver<bool>) -> F + Clone + Send + 'static,
         F: ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
@@ -89,7 +101,7 @@ impl Threads {
             let arbiter = Arbiter::try_new()?.handle();
             let (make, stops, at_work) = (make.clone(), stops.clone(), at_work.clone());
             let (started, is_up) = oneshot::channel();
-            let peers = peers.clone();
+            let (peers, limit) = (peers.clone(), limit.clone());
             arbiter.spawn_fn(move || {
                 let factory = make(stops.clone());
                 actix_rt::spawn(async move {
@@ -100,9 +112,14 @@ impl Threads {
                         Ok((listener, service)) => {
                             let _ = started.send(Ok(()));
                             let service = Rc::new(service);
-                            let door = Door { service, open: desk.open, at_work: Rc::new(at_work) };
+                            let metrics = limit.metrics().clone();
+                            let (open, at_work) = (desk.open, Rc::new(at_work));
+                            let door = Door { service, open, at_work, limit };
                             let passed = door.take_passed(desk.passed, stops.clone());
-                            tokio::join!(door.accept(listener, &peers, stops), passed);
+                            let accepting = async {
+                                tokio::join!(door.accept(listener, &peers, stops), passed);
+                            };
+                            noting_panics(accepting, metrics).await;
                         }
                         Err(error) => drop(started.send(Err(error))),
                     }
@@ -151,6 +168,25 @@ struct Door<S> {
     service: Rc<S>,
     open: Arc<AtomicUsize>,
     at_work: Rc<mpsc::Sender<Infallible>>,
+    limit: ConnectionLimit,
+}
+
+/// Runs what accepts connections on a thread, and says so if it panics: the thread goes on without
+/// accepting any.
+async fn noting_panics(accepting: impl Future<Output = ()>, metrics: Arc<Metrics>) {
+    let _watch = PanicWatch(metrics);
+    accepting.await;
+}
+
+struct PanicWatch(Arc<Metrics>);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!("a worker thread accepts no more connections, for it panicked; restart Herald");
+            self.0.accept_panics.inc();
+        }
+    }
 }
 
 impl<S> Door<S>
@@ -179,6 +215,10 @@ where
                     }
                     if let Err(error) = self.serve_or_pass(io, address, peers) {
                         debug!("a connection cannot be passed on: {error}");
+                    }
+                    if self.limit.is_near() {
+                        // Each connection is counted, and another may give way, before the next.
+                        yield_now().await;
                     }
                 }
                 Err(error) if is_gone(&error) => {}
@@ -262,7 +302,7 @@ mod tests {
         net::{IpAddr, Ipv4Addr},
         ptr,
         sync::Mutex,
-        thread::{self, ThreadId},
+        thread::ThreadId,
     };
 
     use actix_service::{fn_factory, fn_service};
@@ -270,9 +310,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::session::{unfinished::Unfinished, worker::Sessions};
 
     const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn no_limit() -> ConnectionLimit {
+        let unfinished = Unfinished::new(1 << 20);
+        let sessions = Sessions::new(1, unfinished, Metrics::new(0));
+        ConnectionLimit::new(None, usize::MAX, sessions)
+    }
 
     type Seen = Arc<Mutex<HashMap<ThreadId, usize>>>;
 
@@ -292,7 +339,7 @@ mod tests {
                 }
             })
         };
-        (Threads::start(listeners, make).await.expect("threads"), address, seen)
+        (Threads::start(listeners, no_limit(), make).await.expect("threads"), address, seen)
     }
 
     /// A client that has been greeted.
@@ -371,7 +418,7 @@ mod tests {
                     if is_last { Err(()) } else { Ok(service) }
                 })
             };
-            let started = Threads::start(listeners, make).await;
+            let started = Threads::start(listeners, no_limit(), make).await;
             let fault = started.err().expect("it does not start");
             assert_eq!(fault.to_string(), expected, "{case}");
         }
@@ -388,10 +435,24 @@ mod tests {
                 async move { io.write_all(b"!").await }
             })
         };
-        let serving = Threads::start(listeners, make).await.expect("threads");
+        let serving = Threads::start(listeners, no_limit(), make).await.expect("threads");
         assert!(greeted(address).await.is_err());
         greeted(address).await.expect("the next is served");
         timeout(DEADLINE, serving.finish()).await.expect("nobody is waited for in vain");
+    }
+
+    #[actix_web::test]
+    async fn a_panic_while_accepting_is_counted_and_nothing_else_is() {
+        let metrics = Metrics::new(0);
+        noting_panics(async {}, metrics.clone()).await;
+        assert_eq!(metrics.accept_panics.get(), 0);
+        let dropped = noting_panics(std::future::pending(), metrics.clone());
+        drop(dropped);
+        assert_eq!(metrics.accept_panics.get(), 0);
+        let panicking = async { panic!("on purpose: accepting") };
+        let ended = actix_rt::spawn(noting_panics(panicking, metrics.clone())).await;
+        assert!(ended.is_err());
+        assert_eq!(metrics.accept_panics.get(), 1);
     }
 
     #[actix_web::test]

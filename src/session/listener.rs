@@ -30,7 +30,7 @@ use super::{
     Conversation,
     connection::Connection,
     path,
-    requests::{HttpStream, InTurn, Rules, Turn},
+    requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Waiting},
     upgrade::{self, Doorkeeper},
     worker::Worker,
 };
@@ -65,6 +65,8 @@ pub struct Listener<C> {
     pub keep_alive: Duration,
     /// Whether a shutdown is under way: then each answer is the last one of its connection.
     pub draining: Arc<AtomicBool>,
+    /// How many plain connections there may be.
+    pub limit: ConnectionLimit,
     /// Turns true when connections that only wait for another request should go.
     pub stops: watch::Receiver<bool>,
 }
@@ -90,10 +92,16 @@ impl<C: Conversation + Unpin> Listener<C> {
         B: MessageBody + 'static,
     {
         let Self { worker, doorkeeper, is_socket, handshake_timeout, idle_timeout, .. } = self;
-        let Self { keep_alive, draining, stops, .. } = self;
-        let metrics = worker.metrics.clone();
-        let rules = Rules { handshake_timeout, idle_timeout, keep_alive, is_socket, metrics };
-        let rules = Rc::new(rules);
+        let Self { keep_alive, draining, stops, limit, .. } = self;
+        let rules = Rc::new(Rules {
+            handshake_timeout,
+            idle_timeout,
+            keep_alive,
+            is_socket,
+            metrics: worker.metrics.clone(),
+            limit,
+            waiting: Rc::new(Waiting::default()),
+        });
         let upgrade =
             move |(mut request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
                 path::drop_empty_segments(request.uri_mut());

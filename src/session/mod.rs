@@ -22,7 +22,7 @@ pub mod long_poll;
 pub mod path;
 pub mod places;
 mod pump;
-mod requests;
+pub mod requests;
 #[cfg(test)]
 mod testing;
 pub mod unfinished;

@@ -263,6 +263,8 @@ pub struct Limits {
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.
     pub sessions_max: Option<usize>,
+    /// Plain HTTP connections; `None` is as many as there are file handles for.
+    pub http_connections_max: Option<usize>,
     /// Sessions of one app; `None` is no bound.
     pub sessions_per_app_max: Option<usize>,
     /// Sessions from one address; `None` is no bound.

@@ -247,6 +247,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         failed_admin_logins_per_minute_max: r
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
         sessions_max: r.number_or("limits.sessions_max", "auto")?,
+        http_connections_max: r.number_or("limits.http_connections_max", "auto")?,
         sessions_per_app_max: r.number_or("limits.sessions_per_app_max", "off")?,
         sessions_per_address_max: r.number_or("limits.sessions_per_address_max", "off")?,
     })

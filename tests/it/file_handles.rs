@@ -1,7 +1,10 @@
 //! When file handles run out: who is connected goes on, health, admin and metrics too.
 
+use std::process::Command;
+
 use rlimit::Resource;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{figures::Figures, http::Answer, server::ADMIN, *};
@@ -13,6 +16,12 @@ async fn ask(stream: &mut TcpStream, path: &str) -> (u16, String) {
     let head = format!("GET {path} HTTP/1.1\r\nhost: h\r\nauthorization: Basic {login}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("an open connection");
     raw::answer(stream).await
+}
+
+fn figures(status: u16, body: String) -> Figures {
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let headers = vec![("content-type".to_owned(), media_type.to_owned())];
+    Figures::read(&Answer { status, headers, body })
 }
 
 #[tokio::test]
@@ -39,9 +48,7 @@ async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
         assert_eq!(ask(&mut open, path).await.0, 200, "{path}");
     }
     let (status, body) = ask(&mut open, "/metrics").await;
-    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let headers = vec![("content-type".to_owned(), media_type.to_owned())];
-    let figures = Figures::read(&Answer { status, headers, body });
+    let figures = figures(status, body);
     assert_eq!(figures.get("process_max_fds"), files as f64);
     assert!(figures.get("process_resident_memory_bytes") > 0.0, "read without a file of its own");
     for socket in &mut sockets {
@@ -54,4 +61,39 @@ async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
     }
     process.limit_files(before);
     assert_eq!(raw::answer(&mut late).await.0, 200, "who had to wait is let in");
+}
+
+#[tokio::test]
+async fn connections_that_never_finish_a_request_take_no_handle_that_is_kept() {
+    let mut herald = Command::new("sh");
+    herald.args(["-c", "ulimit -n 800 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_herald")]);
+    let dir = TempDir::new().expect("a temporary folder");
+    let process = Process::start_through(herald, dir, &[]);
+    let server = &process.server;
+    let mut socket = Socket::connect(server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    herald::settings::raise_file_limit();
+
+    // 550 find room beside the sessions; each is answered once, and then sends half a head.
+    let mut half = Vec::new();
+    for _ in 0..900 {
+        let mut stream = raw::connect(server).await;
+        let head = b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n";
+        stream.write_all(head).await.expect("an open connection");
+        assert_eq!(raw::answer(&mut stream).await.0, 200);
+        stream.write_all(b"GET /half").await.expect("room in the kernel");
+        half.push(stream);
+    }
+    for path in ["/health", "/ready", "/api/admin/apps"] {
+        let mut fresh = raw::connect(server).await;
+        assert_eq!(ask(&mut fresh, path).await.0, 200, "{path}");
+    }
+    let mut fresh = raw::connect(server).await;
+    let (status, body) = ask(&mut fresh, "/metrics").await;
+    let gave_way =
+        figures(status, body).get("herald_limit_hits_total{limit=\"http_connections_max\"}");
+    assert!(gave_way >= 350.0, "{gave_way}");
+    assert!(process.open_files() <= 700, "{}", process.open_files());
+    socket.push(json!(["1", "2", "public:test-app", "t:e", {}])).await;
+    assert_eq!(socket.next().await[3], "t:e", "who is connected goes on");
 }

@@ -209,7 +209,7 @@ async fn nothing_that_a_client_says_becomes_a_label() {
 }
 
 #[tokio::test]
-async fn on_a_listener_of_its_own_it_needs_no_login_and_nothing_else_is_there() {
+async fn on_a_listener_of_its_own_it_needs_no_login_and_only_probes_are_there_besides() {
     let server = TestServer::start_with(|settings| {
         settings.metrics.listen = Some(([127, 0, 0, 1], 0).into());
     });
@@ -220,7 +220,8 @@ async fn on_a_listener_of_its_own_it_needs_no_login_and_nothing_else_is_there() 
         ("HEAD", "/metrics", 200),
         ("POST", "/metrics", 405),
         ("GET", "/", 404),
-        ("GET", "/health", 404),
+        ("GET", "/health", 200),
+        ("GET", "/ready", 200),
         ("GET", "/api/admin/apps", 404),
     ] {
         let request = request(method, url(path)).basic(ADMIN.0, ADMIN.1);

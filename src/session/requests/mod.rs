@@ -10,6 +10,9 @@
 //! A request that offers an upgrade is served like any other, unless it asks for a WebSocket where
 //! sockets are: [`offer`] removes what is not accepted from its head.
 //!
+//! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a new
+//! one finds no room.
+//!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.
 
@@ -20,9 +23,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod waiting;
 
 pub(super) use stream::{HttpStream, Rules};
 pub(super) use turn::{InTurn, Turn};
+pub use waiting::ConnectionLimit;
+pub(super) use waiting::Waiting;
 
 /// Bytes of a connection that are read while its request is being served. Reading on notices a
 /// client that goes away.

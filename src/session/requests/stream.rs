@@ -22,6 +22,7 @@ use super::{
     chunks::Chunks,
     head::{self, Fault, Follows, HEAD_BYTES_MAX},
     turn::Turn,
+    waiting::{ConnectionLimit, Counted, Place, Waiting},
 };
 use crate::metrics::{Metrics, labels::Limit};
 
@@ -37,6 +38,8 @@ const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
     connection: close\r\n\r\n";
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
+    retry-after: 1\r\nconnection: close\r\n\r\n";
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -53,6 +56,10 @@ pub(in crate::session) struct Rules {
     /// Whether a path is one where a WebSocket may be asked for.
     pub(in crate::session) is_socket: fn(&str) -> bool,
     pub(in crate::session) metrics: Arc<Metrics>,
+    /// How many plain connections there may be.
+    pub(in crate::session) limit: ConnectionLimit,
+    /// Those of this thread that may give way.
+    pub(in crate::session) waiting: Rc<Waiting>,
 }
 
 /// Where a connection is.
@@ -106,6 +113,9 @@ pub(in crate::session) struct HttpStream<T> {
     is_listening: bool,
     wait: Option<Wait>,
     deadline: Pin<Box<Sleep>>,
+    /// Its place among those that may give way, for as long as there is a deadline.
+    place: Place,
+    _counted: Counted,
     /// What is still to be said before the connection is closed.
     farewell: &'static [u8],
     is_shut_down: bool,
@@ -116,9 +126,16 @@ pub(in crate::session) struct HttpStream<T> {
 impl<T> HttpStream<T> {
     pub(in crate::session) fn new(io: T, peer: Option<SocketAddr>, rules: Rc<Rules>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(rules.handshake_timeout));
-        Self {
+        let counted = rules.limit.count();
+        let has_room = !rules.limit.is_exceeded() || {
+            rules.metrics.hit(Limit::HttpConnections);
+            rules.waiting.make_room()
+        };
+        let mut stream = Self {
             io,
             peer,
+            place: Place::new(rules.waiting.clone()),
+            _counted: counted,
             rules,
             buffer: BytesMut::new(),
             released: 0,
@@ -131,7 +148,13 @@ impl<T> HttpStream<T> {
             farewell: b"",
             is_shut_down: false,
             lingers: false,
+        };
+        match has_room {
+            true => stream.place.enter(&stream.turn),
+            // Every other connection of this thread is being served.
+            false => stream.end(UNAVAILABLE),
         }
+        stream
     }
 
     /// What the answers on this connection share with it.
@@ -151,8 +174,18 @@ impl<T> HttpStream<T> {
             Wait::Next => self.rules.keep_alive,
             Wait::Close => LINGER,
         };
+        if wait == Wait::Next {
+            // It has just been of use to its client: others have waited longer.
+            self.place.leave();
+        }
+        self.place.enter(&self.turn);
         self.wait = Some(wait);
         self.deadline.as_mut().reset(Instant::now() + time);
+    }
+
+    fn stop_waiting(&mut self) {
+        self.place.leave();
+        self.wait = None;
     }
 
     /// Looks at what was read. True if the phase or what is released has changed.
@@ -202,7 +235,7 @@ impl<T> HttpStream<T> {
                     Follows::Length(length) => self.await_body(Phase::Length(length)),
                     Follows::Chunks => self.await_body(Phase::Chunks(Chunks::new())),
                     Follows::Tunnel => {
-                        self.wait = None;
+                        self.stop_waiting();
                         self.phase = Phase::Tunnel;
                     }
                 }
@@ -213,7 +246,7 @@ impl<T> HttpStream<T> {
     }
 
     fn await_answer(&mut self) {
-        self.wait = None;
+        self.stop_waiting();
         self.phase = Phase::Answer;
     }
 
@@ -246,7 +279,7 @@ impl<T> HttpStream<T> {
         self.buffer = BytesMut::new();
         self.released = 0;
         self.farewell = farewell;
-        self.wait = None;
+        self.stop_waiting();
         self.phase = Phase::Over;
     }
 
@@ -314,8 +347,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     /// Whether the client has used up its time.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         let Some(wait) = self.wait else { return Poll::Pending };
+        if self.turn.gives_way() {
+            self.stop_waiting();
+            return Poll::Ready(wait);
+        }
+        self.place.wake_by(cx.waker());
         ready!(self.deadline.as_mut().poll(cx));
-        self.wait = None;
+        self.stop_waiting();
         match wait {
             Wait::First => self.rules.metrics.hit(Limit::Handshake),
             Wait::Rest | Wait::Write => self.rules.metrics.hit(Limit::Idle),
@@ -384,7 +422,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<T> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_write(cx, bytes);
         if done.is_ready() {
-            this.wait = this.wait.filter(|wait| *wait != Wait::Write);
+            if this.wait == Some(Wait::Write) {
+                this.stop_waiting();
+            }
             return done;
         }
         if this.wait.is_none() {

@@ -18,8 +18,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{HttpStream, READ_AHEAD_BYTES_MAX, Rules};
-use crate::metrics::{Metrics, labels::Limit};
+use super::{ConnectionLimit, HttpStream, READ_AHEAD_BYTES_MAX, Rules};
+use crate::{
+    metrics::{Metrics, labels::Limit},
+    session::{unfinished::Unfinished, worker::Sessions},
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(100);
@@ -49,7 +52,16 @@ fn rules() -> Rules {
         keep_alive: DEADLINE * 6,
         is_socket: |_| false,
         metrics: Metrics::new(0),
+        limit: limit(usize::MAX),
+        waiting: Rc::default(),
     }
+}
+
+/// A limit of so many connections, beside sessions that nobody has.
+fn limit(connections: usize) -> ConnectionLimit {
+    let unfinished = Unfinished::new(1 << 20);
+    let sessions = Sessions::new(1, unfinished, Metrics::new(0));
+    ConnectionLimit::new(None, connections, sessions)
 }
 
 impl Pipe {
@@ -58,8 +70,13 @@ impl Pipe {
     }
 
     fn with(rules: Rules, bytes: usize) -> Self {
+        Self::among(&Rc::new(rules), bytes)
+    }
+
+    /// A connection of a thread that may have others.
+    fn among(rules: &Rc<Rules>, bytes: usize) -> Self {
         let (client, io) = duplex(bytes);
-        let stream = HttpStream::new(io, None, Rc::new(rules));
+        let stream = HttpStream::new(io, None, rules.clone());
         Self { client, stream, wakes: Arc::default() }
     }
 
@@ -327,4 +344,72 @@ async fn a_request_that_trickles_has_as_long_as_silence_has() {
         assert_eq!(ended.await.expect("an end in time"), Some(io::ErrorKind::TimedOut));
         assert!(began.elapsed() >= SHORT / 2, "not at once");
     }
+}
+
+#[tokio::test]
+async fn of_more_connections_than_may_be_the_one_that_has_waited_longest_gives_way() {
+    let rules = Rc::new(Rules { limit: limit(3), ..rules() });
+    let hits = || rules.metrics.limit_hits.of(Limit::HttpConnections).get();
+    let open = || Pipe::among(&rules, PIPE_BYTES);
+    let (mut served, mut useful, mut half) = (open(), open(), open());
+    half.client.write_all(b"GET /half").await.expect("room");
+    assert_eq!(half.handed_over(), "");
+    for pipe in [&mut served, &mut useful] {
+        pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), REQUESTS[0]);
+    }
+    useful.answer();
+    assert_eq!((useful.handed_over(), hits()), (String::new(), 0), "as many as may be");
+
+    // One has sent half a head since before the other's answer.
+    let wakes = half.wakes();
+    let mut late = open();
+    assert_eq!((hits(), half.wakes()), (1, wakes + 1));
+    let ended = timeout(DEADLINE, half.stream.read(&mut [0])).await.expect("an end in time");
+    assert_eq!(ended.expect("it is told"), 0);
+    half.stream.shutdown().await.expect("an end");
+    drop(half.stream);
+    let mut said = String::new();
+    half.client.read_to_string(&mut said).await.expect("text");
+    assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+
+    // Without it there is room; the next has to go once there is none.
+    drop(late.stream);
+    late = open();
+    assert_eq!(hits(), 1);
+    let another = open();
+    assert_eq!(hits(), 2);
+    let ended = timeout(DEADLINE, useful.stream.read(&mut [0])).await.expect("an end in time");
+    assert_eq!(ended.expect("it is told nothing"), 0);
+    drop((late, useful));
+
+    // The one that is served is left alone, and answered.
+    served.answer();
+    served.client.write_all(REQUESTS[5].as_bytes()).await.expect("room");
+    assert_eq!(served.handed_over(), REQUESTS[5]);
+    drop(another);
+}
+
+#[tokio::test]
+async fn where_every_connection_is_served_a_new_one_is_told_to_come_back() {
+    let rules = Rc::new(Rules { limit: limit(1), ..rules() });
+    let mut served = Pipe::among(&rules, PIPE_BYTES);
+    served.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    assert_eq!(served.handed_over(), REQUESTS[0]);
+    let mut refused = Pipe::among(&rules, PIPE_BYTES);
+    refused.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    refused.client.shutdown().await.expect("an end");
+    assert_eq!(refused.handed_over(), "");
+    refused.stream.shutdown().await.expect("an end");
+    drop(refused.stream);
+    let mut said = String::new();
+    refused.client.read_to_string(&mut said).await.expect("text");
+    let unavailable = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
+                       connection: close\r\n\r\n";
+    assert_eq!(said, unavailable);
+    served.answer();
+    drop(served);
+    let mut welcome = Pipe::among(&rules, PIPE_BYTES);
+    welcome.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    assert_eq!(welcome.handed_over(), REQUESTS[0]);
 }

@@ -13,9 +13,16 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-/// Shared by a connection's stream and the answer that is under way on it.
+/// Shared by a connection's stream, the answer that is under way on it, and the queue of connections
+/// that wait.
 #[derive(Debug, Clone, Default)]
-pub(in crate::session) struct Turn(Rc<Cell<bool>>);
+pub(in crate::session) struct Turn(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_answered: Cell<bool>,
+    gives_way: Cell<bool>,
+}
 
 impl Turn {
     /// The turn of the connection that a request came over.
@@ -30,12 +37,22 @@ impl Turn {
 
     /// Whether the last request has been answered.
     pub(super) fn is_answered(&self) -> bool {
-        self.0.get()
+        self.0.is_answered.get()
     }
 
     /// A request is handed over that will be answered.
     pub(super) fn ask(&self) {
-        self.0.set(false);
+        self.0.is_answered.set(false);
+    }
+
+    /// The connection is to end, for there are too many.
+    pub(super) fn give_way(&self) {
+        self.0.gives_way.set(true);
+    }
+
+    /// Whether the connection is to end.
+    pub(super) fn gives_way(&self) -> bool {
+        self.0.gives_way.get()
     }
 }
 
@@ -45,7 +62,7 @@ pub(in crate::session) struct Answering(Turn);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.set(true);
+        self.0.0.is_answered.set(true);
     }
 }
 

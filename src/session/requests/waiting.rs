@@ -1,0 +1,152 @@
+//! Plain HTTP connections, counted and bounded. A new connection always finds room: where there is none,
+//! the connection that has waited longest for its client gives way.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use super::Turn;
+use crate::{metrics::Metrics, session::worker::Sessions};
+
+/// How many connections the threads may accept in a row before they look: a thread accepts up to 128 of
+/// them before it does anything else.
+const NEAR: usize = 512;
+
+/// How many plain HTTP connections there may be at once, over all threads. Clones share the count.
+///
+/// Sessions and plain connections share the file handles of the process. Whatever the number of
+/// sessions, some handles stay with plain connections, or nobody could ask how the server is.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimit {
+    open: Arc<AtomicUsize>,
+    /// The setting, if it is a number.
+    max: Option<usize>,
+    /// File handles for sessions and plain connections together.
+    handles: usize,
+    sessions: Sessions,
+}
+
+impl ConnectionLimit {
+    /// No connection is open; at most `max` may be, and no more than `handles` with all `sessions`.
+    pub fn new(max: Option<usize>, handles: usize, sessions: Sessions) -> Self {
+        Self { open: Arc::default(), max, handles, sessions }
+    }
+
+    /// What counts everything else.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.sessions.metrics()
+    }
+
+    /// Whether more connections are open than may be.
+    pub fn is_exceeded(&self) -> bool {
+        self.open.load(Relaxed) > self.max()
+    }
+
+    /// Whether connections that are accepted in a row, before any of them is counted, may be too many.
+    pub fn is_near(&self) -> bool {
+        self.open.load(Relaxed) + NEAR > self.max()
+    }
+
+    fn max(&self) -> usize {
+        let room = self.handles.saturating_sub(self.sessions.open());
+        self.max.map_or(room, |max| max.min(room))
+    }
+
+    /// Counts a connection until what this returns is dropped.
+    pub(super) fn count(&self) -> Counted {
+        self.open.fetch_add(1, Relaxed);
+        Counted(self.open.clone())
+    }
+}
+
+/// A plain connection among all that are open; given back on drop.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The connections of one thread for whose clients the server waits: for a head, for the rest of a
+/// request, for the next request, or for the client to read. The one that waits longest comes first.
+#[derive(Debug, Default)]
+pub(in crate::session) struct Waiting {
+    next: Cell<u64>,
+    connections: RefCell<BTreeMap<u64, Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    turn: Turn,
+    /// Wakes the connection's task, once it has been polled.
+    waker: Option<Waker>,
+}
+
+impl Waiting {
+    /// Ends the connection that has waited longest; `false` if none waits.
+    pub(super) fn make_room(&self) -> bool {
+        let Some((_, waiter)) = self.connections.borrow_mut().pop_first() else { return false };
+        waiter.turn.give_way();
+        if let Some(waker) = waiter.waker {
+            waker.wake();
+        }
+        true
+    }
+}
+
+/// A connection's place in the queue of those that wait, if it does. It leaves when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    waiting: Rc<Waiting>,
+    key: Option<u64>,
+}
+
+impl Place {
+    pub(super) fn new(waiting: Rc<Waiting>) -> Self {
+        Self { waiting, key: None }
+    }
+
+    /// Joins the end of the queue, or stays where it is.
+    pub(super) fn enter(&mut self, turn: &Turn) {
+        if self.key.is_some() {
+            return;
+        }
+        let key = self.waiting.next.get();
+        self.waiting.next.set(key + 1);
+        let waiter = Waiter { turn: turn.clone(), waker: None };
+        self.waiting.connections.borrow_mut().insert(key, waiter);
+        self.key = Some(key);
+    }
+
+    /// Names the task that is to be woken.
+    pub(super) fn wake_by(&self, waker: &Waker) {
+        let mut connections = self.waiting.connections.borrow_mut();
+        let waiter = self.key.and_then(|key| connections.get_mut(&key));
+        if let Some(waiter) = waiter
+            && !waiter.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            waiter.waker = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn leave(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.waiting.connections.borrow_mut().remove(&key);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,112 +1,468 @@
 //! Bracketed forms: `a[b]=c` as browsers, Rails and Plug write nested parameters.
 //!
-//! Query strings of sockets and bodies of the admin API both arrive in this shape; see
-//! section 3.1 of the protocol document for the leniency that phoenix.js needs.
+//! Bodies are read as Rack's query parser reads them, or refused: what Rack itself reads differently
+//! from version to version (`a]=1`), drops (`a[][][b]=1`) or overwrites (`a[b]=1&a=2`) is nothing that
+//! a sender can have meant. Query strings are read leniently, as section 3.1 of the protocol document
+//! asks for: clients put whatever parameters they like into the URL of a socket.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
 use serde_json::{Map, Value};
 
-/// How many `[key]` steps one parameter may have; deeper ones are kept under their literal name.
-const DEPTH_MAX: usize = 16;
+/// The most parameters of a form; Rack's own bound.
+pub const PARAMETERS_MAX: usize = 4_096;
 
-/// Parses `a=1&b[c]=2&d[]=3` into `{"a":"1","b":{"c":"2"},"d":["3"]}`.
+/// The most steps of one parameter's name, `a[b][]` has three; Rack's own bound.
+pub const DEPTH_MAX: usize = 32;
+
+/// The most objects and lists of a form, over all its parameters.
+pub const BRANCHES_MAX: usize = 4_096;
+
+/// How much of a bad name is told.
+const TOLD_CHARS_MAX: usize = 100;
+
+/// Why a form is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FormError {
+    /// It is not UTF-8 once it is decoded, or a `%` is not followed by two hexadecimal digits.
+    NotText,
+    /// One of its parameters cannot be read.
+    BadName {
+        /// The parameter's name, cut where it is very long.
+        name: String,
+        /// What is wrong with it, to be read after the name.
+        fault: &'static str,
+    },
+}
+
+/// A query string that is not UTF-8 once it is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotUtf8;
+
+/// Parses a body: `a=1&b[c]=2&d[]=3` is `{"a":"1","b":{"c":"2"},"d":["3"]}`.
 ///
-/// All leaves are strings. Empty pairs (`&&`) are skipped, of duplicate keys the last one wins,
-/// and bytes that are not UTF-8 are replaced. A key that is used both as a leaf and as a branch
-/// keeps its last use.
-pub fn parse(encoded: &[u8]) -> Map<String, Value> {
-    let mut root = Map::new();
-    for (key, value) in form_urlencoded::parse(encoded) {
-        if !key.is_empty() {
-            insert(&mut root, &path(&key), value.into_owned());
+/// All leaves are strings, also those without a `=`. Empty pairs (`&&`) are skipped, of repeated plain
+/// names the last one wins. `a[][x]=1&a[][y]=2` is a list of one object, up to a name that is repeated,
+/// which begins the next one.
+///
+/// # Errors
+/// [`FormError`], for the first parameter that cannot be read.
+pub fn parse(encoded: &[u8]) -> Result<Map<String, Value>, FormError> {
+    let mut form = Form::default();
+    for (nth, (name, value)) in pairs(encoded).enumerate() {
+        let (name, value) = (decode_strictly(name)?, decode_strictly(value)?);
+        let bad = |fault| FormError::BadName { name: told(&name), fault };
+        if nth >= PARAMETERS_MAX {
+            return Err(bad("is one parameter too many, a form has at most 4096"));
+        }
+        if !name.is_empty() {
+            let (head, steps) = path(&name).map_err(bad)?;
+            form.insert(head, &steps, value.into_owned(), OnConflict::Refuse).map_err(bad)?;
         }
     }
-    root
+    Ok(form.root)
 }
 
-/// Splits `a[b][]` into `["a", "b", ""]`; a key that is not well bracketed is one literal step.
-fn path(key: &str) -> Vec<&str> {
-    let literal = vec![key];
-    let Some((head, mut rest)) = key.split_once('[') else {
-        return literal;
+/// Parses a query string, as [`parse`] does, but refuses no name: one that [`parse`] would refuse is
+/// kept literally, and of contradictory ones the last one wins.
+///
+/// # Errors
+/// [`NotUtf8`].
+pub fn parse_query(encoded: &[u8]) -> Result<Map<String, Value>, NotUtf8> {
+    let mut form = Form::default();
+    for (name, value) in pairs(encoded) {
+        let name = decode(name).ok_or(NotUtf8)?;
+        let value = decode(value).ok_or(NotUtf8)?.into_owned();
+        if name.is_empty() {
+            continue;
+        }
+        let (head, steps) = path(&name).unwrap_or((&name, Vec::new()));
+        if form.branches + steps.len() > BRANCHES_MAX {
+            form.root.insert(name.into_owned(), Value::String(value));
+            continue;
+        }
+        let inserted = form.insert(head, &steps, value, OnConflict::Replace);
+        debug_assert_eq!(inserted, Ok(()), "what conflicts is replaced, and there is room");
+    }
+    Ok(form.root)
+}
+
+/// The encoded names and values. Rack skips blanks after an `&`, which some hand-written forms have.
+fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs = encoded.split(|byte| *byte == b'&').map(<[u8]>::trim_ascii_start);
+    pairs.filter(|pair| !pair.is_empty()).map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=');
+        at.map_or((pair, &[][..]), |at| (&pair[..at], &pair[at + 1..]))
+    })
+}
+
+/// Decodes `+` and `%20`; a `%` without two hexadecimal digits is left as it is. `None` if it is not
+/// UTF-8.
+fn decode(encoded: &[u8]) -> Option<Cow<'_, str>> {
+    let spaced: Cow<'_, [u8]> = match encoded.contains(&b'+') {
+        true => encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
+        false => encoded.into(),
     };
-    if head.is_empty() {
-        return literal;
-    }
-    let mut steps = vec![head];
-    loop {
-        let Some((step, after)) = rest.split_once(']') else {
-            return literal;
-        };
-        steps.push(step);
-        if steps.len() > DEPTH_MAX {
-            return literal;
+    match spaced {
+        Cow::Borrowed(encoded) => match percent_decode(encoded).into() {
+            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+            Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+        },
+        Cow::Owned(encoded) => {
+            let bytes = Cow::from(percent_decode(&encoded)).into_owned();
+            String::from_utf8(bytes).ok().map(Cow::Owned)
         }
-        if after.is_empty() {
-            return steps;
-        }
-        let Some(next) = after.strip_prefix('[') else {
-            return literal;
-        };
-        rest = next;
     }
 }
 
-fn insert(into: &mut Map<String, Value>, steps: &[&str], leaf: String) {
-    let (head, rest) = (steps[0], &steps[1..]);
-    match rest {
-        [] => {
-            into.insert(head.to_owned(), Value::String(leaf));
+fn decode_strictly(encoded: &[u8]) -> Result<Cow<'_, str>, FormError> {
+    let is_escape = |after: &[u8]| matches!(after, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    let mut after_percents = encoded.split(|byte| *byte == b'%').skip(1);
+    if !after_percents.all(is_escape) {
+        return Err(FormError::NotText);
+    }
+    decode(encoded).ok_or(FormError::NotText)
+}
+
+fn told(name: &str) -> String {
+    name.chars().take(TOLD_CHARS_MAX).collect()
+}
+
+/// One step of a parameter's name after its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step<'a> {
+    /// `[b]`: a member of an object.
+    Member(&'a str),
+    /// `[]`: an item of a list.
+    Item,
+}
+
+const MALFORMED: &str = "is not a well-formed name such as a, a[b] or a[]";
+const TOO_DEEP: &str = "is nested too deeply";
+const LIST_IN_LIST: &str = "has a list within a list, which forms cannot tell";
+const CONTRADICTORY: &str = "contradicts another parameter of that name";
+const TOO_MANY_BRANCHES: &str = "is one object or list too many, a form has at most 4096";
+
+/// Splits `a[b][]` into its head `a` and the steps after it.
+fn path(name: &str) -> Result<(&str, Vec<Step<'_>>), &'static str> {
+    let head_ends = name.find(['[', ']']).unwrap_or(name.len());
+    let (head, mut rest) = name.split_at(head_ends);
+    let mut steps = Vec::new();
+    while !rest.is_empty() {
+        let inner = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let Some((step, after)) = inner.filter(|(step, _)| !step.contains('[')) else {
+            return Err(MALFORMED);
+        };
+        let step = if step.is_empty() { Step::Item } else { Step::Member(step) };
+        if (step, steps.last()) == (Step::Item, Some(&Step::Item)) {
+            return Err(LIST_IN_LIST);
         }
-        [""] => match into.get_mut(head) {
-            Some(Value::Array(items)) => items.push(Value::String(leaf)),
+        steps.push(step);
+        if steps.len() >= DEPTH_MAX {
+            return Err(TOO_DEEP);
+        }
+        rest = after;
+    }
+    if head.is_empty() { Err(MALFORMED) } else { Ok((head, steps)) }
+}
+
+/// What becomes of a parameter that makes a list, an object or a text of what is another of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnConflict {
+    Refuse,
+    Replace,
+}
+
+/// A form as far as it has been read.
+#[derive(Debug, Default)]
+struct Form {
+    root: Map<String, Value>,
+    /// Objects and lists below the root.
+    branches: usize,
+}
+
+impl Form {
+    fn insert(
+        &mut self,
+        head: &str,
+        steps: &[Step<'_>],
+        leaf: String,
+        on_conflict: OnConflict,
+    ) -> Result<(), &'static str> {
+        let mut place = Place { branches: &mut self.branches, on_conflict };
+        place.put_member(&mut self.root, head, steps, leaf)
+    }
+}
+
+/// Puts one parameter where its steps lead.
+struct Place<'a> {
+    branches: &'a mut usize,
+    on_conflict: OnConflict,
+}
+
+impl Place<'_> {
+    fn put_member(
+        &mut self,
+        object: &mut Map<String, Value>,
+        name: &str,
+        steps: &[Step<'_>],
+        leaf: String,
+    ) -> Result<(), &'static str> {
+        let known = object.get_mut(name);
+        let is_fitting = match (&known, steps.first()) {
+            (None, _) => true,
+            (Some(Value::Array(_)), step) => step == Some(&Step::Item),
+            (Some(Value::Object(_)), step) => matches!(step, Some(Step::Member(_))),
+            (Some(_), step) => step.is_none(),
+        };
+        if !is_fitting && self.on_conflict == OnConflict::Refuse {
+            return Err(CONTRADICTORY);
+        }
+        match known.filter(|_| is_fitting) {
+            Some(Value::Array(items)) => self.put_item(items, &steps[1..], leaf),
+            Some(Value::Object(members)) => match steps {
+                [Step::Member(name), rest @ ..] => self.put_member(members, name, rest, leaf),
+                _ => Err(CONTRADICTORY),
+            },
             _ => {
-                into.insert(head.to_owned(), Value::Array(vec![Value::String(leaf)]));
-            }
-        },
-        _ => {
-            if !matches!(into.get(head), Some(Value::Object(_))) {
-                into.insert(head.to_owned(), Value::Object(Map::new()));
-            }
-            if let Some(Value::Object(branch)) = into.get_mut(head) {
-                insert(branch, rest, leaf);
+                let value = self.branch(steps, leaf)?;
+                object.insert(name.to_owned(), value);
+                Ok(())
             }
         }
+    }
+
+    /// Puts something into the last item of a list, or into a new one.
+    fn put_item(
+        &mut self,
+        items: &mut Vec<Value>,
+        steps: &[Step<'_>],
+        leaf: String,
+    ) -> Result<(), &'static str> {
+        match (items.last_mut(), steps) {
+            (Some(Value::Object(last)), [Step::Member(name), rest @ ..])
+                if !has(last, name, rest) =>
+            {
+                self.put_member(last, name, rest, leaf)
+            }
+            _ => {
+                items.push(self.branch(steps, leaf)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the steps lead to where nothing is yet.
+    fn branch(&mut self, steps: &[Step<'_>], leaf: String) -> Result<Value, &'static str> {
+        if *self.branches + steps.len() > BRANCHES_MAX {
+            return Err(TOO_MANY_BRANCHES);
+        }
+        *self.branches += steps.len();
+        Ok(steps.iter().rfold(Value::String(leaf), |inner, step| match step {
+            Step::Item => Value::Array(vec![inner]),
+            Step::Member(name) => Value::Object(Map::from_iter([((*name).to_owned(), inner)])),
+        }))
+    }
+}
+
+/// Whether an object of a list has this parameter already, so that the parameter begins the next one.
+/// One that ends in a list, or goes through one, adds to what is there.
+fn has(object: &Map<String, Value>, name: &str, steps: &[Step<'_>]) -> bool {
+    let Some(value) = object.get(name) else { return false };
+    match (steps, value) {
+        ([], _) => true,
+        ([Step::Member(name), rest @ ..], Value::Object(inner)) => has(inner, name, rest),
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{fmt::Write as _, process::Command};
+
     use serde_json::json;
+
+    use super::*;
+
+    /// Forms as they come, and what they hold.
+    fn readable() -> Vec<(&'static str, Value)> {
+        vec![
+            ("", json!({})),
+            ("a=1&b=2", json!({"a": "1", "b": "2"})),
+            ("a=", json!({"a": ""})),
+            ("a=1&&b[c]=2&", json!({"a": "1", "b": {"c": "2"}})),
+            ("a=1& b=2", json!({"a": "1", "b": "2"})),
+            ("=1&a=2", json!({"a": "2"})),
+            ("nested%5Ba%5D=1", json!({"nested": {"a": "1"}})),
+            ("vsn=1.0.0&vsn=2.0.0", json!({"vsn": "2.0.0"})),
+            ("a=x+y%21&b=1=2", json!({"a": "x y!", "b": "1=2"})),
+            ("gr%C3%BC%C3%9Fe=%F0%9F%98%80", json!({"gr\u{fc}\u{df}e": "\u{1f600}"})),
+            ("o[]=x&o[]=y&o[]=x", json!({"o": ["x", "y", "x"]})),
+            ("o[]=&o[]=x", json!({"o": ["", "x"]})),
+            ("app[o][]=x&app[o][]=y", json!({"app": {"o": ["x", "y"]}})),
+            ("a[b][c]=1&a[b][d]=2&a[e]=3", json!({"a": {"b": {"c": "1", "d": "2"}, "e": "3"}})),
+            ("a[b]=1&a[b]=2", json!({"a": {"b": "2"}})),
+            ("a[][x]=1&a[][y]=2", json!({"a": [{"x": "1", "y": "2"}]})),
+            ("a[][x]=1&a[][x]=2", json!({"a": [{"x": "1"}, {"x": "2"}]})),
+            (
+                "i[][id]=1&i[][n]=a&i[][id]=2&i[][n]=b",
+                json!({"i": [{"id": "1", "n": "a"}, {"id": "2", "n": "b"}]}),
+            ),
+            (
+                "payload[items][][id]=1&payload[items][][n]=a&payload[items][][id]=2",
+                json!({"payload": {"items": [{"id": "1", "n": "a"}, {"id": "2"}]}}),
+            ),
+            ("a[][b][]=1&a[][b][]=2", json!({"a": [{"b": ["1", "2"]}]})),
+            (
+                "a[][x]=1&a[][b][]=1&a[][x]=2&a[][b][]=3",
+                json!({"a": [{"x": "1", "b": ["1"]}, {"x": "2", "b": ["3"]}]}),
+            ),
+            ("a[][b][c]=1&a[][b][d]=2", json!({"a": [{"b": {"c": "1", "d": "2"}}]})),
+            ("a[][b][c]=1&a[][b][c]=2", json!({"a": [{"b": {"c": "1"}}, {"b": {"c": "2"}}]})),
+            ("a[][b][c]=1&a[][b]=2", json!({"a": [{"b": {"c": "1"}}, {"b": "2"}]})),
+            ("a[][b][][c]=1&a[][b][][c]=2", json!({"a": [{"b": [{"c": "1"}, {"c": "2"}]}]})),
+            ("a[]=1&a[][x]=2&a[]=3", json!({"a": ["1", {"x": "2"}, "3"]})),
+            ("a[0][x]=1&a[1][x]=2", json!({"a": {"0": {"x": "1"}, "1": {"x": "2"}}})),
+            ("a.b=1&a-b[c d]=2", json!({"a.b": "1", "a-b": {"c d": "2"}})),
+        ]
+    }
 
     #[test]
     fn forms_become_nested_values() {
-        for (case, encoded, expected) in [
-            ("nothing", "", json!({})),
-            ("flat", "a=1&b=2", json!({"a": "1", "b": "2"})),
-            ("no value", "a", json!({"a": ""})),
-            ("empty pairs", "a=1&&b[c]=2&", json!({"a": "1", "b": {"c": "2"}})),
-            ("encoded brackets", "nested%5Ba%5D=1", json!({"nested": {"a": "1"}})),
-            ("last wins", "vsn=1.0.0&vsn=2.0.0", json!({"vsn": "2.0.0"})),
-            ("list", "o[]=x&o[]=y", json!({"o": ["x", "y"]})),
-            ("list in a branch", "app[o][]=x&app[o][]=y", json!({"app": {"o": ["x", "y"]}})),
-            ("branch then leaf", "a[b]=1&a=2", json!({"a": "2"})),
-            ("leaf then branch", "a=2&a[b]=1", json!({"a": {"b": "1"}})),
-            ("unclosed", "a[b=1", json!({"a[b": "1"})),
-            ("trailing text", "a[b]c=1", json!({"a[b]c": "1"})),
-            ("no head", "[b]=1", json!({"[b]": "1"})),
-            ("plus and percent", "a=x+y%21", json!({"a": "x y!"})),
-            ("bad percent", "a=%zz", json!({"a": "%zz"})),
-            ("not UTF-8", "a=%ff", json!({"a": "\u{fffd}"})),
-        ] {
-            assert_eq!(Value::Object(parse(encoded.as_bytes())), expected, "{case}");
+        for (encoded, expected) in readable() {
+            let read = parse(encoded.as_bytes()).map(Value::Object);
+            assert_eq!(read, Ok(expected.clone()), "{encoded}");
+            let read = parse_query(encoded.as_bytes()).map(Value::Object);
+            assert_eq!(read, Ok(expected), "{encoded}, as a query");
+        }
+        let bare = parse(b"a&b[c]").map(Value::Object);
+        assert_eq!(bare, Ok(json!({"a": "", "b": {"c": ""}})), "no =, for which Rack has nil");
+    }
+
+    /// Forms that are refused, by which parameter, and what a query string has of them.
+    fn contradictory_or_malformed() -> Vec<(&'static str, &'static str, &'static str, Value)> {
+        vec![
+            ("a[b=1", "a[b", MALFORMED, json!({"a[b": "1"})),
+            ("payload[a=1", "payload[a", MALFORMED, json!({"payload[a": "1"})),
+            ("a[b]c=1", "a[b]c", MALFORMED, json!({"a[b]c": "1"})),
+            ("a[b]]=1", "a[b]]", MALFORMED, json!({"a[b]]": "1"})),
+            ("a[b[c]]=1", "a[b[c]]", MALFORMED, json!({"a[b[c]]": "1"})),
+            ("a[[b]]=1", "a[[b]]", MALFORMED, json!({"a[[b]]": "1"})),
+            ("a]=1", "a]", MALFORMED, json!({"a]": "1"})),
+            ("a[=1", "a[", MALFORMED, json!({"a[": "1"})),
+            ("[b]=1", "[b]", MALFORMED, json!({"[b]": "1"})),
+            ("[]=1", "[]", MALFORMED, json!({"[]": "1"})),
+            ("a[][]=1", "a[][]", LIST_IN_LIST, json!({"a[][]": "1"})),
+            ("a[][][b]=1", "a[][][b]", LIST_IN_LIST, json!({"a[][][b]": "1"})),
+            ("a=1&a[b]=2", "a[b]", CONTRADICTORY, json!({"a": {"b": "2"}})),
+            ("a[b]=1&a=2", "a", CONTRADICTORY, json!({"a": "2"})),
+            ("a=1&a[]=2", "a[]", CONTRADICTORY, json!({"a": ["2"]})),
+            ("a[]=1&a=2", "a", CONTRADICTORY, json!({"a": "2"})),
+            ("a[]=1&a[b]=2", "a[b]", CONTRADICTORY, json!({"a": {"b": "2"}})),
+            ("a[b]=1&a[]=2", "a[]", CONTRADICTORY, json!({"a": ["2"]})),
+            ("a[][b]=1&a[][b][c]=2", "a[][b][c]", CONTRADICTORY, json!({"a": [{"b": {"c": "2"}}]})),
+            ("a[][b]=1&a[][b][]=2", "a[][b][]", CONTRADICTORY, json!({"a": [{"b": ["2"]}]})),
+            (
+                "payload={\"x\":1}&payload[a]=1",
+                "payload[a]",
+                CONTRADICTORY,
+                json!({"payload": {"a": "1"}}),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_read_is_told_and_in_a_query_string_kept() {
+        for (encoded, name, fault, as_query) in contradictory_or_malformed() {
+            let refused = FormError::BadName { name: name.to_owned(), fault };
+            assert_eq!(parse(encoded.as_bytes()), Err(refused), "{encoded}");
+            let query = parse_query(encoded.as_bytes()).map(Value::Object);
+            assert_eq!(query, Ok(as_query), "{encoded}");
         }
     }
 
     #[test]
-    fn a_key_nested_beyond_reason_stays_literal() {
-        let key = format!("a{}", "[b]".repeat(10_000));
-        let parsed = parse(format!("{key}=1").as_bytes());
-        assert_eq!(parsed.get(&key), Some(&json!("1")));
+    fn text_that_is_not_utf8_is_refused_everywhere_and_a_bad_escape_in_forms() {
+        for (encoded, as_query) in [
+            (b"a=%ff".as_slice(), Err(NotUtf8)),
+            (b"%ff=a", Err(NotUtf8)),
+            (b"a=\xff", Err(NotUtf8)),
+            (b"a=+%C3", Err(NotUtf8)),
+            (b"a=%ed%a0%80", Err(NotUtf8)),
+            (b"a[%ff]=1", Err(NotUtf8)),
+            (b"a=%zz", Ok(json!({"a": "%zz"}))),
+            (b"a=1%", Ok(json!({"a": "1%"}))),
+            (b"a%2=1+2", Ok(json!({"a%2": "1 2"}))),
+        ] {
+            let shown = String::from_utf8_lossy(encoded);
+            assert_eq!(parse(encoded), Err(FormError::NotText), "{shown}");
+            assert_eq!(parse_query(encoded).map(Value::Object), as_query, "{shown}");
+        }
+    }
+
+    fn deep(steps: usize) -> String {
+        format!("a{}", "[b]".repeat(steps - 1))
+    }
+
+    #[test]
+    fn depth_and_numbers_are_bounded() {
+        let bad = |name: &str, fault| Err(FormError::BadName { name: told(name), fault });
+        assert!(parse(deep(DEPTH_MAX).as_bytes()).is_ok());
+        for steps in [DEPTH_MAX + 1, 10_000] {
+            let name = deep(steps);
+            assert_eq!(parse(name.as_bytes()), bad(&name, TOO_DEEP));
+            let query = parse_query(name.as_bytes()).expect("text");
+            assert_eq!(query.get(&name), Some(&json!("")), "{steps}");
+        }
+        let flat = |n: usize| (0..n).fold(String::new(), |form, nth| format!("{form}{nth}=&"));
+        assert_eq!(parse(flat(PARAMETERS_MAX).as_bytes()).expect("a form").len(), PARAMETERS_MAX);
+        let fault = "is one parameter too many, a form has at most 4096";
+        assert_eq!(parse(flat(PARAMETERS_MAX + 1).as_bytes()), bad("4096", fault));
+        let query = parse_query(flat(2 * PARAMETERS_MAX).as_bytes()).expect("text");
+        assert_eq!(query.len(), 2 * PARAMETERS_MAX);
+
+        let steps = DEPTH_MAX - 1;
+        let fits = BRANCHES_MAX / steps;
+        let bushy = |n: usize| {
+            (0..n).fold(String::new(), |mut form, nth| {
+                let _ = write!(form, "{nth}{}=&", "[b]".repeat(steps));
+                form
+            })
+        };
+        assert!(parse(bushy(fits).as_bytes()).is_ok());
+        let name = format!("{fits}{}", "[b]".repeat(steps));
+        assert_eq!(parse(bushy(fits + 1).as_bytes()), bad(&name, TOO_MANY_BRANCHES));
+        let query = parse_query(bushy(fits + 1).as_bytes()).expect("text");
+        assert_eq!(query.get(&name), Some(&json!("")), "literal where there is no more room");
+    }
+
+    /// What this machine's Rack reads; `None` for what it refuses.
+    fn rack_reads(forms: &[&str]) -> Vec<Option<Value>> {
+        let script = r#"
+            require "json"
+            require "rack"
+            read = JSON.parse(ARGV[0]).map do |form|
+              Rack::Utils.parse_nested_query(form)
+            rescue Rack::QueryParser::ParameterTypeError, Rack::QueryParser::InvalidParameterError, RangeError
+              nil
+            end
+            puts JSON.generate(read)
+        "#;
+        let forms = json!(forms).to_string();
+        let ran = Command::new("ruby").args(["-e", script, "--", &forms]).output();
+        let ran = ran.expect("ruby, which scripts/test installs");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "ruby-rack, which scripts/test installs: {said}");
+        serde_json::from_slice(&ran.stdout).expect("JSON")
+    }
+
+    #[test]
+    fn what_is_read_is_what_rack_reads() {
+        let readable = readable();
+        let forms: Vec<_> = readable.iter().map(|(encoded, _)| *encoded).collect();
+        for ((encoded, expected), rack) in readable.iter().zip(rack_reads(&forms)) {
+            assert_eq!(rack.as_ref(), Some(expected), "{encoded}");
+        }
     }
 }

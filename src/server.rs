@@ -37,6 +37,7 @@ use crate::{
         session_token::SessionTokens,
     },
     session::{
+        body::Bodies,
         bucket::PerSecond,
         connection::Connection,
         listener::Listener,
@@ -251,6 +252,7 @@ impl Parts {
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: draining.clone(),
             pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
+            bodies: Bodies::new(limits.bodies_bytes_max),
             metrics: metrics.clone(),
         });
         let rules = Arc::new(Rules {
@@ -354,6 +356,7 @@ impl Parts {
             worker: worker.clone(),
             sessions: self.long_polls.clone(),
             tokens: SessionTokens::new(self.settings.secrets.secret_key_base.clone()),
+            bodies: self.services.bodies.clone(),
             body_bytes_max: limits.request_body_bytes_max,
             message_bytes_max: limits.message_bytes_max,
         });

@@ -217,8 +217,9 @@ fn read_client_events(value: &Value) -> Result<ClientEvents, FieldFaults> {
     }
 }
 
-/// A list of origins. Empty entries are left out: `app[allowed_origins][]=` is how a form says
-/// that the list is to be empty.
+/// A list of origins. Blank entries beside others are left out: Rails has a hidden field that sends
+/// one. A list of nothing but blanks is refused, since an empty list lets everybody in; that is said by
+/// `[]`, or in a form by `app[allowed_origins]=`.
 fn read_origins(value: &Value) -> Result<AllowedOrigins, FieldFaults> {
     let invalid = || vec![INVALID.into()];
     let entries = match value {
@@ -233,6 +234,9 @@ fn read_origins(value: &Value) -> Result<AllowedOrigins, FieldFaults> {
             Value::String(text) => origins.push(text.clone()),
             _ => return Err(invalid()),
         }
+    }
+    if origins.is_empty() && !entries.is_empty() {
+        return Err(vec![BLANK.into()]);
     }
     if origins.len() <= AllowedOrigins::COUNT_MAX {
         let faults: FieldFaults = origins
@@ -658,7 +662,22 @@ mod tests {
             ("no origins", json!({"name": "foo-app", "allowed_origins": []}), json!({})),
             (
                 "origins emptied by a form",
+                json!({"name": "foo-app", "allowed_origins": ""}),
+                json!({}),
+            ),
+            (
+                "a blank origin",
                 json!({"name": "foo-app", "allowed_origins": [""]}),
+                json!({"allowed_origins": ["can't be blank"]}),
+            ),
+            (
+                "blank origins",
+                json!({"name": "foo-app", "allowed_origins": ["", ""]}),
+                json!({"allowed_origins": ["can't be blank"]}),
+            ),
+            (
+                "a blank beside an origin",
+                json!({"name": "foo-app", "allowed_origins": ["", "//a.example", ""]}),
                 json!({}),
             ),
             (

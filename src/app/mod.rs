@@ -10,6 +10,7 @@ pub mod fields;
 pub mod origin;
 pub mod permission;
 pub mod registry;
+mod secrets;
 pub mod seed;
 pub mod store;
 pub mod subject;
@@ -24,6 +25,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 use origin::AllowedOrigins;
+use secrets::Secrets;
 
 /// An app's primary key in the database; it outlives a change of slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -129,6 +131,7 @@ pub struct App {
 pub struct Apps {
     by_slug: HashMap<Slug, Arc<App>>,
     by_id: HashMap<AppId, Arc<App>>,
+    secrets: Secrets,
 }
 
 impl Apps {
@@ -142,8 +145,13 @@ impl Apps {
         self.by_id.get(&id)
     }
 
+    /// Whether some active app has this secret; the time it takes tells nothing of any secret.
+    pub fn have_secret(&self, given: &[u8]) -> bool {
+        self.secrets.contain(given)
+    }
+
     /// All apps, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<App>> {
         self.by_id.values()
     }
 }
@@ -153,6 +161,7 @@ impl FromIterator<App> for Apps {
         let mut all = Self::default();
         for app in apps {
             let app = Arc::new(app);
+            all.secrets.add(&app);
             all.by_slug.insert(app.slug.clone(), app.clone());
             all.by_id.insert(app.id, app);
         }

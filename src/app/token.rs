@@ -93,7 +93,11 @@ fn present(value: &Value) -> Option<String> {
 
 /// Pages write what their templates and scripts make of nothing; that is no token.
 fn present_text(text: &str) -> Option<String> {
-    (!matches!(text, "" | "null" | "undefined")).then(|| text.to_owned())
+    is_told(text).then(|| text.to_owned())
+}
+
+fn is_told(text: &str) -> bool {
+    !matches!(text, "" | "null" | "undefined")
 }
 
 fn is_jwt_shaped(text: &str) -> bool {
@@ -313,11 +317,13 @@ impl Claims<'_> {
     }
 
     /// The check that Guardian had in 0.1 to 0.3: a `csrf` token is worth something only together
-    /// with the page's CSRF token, which was signed with the same key.
+    /// with the page's CSRF token, which was signed with the same key. What pages make of no token is
+    /// none, wherever it came from.
     fn check_csrf(&self, csrf: Option<&str>, key: &SecretString) -> Result<(), TokenError> {
         if !self.is_for("csrf") {
             return Ok(());
         }
+        let csrf = csrf.filter(|csrf| is_told(csrf));
         let (Some(csrf), Some(Value::String(claimed))) = (csrf, &self.s_csrf) else {
             return Err(TokenError::InvalidCsrf);
         };
@@ -341,6 +347,22 @@ pub struct Verifier<'a> {
     pub token_bytes_max: usize,
     /// Unix time in seconds.
     pub now_s: f64,
+}
+
+/// Judges a token as far as it can be judged without knowing whose it is: its length, its algorithm,
+/// its times. Anybody can make one that passes.
+///
+/// # Errors
+/// [`TokenError`].
+pub fn judge_unverified(token: &str, token_bytes_max: usize, now_s: f64) -> Result<(), TokenError> {
+    if token.len() > token_bytes_max {
+        return Err(TokenError::TooLong);
+    }
+    pinned_algorithm(token)?;
+    let (message, _) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
+    let json = decode_claims(message)?;
+    let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
+    claims.check_times(now_s)
 }
 
 impl Verifier<'_> {
@@ -718,6 +740,11 @@ mod tests {
         ] {
             let token = minted(json!({"aud": aud, "s_csrf": s_csrf}));
             assert_eq!(verify(&token, csrf).map(|_| ()), expected, "{case}");
+        }
+        for nothing in ["", "null", "undefined"] {
+            let fitting = csrf_signature(&secret(APP_KEY), nothing);
+            let token = minted(json!({"aud": "csrf", "s_csrf": fitting}));
+            assert_eq!(verify(&token, Some(nothing)).map(|_| ()), refused, "e198 {nothing:?}");
         }
     }
 

@@ -8,10 +8,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Services, admin, body::Body, error::ApiError};
-use crate::app::{
-    App,
-    fields::AppFields,
-    registry::{AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, ShowApp, UpdateApp},
+use crate::{
+    app::{
+        App,
+        fields::AppFields,
+        registry::{
+            AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, ShowApp, UpdateApp,
+        },
+    },
+    session::body::Share,
 };
 
 /// Adds `/admin/apps`; belongs into the scope `/api`.
@@ -140,7 +145,7 @@ async fn read_fields(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<AppFields, ApiError> {
-    let body = Body::read_for(services, request, payload).await?.to_map()?;
+    let body = Body::read(services, request, payload, Share::Whole).await?.to_map()?;
     match body.get("app") {
         Some(Value::Object(app)) => Ok(AppFields::read(app)),
         _ => Err(ApiError::Malformed("request body must hold an object named app".into())),
@@ -191,7 +196,7 @@ mod tests {
         broker::{Topics, topics::TopicLimits},
         http::{admin::Throttle, cross_site, pace::TokenPace},
         metrics::Metrics,
-        session::bucket::PerSecond,
+        session::{body::Bodies, bucket::PerSecond},
         settings::Settings,
     };
 
@@ -255,6 +260,7 @@ mod tests {
             topics: Topics::new(topic_limits, metrics.clone()),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
             metrics,
+            bodies: Bodies::new(settings.limits.bodies_bytes_max),
             admin_throttle: Arc::new(Throttle::new(
                 settings.limits.failed_admin_logins_per_minute_max,
             )),
@@ -375,7 +381,7 @@ mod tests {
             (
                 "empty a list",
                 Method::PATCH,
-                (FORM, "app[allowed_origins][]="),
+                (FORM, "app[allowed_origins]="),
                 json!({"allowed_origins": []}),
             ),
             (
@@ -484,7 +490,6 @@ mod tests {
             ("app is a list", (FORM, "app[]=foo-app"), 400, no_app),
             ("app is null", (JSON, r#"{"app":null}"#), 400, no_app),
             ("flat form", (FORM, "name=foo-app"), 400, no_app),
-            ("deep form", (FORM, &deep_form), 400, no_app),
             ("half", (JSON, r#"{"app":{"name":"foo-app""#), 400, not_json),
             ("deep", (JSON, &deep), 400, not_json),
             ("a list", (JSON, "[]"), 400, "request body must be a JSON object"),
@@ -495,6 +500,10 @@ mod tests {
             let answer = api.call(Method::POST, URL, content).await;
             assert_eq!((answer.status, answer.json()), (status, detail(text)), "{case}");
         }
+        let answer = api.call(Method::POST, URL, (FORM, &deep_form)).await;
+        let name = &deep_form[..100];
+        let too_deep = json!({ "errors": { name: ["is nested too deeply"] } });
+        assert_eq!((answer.status, answer.json()), (422, too_deep));
         for slug in ["%00", "..%2F", "FOO", "%F0%9F%A6%80", "a%20b", "'", "%ff"] {
             let url = format!("{URL}/{slug}");
             let answer = api.call(Method::GET, &url, ("", "")).await;

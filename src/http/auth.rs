@@ -20,11 +20,15 @@ use crate::{
     },
     broker::{Addressing, Destination, Scope},
     metrics::labels::Limit,
+    session::body::Share,
     settings::Limits,
 };
 
 /// What an unknown app's credentials are compared with; it matches nobody's.
 const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// The most apps whose keys a token is tried with before its request's body names the app.
+const APPS_TRIED_MAX: usize = 32;
 
 /// What a page's token is bound to.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
@@ -109,6 +113,50 @@ impl<'a> Credentials<'a> {
         match (found, caller) {
             (Some(app), Some(caller)) => Ok(AuthenticatedApp { app, caller }),
             _ => Err(ApiError::Unauthorized),
+        }
+    }
+
+    /// Judges by the head alone where the body is going to name the app: whether these credentials
+    /// can be right for any app at all, and how much of the budget of bodies they are worth. Whoever
+    /// passes is still authenticated for the app that the body names.
+    ///
+    /// A token is verified with the keys of every app as long as these are few; where they are many,
+    /// only its form is judged, and what it may then send is bounded as a stranger's.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever is wrong.
+    pub fn judge_before_body(&self, services: &Services) -> Result<Share, ApiError> {
+        if let Addressing::SingleApp(only) = services.addressing() {
+            let by = self.authenticate(services, only.as_str(), Proof::SecretAlone)?;
+            return Ok(by.share());
+        }
+        let apps = services.directory.load();
+        if apps.have_secret(self.authorization) {
+            return Ok(Share::Whole);
+        }
+        let token = self.bearer().ok_or(ApiError::Unauthorized)?;
+        let token_bytes_max = services.settings.limits.token_bytes_max;
+        let now_s = token::now_s();
+        match token::judge_unverified(token, token_bytes_max, now_s) {
+            Ok(()) => {}
+            Err(TokenError::TooLong) => {
+                services.metrics.hit(Limit::TokenBytes);
+                return Err(ApiError::Unauthorized);
+            }
+            Err(_) => return Err(ApiError::Unauthorized),
+        }
+        if apps.iter().len() > APPS_TRIED_MAX {
+            return Ok(Share::Half);
+        }
+        let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
+        let grant_of = |app: &Arc<App>| {
+            let keys = Keys::of(app, guardian_secret);
+            Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf).ok()
+        };
+        match apps.iter().filter(|app| app.active).find_map(grant_of) {
+            Some(grant) if grant.is_trigger => Ok(Share::Whole),
+            Some(_) => Ok(Share::Half),
+            None => Err(ApiError::Unauthorized),
         }
     }
 
@@ -216,6 +264,11 @@ impl AuthenticatedApp {
         } else {
             limits.trigger_payload_bytes_max
         }
+    }
+
+    /// How much of the budget of bodies this caller's may draw on.
+    pub fn share(&self) -> Share {
+        if self.is_client() { Share::Half } else { Share::Whole }
     }
 
     /// The limit on [`AuthenticatedApp::payload_bytes_max`], to be counted by.

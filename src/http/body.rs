@@ -1,12 +1,19 @@
 //! Request bodies: read up to a limit, as a form or as JSON.
 
-use actix_web::{HttpMessage, HttpRequest, http::header, web};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderMap},
+    web,
+};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{Services, error::ApiError};
-use crate::{form, metrics::labels::Limit};
+use crate::{
+    form,
+    metrics::labels::Limit,
+    session::body::{Share, Unread, media_type},
+};
 
 /// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +37,22 @@ impl Body {
     /// Reads a request's body; one without a content type must be empty and is an empty form.
     ///
     /// # Errors
-    /// [`ApiError::UnsupportedMediaType`] before anything is read, [`ApiError::TooLarge`] beyond
-    /// `bytes_max`, [`ApiError::Malformed`] if the body breaks off.
+    /// [`ApiError::UnsupportedMediaType`], and [`ApiError::TooLarge`] for what announces that it is,
+    /// before anything is read; [`ApiError::Unavailable`] if too many bodies are under way,
+    /// [`ApiError::Malformed`] if the body breaks off.
     pub async fn read(
+        services: &Services,
         request: &HttpRequest,
         payload: web::Payload,
-        bytes_max: usize,
+        share: Share,
     ) -> Result<Self, ApiError> {
-        let kind = kind(request)?;
-        let bytes = collect(payload, bytes_max).await?;
+        let headers = request.headers();
+        let kind = kind(headers)?;
+        let bytes_max = services.settings.limits.request_body_bytes_max;
+        let bytes = match services.bodies.read(headers, payload, bytes_max, share).await {
+            Ok(body) => body.into_charged_bytes(),
+            Err(unread) => return Err(refuse(unread, bytes_max, services)),
+        };
         match kind {
             Some(kind) => Ok(Self { kind, bytes }),
             None if bytes.is_empty() => Ok(Self { kind: Kind::Form, bytes }),
@@ -46,30 +60,14 @@ impl Body {
         }
     }
 
-    /// Reads a request's body, as large as the settings allow.
-    ///
-    /// # Errors
-    /// As [`Body::read`].
-    pub async fn read_for(
-        services: &Services,
-        request: &HttpRequest,
-        payload: web::Payload,
-    ) -> Result<Self, ApiError> {
-        let bytes_max = services.settings.limits.request_body_bytes_max;
-        Self::read(request, payload, bytes_max).await.inspect_err(|error| {
-            if matches!(error, ApiError::TooLarge { .. }) {
-                services.metrics.hit(Limit::RequestBodyBytes);
-            }
-        })
-    }
-
     /// Parses the body as one object.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] if it is no JSON, nested beyond 128 levels, or no object.
+    /// [`ApiError::Malformed`] if it is no JSON, nested beyond 128 levels, or no object, and if it is
+    /// a form that is no text; [`ApiError::BadParameter`] if it is a form that cannot be read.
     pub fn to_map(&self) -> Result<Map<String, Value>, ApiError> {
         match self.kind {
-            Kind::Form => Ok(form::parse(&self.bytes)),
+            Kind::Form => Ok(form::parse(&self.bytes)?),
             Kind::Json => match serde_json::from_slice(&self.bytes) {
                 Ok(Value::Object(map)) => Ok(map),
                 Ok(_) => Err(ApiError::Malformed("request body must be a JSON object".into())),
@@ -80,67 +78,79 @@ impl Body {
     }
 }
 
-fn kind(request: &HttpRequest) -> Result<Option<Kind>, ApiError> {
+fn refuse(unread: Unread, bytes_max: usize, services: &Services) -> ApiError {
+    match unread {
+        Unread::TooLarge => {
+            services.metrics.hit(Limit::RequestBodyBytes);
+            ApiError::TooLarge { what: "request body", bytes_max }
+        }
+        Unread::NoRoom => {
+            services.metrics.hit(Limit::BodiesBytes);
+            ApiError::Unavailable
+        }
+        Unread::BrokenOff => ApiError::Malformed("request body broke off".into()),
+    }
+}
+
+fn kind(headers: &HeaderMap) -> Result<Option<Kind>, ApiError> {
     // Nothing is inflated here: a small body that unpacks to a huge one is not even begun.
-    let encoding = request.headers().get(header::CONTENT_ENCODING);
+    let encoding = headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::UnsupportedMediaType);
     }
-    let mime = request.mime_type().map_err(|_| ApiError::UnsupportedMediaType)?;
-    let Some(mime) = mime else { return Ok(None) };
-    let is_json = mime.essence_str() == "application/json"
-        || mime.suffix().is_some_and(|suffix| suffix == "json");
-    match mime.essence_str() {
-        _ if is_json => Ok(Some(Kind::Json)),
-        "application/x-www-form-urlencoded" => Ok(Some(Kind::Form)),
+    let Some(media_type) = media_type(headers) else { return Ok(None) };
+    let media_type = media_type.to_ascii_lowercase();
+    match media_type.split_once('/') {
+        Some(("application", "x-www-form-urlencoded")) => Ok(Some(Kind::Form)),
+        Some(("application", "json")) => Ok(Some(Kind::Json)),
+        Some((_, subtype)) if subtype.ends_with("+json") => Ok(Some(Kind::Json)),
         _ => Err(ApiError::UnsupportedMediaType),
     }
 }
 
-async fn collect(mut payload: web::Payload, bytes_max: usize) -> Result<Bytes, ApiError> {
-    let mut bytes = Bytes::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| ApiError::Malformed("request body broke off".into()))?;
-        if bytes.len() + chunk.len() > bytes_max {
-            return Err(ApiError::TooLarge { what: "request body", bytes_max });
-        }
-        // Most bodies come in one piece, which is not copied.
-        bytes = if bytes.is_empty() { chunk } else { append(bytes, &chunk) };
-    }
-    Ok(bytes)
-}
-
-/// Appends a piece; where `bytes` came from here it grows in place.
-fn append(bytes: Bytes, chunk: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::from(bytes);
-    bytes.extend_from_slice(chunk);
-    bytes.freeze()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use actix_web::{FromRequest, dev::Payload, error::PayloadError, test::TestRequest};
+    use actix_web::{FromRequest, test::TestRequest};
     use serde_json::json;
+
+    use super::*;
+    use crate::http::testing::TestServices;
 
     const BYTES_MAX: usize = 1000;
 
-    async fn read(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    async fn services() -> TestServices {
+        TestServices::start_with(&[
+            ("HERALD__LIMITS__TRIGGER_PAYLOAD_BYTES_MAX", "900"),
+            ("HERALD__LIMITS__REQUEST_BODY_BYTES_MAX", "1000"),
+        ])
+        .await
+    }
+
+    async fn read(
+        services: &TestServices,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Value, ApiError> {
         let mut request = TestRequest::post().set_payload(body.to_vec());
         if !content_type.is_empty() {
             request = request.insert_header((header::CONTENT_TYPE, content_type));
         }
-        read_request(request).await
+        read_request(services, request).await
     }
 
-    async fn read_request(request: TestRequest) -> Result<Value, ApiError> {
+    async fn read_request(
+        services: &TestServices,
+        request: TestRequest,
+    ) -> Result<Value, ApiError> {
         let (request, mut payload) = request.to_http_parts();
         let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
-        Body::read(&request, payload, BYTES_MAX).await?.to_map().map(Value::Object)
+        let body = Body::read(&services.services, &request, payload, Share::Whole).await?;
+        body.to_map().map(Value::Object)
     }
 
     #[actix_web::test]
     async fn forms_and_json_become_one_object() {
+        let services = services().await;
         let nested = json!({ "app": { "name": "foo-app" } });
         let json_text = br#"{"app":{"name":"foo-app"}}"#;
         let form = "application/x-www-form-urlencoded";
@@ -156,20 +166,28 @@ mod tests {
             ("JSON", "application/json", json_text, nested.clone()),
             ("JSON with a charset", "application/json; charset=utf-8", json_text, nested.clone()),
             ("JSON in capitals", "Application/JSON", json_text, nested.clone()),
-            ("JSON by suffix", "application/vnd.api+json", json_text, nested),
+            ("JSON by suffix", "application/vnd.api+json", json_text, nested.clone()),
+            ("JSON with half a parameter", "application/json;", json_text, nested.clone()),
+            ("JSON with a space", "Application/JSON ; charset", json_text, nested),
             ("neither type nor body", "", b"", json!({})),
         ] {
-            assert_eq!(read(content_type, body).await, Ok(expected), "{case}");
+            assert_eq!(read(&services, content_type, body).await, Ok(expected), "{case}");
         }
     }
 
     #[actix_web::test]
     async fn what_is_no_body_of_ours_is_refused() {
+        let services = services().await;
         let malformed = |text: &'static str| ApiError::Malformed(text.into());
         let not_json = malformed("request body is not valid JSON");
         let no_object = malformed("request body must be a JSON object");
         let too_large = ApiError::TooLarge { what: "request body", bytes_max: BYTES_MAX };
-        let json = "application/json";
+        let (json, form) = ("application/json", "application/x-www-form-urlencoded");
+        let not_form = malformed("request body is not a valid form");
+        let bad_name = ApiError::BadParameter {
+            name: "payload[a".to_owned(),
+            fault: "is not a well-formed name such as a, a[b] or a[]",
+        };
         let deep = [b"[".repeat(BYTES_MAX / 2), b"]".repeat(BYTES_MAX / 2)].concat();
         let deep_objects = br#"{"a":"#.repeat(BYTES_MAX / 5);
         for (case, content_type, body, expected) in [
@@ -180,6 +198,9 @@ mod tests {
             ("nothing", json, b"", not_json.clone()),
             ("half", json, b"{\"app\":", not_json.clone()),
             ("trailing text", json, b"{} {}", not_json.clone()),
+            ("a form that is not UTF-8", form, b"a=%ff", not_form.clone()),
+            ("a form with half an escape", form, b"a=%f", not_form),
+            ("a form with half a name", form, b"payload[a=1", bad_name),
             ("not UTF-8", json, b"{\"a\":\"\xff\"}", not_json.clone()),
             ("lone surrogate", json, br#"{"a":"\ud800"}"#, not_json.clone()),
             ("number beyond any float", json, b"{\"a\":1e999}", not_json.clone()),
@@ -191,51 +212,20 @@ mod tests {
             ("one byte too many", json, &[b' '; BYTES_MAX + 1], too_large.clone()),
             ("ten times too large", json, &[b'['; BYTES_MAX * 10], too_large),
         ] {
-            assert_eq!(read(content_type, body).await, Err(expected), "{case}");
+            assert_eq!(read(&services, content_type, body).await, Err(expected), "{case}");
         }
     }
 
     #[actix_web::test]
     async fn a_body_of_just_the_limit_is_read() {
+        let services = services().await;
         let body = format!("{{}}{}", " ".repeat(BYTES_MAX - 2));
-        assert_eq!(read("application/json", body.as_bytes()).await, Ok(json!({})));
-    }
-
-    #[actix_web::test]
-    async fn a_body_in_pieces_is_put_together_up_to_the_limit() {
-        let too_large = ApiError::TooLarge { what: "request body", bytes_max: BYTES_MAX };
-        let broke_off = ApiError::Malformed("request body broke off".into());
-        let half = vec![b'x'; BYTES_MAX / 2];
-        for (case, pieces, expected) in [
-            ("none", vec![], Ok(vec![])),
-            ("one", vec![Some(b"one".as_slice())], Ok(b"one".to_vec())),
-            (
-                "three",
-                vec![Some(b"one"), Some(b" two"), Some(b" three")],
-                Ok(b"one two three".to_vec()),
-            ),
-            ("an empty one", vec![Some(b"one"), Some(b""), Some(b"two")], Ok(b"onetwo".to_vec())),
-            ("just the limit", vec![Some(&half), Some(&half)], Ok(half.repeat(2))),
-            ("one byte more", vec![Some(&half), Some(&half), Some(b"x")], Err(too_large)),
-            ("a broken one", vec![Some(b"one"), None], Err(broke_off)),
-        ] {
-            let pieces: Vec<_> = pieces
-                .into_iter()
-                .map(|piece| {
-                    piece.map(Bytes::copy_from_slice).ok_or(PayloadError::Incomplete(None))
-                })
-                .collect();
-            let request = TestRequest::default().to_http_request();
-            let stream = futures_util::stream::iter(pieces);
-            let mut payload = Payload::Stream { payload: stream.boxed_local() };
-            let payload = web::Payload::from_request(&request, &mut payload).await;
-            let read = collect(payload.expect("a payload"), BYTES_MAX).await;
-            assert_eq!(read.map(|bytes| bytes.to_vec()), expected, "{case}");
-        }
+        assert_eq!(read(&services, "application/json", body.as_bytes()).await, Ok(json!({})));
     }
 
     #[actix_web::test]
     async fn a_compressed_body_is_refused() {
+        let services = services().await;
         for (encoding, expected) in
             [("gzip", Err(ApiError::UnsupportedMediaType)), ("identity", Ok(json!({})))]
         {
@@ -243,7 +233,7 @@ mod tests {
                 .insert_header((header::CONTENT_TYPE, "application/json"))
                 .insert_header((header::CONTENT_ENCODING, encoding))
                 .set_payload("{}");
-            assert_eq!(read_request(request).await, expected, "{encoding}");
+            assert_eq!(read_request(&services, request).await, expected, "{encoding}");
         }
     }
 }

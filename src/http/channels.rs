@@ -74,7 +74,8 @@ pub async fn list(
     let app =
         Credentials::from_headers(request.headers())?.authenticate_application(&services, &slug)?;
     let addressing = services.addressing();
-    let mut survey = survey(&form::parse(request.query_string().as_bytes()), &app, &addressing)?;
+    let query = form::parse_query(request.query_string().as_bytes())?;
+    let mut survey = survey(&query, &app, &addressing)?;
     // One more than is shown tells whether there is more.
     let limit = survey.places_max;
     survey.places_max += 1;
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn a_query_becomes_a_survey() {
         let survey = |query: &str| {
-            let query = form::parse(query.as_bytes());
+            let query = form::parse_query(query.as_bytes()).expect("UTF-8");
             survey(&query, &app("foo-app"), &Addressing::ManyApps)
         };
         let rank = |scope: &str, channel: Option<&str>| Rank {

@@ -20,6 +20,7 @@ use crate::{
         subscriber::{Disconnect, Place, ScopeKey},
         topics::Unanswered,
     },
+    session::body::Share,
 };
 
 /// Ends the joins of a topic, or those that came with a token of this `sub`, or of a `sub` with these
@@ -37,7 +38,7 @@ pub async fn create(
     // Judged before the body is read, and once more after it: see `events::create`.
     let credentials = Credentials::from_headers(request.headers())?;
     credentials.authenticate_application(&services, &slug)?;
-    let body = Json::read(&request, payload, &services).await?;
+    let body = Json::read(&request, payload, &services, Share::Whole).await?;
     let app = credentials.authenticate_application(&services, &slug)?;
     let Call { joins, is_counted } = read(&body, &app, &services.addressing())?;
     let told = match is_counted {

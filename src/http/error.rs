@@ -8,7 +8,10 @@ use actix_web::{
 };
 use serde_json::json;
 
-use crate::app::fields::Faults;
+use crate::{
+    app::fields::Faults,
+    form::{FormError, NotUtf8},
+};
 
 /// Why a REST call fails. Details are shown to the caller: they never hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,14 @@ pub enum ApiError {
     /// The request is understood, and some of its fields are not valid.
     #[error("some fields are not valid")]
     Invalid(Faults),
+    /// The body is a form, and one of its parameters has a name that cannot be read.
+    #[error("the parameter {name:?} {fault}")]
+    BadParameter {
+        /// The name, as it came.
+        name: String,
+        /// What is wrong with it, to be read after the name.
+        fault: &'static str,
+    },
     /// This address has tried too often.
     #[error("too many attempts, try again later")]
     TooManyRequests {
@@ -85,6 +96,21 @@ impl ApiError {
     }
 }
 
+impl From<FormError> for ApiError {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::NotText => Self::Malformed("request body is not a valid form".into()),
+            FormError::BadName { name, fault } => Self::BadParameter { name, fault },
+        }
+    }
+}
+
+impl From<NotUtf8> for ApiError {
+    fn from(NotUtf8: NotUtf8) -> Self {
+        Self::Malformed("query string is not valid UTF-8".into())
+    }
+}
+
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
@@ -95,7 +121,7 @@ impl ResponseError for ApiError {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid(_) | Self::BadParameter { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -106,6 +132,9 @@ impl ResponseError for ApiError {
         self.add_headers(&mut response);
         match self {
             Self::Invalid(faults) => response.json(json!({ "errors": faults })),
+            Self::BadParameter { name, fault } => {
+                response.json(json!({ "errors": { name: [fault] } }))
+            }
             other => response.json(json!({ "errors": { "detail": other.to_string() } })),
         }
     }
@@ -173,6 +202,12 @@ mod tests {
                 422,
                 None,
                 json!({ "errors": { "name": ["can't be blank"] } }),
+            ),
+            (
+                ApiError::BadParameter { name: "a[b".to_owned(), fault: "is nested too deeply" },
+                422,
+                None,
+                json!({ "errors": { "a[b": ["is nested too deeply"] } }),
             ),
             (too_many(1), 429, header("retry-after", "1"), detail(later)),
             (too_many(1001), 429, header("retry-after", "2"), detail(later)),

@@ -25,7 +25,7 @@ pub async fn create(
     // after it: a body may take its time, and the app may have changed meanwhile.
     let credentials = Credentials::from_headers(request.headers())?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
-    let json = Json::read(&request, payload, &services).await?;
+    let json = Json::read(&request, payload, &services, by.share()).await?;
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
     let publication = read(&Fields::of_body(&json)?, &by, &services)?;

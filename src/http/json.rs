@@ -15,7 +15,7 @@ use super::{
     body::{Body, Kind},
     error::ApiError,
 };
-use crate::broker::NameError;
+use crate::{broker::NameError, session::body::Share};
 
 /// A body as JSON text; a form becomes the object it describes.
 pub(super) struct Json(Bytes);
@@ -35,8 +35,9 @@ impl Json {
         request: &HttpRequest,
         payload: web::Payload,
         services: &Services,
+        share: Share,
     ) -> Result<Self, ApiError> {
-        Self::from_body(Body::read_for(services, request, payload).await?)
+        Self::from_body(Body::read(services, request, payload, share).await?)
     }
 
     /// Takes a body.

@@ -50,6 +50,7 @@ use crate::{
     app::{AppDirectory, registry::AppRegistry},
     broker::{Addressing, Topics},
     metrics::Metrics,
+    session::body::Bodies,
     settings::Settings,
 };
 use error::ApiError;
@@ -70,6 +71,8 @@ pub struct Services {
     pub draining: Arc<AtomicBool>,
     /// How often tokens may trigger.
     pub pace: pace::TokenPace,
+    /// The budget of request bodies.
+    pub bodies: Bodies,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }

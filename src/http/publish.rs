@@ -1,7 +1,8 @@
 //! `POST /api/publish` and `/api/publish/bulk`: the second article's trigger.
 //!
 //! An event names its whole topic here and means what a client's push on that topic would mean; the
-//! topic names the app, so who calls can only be judged once the body is read.
+//! topic names the app. So the caller is judged twice: by the head, whether its credentials can be
+//! right for any app, before the body is read; then for the app that the body names.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
@@ -28,7 +29,8 @@ pub async fn create(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = Json::read(&request, payload, &services).await?;
+    let share = credentials.judge_before_body(&services)?;
+    let json = Json::read(&request, payload, &services, share).await?;
     let fields = Fields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
@@ -47,7 +49,8 @@ pub async fn create_all(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let credentials = Credentials::from_headers(request.headers())?;
-    let json = Json::read(&request, payload, &services).await?;
+    let share = credentials.judge_before_body(&services)?;
+    let json = Json::read(&request, payload, &services, share).await?;
     let events = read_events(&json)?;
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;

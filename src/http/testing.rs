@@ -21,7 +21,7 @@ use crate::{
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
-    session::{bucket::PerSecond, path::without_empty_segments},
+    session::{body::Bodies, bucket::PerSecond, path::without_empty_segments},
     settings::Settings,
 };
 
@@ -73,6 +73,7 @@ impl TestServices {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
+            bodies: Bodies::new(settings.limits.bodies_bytes_max),
             settings: Arc::new(settings),
             directory,
             registry,

@@ -20,6 +20,8 @@ closed_label! {
         UnfinishedBytes = "unfinished_bytes_max",
         /// A request's body.
         RequestBodyBytes = "request_body_bytes_max",
+        /// The bodies of all requests under way.
+        BodiesBytes = "bodies_bytes_max",
         /// A token.
         TokenBytes = "token_bytes_max",
         /// A `ref` or `join_ref`.

@@ -15,14 +15,14 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     app::{
         origin::{OriginPolicy, RequestTarget},
         token::{self, TokenPair},
     },
-    form,
+    form::{self, NotUtf8},
     metrics::labels::Limit,
     session::{
         client::{self, Client, Connection},
@@ -111,7 +111,7 @@ impl Door {
     /// # Errors
     /// [`Refusal`].
     pub(super) fn connect(&self, handshake: &Handshake<'_>) -> Result<(Version, Caller), Refusal> {
-        let params = form::parse(handshake.query.as_bytes());
+        let params = params(handshake.query)?;
         let origin = self.check_origin(handshake)?;
         let version = match params.get("vsn") {
             None => Version::negotiate(None),
@@ -190,6 +190,15 @@ impl Door {
 /// dial. Empty segments have been dropped before (`session::path`).
 pub fn is_socket(path: &str) -> bool {
     MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
+}
+
+/// The params of a query string.
+///
+/// # Errors
+/// [`Refusal`] with 400, which is what Plug makes of one that is not UTF-8.
+pub(super) fn params(query: &str) -> Result<Map<String, Value>, Refusal> {
+    let not_text = |NotUtf8| Refusal::silent(StatusCode::BAD_REQUEST);
+    form::parse_query(query.as_bytes()).map_err(not_text)
 }
 
 fn forbidden() -> Refusal {

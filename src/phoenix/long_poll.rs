@@ -13,18 +13,19 @@ use actix_web::{
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-            CACHE_CONTROL, CONTENT_TYPE,
+            CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
         },
     },
     web,
 };
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
     broker::subscriber::Frame,
-    form,
     metrics::labels::Limit,
     session::{
+        body::{self, Bodies, Share, Unread},
         long_poll::{LongPolls, Polled, Posted},
         upgrade::Handshake,
         worker::Worker,
@@ -34,7 +35,7 @@ use crate::{
 use super::{
     Conversation,
     batch::{self, BodyFault, BodyKind},
-    connect::{Door, MOUNTS},
+    connect::{self, Door, MOUNTS},
     message::{Transport, push_json_string},
     session_token::SessionTokens,
 };
@@ -55,6 +56,8 @@ pub struct LongPollDoor {
     pub sessions: LongPolls<Conversation>,
     /// Signs the tokens of sessions.
     pub tokens: SessionTokens,
+    /// The budget of request bodies.
+    pub bodies: Bodies,
     /// The largest body.
     pub body_bytes_max: usize,
     /// The largest message in it.
@@ -84,20 +87,30 @@ pub async fn answer(
         headers: request.headers(),
         peer: request.peer_addr(),
     };
+    // As Phoenix does, before anything else of the request is looked at.
+    let Ok(params) = connect::params(handshake.query) else {
+        return HttpResponse::new(StatusCode::BAD_REQUEST);
+    };
+    let token = token_of(&request, &params);
     if door.door.check_origin(&handshake).is_err() {
         return status(403);
     }
     match *request.method() {
         Method::OPTIONS => preflight(&request),
-        Method::POST => door.post(&request, body).await,
-        _ => door.get(&request, &handshake).await,
+        Method::POST => door.post(token, &request, body).await,
+        _ => door.get(token, &request, &handshake).await,
     }
 }
 
 impl LongPollDoor {
     /// Fetches, or opens a session for who has none.
-    async fn get(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
-        let Some(id) = self.session_of(request) else { return self.open(request, handshake) };
+    async fn get(
+        &self,
+        token: Option<&str>,
+        request: &HttpRequest,
+        handshake: &Handshake<'_>,
+    ) -> HttpResponse {
+        let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
         match self.sessions.poll(id).await {
             // A token of ours without a session. On 410 clients up to 1.8.1 would take a new
             // session for the old one and stay deaf; on 500 every generation comes back and joins.
@@ -124,24 +137,31 @@ impl LongPollDoor {
         }
     }
 
-    async fn post(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
-        let Some(id) = self.session_of(request) else { return status(410) };
-        let kind = match request.headers().get(CONTENT_TYPE) {
-            Some(content_type) if content_type == "application/x-ndjson" => BodyKind::Batch,
-            _ => BodyKind::OneText,
+    async fn post(
+        &self,
+        token: Option<&str>,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> HttpResponse {
+        let Some(id) = self.session_of(token) else { return status(410) };
+        let media_type = body::media_type(request.headers()).unwrap_or_default();
+        let kind = match media_type.eq_ignore_ascii_case("application/x-ndjson") {
+            true => BodyKind::Batch,
+            false => BodyKind::OneText,
         };
-        let body = match body.to_bytes_limited(self.body_bytes_max).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(_)) => return HttpResponse::new(StatusCode::BAD_REQUEST),
-            Err(_) => return self.too_large(Limit::RequestBodyBytes),
+        let read = self.bodies.read(request.headers(), payload, self.body_bytes_max, Share::Half);
+        let body = match read.await {
+            Ok(body) => body,
+            Err(Unread::BrokenOff) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(Unread::TooLarge) => return self.too_large(Limit::RequestBodyBytes),
+            Err(Unread::NoRoom) => return self.no_room(),
         };
-        let messages = match batch::read(kind, body, self.message_bytes_max) {
+        let messages = match batch::read(kind, body.bytes(), self.message_bytes_max) {
             Ok(messages) => messages,
-            // Two of the few answers whose HTTP status is not 200, as Phoenix has it.
+            // One of the few answers whose HTTP status is not 200, as Phoenix has it.
             Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
-            Err(BodyFault::Unreadable) => return HttpResponse::new(StatusCode::BAD_REQUEST),
-            Err(BodyFault::NoMessage) => {
-                return HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
+            Err(BodyFault::Unreadable | BodyFault::NoMessage) => {
+                return HttpResponse::new(StatusCode::BAD_REQUEST);
             }
         };
         match self.sessions.post(id, messages).await {
@@ -156,13 +176,18 @@ impl LongPollDoor {
         HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
-    /// The session that a request names, by header or else by the last `token` param.
-    fn session_of(&self, request: &HttpRequest) -> Option<Uuid> {
-        let header = request.headers().get(TOKEN_HEADER).and_then(|token| token.to_str().ok());
-        if let Some(token) = header {
-            return self.tokens.read(token);
-        }
-        self.tokens.read(form::parse(request.query_string().as_bytes()).get("token")?.as_str()?)
+    /// Bodies fill the budget: clients connect anew after a while, whatever their generation.
+    fn no_room(&self) -> HttpResponse {
+        self.door.rules.metrics.hit(Limit::BodiesBytes);
+        let mut response = status(503);
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
+
+    /// The session that a token names.
+    fn session_of(&self, token: Option<&str>) -> Option<Uuid> {
+        self.tokens.read(token?)
     }
 
     fn messages(&self, status: u16, id: Uuid, frames: &[Frame]) -> HttpResponse {
@@ -179,6 +204,12 @@ impl LongPollDoor {
         body.push_str("]}");
         json(body)
     }
+}
+
+/// A request's token: that of the header, or else the last `token` param.
+fn token_of<'a>(request: &'a HttpRequest, params: &'a Map<String, Value>) -> Option<&'a str> {
+    let header = request.headers().get(TOKEN_HEADER).and_then(|token| token.to_str().ok());
+    header.or_else(|| params.get("token")?.as_str())
 }
 
 /// A frame's text. Bytes are not sent this way: [`Transport::LongPoll`] has no format for them.

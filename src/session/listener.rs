@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use super::{
     Conversation,
     connection::Connection,
+    expect::answering_early,
     path,
     requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Waiting},
     upgrade::{self, Doorkeeper},
@@ -109,6 +110,9 @@ impl<C: Conversation + Unpin> Listener<C> {
             };
         let app = apply_fn_factory(app, path::without_empty_segments);
         let app = map_config(app, |()| AppConfig::default());
+        let app =
+            apply_fn_factory(app, move |request, app: &_| in_turn(request, app, draining.clone()));
+        let (asking, app) = answering_early(app);
         // The stream below has a deadline for everything but what is served, and for that the
         // services have one.
         let http = HttpService::build()
@@ -123,10 +127,9 @@ impl<C: Conversation + Unpin> Listener<C> {
             .on_connect_ext(|stream: &HttpStream<Connection>, data| {
                 data.insert(stream.turn());
             })
+            .expect(asking)
             .upgrade(upgrade)
-            .h1(apply_fn_factory(app, move |request, app: &_| {
-                in_turn(request, app, draining.clone())
-            }));
+            .h1(app);
         fn_service(move |(io, peer): (Connection, SocketAddr)| {
             let stream = HttpStream::new(io, Some(peer), rules.clone());
             std::future::ready(Ok((stream, Some(peer))))

@@ -12,10 +12,12 @@
 //! the broker has for it. What a session costs stands in `docs/performance.md`; nothing of the HTTP
 //! connection it came from survives.
 
+pub mod body;
 pub mod bucket;
 pub mod client;
 pub mod connection;
 mod driver;
+mod expect;
 mod frames;
 pub mod listener;
 pub mod long_poll;

@@ -243,6 +243,8 @@ pub struct Limits {
     pub unfinished_bytes_max: usize,
     /// One request body.
     pub request_body_bytes_max: usize,
+    /// The bodies of all requests under way.
+    pub bodies_bytes_max: usize,
     /// One token.
     pub token_bytes_max: usize,
     /// One `ref` or `join_ref`.

@@ -236,6 +236,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
         unfinished_bytes_max: r.number("limits.unfinished_bytes_max", 512..=64 * GIGABYTE)?,
         request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
+        bodies_bytes_max: r.number("limits.bodies_bytes_max", 1_024..=64 * GIGABYTE)?,
         token_bytes_max: r.number("limits.token_bytes_max", 64..=MANY)?,
         ref_bytes_max: r.number("limits.ref_bytes_max", 1..=MANY)?,
         channels_per_transport_max: r.number("limits.channels_per_transport_max", 1..=MANY)?,
@@ -320,6 +321,12 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             limits.request_body_bytes_max,
             "limits.trigger_payload_bytes_max",
             limits.trigger_payload_bytes_max,
+        ),
+        (
+            "limits.bodies_bytes_max",
+            limits.bodies_bytes_max,
+            "two bodies (request_body_bytes_max), since visitors' may fill half of it",
+            limits.request_body_bytes_max.saturating_mul(2),
         ),
         (
             "limits.outbox_bytes_max",

@@ -283,7 +283,7 @@ async fn hostile_admin_bodies_are_refused_and_make_no_app() {
         ("no app", json_type, b"{}".to_vec(), 400),
         ("not UTF-8", json_type, b"{\"app\":{\"name\":\"\xff\xff\xff\xff\xff\"}}".to_vec(), 400),
         ("deep", json_type, deep.into_bytes(), 400),
-        ("deep form", form, deep_form.into_bytes(), 400),
+        ("deep form", form, deep_form.into_bytes(), 422),
         ("wrong types", json_type, br#"{"app":{"name":{},"active":[],"key":1}}"#.to_vec(), 422),
         ("a control character", json_type, br#"{"app":{"name":"foo\u0000app"}}"#.to_vec(), 422),
         ("half a pair", json_type, br#"{"app":{"name":"foo-app\ud800"}}"#.to_vec(), 400),
@@ -331,7 +331,7 @@ async fn ten_megabytes_at_once_from_many_leave_the_memory_as_it_was() {
     let sized = format!("{}content-length: 10000000\r\n\r\n", head(EVENTS));
     let sized = [sized.as_bytes(), &body].concat();
     // What is sent in chunks has an end that is seen: the connection can be used again.
-    let chunked = format!("{}transfer-encoding: chunked\r\n\r\n989680\r\n", head("/api/publish"));
+    let chunked = format!("{}transfer-encoding: chunked\r\n\r\n989680\r\n", head(EVENTS));
     let again = "\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
     let chunked = [chunked.as_bytes(), &body, again.as_bytes()].concat();
     assert_well(server).await;

@@ -445,6 +445,7 @@ async fn a_handshake_that_is_refused_leaves_the_others_alone() {
         ("an unknown version", "/socket/websocket?vsn=3.0.0", vec![], 403),
         ("a version that is a list", "/socket/websocket?vsn[]=2.0.0", vec![], 403),
         ("a version that is none", "/socket/websocket?vsn=%00", vec![], 403),
+        ("what is no text", "/socket/websocket?vsn=2.0.0&%ff=1", vec![], 400),
         ("a path behind it", "/socket/websocket/x", vec![], 404),
         ("nowhere", "/nowhere", vec![], 404),
         (
@@ -464,7 +465,7 @@ async fn a_handshake_that_is_refused_leaves_the_others_alone() {
     }
     for (case, path) in [
         ("a huge token", format!("/socket/websocket?vsn=2.0.0&guardian_token={huge}")),
-        ("broken escapes", "/socket/websocket?vsn=2.0.0&guardian_token=%zz&%ff=%".to_owned()),
+        ("broken escapes", "/socket/websocket?vsn=2.0.0&guardian_token=%zz&%f=%".to_owned()),
         ("deep parameters", format!("/socket/websocket?vsn=2.0.0&a{}=1", "[b]".repeat(5_000))),
         ("many parameters", format!("/socket/websocket?vsn=2.0.0{}", "&a=1".repeat(5_000))),
         ("a token that is a list", "/socket/websocket?vsn=2.0.0&guardian_token[]=x".to_owned()),

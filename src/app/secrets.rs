@@ -1,0 +1,44 @@
+//! Which secrets there are, to be asked before anybody knows which app a request is about.
+
+use std::collections::HashSet;
+
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::App;
+
+/// The secrets of active apps, as salted digests.
+///
+/// A look-up takes as long for a wrong secret as for a right one, as far as anybody can tell who does
+/// not know the salt: what it compares are digests that nobody can choose.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    salt: Uuid,
+    digests: HashSet<[u8; 32]>,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { salt: Uuid::new_v4(), digests: HashSet::new() }
+    }
+}
+
+impl Secrets {
+    /// Adds an app's secret; that of an inactive app opens nothing, and an empty one is none.
+    pub(super) fn add(&mut self, app: &App) {
+        let secret = app.secret.expose_secret();
+        if app.active && !secret.is_empty() {
+            self.digests.insert(self.digest(secret.as_bytes()));
+        }
+    }
+
+    /// Whether some active app has this secret.
+    pub(super) fn contain(&self, given: &[u8]) -> bool {
+        self.digests.contains(&self.digest(given))
+    }
+
+    fn digest(&self, secret: &[u8]) -> [u8; 32] {
+        Sha256::new().chain_update(self.salt).chain_update(secret).finalize().into()
+    }
+}

@@ -1,0 +1,273 @@
+//! Request bodies: each is read up to a limit of its own, all together up to one budget.
+//!
+//! Whatever the head of a request decides is answered before its body is read; what is left is
+//! bounded here. A body is charged as it comes in, so announcing a large one costs nobody anything,
+//! and it is charged until its request is answered. Bodies from visitors may fill half of the budget:
+//! the other half stays with the web applications and the operator.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use actix_web::{
+    http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap},
+    web,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+/// The budget of all bodies under way. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Bodies {
+    used_bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+/// How much of the budget a body may draw on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// All of it: the caller is a web application, or the operator.
+    Whole,
+    /// Half of it: the caller is a visitor, or nobody knows yet.
+    Half,
+}
+
+/// Why a body is not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is larger than it may be, or announces that it will be.
+    TooLarge,
+    /// The budget is used up.
+    NoRoom,
+    /// Its connection broke off.
+    BrokenOff,
+}
+
+impl Bodies {
+    /// No body is under way; all together may have this many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { used_bytes: Arc::default(), bytes_max }
+    }
+
+    /// Reads a body of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`Unread`]; a `Content-Length` beyond `bytes_max` is enough to be [`Unread::TooLarge`].
+    pub async fn read(
+        &self,
+        headers: &HeaderMap,
+        mut payload: web::Payload,
+        bytes_max: usize,
+        share: Share,
+    ) -> Result<HeldBody, Unread> {
+        let announced = announced_bytes(headers);
+        if announced.is_some_and(|bytes| bytes > bytes_max) {
+            return Err(Unread::TooLarge);
+        }
+        let mut body = HeldBody { bytes: Bytes::new(), charge: Charge::none(self) };
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| Unread::BrokenOff)?;
+            if body.bytes.len() + chunk.len() > bytes_max {
+                return Err(Unread::TooLarge);
+            }
+            body.charge.add(chunk.len(), share)?;
+            body.bytes = join(body.bytes, chunk, announced.unwrap_or(0));
+        }
+        Ok(body)
+    }
+
+    fn bytes_max(&self, share: Share) -> usize {
+        match share {
+            Share::Whole => self.bytes_max,
+            Share::Half => self.bytes_max / 2,
+        }
+    }
+}
+
+/// The `Content-Length`, if there is one that can be read.
+fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Appends a chunk. A body in one piece, as most are, is not copied; one in several is copied once
+/// where it announced its length.
+fn join(bytes: Bytes, chunk: Bytes, announced: usize) -> Bytes {
+    if bytes.is_empty() {
+        return chunk;
+    }
+    let mut bytes = BytesMut::from(bytes);
+    if bytes.capacity() < bytes.len() + chunk.len() {
+        bytes.reserve(announced.saturating_sub(bytes.len()).max(chunk.len()));
+    }
+    bytes.extend_from_slice(&chunk);
+    bytes.freeze()
+}
+
+/// A whole body, charged to the budget until it is dropped.
+#[derive(Debug)]
+pub struct HeldBody {
+    bytes: Bytes,
+    charge: Charge,
+}
+
+impl HeldBody {
+    /// The bytes, which may be kept for longer than they are charged.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// The bytes, charged for as long as any part of them is kept.
+    pub fn into_charged_bytes(self) -> Bytes {
+        if self.bytes.is_empty() {
+            return self.bytes;
+        }
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for HeldBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What a body has taken out of the budget; given back when this is dropped.
+#[derive(Debug)]
+struct Charge {
+    bodies: Bodies,
+    bytes: usize,
+}
+
+impl Charge {
+    fn none(bodies: &Bodies) -> Self {
+        Self { bodies: bodies.clone(), bytes: 0 }
+    }
+
+    fn add(&mut self, bytes: usize, share: Share) -> Result<(), Unread> {
+        let bytes_max = self.bodies.bytes_max(share);
+        let with_these =
+            |used: usize| used.checked_add(bytes).filter(|together| *together <= bytes_max);
+        let used = &self.bodies.used_bytes;
+        used.fetch_update(Relaxed, Relaxed, with_these).map_err(|_| Unread::NoRoom)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.bodies.used_bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// The media type of a request's body as it was sent, without parameters: `Application/JSON`.
+/// Compare it with [`str::eq_ignore_ascii_case`]. `None` without a `Content-Type`; one that is not
+/// text is a type that nobody knows.
+pub fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().unwrap_or("?");
+    Some(value.split_once(';').map_or(value, |(essence, _)| essence).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{FromRequest, dev::Payload, error::PayloadError, test::TestRequest};
+
+    use super::*;
+
+    const BYTES_MAX: usize = 1_000;
+
+    /// A request of these chunks; one that is `None` breaks off.
+    async fn read(
+        bodies: &Bodies,
+        announced: Option<&str>,
+        chunks: Vec<Option<&[u8]>>,
+        share: Share,
+    ) -> Result<HeldBody, Unread> {
+        let mut request = TestRequest::post();
+        if let Some(announced) = announced {
+            request = request.insert_header((CONTENT_LENGTH, announced));
+        }
+        let request = request.to_http_request();
+        let chunks: Vec<_> = chunks
+            .into_iter()
+            .map(|chunk| chunk.map(Bytes::copy_from_slice).ok_or(PayloadError::Incomplete(None)))
+            .collect();
+        let stream = futures_util::stream::iter(chunks);
+        let mut payload = Payload::Stream { payload: stream.boxed_local() };
+        let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
+        bodies.read(request.headers(), payload, BYTES_MAX, share).await
+    }
+
+    #[actix_web::test]
+    async fn a_body_in_chunks_is_joined_up_to_its_limit() {
+        let bodies = Bodies::new(10 * BYTES_MAX);
+        let half = vec![b'x'; BYTES_MAX / 2];
+        for (case, announced, chunks, expected) in [
+            ("none", None, vec![], Ok(vec![])),
+            ("one", None, vec![Some(b"one".as_slice())], Ok(b"one".to_vec())),
+            (
+                "three",
+                None,
+                vec![Some(b"one"), Some(b" two"), Some(b" three")],
+                Ok(b"one two three".to_vec()),
+            ),
+            ("announced", Some("6"), vec![Some(b"one"), Some(b"two")], Ok(b"onetwo".to_vec())),
+            ("an empty one", None, vec![Some(b"one"), Some(b""), Some(b"2")], Ok(b"one2".to_vec())),
+            ("just the limit", None, vec![Some(&half), Some(&half)], Ok(half.repeat(2))),
+            (
+                "one byte more",
+                None,
+                vec![Some(&half), Some(&half), Some(b"x")],
+                Err(Unread::TooLarge),
+            ),
+            ("announced as too large", Some("1001"), vec![None], Err(Unread::TooLarge)),
+            ("beyond any number", Some("99999999999999999999"), vec![], Ok(vec![])),
+            ("broken off", None, vec![Some(b"one"), None], Err(Unread::BrokenOff)),
+        ] {
+            let read = read(&bodies, announced, chunks, Share::Whole).await;
+            assert_eq!(read.map(|body| body.bytes().to_vec()), expected, "{case}");
+            assert_eq!(bodies.used_bytes.load(Relaxed), 0, "{case}: nothing stays charged");
+        }
+    }
+
+    #[actix_web::test]
+    async fn all_bodies_share_the_budget_and_those_of_visitors_half_of_it() {
+        let bodies = Bodies::new(1_000);
+        let read = async |bytes: usize, share| {
+            let body = vec![b'x'; bytes];
+            read(&bodies, None, vec![Some(&body)], share).await
+        };
+        let first = read(400, Share::Half).await.expect("room");
+        assert_eq!(read(101, Share::Half).await.map(drop), Err(Unread::NoRoom));
+        let second = read(600, Share::Whole).await.expect("the other half");
+        assert_eq!(read(1, Share::Whole).await.map(drop), Err(Unread::NoRoom));
+        drop(first);
+        let third = read(400, Share::Whole).await.expect("room again").into_charged_bytes();
+        let part = third.slice(1..2);
+        drop((second, third));
+        assert_eq!(read(601, Share::Whole).await.map(drop), Err(Unread::NoRoom), "a part is kept");
+        drop(part);
+        assert!(read(1_000, Share::Whole).await.is_ok());
+        assert_eq!(bodies.used_bytes.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_media_type_is_what_stands_before_the_parameters() {
+        for (given, expected) in [
+            (Some("application/json"), Some("application/json")),
+            (Some("Application/X-NDJSON; charset=utf-8"), Some("Application/X-NDJSON")),
+            (Some(" application/json ;charset"), Some("application/json")),
+            (Some("application/json;"), Some("application/json")),
+            (Some(""), Some("")),
+            (Some("caf\u{e9}"), Some("?")),
+            (None, None),
+        ] {
+            let mut request = TestRequest::post();
+            if let Some(given) = given {
+                request = request.insert_header((CONTENT_TYPE, given));
+            }
+            assert_eq!(media_type(request.to_http_request().headers()), expected, "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `Expect: 100-continue`: a body is asked for when somebody wants to read it.
+//!
+//! The HTTP server lets one service decide whether the client is told to go on, and calls the app
+//! after it. A second service that judges heads would have to know every route and every rule anew, so
+//! the app itself decides here: it is called at once, and the first time that it reads the body
+//! is when the client is told `100`. An app that answers without reading the body has its answer sent
+//! instead.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use actix_http::{
+    BoxedPayloadStream, ConnectionType, Payload, Request, Response, body::BoxBody,
+    error::PayloadError,
+};
+use actix_service::{Service, ServiceFactory};
+use actix_web::{HttpMessage, body::MessageBody};
+use bytes::Bytes;
+use futures_util::{
+    Stream,
+    future::{Either, LocalBoxFuture},
+};
+
+/// Makes an app answer early, see above. The first service is to be the HTTP server's `expect`, the
+/// second one its app; both must be used, by the same server.
+pub(super) fn answering_early<F>(app: F) -> (Asking<F::Service>, EarlyApp<F>)
+where
+    F: ServiceFactory<Request>,
+{
+    let shared = Rc::new(RefCell::new(None));
+    (Asking(shared.clone()), EarlyApp { app, shared })
+}
+
+/// The app's service, there once the server has been started.
+type Shared<S> = Rc<RefCell<Option<Rc<S>>>>;
+
+/// Decides whether a client is told to send its body. Its own factory.
+pub(super) struct Asking<S>(Shared<S>);
+
+impl<S: Service<Request> + 'static> ServiceFactory<Request> for Asking<S>
+where
+    Self: Service<Request>,
+{
+    type Response = <Self as Service<Request>>::Response;
+    type Error = <Self as Service<Request>>::Error;
+    type Config = ();
+    type Service = Self;
+    type InitError = ();
+    type Future = std::future::Ready<Result<Self, ()>>;
+
+    fn new_service(&self, (): ()) -> Self::Future {
+        std::future::ready(Ok(Self(self.0.clone())))
+    }
+}
+
+impl<S, B> Service<Request> for Asking<S>
+where
+    S: Service<Request, Response = Response<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+    B: MessageBody + 'static,
+{
+    type Response = Request;
+    type Error = Response<BoxBody>;
+    type Future = LocalBoxFuture<'static, Result<Request, Response<BoxBody>>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, mut request: Request) -> Self::Future {
+        let is_asked_for = Rc::new(Cell::new(false));
+        let payload = request.take_payload();
+        let body = AskedFor { payload, is_asked_for: is_asked_for.clone() };
+        *request.payload() = Payload::Stream { payload: Box::pin(body) };
+        let app = self.0.borrow().clone().expect("a server makes its app before it serves");
+        let mut answering = Box::pin(app.call(request));
+        Box::pin(async move {
+            let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending if is_asked_for.get() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            let Some(answer) = answer.await else { return Ok(to_go_on(answering)) };
+            let mut answer = match answer {
+                Ok(answer) => answer.map_into_boxed_body(),
+                Err(error) => Response::from(error),
+            };
+            // The client may send the body all the same, or the next request in its place.
+            answer.head_mut().set_connection_type(ConnectionType::Close);
+            Err(answer)
+        })
+    }
+}
+
+/// What the server hands to the app once it has told the client to go on.
+fn to_go_on<F: Future + 'static>(answering: Pin<Box<F>>) -> Request {
+    let request = Request::new();
+    request.extensions_mut().insert(Answering(answering));
+    request
+}
+
+/// An answer that is under way: its app reads the body.
+struct Answering<F>(Pin<Box<F>>);
+
+/// The app, whose answers may have begun before it is called.
+pub(super) struct EarlyApp<F: ServiceFactory<Request>> {
+    app: F,
+    shared: Shared<F::Service>,
+}
+
+impl<F> ServiceFactory<Request> for EarlyApp<F>
+where
+    F: ServiceFactory<Request>,
+    F::Future: 'static,
+    F::Service: 'static,
+    <F::Service as Service<Request>>::Future: 'static,
+{
+    type Response = F::Response;
+    type Error = F::Error;
+    type Config = F::Config;
+    type Service = Resuming<F::Service>;
+    type InitError = F::InitError;
+    type Future = LocalBoxFuture<'static, Result<Self::Service, F::InitError>>;
+
+    fn new_service(&self, config: F::Config) -> Self::Future {
+        let (made, shared) = (self.app.new_service(config), self.shared.clone());
+        Box::pin(async move {
+            let app = Rc::new(made.await?);
+            shared.replace(Some(app.clone()));
+            Ok(Resuming(app))
+        })
+    }
+}
+
+/// Calls the app, or goes on with what [`Asking`] has begun.
+pub(super) struct Resuming<S>(Rc<S>);
+
+impl<S: Service<Request>> Service<Request> for Resuming<S>
+where
+    S::Future: 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Pin<Box<S::Future>>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        // A request that comes from the HTTP server itself has no extensions yet.
+        let begun = request.extensions_mut().remove::<Answering<S::Future>>();
+        match begun {
+            Some(Answering(answering)) => Either::Right(answering),
+            None => Either::Left(self.0.call(request)),
+        }
+    }
+}
+
+/// A body that notes whether anybody wants to read it.
+struct AskedFor {
+    payload: Payload<BoxedPayloadStream>,
+    is_asked_for: Rc<Cell<bool>>,
+}
+
+impl Stream for AskedFor {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.is_asked_for.set(true);
+        Pin::new(&mut self.payload).poll_next(cx)
+    }
+}

@@ -1,0 +1,316 @@
+//! What the head of a request decides is answered before its body is read, or asked for.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{
+    raw,
+    server::ADMIN,
+    tokens::{now_s, signed, token},
+    *,
+};
+
+const EVENTS: &str = "/api/apps/test-app/events";
+const EVENT: &str = r#"{"topic":"t","event":"e","payload":{}}"#;
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
+fn basic(user: &str, password: &str) -> String {
+    let line = request("GET", "").basic(user, password);
+    format!("authorization: {}\r\n", line.header_value("authorization").expect("a header"))
+}
+
+/// A request's head, less its length: what it asks for, and why it is refused.
+fn decided_by_the_head(session: &str) -> Vec<(&'static str, String, u16)> {
+    let app = App::seeded();
+    let (right, wrong) = (basic(&app.key, &app.secret), basic(&app.key, "wrong"));
+    let alone = format!("authorization: {}\r\n", app.secret);
+    let bearer = |token: String| format!("authorization: Bearer {token}\r\n");
+    let strangers = bearer(signed("a stranger's own secret", &json!({"publish": ["public:*"]})));
+    let late = bearer(token(&app, &json!({"publish": ["public:*"], "exp": now_s() - 1_000})));
+    let json = "content-type: application/json\r\n";
+    let post = |path: &str, fields: &[&str]| {
+        format!("POST {path} HTTP/1.1\r\nhost: h\r\n{}", fields.concat())
+    };
+    let long_poll = format!("/socket/longpoll?vsn=2.0.0&token={session}");
+    let admin = basic(ADMIN.0, ADMIN.1);
+    vec![
+        ("no credentials", post(EVENTS, &[json]), 401),
+        ("a wrong secret", post(EVENTS, &[json, &wrong]), 401),
+        ("an unknown app", post("/api/apps/x/events", &[json, &right]), 401),
+        ("no credentials to publish", post("/api/publish", &[json]), 401),
+        ("the secret of no app", post("/api/publish", &[json, "authorization: secret\r\n"]), 401),
+        ("key and secret where the secret is wanted", post("/api/publish", &[json, &right]), 401),
+        ("no app's token", post("/api/publish", &[json, &strangers]), 401),
+        ("a token of the past", post("/api/publish", &[json, &late]), 401),
+        ("no token", post("/api/publish", &[json, "authorization: Bearer a.b.c\r\n"]), 401),
+        ("the secret of no app, many", post("/api/publish/bulk", &["authorization: x\r\n"]), 401),
+        ("no app's token, many", post("/api/publish/bulk", &[json, &strangers]), 401),
+        ("a wrong secret to disconnect", post("/api/apps/test-app/disconnect", &[&wrong]), 401),
+        ("no operator", post("/api/admin/apps", &[json, &wrong]), 401),
+        ("text", post(EVENTS, &["content-type: text/plain\r\n", &right]), 415),
+        ("text to publish", post("/api/publish", &["content-type: text/plain\r\n", &alone]), 415),
+        ("gzip", post(EVENTS, &[json, "content-encoding: gzip\r\n", &right]), 415),
+        ("too large", post(EVENTS, &[json, &right]), 413),
+        ("too large to publish", post("/api/publish", &[json, &alone]), 413),
+        ("too large for the operator", post("/api/admin/apps", &[json, &admin]), 413),
+        ("too large a batch", post(&long_poll, &["content-type: application/x-ndjson\r\n"]), 400),
+        ("no session", post("/socket/longpoll?vsn=2.0.0", &[]), 200),
+        ("another site", post(EVENTS, &[json, &right, "sec-fetch-site: cross-site\r\n"]), 403),
+        ("another method", format!("PUT {EVENTS} HTTP/1.1\r\nhost: h\r\n{right}"), 405),
+        ("no such resource", post("/api/x", &[json, &right]), 404),
+        ("nothing there", post("/x", &[json]), 404),
+    ]
+}
+
+/// Announces more than any body may have where that is to be refused.
+fn length_of(status: u16) -> usize {
+    if matches!(status, 413 | 400) { 10_000_000 } else { 1_000 }
+}
+
+#[tokio::test]
+async fn what_the_head_decides_is_answered_without_100() {
+    let server = TestServer::start();
+    let session = Poller::connect(&server, V2).await;
+    for (case, head, status) in decided_by_the_head(&session.token) {
+        let length = format!("content-length: {}\r\n", length_of(status));
+        let expect = "expect: 100-continue\r\n\r\n";
+        let got = raw::exchange(&server, format!("{head}{length}{expect}").as_bytes()).await;
+        assert_eq!(got.statuses(), [status], "{case}: {}", got.text());
+        assert!(got.text().to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{case}");
+        assert!(got.is_closed, "{case}: the next request cannot be told from the body");
+        if length_of(status) > 1_000 {
+            // The head of a body in chunks does not say how large it is.
+            continue;
+        }
+        let mut stream = raw::connect(&server).await;
+        let chunked = format!("{head}transfer-encoding: chunked\r\n{expect}");
+        stream.write_all(chunked.as_bytes()).await.expect("it is read");
+        assert_eq!(raw::answer(&mut stream).await.0, status, "{case}, in chunks");
+    }
+}
+
+#[tokio::test]
+async fn what_the_head_decides_is_answered_before_the_rest_of_the_body_comes() {
+    let server = TestServer::start();
+    let session = Poller::connect(&server, V2).await;
+    for (case, head, status) in decided_by_the_head(&session.token) {
+        let length = length_of(status);
+        let half = "x".repeat(length.min(1_000) / 2);
+        let mut stream = raw::connect(&server).await;
+        let begun = format!("{head}content-length: {length}\r\n\r\n{half}");
+        stream.write_all(begun.as_bytes()).await.expect("it is read");
+        assert_eq!(raw::answer(&mut stream).await.0, status, "{case}");
+    }
+}
+
+/// Reads as many bytes as are expected.
+async fn heard(stream: &mut TcpStream, expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    timeout(DEADLINE, stream.read_exact(&mut bytes)).await.expect("in time").expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
+}
+
+#[tokio::test]
+async fn a_body_that_is_wanted_is_asked_for_and_its_connection_kept() {
+    let server = TestServer::start();
+    let app = App::seeded();
+    let (right, admin) = (basic(&app.key, &app.secret), basic(ADMIN.0, ADMIN.1));
+    let alone = format!("authorization: {}\r\n", app.secret);
+    let event = r#"{"topic":"public:test-app","event":"t:e"}"#;
+    let bulk = format!(r#"{{"events":[{event}]}}"#);
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    let session = Poller::connect(&server, V2).await;
+    let long_poll = format!("/socket/longpoll?vsn=2.0.0&token={}", session.token);
+    let mut stream = raw::connect(&server).await;
+    for (path, credentials, body, status) in [
+        (EVENTS, &right, EVENT, 200),
+        ("/api/publish", &alone, event, 200),
+        ("/api/publish/bulk", &alone, &bulk, 200),
+        ("/api/admin/apps", &admin, r#"{"app":{"name":"foo"}}"#, 422),
+        (&long_poll, &String::new(), r#"[null,"1","phoenix","heartbeat",{}]"#, 200),
+    ] {
+        let length = body.len();
+        let chunked = format!("{length:x}\r\n{body}\r\n0\r\n\r\n");
+        for (framing, framed) in [
+            (format!("content-length: {length}"), body),
+            ("transfer-encoding: chunked".to_owned(), chunked.as_str()),
+        ] {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: h\r\n{credentials}content-type: application/json\r\n\
+                 expect: 100-continue\r\n{framing}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.expect("it is read");
+            heard(&mut stream, CONTINUE).await;
+            stream.write_all(framed.as_bytes()).await.expect("it is read");
+            assert_eq!(raw::answer(&mut stream).await.0, status, "{path} {framing}");
+        }
+    }
+    for _ in 0..6 {
+        assert_eq!(socket.frame().await, r#"[null,null,"public:test-app","t:e",{}]"#);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_unasked_is_read_once() {
+    let server = TestServer::start();
+    let app = App::seeded();
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:test-app", json!({})).await;
+    let mut stream = raw::connect(&server).await;
+    let whole = format!(
+        "POST {EVENTS} HTTP/1.1\r\nhost: h\r\n{}content-type: application/json\r\n\
+         expect: 100-continue\r\ncontent-length: {}\r\n\r\n{EVENT}",
+        basic(&app.key, &app.secret),
+        EVENT.len(),
+    );
+    stream.write_all(whole.as_bytes()).await.expect("it is read");
+    let (status, body) = raw::answer(&mut stream).await;
+    // A server may ask for what it has not seen coming.
+    let answer = if status == 100 { raw::answer(&mut stream).await } else { (status, body) };
+    assert_eq!(answer, (200, "{}".to_owned()));
+    assert_eq!(socket.frame().await, r#"[null,null,"public:test-app","t:e",{}]"#);
+    socket.assert_quiet().await;
+}
+
+/// Half of a trigger's body, on a connection that goes on with it later.
+async fn half_a_trigger(server: &TestServer, body: &str) -> TcpStream {
+    let app = App::seeded();
+    let (half, _) = body.split_at(body.len() / 2);
+    let head = format!(
+        "POST {EVENTS} HTTP/1.1\r\nhost: h\r\n{}content-type: application/json\r\n\
+         content-length: {}\r\n\r\n{half}",
+        basic(&app.key, &app.secret),
+        body.len(),
+    );
+    let mut stream = raw::connect(server).await;
+    stream.write_all(head.as_bytes()).await.expect("it is read");
+    stream
+}
+
+fn padded(bytes: usize) -> String {
+    format!("{EVENT}{}", " ".repeat(bytes - EVENT.len()))
+}
+
+/// Triggers until it is answered so; what others have begun may not have come in yet.
+async fn triggers_until(server: &TestServer, bytes: usize, status: u16) -> http::Answer {
+    let app = App::seeded();
+    let trying = async {
+        loop {
+            let call = request("POST", server.url(EVENTS)).basic(&app.key, &app.secret);
+            let call = call.header("content-type", "application/json").body(padded(bytes));
+            let answer = call.send().await;
+            if answer.status == status {
+                return answer;
+            }
+        }
+    };
+    timeout(3 * DEADLINE, trying).await.expect("that answer in time")
+}
+
+#[tokio::test]
+async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
+    let server = TestServer::start_with(|settings| {
+        settings.limits.request_body_bytes_max = 20_000;
+        settings.limits.bodies_bytes_max = 40_000;
+    });
+    let app = App::seeded();
+    let whole = padded(20_000);
+    // 25,000 bytes are held: more than visitors may fill, less than all.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(half_a_trigger(&server, &whole).await);
+    }
+    held.push(half_a_trigger(&server, &padded(10_000)).await);
+    let unavailable = json!({"errors": {"detail": "service unavailable, try again later"}});
+    let refused = triggers_until(&server, 20_000, 503).await;
+    assert_eq!((refused.json(), refused.header("retry-after")), (unavailable.clone(), Some("1")));
+    assert_eq!(triggers_until(&server, 14_000, 200).await.body, "{}");
+
+    let visitor = token(&app, &json!({"publish": ["public:*"]}));
+    let call = request("POST", server.url(EVENTS)).bearer(&visitor);
+    let answer = call.json(&serde_json::from_str(EVENT).expect("JSON")).send().await;
+    assert_eq!((answer.status, answer.json()), (503, unavailable), "a visitor's");
+    let mut poller = Poller::connect(&server, V2).await;
+    let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;
+    let refused = poller.post_raw(Some("application/json"), heartbeat).await;
+    assert_eq!(refused, (503, r#"{"status":503}"#.to_owned()), "over long-poll");
+    let hits = figures::Figures::of(&server).await.hits("bodies_bytes_max");
+    assert!(hits >= 3.0, "{hits}");
+
+    // What waited goes on and is taken; then there is room again for everybody.
+    for (stream, bytes) in held.iter_mut().zip([20_000, 20_000, 10_000]) {
+        let body = padded(bytes);
+        stream.write_all(&body.as_bytes()[bytes / 2..]).await.expect("it is read");
+        assert_eq!(raw::answer(stream).await, (200, "{}".to_owned()));
+    }
+    triggers_until(&server, 20_000, 200).await;
+    let mut poller = poller.again(&server).await;
+    assert_eq!(poller.post_raw(Some("application/json"), heartbeat).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_gives_its_part_of_the_budget_back() {
+    let server = TestServer::start_with(|settings| {
+        settings.limits.request_body_bytes_max = 20_000;
+        settings.limits.bodies_bytes_max = 40_000;
+    });
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(half_a_trigger(&server, &padded(20_000)).await);
+    }
+    triggers_until(&server, 20_000, 503).await;
+    drop(held);
+    triggers_until(&server, 20_000, 200).await;
+}
+
+#[tokio::test]
+async fn publishing_is_judged_by_the_head_as_far_as_that_goes_and_then_by_the_app() {
+    let server = TestServer::start();
+    let (first, second) = (App::seeded(), server.create_app(json!({"name": "second-app"})).await);
+    let shut = server.create_app(json!({"name": "shut-app"})).await;
+    server.update_app(&shut.slug, json!({"active": false})).await;
+    let to = |app: &App| json!({"topic": format!("public:{}", app.slug), "event": "e"});
+    let publish = async |authorization: &str, body: &Value| {
+        let call = request("POST", server.url("/api/publish"));
+        call.header("authorization", authorization).json(body).send().await.status
+    };
+    let broken = json!([]);
+    for (case, authorization, body, status) in [
+        ("its own", first.secret.clone(), to(&first), 200),
+        ("its own", second.secret.clone(), to(&second), 200),
+        ("another app's", first.secret.clone(), to(&second), 401),
+        ("an inactive app's", shut.secret.clone(), to(&shut), 401),
+        ("an inactive app's, before the body is read", shut.secret.clone(), broken.clone(), 401),
+        ("an app's, after the body is read", second.secret.clone(), broken.clone(), 400),
+        ("an app's, longer", format!("{}x", second.secret), broken.clone(), 401),
+        ("none", "x".to_owned(), broken.clone(), 401),
+        ("an app's key", second.key.clone(), broken.clone(), 401),
+    ] {
+        assert_eq!(publish(&authorization, &body).await, status, "{case}");
+    }
+    for (case, key, claims, body, status) in [
+        ("its own", &second.secret, json!({"publish": ["public:*"]}), to(&second), 200),
+        (
+            "the application's",
+            &second.secret,
+            json!({"aud": "trigger", "publish": ["public:*"]}),
+            to(&second),
+            200,
+        ),
+        ("another app's", &first.secret, json!({"publish": ["public:*"]}), to(&second), 401),
+        ("an inactive app's", &shut.secret, json!({"publish": ["public:*"]}), broken.clone(), 401),
+        ("an app's", &second.secret, json!({"publish": ["public:*"]}), broken.clone(), 400),
+        ("nobody's", &"nobody's secret".to_owned(), json!({"publish": ["public:*"]}), broken, 401),
+    ] {
+        let authorization = format!("Bearer {}", signed(key, &claims));
+        assert_eq!(publish(&authorization, &body).await, status, "a token: {case}");
+    }
+    let new = server.update_app("second-app", json!({"secret": ""})).await;
+    assert_eq!(publish(&second.secret, &json!([])).await, 401, "a withdrawn secret is no app's");
+    assert_eq!(publish(&new.secret, &to(&new)).await, 200);
+}

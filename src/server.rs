@@ -236,6 +236,7 @@ impl Parts {
         let limits = &settings.limits;
         let metrics = sessions.metrics().clone();
         let topic_limits = TopicLimits {
+            outboxes_bytes_max: limits.outboxes_bytes_max(),
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
             presence_members_max: limits.presence_members_max,

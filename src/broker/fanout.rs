@@ -1,6 +1,12 @@
 //! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
 
-use std::{cell::Cell, collections::HashMap, mem, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    mem,
+    rc::Rc,
+    sync::{Arc, Weak},
+};
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -18,7 +24,7 @@ use super::{
     disconnection::Disconnection,
     listeners::{Group, Listeners, ListenersId, Member, Sampler, Tracking},
     occupancy::Rank,
-    outbox::{Ending, News, Outbox},
+    outbox::{Ending, Excess, News, Outbox},
     placed::{Batch, Level, Placed},
     publication::Destination,
     subscriber::{Place, ScopeKey, SessionId, Subscription, SubscriptionId},
@@ -91,6 +97,11 @@ pub(super) struct EndAll;
 #[rtype(result = "()")]
 pub(super) struct EndJoins(pub(super) Arc<Disconnection>);
 
+/// More waits for all sessions than may, and a session keeps more of it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Relieve;
+
 /// The server stops: end so many sessions of this thread, if there are.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Ended")]
@@ -155,6 +166,8 @@ pub struct Fanout {
     handed_this_turn: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
+    /// The session that gives way to the others, until it is over.
+    relieving: Option<Weak<Outbox>>,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
 }
@@ -205,6 +218,7 @@ impl Fanout {
             handed_this_turn: 0,
             handed,
             sampler: Sampler::default(),
+            relieving: None,
             stopping: false,
         }
     }
@@ -322,7 +336,27 @@ impl Fanout {
                 course.channels = self.dispatch(placed);
             }
         }
+        self.relieve();
         self.rest_if_due(ctx);
+    }
+
+    /// Ends the session of this thread for which most waits, if more waits for all sessions than may.
+    /// Its memory is free once it is over; until then nothing shows whether another has to go.
+    fn relieve(&mut self) {
+        if !self.topics.backlog().is_exceeded() {
+            return;
+        }
+        let relieving = self.relieving.as_ref().and_then(Weak::upgrade);
+        if relieving.is_some_and(|outbox| !outbox.is_closed()) {
+            return;
+        }
+        let open = self.sessions.values().map(|present| &present.outbox);
+        let open = open.filter(|outbox| outbox.ended().is_none());
+        let fullest = open.max_by_key(|outbox| outbox.load().bytes);
+        if let Some(outbox) = fullest.filter(|outbox| outbox.load().bytes > 0) {
+            outbox.end(Ending::SlowConsumer(Excess::AllBytes));
+            self.relieving = Some(Arc::downgrade(outbox));
+        }
     }
 
     /// Lets the sockets have their turn once enough was handed out.
@@ -471,6 +505,14 @@ impl Handler<Opens> for Fanout {
             // Who asked may have been the last of others, and have left before it was answered.
             listeners.is_open |= listeners.id == id;
         }
+    }
+}
+
+impl Handler<Relieve> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Relieve: Relieve, _: &mut Self::Context) {
+        self.relieve();
     }
 }
 

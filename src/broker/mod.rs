@@ -7,6 +7,7 @@
 //! what changes in it.
 
 mod announcement;
+pub mod backlog;
 mod count;
 pub mod disconnection;
 pub mod fanout;

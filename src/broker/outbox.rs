@@ -86,6 +86,8 @@ pub enum Excess {
     Frames,
     /// Bytes.
     Bytes,
+    /// Bytes of all sessions together, of which most waited for this one.
+    AllBytes,
 }
 
 /// How much waits, or may wait.
@@ -456,6 +458,11 @@ impl Outbox {
     /// write. The first reason stands.
     pub fn end(&self, ending: Ending) {
         self.state().end(ending);
+    }
+
+    /// Whether the session is over, and lets go of all that waited.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().is_closed
     }
 
     /// Why the session is to end, if it is.

@@ -12,6 +12,7 @@ use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
+    backlog::Backlog,
     publication::{Destination, Payload, Publication},
     subscriber::{Delivery, Format, Frame, ScopeKey},
 };
@@ -46,6 +47,7 @@ pub(super) struct Placed {
     /// subscribers under both of its names.
     frames: [[OnceLock<Spelled>; 2]; Format::COUNT],
     tally: Option<Tally>,
+    backlog: Backlog,
     /// When it was taken.
     taken_at: Instant,
     _permit: OwnedSemaphorePermit,
@@ -73,6 +75,7 @@ impl Placed {
     pub(super) fn new(
         publication: Publication,
         permit: OwnedSemaphorePermit,
+        backlog: Backlog,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
         let (tally, skipped) = match publication.payload {
@@ -84,7 +87,7 @@ impl Placed {
         };
         let frames = Default::default();
         let taken_at = Instant::now();
-        (Self { publication, key, frames, tally, taken_at, _permit: permit }, skipped)
+        (Self { publication, key, frames, tally, taken_at, backlog, _permit: permit }, skipped)
     }
 
     pub(super) fn key(&self) -> &ScopeKey {
@@ -145,12 +148,13 @@ impl Placed {
             prefixed = format!("{}:{event}", destination.as_str());
             &prefixed
         };
-        match payload {
+        let frame = match payload {
             Payload::Object(payload) => Some((format.encode)(&Delivery { topic, event, payload })),
             Payload::Bytes(payload) => {
                 format.encode_bytes.and_then(|encode| encode(&Delivery { topic, event, payload }))
             }
-        }
+        };
+        frame.map(|frame| self.backlog.count(frame))
     }
 }
 
@@ -179,14 +183,19 @@ mod tests {
     }
 
     fn placed(destination: &str) -> Placed {
-        Placed::new(publication(&key(1, "public"), destination, "msg"), permit()).0
+        Placed::new(
+            publication(&key(1, "public"), destination, "msg"),
+            permit(),
+            Backlog::new(1 << 20),
+        )
+        .0
     }
 
     fn placed_bytes(destination: &str) -> (Placed, oneshot::Receiver<usize>) {
         let payload = Payload::Bytes(b"\x00\xff".as_slice().into());
         let publication =
             Publication { payload, ..publication(&key(1, "public"), destination, "msg") };
-        let (placed, skipped) = Placed::new(publication, permit());
+        let (placed, skipped) = Placed::new(publication, permit(), Backlog::new(1 << 20));
         (placed, skipped.expect("bytes are counted"))
     }
 
@@ -238,7 +247,8 @@ mod tests {
         assert!(skipped.try_recv().is_err(), "one still holds it");
         drop(other);
         assert_eq!(skipped.try_recv(), Ok(5));
-        let (_, counted) = Placed::new(publication(&key(1, "public"), "room", "msg"), permit());
+        let (_, counted) =
+            Placed::new(publication(&key(1, "public"), "room", "msg"), permit(), Backlog::new(1));
         assert!(counted.is_none(), "objects are sent to everybody");
     }
 

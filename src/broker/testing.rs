@@ -95,6 +95,7 @@ impl Broker {
     /// A broker with some bounds changed.
     pub(super) fn start_with(change: impl FnOnce(&mut TopicLimits)) -> Self {
         let mut limits = TopicLimits {
+            outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 8,
             scopes_per_app_max: 2,
             presence_members_max: 4,

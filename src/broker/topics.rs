@@ -28,6 +28,7 @@ use crate::{
 };
 
 use super::{
+    backlog::Backlog,
     disconnection::Disconnection,
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
@@ -105,6 +106,8 @@ pub struct TopicLimits {
     pub publications_in_flight_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
+    /// Bytes of all frames that wait for clients.
+    pub outboxes_bytes_max: usize,
     /// Members tracked on one channel.
     pub presence_members_max: usize,
     /// How long a channel's changes of members are gathered before they are announced together.
@@ -143,6 +146,7 @@ struct Inner {
     /// Batches published so far.
     batches: AtomicU64,
     references: References,
+    backlog: Backlog,
     metrics: Arc<Metrics>,
 }
 
@@ -168,8 +172,14 @@ impl Topics {
             next_worker: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             references: References::new(),
+            backlog: Backlog::new(limits.outboxes_bytes_max),
             metrics,
         }))
+    }
+
+    /// All frames that wait for clients.
+    pub fn backlog(&self) -> &Backlog {
+        &self.0.backlog
     }
 
     /// What counts.
@@ -280,7 +290,7 @@ impl Topics {
         let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
         let mut batch: Vec<Placed> = Vec::with_capacity(publications.len());
         for (publication, permit) in publications.into_iter().zip(permits) {
-            let (placed, skipped) = Placed::new(publication, permit);
+            let (placed, skipped) = Placed::new(publication, permit, self.0.backlog.clone());
             receipt.skipped.extend(skipped);
             if batch.last().is_some_and(|last| last.key() != placed.key()) {
                 self.hand_over(mem::take(&mut batch));

@@ -248,6 +248,7 @@ mod tests {
         let registry =
             AppRegistry::start(store.clone(), directory.clone(), refresh, metrics.clone()).await;
         let topic_limits = TopicLimits {
+            outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 1,
             scopes_per_app_max: 1,
             presence_members_max: 1,

@@ -62,6 +62,7 @@ impl TestServices {
         let registry = registry.await.expect("a registry");
         directory.replace(apps());
         let topic_limits = TopicLimits {
+            outboxes_bytes_max: settings.limits.outboxes_bytes_max(),
             publications_in_flight_max: settings.limits.publications_in_flight_max,
             scopes_per_app_max: settings.limits.scopes_per_app_max,
             presence_members_max: settings.limits.presence_members_max,

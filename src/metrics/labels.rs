@@ -36,6 +36,8 @@ closed_label! {
         OutboxFrames = "outbox_frames_max",
         /// Bytes waiting for a session.
         OutboxBytes = "outbox_bytes_max",
+        /// Bytes waiting for all sessions.
+        OutboxesBytes = "outboxes_bytes_max",
         /// Publications on their way.
         PublicationsInFlight = "publications_in_flight_max",
         /// Failed logins to the admin API.
@@ -108,6 +110,8 @@ closed_label! {
         OutboxFrames = "outbox_frames",
         /// More bytes waited for it than may.
         OutboxBytes = "outbox_bytes",
+        /// More bytes waited for all sessions than may, and most of them for it.
+        OutboxesBytes = "outboxes_bytes",
         /// It took nothing of what was written to it.
         Stuck = "write_timeout",
         /// Nothing was heard of it.

@@ -119,7 +119,7 @@ impl Metrics {
         herald.register("limit_hits", "How often a limit was hit", self.limit_hits.clone());
         herald.register(
             "malformed_requests",
-            "Requests that are not HTTP/1",
+            "Requests that cannot be read",
             self.malformed_requests.clone(),
         );
         herald.register(

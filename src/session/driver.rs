@@ -16,7 +16,7 @@ use crate::{
     app::token::now_s,
     broker::{
         JsonObject, Publication,
-        fanout::{Attach, Detach, Enter},
+        fanout::{Attach, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
         subscriber::{Frame, Place, Subscription, SubscriptionId},
         topics::{SubscribeError, Subscriber},
@@ -81,6 +81,16 @@ impl<C: Conversation> Driver<C> {
     /// The way from the broker to this session.
     pub(super) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+
+    /// Counts a frame that the session is to keep for its client among all that waits.
+    pub(super) fn count(&self, frame: Frame) -> Frame {
+        let backlog = self.worker.topics.backlog();
+        let counted = backlog.count(frame);
+        if backlog.is_exceeded() {
+            self.membership.fanout.addr.do_send(Relieve);
+        }
+        counted
     }
 
     /// What the sessions of this thread share.
@@ -161,6 +171,9 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         None => (SessionEnd::Left, None),
         Some(Ending::SlowConsumer(Excess::Frames)) => {
             (SessionEnd::OutboxFrames, Some(Limit::OutboxFrames))
+        }
+        Some(Ending::SlowConsumer(Excess::AllBytes)) => {
+            (SessionEnd::OutboxesBytes, Some(Limit::OutboxesBytes))
         }
         Some(Ending::SlowConsumer(Excess::Bytes)) => {
             (SessionEnd::OutboxBytes, Some(Limit::OutboxBytes))

@@ -338,7 +338,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
     fn arrived(&mut self, arrival: ToSession, ctx: &mut Context<Self>) {
         match arrival {
             ToSession::Frame(frame, published) => {
-                self.send(frame, ctx);
+                self.keep(frame, ctx);
                 self.sampled = self.sampled.or(published);
             }
             ToSession::News(news) => driver::heard(self, news, ctx),
@@ -399,6 +399,24 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.end(ending, ctx);
     }
 
+    /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
+    /// its session ends, and it comes back.
+    fn keep(&mut self, frame: Frame, ctx: &mut Context<Self>) {
+        if self.is_closed {
+            return;
+        }
+        self.waiting_bytes += frame.size_bytes();
+        self.waiting.push_back(frame);
+        if self.load().excess(self.max).is_some() {
+            self.flush();
+        }
+        self.driver.outbox().keeps(self.load());
+        if let Some(excess) = self.load().excess(self.max) {
+            self.driver.outbox().end(Ending::SlowConsumer(excess));
+            self.close(CloseCode::TRY_LATER, ctx);
+        }
+    }
+
     fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
         self.driver.outbox().end(ending);
         self.close(CloseCode::GOING_AWAY, ctx);
@@ -420,22 +438,9 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         &mut self.driver
     }
 
-    /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
-    /// its session ends, and it comes back.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        if self.is_closed {
-            return;
-        }
-        self.waiting_bytes += frame.size_bytes();
-        self.waiting.push_back(frame);
-        if self.load().excess(self.max).is_some() {
-            self.flush();
-        }
-        self.driver.outbox().keeps(self.load());
-        if let Some(excess) = self.load().excess(self.max) {
-            self.driver.outbox().end(Ending::SlowConsumer(excess));
-            self.close(CloseCode::TRY_LATER, ctx);
-        }
+        let frame = self.driver.count(frame);
+        self.keep(frame, ctx);
     }
 
     /// Brings what is left to who waits for it, then is gone. Where the server stops, what was

@@ -75,6 +75,7 @@ impl Bench {
     /// One whose sessions share this budget of unfinished work.
     pub(super) fn sharing(unfinished: Unfinished, limits: SessionLimits) -> Self {
         let of_topics = TopicLimits {
+            outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
             presence_members_max: 4,

@@ -12,6 +12,7 @@
 mod error;
 mod files;
 mod layers;
+mod memory;
 mod read;
 mod reader;
 mod secret_key_base;
@@ -265,6 +266,8 @@ pub struct Limits {
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.
     pub sessions_max: Option<usize>,
+    /// Frames that wait for all sessions together; `None` is a quarter of the memory.
+    pub outboxes_bytes_max: Option<usize>,
     /// Plain HTTP connections; `None` is as many as there are file handles for.
     pub http_connections_max: Option<usize>,
     /// Sessions of one app; `None` is no bound.
@@ -287,6 +290,18 @@ impl Limits {
         let names = (NAMES_BYTES_MAX + 2 * self.ref_bytes_max).saturating_mul(6);
         let join = tokens.saturating_add(self.client_event_bytes_max).saturating_add(names);
         join.saturating_add(PUNCTUATION_BYTES).min(self.message_bytes_max)
+    }
+}
+
+impl Limits {
+    /// How many bytes may wait for all sessions together: as set, else a quarter of the memory that the
+    /// machine or its control group has, but no less than may wait for one.
+    pub fn outboxes_bytes_max(&self) -> usize {
+        let quarter = || {
+            let bytes = memory::available_bytes().map_or(usize::MAX, |all| (all / 4) as usize);
+            bytes.max(self.outbox_bytes_max)
+        };
+        self.outboxes_bytes_max.unwrap_or_else(quarter)
     }
 }
 

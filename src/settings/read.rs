@@ -244,6 +244,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
         presence_members_max: r.number("limits.presence_members_max", 1..=MANY)?,
         outbox_frames_max: r.number("limits.outbox_frames_max", 1..=MANY)?,
         outbox_bytes_max: r.number("limits.outbox_bytes_max", 1_024..=GIGABYTE)?,
+        outboxes_bytes_max: r.number_or("limits.outboxes_bytes_max", "auto")?,
         publications_in_flight_max: r.number("limits.publications_in_flight_max", 100..=MANY)?,
         failed_admin_logins_per_minute_max: r
             .number("limits.failed_admin_logins_per_minute_max", 1..=MANY)?,
@@ -345,6 +346,11 @@ fn judge_limits(limits: &Limits, r: &Reader) -> Result<(), SettingsError> {
             let fault = format!("must be more than {smaller_key}, {smaller} bytes, not {larger}");
             return Err(r.fault(key, fault));
         }
+    }
+    if let Some(all) = limits.outboxes_bytes_max.filter(|all| *all < limits.outbox_bytes_max) {
+        let one = limits.outbox_bytes_max;
+        let fault = format!("must be at least limits.outbox_bytes_max, {one}, not {all}");
+        return Err(r.fault("limits.outboxes_bytes_max", fault));
     }
     judge_session_limits(limits, r)
 }

@@ -207,3 +207,47 @@ async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line
     assert_eq!(sessions.len(), CLIENTS, "each once: {lines:?}");
     assert!(lines.iter().all(|line| line.contains("INFO") && !line.contains("xxx")), "{lines:?}");
 }
+
+#[tokio::test]
+async fn what_waits_for_all_together_is_bounded_and_the_fullest_gives_way() {
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 1;
+        settings.limits.outboxes_bytes_max = Some(1_000_000);
+        // None of these clients is to be taken for one that has gone.
+        settings.socket.long_poll_window = Duration::from_secs(19);
+    });
+    let app = App::seeded();
+    let event = |channel: &str| {
+        let payload = json!({ "text": "x".repeat(90_000) });
+        json!({ "topic": channel, "event": "msg", "payload": payload })
+    };
+    let mut listener = Socket::connect(&server, V2).await;
+    listener.join("public:test-app:live", json!({})).await;
+    let mut pollers = Vec::new();
+    for channel in ["fullest", "second", "third"] {
+        let poller = Poller::connect(&server, V2).await;
+        let mut socket = Socket::polled(poller, V2);
+        socket.join(&format!("public:test-app:{channel}"), json!({})).await;
+        pollers.push(socket.into_poller());
+    }
+    for (channel, events) in [("fullest", 5), ("second", 3), ("third", 3)] {
+        for _ in 0..events {
+            server.trigger(&app, event(channel)).await;
+        }
+    }
+    // 990,000 bytes of text, and what is around them, are just too much with this one.
+    server.trigger(&app, event("live")).await;
+    assert_eq!(listener.next().await[3], "msg");
+    let figures = becomes_hit(&server, "outboxes_bytes_max", 1.0).await;
+    assert_eq!(figures.ended("outboxes_bytes"), 1.0);
+    let mut pollers = pollers.into_iter();
+    let mut gone = pollers.next().expect("the fullest");
+    assert_eq!(gone.fetch().await, json!({ "status": 500 }), "its client comes back by itself");
+    for mut poller in pollers {
+        let fetched = poller.fetch().await;
+        assert_eq!(fetched["messages"].as_array().map(Vec::len), Some(3), "the others keep theirs");
+    }
+    server.trigger(&app, event("live")).await;
+    assert_eq!(listener.next().await[3], "msg", "there is room again");
+    assert_eq!(becomes_hit(&server, "outboxes_bytes_max", 1.0).await.ended("outboxes_bytes"), 1.0);
+}

@@ -341,6 +341,7 @@ impl Parts {
             message_bytes_max: limits.message_bytes_max,
             unjoined_message_bytes_max: limits.unjoined_message_bytes_max(),
             message_timeout: socket.message_timeout,
+            frames_per_second_max: PerSecond(limits.frames_per_second_max),
             outbox_frames_max: limits.outbox_frames_max,
             outbox_bytes_max: limits.outbox_bytes_max,
             idle_timeout: socket.idle_timeout,

@@ -63,6 +63,8 @@ pub enum Ending {
     Idle,
     /// It began a message and did not complete it in time.
     SlowMessage,
+    /// It went on sending more frames than may be within a second.
+    TooManyFrames,
     /// It held the most of what all sessions hold of unfinished messages, and that was too much.
     Unfinished,
     /// It did not come for what waits, where clients fetch.

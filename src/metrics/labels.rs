@@ -18,6 +18,8 @@ closed_label! {
         MessageBytes = "message_bytes_max",
         /// Unfinished messages of all sessions.
         UnfinishedBytes = "unfinished_bytes_max",
+        /// Frames of a client within a second.
+        FramesPerSecond = "frames_per_second_max",
         /// A request's body.
         RequestBodyBytes = "request_body_bytes_max",
         /// The bodies of all requests under way.
@@ -118,6 +120,8 @@ closed_label! {
         Idle = "idle",
         /// It began a message and did not complete it.
         SlowMessage = "message_timeout",
+        /// It went on sending too many frames.
+        TooManyFrames = "frames_per_second",
         /// It held the most of all unfinished messages.
         Unfinished = "unfinished_bytes",
         /// It fetched nothing, over long-poll.

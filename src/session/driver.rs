@@ -181,6 +181,8 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
         Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
         Some(Ending::SlowMessage) => (SessionEnd::SlowMessage, Some(Limit::Message)),
+        // Each pause of it was counted already.
+        Some(Ending::TooManyFrames) => (SessionEnd::TooManyFrames, None),
         Some(Ending::Unfinished) => (SessionEnd::Unfinished, Some(Limit::UnfinishedBytes)),
         Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
         // Not said once each in the log, as the others of this kind are: a stranger can open many.
@@ -325,7 +327,7 @@ fn close_code(ending: Ending) -> CloseCode {
         Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
             CloseCode::GOING_AWAY
         }
-        Ending::SlowMessage => CloseCode::POLICY,
+        Ending::SlowMessage | Ending::TooManyFrames => CloseCode::POLICY,
         Ending::Unfinished => CloseCode::TOO_BIG,
         Ending::Shutdown => CloseCode::RESTART,
         Ending::Broken => CloseCode::INTERNAL,

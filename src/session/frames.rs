@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_codec::{AsyncRead, Decoder, ReadBuf};
@@ -20,12 +20,31 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use futures_util::Stream;
 
-use super::{CloseCode, Received, unfinished::Holding, worker::Worker};
-use crate::{broker::outbox::Outbox, metrics::labels::Limit};
+use super::{
+    CloseCode, Received,
+    bucket::{Bucket, PerSecond},
+    unfinished::Holding,
+    worker::Worker,
+};
+use crate::{
+    broker::outbox::{Ending, Outbox},
+    metrics::labels::Limit,
+};
 
 /// Bytes read before other tasks of the thread get a turn. Frames that amount to nothing, such as
 /// pongs and empty fragments, would else be read for as long as they keep coming.
 const TURN_BYTES_MAX: usize = 64 * 1024;
+
+/// Frames taken before other sessions of the thread get a turn: a flood of heartbeats costs others
+/// no more than these at a time.
+const TURN_FRAMES_MAX: u32 = 16;
+
+/// So much of a second's frames must be free again before a session that was too fast goes on.
+const RESUME_SHARE: u32 = 4;
+
+/// A session that has to wait this often, and is never within its rate in between, is ended: after
+/// about ten seconds.
+const PAUSES_MAX: u8 = 40;
 
 /// The mask in the head of every frame from a client.
 const MASK_BYTES: usize = 4;
@@ -85,6 +104,15 @@ impl<T> Socket<T> {
 pub(super) struct Gate {
     is_shut: Cell<bool>,
     has_joined: Cell<bool>,
+    /// Whether more frames came than may within a second.
+    is_paused: Cell<bool>,
+    /// How often that was so since the session last kept to its rate.
+    pauses: Cell<u8>,
+    /// Frames taken in this turn.
+    turn_frames: Cell<u32>,
+    /// Whether a turn has ended since the task of this session was last polled.
+    has_had_turn: Cell<bool>,
+    frames: Cell<Bucket>,
     /// When bytes last came in, or when the gate was last opened again.
     heard: Cell<Instant>,
     /// When the first byte of the message arrived that is not complete yet.
@@ -97,6 +125,11 @@ impl Default for Gate {
         Self {
             is_shut: Cell::default(),
             has_joined: Cell::default(),
+            is_paused: Cell::default(),
+            pauses: Cell::default(),
+            turn_frames: Cell::default(),
+            has_had_turn: Cell::default(),
+            frames: Cell::default(),
             heard: Instant::now().into(),
             unfinished_since: Cell::default(),
             waker: Cell::default(),
@@ -113,13 +146,75 @@ impl Gate {
     /// Lets the reader go on. The client is not to blame for the time in which nobody read.
     pub(super) fn open(&self) {
         if self.is_shut.replace(false) {
-            let now = Instant::now();
-            self.heard.set(now);
-            self.unfinished_since.set(self.unfinished_since.get().map(|_| now));
+            self.go_on();
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    fn go_on(&self) {
+        let now = Instant::now();
+        self.heard.set(now);
+        self.unfinished_since.set(self.unfinished_since.get().map(|_| now));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_shut.get() || self.is_paused.get()
+    }
+
+    /// Whether a frame may be taken now. One too many within a second pauses the session.
+    fn take_frame(&self, rate: PerSecond, now_s: f64) -> bool {
+        let mut frames = self.frames.get();
+        if frames.is_empty(now_s) {
+            self.pauses.set(0);
+        }
+        let may_be = frames.take(1, rate, now_s);
+        self.frames.set(frames);
+        if may_be {
+            self.turn_frames.set(self.turn_frames.get() + 1);
+        } else {
+            self.is_paused.set(true);
+            self.pauses.set(self.pauses.get().saturating_add(1));
+        }
+        may_be
+    }
+
+    /// Ends a pause as soon as enough may be taken again, and answers when to ask next.
+    pub(super) fn end_pause(&self, rate: PerSecond, now: Instant, now_s: f64) -> Option<Instant> {
+        if !self.is_paused.get() {
+            return None;
+        }
+        let mut probe = self.frames.get();
+        if !probe.take((rate.0 / RESUME_SHARE).max(1), rate, now_s) {
+            return Some(now + Duration::from_secs(1) / (4 * RESUME_SHARE));
+        }
+        self.is_paused.set(false);
+        self.go_on();
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        None
+    }
+
+    /// Whether the session has been too fast for too long.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.pauses.get() >= PAUSES_MAX
+    }
+
+    /// The session's task is polled: it may take as many frames as make a turn.
+    pub(super) fn begin_turn(&self) {
+        self.turn_frames.set(0);
+        self.has_had_turn.set(false);
+    }
+
+    /// Whether others of the thread have to have their turn before anything more is read.
+    pub(super) fn has_had_turn(&self) -> bool {
+        self.has_had_turn.get()
+    }
+
+    fn is_turn_over(&self) -> bool {
+        self.turn_frames.get() >= TURN_FRAMES_MAX
     }
 
     /// The session has joined a topic: from now on it may send messages of any size that may be.
@@ -140,17 +235,23 @@ impl Gate {
     /// Since when the client is silent, as far as anybody listens: a client that is not read from
     /// may have said anything.
     pub(super) fn silent_since(&self) -> Instant {
-        if self.is_shut.get() { Instant::now() } else { self.heard.get() }
+        if self.is_closed() { Instant::now() } else { self.heard.get() }
     }
 
     /// Since when a message is on its way that is not complete, as far as it is read.
     pub(super) fn unfinished_since(&self) -> Option<Instant> {
-        self.unfinished_since.get().filter(|_| !self.is_shut.get())
+        self.unfinished_since.get().filter(|_| !self.is_closed())
     }
 
     fn poll_pass(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.is_shut.get() {
+        if self.is_closed() {
             self.waker.set(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        if self.is_turn_over() {
+            self.turn_frames.set(0);
+            self.has_had_turn.set(true);
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(())
@@ -249,7 +350,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
                 break;
             };
             self.awaited_bytes = self.frame_bytes(&head)?;
-            if self.awaited_bytes > self.unread.len() {
+            if self.awaited_bytes > self.unread.len() || !self.may_take_frame() {
                 break;
             }
             let Some(frame) = self.codec.decode(&mut self.unread).map_err(|e| close_code(&e))?
@@ -270,6 +371,24 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             self.replace_unread(0);
         }
         Ok(None)
+    }
+
+    /// Whether the frame at the front has its turn, and comes within the session's rate.
+    fn may_take_frame(&self) -> bool {
+        let gate = &self.socket.gate;
+        if gate.is_turn_over() {
+            return false;
+        }
+        // The clock need not be asked: frames are taken when they were read, or after a pause.
+        let now_s = self.worker.seconds_at(gate.heard.get());
+        let may_be = gate.take_frame(self.worker.limits.frames_per_second_max, now_s);
+        if !may_be {
+            self.worker.metrics.hit(Limit::FramesPerSecond);
+            if gate.is_flooded() {
+                self.outbox.end(Ending::TooManyFrames);
+            }
+        }
+        may_be
     }
 
     /// How long a frame with this head is.
@@ -404,6 +523,9 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         while !self.done {
             match self.decode() {
                 Ok(Some(inbound)) => return Poll::Ready(Some(inbound)),
+                Ok(None) if self.must_wait() => {
+                    ready!(self.socket.gate.poll_pass(cx));
+                }
                 Ok(None) => self.done = !ready!(self.poll_read(cx)),
                 Err(code) => {
                     if code == CloseCode::TOO_BIG {
@@ -417,6 +539,11 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         }
         self.forget();
         Poll::Ready(None)
+    }
+
+    /// Whether what is there has to wait although it may be whole.
+    fn must_wait(&self) -> bool {
+        self.socket.gate.is_closed() || self.socket.gate.is_turn_over()
     }
 
     /// Lets go of what will never be complete.
@@ -734,11 +861,17 @@ mod tests {
         assert!(frames.unread.capacity() < LIMIT / 2, "{}", frames.unread.capacity());
     }
 
-    /// Polls once, when there must be nothing whole.
+    /// Polls until all is decoded that is there, when there must be nothing whole.
     fn is_pending<T: AsyncRead + Unpin>(frames: &mut Frames<T>) {
         let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
-        let polled = frames.poll_next_unpin(&mut cx);
-        assert!(polled.is_pending(), "{polled:?}");
+        loop {
+            frames.socket.gate.begin_turn();
+            let polled = frames.poll_next_unpin(&mut cx);
+            assert!(polled.is_pending(), "{polled:?}");
+            if !frames.socket.gate.has_had_turn() {
+                return;
+            }
+        }
     }
 
     /// What is held in buffers.
@@ -885,10 +1018,11 @@ mod tests {
             let mut frames = frames(Flood { unit, read_bytes: read_bytes.clone() }, &early);
             let waker = noop_waker();
             for turn in 1..=3 {
+                frames.socket.gate.begin_turn();
                 let polled = frames.poll_next_unpin(&mut Context::from_waker(&waker));
                 assert!(polled.is_pending(), "{case}: {polled:?}");
                 assert!(read_bytes.get() <= 2 * turn * TURN_BYTES_MAX, "{case}, turn {turn}");
-                assert!(frames.unread.len() < 16, "{case}: all was decoded");
+                assert!(frames.socket.gate.has_had_turn(), "{case}");
             }
         }
     }

@@ -191,6 +191,9 @@ where
             }
             // It has been polled until there was nothing more to do for it; what it has just let out
             // of the outbox comes next. One that stops closes the outbox, and is polled to its end.
+            if self.socket.gate.has_had_turn() {
+                return Paused::Turn;
+            }
             self.is_actor_due = false;
             self.stuck = None;
             match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
@@ -281,7 +284,10 @@ where
         if stuck {
             self.listen(now);
         }
-        let is_pressed = stuck || self.socket.gate.unfinished_since().is_some();
+        let rate = self.worker.limits.frames_per_second_max;
+        let gate = &self.socket.gate;
+        let resumes_at = gate.end_pause(rate, now, self.worker.seconds_at(now));
+        let is_pressed = stuck || resumes_at.is_some() || gate.unfinished_since().is_some();
         if !is_pressed && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
             return true;
         }
@@ -301,6 +307,7 @@ where
                 Ending::Idle => self.worker.look_after(deadline),
                 _ => deadline,
             };
+            let wakes_at = resumes_at.map_or(wakes_at, |resumes_at| resumes_at.min(wakes_at));
             self.wakes_at = Some(wakes_at);
             self.timer.as_mut().reset(wakes_at.into());
         }
@@ -381,6 +388,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.linger_until.is_none() {
+            this.socket.gate.begin_turn();
             match this.write(cx) {
                 Paused::Broken => return Poll::Ready(()),
                 Paused::Finished => {}

@@ -18,6 +18,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
     CloseCode, Conversation, Effect, Failure, Received,
+    bucket::PerSecond,
     pump::Transport,
     unfinished::Unfinished,
     websocket,
@@ -53,6 +54,7 @@ pub(super) fn limits() -> SessionLimits {
         message_bytes_max: 1_000,
         unjoined_message_bytes_max: 1_000,
         message_timeout: Duration::from_secs(60),
+        frames_per_second_max: PerSecond(1_000_000),
         outbox_frames_max: 1_024,
         outbox_bytes_max: 1_000_000,
         idle_timeout: Duration::from_secs(60),

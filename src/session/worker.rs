@@ -24,7 +24,7 @@ use crate::{
     metrics::{Metrics, labels::Limit},
 };
 
-use super::unfinished::Unfinished;
+use super::{bucket::PerSecond, unfinished::Unfinished};
 
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -41,6 +41,8 @@ pub struct SessionLimits {
     pub unjoined_message_bytes_max: usize,
     /// From the first byte of a message to its last.
     pub message_timeout: Duration,
+    /// Frames that a client may send within a second.
+    pub frames_per_second_max: PerSecond,
     /// Frames that may wait.
     pub outbox_frames_max: usize,
     /// Bytes that may wait.
@@ -212,6 +214,12 @@ impl Worker {
         let until = deadline.saturating_duration_since(self.started).as_nanos();
         let late = (pause - until % pause) % pause;
         deadline + Duration::from_nanos(u64::try_from(late).unwrap_or_default())
+    }
+
+    /// A moment in seconds, as buckets are told the time.
+    pub(super) fn seconds_at(&self, moment: Instant) -> f64 {
+        // Not from zero: a bucket that is empty from the start must not look full.
+        1.0 + moment.saturating_duration_since(self.started).as_secs_f64()
     }
 
     /// Whether publications may be on their way to this thread's sessions.

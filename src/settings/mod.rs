@@ -240,6 +240,8 @@ pub struct Limits {
     pub joins_per_second_max: u32,
     /// One socket message after reassembly.
     pub message_bytes_max: usize,
+    /// Frames that one session may send within a second.
+    pub frames_per_second_max: u32,
     /// Unfinished messages of all sessions together.
     pub unfinished_bytes_max: usize,
     /// One request body.

@@ -234,6 +234,7 @@ fn limits(r: &mut Reader) -> Result<Limits, SettingsError> {
             .number("limits.client_events_per_second_max", 1..=10_000)?,
         joins_per_second_max: r.number("limits.joins_per_second_max", 1..=10_000)?,
         message_bytes_max: r.number("limits.message_bytes_max", 512..=GIGABYTE)?,
+        frames_per_second_max: r.number("limits.frames_per_second_max", 1..=MANY)?,
         unfinished_bytes_max: r.number("limits.unfinished_bytes_max", 512..=64 * GIGABYTE)?,
         request_body_bytes_max: r.number("limits.request_body_bytes_max", 512..=GIGABYTE)?,
         bodies_bytes_max: r.number("limits.bodies_bytes_max", 1_024..=64 * GIGABYTE)?,

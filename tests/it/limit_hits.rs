@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use herald::metrics::{closed::Closed, labels::Limit};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::support::{
     figures::becomes_hit,
@@ -342,6 +345,69 @@ async fn joins_beyond_the_rate_are_refused_before_their_tokens_are_looked_at() {
         };
         timeout(DEADLINE, let_in).await.expect("a join in time");
     }
+}
+
+#[tokio::test]
+async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
+    let server = TestServer::start_with(|settings| settings.limits.frames_per_second_max = 100);
+    let mut bystander = Socket::connect(&server, V2).await;
+    // Empty frames of each kind that nobody limits otherwise; a mask of zeros.
+    let empty = |first: u8| [first, 0x80, 0, 0, 0, 0];
+    let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;
+    let length = u8::try_from(heartbeat.len()).expect("a short message");
+    let heartbeat = [&[0x81, 0x80 | length, 0, 0, 0, 0], &heartbeat[..]].concat();
+    let mut hits = 0.0;
+    for (case, first, unit, last) in [
+        ("heartbeats", &[][..], heartbeat, &[][..]),
+        ("pings", &[], empty(0x89).to_vec(), &[]),
+        ("pongs", &[], empty(0x8a).to_vec(), &[]),
+        ("fragments", &empty(0x02), empty(0x00).to_vec(), &empty(0x80)),
+    ] {
+        // Twice as many as may come at once: all are taken, in time.
+        let mut socket = Socket::connect(&server, V2).await;
+        let all = [first, &unit.repeat(200), last].concat();
+        socket.tcp().write_all(&all).await.expect("room");
+        let begun = std::time::Instant::now();
+        let figures = figures::Figures::of(&server).await;
+        assert!(figures.hits("frames_per_second_max") >= hits, "{case}");
+        let taken = async {
+            match case {
+                "heartbeats" => {
+                    for _ in 0..200 {
+                        socket.next().await;
+                    }
+                }
+                "pings" => {
+                    for _ in 0..200 {
+                        assert!(socket.message().await.is_pong());
+                    }
+                }
+                "pongs" => socket.assert_quiet().await,
+                // A message of no bytes is none.
+                _ => assert_eq!(socket.closed().await, 1011),
+            }
+        };
+        timeout(DEADLINE, taken).await.expect("all in time");
+        assert!(begun.elapsed() > Duration::from_millis(700), "{case}: they had to wait");
+        let now = figures::Figures::of(&server).await.hits("frames_per_second_max");
+        assert!(now > hits, "{case}: it is counted");
+        hits = now;
+        bystander.assert_quiet().await;
+    }
+    // One that never stops.
+    let (mut reading, mut writing) = Socket::connect(&server, V2).await.into_tcp().into_split();
+    let flood = tokio::spawn(async move {
+        let pongs = empty(0x8a).repeat(1_000);
+        while writing.write_all(&pongs).await.is_ok() {}
+    });
+    let mut said = [0; 4];
+    let end = timeout(4 * DEADLINE, reading.read_exact(&mut said)).await.expect("an end in time");
+    end.expect("a close frame");
+    assert_eq!(said, [0x88, 2, 0x03, 0xf0], "1008");
+    flood.abort();
+    let ended = r#"herald_sessions_ended_total{reason="frames_per_second"}"#;
+    figures::becomes(&server, ended, 1.0).await;
+    bystander.assert_quiet().await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::script::Script;
-use crate::{CHANNEL, options::Options, subject::Subject, wire};
+use crate::{options::Options, subject::Subject, wire};
 
 /// What a connection that reads no answers takes from the server before it is full: nearly nothing.
 const RECEIVE_BYTES: usize = 4 * 1024;
@@ -236,9 +236,10 @@ fn plain<'a>(subject: &'a Subject, said: &str) -> Hostiles<'a> {
     Box::new(move |nth| Ok(Hostile { socket: subject.dial(nth, None)?, script: script.clone() }))
 }
 
-/// WebSocket sessions of one public topic.
+/// WebSocket sessions of one public topic, on which nothing is published: what the neighbour's events
+/// would cost with thousands of subscribers is no part of the attack.
 fn over_websocket(subject: &Subject, script: Script) -> Hostiles<'_> {
-    let join = subject.join(CHANNEL);
+    let join = subject.join("strangers");
     let script = script.reading();
     Box::new(move |nth| {
         Ok(Hostile { socket: subject.connect(nth, Some(&join))?, script: script.clone() })

@@ -106,12 +106,15 @@ impl Subject {
         Self::server_with(target, &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m")])
     }
 
-    /// Starts the server with default settings, or takes the one that runs.
+    /// Starts the server with the defaults of a machine with 512 MB, or takes the one that runs.
+    ///
+    /// One default depends on the machine: what may wait for all sessions together is a quarter of its
+    /// memory. Fixed, it means the same everywhere.
     ///
     /// # Errors
     /// If it does not start.
     pub fn server_as_shipped(target: &Target) -> io::Result<Self> {
-        Self::server_with(target, &[])
+        Self::server_with(target, &[("HERALD__LIMITS__OUTBOXES_BYTES_MAX", "134217728")])
     }
 
     fn server_with(target: &Target, settings: &[(&str, &str)]) -> io::Result<Self> {

@@ -1,6 +1,7 @@
 // How sessions end, and that every client comes back.
 
 import assert from "node:assert/strict"
+import { STAYS_AWAY } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 import { eventually } from "../support/wait.mjs"
 
@@ -15,6 +16,7 @@ export const ENDING = [
   restarts("e160_e176 survives a crash", "SIGKILL", ABNORMAL),
 
   step("e160_e176 is disconnected by its token's subject", {
+    not: STAYS_AWAY,
     async run(stage) {
       const { slug } = stage.app
       const bearing = sub => ({ payload: { guardian_token: stage.token({ sub, listen: ["private:*"] }) }, events: ["msg"] })
@@ -31,6 +33,7 @@ export const ENDING = [
   }),
 
   step("e160_e176 is disconnected by its topic", {
+    not: STAYS_AWAY,
     async run(stage) {
       const topic = `public:${stage.app.slug}`
       const meant = await stage.connect().joined(`${topic}:meant`)
@@ -66,6 +69,7 @@ export const ENDING = [
   }),
 
   step("e181 takes the server's close of a channel for final", {
+    not: STAYS_AWAY,
     async run(stage) {
       const client = stage.connect()
       const closed = await client.joined(`public:${stage.app.slug}:closing`)
@@ -84,6 +88,7 @@ export const ENDING = [
   }),
 
   step("e160 is sent away while its app is inactive", {
+    not: STAYS_AWAY,
     async run(stage) {
       const { slug } = stage.app
       const joined = await stage.connect().joined(`public:${slug}`)
@@ -100,6 +105,7 @@ export const ENDING = [
   }),
 
   step("e176 comes back after it sent what is no message", {
+    not: STAYS_AWAY,
     async run(stage) {
       const joined = await stage.connect().joined(`public:${stage.app.slug}`)
       await joined.client.do("babble")
@@ -110,6 +116,7 @@ export const ENDING = [
   }),
 
   step("e176 comes back after its connection was cut", {
+    not: STAYS_AWAY,
     async run(stage) {
       const proxy = await stage.proxy(stage.herald)
       const joined = await stage.connect({ to: proxy }).joined(`public:${stage.app.slug}`)
@@ -122,6 +129,7 @@ export const ENDING = [
   }),
 
   step("e160_e176 comes back after it was idle for too long", {
+    not: STAYS_AWAY,
     async run(stage) {
       const topic = `public:test-app:${stage.client.id}`
       const proxy = await stage.proxy(stage.idling)
@@ -141,6 +149,7 @@ export const ENDING = [
 /** All clients at once, on a server that goes away and comes back. */
 function restarts(title, signal, code) {
   return step(title, {
+    not: STAYS_AWAY,
     arrange(stage) {
       return stage.connect({ to: stage.restarting }).joined(`public:test-app:${stage.client.id}`)
     },

@@ -119,8 +119,9 @@ export const PUSHING = [
   }),
 
   step("e174_e175 notices that its heartbeats are not answered, whatever else arrives", {
-    not({ vsn, transport }) {
+    not({ vsn, transport, staysAway }) {
       if (transport === "long-poll") return "it sends none"
+      if (staysAway) return "it closes with 1000 then, and connects again only after another code"
       return vsn === "1.0.0" && "it has looked for answers since 1.3"
     },
 

@@ -5,6 +5,8 @@
  *
  * - `patient`: waits for replies for as long as it takes, until 1.1.
  * - `flushesLate`: what was pushed before it had joined is sent with its next join, until 1.1.
+ * - `staysAway`: connects again only after a close event whose code is not 1000, from 1.4.0 to 1.4.2; its own heartbeat
+ *   timer closes with 1000, and its long-poll closes without an event.
  * - `rejoinsDenied`: a join that was refused is tried again, from 1.4.3.
  * - `leavesDuplicates`: a second channel object of a topic makes the first one leave, from 1.5.
  * - `presence`: functions over an object that the page keeps, or an object that keeps it.
@@ -16,6 +18,7 @@ export const GENERATIONS = [
   { label: "phoenix-js 1.0.3", module: "phoenix-js", vsn: "1.0.0", patient: true, flushesLate: true },
   { label: "phoenix 1.2.1", module: "phoenix-1.2", vsn: "1.0.0", presence: "functions" },
   { label: "phoenix 1.3.5", module: "phoenix-1.3", vsn: "2.0.0", presence: "functions" },
+  { label: "phoenix 1.4.0", module: "phoenix-1.4.0", vsn: "2.0.0", presence: "objects", staysAway: true },
   { label: "phoenix 1.4.18", module: "phoenix-1.4", vsn: "2.0.0", presence: "objects", rejoinsDenied: true },
   { label: "phoenix 1.5.14", module: "phoenix-1.5", ...modern({ bytes: true }) },
   { label: "phoenix 1.6.16", module: "phoenix-1.6", ...modern({ bytes: true }) },
@@ -25,6 +28,10 @@ export const GENERATIONS = [
 
 export const OLDEST = GENERATIONS[0]
 export const LATEST = GENERATIONS[GENERATIONS.length - 1]
+
+/** A fault of phoenix.js: what it lost over long-poll it never connects again. */
+export const STAYS_AWAY = ({ staysAway, transport }) =>
+  staysAway && transport === "long-poll" && "it connects again only after a close event, which its long-poll has not"
 
 /** How a client may be connected. */
 export const TRANSPORTS = ["WebSocket", "long-poll"]

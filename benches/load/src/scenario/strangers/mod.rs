@@ -1,9 +1,9 @@
 //! Attacks by clients that have shown no right to anything, and what the server and a well-behaved
 //! client notice of them.
 //!
-//! Each attack runs against a server of its own, with the default settings of a machine with 512 MB. A [`neighbour`] measures its
-//! latency before the attack and during it. [`attacks`] lists what the attackers send, and
-//! [`assault`] sends it. The attack ends when all its connections are closed; the neighbour stops
+//! Each attack runs against a server of its own, with the default settings of a machine with 512 MB. A
+//! [`neighbour`] measures its latency before the attack and during it. [`attacks`] lists what the
+//! attackers send, and [`assault`] sends it. The attack ends when all its connections are closed; the neighbour stops
 //! then, too, so that memory has to come back without further traffic.
 
 mod assault;

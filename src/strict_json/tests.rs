@@ -128,6 +128,25 @@ fn nesting_beyond_the_limit_is_refused_without_reading_on() {
     }
 }
 
+#[test]
+fn the_end_of_a_string_and_its_escapes_are_found_at_any_length() {
+    // `!`, `#`, `[` and `]` are the neighbours of the two bytes that are sought.
+    for filler in ["a", "!", "#", "[", "]", "\u{7f}", "é", "\u{a2}", "€", "😀"] {
+        for length in 0..40 {
+            let text = filler.repeat(length);
+            for (first, second) in [("", ""), ("\\\"", "#"), ("\\\\", "]"), ("#", "\\\"")] {
+                let key = format!("{first}{text}{second}");
+                let apart = format!(r#"{{"{key}":"{key}","{key}#":["{key}"]}}"#);
+                assert_eq!(checked(&apart), Ok(()), "{apart}");
+                let repeated = format!(r#"{{"{key}":"{key}","{key}":["{key}"]}}"#);
+                assert_eq!(checked(&repeated), Err(NotStrict::RepeatedKey), "{repeated}");
+                let halved = format!(r#"["{key}","{key}\ud800"]"#);
+                assert_eq!(checked(&halved), Err(NotStrict::LoneSurrogate), "{halved}");
+            }
+        }
+    }
+}
+
 /// JSON as a reader understands it that refuses what this module refuses.
 #[derive(Debug)]
 struct Strict;

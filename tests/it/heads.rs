@@ -1,5 +1,6 @@
 //! What the head of a request decides is answered before its body is read, or asked for.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -196,13 +197,25 @@ fn padded(bytes: usize) -> String {
     format!("{EVENT}{}", " ".repeat(bytes - EVENT.len()))
 }
 
-/// Triggers until it is answered so; what others have begun may not have come in yet.
+/// Triggers as the web application until it is answered so.
 async fn triggers_until(server: &TestServer, bytes: usize, status: u16) -> http::Answer {
     let app = App::seeded();
+    let authorization = format!("Basic {}", STANDARD.encode(format!("{}:{}", app.key, app.secret)));
+    answered(server, &authorization, padded(bytes), status).await
+}
+
+/// Triggers as a visitor until it is answered so. Visitors may fill half of the budget, and what this
+/// takes of it is small: nobody else is ever refused because of it.
+async fn visits_until(server: &TestServer, status: u16) {
+    let visitor = token(&App::seeded(), &json!({"publish": ["public:*"]}));
+    answered(server, &format!("Bearer {visitor}"), EVENT.to_owned(), status).await;
+}
+
+async fn answered(server: &TestServer, by: &str, body: String, status: u16) -> http::Answer {
     let trying = async {
         loop {
-            let call = request("POST", server.url(EVENTS)).basic(&app.key, &app.secret);
-            let call = call.header("content-type", "application/json").body(padded(bytes));
+            let call = request("POST", server.url(EVENTS)).header("authorization", by);
+            let call = call.header("content-type", "application/json").body(body.clone());
             let answer = call.send().await;
             if answer.status == status {
                 return answer;
@@ -212,22 +225,33 @@ async fn triggers_until(server: &TestServer, bytes: usize, status: u16) -> http:
     timeout(3 * DEADLINE, trying).await.expect("that answer in time")
 }
 
+/// A server with a budget of 40,000 bytes, of which visitors may fill 20,000.
+fn frugal() -> TestServer {
+    TestServer::start_with(|settings| {
+        settings.limits.request_body_bytes_max = 20_100;
+        settings.limits.bodies_bytes_max = 40_000;
+    })
+}
+
+/// Halves of bodies that leave a visitor's event one byte too little. A visitor is refused once the
+/// last byte of them has come in, and not before.
+async fn all_but_room_for_a_visitor(server: &TestServer) -> Vec<(TcpStream, String)> {
+    let mut held = Vec::new();
+    for half in [8_000, 8_000, 4_001 - EVENT.len()] {
+        let body = padded(2 * half);
+        held.push((half_a_trigger(server, &body).await, body));
+    }
+    visits_until(server, 503).await;
+    held
+}
+
 #[tokio::test]
 async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
-    let server = TestServer::start_with(|settings| {
-        settings.limits.request_body_bytes_max = 20_000;
-        settings.limits.bodies_bytes_max = 40_000;
-    });
+    let server = frugal();
     let app = App::seeded();
-    let whole = padded(20_000);
-    // 25,000 bytes are held: more than visitors may fill, less than all.
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        held.push(half_a_trigger(&server, &whole).await);
-    }
-    held.push(half_a_trigger(&server, &padded(10_000)).await);
+    let mut held = all_but_room_for_a_visitor(&server).await;
     let unavailable = json!({"errors": {"detail": "service unavailable, try again later"}});
-    let refused = triggers_until(&server, 20_000, 503).await;
+    let refused = triggers_until(&server, 20_100, 503).await;
     assert_eq!((refused.json(), refused.header("retry-after")), (unavailable.clone(), Some("1")));
     assert_eq!(triggers_until(&server, 14_000, 200).await.body, "{}");
 
@@ -236,36 +260,31 @@ async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
     let answer = call.json(&serde_json::from_str(EVENT).expect("JSON")).send().await;
     assert_eq!((answer.status, answer.json()), (503, unavailable), "a visitor's");
     let mut poller = Poller::connect(&server, V2).await;
-    let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;
+    // Not shorter than the event that found no room.
+    let heartbeat = br#"[null,"12345678","phoenix","heartbeat",{}]"#;
     let refused = poller.post_raw(Some("application/json"), heartbeat).await;
     assert_eq!(refused, (503, r#"{"status":503}"#.to_owned()), "over long-poll");
     let hits = figures::Figures::of(&server).await.hits("bodies_bytes_max");
     assert!(hits >= 3.0, "{hits}");
 
     // What waited goes on and is taken; then there is room again for everybody.
-    for (stream, bytes) in held.iter_mut().zip([20_000, 20_000, 10_000]) {
-        let body = padded(bytes);
-        stream.write_all(&body.as_bytes()[bytes / 2..]).await.expect("it is read");
+    for (stream, body) in &mut held {
+        stream.write_all(&body.as_bytes()[body.len() / 2..]).await.expect("it is read");
         assert_eq!(raw::answer(stream).await, (200, "{}".to_owned()));
     }
-    triggers_until(&server, 20_000, 200).await;
+    triggers_until(&server, 20_100, 200).await;
     let mut poller = poller.again(&server).await;
     assert_eq!(poller.post_raw(Some("application/json"), heartbeat).await.0, 200);
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_gives_its_part_of_the_budget_back() {
-    let server = TestServer::start_with(|settings| {
-        settings.limits.request_body_bytes_max = 20_000;
-        settings.limits.bodies_bytes_max = 40_000;
-    });
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        held.push(half_a_trigger(&server, &padded(20_000)).await);
-    }
-    triggers_until(&server, 20_000, 503).await;
+    let server = frugal();
+    let held = all_but_room_for_a_visitor(&server).await;
+    triggers_until(&server, 20_100, 503).await;
     drop(held);
-    triggers_until(&server, 20_000, 200).await;
+    visits_until(&server, 200).await;
+    triggers_until(&server, 20_100, 200).await;
 }
 
 #[tokio::test]

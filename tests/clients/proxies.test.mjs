@@ -1,4 +1,4 @@
-// Herald behind Debian's nginx and HAProxy, configured as in the README, and Java's HTTP client in front of it.
+// Herald behind Debian's nginx and HAProxy, configured as in docs/operating.md, and Java's HTTP client in front of it.
 
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import WebSocket from "ws"
 import { Client } from "./support/client.mjs"
-import { DocumentedProxy, replaced } from "./support/documented.mjs"
+import { DocumentedProxy, PAGE, replaced } from "./support/documented.mjs"
 import { LATEST, OLDEST, overEachTransport } from "./support/generations.mjs"
 import { Herald, TEST_APP } from "./support/herald.mjs"
 import { blocksOf } from "./support/markdown.mjs"
@@ -22,13 +22,13 @@ const JAVA_DEADLINE_MS = 5 * 60_000
 const TRIGGERS = 5000
 const CONNECTIONS = 16
 
-/** What the README says about a proxy on the same machine. */
+/** The documented settings for a proxy on the same machine. */
 const BEHIND_A_PROXY = { HERALD__SERVER__TRUSTED_PROXIES: "127.0.0.1", HERALD__SERVER__FORCE_SSL: "true" }
 
 /** What a client says that could speak HTTP/2, with every request. */
 const OFFER = { connection: "Upgrade, HTTP2-Settings", upgrade: "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA" }
 
-/** Both proxies, as the README has them. */
+/** Both documented proxies. */
 const PROXIES = ["nginx", "haproxy"]
 
 // The certificates here are made for one test each, and signed by nobody.
@@ -36,9 +36,9 @@ process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0"
 
 describe("a trigger that merely offers an upgrade is served, and its connection kept", () => {
   const ways = [
-    { label: "nginx as in the README", proxy: "nginx" },
+    { label: "nginx as documented", proxy: "nginx" },
     { label: "nginx with the offer in every request", proxy: "nginx", edit: offersAlways },
-    { label: "HAProxy as in the README", proxy: "haproxy" },
+    { label: "HAProxy as documented", proxy: "haproxy" },
     { label: "HAProxy, and a client that offers HTTP/2", proxy: "haproxy", headers: OFFER },
     { label: "a client that offers HTTP/2", headers: OFFER },
   ]
@@ -70,7 +70,7 @@ describe("a trigger that merely offers an upgrade is served, and its connection 
 })
 
 for (const name of PROXIES) {
-  describe(`behind ${name} as in the README`, () => {
+  describe(`behind ${name} as documented`, () => {
     let herald, proxy
     before(async () => {
       herald = await Herald.start(BEHIND_A_PROXY)
@@ -117,11 +117,11 @@ for (const name of PROXIES) {
   })
 }
 
-test("nginx as in the README gives up a kept connection before the server does", async t => {
+test("nginx as documented gives up a kept connection before the server does", async t => {
   const herald = await Herald.start()
   t.after(() => herald.close())
   const [, minutes, seconds] = (await herald.command("check-config")).match(/^server\.keep_alive +(?:(\d+)m)? ?(?:(\d+)s)?/m)
-  const { code } = (await blocksOf("README.md")).find(({ kind }) => kind === "nginx")
+  const { code } = (await blocksOf(PAGE)).find(({ kind }) => kind === "nginx")
   const [, kept] = code.match(/keepalive_timeout (\d+)s;/)
   assert.ok(Number(kept) < 60 * Number(minutes ?? 0) + Number(seconds ?? 0), `${kept} s are less than ${minutes} m ${seconds} s`)
 })

@@ -1,8 +1,8 @@
-// Every command in the README, as it stands there, in the order in which a reader pastes it, in one sitting: one terminal,
-// one console, one server.
+// Every example of the README and of the pages that continue its tour, exactly as it is printed and in the order in which
+// a reader pastes it: one terminal, one console and one server for all pages.
 //
-// Only the port is another one, and the database. What needs Docker or a hosting service is marked so in the README and
-// checked for its syntax; a block of a kind that is not known here fails, so nothing slips in unrun.
+// The test changes only the port and the database. Blocks that need Docker or a hosting service are checked for their
+// syntax. A block of an unknown kind fails, so that no block is left out.
 
 import assert from "node:assert/strict"
 import { access, constants, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
@@ -13,16 +13,20 @@ import { Browser } from "./support/browser.mjs"
 import { Console } from "./support/console.mjs"
 import { DocumentedProxy } from "./support/documented.mjs"
 import { freePort } from "./support/herald.mjs"
-import { blocksOf, ROOT } from "./support/markdown.mjs"
+import { blocksOf, ROOT, TOUR } from "./support/markdown.mjs"
 import { kill, run, start, Terminal } from "./support/terminal.mjs"
 import { eventually, within } from "./support/wait.mjs"
 
 const BUILD_DEADLINE_MS = 20 * 60_000
 
-const BLOCKS = await blocksOf("README.md")
+const PAGES = await Promise.all(TOUR.map(async page => ({ page, blocks: await blocksOf(page) })))
 
-describe("the README", () => {
+/** What the console logs when its channels have joined, once each. */
+const JOINS = ["joined", "joined in private", "joined, and seen"]
+
+describe("the README's tour, and the pages that continue it", () => {
   let folder, port, browser, terminal, server, page, token
+  const present = []
 
   before(async () => {
     folder = await mkdtemp(path.join(os.tmpdir(), "herald-readme-"))
@@ -37,7 +41,7 @@ describe("the README", () => {
     await rm(folder, { recursive: true, force: true })
   })
 
-  /** What a block of each kind is put through. */
+  /** Runs a block of each kind, and checks what it does. */
   const kinds = {
     "sh server": async code => {
       server = goesOn(code, development())
@@ -45,12 +49,12 @@ describe("the README", () => {
       page = await Console.open((await browser.open(`http://127.0.0.1:${port}/`)).page)
       page.page.on("dialog", dialog => dialog.accept(token))
     },
-    // It is what runs this very file; that it is there and can be run is left to show.
+    // This command runs this very file, so the test only checks that it can be run.
     "sh tests": code => access(path.join(ROOT, code.trim()), constants.X_OK),
     sh: async code => {
       const printed = await terminal.paste(code)
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
-      if (code.includes("herald trigger")) assert.match(await page.heard.take(), /^to foo-topic: /)
+      if (code.includes("herald trigger")) assert.match(await logged(), /^to foo-topic: /)
       if (code.includes("/channels")) {
         const [list, one] = printed.split(/(?<=})(?={"data")/).map(text => JSON.parse(text))
         assert.deepEqual(list.data.map(({ topic, subscribers }) => [topic, subscribers]), [["public:foo-app", 1]])
@@ -58,12 +62,13 @@ describe("the README", () => {
       }
       if (code.includes("/disconnect")) {
         assert.equal(printed, "{}")
-        const joined = [await page.heard.take("a rejoin"), await page.heard.take("another rejoin")]
-        assert.deepEqual(joined.sort(), ["joined", "joined in private"])
+        const rejoined = []
+        while (rejoined.length < JOINS.length) rejoined.push(await logged("the channels to join again"))
+        assert.deepEqual(rejoined.sort(), JOINS)
       }
       if (code.includes("/api/admin/apps")) assert.match(printed, /"slug":"foo-app"/)
     },
-    // It ends with the server, which a reader starts in a terminal of its own.
+    // The block ends with a command that serves; a reader runs it in a terminal of its own.
     "sh production": async code => {
       const database = process.env.HERALD_TEST_POSTGRES_URL
       assert.ok(database, "HERALD_TEST_POSTGRES_URL names the PostgreSQL to use; scripts/test sets it")
@@ -84,36 +89,59 @@ describe("the README", () => {
     "sh hosting": code => run("bash", ["-n", "-c", code], { cwd: ROOT }),
     "js browser": async code => {
       await page.paste(code)
-      assert.match(await page.heard.take("the join"), /^joined/)
+      if (code.includes(".join()")) assert.ok(JOINS.includes(await logged("the join")))
+      if (code.includes('push("msg"')) assert.match(await logged("the pushed event"), /^in private: /)
+      if (code.includes("Presence")) await logsWhoIsPresent("here: Ada")
     },
     ruby: async code => {
       assert.equal((await script("ruby", code, "rb")).trim(), "200")
-      assert.match(await page.heard.take(), /^to foo-topic: /)
+      assert.match(await logged(), /^to foo-topic: /)
     },
     "ruby rails": async code => {
       token = (await script("ruby", code, "rb")).trim()
     },
     js: async code => {
       assert.equal((await script("node", code, "mjs")).trim(), "200")
-      assert.match(await page.heard.take(), /^to foo-topic: /)
+      assert.match(await logged(), /^to foo-topic: /)
     },
     python: async code => {
       assert.equal((await script("python3", code, "py")).trim(), "200")
-      assert.match(await page.heard.take(), /^to everyone: /)
+      assert.match(await logged(), /^to everyone: /)
     },
-    // No commands, but configurations: `proxies.test.mjs` runs both. That it names them is left to show.
+    // `proxies.test.mjs` runs these configurations.
     nginx: () => assert.equal(typeof DocumentedProxy.nginx, "function"),
     haproxy: () => assert.equal(typeof DocumentedProxy.haproxy, "function"),
   }
 
-  assert.ok(BLOCKS.length >= 15, "the blocks were found")
-  for (const { kind, code } of BLOCKS) {
-    test(`${kind}: ${code.trim().split("\n")[0]}`, async () => {
-      assert.ok(kinds[kind], `no test knows what to do with a block of kind "${kind}"`)
-      await kinds[kind](code.replaceAll("127.0.0.1:4000", `127.0.0.1:${port}`))
-      // No block may take from the reader what an earlier one gave.
-      await page?.keepsItsJoins()
+  for (const { page: name, blocks } of PAGES) {
+    describe(name, () => {
+      assert.ok(blocks.length > 0, `${name} has no examples`)
+      for (const { kind, code } of blocks) {
+        test(`${kind}: ${code.trim().split("\n")[0]}`, async () => {
+          assert.ok(kinds[kind], `no test knows what to do with a block of kind "${kind}"`)
+          await kinds[kind](code.replaceAll("127.0.0.1:4000", `127.0.0.1:${port}`))
+          // A block must not end what an earlier block began.
+          await page?.keepsItsJoins()
+        })
+      }
     })
+  }
+
+  /** The next line that the console logs. Lines about who is present come at any time; they go to `present`. */
+  async function logged(what) {
+    for (;;) {
+      const line = await page.heard.take(what)
+      if (!line.startsWith("here:")) return line
+      present.push(line)
+    }
+  }
+
+  async function logsWhoIsPresent(line) {
+    while (!present.includes(line)) {
+      const next = await page.heard.take("who is present")
+      assert.match(next, /^here:/)
+      present.push(next)
+    }
   }
 
   function development() {

@@ -1,4 +1,4 @@
-// nginx and HAProxy as the README configures them: its own blocks, with other ports, files and servers.
+// nginx and HAProxy as docs/operating.md configures them: its blocks, with other ports, files and servers.
 
 import { execFile, spawn } from "node:child_process"
 import { rmSync } from "node:fs"
@@ -9,6 +9,9 @@ import { promisify } from "node:util"
 import { freePort } from "./herald.mjs"
 import { blocksOf } from "./markdown.mjs"
 import { eventually, within } from "./wait.mjs"
+
+/** The page that configures proxies. */
+export const PAGE = "docs/operating.md"
 
 /** Debian's account without rights; the proxies run as this one where the tests run as root. */
 const NOBODY = 65534
@@ -21,9 +24,9 @@ const COMPLAINTS_CHARS_MAX = 4000
 const running = new Set()
 process.on("exit", () => running.forEach(proxy => proxy.kill()))
 
-/** One of the README's proxies in front of a server, on a port and in a folder of its own. */
+/** One of the documented proxies in front of a server, on a port and in a folder of its own. */
 export class DocumentedProxy {
-  /** Starts nginx; `edit` may change what the README says. */
+  /** Starts nginx; `edit` may change the documented configuration. */
   static nginx(upstream, edit) {
     return start("nginx", upstream, edit, folder => ({
       config: block => nginxConfig(folder, block),
@@ -32,7 +35,7 @@ export class DocumentedProxy {
     }))
   }
 
-  /** Starts HAProxy; `edit` may change what the README says. */
+  /** Starts HAProxy; `edit` may change the documented configuration. */
   static haproxy(upstream, edit) {
     return start("haproxy", upstream, edit, folder => ({
       config: block => `global\n  maxconn 500\n\n${block}`,
@@ -96,10 +99,10 @@ async function start(program, upstream, edit = block => block, how) {
   return proxy
 }
 
-/** The README's block for this proxy, in front of `upstream` and with nothing of the machine's own. */
+/** The documented configuration of this proxy, in front of `upstream`, with a port and files of its own. */
 async function documented(program, folder, port, upstream) {
-  const blocks = (await blocksOf("README.md")).filter(({ kind }) => kind === program)
-  if (blocks.length !== 1) throw new Error(`the README has ${blocks.length} blocks for ${program}`)
+  const blocks = (await blocksOf(PAGE)).filter(({ kind }) => kind === program)
+  if (blocks.length !== 1) throw new Error(`${PAGE} has ${blocks.length} blocks for ${program}`)
   const listens = { nginx: ["listen 443", `listen 127.0.0.1:${port}`], haproxy: ["bind :443", `bind 127.0.0.1:${port}`] }
   const changes = [listens[program], ["127.0.0.1:4000", upstream.host], ["/etc/ssl/", `${folder}/`]]
   return changes.reduce((text, change) => replaced(text, ...change), blocks[0].code)
@@ -107,7 +110,7 @@ async function documented(program, folder, port, upstream) {
 
 /** `text` with every `from` changed; fails if there is none. */
 export function replaced(text, from, to) {
-  if (!text.includes(from)) throw new Error(`the README's block has no "${from}":\n${text}`)
+  if (!text.includes(from)) throw new Error(`the documented configuration has no "${from}":\n${text}`)
   return text.replaceAll(from, to)
 }
 

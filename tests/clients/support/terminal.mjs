@@ -33,16 +33,17 @@ export class Terminal {
     this.shell.complaints = ""
     await writeFile(this.file, `${code}\n`)
     const end = `\0end ${(this.blocks += 1)} `
-    const ended = new Promise((resolve, reject) => {
+    const exited = this.shell.ended.then(code => assert.fail(`the shell ended with ${code}`))
+    const printed = new Promise(resolve => {
       this.look = () => this.printed.includes(`${end}0\n`) || this.printed.includes(`${end}1\n`) ? resolve() : undefined
-      this.shell.once("exit", code => reject(new Error(`the shell ended with ${code}`)))
     })
-    // Whatever is pasted cannot take the lines that follow for its input.
+    const ended = Promise.race([printed, exited])
+    // The pasted commands must not read the lines that follow as their input.
     this.shell.stdin.write(`failed=0; set -o pipefail; trap 'failed=1' ERR\n. '${this.file}' </dev/null\nprintf '\\0end ${this.blocks} %s\\n' "$failed"\n`)
     await within(ended, `the end of\n${code}`, COMMAND_DEADLINE_MS)
-    const [printed, failed] = this.printed.split(end)
-    assert.equal(failed, "0\n", `${code}\n${printed}\n${this.shell.complaints}`)
-    return printed
+    const [output, failed] = this.printed.split(end)
+    assert.equal(failed, "0\n", `${code}\n${output}\n${this.shell.complaints}`)
+    return output
   }
 
   close() {

@@ -1,13 +1,12 @@
 //! An announcement: what has changed among the members of a channel, on its way to those who are
 //! there.
 
-use std::sync::OnceLock;
-
 use bytestring::ByteString;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     presence::Change,
+    spellings::Spellings,
     subscriber::{Format, Frame, ScopeKey},
     topic_name::ChannelName,
 };
@@ -20,8 +19,8 @@ pub(super) struct Announcement {
     pub(super) key: ScopeKey,
     pub(super) channel: ChannelName,
     change: Change,
-    /// Per format, and the topic that it names: for a moment an app has two names.
-    frames: [OnceLock<(ByteString, Frame)>; Format::COUNT],
+    /// Per format.
+    frames: [Spellings<Frame>; Format::COUNT],
     _permit: OwnedSemaphorePermit,
 }
 
@@ -35,10 +34,8 @@ impl Announcement {
         Self { key, channel, change, frames: Default::default(), _permit: permit }
     }
 
-    /// The frame for those who joined `topic`, shared by all of them on all threads.
+    /// The frame for the members who joined `topic`, shared by all of them on all threads.
     pub(super) fn frame(&self, format: Format, topic: &ByteString) -> Frame {
-        let spell = || (format.encode_change)(topic, &self.change);
-        let (named, frame) = self.frames[format.slot].get_or_init(|| (topic.clone(), spell()));
-        if named == topic { frame.clone() } else { spell() }
+        self.frames[format.slot].of(topic, || (format.encode_change)(topic, &self.change))
     }
 }

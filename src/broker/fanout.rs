@@ -22,7 +22,7 @@ use super::{
     announcement::Announcement,
     count::Count,
     disconnection::Disconnection,
-    listeners::{Group, Listeners, ListenersId, Member, Sampler, Tracking},
+    listeners::{Departure, Group, Listeners, ListenersId, Member, Sampler, Tracking},
     occupancy::Rank,
     outbox::{Ending, Excess, News, Outbox},
     placed::{Batch, Level, Placed},
@@ -62,7 +62,7 @@ pub struct Enter(pub Arc<Outbox>);
 #[rtype(result = "()")]
 pub struct Leave(pub SessionId);
 
-/// A session subscribes. Idempotent: one session hears one place once, in its latest spelling.
+/// A session subscribes. Idempotent: one session hears one place once under each name it has for it.
 /// Answers among which listeners it is.
 #[derive(Debug, Message)]
 #[rtype(result = "ListenersId")]
@@ -235,17 +235,11 @@ impl Fanout {
             Listeners::new(id, traffic, self.topics.is_open(&place.key, self.worker))
         });
         let listeners_id = listeners.id;
-        let new_group = || Group { topic: topic.clone(), members: IndexMap::new() };
-        let group = match &place.channel {
-            None => listeners.whole.get_or_insert_with(new_group),
-            Some(channel) => listeners.channels.entry(channel.clone()).or_insert_with(new_group),
-        };
-        // An app that was renamed is spelled anew by whoever joins; who joined before is on its way out.
-        group.topic = topic;
-        let before = group.members.get(&session).filter(|member| member.id == id);
+        let naming = listeners.naming_mut(place.channel.as_ref(), topic);
+        let before = naming.members.get(&session).filter(|member| member.id == id);
         let tracking = Tracking::of(persona.as_ref(), before);
         let member = Member { outbox: present.outbox.clone(), id, format, tracking };
-        if group.members.insert(session, member).is_none() {
+        if naming.members.insert(session, member).is_none() {
             if present.places.is_empty() {
                 // One is the common case, and an idle session should not keep room for four.
                 present.places.reserve_exact(1);
@@ -256,34 +250,42 @@ impl Fanout {
     }
 
     fn detach(&mut self, Detach { session, id, place }: &Detach) {
-        if let Some(present) = self.sessions.get_mut(session) {
-            present.places.retain(|held| held != place);
-            present.outbox.detached(*id);
+        let departure = self.vacate(*session, place, Some(*id));
+        let Some(present) = self.sessions.get_mut(session) else { return };
+        present.outbox.detached(*id);
+        // Listed once for each name by which the session joined it.
+        let held = present.places.iter().position(|held| held == place);
+        if let Some(nth) = held.filter(|_| departure != Departure::Absent) {
+            present.places.swap_remove(nth);
         }
-        self.vacate(*session, place);
     }
 
-    /// Removes a member, and has its topic know if it was tracked; the last one of a scope closes
-    /// this thread there.
-    fn vacate(&mut self, session: SessionId, place: &Place) {
-        let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
-        let left = listeners.remove(session, place.channel.as_ref());
+    /// Removes what a session joined at a place under this id, or all that it joined there, and tells
+    /// the topic if the session is tracked there no longer. With the last member of a scope the topic
+    /// stops sending to this thread.
+    fn vacate(
+        &mut self,
+        session: SessionId,
+        place: &Place,
+        id: Option<SubscriptionId>,
+    ) -> Departure {
+        let Some(listeners) = self.scopes.get_mut(&place.key) else { return Departure::Absent };
+        let departure = listeners.remove(place.channel.as_ref(), session, id);
         let is_deserted = listeners.whole.is_none() && listeners.channels.is_empty();
-        if let (Some(member), Some(channel)) = (left, &place.channel)
-            && member.tracking != Tracking::Untracked
-        {
+        if let (Departure::LeftPresence, Some(channel)) = (departure, &place.channel) {
             self.topics.untrack(&place.key, channel, session);
         }
         if is_deserted {
             self.scopes.remove(&place.key);
             self.topics.close(&place.key, self.worker);
         }
+        departure
     }
 
     fn leave(&mut self, session: SessionId) {
         let Some(present) = self.sessions.swap_remove(&session) else { return };
         for place in &present.places {
-            self.vacate(session, place);
+            self.vacate(session, place, None);
         }
     }
 
@@ -320,7 +322,7 @@ impl Fanout {
     /// it takes.
     fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
         let turn = self.sampler.turn(placed.taken_at());
-        let sampled = turn.map(|turn| turn % group.members.len().max(1));
+        let sampled = turn.map(|turn| turn % group.len().max(1));
         group.deliver(placed, level, sampled, traffic);
     }
 
@@ -379,8 +381,8 @@ impl Fanout {
         let Introduce { key, channel, session, id, members } = introduce;
         let listeners = self.scopes.get_mut(&key);
         let group = listeners.and_then(|all| all.channels.get_mut(&channel));
-        let Some(member) = group.and_then(|group| group.members.get_mut(&session)) else { return };
-        if member.id == id && member.outbox.introduce(members, id) {
+        let Some(member) = group.and_then(|group| group.member_mut(session, id)) else { return };
+        if member.outbox.introduce(members, id) {
             member.tracking = Tracking::Introduced;
         }
     }
@@ -393,7 +395,7 @@ impl Fanout {
         }
         for (key, listeners) in &self.scopes {
             let groups = listeners.whole.iter().chain(listeners.channels.values());
-            let joined: usize = groups.map(|group| group.members.len()).sum();
+            let joined: usize = groups.map(Group::len).sum();
             *count.subscriptions.entry(key.app.0).or_default() += joined as u64;
         }
         count
@@ -411,9 +413,9 @@ impl Fanout {
         scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
             let whole = whole.iter().map(|group| (None, group));
             let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
-            whole.chain(channels).map(|(channel, group)| {
-                (Rank { scope: key.scope.clone(), channel }, group.members.len())
-            })
+            whole
+                .chain(channels)
+                .map(|(channel, group)| (Rank { scope: key.scope.clone(), channel }, group.len()))
         })
     }
 
@@ -424,7 +426,7 @@ impl Fanout {
             None => listeners.whole.as_ref(),
             Some(channel) => listeners.channels.get(channel),
         };
-        group.map_or(0, |group| group.members.len())
+        group.map_or(0, Group::len)
     }
 
     /// The sessions that listen to places which `concerned` picks, each once.

@@ -1,6 +1,6 @@
 //! Listeners: who on one thread hears one scope, and what each of them is handed.
 
-use std::{cell::Cell, collections::HashMap, sync::Arc, time::Instant};
+use std::{cell::Cell, collections::HashMap, iter, sync::Arc, time::Instant};
 
 use bytestring::ByteString;
 use indexmap::IndexMap;
@@ -38,30 +38,67 @@ impl Listeners {
         Self { id, is_open, traffic, whole: None, channels: HashMap::new() }
     }
 
-    /// Removes a member; a channel that nobody is left on goes with it.
+    /// The members of a place that call it `topic`: of a channel, or of the scope as a whole.
+    pub(super) fn naming_mut(
+        &mut self,
+        channel: Option<&ChannelName>,
+        topic: ByteString,
+    ) -> &mut Naming {
+        let new_group = || Group::new(topic.clone());
+        let group = match channel {
+            None => self.whole.get_or_insert_with(new_group),
+            Some(channel) => self.channels.entry(channel.clone()).or_insert_with(new_group),
+        };
+        group.naming_mut(topic)
+    }
+
+    /// Removes what a session joined at a place under this id, or all that it joined there. A
+    /// channel without members is forgotten.
     pub(super) fn remove(
         &mut self,
-        session: SessionId,
         channel: Option<&ChannelName>,
-    ) -> Option<Member> {
+        session: SessionId,
+        id: Option<SubscriptionId>,
+    ) -> Departure {
         let group = match channel {
             None => self.whole.as_mut(),
             Some(channel) => self.channels.get_mut(channel),
-        }?;
-        let member = group.members.swap_remove(&session);
-        if group.members.is_empty() {
+        };
+        let Some(group) = group else { return Departure::Absent };
+        let departure = group.remove(session, id);
+        if group.is_empty() {
             match channel {
                 None => self.whole = None,
                 Some(channel) => drop(self.channels.remove(channel)),
             }
         }
-        member
+        departure
     }
 }
 
-/// Who joined one and the same topic.
+/// What removing a session from a place has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// There was nothing to remove.
+    Absent,
+    /// The session was not tracked there, or is tracked still under another name of the place.
+    Left,
+    /// The session was tracked there and is tracked no longer.
+    LeftPresence,
+}
+
+/// The members of one place: a channel, or a scope as a whole.
+///
+/// They may call it by different names, and each is sent frames with the name that it joined. All
+/// but a few groups have one name only, for which nothing is kept outside of this struct.
 pub(super) struct Group {
-    pub(super) topic: ByteString,
+    first: Naming,
+    others: Vec<Naming>,
+}
+
+/// The members of one place who call it by the same name.
+pub(super) struct Naming {
+    topic: ByteString,
     pub(super) members: IndexMap<SessionId, Member>,
 }
 
@@ -74,15 +111,103 @@ pub(super) struct Member {
 }
 
 impl Group {
-    /// Hands everyone its frame, but those who can be sent none like it; the one at the place
-    /// `sampled` is to measure. Who cannot take it is ended by its outbox, and leaves with its session.
+    fn new(topic: ByteString) -> Self {
+        Self { first: Naming::new(topic), others: Vec::new() }
+    }
+
+    /// How many members there are. A session counts once for each name by which it joined.
+    pub(super) fn len(&self) -> usize {
+        self.namings().map(|naming| naming.members.len()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.namings().all(|naming| naming.members.is_empty())
+    }
+
+    fn namings(&self) -> impl Iterator<Item = &Naming> {
+        iter::once(&self.first).chain(&self.others)
+    }
+
+    fn naming_mut(&mut self, topic: ByteString) -> &mut Naming {
+        if self.first.topic == topic {
+            return &mut self.first;
+        }
+        let known = self.others.iter().position(|naming| naming.topic == topic);
+        let at = known.unwrap_or_else(|| {
+            self.others.push(Naming::new(topic));
+            self.others.len() - 1
+        });
+        &mut self.others[at]
+    }
+
+    /// What a session joined under this id.
+    pub(super) fn member_mut(
+        &mut self,
+        session: SessionId,
+        id: SubscriptionId,
+    ) -> Option<&mut Member> {
+        let namings = iter::once(&mut self.first).chain(&mut self.others);
+        let mut members = namings.filter_map(|naming| naming.members.get_mut(&session));
+        members.find(|member| member.id == id)
+    }
+
+    fn remove(&mut self, session: SessionId, id: Option<SubscriptionId>) -> Departure {
+        let (len, was_tracked) = (self.len(), self.tracks(session));
+        for naming in iter::once(&mut self.first).chain(&mut self.others) {
+            let member = naming.members.get(&session);
+            if member.is_some_and(|member| id.is_none_or(|id| member.id == id)) {
+                naming.members.swap_remove(&session);
+            }
+        }
+        if self.len() == len {
+            return Departure::Absent;
+        }
+        self.others.retain(|naming| !naming.members.is_empty());
+        if self.first.members.is_empty()
+            && let Some(naming) = self.others.pop()
+        {
+            self.first = naming;
+        }
+        match was_tracked && !self.tracks(session) {
+            true => Departure::LeftPresence,
+            false => Departure::Left,
+        }
+    }
+
+    fn tracks(&self, session: SessionId) -> bool {
+        let mut members = self.namings().filter_map(|naming| naming.members.get(&session));
+        members.any(|member| member.tracking != Tracking::Untracked)
+    }
+
+    /// Delivers a publication to all members; the one at the position `sampled` measures how long
+    /// that takes.
     pub(super) fn deliver(
         &self,
         placed: &Placed,
         level: Level,
-        sampled: Option<usize>,
+        mut sampled: Option<usize>,
         traffic: &Traffic,
     ) {
+        for naming in self.namings() {
+            naming.deliver(placed, level, sampled, traffic);
+            sampled = sampled.and_then(|nth| nth.checked_sub(naming.members.len()));
+        }
+    }
+
+    /// Tells the members who know who is there what has changed.
+    pub(super) fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
+        self.namings().for_each(|naming| naming.announce(announcement, traffic));
+    }
+}
+
+impl Naming {
+    fn new(topic: ByteString) -> Self {
+        Self { topic, members: IndexMap::new() }
+    }
+
+    /// Delivers the frame that names this topic to every member whose format can carry it. A member
+    /// whose outbox cannot take it is ended by the outbox, and leaves with its session.
+    fn deliver(&self, placed: &Placed, level: Level, sampled: Option<usize>, traffic: &Traffic) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
         for (nth, member) in self.members.values().enumerate() {
@@ -109,8 +234,7 @@ impl Group {
         }
     }
 
-    /// Tells those who know who is there what has changed.
-    pub(super) fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
+    fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
         let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {

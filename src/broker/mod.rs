@@ -21,6 +21,7 @@ mod placed;
 pub mod presence;
 pub mod publication;
 mod reference;
+mod spellings;
 pub mod subscriber;
 #[cfg(test)]
 mod testing;

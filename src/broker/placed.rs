@@ -1,10 +1,7 @@
 //! A publication that has been taken: its permit, and its frames, each encoded at most once.
 
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -14,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     backlog::Backlog,
     publication::{Destination, Payload, Publication},
+    spellings::Spellings,
     subscriber::{Delivery, Format, Frame, ScopeKey},
 };
 
@@ -25,9 +23,6 @@ pub(super) enum Level {
     /// One channel of it: `S:app:C`.
     Channel,
 }
-
-/// A topic's name, and the frame that names it; none where it cannot be spelled.
-type Spelled = (ByteString, Option<Frame>);
 
 /// Publications of one scope that came together, and go together until sessions take them: one
 /// look-up, one message and one wake-up are for all of them.
@@ -43,9 +38,8 @@ pub(super) struct Batch {
 pub(super) struct Placed {
     publication: Publication,
     key: ScopeKey,
-    /// Per format and level, and the topic that it names: an app that is renamed has for a moment
-    /// subscribers under both of its names.
-    frames: [[OnceLock<Spelled>; 2]; Format::COUNT],
+    /// Per format and level; a frame is `None` where it cannot be spelled.
+    frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
     tally: Option<Tally>,
     backlog: Backlog,
     /// When it was taken.
@@ -117,8 +111,8 @@ impl Placed {
         }
     }
 
-    /// The frame for those who joined `topic`, shared by all of them on all threads; `None` for
-    /// those who cannot be sent it.
+    /// The frame for the members who joined `topic`, shared by all of them on all threads; `None`
+    /// for formats that cannot carry it.
     ///
     /// Only a publication to `#general` at channel level is spelled per call: there every channel
     /// has a topic of its own, and the caller shares the frame within one channel and thread.
@@ -129,10 +123,8 @@ impl Placed {
         if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
             return self.encode(format, level, topic);
         }
-        let cell = &self.frames[format.slot][level as usize];
-        let (named, frame) =
-            cell.get_or_init(|| (topic.clone(), self.encode(format, level, topic)));
-        if named == topic { frame.clone() } else { self.encode(format, level, topic) }
+        let spellings = &self.frames[format.slot][level as usize];
+        spellings.of(topic, || self.encode(format, level, topic))
     }
 
     fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {

@@ -149,8 +149,19 @@ impl Broker {
         place: Place,
         topic: &str,
     ) -> Result<(), SubscribeError> {
+        self.join_under(SUBSCRIPTION, probe, place, topic).await
+    }
+
+    /// Joins a place by this name for it, under this id.
+    pub(super) async fn join_under(
+        &self,
+        id: SubscriptionId,
+        probe: &Probe,
+        place: Place,
+        topic: &str,
+    ) -> Result<(), SubscribeError> {
         let (topic, format) = (topic.into(), FORMAT);
-        self.attach(probe, Subscription { place, topic, format, persona: None }).await
+        self.attach(id, probe, Subscription { place, topic, format, persona: None }).await
     }
 
     /// Joins a channel to be tracked there.
@@ -160,25 +171,38 @@ impl Broker {
         place: Place,
         persona: Persona,
     ) -> Result<(), SubscribeError> {
-        let topic = place.channel.as_ref().expect("a channel").as_str().into();
-        let subscription = Subscription { place, topic, format: FORMAT, persona: Some(persona) };
-        self.attach(probe, subscription).await
+        let topic = place.channel.as_ref().expect("a channel").to_string();
+        self.enter_under(SUBSCRIPTION, probe, place, &topic, persona).await
+    }
+
+    /// Joins a channel by this name for it, under this id, to be tracked there.
+    pub(super) async fn enter_under(
+        &self,
+        id: SubscriptionId,
+        probe: &Probe,
+        place: Place,
+        topic: &str,
+        persona: Persona,
+    ) -> Result<(), SubscribeError> {
+        let (topic, format) = (topic.into(), FORMAT);
+        self.attach(id, probe, Subscription { place, topic, format, persona: Some(persona) }).await
     }
 
     /// Joins a whole scope or a channel as one who can be sent bytes.
     pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
         let format = Format { encode_bytes: Some(spell_bytes), ..FORMAT };
-        let joined = self.attach(probe, Subscription { place, topic, format, persona: None }).await;
-        joined.expect("a place");
+        let subscription = Subscription { place, topic, format, persona: None };
+        self.attach(SUBSCRIPTION, probe, subscription).await.expect("a place");
     }
 
     async fn attach(
         &self,
+        id: SubscriptionId,
         probe: &Probe,
         subscription: Subscription,
     ) -> Result<(), SubscribeError> {
-        let (session, id) = (probe.session, SUBSCRIPTION);
+        let session = probe.session;
         let attach = Attach { session, id, subscription: subscription.clone() };
         let listeners = self.fanout.send(attach).await.expect("a fan-out");
         let (worker, fanout) = (self.worker, &self.fanout);
@@ -187,7 +211,12 @@ impl Broker {
     }
 
     pub(super) async fn leave(&self, probe: &Probe, place: Place) {
-        let detach = Detach { session: probe.session, id: SUBSCRIPTION, place };
+        self.leave_under(SUBSCRIPTION, probe, place).await;
+    }
+
+    /// Leaves what was joined under this id.
+    pub(super) async fn leave_under(&self, id: SubscriptionId, probe: &Probe, place: Place) {
+        let detach = Detach { session: probe.session, id, place };
         self.fanout.send(detach).await.expect("a fan-out");
     }
 

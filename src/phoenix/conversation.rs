@@ -174,7 +174,7 @@ impl Conversation {
                 if let Some(at) = self.joined(topic) {
                     let old = self.joins.swap_remove(at);
                     effects.extend(self.replaced(&old));
-                    effects.extend(self.unsubscribe(old.place()));
+                    effects.extend(self.unsubscribe(&old));
                 }
                 effects
             }
@@ -254,7 +254,7 @@ impl Conversation {
         });
         let mut effects = Vec::with_capacity(2);
         // The slug may have passed to another app since: then the old place is not the new one.
-        if let Some(left) = old.as_ref().map(Join::place).filter(|left| *left != join.place()) {
+        if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
             effects.extend(self.unsubscribe(left));
         }
         match footing {
@@ -271,7 +271,7 @@ impl Conversation {
             }
             Err(refusal) => {
                 self.count(refusal);
-                effects.extend(self.unsubscribe(join.place()));
+                effects.extend(self.unsubscribe(&join));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(join_ref, reference, &topic, &refusal));
             }
@@ -292,7 +292,7 @@ impl Conversation {
     fn leave(&mut self, at: usize, reference: &Ref) -> Vec<Effect> {
         let join = self.joins.swap_remove(at);
         let topic = Label::from(join.topic.as_str());
-        let left = self.unsubscribe(join.place());
+        let left = self.unsubscribe(&join);
         let reply = self.reply(&join.join_ref, reference, &topic, OK);
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
@@ -321,12 +321,11 @@ impl Conversation {
         }
     }
 
-    /// Gives up a place that a join had, unless another needs it: a rejoin that is under way, or,
-    /// for a moment after its app was renamed, a join under the other name.
-    fn unsubscribe(&self, place: Place) -> Option<Effect> {
-        let is_joined = self.joins.iter().any(|join| join.place() == place);
-        let is_joining = matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.place() == place);
-        (!is_joined && !is_joining).then_some(Effect::Unsubscribe(place))
+    /// Gives up the subscription of a join, unless a rejoin that is under way needs it.
+    fn unsubscribe(&self, left: &Join) -> Option<Effect> {
+        let is_needed =
+            matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.hears_as(left));
+        (!is_needed).then(|| Effect::Unsubscribe(left.place(), left.topic.wire().clone()))
     }
 
     /// Ends joins of an app, which are no longer among this session's. One that holds nothing of
@@ -344,7 +343,7 @@ impl Conversation {
         }
         let end = |join: &Join| {
             let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
-            self.unsubscribe(join.place()).into_iter().chain([end])
+            self.unsubscribe(join).into_iter().chain([end])
         };
         ended.iter().flat_map(end).collect()
     }
@@ -420,12 +419,11 @@ impl session::Conversation for Conversation {
         }
     }
 
-    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect> {
-        // Of two names that an app has for a moment, the one joined last is the one that is told.
-        let Some(join) = self.joins.iter().rev().find(|join| join.place() == *place) else {
+    fn introduced(&mut self, topic: &str, members: ByteString) -> Vec<Effect> {
+        let Some(join) = self.joins.iter().find(|join| join.topic.as_str() == topic) else {
             return Vec::new();
         };
-        let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
+        let (reference, topic) = (&Ref::null(), &Label::from(topic));
         let (join_ref, event, payload) = (&join.join_ref, presence::STATE, &*members);
         vec![self.send(&Outgoing { join_ref, reference, topic, event, payload })]
     }
@@ -520,6 +518,11 @@ impl Join {
     /// Whom its token was minted for, if it has one that says so.
     fn minted_for(&self) -> Option<&Subject> {
         self.footing.grant.as_ref()?.subject.as_ref()
+    }
+
+    /// Whether both are one subscription: the same place by the same name.
+    fn hears_as(&self, other: &Self) -> bool {
+        self.footing.app == other.footing.app && self.topic.wire() == other.topic.wire()
     }
 
     fn place(&self) -> Place {

@@ -6,6 +6,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::{fut::wrap_future, prelude::*};
+use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     worker::{Membership, Worker},
 };
 use crate::{
-    app::token::now_s,
+    app::{AppId, token::now_s},
     broker::{
         JsonObject, Publication,
         fanout::{Attach, Detach, Enter, Relieve},
@@ -55,9 +56,16 @@ pub(super) struct Driver<C: Conversation> {
     worker: Rc<Worker>,
     membership: Membership,
     outbox: Arc<Outbox>,
-    /// What the client hears.
-    subscriptions: Vec<(SubscriptionId, Place)>,
+    /// What the client hears, by the names it has for it.
+    subscriptions: Vec<Heard>,
     next_subscription: u32,
+}
+
+/// A subscription of this session: a topic of an app, which is one place.
+struct Heard {
+    id: SubscriptionId,
+    app: AppId,
+    topic: ByteString,
 }
 
 impl<C: Conversation> Driver<C> {
@@ -108,11 +116,11 @@ impl<C: Conversation> Driver<C> {
         !self.subscriptions.is_empty()
     }
 
-    /// The id of the subscription to a place. Who subscribes again to what it hears keeps it, for
-    /// it must miss nothing in between.
-    fn id_of(&mut self, place: &Place) -> SubscriptionId {
-        if let Some((id, _)) = self.subscriptions.iter().find(|(_, heard)| heard == place) {
-            return *id;
+    /// The id of the subscription to a topic. A session that subscribes again to what it hears keeps
+    /// the id, because it must miss nothing in between.
+    fn id_of(&mut self, app: AppId, topic: &ByteString) -> SubscriptionId {
+        if let Some(nth) = self.position_of(app, topic) {
+            return self.subscriptions[nth].id;
         }
         let id = SubscriptionId(self.next_subscription);
         self.next_subscription = self.next_subscription.wrapping_add(1);
@@ -120,23 +128,25 @@ impl<C: Conversation> Driver<C> {
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        self.subscriptions.push((id, place.clone()));
+        self.subscriptions.push(Heard { id, app, topic: topic.clone() });
         id
     }
 
-    fn unsubscribe(&mut self, place: Place) {
-        let Some(nth) = self.subscriptions.iter().position(|(_, heard)| *heard == place) else {
-            return;
-        };
-        let (id, place) = self.subscriptions.remove(nth);
+    fn unsubscribe(&mut self, place: Place, topic: &ByteString) {
+        let Some(nth) = self.position_of(place.key.app, topic) else { return };
+        let Heard { id, .. } = self.subscriptions.remove(nth);
         self.outbox.leave(id);
         let session = self.membership.session;
         self.membership.fanout.addr.do_send(Detach { session, id, place });
     }
 
-    /// The place of a subscription, unless it was left.
-    fn place_of(&self, id: SubscriptionId) -> Option<&Place> {
-        self.subscriptions.iter().find(|(heard, _)| *heard == id).map(|(_, place)| place)
+    fn position_of(&self, app: AppId, topic: &ByteString) -> Option<usize> {
+        self.subscriptions.iter().position(|heard| heard.app == app && heard.topic == *topic)
+    }
+
+    /// The topic of a subscription, unless it was left.
+    fn topic_of(&self, id: SubscriptionId) -> Option<&ByteString> {
+        self.subscriptions.iter().find(|heard| heard.id == id).map(|heard| &heard.topic)
     }
 }
 
@@ -220,8 +230,8 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
     let driver = carrier.driver();
     let effects = match news {
         News::Members(members, id) => {
-            let Some(place) = driver.place_of(id).cloned() else { return };
-            driver.conversation.introduced(&place, members)
+            let Some(topic) = driver.topic_of(id).cloned() else { return };
+            driver.conversation.introduced(&topic, members)
         }
         News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
         News::Disconnect(disconnection) => {
@@ -240,7 +250,7 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
         match effect {
             Effect::Send(frame) => carrier.send(frame, ctx),
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
-            Effect::Unsubscribe(place) => carrier.driver().unsubscribe(place),
+            Effect::Unsubscribe(place, topic) => carrier.driver().unsubscribe(place, &topic),
             Effect::Publish(publication) => publish(carrier, publication, ctx),
             Effect::Update(place, meta) => update(carrier, place, meta, ctx),
             Effect::Close(code) => return carrier.close(code, ctx),
@@ -257,7 +267,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     let topics = driver.worker.topics.clone();
     let fanout = driver.membership.fanout.clone();
     let session = driver.membership.session;
-    let id = driver.id_of(&subscription.place);
+    let id = driver.id_of(subscription.place.key.app, &subscription.topic);
     driver.outbox.begin_join(id);
     let subscribe = async move {
         let attach = Attach { session, id, subscription: subscription.clone() };

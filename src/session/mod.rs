@@ -101,8 +101,8 @@ pub enum Effect {
     Send(Frame),
     /// Hear a topic.
     Subscribe(Subscription),
-    /// Hear it no more.
-    Unsubscribe(Place),
+    /// No longer hear a place by this name of it, which is the topic of its [`Subscription`].
+    Unsubscribe(Place, ByteString),
     /// Publish.
     Publish(Publication),
     /// Show another meta where it is tracked.
@@ -134,9 +134,9 @@ pub trait Conversation: 'static {
     /// The broker answered the last effect that it answers, see [`Effect`].
     fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
 
-    /// The session is told who is there at a place where it is tracked; `members` is spelled as the
+    /// The session is told who is there on a topic where it is tracked; `members` is spelled as the
     /// format of its [`Subscription`] has it.
-    fn introduced(&mut self, place: &Place, members: ByteString) -> Vec<Effect>;
+    fn introduced(&mut self, topic: &str, members: ByteString) -> Vec<Effect>;
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;

@@ -203,7 +203,7 @@ impl Conversation for Obedient {
                 format: FORMAT,
                 persona: None,
             })],
-            "leave" => vec![Effect::Unsubscribe(place())],
+            "leave" => vec![Effect::Unsubscribe(place(), "everything".into())],
             "publish" => vec![Effect::Publish(publication("{}"))],
             "panic" => panic!("as told"),
             "close" => vec![Effect::Close(CloseCode::INTERNAL)],
@@ -223,7 +223,7 @@ impl Conversation for Obedient {
         vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
-    fn introduced(&mut self, _: &Place, members: ByteString) -> Vec<Effect> {
+    fn introduced(&mut self, _: &str, members: ByteString) -> Vec<Effect> {
         vec![Effect::Send(Frame::Text(members))]
     }
 

@@ -35,14 +35,57 @@ async fn each_hears_what_it_joined_and_each_place_once() {
 }
 
 #[actix_web::test]
-async fn who_joins_a_renamed_app_hears_it_by_its_new_name_though_others_have_not_left() {
+async fn members_that_name_a_place_differently_hear_it_by_the_names_they_joined() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
-    let (old, mut new) = (broker.session(1).await, broker.session(2).await);
-    for (probe, topic) in [(&old, "public:old"), (&new, "public:new")] {
-        broker.join_as(probe, whole(&scope), topic).await.expect("a place");
+    let mut probes = Vec::new();
+    for (session, topic) in ["old", "new", "third", "new", "old"].into_iter().enumerate() {
+        let probe = broker.session(session as u64).await;
+        broker.join_as(&probe, whole(&scope), topic).await.expect("a place");
+        broker
+            .join_as(&probe, channel(&scope, "room"), &format!("{topic}/room"))
+            .await
+            .expect("a place");
+        probes.push((topic, probe));
     }
-    broker.publish(&scope, "#general", "msg").await;
-    assert_eq!(new.next().await, "public:new msg");
+    assert_eq!(broker.topics.subscribers(whole(&scope)).await, Ok(5));
+    // Those who joined first leave first: the others keep their names.
+    while !probes.is_empty() {
+        for destination in ["room", "#general"] {
+            broker.publish(&scope, destination, "msg").await;
+        }
+        for (topic, probe) in &mut probes {
+            let heard = [probe.next().await, probe.next().await];
+            assert_eq!(heard, [format!("{topic} room:msg"), format!("{topic}/room msg")]);
+            let heard = [probe.next().await, probe.next().await];
+            assert_eq!(heard, [format!("{topic} msg"), format!("{topic}/room #general:msg")]);
+            assert!(probe.has_heard_nothing(), "{topic}");
+        }
+        let (_, gone) = probes.remove(0);
+        broker.fanout.send(Leave(gone.session)).await.expect("a fan-out");
+    }
+    assert_eq!(broker.topics.subscribers(whole(&scope)).await, Ok(0));
+}
+
+#[actix_web::test]
+async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let mut probe = broker.session(1).await;
+    let room = || channel(&scope, "room");
+    let [short, long] = [SubscriptionId(101), SubscriptionId(102)];
+    for (id, topic) in [(short, "short"), (long, "long"), (short, "short")] {
+        broker.join_under(id, &probe, room(), topic).await.expect("a place");
+    }
+    assert_eq!(broker.topics.subscribers(room()).await, Ok(2));
+    broker.publish(&scope, "room", "both").await;
+    assert_eq!([probe.next().await, probe.next().await], ["short both", "long both"]);
+    broker.leave_under(short, &probe, room()).await;
+    // What is left already is not left again in the place of another.
+    broker.leave_under(short, &probe, room()).await;
+    broker.publish(&scope, "room", "one").await;
+    assert_eq!(probe.next().await, "long one");
+    broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
+    assert_eq!(broker.topics.subscribers(room()).await, Ok(0));
+    assert!(probe.has_heard_nothing());
 }
 
 #[actix_web::test]

@@ -201,6 +201,37 @@ async fn a_state_that_comes_late_is_not_taken_for_that_of_another_join() {
 }
 
 #[actix_web::test]
+async fn a_session_that_entered_by_two_names_is_one_member_until_it_has_left_both() {
+    let broker = Broker::start();
+    let mut ada = enter(&broker, 1, "ada").await;
+    assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
+    let mut bob = enter(&broker, 2, "bob").await;
+    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", "room +[bob={}] -[]"]);
+    assert_eq!(ada.next().await, "room +[bob={}] -[]");
+    let by_another_name = SubscriptionId(101);
+    broker
+        .enter_under(by_another_name, &bob, room(), "long", persona("bob"))
+        .await
+        .expect("a place");
+    // It has come anew, as by a rejoin, and hears so under both names.
+    let anew = "+[bob={}] -[bob={}]";
+    assert_eq!(ada.next().await, format!("room {anew}"));
+    assert_eq!(bob.next().await, "SubscriptionId(101)", "its state");
+    assert_eq!(bob.next().await, format!("room {anew}"));
+    assert_eq!(bob.next().await, format!("long {anew}"));
+    assert_eq!(here(&broker).await, "[ada={} bob={}]");
+    broker.leave(&bob, room()).await;
+    let mut eve = enter(&broker, 3, "eve").await;
+    assert_eq!([eve.next().await, eve.next().await], ["[ada={} bob={}]", "room +[eve={}] -[]"]);
+    assert_eq!(ada.next().await, "room +[eve={}] -[]", "and nothing of bob");
+    assert_eq!(bob.next().await, "long +[eve={}] -[]");
+    broker.leave_under(by_another_name, &bob, room()).await;
+    assert_eq!(ada.next().await, "room +[] -[bob={}]");
+    assert_eq!(here(&broker).await, "[ada={} eve={}]");
+    assert!(bob.has_heard_nothing());
+}
+
+#[actix_web::test]
 async fn a_fan_out_that_breaks_takes_its_members_along() {
     let mut broker = Broker::start();
     let doomed = enter(&broker, 1, "doomed").await;

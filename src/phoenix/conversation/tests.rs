@@ -149,7 +149,7 @@ fn shown(effect: &Effect) -> String {
             }
         },
         Effect::Update(tracked, meta) => format!("update {} {}", place(tracked), meta.as_str()),
-        Effect::Unsubscribe(left) => format!("unsubscribe {}", place(left)),
+        Effect::Unsubscribe(left, _) => format!("unsubscribe {}", place(left)),
         Effect::Publish(p) => {
             let destination = p.destination.as_str();
             let payload = match &p.payload {
@@ -683,12 +683,22 @@ fn a_renamed_apps_new_name_goes_on_hearing_when_its_old_one_ends() {
     talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
     talk.rules.directory.replace(renamed().into_iter().collect());
-    // Joined by its new name before this session hears of the change: the very same place.
+    // Joined by its new name before this session hears of the change: the same place.
     talk.say(r#"["2","2","public:new-app","phx_join",{}]"#);
+    let given_up = |effects: Vec<Effect>| -> Vec<String> {
+        let topic = |effect: &Effect| match effect {
+            Effect::Unsubscribe(_, topic) => Some(topic.to_string()),
+            _ => None,
+        };
+        effects.iter().filter_map(topic).collect()
+    };
+    let ended = talk.conversation.app_changed(AppId(1), NOW_S);
     let crash = r#"["1","1","public:foo-app","phx_error",{"reason":"channel_crash"}]"#;
-    assert_eq!(talk.change(1, renamed().into_iter().collect()), [crash]);
-    let leave = talk.say(r#"["2","3","public:new-app","phx_leave",{}]"#);
-    assert_eq!(leave[0], "unsubscribe 1/public/*");
+    assert_eq!(ended.iter().map(shown).collect::<Vec<_>>(), ["unsubscribe 1/public/*", crash]);
+    assert_eq!(given_up(ended), ["public:foo-app"]);
+    let left = Received::Text(r#"["2","3","public:new-app","phx_leave",{}]"#.into());
+    let left = talk.conversation.received(left, NOW_S);
+    assert_eq!(given_up(left), ["public:new-app"]);
 }
 
 #[test]
@@ -912,33 +922,26 @@ fn who_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
 
 #[test]
 fn e168_the_state_carries_the_ref_of_the_join_that_stands() {
-    let place = |channel: Option<&str>| Place {
-        key: ScopeKey {
-            app: AppId(1),
-            scope: crate::broker::Scope::parse("presence").expect("a scope"),
-        },
-        channel: channel.map(|name| crate::broker::ChannelName::parse(name).expect("a channel")),
-    };
-    let introduced = |talk: &mut Talk, place: &Place| -> Vec<String> {
-        talk.conversation.introduced(place, "{\"k\":1}".into()).iter().map(shown).collect()
+    let introduced = |talk: &mut Talk, topic: &str| -> Vec<String> {
+        talk.conversation.introduced(topic, "{\"k\":1}".into()).iter().map(shown).collect()
     };
     let mut talk = Talk::v2();
-    assert_eq!(introduced(&mut talk, &place(Some("room"))), [""; 0], "nothing is joined");
+    assert_eq!(introduced(&mut talk, ROOM), [""; 0], "nothing is joined");
     for join_ref in ["\"1\"", "7", "null"] {
         let payload = ticket(json!({"sub": "ada"}));
         talk.say(&format!(r#"[{join_ref},"9","{ROOM}","phx_join",{payload}]"#));
         let expected = if join_ref == "null" { "\"9\"" } else { join_ref };
         let state = format!(r#"[{expected},null,"{ROOM}","presence_state",{{"k":1}}]"#);
-        assert_eq!(introduced(&mut talk, &place(Some("room"))), [state]);
-        assert_eq!(introduced(&mut talk, &place(Some("other"))), [""; 0]);
-        assert_eq!(introduced(&mut talk, &place(None)), [""; 0]);
+        assert_eq!(introduced(&mut talk, ROOM), [state]);
+        assert_eq!(introduced(&mut talk, "presence:foo-app:other"), [""; 0]);
+        assert_eq!(introduced(&mut talk, "presence:foo-app"), [""; 0]);
     }
     let mut old = Talk::v1();
     let payload = ticket(json!({"sub": "ada"}));
     old.say(&format!(r#"{{"topic":"{ROOM}","event":"phx_join","payload":{payload},"ref":"1"}}"#));
     let state =
         format!(r#"{{"topic":"{ROOM}","event":"presence_state","ref":null,"payload":{{"k":1}}}}"#);
-    assert_eq!(introduced(&mut old, &place(Some("room"))), [state]);
+    assert_eq!(introduced(&mut old, ROOM), [state]);
 }
 
 #[test]

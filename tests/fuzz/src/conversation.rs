@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use chrono::DateTime;
 use herald::{
     app::{
@@ -74,8 +75,8 @@ struct Talk {
     version: Version,
     transport: Transport,
     rules: Arc<Rules>,
-    /// What it hears by its effects.
-    places: Vec<Place>,
+    /// What it hears by its effects, and the topics by which it does.
+    places: Vec<(Place, ByteString)>,
     asked: Option<Asked>,
     is_closed: bool,
 }
@@ -190,8 +191,8 @@ impl Talk {
 
     /// Somebody is there, wherever this one is.
     fn introduce(&mut self) {
-        for place in self.places.clone() {
-            let effects = self.conversation.introduced(&place, "{\"k\":{\"metas\":[]}}".into());
+        for (_, topic) in self.places.clone() {
+            let effects = self.conversation.introduced(&topic, "{\"k\":{\"metas\":[]}}".into());
             assert!(effects.len() <= 1, "{effects:?}");
             for effect in effects {
                 let Effect::Send(frame) = effect else { panic!("told, not asked: {effect:?}") };
@@ -242,8 +243,9 @@ impl Talk {
                 Effect::Subscribe(subscription) => {
                     assert_eq!(nth, last, "who asks, waits");
                     self.ask(message, true);
-                    if !self.places.contains(&subscription.place) {
-                        self.places.push(subscription.place);
+                    let heard = (subscription.place, subscription.topic);
+                    if !self.places.contains(&heard) {
+                        self.places.push(heard);
                     }
                     // A rejoin of a renamed app's topic may hold two places for a moment.
                     assert!(self.places.len() <= CHANNELS_MAX + 1, "joins are bounded");
@@ -252,7 +254,7 @@ impl Talk {
                     assert_eq!(nth, last, "who asks, waits");
                     self.ask(message, false);
                     assert!(publication.payload.size_bytes() <= CLIENT_EVENT_BYTES_MAX);
-                    let is_heard = |place: &Place| place.key.app == publication.app;
+                    let is_heard = |(place, _): &(Place, _)| place.key.app == publication.app;
                     assert!(self.places.iter().any(is_heard), "only who joined publishes");
                     let is_bytes = matches!(publication.payload, Payload::Bytes(_));
                     assert!(!is_bytes || self.version == Version::V2);
@@ -260,11 +262,13 @@ impl Talk {
                 Effect::Update(place, meta) => {
                     assert_eq!(nth, last, "who asks, waits");
                     self.ask(message, false);
-                    assert!(self.places.contains(&place), "only who is there updates");
+                    let is_there = self.places.iter().any(|(heard, _)| *heard == place);
+                    assert!(is_there, "only who is there updates");
                     assert!(meta.as_str().len() <= 1_024, "{meta:?}");
                 }
-                Effect::Unsubscribe(place) => {
-                    let at = self.places.iter().position(|held| *held == place);
+                Effect::Unsubscribe(place, topic) => {
+                    let left = (place, topic);
+                    let at = self.places.iter().position(|heard| *heard == left);
                     self.places.swap_remove(at.expect("what is given up was had"));
                 }
                 Effect::Close(code) => {

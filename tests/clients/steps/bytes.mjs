@@ -8,10 +8,10 @@ import { step } from "../support/stage.mjs"
 const BYTES = Array.from({ length: 256 }, (_, n) => n)
 const BASE64 = Buffer.from(BYTES).toString("base64")
 
-const TOO_OLD = ({ bytes }) => !bytes && "bytes came with 1.5.7"
+const TOO_OLD = ({ bytes }) => !bytes && "binary payloads came with 1.5.7"
 
 export const BYTEWISE = [
-  step("e118_e127_e145 pushes bytes", {
+  step("e118_e127_e145 pushes binary payloads", {
     not: TOO_OLD,
 
     async run(stage) {
@@ -30,8 +30,8 @@ export const BYTEWISE = [
     },
   }),
 
-  step("e126 pushes bytes under names that are not ASCII", {
-    not: client => TOO_OLD(client) || (!client.namesInUtf8 && "it has measured names in UTF-8 since 1.8.7"),
+  step("e126 pushes binary payloads with names that are not ASCII", {
+    not: client => TOO_OLD(client) || (!client.namesInUtf8 && "clients measure names in UTF-8 since 1.8.7"),
 
     async run(stage) {
       const topic = `public:${stage.app.slug}:café ☕`
@@ -42,7 +42,7 @@ export const BYTEWISE = [
     },
   }),
 
-  step("e121_e127 receives bytes", {
+  step("e121_e127 receives binary payloads", {
     not: TOO_OLD,
 
     async run(stage) {
@@ -63,7 +63,7 @@ export const BYTEWISE = [
       assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 1 } })
       if (stage.overWebSocket) return undefined
       assert.equal(skipped, 1)
-      return "n/a: long-poll carries none to a client"
+      return "n/a: long-poll carries none to clients"
     },
   }),
 ]

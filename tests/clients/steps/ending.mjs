@@ -68,7 +68,7 @@ export const ENDING = [
     },
   }),
 
-  step("e181 takes the server's close of a channel for final", {
+  step("e181 accepts that the server closes a channel for good", {
     not: STAYS_AWAY,
     async run(stage) {
       const client = stage.connect()
@@ -87,7 +87,7 @@ export const ENDING = [
     },
   }),
 
-  step("e160 is sent away while its app is inactive", {
+  step("e160 is refused while its app is inactive", {
     not: STAYS_AWAY,
     async run(stage) {
       const { slug } = stage.app
@@ -104,7 +104,7 @@ export const ENDING = [
     },
   }),
 
-  step("e176 comes back after it sent what is no message", {
+  step("e176 reconnects after it sent something that is not a message", {
     not: STAYS_AWAY,
     async run(stage) {
       const joined = await stage.connect().joined(`public:${stage.app.slug}`)
@@ -115,7 +115,7 @@ export const ENDING = [
     },
   }),
 
-  step("e176 comes back after its connection was cut", {
+  step("e176 reconnects after its connection was cut", {
     not: STAYS_AWAY,
     async run(stage) {
       const proxy = await stage.proxy(stage.herald)
@@ -128,7 +128,7 @@ export const ENDING = [
     },
   }),
 
-  step("e160_e176 comes back after it was idle for too long", {
+  step("e160_e176 reconnects after it was idle for too long", {
     not: STAYS_AWAY,
     async run(stage) {
       const topic = `public:test-app:${stage.client.id}`

@@ -49,7 +49,7 @@ export const JOINING = [
     },
   }),
 
-  step("e179 is left running when denied", {
+  step("e179 is denied a join, and the page does not leave", {
     async run(stage) {
       const { rejoinsDenied } = stage.client
       const topic = `private:${stage.app.slug}`
@@ -66,11 +66,11 @@ export const JOINING = [
       await client.fence()
       assert.deepEqual(client.lost.rest(), [], "a denial does not cost the connection")
       if (!rejoinsDenied) assert.deepEqual(replies.rest(), [])
-      return rejoinsDenied ? "✓ asks again" : "✓ asks once"
+      return rejoinsDenied ? "✓ retries" : "✓ tries once"
     },
   }),
 
-  step("e177 joins when the answer comes too late", {
+  step("e177 joins although the reply comes after its timeout", {
     async run(stage) {
       const { patient, vsn } = stage.client
       const proxy = await stage.proxy(stage.herald)
@@ -96,7 +96,7 @@ export const JOINING = [
       assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 1 } })
       await client.fence()
       assert.deepEqual([inbox.rest(), closed.rest(), client.lost.rest()], [[], [], []])
-      return patient && "✓ it waits"
+      return patient && "✓ it has no timeout"
     },
   }),
 
@@ -118,8 +118,8 @@ export const JOINING = [
       assert.deepEqual([first.closed.rest(), second.closed.rest()], [[], []])
       assert.deepEqual([first.errored.rest(), second.errored.rest()], [[], []])
       assert.deepEqual(second.inbox.rest(), [])
-      if (vsn === "1.0.0") return "✓ both live on"
-      return leavesDuplicates ? "✓ the first has left" : "✓ the first is closed"
+      if (vsn === "1.0.0") return "✓ both stay joined"
+      return leavesDuplicates ? "✓ the first leaves" : "✓ the first is closed"
     },
   }),
 
@@ -143,7 +143,7 @@ export const JOINING = [
     },
   }),
 
-  step("e158_e159 joins what it left", {
+  step("e158_e159 joins a topic that it left", {
     async run(stage) {
       const client = stage.connect()
       const left = await client.joined(`public:${stage.app.slug}`)

@@ -5,7 +5,7 @@ import { LATEST, STAYS_AWAY } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 
 export const PRESENCE = [
-  step("e161_e162_e163_e165 sees who is there", {
+  step("e161_e162_e163_e165 sees who is present", {
     not: ({ presence }) => !presence && "presence came with 1.2",
 
     async run(stage) {
@@ -31,7 +31,7 @@ export const PRESENCE = [
     },
   }),
 
-  step("e168 sees who is there after it came back", {
+  step("e168 sees who is present after it has reconnected", {
     not: client => (!client.presence && "presence came with 1.2") || STAYS_AWAY(client),
 
     async run(stage) {

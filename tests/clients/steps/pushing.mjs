@@ -8,7 +8,7 @@ import { eventually } from "../support/wait.mjs"
 const HEARTBEAT_MS = 100
 
 export const PUSHING = [
-  step("e158_e159_e172 pushes, and all generations hear it in one order", {
+  step("e158_e159_e172 pushes, and all versions receive the events in one order", {
     arrange(stage) {
       return stage.connect().joined("public:test-app:together", { events: ["msg"] })
     },
@@ -52,7 +52,7 @@ export const PUSHING = [
     },
   }),
 
-  step("e158_e159 pushes where its token lets it", {
+  step("e158_e159 pushes where its token permits it", {
     async run(stage) {
       const payload = { guardian_token: stage.token({ listen: ["private:*"], publish: ["private:*"] }) }
       const room = await stage.connect().joined(`private:${stage.app.slug}:room:1`, { payload })
@@ -63,7 +63,7 @@ export const PUSHING = [
     },
   }),
 
-  step("e180 sends what it pushed before it had joined", {
+  step("e180 sends events that it pushed before it had joined", {
     not: ({ flushesLate, transport }) => flushesLate && transport === "long-poll" && "its pushes race its join",
 
     async run(stage) {
@@ -84,7 +84,7 @@ export const PUSHING = [
     },
   }),
 
-  step("e158_e159_e172_e173 hears broadcasts, which bear no ref", {
+  step("e158_e159_e172_e173 receives broadcasts, which have no ref", {
     async run(stage) {
       const topic = `public:${stage.app.slug}`
       const { inbox, client } = await stage.connect().joined(topic)
@@ -114,15 +114,15 @@ export const PUSHING = [
       assert.equal(client.answeredHeartbeats, 0)
       await client.fence()
       assert.equal(client.answeredHeartbeats, 1)
-      return "✓ by itself it sends none"
+      return "✓ it sends none by itself"
     },
   }),
 
-  step("e174_e175 notices that its heartbeats are not answered, whatever else arrives", {
+  step("e174_e175 notices that its heartbeats are not answered, even if other messages arrive", {
     not({ vsn, transport, staysAway }) {
       if (transport === "long-poll") return "it sends none"
-      if (staysAway) return "it closes with 1000 then, and connects again only after another code"
-      return vsn === "1.0.0" && "it has looked for answers since 1.3"
+      if (staysAway) return "it then closes with 1000, and reconnects only after other codes"
+      return vsn === "1.0.0" && "clients check for answers since 1.3"
     },
 
     async run(stage) {

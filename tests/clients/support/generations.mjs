@@ -31,7 +31,7 @@ export const LATEST = GENERATIONS[GENERATIONS.length - 1]
 
 /** A fault of phoenix.js: what it lost over long-poll it never connects again. */
 export const STAYS_AWAY = ({ staysAway, transport }) =>
-  staysAway && transport === "long-poll" && "it connects again only after a close event, which its long-poll has not"
+  staysAway && transport === "long-poll" && "it reconnects only after a close event, and its long-poll has none"
 
 /** How a client may be connected. */
 export const TRANSPORTS = ["WebSocket", "long-poll"]

@@ -40,9 +40,9 @@ const NOT_TEXT: &str = "?";
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TokenPair {
     /// The JWT.
-    pub token: Option<String>,
+    pub token: Option<Box<str>>,
     /// The page's CSRF token.
-    pub csrf: Option<String>,
+    pub csrf: Option<Box<str>>,
 }
 
 impl TokenPair {
@@ -62,20 +62,20 @@ impl TokenPair {
 
     /// The pair, as far as it can be one: see [`bounded`].
     pub fn bounded(self, bytes_max: usize) -> Self {
-        let bound = |text: Option<String>| text.map(|text| bounded(text, bytes_max));
+        let bound = |text: Option<Box<str>>| text.map(|text| bounded(text, bytes_max));
         Self { token: bound(self.token), csrf: bound(self.csrf) }
     }
 }
 
 /// Keeps a text that may be a token; one beyond `bytes_max` is none, and not worth its memory.
-pub fn bounded(text: String, bytes_max: usize) -> String {
-    if text.len() > bytes_max { NOT_TEXT.to_owned() } else { text }
+pub fn bounded(text: Box<str>, bytes_max: usize) -> Box<str> {
+    if text.len() > bytes_max { NOT_TEXT.into() } else { text }
 }
 
 /// Shows which of the two is there, never what it says.
 impl fmt::Debug for TokenPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |text: &Option<String>| text.as_ref().map(|_| "[REDACTED]");
+        let shown = |text: &Option<Box<str>>| text.as_ref().map(|_| "[REDACTED]");
         f.debug_struct("TokenPair")
             .field("token", &shown(&self.token))
             .field("csrf", &shown(&self.csrf))
@@ -83,17 +83,17 @@ impl fmt::Debug for TokenPair {
     }
 }
 
-fn present(value: &Value) -> Option<String> {
+fn present(value: &Value) -> Option<Box<str>> {
     match value {
         Value::Null => None,
         Value::String(text) => present_text(text),
-        _ => Some(NOT_TEXT.to_owned()),
+        _ => Some(NOT_TEXT.into()),
     }
 }
 
 /// Pages write what their templates and scripts make of nothing; that is no token.
-fn present_text(text: &str) -> Option<String> {
-    is_told(text).then(|| text.to_owned())
+fn present_text(text: &str) -> Option<Box<str>> {
+    is_told(text).then(|| text.into())
 }
 
 fn is_told(text: &str) -> bool {
@@ -134,22 +134,58 @@ pub fn choose(join: TokenPair, connect: &TokenPair, bearer: Option<&str>) -> Cho
 pub struct Keys<'a> {
     /// The app's own secret.
     pub app: &'a SecretString,
-    /// The operator's `GUARDIAN_SECRET`, where the app takes shared tokens.
-    pub shared: Option<&'a SecretString>,
+    /// The operator's `GUARDIAN_SECRET`, if there is one.
+    pub shared: Shared<'a>,
+}
+
+/// What a signature by the operator's `GUARDIAN_SECRET` is worth.
+#[derive(Clone, Copy)]
+pub enum Shared<'a> {
+    /// The app accepts it.
+    Accepted(&'a SecretString),
+    /// The app does not: the token is refused, with a reason of its own.
+    Refused(&'a SecretString),
+    /// There is no such key.
+    NoKey,
+}
+
+impl<'a> Shared<'a> {
+    /// The operator's key where the app does not accept it.
+    pub fn refused(guardian_secret: Option<&'a SecretString>) -> Self {
+        guardian_secret.map_or(Self::NoKey, Self::Refused)
+    }
 }
 
 impl<'a> Keys<'a> {
     /// The keys that count for `app`.
     pub fn of(app: &'a App, guardian_secret: Option<&'a SecretString>) -> Self {
-        let shared = guardian_secret.filter(|_| app.shared_tokens);
+        let shared = match guardian_secret {
+            Some(key) if app.shared_tokens => Shared::Accepted(key),
+            key => Shared::refused(key),
+        };
         Self { app: &app.secret, shared }
     }
 
-    /// Those that can sign at all: an empty key is no key, anybody knows it.
-    fn iter(&self) -> impl Iterator<Item = &'a SecretString> {
-        let all = [Some(self.app), self.shared].into_iter().flatten();
-        all.filter(|key| !key.expose_secret().is_empty())
+    /// The keys that verify a token. An empty key is not one of them, because anybody knows it.
+    fn accepted(&self) -> impl Iterator<Item = &'a SecretString> {
+        let shared = match self.shared {
+            Shared::Accepted(key) => Some(key),
+            Shared::Refused(_) | Shared::NoKey => None,
+        };
+        [Some(self.app), shared].into_iter().flatten().filter(can_sign)
     }
+
+    /// The key that only tells why a token is refused.
+    fn refused(&self) -> Option<&'a SecretString> {
+        match self.shared {
+            Shared::Refused(key) => Some(key).filter(can_sign),
+            Shared::Accepted(_) | Shared::NoKey => None,
+        }
+    }
+}
+
+fn can_sign(key: &&SecretString) -> bool {
+    !key.expose_secret().is_empty()
 }
 
 /// What a verified token permits.
@@ -181,7 +217,7 @@ impl Grant {
 
     /// Whether one of `keys` is the very key that verified this grant's token.
     pub fn is_signed_by(&self, keys: &Keys<'_>) -> bool {
-        keys.iter().any(|key| KeyFingerprint::of(key).is(&self.signed_by))
+        keys.accepted().any(|key| KeyFingerprint::of(key).is(&self.signed_by))
     }
 }
 
@@ -205,26 +241,27 @@ impl fmt::Debug for KeyFingerprint {
     }
 }
 
-/// Why a token was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a token was refused. The log and the metrics distinguish all of these; a client is told
+/// [`TokenError::reason`], which is the same for the first five.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// It is longer than it may be; the wire does not tell it from the next.
-    #[error("the token is too long")]
+    /// It is longer than it may be.
     TooLong,
-    /// Not a JWT, wrong signature or algorithm, or wrong claim types.
-    #[error("the token is invalid")]
-    Invalid,
+    /// It is not a JWT, or a claim has the wrong type or is there twice.
+    Malformed,
+    /// Its header names another algorithm than HS256 and HS512, or asks for more than a signature.
+    Unsupported,
+    /// None of the app's keys signed it.
+    Forged,
+    /// It would be valid if the app had `shared_tokens`.
+    NotShared,
     /// `exp`, `nbf` or `iat` lies beyond the year 9999.
-    #[error("the token's times are not in seconds")]
     NotInSeconds,
     /// `exp` has passed.
-    #[error("the token has expired")]
     Expired,
     /// `nbf` or `iat` lie in the future.
-    #[error("the token is not valid yet")]
     NotYetValid,
     /// `aud` is `csrf` and the CSRF token does not fit.
-    #[error("the token needs its CSRF token")]
     InvalidCsrf,
 }
 
@@ -232,7 +269,11 @@ impl TokenError {
     /// The reason on the wire.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::TooLong | Self::Invalid => "invalid_token",
+            Self::TooLong
+            | Self::Malformed
+            | Self::Unsupported
+            | Self::Forged
+            | Self::NotShared => "invalid_token",
             Self::NotInSeconds => "token_time_not_in_seconds",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
@@ -291,7 +332,7 @@ impl Claims<'_> {
     /// has a key twice is a bad token, like a claim that is listed twice.
     fn subject(&self) -> Result<Option<Subject>, TokenError> {
         match self.sub.map(Subject::of).transpose() {
-            Err(Unreadable::NotStrict(NotStrict::RepeatedKey)) => Err(TokenError::Invalid),
+            Err(Unreadable::NotStrict(NotStrict::RepeatedKey)) => Err(TokenError::Malformed),
             subject => Ok(subject.ok().flatten()),
         }
     }
@@ -359,9 +400,9 @@ pub fn judge_unverified(token: &str, token_bytes_max: usize, now_s: f64) -> Resu
         return Err(TokenError::TooLong);
     }
     pinned_algorithm(token)?;
-    let (message, _) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
+    let (message, _) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let json = decode_claims(message)?;
-    let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
+    let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
     claims.check_times(now_s)
 }
 
@@ -375,14 +416,31 @@ impl Verifier<'_> {
             return Err(TokenError::TooLong);
         }
         let algorithm = pinned_algorithm(token)?;
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let signed_with = |key: &&SecretString| {
             let key = DecodingKey::from_secret(key.expose_secret().as_bytes());
             crypto::verify(signature, message.as_bytes(), &key, algorithm).unwrap_or(false)
         };
-        let key = self.keys.iter().find(signed_with).ok_or(TokenError::Invalid)?;
+        if let Some(key) = self.keys.accepted().find(signed_with) {
+            return self.grant(message, csrf, key);
+        }
+        let would_be_valid = |key: &SecretString| self.grant(message, csrf, key).is_ok();
+        Err(match self.keys.refused().filter(signed_with).is_some_and(would_be_valid) {
+            true => TokenError::NotShared,
+            false => TokenError::Forged,
+        })
+    }
+
+    /// What a token permits that `key` signed.
+    fn grant(
+        &self,
+        message: &str,
+        csrf: Option<&str>,
+        key: &SecretString,
+    ) -> Result<Grant, TokenError> {
         let json = decode_claims(message)?;
-        let claims: Claims<'_> = serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)?;
+        let claims: Claims<'_> =
+            serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
         claims.check_times(self.now_s)?;
         claims.check_csrf(csrf, key)?;
         let subject = claims.subject()?;
@@ -400,22 +458,22 @@ impl Verifier<'_> {
 /// The algorithm a token names, if it is one of the two that count. What a header asks for beyond
 /// that (`crit`, an unencoded body, encryption, compression) is not done, so it is refused.
 fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
-    let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+    let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
     let asks_for_more = header.crit.is_some()
         || header.enc.is_some()
         || header.zip.is_some()
         || header.extras.inner().contains_key("b64");
     match header.alg {
         Algorithm::HS256 | Algorithm::HS512 if !asks_for_more => Ok(header.alg),
-        _ => Err(TokenError::Invalid),
+        _ => Err(TokenError::Unsupported),
     }
 }
 
 /// The claims as JSON: an object, for a struct would be read from an array, too.
 fn decode_claims(message: &str) -> Result<Vec<u8>, TokenError> {
-    let (_, payload) = message.split_once('.').ok_or(TokenError::Invalid)?;
-    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Invalid)?;
-    json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(TokenError::Invalid)
+    let (_, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
+    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
+    json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(TokenError::Malformed)
 }
 
 /// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its text as it stands,
@@ -500,19 +558,13 @@ mod tests {
         SecretString::from(text)
     }
 
-    fn verify_with(
-        app: &str,
-        shared: Option<&str>,
-        token: &str,
-        csrf: Option<&str>,
-    ) -> Result<Grant, TokenError> {
-        let (app, shared) = (secret(app), shared.map(secret));
-        let keys = Keys { app: &app, shared: shared.as_ref() };
+    fn verify_with(keys: Keys<'_>, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
         Verifier { keys, token_bytes_max: 8_192, now_s: NOW_S }.verify(token, csrf)
     }
 
     fn verify(token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
-        verify_with(APP_KEY, None, token, csrf)
+        let app = secret(APP_KEY);
+        verify_with(Keys { app: &app, shared: Shared::NoKey }, token, csrf)
     }
 
     fn minted(claims: Value) -> String {
@@ -547,6 +599,7 @@ mod tests {
 
     #[test]
     fn e193_forged_tokens_are_invalid() {
+        use TokenError::{Forged, Malformed, Unsupported};
         let good = minted(json!({"listen": ["private:*"]}));
         let (message, signature) = good.rsplit_once('.').expect("parts");
         let (header, claims) = message.split_once('.').expect("parts");
@@ -560,34 +613,37 @@ mod tests {
             &EncodingKey::from_secret(APP_KEY.as_bytes()),
         );
         let other_key = mint(&json!({}), &secret("another secret"), SigningAlgorithm::Hs256);
-        for (case, token) in [
-            ("another key", other_key.expect("a token")),
-            ("claims exchanged", format!("{header}.{other_claims}.{signature}")),
-            ("signature changed", last_changed),
-            ("signature cut short", good[..good.len() - 4].to_owned()),
-            ("signature empty", format!("{message}.")),
-            ("signature padded", format!("{good}=")),
-            ("signature lengthened", format!("{good}AAAA")),
-            ("alg none, no signature", none("none")),
-            ("alg None", none("None")),
-            ("alg nOnE", none("nOnE")),
-            ("alg none, old signature", format!("{}{signature}", none("none"))),
-            ("alg exchanged for HS512", hs512_said),
-            ("alg HS384", hs384.expect("a token")),
-            ("alg RS256", signed(r#"{"alg":"RS256"}"#, "{}")),
-            ("alg hs256", signed(r#"{"alg":"hs256"}"#, "{}")),
-            ("alg a number", signed(r#"{"alg":256}"#, "{}")),
-            ("alg missing", signed(r#"{"typ":"JWT"}"#, "{}")),
-            ("alg twice", signed(r#"{"alg":"none","alg":"HS256"}"#, "{}")),
-            ("crit", signed(r#"{"alg":"HS256","crit":["exp"]}"#, "{}")),
-            ("crit empty", signed(r#"{"alg":"HS256","crit":[]}"#, "{}")),
-            ("crit of no list", signed(r#"{"alg":"HS256","crit":true}"#, "{}")),
-            ("b64", signed(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#, "{}")),
-            ("b64 alone", signed(r#"{"alg":"HS256","b64":false}"#, "{}")),
-            ("zip", signed(r#"{"alg":"HS256","zip":"DEF"}"#, "{}")),
-            ("enc", signed(r#"{"alg":"HS256","enc":"A128GCM"}"#, "{}")),
+        for (case, error, token) in [
+            ("another key", Forged, other_key.expect("a token")),
+            ("claims exchanged", Forged, format!("{header}.{other_claims}.{signature}")),
+            ("signature changed", Forged, last_changed),
+            ("signature cut short", Forged, good[..good.len() - 4].to_owned()),
+            ("signature empty", Forged, format!("{message}.")),
+            ("signature padded", Forged, format!("{good}=")),
+            ("signature lengthened", Forged, format!("{good}AAAA")),
+            ("newline at the end", Forged, format!("{good}\n")),
+            ("nul at the end", Forged, format!("{good}\0")),
+            ("alg none, no signature", Malformed, none("none")),
+            ("alg None", Malformed, none("None")),
+            ("alg nOnE", Malformed, none("nOnE")),
+            ("alg none, old signature", Malformed, format!("{}{signature}", none("none"))),
+            ("alg exchanged for HS512", Forged, hs512_said),
+            ("alg HS384", Unsupported, hs384.expect("a token")),
+            ("alg RS256", Unsupported, signed(r#"{"alg":"RS256"}"#, "{}")),
+            ("alg hs256", Malformed, signed(r#"{"alg":"hs256"}"#, "{}")),
+            ("alg a number", Malformed, signed(r#"{"alg":256}"#, "{}")),
+            ("alg missing", Malformed, signed(r#"{"typ":"JWT"}"#, "{}")),
+            ("alg twice", Malformed, signed(r#"{"alg":"none","alg":"HS256"}"#, "{}")),
+            ("crit", Unsupported, signed(r#"{"alg":"HS256","crit":["exp"]}"#, "{}")),
+            ("crit empty", Unsupported, signed(r#"{"alg":"HS256","crit":[]}"#, "{}")),
+            ("crit of no list", Malformed, signed(r#"{"alg":"HS256","crit":true}"#, "{}")),
+            ("b64", Unsupported, signed(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#, "{}")),
+            ("b64 alone", Unsupported, signed(r#"{"alg":"HS256","b64":false}"#, "{}")),
+            ("zip", Unsupported, signed(r#"{"alg":"HS256","zip":"DEF"}"#, "{}")),
+            ("enc", Unsupported, signed(r#"{"alg":"HS256","enc":"A128GCM"}"#, "{}")),
         ] {
-            assert_eq!(verify(&token, None).map(|_| ()), Err(TokenError::Invalid), "{case}");
+            assert_eq!(verify(&token, None).map(|_| ()), Err(error), "{case}");
+            assert_eq!(error.reason(), "invalid_token", "{case}");
         }
     }
 
@@ -605,8 +661,6 @@ mod tests {
             ("four parts", format!("{good}.x")),
             ("five parts, as encrypted ones have", "a.b.c.d.e".to_owned()),
             ("space around", format!(" {good} ")),
-            ("newline at the end", format!("{good}\n")),
-            ("nul", format!("{good}\0")),
             ("not ASCII", "caf\u{e9}.\u{1f600}.\u{e9}".to_owned()),
             ("header no JSON", signed("alg", "{}")),
             ("header an array", signed(r#"["JWT","HS256"]"#, "{}")),
@@ -631,7 +685,7 @@ mod tests {
             ("aud an object", signed(HS256, r#"{"aud":{"csrf":1}}"#)),
             ("aud a mixed list", signed(HS256, r#"{"aud":["csrf",1]}"#)),
         ] {
-            assert_eq!(verify(&token, None).map(|_| ()), Err(TokenError::Invalid), "{case}");
+            assert_eq!(verify(&token, None).map(|_| ()), Err(TokenError::Malformed), "{case}");
         }
     }
 
@@ -639,7 +693,7 @@ mod tests {
     fn e193_a_token_is_invalid_beyond_the_limit_and_not_at_it() {
         let token = minted(json!({"listen": ["private:*"]}));
         let key = secret(APP_KEY);
-        let keys = Keys { app: &key, shared: None };
+        let keys = Keys { app: &key, shared: Shared::NoKey };
         let verify = |token_bytes_max| {
             Verifier { keys, token_bytes_max, now_s: NOW_S }.verify(&token, None).map(|_| ())
         };
@@ -758,7 +812,9 @@ mod tests {
             let s_csrf = csrf_signature(&secret(csrf_key), "page");
             let claims = json!({"aud": "csrf", "s_csrf": s_csrf});
             let token = mint(&claims, &shared, SigningAlgorithm::Hs256).expect("a token");
-            let verified = verify_with(APP_KEY, Some(SHARED_KEY), &token, Some("page"));
+            let app = secret(APP_KEY);
+            let keys = Keys { app: &app, shared: Shared::Accepted(&shared) };
+            let verified = verify_with(keys, &token, Some("page"));
             assert_eq!(verified.map(|_| ()), expected, "{case}");
         }
     }
@@ -778,12 +834,31 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_key_counts_only_where_it_is_given() {
-        let token = mint(&json!({}), &secret(SHARED_KEY), SigningAlgorithm::Hs512);
-        let token = token.expect("a token");
-        assert!(verify_with(APP_KEY, Some(SHARED_KEY), &token, None).is_ok());
-        let without = verify_with(APP_KEY, None, &token, None);
-        assert_eq!(without.map(|_| ()), Err(TokenError::Invalid));
+    fn the_shared_key_counts_only_for_an_app_that_accepts_it_and_is_named_where_it_would_have() {
+        let (app, shared) = (secret(APP_KEY), secret(SHARED_KEY));
+        let by_shared =
+            |claims: &Value| mint(claims, &shared, SigningAlgorithm::Hs512).expect("a token");
+        let s_csrf = csrf_signature(&shared, "page");
+        let valid = by_shared(&json!({"aud": "csrf", "s_csrf": s_csrf}));
+        let other_page = by_shared(&json!({"aud": "csrf", "s_csrf": "other"}));
+        let expired = by_shared(&json!({"exp": 1}));
+        let malformed = by_shared(&json!({"aud": 1}));
+        let by_other = mint(&json!({}), &secret("another secret"), SigningAlgorithm::Hs512);
+        let (accepted, refused) = (Shared::Accepted(&shared), Shared::Refused(&shared));
+        for (case, token, shared, expected) in [
+            ("accepted", &valid, accepted, Ok(())),
+            ("would be valid", &valid, refused, Err(TokenError::NotShared)),
+            ("no such key", &valid, Shared::NoKey, Err(TokenError::Forged)),
+            ("expired", &expired, refused, Err(TokenError::Forged)),
+            ("another page's", &other_page, refused, Err(TokenError::Forged)),
+            ("malformed", &malformed, refused, Err(TokenError::Forged)),
+            ("another key", &by_other.expect("a token"), refused, Err(TokenError::Forged)),
+            ("the app's own", &minted(json!({})), refused, Ok(())),
+        ] {
+            let verified = verify_with(Keys { app: &app, shared }, token, Some("page"));
+            assert_eq!(verified.map(|_| ()), expected, "{case}");
+        }
+        assert_eq!(TokenError::NotShared.reason(), "invalid_token");
     }
 
     #[test]
@@ -792,8 +867,12 @@ mod tests {
         let key = EncodingKey::from_secret(b"");
         let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
         let token = format!("{message}.{signature}");
-        let verified = verify_with("", Some(""), &token, None);
-        assert_eq!(verified.map(|_| ()), Err(TokenError::Invalid));
+        let empty = secret("");
+        for shared in [Shared::Accepted(&empty), Shared::Refused(&empty)] {
+            let keys = Keys { app: &empty, shared };
+            let verified = verify_with(keys, &token, None);
+            assert_eq!(verified.map(|_| ()), Err(TokenError::Forged));
+        }
         let minted = mint(&json!({}), &secret(""), SigningAlgorithm::Hs256);
         assert_eq!(minted, Err(MintError::EmptyKey));
     }
@@ -804,12 +883,12 @@ mod tests {
         let by_app = verify(&minted(json!({})), None).expect("a grant");
         let changed = secret("a new secret of the app");
         for (case, keys, expected) in [
-            ("as before", Keys { app: &app, shared: None }, true),
-            ("as shared key", Keys { app: &changed, shared: Some(&app) }, true),
-            ("secret changed", Keys { app: &changed, shared: None }, false),
+            ("as before", Keys { app: &app, shared: Shared::NoKey }, true),
+            ("as shared key", Keys { app: &changed, shared: Shared::Accepted(&app) }, true),
+            ("secret changed", Keys { app: &changed, shared: Shared::NoKey }, false),
             (
                 "secret changed, another shared",
-                Keys { app: &changed, shared: Some(&shared) },
+                Keys { app: &changed, shared: Shared::Accepted(&shared) },
                 false,
             ),
         ] {
@@ -833,7 +912,7 @@ mod tests {
         }
         for twice in [r#"{"sub":1,"sub":2}"#, r#"{"sub":{"id":1,"\u0069d":2}}"#] {
             let verified = verify(&signed(HS256, twice), None).map(|_| ());
-            assert_eq!(verified, Err(TokenError::Invalid), "{twice}");
+            assert_eq!(verified, Err(TokenError::Malformed), "{twice}");
         }
     }
 
@@ -859,14 +938,14 @@ mod tests {
     }
 
     fn pair(token: Option<&str>, csrf: Option<&str>) -> TokenPair {
-        TokenPair { token: token.map(String::from), csrf: csrf.map(String::from) }
+        TokenPair { token: token.map(Box::from), csrf: csrf.map(Box::from) }
     }
 
     #[test]
     fn what_is_too_long_for_a_token_is_not_kept() {
         let pair = |token: &str, csrf: &str| TokenPair {
-            token: Some(token.to_owned()),
-            csrf: Some(csrf.to_owned()),
+            token: Some(token.into()),
+            csrf: Some(csrf.into()),
         };
         assert_eq!(pair("12345678", "12345678").bounded(8), pair("12345678", "12345678"));
         assert_eq!(pair("123456789", "123456789").bounded(8), pair(NOT_TEXT, NOT_TEXT));

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{
         App, ClientEvents,
-        token::{self, Grant, Keys, TokenError, Verifier},
+        token::{self, Grant, Keys, Shared, TokenError, Verifier},
     },
     broker::{Addressing, Destination, Scope},
     metrics::labels::Limit,
@@ -96,7 +96,7 @@ impl<'a> Credentials<'a> {
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
         let (key, keys) = match &found {
             Some(app) => (app.key.as_str(), Keys::of(app, guardian_secret)),
-            None => (DUMMY, Keys { app: &dummy, shared: None }),
+            None => (DUMMY, Keys { app: &dummy, shared: Shared::refused(guardian_secret) }),
         };
         let caller = if self.prove(proof, key, keys.app) {
             Some(Caller::Application)
@@ -150,7 +150,7 @@ impl<'a> Credentials<'a> {
         }
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
         let grant_of = |app: &Arc<App>| {
-            let keys = Keys::of(app, guardian_secret);
+            let keys = Keys::of(app, guardian_secret.filter(|_| app.shared_tokens));
             Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf).ok()
         };
         match apps.iter().filter(|app| app.active).find_map(grant_of) {

@@ -201,8 +201,8 @@ impl Judge {
         let needs_grant = from_join_payload || !topic.scope.is_public();
         let verifier =
             Verifier { keys: self.keys(app), token_bytes_max: self.token_bytes_max, now_s };
-        let verify = |token: &String| verifier.verify(token, pair.csrf.as_deref());
-        let mut grant = match pair.token.as_ref().map(verify).transpose() {
+        let verify = |token: &str| verifier.verify(token, pair.csrf.as_deref());
+        let mut grant = match pair.token.as_deref().map(verify).transpose() {
             Ok(grant) => grant,
             Err(error) if needs_grant => return Err(JoinRefusal::Token(error)),
             Err(_) => None,

@@ -159,7 +159,7 @@ impl Door {
     /// The token that came beside the params, kept as long as the session lives.
     pub(super) fn bearer(&self, token: String) -> Box<str> {
         self.note_length(&token);
-        token::bounded(token, self.rules.judge.token_bytes_max).into_boxed_str()
+        token::bounded(token.into_boxed_str(), self.rules.judge.token_bytes_max)
     }
 
     /// The page's origin, if the global check lets it through.

@@ -533,7 +533,7 @@ fn as_version_1(message: &str) -> String {
 #[test]
 fn a_token_that_was_not_needed_counts_and_one_that_failed_does_not() {
     let caller = |token: String| Caller {
-        tokens: TokenPair { token: Some(token), csrf: None },
+        tokens: TokenPair { token: Some(token.into()), csrf: None },
         ..Caller::default()
     };
     for (case, given, expected) in [
@@ -726,7 +726,7 @@ fn a_rejoin_under_way_is_not_detached_by_the_end_of_what_it_replaces() {
 #[test]
 fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
     let tokens =
-        TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]}))), csrf: None };
+        TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]})).into()), csrf: None };
     let mut talk = Talk::new(Version::V2, Caller { tokens, ..Caller::default() });
     let authorized = |secret: &str| App {
         client_events: ClientEvents::Authorized,

@@ -92,7 +92,7 @@ impl Talk {
     fn new(how: &str) -> Self {
         let version = if how.contains('1') { Version::V1 } else { Version::V2 };
         let transport = if how.contains('l') { Transport::LongPoll } else { Transport::WebSocket };
-        let token = how.contains('t').then(|| token("listen"));
+        let token = how.contains('t').then(|| token("listen").into());
         let caller = Caller { tokens: TokenPair { token, csrf: None }, ..Caller::default() };
         let rules = Arc::new(Rules {
             directory: AppDirectory::default(),

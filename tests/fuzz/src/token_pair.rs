@@ -3,7 +3,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use herald::{
     app::token::{
-        self, Chosen, Keys, SigningAlgorithm, TokenError, TokenPair, Verifier, csrf_signature, mint,
+        self, Chosen, Keys, Shared, SigningAlgorithm, TokenError, TokenPair, Verifier,
+        csrf_signature, mint,
     },
     phoenix::session_token::SessionTokens,
 };
@@ -40,7 +41,8 @@ pub fn check(data: &[u8]) {
     let Chosen { pair, from_join_payload } = chosen(join, &connect.bounded(), bearer.as_deref());
     assert!(!from_join_payload || pair.token.is_some());
     let Some(token) = pair.token else { return };
-    for shared in [None, Some(&keys.shared)] {
+    let shared = &keys.shared;
+    for shared in [Shared::NoKey, Shared::Refused(shared), Shared::Accepted(shared)] {
         let keys = Keys { app: &keys.app, shared };
         judged(keys, &token, pair.csrf.as_deref(), topic);
     }
@@ -123,7 +125,7 @@ impl Sent {
         for (kept, given) in [(kept.token.as_ref(), pair.token), (kept.csrf.as_ref(), pair.csrf)] {
             let expected = given.map(|text| match text.len() {
                 0..=TOKEN_BYTES_MAX => text,
-                _ => "?".to_owned(),
+                _ => "?".into(),
             });
             assert_eq!(kept, expected.as_ref(), "what is kept is bounded");
         }
@@ -132,12 +134,12 @@ impl Sent {
 }
 
 /// What stands for nothing is not there; what is no text can be no token.
-fn present(value: &Value) -> Option<String> {
+fn present(value: &Value) -> Option<Box<str>> {
     match value {
         Value::Null => None,
         Value::String(text) if text.is_empty() || text == "null" || text == "undefined" => None,
-        Value::String(text) => Some(text.clone()),
-        _ => Some("?".to_owned()),
+        Value::String(text) => Some(text.as_str().into()),
+        _ => Some("?".into()),
     }
 }
 
@@ -168,11 +170,20 @@ fn chosen(join: Sent, connect: &TokenPair, bearer: Option<&str>) -> Chosen {
 fn judged(keys: Keys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
     let verifier = Verifier { keys, token_bytes_max: TOKEN_BYTES_MAX, now_s: NOW_S };
     let found = verifier.verify(token, csrf);
-    let signers = [Some(keys.app), keys.shared].into_iter().flatten();
+    let (accepted, refused) = match keys.shared {
+        Shared::Accepted(key) => (Some(key), None),
+        Shared::Refused(key) => (None, Some(key)),
+        Shared::NoKey => (None, None),
+    };
+    let signers = [Some(keys.app), accepted].into_iter().flatten();
     let signed = signers.into_iter().find_map(|key| Some((key, claims(token, key)?)));
+    let would_be_valid = |key| claims(token, key).is_some_and(|c| verdict(&c, csrf, key).is_none());
     match signed {
         _ if token.len() > TOKEN_BYTES_MAX => assert_eq!(found.err(), Some(TokenError::TooLong)),
-        None => assert_eq!(found.err(), Some(TokenError::Invalid), "{token} is not signed"),
+        None if refused.is_some_and(would_be_valid) => {
+            assert_eq!(found.err(), Some(TokenError::NotShared), "{token}");
+        }
+        None => assert_unsigned(found.err(), token),
         Some((key, claims)) => {
             let expected = verdict(&claims, csrf, key);
             assert_eq!(found.as_ref().err().copied(), expected, "{claims}");
@@ -181,7 +192,7 @@ fn judged(keys: Keys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
             let claimed = ["listen", "publish"]
                 .map(|name| permission::allows(claims.get(name).unwrap_or(&Value::Null), topic));
             assert_eq!(allowed, claimed, "{claims} on {topic:?}");
-            assert!(grant.is_signed_by(&Keys { app: key, shared: None }));
+            assert!(grant.is_signed_by(&Keys { app: key, shared: Shared::NoKey }));
             changed(&verifier, token, csrf);
         }
     }
@@ -232,7 +243,7 @@ fn verdict(claims: &Value, csrf: Option<&str>, key: &SecretString) -> Option<Tok
         csrf.is_some_and(|csrf| claimed == Some(csrf_signature(key, csrf).as_str()))
     };
     match () {
-        () if !is_sound => Some(TokenError::Invalid),
+        () if !is_sound => Some(TokenError::Malformed),
         () if ["exp", "nbf", "iat"]
             .into_iter()
             .filter_map(time)
@@ -255,14 +266,19 @@ fn changed(verifier: &Verifier<'_>, token: &str, csrf: Option<&str>) {
         for other in ['A', '.', '='].into_iter().filter(|other| *other != letter) {
             let end = at + letter.len_utf8();
             let forged = format!("{}{other}{}", &token[..at], &token[end..]);
-            let verdict = verifier.verify(&forged, csrf);
-            assert_eq!(verdict.err(), Some(TokenError::Invalid), "{other:?} at {at} of {token}");
+            assert_unsigned(verifier.verify(&forged, csrf).err(), &forged);
         }
     }
     let (message, signature) = token.rsplit_once('.').expect("a token has parts");
     for cut in [message, signature, &token[1..], &token[..token.len() - 1]] {
-        assert_eq!(verifier.verify(cut, csrf).err(), Some(TokenError::Invalid));
+        assert_unsigned(verifier.verify(cut, csrf).err(), cut);
     }
+}
+
+/// What no key signed is forged, unless it has not even the form of a token that one could have signed.
+fn assert_unsigned(error: Option<TokenError>, token: &str) {
+    use TokenError::{Forged, Malformed, Unsupported};
+    assert!(matches!(error, Some(Forged | Malformed | Unsupported)), "{error:?} for {token}");
 }
 
 /// A session has one token, and no text but that names it.

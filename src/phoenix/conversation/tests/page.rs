@@ -28,7 +28,10 @@ fn join_refusals() -> Vec<JoinRefusal> {
     use JoinRefusal as R;
     let tokens = [
         TokenError::TooLong,
-        TokenError::Invalid,
+        TokenError::Malformed,
+        TokenError::Unsupported,
+        TokenError::Forged,
+        TokenError::NotShared,
         TokenError::NotInSeconds,
         TokenError::Expired,
         TokenError::NotYetValid,

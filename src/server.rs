@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     app::{
         AppDirectory,
+        refusals::Refusals,
         registry::{AppRegistry, Watch},
         seed,
         store::{AppStore, MissingFile, StoreError},
@@ -30,10 +31,7 @@ use crate::{
     http::{self, Services, admin::Throttle, pace::TokenPace},
     metrics::Metrics,
     phoenix::{
-        self, Conversation, Rules,
-        admission::{Judge, RefusedOrigins},
-        connect::Door,
-        long_poll::LongPollDoor,
+        self, Conversation, Rules, admission::Judge, connect::Door, long_poll::LongPollDoor,
         session_token::SessionTokens,
     },
     session::{
@@ -245,6 +243,7 @@ impl Parts {
         };
         let topics = Topics::new(topic_limits, metrics.clone());
         let draining = Arc::new(AtomicBool::new(false));
+        let refusals = Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone()));
         let services = web::Data::new(Services {
             settings: settings.clone(),
             directory: directory.clone(),
@@ -254,6 +253,7 @@ impl Parts {
             draining: draining.clone(),
             pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
             bodies: Bodies::new(limits.bodies_bytes_max),
+            refusals: refusals.clone(),
             metrics: metrics.clone(),
         });
         let rules = Arc::new(Rules {
@@ -262,7 +262,7 @@ impl Parts {
             judge: Judge {
                 guardian_secret: settings.secrets.guardian_secret.clone(),
                 token_bytes_max: limits.token_bytes_max,
-                refused: RefusedOrigins::default(),
+                refusals,
             },
             channels_max: limits.channels_per_transport_max,
             ref_bytes_max: limits.ref_bytes_max,

@@ -9,6 +9,7 @@ pub mod database;
 pub mod fields;
 pub mod origin;
 pub mod permission;
+pub mod refusals;
 pub mod registry;
 mod secrets;
 pub mod seed;

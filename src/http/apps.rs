@@ -191,6 +191,7 @@ mod tests {
     use crate::{
         app::{
             AppDirectory,
+            refusals::Refusals,
             store::{AppStore, MissingFile},
         },
         broker::{Topics, topics::TopicLimits},
@@ -260,13 +261,14 @@ mod tests {
             directory: directory.clone(),
             topics: Topics::new(topic_limits, metrics.clone()),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
-            metrics,
             bodies: Bodies::new(settings.limits.bodies_bytes_max),
+            refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             admin_throttle: Arc::new(Throttle::new(
                 settings.limits.failed_admin_logins_per_minute_max,
             )),
             draining: Arc::default(),
             settings: Arc::new(settings),
+            metrics,
         });
         let api = web::scope("/api").wrap(from_fn(cross_site::guard)).configure(configure);
         let service = init_service(WebApp::new().app_data(services).service(api)).await;

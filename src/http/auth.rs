@@ -5,21 +5,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use actix_web::{
+    HttpRequest,
+    http::header::{AUTHORIZATION, HeaderName},
+    rt,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Services,
     basic::{BasicCredentials, is_equal},
+    client::client_of,
     error::ApiError,
 };
 use crate::{
     app::{
-        App, ClientEvents,
+        App, ClientEvents, Slug,
+        refusals::{Attempt, Refused, Target},
         token::{self, Grant, Keys, Shared, TokenError, Verifier},
     },
     broker::{Addressing, Destination, Scope},
-    metrics::labels::Limit,
+    metrics::labels::{Limit, RefusalReason},
     session::body::Share,
     settings::Limits,
 };
@@ -61,24 +67,41 @@ pub struct AuthenticatedApp {
 }
 
 /// The credentials of a request, not yet judged.
+///
+/// A refusal leaves a trace, in a task of its own: whether the log is due for a line must not show in
+/// the time that the answer takes.
+#[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    headers: &'a HeaderMap,
+    request: &'a HttpRequest,
     authorization: &'a [u8],
     csrf: Option<&'a str>,
+    topic: Option<&'a str>,
 }
 
 impl<'a> Credentials<'a> {
-    /// Takes the credentials out of the headers.
+    /// Takes the credentials out of a request's headers.
     ///
     /// # Errors
     /// [`ApiError::Unauthorized`] if there are none, or more than one.
-    pub fn from_headers(headers: &'a HeaderMap) -> Result<Self, ApiError> {
+    pub fn of(request: &'a HttpRequest, services: &Services) -> Result<Self, ApiError> {
+        let headers = request.headers();
         let mut all = headers.get_all(AUTHORIZATION);
-        let (Some(authorization), None) = (all.next(), all.next()) else {
-            return Err(ApiError::Unauthorized);
-        };
+        let (authorization, others) = (all.next(), all.next());
         let csrf = headers.get(&CSRF_TOKEN).and_then(|value| value.to_str().ok());
-        Ok(Self { headers, authorization: authorization.as_bytes(), csrf })
+        let bytes = authorization.map_or(&[][..], |authorization| authorization.as_bytes());
+        let credentials = Self { request, authorization: bytes, csrf, topic: None };
+        match (authorization, others) {
+            (Some(_), None) => Ok(credentials),
+            _ => Err(credentials.refuse(services, None, RefusalReason::NoCredentials)),
+        }
+    }
+
+    /// The same credentials, now that it is known what they are presented for.
+    pub fn on<'b>(self, topic: &'b str) -> Credentials<'b>
+    where
+        'a: 'b,
+    {
+        Credentials { topic: Some(topic), ..self }
     }
 
     /// Finds the app of that slug, if these credentials may act for it.
@@ -95,24 +118,24 @@ impl<'a> Credentials<'a> {
         let dummy = SecretString::from(DUMMY);
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
         let (key, keys) = match &found {
-            Some(app) => (app.key.as_str(), Keys::of(app, guardian_secret)),
-            None => (DUMMY, Keys { app: &dummy, shared: Shared::refused(guardian_secret) }),
+            Ok(app) => (app.key.as_str(), Keys::of(app, guardian_secret)),
+            Err(_) => (DUMMY, Keys { app: &dummy, shared: Shared::refused(guardian_secret) }),
         };
         let caller = if self.prove(proof, key, keys.app) {
-            Some(Caller::Application)
+            Ok(Caller::Application)
         } else {
             let token_bytes_max = services.settings.limits.token_bytes_max;
             let verifier = Verifier { keys, token_bytes_max, now_s: token::now_s() };
-            let grant = self.bearer().map(|token| verifier.verify(token, self.csrf));
-            if matches!(grant, Some(Err(TokenError::TooLong))) {
-                services.metrics.hit(Limit::TokenBytes);
-            }
-            grant.and_then(Result::ok).map(Caller::Bearer)
+            let token = self.bearer().ok_or(RefusalReason::WrongCredentials);
+            token.and_then(|token| {
+                let grant = verifier.verify(token, self.csrf);
+                grant.map(Caller::Bearer).map_err(|error| note_length(services, error).into())
+            })
         };
         // Only here does it matter whether there is such an app: a dummy that fits is still none.
         match (found, caller) {
-            (Some(app), Some(caller)) => Ok(AuthenticatedApp { app, caller }),
-            _ => Err(ApiError::Unauthorized),
+            (Ok(app), Ok(caller)) => Ok(AuthenticatedApp { app, caller }),
+            (Err(reason), _) | (_, Err(reason)) => Err(self.refuse(services, Some(slug), reason)),
         }
     }
 
@@ -121,7 +144,8 @@ impl<'a> Credentials<'a> {
     /// passes is still authenticated for the app that the body names.
     ///
     /// A token is verified with the keys of every app as long as these are few; where they are many,
-    /// only its form is judged, and what it may then send is bounded as a stranger's.
+    /// only its form is judged, and what it may then send is bounded as a stranger's. A token that
+    /// `GUARDIAN_SECRET` signed passes also where no app accepts it: the refusal is to name the app.
     ///
     /// # Errors
     /// [`ApiError::Unauthorized`], whatever is wrong.
@@ -134,29 +158,36 @@ impl<'a> Credentials<'a> {
         if apps.have_secret(self.authorization) {
             return Ok(Share::Whole);
         }
-        let token = self.bearer().ok_or(ApiError::Unauthorized)?;
+        let refuse = |reason| Err(self.refuse(services, None, reason));
+        let Some(token) = self.bearer() else { return refuse(RefusalReason::WrongCredentials) };
         let token_bytes_max = services.settings.limits.token_bytes_max;
         let now_s = token::now_s();
-        match token::judge_unverified(token, token_bytes_max, now_s) {
-            Ok(()) => {}
-            Err(TokenError::TooLong) => {
-                services.metrics.hit(Limit::TokenBytes);
-                return Err(ApiError::Unauthorized);
-            }
-            Err(_) => return Err(ApiError::Unauthorized),
+        if let Err(error) = token::judge_unverified(token, token_bytes_max, now_s) {
+            return refuse(note_length(services, error).into());
         }
         if apps.iter().len() > APPS_TRIED_MAX {
             return Ok(Share::Half);
         }
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
-        let grant_of = |app: &Arc<App>| {
-            let keys = Keys::of(app, guardian_secret.filter(|_| app.shared_tokens));
-            Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf).ok()
+        let verify = |app: &App, guardian_secret| {
+            let keys = Keys::of(app, guardian_secret);
+            Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf)
         };
-        match apps.iter().filter(|app| app.active).find_map(grant_of) {
-            Some(grant) if grant.is_trigger => Ok(Share::Whole),
-            Some(_) => Ok(Share::Half),
-            None => Err(ApiError::Unauthorized),
+        let active = || apps.iter().filter(|app| app.active);
+        let mut error = TokenError::Forged;
+        for app in active() {
+            match verify(app, guardian_secret.filter(|_| app.shared_tokens)) {
+                Ok(grant) if grant.is_trigger => return Ok(Share::Whole),
+                Ok(_) => return Ok(Share::Half),
+                Err(TokenError::Forged) => {}
+                // The key of this app signed it, so this says best what is wrong.
+                Err(other) => error = other,
+            }
+        }
+        // The operator's key is the same for all apps, so it is tried once and not with each.
+        match active().next().map(|app| verify(app, guardian_secret)) {
+            Some(Err(TokenError::NotShared)) => Ok(Share::Half),
+            _ => refuse(error.into()),
         }
     }
 
@@ -172,7 +203,7 @@ impl<'a> Credentials<'a> {
         proof: Proof,
         by: AuthenticatedApp,
     ) -> Result<AuthenticatedApp, ApiError> {
-        let is_same = find_active(services, slug).is_some_and(|app| Arc::ptr_eq(&app, &by.app));
+        let is_same = find_active(services, slug).is_ok_and(|app| Arc::ptr_eq(&app, &by.app));
         match by.caller {
             Caller::Application if is_same => Ok(by),
             _ => self.authenticate(services, slug, proof),
@@ -191,11 +222,49 @@ impl<'a> Credentials<'a> {
         let found = find_active(services, slug);
         let dummy = SecretString::from(DUMMY);
         let (key, secret) = match &found {
-            Some(app) => (app.key.as_str(), &app.secret),
-            None => (DUMMY, &dummy),
+            Ok(app) => (app.key.as_str(), &app.secret),
+            Err(_) => (DUMMY, &dummy),
         };
         let is_proved = self.prove(Proof::KeyAndSecret, key, secret);
-        found.filter(|_| is_proved).ok_or(ApiError::Unauthorized)
+        let found = found.and_then(|app| match is_proved {
+            true => Ok(app),
+            false => Err(RefusalReason::WrongCredentials),
+        });
+        found.map_err(|reason| self.refuse(services, Some(slug), reason))
+    }
+
+    /// Leaves a trace of an error that says that this caller may not do what it asks for.
+    pub fn note_forbidden(&self, services: &Services, by: &AuthenticatedApp, error: &ApiError) {
+        let reason = match error {
+            ApiError::Forbidden(_) if by.takes_no_events() => RefusalReason::NoClientEvents,
+            ApiError::Forbidden(_) => RefusalReason::PublishNotPermitted,
+            _ => return,
+        };
+        self.note(services, Some(by.app.slug.as_str()), reason);
+    }
+
+    /// Leaves a trace of a caller who is not recognised.
+    fn refuse(&self, services: &Services, slug: Option<&str>, reason: RefusalReason) -> ApiError {
+        self.note(services, slug, reason);
+        ApiError::Unauthorized
+    }
+
+    fn note(&self, services: &Services, slug: Option<&str>, reason: RefusalReason) {
+        let address = client_of(self.request, &services.settings.server).address;
+        let refusals = services.refusals.clone();
+        let (method, uri) = (self.request.method().clone(), self.request.uri().clone());
+        let [slug, topic] = [slug, self.topic].map(|text| text.map(str::to_owned));
+        rt::spawn(async move {
+            let known = slug.as_deref().and_then(Slug::parse);
+            let app = match (&known, &slug) {
+                (Some(known), _) if reason != RefusalReason::UnknownApp => Target::App(known),
+                (_, Some(slug)) => Target::Unknown(slug),
+                (_, None) => Target::Unnamed,
+            };
+            let (method, path, topic) = (method.as_str(), uri.path(), topic.as_deref());
+            let attempt = Attempt::Call { method, path, topic };
+            refusals.note(&Refused { attempt, app, address, reason }, token::now_s());
+        });
     }
 
     fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
@@ -205,9 +274,8 @@ impl<'a> Credentials<'a> {
             return false;
         }
         match proof {
-            Proof::KeyAndSecret => {
-                BasicCredentials::of(self.headers).is_some_and(|given| given.are(key, secret))
-            }
+            Proof::KeyAndSecret => BasicCredentials::of(self.request.headers())
+                .is_some_and(|given| given.are(key, secret)),
             Proof::SecretAlone => is_equal(self.authorization, secret.as_bytes()).into(),
         }
     }
@@ -245,15 +313,27 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Finds an active app. With a single app the others are unknown here: their topics would be
-/// spelled like its own, and so would the rights to them.
-fn find_active(services: &Services, slug: &str) -> Option<Arc<App>> {
+/// Finds an active app, or says why there is none. With a single app the others are unknown here:
+/// their topics would be spelled like its own, and so would the rights to them.
+fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, RefusalReason> {
     let is_served = match services.addressing() {
         Addressing::ManyApps => true,
         Addressing::SingleApp(only) => only.as_str() == slug,
     };
     let apps = services.directory.load();
-    apps.by_slug(slug).filter(|app| app.active && is_served).cloned()
+    match apps.by_slug(slug).filter(|_| is_served) {
+        Some(app) if app.active => Ok(app.clone()),
+        Some(_) => Err(RefusalReason::InactiveApp),
+        None => Err(RefusalReason::UnknownApp),
+    }
+}
+
+/// Counts a token that is too long.
+fn note_length(services: &Services, error: TokenError) -> TokenError {
+    if error == TokenError::TooLong {
+        services.metrics.hit(Limit::TokenBytes);
+    }
+    error
 }
 
 impl AuthenticatedApp {
@@ -290,7 +370,7 @@ impl AuthenticatedApp {
         let Caller::Bearer(grant) = &self.caller else {
             return Ok(());
         };
-        if self.is_client() && self.app.client_events == ClientEvents::None {
+        if self.takes_no_events() {
             return Err(ApiError::Forbidden("this app takes no client events"));
         }
         let topics = covering_topics(addressing, scope, &self.app, destination);
@@ -298,6 +378,11 @@ impl AuthenticatedApp {
             return Ok(());
         }
         Err(ApiError::Forbidden("the token does not permit publishing there"))
+    }
+
+    /// Whether the app takes no events from this caller, whatever its token says.
+    fn takes_no_events(&self) -> bool {
+        self.is_client() && self.app.client_events == ClientEvents::None
     }
 
     /// A page's visitors hold tokens, so whoever comes with one counts as a client, unless the
@@ -351,7 +436,7 @@ mod tests {
             request = request.append_header((*name, value.as_str()));
         }
         let request = request.to_http_request();
-        let credentials = Credentials::from_headers(request.headers());
+        let credentials = Credentials::of(&request, &services.services);
         let by = credentials.and_then(|c| c.authenticate(&services.services, slug, proof));
         match by {
             Ok(by) if by.is_client() => Some("client"),
@@ -427,7 +512,7 @@ mod tests {
                 request = request.append_header((name, value));
             }
             let request = request.to_http_request();
-            let credentials = Credentials::from_headers(request.headers()).expect("one header");
+            let credentials = Credentials::of(&request, &services.services).expect("one header");
             let app = credentials.authenticate_application(&services.services, slug);
             assert_eq!(
                 app.map(|app| app.slug.to_string()).ok(),
@@ -503,11 +588,11 @@ mod tests {
         };
         let proof = Proof::KeyAndSecret;
         let request = of(basic(&format!("{KEY}:{SECRET}")));
-        let application = Credentials::from_headers(request.headers()).expect("one header");
+        let application = Credentials::of(&request, services).expect("one header");
         let request = of(bearer(SECRET, &json!({})));
-        let token = Credentials::from_headers(request.headers()).expect("one header");
+        let token = Credentials::of(&request, services).expect("one header");
         let request = of(bearer(SECRET, &json!({ "exp": 1 })));
-        let late = Credentials::from_headers(request.headers()).expect("one header");
+        let late = Credentials::of(&request, services).expect("one header");
         let first = |credentials: &Credentials<'_>| {
             credentials.authenticate(services, "foo-app", proof).expect("a caller")
         };
@@ -545,8 +630,8 @@ mod tests {
         let request = TestRequest::default();
         let authorization = format!("Bearer {}", token_of(SECRET, claims));
         let request = request.insert_header((AUTHORIZATION, authorization)).to_http_request();
-        let credentials = Credentials::from_headers(request.headers()).expect("credentials");
         let services = &services.services;
+        let credentials = Credentials::of(&request, services).expect("credentials");
         let by = credentials.authenticate(services, app, Proof::KeyAndSecret).expect("a caller");
         let scope = Scope::parse("private").expect("a scope");
         let destination = Destination::parse(destination).expect("a destination");

@@ -71,8 +71,7 @@ pub async fn list(
     slug: web::Path<String>,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let app =
-        Credentials::from_headers(request.headers())?.authenticate_application(&services, &slug)?;
+    let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
     let addressing = services.addressing();
     let query = form::parse_query(request.query_string().as_bytes())?;
     let mut survey = survey(&query, &app, &addressing)?;
@@ -123,8 +122,7 @@ async fn show(
     scope: &str,
     channel: Option<&str>,
 ) -> Result<HttpResponse, ApiError> {
-    let app =
-        Credentials::from_headers(request.headers())?.authenticate_application(services, slug)?;
+    let app = Credentials::of(request, services)?.authenticate_application(services, slug)?;
     let addressing = services.addressing();
     let rank = rank(scope, channel, &app, &addressing)?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };

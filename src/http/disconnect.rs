@@ -36,7 +36,7 @@ pub async fn create(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     // Judged before the body is read, and once more after it: see `events::create`.
-    let credentials = Credentials::from_headers(request.headers())?;
+    let credentials = Credentials::of(&request, &services)?;
     credentials.authenticate_application(&services, &slug)?;
     let body = Json::read(&request, payload, &services, Share::Whole).await?;
     let app = credentials.authenticate_application(&services, &slug)?;

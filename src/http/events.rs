@@ -23,12 +23,15 @@ pub async fn create(
 ) -> Result<HttpResponse, ApiError> {
     // Judged before the body is read: a stranger's body is not worth any memory. And once more
     // after it: a body may take its time, and the app may have changed meanwhile.
-    let credentials = Credentials::from_headers(request.headers())?;
+    let credentials = Credentials::of(&request, &services)?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     let json = Json::read(&request, payload, &services, by.share()).await?;
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
-    let publication = read(&Fields::of_body(&json)?, &by, &services)?;
+    let fields = Fields::of_body(&json)?;
+    let topic = fields.topic().unwrap_or_default();
+    let note = |error: &_| credentials.on(&topic).note_forbidden(&services, &by, error);
+    let publication = read(&fields, &by, &services).inspect_err(note)?;
     trigger::publish(&services, &by, vec![publication]).await
 }
 

@@ -47,7 +47,7 @@ use actix_web::{
 };
 
 use crate::{
-    app::{AppDirectory, registry::AppRegistry},
+    app::{AppDirectory, refusals::Refusals, registry::AppRegistry},
     broker::{Addressing, Topics},
     metrics::Metrics,
     session::body::Bodies,
@@ -73,6 +73,8 @@ pub struct Services {
     pub pace: pace::TokenPace,
     /// The budget of request bodies.
     pub bodies: Bodies,
+    /// The trace that refusals leave.
+    pub refusals: Arc<Refusals>,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }

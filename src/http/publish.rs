@@ -28,14 +28,17 @@ pub async fn create(
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let credentials = Credentials::from_headers(request.headers())?;
+    let credentials = Credentials::of(&request, &services)?;
     let share = credentials.judge_before_body(&services)?;
     let json = Json::read(&request, payload, &services, share).await?;
     let fields = Fields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
+    let credentials = credentials.on(topic.as_str());
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
     credentials.pace(&services, &by, 1)?;
-    let publication = read(&topic, &fields, &by, &services)?;
+    let publication = read(&topic, &fields, &by, &services);
+    let publication =
+        publication.inspect_err(|error| credentials.note_forbidden(&services, &by, error))?;
     trigger::publish(&services, &by, vec![publication]).await
 }
 
@@ -48,15 +51,19 @@ pub async fn create_all(
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let credentials = Credentials::from_headers(request.headers())?;
+    let credentials = Credentials::of(&request, &services)?;
     let share = credentials.judge_before_body(&services)?;
     let json = Json::read(&request, payload, &services, share).await?;
     let events = read_events(&json)?;
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;
-    let by = credentials.authenticate(&services, app, Proof::SecretAlone)?;
+    let first = events.first().map(|(topic, _)| topic.as_str()).unwrap_or_default();
+    let by = credentials.on(first).authenticate(&services, app, Proof::SecretAlone)?;
     credentials.pace(&services, &by, events.len())?;
-    let publications = each(&events, |(topic, fields)| read(topic, fields, &by, &services))?;
+    let publications = each(&events, |(topic, fields)| {
+        let note = |error: &_| credentials.on(topic.as_str()).note_forbidden(&services, &by, error);
+        read(topic, fields, &by, &services).inspect_err(note)
+    })?;
     trigger::publish(&services, &by, publications).await
 }
 

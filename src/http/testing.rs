@@ -15,6 +15,7 @@ use crate::{
     app::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug,
         origin::AllowedOrigins,
+        refusals::Refusals,
         registry::AppRegistry,
         store::{AppStore, MissingFile},
         token,
@@ -75,6 +76,7 @@ impl TestServices {
             draining: Arc::new(AtomicBool::new(false)),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
             bodies: Bodies::new(settings.limits.bodies_bytes_max),
+            refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             settings: Arc::new(settings),
             directory,
             registry,

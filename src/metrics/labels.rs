@@ -72,13 +72,19 @@ closed_label! {
     JoinOutcome as "outcome" {
         /// Joined.
         Ok = "ok",
-        /// No such topic, or its app is unknown or inactive.
+        /// It is not the name of a topic.
         UnmatchedTopic = "unmatched_topic",
+        /// There is no such app.
+        UnknownApp = "unknown_app",
+        /// The app is inactive.
+        InactiveApp = "inactive_app",
         /// The app does not let this page join.
         OriginNotAllowed = "origin_not_allowed",
-        /// The scope needs a token that permits it.
-        AuthenticationRequired = "authentication_required",
-        /// The token is bad.
+        /// The scope needs a token, and none came.
+        NoToken = "no_token",
+        /// The token does not permit the topic.
+        NotPermitted = "not_permitted",
+        /// The token is bad; [`RefusalReason`] says why.
         BadToken = "bad_token",
         /// As many topics are joined as may be.
         TooManyChannels = "too_many_channels",
@@ -100,6 +106,48 @@ closed_label! {
         Disconnected = "disconnected",
         /// The topic did not answer.
         Unavailable = "unavailable",
+    }
+}
+
+closed_label! {
+    /// Why a client was not allowed to do something: to join, to publish, to call the API.
+    RefusalReason as "reason" {
+        /// There is no such app.
+        UnknownApp = "unknown_app",
+        /// The app is inactive.
+        InactiveApp = "inactive_app",
+        /// The page's origin is not allowed, by the app or by the server.
+        OriginNotAllowed = "origin_not_allowed",
+        /// The scope needs a token, and none came.
+        NoToken = "no_token",
+        /// The token does not permit joining the topic.
+        NotPermitted = "not_permitted",
+        /// No token permits publishing to the topic.
+        PublishNotPermitted = "publish_not_permitted",
+        /// The app takes no client events.
+        NoClientEvents = "no_client_events",
+        /// A call came without an `Authorization` header, or with several.
+        NoCredentials = "no_credentials",
+        /// A call came with a wrong key or secret.
+        WrongCredentials = "wrong_credentials",
+        /// The token is too long.
+        TokenTooLong = "token_too_long",
+        /// The token cannot be read.
+        TokenMalformed = "token_malformed",
+        /// The token names another algorithm, or asks for more than a signature.
+        TokenUnsupported = "token_unsupported",
+        /// No key of the app signed the token.
+        TokenForged = "token_forged",
+        /// The token would be valid if the app had `shared_tokens`.
+        TokenNotShared = "token_not_shared",
+        /// The token's times are not in seconds.
+        TokenNotInSeconds = "token_not_in_seconds",
+        /// The token has expired.
+        TokenExpired = "token_expired",
+        /// The token is not valid yet.
+        TokenNotYetValid = "token_not_yet_valid",
+        /// The CSRF token that the token needs is missing, or does not fit.
+        TokenWithoutCsrf = "token_without_csrf",
     }
 }
 
@@ -224,6 +272,7 @@ mod tests {
     fn every_member_has_a_place_and_labels_of_its_own() {
         check::<Limit>();
         check::<JoinOutcome>();
+        check::<RefusalReason>();
         check::<SessionEnd>();
         check::<RefreshOutcome>();
         check::<Source>();

@@ -26,7 +26,7 @@ use prometheus_client::{
 
 use apps::{AppSeries, Described, Traffic};
 use closed::Each;
-use labels::{JoinOutcome, Limit, RefreshOutcome, SessionEnd, SessionKind};
+use labels::{JoinOutcome, Limit, RefreshOutcome, RefusalReason, SessionEnd, SessionKind};
 
 /// How often, at most, a thread measures how long a publication takes to one of its subscribers.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
@@ -51,6 +51,8 @@ pub struct Metrics {
     pub sessions_ended: Each<SessionEnd, Counter>,
     /// Joins that were answered.
     pub joins: Each<JoinOutcome, Counter>,
+    /// What clients were not allowed to do, by why.
+    pub refusals: Each<RefusalReason, Counter>,
     /// How often a limit was hit.
     pub limit_hits: Each<Limit, Counter>,
     /// Requests that cannot be read.
@@ -93,6 +95,7 @@ impl Metrics {
             sessions_opened: Each::default(),
             sessions_ended: Each::default(),
             joins: Each::default(),
+            refusals: Each::default(),
             limit_hits: Each::default(),
             malformed_requests: Counter::default(),
             accept_panics: Counter::default(),
@@ -116,6 +119,7 @@ impl Metrics {
         herald.register("sessions_opened", "Sessions begun", self.sessions_opened.clone());
         herald.register("sessions_ended", "Sessions over, by why", self.sessions_ended.clone());
         herald.register("joins", "Joins answered, by outcome", self.joins.clone());
+        herald.register("refusals", "What was not allowed, by why", self.refusals.clone());
         herald.register("limit_hits", "How often a limit was hit", self.limit_hits.clone());
         herald.register(
             "malformed_requests",

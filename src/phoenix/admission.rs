@@ -3,31 +3,30 @@
 //! Pure: the apps as of now, the client as it came, the clock's reading.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
-use log::warn;
 use secrecy::SecretString;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     app::{
         App, AppId, Apps,
+        refusals::Refusals,
         token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
         visitor::Visitor,
     },
     broker::TopicName,
-    metrics::labels::{JoinOutcome, Limit},
+    metrics::labels::{JoinOutcome, Limit, RefusalReason},
     session::places::Held,
 };
 
 use super::{message::Body, presence::MetaFault};
 
 /// What a client brought along when it connected.
-#[derive(Default)]
 pub struct Caller {
     /// The page it comes from; none if it is not a browser.
     pub origin: Option<Box<str>>,
@@ -35,8 +34,23 @@ pub struct Caller {
     pub tokens: TokenPair,
     /// A token in the subprotocol.
     pub bearer: Option<Box<str>>,
+    /// Its address, as the log names it.
+    pub address: IpAddr,
     /// Its place among the sessions from its address.
     pub place: Held<IpAddr>,
+}
+
+/// A client that brought nothing along, from nowhere.
+impl Default for Caller {
+    fn default() -> Self {
+        Self {
+            origin: None,
+            tokens: TokenPair::default(),
+            bearer: None,
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            place: Held::default(),
+        }
+    }
 }
 
 /// Shows what is there, never what it says.
@@ -82,14 +96,20 @@ pub enum Standing {
 /// Why a join is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinRefusal {
-    /// No such topic, or its app is unknown or inactive.
+    /// It is not the name of a topic.
     UnmatchedTopic,
+    /// There is no such app.
+    UnknownApp,
+    /// The app is inactive.
+    InactiveApp,
     /// As many topics are joined as may be.
     TooManyChannels,
     /// The app does not let this page join.
     OriginNotAllowed,
-    /// The scope needs a token that permits it.
-    AuthenticationRequired,
+    /// The scope needs a token, and none came.
+    NoToken,
+    /// The token does not permit the topic.
+    NotPermitted,
     /// The token is bad.
     Token(TokenError),
     /// The token does not say who is to be seen.
@@ -117,9 +137,12 @@ impl JoinRefusal {
     pub fn outcome(self) -> JoinOutcome {
         match self {
             Self::UnmatchedTopic => JoinOutcome::UnmatchedTopic,
+            Self::UnknownApp => JoinOutcome::UnknownApp,
+            Self::InactiveApp => JoinOutcome::InactiveApp,
             Self::TooManyChannels => JoinOutcome::TooManyChannels,
             Self::OriginNotAllowed => JoinOutcome::OriginNotAllowed,
-            Self::AuthenticationRequired => JoinOutcome::AuthenticationRequired,
+            Self::NoToken => JoinOutcome::NoToken,
+            Self::NotPermitted => JoinOutcome::NotPermitted,
             Self::Token(_) => JoinOutcome::BadToken,
             Self::Anonymous => JoinOutcome::Anonymous,
             Self::Meta(_) => JoinOutcome::BadPresence,
@@ -145,13 +168,33 @@ impl JoinRefusal {
         }
     }
 
+    /// The reason to count and log it by, if it is the client that was refused. A refused origin is
+    /// not among them: [`Judge`] has noted it.
+    pub fn reason(self) -> Option<RefusalReason> {
+        match self {
+            Self::UnknownApp => Some(RefusalReason::UnknownApp),
+            Self::InactiveApp => Some(RefusalReason::InactiveApp),
+            Self::NoToken => Some(RefusalReason::NoToken),
+            Self::NotPermitted => Some(RefusalReason::NotPermitted),
+            Self::Token(error) => Some(error.into()),
+            _ => None,
+        }
+    }
+
+    /// Whether the topic is one that nobody can join, now.
+    pub fn is_unmatched(self) -> bool {
+        matches!(self, Self::UnmatchedTopic | Self::UnknownApp | Self::InactiveApp)
+    }
+
     /// The reply's response, as JSON.
     pub fn response(self) -> String {
         match self {
-            Self::UnmatchedTopic => r#"{"reason":"unmatched topic"}"#.to_owned(),
+            Self::UnmatchedTopic | Self::UnknownApp | Self::InactiveApp => {
+                r#"{"reason":"unmatched topic"}"#.to_owned()
+            }
             Self::TooManyChannels => r#"{"reason":"too many channels joined"}"#.to_owned(),
             Self::OriginNotAllowed => r#"{"reason":"origin not allowed"}"#.to_owned(),
-            Self::AuthenticationRequired => r#""authentication_required""#.to_owned(),
+            Self::NoToken | Self::NotPermitted => r#""authentication_required""#.to_owned(),
             Self::Token(error) => format!(r#"{{"error":"{}"}}"#, error.reason()),
             Self::Anonymous => {
                 let bytes_max = Visitor::KEY_BYTES_MAX;
@@ -178,8 +221,8 @@ pub struct Judge {
     pub guardian_secret: Option<SecretString>,
     /// The longest token that is looked at.
     pub token_bytes_max: usize,
-    /// Origins whose refusal was logged.
-    pub refused: RefusedOrigins,
+    /// The trace that refusals leave.
+    pub refusals: Arc<Refusals>,
 }
 
 impl Judge {
@@ -208,9 +251,9 @@ impl Judge {
             Err(_) => None,
         };
         if !topic.scope.is_public() {
-            let permits = |grant: &Grant| grant.listen.allow(topic.as_str());
-            if !grant.as_ref().is_some_and(permits) {
-                return Err(JoinRefusal::AuthenticationRequired);
+            let grant = grant.as_ref().ok_or(JoinRefusal::NoToken)?;
+            if !grant.listen.allow(topic.as_str()) {
+                return Err(JoinRefusal::NotPermitted);
             }
         }
         let visitor = grant.as_mut().and_then(|grant| grant.visitor.take());
@@ -263,7 +306,7 @@ impl Judge {
             return Ok(());
         }
         let remedy = format!("allowed_origins of app {}", app.slug);
-        self.refused.log(origin.unwrap_or_default(), &remedy);
+        self.refusals.note_origin(origin.unwrap_or_default(), &remedy);
         Err(JoinRefusal::OriginNotAllowed)
     }
 
@@ -288,27 +331,4 @@ fn tokens_of(payload: &Body) -> TokenPair {
         }
     }
     TokenPair::from_params(&params)
-}
-
-/// Remembers which refusals were logged, so that each origin is mentioned once.
-#[derive(Debug, Default)]
-pub struct RefusedOrigins(Mutex<HashSet<(String, String)>>);
-
-impl RefusedOrigins {
-    /// How many are remembered; whoever comes after is refused without a word.
-    const REMEMBERED_MAX: usize = 1_000;
-
-    /// How much of an origin is shown.
-    const SHOWN_CHARS_MAX: usize = 200;
-
-    /// Logs a refusal once, with the setting that would let the origin in.
-    pub fn log(&self, origin: &str, remedy: &str) {
-        // What stands behind an origin is no part of it, and may be what no log should hold.
-        let origin = origin.split(['?', '#']).next().unwrap_or_default();
-        let shown: String = origin.chars().take(Self::SHOWN_CHARS_MAX).collect();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() < Self::REMEMBERED_MAX && seen.insert((shown.clone(), remedy.to_owned())) {
-            warn!("origin {shown:?} is refused; to let it in, add it to {remedy}");
-        }
-    }
 }

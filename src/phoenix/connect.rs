@@ -129,7 +129,8 @@ impl Door {
             self.note_length(token);
         }
         let tokens = tokens.bounded(self.rules.judge.token_bytes_max);
-        Ok((version, Caller { origin, tokens, ..Caller::default() }))
+        let address = self.client(handshake).address;
+        Ok((version, Caller { origin, tokens, address, ..Caller::default() }))
     }
 
     /// Takes a place among the sessions from the same address.
@@ -181,7 +182,8 @@ impl Door {
         if self.check_origin.allow(origin, target) {
             return Ok(origin);
         }
-        self.rules.judge.refused.log(origin.unwrap_or_default(), "the setting socket.check_origin");
+        let remedy = "the setting socket.check_origin";
+        self.rules.judge.refusals.note_origin(origin.unwrap_or_default(), remedy);
         Err(forbidden())
     }
 }

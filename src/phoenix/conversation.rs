@@ -10,7 +10,12 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use crate::{
-    app::{AppDirectory, AppId, subject::Subject, token::Grant},
+    app::{
+        AppDirectory, AppId,
+        refusals::{Attempt, Refused, Target},
+        subject::Subject,
+        token::Grant,
+    },
     broker::{
         Addressing, TopicName,
         presence::Persona,
@@ -18,7 +23,7 @@ use crate::{
     },
     metrics::{
         Metrics,
-        labels::{self, JoinOutcome, Limit, SessionKind},
+        labels::{self, JoinOutcome, Limit, RefusalReason, SessionKind},
     },
     session::{
         self, CloseCode, Effect, Failure, Received,
@@ -164,10 +169,10 @@ impl Conversation {
             }
             Err(refusal) => {
                 self.count(refusal);
-                let join_ref = match refusal {
-                    JoinRefusal::UnmatchedTopic => &Ref::null(),
-                    _ => join_ref,
-                };
+                if let Some(reason) = refusal.reason() {
+                    self.note_join(reason, topic, now_s);
+                }
+                let join_ref = if refusal.is_unmatched() { &Ref::null() } else { join_ref };
                 let reply = self.reply(join_ref, reference, topic, &error(&refusal.response()));
                 let mut effects = vec![reply];
                 // Who joins anew has given up what it had, whatever comes of it.
@@ -188,8 +193,10 @@ impl Conversation {
         let mut name = TopicName::parse(text, &self.rules.addressing)
             .map_err(|_| JoinRefusal::UnmatchedTopic)?;
         let apps = self.rules.directory.load();
-        let app = apps.by_slug(name.app.as_str()).filter(|app| app.active);
-        let app = app.ok_or(JoinRefusal::UnmatchedTopic)?;
+        let app = apps.by_slug(name.app.as_str()).ok_or(JoinRefusal::UnknownApp)?;
+        if !app.active {
+            return Err(JoinRefusal::InactiveApp);
+        }
         // The same for all who join, instead of a copy each.
         name.app = app.slug.clone();
         if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
@@ -233,6 +240,22 @@ impl Conversation {
         if let Some(limit) = refusal.limit() {
             self.rules.metrics.hit(limit);
         }
+    }
+
+    /// Leaves a trace of a join that is refused.
+    fn note_join(&self, reason: RefusalReason, topic: &Label, now_s: f64) {
+        let Some(text) = topic.as_text() else { return };
+        let Ok(name) = TopicName::parse(text, &self.rules.addressing) else { return };
+        let app = match reason {
+            RefusalReason::UnknownApp => Target::Unknown(name.app.as_str()),
+            _ => Target::App(&name.app),
+        };
+        self.note(reason, Attempt::Join(text), app, now_s);
+    }
+
+    fn note(&self, reason: RefusalReason, attempt: Attempt<'_>, app: Target<'_>, now_s: f64) {
+        let address = self.caller.address;
+        self.rules.judge.refusals.note(&Refused { attempt, app, address, reason }, now_s);
     }
 
     /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
@@ -314,6 +337,11 @@ impl Conversation {
             Err(refusal) => {
                 if let Some(limit) = refusal.limit() {
                     self.rules.metrics.hit(limit);
+                }
+                if let PushRefusal::NotPermitted(Some(reason)) = refusal {
+                    let topic = &join.topic;
+                    let attempt = Attempt::Push(topic.as_str());
+                    self.note(reason, attempt, Target::App(&topic.app), now_s);
                 }
                 let refusal = error(&refusal.response());
                 vec![self.reply(&join_ref, &reference, &message.topic, &refusal)]

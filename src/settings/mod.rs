@@ -321,4 +321,6 @@ pub struct Metrics {
 pub struct Log {
     /// An `env_logger` filter, such as `info` or `herald=debug`.
     pub filter: String,
+    /// How often refusals of one app and reason are logged.
+    pub refusal_interval: Duration,
 }

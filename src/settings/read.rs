@@ -47,7 +47,10 @@ pub(super) fn read(layers: Layers) -> Result<(Settings, Vec<Effective>), Setting
         socket: socket(r, &server.public_host)?,
         limits: limits(r)?,
         metrics: metrics(r)?,
-        log: Log { filter: filter(r)? },
+        log: Log {
+            filter: filter(r)?,
+            refusal_interval: r.duration("log.refusal_interval", 100 * MOMENT..=DAY)?,
+        },
         server,
     };
     judge_admin(&settings, r)?;

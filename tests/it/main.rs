@@ -44,6 +44,7 @@ mod presence;
 mod presence_limits;
 mod presence_pictures;
 mod pushing;
+mod refusals;
 mod rooms;
 mod secrecy;
 mod settings;

@@ -103,8 +103,8 @@ async fn sessions_joins_publications_and_deliveries_are_counted() {
     }
     for (series, expected) in [
         (r#"herald_joins_total{outcome="ok"}"#, 4.0),
-        (r#"herald_joins_total{outcome="authentication_required"}"#, 1.0),
-        (r#"herald_joins_total{outcome="unmatched_topic"}"#, 1.0),
+        (r#"herald_joins_total{outcome="no_token"}"#, 1.0),
+        (r#"herald_joins_total{outcome="unknown_app"}"#, 1.0),
         (r#"herald_joins_total{outcome="bad_token"}"#, 1.0),
         (r#"herald_publications_total{app="test-app",source="trigger"}"#, 1.0),
         (r#"herald_deliveries_total{app="test-app"}"#, 8.0),

@@ -126,6 +126,8 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
     for words in [
         "wrong admin credentials",
         "is refused; to let it in",
+        "refused a join of \"public:foo-app:t\"",
+        "refused POST \"/api/publish\"",
         "broke the framing",
         "is dropped",
         "going on with the apps known so far",
@@ -159,7 +161,10 @@ async fn sockets(server: &TestServer, tokens: &[String]) {
             (plain.as_str(), vec![("sec-websocket-protocol", protocol.as_str())]),
         ] {
             let (mut socket, _) = Socket::open_with(server, path, &headers).await.expect("let in");
-            for topic in ["public:foo-app", "private:foo-app", "private:nobody", &canary("topic")] {
+            // A topic of an app is logged when a join of it is refused; what is no topic never is.
+            socket.try_join(&canary("topic"), json!({})).await;
+            socket.try_join(&format!("public:{}", canary("NoApp")), json!({})).await;
+            for topic in ["public:foo-app", "private:foo-app", "private:nobody"] {
                 socket.try_join(topic, json!({})).await;
                 socket.try_join(&format!("{topic}:t"), in_payload.clone()).await;
             }

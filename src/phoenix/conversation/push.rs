@@ -3,7 +3,7 @@
 use crate::{
     app::ClientEvents,
     broker::{JsonObject, Payload, PayloadError, Publication, TopicName, address},
-    metrics::labels::Limit,
+    metrics::labels::{Limit, RefusalReason},
     session::Effect,
     strict_json::NotStrict,
 };
@@ -40,7 +40,7 @@ impl Conversation {
         let apps = self.rules.directory.load();
         let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
         if standing != Some(Standing::Whole) {
-            return Err(PushRefusal::NotPermitted);
+            return Err(PushRefusal::NotPermitted(None));
         }
         if payload.size_bytes() > self.rules.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
@@ -53,9 +53,7 @@ impl Conversation {
 
     /// What a client's event publishes.
     fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
-        if !self.may_publish(join) {
-            return Err(PushRefusal::NotPermitted);
-        }
+        self.may_publish(join)?;
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
         let (destination, event) =
             address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
@@ -74,14 +72,15 @@ impl Conversation {
 
     /// Asked anew for each event, so a change of the app acts at once: also before this session
     /// has heard of it.
-    fn may_publish(&self, join: &Join) -> bool {
+    fn may_publish(&self, join: &Join) -> Result<(), PushRefusal> {
         let apps = self.rules.directory.load();
-        let Some(app) = apps.by_id(join.footing.app) else { return false };
+        let ended = PushRefusal::NotPermitted(None);
+        let Some(app) = apps.by_id(join.footing.app) else { return Err(ended) };
         let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
         let grant = match standing {
             Some(Standing::Whole) => join.footing.grant.as_deref(),
             Some(Standing::WithoutGrant) => None,
-            None => return false,
+            None => return Err(ended),
         };
         let TopicName { scope, channel, .. } = &join.topic;
         let is_permitted = |topic: &str| grant.is_some_and(|grant| grant.publish.allow(topic));
@@ -92,17 +91,20 @@ impl Conversation {
                 .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
             is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
         };
-        match app.client_events {
-            ClientEvents::None => false,
-            ClientEvents::All if scope.is_public() => true,
-            ClientEvents::All | ClientEvents::Authorized => claimed(),
-        }
+        let reason = match app.client_events {
+            ClientEvents::None => RefusalReason::NoClientEvents,
+            ClientEvents::All if scope.is_public() => return Ok(()),
+            ClientEvents::All | ClientEvents::Authorized if claimed() => return Ok(()),
+            ClientEvents::All | ClientEvents::Authorized => RefusalReason::PublishNotPermitted,
+        };
+        Err(PushRefusal::NotPermitted(Some(reason)))
     }
 }
 
 /// Why what a client's event orders is not done.
 pub(super) enum PushRefusal {
-    NotPermitted,
+    /// With a reason to count and log it by, unless the join itself is about to end.
+    NotPermitted(Option<RefusalReason>),
     InvalidEvent,
     TooLarge,
     TooMany,
@@ -118,7 +120,7 @@ impl PushRefusal {
         match self {
             Self::TooLarge => Some(Limit::ClientEventBytes),
             Self::TooMany => Some(Limit::ClientEventsPerSecond),
-            Self::NotPermitted
+            Self::NotPermitted(_)
             | Self::InvalidEvent
             | Self::Payload(_)
             | Self::NoCustom
@@ -129,7 +131,7 @@ impl PushRefusal {
     /// The reply's response, as JSON.
     pub(super) fn response(&self) -> String {
         match self {
-            Self::NotPermitted => "{}".to_owned(),
+            Self::NotPermitted(_) => "{}".to_owned(),
             Self::InvalidEvent => r#"{"reason":"invalid event"}"#.to_owned(),
             Self::TooLarge => r#"{"reason":"payload too large"}"#.to_owned(),
             Self::TooMany => r#"{"reason":"too many events"}"#.to_owned(),

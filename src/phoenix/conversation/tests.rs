@@ -1,5 +1,7 @@
 //! Frames in, effects out: the rules of section 5 without a socket.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use chrono::Utc;
 use secrecy::SecretString;
@@ -10,11 +12,12 @@ use crate::{
     app::{
         App, Apps, ClientEvents, Slug,
         origin::AllowedOrigins,
+        refusals::Refusals,
         subject::{Subject, SubjectMembers},
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{ChannelName, Payload, PayloadError, Scope},
-    phoenix::{admission::RefusedOrigins, presence::MetaFault},
+    phoenix::presence::MetaFault,
     session::Conversation as _,
 };
 
@@ -40,13 +43,14 @@ fn app(id: i32, slug: &str) -> App {
 fn rules() -> Arc<Rules> {
     let directory = AppDirectory::default();
     directory.replace([app(1, "foo-app"), app(2, "bar-app")].into_iter().collect());
+    let metrics = Metrics::new(10);
     Arc::new(Rules {
         directory,
         addressing: Addressing::ManyApps,
         judge: Judge {
             guardian_secret: None,
             token_bytes_max: 8_192,
-            refused: RefusedOrigins::default(),
+            refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),
         },
         channels_max: 3,
         ref_bytes_max: 64,
@@ -54,7 +58,7 @@ fn rules() -> Arc<Rules> {
         client_events_max: PerSecond(1_000),
         joins_max: PerSecond(1_000),
         app_sessions: Places::new(None),
-        metrics: Metrics::new(10),
+        metrics,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Whole conversations: whatever a client says and whatever happens meanwhile, each message has few
 //! effects, replies quote what they answer, and what was given up was had.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -10,6 +10,7 @@ use herald::{
     app::{
         App, AppDirectory, AppId, ClientEvents, Slug,
         origin::AllowedOrigins,
+        refusals::Refusals,
         subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
@@ -20,7 +21,7 @@ use herald::{
     metrics::Metrics,
     phoenix::{
         Conversation, Rules,
-        admission::{Caller, Judge, RefusedOrigins},
+        admission::{Caller, Judge},
         message::{Message, Transport, Version},
     },
     session::{
@@ -94,13 +95,14 @@ impl Talk {
         let transport = if how.contains('l') { Transport::LongPoll } else { Transport::WebSocket };
         let token = how.contains('t').then(|| token("listen").into());
         let caller = Caller { tokens: TokenPair { token, csrf: None }, ..Caller::default() };
+        let metrics = Metrics::new(1);
         let rules = Arc::new(Rules {
             directory: AppDirectory::default(),
             addressing: Addressing::ManyApps,
             judge: Judge {
                 guardian_secret: None,
                 token_bytes_max: 8_192,
-                refused: RefusedOrigins::default(),
+                refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),
             },
             channels_max: CHANNELS_MAX,
             ref_bytes_max: REF_BYTES_MAX,
@@ -108,7 +110,7 @@ impl Talk {
             client_events_max: PerSecond(1_000),
             joins_max: PerSecond(1_000),
             app_sessions: Places::new(None),
-            metrics: Metrics::new(1),
+            metrics,
         });
         rules.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
         let conversation = Conversation::new(version, transport, caller, rules.clone());

@@ -40,8 +40,11 @@ fn join_refusals() -> Vec<JoinRefusal> {
     let all = JoinOutcome::ALL.iter().flat_map(|outcome| match outcome {
         JoinOutcome::Ok => Vec::new(),
         JoinOutcome::UnmatchedTopic => vec![R::UnmatchedTopic],
+        JoinOutcome::UnknownApp => vec![R::UnknownApp],
+        JoinOutcome::InactiveApp => vec![R::InactiveApp],
         JoinOutcome::OriginNotAllowed => vec![R::OriginNotAllowed],
-        JoinOutcome::AuthenticationRequired => vec![R::AuthenticationRequired],
+        JoinOutcome::NoToken => vec![R::NoToken],
+        JoinOutcome::NotPermitted => vec![R::NotPermitted],
         JoinOutcome::BadToken => tokens.map(R::Token).to_vec(),
         JoinOutcome::TooManyChannels => vec![R::TooManyChannels],
         JoinOutcome::TooManyScopes => vec![R::TooManyScopes],
@@ -61,7 +64,7 @@ fn join_refusals() -> Vec<JoinRefusal> {
 fn push_refusals() -> Vec<PushRefusal> {
     use PushRefusal as R;
     let next = |refusal: &R| match refusal {
-        R::NotPermitted => Some(R::InvalidEvent),
+        R::NotPermitted(_) => Some(R::InvalidEvent),
         R::InvalidEvent => Some(R::TooLarge),
         R::TooLarge => Some(R::TooMany),
         R::TooMany => Some(R::Payload(PayloadError::NotAnObject)),
@@ -79,7 +82,7 @@ fn push_refusals() -> Vec<PushRefusal> {
         R::Meta(MetaFault::TooDeep) => Some(R::Meta(MetaFault::NotStrict)),
         R::Meta(MetaFault::NotStrict) => None,
     };
-    std::iter::successors(Some(R::NotPermitted), next).collect()
+    std::iter::successors(Some(R::NotPermitted(None)), next).collect()
 }
 
 #[test]

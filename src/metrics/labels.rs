@@ -16,7 +16,7 @@ closed_label! {
         JoinsPerSecond = "joins_per_second_max",
         /// A socket's message.
         MessageBytes = "message_bytes_max",
-        /// Unfinished messages of all sessions.
+        /// Unfinished messages and request heads of all clients.
         UnfinishedBytes = "unfinished_bytes_max",
         /// Frames of a client within a second.
         FramesPerSecond = "frames_per_second_max",

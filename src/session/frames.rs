@@ -451,7 +451,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     fn partial(&mut self) -> &mut Partial {
         self.partial.get_or_insert_with(|| {
-            let holding = self.worker.sessions.unfinished().hold(&self.outbox);
+            let holding = self.worker.sessions.unfinished().hold(self.outbox.clone());
             Box::new(Partial { fragments: None, holding })
         })
     }

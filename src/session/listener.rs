@@ -100,6 +100,7 @@ impl<C: Conversation + Unpin> Listener<C> {
             keep_alive,
             is_socket,
             metrics: worker.metrics.clone(),
+            unfinished: worker.sessions.unfinished().clone(),
             limit,
             waiting: Rc::new(Waiting::default()),
         });

@@ -272,7 +272,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         ctx.set_mailbox_capacity(frames);
         let outbox = worker.outbox(&admission);
         ctx.add_stream(Arrivals(outbox.clone()));
-        let holding = worker.sessions.unfinished().hold(&outbox);
+        let holding = worker.sessions.unfinished().hold(outbox.clone());
         Self {
             driver: Driver::enter(conversation, outbox, worker),
             _admission: admission,

@@ -1,50 +1,86 @@
-//! One budget for what all sessions hold of their clients' unfinished work.
+//! One budget for the unfinished work of all clients.
 //!
-//! Unfinished is a message of which some bytes are missing, and a message that waits for its turn.
-//! Clients need no right to make a session hold either, so all sessions together hold at most
-//! `limits.unfinished_bytes_max`. Beyond it the session that holds the most is ended.
+//! Unfinished is a message or the head of a request of which some bytes are missing, and what was
+//! read but has to wait for its turn. Clients need no right to make the server hold any of it, so all
+//! of them together hold at most `limits.unfinished_bytes_max`. Beyond it the client that holds the
+//! most gives way.
 //!
-//! The lock is taken only when a session's holding grows or shrinks by a whole [`STEP_BYTES`]: never
-//! for a message that comes in one piece and is handled at once.
+//! Every byte is counted, in one atomic number. The largest holding is found in a ranking behind a
+//! lock, which is taken only when a holding grows or shrinks by a whole step: never for a message that
+//! comes in one piece and is handled at once, and hardly ever for small ones. Once half of the budget
+//! is used, the steps are small, so that there is always a holding to give way.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicIsize, Ordering::Relaxed},
+    },
 };
 
 use crate::broker::outbox::{Ending, Outbox};
 
-/// Holdings are counted in steps of this size, rounded down: what a session holds below one step is
-/// about as much as the session itself costs.
+/// Holdings are ranked in steps of this size, rounded down.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// What all sessions hold of unfinished work, and how much that may be. Cheap to clone.
+/// The same once half of the budget is used.
+const SMALL_STEP_BYTES: usize = 256;
+
+/// A client that holds unfinished work.
+pub(super) trait Holder: Send + Sync {
+    /// Ends the client's session or connection: it holds the most, and all together hold too much.
+    fn give_way(&self);
+}
+
+impl Holder for Outbox {
+    fn give_way(&self) {
+        self.end(Ending::Unfinished);
+    }
+}
+
+/// What all clients hold of unfinished work, and how much that may be. Cheap to clone.
 #[derive(Clone)]
 pub struct Unfinished(Arc<Shared>);
 
 struct Shared {
-    bytes_max: usize,
-    held: Mutex<Held>,
+    bytes_max: isize,
+    /// What is held by all that have not been told to give way. For a moment it may be less than
+    /// nothing: a holding that shrinks may have been taken off already.
+    bytes: AtomicIsize,
+    ranking: Mutex<Ranking>,
 }
 
 #[derive(Default)]
-struct Held {
-    bytes: usize,
+struct Ranking {
     next_id: u64,
     /// By size, so that the largest is last; the number makes the key unique.
-    holdings: BTreeMap<(usize, u64), Arc<Outbox>>,
+    holdings: BTreeMap<(usize, u64), Arc<dyn Holder>>,
 }
 
 impl Unfinished {
     /// Nothing is held yet, and never more than this.
     pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Shared { bytes_max, held: Mutex::default() }))
+        let bytes_max = isize::try_from(bytes_max).unwrap_or(isize::MAX);
+        Self(Arc::new(Shared { bytes_max, bytes: AtomicIsize::new(0), ranking: Mutex::default() }))
     }
 
-    /// An empty holding of the session with this outbox.
-    pub(super) fn hold(&self, outbox: &Arc<Outbox>) -> Holding {
-        Holding { budget: self.clone(), outbox: outbox.clone(), id: None, bytes: 0 }
+    /// An empty holding of this client.
+    pub(super) fn hold(&self, holder: Arc<dyn Holder>) -> Holding {
+        Holding { budget: self.clone(), holder, id: None, bytes: 0, rank: 0, gave_way: false }
+    }
+}
+
+impl Shared {
+    /// Adds to what is held, or takes off; answers what it is then.
+    fn add(&self, bytes: isize) -> isize {
+        self.bytes.fetch_add(bytes, Relaxed) + bytes
+    }
+
+    /// Where a holding of this size is ranked while so much is held in all; 0: nowhere.
+    fn rank_of(&self, bytes: usize, held: isize) -> usize {
+        let step = if held > self.bytes_max / 2 { SMALL_STEP_BYTES } else { STEP_BYTES };
+        bytes - bytes % step
     }
 }
 
@@ -54,53 +90,63 @@ impl fmt::Debug for Unfinished {
     }
 }
 
-/// What one session holds in one place; given back on drop.
+/// What one client holds in one place; given back on drop.
 pub(super) struct Holding {
     budget: Unfinished,
-    outbox: Arc<Outbox>,
-    /// Its number in the budget, once it has been counted there.
+    holder: Arc<dyn Holder>,
+    /// Its number in the ranking, once it has been there.
     id: Option<u64>,
-    /// As counted there.
     bytes: usize,
+    /// The size that it is ranked by; 0 if it is not.
+    rank: usize,
+    /// Whether it counts no more, because its client lets go of everything shortly.
+    gave_way: bool,
 }
 
 impl Holding {
-    /// Notes that the session now holds this much. If that exceeds the budget, the largest holdings
-    /// lose their sessions until the rest fits.
+    /// Notes that the client now holds this much here. If that exceeds the budget, the clients with
+    /// the largest holdings give way until the rest fits.
     pub(super) fn set(&mut self, bytes: usize) {
-        let counted = bytes - bytes % STEP_BYTES;
-        if counted == self.bytes {
+        if self.gave_way || bytes == self.bytes {
             return;
         }
-        let mut held = self.budget.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = *self.id.get_or_insert_with(|| {
-            held.next_id += 1;
-            held.next_id
-        });
-        held.remove((self.bytes, id));
-        self.bytes = counted;
-        // A session that is ended lets go of everything shortly, and is not chosen twice.
-        if counted > 0 && self.outbox.ended().is_none() {
-            held.bytes += counted;
-            held.holdings.insert((counted, id), self.outbox.clone());
+        let shared = &self.budget.0;
+        let held = shared.add(signed(bytes) - signed(self.bytes));
+        self.bytes = bytes;
+        let rank = shared.rank_of(bytes, held);
+        if rank == self.rank && held <= shared.bytes_max {
+            return;
         }
-        while held.bytes > self.budget.0.bytes_max {
-            let Some(largest) = held.holdings.keys().next_back().copied() else { break };
-            if let Some(outbox) = held.remove(largest) {
-                outbox.end(Ending::Unfinished);
-            }
+        let mut ranking = shared.ranking.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = *self.id.get_or_insert_with(|| {
+            ranking.next_id += 1;
+            ranking.next_id
+        });
+        if self.rank > 0 && ranking.holdings.remove(&(self.rank, id)).is_none() {
+            // It was told to give way, and so much was taken off then.
+            shared.add(signed(self.rank) - signed(bytes));
+            self.gave_way = true;
+            return;
+        }
+        self.rank = rank;
+        if rank > 0 {
+            ranking.holdings.insert((rank, id), self.holder.clone());
+        }
+        while shared.bytes.load(Relaxed) > shared.bytes_max {
+            let Some(((rank, _), largest)) = ranking.holdings.pop_last() else {
+                // All others hold next to nothing.
+                self.holder.give_way();
+                return;
+            };
+            shared.add(-signed(rank));
+            largest.give_way();
         }
     }
 }
 
-impl Held {
-    fn remove(&mut self, key: (usize, u64)) -> Option<Arc<Outbox>> {
-        let removed = self.holdings.remove(&key);
-        if removed.is_some() {
-            self.bytes -= key.0;
-        }
-        removed
-    }
+/// A size in memory, which always fits.
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 impl Drop for Holding {
@@ -118,60 +164,118 @@ mod tests {
         Outbox::new(SessionId(id), Load { frames: 10, bytes: 1_000 })
     }
 
-    fn total(budget: &Unfinished) -> (usize, usize) {
-        let held = budget.0.held.lock().expect("no panic holds it");
-        (held.bytes, held.holdings.len())
+    fn held(budget: &Unfinished) -> isize {
+        budget.0.bytes.load(Relaxed)
+    }
+
+    /// How many holdings are ranked.
+    fn ranked(budget: &Unfinished) -> usize {
+        budget.0.ranking.lock().expect("no panic holds it").holdings.len()
     }
 
     #[test]
     fn the_largest_gives_way_whoever_comes_last() {
+        const STEP: isize = STEP_BYTES as isize;
         let budget = Unfinished::new(10 * STEP_BYTES);
         let outboxes: Vec<_> = (1..=4).map(outbox).collect();
-        let mut holdings: Vec<_> = outboxes.iter().map(|outbox| budget.hold(outbox)).collect();
+        let mut holdings: Vec<_> =
+            outboxes.iter().map(|outbox| budget.hold(outbox.clone())).collect();
         let ended = || outboxes.iter().map(|outbox| outbox.ended().is_some()).collect::<Vec<_>>();
         holdings[0].set(3 * STEP_BYTES);
         holdings[1].set(5 * STEP_BYTES);
         holdings[2].set(2 * STEP_BYTES);
-        assert_eq!((total(&budget), ended()), ((10 * STEP_BYTES, 3), vec![false; 4]));
+        assert_eq!((held(&budget), ended()), (10 * STEP, vec![false; 4]));
         holdings[3].set(STEP_BYTES);
         assert_eq!(ended(), [false, true, false, false]);
         assert_eq!(outboxes[1].ended(), Some(Ending::Unfinished));
-        assert_eq!(total(&budget), (6 * STEP_BYTES, 3), "at once, before it has let go");
+        assert_eq!(held(&budget), 6 * STEP, "at once, before it has let go");
         holdings[1].set(9 * STEP_BYTES);
-        assert_eq!(total(&budget), (6 * STEP_BYTES, 3), "one that is ended counts no more");
+        assert_eq!(held(&budget), 6 * STEP, "one that is ended counts no more");
         holdings[2].set(11 * STEP_BYTES);
         assert_eq!(ended(), [false, true, true, false], "also the one that grows");
         drop(holdings);
-        assert_eq!(total(&budget), (0, 0));
+        assert_eq!((held(&budget), ranked(&budget)), (0, 0));
     }
 
     #[test]
-    fn what_is_less_than_a_step_is_not_counted() {
-        let budget = Unfinished::new(STEP_BYTES);
+    fn every_byte_is_counted_and_only_whole_steps_are_ranked() {
+        let budget = Unfinished::new(10 * STEP_BYTES);
         let outbox = outbox(1);
-        let mut holding = budget.hold(&outbox);
-        for (bytes, counted) in [
-            (1, (0, 0)),
-            (STEP_BYTES - 1, (0, 0)),
-            (STEP_BYTES, (STEP_BYTES, 1)),
-            (2 * STEP_BYTES - 1, (STEP_BYTES, 1)),
-            (0, (0, 0)),
+        let mut holding = budget.hold(outbox.clone());
+        for (bytes, is_ranked) in [
+            (1, false),
+            (STEP_BYTES - 1, false),
+            (STEP_BYTES, true),
+            (2 * STEP_BYTES - 1, true),
+            (3, false),
+            (0, false),
         ] {
             holding.set(bytes);
-            assert_eq!(total(&budget), counted, "{bytes}");
+            assert_eq!(held(&budget), signed(bytes), "{bytes}");
+            assert_eq!(ranked(&budget), usize::from(is_ranked), "{bytes}");
         }
         assert_eq!(outbox.ended(), None);
+    }
+
+    #[test]
+    fn many_small_holdings_fill_the_budget_and_the_largest_of_them_give_way() {
+        const SMALL: usize = STEP_BYTES - 1;
+        let budget = Unfinished::new(100 * SMALL);
+        let outboxes: Vec<_> = (0..200).map(outbox).collect();
+        let mut holdings: Vec<_> =
+            outboxes.iter().map(|outbox| budget.hold(outbox.clone())).collect();
+        for holding in &mut holdings[1..] {
+            holding.set(SMALL);
+            assert!(held(&budget) <= budget.0.bytes_max);
+        }
+        let ended = outboxes.iter().filter(|outbox| outbox.ended().is_some()).count();
+        assert!((99..=110).contains(&ended), "{ended}");
+        // Someone who holds less than they do is not the one to go.
+        holdings[0].set(SMALL / 2);
+        assert_eq!(outboxes[0].ended(), None);
+        drop(holdings);
+        assert_eq!((held(&budget), ranked(&budget)), (0, 0));
+    }
+
+    #[test]
+    fn where_nothing_is_ranked_the_one_that_comes_last_gives_way() {
+        let budget = Unfinished::new(10);
+        let outboxes = [outbox(1), outbox(2)];
+        let mut holdings = outboxes.clone().map(|outbox| budget.hold(outbox));
+        holdings[0].set(6);
+        holdings[1].set(6);
+        assert_eq!(outboxes.map(|outbox| outbox.ended()), [None, Some(Ending::Unfinished)]);
+        drop(holdings);
+        assert_eq!(held(&budget), 0);
     }
 
     #[test]
     fn one_session_may_hold_in_several_places() {
         let budget = Unfinished::new(10 * STEP_BYTES);
         let outbox = outbox(1);
-        let (mut one, mut other) = (budget.hold(&outbox), budget.hold(&outbox));
+        let (mut one, mut other) = (budget.hold(outbox.clone()), budget.hold(outbox));
         one.set(STEP_BYTES);
         other.set(STEP_BYTES);
-        assert_eq!(total(&budget), (2 * STEP_BYTES, 2));
+        assert_eq!((held(&budget), ranked(&budget)), (2 * signed(STEP_BYTES), 2));
         drop(one);
-        assert_eq!(total(&budget), (STEP_BYTES, 1));
+        assert_eq!((held(&budget), ranked(&budget)), (signed(STEP_BYTES), 1));
+    }
+
+    #[test]
+    fn threads_that_hold_and_let_go_at_once_leave_nothing() {
+        let budget = Unfinished::new(10 * STEP_BYTES);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    for n in 0..2_000 {
+                        let mut holding = budget.hold(outbox(thread));
+                        holding.set(n * 37 % (6 * STEP_BYTES));
+                        holding.set(n * 91 % (3 * STEP_BYTES));
+                    }
+                });
+            }
+        });
+        assert_eq!((held(&budget), ranked(&budget)), (0, 0));
     }
 }

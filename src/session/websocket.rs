@@ -118,7 +118,7 @@ impl<C: Conversation + Unpin> WebSocket<C> {
     fn inbox(&mut self) -> &mut Inbox {
         self.held.get_or_insert_with(|| {
             let unfinished = self.driver.worker().sessions.unfinished();
-            Box::new(Inbox::new(unfinished.hold(self.driver.outbox())))
+            Box::new(Inbox::new(unfinished.hold(self.driver.outbox().clone())))
         })
     }
 
@@ -353,7 +353,7 @@ mod tests {
         let (bytes, ping) = (read.slice(5..10), read.slice(11..14));
         let unfinished = Unfinished::new(1_000);
         let outbox = Outbox::new(SessionId(1), Load::default());
-        let mut inbox = Inbox::new(unfinished.hold(&outbox));
+        let mut inbox = Inbox::new(unfinished.hold(outbox.clone()));
         for (inbound, size_bytes) in [
             (Inbound::Message(Received::Text(text)), 4),
             (Inbound::Message(Received::Binary(bytes)), 9),

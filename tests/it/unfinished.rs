@@ -1,5 +1,5 @@
-//! Messages that are begun and not completed: bounded in time, in size before a join, and all
-//! together in bytes. Whoever completes a message in time notices nothing.
+//! Messages and heads of requests that are begun and not completed: bounded in time, in size before a
+//! join, and all together in bytes. A client that completes one in time notices nothing.
 
 use std::time::{Duration, Instant};
 
@@ -141,4 +141,62 @@ async fn before_it_has_joined_a_session_sends_no_larger_message_than_a_join_can_
     socket.text(large).await;
     assert_eq!(socket.closed().await, 1009);
     becomes_hit(&server, "message_bytes_max", 1.0).await;
+}
+
+/// A request whose head is this large, in two halves.
+fn halves(bytes: usize) -> (Vec<u8>, Vec<u8>) {
+    let filler = "x".repeat(bytes - 60);
+    let head = format!("GET /health HTTP/1.1\r\nhost: h\r\nx-filler: {filler}\r\n\r\n");
+    let (first, second) = head.as_bytes().split_at(head.len() / 2);
+    (first.to_vec(), second.to_vec())
+}
+
+#[tokio::test]
+async fn half_heads_share_the_budget_with_half_messages_and_the_largest_give_way() {
+    const CROWD: usize = 40;
+    const HEAD: usize = 100_000;
+    let server = TestServer::start_with(|settings| {
+        settings.limits.message_bytes_max = 400_000;
+        settings.limits.unfinished_bytes_max = 500_000;
+    });
+    let mut socket = joined(&server).await;
+    let (text, reply) = heartbeat(10_000);
+    let framed = [head(0x81, text.len()), text.into_bytes()].concat();
+    let (first, rest) = framed.split_at(5_000);
+    socket.tcp().write_all(first).await.expect("room");
+    let (first, second) = halves(6_000);
+    let mut small = raw::connect(&server).await;
+    small.write_all(&first).await.expect("room");
+
+    // 2,000,000 bytes are begun, and no more than a quarter may be held.
+    let (first, second_of_large) = halves(HEAD);
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        let mut stream = raw::connect(&server).await;
+        stream.write_all(&first).await.expect("room");
+        crowd.push(stream);
+    }
+    let least_ended = CROWD - 500_000 / (HEAD / 2);
+    let ended = async {
+        while figures::Figures::of(&server).await.hits("unfinished_bytes_max") < least_ended as f64
+        {
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended).await.expect("enough end in time");
+    small.write_all(&second).await.expect("room");
+    assert_eq!(raw::answer(&mut small).await.0, 200, "one that holds little goes on");
+    socket.tcp().write_all(rest).await.expect("room");
+    assert_eq!(socket.frame().await, reply, "and so does a session");
+    let mut statuses = Vec::new();
+    for stream in &mut crowd {
+        // One that has been told to go takes no more.
+        let _ = stream.write_all(&second_of_large).await;
+        statuses.push(raw::answer(stream).await.0);
+    }
+    let answered = |status| statuses.iter().filter(|answer| **answer == status).count();
+    assert!(answered(503) >= least_ended, "{statuses:?}");
+    assert!(answered(200) >= 1, "{statuses:?}");
+    assert_eq!(answered(503) + answered(200), CROWD, "{statuses:?}");
+    let figures = figures::Figures::of(&server).await;
+    assert_eq!(figures.hits("unfinished_bytes_max"), answered(503) as f64);
 }

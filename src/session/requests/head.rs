@@ -64,6 +64,44 @@ pub(super) struct Head {
     pub(super) follows: Follows,
 }
 
+/// Up to this size the beginning of a head is read anew whenever more of it has come, so that bytes
+/// which are no HTTP are answered at once.
+const SMALL_HEAD_BYTES: usize = 4 * 1024;
+
+/// What is known of a head of which some bytes are missing, so that a client which sends a large one byte
+/// by byte does not have all of it read for each of them.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// How many bytes were there when it was last read.
+    read: usize,
+    /// How many were searched for its end.
+    searched: usize,
+}
+
+impl Progress {
+    /// Whether reading the head anew may tell more than it did before; the caller does so then.
+    pub(super) fn is_worth_reading(&mut self, bytes: &[u8]) -> bool {
+        // The end of the last line may have been there already.
+        let new = &bytes[self.searched.saturating_sub(2).min(bytes.len())..];
+        self.searched = bytes.len();
+        let has_doubled = bytes.len() / 2 >= self.read;
+        let is_full = bytes.len() >= HEAD_BYTES_MAX;
+        let is_worth_it =
+            bytes.len() <= SMALL_HEAD_BYTES || has_doubled || is_full || has_empty_line(new);
+        if is_worth_it {
+            self.read = bytes.len();
+        }
+        is_worth_it
+    }
+}
+
+/// Whether a line ends here right behind another: so does every head.
+fn has_empty_line(bytes: &[u8]) -> bool {
+    let ends_empty =
+        |at: usize| matches!(bytes[at..], [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n', ..]);
+    (0..bytes.len()).any(ends_empty)
+}
+
 /// Reads the head at the beginning of `bytes`, if it is there as a whole, and settles in place which
 /// of the upgrades that it offers are accepted: a WebSocket where a path `is_socket`.
 ///
@@ -370,6 +408,28 @@ mod tests {
             codec.decode(&mut BytesMut::from(&head[..])).expect("a head").expect("a whole head");
             assert_eq!(codec.message_type() == MessageType::Stream, expected == Tunnel, "{fields}");
             assert!(expected == Tunnel || codec.keep_alive(), "{method} {path} {fields}");
+        }
+    }
+
+    #[test]
+    fn a_large_head_is_read_again_when_its_end_may_have_come_and_seldom_before() {
+        for end in ["\r\n\r\n", "\n\n", "\n\r\n", "\r\n\n"] {
+            let head = format!("GET / HTTP/1.1\r\nhost: h\r\na: {}{end}", "b".repeat(50_000));
+            for piece in [1, 2, 3, 1_000] {
+                let (mut progress, mut looks, mut length) = (Progress::default(), 0, 0);
+                let found = loop {
+                    length = (length + piece).min(head.len());
+                    if progress.is_worth_reading(&head.as_bytes()[..length]) {
+                        looks += usize::from(length > SMALL_HEAD_BYTES);
+                        if let Some(head) = read(&head.as_bytes()[..length]).expect("no fault") {
+                            break head.length;
+                        }
+                    }
+                    assert!(length < head.len(), "not found: {end:?} by {piece}");
+                };
+                assert_eq!(found, head.len());
+                assert!(looks <= 6, "{looks} looks: {end:?} by {piece}");
+            }
         }
     }
 

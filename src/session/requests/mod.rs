@@ -10,6 +10,9 @@
 //! A request that offers an upgrade is served like any other, unless it asks for a WebSocket where
 //! sockets are: [`offer`] removes what is not accepted from its head.
 //!
+//! Heads that are not complete, large heads, and what is read ahead count towards the budget of all
+//! unfinished work: [`eviction`] is how a connection learns that it holds the most.
+//!
 //! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a new
 //! one finds no room.
 //!
@@ -17,12 +20,14 @@
 //! connection. It also owns every deadline of a connection that is not a session.
 
 mod chunks;
+mod eviction;
 mod head;
 mod offer;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod unread;
 mod waiting;
 
 pub(super) use stream::{HttpStream, Rules};

@@ -13,21 +13,34 @@ use std::{
 };
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use log::debug;
 use tokio::time::{Instant, Sleep};
 
 use super::{
     READ_AHEAD_BYTES_MAX,
     chunks::Chunks,
-    head::{self, Fault, Follows, HEAD_BYTES_MAX},
+    eviction::Held,
+    head::{self, Fault, Follows, HEAD_BYTES_MAX, Progress},
     turn::Turn,
+    unread::Unread,
     waiting::{ConnectionLimit, Counted, Place, Waiting},
 };
-use crate::metrics::{Metrics, labels::Limit};
+use crate::{
+    metrics::{Metrics, labels::Limit},
+    session::unfinished::Unfinished,
+};
 
 /// Bytes that are read at once.
 const READ_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of a body that are handed over before other connections of the thread get a turn. The HTTP
+/// server reads up to 128 KB ahead of whoever wants the body, if it finds as much.
+const TURN_BYTES_MAX: usize = 32 * 1024;
+
+/// A head of at least this size counts as unfinished work for as long as its request is served. Smaller
+/// ones cost about as much as the connection itself.
+const LARGE_HEAD_BYTES: usize = 4 * 1024;
 
 /// How long a connection that is being closed is read from. The kernel resets a connection that is
 /// closed over unread bytes, and the reset may overtake the last answer.
@@ -56,6 +69,8 @@ pub(in crate::session) struct Rules {
     /// Whether a path is one where a WebSocket may be asked for.
     pub(in crate::session) is_socket: fn(&str) -> bool,
     pub(in crate::session) metrics: Arc<Metrics>,
+    /// The budget of heads that are not complete, of large ones, and of what is read ahead.
+    pub(in crate::session) unfinished: Unfinished,
     /// How many plain connections there may be.
     pub(in crate::session) limit: ConnectionLimit,
     /// Those of this thread that may give way.
@@ -102,9 +117,17 @@ pub(in crate::session) struct HttpStream<T> {
     peer: Option<SocketAddr>,
     rules: Rc<Rules>,
     /// What was read and not handed over. [`HEAD_BYTES_MAX`] at most.
-    buffer: BytesMut,
+    buffer: Unread,
     /// How many bytes of it may be handed over.
     released: usize,
+    /// What is known of the head that it begins with.
+    progress: Progress,
+    /// Bytes that may be handed over before others have their turn.
+    turn_left_bytes: usize,
+    /// Bytes of the head whose request is being served, if it is large.
+    head_bytes: usize,
+    /// What is held for all that, among the unfinished work of all clients.
+    held: Option<Box<Held>>,
     phase: Phase,
     turn: Turn,
     /// Whether the client sends no more.
@@ -137,8 +160,12 @@ impl<T> HttpStream<T> {
             place: Place::new(rules.waiting.clone()),
             _counted: counted,
             rules,
-            buffer: BytesMut::new(),
+            buffer: Unread::default(),
             released: 0,
+            progress: Progress::default(),
+            turn_left_bytes: TURN_BYTES_MAX,
+            head_bytes: 0,
+            held: None,
             phase: Phase::Head,
             turn: Turn::default(),
             is_eof: false,
@@ -164,7 +191,7 @@ impl<T> HttpStream<T> {
 
     /// The connection itself, and what was read of it after the head of an upgrade.
     pub(in crate::session) fn into_parts(self) -> (T, BytesMut) {
-        (self.io, self.buffer)
+        (self.io, self.buffer.into_bytes())
     }
 
     fn set_wait(&mut self, wait: Wait) {
@@ -189,12 +216,12 @@ impl<T> HttpStream<T> {
     }
 
     /// Looks at what was read. True if the phase or what is released has changed.
-    fn scan(&mut self) -> bool {
+    fn scan(&mut self, cx: &Context<'_>) -> bool {
         if self.buffer.is_empty() {
             return false;
         }
         match &mut self.phase {
-            Phase::Head => return self.scan_head(),
+            Phase::Head => return self.scan_head(cx),
             Phase::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX);
                 self.released = length.min(self.buffer.len());
@@ -221,14 +248,28 @@ impl<T> HttpStream<T> {
         true
     }
 
-    fn scan_head(&mut self) -> bool {
+    fn scan_head(&mut self, cx: &Context<'_>) -> bool {
         let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         // A line feed of its own is passed over in front of a request; so it is not kept.
         self.buffer.advance(blank);
+        if !self.progress.is_worth_reading(&self.buffer) {
+            return false;
+        }
         match head::read(&mut self.buffer, self.rules.is_socket) {
             Ok(None) => return false,
             Ok(Some(head)) => {
+                if head.length >= LARGE_HEAD_BYTES {
+                    // While it can still be answered.
+                    if !self.hold(self.buffer.allocated_bytes(), cx) {
+                        self.give_way();
+                        return true;
+                    }
+                    self.head_bytes = head.length;
+                }
                 self.released = head.length;
+                // A head is handed over as a whole.
+                self.turn_left_bytes += head.length;
+                self.progress = Progress::default();
                 self.turn.ask();
                 match head.follows {
                     Follows::Nothing => self.await_answer(),
@@ -243,6 +284,33 @@ impl<T> HttpStream<T> {
             Err(fault) => self.refuse(fault),
         }
         true
+    }
+
+    /// Notes what is held while nothing moves; `false` if the connection has to end for it.
+    fn note_held(&mut self, cx: &Context<'_>) -> bool {
+        self.turn_left_bytes = TURN_BYTES_MAX;
+        self.buffer.shrink();
+        match self.buffer.allocated_bytes() + self.head_bytes {
+            0 => {
+                self.held = None;
+                true
+            }
+            bytes => self.hold(bytes, cx),
+        }
+    }
+
+    fn hold(&mut self, bytes: usize, cx: &Context<'_>) -> bool {
+        let held = self.held.get_or_insert_with(|| Box::new(Held::new(&self.rules.unfinished)));
+        held.set(bytes, cx.waker())
+    }
+
+    /// All clients together hold too much, and this one holds the most. It is told so unless its
+    /// request is being served.
+    fn give_way(&mut self) -> bool {
+        self.rules.metrics.hit(Limit::UnfinishedBytes);
+        let can_be_told = self.phase == Phase::Head;
+        self.end(UNAVAILABLE);
+        can_be_told
     }
 
     fn await_answer(&mut self) {
@@ -276,8 +344,10 @@ impl<T> HttpStream<T> {
 
     /// Ends the stream; the connection says its farewell when it is shut down.
     fn end(&mut self, farewell: &'static [u8]) {
-        self.buffer = BytesMut::new();
+        self.buffer = Unread::default();
         self.released = 0;
+        self.head_bytes = 0;
+        self.held = None;
         self.farewell = farewell;
         self.stop_waiting();
         self.phase = Phase::Over;
@@ -301,16 +371,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     ) -> Poll<io::Result<()>> {
         loop {
             if self.released > 0 {
+                if self.turn_left_bytes == 0 {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 let bytes = self.released.min(out.remaining());
                 out.put_slice(&self.buffer[..bytes]);
                 self.buffer.advance(bytes);
                 self.released -= bytes;
+                self.turn_left_bytes = self.turn_left_bytes.saturating_sub(bytes);
                 return Poll::Ready(Ok(()));
             }
             if self.phase == Phase::Over {
                 return Poll::Ready(Ok(()));
             }
-            if !self.scan() {
+            if !self.scan(cx) {
                 ready!(self.poll_read_more(cx))?;
             }
         }
@@ -337,7 +412,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         self.is_listening = done.is_pending();
         ready!(done)?;
         self.is_eof = read.filled().is_empty();
-        self.buffer.extend_from_slice(read.filled());
+        let bytes_max = self.buffer_bytes_max();
+        self.buffer.append(read.filled(), bytes_max);
         if self.wait == Some(Wait::Next) && !self.is_eof {
             self.set_wait(Wait::Rest);
         }
@@ -365,8 +441,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     /// The answer has been written: the next request may come.
     fn next(&mut self, cx: &Context<'_>) {
         self.phase = Phase::Head;
+        self.head_bytes = 0;
         if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+            self.held = None;
             self.set_wait(Wait::Next);
         } else {
             self.set_wait(Wait::Rest);
@@ -401,6 +478,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HttpStream<T> {
         let done = this.poll_hand_over(cx, out);
         if done.is_ready() {
             return done;
+        }
+        if !this.note_held(cx) {
+            return Poll::Ready(match this.give_way() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::ConnectionAborted.into()),
+            });
         }
         match ready!(this.poll_late(cx)) {
             Wait::First => this.end(TIMEOUT),

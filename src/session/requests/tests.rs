@@ -52,6 +52,7 @@ fn rules() -> Rules {
         keep_alive: DEADLINE * 6,
         is_socket: |_| false,
         metrics: Metrics::new(0),
+        unfinished: Unfinished::new(1 << 20),
         limit: limit(usize::MAX),
         waiting: Rc::default(),
     }
@@ -404,12 +405,138 @@ async fn where_every_connection_is_served_a_new_one_is_told_to_come_back() {
     drop(refused.stream);
     let mut said = String::new();
     refused.client.read_to_string(&mut said).await.expect("text");
-    let unavailable = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
-                       connection: close\r\n\r\n";
-    assert_eq!(said, unavailable);
+    assert_eq!(said, UNAVAILABLE);
     served.answer();
     drop(served);
     let mut welcome = Pipe::among(&rules, PIPE_BYTES);
     welcome.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
     assert_eq!(welcome.handed_over(), REQUESTS[0]);
+}
+
+/// Half a head of this many bytes, and its other half.
+fn halves(bytes: usize) -> (String, String) {
+    let around = "GET / HTTP/1.1\r\nhost: h\r\na: \r\n\r\n".len();
+    let head =
+        format!("GET / HTTP/1.1\r\nhost: h\r\na: {}\r\n\r\n", "b".repeat(2 * bytes - around));
+    let (first, second) = head.split_at(bytes);
+    (first.to_owned(), second.to_owned())
+}
+
+/// Connections that share a budget for what is not complete, of which each has sent such a head half.
+async fn half_heads(budget: usize, sizes: &[usize]) -> (Rc<Rules>, Vec<Pipe>) {
+    let rules = Rc::new(Rules { unfinished: Unfinished::new(budget), ..rules() });
+    let mut pipes = Vec::new();
+    for size in sizes {
+        let mut pipe = Pipe::among(&rules, PIPE_BYTES);
+        pipe.client.write_all(halves(*size).0.as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), "");
+        pipes.push(pipe);
+    }
+    (rules, pipes)
+}
+
+/// What a client is told by a connection that ends.
+async fn farewell(mut pipe: Pipe) -> String {
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("an end in time");
+    assert_eq!(ended.expect("it can be told"), 0);
+    pipe.client.shutdown().await.expect("an end");
+    pipe.stream.shutdown().await.expect("an end");
+    drop(pipe.stream);
+    let mut said = String::new();
+    pipe.client.read_to_string(&mut said).await.expect("text");
+    said
+}
+
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
+                           connection: close\r\n\r\n";
+
+#[tokio::test]
+async fn half_heads_share_a_budget_and_the_largest_gives_way() {
+    let (rules, mut pipes) = half_heads(120_000, &[10_000, 40_000, 20_000]).await;
+    let hits = || rules.metrics.limit_hits.of(Limit::UnfinishedBytes).get();
+    assert_eq!(hits(), 0);
+    let woken = pipes[1].wakes();
+    let mut last = Pipe::among(&rules, PIPE_BYTES);
+    last.client.write_all(halves(30_000).0.as_bytes()).await.expect("room");
+    assert_eq!(last.handed_over(), "");
+    assert_eq!(pipes[1].wakes(), woken + 1, "whoever it is that came last");
+    assert_eq!(farewell(pipes.remove(1)).await, UNAVAILABLE);
+    assert_eq!(hits(), 1);
+    pipes.push(last);
+    for (pipe, size) in pipes.iter_mut().zip([10_000, 20_000, 30_000]) {
+        let (first, second) = halves(size);
+        pipe.client.write_all(second.as_bytes()).await.expect("room");
+        // In two turns, if it is large.
+        let handed_over = pipe.handed_over() + &pipe.handed_over();
+        assert!(handed_over == first + &second, "the others go on: {size}");
+        pipe.answer();
+    }
+}
+
+#[tokio::test]
+async fn small_half_heads_count_as_well_and_what_is_complete_counts_no_more() {
+    let (rules, mut pipes) = half_heads(20_000, &[3_000; 6]).await;
+    let hits = || rules.metrics.limit_hits.of(Limit::UnfinishedBytes).get();
+    let (first, second) = halves(3_000);
+    let half = || async {
+        let mut pipe = Pipe::among(&rules, PIPE_BYTES);
+        pipe.client.write_all(first.as_bytes()).await.expect("room");
+        pipe
+    };
+    let mut seventh = half().await;
+    assert_eq!(farewell(seventh).await, UNAVAILABLE, "of seven that are alike one is too many");
+    pipes.truncate(2);
+    // What is being served counts for as long, if it is large.
+    for pipe in &mut pipes {
+        pipe.client.write_all(second.as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over().len(), 6_000);
+    }
+    let mut others = [half().await, half().await];
+    assert_eq!((others[0].handed_over(), others[1].handed_over()), (String::new(), String::new()));
+    assert_eq!(hits(), 1, "18,000 of 20,000 bytes");
+    seventh = half().await;
+    assert_eq!(seventh.handed_over(), "");
+    let ended = timeout(DEADLINE, pipes[1].stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(ended.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+    assert_eq!(hits(), 2);
+    pipes[0].answer();
+    for mut pipe in others.into_iter().chain([seventh]) {
+        pipe.client.write_all(second.as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over().len(), 6_000);
+        pipe.answer();
+    }
+    assert_eq!(hits(), 2, "what is answered counts no more");
+}
+
+#[tokio::test]
+async fn what_is_read_ahead_counts_and_a_large_buffer_is_not_kept_for_little() {
+    let rules = Rc::new(Rules { unfinished: Unfinished::new(17_000), ..rules() });
+    let mut pipe = Pipe::among(&rules, PIPE_BYTES);
+    let (first, second) = halves(5_000);
+    let bytes = [first.as_str(), second.as_str(), "GET /second"].concat();
+    pipe.client.write_all(bytes.as_bytes()).await.expect("room");
+    assert!(pipe.handed_over() == first + &second);
+    // 10,000 are served, a few read ahead; the buffer that they came in was larger than both.
+    assert!(timeout(SHORT, pipe.stream.read(&mut [0])).await.is_err(), "it goes on");
+    pipe.client.write_all("x".repeat(8_000).as_bytes()).await.expect("room");
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(ended.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+    assert_eq!(rules.metrics.limit_hits.of(Limit::UnfinishedBytes).get(), 1);
+}
+
+#[tokio::test]
+async fn a_large_body_is_handed_over_in_turns() {
+    const BODY: usize = 100_000;
+    let mut pipe = Pipe::new();
+    let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {BODY}\r\n\r\n");
+    let request = format!("{head}{}", "b".repeat(BODY));
+    pipe.client.write_all(request.as_bytes()).await.expect("room");
+    let mut turns = Vec::new();
+    while turns.iter().sum::<usize>() < request.len() {
+        let woken = pipe.wakes();
+        turns.push(pipe.handed_over().len());
+        let is_last = turns.iter().sum::<usize>() == request.len();
+        assert!(is_last || pipe.wakes() > woken, "it goes on by itself: {turns:?}");
+    }
+    assert!(turns.iter().all(|bytes| *bytes <= 40 * 1024), "{turns:?}");
 }

@@ -1,0 +1,95 @@
+//! What was read of a connection and not handed over yet.
+
+use std::ops::{Deref, DerefMut};
+
+use bytes::{Buf, BytesMut};
+
+/// Bytes that were read and not handed over, in a buffer that knows how much memory it occupies.
+///
+/// A [`BytesMut`] forgets that once bytes were taken from its front: its capacity shrinks, its memory
+/// does not.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    bytes: BytesMut,
+    allocated_bytes: usize,
+}
+
+impl Unread {
+    /// Appends what was read. The buffer doubles as it grows, but not beyond `bytes_max`.
+    pub(super) fn append(&mut self, read: &[u8], bytes_max: usize) {
+        let needed = self.bytes.len() + read.len();
+        if needed > self.bytes.capacity() {
+            self.move_to(needed.max(bytes_max.min(2 * self.bytes.len())));
+        }
+        self.bytes.extend_from_slice(read);
+    }
+
+    /// Removes bytes from the front; the buffer goes with the last of them.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if self.bytes.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Moves few bytes that are left out of a large buffer.
+    pub(super) fn shrink(&mut self) {
+        if self.bytes.len() < self.allocated_bytes / 2 {
+            self.move_to(self.bytes.len());
+        }
+    }
+
+    /// How much memory the buffer occupies.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes
+    }
+
+    /// The bytes alone.
+    pub(super) fn into_bytes(self) -> BytesMut {
+        self.bytes
+    }
+
+    fn move_to(&mut self, capacity: usize) {
+        let mut moved = BytesMut::with_capacity(capacity);
+        moved.extend_from_slice(&self.bytes);
+        self.bytes = moved;
+        self.allocated_bytes = capacity;
+    }
+}
+
+impl Deref for Unread {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Unread {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_occupies_what_it_says_whatever_was_taken_from_it() {
+        let mut unread = Unread::default();
+        for (appended, allocated) in [(100, 100), (50, 200), (50, 200), (1, 400), (300, 501)] {
+            unread.append(&vec![b'x'; appended], 450);
+            assert_eq!((unread.allocated_bytes(), unread.bytes.capacity()), (allocated, allocated));
+        }
+        unread.advance(300);
+        assert_eq!((unread.len(), unread.allocated_bytes()), (201, 501), "its memory is kept");
+        unread.shrink();
+        assert_eq!((unread.len(), unread.allocated_bytes()), (201, 201));
+        unread.advance(1);
+        unread.shrink();
+        assert_eq!(unread.allocated_bytes(), 201, "not worth a move");
+        unread.advance(200);
+        assert_eq!((unread.len(), unread.allocated_bytes()), (0, 0));
+    }
+}

@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     Conversation,
     pump::Transport,
-    requests::HttpStream,
+    requests::{HttpStream, Leaving},
     websocket,
     worker::{Admission, Worker},
 };
@@ -100,7 +100,7 @@ pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
     let parts = framed.into_parts();
     let pending = parts.write_buf;
     // Nothing that follows the head was handed over to the HTTP server.
-    let (io, early) = parts.io.into_parts();
+    let (io, early, leaving) = parts.io.into_parts();
     drop((request, doorkeeper));
     Box::pin(async move {
         let pump = match answer {
@@ -111,7 +111,7 @@ pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
                 Err(_) => return Ok(()),
             },
             Err(refusal) => {
-                Box::pin(refuse(io, pending, refusal)).await;
+                Box::pin(refuse(io, pending, refusal, leaving)).await;
                 return Ok(());
             }
         };
@@ -196,8 +196,13 @@ async fn welcome<T: Transport>(mut io: T, pending: BytesMut, head: String) -> io
 }
 
 /// Answers, then waits a little for the client to hang up: a close over unread bytes would be a
-/// reset that overtakes the answer.
-async fn refuse<T: Transport>(mut io: T, pending: BytesMut, refusal: Refusal) {
+/// reset that overtakes the answer. Until then it is a plain connection, and gives way as others do.
+async fn refuse<T: Transport>(
+    mut io: T,
+    pending: BytesMut,
+    refusal: Refusal,
+    mut leaving: Leaving,
+) {
     let Refusal { status, body } = refusal;
     let reason = status.canonical_reason().unwrap_or_default();
     let retry = match status {
@@ -217,7 +222,12 @@ async fn refuse<T: Transport>(mut io: T, pending: BytesMut, refusal: Refusal) {
         while io.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    if !matches!(timeout(REFUSAL_TIME_MAX, exchange).await, Ok(Ok(()))) {
-        debug!("a refused client was gone before its answer was read");
+    tokio::select! {
+        done = timeout(REFUSAL_TIME_MAX, exchange) => {
+            if !matches!(done, Ok(Ok(()))) {
+                debug!("a refused client was gone before its answer was read");
+            }
+        }
+        () = leaving.give_way() => {}
     }
 }

@@ -97,3 +97,26 @@ async fn connections_that_never_finish_a_request_take_no_handle_that_is_kept() {
     socket.push(json!(["1", "2", "public:test-app", "t:e", {}])).await;
     assert_eq!(socket.next().await[3], "t:e", "who is connected goes on");
 }
+
+#[tokio::test]
+async fn handshakes_that_are_refused_and_do_not_hang_up_count_until_they_are_gone() {
+    const CONNECTIONS_MAX: u64 = 20;
+    let process = Process::start(&[("HERALD__LIMITS__HTTP_CONNECTIONS_MAX", "20")]);
+    let server = &process.server;
+    let before = process.open_files();
+    let handshake = b"GET /socket/websocket HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\n\
+                      upgrade: websocket\r\nsec-websocket-version: 1\r\n\r\n";
+    let mut refused = Vec::new();
+    for _ in 0..5 * CONNECTIONS_MAX {
+        let mut stream = raw::connect(server).await;
+        stream.write_all(handshake).await.expect("an open connection");
+        assert_eq!(raw::answer(&mut stream).await.0, 400);
+        refused.push(stream);
+    }
+    let open = process.open_files();
+    // One that has just been told to go may still be there.
+    assert!(open <= before + CONNECTIONS_MAX + 5, "{open} files are open, {before} before");
+    raw::hung_up(&mut refused[0]).await;
+    let mut fresh = raw::connect(server).await;
+    assert_eq!(ask(&mut fresh, "/health").await.0, 200);
+}

@@ -33,7 +33,7 @@ mod waiting;
 pub(super) use stream::{HttpStream, Rules};
 pub(super) use turn::{InTurn, Turn};
 pub use waiting::ConnectionLimit;
-pub(super) use waiting::Waiting;
+pub(super) use waiting::{Leaving, Waiting};
 
 /// Bytes of a connection that are read while its request is being served. Reading on notices a
 /// client that goes away.

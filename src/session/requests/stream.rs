@@ -24,7 +24,7 @@ use super::{
     head::{self, Fault, Follows, HEAD_BYTES_MAX, Progress},
     turn::Turn,
     unread::Unread,
-    waiting::{ConnectionLimit, Counted, Place, Waiting},
+    waiting::{ConnectionLimit, Counted, Leaving, Place, Waiting},
 };
 use crate::{
     metrics::{Metrics, labels::Limit},
@@ -138,7 +138,7 @@ pub(in crate::session) struct HttpStream<T> {
     deadline: Pin<Box<Sleep>>,
     /// Its place among those that may give way, for as long as there is a deadline.
     place: Place,
-    _counted: Counted,
+    counted: Counted,
     /// What is still to be said before the connection is closed.
     farewell: &'static [u8],
     is_shut_down: bool,
@@ -158,7 +158,7 @@ impl<T> HttpStream<T> {
             io,
             peer,
             place: Place::new(rules.waiting.clone()),
-            _counted: counted,
+            counted,
             rules,
             buffer: Unread::default(),
             released: 0,
@@ -189,9 +189,11 @@ impl<T> HttpStream<T> {
         self.turn.clone()
     }
 
-    /// The connection itself, and what was read of it after the head of an upgrade.
-    pub(in crate::session) fn into_parts(self) -> (T, BytesMut) {
-        (self.io, self.buffer.into_bytes())
+    /// The connection itself, what was read of it after the head of an upgrade, and its part among the
+    /// plain connections, to be kept until it is a session or closed.
+    pub(in crate::session) fn into_parts(self) -> (T, BytesMut, Leaving) {
+        let leaving = Leaving::new(self.counted, self.place, self.turn);
+        (self.io, self.buffer.into_bytes(), leaving)
     }
 
     fn set_wait(&mut self, wait: Wait) {

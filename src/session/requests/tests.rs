@@ -172,7 +172,7 @@ async fn a_client_that_sends_ahead_is_not_read_and_wakes_nobody() {
         assert_eq!(pipe.handed_over(), "");
     }
     assert_eq!(pipe.wakes(), woken, "nothing moves, and nobody is woken");
-    let (_, read_ahead) = pipe.stream.into_parts();
+    let (_, read_ahead, _) = pipe.stream.into_parts();
     assert!(read_ahead.len() <= READ_AHEAD_BYTES_MAX, "{}", read_ahead.len());
 }
 

@@ -4,12 +4,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    future::poll_fn,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use super::Turn;
@@ -142,6 +143,30 @@ impl Place {
         if let Some(key) = self.key.take() {
             self.waiting.connections.borrow_mut().remove(&key);
         }
+    }
+}
+
+/// A connection that no stream watches any more, and that still counts as a plain one.
+#[derive(Debug)]
+pub(in crate::session) struct Leaving {
+    _counted: Counted,
+    place: Place,
+    turn: Turn,
+}
+
+impl Leaving {
+    pub(super) fn new(counted: Counted, place: Place, turn: Turn) -> Self {
+        Self { _counted: counted, place, turn }
+    }
+
+    /// Waits for its client until another connection needs the room.
+    pub(in crate::session) async fn give_way(&mut self) {
+        self.place.enter(&self.turn);
+        poll_fn(|cx| {
+            self.place.wake_by(cx.waker());
+            if self.turn.gives_way() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 

@@ -3,13 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use url::Url;
 
 /// What stands for a password.
 const MASK: &str = "********";
 
 /// Where the database is, and how patient Herald is with it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Database {
     /// `sqlite://…` or `postgres://…`; holds a password.
     pub url: SecretString,

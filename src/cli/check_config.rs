@@ -30,13 +30,13 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
 }
 
 fn as_json(env: Environment, effective: Vec<Effective>) -> Value {
-    let entry = |e: Effective| (e.key.to_owned(), json!({"value": e.value, "origin": e.origin}));
+    let entry = |e: Effective| (e.key, json!({"value": e.value, "origin": e.origin}));
     let settings: Map<String, Value> = effective.into_iter().map(entry).collect();
     json!({"environment": env.as_str(), "settings": settings})
 }
 
 fn as_text(env: Environment, effective: &[Effective]) -> String {
-    let row = |e: &Effective| [e.key.to_owned(), plain(&e.value), e.origin.clone()];
+    let row = |e: &Effective| [e.key.clone(), plain(&e.value), e.origin.clone()];
     let rows: Vec<_> = effective.iter().map(row).collect();
     format!("environment: {env}\n\n{}", table(["setting", "value", "from"], &rows))
 }

@@ -22,9 +22,4 @@ impl SettingsError {
         let origin = origin.filter(|origin| *origin != self.setting).map(String::from);
         Self { origin, ..self }
     }
-
-    /// The setting, as `section.key`; or the variable or file that is at fault.
-    pub fn setting(&self) -> &str {
-        &self.setting
-    }
 }

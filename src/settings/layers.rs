@@ -1,14 +1,14 @@
-//! Three layers become one table of values, each of which knows where it came from.
+//! Joins the layers into one value for each setting, which knows where it was given.
+//!
+//! The environment is read here and not by the crate's own source, which would fold the names'
+//! case, and tell of all variables alike that their values come from "the environment".
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
-use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+use config::{Config, ConfigError, FileFormat, Format, Map, Value, ValueKind};
+use serde::de::DeserializeOwned;
 
-use super::{Environment, SettingsError};
+use super::{Environment, SettingsError, kinds};
 
 const PREFIX: &str = "HERALD__";
 const ENVIRONMENT: &str = "HERALD_ENV";
@@ -35,10 +35,26 @@ fn embedded(env: Environment) -> &'static str {
     }
 }
 
-/// All values in effect, by `section.key`.
+/// One setting in effect, fit to be shown: secrets are masked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    /// The setting, as `section.key`.
+    pub key: String,
+    /// Its value; a mask where it is secret, an empty text where a secret is not set.
+    pub value: serde_json::Value,
+    /// The file or variable that gave it.
+    pub origin: String,
+}
+
+/// Values by `section.key`; lists are values.
+type Values = BTreeMap<String, Value>;
+
+/// All values in effect.
 pub(super) struct Layers {
     pub(super) env: Environment,
-    pub(super) values: BTreeMap<String, Value>,
+    defaults: Values,
+    values: Values,
+    pub(super) effective: Vec<Effective>,
 }
 
 impl Layers {
@@ -47,171 +63,131 @@ impl Layers {
         vars: impl Iterator<Item = (String, String)>,
         dir: Option<&Path>,
     ) -> Result<Self, SettingsError> {
-        let variables = Variables::sort(vars)?;
-        let dir = variables.dir(dir)?;
-        let built_in = Layer::parse("the built-in default.toml", DEFAULT)?;
-        let known: BTreeSet<String> = flatten(&built_in.0).into_keys().collect();
+        let vars: Vec<_> = vars.collect();
+        let var = |name| vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let env = parse_environment(var(ENVIRONMENT).unwrap_or("development"))?;
+        let dir = match var(DIR).filter(|dir| !dir.is_empty()) {
+            Some(dir) if !Path::new(dir).is_dir() => {
+                return Err(SettingsError::new(
+                    DIR,
+                    format!("must be a folder, and {dir:?} is none"),
+                ));
+            }
+            own => own.map(Path::new).or(dir),
+        };
+        let defaults = parse("the built-in default.toml", DEFAULT)?;
+        let mut layers = Self { env, values: defaults.clone(), defaults, effective: Vec::new() };
+        layers.apply(read(dir, "default.toml")?.unwrap_or_default())?;
+        let env_file = format!("{env}.toml");
+        layers.apply(match read(dir, &env_file)? {
+            Some(own) => own,
+            None => parse(&format!("the built-in {env_file}"), embedded(env))?,
+        })?;
+        layers.apply(given_by(vars)?)?;
+        Ok(layers)
+    }
 
-        let mut layers = vec![built_in];
-        layers.extend(Layer::read(dir.as_deref(), "default.toml")?);
-        let env_file = format!("{}.toml", variables.env);
-        layers.push(match Layer::read(dir.as_deref(), &env_file)? {
-            Some(layer) => layer,
-            None => Layer::parse(&format!("the built-in {env_file}"), embedded(variables.env))?,
-        });
-        for layer in &layers {
-            layer.refuse_unknown(&known)?;
+    fn apply(&mut self, layer: Values) -> Result<(), SettingsError> {
+        for (key, value) in layer {
+            let Some(present) = self.values.get_mut(&key) else {
+                let fault = "there is no such setting; default.toml lists them all";
+                return Err(SettingsError::new(key, fault).from(value.origin()));
+            };
+            *present = value;
         }
-        layers.push(variables.layer(&known)?);
-        Ok(Self { env: variables.env, values: join(layers)? })
+        Ok(())
+    }
+
+    /// Reads the values in effect into `T`, and notes how they are shown.
+    ///
+    /// # Errors
+    /// The fault of the first setting that cannot be read.
+    pub(super) fn read<T: DeserializeOwned>(&mut self) -> Result<T, SettingsError> {
+        let mut config = Config::builder();
+        for (key, given) in &self.values {
+            let read = kinds::read(key, given.clone(), &self.defaults[key].kind);
+            let (kind, value) = read.map_err(|fault| self.fault(key, fault))?;
+            let origin = given.origin().unwrap_or_default().to_owned();
+            config =
+                config.set_override(key, Value::new(Some(&origin), kind)).expect("a dotted key");
+            self.effective.push(Effective { key: key.clone(), value, origin });
+        }
+        config.build().and_then(Config::try_deserialize).map_err(|error| match error {
+            ConfigError::At { error, key: Some(key), .. } => self.fault(&key, error.to_string()),
+            other => SettingsError::new("settings", other.to_string()),
+        })
+    }
+
+    /// A fault of `key`, with the origin of its value.
+    pub(super) fn fault(&self, key: &str, fault: impl Into<String>) -> SettingsError {
+        SettingsError::new(key, fault).from(self.values.get(key).and_then(Value::origin))
+    }
+
+    /// Whether nobody chose the value of `key`: it is the built-in one, and no other place gives it. A
+    /// copy of `default.toml` in a folder of the operator's own chooses nothing by what it repeats.
+    pub(super) fn is_default(&self, key: &str) -> bool {
+        let (value, default) = (&self.values[key], &self.defaults[key]);
+        value.origin().is_some_and(|origin| origin.ends_with("default.toml"))
+            && value.kind == default.kind
+    }
+
+    /// Notes where a secret was found that no layer gives.
+    pub(super) fn found_secret(&mut self, key: &str, origin: &str) {
+        for noted in self.effective.iter_mut().filter(|noted| noted.key == key) {
+            noted.value = kinds::MASK.into();
+            noted.origin = origin.to_owned();
+        }
     }
 }
 
-fn join(layers: Vec<Layer>) -> Result<BTreeMap<String, Value>, SettingsError> {
-    let builder = layers.into_iter().fold(Config::builder(), |b, layer| b.add_source(layer));
-    let joined = builder.build().and_then(|config| config.collect());
-    // Layers are parsed before they get here; what they can still fail at has no better name.
-    let joined = joined.map_err(|e| SettingsError::new("settings", first_line(&e)))?;
-    Ok(flatten(&joined))
+fn parse(origin: &str, text: &str) -> Result<Values, SettingsError> {
+    // Beyond its first line the parser's message quotes the file, and with it perhaps a secret.
+    let first_line = |error: String| error.lines().next().unwrap_or_default().to_owned();
+    let parsed = FileFormat::Toml.parse(Some(&origin.to_owned()), text);
+    parsed.map(flatten).map_err(|e| SettingsError::new(origin, first_line(e.to_string())))
 }
 
-/// `{"server": {"port": 4000}}` becomes `{"server.port": 4000}`; lists are values.
-fn flatten(table: &Map<String, Value>) -> BTreeMap<String, Value> {
-    let mut leaves = BTreeMap::new();
+/// `{"server": {"port": 4000}}` becomes `{"server.port": 4000}`.
+fn flatten(table: Map<String, Value>) -> Values {
+    let mut values = Values::new();
     for (key, value) in table {
-        match &value.kind {
-            ValueKind::Table(inner) if inner.is_empty() => {}
-            ValueKind::Table(inner) => {
-                let inner = flatten(inner).into_iter();
-                leaves.extend(inner.map(|(rest, value)| (format!("{key}.{rest}"), value)));
-            }
-            _ => drop(leaves.insert(key.clone(), value.clone())),
+        if let ValueKind::Table(inner) = value.kind {
+            let inner = flatten(inner).into_iter();
+            values.extend(inner.map(|(rest, value)| (format!("{key}.{rest}"), value)));
+        } else {
+            values.insert(key, value);
         }
     }
-    leaves
+    values
 }
 
-/// One layer's values, nested as TOML has them or under dotted keys.
-#[derive(Clone)]
-struct Layer(Map<String, Value>);
-
-/// Values may be secrets.
-impl fmt::Debug for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layer").finish_non_exhaustive()
-    }
-}
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        Ok(self.0.clone())
+/// Reads a file of the operator's own; `None` where there is none.
+fn read(dir: Option<&Path>, file: &str) -> Result<Option<Values>, SettingsError> {
+    let Some(path) = dir.map(|dir| dir.join(file)) else { return Ok(None) };
+    let origin = path.display().to_string();
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&origin, &text).map(Some),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(e) => Err(SettingsError::new(origin, format!("cannot be read: {e}"))),
     }
 }
 
-impl Layer {
-    fn parse(origin: &str, text: &str) -> Result<Self, SettingsError> {
-        // Beyond its first line the parser's message quotes the file, and with it perhaps a secret.
-        let parsed = FileFormat::Toml.parse(Some(&origin.to_owned()), text);
-        parsed.map(Self).map_err(|e| SettingsError::new(origin, first_line(e.as_ref())))
-    }
-
-    /// Reads a file of the operator's own; `None` where there is none.
-    fn read(dir: Option<&Path>, file: &str) -> Result<Option<Self>, SettingsError> {
-        let Some(path) = dir.map(|dir| dir.join(file)) else { return Ok(None) };
-        let origin = path.display().to_string();
-        match fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&origin, &text).map(Some),
-            Err(e) if is_missing(&e) => Ok(None),
-            Err(e) => Err(SettingsError::new(origin, format!("cannot be read: {e}"))),
+/// The values that variables give.
+fn given_by(vars: Vec<(String, String)>) -> Result<Values, SettingsError> {
+    let mut given = Values::new();
+    for (name, text) in vars {
+        let Some(key) = key_of(&name, &text)? else { continue };
+        let value = Value::new(Some(&name), text);
+        let kind = value.kind.clone();
+        if let Some(other) = given.insert(key.clone(), value).filter(|other| other.kind != kind) {
+            let other = other.origin().unwrap_or_default();
+            let fault = format!("is given twice, by {other} and by {name}: keep one of them");
+            return Err(SettingsError::new(key, fault));
         }
     }
-
-    fn refuse_unknown(&self, known: &BTreeSet<String>) -> Result<(), SettingsError> {
-        match flatten(&self.0).into_iter().find(|(key, _)| !known.contains(key)) {
-            Some((key, value)) => Err(unknown(&key).from(value.origin())),
-            None => Ok(()),
-        }
-    }
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-fn unknown(key: &str) -> SettingsError {
-    SettingsError::new(key, "there is no such setting; default.toml lists them all")
-}
-
-fn first_line(error: &(impl fmt::Display + ?Sized)) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// The variables that are Herald's, out of all that a process has.
-struct Variables {
-    env: Environment,
-    dir: Option<PathBuf>,
-    /// Name of the variable and its value, by the setting's key.
-    given: BTreeMap<String, (String, String)>,
-}
-
-impl Variables {
-    fn sort(vars: impl Iterator<Item = (String, String)>) -> Result<Self, SettingsError> {
-        let mut sorted = Self { env: Environment::Development, dir: None, given: BTreeMap::new() };
-        for (name, value) in vars {
-            match name.as_str() {
-                ENVIRONMENT => sorted.env = parse_environment(&value)?,
-                DIR if value.is_empty() => {}
-                DIR => sorted.dir = Some(value.into()),
-                _ => {
-                    if let Some(key) = key_of(&name, &value)? {
-                        sorted.give(key, name, value)?;
-                    }
-                }
-            }
-        }
-        Ok(sorted)
-    }
-
-    fn give(&mut self, key: String, name: String, value: String) -> Result<(), SettingsError> {
-        match self.given.get(&key) {
-            Some((other, given)) if *given != value => {
-                let fault = format!("is given twice, by {other} and by {name}: keep one of them");
-                Err(SettingsError::new(key, fault))
-            }
-            _ => {
-                self.given.insert(key, (name, value));
-                Ok(())
-            }
-        }
-    }
-
-    /// The folder of the operator's own files: one that was asked for has to be there.
-    fn dir(&self, otherwise: Option<&Path>) -> Result<Option<PathBuf>, SettingsError> {
-        match &self.dir {
-            Some(dir) if !dir.is_dir() => {
-                let fault =
-                    format!("must be a folder, and {:?} is none", dir.display().to_string());
-                Err(SettingsError::new(DIR, fault))
-            }
-            Some(dir) => Ok(Some(dir.clone())),
-            None => Ok(otherwise.map(Path::to_owned)),
-        }
-    }
-
-    fn layer(&self, known: &BTreeSet<String>) -> Result<Layer, SettingsError> {
-        let mut layer = Map::new();
-        for (key, (name, value)) in &self.given {
-            if !known.contains(key) {
-                return Err(unknown(key).from(Some(name)));
-            }
-            layer.insert(key.clone(), Value::new(Some(name), value.as_str()));
-        }
-        Ok(Layer(layer))
-    }
+    Ok(given)
 }
 
 fn parse_environment(value: &str) -> Result<Environment, SettingsError> {
@@ -221,6 +197,9 @@ fn parse_environment(value: &str) -> Result<Environment, SettingsError> {
 
 /// The setting that the variable `name` gives, if it gives one.
 fn key_of(name: &str, value: &str) -> Result<Option<String>, SettingsError> {
+    if [ENVIRONMENT, DIR].contains(&name) {
+        return Ok(None);
+    }
     if let Some((_, key)) = NAMED.iter().find(|(named, _)| *named == name) {
         return Ok((!value.is_empty()).then(|| (*key).to_owned()));
     }
@@ -251,15 +230,11 @@ pub(super) fn process_environment() -> Result<Vec<(String, String)>, SettingsErr
     Ok(vars)
 }
 
-/// The text that the built-in `default.toml` has for `key`.
-pub(super) fn built_in_default(key: &str) -> Option<String> {
-    let layer = Layer::parse("the built-in default.toml", DEFAULT).ok()?;
-    flatten(&layer.0).remove(key)?.into_string().ok()
-}
-
 /// Every key of `default.toml`, in alphabetical order.
 #[cfg(test)]
 pub(super) fn default_keys() -> Vec<String> {
-    let layer = Layer::parse("default.toml", DEFAULT).expect("the built-in file is TOML");
-    flatten(&layer.0).into_keys().collect()
+    let values = parse("default.toml", DEFAULT).expect("the built-in file is TOML");
+    let mut keys: Vec<_> = values.into_keys().collect();
+    keys.sort();
+    keys
 }

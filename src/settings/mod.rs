@@ -1,20 +1,24 @@
 //! Settings: typed, layered, validated once.
 //!
-//! `config/default.toml` documents every key; the structs here mirror it field by field. Three
-//! layers (the defaults, the environment's file, the process environment) are joined by
-//! `layers`, each value is taken out by name, type and range through `reader`, and what no
-//! single value can break is judged in `read`. Whoever holds a [`Settings`] holds one that can be
-//! honoured: there is no other way to get one.
+//! `config/default.toml` documents every key; the structs here mirror it field by field. `layers`
+//! joins three layers (the defaults, the environment's file, the process environment), `kinds` checks
+//! each value's type, range and form, serde puts them into the structs, and `judge` checks the rules
+//! that join several settings. A [`Settings`] can always be honoured: there is no other way to make
+//! one.
 //!
-//! Nothing here touches the process environment but [`Settings::load`] and [`raise_file_limit`], so
-//! the tests are tables over [`Settings::load_from`].
+//! A new setting needs an entry in `config/default.toml` and a field here, and a line in `kinds` only
+//! if its range is not the usual one. A key without a field, or a field without a key, fails every
+//! test that loads settings.
+//!
+//! Only [`Settings::load`], [`Settings::explain`] and [`raise_file_limit`] touch the process
+//! environment, so the tests are tables over [`Settings::load_from`].
 
 mod error;
 mod files;
+mod judge;
+mod kinds;
 mod layers;
 mod memory;
-mod read;
-mod reader;
 mod secret_key_base;
 #[cfg(test)]
 mod tests;
@@ -22,11 +26,12 @@ mod tests;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 
 use crate::app::{Slug, origin::OriginPolicy};
 
@@ -34,15 +39,16 @@ pub use crate::app::database::Database;
 
 pub use error::SettingsError;
 pub use files::raise_file_limit;
-pub use reader::Effective;
+pub use layers::Effective;
 
 /// The folder that is looked into when `HERALD_CONFIG_DIR` names none.
 const CONFIG_DIR: &str = "config";
 
 /// Which of the three worlds this process lives in (`HERALD_ENV`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Environment {
     /// A laptop: loopback, SQLite, seeded.
+    #[default]
     Development,
     /// The test suite.
     Test,
@@ -73,11 +79,14 @@ impl fmt::Display for Environment {
 }
 
 /// Everything Herald can be told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Which environment.
+    #[serde(skip)]
     pub env: Environment,
     /// One app only: every topic is `<scope>:<channel>` of it.
+    #[serde(deserialize_with = "kinds::slug")]
     pub single_app: Option<Slug>,
     /// Listening.
     pub server: Server,
@@ -105,7 +114,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the first setting that cannot be honoured.
     pub fn load() -> Result<Self, SettingsError> {
-        Self::load_from(layers::process_environment()?.into_iter(), Some(Path::new(CONFIG_DIR)))
+        Self::explain().map(|(settings, _)| settings)
     }
 
     /// Loads settings from the environment variables `env`, and from the files in `dir`, which may be
@@ -126,7 +135,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] if the file cannot be made.
     pub fn keep(&mut self) -> Result<(), SettingsError> {
-        read::keep_secret_key_base(&mut self.secrets)
+        self.secrets.keep_key_base()
     }
 
     /// Loads as [`Settings::load`] does, and tells every setting's value and where it came from.
@@ -146,12 +155,22 @@ impl Settings {
         env: impl Iterator<Item = (String, String)>,
         dir: Option<&Path>,
     ) -> Result<(Self, Vec<Effective>), SettingsError> {
-        read::read(layers::Layers::collect(env, dir)?)
+        let mut layers = layers::Layers::collect(env, dir)?;
+        let mut settings: Self = layers.read()?;
+        settings.env = layers.env;
+        if let OriginPolicy::PublicHost(host) = &mut settings.socket.check_origin {
+            host.clone_from(&settings.server.public_host);
+        }
+        settings.secrets.guardian_secret.take_if(|key| key.expose_secret().is_empty());
+        settings.secrets.find_key_base(&mut layers)?;
+        judge::judge(&settings, &layers)?;
+        Ok((settings, layers.effective))
     }
 }
 
 /// Listening.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address to listen on.
     pub host: IpAddr,
@@ -160,8 +179,10 @@ pub struct Server {
     /// Worker threads; 0 is one per core.
     pub workers: usize,
     /// The host name by which browsers know this server.
+    #[serde(deserialize_with = "kinds::host")]
     pub public_host: String,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    #[serde(deserialize_with = "kinds::networks")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Refuse requests that did not come over TLS.
     pub force_ssl: bool,
@@ -174,11 +195,13 @@ pub struct Server {
     /// How many sessions a shutdown closes at once.
     pub drain_batch_sessions: usize,
     /// How long it waits before it closes the next.
+    #[serde(rename = "drain_interval_ms", deserialize_with = "kinds::milliseconds")]
     pub drain_interval: Duration,
 }
 
 /// The admin API's credentials.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Admin {
     /// User name.
     pub username: String,
@@ -187,27 +210,34 @@ pub struct Admin {
 }
 
 /// Keys.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Secrets {
     /// The operator's own token key, for apps with `shared_tokens`; empty is unset.
     pub guardian_secret: Option<SecretString>,
     /// Signs what Herald itself hands out.
     pub secret_key_base: SecretString,
-    /// Where a start is to keep `secret_key_base`, which was made up while the settings were read.
-    unmade_file: Option<PathBuf>,
+    /// The file that holds it.
+    secret_key_base_file: Option<String>,
+    /// Whether the key was made up, because the file is missing which a start is to make.
+    #[serde(skip)]
+    is_unmade: bool,
 }
 
 /// The app registry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Registry {
     /// How often the table is read anew.
     pub refresh: Duration,
 }
 
 /// Sockets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Socket {
     /// The global origin check at the handshake.
+    #[serde(deserialize_with = "kinds::origin_policy")]
     pub check_origin: OriginPolicy,
     /// A session without inbound bytes for this long is closed.
     pub idle_timeout: Duration,
@@ -228,7 +258,8 @@ pub struct Socket {
 }
 
 /// Bounds. Units are last in the names.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Payload of one trigger.
     pub trigger_payload_bytes_max: usize,
@@ -293,9 +324,7 @@ impl Limits {
         let join = tokens.saturating_add(self.client_event_bytes_max).saturating_add(names);
         join.saturating_add(PUNCTUATION_BYTES).min(self.message_bytes_max)
     }
-}
 
-impl Limits {
     /// How many bytes may wait for all sessions together: as set, else a quarter of the memory that the
     /// machine or its control group has, but no less than may wait for one.
     pub fn outboxes_bytes_max(&self) -> usize {
@@ -308,7 +337,8 @@ impl Limits {
 }
 
 /// Counting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Where `GET /metrics` is answered, without a login; `None`: on the main port, with one.
     pub listen: Option<SocketAddr>,
@@ -317,7 +347,8 @@ pub struct Metrics {
 }
 
 /// Logging.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Log {
     /// An `env_logger` filter, such as `info` or `herald=debug`.
     pub filter: String,

@@ -9,13 +9,66 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
+use super::{Environment, Secrets, SettingsError, layers::Layers};
+
+const KEY: &str = "secrets.secret_key_base";
+const FILE: &str = "secrets.secret_key_base_file";
+
+impl Secrets {
+    /// Takes the key from its file, or makes one up, unless a layer gives it.
+    ///
+    /// # Errors
+    /// The file cannot be used; or the key is neither given nor in a file, in production.
+    pub(super) fn find_key_base(&mut self, layers: &mut Layers) -> Result<(), SettingsError> {
+        if !self.secret_key_base.expose_secret().is_empty() {
+            return Ok(());
+        }
+        let is_production = layers.env == Environment::Production;
+        let (key, origin) = match &self.secret_key_base_file {
+            None if is_production => {
+                let how = "SECRET_KEY_BASE=<32 bytes or more>, `openssl rand -hex 32` makes one";
+                return Err(layers.fault(KEY, format!("must be set in production: {how}")));
+            }
+            None => (generate(), "made for this run".to_owned()),
+            Some(file) => match read(Path::new(file)) {
+                Ok(key) => (key, format!("the file {file}")),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !is_production => {
+                    self.is_unmade = true;
+                    (generate(), format!("the file {file}, which the first start makes"))
+                }
+                Err(e) => return Err(layers.fault(FILE, unusable(file, &e))),
+            },
+        };
+        layers.found_secret(KEY, &origin);
+        self.secret_key_base = key;
+        Ok(())
+    }
+
+    /// Keeps a key that was made up in the file that was missing.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub(super) fn keep_key_base(&mut self) -> Result<(), SettingsError> {
+        if let Some(file) = self.secret_key_base_file.as_ref().filter(|_| self.is_unmade) {
+            let kept = keep(&self.secret_key_base, Path::new(file));
+            let fault = |e| SettingsError::new(FILE, unusable(file, &e));
+            self.secret_key_base = kept.map_err(fault)?;
+        }
+        Ok(())
+    }
+}
+
+fn unusable(file: &str, error: &io::Error) -> String {
+    format!("{file:?} cannot be used: {error}")
+}
+
 /// A new random key: 64 hexadecimal digits.
-pub(super) fn generate() -> SecretString {
+fn generate() -> SecretString {
     SecretString::from(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))
 }
 
 /// Reads the key that `path` holds.
-pub(super) fn read(path: &Path) -> io::Result<SecretString> {
+fn read(path: &Path) -> io::Result<SecretString> {
     let text = fs::read_to_string(path)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
@@ -23,12 +76,12 @@ pub(super) fn read(path: &Path) -> io::Result<SecretString> {
     }
 }
 
-/// Puts `key` into a file at `path` that only this user may read; answers the key that the file holds
+/// Puts `key` into a file at `path` that only this user may read; returns the key that the file holds
 /// then.
 ///
 /// Two processes that start at once end up with one key: the file appears whole or not at all, and
 /// the second process takes the key of the first.
-pub(super) fn keep(key: &SecretString, path: &Path) -> io::Result<SecretString> {
+fn keep(key: &SecretString, path: &Path) -> io::Result<SecretString> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
         fs::create_dir_all(folder)?;

@@ -692,3 +692,49 @@ fn no_secret_is_shown_or_printed() {
     let printed = format!("{settings:?}{effective:?}");
     assert!(!printed.contains("hush"), "{printed}");
 }
+
+#[test]
+fn every_secret_is_among_those_that_are_masked() {
+    let sources = [include_str!("mod.rs"), include_str!("../app/database.rs")];
+    let fields = sources.iter().flat_map(|source| source.lines()).filter_map(|line| {
+        let (name, of_type) = line.trim().trim_start_matches("pub ").split_once(": ")?;
+        ["SecretString,", "Option<SecretString>,"].contains(&of_type).then_some(name)
+    });
+    let mut fields: Vec<_> = fields.collect();
+    let key = |secret: &'static str| secret.split_once('.').expect("a section").1;
+    let mut masked: Vec<_> = kinds::SECRETS.into_iter().map(key).collect();
+    fields.sort_unstable();
+    masked.sort_unstable();
+    assert_eq!(fields, masked);
+}
+
+#[test]
+fn values_are_shown_as_what_they_stand_for() {
+    let env = [
+        ("SECRET_KEY_BASE", "k"),
+        ("HERALD__SERVER__FORCE_SSL", "true"),
+        ("HERALD__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+        ("HERALD__SERVER__WORKERS", "03"),
+        ("HERALD__SOCKET__IDLE_TIMEOUT", "90s"),
+        ("HERALD__SOCKET__CHECK_ORIGIN", "//a.example,//b.example"),
+        ("HERALD__LIMITS__SESSIONS_MAX", "12"),
+        ("HERALD__LIMITS__SESSIONS_PER_APP_MAX", "off"),
+        ("HERALD__ADMIN__USERNAME", "12"),
+    ];
+    let vars = env.map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let (_, effective) = Settings::explain_from(vars.into_iter(), None).expect("settings");
+    for (key, expected) in [
+        ("admin.username", serde_json::json!("12")),
+        ("limits.sessions_max", 12.into()),
+        ("limits.sessions_per_app_max", "off".into()),
+        ("server.force_ssl", true.into()),
+        ("server.trusted_proxies", serde_json::json!(["10.0.0.0/8", "::1"])),
+        ("server.workers", 3.into()),
+        ("single_app", "".into()),
+        ("socket.check_origin", serde_json::json!(["//a.example", "//b.example"])),
+        ("socket.idle_timeout", "1m 30s".into()),
+    ] {
+        let shown = effective.iter().find(|setting| setting.key == key).expect("a setting");
+        assert_eq!(shown.value, expected, "{key}");
+    }
+}

@@ -1,0 +1,112 @@
+//! What only several settings together can break.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Environment, Limits, Settings, SettingsError, layers::Layers};
+
+/// The articles' admin password: known to all, so good for loopback only.
+const DEFAULT_PASSWORD: &str = "pusher_admin_password";
+/// The least characters of an admin password in production.
+const PASSWORD_CHARS_MIN: usize = 12;
+/// The least bytes of a key in production: what HMAC-SHA256 can use.
+const KEY_BYTES_MIN: usize = 32;
+/// What one member of a presence channel may weigh when all of them are told of at once: its old meta
+/// and its new one of 1 KB each, and for each a key of 128 bytes with all of them escaped, references.
+const PRESENCE_MEMBER_BYTES: usize = 4_096;
+
+/// A rule: the setting at fault, whether the rule is broken, and what the error says then.
+type Rule = (&'static str, bool, String);
+
+/// Checks what is required, the rules that join several settings, and those of production.
+///
+/// # Errors
+/// The first rule that is broken.
+pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), SettingsError> {
+    let mut rules = access(settings);
+    rules.extend(limits(&settings.limits));
+    if settings.env == Environment::Production {
+        rules.extend(production(settings, layers));
+    }
+    match rules.into_iter().find(|(_, is_broken, _)| *is_broken) {
+        Some((key, _, fault)) => Err(layers.fault(key, fault)),
+        None => Ok(()),
+    }
+}
+
+fn access(settings: &Settings) -> Vec<Rule> {
+    let Settings { admin, server, socket, env, database, .. } = settings;
+    let (url, password) = (database.url.expose_secret(), admin.password.expose_secret());
+    // The password that everybody knows opens the admin API to nobody but this machine.
+    let is_private = server.host.is_loopback() && *env != Environment::Production;
+    let known = format!(
+        "must not be the default, which is known to all, on {}: set PUSHER_ADMIN_PASSWORD, or \
+         listen on 127.0.0.1 in development",
+        server.host
+    );
+    let no_url = "must be set, for example DATABASE_URL=sqlite://data/herald.db";
+    let no_password = "must be set: PUSHER_ADMIN_PASSWORD=<password>";
+    // A parked request is silent for that long, and its connection would be closed under it.
+    let is_cut_off = socket.long_poll_window >= socket.idle_timeout;
+    let cut_off = "must be shorter than socket.idle_timeout";
+    vec![
+        ("database.url", url.is_empty(), no_url.into()),
+        ("admin.password", password.is_empty(), no_password.into()),
+        ("admin.password", password == DEFAULT_PASSWORD && !is_private, known),
+        ("socket.long_poll_window", is_cut_off, cut_off.into()),
+    ]
+}
+
+/// A limit that another one makes unreachable is a mistake.
+fn limits(limits: &Limits) -> Vec<Rule> {
+    let more = |key, larger: usize, than: &str, smaller: usize| {
+        let fault = format!("must be more than {than}, {smaller} bytes, not {larger}");
+        (key, larger <= smaller, fault)
+    };
+    let at_most = |key, part: Option<usize>| {
+        let all = limits.sessions_max.unwrap_or(usize::MAX);
+        let part = part.unwrap_or_default();
+        (key, part > all, format!("must be at most limits.sessions_max, {all}, not {part}"))
+    };
+    let (message, body) = (limits.message_bytes_max, limits.request_body_bytes_max);
+    let (trigger, event) = (limits.trigger_payload_bytes_max, limits.client_event_bytes_max);
+    let (bodies, unfinished) = (limits.bodies_bytes_max, limits.unfinished_bytes_max);
+    let (token, outbox) = (limits.token_bytes_max, limits.outbox_bytes_max);
+    let outboxes = limits.outboxes_bytes_max.unwrap_or(usize::MAX);
+    let two = "two bodies (request_body_bytes_max), since visitors' may fill half of it";
+    let payload = "the largest payload (trigger_payload_bytes_max, client_event_bytes_max)";
+    let picture = "what all members of a presence channel may weigh (presence_members_max)";
+    let members_bytes = limits.presence_members_max.saturating_mul(PRESENCE_MEMBER_BYTES);
+    let few = format!("must be at least limits.outbox_bytes_max, {outbox}, not {outboxes}");
+    vec![
+        more("limits.message_bytes_max", message, "limits.client_event_bytes_max", event),
+        more("limits.message_bytes_max", message, "limits.token_bytes_max", token),
+        more("limits.unfinished_bytes_max", unfinished, "limits.message_bytes_max", message),
+        more("limits.request_body_bytes_max", body, "limits.trigger_payload_bytes_max", trigger),
+        more("limits.bodies_bytes_max", bodies, two, body.saturating_mul(2)),
+        more("limits.outbox_bytes_max", outbox, payload, trigger.max(event)),
+        more("limits.outbox_bytes_max", outbox, picture, members_bytes),
+        ("limits.outboxes_bytes_max", outboxes < outbox, few),
+        at_most("limits.sessions_per_app_max", limits.sessions_per_app_max),
+        at_most("limits.sessions_per_address_max", limits.sessions_per_address_max),
+    ]
+}
+
+/// Production starts with nothing weak, and with a database that somebody chose.
+fn production(settings: &Settings, layers: &Layers) -> Vec<Rule> {
+    let Settings { admin, secrets, database, .. } = settings;
+    let is_short = |key: &SecretString| key.expose_secret().len() < KEY_BYTES_MIN;
+    let guardian_is_short = secrets.guardian_secret.as_ref().is_some_and(is_short);
+    let password_chars = admin.password.expose_secret().chars().count();
+    let url = "DATABASE_URL=postgres://user:password@host/database, or sqlite://<file>";
+    let no_url = format!("must be set in production: {url}");
+    let weak = format!("must have {PASSWORD_CHARS_MIN} characters or more in production");
+    let short = format!("must have {KEY_BYTES_MIN} bytes or more in production");
+    let seeded = "must be false in production: its secret is known to all";
+    vec![
+        ("database.url", layers.is_default("database.url"), no_url),
+        ("admin.password", password_chars < PASSWORD_CHARS_MIN, weak),
+        ("secrets.guardian_secret", guardian_is_short, short.clone()),
+        ("secrets.secret_key_base", is_short(&secrets.secret_key_base), short),
+        ("database.seed", database.seed, seeded.into()),
+    ]
+}

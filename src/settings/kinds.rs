@@ -1,0 +1,227 @@
+//! What each setting may be: its type, its range, its form.
+//!
+//! The default of a setting says of which type it is. A number has the range of [`numbers`], a
+//! duration that of [`durations`], and a text the form of [`form`]; a new setting that wants
+//! another range than the usual one is named there. A variable has only text: numbers, flags and
+//! lists are accepted as text, too.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use config::{Value, ValueKind};
+use humantime_serde::re::humantime::{format_duration, parse_duration};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::Value as Json;
+use url::Host;
+
+use crate::app::{Slug, database::shown_url, origin::OriginPolicy};
+
+/// Texts that are not shown; no message quotes them.
+pub(super) const SECRETS: [&str; 4] =
+    ["admin.password", "database.url", "secrets.guardian_secret", "secrets.secret_key_base"];
+/// What is shown instead of a secret.
+pub(super) const MASK: &str = "********";
+
+const HOUR_MS: u64 = 3_600_000;
+const GIGABYTE: u64 = 1 << 30;
+const MANY: u64 = 1_000_000;
+
+fn numbers(key: &str) -> RangeInclusive<u64> {
+    match key {
+        "server.port" => 0..=65_535,
+        "server.workers" => 0..=512,
+        "server.drain_interval_ms" => 1..=60_000,
+        "database.connections_max" => 1..=1_000,
+        "limits.trigger_payload_bytes_max" | "limits.client_event_bytes_max" => 2..=GIGABYTE,
+        "limits.client_events_per_second_max" | "limits.joins_per_second_max" => 1..=10_000,
+        "limits.message_bytes_max" | "limits.request_body_bytes_max" => 512..=GIGABYTE,
+        "limits.unfinished_bytes_max" => 512..=64 * GIGABYTE,
+        "limits.bodies_bytes_max" => 1_024..=64 * GIGABYTE,
+        "limits.outbox_bytes_max" => 1_024..=GIGABYTE,
+        "limits.token_bytes_max" => 64..=MANY,
+        "limits.publications_in_flight_max" => 100..=MANY,
+        "metrics.apps_max" => 0..=10_000,
+        _ => 1..=MANY,
+    }
+}
+
+fn durations(key: &str) -> RangeInclusive<Duration> {
+    let (least_ms, most_ms) = match key {
+        "log.refusal_interval" => (100, 24 * HOUR_MS),
+        "server.keep_alive" | "server.shutdown_timeout" => (1, HOUR_MS),
+        "database.connect_retry" => (0, HOUR_MS),
+        "socket.idle_timeout" | "socket.long_poll_unjoined_timeout" => (10, 24 * HOUR_MS),
+        "socket.long_poll_window" => (10, 19_000),
+        "socket.presence_interval" => (1, 10_000),
+        _ => (10, HOUR_MS),
+    };
+    Duration::from_millis(least_ms)..=Duration::from_millis(most_ms)
+}
+
+/// Whether a text has its form, and what it must be.
+fn form(key: &str, text: &str) -> (bool, &'static str) {
+    let is_flawed = |c: char| c == ':' || c.is_control();
+    let is_formed = match key {
+        "single_app" => text.is_empty() || Slug::parse(text).is_some(),
+        "server.host" => text.parse::<IpAddr>().is_ok(),
+        "server.public_host" => OriginPolicy::parse(&["true".to_owned()], text).is_ok(),
+        "admin.username" => !text.is_empty() && !text.contains(is_flawed),
+        "metrics.listen" => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
+        "log.filter" => env_filter::Builder::new().try_parse(text).is_ok(),
+        _ => true,
+    };
+    let right = match key {
+        "single_app" => "an app's slug, 1 to 63 of a-z, 0-9 and -",
+        "server.host" => "an IP address such as 127.0.0.1 or 0.0.0.0",
+        "server.public_host" => {
+            "a host name such as \"herald.example.com\", without scheme and port"
+        }
+        "admin.username" => "a name without colons and control characters",
+        "metrics.listen" => "an address and a port such as 127.0.0.1:9100, or empty",
+        "log.filter" => "levels by module, such as \"info\" or \"warn,herald=debug\"",
+        _ => "a text",
+    };
+    (is_formed, right)
+}
+
+/// A setting that was read: as serde takes it, and as it is shown.
+pub(super) type Read = (ValueKind, Json);
+
+/// Reads a setting by the kind of its default.
+///
+/// # Errors
+/// What the value must be; it is quoted, unless it is secret.
+pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<Read, String> {
+    let json = Json::deserialize(given).unwrap_or_default();
+    if SECRETS.contains(&key) {
+        return read_secret(key, &json).map_err(|right| format!("must be {right}"));
+    }
+    let read = match default {
+        ValueKind::Boolean(_) if key == "socket.check_origin" && flag(&json).is_none() => {
+            texts(&json).map(same)
+        }
+        ValueKind::Boolean(_) => flag(&json).map(same).ok_or_else(|| "true or false".to_owned()),
+        ValueKind::I64(_) => {
+            let (range, number) = (numbers(key), whole(&json));
+            let number = number.filter(|number| range.contains(number)).map(same);
+            let (least, most) = range.into_inner();
+            number.ok_or_else(|| format!("a whole number from {least} to {most}"))
+        }
+        ValueKind::Array(_) => {
+            texts(&json).and_then(|list| match list.iter().all(|raw| network(raw).is_some()) {
+                true => Ok(same(list)),
+                false => Err("addresses or networks such as 10.0.0.7 or 10.0.0.0/8".to_owned()),
+            })
+        }
+        ValueKind::String(word) if word == "auto" || word == "off" => match json.as_str() {
+            Some(text) if text == word => Ok((ValueKind::Nil, json.clone())),
+            _ => whole(&json)
+                .filter(|number| *number > 0)
+                .map(same)
+                .ok_or_else(|| format!("\"{word}\" or a whole number from 1")),
+        },
+        ValueKind::String(text) if parse_duration(text).is_ok() => read_duration(key, &json),
+        _ => match json.as_str() {
+            // Empty is none, where the default is none.
+            Some("") if *default == "".into() => Ok((ValueKind::Nil, json.clone())),
+            text => {
+                let (is_formed, right) = form(key, text.unwrap_or_default());
+                let text = text.filter(|_| is_formed).map(|text| same(text.to_owned()));
+                text.ok_or_else(|| right.to_owned())
+            }
+        },
+    };
+    read.map_err(|right| {
+        let shown: String = json.to_string().chars().take(80).collect();
+        format!("must be {right}, not {shown}")
+    })
+}
+
+fn read_secret(key: &str, json: &Json) -> Result<Read, &'static str> {
+    let text = json.as_str().ok_or("a text, in quotes")?;
+    let right = "sqlite://<file> or postgres://user:password@host/database";
+    let shown = match (key, text) {
+        (_, "") => String::new(),
+        ("database.url", url) => shown_url(url).ok_or(right)?,
+        _ => MASK.to_owned(),
+    };
+    Ok((text.into(), shown.into()))
+}
+
+/// A duration, for serde as seconds and nanoseconds.
+fn read_duration(key: &str, json: &Json) -> Result<Read, String> {
+    let (least, most) = durations(key).into_inner();
+    let given = json.as_str().and_then(|text| parse_duration(text).ok());
+    let Some(given) = given.filter(|given| (least..=most).contains(given)) else {
+        let (least, most) = (format_duration(least), format_duration(most));
+        return Err(format!("a duration such as \"5s\", from {least} to {most}"));
+    };
+    let parts = vec![given.as_secs(), given.subsec_nanos().into()];
+    Ok((parts.into(), format_duration(given).to_string().into()))
+}
+
+fn same<T: Clone + Into<ValueKind> + Into<Json>>(value: T) -> Read {
+    (value.clone().into(), value.into())
+}
+
+fn flag(json: &Json) -> Option<bool> {
+    json.as_bool().or_else(|| json.as_str()?.parse().ok())
+}
+
+fn whole(json: &Json) -> Option<u64> {
+    match json {
+        // Digits alone: `parse` would take a plus sign too.
+        Json::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+        _ => json.as_u64(),
+    }
+}
+
+/// A list of texts, or one text that is split at its commas.
+fn texts(json: &Json) -> Result<Vec<String>, String> {
+    let list = match json {
+        Json::String(text) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Some(items.map(String::from).collect())
+        }
+        _ => json
+            .as_array()
+            .and_then(|items| items.iter().map(|i| Some(i.as_str()?.into())).collect()),
+    };
+    list.ok_or_else(|| "a list of texts".to_owned())
+}
+
+fn network(raw: &str) -> Option<IpNet> {
+    raw.parse().or_else(|_| raw.parse().map(IpAddr::into)).ok()
+}
+
+pub(super) fn networks<'de, D: Deserializer<'de>>(given: D) -> Result<Vec<IpNet>, D::Error> {
+    Ok(Vec::<String>::deserialize(given)?.iter().filter_map(|raw| network(raw)).collect())
+}
+
+pub(super) fn host<'de, D: Deserializer<'de>>(given: D) -> Result<String, D::Error> {
+    let host = Host::parse(&String::deserialize(given)?).map_err(D::Error::custom)?;
+    Ok(host.to_string())
+}
+
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(given: D) -> Result<Duration, D::Error> {
+    u64::deserialize(given).map(Duration::from_millis)
+}
+
+pub(super) fn slug<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Slug>, D::Error> {
+    Ok(Option::<String>::deserialize(given)?.and_then(|slug| Slug::parse(&slug)))
+}
+
+/// An origin policy. One that compares with the public host gets it later: it is another setting.
+pub(super) fn origin_policy<'de, D: Deserializer<'de>>(given: D) -> Result<OriginPolicy, D::Error> {
+    let entries = match Json::deserialize(given)? {
+        Json::Bool(flag) => vec![flag.to_string()],
+        list => texts(&list).map_err(D::Error::custom)?,
+    };
+    let right = "must be false, true, \"conn\" or a list of origins";
+    OriginPolicy::parse(&entries, "localhost")
+        .map_err(|e| D::Error::custom(format!("{right}: {e}")))
+}

@@ -11,10 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{
-    App, ClientEvents, Slug,
-    origin::{AllowedOrigins, OriginPattern},
-};
+use super::{App, Slug, settings::AppSettings};
 
 /// The fewest characters of a name.
 const NAME_CHARS_MIN: usize = 5;
@@ -23,8 +20,8 @@ const SECRET_CHARS_MIN: usize = 16;
 /// The most characters of a name, a key or a secret.
 const CHARS_MAX: usize = 255;
 
-const BLANK: &str = "can't be blank";
-const INVALID: &str = "is invalid";
+pub(super) const BLANK: &str = "can't be blank";
+pub(super) const INVALID: &str = "is invalid";
 const CONTROL_CHARACTERS: &str = "must not contain control characters";
 /// The fault of a name or slug that another app has.
 pub(super) const TAKEN: &str = "has already been taken";
@@ -38,6 +35,15 @@ impl Faults {
     /// Notes one fault of `field`.
     pub fn add(&mut self, field: &'static str, fault: impl Into<Cow<'static, str>>) {
         self.0.entry(field).or_default().push(fault.into());
+    }
+
+    /// The value of `field`, unless it is faulty: then its faults are noted.
+    pub(super) fn keep<T>(
+        &mut self,
+        field: &'static str,
+        read: Result<T, FieldFaults>,
+    ) -> Option<T> {
+        read.map_err(|found| self.0.entry(field).or_default().extend(found)).ok()
     }
 
     /// Whether nothing is wrong.
@@ -72,10 +78,8 @@ pub struct AppFields {
     slug: Option<Slug>,
     key: Option<Credential<String>>,
     secret: Option<Credential<SecretString>>,
-    active: Option<bool>,
-    allowed_origins: Option<AllowedOrigins>,
-    client_events: Option<ClientEvents>,
-    shared_tokens: Option<bool>,
+    /// Everything else, not looked at yet: settings, and what is ignored.
+    others: Map<String, Value>,
     faults: Faults,
 }
 
@@ -94,41 +98,20 @@ impl AppFields {
     fn read_field(&mut self, field: &str, value: &Value) {
         let faults = &mut self.faults;
         match field {
-            "name" => self.name = keep("name", read_name(value), faults),
-            "slug" => self.slug = keep("slug", read_slug(value), faults).flatten(),
-            "key" => self.key = keep("key", read_key(value), faults),
-            "secret" => self.secret = keep("secret", read_secret(value), faults),
-            "active" => self.active = keep("active", read_bool(value), faults),
-            "allowed_origins" => {
-                self.allowed_origins = keep("allowed_origins", read_origins(value), faults);
-            }
-            "client_events" => {
-                self.client_events = keep("client_events", read_client_events(value), faults);
-            }
-            "shared_tokens" => {
-                self.shared_tokens = keep("shared_tokens", read_bool(value), faults);
-            }
-            _ => {}
+            "name" => self.name = faults.keep("name", read_name(value)),
+            "slug" => self.slug = faults.keep("slug", read_slug(value)).flatten(),
+            "key" => self.key = faults.keep("key", read_key(value)),
+            "secret" => self.secret = faults.keep("secret", read_secret(value)),
+            other => drop(self.others.insert(other.to_owned(), value.clone())),
         }
     }
 }
 
 /// The faults of one field.
-type FieldFaults = Vec<Cow<'static, str>>;
-
-fn keep<T>(field: &'static str, read: Result<T, FieldFaults>, faults: &mut Faults) -> Option<T> {
-    let found = match read {
-        Ok(value) => return Some(value),
-        Err(found) => found,
-    };
-    for fault in found {
-        faults.add(field, fault);
-    }
-    None
-}
+pub(super) type FieldFaults = Vec<Cow<'static, str>>;
 
 /// A string; null is an empty one, as a form has no other way to say it.
-fn read_text(value: &Value) -> Result<&str, FieldFaults> {
+pub(super) fn read_text(value: &Value) -> Result<&str, FieldFaults> {
     match value {
         Value::String(text) => Ok(text),
         Value::Null => Ok(""),
@@ -196,61 +179,6 @@ fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
     if faults.is_empty() { Ok(Credential::Chosen(secret.into())) } else { Err(faults) }
 }
 
-fn read_bool(value: &Value) -> Result<bool, FieldFaults> {
-    match value {
-        Value::Bool(given) => Ok(*given),
-        Value::Null => Err(vec![BLANK.into()]),
-        Value::String(text) => match text.as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            "" => Err(vec![BLANK.into()]),
-            _ => Err(vec![INVALID.into()]),
-        },
-        _ => Err(vec![INVALID.into()]),
-    }
-}
-
-fn read_client_events(value: &Value) -> Result<ClientEvents, FieldFaults> {
-    match read_text(value)? {
-        "" => Err(vec![BLANK.into()]),
-        text => ClientEvents::parse(text).ok_or_else(|| vec![INVALID.into()]),
-    }
-}
-
-/// A list of origins. Blank entries beside others are left out: Rails has a hidden field that sends
-/// one. A list of nothing but blanks is refused, since an empty list lets everybody in; that is said by
-/// `[]`, or in a form by `app[allowed_origins]=`.
-fn read_origins(value: &Value) -> Result<AllowedOrigins, FieldFaults> {
-    let invalid = || vec![INVALID.into()];
-    let entries = match value {
-        Value::Array(entries) => entries.as_slice(),
-        Value::String(text) if text.is_empty() => &[],
-        _ => return Err(invalid()),
-    };
-    let mut origins = Vec::new();
-    for entry in entries {
-        match entry {
-            Value::String(text) if text.is_empty() => {}
-            Value::String(text) => origins.push(text.clone()),
-            _ => return Err(invalid()),
-        }
-    }
-    if origins.is_empty() && !entries.is_empty() {
-        return Err(vec![BLANK.into()]);
-    }
-    if origins.len() <= AllowedOrigins::COUNT_MAX {
-        let faults: FieldFaults = origins
-            .iter()
-            .filter_map(|origin| OriginPattern::parse(origin).err())
-            .map(|error| error.to_string().into())
-            .collect();
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-    }
-    AllowedOrigins::parse(origins).map_err(|error| vec![error.to_string().into()])
-}
-
 /// What may be stored of an app.
 #[derive(Debug, Clone)]
 pub struct AppValues {
@@ -262,14 +190,8 @@ pub struct AppValues {
     pub key: String,
     /// Its password, and the key of tokens.
     pub secret: SecretString,
-    /// Whether the app is served.
-    pub active: bool,
-    /// Origins whose pages may join.
-    pub allowed_origins: AllowedOrigins,
-    /// Who may publish from a browser.
-    pub client_events: ClientEvents,
-    /// Whether `GUARDIAN_SECRET` counts.
-    pub shared_tokens: bool,
+    /// What else may be set.
+    pub settings: AppSettings,
 }
 
 impl AppValues {
@@ -279,10 +201,7 @@ impl AppValues {
             && self.slug == app.slug
             && self.key == app.key
             && self.secret.expose_secret() == app.secret.expose_secret()
-            && self.active == app.active
-            && self.allowed_origins == app.allowed_origins
-            && self.client_events == app.client_events
-            && self.shared_tokens == app.shared_tokens
+            && self.settings == app.settings
     }
 }
 
@@ -293,10 +212,7 @@ impl From<&App> for AppValues {
             slug: app.slug.clone(),
             key: app.key.clone(),
             secret: app.secret.clone(),
-            active: app.active,
-            allowed_origins: app.allowed_origins.clone(),
-            client_events: app.client_events,
-            shared_tokens: app.shared_tokens,
+            settings: app.settings.clone(),
         }
     }
 }
@@ -312,16 +228,14 @@ pub struct Draft {
     pub faults: Faults,
     key: String,
     secret: SecretString,
-    active: bool,
-    allowed_origins: AllowedOrigins,
-    client_events: ClientEvents,
-    shared_tokens: bool,
+    settings: AppSettings,
 }
 
 impl Draft {
     /// Drafts a new app: what is absent gets its default, keys and slug are made where empty.
     pub fn of_new(fields: AppFields) -> Self {
         let mut faults = fields.faults;
+        let settings = set(AppSettings::default(), &fields.others, &mut faults);
         if fields.name.is_none() && !faults.has("name") {
             faults.add("name", BLANK);
         }
@@ -337,16 +251,14 @@ impl Draft {
             faults,
             key: chosen(fields.key).unwrap_or_else(random),
             secret: chosen(fields.secret).unwrap_or_else(|| random().into()),
-            active: fields.active.unwrap_or(true),
-            allowed_origins: fields.allowed_origins.unwrap_or_default(),
-            client_events: fields.client_events.unwrap_or_default(),
-            shared_tokens: fields.shared_tokens.unwrap_or(false),
+            settings,
         }
     }
 
     /// Drafts a change of `app`: what is absent stays. The slug follows the name, and only it.
     pub fn of_change(fields: AppFields, app: &App) -> Self {
         let mut faults = fields.faults;
+        let settings = set(app.settings.clone(), &fields.others, &mut faults);
         // A slug is written on creation only: what was sent is ignored, and so are its faults.
         faults.0.remove("slug");
         let is_name_faulty = faults.has("name");
@@ -361,10 +273,7 @@ impl Draft {
             faults,
             key: renewed(fields.key, &app.key, random),
             secret: renewed(fields.secret, &app.secret, || random().into()),
-            active: fields.active.unwrap_or(app.active),
-            allowed_origins: fields.allowed_origins.unwrap_or_else(|| app.allowed_origins.clone()),
-            client_events: fields.client_events.unwrap_or(app.client_events),
-            shared_tokens: fields.shared_tokens.unwrap_or(app.shared_tokens),
+            settings,
         }
     }
 
@@ -379,14 +288,16 @@ impl Draft {
                 slug,
                 key: self.key,
                 secret: self.secret,
-                active: self.active,
-                allowed_origins: self.allowed_origins,
-                client_events: self.client_events,
-                shared_tokens: self.shared_tokens,
+                settings: self.settings,
             }),
             _ => Err(self.faults),
         }
     }
+}
+
+fn set(mut settings: AppSettings, given: &Map<String, Value>, faults: &mut Faults) -> AppSettings {
+    given.iter().for_each(|(field, value)| settings.set(field, value, faults));
+    settings
 }
 
 /// Makes a slug: lower case, ASCII, hyphens, cut to length. A name that leaves none is faulty.
@@ -429,7 +340,7 @@ mod tests {
     use chrono::Utc;
     use serde_json::json;
 
-    use crate::app::AppId;
+    use crate::app::{AppId, ClientEvents, origin::AllowedOrigins};
 
     fn fields(given: Value) -> AppFields {
         AppFields::read(given.as_object().expect("an object"))
@@ -451,10 +362,13 @@ mod tests {
             slug: Slug::parse("chosen-slug").expect("a slug"),
             key: "the-key".into(),
             secret: "a secret of some length".into(),
-            active: false,
-            allowed_origins: AllowedOrigins::parse(vec!["//a.example".into()]).expect("origins"),
-            client_events: ClientEvents::All,
-            shared_tokens: true,
+            settings: AppSettings {
+                active: false,
+                allowed_origins: AllowedOrigins::parse(vec!["//a.example".into()])
+                    .expect("origins"),
+                client_events: ClientEvents::All,
+                ..AppSettings::default()
+            },
             inserted_at: Utc::now(),
             updated_at: Utc::now(),
         }
@@ -471,10 +385,10 @@ mod tests {
         assert!(Uuid::parse_str(&values.key).is_ok());
         assert!(Uuid::parse_str(values.secret.expose_secret()).is_ok());
         assert_ne!(values.key, values.secret.expose_secret());
-        assert!(values.active);
-        assert!(values.allowed_origins.as_strings().is_empty());
-        assert_eq!(values.client_events, ClientEvents::Authorized);
-        assert!(!values.shared_tokens);
+        assert!(values.settings.active);
+        assert!(values.settings.allowed_origins.as_strings().is_empty());
+        assert_eq!(values.settings.client_events, ClientEvents::Authorized);
+        assert!(!values.settings.shared_tokens);
     }
 
     #[test]
@@ -500,9 +414,13 @@ mod tests {
             let values = new(given);
             assert_eq!((values.slug.as_str(), values.key.as_str()), ("bar", "k"), "{case}");
             assert_eq!(values.secret.expose_secret(), "0123456789abcdef", "{case}");
-            assert!(!values.active && values.shared_tokens, "{case}");
-            assert_eq!(values.allowed_origins.as_strings(), ["https://a.example"], "{case}");
-            assert_eq!(values.client_events, ClientEvents::None, "{case}");
+            assert!(!values.settings.active && values.settings.shared_tokens, "{case}");
+            assert_eq!(
+                values.settings.allowed_origins.as_strings(),
+                ["https://a.example"],
+                "{case}"
+            );
+            assert_eq!(values.settings.client_events, ClientEvents::None, "{case}");
         }
     }
 

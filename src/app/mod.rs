@@ -13,6 +13,7 @@ pub mod refusals;
 pub mod registry;
 mod secrets;
 pub mod seed;
+pub mod settings;
 pub mod store;
 pub mod subject;
 pub mod token;
@@ -25,8 +26,8 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::Serialize;
 
-use origin::AllowedOrigins;
 use secrets::Secrets;
+use settings::AppSettings;
 
 /// An app's primary key in the database; it outlives a change of slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -113,14 +114,8 @@ pub struct App {
     pub key: String,
     /// Password of the app's HTTP Basic auth, and the key that signs its tokens.
     pub secret: SecretString,
-    /// An inactive app neither publishes nor is joined.
-    pub active: bool,
-    /// Origins whose pages may join; empty allows any.
-    pub allowed_origins: AllowedOrigins,
-    /// Who may publish from a browser.
-    pub client_events: ClientEvents,
-    /// Whether tokens signed with the operator's `GUARDIAN_SECRET` count for this app.
-    pub shared_tokens: bool,
+    /// What else may be set.
+    pub settings: AppSettings,
     /// When the app was created.
     pub inserted_at: DateTime<Utc>,
     /// When the app was last changed.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A page's origin, as a browser's `Origin` header says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -152,9 +154,11 @@ impl OriginPattern {
 }
 
 /// The origins whose pages may join an app's topics; empty allows any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct AllowedOrigins {
     given: Vec<String>,
+    #[serde(skip)]
     patterns: Vec<OriginPattern>,
 }
 

@@ -28,7 +28,7 @@ impl Secrets {
     /// Adds an app's secret; that of an inactive app opens nothing, and an empty one is none.
     pub(super) fn add(&mut self, app: &App) {
         let secret = app.secret.expose_secret();
-        if app.active && !secret.is_empty() {
+        if app.settings.active && !secret.is_empty() {
             self.digests.insert(self.digest(secret.as_bytes()));
         }
     }

@@ -11,8 +11,8 @@ use herald_entity::{apps, prelude::Apps as Table};
 use herald_migration::{MigrationStatus, Migrator, MigratorTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
-    QueryFilter, QueryOrder, QuerySelect, RuntimeErr, Set, SqlErr, SqlxPostgresConnector,
-    SqlxSqliteConnector, TransactionTrait, Unchanged,
+    ModelTrait, QueryFilter, QueryOrder, QuerySelect, RuntimeErr, Set, SqlErr,
+    SqlxPostgresConnector, SqlxSqliteConnector, TransactionTrait, Unchanged,
     sqlx::{
         self, ConnectOptions, Connection,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
@@ -25,9 +25,7 @@ use sea_orm::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{
-    App, AppId, ClientEvents, Slug, database::Database, fields::AppValues, origin::AllowedOrigins,
-};
+use super::{App, AppId, Slug, database::Database, fields::AppValues, settings::AppSettings};
 
 /// How long to wait between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -298,19 +296,18 @@ impl AppStore {
     /// [`StoreError::Taken`], [`StoreError::Unavailable`].
     pub async fn insert(&self, values: &AppValues) -> Result<App, StoreError> {
         let now = now();
-        let row = apps::ActiveModel {
+        let mut row = apps::ActiveModel {
             name: Set(values.name.clone()),
             slug: Set(values.slug.to_string()),
             key: Set(values.key.clone()),
             secret: Set(stored_secret(&values.secret)),
-            active: Set(values.active),
-            allowed_origins: Set(stored_origins(&values.allowed_origins)),
-            client_events: Set(values.client_events.as_str().to_owned()),
-            shared_tokens: Set(values.shared_tokens),
             inserted_at: Set(now),
             updated_at: Set(now),
             ..Default::default()
         };
+        for (name, stored) in values.settings.stored() {
+            row.set(column(name), to_column(stored));
+        }
         let id = self.write(async |transaction| Ok(row.insert(transaction).await?.id)).await?;
         Ok(app(AppId(id), values.clone(), (now, now)))
     }
@@ -512,8 +509,25 @@ fn stored_secret(secret: &SecretString) -> apps::Secret {
     apps::Secret(secret.expose_secret().to_owned())
 }
 
-fn stored_origins(origins: &AllowedOrigins) -> String {
-    serde_json::json!(origins.as_strings()).to_string()
+/// The column of a setting, which has its name.
+fn column(setting: &str) -> apps::Column {
+    setting.parse().expect("every setting has a column: a test reads them all")
+}
+
+/// A boolean or a text column.
+fn to_column(stored: serde_json::Value) -> sea_orm::Value {
+    match stored {
+        serde_json::Value::String(text) => text.into(),
+        stored => stored.as_bool().into(),
+    }
+}
+
+fn of_column(value: sea_orm::Value) -> serde_json::Value {
+    match value {
+        sea_orm::Value::Bool(flag) => flag.into(),
+        sea_orm::Value::String(text) => text.into(),
+        _ => serde_json::Value::Null,
+    }
 }
 
 fn changed_columns(app: &App, values: &AppValues, now: DateTime<Utc>) -> apps::ActiveModel {
@@ -530,17 +544,10 @@ fn changed_columns(app: &App, values: &AppValues, now: DateTime<Utc>) -> apps::A
     if values.secret.expose_secret() != app.secret.expose_secret() {
         row.secret = Set(stored_secret(&values.secret));
     }
-    if values.active != app.active {
-        row.active = Set(values.active);
-    }
-    if values.allowed_origins != app.allowed_origins {
-        row.allowed_origins = Set(stored_origins(&values.allowed_origins));
-    }
-    if values.client_events != app.client_events {
-        row.client_events = Set(values.client_events.as_str().to_owned());
-    }
-    if values.shared_tokens != app.shared_tokens {
-        row.shared_tokens = Set(values.shared_tokens);
+    for (given, current) in values.settings.stored().into_iter().zip(app.settings.stored()) {
+        if given != current {
+            row.set(column(given.0), to_column(given.1));
+        }
     }
     row.updated_at = Set(now);
     row
@@ -553,10 +560,7 @@ fn app(id: AppId, values: AppValues, times: (DateTime<Utc>, DateTime<Utc>)) -> A
         slug: values.slug,
         key: values.key,
         secret: values.secret,
-        active: values.active,
-        allowed_origins: values.allowed_origins,
-        client_events: values.client_events,
-        shared_tokens: values.shared_tokens,
+        settings: values.settings,
         inserted_at: times.0,
         updated_at: times.1,
     }
@@ -572,19 +576,14 @@ fn read(row: apps::Model) -> Result<App, UnreadableRow> {
             return Err(unreadable(column));
         }
     }
-    let origins = serde_json::from_str(&row.allowed_origins).ok();
-    let origins = origins.and_then(|given| AllowedOrigins::parse(given).ok());
+    let settings = AppSettings::restore(|name| of_column(row.get(column(name))));
     Ok(App {
         id,
+        settings: settings.map_err(unreadable)?,
         name: row.name,
         slug: Slug::parse(&row.slug).ok_or_else(|| unreadable("slug"))?,
         key: row.key,
         secret: row.secret.0.into(),
-        active: row.active,
-        allowed_origins: origins.ok_or_else(|| unreadable("allowed_origins"))?,
-        client_events: ClientEvents::parse(&row.client_events)
-            .ok_or_else(|| unreadable("client_events"))?,
-        shared_tokens: row.shared_tokens,
         inserted_at: row.inserted_at,
         updated_at: row.updated_at,
     })

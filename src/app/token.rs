@@ -160,7 +160,7 @@ impl<'a> Keys<'a> {
     /// The keys that count for `app`.
     pub fn of(app: &'a App, guardian_secret: Option<&'a SecretString>) -> Self {
         let shared = match guardian_secret {
-            Some(key) if app.shared_tokens => Shared::Accepted(key),
+            Some(key) if app.settings.shared_tokens => Shared::Accepted(key),
             key => Shared::refused(key),
         };
         Self { app: &app.secret, shared }

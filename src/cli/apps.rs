@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,7 @@ use crate::{
         App, Slug,
         change::{self, ChangeError},
         fields::AppFields,
+        settings::{AppSettings, Described},
         store::{AppStore, MissingFile},
     },
     http::apps::AppView,
@@ -94,21 +95,14 @@ pub(super) struct Output {
 /// What both creating and updating can set.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Fields {
-    /// Whether it is served
-    #[arg(long, value_name = "true|false")]
-    active: Option<bool>,
     /// An origin whose pages may join, such as `https://example.com` or `//*.example.com`; may be repeated
     #[arg(long = "origin", value_name = "ORIGIN")]
     origins: Vec<String>,
     /// Let pages of any origin join
     #[arg(long, conflicts_with = "origins")]
     any_origin: bool,
-    /// Who may publish from a browser
-    #[arg(long, value_name = "WHO", value_parser = ["authorized", "all", "none"])]
-    client_events: Option<String>,
-    /// Whether tokens signed with GUARDIAN_SECRET count
-    #[arg(long, value_name = "true|false")]
-    shared_tokens: Option<bool>,
+    #[command(flatten)]
+    settings: Settings,
     /// Its key, instead of one that is made
     #[arg(long)]
     key: Option<String>,
@@ -117,16 +111,53 @@ pub(super) struct Fields {
     secret_env: Option<String>,
 }
 
+/// The settings that have one of a few values: a flag for each.
+#[derive(Debug, Default)]
+struct Settings(Map<String, Value>);
+
+impl clap::Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        AppSettings::DESCRIBED.iter().filter(|setting| !setting.values.is_empty()).fold(
+            command,
+            |command, setting| {
+                let flag = clap::Arg::new(setting.name)
+                    .long(setting.name.replace('_', "-"))
+                    .value_name(setting.values.join("|"))
+                    .value_parser(clap::builder::PossibleValuesParser::new(setting.values))
+                    .hide_possible_values(true)
+                    .help(setting.help.trim().trim_end_matches('.'));
+                command.arg(flag)
+            },
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Settings {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self::default();
+        settings.update_from_arg_matches(matches).map(|()| settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        for Described { name, values, .. } in AppSettings::DESCRIBED {
+            let given = (!values.is_empty()).then(|| matches.get_one::<String>(name)).flatten();
+            self.0.extend(given.map(|given| ((*name).to_owned(), given.as_str().into())));
+        }
+        Ok(())
+    }
+}
+
 impl Fields {
     /// As the admin API would be sent them: one set of rules judges both.
     fn into_map(self) -> Result<Map<String, Value>, Failure> {
-        let mut map = Map::new();
+        let Settings(mut map) = self.settings;
         let mut set = |field: &str, value: Option<Value>| {
             map.extend(value.map(|value| (field.to_owned(), value)));
         };
-        set("active", self.active.map(Value::from));
-        set("shared_tokens", self.shared_tokens.map(Value::from));
-        set("client_events", self.client_events.map(Value::from));
         set("key", self.key.map(Value::from));
         if self.any_origin || !self.origins.is_empty() {
             set("allowed_origins", Some(self.origins.into()));
@@ -185,7 +216,7 @@ async fn list(store: &AppStore, output: &Output) -> Result<String, Failure> {
         return Ok(super::json(&json!({"data": data})));
     }
     let row = |app: &App| {
-        let state = if app.active { "active" } else { "inactive" };
+        let state = if app.settings.active { "active" } else { "inactive" };
         [app.slug.to_string(), app.name.clone(), app.key.clone(), state.to_owned()]
     };
     let rows: Vec<_> = listing.apps.iter().map(row).collect();
@@ -260,20 +291,15 @@ impl Output {
 }
 
 fn as_text(app: &App) -> String {
-    let origins = app.allowed_origins.as_strings();
-    let origins = if origins.is_empty() { "any".into() } else { origins.join(", ") };
-    let rows = [
+    let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut rows = vec![
         ("name", app.name.clone()),
         ("slug", app.slug.to_string()),
         ("key", app.key.clone()),
         ("secret", app.secret.expose_secret().to_owned()),
-        ("active", app.active.to_string()),
-        ("allowed_origins", origins),
-        ("client_events", app.client_events.as_str().to_owned()),
-        ("shared_tokens", app.shared_tokens.to_string()),
-        ("inserted_at", app.inserted_at.to_rfc3339_opts(SecondsFormat::Secs, true)),
-        ("updated_at", app.updated_at.to_rfc3339_opts(SecondsFormat::Secs, true)),
     ];
+    rows.extend(app.settings.shown());
+    rows.extend([("inserted_at", at(app.inserted_at)), ("updated_at", at(app.updated_at))]);
     let line =
         |(field, value): &(&str, String)| format!("{field:<15}  {}\n", super::log::one_line(value));
     rows.iter().map(line).collect()

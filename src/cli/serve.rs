@@ -61,5 +61,5 @@ async fn seeded(settings: &Settings) -> Result<Option<App>, Failure> {
     let store = AppStore::connect(&settings.database, MissingFile::Refuse).await?;
     let app = store.find(&slug).await?;
     store.close().await;
-    Ok(app.filter(|app| app.active))
+    Ok(app.filter(|app| app.settings.active))
 }

@@ -15,6 +15,7 @@ use crate::{
         registry::{
             AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, ShowApp, UpdateApp,
         },
+        settings::AppSettings,
     },
     session::body::Share,
 };
@@ -49,10 +50,8 @@ pub struct AppView {
     slug: String,
     key: String,
     secret: String,
-    active: bool,
-    allowed_origins: Vec<String>,
-    client_events: &'static str,
-    shared_tokens: bool,
+    #[serde(flatten)]
+    settings: AppSettings,
     inserted_at: String,
     updated_at: String,
 }
@@ -65,10 +64,7 @@ impl From<&App> for AppView {
             slug: app.slug.to_string(),
             key: app.key.clone(),
             secret: app.secret.expose_secret().to_owned(),
-            active: app.active,
-            allowed_origins: app.allowed_origins.as_strings().to_vec(),
-            client_events: app.client_events.as_str(),
-            shared_tokens: app.shared_tokens,
+            settings: app.settings.clone(),
             inserted_at: app.inserted_at.to_rfc3339_opts(SecondsFormat::Micros, true),
             updated_at: app.updated_at.to_rfc3339_opts(SecondsFormat::Micros, true),
         }

@@ -173,10 +173,10 @@ impl<'a> Credentials<'a> {
             let keys = Keys::of(app, guardian_secret);
             Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf)
         };
-        let active = || apps.iter().filter(|app| app.active);
+        let active = || apps.iter().filter(|app| app.settings.active);
         let mut error = TokenError::Forged;
         for app in active() {
-            match verify(app, guardian_secret.filter(|_| app.shared_tokens)) {
+            match verify(app, guardian_secret.filter(|_| app.settings.shared_tokens)) {
                 Ok(grant) if grant.is_trigger => return Ok(Share::Whole),
                 Ok(_) => return Ok(Share::Half),
                 Err(TokenError::Forged) => {}
@@ -322,7 +322,7 @@ fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, RefusalReaso
     };
     let apps = services.directory.load();
     match apps.by_slug(slug).filter(|_| is_served) {
-        Some(app) if app.active => Ok(app.clone()),
+        Some(app) if app.settings.active => Ok(app.clone()),
         Some(_) => Err(RefusalReason::InactiveApp),
         None => Err(RefusalReason::UnknownApp),
     }
@@ -382,7 +382,7 @@ impl AuthenticatedApp {
 
     /// Whether the app takes no events from this caller, whatever its token says.
     fn takes_no_events(&self) -> bool {
-        self.is_client() && self.app.client_events == ClientEvents::None
+        self.is_client() && self.app.settings.client_events == ClientEvents::None
     }
 
     /// A page's visitors hold tokens, so whoever comes with one counts as a client, unless the
@@ -420,7 +420,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::token::csrf_signature,
+        app::{settings::AppSettings, token::csrf_signature},
         http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, app, token_of},
     };
 
@@ -605,7 +605,14 @@ mod tests {
         for (case, now, expected) in [
             ("changed otherwise", App { name: "Foo".into(), ..app("foo-app") }, true),
             ("another secret", App { secret: "another".into(), ..app("foo-app") }, false),
-            ("inactive", App { active: false, ..app("foo-app") }, false),
+            (
+                "inactive",
+                App {
+                    settings: AppSettings { active: false, ..AppSettings::default() },
+                    ..app("foo-app")
+                },
+                false,
+            ),
             ("gone", app("bar-app"), false),
         ] {
             services.directory.replace([app("foo-app")].into_iter().collect());

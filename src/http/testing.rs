@@ -14,9 +14,9 @@ use super::{Services, admin::Throttle, configure, pace::TokenPace};
 use crate::{
     app::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug,
-        origin::AllowedOrigins,
         refusals::Refusals,
         registry::AppRegistry,
+        settings::AppSettings,
         store::{AppStore, MissingFile},
         token,
     },
@@ -159,19 +159,21 @@ pub(super) fn app(slug: &str) -> App {
         slug: Slug::parse(slug).expect("a slug"),
         key: KEY.to_owned(),
         secret: SecretString::from(SECRET),
-        active: true,
-        allowed_origins: AllowedOrigins::default(),
-        client_events: ClientEvents::Authorized,
-        shared_tokens: false,
+        settings: AppSettings::default(),
         inserted_at: Utc::now(),
         updated_at: Utc::now(),
     };
+    let given = AppSettings::default();
     match slug {
-        "shared-app" => App { shared_tokens: true, ..app(2) },
-        "silent-app" => App { client_events: ClientEvents::None, ..app(3) },
-        "idle-app" => App { active: false, ..app(4) },
+        "shared-app" => App { settings: AppSettings { shared_tokens: true, ..given }, ..app(2) },
+        "silent-app" => {
+            App { settings: AppSettings { client_events: ClientEvents::None, ..given }, ..app(3) }
+        }
+        "idle-app" => App { settings: AppSettings { active: false, ..given }, ..app(4) },
         "careless-app" => App { secret: SecretString::from(""), ..app(6) },
-        "open-app" => App { client_events: ClientEvents::All, ..app(5) },
+        "open-app" => {
+            App { settings: AppSettings { client_events: ClientEvents::All, ..given }, ..app(5) }
+        }
         _ => app(1),
     }
 }

@@ -289,7 +289,8 @@ impl Judge {
         apps: &Apps,
     ) -> Option<Standing> {
         let app = apps.by_id(footing.app)?;
-        if !app.active || app.slug != topic.app || self.check_origin(caller, app).is_err() {
+        if !app.settings.active || app.slug != topic.app || self.check_origin(caller, app).is_err()
+        {
             return None;
         }
         match &footing.grant {
@@ -302,7 +303,7 @@ impl Judge {
 
     fn check_origin(&self, caller: &Caller, app: &App) -> Result<(), JoinRefusal> {
         let origin = caller.origin.as_deref();
-        if app.allowed_origins.allow(origin) {
+        if app.settings.allowed_origins.allow(origin) {
             return Ok(());
         }
         let remedy = format!("allowed_origins of app {}", app.slug);

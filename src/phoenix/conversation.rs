@@ -194,7 +194,7 @@ impl Conversation {
             .map_err(|_| JoinRefusal::UnmatchedTopic)?;
         let apps = self.rules.directory.load();
         let app = apps.by_slug(name.app.as_str()).ok_or(JoinRefusal::UnknownApp)?;
-        if !app.active {
+        if !app.settings.active {
             return Err(JoinRefusal::InactiveApp);
         }
         // The same for all who join, instead of a copy each.

@@ -379,11 +379,11 @@ async fn a_change_leaves_columns_alone_that_it_does_not_name(database: &TestData
     // Between somebody's look and write, somebody else writes.
     database.sql("UPDATE apps SET client_events = 'none'").await;
     let mut values = AppValues::from(&before);
-    values.active = false;
+    values.settings.active = false;
     store.update(&before, &values).await.expect("a change").expect("an app");
     let after = store.find(&before.slug).await.expect("a look").expect("an app");
-    assert!(!after.active);
-    assert_eq!(after.client_events.as_str(), "none");
+    assert!(!after.settings.active);
+    assert_eq!(after.settings.client_events.as_str(), "none");
     assert!(after.updated_at > before.updated_at);
 
     store.delete(&before.slug).await.expect("a deletion");
@@ -455,9 +455,9 @@ async fn racing_changes_are_all_kept(database: &TestDatabase) {
     let stored = running.show("foo-app").await.expect("the app");
     let known = running.directory.load().by_slug("foo-app").cloned().expect("the app");
     assert!(AppValues::from(&stored).are_those_of(&known));
-    assert!(!stored.active && stored.shared_tokens && stored.key == "chosen");
-    assert_eq!(stored.client_events.as_str(), "none");
-    assert_eq!(stored.allowed_origins.as_strings(), ["//a.example"]);
+    assert!(!stored.settings.active && stored.settings.shared_tokens && stored.key == "chosen");
+    assert_eq!(stored.settings.client_events.as_str(), "none");
+    assert_eq!(stored.settings.allowed_origins.as_strings(), ["//a.example"]);
 }
 
 async fn a_refresh_under_way_undoes_no_change(database: &TestDatabase) {
@@ -674,14 +674,14 @@ async fn a_write_whose_commit_fails_is_an_outage_and_changes_nothing(database: &
     for (place, apps) in [("the database", stored), ("the directory", known)] {
         let [only] = apps.as_slice() else { panic!("{place}: {apps:?}") };
         let secrets = [&app, only].map(|app| app.secret.expose_secret().to_owned());
-        assert_eq!((only.id, only.active), (app.id, true), "{place}");
+        assert_eq!((only.id, only.settings.active), (app.id, true), "{place}");
         assert_eq!(secrets[0], secrets[1], "{place}: the secret");
     }
     assert!(running.seen.try_recv().is_err(), "nothing was announced");
     running.update("foo-app", json!({ "active": false })).await.expect("a change");
     running.create(json!({ "name": "bar-app" })).await.expect("a creation");
     let apps = database.connect().await.list().await.expect("a list").apps;
-    let apps: Vec<_> = apps.iter().map(|app| (app.slug.as_str(), app.active)).collect();
+    let apps: Vec<_> = apps.iter().map(|app| (app.slug.as_str(), app.settings.active)).collect();
     assert_eq!(apps, [("foo-app", false), ("bar-app", true)]);
 }
 
@@ -711,7 +711,7 @@ async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
     let wait =
         async { while running.update("foo-app", json!({ "active": false })).await.is_err() {} };
     before_the_deadline("the recovery", wait).await;
-    assert!(!running.show("foo-app").await.expect("the app").active);
+    assert!(!running.show("foo-app").await.expect("the app").settings.active);
 }
 
 async fn dead_watchers_are_forgotten(database: &TestDatabase) {

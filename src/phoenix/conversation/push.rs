@@ -91,7 +91,7 @@ impl Conversation {
                 .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
             is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
         };
-        let reason = match app.client_events {
+        let reason = match app.settings.client_events {
             ClientEvents::None => RefusalReason::NoClientEvents,
             ClientEvents::All if scope.is_public() => return Ok(()),
             ClientEvents::All | ClientEvents::Authorized if claimed() => return Ok(()),

@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     app::{
         App, Apps, ClientEvents, Slug,
-        origin::AllowedOrigins,
         refusals::Refusals,
+        settings::AppSettings,
         subject::{Subject, SubjectMembers},
         token::{SigningAlgorithm, TokenPair, mint},
     },
@@ -31,13 +31,14 @@ fn app(id: i32, slug: &str) -> App {
         slug: Slug::parse(slug).expect("a slug"),
         key: "key".to_owned(),
         secret: SecretString::from(SECRET),
-        active: true,
-        allowed_origins: AllowedOrigins::default(),
-        client_events: ClientEvents::All,
-        shared_tokens: false,
+        settings: AppSettings { client_events: ClientEvents::All, ..AppSettings::default() },
         inserted_at: Utc::now(),
         updated_at: Utc::now(),
     }
+}
+
+fn inactive() -> AppSettings {
+    AppSettings { active: false, ..AppSettings::default() }
 }
 
 fn rules() -> Arc<Rules> {
@@ -215,7 +216,7 @@ fn an_app_that_changes_while_its_join_is_under_way_is_not_joined() {
     talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
     talk.rules
         .directory
-        .replace([App { active: false, ..app(1, "foo-app") }].into_iter().collect());
+        .replace([App { settings: inactive(), ..app(1, "foo-app") }].into_iter().collect());
     let reply = r#"["1","1","public:foo-app","phx_reply",{"status":"error","response":{"reason":"app changed"}}]"#;
     assert_eq!(talk.answer(Ok(())), ["unsubscribe 1/public/*", reply]);
 }
@@ -430,7 +431,7 @@ fn what_cannot_be_read_closes_the_connection() {
 
 #[test]
 fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps() {
-    let apps = || [App { active: false, ..app(1, "foo-app") }, app(2, "bar-app")];
+    let apps = || [App { settings: inactive(), ..app(1, "foo-app") }, app(2, "bar-app")];
     let mut one = Talk::v2();
     one.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
     assert_eq!(one.change(1, apps().into_iter().collect()), ["close 1001"]);
@@ -645,10 +646,19 @@ fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
 fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
     let old = || app(1, "foo-app");
     let changed = [
-        ("deactivated", App { active: false, ..old() }),
+        ("deactivated", App { settings: inactive(), ..old() }),
         ("renamed", app(1, "new-app")),
         ("new secret", App { secret: SecretString::from("another-secret-0123"), ..old() }),
-        ("no client events", App { client_events: ClientEvents::None, ..old() }),
+        (
+            "no client events",
+            App {
+                settings: AppSettings {
+                    client_events: ClientEvents::None,
+                    ..AppSettings::default()
+                },
+                ..old()
+            },
+        ),
     ];
     let claims = json!({"listen": ["private:foo-app"], "publish": ["private:foo-app"]});
     let payload = json!({ "guardian_token": token(claims) });
@@ -733,7 +743,7 @@ fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
         TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]})).into()), csrf: None };
     let mut talk = Talk::new(Version::V2, Caller { tokens, ..Caller::default() });
     let authorized = |secret: &str| App {
-        client_events: ClientEvents::Authorized,
+        settings: AppSettings::default(),
         secret: SecretString::from(secret),
         ..app(1, "foo-app")
     };

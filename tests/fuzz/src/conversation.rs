@@ -9,8 +9,8 @@ use chrono::DateTime;
 use herald::{
     app::{
         App, AppDirectory, AppId, ClientEvents, Slug,
-        origin::AllowedOrigins,
         refusals::Refusals,
+        settings::AppSettings,
         subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
@@ -356,10 +356,7 @@ fn app(id: i32, letters: &str) -> Option<App> {
         slug: Slug::parse(slug).expect("a slug"),
         key: "key".to_owned(),
         secret: SecretString::from(secret),
-        active: !has('i'),
-        allowed_origins: AllowedOrigins::default(),
-        client_events,
-        shared_tokens: false,
+        settings: AppSettings { active: !has('i'), client_events, ..AppSettings::default() },
         inserted_at: DateTime::UNIX_EPOCH,
         updated_at: DateTime::UNIX_EPOCH,
     })

@@ -1,0 +1,197 @@
+//! The settings of an app, in one table: everything that can be set besides name and credentials.
+//!
+//! A new setting is a line in the table below, and a migration with its column. All else follows from
+//! the line: the field of [`AppSettings`], its default, how a request's value is read and judged, the
+//! column, the admin API's answer, the flag of the command line with its help. A setting of a new kind
+//! implements [`Setting`].
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    ClientEvents,
+    fields::{BLANK, Faults, FieldFaults, INVALID, read_text},
+    origin::{AllowedOrigins, OriginPattern},
+};
+
+/// The type of a setting.
+trait Setting: Sized {
+    /// The values that it can have, if these are few: the command line offers them.
+    const VALUES: &'static [&'static str] = &[];
+
+    /// Reads a request's value. Forms send strings for everything, JSON sends types.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read(given: &Value) -> Result<Self, FieldFaults>;
+
+    /// The value as its column holds it: a boolean or a string.
+    fn stored(&self) -> Value;
+
+    /// Reads a column; `None` if it holds no such value.
+    fn restore(stored: &Value) -> Option<Self>;
+
+    /// The value for people.
+    fn shown(&self) -> String {
+        let stored = self.stored();
+        stored.as_str().map_or_else(|| stored.to_string(), String::from)
+    }
+}
+
+/// A setting as the command line offers it.
+#[derive(Debug)]
+pub struct Described {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, a sentence.
+    pub help: &'static str,
+    /// The values that it can have; none where these are many.
+    pub values: &'static [&'static str],
+}
+
+macro_rules! app_settings {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty = $default:expr;)+) => {
+        /// The settings of an app.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        pub struct AppSettings { $($(#[doc = $help])+ pub $name: $kind,)+ }
+
+        impl Default for AppSettings {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        impl AppSettings {
+            /// Describes all settings.
+            pub const DESCRIBED: &[Described] = &[$(Described {
+                name: stringify!($name),
+                help: concat!($($help,)+),
+                values: <$kind>::VALUES,
+            },)+];
+
+            /// Sets what a request gives for `field`, or notes its faults; no other field is a setting.
+            pub(super) fn set(&mut self, field: &str, given: &Value, faults: &mut Faults) {
+                $(if field == stringify!($name) {
+                    let read = faults.keep(stringify!($name), Setting::read(given));
+                    read.into_iter().for_each(|value| self.$name = value);
+                })+
+            }
+
+            /// What each setting's column holds, a boolean or a string. It has the setting's name.
+            pub fn stored(&self) -> Vec<(&'static str, Value)> {
+                vec![$((stringify!($name), self.$name.stored()),)+]
+            }
+
+            /// Puts the settings together from their columns.
+            ///
+            /// # Errors
+            /// The name of the first column that holds no such value.
+            pub fn restore(column: impl Fn(&str) -> Value) -> Result<Self, &'static str> {
+                let column = |name| (column(name), name);
+                Ok(Self { $($name: match column(stringify!($name)) {
+                    (stored, name) => Setting::restore(&stored).ok_or(name)?,
+                },)+ })
+            }
+
+            /// Each setting as people read it.
+            pub fn shown(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($name), self.$name.shown()),)+]
+            }
+        }
+    };
+}
+
+app_settings! {
+    /// Whether it is served: an inactive app neither publishes nor is joined.
+    active: bool = true;
+    /// Origins whose pages may join; empty allows any.
+    allowed_origins: AllowedOrigins = AllowedOrigins::default();
+    /// Who may publish from a browser.
+    client_events: ClientEvents = ClientEvents::Authorized;
+    /// Whether tokens signed with GUARDIAN_SECRET count.
+    shared_tokens: bool = false;
+}
+
+impl Setting for bool {
+    const VALUES: &'static [&'static str] = &["true", "false"];
+
+    fn read(given: &Value) -> Result<Self, FieldFaults> {
+        if let Value::Bool(flag) = given {
+            return Ok(*flag);
+        }
+        match read_text(given)? {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            "" => Err(vec![BLANK.into()]),
+            _ => Err(vec![INVALID.into()]),
+        }
+    }
+
+    fn stored(&self) -> Value {
+        (*self).into()
+    }
+
+    fn restore(stored: &Value) -> Option<Self> {
+        stored.as_bool()
+    }
+}
+
+impl Setting for ClientEvents {
+    const VALUES: &'static [&'static str] = &["authorized", "all", "none"];
+
+    fn read(given: &Value) -> Result<Self, FieldFaults> {
+        match read_text(given)? {
+            "" => Err(vec![BLANK.into()]),
+            text => Self::parse(text).ok_or_else(|| vec![INVALID.into()]),
+        }
+    }
+
+    fn stored(&self) -> Value {
+        self.as_str().into()
+    }
+
+    fn restore(stored: &Value) -> Option<Self> {
+        Self::parse(stored.as_str()?)
+    }
+}
+
+impl Setting for AllowedOrigins {
+    /// Blank entries beside others are left out: Rails has a hidden field that sends one. A list of
+    /// nothing but blanks is refused, since an empty list lets everybody in; that is said by `[]`, or
+    /// in a form by `app[allowed_origins]=`.
+    fn read(given: &Value) -> Result<Self, FieldFaults> {
+        let entries = match given {
+            Value::String(text) if text.is_empty() => &[],
+            _ => given.as_array().ok_or_else(|| vec![INVALID.into()])?.as_slice(),
+        };
+        let texts = entries.iter().map(|entry| entry.as_str().map(String::from));
+        let mut origins: Vec<_> =
+            texts.collect::<Option<_>>().ok_or_else(|| vec![INVALID.into()])?;
+        origins.retain(|origin| !origin.is_empty());
+        if origins.is_empty() && !entries.is_empty() {
+            return Err(vec![BLANK.into()]);
+        }
+        if origins.len() <= Self::COUNT_MAX {
+            let faults = origins.iter().filter_map(|origin| OriginPattern::parse(origin).err());
+            let faults: FieldFaults = faults.map(|error| error.to_string().into()).collect();
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+        }
+        Self::parse(origins).map_err(|error| vec![error.to_string().into()])
+    }
+
+    /// A string that holds JSON: one row that somebody garbled must not make others unreadable.
+    fn stored(&self) -> Value {
+        serde_json::json!(self.as_strings()).to_string().into()
+    }
+
+    fn restore(stored: &Value) -> Option<Self> {
+        Self::parse(serde_json::from_str(stored.as_str()?).ok()?).ok()
+    }
+
+    fn shown(&self) -> String {
+        let origins = self.as_strings().join(", ");
+        if origins.is_empty() { "any".to_owned() } else { origins }
+    }
+}

@@ -29,8 +29,10 @@ pub async fn create(
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
     let fields = Fields::of_body(&json)?;
-    let topic = fields.topic().unwrap_or_default();
-    let note = |error: &_| credentials.on(&topic).note_forbidden(&services, &by, error);
+    let note = |error: &_| {
+        let topic = fields.topic().unwrap_or_default();
+        credentials.on(&topic).note_forbidden(&services, &by, error);
+    };
     let publication = read(&fields, &by, &services).inspect_err(note)?;
     trigger::publish(&services, &by, vec![publication]).await
 }

@@ -1025,3 +1025,8 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
 }
 
 mod page;
+
+#[test]
+fn what_a_session_keeps_of_its_client_fits_into_96_bytes_a_size_of_the_allocator() {
+    assert!(size_of::<Caller>() <= 96, "{}", size_of::<Caller>());
+}

@@ -69,7 +69,7 @@ pub enum Attempt<'a> {
     Join(&'a str),
     /// To publish to a topic that it has joined.
     Push(&'a str),
-    /// To call the API.
+    /// To call the API, or to open a session.
     Call {
         /// The method.
         method: &'a str,

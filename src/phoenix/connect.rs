@@ -20,10 +20,11 @@ use serde_json::{Map, Value};
 use crate::{
     app::{
         origin::{OriginPolicy, RequestTarget},
+        refusals::{Attempt, Refused, Target},
         token::{self, TokenPair},
     },
     form::{self, NotUtf8},
-    metrics::labels::Limit,
+    metrics::labels::{Limit, RefusalReason},
     session::{
         client::{self, Client, Connection},
         places::{Full, Held, Places},
@@ -83,7 +84,7 @@ impl Door {
     /// [`Refusal`] with the status that Phoenix gives.
     pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
         let Connect { version, mut caller, subprotocol } = self.check(handshake)?;
-        caller.place = self.place(handshake)?;
+        caller.place = self.place(caller.address)?;
         let rules = self.rules.clone();
         let conversation = Conversation::new(version, Transport::WebSocket, caller, rules);
         Ok(Welcome { conversation, subprotocol })
@@ -101,7 +102,12 @@ impl Door {
             return Err(Refusal::silent(StatusCode::BAD_REQUEST));
         }
         let (version, mut caller) = self.connect(handshake)?;
-        let (bearer, subprotocol) = offered(handshake.headers)?;
+        let (bearer, subprotocol) = offered(handshake.headers).map_err(|unusable| {
+            if unusable == Unusable::Token {
+                self.note_unreadable_token(handshake, caller.address);
+            }
+            forbidden()
+        })?;
         caller.bearer = bearer.map(|token| self.bearer(token));
         Ok(Connect { version, caller, subprotocol })
     }
@@ -137,8 +143,8 @@ impl Door {
     ///
     /// # Errors
     /// [`Refusal`] if there are as many as may be.
-    pub(super) fn place(&self, handshake: &Handshake<'_>) -> Result<Held<IpAddr>, Refusal> {
-        let place = self.addresses.take(&client::block(self.client(handshake).address));
+    pub(super) fn place(&self, address: IpAddr) -> Result<Held<IpAddr>, Refusal> {
+        let place = self.addresses.take(&client::block(address));
         place.map_err(|Full| {
             self.rules.metrics.hit(Limit::SessionsPerAddress);
             let body = "too many sessions from this address".to_owned();
@@ -149,6 +155,15 @@ impl Door {
     fn client(&self, handshake: &Handshake<'_>) -> Client {
         let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
         connection.client(handshake.headers, &self.trusted_proxies)
+    }
+
+    /// Leaves a trace of a token that no join will ever see, because it cannot be decoded.
+    fn note_unreadable_token(&self, handshake: &Handshake<'_>, address: IpAddr) {
+        let (method, path) = (handshake.method.as_str(), handshake.path);
+        let attempt = Attempt::Call { method, path, topic: None };
+        let reason = RefusalReason::TokenMalformed;
+        let refused = Refused { attempt, app: Target::Unnamed, address, reason };
+        self.rules.judge.refusals.note(&refused, token::now_s());
     }
 
     fn note_length(&self, token: &str) {
@@ -217,10 +232,19 @@ fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
     })
 }
 
+/// Why a handshake is refused for the subprotocols that it offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unusable {
+    /// The token among them cannot be decoded.
+    Token,
+    /// None of them is spoken here.
+    Subprotocol,
+}
+
 /// Reads the offered subprotocols: a token if exactly one is there, and what to answer with.
 ///
 /// Section 3.5 of the protocol document. The entry with the token is never echoed.
-fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>), Refusal> {
+fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>), Unusable> {
     let mut offered: Vec<&str> = headers
         .get_all(SEC_WEBSOCKET_PROTOCOL)
         .filter_map(|line| line.to_str().ok())
@@ -231,7 +255,7 @@ fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>)
     let mut tokens = offered.iter().filter_map(|entry| entry.strip_prefix(BEARER_PREFIX));
     let bearer = match (tokens.next(), tokens.next()) {
         (Some(encoded), None) => {
-            let token = decode_bearer(encoded).ok_or_else(forbidden)?;
+            let token = decode_bearer(encoded).ok_or(Unusable::Token)?;
             offered.retain(|entry| !entry.starts_with(BEARER_PREFIX));
             Some(token)
         }
@@ -240,7 +264,7 @@ fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>)
     match offered.as_slice() {
         [] => Ok((bearer, None)),
         entries if entries.contains(&SUBPROTOCOL) => Ok((bearer, Some(SUBPROTOCOL))),
-        _ => Err(forbidden()),
+        _ => Err(Unusable::Subprotocol),
     }
 }
 

@@ -124,7 +124,7 @@ impl LongPollDoor {
         let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
         caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
-        match self.door.place(handshake) {
+        match self.door.place(caller.address) {
             Ok(place) => caller.place = place,
             Err(_) => return status(500),
         }

@@ -192,6 +192,20 @@ async fn a_join_that_is_refused_leaves_a_line_and_a_count_for_its_reason_over_ev
 }
 
 #[tokio::test]
+async fn a_handshake_whose_token_cannot_be_decoded_leaves_a_line_and_a_count() {
+    let process = start(&[]).await;
+    let path = "/socket/websocket?vsn=2.0.0&csrf_token=query";
+    for offered in ["phoenix, base64url.bearer.phx.!", "mqtt"] {
+        let headers = [("sec-websocket-protocol", offered)];
+        assert_eq!(Socket::refused(&process.server, path, &headers).await.0, 403, "{offered}");
+    }
+    let figures = Figures::of(&process.server).await;
+    assert_eq!(figures.get(&series("token_malformed")), 1.0);
+    let expected = r#"refused GET "/socket/websocket" from 127.0.0.1: the token is malformed"#;
+    assert_eq!(traces(&end(process)), [expected]);
+}
+
+#[tokio::test]
 async fn a_push_that_is_not_permitted_leaves_a_line_and_a_count() {
     let process = start(&[]).await;
     let server = &process.server;

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     app::{
-        AppDirectory,
+        AppDirectory, Apps,
         refusals::Refusals,
         registry::{AppRegistry, Watch},
         seed,
@@ -132,7 +132,9 @@ impl Server {
         let sessions = Sessions::new(sessions_max, unfinished, metrics);
         let http_max = settings.limits.http_connections_max;
         let connections = ConnectionLimit::new(http_max, connections_max, sessions.clone());
-        let parts = Parts::assemble(settings, directory, registry.await?, (sessions, connections));
+        let registry = registry.await?;
+        warn_of_no_app(&settings, &directory.load());
+        let parts = Parts::assemble(settings, directory, registry, (sessions, connections));
         let metrics_server = metrics_listener.map(|listener| parts.serve_metrics(listener));
         let metrics_server = metrics_server.transpose()?;
         Ok(Self { metrics_server, ..parts.serve(listeners).await? })
@@ -192,6 +194,20 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Warns of a setting `single_app` that names no active app: then there is no topic to join.
+fn warn_of_no_app(settings: &Settings, apps: &Apps) {
+    let Some(slug) = &settings.single_app else { return };
+    let found = match apps.by_slug(slug.as_str()) {
+        Some(app) if app.settings.active => return,
+        Some(_) => "an inactive app",
+        None => "no app of this database",
+    };
+    warn!(
+        "single_app = \"{slug}\" names {found}: until there is an active app with this slug, no topic \
+         can be joined and no trigger is accepted"
+    );
 }
 
 /// Connects, and brings the tables up to date where the settings say so.
@@ -258,8 +274,8 @@ impl Parts {
         });
         let rules = Arc::new(Rules {
             directory,
-            addressing: services.addressing(),
             judge: Judge {
+                addressing: services.addressing(),
                 guardian_secret: settings.secrets.guardian_secret.clone(),
                 token_bytes_max: limits.token_bytes_max,
                 refusals,

@@ -278,9 +278,19 @@ function tokenParams() {
   return csrf ? { ...params, csrf_token: csrf } : params
 }
 
+/**
+ * Splits a topic: `<scope>:<app>` or `<scope>:<app>:<channel>` of this page's app, or `<scope>:<channel>` as a
+ * server with a single app has it. The channel of a whole scope is empty.
+ */
+function partsOf(topic) {
+  const [scope, ...rest] = topic.split(":")
+  const namesApp = rest.length === 0 || rest[0] === app
+  return { scope, namesApp, channel: (namesApp ? rest.slice(1) : rest).join(":") }
+}
+
 /** Whether a topic is `<scope>:<app>`, without a channel. */
 function isWholeScope(topic) {
-  return topic.split(":").length <= 2
+  return partsOf(topic).channel === ""
 }
 
 /** On a whole scope an event names its channel; on a single channel that is already said. */
@@ -319,10 +329,13 @@ function curlCommand(channel, scope) {
   ].join(LINE_BREAK)
 }
 
-/** The command that mints a token for a topic: for any channel of its scope, or for the whole scope. */
+/**
+ * The command that mints a token for a topic: for any channel of its scope, or for the whole scope; for this
+ * one channel where the topic does not name the app.
+ */
 function tokenCommand(topic) {
-  const [scope, slug] = topic.split(":")
-  const pattern = quoted(isWholeScope(topic) ? topic : `${scope}:${slug}:*`)
+  const { scope, namesApp, channel } = partsOf(topic)
+  const pattern = quoted(namesApp && channel ? `${scope}:${app}:*` : topic)
   const words = [`herald token --app ${quoted(app)}`, `--listen ${pattern}`, `--publish ${pattern}`]
   // Who is present is known by the token's `sub`.
   if (scope === "presence") words.push(`--sub '"ada"'`)
@@ -331,11 +344,11 @@ function tokenCommand(topic) {
 
 function showPrivateCommands() {
   const wanted = byId("private-topic").value.trim()
-  const [scope, slug = app, ...channel] = wanted.split(":")
+  const { scope, channel } = partsOf(wanted)
   byId("private-command").textContent = tokenCommand(wanted)
-  byId("private-curl").textContent = curlCommand(channel.join(":") || channelName, scope)
-  byId("pattern-in-use").textContent = `${scope}:${slug}:*`
-  byId("scope-in-use").textContent = `${scope}:${slug}`
+  byId("private-curl").textContent = curlCommand(channel || channelName, scope)
+  byId("pattern-in-use").textContent = `${scope}:${app}:*`
+  byId("scope-in-use").textContent = `${scope}:${app}`
 }
 
 function fillForms() {

@@ -27,11 +27,16 @@ impl Patterns {
         // The original's `.` stops at a newline. No topic may hold one, so none is permitted.
         !topic.contains('\n') && self.0.iter().any(|pattern| pattern.matches(topic))
     }
+
+    /// The patterns one by one, for topics that have several spellings.
+    pub fn iter(&self) -> impl Iterator<Item = &Pattern> {
+        self.0.iter()
+    }
 }
 
 /// One pattern, cut after the colon of every `:*`: `a:*:z` is `a:`, anything, `:z`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern {
+pub struct Pattern {
     /// What a topic must begin with; all of it where nothing follows.
     first: Box<str>,
     /// What must follow in this order, anything in between; the last must end the topic.
@@ -50,9 +55,23 @@ impl Pattern {
         Self { first, rest: pieces.into() }
     }
 
+    /// What every topic that this pattern matches begins with; for a pattern without `:*` the whole
+    /// topic.
+    pub fn head(&self) -> &str {
+        &self.first
+    }
+
+    /// Whether this is the pattern `<scope>:*`.
+    pub fn is_all_of(&self, scope: &str) -> bool {
+        self.first.strip_suffix(':') == Some(scope)
+            && matches!(&*self.rest, [end] if end.is_empty())
+    }
+
+    /// Whether this pattern matches the whole topic.
+    ///
     /// Takes each piece at its leftmost place. That leaves the most room for the pieces after it,
     /// so no place ever has to be taken back, and a topic is read once.
-    fn matches(&self, topic: &str) -> bool {
+    pub fn matches(&self, topic: &str) -> bool {
         let Some((last, middle)) = self.rest.split_last() else {
             return topic == &*self.first;
         };

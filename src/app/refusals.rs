@@ -87,6 +87,8 @@ pub enum Target<'a> {
     App(&'a Slug),
     /// No app has this slug.
     Unknown(&'a str),
+    /// The app that the setting `single_app` names: no topic of this server is of another.
+    Configured(&'a Slug),
     /// The request was refused before it named an app.
     Unnamed,
 }
@@ -115,7 +117,7 @@ impl Refusals {
     /// The number of refusals since the last line, if another line is due.
     fn due(&self, refused: &Refused<'_>, now_s: f64) -> Option<u64> {
         let owner = match refused.app {
-            Target::App(slug) => Owner::App(slug.clone()),
+            Target::App(slug) | Target::Configured(slug) => Owner::App(slug.clone()),
             Target::Unknown(_) => Owner::Unknown,
             Target::Unnamed => Owner::Unnamed,
         };
@@ -192,6 +194,7 @@ impl fmt::Display for Target<'_> {
         match self {
             Self::App(slug) => write!(f, " at app {slug}"),
             Self::Unknown(slug) => write!(f, " at app {}", quoted(slug)),
+            Self::Configured(slug) => write!(f, " at app {slug}, which single_app names"),
             Self::Unnamed => Ok(()),
         }
     }

@@ -6,6 +6,7 @@
 //! subscribers are tracked the topic keeps a [`presence`] per channel, and the fan-outs announce
 //! what changes in it.
 
+pub mod addressing;
 mod announcement;
 pub mod backlog;
 mod count;
@@ -29,8 +30,9 @@ mod topic;
 pub mod topic_name;
 pub mod topics;
 
+pub use addressing::Addressing;
 pub use publication::{
     Destination, EventName, JsonObject, NameError, Payload, PayloadError, Publication, address,
 };
-pub use topic_name::{Addressing, ChannelName, Scope, TopicName};
+pub use topic_name::{ChannelName, Scope, TopicName};
 pub use topics::{PublishError, Receipt, Topics};

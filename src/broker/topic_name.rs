@@ -6,7 +6,7 @@ use bytestring::ByteString;
 
 use crate::app::Slug;
 
-use super::publication::NameError;
+use super::{addressing::Addressing, publication::NameError};
 
 /// Who may hear: `public` needs no token, every other scope does. 1–32 of `[A-Za-z0-9_-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,15 +108,6 @@ impl fmt::Display for ChannelName {
     }
 }
 
-/// How topics are spelled on this server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Addressing {
-    /// `<scope>:<app slug>` or `<scope>:<app slug>:<channel>`.
-    ManyApps,
-    /// `<scope>:<channel>`, all of one app.
-    SingleApp(Slug),
-}
-
 /// A parsed topic: what a client joins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicName {
@@ -146,16 +137,8 @@ impl TopicName {
         let wire = ByteString::from(raw);
         let (scope, rest) = wire.split_once(':').ok_or(NameError::Incomplete)?;
         let scope = Scope::within(&wire, scope)?;
-        let (app, channel) = match addressing {
-            Addressing::SingleApp(app) => (app.clone(), Some(ChannelName::within(&wire, rest)?)),
-            Addressing::ManyApps => {
-                let (slug, channel) = match rest.split_once(':') {
-                    Some((slug, channel)) => (slug, Some(ChannelName::within(&wire, channel)?)),
-                    None => (rest, None),
-                };
-                (Slug::parse(slug).ok_or(NameError::BadCharacter)?, channel)
-            }
-        };
+        let (app, channel) = addressing.split(rest)?;
+        let channel = channel.map(|channel| ChannelName::within(&wire, channel)).transpose()?;
         Ok(Self { scope, app, channel, wire })
     }
 
@@ -176,41 +159,16 @@ impl TopicName {
     }
 }
 
-impl Addressing {
-    /// Spells the topic of `channel`, or of the whole scope; `None` where this server has no such
-    /// topic: with a single app there is none for a whole scope.
-    pub fn spell(
-        &self,
-        scope: &Scope,
-        app: &Slug,
-        channel: Option<&ChannelName>,
-    ) -> Option<String> {
-        let (scope, app) = (scope.as_str(), app.as_str());
-        match (self, channel.map(ChannelName::as_str)) {
-            (Self::ManyApps, Some(channel)) => Some([scope, app, channel].join(":")),
-            (Self::ManyApps, None) => Some([scope, app].join(":")),
-            (Self::SingleApp(_), Some(channel)) => Some([scope, channel].join(":")),
-            (Self::SingleApp(_), None) => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(raw: &str) -> Result<(String, String, Option<String>), NameError> {
-        parse_as(raw, &Addressing::ManyApps)
-    }
-
-    fn parse_as(
-        raw: &str,
-        addressing: &Addressing,
-    ) -> Result<(String, String, Option<String>), NameError> {
+        let addressing = &Addressing::ManyApps;
         let topic = TopicName::parse(raw, addressing)?;
         assert_eq!(topic.as_str(), raw);
         let spelled = addressing.spell(&topic.scope, &topic.app, topic.channel.as_ref());
-        assert_eq!(spelled.as_deref(), Some(raw), "a topic is spelled as it was parsed");
+        assert_eq!(spelled, raw, "a topic is spelled as it was parsed");
         let channel = topic.channel.map(|c| c.to_string());
         Ok((topic.scope.to_string(), topic.app.to_string(), channel))
     }
@@ -252,18 +210,5 @@ mod tests {
         ] {
             assert_eq!(parse(raw), Err(fault), "{raw:?}");
         }
-    }
-
-    #[test]
-    fn with_a_single_app_everything_after_the_scope_is_the_channel() {
-        let single = Addressing::SingleApp(Slug::parse("only").expect("a slug"));
-        for (raw, scope, channel) in
-            [("deploys:web", "deploys", "web"), ("private:123:456", "private", "123:456")]
-        {
-            let expected = (scope.into(), "only".into(), Some(channel.into()));
-            assert_eq!(parse_as(raw, &single), Ok(expected), "{raw:?}");
-        }
-        assert_eq!(parse_as("deploys", &single), Err(NameError::Incomplete));
-        assert_eq!(parse_as("deploys:", &single), Err(NameError::Empty));
     }
 }

@@ -373,8 +373,11 @@ impl AuthenticatedApp {
         if self.takes_no_events() {
             return Err(ApiError::Forbidden("this app takes no client events"));
         }
-        let topics = covering_topics(addressing, scope, &self.app, destination);
-        if topics.iter().any(|topic| grant.publish.allow(topic)) {
+        let channel = match destination {
+            Destination::Channel(channel) => Some(channel),
+            Destination::General => None,
+        };
+        if addressing.allow_publishing(&grant.publish, scope, &self.app.slug, channel) {
             return Ok(());
         }
         Err(ApiError::Forbidden("the token does not permit publishing there"))
@@ -390,26 +393,6 @@ impl AuthenticatedApp {
     fn is_client(&self) -> bool {
         matches!(&self.caller, Caller::Bearer(grant) if !grant.is_trigger)
     }
-}
-
-/// The topics of which a right to any one covers a destination.
-fn covering_topics(
-    addressing: &Addressing,
-    scope: &Scope,
-    app: &App,
-    destination: &Destination,
-) -> Vec<String> {
-    let spell = |channel| addressing.spell(scope, &app.slug, channel);
-    let topics = match (addressing, destination) {
-        (_, Destination::Channel(channel)) => [spell(Some(channel)), spell(None)],
-        (Addressing::ManyApps, Destination::General) => [spell(None), None],
-        // There is no topic for the whole scope. No channel can be called `#general`, so whoever
-        // has a right to that name has it by a pattern for the scope, such as `private:*`.
-        (Addressing::SingleApp(_), Destination::General) => {
-            [Some(format!("{scope}:{}", Destination::GENERAL)), None]
-        }
-    };
-    topics.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -675,6 +658,13 @@ mod tests {
             ("private:room", "#general", false),
             ("private:*", "room", true),
             ("private:*", "#general", true),
+            ("private:foo-app", "room", true),
+            ("private:foo-app", "#general", true),
+            ("private:foo-app:room", "room", true),
+            ("private:foo-app:room", "#general", false),
+            ("private:foo-app:*", "room", true),
+            ("private:foo-app:*", "#general", false),
+            ("private:*:room", "room", false),
             ("private:#general", "room", false),
             ("public:*", "#general", false),
         ] {

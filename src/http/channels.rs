@@ -160,13 +160,11 @@ fn rank(
     let (Some(scope), Some(channel)) = (scope, channel) else {
         return Err(findings.into());
     };
-    let fault = match addressing.spell(&scope, &app.slug, channel.as_ref()) {
-        // With a single app there is no topic for a whole scope.
-        None => NameError::Empty,
-        Some(topic) if topic.len() > TopicName::BYTES_MAX => NameError::TooLong,
-        Some(_) => return Ok(Rank { scope, channel }),
-    };
-    Err(ApiError::invalid("channel", fault.to_string()))
+    let topic = addressing.spell(&scope, &app.slug, channel.as_ref());
+    if topic.len() > TopicName::BYTES_MAX {
+        return Err(ApiError::invalid("channel", NameError::TooLong.to_string()));
+    }
+    Ok(Rank { scope, channel })
 }
 
 /// A channel's name as a path spells it: all that follows the scope, slashes included.
@@ -226,7 +224,7 @@ fn parse_limit(raw: &str) -> Result<usize, Fault> {
 fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -> Listed {
     let Rank { scope, channel } = rank;
     Listed {
-        topic: addressing.spell(&scope, &app.slug, channel.as_ref()).unwrap_or_default(),
+        topic: addressing.spell(&scope, &app.slug, channel.as_ref()),
         scope: scope.to_string(),
         channel: channel.map(|channel| channel.to_string()),
         subscribers,
@@ -305,8 +303,8 @@ mod tests {
 
     #[test]
     fn a_path_names_a_topic_that_could_be_joined() {
-        let single = Addressing::SingleApp(app("foo-app").slug);
         let many = &Addressing::ManyApps;
+        let single = &Addressing::SingleApp(app("foo-app").slug);
         let rank = |scope: &str, channel, addressing| {
             rank(scope, channel, &app("foo-app"), addressing)
                 .map(|rank| rank.channel.map(|channel| channel.to_string()))
@@ -325,7 +323,9 @@ mod tests {
         ] {
             assert_eq!(rank("public", Some(raw), many), Ok(Some(name.into())), "{raw}");
         }
-        assert_eq!(rank("public", None, many), Ok(None));
+        for addressing in [many, single] {
+            assert_eq!(rank("public", None, addressing), Ok(None));
+        }
         let long = "c".repeat(200);
         let bad = "has a character that is not allowed";
         for (scope, channel, addressing, field, fault) in [
@@ -337,7 +337,6 @@ mod tests {
             (&"s".repeat(33), None, many, "scope", "is too long"),
             ("public", Some(&*"c".repeat(201)), many, "channel", "is too long"),
             (&"s".repeat(32), Some(&*format!("{long}%63")), many, "channel", "is too long"),
-            ("public", None, &single, "channel", "must not be empty"),
         ] {
             let refused = rank(scope, channel, addressing);
             assert_eq!(refused, Err(ApiError::invalid(field, fault)), "{scope} {channel:?}");

@@ -146,7 +146,8 @@ mod tests {
             ("public:foo-app", &Addressing::ManyApps, ("public", None)),
             ("public:foo-app:a:b", &Addressing::ManyApps, ("public", Some("a:b"))),
             ("deploys:web", &single, ("deploys", Some("web"))),
-            ("deploys:foo-app:a", &single, ("deploys", Some("foo-app:a"))),
+            ("deploys:foo-app:web", &single, ("deploys", Some("web"))),
+            ("deploys:foo-app", &single, ("deploys", None)),
         ] {
             let body = json!({ "topic": topic }).to_string();
             let Ok(Disconnect::Place(place)) = read_from(&body, addressing) else {

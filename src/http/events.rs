@@ -98,8 +98,7 @@ fn check_joinable(
         return Ok(());
     };
     let topic = addressing.spell(scope, &by.app.slug, Some(channel));
-    let is_too_long = topic.is_some_and(|topic| topic.len() > TopicName::BYTES_MAX);
-    if is_too_long { Err(fault(NameError::TooLong)) } else { Ok(()) }
+    if topic.len() > TopicName::BYTES_MAX { Err(fault(NameError::TooLong)) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -178,6 +178,10 @@ mod tests {
             (&many, "public:foo-app", "msg", ("public", "#general", "msg")),
             (&single, "deploys:web", "msg", ("deploys", "web", "msg")),
             (&single, "private:123:4", "a:b", ("private", "123:4", "a:b")),
+            (&single, "private:foo-app:123:4", "a:b", ("private", "123:4", "a:b")),
+            (&single, "private:foo-app", "room:msg", ("private", "room", "msg")),
+            (&single, "private:foo-app", "msg", ("private", "#general", "msg")),
+            (&single, "private:foo-app:foo-app", "msg", ("private", "foo-app", "msg")),
         ] {
             let body = json!({ "topic": topic, "event": event, "payload": { "a": 1 } });
             let bytes = body.to_string().into();

@@ -19,7 +19,7 @@ use crate::{
         token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
         visitor::Visitor,
     },
-    broker::TopicName,
+    broker::{Addressing, TopicName},
     metrics::labels::{JoinOutcome, Limit, RefusalReason},
     session::places::Held,
 };
@@ -217,6 +217,8 @@ impl JoinRefusal {
 /// Judges joins.
 #[derive(Debug)]
 pub struct Judge {
+    /// How topics are spelled.
+    pub addressing: Addressing,
     /// The operator's own token key.
     pub guardian_secret: Option<SecretString>,
     /// The longest token that is looked at.
@@ -252,7 +254,8 @@ impl Judge {
         };
         if !topic.scope.is_public() {
             let grant = grant.as_ref().ok_or(JoinRefusal::NoToken)?;
-            if !grant.listen.allow(topic.as_str()) {
+            let TopicName { scope, app: slug, channel, .. } = topic;
+            if !self.addressing.allow(&grant.listen, scope, slug, channel.as_ref()) {
                 return Err(JoinRefusal::NotPermitted);
             }
         }

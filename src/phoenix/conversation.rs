@@ -45,8 +45,6 @@ use super::{
 pub struct Rules {
     /// The apps.
     pub directory: AppDirectory,
-    /// How topics are spelled.
-    pub addressing: Addressing,
     /// Who may join.
     pub judge: Judge,
     /// Topics joined at once.
@@ -190,7 +188,7 @@ impl Conversation {
     fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let Message { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
-        let mut name = TopicName::parse(text, &self.rules.addressing)
+        let mut name = TopicName::parse(text, &self.rules.judge.addressing)
             .map_err(|_| JoinRefusal::UnmatchedTopic)?;
         let apps = self.rules.directory.load();
         let app = apps.by_slug(name.app.as_str()).ok_or(JoinRefusal::UnknownApp)?;
@@ -245,9 +243,13 @@ impl Conversation {
     /// Leaves a trace of a join that is refused.
     fn note_join(&self, reason: RefusalReason, topic: &Label, now_s: f64) {
         let Some(text) = topic.as_text() else { return };
-        let Ok(name) = TopicName::parse(text, &self.rules.addressing) else { return };
-        let app = match reason {
-            RefusalReason::UnknownApp => Target::Unknown(name.app.as_str()),
+        let addressing = &self.rules.judge.addressing;
+        let Ok(name) = TopicName::parse(text, addressing) else { return };
+        let app = match (reason, addressing) {
+            (RefusalReason::UnknownApp | RefusalReason::InactiveApp, Addressing::SingleApp(_)) => {
+                Target::Configured(&name.app)
+            }
+            (RefusalReason::UnknownApp, Addressing::ManyApps) => Target::Unknown(name.app.as_str()),
             _ => Target::App(&name.app),
         };
         self.note(reason, Attempt::Join(text), app, now_s);

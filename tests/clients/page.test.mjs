@@ -8,6 +8,7 @@ import { Herald, TEST_APP } from "./support/herald.mjs"
 import { mint } from "./support/token.mjs"
 
 const ROOM = "private:test-app:room-1"
+const TOPICS = [ROOM, "private:test-app", "deploys:test-app:it's:a b", "presence:test-app:room-1", "presence:test-app"]
 const COMMANDS = [
   { id: "curl", name: "Copy the curl command" },
   { id: "private-command", name: "Copy the command that mints a token" },
@@ -34,31 +35,51 @@ describe("the commands that the page prints", () => {
     assert.equal(await window.by("pattern-in-use").textContent(), "private:test-app:*")
   })
 
-  for (const topic of [ROOM, "private:test-app", "deploys:test-app:it's:a b", "presence:test-app:room-1", "presence:test-app"]) {
-    test(`let a reader join ${topic}, hear what they trigger, and send`, async t => {
-      const window = await open(t)
-      await window.by("private-topic").fill(topic)
-      await window.joinPrivately({ token: await herald.typed(await window.by("private-command").textContent()) })
-      await window.privateIs("joined")
-      assert.equal(await herald.typed(await curl(window, "private-curl")), "{}")
-      assert.equal((await window.entry("Hello", "private-feed")).name, "curl")
-      await window.by("private-message").fill("I may send, too")
-      await window.by("private-send").click()
-      await window.entry("I may send, too", "private-feed")
-    })
+  for (const topic of TOPICS) {
+    test(`let a reader join ${topic}, hear what they trigger, and send`, t => tryPrivately(t, herald, topic))
   }
 
-  test("trigger an event on the page's channel", async t => {
-    const window = await open(t, `/?channel=${encodeURIComponent("it's")}`)
-    assert.equal(await herald.typed(await curl(window, "curl")), "{}")
-    assert.equal((await window.entry("Hello")).name, "curl")
-  })
-
-  async function curl(window, id) {
-    const printed = await window.by(id).textContent()
-    return printed.replace("curl -u KEY:SECRET", `curl --silent -u ${TEST_APP.key}:${TEST_APP.secret}`)
-  }
+  test("trigger an event on the page's channel", t => tryPublicly(t, herald))
 })
+
+describe("on a server with a single app the commands that the page prints", () => {
+  let single
+  before(async () => {
+    single = await Herald.start({ HERALD__SINGLE_APP: TEST_APP.slug })
+  })
+  after(() => single?.close())
+
+  for (const topic of [...TOPICS, "deploys:web", "private:7:room"]) {
+    test(`let a reader join ${topic}, hear what they trigger, and send`, t => tryPrivately(t, single, topic))
+  }
+
+  test("trigger an event on the page's channel", t => tryPublicly(t, single))
+})
+
+/** Joins a topic with the token that the page's command mints, triggers with its `curl`, and sends. */
+async function tryPrivately(t, server, topic) {
+  const window = await open(t, "/", { server })
+  await window.by("private-topic").fill(topic)
+  await window.joinPrivately({ token: await server.typed(await window.by("private-command").textContent()) })
+  await window.privateIs("joined")
+  assert.equal(await server.typed(await curl(window, "private-curl")), "{}")
+  assert.equal((await window.entry("Hello", "private-feed")).name, "curl")
+  await window.by("private-message").fill("I may send, too")
+  await window.by("private-send").click()
+  await window.entry("I may send, too", "private-feed")
+}
+
+/** Triggers on the page's own channel with its `curl`. */
+async function tryPublicly(t, server) {
+  const window = await open(t, `/?channel=${encodeURIComponent("it's")}`, { server })
+  assert.equal(await server.typed(await curl(window, "curl")), "{}")
+  assert.equal((await window.entry("Hello")).name, "curl")
+}
+
+async function curl(window, id) {
+  const printed = await window.by(id).textContent()
+  return printed.replace("curl -u KEY:SECRET", `curl --silent -u ${TEST_APP.key}:${TEST_APP.secret}`)
+}
 
 describe("each command has a button that copies it", () => {
   const places = [
@@ -230,8 +251,8 @@ function token() {
 }
 
 /** A window that goes when its test does; it must not have complained about anything meanwhile. */
-async function open(t, where = "/", { host = "127.0.0.1", ...options } = {}) {
-  const window = await browser.open(`http://${host}:${herald.port}${where}`, options)
+async function open(t, where = "/", { host = "127.0.0.1", server = herald, ...options } = {}) {
+  const window = await browser.open(`http://${host}:${server.port}${where}`, options)
   t.after(async () => {
     await window.close()
     assert.deepEqual(window.complaints, [])

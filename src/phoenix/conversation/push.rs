@@ -82,14 +82,12 @@ impl Conversation {
             Some(Standing::WithoutGrant) => None,
             None => return Err(ended),
         };
-        let TopicName { scope, channel, .. } = &join.topic;
-        let is_permitted = |topic: &str| grant.is_some_and(|grant| grant.publish.allow(topic));
+        let TopicName { scope, app: slug, channel, .. } = &join.topic;
+        let addressing = &self.rules.judge.addressing;
         let claimed = || {
-            // A right to the whole scope covers its channels.
-            let whole = channel
-                .as_ref()
-                .and_then(|_| self.rules.addressing.spell(scope, &join.topic.app, None));
-            is_permitted(join.topic.as_str()) || whole.is_some_and(|whole| is_permitted(&whole))
+            grant.is_some_and(|grant| {
+                addressing.allow_publishing(&grant.publish, scope, slug, channel.as_ref())
+            })
         };
         let reason = match app.settings.client_events {
             ClientEvents::None => RefusalReason::NoClientEvents,

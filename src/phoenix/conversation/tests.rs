@@ -16,7 +16,7 @@ use crate::{
         subject::{Subject, SubjectMembers},
         token::{SigningAlgorithm, TokenPair, mint},
     },
-    broker::{ChannelName, Payload, PayloadError, Scope},
+    broker::{Addressing, ChannelName, Payload, PayloadError, Scope},
     phoenix::presence::MetaFault,
     session::Conversation as _,
 };
@@ -47,8 +47,8 @@ fn rules() -> Arc<Rules> {
     let metrics = Metrics::new(10);
     Arc::new(Rules {
         directory,
-        addressing: Addressing::ManyApps,
         judge: Judge {
+            addressing: Addressing::ManyApps,
             guardian_secret: None,
             token_bytes_max: 8_192,
             refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),

@@ -98,8 +98,8 @@ impl Talk {
         let metrics = Metrics::new(1);
         let rules = Arc::new(Rules {
             directory: AppDirectory::default(),
-            addressing: Addressing::ManyApps,
             judge: Judge {
+                addressing: Addressing::ManyApps,
                 guardian_secret: None,
                 token_bytes_max: 8_192,
                 refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),

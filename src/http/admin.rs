@@ -119,11 +119,11 @@ impl Throttle {
             return Err(Refusal::TooMany(WINDOW - now.saturating_duration_since(window.began)));
         }
         let in_all = self.one_more(counts.in_all, now);
-        if in_all.is_none() && counts.proven.get(&block).is_none() {
+        if in_all.is_none() && counts.proven.peek(&block).is_none() {
             return Err(Refusal::TooMany(GLOBAL_RETRY_AFTER));
         }
         if is_right() {
-            counts.proven.begin(block, ());
+            counts.proven.insert(block, ());
             return Ok(());
         }
         counts.in_all = in_all.unwrap_or(counts.in_all);
@@ -144,13 +144,13 @@ impl Throttle {
 
 impl Counts {
     fn failures_of(&self, block: Block, now: Instant) -> Option<Window> {
-        self.by_address.get(&block).copied().filter(|window| !window.is_over(now))
+        self.by_address.peek(&block).copied().filter(|window| !window.is_over(now))
     }
 
     fn add_failure(&mut self, block: Block, now: Instant) {
-        match self.by_address.get_mut(&block).filter(|window| !window.is_over(now)) {
+        match self.by_address.peek_mut(&block).filter(|window| !window.is_over(now)) {
             Some(window) => window.failures += 1,
-            None => self.by_address.begin(block, Window { began: now, failures: 1 }),
+            None => drop(self.by_address.insert(block, Window { began: now, failures: 1 })),
         }
     }
 }

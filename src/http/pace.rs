@@ -38,13 +38,10 @@ impl TokenPace {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         // A panic while counting leaves counts that are right or one too high.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = used.get_mut(&key) {
-            return bucket.take(events, self.rate, now_s);
+        if used.peek(&key).is_none() {
+            used.insert(key, Bucket::default());
         }
-        let mut bucket = Bucket::default();
-        let is_taken = bucket.take(events, self.rate, now_s);
-        used.begin(key, bucket);
-        is_taken
+        used.peek_mut(&key).is_some_and(|bucket| bucket.take(events, self.rate, now_s))
     }
 }
 

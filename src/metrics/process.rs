@@ -1,4 +1,4 @@
-//! Figures of the process itself, read from `/proc` when somebody asks.
+//! Figures of the process itself, taken from the system at each scrape.
 
 use std::{
     fmt, fs,
@@ -12,52 +12,42 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
+use rustix::time::{ClockId, clock_gettime};
 
-/// Clock ticks of a second as `/proc` counts them: so on every Linux that Rust knows.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// Reads the figures of this process. What a system does not tell is not shown.
+/// Reads the figures of this process. A figure that a system does not have is left out.
 ///
-/// The files are kept open: they can be read also when no further one could be opened.
+/// No figure needs a file to be opened, because figures matter most when no file handle is left.
+/// Crates such as `procfs` open a file of `/proc` for each.
 #[derive(Debug)]
 pub(super) struct Process {
     started: SystemTime,
-    stat: Option<File>,
+    /// `/proc/self/status`, kept open.
     status: Option<File>,
 }
 
 impl Process {
     /// The process that began just now.
     pub(super) fn now() -> Self {
-        let open = |name| File::open(format!("/proc/self/{name}")).ok();
-        Self { started: SystemTime::now(), stat: open("stat"), status: open("status") }
-    }
-
-    fn cpu_seconds(&self) -> Option<f64> {
-        let stat = read(self.stat.as_ref()?)?;
-        // The second field is the program's name, which may hold anything, in brackets.
-        let mut after_name = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let mut ticks = || after_name.next()?.parse::<f64>().ok();
-        Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+        Self { started: SystemTime::now(), status: File::open("/proc/self/status").ok() }
     }
 
     fn resident_bytes(&self) -> Option<i64> {
-        let status = read(self.status.as_ref()?)?;
+        // A file of `/proc` is written anew for each reader that begins at its start.
+        let mut bytes = [0; 8 * 1_024];
+        let length = self.status.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let status = String::from_utf8_lossy(&bytes[..length]);
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         Some(line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()? * 1_024)
     }
 }
 
-/// The whole of a file of `/proc`, from its beginning; it is written anew for each reader.
-fn read(file: &File) -> Option<String> {
-    let mut bytes = vec![0; 8 * 1_024];
-    let length = file.read_at(&mut bytes, 0).ok()?;
-    bytes.truncate(length);
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+fn cpu_seconds() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
 
-/// How many files are open. Newer kernels tell it as the folder's size, and no file is needed for
-/// that; of older ones the folder is read.
+/// The number of open files. Newer kernels give it as the folder's size, which takes no file; with
+/// older ones the folder is read.
 fn open_files() -> Option<i64> {
     let folder = "/proc/self/fd";
     match fs::metadata(folder).ok()?.len() {
@@ -86,8 +76,8 @@ impl Collector for Process {
         let started = started.map(ConstGauge::new);
         let help = ("process_start_time_seconds", "When the server started, in Unix time");
         show(&mut encoder, help, started)?;
-        let cpu = self.cpu_seconds().map(ConstCounter::new);
-        show(&mut encoder, ("process_cpu_seconds", "Processor time used"), cpu)
+        let cpu = ConstCounter::new(cpu_seconds());
+        show(&mut encoder, ("process_cpu_seconds", "Processor time used"), Some(cpu))
     }
 }
 
@@ -109,8 +99,8 @@ mod tests {
         let process = Process::now();
         let resident = process.resident_bytes().expect("a figure");
         assert!((1 << 20..1 << 34).contains(&resident), "{resident} bytes");
-        let before = process.cpu_seconds().expect("a figure");
-        while process.cpu_seconds().expect("a figure") <= before {
+        let before = cpu_seconds();
+        while cpu_seconds() <= before {
             std::hint::black_box((0..100_000).sum::<u64>());
         }
         let files_max = open_files_max().expect("a figure");

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     mem,
     rc::Rc,
     sync::{Arc, Weak},
@@ -15,24 +15,28 @@ use log::{error, warn};
 
 use crate::{
     app::{AppId, registry::AppChanged},
-    metrics::apps::Traffic,
+    metrics::{apps::Traffic, labels::Limit},
 };
 
 use super::{
     announcement::Announcement,
     count::Count,
     disconnection::Disconnection,
-    listeners::{Departure, Group, Listeners, ListenersId, Member, Sampler, Tracking},
+    listeners::{Departure, Group, Listeners, Member, Sampler},
     occupancy::Rank,
     outbox::{Ending, Excess, News, Outbox},
     placed::{Batch, Level, Placed},
+    presence::Full,
     publication::Destination,
-    subscriber::{Place, ScopeKey, SessionId, Subscription, SubscriptionId},
+    subscriber::{
+        Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId,
+    },
     topic_name::{ChannelName, Scope},
     topics::Topics,
+    tracker::{EnterChannel, FanoutLost, Untrack},
 };
 
-/// How many topics are handed a publication before the sockets get a turn. Without it a burst, or one
+/// How many groups are handed a publication before the sockets get a turn. Without it a burst, or one
 /// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
 /// one write.
 const HANDED_PER_TURN: usize = 16;
@@ -52,10 +56,25 @@ pub struct ThreadFanout {
     pub(super) handed: Rc<Cell<u64>>,
 }
 
-/// A session has begun.
+/// A session has begun. If no fan-out ever takes it in, because this one is gone, the session is ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Enter(pub Arc<Outbox>);
+pub struct Enter(Option<Arc<Outbox>>);
+
+impl Enter {
+    /// The session with this outbox has begun.
+    pub fn new(outbox: Arc<Outbox>) -> Self {
+        Self(Some(outbox))
+    }
+}
+
+impl Drop for Enter {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0.take() {
+            outbox.end(Ending::Broken);
+        }
+    }
+}
 
 /// A session has ended; all its subscriptions go with it.
 #[derive(Debug, Message)]
@@ -63,9 +82,9 @@ pub struct Enter(pub Arc<Outbox>);
 pub struct Leave(pub SessionId);
 
 /// A session subscribes. Idempotent: one session hears one place once under each name it has for it.
-/// Answers among which listeners it is.
+/// The answer comes through its outbox, see [`News::Joined`].
 #[derive(Debug, Message)]
-#[rtype(result = "ListenersId")]
+#[rtype(result = "()")]
 pub struct Attach {
     /// Who.
     pub session: SessionId,
@@ -116,29 +135,22 @@ pub(super) struct Ended {
     pub(super) left: usize,
 }
 
-/// A topic has opened for listeners of this thread: from here on it hands over all that is published.
-/// What it sent before was for others, who have left.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Opens(pub(super) ScopeKey, pub(super) ListenersId);
-
 /// Publications to hand out, in their order.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Dispatch(pub(super) Arc<Batch>);
 
-/// Somebody who joined where it is tracked is told who is there. What is announced from now on is
-/// for it, too.
+/// The tracker has taken in a session that joins, or not. What is announced from now on is for it,
+/// too.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Introduce {
-    pub(super) key: ScopeKey,
-    pub(super) channel: ChannelName,
+pub(super) struct Entered {
+    pub(super) place: Place,
     pub(super) session: SessionId,
-    /// The join it belongs to: the session may have left and joined again since.
+    /// The join that it belongs to: the session may have left and joined again since.
     pub(super) id: SubscriptionId,
     /// Who is there, spelled for its client.
-    pub(super) members: ByteString,
+    pub(super) members: Result<ByteString, Full>,
 }
 
 /// What has changed among the members of a channel.
@@ -146,23 +158,26 @@ pub(super) struct Introduce {
 #[rtype(result = "()")]
 pub(super) struct Announce(pub(super) Arc<Announcement>);
 
-/// A topic was broken by a panic: end the sessions that listened to it.
+/// The tracker of a scope was broken by a panic: end the sessions that it tracked.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct TopicLost(pub(super) ScopeKey);
+pub(super) struct TrackerLost(pub(super) ScopeKey);
 
 /// Hands publications to the subscribers of its thread: deliveries never cross threads one by one.
 ///
-/// Whoever cannot take a frame at once has its session ended; nobody is waited for.
-/// The mailbox takes dispatches without limit because each holds a permit (see
-/// [`Topics`]), and at most three messages per join besides.
+/// It opens a scope with its first subscriber here and closes it with the last one. For each open
+/// scope it knows the newest publication that it has handed out, which is the exact boundary of a
+/// join: it handles no other message while a batch is under way.
+///
+/// A session that cannot take a frame at once is ended; nobody is waited for. The mailbox takes
+/// batches without limit because each publication holds a permit (see [`Topics`]), and at most three
+/// messages per join besides.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
     /// Not a `HashMap`: its table doubles as members come and go; here only that of the indices does.
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
-    next_listeners: ListenersId,
     handed_this_turn: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
@@ -192,17 +207,18 @@ impl Course {
         self.channels.is_empty() && self.begun >= self.batch.publications.len()
     }
 
-    /// The next publication.
-    fn begin(&mut self) -> Option<&Placed> {
+    /// The next publication, with its scope.
+    fn begin(&mut self) -> Option<(&ScopeKey, &Placed)> {
         let placed = self.batch.publications.get(self.begun)?;
         self.begun += 1;
-        Some(placed)
+        Some((&self.batch.key, placed))
     }
 
     /// The next channel that the last publication begun has yet to reach.
-    fn go_on(&mut self) -> Option<(&Placed, ChannelName)> {
+    fn go_on(&mut self) -> Option<(&ScopeKey, &Placed, ChannelName)> {
         let channel = self.channels.pop()?;
-        Some((self.batch.publications.get(self.begun.checked_sub(1)?)?, channel))
+        let placed = self.batch.publications.get(self.begun.checked_sub(1)?)?;
+        Some((&self.batch.key, placed, channel))
     }
 }
 
@@ -214,7 +230,6 @@ impl Fanout {
             topics,
             sessions: IndexMap::new(),
             scopes: HashMap::new(),
-            next_listeners: ListenersId::default(),
             handed_this_turn: 0,
             handed,
             sampler: Sampler::default(),
@@ -223,30 +238,81 @@ impl Fanout {
         }
     }
 
-    fn attach(&mut self, Attach { session, id, subscription }: Attach) -> ListenersId {
-        let none = self.next_listeners;
-        let Some(present) = self.sessions.get_mut(&session) else { return none };
+    /// Makes a session a member of a place, and answers it: everything that it is handed from here on
+    /// lies behind the answer in its outbox. Where it is to be tracked, the tracker of the scope is
+    /// asked first.
+    fn attach(&mut self, attach: Attach, ctx: &Context<Self>) {
+        let Attach { session, id, subscription } = attach;
         let Subscription { place, topic, format, persona } = subscription;
-        let listeners = self.scopes.entry(place.key.clone());
-        let listeners = listeners.or_insert_with(|| {
-            let traffic = self.topics.metrics().app(place.key.app.0);
-            let id = self.next_listeners;
-            self.next_listeners = ListenersId(id.0 + 1);
-            Listeners::new(id, traffic, self.topics.is_open(&place.key, self.worker))
-        });
-        let listeners_id = listeners.id;
-        let naming = listeners.naming_mut(place.channel.as_ref(), topic);
-        let before = naming.members.get(&session).filter(|member| member.id == id);
-        let tracking = Tracking::of(persona.as_ref(), before);
-        let member = Member { outbox: present.outbox.clone(), id, format, tracking };
-        if naming.members.insert(session, member).is_none() {
+        // A session that has left waits for no answer.
+        let Some(present) = self.sessions.get_mut(&session) else { return };
+        let outbox = present.outbox.clone();
+        let listeners = match self.scopes.entry(place.key.clone()) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(unknown) => {
+                let opened = self.topics.open(unknown.key(), self.worker, ctx.address());
+                match opened {
+                    Ok(listeners) => unknown.insert(listeners),
+                    Err(refused) => return outbox.answer(id, Err(refused)),
+                }
+            }
+        };
+        let boundary = listeners.heard();
+        let member = Member { outbox: outbox.clone(), id, format, is_tracked: persona.is_some() };
+        let group = listeners.group_mut(place.channel.as_ref(), &topic);
+        let is_new = match persona {
+            None => group.join(session, topic, member),
+            Some(_) => group.expect(session, topic, member),
+        };
+        if is_new {
             if present.places.is_empty() {
                 // One is the common case, and an idle session should not keep room for four.
                 present.places.reserve_exact(1);
             }
-            present.places.push(place);
+            present.places.push(place.clone());
         }
-        listeners_id
+        let Some(persona) = persona else {
+            return outbox.answer(id, Ok(Joined { boundary, members: None }));
+        };
+        let stream = &listeners.stream;
+        match stream.tracker_or_start(|| self.topics.start_tracker(stream)) {
+            Some(tracker) => {
+                let (worker, fanout) = (self.worker, ctx.address());
+                tracker.do_send(EnterChannel {
+                    worker,
+                    fanout,
+                    place,
+                    session,
+                    id,
+                    persona,
+                    format,
+                });
+            }
+            None => {
+                outbox.answer(id, Err(SubscribeError::Unavailable));
+                self.detach(&Detach { session, id, place });
+            }
+        }
+    }
+
+    /// The tracker has answered for a session. If it took the session in, the session is told of the
+    /// members, and of what is announced from here on.
+    fn entered(&mut self, Entered { place, session, id, members }: Entered) {
+        let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
+        let boundary = listeners.heard();
+        let Some(group) = listeners.group(place.channel.as_ref()) else { return };
+        let Some(outbox) = group.expected(session, id) else { return };
+        match members {
+            Ok(members) => {
+                group.take_in(session);
+                outbox.answer(id, Ok(Joined { boundary, members: Some(members) }));
+            }
+            Err(Full) => {
+                self.topics.metrics().hit(Limit::PresenceMembers);
+                outbox.answer(id, Err(SubscribeError::TooManyMembers));
+                self.detach(&Detach { session, id, place });
+            }
+        }
     }
 
     fn detach(&mut self, Detach { session, id, place }: &Detach) {
@@ -261,8 +327,8 @@ impl Fanout {
     }
 
     /// Removes what a session joined at a place under this id, or all that it joined there, and tells
-    /// the topic if the session is tracked there no longer. With the last member of a scope the topic
-    /// stops sending to this thread.
+    /// the tracker if the session is tracked there no longer. With the last member of a scope the
+    /// scope is closed for this thread.
     fn vacate(
         &mut self,
         session: SessionId,
@@ -271,13 +337,12 @@ impl Fanout {
     ) -> Departure {
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return Departure::Absent };
         let departure = listeners.remove(place.channel.as_ref(), session, id);
-        let is_deserted = listeners.whole.is_none() && listeners.channels.is_empty();
         if let (Departure::LeftPresence, Some(channel)) = (departure, &place.channel) {
-            self.topics.untrack(&place.key, channel, session);
+            listeners.stream.tell_tracker(Untrack { channel: channel.clone(), session });
         }
-        if is_deserted {
+        if listeners.is_empty() {
             self.scopes.remove(&place.key);
-            self.topics.close(&place.key, self.worker);
+            self.topics.directory().close(&place.key, self.worker);
         }
         departure
     }
@@ -291,8 +356,8 @@ impl Fanout {
 
     /// Hands a publication out: here channels and `#general` are decided. What is left are channels
     /// that `#general` has yet to reach.
-    fn dispatch(&mut self, placed: &Placed) -> Vec<ChannelName> {
-        let listeners = self.scopes.get(placed.key()).filter(|listeners| listeners.is_open);
+    fn dispatch(&mut self, key: &ScopeKey, placed: &Placed) -> Vec<ChannelName> {
+        let listeners = self.scopes.get(key).filter(|all| all.hear(placed.position()));
         let Some(listeners) = listeners else { return Vec::new() };
         if let Some(whole) = &listeners.whole {
             self.hand(whole, placed, Level::Scope, &listeners.traffic);
@@ -310,8 +375,8 @@ impl Fanout {
     }
 
     /// Hands a publication to one of the channels that `#general` reaches.
-    fn spread(&mut self, placed: &Placed, channel: &ChannelName) {
-        let Some(listeners) = self.scopes.get(placed.key()) else { return };
+    fn spread(&mut self, key: &ScopeKey, placed: &Placed, channel: &ChannelName) {
+        let Some(listeners) = self.scopes.get(key) else { return };
         if let Some(group) = listeners.channels.get(channel) {
             self.hand(group, placed, Level::Channel, &listeners.traffic);
             self.handed_this_turn += 1;
@@ -326,16 +391,17 @@ impl Fanout {
         group.deliver(placed, level, sampled, traffic);
     }
 
-    /// Goes on handing out, turn by turn. Nothing else is handed out in between, so all see one order.
+    /// Goes on handing out, turn by turn. No other message is handled in between: all members see one
+    /// order, and a join finds a batch either handed out as a whole, or not begun.
     fn proceed(&mut self, mut course: Course, ctx: &mut Context<Self>) {
         while !course.is_over() {
             if self.handed_this_turn >= HANDED_PER_TURN {
                 return Self::rest(ctx, |fanout, ctx| fanout.proceed(course, ctx));
             }
-            if let Some((placed, channel)) = course.go_on() {
-                self.spread(placed, &channel);
-            } else if let Some(placed) = course.begin() {
-                course.channels = self.dispatch(placed);
+            if let Some((key, placed, channel)) = course.go_on() {
+                self.spread(key, placed, &channel);
+            } else if let Some((key, placed)) = course.begin() {
+                course.channels = self.dispatch(key, placed);
             }
         }
         self.relieve();
@@ -377,16 +443,6 @@ impl Fanout {
         }));
     }
 
-    fn introduce(&mut self, introduce: Introduce) {
-        let Introduce { key, channel, session, id, members } = introduce;
-        let listeners = self.scopes.get_mut(&key);
-        let group = listeners.and_then(|all| all.channels.get_mut(&channel));
-        let Some(member) = group.and_then(|group| group.member_mut(session, id)) else { return };
-        if member.outbox.introduce(members, id) {
-            member.tracking = Tracking::Introduced;
-        }
-    }
-
     /// How much waits for the sessions of this thread, and how much they joined.
     pub(super) fn count(&self) -> Count {
         let mut count = Count::default();
@@ -413,9 +469,11 @@ impl Fanout {
         scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
             let whole = whole.iter().map(|group| (None, group));
             let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
-            whole
+            let groups = whole
                 .chain(channels)
-                .map(|(channel, group)| (Rank { scope: key.scope.clone(), channel }, group.len()))
+                .map(|(channel, group)| (Rank { scope: key.scope.clone(), channel }, group.len()));
+            // Sessions that are about to be members are none yet.
+            groups.filter(|(_, members)| *members > 0)
         })
     }
 
@@ -457,9 +515,10 @@ impl Drop for Fanout {
         for present in mem::take(&mut self.sessions).into_values() {
             present.outbox.end(Ending::Broken);
         }
-        // They will not be told one by one who of its subscribers has left.
-        for key in self.scopes.keys() {
-            self.topics.fanout_lost(key, self.worker);
+        // The trackers will not be told of these sessions one by one.
+        for (key, listeners) in mem::take(&mut self.scopes) {
+            listeners.stream.tell_tracker(FanoutLost { worker: self.worker });
+            self.topics.directory().close(&key, self.worker);
         }
     }
 }
@@ -467,7 +526,8 @@ impl Drop for Fanout {
 impl Handler<Enter> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, Enter(outbox): Enter, _: &mut Self::Context) {
+    fn handle(&mut self, mut enter: Enter, _: &mut Self::Context) {
+        let Some(outbox) = enter.0.take() else { return };
         if self.stopping {
             outbox.end(Ending::Shutdown);
         }
@@ -484,10 +544,10 @@ impl Handler<Leave> for Fanout {
 }
 
 impl Handler<Attach> for Fanout {
-    type Result = MessageResult<Attach>;
+    type Result = ();
 
-    fn handle(&mut self, attach: Attach, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.attach(attach))
+    fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) {
+        self.attach(attach, ctx);
     }
 }
 
@@ -496,17 +556,6 @@ impl Handler<Detach> for Fanout {
 
     fn handle(&mut self, detach: Detach, _: &mut Self::Context) {
         self.detach(&detach);
-    }
-}
-
-impl Handler<Opens> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, Opens(key, id): Opens, _: &mut Self::Context) {
-        if let Some(listeners) = self.scopes.get_mut(&key) {
-            // Who asked may have been the last of others, and have left before it was answered.
-            listeners.is_open |= listeners.id == id;
-        }
     }
 }
 
@@ -522,17 +571,17 @@ impl Handler<Dispatch> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
-        // Batches of several topics may come in another order than they were published in.
+        // Batches of several scopes may come in another order than they were published in.
         self.handed.set(self.handed.get().max(batch.number));
         self.proceed(Course { batch, begun: 0, channels: Vec::new() }, ctx);
     }
 }
 
-impl Handler<Introduce> for Fanout {
+impl Handler<Entered> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, introduce: Introduce, _: &mut Self::Context) {
-        self.introduce(introduce);
+    fn handle(&mut self, entered: Entered, _: &mut Self::Context) {
+        self.entered(entered);
     }
 }
 
@@ -560,16 +609,17 @@ impl Handler<AppChanged> for Fanout {
     }
 }
 
-impl Handler<TopicLost> for Fanout {
+impl Handler<TrackerLost> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, TopicLost(lost): TopicLost, _: &mut Self::Context) {
+    fn handle(&mut self, TrackerLost(key): TrackerLost, _: &mut Self::Context) {
+        let Some(listeners) = self.scopes.get(&key) else { return };
         let mut ended = 0;
-        for outbox in self.sessions_of(|place| place.key == lost) {
+        for outbox in listeners.channels.values().flat_map(Group::tracked) {
             outbox.end(Ending::Broken);
             ended += 1;
         }
-        warn!("{ended} sessions of a lost topic are ended");
+        warn!("{ended} sessions of a lost tracker are ended");
     }
 }
 

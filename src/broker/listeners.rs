@@ -11,45 +11,70 @@ use super::{
     announcement::Announcement,
     outbox::Outbox,
     placed::{Level, Placed},
-    presence::Persona,
+    position::StreamPosition,
+    stream::Stream,
     subscriber::{Format, Frame, SessionId, SubscriptionId},
     topic_name::ChannelName,
 };
 
-/// The listeners of a scope on one thread, from the first who comes to the last who leaves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ListenersId(pub(super) u64);
-
-/// Who listens to one scope.
+/// The listeners of one scope on one thread, from the first one that comes to the last one that leaves.
 pub(super) struct Listeners {
-    pub(super) id: ListenersId,
-    /// Whether their topic hands this thread all that is published. Those who come where nobody was
-    /// left would otherwise hear the last of what was meant for others, and then miss what was
-    /// published until the topic knew of them.
-    pub(super) is_open: bool,
+    pub(super) stream: Arc<Stream>,
+    /// The newest publication that they were handed, or that came before the first of them.
+    heard: Cell<StreamPosition>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) whole: Option<Group>,
     pub(super) channels: HashMap<ChannelName, Group>,
 }
 
 impl Listeners {
-    /// Nobody yet.
-    pub(super) fn new(id: ListenersId, traffic: Arc<Traffic>, is_open: bool) -> Self {
-        Self { id, is_open, traffic, whole: None, channels: HashMap::new() }
+    /// There are none yet; they will be handed everything after `head`.
+    pub(super) fn new(stream: Arc<Stream>, head: StreamPosition, traffic: Arc<Traffic>) -> Self {
+        Self { stream, heard: Cell::new(head), traffic, whole: None, channels: HashMap::new() }
     }
 
-    /// The members of a place that call it `topic`: of a channel, or of the scope as a whole.
-    pub(super) fn naming_mut(
+    /// The newest publication that they were handed, or that came before the first of them.
+    pub(super) fn heard(&self) -> StreamPosition {
+        self.heard.get()
+    }
+
+    /// Notes that they are handed a publication; `false` if it is not for them. One that was on its
+    /// way to earlier listeners of this thread, who have left, came before the first of these, or
+    /// belongs to an order that was forgotten.
+    pub(super) fn hear(&self, position: StreamPosition) -> bool {
+        let heard = self.heard.get();
+        let is_next = position.epoch == heard.epoch && position.offset > heard.offset;
+        if is_next {
+            self.heard.set(position);
+        }
+        is_next
+    }
+
+    /// Whether nobody listens, or is about to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.channels.is_empty()
+    }
+
+    /// The members of a place: of a channel, or of the scope as a whole. `topic` names it if there are
+    /// none yet.
+    pub(super) fn group_mut(
         &mut self,
         channel: Option<&ChannelName>,
-        topic: ByteString,
-    ) -> &mut Naming {
+        topic: &ByteString,
+    ) -> &mut Group {
         let new_group = || Group::new(topic.clone());
-        let group = match channel {
+        match channel {
             None => self.whole.get_or_insert_with(new_group),
             Some(channel) => self.channels.entry(channel.clone()).or_insert_with(new_group),
-        };
-        group.naming_mut(topic)
+        }
+    }
+
+    /// The members of a place, if there are any.
+    pub(super) fn group(&mut self, channel: Option<&ChannelName>) -> Option<&mut Group> {
+        match channel {
+            None => self.whole.as_mut(),
+            Some(channel) => self.channels.get_mut(channel),
+        }
     }
 
     /// Removes what a session joined at a place under this id, or all that it joined there. A
@@ -60,13 +85,9 @@ impl Listeners {
         session: SessionId,
         id: Option<SubscriptionId>,
     ) -> Departure {
-        let group = match channel {
-            None => self.whole.as_mut(),
-            Some(channel) => self.channels.get_mut(channel),
-        };
-        let Some(group) = group else { return Departure::Absent };
+        let Some(group) = self.group(channel) else { return Departure::Absent };
         let departure = group.remove(session, id);
-        if group.is_empty() {
+        if group.is_deserted() {
             match channel {
                 None => self.whole = None,
                 Some(channel) => drop(self.channels.remove(channel)),
@@ -94,12 +115,16 @@ pub(super) enum Departure {
 pub(super) struct Group {
     first: Naming,
     others: Vec<Naming>,
+    /// Sessions that the tracker of the scope is asked for, each with the name that it joins. One
+    /// that is a member already stays one meanwhile: its client may keep changes that it is told for
+    /// after the answer, so none may be missing.
+    entering: HashMap<SessionId, (ByteString, Member)>,
 }
 
 /// The members of one place who call it by the same name.
 pub(super) struct Naming {
     topic: ByteString,
-    pub(super) members: IndexMap<SessionId, Member>,
+    members: IndexMap<SessionId, Member>,
 }
 
 /// One subscriber of a topic.
@@ -107,12 +132,13 @@ pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
     pub(super) id: SubscriptionId,
     pub(super) format: Format,
-    pub(super) tracking: Tracking,
+    /// Whether it is among the members of the channel that are known to each other.
+    pub(super) is_tracked: bool,
 }
 
 impl Group {
     fn new(topic: ByteString) -> Self {
-        Self { first: Naming::new(topic), others: Vec::new() }
+        Self { first: Naming::new(topic), others: Vec::new(), entering: HashMap::new() }
     }
 
     /// How many members there are. A session counts once for each name by which it joined.
@@ -120,8 +146,9 @@ impl Group {
         self.namings().map(|naming| naming.members.len()).sum()
     }
 
-    fn is_empty(&self) -> bool {
-        self.namings().all(|naming| naming.members.is_empty())
+    /// Whether it has no members, and nobody is about to be one.
+    fn is_deserted(&self) -> bool {
+        self.entering.is_empty() && self.namings().all(|naming| naming.members.is_empty())
     }
 
     fn namings(&self) -> impl Iterator<Item = &Naming> {
@@ -140,26 +167,51 @@ impl Group {
         &mut self.others[at]
     }
 
-    /// What a session joined under this id.
-    pub(super) fn member_mut(
-        &mut self,
-        session: SessionId,
-        id: SubscriptionId,
-    ) -> Option<&mut Member> {
-        let namings = iter::once(&mut self.first).chain(&mut self.others);
-        let mut members = namings.filter_map(|naming| naming.members.get_mut(&session));
-        members.find(|member| member.id == id)
+    /// Makes a session a member under this name; `true` if it was none.
+    pub(super) fn join(&mut self, session: SessionId, topic: ByteString, member: Member) -> bool {
+        self.naming_mut(topic).members.insert(session, member).is_none()
+    }
+
+    /// Notes that the tracker is asked for a session; `true` if it was no member under this name.
+    pub(super) fn expect(&mut self, session: SessionId, topic: ByteString, member: Member) -> bool {
+        let naming = self.namings().find(|naming| naming.topic == topic);
+        let is_member = naming.is_some_and(|naming| naming.members.contains_key(&session));
+        let before = self.entering.insert(session, (topic.clone(), member));
+        !is_member && before.is_none_or(|(expected, _)| expected != topic)
+    }
+
+    /// The outbox of a session that waits for the tracker's answer to this join.
+    pub(super) fn expected(&self, session: SessionId, id: SubscriptionId) -> Option<Arc<Outbox>> {
+        let (_, member) = self.entering.get(&session)?;
+        (member.id == id).then(|| member.outbox.clone())
+    }
+
+    /// Makes a session that waited for the tracker's answer a member.
+    pub(super) fn take_in(&mut self, session: SessionId) {
+        if let Some((topic, member)) = self.entering.remove(&session) {
+            self.join(session, topic, member);
+        }
+    }
+
+    /// The sessions that are tracked, or about to be.
+    pub(super) fn tracked(&self) -> impl Iterator<Item = &Outbox> {
+        let members = self.namings().flat_map(|naming| naming.members.values());
+        let members = members.chain(self.entering.values().map(|(_, member)| member));
+        members.filter(|member| member.is_tracked).map(|member| &*member.outbox)
     }
 
     fn remove(&mut self, session: SessionId, id: Option<SubscriptionId>) -> Departure {
-        let (len, was_tracked) = (self.len(), self.tracks(session));
+        let is_meant = |member: &Member| id.is_none_or(|id| member.id == id);
+        let (len, was_tracked) = (self.len() + self.entering.len(), self.tracks(session));
+        if self.entering.get(&session).is_some_and(|(_, member)| is_meant(member)) {
+            self.entering.remove(&session);
+        }
         for naming in iter::once(&mut self.first).chain(&mut self.others) {
-            let member = naming.members.get(&session);
-            if member.is_some_and(|member| id.is_none_or(|id| member.id == id)) {
+            if naming.members.get(&session).is_some_and(is_meant) {
                 naming.members.swap_remove(&session);
             }
         }
-        if self.len() == len {
+        if self.len() + self.entering.len() == len {
             return Departure::Absent;
         }
         self.others.retain(|naming| !naming.members.is_empty());
@@ -176,7 +228,7 @@ impl Group {
 
     fn tracks(&self, session: SessionId) -> bool {
         let mut members = self.namings().filter_map(|naming| naming.members.get(&session));
-        members.any(|member| member.tracking != Tracking::Untracked)
+        self.entering.contains_key(&session) || members.any(|member| member.is_tracked)
     }
 
     /// Delivers a publication to all members; the one at the position `sampled` measures how long
@@ -194,7 +246,7 @@ impl Group {
         }
     }
 
-    /// Tells the members who know who is there what has changed.
+    /// Tells the tracked members what has changed among them.
     pub(super) fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
         self.namings().for_each(|naming| naming.announce(announcement, traffic));
     }
@@ -238,7 +290,7 @@ impl Naming {
         let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {
-            if member.tracking != Tracking::Introduced {
+            if !member.is_tracked {
                 continue;
             }
             let spell = || announcement.frame(member.format, &self.topic);
@@ -249,31 +301,6 @@ impl Naming {
             }
         }
         traffic.delivered(delivered, bytes);
-    }
-}
-
-/// Whether a member is itself among those who are there, and knows the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tracking {
-    /// Presence is nothing to it.
-    Untracked,
-    /// It has yet to be told who is there. Until then it is told no changes.
-    Expected,
-    /// It has been told.
-    Introduced,
-}
-
-impl Tracking {
-    /// That of a member that joins, and may have joined before.
-    ///
-    /// Who joins anew goes on hearing changes until it is told again who is there: its client may
-    /// keep some that it has heard already for after that, and would undo what is missing between.
-    pub(super) fn of(persona: Option<&Persona>, before: Option<&Member>) -> Self {
-        match (persona, before.map(|member| member.tracking)) {
-            (None, _) => Self::Untracked,
-            (Some(_), Some(Self::Introduced)) => Self::Introduced,
-            (Some(_), _) => Self::Expected,
-        }
     }
 }
 

@@ -1,15 +1,19 @@
-//! The core: topics, and how one publication reaches everyone who should hear it.
+//! The core: how one publication reaches everyone who should hear it, in one order per scope.
 //!
 //! No word of any wire protocol lives here. [`Topics`] is the single door through which every
-//! publication passes; behind it each scope of an app has one [`topic`] actor that gives order,
-//! and each worker thread one [`fanout`] actor that knows the subscribers living on it. Where
-//! subscribers are tracked the topic keeps a [`presence`] per channel, and the fan-outs announce
-//! what changes in it.
+//! publication passes. Behind it the `directory` finds the `stream` of the scope, where the order
+//! lives: it numbers publications, retains the newest of them in a [`history`], and hands them to one
+//! [`fanout`] actor per worker thread, which knows the subscribers living there. The lock of the
+//! stream is held from the number to the last mailbox, so each fan-out gets them in this order.
+//!
+//! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel. It
+//! announces what changes through the stream, so announcements share the order.
 
 pub mod addressing;
 mod announcement;
 pub mod backlog;
 mod count;
+mod directory;
 pub mod disconnection;
 pub mod fanout;
 mod fanouts;
@@ -17,7 +21,6 @@ mod gathering;
 pub mod history;
 mod listeners;
 pub mod occupancy;
-mod opened;
 pub mod outbox;
 mod placed;
 pub mod position;
@@ -25,12 +28,13 @@ pub mod presence;
 pub mod publication;
 mod reference;
 mod spellings;
+mod stream;
 pub mod subscriber;
 #[cfg(test)]
 mod testing;
-mod topic;
 pub mod topic_name;
 pub mod topics;
+mod tracker;
 
 pub use addressing::Addressing;
 pub use publication::{

@@ -12,13 +12,11 @@ use std::{
     time::Instant,
 };
 
-use bytestring::ByteString;
-
 use crate::app::AppId;
 
 use super::{
     disconnection::Disconnection,
-    subscriber::{Frame, SessionId, SubscriptionId},
+    subscriber::{Frame, Joined, SessionId, SubscribeError, SubscriptionId},
 };
 
 /// Slots that an empty queue keeps; what a burst needed beyond is given back, or every session that
@@ -41,15 +39,26 @@ pub enum ToSession {
 /// What a session has to look at, in its order among the frames.
 #[derive(Debug)]
 pub enum News {
-    /// Who is there, spelled by [`Format::spell_members`](super::subscriber::Format::spell_members).
-    /// Changes follow as frames.
-    Members(ByteString, SubscriptionId),
+    /// What came of a subscription that the session asked for.
+    Joined(SubscriptionId, Result<Box<Joined>, SubscribeError>),
     /// An app was changed or deleted: judge its joins anew.
     AppChanged(AppId),
     /// An app wants some of its joins ended.
     Disconnect(Arc<Disconnection>),
     /// Close.
     End(Ending),
+}
+
+impl News {
+    /// What it takes of the outbox's bytes.
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Joined(_, Ok(joined)) => {
+                joined.members.as_ref().map_or(0, |spelled| spelled.len())
+            }
+            _ => 0,
+        }
+    }
 }
 
 /// Why the broker ends a session.
@@ -137,8 +146,9 @@ pub enum Next {
 
 /// The bounded way to one session: its fan-out fills it, the session takes.
 ///
-/// What belongs to a subscription that was left never reaches the session, and what belongs to a
-/// join that is under way waits until its reply has been decided.
+/// What belongs to a subscription that was left never reaches the session. The answer to a join has its
+/// place among the frames: what comes ahead of it was sent before the join, what comes behind it
+/// belongs to the join.
 ///
 /// It is also a bell: made a [`Waker`], it wakes who takes and says that it was not for a frame. So
 /// who is woken for a frame need not look at all else that it waits for.
@@ -152,7 +162,7 @@ pub struct Outbox {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Entry>,
-    /// How much waits in `queue`, and for a join's reply.
+    /// How much waits in `queue`.
     load: Load,
     /// Wakes who takes.
     waker: Option<Waker>,
@@ -167,10 +177,8 @@ struct State {
 
 #[derive(Default)]
 struct Aside {
-    /// The join that is under way.
-    joining: Option<SubscriptionId>,
-    /// What arrived for that join already.
-    early: VecDeque<Entry>,
+    /// Whether a join is under way.
+    is_joining: bool,
     /// Subscriptions that were left, until the fan-out knows of it.
     left: Vec<SubscriptionId>,
     /// What the session has taken and keeps for its client to fetch.
@@ -187,8 +195,7 @@ impl Entry {
     fn load(&self) -> Load {
         let bytes = match &self.what {
             ToSession::Frame(frame, _) => frame.size_bytes(),
-            ToSession::News(News::Members(members, _)) => members.len(),
-            ToSession::News(_) => 0,
+            ToSession::News(news) => news.size_bytes(),
         };
         Load { frames: 1, bytes }
     }
@@ -196,8 +203,8 @@ impl Entry {
 
 impl Aside {
     fn is_empty(&self) -> bool {
-        let Self { joining, early, left, kept } = self;
-        joining.is_none() && early.is_empty() && left.is_empty() && *kept == Load::default()
+        let Self { is_joining, left, kept } = self;
+        !is_joining && left.is_empty() && *kept == Load::default()
     }
 }
 
@@ -227,13 +234,6 @@ impl State {
 
     fn push(&mut self, entry: Entry) {
         self.load.add(entry.load());
-        if let Some(aside) = &mut self.aside
-            && entry.of.is_some()
-            && entry.of == aside.joining
-        {
-            aside.early.push_back(entry);
-            return;
-        }
         let was_empty = self.queue.is_empty();
         if self.queue.capacity() == 0 {
             // One is the common case, and a session that hears little should not keep room for many.
@@ -298,16 +298,16 @@ impl Outbox {
         self.queue(frame.size_bytes(), Some(to), what)
     }
 
-    /// Queues word of who is there, like [`Outbox::deliver`].
-    pub fn introduce(&self, members: ByteString, to: SubscriptionId) -> bool {
-        let bytes = members.len();
-        self.queue(bytes, Some(to), || ToSession::News(News::Members(members, to)))
+    /// Answers a join, in its order among the frames; like [`Outbox::tell`], this ends a session that
+    /// cannot even be told.
+    pub(super) fn answer(&self, join: SubscriptionId, outcome: Result<Joined, SubscribeError>) {
+        self.tell(News::Joined(join, outcome.map(Box::new)));
     }
 
     /// Tells the session of something that ends some of its joins. One that cannot even be told is
     /// ended as a whole: what must end must not go on because a client does not keep up.
     pub(super) fn tell(&self, news: News) {
-        self.queue(0, None, || ToSession::News(news));
+        self.queue(news.size_bytes(), None, || ToSession::News(news));
     }
 
     fn queue(
@@ -406,27 +406,19 @@ impl Outbox {
         self.state().beside(|aside| aside.kept = load);
     }
 
-    /// A join is under way: what arrives for it waits.
-    pub fn begin_join(&self, id: SubscriptionId) {
-        self.state().beside(|aside| aside.joining = Some(id));
+    /// A join is under way, until [`end_join`](Self::end_join).
+    pub fn begin_join(&self) {
+        self.state().beside(|aside| aside.is_joining = true);
     }
 
-    /// The join's reply has been decided: what arrived for it follows.
+    /// The join has been answered.
     pub fn end_join(&self) {
-        let mut state = self.state();
-        let mut early = state.beside(|aside| {
-            aside.joining = None;
-            std::mem::take(&mut aside.early)
-        });
-        if !early.is_empty() {
-            state.queue.append(&mut early);
-            state.wake();
-        }
+        self.state().beside(|aside| aside.is_joining = false);
     }
 
     /// Whether a join of the session is under way. Its fan-out may know nothing of it yet.
     pub(super) fn is_joining(&self) -> bool {
-        self.state().aside.as_ref().is_some_and(|aside| aside.joining.is_some())
+        self.state().aside.as_ref().is_some_and(|aside| aside.is_joining)
     }
 
     /// A subscription is left: nothing of it comes out any more.
@@ -441,10 +433,7 @@ impl Outbox {
             stays
         };
         state.queue.retain(&mut stays);
-        state.beside(|aside| {
-            aside.early.retain(&mut stays);
-            aside.left.push(id);
-        });
+        state.beside(|aside| aside.left.push(id));
         state.load.remove(gone);
     }
 

@@ -1,7 +1,11 @@
-//! A publication that has been taken: its permit, and its frames, each encoded at most once.
+//! A publication on its way from its publisher to the fan-outs: what it holds meanwhile, and its
+//! frames, each encoded at most once.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -10,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     backlog::Backlog,
+    history::Entry,
+    position::StreamPosition,
     publication::{Destination, Payload, Publication},
     spellings::Spellings,
     subscriber::{Delivery, Format, Frame, ScopeKey},
@@ -29,20 +35,23 @@ pub(super) enum Level {
 pub(super) struct Batch {
     /// How many batches have been published, this one included.
     pub(super) number: u64,
+    pub(super) key: ScopeKey,
     pub(super) publications: Vec<Placed>,
 }
 
-/// A publication on its way from its topic to the fan-outs.
+/// A publication that was accepted and has yet to be given its place in the order.
+pub(super) struct Accepted {
+    pub(super) publication: Publication,
+    pub(super) flight: Flight,
+}
+
+/// What a publication holds while it is on its way, and its entry in the history does not: the permit
+/// that bounds what is under way, the count of subscribers that it was kept from, and the time.
 ///
-/// It holds the permit that bounds what is under way, until the last fan-out has let go of its batch.
-pub(super) struct Placed {
-    publication: Publication,
-    key: ScopeKey,
-    /// Per format and level; a frame is `None` where it cannot be spelled.
-    frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
+/// It is dropped when the last fan-out has let go of the batch.
+pub(super) struct Flight {
     tally: Option<Tally>,
-    backlog: Backlog,
-    /// When it was taken.
+    /// When it was accepted.
     taken_at: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -63,15 +72,14 @@ impl Drop for Tally {
     }
 }
 
-impl Placed {
-    /// Takes a publication. Of one that not everybody can be sent, the second value will be how
+impl Accepted {
+    /// Accepts a publication. If not every subscriber can be sent it, the second value will be how
     /// many were not.
     pub(super) fn new(
         publication: Publication,
+        taken_at: Instant,
         permit: OwnedSemaphorePermit,
-        backlog: Backlog,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
-        let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
         let (tally, skipped) = match publication.payload {
             Payload::Object(_) => (None, None),
             Payload::Bytes(_) => {
@@ -79,26 +87,55 @@ impl Placed {
                 (Some(Tally { skipped: AtomicUsize::new(0), told: Some(told) }), Some(skipped))
             }
         };
-        let frames = Default::default();
-        let taken_at = Instant::now();
-        (Self { publication, key, frames, tally, taken_at, backlog, _permit: permit }, skipped)
+        let flight = Flight { tally, taken_at, _permit: permit };
+        (Self { publication, flight }, skipped)
     }
 
-    pub(super) fn key(&self) -> &ScopeKey {
-        &self.key
+    /// Whether both belong to the same scope.
+    pub(super) fn shares_scope_with(&self, publication: &Publication) -> bool {
+        let Publication { app, scope, .. } = &self.publication;
+        *app == publication.app && *scope == publication.scope
     }
+}
 
+impl Flight {
     pub(super) fn taken_at(&self) -> Instant {
         self.taken_at
     }
+}
+
+/// A publication that has its place in the order, on its way to the fan-outs.
+///
+/// Its frames are kept here and not in the history, which shares the entry: they are counted among
+/// what waits for clients for as long as anything keeps them.
+pub(super) struct Placed {
+    entry: Arc<Entry>,
+    flight: Flight,
+    /// Per format and level; a frame is `None` where it cannot be spelled.
+    frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
+    backlog: Backlog,
+}
+
+impl Placed {
+    pub(super) fn new(entry: Arc<Entry>, flight: Flight, backlog: Backlog) -> Self {
+        Self { entry, flight, frames: Default::default(), backlog }
+    }
+
+    pub(super) fn position(&self) -> StreamPosition {
+        self.entry.position
+    }
+
+    pub(super) fn taken_at(&self) -> Instant {
+        self.flight.taken_at
+    }
 
     pub(super) fn destination(&self) -> &Destination {
-        &self.publication.destination
+        &self.entry.publication.destination
     }
 
     /// Whether clients of this format can be sent it at all.
     pub(super) fn suits(&self, format: Format) -> bool {
-        match self.publication.payload {
+        match self.entry.publication.payload {
             Payload::Object(_) => true,
             Payload::Bytes(_) => format.encode_bytes.is_some(),
         }
@@ -106,7 +143,7 @@ impl Placed {
 
     /// Notes that so many subscribers were not sent it.
     pub(super) fn skip(&self, subscribers: usize) {
-        if let Some(tally) = &self.tally {
+        if let Some(tally) = &self.flight.tally {
             tally.skipped.fetch_add(subscribers, Relaxed);
         }
     }
@@ -120,7 +157,8 @@ impl Placed {
         if !self.suits(format) {
             return None;
         }
-        if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
+        if let (Level::Channel, Destination::General) = (level, &self.entry.publication.destination)
+        {
             return self.encode(format, level, topic);
         }
         let spellings = &self.frames[format.slot][level as usize];
@@ -128,7 +166,7 @@ impl Placed {
     }
 
     fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
-        let Publication { destination, event, payload, .. } = &self.publication;
+        let Publication { destination, event, payload, .. } = &self.entry.publication;
         let bare = matches!(
             (level, destination),
             (Level::Scope, Destination::General) | (Level::Channel, Destination::Channel(_))
@@ -153,11 +191,13 @@ impl Placed {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
+        sync::{atomic::AtomicUsize, atomic::Ordering::SeqCst},
         thread,
     };
 
     use super::super::{
+        history::{History, Retention},
+        position::Epochs,
         publication::JsonObject,
         testing::{FORMAT, key, permit, publication},
     };
@@ -174,20 +214,23 @@ mod tests {
         (*topic != "huge").then(|| Frame::Binary([names.as_bytes(), payload].concat().into()))
     }
 
+    fn place(publication: Publication) -> (Placed, Option<oneshot::Receiver<usize>>) {
+        let (accepted, skipped) = Accepted::new(publication, Instant::now(), permit());
+        let Accepted { publication, flight } = accepted;
+        let mut history = History::new(Epochs::new().give());
+        let entry = history.append(publication, flight.taken_at(), &Retention::NONE);
+        (Placed::new(entry, flight, Backlog::new(1 << 20)), skipped)
+    }
+
     fn placed(destination: &str) -> Placed {
-        Placed::new(
-            publication(&key(1, "public"), destination, "msg"),
-            permit(),
-            Backlog::new(1 << 20),
-        )
-        .0
+        place(publication(&key(1, "public"), destination, "msg")).0
     }
 
     fn placed_bytes(destination: &str) -> (Placed, oneshot::Receiver<usize>) {
         let payload = Payload::Bytes(b"\x00\xff".as_slice().into());
         let publication =
             Publication { payload, ..publication(&key(1, "public"), destination, "msg") };
-        let (placed, skipped) = Placed::new(publication, permit(), Backlog::new(1 << 20));
+        let (placed, skipped) = place(publication);
         (placed, skipped.expect("bytes are counted"))
     }
 
@@ -239,8 +282,7 @@ mod tests {
         assert!(skipped.try_recv().is_err(), "one still holds it");
         drop(other);
         assert_eq!(skipped.try_recv(), Ok(5));
-        let (_, counted) =
-            Placed::new(publication(&key(1, "public"), "room", "msg"), permit(), Backlog::new(1));
+        let (_, counted) = place(publication(&key(1, "public"), "room", "msg"));
         assert!(counted.is_none(), "objects are sent to everybody");
     }
 

@@ -11,6 +11,7 @@ use crate::app::{
 };
 
 use super::{
+    position::StreamPosition,
     presence::{Change, Persona, Roster},
     publication::JsonObject,
     topic_name::{ChannelName, Scope},
@@ -80,7 +81,7 @@ impl fmt::Debug for Format {
     }
 }
 
-/// One scope of one app: what a topic actor stands for. Scopes never hear each other.
+/// One scope of one app: what has one order. Scopes never hear each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScopeKey {
     /// Whose it is.
@@ -153,4 +154,32 @@ pub struct Subscription {
     /// As whom it is tracked there; only on a channel, and `None` where nobody is. Who is tracked
     /// is told who else is.
     pub persona: Option<Persona>,
+}
+
+/// What a session learns when its subscription was taken.
+///
+/// It reaches the session in its order among the frames: everything that the session is sent of the
+/// subscription comes behind it, except what the session heard of the same subscription before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// The newest publication of the scope that had been handed out: the session is sent everything
+    /// after it, and nothing up to it.
+    pub boundary: StreamPosition,
+    /// The members of the channel, spelled by [`Format::spell_members`], if the session is tracked
+    /// there. What changes among them from then on follows in frames.
+    pub members: Option<ByteString>,
+}
+
+/// Why a subscription was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The app has subscribers in as many scopes as it may.
+    #[error("too many scopes")]
+    TooManyScopes,
+    /// As many are on the channel as may be tracked there.
+    #[error("too many members")]
+    TooManyMembers,
+    /// The broker cannot take it now.
+    #[error("the broker is unavailable")]
+    Unavailable,
 }

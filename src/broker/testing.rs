@@ -2,9 +2,9 @@
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
-use actix::prelude::*;
+use actix::{fut::wrap_future, prelude::*};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -12,14 +12,18 @@ use crate::{app::AppId, metrics::Metrics};
 
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
+    count::CountAll,
     fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
     outbox::{Load, News, Outbox, ToSession},
+    position::StreamPosition,
     presence::{Change, Persona, Roster},
+    stream::Stream,
     subscriber::{
-        Delivery, Format, Frame, Place, ScopeKey, SessionId, Subscription, SubscriptionId,
+        Delivery, Format, Frame, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription,
+        SubscriptionId,
     },
-    topic::Topic,
-    topics::{SubscribeError, Subscriber, TopicLimits},
+    topics::TopicLimits,
+    tracker::Tracker,
 };
 
 /// The one that every probe has.
@@ -127,16 +131,17 @@ impl Broker {
 
     async fn session_with(&self, id: u64, outbox_frames_max: usize, takes: bool) -> Probe {
         let (heard, hears) = mpsc::unbounded_channel();
+        let (answered, answers) = mpsc::unbounded_channel();
         let session = SessionId(id);
         let outbox = Outbox::new(session, Load { frames: outbox_frames_max, bytes: 1_000_000 });
         if takes {
-            actix::spawn(take_all(outbox.clone(), heard));
+            actix::spawn(take_all(outbox.clone(), heard, answered));
         }
-        self.fanout.send(Enter(outbox.clone())).await.expect("a fan-out");
-        Probe { session, outbox, hears }
+        self.fanout.send(Enter::new(outbox.clone())).await.expect("a fan-out");
+        Probe { session, outbox, hears, answers: takes.then(|| Mutex::new(answers)) }
     }
 
-    /// Joins as a session does: at the fan-out first, then at the topic.
+    /// Joins as a session does.
     pub(super) async fn join(&self, probe: &Probe, place: Place) -> Result<(), SubscribeError> {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).to_owned();
         self.join_as(probe, place, &topic).await
@@ -202,12 +207,19 @@ impl Broker {
         probe: &Probe,
         subscription: Subscription,
     ) -> Result<(), SubscribeError> {
-        let session = probe.session;
-        let attach = Attach { session, id, subscription: subscription.clone() };
-        let listeners = self.fanout.send(attach).await.expect("a fan-out");
-        let (worker, fanout) = (self.worker, &self.fanout);
-        let subscriber = Subscriber { worker, fanout, listeners, session, id };
-        self.topics.subscribe(subscriber, &subscription).await
+        self.begin_attach(id, probe, subscription).await;
+        probe.joined().await.map(|_| ())
+    }
+
+    /// Has the fan-out look at a join, which it may not answer yet.
+    pub(super) async fn begin_attach(
+        &self,
+        id: SubscriptionId,
+        probe: &Probe,
+        subscription: Subscription,
+    ) {
+        let attach = Attach { session: probe.session, id, subscription };
+        self.fanout.send(attach).await.expect("a fan-out");
     }
 
     pub(super) async fn leave(&self, probe: &Probe, place: Place) {
@@ -220,12 +232,17 @@ impl Broker {
         self.fanout.send(detach).await.expect("a fan-out");
     }
 
-    /// Publishes, and waits until the topic, if there is one, has handed it out.
+    /// The newest position of a scope, if somebody hears it.
+    pub(super) fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
+        self.topics.directory().with(key.app, &key.scope, Stream::head)
+    }
+
+    /// Publishes, and waits until all threads have handed it out.
     pub(super) async fn publish(&self, key: &ScopeKey, destination: &str, event: &str) {
         let published = self.topics.publish(publication(key, destination, event)).await;
         published.expect("room for one more");
-        let any = ChannelName::parse("any").expect("a channel");
-        self.topics.members(key, &any).await.expect("an answer, in order behind it");
+        // Each answers in order behind it.
+        self.topics.fanouts().ask(CountAll, DEADLINE).await;
     }
 }
 
@@ -244,9 +261,25 @@ pub(super) struct Probe {
     pub(super) session: SessionId,
     pub(super) outbox: Arc<Outbox>,
     hears: mpsc::UnboundedReceiver<String>,
+    /// What came of its joins; a stuck one does not take even that.
+    answers: Option<Mutex<mpsc::UnboundedReceiver<Answer>>>,
 }
 
+/// What came of a join.
+pub(super) type Answer = Result<Joined, SubscribeError>;
+
 impl Probe {
+    /// What came of its next join.
+    pub(super) async fn joined(&self) -> Answer {
+        let answered = async {
+            match &self.answers {
+                Some(answers) => answers.lock().await.recv().await.expect("a live probe"),
+                None => answer(self.outbox.take().expect("an answer")).expect("an answer"),
+            }
+        };
+        timeout(DEADLINE, answered).await.expect("in time")
+    }
+
     /// What it hears next: a frame as it is, anything else in words.
     pub(super) async fn next(&mut self) -> String {
         timeout(DEADLINE, self.hears.recv()).await.expect("in time").expect("a live probe")
@@ -258,19 +291,67 @@ impl Probe {
 }
 
 /// Takes whatever comes out of an outbox, and tells it in words.
-async fn take_all(outbox: Arc<Outbox>, heard: mpsc::UnboundedSender<String>) {
+async fn take_all(
+    outbox: Arc<Outbox>,
+    heard: mpsc::UnboundedSender<String>,
+    answered: mpsc::UnboundedSender<Answer>,
+) {
     loop {
         let told = match poll_fn(|cx| outbox.poll_take(cx)).await {
             ToSession::Frame(Frame::Text(text), _) => text.to_string(),
             ToSession::Frame(Frame::Binary(bytes), _) => format!("{bytes:?}"),
-            ToSession::News(News::Members(members, SUBSCRIPTION)) => members.to_string(),
-            ToSession::News(News::Members(_, other)) => format!("{other:?}"),
+            ToSession::News(News::Joined(_, outcome)) => {
+                let outcome = outcome.map(|joined| *joined);
+                let members = outcome.as_ref().ok().and_then(|joined| joined.members.clone());
+                let _ = answered.send(outcome);
+                match members {
+                    Some(members) => members.to_string(),
+                    None => continue,
+                }
+            }
             ToSession::News(News::AppChanged(app)) => format!("app {} changed", app.0),
             ToSession::News(News::Disconnect(ended)) => format!("disconnect: {:?}", ended.joins),
             ToSession::News(News::End(ending)) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.
         let _ = heard.send(told);
+    }
+}
+
+/// The answer to a join, if it is one.
+fn answer(what: ToSession) -> Option<Answer> {
+    match what {
+        ToSession::News(News::Joined(_, outcome)) => Some(outcome.map(|joined| *joined)),
+        _ => None,
+    }
+}
+
+/// Keeps an actor from its messages until the other end of this is dropped, or told to let go.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Stall(pub(super) oneshot::Receiver<()>);
+
+impl Handler<Stall> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Stall(end): Stall, ctx: &mut Self::Context) {
+        ctx.wait(wrap_future(async { drop(end.await) }));
+    }
+}
+
+impl Handler<Stall> for Tracker {
+    type Result = ();
+
+    fn handle(&mut self, Stall(end): Stall, ctx: &mut Self::Context) {
+        ctx.wait(wrap_future(async { drop(end.await) }));
+    }
+}
+
+impl ThreadFanout {
+    /// Keeps the fan-out from its messages until the other end of `until` is dropped, or told to let
+    /// go.
+    pub(crate) async fn stall(&self, until: oneshot::Receiver<()>) {
+        self.addr.send(Stall(until)).await.expect("a fan-out");
     }
 }
 
@@ -287,7 +368,7 @@ impl Handler<Break> for Fanout {
     }
 }
 
-impl Handler<Break> for Topic {
+impl Handler<Break> for Tracker {
     type Result = ();
 
     fn handle(&mut self, _: Break, _: &mut Self::Context) {

@@ -1,9 +1,9 @@
-//! The directory of topics: the single door through which every publication passes.
+//! The door of the broker: every publication passes through it, and all that concerns every thread.
 //!
 //! An engine that carries publications between nodes will stand behind [`Topics::publish`] one day.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
     mem,
     rc::Rc,
@@ -11,7 +11,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
@@ -22,25 +22,24 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    app::AppId,
-    metrics::{Metrics, labels::Limit},
-};
+use crate::metrics::{Metrics, labels::Limit};
 
 use super::{
     backlog::Backlog,
+    directory::{Directory, TooManyScopes},
     disconnection::Disconnection,
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
-    listeners::ListenersId,
-    opened::Opened,
-    placed::{Batch, Placed},
-    presence::{Full, Roster},
+    listeners::Listeners,
+    placed::Accepted,
+    position::StreamPosition,
+    presence::Roster,
     publication::{JsonObject, Publication},
     reference::References,
-    subscriber::{Disconnect, ScopeKey, SessionId, Subscription, SubscriptionId},
-    topic::{Close, Entrant, FanoutLost, Open, Publish, Topic, Untrack, Update, WhoIsThere},
-    topic_name::{ChannelName, Scope},
+    stream::Stream,
+    subscriber::{Disconnect, ScopeKey, SessionId, SubscribeError},
+    topic_name::ChannelName,
+    tracker::{Tracker, Update, WhoIsThere},
 };
 
 /// Why a publication was not taken.
@@ -51,35 +50,28 @@ pub enum PublishError {
     Busy,
 }
 
-/// Why a subscription was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SubscribeError {
-    /// The app has subscribers in as many scopes as it may.
-    #[error("too many scopes")]
-    TooManyScopes,
-    /// As many are on the channel as may be tracked there.
-    #[error("too many members")]
-    TooManyMembers,
-    /// The topic did not answer in time.
-    #[error("the topic is unavailable")]
-    Unavailable,
-}
-
 /// Not every thread answered in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a thread did not answer in time")]
 pub struct Unanswered;
 
-/// What a publisher can learn about publications that were taken: whom they were kept from.
-///
-/// Who does not ask waits for nothing.
+/// What a publisher can learn about publications that were taken: their places in the order, and
+/// how many subscribers they were kept from. Only the latter has to be waited for.
 #[derive(Debug)]
 pub struct Receipt {
+    positions: Vec<StreamPosition>,
     skipped: Vec<oneshot::Receiver<usize>>,
     wait_max: Duration,
 }
 
 impl Receipt {
+    /// The place of each publication in the order of its scope, as they were handed in.
+    ///
+    /// A publication to a scope that nobody hears is the first of an order that ends with it.
+    pub fn positions(&self) -> &[StreamPosition] {
+        &self.positions
+    }
+
     /// Whether there are bytes among them: everybody can be sent anything else.
     pub fn may_skip(&self) -> bool {
         !self.skipped.is_empty()
@@ -102,7 +94,7 @@ impl Receipt {
 /// The bounds of the directory.
 #[derive(Debug, Clone, Copy)]
 pub struct TopicLimits {
-    /// Publications between their topic's mailbox and the last fan-out.
+    /// Publications between their publisher and the last fan-out.
     pub publications_in_flight_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
@@ -116,30 +108,15 @@ pub struct TopicLimits {
     pub wait_max: Duration,
 }
 
-/// Who subscribes: a session, by way of the fan-out that it is attached to.
-pub struct Subscriber<'a> {
-    /// The session's worker thread.
-    pub worker: WorkerId,
-    /// The fan-out of that thread.
-    pub fanout: &'a Addr<Fanout>,
-    /// Among whom it is attached there.
-    pub listeners: ListenersId,
-    /// The session.
-    pub session: SessionId,
-    /// Under which id it is attached.
-    pub id: SubscriptionId,
-}
-
-/// Finds topics, starts them, and hands them publications. Cheap to clone; shared by all threads.
-///
-/// The locks guard look-ups only; no fan-out passes through them.
+/// Takes publications and hands them to streams, and asks and tells what concerns all threads. Cheap
+/// to clone; shared by all threads.
 #[derive(Clone)]
 pub struct Topics(Arc<Inner>);
 
 struct Inner {
     limits: TopicLimits,
     permits: Arc<Semaphore>,
-    topics: RwLock<HashMap<AppId, HashMap<Scope, Listed>>>,
+    directory: Directory,
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
@@ -150,29 +127,23 @@ struct Inner {
     metrics: Arc<Metrics>,
 }
 
-/// A topic as the directory has it.
-#[derive(Clone)]
-struct Listed {
-    topic: Addr<Topic>,
-    opened: Arc<Opened>,
-}
-
 impl Topics {
-    /// The mailbox capacity of topics and fan-outs: more than permits and joins ever fill.
+    /// The mailbox capacity of trackers and fan-outs: more than permits and joins ever fill.
     pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
 
     /// An empty directory.
     pub fn new(limits: TopicLimits, metrics: Arc<Metrics>) -> Self {
+        let backlog = Backlog::new(limits.outboxes_bytes_max);
         Self(Arc::new(Inner {
             limits,
             permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
-            topics: RwLock::default(),
+            directory: Directory::new(limits.scopes_per_app_max, backlog.clone()),
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             references: References::new(),
-            backlog: Backlog::new(limits.outboxes_bytes_max),
+            backlog,
             metrics,
         }))
     }
@@ -187,14 +158,14 @@ impl Topics {
         &self.0.metrics
     }
 
-    /// Lets topics be placed on the calling worker thread.
+    /// Lets trackers be placed on the calling worker thread.
     pub fn add_worker(&self) {
         if let Some(arbiter) = Arbiter::try_current() {
             self.workers_mut().push(arbiter);
         }
     }
 
-    /// Has topics that do not exist yet placed on the calling thread, and on no other.
+    /// Has trackers that do not exist yet placed on the calling thread, and on no other.
     #[cfg(test)]
     pub(crate) fn place_here_only(&self) {
         *self.workers_mut() = vec![Arbiter::current()];
@@ -267,7 +238,7 @@ impl Topics {
         if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(()) }
     }
 
-    /// Gives a publication its place in its topic's order. Where nobody listens it is dropped.
+    /// Gives a publication its place in the order of its scope. Where nobody listens it is dropped.
     ///
     /// # Errors
     /// [`PublishError::Busy`] if there is no room for it in time; it is not published then.
@@ -287,27 +258,36 @@ impl Topics {
         publications: Vec<Publication>,
     ) -> Result<Receipt, PublishError> {
         let permits = self.permits(publications.len()).await?;
-        let mut receipt = Receipt { skipped: Vec::new(), wait_max: self.0.limits.wait_max };
-        let mut batch: Vec<Placed> = Vec::with_capacity(publications.len());
+        let mut receipt = Receipt {
+            positions: Vec::with_capacity(publications.len()),
+            skipped: Vec::new(),
+            wait_max: self.0.limits.wait_max,
+        };
+        let taken_at = Instant::now();
+        let mut batch: Vec<Accepted> = Vec::with_capacity(publications.len());
         for (publication, permit) in publications.into_iter().zip(permits) {
-            let (placed, skipped) = Placed::new(publication, permit, self.0.backlog.clone());
-            receipt.skipped.extend(skipped);
-            if batch.last().is_some_and(|last| last.key() != placed.key()) {
-                self.hand_over(mem::take(&mut batch));
+            if batch.last().is_some_and(|last| !last.shares_scope_with(&publication)) {
+                self.hand_over(mem::take(&mut batch), &mut receipt.positions);
             }
-            batch.push(placed);
+            let (accepted, skipped) = Accepted::new(publication, taken_at, permit);
+            receipt.skipped.extend(skipped);
+            batch.push(accepted);
         }
-        self.hand_over(batch);
+        self.hand_over(batch, &mut receipt.positions);
         Ok(receipt)
     }
 
-    /// Hands what is of one scope to its topic. A place in the mailbox is a place in the order: nobody
-    /// need wait until the topic gets to it. The permits bound what is under way.
-    fn hand_over(&self, publications: Vec<Placed>) {
-        let topic = publications.first().and_then(|placed| self.find_alive(placed.key()));
-        if let Some(topic) = topic {
+    /// Has publications of one scope placed in its order and handed to the threads that hear it.
+    /// Nobody need wait until the fan-outs get to them: the permits bound what is under way.
+    fn hand_over(&self, accepted: Vec<Accepted>, positions: &mut Vec<StreamPosition>) {
+        let Some(Accepted { publication, .. }) = accepted.first() else { return };
+        let (app, scope, count) = (publication.app, publication.scope.clone(), accepted.len());
+        let publish = |stream: &Stream| {
             let number = self.0.batches.fetch_add(1, Relaxed) + 1;
-            topic.do_send(Publish(Arc::new(Batch { number, publications })));
+            stream.publish(number, accepted, positions);
+        };
+        if self.0.directory.with(app, &scope, publish).is_none() {
+            positions.extend(self.0.directory.unheard(count));
         }
     }
 
@@ -365,51 +345,10 @@ impl Topics {
         Ok((0..count).filter_map(|_| all.split(1)).collect())
     }
 
-    /// Makes sure that whatever is published to a scope from now on reaches the subscriber, and has
-    /// it tracked if it has a persona.
-    ///
-    /// # Errors
-    /// [`SubscribeError`]; nothing is left of the attempt but what was attached at the fan-out.
-    pub async fn subscribe(
-        &self,
-        subscriber: Subscriber<'_>,
-        subscription: &Subscription,
-    ) -> Result<(), SubscribeError> {
-        let (key, worker) = (&subscription.place.key, subscriber.worker);
-        // Whom it tracks a topic must hear of one by one.
-        if subscription.persona.is_none() && self.is_open(key, worker) {
-            return Ok(());
-        }
-        let open = async {
-            loop {
-                let Listed { topic, opened } = self.find_or_start(key)?;
-                let asked = opened.ask();
-                let open = Open {
-                    worker,
-                    fanout: subscriber.fanout.clone(),
-                    listeners: subscriber.listeners,
-                    entrant: entrant(&subscriber, subscription),
-                };
-                if let Ok(outcome) = topic.send(open).await {
-                    opened.open(worker, asked);
-                    return outcome.map_err(|Full| {
-                        self.0.metrics.hit(Limit::PresenceMembers);
-                        SubscribeError::TooManyMembers
-                    });
-                }
-                self.forget(key, &topic);
-                // A thread that dies may answer at once, over and over: others must get their turn,
-                // and the clock its say.
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(self.0.limits.wait_max, open).await.unwrap_or(Err(SubscribeError::Unavailable))
-    }
-
     /// Has a tracked session show another meta; nothing happens where it is not tracked.
     ///
     /// # Errors
-    /// [`PublishError::Busy`] if the topic did not take it in time.
+    /// [`PublishError::Busy`] if the tracker did not take it in time.
     pub async fn update(
         &self,
         key: &ScopeKey,
@@ -417,122 +356,76 @@ impl Topics {
         session: SessionId,
         meta: JsonObject,
     ) -> Result<(), PublishError> {
-        let Some(topic) = self.find(key) else { return Ok(()) };
-        let update = topic.send(Update { channel, session, meta });
-        // A topic that is gone has lost its sessions: they come back with the meta they join with.
+        let Some(tracker) = self.tracker(key) else { return Ok(()) };
+        let update = tracker.send(Update { channel, session, meta });
+        // A tracker that is gone has lost its sessions: they come back with the meta they join with.
         timeout(self.0.limits.wait_max, update).await.map_or(Err(PublishError::Busy), |_| Ok(()))
     }
 
     /// Who is tracked on a channel right now.
     ///
     /// # Errors
-    /// [`Unanswered`] if its topic does not answer in time.
+    /// [`Unanswered`] if the tracker does not answer in time.
     pub async fn members(
         &self,
         key: &ScopeKey,
         channel: &ChannelName,
     ) -> Result<Roster, Unanswered> {
-        let Some(topic) = self.find(key) else { return Ok(Roster::default()) };
-        let asked = topic.send(WhoIsThere(channel.clone()));
+        let Some(tracker) = self.tracker(key) else { return Ok(Roster::default()) };
+        let asked = tracker.send(WhoIsThere(channel.clone()));
         let members = timeout(self.0.limits.wait_max, asked).await.map_err(|_| Unanswered)?;
-        // Where the topic has just retired nobody is there.
+        // Nobody is there whose tracker has just ended.
         Ok(members.unwrap_or_default())
     }
 
-    /// Tells a topic that a tracked session has left a channel.
-    pub(super) fn untrack(&self, key: &ScopeKey, channel: &ChannelName, session: SessionId) {
-        if let Some(topic) = self.find(key) {
-            topic.do_send(Untrack { channel: channel.clone(), session });
-        }
+    /// The streams.
+    pub(super) fn directory(&self) -> &Directory {
+        &self.0.directory
     }
 
-    /// Tells a topic that a thread's fan-out is gone.
-    pub(super) fn fanout_lost(&self, key: &ScopeKey, worker: WorkerId) {
-        if let Some(Listed { topic, opened }) = self.listed(key) {
-            opened.close(worker);
-            topic.do_send(FanoutLost { worker });
-        }
+    /// Opens a scope for a thread whose first listener comes: all that is published from now on is
+    /// handed to its fan-out.
+    ///
+    /// # Errors
+    /// [`SubscribeError::TooManyScopes`].
+    pub(super) fn open(
+        &self,
+        key: &ScopeKey,
+        worker: WorkerId,
+        fanout: Addr<Fanout>,
+    ) -> Result<Listeners, SubscribeError> {
+        let opened = self.0.directory.open(key, worker, fanout);
+        let (stream, head) = opened.map_err(|TooManyScopes| SubscribeError::TooManyScopes)?;
+        Ok(Listeners::new(stream, head, self.0.metrics.app(key.app.0)))
     }
 
-    /// Tells a topic that a thread has nobody left who listens.
-    pub(super) fn close(&self, key: &ScopeKey, worker: WorkerId) {
-        if let Some(Listed { topic, opened }) = self.listed(key) {
-            opened.close(worker);
-            topic.do_send(Close { worker });
-        }
+    /// The actor that tracks members in a scope, if there has been one to track.
+    pub(super) fn tracker(&self, key: &ScopeKey) -> Option<Addr<Tracker>> {
+        self.0.directory.with(key.app, &key.scope, Stream::tracker).flatten()
     }
 
-    /// Removes a topic that is gone, unless another has taken its place.
-    pub(super) fn forget(&self, key: &ScopeKey, topic: &Addr<Topic>) {
-        let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(scopes) = topics.get_mut(&key.app) else { return };
-        if scopes.get(&key.scope).is_some_and(|listed| listed.topic == *topic) {
-            scopes.remove(&key.scope);
-        }
-        if scopes.is_empty() {
-            topics.remove(&key.app);
-        }
-    }
-
-    pub(super) fn find(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
-        self.look_up(key, |listed| listed.topic.clone())
-    }
-
-    fn listed(&self, key: &ScopeKey) -> Option<Listed> {
-        self.look_up(key, Listed::clone)
-    }
-
-    /// Whether a topic is known to hand this thread all that is published.
-    pub(super) fn is_open(&self, key: &ScopeKey, worker: WorkerId) -> bool {
-        self.look_up(key, |listed| listed.opened.is_open(worker)).unwrap_or(false)
-    }
-
-    fn look_up<R>(&self, key: &ScopeKey, read: impl FnOnce(&Listed) -> R) -> Option<R> {
-        let topics = self.0.topics.read().unwrap_or_else(PoisonError::into_inner);
-        Some(read(topics.get(&key.app)?.get(&key.scope)?))
-    }
-
-    /// The topic of a scope; one that has died without a word is forgotten.
-    fn find_alive(&self, key: &ScopeKey) -> Option<Addr<Topic>> {
-        let topic = self.find(key)?;
-        if topic.connected() {
-            return Some(topic);
-        }
-        self.forget(key, &topic);
-        None
-    }
-
-    fn find_or_start(&self, key: &ScopeKey) -> Result<Listed, SubscribeError> {
-        if let Some(listed) = self.listed(key) {
-            return Ok(listed);
-        }
-        let mut topics = self.0.topics.write().unwrap_or_else(PoisonError::into_inner);
-        let scopes = topics.entry(key.app).or_default();
-        if let Some(listed) = scopes.get(&key.scope) {
-            return Ok(listed.clone());
-        }
-        if scopes.len() >= self.0.limits.scopes_per_app_max {
-            return Err(SubscribeError::TooManyScopes);
-        }
-        let listed = self.start_topic(key).ok_or(SubscribeError::Unavailable)?;
-        scopes.insert(key.scope.clone(), listed.clone());
-        Ok(listed)
-    }
-
-    /// Starts a topic on the worker thread that its key hashes to.
-    fn start_topic(&self, key: &ScopeKey) -> Option<Listed> {
-        let mut workers = self.workers_mut();
-        workers.retain(|worker| worker.spawn_fn(|| ()));
+    /// Starts the tracker of a stream on the worker thread that its key hashes to; `None` if there is
+    /// no thread left.
+    pub(super) fn start_tracker(&self, stream: &Arc<Stream>) -> Option<Addr<Tracker>> {
+        let key = stream.key();
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        let nth = usize::try_from(hasher.finish() % u64::try_from(workers.len()).ok()?).ok()?;
-        let opened = Arc::new(Opened::default());
-        let topic = Topic::new(key.clone(), self.clone(), opened.clone());
-        Some(Listed { topic: Topic::start_in_arbiter(workers.get(nth)?, |_| topic), opened })
+        let hash = hasher.finish();
+        let mut workers = self.workers_mut();
+        loop {
+            let nth = usize::try_from(hash % u64::try_from(workers.len()).ok()?.max(1)).ok()?;
+            let worker = workers.get(nth)?;
+            if worker.spawn_fn(|| ()) {
+                let tracker = Tracker::new(key.clone(), Arc::downgrade(stream), self.clone());
+                return Some(Tracker::start_in_arbiter(worker, |_| tracker));
+            }
+            // This thread has ended.
+            workers.swap_remove(nth);
+        }
     }
 
     /// How long anything that is asked may take.
-    pub(super) fn wait_max(&self) -> Duration {
+    pub fn wait_max(&self) -> Duration {
         self.0.limits.wait_max
     }
 
@@ -546,21 +439,13 @@ impl Topics {
     }
 }
 
-/// The subscriber as its topic tracks it, if it does.
-fn entrant(subscriber: &Subscriber<'_>, subscription: &Subscription) -> Option<Entrant> {
-    let Subscription { place, format, persona, .. } = subscription;
-    Some(Entrant {
-        session: subscriber.session,
-        id: subscriber.id,
-        channel: place.channel.clone()?,
-        persona: persona.clone()?,
-        format: *format,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn about(skipped: Vec<oneshot::Receiver<usize>>, wait_max: Duration) -> Receipt {
+        Receipt { positions: Vec::new(), skipped, wait_max }
+    }
 
     #[tokio::test]
     async fn a_receipt_adds_up_what_it_is_told_and_waits_only_so_long() {
@@ -574,13 +459,13 @@ mod tests {
         for (told, count) in tell.into_iter().zip([2, 3]) {
             told.send(count).expect("somebody waits");
         }
-        let receipt = Receipt { skipped, wait_max: Duration::from_secs(10) };
+        let receipt = about(skipped, Duration::from_secs(10));
         assert!(receipt.may_skip());
         assert_eq!(receipt.skipped().await, Some(5));
-        let receipt = Receipt { skipped: vec![never], wait_max: Duration::from_millis(10) };
+        let receipt = about(vec![never], Duration::from_millis(10));
         assert_eq!(receipt.skipped().await, None);
         drop(late);
-        let nothing = Receipt { skipped: Vec::new(), wait_max: Duration::ZERO };
+        let nothing = about(Vec::new(), Duration::ZERO);
         assert!(!nothing.may_skip());
     }
 }

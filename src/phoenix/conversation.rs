@@ -7,8 +7,6 @@ mod push;
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
-
 use crate::{
     app::{
         AppDirectory, AppId,
@@ -19,7 +17,7 @@ use crate::{
     broker::{
         Addressing, TopicName,
         presence::Persona,
-        subscriber::{Disconnect, Frame, Place, ScopeKey, Subscription},
+        subscriber::{Disconnect, Frame, Joined, Place, ScopeKey, Subscription},
     },
     metrics::{
         Metrics,
@@ -267,25 +265,26 @@ impl Conversation {
         &mut self,
         mut join: Join,
         (join_ref, reference): (&Ref, &Ref),
-        outcome: Result<(), JoinRefusal>,
+        outcome: Result<Joined, JoinRefusal>,
     ) -> Vec<Effect> {
         let topic = Label::from(join.topic.as_str());
         let old = self.joined(&topic).map(|at| self.joins.swap_remove(at));
-        let footing = outcome.and_then(|()| {
+        let readmitted = outcome.and_then(|joined| {
             let apps = self.rules.directory.load();
-            let readmitted =
-                self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
-            readmitted.ok_or(JoinRefusal::AppChanged)
+            let footing = self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
+            Ok((footing.ok_or(JoinRefusal::AppChanged)?, joined.members))
         });
+        let mut members = None;
         let mut effects = Vec::with_capacity(2);
         // The slug may have passed to another app since: then the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
             effects.extend(self.unsubscribe(left));
         }
-        match footing {
-            Ok(footing) => {
+        match readmitted {
+            Ok((footing, who_is_there)) => {
                 self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
                 join.footing = footing;
+                members = who_is_there.map(|members| self.state(&join, &members));
                 let response = if join.topic.scope.is_public() { OK } else { JOINED };
                 effects.push(self.reply(join_ref, reference, &topic, response));
                 // One topic is the common case, and an idle session should not keep room for four.
@@ -304,7 +303,15 @@ impl Conversation {
         if let Some(old) = old {
             effects.extend(self.replaced(&old));
         }
+        effects.extend(members);
         effects
+    }
+
+    /// The members of the channel that was joined.
+    fn state(&self, join: &Join, members: &str) -> Effect {
+        let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
+        let (join_ref, event, payload) = (&join.join_ref, presence::STATE, members);
+        self.send(&Outgoing { join_ref, reference, topic, event, payload })
     }
 
     /// What a client hears of the incarnation that its new join replaced.
@@ -430,32 +437,28 @@ impl session::Conversation for Conversation {
         message.is_heartbeat().then(|| self.alive(&message))
     }
 
+    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _now_s: f64) -> Vec<Effect> {
+        let asked = self.asked.take().map(|asked| *asked);
+        let Some(Asked::Join { join, join_ref, reference, is_disconnected }) = asked else {
+            return Vec::new();
+        };
+        let outcome = match is_disconnected {
+            true => Err(JoinRefusal::Disconnected),
+            false => outcome.map_err(JoinRefusal::from),
+        };
+        self.joined_or_not(join, (&join_ref, &reference), outcome)
+    }
+
     fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
-        match self.asked.take().map(|asked| *asked) {
-            None => Vec::new(),
-            Some(Asked::Join { join, join_ref, reference, is_disconnected }) => {
-                let outcome = match is_disconnected {
-                    true => Err(JoinRefusal::Disconnected),
-                    false => outcome.map_err(JoinRefusal::from),
-                };
-                self.joined_or_not(join, (&join_ref, &reference), outcome)
-            }
-            // No reply on success: that is the articles' contract.
-            Some(Asked::Push { .. }) if outcome.is_ok() => Vec::new(),
-            Some(Asked::Push { topic, join_ref, reference }) => {
+        let asked = self.asked.take().map(|asked| *asked);
+        match (asked, outcome) {
+            (Some(Asked::Push { topic, join_ref, reference }), Err(_)) => {
                 let refusal = error(&JoinRefusal::Unavailable.response());
                 vec![self.reply(&join_ref, &reference, &topic, &refusal)]
             }
+            // No reply on success: that is the articles' contract.
+            _ => Vec::new(),
         }
-    }
-
-    fn introduced(&mut self, topic: &str, members: ByteString) -> Vec<Effect> {
-        let Some(join) = self.joins.iter().find(|join| join.topic.as_str() == topic) else {
-            return Vec::new();
-        };
-        let (reference, topic) = (&Ref::null(), &Label::from(topic));
-        let (join_ref, event, payload) = (&join.join_ref, presence::STATE, &*members);
-        vec![self.send(&Outgoing { join_ref, reference, topic, event, payload })]
     }
 
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {

@@ -19,8 +19,7 @@ use crate::{
         JsonObject, Publication,
         fanout::{Attach, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
-        subscriber::{Frame, Place, Subscription, SubscriptionId},
-        topics::{SubscribeError, Subscriber},
+        subscriber::{Frame, Joined, Place, Subscription, SubscriptionId},
     },
     metrics::labels::{Limit, SessionEnd, Source},
 };
@@ -59,6 +58,14 @@ pub(super) struct Driver<C: Conversation> {
     /// What the client hears, by the names it has for it.
     subscriptions: Vec<Heard>,
     next_subscription: u32,
+    joining: Option<Joining>,
+}
+
+/// The join that the broker is asked for.
+struct Joining {
+    id: SubscriptionId,
+    /// Refuses the join when it has waited too long.
+    timeout: Option<SpawnHandle>,
 }
 
 /// A subscription of this session: a topic of an app, which is one place.
@@ -72,7 +79,7 @@ impl<C: Conversation> Driver<C> {
     /// Enters the fan-out of this thread, which fills `outbox` from now on.
     pub(super) fn enter(conversation: C, outbox: Arc<Outbox>, worker: Rc<Worker>) -> Self {
         let membership = Membership { session: outbox.session(), fanout: worker.fanout() };
-        membership.fanout.addr.do_send(Enter(outbox.clone()));
+        membership.fanout.addr.do_send(Enter::new(outbox.clone()));
         let kind = conversation.kind();
         worker.metrics.sessions.of(kind).inc();
         worker.metrics.sessions_opened.of(kind).inc();
@@ -83,6 +90,7 @@ impl<C: Conversation> Driver<C> {
             outbox,
             subscriptions: Vec::new(),
             next_subscription: 0,
+            joining: None,
         }
     }
 
@@ -142,11 +150,6 @@ impl<C: Conversation> Driver<C> {
 
     fn position_of(&self, app: AppId, topic: &ByteString) -> Option<usize> {
         self.subscriptions.iter().position(|heard| heard.app == app && heard.topic == *topic)
-    }
-
-    /// The topic of a subscription, unless it was left.
-    fn topic_of(&self, id: SubscriptionId) -> Option<&ByteString> {
-        self.subscriptions.iter().find(|heard| heard.id == id).map(|heard| &heard.topic)
     }
 }
 
@@ -229,9 +232,9 @@ pub(super) fn answer_meanwhile<A: Carrier>(
 pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Context) {
     let driver = carrier.driver();
     let effects = match news {
-        News::Members(members, id) => {
-            let Some(topic) = driver.topic_of(id).cloned() else { return };
-            driver.conversation.introduced(&topic, members)
+        News::Joined(id, outcome) => {
+            let outcome = outcome.map(|joined| *joined).map_err(Failure::from);
+            return joined(carrier, id, outcome, ctx);
         }
         News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
         News::Disconnect(disconnection) => {
@@ -258,42 +261,44 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
     }
 }
 
-/// Attaches at the fan-out of this thread first, then has the topic know the thread: from then on
-/// nothing is missed. What arrives for this join meanwhile is kept back until its reply has left;
-/// what arrives for others goes on, or a client that keeps up would be taken for a slow one.
+/// Asks the fan-out of this thread for a subscription. The answer comes through the outbox, in its
+/// order among the frames. The client's next message waits for it.
 fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();
-    let topics = driver.worker.topics.clone();
-    let fanout = driver.membership.fanout.clone();
     let session = driver.membership.session;
     let id = driver.id_of(subscription.place.key.app, &subscription.topic);
-    driver.outbox.begin_join(id);
-    let subscribe = async move {
-        let attach = Attach { session, id, subscription: subscription.clone() };
-        let listeners = fanout.addr.send(attach).await.map_err(|_| Failure::Unavailable)?;
-        let (worker, fanout) = (fanout.worker, &fanout.addr);
-        let subscriber = Subscriber { worker, fanout, listeners, session, id };
-        let subscribed = topics.subscribe(subscriber, &subscription).await;
-        subscribed.map_err(|refused| {
-            fanout.do_send(Detach { session, id, place: subscription.place });
-            match refused {
-                SubscribeError::TooManyScopes => Failure::TooManyScopes,
-                SubscribeError::TooManyMembers => Failure::TooManyMembers,
-                SubscribeError::Unavailable => Failure::Unavailable,
-            }
+    // The fan-out itself waits for nobody, but the tracker of a scope lives on another thread.
+    let timeout = subscription.persona.is_some().then(|| {
+        ctx.run_later(driver.worker.topics.wait_max(), move |carrier: &mut A, ctx| {
+            joined(carrier, id, Err(Failure::Unavailable), ctx);
         })
-    };
-    ctx.spawn(wrap_future(subscribe).map(|outcome, carrier: &mut A, ctx| {
-        if !carrier.driver().membership.fanout.addr.connected() {
-            // Without its fan-out it would be deaf, whatever it joined.
-            return carrier.close(CloseCode::INTERNAL, ctx);
-        }
-        if outcome.is_ok() {
-            carrier.note_joined();
-        }
-        answered(outcome, carrier, ctx);
-    }));
+    });
+    driver.joining = Some(Joining { id, timeout });
+    driver.outbox.begin_join();
+    driver.membership.fanout.addr.do_send(Attach { session, id, subscription });
+}
+
+/// The broker has answered a join, or the time for it is over.
+fn joined<A: Carrier>(
+    carrier: &mut A,
+    id: SubscriptionId,
+    outcome: Result<Joined, Failure>,
+    ctx: &mut A::Context,
+) {
+    let driver = carrier.driver();
+    // An answer that comes too late finds its join refused and left.
+    let Some(joining) = driver.joining.take_if(|joining| joining.id == id) else { return };
+    driver.outbox.end_join();
+    if let Some(timeout) = joining.timeout {
+        ctx.cancel_future(timeout);
+    }
+    if outcome.is_ok() {
+        carrier.note_joined();
+    }
+    let effects = carrier.driver().conversation.subscribed(outcome, now_s());
+    run(carrier, effects, ctx);
+    carrier.resume(ctx);
 }
 
 /// Holds the client's next message until this one has its place, but not what others say: in a
@@ -310,7 +315,7 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
     ctx.spawn(wrap_future(publish).map(answered));
 }
 
-/// Holds the client's next message as [`publish`] does: at most one of each waits for a topic.
+/// Holds the client's next message as [`publish`] does: at most one of each waits for a tracker.
 fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();
@@ -327,7 +332,6 @@ fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
-    carrier.driver().outbox.end_join();
     carrier.resume(ctx);
 }
 
@@ -346,14 +350,38 @@ fn close_code(ending: Ending) -> CloseCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::{SinkExt, StreamExt};
     use tokio::time::timeout;
     use tokio_tungstenite::tungstenite::Message;
 
     use crate::{
         broker::subscriber::Disconnect,
-        session::testing::{Bench, DEADLINE, limits, place},
+        session::testing::{Bench, DEADLINE, limits, place, text},
     };
+
+    #[actix_web::test]
+    async fn a_join_is_refused_once_its_tracker_has_taken_too_long_and_a_late_answer_is_no_harm() {
+        let bench = Bench::waiting(Duration::from_millis(50));
+        let release = bench.stall_trackers().await;
+        let (mut client, _pump) = bench.connect(10_000).websocket().await;
+        let enters = async {
+            client.send(Message::text("enter")).await.expect("room");
+            assert_eq!(text(&mut client).await, "refused");
+            client.send(Message::text("join")).await.expect("room");
+            assert_eq!(text(&mut client).await, "joined", "where nobody is tracked");
+            drop(release);
+            loop {
+                client.send(Message::text("enter")).await.expect("room");
+                match &*text(&mut client).await {
+                    "joined" => break,
+                    refused => assert_eq!(refused, "refused"),
+                }
+            }
+        };
+        timeout(DEADLINE, enters).await.expect("in time");
+    }
 
     #[actix_web::test]
     async fn news_that_ends_joins_reaches_a_session_whose_join_is_still_under_way() {

@@ -39,7 +39,7 @@ use crate::{
     app::AppId,
     broker::{
         JsonObject, Publication,
-        subscriber::{Disconnect, Frame, Place, Subscription},
+        subscriber::{Disconnect, Frame, Joined, Place, SubscribeError, Subscription},
     },
     metrics::labels::SessionKind,
 };
@@ -92,9 +92,10 @@ impl Received {
 
 /// What a conversation wants done, in order.
 ///
-/// [`Effect::Subscribe`], [`Effect::Publish`] and [`Effect::Update`] are answered through
-/// [`Conversation::answered`] before anything else is received, and come last among the effects of
-/// one call. Between an effect and its answer an app may change.
+/// [`Effect::Subscribe`] is answered through [`Conversation::subscribed`], [`Effect::Publish`] and
+/// [`Effect::Update`] are answered through [`Conversation::answered`], before anything else is
+/// received. They come last among the effects of one call. Between an effect and its answer an app
+/// may change.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this to the client.
@@ -122,6 +123,16 @@ pub enum Failure {
     Unavailable,
 }
 
+impl From<SubscribeError> for Failure {
+    fn from(refused: SubscribeError) -> Self {
+        match refused {
+            SubscribeError::TooManyScopes => Self::TooManyScopes,
+            SubscribeError::TooManyMembers => Self::TooManyMembers,
+            SubscribeError::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
 /// A wire protocol's side of one connection. Unix time in seconds is passed in.
 pub trait Conversation: 'static {
     /// The client sent a message.
@@ -131,12 +142,12 @@ pub trait Conversation: 'static {
     /// still asked for an earlier one. `None` if it has to wait; then it will be received as any other.
     fn meanwhile(&self, message: &Received) -> Option<Frame>;
 
-    /// The broker answered the last effect that it answers, see [`Effect`].
-    fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
+    /// The broker has taken the last [`Effect::Subscribe`], or not. What is sent here leaves ahead of
+    /// everything that belongs to the join.
+    fn subscribed(&mut self, outcome: Result<Joined, Failure>, now_s: f64) -> Vec<Effect>;
 
-    /// The session is told who is there on a topic where it is tracked; `members` is spelled as the
-    /// format of its [`Subscription`] has it.
-    fn introduced(&mut self, topic: &str, members: ByteString) -> Vec<Effect>;
+    /// The broker answered the last [`Effect::Publish`] or [`Effect::Update`].
+    fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
 
     /// An app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;

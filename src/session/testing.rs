@@ -27,8 +27,9 @@ use super::{
 use crate::{
     app::AppId,
     broker::{
-        Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-        subscriber::{Delivery, Disconnect, Format, Frame, Place, ScopeKey, Subscription},
+        ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
+        presence::Persona,
+        subscriber::{Delivery, Disconnect, Format, Frame, Joined, Place, ScopeKey, Subscription},
         topics::TopicLimits,
     },
     metrics::{
@@ -76,13 +77,22 @@ impl Bench {
 
     /// One whose sessions share this budget of unfinished work.
     pub(super) fn sharing(unfinished: Unfinished, limits: SessionLimits) -> Self {
+        Self::start(unfinished, limits, DEADLINE)
+    }
+
+    /// One whose broker may take so long to answer.
+    pub(super) fn waiting(wait_max: Duration) -> Self {
+        Self::start(Unfinished::new(1 << 30), limits(), wait_max)
+    }
+
+    fn start(unfinished: Unfinished, limits: SessionLimits, wait_max: Duration) -> Self {
         let of_topics = TopicLimits {
             outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
             presence_members_max: 4,
             presence_interval: Duration::from_millis(5),
-            wait_max: DEADLINE,
+            wait_max,
         };
         let metrics = Metrics::new(10);
         let topics = Topics::new(of_topics, metrics.clone());
@@ -99,20 +109,26 @@ impl Bench {
         Client { near, pump: tokio::task::spawn_local(pump) }
     }
 
-    /// Has all topics that do not exist yet live on a thread on which nothing happens until it is
-    /// released: whoever joins meanwhile gets no answer.
+    /// Keeps the fan-out of the thread from its messages until it is released: whoever joins
+    /// meanwhile gets no answer.
     pub(super) async fn standstill(&self) -> Standstill {
-        let arbiter = Arbiter::new();
+        let (release, held) = oneshot::channel();
+        self.worker.fanout().stall(held).await;
+        Standstill(release)
+    }
+
+    /// Has trackers live on a thread on which nothing happens until the sender is told or dropped.
+    pub(super) async fn stall_trackers(&self) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel();
         let (ready, is_ready) = oneshot::channel();
         let topics = self.topics.clone();
-        arbiter.spawn_fn(move || {
+        Arbiter::new().spawn_fn(move || {
             topics.place_here_only();
             ready.send(()).expect("the test waits");
             held.recv().ok();
         });
         is_ready.await.expect("a thread");
-        Standstill { release, arbiter }
+        release
     }
 
     /// Publishes to everyone who said `join`.
@@ -121,22 +137,13 @@ impl Bench {
     }
 }
 
-/// A thread on which nothing happens.
-pub(super) struct Standstill {
-    release: mpsc::Sender<()>,
-    arbiter: Arbiter,
-}
+/// A fan-out that hands out and answers nothing.
+pub(super) struct Standstill(oneshot::Sender<()>);
 
 impl Standstill {
     /// Lets it go on.
-    pub(super) fn release(&self) {
-        self.release.send(()).expect("a thread that waits");
-    }
-}
-
-impl Drop for Standstill {
-    fn drop(&mut self) {
-        self.arbiter.stop();
+    pub(super) fn release(self) {
+        self.0.send(()).expect("a fan-out that waits");
     }
 }
 
@@ -189,7 +196,7 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// A protocol of orders: `join`, `leave`, `publish`, `panic`, `close`; anything else comes back, and
+/// A protocol of orders: `join`, `enter`, `leave`, `publish`, `panic`, `close`; anything else comes back, and
 /// what begins with `now` at once.
 pub(super) struct Obedient;
 
@@ -202,6 +209,12 @@ impl Conversation for Obedient {
                 topic: "everything".into(),
                 format: FORMAT,
                 persona: None,
+            })],
+            "enter" => vec![Effect::Subscribe(Subscription {
+                place: room(),
+                topic: "room".into(),
+                format: FORMAT,
+                persona: Some(Persona { key: "k".into(), meta: JsonObject::empty() }),
             })],
             "leave" => vec![Effect::Unsubscribe(place(), "everything".into())],
             "publish" => vec![Effect::Publish(publication("{}"))],
@@ -218,13 +231,14 @@ impl Conversation for Obedient {
         }
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _: f64) -> Vec<Effect> {
         let answer = if outcome.is_ok() { "joined" } else { "refused" };
         vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
-    fn introduced(&mut self, _: &str, members: ByteString) -> Vec<Effect> {
-        vec![Effect::Send(Frame::Text(members))]
+    fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
+        let answer = if outcome.is_ok() { "done" } else { "refused" };
+        vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {
@@ -257,6 +271,11 @@ fn publication(payload: &str) -> Publication {
     let event = EventName::parse("e").expect("an event's name");
     let payload = Payload::Object(JsonObject::parse(payload).expect("a payload"));
     Publication { app, scope, destination: Destination::General, event, payload }
+}
+
+/// What `enter` joins, to be tracked there.
+fn room() -> Place {
+    Place { channel: Some(ChannelName::parse("room").expect("a channel")), ..place() }
 }
 
 /// What `join` joins.

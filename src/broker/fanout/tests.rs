@@ -4,7 +4,7 @@ use super::super::{
     Payload, Publication,
     outbox::Excess,
     subscriber::Disconnect,
-    testing::{Break, Broker, DEADLINE, Probe, SUBSCRIPTION, channel, key, publication, whole},
+    testing::{Break, Broker, DEADLINE, Probe, channel, key, publication, whole},
 };
 use super::*;
 use crate::app::subject::{Subject, SubjectMembers};
@@ -259,7 +259,7 @@ async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_t
             broker.join(&probe, place).await.expect("a place");
         }
         if id == 6 {
-            probe.outbox.begin_join(SUBSCRIPTION);
+            probe.outbox.begin_join();
         }
         probes.push(probe);
     }

@@ -1,15 +1,19 @@
-//! Gatherings as their topic and the fan-outs make them, heard by probes.
+//! Gatherings as their tracker and the fan-outs make them, heard by probes.
 
 use std::time::Duration;
 
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
 use super::super::{
     ChannelName, JsonObject,
-    fanout::{Attach, Leave, ThreadFanout},
-    listeners::ListenersId,
+    fanout::{Leave, ThreadFanout},
     presence::Persona,
-    subscriber::{Place, Subscription, SubscriptionId},
-    testing::{Break, Broker, DEADLINE, FORMAT, Probe, channel, key, shown, whole},
-    topics::{SubscribeError, Subscriber},
+    subscriber::{Place, SubscribeError, Subscription, SubscriptionId},
+    testing::{
+        Break, Broker, DEADLINE, FORMAT, Probe, SUBSCRIPTION, Stall, channel, key, shown, whole,
+    },
+    tracker::Tracker,
 };
 
 fn persona(key: &str) -> Persona {
@@ -139,65 +143,93 @@ async fn a_full_channel_takes_in_nobody_and_keeps_nothing_of_who_tried() {
     broker.enter(&late, room(), persona("late")).await.expect("the place that became free");
 }
 
+/// Asks a tracker whether the room rests.
+#[derive(Message)]
+#[rtype(result = "bool")]
+struct IsResting;
+
+impl Handler<IsResting> for Tracker {
+    type Result = bool;
+
+    fn handle(&mut self, _: IsResting, _: &mut Self::Context) -> bool {
+        self.gatherings.get(&name()).is_some_and(|room| room.is_resting)
+    }
+}
+
+fn subscription(name: &str) -> Subscription {
+    Subscription {
+        place: room(),
+        topic: "room".into(),
+        format: FORMAT,
+        persona: Some(persona(name)),
+    }
+}
+
+/// Keeps the tracker of the room from its messages until what is answered is dropped.
+async fn stall(broker: &Broker) -> oneshot::Sender<()> {
+    let tracker = broker.topics.tracker(&room().key).expect("a tracker");
+    let (end, stalled) = oneshot::channel();
+    tracker.send(Stall(stalled)).await.expect("a tracker");
+    end
+}
+
 #[actix_web::test]
 async fn who_joins_hears_no_announcement_before_its_state_and_who_joins_anew_misses_none() {
     let broker = Broker::start();
     let mut ada = enter(&broker, 1, "ada").await;
     assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
-    // Half of a rejoin: its fan-out knows, its topic does not yet.
-    let (session, id) = (ada.session, SubscriptionId(7));
-    let subscription = Subscription {
-        place: room(),
-        topic: "room".into(),
-        format: FORMAT,
-        persona: Some(persona("ada")),
-    };
-    let attach = Attach { session, id, subscription: subscription.clone() };
-    broker.fanout.send(attach).await.expect("a fan-out");
-    let mut bob = enter(&broker, 2, "bob").await;
-    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", "room +[bob={}] -[]"]);
-    assert_eq!(ada.next().await, "room +[bob={}] -[]");
-    // Half of a first join: it is told nothing yet.
-    let mut eve = broker.session(3).await;
-    let half = Attach { session: eve.session, id, subscription: subscription.clone() };
-    let listeners = broker.fanout.send(half).await.expect("a fan-out");
-    let (worker, fanout) = (broker.worker, &broker.fanout);
-    let subscriber = Subscriber { worker, fanout, listeners, session, id };
-    broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
-    let told = "room +[ada={}] -[ada={}]";
-    assert_eq!([ada.next().await, ada.next().await], ["[ada={} bob={}]", told]);
-    assert_eq!(bob.next().await, told);
-    assert!(eve.has_heard_nothing());
-    broker.enter(&eve, room(), persona("eve")).await.expect("a place");
-    let told = "room +[eve={}] -[]";
-    assert_eq!([eve.next().await, eve.next().await], ["[ada={} bob={}]", told]);
+    let (mut bob, mut eve) = (broker.session(2).await, broker.session(3).await);
+    let tracker = broker.topics.tracker(&room().key).expect("a tracker");
+    let rested = async { while tracker.send(IsResting).await != Ok(false) {} };
+    tokio::time::timeout(DEADLINE, rested).await.expect("in time");
+    let end = stall(&broker).await;
+    // The tracker is asked for these in this order, for ada once more.
+    for (probe, name) in [(&bob, "bob"), (&ada, "ada"), (&eve, "eve")] {
+        broker.begin_attach(SUBSCRIPTION, probe, subscription(name)).await;
+    }
+    broker.publish(&room().key, "room", "msg").await;
+    assert_eq!(ada.next().await, "room msg", "who is there goes on hearing");
+    assert!(bob.has_heard_nothing() && eve.has_heard_nothing(), "they have yet to be answered");
+    drop(end);
+    let (first, second) = ("room +[bob={}] -[]", "room +[ada={} eve={}] -[ada={}]");
+    assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", first]);
+    assert_eq!([ada.next().await, ada.next().await], [first, "[ada={} bob={}]"]);
+    assert_eq!(eve.next().await, "[ada={} bob={}]");
+    for probe in [&mut ada, &mut bob, &mut eve] {
+        assert_eq!(probe.next().await, second);
+    }
 }
 
 #[actix_web::test]
-async fn a_state_that_comes_late_is_not_taken_for_that_of_another_join() {
+async fn an_answer_that_comes_late_is_not_taken_for_that_of_another_join() {
     let broker = slow();
-    let mut ada = broker.session(1).await;
-    let place = room();
-    let subscription = Subscription {
-        place: place.clone(),
-        topic: "room".into(),
-        format: FORMAT,
-        persona: Some(persona("ada")),
-    };
-    let attach = |id| Attach {
-        session: ada.session,
-        id: SubscriptionId(id),
-        subscription: subscription.clone(),
-    };
-    broker.fanout.send(attach(6)).await.expect("a fan-out");
-    let listeners = broker.fanout.send(attach(7)).await.expect("a fan-out");
-    // The topic answers the first join, whose place is another's by now.
-    let (session, id) = (ada.session, SubscriptionId(6));
-    let (worker, fanout) = (broker.worker, &broker.fanout);
-    let subscriber = Subscriber { worker, fanout, listeners, session, id };
-    broker.topics.subscribe(subscriber, &subscription).await.expect("a place");
-    broker.publish(&place.key, "room", "msg").await;
-    assert_eq!(ada.next().await, "room msg", "and no state before");
+    let _first = enter(&broker, 1, "first").await;
+    let mut ada = broker.session(2).await;
+    let end = stall(&broker).await;
+    let early = SubscriptionId(6);
+    broker.begin_attach(early, &ada, subscription("ada")).await;
+    broker.leave_under(early, &ada, room()).await;
+    broker.begin_attach(SUBSCRIPTION, &ada, subscription("eve")).await;
+    drop(end);
+    assert_eq!(ada.next().await, "[first={}]", "the answer to the second join, and no other");
+    assert_eq!(here(&broker).await, "[eve={} first={}]");
+    broker.publish(&room().key, "room", "msg").await;
+    assert_eq!(ada.next().await, "room msg");
+}
+
+#[actix_web::test]
+async fn a_join_that_is_left_before_it_is_answered_leaves_nothing_behind() {
+    let broker = slow();
+    let first = enter(&broker, 1, "first").await;
+    let ada = broker.session(2).await;
+    let end = stall(&broker).await;
+    broker.begin_attach(SUBSCRIPTION, &ada, subscription("ada")).await;
+    broker.leave(&first, room()).await;
+    assert!(broker.head(&room().key).is_some(), "somebody is about to come");
+    broker.fanout.send(Leave(ada.session)).await.expect("a fan-out");
+    assert!(broker.head(&room().key).is_none());
+    drop(end);
+    assert_eq!(here(&broker).await, "[]");
 }
 
 #[actix_web::test]
@@ -216,7 +248,7 @@ async fn a_session_that_entered_by_two_names_is_one_member_until_it_has_left_bot
     // It has come anew, as by a rejoin, and hears so under both names.
     let anew = "+[bob={}] -[bob={}]";
     assert_eq!(ada.next().await, format!("room {anew}"));
-    assert_eq!(bob.next().await, "SubscriptionId(101)", "its state");
+    assert_eq!(bob.next().await, "[ada={} bob={}]", "its state");
     assert_eq!(bob.next().await, format!("room {anew}"));
     assert_eq!(bob.next().await, format!("long {anew}"));
     assert_eq!(here(&broker).await, "[ada={} bob={}]");
@@ -234,7 +266,7 @@ async fn a_session_that_entered_by_two_names_is_one_member_until_it_has_left_bot
 #[actix_web::test]
 async fn a_fan_out_that_breaks_takes_its_members_along() {
     let mut broker = Broker::start();
-    let doomed = enter(&broker, 1, "doomed").await;
+    let _doomed = enter(&broker, 1, "doomed").await;
     let broken = broker.fanout.clone();
     let ThreadFanout { worker, addr, .. } = broker.topics.start_fanout();
     (broker.worker, broker.fanout) = (worker, addr);
@@ -243,17 +275,5 @@ async fn a_fan_out_that_breaks_takes_its_members_along() {
     assert_eq!(watcher.next().await, "room +[watcher={}] -[]");
     assert!(broken.send(Break).await.is_err());
     assert_eq!(watcher.next().await, "room +[] -[doomed={}]");
-    assert_eq!(here(&broker).await, "[watcher={}]");
-    // Nobody is tracked who would never be told to have left.
-    let subscription = Subscription {
-        place: room(),
-        topic: "room".into(),
-        format: FORMAT,
-        persona: Some(persona("deaf")),
-    };
-    let (worker, session, id) = (broker.worker, doomed.session, SubscriptionId(7));
-    let listeners = ListenersId::default();
-    let subscriber = Subscriber { worker, fanout: &broken, listeners, session, id };
-    broker.topics.subscribe(subscriber, &subscription).await.expect("an answer");
     assert_eq!(here(&broker).await, "[watcher={}]");
 }

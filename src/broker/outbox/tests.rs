@@ -23,6 +23,10 @@ fn outbox(frames: usize, bytes: usize) -> Arc<Outbox> {
     Outbox::new(SessionId(1), Load { frames, bytes })
 }
 
+fn joined(members: &str) -> Joined {
+    Joined { members: Some(members.into()), ..Joined::default() }
+}
+
 fn frame(text: &str) -> Frame {
     Frame::Text(text.into())
 }
@@ -32,6 +36,9 @@ fn all(outbox: &Outbox) -> Vec<String> {
     std::iter::from_fn(|| outbox.take())
         .map(|arrival| match arrival {
             ToSession::Frame(Frame::Text(text), _) => text.to_string(),
+            ToSession::News(News::Joined(SubscriptionId(id), Ok(joined))) => {
+                format!("joined {id}: {}", joined.members.unwrap_or_default())
+            }
             other => format!("{other:?}"),
         })
         .collect()
@@ -43,7 +50,7 @@ fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
         [("frames", outbox(2, 100), Excess::Frames), ("bytes", outbox(100, 2), Excess::Bytes)]
     {
         assert!(outbox.deliver(&frame("a"), ONE, None), "{case}");
-        assert!(outbox.introduce("b".into(), ONE), "{case}");
+        outbox.answer(ONE, Ok(joined("b")));
         assert_eq!((outbox.load(), outbox.ended()), (Load { frames: 2, bytes: 2 }, None));
         assert!(!outbox.deliver(&frame("c"), ONE, None), "{case}");
         let ending = Ending::SlowConsumer(excess);
@@ -51,8 +58,7 @@ fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
         outbox.end(Ending::Idle);
         assert!(!outbox.deliver(&frame("d"), ONE, None), "{case}: who is ended hears no more");
         let end = format!("News(End({ending:?}))");
-        let members = r#"News(Members("b", SubscriptionId(1)))"#;
-        assert_eq!(all(&outbox), ["a", members, &end], "{case}");
+        assert_eq!(all(&outbox), ["a", "joined 1: b", &end], "{case}");
     }
 }
 
@@ -132,21 +138,22 @@ fn who_is_rung_for_is_told_that_it_is_not_for_a_frame() {
 }
 
 #[test]
-fn what_belongs_to_a_join_waits_for_its_reply_and_all_else_goes_on() {
-    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
+fn the_answer_to_a_join_has_its_place_among_the_frames() {
+    let outbox = outbox(5, 100);
     assert!(!outbox.is_joining());
-    outbox.begin_join(ONE);
+    outbox.begin_join();
     assert!(outbox.is_joining());
-    outbox.deliver(&frame("early"), ONE, None);
-    outbox.deliver(&frame("other"), TWO, None);
-    assert_eq!(outbox.load(), Load { frames: 2, bytes: 10 });
-    assert_eq!(all(&outbox), ["other"]);
-    outbox.take_frames(&Waker::from(bell.clone()), |_, _| true);
-    outbox.end_join();
-    assert_eq!(bell.0.load(SeqCst), 1);
+    outbox.deliver(&frame("earlier"), ONE, None);
+    outbox.answer(ONE, Ok(joined("m")));
     outbox.deliver(&frame("later"), ONE, None);
-    assert_eq!(all(&outbox), ["early", "later"]);
+    outbox.deliver(&frame("other"), TWO, None);
+    outbox.answer(TWO, Err(SubscribeError::TooManyScopes));
+    assert_eq!(outbox.load(), Load { frames: 5, bytes: 18 });
+    let refused = "News(Joined(SubscriptionId(2), Err(TooManyScopes)))";
+    assert_eq!(all(&outbox), ["earlier", "joined 1: m", "later", "other", refused]);
+    outbox.end_join();
     assert!(!outbox.is_joining());
+    assert!(outbox.state().aside.is_none());
 }
 
 #[test]
@@ -154,15 +161,13 @@ fn nothing_comes_of_a_subscription_that_was_left_whatever_was_on_its_way() {
     let outbox = outbox(4, 100);
     outbox.deliver(&frame("a"), ONE, None);
     outbox.deliver(&frame("b"), TWO, None);
-    outbox.introduce("c".into(), ONE);
-    outbox.begin_join(ONE);
+    outbox.answer(ONE, Ok(joined("c")));
     outbox.deliver(&frame("d"), ONE, None);
     outbox.leave(ONE);
-    outbox.end_join();
-    assert_eq!(outbox.load(), Load { frames: 1, bytes: 1 });
+    assert_eq!(outbox.load(), Load { frames: 2, bytes: 2 });
     assert!(outbox.deliver(&frame("e"), ONE, None), "it is no slow consumer for that");
     assert!(outbox.deliver(&frame("f"), TWO, None));
-    assert_eq!(all(&outbox), ["b", "f"]);
+    assert_eq!(all(&outbox), ["b", "joined 1: c", "f"], "an answer is waited for");
     outbox.detached(ONE);
     assert!(outbox.state().aside.is_none(), "it will never be sent again");
 }

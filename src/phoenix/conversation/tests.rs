@@ -119,7 +119,15 @@ impl Talk {
     }
 
     fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
-        self.conversation.answered(outcome, NOW_S).iter().map(shown).collect()
+        let asked = self.conversation.asked.as_deref();
+        match asked {
+            Some(Asked::Join { .. }) => self.answer_join(outcome.map(|()| Joined::default())),
+            _ => self.conversation.answered(outcome, NOW_S).iter().map(shown).collect(),
+        }
+    }
+
+    fn answer_join(&mut self, outcome: Result<Joined, Failure>) -> Vec<String> {
+        self.conversation.subscribed(outcome, NOW_S).iter().map(shown).collect()
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect) -> Vec<String> {
@@ -936,26 +944,28 @@ fn who_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
 
 #[test]
 fn e168_the_state_carries_the_ref_of_the_join_that_stands() {
-    let introduced = |talk: &mut Talk, topic: &str| -> Vec<String> {
-        talk.conversation.introduced(topic, "{\"k\":1}".into()).iter().map(shown).collect()
-    };
+    let there = || Joined { members: Some("{\"k\":1}".into()), ..Joined::default() };
+    let ok = r#"{"status":"ok","response":{"message":"Joined"}}"#;
     let mut talk = Talk::v2();
-    assert_eq!(introduced(&mut talk, ROOM), [""; 0], "nothing is joined");
+    let mut replaced = None;
     for join_ref in ["\"1\"", "7", "null"] {
         let payload = ticket(json!({"sub": "ada"}));
-        talk.say(&format!(r#"[{join_ref},"9","{ROOM}","phx_join",{payload}]"#));
-        let expected = if join_ref == "null" { "\"9\"" } else { join_ref };
-        let state = format!(r#"[{expected},null,"{ROOM}","presence_state",{{"k":1}}]"#);
-        assert_eq!(introduced(&mut talk, ROOM), [state]);
-        assert_eq!(introduced(&mut talk, "presence:foo-app:other"), [""; 0]);
-        assert_eq!(introduced(&mut talk, "presence:foo-app"), [""; 0]);
+        talk.ask(&format!(r#"[{join_ref},"9","{ROOM}","phx_join",{payload}]"#));
+        let stands = if join_ref == "null" { "\"9\"" } else { join_ref };
+        let reply = format!(r#"[{join_ref},"9","{ROOM}","phx_reply",{ok}]"#);
+        let closed = replaced.map(|old| format!(r#"[{old},{old},"{ROOM}","phx_close",{{}}]"#));
+        let state = format!(r#"[{stands},null,"{ROOM}","presence_state",{{"k":1}}]"#);
+        let expected: Vec<_> = [reply].into_iter().chain(closed).chain([state]).collect();
+        assert_eq!(talk.answer_join(Ok(there())), expected);
+        replaced = Some(stands);
     }
     let mut old = Talk::v1();
     let payload = ticket(json!({"sub": "ada"}));
-    old.say(&format!(r#"{{"topic":"{ROOM}","event":"phx_join","payload":{payload},"ref":"1"}}"#));
+    old.ask(&format!(r#"{{"topic":"{ROOM}","event":"phx_join","payload":{payload},"ref":"1"}}"#));
+    let reply = format!(r#"{{"topic":"{ROOM}","event":"phx_reply","ref":"1","payload":{ok}}}"#);
     let state =
         format!(r#"{{"topic":"{ROOM}","event":"presence_state","ref":null,"payload":{{"k":1}}}}"#);
-    assert_eq!(introduced(&mut old, ROOM), [state]);
+    assert_eq!(old.answer_join(Ok(there())), [reply, state]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use herald::{
     },
     broker::{
         Addressing, Payload, TopicName,
-        subscriber::{Disconnect, Frame, Place, ScopeKey},
+        subscriber::{Disconnect, Frame, Joined, Place, ScopeKey},
     },
     metrics::Metrics,
     phoenix::{
@@ -37,8 +37,9 @@ const CHANNELS_MAX: usize = 3;
 const CLIENT_EVENT_BYTES_MAX: usize = 32;
 const REF_BYTES_MAX: usize = 64;
 
-/// Effects of one message at most: a refusal, the end of the join it replaces, and its place.
-const EFFECTS_MAX: usize = 3;
+/// Effects of one message or answer at most: a reply, the place and the end of the join that it
+/// replaces, and the members of the channel.
+const EFFECTS_MAX: usize = 4;
 
 /// The first line says how the client came: `1` or `2` for its version, `l` for long-poll, `t` for a
 /// token among its params. Each line after it happens in turn:
@@ -48,7 +49,7 @@ const EFFECTS_MAX: usize = 3;
 /// - `-` and a topic: the app wants its joins ended; with none, those of a token's subject;
 /// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes, `f`
 ///   for a full channel;
-/// - `@`: the broker tells who is there, at every place that is heard;
+/// - `@`: the broker takes the join and tells who is there;
 /// - `%` and text: a binary message, in which `/` and two hex digits stand for a byte;
 /// - anything else: a text message, in which `$L` and `$P` stand for tokens.
 pub fn check(data: &[u8]) {
@@ -63,7 +64,7 @@ pub fn check(data: &[u8]) {
             Some(("!", letters)) => talk.change(letters),
             Some(("-", topic)) => talk.disconnect(topic),
             Some(("?", letter)) => talk.answer(letter),
-            Some(("@", _)) => talk.introduce(),
+            Some(("@", _)) => talk.answer("@"),
             Some(("%", escaped)) => talk.receive(Received::Binary(unescaped(escaped))),
             _ => talk.receive(Received::Text(with_tokens(line).into())),
         }
@@ -178,7 +179,14 @@ impl Talk {
             "f" => Err(Failure::TooManyMembers),
             _ => Ok(()),
         };
-        let effects = self.conversation.answered(outcome, NOW_S);
+        let members = (letter == "@").then(|| "{\"k\":{\"metas\":[]}}".into());
+        let effects = match is_join {
+            true => {
+                let joined = outcome.map(|()| Joined { boundary: Default::default(), members });
+                self.conversation.subscribed(joined, NOW_S)
+            }
+            false => self.conversation.answered(outcome, NOW_S),
+        };
         assert!(effects.len() <= EFFECTS_MAX, "{effects:?}");
         let replies = self.carry_out(effects, None);
         assert!(self.asked.is_none(), "an answer asks for nothing");
@@ -188,20 +196,6 @@ impl Talk {
         }
         if outcome.is_err() {
             assert!(replies.iter().all(|reply| reply.payload["status"] == "error"));
-        }
-    }
-
-    /// Somebody is there, wherever this one is.
-    fn introduce(&mut self) {
-        for (_, topic) in self.places.clone() {
-            let effects = self.conversation.introduced(&topic, "{\"k\":{\"metas\":[]}}".into());
-            assert!(effects.len() <= 1, "{effects:?}");
-            for effect in effects {
-                let Effect::Send(frame) = effect else { panic!("told, not asked: {effect:?}") };
-                let Frame::Text(text) = frame else { panic!("no bytes: {frame:?}") };
-                assert!(text.contains("presence_state"), "{text}");
-                serde_json::from_str::<&RawValue>(&text).expect("JSON");
-            }
         }
     }
 
@@ -310,7 +304,7 @@ impl Talk {
                 topic: topic.to_owned(),
                 payload: serde_json::from_str(payload).expect("JSON"),
             }),
-            r#""phx_close""# | r#""phx_error""# => None,
+            r#""phx_close""# | r#""phx_error""# | r#""presence_state""# => None,
             _ => panic!("{text} is no frame of the wire's own"),
         }
     }

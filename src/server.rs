@@ -6,9 +6,9 @@ mod threads;
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     rc::Rc,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use actix::prelude::*;
@@ -31,7 +31,7 @@ use crate::{
     http::{self, Services, admin::Throttle, pace::TokenPace},
     metrics::Metrics,
     phoenix::{
-        self, Conversation, Rules, admission::Judge, connect::Door, long_poll::LongPollDoor,
+        self, Rules, admission::Judge, connect::Endpoint, long_poll::EndpointThread,
         session_token::SessionTokens,
     },
     session::{
@@ -225,19 +225,12 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
     Ok(store)
 }
 
-/// What every worker thread is given.
-#[derive(Clone)]
+/// What all worker threads share.
 struct Parts {
-    settings: Arc<Settings>,
     services: web::Data<Services>,
-    registry: Addr<AppRegistry>,
-    topics: Topics,
+    endpoint: Arc<Endpoint>,
     sessions: Sessions,
     connections: ConnectionLimit,
-    rules: Arc<Rules>,
-    addresses: Places<IpAddr>,
-    long_polls: LongPolls<Conversation>,
-    draining: Arc<AtomicBool>,
 }
 
 impl Parts {
@@ -257,66 +250,37 @@ impl Parts {
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
         };
-        let topics = Topics::new(topic_limits, metrics.clone());
-        let draining = Arc::new(AtomicBool::new(false));
-        let refusals = Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone()));
         let services = web::Data::new(Services {
-            settings: settings.clone(),
-            directory: directory.clone(),
-            registry: registry.clone(),
-            topics: topics.clone(),
+            directory,
+            registry,
+            topics: Topics::new(topic_limits, metrics.clone()),
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
-            draining: draining.clone(),
+            draining: Arc::default(),
             pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
             bodies: Bodies::new(limits.bodies_bytes_max),
-            refusals: refusals.clone(),
-            metrics: metrics.clone(),
-        });
-        let rules = Arc::new(Rules {
-            directory,
-            judge: Judge {
-                addressing: services.addressing(),
-                guardian_secret: settings.secrets.guardian_secret.clone(),
-                token_bytes_max: limits.token_bytes_max,
-                refusals,
-            },
-            channels_max: limits.channels_per_transport_max,
-            ref_bytes_max: limits.ref_bytes_max,
-            client_event_bytes_max: limits.client_event_bytes_max,
-            client_events_max: PerSecond(limits.client_events_per_second_max),
-            joins_max: PerSecond(limits.joins_per_second_max),
-            app_sessions: Places::new(limits.sessions_per_app_max),
+            refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             metrics,
-        });
-        let long_polls = LongPolls::new(LongPollTimes {
-            window: settings.socket.long_poll_window,
-            unjoined_max: settings.socket.long_poll_unjoined_timeout,
-        });
-        let addresses = Places::new(limits.sessions_per_address_max);
-        Self {
             settings,
-            services,
-            registry,
-            topics,
-            sessions,
-            connections,
-            rules,
-            addresses,
-            long_polls,
-            draining,
-        }
+        });
+        let endpoint = Arc::new(endpoint(&services));
+        Self { services, endpoint, sessions, connections }
     }
 
     async fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
-        let server = &self.settings.server;
-        let Self { topics, sessions, connections, draining, .. } = self.clone();
-        let metrics = sessions.metrics().clone();
-        let pace =
-            Pace { batch_sessions: server.drain_batch_sessions, interval: server.drain_interval };
-        let timeout = server.shutdown_timeout;
-        let shutdown = Shutdown { topics, sessions, draining, pace, timeout };
-        let address = listeners.address;
-        let threads = Threads::start(listeners, connections, move |stops| self.service(stops));
+        let server = &self.services.settings.server;
+        let shutdown = Shutdown {
+            topics: self.services.topics.clone(),
+            sessions: self.sessions.clone(),
+            draining: self.services.draining.clone(),
+            pace: Pace {
+                batch_sessions: server.drain_batch_sessions,
+                interval: server.drain_interval,
+            },
+            timeout: server.shutdown_timeout,
+        };
+        let (address, metrics) = (listeners.address, self.services.metrics.clone());
+        let (connections, parts) = (self.connections.clone(), Arc::new(self));
+        let threads = Threads::start(listeners, connections, move |stops| parts.service(stops));
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
         Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
@@ -345,56 +309,81 @@ impl Parts {
         Response = (),
         InitError = (),
     > + use<> {
-        let Settings { socket, limits, server, .. } = &*self.settings;
-        let door = Rc::new(Door {
-            rules: self.rules.clone(),
-            check_origin: socket.check_origin.clone(),
-            trusted_proxies: server.trusted_proxies.clone(),
-            force_ssl: server.force_ssl,
-            addresses: self.addresses.clone(),
-        });
-        let session_limits = SessionLimits {
-            message_bytes_max: limits.message_bytes_max,
-            unjoined_message_bytes_max: limits.unjoined_message_bytes_max(),
-            message_timeout: socket.message_timeout,
-            frames_per_second_max: PerSecond(limits.frames_per_second_max),
-            outbox_frames_max: limits.outbox_frames_max,
-            outbox_bytes_max: limits.outbox_bytes_max,
-            idle_timeout: socket.idle_timeout,
-            write_timeout: socket.write_timeout,
-        };
-        let registry = self.registry.clone();
+        let (services, endpoint) = (&self.services, self.endpoint.clone());
+        let Settings { socket, server, .. } = &*services.settings;
+        let registry = services.registry.clone();
         let introduce = move |fanout: &Addr<Fanout>| {
             registry.do_send(Watch(fanout.clone().recipient()));
         };
+        let limits = session_limits(&services.settings);
         let worker =
-            Worker::start(self.topics.clone(), session_limits, self.sessions.clone(), introduce);
-        let long_poll = Rc::new(LongPollDoor {
-            door: door.clone(),
-            worker: worker.clone(),
-            sessions: self.long_polls.clone(),
-            tokens: SessionTokens::new(self.settings.secrets.secret_key_base.clone()),
-            bodies: self.services.bodies.clone(),
-            body_bytes_max: limits.request_body_bytes_max,
-            message_bytes_max: limits.message_bytes_max,
-        });
+            Worker::start(services.topics.clone(), limits, self.sessions.clone(), introduce);
+        let thread = Rc::new(EndpointThread { endpoint: endpoint.clone(), worker: worker.clone() });
         let app = WebApp::new()
-            .app_data(self.services.clone())
+            .app_data(services.clone())
             .wrap(from_fn(http::client::require_tls))
-            .configure(|config| phoenix::routes::configure(config, &long_poll))
-            .configure(|config| http::configure(config, &self.settings));
+            .configure(|config| phoenix::routes::configure(config, &thread))
+            .configure(|config| http::configure(config, &services.settings));
         Listener {
             worker,
-            doorkeeper: Rc::new(move |handshake| door.welcome(handshake)),
+            doorkeeper: Rc::new(move |handshake| endpoint.welcome(handshake)),
             is_socket: phoenix::connect::is_socket,
             handshake_timeout: socket.handshake_timeout,
             idle_timeout: socket.idle_timeout,
             keep_alive: server.keep_alive,
             limit: self.connections.clone(),
-            draining: self.draining.clone(),
+            draining: services.draining.clone(),
             stops,
         }
         .service(app)
+    }
+}
+
+fn endpoint(services: &Services) -> Endpoint {
+    let Settings { socket, limits, server, secrets, .. } = &*services.settings;
+    let rules = Rules {
+        directory: services.directory.clone(),
+        judge: Judge {
+            addressing: services.addressing(),
+            guardian_secret: secrets.guardian_secret.clone(),
+            token_bytes_max: limits.token_bytes_max,
+            refusals: services.refusals.clone(),
+        },
+        channels_max: limits.channels_per_transport_max,
+        ref_bytes_max: limits.ref_bytes_max,
+        client_event_bytes_max: limits.client_event_bytes_max,
+        client_events_max: PerSecond(limits.client_events_per_second_max),
+        joins_max: PerSecond(limits.joins_per_second_max),
+        app_sessions: Places::new(limits.sessions_per_app_max),
+        metrics: services.metrics.clone(),
+    };
+    Endpoint {
+        rules: Arc::new(rules),
+        check_origin: socket.check_origin.clone(),
+        trusted_proxies: server.trusted_proxies.clone(),
+        force_ssl: server.force_ssl,
+        addresses: Places::new(limits.sessions_per_address_max),
+        long_polls: LongPolls::new(LongPollTimes {
+            window: socket.long_poll_window,
+            unjoined_max: socket.long_poll_unjoined_timeout,
+        }),
+        tokens: SessionTokens::new(secrets.secret_key_base.clone()),
+        bodies: services.bodies.clone(),
+        body_bytes_max: limits.request_body_bytes_max,
+        message_bytes_max: limits.message_bytes_max,
+    }
+}
+
+fn session_limits(Settings { socket, limits, .. }: &Settings) -> SessionLimits {
+    SessionLimits {
+        message_bytes_max: limits.message_bytes_max,
+        unjoined_message_bytes_max: limits.unjoined_message_bytes_max(),
+        message_timeout: socket.message_timeout,
+        frames_per_second_max: PerSecond(limits.frames_per_second_max),
+        outbox_frames_max: limits.outbox_frames_max,
+        outbox_bytes_max: limits.outbox_bytes_max,
+        idle_timeout: socket.idle_timeout,
+        write_timeout: socket.write_timeout,
     }
 }
 

@@ -26,7 +26,9 @@ use crate::{
     form::{self, NotUtf8},
     metrics::labels::{Limit, RefusalReason},
     session::{
+        body::Bodies,
         client::{self, Client, Connection},
+        long_poll::LongPolls,
         places::{Full, Held, Places},
         upgrade::{Handshake, Refusal, Welcome},
     },
@@ -36,6 +38,7 @@ use super::{
     Conversation, Rules,
     admission::Caller,
     message::{Transport, Version},
+    session_token::SessionTokens,
 };
 
 /// Where sockets are mounted: the first article's path and the second's.
@@ -51,10 +54,9 @@ const BEARER_PREFIX: &str = "base64url.bearer.phx.";
 /// The longest origin that is looked at; what is longer is none of a page.
 const ORIGIN_BYTES_MAX: usize = 1_024;
 
-/// The rules of the door.
-#[derive(Debug)]
-pub struct Door {
-    /// The rules of the conversations behind it.
+/// The socket endpoint of a server: everything that its threads share about Phoenix's sockets.
+pub struct Endpoint {
+    /// The rules of its conversations.
     pub rules: Arc<Rules>,
     /// The global origin check.
     pub check_origin: OriginPolicy,
@@ -64,6 +66,16 @@ pub struct Door {
     pub force_ssl: bool,
     /// How many sessions may come from one address.
     pub addresses: Places<IpAddr>,
+    /// The long-poll sessions.
+    pub long_polls: LongPolls<Conversation>,
+    /// Signs the tokens of long-poll sessions.
+    pub tokens: SessionTokens,
+    /// The budget of request bodies.
+    pub bodies: Bodies,
+    /// The largest body of a long-poll request.
+    pub body_bytes_max: usize,
+    /// The largest message in it.
+    pub message_bytes_max: usize,
 }
 
 /// A handshake that passed.
@@ -77,7 +89,7 @@ pub struct Connect {
     pub subprotocol: Option<&'static str>,
 }
 
-impl Door {
+impl Endpoint {
     /// Lets a handshake in, or not.
     ///
     /// # Errors

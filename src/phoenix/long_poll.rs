@@ -4,7 +4,7 @@
 //! reads requests and spells answers. Every outcome is HTTP 200 with JSON, whose `status` clients
 //! act on; older ones throw on any status that is not 200, 204, 410 or 500.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -25,8 +25,8 @@ use crate::{
     broker::subscriber::Frame,
     metrics::labels::Limit,
     session::{
-        body::{self, Bodies, Share, Unread},
-        long_poll::{LongPolls, Polled, Posted},
+        body::{self, Share, Unread},
+        long_poll::{Polled, Posted},
         upgrade::Handshake,
         worker::Worker,
     },
@@ -35,9 +35,8 @@ use crate::{
 use super::{
     Conversation,
     batch::{self, BodyFault, BodyKind},
-    connect::{self, Door, MOUNTS},
+    connect::{self, Endpoint, MOUNTS},
     message::{Transport, push_json_string},
-    session_token::SessionTokens,
 };
 
 /// Where newer clients put their session's token; it wins over the param.
@@ -46,22 +45,12 @@ const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 /// Where newer clients put the token of their `authToken` option.
 const AUTH_HEADER: &str = "x-phoenix-authtoken";
 
-/// What long-poll requests need; one per worker thread.
-pub struct LongPollDoor {
-    /// Who is let in.
-    pub door: Rc<Door>,
+/// An endpoint on one worker thread.
+pub struct EndpointThread {
+    /// What all threads share.
+    pub endpoint: Arc<Endpoint>,
     /// What the sessions of this thread share.
     pub worker: Rc<Worker>,
-    /// The sessions.
-    pub sessions: LongPolls<Conversation>,
-    /// Signs the tokens of sessions.
-    pub tokens: SessionTokens,
-    /// The budget of request bodies.
-    pub bodies: Bodies,
-    /// The largest body.
-    pub body_bytes_max: usize,
-    /// The largest message in it.
-    pub message_bytes_max: usize,
 }
 
 /// Whether a path is a mount's `longpoll`.
@@ -73,9 +62,9 @@ pub fn is_long_poll(path: &str) -> bool {
 pub async fn answer(
     request: HttpRequest,
     body: web::Payload,
-    door: web::ThinData<Rc<LongPollDoor>>,
+    thread: web::ThinData<Rc<EndpointThread>>,
 ) -> HttpResponse {
-    let door = &*door.0;
+    let thread = &*thread.0;
     let is_known = [Method::GET, Method::POST, Method::OPTIONS].contains(request.method());
     if !is_known {
         return HttpResponse::new(StatusCode::BAD_REQUEST);
@@ -92,17 +81,17 @@ pub async fn answer(
         return HttpResponse::new(StatusCode::BAD_REQUEST);
     };
     let token = token_of(&request, &params);
-    if door.door.check_origin(&handshake).is_err() {
+    if thread.endpoint.check_origin(&handshake).is_err() {
         return status(403);
     }
     match *request.method() {
         Method::OPTIONS => preflight(&request),
-        Method::POST => door.post(token, &request, body).await,
-        _ => door.get(token, &request, &handshake).await,
+        Method::POST => thread.post(token, &request, body).await,
+        _ => thread.get(token, &request, &handshake).await,
     }
 }
 
-impl LongPollDoor {
+impl EndpointThread {
     /// Fetches, or opens a session for who has none.
     async fn get(
         &self,
@@ -111,7 +100,7 @@ impl LongPollDoor {
         handshake: &Handshake<'_>,
     ) -> HttpResponse {
         let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
-        match self.sessions.poll(id).await {
+        match self.endpoint.long_polls.poll(id).await {
             // A token of ours without a session. On 410 clients up to 1.8.1 would take a new
             // session for the old one and stay deaf; on 500 every generation comes back and joins.
             Polled::Gone => status(500),
@@ -121,16 +110,18 @@ impl LongPollDoor {
     }
 
     fn open(&self, request: &HttpRequest, handshake: &Handshake<'_>) -> HttpResponse {
-        let Ok((version, mut caller)) = self.door.connect(handshake) else { return status(403) };
+        let Ok((version, mut caller)) = self.endpoint.connect(handshake) else {
+            return status(403);
+        };
         let auth = request.headers().get(AUTH_HEADER).and_then(|token| token.to_str().ok());
-        caller.bearer = auth.map(|token| self.door.bearer(token.to_owned()));
-        match self.door.place(caller.address) {
+        caller.bearer = auth.map(|token| self.endpoint.bearer(token.to_owned()));
+        match self.endpoint.place(caller.address) {
             Ok(place) => caller.place = place,
             Err(_) => return status(500),
         }
-        let rules = self.door.rules.clone();
+        let rules = self.endpoint.rules.clone();
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
-        match self.sessions.open(conversation, &self.worker) {
+        match self.endpoint.long_polls.open(conversation, &self.worker) {
             Some(id) => self.messages(410, id, &[]),
             // No room, or the server stops: clients come back after a while.
             None => status(500),
@@ -149,14 +140,19 @@ impl LongPollDoor {
             true => BodyKind::Batch,
             false => BodyKind::OneText,
         };
-        let read = self.bodies.read(request.headers(), payload, self.body_bytes_max, Share::Half);
+        let read = self.endpoint.bodies.read(
+            request.headers(),
+            payload,
+            self.endpoint.body_bytes_max,
+            Share::Half,
+        );
         let body = match read.await {
             Ok(body) => body,
             Err(Unread::BrokenOff) => return HttpResponse::new(StatusCode::BAD_REQUEST),
             Err(Unread::TooLarge) => return self.too_large(Limit::RequestBodyBytes),
             Err(Unread::NoRoom) => return self.no_room(),
         };
-        let messages = match batch::read(kind, body.bytes(), self.message_bytes_max) {
+        let messages = match batch::read(kind, body.bytes(), self.endpoint.message_bytes_max) {
             Ok(messages) => messages,
             // One of the few answers whose HTTP status is not 200, as Phoenix has it.
             Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
@@ -164,7 +160,7 @@ impl LongPollDoor {
                 return HttpResponse::new(StatusCode::BAD_REQUEST);
             }
         };
-        match self.sessions.post(id, messages).await {
+        match self.endpoint.long_polls.post(id, messages).await {
             Posted::Done => status(200),
             Posted::Late => status(408),
             Posted::Gone => status(410),
@@ -172,13 +168,13 @@ impl LongPollDoor {
     }
 
     fn too_large(&self, limit: Limit) -> HttpResponse {
-        self.door.rules.metrics.hit(limit);
+        self.endpoint.rules.metrics.hit(limit);
         HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
     /// Bodies fill the budget: clients connect anew after a while, whatever their generation.
     fn no_room(&self) -> HttpResponse {
-        self.door.rules.metrics.hit(Limit::BodiesBytes);
+        self.endpoint.rules.metrics.hit(Limit::BodiesBytes);
         let mut response = status(503);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -187,11 +183,11 @@ impl LongPollDoor {
 
     /// The session that a token names.
     fn session_of(&self, token: Option<&str>) -> Option<Uuid> {
-        self.tokens.read(token?)
+        self.endpoint.tokens.read(token?)
     }
 
     fn messages(&self, status: u16, id: Uuid, frames: &[Frame]) -> HttpResponse {
-        let token = self.tokens.mint(id);
+        let token = self.endpoint.tokens.mint(id);
         let bytes: usize = frames.iter().map(|frame| frame.size_bytes() + 16).sum();
         let mut body = String::with_capacity(128 + bytes);
         body.push_str(&format!(r#"{{"status":{status},"token":"{token}","messages":["#));

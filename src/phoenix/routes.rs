@@ -10,18 +10,18 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use crate::session::upgrade::{Handshake, Refusal};
 
 use super::{
-    connect::{Door, MOUNTS},
-    long_poll::{self, LongPollDoor},
+    connect::{Endpoint, MOUNTS},
+    long_poll::{self, EndpointThread},
 };
 
-/// Adds the socket URLs; `door` is what upgrades pass through, too.
-pub fn configure(config: &mut web::ServiceConfig, door: &Rc<LongPollDoor>) {
-    config.app_data(web::ThinData(door.clone()));
+/// Adds the socket URLs, as far as requests do not upgrade.
+pub fn configure(config: &mut web::ServiceConfig, thread: &Rc<EndpointThread>) {
+    config.app_data(web::ThinData(thread.clone()));
     for mount in MOUNTS {
         for path in [format!("{mount}/websocket"), mount.to_owned()] {
-            let door = door.door.clone();
+            let endpoint = thread.endpoint.clone();
             let answer = move |request: HttpRequest| {
-                let answer = plain(&door, &request);
+                let answer = plain(&endpoint, &request);
                 async { answer }
             };
             config.service(web::resource(path).to(answer));
@@ -32,7 +32,7 @@ pub fn configure(config: &mut web::ServiceConfig, door: &Rc<LongPollDoor>) {
 }
 
 /// Answers a request that asks for a socket without upgrading to one.
-fn plain(door: &Door, request: &HttpRequest) -> HttpResponse {
+fn plain(endpoint: &Endpoint, request: &HttpRequest) -> HttpResponse {
     let handshake = Handshake {
         method: request.method(),
         path: request.path(),
@@ -40,7 +40,7 @@ fn plain(door: &Door, request: &HttpRequest) -> HttpResponse {
         headers: request.headers(),
         peer: request.peer_addr(),
     };
-    let Refusal { status, body } = match door.check(&handshake) {
+    let Refusal { status, body } = match endpoint.check(&handshake) {
         Err(refusal) => refusal,
         Ok(_) => Refusal::not_an_upgrade(),
     };

@@ -96,14 +96,13 @@ impl Threads {
         let mut threads = Self { arbiters: Vec::new(), stopping, busy };
         let mut starting = Vec::new();
         let (peers, desks): (Vec<_>, Vec<_>) = listeners.sockets.iter().map(|_| desk()).unzip();
-        let peers: Arc<[Peer]> = peers.into();
+        let pool = Arc::new(Pool { limit, peers, stops, _at_work: at_work });
         for (socket, desk) in listeners.sockets.into_iter().zip(desks) {
             let arbiter = Arbiter::try_new()?.handle();
-            let (make, stops, at_work) = (make.clone(), stops.clone(), at_work.clone());
+            let (make, pool) = (make.clone(), pool.clone());
             let (started, is_up) = oneshot::channel();
-            let (peers, limit) = (peers.clone(), limit.clone());
             arbiter.spawn_fn(move || {
-                let factory = make(stops.clone());
+                let factory = make(pool.stops.clone());
                 actix_rt::spawn(async move {
                     let listener = TcpListener::from_std(socket);
                     let service = factory.new_service(()).await;
@@ -111,13 +110,11 @@ impl Threads {
                     match listener.and_then(|listener| Ok((listener, service?))) {
                         Ok((listener, service)) => {
                             let _ = started.send(Ok(()));
-                            let service = Rc::new(service);
-                            let metrics = limit.metrics().clone();
-                            let (open, at_work) = (desk.open, Rc::new(at_work));
-                            let door = Door { service, open, at_work, limit };
-                            let passed = door.take_passed(desk.passed, stops.clone());
+                            let metrics = pool.limit.metrics().clone();
+                            let acceptor = Rc::new(Acceptor { service, open: desk.open, pool });
+                            let passed = acceptor.take_passed(desk.passed);
                             let accepting = async {
-                                tokio::join!(door.accept(listener, &peers, stops), passed);
+                                tokio::join!(acceptor.accept(listener), passed);
                             };
                             noting_panics(accepting, metrics).await;
                         }
@@ -163,12 +160,22 @@ struct Desk {
     passed: mpsc::UnboundedReceiver<Passed>,
 }
 
-/// Where the connections of one thread come in.
-struct Door<S> {
-    service: Rc<S>,
-    open: Arc<AtomicUsize>,
-    at_work: Rc<mpsc::Sender<Infallible>>,
+/// What the threads of a server share.
+struct Pool {
     limit: ConnectionLimit,
+    peers: Vec<Peer>,
+    /// Turns true when no further connection is to be accepted.
+    stops: watch::Receiver<bool>,
+    /// Dropped with the last thread and the last connection.
+    _at_work: mpsc::Sender<Infallible>,
+}
+
+/// Accepts and serves the connections of one thread. Each connection holds it.
+struct Acceptor<S> {
+    service: S,
+    /// The thread's open connections.
+    open: Arc<AtomicUsize>,
+    pool: Arc<Pool>,
 }
 
 /// Runs what accepts connections on a thread, and says so if it panics: the thread goes on without
@@ -189,17 +196,13 @@ impl Drop for PanicWatch {
     }
 }
 
-impl<S> Door<S>
+impl<S> Acceptor<S>
 where
     S: Service<(Connection, SocketAddr), Response = ()> + 'static,
 {
     /// Accepts connections, until the server stops.
-    async fn accept(
-        &self,
-        listener: TcpListener,
-        peers: &[Peer],
-        mut stops: watch::Receiver<bool>,
-    ) {
+    async fn accept(self: &Rc<Self>, listener: TcpListener) {
+        let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
         let mut is_failing = false;
         loop {
@@ -213,10 +216,10 @@ where
                     if mem::take(&mut is_failing) {
                         info!("connections are accepted again");
                     }
-                    if let Err(error) = self.serve_or_pass(io, address, peers) {
+                    if let Err(error) = self.serve_or_pass(io, address) {
                         debug!("a connection cannot be passed on: {error}");
                     }
-                    if self.limit.is_near() {
+                    if self.pool.limit.is_near() {
                         // Each connection is counted, and another may give way, before the next.
                         yield_now().await;
                     }
@@ -235,11 +238,8 @@ where
     }
 
     /// Takes what other threads pass on, until the server stops: then what is on its way is the last.
-    async fn take_passed(
-        &self,
-        mut passed: mpsc::UnboundedReceiver<Passed>,
-        mut stops: watch::Receiver<bool>,
-    ) {
+    async fn take_passed(self: &Rc<Self>, mut passed: mpsc::UnboundedReceiver<Passed>) {
+        let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
         let mut is_over = false;
         loop {
@@ -261,8 +261,8 @@ where
     }
 
     /// Serves a new connection here, unless another thread is to have it.
-    fn serve_or_pass(&self, io: TcpStream, address: SocketAddr, peers: &[Peer]) -> io::Result<()> {
-        let Some(peer) = has_room(peers, &self.open) else {
+    fn serve_or_pass(self: &Rc<Self>, io: TcpStream, address: SocketAddr) -> io::Result<()> {
+        let Some(peer) = has_room(&self.pool.peers, &self.open) else {
             self.serve(Connection::new(io, Seat::take(&self.open)), address);
             return Ok(());
         };
@@ -276,14 +276,13 @@ where
     }
 
     /// Serves a connection as a task of its own, which as a whole may panic: that ends it alone.
-    fn serve(&self, connection: Connection, address: SocketAddr) {
-        let (service, at_work) = (self.service.clone(), self.at_work.clone());
+    fn serve(self: &Rc<Self>, connection: Connection, address: SocketAddr) {
+        let acceptor = self.clone();
         actix_rt::spawn(async move {
             // Whatever ended it, its client has been told.
-            if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                let _ = service.call((connection, address)).await;
+            if poll_fn(|cx| acceptor.service.poll_ready(cx)).await.is_ok() {
+                let _ = acceptor.service.call((connection, address)).await;
             }
-            drop(at_work);
         });
     }
 }

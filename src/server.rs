@@ -67,7 +67,7 @@ pub enum StartError {
         database: String,
     },
     /// The seeded app could not be created.
-    #[error("the seeded app: {0}")]
+    #[error("cannot create the app test-app, as database.seed asks for: {0}")]
     Seed(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; is another server running there?")]

@@ -18,6 +18,7 @@ pub struct Model {
     pub name: String,
     #[sea_orm(unique)]
     pub slug: String,
+    #[sea_orm(unique)]
     pub key: String,
     pub secret: Secret,
     pub active: bool,

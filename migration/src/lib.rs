@@ -4,6 +4,7 @@ pub use sea_orm_migration::{Migration, MigrationStatus, MigratorTrait};
 use sea_orm_migration::{MigrationTrait, async_trait};
 
 mod m20250601_000001_create_apps;
+mod m20251128_000002_unique_app_key;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -11,6 +12,9 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20250601_000001_create_apps::Migration)]
+        vec![
+            Box::new(m20250601_000001_create_apps::Migration),
+            Box::new(m20251128_000002_unique_app_key::Migration),
+        ]
     }
 }

@@ -16,7 +16,7 @@ pub enum ChangeError {
     #[error("there is no such app")]
     NotFound,
     /// What was asked for is not valid; nothing was written.
-    #[error("some fields are not valid")]
+    #[error("{0}")]
     Invalid(Faults),
     /// The database did not do it, or did not say that it has.
     #[error(transparent)]
@@ -98,6 +98,9 @@ async fn settle(
         && is_foreign(store.id_by_slug(slug).await?)
     {
         draft.faults.add("slug", TAKEN);
+    }
+    if is_foreign(store.id_by_key(&draft.key).await?) {
+        draft.faults.add("key", TAKEN);
     }
     draft.finish().map_err(ChangeError::Invalid)
 }

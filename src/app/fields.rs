@@ -4,7 +4,7 @@
 //! be stored. Forms send strings for everything, JSON sends types: both are read here. Pure; that
 //! a name is free is asked elsewhere (`change`), between draft and values.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -23,7 +23,7 @@ const CHARS_MAX: usize = 255;
 pub(super) const BLANK: &str = "can't be blank";
 pub(super) const INVALID: &str = "is invalid";
 const CONTROL_CHARACTERS: &str = "must not contain control characters";
-/// The fault of a name or slug that another app has.
+/// The fault of a name, slug or key that another app has.
 pub(super) const TAKEN: &str = "has already been taken";
 
 /// Everything that is wrong with an input, by field: `{"name":["can't be blank"]}`.
@@ -59,6 +59,15 @@ impl Faults {
     /// Each faulty field with its faults, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[Cow<'static, str>])> {
         self.0.iter().map(|(field, faults)| (*field, faults.as_slice()))
+    }
+}
+
+impl fmt::Display for Faults {
+    /// One line: `name can't be blank; key has already been taken`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> =
+            self.iter().map(|(field, faults)| format!("{field} {}", faults.join(", "))).collect();
+        f.write_str(&all.join("; "))
     }
 }
 
@@ -224,9 +233,10 @@ pub struct Draft {
     pub name: Option<String>,
     /// The slug, unless it or the name it is made from is faulty.
     pub slug: Option<Slug>,
+    /// The key; a random one, or that of before, if the one that was sent is faulty.
+    pub key: String,
     /// What is wrong so far.
     pub faults: Faults,
-    key: String,
     secret: SecretString,
     settings: AppSettings,
 }

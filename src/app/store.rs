@@ -58,6 +58,8 @@ pub enum UniqueField {
     Name,
     /// The slug.
     Slug,
+    /// The key.
+    Key,
 }
 
 impl UniqueField {
@@ -66,6 +68,7 @@ impl UniqueField {
         match self {
             Self::Name => "name",
             Self::Slug => "slug",
+            Self::Key => "key",
         }
     }
 }
@@ -85,14 +88,20 @@ impl StoreError {
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         match error.sql_err() {
-            // Both databases name the column, one within the index's name.
-            Some(SqlErr::UniqueConstraintViolation(text)) if text.contains("slug") => {
-                Self::Taken(UniqueField::Slug)
-            }
-            Some(SqlErr::UniqueConstraintViolation(_)) => Self::Taken(UniqueField::Name),
+            Some(SqlErr::UniqueConstraintViolation(text)) => Self::Taken(violated(&text)),
             _ => Self::Unavailable(reason(&error)),
         }
     }
+}
+
+/// The field that a database names when it refuses a value that another row has: SQLite by the column,
+/// PostgreSQL by the index.
+fn violated(text: &str) -> UniqueField {
+    let names = |field: &str| {
+        text.contains(&format!("apps.{field}")) || text.contains(&format!("apps_{field}_unique"))
+    };
+    let fields = [UniqueField::Slug, UniqueField::Key];
+    fields.into_iter().find(|field| names(field.as_str())).unwrap_or(UniqueField::Name)
 }
 
 /// Says what went wrong, in the database's words where they cannot hold a secret.
@@ -102,6 +111,7 @@ fn reason(error: &DbErr) -> String {
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error)) => driver_reason(error),
         DbErr::ConnectionAcquire(_) => "no connection could be had in time".into(),
+        DbErr::Migration(reason) => reason.clone(),
         other => other.to_string(),
     }
 }
@@ -275,6 +285,14 @@ impl AppStore {
     /// [`StoreError::Unavailable`].
     pub async fn id_by_slug(&self, slug: &Slug) -> Result<Option<AppId>, StoreError> {
         self.id_where(apps::Column::Slug.eq(slug.as_str())).await
+    }
+
+    /// Finds the app that has this key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn id_by_key(&self, key: &str) -> Result<Option<AppId>, StoreError> {
+        self.id_where(apps::Column::Key.eq(key)).await
     }
 
     async fn id_where(

@@ -59,13 +59,6 @@ impl From<StartError> for Failure {
 
 impl From<ChangeError> for Failure {
     fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Invalid(faults) => {
-                let all =
-                    faults.iter().map(|(field, words)| format!("{field} {}", words.join(", ")));
-                Self::new(all.collect::<Vec<_>>().join("; "))
-            }
-            other => Self::new(other.to_string()),
-        }
+        Self::new(error.to_string())
     }
 }

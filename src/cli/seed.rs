@@ -22,7 +22,10 @@ pub(super) fn run() -> Result<String, Failure> {
             let why = "production seeds nothing: the secret of test-app is known to all";
             return Err(Failure::new(why));
         }
-        Ok(match seed::seed(&store).await? {
+        let seeded = seed::seed(&store).await.map_err(|error| {
+            Failure::new(format!("cannot create the app {}: {error}", seed::SLUG))
+        })?;
+        Ok(match seeded {
             Seeded::Created => format!("created {}\n", seed::SLUG),
             Seeded::Present => format!("{} is there already\n", seed::SLUG),
         })

@@ -436,8 +436,9 @@ mod tests {
     #[actix_web::test]
     async fn invalid_apps_are_refused_with_all_their_faults() {
         let api = start(&[]).await;
-        api.create(json!({ "name": "foo-app" })).await;
+        api.create(json!({ "name": "foo-app", "key": "foo-key" })).await;
         api.create(json!({ "name": "bar-app" })).await;
+        let key_taken = json!({ "key": ["has already been taken"] });
         let taken =
             json!({ "name": ["has already been taken"], "slug": ["has already been taken"] });
         let short = json!({ "name": ["should be at least 5 character(s)"] });
@@ -450,6 +451,20 @@ mod tests {
                 "/api/admin/apps/bar-app",
                 (FORM, "app[name]=foo-app"),
                 taken,
+            ),
+            (
+                "a taken key",
+                Method::POST,
+                URL,
+                (FORM, "app[name]=another&app[key]=foo-key"),
+                key_taken.clone(),
+            ),
+            (
+                "changed to a taken key",
+                Method::PATCH,
+                "/api/admin/apps/bar-app",
+                (FORM, "app[key]=foo-key"),
+                key_taken,
             ),
             (
                 "several",

@@ -13,6 +13,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 
+use crate::databases::sql;
+
 /// A folder to run `herald` in, with an environment of nothing but what a test gives.
 pub(crate) struct Place {
     folder: TempDir,
@@ -360,6 +362,55 @@ fn an_app_that_is_not_valid_is_refused_with_all_its_faults() {
 
     let taken = place.run(&["apps", "create", "--name", "Test App"]);
     assert!(taken.failed(1).contains("name has already been taken"), "{taken:?}");
+
+    let key = ["--key", "test-app-fake-key"];
+    let taken = place.run(&[&["apps", "create", "--name", "Foo app"][..], &key].concat());
+    assert_eq!(taken.failed(1), "herald: key has already been taken");
+    place.run(&["apps", "create", "--name", "Foo app"]).succeeded();
+    let taken = place.run(&[&["apps", "update", "foo-app"][..], &key].concat());
+    assert_eq!(taken.failed(1), "herald: key has already been taken");
+}
+
+#[test]
+fn an_app_is_not_seeded_beside_another_with_its_key() {
+    let place = Place::seeded().with("PORT", "0");
+    place.run(&["apps", "delete", "test-app", "--yes"]).succeeded();
+    let other = ["apps", "create", "--name", "Other app", "--key", "test-app-fake-key"];
+    place.run(&other).succeeded();
+    let why = "key has already been taken";
+    assert_eq!(
+        place.run(&["seed"]).failed(1),
+        format!("herald: cannot create the app test-app: {why}")
+    );
+    let start = place.run(&["serve"]);
+    let expected =
+        format!("herald: cannot create the app test-app, as database.seed asks for: {why}");
+    assert_eq!((start.code, start.err.lines().last()), (Some(1), Some(&*expected)));
+}
+
+#[test]
+fn a_migration_that_people_must_prepare_says_how() {
+    let place = Place::with_folder().with("PORT", "0");
+    place.run(&["migrate", "up", "--steps", "1"]).succeeded();
+    let runtime = actix::System::new();
+    for slug in ["foo-app", "bar-app"] {
+        let app = format!(
+            "INSERT INTO apps (name, slug, key, secret) VALUES ('{slug}', '{slug}', 'k', 's')"
+        );
+        runtime.block_on(sql(&place.database(), &app));
+    }
+    let database = place.database();
+    let expected = format!(
+        "herald: database cannot be used: {database}: a migration failed: apps have the same key \
+         (foo-app, bar-app), and keys must be unique from this version on; let one app of each group \
+         keep it and give every other a key of its own, in SQL (UPDATE apps SET key = '<new key>' \
+         WHERE slug = '<slug>') or with the previous version (herald apps update <slug> --new-key), \
+         then migrate again"
+    );
+    for args in [&["migrate", "up"][..], &["serve"], &["apps", "list"]] {
+        let done = place.run(args);
+        assert_eq!((done.code, done.err.lines().last()), (Some(1), Some(&*expected)), "{args:?}");
+    }
 }
 
 #[test]

@@ -65,9 +65,11 @@ on_both_databases! {
     migrations_go_up_down_and_up_again
     an_app_is_read_back_as_it_was_stored
     ids_are_never_used_again
-    the_database_itself_keeps_names_and_slugs_apart
+    the_database_itself_keeps_names_slugs_and_keys_apart
     a_change_leaves_columns_alone_that_it_does_not_name
     faults_that_only_the_database_knows_come_with_the_others
+    the_migration_to_unique_keys_names_the_apps_that_share_one
+    racing_changes_to_one_key_leave_it_to_one_app
     racing_creates_of_one_name_leave_one_app
     racing_creates_of_two_processes_leave_one_app
     racing_changes_are_all_kept
@@ -160,7 +162,7 @@ fn database_settings(url: &str) -> settings::Database {
     }
 }
 
-async fn sql(url: &str, statement: &str) {
+pub(crate) async fn sql(url: &str, statement: &str) {
     let connection = Database::connect(url).await.expect("a connection");
     connection.execute_unprepared(statement).await.expect("the statement");
     connection.close().await.expect("an orderly end");
@@ -358,15 +360,19 @@ async fn ids_are_never_used_again(database: &TestDatabase) {
     assert!(second.id > first.id);
 }
 
-async fn the_database_itself_keeps_names_and_slugs_apart(database: &TestDatabase) {
+async fn the_database_itself_keeps_names_slugs_and_keys_apart(database: &TestDatabase) {
     let store = database.migrated().await;
-    store.insert(&named("Foo App")).await.expect("an app");
+    let app = values(json!({ "name": "Foo App", "key": "slug" }));
+    store.insert(&app).await.expect("an app");
     let other = store.insert(&named("Bar App")).await.expect("an app");
     let same_name = values(json!({ "name": "Foo App", "slug": "another" }));
     let same_slug = values(json!({ "name": "Another", "slug": "foo-app" }));
-    for (case, values, field) in
-        [("name", same_name, UniqueField::Name), ("slug", same_slug, UniqueField::Slug)]
-    {
+    let same_key = values(json!({ "name": "Another", "key": "slug" }));
+    for (case, values, field) in [
+        ("name", same_name, UniqueField::Name),
+        ("slug", same_slug, UniqueField::Slug),
+        ("key", same_key, UniqueField::Key),
+    ] {
         let taken = StoreError::Taken(field);
         assert_eq!(store.insert(&values).await.err(), Some(taken.clone()), "insert {case}");
         assert_eq!(store.update(&other, &values).await.err(), Some(taken), "update {case}");
@@ -408,8 +414,82 @@ async fn faults_that_only_the_database_knows_come_with_the_others(database: &Tes
     };
     assert_eq!(as_json(&found), json!({ "slug": ["has already been taken"] }));
 
-    let own = change::update(&store, &app.slug, fields(json!({ "name": "foo app" }))).await;
+    let given = || fields(json!({ "name": "Bar App", "key": app.key }));
+    let key_taken = json!({ "key": ["has already been taken"] });
+    let Err(ChangeError::Invalid(found)) = change::create(&store, given()).await else {
+        panic!("the key was free");
+    };
+    assert_eq!(as_json(&found), key_taken);
+    let bar = change::create(&store, fields(json!({ "name": "Bar App" }))).await.expect("an app");
+    let Err(ChangeError::Invalid(found)) = change::update(&store, &bar.slug, given()).await else {
+        panic!("the key was free");
+    };
+    assert_eq!(as_json(&found), key_taken);
+
+    let own = fields(json!({ "name": "foo app", "key": app.key }));
+    let own = change::update(&store, &app.slug, own).await;
     assert_eq!(own.expect("one's own slug is free").app.slug, app.slug);
+}
+
+async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(Some(1)).await.expect("the table");
+    for (name, key) in [
+        ("Foo App", "one"),
+        ("Bar App", "two"),
+        ("Baz App", "one"),
+        ("Qux App", "three"),
+        ("Bar App 2", "two"),
+        ("Bar App 3", "two"),
+    ] {
+        store.insert(&values(json!({ "name": name, "key": key }))).await.expect("an app");
+    }
+    let Err(StoreError::Unusable(refused)) = store.migrate_up(None).await else {
+        panic!("keys are shared");
+    };
+    let expected = format!(
+        "{}: a migration failed: apps have the same key (foo-app, baz-app; bar-app, bar-app-2, \
+         bar-app-3), and keys must be unique from this version on; let one app of each group keep it \
+         and give every other a key of its own, in SQL (UPDATE apps SET key = '<new key>' WHERE slug \
+         = '<slug>') or with the previous version (herald apps update <slug> --new-key), then migrate \
+         again",
+        store.name()
+    );
+    assert_eq!(refused, expected);
+    let all = store.migrations().await.expect("all");
+    assert_eq!((all[0].is_applied, all[1].is_applied), (true, false));
+
+    for (slug, key) in [("baz-app", "four"), ("bar-app", "five"), ("bar-app-3", "six")] {
+        database.sql(&format!("UPDATE apps SET key = '{key}' WHERE slug = '{slug}'")).await;
+    }
+    store.migrate_up(None).await.expect("the keys differ now");
+    assert!(!store.has_pending().await.expect("a look"));
+    let again = values(json!({ "name": "Another", "key": "one" }));
+    assert_eq!(store.insert(&again).await.err(), Some(StoreError::Taken(UniqueField::Key)));
+    let steps = u32::try_from(all.len() - 1).expect("few migrations");
+    store.migrate_down(steps).await.expect("down");
+    store.insert(&again).await.expect("keys may be shared again");
+}
+
+async fn racing_changes_to_one_key_leave_it_to_one_app(database: &TestDatabase) {
+    let one = database.migrated().await;
+    let other = database.connect().await;
+    let names = ["Foo App", "Bar App", "Baz App", "Qux App"];
+    for name in names {
+        change::create(&one, fields(json!({ "name": name }))).await.expect("an app");
+    }
+    for round in 0..5 {
+        let given = || fields(json!({ "key": format!("key-{round}") }));
+        let racers = ["foo-app", "bar-app", "baz-app", "qux-app"].map(slug);
+        let stores = [&one, &other, &one, &other];
+        let racers =
+            racers.iter().zip(stores).map(|(slug, store)| change::update(store, slug, given()));
+        let outcomes = join_all(racers).await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+        for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            assert_eq!(refused.to_string(), "key has already been taken");
+        }
+    }
 }
 
 async fn racing_creates_of_one_name_leave_one_app(database: &TestDatabase) {

@@ -116,14 +116,14 @@ impl Stream {
         }
     }
 
-    /// The actor that tracks members here; `start` starts it for the first one. `None` if it cannot
-    /// be started.
+    /// The actor that tracks members here; `start` starts it for the first one, or if the thread of
+    /// the last one has ended. `None` if it cannot be started.
     pub(super) fn tracker_or_start(
         &self,
         start: impl FnOnce() -> Option<Addr<Tracker>>,
     ) -> Option<Addr<Tracker>> {
         let mut state = self.state();
-        if state.tracker.is_none() {
+        if !state.tracker.as_ref().is_some_and(Addr::connected) {
             state.tracker = start();
         }
         state.tracker.clone()

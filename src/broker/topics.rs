@@ -416,8 +416,11 @@ impl Topics {
             let nth = usize::try_from(hash % u64::try_from(workers.len()).ok()?.max(1)).ok()?;
             let worker = workers.get(nth)?;
             if worker.spawn_fn(|| ()) {
-                let tracker = Tracker::new(key.clone(), Arc::downgrade(stream), self.clone());
-                return Some(Tracker::start_in_arbiter(worker, |_| tracker));
+                let (key, stream, topics) = (key.clone(), Arc::downgrade(stream), self.clone());
+                // Made over there: were it dropped here, it would look for its stream, whose lock is
+                // held.
+                let tracker = move |_: &mut Context<Tracker>| Tracker::new(key, stream, topics);
+                return Some(Tracker::start_in_arbiter(worker, tracker));
             }
             // This thread has ended.
             workers.swap_remove(nth);

@@ -2,7 +2,7 @@
 
 use super::super::{
     Payload, Publication,
-    outbox::Excess,
+    outbox::{Excess, Load},
     subscriber::Disconnect,
     testing::{Break, Broker, DEADLINE, Probe, channel, key, publication, whole},
 };
@@ -368,6 +368,21 @@ async fn who_was_on_its_way_in_when_the_end_came_is_told_as_well() {
     let broker = Broker::start();
     assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 0);
     assert_eq!(broker.session(1).await.next().await, "end: Shutdown");
+}
+
+#[actix_web::test]
+async fn a_fan_out_that_breaks_ends_also_who_was_on_its_way_in_or_came_too_late() {
+    let broker = Broker::start();
+    let outbox = |id| Outbox::new(SessionId(id), Load { frames: 1, bytes: 1 });
+    let [inside, on_its_way, too_late] = [1, 2, 3].map(outbox);
+    broker.fanout.do_send(Enter::new(inside.clone()));
+    broker.fanout.do_send(Break);
+    broker.fanout.do_send(Enter::new(on_its_way.clone()));
+    assert!(broker.fanout.send(EndAll).await.is_err(), "it is broken");
+    broker.fanout.do_send(Enter::new(too_late.clone()));
+    for outbox in [inside, on_its_way, too_late] {
+        assert_eq!(outbox.ended(), Some(Ending::Broken), "{outbox:?}");
+    }
 }
 
 #[actix_web::test]

@@ -1,6 +1,6 @@
 //! Trackers among fan-outs and probes.
 
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::super::{
     fanout::Leave,
@@ -86,4 +86,24 @@ async fn a_tracker_ends_with_its_stream() {
     };
     timeout(DEADLINE, ended).await.expect("in time");
     assert!(broker.head(&scope).is_none());
+}
+
+#[actix_web::test]
+async fn a_tracker_whose_thread_has_ended_is_replaced() {
+    let (broker, scope) = (Broker::start(), key(1, "presence"));
+    let stays = broker.session(1).await;
+    broker.join(&stays, whole(&scope)).await.expect("a place");
+    let arbiter = Arbiter::new();
+    let (topics, (ready, is_ready)) = (broker.topics.clone(), oneshot::channel());
+    arbiter.spawn_fn(move || {
+        topics.place_here_only();
+        ready.send(()).expect("the test waits");
+    });
+    is_ready.await.expect("a thread");
+    let _first = enter(&broker, 2, &channel(&scope, "room")).await;
+    arbiter.stop();
+    arbiter.join().expect("no panic");
+    broker.topics.add_worker();
+    let mut second = enter(&broker, 3, &channel(&scope, "room")).await;
+    assert_eq!([second.next().await, second.next().await], ["[]", "room +[ada={}] -[]"]);
 }

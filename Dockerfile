@@ -1,10 +1,10 @@
-# Builds Herald, then puts the one binary into a small image that runs as an unprivileged user.
+# Builds Herald, and puts its binary into a small image that runs as an unprivileged user.
 
 FROM rust:1-bookworm AS build
 WORKDIR /herald
 
-# The dependencies, compiled for crates that are still empty. Only the manifests and Cargo.lock decide
-# about this layer, so a change of a source file or of the README does not compile them again.
+# This layer compiles the dependencies, for crates that are still empty. It depends only on the manifests and
+# Cargo.lock, so a change of a source file or of a page does not compile the dependencies again.
 COPY Cargo.toml Cargo.lock ./
 COPY entity/Cargo.toml entity/
 COPY migration/Cargo.toml migration/
@@ -15,7 +15,7 @@ RUN mkdir src entity/src migration/src benches/load/src \
  && sed -n '/^\[\[bench\]\]/{n;s/^name = "\(.*\)"/benches\/\1.rs/p}' Cargo.toml | xargs touch \
  && cargo build --release --locked --bin herald
 
-# Cargo compares times: a source file that is older than the empty one would pass for compiled.
+# Cargo compares times: it would not compile a source file that is older than the empty one.
 COPY . .
 RUN touch src/main.rs src/lib.rs entity/src/lib.rs migration/src/lib.rs \
  && cargo build --release --locked --bin herald

@@ -1,7 +1,7 @@
-// The browser code of the two articles, as it stands there, against a running Herald.
+// The browser code of the two articles, unchanged, against a running Herald.
 //
-// What the articles leave to a framework (jQuery, lodash, Angular, the meta tags) is stood in for by
-// the few functions that this code calls, and so is `socket.chan`, `socket.channel` as it was called before 1.0.
+// A few functions stand in for the frameworks that this code calls (jQuery, lodash, Angular, the meta tags), and for
+// `socket.chan`, which was the name of `socket.channel` before 1.0.
 
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
@@ -14,7 +14,7 @@ import { DEADLINE_MS, Inbox } from "./support/wait.mjs"
 import { browserGlobals, load, plain } from "./support/window.mjs"
 
 describe("the first article: a Pusher clone, its Rails demo's page", () => {
-  // index.es6, with its import of Socket done by the page.
+  // index.es6; the page imports Socket for it.
   const INDEX = `
     let guardianToken = $("meta[name=guardian-token]").attr("content")
     let csrfToken     = $("meta[name=guardian-csrf]").attr("content")
@@ -122,7 +122,7 @@ describe("the first article: an administrator with curl", () => {
 })
 
 describe("the second article: Phoenix on Rails, its Angular factory", () => {
-  // The article breaks off after `return chan;`: closing the brackets and connecting is ours.
+  // The article ends after `return chan;`. This test closes the brackets and connects.
   const FACTORY = `
     (function() {
     var socket = new Phoenix.Socket(wsBaseUrl + "/events");
@@ -229,7 +229,7 @@ describe("the second article: Phoenix on Rails, its Angular factory", () => {
   }
 })
 
-/** A page with meta tags: the few things of jQuery, lodash and Angular that the articles' code calls. */
+/** A page with meta tags, and with the functions of jQuery, lodash and Angular that the articles' code calls. */
 class Page {
   constructor(generation, tags) {
     this.logged = new Inbox("the page's console")

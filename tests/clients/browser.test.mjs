@@ -1,4 +1,4 @@
-// The demo page in headless Chromium: two windows, a terminal's triggers, a server that comes and goes.
+// The demo page in headless Chromium: two windows, triggers from a terminal, a server that restarts.
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
@@ -10,7 +10,7 @@ const TOPIC = "private:test-app"
 
 let herald, browser
 before(async () => {
-  // One after the other: if the first fails, the second is not left running.
+  // One after the other: if the first fails, the second is not started.
   herald = await Herald.start()
   browser = await Browser.launch()
 })
@@ -20,7 +20,7 @@ after(async () => {
 })
 
 describe("two windows", () => {
-  test("what one sends, both show", async t => {
+  test("both show a message that one of them sends", async t => {
     const [one, two] = await twoWindows(t)
     await one.send({ name: "Ada", message: "hello, window two" })
     for (const window of [one, two]) {
@@ -31,13 +31,13 @@ describe("two windows", () => {
     assert.equal(await one.by("feed-count").textContent(), "1 event")
   })
 
-  test("what a terminal triggers, both show", async t => {
+  test("both show an event that a terminal triggers", async t => {
     const windows = await twoWindows(t)
     await herald.trigger({ topic: "foo-topic", payload: { name: "curl", message: "from a terminal" } })
     for (const window of windows) assert.equal((await window.entry("from a terminal")).name, "curl")
   })
 
-  test("a broadcast is marked as one, whoever sends it", async t => {
+  test("a broadcast is marked as one, from a page and from a terminal", async t => {
     const [one, two] = await twoWindows(t)
     await one.send({ name: "Ada", message: "to all", broadcast: true })
     await herald.trigger({ topic: "#general", payload: { name: "curl", message: "to all, too" } })
@@ -49,7 +49,7 @@ describe("two windows", () => {
     }
   })
 
-  test("a window on another channel shows broadcasts, and the rest when asked to", async t => {
+  test("a window on another channel shows broadcasts, and other events on request", async t => {
     const one = await open(t)
     const other = await open(t, "/?app=test-app&channel=bar-topic")
     await one.send({ name: "Ada", message: "only foo-topic" })
@@ -112,13 +112,13 @@ describe("every event is shown with its name", () => {
         const { kind, event, where } = await window.entry(message, "private-feed")
         assert.deepEqual([kind, event, where], expected, topic)
       }
-      // The protocol's own events (the reply to the join, who is present) are none.
+      // The page must not list the protocol's own events: the reply to the join, and presence.
       assert.deepEqual(await window.texts("private-feed"), ["#general", "room-1"], topic)
     }
   })
 })
 
-describe("what arrives is text", () => {
+describe("every event is shown as text", () => {
   let one, two
   before(async () => {
     ;[one, two] = await Promise.all([opened(), opened()])
@@ -133,7 +133,7 @@ describe("what arrives is text", () => {
     `javascript:document.title='owned'`,
   ]
   for (const message of hostile) {
-    test(`${message} stays what it is, in the message and in the name`, async () => {
+    test(`${message} is not interpreted, in the message and in the name`, async () => {
       await one.send({ name: message.slice(0, 60), message })
       const shown = { kind: "channel", event: "msg", where: null, name: message.slice(0, 60).trim(), message, markup: 0 }
       assert.deepEqual(await two.entry(message), shown)
@@ -207,18 +207,18 @@ describe("the connection", () => {
     })
   }
 
-  test("an app that does not exist is refused in words", async t => {
+  test("the refusal of an app that does not exist is shown as a sentence", async t => {
     const window = await open(t, "/?app=no-such-app", "refused")
     assert.match(await window.by("state-detail").textContent(), /No active app answers to this topic \(unmatched topic\)/)
   })
 
-  test("an app created while the page asks lets it in", async t => {
+  test("the page joins an app that is created while it retries", async t => {
     const window = await open(t, "/?app=late-app", "refused")
     await herald.createApp({ name: "late-app", client_events: "all" })
     await window.is("live")
   })
 
-  test("an app whose clients may not publish answers the sender in words, and gives the message back", async t => {
+  test("a refused push is shown as a sentence, and the message returns to its field", async t => {
     const app = await herald.createApp({ name: "quiet-app", client_events: "none" })
     const window = await open(t, "/?app=quiet-app")
     await window.send({ name: "Ada", message: "psst" })
@@ -234,7 +234,7 @@ describe("the connection", () => {
     { label: "a channel that begins with #", query: "?channel=%23general" },
   ]
   for (const { label, query } of impossible) {
-    test(`${label} in the address is named, not dialled`, async t => {
+    test(`${label} in the address is reported, and the page does not connect`, async t => {
       const window = await open(t, `/${query}`, "refused")
       assert.equal(await window.by("state-word").textContent(), "Not connected")
     })
@@ -297,7 +297,7 @@ describe("the private panel", () => {
     { label: "a bound token without its CSRF value", token: grant(bound), words: "invalid_csrf" },
     { label: "a topic of no app", topic: "private:no-such-app", token: grant({}), words: "unmatched topic" },
   ]
-  test("refuses in words, and the page stays live", async t => {
+  test("shows a refusal as a sentence, and the page stays connected", async t => {
     const window = await open(t)
     for (const { label, words, ...join } of refusals) {
       await window.joinPrivately({ topic: TOPIC, ...join })
@@ -308,7 +308,7 @@ describe("the private panel", () => {
     }
   })
 
-  test("a bound token with its CSRF value joins; one that may not publish is told so", async t => {
+  test("joins with a token and its CSRF value, and reports a push that is not permitted", async t => {
     const window = await open(t)
     await window.joinPrivately({ topic: TOPIC, token: grant({ ...bound, publish: [] }), csrf })
     await window.privateIs("joined")
@@ -330,7 +330,7 @@ describe("the private panel", () => {
   })
 })
 
-describe("for everyone", () => {
+describe("accessibility", () => {
   test("by keyboard alone: name, message, broadcast, send", async t => {
     const window = await open(t)
     const { keyboard } = window.page
@@ -362,7 +362,7 @@ describe("for everyone", () => {
   })
 })
 
-/** A window that goes when its test does. */
+/** A window that is closed at the end of its test. */
 async function open(t, ...where) {
   const window = await opened(...where)
   t.after(() => closed(window))
@@ -375,7 +375,7 @@ async function opened(where = "/?app=test-app&channel=foo-topic", state = "live"
   return window
 }
 
-/** Closes a window; it must not have complained about anything meanwhile. */
+/** Closes a window, and fails if its console shows an error. */
 async function closed(window) {
   await window.close()
   assert.deepEqual(window.complaints, [])

@@ -1,4 +1,4 @@
-// A denied join that is left running, with the pace at which each generation asks again of its own accord.
+// How soon each generation of phoenix.js retries a denied join by itself.
 
 import assert from "node:assert/strict"
 import { after, before, test } from "node:test"
@@ -7,10 +7,10 @@ import { GENERATIONS, overEachTransport } from "./support/generations.mjs"
 import { Herald } from "./support/herald.mjs"
 import { DEADLINE_MS } from "./support/wait.mjs"
 
-/** After how long phoenix.js, since 1.4.3, asks for the first, second, third and fourth time again. */
+/** The delays after which phoenix.js, since 1.4.3, retries for the first, second, third and fourth time. */
 const PACE_MS = [1000, 2000, 5000, 10_000]
 
-/** Timers count whole milliseconds from a clock that is not the test's. */
+/** The timers of phoenix.js count whole milliseconds, and not from the test's clock. */
 const CLOCK_MS = 10
 const DENIAL = { status: "error", response: "authentication_required" }
 
@@ -20,7 +20,7 @@ before(async () => {
 })
 after(() => herald?.close())
 
-test("e179 a denied join is tried again after 1, 2, 5 and 10 seconds, or never, and costs no connection", async t => {
+test("e179 a denied join is retried after 1, 2, 5 and 10 seconds, or never, on the same connection", async t => {
   const clients = overEachTransport(GENERATIONS).map(generation => {
     const client = new Client(generation, herald, { retriesMs: null })
     t.after(() => client.disconnect())
@@ -28,7 +28,7 @@ test("e179 a denied join is tried again after 1, 2, 5 and 10 seconds, or never, 
     return { client, replies, ...generation }
   })
 
-  // Who never asks again has as long as the others to do so.
+  // Clients that never retry are watched for as long as the others.
   await Promise.all(clients.map(async ({ replies, rejoinsDenied }) => {
     await isDenied(replies)
     if (rejoinsDenied) for (const paceMs of PACE_MS) await isDenied(replies, paceMs)

@@ -1,4 +1,4 @@
-// phoenix.js with `longPollFallbackMs` in a real browser: over long-poll where WebSockets do not get through, else not.
+// phoenix.js with `longPollFallbackMs` in a browser: it uses long-poll if WebSockets are blocked, and only then.
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
@@ -10,13 +10,13 @@ import { ChromiumPage } from "./support/page.mjs"
 import { Proxy } from "./support/proxy.mjs"
 import { mint } from "./support/token.mjs"
 
-/** What a generated application says, and what is soon over. */
+/** The timeout of a generated Phoenix application, and a short one. */
 const FALLBACK_MS = 2500
 const SOON_MS = 500
 
 const TOPIC = "public:test-app"
 
-/** As many channels as a socket may have, less one. */
+/** One channel less than a socket may have. */
 const MANY = 99
 
 let herald, browser
@@ -31,7 +31,7 @@ after(async () => {
 
 const able = GENERATIONS.filter(({ fallsBack }) => fallsBack)
 
-describe("e183 where WebSockets are refused it goes on over long-poll, with the same params", () => {
+describe("e183 if WebSockets are refused the client uses long-poll, with the same params", () => {
   for (const generation of able) {
     test(generation.label, async t => {
       const params = { guardian_token: mint({ listen: ["private:*"] }, TEST_APP.secret) }
@@ -48,7 +48,7 @@ describe("e183 where WebSockets are refused it goes on over long-poll, with the 
   }
 })
 
-describe("e183 what it pushes over long-poll is heard", () => {
+describe("e183 events that it pushes over long-poll are received", () => {
   for (const generation of able) {
     test(generation.label, async t => {
       const { client } = await connect(t, generation, { upgrades: false, fallbackMs: SOON_MS })
@@ -59,7 +59,7 @@ describe("e183 what it pushes over long-poll is heard", () => {
   }
 })
 
-describe("e184 where WebSockets get through it stays on one, many joins at once or not", { concurrency: true }, () => {
+describe("e184 if WebSockets work the client stays on one, with few joins and with many", { concurrency: true }, () => {
   for (const joins of [1, MANY]) {
     for (const generation of able) {
       test(`${generation.label}, ${joins} joined`, async t => {
@@ -72,7 +72,7 @@ describe("e184 where WebSockets get through it stays on one, many joins at once 
   }
 })
 
-describe("e184 where WebSockets get through it stays on one, though its joins are not answered", { concurrency: true }, () => {
+describe("e184 if WebSockets work the client stays on one, even if its joins are not answered", { concurrency: true }, () => {
   for (const generation of able) {
     test(generation.label, async t => {
       const { proxy, client } = await connect(t, generation, { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS })
@@ -86,7 +86,7 @@ describe("e184 where WebSockets get through it stays on one, though its joins ar
   }
 })
 
-/** By its own first ping and two heartbeats, the client has had twice the time to think better of it. */
+/** After its first ping and two heartbeats, the client has had twice its fallback timeout. */
 async function staysOnWebSocket(client, proxy) {
   await client.beats(3)
   assert.equal(proxy.count("/socket/websocket"), 1)
@@ -94,7 +94,7 @@ async function staysOnWebSocket(client, proxy) {
   assert.deepEqual([client.opened.rest(), client.lost.rest()], [["WebSocket"], []])
 }
 
-/** A client in a tab of its own, behind a proxy of its own. */
+/** A client in its own tab, behind its own proxy. */
 async function connect(t, generation, { upgrades = true, ...options }) {
   const proxy = await Proxy.start(herald, { upgrades })
   const page = await ChromiumPage.open(browser, generation, herald)

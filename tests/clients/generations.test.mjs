@@ -1,5 +1,5 @@
-// Every generation of phoenix.js against a running Herald: each over both transports, in node, the oldest and the latest
-// in Chromium too, all through the same life. What ran is the matrix of docs/conformance.md.
+// Every generation of phoenix.js against a running Herald, through the same steps and over both transports: all of them in
+// node, the oldest and the latest also in Chromium. The results are the matrix in docs/conformance.md.
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
@@ -15,13 +15,13 @@ import { Matrix } from "./support/matrix.mjs"
 import { ChromiumPage } from "./support/page.mjs"
 import { Stage } from "./support/stage.mjs"
 
-/** How soon a session of the impatient server is over when nothing is heard of it. */
+/** The short timeouts of the server that the steps about idle clients use. */
 const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_WINDOW: "3s" }
 
 /**
- * A step has a `run(stage)`, which may return the word for its cell, and may have
- * - `not(client)`: why a client cannot,
- * - `arrange(stage)` and `act(stages)`: what comes before, for all clients at once; `stage.arranged` is what was arranged.
+ * A step has `run(stage)`, which may return the text of its cell, and may have
+ * - `not(client)`: the reason why a client cannot pass the step,
+ * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds its result.
  */
 const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING]
 
@@ -62,19 +62,19 @@ for (const step of STEPS) {
   })
 }
 
-test("docs/conformance.md shows what ran", async () => {
+test("docs/conformance.md shows the results", async () => {
   console.log(matrix.toString())
   assert.equal(await matrix.documented(), matrix.toString(), "HERALD_WRITE_CONFORMANCE=1 makes it so")
 })
 
-/** What cannot be is in the matrix with its reason. */
+/** Puts the reason into the matrix if a client cannot pass the step. */
 function explained(step, client) {
   const reason = step.not?.(client)
   if (reason) matrix.put(step.label, client, `n/a: ${reason}`)
   return reason
 }
 
-/** Has all clients arrive before anything happens to them together. */
+/** Prepares all clients, and then acts on all of them at once. */
 function arrangeTogether(step, clients, stages) {
   before(async () => {
     clients.forEach(client => stages.set(client, new Stage(client, servers)))
@@ -84,7 +84,7 @@ function arrangeTogether(step, clients, stages) {
   })
 }
 
-/** Gives a client the app that it alone uses, and its tab if it is in Chromium. */
+/** Gives a client its own app, and its own tab if it runs in Chromium. */
 async function furnish(client, nth) {
   client.app = await servers.herald.createApp({ name: `client-${nth}`, client_events: "all" })
   if (client.place === "Chromium") client.page = await ChromiumPage.open(browser, client, servers.herald)

@@ -1,4 +1,4 @@
-// How the demo page looks and what it prints: commands that work as they are copied, colours, and lines.
+// The demo page: the commands that it prints, the contrast of its colours, and its layout.
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
@@ -17,7 +17,7 @@ const COMMANDS = [
 
 let herald, browser
 before(async () => {
-  // One after the other: if the first fails, the second is not left running.
+  // One after the other: if the first fails, the second is not started.
   herald = await Herald.start()
   browser = await Browser.launch()
 })
@@ -103,7 +103,7 @@ describe("each command has a button that copies it", () => {
     })
   }
 
-  test("selects the command where the browser forbids copying", async t => {
+  test("selects the command if the browser forbids copying", async t => {
     const window = await joined(t)
     await window.page.evaluate(() => {
       navigator.clipboard.writeText = () => Promise.reject(new DOMException("no", "NotAllowedError"))
@@ -116,7 +116,7 @@ describe("each command has a button that copies it", () => {
     assert.equal(selected, await window.by("private-command").textContent())
   })
 
-  /** What the clipboard holds, as a reader finds out. */
+  /** The content of the clipboard, which the test pastes into a field. */
   async function pasted(window) {
     await window.by("private-token").fill("")
     await window.by("private-token").press("ControlOrMeta+v")
@@ -125,7 +125,7 @@ describe("each command has a button that copies it", () => {
 })
 
 describe("the private panel", () => {
-  test("has one button that asks to be pressed: first Join, then Send", async t => {
+  test("highlights one button at a time: first Join, then Send", async t => {
     const window = await open(t)
     const look = testid => window.by(testid).evaluate(button => [button.textContent, getComputedStyle(button).backgroundColor])
     const [, primary] = await look("send")
@@ -143,8 +143,8 @@ describe("the private panel", () => {
   })
 })
 
-describe("colours", () => {
-  test("are measured as WCAG does", async t => {
+describe("contrasts", () => {
+  test("are measured by the rules of WCAG", async t => {
     const page = await browser.blank()
     t.after(() => page.context().close())
     await page.setContent(`
@@ -158,7 +158,7 @@ describe("colours", () => {
   })
 
   for (const colorScheme of ["light", "dark"]) {
-    test(`of every text and every state of a button are far enough apart, ${colorScheme}`, async t => {
+    test(`of every text and every state of a button are sufficient, ${colorScheme}`, async t => {
       const window = await crowded(t, { colorScheme, viewport: { width: 1280, height: 860 } })
       const { page } = window
       const measured = await contrasts(page)
@@ -193,8 +193,8 @@ describe("colours", () => {
   }
 })
 
-describe("lines", () => {
-  test("of event, badge and time are the same on a phone and on a desktop", async t => {
+describe("the layout", () => {
+  test("of event, badge and time is the same on a phone and on a desktop", async t => {
     const seen = []
     for (const viewport of [{ width: 390, height: 844 }, { width: 768, height: 1024 }, { width: 1280, height: 860 }]) {
       const window = await crowded(t, { viewport })
@@ -205,7 +205,7 @@ describe("lines", () => {
       { eventFromLeft: 0, textFromLeft: 0, timeFromRight: 0, timeBesideEvent: 0, whereBesideEvent: 0 },
     ])
 
-    /** Distances in whole pixels, seen from the content of the list. It runs in the page. */
+    /** Measures distances in whole pixels from the content of the list. Runs in the page. */
     function placesIn(entries) {
       const box = element => element?.getBoundingClientRect()
       const middle = ({ top, bottom }) => (top + bottom) / 2
@@ -233,7 +233,7 @@ describe("lines", () => {
   ]
   for (const { name, ...device } of looks) {
     for (const colorScheme of ["light", "dark"]) {
-      test(`fit a ${name}, ${colorScheme}`, async t => {
+      test(`fits a ${name}, ${colorScheme}`, async t => {
         const window = await crowded(t, { ...device, colorScheme })
         await herald.trigger({ topic: "foo-topic", event: "averyveryverylongevent".repeat(8), payload: { name: "Grace", message: `Loud and clear. ${"averyveryverylongword".repeat(12)}` } })
         await window.entry(`Loud and clear. ${"averyveryverylongword".repeat(12)}`)
@@ -250,7 +250,7 @@ function token() {
   return mint({ listen: patterns, publish: patterns }, TEST_APP.secret)
 }
 
-/** A window that goes when its test does; it must not have complained about anything meanwhile. */
+/** A window that is closed at the end of its test, which fails if the console shows an error. */
 async function open(t, where = "/", { host = "127.0.0.1", server = herald, ...options } = {}) {
   const window = await browser.open(`http://${host}:${server.port}${where}`, options)
   t.after(async () => {
@@ -261,7 +261,7 @@ async function open(t, where = "/", { host = "127.0.0.1", server = herald, ...op
   return window
 }
 
-/** A window that has joined the private topic, with everything unfolded. */
+/** A window that has joined the private topic, with all details open. */
 async function joined(t, options = {}) {
   const window = await open(t, "/", options)
   await window.joinPrivately({ token: token() })
@@ -270,7 +270,7 @@ async function joined(t, options = {}) {
   return window
 }
 
-/** A window that shows all it can show, with entries of every kind in both lists. */
+/** A window with entries of every kind in both lists. */
 async function crowded(t, options) {
   const window = await joined(t, options)
   await herald.trigger({ topic: "foo-topic", payload: { name: "Ada", message: "Good evening. Is anybody listening on foo-topic?" } })

@@ -1,8 +1,8 @@
-// Every example of docs/protocol.md, played against a real server as it stands there.
+// Every example of docs/protocol.md, played against a running server exactly as it is printed.
 //
-// A block's first words say what it is; one of a kind that is not known here fails. In what is sent `<name>` stands for
-// what was noted under that name, in what is received also for anything, which is noted then. The rest is compared to
-// the letter.
+// The first words of a block say what it is; a block of an unknown kind fails. `<name>` stands for a value: in a received
+// text the first `<name>` matches any value, which is noted, and each later one stands for the noted value. Everything else
+// is compared letter by letter.
 
 import assert from "node:assert/strict"
 import { spawn } from "node:child_process"
@@ -16,7 +16,7 @@ import { Inbox, within } from "./support/wait.mjs"
 const APP = { slug: "foo-app", key: "foo-key", secret: "foo-secret-0123456789" }
 const BLOCKS = await blocksOf("docs/protocol.md")
 
-describe("the protocol's document", () => {
+describe("docs/protocol.md", () => {
   let herald, printed
   const noted = new Map()
 
@@ -29,11 +29,11 @@ describe("the protocol's document", () => {
   after(() => herald?.close())
 
   const kinds = {
-    /** A token with these claims is noted under a name. */
+    /** Mints a token with these claims, and notes it under a name. */
     claims: (code, [name]) => {
       noted.set(name, mint(JSON.parse(code), APP.secret))
     },
-    /** What a client and the server say to each other, and what the web application calls meanwhile. */
+    /** Messages between a client and the server, and calls of the application. */
     frames: async (code, [path]) => {
       const talk = await Talk.open(herald, path)
       for (const line of code.trim().split("\n")) await play(talk, line)
@@ -42,7 +42,7 @@ describe("the protocol's document", () => {
     sh: async code => {
       printed = await run(code.replaceAll("127.0.0.1:4000", herald.host))
     },
-    /** What the commands before it print. */
+    /** The output of the commands before it. */
     printed: code => matches(printed.trimEnd(), code.trimEnd()),
   }
 
@@ -63,12 +63,12 @@ describe("the protocol's document", () => {
     if (sign === "⇐") matches(await within(talk.answer, line), rest)
   }
 
-  /** What is sent: every name stands for what was noted. */
+  /** A text to send, with every name replaced by its noted value. */
   function filled(text) {
     return text.replace(/<(\w+)>/g, (_, name) => noted.get(name) ?? assert.fail(`nothing is known as <${name}>`))
   }
 
-  /** Compares what was received to the letter; a name not noted yet takes whatever is there. */
+  /** Compares a received text letter by letter; a name that has no value yet takes the value at its place. */
   function matches(received, expected) {
     const names = []
     const literal = text => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
@@ -85,7 +85,7 @@ describe("the protocol's document", () => {
   }
 })
 
-/** One WebSocket, and the web application's calls beside it. */
+/** A WebSocket, and the calls of the application beside it. */
 class Talk {
   static async open(herald, path) {
     const socket = new WebSocket(`ws://${herald.host}${path}`)
@@ -100,12 +100,12 @@ class Talk {
     socket.on("close", code => this.heard.put(`close ${code}`))
   }
 
-  /** Sends text, or bytes written as `bytes 00 ff "text"`. */
+  /** Sends text, or binary data that is written as `bytes 00 ff "text"`. */
   send(text) {
     this.socket.send(text.startsWith("bytes ") ? bytes(text) : text)
   }
 
-  /** `POST /path {json}` or `GET /path`, with the app's key and secret. */
+  /** Calls `POST /path {json}` or `GET /path`, with the app's key and secret. */
   call(text) {
     const [, method, path, body] = text.match(/^(\w+) (\S+)(?: (.*))?$/)
     const headers = { authorization: basic(APP.key, APP.secret), "content-type": "application/json" }
@@ -114,7 +114,7 @@ class Talk {
   }
 
   close() {
-    assert.deepEqual(this.heard.rest(), [], "all that arrived is in the document")
+    assert.deepEqual(this.heard.rest(), [], "every message that arrived is on the page")
     this.socket.terminate()
   }
 }

@@ -25,13 +25,13 @@ const CONNECTIONS = 16
 /** The documented settings for a proxy on the same machine. */
 const BEHIND_A_PROXY = { HERALD__SERVER__TRUSTED_PROXIES: "127.0.0.1", HERALD__SERVER__FORCE_SSL: "true" }
 
-/** What a client says that could speak HTTP/2, with every request. */
+/** The headers that a client which could speak HTTP/2 sends with every request. */
 const OFFER = { connection: "Upgrade, HTTP2-Settings", upgrade: "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA" }
 
 /** Both documented proxies. */
 const PROXIES = ["nginx", "haproxy"]
 
-// The certificates here are made for one test each, and signed by nobody.
+// Each test makes its own certificate, which no authority has signed.
 process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0"
 
 describe("a trigger that merely offers an upgrade is served, and its connection kept", () => {
@@ -94,7 +94,7 @@ for (const name of PROXIES) {
       })
     }
 
-    test("its clients are told apart by their own addresses, whatever they say themselves", async t => {
+    test("Herald sees the addresses of the clients, even if they forge headers", async t => {
       const strict = await Herald.start({ ...BEHIND_A_PROXY, HERALD__LIMITS__SESSIONS_PER_ADDRESS_MAX: "2" })
       t.after(() => strict.close())
       const proxy = await behind(t, name, strict)
@@ -109,7 +109,7 @@ for (const name of PROXIES) {
       for (const socket of open) socket.terminate()
     })
 
-    test("who comes without TLS is refused", async () => {
+    test("requests without TLS are refused", async () => {
       const direct = await fetch(`${herald.origin}/api/apps/${TEST_APP.slug}/events`, { method: "POST" })
       assert.equal(direct.status, 403)
       assert.equal(await handshake({ host: herald.host, scheme: "ws" }), 403)
@@ -117,7 +117,7 @@ for (const name of PROXIES) {
   })
 }
 
-test("nginx as documented gives up a kept connection before the server does", async t => {
+test("nginx as documented closes an idle connection before the server does", async t => {
   const herald = await Herald.start()
   t.after(() => herald.close())
   const [, minutes, seconds] = (await herald.command("check-config")).match(/^server\.keep_alive +(?:(\d+)m)? ?(?:(\d+)s)?/m)
@@ -142,12 +142,12 @@ describe("a socket whose URL ends with a slash", () => {
   }
 })
 
-/** The recipe that many a guide has: what nginx passes on asks for an upgrade, whatever its client asked for. */
+/** The configuration that many guides have: nginx asks for an upgrade in every request that it forwards. */
 function offersAlways(block) {
   return replaced(block, "proxy_set_header Connection $connection_upgrade;", 'proxy_set_header Connection "upgrade";')
 }
 
-/** A server, and in front of it what counts the connections to it. */
+/** A server, and a proxy in front of it that counts the connections. */
 async function counted(t, env) {
   const herald = await Herald.start(env)
   t.after(() => herald.close())
@@ -162,14 +162,14 @@ async function behind(t, name, upstream, edit) {
   return proxy
 }
 
-/** A client that goes when its test does. */
+/** A client that disconnects at the end of its test. */
 function connect(t, generation, to, options) {
   const client = new Client(generation, to, options)
   t.after(() => client.disconnect())
   return client
 }
 
-/** Waits until every trigger was heard, and fails if one was heard twice. */
+/** Waits until every trigger has arrived, and fails if one arrives twice. */
 async function hearsAll(inbox) {
   const heard = new Set()
   while (heard.size < TRIGGERS) {
@@ -180,13 +180,13 @@ async function hearsAll(inbox) {
   assert.deepEqual(inbox.rest(), [])
 }
 
-/** What a failure is to say: what became of the triggers, and what each side has written about it. */
+/** The message of a failure: the outcomes of the triggers, and the logs of both sides. */
 function complaints(outcomes, proxy, herald) {
   const sides = [`the proxy: ${proxy.complaints}`, `the server, ${herald.end ?? "which runs"}: ${herald.stderr}`]
   return [JSON.stringify(outcomes), ...sides].join("\n")
 }
 
-/** Opens a WebSocket; answers it, or the status with which it was refused. */
+/** Opens a WebSocket; returns it, or the status with which it was refused. */
 function handshake({ host, scheme }, options) {
   const socket = new WebSocket(`${scheme}://${host}/socket/websocket?vsn=2.0.0`, options)
   const settled = new Promise((resolve, reject) => {
@@ -199,7 +199,7 @@ function handshake({ host, scheme }, options) {
   return within(settled, "a handshake")
 }
 
-/** Posts the triggers by Java's client and returns what it prints. */
+/** Posts the triggers with Java's client, and returns its output. */
 async function java(origin) {
   const url = `${origin}/api/apps/${TEST_APP.slug}/events`
   const words = [JAVA, url, `${TEST_APP.key}:${TEST_APP.secret}`, TRIGGERS, CONNECTIONS].map(String)

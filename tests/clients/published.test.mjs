@@ -1,4 +1,4 @@
-// What the page ships is phoenix.js as published, and the newest of the clients tested here.
+// The demo page ships phoenix.js as npm publishes it, in the latest version that these tests run.
 
 import assert from "node:assert/strict"
 import { readFile } from "node:fs/promises"

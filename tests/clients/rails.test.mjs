@@ -1,5 +1,5 @@
-// Every example of docs/rails.md, as it stands there and in its order: files of an application, scripts and tests that use
-// them, a page's console, a terminal. What Rails itself would bring, beside Active Job, is a stand-in of a few lines.
+// Every example of docs/rails.md, exactly as it is printed and in its order: files of an application, scripts and tests that
+// use them, the console of a page, a terminal. A few lines stand in for Rails itself, except for Active Job.
 
 import assert from "node:assert/strict"
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises"
@@ -19,7 +19,7 @@ import { eventually } from "./support/wait.mjs"
 const GUARDIAN_SECRET = "a secret that several applications share, for tests only"
 const APP = { name: "foo-app", key: "foo-key", secret: "foo-secret-0123456789" }
 
-/** What an application has that is none of the document's business. */
+/** The parts of an application that the page does not show. */
 const BOOT = `
 require "active_job"
 require "logger"
@@ -59,7 +59,7 @@ describe("docs/rails.md", () => {
     await rm(folder, { recursive: true, force: true })
   })
 
-  /** What a block of each kind is put through. Words that name a file are the application's own. */
+  /** Runs a block of each kind, and checks what it does. A block with a file name becomes a file of the application. */
   const kinds = {
     "ruby app/services/herald.rb": save,
     "ruby app/jobs/herald_trigger_job.rb": save,
@@ -107,7 +107,7 @@ describe("docs/rails.md", () => {
       await withClient(client => client.joined("private:foo-app:shared", { payload }))
     },
     "ruby disconnect": async code => {
-      // Those of the sections before have the same id.
+      // The joins of the sections before have the same id.
       for (const channel of ["room-1", "shared"]) await herald.hasSubscribers(0, { scope: "private", channel }, app)
       await withClient(async client => {
         const payload = { guardian_token: await token({}) }
@@ -133,7 +133,7 @@ describe("docs/rails.md", () => {
     })
   }
 
-  test("a server that hangs is given up long before the 60 seconds of Net::HTTP", async t => {
+  test("a call to a server that hangs fails long before the 60 seconds of Net::HTTP", async t => {
     const sockets = new Set()
     const hung = net.createServer(socket => sockets.add(socket)).listen(0, "127.0.0.1")
     t.after(() => {
@@ -142,11 +142,11 @@ describe("docs/rails.md", () => {
     })
     await new Promise(resolve => hung.once("listening", resolve))
     const code = `begin\n Herald.trigger(topic: "a", event: "b", payload: {})\nrescue Herald::Unavailable => error\n puts error.message\nend`
-    // What runs a script here waits 30 seconds for it.
+    // `script` itself fails after 30 seconds.
     assert.match(await script(code, { HERALD_URL: `http://127.0.0.1:${hung.address().port}` }), /Net::ReadTimeout/)
   })
 
-  /** The same code where nobody answers, and where the secret is wrong: it goes on, and says so. */
+  /** Runs the same code without a server, and with a wrong secret: it continues, and logs a warning. */
   async function fails(code) {
     const closed = net.createServer().listen(0, "127.0.0.1")
     await new Promise(resolve => closed.once("listening", resolve))
@@ -156,7 +156,7 @@ describe("docs/rails.md", () => {
     assert.match(await script(code, { HERALD_SECRET: "wrong" }), /^WARN not announced: Herald answered 401/)
   }
 
-  /** Has a client of its own do something. */
+  /** Calls `act` with a new client. */
   async function withClient(act) {
     const client = new Client(LATEST, herald)
     try {
@@ -175,9 +175,9 @@ describe("docs/rails.md", () => {
     await writeFile(path.join(folder, file), code)
   }
 
-  /** Runs Ruby as the application does, and returns what it prints. */
+  /** Runs Ruby code in the application, and returns its output. */
   async function script(code, env) {
-    // The page asks for tokens while other scripts run.
+    // The page fetches tokens while other scripts run, so each script has its own file.
     const file = `script-${(scripts += 1)}.rb`
     await save(code, file)
     return (await run("ruby", ["-r", path.join(folder, "boot.rb"), path.join(folder, file)], { cwd: folder, env: environment(env) })).trim()

@@ -149,7 +149,7 @@ describe("the README's tour, and the pages that continue it", () => {
     return { PORT: String(port), DATABASE_URL: database, SECRET_KEY_BASE: "only for the time of this test, nothing signs with it" }
   }
 
-  /** Starts a block that goes on, in a terminal of its own. */
+  /** Starts a block that keeps running, in a terminal of its own. */
   function goesOn(code, env) {
     return start("bash", ["-c", `set -euo pipefail\n${code}`], { cwd: ROOT, env })
   }
@@ -159,7 +159,7 @@ describe("the README's tour, and the pages that continue it", () => {
     await eventually(answers, "the server to be ready", deadlineMs)
   }
 
-  /** Runs a block in a file of its own, and returns what it prints. */
+  /** Saves a block as a file, runs it, and returns its output. */
   async function script(program, code, suffix) {
     const file = path.join(folder, `block.${suffix}`)
     await writeFile(file, code)

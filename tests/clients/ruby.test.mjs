@@ -1,4 +1,4 @@
-// The articles' Ruby, run by Debian's ruby and ruby-jwt against a running Herald.
+// The articles' Ruby code, run by Debian's ruby and ruby-jwt against a running Herald.
 
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
@@ -95,7 +95,7 @@ describe("the second article's Guardian helper", () => {
   }
 })
 
-/** A client that goes when its test does. */
+/** A client that disconnects at the end of its test. */
 function connect(t, herald) {
   const client = new Client(LATEST, herald)
   t.after(() => client.disconnect())

@@ -1,6 +1,6 @@
-// Posts triggers by Java's own HTTP client as it comes, so many at once, and prints what became of them.
+// Posts triggers with Java's own HTTP client and its default settings, several at once, and prints their outcomes.
 //
-// Over plain text it offers HTTP/2 with every request: `Connection: Upgrade, HTTP2-Settings` and `Upgrade: h2c`.
+// Without TLS this client offers HTTP/2 with every request: `Connection: Upgrade, HTTP2-Settings` and `Upgrade: h2c`.
 
 import java.net.URI;
 import java.net.URLEncoder;

@@ -1,10 +1,10 @@
-// Bytes: an ArrayBuffer pushed, and one received, by those who can.
+// Binary payloads: an ArrayBuffer that is pushed, and one that is received.
 
 import assert from "node:assert/strict"
 import { LATEST } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 
-/** Every byte there is. */
+/** All 256 byte values. */
 const BYTES = Array.from({ length: 256 }, (_, n) => n)
 const BASE64 = Buffer.from(BYTES).toString("base64")
 
@@ -46,7 +46,7 @@ export const BYTEWISE = [
     not: TOO_OLD,
 
     async run(stage) {
-      // A scope that nothing else has used: who was there is counted.
+      // No other step uses this scope, because its subscribers are counted.
       const payload = { guardian_token: stage.token({ listen: ["bytes:*"] }) }
       const join = { payload, events: ["bin", "msg"] }
       const { inbox, client } = await stage.connect().joined(`bytes:${stage.app.slug}:room`, join)
@@ -68,7 +68,7 @@ export const BYTEWISE = [
   }),
 ]
 
-/** 1.5 and 1.6 post them as if they were JSON, which no server can read; the client must survive it. */
+/** 1.5 and 1.6 post binary payloads as if they were JSON, which no server can read; the client must survive that. */
 async function postsAsText(stage, sender, witness) {
   sender.pushBytes("bin", BYTES)
   await sender.client.lost.take("the loss of the connection")

@@ -1,11 +1,11 @@
-// How sessions end, and that every client comes back.
+// How sessions end, and how every client reconnects.
 
 import assert from "node:assert/strict"
 import { STAYS_AWAY } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 import { eventually } from "../support/wait.mjs"
 
-/** What the server says when it closes a WebSocket; a long-poll client is told nothing but to come again. */
+/** The close codes of a WebSocket. A long-poll client only learns that it should reconnect. */
 const GOING_AWAY = 1001
 const ABNORMAL = 1006
 const INTERNAL_ERROR = 1011
@@ -80,7 +80,7 @@ export const ENDING = [
 
       await stage.herald.disconnect({ topic: kept.topic }, stage.app)
       await client.lost.take("the loss of the connection")
-      // Whatever is joined again is so at the same moment; this one is behind it.
+      // All channels are joined again at the same moment, and this one after them.
       assert.deepEqual(await rejoined(kept.replies), { status: "ok", response: {} })
       await client.fence()
       assert.deepEqual([closed.closed.rest(), closed.errored.rest(), closed.replies.rest()], [[], [], []])
@@ -97,7 +97,7 @@ export const ENDING = [
       await joined.client.lost.take("the loss of the connection")
       await stage.herald.updateApp(slug, { active: true })
 
-      // Who was back before the app was has been refused, and tries again.
+      // A client that returns before the app is active is refused, and retries.
       while ((await joined.replies.take("the reply to the rejoin")).status !== "ok");
       await stage.trigger({ topic: "foo-topic", payload: { back: true } })
       assert.deepEqual(await joined.inbox.take(), { event: "foo-topic:msg", payload: { back: true } })
@@ -121,7 +121,7 @@ export const ENDING = [
       const proxy = await stage.proxy(stage.herald)
       const joined = await stage.connect({ to: proxy }).joined(`public:${stage.app.slug}`)
       proxy.cut()
-      // Chromium itself repeats a request whose connection broke, and the client never learns of it.
+      // Chromium repeats a request whose connection broke by itself, and the client never learns of it.
       const isHidden = stage.client.place === "Chromium" && !stage.overWebSocket
       if (!isHidden) await comesBack(stage, joined, ABNORMAL)
       await hears(joined, "foo-topic:msg", () => stage.trigger({ topic: "foo-topic", payload: { n: 1 } }))
@@ -135,7 +135,7 @@ export const ENDING = [
       const proxy = await stage.proxy(stage.idling)
       const joined = await stage.connect({ to: proxy }).joined(topic)
       if (!stage.overWebSocket) {
-        // Such a client asks all the time, so that nothing of it arrives must be arranged.
+        // Such a client polls all the time, so the proxy has to hold its requests back.
         proxy.requests.hold()
         await stage.idling.hasSubscribers(0, { scope: "public", channel: stage.client.id })
         proxy.requests.release()
@@ -146,7 +146,7 @@ export const ENDING = [
   }),
 ]
 
-/** All clients at once, on a server that goes away and comes back. */
+/** A step for all clients at once, on a server that stops and starts again. */
 function restarts(title, signal, code) {
   return step(title, {
     not: STAYS_AWAY,
@@ -170,7 +170,7 @@ function restarts(title, signal, code) {
   })
 }
 
-/** The client has noticed that its session is over, and has joined again. */
+/** Waits until the client has noticed that its session has ended, and has joined again. */
 async function comesBack(stage, { client, replies, topic }, code) {
   const told = await client.lost.take("the loss of the connection")
   if (stage.overWebSocket) assert.equal(told, code)
@@ -178,7 +178,7 @@ async function comesBack(stage, { client, replies, topic }, code) {
   assert.deepEqual(await rejoined(replies), { status: "ok", response })
 }
 
-/** The reply to a rejoin; who lost the connection again while waiting for it has lost patience, too, and asks again. */
+/** The reply to a rejoin. A client that loses its connection again while it waits reaches its timeout, and retries. */
 async function rejoined(replies) {
   let reply
   do reply = await replies.take("the reply to the rejoin")
@@ -186,7 +186,7 @@ async function rejoined(replies) {
   return reply
 }
 
-/** Publishes until the client hears it: its connection may just now be lost, or be idle again. */
+/** Publishes until the client receives the event, because its connection may just have been lost or be idle again. */
 async function hears({ inbox }, event, publish) {
   const isHeard = async () => {
     await publish()

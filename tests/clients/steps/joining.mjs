@@ -5,10 +5,10 @@ import { LATEST } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 import { mint } from "../support/token.mjs"
 
-/** How often a denied join is seen to be tried again. */
+/** How many retries of a denied join the step waits for. */
 const DENIALS = 3
 
-/** How long a client waits for the reply to a join, where it can be told. */
+/** The timeout of a client for the reply to a join, where it can be set. */
 const TIMEOUT_MS = 500
 
 export const JOINING = [
@@ -58,7 +58,7 @@ export const JOINING = [
       const { replies } = client.join(topic)
       assert.deepEqual(await replies.take("the denial"), denial)
 
-      // What asks again does so at the same pace, so this one is done no sooner than the client would be.
+      // Clients retry at the same pace, so this wait ends no sooner than a retry would come.
       const again = rejoinsDenied ? replies : stage.connectOther(LATEST).join(topic).replies
       for (let n = 1; n < DENIALS; n += 1) assert.deepEqual(await again.take("the next denial"), denial)
       if (!rejoinsDenied) await again.take("one more denial")
@@ -86,7 +86,7 @@ export const JOINING = [
       assert.equal((await waiting.take("the end of its patience")).status, "timeout")
       proxy.answers.release()
 
-      // On a slow day it loses patience again.
+      // On a slow machine it can reach its timeout again.
       let reply
       do reply = await replies.take("the reply to a join")
       while (reply.status === "timeout")
@@ -135,7 +135,7 @@ export const JOINING = [
       await stage.trigger({ topic: "foo-topic", payload: { n: 1 } })
 
       assert.deepEqual(await kept.inbox.take(), { event: "msg", payload: { n: 1 } })
-      // A second publication arrives after anything that the first could still have caused.
+      // A second publication arrives after all messages that the first could have caused.
       await stage.trigger({ topic: "foo-topic", payload: { n: 2 } })
       assert.deepEqual(await kept.inbox.take(), { event: "msg", payload: { n: 2 } })
       assert.deepEqual(client.wire.filter(message => message.topic === topic), [])
@@ -156,7 +156,7 @@ export const JOINING = [
   }),
 ]
 
-/** Joins that are denied, each of a topic of its own, and in which words. */
+/** Joins that are denied, each of its own topic, and their replies. */
 function denials(stage) {
   const topic = channel => `private:${stage.app.slug}:${channel}`
   const bearing = guardian_token => ({ payload: { guardian_token } })

@@ -1,4 +1,4 @@
-// Who is there, in each generation's own picture of it.
+// Who is present, in the state that each generation keeps.
 
 import assert from "node:assert/strict"
 import { LATEST, STAYS_AWAY } from "../support/generations.mjs"
@@ -51,7 +51,7 @@ export const PRESENCE = [
   }),
 ]
 
-/** Waits until the client's picture is exactly this: for each key what its metas have as `custom`, in any order. */
+/** Waits until the client's state is exactly this: for each key the `custom` of its metas, in any order. */
 async function shows(channel, expected) {
   for (let picture; ; ) {
     picture = customs(await channel.pictures.take(`the picture ${JSON.stringify(expected)}`).catch(error => {
@@ -66,7 +66,7 @@ function customs(picture) {
   return sorted(Object.fromEntries(metas))
 }
 
-/** Undefined becomes null in text, which is what is compared. */
+/** Texts are compared, in which undefined becomes null. */
 function sorted(picture) {
   const byText = (one, other) => JSON.stringify([one]).localeCompare(JSON.stringify([other]))
   return Object.fromEntries(Object.keys(picture).sort().map(key => [key, [...picture[key]].sort(byText)]))

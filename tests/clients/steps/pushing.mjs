@@ -1,4 +1,4 @@
-// What clients push, what they hear, and how they show that they are alive.
+// Pushes, the events that arrive, and heartbeats.
 
 import assert from "node:assert/strict"
 import { LATEST } from "../support/generations.mjs"
@@ -76,7 +76,7 @@ export const PUSHING = [
       for (const _ of pushes) heard.push((await inbox.take()).payload.n)
       await client.fence()
       assert.deepEqual(inbox.rest(), [])
-      // Without batches, each message over long-poll is a request of its own, and they race.
+      // Without batches, each message over long-poll is its own request, and these requests race.
       const inOrder = stage.overWebSocket || posts
       assert.deepEqual(inOrder ? heard : heard.sort(), [1, 2, 3])
       if (flushesLate) return "✓ with its next join"
@@ -109,7 +109,7 @@ export const PUSHING = [
       const client = stage.connect({ heartbeatMs: HEARTBEAT_MS })
       if (stage.overWebSocket) return void (await client.beats(3))
       await client.opened.take()
-      // Had it a heart, it had beaten as often as this one's by then.
+      // A client that sent heartbeats would have sent as many as this one by then.
       await stage.connectOther(LATEST, { heartbeatMs: HEARTBEAT_MS }).beats(3)
       assert.equal(client.answeredHeartbeats, 0)
       await client.fence()

@@ -1,4 +1,4 @@
-// Debian's Chromium, headless, and what a person would do with the demo page.
+// Debian's Chromium, headless, and the actions of a person on the demo page.
 
 import { rmSync } from "node:fs"
 import { mkdir, mkdtemp, rm } from "node:fs/promises"
@@ -9,7 +9,7 @@ import { DEADLINE_MS } from "./wait.mjs"
 
 const CHROMIUM = process.env.HERALD_CHROMIUM ?? "/usr/bin/chromium"
 
-/** A name of this machine that browsers do not trust as they trust `localhost`: its pages are no secure contexts. */
+/** A name of this machine that browsers do not trust like `localhost`: its pages are not secure contexts. */
 export const OTHER_HOST = "herald.test"
 const FLAGS = [
   "--no-sandbox",
@@ -27,7 +27,7 @@ export class Browser {
   static async launch() {
     const profile = await mkdtemp(path.join(os.tmpdir(), "herald-chromium-"))
     process.on("exit", () => rmSync(profile, { recursive: true, force: true }))
-    // Playwright itself gives each launch a fresh profile; these keep that, and all else it writes, in our folder.
+    // Playwright gives each launch a new profile. These variables keep it, and all other files, in this folder.
     const env = { ...process.env, TMPDIR: profile, HOME: profile, XDG_CONFIG_HOME: profile, XDG_CACHE_HOME: profile }
     const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: FLAGS, env, timeout: 30_000 })
     return new Browser(browser, profile)
@@ -37,7 +37,7 @@ export class Browser {
     Object.assign(this, { browser, profile })
   }
 
-  /** Opens the demo page in a window of its own. */
+  /** Opens the demo page in a new window. */
   async open(url, options = {}) {
     const page = await this.blank({ reducedMotion: "reduce", ...options })
     const window = new DemoPage(page)
@@ -45,14 +45,14 @@ export class Browser {
     return window
   }
 
-  /** Opens any page in a window of its own. */
+  /** Opens any page in a new window. */
   async tab(url) {
     const page = await this.blank()
     await page.goto(url)
     return page
   }
 
-  /** A window of its own, with nothing in it yet: own storage, own connections. */
+  /** An empty window with its own storage and its own connections. */
   async blank(options = {}) {
     const context = await this.browser.newContext(options)
     context.setDefaultTimeout(DEADLINE_MS)
@@ -70,7 +70,7 @@ export class DemoPage {
   constructor(page) {
     this.page = page
     this.complaints = []
-    // A lost connection is reported by Chromium itself; everything else is a fault of the page.
+    // Chromium itself reports a lost connection; every other error is a fault of the page.
     page.on("console", message => {
       if (message.type() === "error" && !/WebSocket connection|ERR_CONNECTION/.test(message.text())) this.complaints.push(message.text())
     })
@@ -115,7 +115,7 @@ export class DemoPage {
     })
   }
 
-  /** The texts of the entries that can be seen, from the top. */
+  /** The texts of the visible entries, from the top. */
   async texts(feed = "feed") {
     return this.by(feed).locator(".entry-text:visible").allTextContents()
   }

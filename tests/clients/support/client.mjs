@@ -1,14 +1,15 @@
-// A client of one generation of phoenix.js, seen from the test: what it is told to do, and what came of it.
+// A client of one generation of phoenix.js, as the test controls it.
 
 import { NodePage } from "./page.mjs"
 import { eventually, Inbox, within } from "./wait.mjs"
 
-/** After how long a client tries again, for the first time, the second, and so on; their own tables begin with up to a second. */
+/** The delays of the first, second and later retries. The clients' own tables begin with up to a second. */
 const RETRIES_MS = [150]
 
 /**
- * Until 1.4.2 a channel sends its rejoin again by the same table, answered or not, and 1.2 and 1.3 then never learn of the
- * answer. So that it is in time on a slow day, too, their second step is long, and the third longer than they wait for it.
+ * Until 1.4.2 a channel repeats its rejoin by the same table, even if it was answered, and 1.2 and 1.3 then never learn of
+ * the answer. The second delay is long, so that the answer is in time on a slow machine, and the third is longer than the
+ * client waits for the answer.
  */
 const WARY_RETRIES_MS = [150, 2000, 12_000]
 
@@ -53,20 +54,20 @@ export class Client {
     return channel
   }
 
-  /** Waits for a message with these fields; one that came already counts. */
+  /** Waits for a message with these fields; a message that has already arrived counts. */
   async onWire(fields, what) {
     const isThis = message => Object.entries(fields).every(([name, value]) => message[name] === value)
     const message = this.wire.find(isThis) ?? new Promise(resolve => this.awaited.push({ isThis, resolve }))
     return within(message, `${what} at ${this.label}`)
   }
 
-  /** Sends a message that the client's own channels know nothing of, and waits for the reply. */
+  /** Sends a message without a channel of the client, and waits for the reply. */
   async slip(message) {
     const ref = await this.do("slip", message)
     await this.onWire({ event: "phx_reply", ref }, `the reply to ${message.event}`)
   }
 
-  /** Waits until what the server sent so far is here. */
+  /** Waits until everything that the server has sent so far has arrived. */
   async fence() {
     await this.slip({ topic: "phoenix", event: "heartbeat" })
   }
@@ -86,7 +87,7 @@ export class Client {
     if (this.ownsPage) await this.page.close()
   }
 
-  /** The page tells what happened. */
+  /** Receives what happens on the page. */
   hear(kind, ...words) {
     if (kind === "wire") this.sawOnWire(...words)
     else if (kind === "opened" || kind === "lost") this[kind].put(...words)
@@ -131,7 +132,7 @@ class Channel {
     return replies
   }
 
-  /** Leaves and waits for the server's `phx_close`; what newer clients report as "left" is their own wish. */
+  /** Leaves, and waits for the server's `phx_close`; newer clients report "left" before the server answers. */
   async leave() {
     const { client, topic } = this
     client.wire = client.wire.filter(message => message.topic !== topic)

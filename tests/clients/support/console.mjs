@@ -1,4 +1,4 @@
-// The console of an open page: names stay from one block to the next, and `await` works at the top.
+// The console of an open page. Names are kept from one block to the next, and `await` works at the top level.
 
 import assert from "node:assert/strict"
 import { eventually, Inbox } from "./wait.mjs"
@@ -10,7 +10,7 @@ export class Console {
 
   constructor(page, session) {
     Object.assign(this, { page, session })
-    /** What the page has logged. */
+    /** The lines that the page has logged. */
     this.heard = new Inbox("the console of the page")
     page.on("console", message => this.heard.put(message.text()))
   }
@@ -20,7 +20,7 @@ export class Console {
     return this.evaluate({ expression: code, replMode: true, awaitPromise: true })
   }
 
-  /** What an expression is worth. */
+  /** The value of an expression. */
   value(expression) {
     return this.evaluate({ expression, returnByValue: true })
   }
@@ -31,7 +31,7 @@ export class Console {
     return result.value
   }
 
-  /** Waits until all channels of the console's `socket`, if there is one yet, are joined. */
+  /** Waits until all channels of the console's `socket` are joined, if there already is a `socket`. */
   async keepsItsJoins() {
     const missing = () => this.value(`typeof socket === "undefined" ? [] : socket.channels.filter(channel => channel.state !== "joined").map(channel => channel.topic)`)
     await eventually(async () => (await missing()).length === 0, "every channel in the console to be joined")

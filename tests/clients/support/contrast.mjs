@@ -1,10 +1,10 @@
 // Contrast as WCAG 2 computes it, of text as a page shows it.
 
-/** The least that text needs. */
+/** The minimum for text. */
 export const CONTRAST_MIN = 4.5
 
 /**
- * Measures the texts in and below the elements that `selector` finds, as they look at this moment.
+ * Measures the texts in and below the elements that `selector` finds, in their present state.
  *
  * Returns `{ what, ratio }` for each visible text, field value and placeholder.
  */
@@ -12,7 +12,7 @@ export function contrasts(page, selector = "body") {
   return page.evaluate(measure, selector)
 }
 
-/** Runs in the page, so it brings all that it uses. */
+/** Runs in the page, so it contains everything that it uses. */
 function measure(selector) {
   const roots = [...document.querySelectorAll(selector)]
   const elements = roots.flatMap(root => [root, ...root.querySelectorAll("*")])
@@ -33,7 +33,7 @@ function measure(selector) {
     return own.trim() === "" ? [] : [[own, style]]
   }
 
-  /** What is behind an element's text: its background over that of all around it. */
+  /** The colour behind an element's text: its background over those of the elements around it. */
   function ground(element) {
     if (!element) return [255, 255, 255, 1]
     const own = colour(getComputedStyle(element).backgroundColor, 1)

@@ -13,10 +13,10 @@ import { eventually, within } from "./wait.mjs"
 /** The page that configures proxies. */
 export const PAGE = "docs/operating.md"
 
-/** Debian's account without rights; the proxies run as this one where the tests run as root. */
+/** Debian's account without rights. The proxies run under it if the tests run as root. */
 const NOBODY = 65534
 
-/** Where Debian puts servers, which is not on every user's path. */
+/** The path with the folders in which Debian installs servers. */
 const PATH = `${process.env.PATH}:/usr/sbin:/usr/local/sbin`
 
 const COMPLAINTS_CHARS_MAX = 4000
@@ -30,7 +30,7 @@ export class DocumentedProxy {
   static nginx(upstream, edit) {
     return start("nginx", upstream, edit, folder => ({
       config: block => nginxConfig(folder, block),
-      // A single process, so that nothing is left behind whatever ends it.
+      // A single process, so that no process remains if the test ends early.
       words: ["-p", folder, "-c", path.join(folder, "config"), "-e", "stderr", "-g", "daemon off; master_process off;"],
     }))
   }
@@ -108,7 +108,7 @@ async function documented(program, folder, port, upstream) {
   return changes.reduce((text, change) => replaced(text, ...change), blocks[0].code)
 }
 
-/** `text` with every `from` changed; fails if there is none. */
+/** `text` with every `from` replaced; fails if there is none. */
 export function replaced(text, from, to) {
   if (!text.includes(from)) throw new Error(`the documented configuration has no "${from}":\n${text}`)
   return text.replaceAll(from, to)
@@ -128,7 +128,7 @@ function nginxConfig(folder, block) {
   ].join("\n")
 }
 
-/** Makes a certificate for the time of the test. HAProxy wants its key in the same file, nginx does not mind. */
+/** Makes a certificate for the test. HAProxy needs the key in the same file, which nginx permits. */
 async function certify(folder) {
   const [key, certificate] = ["herald.key", "herald.pem"].map(name => path.join(folder, name))
   const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -139,7 +139,7 @@ async function certify(folder) {
   return pem
 }
 
-/** Gives the folder to an account without rights, if this one can, and answers how to become it. */
+/** If the test runs as root, gives the folder to an account without rights, and returns its ids. */
 async function rights(folder) {
   if (process.getuid() !== 0) return {}
   await chmod(folder, 0o700)

@@ -1,7 +1,7 @@
-// What a page does with its phoenix.js, on behalf of the test that steers it and is told what happens.
+// Controls the phoenix.js of a page on behalf of a test, and reports to the test what happens.
 //
-// A plain script, for a window of node's and for Chromium's alike. `module.exports` is what the published file
-// exports; `tell` takes text to the test. Clients, channels and pushes go by the numbers that the test gave them.
+// This is a plain script for windows in node and in Chromium. `module.exports` holds the exports of the published file;
+// `tell` sends text to the test. The test gives numbers to clients, channels and pushes.
 
 window.driver = (() => {
   const { Socket, LongPoll, Presence } = module.exports
@@ -45,7 +45,7 @@ window.driver = (() => {
     channels[number].leave()
   }
 
-  /** Sends a message of which the client's own channels know nothing, in the client's own encoding. */
+  /** Sends a message without a channel of the client, in the client's own encoding. */
   function slip(client, message) {
     const socket = sockets[client]
     const ref = socket.makeRef()
@@ -53,7 +53,7 @@ window.driver = (() => {
     return ref
   }
 
-  /** Sends what is no message at all. */
+  /** Sends a text that is not a message. */
   function babble(client) {
     sockets[client].conn.send("{")
   }
@@ -68,7 +68,7 @@ window.driver = (() => {
     }
   }
 
-  /** The picture of who is there, as each generation keeps it, whenever it may have changed. */
+  /** Reports who is present, in the form that each generation keeps, after each possible change. */
   function follow(channel, see) {
     if (typeof Presence === "function") {
       const presence = new Presence(channel)

@@ -1,9 +1,9 @@
-// What a server says over a WebSocket, frame by frame.
+// The frames that a server sends over a WebSocket.
 
 const HEAD_END = "\r\n\r\n"
 const TEXT = 0x1
 
-/** Cuts a server's bytes, its handshake first, into frames and lets go on those whose text is `wanted`. */
+/** Divides a server's bytes into the handshake and frames, and passes on the frames whose text is `wanted`. */
 export class Frames {
   constructor(wanted) {
     this.wanted = wanted
@@ -11,7 +11,7 @@ export class Frames {
     this.isOpen = false
   }
 
-  /** The bytes that go on, of these and of what was not whole before. */
+  /** The bytes to pass on, of these and of the incomplete frame before. */
   sift(chunk) {
     this.bytes = Buffer.concat([this.bytes, chunk])
     const whole = []
@@ -24,7 +24,7 @@ export class Frames {
     return Buffer.concat(whole)
   }
 
-  /** How long the handshake or the frame is that comes next; 0 while that cannot be told. A server's are not masked. */
+  /** The length of the next frame or of the handshake; 0 while it is unknown. Frames of a server are not masked. */
   next() {
     const { bytes } = this
     if (!this.isOpen) {

@@ -1,17 +1,17 @@
-// phoenix.js, one published release per generation, and what each of them can do.
+// The generations of phoenix.js: one published release for each, and what it can do.
 
 /**
  * One row per generation; `module` is the name under which package.json installs it.
  *
- * - `patient`: waits for replies for as long as it takes, until 1.1.
- * - `flushesLate`: what was pushed before it had joined is sent with its next join, until 1.1.
- * - `staysAway`: connects again only after a close event whose code is not 1000, from 1.4.0 to 1.4.2; its own heartbeat
- *   timer closes with 1000, and its long-poll closes without an event.
- * - `rejoinsDenied`: a join that was refused is tried again, from 1.4.3.
+ * - `patient`: has no timeout for replies, until 1.1.
+ * - `flushesLate`: sends events that were pushed before it had joined with its next join, until 1.1.
+ * - `staysAway`: reconnects only after a close event whose code is not 1000, from 1.4.0 to 1.4.2; its own heartbeat timer
+ *   closes with 1000, and its long-poll closes without an event.
+ * - `rejoinsDenied`: retries a join that was refused, from 1.4.3.
  * - `leavesDuplicates`: a second channel object of a topic makes the first one leave, from 1.5.
- * - `presence`: functions over an object that the page keeps, or an object that keeps it.
- * - `bytes`: reads and writes binary frames, from 1.5.7; `posts`: also knows how long-poll carries them, from 1.7.
- * - `namesInUtf8`: measures a binary frame's names as a server does, from 1.8.7.
+ * - `presence`: `functions` on a state that the page keeps, or `objects` that keep the state.
+ * - `bytes`: reads and writes binary frames, from 1.5.7; `posts`: also sends them over long-poll, from 1.7.
+ * - `namesInUtf8`: measures the names in a binary frame in bytes of UTF-8, from 1.8.7.
  * - `fallsBack`: has `longPollFallbackMs`, from 1.7.11.
  */
 export const GENERATIONS = [
@@ -29,19 +29,19 @@ export const GENERATIONS = [
 export const OLDEST = GENERATIONS[0]
 export const LATEST = GENERATIONS[GENERATIONS.length - 1]
 
-/** A fault of phoenix.js: what it lost over long-poll it never connects again. */
+/** A fault of phoenix.js: a long-poll session that has ended is never opened again. */
 export const STAYS_AWAY = ({ staysAway, transport }) =>
   staysAway && transport === "long-poll" && "it reconnects only after a close event, and its long-poll has none"
 
-/** How a client may be connected. */
+/** The transports of a client. */
 export const TRANSPORTS = ["WebSocket", "long-poll"]
 
-/** Every one of these generations over every transport. */
+/** Each of these generations over each transport. */
 export function overEachTransport(generations) {
   return TRANSPORTS.flatMap(transport => generations.map(generation => ({ ...generation, transport })))
 }
 
-/** What all have had since 1.5. */
+/** The properties that all generations have had since 1.5. */
 function modern(more) {
   return { vsn: "2.0.0", presence: "objects", rejoinsDenied: true, leavesDuplicates: true, ...more }
 }

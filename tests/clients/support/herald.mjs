@@ -1,4 +1,4 @@
-// A real Herald for a test file: the built binary, in a folder and on a port of its own.
+// A running Herald for a test file: the built binary, with its own folder and port.
 
 import { spawn } from "node:child_process"
 import { rmSync } from "node:fs"
@@ -15,7 +15,7 @@ const START_DEADLINE_MS = 30_000
 
 export const BINARY = path.resolve(process.env.HERALD_BIN ?? path.join(HERE, "../../../target/debug/herald"))
 
-/** The first article's administrator, and the app that development seeds. */
+/** The administrator and the app of the development environment. */
 export const ADMIN = { username: "pusher_admin_username", password: "pusher_admin_password" }
 export const TEST_APP = { slug: "test-app", key: "test-app-fake-key", secret: "test-app-fake-secret" }
 
@@ -49,7 +49,7 @@ export class Herald {
     return `http://${this.host}`
   }
 
-  /** Starts (again): same folder, same database, same port. */
+  /** Starts the server, or restarts it with the same folder, database and port. */
   async start() {
     this.child = spawn(BINARY, [], { cwd: this.folder, env: this.environment(), stdio: ["ignore", "ignore", "pipe"] })
     running.add(this.child)
@@ -65,14 +65,14 @@ export class Herald {
     await eventually(() => this.isReady(), "the server to be ready", START_DEADLINE_MS)
   }
 
-  /** Stops it with `signal` and waits until it is gone. */
+  /** Stops the server with `signal`, and waits until it has ended. */
   async stop(signal = "SIGTERM") {
     this.child.kill(signal)
     await within(this.ended, `${signal} to end the server`)
     running.delete(this.child)
   }
 
-  /** Ends the server for good and removes its folder. */
+  /** Ends the server, and removes its folder. */
   async close() {
     this.child.kill("SIGKILL")
     await within(this.ended, "the server to end")
@@ -81,12 +81,12 @@ export class Herald {
     folders.delete(this.folder)
   }
 
-  /** Runs a subcommand of the same binary on the same database, and returns what it prints. */
+  /** Runs a subcommand of the same binary on the same database, and returns its output. */
   command(...words) {
     return this.printed(BINARY, words)
   }
 
-  /** Runs a line as it is typed into a terminal in which `herald` is the same binary, and returns what it prints. */
+  /** Runs a line as in a terminal in which `herald` is the same binary, and returns its output. */
   typed(line) {
     return this.printed("bash", ["-euo", "pipefail", "-c", `herald() { ${quotedForBash(BINARY)} "$@"; }\n${line}`])
   }
@@ -114,30 +114,30 @@ export class Herald {
     await this.ask("PATCH", `/api/admin/apps/${slug}`, ADMIN, { app: fields })
   }
 
-  /** Triggers an event as the first article's Rails does; `fields.payload` is an object. */
+  /** Triggers an event as the first article does from Rails; `fields.payload` is an object. */
   async trigger(fields, app = TEST_APP) {
     await this.triggerRaw({ ...fields, payload: JSON.stringify(fields.payload ?? {}) }, app)
   }
 
-  /** Triggers an event whose payload is in `fields` as the wire wants it, and returns the answer. */
+  /** Triggers an event whose payload is already text, and returns the answer. */
   triggerRaw(fields, app = TEST_APP) {
     const form = { event: "msg", scope: "public", ...fields }
     return this.ask("POST", `/api/apps/${app.slug}/events`, login(app), new URLSearchParams(form))
   }
 
-  /** Ends joins of an app from outside: those with a token of one `sub`, or those of one `topic`. */
+  /** Ends joins of an app: those with a token of one `sub`, or those of one `topic`. */
   async disconnect(whose, app = TEST_APP) {
     await this.ask("POST", `/api/apps/${app.slug}/disconnect`, login(app), whose)
   }
 
-  /** Waits until so many are joined to a channel of the app. */
+  /** Waits until a channel of the app has `count` subscribers. */
   async hasSubscribers(count, { scope, channel }, app = TEST_APP) {
     const where = `/api/apps/${app.slug}/channels/${scope}/${encodeURIComponent(channel)}`
     const asked = async () => (await this.ask("GET", where, login(app))).data.subscribers
     await eventually(async () => (await asked()) === count, `${count} subscribers of ${channel}`)
   }
 
-  /** Asks the HTTP API, with a form or an object as JSON; fails unless the answer has this status. */
+  /** Calls the HTTP API with a form, or with an object as JSON; fails unless the answer has the `expected` status. */
   async ask(method, where, { username, password }, fields, expected = 200) {
     const isForm = fields instanceof URLSearchParams
     const headers = { authorization: basic(username, password), ...(fields && !isForm && { "content-type": "application/json" }) }

@@ -1,4 +1,4 @@
-// Which client does what, as docs/conformance.md shows it.
+// The results of all clients, as docs/conformance.md shows them.
 
 import { readFile, writeFile } from "node:fs/promises"
 
@@ -6,7 +6,7 @@ const DOCUMENT = new URL("../../../docs/conformance.md", import.meta.url)
 const BEGIN = "<!-- The matrix is what ran; see tests/clients/generations.test.mjs. -->\n"
 const END = "<!-- The matrix ends here. -->\n"
 
-/** What became of each step with each client; a client is of a `label`, in a `place`, over a `transport`. */
+/** The result of each step with each client; a client has a `label`, a `place` and a `transport`. */
 export class Matrix {
   constructor(steps, clients) {
     Object.assign(this, { steps, clients })
@@ -17,7 +17,7 @@ export class Matrix {
     this.words.set(`${step} with ${client.id}`, word)
   }
 
-  /** The cell's word; a test that failed, or did not run, has left none. */
+  /** The text of a cell; there is none if its test failed or did not run. */
   get(step, client) {
     return this.words.get(`${step} with ${client.id}`) ?? "**not shown**"
   }
@@ -26,7 +26,7 @@ export class Matrix {
     return this.words.size === this.steps.length * this.clients.length
   }
 
-  /** One table per place and transport: a line per step, a column per generation. */
+  /** One table for each place and transport, with a line for each step and a column for each generation. */
   toString() {
     const headings = [...new Set(this.clients.map(heading))]
     const tables = headings.map(title => `\n${title}\n\n${this.table(this.clients.filter(client => heading(client) === title))}`)
@@ -42,7 +42,7 @@ export class Matrix {
     return lines.map(cells => `| ${cells.join(" | ")} |\n`).join("")
   }
 
-  /** What the document says. With HERALD_WRITE_CONFORMANCE set, and nothing missing, it is first made to say this. */
+  /** The tables of the page. If HERALD_WRITE_CONFORMANCE is set, and no result is missing, they are first written. */
   async documented() {
     const document = await readFile(DOCUMENT, "utf8")
     const [before, rest] = halves(document, BEGIN)

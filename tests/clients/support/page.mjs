@@ -1,4 +1,4 @@
-// Pages with one generation of phoenix.js on them and a driver beside it: windows of node's, or tabs of Chromium.
+// Pages with one generation of phoenix.js and a driver: windows in node, or tabs of Chromium.
 
 import path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -7,7 +7,7 @@ import { pageRequests } from "./xhr.mjs"
 
 const DRIVER = path.join(path.dirname(fileURLToPath(import.meta.url)), "driver.js")
 
-/** What both kinds share: whoever is told something on the page is found by its number. */
+/** The common part of both kinds: it passes what happens on the page to the receiver with a number. */
 class Page {
   constructor() {
     this.clients = new Map()
@@ -24,7 +24,7 @@ class Page {
   }
 }
 
-/** A window in this very process. */
+/** A window in this process. */
 export class NodePage extends Page {
   constructor(generation) {
     super()
@@ -35,7 +35,7 @@ export class NodePage extends Page {
     run(DRIVER, this.window)
   }
 
-  /** Has the driver do something. */
+  /** Sends a command to the driver. */
   async call(method, ...words) {
     return this.window.driver[method](...words)
   }
@@ -45,11 +45,11 @@ export class NodePage extends Page {
   }
 }
 
-/** A tab of Chromium, at a page of `herald`'s. */
+/** A tab of Chromium with a page of `herald`. */
 export class ChromiumPage extends Page {
   static async open(browser, generation, herald) {
     const page = new ChromiumPage()
-    // Any page of that origin will do, as long as its policy lets the test add a script.
+    // Any page of that origin works if its policy lets the test add a script.
     const tab = await browser.tab(`${herald.origin}/health`)
     await tab.exposeFunction("tell", text => page.told(text))
     await tab.addScriptTag({ content: "var module = { exports: {} }, exports = module.exports" })

@@ -2,8 +2,8 @@
 //
 //   scripts/picture
 //
-// The page is the real one, of a server that runs for the picture alone. Only its clock stands still, so that a picture
-// that is taken again differs only where the page does.
+// The page is that of a running server. The clock of the page is set by this script, so that two pictures differ only where
+// the page differs.
 
 import { writeFile } from "node:fs/promises"
 import path from "node:path"
@@ -40,7 +40,7 @@ async function opened(colorScheme) {
   return window
 }
 
-/** Has the page show events of each kind: for its channel, for all channels, and one that it sends itself. */
+/** Fills the page with events: two for its channel, one for all channels, and one that it sends itself. */
 async function fill(window) {
   await arrives(window, 0, { topic: "foo-topic", payload: { name: "Rails", message: "Order 4711 has been paid." } })
   await arrives(window, 9, { topic: "#general", payload: { name: "Rails", message: "Version 42 is out: please reload." } })
@@ -55,14 +55,14 @@ async function fill(window) {
   })
 }
 
-/** Triggers an event at so many seconds after noon by the page's clock, and waits until the page shows it. */
+/** Triggers an event at `second` seconds after noon by the page's clock, and waits until the page shows it. */
 async function arrives(window, second, event) {
   await window.page.clock.setFixedTime(NOON + 1000 * second)
   await herald.trigger(event)
   await window.entry(event.payload.message)
 }
 
-/** What the window shows, as WebP, which Playwright itself cannot make. */
+/** A picture of the page as WebP, which Playwright itself cannot make. */
 async function picture(page) {
   const session = await page.context().newCDPSession(page)
   const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: QUALITY })

@@ -1,4 +1,4 @@
-// A proxy in front of a server, and the ways in which proxies and networks go wrong.
+// A proxy in front of a server that simulates failures of proxies and networks.
 
 import net from "node:net"
 import { Frames } from "./frames.mjs"
@@ -7,7 +7,7 @@ const HEAD_END = "\r\n\r\n"
 const REFUSAL = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 export class Proxy {
-  /** Listens in front of `herald`; `upgrades` says whether WebSockets pass. */
+  /** Listens in front of `herald`; `upgrades` says whether WebSockets are permitted. */
   static async start(herald, { upgrades = true } = {}) {
     const proxy = new Proxy(herald, upgrades)
     await new Promise((resolve, reject) => proxy.server.on("error", reject).listen(0, "127.0.0.1", resolve))
@@ -33,17 +33,17 @@ export class Proxy {
     return `http://${this.host}`
   }
 
-  /** How many connections began with a request to this path. */
+  /** The number of connections that began with a request to this path. */
   count(path) {
     return this.seen.filter(seen => seen === path).length
   }
 
-  /** From now on, of what the server says over WebSockets, keeps back the texts that `isUnwanted`. */
+  /** From now on drops the texts that the server sends over WebSockets and that are `isUnwanted`. */
   keepBack(isUnwanted) {
     this.keepsBack = isUnwanted
   }
 
-  /** Breaks every connection, as a network does: no side has said goodbye. */
+  /** Breaks every connection as a network failure does: neither side sends a close. */
   cut() {
     this.sockets.forEach(socket => socket.destroy())
   }
@@ -75,7 +75,7 @@ export class Proxy {
 
   keep(socket) {
     this.sockets.add(socket)
-    // A connection that breaks is the other side's to notice.
+    // The other side notices a connection that breaks.
     socket.on("error", () => socket.destroy())
     return socket.on("close", () => this.sockets.delete(socket))
   }
@@ -86,7 +86,7 @@ export class Proxy {
   }
 }
 
-/** Where bytes of one direction pass, or wait in line until they may. */
+/** Passes the bytes of one direction on, or queues them until they may pass. */
 class Gate {
   constructor() {
     this.isHeld = false

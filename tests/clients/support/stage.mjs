@@ -1,10 +1,10 @@
-// What a step of the matrix has at hand: its client's generation, an app of its own, servers, and a broom.
+// The tools of a step of the matrix: the generation of its client, its own app, servers, and a clean-up.
 
 import { Client } from "./client.mjs"
 import { Proxy } from "./proxy.mjs"
 import { mint } from "./token.mjs"
 
-/** Describes a step: what every client goes through, or why it cannot. See `generations.test.mjs`. */
+/** Describes a step: what a client does, or why it cannot. See `generations.test.mjs`. */
 export function step(title, parts) {
   const label = title.replace(/^(e\d{3}_)*e\d{3} /, "")
   return { title, label, ...parts }
@@ -24,7 +24,7 @@ export class Stage {
     return this.client.transport === "WebSocket"
   }
 
-  /** Connects a client of the generation, over the transport and in the place that are this stage's. */
+  /** Connects a client of this stage's generation, over its transport and in its place. */
   connect({ to = this.herald, ...options } = {}) {
     return this.clear(new Client(this.client, to, { page: this.client.page, ...options }))
   }

@@ -1,4 +1,4 @@
-// A terminal into which a reader pastes one block of a document after another.
+// A terminal into which a reader pastes one block of a page after another.
 
 import assert from "node:assert/strict"
 import { spawn } from "node:child_process"
@@ -9,13 +9,13 @@ import { within } from "./wait.mjs"
 const COMMAND_DEADLINE_MS = 30_000
 const STDERR_CHARS_MAX = 4000
 
-/** Every process that was started here and may still run. */
+/** The processes that were started here and may still run. */
 const started = new Set()
 process.on("exit", () => started.forEach(child => kill(child)))
 
-/** One shell: what a block defines, later blocks find. */
+/** A shell. Later blocks see what earlier blocks have defined. */
 export class Terminal {
-  /** Opens one in the folder `cwd`; `folder` is for what is pasted. */
+  /** Opens a shell in the folder `cwd`; `folder` holds the pasted text. */
   constructor({ cwd, folder, env }) {
     this.file = path.join(folder, "pasted.sh")
     this.shell = start("bash", ["--norc", "--noprofile"], { cwd, env, stdio: ["pipe", "pipe", "pipe"] })
@@ -27,7 +27,7 @@ export class Terminal {
     this.blocks = 0
   }
 
-  /** Pastes a block and returns what it prints; each of its commands must succeed. */
+  /** Pastes a block, and returns its output; each of its commands must succeed. */
   async paste(code) {
     this.printed = ""
     this.shell.complaints = ""
@@ -51,7 +51,7 @@ export class Terminal {
   }
 }
 
-/** Starts a program in a process group of its own, with the end of its standard error in `complaints`. */
+/** Starts a program in its own process group; `complaints` holds the end of its standard error. */
 export function start(program, words, { cwd, env, stdio = ["ignore", "ignore", "pipe"] }) {
   const child = spawn(program, words, { cwd, env: { ...process.env, ...env }, detached: true, stdio })
   child.complaints = ""
@@ -62,7 +62,7 @@ export function start(program, words, { cwd, env, stdio = ["ignore", "ignore", "
   return child
 }
 
-/** Runs a program to its end and returns what it prints; it must succeed. */
+/** Runs a program to its end, and returns its output; it must succeed. */
 export async function run(program, words, options) {
   const child = start(program, words, { ...options, stdio: ["ignore", "pipe", "pipe"] })
   let printed = ""
@@ -72,7 +72,7 @@ export async function run(program, words, options) {
   return printed
 }
 
-/** Ends a program and all that it started. */
+/** Ends a program and all processes that it has started. */
 export function kill(child, signal = "SIGKILL") {
   try {
     process.kill(-child.pid, signal)

@@ -1,10 +1,10 @@
-// JSON Web Tokens as a web application mints them, with nothing but node.
+// JSON Web Tokens, minted as an application mints them, without a library.
 
 import { createHmac } from "node:crypto"
 
 const HASHES = { HS256: "sha256", HS512: "sha512" }
 
-/** Signs `claims`; by default for an hour. */
+/** Mints a token with `claims`, which is valid for an hour unless they have an `exp`. */
 export function mint(claims, secret, alg = "HS256") {
   const exp = Math.floor(Date.now() / 1000) + 3600
   const signed = [{ alg, typ: "JWT" }, { exp, ...claims }].map(encode).join(".")

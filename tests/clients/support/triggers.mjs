@@ -1,16 +1,16 @@
-// Triggers by the thousand, over connections that are kept.
+// Thousands of triggers over connections that are kept open.
 
 import http from "node:http"
 import https from "node:https"
 import { basic, TEST_APP } from "./herald.mjs"
 import { DEADLINE_MS } from "./wait.mjs"
 
-/** Where the triggers of these tests are heard. */
+/** The topic on which the triggers of these tests arrive. */
 export const LOAD_TOPIC = `public:${TEST_APP.slug}:load`
 
 const PATH = `/api/apps/${TEST_APP.slug}/events`
 
-/** Posts triggers through one pool of kept connections. */
+/** Posts triggers through a pool of connections that are kept open. */
 export class Triggers {
   constructor({ origin, certificate }, { connections, headers = {} }) {
     const kind = origin.startsWith("https:") ? https : http
@@ -20,7 +20,7 @@ export class Triggers {
     Object.assign(this, { kind, agent, connections, url: origin + PATH, headers: { ...login, ...form, ...headers } })
   }
 
-  /** Posts the triggers from `first` on, as many at once as there are connections, and counts what became of them. */
+  /** Posts the triggers from `first` on, as many at once as there are connections, and counts their outcomes. */
   async post(count, { first = 0 } = {}) {
     const outcomes = {}
     let next = first
@@ -34,7 +34,7 @@ export class Triggers {
     return outcomes
   }
 
-  /** Posts one trigger; answers its status, or what went wrong. */
+  /** Posts one trigger; returns its status, or the error. */
   one(n) {
     const body = new URLSearchParams({ event: "msg", scope: "public", topic: "load", payload: JSON.stringify({ n }) }).toString()
     const headers = { ...this.headers, "content-length": body.length }

@@ -1,8 +1,8 @@
-// Joins `public:test-app:foo-topic`, waits for the event `msg`, then for the server to stop.
+// Joins `public:test-app:foo-topic`, waits for the event `msg`, and then for the server to stop.
 //
 //   node until-stopped.mjs ws://127.0.0.1:4000
 //
-// Says each on a line of its own. Exits with 0 if both came: the event, and a close with 1012.
+// Prints a line for each. Exits with 0 if the event and then a close with code 1012 arrived.
 
 import WebSocket from "ws"
 

@@ -1,9 +1,9 @@
-// Waiting with a deadline: every wait in these tests goes through here.
+// Waiting with a deadline. Every wait in these tests uses this file.
 
-/** How long anything may take before the test says what it was waiting for, in milliseconds. */
+/** The time after which a wait fails, in milliseconds. */
 export const DEADLINE_MS = 30_000
 
-/** Settles like `promise`, or fails naming `what` when the deadline passes first. */
+/** Settles like `promise`, or fails with the name `what` if the deadline passes first. */
 export async function within(promise, what, deadlineMs = DEADLINE_MS) {
   let timer
   const late = new Promise((_, reject) => {
@@ -16,7 +16,7 @@ export async function within(promise, what, deadlineMs = DEADLINE_MS) {
   }
 }
 
-/** Asks `check` again and again until it answers something truthy, and returns that. */
+/** Calls `check` repeatedly until it returns a truthy value, and returns that value. */
 export async function eventually(check, what, deadlineMs = DEADLINE_MS) {
   const end = Date.now() + deadlineMs
   for (;;) {
@@ -27,7 +27,7 @@ export async function eventually(check, what, deadlineMs = DEADLINE_MS) {
   }
 }
 
-/** What arrived and was not yet taken, in order of arrival. */
+/** The items that have arrived and were not taken yet, in their order of arrival. */
 export class Inbox {
   constructor(name) {
     this.name = name
@@ -43,7 +43,7 @@ export class Inbox {
     else this.arrived.push(item)
   }
 
-  /** The next item, arrived already or still to come. */
+  /** The next item, which has arrived already or is still to arrive. */
   take(what = "the next item", deadlineMs = DEADLINE_MS) {
     if (this.arrived.length > 0) return Promise.resolve(this.arrived.shift())
     const next = new Promise(resolve => this.waiting.push(resolve))
@@ -54,7 +54,7 @@ export class Inbox {
     return this.arrived.length === 0
   }
 
-  /** Everything that arrived and nobody took. */
+  /** All items that have arrived and were not taken. */
   rest() {
     return this.arrived.splice(0)
   }

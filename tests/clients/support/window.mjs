@@ -1,4 +1,4 @@
-// A browser's window, as much of it as phoenix.js and the articles' code use, and phoenix.js inside it.
+// A window with the browser globals that phoenix.js and the articles' code use, and phoenix.js inside it.
 
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -7,7 +7,7 @@ import WebSocket from "ws"
 
 const require = createRequire(import.meta.url)
 
-/** The file that a generation's npm package has its users load. */
+/** The file that users of a generation's npm package load. */
 export function published({ module: name }) {
   return require.resolve(name)
 }
@@ -27,19 +27,19 @@ export function run(file, window) {
 /** A new window; `page` adds globals to it. */
 export function browserGlobals(page = {}) {
   const module = { exports: {} }
-  // phoenix.js knows bytes by their constructor, so it has to be the one that `ws` uses.
+  // phoenix.js recognises binary data by its constructor, which must be the one that `ws` uses.
   const bytes = { ArrayBuffer, Uint8Array, DataView, TextEncoder, TextDecoder }
   const globals = { WebSocket, ...bytes, btoa, console, status: "", module, exports: module.exports }
   const window = vm.createContext({ ...globals, ...page })
   window.window = window.self = window
-  // Some clients forget their heartbeat when they disconnect; a test must still end.
+  // Some clients do not stop their heartbeat timer when they disconnect; the test must still end.
   window.setTimeout = (...timer) => setTimeout(...timer).unref()
   window.setInterval = (...timer) => setInterval(...timer).unref()
   Object.assign(window, { clearTimeout, clearInterval })
   return window
 }
 
-/** Turns what another realm made into plain values that `assert` can compare. */
+/** Turns a value from another realm into plain values that `assert` can compare. */
 export function plain(value) {
   return value === undefined ? undefined : JSON.parse(JSON.stringify(value))
 }

@@ -1,10 +1,10 @@
-// `XMLHttpRequest` for pages without a browser: as much of it as phoenix.js uses, over `fetch`.
+// The part of `XMLHttpRequest` that phoenix.js uses, on top of `fetch`, for pages without a browser.
 
 const UNSENT = 0
 const OPENED = 1
 const DONE = 4
 
-/** The `XMLHttpRequest` of one page, and what happens to its requests when the page goes. */
+/** The `XMLHttpRequest` of one page, whose requests end when the page is closed. */
 export function pageRequests() {
   const underWay = new Set()
 
@@ -31,7 +31,7 @@ export function pageRequests() {
       answered.then(answer => this.settle(cancel, answer), () => this.fail(cancel))
     }
 
-    /** As in a browser, an aborted request is done, and then as if it had never been. */
+    /** As in a browser, an aborted request is first done, and is then reset to its initial state. */
     abort() {
       const { cancel } = this
       if (!underWay.has(cancel)) return
@@ -63,7 +63,7 @@ export function pageRequests() {
     }
   }
 
-  /** The page goes: nothing of it hears of its requests any more. */
+  /** Closes the page: its code no longer receives the results of its requests. */
   const close = () => {
     const cancelled = [...underWay]
     underWay.clear()

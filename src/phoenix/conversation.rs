@@ -11,13 +11,11 @@ use crate::{
     app::{
         AppDirectory, AppId,
         refusals::{Attempt, Refused, Target},
-        subject::Subject,
-        token::Grant,
     },
     broker::{
         Addressing, TopicName,
         presence::Persona,
-        subscriber::{Disconnect, Frame, Joined, Place, ScopeKey, Subscription},
+        subscriber::{Disconnect, Frame, Joined, Subscription},
     },
     metrics::{
         Metrics,
@@ -33,7 +31,8 @@ use crate::{
 use push::PushRefusal;
 
 use super::{
-    admission::{Admitted, Caller, Footing, JoinRefusal, Judge, Standing},
+    admission::{Admitted, Caller, JoinRefusal, Judge, Standing},
+    joins::{Ended, Join, Joins, UnderWay},
     message::{Label, Malformed, Message, Outgoing, Ref, Transport, Version},
     presence::{self, Profile},
 };
@@ -67,32 +66,18 @@ pub struct Conversation {
     transport: Transport,
     caller: Box<Caller>,
     rules: Arc<Rules>,
-    /// Few and small: most clients join one topic, none more than a hundred.
-    joins: Vec<Join>,
-    asked: Option<Box<Asked>>,
+    joins: Joins,
+    pushed: Option<Box<Pushed>>,
     events: Bucket,
     join_tries: Bucket,
 }
 
-/// A joined topic.
-struct Join {
-    topic: TopicName,
-    /// What the client called this incarnation; its `ref` if it did not say (decision 13.10).
+/// A publication or an update that the broker has not answered yet, with what its reply needs if it
+/// fails.
+struct Pushed {
+    topic: Label,
     join_ref: Ref,
-    footing: Footing,
-    /// The session's place among those of the app, shared by its joins.
-    place_in_app: Arc<Held<AppId>>,
-    /// What others see of it, where it is tracked.
-    profile: Option<Box<Profile>>,
-}
-
-/// What the broker was asked for and has not answered yet.
-enum Asked {
-    /// A join, with the `join_ref` and `ref` of its message, and whether its app wants it ended
-    /// meanwhile.
-    Join { join: Join, join_ref: Ref, reference: Ref, is_disconnected: bool },
-    /// A publication or an update, with what its reply needs if it fails.
-    Push { topic: Label, join_ref: Ref, reference: Ref },
+    reference: Ref,
 }
 
 /// The event of heartbeats.
@@ -114,8 +99,8 @@ impl Conversation {
             transport,
             caller,
             rules,
-            joins: Vec::new(),
-            asked: None,
+            joins: Joins::default(),
+            pushed: None,
             events: Bucket::default(),
             join_tries: Bucket::default(),
         }
@@ -127,7 +112,7 @@ impl Conversation {
         if message.is_heartbeat() {
             return vec![Effect::Send(self.alive(&message))];
         }
-        match (self.joined(topic), event) {
+        match (self.joins.position(topic), event) {
             (_, Some("phx_join")) => self.join(&message, now_s),
             (None, Some("phx_leave")) => vec![self.reply(join_ref, reference, topic, OK)],
             (None, _) => {
@@ -135,7 +120,7 @@ impl Conversation {
                 vec![self.reply(&Ref::null(), reference, topic, &refusal)]
             }
             // Silence, not an error: clients race their own rejoins.
-            (Some(at), _) if !self.joins[at].is_meant_by(join_ref) => Vec::new(),
+            (Some(at), _) if !self.joins.at(at).is_meant_by(join_ref) => Vec::new(),
             (Some(at), Some("phx_leave")) => self.leave(at, reference),
             (Some(at), _) => self.push(at, &message, now_s),
         }
@@ -157,10 +142,7 @@ impl Conversation {
                     format: self.version.format(self.transport),
                     persona,
                 };
-                let (join_ref, reference) = (join_ref.clone(), reference.clone());
-                let is_disconnected = false;
-                let asked = Asked::Join { join, join_ref, reference, is_disconnected };
-                self.asked = Some(Box::new(asked));
+                self.joins.ask(join, join_ref.clone(), reference.clone());
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
@@ -171,11 +153,10 @@ impl Conversation {
                 let join_ref = if refusal.is_unmatched() { &Ref::null() } else { join_ref };
                 let reply = self.reply(join_ref, reference, topic, &error(&refusal.response()));
                 let mut effects = vec![reply];
-                // Who joins anew has given up what it had, whatever comes of it.
-                if let Some(at) = self.joined(topic) {
-                    let old = self.joins.swap_remove(at);
+                // A client that joins anew has given up its old join, whatever comes of the new one.
+                if let Some(old) = self.joins.give_up(topic) {
                     effects.extend(self.replaced(&old));
-                    effects.extend(self.unsubscribe(&old));
+                    effects.extend(self.joins.unsubscribe(&old));
                 }
                 effects
             }
@@ -195,12 +176,12 @@ impl Conversation {
         }
         // The same for all who join, instead of a copy each.
         name.app = app.slug.clone();
-        if self.joined(topic).is_none() && self.joins.len() >= self.rules.channels_max {
+        if self.joins.position(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
         }
         let Admitted { mut footing, visitor } =
             self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
-        footing.grant = footing.grant.map(|grant| self.shared(grant));
+        footing.grant = footing.grant.map(|grant| self.joins.shared(grant));
         let (profile, persona) = match visitor {
             Some(visitor) => {
                 let (profile, persona) = Profile::of(visitor, now_s).map_err(JoinRefusal::Meta)?;
@@ -213,22 +194,13 @@ impl Conversation {
         Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
     }
 
-    /// A grant that this session has already and that says the same, or else this one. A token may
-    /// have kilobytes of patterns; a session keeps them once, however many topics it joins with it.
-    fn shared(&self, grant: Arc<Grant>) -> Arc<Grant> {
-        let mut held = self.joins.iter().filter_map(|join| join.footing.grant.as_ref());
-        held.find(|held| held.says_the_same_as(&grant)).cloned().unwrap_or(grant)
-    }
-
     /// This session's place among those of an app: the one it has, or a new one.
     fn place_in(&self, app: AppId) -> Result<Arc<Held<AppId>>, JoinRefusal> {
-        match self.joins.iter().find(|join| join.footing.app == app) {
-            Some(join) => Ok(join.place_in_app.clone()),
-            None => {
-                let place = self.rules.app_sessions.take(&app);
-                place.map(Arc::new).map_err(|Full| JoinRefusal::TooManySessions)
-            }
+        if let Some(place) = self.joins.place_in(app) {
+            return Ok(place);
         }
+        let place = self.rules.app_sessions.take(&app);
+        place.map(Arc::new).map_err(|Full| JoinRefusal::TooManySessions)
     }
 
     fn count(&self, refusal: JoinRefusal) {
@@ -258,17 +230,15 @@ impl Conversation {
         self.rules.judge.refusals.note(&Refused { attempt, app, address, reason }, now_s);
     }
 
-    /// A join's subscription was taken, or not. The apps may have changed since it was judged, and
-    /// the change may have been announced before this session could hear of it: so it is judged
-    /// once more.
-    fn joined_or_not(
+    /// The broker has answered a join. The apps may have changed since it was judged, and the change
+    /// may have been announced before this session could hear of it: so it is judged once more.
+    fn settle(
         &mut self,
-        mut join: Join,
-        (join_ref, reference): (&Ref, &Ref),
+        UnderWay { mut join, join_ref, reference, .. }: UnderWay,
+        old: Option<Join>,
         outcome: Result<Joined, JoinRefusal>,
     ) -> Vec<Effect> {
         let topic = Label::from(join.topic.as_str());
-        let old = self.joined(&topic).map(|at| self.joins.swap_remove(at));
         let readmitted = outcome.and_then(|joined| {
             let apps = self.rules.directory.load();
             let footing = self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
@@ -278,7 +248,7 @@ impl Conversation {
         let mut effects = Vec::with_capacity(2);
         // The slug may have passed to another app since: then the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
-            effects.extend(self.unsubscribe(left));
+            effects.extend(self.joins.unsubscribe(left));
         }
         match readmitted {
             Ok((footing, who_is_there)) => {
@@ -286,23 +256,17 @@ impl Conversation {
                 join.footing = footing;
                 members = who_is_there.map(|members| self.state(&join, &members));
                 let response = if join.topic.scope.is_public() { OK } else { JOINED };
-                effects.push(self.reply(join_ref, reference, &topic, response));
-                // One topic is the common case, and an idle session should not keep room for four.
-                if self.joins.is_empty() {
-                    self.joins.reserve_exact(1);
-                }
-                self.joins.push(join);
+                effects.push(self.reply(&join_ref, &reference, &topic, response));
+                self.joins.open(join);
             }
             Err(refusal) => {
                 self.count(refusal);
-                effects.extend(self.unsubscribe(&join));
+                effects.extend(self.joins.unsubscribe(&join));
                 let refusal = error(&refusal.response());
-                effects.push(self.reply(join_ref, reference, &topic, &refusal));
+                effects.push(self.reply(&join_ref, &reference, &topic, &refusal));
             }
         }
-        if let Some(old) = old {
-            effects.extend(self.replaced(&old));
-        }
+        effects.extend(old.and_then(|old| self.replaced(&old)));
         effects.extend(members);
         effects
     }
@@ -322,16 +286,16 @@ impl Conversation {
     }
 
     fn leave(&mut self, at: usize, reference: &Ref) -> Vec<Effect> {
-        let join = self.joins.swap_remove(at);
+        let join = self.joins.leave(at);
         let topic = Label::from(join.topic.as_str());
-        let left = self.unsubscribe(&join);
+        let left = self.joins.unsubscribe(&join);
         let reply = self.reply(&join.join_ref, reference, &topic, OK);
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
     fn push(&mut self, at: usize, message: &Message, now_s: f64) -> Vec<Effect> {
         let is_in_time = self.events.take(1, self.rules.client_events_max, now_s);
-        let join = &self.joins[at];
+        let join = self.joins.at(at);
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
         let ordered = match is_in_time {
             true => self.ordered(join, message),
@@ -340,7 +304,7 @@ impl Conversation {
         match ordered {
             Ok(effect) => {
                 let topic = message.topic.clone();
-                self.asked = Some(Box::new(Asked::Push { topic, join_ref, reference }));
+                self.pushed = Some(Box::new(Pushed { topic, join_ref, reference }));
                 vec![effect]
             }
             Err(refusal) => {
@@ -358,36 +322,18 @@ impl Conversation {
         }
     }
 
-    /// Gives up the subscription of a join, unless a rejoin that is under way needs it.
-    fn unsubscribe(&self, left: &Join) -> Option<Effect> {
-        let is_needed =
-            matches!(self.asked.as_deref(), Some(Asked::Join { join, .. }) if join.hears_as(left));
-        (!is_needed).then(|| Effect::Unsubscribe(left.place(), left.topic.wire().clone()))
-    }
-
-    /// Ends joins of an app, which are no longer among this session's. One that holds nothing of
-    /// another app is closed as a whole: its client comes back and is judged anew.
-    fn end(&self, app: AppId, ended: &[Join]) -> Vec<Effect> {
-        if ended.is_empty() {
-            return Vec::new();
-        }
-        let asked = match self.asked.as_deref() {
-            Some(Asked::Join { join, .. }) => Some(join),
-            _ => None,
+    /// Tells the client and the broker of what has ended.
+    fn end(&self, ended: Option<Ended>) -> Vec<Effect> {
+        let ended = match ended {
+            None => return Vec::new(),
+            Some(Ended::Session) => return vec![Effect::Close(CloseCode::GOING_AWAY)],
+            Some(Ended::Joins(ended)) => ended,
         };
-        if self.joins.iter().chain(asked).all(|join| join.footing.app == app) {
-            return vec![Effect::Close(CloseCode::GOING_AWAY)];
-        }
         let end = |join: &Join| {
             let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
-            self.unsubscribe(join).into_iter().chain([end])
+            self.joins.unsubscribe(join).into_iter().chain([end])
         };
         ended.iter().flat_map(end).collect()
-    }
-
-    fn joined(&self, topic: &Label) -> Option<usize> {
-        let topic = topic.as_text()?;
-        self.joins.iter().position(|join| join.topic.as_str() == topic)
     }
 
     /// The answer to a heartbeat.
@@ -438,23 +384,20 @@ impl session::Conversation for Conversation {
     }
 
     fn subscribed(&mut self, outcome: Result<Joined, Failure>, _now_s: f64) -> Vec<Effect> {
-        let asked = self.asked.take().map(|asked| *asked);
-        let Some(Asked::Join { join, join_ref, reference, is_disconnected }) = asked else {
-            return Vec::new();
-        };
-        let outcome = match is_disconnected {
+        let Some((settled, replaced)) = self.joins.settle() else { return Vec::new() };
+        let outcome = match settled.is_disconnected {
             true => Err(JoinRefusal::Disconnected),
             false => outcome.map_err(JoinRefusal::from),
         };
-        self.joined_or_not(join, (&join_ref, &reference), outcome)
+        self.settle(settled, replaced, outcome)
     }
 
     fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
-        let asked = self.asked.take().map(|asked| *asked);
-        match (asked, outcome) {
-            (Some(Asked::Push { topic, join_ref, reference }), Err(_)) => {
+        match (self.pushed.take(), outcome) {
+            (Some(pushed), Err(_)) => {
+                let Pushed { topic, join_ref, reference } = &*pushed;
                 let refusal = error(&JoinRefusal::Unavailable.response());
-                vec![self.reply(&join_ref, &reference, &topic, &refusal)]
+                vec![self.reply(join_ref, reference, topic, &refusal)]
             }
             // No reply on success: that is the articles' contract.
             _ => Vec::new(),
@@ -463,37 +406,19 @@ impl session::Conversation for Conversation {
 
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
         let apps = self.rules.directory.load();
-        let mut joins = std::mem::take(&mut self.joins);
-        let is_ended = |join: &mut Join| {
-            if join.footing.app != app {
-                return false;
+        let ended = self.joins.review(app, |Join { topic, footing, .. }| {
+            let standing = self.rules.judge.review(&self.caller, topic, footing, &apps);
+            if standing == Some(Standing::WithoutGrant) {
+                footing.grant = None;
             }
-            let Join { topic, footing, .. } = join;
-            match self.rules.judge.review(&self.caller, topic, footing, &apps) {
-                Some(Standing::Whole) => false,
-                Some(Standing::WithoutGrant) => {
-                    footing.grant = None;
-                    false
-                }
-                None => true,
-            }
-        };
-        let ended: Vec<_> = joins.extract_if(.., is_ended).collect();
-        self.joins = joins;
-        self.end(app, &ended)
+            standing.is_some()
+        });
+        self.end(ended)
     }
 
     fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize) {
-        let mut refused = 0;
-        if let Some(Asked::Join { join, is_disconnected, .. }) = self.asked.as_deref_mut()
-            && !*is_disconnected
-            && join.is_among(disconnect)
-        {
-            *is_disconnected = true;
-            refused = 1;
-        }
-        let ended: Vec<_> = self.joins.extract_if(.., |join| join.is_among(disconnect)).collect();
-        (self.end(disconnect.app(), &ended), ended.len() + refused)
+        let (ended, count) = self.joins.disconnect(disconnect);
+        (self.end(ended), count)
     }
 
     fn kind(&self) -> SessionKind {
@@ -525,42 +450,6 @@ impl Message {
     /// Whether its sender only wants to know that somebody is there.
     fn is_heartbeat(&self) -> bool {
         self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)
-    }
-}
-
-impl Join {
-    /// Whether a message with this `join_ref` is for this incarnation.
-    fn is_meant_by(&self, join_ref: &Ref) -> bool {
-        join_ref.is_null() || *join_ref == self.join_ref
-    }
-
-    /// Whether its app wants it ended.
-    fn is_among(&self, disconnect: &Disconnect) -> bool {
-        match disconnect {
-            Disconnect::Place(place) => self.place() == *place,
-            Disconnect::Subject { app, subject } => {
-                self.footing.app == *app && self.minted_for() == Some(subject)
-            }
-            Disconnect::Members { app, members } => {
-                let minted_for = self.minted_for();
-                self.footing.app == *app && minted_for.is_some_and(|subject| subject.has(members))
-            }
-        }
-    }
-
-    /// Whom its token was minted for, if it has one that says so.
-    fn minted_for(&self) -> Option<&Subject> {
-        self.footing.grant.as_ref()?.subject.as_ref()
-    }
-
-    /// Whether both are one subscription: the same place by the same name.
-    fn hears_as(&self, other: &Self) -> bool {
-        self.footing.app == other.footing.app && self.topic.wire() == other.topic.wire()
-    }
-
-    fn place(&self) -> Place {
-        let key = ScopeKey { app: self.footing.app, scope: self.topic.scope.clone() };
-        Place { key, channel: self.topic.channel.clone() }
     }
 }
 

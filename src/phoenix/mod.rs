@@ -4,8 +4,8 @@
 //! `tests/` carry the numbers of its entries. Reading order: [`connect`] decides who gets a socket,
 //! [`message`] is what both wire versions have in common, [`v1`] and [`v2`] spell it, [`binary`] is
 //! version 2 for payloads of bytes, [`presence`] makes and spells what is told of who is there,
-//! [`admission`] decides who may join, [`conversation`] is the state machine, [`long_poll`] carries
-//! it over plain requests: [`batch`] reads their bodies, a [`session_token`] names their session;
+//! [`admission`] decides who may join, [`conversation`] is the state machine with its `joins`,
+//! [`long_poll`] carries it over plain requests: [`batch`] reads their bodies, a [`session_token`] names their session;
 //! [`routes`] is the table of URLs.
 
 pub mod admission;
@@ -13,6 +13,7 @@ pub mod batch;
 pub mod binary;
 pub mod connect;
 pub mod conversation;
+mod joins;
 pub mod long_poll;
 pub mod message;
 pub mod presence;

@@ -11,10 +11,11 @@ use crate::{
 use super::{
     super::{
         admission::Standing,
+        joins::Join,
         message::{Body, Message},
         presence::{self, MetaFault, Profile},
     },
-    Conversation, Join,
+    Conversation,
 };
 
 impl Conversation {

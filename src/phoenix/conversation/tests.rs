@@ -16,7 +16,10 @@ use crate::{
         subject::{Subject, SubjectMembers},
         token::{SigningAlgorithm, TokenPair, mint},
     },
-    broker::{Addressing, ChannelName, Payload, PayloadError, Scope},
+    broker::{
+        Addressing, ChannelName, Payload, PayloadError, Scope,
+        subscriber::{Place, ScopeKey},
+    },
     phoenix::presence::MetaFault,
     session::Conversation as _,
 };
@@ -119,10 +122,9 @@ impl Talk {
     }
 
     fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
-        let asked = self.conversation.asked.as_deref();
-        match asked {
-            Some(Asked::Join { .. }) => self.answer_join(outcome.map(|()| Joined::default())),
-            _ => self.conversation.answered(outcome, NOW_S).iter().map(shown).collect(),
+        match self.conversation.pushed.is_some() {
+            true => self.conversation.answered(outcome, NOW_S).iter().map(shown).collect(),
+            false => self.answer_join(outcome.map(|()| Joined::default())),
         }
     }
 
@@ -392,8 +394,8 @@ fn joins_of_one_session_share_what_one_token_permits() {
     let mut join = |topic: &str, payload: &serde_json::Value| {
         talk.say(&format!(r#"["1","1","{topic}","phx_join",{payload}]"#));
         let joins = &talk.conversation.joins;
-        let join = joins.iter().find(|join| join.topic.as_str() == topic).expect("a join");
-        join.footing.grant.clone().expect("a grant")
+        let join = joins.position(&Label::from(topic)).expect("a join");
+        joins.at(join).footing.grant.clone().expect("a grant")
     };
     let first = join("private:foo-app:a", &ada);
     let second = join("private:foo-app:b", &again);

@@ -1,0 +1,214 @@
+//! The joins of one conversation, as a state machine of its own. Pure: it sends and asks nothing.
+//!
+//! A session asks for one join at a time, so a topic is in one of these states:
+//!
+//! ```text
+//!          ask               settle, open                leave, give_up, end
+//! absent ───────► under way ──────────────► open ─────────────────────────────► absent
+//!                     └── settle ──► absent
+//! ```
+//!
+//! A rejoin is under way beside the open join of the same topic, which it replaces when it is settled,
+//! whether it is granted or refused.
+
+use std::sync::Arc;
+
+use crate::{
+    app::{AppId, subject::Subject, token::Grant},
+    broker::{
+        TopicName,
+        subscriber::{Disconnect, Place, ScopeKey},
+    },
+    session::{Effect, places::Held},
+};
+
+use super::{
+    admission::Footing,
+    message::{Label, Ref},
+    presence::Profile,
+};
+
+/// A joined topic.
+pub(super) struct Join {
+    pub(super) topic: TopicName,
+    /// The client's name for this incarnation; its `ref` if it gave none (decision 13.10).
+    pub(super) join_ref: Ref,
+    pub(super) footing: Footing,
+    /// The session's place among those of the app, shared by its joins.
+    pub(super) place_in_app: Arc<Held<AppId>>,
+    /// What others see of it, where it is tracked.
+    pub(super) profile: Option<Box<Profile>>,
+}
+
+/// A join that the broker has not answered yet.
+pub(super) struct UnderWay {
+    pub(super) join: Join,
+    /// The refs of its message.
+    pub(super) join_ref: Ref,
+    pub(super) reference: Ref,
+    /// Whether its app wants it ended meanwhile.
+    pub(super) is_disconnected: bool,
+}
+
+/// The joins of one conversation.
+#[derive(Default)]
+pub(super) struct Joins {
+    /// Few and small: most clients join one topic, none more than a hundred.
+    open: Vec<Join>,
+    under_way: Option<Box<UnderWay>>,
+}
+
+/// What ends when an app changes, or when it disconnects clients.
+pub(super) enum Ended {
+    /// These joins. The session holds joins of other apps.
+    Joins(Vec<Join>),
+    /// The whole session, because it holds joins of no other app: its client comes back and is judged
+    /// anew.
+    Session,
+}
+
+// Transitions.
+impl Joins {
+    /// A join is asked for.
+    pub(super) fn ask(&mut self, join: Join, join_ref: Ref, reference: Ref) {
+        let is_disconnected = false;
+        self.under_way = Some(Box::new(UnderWay { join, join_ref, reference, is_disconnected }));
+    }
+
+    /// The join that is under way was answered. Returns it, and the open join that it replaces.
+    pub(super) fn settle(&mut self) -> Option<(UnderWay, Option<Join>)> {
+        let settled = *self.under_way.take()?;
+        let replaced = self.give_up(&Label::from(settled.join.topic.as_str()));
+        Some((settled, replaced))
+    }
+
+    /// A join that was settled is granted.
+    pub(super) fn open(&mut self, join: Join) {
+        // One topic is the common case, and an idle session should not keep room for four.
+        if self.open.is_empty() {
+            self.open.reserve_exact(1);
+        }
+        self.open.push(join);
+    }
+
+    /// The client leaves the topic that is open at this index.
+    pub(super) fn leave(&mut self, at: usize) -> Join {
+        self.open.swap_remove(at)
+    }
+
+    /// The client has joined the topic anew, and so given up the open join, if there is one.
+    pub(super) fn give_up(&mut self, topic: &Label) -> Option<Join> {
+        self.position(topic).map(|at| self.open.swap_remove(at))
+    }
+
+    /// The joins of an app are reviewed: those for which `keep` is false end.
+    pub(super) fn review(
+        &mut self,
+        app: AppId,
+        mut keep: impl FnMut(&mut Join) -> bool,
+    ) -> Option<Ended> {
+        let ended = self.open.extract_if(.., |join| join.footing.app == app && !keep(join));
+        let ended = ended.collect();
+        self.ended(app, ended)
+    }
+
+    /// An app disconnects clients. Returns what ends, and the number of joins, which counts the one
+    /// under way: it is refused when it is settled.
+    pub(super) fn disconnect(&mut self, disconnect: &Disconnect) -> (Option<Ended>, usize) {
+        let mut count = 0;
+        if let Some(asked) = self.under_way.as_deref_mut()
+            && !asked.is_disconnected
+            && asked.join.is_among(disconnect)
+        {
+            asked.is_disconnected = true;
+            count = 1;
+        }
+        let ended: Vec<_> = self.open.extract_if(.., |join| join.is_among(disconnect)).collect();
+        count += ended.len();
+        (self.ended(disconnect.app(), ended), count)
+    }
+
+    fn ended(&self, app: AppId, ended: Vec<Join>) -> Option<Ended> {
+        let mut left = self.open.iter().chain(self.under_way.iter().map(|asked| &asked.join));
+        match ended.is_empty() {
+            true => None,
+            false if left.all(|join| join.footing.app == app) => Some(Ended::Session),
+            false => Some(Ended::Joins(ended)),
+        }
+    }
+}
+
+// Questions.
+impl Joins {
+    /// The number of open joins.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The index of the open join of a topic.
+    pub(super) fn position(&self, topic: &Label) -> Option<usize> {
+        let topic = topic.as_text()?;
+        self.open.iter().position(|join| join.topic.as_str() == topic)
+    }
+
+    /// The open join at this index.
+    pub(super) fn at(&self, at: usize) -> &Join {
+        &self.open[at]
+    }
+
+    /// A grant of an open join that says the same, or else this one. A token may have kilobytes of
+    /// patterns; a session keeps them once, however many topics it joins with it.
+    pub(super) fn shared(&self, grant: Arc<Grant>) -> Arc<Grant> {
+        let mut held = self.open.iter().filter_map(|join| join.footing.grant.as_ref());
+        held.find(|held| held.says_the_same_as(&grant)).cloned().unwrap_or(grant)
+    }
+
+    /// The session's place among those of an app, if it has one.
+    pub(super) fn place_in(&self, app: AppId) -> Option<Arc<Held<AppId>>> {
+        let join = self.open.iter().find(|join| join.footing.app == app)?;
+        Some(join.place_in_app.clone())
+    }
+
+    /// Gives up the subscription of a join that has ended, unless a rejoin under way needs it.
+    pub(super) fn unsubscribe(&self, ended: &Join) -> Option<Effect> {
+        let is_needed = self.under_way.as_ref().is_some_and(|asked| asked.join.hears_as(ended));
+        (!is_needed).then(|| Effect::Unsubscribe(ended.place(), ended.topic.wire().clone()))
+    }
+}
+
+impl Join {
+    /// Whether a message with this `join_ref` is for this incarnation.
+    pub(super) fn is_meant_by(&self, join_ref: &Ref) -> bool {
+        join_ref.is_null() || *join_ref == self.join_ref
+    }
+
+    /// The place of the channel that it joined.
+    pub(super) fn place(&self) -> Place {
+        let key = ScopeKey { app: self.footing.app, scope: self.topic.scope.clone() };
+        Place { key, channel: self.topic.channel.clone() }
+    }
+
+    /// Whether its app wants it ended.
+    fn is_among(&self, disconnect: &Disconnect) -> bool {
+        match disconnect {
+            Disconnect::Place(place) => self.place() == *place,
+            Disconnect::Subject { app, subject } => {
+                self.footing.app == *app && self.minted_for() == Some(subject)
+            }
+            Disconnect::Members { app, members } => {
+                let minted_for = self.minted_for();
+                self.footing.app == *app && minted_for.is_some_and(|subject| subject.has(members))
+            }
+        }
+    }
+
+    /// The subject of its token, if it has one that names it.
+    fn minted_for(&self) -> Option<&Subject> {
+        self.footing.grant.as_ref()?.subject.as_ref()
+    }
+
+    /// Whether both are one subscription: the same place by the same name.
+    fn hears_as(&self, other: &Self) -> bool {
+        self.footing.app == other.footing.app && self.topic.wire() == other.topic.wire()
+    }
+}

@@ -7,6 +7,10 @@
 use std::fmt;
 
 use serde::Serialize;
+use url::{Host, Url};
+
+/// Stands for a scheme where none is given. It has no default port.
+const ANY_SCHEME: &str = "any";
 
 /// A page's origin, as a browser's `Origin` header says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,17 +23,28 @@ pub struct Origin {
 impl Origin {
     /// Parses `scheme://host[:port]`; the port defaults from the scheme where that has one.
     ///
-    /// `None` for all else: `null`, nothing, a host that is empty (`file://`) or cannot be one, a
+    /// `None` for all else: `null`, an empty text or host (`file://`), a host that cannot be one, a
     /// path, a list. No browser sends more than these three parts.
     pub fn parse(header: &str) -> Option<Self> {
-        let (scheme, authority) = header.split_once("://")?;
-        let scheme = parse_scheme(scheme)?;
-        let (host, port) = split_port(authority)?;
-        let port = match port {
-            Some(port) => Some(port.parse().ok()?),
-            None => default_port(&scheme),
-        };
-        Some(Self { scheme, host: parse_host(host)?, port })
+        // The parser of URLs forgives what no browser sends in an origin: it trims white space, takes
+        // an empty port for none, decodes percent signs, and drops user, path, query and fragment.
+        const ELSEWHERE: [char; 7] = ['/', '\\', '?', '#', '@', '%', '*'];
+        let (_, authority) = header.split_once("://")?;
+        let is_plain = !authority.contains(ELSEWHERE) && !authority.ends_with(':');
+        if !is_plain || header.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return None;
+        }
+        let url = Url::parse(header).ok()?;
+        // Where the scheme is unknown to the parser, it leaves the host as it is.
+        let host = Host::parse(url.host_str()?).ok()?.to_string();
+        let has_empty_label = host.starts_with('.') || host.contains("..");
+        let (scheme, port) = (url.scheme().to_owned(), url.port_or_known_default());
+        (!has_empty_label).then_some(Self { scheme, host, port })
+    }
+
+    /// Parses `host[:port]` of whatever scheme.
+    fn of_authority(authority: &str) -> Option<Self> {
+        Self::parse(&format!("{ANY_SCHEME}://{authority}"))
     }
 }
 
@@ -115,25 +130,31 @@ impl OriginPattern {
         }
         let (before, authority) = entry.split_once("//").ok_or(NoSlashes)?;
         let scheme = match before.strip_suffix(':') {
-            Some(scheme) => Some(parse_scheme(scheme).ok_or(BadScheme)?),
+            Some(scheme) => Some(scheme),
             None if before.is_empty() => None,
             None => return Err(BadScheme),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
-        let (host, port) = split_port(authority).ok_or(BadHost)?;
-        let port = match port {
-            Some(port) => Some(port.parse().map_err(|_| BadPort)?),
-            None => scheme.as_deref().and_then(default_port),
-        };
-        let (with_subdomains, host) = match host.strip_prefix("*.") {
+        let (with_subdomains, authority) = match authority.strip_prefix("*.") {
             Some(parent) => (true, parent),
-            None => (false, host),
+            None => (false, authority),
         };
-        let host = parse_host(host).ok_or(BadHost)?;
-        if with_subdomains && is_address(&host) {
+        let spelled = |authority| format!("{}://{authority}", scheme.unwrap_or(ANY_SCHEME));
+        let Some(Origin { scheme: read, host, port }) = Origin::parse(&spelled(authority)) else {
+            let has_bad_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+                let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+                is_number && Origin::of_authority(host).is_some()
+            });
+            return Err(match Origin::parse(&spelled("host")) {
+                None => BadScheme,
+                Some(_) if has_bad_port => BadPort,
+                Some(_) => BadHost,
+            });
+        };
+        if with_subdomains && !matches!(Host::parse(&host), Ok(Host::Domain(_))) {
             return Err(BadHost);
         }
-        Ok(Self { scheme, host, with_subdomains, port })
+        Ok(Self { scheme: scheme.map(|_| read), host, with_subdomains, port })
     }
 
     /// Whether this origin is meant.
@@ -195,7 +216,7 @@ pub enum OriginPolicy {
     /// Allow everything, as the first article does.
     #[default]
     Off,
-    /// The origin's host must equal this public host.
+    /// The origin's host must equal this public host, which is spelled as browsers spell it.
     PublicHost(String),
     /// Scheme, host and port must equal those of the request itself.
     Connection,
@@ -216,9 +237,9 @@ impl OriginPolicy {
             [] => Err(OriginPatternError::new("", OriginPatternFault::NoEntries)),
             ["false" | "off"] => Ok(Self::Off),
             ["conn"] => Ok(Self::Connection),
-            ["true" | "host"] => match parse_host(public_host) {
-                Some(host) => Ok(Self::PublicHost(host)),
-                None => Err(bad(OriginPatternFault::BadHost)),
+            ["true" | "host"] => match Origin::of_authority(public_host) {
+                Some(Origin { host, port: None, .. }) => Ok(Self::PublicHost(host)),
+                _ => Err(bad(OriginPatternFault::BadHost)),
             },
             _ => parse_patterns(setting).map(Self::List),
         }
@@ -230,9 +251,7 @@ impl OriginPolicy {
         match self {
             Self::Off => true,
             Self::List(patterns) => is_listed(patterns, origin),
-            Self::PublicHost(host) => {
-                passes(origin, |origin| Some(&origin.host) == parse_host(host).as_ref())
-            }
+            Self::PublicHost(host) => passes(origin, |origin| origin.host == *host),
             Self::Connection => passes(origin, |origin| target().is(origin)),
         }
     }
@@ -258,9 +277,7 @@ impl RequestTarget {
     }
 
     fn is(&self, origin: &Origin) -> bool {
-        self.scheme.eq_ignore_ascii_case(&origin.scheme)
-            && parse_host(&self.host).as_ref() == Some(&origin.host)
-            && Some(self.port) == origin.port
+        self.scheme == origin.scheme && self.host == origin.host && Some(self.port) == origin.port
     }
 }
 
@@ -275,7 +292,7 @@ fn is_listed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     passes(origin, |origin| patterns.iter().any(|pattern| pattern.matches(origin)))
 }
 
-/// Lets pass who sends no origin; whose origin cannot be read fails.
+/// Whether an origin passes a check. A request without one passes, one that cannot be read fails.
 fn passes(origin: Option<&str>, check: impl FnOnce(&Origin) -> bool) -> bool {
     match origin {
         None => true,
@@ -285,50 +302,6 @@ fn passes(origin: Option<&str>, check: impl FnOnce(&Origin) -> bool) -> bool {
 
 fn parse_patterns(entries: &[String]) -> Result<Vec<OriginPattern>, OriginPatternError> {
     entries.iter().map(|entry| OriginPattern::parse(entry)).collect()
-}
-
-/// RFC 3986, section 3.1.
-fn parse_scheme(raw: &str) -> Option<String> {
-    let starts_well = raw.starts_with(|c: char| c.is_ascii_alphabetic());
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-    (starts_well && raw.bytes().all(allowed)).then(|| raw.to_ascii_lowercase())
-}
-
-fn default_port(scheme: &str) -> Option<u16> {
-    match scheme {
-        "http" | "ws" => Some(80),
-        "https" | "wss" => Some(443),
-        _ => None,
-    }
-}
-
-/// Cuts `host[:port]`; the colons of an IPv6 address stand in brackets. `None` for a port that is
-/// not all digits, which a number's own parser would let begin with a plus.
-fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
-    let after_address = authority.rfind(']').map_or(0, |at| at + 1);
-    let Some(colon) = authority[after_address..].find(':') else {
-        return Some((authority, None));
-    };
-    let (host, port) = authority.split_at(after_address + colon);
-    let port = &port[1..];
-    let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    is_number.then_some((host, Some(port)))
-}
-
-/// Reads a host into the form in which browsers send it: lower case, an IDN as `xn--…`, an address
-/// in its shortest spelling.
-fn parse_host(raw: &str) -> Option<String> {
-    // The parser takes a `*` in a name, and un-escapes percent signs.
-    if raw.is_empty() || raw.contains(['*', '%']) {
-        return None;
-    }
-    let host = url::Host::parse(raw).ok()?.to_string();
-    let has_empty_label = host.starts_with('.') || host.contains("..");
-    (!has_empty_label).then_some(host)
-}
-
-fn is_address(host: &str) -> bool {
-    !matches!(url::Host::parse(host), Ok(url::Host::Domain(_)))
 }
 
 #[cfg(test)]

@@ -238,21 +238,22 @@ impl Fanout {
         }
     }
 
-    /// Makes a session a member of a place, and answers it: everything that it is handed from here on
-    /// lies behind the answer in its outbox. Where it is to be tracked, the tracker of the scope is
-    /// asked first.
+    /// Makes a session a member of a place and answers it, so that everything that it is handed from
+    /// here on lies behind the answer in its outbox. Where it is to be tracked, the tracker of the
+    /// scope is asked first.
     fn attach(&mut self, attach: Attach, ctx: &Context<Self>) {
         let Attach { session, id, subscription } = attach;
         let Subscription { place, topic, format, persona } = subscription;
+        // Nobody is tracked in a whole scope.
+        let persona = persona.filter(|_| place.channel.is_some());
         // A session that has left waits for no answer.
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let outbox = present.outbox.clone();
         let listeners = match self.scopes.entry(place.key.clone()) {
-            hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(unknown) => {
-                let opened = self.topics.open(unknown.key(), self.worker, ctx.address());
-                match opened {
-                    Ok(listeners) => unknown.insert(listeners),
+            hash_map::Entry::Occupied(open) => open.into_mut(),
+            hash_map::Entry::Vacant(closed) => {
+                match self.topics.open(closed.key(), self.worker, ctx.address()) {
+                    Ok(listeners) => closed.insert(listeners),
                     Err(refused) => return outbox.answer(id, Err(refused)),
                 }
             }
@@ -275,24 +276,12 @@ impl Fanout {
             return outbox.answer(id, Ok(Joined { boundary, members: None }));
         };
         let stream = &listeners.stream;
-        match stream.tracker_or_start(|| self.topics.start_tracker(stream)) {
-            Some(tracker) => {
-                let (worker, fanout) = (self.worker, ctx.address());
-                tracker.do_send(EnterChannel {
-                    worker,
-                    fanout,
-                    place,
-                    session,
-                    id,
-                    persona,
-                    format,
-                });
-            }
-            None => {
-                outbox.answer(id, Err(SubscribeError::Unavailable));
-                self.detach(&Detach { session, id, place });
-            }
-        }
+        let Some(tracker) = stream.tracker_or_start(|| self.topics.start_tracker(stream)) else {
+            outbox.answer(id, Err(SubscribeError::Unavailable));
+            return self.detach(&Detach { session, id, place });
+        };
+        let (worker, fanout) = (self.worker, ctx.address());
+        tracker.do_send(EnterChannel { worker, fanout, place, session, id, persona, format });
     }
 
     /// The tracker has answered for a session. If it took the session in, the session is told of the

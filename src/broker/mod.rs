@@ -1,7 +1,7 @@
 //! The core: how one publication reaches everyone who should hear it, in one order per scope.
 //!
-//! No word of any wire protocol lives here. [`Topics`] is the single door through which every
-//! publication passes. Behind it the `directory` finds the `stream` of the scope, where the order
+//! No word of any wire protocol lives here. [`Topics`] is the entry point: every publication
+//! passes through it. Behind it the `directory` finds the `stream` of the scope, where the order
 //! lives: it numbers publications, retains the newest of them in a [`history`], and hands them to one
 //! [`fanout`] actor per worker thread, which knows the subscribers living there. The lock of the
 //! stream is held from the number to the last mailbox, so each fan-out gets them in this order.

@@ -1,4 +1,5 @@
-//! The door of the broker: every publication passes through it, and all that concerns every thread.
+//! The entry point of the broker: every publication passes through it, and whatever concerns all
+//! threads is asked and told here.
 //!
 //! An engine that carries publications between nodes will stand behind [`Topics::publish`] one day.
 
@@ -108,8 +109,8 @@ pub struct TopicLimits {
     pub wait_max: Duration,
 }
 
-/// Takes publications and hands them to streams, and asks and tells what concerns all threads. Cheap
-/// to clone; shared by all threads.
+/// Accepts publications and has streams hand them out; asks and tells what concerns all threads.
+/// Cheap to clone; shared by all threads.
 #[derive(Clone)]
 pub struct Topics(Arc<Inner>);
 

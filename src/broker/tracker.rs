@@ -85,7 +85,7 @@ impl Tracker {
     /// Takes in a session: first it is told who was announced so far, then it is announced itself.
     fn enter(&mut self, enter: EnterChannel, ctx: &mut Context<Self>) {
         let EnterChannel { worker, fanout, place, session, id, persona, format } = enter;
-        // Nobody is tracked in a whole scope.
+        // Nobody asks to be tracked in a whole scope.
         let Some(channel) = place.channel.clone() else { return };
         let members_max = self.topics.limits().presence_members_max;
         let gathering = self.gatherings.entry(channel.clone());

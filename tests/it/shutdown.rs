@@ -255,9 +255,11 @@ async fn a_third_signal_ends_it_all() {
     let (mut process, _stuck) = held_up("10m").await;
     process.signal("TERM");
     process.until_logged("SIGTERM: shutting down");
-    // One right behind the other, for after the second it ends by itself before long.
+    // After the second signal alone the process would soon end by itself, so it finds both at once.
+    process.signal("STOP");
     process.signal("INT");
     process.signal("TERM");
+    process.signal("CONT");
     process.until_logged("again: closing what is left at once");
     process.until_logged("a third signal: stopping at once");
     assert_eq!(process.ended().code(), Some(0));

@@ -63,7 +63,7 @@ pub enum StartError {
     /// The tables are not up to date, and this environment does not migrate by itself.
     #[error("the database {database} has pending migrations; run `herald migrate up` first")]
     PendingMigration {
-        /// What messages call it.
+        /// Its name in messages.
         database: String,
     },
     /// The seeded app could not be created.
@@ -74,7 +74,7 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
     /// A worker thread does not serve.
@@ -89,7 +89,7 @@ pub struct Server {
     shutdown: Shutdown,
     stop: Stop,
     metrics: Arc<Metrics>,
-    /// What answers `GET /metrics` elsewhere.
+    /// The server of `GET /metrics`, if that has an address of its own.
     metrics_server: Option<(SocketAddr, dev::Server)>,
 }
 
@@ -155,7 +155,7 @@ impl Server {
         self.metrics_server.as_ref().map(|(address, _)| *address)
     }
 
-    /// What it counts.
+    /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -170,7 +170,7 @@ impl Server {
     /// batch. A second signal closes at once what is left, a third one ends it all.
     ///
     /// # Errors
-    /// What the signal handlers fail with.
+    /// The error of a signal handler.
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let mut signals = Signals::listen()?;
         // To the very end, for a stop is worth watching.
@@ -299,7 +299,7 @@ impl Parts {
         Ok((address, server))
     }
 
-    /// The service of one worker thread; called on that thread.
+    /// Makes the service of one worker thread. Must be called on that thread.
     fn service(
         &self,
         stops: watch::Receiver<bool>,

@@ -14,25 +14,25 @@ const TOKENS_MAX: usize = 10_000;
 
 /// Counts events by token, of all apps together.
 ///
-/// Only valid tokens are counted. The holder of more than [`TOKENS_MAX`] gains nothing when the
-/// oldest is forgotten: each of so many may trigger as often as any. And the tokens of other apps
-/// keep a count of their own.
+/// Only valid tokens are counted. A holder of more than [`TOKENS_MAX`] tokens gains nothing when the
+/// oldest count is dropped, because each token has the full rate anyway. The tokens of other apps keep
+/// their own counts.
 #[derive(Debug)]
 pub struct TokenPace {
     rate: PerSecond,
-    /// Keyed anew by each process, so that nobody can choose tokens that meet.
+    /// Has a random key in each process, so that nobody can choose tokens with equal hashes.
     hasher: RandomState,
-    /// By a token's hash: the token itself is nothing to keep.
+    /// By the token's hash, because tokens are not to be kept in memory.
     used: Mutex<Tally<u64, Bucket>>,
 }
 
 impl TokenPace {
-    /// Allows every token so many events.
+    /// Allows every token this rate of events.
     pub fn new(rate: PerSecond) -> Self {
         Self { rate, hasher: RandomState::new(), used: Mutex::new(Tally::new(TOKENS_MAX)) }
     }
 
-    /// Counts so many events of a token, all or none; `false` if that is too often.
+    /// Counts `events` events of a token, all or none; `false` if that is more than the rate allows.
     pub(super) fn take(&self, token: &[u8], events: usize, now_s: f64) -> bool {
         let key = self.hasher.hash_one(token);
         let events = u32::try_from(events).unwrap_or(u32::MAX);

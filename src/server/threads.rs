@@ -1,8 +1,8 @@
 //! The worker threads: each accepts connections and serves them to their end.
 //!
-//! A thread that accepts for all others would have to wake one of them for every connection. Without
-//! it a join costs a quarter less CPU. The kernel spreads connections blindly, though; where that
-//! leaves a thread with more than its share, it passes the next one on.
+//! A single accepting thread would have to wake another thread for every connection; without it a join
+//! takes a quarter less CPU. The kernel spreads connections without regard to load, so an overloaded
+//! thread passes its next connection to the least loaded one.
 
 use std::{
     convert::Infallible,
@@ -38,16 +38,16 @@ use crate::{
     },
 };
 
-/// How long a thread waits that could not accept a connection, as when no file handle is left.
+/// The pause after a failure to accept, for example when no file handle is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// A thread has more than its share if it has more connections than another by one of so many, or by
-/// one. A few that are busy are thus spread evenly, and of many thousands hardly any is passed on.
+/// A thread is overloaded if it has 1/256 more connections than the least loaded one, and at least one
+/// more. So a few connections are spread evenly, and of many thousands hardly any is passed on.
 const SHARES: usize = 256;
 
-/// A thread, as the others see it.
+/// A thread, as the other threads see it.
 struct Peer {
-    /// How many connections it has.
+    /// The number of its connections.
     open: Arc<AtomicUsize>,
     passed: mpsc::UnboundedSender<Passed>,
 }
@@ -59,7 +59,7 @@ struct Passed {
     seat: Seat,
 }
 
-/// The thread that is to have the next connection of its `own` thread, if another is.
+/// The thread that takes the next connection, if its `own` thread is overloaded.
 fn has_room<'a>(peers: &'a [Peer], own: &AtomicUsize) -> Option<&'a Peer> {
     let open = |peer: &&Peer| peer.open.load(Relaxed);
     let idlest = peers.iter().filter(|peer| !peer.passed.is_closed()).min_by_key(open)?;
@@ -95,9 +95,9 @@ impl Threads {
         let (at_work, busy) = mpsc::channel(1);
         let mut threads = Self { arbiters: Vec::new(), stopping, busy };
         let mut starting = Vec::new();
-        let (peers, desks): (Vec<_>, Vec<_>) = listeners.sockets.iter().map(|_| desk()).unzip();
+        let (peers, owns): (Vec<_>, Vec<_>) = listeners.sockets.iter().map(|_| thread()).unzip();
         let pool = Arc::new(Pool { limit, peers, stops, _at_work: at_work });
-        for (socket, desk) in listeners.sockets.into_iter().zip(desks) {
+        for (socket, own) in listeners.sockets.into_iter().zip(owns) {
             let arbiter = Arbiter::try_new()?.handle();
             let (make, pool) = (make.clone(), pool.clone());
             let (started, is_up) = oneshot::channel();
@@ -111,8 +111,8 @@ impl Threads {
                         Ok((listener, service)) => {
                             let _ = started.send(Ok(()));
                             let metrics = pool.limit.metrics().clone();
-                            let acceptor = Rc::new(Acceptor { service, open: desk.open, pool });
-                            let passed = acceptor.take_passed(desk.passed);
+                            let acceptor = Rc::new(Acceptor { service, open: own.open, pool });
+                            let passed = acceptor.take_passed(own.passed);
                             let accepting = async {
                                 tokio::join!(acceptor.accept(listener), passed);
                             };
@@ -146,17 +146,17 @@ impl Drop for Threads {
     }
 }
 
-/// What a thread has, and how the others see it.
-fn desk() -> (Peer, Desk) {
+/// A thread as itself and as the other threads see it.
+fn thread() -> (Peer, Own) {
     let (pass, passed) = mpsc::unbounded_channel();
     let open = Arc::new(AtomicUsize::new(0));
-    (Peer { open: open.clone(), passed: pass }, Desk { open, passed })
+    (Peer { open: open.clone(), passed: pass }, Own { open, passed })
 }
 
-/// What a thread has of its own.
-struct Desk {
+/// A thread, as itself sees it.
+struct Own {
     open: Arc<AtomicUsize>,
-    /// What others have accepted for it.
+    /// The connections that other threads pass to it.
     passed: mpsc::UnboundedReceiver<Passed>,
 }
 
@@ -178,8 +178,8 @@ struct Acceptor<S> {
     pool: Arc<Pool>,
 }
 
-/// Runs what accepts connections on a thread, and says so if it panics: the thread goes on without
-/// accepting any.
+/// Runs the accepting task of a thread, and logs and counts its panic, after which the thread goes on
+/// without accepting connections.
 async fn noting_panics(accepting: impl Future<Output = ()>, metrics: Arc<Metrics>) {
     let _watch = PanicWatch(metrics);
     accepting.await;
@@ -200,7 +200,7 @@ impl<S> Acceptor<S>
 where
     S: Service<(Connection, SocketAddr), Response = ()> + 'static,
 {
-    /// Accepts connections, until the server stops.
+    /// Accepts connections until the server stops.
     async fn accept(self: &Rc<Self>, listener: TcpListener) {
         let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
@@ -237,7 +237,8 @@ where
         }
     }
 
-    /// Takes what other threads pass on, until the server stops: then what is on its way is the last.
+    /// Serves the connections that other threads pass on. Once the server stops, those already under
+    /// way are the last.
     async fn take_passed(self: &Rc<Self>, mut passed: mpsc::UnboundedReceiver<Passed>) {
         let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
@@ -260,7 +261,7 @@ where
         }
     }
 
-    /// Serves a new connection here, unless another thread is to have it.
+    /// Serves a new connection here, or passes it on if this thread is overloaded.
     fn serve_or_pass(self: &Rc<Self>, io: TcpStream, address: SocketAddr) -> io::Result<()> {
         let Some(peer) = has_room(&self.pool.peers, &self.open) else {
             self.serve(Connection::new(io, Seat::take(&self.open)), address);
@@ -268,18 +269,18 @@ where
         };
         let passed = Passed { io: io.into_std()?, address, seat: Seat::take(&peer.open) };
         if let Err(mpsc::error::SendError(Passed { io, .. })) = peer.passed.send(passed) {
-            // It has just stopped.
+            // The other thread has just stopped.
             let io = TcpStream::from_std(io)?;
             self.serve(Connection::new(io, Seat::take(&self.open)), address);
         }
         Ok(())
     }
 
-    /// Serves a connection as a task of its own, which as a whole may panic: that ends it alone.
+    /// Serves a connection in a task of its own, so that a panic ends only this connection.
     fn serve(self: &Rc<Self>, connection: Connection, address: SocketAddr) {
         let acceptor = self.clone();
         actix_rt::spawn(async move {
-            // Whatever ended it, its client has been told.
+            // The client has been told of any error.
             if poll_fn(|cx| acceptor.service.poll_ready(cx)).await.is_ok() {
                 let _ = acceptor.service.call((connection, address)).await;
             }
@@ -287,7 +288,7 @@ where
     }
 }
 
-/// Whether it is only this connection's fault: it was gone before it was accepted.
+/// Whether the connection was closed before it was accepted, which is no fault of the listener.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -377,12 +378,12 @@ mod tests {
             ("too much more", vec![2_571, 2_560], 0, Some(1)),
             ("alone", vec![5], 0, None),
         ] {
-            let (mut peers, _desks): (Vec<_>, Vec<_>) = open.iter().map(|_| desk()).unzip();
+            let (mut peers, _owns): (Vec<_>, Vec<_>) = open.iter().map(|_| thread()).unzip();
             for (peer, open) in peers.iter().zip(open) {
                 peer.open.store(open, Relaxed);
             }
             // It has none, and serves none.
-            let (gone, _) = desk();
+            let (gone, _) = thread();
             peers.push(gone);
             let found = has_room(&peers, &peers[own].open);
             let found = found.and_then(|found| peers.iter().position(|peer| ptr::eq(peer, found)));

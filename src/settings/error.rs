@@ -1,6 +1,6 @@
-//! What stops the start.
+//! The error of a setting, which stops the start.
 
-/// A setting that cannot be honoured: which, where it was given, and what would be right.
+/// A setting that cannot be honoured: its name, where its value was given, and what is valid.
 ///
 /// It never holds the value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +16,9 @@ impl SettingsError {
         Self { setting: setting.into(), origin: None, fault: fault.into() }
     }
 
-    /// Adds where the value was given: a file or a variable. One without a value has no origin.
+    /// Adds the file or the variable that gave the value; `None` if there is no value.
     pub(super) fn from(self, origin: Option<&str>) -> Self {
-        // A variable that is its own setting's name need not be named twice.
+        // An error of a variable itself names it once.
         let origin = origin.filter(|origin| *origin != self.setting).map(String::from);
         Self { origin, ..self }
     }

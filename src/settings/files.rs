@@ -1,29 +1,29 @@
-//! How many files this process may open, and how many sessions fit.
+//! The limit on open files, and the number of sessions that fit into it.
 
 use std::thread;
 
 use super::{Settings, SettingsError};
 
-/// File handles kept for what is not a session: threads, database, plain HTTP connections.
+/// File handles kept for everything but sessions: threads, database, plain HTTP connections.
 const FILES_KEPT: u64 = 500;
-/// How many of these are for plain HTTP connections when every place of a session is taken.
+/// Those of them that plain HTTP connections may use when the server has all its sessions.
 const FILES_FOR_REQUESTS: u64 = 250;
-/// So many worker threads have what they need among these.
+/// The number of worker threads that [`FILES_KEPT`] covers.
 const THREADS_COVERED: usize = 64;
-/// What each thread beyond them needs: its listener, and what it waits with.
+/// File handles of each further thread: its listener, and those that it waits with.
 const FILES_PER_THREAD: u64 = 5;
-/// More sessions than this are not asked of one process, however many files it may open.
+/// The most sessions of one process, even if it may open more files.
 const SESSIONS_MAX: u64 = 10_000_000;
 
-/// Raises the limit on open files as far as this process may, and tells what it is now.
+/// Raises the limit on open files as far as the system allows. Returns the limit.
 pub fn raise_file_limit() -> u64 {
     let raised = rlimit::increase_nofile_limit(u64::MAX);
-    // Not raised is no fault: the sessions are then counted against the limit as it is.
+    // If it cannot be raised, the sessions are counted against the limit as it is.
     raised.or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(FILES_KEPT)
 }
 
 impl Settings {
-    /// How many threads serve connections.
+    /// The number of threads that serve connections.
     pub fn worker_threads(&self) -> usize {
         match self.server.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
@@ -31,7 +31,7 @@ impl Settings {
         }
     }
 
-    /// How many sessions and plain HTTP connections together may be open under `file_limit` open files.
+    /// The most sessions and plain HTTP connections together, if the process may open `file_limit` files.
     pub fn connections_max(&self, file_limit: u64) -> usize {
         (self.room(file_limit) + FILES_FOR_REQUESTS) as usize
     }
@@ -41,16 +41,16 @@ impl Settings {
         file_limit.saturating_sub(self.kept()).min(SESSIONS_MAX)
     }
 
-    /// The file handles that are no session's.
+    /// The file handles kept for everything but sessions.
     fn kept(&self) -> u64 {
         let more_threads = self.worker_threads().saturating_sub(THREADS_COVERED) as u64;
         FILES_KEPT + FILES_PER_THREAD * more_threads
     }
 
-    /// How many sessions may run at once under `file_limit` open files.
+    /// The most sessions, if the process may open `file_limit` files.
     ///
     /// # Errors
-    /// The file limit leaves no room for sessions, or not for as many as `limits.sessions_max` wants.
+    /// The limit leaves no room for sessions, or less than `limits.sessions_max` asks for.
     pub fn sessions_max(&self, file_limit: u64) -> Result<usize, SettingsError> {
         let (kept, room) = (self.kept(), self.room(file_limit) as usize);
         let fault = |fault| Err(SettingsError::new("limits.sessions_max", fault));

@@ -1,17 +1,17 @@
-//! What only several settings together can break.
+//! The rules that join several settings, and those of production.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, Limits, Settings, SettingsError, layers::Layers};
 
-/// The articles' admin password: known to all, so good for loopback only.
+/// The articles' admin password. It is public, so it is accepted on loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
-/// The least characters of an admin password in production.
+/// The fewest characters of an admin password in production.
 const PASSWORD_CHARS_MIN: usize = 12;
-/// The least bytes of a key in production: what HMAC-SHA256 can use.
+/// The fewest bytes of a key in production: as many as HMAC-SHA256 uses.
 const KEY_BYTES_MIN: usize = 32;
-/// What one member of a presence channel may weigh when all of them are told of at once: its old meta
-/// and its new one of 1 KB each, and for each a key of 128 bytes with all of them escaped, references.
+/// The most bytes of one member in a picture of a whole presence channel: its old and its new meta of
+/// 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
 const PRESENCE_MEMBER_BYTES: usize = 4_096;
 
 /// A rule: the setting at fault, whether the rule is broken, and what the error says then.
@@ -36,7 +36,7 @@ pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), Settings
 fn access(settings: &Settings) -> Vec<Rule> {
     let Settings { admin, server, socket, env, database, .. } = settings;
     let (url, password) = (database.url.expose_secret(), admin.password.expose_secret());
-    // The password that everybody knows opens the admin API to nobody but this machine.
+    // The public password opens the admin API to this machine only.
     let is_private = server.host.is_loopback() && *env != Environment::Production;
     let known = format!(
         "must not be the default, which is known to all, on {}: set PUSHER_ADMIN_PASSWORD, or \
@@ -45,7 +45,7 @@ fn access(settings: &Settings) -> Vec<Rule> {
     );
     let no_url = "must be set, for example DATABASE_URL=sqlite://data/herald.db";
     let no_password = "must be set: PUSHER_ADMIN_PASSWORD=<password>";
-    // A parked request is silent for that long, and its connection would be closed under it.
+    // A long-poll request is silent while it waits, and an idle connection is closed.
     let is_cut_off = socket.long_poll_window >= socket.idle_timeout;
     let cut_off = "must be shorter than socket.idle_timeout";
     vec![
@@ -56,7 +56,7 @@ fn access(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-/// A limit that another one makes unreachable is a mistake.
+/// A limit must be reachable under the other limits.
 fn limits(limits: &Limits) -> Vec<Rule> {
     let more = |key, larger: usize, than: &str, smaller: usize| {
         let fault = format!("must be more than {than}, {smaller} bytes, not {larger}");
@@ -91,7 +91,7 @@ fn limits(limits: &Limits) -> Vec<Rule> {
     ]
 }
 
-/// Production starts with nothing weak, and with a database that somebody chose.
+/// Production requires strong secrets, and a database that the operator has chosen.
 fn production(settings: &Settings, layers: &Layers) -> Vec<Rule> {
     let Settings { admin, secrets, database, .. } = settings;
     let is_short = |key: &SecretString| key.expose_secret().len() < KEY_BYTES_MIN;

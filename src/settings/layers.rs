@@ -1,7 +1,7 @@
-//! Joins the layers into one value for each setting, which knows where it was given.
+//! Joins the layers into one value for each setting, together with its origin.
 //!
-//! The environment is read here and not by the crate's own source, which would fold the names'
-//! case, and tell of all variables alike that their values come from "the environment".
+//! The `Environment` source of the config crate is not used, because it ignores the case of names and
+//! gives all variables one origin, "the environment".
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -14,8 +14,8 @@ const PREFIX: &str = "HERALD__";
 const ENVIRONMENT: &str = "HERALD_ENV";
 const DIR: &str = "HERALD_CONFIG_DIR";
 
-/// Names that the articles gave to six of the settings. An empty one counts as unset: that is how
-/// compose files and hosting services hand on what they do not have.
+/// The articles' names for six of the settings. An empty variable counts as unset, because compose
+/// files and hosting services pass on an unset variable as an empty one.
 const NAMED: [(&str, &str); 6] = [
     ("PORT", "server.port"),
     ("DATABASE_URL", "database.url"),
@@ -40,7 +40,7 @@ fn embedded(env: Environment) -> &'static str {
 pub struct Effective {
     /// The setting, as `section.key`.
     pub key: String,
-    /// Its value; a mask where it is secret, an empty text where a secret is not set.
+    /// Its value: a mask if it is secret, an empty text if it is a secret that is not set.
     pub value: serde_json::Value,
     /// The file or variable that gave it.
     pub origin: String,
@@ -98,7 +98,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Reads the values in effect into `T`, and notes how they are shown.
+    /// Reads the values in effect into `T`, and notes how to show them.
     ///
     /// # Errors
     /// The fault of the first setting that cannot be read.
@@ -123,15 +123,16 @@ impl Layers {
         SettingsError::new(key, fault).from(self.values.get(key).and_then(Value::origin))
     }
 
-    /// Whether nobody chose the value of `key`: it is the built-in one, and no other place gives it. A
-    /// copy of `default.toml` in a folder of the operator's own chooses nothing by what it repeats.
+    /// Whether the operator has not chosen the value of `key`: it is the built-in one, and only a
+    /// `default.toml` gives it. An operator's copy of `default.toml` that repeats a value does not
+    /// choose it.
     pub(super) fn is_default(&self, key: &str) -> bool {
         let (value, default) = (&self.values[key], &self.defaults[key]);
         value.origin().is_some_and(|origin| origin.ends_with("default.toml"))
             && value.kind == default.kind
     }
 
-    /// Notes where a secret was found that no layer gives.
+    /// Notes the origin of a secret that no layer gives.
     pub(super) fn found_secret(&mut self, key: &str, origin: &str) {
         for noted in self.effective.iter_mut().filter(|noted| noted.key == key) {
             noted.value = kinds::MASK.into();
@@ -141,7 +142,7 @@ impl Layers {
 }
 
 fn parse(origin: &str, text: &str) -> Result<Values, SettingsError> {
-    // Beyond its first line the parser's message quotes the file, and with it perhaps a secret.
+    // The further lines of the parser's message quote the file, which may hold a secret.
     let first_line = |error: String| error.lines().next().unwrap_or_default().to_owned();
     let parsed = FileFormat::Toml.parse(Some(&origin.to_owned()), text);
     parsed.map(flatten).map_err(|e| SettingsError::new(origin, first_line(e.to_string())))
@@ -161,7 +162,7 @@ fn flatten(table: Map<String, Value>) -> Values {
     values
 }
 
-/// Reads a file of the operator's own; `None` where there is none.
+/// Reads a file of the operator; `None` if there is none.
 fn read(dir: Option<&Path>, file: &str) -> Result<Option<Values>, SettingsError> {
     let Some(path) = dir.map(|dir| dir.join(file)) else { return Ok(None) };
     let origin = path.display().to_string();
@@ -206,15 +207,15 @@ fn key_of(name: &str, value: &str) -> Result<Option<String>, SettingsError> {
     if let Some(rest) = name.strip_prefix(PREFIX) {
         return Ok(Some(rest.to_ascii_lowercase().replace("__", ".")));
     }
-    // HERALD_SERVER__PORT is a slip of the pen. Other names with a single underscore are left alone:
-    // orchestrators make up such variables (HERALD_SERVICE_HOST) from the service's name.
+    // HERALD_SERVER__PORT is a typing error. Other names with a single underscore are ignored, because
+    // orchestrators derive variables such as HERALD_SERVICE_HOST from a service's name.
     if name.starts_with("HERALD_") && name.contains("__") {
         return Err(SettingsError::new(name, format!("settings begin with {PREFIX}")));
     }
     Ok(None)
 }
 
-/// The environment of this process, as far as it is text.
+/// The variables of this process whose names and values are text.
 pub(super) fn process_environment() -> Result<Vec<(String, String)>, SettingsError> {
     let mut vars = Vec::new();
     for (name, value) in std::env::vars_os() {

@@ -1,8 +1,8 @@
-//! How much memory there is: the machine's, or what its control group allows.
+//! The available memory: that of the machine, or less if its control group allows less.
 
 use std::{fs, path::Path};
 
-/// The memory that this process may have, bytes; `None` where that cannot be told.
+/// The memory that this process may use, in bytes; `None` if the system does not say.
 pub(super) fn available_bytes() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let of_groups = limit_files(&groups);
@@ -11,8 +11,8 @@ pub(super) fn available_bytes() -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// The files that may hold a limit, of the process's own groups and those around them: version 2 of
-/// control groups has one hierarchy, version 1 one for memory.
+/// The files that can hold a limit, for the groups of the process and their parents. Version 2 of
+/// control groups has one hierarchy, version 1 has one for memory.
 fn limit_files(groups: &str) -> Vec<String> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -29,12 +29,12 @@ fn limit_files(groups: &str) -> Vec<String> {
     files
 }
 
-/// A file's number; `max` is none.
+/// The number in a file; `None` for the word `max`.
 fn read_number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// `MemTotal:       16384 kB` among other lines.
+/// Finds `MemTotal:       16384 kB` among other lines.
 fn total_bytes(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

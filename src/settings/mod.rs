@@ -41,18 +41,18 @@ pub use error::SettingsError;
 pub use files::raise_file_limit;
 pub use layers::Effective;
 
-/// The folder that is looked into when `HERALD_CONFIG_DIR` names none.
+/// The folder of the operator's files, unless `HERALD_CONFIG_DIR` names another.
 const CONFIG_DIR: &str = "config";
 
-/// Which of the three worlds this process lives in (`HERALD_ENV`).
+/// The environment of this process (`HERALD_ENV`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Environment {
-    /// A laptop: loopback, SQLite, seeded.
+    /// A developer's machine: loopback, SQLite, a seeded app.
     #[default]
     Development,
     /// The test suite.
     Test,
-    /// The real thing: nothing weak starts.
+    /// Production: weak settings stop the start.
     Production,
 }
 
@@ -78,7 +78,7 @@ impl fmt::Display for Environment {
     }
 }
 
-/// Everything Herald can be told.
+/// All settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -109,7 +109,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Loads the settings of this process: its environment, and the folder `config` if there is one.
+    /// Loads the settings of this process from its environment, and from the folder `config` if there is
+    /// one.
     ///
     /// # Errors
     /// [`SettingsError`] names the first setting that cannot be honoured.
@@ -129,16 +130,16 @@ impl Settings {
         Self::explain_from(env, dir).map(|(settings, _)| settings)
     }
 
-    /// Keeps what a start is to find again at the next one: a secret key base that was made up because
-    /// its file is missing. Only a server calls this, so that no other command leaves a file behind.
+    /// Writes a generated secret key base to its file, so that the next start finds it. Only a server
+    /// calls this, so that no other command leaves a file behind.
     ///
     /// # Errors
-    /// [`SettingsError`] if the file cannot be made.
+    /// [`SettingsError`] if the file cannot be created.
     pub fn keep(&mut self) -> Result<(), SettingsError> {
         self.secrets.keep_key_base()
     }
 
-    /// Loads as [`Settings::load`] does, and tells every setting's value and where it came from.
+    /// Loads the settings as [`Settings::load`] does, and returns each setting's value and origin, too.
     ///
     /// # Errors
     /// [`SettingsError`] names the first setting that cannot be honoured.
@@ -146,8 +147,8 @@ impl Settings {
         Self::explain_from(layers::process_environment()?.into_iter(), Some(Path::new(CONFIG_DIR)))
     }
 
-    /// Loads as [`Settings::load_from`] does, and tells every setting's value, secrets masked, and
-    /// where it came from.
+    /// Loads the settings as [`Settings::load_from`] does, and returns each setting's value and origin,
+    /// too. Secrets are masked.
     ///
     /// # Errors
     /// [`SettingsError`] names the first setting that cannot be honoured.
@@ -181,7 +182,7 @@ pub struct Server {
     /// The host name by which browsers know this server.
     #[serde(deserialize_with = "kinds::host")]
     pub public_host: String,
-    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted.
     #[serde(deserialize_with = "kinds::networks")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Refuse requests that did not come over TLS.
@@ -194,7 +195,7 @@ pub struct Server {
     pub shutdown_timeout: Duration,
     /// How many sessions a shutdown closes at once.
     pub drain_batch_sessions: usize,
-    /// How long it waits before it closes the next.
+    /// The pause between two such batches.
     #[serde(rename = "drain_interval_ms", deserialize_with = "kinds::milliseconds")]
     pub drain_interval: Duration,
 }
@@ -215,11 +216,11 @@ pub struct Admin {
 pub struct Secrets {
     /// The operator's own token key, for apps with `shared_tokens`; empty is unset.
     pub guardian_secret: Option<SecretString>,
-    /// Signs what Herald itself hands out.
+    /// Signs the tokens that Herald issues.
     pub secret_key_base: SecretString,
     /// The file that holds it.
     secret_key_base_file: Option<String>,
-    /// Whether the key was made up, because the file is missing which a start is to make.
+    /// Whether the key was generated because its file is missing.
     #[serde(skip)]
     is_unmade: bool,
 }
@@ -228,7 +229,7 @@ pub struct Secrets {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// How often the table is read anew.
+    /// The interval at which the table is read again.
     pub refresh: Duration,
 }
 
@@ -241,17 +242,17 @@ pub struct Socket {
     pub check_origin: OriginPolicy,
     /// A session without inbound bytes for this long is closed.
     pub idle_timeout: Duration,
-    /// A connection that has not sent the head of its first request by then is closed.
+    /// A connection that has not sent the head of its first request after this time is closed.
     pub handshake_timeout: Duration,
     /// A message must be complete this long after its first byte.
     pub message_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
-    /// How long a long-poll request waits for something to come.
+    /// How long a long-poll request waits for a frame.
     pub long_poll_window: Duration,
     /// A long-poll session without a joined topic for this long ends.
     pub long_poll_unjoined_timeout: Duration,
-    /// How long a presence channel's changes are gathered before they are announced together.
+    /// How long changes of a presence channel are collected before they are announced together.
     pub presence_interval: Duration,
     /// How long a join or publish may wait for its topic.
     pub topic_timeout: Duration,
@@ -310,8 +311,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The largest message that a session may send before it has joined a topic: as large as a join
-    /// can be, or an event that is sent before its join was answered.
+    /// The largest message that a session may send before it has joined a topic: the size of the largest
+    /// join, or of the largest event, which a client may send before its join is answered.
     ///
     /// A join carries a guardian token and a CSRF token, and may carry parameters of the app's own
     /// beside them; these have as much room as the payload of an event. Topic and event name share
@@ -325,8 +326,8 @@ impl Limits {
         join.saturating_add(PUNCTUATION_BYTES).min(self.message_bytes_max)
     }
 
-    /// How many bytes may wait for all sessions together: as set, else a quarter of the memory that the
-    /// machine or its control group has, but no less than may wait for one.
+    /// The most bytes that may wait for all sessions together: the value of the setting, or else a
+    /// quarter of the available memory, but at least as much as may wait for one session.
     pub fn outboxes_bytes_max(&self) -> usize {
         let quarter = || {
             let bytes = memory::available_bytes().map_or(usize::MAX, |all| (all / 4) as usize);

@@ -1,4 +1,4 @@
-//! The secret key base that a server makes for itself once and keeps in a file, outside production.
+//! The secret key base, which a server outside production creates once and keeps in a file.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ const KEY: &str = "secrets.secret_key_base";
 const FILE: &str = "secrets.secret_key_base_file";
 
 impl Secrets {
-    /// Takes the key from its file, or makes one up, unless a layer gives it.
+    /// Reads the key from its file or generates it, unless a setting gives it.
     ///
     /// # Errors
-    /// The file cannot be used; or the key is neither given nor in a file, in production.
+    /// The file cannot be used; or, in production, there is neither a key nor a file.
     pub(super) fn find_key_base(&mut self, layers: &mut Layers) -> Result<(), SettingsError> {
         if !self.secret_key_base.expose_secret().is_empty() {
             return Ok(());
@@ -44,10 +44,10 @@ impl Secrets {
         Ok(())
     }
 
-    /// Keeps a key that was made up in the file that was missing.
+    /// Writes a generated key to the file that was missing.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub(super) fn keep_key_base(&mut self) -> Result<(), SettingsError> {
         if let Some(file) = self.secret_key_base_file.as_ref().filter(|_| self.is_unmade) {
             let kept = keep(&self.secret_key_base, Path::new(file));
@@ -76,11 +76,11 @@ fn read(path: &Path) -> io::Result<SecretString> {
     }
 }
 
-/// Puts `key` into a file at `path` that only this user may read; returns the key that the file holds
-/// then.
+/// Writes `key` to a file at `path` that only this user can read. Returns the key that the file holds
+/// afterwards.
 ///
-/// Two processes that start at once end up with one key: the file appears whole or not at all, and
-/// the second process takes the key of the first.
+/// Two processes that start at the same time end up with one key: the file appears as a whole or not
+/// at all, and the second process takes the key of the first.
 fn keep(key: &SecretString, path: &Path) -> io::Result<SecretString> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
@@ -91,7 +91,7 @@ fn keep(key: &SecretString, path: &Path) -> io::Result<SecretString> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => read(path),
     });
-    // The draft has no further use, whether it became the key or not; a left-over harms nobody.
+    // The draft is no longer needed; if it cannot be removed, it does no harm.
     fs::remove_file(&draft).ok();
     kept
 }

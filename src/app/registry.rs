@@ -246,7 +246,7 @@ impl AppRegistry {
             registry.note(&outcome);
             match &outcome {
                 Ok(done) => publish(registry, done),
-                // Nobody knows whether it happened.
+                // Nobody knows whether it happened. What happens after this is seen at the next refresh.
                 Err(ChangeError::Store(_)) => ctx.notify(Refresh),
                 Err(_) => {}
             }

@@ -4,7 +4,15 @@
 //! transaction whose commit is awaited: a write that was answered is on disk, and a killed process
 //! leaves nothing damaged. No error here carries the database's URL, which may hold a password.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use herald_entity::{apps, prelude::Apps as Table};
@@ -102,6 +110,17 @@ fn violated(text: &str) -> UniqueField {
     };
     let fields = [UniqueField::Slug, UniqueField::Key];
     fields.into_iter().find(|field| names(field.as_str())).unwrap_or(UniqueField::Name)
+}
+
+/// Whether the database itself said nothing of what was asked.
+fn is_unheard(error: &DbErr) -> bool {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return true;
+    };
+    !matches!(**error, sqlx::Error::Database(_))
 }
 
 /// Says what went wrong, in the database's words where they cannot hold a secret.
@@ -363,7 +382,9 @@ impl AppStore {
         Ok((deleted.rows_affected > 0).then_some(id))
     }
 
-    /// Runs `change` in a transaction of its own and awaits the commit; an error rolls it back.
+    /// Runs `change` in a transaction of its own and awaits the commit; an error rolls it back. A commit
+    /// that is not answered in time may still happen: its error says so, and whoever keeps a copy of
+    /// the table has to read it anew.
     ///
     /// A statement that returns rows must not run in autocommit mode: sqlx stops an SQLite statement
     /// after the row it wants and drops the error of the commit that follows (launchbadge/sqlx#3430),
@@ -372,13 +393,22 @@ impl AppStore {
         &self,
         change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>,
     ) -> Result<T, StoreError> {
-        self.query(async {
+        let is_committing = AtomicBool::new(false);
+        let done = self.query(async {
             let transaction = self.db.begin().await?;
             let done = change(&transaction).await?;
-            transaction.commit().await?;
-            Ok(done)
+            is_committing.store(true, Relaxed);
+            let committed = transaction.commit().await;
+            // Whatever the database has said of it is certain, unless its word was lost on the way.
+            is_committing.store(committed.as_ref().is_err_and(is_unheard), Relaxed);
+            committed.map(|()| done)
+        });
+        done.await.map_err(|error| match error {
+            StoreError::Unavailable(reason) if is_committing.load(Relaxed) => {
+                StoreError::Unavailable(format!("{reason}; the change may have been made"))
+            }
+            error => error,
         })
-        .await
     }
 
     async fn query<T>(

@@ -765,6 +765,47 @@ async fn a_write_whose_commit_fails_is_an_outage_and_changes_nothing(database: &
     assert_eq!(apps, [("foo-app", false), ("bar-app", true)]);
 }
 
+#[actix_web::test]
+async fn a_commit_that_is_not_answered_in_time_is_seen_once_it_has_happened() {
+    let database = TestDatabase::postgres().await;
+    database.migrated().await;
+    let settings =
+        settings::Database { query_timeout: Duration::from_secs(1), ..database.settings() };
+    let store =
+        AppStore::connect(&settings, MissingFile::MakeWithFolder).await.expect("a connection");
+    let running = Running::start(store.clone(), OFTEN).await;
+    for statement in [
+        "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql \
+         AS 'BEGIN PERFORM pg_sleep(3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER sleep AFTER INSERT ON apps \
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sleep()",
+    ] {
+        database.sql(statement).await;
+    }
+    let created = running.create(json!({ "name": "foo-app" })).await;
+    assert_eq!(created.err(), Some(RegistryError::Unavailable));
+    running
+        .until("the app is known", |directory| directory.load().by_slug("foo-app").is_some())
+        .await;
+    let again = running.create(json!({ "name": "foo-app" })).await;
+    let Err(RegistryError::Invalid(faults)) = again else { panic!("{again:?}") };
+    assert_eq!(as_json(&faults), name_taken());
+
+    // The command line says that nobody knows, too.
+    let fields = fields(json!({ "name": "bar-app" }));
+    let Err(ChangeError::Store(error)) = change::create(&store, fields).await else {
+        panic!("its commit takes longer than it may")
+    };
+    assert!(
+        error.to_string().ends_with("no answer within 1s; the change may have been made"),
+        "{error}"
+    );
+    running
+        .until("the app is known", |directory| directory.load().by_slug("bar-app").is_some())
+        .await;
+    database.remove().await;
+}
+
 async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
     database.migrated().await;
     let patience = Duration::from_millis(200);

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::support::{raw, server::ADMIN, *};
 
@@ -24,7 +24,7 @@ async fn until_draining(server: &TestServer) {
 
 /// Waits until nobody listens any more: only requests under way hold the stop up.
 async fn until_deaf(server: &TestServer) {
-    let connecting = || tokio::net::TcpStream::connect(("127.0.0.1", server.port));
+    let connecting = || TcpStream::connect(("127.0.0.1", server.port));
     let deaf = async { while connecting().await.is_ok() {} };
     timeout(DEADLINE, deaf).await.expect("the listener closes in time");
 }
@@ -41,15 +41,30 @@ async fn stuck(server: &TestServer) -> Socket {
     socket
 }
 
-/// A process that may take so long to stop, and a client that holds it up.
-async fn held_up(shutdown_timeout: &str) -> (Process, Socket) {
+/// Half of a trigger, on a connection that never sends the rest.
+async fn half_a_trigger(server: &TestServer) -> TcpStream {
+    let mut half = raw::connect(server).await;
+    let head = "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\n\
+                authorization: Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=\r\n\
+                content-type: application/json\r\ncontent-length: 100\r\n\r\n{\"topic\":";
+    half.write_all(head.as_bytes()).await.expect("room");
+    // An answer that came behind it shows that the half was read.
+    assert_eq!(get(server.url("/health")).await.status, 200);
+    half
+}
+
+/// A process that may take so long to stop, and clients that hold it up: a session that reads nothing,
+/// for two seconds, and half a request, for as long as the stop may take.
+async fn held_up(shutdown_timeout: &str) -> (Process, (Socket, TcpStream)) {
     let process = Process::start(&[
         ("HERALD__SERVER__SHUTDOWN_TIMEOUT", shutdown_timeout),
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
         ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
+        ("HERALD__SOCKET__IDLE_TIMEOUT", "10m"),
     ]);
+    let half = half_a_trigger(&process.server).await;
     let stuck = stuck(&process.server).await;
-    (process, stuck)
+    (process, (stuck, half))
 }
 
 /// Roomy enough for a stuck client to stay one until the end.
@@ -252,7 +267,7 @@ async fn e101_a_second_signal_closes_at_once_what_is_left() {
 
 #[tokio::test]
 async fn a_third_signal_ends_it_all() {
-    let (mut process, _stuck) = held_up("10m").await;
+    let (mut process, _held) = held_up("10m").await;
     process.signal("TERM");
     process.until_logged("SIGTERM: shutting down");
     // After the second signal alone the process would soon end by itself, so it finds both at once.
@@ -352,7 +367,7 @@ async fn a_signal_ends_the_process_in_order_and_in_time() {
 
 #[tokio::test]
 async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
-    let (mut process, _stuck) = held_up("3s").await;
+    let (mut process, _held) = held_up("3s").await;
     let began = Instant::now();
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
@@ -361,11 +376,12 @@ async fn a_stuck_client_holds_a_signalled_process_no_longer_than_it_may() {
 
 #[tokio::test]
 async fn a_second_signal_does_not_wait() {
-    let (mut process, _stuck) = held_up("10m").await;
+    let (mut process, _held) = held_up("10m").await;
     process.signal("TERM");
-    until_draining(&process.server).await;
+    process.until_logged("SIGTERM: shutting down");
     let began = Instant::now();
     process.signal("TERM");
+    process.until_logged("SIGTERM again: closing what is left at once");
     assert_eq!(process.ended().code(), Some(0));
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
@@ -375,13 +391,7 @@ async fn half_a_body_holds_a_stop_no_longer_than_it_may_and_a_second_signal_not_
     for (shutdown_timeout, signals) in [("2s", 1), ("10m", 2)] {
         let env = [("HERALD__SERVER__SHUTDOWN_TIMEOUT", shutdown_timeout)];
         let mut process = Process::start(&env);
-        let mut half = raw::connect(&process.server).await;
-        let head = "POST /api/apps/test-app/events HTTP/1.1\r\nhost: h\r\n\
-                    authorization: Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=\r\n\
-                    content-type: application/json\r\ncontent-length: 100\r\n\r\n{\"topic\":";
-        half.write_all(head.as_bytes()).await.expect("room");
-        // An answer that came behind it shows that the half was read.
-        assert_eq!(get(process.server.url("/health")).await.status, 200);
+        let _half = half_a_trigger(&process.server).await;
         let began = Instant::now();
         for nth in 0..signals {
             if nth > 0 {

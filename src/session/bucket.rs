@@ -1,5 +1,7 @@
 //! How often a client may do something.
 
+use std::time::Duration;
+
 /// So many times within a second, and as many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerSecond(pub u32);
@@ -28,6 +30,14 @@ impl Bucket {
             self.empty_at_ns = empty_at_ns;
         }
         fits
+    }
+
+    /// How long it takes until something may be done so many times.
+    pub fn wait(&self, times: u32, rate: PerSecond, now_s: f64) -> Duration {
+        let now_ns = nanoseconds(now_s);
+        let step_ns = SECOND_NS / u64::from(rate.0.max(1));
+        let empty_at_ns = self.filled_until_ns(now_ns) + step_ns * u64::from(times);
+        Duration::from_nanos(empty_at_ns.saturating_sub(now_ns + SECOND_NS))
     }
 
     /// Whether it holds nothing: it is worth no memory then.
@@ -88,6 +98,18 @@ mod tests {
             let now_s = NOW_S + f64::from(n) * 0.033_334;
             assert!(bucket.take(1, PerSecond(30), now_s), "{n}");
         }
+    }
+
+    #[test]
+    fn what_is_one_too_many_is_told_how_long_to_wait() {
+        let (rate, mut bucket) = (PerSecond(100), Bucket::default());
+        let wait_ms = |bucket: &Bucket, times, now_s| bucket.wait(times, rate, now_s).as_millis();
+        assert_eq!(wait_ms(&bucket, 100, NOW_S), 0);
+        assert_eq!(taken(&mut bucket, 100, NOW_S), 100);
+        assert_eq!(wait_ms(&bucket, 1, NOW_S), 10);
+        assert_eq!(wait_ms(&bucket, 25, NOW_S + 0.125), 125);
+        assert_eq!(wait_ms(&bucket, 25, NOW_S + 0.25), 0);
+        assert!(bucket.take(25, rate, NOW_S + 0.251));
     }
 
     #[test]

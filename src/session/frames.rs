@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use actix_codec::{AsyncRead, Decoder, ReadBuf};
@@ -22,7 +22,8 @@ use futures_util::Stream;
 
 use super::{
     CloseCode, Received,
-    bucket::{Bucket, PerSecond},
+    bucket::PerSecond,
+    pace::{self, Pace},
     unfinished::Holding,
     worker::Worker,
 };
@@ -38,13 +39,6 @@ const TURN_BYTES_MAX: usize = 64 * 1024;
 /// Frames taken before other sessions of the thread get a turn: a flood of heartbeats costs others
 /// no more than these at a time.
 const TURN_FRAMES_MAX: u32 = 16;
-
-/// So much of a second's frames must be free again before a session that was too fast goes on.
-const RESUME_SHARE: u32 = 4;
-
-/// A session that has to wait this often, and is never within its rate in between, is ended: after
-/// about ten seconds.
-const PAUSES_MAX: u8 = 40;
 
 /// The mask in the head of every frame from a client.
 const MASK_BYTES: usize = 4;
@@ -104,15 +98,12 @@ impl<T> Socket<T> {
 pub(super) struct Gate {
     is_shut: Cell<bool>,
     has_joined: Cell<bool>,
-    /// Whether more frames came than may within a second.
-    is_paused: Cell<bool>,
-    /// How often that was so since the session last kept to its rate.
-    pauses: Cell<u8>,
     /// Frames taken in this turn.
     turn_frames: Cell<u32>,
     /// Whether a turn has ended since the task of this session was last polled.
     has_had_turn: Cell<bool>,
-    frames: Cell<Bucket>,
+    /// How fast frames come, and whether that is too fast.
+    pace: Cell<Pace>,
     /// When bytes last came in, or when the gate was last opened again.
     heard: Cell<Instant>,
     /// When the first byte of the message arrived that is not complete yet.
@@ -125,11 +116,9 @@ impl Default for Gate {
         Self {
             is_shut: Cell::default(),
             has_joined: Cell::default(),
-            is_paused: Cell::default(),
-            pauses: Cell::default(),
             turn_frames: Cell::default(),
             has_had_turn: Cell::default(),
-            frames: Cell::default(),
+            pace: Cell::default(),
             heard: Instant::now().into(),
             unfinished_since: Cell::default(),
             waker: Cell::default(),
@@ -153,43 +142,41 @@ impl Gate {
         }
     }
 
+    /// The time in which nobody read is not held against the client: neither as silence, nor for the
+    /// message that it has begun. No more than that, or a client could hold half a message for ever by
+    /// being too fast now and then.
     fn go_on(&self) {
         let now = Instant::now();
-        self.heard.set(now);
-        self.unfinished_since.set(self.unfinished_since.get().map(|_| now));
+        let unheard = now.saturating_duration_since(self.heard.replace(now));
+        let since = self.unfinished_since.get();
+        self.unfinished_since.set(since.map(|since| (since + unheard).min(now)));
     }
 
     fn is_closed(&self) -> bool {
-        self.is_shut.get() || self.is_paused.get()
+        self.is_shut.get() || self.pace.get().is_paused()
     }
 
     /// Whether a frame may be taken now. One too many within a second pauses the session.
     fn take_frame(&self, rate: PerSecond, now_s: f64) -> bool {
-        let mut frames = self.frames.get();
-        if frames.is_empty(now_s) {
-            self.pauses.set(0);
-        }
-        let may_be = frames.take(1, rate, now_s);
-        self.frames.set(frames);
+        let mut pace = self.pace.get();
+        let may_be = pace.take(rate, now_s);
+        self.pace.set(pace);
         if may_be {
             self.turn_frames.set(self.turn_frames.get() + 1);
-        } else {
-            self.is_paused.set(true);
-            self.pauses.set(self.pauses.get().saturating_add(1));
         }
         may_be
     }
 
     /// Ends a pause as soon as enough may be taken again, and answers when to ask next.
     pub(super) fn end_pause(&self, rate: PerSecond, now: Instant, now_s: f64) -> Option<Instant> {
-        if !self.is_paused.get() {
+        let mut pace = self.pace.get();
+        if !pace.is_paused() {
             return None;
         }
-        let mut probe = self.frames.get();
-        if !probe.take((rate.0 / RESUME_SHARE).max(1), rate, now_s) {
-            return Some(now + Duration::from_secs(1) / (4 * RESUME_SHARE));
+        if !pace.resume(rate, now_s) {
+            return Some(now + pace::LOOK);
         }
-        self.is_paused.set(false);
+        self.pace.set(pace);
         self.go_on();
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -199,7 +186,7 @@ impl Gate {
 
     /// Whether the session has been too fast for too long.
     pub(super) fn is_flooded(&self) -> bool {
-        self.pauses.get() >= PAUSES_MAX
+        self.pace.get().is_flooded()
     }
 
     /// The session's task is polled: it may take as many frames as make a turn.

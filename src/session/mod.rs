@@ -21,6 +21,7 @@ mod expect;
 mod frames;
 pub mod listener;
 pub mod long_poll;
+mod pace;
 pub mod path;
 pub mod places;
 mod pump;

@@ -143,6 +143,38 @@ async fn before_it_has_joined_a_session_sends_no_larger_message_than_a_join_can_
     becomes_hit(&server, "message_bytes_max", 1.0).await;
 }
 
+#[tokio::test]
+async fn a_client_that_is_too_fast_now_and_then_has_no_more_time_for_a_message() {
+    let message_timeout = Duration::from_secs(2);
+    let server = TestServer::start_with(|settings| {
+        settings.socket.message_timeout = message_timeout;
+        settings.limits.frames_per_second_max = 50;
+    });
+    let mut socket = joined(&server).await;
+    let empty = |first: u8| [first, 0x80, 0, 0, 0, 0];
+    let began = Instant::now();
+    socket.tcp().write_all(&empty(0x01)).await.expect("room");
+    // More pongs than may come at once, and fewer than may come in that time: each time the session
+    // pauses for about a quarter of a second.
+    let pongs = empty(0x8a).repeat(60);
+    let mut pace = tokio::time::interval(Duration::from_millis(1_500));
+    let end = async {
+        loop {
+            tokio::select! {
+                code = socket.closed() => return code,
+                _ = pace.tick() => {}
+            }
+            // It may be over already.
+            let _ = socket.tcp().write_all(&pongs).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(DEADLINE, end).await.expect("an end in time"), 1008);
+    assert!(began.elapsed() >= message_timeout);
+    let figures = becomes_hit(&server, "message_timeout", 1.0).await;
+    assert_eq!(figures.ended("message_timeout"), 1.0);
+    assert!(figures.hits("frames_per_second_max") >= 1.0, "it paused");
+}
+
 /// A request whose head is this large, in two halves.
 fn halves(bytes: usize) -> (Vec<u8>, Vec<u8>) {
     let filler = "x".repeat(bytes - 60);

@@ -131,7 +131,9 @@ impl Server {
         let unfinished = Unfinished::new(settings.limits.unfinished_bytes_max);
         let sessions = Sessions::new(sessions_max, unfinished, metrics);
         let http_max = settings.limits.http_connections_max;
-        let connections = ConnectionLimit::new(http_max, connections_max, sessions.clone());
+        let threads = settings.worker_threads();
+        let connections =
+            ConnectionLimit::new(http_max, connections_max, threads, sessions.clone());
         let registry = registry.await?;
         warn_of_no_app(&settings, &directory.load());
         let parts = Parts::assemble(settings, directory, registry, (sessions, connections));

@@ -9,7 +9,7 @@ use std::{rc::Rc, sync::Arc};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
-        Method, StatusCode,
+        ConnectionType, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -27,6 +27,7 @@ use crate::{
     session::{
         body::{self, Share, Unread},
         long_poll::{Polled, Posted},
+        requests,
         upgrade::Handshake,
         worker::Worker,
     },
@@ -69,6 +70,7 @@ pub async fn answer(
     if !is_known {
         return HttpResponse::new(StatusCode::BAD_REQUEST);
     }
+    requests::in_its_time(&request, &thread.worker).await;
     let handshake = Handshake {
         method: request.method(),
         path: request.path(),
@@ -100,12 +102,21 @@ impl EndpointThread {
         handshake: &Handshake<'_>,
     ) -> HttpResponse {
         let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
-        match self.endpoint.long_polls.poll(id).await {
+        let poll = self.endpoint.long_polls.poll(id);
+        match requests::unless_in_the_way(request, poll).await {
+            // It comes again, over another connection.
+            None => last(self.messages(204, id, &[])),
+            Some(polled) => self.polled(id, &polled),
+        }
+    }
+
+    fn polled(&self, id: Uuid, polled: &Polled) -> HttpResponse {
+        match polled {
             // A token of ours without a session. On 410 clients up to 1.8.1 would take a new
             // session for the old one and stay deaf; on 500 every generation comes back and joins.
             Polled::Gone => status(500),
             Polled::Frames(frames) if frames.is_empty() => self.messages(204, id, &[]),
-            Polled::Frames(frames) => self.messages(200, id, &frames),
+            Polled::Frames(frames) => self.messages(200, id, frames),
         }
     }
 
@@ -160,10 +171,13 @@ impl EndpointThread {
                 return HttpResponse::new(StatusCode::BAD_REQUEST);
             }
         };
-        match self.endpoint.long_polls.post(id, messages).await {
-            Posted::Done => status(200),
-            Posted::Late => status(408),
-            Posted::Gone => status(410),
+        let post = self.endpoint.long_polls.post(id, messages);
+        match requests::unless_in_the_way(request, post).await {
+            Some(Posted::Done) => status(200),
+            Some(Posted::Late) => status(408),
+            Some(Posted::Gone) => status(410),
+            // Its messages get their turn all the same.
+            None => last(status(408)),
         }
     }
 
@@ -237,6 +251,12 @@ fn preflight(request: &HttpRequest) -> HttpResponse {
         response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, asked.clone()));
     }
     response.finish()
+}
+
+/// The last answer of its connection.
+fn last(mut response: HttpResponse) -> HttpResponse {
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
 }
 
 fn status(status: u16) -> HttpResponse {

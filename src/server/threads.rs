@@ -318,7 +318,7 @@ mod tests {
     fn no_limit() -> ConnectionLimit {
         let unfinished = Unfinished::new(1 << 20);
         let sessions = Sessions::new(1, unfinished, Metrics::new(0));
-        ConnectionLimit::new(None, usize::MAX, sessions)
+        ConnectionLimit::new(None, usize::MAX, 1, sessions)
     }
 
     type Seen = Arc<Mutex<HashMap<ThreadId, usize>>>;

@@ -28,14 +28,19 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::broker::{
-    outbox::{Ending, Load, Outbox, ToSession},
-    subscriber::Frame,
+use crate::{
+    broker::{
+        outbox::{Ending, Load, Outbox, ToSession},
+        subscriber::Frame,
+    },
+    metrics::labels::Limit,
 };
 
 use super::{
     CloseCode, Conversation, Received,
+    bucket::{Bucket, PerSecond},
     driver::{self, Carrier, Driver},
+    pace::{self, Pace},
     unfinished::Holding,
     worker::{Admission, SessionLimits, Worker},
 };
@@ -47,6 +52,9 @@ const INBOX_MESSAGES_MAX: usize = 400;
 
 /// Bytes that may wait for their turn before another request's messages join them.
 const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
+/// Fetches that may wait because they come too fast, one beside the other. Clients have one at a time.
+const LATE_FETCHES_MAX: usize = 16;
 
 /// One of so many places of the server may be taken by sessions that were never fetched: enough for
 /// a crowd that comes at once, too few to keep anybody out.
@@ -247,6 +255,12 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     waiting_bytes: usize,
     max: Load,
     parked: Option<Parked>,
+    /// How fast messages come, and fetches that take over from others.
+    pace: Pace,
+    /// How often the client has fetched.
+    fetches: Bucket,
+    /// Fetches whose time has not come, because that was too often.
+    late: VecDeque<Parked>,
     /// When something that waits was published, if that is of interest.
     sampled: Option<Instant>,
     /// When the client was last there to fetch.
@@ -285,6 +299,9 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             waiting_bytes: 0,
             max: Load { frames, bytes },
             parked: None,
+            pace: Pace::default(),
+            fetches: Bucket::default(),
+            late: VecDeque::new(),
             sampled: None,
             fetched: Instant::now(),
             unjoined_since: Some(Instant::now()),
@@ -296,9 +313,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
     /// Answers what need not wait although the broker is asked for something before it.
     fn answer_meanwhile(&mut self, ctx: &mut Context<Self>) {
         for inbound in mem::take(&mut self.inbox) {
+            let may_be = !self.is_closed && !self.pace.is_paused();
             match inbound {
-                Inbound::Message(message) if driver::answer_meanwhile(self, &message, ctx) => {
+                Inbound::Message(message)
+                    if may_be && driver::answer_meanwhile(self, &message, ctx) =>
+                {
                     self.inbox_bytes -= message.size_bytes();
+                    self.take_frame(ctx);
                 }
                 inbound => self.inbox.push_back(inbound),
             }
@@ -315,9 +336,93 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         is_light && self.inbox.len() + messages.len() <= INBOX_MESSAGES_MAX
     }
 
-    /// Looks at messages until one has to wait for the broker.
+    /// Takes a frame of those that may come within a second. One too many, and the session pauses; if
+    /// it goes on like that, it ends.
+    fn take_frame(&mut self, ctx: &mut Context<Self>) -> bool {
+        if self.pace.is_paused() {
+            return false;
+        }
+        let (rate, now_s) = self.rate();
+        let may_be = self.pace.take(rate, now_s);
+        if !may_be {
+            self.driver.worker().metrics.hit(Limit::FramesPerSecond);
+            match self.pace.is_flooded() {
+                true => self.end(Ending::TooManyFrames, ctx),
+                false => drop(ctx.run_later(pace::LOOK, Self::try_resume)),
+            }
+        }
+        may_be
+    }
+
+    /// Goes on with what waits, if the pause is over.
+    fn try_resume(&mut self, ctx: &mut Context<Self>) {
+        let (rate, now_s) = self.rate();
+        if self.pace.resume(rate, now_s) {
+            self.work(ctx);
+        } else {
+            ctx.run_later(pace::LOOK, Self::try_resume);
+        }
+    }
+
+    /// How many frames there may be, and the time that they are judged by.
+    fn rate(&self) -> (PerSecond, f64) {
+        let worker = self.driver.worker();
+        (worker.limits.frames_per_second_max, worker.seconds_at(Instant::now()))
+    }
+
+    /// Parks the fetches that have waited for their time to come, as far as it has.
+    fn take_late(&mut self, ctx: &mut Context<Self>) {
+        while let Some(first) = self.late.front() {
+            if first.is_closed() {
+                self.late.pop_front();
+                continue;
+            }
+            let (rate, now_s) = self.rate();
+            if self.pace.is_paused() || !self.fetches.take(1, rate, now_s) {
+                let wait = match self.pace.is_paused() {
+                    true => pace::LOOK,
+                    false => {
+                        self.driver.worker().metrics.hit(Limit::FramesPerSecond);
+                        self.fetches.wait(1, rate, now_s)
+                    }
+                };
+                ctx.run_later(wait, Self::take_late);
+                return;
+            }
+            if let Some(fetch) = self.late.pop_front() {
+                self.park(fetch, ctx);
+            }
+        }
+    }
+
+    /// Parks a fetch, or answers it at once if there is something to bring.
+    fn park(&mut self, fetch: Parked, ctx: &mut Context<Self>) {
+        if let Some(earlier) = self.parked.replace(fetch) {
+            // The client has given up on it, or has two: the later one counts.
+            let _ = earlier.send(Vec::new());
+        }
+        // What has arrived by now is fetched with it, though its turn would come later.
+        while let Some(arrival) = self.driver.outbox().take() {
+            self.arrived(arrival, ctx);
+        }
+        self.flush();
+        if self.is_closed && self.waiting.is_empty() {
+            ctx.stop();
+        }
+    }
+
+    /// Whether a client is there that waits for something to come.
+    fn is_fetched(&self) -> bool {
+        self.parked.iter().chain(&self.late).any(|fetch| !fetch.is_closed())
+    }
+
+    /// Looks at messages until one has to wait, for the broker or for its time.
     fn work(&mut self, ctx: &mut Context<Self>) {
         while !self.is_held && !self.is_closed {
+            let is_message = matches!(self.inbox.front(), Some(Inbound::Message(_)));
+            if is_message && !self.take_frame(ctx) {
+                break;
+            }
             match self.inbox.pop_front() {
                 Some(Inbound::Message(message)) => {
                     self.inbox_bytes -= message.size_bytes();
@@ -378,7 +483,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
 
     /// Ends a session whose client has gone, or never joined anything.
     fn check_life(&mut self, ctx: &mut Context<Self>) {
-        if self.parked.as_ref().is_some_and(|parked| !parked.is_closed()) {
+        if self.is_fetched() {
             self.fetched = Instant::now();
         }
         if self.driver.is_subscribed() {
@@ -447,6 +552,9 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
     /// accepted must reach also a client that is between two fetches: it gets its next one.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
         debug!("session {} is closed: {}", self.driver.session(), code.0);
+        if self.parked.is_none() {
+            self.parked = self.late.pop_front();
+        }
         self.flush();
         self.is_closed = true;
         if code == CloseCode::RESTART && !self.waiting.is_empty() {
@@ -456,6 +564,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         }
         // Whoever still waits for an answer learns by this that the session is gone.
         self.parked = None;
+        self.late.clear();
         self.inbox.clear();
         ctx.stop();
     }
@@ -481,19 +590,22 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             // Its client has left, or its window ended, before its turn came.
             return;
         }
+        let takes_over = self.is_fetched();
         self.fetched = Instant::now();
         self.listing.newcomer = None;
-        if let Some(earlier) = self.parked.replace(answer) {
-            // The client has given up on it, or has two: the later one counts.
-            let _ = earlier.send(Vec::new());
+        if self.is_closed {
+            return self.park(answer, ctx);
         }
-        // What has arrived by now is fetched with it, though its turn would come later.
-        while let Some(arrival) = self.driver.outbox().take() {
-            self.arrived(arrival, ctx);
+        if takes_over {
+            // To answer one with another costs its client nothing, as a frame does.
+            self.take_frame(ctx);
         }
-        self.flush();
-        if self.is_closed && self.waiting.is_empty() {
-            ctx.stop();
+        if self.late.len() >= LATE_FETCHES_MAX {
+            return self.end(Ending::TooManyFrames, ctx);
+        }
+        self.late.push_back(answer);
+        if self.late.len() == 1 {
+            self.take_late(ctx);
         }
     }
 }

@@ -120,3 +120,49 @@ async fn handshakes_that_are_refused_and_do_not_hang_up_count_until_they_are_gon
     let mut fresh = raw::connect(server).await;
     assert_eq!(ask(&mut fresh, "/health").await.0, 200);
 }
+
+#[tokio::test]
+async fn fetches_that_are_parked_give_way_where_nothing_else_can() {
+    const FETCHES: usize = 30;
+    let process = Process::start(&[
+        ("HERALD__LIMITS__HTTP_CONNECTIONS_MAX", "20"),
+        ("HERALD__SERVER__WORKERS", "1"),
+        ("HERALD__SOCKET__LONG_POLL_WINDOW", "19s"),
+    ]);
+    let server = &process.server;
+    let mut parked = Vec::new();
+    for _ in 0..FETCHES {
+        let mut stream = raw::connect(server).await;
+        stream
+            .write_all(b"GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: h\r\n\r\n")
+            .await
+            .expect("room");
+        let (status, body) = raw::answer(&mut stream).await;
+        assert_eq!(status, 200, "{body}");
+        let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let token = answer["token"].as_str().expect("a token").to_owned();
+        let fetch =
+            format!("GET /socket/longpoll?vsn=2.0.0&token={token} HTTP/1.1\r\nhost: h\r\n\r\n");
+        stream.write_all(fetch.as_bytes()).await.expect("room");
+        parked.push((stream, token));
+        for path in ["/health", "/api/admin/apps"] {
+            let mut fresh = raw::connect(server).await;
+            assert_eq!(ask(&mut fresh, path).await.0, 200, "{path}");
+        }
+    }
+    // The first of them were answered with nothing, and for the last time.
+    let (stream, token) = &mut parked[0];
+    let (status, body) = raw::answer(stream).await;
+    assert_eq!(
+        (status, body),
+        (200, format!(r#"{{"status":204,"token":"{token}","messages":[]}}"#))
+    );
+    assert_eq!(raw::hung_up(stream).await, b"");
+    let path = format!("/socket/longpoll?vsn=2.0.0&token={token}");
+    let mut again = raw::connect(server).await;
+    let body = r#"[null,"1","phoenix","heartbeat",{}]"#;
+    let post =
+        format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    again.write_all(post.as_bytes()).await.expect("room");
+    assert_eq!(raw::answer(&mut again).await.1, r#"{"status":200}"#, "their sessions go on");
+}

@@ -123,3 +123,56 @@ async fn triggers_that_are_sent_ahead_are_published_in_their_order() {
         assert_eq!(socket.next().await, expected);
     }
 }
+
+#[tokio::test]
+async fn fetches_that_are_parked_and_sent_ahead_cost_neither_memory_nor_time() {
+    const CONNECTIONS: usize = 20;
+    const FETCHES: usize = 5_000;
+    let process = Process::start(&[("HERALD__SOCKET__LONG_POLL_WINDOW", "1s")]);
+    let server = &process.server;
+    let mut sessions = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut socket = Socket::polled(Poller::connect(server, V2).await, V2);
+        socket.join("public:test-app", json!({})).await;
+        sessions.push(socket.into_poller());
+    }
+    let before = process.resident_bytes();
+    let mut halves = Vec::new();
+    for session in &sessions {
+        let fetch = format!(
+            "GET /socket/longpoll?vsn=2.0.0&token={} HTTP/1.1\r\nhost: h\r\n\r\n",
+            session.token
+        );
+        let (reading, mut writing) = connect(server).await.into_split();
+        // Far more than the kernel keeps: the rest is written when the server reads on.
+        let written = tokio::spawn(async move {
+            for _ in 0..FETCHES {
+                if writing.write_all(fetch.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        halves.push((reading, written));
+    }
+    // Each is answered when its window is over, one after the other.
+    let empty =
+        |session: &Poller| format!(r#"{{"status":204,"token":"{}","messages":[]}}"#, session.token);
+    let mut answered = async || {
+        for ((reading, _), session) in halves.iter_mut().zip(&sessions) {
+            assert_eq!(raw::answer(reading).await, (200, empty(session)));
+        }
+    };
+    answered().await;
+    let began = process.cpu_time();
+    for _ in 0..3 {
+        answered().await;
+    }
+    let took = process.cpu_time() - began;
+    // A single connection that spins takes all of a core for three seconds.
+    assert!(took < std::time::Duration::from_millis(1_000), "{took:?}");
+    let grown = process.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "grown by {grown} bytes");
+    for (_, written) in halves {
+        written.abort();
+    }
+}

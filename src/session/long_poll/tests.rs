@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::metrics::labels::SessionEnd;
 use crate::session::{
+    bucket::PerSecond,
     testing::{Bench, DEADLINE, Obedient, limits},
     worker::SessionLimits,
 };
@@ -434,4 +435,120 @@ async fn a_session_that_never_was_is_gone() {
     let polls = Polls::roomy();
     assert_eq!(polls.all.poll(Uuid::new_v4()).await, Polled::Gone);
     assert_eq!(polls.post(Uuid::new_v4(), &["a"]).await, Posted::Gone);
+}
+
+/// Sessions of which each may send so many frames within a second.
+fn paced(frames: u32) -> Polls {
+    let frames_per_second_max = PerSecond(frames);
+    Polls::new(SessionLimits { frames_per_second_max, ..limits() }, times(DEADLINE))
+}
+
+fn hits(polls: &Polls) -> u64 {
+    polls.bench.worker.metrics.limit_hits.of(Limit::FramesPerSecond).get()
+}
+
+#[actix_web::test]
+async fn fetches_that_come_too_fast_wait_for_their_time_and_none_is_refused() {
+    const RATE: u32 = 20;
+    let polls = paced(RATE);
+    let id = polls.open();
+    assert_eq!(polls.post(id, &["join"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["joined"]));
+    let began = Instant::now();
+    for n in 0..2 * RATE {
+        let payload = format!(r#"{{"n":{n}}}"#);
+        polls.bench.publish(&payload).await;
+        assert_eq!(polls.all.poll(id).await, frames(&[&payload]));
+    }
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(hits(&polls) > 0, "it is counted");
+    assert_eq!(polls.post(id, &["a"]).await, Posted::Done, "the session goes on");
+}
+
+#[actix_web::test]
+async fn fetches_that_take_over_from_one_another_are_answered_at_a_bounded_rate() {
+    const RATE: u32 = 20;
+    let polls = paced(RATE);
+    let id = polls.open();
+    let answered = std::cell::Cell::new(0_u32);
+    let began = Instant::now();
+    let flood = async || {
+        while began.elapsed() < Duration::from_millis(1_500) {
+            if polls.all.poll(id).await == frames(&[]) {
+                answered.set(answered.get() + 1);
+            }
+        }
+    };
+    // The last of them is parked until something comes.
+    let last = async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(polls.post(id, &["close"]).await, Posted::Gone);
+    };
+    let all = async { tokio::join!(flood(), flood(), flood(), last) };
+    tokio::select! {
+        _ = all => {}
+        () = tokio::time::sleep(DEADLINE) => panic!("no end"),
+    }
+    let most = f64::from(RATE) * (began.elapsed().as_secs_f64() + 1.0);
+    assert!(f64::from(answered.get()) <= most, "{} answers", answered.get());
+}
+
+#[actix_web::test]
+async fn a_client_that_fetches_many_times_at_once_beyond_its_rate_is_ended() {
+    let polls = paced(1);
+    let id = polls.open();
+    let all = join_all((0..LATE_FETCHES_MAX + 3).map(|_| polls.all.poll(id))).await;
+    assert!(all.contains(&Polled::Gone), "{all:?}");
+    polls.until_none().await;
+    assert_eq!(polls.bench.worker.metrics.sessions_ended.of(SessionEnd::TooManyFrames).get(), 1);
+}
+
+#[actix_web::test]
+async fn messages_that_come_too_fast_wait_and_a_session_that_goes_on_is_ended() {
+    let polls = paced(20);
+    let id = polls.open();
+    assert_eq!(polls.post(id, &["join"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["joined"]));
+    let orders: Vec<String> = (0..45).map(|n| n.to_string()).collect();
+    let orders: Vec<&str> = orders.iter().map(String::as_str).collect();
+    let began = Instant::now();
+    assert_eq!(polls.post(id, &orders).await, Posted::Done);
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(polls.all.poll(id).await, frames(&orders), "all of them, in order");
+    assert!(hits(&polls) > 0, "it is counted");
+
+    let flood = async {
+        loop {
+            let (posted, _) = tokio::join!(polls.post(id, &["x"; 50]), async {
+                // What comes back must not pile up.
+                polls.all.poll(id).await
+            });
+            if posted == Posted::Gone {
+                return;
+            }
+        }
+    };
+    timeout(4 * DEADLINE, flood).await.expect("an end in time");
+    polls.until_none().await;
+    assert_eq!(polls.bench.worker.metrics.sessions_ended.of(SessionEnd::TooManyFrames).get(), 1);
+}
+
+#[actix_web::test]
+async fn what_is_answered_ahead_of_its_turn_is_paced_as_well() {
+    let polls = paced(10);
+    let standstill = polls.bench.standstill().await;
+    let id = polls.open();
+    let posts = async { polls.post(id, &[&["join"][..], &["now"; 30]].concat()).await };
+    let fetches = async {
+        let Polled::Frames(first) = polls.all.poll(id).await else { panic!("it lives") };
+        assert!(first.len() <= 10, "{first:?}");
+        standstill.release();
+        let mut rest = first.len();
+        while rest < 31 {
+            let Polled::Frames(frames) = polls.all.poll(id).await else { panic!("it lives") };
+            rest += frames.len();
+        }
+    };
+    let both = async { tokio::join!(posts, fetches) };
+    assert_eq!(timeout(DEADLINE, both).await.expect("in time").0, Posted::Done);
 }

@@ -14,11 +14,13 @@
 //! unfinished work: [`eviction`] is how a connection learns that it holds the most.
 //!
 //! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a new
-//! one finds no room.
+//! one finds no room. Requests that anybody may send are paced, and give way while they are parked:
+//! [`anybody`].
 //!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.
 
+mod anybody;
 mod chunks;
 mod eviction;
 mod head;
@@ -30,6 +32,7 @@ mod turn;
 mod unread;
 mod waiting;
 
+pub use anybody::{in_its_time, unless_in_the_way};
 pub(super) use stream::{HttpStream, Rules};
 pub(super) use turn::{InTurn, Turn};
 pub use waiting::ConnectionLimit;

@@ -154,10 +154,11 @@ impl<T> HttpStream<T> {
             rules.metrics.hit(Limit::HttpConnections);
             rules.waiting.make_room()
         };
+        let waiting = rules.waiting.clone();
         let mut stream = Self {
             io,
             peer,
-            place: Place::new(rules.waiting.clone()),
+            place: Place::new(waiting.clone()),
             counted,
             rules,
             buffer: Unread::default(),
@@ -167,7 +168,7 @@ impl<T> HttpStream<T> {
             head_bytes: 0,
             held: None,
             phase: Phase::Head,
-            turn: Turn::default(),
+            turn: Turn::new(waiting),
             is_eof: false,
             is_listening: false,
             wait: Some(Wait::First),

@@ -18,10 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{ConnectionLimit, HttpStream, READ_AHEAD_BYTES_MAX, Rules};
+use super::{ConnectionLimit, HttpStream, READ_AHEAD_BYTES_MAX, Rules, waiting::Parked};
 use crate::{
     metrics::{Metrics, labels::Limit},
-    session::{unfinished::Unfinished, worker::Sessions},
+    session::{bucket::PerSecond, unfinished::Unfinished, worker::Sessions},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ fn rules() -> Rules {
 fn limit(connections: usize) -> ConnectionLimit {
     let unfinished = Unfinished::new(1 << 20);
     let sessions = Sessions::new(1, unfinished, Metrics::new(0));
-    ConnectionLimit::new(None, connections, sessions)
+    ConnectionLimit::new(None, connections, 1, sessions)
 }
 
 impl Pipe {
@@ -539,4 +539,37 @@ async fn a_large_body_is_handed_over_in_turns() {
         assert!(is_last || pipe.wakes() > woken, "it goes on by itself: {turns:?}");
     }
     assert!(turns.iter().all(|bytes| *bytes <= 40 * 1024), "{turns:?}");
+}
+
+#[tokio::test]
+async fn where_none_waits_for_its_client_the_request_that_is_parked_longest_is_answered() {
+    let rules = Rc::new(Rules { limit: limit(2), ..rules() });
+    let mut pipes = [Pipe::among(&rules, PIPE_BYTES), Pipe::among(&rules, PIPE_BYTES)];
+    for pipe in &mut pipes {
+        pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), REQUESTS[0]);
+    }
+    let [mut first, mut second] =
+        pipes.each_ref().map(|pipe| Parked::among(pipe.stream.turn().waiting()));
+    let mut fresh = Pipe::among(&rules, PIPE_BYTES);
+    fresh.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+    assert_eq!(fresh.handed_over(), REQUESTS[0], "it is let in");
+    timeout(DEADLINE, first.give_way()).await.expect("it is told");
+    assert!(timeout(SHORT, second.give_way()).await.is_err(), "the other goes on waiting");
+    drop((first, second));
+    let mut refused = Pipe::among(&rules, PIPE_BYTES);
+    assert_eq!(refused.handed_over(), "", "none is parked any more");
+}
+
+#[tokio::test]
+async fn requests_that_anybody_may_send_are_paced_for_each_connection() {
+    let rules = Rc::new(rules());
+    let turns = [0; 2].map(|_| Pipe::among(&rules, PIPE_BYTES).stream.turn());
+    for turn in &turns {
+        let taken = (0..100).take_while(|_| turn.note_asked(PerSecond(10), 1.0).is_ok());
+        assert_eq!(taken.count(), 10);
+        let wait = turn.note_asked(PerSecond(10), 1.05).expect_err("too many");
+        assert_eq!(wait.as_millis(), 50);
+        assert_eq!(turn.note_asked(PerSecond(10), 1.1), Ok(()));
+    }
 }

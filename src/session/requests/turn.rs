@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use actix_http::{
@@ -13,18 +14,30 @@ use actix_http::{
 };
 use bytes::Bytes;
 
+use super::waiting::Waiting;
+use crate::session::bucket::{Bucket, PerSecond};
+
 /// Shared by a connection's stream, the answer that is under way on it, and the queue of connections
 /// that wait.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::session) struct Turn(Rc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     is_answered: Cell<bool>,
     gives_way: Cell<bool>,
+    /// How often its client has asked what anybody may ask.
+    asked: Cell<Bucket>,
+    waiting: Rc<Waiting>,
 }
 
 impl Turn {
+    /// The turns of a connection among those of its thread.
+    pub(super) fn new(waiting: Rc<Waiting>) -> Self {
+        let (is_answered, gives_way, asked) = (Cell::default(), Cell::default(), Cell::default());
+        Self(Rc::new(State { is_answered, gives_way, asked, waiting }))
+    }
+
     /// The turn of the connection that a request came over.
     pub(in crate::session) fn of(request: &Request) -> Option<Self> {
         request.conn_data::<Self>().cloned()
@@ -33,6 +46,19 @@ impl Turn {
     /// The answer begins that ends when what this returns is dropped.
     pub(in crate::session) fn answer(self) -> Answering {
         Answering(self)
+    }
+
+    /// Notes a request that anybody may send, or answers how long it has to wait before it may be noted.
+    pub(super) fn note_asked(&self, rate: PerSecond, now_s: f64) -> Result<(), Duration> {
+        let mut asked = self.0.asked.get();
+        let may_be = asked.take(1, rate, now_s);
+        self.0.asked.set(asked);
+        if may_be { Ok(()) } else { Err(asked.wait(1, rate, now_s)) }
+    }
+
+    /// The connections of its thread that may give way.
+    pub(super) fn waiting(&self) -> &Rc<Waiting> {
+        &self.0.waiting
     }
 
     /// Whether the last request has been answered.

@@ -13,12 +13,13 @@ use std::{
     task::{Poll, Waker},
 };
 
+use tokio::sync::oneshot;
+
 use super::Turn;
 use crate::{metrics::Metrics, session::worker::Sessions};
 
-/// How many connections the threads may accept in a row before they look: a thread accepts up to 128 of
-/// them before it does anything else.
-const NEAR: usize = 512;
+/// How many connections a thread accepts at most before it does anything else.
+const ACCEPTED_IN_A_ROW_MAX: usize = 128;
 
 /// How many plain HTTP connections there may be at once, over all threads. Clones share the count.
 ///
@@ -31,13 +32,17 @@ pub struct ConnectionLimit {
     max: Option<usize>,
     /// File handles for sessions and plain connections together.
     handles: usize,
+    /// How many connections all threads may accept before any of them is counted.
+    near: usize,
     sessions: Sessions,
 }
 
 impl ConnectionLimit {
-    /// No connection is open; at most `max` may be, and no more than `handles` with all `sessions`.
-    pub fn new(max: Option<usize>, handles: usize, sessions: Sessions) -> Self {
-        Self { open: Arc::default(), max, handles, sessions }
+    /// No connection is open; at most `max` may be over all `threads`, and no more than `handles` with
+    /// all `sessions`.
+    pub fn new(max: Option<usize>, handles: usize, threads: usize, sessions: Sessions) -> Self {
+        let near = threads * ACCEPTED_IN_A_ROW_MAX;
+        Self { open: Arc::default(), max, handles, near, sessions }
     }
 
     /// What counts everything else.
@@ -52,7 +57,7 @@ impl ConnectionLimit {
 
     /// Whether connections that are accepted in a row, before any of them is counted, may be too many.
     pub fn is_near(&self) -> bool {
-        self.open.load(Relaxed) + NEAR > self.max()
+        self.open.load(Relaxed) + self.near > self.max()
     }
 
     fn max(&self) -> usize {
@@ -77,12 +82,14 @@ impl Drop for Counted {
     }
 }
 
-/// The connections of one thread for whose clients the server waits: for a head, for the rest of a
-/// request, for the next request, or for the client to read. The one that waits longest comes first.
+/// The connections of one thread that may give way: those for whose clients the server waits (for a head,
+/// for the rest of a request, for the next request, or for the client to read), and those whose requests
+/// are parked. Of each the one that has waited longest comes first.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Waiting {
     next: Cell<u64>,
     connections: RefCell<BTreeMap<u64, Waiter>>,
+    parked: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
 }
 
 #[derive(Debug)]
@@ -93,14 +100,60 @@ struct Waiter {
 }
 
 impl Waiting {
-    /// Ends the connection that has waited longest; `false` if none waits.
+    /// Ends the connection that has waited longest, or else has the request that is parked longest
+    /// answered as the last one of its connection; `false` if there is neither.
     pub(super) fn make_room(&self) -> bool {
-        let Some((_, waiter)) = self.connections.borrow_mut().pop_first() else { return false };
-        waiter.turn.give_way();
-        if let Some(waker) = waiter.waker {
-            waker.wake();
+        if let Some((_, waiter)) = self.connections.borrow_mut().pop_first() {
+            waiter.turn.give_way();
+            if let Some(waker) = waiter.waker {
+                waker.wake();
+            }
+            return true;
         }
-        true
+        let mut parked = self.parked.borrow_mut();
+        // One that was answered in this very moment is not there to be told.
+        while let Some((_, parked)) = parked.pop_first() {
+            if parked.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn next_key(&self) -> u64 {
+        let key = self.next.get();
+        self.next.set(key + 1);
+        key
+    }
+}
+
+/// A request that waits for something to come; it may have to give way before it does.
+#[derive(Debug)]
+pub(super) struct Parked {
+    waiting: Rc<Waiting>,
+    key: u64,
+    told: oneshot::Receiver<()>,
+}
+
+impl Parked {
+    /// Parks a request behind the others of its thread.
+    pub(super) fn among(waiting: &Rc<Waiting>) -> Self {
+        let (tell, told) = oneshot::channel();
+        let key = waiting.next_key();
+        waiting.parked.borrow_mut().insert(key, tell);
+        Self { waiting: waiting.clone(), key, told }
+    }
+
+    /// Waits until another connection needs the room.
+    pub(super) async fn give_way(&mut self) {
+        // It is told, or left out when the server is through with all of them.
+        let _ = (&mut self.told).await;
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.waiting.parked.borrow_mut().remove(&self.key);
     }
 }
 
@@ -121,8 +174,7 @@ impl Place {
         if self.key.is_some() {
             return;
         }
-        let key = self.waiting.next.get();
-        self.waiting.next.set(key + 1);
+        let key = self.waiting.next_key();
         let waiter = Waiter { turn: turn.clone(), waker: None };
         self.waiting.connections.borrow_mut().insert(key, waiter);
         self.key = Some(key);

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -166,6 +166,18 @@ impl Process {
         self.child.wait().expect("a child of ours");
         let empty = TempDir::new().expect("a temporary folder");
         std::mem::replace(&mut self.server.dir, empty)
+    }
+
+    /// The processor time that it has used, all threads together.
+    pub fn cpu_time(&self) -> Duration {
+        // Hundredths of a second on Linux, of the user and of the system; the name before them may
+        // hold anything but a closing bracket.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("a running process");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks = fields.map(|field| field.parse::<u64>().expect("a number of ticks"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
     /// The memory that it really occupies, bytes.

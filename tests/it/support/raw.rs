@@ -1,7 +1,7 @@
 //! HTTP as bytes, for what no client library would send.
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -59,7 +59,7 @@ pub async fn hung_up(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Reads one answer that has a `content-length`.
-pub async fn answer(stream: &mut TcpStream) -> (u16, String) {
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (u16, String) {
     let read = async {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

@@ -6,18 +6,15 @@ mod threads;
 
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use actix::prelude::*;
-use actix_web::{App as WebApp, dev, middleware::from_fn, web};
+use actix_web::{App as WebApp, middleware::from_fn, web};
 use log::{info, warn};
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     app::{
@@ -38,7 +35,7 @@ use crate::{
         body::Bodies,
         bucket::PerSecond,
         connection::Connection,
-        listener::Listener,
+        listener::{Connections, Listener},
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
         requests::ConnectionLimit,
@@ -89,8 +86,8 @@ pub struct Server {
     shutdown: Shutdown,
     stop: Stop,
     metrics: Arc<Metrics>,
-    /// The server of `GET /metrics`, if that has an address of its own.
-    metrics_server: Option<(SocketAddr, dev::Server)>,
+    /// The threads of `GET /metrics`, if that has an address of its own.
+    metrics_server: Option<(SocketAddr, Threads)>,
 }
 
 /// Stops a server from elsewhere. Cheap to clone.
@@ -137,8 +134,10 @@ impl Server {
         let registry = registry.await?;
         warn_of_no_app(&settings, &directory.load());
         let parts = Parts::assemble(settings, directory, registry, (sessions, connections));
-        let metrics_server = metrics_listener.map(|listener| parts.serve_metrics(listener));
-        let metrics_server = metrics_server.transpose()?;
+        let metrics_server = match metrics_listener {
+            Some(listener) => Some(parts.serve_metrics(listener).await?),
+            None => None,
+        };
         Ok(Self { metrics_server, ..parts.serve(listeners).await? })
     }
 
@@ -176,8 +175,7 @@ impl Server {
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let mut signals = Signals::listen()?;
         // To the very end, for a stop is worth watching.
-        let metrics = self.metrics_server.map(|(_, server)| actix::spawn(server));
-        let _metrics = metrics.map(AbortOnDrop);
+        let _metrics = self.metrics_server;
         tokio::select! {
             name = signals.next() => info!("{name}: shutting down"),
             () = self.stop.0.notified() => info!("asked to stop: shutting down"),
@@ -186,15 +184,6 @@ impl Server {
             warn!("{why}: stopping at once");
         }
         Ok(())
-    }
-}
-
-/// A task that goes when this is dropped.
-struct AbortOnDrop(JoinHandle<io::Result<()>>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -288,17 +277,26 @@ impl Parts {
         Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
     }
 
-    fn serve_metrics(
+    async fn serve_metrics(
         &self,
-        (listener, address): (TcpListener, SocketAddr),
-    ) -> Result<(SocketAddr, dev::Server), StartError> {
+        listener: Listeners,
+    ) -> Result<(SocketAddr, Threads), StartError> {
+        let address = listener.address;
         if !address.ip().is_loopback() {
             warn!("metrics are shown without a login to whoever reaches {address}");
         }
-        let served = http::metrics::serve(self.services.clone(), listener);
-        let server = served.map_err(|source| StartError::Listen { address, source })?;
+        let max = Some(http::metrics::CONNECTIONS_MAX);
+        let limit = ConnectionLimit::new(max, usize::MAX, 1, self.sessions.clone());
+        let (services, connections) = (self.services.clone(), limit.clone());
+        let threads = Threads::start(listener, limit, move |stops| {
+            // While the server drains, this listener goes on.
+            let draining = Arc::default();
+            connections_of(&services.settings, connections.clone(), draining, stops)
+                .service(http::metrics::app(services.clone()))
+        });
+        let threads = threads.await.map_err(StartError::Thread)?;
         info!("metrics on {address}");
-        Ok((address, server))
+        Ok((address, threads))
     }
 
     /// Makes the service of one worker thread. Must be called on that thread.
@@ -312,7 +310,6 @@ impl Parts {
         InitError = (),
     > + use<> {
         let (services, endpoint) = (&self.services, self.endpoint.clone());
-        let Settings { socket, server, .. } = &*services.settings;
         let registry = services.registry.clone();
         let introduce = move |fanout: &Addr<Fanout>| {
             registry.do_send(Watch(fanout.clone().recipient()));
@@ -330,12 +327,12 @@ impl Parts {
             worker,
             doorkeeper: Rc::new(move |handshake| endpoint.welcome(handshake)),
             is_socket: phoenix::connect::is_socket,
-            handshake_timeout: socket.handshake_timeout,
-            idle_timeout: socket.idle_timeout,
-            keep_alive: server.keep_alive,
-            limit: self.connections.clone(),
-            draining: services.draining.clone(),
-            stops,
+            connections: connections_of(
+                &services.settings,
+                self.connections.clone(),
+                services.draining.clone(),
+                stops,
+            ),
         }
         .service(app)
     }
@@ -386,6 +383,24 @@ fn session_limits(Settings { socket, limits, .. }: &Settings) -> SessionLimits {
         outbox_bytes_max: limits.outbox_bytes_max,
         idle_timeout: socket.idle_timeout,
         write_timeout: socket.write_timeout,
+    }
+}
+
+/// How the connections of a thread are treated.
+fn connections_of(
+    settings: &Settings,
+    limit: ConnectionLimit,
+    draining: Arc<AtomicBool>,
+    stops: watch::Receiver<bool>,
+) -> Connections {
+    let Settings { socket, server, .. } = settings;
+    Connections {
+        handshake_timeout: socket.handshake_timeout,
+        idle_timeout: socket.idle_timeout,
+        keep_alive: server.keep_alive,
+        draining,
+        limit,
+        stops,
     }
 }
 

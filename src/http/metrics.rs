@@ -4,21 +4,24 @@
 //! its own and without one: never both. It waits for no thread longer than a moment, opens no file
 //! that it could not do without, and answers also while the server drains.
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
-use actix_service::apply_fn_factory;
 use actix_web::{
-    App as WebApp, HttpResponse, HttpServer, dev::Server, http::header, middleware::from_fn, web,
+    App as WebApp, Error, HttpResponse,
+    dev::{ServiceFactory, ServiceRequest, ServiceResponse},
+    http::header,
+    middleware::from_fn,
+    web,
 };
 
 use super::{Services, admin, answer_with, error::ApiError, health, read};
-use crate::{metrics, session::path::without_empty_segments};
+use crate::metrics;
 
 /// How long a thread may take to say what it has.
 const THREAD_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Connections of the listener of its own.
-const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 64;
 
 /// Registers it on the main port, unless it has a listener of its own.
 pub fn configure(cfg: &mut web::ServiceConfig, has_own_listener: bool) {
@@ -27,18 +30,23 @@ pub fn configure(cfg: &mut web::ServiceConfig, has_own_listener: bool) {
     }
 }
 
-/// Serves it, `/health` and `/ready`, and nothing else, on a thread and a listener of its own.
-pub fn serve(services: web::Data<Services>, listener: TcpListener) -> std::io::Result<Server> {
-    let app = move || {
-        let app = WebApp::new()
-            .app_data(services.clone())
-            .service(read("/metrics", show))
-            .configure(health::configure)
-            .default_service(answer_with(ApiError::NotFound));
-        apply_fn_factory(app, without_empty_segments)
-    };
-    let server = HttpServer::new(app).workers(1).max_connections(CONNECTIONS_MAX);
-    Ok(server.disable_signals().listen(listener)?.run())
+/// What is served on a listener of its own: this, `/health` and `/ready`, and nothing else.
+pub fn app(
+    services: web::Data<Services>,
+) -> WebApp<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    WebApp::new()
+        .app_data(services)
+        .service(read("/metrics", show))
+        .configure(health::configure)
+        .default_service(answer_with(ApiError::NotFound))
 }
 
 /// Shows every figure as it is now.

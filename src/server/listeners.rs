@@ -22,11 +22,10 @@ const IS_SPREAD: bool = cfg!(target_os = "linux");
 ///
 /// # Errors
 /// [`StartError::Listen`].
-pub(super) fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+pub(super) fn listen(address: SocketAddr) -> Result<Listeners, StartError> {
     let open = || {
         let listener = open(address, false)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok(Listeners { address: listener.local_addr()?, sockets: vec![listener] })
     };
     open().map_err(|source| StartError::Listen { address, source })
 }
@@ -90,13 +89,16 @@ mod tests {
 
     #[test]
     fn an_address_that_is_taken_is_taken_however_it_is_listened_on() {
-        let (let_go, free) = listen(ANYWHERE).expect("a port");
-        let (_kept, taken) = listen(ANYWHERE).expect("a port");
+        let let_go = listen(ANYWHERE).expect("a port");
+        let free = let_go.address;
+        let kept = listen(ANYWHERE).expect("a port");
         let shared = Listeners::open(ANYWHERE, 3).expect("a port");
         drop(let_go);
-        for (case, address, is_free) in
-            [("let go", free, true), ("alone", taken, false), ("shared", shared.address, false)]
-        {
+        for (case, address, is_free) in [
+            ("let go", free, true),
+            ("alone", kept.address, false),
+            ("shared", shared.address, false),
+        ] {
             for threads in [1, 2] {
                 let opened = Listeners::open(address, threads).map(|opened| opened.address);
                 match opened {

@@ -32,7 +32,7 @@ use super::{
     expect::answering_early,
     path,
     requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Waiting},
-    upgrade::{self, Doorkeeper},
+    upgrade::{self, Doorkeeper, Upgrading},
     worker::Worker,
 };
 
@@ -50,14 +50,8 @@ pub fn tune(listener: &TcpListener) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
-/// How a listener treats its connections.
-pub struct Listener<C> {
-    /// What the sessions of this thread share.
-    pub worker: Rc<Worker>,
-    /// Who decides which upgrades become sessions.
-    pub doorkeeper: Doorkeeper<C>,
-    /// Whether a path is one where a WebSocket may be asked for.
-    pub is_socket: fn(&str) -> bool,
+/// How a listener treats the connections of one thread.
+pub struct Connections {
     /// How long the first request head may take.
     pub handshake_timeout: Duration,
     /// How long half a request may make no progress.
@@ -72,9 +66,8 @@ pub struct Listener<C> {
     pub stops: watch::Receiver<bool>,
 }
 
-impl<C: Conversation + Unpin> Listener<C> {
-    /// The service for one worker thread's connections: HTTP/1.1 requests go to `app`, upgrades
-    /// become sessions.
+impl Connections {
+    /// The service for the connections: HTTP/1.1 requests go to `app`, and none becomes a session.
     pub fn service<F, S, B>(
         self,
         app: F,
@@ -92,22 +85,45 @@ impl<C: Conversation + Unpin> Listener<C> {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { worker, doorkeeper, is_socket, handshake_timeout, idle_timeout, .. } = self;
-        let Self { keep_alive, draining, stops, limit, .. } = self;
+        self.upgrading(app, |_| false, |_, framed| upgrade::refuse_all(framed))
+    }
+
+    /// The same, where requests for a WebSocket on a path that `is_socket`, and what else takes over
+    /// a connection, go to `upgrade`.
+    fn upgrading<F, S, B>(
+        self,
+        app: F,
+        is_socket: fn(&str) -> bool,
+        upgrade: impl Fn(Request, Framed<HttpStream<Connection>, h1::Codec>) -> Upgrading + 'static,
+    ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
+    where
+        F: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<
+                Request,
+                Config = AppConfig,
+                Response = ServiceResponse<B>,
+                Error = actix_web::Error,
+                InitError = (),
+            > + 'static,
+        S::Service: 'static,
+        <S::Service as Service<Request>>::Future: 'static,
+        B: MessageBody + 'static,
+    {
+        let Self { handshake_timeout, idle_timeout, keep_alive, draining, limit, stops } = self;
         let rules = Rc::new(Rules {
             handshake_timeout,
             idle_timeout,
             keep_alive,
             is_socket,
-            metrics: worker.metrics.clone(),
-            unfinished: worker.sessions.unfinished().clone(),
+            metrics: limit.metrics().clone(),
+            unfinished: limit.unfinished().clone(),
             limit,
             waiting: Rc::new(Waiting::default()),
         });
+        let upgrade = Rc::new(upgrade);
         let upgrade =
-            move |(mut request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
-                path::drop_empty_segments(request.uri_mut());
-                upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
+            move |(request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
+                upgrade(request, framed)
             };
         let app = apply_fn_factory(app, path::without_empty_segments);
         let app = map_config(app, |()| AppConfig::default());
@@ -136,6 +152,46 @@ impl<C: Conversation + Unpin> Listener<C> {
             std::future::ready(Ok((stream, Some(peer))))
         })
         .and_then(http)
+    }
+}
+
+/// How a listener treats connections that may become sessions.
+pub struct Listener<C> {
+    /// What the sessions of this thread share.
+    pub worker: Rc<Worker>,
+    /// Who decides which upgrades become sessions.
+    pub doorkeeper: Doorkeeper<C>,
+    /// Whether a path is one where a WebSocket may be asked for.
+    pub is_socket: fn(&str) -> bool,
+    /// How its connections are treated before that.
+    pub connections: Connections,
+}
+
+impl<C: Conversation + Unpin> Listener<C> {
+    /// The service for one worker thread's connections: HTTP/1.1 requests go to `app`, upgrades
+    /// become sessions.
+    pub fn service<F, S, B>(
+        self,
+        app: F,
+    ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
+    where
+        F: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<
+                Request,
+                Config = AppConfig,
+                Response = ServiceResponse<B>,
+                Error = actix_web::Error,
+                InitError = (),
+            > + 'static,
+        S::Service: 'static,
+        <S::Service as Service<Request>>::Future: 'static,
+        B: MessageBody + 'static,
+    {
+        let Self { worker, doorkeeper, is_socket, connections } = self;
+        connections.upgrading(app, is_socket, move |mut request, framed| {
+            path::drop_empty_segments(request.uri_mut());
+            upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
+        })
     }
 }
 

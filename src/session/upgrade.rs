@@ -85,6 +85,19 @@ impl Refusal {
 /// Decides who is let in.
 pub type Doorkeeper<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, Refusal>>;
 
+/// A connection that is taken over.
+pub(super) type Upgrading = Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>>;
+
+/// Refuses to have a connection taken over, where no sessions are.
+pub(super) fn refuse_all<T: Transport>(framed: Framed<HttpStream<T>, h1::Codec>) -> Upgrading {
+    let parts = framed.into_parts();
+    let (io, _, leaving) = parts.io.into_parts();
+    Box::pin(async move {
+        refuse(io, parts.write_buf, Refusal::not_an_upgrade(), leaving).await;
+        Ok(())
+    })
+}
+
 /// Serves one upgraded connection up to its first frame.
 ///
 /// From then on the pump is a task of its own, and the HTTP server lets go of all that it keeps per
@@ -95,7 +108,7 @@ pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
     framed: Framed<HttpStream<T>, h1::Codec>,
     worker: Rc<Worker>,
     doorkeeper: Doorkeeper<C>,
-) -> Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>> {
+) -> Upgrading {
     let answer = decide(&request, &worker, &doorkeeper);
     let parts = framed.into_parts();
     let pending = parts.write_buf;

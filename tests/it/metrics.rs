@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
     figures::{Figures, becomes},
@@ -253,4 +254,36 @@ async fn it_answers_while_the_server_drains() {
     };
     let figures = tokio::time::timeout(DEADLINE, drained).await.expect("an end in time");
     assert_eq!((figures.ended("shutdown"), figures.get(SESSIONS_V2)), (1.0, 1.0));
+}
+
+#[tokio::test]
+async fn what_strangers_send_to_the_metrics_listener_is_no_error_of_ours() {
+    let mut process = Process::start(&[("HERALD__METRICS__LISTEN", "127.0.0.1:0")]);
+    let said = process.logged("metrics on 127.0.0.1:", 1);
+    let port = said[0].rsplit(':').next().and_then(|port| port.trim().parse().ok());
+    process.server.metrics_port = port;
+    let port = port.expect("a port");
+    let malformed = [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    ];
+    for bytes in malformed.into_iter().chain([&b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n"[..]]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+        stream.write_all(bytes).await.expect("room");
+        let answer = raw::hung_up(&mut stream).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    }
+    // Half a request that was broken off.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhos").await.expect("room");
+    drop(stream);
+    let figures = Figures::of(&process.server).await;
+    assert_eq!(figures.get("herald_malformed_requests_total"), malformed.len() as f64);
+    process.signal("TERM");
+    assert!(process.ended().success());
+    let log = process.rest_of_log();
+    assert!(!log.iter().any(|line| line.contains("ERROR")), "{log:#?}");
 }

@@ -16,7 +16,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::Turn;
-use crate::{metrics::Metrics, session::worker::Sessions};
+use crate::{
+    metrics::Metrics,
+    session::{unfinished::Unfinished, worker::Sessions},
+};
 
 /// How many connections a thread accepts at most before it does anything else.
 const ACCEPTED_IN_A_ROW_MAX: usize = 128;
@@ -48,6 +51,11 @@ impl ConnectionLimit {
     /// What counts everything else.
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.sessions.metrics()
+    }
+
+    /// The budget of their unfinished work, which sessions share.
+    pub(in crate::session) fn unfinished(&self) -> &Unfinished {
+        self.sessions.unfinished()
     }
 
     /// Whether more connections are open than may be.

@@ -400,6 +400,7 @@ fn connections_of(
         keep_alive: server.keep_alive,
         draining,
         limit,
+        waiting_max: (settings.limits.http_waiting_max / settings.worker_threads()).max(1),
         stops,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         subscriber::{Disconnect, Place, ScopeKey},
         topics::Unanswered,
     },
-    session::body::Share,
+    session::{body::Share, requests::trust},
 };
 
 /// Ends the joins of a topic, or those that came with a token of this `sub`, or of a `sub` with these
@@ -38,6 +38,7 @@ pub async fn create(
     // Judged before the body is read, and once more after it: see `events::create`.
     let credentials = Credentials::of(&request, &services)?;
     credentials.authenticate_application(&services, &slug)?;
+    trust(&request);
     let body = Json::read(&request, payload, &services, Share::Whole).await?;
     let app = credentials.authenticate_application(&services, &slug)?;
     let Call { joins, is_counted } = read(&body, &app, &services.addressing())?;

@@ -9,7 +9,10 @@ use super::{
     json::{Fault, Json, fault},
     trigger::{self, Fields, Findings},
 };
-use crate::broker::{Addressing, Destination, EventName, NameError, Publication, Scope, TopicName};
+use crate::{
+    broker::{Addressing, Destination, EventName, NameError, Publication, Scope, TopicName},
+    session::requests::trust,
+};
 
 /// Publishes one event of the app in the path, as a form or as JSON.
 ///
@@ -25,6 +28,7 @@ pub async fn create(
     // after it: a body may take its time, and the app may have changed meanwhile.
     let credentials = Credentials::of(&request, &services)?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
+    trust(&request);
     let json = Json::read(&request, payload, &services, by.share()).await?;
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;

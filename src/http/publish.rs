@@ -14,7 +14,10 @@ use super::{
     json::{Json, fault},
     trigger::{self, Fields, Findings},
 };
-use crate::broker::{Addressing, Publication, TopicName, address};
+use crate::{
+    broker::{Addressing, Publication, TopicName, address},
+    session::requests::trust,
+};
 
 /// The most events of one bulk call.
 pub const EVENTS_MAX: usize = 100;
@@ -35,6 +38,7 @@ pub async fn create(
     let topic = read_topic(&fields, &services.addressing())?;
     let credentials = credentials.on(topic.as_str());
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
+    trust(&request);
     credentials.pace(&services, &by, 1)?;
     let publication = read(&topic, &fields, &by, &services);
     let publication =
@@ -59,6 +63,7 @@ pub async fn create_all(
     let app = one_app(&events)?;
     let first = events.first().map(|(topic, _)| topic.as_str()).unwrap_or_default();
     let by = credentials.on(first).authenticate(&services, app, Proof::SecretAlone)?;
+    trust(&request);
     credentials.pace(&services, &by, events.len())?;
     let publications = each(&events, |(topic, fields)| {
         let note = |error: &_| credentials.on(topic.as_str()).note_forbidden(&services, &by, error);

@@ -52,6 +52,8 @@ closed_label! {
         SessionsPerAddress = "sessions_per_address_max",
         /// Plain HTTP connections.
         HttpConnections = "http_connections_max",
+        /// Plain HTTP connections that wait for their clients.
+        HttpWaiting = "http_waiting_max",
         /// Silence of a client.
         Idle = "idle_timeout",
         /// A message that does not come to its end.

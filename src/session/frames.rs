@@ -24,6 +24,7 @@ use super::{
     CloseCode, Received,
     bucket::PerSecond,
     pace::{self, Pace},
+    requests::{Ticket, Turnstile, Work},
     unfinished::Holding,
     worker::Worker,
 };
@@ -100,8 +101,9 @@ pub(super) struct Gate {
     has_joined: Cell<bool>,
     /// Frames taken in this turn.
     turn_frames: Cell<u32>,
-    /// Whether a turn has ended since the task of this session was last polled.
-    has_had_turn: Cell<bool>,
+    turnstile: Rc<Turnstile>,
+    /// While the session waits at the turnstile for another turn.
+    ticket: RefCell<Option<Box<Ticket>>>,
     /// How fast frames come, and whether that is too fast.
     pace: Cell<Pace>,
     /// When bytes last came in, or when the gate was last opened again.
@@ -111,22 +113,22 @@ pub(super) struct Gate {
     waker: Cell<Option<Waker>>,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
+impl Gate {
+    /// Lets everything through, turn by turn.
+    pub(super) fn new(turnstile: Rc<Turnstile>) -> Self {
         Self {
             is_shut: Cell::default(),
             has_joined: Cell::default(),
             turn_frames: Cell::default(),
-            has_had_turn: Cell::default(),
+            turnstile,
+            ticket: RefCell::default(),
             pace: Cell::default(),
             heard: Instant::now().into(),
             unfinished_since: Cell::default(),
             waker: Cell::default(),
         }
     }
-}
 
-impl Gate {
     /// Lets nothing through from now on.
     pub(super) fn shut(&self) {
         self.is_shut.set(true);
@@ -189,15 +191,16 @@ impl Gate {
         self.pace.get().is_flooded()
     }
 
-    /// The session's task is polled: it may take as many frames as make a turn.
+    /// The session's task is polled: it may take as many frames as make a turn, unless it waits for its
+    /// next turn at the turnstile.
     pub(super) fn begin_turn(&self) {
-        self.turn_frames.set(0);
-        self.has_had_turn.set(false);
+        if !self.is_in_queue() {
+            self.turn_frames.set(0);
+        }
     }
 
-    /// Whether others of the thread have to have their turn before anything more is read.
-    pub(super) fn has_had_turn(&self) -> bool {
-        self.has_had_turn.get()
+    fn is_in_queue(&self) -> bool {
+        self.ticket.borrow().is_some()
     }
 
     fn is_turn_over(&self) -> bool {
@@ -222,7 +225,8 @@ impl Gate {
     /// Since when the client is silent, as far as anybody listens: a client that is not read from
     /// may have said anything.
     pub(super) fn silent_since(&self) -> Instant {
-        if self.is_closed() { Instant::now() } else { self.heard.get() }
+        let is_read = !self.is_closed() && !self.is_in_queue();
+        if is_read { self.heard.get() } else { Instant::now() }
     }
 
     /// Since when a message is on its way that is not complete, as far as it is read.
@@ -236,10 +240,9 @@ impl Gate {
             return Poll::Pending;
         }
         if self.is_turn_over() {
+            let ticket = &mut *self.ticket.borrow_mut();
+            ready!(self.turnstile.poll_pass(ticket, Work::FramesAhead, cx));
             self.turn_frames.set(0);
-            self.has_had_turn.set(true);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         Poll::Ready(())
     }
@@ -445,7 +448,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     /// Reads once. `Ready(false)` when the client is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.turn_bytes >= TURN_BYTES_MAX {
+        if self.turn_bytes >= TURN_BYTES_MAX || self.worker.sessions.unfinished().is_congested() {
             self.turn_bytes = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -617,10 +620,14 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{
+        io,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        task::Wake,
+    };
 
     use actix_http::ws::Message;
-    use futures_util::{StreamExt, task::noop_waker};
+    use futures_util::StreamExt;
     use tokio::{
         io::{AsyncWriteExt, duplex},
         time::timeout,
@@ -639,7 +646,8 @@ mod tests {
     }
 
     fn frames_of<T: AsyncRead + Unpin>(worker: Rc<Worker>, io: T, early: &[u8]) -> Frames<T> {
-        let socket = Rc::new(Socket::new(io, Rc::default()));
+        let gate = Rc::new(Gate::new(worker.turnstile.clone()));
+        let socket = Rc::new(Socket::new(io, gate));
         let admission = worker.sessions.admit().expect("room for a session");
         let outbox = worker.outbox(&admission);
         Frames::new(socket, worker, outbox, BytesMut::from(early))
@@ -849,15 +857,16 @@ mod tests {
     }
 
     /// Polls until all is decoded that is there, when there must be nothing whole.
-    fn is_pending<T: AsyncRead + Unpin>(frames: &mut Frames<T>) {
-        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+    async fn is_pending<T: AsyncRead + Unpin>(frames: &mut Frames<T>) {
         loop {
             frames.socket.gate.begin_turn();
+            let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
             let polled = frames.poll_next_unpin(&mut cx);
             assert!(polled.is_pending(), "{polled:?}");
-            if !frames.socket.gate.has_had_turn() {
+            if !frames.socket.gate.is_in_queue() {
                 return;
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -891,13 +900,13 @@ mod tests {
             let (all_but_one, last) = all.split_at(all.len() - 1);
             for piece in all_but_one.chunks(at_once) {
                 near.write_all(piece).await.expect("room");
-                is_pending(&mut frames);
+                is_pending(&mut frames).await;
                 assert!(held(&frames) <= MESSAGE + 100, "{case}: {}", held(&frames));
             }
             near.write_all(last).await.expect("room");
             let whole = Received::Binary(vec![b'x'; MESSAGE].into());
             assert_eq!(frames.next().await, Some(Inbound::Message(whole)), "{case}");
-            is_pending(&mut frames);
+            is_pending(&mut frames).await;
             assert_eq!(held(&frames), 0, "{case}");
         }
     }
@@ -911,7 +920,7 @@ mod tests {
         for _ in 0..50 {
             assert!(frames.next().await.is_some());
         }
-        is_pending(&mut frames);
+        is_pending(&mut frames).await;
         assert_eq!(held(&frames), 3);
     }
 
@@ -920,10 +929,10 @@ mod tests {
         let (mut near, far) = duplex(4_096);
         let mut frames = frames(far, &[]);
         let since = |frames: &Frames<_>| frames.socket.gate.unfinished_since();
-        is_pending(&mut frames);
+        is_pending(&mut frames).await;
         assert_eq!(since(&frames), None);
         near.write_all(&[0x01]).await.expect("room");
-        is_pending(&mut frames);
+        is_pending(&mut frames).await;
         let began = since(&frames).expect("a message has begun");
         let text = frame(0x01, b"ab");
         for (case, bytes) in [
@@ -933,15 +942,15 @@ mod tests {
             ("a byte of the last one", &frame(0x80, b"")[..1]),
         ] {
             near.write_all(bytes).await.expect("room");
-            is_pending(&mut frames);
+            is_pending(&mut frames).await;
             assert_eq!(since(&frames), Some(began), "{case}");
         }
         near.write_all(&frame(0x80, b"c")[1..]).await.expect("room");
         assert_eq!(frames.next().await, Some(text_of("abc")));
-        is_pending(&mut frames);
+        is_pending(&mut frames).await;
         assert_eq!(since(&frames), None);
         near.write_all(&frame(0x8a, b"half a pong")[..9]).await.expect("room");
-        is_pending(&mut frames);
+        is_pending(&mut frames).await;
         assert!(since(&frames).is_some_and(|since| since > began), "also of a control frame");
         frames.socket.gate.shut();
         assert_eq!(since(&frames), None, "nobody reads");
@@ -995,21 +1004,46 @@ mod tests {
         }
     }
 
+    /// Counts how often a task is woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
     #[actix_web::test]
-    async fn a_flood_of_nothing_gives_others_a_turn() {
+    async fn a_flood_of_nothing_gives_others_a_turn_however_often_it_is_polled() {
         for (case, early, unit) in [
             ("pongs", vec![], frame(0x8a, b"")),
             ("empty fragments", frame(0x01, b""), frame(0x00, b"")),
         ] {
             let read_bytes = Rc::new(std::cell::Cell::new(0));
             let mut frames = frames(Flood { unit, read_bytes: read_bytes.clone() }, &early);
-            let waker = noop_waker();
-            for turn in 1..=3 {
-                frames.socket.gate.begin_turn();
-                let polled = frames.poll_next_unpin(&mut Context::from_waker(&waker));
-                assert!(polled.is_pending(), "{case}: {polled:?}");
-                assert!(read_bytes.get() <= 2 * turn * TURN_BYTES_MAX, "{case}, turn {turn}");
-                assert!(frames.socket.gate.has_had_turn(), "{case}");
+            let gate = frames.socket.gate.clone();
+            let wakes = Arc::new(Wakes::default());
+            let waker = Waker::from(wakes.clone());
+            for turn in 0..3 {
+                let is_its_turn = async {
+                    while wakes.0.load(Relaxed) < turn {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                timeout(DEADLINE, is_its_turn).await.expect("its turn, in time");
+                let mut taken = Vec::new();
+                for _ in 0..3 {
+                    gate.begin_turn();
+                    let polled = frames.poll_next_unpin(&mut Context::from_waker(&waker));
+                    assert!(polled.is_pending(), "{case}: {polled:?}");
+                    assert!(gate.is_in_queue(), "{case}");
+                    assert_eq!(gate.turn_frames.get(), TURN_FRAMES_MAX, "{case}");
+                    taken.push(gate.pace.get());
+                }
+                taken.dedup();
+                assert_eq!(taken.len(), 1, "{case}: nothing is taken while it waits");
+                assert!(read_bytes.get() <= TURN_BYTES_MAX, "{case}, turn {turn}");
             }
         }
     }

@@ -31,7 +31,7 @@ use super::{
     connection::Connection,
     expect::answering_early,
     path,
-    requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Waiting},
+    requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Turnstile},
     upgrade::{self, Doorkeeper, Upgrading},
     worker::Worker,
 };
@@ -62,6 +62,8 @@ pub struct Connections {
     pub draining: Arc<AtomicBool>,
     /// How many plain connections there may be.
     pub limit: ConnectionLimit,
+    /// How many of them may wait for their clients on this thread.
+    pub waiting_max: usize,
     /// Turns true when connections that only wait for another request should go.
     pub stops: watch::Receiver<bool>,
 }
@@ -85,7 +87,7 @@ impl Connections {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        self.upgrading(app, |_| false, |_, framed| upgrade::refuse_all(framed))
+        self.upgrading(app, |_| false, Turnstile::start(), |_, framed| upgrade::refuse_all(framed))
     }
 
     /// The same, where requests for a WebSocket on a path that `is_socket`, and what else takes over
@@ -94,6 +96,7 @@ impl Connections {
         self,
         app: F,
         is_socket: fn(&str) -> bool,
+        turnstile: Rc<Turnstile>,
         upgrade: impl Fn(Request, Framed<HttpStream<Connection>, h1::Codec>) -> Upgrading + 'static,
     ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
     where
@@ -109,7 +112,8 @@ impl Connections {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { handshake_timeout, idle_timeout, keep_alive, draining, limit, stops } = self;
+        let Self { handshake_timeout, idle_timeout, keep_alive, .. } = self;
+        let Self { draining, limit, waiting_max, stops, .. } = self;
         let rules = Rc::new(Rules {
             handshake_timeout,
             idle_timeout,
@@ -118,7 +122,10 @@ impl Connections {
             metrics: limit.metrics().clone(),
             unfinished: limit.unfinished().clone(),
             limit,
-            waiting: Rc::new(Waiting::default()),
+            waiting: Rc::default(),
+            waiting_max,
+            stuck: Rc::default(),
+            turnstile,
         });
         let upgrade = Rc::new(upgrade);
         let upgrade =
@@ -130,6 +137,7 @@ impl Connections {
         let app =
             apply_fn_factory(app, move |request, app: &_| in_turn(request, app, draining.clone()));
         let (asking, app) = answering_early(app);
+        let stopped = stops.clone();
         // The stream below has a deadline for everything but what is served, and for that the
         // services have one.
         let http = HttpService::build()
@@ -137,10 +145,7 @@ impl Connections {
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(Duration::from_secs(1))
             .h1_allow_half_closed(false)
-            .graceful_shutdown_signal(move || {
-                let mut stops = stops.clone();
-                async move { stops.wait_for(|stops| *stops).await.map_or((), drop) }
-            })
+            .graceful_shutdown_signal(move || stopping(stops.clone()))
             .on_connect_ext(|stream: &HttpStream<Connection>, data| {
                 data.insert(stream.turn());
             })
@@ -149,7 +154,8 @@ impl Connections {
             .h1(app);
         fn_service(move |(io, peer): (Connection, SocketAddr)| {
             let stream = HttpStream::new(io, Some(peer), rules.clone());
-            std::future::ready(Ok((stream, Some(peer))))
+            let begun = stream.begun(stopping(stopped.clone()));
+            async move { Ok((begun.await, Some(peer))) }
         })
         .and_then(http)
     }
@@ -188,11 +194,18 @@ impl<C: Conversation + Unpin> Listener<C> {
         B: MessageBody + 'static,
     {
         let Self { worker, doorkeeper, is_socket, connections } = self;
-        connections.upgrading(app, is_socket, move |mut request, framed| {
+        let turnstile = worker.turnstile.clone();
+        connections.upgrading(app, is_socket, turnstile, move |mut request, framed| {
             path::drop_empty_segments(request.uri_mut());
             upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
         })
     }
+}
+
+/// Ends when connections that only wait for another request should go.
+async fn stopping(mut stops: watch::Receiver<bool>) {
+    // A sender that is gone has stopped, too.
+    let _ = stops.wait_for(|stops| *stops).await;
 }
 
 /// Serves a request, notes when its answer is over, and says when that is the last one.

@@ -16,7 +16,7 @@ const PAUSES_MAX: u8 = 40;
 pub(super) const LOOK: Duration = Duration::from_nanos(1_000_000_000 / (4 * RESUME_SHARE as u64));
 
 /// What a session has used of the frames that it may send within a second. Pure: the time is passed in.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     frames: Bucket,
     /// How often it had to pause since it last kept to its rate.

@@ -191,9 +191,6 @@ where
             }
             // It has been polled until there was nothing more to do for it; what it has just let out
             // of the outbox comes next. One that stops closes the outbox, and is polled to its end.
-            if self.socket.gate.has_had_turn() {
-                return Paused::Turn;
-            }
             self.is_actor_due = false;
             self.stuck = None;
             match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {

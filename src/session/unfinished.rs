@@ -27,6 +27,10 @@ const STEP_BYTES: usize = 4 * 1024;
 /// The same once half of the budget is used.
 const SMALL_STEP_BYTES: usize = 256;
 
+/// Clients that were told to give way may hold one part in so many of the budget before the others wait
+/// for them.
+const LEAVING_SHARE: isize = 4;
+
 /// A client that holds unfinished work.
 pub(super) trait Holder: Send + Sync {
     /// Ends the client's session or connection: it holds the most, and all together hold too much.
@@ -48,6 +52,8 @@ struct Shared {
     /// What is held by all that have not been told to give way. For a moment it may be less than
     /// nothing: a holding that shrinks may have been taken off already.
     bytes: AtomicIsize,
+    /// What those hold at least that were told to give way, until they have let go of it.
+    leaving_bytes: AtomicIsize,
     ranking: Mutex<Ranking>,
 }
 
@@ -62,7 +68,18 @@ impl Unfinished {
     /// Nothing is held yet, and never more than this.
     pub fn new(bytes_max: usize) -> Self {
         let bytes_max = isize::try_from(bytes_max).unwrap_or(isize::MAX);
-        Self(Arc::new(Shared { bytes_max, bytes: AtomicIsize::new(0), ranking: Mutex::default() }))
+        Self(Arc::new(Shared {
+            bytes_max,
+            bytes: AtomicIsize::new(0),
+            leaving_bytes: AtomicIsize::new(0),
+            ranking: Mutex::default(),
+        }))
+    }
+
+    /// Whether those that were told to give way still hold much. Until they have let go of it, others
+    /// should read nothing more, or all together would hold more than they may.
+    pub(super) fn is_congested(&self) -> bool {
+        self.0.leaving_bytes.load(Relaxed) > self.0.bytes_max / LEAVING_SHARE
     }
 
     /// An empty holding of this client.
@@ -139,6 +156,7 @@ impl Holding {
                 return;
             };
             shared.add(-signed(rank));
+            shared.leaving_bytes.fetch_add(signed(rank), Relaxed);
             largest.give_way();
         }
     }
@@ -152,6 +170,9 @@ fn signed(bytes: usize) -> isize {
 impl Drop for Holding {
     fn drop(&mut self) {
         self.set(0);
+        if self.gave_way {
+            self.budget.0.leaving_bytes.fetch_sub(signed(self.rank), Relaxed);
+        }
     }
 }
 

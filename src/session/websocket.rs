@@ -93,7 +93,7 @@ pub(super) fn start<T: Transport, C: Conversation + Unpin>(
     admission: Admission,
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
-    let gate = Rc::new(Gate::default());
+    let gate = Rc::new(Gate::new(worker.turnstile.clone()));
     let socket = Rc::new(Socket::new(io, gate.clone()));
     let outbox = worker.outbox(&admission);
     let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);

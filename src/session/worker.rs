@@ -24,7 +24,7 @@ use crate::{
     metrics::{Metrics, labels::Limit},
 };
 
-use super::{bucket::PerSecond, unfinished::Unfinished};
+use super::{bucket::PerSecond, requests::Turnstile, unfinished::Unfinished};
 
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -162,6 +162,8 @@ pub struct Worker {
     /// Where frames are gathered that leave in one write; each session keeps only what its socket
     /// does not take.
     pub(super) gathered: RefCell<BytesMut>,
+    /// Where clients wait for their turn that have shown no right.
+    pub(super) turnstile: Rc<Turnstile>,
     fanout: RefCell<Rc<ThreadFanout>>,
     on_fanout: Introduce,
     started: Instant,
@@ -179,6 +181,7 @@ impl Worker {
         topics.add_worker();
         let fanout = RefCell::new(start_fanout(&topics, &on_fanout));
         Rc::new(Self {
+            turnstile: Turnstile::start(),
             metrics: topics.metrics().clone(),
             topics,
             limits,

@@ -304,6 +304,8 @@ pub struct Limits {
     pub outboxes_bytes_max: Option<usize>,
     /// Plain HTTP connections; `None` is as many as there are file handles for.
     pub http_connections_max: Option<usize>,
+    /// Plain HTTP connections that wait for their clients.
+    pub http_waiting_max: usize,
     /// Sessions of one app; `None` is no bound.
     pub sessions_per_app_max: Option<usize>,
     /// Sessions from one address; `None` is no bound.

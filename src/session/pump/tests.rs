@@ -27,6 +27,7 @@ use crate::{
 };
 
 use super::*;
+use crate::session::frames::Gate;
 
 const PIPE_BYTES: usize = 1_024;
 
@@ -292,7 +293,8 @@ async fn publications_under_way_are_let_go_first_but_only_once() {
     let admission = bench.sessions.admit().expect("room for a session");
     let outbox = bench.worker.outbox(&admission);
     let written = Rc::new(RefCell::new(Vec::new()));
-    let socket = Rc::new(Socket::new(Memo(written.clone()), Rc::default()));
+    let gate = Rc::new(Gate::new(bench.worker.turnstile.clone()));
+    let socket = Rc::new(Socket::new(Memo(written.clone()), gate));
     let body = stream::pending::<Result<Bytes, ()>>();
     let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, body);
     let is_woken = Arc::new(Flag::default());

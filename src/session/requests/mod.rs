@@ -15,7 +15,7 @@
 //!
 //! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a new
 //! one finds no room. Requests that anybody may send are paced, and give way while they are parked:
-//! [`anybody`].
+//! [`anybody`]. Requests of clients that have shown no right begin a few at a time: [`turnstile`].
 //!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.
@@ -29,15 +29,18 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod turnstile;
 mod unread;
 mod waiting;
 
 pub use anybody::{in_its_time, unless_in_the_way};
 pub(super) use stream::{HttpStream, Rules};
+pub use turn::trust;
 pub(super) use turn::{InTurn, Turn};
+pub(super) use turnstile::{Ticket, Turnstile, Work};
 pub use waiting::ConnectionLimit;
-pub(super) use waiting::{Leaving, Waiting};
+pub(super) use waiting::Leaving;
 
 /// Bytes of a connection that are read while its request is being served. Reading on notices a
 /// client that goes away.
-const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
+const READ_AHEAD_BYTES_MAX: usize = 1024;

@@ -1,11 +1,11 @@
 //! The stream between a socket and actix-http.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,6 +23,7 @@ use super::{
     eviction::Held,
     head::{self, Fault, Follows, HEAD_BYTES_MAX, Progress},
     turn::Turn,
+    turnstile::{Ticket, Turnstile, Work},
     unread::Unread,
     waiting::{ConnectionLimit, Counted, Leaving, Place, Waiting},
 };
@@ -36,7 +37,15 @@ const READ_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes of a body that are handed over before other connections of the thread get a turn. The HTTP
 /// server reads up to 128 KB ahead of whoever wants the body, if it finds as much.
-const TURN_BYTES_MAX: usize = 32 * 1024;
+pub(super) const TURN_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes that are read first of a request. Most have no more, and a client may send thousands of requests
+/// on end that it has no right to.
+pub(super) const FIRST_READ_BYTES_MAX: usize = 1024;
+
+/// Connections of a thread whose clients take nothing of an answer, or have yet to close after the last
+/// one. Each keeps buffers that it will not use again.
+pub(super) const STUCK_MAX: usize = 512;
 
 /// A head of at least this size counts as unfinished work for as long as its request is served. Smaller
 /// ones cost about as much as the connection itself.
@@ -75,6 +84,12 @@ pub(in crate::session) struct Rules {
     pub(in crate::session) limit: ConnectionLimit,
     /// Those of this thread that may give way.
     pub(in crate::session) waiting: Rc<Waiting>,
+    /// How many of these there may be.
+    pub(in crate::session) waiting_max: usize,
+    /// Those of this thread whose clients take nothing of an answer, or have yet to close.
+    pub(in crate::session) stuck: Rc<Waiting>,
+    /// Where the requests of strangers wait for their turn.
+    pub(in crate::session) turnstile: Rc<Turnstile>,
 }
 
 /// Where a connection is.
@@ -105,6 +120,8 @@ enum Wait {
     Rest,
     /// For the next request.
     Next,
+    /// For its turn among the requests of strangers.
+    Turn,
     /// For the client to read.
     Write,
     /// For the client to close.
@@ -138,6 +155,13 @@ pub(in crate::session) struct HttpStream<T> {
     deadline: Pin<Box<Sleep>>,
     /// Its place among those that may give way, for as long as there is a deadline.
     place: Place,
+    /// Its place among those whose clients take nothing of an answer, or have yet to close.
+    stuck: Place,
+    /// The request that has to pass the turnstile before it is handed over.
+    work: Option<Work>,
+    ticket: Option<Box<Ticket>>,
+    /// Whether the next request was sent before the last answer had been written.
+    is_sent_ahead: bool,
     counted: Counted,
     /// What is still to be said before the connection is closed.
     farewell: &'static [u8],
@@ -159,6 +183,10 @@ impl<T> HttpStream<T> {
             io,
             peer,
             place: Place::new(waiting.clone()),
+            stuck: Place::new(rules.stuck.clone()),
+            work: None,
+            ticket: None,
+            is_sent_ahead: false,
             counted,
             rules,
             buffer: Unread::default(),
@@ -178,7 +206,7 @@ impl<T> HttpStream<T> {
             lingers: false,
         };
         match has_room {
-            true => stream.place.enter(&stream.turn),
+            true => stream.enter(),
             // Every other connection of this thread is being served.
             false => stream.end(UNAVAILABLE),
         }
@@ -200,7 +228,7 @@ impl<T> HttpStream<T> {
     fn set_wait(&mut self, wait: Wait) {
         let time = match wait {
             Wait::First => self.rules.handshake_timeout,
-            Wait::Rest | Wait::Write => self.rules.idle_timeout,
+            Wait::Rest | Wait::Turn | Wait::Write => self.rules.idle_timeout,
             Wait::Next => self.rules.keep_alive,
             Wait::Close => LINGER,
         };
@@ -208,13 +236,31 @@ impl<T> HttpStream<T> {
             // It has just been of use to its client: others have waited longer.
             self.place.leave();
         }
-        self.place.enter(&self.turn);
+        if matches!(wait, Wait::Write | Wait::Close) {
+            if self.rules.stuck.len() >= STUCK_MAX {
+                self.rules.metrics.hit(Limit::HttpConnections);
+                self.rules.stuck.make_room();
+            }
+            self.stuck.enter(&self.turn);
+        }
+        self.enter();
         self.wait = Some(wait);
         self.deadline.as_mut().reset(Instant::now() + time);
     }
 
+    /// Takes a place among those that wait for their clients. If all are taken, the one that has waited
+    /// longest gives way: each keeps buffers.
+    fn enter(&mut self) {
+        if !self.place.is_taken() && self.rules.waiting.len() >= self.rules.waiting_max {
+            self.rules.metrics.hit(Limit::HttpWaiting);
+            self.rules.waiting.make_room();
+        }
+        self.place.enter(&self.turn);
+    }
+
     fn stop_waiting(&mut self) {
         self.place.leave();
+        self.stuck.leave();
         self.wait = None;
     }
 
@@ -273,7 +319,11 @@ impl<T> HttpStream<T> {
                 // A head is handed over as a whole.
                 self.turn_left_bytes += head.length;
                 self.progress = Progress::default();
-                self.turn.ask();
+                self.work = match self.turn.ask() {
+                    true => None,
+                    false if self.is_sent_ahead => Some(Work::RequestAhead),
+                    false => Some(Work::Request),
+                };
                 match head.follows {
                     Follows::Nothing => self.await_answer(),
                     Follows::Length(length) => self.await_body(Phase::Length(length)),
@@ -361,29 +411,55 @@ impl<T> HttpStream<T> {
         match self.phase {
             Phase::Head => HEAD_BYTES_MAX,
             Phase::Tunnel | Phase::Broken | Phase::Over => 0,
-            Phase::Length(_) | Phase::Chunks(_) | Phase::Answer => READ_AHEAD_BYTES_MAX,
+            Phase::Length(_) | Phase::Chunks(_) => READ_BYTES_MAX,
+            Phase::Answer => READ_AHEAD_BYTES_MAX,
         }
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
+    /// Waits for the first request, for the end, or until the server `stops`. Before the first request
+    /// the connection needs nothing that the HTTP server keeps for each connection.
+    pub(in crate::session) async fn begun(mut self, stops: impl Future<Output = ()>) -> Self {
+        let mut stops = pin!(stops);
+        poll_fn(|cx| {
+            // An error will be there again for the HTTP server.
+            if self.poll_released(cx).is_ready() || self.poll_end(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            ready!(stops.as_mut().poll(cx));
+            if matches!(self.phase, Phase::Head) {
+                self.end(b"");
+            }
+            Poll::Ready(())
+        })
+        .await;
+        self
+    }
+
     fn poll_hand_over(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_released(cx))?;
+        if self.released > 0 && self.turn_left_bytes == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let bytes = self.released.min(out.remaining());
+        out.put_slice(&self.buffer[..bytes]);
+        self.buffer.advance(bytes);
+        self.released -= bytes;
+        self.turn_left_bytes = self.turn_left_bytes.saturating_sub(bytes);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until something may be handed over, or the stream is over.
+    fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.released > 0 {
-                if self.turn_left_bytes == 0 {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                let bytes = self.released.min(out.remaining());
-                out.put_slice(&self.buffer[..bytes]);
-                self.buffer.advance(bytes);
-                self.released -= bytes;
-                self.turn_left_bytes = self.turn_left_bytes.saturating_sub(bytes);
-                return Poll::Ready(Ok(()));
+                return self.poll_turn(cx).map(Ok);
             }
             if self.phase == Phase::Over {
                 return Poll::Ready(Ok(()));
@@ -392,6 +468,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
                 ready!(self.poll_read_more(cx))?;
             }
         }
+    }
+
+    /// Waits until the request that is to be handed over may begin.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(work) = self.work else { return Poll::Ready(()) };
+        if self.rules.turnstile.poll_pass(&mut self.ticket, work, cx).is_pending() {
+            if self.wait != Some(Wait::Turn) {
+                self.set_wait(Wait::Turn);
+            }
+            return Poll::Pending;
+        }
+        self.work = None;
+        if self.wait == Some(Wait::Turn) {
+            match self.phase {
+                Phase::Length(_) | Phase::Chunks(_) => self.set_wait(Wait::Rest),
+                _ => self.stop_waiting(),
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Reads more, or ends the stream if there is no more.
@@ -410,7 +505,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
             return Poll::Pending;
         }
         let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
-        let mut read = ReadBuf::uninit(&mut bytes[..room.min(READ_BYTES_MAX)]);
+        let is_first = self.phase == Phase::Head && self.buffer.is_empty();
+        let at_once = if is_first { FIRST_READ_BYTES_MAX } else { READ_BYTES_MAX };
+        let mut read = ReadBuf::uninit(&mut bytes[..room.min(at_once)]);
         let done = Pin::new(&mut self.io).poll_read(cx, &mut read);
         self.is_listening = done.is_pending();
         ready!(done)?;
@@ -423,6 +520,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the connection has to end although nothing of it is ready.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.note_held(cx) {
+            return Poll::Ready(match self.give_way() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::ConnectionAborted.into()),
+            });
+        }
+        match ready!(self.poll_late(cx)) {
+            Wait::First => self.end(TIMEOUT),
+            Wait::Turn => self.end(UNAVAILABLE),
+            Wait::Next => self.end(b""),
+            Wait::Rest | Wait::Write | Wait::Close => {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Whether the client has used up its time.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         let Some(wait) = self.wait else { return Poll::Pending };
@@ -431,12 +547,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
             return Poll::Ready(wait);
         }
         self.place.wake_by(cx.waker());
+        self.stuck.wake_by(cx.waker());
         ready!(self.deadline.as_mut().poll(cx));
         self.stop_waiting();
         match wait {
             Wait::First => self.rules.metrics.hit(Limit::Handshake),
             Wait::Rest | Wait::Write => self.rules.metrics.hit(Limit::Idle),
-            Wait::Next | Wait::Close => {}
+            Wait::Turn | Wait::Next | Wait::Close => {}
         }
         Poll::Ready(wait)
     }
@@ -445,6 +562,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     fn next(&mut self, cx: &Context<'_>) {
         self.phase = Phase::Head;
         self.head_bytes = 0;
+        self.is_sent_ahead = !self.buffer.is_empty();
         if self.buffer.is_empty() {
             self.held = None;
             self.set_wait(Wait::Next);
@@ -477,25 +595,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HttpStream<T> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let done = this.poll_hand_over(cx, out);
-        if done.is_ready() {
-            return done;
-        }
-        if !this.note_held(cx) {
-            return Poll::Ready(match this.give_way() {
-                true => Ok(()),
-                false => Err(io::ErrorKind::ConnectionAborted.into()),
-            });
-        }
-        match ready!(this.poll_late(cx)) {
-            Wait::First => this.end(TIMEOUT),
-            Wait::Next => this.end(b""),
-            Wait::Rest | Wait::Write | Wait::Close => {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-        }
-        Poll::Ready(Ok(()))
+        let done = self.poll_hand_over(cx, out);
+        if done.is_ready() { done } else { self.poll_end(cx) }
     }
 }
 
@@ -523,8 +624,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(Pin::new(&mut this.io).poll_flush(cx))?;
-        if this.phase == Phase::Answer && this.released == 0 && this.turn.is_answered() {
-            this.next(cx);
+        match this.phase {
+            Phase::Answer if this.released == 0 && this.turn.is_answered() => this.next(cx),
+            // The answer did not need the body, and is the last one. actix-http would read the rest
+            // for a while, with buffers of its own; the shutdown below does so without.
+            Phase::Length(_) if this.turn.is_answered() => {
+                this.end(b"");
+                this.lingers = true;
+            }
+            _ => {}
         }
         Poll::Ready(Ok(()))
     }
@@ -532,8 +640,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.wait != Some(Wait::Close) && !this.is_shut_down {
-            this.lingers = !this.is_eof
-                && (!this.farewell.is_empty() || !this.buffer.is_empty() || !this.is_listening);
+            let is_unread =
+                !this.farewell.is_empty() || !this.buffer.is_empty() || !this.is_listening;
+            this.lingers |= is_unread && !this.is_eof;
             this.end(this.farewell);
             this.set_wait(Wait::Close);
         }

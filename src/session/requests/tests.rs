@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{
         Arc,
@@ -18,7 +18,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{ConnectionLimit, HttpStream, READ_AHEAD_BYTES_MAX, Rules, waiting::Parked};
+use super::{
+    ConnectionLimit, HttpStream, Rules, Turnstile,
+    stream::{FIRST_READ_BYTES_MAX, STUCK_MAX, TURN_BYTES_MAX},
+    waiting::Parked,
+};
 use crate::{
     metrics::{Metrics, labels::Limit},
     session::{bucket::PerSecond, unfinished::Unfinished, worker::Sessions},
@@ -42,6 +46,7 @@ impl Wake for Wakes {
 struct Pipe {
     client: DuplexStream,
     stream: HttpStream<DuplexStream>,
+    turnstile: Rc<Turnstile>,
     wakes: Arc<Wakes>,
 }
 
@@ -55,6 +60,9 @@ fn rules() -> Rules {
         unfinished: Unfinished::new(1 << 20),
         limit: limit(usize::MAX),
         waiting: Rc::default(),
+        waiting_max: usize::MAX,
+        stuck: Rc::default(),
+        turnstile: Rc::default(),
     }
 }
 
@@ -78,10 +86,11 @@ impl Pipe {
     fn among(rules: &Rc<Rules>, bytes: usize) -> Self {
         let (client, io) = duplex(bytes);
         let stream = HttpStream::new(io, None, rules.clone());
-        Self { client, stream, wakes: Arc::default() }
+        Self { client, stream, turnstile: rules.turnstile.clone(), wakes: Arc::default() }
     }
 
-    /// Everything that is handed over now, in reads of at most this many bytes.
+    /// Everything that is handed over now, in reads of at most this many bytes. Nobody else is there
+    /// whose turn it could be.
     fn handed_over_by(&mut self, bytes: usize) -> String {
         let waker = Waker::from(self.wakes.clone());
         let mut cx = Context::from_waker(&waker);
@@ -91,6 +100,7 @@ impl Pipe {
             let mut read = ReadBuf::new(&mut space);
             match Pin::new(&mut self.stream).poll_read(&mut cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => all.extend(read.filled()),
+                Poll::Pending if self.turnstile.turn(1) > 0 => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
                 Poll::Ready(Err(error)) => panic!("{error}"),
             }
@@ -144,6 +154,7 @@ async fn a_request_is_handed_over_once_the_one_before_it_is_answered() {
 #[tokio::test]
 async fn wherever_requests_are_split_they_are_handed_over_as_they_were_sent() {
     let all = REQUESTS.concat();
+    let ends: Vec<usize> = (1..=REQUESTS.len()).map(|n| REQUESTS[..n].concat().len()).collect();
     for at in 0..all.len() {
         let mut pipe = Pipe::new();
         let (first, second) = all.as_bytes().split_at(at);
@@ -152,7 +163,9 @@ async fn wherever_requests_are_split_they_are_handed_over_as_they_were_sent() {
             pipe.client.write_all(part).await.expect("room");
             for _ in REQUESTS {
                 handed_over += &pipe.handed_over();
-                pipe.answer();
+                if ends.contains(&handed_over.len()) {
+                    pipe.answer();
+                }
             }
         }
         assert_eq!(handed_over, all, "split at {at}");
@@ -173,7 +186,96 @@ async fn a_client_that_sends_ahead_is_not_read_and_wakes_nobody() {
     }
     assert_eq!(pipe.wakes(), woken, "nothing moves, and nobody is woken");
     let (_, read_ahead, _) = pipe.stream.into_parts();
-    assert!(read_ahead.len() <= READ_AHEAD_BYTES_MAX, "{}", read_ahead.len());
+    assert!(read_ahead.len() <= FIRST_READ_BYTES_MAX, "{}", read_ahead.len());
+}
+
+/// How much of `request` is handed over each time before the HTTP server looks at it.
+fn handed_over_at_once(pipe: &mut Pipe, request: &str) -> Vec<usize> {
+    let mut pieces = Vec::new();
+    while pieces.iter().sum::<usize>() < request.len() {
+        let woken = pipe.wakes();
+        let piece = pipe.handed_over();
+        let is_last = pieces.iter().sum::<usize>() + piece.len() == request.len();
+        assert_eq!(pipe.wakes() > woken, !is_last, "it goes on by itself");
+        pieces.push(piece.len());
+    }
+    pieces
+}
+
+#[tokio::test]
+async fn a_large_request_is_handed_over_piece_by_piece() {
+    let body = "x".repeat(20_000);
+    let request = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 20000\r\n\r\n{body}");
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(request.as_bytes()).await.expect("room");
+    let pieces = handed_over_at_once(&mut pipe, &request);
+    assert!(pieces.len() > 2, "{pieces:?}");
+    let most = TURN_BYTES_MAX + 8 * 1024;
+    assert!(pieces.iter().all(|piece| *piece <= most), "{pieces:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_need_the_body_is_the_last_one() {
+    let head = "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n";
+    let mut pipe = Pipe::new();
+    pipe.client.write_all(format!("{head}half").as_bytes()).await.expect("room");
+    assert_eq!(pipe.handed_over(), format!("{head}half"));
+    pipe.answer();
+    let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(ended.expect("an end"), 0);
+    // What the client goes on sending is read away, or the answer would be lost with it.
+    pipe.client.write_all(&[b'x'; 900]).await.expect("room");
+    let mut closing = pin!(pipe.stream.shutdown());
+    assert!(poll_once(&mut closing).is_pending(), "the client may send more");
+    drop(pipe.client);
+    timeout(DEADLINE, closing).await.expect("in time").expect("an end");
+}
+
+#[tokio::test]
+async fn who_takes_no_answer_gives_way_where_there_are_too_many() {
+    let rules = Rc::new(Rules { metrics: Metrics::new(0), ..rules() });
+    let mut pipes: Vec<_> = (0..=STUCK_MAX).map(|_| Pipe::among(&rules, 64)).collect();
+    let mut ends = Vec::new();
+    for pipe in &mut pipes {
+        pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), REQUESTS[0]);
+        assert!(poll_once(&mut pin!(pipe.stream.write_all(&[b'x'; 100]))).is_pending());
+        ends.push(rules.metrics.limit_hits.of(Limit::HttpConnections).get());
+    }
+    assert_eq!(ends[STUCK_MAX - 1..], [0, 1]);
+    let mut is_over = |nth: usize| {
+        let pipe: &mut Pipe = &mut pipes[nth];
+        poll_once(&mut pin!(pipe.stream.write_all(&[b'x'; 100]))).is_ready()
+    };
+    assert_eq!([0, 1, STUCK_MAX].map(&mut is_over), [true, false, false]);
+}
+
+#[tokio::test]
+async fn of_more_that_wait_than_may_the_one_that_has_waited_longest_gives_way_and_strangers_first()
+{
+    let rules = Rc::new(Rules { waiting_max: 2, ..rules() });
+    let mut pipes = Vec::new();
+    for is_trusted in [true, false, false, true] {
+        let mut pipe = Pipe::among(&rules, PIPE_BYTES);
+        pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
+        assert_eq!(pipe.handed_over(), REQUESTS[0]);
+        if is_trusted {
+            pipe.stream.turn().trust();
+        }
+        pipe.answer();
+        assert_eq!(pipe.handed_over(), "");
+        pipes.push(pipe);
+    }
+    let mut ended = Vec::new();
+    for pipe in &mut pipes {
+        ended.push(poll_once(&mut pin!(pipe.stream.read(&mut [0]))).is_ready());
+    }
+    assert_eq!(ended, [false, true, true, false]);
+    assert_eq!(rules.metrics.limit_hits.of(Limit::HttpWaiting).get(), 2);
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[tokio::test]
@@ -452,7 +554,7 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0
 
 #[tokio::test]
 async fn half_heads_share_a_budget_and_the_largest_gives_way() {
-    let (rules, mut pipes) = half_heads(120_000, &[10_000, 40_000, 20_000]).await;
+    let (rules, mut pipes) = half_heads(150_000, &[10_000, 40_000, 20_000]).await;
     let hits = || rules.metrics.limit_hits.of(Limit::UnfinishedBytes).get();
     assert_eq!(hits(), 0);
     let woken = pipes[1].wakes();
@@ -510,13 +612,16 @@ async fn small_half_heads_count_as_well_and_what_is_complete_counts_no_more() {
 
 #[tokio::test]
 async fn what_is_read_ahead_counts_and_a_large_buffer_is_not_kept_for_little() {
-    let rules = Rc::new(Rules { unfinished: Unfinished::new(17_000), ..rules() });
+    let rules = Rc::new(Rules { unfinished: Unfinished::new(20_000), ..rules() });
     let mut pipe = Pipe::among(&rules, PIPE_BYTES);
     let (first, second) = halves(5_000);
     let bytes = [first.as_str(), second.as_str(), "GET /second"].concat();
     pipe.client.write_all(bytes.as_bytes()).await.expect("room");
     assert!(pipe.handed_over() == first + &second);
     // 10,000 are served, a few read ahead; the buffer that they came in was larger than both.
+    let mut other = Pipe::among(&rules, PIPE_BYTES);
+    other.client.write_all(halves(9_000).0.as_bytes()).await.expect("room");
+    assert_eq!(other.handed_over(), "");
     assert!(timeout(SHORT, pipe.stream.read(&mut [0])).await.is_err(), "it goes on");
     pipe.client.write_all("x".repeat(8_000).as_bytes()).await.expect("room");
     let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");

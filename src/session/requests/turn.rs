@@ -12,6 +12,7 @@ use actix_http::{
     Request,
     body::{BodySize, BoxBody, MessageBody},
 };
+use actix_web::HttpRequest;
 use bytes::Bytes;
 
 use super::waiting::Waiting;
@@ -26,6 +27,7 @@ pub(in crate::session) struct Turn(Rc<State>);
 struct State {
     is_answered: Cell<bool>,
     gives_way: Cell<bool>,
+    is_trusted: Cell<bool>,
     /// How often its client has asked what anybody may ask.
     asked: Cell<Bucket>,
     waiting: Rc<Waiting>,
@@ -34,8 +36,13 @@ struct State {
 impl Turn {
     /// The turns of a connection among those of its thread.
     pub(super) fn new(waiting: Rc<Waiting>) -> Self {
-        let (is_answered, gives_way, asked) = (Cell::default(), Cell::default(), Cell::default());
-        Self(Rc::new(State { is_answered, gives_way, asked, waiting }))
+        Self(Rc::new(State {
+            is_answered: Cell::default(),
+            gives_way: Cell::default(),
+            is_trusted: Cell::default(),
+            asked: Cell::default(),
+            waiting,
+        }))
     }
 
     /// The turn of the connection that a request came over.
@@ -66,9 +73,20 @@ impl Turn {
         self.0.is_answered.get()
     }
 
-    /// A request is handed over that will be answered.
-    pub(super) fn ask(&self) {
+    /// A request is handed over that will be answered. Answers whether the last one was trusted.
+    pub(super) fn ask(&self) -> bool {
         self.0.is_answered.set(false);
+        self.0.is_trusted.take()
+    }
+
+    /// The request that was handed over last came with the right credentials.
+    pub(super) fn trust(&self) {
+        self.0.is_trusted.set(true);
+    }
+
+    /// Whether the request that was handed over last came with the right credentials.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.0.is_trusted.get()
     }
 
     /// The connection is to end, for there are too many.
@@ -79,6 +97,14 @@ impl Turn {
     /// Whether the connection is to end.
     pub(super) fn gives_way(&self) -> bool {
         self.0.gives_way.get()
+    }
+}
+
+/// Notes that a request came with the right credentials: the next one on its connection need not wait
+/// behind those of strangers.
+pub fn trust(request: &HttpRequest) {
+    if let Some(turn) = request.conn_data::<Turn>() {
+        turn.trust();
     }
 }
 

@@ -92,13 +92,17 @@ impl Drop for Counted {
 
 /// The connections of one thread that may give way: those for whose clients the server waits (for a head,
 /// for the rest of a request, for the next request, or for the client to read), and those whose requests
-/// are parked. Of each the one that has waited longest comes first.
+/// are parked. Of each the one that has waited longest comes first; among the former those whose last
+/// request was authenticated come behind all others.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Waiting {
     next: Cell<u64>,
-    connections: RefCell<BTreeMap<u64, Waiter>>,
+    connections: RefCell<BTreeMap<Key, Waiter>>,
     parked: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
 }
+
+/// Whether the last request was authenticated, and a number: first come, first served.
+type Key = (bool, u64);
 
 #[derive(Debug)]
 struct Waiter {
@@ -108,6 +112,11 @@ struct Waiter {
 }
 
 impl Waiting {
+    /// How many connections wait for their clients.
+    pub(super) fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
     /// Ends the connection that has waited longest, or else has the request that is parked longest
     /// answered as the last one of its connection; `false` if there is neither.
     pub(super) fn make_room(&self) -> bool {
@@ -169,7 +178,7 @@ impl Drop for Parked {
 #[derive(Debug)]
 pub(super) struct Place {
     waiting: Rc<Waiting>,
-    key: Option<u64>,
+    key: Option<Key>,
 }
 
 impl Place {
@@ -177,12 +186,17 @@ impl Place {
         Self { waiting, key: None }
     }
 
+    /// Whether it is in the queue.
+    pub(super) fn is_taken(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// Joins the end of the queue, or stays where it is.
     pub(super) fn enter(&mut self, turn: &Turn) {
         if self.key.is_some() {
             return;
         }
-        let key = self.waiting.next_key();
+        let key = (turn.is_trusted(), self.waiting.next_key());
         let waiter = Waiter { turn: turn.clone(), waker: None };
         self.waiting.connections.borrow_mut().insert(key, waiter);
         self.key = Some(key);

@@ -2,9 +2,9 @@
 //! there.
 
 use bytestring::ByteString;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    permits::Permit,
     presence::Change,
     spellings::Spellings,
     subscriber::{Format, Frame, ScopeKey},
@@ -21,16 +21,11 @@ pub(super) struct Announcement {
     change: Change,
     /// Per format.
     frames: [Spellings<Frame>; Format::COUNT],
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Announcement {
-    pub(super) fn new(
-        key: ScopeKey,
-        channel: ChannelName,
-        change: Change,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn new(key: ScopeKey, channel: ChannelName, change: Change, permit: Permit) -> Self {
         Self { key, channel, change, frames: Default::default(), _permit: permit }
     }
 

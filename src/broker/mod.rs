@@ -22,6 +22,7 @@ pub mod history;
 mod listeners;
 pub mod occupancy;
 pub mod outbox;
+mod permits;
 mod placed;
 pub mod position;
 pub mod presence;

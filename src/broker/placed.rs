@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytestring::ByteString;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     backlog::Backlog,
     history::Entry,
+    permits::Permit,
     position::StreamPosition,
     publication::{Destination, Payload, Publication},
     spellings::Spellings,
@@ -53,7 +54,7 @@ pub(super) struct Flight {
     tally: Option<Tally>,
     /// When it was accepted.
     taken_at: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// Counts the subscribers that a publication was kept from, and tells it when it has been handed
@@ -78,7 +79,7 @@ impl Accepted {
     pub(super) fn new(
         publication: Publication,
         taken_at: Instant,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let (tally, skipped) = match publication.payload {
             Payload::Object(_) => (None, None),

@@ -4,7 +4,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use actix::{fut::wrap_future, prelude::*};
 use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::timeout,
 };
 
@@ -15,6 +15,7 @@ use super::{
     count::CountAll,
     fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
     outbox::{Load, News, Outbox, ToSession},
+    permits::{Permit, Permits},
     position::StreamPosition,
     presence::{Change, Persona, Roster},
     stream::Stream,
@@ -49,8 +50,8 @@ pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Pub
 }
 
 /// A permit to be under way.
-pub(super) fn permit() -> OwnedSemaphorePermit {
-    Arc::new(Semaphore::new(1)).try_acquire_owned().expect("the only permit")
+pub(super) fn permit() -> Permit {
+    Permits::new(1).take_at_once(AppId(1)).expect("the only permit")
 }
 
 /// `topic event`.
@@ -344,6 +345,13 @@ impl Handler<Stall> for Tracker {
 
     fn handle(&mut self, Stall(end): Stall, ctx: &mut Self::Context) {
         ctx.wait(wrap_future(async { drop(end.await) }));
+    }
+}
+
+impl Topics {
+    /// Takes a permit of app 1, if it may have one now.
+    pub(super) fn permit_at_once(&self) -> Option<Permit> {
+        self.permits().take_at_once(AppId(1))
     }
 }
 

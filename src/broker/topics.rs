@@ -18,10 +18,7 @@ use std::{
 use actix::prelude::*;
 use bytestring::ByteString;
 use log::warn;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::metrics::{Metrics, labels::Limit};
 
@@ -32,6 +29,7 @@ use super::{
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
     listeners::Listeners,
+    permits::{Permit, Permits},
     placed::Accepted,
     position::StreamPosition,
     presence::Roster,
@@ -95,7 +93,8 @@ impl Receipt {
 /// The bounds of the directory.
 #[derive(Debug, Clone, Copy)]
 pub struct TopicLimits {
-    /// Publications between their publisher and the last fan-out.
+    /// Publications of one app between their publisher and the last fan-out; there may be twice as
+    /// many of all apps together.
     pub publications_in_flight_max: usize,
     /// Scopes with subscribers per app.
     pub scopes_per_app_max: usize,
@@ -116,7 +115,7 @@ pub struct Topics(Arc<Inner>);
 
 struct Inner {
     limits: TopicLimits,
-    permits: Arc<Semaphore>,
+    permits: Permits,
     directory: Directory,
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
@@ -137,7 +136,7 @@ impl Topics {
         let backlog = Backlog::new(limits.outboxes_bytes_max);
         Self(Arc::new(Inner {
             limits,
-            permits: Arc::new(Semaphore::new(limits.publications_in_flight_max)),
+            permits: Permits::new(limits.publications_in_flight_max),
             directory: Directory::new(limits.scopes_per_app_max, backlog.clone()),
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
@@ -247,7 +246,7 @@ impl Topics {
         self.publish_all(vec![publication]).await
     }
 
-    /// Publishes all, in order, or none.
+    /// Publishes all, in order, or none. They are counted for the app of the first.
     ///
     /// Once it holds its permits it hands over everything without a pause: a caller that is dropped
     /// while it waits has published all or nothing.
@@ -258,7 +257,7 @@ impl Topics {
         &self,
         publications: Vec<Publication>,
     ) -> Result<Receipt, PublishError> {
-        let permits = self.permits(publications.len()).await?;
+        let permits = self.take_permits(&publications).await?;
         let mut receipt = Receipt {
             positions: Vec::with_capacity(publications.len()),
             skipped: Vec::new(),
@@ -295,26 +294,12 @@ impl Topics {
     /// Ends publishing: waits, at most so long, until every accepted publication has reached the
     /// outboxes of its subscribers; from then on whoever publishes is told [`PublishError::Busy`].
     pub async fn finish(&self, wait_max: Duration) {
-        let all = u32::try_from(self.0.limits.publications_in_flight_max).unwrap_or(u32::MAX);
-        // Out of time: what is still under way is as lost as the server. The permits are kept until
-        // the door is shut, or whoever waits behind would slip through.
-        let permits = timeout(wait_max, self.0.permits.acquire_many(all)).await;
-        self.0.permits.close();
-        drop(permits);
+        self.0.permits.finish(wait_max).await;
     }
 
-    /// Takes a permit for an announcement, if there is one.
-    pub(super) fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.permits.clone().try_acquire_owned().ok()
-    }
-
-    /// Takes a permit for an announcement behind those who wait already; `None` once the server
-    /// stops.
-    pub(super) fn permit_in_turn(
-        &self,
-    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
-        let permit = self.0.permits.clone().acquire_owned();
-        async { permit.await.ok() }
+    /// What bounds the publications and announcements that are under way.
+    pub(super) fn permits(&self) -> &Permits {
+        &self.0.permits
     }
 
     /// A name that nothing else has.
@@ -330,20 +315,21 @@ impl Topics {
     /// Whether publications may be on their way to a thread: there are newer ones, of whatever app,
     /// than those that its fan-out has begun to hand out, and not all have reached their outboxes.
     pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
-        self.0.batches.load(Relaxed) > thread.handed.get()
-            && self.0.permits.available_permits() < self.0.limits.publications_in_flight_max
+        self.0.batches.load(Relaxed) > thread.handed.get() && self.0.permits.is_any_held()
     }
 
-    /// Takes `count` permits within the time limit.
-    async fn permits(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, PublishError> {
-        let count = u32::try_from(count).map_err(|_| PublishError::Busy)?;
-        let acquire = self.0.permits.clone().acquire_many_owned(count);
-        let acquired = timeout(self.0.limits.wait_max, acquire).await.map_err(|_| {
+    /// Takes a permit for each of these publications within the time limit.
+    async fn take_permits(
+        &self,
+        publications: &[Publication],
+    ) -> Result<Vec<Permit>, PublishError> {
+        let Some(first) = publications.first() else { return Ok(Vec::new()) };
+        let taken = self.0.permits.take(first.app, publications.len());
+        let taken = timeout(self.0.limits.wait_max, taken).await.map_err(|_| {
             self.0.metrics.hit(Limit::PublicationsInFlight);
             PublishError::Busy
         })?;
-        let mut all = acquired.map_err(|_| PublishError::Busy)?;
-        Ok((0..count).filter_map(|_| all.split(1)).collect())
+        taken.map(Permit::into_singles).ok_or(PublishError::Busy)
     }
 
     /// Has a tracked session show another meta; nothing happens where it is not tracked.

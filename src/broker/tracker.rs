@@ -4,12 +4,12 @@ use std::{collections::HashMap, sync::Weak};
 
 use actix::{fut::wrap_future, prelude::*};
 use log::error;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     announcement::Announcement,
     fanout::{Entered, Fanout, WorkerId},
     gathering::Gathering,
+    permits::Permit,
     presence::{Persona, Roster},
     publication::JsonObject,
     stream::Stream,
@@ -119,12 +119,14 @@ impl Tracker {
             return;
         }
         let channel = channel.clone();
-        match self.topics.permit_at_once() {
+        let app = self.key.app;
+        match self.topics.permits().take_at_once(app) {
             Some(permit) => self.announce(channel, permit, ctx),
             // More happens while the announcement waits its turn; it will tell all of it.
             None => {
-                let permit = wrap_future::<_, Self>(self.topics.permit_in_turn());
-                ctx.spawn(permit.map(move |permit, tracker, ctx| {
+                let permits = self.topics.permits().clone();
+                let permit = async move { permits.take(app, 1).await };
+                ctx.spawn(wrap_future::<_, Self>(permit).map(move |permit, tracker, ctx| {
                     // There is none any more once the server stops.
                     if let Some(permit) = permit {
                         tracker.announce(channel, permit, ctx);
@@ -134,12 +136,7 @@ impl Tracker {
         }
     }
 
-    fn announce(
-        &mut self,
-        channel: ChannelName,
-        permit: OwnedSemaphorePermit,
-        ctx: &mut Context<Self>,
-    ) {
+    fn announce(&mut self, channel: ChannelName, permit: Permit, ctx: &mut Context<Self>) {
         let Some(gathering) = self.gatherings.get_mut(&channel) else { return };
         let change = gathering.announce();
         // All of it may have been taken back while it waited for its permit.

@@ -188,6 +188,28 @@ async fn a_publisher_waits_for_its_place_in_the_order_and_not_for_any_thread() {
 }
 
 #[actix_web::test]
+async fn an_app_that_publishes_all_it_may_does_not_keep_another_from_publishing() {
+    let broker = Broker::start();
+    let mut probes = Vec::new();
+    for (session, app) in [(1, 1), (2, 2)] {
+        let probe = broker.session(session).await;
+        broker.join(&probe, whole(&key(app, "public"))).await.expect("a place");
+        probes.push(probe);
+    }
+    let publish = |app| broker.topics.publish(publication(&key(app, "public"), "#general", "msg"));
+    let mut loud = 0;
+    while publish(1).now_or_never().is_some() {
+        loud += 1;
+    }
+    assert_eq!(loud, broker.topics.limits().publications_in_flight_max);
+    assert!(publish(2).now_or_never().is_some_and(|taken| taken.is_ok()), "the quiet app's event");
+    assert_eq!(probes[1].next().await, "* msg");
+    for _ in 0..loud {
+        assert_eq!(probes[0].next().await, "* msg");
+    }
+}
+
+#[actix_web::test]
 async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
     let broker = Broker::start();
     let probe = broker.session(1).await;

@@ -1,0 +1,271 @@
+//! Permits: how many publications may be under way, and how the apps share that.
+//!
+//! There are twice as many permits as one app may hold. An app that holds some takes more only if as
+//! many stay free as it then holds: one busy app gets half of all permits, two get a third each, and
+//! so on. So something is left for an app that has nothing under way, however busy the others are.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future, mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
+
+use crate::app::AppId;
+
+/// All permits. Clones share them.
+#[derive(Clone)]
+pub(super) struct Permits(Arc<Inner>);
+
+struct Inner {
+    per_app_max: usize,
+    /// The permits that are not free. It changes only while the state is locked.
+    held: AtomicUsize,
+    state: Mutex<State>,
+    /// Notified when nothing is under way any more after `finish` has begun.
+    finished: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The apps that hold permits or wait for some.
+    apps: HashMap<AppId, Share>,
+    /// The apps that wait, each once; the one that was given something last is the last.
+    turns: VecDeque<AppId>,
+    is_finishing: bool,
+}
+
+/// What one app holds, and the requests it waits for, in their order.
+#[derive(Default)]
+struct Share {
+    held: usize,
+    requests: VecDeque<Request>,
+}
+
+struct Request {
+    count: usize,
+    given: oneshot::Sender<Permit>,
+}
+
+/// A number of permits of one app; they are free again when this is dropped.
+pub(super) struct Permit {
+    permits: Permits,
+    app: AppId,
+    count: usize,
+}
+
+impl Permits {
+    /// Permits of which one app may hold at most `per_app_max`, and all apps together twice as many.
+    pub(super) fn new(per_app_max: usize) -> Self {
+        Self(Arc::new(Inner {
+            per_app_max,
+            held: AtomicUsize::new(0),
+            state: Mutex::default(),
+            finished: Notify::new(),
+        }))
+    }
+
+    /// Whether any permit is held.
+    pub(super) fn is_any_held(&self) -> bool {
+        self.0.held.load(Relaxed) > 0
+    }
+
+    /// Takes one permit if the app may have it now, and nobody is to have it before.
+    pub(super) fn take_at_once(&self, app: AppId) -> Option<Permit> {
+        let mut state = self.state();
+        let may_take = !state.is_finishing && self.may_take(&state, app, 1);
+        may_take.then(|| self.give(&mut state, app, 1))
+    }
+
+    /// Takes `count` permits, behind the earlier requests of the same app; `None` once the server
+    /// stops. More than one app may hold are never given.
+    pub(super) async fn take(&self, app: AppId, count: usize) -> Option<Permit> {
+        if count > self.0.per_app_max {
+            return future::pending().await;
+        }
+        let given = {
+            let mut state = self.state();
+            if state.is_finishing {
+                return None;
+            }
+            if self.may_take(&state, app, count) {
+                return Some(self.give(&mut state, app, count));
+            }
+            let (given, receiver) = oneshot::channel();
+            state.request(app, Request { count, given });
+            receiver
+        };
+        // Dropped after the receiver: a request that is given up lets those behind it go on.
+        let _retry = Retry(self);
+        given.await.ok()
+    }
+
+    /// Refuses every new request, and waits, at most so long, until all permits are free and the
+    /// requests that came before are answered. Those still waiting then are refused as well.
+    pub(super) async fn finish(&self, wait_max: Duration) {
+        self.state().is_finishing = true;
+        let finished = async {
+            while !self.is_finished(&self.state()) {
+                self.0.finished.notified().await;
+            }
+        };
+        // Out of time: what is still under way is as lost as the server.
+        let _ = timeout(wait_max, finished).await;
+        let mut state = self.state();
+        state.turns.clear();
+        // Dropping a request tells its publisher.
+        state.apps.values_mut().for_each(|share| share.requests.clear());
+    }
+
+    fn is_finished(&self, state: &State) -> bool {
+        state.is_finishing && !self.is_any_held() && state.turns.is_empty()
+    }
+
+    /// Whether a new request can be answered at once: no earlier one of its app waits, there is room,
+    /// and no app waits that holds nothing, unless this one holds nothing either.
+    fn may_take(&self, state: &State, app: AppId, count: usize) -> bool {
+        let waits = |other: &AppId| *other == app || state.held_by(*other) == 0;
+        let is_idle = state.held_by(app) == 0;
+        let is_behind = match is_idle {
+            true => state.turns.contains(&app),
+            false => state.turns.iter().any(waits),
+        };
+        !is_behind && self.has_room(state, app, count)
+    }
+
+    /// Whether an app may hold `count` permits more. Where it holds none, it may have all that are
+    /// free, so that a large request is not kept waiting for ever by the small ones of others.
+    fn has_room(&self, state: &State, app: AppId, count: usize) -> bool {
+        let free = (2 * self.0.per_app_max).saturating_sub(self.0.held.load(Relaxed));
+        let held = state.held_by(app);
+        let would_hold = held + count;
+        let stay_free = if held == 0 { 0 } else { would_hold };
+        would_hold <= self.0.per_app_max && count + stay_free <= free
+    }
+
+    fn give(&self, state: &mut State, app: AppId, count: usize) -> Permit {
+        state.apps.entry(app).or_default().held += count;
+        self.0.held.fetch_add(count, Relaxed);
+        Permit { permits: self.clone(), app, count }
+    }
+
+    /// Answers all requests that can be answered, the apps by turns. An app that holds nothing and
+    /// lacks room has all apps that hold something wait behind it.
+    fn answer_requests(&self, mut state: MutexGuard<'_, State>) {
+        let mut answers = Vec::new();
+        let (mut nth, mut idle_waits) = (0, false);
+        while let Some(&app) = state.turns.get(nth) {
+            let Some(count) = state.next_request(app) else {
+                state.turns.remove(nth);
+                state.forget_if_idle(app);
+                continue;
+            };
+            let is_idle = state.held_by(app) == 0;
+            if (idle_waits && !is_idle) || !self.has_room(&state, app, count) {
+                idle_waits |= is_idle;
+                nth += 1;
+                continue;
+            }
+            let permit = self.give(&mut state, app, count);
+            let request = state.apps.get_mut(&app).and_then(|share| share.requests.pop_front());
+            answers.extend(request.map(|request| (request, permit)));
+            state.turns.remove(nth);
+            state.turns.push_back(app);
+        }
+        if self.is_finished(&state) {
+            self.0.finished.notify_one();
+        }
+        // A permit that nobody takes any more is dropped here, which locks the state again.
+        drop(state);
+        for (request, permit) in answers {
+            let _ = request.given.send(permit);
+        }
+    }
+
+    /// The state; it is whole whenever its lock is free.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn held_by(&self, app: AppId) -> usize {
+        self.apps.get(&app).map_or(0, |share| share.held)
+    }
+
+    fn request(&mut self, app: AppId, request: Request) {
+        let share = self.apps.entry(app).or_default();
+        if share.requests.is_empty() {
+            self.turns.push_back(app);
+        }
+        share.requests.push_back(request);
+    }
+
+    /// How many permits the next request of an app is for. Requests that were given up are dropped.
+    fn next_request(&mut self, app: AppId) -> Option<usize> {
+        let requests = &mut self.apps.get_mut(&app)?.requests;
+        while requests.front().is_some_and(|request| request.given.is_closed()) {
+            requests.pop_front();
+        }
+        requests.front().map(|request| request.count)
+    }
+
+    fn forget_if_idle(&mut self, app: AppId) {
+        let is_idle = |share: &Share| share.held == 0 && share.requests.is_empty();
+        if self.apps.get(&app).is_some_and(is_idle) {
+            self.apps.remove(&app);
+        }
+    }
+}
+
+/// Has requests looked at again when one has been answered or given up.
+struct Retry<'a>(&'a Permits);
+
+impl Drop for Retry<'_> {
+    fn drop(&mut self) {
+        let state = self.0.state();
+        if !state.turns.is_empty() {
+            self.0.answer_requests(state);
+        }
+    }
+}
+
+impl Permit {
+    /// Makes a permit for one publication of each of these.
+    pub(super) fn into_singles(mut self) -> Vec<Self> {
+        if self.count == 1 {
+            return vec![self];
+        }
+        let (permits, app) = (self.permits.clone(), self.app);
+        let count = mem::take(&mut self.count);
+        (0..count).map(|_| Self { permits: permits.clone(), app, count: 1 }).collect()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        let mut state = self.permits.state();
+        self.permits.0.held.fetch_sub(self.count, Relaxed);
+        if let Some(share) = state.apps.get_mut(&self.app) {
+            share.held -= self.count;
+        }
+        state.forget_if_idle(self.app);
+        if !state.turns.is_empty() || state.is_finishing {
+            self.permits.answer_requests(state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Permits alone.
+
+use std::iter;
+
+use futures_util::FutureExt;
+
+use super::super::testing::DEADLINE;
+use super::*;
+
+const LOUD: AppId = AppId(1);
+const QUIET: AppId = AppId(2);
+const THIRD: AppId = AppId(3);
+
+/// Takes single permits for an app until it has to wait.
+fn take_all(permits: &Permits, app: AppId) -> Vec<Permit> {
+    iter::from_fn(|| permits.take_at_once(app)).take(1_000).collect()
+}
+
+/// How many permits each app holds that has to do with them.
+fn held(permits: &Permits) -> Vec<(AppId, usize)> {
+    let state = permits.state();
+    let mut held: Vec<_> = state.apps.iter().map(|(app, share)| (*app, share.held)).collect();
+    held.sort();
+    held
+}
+
+#[test]
+fn one_busy_app_holds_half_of_all_permits_and_two_hold_a_third_each() {
+    let permits = Permits::new(6);
+    let mut loud = take_all(&permits, LOUD);
+    assert_eq!(loud.len(), 6);
+    let mut other = take_all(&permits, QUIET);
+    assert_eq!(other.len(), 3, "as many as stay free");
+    // The first app takes no permit again before it holds fewer than stay free.
+    for _ in 0..2 {
+        loud.pop();
+        assert!(permits.take_at_once(LOUD).is_none());
+        other.extend(permits.take_at_once(QUIET));
+    }
+    assert_eq!(held(&permits), [(LOUD, 4), (QUIET, 4)]);
+    assert!(permits.take_at_once(QUIET).is_none());
+    assert!(permits.take_at_once(THIRD).is_some(), "a third app finds something free");
+    drop((loud, other));
+    assert!(!permits.is_any_held());
+    assert_eq!(held(&permits), [], "an app that holds nothing takes no memory");
+}
+
+#[test]
+fn all_apps_together_hold_twice_as_many_as_one_may() {
+    let permits = Permits::new(2);
+    let held: Vec<_> = (0..10).filter_map(|app| permits.take_at_once(AppId(app))).collect();
+    assert_eq!(held.len(), 4);
+}
+
+#[tokio::test]
+async fn requests_of_one_app_are_answered_in_their_order_and_those_of_others_by_turns() {
+    let permits = Permits::new(2);
+    let loud = permits.take(LOUD, 2).await.expect("as many as it may hold");
+    let mut first = Box::pin(permits.take(LOUD, 2));
+    let mut second = Box::pin(permits.take(LOUD, 1));
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    let quiet = permits.take(QUIET, 2).now_or_never().flatten().expect("nobody is in its way");
+    drop(loud);
+    let first = first.now_or_never().flatten().expect("the first request");
+    assert!((&mut second).now_or_never().is_none(), "it is behind the first");
+    drop((quiet, first));
+    assert!(second.now_or_never().flatten().is_some());
+    assert_eq!(held(&permits), []);
+}
+
+#[tokio::test]
+async fn a_large_request_of_an_app_that_holds_nothing_is_not_overtaken_for_ever() {
+    let permits = Permits::new(4);
+    let mut busy: Vec<_> =
+        [LOUD, QUIET].into_iter().flat_map(|app| take_all(&permits, app)).collect();
+    assert_eq!(held(&permits), [(LOUD, 4), (QUIET, 2)]);
+    let mut large = Box::pin(permits.take(THIRD, 4));
+    assert!((&mut large).now_or_never().is_none());
+    // The others take whatever they may have as soon as it is free, but only behind it.
+    for _ in 0..2 {
+        assert!((&mut large).now_or_never().is_none());
+        drop(busy.remove(0));
+        busy.extend(permits.take_at_once(LOUD));
+        busy.extend(permits.take_at_once(QUIET));
+    }
+    assert_eq!(busy.len(), 4);
+    assert!(large.now_or_never().flatten().is_some());
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_lets_those_behind_it_go_on() {
+    let permits = Permits::new(2);
+    let held_by_loud = permits.take_at_once(LOUD).expect("a permit");
+    let mut large = Box::pin(permits.take(LOUD, 2));
+    let mut small = Box::pin(permits.take(LOUD, 1));
+    assert!((&mut large).now_or_never().is_none());
+    assert!((&mut small).now_or_never().is_none());
+    drop(large);
+    let small = small.now_or_never().flatten().expect("a permit");
+    // Given up between the answer and its receipt: the permit is free again.
+    let mut late = Box::pin(permits.take(LOUD, 1));
+    assert!((&mut late).now_or_never().is_none());
+    drop(small);
+    drop(late);
+    assert_eq!(held(&permits), [(LOUD, 1)]);
+    drop(held_by_loud);
+    assert_eq!(held(&permits), []);
+}
+
+#[tokio::test]
+async fn more_than_an_app_may_hold_are_never_given_and_are_in_nobodys_way() {
+    let permits = Permits::new(2);
+    let mut too_many = Box::pin(permits.take(LOUD, 3));
+    assert!((&mut too_many).now_or_never().is_none());
+    assert!(permits.take_at_once(LOUD).is_some() && permits.take_at_once(QUIET).is_some());
+    assert!(too_many.now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn the_end_waits_for_all_that_is_under_way_and_for_those_who_asked_before() {
+    let permits = Permits::new(1);
+    let under_way = permits.take_at_once(LOUD).expect("a permit");
+    let mut waits = Box::pin(permits.take(LOUD, 1));
+    assert!((&mut waits).now_or_never().is_none());
+    let mut end = Box::pin(permits.finish(DEADLINE));
+    assert!((&mut end).now_or_never().is_none());
+    assert!(permits.take(QUIET, 1).await.is_none(), "nobody else begins");
+    assert!(permits.take_at_once(QUIET).is_none());
+    drop(under_way);
+    let waited = waits.await.expect("its turn");
+    assert!((&mut end).now_or_never().is_none(), "this is under way, too");
+    drop(waited);
+    end.await;
+}
+
+#[tokio::test]
+async fn the_end_refuses_those_who_wait_when_its_time_is_up() {
+    let permits = Permits::new(1);
+    let under_way = permits.take_at_once(LOUD).expect("a permit");
+    let mut waits = Box::pin(permits.take(LOUD, 1));
+    assert!((&mut waits).now_or_never().is_none());
+    permits.finish(Duration::ZERO).await;
+    assert!(waits.await.is_none());
+    drop(under_way);
+    assert!(permits.take(LOUD, 1).await.is_none());
+}

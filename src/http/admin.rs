@@ -1,4 +1,4 @@
-//! The admin API's login: Basic credentials, and a brake on guessing them.
+//! The login of the admin API: Basic credentials, and a limit on attempts to guess them.
 
 use std::{
     net::IpAddr,
@@ -27,28 +27,29 @@ use crate::{
     },
 };
 
-/// How long failures count.
+/// How long a failure counts.
 const WINDOW: Duration = Duration::from_secs(60);
 /// The most addresses whose failures are counted.
 const ADDRESSES_MAX: usize = 10_000;
-/// The most addresses that are known to be the admin's.
+/// The most addresses that are remembered as the admin's.
 const PROVEN_MAX: usize = 1_000;
-/// How many addresses may fail, within a minute, as often as one may.
+/// How many addresses may use up their allowance of failures within one minute.
 const FAILING_ADDRESSES_MAX: u32 = 10_000;
-/// When to try again where all addresses together have failed too often.
+/// How long to wait before the next attempt when all addresses together have failed too often.
 const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Counts failed admin logins, per client address and in all.
+/// Counts failed admin logins, per client address and in total.
 ///
-/// Once an address has failed as often as it may, it is refused for the rest of the minute that
-/// began with its first failure, also with the right credentials: an answer that told right from
-/// wrong would be all that a guesser needs. A success in between forgives nothing, since the
-/// operator may share an address with the guesser.
+/// An address that has reached its limit is refused for the rest of the minute that began with its
+/// first failure, even with the right credentials: a different answer for right credentials would
+/// tell a guesser that they are right. A success does not reset the count, because the operator may
+/// share an address with the guesser.
 ///
-/// Strangers with endless addresses cannot shut out an address that has not failed: the failures of
-/// [`ADDRESSES_MAX`] addresses are remembered, the oldest are forgotten, and none of them counts
-/// against another address. Such strangers are slowed down together: all addresses together may
-/// fail as often as [`FAILING_ADDRESSES_MAX`] addresses could. Beyond that only an address from
+/// Attackers with many addresses cannot shut out an address that has not failed: the failures of
+/// [`ADDRESSES_MAX`] addresses are remembered, the oldest are forgotten, and no failure counts
+/// against another address. A shared limit slows down all attackers together: all addresses
+/// together may fail as often as [`FAILING_ADDRESSES_MAX`] addresses could. Beyond that limit, only
+/// the credentials from an address that has logged in before are checked.
 /// which the right credentials came before is listened to.
 #[derive(Debug)]
 pub struct Throttle {
@@ -61,11 +62,11 @@ pub struct Throttle {
 struct Counts {
     by_address: Tally<Block, Window>,
     in_all: Bucket,
-    /// Addresses from which the right credentials came.
+    /// Addresses that have sent the right credentials.
     proven: Tally<Block, ()>,
 }
 
-/// Who counts as one, as [`block`] has it.
+/// How addresses are grouped: each group counts as one client, see [`block`].
 type Block = IpAddr;
 
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +86,13 @@ impl Window {
 enum Refusal {
     /// The credentials are wrong.
     Wrong,
-    /// They were not looked at: there were too many failures, and it may be tried again after this.
+    /// The credentials were not checked, because there were too many failures. The caller may try
+    /// again after this time.
     TooMany(Duration),
 }
 
 impl Throttle {
-    /// Allows this many failures per minute and address, but at least one.
+    /// Allows this many failures per minute and address; zero is taken as one.
     pub fn new(failures_per_minute_max: u32) -> Self {
         let counts = Counts {
             by_address: Tally::new(ADDRESSES_MAX),
@@ -104,14 +106,15 @@ impl Throttle {
         }
     }
 
-    /// Judges one attempt. Counting and judging are one step: simultaneous guesses gain nothing.
+    /// Judges one attempt. One lock covers counting and judging, so simultaneous guesses gain
+    /// nothing.
     fn attempt(
         &self,
         address: IpAddr,
         now: Instant,
         is_right: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
-        // A panic while counting leaves counts that are right or one too low.
+        // A panic while counting leaves each count either right or one too low.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let block = block(address);
         let failures = counts.failures_of(block, now);
@@ -131,12 +134,12 @@ impl Throttle {
         Err(Refusal::Wrong)
     }
 
-    /// All failures after one more; `None` if that is too many.
+    /// Adds one failure to the total; `None` if that exceeds the limit.
     ///
-    /// Half of them may come at once, so that within no minute there are more than all.
+    /// The burst is half of the limit, so that no minute has more failures than the limit.
     fn one_more(&self, mut in_all: Bucket, now: Instant) -> Option<Bucket> {
         let half = PerSecond(self.failures_max.saturating_mul(FAILING_ADDRESSES_MAX / 2));
-        // A bucket counts by the second: here its seconds are minutes.
+        // A bucket counts per second; here one of its seconds stands for a minute.
         let minutes = now.saturating_duration_since(self.started).as_secs_f64() / 60.0;
         in_all.take(1, half, minutes).then_some(in_all)
     }
@@ -155,7 +158,7 @@ impl Counts {
     }
 }
 
-/// Judges a request's credentials. A request that brings none is no attempt.
+/// Judges a request's credentials. A request without credentials does not count as an attempt.
 fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> {
     if !request.headers().contains_key(header::AUTHORIZATION) {
         return Err(ApiError::Unauthorized);
@@ -179,10 +182,10 @@ fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> 
     }
 }
 
-/// Middleware: lets only the admin pass. Needs [`Services`]. What passes is kept by no cache.
+/// Middleware: lets only the admin pass. Needs [`Services`]. Marks the answers as not cacheable.
 ///
 /// # Errors
-/// Whatever the wrapped service fails with; a refusal is an answer.
+/// Any error of the wrapped service; a refusal is an answer, not an error.
 pub async fn require_login<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
@@ -190,7 +193,7 @@ pub async fn require_login<B: MessageBody>(
     let verdict = match request.app_data::<web::Data<Services>>() {
         Some(services) => own_host::check(request.headers(), &services.settings)
             .and_then(|()| login(&request, services)),
-        // Fails closed: without settings nobody is the admin.
+        // Fails closed: without settings no caller can be recognised as the admin.
         None => Err(ApiError::Unavailable),
     };
     if let Err(refusal) = verdict {

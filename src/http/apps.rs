@@ -20,7 +20,7 @@ use crate::{
     session::body::Share,
 };
 
-/// Adds `/admin/apps`; belongs into the scope `/api`.
+/// Adds `/admin/apps`; call it in the scope `/api`.
 pub fn configure(cfg: &mut web::ServiceConfig) {
     let reading = || guard::Any(guard::Get()).or(guard::Head());
     let all = web::resource("")
@@ -42,7 +42,7 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
     );
 }
 
-/// An app as the admin sees it: the only place where a secret is written out.
+/// An app as the admin sees it: the only type that writes a secret out.
 #[derive(Debug, Serialize)]
 pub struct AppView {
     id: i32,
@@ -148,7 +148,7 @@ async fn read_fields(
     }
 }
 
-/// Asks the registry; one that died counts as an unavailable database.
+/// Asks the registry. A registry that has died is reported as an unavailable database.
 async fn ask<M, T>(services: &Services, message: M) -> Result<T, ApiError>
 where
     M: Message<Result = Result<T, RegistryError>> + Send + 'static,
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn who_guesses_too_often_is_refused_for_the_minute() {
+    async fn a_client_that_guesses_too_often_is_refused_for_the_minute() {
         let api = start(&[("HERALD__LIMITS__FAILED_ADMIN_LOGINS_PER_MINUTE_MAX", "3")]).await;
         let began = Instant::now();
         let wrong = (header::AUTHORIZATION, "Basic YWRtaW46d3Jvbmc=");

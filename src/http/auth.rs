@@ -1,7 +1,8 @@
-//! Who triggers: the web application by its key and secret, or the holder of a token.
+//! Authenticates the caller of a trigger: the web application by its key and secret, or the holder
+//! of a token.
 //!
-//! An unknown app, an inactive one and wrong credentials get one and the same answer after the
-//! same work, so that nobody can find out which apps there are.
+//! An unknown app, an inactive app and wrong credentials get the same answer after the same work,
+//! so that a caller cannot find out which apps exist.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,16 +31,16 @@ use crate::{
     settings::Limits,
 };
 
-/// What an unknown app's credentials are compared with; it matches nobody's.
+/// The credentials that stand in for those of an unknown app; no request can match them.
 const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The most apps whose keys a token is tried with before its request's body names the app.
+/// The most apps whose keys are tried on a token before the request's body names the app.
 const APPS_TRIED_MAX: usize = 32;
 
-/// What a page's token is bound to.
+/// The binding of a page's token.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
-/// How the web application itself proves who it is; a token is taken everywhere.
+/// How the web application itself authenticates; a token is accepted everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// HTTP Basic: the key as user name, the secret as password.
@@ -48,28 +49,28 @@ pub enum Proof {
     SecretAlone,
 }
 
-/// Who triggers.
+/// The authenticated caller of a trigger.
 #[derive(Debug, Clone)]
 pub enum Caller {
     /// The web application.
     Application,
-    /// Who holds a token: a page's visitor, or the web application if the token says so.
+    /// The holder of a token: a page's visitor, or the web application if the token says so.
     Bearer(Grant),
 }
 
-/// An active app together with the caller who proved to act for it.
+/// An active app together with the caller that is authenticated for it.
 #[derive(Debug, Clone)]
 pub struct AuthenticatedApp {
     /// The app.
     pub app: Arc<App>,
-    /// Who acts for it.
+    /// The caller.
     pub caller: Caller,
 }
 
 /// The credentials of a request, not yet judged.
 ///
-/// A refusal leaves a trace, in a task of its own: whether the log is due for a line must not show in
-/// the time that the answer takes.
+/// A refusal is logged by a separate task: the response time must not reveal whether the log is due
+/// for a line.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     request: &'a HttpRequest,
@@ -96,7 +97,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The same credentials, now that it is known what they are presented for.
+    /// The same credentials with their binding, which is known only now.
     pub fn on<'b>(self, topic: &'b str) -> Credentials<'b>
     where
         'a: 'b,
@@ -104,10 +105,10 @@ impl<'a> Credentials<'a> {
         Credentials { topic: Some(topic), ..self }
     }
 
-    /// Finds the app of that slug, if these credentials may act for it.
+    /// Finds the app with this slug, if these credentials are valid for it.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever is wrong.
+    /// [`ApiError::Unauthorized`], whatever the cause.
     pub fn authenticate(
         &self,
         services: &Services,
@@ -132,23 +133,25 @@ impl<'a> Credentials<'a> {
                 grant.map(Caller::Bearer).map_err(|error| note_length(services, error).into())
             })
         };
-        // Only here does it matter whether there is such an app: a dummy that fits is still none.
+        // Whether the app exists is checked only here: credentials that match the stand-in are
+        // refused too.
         match (found, caller) {
             (Ok(app), Ok(caller)) => Ok(AuthenticatedApp { app, caller }),
             (Err(reason), _) | (_, Err(reason)) => Err(self.refuse(services, Some(slug), reason)),
         }
     }
 
-    /// Judges by the head alone where the body is going to name the app: whether these credentials
-    /// can be right for any app at all, and how much of the budget of bodies they are worth. Whoever
-    /// passes is still authenticated for the app that the body names.
+    /// Judges by the head alone when the body is going to name the app: whether these credentials
+    /// can be right for any app at all, and how much of the budget of bodies the request may use. A
+    /// caller that passes is still authenticated for the app that the body names.
     ///
-    /// A token is verified with the keys of every app as long as these are few; where they are many,
-    /// only its form is judged, and what it may then send is bounded as a stranger's. A token that
-    /// `GUARDIAN_SECRET` signed passes also where no app accepts it: the refusal is to name the app.
+    /// A token is verified with the keys of every app while there are few apps. With many apps,
+    /// only its form is checked, and its body is bounded like that of an unauthenticated caller. A
+    /// token that `GUARDIAN_SECRET` signed passes even where no app accepts it, because the refusal
+    /// names the app.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever is wrong.
+    /// [`ApiError::Unauthorized`], whatever the cause.
     pub fn judge_before_body(&self, services: &Services) -> Result<Share, ApiError> {
         if let Addressing::SingleApp(only) = services.addressing() {
             let by = self.authenticate(services, only.as_str(), Proof::SecretAlone)?;
@@ -180,22 +183,24 @@ impl<'a> Credentials<'a> {
                 Ok(grant) if grant.is_trigger => return Ok(Share::Whole),
                 Ok(_) => return Ok(Share::Half),
                 Err(TokenError::Forged) => {}
-                // The key of this app signed it, so this says best what is wrong.
+                // A key of this app signed the token, so this error is the most precise one.
                 Err(other) => error = other,
             }
         }
-        // The operator's key is the same for all apps, so it is tried once and not with each.
+        // The operator's key is the same for all apps, so it is tried once rather than with each
+        // app.
         match active().next().map(|app| verify(app, guardian_secret)) {
             Some(Err(TokenError::NotShared)) => Ok(Share::Half),
             _ => refuse(error.into()),
         }
     }
 
-    /// Judges once more, for the app may have changed since it was judged. Key and secret were right
-    /// for the app as it was and are right for the same app; a token may have run out.
+    /// Judges the caller again, because the app may have changed since the first time. A key and
+    /// secret that were right stay right as long as the app is the same one; a token may have
+    /// expired.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever is wrong.
+    /// [`ApiError::Unauthorized`], whatever the cause.
     pub fn authenticate_again(
         &self,
         services: &Services,
@@ -210,10 +215,10 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// Finds the app of that slug, if these are its key and secret; no token stands in for them.
+    /// Finds the app with this slug, if these are its key and secret; a token is not accepted.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever is wrong.
+    /// [`ApiError::Unauthorized`], whatever the cause.
     pub fn authenticate_application(
         &self,
         services: &Services,
@@ -233,7 +238,7 @@ impl<'a> Credentials<'a> {
         found.map_err(|reason| self.refuse(services, Some(slug), reason))
     }
 
-    /// Leaves a trace of an error that says that this caller may not do what it asks for.
+    /// Logs an error which says that this caller lacks the right to its request.
     pub fn note_forbidden(&self, services: &Services, by: &AuthenticatedApp, error: &ApiError) {
         let reason = match error {
             ApiError::Forbidden(_) if by.takes_no_events() => RefusalReason::NoClientEvents,
@@ -243,7 +248,7 @@ impl<'a> Credentials<'a> {
         self.note(services, Some(by.app.slug.as_str()), reason);
     }
 
-    /// Leaves a trace of a caller who is not recognised.
+    /// Logs a caller that is not authenticated.
     fn refuse(&self, services: &Services, slug: Option<&str>, reason: RefusalReason) -> ApiError {
         self.note(services, slug, reason);
         ApiError::Unauthorized
@@ -270,7 +275,8 @@ impl<'a> Credentials<'a> {
     fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
         let secret = secret.expose_secret();
         if secret.is_empty() {
-            // The admin API gives none, SQL may have: then it is no secret, for anybody knows it.
+            // The admin API creates no empty secret, but SQL can. An empty secret is known to
+            // everybody, so it authenticates nobody.
             return false;
         }
         match proof {
@@ -280,19 +286,19 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The token, if that is what came.
+    /// The token, if the credentials are a token.
     fn bearer(&self) -> Option<&str> {
         let text = std::str::from_utf8(self.authorization).ok()?;
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// Counts so many events of a caller who counts as a client: it may publish here as often as
-    /// over its socket.
+    /// Counts this number of events of a caller that counts as a client: it may publish here as
+    /// often as over its socket.
     ///
     /// # Errors
-    /// [`ApiError::TooManyRequests`]; [`ApiError::Invalid`] for more than there ever may be at once,
-    /// which no waiting helps.
+    /// [`ApiError::TooManyRequests`]; [`ApiError::Invalid`] for more events than the limit ever
+    /// allows at once, because waiting does not help there.
     pub fn pace(
         &self,
         services: &Services,
@@ -313,8 +319,9 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Finds an active app, or says why there is none. With a single app the others are unknown here:
-/// their topics would be spelled like its own, and so would the rights to them.
+/// Finds an active app, or says why there is none. A server with a single app treats every other
+/// app as unknown: its topics, and the rights to them, would be spelled like those of the single
+/// app.
 fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, RefusalReason> {
     let is_served = match services.addressing() {
         Addressing::ManyApps => true,
@@ -346,18 +353,19 @@ impl AuthenticatedApp {
         }
     }
 
-    /// How much of the budget of bodies this caller's may draw on.
+    /// How much of the budget of bodies this caller's requests may use.
     pub fn share(&self) -> Share {
         if self.is_client() { Share::Half } else { Share::Whole }
     }
 
-    /// The limit on [`AuthenticatedApp::payload_bytes_max`], to be counted by.
+    /// The limit behind [`AuthenticatedApp::payload_bytes_max`], for the metrics.
     pub fn payload_limit(&self) -> Limit {
         if self.is_client() { Limit::ClientEventBytes } else { Limit::TriggerPayloadBytes }
     }
 
-    /// Judges whether this caller may publish there. The web application may anywhere; a token
-    /// needs a `publish` pattern that matches the channel's topic or the whole scope's.
+    /// Judges whether this caller may publish to a channel. The web application may publish to
+    /// every channel; a token needs a `publish` pattern that matches the channel's topic or the
+    /// topic of the whole scope.
     ///
     /// # Errors
     /// [`ApiError::Forbidden`].
@@ -383,13 +391,13 @@ impl AuthenticatedApp {
         Err(ApiError::Forbidden("the token does not permit publishing there"))
     }
 
-    /// Whether the app takes no events from this caller, whatever its token says.
+    /// Whether the app refuses all events from this caller, whatever its token says.
     fn takes_no_events(&self) -> bool {
         self.is_client() && self.app.settings.client_events == ClientEvents::None
     }
 
-    /// A page's visitors hold tokens, so whoever comes with one counts as a client, unless the
-    /// token is the web application's own.
+    /// Whether the caller counts as a client. A page's visitors hold tokens, so a token makes its
+    /// caller a client, unless it is the web application's own.
     fn is_client(&self) -> bool {
         matches!(&self.caller, Caller::Bearer(grant) if !grant.is_trigger)
     }
@@ -473,7 +481,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn where_no_token_counts_only_key_and_secret_do() {
+    async fn an_endpoint_without_tokens_accepts_only_key_and_secret() {
         let services = TestServices::start().await;
         let good = format!("{KEY}:{SECRET}");
         let trigger = json!({ "aud": "trigger", "publish": ["*:*"] });
@@ -562,7 +570,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_was_judged_stands_while_the_app_is_the_very_same() {
+    async fn a_judgement_stands_while_the_app_is_the_same() {
         let services = TestServices::start().await;
         let services = &services.services;
         let of = |headers: Vec<(&'static str, String)>| {
@@ -676,7 +684,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn who_takes_no_client_events_takes_them_from_its_own_application_only() {
+    async fn an_app_without_client_events_accepts_those_of_its_own_application_only() {
         let everywhere = json!(["private:*"]);
         for (app, claims, expected) in [
             ("silent-app", json!({ "publish": everywhere }), false),

@@ -5,11 +5,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// A user name and a password, as they came.
+/// A user name and a password, as received.
 #[derive(Clone)]
 pub struct BasicCredentials {
     decoded: Vec<u8>,
-    /// Where in it the first colon is.
+    /// The index of the first colon in it.
     colon: usize,
 }
 
@@ -32,16 +32,17 @@ impl BasicCredentials {
         std::str::from_utf8(&self.decoded[..self.colon]).ok()
     }
 
-    /// Whether both parts are these. Takes as long for a wrong pair as for the right one.
+    /// Whether both parts match. The comparison takes as long for a wrong pair as for the right
+    /// one.
     pub fn are(&self, username: &str, password: &str) -> bool {
-        // Both are always compared: which one is wrong must not show either.
+        // Both parts are always compared, so that the time does not reveal which one is wrong.
         let username = is_equal(&self.decoded[..self.colon], username.as_bytes());
         let password = is_equal(&self.decoded[self.colon + 1..], password.as_bytes());
         (username & password).into()
     }
 }
 
-/// Compares hashes, so that not even the length shows.
+/// Compares hashes, so that the time does not reveal the length either.
 pub(super) fn is_equal(given: &[u8], expected: &[u8]) -> Choice {
     Sha256::digest(given).ct_eq(&Sha256::digest(expected))
 }
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_basic_header_is_none() {
+    fn a_header_that_is_not_basic_gives_no_credentials() {
         let right = basic("user:pass");
         for (case, lines) in [
             ("nothing", vec![]),

@@ -24,22 +24,23 @@ pub enum Kind {
     Json,
 }
 
-/// A whole request body, not yet parsed: whoever must keep the exact text reads `bytes`.
+/// A whole request body, not yet parsed. A caller that needs the exact text reads `bytes`.
 #[derive(Debug, Clone)]
 pub struct Body {
-    /// How `bytes` are to be read.
+    /// The format of `bytes`.
     pub kind: Kind,
-    /// The body as it came.
+    /// The body as received.
     pub bytes: Bytes,
 }
 
 impl Body {
-    /// Reads a request's body; one without a content type must be empty and is an empty form.
+    /// Reads a request's body. A body without a content type must be empty and counts as an empty
+    /// form.
     ///
     /// # Errors
-    /// [`ApiError::UnsupportedMediaType`], and [`ApiError::TooLarge`] for what announces that it is,
-    /// before anything is read; [`ApiError::Unavailable`] if too many bodies are under way,
-    /// [`ApiError::Malformed`] if the body breaks off.
+    /// [`ApiError::UnsupportedMediaType`]; [`ApiError::TooLarge`], before anything is read if the
+    /// announced length is too large; [`ApiError::Unavailable`] if too many bodies are being read
+    /// at once; [`ApiError::Malformed`] if the body breaks off.
     pub async fn read(
         services: &Services,
         request: &HttpRequest,
@@ -63,15 +64,16 @@ impl Body {
     /// Parses the body as one object.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] if it is no JSON, nested beyond 128 levels, or no object, and if it is
-    /// a form that is no text; [`ApiError::BadParameter`] if it is a form that cannot be read.
+    /// [`ApiError::Malformed`] if the body is not JSON, is nested beyond 128 levels, is not an
+    /// object, or is a form that is not text; [`ApiError::BadParameter`] if it is a form with an
+    /// invalid parameter.
     pub fn to_map(&self) -> Result<Map<String, Value>, ApiError> {
         match self.kind {
             Kind::Form => Ok(form::parse(&self.bytes)?),
             Kind::Json => match serde_json::from_slice(&self.bytes) {
                 Ok(Value::Object(map)) => Ok(map),
                 Ok(_) => Err(ApiError::Malformed("request body must be a JSON object".into())),
-                // The parser's own words quote the body, which may hold a secret.
+                // The parser's message quotes the body, which may hold a secret.
                 Err(_) => Err(ApiError::Malformed("request body is not valid JSON".into())),
             },
         }
@@ -93,7 +95,7 @@ fn refuse(unread: Unread, bytes_max: usize, services: &Services) -> ApiError {
 }
 
 fn kind(headers: &HeaderMap) -> Result<Option<Kind>, ApiError> {
-    // Nothing is inflated here: a small body that unpacks to a huge one is not even begun.
+    // Bodies are never decompressed, because a small body can unpack to a huge one.
     let encoding = headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::UnsupportedMediaType);
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_is_no_body_of_ours_is_refused() {
+    async fn an_unsupported_body_is_refused() {
         let services = services().await;
         let malformed = |text: &'static str| ApiError::Malformed(text.into());
         let not_json = malformed("request body is not valid JSON");

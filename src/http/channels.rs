@@ -1,6 +1,6 @@
-//! `GET /api/apps/<slug>/channels` and what is below: who listens where, at this moment.
+//! `GET /api/apps/<slug>/channels` and the resources below it: which topics have subscribers now.
 //!
-//! For the web application alone: a page's visitors are told nothing, whatever token they hold.
+//! Only the web application may ask; a token, which a page's visitor may hold, is refused.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -30,25 +30,25 @@ use crate::{
     phoenix::presence::spell_members,
 };
 
-/// How many channels one answer lists if it is not asked for fewer or more.
+/// How many channels one answer lists by default.
 const LIMIT_DEFAULT: usize = 1_000;
 
 /// How many channels one answer lists at most.
 const LIMIT_MAX: usize = 10_000;
 
-/// A topic and how many joined it.
+/// A topic and the number of its subscribers.
 #[derive(Debug, Serialize)]
 struct Listed {
     topic: String,
     scope: String,
     channel: Option<String>,
     subscribers: usize,
-    /// Who they are, where that is tracked; told of a single topic only.
+    /// The members, where the topic tracks them; given only for a single topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Box<RawValue>>,
 }
 
-/// Some of an app's topics; `next`, given as `after`, goes on behind them.
+/// Some of an app's topics; `next`, given as `after`, asks for the topics that follow.
 #[derive(Debug, Serialize)]
 struct Page {
     data: Vec<Listed>,
@@ -65,7 +65,7 @@ struct One {
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad query, [`ApiError::Unavailable`] if
-/// not every thread answered: a count would be too low.
+/// a thread did not answer, because the count would be too low.
 pub async fn list(
     request: HttpRequest,
     slug: web::Path<String>,
@@ -75,7 +75,7 @@ pub async fn list(
     let addressing = services.addressing();
     let query = form::parse_query(request.query_string().as_bytes())?;
     let mut survey = survey(&query, &app, &addressing)?;
-    // One more than is shown tells whether there is more.
+    // One topic more than is shown tells whether there are more.
     let limit = survey.places_max;
     survey.places_max += 1;
     let occupied = services.topics.occupied(survey).await;
@@ -87,7 +87,7 @@ pub async fn list(
     Ok(answer(&Page { data, next }))
 }
 
-/// Tells how many joined a scope as a whole.
+/// Tells how many subscribers the topic of a whole scope has.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -100,7 +100,7 @@ pub async fn show_scope(
     show(&request, &services, &slug, &scope, None).await
 }
 
-/// Tells how many joined one channel, and of a presence channel who they are.
+/// Tells how many subscribers a channel has, and lists the members of a presence channel.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -110,7 +110,7 @@ pub async fn show_channel(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let (slug, scope, _) = path.into_inner();
-    // The router's own reading of it would put up with what is no text.
+    // The router's own decoding would accept a query that is not UTF-8.
     let raw = request.uri().path().splitn(7, '/').nth(6).unwrap_or_default();
     show(&request, &services, &slug, &scope, Some(raw)).await
 }
@@ -134,7 +134,7 @@ async fn show(
     Ok(answer(&One { data }))
 }
 
-/// Who is there, spelled as clients have it; none where nobody is tracked.
+/// The members, spelled as clients receive them; `None` where the topic does not track them.
 async fn members(
     services: &Services,
     key: &ScopeKey,
@@ -147,7 +147,7 @@ async fn members(
     spelled.map(Some).map_err(|_| ApiError::Unavailable)
 }
 
-/// The topic that a path names; it must be one that could be joined.
+/// The topic that a path names; it must be a topic that a client could join.
 fn rank(
     scope: &str,
     channel: Option<&str>,
@@ -167,10 +167,10 @@ fn rank(
     Ok(Rank { scope, channel })
 }
 
-/// A channel's name as a path spells it: all that follows the scope, slashes included.
+/// A channel's name as a path spells it: everything after the scope, slashes included.
 ///
-/// Empty segments of the path have been dropped before (`session::path`): a name that begins or ends
-/// with a slash, or has two side by side, is spelled with `%2F`.
+/// `session::path` has already dropped empty segments of the path. A name that begins or ends with
+/// a slash, or has two in a row, must be spelled with `%2F`.
 fn decoded(raw: &str) -> Result<ChannelName, Fault> {
     let name = percent_decode_str(raw).decode_utf8().map_err(|_| "is not valid text")?;
     ChannelName::parse(&name).map_err(fault)
@@ -232,7 +232,7 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
     }
 }
 
-/// What is true now is not kept by any cache.
+/// The answer describes this moment only, so no cache may keep it.
 fn answer(body: &impl Serialize) -> HttpResponse {
     let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
     HttpResponse::Ok().insert_header(no_store).json(body)
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn no_figure_is_better_than_one_that_is_too_low() {
+    async fn a_count_that_would_be_too_low_is_refused() {
         let env = [("HERALD__SOCKET__TOPIC_TIMEOUT", "100ms")];
         let services = TestServices::start_with(&env).await;
         let empty = json!({ "data": [], "next": null });

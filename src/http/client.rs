@@ -1,4 +1,4 @@
-//! Who is calling, and over what; and the refusal of plain requests.
+//! Finds out the client of a request and its scheme, and refuses plain requests.
 
 use actix_web::{
     Error, HttpRequest, ResponseError,
@@ -12,7 +12,7 @@ use super::{Services, error::ApiError};
 pub use crate::session::client::Client;
 use crate::{phoenix::long_poll::is_long_poll, session::client::Connection, settings};
 
-/// Finds out who sent `request`.
+/// Finds out the client that sent `request`.
 pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
     let connection = Connection {
         peer: request.peer_addr().map(|peer| peer.ip()),
@@ -21,11 +21,11 @@ pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
     connection.client(request.headers(), &server.trusted_proxies)
 }
 
-/// Judges a request under `force_ssl`; probes of the process itself stay plain, and long-poll says
-/// no in its own words, which its clients understand.
+/// Judges a request under `force_ssl`. Probes of the process itself may stay plain, and long-poll
+/// refuses plain requests itself, in a form that its clients understand.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] if it came without TLS.
+/// [`ApiError::Forbidden`] if the request came without TLS.
 pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Result<(), ApiError> {
     let is_exempt = matches!(path, "/health" | "/ready") || is_long_poll(path);
     if !server.force_ssl || client.is_secure || is_exempt {
@@ -37,7 +37,7 @@ pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Resu
 /// Middleware: refuses plain requests where [`check_tls`] says so. Needs [`Services`].
 ///
 /// # Errors
-/// Whatever the wrapped service fails with; the refusal itself is an answer.
+/// Any error of the wrapped service; the refusal itself is an answer.
 pub async fn require_tls<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
@@ -47,7 +47,7 @@ pub async fn require_tls<B: MessageBody>(
             let server = &services.settings.server;
             check_tls(request.path(), &client_of(request.request(), server), server)
         }
-        // Fails closed: without settings nobody knows whether plain requests are welcome.
+        // Fails closed: without settings it is unknown whether plain requests are allowed.
         None => Err(ApiError::Unavailable),
     };
     match verdict {

@@ -1,7 +1,8 @@
-//! Writing calls that a browser sends from another site's page: refused.
+//! Refuses writing calls that a browser sends from another site's page.
 //!
-//! A browser attaches Basic credentials it remembers to whatever page's request, so a stranger's
-//! page could act as the operator. Scripts and servers send neither header and are not concerned.
+//! A browser attaches the Basic credentials that it remembers to the requests of every page, so
+//! another site's page could act as the operator. Scripts and servers send neither header and are
+//! not affected.
 
 use actix_web::{
     Error, ResponseError,
@@ -18,7 +19,7 @@ use url::Url;
 
 use super::{Services, client::client_of, error::ApiError};
 
-/// By which a browser says where the page stands in relation to what it calls.
+/// The header in which a browser states the relation between the page and the address it calls.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Judges a call by its method, its headers and the scheme that its client used.
@@ -41,9 +42,9 @@ pub fn check(method: &Method, headers: &HeaderMap, scheme: &str) -> Result<(), A
     Ok(())
 }
 
-/// Whether `origin` is the very scheme, host and port that this request was sent to.
+/// Whether `origin` is exactly the scheme, host and port that this request was sent to.
 ///
-/// An opaque origin (`null`) equals none, not even itself.
+/// An opaque origin (`null`) equals no origin, not even itself.
 fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let own = host.and_then(|host| Url::parse(&format!("{scheme}://{host}")).ok());
@@ -56,7 +57,7 @@ fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {
 /// Middleware: answers refused calls itself. Needs [`Services`].
 ///
 /// # Errors
-/// Whatever the wrapped service fails with; the refusal itself is an answer.
+/// Any error of the wrapped service; the refusal itself is an answer.
 pub async fn guard<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

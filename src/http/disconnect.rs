@@ -1,4 +1,4 @@
-//! `POST /api/apps/<slug>/disconnect`: ends joins of an app, whose clients come back and are judged
+//! `POST /api/apps/<slug>/disconnect`: ends joins of an app. Their clients reconnect and are judged
 //! anew.
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -23,19 +23,20 @@ use crate::{
     session::{body::Share, requests::trust},
 };
 
-/// Ends the joins of a topic, or those that came with a token of this `sub`, or of a `sub` with these
-/// members; answers once every thread has been told, or with their number once all are ended.
+/// Ends the joins of a topic, or the joins whose token has this `sub`, or a `sub` with these
+/// members. Answers once every thread has been told, or, on request, with the number of joins once
+/// all have ended.
 ///
 /// # Errors
-/// [`ApiError::Unauthorized`] for anything but the app's key and secret, [`ApiError::Invalid`] for a
-/// body that names no joins of this app, [`ApiError::Unavailable`] if a thread did not answer.
+/// [`ApiError::Unauthorized`] for anything but the app's key and secret, [`ApiError::Invalid`] for
+/// a body that names no joins of this app, [`ApiError::Unavailable`] if a thread did not answer.
 pub async fn create(
     request: HttpRequest,
     slug: web::Path<String>,
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    // Judged before the body is read, and once more after it: see `events::create`.
+    // Judged before the body is read, and again after it: see `events::create`.
     let credentials = Credentials::of(&request, &services)?;
     credentials.authenticate_application(&services, &slug)?;
     trust(&request);
@@ -49,7 +50,7 @@ pub async fn create(
     told.map(|answer| HttpResponse::Ok().json(answer)).map_err(|Unanswered| ApiError::Unavailable)
 }
 
-/// What a body asks for.
+/// The joins that a body selects.
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
     joins: Disconnect,
@@ -61,7 +62,7 @@ fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Call, ApiErro
     let [sub, topic, matching, count] = body.members(["sub", "topic", "match", "count"])?;
     let is_counted = flag(count).map_err(|fault| ApiError::invalid("count", fault))?;
     let by_members = by_members(matching).map_err(|fault| ApiError::invalid("match", fault))?;
-    // Null is a `sub` like any other, and no topic at all.
+    // Null is a `sub` like any other, but not a topic.
     let joins = match [sub, present(topic)] {
         [Some(sub), None] if by_members => SubjectMembers::of(sub)
             .map(|members| Disconnect::Members { app: app.id, members })
@@ -79,7 +80,7 @@ fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Call, ApiErro
     Ok(Call { joins: joins?, is_counted })
 }
 
-/// Whether a `sub` is to be matched by the members that are given of it.
+/// Whether only the given members of a `sub` have to match.
 fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
     match present(matching).map(|raw| text(Some(raw))).transpose()?.as_deref() {
         None => Ok(false),
@@ -88,7 +89,7 @@ fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
     }
 }
 
-/// A member that is true, false (or left out), as JSON or as a form has it.
+/// A member that is true, false or absent, as JSON or as a form spells it.
 fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
     match present(raw).map(RawValue::get) {
         None | Some("false" | "\"false\"") => Ok(false),
@@ -97,7 +98,7 @@ fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
     }
 }
 
-/// The place that a client has which joined this topic.
+/// The place that a client which joined this topic has.
 fn place(topic: &RawValue, app: &App, addressing: &Addressing) -> Result<Place, Fault> {
     let name = TopicName::parse(&text(Some(topic))?, addressing).map_err(fault)?;
     if name.app != app.slug {
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_neither_or_both_or_another_apps_is_refused() {
+    fn a_body_with_neither_or_both_or_another_apps_topic_is_refused() {
         let deep = format!(r#"{{"sub":{}{}}}"#, "[".repeat(200), "]".repeat(200));
         for (body, field, fault) in [
             ("{}", "sub", "must be given, or else topic"),

@@ -1,4 +1,4 @@
-//! What a REST call answers when it fails: the only place where an error becomes a status.
+//! The errors of a REST call: the only file that turns an error into a status.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,56 +13,56 @@ use crate::{
     form::{FormError, NotUtf8},
 };
 
-/// Why a REST call fails. Details are shown to the caller: they never hold a secret.
+/// Why a REST call fails. The details are shown to the caller, so they never hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// The request cannot be understood at all.
     #[error("{0}")]
     Malformed(Cow<'static, str>),
-    /// Credentials are missing or wrong; the two are never told apart.
+    /// Credentials are missing or wrong; the answer never tells which.
     #[error("authentication required")]
     Unauthorized,
-    /// Who calls is known, or does not matter: this is not permitted.
+    /// The caller is known, or does not matter, but the call is not permitted.
     #[error("{0}")]
     Forbidden(&'static str),
     /// There is nothing at this address.
     #[error("not found")]
     NotFound,
-    /// The address is right, the method is not; these are.
+    /// The address exists, but not with this method.
     #[error("method not allowed")]
     MethodNotAllowed {
-        /// The `Allow` header: methods separated by commas.
+        /// The `Allow` header: the permitted methods, separated by commas.
         allow: &'static str,
     },
-    /// Something in the request has more bytes than it may have.
+    /// Some part of the request has more bytes than its limit.
     #[error("{what} is larger than {bytes_max} bytes")]
     TooLarge {
-        /// What is too large, such as `request body`.
+        /// The part that is too large, for example `request body`.
         what: &'static str,
-        /// How large it may be.
+        /// The limit, in bytes.
         bytes_max: usize,
     },
-    /// The body comes in a format that is not read here.
+    /// The format of the body is not supported.
     #[error("content type must be application/json or application/x-www-form-urlencoded")]
     UnsupportedMediaType,
-    /// The request is understood, and some of its fields are not valid.
+    /// The request is well-formed, but some of its fields are not valid.
     #[error("some fields are not valid")]
     Invalid(Faults),
-    /// The body is a form, and one of its parameters has a name that cannot be read.
+    /// The body is a form with a parameter whose name is invalid.
     #[error("the parameter {name:?} {fault}")]
     BadParameter {
-        /// The name, as it came.
+        /// The name, as received.
         name: String,
-        /// What is wrong with it, to be read after the name.
+        /// The fault, worded to follow the name.
         fault: &'static str,
     },
     /// This address has tried too often.
     #[error("too many attempts, try again later")]
     TooManyRequests {
-        /// When trying again makes sense.
+        /// How long the caller should wait before it tries again.
         retry_after: Duration,
     },
-    /// It cannot be done now, and may well be later.
+    /// The call cannot be done now, but may succeed later.
     #[error("service unavailable, try again later")]
     Unavailable,
 }
@@ -84,7 +84,7 @@ impl ApiError {
                 response.insert_header((header::ALLOW, *allow));
             }
             Self::TooManyRequests { retry_after } => {
-                // Rounded up: who comes back after it must not be early.
+                // Rounded up, so that a caller that waits for this time does not return too early.
                 let seconds = retry_after.as_millis().div_ceil(1000).max(1);
                 response.insert_header((header::RETRY_AFTER, seconds.to_string()));
             }

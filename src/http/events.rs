@@ -24,8 +24,8 @@ pub async fn create(
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    // Judged before the body is read: a stranger's body is not worth any memory. And once more
-    // after it: a body may take its time, and the app may have changed meanwhile.
+    // Judged before the body is read, because the body of an unauthenticated caller is not worth
+    // any memory; and again after it, because the app may have changed while the body was read.
     let credentials = Credentials::of(&request, &services)?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     trust(&request);
@@ -72,8 +72,8 @@ fn read(
     Ok(Publication { app: by.app.id, scope, destination, event, payload })
 }
 
-/// Refuses a channel that is spelled as a whole topic of this app, such as `public:foo-app:room`: it
-/// would be published to a channel of that name, which nobody joins.
+/// Refuses a channel that is spelled as a whole topic of this app, for example
+/// `public:foo-app:room`: the event would go to a channel of that name, which no client joins.
 fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Result<(), Fault> {
     let Destination::Channel(channel) = destination else { return Ok(()) };
     let Some((scope, rest)) = channel.as_str().split_once(':') else { return Ok(()) };
@@ -91,7 +91,7 @@ fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Resu
     Err(fault.into())
 }
 
-/// A channel's own topic must be one that could be joined.
+/// The topic of the channel must be one that a client could join.
 fn check_joinable(
     addressing: &Addressing,
     scope: &Scope,
@@ -201,7 +201,7 @@ mod tests {
         let (e56, s32) = ("e".repeat(56), "s".repeat(32));
         let long_topic = json!({ "topic": c201, "event": "e" }).to_string();
         let long_together = json!({ "topic": c200, "event": e56 }).to_string();
-        // 32 + 1 + 7 + 1 + 214 would just fit, so 200 always does for this app.
+        // 32 + 1 + 7 + 1 + 214 bytes just fit, so 200 always fit for this app.
         let long_whole = json!({ "topic": c200, "event": "e", "scope": s32 }).to_string();
         for (case, body, expected) in [
             ("fits", long_whole.as_str(), (200, json!({}))),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_is_too_large_is_413_and_what_just_fits_is_taken() {
+    async fn a_body_or_payload_beyond_its_limit_is_413_and_one_of_just_the_limit_is_taken() {
         let services = TestServices::start().await;
         let limits = &services.services.settings.limits;
         let body = |payload_bytes: usize| {
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_cannot_be_taken_now_is_503_with_a_time_to_come_back() {
+    async fn an_event_that_cannot_be_taken_now_is_503_with_a_time_to_retry() {
         let services = TestServices::start().await;
         services.services.topics.finish(Duration::ZERO).await;
         let event = json!({ "topic": "public:foo-app", "event": "msg" });

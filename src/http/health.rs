@@ -1,4 +1,4 @@
-//! `GET /health` and `GET /ready`: whether the process is up, and whether to send it clients.
+//! `GET /health` and `GET /ready`: whether the process is up, and whether to send clients to it.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::app::registry::{DatabaseHealth, DatabaseState};
 /// How long `/ready` waits for the registry, which answers from memory.
 const REGISTRY_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Registers both.
+/// Registers both endpoints.
 pub fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(read("/health", health)).service(read("/ready", ready));
 }
 
-/// Says that the process is up; asks nobody.
+/// Says that the process is up; asks no other part of the server.
 async fn health() -> HttpResponse {
     answer(HttpResponse::Ok(), json!({ "status": "ok" }))
 }
@@ -25,7 +25,7 @@ async fn health() -> HttpResponse {
 /// Says whether new clients are welcome: the registry is loaded, every worker thread accepts
 /// connections, and no shutdown is under way.
 ///
-/// The database is told of, but does not decide: everything but the admin API goes on without it.
+/// The state of the database is shown but does not decide: only the admin API needs it.
 async fn ready(services: web::Data<Services>) -> HttpResponse {
     let (is_loaded, database) = match ask_registry(&services).await {
         Ok(DatabaseHealth::Ok) => (true, "ok"),

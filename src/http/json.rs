@@ -1,4 +1,4 @@
-//! Bodies as JSON text: read member by member, so that a value keeps the very text in which it came.
+//! Bodies as JSON text, read member by member, so that each value keeps its exact text.
 
 use std::{borrow::Cow, fmt};
 
@@ -43,7 +43,7 @@ impl Json {
     /// Takes a body.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] for a form that is none.
+    /// [`ApiError::Malformed`] for a form that cannot be read.
     pub(super) fn from_body(body: Body) -> Result<Self, ApiError> {
         match body.kind {
             Kind::Json => Ok(Self(body.bytes)),
@@ -53,16 +53,16 @@ impl Json {
         }
     }
 
-    /// The members of these names, of the object that the body is.
+    /// The members with these names, of a body that is an object.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] if it is no JSON, or no object.
+    /// [`ApiError::Malformed`] if the body is not JSON, or not an object.
     pub(super) fn members<const N: usize>(
         &self,
         names: [&'static str; N],
     ) -> Result<[Option<&RawValue>; N], ApiError> {
         members(&self.0, names).map_err(|error| {
-            // The parser's own words quote the body, which may hold a secret.
+            // The parser's message quotes the body, which may hold a secret.
             ApiError::Malformed(match error.classify() {
                 serde_json::error::Category::Data => "request body must be a JSON object".into(),
                 _ => "request body is not valid JSON".into(),
@@ -71,10 +71,10 @@ impl Json {
     }
 }
 
-/// The members of these names, of the object that some JSON text is.
+/// The members with these names, of a JSON text that is an object.
 ///
 /// # Errors
-/// What the parser says, if it is no JSON or no object.
+/// The parser's error, if the text is not JSON or not an object.
 pub(super) fn members<'a, const N: usize>(
     json: &'a [u8],
     names: [&'static str; N],
@@ -85,13 +85,13 @@ pub(super) fn members<'a, const N: usize>(
     Ok(found)
 }
 
-/// A string, copied only if it has escapes. (Of itself a `Cow` is always read as a copy.)
+/// A string, copied only if it has escapes. (Serde reads a plain `Cow` always as a copy.)
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads the named members of an object as raw text. Of duplicates the last one counts, as it does
-/// for every JSON parser that a web application is likely to have tested against.
+/// Reads the named members of an object as raw text. The last of several duplicates counts, as in
+/// the JSON parsers that web applications are likely to have been tested with.
 struct Members<const N: usize>([&'static str; N]);
 
 impl<'de, const N: usize> DeserializeSeed<'de> for Members<N> {
@@ -123,15 +123,15 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
     }
 }
 
-/// What is wrong with a field, to be read after its name: `must not be empty`.
+/// A fault of a field, worded to follow its name: `must not be empty`.
 pub(super) type Fault = Cow<'static, str>;
 
-/// Says what is wrong with a name.
+/// Says why a name is not valid.
 pub(super) fn fault(error: NameError) -> Fault {
     error.to_string().into()
 }
 
-/// A JSON null is as good as nothing.
+/// A JSON null counts as absent.
 pub(super) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
@@ -141,7 +141,7 @@ pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
     let Some(raw) = present(raw) else {
         return Err(fault(NameError::Empty));
     };
-    // What looks like a string and still is none has half of a surrogate pair.
+    // A value that is quoted but cannot be read as a string has half of a surrogate pair.
     let fault = if raw.get().starts_with('"') { "is not valid text" } else { "must be a string" };
     serde_json::from_str(raw.get()).map(|Text(text)| text).map_err(|_| fault.into())
 }

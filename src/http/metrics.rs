@@ -1,8 +1,8 @@
-//! `GET /metrics`: what the server counts, for Prometheus.
+//! `GET /metrics`: the figures of the server, for Prometheus.
 //!
-//! On the main port behind the admin's login, or, where `metrics.listen` is set, on a listener of
-//! its own and without one: never both. It waits for no thread longer than a moment, opens no file
-//! that it could not do without, and answers also while the server drains.
+//! The endpoint is on the main port behind the admin's login or, where `metrics.listen` is set, on
+//! a separate listener without a login, but never on both. It waits only briefly for each thread,
+//! opens no file that it can do without, and answers while the server drains.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use actix_web::{
 use super::{Services, admin, answer_with, error::ApiError, health, read};
 use crate::metrics;
 
-/// How long a thread may take to say what it has.
+/// How long a thread may take to report its figures.
 const THREAD_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Connections of the listener of its own.
+/// The most connections of the separate listener.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// Registers it on the main port, unless it has a listener of its own.
+/// Registers the endpoint on the main port, unless it has a separate listener.
 pub fn configure(cfg: &mut web::ServiceConfig, has_own_listener: bool) {
     if !has_own_listener {
         cfg.service(read("/metrics", show).wrap(from_fn(admin::require_login)));
     }
 }
 
-/// What is served on a listener of its own: this, `/health` and `/ready`, and nothing else.
+/// The endpoints of the separate listener: this one, `/health` and `/ready`, and no others.
 pub fn app(
     services: web::Data<Services>,
 ) -> WebApp<
@@ -49,7 +49,7 @@ pub fn app(
         .default_service(answer_with(ApiError::NotFound))
 }
 
-/// Shows every figure as it is now.
+/// Shows every figure as of now.
 async fn show(services: web::Data<Services>) -> HttpResponse {
     services.topics.measure(THREAD_WAIT_MAX).await;
     HttpResponse::Ok()

@@ -11,8 +11,8 @@
 //! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
-//! Paths arrive without empty segments, whatever the client wrote (`session::path`).
-//! [`error`] is the only place that turns an error into a status; nothing here speaks CORS.
+//! `session::path` removes empty segments from paths before they arrive here. [`error`] is the only
+//! file that turns an error into a status; no endpoint here supports CORS.
 
 pub mod admin;
 pub mod apps;
@@ -55,7 +55,7 @@ use crate::{
 };
 use error::ApiError;
 
-/// What every handler shares; comes in as `web::Data<Services>`.
+/// The values that all handlers share; a handler takes them as `web::Data<Services>`.
 pub struct Services {
     /// The settings.
     pub settings: Arc<Settings>,
@@ -63,7 +63,7 @@ pub struct Services {
     pub directory: AppDirectory,
     /// The only writer of apps.
     pub registry: Addr<AppRegistry>,
-    /// The door for publications.
+    /// The broker, which takes publications.
     pub topics: Topics,
     /// Counts failed admin logins.
     pub admin_throttle: Arc<admin::Throttle>,
@@ -73,9 +73,9 @@ pub struct Services {
     pub pace: pace::TokenPace,
     /// The budget of request bodies.
     pub bodies: Bodies,
-    /// The trace that refusals leave.
+    /// The log of refusals.
     pub refusals: Arc<Refusals>,
-    /// What counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -89,16 +89,16 @@ impl Services {
     }
 }
 
-/// Registers every URL of this room that the settings want on the main port. Needs [`Services`] as
-/// app data; wrap the whole app in [`client::require_tls`].
+/// Registers every URL of this room that the settings enable on the main port. Needs [`Services`]
+/// as app data; wrap the whole app in [`client::require_tls`].
 pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.service(
         web::scope("/api")
             .wrap(from_fn(cross_site::guard))
             .configure(apps::configure)
             .service(
-                // Patterns are regular expressions and cost by the byte, plain prefixes next to
-                // nothing: what can be told without a pattern stands outside of it.
+                // A pattern is a regular expression and costs time per byte, while a plain prefix
+                // costs next to nothing: the routes that need no pattern stand outside of it.
                 web::scope("/apps")
                     .service(post("/{slug}/events").route(web::post().to(events::create)))
                     .service(post("/{slug}/disconnect").route(web::post().to(disconnect::create)))
@@ -119,12 +119,12 @@ pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.default_service(web::to(pages::not_found));
 }
 
-/// A resource that is only posted to.
+/// A resource that only accepts `POST`.
 fn post(path: &str) -> Resource {
     web::resource(path).default_service(answer_with(ApiError::MethodNotAllowed { allow: "POST" }))
 }
 
-/// A resource that is only read: `GET`, and `HEAD` as probes like to send it.
+/// A resource that is only read: `GET`, and `HEAD`, which probes often send.
 fn read<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,

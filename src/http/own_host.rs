@@ -1,8 +1,9 @@
-//! Admin calls under a name that is not this server's: refused in development.
+//! Refuses admin calls under a name that is not this server's, in development.
 //!
-//! Development has a password that the whole world knows, on a loopback address. A page of a stranger
-//! reaches that address all the same, once its own name resolves to it (DNS rebinding): for the browser
-//! it then is the page's own server. The `Host` header still holds the stranger's name.
+//! The password of development is public, and its listener has a loopback address. Another site's
+//! page can still reach that address if its own name resolves to it (DNS rebinding), because the
+//! browser then takes the server for the page's own. The `Host` header still holds the other site's
+//! name.
 
 use actix_web::http::header::{HOST, HeaderMap};
 use url::{Host, Url};
@@ -13,11 +14,11 @@ use crate::settings::{Environment, Settings};
 const REFUSAL: &str = "in development admin calls must be sent to localhost, to an IP address or to \
     server.public_host (HERALD__SERVER__PUBLIC_HOST)";
 
-/// Judges the name under which a request was sent here.
+/// Judges the host name that a request was sent to.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] in development, for a name that anybody could have made resolve to this
-/// machine, and for none.
+/// [`ApiError::Forbidden`] in development, for a missing name and for a name that anybody could
+/// have made to resolve to this machine.
 pub(super) fn check(headers: &HeaderMap, settings: &Settings) -> Result<(), ApiError> {
     let is_own = settings.env != Environment::Development
         || host_of(headers).is_some_and(|host| is_own(&host, &settings.server.public_host));
@@ -33,8 +34,8 @@ fn host_of(headers: &HeaderMap) -> Option<Host<String>> {
     url.host().filter(|_| is_host_alone).map(|host| host.to_owned())
 }
 
-/// Whether no stranger's page can have this name: an address is not looked up, and `localhost` and
-/// the server's public name are not the stranger's.
+/// Whether no other site's page can have this name: an IP address is not looked up, and `localhost`
+/// and the server's public name cannot belong to another site.
 fn is_own(host: &Host<String>, public_host: &str) -> bool {
     match host {
         Host::Ipv4(_) | Host::Ipv6(_) => true,

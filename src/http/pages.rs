@@ -1,4 +1,4 @@
-//! The demo page: a few files, built into the program, that need nothing but this server.
+//! The demo page: a few files, built into the program, that need no other server.
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 use super::read;
 
-/// What a page may do: run what this server gave it and talk to this server's sockets. Some browsers
-/// do not count `ws:` to the same host as `'self'`.
+/// The page's content security policy: it may run this server's files and connect to this server's
+/// sockets. Some browsers do not count `ws:` to the same host as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; \
     object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -68,7 +68,7 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
     }
 }
 
-/// Answers whatever has no other answer.
+/// Answers every request that has no other answer.
 pub async fn not_found() -> HttpResponse {
     HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body("not found\n")
 }
@@ -77,7 +77,8 @@ fn etag(bytes: &[u8]) -> String {
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..12]))
 }
 
-/// A file, unless the browser has this very one: it asks each time, so that an upgrade shows at once.
+/// Answers with a file, unless the browser has the same version. The browser asks each time, so
+/// that an upgrade shows at once.
 fn answer(file: &'static File, etag: &str, request: &HttpRequest) -> HttpResponse {
     let known = request.headers().get_all(header::IF_NONE_MATCH);
     let mut known = known.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_is_not_there_is_said_in_the_language_of_the_place() {
+    async fn a_missing_page_is_reported_in_the_format_of_its_path() {
         let services = TestServices::start().await;
         let detail = json!({ "errors": { "detail": "not found" } });
         for (path, body) in [

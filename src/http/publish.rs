@@ -1,8 +1,8 @@
 //! `POST /api/publish` and `/api/publish/bulk`: the second article's trigger.
 //!
-//! An event names its whole topic here and means what a client's push on that topic would mean; the
-//! topic names the app. So the caller is judged twice: by the head, whether its credentials can be
-//! right for any app, before the body is read; then for the app that the body names.
+//! An event names its whole topic here and means the same as a client's push on that topic; the
+//! topic names the app. The caller is therefore judged twice: by the head, whether its credentials
+//! can be right for any app, before the body is read; then for the app that the body names.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
@@ -22,7 +22,7 @@ use crate::{
 /// The most events of one bulk call.
 pub const EVENTS_MAX: usize = 100;
 
-/// Publishes one event to the topic that it names.
+/// Publishes one event to the topic that the event names.
 ///
 /// # Errors
 /// [`ApiError`] as in the specification's chapter on triggering.
@@ -46,7 +46,7 @@ pub async fn create(
     trigger::publish(&services, &by, vec![publication]).await
 }
 
-/// Publishes up to [`EVENTS_MAX`] events of one app, in order, all or none.
+/// Publishes up to [`EVENTS_MAX`] events of one app in order: either all of them or none.
 ///
 /// # Errors
 /// [`ApiError`] as in the specification's chapter on triggering.
@@ -127,7 +127,7 @@ fn one_app<'a>(events: &'a [(TopicName, Fields<'_>)]) -> Result<&'a str, ApiErro
     }
 }
 
-/// Reads each event, up to the first bad one: its faults are told with its place in the list.
+/// Reads the events up to the first bad one, whose faults are reported with its place in the list.
 fn each<E, T>(events: &[E], read: impl Fn(&E) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
     let read_at = |(nth, event)| read(event).map_err(|error| at(nth, error));
     events.iter().enumerate().map(read_at).collect()

@@ -1,12 +1,12 @@
-//! Counts by key, in bounded memory: the oldest count gives way when there are too many keys.
+//! Counts by key, in bounded memory: when there are too many keys, the oldest count is dropped.
 //!
 //! Clients choose the keys. A key that finds no room must neither be refused nor share a count with
-//! others: clients that fill the memory would shut everybody else out.
+//! others: otherwise clients that fill the memory would shut all other clients out.
 
 /// The counts of a bounded number of keys.
 ///
-/// `insert` makes a key's count the youngest, `peek` and `peek_mut` leave its age as it is: a count is
-/// as old as its beginning, however often it is used.
+/// `insert` makes a key's count the youngest; `peek` and `peek_mut` leave its age unchanged. The
+/// age of a count runs from its beginning, however often it is used.
 pub(super) type Tally<K, C> = hashlink::LruCache<K, C>;
 
 #[cfg(test)]

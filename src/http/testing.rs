@@ -1,4 +1,4 @@
-//! A whole set of services for the tests of this room, and the table of URLs on top of them.
+//! A complete set of services for the tests of this room, with the table of URLs.
 
 use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
@@ -30,9 +30,9 @@ pub(super) const KEY: &str = "foo-app-key";
 pub(super) const SECRET: &str = "foo-app-secret-0123";
 pub(super) const GUARDIAN_SECRET: &str = "the operator's own key, for all!";
 
-/// Services over a database of their own, with the apps `foo-app`, `shared-app` (takes shared
-/// tokens), `silent-app` (takes no client events), `open-app` (takes anyone's on public topics),
-/// `careless-app` (has an empty secret) and the inactive `idle-app`.
+/// Services over a database of their own, with the apps `foo-app`, `shared-app` (accepts shared
+/// tokens), `silent-app` (accepts no client events), `open-app` (accepts client events from anyone
+/// on public topics), `careless-app` (has an empty secret) and the inactive `idle-app`.
 pub(super) struct TestServices {
     pub(super) services: web::Data<Services>,
     _folder: TempDir,
@@ -43,7 +43,7 @@ impl TestServices {
         Self::start_with(&[]).await
     }
 
-    /// Starts with these environment variables on top.
+    /// Starts the services with these environment variables added.
     pub(super) async fn start_with(env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("herald.db").display());
@@ -86,7 +86,7 @@ impl TestServices {
         Self { services, _folder: folder }
     }
 
-    /// Sends a request through the table of URLs; a body that is no JSON comes back as a string.
+    /// Sends a request through the table of URLs; a body that is not JSON is returned as a string.
     pub(super) async fn call(&self, request: test::TestRequest) -> (u16, Value) {
         let response = self.respond(request).await;
         let status = response.status().as_u16();
@@ -95,7 +95,7 @@ impl TestServices {
         (status, serde_json::from_slice(&body).unwrap_or_else(|_| text()))
     }
 
-    /// As [`TestServices::call`], but the whole response.
+    /// Like [`TestServices::call`], but returns the whole response.
     pub(super) async fn respond(&self, request: test::TestRequest) -> actix_web::HttpResponse {
         let app = WebApp::new().app_data(self.services.clone());
         let settings = &self.services.settings;
@@ -106,7 +106,7 @@ impl TestServices {
     }
 }
 
-/// A worker thread that does nothing until it is let go: its fan-out answers nobody.
+/// A worker thread that stays blocked until it is released: its fan-out sends no answer.
 pub(super) struct StalledThread {
     arbiter: actix::Arbiter,
     _let_go: mpsc::Sender<()>,
@@ -120,7 +120,7 @@ impl StalledThread {
         let topics = topics.clone();
         arbiter.spawn_fn(move || {
             topics.start_fanout();
-            // The test waits for it, and then for nothing of this thread.
+            // The test waits for the answer, and afterwards for nothing else of this thread.
             let _ = started.send(());
             let _ = held.recv();
         });
@@ -151,7 +151,7 @@ pub(super) fn object(text: &str) -> Payload {
     Payload::Object(JsonObject::parse(text).expect("an object"))
 }
 
-/// The app of that slug, as the directory has it.
+/// The app with this slug, as the directory has it.
 pub(super) fn app(slug: &str) -> App {
     let app = |id: i32| App {
         id: AppId(id),

@@ -1,4 +1,4 @@
-//! What the body of a trigger holds, and how it is published.
+//! The contents of a trigger's body, and how they are published.
 
 use std::borrow::Cow;
 
@@ -21,13 +21,13 @@ use crate::{
     metrics::labels::Source,
 };
 
-/// The standard alphabet, padded or not.
+/// The standard alphabet, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The members of one event, as they came.
+/// The members of one event, as received.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     topic: Option<&'a RawValue>,
@@ -40,7 +40,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     const NAMES: [&'static str; 5] = ["topic", "event", "scope", "payload", "payload_base64"];
 
-    /// The fields of a body that is one event.
+    /// The fields of a body that consists of one event.
     ///
     /// # Errors
     /// [`ApiError::Malformed`].
@@ -48,7 +48,7 @@ impl<'a> Fields<'a> {
         json.members(Self::NAMES).map(Self::new)
     }
 
-    /// The fields of one event among several; `None` if it is no object.
+    /// The fields of one event in a list; `None` if it is not an object.
     pub(super) fn of_event(event: &'a RawValue) -> Option<Self> {
         members(event.get().as_bytes(), Self::NAMES).ok().map(Self::new)
     }
@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
         text(self.event)
     }
 
-    /// The `scope`, `public` if absent.
+    /// The `scope`; `public` if it is absent.
     pub(super) fn scope(&self) -> Result<Scope, Fault> {
         match present(self.scope) {
             None => Ok(Scope::public()),
@@ -75,8 +75,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What is to be published: the `payload`, an object or a string that holds one, or the bytes
-    /// that `payload_base64` holds; `{}` if both are absent.
+    /// The payload to publish: the `payload`, which is an object or a string that holds one, or the
+    /// bytes that `payload_base64` holds; `{}` if both are absent.
     pub(super) fn payload(&self, bytes_max: usize) -> Result<Payload, PayloadFault> {
         let payload = match (present(self.payload), present(self.payload_base64)) {
             (None, None) => Payload::Object(JsonObject::empty()),
@@ -115,10 +115,10 @@ fn bytes(raw: &RawValue) -> Result<bytes::Bytes, PayloadFault> {
     decoded.map(Into::into).map_err(|_| PayloadFault::invalid_base64("is not valid base64"))
 }
 
-/// Why a payload is not taken.
+/// Why a payload is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayloadFault {
-    /// It is no object, or no bytes.
+    /// The payload is not an object, or its base64 is not valid.
     Invalid { field: &'static str, fault: &'static str },
     /// It has more bytes than this caller may send.
     TooLarge { bytes_max: usize },
@@ -134,20 +134,20 @@ impl PayloadFault {
     }
 }
 
-/// Collects what is wrong with an event, so that a caller hears of everything at once.
+/// Collects the faults of an event, so that a caller is told all of them at once.
 #[derive(Default)]
 pub(super) struct Findings(Faults);
 
 impl Findings {
-    /// Keeps a good value, notes a bad one.
+    /// Keeps a good value, records the fault of a bad one.
     pub(super) fn note<T>(&mut self, field: &'static str, read: Result<T, Fault>) -> Option<T> {
         read.map_err(|fault| self.0.add(field, fault)).ok()
     }
 
-    /// Keeps a good payload, notes a bad one.
+    /// Keeps a good payload, records the fault of a bad one.
     ///
     /// # Errors
-    /// [`ApiError::TooLarge`], which is not a matter of one field among others.
+    /// [`ApiError::TooLarge`], which concerns the request as a whole rather than one field.
     pub(super) fn note_payload(
         &mut self,
         read: Result<Payload, PayloadFault>,
@@ -171,13 +171,15 @@ impl From<Findings> for ApiError {
     }
 }
 
-/// Publishes all events of one app or none, and answers as the articles do: with nothing, at once.
+/// Publishes either all events of one app or none. Answers at once with an empty object, as the
+/// articles do.
 ///
-/// Bytes do not reach everybody, so where there are any the answer waits until all have been handed
-/// out, and says how many subscribers were skipped; `null` if that took too long to be known.
+/// Some subscribers cannot be sent bytes. If any event has bytes, the answer waits until all events
+/// have been fanned out and gives the number of subscribers that were skipped; `null` if that took
+/// too long.
 ///
 /// # Errors
-/// [`ApiError::Unavailable`] when they cannot be taken now.
+/// [`ApiError::Unavailable`] if the broker cannot accept the events now.
 pub(super) async fn publish(
     services: &Services,
     by: &AuthenticatedApp,
@@ -208,7 +210,7 @@ mod tests {
         fields.payload(bytes_max).map(|payload| spelled(&payload))
     }
 
-    /// An object as its text, bytes as Rust would write them.
+    /// The payload for an assertion: an object as its text, bytes as Rust would write them.
     fn spelled(payload: &Payload) -> String {
         match payload {
             Payload::Object(object) => object.as_str().to_owned(),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_payload_is_a_fault() {
+    fn an_invalid_payload_is_a_fault() {
         let invalid = PayloadFault::invalid;
         let half_a_pair = invalid("has half of a surrogate pair");
         let too_large = invalid("has a number that is too large");
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_bytes_is_a_fault_of_its_field() {
+    fn invalid_base64_is_a_fault_of_its_field() {
         let not_base64 = PayloadFault::invalid_base64("is not valid base64");
         let no_string = PayloadFault::invalid_base64("must be a string");
         let both = PayloadFault::invalid_base64("cannot come together with payload");
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_measured_as_what_they_are() {
+    fn bytes_are_measured_after_decoding() {
         let body = r#"{"payload_base64":"eHh4eHh4eA=="}"#;
         assert_eq!(payload(body, 7).as_deref(), Ok(r#"b"xxxxxxx""#));
         assert_eq!(payload(body, 6), Err(PayloadFault::TooLarge { bytes_max: 6 }));
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_malformed() {
+    fn a_body_that_is_not_an_object_is_malformed() {
         let not_json = || ApiError::Malformed("request body is not valid JSON".into());
         let no_object = || ApiError::Malformed("request body must be a JSON object".into());
         let deep_and_broken = format!(r#"{{"a":{}}}"#, "[".repeat(100_000));

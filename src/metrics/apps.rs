@@ -1,4 +1,4 @@
-//! What is counted per app, for as many apps as may have series of their own.
+//! The counters per app, for a bounded number of apps that have series of their own.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use prometheus_client::{
 
 use super::{closed::Closed, labels::Source};
 
-/// Under which name the apps beyond the bound are summed; no slug has an underscore.
+/// The label under which the apps beyond the bound are summed; no slug has an underscore.
 const OTHERS: &str = "_other";
 
 /// The counters of one app.
@@ -33,18 +33,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts publications that were taken.
+    /// Counts publications that were accepted.
     pub fn published(&self, source: Source, publications: u64) {
         self.published[source.index()].fetch_add(publications, Relaxed);
     }
 
-    /// Counts what one thread handed to its subscribers of one publication.
+    /// Counts the deliveries of one publication to the subscribers on one thread.
     pub fn delivered(&self, frames: u64, bytes: u64) {
         self.delivered_frames.fetch_add(frames, Relaxed);
         self.delivered_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts subscribers that could not be sent a publication.
+    /// Counts subscribers whose format could not carry a publication.
     pub fn skipped(&self, subscribers: u64) {
         self.skipped.fetch_add(subscribers, Relaxed);
     }
@@ -58,13 +58,13 @@ pub struct AppSeries {
     apps_max: usize,
 }
 
-/// The apps that there are, by their number in the database.
+/// The existing apps, by their number in the database.
 type Known = HashMap<i32, Counted>;
 
 #[derive(Debug)]
 struct Counted {
     slug: String,
-    /// Its own, or those of the others.
+    /// Its own counters, or the shared ones of the other apps.
     traffic: Arc<Traffic>,
 }
 
@@ -73,11 +73,11 @@ impl AppSeries {
         Self { known: Arc::default(), others: Arc::default(), apps_max }
     }
 
-    /// Makes these the apps that there are, with their slugs, in any order. What was counted for one
-    /// that is gone is forgotten; one that is new gets a series of its own if there is room, and
-    /// else counts among the others for as long as it lives: no series ever goes back. Of several
-    /// that are new the lowest numbers, which are the oldest apps, come first, so that the same ones
-    /// have series of their own after every start.
+    /// Sets which apps exist, with their slugs, in any order. The counts of an app that no longer
+    /// exists are forgotten. A new app gets series of its own if there is room; otherwise it counts
+    /// among the others for as long as it exists, so that no series ever goes back. Of several new
+    /// apps the lowest numbers, which are the oldest apps, come first, so that the same apps have
+    /// series of their own after every start.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut old = std::mem::take(&mut *known);
@@ -99,13 +99,14 @@ impl AppSeries {
         }
     }
 
-    /// The counters of the app with this number; those of the others if there is none.
+    /// The counters of the app with this number, or those of the others if the app has none of its
+    /// own.
     pub fn of(&self, id: i32) -> Arc<Traffic> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&id).map_or_else(|| self.others.clone(), |counted| counted.traffic.clone())
     }
 
-    /// Notes how many topics are joined, by app; none where nothing is said.
+    /// Sets the number of joined topics of each app; zero for every app that is not given.
     pub fn count_subscriptions(&self, by_app: &HashMap<i32, u64>) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut of_others = 0;
@@ -119,7 +120,8 @@ impl AppSeries {
         self.others.subscriptions.store(of_others, Relaxed);
     }
 
-    /// Every series: its name and its counters, sorted by name; the others last, if there are any.
+    /// Every series, as its name and its counters, sorted by name; the others come last, if there
+    /// are any.
     fn all(&self) -> Vec<(String, Arc<Traffic>)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let own = known.values().filter(|counted| !Arc::ptr_eq(&counted.traffic, &self.others));
@@ -133,14 +135,14 @@ impl AppSeries {
     }
 }
 
-/// Shows the series of apps.
+/// Encodes the series of the apps.
 #[derive(Debug)]
 pub(super) struct Described(pub(super) AppSeries);
 
 /// One of the counters.
 type Field = fn(&Traffic) -> &AtomicU64;
 
-/// The counters that have no label besides the app's.
+/// The counters whose only label is the app.
 const PLAIN: [(&str, &str, Option<Unit>, Field); 3] = [
     ("deliveries", "Frames handed to subscribers", None, |traffic| &traffic.delivered_frames),
     ("delivered", "Bytes handed to subscribers", Some(Unit::Bytes), |traffic| {
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_joined_is_counted_anew_each_time() {
+    fn joined_topics_are_counted_anew_each_time() {
         let metrics = Metrics::new(1);
         metrics.apps.keep([(1, "one"), (2, "two"), (3, "three")].into_iter());
         let shown = || {

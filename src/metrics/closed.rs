@@ -7,20 +7,20 @@ use prometheus_client::{
     metrics::{MetricType, TypedMetric},
 };
 
-/// A closed set of labels: all that a metric can ever be labelled with.
+/// A closed set of labels: every label that a metric can ever have.
 pub trait Closed: Copy + Send + Sync + 'static {
-    /// Every member, each at its [`Closed::index`].
+    /// Every member, in the order of [`Closed::index`].
     const ALL: &'static [Self];
 
-    /// Its place in [`Closed::ALL`].
+    /// Its index in [`Closed::ALL`].
     fn index(self) -> usize;
 
     /// The labels, as names and values.
     fn labels(self) -> &'static [(&'static str, &'static str)];
 }
 
-/// A metric for each member of a closed set. Neither lock nor look-up, and none is missing from what
-/// is shown because nothing happened yet.
+/// One metric for each member of a closed set. A metric is found without a lock or a look-up, and
+/// every member is shown, even one that has never been counted.
 pub struct Each<L, M>(Arc<[M]>, PhantomData<fn(L)>);
 
 impl<L: Closed, M> Each<L, M> {

@@ -3,8 +3,8 @@
 use super::closed::{Closed, closed_label};
 
 closed_label! {
-    /// A limit. Its label is the last part of its setting's name; `docs/limits.md` says what happens
-    /// to whoever hits it.
+    /// A limit. Its label is the last part of its setting's name; `docs/limits.md` says what
+    /// happens to a client that exceeds it.
     Limit as "limit" {
         /// The payload of a trigger.
         TriggerPayloadBytes = "trigger_payload_bytes_max",
@@ -22,7 +22,7 @@ closed_label! {
         FramesPerSecond = "frames_per_second_max",
         /// A request's body.
         RequestBodyBytes = "request_body_bytes_max",
-        /// The bodies of all requests under way.
+        /// The bodies of all requests that are being read.
         BodiesBytes = "bodies_bytes_max",
         /// A token.
         TokenBytes = "token_bytes_max",
@@ -40,11 +40,11 @@ closed_label! {
         OutboxBytes = "outbox_bytes_max",
         /// Bytes waiting for all sessions.
         OutboxesBytes = "outboxes_bytes_max",
-        /// Publications on their way.
+        /// Publications that have not been fanned out yet.
         PublicationsInFlight = "publications_in_flight_max",
         /// Failed logins to the admin API.
         FailedAdminLogins = "failed_admin_logins_per_minute_max",
-        /// Sessions in all.
+        /// Sessions in total.
         Sessions = "sessions_max",
         /// Sessions of one app.
         SessionsPerApp = "sessions_per_app_max",
@@ -54,15 +54,15 @@ closed_label! {
         HttpConnections = "http_connections_max",
         /// Plain HTTP connections that wait for their clients.
         HttpWaiting = "http_waiting_max",
-        /// Silence of a client.
+        /// Time without a message from a client.
         Idle = "idle_timeout",
-        /// A message that does not come to its end.
+        /// Time to complete a message.
         Message = "message_timeout",
-        /// A request that does not come.
+        /// Time until a request arrives.
         Handshake = "handshake_timeout",
         /// A write without progress.
         Write = "write_timeout",
-        /// Between two fetches of a long-poll client.
+        /// Time between two polls of a long-poll client.
         LongPollWindow = "long_poll_window",
         /// A long-poll session without a joined topic.
         LongPollUnjoined = "long_poll_unjoined_timeout",
@@ -70,41 +70,41 @@ closed_label! {
 }
 
 closed_label! {
-    /// What came of a join.
+    /// The outcome of a join.
     JoinOutcome as "outcome" {
         /// Joined.
         Ok = "ok",
-        /// It is not the name of a topic.
+        /// The topic's name is not valid.
         UnmatchedTopic = "unmatched_topic",
         /// There is no such app.
         UnknownApp = "unknown_app",
         /// The app is inactive.
         InactiveApp = "inactive_app",
-        /// The app does not let this page join.
+        /// The app does not accept this page's origin.
         OriginNotAllowed = "origin_not_allowed",
         /// The scope needs a token, and none came.
         NoToken = "no_token",
         /// The token does not permit the topic.
         NotPermitted = "not_permitted",
-        /// The token is bad; [`RefusalReason`] says why.
+        /// The token is not valid; [`RefusalReason`] says why.
         BadToken = "bad_token",
-        /// As many topics are joined as may be.
+        /// The session has joined as many topics as the limit allows.
         TooManyChannels = "too_many_channels",
-        /// The app has subscribers in as many scopes as it may.
+        /// The app has subscribers in as many scopes as the limit allows.
         TooManyScopes = "too_many_scopes",
-        /// The token does not say who is to be seen, on a presence channel.
+        /// The token does not name the member, on a presence channel.
         Anonymous = "anonymous",
-        /// What is to be seen there cannot be shown.
+        /// The member's meta cannot be shown.
         BadPresence = "bad_presence",
-        /// As many are tracked on the channel as may be.
+        /// The channel tracks as many members as the limit allows.
         TooManyMembers = "too_many_members",
-        /// More joins than may be within a second.
+        /// The client exceeded the rate of joins.
         TooManyJoins = "too_many_joins",
-        /// The app has as many sessions as it may.
+        /// The app has as many sessions as the limit allows.
         TooManySessions = "too_many_sessions",
-        /// The app was changed while the join was under way.
+        /// The app was changed before the join completed.
         AppChanged = "app_changed",
-        /// Its app ended it while it was under way.
+        /// The app ended the join before it completed.
         Disconnected = "disconnected",
         /// The topic did not answer.
         Unavailable = "unavailable",
@@ -112,7 +112,7 @@ closed_label! {
 }
 
 closed_label! {
-    /// Why a client was not allowed to do something: to join, to publish, to call the API.
+    /// Why a client was refused a join, a publication or a call of the API.
     RefusalReason as "reason" {
         /// There is no such app.
         UnknownApp = "unknown_app",
@@ -128,7 +128,7 @@ closed_label! {
         PublishNotPermitted = "publish_not_permitted",
         /// The app takes no client events.
         NoClientEvents = "no_client_events",
-        /// A call came without an `Authorization` header, or with several.
+        /// A call came without an `Authorization` header, or with more than one.
         NoCredentials = "no_credentials",
         /// A call came with a wrong key or secret.
         WrongCredentials = "wrong_credentials",
@@ -136,11 +136,11 @@ closed_label! {
         TokenTooLong = "token_too_long",
         /// The token cannot be read.
         TokenMalformed = "token_malformed",
-        /// The token names another algorithm, or asks for more than a signature.
+        /// The token names another algorithm, or demands more than the check of a signature.
         TokenUnsupported = "token_unsupported",
         /// No key of the app signed the token.
         TokenForged = "token_forged",
-        /// The token would be valid if the app had `shared_tokens`.
+        /// The token would be valid only if the app had `shared_tokens`.
         TokenNotShared = "token_not_shared",
         /// The token's times are not in seconds.
         TokenNotInSeconds = "token_not_in_seconds",
@@ -148,41 +148,41 @@ closed_label! {
         TokenExpired = "token_expired",
         /// The token is not valid yet.
         TokenNotYetValid = "token_not_yet_valid",
-        /// The CSRF token that the token needs is missing, or does not fit.
+        /// The CSRF token that the token requires is missing or does not match.
         TokenWithoutCsrf = "token_without_csrf",
     }
 }
 
 closed_label! {
-    /// Why a session is over.
+    /// Why a session ended.
     SessionEnd as "reason" {
-        /// The client left or broke the protocol, or nothing it held was left to it.
+        /// The client left or broke the protocol, or all that the session held was ended.
         Left = "left",
-        /// More frames waited for it than may.
+        /// More frames waited for the session than its limit allows.
         OutboxFrames = "outbox_frames",
-        /// More bytes waited for it than may.
+        /// More bytes waited for the session than its limit allows.
         OutboxBytes = "outbox_bytes",
-        /// More bytes waited for all sessions than may, and most of them for it.
+        /// More bytes waited for all sessions than the limit allows, and this session had the most.
         OutboxesBytes = "outboxes_bytes",
-        /// It took nothing of what was written to it.
+        /// The client accepted none of the bytes that were written to it.
         Stuck = "write_timeout",
-        /// Nothing was heard of it.
+        /// The client sent nothing for too long.
         Idle = "idle",
-        /// It began a message and did not complete it.
+        /// The client began a message and did not complete it.
         SlowMessage = "message_timeout",
-        /// It went on sending too many frames.
+        /// The client went on sending too many frames.
         TooManyFrames = "frames_per_second",
-        /// It held the most of all unfinished messages.
+        /// The session held the most bytes of unfinished messages.
         Unfinished = "unfinished_bytes",
-        /// It fetched nothing, over long-poll.
+        /// The client did not poll, over long-poll.
         NotFetching = "not_fetching",
-        /// It was opened and then never fetched, over long-poll.
+        /// The session was opened and then never polled, over long-poll.
         NeverFetched = "never_fetched",
-        /// It joined nothing, over long-poll.
+        /// The client joined nothing, over long-poll.
         Unjoined = "unjoined",
-        /// It sent more than may wait for its turn, over long-poll.
+        /// The client sent more messages than may wait to be handled, over long-poll.
         InboxFull = "inbox_full",
-        /// What it depended on was lost.
+        /// A part of the server that the session depends on was lost.
         Broken = "broken",
         /// The server stopped.
         Shutdown = "shutdown",
@@ -190,9 +190,9 @@ closed_label! {
 }
 
 closed_label! {
-    /// What came of reading the table of apps.
+    /// The outcome of reading the table of apps.
     RefreshOutcome as "outcome" {
-        /// It was read.
+        /// The table was read.
         Ok = "ok",
         /// The database did not answer.
         Failed = "failed",
@@ -200,7 +200,7 @@ closed_label! {
 }
 
 closed_label! {
-    /// Where a publication came from.
+    /// The source of a publication.
     Source as "source" {
         /// A call to the API.
         Trigger = "trigger",
@@ -209,16 +209,16 @@ closed_label! {
     }
 }
 
-/// What carries a session.
+/// The transport of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// One WebSocket.
     WebSocket,
-    /// A row of requests.
+    /// A series of requests.
     LongPoll,
 }
 
-/// Which wire version is spoken.
+/// The wire version of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// `vsn` 1.
@@ -227,12 +227,12 @@ pub enum Version {
     V2,
 }
 
-/// What kind of session.
+/// The kind of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionKind {
-    /// What carries it.
+    /// Its transport.
     pub transport: Transport,
-    /// What is spoken.
+    /// Its wire version.
     pub version: Version,
 }
 

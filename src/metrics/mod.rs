@@ -1,14 +1,15 @@
-//! Metrics: what this server counts, and how it is told to Prometheus.
+//! Metrics: the figures that this server counts, and their text for Prometheus.
 //!
-//! One [`Metrics`] is made at the start and passed to whoever counts; there is no global registry,
-//! so two servers in one process do not mix. Labels are closed sets ([`labels`]) or the slugs of
-//! apps, which are bounded ([`apps`]): nothing that a client chooses becomes a label, and every
-//! series of a closed set is there from the start, at zero.
+//! One [`Metrics`] is made at the start and passed to each part that counts. There is no global
+//! registry, so two servers in one process do not mix. Labels are closed sets ([`labels`]) or the
+//! slugs of apps, which are bounded ([`apps`]): no value that a client chooses becomes a label, and
+//! every series of a closed set exists from the start, at zero.
 //!
-//! Counting must not show in what is counted. A delivery adds to plain integers of its thread, which
-//! go into the app's counters once per publication and thread. How long a publication takes to its
-//! subscribers' sockets is measured by sample ([`SAMPLE_INTERVAL`]). How much waits in outboxes is
-//! found out only when somebody asks. `docs/metrics.md` lists all, and a test compares it with this.
+//! Counting must not slow down the work that is counted. A delivery adds to plain integers of its
+//! thread, which are added to the app's counters once per publication and thread. The time from a
+//! publication to the write to a subscriber's socket is sampled ([`SAMPLE_INTERVAL`]). The sizes of
+//! the outboxes are summed only on a scrape. `docs/metrics.md` lists all metrics, and a test
+//! compares it with this module.
 
 pub mod apps;
 pub mod closed;
@@ -28,66 +29,67 @@ use apps::{AppSeries, Described, Traffic};
 use closed::Each;
 use labels::{JoinOutcome, Limit, RefreshOutcome, RefusalReason, SessionEnd, SessionKind};
 
-/// How often, at most, a thread measures how long a publication takes to one of its subscribers.
+/// The shortest time between two samples that a thread takes of the time to a subscriber's socket.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The media type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of the publish-to-write histogram, seconds: from what one dispatch costs up to what
-/// a client may stand still.
+/// Upper bounds of the publish-to-write histogram, in seconds: from the cost of one dispatch up to
+/// the longest stall that a client is allowed.
 const WRITE_BUCKETS_S: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Everything that is counted, as handles to count with.
+/// All metrics, as handles to count with.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// Open sessions.
     pub sessions: Each<SessionKind, Gauge>,
-    /// Sessions that were begun.
+    /// Sessions that began.
     pub sessions_opened: Each<SessionKind, Counter>,
-    /// Sessions that are over, by why.
+    /// Sessions that ended, by reason.
     pub sessions_ended: Each<SessionEnd, Counter>,
     /// Joins that were answered.
     pub joins: Each<JoinOutcome, Counter>,
-    /// What clients were not allowed to do, by why.
+    /// Refusals of clients, by reason.
     pub refusals: Each<RefusalReason, Counter>,
-    /// How often a limit was hit.
+    /// How often each limit was hit.
     pub limit_hits: Each<Limit, Counter>,
     /// Requests that cannot be read.
     pub malformed_requests: Counter,
     /// Worker threads that accept no more connections, because accepting panicked.
     pub accept_panics: Counter,
-    /// From the moment a publication was taken to the moment it was written to a socket.
+    /// The time from accepting a publication to writing it to a socket.
     pub publish_to_write_s: Histogram,
-    /// How often the apps were read anew.
+    /// How often the table of apps was read.
     pub registry_refreshes: Each<RefreshOutcome, Counter>,
-    /// Lines of the log that found no room because standard error was not read.
+    /// Lines of the log that were dropped because standard error was not read.
     pub log_lines_dropped: Counter,
-    /// What waits in outboxes; measured when it is asked for.
+    /// The sizes of the outboxes, measured on a scrape.
     pub outboxes: Outboxes,
-    /// What is counted per app.
+    /// The counters of the apps.
     pub apps: AppSeries,
 }
 
-/// How much waits for clients. Set by whoever is about to show it.
+/// The amount that waits for clients. It is set just before it is shown.
 #[derive(Debug, Default)]
 pub struct Outboxes {
     /// Frames, over all sessions.
     pub frames: Gauge,
     /// Bytes, over all sessions.
     pub bytes: Gauge,
-    /// Frames of the session that has the most.
+    /// Frames of the session that has the most frames.
     pub frames_most: Gauge,
-    /// Bytes of the session that has the most.
+    /// Bytes of the session that has the most bytes.
     pub bytes_most: Gauge,
-    /// Worker threads that did not say in time; what they hold is not in the other figures.
+    /// Worker threads that did not report in time; the other figures leave their sessions out.
     pub silent_threads: Gauge,
 }
 
 impl Metrics {
-    /// Nothing counted yet. So many apps, at most, have series of their own.
+    /// Makes the metrics with every count at zero. At most this number of apps have series of their
+    /// own.
     pub fn new(apps_max: usize) -> Arc<Self> {
         let metrics = Self {
             registry: Registry::default(),
@@ -108,7 +110,7 @@ impl Metrics {
         Arc::new(metrics.registered())
     }
 
-    /// Gives every metric its name and its help; `docs/metrics.md` says more.
+    /// Registers every metric with its name and its help; `docs/metrics.md` says more.
     fn registered(mut self) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process::now()));
@@ -153,10 +155,10 @@ impl Metrics {
         self
     }
 
-    /// All of it as text, of type [`CONTENT_TYPE`].
+    /// All metrics as text, of type [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        // A `String` takes whatever is written to it.
+        // Writing to a `String` cannot fail.
         let _ = text::encode(&mut text, &self.registry);
         text
     }
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_shown_and_every_series_of_a_closed_set_is_there_from_the_start() {
+    fn counts_are_shown_and_every_series_of_a_closed_set_exists_from_the_start() {
         let metrics = Metrics::new(10);
         metrics.hit(Limit::MessageBytes);
         let text = metrics.encode();

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-/// Reads the figures of this process. A figure that a system does not have is left out.
+/// Reads the figures of this process. A figure that the system does not offer is left out.
 ///
 /// No figure needs a file to be opened, because figures matter most when no file handle is left.
 /// Crates such as `procfs` open a file of `/proc` for each.
@@ -26,13 +26,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that began just now.
+    /// Creates the figures of a process that has just started.
     pub(super) fn now() -> Self {
         Self { started: SystemTime::now(), status: File::open("/proc/self/status").ok() }
     }
 
     fn resident_bytes(&self) -> Option<i64> {
-        // A file of `/proc` is written anew for each reader that begins at its start.
+        // The kernel writes a file of `/proc` anew for each read that begins at its start.
         let mut bytes = [0; 8 * 1_024];
         let length = self.status.as_ref()?.read_at(&mut bytes, 0).ok()?;
         let status = String::from_utf8_lossy(&bytes[..length]);
@@ -46,12 +46,12 @@ fn cpu_seconds() -> f64 {
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
 
-/// The number of open files. Newer kernels give it as the folder's size, which takes no file; with
-/// older ones the folder is read.
+/// The number of open files. Newer kernels give it as the size of the folder, which needs no file
+/// handle; on older ones the folder is read.
 fn open_files() -> Option<i64> {
     let folder = "/proc/self/fd";
     match fs::metadata(folder).ok()?.len() {
-        // The folder that is being read is one of them.
+        // One of them is the handle of the folder that is being read.
         0 => i64::try_from(fs::read_dir(folder).ok()?.count()).ok().map(|count| count - 1),
         count => i64::try_from(count).ok(),
     }

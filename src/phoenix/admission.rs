@@ -1,6 +1,6 @@
-//! Who may join, and whether a join may stay after its app was changed.
+//! Decides which clients may join, and whether a join may stay after its app was changed.
 //!
-//! Pure: the apps as of now, the client as it came, the clock's reading.
+//! Pure: the inputs are the apps as of now, the client's credentials and the time.
 
 use std::{
     collections::BTreeMap,
@@ -26,21 +26,21 @@ use crate::{
 
 use super::{message::Body, presence::MetaFault};
 
-/// What a client brought along when it connected.
+/// The credentials that a client sent when it connected.
 pub struct Caller {
-    /// The page it comes from; none if it is not a browser.
+    /// The origin of the client's page; `None` if the client is not a browser.
     pub origin: Option<Box<str>>,
     /// Tokens among the connect params.
     pub tokens: TokenPair,
     /// A token in the subprotocol.
     pub bearer: Option<Box<str>>,
-    /// Its address, as the log names it.
+    /// The client's address, as the log shows it.
     pub address: IpAddr,
-    /// Its place among the sessions from its address.
+    /// The client's place among the sessions from its address.
     pub place: Held<IpAddr>,
 }
 
-/// A client that brought nothing along, from nowhere.
+/// A client without credentials or address.
 impl Default for Caller {
     fn default() -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Default for Caller {
     }
 }
 
-/// Shows what is there, never what it says.
+/// Shows which credentials are present, never their values.
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
@@ -64,76 +64,76 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// What a join rests on.
+/// The grounds of a join.
 #[derive(Debug, Clone)]
 pub struct Footing {
-    /// Whose topic it is.
+    /// The app of the topic.
     pub app: AppId,
-    /// What its token permits, if it has one.
+    /// The rights of the join's token, if it has one.
     pub grant: Option<Arc<Grant>>,
     /// Whether the join would have failed without that token.
     pub needs_grant: bool,
 }
 
-/// Who may join, and who it is where it will be tracked.
+/// A permitted join, with the visitor's identity where the topic tracks its members.
 #[derive(Debug)]
 pub struct Admitted {
-    /// What the join rests on.
+    /// The grounds of the join.
     pub footing: Footing,
-    /// Who it is; there on topics that track, and nowhere else.
+    /// The visitor; present exactly on topics that track their members.
     pub visitor: Option<Visitor>,
 }
 
-/// What is left of a join's footing when its app has changed.
+/// The part of a join's grounds that is still valid after its app changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// All of it.
+    /// All of them.
     Whole,
-    /// The join may stay, but its claims count no more: their key does not.
+    /// The join may stay, but its claims no longer count, because their key is no longer valid.
     WithoutGrant,
 }
 
 /// Why a join is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinRefusal {
-    /// It is not the name of a topic.
+    /// The topic's name is not valid.
     UnmatchedTopic,
     /// There is no such app.
     UnknownApp,
     /// The app is inactive.
     InactiveApp,
-    /// As many topics are joined as may be.
+    /// The session has joined as many topics as the limit allows.
     TooManyChannels,
-    /// The app does not let this page join.
+    /// The app does not accept this page's origin.
     OriginNotAllowed,
     /// The scope needs a token, and none came.
     NoToken,
     /// The token does not permit the topic.
     NotPermitted,
-    /// The token is bad.
+    /// The token is not valid.
     Token(TokenError),
-    /// The token does not say who is to be seen.
+    /// The token does not name the member.
     Anonymous,
-    /// What is to be seen cannot be shown.
+    /// The member's meta cannot be shown.
     Meta(MetaFault),
-    /// As many are tracked on the channel as may be.
+    /// The channel tracks as many members as the limit allows.
     TooManyMembers,
-    /// The app has subscribers in as many scopes as it may.
+    /// The app has subscribers in as many scopes as the limit allows.
     TooManyScopes,
-    /// More joins came within a second than may.
+    /// The client exceeded the rate of joins.
     TooManyJoins,
-    /// The app has as many sessions as it may.
+    /// The app has as many sessions as the limit allows.
     TooManySessions,
-    /// The app was changed while the join was under way.
+    /// The app was changed before the join completed.
     AppChanged,
-    /// The app wanted it ended while it was under way.
+    /// The app ended the join before it completed.
     Disconnected,
     /// The topic did not answer.
     Unavailable,
 }
 
 impl JoinRefusal {
-    /// What it is counted as.
+    /// The outcome that the metrics count.
     pub fn outcome(self) -> JoinOutcome {
         match self {
             Self::UnmatchedTopic => JoinOutcome::UnmatchedTopic,
@@ -156,7 +156,7 @@ impl JoinRefusal {
         }
     }
 
-    /// The limit that was hit, if it was one.
+    /// The limit that was exceeded, if the refusal is due to one.
     pub fn limit(self) -> Option<Limit> {
         match self {
             Self::TooManyChannels => Some(Limit::ChannelsPerTransport),
@@ -168,8 +168,8 @@ impl JoinRefusal {
         }
     }
 
-    /// The reason to count and log it by, if it is the client that was refused. A refused origin is
-    /// not among them: [`Judge`] has noted it.
+    /// The reason for the metrics and the log, if the refusal concerns the client's rights. A
+    /// refused origin is not among these reasons, because [`Judge`] has logged it.
     pub fn reason(self) -> Option<RefusalReason> {
         match self {
             Self::UnknownApp => Some(RefusalReason::UnknownApp),
@@ -181,7 +181,7 @@ impl JoinRefusal {
         }
     }
 
-    /// Whether the topic is one that nobody can join, now.
+    /// Whether no client at all can join the topic now.
     pub fn is_unmatched(self) -> bool {
         matches!(self, Self::UnmatchedTopic | Self::UnknownApp | Self::InactiveApp)
     }
@@ -219,11 +219,11 @@ impl JoinRefusal {
 pub struct Judge {
     /// How topics are spelled.
     pub addressing: Addressing,
-    /// The operator's own token key.
+    /// The operator's own key for tokens.
     pub guardian_secret: Option<SecretString>,
-    /// The longest token that is looked at.
+    /// The length limit of tokens.
     pub token_bytes_max: usize,
-    /// The trace that refusals leave.
+    /// The log of refusals.
     pub refusals: Arc<Refusals>,
 }
 
@@ -268,8 +268,8 @@ impl Judge {
         Ok(Admitted { footing, visitor })
     }
 
-    /// Judges a join anew by the apps as of now; `None` if it must end. Claims whose key no longer
-    /// counts are gone, also where the join may stay without them.
+    /// Judges a join again by the apps as of now; `None` if it must end. Claims whose key is no
+    /// longer valid are removed, even if the join may stay without them.
     pub fn readmit(
         &self,
         caller: &Caller,
@@ -283,7 +283,8 @@ impl Judge {
         })
     }
 
-    /// What a join's footing is worth by the apps as of now; `None` if it must end.
+    /// The part of a join's grounds that the apps as of now still support; `None` if the join must
+    /// end.
     pub fn review(
         &self,
         caller: &Caller,
@@ -321,7 +322,7 @@ impl Judge {
 
 /// The tokens of a join payload, which may be any JSON and large.
 fn tokens_of(payload: &Body) -> TokenPair {
-    // Bytes hold no token.
+    // A payload of bytes holds no token.
     let Body::Json(payload) = payload else { return TokenPair::default() };
     let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload.get()) else {
         return TokenPair::default();
@@ -329,7 +330,8 @@ fn tokens_of(payload: &Body) -> TokenPair {
     let mut params = Map::new();
     for name in ["guardian_token", "csrf_token"] {
         if let Some(raw) = fields.get(name) {
-            // What nests too deeply to be read is there all the same, and is no token.
+            // A value that is nested too deeply to be read counts as present, but is not a valid
+            // token.
             let value = serde_json::from_str(raw.get()).unwrap_or(Value::Bool(false));
             params.insert(name.to_owned(), value);
         }

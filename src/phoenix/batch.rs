@@ -1,6 +1,6 @@
-//! What a client sends at once over long-poll: the messages in a request's body.
+//! The messages that a client sends in one long-poll request.
 //!
-//! Section 9.5 of the protocol document. Pure, and open to all who want to feed it anything.
+//! Section 9.5 of the protocol document. Pure, and public so that fuzzers can call it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -8,13 +8,13 @@ use bytestring::ByteString;
 
 use crate::session::Received;
 
-/// The lines of one batch that are looked at; the rest is ignored, as Phoenix does.
+/// The most lines of one batch that are read; the rest is ignored, as in Phoenix.
 const BATCH_LINES_MAX: usize = 100;
 
-/// Why a body is not taken.
+/// Why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
-    /// It is not text.
+    /// It is not valid UTF-8.
     Unreadable,
     /// It holds a message that is too large.
     TooLarge,
@@ -22,12 +22,12 @@ pub enum BodyFault {
     NoMessage,
 }
 
-/// How a body is to be read.
+/// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyKind {
     /// Each line is a message.
     Batch,
-    /// All of it is one text.
+    /// The whole body is one text message.
     OneText,
 }
 
@@ -47,12 +47,13 @@ pub fn read(kind: BodyKind, body: Bytes, bytes_max: usize) -> Result<Vec<Receive
     }
 }
 
-/// The lines of a batch: `[…` is text, anything else a binary message in base64; empty lines are
-/// nobody's message.
+/// The lines of a batch. A line that begins with `[` is text, any other is a binary message in
+/// base64; empty lines are skipped.
 fn lines(body: &str) -> Result<Vec<Received>, BodyFault> {
     let message = |line: &str| {
         if line.starts_with('[') {
-            // A copy: a slice would keep the whole body for as long as one line waits.
+            // The line is copied, because a slice would keep the whole body in memory while one
+            // line waits.
             return Ok(Received::Text(ByteString::from(line)));
         }
         let bytes = STANDARD.decode(line).map_err(|_| BodyFault::NoMessage)?;
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_not_read() {
+    fn a_body_that_is_not_text_is_refused() {
         for kind in [BodyKind::Batch, BodyKind::OneText] {
             let broken = Bytes::from_static(b"[\xff]");
             assert_eq!(read(kind, broken, BYTES_MAX), Err(BodyFault::Unreadable));

@@ -1,8 +1,8 @@
-//! Who gets a socket: the checks of a handshake, in Phoenix's order.
+//! Accepts or refuses handshakes: the checks in Phoenix's order.
 //!
-//! Section 3.2 of the protocol document: method, query, origin, token, subprotocol, version; the
-//! upgrade itself is judged last, by the session room, so what is refused here is refused with 403
-//! even if it is no proper upgrade.
+//! Section 3.2 of the protocol document: method, query, origin, token, subprotocol, version. The
+//! session room checks the upgrade itself last, so a handshake that fails a check here is refused
+//! with 403 even if it is not a valid upgrade.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -41,26 +41,26 @@ use super::{
     session_token::SessionTokens,
 };
 
-/// Where sockets are mounted: the first article's path and the second's.
+/// The paths of the sockets: the first article's and the second's.
 pub const MOUNTS: [&str; 2] = ["/socket", "/events"];
 
-/// The subprotocol that clients with an `authToken` insist on.
+/// The subprotocol that clients with an `authToken` require.
 const SUBPROTOCOL: &str = "phoenix";
 
-/// What precedes the token among the offered subprotocols. Despite its name the alphabet is the
-/// standard one; both are taken.
+/// The prefix of the token among the offered subprotocols. Despite its name, clients use the
+/// standard alphabet; both alphabets are accepted.
 const BEARER_PREFIX: &str = "base64url.bearer.phx.";
 
-/// The longest origin that is looked at; what is longer is none of a page.
+/// The longest origin that is read; a longer one cannot be that of a page.
 const ORIGIN_BYTES_MAX: usize = 1_024;
 
-/// The socket endpoint of a server: everything that its threads share about Phoenix's sockets.
+/// The socket endpoint of a server: the state that all its threads share for Phoenix's sockets.
 pub struct Endpoint {
     /// The rules of its conversations.
     pub rules: Arc<Rules>,
     /// The global origin check.
     pub check_origin: OriginPolicy,
-    /// Proxies whose word on the scheme counts.
+    /// Proxies that are trusted to report the client's scheme.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether plain requests are refused.
     pub force_ssl: bool,
@@ -72,28 +72,28 @@ pub struct Endpoint {
     pub tokens: SessionTokens,
     /// The budget of request bodies.
     pub bodies: Bodies,
-    /// The largest body of a long-poll request.
+    /// The largest body of a long-poll request, in bytes.
     pub body_bytes_max: usize,
-    /// The largest message in it.
+    /// The largest message in a body, in bytes.
     pub message_bytes_max: usize,
 }
 
-/// A handshake that passed.
+/// A handshake that passed the checks.
 #[derive(Debug)]
 pub struct Connect {
-    /// The wire version it asked for.
+    /// The wire version that the client asked for.
     pub version: Version,
-    /// What it brought along.
+    /// The credentials that the client sent.
     pub caller: Caller,
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
 }
 
 impl Endpoint {
-    /// Lets a handshake in, or not.
+    /// Judges a handshake.
     ///
     /// # Errors
-    /// [`Refusal`] with the status that Phoenix gives.
+    /// [`Refusal`] with the status that Phoenix answers with.
     pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
         let Connect { version, mut caller, subprotocol } = self.check(handshake)?;
         caller.place = self.place(caller.address)?;
@@ -124,7 +124,7 @@ impl Endpoint {
         Ok(Connect { version, caller, subprotocol })
     }
 
-    /// Judges what a client brings along whatever its transport: its origin, and its params.
+    /// Judges the credentials that a client sends over any transport: its origin and its params.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -137,7 +137,8 @@ impl Endpoint {
             Some(_) => None,
         };
         let version = version.ok_or_else(forbidden)?;
-        // All this is kept as long as the session lives, for joins to come.
+        // The session keeps these values for as long as it lives, because later joins are judged by
+        // them.
         let origin = origin.map(|origin| match origin.len() {
             0..=ORIGIN_BYTES_MAX => Box::from(origin),
             _ => Box::from("?"),
@@ -154,7 +155,7 @@ impl Endpoint {
     /// Takes a place among the sessions from the same address.
     ///
     /// # Errors
-    /// [`Refusal`] if there are as many as may be.
+    /// [`Refusal`] if there are as many sessions as the limit allows.
     pub(super) fn place(&self, address: IpAddr) -> Result<Held<IpAddr>, Refusal> {
         let place = self.addresses.take(&client::block(address));
         place.map_err(|Full| {
@@ -169,7 +170,7 @@ impl Endpoint {
         connection.client(handshake.headers, &self.trusted_proxies)
     }
 
-    /// Leaves a trace of a token that no join will ever see, because it cannot be decoded.
+    /// Logs a token that no join will ever see, because it cannot be decoded.
     fn note_unreadable_token(&self, handshake: &Handshake<'_>, address: IpAddr) {
         let (method, path) = (handshake.method.as_str(), handshake.path);
         let attempt = Attempt::Call { method, path, topic: None };
@@ -184,13 +185,13 @@ impl Endpoint {
         }
     }
 
-    /// The token that came beside the params, kept as long as the session lives.
+    /// The token that came beside the params. The session keeps it as long as it lives.
     pub(super) fn bearer(&self, token: String) -> Box<str> {
         self.note_length(&token);
         token::bounded(token.into_boxed_str(), self.rules.judge.token_bytes_max)
     }
 
-    /// The page's origin, if the global check lets it through.
+    /// The page's origin, if the global check allows it.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -203,7 +204,7 @@ impl Endpoint {
             let body = "this server takes connections over TLS only".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, body });
         }
-        // What is no text is no origin: refused wherever a check is on.
+        // A header that is not text counts as an unreadable origin, which every check refuses.
         let origin = handshake.headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default());
         let target = || target(handshake.headers, client.scheme());
         if self.check_origin.allow(origin, target) {
@@ -216,7 +217,7 @@ impl Endpoint {
 }
 
 /// Whether a path is a socket's: `<mount>/websocket`, or the bare mount, which clients before 0.15
-/// dial. Empty segments have been dropped before (`session::path`).
+/// use. `session::path` has already dropped empty segments.
 pub fn is_socket(path: &str) -> bool {
     MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
 }
@@ -224,7 +225,7 @@ pub fn is_socket(path: &str) -> bool {
 /// The params of a query string.
 ///
 /// # Errors
-/// [`Refusal`] with 400, which is what Plug makes of one that is not UTF-8.
+/// [`Refusal`] with 400 for a query that is not UTF-8, as in Plug.
 pub(super) fn params(query: &str) -> Result<Map<String, Value>, Refusal> {
     let not_text = |NotUtf8| Refusal::silent(StatusCode::BAD_REQUEST);
     form::parse_query(query.as_bytes()).map_err(not_text)
@@ -234,7 +235,8 @@ fn forbidden() -> Refusal {
     Refusal::silent(StatusCode::FORBIDDEN)
 }
 
-/// Where a request was sent to, by its own `Host`; one without a host equals no origin.
+/// The address that a request was sent to, by its own `Host`. A request without a host equals no
+/// origin.
 fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {
@@ -244,16 +246,17 @@ fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
     })
 }
 
-/// Why a handshake is refused for the subprotocols that it offers.
+/// Why a handshake is refused because of the subprotocols that it offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unusable {
-    /// The token among them cannot be decoded.
+    /// The token among the subprotocols cannot be decoded.
     Token,
-    /// None of them is spoken here.
+    /// The server supports none of the subprotocols.
     Subprotocol,
 }
 
-/// Reads the offered subprotocols: a token if exactly one is there, and what to answer with.
+/// Reads the offered subprotocols: the token, if there is exactly one, and the subprotocol to
+/// answer with.
 ///
 /// Section 3.5 of the protocol document. The entry with the token is never echoed.
 fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>), Unusable> {

@@ -1,7 +1,7 @@
 //! The state machine of one connection: messages in, effects out.
 //!
-//! Section 5 of the protocol document, in its order of evaluation. There is no I/O, clock or task
-//! here, so every rule is a table to test.
+//! The rules follow section 5 of the protocol document, in its order of evaluation. The state
+//! machine has no I/O, clock or task, so every rule can be tested as a table.
 
 mod push;
 
@@ -42,21 +42,21 @@ use super::{
 pub struct Rules {
     /// The apps.
     pub directory: AppDirectory,
-    /// Who may join.
+    /// Judges joins.
     pub judge: Judge,
-    /// Topics joined at once.
+    /// The most topics that one session may join.
     pub channels_max: usize,
     /// The longest `ref`.
     pub ref_bytes_max: usize,
     /// The largest payload of a client event.
     pub client_event_bytes_max: usize,
-    /// Events that a client may publish.
+    /// The rate of events that a client may publish.
     pub client_events_max: PerSecond,
-    /// Joins that a client may try.
+    /// The rate of joins that a client may attempt.
     pub joins_max: PerSecond,
-    /// How many sessions an app may have.
+    /// The most sessions of an app.
     pub app_sessions: Places<AppId>,
-    /// What counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -72,8 +72,8 @@ pub struct Conversation {
     join_tries: Bucket,
 }
 
-/// A publication or an update that the broker has not answered yet, with what its reply needs if it
-/// fails.
+/// A publication or an update that the broker has not answered yet, with the parts of the reply
+/// that a failure needs.
 struct Pushed {
     topic: Label,
     join_ref: Ref,
@@ -83,7 +83,8 @@ struct Pushed {
 /// The event of heartbeats.
 const HEARTBEAT: &str = "heartbeat";
 
-/// The longest message that is looked into for a heartbeat before its turn; clients' have about 50.
+/// The longest message that is checked for a heartbeat before its turn; a client's heartbeat has
+/// about 50 bytes.
 const HEARTBEAT_BYTES_MAX: usize = 512;
 
 const OK: &str = r#"{"status":"ok","response":{}}"#;
@@ -119,7 +120,8 @@ impl Conversation {
                 let refusal = error(&JoinRefusal::UnmatchedTopic.response());
                 vec![self.reply(&Ref::null(), reference, topic, &refusal)]
             }
-            // Silence, not an error: clients race their own rejoins.
+            // The message is met with silence, not an error, because clients race their own
+            // rejoins.
             (Some(at), _) if !self.joins.at(at).is_meant_by(join_ref) => Vec::new(),
             (Some(at), Some("phx_leave")) => self.leave(at, reference),
             (Some(at), _) => self.push(at, &message, now_s),
@@ -128,7 +130,7 @@ impl Conversation {
 
     fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
         let Message { join_ref, reference, topic, .. } = message;
-        // Before anything is looked at: a client that tries too often is to cost little.
+        // The rate is checked first, so that a client which tries too often costs little.
         let is_in_time = self.join_tries.take(1, self.rules.joins_max, now_s);
         let admitted = match is_in_time {
             true => self.admit(message, now_s),
@@ -153,7 +155,8 @@ impl Conversation {
                 let join_ref = if refusal.is_unmatched() { &Ref::null() } else { join_ref };
                 let reply = self.reply(join_ref, reference, topic, &error(&refusal.response()));
                 let mut effects = vec![reply];
-                // A client that joins anew has given up its old join, whatever comes of the new one.
+                // A client that joins again has given up its old join, whatever the outcome of the
+                // new one.
                 if let Some(old) = self.joins.give_up(topic) {
                     effects.extend(self.replaced(&old));
                     effects.extend(self.joins.unsubscribe(&old));
@@ -163,7 +166,7 @@ impl Conversation {
         }
     }
 
-    /// Judges a join; where it will be tracked it has a persona.
+    /// Judges a join. The result has a persona if the topic tracks its members.
     fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
         let Message { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
@@ -174,7 +177,7 @@ impl Conversation {
         if !app.settings.active {
             return Err(JoinRefusal::InactiveApp);
         }
-        // The same for all who join, instead of a copy each.
+        // One value that all joins share, instead of a copy for each.
         name.app = app.slug.clone();
         if self.joins.position(topic).is_none() && self.joins.len() >= self.rules.channels_max {
             return Err(JoinRefusal::TooManyChannels);
@@ -194,7 +197,7 @@ impl Conversation {
         Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
     }
 
-    /// This session's place among those of an app: the one it has, or a new one.
+    /// This session's place among those of an app: the present one, or a new one.
     fn place_in(&self, app: AppId) -> Result<Arc<Held<AppId>>, JoinRefusal> {
         if let Some(place) = self.joins.place_in(app) {
             return Ok(place);
@@ -210,7 +213,7 @@ impl Conversation {
         }
     }
 
-    /// Leaves a trace of a join that is refused.
+    /// Logs a refused join.
     fn note_join(&self, reason: RefusalReason, topic: &Label, now_s: f64) {
         let Some(text) = topic.as_text() else { return };
         let addressing = &self.rules.judge.addressing;
@@ -230,8 +233,9 @@ impl Conversation {
         self.rules.judge.refusals.note(&Refused { attempt, app, address, reason }, now_s);
     }
 
-    /// The broker has answered a join. The apps may have changed since it was judged, and the change
-    /// may have been announced before this session could hear of it: so it is judged once more.
+    /// Handles the broker's answer to a join. The join is judged once more, because the apps may
+    /// have changed since the first time, and the change may have been announced before this
+    /// session could receive it.
     fn settle(
         &mut self,
         UnderWay { mut join, join_ref, reference, .. }: UnderWay,
@@ -246,7 +250,7 @@ impl Conversation {
         });
         let mut members = None;
         let mut effects = Vec::with_capacity(2);
-        // The slug may have passed to another app since: then the old place is not the new one.
+        // Another app may have taken over the slug since; then the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
             effects.extend(self.joins.unsubscribe(left));
         }
@@ -271,16 +275,17 @@ impl Conversation {
         effects
     }
 
-    /// The members of the channel that was joined.
+    /// The members of the joined channel.
     fn state(&self, join: &Join, members: &str) -> Effect {
         let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
         let (join_ref, event, payload) = (&join.join_ref, presence::STATE, members);
         self.send(&Outgoing { join_ref, reference, topic, event, payload })
     }
 
-    /// What a client hears of the incarnation that its new join replaced.
+    /// The messages to the client about the incarnation that its new join replaced.
     ///
-    /// In version 1 nothing: its clients would take the close for the new one's (decision 13.2).
+    /// In version 1 there are none, because its clients would take the close for that of the new
+    /// incarnation (decision 13.2).
     fn replaced(&self, old: &Join) -> Option<Effect> {
         (self.version == Version::V2).then(|| self.end_of(old, "phx_close", "{}"))
     }
@@ -322,7 +327,7 @@ impl Conversation {
         }
     }
 
-    /// Tells the client and the broker of what has ended.
+    /// Reports joins that have ended to the client and to the broker.
     fn end(&self, ended: Option<Ended>) -> Vec<Effect> {
         let ended = match ended {
             None => return Vec::new(),
@@ -348,7 +353,8 @@ impl Conversation {
         self.send(&Outgoing { join_ref, reference, topic, event: "phx_reply", payload })
     }
 
-    /// The end of a join. Both refs name it, so that no client takes it for another's.
+    /// The end of a join. Both refs name it, so that no client takes it for the end of another
+    /// join.
     fn end_of(&self, join: &Join, event: &str, payload: &str) -> Effect {
         let (join_ref, topic) = (&join.join_ref, &Label::from(join.topic.as_str()));
         self.send(&Outgoing { join_ref, reference: join_ref, topic, event, payload })
@@ -373,8 +379,8 @@ impl session::Conversation for Conversation {
         }
     }
 
-    /// Heartbeats alone: they say nothing of any topic, and clients give up on a server that does not
-    /// answer them (section 7 of the protocol document, on head-of-line blocking).
+    /// Handles heartbeats only: they concern no topic, and clients give up on a server that does
+    /// not answer them (section 7 of the protocol document, on head-of-line blocking).
     fn meanwhile(&self, message: &Received) -> Option<Frame> {
         if !may_be_heartbeat(message) {
             return None;
@@ -399,7 +405,7 @@ impl session::Conversation for Conversation {
                 let refusal = error(&JoinRefusal::Unavailable.response());
                 vec![self.reply(join_ref, reference, topic, &refusal)]
             }
-            // No reply on success: that is the articles' contract.
+            // A success has no reply: the articles' clients rely on that.
             _ => Vec::new(),
         }
     }
@@ -435,8 +441,8 @@ impl session::Conversation for Conversation {
     }
 }
 
-/// Whether a message is worth reading twice: once now, in case it is a heartbeat, and again in its
-/// turn if it is not.
+/// Whether a message may be a heartbeat and is therefore worth reading twice: once now, and again
+/// in its turn if it is not a heartbeat.
 fn may_be_heartbeat(message: &Received) -> bool {
     let bytes = match message {
         Received::Text(text) => text.as_bytes(),
@@ -447,7 +453,7 @@ fn may_be_heartbeat(message: &Received) -> bool {
 }
 
 impl Message {
-    /// Whether its sender only wants to know that somebody is there.
+    /// Whether the message is a heartbeat.
     fn is_heartbeat(&self) -> bool {
         self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)
     }

@@ -1,4 +1,4 @@
-//! The joins of one conversation, as a state machine of its own. Pure: it sends and asks nothing.
+//! The joins of one conversation, as a separate state machine. Pure: it neither sends nor asks.
 //!
 //! A session asks for one join at a time, so a topic is in one of these states:
 //!
@@ -36,55 +36,55 @@ pub(super) struct Join {
     pub(super) footing: Footing,
     /// The session's place among those of the app, shared by its joins.
     pub(super) place_in_app: Arc<Held<AppId>>,
-    /// What others see of it, where it is tracked.
+    /// The member that others see, if the topic tracks its members.
     pub(super) profile: Option<Box<Profile>>,
 }
 
 /// A join that the broker has not answered yet.
 pub(super) struct UnderWay {
     pub(super) join: Join,
-    /// The refs of its message.
+    /// The refs of the client's message.
     pub(super) join_ref: Ref,
     pub(super) reference: Ref,
-    /// Whether its app wants it ended meanwhile.
+    /// Whether the app has asked to end it since.
     pub(super) is_disconnected: bool,
 }
 
 /// The joins of one conversation.
 #[derive(Default)]
 pub(super) struct Joins {
-    /// Few and small: most clients join one topic, none more than a hundred.
+    /// A short list: most clients join one topic, and none joins more than a hundred.
     open: Vec<Join>,
     under_way: Option<Box<UnderWay>>,
 }
 
-/// What ends when an app changes, or when it disconnects clients.
+/// The joins that end when an app changes, or when it disconnects clients.
 pub(super) enum Ended {
-    /// These joins. The session holds joins of other apps.
+    /// These joins. The session also holds joins of other apps.
     Joins(Vec<Join>),
-    /// The whole session, because it holds joins of no other app: its client comes back and is judged
-    /// anew.
+    /// The whole session, because it holds joins of no other app. Its client reconnects and is
+    /// judged anew.
     Session,
 }
 
 // Transitions.
 impl Joins {
-    /// A join is asked for.
+    /// The client asks for a join.
     pub(super) fn ask(&mut self, join: Join, join_ref: Ref, reference: Ref) {
         let is_disconnected = false;
         self.under_way = Some(Box::new(UnderWay { join, join_ref, reference, is_disconnected }));
     }
 
-    /// The join that is under way was answered. Returns it, and the open join that it replaces.
+    /// The broker has answered the join under way. Returns it, and the open join that it replaces.
     pub(super) fn settle(&mut self) -> Option<(UnderWay, Option<Join>)> {
         let settled = *self.under_way.take()?;
         let replaced = self.give_up(&Label::from(settled.join.topic.as_str()));
         Some((settled, replaced))
     }
 
-    /// A join that was settled is granted.
+    /// A settled join is granted.
     pub(super) fn open(&mut self, join: Join) {
-        // One topic is the common case, and an idle session should not keep room for four.
+        // One topic is the common case, and an idle session should not reserve space for four.
         if self.open.is_empty() {
             self.open.reserve_exact(1);
         }
@@ -96,7 +96,7 @@ impl Joins {
         self.open.swap_remove(at)
     }
 
-    /// The client has joined the topic anew, and so given up the open join, if there is one.
+    /// The client has joined the topic again, which gives up the open join, if there is one.
     pub(super) fn give_up(&mut self, topic: &Label) -> Option<Join> {
         self.position(topic).map(|at| self.open.swap_remove(at))
     }
@@ -112,8 +112,8 @@ impl Joins {
         self.ended(app, ended)
     }
 
-    /// An app disconnects clients. Returns what ends, and the number of joins, which counts the one
-    /// under way: it is refused when it is settled.
+    /// An app disconnects clients. Returns the joins that end and their number, which includes the
+    /// join under way: that one is refused when it is settled.
     pub(super) fn disconnect(&mut self, disconnect: &Disconnect) -> (Option<Ended>, usize) {
         let mut count = 0;
         if let Some(asked) = self.under_way.as_deref_mut()
@@ -156,8 +156,8 @@ impl Joins {
         &self.open[at]
     }
 
-    /// A grant of an open join that says the same, or else this one. A token may have kilobytes of
-    /// patterns; a session keeps them once, however many topics it joins with it.
+    /// The grant of an open join if it is equal to this one, or else this one. A token may have
+    /// kilobytes of patterns; a session keeps them once, however many topics it joins with it.
     pub(super) fn shared(&self, grant: Arc<Grant>) -> Arc<Grant> {
         let mut held = self.open.iter().filter_map(|join| join.footing.grant.as_ref());
         held.find(|held| held.says_the_same_as(&grant)).cloned().unwrap_or(grant)
@@ -182,13 +182,13 @@ impl Join {
         join_ref.is_null() || *join_ref == self.join_ref
     }
 
-    /// The place of the channel that it joined.
+    /// The place of the joined channel.
     pub(super) fn place(&self) -> Place {
         let key = ScopeKey { app: self.footing.app, scope: self.topic.scope.clone() };
         Place { key, channel: self.topic.channel.clone() }
     }
 
-    /// Whether its app wants it ended.
+    /// Whether the app asked to end it.
     fn is_among(&self, disconnect: &Disconnect) -> bool {
         match disconnect {
             Disconnect::Place(place) => self.place() == *place,
@@ -202,12 +202,12 @@ impl Join {
         }
     }
 
-    /// The subject of its token, if it has one that names it.
+    /// The subject of its token, if the token has one.
     fn minted_for(&self) -> Option<&Subject> {
         self.footing.grant.as_ref()?.subject.as_ref()
     }
 
-    /// Whether both are one subscription: the same place by the same name.
+    /// Whether both are one subscription: the same place under the same name.
     fn hears_as(&self, other: &Self) -> bool {
         self.footing.app == other.footing.app && self.topic.wire() == other.topic.wire()
     }

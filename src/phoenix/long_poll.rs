@@ -1,8 +1,8 @@
-//! Long-poll as Phoenix has it: the status lives in the body.
+//! Long-poll as in Phoenix: the status is in the body.
 //!
-//! Section 9 of the protocol document. Sessions themselves are `session::long_poll`'s; this file
-//! reads requests and spells answers. Every outcome is HTTP 200 with JSON, whose `status` clients
-//! act on; older ones throw on any status that is not 200, 204, 410 or 500.
+//! Section 9 of the protocol document. `session::long_poll` owns the sessions; this file reads
+//! requests and spells answers. Every outcome is HTTP 200 with JSON, whose `status` clients act on;
+//! older clients throw on any status other than 200, 204, 410 or 500.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -40,26 +40,27 @@ use super::{
     message::{Transport, push_json_string},
 };
 
-/// Where newer clients put their session's token; it wins over the param.
+/// The header in which newer clients send their session's token; it takes precedence over the
+/// param.
 const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 
-/// Where newer clients put the token of their `authToken` option.
+/// The header in which newer clients send the token of their `authToken` option.
 const AUTH_HEADER: &str = "x-phoenix-authtoken";
 
 /// An endpoint on one worker thread.
 pub struct EndpointThread {
-    /// What all threads share.
+    /// The state that all threads share.
     pub endpoint: Arc<Endpoint>,
-    /// What the sessions of this thread share.
+    /// The state that the sessions of this thread share.
     pub worker: Rc<Worker>,
 }
 
-/// Whether a path is a mount's `longpoll`.
+/// Whether a path is the `longpoll` of a mount.
 pub fn is_long_poll(path: &str) -> bool {
     MOUNTS.iter().any(|mount| path.strip_prefix(mount) == Some("/longpoll"))
 }
 
-/// Answers a request to a mount's `longpoll`.
+/// Answers a request to the `longpoll` of a mount.
 pub async fn answer(
     request: HttpRequest,
     body: web::Payload,
@@ -78,7 +79,7 @@ pub async fn answer(
         headers: request.headers(),
         peer: request.peer_addr(),
     };
-    // As Phoenix does, before anything else of the request is looked at.
+    // Checked before the rest of the request is read, as in Phoenix.
     let Ok(params) = connect::params(handshake.query) else {
         return HttpResponse::new(StatusCode::BAD_REQUEST);
     };
@@ -94,7 +95,7 @@ pub async fn answer(
 }
 
 impl EndpointThread {
-    /// Fetches, or opens a session for who has none.
+    /// Polls the client's session, or opens one for a client that has none.
     async fn get(
         &self,
         token: Option<&str>,
@@ -104,7 +105,7 @@ impl EndpointThread {
         let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
         let poll = self.endpoint.long_polls.poll(id);
         match requests::unless_in_the_way(request, poll).await {
-            // It comes again, over another connection.
+            // The client polled again over another connection.
             None => last(self.messages(204, id, &[])),
             Some(polled) => self.polled(id, &polled),
         }
@@ -112,8 +113,9 @@ impl EndpointThread {
 
     fn polled(&self, id: Uuid, polled: &Polled) -> HttpResponse {
         match polled {
-            // A token of ours without a session. On 410 clients up to 1.8.1 would take a new
-            // session for the old one and stay deaf; on 500 every generation comes back and joins.
+            // The token is authentic, but its session no longer exists. With 410, clients up to
+            // 1.8.1 would take a new session for the old one and never join; with 500, every
+            // generation of clients reconnects and joins.
             Polled::Gone => status(500),
             Polled::Frames(frames) if frames.is_empty() => self.messages(204, id, &[]),
             Polled::Frames(frames) => self.messages(200, id, frames),
@@ -134,7 +136,7 @@ impl EndpointThread {
         let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
         match self.endpoint.long_polls.open(conversation, &self.worker) {
             Some(id) => self.messages(410, id, &[]),
-            // No room, or the server stops: clients come back after a while.
+            // There is no room, or the server is stopping: clients reconnect after a while.
             None => status(500),
         }
     }
@@ -165,7 +167,7 @@ impl EndpointThread {
         };
         let messages = match batch::read(kind, body.bytes(), self.endpoint.message_bytes_max) {
             Ok(messages) => messages,
-            // One of the few answers whose HTTP status is not 200, as Phoenix has it.
+            // One of the few answers with an HTTP status other than 200, as in Phoenix.
             Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
             Err(BodyFault::Unreadable | BodyFault::NoMessage) => {
                 return HttpResponse::new(StatusCode::BAD_REQUEST);
@@ -176,7 +178,7 @@ impl EndpointThread {
             Some(Posted::Done) => status(200),
             Some(Posted::Late) => status(408),
             Some(Posted::Gone) => status(410),
-            // Its messages get their turn all the same.
+            // The session still handles the messages.
             None => last(status(408)),
         }
     }
@@ -186,7 +188,7 @@ impl EndpointThread {
         HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
-    /// Bodies fill the budget: clients connect anew after a while, whatever their generation.
+    /// The budget of bodies is exhausted: clients of every generation reconnect after a while.
     fn no_room(&self) -> HttpResponse {
         self.endpoint.rules.metrics.hit(Limit::BodiesBytes);
         let mut response = status(503);
@@ -216,13 +218,13 @@ impl EndpointThread {
     }
 }
 
-/// A request's token: that of the header, or else the last `token` param.
+/// A request's token: from the header, or else from the last `token` param.
 fn token_of<'a>(request: &'a HttpRequest, params: &'a Map<String, Value>) -> Option<&'a str> {
     let header = request.headers().get(TOKEN_HEADER).and_then(|token| token.to_str().ok());
     header.or_else(|| params.get("token")?.as_str())
 }
 
-/// A frame's text. Bytes are not sent this way: [`Transport::LongPoll`] has no format for them.
+/// A frame's text. Bytes cannot be sent this way: [`Transport::LongPoll`] has no format for them.
 fn text_of(frame: &Frame) -> Option<&str> {
     match frame {
         Frame::Text(text) => Some(text),
@@ -230,8 +232,8 @@ fn text_of(frame: &Frame) -> Option<&str> {
     }
 }
 
-/// Appends a frame to `messages`: version 2's arrays as text; version 1's objects as they are, for
-/// its clients would choke on text (section 9.4).
+/// Appends a frame to `messages`: the arrays of version 2 as text, the objects of version 1 as they
+/// are, because its clients cannot read text (section 9.4).
 fn push_item(body: &mut String, text: &str) {
     if text.starts_with('{') {
         body.push_str(text);
@@ -253,7 +255,7 @@ fn preflight(request: &HttpRequest) -> HttpResponse {
     response.finish()
 }
 
-/// The last answer of its connection.
+/// An answer that closes its connection.
 fn last(mut response: HttpResponse) -> HttpResponse {
     response.head_mut().set_connection_type(ConnectionType::Close);
     response

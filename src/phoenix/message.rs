@@ -1,4 +1,4 @@
-//! What both wire versions have in common: messages, and refs that nobody but their sender reads.
+//! The parts that both wire versions share: messages, and refs that only their sender interprets.
 
 use std::borrow::Cow;
 
@@ -17,13 +17,13 @@ use super::{binary, presence, v1, v2};
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// It is not spelled as this version has it.
+    /// The message does not have the form of its version.
     Message,
-    /// A `ref` or `join_ref` is longer than it may be, or nested.
+    /// A `ref` or `join_ref` is longer than the limit, or nested.
     Ref,
 }
 
-/// Which spelling a connection uses.
+/// The wire version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// `vsn` 1.0: JSON objects.
@@ -33,7 +33,8 @@ pub enum Version {
 }
 
 impl Version {
-    /// Picks the version for a client's `vsn`; `None` if none fits. A client without one speaks 1.0.
+    /// Picks the version for a client's `vsn`; `None` if none matches. A client without a `vsn`
+    /// uses 1.0.
     ///
     /// Section 3.3 of the protocol document: a whole semantic version, 1.0.x or 2.0.x.
     pub fn negotiate(vsn: Option<&str>) -> Option<Self> {
@@ -50,14 +51,14 @@ impl Version {
         }
     }
 
-    /// Reads a message, whatever it came in.
+    /// Reads a message from a text or a binary frame.
     ///
     /// # Errors
     /// [`Malformed`].
     pub fn decode(self, message: &Received, ref_bytes_max: usize) -> Result<Message, Malformed> {
         match (message, self) {
             (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
-            // Version 1 has no binary form, and takes text whatever its opcode.
+            // Version 1 has no binary form, and accepts text under any opcode.
             (Received::Binary(bytes), Self::V1) => {
                 let text = str::from_utf8(bytes).map_err(|_| Malformed::Message)?;
                 Self::V1.decode_text(text, ref_bytes_max)
@@ -113,7 +114,7 @@ impl Version {
     }
 }
 
-/// What carries a conversation: it decides whether its client can be sent bytes.
+/// The transport of a conversation: it decides whether the client can be sent bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// Text and bytes both ways.
@@ -124,13 +125,13 @@ pub enum Transport {
 
 /// A `ref` or `join_ref`: a scalar JSON value that only its sender understands.
 ///
-/// Kept as JSON text with strings in one canonical spelling, so that comparing is strict by type
-/// (`1` is not `"1"`) and echoing gives back what came.
+/// Kept as JSON text with strings in one canonical spelling, so that comparison is strict by type
+/// (`1` is not `"1"`) and the echo equals the value that the client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ref(Box<str>);
 
 impl Ref {
-    /// The ref of messages that answer nothing.
+    /// The ref of a message that is not a reply.
     pub fn null() -> Self {
         Self("null".into())
     }
@@ -160,7 +161,8 @@ impl Ref {
         match json.as_bytes().first() {
             Some(b'{' | b'[') | None => Err(Malformed::Ref),
             Some(b'"') => {
-                // An escape is at most six bytes for one: nothing longer can still be short enough.
+                // An escape has at most six bytes for one byte: a longer text cannot be short
+                // enough.
                 if json.len() > 2 + 6 * bytes_max {
                     return Err(Malformed::Ref);
                 }
@@ -172,7 +174,8 @@ impl Ref {
     }
 }
 
-/// A topic or an event as a client sent it: text in practice, any JSON by right, echoed as it came.
+/// A topic or an event as a client sent it: a string in practice, but any JSON is allowed, and
+/// echoed unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
     /// A string.
@@ -217,19 +220,19 @@ impl From<&str> for Label {
 /// A client's message.
 #[derive(Debug)]
 pub struct Message {
-    /// The incarnation of the channel it is meant for; null where the client did not say.
+    /// The incarnation of the channel that it is meant for; null if the client named none.
     pub join_ref: Ref,
-    /// What its reply must quote.
+    /// The ref that its reply must quote.
     pub reference: Ref,
     /// The topic.
     pub topic: Label,
     /// The event.
     pub event: Label,
-    /// What it says.
+    /// The payload.
     pub payload: Body,
 }
 
-/// What a client's message says.
+/// The payload of a client's message.
 #[derive(Debug)]
 pub enum Body {
     /// Any JSON.
@@ -239,7 +242,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// How large it is, in bytes.
+    /// The size in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Json(json) => json.get().len(),
@@ -248,7 +251,7 @@ impl Body {
     }
 }
 
-/// The five parts of a message before they are looked into.
+/// The five parts of a message before they are checked.
 #[derive(Debug)]
 pub(super) struct RawMessage<'a> {
     pub(super) join_ref: Option<&'a RawValue>,
@@ -273,12 +276,12 @@ impl RawMessage<'_> {
     }
 }
 
-/// A message to one client. Version 1 has no `join_ref` and leaves it out.
+/// A message to one client. Version 1 has no `join_ref` and omits it.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// The incarnation it comes from.
+    /// The incarnation that it comes from.
     pub join_ref: &'a Ref,
-    /// What it answers.
+    /// The ref that it answers.
     pub reference: &'a Ref,
     /// The topic.
     pub topic: &'a Label,
@@ -288,7 +291,7 @@ pub struct Outgoing<'a> {
     pub payload: &'a str,
 }
 
-/// What a JSON string says. Without escapes, as nearly all are, it says what stands there.
+/// The content of a JSON string. A string without escapes, the usual case, is its own content.
 fn text_of(json: &str) -> Result<Cow<'_, str>, Malformed> {
     let plain = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match plain.filter(|plain| !plain.contains('\\')) {

@@ -1,7 +1,7 @@
-//! Presence as Phoenix has it: the events `presence_state` and `presence_diff`, and what is in them.
+//! Presence as in Phoenix: the events `presence_state` and `presence_diff`, and their contents.
 //!
-//! Section 10 of the protocol document. Who is there is the broker's knowledge; this file makes a
-//! visitor's meta and spells members.
+//! Section 10 of the protocol document. The broker knows the members; this file makes a visitor's
+//! meta and spells members.
 
 use std::collections::BTreeMap;
 
@@ -20,25 +20,25 @@ use crate::{
 
 use super::message::{Label, Outgoing, Ref, Version, push_json_string};
 
-/// Tells one client who is there; its picture begins with it.
+/// Tells one client the present members; the client's picture begins with it.
 pub(super) const STATE: &str = "presence_state";
 
-/// Tells everybody what has changed; always with both sides.
+/// Tells all subscribers the changes; it always has both sides.
 const DIFF: &str = "presence_diff";
 
-/// What a client pushes to change its own meta.
+/// The event with which a client changes its own meta.
 pub(super) const METADATA: &str = "presence_metadata";
 
-/// The member of a meta that its client may set.
+/// The member of a meta that the client may set.
 const CUSTOM: &str = "custom";
 
-/// Members of a meta that are nobody's to claim.
+/// Members of a meta that no claim may set.
 const OURS: [&str; 3] = ["online_at", "phx_ref", "phx_ref_prev"];
 
 /// The most bytes that a meta may have, as JSON and without its references.
 const META_BYTES_MAX: usize = 1_024;
 
-/// Why a meta cannot be shown.
+/// Why a meta is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaFault {
     /// It has more than 1 KB.
@@ -71,15 +71,16 @@ impl From<NotStrict> for MetaFault {
     }
 }
 
-/// What others see of a visitor for as long as its join lasts, but for `custom`.
+/// The part of a visitor's meta that stays the same while its join lasts; `custom` is not part of
+/// it.
 #[derive(Debug)]
 pub(super) struct Profile {
-    /// Members of a JSON object, without its braces.
+    /// The members of a JSON object, without its braces.
     lasting: Box<str>,
 }
 
 impl Profile {
-    /// Makes the profile of a visitor who joins now, and as whom it is tracked.
+    /// Makes the profile of a visitor that joins now, and the key under which it is tracked.
     pub(super) fn of(visitor: Visitor, now_s: f64) -> Result<(Self, Persona), MetaFault> {
         let mut claimed = visitor.claim.as_deref().map(members).transpose()?.unwrap_or_default();
         let custom = claimed.remove(CUSTOM);
@@ -114,7 +115,7 @@ pub(super) fn custom(payload: &RawValue) -> Result<Option<&RawValue>, MetaFault>
     Ok(members(payload)?.remove(CUSTOM))
 }
 
-/// The members of a JSON object; none of anything else.
+/// The members of a JSON object; empty for any other value.
 fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, MetaFault> {
     strict_json::check(object)?;
     Ok(serde_json::from_str(object.get()).unwrap_or_default())
@@ -127,14 +128,14 @@ fn push_member(json: &mut String, name: &str, value: &RawValue) {
     json.push_str(value.get());
 }
 
-/// Spells who is there: `{"<key>":{"metas":[{…}]}}`.
+/// Spells the present members: `{"<key>":{"metas":[{…}]}}`.
 pub fn spell_members(roster: &Roster) -> ByteString {
     let mut json = String::new();
     push_roster(&mut json, roster);
     json.into()
 }
 
-/// Spells a change for all who joined `topic` and speak `version`.
+/// Spells a change for all subscribers of `topic` that use `version`.
 pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> Frame {
     let mut payload = String::from("{\"joins\":");
     push_roster(&mut payload, &change.joins);

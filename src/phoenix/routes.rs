@@ -1,7 +1,7 @@
-//! Plain requests to a socket's URL: answered as Phoenix answers them.
+//! Answers plain requests to a socket's URL as Phoenix does.
 //!
-//! Upgrades never come here (see `session::upgrade`); what does is refused, with the same checks in
-//! the same order.
+//! Upgrades never arrive here (see `session::upgrade`). Every other request is refused, with the
+//! same checks in the same order.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use super::{
     long_poll::{self, EndpointThread},
 };
 
-/// Adds the socket URLs, as far as requests do not upgrade.
+/// Adds the socket URLs for requests that do not upgrade.
 pub fn configure(config: &mut web::ServiceConfig, thread: &Rc<EndpointThread>) {
     config.app_data(web::ThinData(thread.clone()));
     for mount in MOUNTS {

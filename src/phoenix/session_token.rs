@@ -8,15 +8,16 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// What is signed before the id, so that a signature made for anything else is none here.
+/// A prefix of the signed text, so that a signature made for another purpose is not valid here.
 const PURPOSE: &[u8] = b"herald long-poll session";
 
-/// Mints and reads the tokens of sessions: unguessable, and still recognised as ours after a restart.
+/// Mints and reads the tokens of sessions. They cannot be guessed, and stay authentic after a
+/// restart.
 #[derive(Clone)]
 pub struct SessionTokens(SecretString);
 
 impl SessionTokens {
-    /// Signs with the server's own key, which survives restarts.
+    /// Signs with the server's own key, which is kept across restarts.
     pub fn new(secret_key_base: SecretString) -> Self {
         Self(secret_key_base)
     }
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_names_nothing() {
+    fn a_foreign_token_names_no_session() {
         let (ours, other) = (tokens("key"), Uuid::new_v4());
         let token = ours.mint(Uuid::new_v4());
         let (id, signature) = token.split_once('.').expect("two parts");

@@ -1,4 +1,4 @@
-//! A client's own events: what they order, and who may order it.
+//! A client's own events: the effects that they ask for, and whether the client may cause them.
 
 use crate::{
     app::ClientEvents,
@@ -19,7 +19,8 @@ use super::{
 };
 
 impl Conversation {
-    /// What a client's event orders: a publication, or an update of its own meta.
+    /// The effect that a client's event asks for: a publication, or an update of the client's own
+    /// meta.
     pub(super) fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
         match (&join.profile, message.event.as_text()) {
             (Some(profile), Some(presence::METADATA)) => {
@@ -30,8 +31,8 @@ impl Conversation {
         }
     }
 
-    /// What a client shows of itself from now on. It needs no right to publish, but a join that its
-    /// app still allows.
+    /// The update of the client's own meta. It needs no right to publish, but a join that its app
+    /// still allows.
     fn meta(
         &self,
         join: &Join,
@@ -52,7 +53,7 @@ impl Conversation {
         profile.meta(Some(custom)).map_err(PushRefusal::Meta)
     }
 
-    /// What a client's event publishes.
+    /// The publication that a client's event asks for.
     fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
         self.may_publish(join)?;
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
@@ -71,8 +72,8 @@ impl Conversation {
         Ok(Publication { app: join.footing.app, scope, destination, event, payload })
     }
 
-    /// Asked anew for each event, so a change of the app acts at once: also before this session
-    /// has heard of it.
+    /// Checked again for each event, so that a change of the app takes effect at once, even before
+    /// this session receives the announcement.
     fn may_publish(&self, join: &Join) -> Result<(), PushRefusal> {
         let apps = self.rules.directory.load();
         let ended = PushRefusal::NotPermitted(None);
@@ -100,21 +101,22 @@ impl Conversation {
     }
 }
 
-/// Why what a client's event orders is not done.
+/// Why a client's event is refused.
 pub(super) enum PushRefusal {
-    /// With a reason to count and log it by, unless the join itself is about to end.
+    /// A refusal with a reason for the metrics and the log; it has none if the join itself is about
+    /// to end.
     NotPermitted(Option<RefusalReason>),
     InvalidEvent,
     TooLarge,
     TooMany,
     Payload(PayloadError),
-    /// A meta without its only member that can be set.
+    /// A meta without `custom`, the only member that a client can set.
     NoCustom,
     Meta(MetaFault),
 }
 
 impl PushRefusal {
-    /// The limit that was hit, if it was one.
+    /// The limit that was exceeded, if the refusal is due to one.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::TooLarge => Some(Limit::ClientEventBytes),

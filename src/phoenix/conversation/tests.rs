@@ -66,7 +66,8 @@ fn rules() -> Arc<Rules> {
     })
 }
 
-/// A conversation whose broker says yes at once, as effects are compared.
+/// A conversation whose broker grants every request at once, with effects as the tests compare
+/// them.
 struct Talk {
     conversation: Conversation,
     rules: Arc<Rules>,
@@ -87,13 +88,13 @@ impl Talk {
         Self { conversation, rules }
     }
 
-    /// What comes of a message, up to what the broker is asked for.
+    /// The effects of a message, up to the request to the broker.
     fn ask(&mut self, text: &str) -> Vec<String> {
         let effects = self.conversation.received(Received::Text(text.into()), NOW_S);
         effects.iter().map(shown).collect()
     }
 
-    /// What comes of a push in a binary frame, the broker's yes included.
+    /// The effects of a push in a binary frame, including those of the broker's grant.
     fn push(&mut self, names: [&str; 4], payload: &[u8]) -> Vec<String> {
         let lengths = names.map(|name| u8::try_from(name.len()).expect("a short name"));
         let frame = [&[0], &lengths[..], names.concat().as_bytes(), payload].concat();
@@ -101,7 +102,7 @@ impl Talk {
         self.settle(effects.iter().map(shown).collect())
     }
 
-    /// What comes of a message, the broker's yes included.
+    /// The effects of a message, including those of the broker's grant.
     fn say(&mut self, text: &str) -> Vec<String> {
         let all = self.ask(text);
         self.settle(all)
@@ -116,7 +117,7 @@ impl Talk {
         all
     }
 
-    /// What is said at once to a message that came while the broker is asked.
+    /// The immediate effects of a message that arrives while a request to the broker is pending.
     fn meanwhile(&self, message: Received) -> Option<String> {
         self.conversation.meanwhile(&message).map(|frame| shown(&Effect::Send(frame)))
     }
@@ -136,7 +137,7 @@ impl Talk {
         self.disconnect_counted(disconnect).0
     }
 
-    /// What is told, and how many joins were ended.
+    /// The effects, and the number of joins that were ended.
     fn disconnect_counted(&mut self, disconnect: &Disconnect) -> (Vec<String>, usize) {
         let (effects, ended) = self.conversation.disconnected(disconnect);
         (effects.iter().map(shown).collect(), ended)
@@ -148,7 +149,7 @@ impl Talk {
     }
 }
 
-/// An effect in one line: a frame as it is, anything else in words.
+/// An effect in one line: a frame as it is, any other effect in words.
 fn shown(effect: &Effect) -> String {
     let place = |place: &Place| {
         let channel = place.channel.as_ref().map_or("*", |channel| channel.as_str());
@@ -232,7 +233,7 @@ fn an_app_that_changes_while_its_join_is_under_way_is_not_joined() {
 }
 
 #[test]
-fn what_is_not_joined_is_unmatched_and_left_with_an_ok() {
+fn a_topic_that_is_not_joined_is_unmatched_and_left_with_an_ok() {
     let mut talk = Talk::v2();
     let unmatched = r#","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]"#;
     for (message, expected) in [
@@ -382,7 +383,7 @@ fn a_publication_that_is_not_taken_is_told() {
 }
 
 #[test]
-fn joins_of_one_session_share_what_one_token_permits() {
+fn joins_of_one_session_share_the_grant_of_one_token() {
     let claims = |sub: &str, publish: &str| {
         json!({ "guardian_token": token(json!({
             "sub": sub, "listen": ["private:*"], "publish": [publish], "iat": 1
@@ -430,7 +431,7 @@ fn private_topics_need_a_listen_claim_and_obey_the_publish_claim() {
 }
 
 #[test]
-fn what_cannot_be_read_closes_the_connection() {
+fn a_message_that_cannot_be_read_closes_the_connection() {
     for message in ["", "x", "{}", r#"["1","1","t","e"]"#, r#"[[],"1","t","e",{}]"#] {
         assert_eq!(Talk::v2().say(message), ["close 1011"], "{message}");
     }
@@ -462,19 +463,19 @@ fn a_change_that_ends_joins_closes_a_session_of_one_app_and_spares_another_apps(
     assert_eq!(two.change(2, apps().into_iter().collect()), [""; 0], "what is allowed goes on");
 }
 
-/// Those that came with a token of app 1 that has this `sub`.
+/// The joins with a token of app 1 that has this `sub`.
 fn joins_of(sub: &str) -> Disconnect {
     let raw = serde_json::from_str(sub).expect("JSON");
     Disconnect::Subject { app: AppId(1), subject: Subject::of(raw).expect("a subject") }
 }
 
-/// Those that came with a token of app 1 whose `sub` has these members.
+/// The joins with a token of app 1 whose `sub` has these members.
 fn joins_with(members: &str) -> Disconnect {
     let raw = serde_json::from_str(members).expect("JSON");
     Disconnect::Members { app: AppId(1), members: SubjectMembers::of(raw).expect("members") }
 }
 
-/// Those of a place of app 1.
+/// The joins of a place of app 1.
 fn joins_at(scope: &str, channel: Option<&str>) -> Disconnect {
     let scope = Scope::parse(scope).expect("a scope");
     let channel = channel.map(|channel| ChannelName::parse(channel).expect("a channel"));
@@ -653,7 +654,7 @@ fn claims_hold_until_the_join_ends_also_when_their_token_has_expired() {
 }
 
 #[test]
-fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() {
+fn an_event_that_a_change_forbids_is_not_published_even_before_the_session_receives_the_change() {
     let old = || app(1, "foo-app");
     let changed = [
         ("deactivated", App { settings: inactive(), ..old() }),
@@ -687,7 +688,7 @@ fn what_a_change_forbids_is_not_published_even_before_the_session_hears_of_it() 
 fn a_slug_that_passed_to_another_app_takes_no_subscription_along() {
     let mut talk = Talk::v2();
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
-    // One refresh brings both: app 1 was renamed away, app 2 has its slug now.
+    // One refresh brings both changes: app 1 was renamed, and app 2 now has its slug.
     talk.rules.directory.replace([app(1, "new-app"), app(2, "foo-app")].into_iter().collect());
     assert_eq!(
         talk.say(r#"["2","2","public:foo-app","phx_join",{}]"#),
@@ -707,7 +708,8 @@ fn a_renamed_apps_new_name_goes_on_hearing_when_its_old_one_ends() {
     talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
     talk.rules.directory.replace(renamed().into_iter().collect());
-    // Joined by its new name before this session hears of the change: the same place.
+    // The topic was joined by its new name before this session receives the change: the place is
+    // the same.
     talk.say(r#"["2","2","public:new-app","phx_join",{}]"#);
     let given_up = |effects: Vec<Effect>| -> Vec<String> {
         let topic = |effect: &Effect| match effect {
@@ -726,7 +728,7 @@ fn a_renamed_apps_new_name_goes_on_hearing_when_its_old_one_ends() {
 }
 
 #[test]
-fn a_rejoin_under_way_is_not_detached_by_the_end_of_what_it_replaces() {
+fn a_rejoin_under_way_is_not_detached_by_the_end_of_the_join_it_replaces() {
     let secret = "another-secret-0123";
     let changed =
         || [App { secret: SecretString::from(secret), ..app(1, "foo-app") }, app(2, "bar-app")];
@@ -840,7 +842,7 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
     }
 }
 
-/// A conversation under the rates that are set by default.
+/// A conversation under the default rates.
 fn paced() -> Talk {
     let Some(all) = Arc::into_inner(rules()) else { panic!("rules of nobody else") };
     let rules =
@@ -929,7 +931,7 @@ fn ticket(claims: serde_json::Value) -> serde_json::Value {
 }
 
 #[test]
-fn who_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
+fn a_client_that_joins_a_presence_channel_is_tracked_by_its_key_with_its_meta() {
     let claims = json!({"sub": 7, "presence": {"name": "Ada"}});
     let mut talk = Talk::v2();
     let join = format!(r#"["1","1","{ROOM}","phx_join",{}]"#, ticket(claims.clone()));
@@ -1018,7 +1020,7 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
         ("{}", no_custom.clone()),
         ("[]", no_custom),
         (
-            // The limit of these rules' client events.
+            // The limit on client events in these rules.
             &format!(r#"{{"custom":"{}"}}"#, "x".repeat(40)),
             error(r#"{"reason":"payload too large"}"#),
         ),
@@ -1030,7 +1032,7 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     talk.ask(&push(r#"{"custom":3}"#));
     let unavailable = error(r#"{"reason":"unavailable"}"#);
     assert_eq!(talk.answer(Err(Failure::Unavailable)), [unavailable]);
-    // What its app does not allow any more, even before the session hears of it.
+    // An event that its app no longer allows, even before the session receives the change.
     let changed = App { secret: SecretString::from("another-secret-0123"), ..app(1, "foo-app") };
     talk.rules.directory.replace([changed].into_iter().collect());
     assert_eq!(talk.say(&push(r#"{"custom":4}"#)), [error("{}")]);
@@ -1039,6 +1041,6 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
 mod page;
 
 #[test]
-fn what_a_session_keeps_of_its_client_fits_into_96_bytes_a_size_of_the_allocator() {
+fn the_credentials_that_a_session_keeps_fit_into_96_bytes_a_size_of_the_allocator() {
     assert!(size_of::<Caller>() <= 96, "{}", size_of::<Caller>());
 }

@@ -1,4 +1,4 @@
-//! Metas and their spelling, byte by byte.
+//! The metas and their spelling, byte by byte.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn meta(claim: Option<&str>) -> Result<String, MetaFault> {
 }
 
 #[test]
-fn a_meta_is_the_time_of_the_join_and_the_claim_without_what_is_ours() {
+fn a_meta_is_the_time_of_the_join_and_the_claim_without_reserved_members() {
     for (claim, expected) in [
         (None, r#"{"online_at":1700000000123}"#),
         (Some("{}"), r#"{"online_at":1700000000123}"#),

@@ -1,4 +1,4 @@
-//! What `docs/protocol.md` says of refusals is all that clients are told, to the letter.
+//! The table of refusals in `docs/protocol.md` lists exactly the refusals that clients receive.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("../../../../docs/protocol.md");
 
 const METAS: [MetaFault; 3] = [MetaFault::TooLarge, MetaFault::TooDeep, MetaFault::NotStrict];
 
-/// The first cells of the table under this heading, without what marks them as code.
+/// The first cells of the table under this heading, without the code marks.
 fn responses(heading: &str) -> BTreeSet<String> {
     let (_, table) = PAGE.split_once(heading).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `"));
@@ -23,7 +23,7 @@ fn responses(heading: &str) -> BTreeSet<String> {
     rows.filter_map(cell).collect()
 }
 
-/// Every refusal, once for each fault where there are several; whoever adds one is told so here.
+/// Every refusal, once for each of its faults. The match fails to compile when a refusal is added.
 fn join_refusals() -> Vec<JoinRefusal> {
     use JoinRefusal as R;
     let tokens = [
@@ -60,7 +60,7 @@ fn join_refusals() -> Vec<JoinRefusal> {
     all.collect()
 }
 
-/// Every refusal that a client can be told; text that is no JSON is no message in the first place.
+/// Every refusal of a push that a client can receive; text that is not JSON is never a message.
 fn push_refusals() -> Vec<PushRefusal> {
     use PushRefusal as R;
     let next = |refusal: &R| match refusal {
@@ -94,7 +94,7 @@ fn the_page_lists_every_answer_to_a_join_that_is_refused_and_no_other() {
 #[test]
 fn the_page_lists_every_answer_to_a_push_that_is_refused_and_no_other() {
     let mut told: BTreeSet<_> = push_refusals().iter().map(PushRefusal::response).collect();
-    // A push that the broker did not take is told what a join is told then.
+    // A push that the broker did not accept is refused like a join in the same case.
     told.insert(JoinRefusal::Unavailable.response());
     assert_eq!(responses("| response to a push |"), told);
 }

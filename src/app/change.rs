@@ -1,7 +1,7 @@
-//! Creating, changing and deleting apps in the database, with every rule applied.
+//! Creates, changes and deletes apps in the database, with every rule applied.
 //!
-//! The registry does this for the server, the command line does it by itself. Neither caller's
-//! writes exclude the other's: what decides is the database.
+//! The registry does this for the server, and the command line does it directly. Neither caller's
+//! writes exclude those of the other, so the database decides.
 
 use super::{
     App, AppId, Slug,
@@ -15,10 +15,10 @@ pub enum ChangeError {
     /// There is no such app.
     #[error("there is no such app")]
     NotFound,
-    /// What was asked for is not valid; nothing was written.
+    /// The requested values are not valid; nothing was written.
     #[error("{0}")]
     Invalid(Faults),
-    /// The database did not do it, or did not say that it has.
+    /// The database did not make the change, or did not confirm it.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -26,7 +26,8 @@ pub enum ChangeError {
 impl From<StoreError> for ChangeError {
     fn from(error: StoreError) -> Self {
         match error {
-            // Somebody was faster, after the look-up: a fault like one the look-up finds.
+            // Another writer took the value after the look-up: the fault is the same as if the
+            // look-up had found it.
             StoreError::Taken(field) => {
                 let mut faults = Faults::default();
                 faults.add(field.as_str(), TAKEN);
@@ -51,7 +52,7 @@ pub async fn create(store: &AppStore, fields: AppFields) -> Result<App, ChangeEr
 pub struct Update {
     /// The app as it is now.
     pub app: App,
-    /// Whether it differs from before.
+    /// Whether it differs from the app before the change.
     pub is_changed: bool,
 }
 
@@ -82,7 +83,7 @@ pub async fn delete(store: &AppStore, slug: &Slug) -> Result<AppId, ChangeError>
     store.delete(slug).await?.ok_or(ChangeError::NotFound)
 }
 
-/// Adds the faults that only the database knows, also to a draft that has others already.
+/// Adds the faults that only the database knows, even to a draft that already has others.
 async fn settle(
     store: &AppStore,
     mut draft: Draft,

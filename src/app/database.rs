@@ -1,4 +1,4 @@
-//! Where the database is: its URL, checked and named without its password.
+//! The address of the database: its URL, checked and named without its password.
 
 use std::{path::Path, time::Duration};
 
@@ -6,10 +6,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-/// What stands for a password.
+/// The replacement for a password.
 const MASK: &str = "********";
 
-/// Where the database is, and how patient Herald is with it.
+/// The address of the database, and the time limits for using it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
@@ -28,8 +28,9 @@ pub struct Database {
 }
 
 impl Database {
-    /// What messages call the database: its URL without password and parameters, and the whole path of
-    /// an SQLite file, because a relative one means another database in another folder.
+    /// The name of the database in messages: its URL without password and parameters, and the
+    /// absolute path of an SQLite file, because a relative path means a different database in a
+    /// different folder.
     pub fn name(&self) -> String {
         let url = self.url.expose_secret();
         let Some(file) = sqlite_file(url) else {
@@ -51,12 +52,12 @@ fn sqlite_file(url: &str) -> Option<&str> {
     file.split('?').next()
 }
 
-/// A database URL without its password; `None` if Herald can use no such database.
+/// A database URL without its password; `None` if Herald cannot use the database.
 pub fn shown_url(raw: &str) -> Option<String> {
     if let Some(file) = sqlite_file(raw) {
         return (!file.is_empty()).then(|| raw.to_owned());
     }
-    // The parser would drop them without a word.
+    // The parser would drop them silently.
     if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return None;
     }
@@ -69,7 +70,7 @@ pub fn shown_url(raw: &str) -> Option<String> {
         url.set_password(Some(MASK)).ok()?;
     }
     if url.query().is_some() {
-        // It may hold a password too.
+        // A parameter may hold a password too.
         url.set_query(Some(MASK));
     }
     Some(url.to_string())

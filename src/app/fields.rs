@@ -1,8 +1,8 @@
-//! An app's fields as they come from outside, and everything that is wrong with them.
+//! An app's fields as they arrive from outside, and all faults in them.
 //!
-//! [`AppFields`] is what somebody sent, a [`Draft`] what would come of it, [`AppValues`] what may
-//! be stored. Forms send strings for everything, JSON sends types: both are read here. Pure; that
-//! a name is free is asked elsewhere (`change`), between draft and values.
+//! [`AppFields`] holds the fields of a request, a [`Draft`] the app that would result, and
+//! [`AppValues`] the values that may be stored. Forms send strings for everything, JSON sends
+//! types: both are read here. Pure: `change` checks between draft and values that names are free.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -15,7 +15,7 @@ use super::{App, Slug, settings::AppSettings};
 
 /// The fewest characters of a name.
 const NAME_CHARS_MIN: usize = 5;
-/// The fewest characters of a secret that somebody chose.
+/// The fewest characters of a secret that the caller chose.
 const SECRET_CHARS_MIN: usize = 16;
 /// The most characters of a name, a key or a secret.
 const CHARS_MAX: usize = 255;
@@ -26,18 +26,18 @@ const CONTROL_CHARACTERS: &str = "must not contain control characters";
 /// The fault of a name, slug or key that another app has.
 pub(super) const TAKEN: &str = "has already been taken";
 
-/// Everything that is wrong with an input, by field: `{"name":["can't be blank"]}`.
+/// All faults of an input, by field: `{"name":["can't be blank"]}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Faults(BTreeMap<&'static str, Vec<Cow<'static, str>>>);
 
 impl Faults {
-    /// Notes one fault of `field`.
+    /// Records one fault of `field`.
     pub fn add(&mut self, field: &'static str, fault: impl Into<Cow<'static, str>>) {
         self.0.entry(field).or_default().push(fault.into());
     }
 
-    /// The value of `field`, unless it is faulty: then its faults are noted.
+    /// The value of `field`, unless it is faulty: then its faults are recorded.
     pub(super) fn keep<T>(
         &mut self,
         field: &'static str,
@@ -46,7 +46,7 @@ impl Faults {
         read.map_err(|found| self.0.entry(field).or_default().extend(found)).ok()
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no faults.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -71,29 +71,29 @@ impl fmt::Display for Faults {
     }
 }
 
-/// A key or secret that somebody sent.
+/// A key or secret in a request.
 #[derive(Debug, Clone)]
 enum Credential<T> {
-    /// Sent empty: a new one is to be made.
+    /// Sent empty: a new one is generated.
     Anew,
-    /// Chosen.
+    /// The caller chose this one.
     Chosen(T),
 }
 
-/// The fields that somebody sent, each absent, or read, or faulty.
+/// The fields of a request, each either absent, read, or faulty.
 #[derive(Debug, Clone, Default)]
 pub struct AppFields {
     name: Option<String>,
     slug: Option<Slug>,
     key: Option<Credential<String>>,
     secret: Option<Credential<SecretString>>,
-    /// Everything else, not looked at yet: settings, and what is ignored.
+    /// All other members, unread: settings, and members that are ignored.
     others: Map<String, Value>,
     faults: Faults,
 }
 
 impl AppFields {
-    /// Reads the `app` object of a request; what is not writable is ignored.
+    /// Reads the `app` object of a request; members that cannot be written are ignored.
     ///
     /// Never fails: faults are kept until all of them are known.
     pub fn read(given: &Map<String, Value>) -> Self {
@@ -119,7 +119,7 @@ impl AppFields {
 /// The faults of one field.
 pub(super) type FieldFaults = Vec<Cow<'static, str>>;
 
-/// A string; null is an empty one, as a form has no other way to say it.
+/// A string; null counts as an empty string, because a form has no other way to express it.
 pub(super) fn read_text(value: &Value) -> Result<&str, FieldFaults> {
     match value {
         Value::String(text) => Ok(text),
@@ -152,7 +152,7 @@ fn length_faults(text: &str, chars_min: usize) -> FieldFaults {
     }
 }
 
-/// An empty slug is no wish: it is made from the name.
+/// An empty slug counts as absent: the slug is made from the name.
 fn read_slug(value: &Value) -> Result<Option<Slug>, FieldFaults> {
     match read_text(value)? {
         "" => Ok(None),
@@ -188,7 +188,7 @@ fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
     if faults.is_empty() { Ok(Credential::Chosen(secret.into())) } else { Err(faults) }
 }
 
-/// What may be stored of an app.
+/// The values of an app that may be stored.
 #[derive(Debug, Clone)]
 pub struct AppValues {
     /// Human name.
@@ -199,12 +199,12 @@ pub struct AppValues {
     pub key: String,
     /// Its password, and the key of tokens.
     pub secret: SecretString,
-    /// What else may be set.
+    /// The settings.
     pub settings: AppSettings,
 }
 
 impl AppValues {
-    /// Whether `app` already is as these values say.
+    /// Whether `app` already has these values.
     pub fn are_those_of(&self, app: &App) -> bool {
         self.name == app.name
             && self.slug == app.slug
@@ -226,23 +226,24 @@ impl From<&App> for AppValues {
     }
 }
 
-/// An app as it would become, with all faults that show without asking the database.
+/// An app as it would become, with all faults that are found without the database.
 #[derive(Debug)]
 pub struct Draft {
     /// The name, unless it is faulty.
     pub name: Option<String>,
     /// The slug, unless it or the name it is made from is faulty.
     pub slug: Option<Slug>,
-    /// The key; a random one, or that of before, if the one that was sent is faulty.
+    /// The key; if the key in the request is faulty, a random one or the previous one.
     pub key: String,
-    /// What is wrong so far.
+    /// The faults found so far.
     pub faults: Faults,
     secret: SecretString,
     settings: AppSettings,
 }
 
 impl Draft {
-    /// Drafts a new app: what is absent gets its default, keys and slug are made where empty.
+    /// Drafts a new app: an absent field gets its default, and an empty slug, key or secret is
+    /// generated.
     pub fn of_new(fields: AppFields) -> Self {
         let mut faults = fields.faults;
         let settings = set(AppSettings::default(), &fields.others, &mut faults);
@@ -251,7 +252,7 @@ impl Draft {
         }
         let slug = match fields.slug {
             Some(slug) => Some(slug),
-            // One fault of the slug is enough; the wish is not replaced by a guess.
+            // One fault of the slug is enough; a faulty slug is not replaced by a guess.
             None if faults.has("slug") => None,
             None => slug_of(fields.name.as_deref(), &mut faults),
         };
@@ -265,11 +266,12 @@ impl Draft {
         }
     }
 
-    /// Drafts a change of `app`: what is absent stays. The slug follows the name, and only it.
+    /// Drafts a change of `app`: an absent field keeps its value. The slug follows the name, and
+    /// cannot be set otherwise.
     pub fn of_change(fields: AppFields, app: &App) -> Self {
         let mut faults = fields.faults;
         let settings = set(app.settings.clone(), &fields.others, &mut faults);
-        // A slug is written on creation only: what was sent is ignored, and so are its faults.
+        // A slug can be set only on creation: here it is ignored, and so are its faults.
         faults.0.remove("slug");
         let is_name_faulty = faults.has("name");
         let name = fields.name.or_else(|| (!is_name_faulty).then(|| app.name.clone()));
@@ -310,7 +312,7 @@ fn set(mut settings: AppSettings, given: &Map<String, Value>, faults: &mut Fault
     settings
 }
 
-/// Makes a slug: lower case, ASCII, hyphens, cut to length. A name that leaves none is faulty.
+/// Makes a slug: lower case, ASCII, hyphens, cut to length. A name that leaves no slug is faulty.
 fn slug_of(name: Option<&str>, faults: &mut Faults) -> Option<Slug> {
     let made = slug::slugify(name?);
     let cut = made.get(..Slug::BYTES_MAX).unwrap_or(&made);
@@ -637,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_alone_what_is_absent() {
+    fn a_change_keeps_the_value_of_an_absent_field() {
         assert!(change(json!({})).expect("no faults").are_those_of(&stored()));
     }
 

@@ -1,8 +1,8 @@
-//! Who may do what: the apps (tenants), their credentials, tokens and origins.
+//! The apps (tenants), their credentials, tokens and origins, and the rights that these give.
 //!
-//! The door of this room is [`AppDirectory`]: an immutable snapshot of every app that handlers and
-//! sessions read without waiting. The [`registry`] actor alone writes it, through the [`store`],
-//! which alone speaks SeaORM. Everything else here is pure and tested as tables.
+//! The entry point of this room is [`AppDirectory`]: an immutable snapshot of every app that
+//! handlers and sessions read without waiting. Only the [`registry`] actor writes it, through the
+//! [`store`], which is the only user of SeaORM. Everything else here is pure and tested as tables.
 
 pub mod change;
 pub mod database;
@@ -67,16 +67,16 @@ impl fmt::Display for Slug {
     }
 }
 
-/// Who may publish from a browser.
+/// Which clients may publish from a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientEvents {
-    /// Who holds a matching `publish` claim.
+    /// Clients whose token has a matching `publish` claim.
     #[default]
     Authorized,
-    /// Anyone on public topics, as the articles have it; elsewhere as `authorized`.
+    /// All clients on public topics, as in the articles; elsewhere as `authorized`.
     All,
-    /// Nobody.
+    /// No client.
     None,
 }
 
@@ -114,7 +114,7 @@ pub struct App {
     pub key: String,
     /// Password of the app's HTTP Basic auth, and the key that signs its tokens.
     pub secret: SecretString,
-    /// What else may be set.
+    /// The settings.
     pub settings: AppSettings,
     /// When the app was created.
     pub inserted_at: DateTime<Utc>,
@@ -141,7 +141,8 @@ impl Apps {
         self.by_id.get(&id)
     }
 
-    /// Whether some active app has this secret; the time it takes tells nothing of any secret.
+    /// Whether some active app has this secret. The time that the look-up takes reveals nothing of
+    /// any secret.
     pub fn have_secret(&self, given: &[u8]) -> bool {
         self.secrets.contain(given)
     }
@@ -170,7 +171,8 @@ impl FromIterator<App> for Apps {
 pub struct AppDirectory(Arc<ArcSwap<Apps>>);
 
 impl AppDirectory {
-    /// The apps as of now. Load it once per decision and judge by that one picture.
+    /// The apps as of now. Load the snapshot once per decision, so that the decision rests on one
+    /// state.
     pub fn load(&self) -> arc_swap::Guard<Arc<Apps>> {
         self.0.load()
     }

@@ -1,18 +1,18 @@
 //! Origins: which web pages may connect and join.
 //!
-//! Only browsers send an `Origin` header, and a page cannot forge its own; so a request without
-//! one is always allowed, and one that cannot be read is refused wherever anything is checked.
-//! The grammar of the entries is that of section 3.4 of the protocol document.
+//! Only browsers send an `Origin` header, and a page cannot forge its own. A request without the
+//! header is therefore always allowed, and an unreadable header is refused by every check. The
+//! grammar of the entries is that of section 3.4 of the protocol document.
 
 use std::fmt;
 
 use serde::Serialize;
 use url::{Host, Url};
 
-/// Stands for a scheme where none is given. It has no default port.
+/// The scheme of an entry without one. It has no default port.
 const ANY_SCHEME: &str = "any";
 
-/// A page's origin, as a browser's `Origin` header says it.
+/// The origin of a page, as in a browser's `Origin` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,
@@ -23,11 +23,12 @@ pub struct Origin {
 impl Origin {
     /// Parses `scheme://host[:port]`; the port defaults from the scheme where that has one.
     ///
-    /// `None` for all else: `null`, an empty text or host (`file://`), a host that cannot be one, a
+    /// `None` for any other text: `null`, an empty text or host (`file://`), an invalid host, a
     /// path, a list. No browser sends more than these three parts.
     pub fn parse(header: &str) -> Option<Self> {
-        // The parser of URLs forgives what no browser sends in an origin: it trims white space, takes
-        // an empty port for none, decodes percent signs, and drops user, path, query and fragment.
+        // The URL parser accepts input that no browser sends as an origin: it trims white space,
+        // takes an empty port for an absent one, decodes percent signs, and drops user, path, query
+        // and fragment.
         const ELSEWHERE: [char; 7] = ['/', '\\', '?', '#', '@', '%', '*'];
         let (_, authority) = header.split_once("://")?;
         let is_plain = !authority.contains(ELSEWHERE) && !authority.ends_with(':');
@@ -35,45 +36,46 @@ impl Origin {
             return None;
         }
         let url = Url::parse(header).ok()?;
-        // Where the scheme is unknown to the parser, it leaves the host as it is.
+        // The parser leaves the host unchanged if it does not know the scheme.
         let host = Host::parse(url.host_str()?).ok()?.to_string();
         let has_empty_label = host.starts_with('.') || host.contains("..");
         let (scheme, port) = (url.scheme().to_owned(), url.port_or_known_default());
         (!has_empty_label).then_some(Self { scheme, host, port })
     }
 
-    /// Parses `host[:port]` of whatever scheme.
+    /// Parses `host[:port]` of any scheme.
     fn of_authority(authority: &str) -> Option<Self> {
         Self::parse(&format!("{ANY_SCHEME}://{authority}"))
     }
 }
 
-/// Which rule an entry breaks.
+/// The rule that an entry breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OriginPatternFault {
-    /// Without `//` nobody can tell a host from a scheme.
+    /// Without `//` a host cannot be told from a scheme.
     NoSlashes,
-    /// What stands before `://` is no scheme.
+    /// The text before `://` is not a scheme.
     BadScheme,
-    /// The host is missing, or none; `*` may only stand for all subdomains: `//*.example.com`.
+    /// The host is missing or not valid; `*` may only stand for all subdomains: `//*.example.com`.
     BadHost,
-    /// The port is no number of 0 to 65535.
+    /// The port is not a number from 0 to 65535.
     BadPort,
     /// Longer than [`OriginPattern::BYTES_MAX`].
     TooLong,
-    /// There are more than [`AllowedOrigins::COUNT_MAX`], this is the first beyond.
+    /// There are more than [`AllowedOrigins::COUNT_MAX`] entries; this is the first beyond the
+    /// limit.
     TooMany,
-    /// A list of none would allow nothing; to check nothing, say so.
+    /// An empty list would allow nothing; there is a separate value that turns the check off.
     NoEntries,
 }
 
-/// An entry that is no origin pattern.
+/// An entry that is not an origin pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{entry:?} {}", self.rule())]
 pub struct OriginPatternError {
-    /// The entry as it was given, cut to a length that can be shown.
+    /// The entry as given, cut to a length that can be shown.
     pub entry: String,
-    /// What is wrong with it.
+    /// Its fault.
     pub fault: OriginPatternFault,
 }
 
@@ -157,7 +159,7 @@ impl OriginPattern {
         Ok(Self { scheme: scheme.map(|_| read), host, with_subdomains, port })
     }
 
-    /// Whether this origin is meant.
+    /// Whether the entry matches this origin.
     pub fn matches(&self, origin: &Origin) -> bool {
         self.scheme.as_ref().is_none_or(|scheme| *scheme == origin.scheme)
             && self.port.is_none_or(|port| Some(port) == origin.port)
@@ -204,7 +206,8 @@ impl AllowedOrigins {
         &self.given
     }
 
-    /// Whether a page of this `Origin` header may join; no header means not a browser: allowed.
+    /// Whether a page with this `Origin` header may join. A request without the header does not
+    /// come from a browser and is allowed.
     pub fn allow(&self, origin: Option<&str>) -> bool {
         self.patterns.is_empty() || is_listed(&self.patterns, origin)
     }
@@ -229,7 +232,7 @@ impl OriginPolicy {
     /// `conn`, or a list of entries.
     ///
     /// # Errors
-    /// [`OriginPatternError`] of the first bad entry, of a public host that is none, or of an empty
+    /// [`OriginPatternError`] of the first bad entry, of an invalid public host, or of an empty
     /// list.
     pub fn parse(setting: &[String], public_host: &str) -> Result<Self, OriginPatternError> {
         let bad = |fault| OriginPatternError::new(public_host, fault);
@@ -245,8 +248,8 @@ impl OriginPolicy {
         }
     }
 
-    /// Whether a handshake with this `Origin` header may go on; no header: allowed. Where the request
-    /// was sent to is asked only by the policy that compares with it.
+    /// Whether a handshake with this `Origin` header is allowed; one without the header is.
+    /// `target` is called only for the policy that compares with it.
     pub fn allow(&self, origin: Option<&str>, target: impl FnOnce() -> RequestTarget) -> bool {
         match self {
             Self::Off => true,
@@ -257,7 +260,7 @@ impl OriginPolicy {
     }
 }
 
-/// Where a request was addressed to, as its client sees it.
+/// The address that a request was sent to, as its client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestTarget {
     /// `http` or `https`.
@@ -269,8 +272,8 @@ pub struct RequestTarget {
 }
 
 impl RequestTarget {
-    /// Puts a target together from the scheme and the `Host` header (`host[:port]`); `None` if
-    /// that names no host.
+    /// Builds a target from the scheme and the `Host` header (`host[:port]`); `None` if the header
+    /// names no host.
     pub fn parse(scheme: &str, host_header: &str) -> Option<Self> {
         let Origin { scheme, host, port } = Origin::parse(&format!("{scheme}://{host_header}"))?;
         Some(Self { scheme, host, port: port? })
@@ -281,7 +284,7 @@ impl RequestTarget {
     }
 }
 
-/// Shows the target as an origin would say it.
+/// Shows the target in the form of an origin.
 impl fmt::Display for RequestTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
@@ -292,7 +295,7 @@ fn is_listed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     passes(origin, |origin| patterns.iter().any(|pattern| pattern.matches(origin)))
 }
 
-/// Whether an origin passes a check. A request without one passes, one that cannot be read fails.
+/// Whether an origin passes a check. A request without an origin passes, an unreadable one fails.
 fn passes(origin: Option<&str>, check: impl FnOnce(&Origin) -> bool) -> bool {
     match origin {
         None => true,

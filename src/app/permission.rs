@@ -1,7 +1,7 @@
 //! Permissions: the topic patterns that a token's `listen` and `publish` claims hold.
 //!
-//! In a pattern `:*` stands for a colon and anything after it, and everything else is literal; so
-//! a bare `*` allows nothing but a topic of that name, which no topic can have. The rule and its
+//! In a pattern `:*` stands for a colon and any text after it, and everything else is literal; a
+//! bare `*` therefore allows only a topic of that name, which no topic can have. The rule and its
 //! truth table are in section 12.6 of the protocol document.
 
 use serde_json::Value;
@@ -11,11 +11,11 @@ use serde_json::Value;
 pub struct Patterns(Box<[Pattern]>);
 
 impl Patterns {
-    /// The most patterns of one claim that are looked at; those beyond allow nothing.
+    /// The most patterns of one claim that are read; those beyond allow nothing.
     pub const COUNT_MAX: usize = 1_000;
 
-    /// Compiles a claim: an array of strings. Its other entries are passed over, and a claim of any
-    /// other type allows nothing.
+    /// Compiles a claim: an array of strings. Entries of other types are ignored, and a claim of
+    /// any other type allows nothing.
     pub fn compile(claim: &Value) -> Self {
         let entries = claim.as_array().map(Vec::as_slice).unwrap_or_default();
         let texts = entries.iter().filter_map(Value::as_str);
@@ -24,7 +24,8 @@ impl Patterns {
 
     /// Whether any pattern matches the whole topic.
     pub fn allow(&self, topic: &str) -> bool {
-        // The original's `.` stops at a newline. No topic may hold one, so none is permitted.
+        // In the original, `.` stops at a newline. No topic may contain a newline, so none matches
+        // here.
         !topic.contains('\n') && self.0.iter().any(|pattern| pattern.matches(topic))
     }
 
@@ -37,9 +38,10 @@ impl Patterns {
 /// One pattern, cut after the colon of every `:*`: `a:*:z` is `a:`, anything, `:z`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
-    /// What a topic must begin with; all of it where nothing follows.
+    /// The prefix of a topic; the whole topic if no other piece follows.
     first: Box<str>,
-    /// What must follow in this order, anything in between; the last must end the topic.
+    /// The pieces that must follow in this order, with any text in between; the last one ends the
+    /// topic.
     rest: Box<[Box<str>]>,
 }
 
@@ -55,7 +57,7 @@ impl Pattern {
         Self { first, rest: pieces.into() }
     }
 
-    /// What every topic that this pattern matches begins with; for a pattern without `:*` the whole
+    /// The prefix of every topic that this pattern matches; for a pattern without `:*` the whole
     /// topic.
     pub fn head(&self) -> &str {
         &self.first
@@ -70,7 +72,7 @@ impl Pattern {
     /// Whether this pattern matches the whole topic.
     ///
     /// Takes each piece at its leftmost place. That leaves the most room for the pieces after it,
-    /// so no place ever has to be taken back, and a topic is read once.
+    /// so no backtracking is needed, and a topic is read once.
     pub fn matches(&self, topic: &str) -> bool {
         let Some((last, middle)) = self.rest.split_last() else {
             return topic == &*self.first;
@@ -122,7 +124,7 @@ mod tests {
             ("private:*x", "private:abcx", true),
             ("private:*x", "private:x", true),
             ("private:*x", "private:abc", false),
-            // The original took these as regular expressions by accident.
+            // The original took these for regular expressions by accident.
             ("a.b:c", "a.b:c", true),
             ("a.b:c", "axb:c", false),
             ("a|private:b", "azzz", false),
@@ -195,7 +197,7 @@ mod tests {
         assert!(!allows(&pattern, &topic));
     }
 
-    /// The rule read aloud, without a thought for speed.
+    /// The rule implemented literally, without regard for speed.
     fn matches_naively(pattern: &str, topic: &str) -> bool {
         if let Some(pattern) = pattern.strip_prefix(":*") {
             let Some(topic) = topic.strip_prefix(':') else {
@@ -221,7 +223,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_pattern_spells_out_is_matched(pieces in prop::collection::vec("[a:*]{0,4}", 1..5), fill in "[a:b]{0,4}") {
+        fn a_pattern_matches_the_text_that_it_spells_out(pieces in prop::collection::vec("[a:*]{0,4}", 1..5), fill in "[a:b]{0,4}") {
             let pattern = pieces.join(":*");
             let topic = pieces.join(&format!(":{fill}"));
             prop_assert_eq!(allows(&pattern, &topic), matches_naively(&pattern, &topic));

@@ -1,4 +1,4 @@
-//! The trace that refusals leave: each is counted, and logged once a minute per app and reason.
+//! The log of refusals: each refusal is counted, and logged once a minute per app and reason.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +33,7 @@ pub struct Refusals {
 /// The refusals that share a line.
 type Logged = (Owner, RefusalReason);
 
-/// An app as a key. All apps that do not exist share one key, because strangers make up their slugs.
+/// An app as a key. All apps that do not exist share one key, because clients can invent slugs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Owner {
     App(Slug),
@@ -45,24 +45,24 @@ enum Owner {
 #[derive(Debug)]
 struct Last {
     at_s: f64,
-    /// The refusals since.
+    /// The number of refusals since.
     suppressed: u64,
 }
 
-/// One refusal, as a line tells it.
+/// One refusal, as a line of the log describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Refused<'a> {
-    /// What the client tried.
+    /// The client's attempt.
     pub attempt: Attempt<'a>,
-    /// The app that it tried it on.
+    /// The app that the attempt was for.
     pub app: Target<'a>,
-    /// Where the client is.
+    /// The client's address.
     pub address: IpAddr,
     /// Why it was refused.
     pub reason: RefusalReason,
 }
 
-/// What a client tried. The texts are the client's own.
+/// A client's attempt. The texts are the client's own.
 #[derive(Debug, Clone, Copy)]
 pub enum Attempt<'a> {
     /// To join a topic.
@@ -80,14 +80,14 @@ pub enum Attempt<'a> {
     },
 }
 
-/// The app that somebody was refused by.
+/// The app that refused the client.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
     /// An app that exists.
     App(&'a Slug),
     /// No app has this slug.
     Unknown(&'a str),
-    /// The app that the setting `single_app` names: no topic of this server is of another.
+    /// The app that the setting `single_app` names: every topic of this server belongs to it.
     Configured(&'a Slug),
     /// The request was refused before it named an app.
     Unnamed,
@@ -100,7 +100,7 @@ impl Refusals {
     /// The most origins and settings whose lines are remembered; those beyond are refused without a line.
     const ORIGINS_MAX: usize = 1_000;
 
-    /// Nothing refused yet; refusals of one app and reason are logged once per `interval`.
+    /// Starts without refusals; refusals of one app and reason are logged once per `interval`.
     pub fn new(interval: Duration, metrics: Arc<Metrics>) -> Self {
         let (logged, origins) = (Mutex::default(), Mutex::default());
         Self { interval_s: interval.as_secs_f64(), logged, origins, metrics }
@@ -122,7 +122,8 @@ impl Refusals {
             Target::Unnamed => Owner::Unnamed,
         };
         let logged = (owner, refused.reason);
-        // A clock that was set back must not silence anything until it has caught up.
+        // After the clock was set back, lines must not stay suppressed until the clock has caught
+        // up.
         let is_recent = |last: &Last| (0.0..self.interval_s).contains(&(now_s - last.at_s));
         let mut all = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let last = all.get_mut(&logged);
@@ -145,11 +146,11 @@ impl Refusals {
         Some(0)
     }
 
-    /// Counts a refused origin, and logs it if it is the first time, with the setting that would let
-    /// it in.
+    /// Counts a refused origin, and logs its first refusal with the setting that would allow it.
     pub fn note_origin(&self, origin: &str, remedy: &str) {
         self.metrics.refusals.of(RefusalReason::OriginNotAllowed).inc();
-        // A query or a fragment is no part of an origin, and may hold what no log should.
+        // A query or a fragment is not part of an origin, and may hold secrets that must not be
+        // logged.
         let origin = origin.split(['?', '#']).next().unwrap_or_default();
         let shown: String = origin.chars().take(SHOWN_CHARS_MAX).collect();
         let mut seen = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_was_tried_from_where_and_why_it_was_refused() {
+    fn a_line_names_the_attempt_the_address_and_the_reason() {
         let foo = slug("foo-app");
         let join = Attempt::Join("private:foo-app:room");
         let call = |topic| Attempt::Call { method: "POST", path: "/api/publish", topic };

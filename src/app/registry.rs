@@ -1,9 +1,10 @@
 //! The registry: the actor that owns the apps, and the server's only writer of them.
 //!
-//! What it promises: an answered change is in the database, in the [`AppDirectory`] and announced
-//! to every watcher, in this order. Changes take turns. The command line and SQL write too: the
-//! table is read anew now and then, and what differs is announced. While the database is away the
-//! last snapshot stands; reads and changes through the registry fail, everything else goes on.
+//! Before a change is answered, it is in the database, then in the [`AppDirectory`], and then
+//! announced to every watcher. Changes run one at a time. The command line and SQL write too: the
+//! table is read again periodically, and differences are announced. While the database is
+//! unavailable the last snapshot stays in use; reads and changes through the registry fail, and the
+//! rest of the server continues.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -41,9 +42,9 @@ pub struct CreateApp(pub AppFields);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<App, RegistryError>")]
 pub struct UpdateApp {
-    /// Which app.
+    /// The slug of the app.
     pub slug: String,
-    /// What is to be different.
+    /// The fields to change.
     pub fields: AppFields,
 }
 
@@ -52,46 +53,48 @@ pub struct UpdateApp {
 #[rtype(result = "Result<(), RegistryError>")]
 pub struct DeleteApp(pub String);
 
-/// Asks to be told of each app that changes or goes away, until the recipient dies.
+/// Asks for a message about each app that changes or is removed, until the recipient dies.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Watch(pub Recipient<AppChanged>);
 
-/// Tells that an app is no longer as it was, or no longer at all: its joins are to be judged anew
-/// by the directory, which has the change already.
+/// Announces that an app was changed or removed. Its joins are to be judged anew by the directory,
+/// which already has the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct AppChanged(pub AppId);
 
-/// Asks how the database did when it was last used. Answered at once, whatever else is under way.
+/// Asks for the state of the database when it was last used. Answered at once, even while a change
+/// is under way.
 #[derive(Debug, Message)]
 #[rtype(result = "DatabaseHealth")]
 pub struct DatabaseState;
 
-/// How the database did when it was last used.
+/// The state of the database when it was last used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseHealth {
-    /// It answered.
+    /// The database answered.
     Ok,
-    /// It did not.
+    /// The database did not answer.
     Failed,
 }
 
-/// Reads the table anew.
+/// Reads the table again.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Refresh;
 
-/// Why the registry did not do what it was asked. It has logged the reason already.
+/// Why the registry did not do a request. It has already logged the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// There is no such app.
     #[error("there is no such app")]
     NotFound,
-    /// What was asked for is not valid.
+    /// The requested values are not valid.
     #[error("some fields are not valid")]
     Invalid(Faults),
-    /// The database is away. A change may yet have happened: then it shows at the next refresh.
+    /// The database is unavailable. The change may still have happened: then the next refresh shows
+    /// it.
     #[error("the database is unavailable")]
     Unavailable,
 }
@@ -111,8 +114,9 @@ pub struct AppRegistry {
     store: AppStore,
     directory: AppDirectory,
     refresh: Duration,
-    /// Held from the first query of a change until its announcement; waiting is first come, first
-    /// served. A lock and not a blocked mailbox, so that reads need not wait for a slow change.
+    /// Held from the first query of a change until its announcement; waiters are served first come,
+    /// first served. It is a lock rather than a blocked mailbox, so that reads need not wait for a
+    /// slow change.
     turn: Arc<Mutex<()>>,
     watchers: Vec<Recipient<AppChanged>>,
     database: DatabaseHealth,
@@ -148,7 +152,7 @@ impl AppRegistry {
         Ok(Actor::start(registry))
     }
 
-    /// Makes the snapshot equal to the table, and announces what is no longer as it was.
+    /// Makes the snapshot equal to the table, and announces the differences.
     fn adopt(&mut self, listing: Listing) {
         self.complain(listing.unreadable);
         let old = self.directory.load();
@@ -168,7 +172,7 @@ impl AppRegistry {
         }
     }
 
-    /// Warns of rows that are no apps, once each.
+    /// Warns of each row that is not a valid app once.
     fn complain(&mut self, unreadable: Vec<UnreadableRow>) {
         for row in unreadable.iter().filter(|row| !self.unreadable.contains(row)) {
             log::warn!("app {} is not served: its {} cannot be read", row.id.0, row.column);
@@ -176,7 +180,7 @@ impl AppRegistry {
         self.unreadable = unreadable;
     }
 
-    /// Puts one changed app into the snapshot, or takes it out, and announces it.
+    /// Puts one changed app into the snapshot, or removes it, and announces the change.
     fn replace(&mut self, id: AppId, app: Option<&App>) {
         let old = self.directory.load();
         let others = old.iter().filter(|other| other.id != id).map(|other| App::clone(other));
@@ -188,7 +192,7 @@ impl AppRegistry {
         }
     }
 
-    /// Makes this the snapshot. Who counts knows an app before anybody can use it.
+    /// Replaces the snapshot. The metrics know an app before any client can use it.
     fn show(&self, apps: Apps) {
         self.metrics.apps.keep(apps.iter().map(|app| (app.id.0, app.slug.as_str())));
         self.directory.replace(apps);
@@ -197,13 +201,13 @@ impl AppRegistry {
     fn announce(&mut self, id: AppId) {
         self.watchers.retain(Recipient::connected);
         for watcher in &self.watchers {
-            // Not `try_send`: a watcher that missed this would let somebody stay who must go. The
-            // queue is bounded by how fast an operator changes apps.
+            // Not `try_send`: a watcher that misses this message would keep a client whose join
+            // must end. The rate at which an operator changes apps bounds the queue.
             watcher.do_send(AppChanged(id));
         }
     }
 
-    /// Notes whether the database did its part, and logs when that changes.
+    /// Records whether the database answered, and logs when that changes.
     fn note<T>(&mut self, outcome: &Result<T, ChangeError>) {
         let health = match outcome {
             Err(ChangeError::Store(error)) => {
@@ -220,7 +224,7 @@ impl AppRegistry {
         self.database = health;
     }
 
-    /// Reads, beside whatever change is under way.
+    /// Reads without waiting for a change that is under way.
     fn read<T: Send + 'static>(
         &self,
         query: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
@@ -231,7 +235,7 @@ impl AppRegistry {
         }))
     }
 
-    /// Writes when it is this change's turn, and then lets `publish` show the change.
+    /// Writes when it is this change's turn, and then calls `publish` to show the change.
     fn write<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
@@ -246,7 +250,8 @@ impl AppRegistry {
             registry.note(&outcome);
             match &outcome {
                 Ok(done) => publish(registry, done),
-                // Nobody knows whether it happened. What happens after this is seen at the next refresh.
+                // The outcome of the change is unknown. If it happened after this, the next refresh
+                // shows it.
                 Err(ChangeError::Store(_)) => ctx.notify(Refresh),
                 Err(_) => {}
             }
@@ -255,7 +260,7 @@ impl AppRegistry {
     }
 }
 
-/// Runs a query as a task of its own: its panic ends the task, not the registry.
+/// Runs a query as a separate task, so that its panic ends the task and not the registry.
 async fn guarded<T: Send + 'static>(
     query: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
 ) -> Result<T, ChangeError> {
@@ -325,7 +330,8 @@ impl Handler<UpdateApp> for AppRegistry {
             change::update(&store, &slug, message.fields).await
         };
         let publish = |registry: &mut Self, update: &Update| {
-            // Also when nothing changed now: the row may be newer than the snapshot.
+            // The row is also shown when nothing changed now: the row may be newer than the
+            // snapshot.
             let known = registry.directory.load();
             let is_known = known.by_id(update.app.id).is_some_and(|app| is_same(app, &update.app));
             if !is_known {

@@ -1,4 +1,4 @@
-//! Which secrets there are, to be asked before anybody knows which app a request is about.
+//! The secrets of all apps, for a look-up before the app of a request is known.
 
 use std::collections::HashSet;
 
@@ -10,8 +10,8 @@ use super::App;
 
 /// The secrets of active apps, as salted digests.
 ///
-/// A look-up takes as long for a wrong secret as for a right one, as far as anybody can tell who does
-/// not know the salt: what it compares are digests that nobody can choose.
+/// A look-up takes as long for a wrong secret as for a right one, as far as a caller without the
+/// salt can observe: it compares digests that no caller can choose.
 #[derive(Debug)]
 pub(super) struct Secrets {
     salt: Uuid,
@@ -25,7 +25,7 @@ impl Default for Secrets {
 }
 
 impl Secrets {
-    /// Adds an app's secret; that of an inactive app opens nothing, and an empty one is none.
+    /// Adds an app's secret, unless the app is inactive or the secret is empty.
     pub(super) fn add(&mut self, app: &App) {
         let secret = app.secret.expose_secret();
         if app.settings.active && !secret.is_empty() {

@@ -1,4 +1,4 @@
-//! The app of the first article: its key and secret are known to all, so it is for laptops.
+//! The app of the first article. Its key and secret are public, so it is for development only.
 
 use serde_json::json;
 
@@ -12,16 +12,16 @@ use super::{
 /// The slug of the seeded app.
 pub const SLUG: &str = "test-app";
 
-/// What seeding found.
+/// The result of seeding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seeded {
     /// The app was missing and was created.
     Created,
-    /// There was such an app; it was left as it is.
+    /// The app existed and was left unchanged.
     Present,
 }
 
-/// Creates `test-app` as the article has it, where it is missing.
+/// Creates `test-app` as in the article, if it is missing.
 ///
 /// # Errors
 /// [`ChangeError::Invalid`] if another app has its name, [`ChangeError::Store`].
@@ -40,7 +40,7 @@ pub async fn seed(store: &AppStore) -> Result<Seeded, ChangeError> {
     let fields = app.as_object().map(AppFields::read).unwrap_or_default();
     match change::create(store, fields).await {
         Ok(_) => Ok(Seeded::Created),
-        // Another process may have been faster, between the look and the leap.
+        // Another process may have created it between the look-up and the insertion.
         Err(ChangeError::Invalid(_)) if store.find(&slug).await?.is_some() => Ok(Seeded::Present),
         Err(error) => Err(error),
     }

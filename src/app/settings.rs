@@ -16,19 +16,19 @@ use super::{
 
 /// The type of a setting.
 trait Setting: Sized {
-    /// The values that it can have, if these are few: the command line offers them.
+    /// The values that it can have, if these are few: the command line lists them.
     const VALUES: &'static [&'static str] = &[];
 
     /// Reads a request's value. Forms send strings for everything, JSON sends types.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All faults of the value.
     fn read(given: &Value) -> Result<Self, FieldFaults>;
 
     /// The value as its column holds it: a boolean or a string.
     fn stored(&self) -> Value;
 
-    /// Reads a column; `None` if it holds no such value.
+    /// Reads a column; `None` if its value is not valid.
     fn restore(stored: &Value) -> Option<Self>;
 
     /// The value for people.
@@ -43,9 +43,9 @@ trait Setting: Sized {
 pub struct Described {
     /// Its name.
     pub name: &'static str,
-    /// What it does, a sentence.
+    /// One sentence that says what it does.
     pub help: &'static str,
-    /// The values that it can have; none where these are many.
+    /// The values that it can have; empty if there are too many to list.
     pub values: &'static [&'static str],
 }
 
@@ -69,7 +69,8 @@ macro_rules! app_settings {
                 values: <$kind>::VALUES,
             },)+];
 
-            /// Sets what a request gives for `field`, or notes its faults; no other field is a setting.
+            /// Sets the value that a request gives for `field`, or records its faults; unknown
+            /// fields are ignored.
             pub(super) fn set(&mut self, field: &str, given: &Value, faults: &mut Faults) {
                 $(if field == stringify!($name) {
                     let read = faults.keep(stringify!($name), Setting::read(given));
@@ -77,15 +78,16 @@ macro_rules! app_settings {
                 })+
             }
 
-            /// What each setting's column holds, a boolean or a string. It has the setting's name.
+            /// The value of each setting's column, a boolean or a string. The column has the
+            /// setting's name.
             pub fn stored(&self) -> Vec<(&'static str, Value)> {
                 vec![$((stringify!($name), self.$name.stored()),)+]
             }
 
-            /// Puts the settings together from their columns.
+            /// Builds the settings from their columns.
             ///
             /// # Errors
-            /// The name of the first column that holds no such value.
+            /// The name of the first column whose value is not valid.
             pub fn restore(column: impl Fn(&str) -> Value) -> Result<Self, &'static str> {
                 let column = |name| (column(name), name);
                 Ok(Self { $($name: match column(stringify!($name)) {
@@ -156,9 +158,9 @@ impl Setting for ClientEvents {
 }
 
 impl Setting for AllowedOrigins {
-    /// Blank entries beside others are left out: Rails has a hidden field that sends one. A list of
-    /// nothing but blanks is refused, since an empty list lets everybody in; that is said by `[]`, or
-    /// in a form by `app[allowed_origins]=`.
+    /// Blank entries beside others are left out, because Rails has a hidden field that sends one. A
+    /// list of blanks only is refused, because an empty list allows every origin; a caller asks for
+    /// that with `[]`, or in a form with `app[allowed_origins]=`.
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         let entries = match given {
             Value::String(text) if text.is_empty() => &[],
@@ -181,7 +183,7 @@ impl Setting for AllowedOrigins {
         Self::parse(origins).map_err(|error| vec![error.to_string().into()])
     }
 
-    /// A string that holds JSON: one row that somebody garbled must not make others unreadable.
+    /// A string that holds JSON, so that one garbled row does not make the others unreadable.
     fn stored(&self) -> Value {
         serde_json::json!(self.as_strings()).to_string().into()
     }

@@ -1,8 +1,8 @@
 //! The store: apps in a database, SQLite or PostgreSQL. The only file that speaks SeaORM.
 //!
 //! SQLite runs with a write-ahead log and full synchronisation, and every write runs in an explicit
-//! transaction whose commit is awaited: a write that was answered is on disk, and a killed process
-//! leaves nothing damaged. No error here carries the database's URL, which may hold a password.
+//! transaction whose commit is awaited: a confirmed write is on disk, and a killed process leaves
+//! the file intact. No error here carries the database's URL, which may hold a password.
 
 use std::{
     future::Future,
@@ -37,7 +37,7 @@ use super::{App, AppId, Slug, database::Database, fields::AppValues, settings::A
 
 /// How long to wait between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Every which failed attempt is logged.
+/// One in this many failed attempts is logged.
 const TRIES_PER_LOG_LINE: u32 = 10;
 
 const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where the server runs, or name \
@@ -45,21 +45,22 @@ const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where 
 const NO_SUCH_FOLDER: &str = "its folder does not exist; make the folder first, run this where the server \
     runs, or name the server's database in DATABASE_URL";
 
-/// Why the database did not do what it was asked.
+/// Why the database did not do a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// It is away, too slow, or refused: later may be better. A write may yet have happened.
+    /// It is unreachable, too slow, or refused: a retry may succeed. A write may still have
+    /// happened.
     #[error("database is unavailable: {0}")]
     Unavailable(String),
     /// Another app has this already.
     #[error("{} has already been taken", .0.as_str())]
     Taken(UniqueField),
-    /// It cannot be used as it is set up; trying again does not help.
+    /// It cannot be used in its present configuration; a retry does not help.
     #[error("database cannot be used: {0}")]
     Unusable(String),
 }
 
-/// A field of which no two apps may have the same value.
+/// A field whose value is unique among the apps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UniqueField {
     /// The name.
@@ -82,7 +83,7 @@ impl UniqueField {
 }
 
 impl StoreError {
-    /// Names the database that it is about.
+    /// Adds the name of the database to an error.
     fn of(self, database: &str) -> Self {
         let named = |reason| format!("{database}: {reason}");
         match self {
@@ -102,8 +103,8 @@ impl From<DbErr> for StoreError {
     }
 }
 
-/// The field that a database names when it refuses a value that another row has: SQLite by the column,
-/// PostgreSQL by the index.
+/// The field that a database names when it refuses a value that another row has: SQLite names the
+/// column, PostgreSQL the index.
 fn violated(text: &str) -> UniqueField {
     let names = |field: &str| {
         text.contains(&format!("apps.{field}")) || text.contains(&format!("apps_{field}_unique"))
@@ -112,7 +113,7 @@ fn violated(text: &str) -> UniqueField {
     fields.into_iter().find(|field| names(field.as_str())).unwrap_or(UniqueField::Name)
 }
 
-/// Whether the database itself said nothing of what was asked.
+/// Whether the error leaves open if the database did the request.
 fn is_unheard(error: &DbErr) -> bool {
     let (DbErr::Conn(RuntimeErr::SqlxError(error))
     | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -123,7 +124,7 @@ fn is_unheard(error: &DbErr) -> bool {
     !matches!(**error, sqlx::Error::Database(_))
 }
 
-/// Says what went wrong, in the database's words where they cannot hold a secret.
+/// The reason for an error, in the database's words where these cannot hold a secret.
 fn reason(error: &DbErr) -> String {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
@@ -139,7 +140,7 @@ fn driver_reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => error.to_string(),
-        // These may quote the URL.
+        // These messages may quote the URL.
         sqlx::Error::Configuration(_) => "its URL cannot be understood".into(),
         other => other.to_string(),
     }
@@ -150,16 +151,16 @@ fn driver_reason(error: &sqlx::Error) -> String {
 pub struct Listing {
     /// Oldest first.
     pub apps: Vec<App>,
-    /// Rows that are no apps: somebody wrote them by hand. They are not served.
+    /// Rows that are not valid apps, because they were written by hand. They are not served.
     pub unreadable: Vec<UnreadableRow>,
 }
 
-/// A row that is no app.
+/// A row that is not a valid app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRow {
     /// Its primary key.
     pub id: AppId,
-    /// The column whose value is none.
+    /// The column whose value is not valid.
     pub column: &'static str,
 }
 
@@ -168,18 +169,18 @@ pub struct UnreadableRow {
 pub struct Migration {
     /// Its name, which begins with its date.
     pub name: String,
-    /// Whether the database has it.
+    /// Whether it is applied to the database.
     pub is_applied: bool,
 }
 
-/// What connecting does about an SQLite file that is missing.
+/// How connecting treats a missing SQLite file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingFile {
-    /// Makes it, and its folder.
+    /// Creates the file and its folder.
     MakeWithFolder,
-    /// Makes it where its folder is.
+    /// Creates the file if its folder exists.
     Make,
-    /// Refuses: an empty database beside the real one answers nothing.
+    /// Refuses, because an empty database in place of the real one has no answers.
     Refuse,
 }
 
@@ -192,9 +193,9 @@ pub struct AppStore {
 }
 
 impl AppStore {
-    /// Connects; a PostgreSQL that does not answer is retried for `connect_retry`.
+    /// Connects; a PostgreSQL server that does not answer is retried for `connect_retry`.
     ///
-    /// An SQLite file that is made is readable by its owner alone.
+    /// A new SQLite file is readable by its owner only.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] at once for a URL or a file that cannot be used,
@@ -215,7 +216,7 @@ impl AppStore {
         Ok(Self { db, name: name.into(), query_timeout: settings.query_timeout })
     }
 
-    /// What messages call the database.
+    /// The name of the database in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -223,12 +224,12 @@ impl AppStore {
     /// Applies all pending migrations, or the next `steps`.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] with the reason; a half-done migration is taken back.
+    /// [`StoreError::Unusable`] with the reason; an incomplete migration is rolled back.
     pub async fn migrate_up(&self, steps: Option<u32>) -> Result<(), StoreError> {
         Migrator::up(&self.db, steps).await.map_err(|error| self.migration_failed(&error))
     }
 
-    /// Takes back the last `steps` migrations, and the data that they made room for.
+    /// Reverts the last `steps` migrations, and drops the data that these made room for.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with the reason.
@@ -239,7 +240,8 @@ impl AppStore {
     /// Lists all migrations, oldest first. Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`], also if the database has migrations that this version has not.
+    /// [`StoreError::Unusable`], also if the database has migrations that this version does not
+    /// know.
     pub async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
         let all = Migrator::get_migration_with_status_read_only(&self.db).await;
         let state = |migration: herald_migration::Migration| Migration {
@@ -250,7 +252,7 @@ impl AppStore {
         Ok(all.into_iter().map(state).collect())
     }
 
-    /// Whether a migration waits to be applied.
+    /// Whether a migration is pending.
     ///
     /// # Errors
     /// As [`Self::migrations`].
@@ -281,7 +283,7 @@ impl AppStore {
         Ok(listing)
     }
 
-    /// Finds an app; a row that is none counts as absent.
+    /// Finds an app; an invalid row counts as absent.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -290,7 +292,7 @@ impl AppStore {
         Ok(self.query(row).await?.and_then(|row| read(row).ok()))
     }
 
-    /// Finds who has this name.
+    /// Finds the app that has this name.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -298,7 +300,7 @@ impl AppStore {
         self.id_where(apps::Column::Name.eq(name)).await
     }
 
-    /// Finds who has this slug.
+    /// Finds the app that has this slug.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -349,7 +351,8 @@ impl AppStore {
         Ok(app(AppId(id), values.clone(), (now, now)))
     }
 
-    /// Changes `current` to `values`, writing only the columns that differ; `None` if it is gone.
+    /// Changes `current` to `values`, writing only the columns that differ; `None` if the app no
+    /// longer exists.
     ///
     /// # Errors
     /// [`StoreError::Taken`], [`StoreError::Unavailable`].
@@ -369,7 +372,7 @@ impl AppStore {
         Ok(is_updated.then(|| app(current.id, values.clone(), (current.inserted_at, now))))
     }
 
-    /// Removes an app, or a row that is none; `None` if there is neither.
+    /// Removes an app, or an invalid row; `None` if there is neither.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -382,13 +385,14 @@ impl AppStore {
         Ok((deleted.rows_affected > 0).then_some(id))
     }
 
-    /// Runs `change` in a transaction of its own and awaits the commit; an error rolls it back. A commit
-    /// that is not answered in time may still happen: its error says so, and whoever keeps a copy of
-    /// the table has to read it anew.
+    /// Runs `change` in a separate transaction and awaits the commit; an error rolls it back. A
+    /// commit that is not answered in time may still happen: its error says so, and a caller that
+    /// keeps a copy of the table must read it again.
     ///
-    /// A statement that returns rows must not run in autocommit mode: sqlx stops an SQLite statement
-    /// after the row it wants and drops the error of the commit that follows (launchbadge/sqlx#3430),
-    /// so a write that never reached the disk would pass for done.
+    /// A statement that returns rows must not run in autocommit mode: sqlx stops an SQLite
+    /// statement after the row it wants and drops the error of the commit that follows
+    /// (launchbadge/sqlx#3430), so a write that never reached the disk would be taken for a
+    /// success.
     async fn write<T>(
         &self,
         change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>,
@@ -399,7 +403,7 @@ impl AppStore {
             let done = change(&transaction).await?;
             is_committing.store(true, Relaxed);
             let committed = transaction.commit().await;
-            // Whatever the database has said of it is certain, unless its word was lost on the way.
+            // The database's answer is final; the outcome is uncertain only if the answer was lost.
             is_committing.store(committed.as_ref().is_err_and(is_unheard), Relaxed);
             committed.map(|()| done)
         });
@@ -451,7 +455,8 @@ async fn open_sqlite(
         .acquire_timeout(settings.query_timeout)
         .idle_timeout(None)
         .max_lifetime(None);
-    // Each connection to memory has a database of its own: there must be one, for ever.
+    // Each in-memory connection has a separate database, so there must be exactly one connection,
+    // kept open.
     let pool = match in_memory {
         true => pool.max_connections(1),
         false => pool
@@ -467,16 +472,17 @@ async fn open_sqlite(
 
 /// Whether a connection that returns to its pool may be used again; `false` closes it.
 ///
-/// SQLite takes a transaction back by itself when the disk is full. The rollback that sqlx then sends
-/// fails, and sqlx counts the transaction as open for ever: its next commit would release a savepoint
-/// within a transaction that nobody commits.
+/// SQLite itself rolls a transaction back when the disk is full. The rollback that sqlx sends
+/// afterwards fails, and sqlx counts the transaction as open for ever: its next commit would
+/// release a savepoint within a transaction that is never committed.
 async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    // The answer comes after all that was sent before, a pending rollback included.
+    // The answer follows everything that was sent before, including a pending rollback.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
 }
 
-/// Sees to it that there is a file, and that no other user reads one that is made: it holds secrets.
+/// Makes sure that the file exists, and that no other user can read a new one, because it holds
+/// secrets.
 fn find_or_make_file(path: &Path, missing: MissingFile) -> Result<(), StoreError> {
     let unusable = |error: std::io::Error| StoreError::Unusable(error.to_string());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -515,7 +521,7 @@ async fn open_postgres(
     Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
 }
 
-/// Tries single connections until one comes about: unlike a pool they say why they do not.
+/// Tries single connections until one succeeds: unlike a pool, they report why they fail.
 async fn wait_for(
     options: &PgConnectOptions,
     settings: &Database,
@@ -526,7 +532,7 @@ async fn wait_for(
         let reason =
             match timeout(settings.query_timeout, PgConnection::connect_with(options)).await {
                 Ok(Ok(connection)) => {
-                    // A farewell that fails leaves nothing to be done.
+                    // A failure to close needs no action.
                     drop(connection.close().await);
                     break;
                 }
@@ -548,7 +554,7 @@ async fn wait_for(
     Ok(())
 }
 
-/// The time in the precision that both databases keep.
+/// The current time, in the precision that both databases keep.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
@@ -557,12 +563,12 @@ fn stored_secret(secret: &SecretString) -> apps::Secret {
     apps::Secret(secret.expose_secret().to_owned())
 }
 
-/// The column of a setting, which has its name.
+/// The column of a setting; both have the same name.
 fn column(setting: &str) -> apps::Column {
     setting.parse().expect("every setting has a column: a test reads them all")
 }
 
-/// A boolean or a text column.
+/// Adds a boolean or a text column.
 fn to_column(stored: serde_json::Value) -> sea_orm::Value {
     match stored {
         serde_json::Value::String(text) => text.into(),
@@ -614,11 +620,11 @@ fn app(id: AppId, values: AppValues, times: (DateTime<Utc>, DateTime<Utc>)) -> A
     }
 }
 
-/// Reads a row; what cannot be honoured to the letter is not served at all.
+/// Reads a row; a row with an invalid value is not served at all.
 fn read(row: apps::Model) -> Result<App, UnreadableRow> {
     let id = AppId(row.id);
     let unreadable = |column| UnreadableRow { id, column };
-    // Empty credentials would let anybody in.
+    // Empty credentials would let every caller in.
     for (column, value) in [("key", &row.key), ("secret", &row.secret.0)] {
         if value.is_empty() {
             return Err(unreadable(column));

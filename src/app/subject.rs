@@ -1,4 +1,4 @@
-//! The `sub` of a token: whom it was minted for, recognised again without being kept.
+//! The `sub` of a token: the user it was minted for, recognised again without being stored.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,30 +7,33 @@ use sha2::{Digest as _, Sha256};
 
 use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 
-/// What a token's `sub` says, whatever JSON it is.
+/// The `sub` of a token, which may be any JSON value.
 ///
-/// Two are equal if their JSON is: the order of an object's members does not matter, nor how a
-/// number is written, while the number `1` and the string `"1"` differ. Numbers are compared by all
-/// the digits that are written, never as doubles, which would make neighbours of large ids equal.
-/// Only digests are kept, one of the whole and one of each member that an object has: they take
+/// Two subjects are equal if their JSON is: the order of an object's members does not matter, nor
+/// how a number is written, while the number `1` and the string `"1"` differ. Numbers are compared
+/// by all their digits, never as doubles, which would make neighbouring large ids equal. Only
+/// digests are kept, one of the whole and one of each member of an object: they take little memory,
+/// and the user cannot be read from them.
 /// little memory, and who the subject stands for cannot be read from them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// Of the whole first, then of the members.
+    /// The digest of the whole first, then those of the members.
     digests: Box<[Digest]>,
 }
 
-/// Some members of an object, by which a [`Subject`] is found that may have others beside them.
+/// Some members of an object. They match a [`Subject`] that has them, whatever other members it
+/// has.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SubjectMembers(Box<[Digest]>);
 
-/// Half of a SHA-256: nobody finds a second value for it.
+/// Half of a SHA-256: a second value with the same digest cannot be found.
 type Digest = [u8; 16];
 
-/// The value is not [strict JSON](crate::strict_json), or has an exponent beyond 64 bits.
+/// Why a value cannot be a subject: it is not [strict JSON](crate::strict_json), or has an exponent
+/// beyond 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Some readers refuse it, or understand it differently.
+    /// Some readers refuse it, or read it differently.
     #[error(transparent)]
     NotStrict(#[from] NotStrict),
     /// An exponent has too many digits.
@@ -44,7 +47,7 @@ pub enum MembersError {
     /// It cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It is no object, or an empty one, which any object would match.
+    /// It is not an object, or is an empty one, which any object would match.
     #[error("must be an object with at least one member to match")]
     NoMembers,
 }
@@ -60,7 +63,7 @@ impl Subject {
         Ok(Self { digests: [digest(&whole)].into_iter().chain(members).collect() })
     }
 
-    /// Whether it is an object that has all these members.
+    /// Whether the subject is an object that has all these members.
     pub fn has(&self, SubjectMembers(sought): &SubjectMembers) -> bool {
         let members = self.digests.get(1..).unwrap_or_default();
         sought.iter().all(|member| members.contains(member))
@@ -81,7 +84,7 @@ impl SubjectMembers {
     }
 }
 
-/// A value in the one spelling of all that are equal to it.
+/// A value in the canonical spelling, which all equal values share.
 struct Spelled {
     whole: String,
     /// The members, if it is an object.
@@ -90,7 +93,7 @@ struct Spelled {
 
 impl Spelled {
     fn of(raw: &RawValue) -> Result<Self, Unreadable> {
-        // Checked first: what follows recurses, and an object's members must be unique.
+        // The check comes first: the code below recurses, and needs unique members in an object.
         check(raw)?;
         let mut tokens = Tokens::of(raw);
         let (mut whole, mut members) = (String::new(), Vec::new());
@@ -112,7 +115,7 @@ fn digest(spelled: &str) -> Digest {
     digest
 }
 
-/// A digest of a short id is soon guessed.
+/// Shows no digest, because a digest of a short id is easily guessed.
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[REDACTED]")
@@ -125,7 +128,7 @@ impl fmt::Debug for SubjectMembers {
     }
 }
 
-/// Appends the one spelling of all values that are equal to the one that begins with `token`.
+/// Appends the canonical spelling of the value that begins with `token`.
 fn spell(json: &mut String, token: Token<'_>, tokens: &mut Tokens<'_>) -> Result<(), Unreadable> {
     match token {
         Token::Open(Container::Array) => {
@@ -174,9 +177,9 @@ fn spell_object(json: &mut String, members: &[String]) {
     json.push('}');
 }
 
-/// The one spelling of all numbers that are equal: JSON knows no integers, so `1`, `1.0` and `10e-1`
-/// are one number. `-12.30e4` becomes `-123e3`: a sign, digits that neither begin nor end with a
-/// zero, and a power of ten.
+/// The canonical spelling of a number: JSON has no integers, so `1`, `1.0` and `10e-1` are one
+/// number. `-12.30e4` becomes `-123e3`: a sign, digits that neither begin nor end with a zero, and
+/// a power of ten.
 fn normal_number(number: &[u8]) -> Result<String, Unreadable> {
     let number = String::from_utf8_lossy(number);
     let (sign, magnitude) = match number.strip_prefix('-') {
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_reader_refuses_is_no_subject() {
+    fn a_value_that_some_reader_refuses_is_not_a_subject() {
         for (levels, is_read) in [(128, true), (129, false), (100_000, false)] {
             let json = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
             let raw: &RawValue = serde_json::from_str(&json).expect("JSON");

@@ -1,8 +1,8 @@
 //! Tokens: JWTs that the web application mints for its visitors, after Guardian 0.x.
 //!
-//! See section 12 of the protocol document. Three steps never blur: [`TokenPair`] is what a client
-//! sent, [`choose`] decides which of its places counts, and a [`Verifier`] turns that into a
-//! [`Grant`].
+//! See section 12 of the protocol document. There are three separate steps: [`TokenPair`] holds the
+//! tokens that a client sent, [`choose`] decides which of them counts, and a [`Verifier`] turns
+//! that one into a [`Grant`].
 
 use std::{
     fmt,
@@ -26,14 +26,15 @@ use super::{
 };
 use crate::strict_json::NotStrict;
 
-/// How far the minting host's clock may be off.
+/// How far the clock of the minting host may be off.
 const LEEWAY_S: f64 = 30.0;
 
-/// The first second of the year 10000. A time from then on was not counted in seconds; many a minter
-/// counts in milliseconds by mistake.
+/// The first second of the year 10000. A later time is not in seconds: some libraries count in
+/// milliseconds by mistake.
 pub const YEAR_10000_S: i64 = 253_402_300_800;
 
-/// Stands for a parameter that is there but no text: it can be no token, so it fails as one.
+/// Stands for a parameter that is present but not a string: it is not a valid token, so it fails as
+/// one.
 const NOT_TEXT: &str = "?";
 
 /// A guardian token with its CSRF companion, as a client sent them.
@@ -60,19 +61,20 @@ impl TokenPair {
         }
     }
 
-    /// The pair, as far as it can be one: see [`bounded`].
+    /// The pair without texts that are too long to be tokens: see [`bounded`].
     pub fn bounded(self, bytes_max: usize) -> Self {
         let bound = |text: Option<Box<str>>| text.map(|text| bounded(text, bytes_max));
         Self { token: bound(self.token), csrf: bound(self.csrf) }
     }
 }
 
-/// Keeps a text that may be a token; one beyond `bytes_max` is none, and not worth its memory.
+/// Keeps a text that may be a token; one longer than `bytes_max` cannot be valid and is not worth
+/// its memory.
 pub fn bounded(text: Box<str>, bytes_max: usize) -> Box<str> {
     if text.len() > bytes_max { NOT_TEXT.into() } else { text }
 }
 
-/// Shows which of the two is there, never what it says.
+/// Shows which of the two is present, never its value.
 impl fmt::Debug for TokenPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |text: &Option<Box<str>>| text.as_ref().map(|_| "[REDACTED]");
@@ -91,7 +93,7 @@ fn present(value: &Value) -> Option<Box<str>> {
     }
 }
 
-/// Pages write what their templates and scripts make of nothing; that is no token.
+/// Templates and scripts of pages write these texts for an absent value; they are not tokens.
 fn present_text(text: &str) -> Option<Box<str>> {
     is_told(text).then(|| text.into())
 }
@@ -107,16 +109,16 @@ fn is_jwt_shaped(text: &str) -> bool {
 /// The pair that counts for a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
-    /// Which pair.
+    /// The pair.
     pub pair: TokenPair,
-    /// Whether the token came with the join itself: then a bad one fails any join, while a bad one
-    /// from elsewhere is no matter on `public:`.
+    /// Whether the token came with the join itself: then an invalid token fails any join, while an
+    /// invalid one from elsewhere does not matter on `public:`.
     pub from_join_payload: bool,
 }
 
-/// Chooses among the places where a client may leave its token: the join payload, the connect
-/// params, the bearer subprotocol. The first with a token decides; the CSRF token comes from the
-/// same place, else from the connect params.
+/// Chooses among the places where a client may put its token: the join payload, the connect params,
+/// the bearer subprotocol. The first place with a token decides; the CSRF token comes from the same
+/// place, or else from the connect params.
 pub fn choose(join: TokenPair, connect: &TokenPair, bearer: Option<&str>) -> Chosen {
     let from_join_payload = join.token.is_some();
     let pair = if from_join_payload {
@@ -138,19 +140,19 @@ pub struct Keys<'a> {
     pub shared: Shared<'a>,
 }
 
-/// What a signature by the operator's `GUARDIAN_SECRET` is worth.
+/// How a signature by the operator's `GUARDIAN_SECRET` is treated.
 #[derive(Clone, Copy)]
 pub enum Shared<'a> {
     /// The app accepts it.
     Accepted(&'a SecretString),
-    /// The app does not: the token is refused, with a reason of its own.
+    /// The app does not accept it: the token is refused, with a separate reason.
     Refused(&'a SecretString),
     /// There is no such key.
     NoKey,
 }
 
 impl<'a> Shared<'a> {
-    /// The operator's key where the app does not accept it.
+    /// The operator's key, if the app does not accept it.
     pub fn refused(guardian_secret: Option<&'a SecretString>) -> Self {
         guardian_secret.map_or(Self::NoKey, Self::Refused)
     }
@@ -166,7 +168,8 @@ impl<'a> Keys<'a> {
         Self { app: &app.secret, shared }
     }
 
-    /// The keys that verify a token. An empty key is not one of them, because anybody knows it.
+    /// The keys that verify a token. An empty key is not one of them, because it is known to
+    /// everybody.
     fn accepted(&self) -> impl Iterator<Item = &'a SecretString> {
         let shared = match self.shared {
             Shared::Accepted(key) => Some(key),
@@ -175,7 +178,7 @@ impl<'a> Keys<'a> {
         [Some(self.app), shared].into_iter().flatten().filter(can_sign)
     }
 
-    /// The key that only tells why a token is refused.
+    /// The key that serves only to find out why a token is refused.
     fn refused(&self) -> Option<&'a SecretString> {
         match self.shared {
             Shared::Refused(key) => Some(key).filter(can_sign),
@@ -188,25 +191,25 @@ fn can_sign(key: &&SecretString) -> bool {
     !key.expose_secret().is_empty()
 }
 
-/// What a verified token permits.
+/// The rights that a verified token grants.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// Topics that may be joined.
+    /// Topics that its holder may join.
     pub listen: Patterns,
-    /// Topics that may be published to.
+    /// Topics that its holder may publish to.
     pub publish: Patterns,
-    /// Whether `aud` is `trigger`: the web application itself speaks, not a visitor.
+    /// Whether `aud` is `trigger`: the caller is the web application itself, not a visitor.
     pub is_trigger: bool,
-    /// Whom the token was minted for, if it says so.
+    /// The subject of the token, if it names one.
     pub subject: Option<Subject>,
-    /// Who presents the token, to be seen by others; taken out by those who have a use for it.
+    /// The visitor that others see; taken out by the code that tracks it.
     pub visitor: Option<Visitor>,
     signed_by: KeyFingerprint,
 }
 
 impl Grant {
-    /// Whether the token of `other` says the same, so that one grant can stand for both. The visitor
-    /// is left out: it is taken out before a grant is kept.
+    /// Whether the token of `other` grants the same, so that one grant can stand for both. The
+    /// visitor is not compared, because it is taken out before a grant is kept.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.is_trigger == other.is_trigger
@@ -215,7 +218,7 @@ impl Grant {
             && self.signed_by.is(&other.signed_by)
     }
 
-    /// Whether one of `keys` is the very key that verified this grant's token.
+    /// Whether one of `keys` is the key that verified this grant's token.
     pub fn is_signed_by(&self, keys: &Keys<'_>) -> bool {
         keys.accepted().any(|key| KeyFingerprint::of(key).is(&self.signed_by))
     }
@@ -241,15 +244,16 @@ impl fmt::Debug for KeyFingerprint {
     }
 }
 
-/// Why a token was refused. The log and the metrics distinguish all of these; a client is told
+/// Why a token was refused. The log and the metrics distinguish all of these; the client receives
 /// [`TokenError::reason`], which is the same for the first five.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// It is longer than it may be.
+    /// It is longer than the limit.
     TooLong,
-    /// It is not a JWT, or a claim has the wrong type or is there twice.
+    /// It is not a JWT, or a claim has the wrong type or occurs twice.
     Malformed,
-    /// Its header names another algorithm than HS256 and HS512, or asks for more than a signature.
+    /// Its header names an algorithm other than HS256 and HS512, or demands more than the check of
+    /// a signature.
     Unsupported,
     /// None of the app's keys signed it.
     Forged,
@@ -261,7 +265,7 @@ pub enum TokenError {
     Expired,
     /// `nbf` or `iat` lie in the future.
     NotYetValid,
-    /// `aud` is `csrf` and the CSRF token does not fit.
+    /// `aud` is `csrf` and the CSRF token does not match.
     InvalidCsrf,
 }
 
@@ -282,11 +286,11 @@ impl TokenError {
     }
 }
 
-/// The claims that Herald acts on. What is listed twice is refused, since nobody can say which one
-/// the minter meant.
+/// The claims that Herald uses. A claim that occurs twice is refused, because it is unknown which
+/// value the minter meant.
 #[derive(Deserialize)]
 struct Claims<'a> {
-    /// Milliseconds make it a fraction, so it is no integer.
+    /// A number of any kind, because a time in milliseconds may have a fraction.
     exp: Option<f64>,
     nbf: Option<f64>,
     iat: Option<f64>,
@@ -296,7 +300,7 @@ struct Claims<'a> {
     listen: Value,
     #[serde(default)]
     publish: Value,
-    /// Any JSON, however deep: null is not the same as none.
+    /// Any JSON, at any depth: null differs from absent.
     #[serde(default, borrow, deserialize_with = "given")]
     sub: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -307,7 +311,7 @@ struct Claims<'a> {
     presence: Option<&'a RawValue>,
 }
 
-/// Reads a member that is there, also where it is null.
+/// Reads a member that is present, even if it is null.
 fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
@@ -328,8 +332,8 @@ impl Claims<'_> {
         }
     }
 
-    /// Whom the token was minted for. A `sub` that cannot be read is as good as none, but one that
-    /// has a key twice is a bad token, like a claim that is listed twice.
+    /// The subject of the token. An unreadable `sub` counts as absent, but one that has a key twice
+    /// makes the token invalid, like a claim that occurs twice.
     fn subject(&self) -> Result<Option<Subject>, TokenError> {
         match self.sub.map(Subject::of).transpose() {
             Err(Unreadable::NotStrict(NotStrict::RepeatedKey)) => Err(TokenError::Malformed),
@@ -357,9 +361,9 @@ impl Claims<'_> {
         Ok(())
     }
 
-    /// The check that Guardian had in 0.1 to 0.3: a `csrf` token is worth something only together
-    /// with the page's CSRF token, which was signed with the same key. What pages make of no token is
-    /// none, wherever it came from.
+    /// The check of Guardian 0.1 to 0.3: a `csrf` token is valid only together with the page's CSRF
+    /// token, which was signed with the same key. The texts that pages write for an absent token
+    /// count as absent, from any place.
     fn check_csrf(&self, csrf: Option<&str>, key: &SecretString) -> Result<(), TokenError> {
         if !self.is_for("csrf") {
             return Ok(());
@@ -374,24 +378,24 @@ impl Claims<'_> {
     }
 }
 
-/// Unix time in seconds, as tokens count it. A clock before 1970 sees every token in the future.
+/// Unix time in seconds, as in tokens. With a clock before 1970 every token lies in the future.
 pub fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Judges tokens by the keys and the moment it was made for.
+/// Judges tokens by fixed keys at a fixed moment.
 #[derive(Clone, Copy)]
 pub struct Verifier<'a> {
     /// The keys that count.
     pub keys: Keys<'a>,
-    /// The longest token that is looked at.
+    /// The length limit of tokens, in bytes.
     pub token_bytes_max: usize,
     /// Unix time in seconds.
     pub now_s: f64,
 }
 
-/// Judges a token as far as it can be judged without knowing whose it is: its length, its algorithm,
-/// its times. Anybody can make one that passes.
+/// Judges a token as far as possible without knowing its app: its length, its algorithm, its times.
+/// Anybody can make a token that passes.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -410,7 +414,7 @@ impl Verifier<'_> {
     /// Verifies a token; `csrf` matters only to one whose `aud` is `csrf`.
     ///
     /// # Errors
-    /// [`TokenError`], of several faults the first in the order in which it lists them.
+    /// [`TokenError`]; of several faults, the first in the order of its variants.
     pub fn verify(&self, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
         if token.len() > self.token_bytes_max {
             return Err(TokenError::TooLong);
@@ -431,7 +435,7 @@ impl Verifier<'_> {
         })
     }
 
-    /// What a token permits that `key` signed.
+    /// The rights of a token that `key` signed.
     fn grant(
         &self,
         message: &str,
@@ -455,8 +459,9 @@ impl Verifier<'_> {
     }
 }
 
-/// The algorithm a token names, if it is one of the two that count. What a header asks for beyond
-/// that (`crit`, an unencoded body, encryption, compression) is not done, so it is refused.
+/// The algorithm that a token names, if it is one of the two supported ones. A header that demands
+/// more (`crit`, an unencoded body, encryption, compression) is refused, because none of that is
+/// supported.
 fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
     let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
     let asks_for_more = header.crit.is_some()
@@ -469,15 +474,15 @@ fn pinned_algorithm(token: &str) -> Result<Algorithm, TokenError> {
     }
 }
 
-/// The claims as JSON: an object, for a struct would be read from an array, too.
+/// The claims as JSON: an object, because serde would also read a struct from an array.
 fn decode_claims(message: &str) -> Result<Vec<u8>, TokenError> {
     let (_, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
     let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
     json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(TokenError::Malformed)
 }
 
-/// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its text as it stands,
-/// base64url without padding (section 12.3 of the protocol document).
+/// Signs a CSRF token as the `s_csrf` claim holds it: HMAC-SHA256 over its exact text, base64url
+/// without padding (section 12.3 of the protocol document).
 pub fn csrf_signature(key: &SecretString, csrf: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("HMAC takes keys of any length");
@@ -485,10 +490,10 @@ pub fn csrf_signature(key: &SecretString, csrf: &str) -> String {
     URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
 }
 
-/// How a token is signed; there is no third way.
+/// The algorithms that sign a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SigningAlgorithm {
-    /// HMAC with SHA-256, what Rails helpers mint.
+    /// HMAC with SHA-256, the algorithm that Rails helpers use.
     #[default]
     Hs256,
     /// HMAC with SHA-512, Guardian's default from 0.7.
@@ -496,7 +501,7 @@ pub enum SigningAlgorithm {
 }
 
 impl SigningAlgorithm {
-    /// Parses the name that a JWT's header has for it.
+    /// Parses the algorithm's name in a JWT's header.
     pub fn parse(raw: &str) -> Option<Self> {
         match raw {
             "HS256" => Some(Self::Hs256),
@@ -512,7 +517,7 @@ pub enum MintError {
     /// Claims are a JSON object.
     #[error("claims must be a JSON object")]
     NotAnObject,
-    /// Anybody knows the empty key.
+    /// The key is empty, which everybody knows.
     #[error("the key is empty")]
     EmptyKey,
     /// The signing library refused.
@@ -520,7 +525,7 @@ pub enum MintError {
     Unsigned,
 }
 
-/// Mints a token that says `claims`, as they are: nothing is added.
+/// Mints a token with exactly these `claims`; none are added.
 ///
 /// # Errors
 /// [`MintError`].
@@ -571,7 +576,7 @@ mod tests {
         mint(&claims, &secret(APP_KEY), SigningAlgorithm::Hs256).expect("a token")
     }
 
-    /// Signs any two texts as HS256, so that what is wrong is the content and not the signature.
+    /// Signs any two texts as HS256, so that the content is at fault and not the signature.
     fn signed(header: &str, claims: impl AsRef<[u8]>) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), encoded(claims));
         let key = EncodingKey::from_secret(APP_KEY.as_bytes());
@@ -586,7 +591,7 @@ mod tests {
     const HS256: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
 
     #[test]
-    fn both_algorithms_and_what_they_permit() {
+    fn both_algorithms_and_the_rights_they_grant() {
         for algorithm in [SigningAlgorithm::Hs256, SigningAlgorithm::Hs512] {
             let claims = json!({"listen": ["private:*"], "publish": ["public:*"]});
             let token = mint(&claims, &secret(APP_KEY), algorithm).expect("a token");
@@ -942,7 +947,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_for_a_token_is_not_kept() {
+    fn a_text_that_is_too_long_for_a_token_is_not_kept() {
         let pair = |token: &str, csrf: &str| TokenPair {
             token: Some(token.into()),
             csrf: Some(csrf.into()),
@@ -1057,7 +1062,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_tokens_and_grants_is_no_secret() {
+    fn the_debug_text_of_tokens_and_grants_holds_no_secret() {
         let token = minted(json!({}));
         let grant = verify(&token, None).expect("a grant");
         let shown = format!("{:?} {grant:?}", pair(Some(&token), Some("page-csrf")));

@@ -1,21 +1,21 @@
-//! Visitors: who a token speaks for, where others can see who is there.
+//! Visitors: the users that tokens stand for, on topics that show their members.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Who presents a token.
+/// The user that presents a token.
 #[derive(Clone)]
 pub struct Visitor {
-    /// What tells it from other visitors: 1 to [`Visitor::KEY_BYTES_MAX`] bytes.
+    /// The key that distinguishes the visitor from others: 1 to [`Visitor::KEY_BYTES_MAX`] bytes.
     pub key: String,
-    /// What its `presence` claim says of it: a JSON object, as it was written.
+    /// The visitor's `presence` claim: a JSON object, as it was written.
     pub claim: Option<Box<RawValue>>,
 }
 
-/// Names that every JavaScript object has from its birth: older clients keep visitors in such
-/// objects, and would stumble over one of these.
+/// Names that every JavaScript object has from the start: older clients keep visitors in plain
+/// objects, and would fail on one of these names.
 const BORN_WITH: [&str; 12] = [
     "__proto__",
     "constructor",
@@ -39,7 +39,7 @@ pub(super) struct Names<'a> {
     pub(super) email: Option<&'a RawValue>,
 }
 
-/// What a `sub` that is an object has of them.
+/// The members of a `sub` object that can name a visitor.
 #[derive(Default, Deserialize)]
 struct Subject<'a> {
     #[serde(borrow)]
@@ -52,11 +52,12 @@ impl Visitor {
     /// The most bytes a key may have.
     pub const KEY_BYTES_MAX: usize = 128;
 
-    /// Reads who the claims name; `None` if nobody, or by a name that cannot be a key.
+    /// Reads the visitor that the claims name; `None` if there is none, or if its name cannot be a
+    /// key.
     ///
-    /// The first of these that is a string or a number is the key, and if it cannot be one, no
-    /// other takes its place: `sub`, the `id` and the `email` in a `sub` that is an object, those
-    /// beside it. Numbers become text as they are written.
+    /// The first of these that is a string or a number is the key, and if it cannot be a key, no
+    /// other takes its place: `sub`, the `id` and the `email` in a `sub` that is an object, then
+    /// the `id` and the `email` beside it. Numbers become text as they are written.
     pub(super) fn read(names: Names<'_>, claim: Option<&RawValue>) -> Option<Self> {
         let Names { sub, id, email } = names;
         let within = sub.and_then(subject).unwrap_or_default();
@@ -75,7 +76,7 @@ impl Visitor {
     }
 }
 
-/// Shows neither who nor what.
+/// Shows neither the key nor the claim.
 impl fmt::Debug for Visitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Visitor").finish_non_exhaustive()
@@ -83,7 +84,7 @@ impl fmt::Debug for Visitor {
 }
 
 fn subject(sub: &RawValue) -> Option<Subject<'_>> {
-    // A struct would be read from an array, too.
+    // Serde would also read a struct from an array.
     let is_object = sub.get().starts_with('{');
     is_object.then(|| serde_json::from_str(sub.get()).ok()).flatten()
 }
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     fn raw(value: &Value) -> Option<Box<RawValue>> {
-        // What a token lacks is no null.
+        // A member that the token lacks is left out rather than written as null.
         (*value != json!("absent")).then(|| serde_json::value::to_raw_value(value).expect("JSON"))
     }
 
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_key_is_not_replaced_by_something_else() {
+    fn a_name_that_cannot_be_a_key_is_not_replaced_by_another() {
         let other = json!("other");
         for (sub, fits) in [
             ("k".repeat(128), true),

@@ -92,7 +92,7 @@ pub(super) struct Output {
     json: bool,
 }
 
-/// What both creating and updating can set.
+/// The fields that both `create` and `update` can set.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Fields {
     /// An origin whose pages may join, such as `https://example.com` or `//*.example.com`; may be repeated
@@ -152,7 +152,7 @@ impl clap::FromArgMatches for Settings {
 }
 
 impl Fields {
-    /// As the admin API would be sent them: one set of rules judges both.
+    /// The fields as the admin API would receive them, so that one set of rules judges both.
     fn into_map(self) -> Result<Map<String, Value>, Failure> {
         let Settings(mut map) = self.settings;
         let mut set = |field: &str, value: Option<Value>| {
@@ -209,7 +209,7 @@ pub(super) fn run(command: Command) -> Result<String, Failure> {
 async fn list(store: &AppStore, output: &Output) -> Result<String, Failure> {
     let listing = store.list().await?;
     for row in &listing.unreadable {
-        log::warn!("row {} of the table is no app: its {} is not valid", row.id.0, row.column);
+        log::warn!("row {} of the table is not an app: its {} is not valid", row.id.0, row.column);
     }
     if output.json {
         let data: Vec<_> = listing.apps.iter().map(AppView::from).collect();
@@ -223,7 +223,7 @@ async fn list(store: &AppStore, output: &Output) -> Result<String, Failure> {
     Ok(table(["slug", "name", "key", "state"], &rows))
 }
 
-/// Finds an app, or says that there is none.
+/// Finds an app, or reports that it does not exist.
 pub(super) async fn find(store: &AppStore, slug: &Slug) -> Result<App, Failure> {
     store.find(slug).await?.ok_or_else(|| unknown(slug))
 }
@@ -249,7 +249,7 @@ async fn update(
 }
 
 async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, Failure> {
-    // A row that is no app any more can be deleted too, but not shown.
+    // A row that is not a valid app can be deleted too, but not shown.
     if store.id_by_slug(slug).await?.is_none() {
         return Err(unknown(slug));
     }

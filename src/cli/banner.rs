@@ -1,4 +1,4 @@
-//! What a newcomer reads after the first start, in development only.
+//! The greeting after the start of a server, in development only.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -33,7 +33,7 @@ fn introduce(app: &App, address: SocketAddr) -> String {
     )
 }
 
-/// The address that this machine's own browser can open.
+/// The address that a browser on this machine can open.
 fn reachable(host: IpAddr, port: u16) -> SocketAddr {
     let host = match host {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let (settings, effective) = Settings::explain()?;
-    // The limit on open files belongs to the settings that have to be honoured.
+    // The limit on open files is one of the settings that the machine must support.
     settings.sessions_max(crate::settings::raise_file_limit())?;
     Ok(match args.json {
         true => super::json(&as_json(settings.env, effective)),

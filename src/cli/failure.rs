@@ -9,9 +9,9 @@ use crate::{
     settings::SettingsError,
 };
 
-/// The command was understood and could not be done.
+/// The exit code of a command that failed.
 const FAILED: u8 = 1;
-/// The command line was not understood; clap's own code.
+/// The exit code of a command line that is not valid; clap uses the same code.
 pub(super) const USAGE: u8 = 2;
 
 /// A line for standard error and the exit code that goes with it.
@@ -22,17 +22,18 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// It could not be done.
+    /// The command failed.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: FAILED }
     }
 
-    /// It was not understood.
+    /// The command line is not valid.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: USAGE }
     }
 
-    /// Leaves the line to be written and gives the code, which speaks also where nobody reads.
+    /// Queues the line and returns the exit code, which reports the failure even if standard error
+    /// is not read.
     pub(super) fn report(self, lines: &Lines) -> ExitCode {
         lines.push(format!("herald: {}\n", one_line(&self.message)).as_bytes());
         ExitCode::from(self.code)

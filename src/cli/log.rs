@@ -17,10 +17,10 @@ use log::LevelFilter;
 
 pub(super) use lines::Lines;
 
-/// What commands log that answer and end: only what should be known.
+/// The level of commands that answer and end: warnings and errors only.
 pub(super) const COMMANDS: &str = "warn";
 
-/// How long an exit waits for lines that are not written yet.
+/// How long an exit waits for lines that are still queued.
 pub(super) const EXIT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Starts the thread that writes to standard error.
@@ -28,13 +28,13 @@ pub(super) fn to_standard_error() -> Lines {
     Lines::to(io::stderr())
 }
 
-/// Starts logging what `filter` lets through; `RUST_LOG` wins where it is set.
+/// Starts logging the records that `filter` lets through; `RUST_LOG` takes precedence if it is set.
 pub(super) fn start(filter: &str, lines: &Lines) {
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
     let mut builder = Builder::new();
     builder
         .parse_filters(wanted.as_deref().unwrap_or(filter))
-        // Statements may hold values, whatever level was asked for.
+        // Statements may hold values, so they are not logged at any level.
         .filter_module("sqlx::query", LevelFilter::Off)
         .target(Target::Pipe(Box::new(lines.clone())))
         .format(|out, record| {
@@ -42,12 +42,13 @@ pub(super) fn start(filter: &str, lines: &Lines) {
             let (level, target) = (record.level(), record.target());
             writeln!(out, "{} {level:<5} {target}: {}", out.timestamp_millis(), one_line(&message))
         });
-    // Only a second start could fail, and then logging works already.
+    // Only a second start can fail, and then logging already works.
     builder.try_init().ok();
     panic::set_hook(Box::new(log_panic));
 }
 
-/// Logs a panic. The standard library would write it to standard error itself, and wait there.
+/// Logs a panic. The standard library would write it to standard error itself, and could block
+/// there.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let trace = Backtrace::capture();
     match trace.status() {
@@ -56,7 +57,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Escapes control characters: what comes from outside cannot forge a line, nor move the cursor.
+/// Escapes control characters: text from outside must not forge a line or move the cursor.
 pub(super) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);

@@ -51,7 +51,7 @@ pub(super) fn run(command: &Command) -> Result<String, Failure> {
     })
 }
 
-/// Names the migrations that are no longer as they were.
+/// Names the migrations whose state has changed.
 async fn report(store: &AppStore, before: &[Migration]) -> Result<String, Failure> {
     let after = store.migrations().await?;
     let changed = after.iter().filter(|migration| !before.contains(migration));

@@ -1,8 +1,8 @@
-//! The command line: what an operator needs without curl.
+//! The command line: the operator's tasks without an HTTP client.
 //!
-//! Each command is a file with its arguments, its help and one `run`, which returns what is to be
-//! printed or a `Failure`; `run` alone prints and chooses the exit code. So nothing below it
-//! panics on a closed pipe, and no fault has more than one line.
+//! Each command is a file with its arguments, its help and one `run`, which returns the text to
+//! print or a `Failure`; only the `run` of this module prints and chooses the exit code. No command
+//! panics on a closed pipe, therefore, and every failure is reported in one line.
 
 mod apps;
 mod banner;
@@ -98,9 +98,9 @@ enum Command {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        // Help and version come this way too; clap knows the stream and the code for each.
+        // Help and version also arrive as errors; clap knows the stream and the code for each.
         Err(answer) => {
-            // Nobody is left to be told that nobody listens.
+            // A failure to print cannot be reported, because the output is closed.
             answer.print().ok();
             return ExitCode::from(if answer.use_stderr() { failure::USAGE } else { 0 });
         }
@@ -115,7 +115,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     code
 }
 
-/// Does what was asked; the text is for standard output.
+/// Runs the command and returns the text for standard output.
 fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
     if !matches!(command, Command::Serve) {
         log::start(log::COMMANDS, lines);
@@ -134,16 +134,18 @@ fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `herald apps list | head -1` has what it wants.
+        // A reader that closed the pipe, for example `herald apps list | head -1`, has all it
+        // wants.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.map_err(|e| Failure::new(format!("cannot write to standard output: {e}"))),
     }
 }
 
-/// Runs `task` on the database of the settings, for a command that is over when it is.
+/// Runs `task` on the database of the settings, and closes the database afterwards.
 ///
-/// No command but a server's start makes a folder for a database: in another folder than the server's
-/// that would be an empty database of its own, which answers as if there were no apps.
+/// Only a server's start creates the folder of a database: a command that runs in a folder other
+/// than the server's would otherwise create a new empty database, and report that there are no
+/// apps.
 fn with_store<T>(
     missing: MissingFile,
     task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
@@ -158,7 +160,7 @@ fn with_store<T>(
     })
 }
 
-/// As [`with_store`], for commands that need the tables to be there and up to date.
+/// Like [`with_store`], for commands that need the tables to exist and to be up to date.
 fn with_tables<T>(
     missing: MissingFile,
     task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
@@ -176,7 +178,7 @@ fn with_tables<T>(
     })
 }
 
-/// Spells a value as indented JSON and a line's end.
+/// Spells a value as indented JSON, with a final newline.
 fn json(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }

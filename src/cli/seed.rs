@@ -1,4 +1,4 @@
-//! `herald seed`: the articles' app, for a laptop.
+//! `herald seed`: creates the articles' app, for development.
 
 use super::{Failure, with_tables};
 use crate::{

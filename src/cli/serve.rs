@@ -1,4 +1,4 @@
-//! `herald serve`: the server itself, until it is told to stop.
+//! `herald serve`: runs the server until a signal stops it.
 
 use crate::{
     app::{
@@ -40,10 +40,11 @@ async fn serve(settings: Settings, lines: &Lines) -> Result<String, Failure> {
         }
         Environment::Test | Environment::Production => String::new(),
     };
-    // Spawned, it is said once the server minds signals: who has read it can stop Herald in order.
+    // The greeting is printed by a task, which runs once the server handles signals: a reader of
+    // the greeting can then stop Herald in an orderly way.
     actix_rt::spawn(async move {
         log::info!("listening on {address}");
-        // It serves all the same if nobody reads this.
+        // The server goes on if the greeting cannot be printed.
         super::print(&greeting).ok();
     });
     match server.run_until_stopped().await {

@@ -2,7 +2,7 @@
 
 use super::log::one_line;
 
-/// Lines `rows` up under `head`, two spaces between columns. What apps are called comes from
+/// Aligns `rows` under `head`, with two spaces between columns. The names of apps come from
 /// outside, so control characters are escaped.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let cell = |text: &str| one_line(text).into_owned();

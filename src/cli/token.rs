@@ -79,7 +79,7 @@ fn parse_pattern(raw: &str) -> Result<String, String> {
 }
 
 /// Reads any JSON, with numbers as they are written. Other text is a string, unless it looks like
-/// JSON that has been cut or misspelled.
+/// truncated or misspelled JSON.
 fn parse_sub(raw: &str) -> Result<Box<RawValue>, String> {
     match serde_json::from_str::<Box<RawValue>>(raw) {
         Ok(json) => match Subject::of(&json) {
@@ -96,7 +96,7 @@ fn parse_sub(raw: &str) -> Result<Box<RawValue>, String> {
 
 fn parse_ttl(raw: &str) -> Result<Duration, String> {
     let ttl = humantime::parse_duration(raw).ok().filter(|ttl| ttl.as_secs() > 0);
-    // Nobody accepts an `exp` beyond the year 9999.
+    // No server accepts an `exp` beyond the year 9999.
     let left_s = YEAR_10000_S.saturating_sub(Utc::now().timestamp() + 1);
     let ttl = ttl.filter(|ttl| i64::try_from(ttl.as_secs()).is_ok_and(|s| s < left_s));
     ttl.ok_or_else(|| {
@@ -111,7 +111,7 @@ fn parse_algorithm(raw: &str) -> Result<SigningAlgorithm, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
-    // Where there is a single app its topics do not name it.
+    // On a server with a single app, topics do not name the app.
     let (secret, named) = match (&args.app, &args.secret_env) {
         (_, Some(variable)) => (secret_of(variable)?, None),
         (Some(slug), None) => with_tables(MissingFile::Refuse, async |store, settings| {
@@ -124,13 +124,13 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let token = mint(&claims, &secret, args.algorithm).map_err(|e| Failure::new(e.to_string()))?;
     for warning in warnings(args, named) {
         let warning = super::log::one_line(&warning);
-        // Where standard error is closed nobody can be warned.
+        // A warning is lost if standard error is closed.
         writeln!(io::stderr(), "herald: warning: {warning}").ok();
     }
     Ok(format!("{token}\n"))
 }
 
-/// What is probably not meant: a token that permits nothing, and topics of other apps.
+/// Warnings about likely mistakes: a token that permits nothing, and topics of other apps.
 fn warnings(args: &Args, app: Option<&Slug>) -> Vec<String> {
     let mut warnings = Vec::new();
     if args.listen.is_empty() && args.publish.is_empty() {
@@ -156,7 +156,7 @@ pub(super) fn secret_of(name: &str) -> Result<SecretString, Failure> {
     }
 }
 
-/// What the token says.
+/// The claims of the token.
 #[derive(Serialize)]
 struct Claims<'a> {
     iat: i64,

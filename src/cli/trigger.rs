@@ -27,7 +27,7 @@ const KEY: &str = "HERALD_APP_KEY";
 const SECRET: &str = "HERALD_APP_SECRET";
 /// How long a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much of an answer is read.
+/// How many bytes of an answer are read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -94,8 +94,8 @@ fn parse_url(raw: &str) -> Result<Url, String> {
     }
 }
 
-/// Where to knock, and as whom.
-struct Door {
+/// The server's address and the app's credentials.
+struct RemoteServer {
     url: Url,
     key: String,
     secret: SecretString,
@@ -103,8 +103,8 @@ struct Door {
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let body = body(args)?;
-    let door = door(args)?;
-    let answer = send(args, &door, &body)?;
+    let remote = remote(args)?;
+    let answer = send(args, &remote, &body)?;
     Ok(match args.json {
         true => format!("{answer}\n"),
         false => {
@@ -114,7 +114,7 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
     })
 }
 
-/// Whom bytes were kept from, in words; nothing if they reached everybody.
+/// The number of subscribers that were not sent the bytes, in words; empty if there were none.
 fn skipped(answer: &Value) -> String {
     match answer.get("skipped") {
         None => String::new(),
@@ -153,7 +153,7 @@ fn object_of(given: &str) -> Result<Box<RawValue>, Failure> {
         .map_err(|_| Failure::usage("--payload: payload is not valid JSON"))
 }
 
-/// Bytes in base64. Programs that write it break it into lines, which the server would refuse.
+/// Bytes in base64. Some programs break it into lines, which the server would refuse.
 fn base64_of(given: &str) -> Result<String, Failure> {
     let mut text = read(given)?;
     text.retain(|c| !c.is_ascii_whitespace());
@@ -163,7 +163,7 @@ fn base64_of(given: &str) -> Result<String, Failure> {
     }
 }
 
-/// What was given, or standard input where that is `-`.
+/// The given text, or standard input if the text is `-`.
 fn read(given: &str) -> Result<String, Failure> {
     if given != "-" {
         return Ok(given.to_owned());
@@ -175,15 +175,19 @@ fn read(given: &str) -> Result<String, Failure> {
     }
 }
 
-fn door(args: &Args) -> Result<Door, Failure> {
+fn remote(args: &Args) -> Result<RemoteServer, Failure> {
     let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     match (given(KEY), given(SECRET)) {
         (Some(key), Some(secret)) => {
-            Ok(Door { url: url(args, 4000)?, key, secret: SecretString::from(secret) })
+            Ok(RemoteServer { url: url(args, 4000)?, key, secret: SecretString::from(secret) })
         }
         (None, None) => with_tables(MissingFile::Refuse, async |store, settings| {
             let app = find(&store, &args.app).await?;
-            Ok(Door { url: url(args, settings.server.port)?, key: app.key, secret: app.secret })
+            Ok(RemoteServer {
+                url: url(args, settings.server.port)?,
+                key: app.key,
+                secret: app.secret,
+            })
         }),
         _ => Err(Failure::new(format!("{KEY} and {SECRET} belong together: set both or neither"))),
     }
@@ -198,12 +202,12 @@ fn url(args: &Args, port: u16) -> Result<Url, Failure> {
     Ok(url)
 }
 
-/// Posts the event; gives back the server's answer.
-fn send(args: &Args, door: &Door, body: &str) -> Result<Value, Failure> {
-    let credentials = format!("{}:{}", door.key, door.secret.expose_secret());
-    let server = door.url.origin().ascii_serialization();
-    let response = agent(&door.url)
-        .post(door.url.as_str())
+/// Posts the event and returns the server's answer.
+fn send(args: &Args, remote: &RemoteServer, body: &str) -> Result<Value, Failure> {
+    let credentials = format!("{}:{}", remote.key, remote.secret.expose_secret());
+    let server = remote.url.origin().ascii_serialization();
+    let response = agent(&remote.url)
+        .post(remote.url.as_str())
         .header("authorization", format!("Basic {}", BASE64_STANDARD.encode(credentials)))
         .header("content-type", "application/json")
         .send(body);
@@ -225,11 +229,12 @@ fn agent(url: &Url) -> ureq::Agent {
     };
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        // A POST that is sent elsewhere becomes a GET: better to say where the server is.
+        // A client that follows a redirect turns a POST into a GET, so the new address is reported
+        // instead.
         .max_redirects(0)
         .timeout_global(Some(ANSWER_TIMEOUT));
     if is_here {
-        // A proxy of the network cannot reach this machine's own loopback.
+        // A proxy cannot reach this machine's own loopback address.
         config = config.proxy(None);
     }
     config.build().into()

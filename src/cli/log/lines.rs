@@ -1,8 +1,8 @@
-//! The lines that wait for standard error, which nobody may be reading.
+//! The queue of lines for standard error, whose reader may have stopped.
 //!
-//! A pipe that nobody reads is full after 64 KB, and a write to it then blocks for ever. So nothing
-//! but a thread of its own writes to standard error: all others leave their line in a bounded queue,
-//! and a line that finds no room is dropped and counted.
+//! A pipe without an active reader is full after 64 KB, and a write to it then blocks for ever.
+//! Therefore only a separate thread writes to standard error: all other threads put their lines
+//! into a bounded queue, and a line that finds no room is dropped and counted.
 
 use std::{
     io::{self, Write},
@@ -13,14 +13,14 @@ use std::{
 
 use crate::metrics::Counter;
 
-/// Bytes of lines that may wait. As many again may be in the hands of the thread that writes.
+/// Bytes of lines that may wait. The writer thread may hold the same number again.
 const BYTES_MAX: usize = 1_048_576;
-/// What a pipe takes whole or not at all (`PIPE_BUF` of Linux), bytes.
+/// The number of bytes that a pipe writes atomically (`PIPE_BUF` of Linux).
 const WRITE_BYTES_MAX: usize = 4_096;
-/// Memory for lines that is kept when nothing waits, bytes.
+/// Bytes of memory that are kept for lines when none wait.
 const IDLE_BYTES: usize = 16_384;
 
-/// The lines on their way to standard error. Cheap to clone; all clones are one.
+/// The queue of lines for standard error. Cheap to clone; all clones share one queue.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Lines(Arc<Shared>);
 
@@ -32,7 +32,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whole lines, one behind the other.
+    /// Whole lines, one after the other.
     waiting: Vec<u8>,
     is_writing: bool,
     dropped: Counter,
@@ -44,12 +44,12 @@ impl Lines {
         let lines = Self(Arc::default());
         let shared = lines.0.clone();
         let writer = thread::Builder::new().name("herald-log".into());
-        // A process that has no thread left for its log says so by its exit code, if at all.
+        // A process that cannot start a thread for its log can report that only by its exit code.
         writer.spawn(move || shared.write(out)).ok();
         lines
     }
 
-    /// Leaves whole lines to be written, all or none. Never waits for the reader.
+    /// Queues whole lines: either all or none. Never waits for the reader.
     pub(in crate::cli) fn push(&self, lines: &[u8]) {
         let mut state = self.0.lock();
         if state.waiting.len() + lines.len() > BYTES_MAX {
@@ -60,13 +60,13 @@ impl Lines {
         self.0.changed.notify_all();
     }
 
-    /// Waits until all lines are written, but no longer than this.
+    /// Waits until all lines are written, but no longer than `within`.
     pub(in crate::cli) fn flush(&self, within: Duration) {
         let is_busy = |state: &mut State| !state.waiting.is_empty() || state.is_writing;
         drop(self.0.changed.wait_timeout_while(self.0.lock(), within, is_busy));
     }
 
-    /// Counts dropped lines here from now on, those of the past included.
+    /// Counts dropped lines in `counter` from now on, and adds those dropped before.
     pub(in crate::cli) fn count_dropped_in(&self, counter: &Counter) {
         let mut state = self.0.lock();
         counter.inc_by(state.dropped.get());
@@ -74,7 +74,7 @@ impl Lines {
     }
 }
 
-/// For the logger, which hands over each record in one piece.
+/// For the logger, which writes each record in one piece.
 impl Write for Lines {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         self.push(record);
@@ -88,11 +88,11 @@ impl Write for Lines {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds this, and lines would still be lines.
+        // No code panics while it holds this lock, and the lines would still be whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes whatever comes, for ever.
+    /// Writes lines as they arrive, for ever.
     fn write(&self, mut out: impl Write) {
         let (mut batch, mut told) = (Vec::new(), 0);
         loop {
@@ -103,15 +103,18 @@ impl Shared {
                 state.dropped.inc_by(lost);
                 state.dropped.get()
             };
-            // Where nothing is taken any more, this line would only be one more that is lost.
+            // If the output accepts nothing any more, this line would be lost too.
             if lost == 0 && dropped > told {
-                log::warn!("{} log lines were dropped: nobody read them in time", dropped - told);
+                log::warn!(
+                    "{} log lines were dropped: standard error was not read in time",
+                    dropped - told
+                );
                 told = dropped;
             }
         }
     }
 
-    /// Waits for lines and takes all that are there.
+    /// Waits for lines and takes all that are queued.
     fn next(&self, batch: &mut Vec<u8>) {
         batch.clear();
         batch.shrink_to(IDLE_BYTES);
@@ -125,8 +128,8 @@ impl Shared {
     }
 }
 
-/// Writes lines in pieces that a pipe does not tear, as far as lines are no longer than that. Answers
-/// how many were lost because `out` takes no more.
+/// Writes lines in pieces that a pipe writes atomically, unless a single line is longer. Returns
+/// the number of lines that were lost because `out` accepts no more.
 fn write_lines(out: &mut impl Write, lines: &[u8]) -> u64 {
     let mut rest = lines;
     while !rest.is_empty() {
@@ -159,7 +162,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A reader who takes each piece only when told to.
+    /// A reader that takes each piece only when the test tells it to.
     struct Slow {
         pieces: mpsc::Sender<Vec<u8>>,
         turns: mpsc::Receiver<()>,
@@ -189,7 +192,7 @@ mod tests {
         let dropped = Counter::default();
         lines.push(b"first\n");
         assert_eq!(taken.recv_timeout(SOON).expect("a piece"), b"first\n");
-        // The writer is stuck with the first line from here on.
+        // From here on the writer is blocked on the first line.
         let line = [&[b'x'; 1_023][..], b"\n"].concat();
         for _ in 0..BYTES_MAX / line.len() + 3 {
             lines.push(&line);

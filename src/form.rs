@@ -1,9 +1,9 @@
 //! Bracketed forms: `a[b]=c` as browsers, Rails and Plug write nested parameters.
 //!
-//! Bodies are read as Rack's query parser reads them, or refused: what Rack itself reads differently
-//! from version to version (`a]=1`), drops (`a[][][b]=1`) or overwrites (`a[b]=1&a=2`) is nothing that
-//! a sender can have meant. Query strings are read leniently, as section 3.1 of the protocol document
-//! asks for: clients put whatever parameters they like into the URL of a socket.
+//! Bodies are read as Rack's query parser reads them, or refused. A name that Rack reads
+//! differently from version to version (`a]=1`), drops (`a[][][b]=1`) or overwrites (`a[b]=1&a=2`)
+//! is refused, because no sender can have meant it. Query strings are read leniently, as section
+//! 3.1 of the protocol document requires: clients may put any parameters into the URL of a socket.
 
 use std::borrow::Cow;
 
@@ -19,35 +19,35 @@ pub const DEPTH_MAX: usize = 32;
 /// The most objects and lists of a form, over all its parameters.
 pub const BRANCHES_MAX: usize = 4_096;
 
-/// How much of a bad name is told.
+/// The most bytes of a bad name that an error shows.
 const TOLD_CHARS_MAX: usize = 100;
 
 /// Why a form is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormError {
-    /// It is not UTF-8 once it is decoded, or a `%` is not followed by two hexadecimal digits.
+    /// It is not UTF-8 after decoding, or a `%` is not followed by two hexadecimal digits.
     NotText,
-    /// One of its parameters cannot be read.
+    /// One of its parameters is not valid.
     BadName {
         /// The parameter's name, cut where it is very long.
         name: String,
-        /// What is wrong with it, to be read after the name.
+        /// The fault, worded to follow the name.
         fault: &'static str,
     },
 }
 
-/// A query string that is not UTF-8 once it is decoded.
+/// A query string is not UTF-8 after decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotUtf8;
 
 /// Parses a body: `a=1&b[c]=2&d[]=3` is `{"a":"1","b":{"c":"2"},"d":["3"]}`.
 ///
-/// All leaves are strings, also those without a `=`. Empty pairs (`&&`) are skipped, of repeated plain
-/// names the last one wins. `a[][x]=1&a[][y]=2` is a list of one object, up to a name that is repeated,
-/// which begins the next one.
+/// All leaves are strings, even those without a `=`. Empty pairs (`&&`) are skipped, and the last
+/// of several equal plain names wins. `a[][x]=1&a[][y]=2` is a list of one object; a repeated name
+/// begins the next object.
 ///
 /// # Errors
-/// [`FormError`], for the first parameter that cannot be read.
+/// [`FormError`], for the first parameter that is not valid.
 pub fn parse(encoded: &[u8]) -> Result<Map<String, Value>, FormError> {
     let mut form = Form::default();
     for (nth, (name, value)) in pairs(encoded).enumerate() {
@@ -64,8 +64,8 @@ pub fn parse(encoded: &[u8]) -> Result<Map<String, Value>, FormError> {
     Ok(form.root)
 }
 
-/// Parses a query string, as [`parse`] does, but refuses no name: one that [`parse`] would refuse is
-/// kept literally, and of contradictory ones the last one wins.
+/// Parses a query string like [`parse`], but refuses no name: a name that [`parse`] would refuse is
+/// kept literally, and the last of several contradictory parameters wins.
 ///
 /// # Errors
 /// [`NotUtf8`].
@@ -88,7 +88,8 @@ pub fn parse_query(encoded: &[u8]) -> Result<Map<String, Value>, NotUtf8> {
     Ok(form.root)
 }
 
-/// The encoded names and values. Rack skips blanks after an `&`, which some hand-written forms have.
+/// The encoded names and values. Rack skips blanks after an `&`, which some hand-written forms
+/// have.
 fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let pairs = encoded.split(|byte| *byte == b'&').map(<[u8]>::trim_ascii_start);
     pairs.filter(|pair| !pair.is_empty()).map(|pair| {
@@ -97,8 +98,8 @@ fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Decodes `+` and `%20`; a `%` without two hexadecimal digits is left as it is. `None` if it is not
-/// UTF-8.
+/// Decodes `+` and `%20`; a `%` without two hexadecimal digits stays unchanged. `None` if the
+/// result is not UTF-8.
 fn decode(encoded: &[u8]) -> Option<Cow<'_, str>> {
     let spaced: Cow<'_, [u8]> = match encoded.contains(&b'+') {
         true => encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
@@ -167,14 +168,15 @@ fn path(name: &str) -> Result<(&str, Vec<Step<'_>>), &'static str> {
     if head.is_empty() { Err(MALFORMED) } else { Ok((head, steps)) }
 }
 
-/// What becomes of a parameter that makes a list, an object or a text of what is another of them.
+/// How a parameter is treated that needs a list, an object or a text in the place of another of
+/// these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnConflict {
     Refuse,
     Replace,
 }
 
-/// A form as far as it has been read.
+/// A form that is being read.
 #[derive(Debug, Default)]
 struct Form {
     root: Map<String, Value>,
@@ -195,7 +197,7 @@ impl Form {
     }
 }
 
-/// Puts one parameter where its steps lead.
+/// Puts one parameter into the place that its steps lead to.
 struct Place<'a> {
     branches: &'a mut usize,
     on_conflict: OnConflict,
@@ -233,7 +235,7 @@ impl Place<'_> {
         }
     }
 
-    /// Puts something into the last item of a list, or into a new one.
+    /// Puts a parameter into the last item of a list, or into a new one.
     fn put_item(
         &mut self,
         items: &mut Vec<Value>,
@@ -253,7 +255,7 @@ impl Place<'_> {
         }
     }
 
-    /// What the steps lead to where nothing is yet.
+    /// The value that the steps lead to if it does not exist yet.
     fn branch(&mut self, steps: &[Step<'_>], leaf: String) -> Result<Value, &'static str> {
         if *self.branches + steps.len() > BRANCHES_MAX {
             return Err(TOO_MANY_BRANCHES);
@@ -266,8 +268,8 @@ impl Place<'_> {
     }
 }
 
-/// Whether an object of a list has this parameter already, so that the parameter begins the next one.
-/// One that ends in a list, or goes through one, adds to what is there.
+/// Whether an object of a list already has this parameter, so that the parameter begins the next
+/// object. A parameter that ends in a list, or passes through one, adds to the present object.
 fn has(object: &Map<String, Value>, name: &str, steps: &[Step<'_>]) -> bool {
     let Some(value) = object.get(name) else { return false };
     match (steps, value) {
@@ -285,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// Forms as they come, and what they hold.
+    /// Forms, and their contents.
     fn readable() -> Vec<(&'static str, Value)> {
         vec![
             ("", json!({})),
@@ -340,7 +342,7 @@ mod tests {
         assert_eq!(bare, Ok(json!({"a": "", "b": {"c": ""}})), "no =, for which Rack has nil");
     }
 
-    /// Forms that are refused, by which parameter, and what a query string has of them.
+    /// Forms that are refused, the parameter at fault, and the contents as a query string.
     fn contradictory_or_malformed() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         vec![
             ("a[b=1", "a[b", MALFORMED, json!({"a[b": "1"})),
@@ -437,7 +439,7 @@ mod tests {
         assert_eq!(query.get(&name), Some(&json!("")), "literal where there is no more room");
     }
 
-    /// What this machine's Rack reads; `None` for what it refuses.
+    /// The result of this machine's Rack; `None` if Rack refuses the form.
     fn rack_reads(forms: &[&str]) -> Vec<Option<Value>> {
         let script = r#"
             require "json"
@@ -458,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_rack_reads() {
+    fn a_form_is_read_as_rack_reads_it() {
         let readable = readable();
         let forms: Vec<_> = readable.iter().map(|(encoded, _)| *encoded).collect();
         for ((encoded, expected), rack) in readable.iter().zip(rack_reads(&forms)) {

@@ -65,8 +65,8 @@ impl NotStrict {
 /// The time is linear in the length of the text. Memory is allocated only for objects of more than
 /// 16 keys and for keys with escapes, and is proportional to them.
 ///
-/// # Errors
-/// [`NotStrict`], of several faults the one that the text has first. A repeated key counts where its
+/// [`NotStrict`]; of several faults, the first in the text. A repeated key counts at the end of its
+/// object.
 /// object ends.
 pub fn check(json: &RawValue) -> Result<(), NotStrict> {
     let mut tokens = Tokens::of(json);
@@ -141,14 +141,14 @@ fn has_repeated(keys: &[&[u8]]) -> bool {
     if keys.len() <= PAIRWISE_KEYS_MAX {
         return keys.iter().enumerate().any(|(nth, key)| keys[..nth].contains(key));
     }
-    // The hasher is seeded at random, so nobody can choose keys that collide.
+    // The hasher is seeded at random, so that a client cannot choose keys that collide.
     let mut seen = HashSet::with_capacity(keys.len());
     !keys.iter().all(|key| seen.insert(key))
 }
 
-/// White space, and what separates pieces: `,` and `:`.
+/// White space and the separators `,` and `:`.
 const BETWEEN: u8 = 1;
-/// What a number may have.
+/// The bytes of a number.
 const NUMBER: u8 = 2;
 /// The letters of an exponent.
 const EXPONENT: u8 = 4;
@@ -305,7 +305,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Where the first `"` or `\` is, beginning at `from`.
+/// The index of the first `"` or `\` at or after `from`.
 #[inline(always)]
 fn quote_or_backslash(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;

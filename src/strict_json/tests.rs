@@ -10,7 +10,7 @@ fn checked(json: &str) -> Result<(), NotStrict> {
 }
 
 #[test]
-fn what_every_reader_holds_passes() {
+fn values_that_every_reader_can_hold_pass() {
     let deepest = format!("{}{}", "[".repeat(128), "]".repeat(128));
     let most_digits = "9".repeat(308);
     let long_fraction = format!("0.{}1e340", "0".repeat(400));
@@ -130,7 +130,7 @@ fn nesting_beyond_the_limit_is_refused_without_reading_on() {
 
 #[test]
 fn the_end_of_a_string_and_its_escapes_are_found_at_any_length() {
-    // `!`, `#`, `[` and `]` are the neighbours of the two bytes that are sought.
+    // `!`, `#`, `[` and `]` are the neighbours of the two bytes that the search looks for.
     for filler in ["a", "!", "#", "[", "]", "\u{7f}", "é", "\u{a2}", "€", "😀"] {
         for length in 0..40 {
             let text = filler.repeat(length);
@@ -147,7 +147,7 @@ fn the_end_of_a_string_and_its_escapes_are_found_at_any_length() {
     }
 }
 
-/// JSON as a reader understands it that refuses what this module refuses.
+/// JSON as read by a reader that refuses the same texts as this module.
 #[derive(Debug)]
 struct Strict;
 
@@ -206,7 +206,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 }
 
-/// JSON, much of it with what is refused.
+/// JSON, much of which has a fault that this module refuses.
 fn json() -> impl Strategy<Value = String> {
     let text = prop::collection::vec(
         prop::sample::select(vec![
@@ -249,7 +249,7 @@ fn json() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn exactly_what_a_strict_reader_refuses_is_refused(json in json()) {
+    fn exactly_the_json_that_a_strict_reader_refuses_is_refused(json in json()) {
         let is_read = serde_json::from_str::<Strict>(&json).is_ok();
         prop_assert_eq!(checked(&json).is_ok(), is_read, "{}", json);
     }

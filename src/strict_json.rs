@@ -65,9 +65,9 @@ impl NotStrict {
 /// The time is linear in the length of the text. Memory is allocated only for objects of more than
 /// 16 keys and for keys with escapes, and is proportional to them.
 ///
+/// # Errors
 /// [`NotStrict`]; of several faults, the first in the text. A repeated key counts at the end of its
 /// object.
-/// object ends.
 pub fn check(json: &RawValue) -> Result<(), NotStrict> {
     let mut tokens = Tokens::of(json);
     match tokens.next()? {

@@ -14,7 +14,6 @@ use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 /// by all their digits, never as doubles, which would make neighbouring large ids equal. Only
 /// digests are kept, one of the whole and one of each member of an object: they take little memory,
 /// and the user cannot be read from them.
-/// little memory, and who the subject stands for cannot be read from them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subject {
     /// The digest of the whole first, then those of the members.

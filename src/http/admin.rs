@@ -50,7 +50,6 @@ const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// against another address. A shared limit slows down all attackers together: all addresses
 /// together may fail as often as [`FAILING_ADDRESSES_MAX`] addresses could. Beyond that limit, only
 /// the credentials from an address that has logged in before are checked.
-/// which the right credentials came before is listened to.
 #[derive(Debug)]
 pub struct Throttle {
     failures_max: u32,

@@ -415,7 +415,7 @@ mod tests {
         http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, app, token_of},
     };
 
-    /// Who is recognised: `None` if nobody.
+    /// The caller behind the credentials; `None` if they are not valid.
     fn judge(
         services: &TestServices,
         slug: &str,

@@ -1,12 +1,12 @@
 //! The Phoenix Channels protocol, in both of its wire versions.
 //!
-//! The law is the protocol document that comes with the project's specification; tests here and in
-//! `tests/` carry the numbers of its entries. Reading order: [`connect`] decides who gets a socket,
-//! [`message`] has the parts that both wire versions share, [`v1`] and [`v2`] spell them, and
-//! [`binary`] is version 2 for payloads of bytes. [`presence`] makes and spells the presence
-//! events. [`admission`] decides which clients may join, and [`conversation`] is the state machine
-//! with its `joins`. [`long_poll`] carries it over plain requests: [`batch`] reads their bodies,
-//! and a [`session_token`] names their session. [`routes`] is the table of URLs.
+//! The protocol document that comes with the project's specification is authoritative; the tests
+//! here and in `tests/` carry the numbers of its entries. In reading order: [`connect`] accepts or
+//! refuses handshakes. [`message`] has the parts that both wire versions share, [`v1`] and [`v2`]
+//! spell them, and [`binary`] is version 2 for payloads of bytes. [`presence`] makes and spells the
+//! presence events. [`admission`] decides which clients may join, and [`conversation`] is the state
+//! machine with its `joins`. [`long_poll`] carries it over plain requests: [`batch`] reads their
+//! bodies, and a [`session_token`] names their session. [`routes`] is the table of URLs.
 
 pub mod admission;
 pub mod batch;

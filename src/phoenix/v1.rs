@@ -32,7 +32,7 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
     object(&topic.to_json(), event, reference.as_json(), payload)
 }
 
-/// Spells a publication; all who joined the same topic share the text.
+/// Spells a publication; all subscribers of the same topic share the text.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
     Frame::Text(ByteString::from(object(&topic, delivery.event, "null", delivery.payload.as_str())))

@@ -26,7 +26,7 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
     array(join_ref.as_json(), reference.as_json(), &topic.to_json(), event, payload)
 }
 
-/// Spells a publication; all who joined the same topic share the text, so both refs are null.
+/// Spells a publication; all subscribers of the same topic share the text, so both refs are null.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
     let payload = delivery.payload.as_str();

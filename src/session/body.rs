@@ -17,6 +17,13 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
+/// Bodies of at most this size, in bytes, are charged what has come of them. They come in few pieces.
+const SMALL_BYTES: usize = 32 * 1024;
+
+/// What a larger body is charged beside its bytes: the HTTP server keeps about as much of it on its way,
+/// however little has come.
+const OVERHEAD_BYTES: usize = 64 * 1024;
+
 /// The budget of all bodies under way. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bodies {
@@ -66,6 +73,11 @@ impl Bodies {
             return Err(Unread::TooLarge);
         }
         let mut body = HeldBody { bytes: Bytes::new(), charge: Charge::none(self) };
+        if announced.unwrap_or(bytes_max) > SMALL_BYTES {
+            // Alone the largest body always fits.
+            let room = self.bytes_max(share).saturating_sub(bytes_max);
+            body.charge.add(OVERHEAD_BYTES.min(room), share)?;
+        }
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|_| Unread::BrokenOff)?;
             if body.bytes.len() + chunk.len() > bytes_max {
@@ -90,15 +102,17 @@ fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Appends a chunk. A body in one piece, as most are, is not copied; one in several is copied once
-/// where it announced its length.
+/// Appends a chunk. A body in one piece, as most are, is not copied. The buffer of one in several at
+/// least doubles where it grows, but not beyond the length that was announced: a client that merely
+/// announces a length makes no room for it.
 fn join(bytes: Bytes, chunk: Bytes, announced: usize) -> Bytes {
     if bytes.is_empty() {
         return chunk;
     }
     let mut bytes = BytesMut::from(bytes);
     if bytes.capacity() < bytes.len() + chunk.len() {
-        bytes.reserve(announced.saturating_sub(bytes.len()).max(chunk.len()));
+        let left = announced.saturating_sub(bytes.len());
+        bytes.reserve(left.min(bytes.len()).max(chunk.len()));
     }
     bytes.extend_from_slice(&chunk);
     bytes.freeze()
@@ -197,6 +211,37 @@ mod tests {
         let mut payload = Payload::Stream { payload: stream.boxed_local() };
         let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
         bodies.read(request.headers(), payload, BYTES_MAX, share).await
+    }
+
+    #[actix_web::test]
+    async fn a_large_body_is_charged_for_what_is_kept_of_it_on_its_way() {
+        const BYTES_MAX: usize = 1 << 20;
+        let small = SMALL_BYTES.to_string();
+        let large = (SMALL_BYTES + 1).to_string();
+        for (announced, expected) in [(small.as_str(), 4), (&large, OVERHEAD_BYTES + 4)] {
+            let bodies = Bodies::new(BYTES_MAX + OVERHEAD_BYTES);
+            let headers = TestRequest::post()
+                .insert_header((CONTENT_LENGTH, announced))
+                .to_http_request()
+                .headers()
+                .clone();
+            let payload = |chunk: &'static [u8]| {
+                let chunks = [Ok::<_, PayloadError>(Bytes::from_static(chunk))];
+                Payload::Stream { payload: futures_util::stream::iter(chunks).boxed_local() }
+            };
+            let request = TestRequest::post().to_http_request();
+            let first = web::Payload::from_request(&request, &mut payload(b"four")).await;
+            let first = first.expect("a payload");
+            let held = bodies.read(&headers, first, BYTES_MAX, Share::Whole).await;
+            assert_eq!(held.expect("room").charge.bytes, expected);
+            assert_eq!(bodies.used_bytes.load(Relaxed), 0, "given back");
+            bodies.used_bytes.store(BYTES_MAX - 4, Relaxed);
+            let second = web::Payload::from_request(&request, &mut payload(b"fives")).await;
+            let second = second.expect("a payload");
+            let refused = bodies.read(&headers, second, BYTES_MAX, Share::Whole).await.err();
+            let is_large = expected > OVERHEAD_BYTES;
+            assert_eq!(refused, is_large.then_some(Unread::NoRoom));
+        }
     }
 
     #[actix_web::test]

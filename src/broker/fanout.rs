@@ -34,11 +34,12 @@ use super::{
     topic_name::{ChannelName, Scope},
     topics::Topics,
     tracker::{EnterChannel, FanoutLost, Untrack},
+    turns::Turns,
 };
 
-/// How many groups are handed a publication before the sockets get a turn. Without it a burst, or one
-/// `#general` to a client of many channels, fills healthy outboxes; with it several frames leave in
-/// one write.
+/// How many groups are handed a publication before the sockets get a turn, and then the next app that
+/// has something to be handed out. Without it a burst, or one `#general` to a client of many channels,
+/// fills healthy outboxes; with it several frames leave in one write.
 const HANDED_PER_TURN: usize = 16;
 
 /// A worker thread, unique for the life of this process.
@@ -52,7 +53,7 @@ pub struct ThreadFanout {
     pub worker: WorkerId,
     /// Where it is.
     pub addr: Addr<Fanout>,
-    /// The newest batch that it has begun to hand out.
+    /// The newest batch up to which it has begun to hand out all that it was sent.
     pub(super) handed: Rc<Cell<u64>>,
 }
 
@@ -167,7 +168,13 @@ pub(super) struct TrackerLost(pub(super) ScopeKey);
 ///
 /// It opens a scope with its first subscriber here and closes it with the last one. For each open
 /// scope it knows the newest publication that it has handed out, which is the exact boundary of a
-/// join: it handles no other message while a batch is under way.
+/// join: while a batch of an app is under way, everything that concerns the joins of this app waits
+/// behind it.
+///
+/// A batch that takes longer than a turn waits in a queue of its app, and so does everything of the
+/// app that comes after it. The apps that have a queue take turns, so a slow batch of one app delays
+/// another app by a turn and not by the batch. An app without a queue is served at once, unless it
+/// has something to hand out while others wait to.
 ///
 /// A session that cannot take a frame at once is ended; nobody is waited for. The mailbox takes
 /// batches without limit because each publication holds a permit (see [`Topics`]), and at most three
@@ -179,6 +186,12 @@ pub struct Fanout {
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
+    /// What could not be done at once. While there is any, `take_turn` is scheduled.
+    turns: Turns<Task>,
+    /// The number of the newest batch that has come.
+    newest: u64,
+    /// How many batches wait in `turns` that have not been begun.
+    waiting: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
     /// The session that gives way to the others, until it is over.
@@ -192,6 +205,17 @@ struct Present {
     outbox: Arc<Outbox>,
     places: Vec<Place>,
 }
+
+/// Something that waits for the turn of its app.
+enum Task {
+    /// Handing out a batch, or the rest of one.
+    HandOut(Course),
+    /// Whatever else a message asks for.
+    Other(Box<Act>),
+}
+
+/// What a message has the fan-out do.
+type Act = dyn FnOnce(&mut Fanout, &mut Context<Fanout>);
 
 /// How far handing out a batch has got.
 struct Course {
@@ -231,6 +255,9 @@ impl Fanout {
             sessions: IndexMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
+            turns: Turns::new(),
+            newest: 0,
+            waiting: 0,
             handed,
             sampler: Sampler::default(),
             relieving: None,
@@ -372,6 +399,16 @@ impl Fanout {
         }
     }
 
+    /// Tells the tracked members of a channel what has changed among them.
+    fn announce(&mut self, announcement: &Announcement) {
+        if let Some(listeners) = self.scopes.get(&announcement.key)
+            && let Some(group) = listeners.channels.get(&announcement.channel)
+        {
+            group.announce(announcement, &listeners.traffic);
+            self.handed_this_turn += 1;
+        }
+    }
+
     /// Hands a publication to those who joined one topic, and now and then asks one of them how long
     /// it takes.
     fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
@@ -380,12 +417,11 @@ impl Fanout {
         group.deliver(placed, level, sampled, traffic);
     }
 
-    /// Goes on handing out, turn by turn. No other message is handled in between: all members see one
-    /// order, and a join finds a batch either handed out as a whole, or not begun.
-    fn proceed(&mut self, mut course: Course, ctx: &mut Context<Self>) {
+    /// Hands a batch out as far as this turn goes. What is left is returned.
+    fn proceed(&mut self, mut course: Course) -> Option<Course> {
         while !course.is_over() {
             if self.handed_this_turn >= HANDED_PER_TURN {
-                return Self::rest(ctx, |fanout, ctx| fanout.proceed(course, ctx));
+                return Some(course);
             }
             if let Some((key, placed, channel)) = course.go_on() {
                 self.spread(key, placed, &channel);
@@ -394,7 +430,62 @@ impl Fanout {
             }
         }
         self.relieve();
+        None
+    }
+
+    /// Does something at once, or behind all of this app that waits for its turn: all members see one
+    /// order, and a join finds a batch either handed out as a whole, or not begun.
+    fn in_order(
+        &mut self,
+        app: AppId,
+        ctx: &mut Context<Self>,
+        act: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
+    ) {
+        match self.turns.has(app) {
+            true => self.turns.push(app, Task::Other(Box::new(act))),
+            false => act(self, ctx),
+        }
+    }
+
+    /// Does what waits, as much as fits into one turn. The mailbox is read between two turns, so that
+    /// an app which has just come gets the next one.
+    fn take_turn(&mut self, ctx: &mut Context<Self>) {
+        while self.handed_this_turn < HANDED_PER_TURN {
+            match self.turns.next() {
+                Some(Task::HandOut(course)) => {
+                    if course.begun == 0 {
+                        self.waiting -= 1;
+                        self.note_handed();
+                    }
+                    if let Some(rest) = self.proceed(course) {
+                        self.turns.put_back(Task::HandOut(rest));
+                    }
+                }
+                Some(Task::Other(act)) => {
+                    act(self, ctx);
+                    self.handed_this_turn += 1;
+                }
+                None => break,
+            }
+        }
+        self.turns.pass();
+        self.go_on(ctx);
+    }
+
+    /// Schedules the next turn if anything waits, and lets the sockets have theirs before.
+    fn go_on(&self, ctx: &mut Context<Self>) {
         self.rest_if_due(ctx);
+        if !self.turns.is_empty() {
+            let turn = actix::fut::ready(()).into_actor(self);
+            ctx.spawn(turn.map(|(), fanout, ctx| fanout.take_turn(ctx)));
+        }
+    }
+
+    /// Notes that a batch is begun. Sessions are told of the newest only when none is left behind.
+    fn note_handed(&self) {
+        if self.waiting == 0 {
+            self.handed.set(self.newest);
+        }
     }
 
     /// Ends the session of this thread for which most waits, if more waits for all sessions than may.
@@ -416,20 +507,13 @@ impl Fanout {
         }
     }
 
-    /// Lets the sockets have their turn once enough was handed out.
+    /// Lets the sockets have their turn once enough was handed out; nothing else happens here until
+    /// then.
     fn rest_if_due(&self, ctx: &mut Context<Self>) {
         if self.handed_this_turn >= HANDED_PER_TURN {
-            Self::rest(ctx, |_, _| {});
+            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.wait(turn.map(|(), fanout, _| fanout.handed_this_turn = 0));
         }
-    }
-
-    /// Lets the sockets have their turn; nothing else happens here until then.
-    fn rest(ctx: &mut Context<Self>, then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static) {
-        let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-        ctx.wait(turn.map(|(), fanout, ctx| {
-            fanout.handed_this_turn = 0;
-            then(fanout, ctx);
-        }));
     }
 
     /// How much waits for the sessions of this thread, and how much they joined.
@@ -536,15 +620,16 @@ impl Handler<Attach> for Fanout {
     type Result = ();
 
     fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) {
-        self.attach(attach, ctx);
+        let app = attach.subscription.place.key.app;
+        self.in_order(app, ctx, |fanout, ctx| fanout.attach(attach, ctx));
     }
 }
 
 impl Handler<Detach> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, detach: Detach, _: &mut Self::Context) {
-        self.detach(&detach);
+    fn handle(&mut self, detach: Detach, ctx: &mut Self::Context) {
+        self.in_order(detach.place.key.app, ctx, move |fanout, _| fanout.detach(&detach));
     }
 }
 
@@ -561,16 +646,29 @@ impl Handler<Dispatch> for Fanout {
 
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
         // Batches of several scopes may come in another order than they were published in.
-        self.handed.set(self.handed.get().max(batch.number));
-        self.proceed(Course { batch, begun: 0, channels: Vec::new() }, ctx);
+        self.newest = self.newest.max(batch.number);
+        let app = batch.key.app;
+        let course = Course { batch, begun: 0, channels: Vec::new() };
+        if !self.turns.is_empty() {
+            self.waiting += 1;
+            return self.turns.push(app, Task::HandOut(course));
+        }
+        self.note_handed();
+        match self.proceed(course) {
+            None => self.rest_if_due(ctx),
+            Some(rest) => {
+                self.turns.push(app, Task::HandOut(rest));
+                self.go_on(ctx);
+            }
+        }
     }
 }
 
 impl Handler<Entered> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, entered: Entered, _: &mut Self::Context) {
-        self.entered(entered);
+    fn handle(&mut self, entered: Entered, ctx: &mut Self::Context) {
+        self.in_order(entered.place.key.app, ctx, |fanout, _| fanout.entered(entered));
     }
 }
 
@@ -578,12 +676,12 @@ impl Handler<Announce> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
-        if let Some(listeners) = self.scopes.get(&announcement.key)
-            && let Some(group) = listeners.channels.get(&announcement.channel)
-        {
-            group.announce(&announcement, &listeners.traffic);
-            self.handed_this_turn += 1;
+        let app = announcement.key.app;
+        if !self.turns.is_empty() {
+            let announce = move |fanout: &mut Self, _: &mut _| fanout.announce(&announcement);
+            return self.turns.push(app, Task::Other(Box::new(announce)));
         }
+        self.announce(&announcement);
         self.rest_if_due(ctx);
     }
 }
@@ -591,24 +689,28 @@ impl Handler<Announce> for Fanout {
 impl Handler<AppChanged> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, AppChanged(app): AppChanged, _: &mut Self::Context) {
-        for outbox in self.sessions_of(|place| place.key.app == app) {
-            outbox.tell(News::AppChanged(app));
-        }
+    fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
+        self.in_order(app, ctx, move |fanout, _| {
+            for outbox in fanout.sessions_of(|place| place.key.app == app) {
+                outbox.tell(News::AppChanged(app));
+            }
+        });
     }
 }
 
 impl Handler<TrackerLost> for Fanout {
     type Result = ();
 
-    fn handle(&mut self, TrackerLost(key): TrackerLost, _: &mut Self::Context) {
-        let Some(listeners) = self.scopes.get(&key) else { return };
-        let mut ended = 0;
-        for outbox in listeners.channels.values().flat_map(Group::tracked) {
-            outbox.end(Ending::Broken);
-            ended += 1;
-        }
-        warn!("{ended} sessions of a lost tracker are ended");
+    fn handle(&mut self, TrackerLost(key): TrackerLost, ctx: &mut Self::Context) {
+        self.in_order(key.app, ctx, move |fanout, _| {
+            let Some(listeners) = fanout.scopes.get(&key) else { return };
+            let mut ended = 0;
+            for outbox in listeners.channels.values().flat_map(Group::tracked) {
+                outbox.end(Ending::Broken);
+                ended += 1;
+            }
+            warn!("{ended} sessions of a lost tracker are ended");
+        });
     }
 }
 
@@ -616,13 +718,15 @@ impl Handler<EndJoins> for Fanout {
     type Result = ();
 
     /// Who is about to join is told as well, whatever it joins: its place may be on its way here.
-    fn handle(&mut self, EndJoins(disconnection): EndJoins, _: &mut Self::Context) {
-        let joins = &disconnection.joins;
-        for Present { outbox, places } in self.sessions.values() {
-            if outbox.is_joining() || places.iter().any(|place| joins.may_concern(place)) {
-                outbox.tell(News::Disconnect(disconnection.clone()));
+    fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
+        self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
+            let joins = &disconnection.joins;
+            for Present { outbox, places } in fanout.sessions.values() {
+                if outbox.is_joining() || places.iter().any(|place| joins.may_concern(place)) {
+                    outbox.tell(News::Disconnect(disconnection.clone()));
+                }
             }
-        }
+        });
     }
 }
 

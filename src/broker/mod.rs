@@ -6,6 +6,9 @@
 //! [`fanout`] actor per worker thread, which knows the subscribers living there. The lock of the
 //! stream is held from the number to the last mailbox, so each fan-out gets them in this order.
 //!
+//! Apps share the server. `permits` bound how many publications of one app are under way, and a
+//! fan-out hands out to apps by `turns`, so a busy app delays the others little.
+//!
 //! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel. It
 //! announces what changes through the stream, so announcements share the order.
 
@@ -36,6 +39,7 @@ mod testing;
 pub mod topic_name;
 pub mod topics;
 mod tracker;
+mod turns;
 
 pub use addressing::Addressing;
 pub use publication::{

@@ -286,6 +286,11 @@ impl Probe {
         timeout(DEADLINE, self.hears.recv()).await.expect("in time").expect("a live probe")
     }
 
+    /// How much it has heard that was not looked at yet.
+    pub(super) fn unread(&self) -> usize {
+        self.hears.len()
+    }
+
     pub(super) fn has_heard_nothing(&mut self) -> bool {
         self.hears.is_empty()
     }

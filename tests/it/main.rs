@@ -36,6 +36,7 @@ mod long_poll;
 mod long_poll_limits;
 mod long_poll_sessions;
 mod metrics;
+mod neighbours;
 mod ordering;
 mod outage;
 mod paths;

@@ -1,10 +1,12 @@
 //! Fan-outs and probes.
 
 use super::super::{
-    Payload, Publication,
+    Payload, Publication, Receipt,
     outbox::{Excess, Load},
     subscriber::Disconnect,
-    testing::{Break, Broker, DEADLINE, Probe, channel, key, publication, whole},
+    testing::{
+        Break, Broker, DEADLINE, FORMAT, Probe, SUBSCRIPTION, channel, key, publication, whole,
+    },
 };
 use super::*;
 use crate::app::subject::{Subject, SubjectMembers};
@@ -398,4 +400,133 @@ async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
     broker.join(&back, whole(&scope)).await.expect("a place");
     broker.publish(&scope, "#general", "msg").await;
     assert_eq!(back.next().await, "* msg");
+}
+
+/// How many channels a busy app's session has joined: one `#general` takes many turns.
+const BUSY_CHANNELS: usize = 20 * HANDED_PER_TURN;
+
+/// A session of app 1 that has joined many channels, and one of app 2.
+async fn busy_and_quiet(broker: &Broker) -> (Probe, Probe) {
+    let (busy, quiet) = (broker.session(1).await, broker.session(2).await);
+    for nth in 0..BUSY_CHANNELS {
+        let place = channel(&key(1, "public"), &format!("c{nth}"));
+        broker.join(&busy, place).await.expect("a place");
+    }
+    broker.join(&quiet, whole(&key(2, "public"))).await.expect("a place");
+    (busy, quiet)
+}
+
+/// Publishes without waiting for anything.
+async fn begin(broker: &Broker, app: i32, destination: &str, event: &str) -> Receipt {
+    let publication = publication(&key(app, "public"), destination, event);
+    broker.topics.publish(publication).await.expect("room for one more")
+}
+
+#[actix_web::test]
+async fn an_app_whose_publications_take_long_delays_another_app_by_a_turn() {
+    let broker = Broker::start();
+    let (mut busy, mut quiet) = busy_and_quiet(&broker).await;
+    for event in ["first", "second"] {
+        begin(&broker, 1, "#general", event).await;
+    }
+    begin(&broker, 2, "#general", "msg").await;
+    assert_eq!(quiet.next().await, "* msg");
+    let meanwhile = busy.unread();
+    assert!(meanwhile <= 4 * HANDED_PER_TURN, "{meanwhile} frames came before it");
+    let mut heard: HashMap<String, Vec<String>> = HashMap::new();
+    for _ in 0..2 * BUSY_CHANNELS {
+        let frame = busy.next().await;
+        let (topic, event) = frame.split_once(' ').expect("a topic and an event");
+        heard.entry(topic.to_owned()).or_default().push(event.to_owned());
+    }
+    assert_eq!(heard.len(), BUSY_CHANNELS);
+    for (topic, events) in heard {
+        assert_eq!(events, ["#general:first", "#general:second"], "{topic}");
+    }
+    assert!(busy.has_heard_nothing() && quiet.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn publications_of_apps_that_take_turns_keep_their_order() {
+    let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 100);
+    let (mut busy, mut quiet) = busy_and_quiet(&broker).await;
+    for nth in 0..10 {
+        begin(&broker, 1, "#general", &format!("all{nth}")).await;
+        begin(&broker, 1, "c0", &format!("one{nth}")).await;
+        begin(&broker, 2, "#general", &format!("msg{nth}")).await;
+    }
+    for nth in 0..10 {
+        assert_eq!(quiet.next().await, format!("* msg{nth}"));
+    }
+    let mut heard = Vec::new();
+    for _ in 0..10 * (BUSY_CHANNELS + 1) {
+        heard.extend(Some(busy.next().await).filter(|frame| frame.starts_with("c0 ")));
+    }
+    let expected = |nth| [format!("c0 #general:all{nth}"), format!("c0 one{nth}")];
+    assert_eq!(heard, (0..10).flat_map(expected).collect::<Vec<_>>());
+    assert!(busy.has_heard_nothing() && quiet.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_other() {
+    let broker = Broker::start();
+    let (busy, _quiet) = busy_and_quiet(&broker).await;
+    let (mut late, other) = (broker.session(3).await, broker.session(4).await);
+    let subscribe = |place: Place| {
+        let (topic, format) = ("late".into(), FORMAT);
+        Subscription { place, topic, format, persona: None }
+    };
+    let first = begin(&broker, 1, "#general", "first").await.positions()[0];
+    // In a channel that the first publication has yet to reach, wherever it is now.
+    for nth in 0..BUSY_CHANNELS {
+        let id = SubscriptionId(100 + nth as u32);
+        let place = channel(&key(1, "public"), &format!("c{nth}"));
+        let attach = Attach { session: late.session, id, subscription: subscribe(place) };
+        broker.fanout.do_send(attach);
+    }
+    let place = whole(&key(2, "public"));
+    broker.begin_attach(SUBSCRIPTION, &other, subscribe(place)).await;
+    other.joined().await.expect("a place");
+    let meanwhile = busy.unread();
+    assert!(meanwhile <= 4 * HANDED_PER_TURN, "{meanwhile} frames came before it");
+    begin(&broker, 1, "#general", "second").await;
+    for _ in 0..BUSY_CHANNELS {
+        assert_eq!(late.joined().await.expect("a place").boundary, first);
+    }
+    for _ in 0..BUSY_CHANNELS {
+        assert_eq!(late.next().await, "late #general:second", "and nothing of the first");
+    }
+    assert!(late.has_heard_nothing());
+}
+
+#[actix_web::test]
+async fn what_ends_joins_comes_behind_what_was_published_before_it() {
+    let broker = Broker::start();
+    let (mut busy, _quiet) = busy_and_quiet(&broker).await;
+    begin(&broker, 1, "#general", "last").await;
+    let disconnect = Disconnect::Place(channel(&key(1, "public"), "c0"));
+    broker.topics.disconnect(disconnect.clone()).await.expect("all to be told");
+    for _ in 0..BUSY_CHANNELS {
+        let frame = busy.next().await;
+        assert!(frame.ends_with(" #general:last"), "{frame}");
+    }
+    assert_eq!(busy.next().await, format!("disconnect: {disconnect:?}"));
+}
+
+#[actix_web::test]
+async fn a_thread_awaits_the_batch_that_waits_though_a_newer_one_was_handed_out() {
+    let mut broker = Broker::start();
+    let thread = broker.topics.start_fanout();
+    (broker.worker, broker.fanout) = (thread.worker, thread.addr.clone());
+    let (mut busy, mut quiet) = busy_and_quiet(&broker).await;
+    for event in ["first", "second"] {
+        begin(&broker, 1, "#general", event).await;
+    }
+    begin(&broker, 2, "#general", "msg").await;
+    assert_eq!(quiet.next().await, "* msg");
+    assert!(broker.topics.has_more_for(&thread), "the second waits");
+    for _ in 0..=BUSY_CHANNELS {
+        busy.next().await;
+    }
+    assert_eq!(thread.handed.get(), 3, "all are begun");
 }

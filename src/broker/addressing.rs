@@ -94,7 +94,7 @@ impl Addressing {
     }
 }
 
-/// What is behind `front` and a colon in a text: `Some(None)` if the text ends with `front`, `None` if
+/// The rest of a text behind `front` and a colon: `Some(None)` if the text ends with `front`, `None` if
 /// it does not begin with it or goes on otherwise.
 fn behind<'a>(front: &str, text: &'a str) -> Option<Option<&'a str>> {
     match text.strip_prefix(front)? {
@@ -188,7 +188,7 @@ mod tests {
             ("private:foo-app:foo-app:*", &[Some("foo-app:web")]),
             ("private:foo-apple", &[Some("foo-apple")]),
             ("private:foo-app:foo-apple", &[Some("foo-apple")]),
-            // What covers no topic.
+            // These patterns cover no topic.
             ("private:bar-app:*", &[]),
             ("private:foo-app*", &[]),
             ("private:foo-app:", &[]),

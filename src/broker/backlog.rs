@@ -22,12 +22,31 @@ pub struct Backlog(Arc<Count>);
 struct Count {
     bytes: AtomicUsize,
     bytes_max: usize,
+    /// The sessions that frames may wait for, over all threads.
+    sessions: AtomicUsize,
 }
 
 impl Backlog {
     /// Nothing waits; at most `bytes_max` may.
     pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Count { bytes: AtomicUsize::new(0), bytes_max }))
+        let (bytes, sessions) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Count { bytes, bytes_max, sessions }))
+    }
+
+    /// A session begins.
+    pub(super) fn enter(&self) {
+        self.0.sessions.fetch_add(1, Relaxed);
+    }
+
+    /// A session is over.
+    pub(super) fn leave(&self) {
+        self.0.sessions.fetch_sub(1, Relaxed);
+    }
+
+    /// The equal part of each session, in bytes. While more waits than may, at least one session of some
+    /// thread keeps more than this, so a session that keeps less never has to give way.
+    pub(super) fn equal_part(&self) -> usize {
+        self.0.bytes_max / self.0.sessions.load(Relaxed).max(1)
     }
 
     /// Whether more waits than may.
@@ -74,6 +93,18 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_session_has_an_equal_part() {
+        let backlog = Backlog::new(1_000);
+        assert_eq!(backlog.equal_part(), 1_000, "nobody is there");
+        for expected in [1_000, 500, 333] {
+            backlog.enter();
+            assert_eq!(backlog.equal_part(), expected);
+        }
+        backlog.leave();
+        assert_eq!(backlog.equal_part(), 500);
+    }
 
     #[test]
     fn a_frame_counts_once_until_the_last_that_shares_it_is_gone() {

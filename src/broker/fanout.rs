@@ -186,7 +186,7 @@ pub struct Fanout {
     sessions: IndexMap<SessionId, Present>,
     scopes: HashMap<ScopeKey, Listeners>,
     handed_this_turn: usize,
-    /// What could not be done at once. While there is any, `take_turn` is scheduled.
+    /// The tasks that could not be done at once. While there is any, `take_turn` is scheduled.
     turns: Turns<Task>,
     /// The number of the newest batch that has come.
     newest: u64,
@@ -214,7 +214,7 @@ enum Task {
     Other(Box<Act>),
 }
 
-/// What a message has the fan-out do.
+/// The work that a message asks of the fan-out.
 type Act = dyn FnOnce(&mut Fanout, &mut Context<Fanout>);
 
 /// How far handing out a batch has got.
@@ -365,6 +365,7 @@ impl Fanout {
 
     fn leave(&mut self, session: SessionId) {
         let Some(present) = self.sessions.swap_remove(&session) else { return };
+        self.topics.backlog().leave();
         for place in &present.places {
             self.vacate(session, place, None);
         }
@@ -489,7 +490,8 @@ impl Fanout {
     }
 
     /// Ends the session of this thread for which most waits, if more waits for all sessions than may.
-    /// Its memory is free once it is over; until then nothing shows whether another has to go.
+    /// Its memory is free once it is over; until then nothing shows whether another has to go. A session
+    /// that keeps less than its equal part is spared: what is too much waits on another thread.
     fn relieve(&mut self) {
         if !self.topics.backlog().is_exceeded() {
             return;
@@ -501,7 +503,8 @@ impl Fanout {
         let open = self.sessions.values().map(|present| &present.outbox);
         let open = open.filter(|outbox| outbox.ended().is_none());
         let fullest = open.max_by_key(|outbox| outbox.load().bytes);
-        if let Some(outbox) = fullest.filter(|outbox| outbox.load().bytes > 0) {
+        let least = self.topics.backlog().equal_part().max(1);
+        if let Some(outbox) = fullest.filter(|outbox| outbox.load().bytes >= least) {
             outbox.end(Ending::SlowConsumer(Excess::AllBytes));
             self.relieving = Some(Arc::downgrade(outbox));
         }
@@ -604,7 +607,10 @@ impl Handler<Enter> for Fanout {
         if self.stopping {
             outbox.end(Ending::Shutdown);
         }
-        self.sessions.insert(outbox.session(), Present { outbox, places: Vec::new() });
+        let present = Present { outbox, places: Vec::new() };
+        if self.sessions.insert(present.outbox.session(), present).is_none() {
+            self.topics.backlog().enter();
+        }
     }
 }
 

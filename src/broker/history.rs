@@ -24,7 +24,7 @@ use super::{
     topic_name::ChannelName,
 };
 
-/// What an entry takes in memory beside its names and its payload, roughly.
+/// The memory that an entry takes beside its names and its payload, roughly, in bytes.
 const ENTRY_BYTES: usize = 256;
 
 /// When too many channels are remembered, one of this many is forgotten, so that the search for the
@@ -187,7 +187,7 @@ impl History {
         }
     }
 
-    /// What a subscriber of one channel, or of the whole scope, would have heard after `since`, up to
+    /// The entries that a subscriber of one channel, or of the whole scope, would have heard after `since`, up to
     /// and including the offset `up_to`, in order.
     ///
     /// # Errors

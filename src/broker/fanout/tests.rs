@@ -3,7 +3,7 @@
 use super::super::{
     Payload, Publication, Receipt,
     outbox::{Excess, Load},
-    subscriber::Disconnect,
+    subscriber::{Disconnect, Frame},
     testing::{
         Break, Broker, DEADLINE, FORMAT, Probe, SUBSCRIPTION, channel, key, publication, whole,
     },
@@ -81,7 +81,7 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
     broker.publish(&scope, "room", "both").await;
     assert_eq!([probe.next().await, probe.next().await], ["short both", "long both"]);
     broker.leave_under(short, &probe, room()).await;
-    // What is left already is not left again in the place of another.
+    // A member that has left is not removed again in the place of another.
     broker.leave_under(short, &probe, room()).await;
     broker.publish(&scope, "room", "one").await;
     assert_eq!(probe.next().await, "long one");
@@ -363,6 +363,24 @@ async fn some_are_ended_at_a_time_over_all_threads_together() {
         assert_eq!(probe.next().await, "end: Shutdown");
         assert!(probe.has_heard_nothing());
     }
+}
+
+#[actix_web::test]
+async fn the_fullest_gives_way_on_the_thread_where_too_much_waits_and_on_no_other() {
+    let broker = Broker::start_with(|limits| limits.outboxes_bytes_max = 1_000);
+    let other = broker.another_thread();
+    let full = broker.stuck_session(1, 16).await;
+    let reads_well = other.stuck_session(2, 16).await;
+    for (probe, bytes) in [(&full, 2_000), (&reads_well, 100)] {
+        let frame = Frame::Text("x".repeat(bytes).into());
+        let frame = broker.topics.backlog().count(frame);
+        assert!(probe.outbox.deliver(&frame, SUBSCRIPTION, None));
+    }
+    for thread in [&other, &broker] {
+        thread.fanout.send(Relieve).await.expect("a fan-out");
+    }
+    assert_eq!(reads_well.outbox.ended(), None);
+    assert_eq!(full.outbox.ended(), Some(Ending::SlowConsumer(Excess::AllBytes)));
 }
 
 #[actix_web::test]

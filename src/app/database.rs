@@ -1,7 +1,8 @@
 //! The address of the database: its URL, checked and named without its password.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -32,16 +33,29 @@ impl Database {
     /// absolute path of an SQLite file, because a relative path means a different database in a
     /// different folder.
     pub fn name(&self) -> String {
-        let url = self.url.expose_secret();
-        let Some(file) = sqlite_file(url) else {
-            let shown = shown_url(url).unwrap_or_else(|| "a database".into());
-            return shown.split('?').next().unwrap_or_default().to_owned();
-        };
-        if file == ":memory:" {
+        if self.is_in_memory() {
             return "sqlite::memory:".into();
         }
-        let path = std::path::absolute(file).unwrap_or_else(|_| Path::new(file).to_owned());
+        let Some(file) = self.file() else {
+            let shown = shown_url(self.url.expose_secret()).unwrap_or_else(|| "a database".into());
+            return shown.split('?').next().unwrap_or_default().to_owned();
+        };
+        let path = std::path::absolute(&file).unwrap_or(file);
         format!("sqlite://{}", path.display())
+    }
+
+    /// The file of an SQLite database; `None` for one in memory, and for PostgreSQL.
+    pub fn file(&self) -> Option<PathBuf> {
+        let file = sqlite_file(self.url.expose_secret()).filter(|_| !self.is_in_memory())?;
+        // As the driver does, so that a name may hold `?`.
+        Some(percent_decode_str(file).decode_utf8_lossy().into_owned().into())
+    }
+
+    /// Whether this is an SQLite database in memory.
+    pub fn is_in_memory(&self) -> bool {
+        let url = self.url.expose_secret();
+        let is_said = url.contains(":memory:") || url.contains("mode=memory");
+        sqlite_file(url).is_some() && is_said
     }
 }
 
@@ -88,20 +102,40 @@ mod tests {
             ("sqlite://data/herald.db", here.as_str()),
             ("sqlite:data/herald.db?mode=rwc", &here),
             ("sqlite:///var/lib/herald.db", "sqlite:///var/lib/herald.db"),
+            ("sqlite:///var/my%20lib/herald.db", "sqlite:///var/my lib/herald.db"),
             ("sqlite::memory:", "sqlite::memory:"),
+            ("sqlite://herald.db?mode=memory", "sqlite::memory:"),
             ("postgres://herald:hush@db/herald", "postgres://herald:********@db/herald"),
             ("postgres://db:5433/herald?password=hush", "postgres://db:5433/herald"),
             ("mysql://herald:hush@db/herald", "a database"),
         ] {
-            let database = Database {
-                url: url.into(),
-                connections_max: 1,
-                connect_retry: Duration::ZERO,
-                query_timeout: Duration::ZERO,
-                migrate: false,
-                seed: false,
-            };
-            assert_eq!(database.name(), expected, "{url}");
+            assert_eq!(database(url).name(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_an_sqlite_database_on_disk_has_a_file() {
+        for (url, file, is_in_memory) in [
+            ("sqlite://data/herald.db", Some("data/herald.db"), false),
+            ("sqlite:/var/a%3Fb.db?mode=rwc", Some("/var/a?b.db"), false),
+            ("sqlite::memory:", None, true),
+            ("sqlite://x?mode=memory&cache=shared", None, true),
+            ("postgres://db/herald?mode=memory", None, false),
+        ] {
+            let database = database(url);
+            let found = (database.file(), database.is_in_memory());
+            assert_eq!(found, (file.map(PathBuf::from), is_in_memory), "{url}");
+        }
+    }
+
+    fn database(url: &str) -> Database {
+        Database {
+            url: url.into(),
+            connections_max: 1,
+            connect_retry: Duration::ZERO,
+            query_timeout: Duration::ZERO,
+            migrate: false,
+            seed: false,
         }
     }
 }

@@ -14,6 +14,11 @@ use super::{
     origin::{AllowedOrigins, OriginPattern},
 };
 
+/// The most publications of a channel that an app may have retained, whatever the server permits.
+pub const HISTORY_PUBLICATIONS_MAX: u32 = 100_000;
+/// The longest that an app may have publications retained, in seconds, whatever the server permits.
+pub const HISTORY_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
+
 /// The type of a setting.
 trait Setting: Sized {
     /// The values that it can have, if these are few: the command line lists them.

@@ -440,7 +440,7 @@ async fn open_sqlite(
 ) -> Result<DatabaseConnection, StoreError> {
     let options: SqliteConnectOptions =
         url.parse().map_err(|error| StoreError::Unusable(driver_reason(&error)))?;
-    let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    let in_memory = settings.is_in_memory();
     let path = options.get_filename().to_owned();
     if !in_memory {
         find_or_make_file(&path, missing)?;

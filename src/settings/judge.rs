@@ -1,5 +1,8 @@
 //! The rules that join several settings, and those of production.
 
+use std::path::{self, PathBuf};
+
+use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, Limits, Settings, SettingsError, layers::Layers};
@@ -24,6 +27,7 @@ type Rule = (&'static str, bool, String);
 pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), SettingsError> {
     let mut rules = access(settings);
     rules.extend(limits(&settings.limits));
+    rules.extend(history(settings));
     if settings.env == Environment::Production {
         rules.extend(production(settings, layers));
     }
@@ -88,6 +92,38 @@ fn limits(limits: &Limits) -> Vec<Rule> {
         ("limits.outboxes_bytes_max", outboxes < outbox, few),
         at_most("limits.sessions_per_app_max", limits.sessions_per_app_max),
         at_most("limits.sessions_per_address_max", limits.sessions_per_address_max),
+    ]
+}
+
+/// A default is within its maximum, and a replay leaves room in the outbox. The file of the history
+/// replaces no other file.
+fn history(settings: &Settings) -> Vec<Rule> {
+    let Settings { history, limits, secrets, .. } = settings;
+    let at_most = |key, value: usize, most_key, most: usize| {
+        (key, value > most, format!("must be at most {most_key}, {most}, not {value}"))
+    };
+    let (publications, publications_max) = (history.publications, history.publications_max);
+    let (app_bytes, bytes) = (history.app_bytes_max, history.bytes_max);
+    let (age, age_max) = (format_duration(history.age), format_duration(history.age_max));
+    let old = format!("must be at most history.age_max, {age_max}, not {age}");
+    let (replay, outbox) = (history.replay_bytes_max, limits.outbox_bytes_max);
+    let no_room = format!(
+        "must be less than limits.outbox_bytes_max, {outbox}, not {replay}, because what is replayed \
+         waits in the session's outbox: lower it (a quarter leaves room for live events), or raise \
+         limits.outbox_bytes_max"
+    );
+    let whole = |path: PathBuf| path::absolute(&path).unwrap_or(path);
+    let own = settings.history_file().map(whole);
+    let others =
+        [settings.database.file(), secrets.secret_key_base_file.as_ref().map(PathBuf::from)];
+    let is_taken = others.into_iter().flatten().any(|other| own.as_ref() == Some(&whole(other)));
+    let taken = "must be a file of its own, not the database or the secrets.secret_key_base_file";
+    vec![
+        at_most("history.publications", publications, "history.publications_max", publications_max),
+        ("history.age", history.age > history.age_max, old),
+        at_most("history.app_bytes_max", app_bytes, "history.bytes_max", bytes),
+        ("history.replay_bytes_max", replay >= outbox, no_room),
+        ("history.file", is_taken, taken.into()),
     ]
 }
 

@@ -18,7 +18,13 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value as Json;
 use url::Host;
 
-use crate::app::{Slug, database::shown_url, origin::OriginPolicy};
+use super::history::HistoryFile;
+use crate::app::{
+    Slug,
+    database::shown_url,
+    origin::OriginPolicy,
+    settings::{HISTORY_PUBLICATIONS_MAX, HISTORY_SECONDS_MAX},
+};
 
 /// Texts that are not shown; no message quotes them.
 pub(super) const SECRETS: [&str; 4] =
@@ -45,6 +51,9 @@ fn numbers(key: &str) -> RangeInclusive<u64> {
         "limits.token_bytes_max" => 64..=MANY,
         "limits.publications_in_flight_max" => 100..=MANY,
         "metrics.apps_max" => 0..=10_000,
+        "history.publications" | "history.publications_max" => 0..=HISTORY_PUBLICATIONS_MAX.into(),
+        "history.app_bytes_max" | "history.bytes_max" => 1_024..=64 * GIGABYTE,
+        "history.replay_bytes_max" => 1..=GIGABYTE,
         _ => 1..=MANY,
     }
 }
@@ -57,6 +66,7 @@ fn durations(key: &str) -> RangeInclusive<Duration> {
         "socket.idle_timeout" | "socket.long_poll_unjoined_timeout" => (10, 24 * HOUR_MS),
         "socket.long_poll_window" => (10, 19_000),
         "socket.presence_interval" => (1, 10_000),
+        "history.age" | "history.age_max" => (1_000, 1_000 * u64::from(HISTORY_SECONDS_MAX)),
         _ => (10, HOUR_MS),
     };
     Duration::from_millis(least_ms)..=Duration::from_millis(most_ms)
@@ -71,6 +81,7 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         "server.public_host" => OriginPolicy::parse(&["true".to_owned()], text).is_ok(),
         "admin.username" => !text.is_empty() && !text.contains(is_flawed),
         "metrics.listen" => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
+        "history.file" => !text.is_empty() && !text.contains('\0'),
         "log.filter" => env_filter::Builder::new().try_parse(text).is_ok(),
         _ => true,
     };
@@ -82,6 +93,7 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         }
         "admin.username" => "a name without colons and control characters",
         "metrics.listen" => "an address and a port such as 127.0.0.1:9100, or empty",
+        "history.file" => "\"auto\", \"off\" or the path of a file",
         "log.filter" => "levels by module, such as \"info\" or \"warn,herald=debug\"",
         _ => "a text",
     };
@@ -117,7 +129,7 @@ pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<Read,
                 false => Err("addresses or networks such as 10.0.0.7 or 10.0.0.0/8".to_owned()),
             })
         }
-        ValueKind::String(word) if word == "auto" || word == "off" => match json.as_str() {
+        ValueKind::String(word) if is_number_or_word(key, word) => match json.as_str() {
             Some(text) if text == word => Ok((ValueKind::Nil, json.clone())),
             _ => whole(&json)
                 .filter(|number| *number > 0)
@@ -139,6 +151,12 @@ pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<Read,
         let shown: String = json.to_string().chars().take(80).collect();
         format!("must be {right}, not {shown}")
     })
+}
+
+/// Whether a setting is a number, or the word that is its default. `history.file` has such a word, too,
+/// and a path in place of the number.
+fn is_number_or_word(key: &str, default: &str) -> bool {
+    ["auto", "off"].contains(&default) && key != "history.file"
 }
 
 fn read_secret(key: &str, json: &Json) -> Result<Read, &'static str> {
@@ -213,6 +231,15 @@ pub(super) fn milliseconds<'de, D: Deserializer<'de>>(given: D) -> Result<Durati
 
 pub(super) fn slug<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Slug>, D::Error> {
     Ok(Option::<String>::deserialize(given)?.and_then(|slug| Slug::parse(&slug)))
+}
+
+pub(super) fn history_file<'de, D: Deserializer<'de>>(given: D) -> Result<HistoryFile, D::Error> {
+    let text = String::deserialize(given)?;
+    Ok(match text.as_str() {
+        "auto" => HistoryFile::Auto,
+        "off" => HistoryFile::Off,
+        path => HistoryFile::At(path.into()),
+    })
 }
 
 /// An origin policy. One that compares with the public host gets it later: it is another setting.

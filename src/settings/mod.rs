@@ -15,6 +15,7 @@
 
 mod error;
 mod files;
+mod history;
 mod judge;
 mod kinds;
 mod layers;
@@ -39,6 +40,7 @@ pub use crate::app::database::Database;
 
 pub use error::SettingsError;
 pub use files::raise_file_limit;
+pub use history::{AppHistory, History, HistoryFile, HistorySettings};
 pub use layers::Effective;
 
 /// The folder of the operator's files, unless `HERALD_CONFIG_DIR` names another.
@@ -102,6 +104,8 @@ pub struct Settings {
     pub socket: Socket,
     /// Bounds.
     pub limits: Limits,
+    /// Retained publications.
+    pub history: History,
     /// Counting.
     pub metrics: Metrics,
     /// Logging.

@@ -90,6 +90,13 @@ fn the_defaults_are_those_of_the_specification() {
         ("presence members", limits.presence_members_max, 1_000),
         ("outbox frames", limits.outbox_frames_max, 1024),
         ("outbox bytes", limits.outbox_bytes_max, 4 * 1024 * 1024),
+        ("publications retained", settings.history.publications, 100),
+        ("publications of an app", settings.history.publications_max, 1_000),
+        ("bytes retained of an app", settings.history.app_bytes_max, 16 * 1024 * 1024),
+        ("bytes retained", settings.history.bytes_max, 256 * 1024 * 1024),
+        ("channels remembered", settings.history.channels_max, 10_000),
+        ("publications replayed", settings.history.replay_max, 1_000),
+        ("bytes replayed", settings.history.replay_bytes_max, limits.outbox_bytes_max / 4),
         ("failed logins", limits.failed_admin_logins_per_minute_max as usize, 10),
     ] {
         assert_eq!(found, expected, "{name}");
@@ -101,6 +108,8 @@ fn the_defaults_are_those_of_the_specification() {
     assert_eq!(settings.socket.handshake_timeout, Duration::from_secs(10));
     assert_eq!(settings.socket.message_timeout, Duration::from_secs(30));
     assert_eq!(settings.database.connect_retry, Duration::from_secs(30));
+    assert_eq!(settings.history.age, Duration::from_secs(300));
+    assert_eq!(settings.history.age_max, Duration::from_secs(86_400));
 }
 
 #[test]
@@ -170,10 +179,16 @@ fn the_environment_sets_every_kind_of_value() {
             ("HERALD__LIMITS__SESSIONS_MAX", "12"),
             ("HERALD__LOG__FILTER", "herald=debug"),
             ("HERALD__ADMIN__PASSWORD", "0012"),
+            ("HERALD__HISTORY__PUBLICATIONS", "0"),
+            ("HERALD__HISTORY__AGE_MAX", "7days"),
+            ("HERALD__HISTORY__FILE", "/var/lib/herald/history"),
         ],
     );
 
-    assert_eq!(settings.single_app.map(|slug| slug.to_string()).as_deref(), Some("deploys"));
+    assert_eq!(
+        settings.single_app.as_ref().map(|slug| slug.to_string()).as_deref(),
+        Some("deploys")
+    );
     assert_eq!(settings.registry.refresh, Duration::from_millis(250));
     assert_eq!(settings.server.workers, 3);
     assert_eq!(settings.server.drain_batch_sessions, 7);
@@ -186,6 +201,9 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!(settings.limits.sessions_max, Some(12));
     assert_eq!(settings.log.filter, "herald=debug");
     assert_eq!(settings.admin.password.expose_secret(), "0012", "digits stay text");
+    assert_eq!(settings.history.publications, 0);
+    assert_eq!(settings.history.age_max, Duration::from_secs(7 * 86_400));
+    assert_eq!(settings.history_file(), Some("/var/lib/herald/history".into()));
 }
 
 #[test]
@@ -356,6 +374,61 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
         ),
         (
+            "HERALD__HISTORY__PUBLICATIONS",
+            "1001",
+            "history.publications (from HERALD__HISTORY__PUBLICATIONS): must be at most history.publications_max, 1000, not 1001",
+        ),
+        (
+            "HERALD__HISTORY__PUBLICATIONS_MAX",
+            "100001",
+            "history.publications_max (from HERALD__HISTORY__PUBLICATIONS_MAX): must be a whole number from 0 to 100000, not \"100001\"",
+        ),
+        (
+            "HERALD__HISTORY__AGE",
+            "25h",
+            "history.age (from HERALD__HISTORY__AGE): must be at most history.age_max, 1day, not 1day 1h",
+        ),
+        (
+            "HERALD__HISTORY__AGE",
+            "300",
+            "history.age (from HERALD__HISTORY__AGE): must be a duration such as \"5s\", from 1s to 7days, not \"300\"",
+        ),
+        (
+            "HERALD__HISTORY__AGE_MAX",
+            "8days",
+            "history.age_max (from HERALD__HISTORY__AGE_MAX): must be a duration such as \"5s\", from 1s to 7days, not \"8days\"",
+        ),
+        (
+            "HERALD__HISTORY__APP_BYTES_MAX",
+            "268435457",
+            "history.app_bytes_max (from HERALD__HISTORY__APP_BYTES_MAX): must be at most history.bytes_max, 268435456, not 268435457",
+        ),
+        (
+            "HERALD__HISTORY__REPLAY_BYTES_MAX",
+            "4194304",
+            "history.replay_bytes_max (from HERALD__HISTORY__REPLAY_BYTES_MAX): must be less than limits.outbox_bytes_max, 4194304, not 4194304, because what is replayed waits in the session's outbox: lower it (a quarter leaves room for live events), or raise limits.outbox_bytes_max",
+        ),
+        (
+            "HERALD__HISTORY__CHANNELS_MAX",
+            "0",
+            "history.channels_max (from HERALD__HISTORY__CHANNELS_MAX): must be a whole number from 1 to 1000000, not \"0\"",
+        ),
+        (
+            "HERALD__HISTORY__FILE",
+            "",
+            "history.file (from HERALD__HISTORY__FILE): must be \"auto\", \"off\" or the path of a file, not \"\"",
+        ),
+        (
+            "HERALD__HISTORY__FILE",
+            "./data/herald.db",
+            "history.file (from HERALD__HISTORY__FILE): must be a file of its own, not the database or the secrets.secret_key_base_file",
+        ),
+        (
+            "HERALD__HISTORY__FILE",
+            "data/secret_key_base",
+            "history.file (from HERALD__HISTORY__FILE): must be a file of its own, not the database or the secrets.secret_key_base_file",
+        ),
+        (
             "HERALD__SOCKET__PRESENCE_INTERVAL",
             "11s",
             "socket.presence_interval (from HERALD__SOCKET__PRESENCE_INTERVAL): must be a duration such as \"5s\", from 1ms to 10s, not \"11s\"",
@@ -393,6 +466,47 @@ fn a_part_of_the_sessions_is_no_more_than_all_of_them() {
             refusal(&DEVELOPMENT, &[all, (var, "13")]),
             format!("limits.{key} (from {var}): must be at most limits.sessions_max, 12, not 13")
         );
+    }
+}
+
+#[test]
+fn each_setting_of_history_may_be_as_large_as_the_one_that_bounds_it() {
+    let settings = loaded(
+        &DEVELOPMENT,
+        &[
+            ("HERALD__HISTORY__PUBLICATIONS", "1000"),
+            ("HERALD__HISTORY__AGE", "1day"),
+            ("HERALD__HISTORY__APP_BYTES_MAX", "268435456"),
+            ("HERALD__HISTORY__REPLAY_BYTES_MAX", "4194303"),
+        ],
+    );
+    let history = HistorySettings::from(&settings.history);
+    assert_eq!((history.publications, history.publications_max), (1_000, 1_000));
+    assert_eq!((history.age, history.age_max), (Duration::from_secs(86_400), history.age));
+    assert_eq!((history.app_bytes_max, history.bytes_max), (268_435_456, 268_435_456));
+    assert_eq!((history.replay_max, history.replay_bytes_max), (1_000, 4_194_303));
+    assert_eq!(history.channels_max, 10_000);
+}
+
+#[test]
+fn history_is_saved_beside_the_database_unless_a_setting_says_otherwise() {
+    for (file, url, expected) in [
+        ("auto", "sqlite://data/herald.db", Some("data/herald.db-history")),
+        (
+            "auto",
+            "sqlite:///var/my%20lib/herald.db?mode=rwc",
+            Some("/var/my lib/herald.db-history"),
+        ),
+        ("auto", "sqlite::memory:", None),
+        ("auto", "postgres://db/herald", Some("herald-history")),
+        ("off", "sqlite://data/herald.db", None),
+        ("./off", "sqlite://data/herald.db", Some("./off")),
+        ("saved", "sqlite::memory:", Some("saved")),
+        ("/srv/saved", "postgres://db/herald", Some("/srv/saved")),
+    ] {
+        let env = [("HERALD__HISTORY__FILE", file), ("DATABASE_URL", url)];
+        let found = loaded(&DEVELOPMENT, &env).history_file();
+        assert_eq!(found, expected.map(Into::into), "{file}, {url}");
     }
 }
 

@@ -128,8 +128,9 @@ async fn who_never_fetches_costs_little_and_then_nothing() {
     const CLIENTS: usize = 40;
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
-        // Otherwise what a full presence channel may weigh would not fit.
+        // Otherwise what a full presence channel may weigh, and what a join replays, would not fit.
         ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
+        ("HERALD__HISTORY__REPLAY_BYTES_MAX", "100000"),
         ("HERALD__LIMITS__SESSIONS_MAX", "41"),
         // A client has half of it from opening its session to the first fetch, on a loaded machine too.
         ("HERALD__SOCKET__LONG_POLL_WINDOW", "10s"),

@@ -175,6 +175,7 @@ async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
         ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
+        ("HERALD__HISTORY__REPLAY_BYTES_MAX", "100000"),
         ("HERALD__SOCKET__WRITE_TIMEOUT", "60s"),
     ]);
     let server = &process.server;

@@ -28,6 +28,10 @@ pub struct Model {
     pub allowed_origins: String,
     pub client_events: String,
     pub shared_tokens: bool,
+    /// Null is the server's default, here and below. As large as SQLite stores any number: one that
+    /// somebody wrote by hand must not make the whole table unreadable.
+    pub history_publications: Option<i64>,
+    pub history_seconds: Option<i64>,
     pub inserted_at: DateTimeUtc,
     pub updated_at: DateTimeUtc,
 }

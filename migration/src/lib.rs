@@ -5,6 +5,7 @@ use sea_orm_migration::{MigrationTrait, async_trait};
 
 mod m20250601_000001_create_apps;
 mod m20251128_000002_unique_app_key;
+mod m20261128_000003_app_history;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -15,6 +16,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20250601_000001_create_apps::Migration),
             Box::new(m20251128_000002_unique_app_key::Migration),
+            Box::new(m20261128_000003_app_history::Migration),
         ]
     }
 }

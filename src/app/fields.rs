@@ -352,7 +352,7 @@ mod tests {
     use chrono::Utc;
     use serde_json::json;
 
-    use crate::app::{AppId, ClientEvents, origin::AllowedOrigins};
+    use crate::app::{AppId, ClientEvents, origin::AllowedOrigins, settings::UpTo};
 
     fn fields(given: Value) -> AppFields {
         AppFields::read(given.as_object().expect("an object"))
@@ -401,6 +401,8 @@ mod tests {
         assert!(values.settings.allowed_origins.as_strings().is_empty());
         assert_eq!(values.settings.client_events, ClientEvents::Authorized);
         assert!(!values.settings.shared_tokens);
+        assert_eq!(values.settings.history_publications, None);
+        assert_eq!(values.settings.history_seconds, None);
     }
 
     #[test]
@@ -412,6 +414,7 @@ mod tests {
                     "name": "foo-app", "slug": "bar", "key": "k", "secret": "0123456789abcdef",
                     "active": "0", "allowed_origins": ["https://a.example", ""],
                     "client_events": "none", "shared_tokens": "true",
+                    "history_publications": "0100", "history_seconds": "",
                 }),
             ),
             (
@@ -420,6 +423,7 @@ mod tests {
                     "name": "foo-app", "slug": "bar", "key": "k", "secret": "0123456789abcdef",
                     "active": false, "allowed_origins": ["https://a.example"],
                     "client_events": "none", "shared_tokens": true, "id": 7, "nonsense": {},
+                    "history_publications": 100, "history_seconds": null,
                 }),
             ),
         ] {
@@ -433,6 +437,8 @@ mod tests {
                 "{case}"
             );
             assert_eq!(values.settings.client_events, ClientEvents::None, "{case}");
+            assert_eq!(values.settings.history_publications, UpTo::new(100), "{case}");
+            assert_eq!(values.settings.history_seconds, None, "{case}");
         }
     }
 
@@ -573,6 +579,53 @@ mod tests {
                 "client events of a wrong type",
                 json!({"name": "foo-app", "client_events": true}),
                 json!({"client_events": ["is invalid"]}),
+            ),
+            (
+                "as much history as an app may ask for",
+                json!({"name": "foo-app", "history_publications": 100_000, "history_seconds": "604800"}),
+                json!({}),
+            ),
+            (
+                "no history",
+                json!({"name": "foo-app", "history_publications": 0, "history_seconds": "0"}),
+                json!({}),
+            ),
+            (
+                "too much history",
+                json!({"name": "foo-app", "history_publications": 100_001, "history_seconds": "604801"}),
+                json!({
+                    "history_publications": ["must be a whole number from 0 to 100000"],
+                    "history_seconds": ["must be a whole number from 0 to 604800"],
+                }),
+            ),
+            (
+                "numbers that are not whole",
+                json!({"name": "foo-app", "history_publications": 1.5, "history_seconds": -1}),
+                json!({
+                    "history_publications": ["must be a whole number from 0 to 100000"],
+                    "history_seconds": ["must be a whole number from 0 to 604800"],
+                }),
+            ),
+            (
+                "texts that are no numbers",
+                json!({"name": "foo-app", "history_publications": "+1", "history_seconds": "5m"}),
+                json!({
+                    "history_publications": ["must be a whole number from 0 to 100000"],
+                    "history_seconds": ["must be a whole number from 0 to 604800"],
+                }),
+            ),
+            (
+                "a number beyond all numbers",
+                json!({"name": "foo-app", "history_publications": "9".repeat(99), "history_seconds": 1e20}),
+                json!({
+                    "history_publications": ["must be a whole number from 0 to 100000"],
+                    "history_seconds": ["must be a whole number from 0 to 604800"],
+                }),
+            ),
+            (
+                "numbers of a wrong type",
+                json!({"name": "foo-app", "history_publications": true, "history_seconds": [60]}),
+                json!({"history_publications": ["is invalid"], "history_seconds": ["is invalid"]}),
             ),
             (
                 "origins that are no list",

@@ -21,8 +21,8 @@ pub const HISTORY_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
 
 /// The type of a setting.
 trait Setting: Sized {
-    /// The values that it can have, if these are few: the command line lists them.
-    const VALUES: &'static [&'static str] = &[];
+    /// How the command line asks for a value.
+    const VALUES: Values;
 
     /// Reads a request's value. Forms send strings for everything, JSON sends types.
     ///
@@ -30,7 +30,7 @@ trait Setting: Sized {
     /// All faults of the value.
     fn read(given: &Value) -> Result<Self, FieldFaults>;
 
-    /// The value as its column holds it: a boolean or a string.
+    /// The value as its column holds it: a boolean, a string, or a whole number or null.
     fn stored(&self) -> Value;
 
     /// Reads a column; `None` if its value is not valid.
@@ -43,6 +43,20 @@ trait Setting: Sized {
     }
 }
 
+/// The values of a setting, as the command line asks for them.
+#[derive(Debug, Clone, Copy)]
+pub enum Values {
+    /// One of these few.
+    Few(&'static [&'static str]),
+    /// A whole number, or [`DEFAULT`] for the server's default.
+    Number,
+    /// Many texts: the command line has flags of its own for them.
+    Texts,
+}
+
+/// The word for the server's default, for people.
+pub const DEFAULT: &str = "default";
+
 /// A setting as the command line offers it.
 #[derive(Debug)]
 pub struct Described {
@@ -50,8 +64,8 @@ pub struct Described {
     pub name: &'static str,
     /// One sentence that says what it does.
     pub help: &'static str,
-    /// The values that it can have; empty if there are too many to list.
-    pub values: &'static [&'static str],
+    /// Its values.
+    pub values: Values,
 }
 
 macro_rules! app_settings {
@@ -71,7 +85,7 @@ macro_rules! app_settings {
             pub const DESCRIBED: &[Described] = &[$(Described {
                 name: stringify!($name),
                 help: concat!($($help,)+),
-                values: <$kind>::VALUES,
+                values: <$kind as Setting>::VALUES,
             },)+];
 
             /// Sets the value that a request gives for `field`, or records its faults; unknown
@@ -83,8 +97,8 @@ macro_rules! app_settings {
                 })+
             }
 
-            /// The value of each setting's column, a boolean or a string. The column has the
-            /// setting's name.
+            /// The value of each setting's column, a boolean, a string, or a whole number or
+            /// null. The column has the setting's name.
             pub fn stored(&self) -> Vec<(&'static str, Value)> {
                 vec![$((stringify!($name), self.$name.stored()),)+]
             }
@@ -117,10 +131,31 @@ app_settings! {
     client_events: ClientEvents = ClientEvents::Authorized;
     /// Whether tokens signed with GUARDIAN_SECRET count.
     shared_tokens: bool = false;
+    /// Publications retained of each channel, 0 to 100000; the server may permit fewer.
+    history_publications: Option<UpTo<HISTORY_PUBLICATIONS_MAX>> = None;
+    /// Seconds for which they are retained, 0 to 604800; the server may permit fewer.
+    history_seconds: Option<UpTo<HISTORY_SECONDS_MAX>> = None;
+}
+
+/// A whole number from 0 to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct UpTo<const MAX: u32>(u32);
+
+impl<const MAX: u32> UpTo<MAX> {
+    /// Checks a number; `None` beyond `MAX`.
+    pub fn new(number: u64) -> Option<Self> {
+        u32::try_from(number).ok().filter(|number| *number <= MAX).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
 }
 
 impl Setting for bool {
-    const VALUES: &'static [&'static str] = &["true", "false"];
+    const VALUES: Values = Values::Few(&["true", "false"]);
 
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         if let Value::Bool(flag) = given {
@@ -144,7 +179,7 @@ impl Setting for bool {
 }
 
 impl Setting for ClientEvents {
-    const VALUES: &'static [&'static str] = &["authorized", "all", "none"];
+    const VALUES: Values = Values::Few(&["authorized", "all", "none"]);
 
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         match read_text(given)? {
@@ -162,7 +197,42 @@ impl Setting for ClientEvents {
     }
 }
 
+/// A number that an app may leave to the server: null or an empty string does that.
+impl<const MAX: u32> Setting for Option<UpTo<MAX>> {
+    const VALUES: Values = Values::Number;
+
+    fn read(given: &Value) -> Result<Self, FieldFaults> {
+        let number = match given {
+            Value::Null => return Ok(None),
+            Value::String(text) if text.is_empty() => return Ok(None),
+            // Digits alone: `parse` would take a plus sign too.
+            Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            Value::String(_) | Value::Number(_) => given.as_u64(),
+            _ => return Err(vec![INVALID.into()]),
+        };
+        let number = number.and_then(UpTo::new).map(Some);
+        number.ok_or_else(|| vec![format!("must be a whole number from 0 to {MAX}").into()])
+    }
+
+    fn stored(&self) -> Value {
+        self.map(UpTo::get).into()
+    }
+
+    fn restore(stored: &Value) -> Option<Self> {
+        match stored {
+            Value::Null => Some(None),
+            number => number.as_u64().and_then(UpTo::new).map(Some),
+        }
+    }
+
+    fn shown(&self) -> String {
+        self.map_or_else(|| DEFAULT.to_owned(), |number| number.get().to_string())
+    }
+}
+
 impl Setting for AllowedOrigins {
+    const VALUES: Values = Values::Texts;
+
     /// Blank entries beside others are left out, because Rails has a hidden field that sends one. A
     /// list of blanks only is refused, because an empty list allows every origin; a caller asks for
     /// that with `[]`, or in a form with `app[allowed_origins]=`.

@@ -568,11 +568,13 @@ fn column(setting: &str) -> apps::Column {
     setting.parse().expect("every setting has a column: a test reads them all")
 }
 
-/// Adds a boolean or a text column.
+/// The value of a boolean, a text or a nullable number column.
 fn to_column(stored: serde_json::Value) -> sea_orm::Value {
     match stored {
         serde_json::Value::String(text) => text.into(),
-        stored => stored.as_bool().into(),
+        serde_json::Value::Bool(flag) => flag.into(),
+        // PostgreSQL accepts only a null of the column's type, and only numbers can be null.
+        number => number.as_i64().into(),
     }
 }
 
@@ -580,6 +582,7 @@ fn of_column(value: sea_orm::Value) -> serde_json::Value {
     match value {
         sea_orm::Value::Bool(flag) => flag.into(),
         sea_orm::Value::String(text) => text.into(),
+        sea_orm::Value::BigInt(number) => number.into(),
         _ => serde_json::Value::Null,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         App, Slug,
         change::{self, ChangeError},
         fields::AppFields,
-        settings::{AppSettings, Described},
+        settings::{AppSettings, DEFAULT, Described, Values},
         store::{AppStore, MissingFile},
     },
     http::apps::AppView,
@@ -27,6 +27,7 @@ Examples:
   herald apps create --name foo-app --origin https://example.com --client-events all
   herald apps show foo-app --json
   herald apps update foo-app --active false
+  herald apps update foo-app --history-publications 500 --history-seconds default
   herald apps update foo-app --new-secret
   herald apps delete foo-app --yes";
 
@@ -111,24 +112,31 @@ pub(super) struct Fields {
     secret_env: Option<String>,
 }
 
-/// The settings that have one of a few values: a flag for each.
+/// The settings that have one value: a flag for each.
 #[derive(Debug, Default)]
 struct Settings(Map<String, Value>);
 
+impl Settings {
+    /// The flag of a setting; `None` if other flags set it.
+    fn flag(setting: &Described) -> Option<clap::Arg> {
+        let flag = clap::Arg::new(setting.name)
+            .long(setting.name.replace('_', "-"))
+            .help(setting.help.trim().trim_end_matches('.'));
+        match setting.values {
+            Values::Few(values) => Some(
+                flag.value_name(values.join("|"))
+                    .value_parser(clap::builder::PossibleValuesParser::new(values))
+                    .hide_possible_values(true),
+            ),
+            Values::Number => Some(flag.value_name(format!("NUMBER|{DEFAULT}"))),
+            Values::Texts => None,
+        }
+    }
+}
+
 impl clap::Args for Settings {
     fn augment_args(command: clap::Command) -> clap::Command {
-        AppSettings::DESCRIBED.iter().filter(|setting| !setting.values.is_empty()).fold(
-            command,
-            |command, setting| {
-                let flag = clap::Arg::new(setting.name)
-                    .long(setting.name.replace('_', "-"))
-                    .value_name(setting.values.join("|"))
-                    .value_parser(clap::builder::PossibleValuesParser::new(setting.values))
-                    .hide_possible_values(true)
-                    .help(setting.help.trim().trim_end_matches('.'));
-                command.arg(flag)
-            },
-        )
+        command.args(AppSettings::DESCRIBED.iter().filter_map(Self::flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -144,8 +152,15 @@ impl clap::FromArgMatches for Settings {
 
     fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
         for Described { name, values, .. } in AppSettings::DESCRIBED {
-            let given = (!values.is_empty()).then(|| matches.get_one::<String>(name)).flatten();
-            self.0.extend(given.map(|given| ((*name).to_owned(), given.as_str().into())));
+            let given = match values {
+                Values::Few(_) => matches.get_one::<String>(name).map(|text| text.as_str().into()),
+                Values::Number => matches.get_one::<String>(name).map(|text| match text.as_str() {
+                    DEFAULT => Value::Null,
+                    number => number.into(),
+                }),
+                Values::Texts => None,
+            };
+            self.0.extend(given.map(|given| ((*name).to_owned(), given)));
         }
         Ok(())
     }
@@ -300,7 +315,9 @@ fn as_text(app: &App) -> String {
     ];
     rows.extend(app.settings.shown());
     rows.extend([("inserted_at", at(app.inserted_at)), ("updated_at", at(app.updated_at))]);
-    let line =
-        |(field, value): &(&str, String)| format!("{field:<15}  {}\n", super::log::one_line(value));
+    let width = rows.iter().map(|(field, _)| field.len()).max().unwrap_or_default();
+    let line = |(field, value): &(&str, String)| {
+        format!("{field:<width$}  {}\n", super::log::one_line(value))
+    };
     rows.iter().map(line).collect()
 }

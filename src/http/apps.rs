@@ -327,6 +327,7 @@ mod tests {
             "id": known.id.0, "name": "foo-app", "slug": "foo-app",
             "key": known.key, "secret": known.secret.expose_secret(), "active": true,
             "allowed_origins": [], "client_events": "authorized", "shared_tokens": false,
+            "history_publications": null, "history_seconds": null,
             "inserted_at": time, "updated_at": time,
         });
         assert_eq!(app, expected);
@@ -376,6 +377,24 @@ mod tests {
                 Method::PUT,
                 (FORM, origins),
                 json!({"active": false, "allowed_origins": ["https://a.example", "//*.b.example"]}),
+            ),
+            (
+                "history",
+                Method::PATCH,
+                (JSON, r#"{"app":{"history_publications":500,"history_seconds":0}}"#),
+                json!({"history_publications": 500, "history_seconds": 0}),
+            ),
+            (
+                "a form with history",
+                Method::PUT,
+                (FORM, "app[history_publications]=&app[history_seconds]=86400"),
+                json!({"history_publications": null, "history_seconds": 86_400}),
+            ),
+            (
+                "the default",
+                Method::PATCH,
+                (JSON, r#"{"app":{"history_seconds":null}}"#),
+                json!({"history_seconds": null}),
             ),
             (
                 "empty a list",

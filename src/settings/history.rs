@@ -133,8 +133,10 @@ impl HistorySettings {
     /// than the server's maximum. [`AppHistory::NONE`] if the app is inactive, or if it or the server
     /// retains no publications or retains them for no time.
     pub fn of(&self, app: &AppSettings) -> AppHistory {
-        let publications = self.publications.min(self.publications_max);
-        let age = self.age.min(self.age_max);
+        let asked = app.history_publications.map(|number| number.get() as usize);
+        let publications = asked.unwrap_or(self.publications).min(self.publications_max);
+        let asked = app.history_seconds.map(|number| Duration::from_secs(number.get().into()));
+        let age = asked.unwrap_or(self.age).min(self.age_max);
         match app.active && publications > 0 && !age.is_zero() {
             true => AppHistory { publications, age },
             false => AppHistory::NONE,
@@ -145,6 +147,7 @@ impl HistorySettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::settings::UpTo;
 
     const SERVER: HistorySettings = HistorySettings {
         publications: 100,
@@ -158,26 +161,36 @@ mod tests {
         replay_bytes_max: 1,
     };
 
+    /// A server without a default for publications.
+    const OFF_UNLESS_ASKED: HistorySettings = HistorySettings { publications: 0, ..SERVER };
+    /// A server that retains nothing.
+    const OFF: HistorySettings = HistorySettings { publications_max: 0, ..OFF_UNLESS_ASKED };
+
     #[test]
-    fn an_inactive_app_retains_nothing_and_neither_does_a_server_without_history() {
-        let active = AppSettings::default();
-        let inactive = AppSettings { active: false, ..active.clone() };
-        let of = |publications, age_s| {
-            Some(AppHistory { publications, age: Duration::from_secs(age_s) })
-        };
-        for (case, server, app, expected) in [
-            ("an app that does not say", SERVER, &active, of(100, 300)),
-            ("an inactive app", SERVER, &inactive, None),
-            ("no default", HistorySettings { publications: 0, ..SERVER }, &active, None),
-            (
-                "off",
-                HistorySettings { publications: 0, publications_max: 0, ..SERVER },
-                &active,
-                None,
-            ),
-            ("no time", HistorySettings { age: Duration::ZERO, ..SERVER }, &active, None),
+    fn an_app_has_what_it_asks_for_within_the_servers_maximum() {
+        let of = |publications, age_s| AppHistory { publications, age: Duration::from_secs(age_s) };
+        for (case, server, asked, expected) in [
+            ("nothing asked", SERVER, (None, None), of(100, 300)),
+            ("less", SERVER, (Some(1), Some(1)), of(1, 1)),
+            ("more", SERVER, (Some(500), Some(3_600)), of(500, 3_600)),
+            ("one of them", SERVER, (Some(500), None), of(500, 300)),
+            ("the other", SERVER, (None, Some(3_600)), of(100, 3_600)),
+            ("the maximum", SERVER, (Some(1_000), Some(86_400)), of(1_000, 86_400)),
+            ("beyond it", SERVER, (Some(1_001), Some(86_401)), of(1_000, 86_400)),
+            ("no publications", SERVER, (Some(0), Some(3_600)), AppHistory::NONE),
+            ("for no time", SERVER, (Some(500), Some(0)), AppHistory::NONE),
+            ("no default", OFF_UNLESS_ASKED, (None, Some(60)), AppHistory::NONE),
+            ("in spite of no default", OFF_UNLESS_ASKED, (Some(7), None), of(7, 300)),
+            ("a server without history", OFF, (Some(500), Some(3_600)), AppHistory::NONE),
         ] {
-            assert_eq!(server.of(app), expected.unwrap_or(AppHistory::NONE), "{case}");
+            let app = AppSettings {
+                history_publications: asked.0.and_then(UpTo::new),
+                history_seconds: asked.1.and_then(UpTo::new),
+                ..AppSettings::default()
+            };
+            assert_eq!(server.of(&app), expected, "{case}");
+            let inactive = AppSettings { active: false, ..app };
+            assert_eq!(server.of(&inactive), AppHistory::NONE, "{case}, inactive");
         }
     }
 }

@@ -120,6 +120,40 @@ async fn a_change_that_forbids_nothing_ends_nothing() {
 }
 
 #[tokio::test]
+async fn an_app_says_how_much_history_it_has_and_the_api_shows_it() {
+    const URL: &str = "/api/admin/apps/foo-app";
+    let server = TestServer::start();
+    foo_app(&server).await;
+    let (user, password) = server::ADMIN;
+    let form =
+        |body: &'static str| request("PATCH", server.url(URL)).basic(user, password).form(body);
+    let history = |answer: &Value| {
+        let data = &answer["data"];
+        (data["history_publications"].clone(), data["history_seconds"].clone())
+    };
+    let shown = server.admin("GET", URL, None).await.json();
+    assert_eq!(history(&shown), (Value::Null, Value::Null), "the server's defaults");
+
+    let given = json!({ "app": { "history_publications": 500, "history_seconds": 0 } });
+    let changed = server.admin("PATCH", URL, Some(given)).await.json();
+    assert_eq!(history(&changed), (500.into(), 0.into()));
+    let body = "app[history_publications]=&app[history_seconds]=604800";
+    assert_eq!(history(&form(body).send().await.json()), (Value::Null, 604_800.into()));
+
+    let refused = form("app[history_publications]=100001&app[history_seconds]=1.5").send().await;
+    let expected = json!({ "errors": {
+        "history_publications": ["must be a whole number from 0 to 100000"],
+        "history_seconds": ["must be a whole number from 0 to 604800"],
+    } });
+    assert_eq!((refused.status, refused.json()), (422, expected));
+    let shown = server.admin("GET", URL, None).await.json();
+    assert_eq!(history(&shown), (Value::Null, 604_800.into()), "nothing was changed");
+    let reset = json!({ "app": { "history_seconds": null } });
+    let changed = server.admin("PATCH", URL, Some(reset)).await.json();
+    assert_eq!(history(&changed), (Value::Null, Value::Null));
+}
+
+#[tokio::test]
 async fn a_body_of_ten_megabytes_is_answered_and_the_server_goes_on() {
     let server = TestServer::start();
     let (user, password) = server::ADMIN;

@@ -321,7 +321,9 @@ fn an_app_lives_from_create_to_delete() {
     assert_eq!(place.run(&["apps", "show", "foo-app", "--json"]).json(), created);
     let secret = created["data"]["secret"].as_str().expect("a secret");
     let shown = place.run(&["apps", "show", "foo-app"]);
-    assert!(shown.succeeded().contains(&format!("\nsecret           {secret}\n")), "{shown:?}");
+    let line = |field: &str, value: &str| format!("\n{field:<20}  {value}\n");
+    assert!(shown.succeeded().contains(&line("secret", secret)), "{shown:?}");
+    assert!(shown.succeeded().contains(&line("history_seconds", "default")), "{shown:?}");
 
     let update = ["apps", "update", "foo-app", "--active", "false", "--any-origin", "--new-secret"];
     place.run(&update).succeeded().contains("false");
@@ -336,6 +338,41 @@ fn an_app_lives_from_create_to_delete() {
 
     assert_eq!(place.run(&["apps", "delete", "bar-app", "--yes"]).succeeded(), "deleted bar-app\n");
     assert_eq!(place.run(&["apps", "list", "--json"]).json(), serde_json::json!({"data": []}));
+}
+
+#[test]
+fn an_app_says_how_much_history_it_has_or_leaves_it_to_the_server() {
+    let place = Place::seeded();
+    let history = |app: &serde_json::Value| {
+        (app["data"]["history_publications"].clone(), app["data"]["history_seconds"].clone())
+    };
+    let create = ["apps", "create", "--name", "foo-app", "--history-publications", "0", "--json"];
+    let created = place.run(&create).json();
+    assert_eq!(history(&created), (0.into(), serde_json::Value::Null));
+
+    for (publications, seconds, expected) in [
+        ("500", "86400", (500.into(), 86_400.into())),
+        ("default", "60", (serde_json::Value::Null, 60.into())),
+        ("7", "default", (7.into(), serde_json::Value::Null)),
+    ] {
+        let flags =
+            ["--history-publications", publications, "--history-seconds", seconds, "--json"];
+        let updated = place.run(&[&["apps", "update", "foo-app"][..], &flags].concat()).json();
+        assert_eq!(history(&updated), expected, "{publications} {seconds}");
+    }
+    let shown = place.run(&["apps", "show", "foo-app"]);
+    let expected = "\nhistory_publications  7\nhistory_seconds       default\n";
+    assert!(shown.succeeded().contains(expected), "{shown:?}");
+
+    let flags = ["--history-publications", "100001", "--history-seconds", "5m"];
+    let refused = place.run(&[&["apps", "update", "foo-app"][..], &flags].concat());
+    assert_eq!(
+        refused.failed(1),
+        "herald: history_publications must be a whole number from 0 to 100000; \
+         history_seconds must be a whole number from 0 to 604800"
+    );
+    let help = place.run(&["apps", "update", "--help"]);
+    assert!(help.succeeded().contains("--history-seconds <NUMBER|default>"), "{help:?}");
 }
 
 #[test]

@@ -69,6 +69,8 @@ on_both_databases! {
     a_change_leaves_columns_alone_that_it_does_not_name
     faults_that_only_the_database_knows_come_with_the_others
     the_migration_to_unique_keys_names_the_apps_that_share_one
+    the_migration_to_history_keeps_the_apps_up_and_down
+    a_number_is_set_and_left_to_the_server_again
     racing_changes_to_one_key_leave_it_to_one_app
     racing_creates_of_one_name_leave_one_app
     racing_creates_of_two_processes_leave_one_app
@@ -325,6 +327,8 @@ async fn an_app_is_read_back_as_it_was_stored(database: &TestDatabase) {
                 "allowed_origins": ["https://a.example", "//*.b.example:81"],
                 "client_events": "none",
                 "shared_tokens": true,
+                "history_publications": 100_000,
+                "history_seconds": 0,
             }),
         ),
         (
@@ -434,15 +438,16 @@ async fn faults_that_only_the_database_knows_come_with_the_others(database: &Tes
 async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {
     let store = database.connect().await;
     store.migrate_up(Some(1)).await.expect("the table");
-    for (name, key) in [
-        ("Foo App", "one"),
-        ("Bar App", "two"),
-        ("Baz App", "one"),
-        ("Qux App", "three"),
-        ("Bar App 2", "two"),
-        ("Bar App 3", "two"),
+    for (slug, key) in [
+        ("foo-app", "one"),
+        ("bar-app", "two"),
+        ("baz-app", "one"),
+        ("qux-app", "three"),
+        ("bar-app-2", "two"),
+        ("bar-app-3", "two"),
     ] {
-        store.insert(&values(json!({ "name": name, "key": key }))).await.expect("an app");
+        // The store writes columns that later migrations add.
+        database.sql(&app_of_the_first_version(slug, key)).await;
     }
     let Err(StoreError::Unusable(refused)) = store.migrate_up(None).await else {
         panic!("keys are shared");
@@ -468,7 +473,51 @@ async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &T
     assert_eq!(store.insert(&again).await.err(), Some(StoreError::Taken(UniqueField::Key)));
     let steps = u32::try_from(all.len() - 1).expect("few migrations");
     store.migrate_down(steps).await.expect("down");
-    store.insert(&again).await.expect("keys may be shared again");
+    // Keys may be shared again.
+    database.sql(&app_of_the_first_version("another", "one")).await;
+}
+
+fn app_of_the_first_version(slug: &str, key: &str) -> String {
+    format!("INSERT INTO apps (name, slug, key, secret) VALUES ('{slug}', '{slug}', '{key}', 's')")
+}
+
+async fn the_migration_to_history_keeps_the_apps_up_and_down(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(Some(2)).await.expect("the table");
+    database.sql(&app_of_the_first_version("old-app", "one")).await;
+    store.migrate_up(None).await.expect("up");
+    let old = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert_eq!((old.settings.history_publications, old.settings.history_seconds), (None, None));
+
+    let given = fields(json!({ "history_publications": 7 }));
+    change::update(&store, &old.slug, given).await.expect("a change");
+    let steps = u32::try_from(store.migrations().await.expect("all").len() - 2).expect("few");
+    store.migrate_down(steps).await.expect("down");
+    store.migrate_up(None).await.expect("up again");
+    let again = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert!(AppValues::from(&again).are_those_of(&old), "what it said about history is gone");
+}
+
+async fn a_number_is_set_and_left_to_the_server_again(database: &TestDatabase) {
+    let store = database.migrated().await;
+    let app = store.insert(&named("foo-app")).await.expect("an app");
+    for (case, given, expected) in [
+        (
+            "both",
+            json!({ "history_publications": 7, "history_seconds": "60" }),
+            (Some(7), Some(60)),
+        ),
+        ("one", json!({ "history_publications": 0 }), (Some(0), Some(60))),
+        ("the other left to the server", json!({ "history_seconds": null }), (Some(0), None)),
+        ("another field", json!({ "active": false }), (Some(0), None)),
+        ("a form's blank", json!({ "history_publications": "" }), (None, None)),
+    ] {
+        change::update(&store, &app.slug, fields(given)).await.expect(case);
+        let settings = store.find(&app.slug).await.expect(case).expect(case).settings;
+        let publications = settings.history_publications.map(|number| number.get());
+        let seconds = settings.history_seconds.map(|number| number.get());
+        assert_eq!((publications, seconds), expected, "{case}");
+    }
 }
 
 async fn racing_changes_to_one_key_leave_it_to_one_app(database: &TestDatabase) {
@@ -627,6 +676,9 @@ async fn a_row_that_is_no_app_is_not_served(database: &TestDatabase) {
         ("allowed_origins", "nonsense", "[]"),
         ("allowed_origins", "[\"no origin\"]", "[]"),
         ("client_events", "sometimes", "authorized"),
+        ("history_publications", "-1", "0"),
+        ("history_seconds", "604801", "604800"),
+        ("history_seconds", "99999999999", "0"),
         ("secret", "", "0123456789abcdef"),
         ("key", "", "key"),
         ("slug", "No Slug", "foo-app"),

@@ -26,6 +26,8 @@
 //! - **Stream**: the one order of a scope's publications. A *position* names a place in it: an
 //!   *epoch*, which is one unbroken numbering, and an *offset*.
 //! - **Boundary**: the position at which a join begins to hear.
+//! - **History**: the publications that a stream retains. *Recovery* is what a join that knows a
+//!   position is told and *replayed* of them.
 //! - **Presence**: who is there, on a channel of the scope `presence`. A *member* is one tracked
 //!   join: its *key* says who, its *meta* what others see of it.
 //! - **Announcement**: what has changed among the members of a channel, all of one moment together.

@@ -240,11 +240,12 @@ impl Parts {
             presence_members_max: limits.presence_members_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
+            history: (&settings.history).into(),
         };
         let services = web::Data::new(Services {
+            topics: Topics::new(topic_limits, directory.clone(), metrics.clone()),
             directory,
             registry,
-            topics: Topics::new(topic_limits, metrics.clone()),
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: Arc::default(),
             pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
@@ -269,6 +270,7 @@ impl Parts {
             },
             timeout: server.shutdown_timeout,
         };
+        actix_rt::spawn(self.services.topics.clone().keep_history());
         let (address, metrics) = (listeners.address, self.services.metrics.clone());
         let (connections, parts) = (self.connections.clone(), Arc::new(self));
         let threads = Threads::start(listeners, connections, move |stops| parts.service(stops));

@@ -6,6 +6,7 @@ use std::{
     mem,
     rc::Rc,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use actix::prelude::*;
@@ -22,14 +23,20 @@ use super::{
     announcement::Announcement,
     count::Count,
     disconnection::Disconnection,
-    listeners::{Departure, Group, Listeners, Member, Sampler},
+    listeners::{Departure, Group, Listeners, Member, Sampler, TakenIn},
+    now_ms,
     occupancy::Rank,
     outbox::{Ending, Excess, News, Outbox},
-    placed::{Batch, Level, Placed},
+    placed::{Batch, Level, Placed, Spoken},
+    position::StreamPosition,
     presence::Full,
     publication::Destination,
+    recovery::{Missed, Recovery, Wanted},
+    replays::{self, Replays},
+    retained::RetainedPayload,
+    stream::Stream,
     subscriber::{
-        Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId,
+        Format, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId,
     },
     topic_name::{ChannelName, Scope},
     topics::Topics,
@@ -196,8 +203,20 @@ pub struct Fanout {
     sampler: Sampler,
     /// The session that gives way to the others, until it is over.
     relieving: Option<Weak<Outbox>>,
+    /// The frames that joins were replayed lately.
+    replays: Replays,
     /// Whether the server stops: who was on its way in meanwhile is ended like the others.
     stopping: bool,
+}
+
+/// Who is told of the history, and from where to where.
+struct Reader<'a> {
+    place: &'a Place,
+    topic: &'a ByteString,
+    format: Format,
+    /// The offset behind which the session is handed everything.
+    attached: u64,
+    boundary: StreamPosition,
 }
 
 /// A session of this thread and where it sits.
@@ -249,9 +268,11 @@ impl Course {
 impl Fanout {
     /// Makes the fan-out of one worker thread; start it on that thread.
     pub(super) fn new(worker: WorkerId, topics: Topics, handed: Rc<Cell<u64>>) -> Self {
+        let replays = Replays::new(topics.backlog().clone(), Instant::now());
         Self {
             worker,
             topics,
+            replays,
             sessions: IndexMap::new(),
             scopes: HashMap::new(),
             handed_this_turn: 0,
@@ -268,9 +289,9 @@ impl Fanout {
     /// Makes a session a member of a place and answers it, so that everything that it is handed from
     /// here on lies behind the answer in its outbox. Where it is to be tracked, the tracker of the
     /// scope is asked first.
-    fn attach(&mut self, attach: Attach, ctx: &Context<Self>) {
+    fn attach(&mut self, attach: Attach, ctx: &mut Context<Self>) {
         let Attach { session, id, subscription } = attach;
-        let Subscription { place, topic, format, persona } = subscription;
+        let Subscription { place, topic, format, persona, wanted } = subscription;
         // Nobody is tracked in a whole scope.
         let persona = persona.filter(|_| place.channel.is_some());
         // A session that has left waits for no answer.
@@ -279,18 +300,20 @@ impl Fanout {
         let listeners = match self.scopes.entry(place.key.clone()) {
             hash_map::Entry::Occupied(open) => open.into_mut(),
             hash_map::Entry::Vacant(closed) => {
-                match self.topics.open(closed.key(), self.worker, ctx.address()) {
+                match self.topics.open(closed.key(), self.worker, ctx.address(), now_ms()) {
                     Ok(listeners) => closed.insert(listeners),
                     Err(refused) => return outbox.answer(id, Err(refused)),
                 }
             }
         };
         let boundary = listeners.heard();
-        let member = Member { outbox: outbox.clone(), id, format, is_tracked: persona.is_some() };
+        let (is_tracked, attached) = (persona.is_some(), boundary.offset);
+        let member = Member { outbox: outbox.clone(), id, format, attached, is_tracked };
         let group = listeners.group_mut(place.channel.as_ref(), &topic);
+        let attached = group.attached(session, &topic).unwrap_or(attached);
         let is_new = match persona {
-            None => group.join(session, topic, member),
-            Some(_) => group.expect(session, topic, member),
+            None => group.join(session, topic.clone(), member),
+            Some(_) => group.expect(session, topic.clone(), member, wanted),
         };
         if is_new {
             if present.places.is_empty() {
@@ -300,7 +323,10 @@ impl Fanout {
             present.places.push(place.clone());
         }
         let Some(persona) = persona else {
-            return outbox.answer(id, Ok(Joined { boundary, members: None }));
+            let stream = listeners.stream.clone();
+            let reader = Reader { place: &place, topic: &topic, format, attached, boundary };
+            let recovery = self.recover(&stream, reader, wanted, ctx);
+            return outbox.answer(id, Ok(Joined { boundary, members: None, recovery }));
         };
         let stream = &listeners.stream;
         let Some(tracker) = stream.tracker_or_start(|| self.topics.start_tracker(stream)) else {
@@ -313,15 +339,19 @@ impl Fanout {
 
     /// The tracker has answered for a session. If it took the session in, the session is told of the
     /// members, and of what is announced from here on.
-    fn entered(&mut self, Entered { place, session, id, members }: Entered) {
+    fn entered(&mut self, entered: Entered, ctx: &mut Context<Self>) {
+        let Entered { place, session, id, members } = entered;
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
-        let boundary = listeners.heard();
+        let (boundary, stream) = (listeners.heard(), listeners.stream.clone());
         let Some(group) = listeners.group(place.channel.as_ref()) else { return };
         let Some(outbox) = group.expected(session, id) else { return };
         match members {
             Ok(members) => {
-                group.take_in(session);
-                outbox.answer(id, Ok(Joined { boundary, members: Some(members) }));
+                let Some(taken_in) = group.take_in(session, boundary.offset) else { return };
+                let TakenIn { topic, format, attached, wanted } = taken_in;
+                let reader = Reader { place: &place, topic: &topic, format, attached, boundary };
+                let recovery = self.recover(&stream, reader, wanted, ctx);
+                outbox.answer(id, Ok(Joined { boundary, members: Some(members), recovery }));
             }
             Err(Full) => {
                 self.topics.metrics().hit(Limit::PresenceMembers);
@@ -329,6 +359,52 @@ impl Fanout {
                 self.detach(&Detach { session, id, place });
             }
         }
+    }
+
+    /// What a join that wanted it is told of the history, and sent of it.
+    fn recover(
+        &mut self,
+        stream: &Stream,
+        reader: Reader<'_>,
+        wanted: Option<Wanted>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Box<Recovery>> {
+        let Reader { place, topic, format, attached, boundary } = reader;
+        let channel = place.channel.as_ref();
+        let missed = stream.missed(channel, wanted?, attached, boundary, now_ms());
+        let Missed { incomplete, limit, position, publications } = missed;
+        limit.into_iter().for_each(|limit| self.topics.metrics().hit(limit));
+        let level = if channel.is_some() { Level::Channel } else { Level::Scope };
+        let (now, was_empty) = (Instant::now(), self.replays.is_empty());
+        let (mut replayed, mut frames) = (0, Vec::with_capacity(publications.len()));
+        for (offset, retained) in &publications {
+            let (channel, event, payload) =
+                (retained.channel(), retained.event(), retained.payload());
+            let position = StreamPosition { offset: *offset, ..boundary };
+            let spoken = Spoken { channel, event, payload, position };
+            let Some(frame) = self.replays.frame(&spoken, format, level, topic, now) else {
+                continue;
+            };
+            replayed += 1;
+            frames.push(frame);
+            if let (RetainedPayload::Bytes(_), Some(encode)) = (payload, format.encode_position) {
+                frames.push(encode(topic, position));
+            }
+        }
+        if was_empty && !frames.is_empty() {
+            Self::forget_replays(ctx);
+        }
+        Some(Box::new(Recovery { incomplete, position, replayed, frames }))
+    }
+
+    /// Drops the frames of replays once they have been of no use for a while.
+    fn forget_replays(ctx: &mut Context<Self>) {
+        ctx.run_later(replays::GENERATION_AGE, |fanout, ctx| {
+            fanout.replays.turn(Instant::now());
+            if !fanout.replays.is_empty() {
+                Self::forget_replays(ctx);
+            }
+        });
     }
 
     fn detach(&mut self, Detach { session, id, place }: &Detach) {
@@ -358,7 +434,7 @@ impl Fanout {
         }
         if listeners.is_empty() {
             self.scopes.remove(&place.key);
-            self.topics.directory().close(&place.key, self.worker);
+            self.topics.directory().close(&place.key, self.worker, now_ms());
         }
         departure
     }
@@ -594,7 +670,7 @@ impl Drop for Fanout {
         // The trackers will not be told of these sessions one by one.
         for (key, listeners) in mem::take(&mut self.scopes) {
             listeners.stream.tell_tracker(FanoutLost { worker: self.worker });
-            self.topics.directory().close(&key, self.worker);
+            self.topics.directory().close(&key, self.worker, now_ms());
         }
     }
 }
@@ -674,7 +750,7 @@ impl Handler<Entered> for Fanout {
     type Result = ();
 
     fn handle(&mut self, entered: Entered, ctx: &mut Self::Context) {
-        self.in_order(entered.place.key.app, ctx, |fanout, _| fanout.entered(entered));
+        self.in_order(entered.place.key.app, ctx, |fanout, ctx| fanout.entered(entered, ctx));
     }
 }
 
@@ -696,6 +772,7 @@ impl Handler<AppChanged> for Fanout {
     type Result = ();
 
     fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
+        self.topics.directory().review(app, now_ms());
         self.in_order(app, ctx, move |fanout, _| {
             for outbox in fanout.sessions_of(|place| place.key.app == app) {
                 outbox.tell(News::AppChanged(app));

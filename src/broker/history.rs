@@ -12,50 +12,32 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use bytes::Bytes;
 
 use super::{
     position::{Epoch, StreamPosition},
-    publication::{Destination, Payload, Publication},
+    publication::{Destination, Publication},
+    retained::Retained,
     topic_name::ChannelName,
 };
 
-/// The memory that an entry takes beside its names and its payload, roughly, in bytes.
-const ENTRY_BYTES: usize = 256;
+/// The memory that a publication takes in the history beside what [`Retained`] holds, in bytes: its
+/// nodes in the map and in its ring, measured with a hundred thousand of them.
+const PLACE_BYTES: usize = 64;
+
+/// The memory that a remembered channel takes beside its name, in bytes.
+const RING_BYTES: usize = 192;
 
 /// When too many channels are remembered, one of this many is forgotten, so that the search for the
 /// quietest ones is paid for by many publications.
 const FORGOTTEN_SHARE: usize = 8;
-
-/// A publication with its place in the order of its scope.
-///
-/// The history and what is on its way to subscribers share it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place.
-    pub position: StreamPosition,
-    /// The publication.
-    pub publication: Publication,
-}
-
-impl Entry {
-    fn size_bytes(&self) -> usize {
-        let Publication { destination, event, payload, .. } = &self.publication;
-        ENTRY_BYTES + destination.as_str().len() + event.as_str().len() + payload.size_bytes()
-    }
-}
 
 /// How much of a scope's publications is retained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Publications of each channel, and of `#general`; zero retains nothing.
     pub publications_max: usize,
-    /// Bytes of all that is retained.
-    pub bytes_max: usize,
     /// How long a publication is retained.
     pub age_max: Duration,
     /// Channels that are remembered.
@@ -64,8 +46,12 @@ pub struct Retention {
 
 impl Retention {
     /// Retains nothing.
-    pub const NONE: Self =
-        Self { publications_max: 0, bytes_max: 0, age_max: Duration::ZERO, channels_max: 0 };
+    pub const NONE: Self = Self { publications_max: 0, age_max: Duration::ZERO, channels_max: 0 };
+
+    /// Whether nothing is retained.
+    pub fn is_none(&self) -> bool {
+        self.publications_max == 0
+    }
 }
 
 /// Why a subscriber cannot be given all that it missed.
@@ -77,6 +63,8 @@ pub enum Gap {
     Unknown,
     /// Something that it would have heard may no longer be retained.
     Expired,
+    /// It missed more than may be replayed.
+    TooMuch,
 }
 
 /// Numbers the publications of one scope and retains the newest of them.
@@ -92,12 +80,8 @@ pub struct History {
     /// The highest offset evicted at all.
     evicted: u64,
     bytes: usize,
-}
-
-#[derive(Debug)]
-struct Retained {
-    entry: Arc<Entry>,
-    at: Instant,
+    /// How often channels were forgotten because there were too many.
+    times_forgotten: u64,
 }
 
 /// The offsets of what one destination retains, oldest first.
@@ -131,6 +115,7 @@ impl History {
             forgotten: 0,
             evicted: 0,
             bytes: 0,
+            times_forgotten: 0,
         }
     }
 
@@ -144,34 +129,69 @@ impl History {
         self.retained.is_empty()
     }
 
-    /// Gives a publication, which was accepted at `now`, the next place in the order. Retains it, and
-    /// evicts what is beyond the bounds.
+    /// Bytes of memory that everything retained and remembered takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How often channels were forgotten because there were too many.
+    pub fn times_forgotten(&self) -> u64 {
+        self.times_forgotten
+    }
+
+    /// The time of the oldest publication that is retained, in Unix milliseconds.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        self.retained.first_key_value().map(|(_, oldest)| oldest.at_ms())
+    }
+
+    /// Gives a publication, which was accepted at `now_ms`, the next place in the order. Retains it,
+    /// and evicts what is beyond the bounds.
     pub fn append(
         &mut self,
-        mut publication: Publication,
-        now: Instant,
+        publication: &Publication,
+        now_ms: u64,
         retention: &Retention,
-    ) -> Arc<Entry> {
+    ) -> StreamPosition {
         self.head.offset += 1;
-        if retention.publications_max == 0 {
+        if retention.is_none() {
             self.clear();
-            return Arc::new(Entry { position: self.head, publication });
+        } else {
+            self.retain(publication, now_ms);
+            self.bound(&publication.destination, now_ms, retention);
         }
-        if let Payload::Bytes(bytes) = &mut publication.payload {
-            // A slice of what was read would keep all of it: far more than is counted here.
-            *bytes = Bytes::copy_from_slice(bytes);
-        }
-        let entry = Arc::new(Entry { position: self.head, publication });
-        self.retain(entry.clone(), now);
-        self.bound(entry.publication.destination.clone(), now, retention);
-        entry
+        self.head
     }
 
     /// Evicts what is too old.
-    pub fn expire(&mut self, now: Instant, retention: &Retention) {
-        let is_old = |at: Instant| now.saturating_duration_since(at) >= retention.age_max;
-        while self.retained.first_key_value().is_some_and(|(_, first)| is_old(first.at)) {
+    pub fn expire(&mut self, now_ms: u64, retention: &Retention) {
+        let age_max_ms = u64::try_from(retention.age_max.as_millis()).unwrap_or(u64::MAX);
+        let is_old = |at_ms: u64| now_ms.saturating_sub(at_ms) >= age_max_ms;
+        while self.oldest_ms().is_some_and(is_old) {
             self.evict_oldest();
+        }
+    }
+
+    /// Keeps to these bounds as of now, which may have been others before.
+    pub fn keep_to(&mut self, now_ms: u64, retention: &Retention) {
+        if retention.is_none() {
+            return self.clear();
+        }
+        self.expire(now_ms, retention);
+        let rings = self.channels.values().chain([&self.general]);
+        let excess = rings.flat_map(|ring| {
+            let beyond = ring.offsets.len().saturating_sub(retention.publications_max);
+            ring.offsets.range(..beyond).copied()
+        });
+        for offset in excess.collect::<Vec<_>>() {
+            self.evict(offset);
+        }
+    }
+
+    /// Evicts the oldest publication. If there is none, all channels are forgotten.
+    pub fn shrink(&mut self) {
+        match self.is_empty() {
+            true => self.clear(),
+            false => self.evict_oldest(),
         }
     }
 
@@ -187,17 +207,18 @@ impl History {
         }
     }
 
-    /// The entries that a subscriber of one channel, or of the whole scope, would have heard after `since`, up to
-    /// and including the offset `up_to`, in order.
+    /// The publications that a subscriber of one channel, or of the whole scope, would have heard after
+    /// `since`, up to and including the offset `up_to`, in order.
     ///
     /// # Errors
-    /// [`Gap`] if that may not be all.
+    /// [`Gap`] if that may not be all, or if there are more than `publications_max`.
     pub fn after(
         &self,
         channel: Option<&ChannelName>,
         since: StreamPosition,
         up_to: u64,
-    ) -> Result<Vec<Arc<Entry>>, Gap> {
+        publications_max: usize,
+    ) -> Result<Vec<(u64, Retained)>, Gap> {
         if since.epoch != self.head.epoch {
             return Err(Gap::Epoch);
         }
@@ -205,61 +226,100 @@ impl History {
         if since > self.head.offset {
             return Err(Gap::Unknown);
         }
-        let Some(channel) = channel else {
-            if self.evicted > since {
-                return Err(Gap::Expired);
+        let evicted = match channel {
+            None => self.evicted,
+            Some(channel) => {
+                let ring = self.channels.get(channel);
+                ring.map_or(self.forgotten, |ring| ring.evicted).max(self.general.evicted)
             }
-            let all = self.retained.range(since.saturating_add(1)..);
-            let wanted = all.take_while(|(offset, _)| **offset <= up_to);
-            return Ok(wanted.map(|(_, retained)| retained.entry.clone()).collect());
         };
-        let ring = self.channels.get(channel);
-        let evicted = ring.map_or(self.forgotten, |ring| ring.evicted);
-        if evicted.max(self.general.evicted) > since {
+        if evicted > since {
             return Err(Gap::Expired);
         }
-        let own = ring.into_iter().flat_map(|ring| ring.between(since, up_to));
-        let mut offsets: Vec<_> = own.chain(self.general.between(since, up_to)).collect();
-        offsets.sort_unstable();
-        let entry = |offset| self.retained.get(&offset).map(|retained| retained.entry.clone());
-        Ok(offsets.into_iter().filter_map(entry).collect())
+        let offsets = self.offsets(channel, since, up_to);
+        let missed = self.at(offsets.take(publications_max.saturating_add(1)));
+        if missed.len() > publications_max { Err(Gap::TooMuch) } else { Ok(missed) }
     }
 
-    fn retain(&mut self, entry: Arc<Entry>, at: Instant) {
-        let offset = entry.position.offset;
-        self.bytes += entry.size_bytes();
-        let ring = match &entry.publication.destination {
-            Destination::General => &mut self.general,
-            Destination::Channel(channel) => {
-                let new = || Ring { evicted: self.forgotten, ..Ring::default() };
-                self.channels.entry(channel.clone()).or_insert_with(new)
-            }
+    /// The newest publications that a subscriber of one channel, or of the whole scope, would have
+    /// heard up to and including the offset `up_to`, in order; at most `publications_max`.
+    pub fn newest(
+        &self,
+        channel: Option<&ChannelName>,
+        up_to: u64,
+        publications_max: usize,
+    ) -> Vec<(u64, Retained)> {
+        let offsets = self.offsets(channel, 0, up_to);
+        let mut newest = self.at(offsets.rev().take(publications_max));
+        newest.reverse();
+        newest
+    }
+
+    /// The offsets of what is retained for a subscriber of one channel, or of the whole scope, after
+    /// one offset, up to and including another.
+    fn offsets(
+        &self,
+        channel: Option<&ChannelName>,
+        since: u64,
+        up_to: u64,
+    ) -> Box<dyn DoubleEndedIterator<Item = u64> + '_> {
+        let Some(channel) = channel else {
+            // An empty range, where nothing lies between.
+            let range = since.saturating_add(1)..up_to.saturating_add(1).max(since + 1);
+            return Box::new(self.retained.range(range).map(|(offset, _)| *offset));
         };
-        ring.offsets.push_back(offset);
-        self.retained.insert(offset, Retained { entry, at });
+        let own = self.channels.get(channel);
+        let own = own.into_iter().flat_map(|ring| ring.between(since, up_to));
+        let mut offsets: Vec<_> = own.chain(self.general.between(since, up_to)).collect();
+        offsets.sort_unstable();
+        Box::new(offsets.into_iter())
+    }
+
+    fn at(&self, offsets: impl Iterator<Item = u64>) -> Vec<(u64, Retained)> {
+        let retained = |offset| Some((offset, self.retained.get(&offset)?.clone()));
+        offsets.filter_map(retained).collect()
+    }
+
+    fn retain(&mut self, publication: &Publication, at_ms: u64) {
+        let offset = self.head.offset;
+        let retained = Retained::new(publication, at_ms);
+        self.bytes += PLACE_BYTES + retained.size_bytes();
+        if let Destination::Channel(channel) = &publication.destination
+            && !self.channels.contains_key(channel)
+        {
+            self.bytes += RING_BYTES + channel.as_str().len();
+            let ring = Ring { evicted: self.forgotten, ..Ring::default() };
+            self.channels.insert(channel.detached(), ring);
+        }
+        if let Some(ring) = self.ring_mut(retained.channel()) {
+            ring.offsets.push_back(offset);
+        }
+        self.retained.insert(offset, retained);
     }
 
     /// Keeps to the bounds after a publication to `destination`.
-    fn bound(&mut self, destination: Destination, now: Instant, retention: &Retention) {
-        while let Some(ring) = self.ring(&destination)
+    fn bound(&mut self, destination: &Destination, now_ms: u64, retention: &Retention) {
+        let channel = match destination {
+            Destination::General => None,
+            Destination::Channel(channel) => Some(channel.as_str()),
+        };
+        while let Some(ring) = self.ring_mut(channel)
             && ring.offsets.len() > retention.publications_max
             && let Some(oldest) = ring.offsets.front().copied()
         {
             self.evict(oldest);
         }
-        while self.bytes > retention.bytes_max && !self.retained.is_empty() {
-            self.evict_oldest();
-        }
-        self.expire(now, retention);
+        self.expire(now_ms, retention);
         if self.channels.len() > retention.channels_max {
+            self.times_forgotten += 1;
             self.forget_quietest(retention.channels_max);
         }
     }
 
-    fn ring(&self, destination: &Destination) -> Option<&Ring> {
-        match destination {
-            Destination::General => Some(&self.general),
-            Destination::Channel(channel) => self.channels.get(channel),
+    fn ring_mut(&mut self, channel: Option<&str>) -> Option<&mut Ring> {
+        match channel {
+            None => Some(&mut self.general),
+            Some(channel) => self.channels.get_mut(channel),
         }
     }
 
@@ -271,13 +331,9 @@ impl History {
 
     /// Evicts the oldest publication of a ring.
     fn evict(&mut self, offset: u64) {
-        let Some(Retained { entry, .. }) = self.retained.remove(&offset) else { return };
-        self.bytes -= entry.size_bytes();
-        let ring = match &entry.publication.destination {
-            Destination::General => Some(&mut self.general),
-            Destination::Channel(channel) => self.channels.get_mut(channel),
-        };
-        if let Some(ring) = ring {
+        let Some(retained) = self.retained.remove(&offset) else { return };
+        self.bytes -= PLACE_BYTES + retained.size_bytes();
+        if let Some(ring) = self.ring_mut(retained.channel()) {
             ring.offsets.pop_front();
             ring.evicted = offset;
         }
@@ -292,7 +348,9 @@ impl History {
         let Some(last) = to_forget.checked_sub(1) else { return };
         let (_, threshold, _) = newest.select_nth_unstable(last);
         let threshold = *threshold;
+        let bytes = &mut self.bytes;
         let quiet = self.channels.extract_if(|_, ring| ring.newest() <= threshold);
+        let quiet = quiet.inspect(|(channel, _)| *bytes -= RING_BYTES + channel.as_str().len());
         let offsets: Vec<_> = quiet.flat_map(|(_, ring)| ring.offsets).collect();
         for offset in offsets {
             self.evict(offset);

@@ -12,6 +12,7 @@ use super::{
     outbox::Outbox,
     placed::{Level, Placed},
     position::StreamPosition,
+    recovery::Wanted,
     stream::Stream,
     subscriber::{Format, Frame, SessionId, SubscriptionId},
     topic_name::ChannelName,
@@ -118,7 +119,23 @@ pub(super) struct Group {
     /// Sessions that the tracker of the scope is asked for, each with the name that it joins. One
     /// that is a member already stays one meanwhile: its client may keep changes that it is told for
     /// after the answer, so none may be missing.
-    entering: HashMap<SessionId, (ByteString, Member)>,
+    entering: HashMap<SessionId, Entering>,
+}
+
+/// A session that the tracker is asked for.
+struct Entering {
+    topic: ByteString,
+    member: Member,
+    wanted: Option<Wanted>,
+}
+
+/// A session that the tracker has taken in.
+pub(super) struct TakenIn {
+    pub(super) topic: ByteString,
+    pub(super) format: Format,
+    /// The offset behind which it is handed everything.
+    pub(super) attached: u64,
+    pub(super) wanted: Option<Wanted>,
 }
 
 /// The members of one place who call it by the same name.
@@ -132,6 +149,8 @@ pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
     pub(super) id: SubscriptionId,
     pub(super) format: Format,
+    /// The offset behind which it has been handed everything, by whatever join it came.
+    pub(super) attached: u64,
     /// Whether it is among the members of the channel that are known to each other.
     pub(super) is_tracked: bool,
 }
@@ -168,42 +187,67 @@ impl Group {
     }
 
     /// Makes a session a member under this name; `true` if it was none.
-    pub(super) fn join(&mut self, session: SessionId, topic: ByteString, member: Member) -> bool {
-        self.naming_mut(topic).members.insert(session, member).is_none()
+    pub(super) fn join(
+        &mut self,
+        session: SessionId,
+        topic: ByteString,
+        mut member: Member,
+    ) -> bool {
+        let members = &mut self.naming_mut(topic).members;
+        let before = members.get(&session).map(|before| before.attached);
+        member.attached = before.unwrap_or(member.attached);
+        members.insert(session, member);
+        before.is_none()
+    }
+
+    /// The offset behind which a session has been handed everything under this name.
+    pub(super) fn attached(&self, session: SessionId, topic: &ByteString) -> Option<u64> {
+        let naming = self.namings().find(|naming| naming.topic == *topic)?;
+        naming.members.get(&session).map(|member| member.attached)
     }
 
     /// Notes that the tracker is asked for a session; `true` if it was no member under this name.
-    pub(super) fn expect(&mut self, session: SessionId, topic: ByteString, member: Member) -> bool {
-        let naming = self.namings().find(|naming| naming.topic == topic);
-        let is_member = naming.is_some_and(|naming| naming.members.contains_key(&session));
-        let before = self.entering.insert(session, (topic.clone(), member));
-        !is_member && before.is_none_or(|(expected, _)| expected != topic)
+    pub(super) fn expect(
+        &mut self,
+        session: SessionId,
+        topic: ByteString,
+        member: Member,
+        wanted: Option<Wanted>,
+    ) -> bool {
+        let is_member = self.attached(session, &topic).is_some();
+        let entering = Entering { topic: topic.clone(), member, wanted };
+        let before = self.entering.insert(session, entering);
+        !is_member && before.is_none_or(|expected| expected.topic != topic)
     }
 
     /// The outbox of a session that waits for the tracker's answer to this join.
     pub(super) fn expected(&self, session: SessionId, id: SubscriptionId) -> Option<Arc<Outbox>> {
-        let (_, member) = self.entering.get(&session)?;
+        let Entering { member, .. } = self.entering.get(&session)?;
         (member.id == id).then(|| member.outbox.clone())
     }
 
-    /// Makes a session that waited for the tracker's answer a member.
-    pub(super) fn take_in(&mut self, session: SessionId) {
-        if let Some((topic, member)) = self.entering.remove(&session) {
-            self.join(session, topic, member);
-        }
+    /// Makes a session that waited for the tracker's answer a member, which is handed everything
+    /// behind this offset unless it was a member before.
+    pub(super) fn take_in(&mut self, session: SessionId, boundary: u64) -> Option<TakenIn> {
+        let Entering { topic, mut member, wanted } = self.entering.remove(&session)?;
+        let attached = self.attached(session, &topic).unwrap_or(boundary);
+        let format = member.format;
+        member.attached = attached;
+        self.join(session, topic.clone(), member);
+        Some(TakenIn { topic, format, attached, wanted })
     }
 
     /// The sessions that are tracked, or about to be.
     pub(super) fn tracked(&self) -> impl Iterator<Item = &Outbox> {
         let members = self.namings().flat_map(|naming| naming.members.values());
-        let members = members.chain(self.entering.values().map(|(_, member)| member));
+        let members = members.chain(self.entering.values().map(|entering| &entering.member));
         members.filter(|member| member.is_tracked).map(|member| &*member.outbox)
     }
 
     fn remove(&mut self, session: SessionId, id: Option<SubscriptionId>) -> Departure {
         let is_meant = |member: &Member| id.is_none_or(|id| member.id == id);
         let (len, was_tracked) = (self.len() + self.entering.len(), self.tracks(session));
-        if self.entering.get(&session).is_some_and(|(_, member)| is_meant(member)) {
+        if self.entering.get(&session).is_some_and(|entering| is_meant(&entering.member)) {
             self.entering.remove(&session);
         }
         for naming in iter::once(&mut self.first).chain(&mut self.others) {
@@ -262,6 +306,12 @@ impl Naming {
     fn deliver(&self, placed: &Placed, level: Level, sampled: Option<usize>, traffic: &Traffic) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
+        let is_followed = placed.is_bytes();
+        let mut position = None;
+        let mut position_of = |format: Format| {
+            format.encode_position?;
+            position.get_or_insert_with(|| placed.position_frame(format, &self.topic)).clone()
+        };
         for (nth, member) in self.members.values().enumerate() {
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
@@ -276,6 +326,9 @@ impl Naming {
             if member.outbox.deliver(frame, member.id, published) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;
+                if is_followed && let Some(position) = position_of(member.format) {
+                    member.outbox.deliver(&position, member.id, None);
+                }
             }
         }
         // Once for all: what many threads add to must not be touched for each subscriber.

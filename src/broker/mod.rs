@@ -6,6 +6,9 @@
 //! [`fanout`] actor per worker thread, which knows the subscribers living there. The lock of the
 //! stream is held from the number to the last mailbox, so each fan-out gets them in this order.
 //!
+//! The `ledger` knows how much each app retains and may retain. A join that knows a [`position`] is
+//! given a [`recovery`]: the fan-out asks the stream for what was missed, and spells it as `replays`.
+//!
 //! Apps share the server. `permits` bound how many publications of one app are under way, and a
 //! fan-out hands out to apps by `turns`, so a busy app delays the others little.
 //!
@@ -22,6 +25,7 @@ pub mod fanout;
 mod fanouts;
 mod gathering;
 pub mod history;
+mod ledger;
 mod listeners;
 pub mod occupancy;
 pub mod outbox;
@@ -30,12 +34,15 @@ mod placed;
 pub mod position;
 pub mod presence;
 pub mod publication;
+pub mod recovery;
 mod reference;
+mod replays;
+mod retained;
 mod spellings;
 mod stream;
 pub mod subscriber;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod topic_name;
 pub mod topics;
 mod tracker;
@@ -47,3 +54,8 @@ pub use publication::{
 };
 pub use topic_name::{ChannelName, Scope, TopicName};
 pub use topics::{PublishError, Receipt, Topics};
+
+/// Unix milliseconds, by the system's clock.
+fn now_ms() -> u64 {
+    u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default()
+}

@@ -54,7 +54,10 @@ impl News {
     fn size_bytes(&self) -> usize {
         match self {
             Self::Joined(_, Ok(joined)) => {
-                joined.members.as_ref().map_or(0, |spelled| spelled.len())
+                let Joined { members, recovery, .. } = &**joined;
+                let members = members.as_ref().map_or(0, |spelled| spelled.len());
+                let frames = recovery.iter().flat_map(|recovery| &recovery.frames);
+                members + frames.map(Frame::size_bytes).sum::<usize>()
             }
             _ => 0,
         }

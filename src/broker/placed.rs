@@ -2,10 +2,7 @@
 //! frames, each encoded at most once.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -14,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::{
     backlog::Backlog,
-    history::Entry,
     permits::Permit,
     position::StreamPosition,
     publication::{Destination, Payload, Publication},
+    retained::RetainedPayload,
     spellings::Spellings,
     subscriber::{Delivery, Format, Frame, ScopeKey},
 };
@@ -46,7 +43,7 @@ pub(super) struct Accepted {
     pub(super) flight: Flight,
 }
 
-/// What a publication holds while it is on its way, and its entry in the history does not: the permit
+/// What a publication holds while it is on its way, and what is retained of it does not: the permit
 /// that bounds what is under way, the count of subscribers that it was kept from, and the time.
 ///
 /// It is dropped when the last fan-out has let go of the batch.
@@ -99,18 +96,13 @@ impl Accepted {
     }
 }
 
-impl Flight {
-    pub(super) fn taken_at(&self) -> Instant {
-        self.taken_at
-    }
-}
-
 /// A publication that has its place in the order, on its way to the fan-outs.
 ///
-/// Its frames are kept here and not in the history, which shares the entry: they are counted among
-/// what waits for clients for as long as anything keeps them.
+/// Its frames are kept here and not in the history: they are counted among what waits for clients for
+/// as long as anything keeps them.
 pub(super) struct Placed {
-    entry: Arc<Entry>,
+    position: StreamPosition,
+    publication: Publication,
     flight: Flight,
     /// Per format and level; a frame is `None` where it cannot be spelled.
     frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
@@ -118,12 +110,17 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    pub(super) fn new(entry: Arc<Entry>, flight: Flight, backlog: Backlog) -> Self {
-        Self { entry, flight, frames: Default::default(), backlog }
+    pub(super) fn new(
+        position: StreamPosition,
+        publication: Publication,
+        flight: Flight,
+        backlog: Backlog,
+    ) -> Self {
+        Self { position, publication, flight, frames: Default::default(), backlog }
     }
 
     pub(super) fn position(&self) -> StreamPosition {
-        self.entry.position
+        self.position
     }
 
     pub(super) fn taken_at(&self) -> Instant {
@@ -131,15 +128,20 @@ impl Placed {
     }
 
     pub(super) fn destination(&self) -> &Destination {
-        &self.entry.publication.destination
+        &self.publication.destination
     }
 
     /// Whether clients of this format can be sent it at all.
     pub(super) fn suits(&self, format: Format) -> bool {
-        match self.entry.publication.payload {
+        match self.publication.payload {
             Payload::Object(_) => true,
             Payload::Bytes(_) => format.encode_bytes.is_some(),
         }
+    }
+
+    /// Whether its payload is bytes.
+    pub(super) fn is_bytes(&self) -> bool {
+        matches!(self.publication.payload, Payload::Bytes(_))
     }
 
     /// Notes that so many subscribers were not sent it.
@@ -158,59 +160,91 @@ impl Placed {
         if !self.suits(format) {
             return None;
         }
-        if let (Level::Channel, Destination::General) = (level, &self.entry.publication.destination)
-        {
+        if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
             return self.encode(format, level, topic);
         }
         let spellings = &self.frames[format.slot][level as usize];
         spellings.of(topic, || self.encode(format, level, topic))
     }
 
+    /// The frame that follows the one of bytes: it tells their position. `None` where there is none to
+    /// tell.
+    pub(super) fn position_frame(&self, format: Format, topic: &str) -> Option<Frame> {
+        let Payload::Bytes(_) = self.publication.payload else { return None };
+        let frame = format.encode_position?(topic, self.position);
+        Some(self.backlog.count(frame))
+    }
+
     fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
-        let Publication { destination, event, payload, .. } = &self.entry.publication;
-        let bare = matches!(
-            (level, destination),
-            (Level::Scope, Destination::General) | (Level::Channel, Destination::Channel(_))
-        );
+        let Publication { destination, event, payload, .. } = &self.publication;
+        let channel = match destination {
+            Destination::General => None,
+            Destination::Channel(channel) => Some(channel.as_str()),
+        };
+        let payload = match payload {
+            Payload::Object(object) => RetainedPayload::Object(object.as_str()),
+            Payload::Bytes(bytes) => RetainedPayload::Bytes(bytes),
+        };
+        let (event, position) = (event.as_str(), self.position);
+        let spoken = Spoken { channel, event, payload, position };
+        spoken.encode(format, level, topic).map(|frame| self.backlog.count(frame))
+    }
+}
+
+/// A publication as it is spelled, whether it is on its way or retained.
+#[derive(Clone, Copy)]
+pub(super) struct Spoken<'a> {
+    /// The channel that it was published to; `None` if it was `#general`.
+    pub(super) channel: Option<&'a str>,
+    pub(super) event: &'a str,
+    pub(super) payload: RetainedPayload<'a>,
+    pub(super) position: StreamPosition,
+}
+
+impl Spoken<'_> {
+    /// The frame for those who joined `topic`, which is of this level; `None` for formats that cannot
+    /// carry it.
+    pub(super) fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
+        let Self { channel, event, payload, position } = *self;
+        let is_bare = matches!((level, channel), (Level::Scope, None) | (Level::Channel, Some(_)));
         let prefixed;
-        let event = if bare {
-            event.as_str()
+        let event = if is_bare {
+            event
         } else {
-            prefixed = format!("{}:{event}", destination.as_str());
+            prefixed = format!("{}:{event}", channel.unwrap_or(Destination::GENERAL));
             &prefixed
         };
-        let frame = match payload {
-            Payload::Object(payload) => Some((format.encode)(&Delivery { topic, event, payload })),
-            Payload::Bytes(payload) => {
-                format.encode_bytes.and_then(|encode| encode(&Delivery { topic, event, payload }))
+        match payload {
+            RetainedPayload::Object(payload) => {
+                Some((format.encode)(&Delivery { topic, event, payload, position }))
             }
-        };
-        frame.map(|frame| self.backlog.count(frame))
+            RetainedPayload::Bytes(payload) => {
+                format.encode_bytes?(&Delivery { topic, event, payload, position })
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{atomic::AtomicUsize, atomic::Ordering::SeqCst},
+        sync::{Arc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
         thread,
     };
 
     use super::super::{
-        history::{History, Retention},
         position::Epochs,
-        publication::JsonObject,
         testing::{FORMAT, key, permit, publication},
     };
     use super::*;
 
-    fn spelled(delivery: &Delivery<'_, JsonObject>) -> Frame {
-        let Delivery { topic, event, payload } = delivery;
-        Frame::Text(format!("{topic} {event} {}", payload.as_str()).into())
+    fn spelled(delivery: &Delivery<'_, str>) -> Frame {
+        let Delivery { topic, event, payload, .. } = delivery;
+        Frame::Text(format!("{topic} {event} {payload}").into())
     }
 
     fn spelled_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
-        let Delivery { topic, event, payload } = delivery;
+        let Delivery { topic, event, payload, .. } = delivery;
         let names = format!("{topic} {event} ");
         (*topic != "huge").then(|| Frame::Binary([names.as_bytes(), payload].concat().into()))
     }
@@ -218,9 +252,9 @@ mod tests {
     fn place(publication: Publication) -> (Placed, Option<oneshot::Receiver<usize>>) {
         let (accepted, skipped) = Accepted::new(publication, Instant::now(), permit());
         let Accepted { publication, flight } = accepted;
-        let mut history = History::new(Epochs::new().give());
-        let entry = history.append(publication, flight.taken_at(), &Retention::NONE);
-        (Placed::new(entry, flight, Backlog::new(1 << 20)), skipped)
+        let epoch = Epochs::new().give(&key(1, "public"));
+        let position = StreamPosition { epoch, offset: 1 };
+        (Placed::new(position, publication, flight, Backlog::new(1 << 20)), skipped)
     }
 
     fn placed(destination: &str) -> Placed {
@@ -311,7 +345,7 @@ mod tests {
 
     static CALLS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
-    fn counted<const SLOT: usize>(delivery: &Delivery<'_, JsonObject>) -> Frame {
+    fn counted<const SLOT: usize>(delivery: &Delivery<'_, str>) -> Frame {
         CALLS[SLOT].fetch_add(1, SeqCst);
         spelled(delivery)
     }

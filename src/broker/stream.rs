@@ -10,39 +10,63 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::{dev::ToEnvelope, prelude::*};
 
+use crate::metrics::labels::Limit;
+
 use super::{
     announcement::Announcement,
     backlog::Backlog,
     fanout::{Announce, Dispatch, Fanout, TrackerLost, WorkerId},
-    history::{History, Retention},
+    history::{Gap, History},
+    ledger::Account,
     placed::{Accepted, Batch, Placed},
     position::{Epoch, StreamPosition},
+    recovery::{Incomplete, Missed, Since, Wanted},
+    retained::Retained,
     subscriber::ScopeKey,
+    topic_name::ChannelName,
     tracker::Tracker,
 };
 
-/// The order of one scope. It lives while a thread hears it or something is retained.
+/// The order of one scope, and what is retained of it.
 pub(super) struct Stream {
     key: ScopeKey,
     backlog: Backlog,
+    /// The account of the app.
+    account: Arc<Account>,
     state: Mutex<State>,
+}
+
+/// The bounds on what is retained that publications exceed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Exceeded {
+    /// The channels of the scope: those that had been quiet the longest were forgotten.
+    pub(super) channels: bool,
+    /// The bytes of the app, or of all apps: something is to be evicted.
+    pub(super) bytes: bool,
 }
 
 struct State {
     history: History,
+    /// When it was last published to, opened or closed, in Unix milliseconds.
+    used_ms: u64,
     /// The fan-outs that have subscribers. As many as there are threads at most.
     threads: Vec<(WorkerId, Addr<Fanout>)>,
-    /// Tracks members, once there has been one. It ends when this, its only permanent address, is
-    /// dropped.
+    /// Tracks members, once there has been one. It ends with the stream, which has its only permanent
+    /// address.
     tracker: Option<Addr<Tracker>>,
 }
 
 impl Stream {
     /// Begins an order that no thread hears yet.
-    pub(super) fn new(key: ScopeKey, epoch: Epoch, backlog: Backlog) -> Self {
+    pub(super) fn new(
+        key: ScopeKey,
+        epoch: Epoch,
+        backlog: Backlog,
+        account: Arc<Account>,
+    ) -> Self {
         let history = History::new(epoch);
-        let state = Mutex::new(State { history, threads: Vec::new(), tracker: None });
-        Self { key, backlog, state }
+        let state = State { history, used_ms: 0, threads: Vec::new(), tracker: None };
+        Self { key, backlog, account, state: Mutex::new(state) }
     }
 
     /// The scope.
@@ -51,23 +75,134 @@ impl Stream {
     }
 
     /// Gives publications of this scope their places in the order and hands them to the threads that
-    /// hear it. Adds the places to `positions`.
+    /// hear it. Adds the places to `positions`. Answers which bounds on what is retained that exceeds.
     pub(super) fn publish(
         &self,
         number: u64,
         accepted: Vec<Accepted>,
+        now_ms: u64,
         positions: &mut Vec<StreamPosition>,
-    ) {
+    ) -> Exceeded {
         let mut state = self.state();
+        // Read under the lock: what is discarded when an app changes is not retained again.
+        let retention = self.account.retention();
+        let times_forgotten = state.history.times_forgotten();
         let place = |Accepted { publication, flight }| {
-            // Nothing is retained yet.
-            let entry = state.history.append(publication, flight.taken_at(), &Retention::NONE);
-            positions.push(entry.position);
-            Placed::new(entry, flight, self.backlog.clone())
+            let append = |history: &mut History| history.append(&publication, now_ms, &retention);
+            let position = state.with_history(&self.account, append);
+            positions.push(position);
+            Placed::new(position, publication, flight, self.backlog.clone())
         };
         let publications = accepted.into_iter().map(place).collect();
+        state.used_ms = now_ms;
         let batch = Arc::new(Batch { number, key: self.key.clone(), publications });
         state.hand_out(|| Dispatch(batch.clone()));
+        Exceeded {
+            channels: state.history.times_forgotten() > times_forgotten,
+            bytes: self.account.is_exceeded(),
+        }
+    }
+
+    /// What a join to a channel, or to the whole scope, is given of the history. It is handed by its
+    /// thread everything after the offset `attached`, and is now at `boundary`.
+    pub(super) fn missed(
+        &self,
+        channel: Option<&ChannelName>,
+        wanted: Wanted,
+        attached: u64,
+        boundary: StreamPosition,
+        now_ms: u64,
+    ) -> Missed {
+        let mut state = self.state();
+        let retention = self.account.retention();
+        let limits = self.account.limits();
+        state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
+        let history = &state.history;
+        let mut limit = None;
+        let closed = match wanted.since {
+            Since::Now => Ok(None),
+            Since::NoPosition => Err(Incomplete::Unknown),
+            Since::Position(since) if !since.epoch.can_be_of(&self.key) => Err(Incomplete::Unknown),
+            // All that came since has been handed to this very session.
+            Since::Position(since)
+                if since.epoch == boundary.epoch
+                    && (attached..=boundary.offset).contains(&since.offset) =>
+            {
+                let (position, publications) = (boundary, Vec::new());
+                return Missed { incomplete: None, limit: None, position, publications };
+            }
+            Since::Position(since) => {
+                let missed = history.after(channel, since, attached, limits.replay_max);
+                let missed = missed.map_err(|gap| match gap {
+                    _ if retention.is_none() => Incomplete::Off,
+                    Gap::Epoch => Incomplete::Epoch,
+                    Gap::Unknown => Incomplete::Unknown,
+                    Gap::Expired => Incomplete::Expired,
+                    Gap::TooMuch => {
+                        limit = Some(Limit::HistoryReplay);
+                        Incomplete::TooMuch
+                    }
+                });
+                missed.and_then(|missed| match payload_bytes(&missed) > limits.replay_bytes_max {
+                    true => {
+                        limit = Some(Limit::HistoryReplayBytes);
+                        Err(Incomplete::TooMuch)
+                    }
+                    false => Ok(Some((since, missed))),
+                })
+            }
+        };
+        let incomplete = closed.as_ref().err().copied();
+        let (position, publications) = match closed {
+            Ok(Some((since, missed))) => (since, missed),
+            Ok(None) | Err(_) => {
+                let newest_max = wanted.newest_max.min(limits.replay_max);
+                let mut newest = history.newest(channel, attached, newest_max);
+                let mut bytes = payload_bytes(&newest);
+                let too_many = newest.iter().take_while(|(_, oldest)| {
+                    let is_too_much = bytes > limits.replay_bytes_max;
+                    bytes -= oldest.payload_bytes();
+                    is_too_much
+                });
+                let too_many = too_many.count();
+                newest.drain(..too_many);
+                let before = newest.first().map_or(boundary.offset, |(first, _)| first - 1);
+                (StreamPosition { offset: before, ..boundary }, newest)
+            }
+        };
+        let position = if publications.is_empty() { boundary } else { position };
+        Missed { incomplete, limit, position, publications }
+    }
+
+    /// Keeps to what the app retains as of now.
+    pub(super) fn sweep(&self, now_ms: u64) {
+        let retention = self.account.retention();
+        let keep = |history: &mut History| history.keep_to(now_ms, &retention);
+        self.state().with_history(&self.account, keep);
+    }
+
+    /// Evicts the oldest publications, as many as were accepted at `until_ms` or before, while
+    /// `wants_more`. Where nothing is retained, the channels are forgotten.
+    pub(super) fn shrink(&self, until_ms: u64, wants_more: impl Fn() -> bool) {
+        let mut state = self.state();
+        while wants_more() && state.history.oldest_ms().is_none_or(|oldest| oldest <= until_ms) {
+            let before = state.history.bytes();
+            state.with_history(&self.account, History::shrink);
+            if state.history.bytes() == before {
+                break;
+            }
+        }
+    }
+
+    /// The time of the oldest publication that is retained, in Unix milliseconds.
+    pub(super) fn oldest_ms(&self) -> Option<u64> {
+        self.state().history.oldest_ms()
+    }
+
+    /// When it was last used, if no thread hears it.
+    pub(super) fn unheard_since_ms(&self) -> Option<u64> {
+        let state = self.state();
+        state.threads.is_empty().then_some(state.used_ms)
     }
 
     /// Hands an announcement to the threads that hear this scope: all members are told in the same
@@ -79,22 +214,29 @@ impl Stream {
 
     /// Hands everything that comes from now on to the fan-out of a thread. Answers the position of
     /// the newest publication, which is the last one that the thread is not handed.
-    pub(super) fn open(&self, worker: WorkerId, fanout: Addr<Fanout>) -> StreamPosition {
+    pub(super) fn open(
+        &self,
+        worker: WorkerId,
+        fanout: Addr<Fanout>,
+        now_ms: u64,
+    ) -> StreamPosition {
         let mut state = self.state();
+        state.used_ms = now_ms;
         state.threads.retain(|(opened, _)| *opened != worker);
         state.threads.push((worker, fanout));
         state.history.head()
     }
 
-    /// Hands a thread nothing any more. Answers whether the stream is needed no longer.
-    pub(super) fn close(&self, worker: WorkerId) -> bool {
+    /// Hands a thread nothing any more.
+    pub(super) fn close(&self, worker: WorkerId, now_ms: u64) {
         let mut state = self.state();
         state.threads.retain(|(opened, _)| *opened != worker);
-        state.threads.is_empty() && state.history.is_empty()
+        if state.threads.is_empty() {
+            state.used_ms = now_ms;
+        }
     }
 
     /// The position of the newest publication.
-    #[cfg(test)]
     pub(super) fn head(&self) -> StreamPosition {
         self.state().history.head()
     }
@@ -143,7 +285,30 @@ impl Stream {
     }
 }
 
+/// Bytes of the payloads of all.
+fn payload_bytes(publications: &[(u64, Retained)]) -> usize {
+    publications.iter().map(|(_, retained)| retained.payload_bytes()).sum()
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let retained = self.state().history.bytes();
+        self.account.note(retained, 0);
+    }
+}
+
 impl State {
+    /// Uses the history, and notes how much is retained then.
+    fn with_history<R>(&mut self, account: &Account, with: impl FnOnce(&mut History) -> R) -> R {
+        let before = self.history.bytes();
+        let done = with(&mut self.history);
+        let now = self.history.bytes();
+        if now != before {
+            account.note(before, now);
+        }
+        done
+    }
+
     fn hand_out<M>(&self, message: impl Fn() -> M)
     where
         M: Message<Result = ()> + Send + 'static,

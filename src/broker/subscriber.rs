@@ -13,7 +13,7 @@ use crate::app::{
 use super::{
     position::StreamPosition,
     presence::{Change, Persona, Roster},
-    publication::JsonObject,
+    recovery::{Recovery, Wanted},
     topic_name::{ChannelName, Scope},
 };
 
@@ -49,6 +49,8 @@ pub struct Delivery<'a, P: ?Sized> {
     pub event: &'a str,
     /// The payload.
     pub payload: &'a P,
+    /// Its place in the order of the scope.
+    pub position: StreamPosition,
 }
 
 /// How a kind of client wants publications spelled.
@@ -56,11 +58,14 @@ pub struct Delivery<'a, P: ?Sized> {
 pub struct Format {
     /// This format's place among the server's formats, less than [`Format::COUNT`].
     pub slot: usize,
-    /// Spells an object.
-    pub encode: fn(&Delivery<'_, JsonObject>) -> Frame,
+    /// Spells an object, which is given as JSON text.
+    pub encode: fn(&Delivery<'_, str>) -> Frame,
     /// Spells bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
     /// else may share a slot.
     pub encode_bytes: Option<EncodeBytes>,
+    /// Spells the position of bytes that a topic was sent just before, for clients that are told
+    /// positions and whose frames of bytes have no room for one.
+    pub encode_position: Option<fn(&str, StreamPosition) -> Frame>,
     /// Spells who is there, for what the session makes of it: one text for clients of all formats.
     pub spell_members: fn(&Roster) -> ByteString,
     /// Spells what has changed among the members of a topic.
@@ -154,6 +159,8 @@ pub struct Subscription {
     /// As whom it is tracked there; only on a channel, and `None` where nobody is. Who is tracked
     /// is told who else is.
     pub persona: Option<Persona>,
+    /// What it wants of the history; `None` if it wants nothing and is told no positions.
+    pub wanted: Option<Wanted>,
 }
 
 /// What a session learns when its subscription was taken.
@@ -168,6 +175,8 @@ pub struct Joined {
     /// The members of the channel, spelled by [`Format::spell_members`], if the session is tracked
     /// there. What changes among them from then on follows in frames.
     pub members: Option<ByteString>,
+    /// What came of the history, if the session wanted any.
+    pub recovery: Option<Box<Recovery>>,
 }
 
 /// Why a subscription was not taken.

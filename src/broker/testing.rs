@@ -8,7 +8,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{app::AppId, metrics::Metrics};
+use crate::{
+    app::{App, AppDirectory, AppId, Slug, settings::AppSettings},
+    metrics::Metrics,
+    settings::HistorySettings,
+};
 
 use super::{
     ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
@@ -38,6 +42,23 @@ pub(super) fn key(app: i32, scope: &str) -> ScopeKey {
     ScopeKey { app: AppId(app), scope: Scope::parse(scope).expect("a scope") }
 }
 
+/// The apps 1 and 2, with the settings that apps have by default.
+pub(super) fn apps() -> AppDirectory {
+    let app = |id: i32| App {
+        id: AppId(id),
+        name: format!("App {id}"),
+        slug: Slug::parse(&format!("app-{id}")).expect("a slug"),
+        key: format!("key-{id}"),
+        secret: format!("secret-{id}").into(),
+        settings: AppSettings::default(),
+        inserted_at: chrono::DateTime::UNIX_EPOCH,
+        updated_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    let directory = AppDirectory::default();
+    directory.replace([1, 2].map(app).into_iter().collect());
+    directory
+}
+
 /// A publication of `{}` to a channel or `#general`.
 pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Publication {
     Publication {
@@ -55,7 +76,7 @@ pub(super) fn permit() -> Permit {
 }
 
 /// `topic event`.
-fn spell(delivery: &Delivery<'_, JsonObject>) -> Frame {
+fn spell(delivery: &Delivery<'_, str>) -> Frame {
     Frame::Text(format!("{} {}", delivery.topic, delivery.event).into())
 }
 
@@ -70,6 +91,7 @@ pub(super) const FORMAT: Format = Format {
     slot: 0,
     encode: spell,
     encode_bytes: None,
+    encode_position: None,
     spell_members: |roster| shown(roster).into(),
     encode_change: |topic, Change { joins, leaves }| {
         Frame::Text(format!("{topic} +{} -{}", shown(joins), shown(leaves)).into())
@@ -84,6 +106,19 @@ pub(super) fn shown(roster: &Roster) -> String {
         .collect();
     format!("[{}]", all.join(" "))
 }
+
+/// Nothing is retained.
+pub(crate) const HISTORY_OFF: HistorySettings = HistorySettings {
+    publications: 0,
+    publications_max: 0,
+    age: Duration::ZERO,
+    age_max: Duration::ZERO,
+    app_bytes_max: 0,
+    bytes_max: 0,
+    channels_max: 0,
+    replay_max: 0,
+    replay_bytes_max: 0,
+};
 
 /// A broker of one thread, this one.
 pub(super) struct Broker {
@@ -106,9 +141,10 @@ impl Broker {
             presence_members_max: 4,
             presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
+            history: HISTORY_OFF,
         };
         change(&mut limits);
-        let topics = Topics::new(limits, Metrics::new(10));
+        let topics = Topics::new(limits, apps(), Metrics::new(10));
         topics.add_worker();
         let ThreadFanout { worker, addr: fanout, .. } = topics.start_fanout();
         Self { topics, worker, fanout }
@@ -167,7 +203,8 @@ impl Broker {
         topic: &str,
     ) -> Result<(), SubscribeError> {
         let (topic, format) = (topic.into(), FORMAT);
-        self.attach(id, probe, Subscription { place, topic, format, persona: None }).await
+        self.attach(id, probe, Subscription { place, topic, format, persona: None, wanted: None })
+            .await
     }
 
     /// Joins a channel to be tracked there.
@@ -191,14 +228,15 @@ impl Broker {
         persona: Persona,
     ) -> Result<(), SubscribeError> {
         let (topic, format) = (topic.into(), FORMAT);
-        self.attach(id, probe, Subscription { place, topic, format, persona: Some(persona) }).await
+        let persona = Some(persona);
+        self.attach(id, probe, Subscription { place, topic, format, persona, wanted: None }).await
     }
 
     /// Joins a whole scope or a channel as one who can be sent bytes.
     pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
         let format = Format { encode_bytes: Some(spell_bytes), ..FORMAT };
-        let subscription = Subscription { place, topic, format, persona: None };
+        let subscription = Subscription { place, topic, format, persona: None, wanted: None };
         self.attach(SUBSCRIPTION, probe, subscription).await.expect("a place");
     }
 
@@ -235,7 +273,7 @@ impl Broker {
 
     /// The newest position of a scope, if somebody hears it.
     pub(super) fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
-        self.topics.directory().with(key.app, &key.scope, Stream::head)
+        self.topics.directory().with(key, Stream::head)
     }
 
     /// Publishes, and waits until all threads have handed it out.

@@ -90,6 +90,11 @@ impl ChannelName {
         Ok(Self(whole.slice_ref(part)))
     }
 
+    /// The same name in memory of its own: a part of a topic keeps the whole topic.
+    pub(super) fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
+
     /// The channel as text.
     pub fn as_str(&self) -> &str {
         &self.0

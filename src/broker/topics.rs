@@ -20,7 +20,11 @@ use bytestring::ByteString;
 use log::warn;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::metrics::{Metrics, labels::Limit};
+use crate::{
+    app::AppDirectory,
+    metrics::{Metrics, labels::Limit},
+    settings::HistorySettings,
+};
 
 use super::{
     backlog::Backlog,
@@ -28,7 +32,9 @@ use super::{
     disconnection::Disconnection,
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
+    ledger::Ledger,
     listeners::Listeners,
+    now_ms,
     permits::{Permit, Permits},
     placed::Accepted,
     position::StreamPosition,
@@ -40,6 +46,9 @@ use super::{
     topic_name::ChannelName,
     tracker::{Tracker, Update, WhoIsThere},
 };
+
+/// How often publications that are too old are evicted. Until then they are not replayed either.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a publication was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +75,8 @@ pub struct Receipt {
 impl Receipt {
     /// The place of each publication in the order of its scope, as they were handed in.
     ///
-    /// A publication to a scope that nobody hears is the first of an order that ends with it.
+    /// A publication that nobody hears and that is not retained is the first of an order that ends
+    /// with it.
     pub fn positions(&self) -> &[StreamPosition] {
         &self.positions
     }
@@ -106,6 +116,8 @@ pub struct TopicLimits {
     pub presence_interval: Duration,
     /// How long a publisher or a join may wait.
     pub wait_max: Duration,
+    /// What is retained and replayed.
+    pub history: HistorySettings,
 }
 
 /// Accepts publications and has streams hand them out; asks and tells what concerns all threads.
@@ -131,13 +143,14 @@ impl Topics {
     /// The mailbox capacity of trackers and fan-outs: more than permits and joins ever fill.
     pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
 
-    /// An empty directory.
-    pub fn new(limits: TopicLimits, metrics: Arc<Metrics>) -> Self {
+    /// Nothing is published yet. What is retained depends on the settings of the apps.
+    pub fn new(limits: TopicLimits, apps: AppDirectory, metrics: Arc<Metrics>) -> Self {
         let backlog = Backlog::new(limits.outboxes_bytes_max);
+        let ledger = Ledger::new(apps, limits.history);
         Self(Arc::new(Inner {
             limits,
             permits: Permits::new(limits.publications_in_flight_max),
-            directory: Directory::new(limits.scopes_per_app_max, backlog.clone()),
+            directory: Directory::new(limits.scopes_per_app_max, backlog.clone(), ledger),
             workers: RwLock::default(),
             fanouts: Fanouts::default(),
             next_worker: AtomicU64::new(0),
@@ -281,14 +294,43 @@ impl Topics {
     /// Nobody need wait until the fan-outs get to them: the permits bound what is under way.
     fn hand_over(&self, accepted: Vec<Accepted>, positions: &mut Vec<StreamPosition>) {
         let Some(Accepted { publication, .. }) = accepted.first() else { return };
-        let (app, scope, count) = (publication.app, publication.scope.clone(), accepted.len());
-        let publish = |stream: &Stream| {
+        let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
+        let count = accepted.len();
+        let directory = &self.0.directory;
+        let mut accepted = Some(accepted);
+        let mut publish = |stream: &Stream| {
             let number = self.0.batches.fetch_add(1, Relaxed) + 1;
-            stream.publish(number, accepted, positions);
+            stream.publish(number, accepted.take().unwrap_or_default(), now_ms(), positions)
         };
-        if self.0.directory.with(app, &scope, publish).is_none() {
-            positions.extend(self.0.directory.unheard(count));
+        let published = directory.with(&key, &mut publish);
+        let retained = || directory.ensure(&key).then(|| directory.with(&key, publish)).flatten();
+        let Some(exceeded) = published.or_else(retained) else {
+            return positions.extend(directory.unheard(&key, count));
+        };
+        let channels = exceeded.channels.then_some(Limit::HistoryChannels);
+        let bytes = exceeded.bytes.then(|| directory.relieve(key.app)).flatten();
+        channels.into_iter().chain(bytes).for_each(|limit| self.0.metrics.hit(limit));
+    }
+
+    /// Evicts publications that are too old, for as long as this runs.
+    pub async fn keep_history(self) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.0.directory.sweep(now_ms());
         }
+    }
+
+    /// The newest position of a scope, for whoever wants to hear everything that is published from
+    /// now on. `None` if the app has subscribers in as many scopes as it may, and in this one none.
+    pub fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
+        let directory = &self.0.directory;
+        let head = || directory.with(key, Stream::head);
+        head().or_else(|| directory.ensure(key).then(head).flatten())
+    }
+
+    /// Bytes that all apps retain.
+    pub fn retained_bytes(&self) -> usize {
+        self.0.directory.retained_bytes()
     }
 
     /// Ends publishing: waits, at most so long, until every accepted publication has reached the
@@ -380,15 +422,16 @@ impl Topics {
         key: &ScopeKey,
         worker: WorkerId,
         fanout: Addr<Fanout>,
+        now_ms: u64,
     ) -> Result<Listeners, SubscribeError> {
-        let opened = self.0.directory.open(key, worker, fanout);
+        let opened = self.0.directory.open(key, worker, fanout, now_ms);
         let (stream, head) = opened.map_err(|TooManyScopes| SubscribeError::TooManyScopes)?;
         Ok(Listeners::new(stream, head, self.0.metrics.app(key.app.0)))
     }
 
     /// The actor that tracks members in a scope, if there has been one to track.
     pub(super) fn tracker(&self, key: &ScopeKey) -> Option<Addr<Tracker>> {
-        self.0.directory.with(key.app, &key.scope, Stream::tracker).flatten()
+        self.0.directory.with(key, Stream::tracker).flatten()
     }
 
     /// Starts the tracker of a stream on the worker thread that its key hashes to; `None` if there is

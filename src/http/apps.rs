@@ -251,11 +251,12 @@ mod tests {
             presence_members_max: 1,
             presence_interval: Duration::from_secs(1),
             wait_max: Duration::from_secs(1),
+            history: (&settings.history).into(),
         };
         let services = web::Data::new(Services {
             registry: registry.expect("a registry"),
             directory: directory.clone(),
-            topics: Topics::new(topic_limits, metrics.clone()),
+            topics: Topics::new(topic_limits, directory.clone(), metrics.clone()),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
             bodies: Bodies::new(settings.limits.bodies_bytes_max),
             refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),

@@ -69,8 +69,9 @@ impl TestServices {
             presence_members_max: settings.limits.presence_members_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
+            history: (&settings.history).into(),
         };
-        let topics = Topics::new(topic_limits, metrics.clone());
+        let topics = Topics::new(topic_limits, directory.clone(), metrics.clone());
         let services = web::Data::new(Services {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),

@@ -42,6 +42,16 @@ closed_label! {
         OutboxesBytes = "outboxes_bytes_max",
         /// Publications that have not been fanned out yet.
         PublicationsInFlight = "publications_in_flight_max",
+        /// Bytes that an app retains of its publications.
+        HistoryAppBytes = "history_app_bytes_max",
+        /// Bytes that all apps retain of their publications.
+        HistoryBytes = "history_bytes_max",
+        /// Channels of a scope whose history is remembered.
+        HistoryChannels = "history_channels_max",
+        /// Publications that a join is replayed.
+        HistoryReplay = "history_replay_max",
+        /// Bytes of publications that a join is replayed.
+        HistoryReplayBytes = "history_replay_bytes_max",
         /// Failed logins to the admin API.
         FailedAdminLogins = "failed_admin_logins_per_minute_max",
         /// Sessions in total.

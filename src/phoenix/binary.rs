@@ -43,7 +43,7 @@ fn name(rest: &mut Bytes, bytes: u8) -> Result<ByteString, Malformed> {
 /// Spells a publication; `None` if the topic or the event is longer than one byte can count. The
 /// broker's naming rules exclude these names.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
-    let Delivery { topic, event, payload } = delivery;
+    let Delivery { topic, event, payload, .. } = delivery;
     let lengths = [u8::try_from(topic.len()).ok()?, u8::try_from(event.len()).ok()?];
     let mut frame = BytesMut::with_capacity(3 + topic.len() + event.len() + payload.len());
     frame.put_u8(BROADCAST);
@@ -58,6 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::position::StreamPosition;
 
     fn read(frame: &[u8]) -> Result<[String; 5], Malformed> {
         let message = decode(&Bytes::copy_from_slice(frame), 64)?;
@@ -147,7 +148,12 @@ mod tests {
             ("room:caf\u{e9}", "\u{1f600}", b"", b"\x02\x0a\x04room:caf\xc3\xa9\xf0\x9f\x98\x80"),
             ("t", "e", b"{\"\x00\xff", b"\x02\x01\x01te{\"\x00\xff"),
         ] {
-            let frame = encode_delivery(&Delivery { topic, event, payload });
+            let frame = encode_delivery(&Delivery {
+                topic,
+                event,
+                payload,
+                position: StreamPosition::default(),
+            });
             assert_eq!(frame, Some(Frame::Binary(expected.into())), "{topic} {event}");
         }
     }
@@ -158,7 +164,12 @@ mod tests {
         for (topic, event, expected) in
             [(fits.as_str(), fits.as_str(), true), (&too_long, "e", false), ("t", &too_long, false)]
         {
-            let frame = encode_delivery(&Delivery { topic, event, payload: b"x" });
+            let frame = encode_delivery(&Delivery {
+                topic,
+                event,
+                payload: b"x",
+                position: StreamPosition::default(),
+            });
             assert_eq!(frame.is_some(), expected, "{} {}", topic.len(), event.len());
         }
     }
@@ -193,7 +204,8 @@ mod tests {
             event in "\\PC{0,60}",
             payload in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            let delivery = Delivery { topic: &topic, event: &event, payload: payload.as_slice() };
+            let (payload, position) = (payload.as_slice(), StreamPosition::default());
+            let delivery = Delivery { topic: &topic, event: &event, payload, position };
             let Some(Frame::Binary(frame)) = encode_delivery(&delivery) else {
                 return Err(TestCaseError::fail("a frame"));
             };
@@ -201,7 +213,7 @@ mod tests {
             let (t, rest) = rest.split_at(usize::from(head[1]));
             let (e, rest) = rest.split_at(usize::from(head[2]));
             prop_assert_eq!(head[0], BROADCAST);
-            prop_assert_eq!((t, e, rest), (topic.as_bytes(), event.as_bytes(), &*payload));
+            prop_assert_eq!((t, e, rest), (topic.as_bytes(), event.as_bytes(), payload));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod push;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     app::{
@@ -15,6 +15,7 @@ use crate::{
     broker::{
         Addressing, TopicName,
         presence::Persona,
+        recovery::Recovery,
         subscriber::{Disconnect, Frame, Joined, Subscription},
     },
     metrics::{
@@ -35,6 +36,7 @@ use super::{
     joins::{Ended, Join, Joins, UnderWay},
     message::{Label, Malformed, Message, Outgoing, Ref, Transport, Version},
     presence::{self, Profile},
+    recovery,
 };
 
 /// The rules that all conversations of a server share.
@@ -138,11 +140,13 @@ impl Conversation {
         };
         match admitted {
             Ok((join, persona)) => {
+                let wanted = recovery::wanted(&message.payload);
                 let subscription = Subscription {
                     place: join.place(),
                     topic: join.topic.wire().clone(),
-                    format: self.version.format(self.transport),
+                    format: self.version.format(self.transport, wanted.is_some()),
                     persona,
+                    wanted,
                 };
                 self.joins.ask(join, join_ref.clone(), reference.clone());
                 vec![Effect::Subscribe(subscription)]
@@ -246,21 +250,22 @@ impl Conversation {
         let readmitted = outcome.and_then(|joined| {
             let apps = self.rules.directory.load();
             let footing = self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
-            Ok((footing.ok_or(JoinRefusal::AppChanged)?, joined.members))
+            Ok((footing.ok_or(JoinRefusal::AppChanged)?, joined))
         });
-        let mut members = None;
+        let (mut members, mut replay) = (None, Vec::new());
         let mut effects = Vec::with_capacity(2);
         // Another app may have taken over the slug since; then the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
             effects.extend(self.joins.unsubscribe(left));
         }
         match readmitted {
-            Ok((footing, who_is_there)) => {
+            Ok((footing, joined)) => {
                 self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
                 join.footing = footing;
-                members = who_is_there.map(|members| self.state(&join, &members));
-                let response = if join.topic.scope.is_public() { OK } else { JOINED };
-                effects.push(self.reply(&join_ref, &reference, &topic, response));
+                members = joined.members.map(|members| self.state(&join, &members));
+                let reply = success(join.topic.scope.is_public(), joined.recovery.as_deref());
+                effects.push(self.reply(&join_ref, &reference, &topic, &reply));
+                replay = joined.recovery.map(|recovery| recovery.frames).unwrap_or_default();
                 self.joins.open(join);
             }
             Err(refusal) => {
@@ -271,6 +276,7 @@ impl Conversation {
             }
         }
         effects.extend(old.and_then(|old| self.replaced(&old)));
+        effects.extend(replay.into_iter().map(Effect::Send));
         effects.extend(members);
         effects
     }
@@ -467,6 +473,16 @@ impl From<Failure> for JoinRefusal {
             Failure::Unavailable => Self::Unavailable,
         }
     }
+}
+
+/// The payload of the reply to a join that was granted.
+fn success(is_public: bool, recovery: Option<&Recovery>) -> Cow<'static, str> {
+    let Some(recovery) = recovery else {
+        return Cow::Borrowed(if is_public { OK } else { JOINED });
+    };
+    let message = if is_public { "" } else { r#""message":"Joined","# };
+    let recovery = recovery::described(recovery);
+    Cow::Owned(format!(r#"{{"status":"ok","response":{{{message}{recovery}}}}}"#))
 }
 
 /// The payload of a reply with status `error`.

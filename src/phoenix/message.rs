@@ -12,7 +12,7 @@ use crate::{
     session::Received,
 };
 
-use super::{binary, presence, v1, v2};
+use super::{binary, presence, recovery, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,24 +89,33 @@ impl Version {
         Frame::Text(ByteString::from(text))
     }
 
-    /// How publications are spelled for this version over this transport.
-    pub fn format(self, transport: Transport) -> Format {
+    /// How publications are spelled for this version over this transport, with their positions or
+    /// without.
+    pub fn format(self, transport: Transport, has_positions: bool) -> Format {
         let spell_members = presence::spell_members;
         match self {
             Self::V1 => Format {
-                slot: 0,
-                encode: v1::encode_delivery,
+                slot: if has_positions { 2 } else { 0 },
+                encode: match has_positions {
+                    true => v1::encode_with_position,
+                    false => v1::encode_delivery,
+                },
                 encode_bytes: None,
+                encode_position: None,
                 spell_members,
                 encode_change: |topic, change| presence::encode_change(Self::V1, topic, change),
             },
             Self::V2 => Format {
-                slot: 1,
-                encode: v2::encode_delivery,
+                slot: if has_positions { 3 } else { 1 },
+                encode: match has_positions {
+                    true => v2::encode_with_position,
+                    false => v2::encode_delivery,
+                },
                 encode_bytes: match transport {
                     Transport::WebSocket => Some(binary::encode_delivery),
                     Transport::LongPoll => None,
                 },
+                encode_position: has_positions.then_some(recovery::encode_position),
                 spell_members,
                 encode_change: |topic, change| presence::encode_change(Self::V2, topic, change),
             },

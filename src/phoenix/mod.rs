@@ -17,6 +17,7 @@ mod joins;
 pub mod long_poll;
 pub mod message;
 pub mod presence;
+mod recovery;
 pub mod routes;
 pub mod session_token;
 pub mod v1;

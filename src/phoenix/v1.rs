@@ -6,10 +6,7 @@ use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::broker::{
-    JsonObject,
-    subscriber::{Delivery, Frame},
-};
+use crate::broker::subscriber::{Delivery, Frame};
 
 use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
@@ -33,9 +30,16 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
 }
 
 /// Spells a publication; all subscribers of the same topic share the text.
-pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
+pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
-    Frame::Text(ByteString::from(object(&topic, delivery.event, "null", delivery.payload.as_str())))
+    Frame::Text(ByteString::from(object(&topic, delivery.event, "null", delivery.payload)))
+}
+
+/// Spells a publication, with its position as `ref`.
+pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
+    let Delivery { topic, event, payload, position } = delivery;
+    let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));
+    Frame::Text(ByteString::from(object(&topic, event, &position, payload)))
 }
 
 fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
@@ -102,7 +106,10 @@ impl<'de> Visitor<'de> for KeysVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::phoenix::message::{Body, Label, Message, Ref, Version};
+    use crate::{
+        broker::position::StreamPosition,
+        phoenix::message::{Body, Label, Message, Ref, Version},
+    };
 
     fn json(message: &Message) -> &str {
         match &message.payload {
@@ -167,9 +174,11 @@ mod tests {
 
     #[test]
     fn e108_a_publication_has_a_null_ref() {
-        let payload = &JsonObject::parse("{ \"n\":1.0 }").expect("a payload");
-        let frame = encode_delivery(&Delivery { topic: "public:app", event: "c:msg", payload });
+        let (payload, position) = ("{ \"n\":1.0 }", StreamPosition::default());
+        let delivery = Delivery { topic: "public:app", event: "c:msg", payload, position };
         let expected = r#"{"topic":"public:app","event":"c:msg","ref":null,"payload":{ "n":1.0 }}"#;
-        assert_eq!(frame, Frame::Text(expected.into()));
+        assert_eq!(encode_delivery(&delivery), Frame::Text(expected.into()));
+        let expected = expected.replace("null", &format!("\"{position}\""));
+        assert_eq!(encode_with_position(&delivery), Frame::Text(expected.into()));
     }
 }

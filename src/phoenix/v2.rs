@@ -6,10 +6,7 @@ use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::broker::{
-    JsonObject,
-    subscriber::{Delivery, Frame},
-};
+use crate::broker::subscriber::{Delivery, Frame};
 
 use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
@@ -27,10 +24,16 @@ pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
 }
 
 /// Spells a publication; all subscribers of the same topic share the text, so both refs are null.
-pub(super) fn encode_delivery(delivery: &Delivery<'_, JsonObject>) -> Frame {
+pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
-    let payload = delivery.payload.as_str();
-    Frame::Text(ByteString::from(array("null", "null", &topic, delivery.event, payload)))
+    Frame::Text(ByteString::from(array("null", "null", &topic, delivery.event, delivery.payload)))
+}
+
+/// Spells a publication, with its position as `ref`.
+pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
+    let Delivery { topic, event, payload, position } = delivery;
+    let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));
+    Frame::Text(ByteString::from(array("null", &position, &topic, event, payload)))
 }
 
 fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
@@ -76,6 +79,7 @@ impl<'de> Visitor<'de> for ElementsVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::position::StreamPosition;
     use crate::phoenix::message::{Body, Label, Message, Ref, Version};
 
     fn json(message: &Message) -> &str {
@@ -138,9 +142,11 @@ mod tests {
 
     #[test]
     fn e107_a_publication_has_null_refs() {
-        let payload = &JsonObject::parse("{\"n\":1}").expect("a payload");
-        let frame =
-            encode_delivery(&Delivery { topic: "public:app", event: "say \"hi\"", payload });
-        assert_eq!(frame, Frame::Text(r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#.into()));
+        let (payload, position) = ("{\"n\":1}", StreamPosition::default());
+        let delivery = Delivery { topic: "public:app", event: "say \"hi\"", payload, position };
+        let expected = r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#;
+        assert_eq!(encode_delivery(&delivery), Frame::Text(expected.into()));
+        let expected = expected.replace("null,\"p", &format!("\"{position}\",\"p"));
+        assert_eq!(encode_with_position(&delivery), Frame::Text(expected.into()));
     }
 }

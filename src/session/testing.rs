@@ -25,11 +25,12 @@ use super::{
     worker::{SessionLimits, Sessions, Worker},
 };
 use crate::{
-    app::AppId,
+    app::{AppDirectory, AppId},
     broker::{
         ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
         presence::Persona,
         subscriber::{Delivery, Disconnect, Format, Frame, Joined, Place, ScopeKey, Subscription},
+        testing::HISTORY_OFF,
         topics::TopicLimits,
     },
     metrics::{
@@ -93,9 +94,10 @@ impl Bench {
             presence_members_max: 4,
             presence_interval: Duration::from_millis(5),
             wait_max,
+            history: HISTORY_OFF,
         };
         let metrics = Metrics::new(10);
-        let topics = Topics::new(of_topics, metrics.clone());
+        let topics = Topics::new(of_topics, AppDirectory::default(), metrics.clone());
         let sessions = Sessions::new(100, unfinished, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
@@ -209,12 +211,14 @@ impl Conversation for Obedient {
                 topic: "everything".into(),
                 format: FORMAT,
                 persona: None,
+                wanted: None,
             })],
             "enter" => vec![Effect::Subscribe(Subscription {
                 place: room(),
                 topic: "room".into(),
                 format: FORMAT,
                 persona: Some(Persona { key: "k".into(), meta: JsonObject::empty() }),
+                wanted: None,
             })],
             "leave" => vec![Effect::Unsubscribe(place(), "everything".into())],
             "publish" => vec![Effect::Publish(publication("{}"))],
@@ -258,12 +262,13 @@ const FORMAT: Format = Format {
     slot: 0,
     encode,
     encode_bytes: None,
+    encode_position: None,
     spell_members: |members| format!("members: {}", members.iter().count()).into(),
     encode_change: |_, change| Frame::Text(format!("{change:?}").into()),
 };
 
-fn encode(delivery: &Delivery<'_, JsonObject>) -> Frame {
-    Frame::Text(ByteString::from(delivery.payload.as_str()))
+fn encode(delivery: &Delivery<'_, str>) -> Frame {
+    Frame::Text(ByteString::from(delivery.payload))
 }
 
 fn publication(payload: &str) -> Publication {

@@ -60,8 +60,13 @@ fn the_page_lists_every_limit_with_its_setting_its_default_and_its_counter() {
     for setting in defaults.keys().filter(|key| key.starts_with("limits.")) {
         assert!(listed.contains_key(setting), "{setting} is not on the page");
     }
-    let last = |setting: &String| setting.rsplit('.').next().unwrap_or_default().to_owned();
-    let mut of_page: Vec<_> = listed.keys().map(last).collect();
+    // The counter of a limit of the history names the section, too.
+    let counted_as = |setting: &String| match setting.split_once('.') {
+        Some(("history", name)) => format!("history_{name}"),
+        Some((_, name)) => name.to_owned(),
+        None => panic!("{setting} is in no section"),
+    };
+    let mut of_page: Vec<_> = listed.keys().map(counted_as).collect();
     let mut of_code: Vec<_> = Limit::ALL.iter().map(|limit| limit.as_str().to_owned()).collect();
     of_page.sort();
     of_code.sort();

@@ -45,6 +45,7 @@ mod presence;
 mod presence_limits;
 mod presence_pictures;
 mod pushing;
+mod recovery;
 mod refusals;
 mod rooms;
 mod secrecy;

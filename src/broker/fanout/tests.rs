@@ -492,7 +492,7 @@ async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_o
     let (mut late, other) = (broker.session(3).await, broker.session(4).await);
     let subscribe = |place: Place| {
         let (topic, format) = ("late".into(), FORMAT);
-        Subscription { place, topic, format, persona: None }
+        Subscription { place, topic, format, persona: None, wanted: None }
     };
     let first = begin(&broker, 1, "#general", "first").await.positions()[0];
     // In a channel that the first publication has yet to reach, wherever it is now.

@@ -162,6 +162,7 @@ fn subscription(name: &str) -> Subscription {
         topic: "room".into(),
         format: FORMAT,
         persona: Some(persona(name)),
+        wanted: None,
     }
 }
 

@@ -7,37 +7,36 @@ use proptest::prelude::*;
 use super::{
     super::{
         position::Epochs,
+        publication::Payload,
         testing::{key, publication},
     },
     *,
 };
+use bytes::Bytes;
 
-const ROOMY: Retention = Retention {
-    publications_max: 1_000,
-    bytes_max: 1 << 30,
-    age_max: Duration::from_secs(1_000),
-    channels_max: 1_000,
-};
+const ROOMY: Retention =
+    Retention { publications_max: 1_000, age_max: Duration::from_secs(1_000), channels_max: 1_000 };
 
 /// A history on a clock that is set by hand.
 struct Clocked {
     history: History,
     retention: Retention,
-    now: Instant,
+    bytes_max: usize,
+    now_ms: u64,
 }
 
 impl Clocked {
     fn new(retention: Retention) -> Self {
-        let history = History::new(Epochs::new().give());
-        Self { history, retention, now: Instant::now() }
+        let history = History::new(Epochs::new().give(&key(1, "public")));
+        Self { history, retention, bytes_max: usize::MAX, now_ms: 1_000_000 }
     }
 
     fn publish(&mut self, destination: &str) -> u64 {
         let publication = publication(&key(1, "public"), destination, "msg");
-        let entry = self.history.append(publication.clone(), self.now, &self.retention);
-        assert_eq!(entry.publication, publication);
-        assert_eq!(entry.position, self.history.head());
-        entry.position.offset
+        let position = self.history.append(&publication, self.now_ms, &self.retention);
+        assert_eq!(position, self.history.head());
+        self.shrink();
+        position.offset
     }
 
     fn publish_all(&mut self, destinations: &[&str]) {
@@ -47,8 +46,8 @@ impl Clocked {
     }
 
     fn pass(&mut self, seconds: u64) {
-        self.now += Duration::from_secs(seconds);
-        self.history.expire(self.now, &self.retention);
+        self.now_ms += seconds * 1_000;
+        self.history.expire(self.now_ms, &self.retention);
     }
 
     fn at(&self, offset: u64) -> StreamPosition {
@@ -62,8 +61,8 @@ impl Clocked {
 
     fn missed_up_to(&self, place: &str, since: u64, up_to: u64) -> Result<Vec<u64>, Gap> {
         let channel = (place != "*").then(|| ChannelName::parse(place).expect("a channel"));
-        let entries = self.history.after(channel.as_ref(), self.at(since), up_to)?;
-        Ok(entries.iter().map(|entry| entry.position.offset).collect())
+        let missed = self.history.after(channel.as_ref(), self.at(since), up_to, usize::MAX)?;
+        Ok(missed.into_iter().map(|(offset, _)| offset).collect())
     }
 }
 
@@ -89,8 +88,8 @@ fn each_place_is_given_what_it_would_have_heard_in_order() {
 fn a_position_of_another_numbering_or_of_the_future_is_recognised() {
     let mut clocked = Clocked::new(ROOMY);
     clocked.publish("a");
-    let other = History::new(Epochs::new().give()).head();
-    assert_eq!(clocked.history.after(None, other, 1), Err(Gap::Epoch));
+    let other = History::new(Epochs::new().give(&key(1, "public"))).head();
+    assert_eq!(clocked.history.after(None, other, 1, usize::MAX), Err(Gap::Epoch));
     assert_eq!(clocked.missed("*", 2), Err(Gap::Unknown));
     assert_eq!(clocked.missed("a", 1), Ok(vec![]));
 }
@@ -122,15 +121,22 @@ fn what_is_too_old_expires_and_what_is_over_the_bytes_goes_oldest_first() {
     assert_eq!(clocked.missed("b", 2), Ok(vec![]));
     clocked.pass(9);
     assert!(clocked.history.is_empty());
-    assert_eq!((clocked.history.bytes, clocked.missed("*", 3)), (0, Ok(vec![])));
+    assert_eq!(clocked.missed("*", 3), Ok(vec![]));
+    assert_eq!(clocked.history.bytes, 2 * (RING_BYTES + 1), "the channels are remembered");
+    clocked.history.shrink();
+    assert_eq!((clocked.history.bytes, clocked.missed("a", 3)), (0, Ok(vec![])));
 
-    let one = Clocked::new(ROOMY).publish_bytes("a", b"");
-    let mut clocked = Clocked::new(Retention { bytes_max: 3 * one, ..ROOMY });
+    let mut clocked = Clocked::new(ROOMY);
+    let (first, second) = (clocked.publish_bytes("a", b""), clocked.publish_bytes("a", b""));
+    let (one, ring) = (second - first, 2 * first - second);
+    let bytes_max = 3 * one + 2 * ring;
+    let mut clocked = Clocked { bytes_max, ..Clocked::new(ROOMY) };
     clocked.publish_all(&["a", "b", "a"]);
     clocked.publish("b");
     assert_eq!(clocked.missed("a", 0), Err(Gap::Expired));
     assert_eq!(clocked.missed("b", 0), Ok(vec![2, 4]));
-    assert!(clocked.publish_bytes("c", &[0; 10_000]) == 0, "it does not fit at all");
+    assert_eq!(clocked.publish_bytes("c", &[0; 10_000]), 3 * (RING_BYTES + 1), "it does not fit");
+    assert!(clocked.history.is_empty());
     assert_eq!(clocked.missed("c", 4), Err(Gap::Expired));
     assert_eq!(clocked.missed("a", 4), Ok(vec![]));
 }
@@ -141,20 +147,43 @@ impl Clocked {
         let payload = Payload::Bytes(Bytes::copy_from_slice(bytes));
         let text = publication(&key(1, "public"), destination, "msg");
         let publication = if bytes.is_empty() { text } else { Publication { payload, ..text } };
-        self.history.append(publication, self.now, &self.retention);
+        self.history.append(&publication, self.now_ms, &self.retention);
+        self.shrink();
         self.history.bytes
+    }
+
+    /// Keeps to the bytes.
+    fn shrink(&mut self) {
+        while self.history.bytes() > self.bytes_max {
+            self.history.shrink();
+        }
     }
 }
 
 #[test]
-fn bytes_that_are_retained_keep_nothing_of_what_they_were_read_with() {
-    let read = Bytes::from(b"bytes and much more".to_vec());
-    let payload = Payload::Bytes(read.slice(..5));
-    let publication = Publication { payload, ..publication(&key(1, "public"), "room", "msg") };
+fn the_newest_come_in_order_and_more_than_may_be_replayed_is_a_gap() {
     let mut clocked = Clocked::new(ROOMY);
-    let entry = clocked.history.append(publication, clocked.now, &ROOMY);
-    assert!(read.is_unique());
-    assert_eq!(entry.publication.payload, Payload::Bytes(Bytes::from_static(b"bytes")));
+    clocked.publish_all(&["a", "b", "#general", "a", "b", "#general"]);
+    let a = ChannelName::parse("a").expect("a channel");
+    for (channel, up_to, publications_max, expected) in [
+        (Some(&a), 6, 2, &[4, 6][..]),
+        (Some(&a), 5, 2, &[3, 4]),
+        (Some(&a), 6, 9, &[1, 3, 4, 6]),
+        (Some(&a), 0, 9, &[]),
+        (None, 6, 3, &[4, 5, 6]),
+        (None, 4, 3, &[2, 3, 4]),
+        (None, 6, 0, &[]),
+    ] {
+        let newest = clocked.history.newest(channel, up_to, publications_max);
+        let newest: Vec<_> = newest.into_iter().map(|(offset, _)| offset).collect();
+        assert_eq!(newest, expected, "{channel:?} {up_to} {publications_max}");
+    }
+    for (channel, publications_max, expected) in
+        [(Some(&a), 4, Ok(4)), (Some(&a), 3, Err(Gap::TooMuch)), (None, 5, Err(Gap::TooMuch))]
+    {
+        let missed = clocked.history.after(channel, clocked.at(0), 6, publications_max);
+        assert_eq!(missed.map(|missed| missed.len()), expected);
+    }
 }
 
 #[test]
@@ -224,13 +253,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..200)
 }
 
-fn retentions() -> impl Strategy<Value = Retention> {
+fn bounds() -> impl Strategy<Value = (Retention, usize)> {
     (1_usize..8, 1_usize..30, 1_u64..12, 1_usize..10).prop_map(
-        |(publications, bytes, age, channels)| Retention {
-            publications_max: publications,
-            bytes_max: bytes * 400,
-            age_max: Duration::from_secs(age),
-            channels_max: channels,
+        |(publications, bytes, age, channels)| {
+            let retention = Retention {
+                publications_max: publications,
+                age_max: Duration::from_secs(age),
+                channels_max: channels,
+            };
+            (retention, bytes * 400)
         },
     )
 }
@@ -256,13 +287,13 @@ impl Perfect {
 proptest! {
     #[test]
     fn what_is_called_complete_is_exactly_what_a_perfect_listener_heard(
-        retention in retentions(),
+        (retention, bytes_max) in bounds(),
         steps in steps(),
     ) {
         let epochs = Epochs::new();
-        let mut clocked = Clocked::new(retention);
+        let mut clocked = Clocked { bytes_max, ..Clocked::new(retention) };
         let mut perfect = Perfect::default();
-        let mut stale = epochs.give();
+        let mut stale = epochs.give(&key(1, "public"));
         for step in steps {
             match step {
                 Step::Publish(place, size) => {
@@ -276,7 +307,7 @@ proptest! {
                 Step::Pass(seconds) => clocked.pass(seconds),
                 Step::Forget => {
                     stale = clocked.history.head().epoch;
-                    clocked.history = History::new(epochs.give());
+                    clocked.history = History::new(epochs.give(&key(1, "public")));
                     perfect = Perfect::default();
                 }
                 Step::SwitchOff => {
@@ -308,17 +339,18 @@ proptest! {
                         }
                     }
                     let other = StreamPosition { epoch: stale, offset: since };
-                    prop_assert_eq!(clocked.history.after(None, other, up_to), Err(Gap::Epoch));
+                    prop_assert_eq!(clocked.history.after(None, other, up_to, usize::MAX), Err(Gap::Epoch));
                 }
             }
             let History { retained, bytes, channels, general, .. } = &clocked.history;
-            prop_assert!(*bytes <= retention.bytes_max);
+            prop_assert!(*bytes <= bytes_max);
             prop_assert!(channels.len() <= retention.channels_max);
             let rings = || channels.values().chain([general]);
             prop_assert!(rings().all(|ring| ring.offsets.len() <= retention.publications_max));
             prop_assert_eq!(rings().map(|ring| ring.offsets.len()).sum::<usize>(), retained.len());
-            let sizes = retained.values().map(|retained| retained.entry.size_bytes());
-            prop_assert_eq!(sizes.sum::<usize>(), *bytes);
+            let sizes = retained.values().map(|retained| PLACE_BYTES + retained.size_bytes());
+            let rings = channels.keys().map(|channel| RING_BYTES + channel.as_str().len());
+            prop_assert_eq!(sizes.chain(rings).sum::<usize>(), *bytes);
         }
     }
 }

@@ -111,7 +111,7 @@ async fn who_joins_waits_for_no_other_thread() {
 }
 
 fn subscription(place: Place) -> Subscription {
-    Subscription { place, topic: "*".into(), format: FORMAT, persona: None }
+    Subscription { place, topic: "*".into(), format: FORMAT, persona: None, wanted: None }
 }
 
 #[actix_web::test]
@@ -251,6 +251,7 @@ async fn join_again(
             topic: "".into(),
             format: FORMAT,
             persona: persona.clone(),
+            wanted: None,
         };
         fanout.do_send(Attach { session, id, subscription });
         let mut run: Option<Run> = None;

@@ -837,8 +837,10 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
         (Version::V2, Transport::WebSocket, true),
         (Version::V2, Transport::LongPoll, false),
     ] {
-        let format = version.format(transport);
-        assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
+        for has_positions in [false, true] {
+            let format = version.format(transport, has_positions);
+            assert_eq!(format.encode_bytes.is_some(), expected, "{version:?} {transport:?}");
+        }
     }
 }
 

@@ -182,7 +182,7 @@ impl Talk {
         let members = (letter == "@").then(|| "{\"k\":{\"metas\":[]}}".into());
         let effects = match is_join {
             true => {
-                let joined = outcome.map(|()| Joined { boundary: Default::default(), members });
+                let joined = outcome.map(|()| Joined { members, ..Joined::default() });
                 self.conversation.subscribed(joined, NOW_S)
             }
             false => self.conversation.answered(outcome, NOW_S),

@@ -4,6 +4,7 @@
 use herald::{
     broker::{
         JsonObject,
+        position::StreamPosition,
         subscriber::{Delivery, Frame},
     },
     phoenix::message::{Body, Label, Message, Outgoing, Ref, Transport, Version},
@@ -132,12 +133,22 @@ fn deliver(version: Version, message: &Message) {
     };
     let Body::Json(raw) = &message.payload else { return };
     let Ok(object) = JsonObject::from_raw(raw) else { return };
-    for transport in [Transport::WebSocket, Transport::LongPoll] {
-        let encode = version.format(transport).encode;
-        let frame = encode(&Delivery { topic, event, payload: &object });
+    let position = StreamPosition::default();
+    for (transport, has_positions) in [
+        (Transport::WebSocket, false),
+        (Transport::WebSocket, true),
+        (Transport::LongPoll, false),
+        (Transport::LongPoll, true),
+    ] {
+        let encode = version.format(transport, has_positions).encode;
+        let frame = encode(&Delivery { topic, event, payload: object.as_str(), position });
+        let reference = match has_positions {
+            true => format!("\"{position}\""),
+            false => "null".to_owned(),
+        };
         let expected = Expected {
             join_ref: "null".to_owned(),
-            reference: "null".to_owned(),
+            reference,
             topic: Label::from(topic).to_json(),
             event: Label::from(event).to_json(),
             payload: raw.get(),

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use herald::{
-    broker::subscriber::{Delivery, EncodeBytes, Frame},
+    broker::{
+        position::StreamPosition,
+        subscriber::{Delivery, EncodeBytes, Frame},
+    },
     phoenix::message::{Body, Message, Transport, Version},
     session::Received,
 };
@@ -64,9 +67,10 @@ fn broadcast(topic: &str, event: &str, payload: &[u8]) {
         (Version::V1, Transport::LongPoll),
         (Version::V2, Transport::LongPoll),
     ] {
-        assert!(version.format(transport).encode_bytes.is_none(), "no bytes for {version:?}");
+        assert!(version.format(transport, true).encode_bytes.is_none(), "no bytes for {version:?}");
     }
-    let encode = Version::V2.format(Transport::WebSocket).encode_bytes.expect("a binary form");
+    let format = Version::V2.format(Transport::WebSocket, false);
+    let encode = format.encode_bytes.expect("a binary form");
     spell(encode, topic, event, payload);
     let long = topic.repeat(2);
     spell(encode, &long, event, payload);
@@ -81,7 +85,8 @@ fn spell(encode: EncodeBytes, topic: &str, event: &str, payload: &[u8]) {
         }
         _ => None,
     };
-    let frame = encode(&Delivery { topic, event, payload });
+    let position = StreamPosition::default();
+    let frame = encode(&Delivery { topic, event, payload, position });
     assert_eq!(frame, expected.map(Frame::Binary), "a broadcast of {topic:?} {event:?}");
 }
 

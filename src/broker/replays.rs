@@ -1,0 +1,86 @@
+//! Replays: the frames of what is replayed to joins, spelled once for all that join at about the same
+//! time.
+
+use std::{
+    collections::HashMap,
+    mem,
+    time::{Duration, Instant},
+};
+
+use bytestring::ByteString;
+
+use super::{
+    backlog::Backlog,
+    placed::{Level, Spoken},
+    position::StreamPosition,
+    subscriber::{Format, Frame},
+};
+
+/// Bytes of frames that a generation holds before the next one begins.
+const GENERATION_BYTES_MAX: usize = 2 << 20;
+
+/// How long a frame is kept at least after it was used.
+pub(super) const GENERATION_AGE: Duration = Duration::from_secs(1);
+
+/// The frames that a thread has replayed lately.
+///
+/// Thousands of clients that lose their connections together come back together, and are sent the same.
+/// Frames that are used move from the older of two generations to the newer one; the older one is
+/// dropped when the newer one is old or large.
+pub(super) struct Replays {
+    newer: HashMap<Key, Option<Frame>>,
+    older: HashMap<Key, Option<Frame>>,
+    newer_bytes: usize,
+    began: Instant,
+    backlog: Backlog,
+}
+
+/// The topic as the client spells it, the slot of its format, whether it can be sent bytes, and which
+/// publication it is.
+type Key = (ByteString, usize, bool, StreamPosition);
+
+impl Replays {
+    /// Nothing has been replayed. Frames count as part of `backlog`.
+    pub(super) fn new(backlog: Backlog, now: Instant) -> Self {
+        let (newer, older) = (HashMap::new(), HashMap::new());
+        Self { newer, older, newer_bytes: 0, began: now, backlog }
+    }
+
+    /// The frame of a publication for those who joined `topic`; `None` if their format cannot carry it.
+    pub(super) fn frame(
+        &mut self,
+        spoken: &Spoken<'_>,
+        format: Format,
+        level: Level,
+        topic: &ByteString,
+        now: Instant,
+    ) -> Option<Frame> {
+        self.turn(now);
+        let can_be_bytes = format.encode_bytes.is_some();
+        let key = (topic.clone(), format.slot, can_be_bytes, spoken.position);
+        if let Some(frame) = self.newer.get(&key) {
+            return frame.clone();
+        }
+        let frame = self.older.remove(&key).unwrap_or_else(|| {
+            let frame = spoken.encode(format, level, topic);
+            frame.map(|frame| self.backlog.count(frame))
+        });
+        self.newer_bytes += frame.as_ref().map_or(0, Frame::size_bytes);
+        self.newer.insert(key, frame.clone());
+        frame
+    }
+
+    /// Begins a new generation if the present one is old or large.
+    pub(super) fn turn(&mut self, now: Instant) {
+        let is_old = now.saturating_duration_since(self.began) >= GENERATION_AGE;
+        if is_old || self.newer_bytes >= GENERATION_BYTES_MAX {
+            self.older = mem::take(&mut self.newer);
+            (self.newer_bytes, self.began) = (0, now);
+        }
+    }
+
+    /// Whether no frame is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.newer.is_empty() && self.older.is_empty()
+    }
+}

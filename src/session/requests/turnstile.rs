@@ -27,7 +27,7 @@ use tokio::{
 const COST_PER_TURN: usize = 16;
 
 /// The time in which at most [`COST_PER_TURN`] begins of what was sent ahead.
-const WINDOW: Duration = Duration::from_millis(1);
+const WINDOW: Duration = Duration::from_millis(2);
 
 /// What a piece of work waits behind, and what it costs in requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -380,14 +380,14 @@ fn deep_forms(subject: &Subject) -> Hostiles<'_> {
 /// Sessions of a channel of their own, so that no two share the bytes that wait. An application triggers
 /// the events one after another: how much memory its own triggers take is no part of the attack.
 fn unfetched_polls(subject: &Subject, connections: usize) -> Hostiles<'_> {
-    /// What waits for one session: all but a little of `limits.outbox_bytes_max`.
-    const WAITING: usize = 3_900_000;
+    /// What waits for one session at most: all but a little of `limits.outbox_bytes_max`.
+    const WAITING_MAX: usize = 3_900_000;
+    /// What waits for all sessions: many times `limits.outboxes_bytes_max`.
+    const ALL_WAITING: usize = 2_400_000_000;
     /// The bodies that the generator keeps, all together.
     const BODIES: usize = 200_000_000;
-    /// Below the default of `limits.outbox_frames_max`.
-    const EVENTS_MAX: usize = 1_000;
-    let payload_bytes = (BODIES / connections).clamp(WAITING / EVENTS_MAX, 100_000);
-    let events = WAITING / payload_bytes;
+    let payload_bytes = (BODIES / connections).min(100_000);
+    let events = (ALL_WAITING / connections).min(WAITING_MAX) / payload_bytes;
     Box::new(move |nth| {
         let (mut socket, token) = open_long_poll(subject, nth)?;
         let topic = subject.target().topic(&format!("s{nth}"));

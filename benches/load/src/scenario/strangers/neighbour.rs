@@ -35,6 +35,9 @@ const PUBLISHERS: usize = 4;
 /// Events a second.
 const PER_SECOND: u32 = 100;
 
+/// A subscriber says something once in so many events, or the server takes it for gone.
+const EVENTS_PER_HEARTBEAT: u64 = 10 * PER_SECOND as u64;
+
 /// Bytes of a payload.
 const PAYLOAD_BYTES: usize = 128;
 
@@ -196,8 +199,17 @@ impl Work {
                 }
             }
             self.next += 1;
+            if self.next.is_multiple_of(EVENTS_PER_HEARTBEAT) {
+                self.heartbeat();
+            }
         }
         self.listen(self.due(self.next).saturating_duration_since(Instant::now()))
+    }
+
+    /// Has every subscriber send a heartbeat; one that cannot is found lost in the end.
+    fn heartbeat(&mut self) {
+        let heartbeat = wire::client_frame(r#"[null,"1","phoenix","heartbeat",{}]"#);
+        (0..SUBSCRIBERS).for_each(|nth| drop(self.crowd.write(nth, &heartbeat)));
     }
 
     fn listen(&mut self, wait_max: Duration) -> io::Result<()> {

@@ -106,6 +106,16 @@ impl Subject {
         Self::server_with(target, &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m")])
     }
 
+    /// Starts the server with an empty database, for apps that retain no publications.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn server_without_history(target: &Target) -> io::Result<Self> {
+        let settings =
+            [("HERALD__SOCKET__IDLE_TIMEOUT", "10m"), ("HERALD__HISTORY__PUBLICATIONS", "0")];
+        Self::server_with(target, &settings)
+    }
+
     /// Starts the server with the defaults of a machine with 512 MB, or takes the one that runs.
     ///
     /// One default depends on the machine: what may wait for all sessions together is a quarter of its

@@ -1,9 +1,11 @@
 //! Scenarios: what is done to a server, and what it must cost at most.
 
 mod fanout;
+mod history;
 mod idle;
 mod joins;
 mod mixed;
+mod recovery;
 mod slow_consumer;
 mod stage;
 mod strangers;
@@ -37,6 +39,10 @@ pub enum Scenario {
     SlowConsumer,
     /// Attacks by clients without credentials.
     Strangers,
+    /// What it costs to retain publications.
+    History,
+    /// Clients that lose their connections and come back for what they missed.
+    Recovery,
 }
 
 impl Scenario {
@@ -54,6 +60,8 @@ impl Scenario {
             Self::Mixed => "mixed",
             Self::SlowConsumer => "slow-consumer",
             Self::Strangers => "strangers",
+            Self::History => "history",
+            Self::Recovery => "recovery",
         }
     }
 
@@ -75,6 +83,8 @@ impl Scenario {
             Self::Mixed => mixed::mixed(options, &target),
             Self::SlowConsumer => slow_consumer::slow_consumer(options, &target),
             Self::Strangers => strangers::strangers(options, &target),
+            Self::History => history::history(options, &target),
+            Self::Recovery => recovery::recovery(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -63,16 +63,16 @@ fn channel(nth: usize) -> String {
     format!("t{nth}")
 }
 
-struct Measured {
+pub(super) struct Measured {
     deliveries: u64,
     cpu: Duration,
     latency_us: Histogram<u64>,
-    remark: Option<String>,
-    fault: Option<String>,
+    pub(super) remark: Option<String>,
+    pub(super) fault: Option<String>,
 }
 
 impl Measured {
-    fn cpu_us(&self) -> f64 {
+    pub(super) fn cpu_us(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.deliveries.max(1) as f64
     }
 
@@ -81,7 +81,11 @@ impl Measured {
     }
 }
 
-fn measure(mut subject: Subject, topics: usize, lasting: Duration) -> io::Result<Measured> {
+pub(super) fn measure(
+    mut subject: Subject,
+    topics: usize,
+    lasting: Duration,
+) -> io::Result<Measured> {
     subject.order(&Order::Accept(topics))?;
     let connect = |nth| subject.connect(nth, Some(&subject.join(&channel(nth))));
     let sockets = (0..topics).map(connect).collect::<io::Result<_>>()?;

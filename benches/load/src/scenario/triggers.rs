@@ -28,13 +28,7 @@ pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report>
         say(&format!("round {}: {CONNECTIONS} connections", round + 1));
         bare.push(measure(&Subject::handler(target)?, lasting)?);
         unheard.push(measure(&Subject::server(target)?, lasting)?);
-        let subject = Subject::server(target)?;
-        let subscriber = subject.connect(0, Some(&subject.join(CHANNEL)))?;
-        let drain = thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
-        heard.push(measure(&subject, lasting)?);
-        drop(subject);
-        // It ends with the server.
-        let _ = drain.join();
+        heard.push(self::heard(Subject::server(target)?, lasting)?);
     }
     let figure = |name: &str, ours: &[Measured], value: fn(&Measured) -> f64, bound| {
         let values = |measured: &[Measured]| measured.iter().map(value).collect();
@@ -56,7 +50,7 @@ pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report>
     })
 }
 
-struct Measured {
+pub(super) struct Measured {
     answered: u64,
     seen: Seen,
 }
@@ -66,13 +60,24 @@ impl Measured {
         self.answered as f64 / self.seen.elapsed.as_secs_f64()
     }
 
-    fn cpu_us(&self) -> f64 {
+    pub(super) fn cpu_us(&self) -> f64 {
         self.seen.cpu.as_secs_f64() * 1e6 / self.answered.max(1) as f64
     }
 
-    fn remark(&self) -> Option<String> {
+    pub(super) fn remark(&self) -> Option<String> {
         self.seen.limit(CONNECTIONS).map(str::to_owned)
     }
+}
+
+/// The same with one subscriber.
+pub(super) fn heard(subject: Subject, lasting: Duration) -> io::Result<Measured> {
+    let subscriber = subject.connect(0, Some(&subject.join(CHANNEL)))?;
+    let drain = thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
+    let measured = measure(&subject, lasting);
+    drop(subject);
+    // It ends with the server.
+    let _ = drain.join();
+    measured
 }
 
 /// Triggers on all connections at once, each as soon as its last is answered.

@@ -66,7 +66,8 @@ impl Backlog {
         }
     }
 
-    fn counted(&self, bytes: Bytes) -> Bytes {
+    /// The same bytes, counted until the last slice of them is dropped.
+    pub fn counted(&self, bytes: Bytes) -> Bytes {
         self.0.bytes.fetch_add(bytes.len(), Relaxed);
         Bytes::from_owner(Counted { bytes, count: self.0.clone() })
     }
@@ -126,5 +127,16 @@ mod tests {
         let just_fits = backlog.count(Frame::Text("0123456789".into()));
         assert!(!backlog.is_exceeded());
         drop(just_fits);
+    }
+
+    #[test]
+    fn a_body_counts_whole_until_its_last_piece_is_gone() {
+        let backlog = Backlog::new(10);
+        let mut body = backlog.counted(Bytes::from(vec![0; 100]));
+        let piece = body.split_to(99);
+        drop(body);
+        assert_eq!(backlog.0.bytes.load(Relaxed), 100);
+        drop(piece);
+        assert_eq!(backlog.0.bytes.load(Relaxed), 0);
     }
 }

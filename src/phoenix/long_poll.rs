@@ -8,6 +8,7 @@ use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    body::MessageBody,
     http::{
         ConnectionType, Method, StatusCode,
         header::{
@@ -46,6 +47,9 @@ const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 
 /// The header in which newer clients send the token of their `authToken` option.
 const AUTH_HEADER: &str = "x-phoenix-authtoken";
+
+/// An answer beyond this size is counted among what waits for clients, and copied a piece at a time.
+const LARGE_BYTES: usize = 4 * 1024;
 
 /// An endpoint on one worker thread.
 pub struct EndpointThread {
@@ -214,7 +218,10 @@ impl EndpointThread {
             push_item(&mut body, text);
         }
         body.push_str("]}");
-        json(body)
+        match body.len() > LARGE_BYTES {
+            true => json(self.worker.waiting_body(body.into())),
+            false => json(body),
+        }
     }
 }
 
@@ -265,7 +272,7 @@ fn status(status: u16) -> HttpResponse {
     json(format!(r#"{{"status":{status}}}"#))
 }
 
-fn json(body: String) -> HttpResponse {
+fn json(body: impl MessageBody + 'static) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json; charset=utf-8"))
         .insert_header((ACCESS_CONTROL_ALLOW_ORIGIN, "*"))

@@ -12,6 +12,7 @@
 //! the broker has for it. What a session costs stands in `docs/performance.md`; nothing of the HTTP
 //! connection it came from survives.
 
+pub mod answer;
 pub mod body;
 pub mod bucket;
 pub mod client;

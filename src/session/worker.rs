@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use log::error;
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     metrics::{Metrics, labels::Limit},
 };
 
-use super::{bucket::PerSecond, requests::Turnstile, unfinished::Unfinished};
+use super::{answer::Pieces, bucket::PerSecond, requests::Turnstile, unfinished::Unfinished};
 
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -192,6 +192,12 @@ impl Worker {
             on_fanout: Box::new(on_fanout),
             started: Instant::now(),
         })
+    }
+
+    /// The body of an answer that holds what waited for a session. It is counted among what waits for
+    /// all sessions until the client has been sent it.
+    pub fn waiting_body(&self, body: Bytes) -> Pieces {
+        Pieces::new(self.topics.backlog().counted(body))
     }
 
     /// An outbox for a session that is let in.

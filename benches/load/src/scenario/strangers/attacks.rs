@@ -388,7 +388,13 @@ fn unfetched_polls(subject: &Subject, connections: usize) -> Hostiles<'_> {
     const BODIES: usize = 200_000_000;
     let payload_bytes = (BODIES / connections).min(100_000);
     let events = (ALL_WAITING / connections).min(WAITING_MAX) / payload_bytes;
+    // The application has a connection of its own: those of the attackers show no right.
+    let mut application = None;
     Box::new(move |nth| {
+        let application = match &mut application {
+            Some(open) => open,
+            closed => closed.insert(TcpStream::connect(subject.address)?),
+        };
         let (mut socket, token) = open_long_poll(subject, nth)?;
         let topic = subject.target().topic(&format!("s{nth}"));
         let path = long_poll(subject, &token);
@@ -399,7 +405,7 @@ fn unfetched_polls(subject: &Subject, connections: usize) -> Hostiles<'_> {
         let body = format!(r#"{{"topic":"s{nth}","event":"msg","payload":{payload}}}"#);
         let trigger = subject.trigger(&body);
         for _ in 0..events {
-            ask(&mut socket, &trigger)?;
+            ask(application, &trigger)?;
         }
         Ok(Hostile { socket, script: Script::once([]).reading() })
     })

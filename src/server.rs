@@ -238,6 +238,7 @@ impl Parts {
             publications_in_flight_max: limits.publications_in_flight_max,
             scopes_per_app_max: limits.scopes_per_app_max,
             presence_members_max: limits.presence_members_max,
+            idempotency_keys_max: limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
             history: (&settings.history).into(),

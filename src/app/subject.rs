@@ -62,6 +62,11 @@ impl Subject {
         Ok(Self { digests: [digest(&whole)].into_iter().chain(members).collect() })
     }
 
+    /// The digest of the whole value.
+    pub fn digest(&self) -> &[u8] {
+        self.digests.first().map_or(&[], |whole| whole)
+    }
+
     /// Whether the subject is an object that has all these members.
     pub fn has(&self, SubjectMembers(sought): &SubjectMembers) -> bool {
         let members = self.digests.get(1..).unwrap_or_default();

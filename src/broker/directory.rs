@@ -141,6 +141,11 @@ impl Directory {
         }
     }
 
+    /// Whether there is such an app, as of now.
+    pub(super) fn has(&self, app: AppId) -> bool {
+        self.ledger.has(app)
+    }
+
     /// Forgets the streams of an app that nobody hears: it retains nothing.
     fn forget_unheard(&self, app: AppId) {
         let mut streams = self.write();

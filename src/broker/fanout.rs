@@ -772,7 +772,7 @@ impl Handler<AppChanged> for Fanout {
     type Result = ();
 
     fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
-        self.topics.directory().review(app, now_ms());
+        self.topics.review(app);
         self.in_order(app, ctx, move |fanout, _| {
             for outbox in fanout.sessions_of(|place| place.key.app == app) {
                 outbox.tell(News::AppChanged(app));

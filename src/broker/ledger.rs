@@ -51,6 +51,11 @@ impl Ledger {
         }
     }
 
+    /// Whether there is such an app, as of now.
+    pub(super) fn has(&self, app: AppId) -> bool {
+        self.0.apps.load().by_id(app).is_some()
+    }
+
     /// Bytes that all apps retain.
     pub(super) fn bytes(&self) -> usize {
         self.0.bytes.load(Relaxed)

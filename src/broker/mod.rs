@@ -9,6 +9,9 @@
 //! The `ledger` knows how much each app retains and may retain. A join that knows a [`position`] is
 //! given a [`recovery`]: the fan-out asks the stream for what was missed, and spells it as `replays`.
 //!
+//! A publisher may name an [`idempotency`] key, so that it can repeat a request without publishing
+//! twice: [`Topics::publish_once`].
+//!
 //! Apps share the server. `permits` bound how many publications of one app are under way, and a
 //! fan-out hands out to apps by `turns`, so a busy app delays the others little.
 //!
@@ -25,6 +28,7 @@ pub mod fanout;
 mod fanouts;
 mod gathering;
 pub mod history;
+pub mod idempotency;
 mod ledger;
 mod listeners;
 pub mod occupancy;
@@ -53,7 +57,7 @@ pub use publication::{
     Destination, EventName, JsonObject, NameError, Payload, PayloadError, Publication, address,
 };
 pub use topic_name::{ChannelName, Scope, TopicName};
-pub use topics::{PublishError, Receipt, Topics};
+pub use topics::{OnceError, PublishError, Published, Receipt, Topics};
 
 /// Unix milliseconds, by the system's clock.
 fn now_ms() -> u64 {

@@ -139,6 +139,7 @@ impl Broker {
             publications_in_flight_max: 8,
             scopes_per_app_max: 2,
             presence_members_max: 4,
+            idempotency_keys_max: 4,
             presence_interval: Duration::from_millis(5),
             wait_max: DEADLINE,
             history: HISTORY_OFF,

@@ -17,11 +17,15 @@ use std::{
 
 use actix::prelude::*;
 use bytestring::ByteString;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
 use log::warn;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{self, timeout, timeout_at},
+};
 
 use crate::{
-    app::AppDirectory,
+    app::{AppDirectory, AppId},
     metrics::{Metrics, labels::Limit},
     settings::HistorySettings,
 };
@@ -32,6 +36,7 @@ use super::{
     disconnection::Disconnection,
     fanout::{EndAll, EndJoins, EndSome, Fanout, ThreadFanout, WorkerId},
     fanouts::{Asked, Fanouts},
+    idempotency::{Claim, Claimed, Content, IdempotencyKey, Keys},
     ledger::Ledger,
     listeners::Listeners,
     now_ms,
@@ -58,18 +63,40 @@ pub enum PublishError {
     Busy,
 }
 
+/// Why publications with an idempotency key were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OnceError {
+    /// Too much is under way, or the first with this key still is; nothing was published. Trying
+    /// again later helps.
+    #[error(transparent)]
+    Busy(#[from] PublishError),
+    /// Other content was published with this key, or is being published.
+    #[error("the idempotency key was used with other content")]
+    OtherContent,
+}
+
+/// What became of publications with an idempotency key.
+#[derive(Debug)]
+pub enum Published {
+    /// They were published.
+    Now(Receipt),
+    /// They had been published before, with this receipt.
+    Before(Receipt),
+}
+
 /// Not every thread answered in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a thread did not answer in time")]
 pub struct Unanswered;
 
 /// What a publisher can learn about publications that were taken: their places in the order, and
-/// how many subscribers they were kept from. Only the latter has to be waited for.
-#[derive(Debug)]
+/// how many subscribers they were kept from. Only the latter has to be waited for. All clones of a
+/// receipt say the same.
+#[derive(Debug, Clone)]
 pub struct Receipt {
     positions: Vec<StreamPosition>,
-    skipped: Vec<oneshot::Receiver<usize>>,
-    wait_max: Duration,
+    /// Absent if everybody can be sent all of them.
+    skipped: Option<Shared<BoxFuture<'static, Option<usize>>>>,
 }
 
 impl Receipt {
@@ -83,20 +110,33 @@ impl Receipt {
 
     /// Whether there are bytes among them: everybody can be sent anything else.
     pub fn may_skip(&self) -> bool {
-        !self.skipped.is_empty()
+        self.skipped.is_some()
     }
 
     /// How many subscribers could not be sent them, over all, once all have been handed out;
     /// `None` if that takes too long.
     pub async fn skipped(self) -> Option<usize> {
-        let count = async {
+        match self.skipped {
+            Some(skipped) => skipped.await,
+            None => Some(0),
+        }
+    }
+
+    fn new(
+        positions: Vec<StreamPosition>,
+        skipped: Vec<oneshot::Receiver<usize>>,
+        wait_max: Duration,
+    ) -> Self {
+        let is_any_skipped = !skipped.is_empty();
+        let count = async move {
             let mut all = 0;
-            for skipped in self.skipped {
+            for skipped in skipped {
                 all += skipped.await.ok()?;
             }
             Some(all)
         };
-        timeout(self.wait_max, count).await.ok().flatten()
+        let count = async move { timeout(wait_max, count).await.ok().flatten() };
+        Self { positions, skipped: is_any_skipped.then(|| count.boxed().shared()) }
     }
 }
 
@@ -114,6 +154,8 @@ pub struct TopicLimits {
     pub presence_members_max: usize,
     /// How long a channel's changes of members are gathered before they are announced together.
     pub presence_interval: Duration,
+    /// Idempotency keys that are remembered of an app, and as many of its visitors.
+    pub idempotency_keys_max: usize,
     /// How long a publisher or a join may wait.
     pub wait_max: Duration,
     /// What is retained and replayed.
@@ -136,6 +178,7 @@ struct Inner {
     batches: AtomicU64,
     references: References,
     backlog: Backlog,
+    keys: Keys<Receipt>,
     metrics: Arc<Metrics>,
 }
 
@@ -157,6 +200,7 @@ impl Topics {
             batches: AtomicU64::new(0),
             references: References::new(),
             backlog,
+            keys: Keys::new(limits.idempotency_keys_max),
             metrics,
         }))
     }
@@ -271,23 +315,73 @@ impl Topics {
         publications: Vec<Publication>,
     ) -> Result<Receipt, PublishError> {
         let permits = self.take_permits(&publications).await?;
-        let mut receipt = Receipt {
-            positions: Vec::with_capacity(publications.len()),
-            skipped: Vec::new(),
-            wait_max: self.0.limits.wait_max,
-        };
+        let mut positions = Vec::with_capacity(publications.len());
+        let mut all_skipped = Vec::new();
         let taken_at = Instant::now();
         let mut batch: Vec<Accepted> = Vec::with_capacity(publications.len());
         for (publication, permit) in publications.into_iter().zip(permits) {
             if batch.last().is_some_and(|last| !last.shares_scope_with(&publication)) {
-                self.hand_over(mem::take(&mut batch), &mut receipt.positions);
+                self.hand_over(mem::take(&mut batch), &mut positions);
             }
             let (accepted, skipped) = Accepted::new(publication, taken_at, permit);
-            receipt.skipped.extend(skipped);
+            all_skipped.extend(skipped);
             batch.push(accepted);
         }
-        self.hand_over(batch, &mut receipt.positions);
-        Ok(receipt)
+        self.hand_over(batch, &mut positions);
+        Ok(Receipt::new(positions, all_skipped, self.0.limits.wait_max))
+    }
+
+    /// Publishes all, in order, or none, unless they were published with this key before. While
+    /// another caller publishes them with this key, this one waits, and answers like it.
+    ///
+    /// A caller that is dropped while it waits has either published nothing and left the key free, or
+    /// published all and left the key with its receipt.
+    ///
+    /// # Errors
+    /// [`OnceError`]: none was published.
+    pub async fn publish_once(
+        &self,
+        key: IdempotencyKey,
+        publications: Vec<Publication>,
+    ) -> Result<Published, OnceError> {
+        let Some(first) = publications.first() else {
+            return Ok(Published::Now(self.publish_all(publications).await?));
+        };
+        let (app, content) = (first.app, Content::of(&publications));
+        let deadline = time::Instant::now() + self.0.limits.wait_max;
+        loop {
+            match self.0.keys.claim(app, key, content, Instant::now()) {
+                Claim::First(claimed) => return self.publish_with(claimed, publications).await,
+                Claim::Done(receipt) => return Ok(Published::Before(receipt)),
+                Claim::OtherContent => return Err(OnceError::OtherContent),
+                Claim::UnderWay(first) => {
+                    let ended = timeout_at(deadline, first.ended()).await;
+                    ended.map_err(|_| PublishError::Busy)?;
+                }
+            }
+        }
+    }
+
+    async fn publish_with(
+        &self,
+        claimed: Claimed<Receipt>,
+        publications: Vec<Publication>,
+    ) -> Result<Published, OnceError> {
+        let receipt = self.publish_all(publications).await?;
+        // Nothing is awaited between the last publication and here, so the key is always completed
+        // if they were published.
+        if claimed.complete(receipt.clone(), Instant::now()) {
+            self.0.metrics.hit(Limit::IdempotencyKeys);
+        }
+        Ok(Published::Now(receipt))
+    }
+
+    /// Keeps to what may be remembered of an app as of now, after it was changed or deleted.
+    pub(super) fn review(&self, app: AppId) {
+        self.0.directory.review(app, now_ms());
+        if !self.0.directory.has(app) {
+            self.0.keys.forget_app(app);
+        }
     }
 
     /// Has publications of one scope placed in its order and handed to the threads that hear it.
@@ -312,11 +406,13 @@ impl Topics {
         channels.into_iter().chain(bytes).for_each(|limit| self.0.metrics.hit(limit));
     }
 
-    /// Evicts publications that are too old, for as long as this runs.
+    /// Evicts publications that are too old and forgets idempotency keys that have expired, for as long
+    /// as this runs.
     pub async fn keep_history(self) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             self.0.directory.sweep(now_ms());
+            self.0.keys.expire(Instant::now());
         }
     }
 
@@ -477,7 +573,7 @@ mod tests {
     use super::*;
 
     fn about(skipped: Vec<oneshot::Receiver<usize>>, wait_max: Duration) -> Receipt {
-        Receipt { positions: Vec::new(), skipped, wait_max }
+        Receipt::new(Vec::new(), skipped, wait_max)
     }
 
     #[tokio::test]
@@ -494,7 +590,9 @@ mod tests {
         }
         let receipt = about(skipped, Duration::from_secs(10));
         assert!(receipt.may_skip());
+        let clone = receipt.clone();
         assert_eq!(receipt.skipped().await, Some(5));
+        assert_eq!(clone.skipped().await, Some(5));
         let receipt = about(vec![never], Duration::from_millis(10));
         assert_eq!(receipt.skipped().await, None);
         drop(late);

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     app::{Slug, store::MissingFile},
     broker::{
+        idempotency::{IdempotencyKey, KeyOwner},
         publication::{Destination, EventName, JsonObject},
         topic_name::Scope,
     },
@@ -39,6 +40,7 @@ Examples:
   herald trigger --app test-app --channel '#general' --event msg
   echo '{\"message\":\"hi\"}' | herald trigger --app test-app --channel foo-topic --event msg --payload -
   base64 photo.jpg | herald trigger --app test-app --channel foo-topic --event photo --payload-base64 -
+  herald trigger --app test-app --channel orders --event paid --idempotency-key order-4711-paid --position
   HERALD_APP_KEY=… HERALD_APP_SECRET=… herald trigger --url https://herald.example.com \\
       --app foo-app --scope private --channel room-1 --event msg";
 
@@ -62,6 +64,13 @@ pub(super) struct Args {
     /// Who may hear it
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     scope: String,
+    /// Text of 1 to 128 bytes: if the event was already sent with it within 5 minutes, the server
+    /// does not send it again and answers as it did
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    idempotency_key: Option<String>,
+    /// Print the event's position in the order of its scope
+    #[arg(long)]
+    position: bool,
     /// The server; without it the one of the settings on this machine, else port 4000
     // Judged later: the parser's own message would repeat a secret that has no business here.
     #[arg(long)]
@@ -81,6 +90,12 @@ fn parse_event(raw: &str) -> Result<String, String> {
 
 fn parse_scope(raw: &str) -> Result<String, String> {
     Scope::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
+}
+
+fn parse_key(raw: &str) -> Result<String, String> {
+    IdempotencyKey::parse(raw, KeyOwner::Application)
+        .map(|_| raw.to_owned())
+        .map_err(|e| e.to_string())
 }
 
 fn parse_url(raw: &str) -> Result<Url, String> {
@@ -108,10 +123,16 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
     Ok(match args.json {
         true => format!("{answer}\n"),
         false => {
-            let skipped = skipped(&answer);
-            format!("sent {} to {} of {}{skipped}\n", args.event, args.channel, args.app)
+            let (position, skipped) = (position(&answer), skipped(&answer));
+            format!("sent {} to {} of {}{position}{skipped}\n", args.event, args.channel, args.app)
         }
     })
+}
+
+/// The event's position, in words; empty if the answer has none.
+fn position(answer: &Value) -> String {
+    let position = answer.get("position").and_then(Value::as_str);
+    position.map(|position| format!(" at {position}")).unwrap_or_default()
 }
 
 /// The number of subscribers that were not sent the bytes, in words; empty if there were none.
@@ -135,14 +156,20 @@ fn body(args: &Args) -> Result<String, Failure> {
         payload: Option<Box<RawValue>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         payload_base64: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        idempotency_key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        position: Option<bool>,
     }
     let (payload, payload_base64) = match &args.payload_base64 {
         Some(given) => (None, Some(base64_of(given)?)),
         None => (Some(object_of(&args.payload)?), None),
     };
     let Args { channel: topic, event, scope, .. } = args;
-    serde_json::to_string(&Event { topic, event, scope, payload, payload_base64 })
-        .map_err(|e| Failure::new(format!("cannot spell the event: {e}")))
+    let idempotency_key = args.idempotency_key.as_deref();
+    let position = args.position.then_some(true);
+    let event = Event { topic, event, scope, payload, payload_base64, idempotency_key, position };
+    serde_json::to_string(&event).map_err(|e| Failure::new(format!("cannot spell the event: {e}")))
 }
 
 /// A JSON object that keeps its own text.

@@ -249,6 +249,7 @@ mod tests {
             publications_in_flight_max: 1,
             scopes_per_app_max: 1,
             presence_members_max: 1,
+            idempotency_keys_max: 1,
             presence_interval: Duration::from_secs(1),
             wait_max: Duration::from_secs(1),
             history: (&settings.history).into(),

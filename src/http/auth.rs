@@ -25,7 +25,7 @@ use crate::{
         refusals::{Attempt, Refused, Target},
         token::{self, Grant, Keys, Shared, TokenError, Verifier},
     },
-    broker::{Addressing, Destination, Scope},
+    broker::{Addressing, Destination, Scope, idempotency::KeyOwner},
     metrics::labels::{Limit, RefusalReason},
     session::body::Share,
     settings::Limits,
@@ -283,6 +283,16 @@ impl<'a> Credentials<'a> {
             Proof::KeyAndSecret => BasicCredentials::of(self.request.headers())
                 .is_some_and(|given| given.are(key, secret)),
             Proof::SecretAlone => is_equal(self.authorization, secret.as_bytes()).into(),
+        }
+    }
+
+    /// The owner of the idempotency keys that this caller sends.
+    pub fn key_owner<'b>(&'b self, by: &'b AuthenticatedApp) -> KeyOwner<'b> {
+        let Caller::Bearer(grant) = &by.caller else { return KeyOwner::Application };
+        match &grant.subject {
+            subject if grant.is_trigger => KeyOwner::TriggerToken(subject.as_ref()),
+            Some(subject) => KeyOwner::Visitor(subject),
+            None => KeyOwner::Anonymous(self.bearer().unwrap_or_default().as_bytes()),
         }
     }
 

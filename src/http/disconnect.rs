@@ -8,7 +8,7 @@ use super::{
     Services,
     auth::Credentials,
     error::ApiError,
-    json::{Fault, Json, fault, present, text},
+    json::{Fault, Json, fault, flag, present, text},
 };
 use crate::{
     app::{
@@ -89,15 +89,6 @@ fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
     }
 }
 
-/// A member that is true, false or absent, as JSON or as a form spells it.
-fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
-    match present(raw).map(RawValue::get) {
-        None | Some("false" | "\"false\"") => Ok(false),
-        Some("true" | "\"true\"") => Ok(true),
-        Some(_) => Err("must be true or false".into()),
-    }
-}
-
 /// The place that a client which joined this topic has.
 fn place(topic: &RawValue, app: &App, addressing: &Addressing) -> Result<Place, Fault> {
     let name = TopicName::parse(&text(Some(topic))?, addressing).map_err(fault)?;
@@ -175,8 +166,11 @@ mod tests {
         for (count, is_counted) in [
             ("true", true),
             (r#""true""#, true),
+            (r#""1""#, true),
             ("false", false),
             (r#""false""#, false),
+            (r#""0""#, false),
+            (r#""""#, false),
             ("null", false),
         ] {
             let body = format!(r#"{{"sub":1,"count":{count}}}"#);

@@ -37,17 +37,19 @@ pub async fn create(
         let topic = fields.topic().unwrap_or_default();
         credentials.on(&topic).note_forbidden(&services, &by, error);
     };
-    let publication = read(&fields, &by, &services).inspect_err(note)?;
-    trigger::publish(&services, &by, vec![publication]).await
+    let mut findings = Findings::default();
+    let asked = fields.request(credentials.key_owner(&by), &mut findings);
+    let publication = read(&fields, &by, &services, findings).inspect_err(note)?;
+    trigger::publish(&services, &by, asked, vec![publication]).await
 }
 
 fn read(
     fields: &Fields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
+    mut findings: Findings,
 ) -> Result<Publication, ApiError> {
     let addressing = services.addressing();
-    let mut findings = Findings::default();
     let scope = findings.note("scope", fields.scope());
     let destination = fields.topic().and_then(|raw| Destination::parse(&raw).map_err(fault));
     let destination = findings.note("topic", destination);
@@ -64,10 +66,9 @@ fn read(
     let prefixed = Publication::check_prefixed(&destination, &event).map_err(fault);
     let joinable = check_channel_alone(by, &destination)
         .and_then(|()| check_joinable(&addressing, &scope, by, &destination));
-    let checked = (findings.note("event", prefixed), findings.note("topic", joinable));
-    if checked != (Some(()), Some(())) {
-        return Err(findings.into());
-    }
+    findings.note("event", prefixed);
+    findings.note("topic", joinable);
+    findings.check()?;
     by.permit(&scope, &destination, &addressing)?;
     Ok(Publication { app: by.app.id, scope, destination, event, payload })
 }
@@ -173,7 +174,8 @@ mod tests {
         ] {
             let json = Json::from_body(Body { kind, bytes: body.into() }).expect("a body");
             let fields = Fields::of_body(&json).expect("fields");
-            let read = read(&fields, &by, &services.services).expect("a publication");
+            let read =
+                read(&fields, &by, &services.services, Findings::default()).expect("a publication");
             let (scope, destination, event, payload) = expected;
             let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
             assert_eq!((read.app, told), (by.app.id, (scope, destination, event)), "{case}");

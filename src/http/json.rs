@@ -145,3 +145,13 @@ pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
     let fault = if raw.get().starts_with('"') { "is not valid text" } else { "must be a string" };
     serde_json::from_str(raw.get()).map(|Text(text)| text).map_err(|_| fault.into())
 }
+
+/// A member that is true, false or absent: a JSON boolean, or a string as forms spell one. An empty
+/// string counts as false.
+pub(super) fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
+    match present(raw).map(RawValue::get) {
+        None | Some("false" | r#""false""# | r#""0""# | r#""""#) => Ok(false),
+        Some("true" | r#""true""# | r#""1""#) => Ok(true),
+        Some(_) => Err("must be true or false".into()),
+    }
+}

@@ -12,7 +12,7 @@ use super::{
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
     json::{Json, fault},
-    trigger::{self, Fields, Findings},
+    trigger::{self, Fields, Findings, TriggerRequest},
 };
 use crate::{
     broker::{Addressing, Publication, TopicName, address},
@@ -40,10 +40,12 @@ pub async fn create(
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
     trust(&request);
     credentials.pace(&services, &by, 1)?;
-    let publication = read(&topic, &fields, &by, &services);
+    let mut findings = Findings::default();
+    let asked = fields.request(credentials.key_owner(&by), &mut findings);
+    let publication = read(&topic, &fields, &by, &services, findings);
     let publication =
         publication.inspect_err(|error| credentials.note_forbidden(&services, &by, error))?;
-    trigger::publish(&services, &by, vec![publication]).await
+    trigger::publish(&services, &by, asked, vec![publication]).await
 }
 
 /// Publishes up to [`EVENTS_MAX`] events of one app in order: either all of them or none.
@@ -58,18 +60,24 @@ pub async fn create_all(
     let credentials = Credentials::of(&request, &services)?;
     let share = credentials.judge_before_body(&services)?;
     let json = Json::read(&request, payload, &services, share).await?;
-    let events = read_events(&json)?;
+    let [events, idempotency_key, position] =
+        json.members(["events", "idempotency_key", "position"])?;
+    let events = read_events(events)?;
     let events = each(&events, |event| read_event(event, &services.addressing()))?;
     let app = one_app(&events)?;
     let first = events.first().map(|(topic, _)| topic.as_str()).unwrap_or_default();
     let by = credentials.on(first).authenticate(&services, app, Proof::SecretAlone)?;
     trust(&request);
     credentials.pace(&services, &by, events.len())?;
+    let owner = credentials.key_owner(&by);
+    let asked = TriggerRequest::of_bulk(idempotency_key, position, owner)?;
     let publications = each(&events, |(topic, fields)| {
         let note = |error: &_| credentials.on(topic.as_str()).note_forbidden(&services, &by, error);
-        read(topic, fields, &by, &services).inspect_err(note)
+        let mut findings = Findings::default();
+        findings.note("idempotency_key", fields.check_no_key());
+        read(topic, fields, &by, &services, findings).inspect_err(note)
     })?;
-    trigger::publish(&services, &by, publications).await
+    trigger::publish(&services, &by, asked, publications).await
 }
 
 fn read_topic(fields: &Fields<'_>, addressing: &Addressing) -> Result<TopicName, ApiError> {
@@ -82,8 +90,8 @@ fn read(
     fields: &Fields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
+    mut findings: Findings,
 ) -> Result<Publication, ApiError> {
-    let mut findings = Findings::default();
     let addressed = fields.event().and_then(|event| address(topic, &event).map_err(fault));
     let addressed = findings.note("event", addressed);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
@@ -92,13 +100,14 @@ fn read(
     let (Some((destination, event)), Some(payload)) = (addressed, payload) else {
         return Err(findings.into());
     };
+    findings.check()?;
     by.permit(&topic.scope, &destination, &services.addressing())?;
     Ok(Publication { app: by.app.id, scope: topic.scope.clone(), destination, event, payload })
 }
 
-fn read_events(json: &Json) -> Result<Vec<&RawValue>, ApiError> {
+fn read_events(events: Option<&RawValue>) -> Result<Vec<&RawValue>, ApiError> {
     let invalid = |fault| Err(ApiError::invalid("events", fault));
-    let [Some(events)] = json.members(["events"])? else {
+    let Some(events) = events else {
         return invalid("must be a list");
     };
     match serde_json::from_str::<Vec<&RawValue>>(events.get()) {
@@ -194,7 +203,8 @@ mod tests {
             let fields = Fields::of_body(&body).expect("fields");
             let addressing = services.services.addressing();
             let name = read_topic(&fields, &addressing).expect("a topic");
-            let read = read(&name, &fields, &by, &services.services).expect("a publication");
+            let read = read(&name, &fields, &by, &services.services, Findings::default())
+                .expect("a publication");
             let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
             assert_eq!((read.app, told), (by.app.id, expected), "{topic} {event}");
             assert_eq!(read.payload, object(r#"{"a":1}"#), "{topic} {event}");

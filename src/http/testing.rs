@@ -67,6 +67,7 @@ impl TestServices {
             publications_in_flight_max: settings.limits.publications_in_flight_max,
             scopes_per_app_max: settings.limits.scopes_per_app_max,
             presence_members_max: settings.limits.presence_members_max,
+            idempotency_keys_max: settings.limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
             history: (&settings.history).into(),

@@ -7,17 +7,21 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde_json::{json, value::RawValue};
+use serde_json::{Map, value::RawValue};
 
 use super::{
     Services,
     auth::AuthenticatedApp,
     error::ApiError,
-    json::{Fault, Json, fault, members, present, text},
+    json::{Fault, Json, fault, flag, members, present, text},
 };
 use crate::{
     app::fields::Faults,
-    broker::{JsonObject, Payload, PayloadError, Publication, PublishError, Scope},
+    broker::{
+        JsonObject, OnceError, Payload, PayloadError, Publication, PublishError, Published,
+        Receipt, Scope,
+        idempotency::{IdempotencyKey, KeyOwner},
+    },
     metrics::labels::Source,
 };
 
@@ -35,10 +39,13 @@ pub(super) struct Fields<'a> {
     scope: Option<&'a RawValue>,
     payload: Option<&'a RawValue>,
     payload_base64: Option<&'a RawValue>,
+    idempotency_key: Option<&'a RawValue>,
+    position: Option<&'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
-    const NAMES: [&'static str; 5] = ["topic", "event", "scope", "payload", "payload_base64"];
+    const NAMES: [&'static str; 7] =
+        ["topic", "event", "scope", "payload", "payload_base64", "idempotency_key", "position"];
 
     /// The fields of a body that consists of one event.
     ///
@@ -53,8 +60,27 @@ impl<'a> Fields<'a> {
         members(event.get().as_bytes(), Self::NAMES).ok().map(Self::new)
     }
 
-    fn new([topic, event, scope, payload, payload_base64]: [Option<&'a RawValue>; 5]) -> Self {
-        Self { topic, event, scope, payload, payload_base64 }
+    fn new(members: [Option<&'a RawValue>; 7]) -> Self {
+        let [topic, event, scope, payload, payload_base64, idempotency_key, position] = members;
+        Self { topic, event, scope, payload, payload_base64, idempotency_key, position }
+    }
+
+    /// What the caller asks for beside this event, which is the only one.
+    pub(super) fn request(&self, owner: KeyOwner<'_>, findings: &mut Findings) -> TriggerRequest {
+        let positions = if findings.note_flag("position", self.position) {
+            Positions::Single
+        } else {
+            Positions::Untold
+        };
+        TriggerRequest { key: findings.note_key(self.idempotency_key, owner), positions }
+    }
+
+    /// An event of a bulk has no key of its own: the bulk has one.
+    pub(super) fn check_no_key(&self) -> Result<(), Fault> {
+        match present(self.idempotency_key) {
+            None => Ok(()),
+            Some(_) => Err("must stand beside events, one for all of them".into()),
+        }
     }
 
     /// The `topic` as text.
@@ -134,6 +160,45 @@ impl PayloadFault {
     }
 }
 
+/// What the caller of a trigger asks for beside its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TriggerRequest {
+    /// The events are published only once with this key.
+    key: Option<IdempotencyKey>,
+    positions: Positions,
+}
+
+/// How the answer names the positions of the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Positions {
+    /// Not at all.
+    Untold,
+    /// As the one of the only event.
+    Single,
+    /// As a list, in the order of the events.
+    List,
+}
+
+impl TriggerRequest {
+    /// What the caller asks for beside the events of a bulk.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub(super) fn of_bulk(
+        idempotency_key: Option<&RawValue>,
+        position: Option<&RawValue>,
+        owner: KeyOwner<'_>,
+    ) -> Result<Self, ApiError> {
+        let mut findings = Findings::default();
+        let key = findings.note_key(idempotency_key, owner);
+        let positions = match findings.note_flag("position", position) {
+            true => Positions::List,
+            false => Positions::Untold,
+        };
+        findings.check().map(|()| Self { key, positions })
+    }
+}
+
 /// Collects the faults of an event, so that a caller is told all of them at once.
 #[derive(Default)]
 pub(super) struct Findings(Faults);
@@ -142,6 +207,26 @@ impl Findings {
     /// Keeps a good value, records the fault of a bad one.
     pub(super) fn note<T>(&mut self, field: &'static str, read: Result<T, Fault>) -> Option<T> {
         read.map_err(|fault| self.0.add(field, fault)).ok()
+    }
+
+    /// Whether a flag is set; records the fault of a bad one.
+    fn note_flag(&mut self, field: &'static str, raw: Option<&RawValue>) -> bool {
+        self.note(field, flag(raw)) == Some(true)
+    }
+
+    /// Keeps a good idempotency key, if there is one; records the fault of a bad one.
+    fn note_key(&mut self, raw: Option<&RawValue>, owner: KeyOwner<'_>) -> Option<IdempotencyKey> {
+        let raw = present(raw)?;
+        let key = text(Some(raw)).and_then(|key| IdempotencyKey::parse(&key, owner).map_err(fault));
+        self.note("idempotency_key", key)
+    }
+
+    /// Refuses an event that has faults.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub(super) fn check(self) -> Result<(), ApiError> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.into()) }
     }
 
     /// Keeps a good payload, records the fault of a bad one.
@@ -172,31 +257,71 @@ impl From<Findings> for ApiError {
 }
 
 /// Publishes either all events of one app or none. Answers at once with an empty object, as the
-/// articles do.
+/// articles do, or with positions for a caller that asks for them.
 ///
 /// Some subscribers cannot be sent bytes. If any event has bytes, the answer waits until all events
 /// have been fanned out and gives the number of subscribers that were skipped; `null` if that took
 /// too long.
 ///
+/// Events that were published before with the same idempotency key are not published again: the
+/// answer is the one that the first caller got, but with positions only if this one asks for them.
+///
 /// # Errors
-/// [`ApiError::Unavailable`] if the broker cannot accept the events now.
+/// [`ApiError::Unavailable`] if the broker cannot accept the events now; [`ApiError::Invalid`] if the
+/// idempotency key was used with other content.
 pub(super) async fn publish(
     services: &Services,
     by: &AuthenticatedApp,
+    request: TriggerRequest,
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
     let count = publications.len() as u64;
-    let published = services.topics.publish_all(publications).await;
-    let receipt = published.map_err(|PublishError::Busy| ApiError::Unavailable)?;
-    services.metrics.app(by.app.id.0).published(Source::Trigger, count);
-    Ok(match receipt.may_skip() {
-        true => HttpResponse::Ok().json(json!({ "skipped": receipt.skipped().await })),
-        false => HttpResponse::Ok().content_type(ContentType::json()).body("{}"),
-    })
+    let published = match request.key {
+        Some(key) => services.topics.publish_once(key, publications).await,
+        None => {
+            services.topics.publish_all(publications).await.map(Published::Now).map_err(Into::into)
+        }
+    };
+    let receipt = match published {
+        Ok(Published::Now(receipt)) => {
+            services.metrics.app(by.app.id.0).published(Source::Trigger, count);
+            receipt
+        }
+        Ok(Published::Before(receipt)) => receipt,
+        Err(OnceError::Busy(PublishError::Busy)) => return Err(ApiError::Unavailable),
+        Err(OnceError::OtherContent) => {
+            let fault = "was used with other content within the last 5 minutes";
+            return Err(ApiError::invalid("idempotency_key", fault));
+        }
+    };
+    Ok(answer(request.positions, receipt).await)
+}
+
+async fn answer(positions: Positions, receipt: Receipt) -> HttpResponse {
+    if positions == Positions::Untold && !receipt.may_skip() {
+        return HttpResponse::Ok().content_type(ContentType::json()).body("{}");
+    }
+    let mut answer = Map::new();
+    let mut texts = receipt.positions().iter().map(ToString::to_string);
+    match positions {
+        Positions::Untold => {}
+        Positions::Single => {
+            answer.insert("position".into(), texts.next().into());
+        }
+        Positions::List => {
+            answer.insert("positions".into(), texts.collect());
+        }
+    }
+    if receipt.may_skip() {
+        answer.insert("skipped".into(), receipt.skipped().await.into());
+    }
+    HttpResponse::Ok().json(answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::http::body::{Body, Kind};
 

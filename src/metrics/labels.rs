@@ -52,6 +52,8 @@ closed_label! {
         HistoryReplay = "history_replay_max",
         /// Bytes of publications that a join is replayed.
         HistoryReplayBytes = "history_replay_bytes_max",
+        /// Idempotency keys of one app.
+        IdempotencyKeys = "idempotency_keys_max",
         /// Failed logins to the admin API.
         FailedAdminLogins = "failed_admin_logins_per_minute_max",
         /// Sessions in total.

@@ -92,6 +92,7 @@ impl Bench {
             publications_in_flight_max: 64,
             scopes_per_app_max: 4,
             presence_members_max: 4,
+            idempotency_keys_max: 4,
             presence_interval: Duration::from_millis(5),
             wait_max,
             history: HISTORY_OFF,

@@ -300,6 +300,8 @@ pub struct Limits {
     pub outbox_bytes_max: usize,
     /// Publications on their way from topics to fan-outs.
     pub publications_in_flight_max: usize,
+    /// Idempotency keys that are remembered per app.
+    pub idempotency_keys_max: usize,
     /// Failed admin logins per minute and address.
     pub failed_admin_logins_per_minute_max: u32,
     /// Sessions in all; `None` is the file limit less 500.

@@ -88,6 +88,7 @@ fn the_defaults_are_those_of_the_specification() {
         ("channels", limits.channels_per_transport_max, 100),
         ("scopes", limits.scopes_per_app_max, 100),
         ("presence members", limits.presence_members_max, 1_000),
+        ("idempotency keys", limits.idempotency_keys_max, 10_000),
         ("outbox frames", limits.outbox_frames_max, 1024),
         ("outbox bytes", limits.outbox_bytes_max, 4 * 1024 * 1024),
         ("publications retained", settings.history.publications, 100),

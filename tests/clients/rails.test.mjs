@@ -146,6 +146,14 @@ describe("docs/rails.md", () => {
     assert.match(await script(code, { HERALD_URL: `http://127.0.0.1:${hung.address().port}` }), /Net::ReadTimeout/)
   })
 
+  test("a job that runs again under its id triggers its event once", () =>
+    withClient(async client => {
+      const { inbox } = await client.joined("public:foo-app")
+      const job = `job = HeraldTriggerJob.new(topic: "foo-topic", event: "msg", payload: { n: 1 })\n2.times { job.perform_now }`
+      assert.equal(await script(`${job}\nHerald.trigger(topic: "foo-topic", event: "msg", payload: { n: 2 })`), "")
+      for (const n of [1, 2]) assert.deepEqual(await inbox.take(), { event: "foo-topic:msg", payload: { n } })
+    }))
+
   /** Runs the same code without a server, and with a wrong secret: it continues, and logs a warning. */
   async function fails(code) {
     const closed = net.createServer().listen(0, "127.0.0.1")

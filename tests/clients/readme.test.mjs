@@ -60,6 +60,12 @@ describe("the README's tour, and the pages that continue it", () => {
         assert.deepEqual(list.data.map(({ topic, subscribers }) => [topic, subscribers]), [["public:foo-app", 1]])
         assert.equal(one.data.subscribers, 1)
       }
+      if (code.includes("idempotency_key")) {
+        const [first, again, ...more] = printed.split(/(?<=})(?={)/)
+        assert.match(first, /^{"position":"[\w-]{22}:\d+"}$/)
+        assert.deepEqual([again, more], [first, []])
+        assert.match(await logged(), /^to foo-topic: /)
+      }
       if (code.includes("/disconnect")) {
         assert.equal(printed, "{}")
         const rejoined = []

@@ -202,6 +202,7 @@ fn what_is_not_understood_is_a_usage_error() {
         &["trigger", "--app", "a", "--channel", "c", "--event", "e", "--payload-base64", "e"],
         &["trigger", "--app", "a", "--channel", "c", "--event", "e", "--payload-base64", "-__-"],
         &["trigger", "--app=a", "--channel=c", "--event=e", "--payload-base64=", "--payload={}"],
+        &["trigger", "--app=a", "--channel=c", "--event=e", "--idempotency-key="],
     ] {
         let done = place.run(args);
         assert_eq!((done.code, done.out.as_str()), (Some(2), ""), "{args:?}: {done:?}");
@@ -715,6 +716,30 @@ fn trigger_sends_bytes_and_says_who_was_skipped() {
 }
 
 #[test]
+fn trigger_sends_an_idempotency_key_and_prints_the_position() {
+    let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");
+    let event = r#"{"topic":"c","event":"e","scope":"public","payload":{}"#;
+    let answer = r#"{"position":"epoch:7"}"#;
+    for (args, answer, sent, said) in [
+        (&["--idempotency-key", "job 1"][..], "{}", r#","idempotency_key":"job 1"}"#, "\n"),
+        (&["--position"], answer, r#","position":true}"#, " at epoch:7\n"),
+        (
+            &["--position", "--idempotency-key=k"],
+            r#"{"position":"epoch:7","skipped":1}"#,
+            r#","idempotency_key":"k","position":true}"#,
+            " at epoch:7; 1 who cannot be sent bytes were skipped\n",
+        ),
+    ] {
+        let (url, served) = serve_once("200 OK", answer);
+        let trigger = ["trigger", "--app", "foo-app", "--channel", "c", "--event", "e"];
+        let done = place.run(&[&trigger[..], &["--url", &url], args].concat());
+        assert_eq!(done.succeeded(), format!("sent e to c of foo-app{said}"), "{args:?}");
+        let (_, body) = served.join().expect("served");
+        assert_eq!(body, format!("{event}{sent}"), "{args:?}");
+    }
+}
+
+#[test]
 fn trigger_says_what_the_server_had_against_it() {
     let faulty = r#"{"errors":{"topic":["is too long"]}}"#;
     let large = r#"{"errors":{"detail":"payload is too large"}}"#;
@@ -845,6 +870,13 @@ fn a_first_start_prints_what_a_newcomer_needs_and_it_works() {
         ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "msg", "--url"];
     let triggered = place.run(&[&args[..], &[url]].concat());
     assert_eq!(triggered.succeeded(), "sent msg to foo-topic of test-app\n");
+    let repeated = || {
+        let more = [url, "--position", "--idempotency-key", "job-1"];
+        place.run(&[&args[..], &more].concat()).succeeded().to_owned()
+    };
+    let first = repeated();
+    assert!(first.starts_with("sent msg to foo-topic of test-app at "), "{first}");
+    assert_eq!(repeated(), first, "with its key it is sent once");
     let wrong = place
         .command(&[&args[..], &[url]].concat())
         .envs([

@@ -243,6 +243,27 @@ async fn publications_that_are_too_many_at_a_time() {
 }
 
 #[tokio::test]
+async fn idempotency_keys_that_are_too_many() {
+    let server = TestServer::start_with(|settings| settings.limits.idempotency_keys_max = 2);
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join(TOPIC, json!({})).await;
+    let event = |key| json!({"topic": "t", "event": "e", "idempotency_key": key});
+    for key in ["a", "b", "a", "c"] {
+        assert_eq!(trigger(&server, &event(key)).await, 200, "{key}");
+    }
+    only(&server, "idempotency_keys_max", 1.0).await;
+    // The oldest key is forgotten, and the others are not.
+    for key in ["c", "b", "a"] {
+        assert_eq!(trigger(&server, &event(key)).await, 200, "{key}");
+    }
+    only(&server, "idempotency_keys_max", 2.0).await;
+    for nth in 1..=4 {
+        assert_eq!(socket.next().await, json!([null, null, TOPIC, "t:e", {}]), "{nth}");
+    }
+    socket.assert_quiet().await;
+}
+
+#[tokio::test]
 async fn events_beyond_the_rate_are_refused_and_the_session_goes_on() {
     const RATE: u32 = 5;
     let server = TestServer::start_with(|settings| {

@@ -47,6 +47,7 @@ mod presence_pictures;
 mod pushing;
 mod recovery;
 mod refusals;
+mod repeating;
 mod rooms;
 mod secrecy;
 mod settings;

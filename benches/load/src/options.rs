@@ -32,6 +32,9 @@ pub struct Options {
     /// Only this attack of `strangers`; may be given several times
     #[arg(long, value_name = "NAME")]
     pub attack: Vec<String>,
+    /// Only this busy app of `tenants`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub neighbour: Vec<String>,
     /// Few short rounds, for a quick look
     #[arg(long)]
     pub short: bool,

@@ -23,6 +23,8 @@ pub enum Bound {
     RatioAtLeast(f64),
     /// The server's own value is at most this.
     ValueAtMost(f64),
+    /// The server's own value is at least this.
+    ValueAtLeast(f64),
     /// Shown, not judged.
     None,
 }
@@ -98,6 +100,7 @@ impl Figure {
             Bound::RatioAtMost(bound) => self.ratio().map(|ratio| ratio / bound),
             Bound::RatioAtLeast(bound) => self.ratio().map(|ratio| bound / ratio),
             Bound::ValueAtMost(bound) => median(&self.ours).map(|value| value / bound),
+            Bound::ValueAtLeast(bound) => median(&self.ours).map(|value| bound / value),
             Bound::None => None,
         }
     }
@@ -107,6 +110,7 @@ impl Figure {
             Bound::RatioAtMost(bound) => format!("ratio <= {bound}"),
             Bound::RatioAtLeast(bound) => format!("ratio >= {bound}"),
             Bound::ValueAtMost(bound) => format!("<= {bound}"),
+            Bound::ValueAtLeast(bound) => format!(">= {bound}"),
             Bound::None => String::new(),
         }
     }
@@ -263,6 +267,8 @@ mod tests {
             (Bound::RatioAtLeast(2.0), 3.9, "MISSED"),
             (Bound::ValueAtMost(5.0), 5.0, "kept"),
             (Bound::ValueAtMost(5.0), 5.1, "MISSED"),
+            (Bound::ValueAtLeast(5.0), 5.0, "kept"),
+            (Bound::ValueAtLeast(5.0), 4.9, "MISSED"),
             (Bound::None, 5.0, ""),
         ] {
             assert_eq!(figure(&[ours], &[2.0], bound).verdict(), expected, "{bound:?} {ours}");

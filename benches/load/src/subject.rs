@@ -255,18 +255,19 @@ impl Subject {
         self.welcome(self.dial(nth, None)?, join)
     }
 
-    /// Connects one that takes only so many bytes before it is read from, and joins it to topics.
+    /// Connects a subscriber, and joins it to topics. What its end takes before it is read from is the
+    /// kernel's choice unless it is given.
     ///
     /// # Errors
     /// If it is not let in.
-    pub fn connect_narrow(
+    pub fn connect_to(
         &self,
         nth: usize,
-        bytes: usize,
+        receive_bytes: Option<usize>,
         joins: &[String],
     ) -> io::Result<TcpStream> {
         let joins = joins.iter().map(String::as_str);
-        self.welcome(self.dial(nth, Some(bytes))?, joins)
+        self.welcome(self.dial(nth, receive_bytes)?, joins)
     }
 
     /// Connects from an address and a port of the n-th client's own. What the receiving end takes is
@@ -339,12 +340,7 @@ impl Subject {
 
     /// A request with a body of JSON.
     pub fn post(&self, path: &str, authorization: &str, body: &str) -> Vec<u8> {
-        let (host, length) = (self.address, body.len());
-        format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .into_bytes()
+        post(self.address, path, authorization, body)
     }
 
     fn basic(&self) -> String {
@@ -362,6 +358,16 @@ impl Drop for Subject {
             }
         }
     }
+}
+
+/// A request to a host, with a body of JSON.
+pub fn post(host: SocketAddr, path: &str, authorization: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// The join of a topic, as version 2 spells it.

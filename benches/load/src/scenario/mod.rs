@@ -9,6 +9,7 @@ mod recovery;
 mod slow_consumer;
 mod stage;
 mod strangers;
+mod tenants;
 mod topics;
 mod triggers;
 
@@ -43,6 +44,8 @@ pub enum Scenario {
     History,
     /// Clients that lose their connections and come back for what they missed.
     Recovery,
+    /// A quiet app beside busy ones.
+    Tenants,
 }
 
 impl Scenario {
@@ -62,6 +65,7 @@ impl Scenario {
             Self::Strangers => "strangers",
             Self::History => "history",
             Self::Recovery => "recovery",
+            Self::Tenants => "tenants",
         }
     }
 
@@ -85,6 +89,7 @@ impl Scenario {
             Self::Strangers => strangers::strangers(options, &target),
             Self::History => history::history(options, &target),
             Self::Recovery => recovery::recovery(options, &target),
+            Self::Tenants => tenants::tenants(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -100,7 +100,7 @@ fn measure_with_deaf(mut subject: Subject, plan: Plan) -> io::Result<(Measured, 
 /// Subscribers that hear the shared topic, and one of their own, and never read again.
 fn turn_deaf(subject: &Subject, first: usize) -> io::Result<Vec<TcpStream>> {
     let joins = [subject.join(CHANNEL), subject.join(OWN_CHANNEL)];
-    let connect = |nth| subject.connect_narrow(first + nth, RECEIVE_BYTES, &joins);
+    let connect = |nth| subject.connect_to(first + nth, Some(RECEIVE_BYTES), &joins);
     let deaf = (0..DEAF).map(connect).collect::<io::Result<Vec<_>>>()?;
     let payload = payload(&FIRST.to_string(), FILLING_BYTES);
     let event = format!(

@@ -31,6 +31,6 @@ impl Announcement {
 
     /// The frame for the members who joined `topic`, shared by all of them on all threads.
     pub(super) fn frame(&self, format: Format, topic: &ByteString) -> Frame {
-        self.frames[format.slot].of(topic, || (format.encode_change)(topic, &self.change))
+        self.frames[format.index()].of(topic, || (format.encode_change)(topic, &self.change))
     }
 }

@@ -63,6 +63,8 @@ impl Backlog {
                 Frame::Text(ByteString::try_from(counted).unwrap_or_default())
             }
             Frame::Binary(bytes) => Frame::Binary(self.counted(bytes)),
+            // Its parts are counted one by one, because other frames share the second.
+            split @ Frame::Split(_) => split,
         }
     }
 

@@ -315,7 +315,7 @@ impl Naming {
         for (nth, member) in self.members.values().enumerate() {
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
-                true => frames[member.format.slot].get_or_insert_with(spell).as_ref(),
+                true => frames[member.format.index()].get_or_insert_with(spell).as_ref(),
                 false => None,
             };
             let Some(frame) = frame else {
@@ -347,7 +347,7 @@ impl Naming {
                 continue;
             }
             let spell = || announcement.frame(member.format, &self.topic);
-            let frame = frames[member.format.slot].get_or_insert_with(spell);
+            let frame = frames[member.format.index()].get_or_insert_with(spell);
             if member.outbox.deliver(frame, member.id, None) {
                 delivered += 1;
                 bytes += frame.size_bytes() as u64;

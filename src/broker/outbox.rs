@@ -16,7 +16,7 @@ use crate::app::AppId;
 
 use super::{
     disconnection::Disconnection,
-    subscriber::{Frame, Joined, SessionId, SubscribeError, SubscriptionId},
+    subscriber::{Frame, Joined, SessionId, Split, SubscribeError, SubscriptionId},
 };
 
 /// Slots that an empty queue keeps; what a burst needed beyond is given back, or every session that
@@ -186,6 +186,22 @@ struct Aside {
     left: Vec<SubscriptionId>,
     /// What the session has taken and keeps for its client to fetch.
     kept: Load,
+    bodies: Bodies,
+}
+
+/// The bodies that split frames in the queue share. Each is counted once, as it lies in memory once.
+///
+/// Frames come and go in one order, so the one that is looked for is nearly always the last or the
+/// first of few.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Bodies(VecDeque<Waiting>);
+
+/// A body that frames in the queue share.
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    /// Where it lies.
+    at: usize,
+    frames: usize,
 }
 
 struct Entry {
@@ -195,19 +211,66 @@ struct Entry {
 }
 
 impl Entry {
+    /// How much it takes by itself, without what it shares with other frames.
     fn load(&self) -> Load {
         let bytes = match &self.what {
+            ToSession::Frame(Frame::Split(split), _) => split.head.len(),
             ToSession::Frame(frame, _) => frame.size_bytes(),
             ToSession::News(news) => news.size_bytes(),
         };
         Load { frames: 1, bytes }
     }
+
+    fn split(&self) -> Option<&Split> {
+        match &self.what {
+            ToSession::Frame(Frame::Split(split), _) => Some(split),
+            _ => None,
+        }
+    }
+}
+
+impl Bodies {
+    /// The bytes that one more frame with this body adds.
+    fn added_bytes(&self, split: &Split) -> usize {
+        let at = address(split);
+        let is_known = self.0.iter().rev().any(|waiting| waiting.at == at);
+        if is_known { 0 } else { split.body.len() }
+    }
+
+    /// Adds a frame; answers the bytes that this adds.
+    fn add(&mut self, split: &Split) -> usize {
+        let at = address(split);
+        if let Some(waiting) = self.0.iter_mut().rev().find(|waiting| waiting.at == at) {
+            waiting.frames += 1;
+            return 0;
+        }
+        self.0.push_back(Waiting { at, frames: 1 });
+        split.body.len()
+    }
+
+    /// Removes a frame; answers the bytes that this frees.
+    fn remove(&mut self, split: &Split) -> usize {
+        let at = address(split);
+        let Some(nth) = self.0.iter().position(|waiting| waiting.at == at) else { return 0 };
+        let waiting = &mut self.0[nth];
+        waiting.frames -= 1;
+        if waiting.frames > 0 {
+            return 0;
+        }
+        self.0.remove(nth);
+        split.body.len()
+    }
+}
+
+/// Tells bodies apart: a frame in the queue keeps its body where it is.
+fn address(split: &Split) -> usize {
+    split.body.as_ptr().addr()
 }
 
 impl Aside {
     fn is_empty(&self) -> bool {
-        let Self { is_joining, left, kept } = self;
-        !is_joining && left.is_empty() && *kept == Load::default()
+        let Self { is_joining, left, kept, bodies } = self;
+        !is_joining && left.is_empty() && *kept == Load::default() && bodies.0.is_empty()
     }
 }
 
@@ -237,6 +300,9 @@ impl State {
 
     fn push(&mut self, entry: Entry) {
         self.load.add(entry.load());
+        if let Some(split) = entry.split() {
+            self.load.bytes += self.beside(|aside| aside.bodies.add(split));
+        }
         let was_empty = self.queue.is_empty();
         if self.queue.capacity() == 0 {
             // One is the common case, and a session that hears little should not keep room for many.
@@ -252,10 +318,18 @@ impl State {
     fn pop(&mut self) -> Option<ToSession> {
         let entry = self.queue.pop_front()?;
         self.load.remove(entry.load());
+        if let Some(split) = entry.split() {
+            self.load.bytes -= self.beside(|aside| aside.bodies.remove(split));
+        }
         if self.queue.is_empty() && self.queue.capacity() > SLOTS_KEPT {
             self.queue = VecDeque::new();
         }
         Some(entry.what)
+    }
+
+    /// The bytes that the body of one more frame adds.
+    fn added_bytes(&self, split: &Split) -> usize {
+        self.aside.as_ref().map_or(split.body.len(), |aside| aside.bodies.added_bytes(split))
     }
 
     fn next(&self) -> Next {
@@ -298,7 +372,11 @@ impl Outbox {
     /// takes from then until the frame is written.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
         let what = || ToSession::Frame(frame.clone(), published);
-        self.queue(frame.size_bytes(), Some(to), what)
+        let bytes = |state: &State| match frame {
+            Frame::Split(split) => split.head.len() + state.added_bytes(split),
+            frame => frame.size_bytes(),
+        };
+        self.queue(bytes, Some(to), what)
     }
 
     /// Answers a join, in its order among the frames; like [`Outbox::tell`], this ends a session that
@@ -310,12 +388,13 @@ impl Outbox {
     /// Tells the session of something that ends some of its joins. One that cannot even be told is
     /// ended as a whole: what must end must not go on because a client does not keep up.
     pub(super) fn tell(&self, news: News) {
-        self.queue(news.size_bytes(), None, || ToSession::News(news));
+        let bytes = news.size_bytes();
+        self.queue(|_| bytes, None, || ToSession::News(news));
     }
 
     fn queue(
         &self,
-        bytes: usize,
+        bytes: impl FnOnce(&State) -> usize,
         of: Option<SubscriptionId>,
         what: impl FnOnce() -> ToSession,
     ) -> bool {
@@ -328,7 +407,7 @@ impl Outbox {
             return true;
         }
         let mut load = state.load;
-        load.add(Load { frames: 1, bytes });
+        load.add(Load { frames: 1, bytes: bytes(&state) });
         if let Some(excess) = load.excess(self.max) {
             state.end(Ending::SlowConsumer(excess));
             return false;
@@ -428,15 +507,20 @@ impl Outbox {
     pub fn leave(&self, id: SubscriptionId) {
         let mut state = self.state();
         let mut gone = Load::default();
+        let mut bodies = state.beside(|aside| std::mem::take(&mut aside.bodies));
         let mut stays = |entry: &Entry| {
             let stays = entry.of != Some(id);
             if !stays {
                 gone.add(entry.load());
+                gone.bytes += entry.split().map_or(0, |split| bodies.remove(split));
             }
             stays
         };
         state.queue.retain(&mut stays);
-        state.beside(|aside| aside.left.push(id));
+        state.beside(|aside| {
+            aside.left.push(id);
+            aside.bodies = bodies;
+        });
         state.load.remove(gone);
     }
 

@@ -2,10 +2,14 @@
 //! frames, each encoded at most once.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::oneshot;
 
@@ -16,8 +20,12 @@ use super::{
     publication::{Destination, Payload, Publication},
     retained::RetainedPayload,
     spellings::Spellings,
-    subscriber::{Delivery, Format, Frame, ScopeKey},
+    subscriber::{Delivery, Format, Frame, Kind, ScopeKey, Split},
 };
+
+/// Payloads of `#general` below this are spelled whole for each channel: a copy of so little costs
+/// less than a reference to it.
+const SPLIT_BYTES_MIN: usize = 1_024;
 
 /// Which kind of topic a subscriber joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +114,12 @@ pub(super) struct Placed {
     flight: Flight,
     /// Per format and level; a frame is `None` where it cannot be spelled.
     frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
+    /// Per format, what all frames to channels share if it was published to `#general`.
+    bodies: OnceLock<Box<Bodies>>,
     backlog: Backlog,
 }
+
+type Bodies = [OnceLock<Bytes>; Format::COUNT];
 
 impl Placed {
     pub(super) fn new(
@@ -116,7 +128,8 @@ impl Placed {
         flight: Flight,
         backlog: Backlog,
     ) -> Self {
-        Self { position, publication, flight, frames: Default::default(), backlog }
+        let (frames, bodies) = (Default::default(), OnceLock::new());
+        Self { position, publication, flight, frames, bodies, backlog }
     }
 
     pub(super) fn position(&self) -> StreamPosition {
@@ -155,15 +168,16 @@ impl Placed {
     /// for formats that cannot carry it.
     ///
     /// Only a publication to `#general` at channel level is spelled per call: there every channel
-    /// has a topic of its own, and the caller shares the frame within one channel and thread.
+    /// has a topic of its own, and the caller shares the frame within one channel and thread. If the
+    /// payload is large, all these frames share it.
     pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Option<Frame> {
         if !self.suits(format) {
             return None;
         }
         if let (Level::Channel, Destination::General) = (level, &self.publication.destination) {
-            return self.encode(format, level, topic);
+            return self.split(format, topic).or_else(|| self.encode(format, level, topic));
         }
-        let spellings = &self.frames[format.slot][level as usize];
+        let spellings = &self.frames[format.index()][level as usize];
         spellings.of(topic, || self.encode(format, level, topic))
     }
 
@@ -176,6 +190,39 @@ impl Placed {
     }
 
     fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
+        let frame = self.spoken().encode(format, level, topic);
+        frame.map(|frame| self.backlog.count(frame))
+    }
+
+    /// The frame for the members who joined a channel, in two parts; `None` if it is small, or cannot
+    /// be spelled like that.
+    fn split(&self, format: Format, topic: &str) -> Option<Frame> {
+        let tail_bytes = usize::from(format.tail_bytes?);
+        let spoken = self.spoken();
+        let (payload, tail_bytes, none) = match spoken.payload {
+            RetainedPayload::Object(object) => {
+                (object.as_bytes(), tail_bytes, RetainedPayload::Object(""))
+            }
+            RetainedPayload::Bytes(bytes) => (bytes, 0, RetainedPayload::Bytes(&[])),
+        };
+        if payload.len() < SPLIT_BYTES_MIN {
+            return None;
+        }
+        let empty = Spoken { payload: none, ..spoken }.encode(format, Level::Channel, topic)?;
+        let (kind, mut head) = match empty {
+            Frame::Text(text) => (Kind::Text, text.into_bytes()),
+            Frame::Binary(bytes) => (Kind::Binary, bytes),
+            Frame::Split(_) => return None,
+        };
+        let tail = head.split_off(head.len().checked_sub(tail_bytes)?);
+        let head = self.backlog.counted(head);
+        let bodies = self.bodies.get_or_init(Box::default);
+        let spell = || self.backlog.counted([payload, &tail].concat().into());
+        let body = bodies[format.index()].get_or_init(spell).clone();
+        Some(Frame::Split(Arc::new(Split { kind, head, body })))
+    }
+
+    fn spoken(&self) -> Spoken<'_> {
         let Publication { destination, event, payload, .. } = &self.publication;
         let channel = match destination {
             Destination::General => None,
@@ -185,9 +232,7 @@ impl Placed {
             Payload::Object(object) => RetainedPayload::Object(object.as_str()),
             Payload::Bytes(bytes) => RetainedPayload::Bytes(bytes),
         };
-        let (event, position) = (event.as_str(), self.position);
-        let spoken = Spoken { channel, event, payload, position };
-        spoken.encode(format, level, topic).map(|frame| self.backlog.count(frame))
+        Spoken { channel, event: event.as_str(), payload, position: self.position }
     }
 }
 
@@ -234,6 +279,7 @@ mod tests {
 
     use super::super::{
         position::Epochs,
+        publication::JsonObject,
         testing::{FORMAT, key, permit, publication},
     };
     use super::*;
@@ -250,11 +296,18 @@ mod tests {
     }
 
     fn place(publication: Publication) -> (Placed, Option<oneshot::Receiver<usize>>) {
+        place_in(publication, Backlog::new(1 << 20))
+    }
+
+    fn place_in(
+        publication: Publication,
+        backlog: Backlog,
+    ) -> (Placed, Option<oneshot::Receiver<usize>>) {
         let (accepted, skipped) = Accepted::new(publication, Instant::now(), permit());
         let Accepted { publication, flight } = accepted;
         let epoch = Epochs::new().give(&key(1, "public"));
         let position = StreamPosition { epoch, offset: 1 };
-        (Placed::new(position, publication, flight, Backlog::new(1 << 20)), skipped)
+        (Placed::new(position, publication, flight, backlog), skipped)
     }
 
     fn placed(destination: &str) -> Placed {
@@ -303,6 +356,72 @@ mod tests {
             );
         }
         assert_eq!(placed_bytes("room").0.frame(both, Level::Scope, &"huge".into()), None);
+    }
+
+    #[test]
+    fn a_large_payload_of_general_is_kept_once_for_all_channels() {
+        let format = Format {
+            slot: 0,
+            encode: |delivery| {
+                let Delivery { topic, event, payload, .. } = delivery;
+                Frame::Text(format!("{topic} {event} {payload}.").into())
+            },
+            tail_bytes: Some(1),
+            encode_bytes: Some(spelled_bytes),
+            ..FORMAT
+        };
+        for size in [SPLIT_BYTES_MIN - 1, SPLIT_BYTES_MIN] {
+            let text = format!(r#"{{"a":"{}"}}"#, "x".repeat(size - 8));
+            let object = Payload::Object(JsonObject::parse(&text).expect("an object"));
+            let bytes = Payload::Bytes(vec![0xff; size].into());
+            for (payload, is_text) in [(object, true), (bytes, false)] {
+                let publication =
+                    Publication { payload, ..publication(&key(1, "public"), "#general", "msg") };
+                let (placed, _) = place(publication);
+                let frames = ["a", "b"].map(|topic| {
+                    let topic = topic.into();
+                    let frame = placed.frame(format, Level::Channel, &topic).expect("a frame");
+                    let whole = placed.encode(format, Level::Channel, &topic);
+                    assert_eq!(frame.size_bytes(), whole.as_ref().map_or(0, Frame::size_bytes));
+                    assert_eq!(Some(frame.clone().into_whole()), whole, "{size} {is_text}");
+                    frame
+                });
+                let bodies: Vec<_> = frames
+                    .iter()
+                    .filter_map(|frame| match frame {
+                        Frame::Split(split) => Some(split.body.as_ptr()),
+                        _ => None,
+                    })
+                    .collect();
+                match bodies[..] {
+                    [] => assert!(size < SPLIT_BYTES_MIN),
+                    [one, other] => assert!(size >= SPLIT_BYTES_MIN && one == other),
+                    _ => panic!("only one of the frames is split"),
+                }
+            }
+        }
+        let huge = "huge".into();
+        let (placed, _) = placed_bytes("#general");
+        assert_eq!(placed.frame(format, Level::Channel, &huge), None);
+    }
+
+    #[test]
+    fn what_channels_share_counts_once_among_all_that_waits() {
+        let (text, body) = (format!(r#"{{"a":"{}"}}"#, "x".repeat(10_000)), 10_000);
+        let payload = Payload::Object(JsonObject::parse(&text).expect("an object"));
+        let format = Format { tail_bytes: Some(0), encode: spelled, ..FORMAT };
+        for (bytes_max, is_exceeded) in [(body, true), (body + 1_000, false)] {
+            let publication = Publication {
+                payload: payload.clone(),
+                ..publication(&key(1, "public"), "#general", "msg")
+            };
+            let (placed, _) = place_in(publication, Backlog::new(bytes_max));
+            let topics = (0..20).map(|nth| ByteString::from(format!("topic-{nth}")));
+            let frames: Vec<_> =
+                topics.map(|topic| placed.frame(format, Level::Channel, &topic)).collect();
+            assert_eq!(placed.backlog.is_exceeded(), is_exceeded, "{bytes_max}");
+            drop(frames);
+        }
     }
 
     #[test]

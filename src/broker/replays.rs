@@ -57,7 +57,7 @@ impl Replays {
     ) -> Option<Frame> {
         self.turn(now);
         let can_be_bytes = format.encode_bytes.is_some();
-        let key = (topic.clone(), format.slot, can_be_bytes, spoken.position);
+        let key = (topic.clone(), format.index(), can_be_bytes, spoken.position);
         if let Some(frame) = self.newer.get(&key) {
             return frame.clone();
         }

@@ -1,6 +1,6 @@
 //! Subscribers: who hears what, and in which spelling.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -28,6 +28,29 @@ pub enum Frame {
     Text(ByteString),
     /// Bytes.
     Binary(Bytes),
+    /// Either of them, in two parts.
+    Split(Arc<Split>),
+}
+
+/// A frame in two parts, the second of which it shares with other frames: one publication that
+/// reaches many topics is kept once, and for each topic a head.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Whether both parts together are text.
+    pub kind: Kind,
+    /// The first part.
+    pub head: Bytes,
+    /// The second part.
+    pub body: Bytes,
+}
+
+/// What a frame consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// Bytes.
+    Binary,
 }
 
 impl Frame {
@@ -36,7 +59,26 @@ impl Frame {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
+            Self::Split(split) => split.size_bytes(),
         }
+    }
+
+    /// The same frame in one part.
+    pub fn into_whole(self) -> Self {
+        let Self::Split(split) = self else { return self };
+        let whole = Bytes::from([&split.head[..], &split.body].concat());
+        match split.kind {
+            // The parts of what is text are text; the check is the price of a safe conversion.
+            Kind::Text => Self::Text(ByteString::try_from(whole).unwrap_or_default()),
+            Kind::Binary => Self::Binary(whole),
+        }
+    }
+}
+
+impl Split {
+    /// How large both parts together are, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.head.len() + self.body.len()
     }
 }
 
@@ -56,8 +98,13 @@ pub struct Delivery<'a, P: ?Sized> {
 /// How a kind of client wants publications spelled.
 #[derive(Clone, Copy)]
 pub struct Format {
-    /// This format's place among the server's formats, less than [`Format::COUNT`].
-    pub slot: usize,
+    /// This format's place among the server's formats, less than [`Format::COUNT`]. A byte, because
+    /// every subscriber keeps its format.
+    pub slot: u8,
+    /// How many bytes come behind the payload in a spelled object, if the payload stands there
+    /// unchanged. Then bytes stand unchanged at the end of the frame that carries them, and the frames
+    /// of many topics can share both.
+    pub tail_bytes: Option<u8>,
     /// Spells an object, which is given as JSON text.
     pub encode: fn(&Delivery<'_, str>) -> Frame,
     /// Spells bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
@@ -78,6 +125,11 @@ pub type EncodeBytes = fn(&Delivery<'_, [u8]>) -> Option<Frame>;
 impl Format {
     /// How many formats a server may have.
     pub const COUNT: usize = 4;
+
+    /// The place of what is kept for this format in a list that has one for each.
+    pub(super) fn index(self) -> usize {
+        usize::from(self.slot)
+    }
 }
 
 impl fmt::Debug for Format {

@@ -90,6 +90,7 @@ fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
 pub(super) const FORMAT: Format = Format {
     slot: 0,
     encode: spell,
+    tail_bytes: None,
     encode_bytes: None,
     encode_position: None,
     spell_members: |roster| shown(roster).into(),
@@ -345,6 +346,7 @@ async fn take_all(
         let told = match poll_fn(|cx| outbox.poll_take(cx)).await {
             ToSession::Frame(Frame::Text(text), _) => text.to_string(),
             ToSession::Frame(Frame::Binary(bytes), _) => format!("{bytes:?}"),
+            ToSession::Frame(Frame::Split(split), _) => format!("{split:?}"),
             ToSession::News(News::Joined(_, outcome)) => {
                 let outcome = outcome.map(|joined| *joined);
                 let members = outcome.as_ref().ok().and_then(|joined| joined.members.clone());

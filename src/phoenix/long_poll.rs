@@ -19,6 +19,7 @@ use actix_web::{
     },
     web,
 };
+use bytestring::ByteString;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -211,11 +212,11 @@ impl EndpointThread {
         let bytes: usize = frames.iter().map(|frame| frame.size_bytes() + 16).sum();
         let mut body = String::with_capacity(128 + bytes);
         body.push_str(&format!(r#"{{"status":{status},"token":"{token}","messages":["#));
-        for (nth, text) in frames.iter().filter_map(text_of).enumerate() {
+        for (nth, text) in frames.iter().cloned().filter_map(text_of).enumerate() {
             if nth > 0 {
                 body.push(',');
             }
-            push_item(&mut body, text);
+            push_item(&mut body, &text);
         }
         body.push_str("]}");
         match body.len() > LARGE_BYTES {
@@ -232,10 +233,10 @@ fn token_of<'a>(request: &'a HttpRequest, params: &'a Map<String, Value>) -> Opt
 }
 
 /// A frame's text. Bytes cannot be sent this way: [`Transport::LongPoll`] has no format for them.
-fn text_of(frame: &Frame) -> Option<&str> {
-    match frame {
+fn text_of(frame: Frame) -> Option<ByteString> {
+    match frame.into_whole() {
         Frame::Text(text) => Some(text),
-        Frame::Binary(_) => None,
+        _ => None,
     }
 }
 

@@ -100,6 +100,7 @@ impl Version {
                     true => v1::encode_with_position,
                     false => v1::encode_delivery,
                 },
+                tail_bytes: Some(v1::TAIL_BYTES),
                 encode_bytes: None,
                 encode_position: None,
                 spell_members,
@@ -111,6 +112,7 @@ impl Version {
                     true => v2::encode_with_position,
                     false => v2::encode_delivery,
                 },
+                tail_bytes: Some(v2::TAIL_BYTES),
                 encode_bytes: match transport {
                     Transport::WebSocket => Some(binary::encode_delivery),
                     Transport::LongPoll => None,
@@ -388,6 +390,43 @@ mod tests {
             ("\"\\ud800\"", Err(Malformed::Message)),
         ] {
             assert_eq!(parse_ref(json).as_deref(), expected.as_ref().copied(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_payload_stands_unchanged_before_the_tail_of_each_format() {
+        use crate::broker::{position::StreamPosition, subscriber::Delivery};
+
+        let (topic, event, position) =
+            ("public:app:\"r\"", "#general:e", StreamPosition::default());
+        for version in [Version::V1, Version::V2] {
+            for has_positions in [false, true] {
+                let format = version.format(Transport::WebSocket, has_positions);
+                let tail_bytes = usize::from(format.tail_bytes.expect("a tail"));
+                let spell = |payload: &str| match (format.encode)(&Delivery {
+                    topic,
+                    event,
+                    payload,
+                    position,
+                }) {
+                    Frame::Text(text) => text.to_string(),
+                    other => panic!("{other:?} is no text"),
+                };
+                let bare = spell("");
+                let (head, tail) = bare.split_at(bare.len() - tail_bytes);
+                assert_eq!(spell(r#"{"a":1.0}"#), format!(r#"{head}{{"a":1.0}}{tail}"#));
+                let Some(encode_bytes) = format.encode_bytes else { continue };
+                let spell = |payload: &[u8]| match encode_bytes(&Delivery {
+                    topic,
+                    event,
+                    payload,
+                    position,
+                }) {
+                    Some(Frame::Binary(bytes)) => bytes.to_vec(),
+                    other => panic!("{other:?} is no frame of bytes"),
+                };
+                assert_eq!(spell(b"\xff]"), [&spell(b"")[..], b"\xff]"].concat());
+            }
         }
     }
 }

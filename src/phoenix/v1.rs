@@ -42,6 +42,9 @@ pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
     Frame::Text(ByteString::from(object(&topic, event, &position, payload)))
 }
 
+/// How many bytes come behind the payload.
+pub(super) const TAIL_BYTES: u8 = 1;
+
 fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
     let bytes = 48 + topic.len() + event.len() + reference.len() + payload.len();
     let mut json = String::with_capacity(bytes);

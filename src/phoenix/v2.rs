@@ -36,6 +36,9 @@ pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
     Frame::Text(ByteString::from(array("null", &position, &topic, event, payload)))
 }
 
+/// How many bytes come behind the payload.
+pub(super) const TAIL_BYTES: u8 = 1;
+
 fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
     let bytes = join_ref.len() + reference.len() + topic.len() + event.len() + payload.len();
     let mut json = String::with_capacity(bytes + 10);

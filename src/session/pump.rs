@@ -10,6 +10,7 @@
 
 use std::{
     future::Future,
+    io::IoSlice,
     mem,
     pin::Pin,
     rc::Rc,
@@ -20,13 +21,13 @@ use std::{
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_http::ws::{OpCode, Parser};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::Sleep;
 
 use crate::broker::{
     outbox::{Ending, Next, Outbox},
-    subscriber::Frame,
+    subscriber::{Frame, Kind, Split},
 };
 
 use super::{
@@ -40,6 +41,13 @@ const WRITES_PER_POLL: usize = 16;
 /// Frames are gathered into one write until it is this large: of what a client that wakes up finds
 /// waiting, so much is copied for it at a time.
 const GATHERED_BYTES_MAX: usize = 32 * 1024;
+
+/// The second part of a frame is copied into the gathered write if it is at most this large: a copy of
+/// so little costs less than a write of its own.
+const COPIED_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes that a session may write before other tasks of the thread get a turn, in whole writes.
+const BYTES_PER_POLL: usize = 256 * 1024;
 
 /// How often within an idle timeout a session that is stuck in a write is looked at, in case its
 /// client is silent.
@@ -90,6 +98,8 @@ pub(super) struct Pump<T, B> {
     socket: Rc<Socket<T>>,
     /// What the socket has not taken yet.
     unwritten: Bytes,
+    /// What comes behind it: the second part of a frame, which other sessions may share.
+    unwritten_body: Option<Box<Bytes>>,
     is_actor_due: bool,
     is_timer_due: bool,
     /// Whether it has looked for publications to let go first since all was written.
@@ -104,13 +114,45 @@ struct Stuck {
     unread_bytes: u64,
 }
 
-/// A frame as it goes over the wire.
-fn gather(frame: &Frame, gathered: &mut BytesMut) {
+/// A frame as it goes over the wire. A large part that it shares is returned, to be written from where
+/// it lies.
+fn gather(frame: &Frame, gathered: &mut BytesMut) -> Option<Bytes> {
     let (payload, code) = match frame {
         Frame::Text(text) => (&text.as_bytes()[..], OpCode::Text),
         Frame::Binary(bytes) => (&bytes[..], OpCode::Binary),
+        Frame::Split(split) => return gather_split(split, gathered),
     };
     Parser::write_message(gathered, payload, code, true, false);
+    None
+}
+
+fn gather_split(split: &Split, gathered: &mut BytesMut) -> Option<Bytes> {
+    /// The bit that says that a message ends with this frame.
+    const FIN: u8 = 0x80;
+    let Split { kind, head, body } = split;
+    let code = match kind {
+        Kind::Text => OpCode::Text,
+        Kind::Binary => OpCode::Binary,
+    };
+    let bytes = split.size_bytes();
+    gathered.put_u8(FIN | u8::from(code));
+    match (bytes, u16::try_from(bytes)) {
+        (short @ ..126, _) => gathered.put_u8(short as u8),
+        (_, Ok(middle)) => {
+            gathered.put_u8(126);
+            gathered.put_u16(middle);
+        }
+        _ => {
+            gathered.put_u8(127);
+            gathered.put_u64(bytes as u64);
+        }
+    }
+    gathered.put_slice(head);
+    if body.len() > COPIED_BYTES_MAX {
+        return Some(body.clone());
+    }
+    gathered.put_slice(body);
+    None
 }
 
 /// Why writing pauses.
@@ -152,6 +194,7 @@ where
             outbox,
             body: Some(Box::pin(body)),
             unwritten: Bytes::new(),
+            unwritten_body: None,
             sampled: None,
             stuck: None,
             linger_until: None,
@@ -161,6 +204,7 @@ where
 
     /// Writes until something is in the way.
     fn write(&mut self, cx: &mut Context<'_>) -> Paused {
+        let mut taken_bytes = 0;
         for _ in 0..WRITES_PER_POLL {
             match self.flush(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -175,7 +219,10 @@ where
             {
                 return Paused::Turn;
             }
-            let next = match self.write_frames(cx) {
+            if taken_bytes >= BYTES_PER_POLL {
+                break;
+            }
+            let next = match self.write_frames(cx, &mut taken_bytes) {
                 Ok(next) => next,
                 Err(broken) => return broken,
             };
@@ -202,38 +249,69 @@ where
         Paused::Turn
     }
 
-    /// Writes what the outbox has, as much as fits into one write; answers what comes next there.
-    fn write_frames(&mut self, cx: &mut Context<'_>) -> Result<Next, Paused> {
+    /// Writes what the outbox has, as much as fits into one write; answers what comes next there, and
+    /// adds up the bytes that were taken.
+    fn write_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        taken_bytes: &mut usize,
+    ) -> Result<Next, Paused> {
         let worker = self.worker.clone();
         let gathered = &mut *worker.gathered.borrow_mut();
         gathered.clear();
-        let mut sampled = None;
+        let (mut sampled, mut body) = (None, None);
         let next = self.outbox.take_frames(cx.waker(), |frame, published| {
-            gather(&frame, gathered);
+            body = gather(&frame, gathered);
             sampled = sampled.or(published);
-            gathered.len() < GATHERED_BYTES_MAX
+            body.is_none() && gathered.len() < GATHERED_BYTES_MAX
         });
         if gathered.is_empty() {
             return Ok(next);
         }
         self.sampled = self.sampled.or(sampled);
         let mut io = self.socket.io.borrow_mut();
-        let written = match Pin::new(&mut *io).poll_write(cx, gathered) {
+        let socket = Pin::new(&mut *io);
+        let (polled, body_bytes) = match &body {
+            None => (socket.poll_write(cx, gathered), 0),
+            Some(body) => {
+                let parts = [IoSlice::new(gathered), IoSlice::new(body)];
+                (socket.poll_write_vectored(cx, &parts), body.len())
+            }
+        };
+        drop(io);
+        let written = match polled {
             Poll::Ready(Ok(0) | Err(_)) => return Err(Paused::Broken),
             Poll::Ready(Ok(written)) => written,
             Poll::Pending => 0,
         };
-        drop(io);
-        if written == gathered.len() {
+        *taken_bytes += gathered.len() + body_bytes;
+        if written == gathered.len() + body_bytes {
             self.note_written();
         } else {
-            self.unwritten = Bytes::copy_from_slice(&gathered[written..]);
+            self.keep_unwritten(gathered, body, written);
         }
         if gathered.capacity() > 4 * GATHERED_BYTES_MAX {
             // One large frame must not be paid for ever after.
             *gathered = BytesMut::new();
         }
         Ok(next)
+    }
+
+    /// Keeps what the socket did not take of a write: of what was gathered a copy, of the part that is
+    /// shared a reference.
+    fn keep_unwritten(&mut self, gathered: &[u8], body: Option<Bytes>, written: usize) {
+        let rest = gathered.get(written..).unwrap_or_default();
+        let body = body.map(|mut body| {
+            body.advance(written.saturating_sub(gathered.len()));
+            body
+        });
+        match body {
+            Some(body) if rest.is_empty() => self.unwritten = body,
+            body => {
+                self.unwritten = Bytes::copy_from_slice(rest);
+                self.unwritten_body = body.map(Box::new);
+            }
+        }
     }
 
     /// Writes what the socket did not take before.
@@ -249,6 +327,11 @@ where
                     self.unwritten.advance(written);
                     if let Some(stuck) = &mut self.stuck {
                         stuck.since = None;
+                    }
+                    if self.unwritten.is_empty()
+                        && let Some(body) = self.unwritten_body.take()
+                    {
+                        self.unwritten = *body;
                     }
                 }
             }

@@ -262,6 +262,7 @@ impl Conversation for Obedient {
 const FORMAT: Format = Format {
     slot: 0,
     encode,
+    tail_bytes: None,
     encode_bytes: None,
     encode_position: None,
     spell_members: |members| format!("members: {}", members.iter().count()).into(),

@@ -146,6 +146,7 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         match frame {
             Frame::Text(text) => ctx.text(text),
             Frame::Binary(bytes) => ctx.binary(bytes),
+            split @ Frame::Split(_) => self.send(split.into_whole(), ctx),
         }
     }
 

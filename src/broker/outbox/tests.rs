@@ -5,7 +5,10 @@ use std::{
     task::Wake,
 };
 
+use bytes::Bytes;
+
 use super::*;
+use crate::broker::subscriber::Kind;
 
 const ONE: SubscriptionId = SubscriptionId(1);
 const TWO: SubscriptionId = SubscriptionId(2);
@@ -31,11 +34,26 @@ fn frame(text: &str) -> Frame {
     Frame::Text(text.into())
 }
 
+/// Frames that share a body, each with its own head.
+fn split(head: &str, body: &Bytes) -> Frame {
+    let (kind, head) = (Kind::Text, Bytes::copy_from_slice(head.as_bytes()));
+    Frame::Split(Arc::new(Split { kind, head, body: body.clone() }))
+}
+
 /// All there is, in words.
 fn all(outbox: &Outbox) -> Vec<String> {
+    all_of(outbox, usize::MAX)
+}
+
+/// The first of all there is, in words.
+fn all_of(outbox: &Outbox, max: usize) -> Vec<String> {
     std::iter::from_fn(|| outbox.take())
+        .take(max)
         .map(|arrival| match arrival {
             ToSession::Frame(Frame::Text(text), _) => text.to_string(),
+            ToSession::Frame(Frame::Split(split), _) => {
+                String::from_utf8_lossy(&[&split.head[..], &split.body].concat()).into_owned()
+            }
             ToSession::News(News::Joined(SubscriptionId(id), Ok(joined))) => {
                 format!("joined {id}: {}", joined.members.unwrap_or_default())
             }
@@ -72,6 +90,31 @@ fn what_is_taken_makes_room_and_what_the_session_keeps_counts() {
     outbox.keeps(Load { frames: 3, bytes: 9 });
     assert!(outbox.deliver(&frame("abc"), ONE, None));
     assert_eq!(outbox.load(), Load { frames: 4, bytes: 12 });
+}
+
+#[test]
+fn what_frames_share_counts_once_for_as_long_as_any_of_them_waits() {
+    let outbox = outbox(8, 30);
+    let [one, other] = ["1234567890", "abcdefghij"].map(|body| Bytes::from_static(body.as_bytes()));
+    let load = || (outbox.load().frames, outbox.load().bytes);
+    let takes = || all_of(&outbox, 1);
+    for (head, body, expected) in
+        [("a", &one, (1, 11)), ("b", &one, (2, 12)), ("c", &other, (3, 23)), ("d", &one, (4, 24))]
+    {
+        assert!(outbox.deliver(&split(head, body), ONE, None), "{head}");
+        assert_eq!(load(), expected, "{head}");
+    }
+    assert!(outbox.deliver(&split("e", &other), TWO, None));
+    for (expected, left) in [("a1234567890", (4, 24)), ("b1234567890", (3, 23))] {
+        assert_eq!((takes(), load()), (vec![expected.to_owned()], left));
+    }
+    outbox.leave(ONE);
+    assert_eq!(load(), (1, 11), "what the other subscription waits for stays counted");
+    let third = Bytes::from_static(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    assert!(!outbox.deliver(&split("", &third), TWO, None), "more than may wait");
+    assert_eq!(outbox.ended(), Some(Ending::SlowConsumer(Excess::Bytes)));
+    assert_eq!(all(&outbox)[0], "eabcdefghij");
+    assert_eq!(load(), (0, 0));
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn shown(effect: &Effect) -> String {
     match effect {
         Effect::Send(Frame::Text(text)) => text.to_string(),
         Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
+        Effect::Send(Frame::Split(split)) => format!("{split:?}"),
         Effect::Subscribe(Subscription { place: joined, persona, .. }) => match persona {
             None => format!("subscribe {}", place(joined)),
             Some(Persona { key, meta }) => {

@@ -25,7 +25,8 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates curl \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
- && useradd --system --create-home --home-dir /herald --shell /usr/sbin/nologin herald
+ && useradd --system --create-home --home-dir /herald --shell /usr/sbin/nologin herald \
+ && install --directory --owner herald --group herald --mode 700 /herald/data
 COPY --from=build /herald/target/release/herald /usr/local/bin/herald
 USER herald
 WORKDIR /herald

@@ -1,5 +1,6 @@
 //! The composition root: builds every part from the settings, runs them, stops them in order.
 
+mod archive_file;
 mod listeners;
 mod shutdown;
 mod threads;
@@ -44,6 +45,7 @@ use crate::{
     },
     settings::{self, Settings, SettingsError},
 };
+use archive_file::ArchiveFile;
 use listeners::Listeners;
 use shutdown::{Pace, Shutdown, Signals};
 use threads::Threads;
@@ -168,7 +170,7 @@ impl Server {
 
     /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and
     /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012, batch by
-    /// batch. A second signal closes at once what is left, a third one ends it all.
+    /// batch, while what is retained is saved. A second signal closes at once what is left, a third one ends it all.
     ///
     /// # Errors
     /// The error of a signal handler.
@@ -270,6 +272,7 @@ impl Parts {
                 interval: server.drain_interval,
             },
             timeout: server.shutdown_timeout,
+            archive: self.load().await,
         };
         actix_rt::spawn(self.services.topics.clone().keep_history());
         let (address, metrics) = (listeners.address, self.services.metrics.clone());
@@ -278,6 +281,16 @@ impl Parts {
         let threads = threads.await.map_err(StartError::Thread)?;
         let stop = Stop::default();
         Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
+    }
+
+    /// Takes up what the last stop saved; answers the file in which the next one saves it.
+    async fn load(&self) -> Option<Arc<ArchiveFile>> {
+        let file = Arc::new(ArchiveFile::new(self.services.settings.history_file()?));
+        let (topics, to_load) = (self.services.topics.clone(), file.clone());
+        if web::block(move || to_load.load(&topics)).await.is_err() {
+            warn!("a panic ended the loading of {file}");
+        }
+        Some(file)
     }
 
     async fn serve_metrics(

@@ -13,6 +13,7 @@ use crate::{app::AppId, metrics::labels::Limit, settings::HistorySettings};
 use super::{
     backlog::Backlog,
     fanout::{Fanout, WorkerId},
+    history::{Contradiction, History, Retention},
     ledger::{Account, Ledger},
     position::{Epochs, StreamPosition},
     stream::Stream,
@@ -108,8 +109,7 @@ impl Directory {
 
     /// The stream of a scope, which is made if there is none.
     fn stream(&self, streams: &mut Streams, key: &ScopeKey) -> Result<Arc<Stream>, TooManyScopes> {
-        let new = || AppStreams { account: self.ledger.open(key.app), scopes: HashMap::new() };
-        let app = streams.entry(key.app).or_insert_with(new);
+        let app = self.app(streams, key.app);
         if let Some(stream) = app.scopes.get(&key.scope) {
             return Ok(stream.clone());
         }
@@ -120,6 +120,63 @@ impl Directory {
         let stream = Arc::new(Stream::new(key.clone(), epoch, self.backlog.clone(), account));
         app.scopes.insert(key.scope.clone(), stream.clone());
         Ok(stream)
+    }
+
+    /// The streams of an app, of which there may be none yet.
+    fn app<'a>(&self, streams: &'a mut Streams, app: AppId) -> &'a mut AppStreams {
+        let new = || AppStreams { account: self.ledger.open(app), scopes: HashMap::new() };
+        streams.entry(app).or_insert_with(new)
+    }
+
+    /// Takes up the stream of a scope with its history, which was last used at `used_ms`, in Unix
+    /// milliseconds. If the app has as many scopes as it may, the history is dropped.
+    ///
+    /// # Errors
+    /// [`Contradiction`] if there is a stream of that scope.
+    pub(super) fn resume(
+        &self,
+        key: ScopeKey,
+        history: History,
+        used_ms: u64,
+    ) -> Result<(), Contradiction> {
+        let mut streams = self.write();
+        let app = self.app(&mut streams, key.app);
+        if app.scopes.contains_key(&key.scope) {
+            return Err(Contradiction);
+        }
+        if app.scopes.len() < self.scopes_per_app_max {
+            let (scope, account) = (key.scope.clone(), app.account.clone());
+            let stream = Stream::resumed(key, history, used_ms, self.backlog.clone(), account);
+            app.scopes.insert(scope, Arc::new(stream));
+        }
+        Ok(())
+    }
+
+    /// Forgets all streams. Nobody may have used them yet.
+    pub(super) fn forget_all(&self) {
+        self.write().clear();
+    }
+
+    /// The streams of all apps that retain publications, and when each app was created, in Unix
+    /// microseconds.
+    pub(super) fn retaining(&self) -> Vec<(i64, Arc<Stream>)> {
+        let streams = self.read();
+        let of_app = |(app, streams): (&AppId, &AppStreams)| {
+            let created_us = self.ledger.created_us(*app)?;
+            let retains = !self.ledger.retention(*app).is_none();
+            let scopes = streams.scopes.values().cloned();
+            retains.then(|| scopes.map(|stream| (created_us, stream)).collect::<Vec<_>>())
+        };
+        streams.iter().filter_map(of_app).flatten().collect()
+    }
+
+    /// What the app with this id, created at `created_us`, in Unix microseconds, retains of each scope;
+    /// nothing if there is no such app.
+    pub(super) fn retention_of(&self, app: AppId, created_us: i64) -> Retention {
+        match self.ledger.created_us(app) {
+            Some(created) if created == created_us => self.ledger.retention(app),
+            _ => Retention::NONE,
+        }
     }
 
     /// Hands a thread nothing of a scope any more.

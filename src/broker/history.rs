@@ -67,8 +67,26 @@ pub enum Gap {
     TooMuch,
 }
 
+/// The highest offsets that were evicted from a history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// From channels that are not remembered.
+    pub forgotten: u64,
+    /// At all.
+    pub all: u64,
+    /// From `#general`.
+    pub general: u64,
+}
+
+/// What is to be retained again contradicts what is known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contradiction;
+
+/// The highest offset with which a numbering is taken up again: none gets there by counting.
+const OFFSET_MAX: u64 = u64::MAX / 2;
+
 /// Numbers the publications of one scope and retains the newest of them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct History {
     head: StreamPosition,
     /// All that is retained, by offset.
@@ -85,7 +103,7 @@ pub struct History {
 }
 
 /// The offsets of what one destination retains, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Ring {
     offsets: VecDeque<u64>,
     /// The highest offset that was evicted.
@@ -117,6 +135,94 @@ impl History {
             bytes: 0,
             times_forgotten: 0,
         }
+    }
+
+    /// Takes up a numbering where another history left it; what that one retained is to follow, first
+    /// by [`remember`](Self::remember) and then by [`retain_again`](Self::retain_again).
+    ///
+    /// # Errors
+    /// [`Contradiction`].
+    pub fn resumed(head: StreamPosition, evicted: Evicted) -> Result<Self, Contradiction> {
+        let Evicted { forgotten, all, general } = evicted;
+        if head.offset > OFFSET_MAX || all > head.offset || forgotten.max(general) > all {
+            return Err(Contradiction);
+        }
+        let general = Ring { evicted: general, ..Ring::default() };
+        Ok(Self { head, forgotten, evicted: all, general, ..Self::new(head.epoch) })
+    }
+
+    /// Remembers a channel from which publications up to the offset `evicted` were evicted. Where
+    /// `channels_max` channels are remembered already, it is forgotten.
+    ///
+    /// # Errors
+    /// [`Contradiction`].
+    pub fn remember(
+        &mut self,
+        channel: &ChannelName,
+        evicted: u64,
+        channels_max: usize,
+    ) -> Result<(), Contradiction> {
+        if evicted > self.evicted || self.channels.contains_key(channel) {
+            return Err(Contradiction);
+        }
+        if self.channels.len() >= channels_max {
+            self.forgotten = self.forgotten.max(evicted);
+            return Ok(());
+        }
+        self.insert(channel, evicted);
+        Ok(())
+    }
+
+    /// Retains a publication again. The oldest ones are evicted if more than `bytes_max` are retained.
+    /// One of a channel that is not remembered is evicted itself.
+    ///
+    /// # Errors
+    /// [`Contradiction`] if it is not after all that are retained, or was evicted before.
+    pub fn retain_again(
+        &mut self,
+        offset: u64,
+        retained: Retained,
+        bytes_max: usize,
+    ) -> Result<(), Contradiction> {
+        let newest = self.retained.last_key_value().map_or(0, |(newest, _)| *newest);
+        if offset <= newest || offset > self.head.offset {
+            return Err(Contradiction);
+        }
+        match self.ring_mut(retained.channel()) {
+            Some(ring) if offset <= ring.evicted => return Err(Contradiction),
+            Some(ring) => {
+                ring.offsets.push_back(offset);
+                self.bytes += PLACE_BYTES + retained.size_bytes();
+                self.retained.insert(offset, retained);
+            }
+            None => {
+                self.forgotten = self.forgotten.max(offset);
+                self.evicted = self.evicted.max(offset);
+            }
+        }
+        while self.bytes > bytes_max && !self.is_empty() {
+            self.evict_oldest();
+        }
+        Ok(())
+    }
+
+    /// What is not retained any more.
+    pub fn evicted(&self) -> Evicted {
+        let Self { forgotten, evicted, general, .. } = self;
+        Evicted { forgotten: *forgotten, all: *evicted, general: general.evicted }
+    }
+
+    /// The channels that are remembered, and the highest offset that was evicted from each. Those with
+    /// the newest publications are the first.
+    pub fn channels(&self) -> Vec<(&ChannelName, u64)> {
+        let mut channels: Vec<_> = self.channels.iter().collect();
+        channels.sort_unstable_by_key(|(_, ring)| std::cmp::Reverse(ring.newest()));
+        channels.into_iter().map(|(channel, ring)| (channel, ring.evicted)).collect()
+    }
+
+    /// All that is retained, by offset.
+    pub fn publications(&self) -> impl ExactSizeIterator<Item = (u64, &Retained)> {
+        self.retained.iter().map(|(offset, retained)| (*offset, retained))
     }
 
     /// The position of the newest publication.
@@ -287,14 +393,18 @@ impl History {
         if let Destination::Channel(channel) = &publication.destination
             && !self.channels.contains_key(channel)
         {
-            self.bytes += RING_BYTES + channel.as_str().len();
-            let ring = Ring { evicted: self.forgotten, ..Ring::default() };
-            self.channels.insert(channel.detached(), ring);
+            self.insert(channel, self.forgotten);
         }
         if let Some(ring) = self.ring_mut(retained.channel()) {
             ring.offsets.push_back(offset);
         }
         self.retained.insert(offset, retained);
+    }
+
+    /// Remembers a channel that retains nothing.
+    fn insert(&mut self, channel: &ChannelName, evicted: u64) {
+        self.bytes += RING_BYTES + channel.as_str().len();
+        self.channels.insert(channel.detached(), Ring { evicted, ..Ring::default() });
     }
 
     /// Keeps to the bounds after a publication to `destination`.

@@ -56,6 +56,11 @@ impl Ledger {
         self.0.apps.load().by_id(app).is_some()
     }
 
+    /// When an app was created, in Unix microseconds; `None` if there is no such app.
+    pub(super) fn created_us(&self, app: AppId) -> Option<i64> {
+        self.0.apps.load().by_id(app).map(|app| app.inserted_at.timestamp_micros())
+    }
+
     /// Bytes that all apps retain.
     pub(super) fn bytes(&self) -> usize {
         self.0.bytes.load(Relaxed)

@@ -9,6 +9,9 @@
 //! The `ledger` knows how much each app retains and may retain. A join that knows a [`position`] is
 //! given a [`recovery`]: the fan-out asks the stream for what was missed, and spells it as `replays`.
 //!
+//! [`saving`] writes what is retained to an [`archive`] when the server stops, and takes it up again when
+//! the next one starts.
+//!
 //! A publisher may name an [`idempotency`] key, so that it can repeat a request without publishing
 //! twice: [`Topics::publish_once`].
 //!
@@ -20,6 +23,7 @@
 
 pub mod addressing;
 mod announcement;
+pub mod archive;
 pub mod backlog;
 mod count;
 mod directory;
@@ -42,6 +46,7 @@ pub mod recovery;
 mod reference;
 mod replays;
 mod retained;
+pub mod saving;
 mod spellings;
 mod stream;
 pub mod subscriber;

@@ -112,17 +112,26 @@ impl Permits {
     /// requests that came before are answered. Those still waiting then are refused as well.
     pub(super) async fn finish(&self, wait_max: Duration) {
         self.state().is_finishing = true;
-        let finished = async {
-            while !self.is_finished(&self.state()) {
-                self.0.finished.notified().await;
-            }
-        };
         // Out of time: what is still under way is as lost as the server.
-        let _ = timeout(wait_max, finished).await;
+        let _ = timeout(wait_max, self.finished()).await;
         let mut state = self.state();
         state.turns.clear();
         // Dropping a request tells its publisher.
         state.apps.values_mut().for_each(|share| share.requests.clear());
+        self.0.finished.notify_waiters();
+    }
+
+    /// Waits until [`finish`](Self::finish) was called, all permits are free and no request waits: from
+    /// then on no permit is held ever again.
+    pub(super) async fn finished(&self) {
+        loop {
+            // It is notified of whatever happens from here on, also before it is awaited.
+            let notified = self.0.finished.notified();
+            if self.is_finished(&self.state()) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     fn is_finished(&self, state: &State) -> bool {
@@ -181,7 +190,7 @@ impl Permits {
             state.turns.push_back(app);
         }
         if self.is_finished(&state) {
-            self.0.finished.notify_one();
+            self.0.finished.notify_waiters();
         }
         // A permit that nobody takes any more is dropped here, which locks the state again.
         drop(state);

@@ -29,6 +29,16 @@ impl Epoch {
         Self((u128::from(hash_of(key)) << NUMBERING_BITS) | numbering)
     }
 
+    /// The epoch with these bits, which [`Epoch::to_bits`] answered.
+    pub(super) fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The epoch as a number, for [`Epoch::from_bits`] of another process.
+    pub(super) fn to_bits(self) -> u128 {
+        self.0
+    }
+
     /// Whether this epoch can belong to a scope. It does not belong to any other scope, except that
     /// two scopes in four billion cannot be told apart.
     pub fn can_be_of(self, key: &ScopeKey) -> bool {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::publication::{Destination, Payload, Publication};
+use super::{
+    publication::{Destination, EventName, Payload, Publication},
+    topic_name::ChannelName,
+};
 
 /// A publication that is retained, without its position and its scope. Clones share it.
 ///
@@ -63,6 +66,33 @@ impl Retained {
         let parts =
             [&at_ms.to_le_bytes()[..], &head, channel.as_bytes(), event.as_bytes(), payload];
         Self(parts.concat().into())
+    }
+
+    /// Takes the bytes of one that was retained before; `None` if they break the rules above.
+    ///
+    /// That an object is JSON is not checked.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (head, names) = bytes.split_at_checked(HEAD_BYTES)?;
+        let (kind, lengths) = (head[8], [head[9], head[10]].map(usize::from));
+        let (channel, rest) = names.split_at_checked(lengths[0])?;
+        let (event, payload) = rest.split_at_checked(lengths[1])?;
+        let (channel, event) = (str::from_utf8(channel).ok()?, str::from_utf8(event).ok()?);
+        let fits = match kind & GENERAL {
+            0 => ChannelName::parse(channel).is_ok(),
+            _ => channel.is_empty(),
+        };
+        let payload_fits = match kind & !GENERAL {
+            OBJECT => payload.first() == Some(&b'{') && str::from_utf8(payload).is_ok(),
+            BYTES => true,
+            _ => false,
+        };
+        let event_fits = EventName::parse(event).is_ok();
+        (fits && event_fits && payload_fits).then(|| Self(bytes.into()))
+    }
+
+    /// All of it, as [`Retained::parse`] takes it.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// When it was accepted, in Unix milliseconds.
@@ -140,6 +170,7 @@ mod tests {
             assert_eq!(retained.channel().unwrap_or("#general"), destination);
             assert_eq!(retained.event(), whole.event.as_str());
             assert_eq!(retained.payload_bytes(), whole.payload.size_bytes());
+            assert_eq!(Retained::parse(retained.as_bytes()), Some(retained.clone()));
             match (retained.payload(), &whole.payload) {
                 (RetainedPayload::Object(kept), Payload::Object(said)) => {
                     assert_eq!(kept, said.as_str());
@@ -148,5 +179,36 @@ mod tests {
                 (kept, said) => panic!("{kept:?} {said:?}"),
             }
         }
+    }
+
+    #[test]
+    fn bytes_that_were_not_retained_are_not_taken() {
+        let bytes = |kind: u8, lengths: [u8; 2], rest: &str| {
+            [&[0; 8][..], &[kind], &lengths, rest.as_bytes()].concat()
+        };
+        let taken = |bytes: Vec<u8>| Retained::parse(&bytes).is_some();
+        assert!(taken(bytes(OBJECT, [4, 3], "roommsg{}")));
+        assert!(taken(bytes(OBJECT | GENERAL, [0, 3], "msg{}")));
+        assert!(taken(bytes(BYTES, [4, 3], "roommsg")));
+        for (kind, lengths, rest) in [
+            (OBJECT, [4, 3], "roommsg"),
+            (OBJECT, [4, 3], "roommsg[]"),
+            (OBJECT, [200, 3], "roommsg{}"),
+            (OBJECT, [4, 200], "roommsg{}"),
+            (OBJECT, [0, 3], "msg{}"),
+            (OBJECT, [4, 0], "room{}"),
+            (OBJECT, [4, 3], "#ooomsg{}"),
+            (OBJECT, [4, 3], "roomm\u{1}g{}"),
+            (OBJECT, [1, 4], "\u{e9}msg{}"),
+            (OBJECT | GENERAL, [4, 3], "roommsg{}"),
+            (4, [4, 3], "roommsg{}"),
+            (255, [4, 3], "roommsg{}"),
+        ] {
+            assert!(!taken(bytes(kind, lengths, rest)), "{kind} {lengths:?} {rest:?}");
+        }
+        assert!(!taken(Vec::new()));
+        assert!(!taken(vec![0; HEAD_BYTES]));
+        let no_text = [&bytes(OBJECT, [4, 3], "roommsg{")[..], b"\xff}"].concat();
+        assert!(!taken(no_text));
     }
 }

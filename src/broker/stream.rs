@@ -64,9 +64,29 @@ impl Stream {
         backlog: Backlog,
         account: Arc<Account>,
     ) -> Self {
-        let history = History::new(epoch);
-        let state = State { history, used_ms: 0, threads: Vec::new(), tracker: None };
+        Self::resumed(key, History::new(epoch), 0, backlog, account)
+    }
+
+    /// Takes up an order with its history, which was last used at `used_ms`, in Unix milliseconds. No
+    /// thread hears it yet.
+    pub(super) fn resumed(
+        key: ScopeKey,
+        history: History,
+        used_ms: u64,
+        backlog: Backlog,
+        account: Arc<Account>,
+    ) -> Self {
+        account.note(0, history.bytes());
+        let state = State { history, used_ms, threads: Vec::new(), tracker: None };
         Self { key, backlog, account, state: Mutex::new(state) }
+    }
+
+    /// A copy of the history as of now, which shares what is retained, and when the stream was last
+    /// used, in Unix milliseconds.
+    pub(super) fn copy(&self, now_ms: u64) -> (History, u64) {
+        self.sweep(now_ms);
+        let state = self.state();
+        (state.history.clone(), state.used_ms)
     }
 
     /// The scope.

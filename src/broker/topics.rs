@@ -6,7 +6,7 @@
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
-    mem,
+    io, mem,
     rc::Rc,
     sync::{
         Arc, PoisonError, RwLock,
@@ -31,6 +31,7 @@ use crate::{
 };
 
 use super::{
+    archive::ArchiveError,
     backlog::Backlog,
     directory::{Directory, TooManyScopes},
     disconnection::Disconnection,
@@ -46,6 +47,7 @@ use super::{
     presence::Roster,
     publication::{JsonObject, Publication},
     reference::References,
+    saving::{self, Totals},
     stream::Stream,
     subscriber::{Disconnect, ScopeKey, SessionId, SubscribeError},
     topic_name::ChannelName,
@@ -433,6 +435,29 @@ impl Topics {
     /// outboxes of its subscribers; from then on whoever publishes is told [`PublishError::Busy`].
     pub async fn finish(&self, wait_max: Duration) {
         self.0.permits.finish(wait_max).await;
+    }
+
+    /// Waits until [`finish`](Self::finish) was called and nothing is under way: from then on no
+    /// publication is accepted, and none takes a place in an order.
+    pub async fn finished(&self) {
+        self.0.permits.finished().await;
+    }
+
+    /// Writes what is retained, as of now. Blocks.
+    ///
+    /// # Errors
+    /// Those of `target`.
+    pub fn save(&self, target: impl io::Write) -> io::Result<Totals> {
+        saving::save(&self.0.directory, target, now_ms())
+    }
+
+    /// Takes up what was saved, as far as it may still be retained. Blocks. Must be called before
+    /// anything is published or joined.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]: nothing was taken up.
+    pub fn load(&self, source: impl io::Read) -> Result<Totals, ArchiveError> {
+        saving::load(&self.0.directory, source, now_ms())
     }
 
     /// What bounds the publications and announcements that are under way.

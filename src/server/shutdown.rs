@@ -1,5 +1,5 @@
 //! Stopping in order: what was accepted is delivered, and sessions are closed a few at a time, so
-//! that their clients do not all come back in one moment.
+//! that their clients do not all come back in one moment. Meanwhile what is retained is saved.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use super::threads::Threads;
+use super::{archive_file::ArchiveFile, threads::Threads};
 use crate::{broker::Topics, session::worker::Sessions};
 
 /// How often a shutdown looks whether the sessions are gone.
@@ -29,6 +29,9 @@ const HURRIED_MAX: Duration = Duration::from_secs(3);
 
 /// How long a thread may take to hear of its sessions' end: the others' must not wait for it.
 const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The part of the time limit within which what is retained must be saved.
+const SAVE_SHARE: (u32, u32) = (9, 10);
 
 /// What ends a process.
 pub(super) struct Signals {
@@ -78,6 +81,8 @@ pub(super) struct Shutdown {
     pub(super) draining: Arc<AtomicBool>,
     pub(super) pace: Pace,
     pub(super) timeout: Duration,
+    /// Where what is retained is saved, if it is.
+    pub(super) archive: Option<Arc<ArchiveFile>>,
 }
 
 impl Shutdown {
@@ -93,9 +98,12 @@ impl Shutdown {
     ) -> Result<(), &'static str> {
         let deadline = Instant::now() + self.timeout;
         let hurry = Notify::new();
-        let in_order = async {
+        let end_sessions = async {
             self.drain(deadline, &hurry).await;
             threads.finish().await;
+        };
+        let in_order = async {
+            tokio::join!(end_sessions, self.save(deadline));
         };
         tokio::pin!(in_order);
         tokio::select! {
@@ -132,6 +140,16 @@ impl Shutdown {
             Ok(()) => info!("all sessions are closed"),
             Err(_) => warn!("{} sessions did not close in time", self.sessions.open()),
         }
+    }
+
+    /// Saves what is retained, while sessions are closed. Is given up a little before the stop has to
+    /// end.
+    async fn save(&self, deadline: Instant) {
+        let Some(archive) = &self.archive else { return };
+        let wait_max =
+            deadline.saturating_duration_since(Instant::now()) * SAVE_SHARE.0 / SAVE_SHARE.1;
+        // It says itself that it was given up.
+        let _ = timeout(wait_max, archive.clone().save(self.topics.clone())).await;
     }
 
     /// Waits until no session is open.

@@ -89,7 +89,7 @@ on_both_databases! {
 }
 
 /// A database of one test's own.
-struct TestDatabase {
+pub(crate) struct TestDatabase {
     url: String,
     folder: Option<TempDir>,
 }
@@ -101,16 +101,20 @@ impl TestDatabase {
         Self { url, folder: Some(folder) }
     }
 
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         let name = format!("herald_test_{}", Uuid::new_v4().simple());
         sql(&postgres_url(), &format!("CREATE DATABASE {name}")).await;
         let (server, _) = postgres_url_split();
         Self { url: format!("{server}/{name}"), folder: None }
     }
 
-    async fn remove(&self) {
+    pub(crate) async fn remove(&self) {
         let (_, name) = self.url.rsplit_once('/').expect("a name in the URL");
         sql(&postgres_url(), &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     fn settings(&self) -> settings::Database {

@@ -286,3 +286,68 @@ async fn migrations_on_a_full_disk_fail_and_leave_nothing_half_done() {
     let applied: String = Migrator::get_migration_files().iter().map(line).collect();
     assert_eq!(done.succeeded(), applied, "none was applied before");
 }
+
+/// A server on this disk that publishes more than there is room for; a position of it.
+async fn more_than_there_is_room_for(process: &Process) -> String {
+    let app = App::seeded();
+    let mut position = String::new();
+    for _ in 0..20 {
+        let payload = json!({ "filler": "x".repeat(90_000) });
+        let event = json!({"topic": "t", "event": "e", "payload": payload, "position": true});
+        let url = process.server.url("/api/apps/test-app/events");
+        let answer = request("POST", url).basic(&app.key, &app.secret).json(&event).send().await;
+        position = answer.json()["position"].as_str().expect("a position").to_owned();
+    }
+    position
+}
+
+/// What a client with a position is told.
+async fn recovery(process: &Process, since: &str) -> Value {
+    let mut socket = Socket::connect(&process.server, V2).await;
+    let reply = socket.try_join("public:test-app:t", json!({ "since": since })).await;
+    reply["response"]["recovery"].clone()
+}
+
+#[tokio::test]
+async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
+    let disk = SmallDisk::new();
+    let file = disk.path("history").display().to_string();
+    let start = |dir: TempDir| {
+        let env = [("HERALD__HISTORY__FILE", file.as_str())];
+        Process::start_through(herald("trap '' XFSZ"), dir, &env)
+    };
+    let process = start(TempDir::new().expect("a temporary folder"));
+    let lost = more_than_there_is_room_for(&process).await;
+    if !disk.is_mounted {
+        process.limit_file_bytes(FILE_BYTES_MAX);
+    }
+    process.signal("TERM");
+    let log = process.rest_of_log();
+    assert!(log.iter().any(|line| line.contains("cannot save the history file")), "{log:#?}");
+    let names = std::fs::read_dir(disk.folder.path()).expect("a folder").count();
+    assert_eq!(names, 1, "nothing that is half written is left");
+    let process = start(process.crash());
+    process.until_logged("holds nothing: the last server did not save it");
+    assert_eq!(recovery(&process, &lost).await["reason"], "epoch");
+    let app = App::seeded();
+    process.server.trigger(&app, json!({"topic": "t", "event": "e"})).await;
+    let saved = recovery(&process, "").await["position"].as_str().expect("a position").to_owned();
+    let dir = process.stop();
+    if !disk.is_mounted {
+        return;
+    }
+
+    // There is not even room to say that the file is in use: what it holds is given up.
+    fill(&disk.path("filler"));
+    let process = start(dir);
+    let told = recovery(&process, &saved).await;
+    if told["complete"] != true {
+        assert_eq!(told["reason"], "epoch");
+        assert!(!process.logged("cannot use the history file", 1).is_empty());
+    }
+    process.server.trigger(&app, json!({"topic": "t", "event": "e"})).await;
+    // It is never loaded again.
+    std::fs::remove_file(disk.path("filler")).expect("the filler");
+    let process = start(process.crash());
+    assert_eq!(recovery(&process, &saved).await["reason"], "epoch");
+}

@@ -48,6 +48,7 @@ mod pushing;
 mod recovery;
 mod refusals;
 mod repeating;
+mod restarts;
 mod rooms;
 mod secrecy;
 mod settings;

@@ -5,6 +5,7 @@
 //! where Herald breaks its word. Most compare Herald with a reading of the same rule that is as
 //! plain as can be, however slow.
 
+pub mod archive;
 pub mod conversation;
 pub mod long_poll_body;
 pub mod permission;
@@ -19,7 +20,7 @@ pub mod v2_text;
 pub type Check = fn(&[u8]);
 
 /// Every check by the name of its target, which is that of its corpus, too.
-pub const CHECKS: [(&str, Check); 8] = [
+pub const CHECKS: [(&str, Check); 9] = [
     ("v1", v1::check),
     ("v2_text", v2_text::check),
     ("v2_binary", v2_binary::check),
@@ -28,4 +29,5 @@ pub const CHECKS: [(&str, Check); 8] = [
     ("permission", permission::check),
     ("token_pair", token_pair::check),
     ("conversation", conversation::check),
+    ("archive", archive::check),
 ];

@@ -160,6 +160,13 @@ impl Process {
         }
     }
 
+    /// Stops it in order, and leaves its folder.
+    pub fn stop(mut self) -> TempDir {
+        self.signal("TERM");
+        assert!(self.ended().success());
+        self.crash()
+    }
+
     /// Kills it as a crash would, and leaves its folder.
     pub fn crash(mut self) -> TempDir {
         self.child.kill().expect("a child of ours");

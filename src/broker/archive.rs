@@ -1,0 +1,407 @@
+//! The archive: what streams retain, as bytes that outlive the process.
+//!
+//! Pure: no file and no clock. An archive is a preamble, then a flat sequence of [`Item`]s, then an
+//! end that holds a checksum of everything before it. All numbers are little-endian.
+//!
+//! ```text
+//! preamble     magic (16 bytes), version u16, kind u8
+//!   in use     run u128
+//!   saved      at_ms u64, items, end
+//!
+//! stream       1u8, app i32, created_us i64, used_ms u64, epoch u128, offset u64,
+//!              forgotten u64, evicted u64, general_evicted u64, scope
+//! channel      2u8, evicted u64, name
+//! publication  3u8, offset u64, length u32, bytes as `Retained` packs them
+//! end          4u8, number of the items before it u64, CRC-32 u32
+//! ```
+//!
+//! A name is its length as a byte, then its text. An item belongs to the last stream before it.
+//! Nothing that was read may be used before the end was read: only then is it known that the archive
+//! is whole. Any change of a single byte, and any truncation, is recognised.
+
+use std::io::{self, Read, Write};
+
+use crc32fast::Hasher;
+
+use crate::app::AppId;
+
+use super::{
+    history::Evicted,
+    position::{Epoch, StreamPosition},
+    retained::Retained,
+    subscriber::ScopeKey,
+    topic_name::{ChannelName, Scope},
+};
+
+/// The first bytes of every archive.
+pub const MAGIC: [u8; 16] = *b"HERALD HISTORY\0\n";
+
+/// Raised whenever an older Herald would misread what is written.
+const VERSION: u16 = 1;
+
+const IN_USE: u8 = 0;
+const SAVED: u8 = 1;
+
+const STREAM: u8 = 1;
+const CHANNEL: u8 = 2;
+const PUBLICATION: u8 = 3;
+const END: u8 = 4;
+
+/// What an archive holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preamble {
+    /// Nothing: a server is running, or did not stop in order. The number names that run.
+    InUse(u128),
+    /// What was retained at this time, in Unix milliseconds.
+    Saved {
+        /// The time.
+        at_ms: u64,
+    },
+}
+
+/// A part of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A stream; its channels and publications follow.
+    Stream(StreamItem),
+    /// A channel that the stream remembers.
+    Channel {
+        /// Its name.
+        name: ChannelName,
+        /// The highest offset that was evicted from it.
+        evicted: u64,
+    },
+    /// A publication that the stream retains.
+    Publication {
+        /// Its offset.
+        offset: u64,
+        /// The publication.
+        retained: Retained,
+    },
+}
+
+/// A stream without what it retains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamItem {
+    /// The scope.
+    pub key: ScopeKey,
+    /// When the app was created, in Unix microseconds: another database may give its id to another
+    /// app.
+    pub created_us: i64,
+    /// When the stream was last used, in Unix milliseconds.
+    pub used_ms: u64,
+    /// The position of its newest publication.
+    pub head: StreamPosition,
+    /// What is not retained any more.
+    pub evicted: Evicted,
+}
+
+/// Why an archive cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The first bytes are those of something else.
+    #[error("it is not a history file")]
+    Foreign,
+    /// Another version of Herald wrote it.
+    #[error("it has version {0} of the format, and this Herald reads version {VERSION}")]
+    Version(u16),
+    /// It ends too early.
+    #[error("it is truncated")]
+    Truncated,
+    /// It was saved so long ago that all of it has expired.
+    #[error("it was saved longer ago than history.age_max")]
+    Old,
+    /// It contradicts itself.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for ArchiveError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Reads the preamble.
+///
+/// # Errors
+/// [`ArchiveError`].
+pub fn read_preamble(source: &mut impl Read) -> Result<Preamble, ArchiveError> {
+    read_preamble_of(&mut Summed::new(source))
+}
+
+/// The bytes of an archive that says that a run uses it.
+pub fn in_use(run: u128) -> Vec<u8> {
+    [&MAGIC[..], &VERSION.to_le_bytes(), &[IN_USE], &run.to_le_bytes()].concat()
+}
+
+fn read_preamble_of(source: &mut Summed<impl Read>) -> Result<Preamble, ArchiveError> {
+    source.magic()?;
+    let version = u16::from_le_bytes(source.array()?);
+    if version != VERSION {
+        return Err(ArchiveError::Version(version));
+    }
+    match source.array()? {
+        [IN_USE] => Ok(Preamble::InUse(u128::from_le_bytes(source.array()?))),
+        [SAVED] => Ok(Preamble::Saved { at_ms: source.number()? }),
+        _ => Err(ArchiveError::Damaged("an unknown kind")),
+    }
+}
+
+/// Writes an archive.
+pub struct Writer<W> {
+    target: W,
+    sum: Hasher,
+    items: u64,
+    /// The item that is put together.
+    item: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins an archive of what is retained at `at_ms`, in Unix milliseconds. Many small pieces are
+    /// written: `target` should be buffered.
+    ///
+    /// # Errors
+    /// Those of `target`, as for everything else here.
+    pub fn begin(target: W, at_ms: u64) -> io::Result<Self> {
+        let mut writer = Self { target, sum: Hasher::new(), items: 0, item: Vec::new() };
+        writer.item.extend(MAGIC);
+        writer.item.extend(VERSION.to_le_bytes());
+        writer.item.push(SAVED);
+        writer.item.extend(at_ms.to_le_bytes());
+        writer.flush_item()?;
+        Ok(writer)
+    }
+
+    /// Writes a stream; its channels and publications are to follow.
+    pub fn stream(&mut self, stream: &StreamItem) -> io::Result<()> {
+        let StreamItem { key, created_us, used_ms, head, evicted } = stream;
+        self.begin_item(STREAM);
+        self.item.extend(key.app.0.to_le_bytes());
+        self.item.extend(created_us.to_le_bytes());
+        self.number(*used_ms);
+        self.item.extend(head.epoch.to_bits().to_le_bytes());
+        self.number(head.offset);
+        self.number(evicted.forgotten);
+        self.number(evicted.all);
+        self.number(evicted.general);
+        self.name(key.scope.as_str());
+        self.flush_item()
+    }
+
+    /// Writes a channel that the stream remembers.
+    pub fn channel(&mut self, name: &ChannelName, evicted: u64) -> io::Result<()> {
+        self.begin_item(CHANNEL);
+        self.number(evicted);
+        self.name(name.as_str());
+        self.flush_item()
+    }
+
+    /// Writes a publication that the stream retains.
+    pub fn publication(&mut self, offset: u64, retained: &Retained) -> io::Result<()> {
+        let bytes = retained.as_bytes();
+        let length = u32::try_from(bytes.len())
+            .map_err(|_| io::Error::other("a publication is longer than 4 GB"))?;
+        self.begin_item(PUBLICATION);
+        self.number(offset);
+        self.item.extend(length.to_le_bytes());
+        self.item.extend(bytes);
+        self.flush_item()
+    }
+
+    /// Writes the end, and gives the target back.
+    pub fn finish(mut self) -> io::Result<W> {
+        let items = self.items;
+        self.begin_item(END);
+        self.number(items);
+        self.flush_item()?;
+        self.target.write_all(&self.sum.finalize().to_le_bytes())?;
+        Ok(self.target)
+    }
+
+    fn begin_item(&mut self, kind: u8) {
+        self.items += 1;
+        self.item.push(kind);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.item.extend(number.to_le_bytes());
+    }
+
+    fn name(&mut self, name: &str) {
+        debug_assert!(name.len() <= usize::from(u8::MAX), "the naming rules bound names");
+        self.item.push(name.len() as u8);
+        self.item.extend(name.as_bytes());
+    }
+
+    fn flush_item(&mut self) -> io::Result<()> {
+        self.sum.update(&self.item);
+        self.target.write_all(&self.item)?;
+        self.item.clear();
+        Ok(())
+    }
+}
+
+/// Reads an archive item by item.
+pub struct Reader<R> {
+    source: Summed<R>,
+    at_ms: u64,
+    publication_bytes_max: usize,
+    items: u64,
+    is_in_stream: bool,
+    /// The publication that is read.
+    bytes: Vec<u8>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Begins to read. Many small pieces are read: `source` should be buffered. Memory is taken for
+    /// one publication at a time, and at most as much as `source` really holds of it.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; also if a publication is longer than `publication_bytes_max`, or if the archive
+    /// holds nothing because it is in use.
+    pub fn begin(source: R, publication_bytes_max: usize) -> Result<Self, ArchiveError> {
+        let mut source = Summed::new(source);
+        let Preamble::Saved { at_ms } = read_preamble_of(&mut source)? else {
+            return Err(ArchiveError::Damaged("it holds nothing"));
+        };
+        let (items, is_in_stream, bytes) = (0, false, Vec::new());
+        Ok(Self { source, at_ms, publication_bytes_max, items, is_in_stream, bytes })
+    }
+
+    /// When it was saved, in Unix milliseconds.
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// Reads the next item; `None` at the end of an archive that is whole.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]: nothing that was read before may be used.
+    pub fn next_item(&mut self) -> Result<Option<Item>, ArchiveError> {
+        let [kind] = self.source.array()?;
+        let item = match kind {
+            END => return self.end().map(|()| None),
+            STREAM => Item::Stream(self.stream()?),
+            CHANNEL | PUBLICATION if !self.is_in_stream => {
+                return Err(ArchiveError::Damaged("an item outside a stream"));
+            }
+            CHANNEL => {
+                let evicted = self.source.number()?;
+                let name = ChannelName::parse(self.source.name()?.as_str());
+                let name = name.map_err(|_| ArchiveError::Damaged("the name of a channel"))?;
+                Item::Channel { name, evicted }
+            }
+            PUBLICATION => self.publication()?,
+            _ => return Err(ArchiveError::Damaged("an unknown item")),
+        };
+        self.items += 1;
+        self.is_in_stream = true;
+        Ok(Some(item))
+    }
+
+    fn stream(&mut self) -> Result<StreamItem, ArchiveError> {
+        let source = &mut self.source;
+        let app = AppId(i32::from_le_bytes(source.array()?));
+        let created_us = i64::from_le_bytes(source.array()?);
+        let used_ms = source.number()?;
+        let epoch = Epoch::from_bits(u128::from_le_bytes(source.array()?));
+        let head = StreamPosition { epoch, offset: source.number()? };
+        let (forgotten, all, general) = (source.number()?, source.number()?, source.number()?);
+        let evicted = Evicted { forgotten, all, general };
+        let scope = Scope::parse(&source.name()?);
+        let scope = scope.map_err(|_| ArchiveError::Damaged("the name of a scope"))?;
+        let key = ScopeKey { app, scope };
+        if !epoch.can_be_of(&key) {
+            return Err(ArchiveError::Damaged("the epoch of another scope"));
+        }
+        Ok(StreamItem { key, created_us, used_ms, head, evicted })
+    }
+
+    fn publication(&mut self) -> Result<Item, ArchiveError> {
+        let offset = self.source.number()?;
+        let length = u32::from_le_bytes(self.source.array()?);
+        if usize::try_from(length).is_ok_and(|length| length <= self.publication_bytes_max) {
+            self.source.bytes(length, &mut self.bytes)?;
+            let retained = Retained::parse(&self.bytes);
+            let retained = retained.ok_or(ArchiveError::Damaged("the bytes of a publication"))?;
+            return Ok(Item::Publication { offset, retained });
+        }
+        Err(ArchiveError::Damaged("a publication that is larger than what may be retained"))
+    }
+
+    fn end(&mut self) -> Result<(), ArchiveError> {
+        if self.source.number()? != self.items {
+            return Err(ArchiveError::Damaged("the number of its items"));
+        }
+        let expected = self.source.sum.clone().finalize();
+        if u32::from_le_bytes(self.source.array()?) != expected {
+            return Err(ArchiveError::Damaged("its checksum"));
+        }
+        match self.source.source.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(ArchiveError::Damaged("something behind its end")),
+        }
+    }
+}
+
+/// A source, and the checksum of what was read.
+struct Summed<R> {
+    source: R,
+    sum: Hasher,
+}
+
+impl<R: Read> Summed<R> {
+    fn new(source: R) -> Self {
+        Self { source, sum: Hasher::new() }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ArchiveError> {
+        let mut bytes = [0; N];
+        self.source.read_exact(&mut bytes)?;
+        self.sum.update(&bytes);
+        Ok(bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, ArchiveError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn name(&mut self) -> Result<String, ArchiveError> {
+        let [length] = self.array()?;
+        let mut bytes = Vec::new();
+        self.bytes(length.into(), &mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| ArchiveError::Damaged("a name that is not UTF-8"))
+    }
+
+    fn bytes(&mut self, length: u32, into: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        into.clear();
+        let read = (&mut self.source).take(length.into()).read_to_end(into)?;
+        if read < length as usize {
+            return Err(ArchiveError::Truncated);
+        }
+        self.sum.update(into);
+        Ok(())
+    }
+
+    /// The magic. A file that ends within it is truncated, and one that differs is foreign.
+    fn magic(&mut self) -> Result<(), ArchiveError> {
+        let mut bytes = Vec::with_capacity(MAGIC.len());
+        (&mut self.source).take(MAGIC.len() as u64).read_to_end(&mut bytes)?;
+        self.sum.update(&bytes);
+        match bytes.len() {
+            _ if !MAGIC.starts_with(&bytes) => Err(ArchiveError::Foreign),
+            length if length < MAGIC.len() => Err(ArchiveError::Truncated),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! What one directory saves, another takes up: the same answers, within its own bounds.
+
+use std::time::Duration;
+
+use crate::{
+    app::{AppDirectory, AppId, Apps},
+    settings::HistorySettings,
+};
+
+use super::{
+    super::{
+        archive::Item,
+        backlog::Backlog,
+        history::{Evicted, Gap},
+        ledger::Ledger,
+        placed::Accepted,
+        position::{Epochs, StreamPosition},
+        retained::Retained,
+        subscriber::ScopeKey,
+        testing::{apps, key, permit, publication},
+        topic_name::ChannelName,
+    },
+    *,
+};
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+const ROOMY: HistorySettings = HistorySettings {
+    publications: 100,
+    publications_max: 1_000,
+    age: Duration::from_secs(300),
+    age_max: Duration::from_secs(3_600),
+    app_bytes_max: 1 << 20,
+    bytes_max: 1 << 22,
+    channels_max: 100,
+    replay_max: 1_000,
+    replay_bytes_max: 1 << 20,
+};
+
+fn directory(apps: &AppDirectory, limits: HistorySettings) -> Directory {
+    Directory::new(4, Backlog::new(1 << 20), Ledger::new(apps.clone(), limits))
+}
+
+fn publish(
+    directory: &Directory,
+    key: &ScopeKey,
+    destination: &str,
+    now_ms: u64,
+) -> StreamPosition {
+    assert!(directory.ensure(key));
+    let (accepted, _) =
+        Accepted::new(publication(key, destination, "msg"), std::time::Instant::now(), permit());
+    let mut positions = Vec::new();
+    let publish = |stream: &super::super::stream::Stream| {
+        stream.publish(1, vec![accepted], now_ms, &mut positions)
+    };
+    directory.with(key, publish).expect("a stream");
+    directory.relieve(key.app);
+    positions[0]
+}
+
+fn saved(directory: &Directory) -> (Vec<u8>, Totals) {
+    let mut bytes = Vec::new();
+    let totals = save(directory, &mut bytes, NOW_MS).expect("memory");
+    (bytes, totals)
+}
+
+fn missed(
+    directory: &Directory,
+    key: &ScopeKey,
+    channel: Option<&str>,
+    since: StreamPosition,
+) -> Option<Result<Vec<(u64, Retained)>, Gap>> {
+    let channel = channel.map(|channel| ChannelName::parse(channel).expect("a channel"));
+    let missed =
+        |(history, _): (History, u64)| history.after(channel.as_ref(), since, u64::MAX, usize::MAX);
+    directory.with(key, |stream| missed(stream.copy(NOW_MS)))
+}
+
+/// Two apps with some scopes, channels with and without retained publications, and forgotten ones.
+fn filled(apps: &AppDirectory) -> (Directory, Vec<StreamPosition>) {
+    let limits = HistorySettings { publications: 3, channels_max: 8, ..ROOMY };
+    let directory = directory(apps, limits);
+    let mut positions = Vec::new();
+    for (app, scope) in [(1, "public"), (1, "private"), (2, "public")] {
+        let key = key(app, scope);
+        for (nth, age_s) in (0..30).zip((0..600).rev().step_by(20)) {
+            let place = ["a", "b", "#general", "c", "a", &format!("d{nth}")][nth % 6].to_owned();
+            positions.push(publish(&directory, &key, &place, NOW_MS - age_s * 1_000));
+        }
+    }
+    (directory, positions)
+}
+
+#[test]
+fn whatever_is_asked_is_answered_as_before() {
+    let apps = apps();
+    let (before, positions) = filled(&apps);
+    let (bytes, totals) = saved(&before);
+    assert!(totals.streams == 3 && totals.publications > 10, "{totals:?}");
+    let after = directory(&apps, HistorySettings { publications: 3, channels_max: 8, ..ROOMY });
+    assert_eq!(load(&after, &bytes[..], NOW_MS).expect("an archive"), totals);
+    assert_eq!(after.retained_bytes(), before.retained_bytes());
+    let mut answers = 0;
+    for key in [key(1, "public"), key(1, "private"), key(2, "public")] {
+        for since in &positions {
+            for channel in
+                [None, Some("a"), Some("b"), Some("c"), Some("d5"), Some("d29"), Some("x")]
+            {
+                let expected = missed(&before, &key, channel, *since);
+                answers += usize::from(matches!(expected, Some(Ok(_))));
+                assert_eq!(missed(&after, &key, channel, *since), expected, "{channel:?}");
+            }
+        }
+    }
+    assert!(answers > 50, "{answers}");
+    // The numbering goes on.
+    let (last, key) = (positions[29], key(1, "public"));
+    let next = publish(&after, &key, "a", NOW_MS);
+    assert_eq!(next, StreamPosition { offset: last.offset + 1, ..last });
+    let missed = missed(&after, &key, Some("a"), last).expect("a stream").expect("all");
+    assert_eq!(missed.into_iter().map(|(offset, _)| offset).collect::<Vec<_>>(), [next.offset]);
+}
+
+#[test]
+fn streams_that_retain_nothing_are_saved() {
+    let apps = apps();
+    let (directory, key) = (directory(&apps, ROOMY), key(1, "public"));
+    let last = publish(&directory, &key, "a", NOW_MS - 301_000);
+    let (bytes, totals) = saved(&directory);
+    assert_eq!((totals.streams, totals.publications), (1, 0));
+    let after = self::directory(&apps, ROOMY);
+    load(&after, &bytes[..], NOW_MS).expect("an archive");
+    assert_eq!(missed(&after, &key, Some("a"), last), Some(Ok(Vec::new())));
+    let before = StreamPosition { offset: 0, ..last };
+    assert_eq!(missed(&after, &key, Some("a"), before), Some(Err(Gap::Expired)));
+}
+
+#[test]
+fn what_expired_meanwhile_is_missing_and_known_to_be() {
+    let apps = apps();
+    let (before, key) = (directory(&apps, ROOMY), key(1, "public"));
+    let first = publish(&before, &key, "a", NOW_MS - 200_000);
+    let second = publish(&before, &key, "a", NOW_MS);
+    let (bytes, _) = saved(&before);
+    let after = directory(&apps, ROOMY);
+    let totals = load(&after, &bytes[..], NOW_MS + 100_000).expect("an archive");
+    assert_eq!(totals.publications, 1);
+    let none = StreamPosition { offset: 0, ..first };
+    assert_eq!(missed(&after, &key, Some("a"), none), Some(Err(Gap::Expired)));
+    let missed = missed(&after, &key, Some("a"), first).expect("a stream").expect("the second");
+    assert_eq!(missed[0].0, second.offset);
+    let refused = load(&directory(&apps, ROOMY), &bytes[..], NOW_MS + 3_600_001);
+    assert!(matches!(refused, Err(ArchiveError::Old)));
+}
+
+#[test]
+fn apps_that_are_gone_or_others_or_retain_nothing_are_left_out() {
+    let apps = apps();
+    let (before, _) = filled(&apps);
+    let (bytes, _) = saved(&before);
+    let changed = |change: &dyn Fn(&mut crate::app::App)| {
+        let app = |id| {
+            let mut app = (**apps.load().by_id(AppId(id)).expect("an app")).clone();
+            if id == 1 {
+                change(&mut app);
+            }
+            app
+        };
+        let changed = AppDirectory::default();
+        changed.replace([1, 2].map(app).into_iter().collect::<Apps>());
+        changed
+    };
+    for (case, apps, streams) in [
+        ("as before", apps.clone(), 3),
+        ("gone", changed(&|app| app.id = AppId(3)), 1),
+        ("another app with its id", changed(&|app| app.inserted_at += Duration::from_micros(1)), 1),
+        ("inactive", changed(&|app| app.settings.active = false), 1),
+        (
+            "without history",
+            changed(&|app| app.settings.history_publications = crate::app::settings::UpTo::new(0)),
+            1,
+        ),
+    ] {
+        let after = directory(&apps, ROOMY);
+        let totals = load(&after, &bytes[..], NOW_MS).expect("an archive");
+        assert_eq!(totals.streams, streams, "{case}");
+        assert_eq!(after.with(&key(1, "public"), |_| ()).is_some(), streams == 3, "{case}");
+    }
+    let after = directory(&apps, HistorySettings { publications: 0, publications_max: 0, ..ROOMY });
+    assert_eq!(load(&after, &bytes[..], NOW_MS).expect("an archive"), Totals::default());
+}
+
+#[test]
+fn smaller_bounds_hold_and_what_is_missing_is_known() {
+    let apps = apps();
+    let before = directory(&apps, ROOMY);
+    let (small, large) = (key(1, "public"), key(2, "public"));
+    let mut positions = Vec::new();
+    for nth in 0..80 {
+        let channel = format!("c{}", nth % 40);
+        positions.push(publish(&before, &large, &channel, NOW_MS));
+        publish(&before, &small, &channel, NOW_MS);
+    }
+    let (bytes, _) = saved(&before);
+    for limits in [
+        HistorySettings { app_bytes_max: 6_000, ..ROOMY },
+        HistorySettings { app_bytes_max: 9_000, bytes_max: 9_000, ..ROOMY },
+        HistorySettings { publications: 1, ..ROOMY },
+        HistorySettings { channels_max: 7, ..ROOMY },
+        HistorySettings { channels_max: 1, publications: 1, app_bytes_max: 1_024, ..ROOMY },
+    ] {
+        let after = directory(&apps, limits);
+        load(&after, &bytes[..], NOW_MS).expect("an archive");
+        assert!(after.retained_bytes() <= limits.bytes_max.min(2 * limits.app_bytes_max));
+        let mut complete = 0;
+        for since in &positions {
+            for channel in (0..40).map(|nth| format!("c{nth}")) {
+                let whole = missed(&before, &large, Some(&channel), *since).expect("a stream");
+                let found = missed(&after, &large, Some(&channel), *since).expect("a stream");
+                if let Ok(found) = found {
+                    assert_eq!(Ok(found), whole, "{limits:?} {channel}");
+                    complete += 1;
+                }
+            }
+        }
+        assert!((40..80 * 40).contains(&complete), "{limits:?} {complete}");
+    }
+    let one_scope = Directory::new(1, Backlog::new(1), Ledger::new(apps.clone(), ROOMY));
+    let (before, _) = filled(&apps);
+    let (bytes, _) = saved(&before);
+    assert_eq!(load(&one_scope, &bytes[..], NOW_MS).expect("an archive").streams, 2);
+}
+
+/// An archive of these items, whose checksum is right.
+fn archive(items: &[Item]) -> Vec<u8> {
+    let mut writer = Writer::begin(Vec::new(), NOW_MS).expect("memory");
+    for item in items {
+        let written = match item {
+            Item::Stream(stream) => writer.stream(stream),
+            Item::Channel { name, evicted } => writer.channel(name, *evicted),
+            Item::Publication { offset, retained } => writer.publication(*offset, retained),
+        };
+        written.expect("memory");
+    }
+    writer.finish().expect("memory")
+}
+
+#[test]
+fn an_archive_that_contradicts_itself_is_refused_as_a_whole() {
+    let apps = apps();
+    let key = key(1, "public");
+    let stream = |offset: u64, [forgotten, all, general]: [u64; 3]| {
+        let head = StreamPosition { epoch: Epochs::new().give(&key), offset };
+        let evicted = Evicted { forgotten, all, general };
+        Item::Stream(StreamItem { key: key.clone(), created_us: 0, used_ms: 0, head, evicted })
+    };
+    let channel =
+        |evicted| Item::Channel { name: ChannelName::parse("a").expect("a channel"), evicted };
+    let publication = |offset, place| {
+        let retained = Retained::new(&publication(&key, place, "msg"), NOW_MS);
+        Item::Publication { offset, retained }
+    };
+    let good =
+        || [stream(9, [1, 3, 2]), channel(3), publication(5, "a"), publication(9, "#general")];
+    let totals = load(&directory(&apps, ROOMY), &archive(&good())[..], NOW_MS).expect("an archive");
+    assert_eq!(totals.publications, 2);
+    for (case, bad) in [
+        ("more evicted than published", vec![stream(9, [1, 10, 2])]),
+        ("more forgotten than evicted", vec![stream(9, [4, 3, 2])]),
+        ("more evicted of #general than of all", vec![stream(9, [1, 3, 4])]),
+        ("nearly the last offset", vec![stream(u64::MAX, [1, 3, 2])]),
+        ("more evicted of a channel than of all", vec![stream(9, [1, 3, 2]), channel(4)]),
+        ("a channel twice", vec![stream(9, [1, 3, 2]), channel(3), channel(3)]),
+        ("the offset zero", vec![stream(9, [0, 0, 0]), publication(0, "#general")]),
+        ("behind the head", vec![stream(9, [0, 0, 0]), publication(10, "#general")]),
+        ("evicted", vec![stream(9, [1, 3, 2]), publication(2, "#general")]),
+        ("evicted of a channel", vec![stream(9, [1, 3, 2]), channel(3), publication(3, "a")]),
+        (
+            "out of order",
+            vec![stream(9, [0, 0, 0]), publication(4, "#general"), publication(4, "#general")],
+        ),
+        ("the scope twice", vec![stream(9, [1, 3, 2])]),
+    ] {
+        let after = directory(&apps, ROOMY);
+        let items: Vec<_> = match case {
+            "the scope twice" => good().into_iter().chain(bad).collect(),
+            _ => bad,
+        };
+        let refused = load(&after, &archive(&items)[..], NOW_MS).expect_err(case);
+        let expected = "it is damaged: its offsets contradict each other";
+        assert_eq!(refused.to_string(), expected, "{case}");
+        assert_eq!(after.retained_bytes(), 0, "{case}");
+        assert!(after.with(&key, |_| ()).is_none(), "{case}");
+    }
+    // The first of two streams is whole, the second one is not.
+    let (bytes, _) = saved(&filled(&apps).0);
+    let after = directory(&apps, ROOMY);
+    load(&after, &bytes[..bytes.len() - 1], NOW_MS).expect_err("a truncated archive");
+    assert_eq!((after.retained_bytes(), after.retaining().len()), (0, 0));
+}

@@ -1,0 +1,371 @@
+//! The file in which a stop saves what is retained, for the next start.
+//!
+//! A client is told that it missed nothing if its position belongs to the present numbering. So a
+//! numbering must never be taken up again from a file once anything may have been published after
+//! that file was written. Three rules keep to this, whenever a process is killed:
+//!
+//! 1. While a server runs, the file says that it is in use, and by which run. A start puts this mark in
+//!    the place of what it loads, by renaming, before it loads or accepts anything.
+//! 2. A stop saves after the last publication was accepted, into another file that it then renames. It
+//!    does so only if the mark is still its own: another server that was started meanwhile has begun a
+//!    numbering of its own.
+//! 3. Both hold the lock of the file that they replace, so that one of them is the first.
+
+use std::{
+    fmt,
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    io::{self, BufReader, BufWriter, ErrorKind, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use log::{info, warn};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::broker::{
+    Topics,
+    archive::{self, ArchiveError, Preamble},
+    saving::Totals,
+};
+
+/// Bytes that are read or written at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// How long another server may hold the lock of the file. It needs milliseconds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often the lock is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The end of the name of a file that is being written, behind that of the archive and the run.
+const PART: &str = ".part";
+
+/// The end of the name of a file that could not be read.
+const REFUSED: &str = ".refused";
+
+/// The file, for one run of the server.
+pub(super) struct ArchiveFile {
+    path: PathBuf,
+    run: u128,
+}
+
+/// Why the file is not used.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("it is not a regular file")]
+    NotAFile,
+    #[error("another server uses it now")]
+    Taken,
+    #[error("another process has locked it")]
+    Locked,
+    #[error("it cannot be read: {0}; it is now named {1}")]
+    Unreadable(io::Error, String),
+    #[error(
+        "it cannot be replaced: {0}; please remove it, because a later start would load it, which would \
+         be wrong"
+    )]
+    Stays(io::Error),
+    #[error("the stop had to end")]
+    Late,
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What was in the file when the server started.
+enum Found {
+    Nothing,
+    InUse,
+    Saved(File),
+}
+
+impl ArchiveFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, run: Uuid::new_v4().as_u128() }
+    }
+
+    /// Takes up what the last stop saved, and marks the file as in use. Must be called before anything
+    /// is published or joined. Whatever is wrong with the file is logged: every scope then begins a new
+    /// epoch. Blocks.
+    pub(super) fn load(&self, topics: &Topics) {
+        let began = Instant::now();
+        let loaded = self.take().and_then(|found| match found {
+            Found::Nothing => Ok(None),
+            Found::InUse => {
+                info!("{self} holds nothing: the last server did not save it; new epochs begin");
+                Ok(None)
+            }
+            Found::Saved(file) => {
+                let source = BufReader::with_capacity(BUFFER_BYTES, file);
+                Ok(Some(topics.load(source)?))
+            }
+        });
+        match loaded {
+            Ok(None) => {}
+            Ok(Some(totals)) => info!("loaded {}", self.shown(totals, began)),
+            Err(why) => warn!("cannot use {self}: {why}; new epochs begin"),
+        }
+    }
+
+    /// Saves what is retained once nothing more is published. Gives up when it is dropped.
+    pub(super) async fn save(self: Arc<Self>, topics: Topics) {
+        let mut giving_up = GiveUp { file: self.clone(), flag: Arc::default(), is_done: false };
+        topics.finished().await;
+        let (flag, began) = (giving_up.flag.clone(), Instant::now());
+        let (done, saved) = oneshot::channel();
+        // A thread that the runtime does not wait for, as it would for its own.
+        let save = move || {
+            // Nobody waits for it any more after it was given up.
+            let _ = done.send(self.save_now(&topics, &flag));
+        };
+        let spawned = thread::Builder::new().name("history".to_owned()).spawn(save);
+        let saved = match spawned {
+            Ok(_) => saved.await.unwrap_or_else(|_| Err(io::Error::other("a panic").into())),
+            Err(error) => Err(error.into()),
+        };
+        giving_up.is_done = true;
+        let file = &giving_up.file;
+        match saved {
+            Ok(totals) => info!("saved {}", file.shown(totals, began)),
+            Err(why) => warn!("cannot save {file}: {why}; the next start begins new epochs"),
+        }
+    }
+
+    fn shown(&self, totals: Totals, began: Instant) -> String {
+        let Totals { streams, publications, bytes } = totals;
+        let ms = began.elapsed().as_millis();
+        format!("{self}: {publications} publications of {streams} scopes, {bytes} bytes, {ms} ms")
+    }
+
+    /// Takes what the file holds, and marks it as in use. It is not loaded again from then on.
+    fn take(&self) -> Result<Found, FileError> {
+        let Some(mut file) = self.open_locked()? else {
+            self.mark()?;
+            return Ok(Found::Nothing);
+        };
+        let preamble = archive::read_preamble(&mut file);
+        // A file of somebody else stays as it is.
+        if let Err(ArchiveError::Foreign) = preamble {
+            return Err(ArchiveError::Foreign.into());
+        }
+        self.mark().or_else(|error| self.invalidate(error))?;
+        self.remove_leftovers();
+        match preamble? {
+            Preamble::InUse(_) => Ok(Found::InUse),
+            Preamble::Saved { .. } => {
+                file.rewind()?;
+                Ok(Found::Saved(file))
+            }
+        }
+    }
+
+    /// Opens the file and locks it, until what is returned is dropped; `None` if there is none.
+    fn open_locked(&self) -> Result<Option<File>, FileError> {
+        loop {
+            let Some(found) = absent_is_none(fs::symlink_metadata(&self.path))? else {
+                return Ok(None);
+            };
+            if !found.is_file() {
+                return Err(FileError::NotAFile);
+            }
+            let file = match absent_is_none(File::open(&self.path)) {
+                Ok(None) => continue,
+                Ok(Some(file)) => file,
+                Err(error) => return Err(self.put_aside(error)),
+            };
+            lock(&file)?;
+            let now = absent_is_none(fs::symlink_metadata(&self.path))?;
+            let locked = identity(&file.metadata()?);
+            // Another server may have replaced it before it was locked.
+            if now.is_some_and(|now| identity(&now) == locked) {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Puts a mark of this run in the place of the file.
+    fn mark(&self) -> io::Result<()> {
+        let part = Part::create(self)?;
+        (&part.file).write_all(&archive::in_use(self.run))?;
+        part.file.sync_all()?;
+        part.keep()
+    }
+
+    /// Renames a file that cannot be read, and marks its place: it might be readable at a later start.
+    fn put_aside(&self, error: io::Error) -> FileError {
+        let refused = with_suffix(&self.path, REFUSED);
+        match fs::rename(&self.path, &refused).and_then(|()| self.mark()) {
+            Ok(()) => FileError::Unreadable(error, refused.display().to_string()),
+            Err(_) => FileError::Stays(error),
+        }
+    }
+
+    /// Empties a file that cannot be replaced, for a full disk or a folder that cannot be written to.
+    fn invalidate(&self, error: io::Error) -> Result<(), FileError> {
+        let emptied = OpenOptions::new().write(true).truncate(true).open(&self.path);
+        match emptied.and_then(|file| file.sync_all()) {
+            Ok(()) => Err(error.into()),
+            Err(_) => Err(FileError::Stays(error)),
+        }
+    }
+
+    /// Removes what runs that were killed had not finished to write.
+    fn remove_leftovers(&self) {
+        let (Some(own), Ok(entries)) = (self.path.file_name(), fs::read_dir(folder(&self.path)))
+        else {
+            return;
+        };
+        let own = own.to_string_lossy();
+        let is_leftover = |name: &str| {
+            let rest = name.strip_prefix(&*own).and_then(|rest| rest.strip_prefix('.'));
+            let run = rest.and_then(|rest| rest.strip_suffix(PART)).unwrap_or_default();
+            run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        for entry in entries.flatten() {
+            if is_leftover(&entry.file_name().to_string_lossy()) {
+                // Another server may have removed it.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn save_now(&self, topics: &Topics, given_up: &AtomicBool) -> Result<Totals, FileError> {
+        let part = Part::create(self)?;
+        let target = Cancelled { file: &part.file, given_up };
+        let saved = topics.save(BufWriter::with_capacity(BUFFER_BYTES, target));
+        let is_late = || given_up.load(SeqCst);
+        let totals =
+            saved.map_err(|error| if is_late() { FileError::Late } else { error.into() })?;
+        part.file.sync_all()?;
+        let mut marked = self.open_locked()?.ok_or(FileError::Taken)?;
+        match archive::read_preamble(&mut marked) {
+            Ok(Preamble::InUse(run)) if run == self.run => {}
+            Err(ArchiveError::Foreign) => return Err(ArchiveError::Foreign.into()),
+            _ => return Err(FileError::Taken),
+        }
+        if is_late() {
+            return Err(FileError::Late);
+        }
+        part.keep()?;
+        Ok(totals)
+    }
+}
+
+impl fmt::Display for ArchiveFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the history file {}", self.path.display())
+    }
+}
+
+/// A file that is written beside the archive, and removed unless it takes its place.
+struct Part<'a> {
+    archive: &'a Path,
+    path: PathBuf,
+    file: File,
+}
+
+impl<'a> Part<'a> {
+    /// Creates it; nobody but its owner can read it.
+    fn create(ArchiveFile { path: archive, run }: &'a ArchiveFile) -> io::Result<Self> {
+        let path = with_suffix(archive, &format!(".{run:032x}{PART}"));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { archive, path, file })
+    }
+
+    /// Puts it in the place of the archive; that is on the disk afterwards.
+    fn keep(self) -> io::Result<()> {
+        fs::rename(&self.path, self.archive)?;
+        File::open(folder(self.archive))?.sync_all()
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        // It is not there any more if it was kept.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Cannot be written to any more once it was given up.
+struct Cancelled<'a> {
+    file: &'a File,
+    given_up: &'a AtomicBool,
+}
+
+impl Write for Cancelled<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.given_up.load(SeqCst) {
+            true => Err(ErrorKind::TimedOut.into()),
+            false => self.file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Gives up saving when it is dropped before that is done.
+struct GiveUp {
+    file: Arc<ArchiveFile>,
+    flag: Arc<AtomicBool>,
+    is_done: bool,
+}
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.flag.store(true, SeqCst);
+            warn!("cannot save {} in time; the next start begins new epochs", self.file);
+        }
+    }
+}
+
+/// Locks a file for as long as it is open.
+fn lock(file: &File) -> Result<(), FileError> {
+    let until = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                return Err(FileError::Locked);
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_INTERVAL),
+        }
+    }
+}
+
+/// Which file it is, whatever its name.
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+fn absent_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

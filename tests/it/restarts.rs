@@ -1,0 +1,472 @@
+//! SPEC.md, *Restarts*: an orderly stop loses nothing, and whatever else happens is told.
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{databases::TestDatabase, support::*};
+
+const TOPIC: &str = "public:test-app:room";
+
+/// The file beside the database of a process.
+const FILE: &str = "herald.db-history";
+
+/// How often a server is killed while it saves.
+const KILLS: usize = 50;
+
+/// As many publications as these tests make.
+const ROOMY: [(&str, &str); 4] = [
+    ("HERALD__HISTORY__PUBLICATIONS", "100000"),
+    ("HERALD__HISTORY__PUBLICATIONS_MAX", "100000"),
+    ("HERALD__HISTORY__REPLAY_MAX", "100000"),
+    ("HERALD__LIMITS__OUTBOX_FRAMES_MAX", "200000"),
+];
+
+/// The latest moment at which a server is killed, after it was told to stop.
+const LATEST_KILL: Duration = Duration::from_millis(60);
+
+/// Room for what is retained while servers are killed.
+const LARGE: [(&str, &str); 2] = [
+    ("HERALD__HISTORY__REPLAY_BYTES_MAX", "100000000"),
+    ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "200000000"),
+];
+
+/// Publishes `{"n": n}`; answers its position, or `None` if it was refused.
+async fn try_publish(server: &TestServer, n: u64, filler: &str) -> Option<String> {
+    let payload = json!({ "n": n, "filler": filler });
+    let event = json!({ "topic": "room", "event": "msg", "payload": payload, "position": true });
+    let app = App::seeded();
+    let request = request("POST", server.url("/api/apps/test-app/events"));
+    let answer = request.basic(&app.key, &app.secret).json(&event).send().await;
+    match answer.status {
+        200 => Some(answer.json()["position"].as_str().expect("a position").to_owned()),
+        503 => None,
+        _ => panic!("{} {}", answer.status, answer.body),
+    }
+}
+
+async fn publish(server: &TestServer, n: u64) -> String {
+    try_publish(server, n, "").await.expect("it is taken")
+}
+
+fn epoch(position: &str) -> &str {
+    position.split_once(':').expect("a position").0
+}
+
+/// Joins with a position; answers what the reply says of the recovery, and the numbers of the events
+/// that are replayed.
+async fn rejoin(socket: &mut Socket, since: &str) -> (Value, Vec<u64>) {
+    let reply = socket.try_join(TOPIC, json!({ "since": since })).await;
+    let recovery = reply["response"]["recovery"].clone();
+    let mut replayed = Vec::new();
+    for _ in 0..recovery["replayed"].as_u64().unwrap_or_else(|| panic!("{reply}")) {
+        let frame = socket.next().await;
+        replayed.push(frame[4]["n"].as_u64().unwrap_or_else(|| panic!("{frame}")));
+    }
+    (recovery, replayed)
+}
+
+async fn recovered(server: &TestServer, since: &str) -> (Value, Vec<u64>) {
+    rejoin(&mut Socket::connect(server, V2).await, since).await
+}
+
+/// Whether a position belongs to the numbering of this server; if not, that is told.
+async fn is_known(server: &TestServer, since: &str) -> bool {
+    let (recovery, replayed) = recovered(server, since).await;
+    let is_known = recovery["complete"] == true;
+    if !is_known {
+        assert_eq!(recovery["reason"], "epoch", "{recovery}");
+        assert_eq!(replayed, [0; 0]);
+    }
+    is_known
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("one").file_name();
+    let mut names: Vec<_> = entries.map(|entry| name(entry).display().to_string()).collect();
+    names.retain(|name| name.contains("history"));
+    names.sort();
+    names
+}
+
+/// A folder with the file that a stop has left, and a position that the file knows.
+async fn stopped() -> (TempDir, String) {
+    let process = Process::start(&[]);
+    let position = publish(&process.server, 1).await;
+    (process.stop(), position)
+}
+
+/// A stop and a start, while a publisher and clients of each kind go on.
+async fn an_orderly_stop_loses_nothing(env: &[(&str, &str)], file: &str) {
+    let env = [&ROOMY, env].concat();
+    let mut process = Process::start_in(TempDir::new().expect("a temporary folder"), &env);
+    let mut clients = Vec::new();
+    for way in WAYS {
+        let mut socket = Socket::connect(&process.server, way).await;
+        let (began, _) = rejoin(&mut socket, "").await;
+        clients.push((way, socket, began["position"].as_str().expect("a position").to_owned()));
+    }
+    let idle = request("GET", process.server.url("/api/apps/test-app/channels/public/idle"));
+    let app = App::seeded();
+    assert_eq!(idle.basic(&app.key, &app.secret).send().await.status, 200);
+    let first = publish(&process.server, 0).await;
+    let (mut accepted, mut n) = (vec![0], 1);
+    // To the very end: until it is refused.
+    loop {
+        if n == 40 {
+            process.signal("TERM");
+        }
+        let server = &process.server;
+        match try_publish(server, n, "").await {
+            Some(position) => assert_eq!(epoch(&position), epoch(&first)),
+            None => break,
+        }
+        accepted.push(n);
+        n += 1;
+    }
+    // Now nobody holds the stop up any more.
+    let clients: Vec<_> = clients.into_iter().map(|(way, _, since)| (way, since)).collect();
+    assert!(process.ended().success());
+    let dir = process.crash();
+    assert!(accepted.len() >= 40, "{n}");
+    assert_eq!(names(dir.path()), [file]);
+    let mode = fs::metadata(dir.path().join(file)).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let process = Process::start_in(dir, &env);
+    let [line] = &process.logged("loaded the history file", 1)[..] else { panic!("one line") };
+    let expected = format!("{file}: {} publications of 1 scopes, ", accepted.len());
+    assert!(line.contains(&expected), "{line}");
+    let last = publish(&process.server, n).await;
+    accepted.push(n);
+    assert_eq!(epoch(&last), epoch(&first), "the numbering goes on");
+    for (way, since) in clients {
+        let mut socket = Socket::connect(&process.server, way).await;
+        let (recovery, replayed) = rejoin(&mut socket, &since).await;
+        assert_eq!(recovery["complete"], true, "{way:?} {recovery}");
+        assert_eq!(replayed, accepted, "{way:?}");
+    }
+    let (recovery, replayed) = recovered(&process.server, &last).await;
+    assert_eq!((&recovery["complete"], replayed), (&json!(true), Vec::new()));
+    // The file is not loaded a second time.
+    let dir = process.crash();
+    let process = Process::start_in(dir, &env);
+    process.until_logged("holds nothing: the last server did not save it");
+    assert!(!is_known(&process.server, &last).await);
+}
+
+#[tokio::test]
+async fn an_orderly_stop_loses_nothing_beside_sqlite() {
+    an_orderly_stop_loses_nothing(&[], FILE).await;
+}
+
+#[tokio::test]
+async fn an_orderly_stop_loses_nothing_with_postgresql() {
+    let database = TestDatabase::postgres().await;
+    an_orderly_stop_loses_nothing(&[("DATABASE_URL", database.url())], "herald-history").await;
+    database.remove().await;
+}
+
+#[tokio::test]
+async fn who_knows_the_newest_position_of_a_scope_that_retains_nothing_has_missed_nothing() {
+    let env = [("HERALD__HISTORY__AGE", "1s")];
+    let process = Process::start(&env);
+    let (began, _) = recovered(&process.server, "").await;
+    let nothing = began["position"].as_str().expect("a position").to_owned();
+    let process = Process::start_in(process.stop(), &env);
+    assert!(is_known(&process.server, &nothing).await);
+    let newest = publish(&process.server, 1).await;
+    thread::sleep(Duration::from_millis(1_100));
+    let process = Process::start_in(process.stop(), &env);
+    assert!(is_known(&process.server, &newest).await);
+    let (recovery, _) = recovered(&process.server, &nothing).await;
+    assert_eq!(recovery["reason"], "expired");
+}
+
+#[tokio::test]
+async fn an_app_that_was_deactivated_or_deleted_meanwhile_has_nothing_left() {
+    let herald = |dir: &TempDir, args: &[&str]| {
+        let mut herald = Command::new(env!("CARGO_BIN_EXE_herald"));
+        let url = format!("sqlite://{}/herald.db", dir.path().display());
+        let herald = herald.env_clear().env("HERALD_ENV", "test").env("DATABASE_URL", url);
+        assert!(herald.args(args).status().expect("herald runs").success());
+    };
+    for (changes, reason) in [
+        (
+            [
+                &["apps", "update", "test-app", "--active", "false"][..],
+                &["apps", "update", "test-app", "--active", "true"],
+            ],
+            "epoch",
+        ),
+        // A new app has another id.
+        ([&["apps", "delete", "test-app", "--yes"], &["seed"]], "unknown"),
+    ] {
+        let (dir, position) = stopped().await;
+        herald(&dir, changes[0]);
+        let process = Process::start_in(dir, &[("HERALD__DATABASE__SEED", "false")]);
+        process.until_logged("loaded the history file");
+        herald(&process.server.dir, changes[1]);
+        let process = Process::start_in(process.stop(), &[]);
+        let (recovery, _) = recovered(&process.server, &position).await;
+        assert_eq!(recovery["reason"], reason, "{changes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
+    let damage = |change: fn(&mut Vec<u8>)| {
+        move |file: &Path| {
+            let mut bytes = fs::read(file).expect("a file");
+            change(&mut bytes);
+            fs::write(file, bytes).expect("a file");
+        }
+    };
+    let (truncated, flipped) = (
+        damage(|bytes| bytes.truncate(bytes.len() - 1)),
+        damage(|bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }),
+    );
+    let (emptied, newer) = (damage(Vec::clear), damage(|bytes| bytes[16] = 2));
+    let (foreign, longer) =
+        (damage(|bytes| *bytes = b"somebody's notes".to_vec()), damage(|bytes| bytes.push(0)));
+    let folder = |file: &Path| {
+        fs::remove_file(file).expect("a file");
+        fs::create_dir(file).expect("a folder");
+    };
+    let link = |file: &Path| {
+        fs::rename(file, file.with_extension("elsewhere")).expect("a file");
+        symlink("herald.elsewhere", file).expect("a link");
+    };
+    type Change<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Change, &str, bool); 8] = [
+        ("truncated", &truncated, "it is truncated", false),
+        ("empty", &emptied, "it is truncated", false),
+        ("damaged", &flipped, "it is damaged", false),
+        ("too long", &longer, "it is damaged: something behind its end", false),
+        ("of another version", &newer, "it has version 2 of the format", false),
+        ("foreign", &foreign, "it is not a history file", true),
+        ("a folder", &folder, "it is not a regular file", true),
+        ("a link", &link, "it is not a regular file", true),
+    ];
+    for (case, change, expected, stays) in cases {
+        let (dir, position) = stopped().await;
+        change(&dir.path().join(FILE));
+        let process = Process::start_in(dir, &[]);
+        assert!(!is_known(&process.server, &position).await, "{case}");
+        let position = publish(&process.server, 2).await;
+        process.signal("TERM");
+        let lines = process.rest_of_log();
+        let warnings: Vec<_> = lines.iter().filter(|line| line.contains(" WARN ")).collect();
+        assert!(warnings[0].contains("cannot use the history file"), "{case}: {lines:#?}");
+        assert!(warnings[0].contains(expected), "{case}: {lines:#?}");
+        assert!(warnings[0].contains("new epochs begin"), "{case}: {lines:#?}");
+        assert_eq!(warnings.len(), if stays { 2 } else { 1 }, "{case}: {lines:#?}");
+        // What is not Herald's is left alone, so nothing was saved.
+        let process = Process::start_in(process.crash(), &[]);
+        assert_eq!(is_known(&process.server, &position).await, !stays, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
+    let url = |dir: &Path| format!("sqlite://{}/herald.db", dir.display());
+    // Root may do anything, so another user runs the server.
+    let nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(env!("CARGO_BIN_EXE_herald"));
+        command
+    };
+    let is_root =
+        fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let herald = || match is_root {
+        true => nobody(),
+        false => Command::new(env!("CARGO_BIN_EXE_herald")),
+    };
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("a path of ours");
+    };
+    for (case, file_mode, folder_mode, expected) in [
+        ("an unreadable file", 0o000, 0o777, "it cannot be read: Permission denied"),
+        ("a folder that cannot be written to", 0o666, 0o555, "Permission denied"),
+        ("neither", 0o444, 0o555, "please remove it"),
+    ] {
+        let (dir, position) = stopped().await;
+        // The database lies elsewhere.
+        let folder = dir.path().join("kept");
+        fs::create_dir(&folder).expect("a folder");
+        let file = folder.join("history");
+        fs::rename(dir.path().join(FILE), &file).expect("a file");
+        open(dir.path(), 0o777);
+        for name in ["herald.db", "herald.db-wal", "herald.db-shm"] {
+            if dir.path().join(name).exists() {
+                open(&dir.path().join(name), 0o666);
+            }
+        }
+        open(&file, file_mode);
+        open(&folder, folder_mode);
+        let (url, at) = (url(dir.path()), file.display().to_string());
+        let env = [("DATABASE_URL", url.as_str()), ("HERALD__HISTORY__FILE", &at)];
+        let process = Process::start_through(herald(), dir, &env);
+        let line = &process.logged("cannot use the history file", 1)[0];
+        assert!(line.contains(expected), "{case}: {line}");
+        assert!(!is_known(&process.server, &position).await, "{case}");
+        let dir = process.crash();
+        // Even if it can be read later on, it is not loaded, unless the operator was told.
+        open(&folder, 0o777);
+        open(&file, 0o666);
+        if case != "neither" {
+            let process = Process::start_through(herald(), dir, &env);
+            assert!(!is_known(&process.server, &position).await, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_servers_one_loads_the_file_and_the_last_one_started_saves_it() {
+    let (dir, position) = stopped().await;
+    let first = Process::start_in(dir, &[]);
+    assert!(is_known(&first.server, &position).await);
+    let url = format!("sqlite://{}/herald.db", first.server.dir.path().display());
+    let env = [("DATABASE_URL", url.as_str())];
+    let second = Process::start(&env);
+    assert!(!is_known(&second.server, &position).await, "another server has loaded it");
+    let positions = [publish(&first.server, 2).await, publish(&second.server, 3).await];
+    first.signal("TERM");
+    let log = first.rest_of_log();
+    assert!(log.iter().any(|line| line.contains("another server uses it now")), "{log:#?}");
+    let dir = first.crash();
+    // The first one has left nothing that could be loaded after a crash of the second one.
+    assert_eq!(names(dir.path()), [FILE]);
+    second.stop();
+    let third = Process::start_in(dir, &[]);
+    assert!(!is_known(&third.server, &positions[0]).await);
+    assert!(is_known(&third.server, &positions[1]).await);
+}
+
+#[tokio::test]
+async fn many_servers_that_start_at_once_do_not_load_the_same_file() {
+    let (dir, position) = stopped().await;
+    let url = format!("sqlite://{}/herald.db", dir.path().display());
+    let start = |_| {
+        let url = url.clone();
+        thread::spawn(move || Process::start(&[("DATABASE_URL", url.as_str())]))
+    };
+    let starting: Vec<_> = (0..6).map(start).collect();
+    let mut loaded = 0;
+    for process in starting {
+        let process = process.join().expect("a server");
+        loaded += usize::from(is_known(&process.server, &position).await);
+    }
+    assert_eq!(loaded, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_to_save_leaves_every_file_alone() {
+    let process = Process::start(&[("HERALD__HISTORY__FILE", "off")]);
+    let position = publish(&process.server, 1).await;
+    let dir = process.stop();
+    assert_eq!(names(dir.path()), [""; 0]);
+    let process = Process::start_in(dir, &[]);
+    assert!(!is_known(&process.server, &position).await);
+}
+
+#[tokio::test]
+async fn what_cannot_be_saved_in_time_is_given_up_and_said_to_be() {
+    let env = [("HERALD__SERVER__SHUTDOWN_TIMEOUT", "1ms")];
+    let mut process = Process::start(&env);
+    let mut position = String::new();
+    for n in 0..60 {
+        let filler = "x".repeat(90_000);
+        position = try_publish(&process.server, n, &filler).await.expect("it is taken");
+    }
+    process.signal("TERM");
+    assert!(process.ended().success());
+    let log = process.rest_of_log();
+    let late =
+        |line: &String| line.contains("cannot save the history file") && line.contains("in time");
+    assert!(log.iter().any(late), "{log:#?}");
+    let process = Process::start_in(process.crash(), &[]);
+    assert!(!is_known(&process.server, &position).await);
+    assert_eq!(names(process.server.dir.path()), [FILE]);
+}
+
+#[tokio::test]
+async fn what_a_killed_server_had_not_finished_to_write_is_removed() {
+    let (dir, _) = stopped().await;
+    let leftover = format!("{FILE}.{:032x}.part", 7);
+    let others = [format!("{FILE}.7.part"), format!("{FILE}.{:032x}", 7)];
+    for name in others.iter().chain([&leftover]) {
+        File::create(dir.path().join(name)).expect("a file");
+    }
+    let process = Process::start_in(dir, &[]);
+    let mut expected = vec![FILE.to_owned()];
+    expected.extend(others);
+    expected.sort();
+    assert_eq!(names(process.server.dir.path()), expected);
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_while_it_saves_starts_again_and_never_tells_wrongly() {
+    // So long that the save takes about as long as the latest kill.
+    let filler = "x".repeat(90_000);
+    let mut dir = TempDir::new().expect("a temporary folder");
+    // The first position of the last known numbering, and what was accepted after it.
+    let mut known: Option<(String, Vec<u64>)> = None;
+    let (mut n, mut kept, mut lost) = (0, 0, 0);
+    for round in 0..KILLS + 2 {
+        let process = Process::start_in(dir, &[&ROOMY[..], &LARGE].concat());
+        let server = &process.server;
+        if let Some((since, accepted)) = &known {
+            let (recovery, replayed) = recovered(server, since).await;
+            if recovery["complete"] == true {
+                assert_eq!(&replayed, accepted, "round {round}");
+                kept += 1;
+            } else {
+                assert_eq!(recovery["reason"], "epoch", "round {round}");
+                lost += 1;
+                known = None;
+            }
+        }
+        let (since, accepted) = match &mut known {
+            Some(known) => known,
+            None => {
+                for _ in 0..60 {
+                    try_publish(server, u64::MAX, &filler).await.expect("it is taken");
+                }
+                n += 1;
+                known.insert((publish(server, n).await, Vec::new()))
+            }
+        };
+        n += 1;
+        let position = publish(server, n).await;
+        assert_eq!(epoch(&position), epoch(since));
+        accepted.push(n);
+        dir = match round {
+            // The first one is certainly too late, the second one certainly too early.
+            0 => process.stop(),
+            1 => process.crash(),
+            _ => {
+                process.signal("TERM");
+                let moment = uuid::Uuid::new_v4().as_u128() % LATEST_KILL.as_micros();
+                thread::sleep(Duration::from_micros(moment as u64));
+                process.crash()
+            }
+        };
+        // At most one that was not finished: the next start removes it.
+        assert!(names(dir.path()).len() <= 2, "{:?}", names(dir.path()));
+    }
+    assert!(kept >= 1 && lost >= 1, "of {KILLS} kills {kept} were too late and {lost} were not");
+}

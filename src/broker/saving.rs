@@ -115,7 +115,7 @@ fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Tot
     }
     let mut totals = Totals::default();
     for (_, stream) in directory.retaining() {
-        totals.add(&stream.copy(now_ms).0);
+        stream.look(|history| totals.add(history));
     }
     Ok(totals)
 }

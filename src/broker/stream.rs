@@ -81,6 +81,11 @@ impl Stream {
         Self { key, backlog, account, state: Mutex::new(state) }
     }
 
+    /// Looks at the history.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&History) -> R) -> R {
+        look(&self.state().history)
+    }
+
     /// A copy of the history as of now, which shares what is retained, and when the stream was last
     /// used, in Unix milliseconds.
     pub(super) fn copy(&self, now_ms: u64) -> (History, u64) {

@@ -31,7 +31,7 @@ const ROOMY: [(&str, &str); 4] = [
 ];
 
 /// The latest moment at which a server is killed, after it was told to stop.
-const LATEST_KILL: Duration = Duration::from_millis(60);
+const LATEST_KILL: Duration = Duration::from_millis(40);
 
 /// Room for what is retained while servers are killed.
 const LARGE: [(&str, &str); 2] = [
@@ -443,7 +443,7 @@ async fn a_server_that_is_killed_while_it_saves_starts_again_and_never_tells_wro
         let (since, accepted) = match &mut known {
             Some(known) => known,
             None => {
-                for _ in 0..60 {
+                for _ in 0..20 {
                     try_publish(server, u64::MAX, &filler).await.expect("it is taken");
                 }
                 n += 1;

@@ -53,9 +53,9 @@ impl Gathering {
         self.is_resting = false;
     }
 
-    /// Whether nothing is left of it.
+    /// Whether nobody is there, so that whoever comes next begins anew.
     pub(super) fn is_over(&self) -> bool {
-        !self.is_resting && self.presence.is_over()
+        self.presence.is_deserted()
     }
 }
 

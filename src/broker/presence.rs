@@ -177,9 +177,9 @@ impl Presence {
         !self.changed.is_empty()
     }
 
-    /// Whether nobody is there and everybody has been told so.
-    pub(super) fn is_over(&self) -> bool {
-        self.sessions.is_empty()
+    /// Whether nobody is there. Then nobody is left who could be told of who has gone.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.count == 0
     }
 
     /// What everybody's picture is.

@@ -55,10 +55,10 @@ fn e162_e163_who_comes_and_goes_is_told_once() {
     presence.untrack(SessionId(1));
     assert_eq!(shown(&presence.announced()), "ada:a bob:b");
     assert_eq!(told(&mut presence), pair("", "ada:a"));
-    assert!(!presence.has_news() && !presence.is_over());
+    assert!(!presence.has_news() && !presence.is_deserted());
     presence.untrack(SessionId(2));
     assert_eq!(told(&mut presence), pair("", "bob:b"));
-    assert!(presence.is_over());
+    assert!(presence.is_deserted());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn what_cancels_out_between_two_announcements_is_never_told() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
     presence.untrack(SessionId(1));
-    assert!(!presence.has_news() && presence.is_over());
+    assert!(!presence.has_news() && presence.is_deserted());
     track(&mut presence, 1, "ada", "b").expect("room");
     presence.announce();
     presence.update(SessionId(1), meta_of("2"), "c".into());
@@ -123,7 +123,7 @@ fn e171_nothing_comes_of_an_update_or_a_leave_of_who_is_not_there() {
     presence.untrack(SessionId(1));
     presence.update(SessionId(2), meta_of("2"), "c".into());
     presence.untrack_worker(FIRST);
-    assert!(!presence.has_news() && presence.is_over());
+    assert!(!presence.has_news() && presence.is_deserted());
 }
 
 #[test]

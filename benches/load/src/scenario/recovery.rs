@@ -30,7 +30,7 @@ const THREADS: usize = 8;
 const MISSED: u64 = 20;
 
 /// Events a second while the clients come back.
-const PER_SECOND: u32 = 10;
+const PER_SECOND: u32 = 2;
 
 const PAYLOAD_BYTES: usize = 128;
 

@@ -43,9 +43,6 @@ struct Listed {
     scope: String,
     channel: Option<String>,
     subscribers: usize,
-    /// The members, where the topic tracks them; given only for a single topic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    members: Option<Box<RawValue>>,
 }
 
 /// Some of an app's topics; `next`, given as `after`, asks for the topics that follow.
@@ -58,7 +55,19 @@ struct Page {
 /// A single topic.
 #[derive(Debug, Serialize)]
 struct One {
-    data: Listed,
+    data: Shown,
+}
+
+/// What is told of a single topic only.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    listed: Listed,
+    /// The members, where the topic tracks them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Box<RawValue>>,
+    /// The head of the scope; `null` if nobody hears the scope and nothing would be retained.
+    position: Option<String>,
 }
 
 /// Lists an app's occupied topics in their order, page by page.
@@ -87,7 +96,7 @@ pub async fn list(
     Ok(answer(&Page { data, next }))
 }
 
-/// Tells how many subscribers the topic of a whole scope has.
+/// Tells how many subscribers the topic of a whole scope has, and the position of the scope.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -100,7 +109,8 @@ pub async fn show_scope(
     show(&request, &services, &slug, &scope, None).await
 }
 
-/// Tells how many subscribers a channel has, and lists the members of a presence channel.
+/// Tells how many subscribers a channel has and the position of its scope, and lists the members of
+/// a presence channel.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -126,12 +136,14 @@ async fn show(
     let addressing = services.addressing();
     let rank = rank(scope, channel, &app, &addressing)?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
+    // Read first: a publication that is too late for the counts is after the position.
+    let position = services.topics.head(&key).map(|head| head.to_string());
     let members = members(services, &key, rank.channel.as_ref()).await?;
     let place = Place { key, channel: rank.channel.clone() };
     let subscribers = services.topics.subscribers(place).await;
     let subscribers = subscribers.map_err(|Unanswered| ApiError::Unavailable)?;
-    let data = Listed { members, ..listing(rank, subscribers, &app, &addressing) };
-    Ok(answer(&One { data }))
+    let listed = listing(rank, subscribers, &app, &addressing);
+    Ok(answer(&One { data: Shown { listed, members, position } }))
 }
 
 /// The members, spelled as clients receive them; `None` where the topic does not track them.
@@ -228,7 +240,6 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
         scope: scope.to_string(),
         channel: channel.map(|channel| channel.to_string()),
         subscribers,
-        members: None,
     }
 }
 

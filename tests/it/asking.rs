@@ -19,6 +19,16 @@ fn listed(topic: &str, scope: &str, channel: Option<&str>, subscribers: usize) -
     json!({ "topic": topic, "scope": scope, "channel": channel, "subscribers": subscribers })
 }
 
+/// What is told of a single topic, without its position, which every answer must have.
+async fn show(server: &TestServer, app: &App, path: &str) -> (u16, Value) {
+    let (status, mut answer) = ask(server, app, path).await;
+    let position = answer["data"].as_object_mut().and_then(|data| data.remove("position"));
+    let position = position.as_ref().and_then(Value::as_str);
+    let is_position = position.is_some_and(|position| position.contains(':'));
+    assert!(is_position, "{path}: {position:?} in {answer}");
+    (status, answer)
+}
+
 async fn ticketed(server: &TestServer, way: &str, app: &App, topics: &[&str]) -> Socket {
     let ticket = json!({ "guardian_token": token(app, &json!({ "listen": ["private:*"] })) });
     let mut socket = Socket::connect(server, way).await;
@@ -86,13 +96,13 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
         ("/public/a%2Fb", topics[2].clone()),
         ("/public/a/b", topics[2].clone()),
     ] {
-        let answer = ask(&server, &app, path).await;
+        let answer = show(&server, &app, path).await;
         assert_eq!(answer, (200, json!({ "data": expected })), "{path}");
     }
     private.push(json!([null, "5", "public:foo-app:a/b", "phx_leave", {}])).await;
     private.next().await;
     let nobody = json!({ "data": listed("public:foo-app:a/b", "public", Some("a/b"), 0) });
-    let left = async { while ask(&server, &app, "/public/a%2Fb").await.1 != nobody {} };
+    let left = async { while show(&server, &app, "/public/a%2Fb").await.1 != nobody {} };
     timeout(DEADLINE, left).await.expect("who left is not counted");
     drop(sockets);
     let alone = json!({ "data": [topics[0]], "next": null });
@@ -108,7 +118,7 @@ async fn of_a_presence_channel_the_members_are_told_as_its_clients_have_them() {
     let empty = json!({
         "topic": topic, "scope": "presence", "channel": "room", "subscribers": 0, "members": {},
     });
-    assert_eq!(ask(&server, &app, "/presence/room").await, (200, json!({ "data": empty })));
+    assert_eq!(show(&server, &app, "/presence/room").await, (200, json!({ "data": empty })));
     let mut sockets = Vec::new();
     for (way, sub) in [(V2, json!("ada")), (V1_POLLED, json!("ada")), (V1, json!(7))] {
         let claims = json!({
@@ -134,7 +144,52 @@ async fn of_a_presence_channel_the_members_are_told_as_its_clients_have_them() {
     let entry = json!([listed(topic, "presence", Some("room"), 3)]);
     assert_eq!(list["data"], entry, "a list has counts alone");
     let whole = listed("presence:foo-app", "presence", None, 0);
-    assert_eq!(ask(&server, &app, "/presence").await, (200, json!({ "data": whole })));
+    assert_eq!(show(&server, &app, "/presence").await, (200, json!({ "data": whole })));
+}
+
+#[tokio::test]
+async fn whatever_is_published_after_an_answer_is_replayed_to_a_join_with_its_position() {
+    let server = TestServer::start();
+    let app = server.create_app(json!({ "name": "foo-app" })).await;
+    let event =
+        |topic: &str, n: u64| json!({ "topic": topic, "event": "msg", "payload": { "n": n } });
+    for (path, topic) in [
+        ("/public/untouched", "public:foo-app:untouched"),
+        ("/public", "public:foo-app"),
+        ("/public/untouched", "public:foo-app:untouched"),
+    ] {
+        let position = ask(&server, &app, path).await.1["data"]["position"].clone();
+        server.trigger(&app, event("untouched", 1)).await;
+        server.trigger(&app, event("#general", 2)).await;
+        let mut socket = Socket::connect(&server, V2).await;
+        let reply = socket.try_join(topic, json!({ "since": position })).await;
+        let recovery = json!({ "complete": true, "position": position, "replayed": 2 });
+        assert_eq!(reply["response"]["recovery"], recovery, "{path}");
+        for n in [1, 2] {
+            assert_eq!(socket.next().await[4], json!({ "n": n }), "{path}");
+        }
+        let again = ask(&server, &app, path).await.1["data"]["position"].clone();
+        assert_ne!(again, position, "{path}");
+        assert_eq!(ask(&server, &app, path).await.1["data"]["position"], again, "{path}");
+    }
+    let of_other_scope = ask(&server, &app, "/private").await.1["data"]["position"].clone();
+    let mut socket = Socket::connect(&server, V2).await;
+    let reply = socket.try_join("public:foo-app", json!({ "since": of_other_scope })).await;
+    assert_eq!(reply["response"]["recovery"]["reason"], "unknown");
+}
+
+#[tokio::test]
+async fn without_history_a_scope_has_a_position_only_while_somebody_listens() {
+    let server = TestServer::start();
+    let app = json!({ "name": "foo-app", "history_publications": 0 });
+    let app = server.create_app(app).await;
+    let shown = async |path| ask(&server, &app, path).await.1["data"]["position"].clone();
+    assert_eq!(shown("/public/room").await, Value::Null);
+    assert_eq!(shown("/public").await, Value::Null);
+    let mut socket = Socket::connect(&server, V2).await;
+    socket.join("public:foo-app:other", json!({})).await;
+    assert!(shown("/public/room").await.is_string());
+    assert_eq!(shown("/private/room").await, Value::Null);
 }
 
 #[tokio::test]
@@ -151,9 +206,9 @@ async fn with_a_single_app_topics_are_spelled_without_its_name() {
     let rest = json!({ "data": expected[1..], "next": null });
     assert_eq!(ask(&server, &app, "?after=private:7:a").await, (200, rest));
     let one = json!({ "data": expected[0] });
-    assert_eq!(ask(&server, &app, "/private/7:a").await, (200, one));
+    assert_eq!(show(&server, &app, "/private/7:a").await, (200, one));
     let whole = json!({ "data": listed("public:test-app", "public", None, 0) });
-    assert_eq!(ask(&server, &app, "/public").await, (200, whole));
+    assert_eq!(show(&server, &app, "/public").await, (200, whole));
 }
 
 #[tokio::test]

@@ -93,10 +93,16 @@ async fn an_empty_segment_of_a_channel_name_counts_only_if_its_slashes_are_escap
         let path = format!("/api/apps/test-app/channels/public{path}");
         let answer = call(&server, "GET", &path, &json!(null)).await;
         let topic = channel.map_or("public:test-app".into(), |c| format!("public:test-app:{c}"));
+        let told: Value = answer.json();
+        let position = &told["data"]["position"];
+        assert!(position.is_string(), "{path}: {told}");
         let expected = json!({
-            "data": {"topic": topic, "scope": "public", "channel": channel, "subscribers": 0},
+            "data": {
+                "topic": topic, "scope": "public", "channel": channel, "subscribers": 0,
+                "position": position,
+            },
         });
-        assert_eq!((answer.status, answer.json()), (200, expected), "{path}");
+        assert_eq!((answer.status, &told), (200, &expected), "{path}");
     }
 }
 

@@ -18,7 +18,7 @@ struct File {
     bytes: &'static [u8],
 }
 
-const FILES: [File; 7] = [
+const FILES: [File; 8] = [
     File {
         path: "/",
         content_type: "text/html; charset=utf-8",
@@ -48,6 +48,11 @@ const FILES: [File; 7] = [
         path: "/herald.svg",
         content_type: "image/svg+xml",
         bytes: include_bytes!("../../static/herald.svg"),
+    },
+    File {
+        path: "/herald-recovery.mjs",
+        content_type: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/herald-recovery.mjs"),
     },
     File {
         path: "/phoenix.mjs",

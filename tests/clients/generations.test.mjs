@@ -8,6 +8,7 @@ import { ENDING } from "./steps/ending.mjs"
 import { JOINING } from "./steps/joining.mjs"
 import { PRESENCE } from "./steps/presence.mjs"
 import { PUSHING } from "./steps/pushing.mjs"
+import { RECOVERING } from "./steps/recovering.mjs"
 import { Browser } from "./support/browser.mjs"
 import { GENERATIONS, LATEST, OLDEST, overEachTransport } from "./support/generations.mjs"
 import { Herald } from "./support/herald.mjs"
@@ -23,7 +24,7 @@ const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_W
  * - `not(client)`: the reason why a client cannot pass the step,
  * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds its result.
  */
-const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING]
+const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING, ...RECOVERING]
 
 const CLIENTS = [
   ...overEachTransport(GENERATIONS).map(client => ({ ...client, place: "node" })),

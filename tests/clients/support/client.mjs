@@ -46,6 +46,13 @@ export class Client {
     return channel
   }
 
+  /** Runs lines of a page that join `topic`, and listens to `event`. The page has a `token`, and perhaps a `position`. */
+  paste(lines, topic, page) {
+    const channel = new Channel(this, topic)
+    this.do("paste", channel.number, lines, page)
+    return channel
+  }
+
   /** Joins, and fails unless the server says ok. */
   async joined(topic, options) {
     const channel = this.join(topic, options)
@@ -113,6 +120,7 @@ class Channel {
     this.closed = new Inbox(`${client.label}, close of ${topic}`)
     this.errored = new Inbox(`${client.label}, error of ${topic}`)
     this.pictures = new Inbox(`${client.label}, presence of ${topic}`)
+    this.reloads = new Inbox(`${client.label}, reload of ${topic}`)
   }
 
   /** Pushes, and returns the inbox into which replies, if there are any, are put. */
@@ -141,7 +149,14 @@ class Channel {
   }
 
   hear(kind, word) {
-    const inboxes = { event: this.inbox, reply: this.replies, closed: this.closed, errored: this.errored, picture: this.pictures }
+    const inboxes = {
+      event: this.inbox,
+      reply: this.replies,
+      closed: this.closed,
+      errored: this.errored,
+      picture: this.pictures,
+      reloads: this.reloads,
+    }
     inboxes[kind].put(word)
   }
 }

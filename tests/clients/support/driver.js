@@ -36,6 +36,16 @@ window.driver = (() => {
     for (const [event, message] of pushes) channel.push(event, message)
   }
 
+  /** Runs lines of a page that join a channel, with the variables that they use, and listens to the channel. */
+  function paste(client, number, lines, { event, token, position }) {
+    const page = { querySelector: () => (position ? { content: position } : null) }
+    const reload = () => say(client, "reloads", number)
+    const pasted = new Function("socket", "token", "document", "reload", `${lines}\nreturn channel`)
+    const channel = pasted(sockets[client], token, page, reload)
+    channels[number] = channel
+    channel.on(event, (payload, ref) => say(client, "event", number, { payload, position: ref }))
+  }
+
   function push(client, number, request, event, message) {
     const payload = message.bytes ? Uint8Array.from(message.bytes).buffer : message.payload
     listen(client, request, channels[number].push(event, payload))
@@ -88,5 +98,5 @@ window.driver = (() => {
     tell(JSON.stringify(words))
   }
 
-  return { connect, join, push, leave, slip, babble, disconnect }
+  return { connect, join, paste, push, leave, slip, babble, disconnect }
 })()

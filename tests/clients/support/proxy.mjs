@@ -22,6 +22,7 @@ export class Proxy {
     this.requests = new Gate()
     this.answers = new Gate()
     this.keepsBack = () => false
+    this.isDown = false
     this.server = net.createServer(client => this.serve(client))
   }
 
@@ -48,7 +49,18 @@ export class Proxy {
     this.sockets.forEach(socket => socket.destroy())
   }
 
+  /** Breaks every connection, and accepts no other until `comeBack`. */
+  goDown() {
+    this.isDown = true
+    this.cut()
+  }
+
+  comeBack() {
+    this.isDown = false
+  }
+
   serve(client) {
+    if (this.isDown) return client.destroy()
     this.keep(client)
     let head = ""
     const read = chunk => {

@@ -1,6 +1,7 @@
 // The tools of a step of the matrix: the generation of its client, its own app, servers, and a clean-up.
 
 import { Client } from "./client.mjs"
+import { TEST_APP } from "./herald.mjs"
 import { Proxy } from "./proxy.mjs"
 import { mint } from "./token.mjs"
 
@@ -43,6 +44,11 @@ export class Stage {
   /** A token of the stage's app. */
   token(claims) {
     return mint({ sub: { id: 1 }, ...claims }, this.app.secret)
+  }
+
+  /** A token of the app that every server has. */
+  tokenOfTestApp() {
+    return mint({ listen: ["private:*"] }, TEST_APP.secret)
   }
 
   trigger(fields) {

@@ -1,0 +1,136 @@
+// How every client recovers what it has missed, with the lines that docs/history.md gives to pages.
+
+import assert from "node:assert/strict"
+import { STAYS_AWAY } from "../support/generations.mjs"
+import { blocksOf } from "../support/markdown.mjs"
+import { step } from "../support/stage.mjs"
+
+/** The topic in the lines. Each step has its own. */
+const PRINTED_TOPIC = "private:shop:room-1"
+
+const LINES = await linesForAPage()
+
+export const RECOVERING = [
+  step("recovers what it missed while its connection was cut", {
+    not: STAYS_AWAY,
+    async run(stage) {
+      const proxy = await stage.proxy(stage.herald)
+      const page = await joined(stage, "cut", { to: proxy })
+      await publish(stage, "cut", [1])
+      await hears(page, [1])
+
+      proxy.goDown()
+      await page.client.lost.take("the loss of the connection")
+      await publish(stage, "cut", [2, 3])
+      proxy.comeBack()
+
+      await hears(page, [2, 3])
+      await publish(stage, "cut", [4])
+      await hears(page, [4])
+      await page.client.fence()
+      assert.deepEqual([page.inbox.rest(), page.reloads.rest()], [[], []])
+    },
+  }),
+
+  step("receives what was published between the rendering of its page and its join", {
+    async run(stage) {
+      const printed = { topic: "handoff", scope: "private", payload: "{}", position: true }
+      const { position } = await stage.herald.triggerRaw(printed, stage.app)
+      await publish(stage, "handoff", [1, 2])
+      const page = await joined(stage, "handoff", { position })
+      await hears(page, [1, 2])
+      await publish(stage, "handoff", [3])
+      await hears(page, [3])
+      assert.deepEqual([page.inbox.rest(), page.reloads.rest()], [[], []])
+    },
+  }),
+
+  step("is told that a gap cannot be closed, and hears what follows", {
+    async run(stage) {
+      const ofAnotherScope = await stage.herald.triggerRaw({ topic: "gap", payload: "{}", position: true }, stage.app)
+      await publish(stage, "gap", [1])
+      const page = await joined(stage, "gap", ofAnotherScope)
+      await page.reloads.take("the call to reload")
+      await publish(stage, "gap", [2])
+      await hears(page, [2])
+      assert.deepEqual([page.inbox.rest(), page.reloads.rest()], [[], []])
+    },
+  }),
+
+  step("recovers what it missed before an orderly restart of the server", {
+    not: STAYS_AWAY,
+    async arrange(stage) {
+      const proxy = await stage.proxy(stage.restarting)
+      const page = await joined(stage, `${stage.client.id}, saved`, { to: proxy, ...ofTestApp(stage) })
+      proxy.goDown()
+      await stage.restarting.trigger({ scope: "private", topic: `${stage.client.id}, saved`, payload: { n: 1 } })
+      return { proxy, page }
+    },
+
+    async act([{ restarting }]) {
+      await restarting.stop()
+      await restarting.start()
+    },
+
+    async run(stage) {
+      const { proxy, page } = stage.arranged
+      proxy.comeBack()
+      await hears(page, [1])
+      await stage.restarting.trigger({ scope: "private", topic: `${stage.client.id}, saved`, payload: { n: 2 } })
+      await hears(page, [2])
+      assert.deepEqual([page.inbox.rest(), page.reloads.rest()], [[], []])
+    },
+  }),
+
+  step("is told that it missed events after a crash of the server", {
+    not: STAYS_AWAY,
+    arrange: stage => joined(stage, stage.client.id, { to: stage.restarting, ...ofTestApp(stage) }),
+
+    async act([{ restarting }]) {
+      await restarting.stop("SIGKILL")
+      await restarting.start()
+    },
+
+    async run(stage) {
+      const page = stage.arranged
+      await page.reloads.take("the call to reload")
+      await stage.restarting.trigger({ scope: "private", topic: stage.client.id, payload: { n: 1 } })
+      await hears(page, [1])
+    },
+  }),
+]
+
+/** The lines of docs/history.md that a page of any version can contain. */
+async function linesForAPage() {
+  const blocks = (await blocksOf("docs/history.md")).filter(({ kind }) => kind === "js page")
+  assert.equal(blocks.length, 1, "docs/history.md has the lines for a page once")
+  assert.ok(blocks[0].code.includes(PRINTED_TOPIC))
+  return blocks[0].code
+}
+
+/** A page with these lines that has joined a channel of the stage's app. */
+async function joined(stage, channel, { to, position, slug = stage.app.slug, token = stage.token({ listen: ["private:*"] }) }) {
+  const topic = `private:${slug}:${channel}`
+  const client = stage.connect({ to })
+  const page = client.paste(LINES.replaceAll(PRINTED_TOPIC, topic), topic, { event: "msg", token, position })
+  await client.onWire({ topic, event: "phx_reply" }, "the reply to the join")
+  return page
+}
+
+/** The app that every server has. */
+function ofTestApp(stage) {
+  return { slug: "test-app", token: stage.tokenOfTestApp() }
+}
+
+async function publish(stage, topic, numbers) {
+  for (const n of numbers) await stage.trigger({ scope: "private", topic, payload: { n } })
+}
+
+/** Takes one event for each of these numbers, in this order and each with its position. */
+async function hears({ inbox }, numbers) {
+  for (const n of numbers) {
+    const { payload, position } = await inbox.take(`event ${n}`)
+    assert.deepEqual(payload, { n })
+    assert.match(position, /^[\w-]{22}:\d+$/)
+  }
+}

@@ -51,12 +51,12 @@ export class Feed {
     this.received = { [Kind.CHANNEL]: 0, [Kind.ELSEWHERE]: 0, [Kind.BROADCAST]: 0 }
   }
 
-  /** Shows one event with its payload. */
-  add({ kind, channel, event }, payload) {
+  /** Shows one event with its payload, and whether it was missed before. */
+  add({ kind, channel, event }, payload, { isReplaying = false } = {}) {
     const entry = element("li", "entry")
     entry.dataset.testid = "entry"
     entry.dataset.kind = kind
-    entry.append(...facts(kind, channel, event), ...content(payload))
+    entry.append(...facts(kind, channel, event, isReplaying), ...content(payload))
     this.prepend(entry)
     this.received[kind] += 1
     this.onCount(this.received)
@@ -89,8 +89,8 @@ export function countWords({ channel, broadcast }) {
   return `${shown}${received} ${received === 1 ? "event" : "events"}`
 }
 
-/** The event's name, where it was published to, and when it arrived. */
-function facts(kind, channel, event) {
+/** The event's name, where it was published to, whether it was recovered, and when it arrived. */
+function facts(kind, channel, event, isRecovered) {
   const tags = element("p", "entry-tags")
   tags.append(element("bdi", "entry-event", event))
   if (kind === Kind.BROADCAST) tags.append(element("span", "badge", "to all channels"))
@@ -99,6 +99,7 @@ function facts(kind, channel, event) {
     where.append(element("bdi", "entry-channel", channel))
     tags.append(where)
   }
+  if (isRecovered) tags.append(element("span", "recovered", "recovered"))
   const now = new Date()
   const time = element("time", "entry-time", now.toLocaleTimeString())
   time.dateTime = now.toISOString()

@@ -4,6 +4,7 @@
 
 import { wireCopyButtons } from "./copy.js"
 import { Feed, countWords, heardOnChannel, heardOnScope, isControl } from "./feed.js"
+import { recover } from "./herald-recovery.mjs"
 import { Socket } from "./phoenix.mjs"
 
 const LINE_BREAK = " \\\n  "
@@ -12,6 +13,10 @@ const NAME_KEY = "herald.name"
 const PRIVATE_CHANNEL = "room-1"
 const RECONNECT_MS = [100, 250, 500, 1000, 2000, 3000]
 const RECONNECT_MAX_MS = 5000
+
+/** For how long a connection that was cut by hand stays away, and the close code. */
+const CUT_MS = 10_000
+const CUT_CODE = 4000
 
 const byId = id => document.getElementById(id)
 
@@ -50,6 +55,7 @@ class ConnectionState {
     this.attempts = 0
     this.retryAt = 0
     this.lostAt = 0
+    this.isCut = false // by hand
     // Only the countdown needs a clock; every other change calls `show` itself.
     setInterval(() => this.socket === "lost" && this.showDetail(), 500)
   }
@@ -69,11 +75,14 @@ class ConnectionState {
     if (byId("state").dataset.state !== state) byId("state").dataset.state = state
     if (byId("state-word").textContent !== word) byId("state-word").textContent = word
     byId("send").setAttribute("aria-disabled", String(!this.isLive))
+    byId("cut").hidden = !this.isCut && !this.isLive
+    byId("cut").textContent = this.isCut ? "Reconnect now" : "Cut the connection"
     if (this.isLive && byId("send-note").textContent === OFFLINE) say(byId("send-note"), "")
     this.showDetail()
   }
 
   word() {
+    if (this.isCut) return ["reconnecting", "Cut off"]
     if (this.socket === "lost") return ["reconnecting", "Reconnecting"]
     if (this.socket === "connecting") return ["connecting", "Connecting"]
     if (this.join === "joined") return ["live", "Live"]
@@ -87,6 +96,7 @@ class ConnectionState {
   }
 
   detail() {
+    if (this.isCut) return `You have cut the connection. What is sent now arrives later. ${retryWords(this.retryAt)}`
     if (this.socket === "lost") return `${lossWords()} ${retryWords(this.retryAt)} Attempt ${this.attempts}.`
     if (this.socket === "connecting") return "Opening a socket to this server."
     if (this.join === "joined") return `Joined ${topic}. What is sent here arrives in every window.`
@@ -121,28 +131,46 @@ const feed = new Feed(byId("feed"), showCounts)
 function openSocket() {
   const socket = new Socket("/socket", {
     reconnectAfterMs: tries => {
-      const wait = RECONNECT_MS[tries - 1] ?? RECONNECT_MAX_MS
+      const wait = state.isCut ? CUT_MS : RECONNECT_MS[tries - 1] ?? RECONNECT_MAX_MS
       Object.assign(state, { attempts: tries, retryAt: Date.now() + wait })
       return wait
     },
   })
-  socket.onOpen(() => state.change({ socket: "open" }))
+  socket.onOpen(() => state.change({ socket: "open", isCut: false }))
   socket.onClose(() => state.change({ socket: "lost", lostAt: state.lostAt || Date.now() }))
   return socket
 }
 
+/** Closes the connection as if it had broken, or ends the wait for the next one. */
+function wireCut(socket) {
+  byId("cut").addEventListener("click", () => {
+    if (state.isCut) {
+      socket.reconnectTimer.reset()
+      socket.disconnect(() => socket.connect())
+    } else if (state.isLive) {
+      state.change({ isCut: true })
+      socket.conn.close(CUT_CODE, "cut by hand")
+    }
+  })
+}
+
 function joinApp(socket) {
   const channel = socket.channel(topic, {})
+  let gap = ""
+  const recovery = recover(channel, {
+    complete: ({ replayed }) => (gap = recoveredWords(replayed)),
+    incomplete: ({ reason }) => (gap = `Some of what was sent in between is missing (${reason}).`),
+  })
   // A whole scope hears all of its channels, and events of any name.
   channel.onMessage = (event, payload) => {
-    if (!isControl(event)) feed.add(heardOnScope(event, channelName), payload)
+    if (!isControl(event)) feed.add(heardOnScope(event, channelName), payload, recovery)
     return payload
   }
   channel.onError(() => state.change({ join: "joining" }))
   channel.onClose(() => state.change({ join: "closed" }))
   channel.join()
     .receive("ok", () => {
-      if (state.lostAt) feed.mark(gapWords(state.lostAt))
+      if (state.lostAt) feed.mark(`${absenceWords(state.lostAt)} ${gap}`)
       state.change({ join: "joined", lostAt: 0 })
     })
     .receive("error", response => state.change({ join: "refused", refusal: refusal(response) }))
@@ -167,9 +195,14 @@ function wireOthers() {
   })
 }
 
-function gapWords(lostAt) {
+function absenceWords(lostAt) {
   const seconds = Math.max(1, Math.round((Date.now() - lostAt) / 1000))
-  return `Back after ${seconds} s. What was sent in between is not shown.`
+  return `Back after ${seconds} s.`
+}
+
+function recoveredWords(count) {
+  if (count === 0) return "Nothing was missed."
+  return count === 1 ? "1 event was recovered." : `${count} events were recovered.`
 }
 
 function wireCompose(channel) {
@@ -224,8 +257,9 @@ class PrivatePanel {
     this.channel = channel
     const ifCurrent = act => response => this.channel === channel && act(response)
     const heard = isWholeScope(wanted) ? heardOnScope : heardOnChannel
+    const recovery = recover(channel)
     channel.onMessage = (event, payload) => {
-      if (!isControl(event)) this.feed.add(heard(event), payload)
+      if (!isControl(event)) this.feed.add(heard(event), payload, recovery)
       return payload
     }
     channel.onError(ifCurrent(() => this.show("joining", "The connection was lost. Joining again by itself.")))
@@ -376,6 +410,7 @@ function start() {
   }
   const socket = openSocket()
   wireCompose(joinApp(socket))
+  wireCut(socket)
   new PrivatePanel(socket)
   state.show()
   socket.connect()

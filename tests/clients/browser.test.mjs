@@ -183,7 +183,11 @@ describe("every event is shown as text", () => {
 })
 
 describe("the connection", () => {
-  for (const signal of ["SIGTERM", "SIGKILL"]) {
+  const ends = [
+    { signal: "SIGTERM", words: "Nothing was missed." },
+    { signal: "SIGKILL", words: "Some of what was sent in between is missing (epoch)." },
+  ]
+  for (const { signal, words } of ends) {
     test(`says so when the server is gone (${signal}), and recovers by itself`, async t => {
       const windows = await twoWindows(t)
       await herald.stop(signal)
@@ -203,9 +207,40 @@ describe("the connection", () => {
       for (const window of windows) await window.is("live")
       await windows[0].by("message").press("Enter")
       for (const window of windows) await window.entry("is anybody there?")
-      assert.match(await windows[1].by("mark").textContent(), /^Back after \d+ s\. What was sent in between is not shown\.$/)
+      const mark = await windows[1].by("mark").textContent()
+      assert.equal(mark.replace(/\d+/, "n"), `Back after n s. ${words}`)
     })
   }
+
+  test("can be cut by hand, and what was sent meanwhile arrives marked as recovered", async t => {
+    const [one, two] = await twoWindows(t)
+    await one.by("cut").click()
+    await one.is("reconnecting")
+    assert.equal(await one.by("state-word").textContent(), "Cut off")
+    for (const message of ["first", "second"]) await two.send({ name: "Ada", message })
+    await two.entry("second")
+    assert.deepEqual(await one.texts(), [])
+
+    await one.by("cut").getByText("Reconnect now").click()
+    await one.is("live")
+    await one.entry("second")
+    assert.deepEqual(await one.texts(), ["second", "first"])
+    assert.match(await one.by("mark").textContent(), /^Back after \d+ s\. 2 events were recovered\.$/)
+    await two.send({ name: "Ada", message: "third" })
+    await one.entry("third")
+    assert.deepEqual(await one.recovered(), ["second", "first"])
+    assert.deepEqual(await two.recovered(), [])
+  })
+
+  test("comes back by itself some seconds after it was cut by hand", async t => {
+    const window = await open(t)
+    await window.by("cut").click()
+    await window.is("reconnecting")
+    await herald.trigger({ topic: "foo-topic", payload: { message: "meanwhile" } })
+    await window.entry("meanwhile")
+    assert.deepEqual(await window.recovered(), ["meanwhile"])
+    await window.by("cut").getByText("Cut the connection").waitFor()
+  })
 
   test("the refusal of an app that does not exist is shown as a sentence", async t => {
     const window = await open(t, "/?app=no-such-app", "refused")

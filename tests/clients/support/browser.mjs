@@ -120,6 +120,11 @@ export class DemoPage {
     return this.by(feed).locator(".entry-text:visible").allTextContents()
   }
 
+  /** The texts of the entries that are marked as recovered, from the top. */
+  recovered(feed = "feed") {
+    return this.by(feed).locator(".entry:has(.recovered) .entry-text").allTextContents()
+  }
+
   /** Fills in the private panel and joins. */
   async joinPrivately({ topic, token, csrf }) {
     if (topic) await this.by("private-topic").fill(topic)

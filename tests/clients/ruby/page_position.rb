@@ -1,5 +1,5 @@
-# What an application does before it queries the data of a page: an event, with the first article's initializer, whose answer
-# tells a position.
+# What an application does before it queries the data of a page: it reads the position of the scope, with the first article's
+# initializer.
 #
 #   ruby page_position.rb
 #
@@ -21,10 +21,8 @@ module PusherLite
   end
 end
 
-answer = Net::HTTP.post_form(PusherLite.uri, {
-  "topic" => Rails.application.secrets.pusher_channel,
-  "event" => "rendered",
-  "scope" => "public",
-  "position" => "true"
-})
-puts JSON.parse(answer.body).fetch("position")
+uri = PusherLite.uri
+request = Net::HTTP::Get.new("/api/apps/#{Rails.application.secrets.pusher_app_id}/channels/public/#{Rails.application.secrets.pusher_channel}")
+request.basic_auth(uri.user, uri.password)
+answer = Net::HTTP.start(uri.host, uri.port) { |http| http.request(request) }
+puts JSON.parse(answer.body).fetch("data").fetch("position")

@@ -75,6 +75,10 @@ impl Topics {
         outboxes.frames_most.set(figure(count.frames_most));
         outboxes.bytes_most.set(figure(count.bytes_most));
         outboxes.silent_threads.set(silent_threads);
+        let retained = self.directory().retained();
+        let history = &self.metrics().history;
+        history.bytes.set(figure(retained.bytes));
+        history.publications.set(figure(retained.publications));
         self.metrics().apps.count_subscriptions(&count.subscriptions);
     }
 }

@@ -14,7 +14,7 @@ use super::{
     backlog::Backlog,
     fanout::{Fanout, WorkerId},
     history::{Contradiction, History, Retention},
-    ledger::{Account, Ledger},
+    ledger::{Account, Held, Ledger},
     position::{Epochs, StreamPosition},
     stream::Stream,
     subscriber::ScopeKey,
@@ -248,9 +248,9 @@ impl Directory {
         exceeded
     }
 
-    /// Bytes that all apps retain.
-    pub(super) fn retained_bytes(&self) -> usize {
-        self.ledger.bytes()
+    /// What all apps retain.
+    pub(super) fn retained(&self) -> Held {
+        Held { bytes: self.ledger.bytes(), publications: self.ledger.publications() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Streams> {

@@ -31,12 +31,13 @@ use super::{
     position::StreamPosition,
     presence::Full,
     publication::Destination,
-    recovery::{Missed, Recovery, Wanted},
+    recovery::{Incomplete, Missed, Reading, Recovery, Wanted},
     replays::{self, Replays},
-    retained::RetainedPayload,
+    retained::{Retained, RetainedPayload},
     stream::Stream,
     subscriber::{
-        Format, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId,
+        Format, Frame, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription,
+        SubscriptionId,
     },
     topic_name::{ChannelName, Scope},
     topics::Topics,
@@ -212,6 +213,7 @@ pub struct Fanout {
 /// Who is told of the history, and from where to where.
 struct Reader<'a> {
     place: &'a Place,
+    outbox: &'a Outbox,
     topic: &'a ByteString,
     format: Format,
     /// The offset behind which the session is handed everything.
@@ -324,8 +326,9 @@ impl Fanout {
         }
         let Some(persona) = persona else {
             let stream = listeners.stream.clone();
-            let reader = Reader { place: &place, topic: &topic, format, attached, boundary };
-            let recovery = self.recover(&stream, reader, wanted, ctx);
+            let (place, topic, outbox) = (&place, &topic, &*outbox);
+            let reader = Reader { place, outbox, topic, format, attached, boundary };
+            let recovery = self.recover(&stream, &reader, wanted, ctx);
             return outbox.answer(id, Ok(Joined { boundary, members: None, recovery }));
         };
         let stream = &listeners.stream;
@@ -349,8 +352,9 @@ impl Fanout {
             Ok(members) => {
                 let Some(taken_in) = group.take_in(session, boundary.offset) else { return };
                 let TakenIn { topic, format, attached, wanted } = taken_in;
-                let reader = Reader { place: &place, topic: &topic, format, attached, boundary };
-                let recovery = self.recover(&stream, reader, wanted, ctx);
+                let (place, topic, outbox) = (&place, &topic, &*outbox);
+                let reader = Reader { place, outbox, topic, format, attached, boundary };
+                let recovery = self.recover(&stream, &reader, wanted, ctx);
                 outbox.answer(id, Ok(Joined { boundary, members: Some(members), recovery }));
             }
             Err(Full) => {
@@ -365,19 +369,41 @@ impl Fanout {
     fn recover(
         &mut self,
         stream: &Stream,
-        reader: Reader<'_>,
+        reader: &Reader<'_>,
         wanted: Option<Wanted>,
         ctx: &mut Context<Self>,
     ) -> Option<Box<Recovery>> {
-        let Reader { place, topic, format, attached, boundary } = reader;
-        let channel = place.channel.as_ref();
-        let missed = stream.missed(channel, wanted?, attached, boundary, now_ms());
-        let Missed { incomplete, limit, position, publications } = missed;
+        let Reader { place, outbox, topic, attached, boundary, .. } = *reader;
+        let reading = Reading { channel: place.channel.as_ref(), attached, boundary };
+        let missed = stream.missed(&reading, wanted?, now_ms());
+        let Missed { mut incomplete, mut limit, mut position, mut attached, publications } = missed;
+        let (mut replayed, mut frames) = self.replay(reader, &publications, ctx);
+        if frames.iter().map(Frame::size_bytes).sum::<usize>() > outbox.replay_bytes_max() {
+            (incomplete, limit) = (Some(Incomplete::TooMuch), Some(Limit::HistoryReplayBytes));
+            (position, attached) = (boundary, reader.attached);
+            (replayed, frames) = (0, Vec::new());
+        }
         limit.into_iter().for_each(|limit| self.topics.metrics().hit(limit));
-        let level = if channel.is_some() { Level::Channel } else { Level::Scope };
+        let listeners = self.scopes.get_mut(&place.key);
+        let group = listeners.and_then(|listeners| listeners.group(place.channel.as_ref()));
+        if let Some(group) = group {
+            group.set_attached(outbox.session(), topic, attached);
+        }
+        Some(Box::new(Recovery { incomplete, position, replayed, frames }))
+    }
+
+    /// The frames of what is replayed, and how many publications they are.
+    fn replay(
+        &mut self,
+        reader: &Reader<'_>,
+        publications: &[(u64, Retained)],
+        ctx: &mut Context<Self>,
+    ) -> (usize, Vec<Frame>) {
+        let Reader { place, topic, format, boundary, .. } = *reader;
+        let level = if place.channel.is_some() { Level::Channel } else { Level::Scope };
         let (now, was_empty) = (Instant::now(), self.replays.is_empty());
         let (mut replayed, mut frames) = (0, Vec::with_capacity(publications.len()));
-        for (offset, retained) in &publications {
+        for (offset, retained) in publications {
             let (channel, event, payload) =
                 (retained.channel(), retained.event(), retained.payload());
             let position = StreamPosition { offset: *offset, ..boundary };
@@ -388,13 +414,13 @@ impl Fanout {
             replayed += 1;
             frames.push(frame);
             if let (RetainedPayload::Bytes(_), Some(encode)) = (payload, format.encode_position) {
-                frames.push(encode(topic, position));
+                frames.push(self.topics.backlog().count(encode(topic, position)));
             }
         }
-        if was_empty && !frames.is_empty() {
+        if was_empty && !self.replays.is_empty() {
             Self::forget_replays(ctx);
         }
-        Some(Box::new(Recovery { incomplete, position, replayed, frames }))
+        (replayed, frames)
     }
 
     /// Drops the frames of replays once they have been of no use for a while.

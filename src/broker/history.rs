@@ -98,6 +98,8 @@ pub struct History {
     /// The highest offset evicted at all.
     evicted: u64,
     bytes: usize,
+    /// No ring retains more publications.
+    publications_max: usize,
     /// How often channels were forgotten because there were too many.
     times_forgotten: u64,
 }
@@ -113,6 +115,16 @@ struct Ring {
 impl Ring {
     fn newest(&self) -> u64 {
         self.offsets.back().map_or(self.evicted, |newest| *newest)
+    }
+
+    /// Evicts its oldest offset. A ring that holds much less than it has room for gives the room back:
+    /// it is not counted among the bytes.
+    fn evict(&mut self, oldest: u64) {
+        self.offsets.pop_front();
+        self.evicted = oldest;
+        if self.offsets.capacity() > 4 * self.offsets.len().max(1) {
+            self.offsets.shrink_to(2 * self.offsets.len());
+        }
     }
 
     /// What it retains after one offset, up to and including another.
@@ -133,6 +145,7 @@ impl History {
             forgotten: 0,
             evicted: 0,
             bytes: 0,
+            publications_max: 0,
             times_forgotten: 0,
         }
     }
@@ -148,7 +161,10 @@ impl History {
             return Err(Contradiction);
         }
         let general = Ring { evicted: general, ..Ring::default() };
-        Ok(Self { head, forgotten, evicted: all, general, ..Self::new(head.epoch) })
+        // The bounds may have been others.
+        let publications_max = usize::MAX;
+        let new = Self::new(head.epoch);
+        Ok(Self { head, forgotten, evicted: all, general, publications_max, ..new })
     }
 
     /// Remembers a channel from which publications up to the offset `evicted` were evicted. Where
@@ -235,6 +251,11 @@ impl History {
         self.retained.is_empty()
     }
 
+    /// How many publications are retained.
+    pub fn len(&self) -> usize {
+        self.retained.len()
+    }
+
     /// Bytes of memory that everything retained and remembered takes.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -262,7 +283,7 @@ impl History {
         if retention.is_none() {
             self.clear();
         } else {
-            self.retain(publication, now_ms);
+            self.retain(publication, now_ms, retention);
             self.bound(&publication.destination, now_ms, retention);
         }
         self.head
@@ -283,6 +304,10 @@ impl History {
             return self.clear();
         }
         self.expire(now_ms, retention);
+        if self.publications_max <= retention.publications_max {
+            return;
+        }
+        self.publications_max = retention.publications_max;
         let rings = self.channels.values().chain([&self.general]);
         let excess = rings.flat_map(|ring| {
             let beyond = ring.offsets.len().saturating_sub(retention.publications_max);
@@ -332,6 +357,17 @@ impl History {
         if since > self.head.offset {
             return Err(Gap::Unknown);
         }
+        if !self.is_whole_after(channel, since) {
+            return Err(Gap::Expired);
+        }
+        let offsets = self.offsets(channel, since, up_to);
+        let missed = self.at(offsets.take(publications_max.saturating_add(1)));
+        if missed.len() > publications_max { Err(Gap::TooMuch) } else { Ok(missed) }
+    }
+
+    /// Whether everything is retained that a subscriber of one channel, or of the whole scope, would
+    /// have heard after an offset.
+    pub fn is_whole_after(&self, channel: Option<&ChannelName>, offset: u64) -> bool {
         let evicted = match channel {
             None => self.evicted,
             Some(channel) => {
@@ -339,12 +375,7 @@ impl History {
                 ring.map_or(self.forgotten, |ring| ring.evicted).max(self.general.evicted)
             }
         };
-        if evicted > since {
-            return Err(Gap::Expired);
-        }
-        let offsets = self.offsets(channel, since, up_to);
-        let missed = self.at(offsets.take(publications_max.saturating_add(1)));
-        if missed.len() > publications_max { Err(Gap::TooMuch) } else { Ok(missed) }
+        evicted <= offset
     }
 
     /// The newest publications that a subscriber of one channel, or of the whole scope, would have
@@ -386,8 +417,9 @@ impl History {
         offsets.filter_map(retained).collect()
     }
 
-    fn retain(&mut self, publication: &Publication, at_ms: u64) {
+    fn retain(&mut self, publication: &Publication, at_ms: u64, retention: &Retention) {
         let offset = self.head.offset;
+        self.publications_max = self.publications_max.max(retention.publications_max);
         let retained = Retained::new(publication, at_ms);
         self.bytes += PLACE_BYTES + retained.size_bytes();
         if let Destination::Channel(channel) = &publication.destination
@@ -444,8 +476,7 @@ impl History {
         let Some(retained) = self.retained.remove(&offset) else { return };
         self.bytes -= PLACE_BYTES + retained.size_bytes();
         if let Some(ring) = self.ring_mut(retained.channel()) {
-            ring.offsets.pop_front();
-            ring.evicted = offset;
+            ring.evict(offset);
         }
         self.evicted = self.evicted.max(offset);
     }

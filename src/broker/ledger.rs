@@ -10,7 +10,7 @@ use crate::{
     settings::{AppHistory, HistorySettings},
 };
 
-use super::history::Retention;
+use super::history::{History, Retention};
 
 /// What all apps retain. Clones share it.
 #[derive(Clone)]
@@ -20,12 +20,18 @@ struct Shared {
     apps: AppDirectory,
     limits: HistorySettings,
     bytes: AtomicUsize,
+    publications: AtomicUsize,
 }
 
 impl Ledger {
     /// Nothing is retained yet.
     pub(super) fn new(apps: AppDirectory, limits: HistorySettings) -> Self {
-        Self(Arc::new(Shared { apps, limits, bytes: AtomicUsize::new(0) }))
+        Self(Arc::new(Shared {
+            apps,
+            limits,
+            bytes: AtomicUsize::new(0),
+            publications: AtomicUsize::new(0),
+        }))
     }
 
     /// The bounds.
@@ -66,9 +72,30 @@ impl Ledger {
         self.0.bytes.load(Relaxed)
     }
 
+    /// Publications that all apps retain.
+    pub(super) fn publications(&self) -> usize {
+        self.0.publications.load(Relaxed)
+    }
+
     /// The account of an app that retains nothing yet.
     pub(super) fn open(&self, app: AppId) -> Arc<Account> {
         Arc::new(Account { app, bytes: AtomicUsize::new(0), ledger: self.clone() })
+    }
+}
+
+/// How much is retained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The memory that it takes.
+    pub(super) bytes: usize,
+    /// How many publications these are.
+    pub(super) publications: usize,
+}
+
+impl Held {
+    /// What a history retains.
+    pub(super) fn by(history: &History) -> Self {
+        Self { bytes: history.bytes(), publications: history.len() }
     }
 }
 
@@ -90,12 +117,14 @@ impl Account {
         self.ledger.limits()
     }
 
-    /// Notes that a scope of the app retains so many bytes, and no longer so many.
-    pub(super) fn note(&self, before: usize, now: usize) {
-        for count in [&self.bytes, &self.ledger.0.bytes] {
-            // Wraps, if it is less: what was added before is subtracted.
-            count.fetch_add(now.wrapping_sub(before), Relaxed);
-        }
+    /// Notes what a scope of the app retained before, and what it retains now.
+    pub(super) fn note(&self, before: Held, now: Held) {
+        let shared = &self.ledger.0;
+        // Wraps, if it is less: what was added before is subtracted.
+        let bytes = now.bytes.wrapping_sub(before.bytes);
+        self.bytes.fetch_add(bytes, Relaxed);
+        shared.bytes.fetch_add(bytes, Relaxed);
+        shared.publications.fetch_add(now.publications.wrapping_sub(before.publications), Relaxed);
     }
 
     /// Whether the app, or all apps together, retain more than they may.

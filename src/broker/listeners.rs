@@ -149,7 +149,8 @@ pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
     pub(super) id: SubscriptionId,
     pub(super) format: Format,
-    /// The offset behind which it has been handed everything, by whatever join it came.
+    /// The offset behind which it has been handed everything, by whatever join it came. It is handed
+    /// nothing up to there.
     pub(super) attached: u64,
     /// Whether it is among the members of the channel that are known to each other.
     pub(super) is_tracked: bool,
@@ -204,6 +205,15 @@ impl Group {
     pub(super) fn attached(&self, session: SessionId, topic: &ByteString) -> Option<u64> {
         let naming = self.namings().find(|naming| naming.topic == *topic)?;
         naming.members.get(&session).map(|member| member.attached)
+    }
+
+    /// Notes the offset behind which a session has been handed everything under this name.
+    pub(super) fn set_attached(&mut self, session: SessionId, topic: &ByteString, attached: u64) {
+        let mut namings = iter::once(&mut self.first).chain(&mut self.others);
+        let naming = namings.find(|naming| naming.topic == *topic);
+        if let Some(member) = naming.and_then(|naming| naming.members.get_mut(&session)) {
+            member.attached = attached;
+        }
     }
 
     /// Notes that the tracker is asked for a session; `true` if it was no member under this name.
@@ -312,7 +322,12 @@ impl Naming {
             format.encode_position?;
             position.get_or_insert_with(|| placed.position_frame(format, &self.topic)).clone()
         };
+        let offset = placed.position().offset;
         for (nth, member) in self.members.values().enumerate() {
+            if offset <= member.attached {
+                // Its client knows this from another thread, which was ahead.
+                continue;
+            }
             let spell = || placed.frame(member.format, level, &self.topic);
             let frame = match placed.suits(member.format) {
                 true => frames[member.format.index()].get_or_insert_with(spell).as_ref(),

@@ -26,6 +26,9 @@ const SLOTS_KEPT: usize = 1;
 /// One of so many parts of what may wait is little: with that, as much as a turn brings still fits.
 const LITTLE_SHARE: usize = 8;
 
+/// A replay may take one of so many parts of what may wait.
+const REPLAY_SHARE: usize = 2;
+
 /// What reaches a session from the broker.
 #[derive(Debug)]
 pub enum ToSession {
@@ -187,6 +190,16 @@ struct Aside {
     /// What the session has taken and keeps for its client to fetch.
     kept: Load,
     bodies: Bodies,
+    /// What comes ahead of all that waits.
+    replay: Replay,
+}
+
+/// What is replayed to a join that was answered.
+#[derive(Default)]
+struct Replay {
+    /// The subscription it belongs to.
+    of: Option<SubscriptionId>,
+    frames: VecDeque<Frame>,
 }
 
 /// The bodies that split frames in the queue share. Each is counted once, as it lies in memory once.
@@ -269,8 +282,9 @@ fn address(split: &Split) -> usize {
 
 impl Aside {
     fn is_empty(&self) -> bool {
-        let Self { is_joining, left, kept, bodies } = self;
-        !is_joining && left.is_empty() && *kept == Load::default() && bodies.0.is_empty()
+        let Self { is_joining, left, kept, bodies, replay } = self;
+        let is_unused = !is_joining && left.is_empty() && *kept == Load::default();
+        is_unused && bodies.0.is_empty() && replay.frames.is_empty()
     }
 }
 
@@ -316,6 +330,10 @@ impl State {
     }
 
     fn pop(&mut self) -> Option<ToSession> {
+        if self.replays() {
+            let replayed = self.beside(|aside| aside.replay.frames.pop_front());
+            return replayed.map(|frame| ToSession::Frame(frame, None));
+        }
         let entry = self.queue.pop_front()?;
         self.load.remove(entry.load());
         if let Some(split) = entry.split() {
@@ -332,7 +350,15 @@ impl State {
         self.aside.as_ref().map_or(split.body.len(), |aside| aside.bodies.added_bytes(split))
     }
 
+    /// Whether something is to be replayed first.
+    fn replays(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| !aside.replay.frames.is_empty())
+    }
+
     fn next(&self) -> Next {
+        if self.replays() {
+            return Next::Frame;
+        }
         match self.queue.front().map(|entry| &entry.what) {
             Some(ToSession::Frame(..)) => Next::Frame,
             Some(ToSession::News(_)) => Next::News,
@@ -355,6 +381,12 @@ impl Outbox {
     /// Makes the outbox of a session in which at most so much may wait.
     pub fn new(session: SessionId, max: Load) -> Arc<Self> {
         Arc::new(Self { session, max, state: Mutex::default() })
+    }
+
+    /// The most bytes that a replay may have. The rest has room for live frames: a replay that filled
+    /// the outbox would end the session, and its client would come back for the same replay.
+    pub(super) fn replay_bytes_max(&self) -> usize {
+        self.max.bytes / REPLAY_SHARE
     }
 
     /// Whose outbox this is.
@@ -416,6 +448,16 @@ impl Outbox {
         true
     }
 
+    /// Puts what is replayed to a join, which the session has just taken the answer of, ahead of all
+    /// that waits. The frames are shared with other sessions, and they count as little here as in the
+    /// answer: only live frames fill the outbox.
+    pub fn replay(&self, of: SubscriptionId, frames: Vec<Frame>) {
+        let mut state = self.state();
+        if !state.is_closed {
+            state.beside(|aside| aside.replay = Replay { of: Some(of), frames: frames.into() });
+        }
+    }
+
     /// Takes frames for as long as `take` wants more; answers what comes next. `waker` is woken when
     /// something comes into an empty outbox, when somebody rings, and when the session is to end.
     pub fn take_frames(
@@ -472,7 +514,10 @@ impl Outbox {
         let state = self.state();
         let mut load = state.load;
         if let Some(aside) = &state.aside {
-            load.add(aside.kept);
+            let Aside { kept, replay: Replay { frames, .. }, .. } = &**aside;
+            let bytes = frames.iter().map(Frame::size_bytes).sum();
+            load.add(*kept);
+            load.add(Load { frames: frames.len(), bytes });
         }
         load
     }
@@ -520,6 +565,9 @@ impl Outbox {
         state.beside(|aside| {
             aside.left.push(id);
             aside.bodies = bodies;
+            if aside.replay.of == Some(id) {
+                aside.replay = Replay::default();
+            }
         });
         state.load.remove(gone);
     }

@@ -65,6 +65,8 @@ impl Replays {
             let frame = spoken.encode(format, level, topic);
             frame.map(|frame| self.backlog.count(frame))
         });
+        // An entry without a frame takes memory, too.
+        self.newer_bytes += size_of::<(Key, Option<Frame>)>();
         self.newer_bytes += frame.as_ref().map_or(0, Frame::size_bytes);
         self.newer.insert(key, frame.clone());
         frame

@@ -10,20 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::{dev::ToEnvelope, prelude::*};
 
-use crate::metrics::labels::Limit;
-
 use super::{
     announcement::Announcement,
     backlog::Backlog,
     fanout::{Announce, Dispatch, Fanout, TrackerLost, WorkerId},
-    history::{Gap, History},
-    ledger::Account,
+    history::History,
+    ledger::{Account, Held},
     placed::{Accepted, Batch, Placed},
     position::{Epoch, StreamPosition},
-    recovery::{Incomplete, Missed, Since, Wanted},
-    retained::Retained,
+    recovery::{Incomplete, Missed, Reading, Wanted},
     subscriber::ScopeKey,
-    topic_name::ChannelName,
     tracker::Tracker,
 };
 
@@ -76,7 +72,7 @@ impl Stream {
         backlog: Backlog,
         account: Arc<Account>,
     ) -> Self {
-        account.note(0, history.bytes());
+        account.note(Held::default(), Held::by(&history));
         let state = State { history, used_ms, threads: Vec::new(), tracker: None };
         Self { key, backlog, account, state: Mutex::new(state) }
     }
@@ -128,75 +124,23 @@ impl Stream {
         }
     }
 
-    /// What a join to a channel, or to the whole scope, is given of the history. It is handed by its
-    /// thread everything after the offset `attached`, and is now at `boundary`.
-    pub(super) fn missed(
-        &self,
-        channel: Option<&ChannelName>,
-        wanted: Wanted,
-        attached: u64,
-        boundary: StreamPosition,
-        now_ms: u64,
-    ) -> Missed {
+    /// What a join is given of the history.
+    pub(super) fn missed(&self, reading: &Reading<'_>, wanted: Wanted, now_ms: u64) -> Missed {
         let mut state = self.state();
         let retention = self.account.retention();
-        let limits = self.account.limits();
         state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
-        let history = &state.history;
-        let mut limit = None;
-        let closed = match wanted.since {
-            Since::Now => Ok(None),
-            Since::NoPosition => Err(Incomplete::Unknown),
-            Since::Position(since) if !since.epoch.can_be_of(&self.key) => Err(Incomplete::Unknown),
-            // All that came since has been handed to this very session.
-            Since::Position(since)
-                if since.epoch == boundary.epoch
-                    && (attached..=boundary.offset).contains(&since.offset) =>
-            {
-                let (position, publications) = (boundary, Vec::new());
-                return Missed { incomplete: None, limit: None, position, publications };
+        let limits = self.account.limits();
+        match reading.gap(&state.history, &self.key, wanted.since, limits) {
+            Ok(Some(closed)) => closed,
+            Ok(None) => reading.newest(&state.history, wanted.newest_max, limits),
+            Err((incomplete, limit)) => {
+                // An app that retains nothing has no positions of its own numbering to miss.
+                let is_off = retention.is_none() && incomplete != Incomplete::Unknown;
+                let incomplete = Some(if is_off { Incomplete::Off } else { incomplete });
+                let newest = reading.newest(&state.history, wanted.newest_max, limits);
+                Missed { incomplete, limit, ..newest }
             }
-            Since::Position(since) => {
-                let missed = history.after(channel, since, attached, limits.replay_max);
-                let missed = missed.map_err(|gap| match gap {
-                    _ if retention.is_none() => Incomplete::Off,
-                    Gap::Epoch => Incomplete::Epoch,
-                    Gap::Unknown => Incomplete::Unknown,
-                    Gap::Expired => Incomplete::Expired,
-                    Gap::TooMuch => {
-                        limit = Some(Limit::HistoryReplay);
-                        Incomplete::TooMuch
-                    }
-                });
-                missed.and_then(|missed| match payload_bytes(&missed) > limits.replay_bytes_max {
-                    true => {
-                        limit = Some(Limit::HistoryReplayBytes);
-                        Err(Incomplete::TooMuch)
-                    }
-                    false => Ok(Some((since, missed))),
-                })
-            }
-        };
-        let incomplete = closed.as_ref().err().copied();
-        let (position, publications) = match closed {
-            Ok(Some((since, missed))) => (since, missed),
-            Ok(None) | Err(_) => {
-                let newest_max = wanted.newest_max.min(limits.replay_max);
-                let mut newest = history.newest(channel, attached, newest_max);
-                let mut bytes = payload_bytes(&newest);
-                let too_many = newest.iter().take_while(|(_, oldest)| {
-                    let is_too_much = bytes > limits.replay_bytes_max;
-                    bytes -= oldest.payload_bytes();
-                    is_too_much
-                });
-                let too_many = too_many.count();
-                newest.drain(..too_many);
-                let before = newest.first().map_or(boundary.offset, |(first, _)| first - 1);
-                (StreamPosition { offset: before, ..boundary }, newest)
-            }
-        };
-        let position = if publications.is_empty() { boundary } else { position };
-        Missed { incomplete, limit, position, publications }
+        }
     }
 
     /// Keeps to what the app retains as of now.
@@ -310,24 +254,19 @@ impl Stream {
     }
 }
 
-/// Bytes of the payloads of all.
-fn payload_bytes(publications: &[(u64, Retained)]) -> usize {
-    publications.iter().map(|(_, retained)| retained.payload_bytes()).sum()
-}
-
 impl Drop for Stream {
     fn drop(&mut self) {
-        let retained = self.state().history.bytes();
-        self.account.note(retained, 0);
+        let retained = Held::by(&self.state().history);
+        self.account.note(retained, Held::default());
     }
 }
 
 impl State {
     /// Uses the history, and notes how much is retained then.
     fn with_history<R>(&mut self, account: &Account, with: impl FnOnce(&mut History) -> R) -> R {
-        let before = self.history.bytes();
+        let before = Held::by(&self.history);
         let done = with(&mut self.history);
-        let now = self.history.bytes();
+        let now = Held::by(&self.history);
         if now != before {
             account.note(before, now);
         }

@@ -428,7 +428,7 @@ impl Topics {
 
     /// Bytes that all apps retain.
     pub fn retained_bytes(&self) -> usize {
-        self.0.directory.retained_bytes()
+        self.0.directory.retained().bytes
     }
 
     /// Ends publishing: waits, at most so long, until every accepted publication has reached the

@@ -68,6 +68,8 @@ pub struct Metrics {
     pub log_lines_dropped: Counter,
     /// The sizes of the outboxes, measured on a scrape.
     pub outboxes: Outboxes,
+    /// What the history retains, measured on a scrape.
+    pub history: Retained,
     /// The counters of the apps.
     pub apps: AppSeries,
 }
@@ -85,6 +87,15 @@ pub struct Outboxes {
     pub bytes_most: Gauge,
     /// Worker threads that did not report in time; the other figures leave their sessions out.
     pub silent_threads: Gauge,
+}
+
+/// The amount that the history retains. It is set just before it is shown.
+#[derive(Debug, Default)]
+pub struct Retained {
+    /// Bytes of memory.
+    pub bytes: Gauge,
+    /// Publications.
+    pub publications: Gauge,
 }
 
 impl Metrics {
@@ -105,6 +116,7 @@ impl Metrics {
             registry_refreshes: Each::default(),
             log_lines_dropped: Counter::default(),
             outboxes: Outboxes::default(),
+            history: Retained::default(),
             apps: AppSeries::new(apps_max),
         };
         Arc::new(metrics.registered())
@@ -150,6 +162,12 @@ impl Metrics {
             self.publish_to_write_s.clone(),
         );
         self.outboxes.register(herald);
+        for (name, help, gauge) in [
+            ("history_bytes", "Memory that retained publications take", &self.history.bytes),
+            ("history_publications", "Publications retained", &self.history.publications),
+        ] {
+            herald.register(name, help, gauge.clone());
+        }
         herald.register_collector(Box::new(Described(self.apps.clone())));
         self.registry = registry;
         self

@@ -23,7 +23,7 @@ use crate::{
         labels::{self, JoinOutcome, Limit, RefusalReason, SessionKind},
     },
     session::{
-        self, CloseCode, Effect, Failure, Received,
+        self, CloseCode, Effect, Failure, Received, Replay,
         bucket::{Bucket, PerSecond},
         places::{Full, Held, Places},
     },
@@ -252,7 +252,7 @@ impl Conversation {
             let footing = self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
             Ok((footing.ok_or(JoinRefusal::AppChanged)?, joined))
         });
-        let (mut members, mut replay) = (None, Vec::new());
+        let mut after = None;
         let mut effects = Vec::with_capacity(2);
         // Another app may have taken over the slug since; then the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
@@ -262,10 +262,12 @@ impl Conversation {
             Ok((footing, joined)) => {
                 self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
                 join.footing = footing;
-                members = joined.members.map(|members| self.state(&join, &members));
+                let members = joined.members.map(|members| self.state(&join, &members));
                 let reply = success(join.topic.scope.is_public(), joined.recovery.as_deref());
                 effects.push(self.reply(&join_ref, &reference, &topic, &reply));
-                replay = joined.recovery.map(|recovery| recovery.frames).unwrap_or_default();
+                let frames = joined.recovery.map(|recovery| recovery.frames).unwrap_or_default();
+                let (place, topic) = (join.place(), join.topic.wire().clone());
+                after = Some(Replay { place, topic, frames, members });
                 self.joins.open(join);
             }
             Err(refusal) => {
@@ -276,16 +278,19 @@ impl Conversation {
             }
         }
         effects.extend(old.and_then(|old| self.replaced(&old)));
-        effects.extend(replay.into_iter().map(Effect::Send));
-        effects.extend(members);
+        // Where nothing is replayed the members leave in the same write as the reply.
+        effects.extend(after.and_then(|after| match after.frames.is_empty() {
+            true => after.members.map(Effect::Send),
+            false => Some(Effect::Replay(after)),
+        }));
         effects
     }
 
     /// The members of the joined channel.
-    fn state(&self, join: &Join, members: &str) -> Effect {
+    fn state(&self, join: &Join, members: &str) -> Frame {
         let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
         let (join_ref, event, payload) = (&join.join_ref, presence::STATE, members);
-        self.send(&Outgoing { join_ref, reference, topic, event, payload })
+        self.version.encode(&Outgoing { join_ref, reference, topic, event, payload })
     }
 
     /// The messages to the client about the incarnation that its new join replaced.

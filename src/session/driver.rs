@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
-    CloseCode, Conversation, Effect, Failure, Received,
+    CloseCode, Conversation, Effect, Failure, Received, Replay,
     worker::{Membership, Worker},
 };
 use crate::{
@@ -34,6 +34,9 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
 
     /// Hands a frame to the client.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context);
+
+    /// Hands the client what a join is sent ahead of everything that belongs to it.
+    fn replay(&mut self, of: SubscriptionId, frames: Vec<Frame>, ctx: &mut Self::Context);
 
     /// Closes the connection; nothing is sent after.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
@@ -252,6 +255,7 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
     for effect in effects {
         match effect {
             Effect::Send(frame) => carrier.send(frame, ctx),
+            Effect::Replay(replay) => self::replay(carrier, replay, ctx),
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
             Effect::Unsubscribe(place, topic) => carrier.driver().unsubscribe(place, &topic),
             Effect::Publish(publication) => publish(carrier, publication, ctx),
@@ -259,6 +263,17 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
             Effect::Close(code) => return carrier.close(code, ctx),
         }
     }
+}
+
+/// Hands the client what it missed. The members are spelled for this session alone; the frames are
+/// counted where they are shared.
+fn replay<A: Carrier>(carrier: &mut A, replay: Replay, ctx: &mut A::Context) {
+    let Replay { place, topic, mut frames, members } = replay;
+    let driver = carrier.driver();
+    let Some(nth) = driver.position_of(place.key.app, &topic) else { return };
+    let of = driver.subscriptions[nth].id;
+    frames.extend(members.map(|members| driver.count(members)));
+    carrier.replay(of, frames, ctx);
 }
 
 /// Asks the fan-out of this thread for a subscription. The answer comes through the outbox, in its

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::{
     broker::{
         outbox::{Ending, Load, Outbox, ToSession},
-        subscriber::Frame,
+        subscriber::{Frame, SubscriptionId},
     },
     metrics::labels::Limit,
 };
@@ -55,6 +55,9 @@ const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// Fetches that may wait because they come too fast, one beside the other. Clients have one at a time.
 const LATE_FETCHES_MAX: usize = 16;
+
+/// One of so many parts of what may wait may be replays when another join is looked at.
+const WAITING_SHARE: usize = 8;
 
 /// One of so many places of the server may be taken by sessions that were never fetched: enough for
 /// a crowd that comes at once, too few to keep anybody out.
@@ -229,6 +232,11 @@ struct Post {
     answer: Sender<()>,
 }
 
+/// What waited was fetched: go on with what was held back.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GoOn;
+
 /// Too many sessions were never fetched: this one ends, unless it was meanwhile.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -253,6 +261,10 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     is_held: bool,
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
+    /// How many of the frames that wait count nothing: what is replayed to a join counts as one.
+    uncounted: usize,
+    /// Whether there are replays among them.
+    has_replays: bool,
     max: Load,
     parked: Option<Parked>,
     /// How fast messages come, and fetches that take over from others.
@@ -297,6 +309,8 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             is_held: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            uncounted: 0,
+            has_replays: false,
             max: Load { frames, bytes },
             parked: None,
             pace: Pace::default(),
@@ -325,7 +339,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             }
         }
         self.holding.set(self.inbox_bytes);
-        self.flush();
+        self.flush(ctx);
     }
 
     /// Whether more messages may wait for their turn. Where nothing else weighs, one request may bring
@@ -405,7 +419,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         while let Some(arrival) = self.driver.outbox().take() {
             self.arrived(arrival, ctx);
         }
-        self.flush();
+        self.flush(ctx);
         if self.is_closed && self.waiting.is_empty() {
             ctx.stop();
         }
@@ -418,7 +432,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
 
     /// Looks at messages until one has to wait, for the broker or for its time.
     fn work(&mut self, ctx: &mut Context<Self>) {
-        while !self.is_held && !self.is_closed {
+        while !self.is_held && !self.is_closed && self.has_room() {
             let is_message = matches!(self.inbox.front(), Some(Inbound::Message(_)));
             if is_message && !self.take_frame(ctx) {
                 break;
@@ -436,7 +450,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             }
         }
         self.holding.set(self.inbox_bytes);
-        self.flush();
+        self.flush(ctx);
     }
 
     /// Takes what the broker has for it.
@@ -452,22 +466,31 @@ impl<C: Conversation + Unpin> LongPoll<C> {
 
     /// What waits for the client.
     fn load(&self) -> Load {
-        Load { frames: self.waiting.len(), bytes: self.waiting_bytes }
+        Load { frames: self.waiting.len() - self.uncounted, bytes: self.waiting_bytes }
+    }
+
+    /// Whether replays that wait leave room for another one. A client that joins many topics at once
+    /// is sent the next replay when it has fetched: it would be ended, and come back for the same.
+    fn has_room(&self) -> bool {
+        !self.has_replays || self.waiting_bytes <= self.max.bytes / WAITING_SHARE
     }
 
     /// Answers the parked fetch if there is something to bring. A fetch whose client has left keeps
     /// nothing from the next one.
-    fn flush(&mut self) {
+    fn flush(&mut self, ctx: &mut Context<Self>) {
         if self.waiting.is_empty() {
             return self.note_fetched();
         }
         let Some(parked) = self.parked.take() else { return };
         match parked.send(mem::take(&mut self.waiting).into()) {
             Ok(()) => {
-                self.waiting_bytes = 0;
+                (self.waiting_bytes, self.uncounted, self.has_replays) = (0, 0, false);
                 self.driver.outbox().keeps(Load::default());
                 self.fetched = Instant::now();
                 self.note_fetched();
+                if !self.inbox.is_empty() {
+                    ctx.notify(GoOn);
+                }
             }
             Err(unfetched) => self.waiting = unfetched.into(),
         }
@@ -512,8 +535,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
         self.waiting_bytes += frame.size_bytes();
         self.waiting.push_back(frame);
+        self.bound(ctx);
+    }
+
+    /// Ends the session if too much waits even after the parked fetch is answered.
+    fn bound(&mut self, ctx: &mut Context<Self>) {
         if self.load().excess(self.max).is_some() {
-            self.flush();
+            self.flush(ctx);
         }
         self.driver.outbox().keeps(self.load());
         if let Some(excess) = self.load().excess(self.max) {
@@ -548,6 +576,17 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         self.keep(frame, ctx);
     }
 
+    fn replay(&mut self, _: SubscriptionId, frames: Vec<Frame>, ctx: &mut Self::Context) {
+        if self.is_closed {
+            return;
+        }
+        self.uncounted += frames.len().saturating_sub(1);
+        self.has_replays = true;
+        self.waiting_bytes += frames.iter().map(Frame::size_bytes).sum::<usize>();
+        self.waiting.extend(frames);
+        self.bound(ctx);
+    }
+
     /// Brings what is left to who waits for it, then is gone. Where the server stops, what was
     /// accepted must reach also a client that is between two fetches: it gets its next one.
     fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
@@ -555,7 +594,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         if self.parked.is_none() {
             self.parked = self.late.pop_front();
         }
-        self.flush();
+        self.flush(ctx);
         self.is_closed = true;
         if code == CloseCode::RESTART && !self.waiting.is_empty() {
             self.inbox.retain(|inbound| matches!(inbound, Inbound::End(_)));
@@ -610,6 +649,14 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
     }
 }
 
+impl<C: Conversation + Unpin> Handler<GoOn> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, _: GoOn, ctx: &mut Self::Context) {
+        self.work(ctx);
+    }
+}
+
 impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
     type Result = ();
 
@@ -646,7 +693,7 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
 impl<C: Conversation + Unpin> StreamHandler<ToSession> for LongPoll<C> {
     fn handle(&mut self, arrival: ToSession, ctx: &mut Self::Context) {
         self.arrived(arrival, ctx);
-        self.flush();
+        self.flush(ctx);
     }
 }
 

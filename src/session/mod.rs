@@ -102,6 +102,8 @@ impl Received {
 pub enum Effect {
     /// Write this to the client.
     Send(Frame),
+    /// Write to the client what a join is sent ahead of everything that belongs to it.
+    Replay(Replay),
     /// Hear a topic.
     Subscribe(Subscription),
     /// No longer hear a place by this name of it, which is the topic of its [`Subscription`].
@@ -112,6 +114,19 @@ pub enum Effect {
     Update(Place, JsonObject),
     /// Close the connection; nothing is sent after.
     Close(CloseCode),
+}
+
+/// What a join is sent once it is answered: frames of the history, then who is there.
+#[derive(Debug)]
+pub struct Replay {
+    /// What was joined.
+    pub place: Place,
+    /// By which name.
+    pub topic: ByteString,
+    /// What is replayed; sessions share these frames.
+    pub frames: Vec<Frame>,
+    /// Who is there, if the session is tracked.
+    pub members: Option<Frame>,
 }
 
 /// Why the broker did not do what was asked.

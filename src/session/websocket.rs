@@ -23,7 +23,7 @@ use log::debug;
 
 use crate::broker::{
     outbox::{News, Outbox},
-    subscriber::Frame,
+    subscriber::{Frame, SubscriptionId},
 };
 
 use super::{
@@ -148,6 +148,11 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
             Frame::Binary(bytes) => ctx.binary(bytes),
             split @ Frame::Split(_) => self.send(split.into_whole(), ctx),
         }
+    }
+
+    /// The pump writes it piece by piece, as fast as the client reads.
+    fn replay(&mut self, of: SubscriptionId, frames: Vec<Frame>, _: &mut Self::Context) {
+        self.driver.outbox().replay(of, frames);
     }
 
     /// Sends a close frame and ends the actor; the pump writes it out and hangs up.

@@ -159,6 +159,11 @@ fn shown(effect: &Effect) -> String {
         Effect::Send(Frame::Text(text)) => text.to_string(),
         Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
         Effect::Send(Frame::Split(split)) => format!("{split:?}"),
+        Effect::Replay(Replay { frames, members, .. }) => {
+            let frames = frames.iter().chain(members);
+            let shown: Vec<_> = frames.map(|frame| shown(&Effect::Send(frame.clone()))).collect();
+            format!("replay {}", shown.join(" "))
+        }
         Effect::Subscribe(Subscription { place: joined, persona, .. }) => match persona {
             None => format!("subscribe {}", place(joined)),
             Some(Persona { key, meta }) => {

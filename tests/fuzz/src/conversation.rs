@@ -236,6 +236,11 @@ impl Talk {
         for (nth, effect) in effects.into_iter().enumerate() {
             match effect {
                 Effect::Send(frame) => replies.extend(self.sent(&frame)),
+                Effect::Replay(replay) => {
+                    let heard = (replay.place, replay.topic);
+                    assert!(self.places.contains(&heard), "only who joined is replayed anything");
+                    assert!(!replay.frames.is_empty(), "something is replayed");
+                }
                 Effect::Subscribe(subscription) => {
                     assert_eq!(nth, last, "who asks, waits");
                     self.ask(message, true);

@@ -10,6 +10,7 @@ pub mod poller;
 pub mod presence;
 pub mod process;
 pub mod raw;
+pub mod recovery;
 pub mod server;
 pub mod socket;
 pub mod tokens;

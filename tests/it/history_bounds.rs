@@ -1,0 +1,274 @@
+//! SPEC.md, *History and recovery*: what is retained and replayed is bounded, whoever publishes, and
+//! each bound is counted.
+
+use crate::support::{
+    figures::{Figures, becomes, becomes_hit},
+    recovery::{ROOM, ask, begin, complete, hear, publish, publish_as},
+    *,
+};
+use serde_json::{Value, json};
+
+/// Publishes events of the seeded app, a hundred in one call.
+async fn publish_in_bulk(server: &TestServer, events: impl IntoIterator<Item = (String, Value)>) {
+    let mut events = events.into_iter().peekable();
+    while events.peek().is_some() {
+        let event = |(channel, payload)| {
+            let topic = format!("public:test-app:{channel}");
+            json!({ "topic": topic, "event": "msg", "payload": payload })
+        };
+        let body = json!({ "events": events.by_ref().take(100).map(event).collect::<Vec<_>>() });
+        let call = request("POST", server.url("/api/publish/bulk"));
+        let call = call.header("authorization", &App::seeded().secret).json(&body);
+        assert_eq!(call.send().await.status, 200);
+    }
+}
+
+/// What a client that comes back with a position is told.
+async fn told(server: &TestServer, topic: &str, since: &str) -> Value {
+    ask(&mut Socket::connect(server, V2).await, topic, json!({ "since": since })).await
+}
+
+#[tokio::test]
+async fn of_too_many_channels_the_quietest_are_forgotten_and_that_is_counted() {
+    const CHANNELS: usize = 200;
+    let server = TestServer::start_with(|settings| settings.history.channels_max = CHANNELS);
+    let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
+    publish(&server, "room", 1..=1).await;
+    let channels = |range: std::ops::Range<usize>| {
+        range.map(|nth| (format!("stranger-{nth}"), json!({ "n": nth })))
+    };
+    publish_in_bulk(&server, channels(0..CHANNELS - 1)).await;
+    assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "as many as may be");
+    assert_eq!(Figures::of(&server).await.hits("history_channels_max"), 0.0);
+    publish_in_bulk(&server, channels(CHANNELS - 1..CHANNELS)).await;
+    becomes_hit(&server, "history_channels_max", 1.0).await;
+    assert_eq!(told(&server, ROOM, &zero).await["reason"], "expired");
+    let newest = format!("public:test-app:stranger-{}", CHANNELS - 1);
+    assert_eq!(told(&server, &newest, &zero).await, complete(&zero, 1), "it is remembered");
+    let mut socket = Socket::connect(&server, V2).await;
+    let recovery = ask(&mut socket, &newest, json!({ "history": 9 })).await;
+    assert_eq!(recovery["replayed"], 1);
+}
+
+#[tokio::test]
+async fn an_app_that_floods_loses_its_own_oldest_and_another_app_keeps_all_of_its() {
+    const BYTES: usize = 1 << 20;
+    let server = TestServer::start_with(|settings| {
+        settings.history.app_bytes_max = BYTES;
+        settings.history.bytes_max = 2 * BYTES;
+        settings.history.replay_max = 50;
+    });
+    let quiet = server.create_app(json!({ "name": "Quiet", "slug": "quiet" })).await;
+    let topic = "public:quiet:room";
+    let quiet_zero = begin(&mut Socket::connect(&server, V2).await, topic).await;
+    publish_as(&server, &quiet, "room", 1..=20).await;
+    let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
+    publish(&server, "room", 1..=1).await;
+    // Channels with names of their own, and payloads of 100 KB.
+    let large = |nth: usize| (format!("flood-{nth}"), json!({ "x": "x".repeat(100_000) }));
+    for nth in 0..10 {
+        publish_in_bulk(&server, [large(nth)]).await;
+    }
+    assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "within the bound");
+    assert_eq!(Figures::of(&server).await.hits("history_app_bytes_max"), 0.0);
+    for nth in 10..30 {
+        publish_in_bulk(&server, [large(nth)]).await;
+    }
+    let figures = Figures::of(&server).await;
+    assert!(figures.hits("history_app_bytes_max") > 0.0);
+    assert_eq!(figures.hits("history_bytes_max"), 0.0);
+    assert!(figures.get("herald_history_bytes") <= (BYTES + BYTES / 16) as f64);
+    assert_eq!(told(&server, ROOM, &zero).await["reason"], "expired");
+    assert_eq!(told(&server, "public:test-app:flood-29", &zero).await["replayed"], 1);
+    let mut socket = Socket::connect(&server, V2).await;
+    let recovery = ask(&mut socket, topic, json!({ "since": quiet_zero })).await;
+    assert_eq!(recovery, complete(&quiet_zero, 20));
+    hear(&mut socket, 1..=20).await;
+}
+
+#[tokio::test]
+async fn over_all_apps_the_one_that_retains_the_most_gives_way() {
+    const BYTES: usize = 1 << 20;
+    let server = TestServer::start_with(|settings| {
+        settings.history.app_bytes_max = BYTES;
+        settings.history.bytes_max = BYTES;
+    });
+    let mut apps = Vec::new();
+    for slug in ["one", "two", "three"] {
+        apps.push(server.create_app(json!({ "name": format!("App {slug}"), "slug": slug })).await);
+    }
+    let zero = begin(&mut Socket::connect(&server, V2).await, "public:one:room").await;
+    publish_as(&server, &apps[0], "room", 1..=5).await;
+    let large = json!({ "topic": "room", "event": "msg", "payload": { "x": "x".repeat(90_000) } });
+    for nth in 0..40 {
+        server.trigger(&apps[1 + nth % 2], large.clone()).await;
+        let retained = Figures::of(&server).await.get("herald_history_bytes");
+        assert!(retained <= BYTES as f64, "{retained}");
+    }
+    assert!(Figures::of(&server).await.hits("history_bytes_max") > 0.0);
+    let recovery = told(&server, "public:one:room", &zero).await;
+    assert_eq!(recovery, complete(&zero, 5), "the app that retains little keeps it");
+}
+
+#[tokio::test]
+async fn of_too_many_scopes_the_one_that_has_been_unheard_the_longest_is_forgotten() {
+    let server = TestServer::start_with(|settings| settings.limits.scopes_per_app_max = 2);
+    let mut heard = Socket::connect(&server, V2).await;
+    let zero = begin(&mut heard, ROOM).await;
+    publish(&server, "room", 1..=1).await;
+    hear(&mut heard, [1]).await;
+    let private = "private:test-app:room";
+    let mut socket = Socket::connect(&server, V2).await;
+    let private_zero = begin(&mut socket, private).await;
+    drop(socket);
+    becomes(&server, "herald_subscriptions{app=\"test-app\"}", 1.0).await;
+    publish(&server, private, 1..=1).await;
+    assert_eq!(told(&server, private, &private_zero).await, complete(&private_zero, 1));
+    becomes(&server, "herald_subscriptions{app=\"test-app\"}", 1.0).await;
+    publish(&server, "presence:test-app:room", 1..=1).await;
+    let figures = becomes(&server, "herald_history_publications", 2.0).await;
+    assert_eq!(figures.hits("scopes_per_app_max"), 0.0, "nobody was refused");
+    assert_eq!(told(&server, private, &private_zero).await["reason"], "epoch");
+    assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "a scope that is heard stays");
+}
+
+/// Channels whose replays are together many times as much as may wait for a session, and the settings
+/// that make it so.
+const CHANNELS: usize = 20;
+const EACH: usize = 200;
+const OUTBOX_BYTES: usize = 100_000;
+
+async fn much_to_replay() -> TestServer {
+    let server = TestServer::start_with(|settings| {
+        settings.limits.outbox_frames_max = 256;
+        settings.limits.outbox_bytes_max = OUTBOX_BYTES;
+        settings.history.publications = EACH;
+        settings.history.replay_bytes_max = OUTBOX_BYTES / 4;
+    });
+    let event = |nth: usize| {
+        (format!("c{}", nth % CHANNELS), json!({ "n": nth / CHANNELS, "x": "x".repeat(60) }))
+    };
+    publish_in_bulk(&server, (0..CHANNELS * EACH).map(event)).await;
+    server
+}
+
+/// Reads the replies of all joins, and all that they are replayed, in whatever order topics come.
+async fn hear_all(socket: &mut Socket) {
+    let mut heard = vec![0; CHANNELS];
+    for _ in 0..CHANNELS * (EACH + 1) {
+        let frame = socket.next().await;
+        let topic = frame[2].as_str().expect("a topic");
+        let nth: usize = topic.rsplit_once(":c").expect("a channel").1.parse().expect("a number");
+        if frame[3] == "phx_reply" {
+            assert_eq!(frame[4]["response"]["recovery"]["replayed"], EACH, "{frame}");
+            continue;
+        }
+        assert_eq!(frame[4]["n"], heard[nth], "{frame}");
+        heard[nth] += 1;
+    }
+    assert_eq!(heard, vec![EACH; CHANNELS]);
+    socket.assert_quiet().await;
+}
+
+fn join_of(nth: usize) -> Value {
+    let (reference, topic) = (format!("j{nth}"), format!("public:test-app:c{nth}"));
+    json!([reference, reference, topic, "phx_join", { "history": EACH }])
+}
+
+#[tokio::test]
+async fn a_client_that_reads_gets_replays_that_are_together_more_than_may_wait_for_it() {
+    for vsn in [V1, V2] {
+        let server = much_to_replay().await;
+        let mut socket = Socket::connect(&server, vsn).await;
+        for nth in 0..CHANNELS {
+            socket.push(join_of(nth)).await;
+        }
+        // Nothing is read yet. At most two replays wait at the same time, whatever was asked for.
+        let most = Figures::of(&server).await.get("herald_outbox_bytes_most");
+        assert!(most <= 1.5 * OUTBOX_BYTES as f64, "{most}");
+        hear_all(&mut socket).await;
+        assert_eq!(Figures::of(&server).await.hits("outbox_bytes_max"), 0.0, "{vsn}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_over_long_poll_that_joins_many_topics_in_one_request_gets_all_replays() {
+    let server = much_to_replay().await;
+    let poller = Poller::connect(&server, V2).await;
+    let mut sender = poller.again(&server).await;
+    let lines: Vec<_> = (0..CHANNELS).map(|nth| join_of(nth).to_string()).collect();
+    let mut socket = Socket::polled(poller, V2);
+    let lines = lines.join("\n");
+    let (status, ()) = tokio::join!(sender.post_batch(&lines), hear_all(&mut socket));
+    assert_eq!(status, 200);
+    let figures = Figures::of(&server).await;
+    for limit in ["outbox_frames_max", "outbox_bytes_max"] {
+        assert_eq!(figures.hits(limit), 0.0, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
+    let server = TestServer::start_with(|settings| {
+        settings.limits.outbox_bytes_max = OUTBOX_BYTES;
+        settings.history.replay_bytes_max = OUTBOX_BYTES - 1;
+        settings.history.publications = 1_000;
+    });
+    let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
+    // Small payloads, of which 1,000 are much less than `replay_bytes_max`.
+    publish_in_bulk(&server, (0..1_000).map(|n| ("room".to_owned(), json!({ "n": n })))).await;
+    let mut socket = Socket::connect(&server, V2).await;
+    let recovery = ask(&mut socket, ROOM, json!({ "since": zero })).await;
+    assert_eq!((&recovery["reason"], &recovery["replayed"]), (&json!("too_much"), &json!(0)));
+    assert_eq!(Figures::of(&server).await.hits("history_replay_bytes_max"), 1.0);
+    publish(&server, "room", 7..=7).await;
+    hear(&mut socket, [7]).await;
+}
+
+/// Resident memory of a process once the allocator has returned what it does not need.
+async fn resident_bytes(server: &TestServer) -> f64 {
+    let mut least = f64::MAX;
+    for _ in 0..20 {
+        least = least.min(Figures::of(server).await.get("process_resident_memory_bytes"));
+    }
+    least
+}
+
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "the figures are what a long run is for")]
+async fn resident_memory_grows_by_what_is_counted_and_little_more() {
+    const BYTES: usize = 16 << 20;
+    const PAYLOAD_BYTES: usize = 128;
+    for channels in [1, 10_000] {
+        let process = Process::start(&[
+            ("HERALD__HISTORY__BYTES_MAX", &BYTES.to_string()),
+            ("HERALD__HISTORY__APP_BYTES_MAX", &BYTES.to_string()),
+            ("HERALD__HISTORY__PUBLICATIONS", "100000"),
+            ("HERALD__HISTORY__PUBLICATIONS_MAX", "100000"),
+        ]);
+        let server = &process.server;
+        let event = |nth: usize| {
+            let payload = json!({ "x": "x".repeat(PAYLOAD_BYTES - 8) });
+            (format!("c{}", nth % channels), payload)
+        };
+        // All that publishing itself takes is there before the first figure.
+        publish_in_bulk(server, (0..2_000).map(event)).await;
+        server.update_app("test-app", json!({ "history_publications": 0 })).await;
+        becomes(server, "herald_history_bytes", 0.0).await;
+        let before = resident_bytes(server).await;
+        server.update_app("test-app", json!({ "history_publications": 100_000 })).await;
+        publish_in_bulk(server, (0..65_000).map(event)).await;
+        let grown = resident_bytes(server).await - before;
+        let figures = Figures::of(server).await;
+        let counted = figures.get("herald_history_bytes");
+        let publications = figures.get("herald_history_publications");
+        let each = grown / publications - PAYLOAD_BYTES as f64;
+        println!(
+            "{channels} channels: {publications} publications, {counted} bytes counted, {grown} bytes \
+             of memory, {each:.0} bytes each beside the payload"
+        );
+        assert!(counted > 0.6 * BYTES as f64, "{counted}");
+        assert!(grown <= 1.3 * counted, "{channels}: {grown} bytes, {counted} counted");
+        assert!(each <= 200.0, "{channels}: {each} bytes each beside the payload");
+    }
+}

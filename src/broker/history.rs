@@ -378,6 +378,18 @@ impl History {
         evicted <= offset
     }
 
+    /// The first publications that are retained after an offset and that a subscriber of one channel
+    /// would have heard, in order; at most `publications_max`.
+    pub fn first(
+        &self,
+        channel: &ChannelName,
+        since: u64,
+        publications_max: usize,
+    ) -> Vec<(u64, Retained)> {
+        let offsets = self.offsets(Some(channel), since, self.head.offset);
+        self.at(offsets.take(publications_max))
+    }
+
     /// The newest publications that a subscriber of one channel, or of the whole scope, would have
     /// heard up to and including the offset `up_to`, in order; at most `publications_max`.
     pub fn newest(

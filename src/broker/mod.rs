@@ -45,7 +45,7 @@ pub mod publication;
 pub mod recovery;
 mod reference;
 mod replays;
-mod retained;
+pub mod retained;
 pub mod saving;
 mod spellings;
 mod stream;

@@ -30,6 +30,16 @@ pub enum Since {
     NoPosition,
 }
 
+impl Since {
+    /// Reads the text of a position; the empty text asks for nothing before now.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "" => Self::Now,
+            _ => text.parse().map_or(Self::NoPosition, Self::Position),
+        }
+    }
+}
+
 /// Why a gap is not closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incomplete {
@@ -43,6 +53,36 @@ pub enum Incomplete {
     TooMuch,
     /// The app retains nothing.
     Off,
+}
+
+impl Incomplete {
+    /// The same of an app that retains nothing: it has no positions of its own numbering to miss.
+    pub(super) fn of_nothing(self) -> Self {
+        if self == Self::Unknown { self } else { Self::Off }
+    }
+
+    /// The reason in one word, as replies and answers tell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Epoch => "epoch",
+            Self::Unknown => "unknown",
+            Self::TooMuch => "too_much",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Some of what is retained for a channel, for whoever asks without a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// Why something may be missing between the position that was asked for and this page.
+    pub incomplete: Option<Incomplete>,
+    /// The position after which to go on: that of the last publication if more follow, or else the head
+    /// of the scope. `None` if the app retains nothing and nobody hears the scope.
+    pub position: Option<StreamPosition>,
+    /// The publications with their positions, in order.
+    pub publications: Vec<(StreamPosition, Retained)>,
 }
 
 /// What a join that asked is told.
@@ -143,14 +183,7 @@ impl Reading<'_> {
         let newest_max = newest_max.min(limits.replay_max);
         let mut newest = history.newest(self.channel, self.boundary.offset, newest_max);
         newest.retain(|(offset, _)| *offset <= self.attached);
-        let mut bytes = payload_bytes(&newest);
-        let too_many = newest.iter().take_while(|(_, oldest)| {
-            let is_too_much = bytes > limits.replay_bytes_max;
-            bytes -= oldest.payload_bytes();
-            is_too_much
-        });
-        let too_many = too_many.count();
-        newest.drain(..too_many);
+        keep_newest(&mut newest, limits.replay_bytes_max);
         let Some((first, _)) = newest.first() else { return self.nothing(self.boundary) };
         let before = first - 1;
         let is_whole = history.is_whole_after(self.channel, before);
@@ -158,6 +191,87 @@ impl Reading<'_> {
         let position = StreamPosition { offset: before, ..self.boundary };
         Missed { incomplete: None, limit: None, position, attached, publications: newest }
     }
+}
+
+/// A question for some of what is retained for a channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageQuery<'a> {
+    pub(super) channel: &'a ChannelName,
+    /// The position after which to begin; without one the newest publications are meant.
+    pub(super) since: Since,
+    pub(super) publications_max: usize,
+    /// Bytes of all payloads together; a single publication may have more.
+    pub(super) bytes_max: usize,
+}
+
+impl PageQuery<'_> {
+    /// The answer.
+    pub(super) fn page(&self, history: &History, key: &ScopeKey) -> HistoryPage {
+        let Self { channel, since, publications_max, bytes_max } = *self;
+        let head = history.head();
+        let (incomplete, after) = match since {
+            Since::Now => {
+                let mut newest = history.newest(Some(channel), head.offset, publications_max);
+                keep_newest(&mut newest, bytes_max);
+                return HistoryPage::new(None, head, newest);
+            }
+            Since::Position(since) if since.epoch == head.epoch && since.offset <= head.offset => {
+                // What is retained after an old position is still of use.
+                let is_whole = history.is_whole_after(Some(channel), since.offset);
+                ((!is_whole).then_some(Incomplete::Expired), since.offset)
+            }
+            Since::Position(since) if since.epoch != head.epoch && since.epoch.can_be_of(key) => {
+                (Some(Incomplete::Epoch), 0)
+            }
+            Since::Position(_) | Since::NoPosition => (Some(Incomplete::Unknown), 0),
+        };
+        let mut first = history.first(channel, after, publications_max.saturating_add(1));
+        let is_cut = keep_oldest(&mut first, publications_max, bytes_max);
+        let last = first.last().filter(|_| is_cut).map_or(head.offset, |(last, _)| *last);
+        HistoryPage::new(incomplete, StreamPosition { offset: last, ..head }, first)
+    }
+}
+
+impl HistoryPage {
+    fn new(
+        incomplete: Option<Incomplete>,
+        position: StreamPosition,
+        publications: Vec<(u64, Retained)>,
+    ) -> Self {
+        let at = |(offset, retained)| (StreamPosition { offset, ..position }, retained);
+        let publications = publications.into_iter().map(at).collect();
+        Self { incomplete, position: Some(position), publications }
+    }
+}
+
+/// Drops the oldest publications, so that the payloads of the others have at most so many bytes.
+fn keep_newest(publications: &mut Vec<(u64, Retained)>, bytes_max: usize) {
+    let mut bytes = payload_bytes(publications);
+    let too_many = publications.iter().take_while(|(_, oldest)| {
+        let is_too_much = bytes > bytes_max;
+        bytes -= oldest.payload_bytes();
+        is_too_much
+    });
+    let too_many = too_many.count();
+    publications.drain(..too_many);
+}
+
+/// Keeps the first publications, at most so many, whose payloads have at most so many bytes; the first
+/// one always stays. Answers whether any was dropped.
+fn keep_oldest(
+    publications: &mut Vec<(u64, Retained)>,
+    publications_max: usize,
+    bytes_max: usize,
+) -> bool {
+    let mut bytes = 0;
+    let fits = publications.iter().take(publications_max).take_while(|(_, next)| {
+        bytes += next.payload_bytes();
+        bytes <= bytes_max
+    });
+    let fits = fits.count().max(1);
+    let is_cut = fits < publications.len();
+    publications.truncate(fits);
+    is_cut
 }
 
 /// Bytes of the payloads of all.

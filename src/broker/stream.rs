@@ -18,8 +18,9 @@ use super::{
     ledger::{Account, Held},
     placed::{Accepted, Batch, Placed},
     position::{Epoch, StreamPosition},
-    recovery::{Incomplete, Missed, Reading, Wanted},
+    recovery::{HistoryPage, Incomplete, Missed, PageQuery, Reading, Since, Wanted},
     subscriber::ScopeKey,
+    topic_name::ChannelName,
     tracker::Tracker,
 };
 
@@ -134,13 +135,34 @@ impl Stream {
             Ok(Some(closed)) => closed,
             Ok(None) => reading.newest(&state.history, wanted.newest_max, limits),
             Err((incomplete, limit)) => {
-                // An app that retains nothing has no positions of its own numbering to miss.
-                let is_off = retention.is_none() && incomplete != Incomplete::Unknown;
-                let incomplete = Some(if is_off { Incomplete::Off } else { incomplete });
+                let incomplete = match retention.is_none() {
+                    true => Some(incomplete.of_nothing()),
+                    false => Some(incomplete),
+                };
                 let newest = reading.newest(&state.history, wanted.newest_max, limits);
                 Missed { incomplete, limit, ..newest }
             }
         }
+    }
+
+    /// Some of what is retained for a channel: the first publications after a position, or the newest.
+    pub(super) fn page(
+        &self,
+        channel: &ChannelName,
+        since: Since,
+        publications_max: usize,
+        now_ms: u64,
+    ) -> HistoryPage {
+        let mut state = self.state();
+        let retention = self.account.retention();
+        state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
+        let bytes_max = self.account.limits().replay_bytes_max;
+        let ask = PageQuery { channel, since, publications_max, bytes_max };
+        let mut page = ask.page(&state.history, &self.key);
+        if retention.is_none() {
+            page.incomplete = page.incomplete.map(Incomplete::of_nothing);
+        }
+        page
     }
 
     /// Keeps to what the app retains as of now.

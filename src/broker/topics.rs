@@ -46,6 +46,7 @@ use super::{
     position::StreamPosition,
     presence::Roster,
     publication::{JsonObject, Publication},
+    recovery::{HistoryPage, Incomplete, Since},
     reference::References,
     saving::{self, Totals},
     stream::Stream,
@@ -424,6 +425,24 @@ impl Topics {
         let directory = &self.0.directory;
         let head = || directory.with(key, Stream::head);
         head().or_else(|| directory.ensure(key).then(head).flatten())
+    }
+
+    /// What is retained for a channel after a position, the oldest first; without a position the newest.
+    /// At most `publications_max`.
+    pub fn history(
+        &self,
+        key: &ScopeKey,
+        channel: &ChannelName,
+        since: Since,
+        publications_max: usize,
+    ) -> HistoryPage {
+        let directory = &self.0.directory;
+        let page = |stream: &Stream| stream.page(channel, since, publications_max, now_ms());
+        let page = || directory.with(key, page);
+        page().or_else(|| directory.ensure(key).then(page).flatten()).unwrap_or_else(|| {
+            let incomplete = (since != Since::Now).then_some(Incomplete::Off);
+            HistoryPage { incomplete, position: None, publications: Vec::new() }
+        })
     }
 
     /// Bytes that all apps retain.

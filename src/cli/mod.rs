@@ -8,8 +8,10 @@ mod apps;
 mod banner;
 mod check_config;
 mod failure;
+mod history;
 mod log;
 mod migrate;
+mod remote;
 mod seed;
 mod serve;
 mod table;
@@ -92,6 +94,9 @@ enum Command {
     /// Trigger an event on a running server
     #[command(after_help = trigger::AFTER_HELP)]
     Trigger(trigger::Args),
+    /// Show what a running server retains for a channel
+    #[command(after_help = history::AFTER_HELP)]
+    History(history::Args),
 }
 
 /// Runs the command line `args`, whose first one is the program's name.
@@ -128,6 +133,7 @@ fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
         Command::Apps { command } => apps::run(command),
         Command::Token(args) => token::run(&args),
         Command::Trigger(args) => trigger::run(&args),
+        Command::History(args) => history::run(&args),
     }
 }
 

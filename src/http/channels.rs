@@ -120,9 +120,13 @@ pub async fn show_channel(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let (slug, scope, _) = path.into_inner();
-    // The router's own decoding would accept a query that is not UTF-8.
-    let raw = request.uri().path().splitn(7, '/').nth(6).unwrap_or_default();
-    show(&request, &services, &slug, &scope, Some(raw)).await
+    show(&request, &services, &slug, &scope, Some(raw_channel(&request))).await
+}
+
+/// What a path has after the scope, as it is spelled there: the router's own decoding would accept a
+/// query that is not UTF-8.
+pub(super) fn raw_channel(request: &HttpRequest) -> &str {
+    request.uri().path().splitn(7, '/').nth(6).unwrap_or_default()
 }
 
 async fn show(
@@ -160,7 +164,7 @@ async fn members(
 }
 
 /// The topic that a path names; it must be a topic that a client could join.
-fn rank(
+pub(super) fn rank(
     scope: &str,
     channel: Option<&str>,
     app: &App,
@@ -212,7 +216,10 @@ fn survey(
     Ok(Survey { app: app.id, scope, prefix, after, places_max })
 }
 
-fn param<'a>(query: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Fault> {
+pub(super) fn param<'a>(
+    query: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'a str>, Fault> {
     match query.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -244,7 +251,7 @@ fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -
 }
 
 /// The answer describes this moment only, so no cache may keep it.
-fn answer(body: &impl Serialize) -> HttpResponse {
+pub(super) fn answer(body: &impl Serialize) -> HttpResponse {
     let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
     HttpResponse::Ok().insert_header(no_store).json(body)
 }

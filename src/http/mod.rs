@@ -5,6 +5,7 @@
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
 //! | `/api/apps/<slug>/channels`, `…/<scope>`, `…/<scope>/<channel>` | [`channels`] |
+//! | `/api/apps/<slug>/channels/<scope>/<channel>/history` | [`history`] |
 //! | `/api/apps/<slug>/disconnect` | [`disconnect`] |
 //! | `/api/publish`, `/api/publish/bulk` | [`publish`] |
 //! | `/health`, `/ready` | [`health`] |
@@ -26,6 +27,7 @@ pub mod disconnect;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod history;
 mod json;
 pub mod metrics;
 mod own_host;
@@ -104,6 +106,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
                     .service(post("/{slug}/disconnect").route(web::post().to(disconnect::create)))
                     .service(read("/{slug}/channels", channels::list))
                     .service(read("/{slug}/channels/{scope}", channels::show_scope))
+                    .service(read("/{slug}/channels/{scope}/{channel:.+}/history", history::list))
                     .service(read("/{slug}/channels/{scope}/{channel:.+}", channels::show_channel))
                     .default_service(answer_with(ApiError::NotFound)),
             )

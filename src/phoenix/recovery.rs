@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::broker::{
     position::StreamPosition,
-    recovery::{Incomplete, Recovery, Since, Wanted},
+    recovery::{Recovery, Since, Wanted},
     subscriber::{Delivery, Frame},
 };
 
@@ -34,8 +34,7 @@ pub(super) fn wanted(payload: &Body) -> Option<Wanted> {
 fn since_of(since: &RawValue) -> Since {
     match serde_json::from_str::<Option<String>>(since.get()) {
         Ok(None) => Since::Now,
-        Ok(Some(text)) if text.is_empty() => Since::Now,
-        Ok(Some(text)) => text.parse().map_or(Since::NoPosition, Since::Position),
+        Ok(Some(text)) => Since::parse(&text),
         Err(_) => Since::NoPosition,
     }
 }
@@ -45,19 +44,9 @@ pub(super) fn described(recovery: &Recovery) -> String {
     let Recovery { incomplete, position, replayed, .. } = recovery;
     let complete = match incomplete {
         None => String::from("true"),
-        Some(reason) => format!(r#"false,"reason":"{}""#, reason_of(*reason)),
+        Some(reason) => format!(r#"false,"reason":"{}""#, reason.as_str()),
     };
     format!(r#""recovery":{{"complete":{complete},"position":"{position}","replayed":{replayed}}}"#)
-}
-
-fn reason_of(incomplete: Incomplete) -> &'static str {
-    match incomplete {
-        Incomplete::Expired => "expired",
-        Incomplete::Epoch => "epoch",
-        Incomplete::Unknown => "unknown",
-        Incomplete::TooMuch => "too_much",
-        Incomplete::Off => "off",
-    }
 }
 
 /// Spells the event that tells the position of a binary frame. Only version 2 has binary frames.
@@ -68,6 +57,7 @@ pub(super) fn encode_position(topic: &str, position: StreamPosition) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::recovery::Incomplete;
 
     fn body(json: &str) -> Body {
         Body::Json(RawValue::from_string(json.to_owned()).expect("JSON"))

@@ -750,7 +750,7 @@ fn trigger_says_what_the_server_had_against_it() {
         ("418 I'm a teapot", "<html>", "418 without a reason"),
         ("301 Moved\r\nlocation: https://x", "", "301, a redirect: give --url as it should be"),
         ("404 Not Found", "", "404: that is no Herald"),
-        ("503 Service Unavailable", "", "503: it cannot take the event now, try again"),
+        ("503 Service Unavailable", "", "503: it cannot take the request now, try again"),
     ] {
         let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");
         let (url, served) = serve_once(status, answer);

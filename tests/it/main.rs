@@ -26,6 +26,7 @@ mod full_disk;
 mod fuzzing;
 mod handshake;
 mod heads;
+mod history;
 mod history_bounds;
 mod hostile_http;
 mod hostile_sockets;

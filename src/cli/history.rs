@@ -1,0 +1,143 @@
+//! `herald history`: shows what a running server retains for a channel.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use super::{Failure, apps::parse_slug, remote::Remote, table::table, trigger::parse_scope};
+use crate::{app::Slug, broker::ChannelName};
+
+/// How many characters of a payload a table shows.
+const PAYLOAD_CHARS: usize = 60;
+
+pub(super) const AFTER_HELP: &str = "\
+The app's key and secret come from the database of the settings; where HERALD_APP_KEY and
+HERALD_APP_SECRET are set, from there, and neither settings nor database are needed.
+
+Examples:
+  herald history --app test-app --channel foo-topic
+  herald history --app test-app --channel foo-topic --limit 10 --json
+  herald history --app test-app --scope private --channel room-1 --since \"$position\"";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The app
+    #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
+    app: Slug,
+    /// The channel
+    #[arg(long, value_parser = parse_channel)]
+    channel: String,
+    /// The channel's scope
+    #[arg(long, default_value = "public", value_parser = parse_scope)]
+    scope: String,
+    /// Show what was published after this position, the oldest first; without it the newest
+    #[arg(long, value_name = "POSITION")]
+    since: Option<String>,
+    /// The most publications to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    limit: usize,
+    /// The server; without it the one of the settings on this machine, else port 4000
+    #[arg(long)]
+    url: Option<String>,
+    /// Answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_channel(raw: &str) -> Result<String, String> {
+    ChannelName::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Page {
+    data: Vec<Publication>,
+    complete: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    position: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Publication {
+    position: String,
+    time: String,
+    topic: String,
+    event: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<String, Failure> {
+    let Args { app, channel, scope, since, limit, url, json } = args;
+    let remote = Remote::of(app, url.as_deref())?;
+    let mut query = vec![("limit", limit.to_string())];
+    query.extend(since.clone().map(|since| ("since", since)));
+    let page: Page = remote.get(&["channels", scope, channel, "history"], &query)?;
+    match json {
+        true => {
+            let page = serde_json::to_string_pretty(&page);
+            page.map(|page| format!("{page}\n"))
+                .map_err(|e| Failure::new(format!("cannot spell the history: {e}")))
+        }
+        false => Ok(shown(&page)),
+    }
+}
+
+/// A table, and what has to be known of it.
+fn shown(page: &Page) -> String {
+    let rows: Vec<_> = page.data.iter().map(Publication::row).collect();
+    let mut text = match rows.is_empty() {
+        true => String::from("nothing is retained\n"),
+        false => table(["TIME", "TOPIC", "EVENT", "PAYLOAD", "POSITION"], &rows),
+    };
+    if !page.complete {
+        let reason = page.reason.as_deref().unwrap_or("unknown");
+        text.push_str(&format!("incomplete ({reason}): something before these may be missing\n"));
+    }
+    if let Some(position) = &page.position {
+        text.push_str(&format!("go on with --since {position}\n"));
+    }
+    text
+}
+
+impl Publication {
+    fn row(&self) -> [String; 5] {
+        let payload = match (&self.payload, &self.payload_base64) {
+            (Some(payload), _) => payload.get().to_owned(),
+            (None, Some(base64)) => format!("(bytes) {base64}"),
+            (None, None) => Value::Null.to_string(),
+        };
+        let payload = match payload.char_indices().nth(PAYLOAD_CHARS) {
+            Some((at, _)) => format!("{}…", &payload[..at]),
+            None => payload,
+        };
+        let Self { time, topic, event, position, .. } = self;
+        [time.clone(), topic.clone(), event.clone(), payload, position.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_a_table_and_what_to_know_of_it() {
+        let answer = format!(
+            r#"{{"data":[{{"position":"e:1","time":"2026-11-28T20:00:00.000Z","topic":"room",
+            "event":"msg","payload":{{"text":"{}"}}}},{{"position":"e:2",
+            "time":"2026-11-28T20:00:01.000Z","topic":"\u0023general","event":"b",
+            "payload_base64":"Bw=="}}],"complete":false,"reason":"expired","position":"e:2"}}"#,
+            "x".repeat(100)
+        );
+        let text = shown(&serde_json::from_str(&answer).expect("a page"));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert!(lines[1].contains("room") && lines[1].contains("xxx…"), "{text}");
+        assert!(lines[2].contains("#general") && lines[2].contains("(bytes) Bw=="), "{text}");
+        assert!(lines[3].starts_with("incomplete (expired)"), "{text}");
+        assert_eq!(lines[4], "go on with --since e:2");
+        let empty = r#"{"data":[],"complete":true,"position":null}"#;
+        assert_eq!(shown(&serde_json::from_str(empty).expect("a page")), "nothing is retained\n");
+    }
+}

@@ -1,0 +1,121 @@
+//! `GET /api/apps/<slug>/channels/<scope>/<channel>/history`: what is retained for a channel.
+//!
+//! Only the web application may ask; a token, which a page's visitor may hold, is refused.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Services,
+    auth::Credentials,
+    channels::{self, param},
+    error::ApiError,
+    json::Fault,
+    trigger::Findings,
+};
+use crate::{
+    broker::{
+        Destination,
+        position::StreamPosition,
+        recovery::{HistoryPage, Since},
+        retained::{Retained, RetainedPayload},
+        subscriber::ScopeKey,
+    },
+    form,
+};
+
+/// How many publications one answer has by default.
+const LIMIT_DEFAULT: usize = 100;
+
+/// Some of what is retained.
+#[derive(Debug, Serialize)]
+struct Page {
+    data: Vec<Publication>,
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    position: Option<String>,
+}
+
+/// A publication that is retained.
+#[derive(Debug, Serialize)]
+struct Publication {
+    position: String,
+    time: String,
+    /// The channel, or `#general`.
+    topic: String,
+    event: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+/// Lists what is retained for a channel, the oldest first.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad path or query.
+pub async fn list(
+    request: HttpRequest,
+    path: web::Path<(String, String, String)>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let (slug, scope, _) = path.into_inner();
+    let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
+    let raw = channels::raw_channel(&request);
+    let raw = raw.strip_suffix("/history").unwrap_or(raw);
+    let rank = channels::rank(&scope, Some(raw), &app, &services.addressing())?;
+    let Some(channel) = &rank.channel else { return Err(ApiError::NotFound) };
+    let query = form::parse_query(request.query_string().as_bytes())?;
+    let limit_max = services.settings.history.replay_max;
+    let mut findings = Findings::default();
+    let since = findings.note("since", param(&query, "since"));
+    let limit = param(&query, "limit").and_then(|limit| match limit {
+        None => Ok(LIMIT_DEFAULT.min(limit_max)),
+        Some(raw) => parse_limit(raw, limit_max),
+    });
+    let limit = findings.note("limit", limit);
+    let (Some(since), Some(limit)) = (since, limit) else { return Err(findings.into()) };
+    let since = since.map_or(Since::Now, Since::parse);
+    let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
+    Ok(channels::answer(&Page::from(services.topics.history(&key, channel, since, limit))))
+}
+
+fn parse_limit(raw: &str, max: usize) -> Result<usize, Fault> {
+    let limit = raw.parse().ok().filter(|limit| (1..=max).contains(limit));
+    limit.ok_or_else(|| format!("must be a number from 1 to {max}").into())
+}
+
+impl From<HistoryPage> for Page {
+    fn from(page: HistoryPage) -> Self {
+        let HistoryPage { incomplete, position, publications } = page;
+        Self {
+            data: publications.iter().map(Publication::from).collect(),
+            complete: incomplete.is_none(),
+            reason: incomplete.map(|incomplete| incomplete.as_str()),
+            position: position.map(|position| position.to_string()),
+        }
+    }
+}
+
+impl From<&(StreamPosition, Retained)> for Publication {
+    fn from((position, retained): &(StreamPosition, Retained)) -> Self {
+        let (payload, payload_base64) = match retained.payload() {
+            RetainedPayload::Object(text) => (RawValue::from_string(text.to_owned()).ok(), None),
+            RetainedPayload::Bytes(bytes) => (None, Some(BASE64_STANDARD.encode(bytes))),
+        };
+        let at_ms = i64::try_from(retained.at_ms()).unwrap_or(i64::MAX);
+        let time = DateTime::from_timestamp_millis(at_ms).unwrap_or_default();
+        Self {
+            position: position.to_string(),
+            time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
+            topic: retained.channel().unwrap_or(Destination::GENERAL).to_owned(),
+            event: retained.event().to_owned(),
+            payload,
+            payload_base64,
+        }
+    }
+}

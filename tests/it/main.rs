@@ -49,6 +49,7 @@ mod presence_pictures;
 mod pushing;
 mod recovery;
 mod refusals;
+mod rejoining;
 mod repeating;
 mod restarts;
 mod rooms;

@@ -64,6 +64,18 @@ describe("docs/rails.md", () => {
     "ruby app/services/herald.rb": save,
     "ruby app/jobs/herald_trigger_job.rb": save,
     "ruby app/services/herald_token.rb": save,
+    "ruby app/services/herald_position.rb": save,
+    "ruby position": async code => {
+      const orders = 'module Order; def self.all = Herald.trigger(topic: "room", event: "msg", payload: { n: 1 }); end'
+      const since = (await script(`${orders}\n${code.replaceAll('"private"', '"public"')}\nprint @herald_position`)).trim()
+      await withClient(async client => {
+        const { inbox } = await client.joined("public:foo-app:room", { payload: { since }, events: ["msg"] })
+        assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 1 } }, "published while the page was rendered")
+      })
+      const nowhere = await script(`${orders.replace(/=.*;/, "= [];")}\n${code}\nprint @herald_position`, { HERALD_URL: "http://127.0.0.1:9" })
+      assert.equal(nowhere, "", "a page is rendered without Herald, too")
+    },
+    erb: async code => assert.match(code, /^<meta name="herald-position" content="<%= @herald_position %>">$/m),
     "ruby app/controllers/herald_tokens_controller.rb": save,
     ruby: async code => {
       await withClient(async client => {

@@ -21,7 +21,7 @@ use super::{
     topic_name::Scope,
 };
 
-/// What is over its bound is shrunk by at least one of this many parts beyond it, so that the search
+/// An app that gives way evicts at least one of this many parts of what it retains, so that the search
 /// for the oldest publications is paid for by many.
 const SLACK_SHARE: usize = 16;
 
@@ -236,11 +236,11 @@ impl Directory {
         }
         while self.ledger.bytes() > limits.bytes_max {
             exceeded = Some(Limit::HistoryBytes);
-            let excess = self.ledger.bytes() - limits.bytes_max + limits.bytes_max / SLACK_SHARE;
             let fullest = streams.values().max_by_key(|app| app.account.bytes());
             let Some(fullest) = fullest else { break };
             let before = fullest.account.bytes();
-            fullest.shrink_to(before.saturating_sub(excess));
+            // A part of its own: it may be no fuller than many others then, which give way, too.
+            fullest.shrink_to(before.saturating_sub((before / SLACK_SHARE).max(1)));
             if fullest.account.bytes() >= before {
                 break;
             }

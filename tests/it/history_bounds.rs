@@ -108,6 +108,12 @@ async fn over_all_apps_the_one_that_retains_the_most_gives_way() {
     assert!(Figures::of(&server).await.hits("history_bytes_max") > 0.0);
     let recovery = told(&server, "public:one:room", &zero).await;
     assert_eq!(recovery, complete(&zero, 5), "the app that retains little keeps it");
+    for app in &apps[1..] {
+        let path = format!("/api/apps/{}/channels/public/room/history", app.slug);
+        let answer = request("GET", server.url(&path)).basic(&app.key, &app.secret).send().await;
+        let left = answer.json()["data"].as_array().map_or(0, Vec::len);
+        assert!(left >= 4, "{}: the others give way by turns, {left} are left", app.slug);
+    }
 }
 
 #[tokio::test]

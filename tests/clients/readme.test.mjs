@@ -25,7 +25,7 @@ const PAGES = await Promise.all(TOUR.map(async page => ({ page, blocks: await bl
 const JOINS = ["joined", "joined in private", "joined, and seen"]
 
 describe("the README's tour, and the pages that continue it", () => {
-  let folder, port, browser, terminal, server, page, token
+  let folder, port, browser, terminal, server, page, token, history
   const present = []
 
   before(async () => {
@@ -55,7 +55,11 @@ describe("the README's tour, and the pages that continue it", () => {
       const printed = await terminal.paste(code)
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
       if (code.includes("herald trigger")) assert.match(await logged(), /^to foo-topic: /)
-      if (code.includes("/channels")) {
+      if (code.includes("/history")) {
+        history = JSON.parse(printed)
+        assert.equal(history.complete, true)
+        assert.equal(history.data.at(-1).position, history.position)
+      } else if (code.includes("/channels")) {
         const [list, one] = printed.split(/(?<=})(?={"data")/).map(text => JSON.parse(text))
         assert.deepEqual(list.data.map(({ topic, subscribers }) => [topic, subscribers]), [["public:foo-app", 1]])
         assert.equal(one.data.subscribers, 1)
@@ -73,6 +77,14 @@ describe("the README's tour, and the pages that continue it", () => {
         assert.deepEqual(rejoined.sort(), JOINS)
       }
       if (code.includes("/api/admin/apps")) assert.match(printed, /"slug":"foo-app"/)
+    },
+    // The answer to the block before, of which one event is shown.
+    "json history": code => {
+      const shown = JSON.parse(code)
+      assert.deepEqual(Object.keys(history), Object.keys(shown))
+      const alike = history.data.find(({ payload }) => JSON.stringify(payload) === JSON.stringify(shown.data[0].payload))
+      assert.deepEqual({ ...alike, position: "", time: "" }, { ...shown.data[0], position: "", time: "" })
+      assert.equal(alike.time.length, shown.data[0].time.length)
     },
     // The block ends with a command that serves; a reader runs it in a terminal of its own.
     "sh production": async code => {

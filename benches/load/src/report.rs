@@ -62,7 +62,7 @@ pub struct Report {
     pub base: &'static str,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// What has to be known.
+    /// Remarks for the reader of the report.
     pub remarks: Vec<String>,
     /// What was wrong, which no server may do: empty if all is well.
     pub faults: Vec<String>,

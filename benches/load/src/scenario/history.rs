@@ -65,7 +65,7 @@ pub(super) fn history(options: &Options, target: &Target) -> io::Result<Report> 
 
 type Start = fn(&Target) -> io::Result<Subject>;
 
-/// What one measurement comes to.
+/// The result of one measurement.
 struct Costs {
     cpu_us: f64,
     remarks: Vec<String>,

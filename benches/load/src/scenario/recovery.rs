@@ -84,7 +84,7 @@ pub(super) fn recovery(options: &Options, target: &Target) -> io::Result<Report>
     Ok(Report { scenario, base: "base", figures, remarks, faults })
 }
 
-/// What a storm was like.
+/// The measurements of one storm.
 struct Storm {
     seen: Seen,
     counted: Counted,
@@ -115,7 +115,7 @@ impl Storm {
     }
 }
 
-/// What clients heard that they should not have, and did not hear that they should have.
+/// The events that clients missed or received wrongly, and the joins that were not complete.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counted {
     missing: u64,

@@ -218,7 +218,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// What has to be known.
+    /// Remarks for the reader of the report, such as that the generator was the limit.
     fn remarks(&self, seen: Seen) -> Vec<String> {
         seen.limit(1).map(|limit| format!("{}: {limit}", self.subject.who())).into_iter().collect()
     }

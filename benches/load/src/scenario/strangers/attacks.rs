@@ -380,9 +380,9 @@ fn deep_forms(subject: &Subject) -> Hostiles<'_> {
 /// Sessions of a channel of their own, so that no two share the bytes that wait. An application triggers
 /// the events one after another: how much memory its own triggers take is no part of the attack.
 fn unfetched_polls(subject: &Subject, connections: usize) -> Hostiles<'_> {
-    /// What waits for one session at most: all but a little of `limits.outbox_bytes_max`.
+    /// The most bytes that wait for one session: a little less than `limits.outbox_bytes_max`.
     const WAITING_MAX: usize = 3_900_000;
-    /// What waits for all sessions: many times `limits.outboxes_bytes_max`.
+    /// The bytes that are sent to all sessions together: many times `limits.outboxes_bytes_max`.
     const ALL_WAITING: usize = 2_400_000_000;
     /// The bodies that the generator keeps, all together.
     const BODIES: usize = 200_000_000;

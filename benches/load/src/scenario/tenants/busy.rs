@@ -42,7 +42,7 @@ pub(super) enum Reads {
     BytesPerSecond(usize),
 }
 
-/// What is published to `#general`.
+/// How the busy app publishes to `#general`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Publishes {
     /// A client pushes at this rate.
@@ -89,7 +89,7 @@ pub(super) struct Busy {
     sessions: usize,
 }
 
-/// What a busy app has done.
+/// The result of a busy app over the time that was measured.
 pub(super) struct Played {
     /// When it began to count.
     pub(super) from: Instant,
@@ -99,7 +99,7 @@ pub(super) struct Played {
     pub(super) deliveries: usize,
     /// Sessions that the server has dropped.
     pub(super) dropped: usize,
-    /// What has to be known.
+    /// A remark for the reader of the report.
     pub(super) remark: Option<String>,
 }
 

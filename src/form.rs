@@ -22,7 +22,7 @@ pub const BRANCHES_MAX: usize = 4_096;
 /// The most bytes of a bad name that an error shows.
 const TOLD_CHARS_MAX: usize = 100;
 
-/// Why a form is refused.
+/// The reason why a form is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormError {
     /// It is not UTF-8 after decoding, or a `%` is not followed by two hexadecimal digits.
@@ -132,7 +132,7 @@ fn told(name: &str) -> String {
 
 /// One step of a parameter's name after its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step<'a> {
+enum NameStep<'a> {
     /// `[b]`: a member of an object.
     Member(&'a str),
     /// `[]`: an item of a list.
@@ -146,7 +146,7 @@ const CONTRADICTORY: &str = "contradicts another parameter of that name";
 const TOO_MANY_BRANCHES: &str = "is one object or list too many, a form has at most 4096";
 
 /// Splits `a[b][]` into its head `a` and the steps after it.
-fn path(name: &str) -> Result<(&str, Vec<Step<'_>>), &'static str> {
+fn path(name: &str) -> Result<(&str, Vec<NameStep<'_>>), &'static str> {
     let head_ends = name.find(['[', ']']).unwrap_or(name.len());
     let (head, mut rest) = name.split_at(head_ends);
     let mut steps = Vec::new();
@@ -155,8 +155,8 @@ fn path(name: &str) -> Result<(&str, Vec<Step<'_>>), &'static str> {
         let Some((step, after)) = inner.filter(|(step, _)| !step.contains('[')) else {
             return Err(MALFORMED);
         };
-        let step = if step.is_empty() { Step::Item } else { Step::Member(step) };
-        if (step, steps.last()) == (Step::Item, Some(&Step::Item)) {
+        let step = if step.is_empty() { NameStep::Item } else { NameStep::Member(step) };
+        if (step, steps.last()) == (NameStep::Item, Some(&NameStep::Item)) {
             return Err(LIST_IN_LIST);
         }
         steps.push(step);
@@ -168,7 +168,7 @@ fn path(name: &str) -> Result<(&str, Vec<Step<'_>>), &'static str> {
     if head.is_empty() { Err(MALFORMED) } else { Ok((head, steps)) }
 }
 
-/// How a parameter is treated that needs a list, an object or a text in the place of another of
+/// The treatment of a parameter that needs a list, an object or a text in the place of another of
 /// these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnConflict {
@@ -188,34 +188,34 @@ impl Form {
     fn insert(
         &mut self,
         head: &str,
-        steps: &[Step<'_>],
+        steps: &[NameStep<'_>],
         leaf: String,
         on_conflict: OnConflict,
     ) -> Result<(), &'static str> {
-        let mut place = Place { branches: &mut self.branches, on_conflict };
+        let mut place = ParameterPlace { branches: &mut self.branches, on_conflict };
         place.put_member(&mut self.root, head, steps, leaf)
     }
 }
 
 /// Puts one parameter into the place that its steps lead to.
-struct Place<'a> {
+struct ParameterPlace<'a> {
     branches: &'a mut usize,
     on_conflict: OnConflict,
 }
 
-impl Place<'_> {
+impl ParameterPlace<'_> {
     fn put_member(
         &mut self,
         object: &mut Map<String, Value>,
         name: &str,
-        steps: &[Step<'_>],
+        steps: &[NameStep<'_>],
         leaf: String,
     ) -> Result<(), &'static str> {
         let known = object.get_mut(name);
         let is_fitting = match (&known, steps.first()) {
             (None, _) => true,
-            (Some(Value::Array(_)), step) => step == Some(&Step::Item),
-            (Some(Value::Object(_)), step) => matches!(step, Some(Step::Member(_))),
+            (Some(Value::Array(_)), step) => step == Some(&NameStep::Item),
+            (Some(Value::Object(_)), step) => matches!(step, Some(NameStep::Member(_))),
             (Some(_), step) => step.is_none(),
         };
         if !is_fitting && self.on_conflict == OnConflict::Refuse {
@@ -224,7 +224,7 @@ impl Place<'_> {
         match known.filter(|_| is_fitting) {
             Some(Value::Array(items)) => self.put_item(items, &steps[1..], leaf),
             Some(Value::Object(members)) => match steps {
-                [Step::Member(name), rest @ ..] => self.put_member(members, name, rest, leaf),
+                [NameStep::Member(name), rest @ ..] => self.put_member(members, name, rest, leaf),
                 _ => Err(CONTRADICTORY),
             },
             _ => {
@@ -239,11 +239,11 @@ impl Place<'_> {
     fn put_item(
         &mut self,
         items: &mut Vec<Value>,
-        steps: &[Step<'_>],
+        steps: &[NameStep<'_>],
         leaf: String,
     ) -> Result<(), &'static str> {
         match (items.last_mut(), steps) {
-            (Some(Value::Object(last)), [Step::Member(name), rest @ ..])
+            (Some(Value::Object(last)), [NameStep::Member(name), rest @ ..])
                 if !has(last, name, rest) =>
             {
                 self.put_member(last, name, rest, leaf)
@@ -256,25 +256,25 @@ impl Place<'_> {
     }
 
     /// The value that the steps lead to if it does not exist yet.
-    fn branch(&mut self, steps: &[Step<'_>], leaf: String) -> Result<Value, &'static str> {
+    fn branch(&mut self, steps: &[NameStep<'_>], leaf: String) -> Result<Value, &'static str> {
         if *self.branches + steps.len() > BRANCHES_MAX {
             return Err(TOO_MANY_BRANCHES);
         }
         *self.branches += steps.len();
         Ok(steps.iter().rfold(Value::String(leaf), |inner, step| match step {
-            Step::Item => Value::Array(vec![inner]),
-            Step::Member(name) => Value::Object(Map::from_iter([((*name).to_owned(), inner)])),
+            NameStep::Item => Value::Array(vec![inner]),
+            NameStep::Member(name) => Value::Object(Map::from_iter([((*name).to_owned(), inner)])),
         }))
     }
 }
 
 /// Whether an object of a list already has this parameter, so that the parameter begins the next
 /// object. A parameter that ends in a list, or passes through one, adds to the present object.
-fn has(object: &Map<String, Value>, name: &str, steps: &[Step<'_>]) -> bool {
+fn has(object: &Map<String, Value>, name: &str, steps: &[NameStep<'_>]) -> bool {
     let Some(value) = object.get(name) else { return false };
     match (steps, value) {
         ([], _) => true,
-        ([Step::Member(name), rest @ ..], Value::Object(inner)) => has(inner, name, rest),
+        ([NameStep::Member(name), rest @ ..], Value::Object(inner)) => has(inner, name, rest),
         _ => false,
     }
 }

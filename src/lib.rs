@@ -1,37 +1,105 @@
-//! Herald: a self-hosted realtime broker that speaks Phoenix Channels.
+//! Herald: a self-hosted realtime broker that speaks Phoenix Channels and Pusher's protocol.
 //!
-//! A web application triggers events with one HTTP POST; every browser that runs an unmodified
-//! `phoenix.js` and joined the matching topic hears them at once. Many apps share one Herald, and
-//! none can hear another.
+//! A web application triggers events with one HTTP POST, and every browser that runs an unmodified
+//! `phoenix.js` and has joined the matching topic receives them at once. Many apps share one Herald, and
+//! no app receives the events of another.
 //!
 //! # The picture
 //!
 //! ```text
-//!             wire (pure: frame in, effects out)   transports (actors)      core
-//! phoenix.js ─ phoenix::Conversation ──────────┬── session::websocket ─┐
+//!             protocol (pure: frame in, effects out)   transports (actors)      core
+//! phoenix.js ─ PhoenixConversation ────────────┬── session::websocket ─┐
+//! pusher-js  ─ PusherConversation ─────────────┤                       │
 //!              (one for both transports)       └── session::long_poll ─┤
 //! Rails      ─ http::events ───────────────────────────────────────────┼─► Stream ──► Fanout ──► sessions
-//! every door ─ asks the AppDirectory's snapshot                        │   one per    an actor per
+//! every entry point reads the AppDirectory's snapshot                  │   one per    one actor per
 //!              (kept by app::registry through app::store)              ┘   scope      worker thread
 //! ```
 //!
 //! # Words
 //!
-//! - **App**: a tenant with key and secret; its *slug* is its public id.
-//! - **Scope**: who may hear. `public` needs no token, every other scope does.
-//! - **Topic**: what a client joins: `<scope>:<app>`, or `<scope>:<app>:<channel>`.
-//! - **Channel**: a named stream inside one scope of an app; `#general` means every channel of it.
+//! Apps and their rights:
+//!
+//! - **App**: a tenant with key and secret; its *slug* is its public id. The *directory* of apps is the
+//!   snapshot that all threads read; the *registry* is the actor that keeps it.
+//! - **Key pair**: an app's key and secret. A *rotation* gives the app a new pair, and the previous
+//!   pair stays valid until its *overlap* has passed.
+//! - **Token**: a signed JWT that an app's web application mints for a visitor. A valid one yields a
+//!   *grant*: the *patterns* of the topics that it may listen to and publish on. Its *subject* is its
+//!   `sub`.
+//! - **Origin** of a page: scheme, host and port, as a browser sends them.
+//! - **Footing**: the grounds on which a join was permitted. They are judged again when the app changes.
+//! - **Refusal**: a request that was not permitted, as it is answered, logged and counted.
+//!
+//! Topics:
+//!
+//! - **Scope**: a set of topics with the same rule of access: `public` needs no token, every other scope
+//!   does.
+//! - **Topic**: the name that a client joins: `<scope>:<app>`, or `<scope>:<app>:<channel>`.
+//! - **Channel**: a named stream of events inside one scope of an app; `#general` means every channel
+//!   of it. A *cache channel* keeps its last event.
+//! - **Place**: the position of a subscription in the broker: a whole scope, or one channel of it. Topics
+//!   are spelled differently by each protocol, places are not.
+//!
+//! Publishing:
+//!
 //! - **Event**: the name under which a payload arrives.
-//! - **Publication**: one payload on its way to subscribers.
-//! - **Stream**: the one order of a scope's publications. A *position* names a place in it: an
+//! - **Publication**: one payload on its way to subscribers. Its *publisher* is a call of the API or a
+//!   client; a *trigger* is a publication by the API. To *hear* a publication is to be sent it.
+//! - **Stream**: the one order of a scope's publications. A *position* is a point in it: an
 //!   *epoch*, which is one unbroken numbering, and an *offset*.
-//! - **Boundary**: the position at which a join begins to hear.
-//! - **History**: the publications that a stream retains. *Recovery* is what a join that knows a
-//!   position is told and *replayed* of them.
-//! - **Presence**: who is there, on a channel of the scope `presence`. A *member* is one tracked
-//!   join: its *key* says who, its *meta* what others see of it.
-//! - **Announcement**: what has changed among the members of a channel, all of one moment together.
+//! - **Receipt**: the positions of accepted publications, and the number of skipped subscribers.
+//! - **Idempotency key**: a text by which a publisher can repeat a request without publishing twice.
+//! - **Permit**: the right of one publication to be under way; each app has a limited number.
+//! - **Fan-out**: the actor of a worker thread that delivers publications to the thread's sessions. It
+//!   gives each app its *turn*.
+//! - **Delivery**: a publication as one subscriber is sent it. A *format* is the encoding of
+//!   publications for one kind of client, and a *frame* is the encoded text or bytes.
+//! - **Outbox**: the queue of frames between a fan-out and one session. The *backlog* is the sum of all
+//!   outboxes.
+//!
+//! Joining:
+//!
+//! - **Join** and **leave**: the verbs of clients, which join and leave topics. A session *subscribes* to
+//!   a place and *unsubscribes* from it. Inside the broker a session *enters* the fan-out of its thread
+//!   when it begins and *leaves* it when it ends, and each subscription is *attached* to the fan-out and
+//!   *detached* from it.
+//! - **Boundary**: the position after which a join receives publications.
+//! - **History**: the publications that a stream retains; its *retention* is how many, and for how long.
+//!   The *ledger* counts what each app retains. *Recovery* is the answer to a join that names a position,
+//!   and a *replay* is the frames that this join is sent.
+//! - **Archive**: the file in which a stop saves the history and the idempotency keys.
+//! - **Presence**: the members of a channel of the scope `presence`. A *member* is one tracked join: its
+//!   *key* identifies the visitor, its *meta* is the data that others see. A *roster* is a list of
+//!   members. The *tracker* is the actor that keeps the members of one scope.
+//! - **Announcement**: the changes among the members of a channel that are sent at one moment.
+//! - **Occupancy**: the number of subscribers of topics.
+//!
+//! Sessions:
+//!
 //! - **Session**: one connected client, over WebSocket or long-poll.
+//! - **Conversation**: the part of a session that implements its protocol: messages of the client go
+//!   in, *effects* come out. The *driver* carries them out.
+//! - **Transport**: WebSocket or long-poll.
+//! - **Farewell**: the last frames of a session that is being closed.
+//! - **Handshake**: the request with which a session begins. The *entrance* checks its origin and its
+//!   client's address, and takes its place among the sessions.
+//! - **Gate**: the state that stops a session from reading while it is too fast.
+//! - **Pump**: the task that copies between a session and its socket.
+//! - **Worker**: a thread, and the state that its sessions share.
+//! - **Work queue**: the queue in which the work of unauthenticated clients waits for its turn.
+//! - **Unfinished work**: the bytes of incomplete requests and messages, counted over all clients.
+//!
+//! Operation:
+//!
+//! - **Usage**: the publications, deliveries and connections of each app, by the hour. A *seat* is the
+//!   number under which a node counts it.
+//! - **Audit trail**: the changes of apps: which fields, when, and by whom.
+//! - **Engine**: the log in *partitions* that several nodes share, and the messages between nodes. A *node*
+//!   is one server of a cluster, a *lease* is its proof of life, and an *incarnation* is its time under
+//!   one lease. A *follower* receives the records of the log.
+//! - **Console**: the pages for the administrator and for apps. Its *feed* sends a page the events of an
+//!   app as they happen.
 //!
 //! # Rooms, in reading order
 //!
@@ -40,24 +108,24 @@
 //!
 //! # What always holds
 //!
-//! 1. Waiting flows inward, deliveries never wait: sessions and handlers may wait for a permit, or for
-//!    the tracker of a scope. A stream never waits while it holds its lock; a fan-out waits for none
-//!    of its sessions, and for no other actor. What is under way is bounded by a permit inside each
-//!    publication, for which its publisher waited, and inside each announcement, which waits for it
-//!    while what happens meanwhile joins it.
+//! 1. Waiting flows inward, deliveries never wait. Sessions and handlers may wait for a permit, or for
+//!    the tracker of a scope. A stream never waits while it holds its lock, and a fan-out waits neither
+//!    for its sessions nor for another actor. Each publication holds a permit, for which its publisher
+//!    waited; an announcement waits for its permit, and changes that happen meanwhile become part of it.
 //! 2. A join's reply leaves before anything else of that join. Its fan-out puts the answer into the
 //!    session's outbox at its place among the frames: the session is sent every publication after the
 //!    boundary, and none up to it.
 //! 3. All subscribers of one scope see one order, that of the offsets. A stream gives a publication
-//!    its offset and hands it to the fan-outs under one lock, and announcements pass under the same
-//!    lock. What a member of a presence channel is told adds up, at any moment, to all that was
-//!    announced.
+//!    its offset and passes it to the fan-outs under one lock, and announcements pass under the same
+//!    lock. The announcements that a member of a presence channel has received add up, at any moment, to
+//!    the members that were announced.
 //! 4. Clients create map entries, never unbounded actors or tasks; each map that a client can grow
 //!    has a limit.
-//! 5. A panic ends one actor, visibly, and nobody is left joined but deaf. A fan-out that is dropped
-//!    ends its sessions, also those that it had yet to take in; a tracker that is dropped ends the
-//!    sessions that it tracked; whoever needs one next starts another. No actor stands between a
-//!    publisher and the fan-outs, so no publication that was accepted is lost or reordered with one.
+//! 5. A panic ends one actor, visibly, and no session stays joined without being sent its publications.
+//!    A fan-out that is dropped ends its sessions, also those that had yet to attach; a tracker that is
+//!    dropped ends the sessions that it tracked; the next caller that needs one starts another. No actor
+//!    stands between a publisher and the fan-outs, so no accepted publication is lost or reordered by a
+//!    panic.
 //! 6. Safety devices fail closed; a setting that cannot be honoured stops the start.
 //! 7. There are no globals: addresses are passed in, and tests run side by side.
 //! 8. Secrets have a type that cannot be printed.
@@ -66,11 +134,11 @@
 //!
 //! `http::events::create` authenticates the app against the snapshot, reads the body once into a
 //! [`broker::Publication`] and calls [`broker::Topics::publish`]. The stream of the scope gives it its
-//! position and hands it to the fan-out of each thread that has subscribers, in one message; the
-//! fan-out picks audience and frame and puts it into each session's
-//! [outbox](broker::outbox). From there a WebSocket's pump writes it to the socket, with all else that
-//! waits, while a long-poll's actor keeps it for the request that is parked, or for the next. A
-//! client's push is the same from `Topics::publish` on.
+//! position and passes it to the fan-out of each thread that has subscribers, in one message. The
+//! fan-out selects the subscribers, encodes one frame for each format, and puts it into each session's
+//! [outbox](broker::outbox). From there a WebSocket's pump writes it to the socket, together with all
+//! other waiting frames, while a long-poll's actor keeps it for the parked request, or for the next one.
+//! A client's push takes the same way from `Topics::publish` on.
 
 pub mod form;
 
@@ -80,13 +148,21 @@ pub mod metrics;
 
 pub mod app;
 
+pub mod usage;
+
 pub mod settings;
+
+pub mod engine;
 
 pub mod broker;
 
 pub mod session;
 
+pub mod admission;
+
 pub mod phoenix;
+
+pub mod pusher;
 
 pub mod http;
 

@@ -1,7 +1,10 @@
 //! The composition root: builds every part from the settings, runs them, stops them in order.
 
+mod app_sessions;
 mod archive_file;
 mod listeners;
+mod nodes;
+mod protocols;
 mod shutdown;
 mod threads;
 
@@ -10,47 +13,72 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
 use actix_web::{App as WebApp, middleware::from_fn, web};
 use log::{info, warn};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
 
 use crate::{
+    admission::{Entrance, Judge, Rules},
     app::{
         AppDirectory, Apps,
         refusals::Refusals,
-        registry::{AppRegistry, Watch},
+        registry::{AppRegistry, WatchApps},
         seed,
         store::{AppStore, MissingFile, StoreError},
     },
-    broker::{Topics, fanout::Fanout, topics::TopicLimits},
-    http::{self, Services, admin::Throttle, pace::TokenPace},
+    broker::{Topics, fanout::Fanout, node::NodeId, topics::TopicLimits},
+    engine::{Engine, EngineError, EngineState},
+    http::{
+        self, Services,
+        admin::Throttle,
+        console::{overview::Overview, session::LoginSessions},
+        pace::TokenPace,
+    },
     metrics::Metrics,
     phoenix::{
-        self, Rules, admission::Judge, connect::Endpoint, long_poll::EndpointThread,
+        self, PhoenixRules, admission::TokenJudge, connect::Endpoint, long_poll::EndpointThread,
         session_token::SessionTokens,
     },
+    pusher::{conversation::PusherRules, endpoint::PusherEndpoint},
     session::{
-        body::Bodies,
+        body::BodyBudget,
         bucket::PerSecond,
         connection::Connection,
-        listener::{Connections, Listener},
+        listener::{ConnectionService, Listener},
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
+        public_id::PublicIds,
         requests::ConnectionLimit,
         unfinished::Unfinished,
-        worker::{SessionLimits, Sessions, Worker},
+        upgrade::Protocol,
+        worker::{SessionCounter, SessionLimits, Worker},
     },
-    settings::{self, Settings, SettingsError},
+    settings::{self, EngineKind, Settings, SettingsError},
+    usage::{keeper::UsageKeeper, ledger::UsageLedger, seat::Seat},
 };
+use app_sessions::AppSessions;
 use archive_file::ArchiveFile;
-use listeners::Listeners;
-use shutdown::{Pace, Shutdown, Signals};
+use listeners::SocketListeners;
+use shutdown::{ClosingPace, Shutdown, Signals};
 use threads::Threads;
 
-/// Why a server does not start.
+/// The time that a stop which gave up may still take to write the usage of apps.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(1);
+
+/// The time that a starting node may take to read the retained log.
+const FOLLOW_MAX: Duration = Duration::from_secs(60);
+
+/// The interval at which a starting node checks whether the other nodes know it.
+const KNOWN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The reason why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A setting cannot be honoured.
@@ -68,6 +96,14 @@ pub enum StartError {
     /// The seeded app could not be created.
     #[error("cannot create the app test-app, as database.seed asks for: {0}")]
     Seed(String),
+    /// This server cannot share its topics with others.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The log that the nodes share was not read in time.
+    #[error(
+        "the log of engine.redis_url was not read, or the other servers did not answer, within {FOLLOW_MAX:?}"
+    )]
+    Unread,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; is another server running there?")]
     Listen {
@@ -108,7 +144,32 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn build(mut settings: Settings) -> Result<Self, StartError> {
+    pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        Self::build_with(settings, Vec::new()).await
+    }
+
+    /// Builds a server that speaks further protocols beside Phoenix's.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    #[doc(hidden)]
+    pub async fn build_with(
+        settings: Settings,
+        protocols: Vec<Arc<dyn Protocol>>,
+    ) -> Result<Self, StartError> {
+        Self::build_node(settings, protocols, None).await
+    }
+
+    /// Builds a server that is one of several nodes, if there is an engine by which it is.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    #[doc(hidden)]
+    pub async fn build_node(
+        mut settings: Settings,
+        protocols: Vec<Arc<dyn Protocol>>,
+        engine: Option<Arc<dyn Engine>>,
+    ) -> Result<Self, StartError> {
         settings.keep()?;
         let settings = Arc::new(settings);
         // Before anything is opened or started: two servers must not share a database by mistake.
@@ -116,26 +177,50 @@ impl Server {
         let sessions_max = settings.sessions_max(file_limit)?;
         let connections_max = settings.connections_max(file_limit);
         let address = SocketAddr::new(settings.server.host, settings.server.port);
-        let listeners = Listeners::open(address, settings.worker_threads())?;
+        let listeners = SocketListeners::open(address, settings.worker_threads())?;
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
         let directory = AppDirectory::default();
+        directory.reserve(http::console::live::reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);
+        let console = LoginSessions::new(store.clone(), &settings);
+        let ledger = UsageLedger::new(store.clone(), metrics.clone());
         let registry = AppRegistry::start(
             store,
             directory.clone(),
-            settings.registry.refresh,
+            settings.registry_times(),
             metrics.clone(),
         );
         let unfinished = Unfinished::new(settings.limits.unfinished_bytes_max);
-        let sessions = Sessions::new(sessions_max, unfinished, metrics);
+        let engine = match (engine, settings.engine.kind) {
+            (None, EngineKind::Redis) => {
+                Some(nodes::start_engine(&settings, metrics.clone()).await?)
+            }
+            (engine, _) => engine,
+        };
+        let node = engine.as_ref().map_or(NodeId::ONLY, |engine| engine.node());
+        let sessions = SessionCounter::new(sessions_max, unfinished, metrics).of_node(node);
         let http_max = settings.limits.http_connections_max;
         let threads = settings.worker_threads();
         let connections =
             ConnectionLimit::new(http_max, connections_max, threads, sessions.clone());
         let registry = registry.await?;
         warn_of_no_app(&settings, &directory.load());
-        let parts = Parts::assemble(settings, directory, registry, (sessions, connections));
+        actix_rt::spawn(console.clone().keep_swept());
+        let (usage, seat) = (&settings.usage, ledger.seat().clone());
+        let usage = UsageKeeper::start(ledger, usage.write_interval, usage.retention_days);
+        let actors = (registry, usage, seat, console);
+        let parts = Parts::assemble(settings, directory, actors, (sessions, connections), engine);
+        let protocols = [parts.pusher()].into_iter().chain(protocols).collect();
+        let parts = Parts { protocols, ..parts };
+        // First, because the other nodes ask this one as soon as they know it.
+        nodes::take_part(&parts.services);
+        let places = &parts.endpoint.rules.shared.app_sessions;
+        let app_sessions = AppSessions::share(&parts.services.topics, places);
+        parts.follow_others().await?;
+        if let Some(app_sessions) = app_sessions {
+            app_sessions.begin().await;
+        }
         let metrics_server = match metrics_listener {
             Some(listener) => Some(parts.serve_metrics(listener).await?),
             None => None,
@@ -184,6 +269,7 @@ impl Server {
         }
         if let Err(why) = self.shutdown.stop(self.threads, &mut signals).await {
             warn!("{why}: stopping at once");
+            self.shutdown.write_usage(Instant::now() + LAST_WRITE_MAX).await;
         }
         Ok(())
     }
@@ -218,11 +304,13 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
     Ok(store)
 }
 
-/// What all worker threads share.
+/// The parts that all worker threads share.
 struct Parts {
     services: web::Data<Services>,
     endpoint: Arc<Endpoint>,
-    sessions: Sessions,
+    /// The protocols beside Phoenix's.
+    protocols: Arc<[Arc<dyn Protocol>]>,
+    sessions: SessionCounter,
     connections: ConnectionLimit,
 }
 
@@ -230,8 +318,14 @@ impl Parts {
     fn assemble(
         settings: Arc<Settings>,
         directory: AppDirectory,
-        registry: Addr<AppRegistry>,
-        (sessions, connections): (Sessions, ConnectionLimit),
+        (registry, usage, seat, console): (
+            Addr<AppRegistry>,
+            Addr<UsageKeeper>,
+            Seat,
+            LoginSessions,
+        ),
+        (sessions, connections): (SessionCounter, ConnectionLimit),
+        engine: Option<Arc<dyn Engine>>,
     ) -> Self {
         let limits = &settings.limits;
         let metrics = sessions.metrics().clone();
@@ -243,38 +337,102 @@ impl Parts {
             idempotency_keys_max: limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
-            history: (&settings.history).into(),
+            history: settings.history.clone(),
+            last_events: (&settings.pusher).into(),
         };
         let services = web::Data::new(Services {
-            topics: Topics::new(topic_limits, directory.clone(), metrics.clone()),
+            topics: match engine {
+                None => Topics::new(topic_limits, directory.clone(), metrics.clone()),
+                Some(engine) => {
+                    Topics::of_node(topic_limits, directory.clone(), metrics.clone(), engine)
+                }
+            },
             directory,
             registry,
+            usage,
+            seat,
             admin_throttle: Arc::new(Throttle::new(limits.failed_admin_logins_per_minute_max)),
             draining: Arc::default(),
+            changes: Default::default(),
             pace: TokenPace::new(PerSecond(limits.client_events_per_second_max)),
-            bodies: Bodies::new(limits.bodies_bytes_max),
+            bodies: BodyBudget::new(limits.bodies_bytes_max),
+            public_ids: PublicIds::new(&settings.secrets.secret_key_base),
             refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             metrics,
+            console,
+            overview: Overview::default(),
+            address: Default::default(),
             settings,
         });
         let endpoint = Arc::new(endpoint(&services));
-        Self { services, endpoint, sessions, connections }
+        let protocols = Arc::default();
+        Self { services, endpoint, protocols, sessions, connections }
     }
 
-    async fn serve(self, listeners: Listeners) -> Result<Server, StartError> {
+    /// Waits until the log that the nodes share has been read, if there is one, and until the other nodes
+    /// know this one: a node that begins knows what the others retain, and is asked what they are asked.
+    async fn follow_others(&self) -> Result<(), StartError> {
+        let topics = &self.services.topics;
+        let Some(engine) = topics.engine() else { return Ok(()) };
+        let mut state = engine.state();
+        let follow = async {
+            state.wait_for(|state| *state == EngineState::Up).await.ok()?;
+            while topics.is_known().await != Ok(true) {
+                sleep(KNOWN_INTERVAL).await;
+            }
+            Some(())
+        };
+        timeout(FOLLOW_MAX, follow).await.ok().flatten().ok_or(StartError::Unread)?;
+        let fetched = timeout(FOLLOW_MAX, topics.fetch_last_events()).await;
+        if !matches!(fetched, Ok(Ok(()))) {
+            warn!(
+                "no other node has told the last events of cache channels in time: some are missing"
+            );
+        }
+        info!("this is node {}", topics.node().0);
+        Ok(())
+    }
+
+    /// The endpoint of Pusher's clients, which shares the rules and the limits of Phoenix's.
+    fn pusher(&self) -> Arc<dyn Protocol> {
+        let pusher = &self.services.settings.pusher;
+        let rules = PusherRules {
+            shared: self.endpoint.rules.shared.clone(),
+            ids: self.services.public_ids.clone(),
+            activity_timeout: pusher.activity_timeout,
+            pong_timeout: pusher.pong_timeout,
+            authorization_timeout: pusher.authorization_timeout,
+            channel_bytes_max: pusher.channel_bytes_max,
+        };
+        Arc::new(PusherEndpoint {
+            rules: Arc::new(rules),
+            entrance: self.endpoint.entrance.clone(),
+            path_prefix: pusher.path_prefix.clone(),
+            strict_protocol: pusher.strict_protocol,
+        })
+    }
+
+    async fn serve(self, listeners: SocketListeners) -> Result<Server, StartError> {
+        let _ = self.services.address.set(listeners.address);
         let server = &self.services.settings.server;
         let shutdown = Shutdown {
             topics: self.services.topics.clone(),
             sessions: self.sessions.clone(),
             draining: self.services.draining.clone(),
-            pace: Pace {
+            pace: ClosingPace {
                 batch_sessions: server.drain_batch_sessions,
                 interval: server.drain_interval,
             },
             timeout: server.shutdown_timeout,
             archive: self.load().await,
+            registry: self.services.registry.clone(),
+            usage: self.services.usage.clone(),
         };
         actix_rt::spawn(self.services.topics.clone().keep_history());
+        if self.services.settings.console.enabled {
+            actix_rt::spawn(http::console::reporter::run(self.services.clone()));
+            actix_rt::spawn(Overview::keep(self.services.clone()));
+        }
         let (address, metrics) = (listeners.address, self.services.metrics.clone());
         let (connections, parts) = (self.connections.clone(), Arc::new(self));
         let threads = Threads::start(listeners, connections, move |stops| parts.service(stops));
@@ -285,7 +443,10 @@ impl Parts {
 
     /// Takes up what the last stop saved; answers the file in which the next one saves it.
     async fn load(&self) -> Option<Arc<ArchiveFile>> {
-        let file = Arc::new(ArchiveFile::new(self.services.settings.history_file()?));
+        // Nodes that share a log have it there.
+        let is_alone = !self.services.topics.is_clustered();
+        let file = self.services.settings.history_file().filter(|_| is_alone)?;
+        let file = Arc::new(ArchiveFile::new(file));
         let (topics, to_load) = (self.services.topics.clone(), file.clone());
         if web::block(move || to_load.load(&topics)).await.is_err() {
             warn!("a panic ended the loading of {file}");
@@ -295,7 +456,7 @@ impl Parts {
 
     async fn serve_metrics(
         &self,
-        listener: Listeners,
+        listener: SocketListeners,
     ) -> Result<(SocketAddr, Threads), StartError> {
         let address = listener.address;
         if !address.ip().is_loopback() {
@@ -328,7 +489,7 @@ impl Parts {
         let (services, endpoint) = (&self.services, self.endpoint.clone());
         let registry = services.registry.clone();
         let introduce = move |fanout: &Addr<Fanout>| {
-            registry.do_send(Watch(fanout.clone().recipient()));
+            registry.do_send(WatchApps(fanout.clone().recipient()));
         };
         let limits = session_limits(&services.settings);
         let worker =
@@ -341,8 +502,8 @@ impl Parts {
             .configure(|config| http::configure(config, &services.settings));
         Listener {
             worker,
-            doorkeeper: Rc::new(move |handshake| endpoint.welcome(handshake)),
-            is_socket: phoenix::connect::is_socket,
+            upgrade_handler: protocols::upgrade_handler(endpoint, self.protocols.clone()),
+            is_socket: protocols::is_socket(&self.protocols),
             connections: connections_of(
                 &services.settings,
                 self.connections.clone(),
@@ -358,30 +519,39 @@ fn endpoint(services: &Services) -> Endpoint {
     let Settings { socket, limits, server, secrets, .. } = &*services.settings;
     let rules = Rules {
         directory: services.directory.clone(),
-        judge: Judge {
-            addressing: services.addressing(),
-            guardian_secret: secrets.guardian_secret.clone(),
-            token_bytes_max: limits.token_bytes_max,
-            refusals: services.refusals.clone(),
-        },
+        judge: Judge { refusals: services.refusals.clone() },
         channels_max: limits.channels_per_transport_max,
-        ref_bytes_max: limits.ref_bytes_max,
         client_event_bytes_max: limits.client_event_bytes_max,
         client_events_max: PerSecond(limits.client_events_per_second_max),
         joins_max: PerSecond(limits.joins_per_second_max),
         app_sessions: Places::new(limits.sessions_per_app_max),
+        feed: services.topics.feed().clone(),
         metrics: services.metrics.clone(),
     };
-    Endpoint {
-        rules: Arc::new(rules),
+    let shared = Arc::new(rules);
+    let judge = TokenJudge {
+        addressing: services.addressing(),
+        guardian_secret: secrets.guardian_secret.clone(),
+        token_bytes_max: limits.token_bytes_max,
+        shared: shared.clone(),
+    };
+    let mut long_polls = LongPolls::new(LongPollTimes {
+        window: socket.long_poll_window,
+        unjoined_max: socket.long_poll_unjoined_timeout,
+    });
+    long_polls.share(&services.topics);
+    let entrance = Entrance {
         check_origin: socket.check_origin.clone(),
         trusted_proxies: server.trusted_proxies.clone(),
         force_ssl: server.force_ssl,
         addresses: Places::new(limits.sessions_per_address_max),
-        long_polls: LongPolls::new(LongPollTimes {
-            window: socket.long_poll_window,
-            unjoined_max: socket.long_poll_unjoined_timeout,
-        }),
+        refusals: services.refusals.clone(),
+        metrics: services.metrics.clone(),
+    };
+    Endpoint {
+        rules: Arc::new(PhoenixRules { shared, judge, ref_bytes_max: limits.ref_bytes_max }),
+        entrance: Arc::new(entrance),
+        long_polls,
         tokens: SessionTokens::new(secrets.secret_key_base.clone()),
         bodies: services.bodies.clone(),
         body_bytes_max: limits.request_body_bytes_max,
@@ -402,15 +572,15 @@ fn session_limits(Settings { socket, limits, .. }: &Settings) -> SessionLimits {
     }
 }
 
-/// How the connections of a thread are treated.
+/// The rules for the connections of a thread.
 fn connections_of(
     settings: &Settings,
     limit: ConnectionLimit,
     draining: Arc<AtomicBool>,
     stops: watch::Receiver<bool>,
-) -> Connections {
+) -> ConnectionService {
     let Settings { socket, server, .. } = settings;
-    Connections {
+    ConnectionService {
         handshake_timeout: socket.handshake_timeout,
         idle_timeout: socket.idle_timeout,
         keep_alive: server.keep_alive,

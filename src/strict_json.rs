@@ -15,13 +15,13 @@
 //! Everything else passes, because every reader holds it in some form: `-0`, `1e-999` (zero),
 //! integers beyond 64 bits (a big integer, or the nearest double), `\u0000`, and noncharacters.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use memchr::memchr2;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-/// How deep JSON may be nested: `[]` has depth 1.
+/// The greatest depth of nested JSON: `[]` has depth 1.
 pub const DEPTH_MAX: usize = 128;
 
 /// Objects of up to this many keys are searched for repeated keys pair by pair.
@@ -34,7 +34,7 @@ const SAFE_NUMBER_BYTES: usize = 308;
 /// pays only for longer strings.
 const WORDS_BEFORE_CALL: usize = 2;
 
-/// Why a reader may refuse some JSON.
+/// The reason why a reader may refuse some JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum NotStrict {
@@ -76,6 +76,15 @@ pub fn check(json: &RawValue) -> Result<(), NotStrict> {
     }
 }
 
+/// The members of a JSON object, checked; none for any other value.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, NotStrict> {
+    check(object)?;
+    Ok(serde_json::from_str(object.get()).unwrap_or_default())
+}
+
 /// Checks the value that begins with `token`, up to its end. An array or an object has this depth.
 #[inline]
 fn check_value(tokens: &mut Tokens<'_>, token: Token<'_>, depth: usize) -> Result<(), NotStrict> {
@@ -99,7 +108,7 @@ fn check_items(tokens: &mut Tokens<'_>, depth: usize) -> Result<(), NotStrict> {
 
 /// Checks the members of an object that has just been opened, up to its end.
 fn check_members(tokens: &mut Tokens<'_>, depth: usize) -> Result<(), NotStrict> {
-    let mut keys = Keys::default();
+    let mut keys = ObjectKeys::default();
     while let Some(Token::Text { quoted, is_escaped }) = tokens.next()? {
         keys.push(quoted, is_escaped);
         if let Some(token) = tokens.next()? {
@@ -111,12 +120,12 @@ fn check_members(tokens: &mut Tokens<'_>, depth: usize) -> Result<(), NotStrict>
 
 /// The keys of one object, as they are written, with their quotes.
 #[derive(Default)]
-struct Keys<'a> {
+struct ObjectKeys<'a> {
     written: SmallVec<[&'a [u8]; PAIRWISE_KEYS_MAX]>,
     is_any_escaped: bool,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> ObjectKeys<'a> {
     fn push(&mut self, quoted: &'a [u8], is_escaped: bool) {
         self.written.push(quoted);
         self.is_any_escaped |= is_escaped;

@@ -32,6 +32,16 @@ pub struct Model {
     /// somebody wrote by hand must not make the whole table unreadable.
     pub history_publications: Option<i64>,
     pub history_seconds: Option<i64>,
+    pub pusher: bool,
+    pub subscription_count: bool,
+    pub authorized_only: bool,
+    pub key_last_used_at: Option<DateTimeUtc>,
+    /// The pair before the current one, as long as it is valid, too.
+    #[sea_orm(unique)]
+    pub previous_key: Option<String>,
+    pub previous_secret: Option<Secret>,
+    pub previous_key_expires_at: Option<DateTimeUtc>,
+    pub previous_key_last_used_at: Option<DateTimeUtc>,
     pub inserted_at: DateTimeUtc,
     pub updated_at: DateTimeUtc,
 }

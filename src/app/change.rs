@@ -5,11 +5,13 @@
 
 use super::{
     App, AppId, Slug,
+    audit::ChangedBy,
     fields::{AppFields, AppValues, Draft, Faults, TAKEN},
+    key_pair::{NewPair, Overlap},
     store::{AppStore, StoreError},
 };
 
-/// Why a change did not happen.
+/// The reason why a change did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such app.
@@ -42,14 +44,18 @@ impl From<StoreError> for ChangeError {
 ///
 /// # Errors
 /// [`ChangeError::Invalid`] with all faults at once, [`ChangeError::Store`].
-pub async fn create(store: &AppStore, fields: AppFields) -> Result<App, ChangeError> {
+pub async fn create(
+    store: &AppStore,
+    by: &ChangedBy,
+    fields: AppFields,
+) -> Result<App, ChangeError> {
     let values = settle(store, Draft::of_new(fields), None).await?;
-    Ok(store.insert(&values).await?)
+    Ok(store.insert(by, &values).await?)
 }
 
 /// The app before and after a change.
 #[derive(Debug)]
-pub struct Update {
+pub struct AppUpdate {
     /// The app as it is now.
     pub app: App,
     /// Whether it differs from the app before the change.
@@ -63,33 +69,56 @@ pub struct Update {
 /// [`ChangeError::Store`].
 pub async fn update(
     store: &AppStore,
+    by: &ChangedBy,
     slug: &Slug,
     fields: AppFields,
-) -> Result<Update, ChangeError> {
-    let app = store.find(slug).await?.ok_or(ChangeError::NotFound)?;
-    let values = settle(store, Draft::of_change(fields, &app), Some(app.id)).await?;
+) -> Result<AppUpdate, ChangeError> {
+    let app = find(store, by, slug).await?;
+    let values = settle(store, Draft::of_change(fields, &app), Some(&app)).await?;
     if values.are_those_of(&app) {
-        return Ok(Update { app, is_changed: false });
+        return Ok(AppUpdate { app, is_changed: false });
     }
-    let app = store.update(&app, &values).await?.ok_or(ChangeError::NotFound)?;
-    Ok(Update { app, is_changed: true })
+    let app = store.update(by, &app, &values).await?.ok_or(ChangeError::NotFound)?;
+    Ok(AppUpdate { app, is_changed: true })
+}
+
+/// Gives an app a new random key pair, and keeps the present one valid until the overlap has
+/// passed.
+///
+/// # Errors
+/// [`ChangeError::NotFound`], [`ChangeError::Store`].
+pub async fn rotate(
+    store: &AppStore,
+    by: &ChangedBy,
+    slug: &Slug,
+    overlap: Overlap,
+) -> Result<App, ChangeError> {
+    let app = find(store, by, slug).await?;
+    store.rotate(by, app.id, &NewPair::random(), overlap).await?.ok_or(ChangeError::NotFound)
 }
 
 /// Deletes an app.
 ///
 /// # Errors
 /// [`ChangeError::NotFound`], [`ChangeError::Store`].
-pub async fn delete(store: &AppStore, slug: &Slug) -> Result<AppId, ChangeError> {
-    store.delete(slug).await?.ok_or(ChangeError::NotFound)
+pub async fn delete(store: &AppStore, by: &ChangedBy, slug: &Slug) -> Result<AppId, ChangeError> {
+    store.delete(by, slug).await?.ok_or(ChangeError::NotFound)
+}
+
+/// Finds an app that this party may change.
+async fn find(store: &AppStore, by: &ChangedBy, slug: &Slug) -> Result<App, ChangeError> {
+    let app = store.find(slug).await?.filter(|app| by.may_change(app.id));
+    app.ok_or(ChangeError::NotFound)
 }
 
 /// Adds the faults that only the database knows, even to a draft that already has others.
 async fn settle(
     store: &AppStore,
     mut draft: Draft,
-    own: Option<AppId>,
+    own: Option<&App>,
 ) -> Result<AppValues, ChangeError> {
-    let is_foreign = |holder: Option<AppId>| holder.is_some() && holder != own;
+    let own_id = own.map(|own| own.id);
+    let is_foreign = |holder: Option<AppId>| holder.is_some() && holder != own_id;
     if let Some(name) = &draft.name
         && is_foreign(store.id_by_name(name).await?)
     {
@@ -100,7 +129,9 @@ async fn settle(
     {
         draft.faults.add("slug", TAKEN);
     }
-    if is_foreign(store.id_by_key(&draft.key).await?) {
+    // The app's own previous key is taken, too.
+    let is_new = own.is_none_or(|own| own.key != draft.key);
+    if is_new && store.id_by_key(&draft.key).await?.is_some() {
         draft.faults.add("key", TAKEN);
     }
     draft.finish().map_err(ChangeError::Invalid)

@@ -18,9 +18,9 @@ pub struct Database {
     pub url: SecretString,
     /// Connections in the pool.
     pub connections_max: u32,
-    /// How long the database is retried at start.
+    /// The time for which the database is retried at start.
     pub connect_retry: Duration,
-    /// How long one query may take.
+    /// The time that one query may take.
     pub query_timeout: Duration,
     /// Apply pending migrations at start.
     pub migrate: bool,

@@ -17,11 +17,15 @@ use super::{App, Slug, settings::AppSettings};
 const NAME_CHARS_MIN: usize = 5;
 /// The fewest characters of a secret that the caller chose.
 const SECRET_CHARS_MIN: usize = 16;
-/// The most characters of a name, a key or a secret.
+/// The most characters of a name or a secret.
 const CHARS_MAX: usize = 255;
+/// The most characters of a key.
+const KEY_CHARS_MAX: usize = 64;
 
 pub(super) const BLANK: &str = "can't be blank";
 pub(super) const INVALID: &str = "is invalid";
+/// The fault of a field that an app may not set itself.
+const NOT_BY_APP: &str = "can be changed by the administrator only";
 const CONTROL_CHARACTERS: &str = "must not contain control characters";
 /// The fault of a name, slug or key that another app has.
 pub(super) const TAKEN: &str = "has already been taken";
@@ -71,6 +75,38 @@ impl fmt::Display for Faults {
     }
 }
 
+/// The party that writes the fields of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldWriter {
+    /// The operator, through the admin API or the command line.
+    Operator,
+    /// The web application itself.
+    App,
+}
+
+/// A field that a request can set, and whether the web application itself may set it.
+struct Writable {
+    name: &'static str,
+    by_app: bool,
+}
+
+/// All fields that a request can set.
+const WRITABLE: &[Writable] = &[
+    Writable { name: "name", by_app: false },
+    Writable { name: "slug", by_app: false },
+    Writable { name: "key", by_app: true },
+    Writable { name: "secret", by_app: true },
+    Writable { name: "active", by_app: false },
+    Writable { name: "allowed_origins", by_app: true },
+    Writable { name: "client_events", by_app: true },
+    Writable { name: "shared_tokens", by_app: true },
+    Writable { name: "history_publications", by_app: true },
+    Writable { name: "history_seconds", by_app: true },
+    Writable { name: "pusher", by_app: true },
+    Writable { name: "subscription_count", by_app: true },
+    Writable { name: "authorized_only", by_app: true },
+];
+
 /// A key or secret in a request.
 #[derive(Debug, Clone)]
 enum Credential<T> {
@@ -97,11 +133,25 @@ impl AppFields {
     ///
     /// Never fails: faults are kept until all of them are known.
     pub fn read(given: &Map<String, Value>) -> Self {
+        Self::read_by(FieldWriter::Operator, given)
+    }
+
+    /// Like [`AppFields::read`]; a field that this party may not set is faulty.
+    pub fn read_by(writer: FieldWriter, given: &Map<String, Value>) -> Self {
         let mut fields = Self::default();
         for (field, value) in given {
-            fields.read_field(field, value);
+            let forbidden = WRITABLE.iter().find(|known| known.name == field && !known.by_app);
+            match forbidden.filter(|_| writer == FieldWriter::App) {
+                Some(forbidden) => fields.faults.add(forbidden.name, NOT_BY_APP),
+                None => fields.read_field(field, value),
+            }
         }
         fields
+    }
+
+    /// Whether the request sets the secret, or has a new one made.
+    pub fn have_secret(&self) -> bool {
+        self.secret.is_some()
     }
 
     fn read_field(&mut self, field: &str, value: &Value) {
@@ -163,17 +213,18 @@ fn read_slug(value: &Value) -> Result<Option<Slug>, FieldFaults> {
     }
 }
 
-/// The key is the user name of Basic auth, which ends at the first colon.
+/// The key is the user name of Basic auth, which ends at the first colon, and a segment of the path that
+/// Pusher's clients dial: so it consists of the characters that no URL escapes.
 fn read_key(value: &Value) -> Result<Credential<String>, FieldFaults> {
     let key = read_text(value)?;
     if key.is_empty() {
         return Ok(Credential::Anew);
     }
-    let mut faults = length_faults(key, 1);
-    if key.bytes().any(|b| !b.is_ascii_graphic() || b == b':') {
-        faults.push("must be printable ASCII without spaces or colons".into());
+    let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-');
+    match key.len() <= KEY_CHARS_MAX && key.bytes().all(is_unreserved) {
+        true => Ok(Credential::Chosen(key.to_owned())),
+        false => Err(vec!["must be 1 to 64 of A-Z, a-z, 0-9, ., _, ~ and -".into()]),
     }
-    if faults.is_empty() { Ok(Credential::Chosen(key.to_owned())) } else { Err(faults) }
 }
 
 fn read_secret(value: &Value) -> Result<Credential<SecretString>, FieldFaults> {
@@ -206,11 +257,26 @@ pub struct AppValues {
 impl AppValues {
     /// Whether `app` already has these values.
     pub fn are_those_of(&self, app: &App) -> bool {
-        self.name == app.name
-            && self.slug == app.slug
-            && self.key == app.key
-            && self.secret.expose_secret() == app.secret.expose_secret()
-            && self.settings == app.settings
+        self.differences(app).is_empty()
+    }
+
+    /// The names of the fields in which `app` has other values.
+    pub fn differences(&self, app: &App) -> Vec<&'static str> {
+        let own = [
+            ("name", self.name != app.name),
+            ("slug", self.slug != app.slug),
+            ("key", self.key != app.key),
+            ("secret", self.secret.expose_secret() != app.secret.expose_secret()),
+        ];
+        let own = own.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name);
+        own.chain(self.settings.differences(&app.settings)).collect()
+    }
+
+    /// The names of the fields that a new app with these values sets: all but the settings that have
+    /// their defaults.
+    pub fn set_by_creation(&self) -> Vec<&'static str> {
+        let own = ["name", "slug", "key", "secret"];
+        own.into_iter().chain(self.settings.differences(&AppSettings::default())).collect()
     }
 }
 
@@ -323,7 +389,8 @@ fn slug_of(name: Option<&str>, faults: &mut Faults) -> Option<Slug> {
     slug
 }
 
-fn random() -> String {
+/// Makes a random key or secret.
+pub(super) fn random() -> String {
     Uuid::new_v4().to_string()
 }
 
@@ -374,6 +441,8 @@ mod tests {
             slug: Slug::parse("chosen-slug").expect("a slug"),
             key: "the-key".into(),
             secret: "a secret of some length".into(),
+            last_use: Default::default(),
+            previous: None,
             settings: AppSettings {
                 active: false,
                 allowed_origins: AllowedOrigins::parse(vec!["//a.example".into()])
@@ -403,6 +472,8 @@ mod tests {
         assert!(!values.settings.shared_tokens);
         assert_eq!(values.settings.history_publications, None);
         assert_eq!(values.settings.history_seconds, None);
+        assert!(values.settings.pusher && values.settings.subscription_count);
+        assert!(!values.settings.authorized_only);
     }
 
     #[test]
@@ -524,15 +595,22 @@ mod tests {
             (
                 "key with a colon",
                 json!({"name": "foo-app", "key": "a:b"}),
-                json!({"key": ["must be printable ASCII without spaces or colons"]}),
+                json!({"key": ["must be 1 to 64 of A-Z, a-z, 0-9, ., _, ~ and -"]}),
             ),
             (
-                "long key with a space",
-                json!({"name": "foo-app", "key": format!("{long} ")}),
-                json!({"key": [
-                    "should be at most 255 character(s)",
-                    "must be printable ASCII without spaces or colons",
-                ]}),
+                "key with a slash",
+                json!({"name": "foo-app", "key": "a/b"}),
+                json!({"key": ["must be 1 to 64 of A-Z, a-z, 0-9, ., _, ~ and -"]}),
+            ),
+            (
+                "long key",
+                json!({"name": "foo-app", "key": "x".repeat(65)}),
+                json!({"key": ["must be 1 to 64 of A-Z, a-z, 0-9, ., _, ~ and -"]}),
+            ),
+            (
+                "longest key of every kind of character",
+                json!({"name": "foo-app", "key": format!("{}aZ09._~-", "x".repeat(56))}),
+                json!({}),
             ),
             ("empty key", json!({"name": "foo-app", "key": "", "secret": null}), json!({})),
             (
@@ -717,6 +795,51 @@ mod tests {
         let values = change(json!({"key": "k2"})).expect("no faults");
         assert_eq!(values.key, "k2");
         assert_eq!(values.secret.expose_secret(), "a secret of some length");
+    }
+
+    #[test]
+    fn every_field_says_whether_an_app_may_set_it_itself() {
+        let own = ["name", "slug", "key", "secret"];
+        let settings = AppSettings::DESCRIBED.iter().map(|setting| setting.name);
+        let all: Vec<_> = own.into_iter().chain(settings).collect();
+        assert_eq!(WRITABLE.iter().map(|field| field.name).collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn an_app_sets_its_settings_and_its_pair_and_nothing_else() {
+        let by_app = |given: Value| {
+            let fields =
+                AppFields::read_by(FieldWriter::App, given.as_object().expect("an object"));
+            Draft::of_change(fields, &stored()).finish()
+        };
+        let given = json!({
+            "key": "another-key", "secret": "", "allowed_origins": [], "client_events": "none",
+            "shared_tokens": true, "history_publications": 1, "history_seconds": 2, "id": 9,
+            "pusher": false, "subscription_count": false, "authorized_only": true,
+        });
+        let values = by_app(given).expect("no faults");
+        let changed = [
+            "key",
+            "secret",
+            "allowed_origins",
+            "client_events",
+            "shared_tokens",
+            "history_publications",
+            "history_seconds",
+            "pusher",
+            "subscription_count",
+            "authorized_only",
+        ];
+        assert_eq!(values.differences(&stored()), changed);
+        let faults = by_app(json!({"name": "Foo App", "active": false, "client_events": "x"}));
+        assert_eq!(
+            serde_json::to_value(faults.expect_err("faults")).expect("JSON"),
+            json!({
+                "name": ["can be changed by the administrator only"],
+                "active": ["can be changed by the administrator only"],
+                "client_events": ["is invalid"],
+            })
+        );
     }
 
     #[test]

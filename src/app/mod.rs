@@ -4,9 +4,11 @@
 //! handlers and sessions read without waiting. Only the [`registry`] actor writes it, through the
 //! [`store`], which is the only user of SeaORM. Everything else here is pure and tested as tables.
 
+pub mod audit;
 pub mod change;
 pub mod database;
 pub mod fields;
+pub mod key_pair;
 pub mod origin;
 pub mod permission;
 pub mod refusals;
@@ -24,14 +26,21 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use secrets::Secrets;
+use crate::metrics::apps::UNCOUNTED;
+use key_pair::{LastUse, PreviousPair};
+use secrets::SecretDigests;
 use settings::AppSettings;
 
 /// An app's primary key in the database; it outlives a change of slug.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AppId(pub i32);
+
+impl AppId {
+    /// The reserved app, whose topics are the console's live feed. No database has this number.
+    pub const CONSOLE: Self = Self(UNCOUNTED);
+}
 
 /// An app's public id: 1–63 of `[a-z0-9-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -41,6 +50,14 @@ pub struct Slug(Arc<str>);
 impl Slug {
     /// The most bytes a slug may have.
     pub const BYTES_MAX: usize = 63;
+
+    /// The slug of the reserved app as text: no app can have it, because of the underscore.
+    pub const CONSOLE: &str = "_console";
+
+    /// The slug of the reserved app.
+    pub fn console() -> Self {
+        Self(Self::CONSOLE.into())
+    }
 
     /// Parses a slug, `None` if it breaks the rule above.
     pub fn parse(raw: &str) -> Option<Self> {
@@ -114,11 +131,15 @@ pub struct App {
     pub key: String,
     /// Password of the app's HTTP Basic auth, and the key that signs its tokens.
     pub secret: SecretString,
+    /// The time at which this key and secret were last used.
+    pub last_use: Arc<LastUse>,
+    /// The key and secret before the last rotation, while they are valid, too.
+    pub previous: Option<PreviousPair>,
     /// The settings.
     pub settings: AppSettings,
-    /// When the app was created.
+    /// The time at which the app was created.
     pub inserted_at: DateTime<Utc>,
-    /// When the app was last changed.
+    /// The time at which the app was last changed.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -127,18 +148,29 @@ pub struct App {
 pub struct Apps {
     by_slug: HashMap<Slug, Arc<App>>,
     by_id: HashMap<AppId, Arc<App>>,
-    secrets: Secrets,
+    /// By its current key, and by its previous one while it has one.
+    by_key: HashMap<String, Arc<App>>,
+    secrets: SecretDigests,
+    /// The reserved app: it is found like any other app, and listed nowhere.
+    reserved: Option<Arc<App>>,
 }
 
 impl Apps {
     /// Finds an app, active or not, by its slug.
     pub fn by_slug(&self, slug: &str) -> Option<&Arc<App>> {
-        self.by_slug.get(slug)
+        self.by_slug
+            .get(slug)
+            .or_else(|| self.reserved.as_ref().filter(|reserved| reserved.slug.as_str() == slug))
     }
 
     /// Finds an app, active or not, by its id.
     pub fn by_id(&self, id: AppId) -> Option<&Arc<App>> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).or_else(|| self.reserved.as_ref().filter(|reserved| reserved.id == id))
+    }
+
+    /// Finds an app, active or not, by its current or its previous key. The reserved app is not found.
+    pub fn by_key(&self, key: &str) -> Option<&Arc<App>> {
+        self.by_key.get(key)
     }
 
     /// Whether some active app has this secret. The time that the look-up takes reveals nothing of
@@ -160,6 +192,12 @@ impl FromIterator<App> for Apps {
             let app = Arc::new(app);
             all.secrets.add(&app);
             all.by_slug.insert(app.slug.clone(), app.clone());
+            if let Some(previous) = &app.previous {
+                // A current key wins over a previous one, if a row that was written by hand repeats
+                // it.
+                all.by_key.entry(previous.key.clone()).or_insert_with(|| app.clone());
+            }
+            all.by_key.insert(app.key.clone(), app.clone());
             all.by_id.insert(app.id, app);
         }
         all
@@ -177,8 +215,15 @@ impl AppDirectory {
         self.0.load()
     }
 
-    /// Replaces the snapshot.
-    pub fn replace(&self, apps: Apps) {
+    /// Replaces the snapshot; the reserved app stays.
+    pub fn replace(&self, mut apps: Apps) {
+        apps.reserved = self.load().reserved.clone();
         self.0.store(Arc::new(apps));
+    }
+
+    /// Adds the reserved app. Call it before anything else writes.
+    pub fn reserve(&self, app: App) {
+        let apps = self.load().iter().map(|app| App::clone(app)).collect();
+        self.0.store(Arc::new(Apps { reserved: Some(Arc::new(app)), ..apps }));
     }
 }

@@ -25,17 +25,17 @@ const SHOWN_CHARS_MAX: usize = 200;
 #[derive(Debug)]
 pub struct Refusals {
     interval_s: f64,
-    logged: Mutex<HashMap<Logged, Last>>,
+    logged: Mutex<HashMap<LineKey, Last>>,
     origins: Mutex<HashSet<(String, String)>>,
     metrics: Arc<Metrics>,
 }
 
 /// The refusals that share a line.
-type Logged = (Owner, RefusalReason);
+type LineKey = (RefusingApp, RefusalReason);
 
 /// An app as a key. All apps that do not exist share one key, because clients can invent slugs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Owner {
+enum RefusingApp {
     App(Slug),
     Unknown,
     Unnamed,
@@ -58,7 +58,7 @@ pub struct Refused<'a> {
     pub app: Target<'a>,
     /// The client's address.
     pub address: IpAddr,
-    /// Why it was refused.
+    /// The reason why it was refused.
     pub reason: RefusalReason,
 }
 
@@ -110,16 +110,16 @@ impl Refusals {
     pub fn note(&self, refused: &Refused<'_>, now_s: f64) {
         self.metrics.refusals.of(refused.reason).inc();
         if let Some(suppressed) = self.due(refused, now_s) {
-            info!("{}", Line { refused, suppressed });
+            info!("{}", LogLine { refused, suppressed });
         }
     }
 
     /// The number of refusals since the last line, if another line is due.
     fn due(&self, refused: &Refused<'_>, now_s: f64) -> Option<u64> {
         let owner = match refused.app {
-            Target::App(slug) | Target::Configured(slug) => Owner::App(slug.clone()),
-            Target::Unknown(_) => Owner::Unknown,
-            Target::Unnamed => Owner::Unnamed,
+            Target::App(slug) | Target::Configured(slug) => RefusingApp::App(slug.clone()),
+            Target::Unknown(_) => RefusingApp::Unknown,
+            Target::Unnamed => RefusingApp::Unnamed,
         };
         let logged = (owner, refused.reason);
         // After the clock was set back, lines must not stay suppressed until the clock has caught
@@ -161,12 +161,12 @@ impl Refusals {
 }
 
 /// A line of the log.
-struct Line<'a> {
+struct LogLine<'a> {
     refused: &'a Refused<'a>,
     suppressed: u64,
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Refused { attempt, app, address, reason } = self.refused;
         write!(f, "refused {attempt} from {address}{app}: {}", why(*reason))?;
@@ -277,7 +277,7 @@ mod tests {
     fn line(attempt: Attempt<'_>, app: Target<'_>, suppressed: u64) -> String {
         let reason = RefusalReason::TokenExpired;
         let refused = Refused { attempt, ..refused(app, reason) };
-        Line { refused: &refused, suppressed }.to_string()
+        LogLine { refused: &refused, suppressed }.to_string()
     }
 
     #[test]

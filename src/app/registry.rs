@@ -5,22 +5,29 @@
 //! table is read again periodically, and differences are announced. While the database is
 //! unavailable the last snapshot stays in use; reads and changes through the registry fail, and the
 //! rest of the server continues.
+//!
+//! Where several nodes share the database, a change is answered once the other nodes have read it, as
+//! far as they can be reached.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
-    ResponseActFuture, WrapFuture,
+    ResponseActFuture, SpawnHandle, WrapFuture,
 };
-use tokio::sync::Mutex;
+use chrono::Utc;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::metrics::{Metrics, labels::RefreshOutcome};
 
 use super::{
     App, AppDirectory, AppId, Apps, Slug,
-    change::{self, ChangeError, Update},
+    audit::{AuditEntry, AuditPage, ChangedBy},
+    change::{self, AppUpdate, ChangeError},
     fields::{AppFields, Faults},
-    store::{AppStore, Listing, StoreError, UnreadableRow},
+    key_pair::{Overlap, PairUse},
+    store::{AppListing, AppStore, StoreError, UnreadableRow},
 };
 
 /// Asks for all apps, oldest first, as the database has them.
@@ -36,33 +43,77 @@ pub struct ShowApp(pub String);
 /// Creates an app.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<App, RegistryError>")]
-pub struct CreateApp(pub AppFields);
+pub struct CreateApp {
+    /// The caller who creates it, for the audit trail.
+    pub by: ChangedBy,
+    /// Its fields.
+    pub fields: AppFields,
+}
 
 /// Changes the given fields of an app.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<App, RegistryError>")]
 pub struct UpdateApp {
+    /// The caller who changes it, for the audit trail.
+    pub by: ChangedBy,
     /// The slug of the app.
     pub slug: String,
     /// The fields to change.
     pub fields: AppFields,
 }
 
+/// Gives an app a new key pair.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<App, RegistryError>")]
+pub struct RotateApp {
+    /// The caller who rotates the key pair, for the audit trail.
+    pub by: ChangedBy,
+    /// The slug of the app.
+    pub slug: String,
+    /// The time for which the present pair stays valid.
+    pub overlap: Overlap,
+}
+
 /// Deletes the app with this slug.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), RegistryError>")]
-pub struct DeleteApp(pub String);
+pub struct DeleteApp {
+    /// The caller who deletes it, for the audit trail.
+    pub by: ChangedBy,
+    /// The slug of the app.
+    pub slug: String,
+}
+
+/// Asks for a page of the audit trail, newest entry first.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<AuditEntry>, RegistryError>")]
+pub struct ReadAudit(pub AuditPage);
 
 /// Asks for a message about each app that changes or is removed, until the recipient dies.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Watch(pub Recipient<AppChanged>);
+pub struct WatchApps(pub Recipient<AppChanged>);
 
 /// Announces that an app was changed or removed. Its joins are to be judged anew by the directory,
 /// which already has the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct AppChanged(pub AppId);
+
+/// Has the table read again, because another node has changed it. Answered when that is done, or has
+/// failed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReadAgain;
+
+/// Has the other nodes read the table again. Resolves when they have, or when they cannot be waited for
+/// any longer.
+pub type HaveOthersRead = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Says how to have other nodes read the table again after a change.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ShareChanges(pub HaveOthersRead);
 
 /// Asks for the state of the database when it was last used. Answered at once, even while a change
 /// is under way.
@@ -79,12 +130,23 @@ pub enum DatabaseHealth {
     Failed,
 }
 
+/// Writes when key pairs were last used. The registry does so once a minute; a server that stops
+/// asks for it too. Answered when it is done, or has failed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct WriteUses;
+
+/// Removes the entries of the audit trail that are older than they are kept.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SweepAudit;
+
 /// Reads the table again.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Refresh;
 
-/// Why the registry did not do a request. It has already logged the reason.
+/// The reason why the registry did not do a request. It has already logged the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// There is no such app.
@@ -109,19 +171,38 @@ impl From<ChangeError> for RegistryError {
     }
 }
 
+/// The interval at which the last uses of key pairs are written.
+const USES_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The interval at which old entries of the audit trail are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// The times by which the registry works.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// The interval at which the table is read again.
+    pub refresh: Duration,
+    /// The time for which entries of the audit trail are kept.
+    pub audit_retention: Duration,
+}
+
 /// The actor that owns the apps.
 pub struct AppRegistry {
     store: AppStore,
     directory: AppDirectory,
-    refresh: Duration,
+    times: Times,
     /// Held from the first query of a change until its announcement; waiters are served first come,
     /// first served. It is a lock rather than a blocked mailbox, so that reads need not wait for a
     /// slow change.
     turn: Arc<Mutex<()>>,
     watchers: Vec<Recipient<AppChanged>>,
+    /// Tells other nodes of a change, if there are any.
+    have_others_read: Option<HaveOthersRead>,
     database: DatabaseHealth,
     unreadable: Vec<UnreadableRow>,
     is_refreshing: bool,
+    /// The timer for the end of the next previous pair.
+    next_end: Option<SpawnHandle>,
     metrics: Arc<Metrics>,
 }
 
@@ -133,19 +214,21 @@ impl AppRegistry {
     pub async fn start(
         store: AppStore,
         directory: AppDirectory,
-        refresh: Duration,
+        times: Times,
         metrics: Arc<Metrics>,
     ) -> Result<Addr<Self>, StoreError> {
         let listing = store.list().await?;
         let mut registry = Self {
             store,
             directory,
-            refresh,
+            times,
             turn: Arc::default(),
             watchers: Vec::new(),
+            have_others_read: None,
             database: DatabaseHealth::Ok,
             unreadable: Vec::new(),
             is_refreshing: false,
+            next_end: None,
             metrics,
         };
         registry.adopt(listing);
@@ -153,10 +236,17 @@ impl AppRegistry {
     }
 
     /// Makes the snapshot equal to the table, and announces the differences.
-    fn adopt(&mut self, listing: Listing) {
+    fn adopt(&mut self, listing: AppListing) {
         self.complain(listing.unreadable);
+        self.replace_all(listing.apps);
+    }
+
+    /// Makes the snapshot equal to `apps`, and announces the differences.
+    fn replace_all(&mut self, mut apps: Vec<App>) {
+        let now = Utc::now();
+        apps.iter_mut().for_each(|app| app.end_overlap(now));
         let old = self.directory.load();
-        let new: Apps = listing.apps.into_iter().collect();
+        let new = self.with_shared_uses(apps);
         let changed: Vec<AppId> = old
             .iter()
             .filter(|app| !new.by_id(app.id).is_some_and(|now| is_same(app, now)))
@@ -172,6 +262,40 @@ impl AppRegistry {
         }
     }
 
+    /// Ends the previous pairs whose overlap has passed. The database is not needed: the pairs must
+    /// end in time even during an outage.
+    fn end_pairs(&mut self) {
+        let (now, apps) = (Utc::now(), self.directory.load());
+        let is_over = |app: &Arc<App>| app.previous.as_ref().is_some_and(|pair| pair.is_over(now));
+        if apps.iter().any(is_over) {
+            self.replace_all(apps.iter().map(|app| App::clone(app)).collect());
+        }
+    }
+
+    /// Sets the timer for the end of the next previous pair.
+    fn await_next_end(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.next_end.take() {
+            ctx.cancel_future(timer);
+        }
+        let apps = self.directory.load();
+        let ends = apps.iter().filter_map(|app| app.previous.as_ref()).map(|pair| pair.expires_at);
+        let Some(end) = ends.min() else { return };
+        let wait = (end - Utc::now()).to_std().unwrap_or_default();
+        self.next_end = Some(ctx.run_later(wait, |registry, ctx| {
+            registry.next_end = None;
+            registry.end_pairs();
+            registry.await_next_end(ctx);
+            // The refresh also removes the pairs from the database.
+            ctx.notify(Refresh);
+        }));
+    }
+
+    /// The apps as a snapshot that shares the records of last uses with the present one.
+    fn with_shared_uses(&self, mut apps: Vec<App>) -> Apps {
+        apps.iter_mut().for_each(|app| share_uses(&self.directory, app));
+        apps.into_iter().collect()
+    }
+
     /// Warns of each row that is not a valid app once.
     fn complain(&mut self, unreadable: Vec<UnreadableRow>) {
         for row in unreadable.iter().filter(|row| !self.unreadable.contains(row)) {
@@ -184,7 +308,7 @@ impl AppRegistry {
     fn replace(&mut self, id: AppId, app: Option<&App>) {
         let old = self.directory.load();
         let others = old.iter().filter(|other| other.id != id).map(|other| App::clone(other));
-        let new: Apps = others.chain(app.cloned()).collect();
+        let new = self.with_shared_uses(others.chain(app.cloned()).collect());
         let is_new = old.by_id(id).is_none();
         self.show(new);
         if !is_new {
@@ -194,7 +318,9 @@ impl AppRegistry {
 
     /// Replaces the snapshot. The metrics know an app before any client can use it.
     fn show(&self, apps: Apps) {
-        self.metrics.apps.keep(apps.iter().map(|app| (app.id.0, app.slug.as_str())));
+        let slugs = || apps.iter().map(|app| (app.id.0, app.slug.as_str()));
+        self.metrics.apps.keep(slugs());
+        self.metrics.usage.keep(slugs());
         self.directory.replace(apps);
     }
 
@@ -246,17 +372,61 @@ impl AppRegistry {
             let turn = turn.lock_owned().await;
             (guarded(change).await, turn)
         };
-        Box::pin(change.into_actor(self).map(move |(outcome, _turn), registry, ctx| {
-            registry.note(&outcome);
-            match &outcome {
-                Ok(done) => publish(registry, done),
-                // The outcome of the change is unknown. If it happened after this, the next refresh
-                // shows it.
-                Err(ChangeError::Store(_)) => ctx.notify(Refresh),
-                Err(_) => {}
+        let written =
+            change.into_actor(self).map(move |(outcome, _turn), registry: &mut Self, ctx| {
+                registry.note(&outcome);
+                let mut have_others_read = None;
+                match &outcome {
+                    Ok(done) => {
+                        publish(registry, done);
+                        registry.await_next_end(ctx);
+                        have_others_read.clone_from(&registry.have_others_read);
+                    }
+                    // The outcome of the change is unknown. If it happened after this, the next refresh
+                    // shows it.
+                    Err(ChangeError::Store(_)) => ctx.notify(Refresh),
+                    Err(_) => {}
+                }
+                (outcome.map_err(Into::into), have_others_read)
+            });
+        Box::pin(written.then(|(outcome, have_others_read), registry, _| {
+            async move {
+                if let Some(have_others_read) = have_others_read {
+                    have_others_read().await;
+                }
+                outcome
             }
-            outcome.map_err(Into::into)
+            .into_actor(registry)
         }))
+    }
+
+    /// Reads the table, after the change that is under way.
+    fn list(
+        &self,
+    ) -> impl Future<Output = (Result<AppListing, ChangeError>, OwnedMutexGuard<()>)> + use<> {
+        let (store, turn) = (self.store.clone(), self.turn.clone());
+        async move {
+            let turn = turn.lock_owned().await;
+            let listing = guarded(async move {
+                let listing = store.list().await?;
+                if listing.has_ended_pairs {
+                    store.forget_ended_pairs().await?;
+                }
+                Ok(listing)
+            });
+            (listing.await, turn)
+        }
+    }
+
+    /// Makes the snapshot equal to what was read.
+    fn refreshed(&mut self, listing: Result<AppListing, ChangeError>, ctx: &mut Context<Self>) {
+        self.note(&listing);
+        let outcome = if listing.is_ok() { RefreshOutcome::Ok } else { RefreshOutcome::Failed };
+        self.metrics.registry_refreshes.of(outcome).inc();
+        if let Ok(listing) = listing {
+            self.adopt(listing);
+            self.await_next_end(ctx);
+        }
     }
 }
 
@@ -277,8 +447,21 @@ fn parse_slug(raw: &str) -> Result<Slug, ChangeError> {
     Slug::parse(raw).ok_or(ChangeError::NotFound)
 }
 
+/// Has an app that was read from the database share the records of last uses.
+fn share_uses(directory: &AppDirectory, app: &mut App) {
+    if let Some(known) = directory.load().by_id(app.id) {
+        app.share_uses_of(known);
+    }
+}
+
+/// Whether both states of an app are equal but for the last uses of its pairs.
 fn is_same(one: &App, other: &App) -> bool {
-    super::fields::AppValues::from(one).are_those_of(other)
+    let is_same_previous = match (&one.previous, &other.previous) {
+        (Some(one), Some(other)) => one.is_same(other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    is_same_previous
+        && super::fields::AppValues::from(one).are_those_of(other)
         && (one.inserted_at, one.updated_at) == (other.inserted_at, other.updated_at)
 }
 
@@ -286,7 +469,11 @@ impl Actor for AppRegistry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(self.refresh, |_, ctx| ctx.notify(Refresh));
+        ctx.run_interval(self.times.refresh, |_, ctx| ctx.notify(Refresh));
+        ctx.notify(SweepAudit);
+        ctx.run_interval(SWEEP_INTERVAL, |_, ctx| ctx.notify(SweepAudit));
+        ctx.run_interval(USES_INTERVAL, |_, ctx| ctx.notify(WriteUses));
+        self.await_next_end(ctx);
     }
 }
 
@@ -294,8 +481,12 @@ impl Handler<ListApps> for AppRegistry {
     type Result = ResponseActFuture<Self, Result<Vec<App>, RegistryError>>;
 
     fn handle(&mut self, _: ListApps, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        self.read(async move { Ok(store.list().await?.apps) })
+        let (store, directory) = (self.store.clone(), self.directory.clone());
+        self.read(async move {
+            let mut apps = store.list().await?.apps;
+            apps.iter_mut().for_each(|app| share_uses(&directory, app));
+            Ok(apps)
+        })
     }
 }
 
@@ -303,19 +494,21 @@ impl Handler<ShowApp> for AppRegistry {
     type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
 
     fn handle(&mut self, ShowApp(slug): ShowApp, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        self.read(
-            async move { store.find(&parse_slug(&slug)?).await?.ok_or(ChangeError::NotFound) },
-        )
+        let (store, directory) = (self.store.clone(), self.directory.clone());
+        self.read(async move {
+            let mut app = store.find(&parse_slug(&slug)?).await?.ok_or(ChangeError::NotFound)?;
+            share_uses(&directory, &mut app);
+            Ok(app)
+        })
     }
 }
 
 impl Handler<CreateApp> for AppRegistry {
     type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
 
-    fn handle(&mut self, CreateApp(fields): CreateApp, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: CreateApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
-        let create = async move { change::create(&store, fields).await };
+        let create = async move { change::create(&store, &message.by, message.fields).await };
         self.write(create, |registry, app| registry.replace(app.id, Some(app)))
     }
 }
@@ -327,9 +520,9 @@ impl Handler<UpdateApp> for AppRegistry {
         let store = self.store.clone();
         let update = async move {
             let slug = parse_slug(&message.slug)?;
-            change::update(&store, &slug, message.fields).await
+            change::update(&store, &message.by, &slug, message.fields).await
         };
-        let publish = |registry: &mut Self, update: &Update| {
+        let publish = |registry: &mut Self, update: &AppUpdate| {
             // The row is also shown when nothing changed now: the row may be newer than the
             // snapshot.
             let known = registry.directory.load();
@@ -339,25 +532,59 @@ impl Handler<UpdateApp> for AppRegistry {
             }
         };
         let answer = self.write(update, publish);
-        Box::pin(answer.map(|outcome, _, _| outcome.map(|update| update.app)))
+        Box::pin(answer.map(|outcome, registry, _| {
+            outcome.map(|AppUpdate { mut app, .. }| {
+                share_uses(&registry.directory, &mut app);
+                app
+            })
+        }))
+    }
+}
+
+impl Handler<RotateApp> for AppRegistry {
+    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
+
+    fn handle(&mut self, message: RotateApp, _: &mut Self::Context) -> Self::Result {
+        let store = self.store.clone();
+        let rotate = async move {
+            let slug = parse_slug(&message.slug)?;
+            change::rotate(&store, &message.by, &slug, message.overlap).await
+        };
+        let answer = self.write(rotate, |registry, app| registry.replace(app.id, Some(app)));
+        Box::pin(answer.map(|outcome, registry, _| {
+            outcome.map(|mut app| {
+                share_uses(&registry.directory, &mut app);
+                app
+            })
+        }))
     }
 }
 
 impl Handler<DeleteApp> for AppRegistry {
     type Result = ResponseActFuture<Self, Result<(), RegistryError>>;
 
-    fn handle(&mut self, DeleteApp(slug): DeleteApp, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: DeleteApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
-        let delete = async move { change::delete(&store, &parse_slug(&slug)?).await };
+        let delete =
+            async move { change::delete(&store, &message.by, &parse_slug(&message.slug)?).await };
         let answer = self.write(delete, |registry, id| registry.replace(*id, None));
         Box::pin(answer.map(|outcome, _, _| outcome.map(drop)))
     }
 }
 
-impl Handler<Watch> for AppRegistry {
+impl Handler<ReadAudit> for AppRegistry {
+    type Result = ResponseActFuture<Self, Result<Vec<AuditEntry>, RegistryError>>;
+
+    fn handle(&mut self, ReadAudit(page): ReadAudit, _: &mut Self::Context) -> Self::Result {
+        let store = self.store.clone();
+        self.read(async move { Ok(store.audit(&page).await?) })
+    }
+}
+
+impl Handler<WatchApps> for AppRegistry {
     type Result = ();
 
-    fn handle(&mut self, Watch(watcher): Watch, _: &mut Self::Context) {
+    fn handle(&mut self, WatchApps(watcher): WatchApps, _: &mut Self::Context) {
         self.watchers.retain(Recipient::connected);
         self.watchers.push(watcher);
     }
@@ -371,29 +598,75 @@ impl Handler<DatabaseState> for AppRegistry {
     }
 }
 
+impl Handler<WriteUses> for AppRegistry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: WriteUses, _: &mut Self::Context) -> Self::Result {
+        let apps = self.directory.load();
+        let uses: Vec<PairUse> = apps.iter().flat_map(|app| app.unwritten_uses()).collect();
+        if uses.is_empty() {
+            return Box::pin(actix::fut::ready(()));
+        }
+        let (store, turn) = (self.store.clone(), self.turn.clone());
+        let write = async move {
+            let _turn = turn.lock_owned().await;
+            guarded(async move {
+                store.write_uses(&uses).await?;
+                uses.iter().for_each(|pair_use| pair_use.last_use.is_written(pair_use.at));
+                Ok(())
+            })
+            .await
+        };
+        // After a failure the next minute writes the same times.
+        Box::pin(write.into_actor(self).map(|outcome, registry, _ctx| registry.note(&outcome)))
+    }
+}
+
+impl Handler<SweepAudit> for AppRegistry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: SweepAudit, _: &mut Self::Context) -> Self::Result {
+        let store = self.store.clone();
+        let before = Utc::now() - self.times.audit_retention;
+        let sweep = async move { Ok(store.forget_audit(before).await?) };
+        // After a failure the next sweep removes them.
+        Box::pin(self.read(sweep).map(|_, _, _| ()))
+    }
+}
+
 impl Handler<Refresh> for AppRegistry {
     type Result = ();
 
     fn handle(&mut self, _: Refresh, ctx: &mut Self::Context) {
+        // The timer does this in time, unless the system clock was set forward.
+        self.end_pairs();
         if self.is_refreshing {
             return;
         }
         self.is_refreshing = true;
-        let (store, turn) = (self.store.clone(), self.turn.clone());
-        let list = async move {
-            let turn = turn.lock_owned().await;
-            let listing = guarded(async move { Ok(store.list().await?) }).await;
-            (listing, turn)
-        };
-        ctx.spawn(list.into_actor(self).map(|(listing, _turn), registry, _ctx| {
+        ctx.spawn(self.list().into_actor(self).map(|(listing, _turn), registry, ctx| {
             registry.is_refreshing = false;
-            registry.note(&listing);
-            let outcome = if listing.is_ok() { RefreshOutcome::Ok } else { RefreshOutcome::Failed };
-            registry.metrics.registry_refreshes.of(outcome).inc();
-            if let Ok(listing) = listing {
-                registry.adopt(listing);
-            }
+            registry.refreshed(listing, ctx);
         }));
+    }
+}
+
+impl Handler<ReadAgain> for AppRegistry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: ReadAgain, _: &mut Self::Context) -> Self::Result {
+        // A reading that is under way may be older than the change.
+        Box::pin(self.list().into_actor(self).map(|(listing, _turn), registry, ctx| {
+            registry.refreshed(listing, ctx);
+        }))
+    }
+}
+
+impl Handler<ShareChanges> for AppRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ShareChanges(have_others_read): ShareChanges, _: &mut Self::Context) {
+        self.have_others_read = Some(have_others_read);
     }
 }
 

@@ -13,23 +13,29 @@ use super::App;
 /// A look-up takes as long for a wrong secret as for a right one, as far as a caller without the
 /// salt can observe: it compares digests that no caller can choose.
 #[derive(Debug)]
-pub(super) struct Secrets {
+pub(super) struct SecretDigests {
     salt: Uuid,
     digests: HashSet<[u8; 32]>,
 }
 
-impl Default for Secrets {
+impl Default for SecretDigests {
     fn default() -> Self {
         Self { salt: Uuid::new_v4(), digests: HashSet::new() }
     }
 }
 
-impl Secrets {
-    /// Adds an app's secret, unless the app is inactive or the secret is empty.
+impl SecretDigests {
+    /// Adds an app's secrets, unless the app is inactive. An empty secret is left out.
     pub(super) fn add(&mut self, app: &App) {
-        let secret = app.secret.expose_secret();
-        if app.settings.active && !secret.is_empty() {
-            self.digests.insert(self.digest(secret.as_bytes()));
+        if !app.settings.active {
+            return;
+        }
+        let previous = app.previous.as_ref().map(|pair| &pair.secret);
+        for secret in [Some(&app.secret), previous].into_iter().flatten() {
+            let secret = secret.expose_secret();
+            if !secret.is_empty() {
+                self.digests.insert(self.digest(secret.as_bytes()));
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{
     Slug,
+    audit::ChangedBy,
     change::{self, ChangeError},
     fields::AppFields,
     store::AppStore,
@@ -38,7 +39,7 @@ pub async fn seed(store: &AppStore) -> Result<Seeded, ChangeError> {
         "client_events": "all",
     });
     let fields = app.as_object().map(AppFields::read).unwrap_or_default();
-    match change::create(store, fields).await {
+    match change::create(store, &ChangedBy::CLI, fields).await {
         Ok(_) => Ok(Seeded::Created),
         // Another process may have created it between the look-up and the insertion.
         Err(ChangeError::Invalid(_)) if store.find(&slug).await?.is_some() => Ok(Seeded::Present),

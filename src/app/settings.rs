@@ -20,9 +20,9 @@ pub const HISTORY_PUBLICATIONS_MAX: u32 = 100_000;
 pub const HISTORY_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
 
 /// The type of a setting.
-trait Setting: Sized {
-    /// How the command line asks for a value.
-    const VALUES: Values;
+pub(super) trait Setting: Sized {
+    /// The form in which the command line takes a value.
+    const VALUES: SettingValues;
 
     /// Reads a request's value. Forms send strings for everything, JSON sends types.
     ///
@@ -45,7 +45,7 @@ trait Setting: Sized {
 
 /// The values of a setting, as the command line asks for them.
 #[derive(Debug, Clone, Copy)]
-pub enum Values {
+pub enum SettingValues {
     /// One of these few.
     Few(&'static [&'static str]),
     /// A whole number, or [`DEFAULT`] for the server's default.
@@ -59,13 +59,13 @@ pub const DEFAULT: &str = "default";
 
 /// A setting as the command line offers it.
 #[derive(Debug)]
-pub struct Described {
+pub struct DescribedSetting {
     /// Its name.
     pub name: &'static str,
     /// One sentence that says what it does.
     pub help: &'static str,
     /// Its values.
-    pub values: Values,
+    pub values: SettingValues,
 }
 
 macro_rules! app_settings {
@@ -82,7 +82,7 @@ macro_rules! app_settings {
 
         impl AppSettings {
             /// Describes all settings.
-            pub const DESCRIBED: &[Described] = &[$(Described {
+            pub const DESCRIBED: &[DescribedSetting] = &[$(DescribedSetting {
                 name: stringify!($name),
                 help: concat!($($help,)+),
                 values: <$kind as Setting>::VALUES,
@@ -101,6 +101,12 @@ macro_rules! app_settings {
             /// null. The column has the setting's name.
             pub fn stored(&self) -> Vec<(&'static str, Value)> {
                 vec![$((stringify!($name), self.$name.stored()),)+]
+            }
+
+            /// The names of the settings that have other values in `other`.
+            pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+                let differs = [$((stringify!($name), self.$name != other.$name),)+];
+                differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
             }
 
             /// Builds the settings from their columns.
@@ -135,6 +141,12 @@ app_settings! {
     history_publications: Option<UpTo<HISTORY_PUBLICATIONS_MAX>> = None;
     /// Seconds for which they are retained, 0 to 604800; the server may permit fewer.
     history_seconds: Option<UpTo<HISTORY_SECONDS_MAX>> = None;
+    /// Whether Pusher's clients may connect, and Pusher's server SDKs may call.
+    pusher: bool = true;
+    /// Whether Pusher's clients are told how many subscribers their channels have.
+    subscription_count: bool = true;
+    /// Whether Pusher's clients must sign in or join a private or presence channel soon.
+    authorized_only: bool = false;
 }
 
 /// A whole number from 0 to `MAX`.
@@ -155,7 +167,7 @@ impl<const MAX: u32> UpTo<MAX> {
 }
 
 impl Setting for bool {
-    const VALUES: Values = Values::Few(&["true", "false"]);
+    const VALUES: SettingValues = SettingValues::Few(&["true", "false"]);
 
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         if let Value::Bool(flag) = given {
@@ -179,7 +191,7 @@ impl Setting for bool {
 }
 
 impl Setting for ClientEvents {
-    const VALUES: Values = Values::Few(&["authorized", "all", "none"]);
+    const VALUES: SettingValues = SettingValues::Few(&["authorized", "all", "none"]);
 
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         match read_text(given)? {
@@ -199,7 +211,7 @@ impl Setting for ClientEvents {
 
 /// A number that an app may leave to the server: null or an empty string does that.
 impl<const MAX: u32> Setting for Option<UpTo<MAX>> {
-    const VALUES: Values = Values::Number;
+    const VALUES: SettingValues = SettingValues::Number;
 
     fn read(given: &Value) -> Result<Self, FieldFaults> {
         let number = match given {
@@ -231,7 +243,7 @@ impl<const MAX: u32> Setting for Option<UpTo<MAX>> {
 }
 
 impl Setting for AllowedOrigins {
-    const VALUES: Values = Values::Texts;
+    const VALUES: SettingValues = SettingValues::Texts;
 
     /// Blank entries beside others are left out, because Rails has a hidden field that sends one. A
     /// list of blanks only is refused, because an empty list allows every origin; a caller asks for

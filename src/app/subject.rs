@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
@@ -14,22 +15,22 @@ use crate::strict_json::{Container, NotStrict, Token, Tokens, check};
 /// by all their digits, never as doubles, which would make neighbouring large ids equal. Only
 /// digests are kept, one of the whole and one of each member of an object: they take little memory,
 /// and the user cannot be read from them.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// The digest of the whole first, then those of the members.
-    digests: Box<[Digest]>,
+    digests: Box<[SubjectDigest]>,
 }
 
 /// Some members of an object. They match a [`Subject`] that has them, whatever other members it
 /// has.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SubjectMembers(Box<[Digest]>);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubjectMembers(Box<[SubjectDigest]>);
 
 /// Half of a SHA-256: a second value with the same digest cannot be found.
-type Digest = [u8; 16];
+type SubjectDigest = [u8; 16];
 
-/// Why a value cannot be a subject: it is not [strict JSON](crate::strict_json), or has an exponent
-/// beyond 64 bits.
+/// The reason why a value cannot be a subject: it is not [strict JSON](crate::strict_json), or has
+/// an exponent beyond 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Some readers refuse it, or read it differently.
@@ -40,7 +41,7 @@ pub enum Unreadable {
     Exponent,
 }
 
-/// Why a value names no members.
+/// The reason why a value names no members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MembersError {
     /// It cannot be read.
@@ -113,9 +114,9 @@ impl Spelled {
     }
 }
 
-fn digest(spelled: &str) -> Digest {
-    let mut digest = Digest::default();
-    digest.copy_from_slice(&Sha256::digest(spelled)[..size_of::<Digest>()]);
+fn digest(spelled: &str) -> SubjectDigest {
+    let mut digest = SubjectDigest::default();
+    digest.copy_from_slice(&Sha256::digest(spelled)[..size_of::<SubjectDigest>()]);
     digest
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The user that presents a token.
@@ -33,7 +33,7 @@ const BORN_WITH: [&str; 12] = [
 
 /// The claims that can name a visitor, unread.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Names<'a> {
+pub(super) struct VisitorNames<'a> {
     pub(super) sub: Option<&'a RawValue>,
     pub(super) id: Option<&'a RawValue>,
     pub(super) email: Option<&'a RawValue>,
@@ -41,7 +41,7 @@ pub(super) struct Names<'a> {
 
 /// The members of a `sub` object that can name a visitor.
 #[derive(Default, Deserialize)]
-struct Subject<'a> {
+struct SubjectNames<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -52,27 +52,68 @@ impl Visitor {
     /// The most bytes a key may have.
     pub const KEY_BYTES_MAX: usize = 128;
 
+    /// Whether a text can distinguish a visitor from others.
+    pub fn is_key(key: &str) -> bool {
+        (1..=Self::KEY_BYTES_MAX).contains(&key.len()) && !BORN_WITH.contains(&key)
+    }
+
     /// Reads the visitor that the claims name; `None` if there is none, or if its name cannot be a
     /// key.
     ///
     /// The first of these that is a string or a number is the key, and if it cannot be a key, no
     /// other takes its place: `sub`, the `id` and the `email` in a `sub` that is an object, then
     /// the `id` and the `email` beside it. Numbers become text as they are written.
-    pub(super) fn read(names: Names<'_>, claim: Option<&RawValue>) -> Option<Self> {
-        let Names { sub, id, email } = names;
-        let within = sub.and_then(subject).unwrap_or_default();
-        let candidates = [sub, within.id, within.email, id, email];
-        let scalar = candidates.into_iter().flatten().find(|raw| is_scalar(raw))?;
-        let key = match scalar.get().starts_with('"') {
-            true => serde_json::from_str(scalar.get()).ok()?,
-            false => scalar.get().to_owned(),
-        };
-        let fits = (1..=Self::KEY_BYTES_MAX).contains(&key.len());
-        if !fits || BORN_WITH.contains(&key.as_str()) {
+    pub(super) fn read(names: VisitorNames<'_>, claim: Option<&RawValue>) -> Option<Self> {
+        let key = name_in(names)?;
+        if !Self::is_key(&key) {
             return None;
         }
         let claim = claim.filter(|raw| raw.get().starts_with('{')).map(ToOwned::to_owned);
         Some(Self { key, claim })
+    }
+}
+
+/// The `sub` of a token as the console shows it beside a join: the text of a string or a number, or of
+/// the `id` or else the `email` of an object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShownSub(Box<str>);
+
+impl ShownSub {
+    /// The most characters that are shown; a longer text is cut.
+    const CHARS_MAX: usize = 128;
+
+    /// Reads a `sub`; `None` if it has no such text.
+    pub(super) fn of(sub: &RawValue) -> Option<Self> {
+        let text = name_in(VisitorNames { sub: Some(sub), ..VisitorNames::default() })?;
+        Some(Self::named(&text))
+    }
+
+    /// The user that Pusher's protocol names by this text.
+    pub fn named(text: &str) -> Self {
+        Self(text.chars().take(Self::CHARS_MAX).collect())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Does not show the text, which names a person.
+impl fmt::Debug for ShownSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+/// The first string or number among the claims that can name a visitor, as text.
+fn name_in(VisitorNames { sub, id, email }: VisitorNames<'_>) -> Option<String> {
+    let within = sub.and_then(subject).unwrap_or_default();
+    let candidates = [sub, within.id, within.email, id, email];
+    let scalar = candidates.into_iter().flatten().find(|raw| is_scalar(raw))?;
+    match scalar.get().starts_with('"') {
+        true => serde_json::from_str(scalar.get()).ok(),
+        false => Some(scalar.get().to_owned()),
     }
 }
 
@@ -83,7 +124,7 @@ impl fmt::Debug for Visitor {
     }
 }
 
-fn subject(sub: &RawValue) -> Option<Subject<'_>> {
+fn subject(sub: &RawValue) -> Option<SubjectNames<'_>> {
     // Serde would also read a struct from an array.
     let is_object = sub.get().starts_with('{');
     is_object.then(|| serde_json::from_str(sub.get()).ok()).flatten()
@@ -107,8 +148,29 @@ mod tests {
 
     fn key(sub: &Value, id: &Value, email: &Value) -> Option<String> {
         let [sub, id, email] = [sub, id, email].map(raw);
-        let names = Names { sub: sub.as_deref(), id: id.as_deref(), email: email.as_deref() };
+        let names =
+            VisitorNames { sub: sub.as_deref(), id: id.as_deref(), email: email.as_deref() };
         Visitor::read(names, None).map(|visitor| visitor.key)
+    }
+
+    #[test]
+    fn a_sub_is_shown_as_a_short_text() {
+        let long = "\u{e9}".repeat(ShownSub::CHARS_MAX + 1);
+        for (sub, expected) in [
+            (json!("User:1"), Some("User:1")),
+            (json!(7), Some("7")),
+            (json!({ "id": 7, "email": "e" }), Some("7")),
+            (json!({ "email": "e" }), Some("e")),
+            (json!("__proto__"), Some("__proto__")),
+            (json!(long), Some(&long[..2 * ShownSub::CHARS_MAX])),
+            (json!({ "name": "Ada" }), None),
+            (json!(["ada"]), None),
+            (json!(null), None),
+        ] {
+            let raw = serde_json::value::to_raw_value(&sub).expect("JSON");
+            let shown = ShownSub::of(&raw);
+            assert_eq!(shown.as_ref().map(ShownSub::as_str), expected, "{sub}");
+        }
     }
 
     #[test]
@@ -157,17 +219,20 @@ mod tests {
             assert_eq!(key(&json!(sub), &other, &other), expected, "{sub}");
         }
         let half: &RawValue = serde_json::from_str(r#""\ud800""#).expect("JSON");
-        let names = Names { sub: Some(half), ..Names::default() };
+        let names = VisitorNames { sub: Some(half), ..VisitorNames::default() };
         assert!(Visitor::read(names, None).is_none(), "half a character");
         let digits = "1".repeat(129);
         let long: &RawValue = serde_json::from_str(&digits).expect("JSON");
-        assert!(Visitor::read(Names { sub: Some(long), ..Names::default() }, None).is_none());
+        assert!(
+            Visitor::read(VisitorNames { sub: Some(long), ..VisitorNames::default() }, None)
+                .is_none()
+        );
     }
 
     #[test]
     fn only_an_object_is_a_claim_about_a_visitor() {
         let sub = raw(&json!("ada"));
-        let names = Names { sub: sub.as_deref(), ..Names::default() };
+        let names = VisitorNames { sub: sub.as_deref(), ..VisitorNames::default() };
         for (claim, expected) in [
             (json!({"name": "Ada"}), Some(r#"{"name":"Ada"}"#)),
             (json!({}), Some("{}")),

@@ -1,9 +1,9 @@
 //! Addressing: how this server spells its topics, and which topics a token's patterns cover.
 //!
 //! A server with many apps names the app in each topic. A server with a single app need not: there
-//! `<scope>:<channel>` is enough, and `<scope>:<app slug>[:<channel>]` is understood as well, so that
-//! what was written for many apps runs unchanged. The longer spelling wins: a channel whose name is
-//! the app's slug, or begins with the slug and a colon, has the longer spelling only
+//! `<scope>:<channel>` is enough, and `<scope>:<app slug>[:<channel>]` is understood as well, so
+//! that clients written for many apps run unchanged. The longer spelling wins: a channel whose name
+//! is the app's slug, or begins with the slug and a colon, has the longer spelling only
 //! (`public:foo-app:foo-app`).
 
 use crate::app::{Slug, permission::Patterns};
@@ -13,7 +13,7 @@ use super::{
     topic_name::{ChannelName, Scope},
 };
 
-/// How topics are spelled on this server.
+/// The spelling of topics on this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressing {
     /// `<scope>:<app slug>` or `<scope>:<app slug>:<channel>`.
@@ -23,7 +23,8 @@ pub enum Addressing {
 }
 
 impl Addressing {
-    /// Spells the topic of `channel`, or of the whole scope: of several spellings the shortest.
+    /// Spells the topic of `channel`, or of the whole scope. Of several spellings it takes the
+    /// shortest.
     pub fn spell(&self, scope: &Scope, app: &Slug, channel: Option<&ChannelName>) -> String {
         match (self, channel.map(ChannelName::as_str)) {
             (_, None) => [scope.as_str(), app.as_str()].join(":"),
@@ -34,7 +35,7 @@ impl Addressing {
         }
     }
 
-    /// Whether these patterns hold a right to this very topic: a channel, or a scope as a whole.
+    /// Whether these patterns grant a right to this very topic: a channel, or a scope as a whole.
     ///
     /// With a single app a pattern is read in the spelling in which it is written. One that begins
     /// with `<scope>:<app slug>` is compared with the longer spelling of the topic. Any other is
@@ -64,7 +65,7 @@ impl Addressing {
         })
     }
 
-    /// Whether these patterns hold a right to publish to a channel, or to everyone in the scope. A
+    /// Whether these patterns grant the right to publish to a channel, or to the whole scope. A
     /// right to the whole scope covers its channels.
     pub fn allow_publishing(
         &self,
@@ -77,7 +78,7 @@ impl Addressing {
             || channel.is_some() && self.allow(patterns, scope, app, None)
     }
 
-    /// Reads what follows the scope in a topic: whose it is, and the channel if there is one.
+    /// Reads the part of a topic after the scope: the app, and the channel if there is one.
     pub(super) fn split<'a>(&self, rest: &'a str) -> Result<(Slug, Option<&'a str>), NameError> {
         match self {
             Self::SingleApp(app) => {
@@ -160,7 +161,7 @@ mod tests {
         }
     }
 
-    /// The topics of which a right may be asked: the whole scope, and channels.
+    /// The topics to which a right may be required: the whole scope, and channels.
     const PLACES: [Option<&str>; 6] =
         [None, Some("web"), Some("7:web"), Some("foo-app"), Some("foo-app:web"), Some("foo-apple")];
 

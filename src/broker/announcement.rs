@@ -1,5 +1,6 @@
-//! An announcement: what has changed among the members of a channel, on its way to those who are
-//! there.
+//! An announcement: the changes among the members of a channel, on their way to the members.
+
+use std::sync::Arc;
 
 use bytestring::ByteString;
 
@@ -7,20 +8,20 @@ use super::{
     permits::Permit,
     presence::Change,
     spellings::Spellings,
-    subscriber::{Format, Frame, ScopeKey},
+    subscriber::{ChangeFrame, Format, ScopeKey},
     topic_name::ChannelName,
 };
 
-/// A change and its frames, each spelled at most once.
+/// A change and its frames, each encoded at most once.
 ///
-/// It goes the way of publications and is bounded like them: by a permit that is held until the
-/// last fan-out has let go of it.
+/// It passes through the same stream as publications and is bounded like them, by a permit that is
+/// held until the last fan-out has dropped it.
 pub(super) struct Announcement {
     pub(super) key: ScopeKey,
     pub(super) channel: ChannelName,
     change: Change,
-    /// Per format.
-    frames: [Spellings<Frame>; Format::COUNT],
+    /// The frames, by format.
+    frames: [Spellings<Arc<[ChangeFrame]>>; Format::COUNT],
     _permit: Permit,
 }
 
@@ -29,8 +30,9 @@ impl Announcement {
         Self { key, channel, change, frames: Default::default(), _permit: permit }
     }
 
-    /// The frame for the members who joined `topic`, shared by all of them on all threads.
-    pub(super) fn frame(&self, format: Format, topic: &ByteString) -> Frame {
-        self.frames[format.index()].of(topic, || (format.encode_change)(topic, &self.change))
+    /// The frames for the members who joined `topic`, shared by all of them on all threads.
+    pub(super) fn frames(&self, format: Format, topic: &ByteString) -> Arc<[ChangeFrame]> {
+        let spell = || (format.encode_change)(topic, &self.change).into();
+        self.frames[format.index()].of(topic, spell)
     }
 }

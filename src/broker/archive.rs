@@ -1,4 +1,4 @@
-//! The archive: what streams retain, as bytes that outlive the process.
+//! The archive: the publications that streams retain, as bytes that outlive the process.
 //!
 //! Pure: no file and no clock. An archive is a preamble, then a flat sequence of [`Item`]s, then an
 //! end that holds a checksum of everything before it. All numbers are little-endian.
@@ -8,6 +8,8 @@
 //!   in use     run u128
 //!   saved      at_ms u64, items, end
 //!
+//! key          5u8, app i32, created_us i64, key (33 bytes), content (32 bytes), accepted_ms u64,
+//!              skipped u64, number of positions u16, each position: epoch u128, offset u64
 //! stream       1u8, app i32, created_us i64, used_ms u64, epoch u128, offset u64,
 //!              forgotten u64, evicted u64, general_evicted u64, scope
 //! channel      2u8, evicted u64, name
@@ -15,7 +17,10 @@
 //! end          4u8, number of the items before it u64, CRC-32 u32
 //! ```
 //!
-//! A name is its length as a byte, then its text. An item belongs to the last stream before it.
+//! A name is its length as a byte, then its text. Keys come before the first stream; a channel and a
+//! publication belong to the last stream before them. `skipped` is 0 for [`Skipped::Nobody`], 1 for
+//! [`Skipped::Unknown`], otherwise 2 more than the count. Version 1 had no keys, and is read as well.
+//!
 //! Nothing that was read may be used before the end was read: only then is it known that the archive
 //! is whole. Any change of a single byte, and any truncation, is recognised.
 
@@ -27,6 +32,7 @@ use crate::app::AppId;
 
 use super::{
     history::Evicted,
+    idempotency::{ContentDigest, IdempotencyKey},
     position::{Epoch, StreamPosition},
     retained::Retained,
     subscriber::ScopeKey,
@@ -36,8 +42,13 @@ use super::{
 /// The first bytes of every archive.
 pub const MAGIC: [u8; 16] = *b"HERALD HISTORY\0\n";
 
-/// Raised whenever an older Herald would misread what is written.
-const VERSION: u16 = 1;
+/// The version of the format, raised whenever an older Herald would misread an archive. From
+/// version 2 on an archive may have idempotency keys, and a publication has its publisher and may
+/// have any JSON as its payload.
+const VERSION: u16 = 2;
+
+/// The oldest version that can be read.
+const VERSION_MIN: u16 = 1;
 
 const IN_USE: u8 = 0;
 const SAVED: u8 = 1;
@@ -46,13 +57,14 @@ const STREAM: u8 = 1;
 const CHANNEL: u8 = 2;
 const PUBLICATION: u8 = 3;
 const END: u8 = 4;
+const KEY: u8 = 5;
 
-/// What an archive holds.
+/// The content of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preamble {
     /// Nothing: a server is running, or did not stop in order. The number names that run.
     InUse(u128),
-    /// What was retained at this time, in Unix milliseconds.
+    /// The publications that were retained at this time, in Unix milliseconds.
     Saved {
         /// The time.
         at_ms: u64,
@@ -62,6 +74,8 @@ pub enum Preamble {
 /// A part of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
+    /// An idempotency key with its publications.
+    Key(KeyItem),
     /// A stream; its channels and publications follow.
     Stream(StreamItem),
     /// A channel that the stream remembers.
@@ -80,30 +94,78 @@ pub enum Item {
     },
 }
 
-/// A stream without what it retains.
+/// An idempotency key, and the receipt of the publisher that used it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyItem {
+    /// The app.
+    pub app: AppId,
+    /// The time at which the app was created, in Unix microseconds, as in a [`StreamItem`].
+    pub created_us: i64,
+    /// The key.
+    pub key: IdempotencyKey,
+    /// The publication.
+    pub content: ContentDigest,
+    /// The time of the publication, in Unix milliseconds.
+    pub accepted_ms: u64,
+    /// The position of each publication; at most 65,535.
+    pub positions: Vec<StreamPosition>,
+    /// The subscribers that could not be sent the publications.
+    pub skipped: Skipped,
+}
+
+/// The number of subscribers that could not be sent some publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    /// None: every subscriber can be sent them.
+    Nobody,
+    /// The count did not come in time.
+    Unknown,
+    /// This many.
+    Counted(u64),
+}
+
+impl Skipped {
+    fn to_number(self) -> u64 {
+        match self {
+            Self::Nobody => 0,
+            Self::Unknown => 1,
+            Self::Counted(count) => count.saturating_add(2),
+        }
+    }
+
+    fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Nobody,
+            1 => Self::Unknown,
+            _ => Self::Counted(number - 2),
+        }
+    }
+}
+
+/// A stream without its retained publications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamItem {
     /// The scope.
     pub key: ScopeKey,
-    /// When the app was created, in Unix microseconds: another database may give its id to another
-    /// app.
+    /// The time at which the app was created, in Unix microseconds: another database may give its
+    /// id to another app.
     pub created_us: i64,
-    /// When the stream was last used, in Unix milliseconds.
+    /// The last use of the stream, in Unix milliseconds.
     pub used_ms: u64,
     /// The position of its newest publication.
     pub head: StreamPosition,
-    /// What is not retained any more.
+    /// The publications that are not retained any more.
     pub evicted: Evicted,
 }
 
-/// Why an archive cannot be used.
+/// The reason why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The first bytes are those of something else.
+    /// The first bytes are not those of an archive.
     #[error("it is not a history file")]
     Foreign,
     /// Another version of Herald wrote it.
-    #[error("it has version {0} of the format, and this Herald reads version {VERSION}")]
+    #[error("it has version {0} of the format, and this Herald reads up to version {VERSION}")]
     Version(u16),
     /// It ends too early.
     #[error("it is truncated")]
@@ -136,7 +198,7 @@ pub fn read_preamble(source: &mut impl Read) -> Result<Preamble, ArchiveError> {
     read_preamble_of(&mut Summed::new(source))
 }
 
-/// The bytes of an archive that says that a run uses it.
+/// The bytes of an archive that is in use by a run.
 pub fn in_use(run: u128) -> Vec<u8> {
     [&MAGIC[..], &VERSION.to_le_bytes(), &[IN_USE], &run.to_le_bytes()].concat()
 }
@@ -144,7 +206,7 @@ pub fn in_use(run: u128) -> Vec<u8> {
 fn read_preamble_of(source: &mut Summed<impl Read>) -> Result<Preamble, ArchiveError> {
     source.magic()?;
     let version = u16::from_le_bytes(source.array()?);
-    if version != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(&version) {
         return Err(ArchiveError::Version(version));
     }
     match source.array()? {
@@ -155,20 +217,20 @@ fn read_preamble_of(source: &mut Summed<impl Read>) -> Result<Preamble, ArchiveE
 }
 
 /// Writes an archive.
-pub struct Writer<W> {
+pub struct ArchiveWriter<W> {
     target: W,
     sum: Hasher,
     items: u64,
-    /// The item that is put together.
+    /// The item that is being encoded.
     item: Vec<u8>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> ArchiveWriter<W> {
     /// Begins an archive of what is retained at `at_ms`, in Unix milliseconds. Many small pieces are
     /// written: `target` should be buffered.
     ///
     /// # Errors
-    /// Those of `target`, as for everything else here.
+    /// The errors of `target`, as for all other functions here.
     pub fn begin(target: W, at_ms: u64) -> io::Result<Self> {
         let mut writer = Self { target, sum: Hasher::new(), items: 0, item: Vec::new() };
         writer.item.extend(MAGIC);
@@ -179,6 +241,23 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
+    /// Writes an idempotency key. All keys are to be written before the first stream.
+    pub fn key(&mut self, key: &KeyItem) -> io::Result<()> {
+        let KeyItem { app, created_us, key, content, accepted_ms, positions, skipped } = key;
+        let count = u16::try_from(positions.len())
+            .map_err(|_| io::Error::other("a key has more than 65,535 positions"))?;
+        self.begin_item(KEY);
+        self.item.extend(app.0.to_le_bytes());
+        self.item.extend(created_us.to_le_bytes());
+        self.item.extend(key.to_bytes());
+        self.item.extend(content.to_bytes());
+        self.number(*accepted_ms);
+        self.number(skipped.to_number());
+        self.item.extend(count.to_le_bytes());
+        positions.iter().for_each(|position| self.position(*position));
+        self.flush_item()
+    }
+
     /// Writes a stream; its channels and publications are to follow.
     pub fn stream(&mut self, stream: &StreamItem) -> io::Result<()> {
         let StreamItem { key, created_us, used_ms, head, evicted } = stream;
@@ -186,8 +265,7 @@ impl<W: Write> Writer<W> {
         self.item.extend(key.app.0.to_le_bytes());
         self.item.extend(created_us.to_le_bytes());
         self.number(*used_ms);
-        self.item.extend(head.epoch.to_bits().to_le_bytes());
-        self.number(head.offset);
+        self.position(*head);
         self.number(evicted.forgotten);
         self.number(evicted.all);
         self.number(evicted.general);
@@ -234,6 +312,11 @@ impl<W: Write> Writer<W> {
         self.item.extend(number.to_le_bytes());
     }
 
+    fn position(&mut self, StreamPosition { epoch, offset }: StreamPosition) {
+        self.item.extend(epoch.to_bits().to_le_bytes());
+        self.number(offset);
+    }
+
     fn name(&mut self, name: &str) {
         debug_assert!(name.len() <= usize::from(u8::MAX), "the naming rules bound names");
         self.item.push(name.len() as u8);
@@ -249,7 +332,7 @@ impl<W: Write> Writer<W> {
 }
 
 /// Reads an archive item by item.
-pub struct Reader<R> {
+pub struct ArchiveReader<R> {
     source: Summed<R>,
     at_ms: u64,
     publication_bytes_max: usize,
@@ -259,7 +342,7 @@ pub struct Reader<R> {
     bytes: Vec<u8>,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> ArchiveReader<R> {
     /// Begins to read. Many small pieces are read: `source` should be buffered. Memory is taken for
     /// one publication at a time, and at most as much as `source` really holds of it.
     ///
@@ -275,7 +358,7 @@ impl<R: Read> Reader<R> {
         Ok(Self { source, at_ms, publication_bytes_max, items, is_in_stream, bytes })
     }
 
-    /// When it was saved, in Unix milliseconds.
+    /// The time at which the archive was saved, in Unix milliseconds.
     pub fn at_ms(&self) -> u64 {
         self.at_ms
     }
@@ -288,6 +371,10 @@ impl<R: Read> Reader<R> {
         let [kind] = self.source.array()?;
         let item = match kind {
             END => return self.end().map(|()| None),
+            KEY if self.is_in_stream => {
+                return Err(ArchiveError::Damaged("a key behind a stream"));
+            }
+            KEY => Item::Key(self.key()?),
             STREAM => Item::Stream(self.stream()?),
             CHANNEL | PUBLICATION if !self.is_in_stream => {
                 return Err(ArchiveError::Damaged("an item outside a stream"));
@@ -302,8 +389,22 @@ impl<R: Read> Reader<R> {
             _ => return Err(ArchiveError::Damaged("an unknown item")),
         };
         self.items += 1;
-        self.is_in_stream = true;
+        self.is_in_stream = kind != KEY;
         Ok(Some(item))
+    }
+
+    fn key(&mut self) -> Result<KeyItem, ArchiveError> {
+        let source = &mut self.source;
+        let app = AppId(i32::from_le_bytes(source.array()?));
+        let created_us = i64::from_le_bytes(source.array()?);
+        let key = IdempotencyKey::from_bytes(source.array()?);
+        let key = key.ok_or(ArchiveError::Damaged("the owner of a key"))?;
+        let content = ContentDigest::from_bytes(source.array()?);
+        let accepted_ms = source.number()?;
+        let skipped = Skipped::from_number(source.number()?);
+        let count = u16::from_le_bytes(source.array()?);
+        let positions = (0..count).map(|_| source.position()).collect::<Result<_, _>>()?;
+        Ok(KeyItem { app, created_us, key, content, accepted_ms, positions, skipped })
     }
 
     fn stream(&mut self) -> Result<StreamItem, ArchiveError> {
@@ -311,14 +412,13 @@ impl<R: Read> Reader<R> {
         let app = AppId(i32::from_le_bytes(source.array()?));
         let created_us = i64::from_le_bytes(source.array()?);
         let used_ms = source.number()?;
-        let epoch = Epoch::from_bits(u128::from_le_bytes(source.array()?));
-        let head = StreamPosition { epoch, offset: source.number()? };
+        let head = source.position()?;
         let (forgotten, all, general) = (source.number()?, source.number()?, source.number()?);
         let evicted = Evicted { forgotten, all, general };
-        let scope = Scope::parse(&source.name()?);
+        let scope = Scope::restore(&source.name()?);
         let scope = scope.map_err(|_| ArchiveError::Damaged("the name of a scope"))?;
         let key = ScopeKey { app, scope };
-        if !epoch.can_be_of(&key) {
+        if !head.epoch.can_be_of(&key) {
             return Err(ArchiveError::Damaged("the epoch of another scope"));
         }
         Ok(StreamItem { key, created_us, used_ms, head, evicted })
@@ -371,6 +471,11 @@ impl<R: Read> Summed<R> {
 
     fn number(&mut self) -> Result<u64, ArchiveError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn position(&mut self) -> Result<StreamPosition, ArchiveError> {
+        let epoch = Epoch::from_bits(u128::from_le_bytes(self.array()?));
+        Ok(StreamPosition { epoch, offset: self.number()? })
     }
 
     fn name(&mut self) -> Result<String, ArchiveError> {

@@ -1,8 +1,8 @@
 //! The backlog: all frames that wait for clients, over all sessions and threads.
 //!
-//! A frame is counted when it is spelled and forgotten when the last session that waits for it has
-//! let go of it. So what thousands share counts once, as it lies in memory once, and a delivery costs
-//! nothing for it.
+//! A frame is counted when it is encoded, and subtracted when the last outbox that holds it drops
+//! it. A frame that thousands of sessions share counts once, because it is in memory once, and a
+//! delivery costs nothing.
 
 use std::sync::{
     Arc,
@@ -14,12 +14,12 @@ use bytestring::ByteString;
 
 use super::subscriber::Frame;
 
-/// The bytes of all frames that wait, and how many there may be. Clones share the count.
+/// The bytes of all frames that wait, and their limit. Clones share the count.
 #[derive(Debug, Clone)]
-pub struct Backlog(Arc<Count>);
+pub struct Backlog(Arc<BacklogCount>);
 
 #[derive(Debug)]
-struct Count {
+struct BacklogCount {
     bytes: AtomicUsize,
     bytes_max: usize,
     /// The sessions that frames may wait for, over all threads.
@@ -27,29 +27,29 @@ struct Count {
 }
 
 impl Backlog {
-    /// Nothing waits; at most `bytes_max` may.
+    /// An empty backlog with this limit.
     pub fn new(bytes_max: usize) -> Self {
         let (bytes, sessions) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(Count { bytes, bytes_max, sessions }))
+        Self(Arc::new(BacklogCount { bytes, bytes_max, sessions }))
     }
 
-    /// A session begins.
+    /// Notes that a session begins.
     pub(super) fn enter(&self) {
         self.0.sessions.fetch_add(1, Relaxed);
     }
 
-    /// A session is over.
+    /// Notes that a session is over.
     pub(super) fn leave(&self) {
         self.0.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// The equal part of each session, in bytes. While more waits than may, at least one session of some
-    /// thread keeps more than this, so a session that keeps less never has to give way.
+    /// The limit divided by the number of sessions, in bytes. While the backlog exceeds its limit,
+    /// at least one session holds more than this, so a session that holds less never has to end.
     pub(super) fn equal_part(&self) -> usize {
         self.0.bytes_max / self.0.sessions.load(Relaxed).max(1)
     }
 
-    /// Whether more waits than may.
+    /// Whether the backlog exceeds its limit.
     pub fn is_exceeded(&self) -> bool {
         self.0.bytes.load(Relaxed) > self.0.bytes_max
     }
@@ -59,7 +59,7 @@ impl Backlog {
         match frame {
             Frame::Text(text) => {
                 let counted = self.counted(text.into_bytes());
-                // What was text is text; the check is the price of a safe conversion.
+                // The bytes came from a text, so the check always succeeds.
                 Frame::Text(ByteString::try_from(counted).unwrap_or_default())
             }
             Frame::Binary(bytes) => Frame::Binary(self.counted(bytes)),
@@ -71,23 +71,23 @@ impl Backlog {
     /// The same bytes, counted until the last slice of them is dropped.
     pub fn counted(&self, bytes: Bytes) -> Bytes {
         self.0.bytes.fetch_add(bytes.len(), Relaxed);
-        Bytes::from_owner(Counted { bytes, count: self.0.clone() })
+        Bytes::from_owner(CountedBytes { bytes, count: self.0.clone() })
     }
 }
 
 /// The bytes of a frame; they are taken off the count when they are dropped.
-struct Counted {
+struct CountedBytes {
     bytes: Bytes,
-    count: Arc<Count>,
+    count: Arc<BacklogCount>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.count.bytes.fetch_sub(self.bytes.len(), Relaxed);
     }

@@ -1,6 +1,6 @@
 //! Counting what is there: how much waits for clients, how many topics are joined.
 //!
-//! Nobody keeps these figures while events go by; the fan-outs find them out when somebody asks.
+//! These figures are not maintained with each event; the fan-outs compute them on request.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{fanout::Fanout, fanouts::Asked, outbox::Load, topics::Topics};
 #[rtype(result = "Count")]
 pub(super) struct CountAll;
 
-/// What one thread has, or all of them.
+/// The figures of one thread, or of all threads together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Count {
     frames: usize,
@@ -56,8 +56,8 @@ impl Handler<CountAll> for Fanout {
 }
 
 impl Topics {
-    /// Brings the figures up to date that are only found out by asking; at most so long is waited
-    /// for any thread.
+    /// Updates the figures that only the fan-outs can compute; waits at most this long for any
+    /// thread.
     pub async fn measure(&self, wait_max: Duration) {
         let mut count = Count::default();
         let mut silent_threads = 0;

@@ -3,26 +3,32 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use actix::prelude::*;
 
-use crate::{app::AppId, metrics::labels::Limit, settings::HistorySettings};
+use crate::{app::AppId, engine::Partition, metrics::labels::Limit, settings::HistorySettings};
 
 use super::{
     backlog::Backlog,
     fanout::{Fanout, WorkerId},
     history::{Contradiction, History, Retention},
-    ledger::{Account, Held, Ledger},
-    position::{Epochs, StreamPosition},
+    last_events::LastEvents,
+    ledger::{Account, RetainedTotals, RetentionLedger},
+    numbering::{Following, Heads, Numbering},
+    position::StreamPosition,
     stream::Stream,
     subscriber::ScopeKey,
     topic_name::Scope,
 };
 
-/// An app that gives way evicts at least one of this many parts of what it retains, so that the search
-/// for the oldest publications is paid for by many.
+/// An app that gives way evicts at least one of this many parts of what it retains, so that the
+/// cost of the search for the oldest publications is spread over many publications.
 const SLACK_SHARE: usize = 16;
 
 /// An app has as many scopes as it may.
@@ -35,14 +41,16 @@ pub(super) struct TooManyScopes;
 /// retained, and is forgotten under the lock for writing. A stream that is found under the lock for
 /// reading is therefore the one of its scope for as long as that lock is held.
 ///
-/// A stream that nobody hears is kept, even if it retains nothing any more: whoever knows a position
-/// of it can still be told that nothing has come since. It is forgotten when its app needs the room
-/// for another scope.
+/// A stream without subscribers is kept, even if it no longer retains anything: a client with one
+/// of its positions can still be told that nothing was published since. It is forgotten when its
+/// app needs the room for another scope.
 pub(super) struct Directory {
     streams: RwLock<Streams>,
-    epochs: Epochs,
+    /// The number of apps that have streams, which is read without the lock.
+    apps: AtomicUsize,
+    numbering: Numbering,
     backlog: Backlog,
-    ledger: Ledger,
+    ledger: RetentionLedger,
     scopes_per_app_max: usize,
 }
 
@@ -55,10 +63,20 @@ struct AppStreams {
 }
 
 impl Directory {
-    /// An empty directory, in which each app may have so many scopes.
-    pub(super) fn new(scopes_per_app_max: usize, backlog: Backlog, ledger: Ledger) -> Self {
-        let (streams, epochs) = (RwLock::default(), Epochs::new());
-        Self { streams, epochs, backlog, ledger, scopes_per_app_max }
+    /// An empty directory, in which each app may have this many scopes.
+    pub(super) fn new(
+        scopes_per_app_max: usize,
+        numbering: Numbering,
+        backlog: Backlog,
+        ledger: RetentionLedger,
+    ) -> Self {
+        let (streams, apps) = (RwLock::default(), AtomicUsize::new(0));
+        Self { streams, apps, numbering, backlog, ledger, scopes_per_app_max }
+    }
+
+    /// Whether more than one app has subscribers, or publications that are retained.
+    pub(super) fn is_shared(&self) -> bool {
+        self.apps.load(Relaxed) > 1
     }
 
     /// The bounds of what is retained.
@@ -72,19 +90,25 @@ impl Directory {
         streams.get(&key.app)?.scopes.get(&key.scope).map(|stream| with(stream))
     }
 
-    /// The position of a publication that nobody hears and that is not retained: the first `offset` of
-    /// an order that is forgotten at once.
-    pub(super) fn unheard(
-        &self,
-        key: &ScopeKey,
-        publications: usize,
-    ) -> impl Iterator<Item = StreamPosition> + use<> {
-        let epoch = self.epochs.give(key);
-        (1..).take(publications).map(move |offset| StreamPosition { epoch, offset })
+    /// The stream of a scope, if there is one.
+    pub(super) fn find(&self, key: &ScopeKey) -> Option<Arc<Stream>> {
+        self.read().get(&key.app)?.scopes.get(&key.scope).cloned()
     }
 
-    /// Has everything that is published to a scope from now on handed to the fan-out of a thread.
-    /// Answers the scope's stream, and the last position that the thread is not handed.
+    /// The position just before a publication that has no subscribers and is not retained: the
+    /// beginning of an epoch that is forgotten immediately.
+    pub(super) fn unheard(&self, key: &ScopeKey) -> StreamPosition {
+        self.numbering.of(key).begin(key).head()
+    }
+
+    /// The newest position of a scope without subscribers of which nothing is retained; `None` if
+    /// there is no such position.
+    pub(super) fn bare_head(&self, key: &ScopeKey) -> Option<StreamPosition> {
+        self.numbering.of(key).head(key)
+    }
+
+    /// Makes the stream of a scope pass all further publications to the fan-out of a thread.
+    /// Answers the scope's stream, and the last position that the thread is not sent.
     ///
     /// # Errors
     /// [`TooManyScopes`].
@@ -95,29 +119,60 @@ impl Directory {
         fanout: Addr<Fanout>,
         now_ms: u64,
     ) -> Result<(Arc<Stream>, StreamPosition), TooManyScopes> {
+        let numbering = self.numbering.of(key);
         let mut streams = self.write();
-        let stream = self.stream(&mut streams, key)?;
+        let stream = self.stream(&mut streams, key, || numbering.begin(key))?;
         let head = stream.open(worker, fanout, now_ms);
         Ok((stream, head))
     }
 
-    /// Makes the stream of a scope that nobody hears, for an app that retains publications. `false` if
-    /// the app retains none, or has subscribers in as many scopes as it may.
+    /// Makes the stream of a scope without subscribers, for an app that retains publications.
+    /// `false` if the app retains none, or has subscribers in as many scopes as it may.
     pub(super) fn ensure(&self, key: &ScopeKey) -> bool {
-        !self.ledger.retention(key.app).is_none() && self.stream(&mut self.write(), key).is_ok()
+        !self.ledger.retention(key.app).is_none() && self.make(key)
+    }
+
+    /// Makes the stream of a scope without subscribers; `false` if the app has subscribers in as
+    /// many scopes as it may.
+    pub(super) fn make(&self, key: &ScopeKey) -> bool {
+        let numbering = self.numbering.of(key);
+        self.stream(&mut self.write(), key, || numbering.begin(key)).is_ok()
+    }
+
+    /// Makes the stream of a scope as [`ensure`](Self::ensure) does, while nothing else of its partition
+    /// of the log is read.
+    pub(super) fn ensure_following(&self, key: &ScopeKey, following: &Following<'_>) -> bool {
+        !self.ledger.retention(key.app).is_none()
+            && self.stream(&mut self.write(), key, || following.begin(key)).is_ok()
+    }
+
+    /// The last events of cache channels.
+    pub(super) fn last_events(&self) -> &LastEvents {
+        self.ledger.last_events()
+    }
+
+    /// Drops the last events that are not to be kept any more.
+    pub(super) fn sweep_last_events(&self, now_ms: u64) {
+        self.ledger.sweep_last_events(now_ms);
     }
 
     /// The stream of a scope, which is made if there is none.
-    fn stream(&self, streams: &mut Streams, key: &ScopeKey) -> Result<Arc<Stream>, TooManyScopes> {
+    fn stream(
+        &self,
+        streams: &mut Streams,
+        key: &ScopeKey,
+        begin: impl FnOnce() -> History,
+    ) -> Result<Arc<Stream>, TooManyScopes> {
         let app = self.app(streams, key.app);
         if let Some(stream) = app.scopes.get(&key.scope) {
             return Ok(stream.clone());
         }
         if app.scopes.len() >= self.scopes_per_app_max {
-            app.forget_quietest()?;
+            app.forget_quietest(&self.numbering)?;
         }
-        let (epoch, account) = (self.epochs.give(key), app.account.clone());
-        let stream = Arc::new(Stream::new(key.clone(), epoch, self.backlog.clone(), account));
+        let (history, account) = (begin(), app.account.clone());
+        let stream = Stream::new(key.clone(), history, 0, self.backlog.clone(), account);
+        let stream = Arc::new(stream);
         app.scopes.insert(key.scope.clone(), stream.clone());
         Ok(stream)
     }
@@ -128,7 +183,7 @@ impl Directory {
         streams.entry(app).or_insert_with(new)
     }
 
-    /// Takes up the stream of a scope with its history, which was last used at `used_ms`, in Unix
+    /// Adds the stream of a scope with its history, which was last used at `used_ms`, in Unix
     /// milliseconds. If the app has as many scopes as it may, the history is dropped.
     ///
     /// # Errors
@@ -146,19 +201,32 @@ impl Directory {
         }
         if app.scopes.len() < self.scopes_per_app_max {
             let (scope, account) = (key.scope.clone(), app.account.clone());
-            let stream = Stream::resumed(key, history, used_ms, self.backlog.clone(), account);
+            let stream = Stream::new(key, history, used_ms, self.backlog.clone(), account);
             app.scopes.insert(scope, Arc::new(stream));
         }
         Ok(())
     }
 
-    /// Forgets all streams. Nobody may have used them yet.
+    /// The streams of all scopes whose numbering is that of a partition of the log.
+    pub(super) fn of_partition(&self, heads: &Heads, partition: Partition) -> Vec<Arc<Stream>> {
+        let streams = self.read();
+        let all = streams.values().flat_map(|app| app.scopes.values());
+        all.filter(|stream| heads.partition_of(stream.key()) == partition).cloned().collect()
+    }
+
+    /// The streams of all scopes.
+    pub(super) fn all(&self) -> Vec<Arc<Stream>> {
+        let streams = self.read();
+        streams.values().flat_map(|app| app.scopes.values()).cloned().collect()
+    }
+
+    /// Forgets all streams. None of them may have been used yet.
     pub(super) fn forget_all(&self) {
         self.write().clear();
     }
 
-    /// The streams of all apps that retain publications, and when each app was created, in Unix
-    /// microseconds.
+    /// The streams of all apps that retain publications, and the time at which each app was
+    /// created, in Unix microseconds.
     pub(super) fn retaining(&self) -> Vec<(i64, Arc<Stream>)> {
         let streams = self.read();
         let of_app = |(app, streams): (&AppId, &AppStreams)| {
@@ -170,8 +238,13 @@ impl Directory {
         streams.iter().filter_map(of_app).flatten().collect()
     }
 
-    /// What the app with this id, created at `created_us`, in Unix microseconds, retains of each scope;
-    /// nothing if there is no such app.
+    /// The time at which an app was created, in Unix microseconds; `None` if there is no such app.
+    pub(super) fn created_us(&self, app: AppId) -> Option<i64> {
+        self.ledger.created_us(app)
+    }
+
+    /// The retention of each scope of the app with this id that was created at `created_us`, in
+    /// Unix microseconds; nothing is retained if there is no such app.
     pub(super) fn retention_of(&self, app: AppId, created_us: i64) -> Retention {
         match self.ledger.created_us(app) {
             Some(created) if created == created_us => self.ledger.retention(app),
@@ -179,7 +252,7 @@ impl Directory {
         }
     }
 
-    /// Hands a thread nothing of a scope any more.
+    /// Stops passing a scope's publications to a thread.
     pub(super) fn close(&self, key: &ScopeKey, worker: WorkerId, now_ms: u64) {
         if self.with(key, |stream| stream.close(worker, now_ms)).is_some()
             && self.ledger.retention(key.app).is_none()
@@ -188,7 +261,7 @@ impl Directory {
         }
     }
 
-    /// Keeps to what an app retains as of now, after it was changed or deleted.
+    /// Applies the present retention of an app, after it was changed or deleted.
     pub(super) fn review(&self, app: AppId, now_ms: u64) {
         if self.ledger.retention(app).is_none() {
             self.forget_unheard(app);
@@ -203,21 +276,24 @@ impl Directory {
         self.ledger.has(app)
     }
 
-    /// Forgets the streams of an app that nobody hears: it retains nothing.
+    /// Forgets the streams without subscribers of an app that retains nothing.
     fn forget_unheard(&self, app: AppId) {
         let mut streams = self.write();
         if let Some(unheard) = streams.get_mut(&app) {
-            unheard.scopes.retain(|_, stream| stream.unheard_since_ms().is_none());
+            let unheard_ones =
+                unheard.scopes.extract_if(|_, stream| stream.unheard_since_ms().is_some());
+            unheard_ones
+                .for_each(|(_, stream)| self.numbering.forgotten(stream.key(), stream.head()));
             if unheard.scopes.is_empty() {
                 streams.remove(&app);
             }
         }
     }
 
-    /// Evicts from all streams what is too old.
+    /// Evicts expired publications from all streams.
     pub(super) fn sweep(&self, now_ms: u64) {
         let apps: Vec<AppId> = self.read().keys().copied().collect();
-        // The lock is taken for each app anew, so that nobody waits for all of them.
+        // The lock is taken for each app separately, so that no caller waits for all of them.
         for app in apps {
             self.review(app, now_ms);
         }
@@ -226,7 +302,7 @@ impl Directory {
     /// Evicts the oldest publications of an app, or of the app that retains the most, if more is
     /// retained than may be. Answers which limit was exceeded.
     pub(super) fn relieve(&self, app: AppId) -> Option<Limit> {
-        let limits = *self.limits();
+        let limits = self.limits();
         let streams = self.read();
         let mut exceeded = None;
         let app = streams.get(&app);
@@ -239,7 +315,8 @@ impl Directory {
             let fullest = streams.values().max_by_key(|app| app.account.bytes());
             let Some(fullest) = fullest else { break };
             let before = fullest.account.bytes();
-            // A part of its own: it may be no fuller than many others then, which give way, too.
+            // The app evicts a share of its own bytes: other apps that are as full then give way as
+            // well.
             fullest.shrink_to(before.saturating_sub((before / SLACK_SHARE).max(1)));
             if fullest.account.bytes() >= before {
                 break;
@@ -248,33 +325,63 @@ impl Directory {
         exceeded
     }
 
-    /// What all apps retain.
-    pub(super) fn retained(&self) -> Held {
-        Held { bytes: self.ledger.bytes(), publications: self.ledger.publications() }
+    /// The amount that all apps retain.
+    pub(super) fn retained(&self) -> RetainedTotals {
+        RetainedTotals { bytes: self.ledger.bytes(), publications: self.ledger.publications() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Streams> {
         self.streams.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Streams> {
-        self.streams.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> Writing<'_> {
+        let streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        Writing { streams, apps: &self.apps }
+    }
+}
+
+/// The streams of all apps, locked for writing. The number of apps is noted when the lock is
+/// released.
+struct Writing<'a> {
+    streams: RwLockWriteGuard<'a, Streams>,
+    apps: &'a AtomicUsize,
+}
+
+impl Deref for Writing<'_> {
+    type Target = Streams;
+
+    fn deref(&self) -> &Streams {
+        &self.streams
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Streams {
+        &mut self.streams
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.apps.store(self.streams.len(), Relaxed);
     }
 }
 
 impl AppStreams {
-    /// Forgets the stream that has been unused for the longest among those that nobody hears.
-    fn forget_quietest(&mut self) -> Result<(), TooManyScopes> {
+    /// Forgets the stream without subscribers that has been unused for the longest time.
+    fn forget_quietest(&mut self, numbering: &Numbering) -> Result<(), TooManyScopes> {
         let unheard = |(scope, stream): (&Scope, &Arc<Stream>)| {
             Some((stream.unheard_since_ms()?, scope.clone()))
         };
         let quietest = self.scopes.iter().filter_map(unheard).min();
         let (_, scope) = quietest.ok_or(TooManyScopes)?;
-        self.scopes.remove(&scope);
+        if let Some(stream) = self.scopes.remove(&scope) {
+            numbering.forgotten(stream.key(), stream.head());
+        }
         Ok(())
     }
 
-    /// Evicts the oldest publications of all scopes until so many bytes are left.
+    /// Evicts the oldest publications of all scopes until this many bytes are left.
     fn shrink_to(&self, bytes: usize) {
         let wants_more = || self.account.bytes() > bytes;
         let streams: Vec<_> = self.scopes.values().collect();
@@ -286,7 +393,7 @@ impl AppStreams {
             streams[nth].shrink(own.max(next), wants_more);
             queue.extend(oldest(nth));
         }
-        // What is left are remembered channels.
+        // The remaining bytes are those of remembered channels.
         for stream in streams.iter().take_while(|_| wants_more()) {
             stream.shrink(u64::MAX, wants_more);
         }

@@ -1,38 +1,60 @@
-//! A disconnect on its way to the sessions, and how many joins it has ended.
+//! A disconnect on its way to the sessions, and the number of joins that it has ended.
 
 use std::{
     fmt,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::subscriber::Disconnect;
+use super::{
+    cluster::ClusterQuestion,
+    subscriber::Disconnect,
+    topics::{Topics, Unanswered},
+};
 
-/// What every session that may be concerned is handed.
+/// Makes a node end joins. It answers their number, if that is requested and known in time.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DisconnectQuestion {
+    pub(super) joins: Disconnect,
+    pub(super) is_counted: bool,
+}
+
+impl ClusterQuestion for DisconnectQuestion {
+    const NAME: &'static str = "disconnect";
+    type Answer = Option<usize>;
+
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Option<usize>, Unanswered>> {
+        async move { topics.disconnect_here(self).await }.boxed()
+    }
+}
+
+/// A request to end joins, which every session that may be concerned receives.
 ///
 /// The sessions share it, and the count is complete when the last of them has dropped it: after
 /// ending its joins, or because the session itself has ended.
 pub struct Disconnection {
-    /// Which joins are to be ended.
+    /// The joins that are to be ended.
     pub joins: Disconnect,
     ended: AtomicUsize,
     counted: Option<oneshot::Sender<usize>>,
 }
 
 impl Disconnection {
-    /// One whose joins nobody counts.
+    /// A disconnect whose joins are not counted.
     pub(super) fn new(joins: Disconnect) -> Self {
         Self { joins, ended: AtomicUsize::new(0), counted: None }
     }
 
-    /// One whose joins are counted.
+    /// A disconnect whose joins are counted.
     pub(super) fn counted(joins: Disconnect) -> (Self, oneshot::Receiver<usize>) {
         let (counted, count) = oneshot::channel();
         (Self { joins, ended: AtomicUsize::new(0), counted: Some(counted) }, count)
     }
 
-    /// A session has ended this many joins.
+    /// Adds the joins that a session has ended.
     pub fn has_ended(&self, joins: usize) {
         // Dropping an `Arc` orders this before the last owner's `drop`.
         self.ended.fetch_add(joins, Ordering::Relaxed);

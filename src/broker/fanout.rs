@@ -1,9 +1,11 @@
-//! A fan-out: one actor per worker thread, which hands each subscriber living there its frame.
+//! A fan-out: one actor per worker thread, which puts each publication's frame into the outboxes of
+//! the thread's subscribers.
 
 use std::{
     cell::Cell,
-    collections::{HashMap, hash_map},
+    collections::{BTreeSet, HashMap, hash_map},
     mem,
+    ops::Bound,
     rc::Rc,
     sync::{Arc, Weak},
     time::Instant,
@@ -16,27 +18,33 @@ use log::{error, warn};
 
 use crate::{
     app::{AppId, registry::AppChanged},
-    metrics::{apps::Traffic, labels::Limit},
+    metrics::labels::Limit,
 };
 
 use super::{
     announcement::Announcement,
+    connections::{About, Connected},
     count::Count,
-    disconnection::Disconnection,
-    listeners::{Departure, Group, Listeners, Member, Sampler, TakenIn},
+    counts::Cause,
+    growth,
+    last_events::LastEvent,
+    listeners::{
+        DeliveryCounters, Departure, Group, Sampler, ScopeSubscribers, TakenIn, TopicSubscriber,
+    },
+    node::NodeId,
     now_ms,
     occupancy::Rank,
     outbox::{Ending, Excess, News, Outbox},
-    placed::{Batch, Level, Placed, Spoken},
+    placed::{Batch, Level, Placed, SpokenPublication},
     position::StreamPosition,
-    presence::Full,
-    publication::Destination,
+    publication::{Destination, Sender},
     recovery::{Incomplete, Missed, Reading, Recovery, Wanted},
     replays::{self, Replays},
+    reserved,
     retained::{Retained, RetainedPayload},
     stream::Stream,
     subscriber::{
-        Format, Frame, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription,
+        Cached, Format, Frame, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription,
         SubscriptionId,
     },
     topic_name::{ChannelName, Scope},
@@ -44,161 +52,99 @@ use super::{
     tracker::{EnterChannel, FanoutLost, Untrack},
     turns::Turns,
 };
+pub(super) use messages::{
+    Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, TellCount,
+    TrackerLost,
+};
+pub use messages::{Attach, Detach, Enter, Leave, Relieve};
+use pause::pause;
+use recovering::RecoveringJoin;
+use waking::Waking;
 
-/// How many groups are handed a publication before the sockets get a turn, and then the next app that
-/// has something to be handed out. Without it a burst, or one `#general` to a client of many channels,
-/// fills healthy outboxes; with it several frames leave in one write.
-const HANDED_PER_TURN: usize = 16;
+/// The number of publications of an app that are handed out in one turn. Before the app's next
+/// turn, all its sessions that were handed frames get to write. Without this limit a burst fills
+/// healthy outboxes; with it several frames leave in one write.
+const PUBLICATIONS_PER_TURN: usize = 16;
 
-/// A worker thread, unique for the life of this process.
+/// The number of groups that are handed a publication in one turn of an app, unless outboxes are so small that a
+/// session in all of these groups could not take it. It is as many as a session may have joined channels
+/// by default, and some more: one `#general` leaves in one write.
+const GROUPS_PER_TURN: usize = 128;
+
+/// The number of deliveries that a fan-out makes before other tasks of the thread run: about 100 µs.
+const DELIVERIES_PER_ROUND: usize = 1_024;
+
+/// The number of deliveries that take about as long as a join, or as another task that is not a
+/// publication.
+const DELIVERIES_PER_ACT: usize = 16;
+
+/// A worker thread. Unique among all nodes for the life of their processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkerId(pub u64);
 
-/// The fan-out of one thread, as the sessions there know it.
+impl WorkerId {
+    /// The `nth` worker thread of a node.
+    pub(super) fn new(node: NodeId, nth: u64) -> Self {
+        Self(node.number(nth))
+    }
+}
+
+/// The fan-out of one thread, for the sessions of the thread.
 #[derive(Debug)]
 pub struct ThreadFanout {
-    /// Whose it is.
+    /// The thread.
     pub worker: WorkerId,
-    /// Where it is.
+    /// The fan-out.
     pub addr: Addr<Fanout>,
     /// The newest batch up to which it has begun to hand out all that it was sent.
     pub(super) handed: Rc<Cell<u64>>,
 }
 
-/// A session has begun. If no fan-out ever takes it in, because this one is gone, the session is ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Enter(Option<Arc<Outbox>>);
-
-impl Enter {
-    /// The session with this outbox has begun.
-    pub fn new(outbox: Arc<Outbox>) -> Self {
-        Self(Some(outbox))
-    }
-}
-
-impl Drop for Enter {
-    fn drop(&mut self) {
-        if let Some(outbox) = self.0.take() {
-            outbox.end(Ending::Broken);
-        }
-    }
-}
-
-/// A session has ended; all its subscriptions go with it.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Leave(pub SessionId);
-
-/// A session subscribes. Idempotent: one session hears one place once under each name it has for it.
-/// The answer comes through its outbox, see [`News::Joined`].
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Attach {
-    /// Who.
-    pub session: SessionId,
-    /// Under which id its frames are delivered.
-    pub id: SubscriptionId,
-    /// To what.
-    pub subscription: Subscription,
-}
-
-/// A session unsubscribes.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Detach {
-    /// Who.
-    pub session: SessionId,
-    /// Under which id it was subscribed.
-    pub id: SubscriptionId,
-    /// From what.
-    pub place: Place,
-}
-
-/// The server stops: end every session of this thread. Answers how many there were.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "usize")]
-pub(super) struct EndAll;
-
-/// An app wants some of its joins ended: tell the sessions that may have any.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "()")]
-pub(super) struct EndJoins(pub(super) Arc<Disconnection>);
-
-/// More waits for all sessions than may, and a session keeps more of it.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
-pub struct Relieve;
-
-/// The server stops: end so many sessions of this thread, if there are.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Ended")]
-pub(super) struct EndSome(pub(super) usize);
-
-/// What ending some sessions of a thread has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended {
-    /// So many are being ended.
-    pub(super) ended: usize,
-    /// So many are not.
-    pub(super) left: usize,
-}
-
-/// Publications to hand out, in their order.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Dispatch(pub(super) Arc<Batch>);
-
-/// The tracker has taken in a session that joins, or not. What is announced from now on is for it,
-/// too.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Entered {
-    pub(super) place: Place,
-    pub(super) session: SessionId,
-    /// The join that it belongs to: the session may have left and joined again since.
-    pub(super) id: SubscriptionId,
-    /// Who is there, spelled for its client.
-    pub(super) members: Result<ByteString, Full>,
-}
-
-/// What has changed among the members of a channel.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Announce(pub(super) Arc<Announcement>);
-
-/// The tracker of a scope was broken by a panic: end the sessions that it tracked.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct TrackerLost(pub(super) ScopeKey);
-
 /// Hands publications to the subscribers of its thread: deliveries never cross threads one by one.
 ///
 /// It opens a scope with its first subscriber here and closes it with the last one. For each open
-/// scope it knows the newest publication that it has handed out, which is the exact boundary of a
-/// join: while a batch of an app is under way, everything that concerns the joins of this app waits
-/// behind it.
+/// scope it keeps the position of the newest publication that it has handed out, which is the exact
+/// boundary of a join: while a batch of an app is under way, everything that concerns the joins of
+/// this app waits behind it.
 ///
 /// A batch that takes longer than a turn waits in a queue of its app, and so does everything of the
 /// app that comes after it. The apps that have a queue take turns, so a slow batch of one app delays
-/// another app by a turn and not by the batch. An app without a queue is served at once, unless it
+/// another app by a round and not by the batch. An app without a queue is served at once, unless it
 /// has something to hand out while others wait to.
 ///
-/// A session that cannot take a frame at once is ended; nobody is waited for. The mailbox takes
-/// batches without limit because each publication holds a permit (see [`Topics`]), and at most three
-/// messages per join besides.
+/// Writing to a socket takes a hundred times as long as a delivery, so the sessions of a busy app
+/// are not woken all together: each round wakes a few, and the apps take turns. An app whose turn
+/// is over pauses until all its sessions that were handed frames have been woken and have run.
+///
+/// A session that cannot take a frame at once is ended; the fan-out never waits for one. The
+/// mailbox takes batches without limit because each publication holds a permit (see [`Topics`]),
+/// and at most three messages per join besides.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
     /// Not a `HashMap`: its table doubles as members come and go; here only that of the indices does.
     sessions: IndexMap<SessionId, Present>,
-    scopes: HashMap<ScopeKey, Listeners>,
-    handed_this_turn: usize,
-    /// The tasks that could not be done at once. While there is any, `take_turn` is scheduled.
+    /// The sessions that have joined anything of an app, or belong to it as a whole.
+    by_app: HashMap<AppId, BTreeSet<SessionId>>,
+    scopes: HashMap<ScopeKey, ScopeSubscribers>,
+    /// The tasks that could not be done at once. While there is one of an app that does not pause,
+    /// `take_turn` is scheduled.
     turns: Turns<Task>,
+    is_turn_due: bool,
+    /// The publications and frames of each app's turn, until it begins a new one.
+    handed_out: HashMap<AppId, HandedOut>,
+    /// Whether the turn of one of them is over.
+    is_any_at_rest: bool,
+    /// The number of groups that are handed a publication in one turn of an app.
+    groups_per_turn: usize,
+    /// The sessions that have been handed frames and are not woken yet. While there is one,
+    /// `begin_round` is scheduled.
+    waking: Waking,
+    delivered_this_round: usize,
+    is_round_due: bool,
     /// The number of the newest batch that has come.
     newest: u64,
-    /// How many batches wait in `turns` that have not been begun.
+    /// The number of batches in `turns` that have not been begun.
     waiting: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
@@ -206,42 +152,53 @@ pub struct Fanout {
     relieving: Option<Weak<Outbox>>,
     /// The frames that joins were replayed lately.
     replays: Replays,
-    /// Whether the server stops: who was on its way in meanwhile is ended like the others.
+    /// Whether the server stops: a session that enters meanwhile is ended like the others.
     stopping: bool,
 }
 
-/// Who is told of the history, and from where to where.
-struct Reader<'a> {
-    place: &'a Place,
-    outbox: &'a Outbox,
-    topic: &'a ByteString,
-    format: Format,
-    /// The offset behind which the session is handed everything.
-    attached: u64,
-    boundary: StreamPosition,
+/// The work of one turn of an app.
+#[derive(Default)]
+struct HandedOut {
+    publications: usize,
+    groups: usize,
+    /// Frames, of all its sessions together.
+    frames: usize,
+    /// The sessions that have to be woken for them.
+    sessions: usize,
+    /// Whether the turn is used up: the app gets its next one once its sessions have written.
+    is_all: bool,
 }
 
-/// A session of this thread and where it sits.
+/// A session of this thread and the places that it joined.
 struct Present {
     outbox: Arc<Outbox>,
-    places: Vec<Place>,
+    /// A session has one for each name by which it joined a place.
+    places: Vec<Arc<Place>>,
+    about: About,
+}
+
+impl Present {
+    /// Whether the session has joined anything of an app, or belongs to it as a whole.
+    fn is_of(&self, app: AppId) -> bool {
+        self.about.app() == Some(app) || self.places.iter().any(|place| place.key.app == app)
+    }
 }
 
 /// Something that waits for the turn of its app.
 enum Task {
     /// Handing out a batch, or the rest of one.
     HandOut(Course),
-    /// Whatever else a message asks for.
-    Other(Box<Act>),
+    /// Any other work that a message requests.
+    Other(AppId, Box<Act>),
 }
 
-/// The work that a message asks of the fan-out.
+/// The work that a message requests from the fan-out.
 type Act = dyn FnOnce(&mut Fanout, &mut Context<Fanout>);
 
-/// How far handing out a batch has got.
+/// The progress of handing out a batch.
 struct Course {
     batch: Arc<Batch>,
-    /// So many of it have been begun.
+    /// The number of its publications that have been begun.
     begun: usize,
     /// Channels that the last one begun has yet to reach.
     channels: Vec<ChannelName>,
@@ -276,9 +233,16 @@ impl Fanout {
             topics,
             replays,
             sessions: IndexMap::new(),
+            by_app: HashMap::new(),
             scopes: HashMap::new(),
-            handed_this_turn: 0,
             turns: Turns::new(),
+            is_turn_due: false,
+            handed_out: HashMap::new(),
+            is_any_at_rest: false,
+            groups_per_turn: GROUPS_PER_TURN,
+            waking: Waking::new(),
+            delivered_this_round: 0,
+            is_round_due: false,
             newest: 0,
             waiting: 0,
             handed,
@@ -288,15 +252,15 @@ impl Fanout {
         }
     }
 
-    /// Makes a session a member of a place and answers it, so that everything that it is handed from
-    /// here on lies behind the answer in its outbox. Where it is to be tracked, the tracker of the
-    /// scope is asked first.
+    /// Makes a session a member of a place and answers it, so that all further frames of the place
+    /// lie behind the answer in its outbox. If the session is to be tracked, the tracker of the
+    /// scope decides first.
     fn attach(&mut self, attach: Attach, ctx: &mut Context<Self>) {
         let Attach { session, id, subscription } = attach;
-        let Subscription { place, topic, format, persona, wanted } = subscription;
-        // Nobody is tracked in a whole scope.
+        let Subscription { place, topic, format, persona, user, wanted } = subscription;
+        // A whole scope has no tracked members.
         let persona = persona.filter(|_| place.channel.is_some());
-        // A session that has left waits for no answer.
+        // A session that has left needs no answer.
         let Some(present) = self.sessions.get_mut(&session) else { return };
         let outbox = present.outbox.clone();
         let listeners = match self.scopes.entry(place.key.clone()) {
@@ -310,8 +274,9 @@ impl Fanout {
         };
         let boundary = listeners.heard();
         let (is_tracked, attached) = (persona.is_some(), boundary.offset);
-        let member = Member { outbox: outbox.clone(), id, format, attached, is_tracked };
-        let group = listeners.group_mut(place.channel.as_ref(), &topic);
+        let mut member = TopicSubscriber::new(outbox.clone(), id, format, attached);
+        (member.user, member.is_tracked) = (user, is_tracked);
+        let group = listeners.group_mut(&place, &topic);
         let attached = group.attached(session, &topic).unwrap_or(attached);
         let is_new = match persona {
             None => group.join(session, topic.clone(), member),
@@ -322,14 +287,22 @@ impl Fanout {
                 // One is the common case, and an idle session should not keep room for four.
                 present.places.reserve_exact(1);
             }
-            present.places.push(place.clone());
+            present.places.push(group.place().clone());
+            self.by_app.entry(place.key.app).or_default().insert(session);
         }
         let Some(persona) = persona else {
             let stream = listeners.stream.clone();
+            if is_new && let Some(channel) = &place.channel {
+                if format.encode_count.is_some() && stream.counts().came(channel) {
+                    self.topics.want_count(&place);
+                }
+                self.note_size(&place, &stream);
+            }
             let (place, topic, outbox) = (&place, &topic, &*outbox);
-            let reader = Reader { place, outbox, topic, format, attached, boundary };
+            let reader = RecoveringJoin { place, outbox, topic, format, attached, boundary };
             let recovery = self.recover(&stream, &reader, wanted, ctx);
-            return outbox.answer(id, Ok(Joined { boundary, members: None, recovery }));
+            let cached = self.cached(&reader, ctx);
+            return outbox.answer(id, Ok(Joined { boundary, members: None, recovery, cached }));
         };
         let stream = &listeners.stream;
         let Some(tracker) = stream.tracker_or_start(|| self.topics.start_tracker(stream)) else {
@@ -340,8 +313,8 @@ impl Fanout {
         tracker.do_send(EnterChannel { worker, fanout, place, session, id, persona, format });
     }
 
-    /// The tracker has answered for a session. If it took the session in, the session is told of the
-    /// members, and of what is announced from here on.
+    /// Handles the tracker's answer for a session. If the tracker accepted the session, it is sent
+    /// the members, and all further announcements.
     fn entered(&mut self, entered: Entered, ctx: &mut Context<Self>) {
         let Entered { place, session, id, members } = entered;
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return };
@@ -353,94 +326,41 @@ impl Fanout {
                 let Some(taken_in) = group.take_in(session, boundary.offset) else { return };
                 let TakenIn { topic, format, attached, wanted } = taken_in;
                 let (place, topic, outbox) = (&place, &topic, &*outbox);
-                let reader = Reader { place, outbox, topic, format, attached, boundary };
+                let reader = RecoveringJoin { place, outbox, topic, format, attached, boundary };
                 let recovery = self.recover(&stream, &reader, wanted, ctx);
-                outbox.answer(id, Ok(Joined { boundary, members: Some(members), recovery }));
+                let cached = self.cached(&reader, ctx);
+                let members = Some(members);
+                outbox.answer(id, Ok(Joined { boundary, members, recovery, cached }));
             }
-            Err(Full) => {
-                self.topics.metrics().hit(Limit::PresenceMembers);
-                outbox.answer(id, Err(SubscribeError::TooManyMembers));
+            Err(refused) => {
+                if refused == SubscribeError::TooManyMembers {
+                    self.topics.metrics().hit(Limit::PresenceMembers);
+                }
+                outbox.answer(id, Err(refused));
                 self.detach(&Detach { session, id, place });
             }
         }
-    }
-
-    /// What a join that wanted it is told of the history, and sent of it.
-    fn recover(
-        &mut self,
-        stream: &Stream,
-        reader: &Reader<'_>,
-        wanted: Option<Wanted>,
-        ctx: &mut Context<Self>,
-    ) -> Option<Box<Recovery>> {
-        let Reader { place, outbox, topic, attached, boundary, .. } = *reader;
-        let reading = Reading { channel: place.channel.as_ref(), attached, boundary };
-        let missed = stream.missed(&reading, wanted?, now_ms());
-        let Missed { mut incomplete, mut limit, mut position, mut attached, publications } = missed;
-        let (mut replayed, mut frames) = self.replay(reader, &publications, ctx);
-        if frames.iter().map(Frame::size_bytes).sum::<usize>() > outbox.replay_bytes_max() {
-            (incomplete, limit) = (Some(Incomplete::TooMuch), Some(Limit::HistoryReplayBytes));
-            (position, attached) = (boundary, reader.attached);
-            (replayed, frames) = (0, Vec::new());
-        }
-        limit.into_iter().for_each(|limit| self.topics.metrics().hit(limit));
-        let listeners = self.scopes.get_mut(&place.key);
-        let group = listeners.and_then(|listeners| listeners.group(place.channel.as_ref()));
-        if let Some(group) = group {
-            group.set_attached(outbox.session(), topic, attached);
-        }
-        Some(Box::new(Recovery { incomplete, position, replayed, frames }))
-    }
-
-    /// The frames of what is replayed, and how many publications they are.
-    fn replay(
-        &mut self,
-        reader: &Reader<'_>,
-        publications: &[(u64, Retained)],
-        ctx: &mut Context<Self>,
-    ) -> (usize, Vec<Frame>) {
-        let Reader { place, topic, format, boundary, .. } = *reader;
-        let level = if place.channel.is_some() { Level::Channel } else { Level::Scope };
-        let (now, was_empty) = (Instant::now(), self.replays.is_empty());
-        let (mut replayed, mut frames) = (0, Vec::with_capacity(publications.len()));
-        for (offset, retained) in publications {
-            let (channel, event, payload) =
-                (retained.channel(), retained.event(), retained.payload());
-            let position = StreamPosition { offset: *offset, ..boundary };
-            let spoken = Spoken { channel, event, payload, position };
-            let Some(frame) = self.replays.frame(&spoken, format, level, topic, now) else {
-                continue;
-            };
-            replayed += 1;
-            frames.push(frame);
-            if let (RetainedPayload::Bytes(_), Some(encode)) = (payload, format.encode_position) {
-                frames.push(self.topics.backlog().count(encode(topic, position)));
-            }
-        }
-        if was_empty && !self.replays.is_empty() {
-            Self::forget_replays(ctx);
-        }
-        (replayed, frames)
-    }
-
-    /// Drops the frames of replays once they have been of no use for a while.
-    fn forget_replays(ctx: &mut Context<Self>) {
-        ctx.run_later(replays::GENERATION_AGE, |fanout, ctx| {
-            fanout.replays.turn(Instant::now());
-            if !fanout.replays.is_empty() {
-                Self::forget_replays(ctx);
-            }
-        });
     }
 
     fn detach(&mut self, Detach { session, id, place }: &Detach) {
         let departure = self.vacate(*session, place, Some(*id));
         let Some(present) = self.sessions.get_mut(session) else { return };
         present.outbox.detached(*id);
-        // Listed once for each name by which the session joined it.
-        let held = present.places.iter().position(|held| held == place);
+        // The place is listed once for each name by which the session joined it.
+        let held = present.places.iter().position(|held| **held == *place);
         if let Some(nth) = held.filter(|_| departure != Departure::Absent) {
             present.places.swap_remove(nth);
+            if !present.is_of(place.key.app) {
+                self.forget_in_app(*session, place.key.app);
+            }
+        }
+    }
+
+    fn forget_in_app(&mut self, session: SessionId, app: AppId) {
+        let Some(sessions) = self.by_app.get_mut(&app) else { return };
+        sessions.remove(&session);
+        if sessions.is_empty() {
+            self.by_app.remove(&app);
         }
     }
 
@@ -454,7 +374,13 @@ impl Fanout {
         id: Option<SubscriptionId>,
     ) -> Departure {
         let Some(listeners) = self.scopes.get_mut(&place.key) else { return Departure::Absent };
+        let stream = &listeners.stream;
+        let is_counted = stream.counts().is_any() || self.topics.is_any_count_wanted();
+        let counted = place.channel.as_ref().filter(|_| is_counted);
+        let is_told = counted.is_some_and(|channel| listeners.is_told_count(channel, session));
         let departure = listeners.remove(place.channel.as_ref(), session, id);
+        let counted = counted.filter(|_| departure != Departure::Absent);
+        let counted = counted.map(|channel| (channel.clone(), listeners.stream.clone()));
         if let (Departure::LeftPresence, Some(channel)) = (departure, &place.channel) {
             listeners.stream.tell_tracker(Untrack { channel: channel.clone(), session });
         }
@@ -462,68 +388,138 @@ impl Fanout {
             self.scopes.remove(&place.key);
             self.topics.directory().close(&place.key, self.worker, now_ms());
         }
+        if let Some((channel, stream)) = counted {
+            if is_told {
+                stream.counts().left(&channel);
+            }
+            self.note_size(place, &stream);
+        }
         departure
+    }
+
+    /// Sends the number of subscribers of a channel, which has changed, to those that are sent it, here
+    /// and at other nodes.
+    fn note_size(&self, place: &Place, stream: &Arc<Stream>) {
+        self.topics.note_count_changed(place);
+        let Some(channel) = place.channel.as_ref().filter(|_| stream.counts().is_any()) else {
+            return;
+        };
+        if let Some(wait) = stream.counts().changed(channel, Cause::Here, now_ms()) {
+            let (topics, place, stream) = (self.topics.clone(), place.clone(), stream.clone());
+            actix::spawn(async move { topics.tell_count_after(wait, place, stream).await });
+        }
     }
 
     fn leave(&mut self, session: SessionId) {
         let Some(present) = self.sessions.swap_remove(&session) else { return };
         self.topics.backlog().leave();
+        if let Some(app) = present.about.app() {
+            self.forget_in_app(session, app);
+        }
         for place in &present.places {
+            self.forget_in_app(session, place.key.app);
             self.vacate(session, place, None);
         }
     }
 
-    /// Hands a publication out: here channels and `#general` are decided. What is left are channels
-    /// that `#general` has yet to reach.
+    /// Hands out a publication to a channel or, for `#general`, to all channels. Answers the
+    /// channels that `#general` has yet to reach.
     fn dispatch(&mut self, key: &ScopeKey, placed: &Placed) -> Vec<ChannelName> {
         let listeners = self.scopes.get(key).filter(|all| all.hear(placed.position()));
         let Some(listeners) = listeners else { return Vec::new() };
+        let mut members = 0;
         if let Some(whole) = &listeners.whole {
-            self.hand(whole, placed, Level::Scope, &listeners.traffic);
+            members += self.hand(whole, placed, Level::Scope, &listeners.counted);
         }
-        self.handed_this_turn += 1;
-        match placed.destination() {
+        let left = match placed.destination() {
             Destination::Channel(channel) => {
                 if let Some(group) = listeners.channels.get(channel) {
-                    self.hand(group, placed, Level::Channel, &listeners.traffic);
+                    members += self.hand(group, placed, Level::Channel, &listeners.counted);
                 }
                 Vec::new()
             }
             Destination::General => listeners.channels.keys().cloned().collect(),
-        }
+        };
+        self.note_delivered(key.app, 1, members);
+        left
     }
 
     /// Hands a publication to one of the channels that `#general` reaches.
     fn spread(&mut self, key: &ScopeKey, placed: &Placed, channel: &ChannelName) {
         let Some(listeners) = self.scopes.get(key) else { return };
         if let Some(group) = listeners.channels.get(channel) {
-            self.hand(group, placed, Level::Channel, &listeners.traffic);
-            self.handed_this_turn += 1;
+            let members = self.hand(group, placed, Level::Channel, &listeners.counted);
+            self.note_delivered(key.app, 0, members);
         }
     }
 
     /// Tells the tracked members of a channel what has changed among them.
     fn announce(&mut self, announcement: &Announcement) {
-        if let Some(listeners) = self.scopes.get(&announcement.key)
-            && let Some(group) = listeners.channels.get(&announcement.channel)
-        {
-            group.announce(announcement, &listeners.traffic);
-            self.handed_this_turn += 1;
+        let Some(listeners) = self.scopes.get(&announcement.key) else { return };
+        if let Some(group) = listeners.channels.get(&announcement.channel) {
+            group.announce(announcement, &listeners.counted.traffic, &mut self.waking.new_wakers());
+            let members = group.len();
+            self.note_delivered(announcement.key.app, 1, members);
         }
     }
 
-    /// Hands a publication to those who joined one topic, and now and then asks one of them how long
-    /// it takes.
-    fn hand(&self, group: &Group, placed: &Placed, level: Level, traffic: &Traffic) {
-        let turn = self.sampler.turn(placed.taken_at());
-        let sampled = turn.map(|turn| turn % group.len().max(1));
-        group.deliver(placed, level, sampled, traffic);
+    /// Hands a publication to the subscribers of one topic, and samples the latency of one of them
+    /// now and then. Answers their number.
+    fn hand(
+        &self,
+        group: &Group,
+        placed: &Placed,
+        level: Level,
+        counted: &DeliveryCounters,
+    ) -> usize {
+        let (turn, members) = (self.sampler.turn(placed.taken_at()), group.len());
+        let sampled = turn.map(|turn| turn % members.max(1));
+        group.deliver(placed, level, sampled, counted, &mut self.waking.new_wakers());
+        members
     }
 
-    /// Hands a batch out as far as this turn goes. What is left is returned.
+    /// Notes that a group of this many members was handed a frame, and whether a publication begins
+    /// with it. The members wait to be woken.
+    fn note_delivered(&mut self, app: AppId, publications: usize, members: usize) {
+        let sessions = self.waking.take_new(app);
+        let handed_out = self.note_handed_out(app, publications, 1 + members);
+        handed_out.frames += members;
+        handed_out.sessions += sessions;
+    }
+
+    /// Counts what was done for an app towards its turn and this round. It has added at most one frame
+    /// to each outbox.
+    fn note_handed_out(
+        &mut self,
+        app: AppId,
+        publications: usize,
+        deliveries: usize,
+    ) -> &mut HandedOut {
+        self.delivered_this_round += deliveries;
+        let handed_out = self.handed_out.entry(app).or_default();
+        handed_out.publications += publications;
+        handed_out.groups += 1;
+        handed_out.is_all = handed_out.publications >= PUBLICATIONS_PER_TURN
+            || handed_out.groups >= self.groups_per_turn;
+        self.is_any_at_rest |= handed_out.is_all;
+        handed_out
+    }
+
+    /// Whether the turn of an app is over, and its sessions get to write.
+    fn rests(&self, app: AppId) -> bool {
+        self.handed_out.get(&app).is_some_and(|handed_out| handed_out.is_all)
+    }
+
+    /// Whether others have a turn before more is handed out.
+    fn is_round_over(&self) -> bool {
+        self.delivered_this_round >= DELIVERIES_PER_ROUND
+    }
+
+    /// Hands a batch out as far as this round and the turn of its app go. What is left is returned.
     fn proceed(&mut self, mut course: Course) -> Option<Course> {
+        let app = course.batch.key.app;
         while !course.is_over() {
-            if self.handed_this_turn >= HANDED_PER_TURN {
+            if self.is_round_over() || self.rests(app) {
                 return Some(course);
             }
             if let Some((key, placed, channel)) = course.go_on() {
@@ -536,8 +532,8 @@ impl Fanout {
         None
     }
 
-    /// Does something at once, or behind all of this app that waits for its turn: all members see one
-    /// order, and a join finds a batch either handed out as a whole, or not begun.
+    /// Does a task immediately, or after all waiting tasks of this app: all members see one order,
+    /// and a join finds a batch either handed out as a whole, or not begun.
     fn in_order(
         &mut self,
         app: AppId,
@@ -545,16 +541,18 @@ impl Fanout {
         act: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
     ) {
         match self.turns.has(app) {
-            true => self.turns.push(app, Task::Other(Box::new(act))),
+            true => self.turns.push(app, Task::Other(app, Box::new(act))),
             false => act(self, ctx),
         }
     }
 
-    /// Does what waits, as much as fits into one turn. The mailbox is read between two turns, so that
-    /// an app which has just come gets the next one.
+    /// Does waiting tasks, as many as fit into one round.
     fn take_turn(&mut self, ctx: &mut Context<Self>) {
-        while self.handed_this_turn < HANDED_PER_TURN {
-            match self.turns.next() {
+        self.is_turn_due = false;
+        while !self.is_round_over() {
+            let handed_out = &self.handed_out;
+            let rests = |app| handed_out.get(&app).is_some_and(|handed_out| handed_out.is_all);
+            match self.turns.next(|app| !rests(app)) {
                 Some(Task::HandOut(course)) => {
                     if course.begun == 0 {
                         self.waiting -= 1;
@@ -564,9 +562,9 @@ impl Fanout {
                         self.turns.put_back(Task::HandOut(rest));
                     }
                 }
-                Some(Task::Other(act)) => {
+                Some(Task::Other(app, act)) => {
                     act(self, ctx);
-                    self.handed_this_turn += 1;
+                    self.note_handed_out(app, 0, DELIVERIES_PER_ACT);
                 }
                 None => break,
             }
@@ -575,25 +573,63 @@ impl Fanout {
         self.go_on(ctx);
     }
 
-    /// Schedules the next turn if anything waits, and lets the sockets have theirs before.
-    fn go_on(&self, ctx: &mut Context<Self>) {
-        self.rest_if_due(ctx);
-        if !self.turns.is_empty() {
+    /// Schedules the next round if this one is over or a session has yet to be woken, and otherwise
+    /// the waiting tasks. If this round is over, nothing else happens here before the next one.
+    fn go_on(&mut self, ctx: &mut Context<Self>) {
+        self.wake();
+        if self.is_round_over() {
+            let round = pause().into_actor(self);
+            ctx.wait(round.map(|(), fanout, ctx| fanout.begin_round(ctx)));
+        } else if !self.is_round_due && (self.is_any_at_rest || !self.waking.is_empty()) {
+            self.is_round_due = true;
+            let round = pause().into_actor(self);
+            ctx.spawn(round.map(|(), fanout, ctx| fanout.begin_round(ctx)));
+        }
+        if !self.is_turn_due && self.turns.any(|app| !self.rests(app)) {
+            self.is_turn_due = true;
             let turn = actix::fut::ready(()).into_actor(self);
             ctx.spawn(turn.map(|(), fanout, ctx| fanout.take_turn(ctx)));
         }
     }
 
-    /// Notes that a batch is begun. Sessions are told of the newest only when none is left behind.
+    /// Begins a round: all sessions that were woken in the last one have run.
+    fn begin_round(&mut self, ctx: &mut Context<Self>) {
+        (self.is_round_due, self.delivered_this_round) = (false, 0);
+        self.waking.begin_round();
+        self.handed_out.retain(|app, _| self.waking.has(*app));
+        self.is_any_at_rest = self.handed_out.values().any(|handed_out| handed_out.is_all);
+        self.go_on(ctx);
+    }
+
+    /// Wakes as many sessions as fit into this round. An app whose turn is not over keeps its sessions
+    /// waiting, so that they write all of the turn at once.
+    fn wake(&mut self) {
+        if self.waking.is_empty() {
+            return;
+        }
+        let (turns, all) = (&self.turns, &self.handed_out);
+        let per_session = |app| {
+            let HandedOut { frames, sessions, is_all, .. } = all.get(&app)?;
+            (*is_all || !turns.has(app)).then(|| frames.div_ceil((*sessions).max(1)))
+        };
+        match self.topics.directory().is_shared() {
+            true => self.waking.wake_some(per_session),
+            false => self.waking.wake_all(|app| per_session(app).is_some()),
+        }
+    }
+
+    /// Notes that a batch is begun. Sessions see the number of the newest batch only when no older
+    /// one is waiting.
     fn note_handed(&self) {
         if self.waiting == 0 {
             self.handed.set(self.newest);
         }
     }
 
-    /// Ends the session of this thread for which most waits, if more waits for all sessions than may.
-    /// Its memory is free once it is over; until then nothing shows whether another has to go. A session
-    /// that keeps less than its equal part is spared: what is too much waits on another thread.
+    /// Ends the session of this thread for which most waits, if more waits for all sessions than
+    /// may. Its memory is free once it is over; until then it is not known whether another one has
+    /// to end. A session that holds less than its equal part is spared: the excess is on another
+    /// thread.
     fn relieve(&mut self) {
         if !self.topics.backlog().is_exceeded() {
             return;
@@ -611,65 +647,6 @@ impl Fanout {
             self.relieving = Some(Arc::downgrade(outbox));
         }
     }
-
-    /// Lets the sockets have their turn once enough was handed out; nothing else happens here until
-    /// then.
-    fn rest_if_due(&self, ctx: &mut Context<Self>) {
-        if self.handed_this_turn >= HANDED_PER_TURN {
-            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-            ctx.wait(turn.map(|(), fanout, _| fanout.handed_this_turn = 0));
-        }
-    }
-
-    /// How much waits for the sessions of this thread, and how much they joined.
-    pub(super) fn count(&self) -> Count {
-        let mut count = Count::default();
-        for load in self.sessions.values().map(|present| present.outbox.load()) {
-            count.add(load);
-        }
-        for (key, listeners) in &self.scopes {
-            let groups = listeners.whole.iter().chain(listeners.channels.values());
-            let joined: usize = groups.map(Group::len).sum();
-            *count.subscriptions.entry(key.app.0).or_default() += joined as u64;
-        }
-        count
-    }
-
-    /// The places of an app that have subscribers on this thread, of one scope or of all.
-    pub(super) fn occupied(
-        &self,
-        app: AppId,
-        scope: Option<&Scope>,
-    ) -> impl Iterator<Item = (Rank, usize)> {
-        let is_asked_for =
-            move |key: &ScopeKey| key.app == app && scope.is_none_or(|scope| key.scope == *scope);
-        let scopes = self.scopes.iter().filter(move |(key, _)| is_asked_for(key));
-        scopes.flat_map(|(key, Listeners { whole, channels, .. })| {
-            let whole = whole.iter().map(|group| (None, group));
-            let channels = channels.iter().map(|(channel, group)| (Some(channel.clone()), group));
-            let groups = whole
-                .chain(channels)
-                .map(|(channel, group)| (Rank { scope: key.scope.clone(), channel }, group.len()));
-            // Sessions that are about to be members are none yet.
-            groups.filter(|(_, members)| *members > 0)
-        })
-    }
-
-    /// How many subscribers of this thread a place has.
-    pub(super) fn subscribers_of(&self, place: &Place) -> usize {
-        let Some(listeners) = self.scopes.get(&place.key) else { return 0 };
-        let group = match &place.channel {
-            None => listeners.whole.as_ref(),
-            Some(channel) => listeners.channels.get(channel),
-        };
-        group.map_or(0, Group::len)
-    }
-
-    /// The sessions that listen to places which `concerned` picks, each once.
-    fn sessions_of(&self, concerned: impl Fn(&Place) -> bool) -> impl Iterator<Item = &Outbox> {
-        let concerns = move |p: &&Present| p.places.iter().any(&concerned);
-        self.sessions.values().filter(concerns).map(|p| &*p.outbox)
-    }
 }
 
 impl Actor for Fanout {
@@ -681,7 +658,8 @@ impl Actor for Fanout {
 }
 
 impl Drop for Fanout {
-    /// A fan-out goes when its thread stops, or by a panic. Either way its sessions would be deaf.
+    /// A fan-out is dropped when its thread stops, or by a panic. In both cases its sessions would
+    /// receive nothing any more.
     fn drop(&mut self) {
         if !self.sessions.is_empty() {
             error!(
@@ -693,7 +671,7 @@ impl Drop for Fanout {
         for present in mem::take(&mut self.sessions).into_values() {
             present.outbox.end(Ending::Broken);
         }
-        // The trackers will not be told of these sessions one by one.
+        // The trackers do not get a message for each of these sessions.
         for (key, listeners) in mem::take(&mut self.scopes) {
             listeners.stream.tell_tracker(FanoutLost { worker: self.worker });
             self.topics.directory().close(&key, self.worker, now_ms());
@@ -701,169 +679,12 @@ impl Drop for Fanout {
     }
 }
 
-impl Handler<Enter> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, mut enter: Enter, _: &mut Self::Context) {
-        let Some(outbox) = enter.0.take() else { return };
-        if self.stopping {
-            outbox.end(Ending::Shutdown);
-        }
-        let present = Present { outbox, places: Vec::new() };
-        if self.sessions.insert(present.outbox.session(), present).is_none() {
-            self.topics.backlog().enter();
-        }
-    }
-}
-
-impl Handler<Leave> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, Leave(session): Leave, _: &mut Self::Context) {
-        self.leave(session);
-    }
-}
-
-impl Handler<Attach> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) {
-        let app = attach.subscription.place.key.app;
-        self.in_order(app, ctx, |fanout, ctx| fanout.attach(attach, ctx));
-    }
-}
-
-impl Handler<Detach> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, detach: Detach, ctx: &mut Self::Context) {
-        self.in_order(detach.place.key.app, ctx, move |fanout, _| fanout.detach(&detach));
-    }
-}
-
-impl Handler<Relieve> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, Relieve: Relieve, _: &mut Self::Context) {
-        self.relieve();
-    }
-}
-
-impl Handler<Dispatch> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
-        // Batches of several scopes may come in another order than they were published in.
-        self.newest = self.newest.max(batch.number);
-        let app = batch.key.app;
-        let course = Course { batch, begun: 0, channels: Vec::new() };
-        if !self.turns.is_empty() {
-            self.waiting += 1;
-            return self.turns.push(app, Task::HandOut(course));
-        }
-        self.note_handed();
-        match self.proceed(course) {
-            None => self.rest_if_due(ctx),
-            Some(rest) => {
-                self.turns.push(app, Task::HandOut(rest));
-                self.go_on(ctx);
-            }
-        }
-    }
-}
-
-impl Handler<Entered> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, entered: Entered, ctx: &mut Self::Context) {
-        self.in_order(entered.place.key.app, ctx, |fanout, ctx| fanout.entered(entered, ctx));
-    }
-}
-
-impl Handler<Announce> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
-        let app = announcement.key.app;
-        if !self.turns.is_empty() {
-            let announce = move |fanout: &mut Self, _: &mut _| fanout.announce(&announcement);
-            return self.turns.push(app, Task::Other(Box::new(announce)));
-        }
-        self.announce(&announcement);
-        self.rest_if_due(ctx);
-    }
-}
-
-impl Handler<AppChanged> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
-        self.topics.review(app);
-        self.in_order(app, ctx, move |fanout, _| {
-            for outbox in fanout.sessions_of(|place| place.key.app == app) {
-                outbox.tell(News::AppChanged(app));
-            }
-        });
-    }
-}
-
-impl Handler<TrackerLost> for Fanout {
-    type Result = ();
-
-    fn handle(&mut self, TrackerLost(key): TrackerLost, ctx: &mut Self::Context) {
-        self.in_order(key.app, ctx, move |fanout, _| {
-            let Some(listeners) = fanout.scopes.get(&key) else { return };
-            let mut ended = 0;
-            for outbox in listeners.channels.values().flat_map(Group::tracked) {
-                outbox.end(Ending::Broken);
-                ended += 1;
-            }
-            warn!("{ended} sessions of a lost tracker are ended");
-        });
-    }
-}
-
-impl Handler<EndJoins> for Fanout {
-    type Result = ();
-
-    /// Who is about to join is told as well, whatever it joins: its place may be on its way here.
-    fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
-        self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
-            let joins = &disconnection.joins;
-            for Present { outbox, places } in fanout.sessions.values() {
-                if outbox.is_joining() || places.iter().any(|place| joins.may_concern(place)) {
-                    outbox.tell(News::Disconnect(disconnection.clone()));
-                }
-            }
-        });
-    }
-}
-
-impl Handler<EndAll> for Fanout {
-    type Result = usize;
-
-    fn handle(&mut self, _: EndAll, _: &mut Self::Context) -> usize {
-        self.stopping = true;
-        for present in self.sessions.values() {
-            present.outbox.end(Ending::Shutdown);
-        }
-        self.sessions.len()
-    }
-}
-
-impl Handler<EndSome> for Fanout {
-    type Result = MessageResult<EndSome>;
-
-    fn handle(&mut self, EndSome(sessions_max): EndSome, _: &mut Self::Context) -> Self::Result {
-        let open = || self.sessions.values().filter(|present| present.outbox.ended().is_none());
-        let mut ended = 0;
-        for present in open().take(sessions_max) {
-            present.outbox.end(Ending::Shutdown);
-            ended += 1;
-        }
-        MessageResult(Ended { ended, left: open().count() })
-    }
-}
+mod figures;
+mod handlers;
+mod messages;
+mod pause;
+mod recovering;
+mod waking;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The fan-outs of all worker threads: what concerns every thread is asked or told here.
+//! The fan-outs of all worker threads, for questions and commands to every thread.
 
 use std::{
     sync::{PoisonError, RwLock},
@@ -11,14 +11,14 @@ use tokio::time::timeout;
 
 use super::fanout::Fanout;
 
-/// What came of asking one fan-out.
+/// The outcome of a question to one fan-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked<T> {
     /// It answered.
     Answered(T),
-    /// It ended before it could: its sessions are ended with it.
+    /// It ended before it answered; its sessions ended with it.
     Lost,
-    /// It did not answer in time; it may still do what it was told.
+    /// It did not answer in time; it may still carry out the command.
     Late,
 }
 
@@ -30,12 +30,13 @@ impl Fanouts {
     /// Adds one that was started just now.
     pub(super) fn add(&self, fanout: Addr<Fanout>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        // A thread starts another only when its own was broken: here is the time to forget that.
+        // A thread starts another fan-out only after its own has panicked, so this is the time to
+        // forget the old one.
         all.retain(Addr::connected);
         all.push(fanout);
     }
 
-    /// Asks all at the same time, each at most so long.
+    /// Asks all at the same time, each with this timeout.
     ///
     /// One that ended earlier is not asked; its sessions ended with it.
     pub(super) async fn ask<M>(&self, message: M, wait_max: Duration) -> Vec<Asked<M::Result>>

@@ -1,4 +1,4 @@
-//! A gathering: one channel's presence in time.
+//! A gathering: the members of one channel, and the times at which changes of them are announced.
 
 use bytestring::ByteString;
 
@@ -7,53 +7,65 @@ use super::{
     subscriber::Format,
 };
 
-/// One channel whose members are tracked: who is there, and whether it is time to say so.
+/// One channel whose members are tracked, with the schedule of its announcements.
 ///
-/// What changes after a quiet time is announced at once; from then on it rests, and what changes
-/// meanwhile is announced together.
+/// A change after a quiet time is announced immediately. Further changes are gathered for an
+/// interval and then announced together.
 pub(super) struct Gathering {
     pub(super) presence: Presence,
-    /// The announced members as newcomers are told of them, spelled for the first of a moment.
-    spelled: Option<ByteString>,
+    /// The announced members, encoded for the first new member and kept for others that join at the
+    /// same moment.
+    spelled: [Option<ByteString>; Format::ROSTERS],
     is_resting: bool,
 }
 
 impl Gathering {
     pub(super) fn new(members_max: usize) -> Self {
-        Self { presence: Presence::new(members_max), spelled: None, is_resting: false }
+        Self {
+            presence: Presence::new(members_max),
+            spelled: Default::default(),
+            is_resting: false,
+        }
     }
 
-    /// What a newcomer is told: everybody who was announced. It is not among them itself, for the
-    /// next announcement tells all of it, the newcomer included.
+    /// The members that a new member is sent: all that were announced. The new member is not among
+    /// them, because the next announcement tells all members of it, itself included.
     pub(super) fn spelled(&mut self, format: Format) -> ByteString {
         let spell = || (format.spell_members)(&self.presence.announced());
-        self.spelled.get_or_insert_with(spell).clone()
+        let spelled = &mut self.spelled[usize::from(format.roster_slot)];
+        spelled.get_or_insert_with(spell).clone()
     }
 
-    /// Who is there.
+    /// The members that are present.
     pub(super) fn members(&self) -> Roster {
         self.presence.current()
     }
 
-    /// Whether an announcement is due; if so it rests from now on.
+    /// Whether an announcement is due; if so, an interval begins.
     pub(super) fn wants_to_announce(&mut self) -> bool {
         let is_due = !self.is_resting && self.presence.has_news();
         self.is_resting |= is_due;
         is_due
     }
 
-    /// Takes what is to be announced.
+    /// Takes the changes that are to be announced.
     pub(super) fn announce(&mut self) -> Change {
-        self.spelled = None;
+        self.spelled = Default::default();
         self.presence.announce()
     }
 
-    /// It has rested.
+    /// Notes that the interval is over.
     pub(super) fn wake(&mut self) {
         self.is_resting = false;
     }
 
-    /// Whether nobody is there, so that whoever comes next begins anew.
+    /// Marks the present members as announced, because the subscribers of this node have not been
+    /// sent anything yet.
+    pub(super) fn adopt(&mut self) {
+        self.announce();
+    }
+
+    /// Whether there are no members, so that the state can be dropped.
     pub(super) fn is_over(&self) -> bool {
         self.presence.is_deserted()
     }

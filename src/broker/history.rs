@@ -1,19 +1,20 @@
 //! The history of a scope: numbers its publications and retains the newest of them.
 //!
-//! Pure: no actor and no clock. Each channel has a ring of retained publications, and `#general` has
-//! one of its own, because it belongs to channels that nobody has named yet. What a subscriber of a
-//! place missed is the merge of the rings that it would have heard, in the order of offsets.
+//! Pure: no actor and no clock. All that is retained lies in one log. The publications of a channel are
+//! a list that runs through it, and those of `#general` are another, because they belong to channels
+//! that nobody has named yet. What a subscriber of a place missed is the merge of the lists that it would
+//! have heard, in the order of offsets.
 //!
 //! Whether that merge is complete is decided by what was evicted, never by counting: it is complete
-//! if the newest publication evicted from these rings is not after the subscriber's position. A
+//! if the newest publication evicted from these lists is not after the subscriber's position. A
 //! channel that has nothing left remembers this until more than [`Retention::channels_max`] channels
 //! do; the channel that has been quiet the longest is then forgotten. Of a forgotten channel it is
 //! only known that nothing behind the newest forgotten publication is missing.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::Duration,
-};
+use std::time::Duration;
+
+use channels::RememberedChannels;
+use log::{List, RetainedLog};
 
 use super::{
     position::{Epoch, StreamPosition},
@@ -21,13 +22,6 @@ use super::{
     retained::Retained,
     topic_name::ChannelName,
 };
-
-/// The memory that a publication takes in the history beside what [`Retained`] holds, in bytes: its
-/// nodes in the map and in its ring, measured with a hundred thousand of them.
-const PLACE_BYTES: usize = 64;
-
-/// The memory that a remembered channel takes beside its name, in bytes.
-const RING_BYTES: usize = 192;
 
 /// When too many channels are remembered, one of this many is forgotten, so that the search for the
 /// quietest ones is paid for by many publications.
@@ -90,48 +84,17 @@ const OFFSET_MAX: u64 = u64::MAX / 2;
 pub struct History {
     head: StreamPosition,
     /// All that is retained, by offset.
-    retained: BTreeMap<u64, Retained>,
-    channels: HashMap<ChannelName, Ring>,
-    general: Ring,
+    retained: RetainedLog,
+    channels: RememberedChannels,
+    general: List,
     /// The highest offset evicted from a channel that is not remembered.
     forgotten: u64,
-    /// The highest offset evicted at all.
-    evicted: u64,
-    bytes: usize,
-    /// No ring retains more publications.
+    /// No list retains more publications.
     publications_max: usize,
     /// How often channels were forgotten because there were too many.
     times_forgotten: u64,
-}
-
-/// The offsets of what one destination retains, oldest first.
-#[derive(Debug, Clone, Default)]
-struct Ring {
-    offsets: VecDeque<u64>,
-    /// The highest offset that was evicted.
-    evicted: u64,
-}
-
-impl Ring {
-    fn newest(&self) -> u64 {
-        self.offsets.back().map_or(self.evicted, |newest| *newest)
-    }
-
-    /// Evicts its oldest offset. A ring that holds much less than it has room for gives the room back:
-    /// it is not counted among the bytes.
-    fn evict(&mut self, oldest: u64) {
-        self.offsets.pop_front();
-        self.evicted = oldest;
-        if self.offsets.capacity() > 4 * self.offsets.len().max(1) {
-            self.offsets.shrink_to(2 * self.offsets.len());
-        }
-    }
-
-    /// What it retains after one offset, up to and including another.
-    fn between(&self, since: u64, up_to: u64) -> impl Iterator<Item = u64> {
-        let first = self.offsets.partition_point(|offset| *offset <= since);
-        self.offsets.range(first..).copied().take_while(move |offset| *offset <= up_to)
-    }
+    /// Whether the offsets come from a log that other nodes read as well.
+    is_fed: bool,
 }
 
 impl History {
@@ -139,15 +102,29 @@ impl History {
     pub fn new(epoch: Epoch) -> Self {
         Self {
             head: StreamPosition { epoch, offset: 0 },
-            retained: BTreeMap::new(),
-            channels: HashMap::new(),
-            general: Ring::default(),
+            retained: RetainedLog::default(),
+            channels: RememberedChannels::default(),
+            general: List::default(),
             forgotten: 0,
-            evicted: 0,
-            bytes: 0,
             publications_max: 0,
             times_forgotten: 0,
+            is_fed: false,
         }
+    }
+
+    /// Begins to follow a log that numbers the publications, behind `head`. What the log has up to and
+    /// including the offset `unknown` may be missing here; between that and `head` it has nothing of
+    /// this scope.
+    pub fn fed(head: StreamPosition, unknown: u64) -> Self {
+        let (retained, general) = (RetainedLog::behind(unknown), List::behind(unknown));
+        let new = Self::new(head.epoch);
+        Self { head, retained, general, forgotten: unknown, is_fed: true, ..new }
+    }
+
+    /// Whether a position of this numbering can be ahead of the newest publication that is known here:
+    /// another node has read more of the log.
+    pub fn can_lag(&self) -> bool {
+        self.is_fed
     }
 
     /// Takes up a numbering where another history left it; what that one retained is to follow, first
@@ -160,11 +137,11 @@ impl History {
         if head.offset > OFFSET_MAX || all > head.offset || forgotten.max(general) > all {
             return Err(Contradiction);
         }
-        let general = Ring { evicted: general, ..Ring::default() };
+        let (retained, general) = (RetainedLog::behind(all), List::behind(general));
         // The bounds may have been others.
         let publications_max = usize::MAX;
         let new = Self::new(head.epoch);
-        Ok(Self { head, forgotten, evicted: all, general, publications_max, ..new })
+        Ok(Self { head, retained, general, forgotten, publications_max, ..new })
     }
 
     /// Remembers a channel from which publications up to the offset `evicted` were evicted. Where
@@ -178,14 +155,14 @@ impl History {
         evicted: u64,
         channels_max: usize,
     ) -> Result<(), Contradiction> {
-        if evicted > self.evicted || self.channels.contains_key(channel) {
+        if evicted > self.retained.evicted() || self.channels.has(channel.as_str()) {
             return Err(Contradiction);
         }
         if self.channels.len() >= channels_max {
             self.forgotten = self.forgotten.max(evicted);
             return Ok(());
         }
-        self.insert(channel, evicted);
+        self.channels.of(channel, evicted);
         Ok(())
     }
 
@@ -200,23 +177,22 @@ impl History {
         retained: Retained,
         bytes_max: usize,
     ) -> Result<(), Contradiction> {
-        let newest = self.retained.last_key_value().map_or(0, |(newest, _)| *newest);
-        if offset <= newest || offset > self.head.offset {
+        if offset <= self.retained.newest() || offset > self.head.offset {
             return Err(Contradiction);
         }
-        match self.ring_mut(retained.channel()) {
-            Some(ring) if offset <= ring.evicted => return Err(Contradiction),
-            Some(ring) => {
-                ring.offsets.push_back(offset);
-                self.bytes += PLACE_BYTES + retained.size_bytes();
-                self.retained.insert(offset, retained);
-            }
+        let list = match retained.channel() {
+            None => Some(&mut self.general),
+            Some(channel) => self.channels.get_mut(channel),
+        };
+        match list {
+            Some(list) if offset <= list.evicted() => return Err(Contradiction),
+            Some(list) => self.retained.append(offset, retained, list),
             None => {
                 self.forgotten = self.forgotten.max(offset);
-                self.evicted = self.evicted.max(offset);
+                self.retained.pass_over(offset);
             }
         }
-        while self.bytes > bytes_max && !self.is_empty() {
+        while self.bytes() > bytes_max && !self.is_empty() {
             self.evict_oldest();
         }
         Ok(())
@@ -224,21 +200,21 @@ impl History {
 
     /// What is not retained any more.
     pub fn evicted(&self) -> Evicted {
-        let Self { forgotten, evicted, general, .. } = self;
-        Evicted { forgotten: *forgotten, all: *evicted, general: general.evicted }
+        let Self { forgotten, retained, general, .. } = self;
+        Evicted { forgotten: *forgotten, all: retained.evicted(), general: general.evicted() }
     }
 
     /// The channels that are remembered, and the highest offset that was evicted from each. Those with
     /// the newest publications are the first.
     pub fn channels(&self) -> Vec<(&ChannelName, u64)> {
         let mut channels: Vec<_> = self.channels.iter().collect();
-        channels.sort_unstable_by_key(|(_, ring)| std::cmp::Reverse(ring.newest()));
-        channels.into_iter().map(|(channel, ring)| (channel, ring.evicted)).collect()
+        channels.sort_unstable_by_key(|(_, list)| std::cmp::Reverse(list.newest()));
+        channels.into_iter().map(|(channel, list)| (channel, list.evicted())).collect()
     }
 
     /// All that is retained, by offset.
-    pub fn publications(&self) -> impl ExactSizeIterator<Item = (u64, &Retained)> {
-        self.retained.iter().map(|(offset, retained)| (*offset, retained))
+    pub fn publications(&self) -> impl Iterator<Item = (u64, &Retained)> {
+        self.retained.iter()
     }
 
     /// The position of the newest publication.
@@ -258,7 +234,7 @@ impl History {
 
     /// Bytes of memory that everything retained and remembered takes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.retained.bytes() + self.channels.bytes()
     }
 
     /// How often channels were forgotten because there were too many.
@@ -268,7 +244,7 @@ impl History {
 
     /// The time of the oldest publication that is retained, in Unix milliseconds.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.retained.first_key_value().map(|(_, oldest)| oldest.at_ms())
+        self.retained.first().map(|(_, oldest)| oldest.at_ms())
     }
 
     /// Gives a publication, which was accepted at `now_ms`, the next place in the order. Retains it,
@@ -279,12 +255,30 @@ impl History {
         now_ms: u64,
         retention: &Retention,
     ) -> StreamPosition {
-        self.head.offset += 1;
+        let offset = self.head.offset + 1;
+        self.append_at(offset, publication, now_ms, now_ms, retention)
+    }
+
+    /// Takes a publication that has an offset already, above that of the head, and was accepted at
+    /// `at_ms`. Retains it, and evicts what is beyond the bounds as of `now_ms`.
+    pub fn append_at(
+        &mut self,
+        offset: u64,
+        publication: &Publication,
+        at_ms: u64,
+        now_ms: u64,
+        retention: &Retention,
+    ) -> StreamPosition {
+        self.head.offset = offset;
         if retention.is_none() {
             self.clear();
         } else {
-            self.retain(publication, now_ms, retention);
-            self.bound(&publication.destination, now_ms, retention);
+            self.retain(publication, at_ms, retention);
+            self.expire(now_ms, retention);
+            if self.channels.len() > retention.channels_max {
+                self.times_forgotten += 1;
+                self.forget_quietest(retention.channels_max);
+            }
         }
         self.head
     }
@@ -308,13 +302,8 @@ impl History {
             return;
         }
         self.publications_max = retention.publications_max;
-        let rings = self.channels.values().chain([&self.general]);
-        let excess = rings.flat_map(|ring| {
-            let beyond = ring.offsets.len().saturating_sub(retention.publications_max);
-            ring.offsets.range(..beyond).copied()
-        });
-        for offset in excess.collect::<Vec<_>>() {
-            self.evict(offset);
+        for list in self.channels.lists_mut().chain([&mut self.general]) {
+            self.retained.shorten(list, retention.publications_max);
         }
     }
 
@@ -329,13 +318,10 @@ impl History {
     /// Discards all that is retained, and forgets all channels.
     pub fn clear(&mut self) {
         let offset = self.head.offset;
-        (self.forgotten, self.evicted, self.general.evicted) = (offset, offset, offset);
-        if !self.retained.is_empty() || !self.channels.is_empty() {
-            self.retained.clear();
-            self.channels.clear();
-            self.general.offsets.clear();
-            self.bytes = 0;
-        }
+        self.forgotten = offset;
+        self.general = List::behind(offset);
+        self.channels.clear();
+        self.retained.clear(offset);
     }
 
     /// The publications that a subscriber of one channel, or of the whole scope, would have heard after
@@ -369,10 +355,10 @@ impl History {
     /// have heard after an offset.
     pub fn is_whole_after(&self, channel: Option<&ChannelName>, offset: u64) -> bool {
         let evicted = match channel {
-            None => self.evicted,
+            None => self.retained.evicted(),
             Some(channel) => {
-                let ring = self.channels.get(channel);
-                ring.map_or(self.forgotten, |ring| ring.evicted).max(self.general.evicted)
+                let list = self.channels.get(channel.as_str());
+                list.map_or(self.forgotten, List::evicted).max(self.general.evicted())
             }
         };
         evicted <= offset
@@ -413,104 +399,61 @@ impl History {
         up_to: u64,
     ) -> Box<dyn DoubleEndedIterator<Item = u64> + '_> {
         let Some(channel) = channel else {
-            // An empty range, where nothing lies between.
-            let range = since.saturating_add(1)..up_to.saturating_add(1).max(since + 1);
-            return Box::new(self.retained.range(range).map(|(offset, _)| *offset));
+            return Box::new(self.retained.between(since, up_to));
         };
-        let own = self.channels.get(channel);
-        let own = own.into_iter().flat_map(|ring| ring.between(since, up_to));
-        let mut offsets: Vec<_> = own.chain(self.general.between(since, up_to)).collect();
+        let own = self.channels.get(channel.as_str());
+        let lists = own.into_iter().chain([&self.general]);
+        let mut offsets: Vec<_> =
+            lists.flat_map(|list| self.retained.back_from(list, since, up_to)).collect();
         offsets.sort_unstable();
         Box::new(offsets.into_iter())
     }
 
     fn at(&self, offsets: impl Iterator<Item = u64>) -> Vec<(u64, Retained)> {
-        let retained = |offset| Some((offset, self.retained.get(&offset)?.clone()));
+        let retained = |offset| Some((offset, self.retained.get(offset)?.clone()));
         offsets.filter_map(retained).collect()
     }
 
+    /// Retains the publication at the head, and evicts what its list has too many of.
     fn retain(&mut self, publication: &Publication, at_ms: u64, retention: &Retention) {
-        let offset = self.head.offset;
-        self.publications_max = self.publications_max.max(retention.publications_max);
-        let retained = Retained::new(publication, at_ms);
-        self.bytes += PLACE_BYTES + retained.size_bytes();
-        if let Destination::Channel(channel) = &publication.destination
-            && !self.channels.contains_key(channel)
-        {
-            self.insert(channel, self.forgotten);
-        }
-        if let Some(ring) = self.ring_mut(retained.channel()) {
-            ring.offsets.push_back(offset);
-        }
-        self.retained.insert(offset, retained);
-    }
-
-    /// Remembers a channel that retains nothing.
-    fn insert(&mut self, channel: &ChannelName, evicted: u64) {
-        self.bytes += RING_BYTES + channel.as_str().len();
-        self.channels.insert(channel.detached(), Ring { evicted, ..Ring::default() });
-    }
-
-    /// Keeps to the bounds after a publication to `destination`.
-    fn bound(&mut self, destination: &Destination, now_ms: u64, retention: &Retention) {
-        let channel = match destination {
-            Destination::General => None,
-            Destination::Channel(channel) => Some(channel.as_str()),
+        let (offset, max) = (self.head.offset, retention.publications_max);
+        self.publications_max = self.publications_max.max(max);
+        let list = match &publication.destination {
+            Destination::General => &mut self.general,
+            Destination::Channel(channel) => self.channels.of(channel, self.forgotten),
         };
-        while let Some(ring) = self.ring_mut(channel)
-            && ring.offsets.len() > retention.publications_max
-            && let Some(oldest) = ring.offsets.front().copied()
-        {
-            self.evict(oldest);
-        }
-        self.expire(now_ms, retention);
-        if self.channels.len() > retention.channels_max {
-            self.times_forgotten += 1;
-            self.forget_quietest(retention.channels_max);
-        }
-    }
-
-    fn ring_mut(&mut self, channel: Option<&str>) -> Option<&mut Ring> {
-        match channel {
-            None => Some(&mut self.general),
-            Some(channel) => self.channels.get_mut(channel),
-        }
+        self.retained.append(offset, Retained::new(publication, at_ms), list);
+        self.retained.shorten(list, max);
     }
 
     fn evict_oldest(&mut self) {
-        if let Some((oldest, _)) = self.retained.first_key_value() {
-            self.evict(*oldest);
+        let Some((_, oldest)) = self.retained.first() else { return };
+        let list = match oldest.channel() {
+            None => Some(&mut self.general),
+            Some(channel) => self.channels.get_mut(channel),
+        };
+        if let Some(list) = list {
+            self.retained.shorten(list, list.len() - 1);
         }
-    }
-
-    /// Evicts the oldest publication of a ring.
-    fn evict(&mut self, offset: u64) {
-        let Some(retained) = self.retained.remove(&offset) else { return };
-        self.bytes -= PLACE_BYTES + retained.size_bytes();
-        if let Some(ring) = self.ring_mut(retained.channel()) {
-            ring.evict(offset);
-        }
-        self.evicted = self.evicted.max(offset);
     }
 
     /// Forgets the channels that have been quiet the longest.
     fn forget_quietest(&mut self, channels_max: usize) {
         let kept = channels_max - channels_max / FORGOTTEN_SHARE;
-        let mut newest: Vec<_> = self.channels.values().map(Ring::newest).collect();
+        let mut newest: Vec<_> = self.channels.iter().map(|(_, list)| list.newest()).collect();
         let to_forget = newest.len().saturating_sub(kept);
         let Some(last) = to_forget.checked_sub(1) else { return };
         let (_, threshold, _) = newest.select_nth_unstable(last);
         let threshold = *threshold;
-        let bytes = &mut self.bytes;
-        let quiet = self.channels.extract_if(|_, ring| ring.newest() <= threshold);
-        let quiet = quiet.inspect(|(channel, _)| *bytes -= RING_BYTES + channel.as_str().len());
-        let offsets: Vec<_> = quiet.flat_map(|(_, ring)| ring.offsets).collect();
-        for offset in offsets {
-            self.evict(offset);
+        for mut quiet in self.channels.remove_quiet_since(threshold) {
+            self.retained.shorten(&mut quiet, 0);
         }
         self.forgotten = self.forgotten.max(threshold);
     }
 }
+
+mod channels;
+mod log;
 
 #[cfg(test)]
 mod tests;

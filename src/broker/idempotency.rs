@@ -1,9 +1,10 @@
 //! Idempotency keys: a publisher that repeats a request with the same key publishes nothing twice.
 //!
-//! A key is claimed before its publications are accepted and holds their outcome afterwards. A claim
-//! that is dropped without an outcome leaves the key free, so a publisher that gives up, or is
-//! refused, never blocks the repetition. Keys are remembered in memory, for [`REMEMBERED`] after the
-//! outcome is known, and only as many as the limit allows.
+//! A key is claimed before its publications are accepted and holds their outcome afterwards. A
+//! claim that is dropped without an outcome leaves the key free, so a publisher that gives up, or
+//! is refused, never blocks the repetition. Keys are remembered in memory, for [`REMEMBERED`] after
+//! the outcome is known, and only as many as the limit allows. A graceful stop saves them for the
+//! next start.
 //!
 //! Nothing here reads a clock: every call takes the time.
 
@@ -20,14 +21,14 @@ use crate::app::{AppId, subject::Subject};
 
 use super::publication::{Destination, NameError, Payload, Publication};
 
-/// How long a key is remembered after its publications were accepted.
+/// The time for which a key is remembered after its publications were accepted.
 pub const REMEMBERED: Duration = Duration::from_secs(300);
 
 /// A SHA-256.
 type Digest = [u8; 32];
 
-/// Whose a key is. The same text is another key for another owner, so that no owner can take the keys
-/// of another, whether it guesses them or meets them by chance.
+/// The owner of a key. The same text is another key for another owner, so that no owner can take
+/// the keys of another, neither by guessing nor by chance.
 #[derive(Debug, Clone, Copy)]
 pub enum KeyOwner<'a> {
     /// The web application, which has the app's secret.
@@ -35,9 +36,9 @@ pub enum KeyOwner<'a> {
     /// The holder of a token that the web application minted for itself. Such tokens without a
     /// subject have one owner.
     TriggerToken(Option<&'a Subject>),
-    /// A visitor whom the token names.
+    /// A visitor that the token names.
     Visitor(&'a Subject),
-    /// A visitor whom the token, which is given here, does not name. Each such token is an owner.
+    /// A visitor that its token does not name. Each such token is an owner.
     Anonymous(&'a [u8]),
 }
 
@@ -49,7 +50,7 @@ impl KeyOwner<'_> {
         }
     }
 
-    /// Adds what only this owner has: a tag and, of fixed length, who it is.
+    /// Adds the bytes that distinguish this owner: a tag and an identity of fixed length.
     fn add_to(&self, hasher: &mut Sha256) {
         let (tag, who) = match self {
             Self::Application => (0, Digest::default()),
@@ -63,7 +64,7 @@ impl KeyOwner<'_> {
     }
 }
 
-/// The owners that share a limit: visitors cannot make the keys of the application be forgotten.
+/// The owners that share a limit, so that visitors cannot displace the keys of the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Party {
     Application,
@@ -78,7 +79,7 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The most bytes a key may have.
+    /// The most bytes that a key may have.
     pub const BYTES_MAX: usize = 128;
 
     /// Reads a key: any text of 1 to 128 bytes.
@@ -97,25 +98,46 @@ impl IdempotencyKey {
             }
         }
     }
+
+    /// The key, for [`IdempotencyKey::from_bytes`] of another process.
+    pub(super) fn to_bytes(self) -> [u8; 33] {
+        let mut bytes = [0; 33];
+        bytes[0] = match self.party {
+            Party::Application => 0,
+            Party::Visitors => 1,
+        };
+        bytes[1..].copy_from_slice(&self.digest);
+        bytes
+    }
+
+    /// The key with these bytes; `None` if no key has them.
+    pub(super) fn from_bytes([party, digest @ ..]: [u8; 33]) -> Option<Self> {
+        let party = match party {
+            0 => Party::Application,
+            1 => Party::Visitors,
+            _ => return None,
+        };
+        Some(Self { party, digest })
+    }
 }
 
-/// What a request publishes, kept as a digest. It does not depend on how the request was spelled, nor
+/// A digest of the publications of a request. It depends neither on the spelling of the request nor
 /// on the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Content(Digest);
+pub struct ContentDigest(Digest);
 
-impl Content {
+impl ContentDigest {
     /// The content of publications, in their order.
     pub(super) fn of(publications: &[Publication]) -> Self {
         let mut hasher = Sha256::new();
-        for Publication { app: _, scope, destination, event, payload } in publications {
+        for Publication { scope, destination, event, payload, .. } in publications {
             // Only a channel's name does not begin with `#`.
             let destination: &str = match destination {
                 Destination::General => Destination::GENERAL,
                 Destination::Channel(channel) => channel.as_str(),
             };
             let (kind, payload): (&[u8], &[u8]) = match payload {
-                Payload::Object(object) => (b"object", object.as_str().as_bytes()),
+                Payload::Json(json) => (b"json", json.as_str().as_bytes()),
                 Payload::Bytes(bytes) => (b"bytes", bytes),
             };
             let [scope, event] = [scope.as_str(), event.as_str()].map(str::as_bytes);
@@ -127,11 +149,32 @@ impl Content {
         }
         Self(hasher.finalize().into())
     }
+
+    /// The digest, for [`ContentDigest::from_bytes`] of another process.
+    pub(super) fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
+    /// The content with this digest.
+    pub(super) fn from_bytes(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
 }
 
-/// What is known of a key that a publisher wants to use.
+/// A key that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RememberedKey<T> {
+    pub(super) app: AppId,
+    pub(super) key: IdempotencyKey,
+    pub(super) content: ContentDigest,
+    pub(super) outcome: T,
+    /// The time since the outcome became known.
+    pub(super) age: Duration,
+}
+
+/// The state of a key that a publisher wants to use.
 pub(super) enum Claim<T> {
-    /// Nothing: the publisher has claimed it, and shall publish.
+    /// The key was free: the publisher has claimed it, and publishes.
     First(Claimed<T>),
     /// Another publisher has claimed it with the same content. The key is to be claimed again once
     /// that publisher has ended.
@@ -149,14 +192,14 @@ pub(super) struct Other(watch::Receiver<()>);
 impl Other {
     /// Waits until the publisher has published or given up.
     pub(super) async fn ended(mut self) {
-        // Nothing is ever sent: the channel closes.
+        // Nothing is ever sent on the channel; it only closes.
         while self.0.changed().await.is_ok() {}
     }
 }
 
 /// The keys of all apps, each with the outcome of its publications. Clones share them.
 #[derive(Clone)]
-pub(super) struct Keys<T>(Arc<Inner<T>>);
+pub(super) struct IdempotencyKeys<T>(Arc<Inner<T>>);
 
 struct Inner<T> {
     /// The finished keys of one party of one app that are remembered.
@@ -165,31 +208,31 @@ struct Inner<T> {
 }
 
 struct State<T> {
-    books: HashMap<(AppId, Party), Book<T>>,
+    books: HashMap<(AppId, Party), PartyBook<T>>,
     /// The claims so far.
     claims: u64,
 }
 
 /// The keys of one party of one app.
-struct Book<T> {
-    entries: HashMap<Digest, Entry<T>>,
+struct PartyBook<T> {
+    entries: HashMap<Digest, KeyEntry<T>>,
     /// The keys that are done and the times at which they were, oldest first.
     done: VecDeque<(Instant, Digest)>,
 }
 
-struct Entry<T> {
-    content: Content,
-    progress: Progress<T>,
+struct KeyEntry<T> {
+    content: ContentDigest,
+    progress: KeyProgress<T>,
 }
 
-enum Progress<T> {
+enum KeyProgress<T> {
     UnderWay { claim: u64, publisher: Other },
     Done(T),
 }
 
 /// The right to publish with a key. Dropped without an outcome, it leaves the key free.
 pub(super) struct Claimed<T> {
-    keys: Keys<T>,
+    keys: IdempotencyKeys<T>,
     app: AppId,
     key: IdempotencyKey,
     claim: u64,
@@ -197,19 +240,19 @@ pub(super) struct Claimed<T> {
     _ended: watch::Sender<()>,
 }
 
-impl<T: Clone> Keys<T> {
+impl<T: Clone> IdempotencyKeys<T> {
     /// Remembers at most `keys_max` keys of each app's own, and as many of its visitors.
     pub(super) fn new(keys_max: usize) -> Self {
         let state = State { books: HashMap::new(), claims: 0 };
         Self(Arc::new(Inner { keys_max, state: Mutex::new(state) }))
     }
 
-    /// Claims a key of an app for this content, or says what is known of it.
+    /// Claims a key of an app for this content, or answers its state.
     pub(super) fn claim(
         &self,
         app: AppId,
         key: IdempotencyKey,
-        content: Content,
+        content: ContentDigest,
         now: Instant,
     ) -> Claim<T> {
         let mut state = self.state();
@@ -219,17 +262,79 @@ impl<T: Clone> Keys<T> {
         book.expire(now);
         match book.entries.get(&key.digest) {
             Some(entry) if entry.content != content => Claim::OtherContent,
-            Some(Entry { progress: Progress::Done(outcome), .. }) => Claim::Done(outcome.clone()),
-            Some(Entry { progress: Progress::UnderWay { publisher, .. }, .. }) => {
+            Some(KeyEntry { progress: KeyProgress::Done(outcome), .. }) => {
+                Claim::Done(outcome.clone())
+            }
+            Some(KeyEntry { progress: KeyProgress::UnderWay { publisher, .. }, .. }) => {
                 Claim::UnderWay(publisher.clone())
             }
             None => {
                 let (ended, receiver) = watch::channel(());
-                let progress = Progress::UnderWay { claim, publisher: Other(receiver) };
-                book.entries.insert(key.digest, Entry { content, progress });
+                let progress = KeyProgress::UnderWay { claim, publisher: Other(receiver) };
+                book.entries.insert(key.digest, KeyEntry { content, progress });
                 Claim::First(Claimed { keys: self.clone(), app, key, claim, _ended: ended })
             }
         }
+    }
+
+    /// Waits until each key that is claimed now is done or free again.
+    pub(super) async fn settled(&self) {
+        for publisher in self.under_way() {
+            publisher.ended().await;
+        }
+    }
+
+    /// The publishers that have claimed a key.
+    fn under_way(&self) -> Vec<Other> {
+        let state = self.state();
+        let entries = state.books.values().flat_map(|book| book.entries.values());
+        let publisher = |entry: &KeyEntry<T>| match &entry.progress {
+            KeyProgress::UnderWay { publisher, .. } => Some(publisher.clone()),
+            KeyProgress::Done(_) => None,
+        };
+        entries.filter_map(publisher).collect()
+    }
+
+    /// The keys that are done. Those of one party of one app follow each other, oldest first.
+    pub(super) fn remembered(&self, now: Instant) -> Vec<RememberedKey<T>> {
+        self.expire(now);
+        let state = self.state();
+        let of_book = |((app, party), book): (&(AppId, Party), &PartyBook<T>)| {
+            let remembered = |(at, digest): &(Instant, Digest)| {
+                let KeyEntry { content, progress } = book.entries.get(digest)?;
+                let KeyProgress::Done(outcome) = progress else { return None };
+                let key = IdempotencyKey { party: *party, digest: *digest };
+                let (content, outcome) = (*content, outcome.clone());
+                let age = now.saturating_duration_since(*at);
+                Some(RememberedKey { app: *app, key, content, outcome, age })
+            };
+            book.done.iter().filter_map(remembered).collect::<Vec<_>>()
+        };
+        state.books.iter().flat_map(of_book).collect()
+    }
+
+    /// Remembers keys again, in the order in which [`remembered`](Self::remembered) answers them.
+    /// Nothing may have been published yet. Answers the number of remembered keys.
+    pub(super) fn remember_again(
+        &self,
+        keys: impl IntoIterator<Item = RememberedKey<T>>,
+        now: Instant,
+    ) -> usize {
+        let mut state = self.state();
+        let keys = keys.into_iter().filter(|remembered| remembered.age < REMEMBERED);
+        for RememberedKey { app, key, content, outcome, age } in keys {
+            let book = state.books.entry((app, key.party)).or_default();
+            let entry = KeyEntry { content, progress: KeyProgress::Done(outcome) };
+            if book.entries.insert(key.digest, entry).is_none() {
+                let at = now.checked_sub(age).unwrap_or(now);
+                let at = book.done.back().map_or(at, |(before, _)| at.max(*before));
+                book.done.push_back((at, key.digest));
+            }
+            if book.done.len() > self.0.keys_max {
+                book.forget_oldest();
+            }
+        }
+        state.books.values().map(|book| book.done.len()).sum()
     }
 
     /// Forgets the keys that have expired. A claim forgets only those beside its own key.
@@ -240,7 +345,7 @@ impl<T: Clone> Keys<T> {
         });
     }
 
-    /// Forgets the keys of an app that is gone. A publisher that has claimed one publishes all the same.
+    /// Forgets the keys of an app that is gone. A publisher that has claimed one still publishes.
     pub(super) fn forget_app(&self, app: AppId) {
         let mut state = self.state();
         for party in [Party::Application, Party::Visitors] {
@@ -249,20 +354,20 @@ impl<T: Clone> Keys<T> {
     }
 }
 
-impl<T> Keys<T> {
+impl<T> IdempotencyKeys<T> {
     /// The state; no code that may panic holds the lock over a change that is half done.
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Default for Book<T> {
+impl<T> Default for PartyBook<T> {
     fn default() -> Self {
         Self { entries: HashMap::new(), done: VecDeque::new() }
     }
 }
 
-impl<T> Book<T> {
+impl<T> PartyBook<T> {
     fn expire(&mut self, now: Instant) {
         let is_over = |at: Instant| now.saturating_duration_since(at) >= REMEMBERED;
         while self.done.front().is_some_and(|(at, _)| is_over(*at)) {
@@ -286,7 +391,7 @@ impl<T> Claimed<T> {
         if !entry.progress.is_of(self.claim) {
             return false;
         }
-        entry.progress = Progress::Done(outcome);
+        entry.progress = KeyProgress::Done(outcome);
         book.done.push_back((now, self.key.digest));
         let is_full = book.done.len() > self.keys.0.keys_max;
         if is_full {
@@ -301,15 +406,15 @@ impl<T> Drop for Claimed<T> {
     fn drop(&mut self) {
         let mut state = self.keys.state();
         let Some(book) = state.books.get_mut(&(self.app, self.key.party)) else { return };
-        let is_own = |entry: &Entry<T>| entry.progress.is_of(self.claim);
+        let is_own = |entry: &KeyEntry<T>| entry.progress.is_of(self.claim);
         if book.entries.get(&self.key.digest).is_some_and(is_own) {
             book.entries.remove(&self.key.digest);
         }
-        // `_ended` is dropped after this, so those who wait find the key free, or done.
+        // `_ended` is dropped after this, so waiting publishers find the key free, or done.
     }
 }
 
-impl<T> Progress<T> {
+impl<T> KeyProgress<T> {
     /// Whether the key is under way by this claim.
     fn is_of(&self, own: u64) -> bool {
         matches!(self, Self::UnderWay { claim, .. } if *claim == own)

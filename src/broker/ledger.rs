@@ -1,4 +1,5 @@
-//! The ledger: how much each app may retain, and how much it does, over all its scopes.
+//! The ledger: the amount that each app may retain, and the amount that it retains, over all its
+//! scopes.
 
 use std::sync::{
     Arc,
@@ -10,25 +11,34 @@ use crate::{
     settings::{AppHistory, HistorySettings},
 };
 
-use super::history::{History, Retention};
+use super::{
+    history::{History, Retention},
+    last_events::{LastEventLimits, LastEvents},
+};
 
-/// What all apps retain. Clones share it.
+/// The accounts of all apps: how much each of them retains. Clones share it.
 #[derive(Clone)]
-pub(super) struct Ledger(Arc<Shared>);
+pub(super) struct RetentionLedger(Arc<Shared>);
 
 struct Shared {
     apps: AppDirectory,
     limits: HistorySettings,
+    last_events: LastEvents,
     bytes: AtomicUsize,
     publications: AtomicUsize,
 }
 
-impl Ledger {
-    /// Nothing is retained yet.
-    pub(super) fn new(apps: AppDirectory, limits: HistorySettings) -> Self {
+impl RetentionLedger {
+    /// A ledger without accounts.
+    pub(super) fn new(
+        apps: AppDirectory,
+        limits: HistorySettings,
+        last_events: LastEventLimits,
+    ) -> Self {
         Self(Arc::new(Shared {
             apps,
             limits,
+            last_events: LastEvents::new(last_events),
             bytes: AtomicUsize::new(0),
             publications: AtomicUsize::new(0),
         }))
@@ -39,7 +49,7 @@ impl Ledger {
         &self.0.limits
     }
 
-    /// What an app retains of each scope, as of now.
+    /// The present retention of each scope of an app.
     pub(super) fn retention(&self, app: AppId) -> Retention {
         let Self(shared) = self;
         let apps = shared.apps.load();
@@ -57,12 +67,24 @@ impl Ledger {
         }
     }
 
+    /// The last events of cache channels.
+    pub(super) fn last_events(&self) -> &LastEvents {
+        &self.0.last_events
+    }
+
+    /// Drops expired last events, and those of apps that do not exist or are inactive.
+    pub(super) fn sweep_last_events(&self, now_ms: u64) {
+        let apps = self.0.apps.load();
+        let is_active = |app| apps.by_id(app).is_some_and(|app| app.settings.active);
+        self.0.last_events.sweep(now_ms, is_active);
+    }
+
     /// Whether there is such an app, as of now.
     pub(super) fn has(&self, app: AppId) -> bool {
         self.0.apps.load().by_id(app).is_some()
     }
 
-    /// When an app was created, in Unix microseconds; `None` if there is no such app.
+    /// The time at which an app was created, in Unix microseconds; `None` if there is no such app.
     pub(super) fn created_us(&self, app: AppId) -> Option<i64> {
         self.0.apps.load().by_id(app).map(|app| app.inserted_at.timestamp_micros())
     }
@@ -83,31 +105,31 @@ impl Ledger {
     }
 }
 
-/// How much is retained.
+/// An amount of retained publications.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct RetainedTotals {
     /// The memory that it takes.
     pub(super) bytes: usize,
-    /// How many publications these are.
+    /// The number of publications.
     pub(super) publications: usize,
 }
 
-impl Held {
-    /// What a history retains.
+impl RetainedTotals {
+    /// The amount that a history retains.
     pub(super) fn by(history: &History) -> Self {
         Self { bytes: history.bytes(), publications: history.len() }
     }
 }
 
-/// What one app retains, over all its scopes.
+/// The amount that one app retains, over all its scopes.
 pub(super) struct Account {
     app: AppId,
     bytes: AtomicUsize,
-    ledger: Ledger,
+    ledger: RetentionLedger,
 }
 
 impl Account {
-    /// What the app retains of each scope, as of now.
+    /// The present retention of each scope of the app.
     pub(super) fn retention(&self) -> Retention {
         self.ledger.retention(self.app)
     }
@@ -117,10 +139,16 @@ impl Account {
         self.ledger.limits()
     }
 
-    /// Notes what a scope of the app retained before, and what it retains now.
-    pub(super) fn note(&self, before: Held, now: Held) {
+    /// The last events of cache channels, of all apps.
+    pub(super) fn last_events(&self) -> &LastEvents {
+        self.ledger.last_events()
+    }
+
+    /// Notes the amount that a scope of the app retained before, and the amount that it retains
+    /// now.
+    pub(super) fn note(&self, before: RetainedTotals, now: RetainedTotals) {
         let shared = &self.ledger.0;
-        // Wraps, if it is less: what was added before is subtracted.
+        // The difference wraps if it is negative, so adding it subtracts.
         let bytes = now.bytes.wrapping_sub(before.bytes);
         self.bytes.fetch_add(bytes, Relaxed);
         shared.bytes.fetch_add(bytes, Relaxed);

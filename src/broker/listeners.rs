@@ -1,37 +1,52 @@
-//! Listeners: who on one thread hears one scope, and what each of them is handed.
+//! The subscribers of one scope on one thread, and the delivery of publications to them.
 
-use std::{cell::Cell, collections::HashMap, iter, sync::Arc, time::Instant};
+use std::{cell::Cell, collections::HashMap, iter, sync::Arc, task::Waker, time::Instant};
 
 use bytestring::ByteString;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, map::Slice};
 
-use crate::metrics::{SAMPLE_INTERVAL, apps::Traffic};
+use crate::{
+    app::visitor::ShownSub,
+    metrics::{SAMPLE_INTERVAL, apps::Traffic, usage::AppUsage},
+};
 
 use super::{
     announcement::Announcement,
+    backlog::Backlog,
+    growth,
     outbox::Outbox,
     placed::{Level, Placed},
     position::StreamPosition,
     recovery::Wanted,
     stream::Stream,
-    subscriber::{Format, Frame, SessionId, SubscriptionId},
+    subscriber::{ChangeFrame, Encoders, Format, Frame, Place, SessionId, SubscriptionId},
     topic_name::ChannelName,
 };
 
-/// The listeners of one scope on one thread, from the first one that comes to the last one that leaves.
-pub(super) struct Listeners {
+/// The subscribers of one scope on one thread. It exists from the first subscriber to the last one.
+pub(super) struct ScopeSubscribers {
     pub(super) stream: Arc<Stream>,
     /// The newest publication that they were handed, or that came before the first of them.
     heard: Cell<StreamPosition>,
-    pub(super) traffic: Arc<Traffic>,
+    pub(super) counted: DeliveryCounters,
     pub(super) whole: Option<Group>,
     pub(super) channels: HashMap<ChannelName, Group>,
 }
 
-impl Listeners {
-    /// There are none yet; they will be handed everything after `head`.
-    pub(super) fn new(stream: Arc<Stream>, head: StreamPosition, traffic: Arc<Traffic>) -> Self {
-        Self { stream, heard: Cell::new(head), traffic, whole: None, channels: HashMap::new() }
+/// The counters of an app's deliveries.
+pub(super) struct DeliveryCounters {
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) usage: Arc<AppUsage>,
+}
+
+impl ScopeSubscribers {
+    /// A scope without subscribers, which will be handed everything after `head`.
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        head: StreamPosition,
+        counted: DeliveryCounters,
+    ) -> Self {
+        Self { stream, heard: Cell::new(head), counted, whole: None, channels: HashMap::new() }
     }
 
     /// The newest publication that they were handed, or that came before the first of them.
@@ -39,9 +54,9 @@ impl Listeners {
         self.heard.get()
     }
 
-    /// Notes that they are handed a publication; `false` if it is not for them. One that was on its
-    /// way to earlier listeners of this thread, who have left, came before the first of these, or
-    /// belongs to an order that was forgotten.
+    /// Notes that they are handed a publication; `false` if it is not for them: it was on its way
+    /// to earlier subscribers of this thread, which have left, or belongs to an epoch that was
+    /// forgotten.
     pub(super) fn hear(&self, position: StreamPosition) -> bool {
         let heard = self.heard.get();
         let is_next = position.epoch == heard.epoch && position.offset > heard.offset;
@@ -51,20 +66,21 @@ impl Listeners {
         is_next
     }
 
-    /// Whether nobody listens, or is about to.
+    /// Goes on after a position, up to which publications may be missing.
+    pub(super) fn interrupt(&self, head: StreamPosition) {
+        self.heard.set(head);
+    }
+
+    /// Whether there are no subscribers, and no pending ones.
     pub(super) fn is_empty(&self) -> bool {
         self.whole.is_none() && self.channels.is_empty()
     }
 
-    /// The members of a place: of a channel, or of the scope as a whole. `topic` names it if there are
-    /// none yet.
-    pub(super) fn group_mut(
-        &mut self,
-        channel: Option<&ChannelName>,
-        topic: &ByteString,
-    ) -> &mut Group {
-        let new_group = || Group::new(topic.clone());
-        match channel {
+    /// The members of a place of this scope. `topic` becomes its name if there
+    /// are none yet.
+    pub(super) fn group_mut(&mut self, place: &Place, topic: &ByteString) -> &mut Group {
+        let new_group = || Group::new(place.clone(), topic.clone());
+        match &place.channel {
             None => self.whole.get_or_insert_with(new_group),
             Some(channel) => self.channels.entry(channel.clone()).or_insert_with(new_group),
         }
@@ -76,6 +92,12 @@ impl Listeners {
             None => self.whole.as_mut(),
             Some(channel) => self.channels.get_mut(channel),
         }
+    }
+
+    /// Whether a session is sent the number of a channel's subscribers.
+    pub(super) fn is_told_count(&self, channel: &ChannelName, session: SessionId) -> bool {
+        let group = self.channels.get(channel);
+        group.is_some_and(|group| group.is_told_count(session))
     }
 
     /// Removes what a session joined at a place under this id, or all that it joined there. A
@@ -98,7 +120,7 @@ impl Listeners {
     }
 }
 
-/// What removing a session from a place has come to.
+/// The result of removing a session from a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
     /// There was nothing to remove.
@@ -111,62 +133,103 @@ pub(super) enum Departure {
 
 /// The members of one place: a channel, or a scope as a whole.
 ///
-/// They may call it by different names, and each is sent frames with the name that it joined. All
-/// but a few groups have one name only, for which nothing is kept outside of this struct.
+/// They may call it by different names, and each is sent frames with the name that it joined.
+/// Nearly all groups have one name only, which needs no allocation.
 pub(super) struct Group {
+    place: Arc<Place>,
     first: Naming,
     others: Vec<Naming>,
-    /// Sessions that the tracker of the scope is asked for, each with the name that it joins. One
-    /// that is a member already stays one meanwhile: its client may keep changes that it is told for
-    /// after the answer, so none may be missing.
-    entering: HashMap<SessionId, Entering>,
+    /// Sessions for which the tracker of the scope has been asked, each with the name that it
+    /// joins. A session that is a member already remains one meanwhile, because its client may
+    /// buffer changes until the answer, and none may be missing.
+    entering: HashMap<SessionId, EnteringSession>,
 }
 
-/// A session that the tracker is asked for.
-struct Entering {
+/// A session that waits for the tracker's answer.
+struct EnteringSession {
     topic: ByteString,
-    member: Member,
+    member: TopicSubscriber,
     wanted: Option<Wanted>,
 }
 
-/// A session that the tracker has taken in.
+/// A session that the tracker has accepted.
 pub(super) struct TakenIn {
     pub(super) topic: ByteString,
     pub(super) format: Format,
-    /// The offset behind which it is handed everything.
+    /// The offset after which it is handed everything.
     pub(super) attached: u64,
     pub(super) wanted: Option<Wanted>,
 }
 
-/// The members of one place who call it by the same name.
+/// The members of one place that use the same name for it.
 pub(super) struct Naming {
     topic: ByteString,
-    members: IndexMap<SessionId, Member>,
+    members: IndexMap<SessionId, TopicSubscriber>,
 }
 
 /// One subscriber of a topic.
-pub(super) struct Member {
+///
+/// An idle session has at least one of these, so the struct is as small as its fields: the parts of
+/// the [`Format`] are separate fields, because the format as a whole would be padded.
+pub(super) struct TopicSubscriber {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) id: SubscriptionId,
-    pub(super) format: Format,
-    /// The offset behind which it has been handed everything, by whatever join it came. It is handed
-    /// nothing up to there.
+    /// The user of its join. The grant of the join shares this value.
+    pub(super) user: Option<Arc<ShownSub>>,
+    /// The offset after which it has been handed everything, over all its joins. It is handed
+    /// nothing up to this offset.
     pub(super) attached: u64,
-    /// Whether it is among the members of the channel that are known to each other.
+    encoders: &'static Encoders,
+    pub(super) id: SubscriptionId,
+    slot: u8,
+    positions_follow_json: bool,
+    /// Whether it is a tracked member of the channel.
     pub(super) is_tracked: bool,
 }
 
-impl Group {
-    fn new(topic: ByteString) -> Self {
-        Self { first: Naming::new(topic), others: Vec::new(), entering: HashMap::new() }
+impl TopicSubscriber {
+    /// A subscriber without a user, which is not tracked and has been handed everything up to an
+    /// offset.
+    pub(super) fn new(
+        outbox: Arc<Outbox>,
+        id: SubscriptionId,
+        format: Format,
+        attached: u64,
+    ) -> Self {
+        let Format { slot, positions_follow_json, encoders } = format;
+        let (user, is_tracked) = (None, false);
+        Self { outbox, user, attached, encoders, id, slot, positions_follow_json, is_tracked }
     }
 
-    /// How many members there are. A session counts once for each name by which it joined.
+    /// How it wants publications spelled.
+    pub(super) fn format(&self) -> Format {
+        let Self { slot, positions_follow_json, encoders, .. } = *self;
+        Format { slot, positions_follow_json, encoders }
+    }
+}
+
+impl Group {
+    fn new(place: Place, topic: ByteString) -> Self {
+        let (place, first) = (Arc::new(place), Naming::new(topic));
+        Self { place, first, others: Vec::new(), entering: HashMap::new() }
+    }
+
+    /// The place, in memory that all its members on this thread share.
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// The users of a session's joins, at most one under each name.
+    pub(super) fn users_of(&self, session: SessionId) -> impl Iterator<Item = &ShownSub> {
+        let members = self.namings().filter_map(move |naming| naming.members.get(&session));
+        members.filter_map(|member| member.user.as_deref())
+    }
+
+    /// The number of members. A session counts once for each name by which it joined.
     pub(super) fn len(&self) -> usize {
         self.namings().map(|naming| naming.members.len()).sum()
     }
 
-    /// Whether it has no members, and nobody is about to be one.
+    /// Whether it has no members, and no pending ones.
     fn is_deserted(&self) -> bool {
         self.entering.is_empty() && self.namings().all(|naming| naming.members.is_empty())
     }
@@ -192,11 +255,12 @@ impl Group {
         &mut self,
         session: SessionId,
         topic: ByteString,
-        mut member: Member,
+        mut member: TopicSubscriber,
     ) -> bool {
         let members = &mut self.naming_mut(topic).members;
         let before = members.get(&session).map(|before| before.attached);
         member.attached = before.unwrap_or(member.attached);
+        growth::make_room(members);
         members.insert(session, member);
         before.is_none()
     }
@@ -221,27 +285,27 @@ impl Group {
         &mut self,
         session: SessionId,
         topic: ByteString,
-        member: Member,
+        member: TopicSubscriber,
         wanted: Option<Wanted>,
     ) -> bool {
         let is_member = self.attached(session, &topic).is_some();
-        let entering = Entering { topic: topic.clone(), member, wanted };
+        let entering = EnteringSession { topic: topic.clone(), member, wanted };
         let before = self.entering.insert(session, entering);
         !is_member && before.is_none_or(|expected| expected.topic != topic)
     }
 
     /// The outbox of a session that waits for the tracker's answer to this join.
     pub(super) fn expected(&self, session: SessionId, id: SubscriptionId) -> Option<Arc<Outbox>> {
-        let Entering { member, .. } = self.entering.get(&session)?;
+        let EnteringSession { member, .. } = self.entering.get(&session)?;
         (member.id == id).then(|| member.outbox.clone())
     }
 
     /// Makes a session that waited for the tracker's answer a member, which is handed everything
     /// behind this offset unless it was a member before.
     pub(super) fn take_in(&mut self, session: SessionId, boundary: u64) -> Option<TakenIn> {
-        let Entering { topic, mut member, wanted } = self.entering.remove(&session)?;
+        let EnteringSession { topic, mut member, wanted } = self.entering.remove(&session)?;
         let attached = self.attached(session, &topic).unwrap_or(boundary);
-        let format = member.format;
+        let format = member.format();
         member.attached = attached;
         self.join(session, topic.clone(), member);
         Some(TakenIn { topic, format, attached, wanted })
@@ -255,7 +319,7 @@ impl Group {
     }
 
     fn remove(&mut self, session: SessionId, id: Option<SubscriptionId>) -> Departure {
-        let is_meant = |member: &Member| id.is_none_or(|id| member.id == id);
+        let is_meant = |member: &TopicSubscriber| id.is_none_or(|id| member.id == id);
         let (len, was_tracked) = (self.len() + self.entering.len(), self.tracks(session));
         if self.entering.get(&session).is_some_and(|entering| is_meant(&entering.member)) {
             self.entering.remove(&session);
@@ -280,29 +344,53 @@ impl Group {
         }
     }
 
+    fn is_told_count(&self, session: SessionId) -> bool {
+        let mut members = self.namings().filter_map(|naming| naming.members.get(&session));
+        members.any(|member| member.format().encode_count.is_some())
+    }
+
+    /// Sends the number of the channel's subscribers on all threads to the members whose format
+    /// asks for it.
+    pub(super) fn tell_count(
+        &self,
+        count: usize,
+        backlog: &Backlog,
+        traffic: &Traffic,
+        wakers: &mut Vec<Waker>,
+    ) {
+        self.namings().for_each(|naming| naming.tell_count(count, backlog, traffic, wakers));
+    }
+
     fn tracks(&self, session: SessionId) -> bool {
         let mut members = self.namings().filter_map(|naming| naming.members.get(&session));
         self.entering.contains_key(&session) || members.any(|member| member.is_tracked)
     }
 
-    /// Delivers a publication to all members; the one at the position `sampled` measures how long
-    /// that takes.
+    /// Delivers a publication to all members; the latency is measured at the one with the index
+    /// `sampled`. The wakers of sessions that have to be woken are added to `wakers`.
     pub(super) fn deliver(
         &self,
         placed: &Placed,
         level: Level,
         mut sampled: Option<usize>,
-        traffic: &Traffic,
+        counted: &DeliveryCounters,
+        wakers: &mut Vec<Waker>,
     ) {
         for naming in self.namings() {
-            naming.deliver(placed, level, sampled, traffic);
+            naming.deliver(placed, level, sampled, counted, wakers);
             sampled = sampled.and_then(|nth| nth.checked_sub(naming.members.len()));
         }
     }
 
-    /// Tells the tracked members what has changed among them.
-    pub(super) fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
-        self.namings().for_each(|naming| naming.announce(announcement, traffic));
+    /// Sends the tracked members the changes among them. The wakers of sessions that have to be
+    /// woken are added to `wakers`.
+    pub(super) fn announce(
+        &self,
+        announcement: &Announcement,
+        traffic: &Traffic,
+        wakers: &mut Vec<Waker>,
+    ) {
+        self.namings().for_each(|naming| naming.announce(announcement, traffic, wakers));
     }
 }
 
@@ -311,68 +399,124 @@ impl Naming {
         Self { topic, members: IndexMap::new() }
     }
 
-    /// Delivers the frame that names this topic to every member whose format can carry it. A member
-    /// whose outbox cannot take it is ended by the outbox, and leaves with its session.
-    fn deliver(&self, placed: &Placed, level: Level, sampled: Option<usize>, traffic: &Traffic) {
+    /// Delivers the frame that names this topic to every member whose format can carry it. An
+    /// outbox that cannot take the frame ends its session, which then leaves.
+    fn deliver(
+        &self,
+        placed: &Placed,
+        level: Level,
+        sampled: Option<usize>,
+        counted: &DeliveryCounters,
+        wakers: &mut Vec<Waker>,
+    ) {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
-        let is_followed = placed.is_bytes();
+        let is_bytes = placed.is_bytes();
         let mut position = None;
         let mut position_of = |format: Format| {
             format.encode_position?;
             position.get_or_insert_with(|| placed.position_frame(format, &self.topic)).clone()
         };
         let offset = placed.position().offset;
-        for (nth, member) in self.members.values().enumerate() {
-            if offset <= member.attached {
-                // Its client knows this from another thread, which was ahead.
-                continue;
-            }
-            let spell = || placed.frame(member.format, level, &self.topic);
-            let frame = match placed.suits(member.format) {
-                true => frames[member.format.index()].get_or_insert_with(spell).as_ref(),
-                false => None,
-            };
-            let Some(frame) = frame else {
-                skipped += 1;
-                continue;
-            };
-            let published = (sampled == Some(nth)).then(|| placed.taken_at());
-            if member.outbox.deliver(frame, member.id, published) {
-                delivered += 1;
-                bytes += frame.size_bytes() as u64;
-                if is_followed && let Some(position) = position_of(member.format) {
-                    member.outbox.deliver(&position, member.id, None);
+        for (first, part) in self.parts(placed.except()) {
+            for (nth, member) in (first..).zip(part.values()) {
+                if offset <= member.attached {
+                    // The client has this from another thread, which was ahead.
+                    continue;
+                }
+                let spell = || placed.frame(member.format(), level, &self.topic);
+                let frame = match placed.suits(member.format()) {
+                    true => frames[member.format().index()].get_or_insert_with(spell).as_ref(),
+                    false => None,
+                };
+                let Some(frame) = frame else {
+                    // Only bytes count as skipped. JSON without a name in a protocol does not
+                    // belong to it.
+                    skipped += usize::from(is_bytes);
+                    continue;
+                };
+                let published = (sampled == Some(nth)).then(|| placed.taken_at());
+                let wake = |waker: &Waker| wakers.push(waker.clone());
+                if member.outbox.deliver_with(frame, member.id, published, wake) {
+                    delivered += 1;
+                    bytes += frame.size_bytes() as u64;
+                    if (is_bytes || member.format().tells_positions_of_json())
+                        && let Some(position) = position_of(member.format())
+                    {
+                        let wake = |waker: &Waker| wakers.push(waker.clone());
+                        member.outbox.deliver_with(&position, member.id, None, wake);
+                    }
                 }
             }
         }
-        // Once for all: what many threads add to must not be touched for each subscriber.
-        traffic.delivered(delivered, bytes);
+        // The counter is updated once for all subscribers, because many threads share it.
+        counted.traffic.delivered(delivered, bytes);
+        counted.usage.delivered(delivered, placed.payload_bytes());
+        placed.note_delivered(delivered);
         if skipped > 0 {
-            traffic.skipped(skipped as u64);
+            counted.traffic.skipped(skipped as u64);
             placed.skip(skipped);
         }
     }
 
-    fn announce(&self, announcement: &Announcement, traffic: &Traffic) {
-        let mut frames: [Option<Frame>; Format::COUNT] = Default::default();
+    /// The members except for one session, in two slices, each with the index of its first member.
+    /// The session is looked up once, so that it is not compared with every member.
+    fn parts(&self, except: Option<SessionId>) -> [(usize, &Slice<SessionId, TopicSubscriber>); 2] {
+        let members = self.members.as_slice();
+        let Some(nth) = except.and_then(|session| self.members.get_index_of(&session)) else {
+            return [(0, members), (members.len(), Slice::new())];
+        };
+        let (ahead, behind) = members.split_at(nth);
+        let behind = behind.split_first().map_or(Slice::new(), |(_, behind)| behind);
+        [(0, ahead), (nth + 1, behind)]
+    }
+
+    fn tell_count(
+        &self,
+        count: usize,
+        backlog: &Backlog,
+        traffic: &Traffic,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let mut spelled: Option<Frame> = None;
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {
+            let Some(encode) = member.format().encode_count else { continue };
+            let frame = spelled.get_or_insert_with(|| backlog.count(encode(&self.topic, count)));
+            let wake = |waker: &Waker| wakers.push(waker.clone());
+            if member.outbox.deliver_with(frame, member.id, None, wake) {
+                delivered += 1;
+                bytes += frame.size_bytes() as u64;
+            }
+        }
+        traffic.delivered(delivered, bytes);
+    }
+
+    fn announce(&self, announcement: &Announcement, traffic: &Traffic, wakers: &mut Vec<Waker>) {
+        let mut frames: [Option<Arc<[ChangeFrame]>>; Format::COUNT] = Default::default();
+        let (mut delivered, mut bytes) = (0, 0);
+        for (session, member) in &self.members {
             if !member.is_tracked {
                 continue;
             }
-            let spell = || announcement.frame(member.format, &self.topic);
-            let frame = frames[member.format.index()].get_or_insert_with(spell);
-            if member.outbox.deliver(frame, member.id, None) {
-                delivered += 1;
-                bytes += frame.size_bytes() as u64;
+            let spell = || announcement.frames(member.format(), &self.topic);
+            let frames = frames[member.format().index()].get_or_insert_with(spell);
+            for ChangeFrame { frame, except } in frames.iter() {
+                if *except == Some(*session) {
+                    continue;
+                }
+                let wake = |waker: &Waker| wakers.push(waker.clone());
+                if member.outbox.deliver_with(frame, member.id, None, wake) {
+                    delivered += 1;
+                    bytes += frame.size_bytes() as u64;
+                }
             }
         }
         traffic.delivered(delivered, bytes);
     }
 }
 
-/// Says when to measure, and whom.
+/// Decides when the latency is measured, and for which member.
 #[derive(Default)]
 pub(super) struct Sampler {
     last: Cell<Option<Instant>>,
@@ -380,7 +524,8 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Whose turn it is, if it is time for another; nobody reads a clock for it.
+    /// The member whose turn it is, if the time for another turn has come; the caller passes the
+    /// time, so that no clock is read for it.
     pub(super) fn turn(&self, now: Instant) -> Option<usize> {
         let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;
         if self.last.get().is_some_and(is_early) {
@@ -388,5 +533,15 @@ impl Sampler {
         }
         self.last.set(Some(now));
         Some(self.turns.replace(self.turns.get().wrapping_add(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_has_the_size_of_its_fields_and_no_padding_beyond_one_byte() {
+        assert_eq!(size_of::<TopicSubscriber>(), 40);
     }
 }

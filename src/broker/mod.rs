@@ -1,40 +1,54 @@
-//! The core: how one publication reaches everyone who should hear it, in one order per scope.
+//! The core: delivers each publication to all its subscribers, in one order per scope.
 //!
-//! No word of any wire protocol lives here. [`Topics`] is the entry point: every publication
-//! passes through it. Behind it the `directory` finds the `stream` of the scope, where the order
-//! lives: it numbers publications, retains the newest of them in a [`history`], and hands them to one
-//! [`fanout`] actor per worker thread, which knows the subscribers living there. The lock of the
-//! stream is held from the number to the last mailbox, so each fan-out gets them in this order.
+//! This room has no wire protocol. [`Topics`] is the entry point: every publication passes through
+//! it. Behind it the `directory` finds the `stream` of the scope, where the order lives: it numbers
+//! publications, retains the newest of them in a [`history`], and passes them to one [`fanout`]
+//! actor per worker thread, which has the subscribers of its thread. The lock of the stream is held
+//! from the numbering to the last mailbox, so each fan-out gets publications in this order.
 //!
-//! The `ledger` knows how much each app retains and may retain. A join that knows a [`position`] is
-//! given a [`recovery`]: the fan-out asks the stream for what was missed, and spells it as `replays`.
+//! The `ledger` counts how much each app retains and may retain. A join that names a [`position`]
+//! gets a [`recovery`]: the fan-out asks the stream for the missed publications, and encodes them
+//! as `replays`.
 //!
-//! [`saving`] writes what is retained to an [`archive`] when the server stops, and takes it up again when
-//! the next one starts.
+//! [`saving`] writes the retained publications to an [`archive`] when the server stops, and loads
+//! them when the next one starts.
 //!
 //! A publisher may name an [`idempotency`] key, so that it can repeat a request without publishing
 //! twice: [`Topics::publish_once`].
 //!
 //! Apps share the server. `permits` bound how many publications of one app are under way, and a
-//! fan-out hands out to apps by `turns`, so a busy app delays the others little.
+//! fan-out serves the apps by `turns`, so a busy app delays the others little.
 //!
-//! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel. It
-//! announces what changes through the stream, so announcements share the order.
+//! A server of one node gives publications their numbers itself. Where several nodes share a log, the
+//! `cluster` appends publications to it and feeds the streams from it: see `numbering`.
+//!
+//! Sessions may be signed in as [`users`], and watch which others are.
+//!
+//! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel.
+//! It announces changes through the stream, so announcements share the order.
 
 pub mod addressing;
 mod announcement;
 pub mod archive;
 pub mod backlog;
+mod cluster;
+pub mod connections;
 mod count;
+mod counts;
 mod directory;
 pub mod disconnection;
 pub mod fanout;
 mod fanouts;
+pub mod feed;
 mod gathering;
+mod growth;
 pub mod history;
 pub mod idempotency;
+pub mod last_events;
 mod ledger;
 mod listeners;
+pub mod node;
+mod numbering;
 pub mod occupancy;
 pub mod outbox;
 mod permits;
@@ -42,9 +56,11 @@ mod placed;
 pub mod position;
 pub mod presence;
 pub mod publication;
+mod receipt;
 pub mod recovery;
 mod reference;
 mod replays;
+pub mod reserved;
 pub mod retained;
 pub mod saving;
 mod spellings;
@@ -56,13 +72,16 @@ pub mod topic_name;
 pub mod topics;
 mod tracker;
 mod turns;
+pub mod users;
 
 pub use addressing::Addressing;
 pub use publication::{
-    Destination, EventName, JsonObject, NameError, Payload, PayloadError, Publication, address,
+    Destination, EventName, JsonObject, JsonText, NameError, Payload, PayloadError, Publication,
+    PublicationOrigin, Sender, address,
 };
+pub use receipt::Receipt;
 pub use topic_name::{ChannelName, Scope, TopicName};
-pub use topics::{OnceError, PublishError, Published, Receipt, Topics};
+pub use topics::{OnceError, PublishError, Published, Topics};
 
 /// Unix milliseconds, by the system's clock.
 fn now_ms() -> u64 {

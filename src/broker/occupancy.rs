@@ -1,27 +1,36 @@
-//! Who listens where: how many subscribers an app's topics have, found out when somebody asks.
+//! Occupancy: the number of subscribers of an app's topics, counted when it is requested.
 //!
-//! Every fan-out answers for its own thread with no more than was asked for; the answers are added
-//! up. If one does not answer there is no figure at all, rather than one that is too low.
+//! The question goes to every node and every fan-out, which answers for its own thread with no more
+//! places than were requested; the answers are added. If one does not answer there is no figure at
+//! all, rather than one that is too low.
 
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+    time::Duration,
 };
 
 use actix::prelude::*;
+use futures_util::{FutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::app::AppId;
 
 use super::{
+    cluster::ClusterQuestion,
     fanout::Fanout,
     fanouts::Asked,
+    now_ms,
+    stream::Stream,
     subscriber::Place,
     topic_name::{ChannelName, Scope},
     topics::{Topics, Unanswered},
 };
 
-/// A place as listings rank it: where its topic's text stands among an app's topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A place in the order of listings, which is the order of the topics' texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rank {
     /// The scope.
     pub scope: Scope,
@@ -44,18 +53,19 @@ impl PartialOrd for Rank {
     }
 }
 
-/// Which of an app's occupied places are asked for, and how many at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A selection of an app's occupied places, with the most that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
-    /// Whose.
+    /// The app.
     pub app: AppId,
     /// Of this scope alone.
     pub scope: Option<Scope>,
-    /// Whose channel begins like this; a scope as a whole begins like nothing.
+    /// The prefix of the channels that are counted. A scope as a whole counts only with an empty
+    /// prefix.
     pub prefix: String,
-    /// Those that come after this one.
+    /// Only places after this one.
     pub after: Option<Rank>,
-    /// So many at most, the first ones.
+    /// The most places in the answer; the first ones are taken.
     pub places_max: usize,
 }
 
@@ -66,15 +76,16 @@ impl Survey {
     }
 }
 
-/// How many subscribers places have, in their order; never none.
+/// The number of subscribers of each place, in the order of places. Places without subscribers are
+/// absent.
 pub type Occupied = BTreeMap<Rank, usize>;
 
-/// Asks a fan-out for what a survey wants of its thread.
+/// Asks a fan-out for the places of a survey on its thread.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Occupied")]
 struct Occupancy(Survey);
 
-/// Asks a fan-out how many subscribers of its thread a place has.
+/// Asks a fan-out for the number of a place's subscribers on its thread.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "usize")]
 struct Subscribers(Place);
@@ -83,7 +94,7 @@ impl Handler<Occupancy> for Fanout {
     type Result = MessageResult<Occupancy>;
 
     fn handle(&mut self, Occupancy(survey): Occupancy, _: &mut Self::Context) -> Self::Result {
-        // However many there are, no more are kept than may be wanted: the last one gives way.
+        // No more places are kept than are wanted: the last one is dropped.
         let mut first = BinaryHeap::new();
         for (rank, subscribers) in self.occupied(survey.app, survey.scope.as_ref()) {
             if survey.wants(&rank) {
@@ -106,33 +117,92 @@ impl Handler<Subscribers> for Fanout {
 }
 
 impl Topics {
-    /// The places of an app that have subscribers, as a survey wants them, over all threads.
+    /// The places of an app that have subscribers, as a survey selects them, over all threads of
+    /// all nodes.
     ///
     /// # Errors
     /// [`Unanswered`] if not every thread answered in time.
     pub async fn occupied(&self, survey: Survey) -> Result<Occupied, Unanswered> {
         let places_max = survey.places_max;
-        let mut all = Occupied::new();
-        for asked in self.fanouts().ask(Occupancy(survey), self.wait_max()).await {
-            for (rank, subscribers) in answer(asked)? {
-                *all.entry(rank).or_default() += subscribers;
-            }
-        }
-        // Each thread has named its first ones, so of the first ones of all none is missing.
-        Ok(all.into_iter().take(places_max).collect())
+        let of_nodes = self.everywhere(OccupancyQuestion(survey)).await?;
+        Ok(added_up(of_nodes.into_iter().flatten(), places_max))
     }
 
-    /// How many subscribers a place has, over all threads.
+    /// The number of subscribers of a place, over all threads of all nodes.
     ///
     /// # Errors
     /// [`Unanswered`] if not every thread answered in time.
     pub async fn subscribers(&self, place: Place) -> Result<usize, Unanswered> {
+        Ok(self.everywhere(SubscribersQuestion(place)).await?.into_iter().sum())
+    }
+
+    /// Tells the subscribers of a channel that want to know how many they are, after some time.
+    pub(super) async fn tell_count_after(&self, wait: Duration, place: Place, stream: Arc<Stream>) {
+        let Some(channel) = place.channel.clone() else { return };
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let is_needed = stream.counts().begin(&channel);
+        // Without an answer nothing is told; the next change is.
+        if let Ok(count) = self.subscribers(place).await
+            && (is_needed || stream.counts().last(&channel) != Some(count))
+        {
+            stream.tell_count(&channel, count, now_ms());
+        }
+    }
+
+    async fn occupied_here(&self, survey: Survey) -> Result<Occupied, Unanswered> {
+        let places_max = survey.places_max;
+        let asked = self.fanouts().ask(Occupancy(survey), self.wait_max()).await;
+        let of_threads: Vec<_> = asked.into_iter().map(answer).collect::<Result<_, _>>()?;
+        Ok(added_up(of_threads.into_iter().flatten(), places_max))
+    }
+
+    async fn subscribers_here(&self, place: Place) -> Result<usize, Unanswered> {
         let asked = self.fanouts().ask(Subscribers(place), self.wait_max()).await;
         asked.into_iter().map(answer).sum()
     }
 }
 
-/// A thread that was lost while it was asked had subscribers that may be back by now.
+/// The first places of all answers. Each thread and each node has answered its first ones, so none
+/// is missing.
+fn added_up(parts: impl Iterator<Item = (Rank, usize)>, places_max: usize) -> Occupied {
+    let mut all = Occupied::new();
+    for (rank, subscribers) in parts {
+        *all.entry(rank).or_default() += subscribers;
+    }
+    all.into_iter().take(places_max).collect()
+}
+
+/// Asks a node for the places of a survey.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OccupancyQuestion(Survey);
+
+impl ClusterQuestion for OccupancyQuestion {
+    const NAME: &'static str = "occupied";
+    /// A list, because the keys of a JSON object are text.
+    type Answer = Vec<(Rank, usize)>;
+
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Self::Answer, Unanswered>> {
+        async move { Ok(topics.occupied_here(self.0).await?.into_iter().collect()) }.boxed()
+    }
+}
+
+/// Asks a node for the number of a place's subscribers on it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SubscribersQuestion(Place);
+
+impl ClusterQuestion for SubscribersQuestion {
+    const NAME: &'static str = "subscribers";
+    type Answer = usize;
+
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<usize, Unanswered>> {
+        async move { topics.subscribers_here(self.0).await }.boxed()
+    }
+}
+
+/// The subscribers of a thread that was lost during the question may be back by now, on another
+/// thread.
 fn answer<T>(asked: Asked<T>) -> Result<T, Unanswered> {
     match asked {
         Asked::Answered(answer) => Ok(answer),
@@ -188,7 +258,7 @@ mod tests {
         ] {
             let probe = at.session(id).await;
             for place in places {
-                // Twice is once.
+                // A place that is found twice is counted once.
                 at.join(&probe, place.clone()).await.expect("a place");
                 at.join(&probe, place).await.expect("a place");
             }

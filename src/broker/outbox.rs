@@ -1,8 +1,8 @@
-//! Outboxes: the bounded way from the broker to one session.
+//! Outboxes: the bounded queue from the broker to one session.
 //!
-//! A queue of our own rather than an actor's mailbox, for a delivery is what Herald does most: one
-//! lock that nobody else wants, one slot in a queue, and one wake-up for all that comes until the
-//! session has had its turn. Nothing is allocated but room in the queue, where more than one waits.
+//! An outbox replaces an actor's mailbox, because deliveries are the most frequent operation: one
+//! uncontended lock, one slot in a queue, and one wake-up for all frames until the session runs.
+//! Only a queue of more than one frame allocates.
 
 use std::{
     collections::VecDeque,
@@ -12,77 +12,92 @@ use std::{
     time::Instant,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::app::AppId;
 
 use super::{
     disconnection::Disconnection,
-    subscriber::{Frame, Joined, SessionId, Split, SubscribeError, SubscriptionId},
+    subscriber::{Frame, Joined, Place, SessionId, Split, SubscribeError, SubscriptionId},
+    users::OnlineChange,
 };
 
-/// Slots that an empty queue keeps; what a burst needed beyond is given back, or every session that
-/// once heard two at a time would keep room for four.
+/// Slots that an empty queue keeps. Further capacity is given back, or every session that once had
+/// two frames at a time would keep room for four.
 const SLOTS_KEPT: usize = 1;
 
-/// One of so many parts of what may wait is little: with that, as much as a turn brings still fits.
+/// A load below this fraction of the limit is small: all the frames of another turn still fit.
 const LITTLE_SHARE: usize = 8;
 
-/// A replay may take one of so many parts of what may wait.
+/// The fraction of the limit that a replay may take.
 const REPLAY_SHARE: usize = 2;
 
-/// What reaches a session from the broker.
+/// A message from the broker to a session.
 #[derive(Debug)]
 pub enum ToSession {
-    /// A frame for the client. With it, if it is of interest when it is written: when it was
-    /// published.
+    /// A frame for the client, with the time of its publication if its latency is sampled.
     Frame(Frame, Option<Instant>),
-    /// What the session itself has to look at.
+    /// A message for the session itself.
     News(News),
 }
 
-/// What a session has to look at, in its order among the frames.
+/// A message for the session itself, which keeps its place among the frames.
 #[derive(Debug)]
 pub enum News {
-    /// What came of a subscription that the session asked for.
+    /// The answer to a subscription that the session requested.
     Joined(SubscriptionId, Result<Box<Joined>, SubscribeError>),
-    /// An app was changed or deleted: judge its joins anew.
+    /// An app was changed or deleted: its joins are judged again.
     AppChanged(AppId),
-    /// An app wants some of its joins ended.
+    /// An app ends some of its joins.
     Disconnect(Arc<Disconnection>),
+    /// Publications to a place may be missing: its joins end, so that their clients join again and
+    /// learn of it.
+    Interrupted(Box<Place>),
+    /// Users that the session watches are online, or no longer.
+    Online(Arc<OnlineChange>),
+    /// Nothing has come from the client for the idle timeout: the conversation decides whether the
+    /// session goes on.
+    Silent,
     /// Close.
     End(Ending),
 }
 
 impl News {
-    /// What it takes of the outbox's bytes.
+    /// The bytes that it occupies in the outbox.
     fn size_bytes(&self) -> usize {
         match self {
             Self::Joined(_, Ok(joined)) => {
-                let Joined { members, recovery, .. } = &**joined;
+                let Joined { members, recovery, cached, .. } = &**joined;
                 let members = members.as_ref().map_or(0, |spelled| spelled.len());
+                let cached = match cached {
+                    Some(super::subscriber::Cached::Event(frame)) => frame.size_bytes(),
+                    _ => 0,
+                };
                 let frames = recovery.iter().flat_map(|recovery| &recovery.frames);
-                members + frames.map(Frame::size_bytes).sum::<usize>()
+                members + cached + frames.map(Frame::size_bytes).sum::<usize>()
             }
             _ => 0,
         }
     }
 }
 
-/// Why the broker ends a session.
+/// The reason why the broker ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It does not take what it is sent: more waits for it than may.
+    /// The session does not take its frames: its outbox exceeds its limit.
     SlowConsumer(Excess),
-    /// It took nothing of what was written to it for too long.
+    /// The client took nothing of a write for too long.
     Stuck,
-    /// Nothing was heard of it for too long.
+    /// Nothing came from the client for too long.
     Idle,
-    /// It began a message and did not complete it in time.
+    /// The client began a message and did not complete it in time.
     SlowMessage,
-    /// It went on sending more frames than may be within a second.
+    /// The client kept exceeding its frames per second.
     TooManyFrames,
-    /// It held the most of what all sessions hold of unfinished messages, and that was too much.
+    /// The unfinished messages of all sessions exceeded their limit, and the session held the most
+    /// of them.
     Unfinished,
-    /// It did not come for what waits, where clients fetch.
+    /// The client of a long-poll session did not fetch its frames.
     NotFetching,
     /// It was opened, and its client never came for anything.
     NeverFetched,
@@ -107,8 +122,8 @@ pub enum Excess {
     AllBytes,
 }
 
-/// How much waits, or may wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The load of an outbox, or its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Frames; news counts as one.
     pub frames: usize,
@@ -127,7 +142,7 @@ impl Load {
         self.bytes -= other.bytes;
     }
 
-    /// What is beyond `max`, if anything is.
+    /// The part that exceeds `max`, if any does.
     pub fn excess(self, max: Self) -> Option<Excess> {
         match () {
             () if self.frames > max.frames => Some(Excess::Frames),
@@ -137,47 +152,48 @@ impl Load {
     }
 }
 
-/// What comes next in an outbox.
+/// The kind of the next item in an outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextItem {
     /// A frame.
     Frame,
-    /// News, or somebody rang.
+    /// News, or [`wake_session`](Outbox::wake_session) was called.
     News,
-    /// Nothing; who asked is woken once there is something.
+    /// Nothing; the caller is woken once there is something.
     Nothing,
-    /// Nothing ever again.
+    /// Nothing, now or later.
     Closed,
 }
 
-/// The bounded way to one session: its fan-out fills it, the session takes.
+/// The bounded queue to one session: the fan-out fills it, and the session takes from it.
 ///
-/// What belongs to a subscription that was left never reaches the session. The answer to a join has its
-/// place among the frames: what comes ahead of it was sent before the join, what comes behind it
-/// belongs to the join.
+/// Frames of a subscription that was left never reach the session. The answer to a join keeps its
+/// place among the frames: the frames ahead of it were sent before the join, and those behind it
+/// belong to the join.
 ///
-/// It is also a bell: made a [`Waker`], it wakes who takes and says that it was not for a frame. So
-/// who is woken for a frame need not look at all else that it waits for.
+/// An outbox is also a [`Waker`]: it wakes the session and notes that the reason is not a frame. A
+/// session that is woken for a frame therefore need not poll everything else that it waits for.
 pub struct Outbox {
     session: SessionId,
     max: Load,
     state: Mutex<State>,
 }
 
-/// What each delivery touches; with the rest of the outbox it fits into two cache lines.
+/// The state that each delivery touches. Together with the rest of the outbox it fits into two
+/// cache lines.
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Entry>,
-    /// How much waits in `queue`.
+    queue: VecDeque<OutboxEntry>,
+    /// The load of `queue`.
     load: Load,
-    /// Wakes who takes.
+    /// The waker of the session.
     waker: Option<Waker>,
-    /// What there is now and then, as long as there is any.
+    /// The rarely needed state, while there is any.
     aside: Option<Box<Aside>>,
     ending: Option<Ending>,
-    /// Whether somebody rang since the last look.
-    has_rung: bool,
-    /// Whether nobody takes any more.
+    /// Whether `wake_session` was called since the last look.
+    was_woken: bool,
+    /// Whether the session has stopped taking.
     is_closed: bool,
 }
 
@@ -185,46 +201,46 @@ struct State {
 struct Aside {
     /// Whether a join is under way.
     is_joining: bool,
-    /// Subscriptions that were left, until the fan-out knows of it.
+    /// Subscriptions that were left, until the fan-out has confirmed it.
     left: Vec<SubscriptionId>,
-    /// What the session has taken and keeps for its client to fetch.
+    /// The load of the frames that the session has taken and keeps until its client fetches them.
     kept: Load,
-    bodies: Bodies,
-    /// What comes ahead of all that waits.
-    replay: Replay,
+    bodies: SharedBodies,
+    /// The frames that come ahead of the queue.
+    replay: PendingReplay,
 }
 
-/// What is replayed to a join that was answered.
+/// The frames that are replayed to a join after its answer.
 #[derive(Default)]
-struct Replay {
+struct PendingReplay {
     /// The subscription it belongs to.
     of: Option<SubscriptionId>,
     frames: VecDeque<Frame>,
 }
 
-/// The bodies that split frames in the queue share. Each is counted once, as it lies in memory once.
+/// The bodies that split frames in the queue share. Each is counted once, because it is in memory
+/// once.
 ///
-/// Frames come and go in one order, so the one that is looked for is nearly always the last or the
-/// first of few.
+/// Frames come and go in one order, so a search nearly always finds its body at one of the ends.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Bodies(VecDeque<Waiting>);
+struct SharedBodies(VecDeque<SharedBody>);
 
 /// A body that frames in the queue share.
 #[derive(Debug, PartialEq, Eq)]
-struct Waiting {
-    /// Where it lies.
+struct SharedBody {
+    /// The address of the body.
     at: usize,
     frames: usize,
 }
 
-struct Entry {
+struct OutboxEntry {
     what: ToSession,
     /// The subscription it belongs to.
     of: Option<SubscriptionId>,
 }
 
-impl Entry {
-    /// How much it takes by itself, without what it shares with other frames.
+impl OutboxEntry {
+    /// The load of this entry alone, without the body that it shares with other frames.
     fn load(&self) -> Load {
         let bytes = match &self.what {
             ToSession::Frame(Frame::Split(split), _) => split.head.len(),
@@ -242,7 +258,7 @@ impl Entry {
     }
 }
 
-impl Bodies {
+impl SharedBodies {
     /// The bytes that one more frame with this body adds.
     fn added_bytes(&self, split: &Split) -> usize {
         let at = address(split);
@@ -257,7 +273,7 @@ impl Bodies {
             waiting.frames += 1;
             return 0;
         }
-        self.0.push_back(Waiting { at, frames: 1 });
+        self.0.push_back(SharedBody { at, frames: 1 });
         split.body.len()
     }
 
@@ -275,7 +291,7 @@ impl Bodies {
     }
 }
 
-/// Tells bodies apart: a frame in the queue keeps its body where it is.
+/// The address identifies a body, because a frame in the queue keeps its body where it is.
 fn address(split: &Split) -> usize {
     split.body.as_ptr().addr()
 }
@@ -289,7 +305,7 @@ impl Aside {
 }
 
 impl State {
-    /// Looks at, and changes, what there is now and then.
+    /// Changes the rarely needed state.
     fn beside<R>(&mut self, change: impl FnOnce(&mut Aside) -> R) -> R {
         let aside = self.aside.get_or_insert_default();
         let changed = change(aside);
@@ -305,28 +321,28 @@ impl State {
         }
     }
 
-    /// Wakes `waker` from now on.
+    /// Registers `waker`.
     fn register(&mut self, waker: &Waker) {
         if !self.waker.as_ref().is_some_and(|registered| registered.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
     }
 
-    fn push(&mut self, entry: Entry) {
+    /// Queues an item; answers whether the session has to be woken.
+    fn push(&mut self, entry: OutboxEntry) -> bool {
         self.load.add(entry.load());
         if let Some(split) = entry.split() {
             self.load.bytes += self.beside(|aside| aside.bodies.add(split));
         }
         let was_empty = self.queue.is_empty();
         if self.queue.capacity() == 0 {
-            // One is the common case, and a session that hears little should not keep room for many.
+            // One item is the common case, and a session with few deliveries should not keep room
+            // for many.
             self.queue.reserve_exact(1);
         }
         self.queue.push_back(entry);
-        // Who has not come for the first has yet to come for all.
-        if was_empty {
-            self.wake();
-        }
+        // A session that has not come for the first item has been woken already.
+        was_empty
     }
 
     fn pop(&mut self) -> Option<ToSession> {
@@ -350,35 +366,35 @@ impl State {
         self.aside.as_ref().map_or(split.body.len(), |aside| aside.bodies.added_bytes(split))
     }
 
-    /// Whether something is to be replayed first.
+    /// Whether frames are to be replayed first.
     fn replays(&self) -> bool {
         self.aside.as_ref().is_some_and(|aside| !aside.replay.frames.is_empty())
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> NextItem {
         if self.replays() {
-            return Next::Frame;
+            return NextItem::Frame;
         }
         match self.queue.front().map(|entry| &entry.what) {
-            Some(ToSession::Frame(..)) => Next::Frame,
-            Some(ToSession::News(_)) => Next::News,
-            None if self.is_closed => Next::Closed,
-            None => Next::Nothing,
+            Some(ToSession::Frame(..)) => NextItem::Frame,
+            Some(ToSession::News(_)) => NextItem::News,
+            None if self.is_closed => NextItem::Closed,
+            None => NextItem::Nothing,
         }
     }
 
     fn end(&mut self, ending: Ending) {
         if self.ending.is_none() && !self.is_closed {
             self.ending = Some(ending);
-            self.push(Entry { what: ToSession::News(News::End(ending)), of: None });
-            // Also if it is stuck in a write and does not look here.
+            self.push(OutboxEntry { what: ToSession::News(News::End(ending)), of: None });
+            // The session is woken even if it is stuck in a write and does not poll the outbox.
             self.wake();
         }
     }
 }
 
 impl Outbox {
-    /// Makes the outbox of a session in which at most so much may wait.
+    /// Makes the outbox of a session, with this limit.
     pub fn new(session: SessionId, max: Load) -> Arc<Self> {
         Arc::new(Self { session, max, state: Mutex::default() })
     }
@@ -389,7 +405,7 @@ impl Outbox {
         self.max.bytes / REPLAY_SHARE
     }
 
-    /// Whose outbox this is.
+    /// The session to which this outbox belongs.
     pub fn session(&self) -> SessionId {
         self.session
     }
@@ -399,29 +415,48 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a frame, never waits. `false` if the session cannot take it: it is then being ended,
-    /// for it must never be silently deaf. If `published` is given, the session measures how long it
-    /// takes from then until the frame is written.
+    /// Queues a frame without waiting. `false` if the session cannot take it: the session is then
+    /// being ended, because it must not miss frames silently. If `published` is given, the session
+    /// measures the time from then until the frame is written.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
+        self.deliver_with(frame, to, published, Waker::wake_by_ref)
+    }
+
+    /// Queues a frame like [`deliver`](Self::deliver). If the session has to be woken for it, its
+    /// waker is passed to `wake`.
+    pub(super) fn deliver_with(
+        &self,
+        frame: &Frame,
+        to: SubscriptionId,
+        published: Option<Instant>,
+        wake: impl FnOnce(&Waker),
+    ) -> bool {
         let what = || ToSession::Frame(frame.clone(), published);
         let bytes = |state: &State| match frame {
             Frame::Split(split) => split.head.len() + state.added_bytes(split),
             frame => frame.size_bytes(),
         };
-        self.queue(bytes, Some(to), what)
+        self.queue(bytes, Some(to), what, wake)
     }
 
-    /// Answers a join, in its order among the frames; like [`Outbox::tell`], this ends a session that
-    /// cannot even be told.
+    /// The number of frames that the fan-out may hand to the session before the session takes its
+    /// turn. It is low enough that the frames of several apps fit at the same time.
+    pub(super) fn frames_per_turn(&self) -> usize {
+        (self.max.frames / LITTLE_SHARE).max(1)
+    }
+
+    /// Answers a join, in its order among the frames; like [`Outbox::tell`], this ends a session
+    /// whose outbox is full.
     pub(super) fn answer(&self, join: SubscriptionId, outcome: Result<Joined, SubscribeError>) {
         self.tell(News::Joined(join, outcome.map(Box::new)));
     }
 
-    /// Tells the session of something that ends some of its joins. One that cannot even be told is
-    /// ended as a whole: what must end must not go on because a client does not keep up.
-    pub(super) fn tell(&self, news: News) {
+    /// Tells the session of something that ends some of its joins. A session whose outbox is full
+    /// is ended as a whole, because joins that must end must not go on when a client does not keep
+    /// up.
+    pub fn tell(&self, news: News) {
         let bytes = news.size_bytes();
-        self.queue(|_| bytes, None, || ToSession::News(news));
+        self.queue(|_| bytes, None, || ToSession::News(news), Waker::wake_by_ref);
     }
 
     fn queue(
@@ -429,6 +464,7 @@ impl Outbox {
         bytes: impl FnOnce(&State) -> usize,
         of: Option<SubscriptionId>,
         what: impl FnOnce() -> ToSession,
+        wake: impl FnOnce(&Waker),
     ) -> bool {
         let mut state = self.state();
         if state.is_closed || state.ending.is_some() {
@@ -444,51 +480,58 @@ impl Outbox {
             state.end(Ending::SlowConsumer(excess));
             return false;
         }
-        state.push(Entry { what: what(), of });
+        if state.push(OutboxEntry { what: what(), of })
+            && let Some(waker) = &state.waker
+        {
+            wake(waker);
+        }
         true
     }
 
-    /// Puts what is replayed to a join, which the session has just taken the answer of, ahead of all
-    /// that waits. The frames are shared with other sessions, and they count as little here as in the
-    /// answer: only live frames fill the outbox.
+    /// Puts the frames that are replayed to a join, whose answer the session has just taken, ahead
+    /// of the queue. The frames are shared with other sessions and do not count here: only live
+    /// frames fill the outbox.
     pub fn replay(&self, of: SubscriptionId, frames: Vec<Frame>) {
         let mut state = self.state();
         if !state.is_closed {
-            state.beside(|aside| aside.replay = Replay { of: Some(of), frames: frames.into() });
+            state.beside(|aside| {
+                aside.replay = PendingReplay { of: Some(of), frames: frames.into() }
+            });
         }
     }
 
-    /// Takes frames for as long as `take` wants more; answers what comes next. `waker` is woken when
-    /// something comes into an empty outbox, when somebody rings, and when the session is to end.
+    /// Takes frames while `take` accepts more; answers the kind of the next item. `waker` is woken
+    /// when an item comes into an empty outbox, when [`wake_session`](Self::wake_session) is
+    /// called, and when the session is to end.
     pub fn take_frames(
         &self,
         waker: &Waker,
         mut take: impl FnMut(Frame, Option<Instant>) -> bool,
-    ) -> Next {
+    ) -> NextItem {
         let mut state = self.state();
         state.register(waker);
         let mut wants_more = true;
-        while wants_more && state.next() == Next::Frame {
+        while wants_more && state.next() == NextItem::Frame {
             let Some(ToSession::Frame(frame, published)) = state.pop() else { break };
             wants_more = take(frame, published);
         }
         match state.next() {
-            Next::Nothing if std::mem::take(&mut state.has_rung) => Next::News,
+            NextItem::Nothing if std::mem::take(&mut state.was_woken) => NextItem::News,
             next => next,
         }
     }
 
-    /// Wakes who takes, and says that it is not for a frame.
-    pub fn ring(&self) {
+    /// Wakes the session, and notes that the reason is not a frame.
+    pub fn wake_session(&self) {
         let mut state = self.state();
-        state.has_rung = true;
+        state.was_woken = true;
         state.wake();
     }
 
-    /// Takes news, if that comes next.
+    /// Takes the next item if it is news.
     pub fn take_news(&self) -> Option<News> {
         let mut state = self.state();
-        if state.next() != Next::News {
+        if state.next() != NextItem::News {
             return None;
         }
         match state.pop() {
@@ -497,24 +540,24 @@ impl Outbox {
         }
     }
 
-    /// Takes whatever comes next, if there is something.
+    /// Takes the next item, if there is one.
     pub fn take(&self) -> Option<ToSession> {
         self.state().pop()
     }
 
-    /// Takes whatever comes next, once there is something.
+    /// Takes the next item, once there is one.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<ToSession> {
         let mut state = self.state();
         state.register(cx.waker());
         state.pop().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// How much waits for the client.
+    /// The load that waits for the client.
     pub fn load(&self) -> Load {
         let state = self.state();
         let mut load = state.load;
         if let Some(aside) = &state.aside {
-            let Aside { kept, replay: Replay { frames, .. }, .. } = &**aside;
+            let Aside { kept, replay: PendingReplay { frames, .. }, .. } = &**aside;
             let bytes = frames.iter().map(Frame::size_bytes).sum();
             load.add(*kept);
             load.add(Load { frames: frames.len(), bytes });
@@ -522,38 +565,38 @@ impl Outbox {
         load
     }
 
-    /// Whether so little waits that more may come before any is taken.
+    /// Whether the load is so small that more frames may come before any is taken.
     pub fn holds_little(&self) -> bool {
         let Load { frames, bytes } = self.state().load;
         frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
     }
 
-    /// Notes how much the session itself keeps for its client.
+    /// Notes the load that the session itself keeps for its client.
     pub fn keeps(&self, load: Load) {
         self.state().beside(|aside| aside.kept = load);
     }
 
-    /// A join is under way, until [`end_join`](Self::end_join).
+    /// Notes that a join is under way, until [`end_join`](Self::end_join).
     pub fn begin_join(&self) {
         self.state().beside(|aside| aside.is_joining = true);
     }
 
-    /// The join has been answered.
+    /// Notes that the join has been answered.
     pub fn end_join(&self) {
         self.state().beside(|aside| aside.is_joining = false);
     }
 
-    /// Whether a join of the session is under way. Its fan-out may know nothing of it yet.
+    /// Whether a join of the session is under way. The fan-out may not have received it yet.
     pub(super) fn is_joining(&self) -> bool {
         self.state().aside.as_ref().is_some_and(|aside| aside.is_joining)
     }
 
-    /// A subscription is left: nothing of it comes out any more.
+    /// Notes that a subscription was left: no frame of it is taken any more.
     pub fn leave(&self, id: SubscriptionId) {
         let mut state = self.state();
         let mut gone = Load::default();
         let mut bodies = state.beside(|aside| std::mem::take(&mut aside.bodies));
-        let mut stays = |entry: &Entry| {
+        let mut stays = |entry: &OutboxEntry| {
             let stays = entry.of != Some(id);
             if !stays {
                 gone.add(entry.load());
@@ -566,13 +609,13 @@ impl Outbox {
             aside.left.push(id);
             aside.bodies = bodies;
             if aside.replay.of == Some(id) {
-                aside.replay = Replay::default();
+                aside.replay = PendingReplay::default();
             }
         });
         state.load.remove(gone);
     }
 
-    /// The fan-out sends nothing to a subscription any more.
+    /// Notes that the fan-out has detached a subscription.
     pub(super) fn detached(&self, id: SubscriptionId) {
         let mut state = self.state();
         if state.aside.is_some() {
@@ -580,38 +623,38 @@ impl Outbox {
         }
     }
 
-    /// Ends the session: it hears of it in its turn, and is woken at once in case it is stuck in a
-    /// write. The first reason stands.
+    /// Ends the session: it finds the reason in the outbox, and is woken at once in case it is
+    /// stuck in a write. The first reason stands.
     pub fn end(&self, ending: Ending) {
         self.state().end(ending);
     }
 
-    /// Whether the session is over, and lets go of all that waited.
+    /// Closes the outbox and drops all waiting items.
     pub(super) fn is_closed(&self) -> bool {
         self.state().is_closed
     }
 
-    /// Why the session is to end, if it is.
+    /// The reason why the session is to end, if it is.
     pub fn ended(&self) -> Option<Ending> {
         self.state().ending
     }
 
-    /// The session is over: nothing is taken any more, so nothing is kept.
+    /// Notes that the session is over: nothing is taken any more, so nothing is kept.
     pub fn close(&self) {
         let mut state = self.state();
-        let State { waker, has_rung, ending, .. } = std::mem::take(&mut *state);
-        // What remains to be written still needs its bell.
-        *state = State { waker, has_rung, ending, is_closed: true, ..State::default() };
+        let State { waker, was_woken, ending, .. } = std::mem::take(&mut *state);
+        // The session still needs its waker for the frames that remain to be written.
+        *state = State { waker, was_woken, ending, is_closed: true, ..State::default() };
     }
 }
 
 impl Wake for Outbox {
     fn wake(self: Arc<Self>) {
-        self.ring();
+        self.wake_session();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.wake_session();
     }
 }
 

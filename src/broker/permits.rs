@@ -1,8 +1,10 @@
-//! Permits: how many publications may be under way, and how the apps share that.
+//! Permits: the number of publications that may be under way, and their distribution among the
+//! apps.
 //!
-//! There are twice as many permits as one app may hold. An app that holds some takes more only if as
-//! many stay free as it then holds: one busy app gets half of all permits, two get a third each, and
-//! so on. So something is left for an app that has nothing under way, however busy the others are.
+//! There are twice as many permits as one app may hold. An app that holds some takes more only if
+//! as many stay free as it then holds: one busy app gets half of all permits, two get a third each,
+//! and so on. An app that has nothing under way always finds a permit, therefore, however busy the
+//! others are.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -37,20 +39,20 @@ struct Inner {
 #[derive(Default)]
 struct State {
     /// The apps that hold permits or wait for some.
-    apps: HashMap<AppId, Share>,
-    /// The apps that wait, each once; the one that was given something last is the last.
+    apps: HashMap<AppId, AppShare>,
+    /// The apps that wait, each once; the one that was given a permit last is at the end.
     turns: VecDeque<AppId>,
     is_finishing: bool,
 }
 
-/// What one app holds, and the requests it waits for, in their order.
+/// The permits that one app holds, and its waiting requests in their order.
 #[derive(Default)]
-struct Share {
+struct AppShare {
     held: usize,
-    requests: VecDeque<Request>,
+    requests: VecDeque<PermitRequest>,
 }
 
-struct Request {
+struct PermitRequest {
     count: usize,
     given: oneshot::Sender<Permit>,
 }
@@ -78,7 +80,7 @@ impl Permits {
         self.0.held.load(Relaxed) > 0
     }
 
-    /// Takes one permit if the app may have it now, and nobody is to have it before.
+    /// Takes one permit if the app may have it now, and no earlier request waits for it.
     pub(super) fn take_at_once(&self, app: AppId) -> Option<Permit> {
         let mut state = self.state();
         let may_take = !state.is_finishing && self.may_take(&state, app, 1);
@@ -86,7 +88,7 @@ impl Permits {
     }
 
     /// Takes `count` permits, behind the earlier requests of the same app; `None` once the server
-    /// stops. More than one app may hold are never given.
+    /// stops. A request for more than one app may hold never succeeds.
     pub(super) async fn take(&self, app: AppId, count: usize) -> Option<Permit> {
         if count > self.0.per_app_max {
             return future::pending().await;
@@ -100,19 +102,20 @@ impl Permits {
                 return Some(self.give(&mut state, app, count));
             }
             let (given, receiver) = oneshot::channel();
-            state.request(app, Request { count, given });
+            state.request(app, PermitRequest { count, given });
             receiver
         };
-        // Dropped after the receiver: a request that is given up lets those behind it go on.
+        // This is dropped after the receiver, so that an abandoned request lets those behind it go
+        // on.
         let _retry = Retry(self);
         given.await.ok()
     }
 
-    /// Refuses every new request, and waits, at most so long, until all permits are free and the
-    /// requests that came before are answered. Those still waiting then are refused as well.
+    /// Refuses every new request, and waits, at most this long, until all permits are free and
+    /// earlier requests are answered. Requests that still wait then are refused as well.
     pub(super) async fn finish(&self, wait_max: Duration) {
         self.state().is_finishing = true;
-        // Out of time: what is still under way is as lost as the server.
+        // The time is over: publications that are still under way end with the server.
         let _ = timeout(wait_max, self.finished()).await;
         let mut state = self.state();
         state.turns.clear();
@@ -125,7 +128,7 @@ impl Permits {
     /// then on no permit is held ever again.
     pub(super) async fn finished(&self) {
         loop {
-            // It is notified of whatever happens from here on, also before it is awaited.
+            // It receives every notification from here on, also before it is awaited.
             let notified = self.0.finished.notified();
             if self.is_finished(&self.state()) {
                 return;
@@ -166,8 +169,8 @@ impl Permits {
         Permit { permits: self.clone(), app, count }
     }
 
-    /// Answers all requests that can be answered, the apps by turns. An app that holds nothing and
-    /// lacks room has all apps that hold something wait behind it.
+    /// Answers all requests that can be answered, the apps by turns. While an app that holds
+    /// nothing lacks room, all apps that hold something wait behind it.
     fn answer_requests(&self, mut state: MutexGuard<'_, State>) {
         let mut answers = Vec::new();
         let (mut nth, mut idle_waits) = (0, false);
@@ -192,7 +195,7 @@ impl Permits {
         if self.is_finished(&state) {
             self.0.finished.notify_waiters();
         }
-        // A permit that nobody takes any more is dropped here, which locks the state again.
+        // A permit whose request was abandoned is dropped here, which locks the state again.
         drop(state);
         for (request, permit) in answers {
             let _ = request.given.send(permit);
@@ -210,7 +213,7 @@ impl State {
         self.apps.get(&app).map_or(0, |share| share.held)
     }
 
-    fn request(&mut self, app: AppId, request: Request) {
+    fn request(&mut self, app: AppId, request: PermitRequest) {
         let share = self.apps.entry(app).or_default();
         if share.requests.is_empty() {
             self.turns.push_back(app);
@@ -218,7 +221,7 @@ impl State {
         share.requests.push_back(request);
     }
 
-    /// How many permits the next request of an app is for. Requests that were given up are dropped.
+    /// The number of permits of the next request of an app. Abandoned requests are dropped.
     fn next_request(&mut self, app: AppId) -> Option<usize> {
         let requests = &mut self.apps.get_mut(&app)?.requests;
         while requests.front().is_some_and(|request| request.given.is_closed()) {
@@ -228,14 +231,14 @@ impl State {
     }
 
     fn forget_if_idle(&mut self, app: AppId) {
-        let is_idle = |share: &Share| share.held == 0 && share.requests.is_empty();
+        let is_idle = |share: &AppShare| share.held == 0 && share.requests.is_empty();
         if self.apps.get(&app).is_some_and(is_idle) {
             self.apps.remove(&app);
         }
     }
 }
 
-/// Has requests looked at again when one has been answered or given up.
+/// Examines the requests again when one has been answered or abandoned.
 struct Retry<'a>(&'a Permits);
 
 impl Drop for Retry<'_> {

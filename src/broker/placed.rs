@@ -1,7 +1,8 @@
-//! A publication on its way from its publisher to the fan-outs: what it holds meanwhile, and its
-//! frames, each encoded at most once.
+//! A publication on its way from its publisher to the fan-outs: the state that it has meanwhile,
+//! and its frames, each encoded at most once.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,19 +16,21 @@ use tokio::sync::oneshot;
 
 use super::{
     backlog::Backlog,
+    cluster::RemoteFlight,
+    feed::Deliveries,
     permits::Permit,
     position::StreamPosition,
-    publication::{Destination, Payload, Publication},
+    publication::{Destination, Payload, Publication, Sender},
     retained::RetainedPayload,
     spellings::Spellings,
-    subscriber::{Delivery, Format, Frame, Kind, ScopeKey, Split},
+    subscriber::{Delivery, Format, Frame, FrameKind, ScopeKey, SessionId, Split},
 };
 
-/// Payloads of `#general` below this are spelled whole for each channel: a copy of so little costs
-/// less than a reference to it.
+/// Payloads of `#general` below this size are copied into the frame of each channel: the copy costs
+/// less than a reference.
 const SPLIT_BYTES_MIN: usize = 1_024;
 
-/// Which kind of topic a subscriber joined.
+/// The kind of topic that a subscriber joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     /// The scope as a whole: `S:app`.
@@ -36,65 +39,105 @@ pub(super) enum Level {
     Channel,
 }
 
-/// Publications of one scope that came together, and go together until sessions take them: one
-/// look-up, one message and one wake-up are for all of them.
+/// Publications of one scope that came together, and stay together until sessions take them: they
+/// share one look-up, one message and one wake-up.
 pub(super) struct Batch {
-    /// How many batches have been published, this one included.
+    /// The number of batches that have been published, this one included.
     pub(super) number: u64,
     pub(super) key: ScopeKey,
     pub(super) publications: Vec<Placed>,
 }
 
-/// A publication that was accepted and has yet to be given its place in the order.
+/// A publication that was accepted and has no position in the order yet.
 pub(super) struct Accepted {
     pub(super) publication: Publication,
     pub(super) flight: Flight,
 }
 
-/// What a publication holds while it is on its way, and what is retained of it does not: the permit
-/// that bounds what is under way, the count of subscribers that it was kept from, and the time.
+/// The state that a publication has while it is on its way, and that its retained form does not
+/// have: its permit, the count of skipped subscribers, and its time.
 ///
-/// It is dropped when the last fan-out has let go of the batch.
+/// It is dropped when the last fan-out has dropped the batch.
 pub(super) struct Flight {
-    tally: Option<Tally>,
-    /// When it was accepted.
+    tally: Option<DeliveryTally>,
+    /// The count of its deliveries, if a console watches its app.
+    watched: Option<Box<Deliveries>>,
+    /// The time at which the publication was accepted.
     taken_at: Instant,
-    _permit: Permit,
+    _hold: Hold,
 }
 
-/// Counts the subscribers that a publication was kept from, and tells it when it has been handed
-/// out: when the last fan-out has let go of its batch, whatever became of that fan-out.
-struct Tally {
+/// The bound on publications that are under way: a permit, or the count of publications from other
+/// nodes.
+pub(super) enum Hold {
+    /// The permit of a publisher of this node.
+    Permit { _held: Permit },
+    /// A place among the counted publications of other nodes.
+    RemoteFlights { _held: RemoteFlight },
+}
+
+impl From<Permit> for Hold {
+    fn from(permit: Permit) -> Self {
+        Self::Permit { _held: permit }
+    }
+}
+
+impl From<RemoteFlight> for Hold {
+    fn from(place: RemoteFlight) -> Self {
+        Self::RemoteFlights { _held: place }
+    }
+}
+
+/// A publication to which a log has given its position.
+pub(super) struct Fed {
+    pub(super) offset: u64,
+    /// The time at which the publication was accepted, in Unix milliseconds.
+    pub(super) at_ms: u64,
+    pub(super) accepted: Accepted,
+}
+
+/// Counts the subscribers that could not be sent a publication. The count is sent when the last
+/// fan-out has dropped its batch, whatever became of that fan-out.
+struct DeliveryTally {
     skipped: AtomicUsize,
     told: Option<oneshot::Sender<usize>>,
 }
 
-impl Drop for Tally {
+impl Drop for DeliveryTally {
     fn drop(&mut self) {
         if let Some(told) = self.told.take() {
-            // A publisher that has stopped waiting does not want to know.
+            // The publisher may have stopped waiting.
             let _ = told.send(*self.skipped.get_mut());
         }
     }
 }
 
 impl Accepted {
-    /// Accepts a publication. If not every subscriber can be sent it, the second value will be how
-    /// many were not.
+    /// Accepts a publication. If not every subscriber can be sent it, the second value receives the
+    /// number of those that were not.
     pub(super) fn new(
         publication: Publication,
         taken_at: Instant,
-        permit: Permit,
+        hold: impl Into<Hold>,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let (tally, skipped) = match publication.payload {
-            Payload::Object(_) => (None, None),
+            Payload::Json(_) => (None, None),
             Payload::Bytes(_) => {
                 let (told, skipped) = oneshot::channel();
-                (Some(Tally { skipped: AtomicUsize::new(0), told: Some(told) }), Some(skipped))
+                (
+                    Some(DeliveryTally { skipped: AtomicUsize::new(0), told: Some(told) }),
+                    Some(skipped),
+                )
             }
         };
-        let flight = Flight { tally, taken_at, _permit: permit };
+        let flight = Flight { tally, watched: None, taken_at, _hold: hold.into() };
         (Self { publication, flight }, skipped)
+    }
+
+    /// The same, with a count of its deliveries.
+    pub(super) fn watched(mut self, watched: Option<Box<Deliveries>>) -> Self {
+        self.flight.watched = watched;
+        self
     }
 
     /// Whether both belong to the same scope.
@@ -104,22 +147,31 @@ impl Accepted {
     }
 }
 
-/// A publication that has its place in the order, on its way to the fan-outs.
+/// A publication that has its position in the order, on its way to the fan-outs.
 ///
-/// Its frames are kept here and not in the history: they are counted among what waits for clients for
-/// as long as anything keeps them.
+/// Its frames are kept here and not in the history: they count in the backlog for as long as
+/// anything keeps them.
 pub(super) struct Placed {
     position: StreamPosition,
     publication: Publication,
     flight: Flight,
-    /// Per format and level; a frame is `None` where it cannot be spelled.
+    /// The frames by format and level; a frame is `None` where the format cannot encode it.
     frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
-    /// Per format, what all frames to channels share if it was published to `#general`.
-    bodies: OnceLock<Box<Bodies>>,
+    /// By format, the part that all frames to channels share if it was published to `#general`.
+    bodies: OnceLock<Box<FrameBodies>>,
     backlog: Backlog,
 }
 
-type Bodies = [OnceLock<Bytes>; Format::COUNT];
+impl Drop for Placed {
+    /// The last fan-out has dropped it.
+    fn drop(&mut self) {
+        if let Some(watched) = &mut self.flight.watched {
+            watched.told(&self.publication, self.position);
+        }
+    }
+}
+
+type FrameBodies = [OnceLock<Bytes>; Format::COUNT];
 
 impl Placed {
     pub(super) fn new(
@@ -140,6 +192,11 @@ impl Placed {
         self.flight.taken_at
     }
 
+    /// The session that is not sent it.
+    pub(super) fn except(&self) -> Option<SessionId> {
+        self.publication.except
+    }
+
     pub(super) fn destination(&self) -> &Destination {
         &self.publication.destination
     }
@@ -147,7 +204,7 @@ impl Placed {
     /// Whether clients of this format can be sent it at all.
     pub(super) fn suits(&self, format: Format) -> bool {
         match self.publication.payload {
-            Payload::Object(_) => true,
+            Payload::Json(_) => true,
             Payload::Bytes(_) => format.encode_bytes.is_some(),
         }
     }
@@ -157,7 +214,19 @@ impl Placed {
         matches!(self.publication.payload, Payload::Bytes(_))
     }
 
-    /// Notes that so many subscribers were not sent it.
+    /// Notes that this many subscribers were handed it.
+    pub(super) fn note_delivered(&self, subscribers: u64) {
+        if let Some(watched) = &self.flight.watched {
+            watched.add(subscribers);
+        }
+    }
+
+    /// The number of bytes of the payload.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        self.publication.payload.size_bytes() as u64
+    }
+
+    /// Notes that this many subscribers were not sent it.
     pub(super) fn skip(&self, subscribers: usize) {
         if let Some(tally) = &self.flight.tally {
             tally.skipped.fetch_add(subscribers, Relaxed);
@@ -167,9 +236,9 @@ impl Placed {
     /// The frame for the members who joined `topic`, shared by all of them on all threads; `None`
     /// for formats that cannot carry it.
     ///
-    /// Only a publication to `#general` at channel level is spelled per call: there every channel
-    /// has a topic of its own, and the caller shares the frame within one channel and thread. If the
-    /// payload is large, all these frames share it.
+    /// Only a publication to `#general` at channel level is encoded at each call: there every
+    /// channel has its own topic, and the caller shares the frame within one channel and thread. If
+    /// the payload is large, all these frames share it.
     pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Option<Frame> {
         if !self.suits(format) {
             return None;
@@ -181,10 +250,11 @@ impl Placed {
         spellings.of(topic, || self.encode(format, level, topic))
     }
 
-    /// The frame that follows the one of bytes: it tells their position. `None` where there is none to
-    /// tell.
+    /// The frame that follows this one and tells its position. `None` where there is none to tell.
     pub(super) fn position_frame(&self, format: Format, topic: &str) -> Option<Frame> {
-        let Payload::Bytes(_) = self.publication.payload else { return None };
+        if !self.is_bytes() && !format.tells_positions_of_json() {
+            return None;
+        }
         let frame = format.encode_position?(topic, self.position);
         Some(self.backlog.count(frame))
     }
@@ -199,19 +269,18 @@ impl Placed {
     fn split(&self, format: Format, topic: &str) -> Option<Frame> {
         let tail_bytes = usize::from(format.tail_bytes?);
         let spoken = self.spoken();
-        let (payload, tail_bytes, none) = match spoken.payload {
-            RetainedPayload::Object(object) => {
-                (object.as_bytes(), tail_bytes, RetainedPayload::Object(""))
-            }
-            RetainedPayload::Bytes(bytes) => (bytes, 0, RetainedPayload::Bytes(&[])),
+        let carried = spoken.carried(format);
+        let (payload, tail_bytes, none) = match &carried {
+            Carried::Json(json) => (json.as_bytes(), tail_bytes, Carried::Json(Cow::Borrowed(""))),
+            Carried::Bytes(bytes) => (*bytes, 0, Carried::Bytes(&[])),
         };
         if payload.len() < SPLIT_BYTES_MIN {
             return None;
         }
-        let empty = Spoken { payload: none, ..spoken }.encode(format, Level::Channel, topic)?;
+        let empty = spoken.encode_carried(&none, format, Level::Channel, topic)?;
         let (kind, mut head) = match empty {
-            Frame::Text(text) => (Kind::Text, text.into_bytes()),
-            Frame::Binary(bytes) => (Kind::Binary, bytes),
+            Frame::Text(text) => (FrameKind::Text, text.into_bytes()),
+            Frame::Binary(bytes) => (FrameKind::Binary, bytes),
             Frame::Split(_) => return None,
         };
         let tail = head.split_off(head.len().checked_sub(tail_bytes)?);
@@ -222,35 +291,65 @@ impl Placed {
         Some(Frame::Split(Arc::new(Split { kind, head, body })))
     }
 
-    fn spoken(&self) -> Spoken<'_> {
-        let Publication { destination, event, payload, .. } = &self.publication;
+    fn spoken(&self) -> SpokenPublication<'_> {
+        let Publication { destination, event, payload, origin, .. } = &self.publication;
         let channel = match destination {
             Destination::General => None,
             Destination::Channel(channel) => Some(channel.as_str()),
         };
         let payload = match payload {
-            Payload::Object(object) => RetainedPayload::Object(object.as_str()),
+            Payload::Json(json) => RetainedPayload::Json(json.as_str()),
             Payload::Bytes(bytes) => RetainedPayload::Bytes(bytes),
         };
-        Spoken { channel, event: event.as_str(), payload, position: self.position }
+        let (event, sender, position) = (event.as_str(), origin.sender(), self.position);
+        SpokenPublication { channel, event, payload, position, sender }
     }
 }
 
-/// A publication as it is spelled, whether it is on its way or retained.
+/// A publication to encode, whether it is on its way or retained.
 #[derive(Clone, Copy)]
-pub(super) struct Spoken<'a> {
+pub(super) struct SpokenPublication<'a> {
     /// The channel that it was published to; `None` if it was `#general`.
     pub(super) channel: Option<&'a str>,
     pub(super) event: &'a str,
     pub(super) payload: RetainedPayload<'a>,
     pub(super) position: StreamPosition,
+    pub(super) sender: Sender<'a>,
 }
 
-impl Spoken<'_> {
+/// A payload as a format carries it.
+enum Carried<'a> {
+    Json(Cow<'a, str>),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> SpokenPublication<'a> {
     /// The frame for those who joined `topic`, which is of this level; `None` for formats that cannot
     /// carry it.
     pub(super) fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
-        let Self { channel, event, payload, position } = *self;
+        self.encode_carried(&self.carried(format), format, level, topic)
+    }
+
+    fn carried(&self, format: Format) -> Carried<'a> {
+        match self.payload {
+            RetainedPayload::Json(json) => {
+                Carried::Json((format.carry)(json, self.event, self.sender))
+            }
+            RetainedPayload::Bytes(bytes) => Carried::Bytes(bytes),
+        }
+    }
+
+    fn encode_carried(
+        &self,
+        payload: &Carried<'_>,
+        format: Format,
+        level: Level,
+        topic: &str,
+    ) -> Option<Frame> {
+        let Self { channel, event, position, sender, .. } = *self;
+        if !(format.has_event)(event) {
+            return None;
+        }
         let is_bare = matches!((level, channel), (Level::Scope, None) | (Level::Channel, Some(_)));
         let prefixed;
         let event = if is_bare {
@@ -260,12 +359,16 @@ impl Spoken<'_> {
             &prefixed
         };
         match payload {
-            RetainedPayload::Object(payload) => {
-                Some((format.encode)(&Delivery { topic, event, payload, position }))
+            Carried::Json(payload) => {
+                (format.encode)(&Delivery { topic, event, payload, position, sender })
             }
-            RetainedPayload::Bytes(payload) => {
-                format.encode_bytes?(&Delivery { topic, event, payload, position })
-            }
+            Carried::Bytes(payload) => format.encode_bytes?(&Delivery {
+                topic,
+                event,
+                payload: *payload,
+                position,
+                sender,
+            }),
         }
     }
 }
@@ -280,13 +383,14 @@ mod tests {
     use super::super::{
         position::Epochs,
         publication::JsonObject,
-        testing::{FORMAT, key, permit, publication},
+        subscriber::Encoders,
+        testing::{ENCODERS, key, permit, publication},
     };
     use super::*;
 
-    fn spelled(delivery: &Delivery<'_, str>) -> Frame {
+    fn spelled(delivery: &Delivery<'_, str>) -> Option<Frame> {
         let Delivery { topic, event, payload, .. } = delivery;
-        Frame::Text(format!("{topic} {event} {payload}").into())
+        Some(Frame::Text(format!("{topic} {event} {payload}").into()))
     }
 
     fn spelled_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
@@ -330,7 +434,9 @@ mod tests {
             (Level::Scope, "#general", "t msg {}"),
             (Level::Channel, "#general", "t #general:msg {}"),
         ] {
-            let format = Format { slot: 0, encode: spelled, encode_bytes: None, ..FORMAT };
+            let format = Format::of(
+                const { &Encoders { slot: 0, encode: spelled, encode_bytes: None, ..ENCODERS } },
+            );
             let frame = placed(destination).frame(format, level, &"t".into());
             assert_eq!(frame, Some(Frame::Text(expected.into())), "{level:?} {destination}");
         }
@@ -338,8 +444,19 @@ mod tests {
 
     #[test]
     fn bytes_go_to_those_who_can_be_sent_any_also_where_a_slot_is_shared() {
-        let text = Format { slot: 0, encode: spelled, encode_bytes: None, ..FORMAT };
-        let both = Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes), ..FORMAT };
+        let text = Format::of(
+            const { &Encoders { slot: 0, encode: spelled, encode_bytes: None, ..ENCODERS } },
+        );
+        let both = Format::of(
+            const {
+                &Encoders {
+                    slot: 0,
+                    encode: spelled,
+                    encode_bytes: Some(spelled_bytes),
+                    ..ENCODERS
+                }
+            },
+        );
         for (level, destination, expected) in [
             (Level::Scope, "room", b"t room:msg \x00\xff".as_slice()),
             (Level::Channel, "room", b"t msg \x00\xff"),
@@ -360,19 +477,23 @@ mod tests {
 
     #[test]
     fn a_large_payload_of_general_is_kept_once_for_all_channels() {
-        let format = Format {
-            slot: 0,
-            encode: |delivery| {
-                let Delivery { topic, event, payload, .. } = delivery;
-                Frame::Text(format!("{topic} {event} {payload}.").into())
+        let format = Format::of(
+            const {
+                &Encoders {
+                    slot: 0,
+                    encode: |delivery| {
+                        let Delivery { topic, event, payload, .. } = delivery;
+                        Some(Frame::Text(format!("{topic} {event} {payload}.").into()))
+                    },
+                    tail_bytes: Some(1),
+                    encode_bytes: Some(spelled_bytes),
+                    ..ENCODERS
+                }
             },
-            tail_bytes: Some(1),
-            encode_bytes: Some(spelled_bytes),
-            ..FORMAT
-        };
+        );
         for size in [SPLIT_BYTES_MIN - 1, SPLIT_BYTES_MIN] {
             let text = format!(r#"{{"a":"{}"}}"#, "x".repeat(size - 8));
-            let object = Payload::Object(JsonObject::parse(&text).expect("an object"));
+            let object = Payload::from(JsonObject::parse(&text).expect("an object"));
             let bytes = Payload::Bytes(vec![0xff; size].into());
             for (payload, is_text) in [(object, true), (bytes, false)] {
                 let publication =
@@ -408,8 +529,9 @@ mod tests {
     #[test]
     fn what_channels_share_counts_once_among_all_that_waits() {
         let (text, body) = (format!(r#"{{"a":"{}"}}"#, "x".repeat(10_000)), 10_000);
-        let payload = Payload::Object(JsonObject::parse(&text).expect("an object"));
-        let format = Format { tail_bytes: Some(0), encode: spelled, ..FORMAT };
+        let payload = Payload::from(JsonObject::parse(&text).expect("an object"));
+        let format =
+            Format::of(const { &Encoders { tail_bytes: Some(0), encode: spelled, ..ENCODERS } });
         for (bytes_max, is_exceeded) in [(body, true), (body + 1_000, false)] {
             let publication = Publication {
                 payload: payload.clone(),
@@ -425,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_skipped_is_told_when_the_last_has_let_go() {
+    fn skipped_subscribers_are_counted_when_the_last_fan_out_has_let_go() {
         let (placed, mut skipped) = placed_bytes("room");
         let placed = Arc::new(placed);
         let other = placed.clone();
@@ -442,8 +564,16 @@ mod tests {
 
     #[test]
     fn a_topic_under_another_name_is_spelled_by_that_name() {
-        let format =
-            Format { slot: 0, encode: spelled, encode_bytes: Some(spelled_bytes), ..FORMAT };
+        let format = Format::of(
+            const {
+                &Encoders {
+                    slot: 0,
+                    encode: spelled,
+                    encode_bytes: Some(spelled_bytes),
+                    ..ENCODERS
+                }
+            },
+        );
         for is_bytes in [false, true] {
             let (placed, payload) = match is_bytes {
                 true => (placed_bytes("room").0, "\0\u{ff}"),
@@ -453,7 +583,7 @@ mod tests {
                 let frame = placed.frame(format, Level::Scope, &topic.into());
                 let expected = format!("{topic} room:msg {payload}");
                 let expected = match is_bytes {
-                    // One byte for each of these characters.
+                    // Each of these characters takes one byte.
                     true => Frame::Binary(expected.chars().map(|c| c as u8).collect()),
                     false => Frame::Text(expected.into()),
                 };
@@ -464,7 +594,7 @@ mod tests {
 
     static CALLS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
-    fn counted<const SLOT: usize>(delivery: &Delivery<'_, str>) -> Frame {
+    fn counted<const SLOT: usize>(delivery: &Delivery<'_, str>) -> Option<Frame> {
         CALLS[SLOT].fetch_add(1, SeqCst);
         spelled(delivery)
     }
@@ -477,8 +607,19 @@ mod tests {
     #[test]
     fn e117_a_thousand_subscribers_share_one_encoding_per_version() {
         let formats = [
-            Format { slot: 0, encode: counted::<0>, encode_bytes: None, ..FORMAT },
-            Format { slot: 1, encode: counted::<1>, encode_bytes: Some(counted_bytes), ..FORMAT },
+            Format::of(
+                const { &Encoders { slot: 0, encode: counted::<0>, encode_bytes: None, ..ENCODERS } },
+            ),
+            Format::of(
+                const {
+                    &Encoders {
+                        slot: 1,
+                        encode: counted::<1>,
+                        encode_bytes: Some(counted_bytes),
+                        ..ENCODERS
+                    }
+                },
+            ),
         ];
         let mut expected = [0; 2];
         for (level, destination, is_bytes) in [

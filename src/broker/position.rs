@@ -1,4 +1,4 @@
-//! Positions: where a publication stands in the one order of its scope.
+//! Positions: the place of a publication in the one order of its scope.
 
 use std::{
     fmt,
@@ -9,13 +9,15 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
+use crate::engine::LogEpoch;
+
 use super::subscriber::ScopeKey;
 
 /// Names one unbroken numbering of a scope's publications.
 ///
 /// A scope whose numbering begins anew gets another epoch, so a position of an earlier numbering is
-/// recognised and never taken for one of the present. An epoch also says which scope it belongs to.
-/// The default is never given to a scope.
+/// recognised and never mistaken for one of the present numbering. An epoch also says which scope
+/// it belongs to. The default is never given to a scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Epoch(u128);
 
@@ -27,6 +29,12 @@ impl Epoch {
     fn new(key: &ScopeKey, numbering: u128) -> Self {
         let numbering = numbering & ((1 << NUMBERING_BITS) - 1);
         Self((u128::from(hash_of(key)) << NUMBERING_BITS) | numbering)
+    }
+
+    /// The epoch of a scope whose offsets are those of a log, while the log has this epoch. It is the
+    /// same on all nodes.
+    pub(super) fn of_log(key: &ScopeKey, LogEpoch(epoch): LogEpoch) -> Self {
+        Self::new(key, u128::from(epoch))
     }
 
     /// The epoch with these bits, which [`Epoch::to_bits`] answered.
@@ -107,7 +115,8 @@ impl FromStr for StreamPosition {
     }
 }
 
-/// Gives epochs, none twice: they begin at random for each process and count from there.
+/// Gives epochs, none of them twice: they begin at a random value for each process and count up
+/// from there.
 #[derive(Debug)]
 pub struct Epochs {
     first: u128,

@@ -1,36 +1,80 @@
-//! Presence: who is there on one channel, as it is and as it was announced.
+//! Presence: the members of one channel, as they are and as they were announced.
 //!
-//! Pure: no actor, no clock, no spelling. Everybody who hears a channel keeps a picture of who is
-//! there: it begins with all that was announced when they came, and is changed by each announcement
-//! since. So all pictures are equal at any moment, and nobody, least of all a newcomer, is in a
-//! picture twice. What happens between two announcements travels together; what cancels out there
-//! is never told.
+//! The type is pure: it has no actor, no clock and no encoding. Each subscriber of a channel keeps
+//! a list of the members: it begins with the members that were announced when the subscriber
+//! joined, and each later announcement changes it. All lists are therefore equal at any moment, and
+//! no member, not even a new one, is in a list twice. Changes between two announcements are
+//! announced together, and changes that cancel out are never announced.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     sync::Arc,
 };
 
 use bytestring::ByteString;
+use serde_json::value::RawValue;
 
-use super::{fanout::WorkerId, publication::JsonObject, subscriber::SessionId};
+use crate::strict_json::{self, NotStrict};
 
-/// As whom a session joins a channel where it is tracked.
+use super::{
+    fanout::WorkerId,
+    node::NodeId,
+    publication::{JsonObject, JsonText},
+    reserved,
+    subscriber::SessionId,
+};
+
+/// The identity under which a session joins a channel where it is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Persona {
-    /// Who it is; several sessions may be the same.
+    /// The key of its user; several sessions may have the same.
     pub key: ByteString,
-    /// What others see of it.
-    pub meta: JsonObject,
+    /// The part of it that others see.
+    pub meta: Meta,
+}
+
+/// The part of a member that others see. Each protocol encodes it in its own way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The time of the join, in Unix milliseconds.
+    pub since_ms: u64,
+    /// The object that came with its join, if one did. No member of the object is called
+    /// [`Meta::CUSTOM`], or has a name that is [reserved](reserved::is_presence_field).
+    pub info: Option<JsonObject>,
+    /// The value that the member itself has set, if it has; it may change.
+    pub custom: Option<JsonText>,
+}
+
+impl Meta {
+    /// The name of the member's own custom data within its meta.
+    pub const CUSTOM: &'static str = "custom";
+
+    /// Takes the JSON object that describes a member which joins now; any other JSON counts as
+    /// absent. Reserved names are left out.
+    ///
+    /// # Errors
+    /// [`NotStrict`] if some subscribers could not read the object, or would read it differently.
+    pub fn new(since_ms: u64, said: Option<&RawValue>) -> Result<Self, NotStrict> {
+        let said = said.filter(|said| said.get().starts_with('{'));
+        let mut members = said.map(strict_json::members).transpose()?.unwrap_or_default();
+        let custom = members.remove(Self::CUSTOM).map(JsonText::from_raw).transpose()?;
+        members.retain(|name, _| !reserved::is_presence_field(name));
+        Ok(Self { since_ms, info: said.map(|_| JsonObject::of(&members)), custom })
+    }
+
+    /// The object that came with its join; an empty one if none did.
+    pub fn info_text(&self) -> &str {
+        self.info.as_ref().map_or("{}", JsonObject::as_str)
+    }
 }
 
 /// One tracked join as others see it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Who, and what is seen.
+    /// The identity of the member, and the data that others see.
     pub persona: Persona,
-    /// Tells it from every other member, also from its own earlier state.
+    /// A reference that distinguishes it from every other member, also from its own earlier state.
     pub reference: ByteString,
     /// The announced state that this one replaces, if its session updated it.
     pub previous: Option<ByteString>,
@@ -46,7 +90,7 @@ impl Roster {
         self.0.iter().map(|(key, members)| (&**key, members.as_slice()))
     }
 
-    /// Whether nobody is in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -64,13 +108,26 @@ impl<'a> FromIterator<&'a Arc<Member>> for Roster {
     }
 }
 
-/// What one announcement tells. Who was updated is among both.
+/// The content of one announcement. A member that was updated is in both rosters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Who is there now.
+    /// The members that have come.
     pub joins: Roster,
-    /// Who is there no more.
+    /// The members that have left.
     pub leaves: Roster,
+    /// The keys whose first members came.
+    pub arrived: Vec<Arrival>,
+    /// The keys whose last members left.
+    pub departed: Vec<ByteString>,
+}
+
+/// A key of which there was no member before.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The first of its members.
+    pub member: Arc<Member>,
+    /// The session of that member.
+    pub session: SessionId,
 }
 
 impl Change {
@@ -80,77 +137,101 @@ impl Change {
     }
 }
 
-/// As many are there as may be.
+/// The location of a member's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) enum Home {
+    /// On a thread of this server, which is the only one.
+    Worker(WorkerId),
+    /// On a node, in this incarnation of it.
+    Node(NodeId, u64),
+}
 
-/// Who is there on one channel.
+impl From<WorkerId> for Home {
+    fn from(worker: WorkerId) -> Self {
+        Self::Worker(worker)
+    }
+}
+
+/// The channel has as many members as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChannelFull;
+
+/// The members of one channel.
 #[derive(Debug)]
 pub(super) struct Presence {
     members_max: usize,
     sessions: BTreeMap<SessionId, Attendance>,
     /// Sessions whose state is not the announced one.
     changed: BTreeSet<SessionId>,
-    /// How many are there.
+    /// The members that were announced of each key, of which there is at least one.
+    announced_by_key: HashMap<ByteString, usize>,
+    /// The number of members.
     count: usize,
 }
 
-/// One session: what was announced of it, and what is so. Equal unless it is among `changed`.
+/// One session: its announced state and its present one. They are equal unless it is in `changed`.
 #[derive(Debug)]
 struct Attendance {
-    worker: WorkerId,
+    home: Home,
     announced: Option<Arc<Member>>,
     current: Option<Arc<Member>>,
 }
 
 impl Presence {
-    /// Nobody is there, and at most so many ever at once.
+    /// A channel without members, which may have at most this many at the same time.
     pub(super) fn new(members_max: usize) -> Self {
         let (sessions, changed) = (BTreeMap::new(), BTreeSet::new());
-        Self { members_max, sessions, changed, count: 0 }
+        Self { members_max, sessions, changed, announced_by_key: HashMap::new(), count: 0 }
     }
 
-    /// A session comes, or comes anew: then what it was ends.
+    /// Adds a session, or replaces its earlier state.
     ///
     /// # Errors
-    /// [`Full`]: nothing has changed.
+    /// [`ChannelFull`]: nothing has changed.
     pub(super) fn track(
         &mut self,
         session: SessionId,
-        worker: WorkerId,
+        home: impl Into<Home>,
         persona: Persona,
         reference: ByteString,
-    ) -> Result<(), Full> {
+    ) -> Result<(), ChannelFull> {
         let was_there = self.sessions.get(&session).is_some_and(|a| a.current.is_some());
         if !was_there && self.count >= self.members_max {
-            return Err(Full);
+            return Err(ChannelFull);
         }
         self.count += usize::from(!was_there);
         let member = Arc::new(Member { persona, reference, previous: None });
-        let absent = Attendance { worker, announced: None, current: None };
+        let home = home.into();
+        let absent = Attendance { home, announced: None, current: None };
         let attendance = self.sessions.entry(session).or_insert(absent);
-        attendance.worker = worker;
+        attendance.home = home;
         attendance.current = Some(member);
         self.changed.insert(session);
         Ok(())
     }
 
-    /// A session shows another meta; one that is not there shows none.
-    pub(super) fn update(&mut self, session: SessionId, meta: JsonObject, reference: ByteString) {
+    /// Changes the custom data of a session; does nothing if the session is not a member.
+    pub(super) fn update(&mut self, session: SessionId, custom: JsonText, reference: ByteString) {
         let Some(attendance) = self.sessions.get_mut(&session) else { return };
         let Some(current) = &attendance.current else { return };
         let is_announced = attendance.announced.as_ref().is_some_and(|a| Arc::ptr_eq(a, current));
-        // A state that was never announced is nobody's previous one.
+        // A state that was never announced cannot be a previous one.
         let previous = match is_announced {
             true => Some(current.reference.clone()),
             false => current.previous.clone(),
         };
-        let persona = Persona { key: current.persona.key.clone(), meta };
+        let Persona { key, meta } = current.persona.clone();
+        let persona = Persona { key, meta: Meta { custom: Some(custom), ..meta } };
         attendance.current = Some(Arc::new(Member { persona, reference, previous }));
         self.changed.insert(session);
     }
 
-    /// A session goes; one that is not there is gone already.
+    /// Whether a session is a member.
+    pub(super) fn has(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|attendance| attendance.current.is_some())
+    }
+
+    /// Removes a session, if it is a member.
     pub(super) fn untrack(&mut self, session: SessionId) {
         let Some(attendance) = self.sessions.get_mut(&session) else { return };
         if attendance.current.take().is_none() {
@@ -165,10 +246,11 @@ impl Presence {
         }
     }
 
-    /// All sessions of a thread go.
-    pub(super) fn untrack_worker(&mut self, worker: WorkerId) {
+    /// Removes all sessions of a thread, or of a node.
+    pub(super) fn untrack_home(&mut self, home: impl Into<Home>) {
+        let home = home.into();
         let gone: Vec<_> =
-            self.sessions.iter().filter(|(_, a)| a.worker == worker).map(|(id, _)| *id).collect();
+            self.sessions.iter().filter(|(_, a)| a.home == home).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|session| self.untrack(session));
     }
 
@@ -177,38 +259,76 @@ impl Presence {
         !self.changed.is_empty()
     }
 
-    /// Whether nobody is there. Then nobody is left who could be told of who has gone.
+    /// Whether there are no members. Then there is no session either to which departures could be
+    /// announced.
     pub(super) fn is_deserted(&self) -> bool {
         self.count == 0
     }
 
-    /// What everybody's picture is.
+    /// The members as all sessions know them.
     pub(super) fn announced(&self) -> Roster {
         self.sessions.values().filter_map(|a| a.announced.as_ref()).collect()
     }
 
-    /// What is so.
+    /// The members that are present now.
     pub(super) fn current(&self) -> Roster {
         self.sessions.values().filter_map(|a| a.current.as_ref()).collect()
     }
 
-    /// Makes what is so the announced state; answers what that changes.
+    /// Makes the present state the announced one; answers the difference.
     pub(super) fn announce(&mut self) -> Change {
         let mut change = Change::default();
+        let (mut came, mut left) = (Vec::new(), BTreeSet::new());
         for session in mem::take(&mut self.changed) {
             let Some(attendance) = self.sessions.get_mut(&session) else { continue };
-            if let Some(left) = &attendance.announced {
-                change.leaves.add(left);
+            let before = mem::replace(&mut attendance.announced, attendance.current.clone());
+            if let Some(before) = before {
+                change.leaves.add(&before);
+                left.insert(before.persona.key.clone());
             }
-            attendance.announced.clone_from(&attendance.current);
             match &attendance.current {
-                Some(joined) => change.joins.add(joined),
+                Some(joined) => {
+                    change.joins.add(joined);
+                    came.push(Arrival { member: joined.clone(), session });
+                }
                 None => {
                     self.sessions.remove(&session);
                 }
             }
         }
+        self.count_by_key(&mut change, came, left);
         change
+    }
+
+    /// Counts the members of each key that is concerned, and notes the keys that arrived and departed.
+    /// A key of which one member takes the place of another does neither.
+    fn count_by_key(
+        &mut self,
+        change: &mut Change,
+        came: Vec<Arrival>,
+        left: BTreeSet<ByteString>,
+    ) {
+        for (key, members) in change.leaves.iter() {
+            if let Some(count) = self.announced_by_key.get_mut(key) {
+                *count -= members.len();
+            }
+        }
+        for arrival in came {
+            let key = &arrival.member.persona.key;
+            match self.announced_by_key.get_mut(key) {
+                Some(count) => *count += 1,
+                None => {
+                    self.announced_by_key.insert(key.clone(), 1);
+                    change.arrived.push(arrival);
+                }
+            }
+        }
+        for key in left {
+            if self.announced_by_key.get(&key) == Some(&0) {
+                self.announced_by_key.remove(&key);
+                change.departed.push(key);
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Publications: one payload on its way to subscribers.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -8,15 +8,20 @@ use serde_json::value::RawValue;
 
 use crate::{
     app::AppId,
+    metrics::labels::Source,
     strict_json::{self, NotStrict},
 };
 
-use super::topic_name::{ChannelName, Scope, TopicName};
+use super::{
+    reserved,
+    subscriber::SessionId,
+    topic_name::{ChannelName, Scope, TopicName},
+};
 
-/// Why a scope, channel, event or topic is no name.
+/// The reason why a text is not a valid scope, channel, event or topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// There is nothing there.
+    /// It is empty.
     #[error("must not be empty")]
     Empty,
     /// It has more bytes than its kind may have.
@@ -40,7 +45,7 @@ impl NameError {
         match raw {
             "" => Err(Self::Empty),
             _ if raw.len() > bytes_max => Err(Self::TooLong),
-            _ if raw.starts_with('#') => Err(Self::Reserved),
+            _ if reserved::is_special(raw) => Err(Self::Reserved),
             _ if raw.chars().any(char::is_control) => Err(Self::BadCharacter),
             _ => Ok(()),
         }
@@ -48,15 +53,15 @@ impl NameError {
 }
 
 /// The name under which a payload arrives: 1–200 bytes, no control characters, not beginning with
-/// `#`, and none of the wire's own names.
+/// `#`. A name that Phoenix's clients act on can be published over other protocols only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventName(ByteString);
 
 impl EventName {
-    /// The most bytes an event may have.
+    /// The most bytes that an event may have.
     pub const BYTES_MAX: usize = 200;
 
-    /// The most bytes `channel:event` may have.
+    /// The most bytes that `channel:event` may have.
     pub const PREFIXED_BYTES_MAX: usize = 255;
 
     /// Parses an event name.
@@ -64,11 +69,20 @@ impl EventName {
     /// # Errors
     /// [`NameError`] if it breaks the rule above.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
+        match reserved::is_phoenix_event(raw) {
+            true => Err(NameError::Reserved),
+            false => Self::parse_any(raw),
+        }
+    }
+
+    /// Parses an event name of any protocol. It may be one of Phoenix's own: then only clients of other
+    /// protocols are sent the event.
+    ///
+    /// # Errors
+    /// [`NameError`] if it breaks any other part of the rule above.
+    pub fn parse_any(raw: &str) -> Result<Self, NameError> {
         NameError::check(raw, Self::BYTES_MAX)?;
-        let reserved = raw.starts_with("phx_")
-            || raw.starts_with("chan_reply_")
-            || matches!(raw, "presence_state" | "presence_diff");
-        if reserved { Err(NameError::Reserved) } else { Ok(Self(raw.into())) }
+        Ok(Self(raw.into()))
     }
 
     /// The event as text.
@@ -83,7 +97,7 @@ impl fmt::Display for EventName {
     }
 }
 
-/// Where in a scope a publication goes.
+/// The destination of a publication within its scope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// Everyone in the scope: `#general`.
@@ -107,7 +121,7 @@ impl Destination {
         ChannelName::parse(raw).map(Self::Channel)
     }
 
-    /// What prefixes the event's name for those who joined something else.
+    /// The prefix of the event's name for subscribers that joined another topic.
     pub fn as_str(&self) -> &str {
         match self {
             Self::General => Self::GENERAL,
@@ -116,7 +130,7 @@ impl Destination {
     }
 }
 
-/// Why text is no payload.
+/// The reason why a text is not a valid payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// It is not JSON.
@@ -130,27 +144,74 @@ pub enum PayloadError {
     NotStrict(#[from] NotStrict),
 }
 
-/// What a publication says.
+/// The payload of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
-    /// What every client can be sent.
-    Object(JsonObject),
-    /// What only some clients can be sent; never looked into.
+    /// Any JSON value, which every client can be sent in some form.
+    Json(JsonText),
+    /// Bytes, which only some clients can be sent; never looked into.
     Bytes(Bytes),
 }
 
+impl From<JsonObject> for Payload {
+    fn from(object: JsonObject) -> Self {
+        Self::Json(object.into())
+    }
+}
+
 impl Payload {
-    /// How large it is, in bytes.
+    /// The size in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
-            Self::Object(object) => object.as_str().len(),
+            Self::Json(json) => json.as_str().len(),
             Self::Bytes(bytes) => bytes.len(),
         }
     }
 }
 
-/// A JSON object that every subscriber can read, kept as the text in which it came: what a publisher
-/// sent is what subscribers get.
+/// A JSON value of any kind that every subscriber can read, kept as the text in which it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonText(ByteString);
+
+impl JsonText {
+    /// Takes JSON that was already read, if every subscriber can read it: see [`strict_json`].
+    ///
+    /// # Errors
+    /// [`NotStrict`].
+    pub fn from_raw(raw: &RawValue) -> Result<Self, NotStrict> {
+        strict_json::check(raw)?;
+        Ok(Self(raw.get().into()))
+    }
+
+    /// Takes JSON that another node has read.
+    pub(super) fn of_json(text: ByteString) -> Self {
+        Self(text)
+    }
+
+    /// Spells a text as a JSON string.
+    pub fn of_text(text: &str) -> Self {
+        Self(serde_json::Value::from(text).to_string().into())
+    }
+
+    /// A copy in its own memory: a slice of bytes from a socket would keep all of them in memory.
+    pub(super) fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
+
+    /// The value as JSON text, without white space around it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<JsonObject> for JsonText {
+    fn from(JsonObject(object): JsonObject) -> Self {
+        Self(object)
+    }
+}
+
+/// A JSON object that every subscriber can read, kept as the text in which it came, so that
+/// subscribers get exactly the publisher's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonObject(ByteString);
 
@@ -173,7 +234,16 @@ impl JsonObject {
         Ok(Self(text.into()))
     }
 
-    /// Reads text that should hold a JSON object.
+    /// Builds an object. The values are strict JSON, as [`strict_json::members`] takes them.
+    pub(super) fn of(members: &BTreeMap<String, &RawValue>) -> Self {
+        let members = members
+            .iter()
+            .map(|(name, value)| [JsonText::of_text(name).as_str(), value.get()].join(":"));
+        let members: Vec<_> = members.collect();
+        Self(format!("{{{}}}", members.join(",")).into())
+    }
+
+    /// Parses text as a JSON object.
     ///
     /// # Errors
     /// [`PayloadError`].
@@ -188,19 +258,63 @@ impl JsonObject {
     }
 }
 
+/// The publisher of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicationOrigin {
+    /// A call to the HTTP API.
+    Trigger,
+    /// A session.
+    Session {
+        /// The user id of its client, in protocols that tell other clients: 1 to 255 bytes.
+        user: Option<ByteString>,
+    },
+}
+
+/// The publisher of a publication, for an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender<'a> {
+    /// A call to the HTTP API.
+    Trigger,
+    /// A session, with the user that its client is for others, if they are told.
+    Session(Option<&'a str>),
+}
+
+impl PublicationOrigin {
+    /// The same, borrowed.
+    pub(super) fn sender(&self) -> Sender<'_> {
+        match self {
+            Self::Trigger => Sender::Trigger,
+            Self::Session { user } => Sender::Session(user.as_deref()),
+        }
+    }
+
+    /// The label under which the publication is counted.
+    pub(super) fn source(&self) -> Source {
+        match self {
+            Self::Trigger => Source::Trigger,
+            Self::Session { .. } => Source::Client,
+        }
+    }
+}
+
 /// One payload on its way to subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// Whose it is.
+    /// The app.
     pub app: AppId,
-    /// Who may hear it.
+    /// The scope, which decides who may receive it.
     pub scope: Scope,
-    /// Where in the scope it goes.
+    /// The destination within the scope.
     pub destination: Destination,
-    /// Under which name.
+    /// The event.
     pub event: EventName,
-    /// What it says.
+    /// The payload.
     pub payload: Payload,
+    /// The publisher.
+    pub origin: PublicationOrigin,
+    /// The session that is not sent it, by whatever topic it joined. A replay of the history sends it
+    /// to every session.
+    pub except: Option<SessionId>,
 }
 
 impl Publication {
@@ -302,6 +416,11 @@ mod tests {
             ("a\tb", Err(NameError::BadCharacter)),
         ] {
             assert_eq!(EventName::parse(raw).map(|_| ()), expected, "{raw:?}");
+            let of_any = match reserved::is_phoenix_event(raw) {
+                true => Ok(()),
+                false => expected,
+            };
+            assert_eq!(EventName::parse_any(raw).map(|_| ()), of_any, "{raw:?}");
         }
     }
 
@@ -312,6 +431,28 @@ mod tests {
             let channel = Destination::parse(&"c".repeat(channel_bytes)).expect("a channel");
             assert_eq!(Publication::check_prefixed(&channel, &event), expected);
         }
+    }
+
+    #[test]
+    fn any_json_is_a_payload_if_every_subscriber_can_read_it() {
+        for (text, expected) in [
+            (" [1, 2.0] ", Ok("[1, 2.0]")),
+            ("\"a\\u0062\"", Ok("\"a\\u0062\"")),
+            ("-0", Ok("-0")),
+            ("null", Ok("null")),
+            ("true", Ok("true")),
+            ("{\"a\" : 1}", Ok("{\"a\" : 1}")),
+            ("[1e999]", Err(NotStrict::NumberTooLarge)),
+            ("\"\\ud800\"", Err(NotStrict::LoneSurrogate)),
+            ("[{\"a\":1,\"a\":2}]", Err(NotStrict::RepeatedKey)),
+        ] {
+            let raw: &RawValue = serde_json::from_str(text).expect("JSON");
+            let read = JsonText::from_raw(raw);
+            assert_eq!(read.as_ref().map(JsonText::as_str).map_err(|e| *e), expected, "{text}");
+        }
+        assert_eq!(JsonText::of_text("a\"\n").as_str(), r#""a\"\n""#);
+        let object = JsonObject::parse(" {} ").expect("an object");
+        assert_eq!(Payload::from(object).size_bytes(), 2);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Recovery: what a join asks of the history, and what it is told.
+//! Recovery: the history that a join requests, and the answer.
 
 use crate::{metrics::labels::Limit, settings::HistorySettings};
 
@@ -10,12 +10,12 @@ use super::{
     topic_name::ChannelName,
 };
 
-/// What a join asks of the history of its place. A join that asks for nothing has no such value.
+/// The part of the history that a join requests. A join that requests nothing has no such value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Since when.
+    /// The position after which publications are requested.
     pub since: Since,
-    /// How many of the newest publications to replay if no gap is closed.
+    /// The number of the newest publications to replay if no gap is closed.
     pub newest_max: usize,
 }
 
@@ -31,7 +31,7 @@ pub enum Since {
 }
 
 impl Since {
-    /// Reads the text of a position; the empty text asks for nothing before now.
+    /// Reads the text of a position; the empty text requests nothing before now.
     pub fn parse(text: &str) -> Self {
         match text {
             "" => Self::Now,
@@ -40,7 +40,7 @@ impl Since {
     }
 }
 
-/// Why a gap is not closed.
+/// The reason why a gap is not closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incomplete {
     /// Something that the subscriber would have heard may no longer be retained.
@@ -56,12 +56,12 @@ pub enum Incomplete {
 }
 
 impl Incomplete {
-    /// The same of an app that retains nothing: it has no positions of its own numbering to miss.
+    /// The same for an app that retains nothing, which has no position that could be missed.
     pub(super) fn of_nothing(self) -> Self {
         if self == Self::Unknown { self } else { Self::Off }
     }
 
-    /// The reason in one word, as replies and answers tell it.
+    /// The reason in one word, as in replies and answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
@@ -73,32 +73,33 @@ impl Incomplete {
     }
 }
 
-/// Some of what is retained for a channel, for whoever asks without a join.
+/// Some of the retained publications of a channel, for a caller without a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// Why something may be missing between the position that was asked for and this page.
+    /// The reason why publications may be missing between the requested position and this page.
     pub incomplete: Option<Incomplete>,
-    /// The position after which to go on: that of the last publication if more follow, or else the head
-    /// of the scope. `None` if the app retains nothing and nobody hears the scope.
+    /// The position after which to go on: that of the last publication if more follow, or else the
+    /// head of the scope. `None` if the app retains nothing and the scope has no subscribers.
     pub position: Option<StreamPosition>,
     /// The publications with their positions, in order.
     pub publications: Vec<(StreamPosition, Retained)>,
 }
 
-/// What a join that asked is told.
+/// The answer to a join that requested history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
-    /// Why the gap is not closed; `None` if it is, or if there was none.
+    /// The reason why the gap is not closed; `None` if it is closed, or if there was none.
     pub incomplete: Option<Incomplete>,
     /// The position just before the first frame that the join is sent, replayed or live.
     pub position: StreamPosition,
-    /// How many publications are replayed.
+    /// The number of replayed publications.
     pub replayed: usize,
     /// Their frames, in order.
     pub frames: Vec<Frame>,
 }
 
-/// What a stream answers to a join that asked: a [`Recovery`] before its frames are spelled.
+/// The answer of a stream to a join that requested history: a [`Recovery`] before its frames are
+/// encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Missed {
     pub(super) incomplete: Option<Incomplete>,
@@ -109,7 +110,7 @@ pub(super) struct Missed {
     /// The offset behind which the session has been handed everything, once this is replayed, and is
     /// handed everything from now on.
     pub(super) attached: u64,
-    /// What is replayed, with offsets, in order.
+    /// The publications to replay, with their offsets, in order.
     pub(super) publications: Vec<(u64, Retained)>,
 }
 
@@ -142,7 +143,8 @@ impl Reading<'_> {
             Since::NoPosition | Since::Position(_) => return Err((Incomplete::Unknown, None)),
         };
         let head = history.head();
-        if since.epoch == head.epoch && (self.attached..=head.offset).contains(&since.offset) {
+        let is_known = since.offset <= head.offset || history.can_lag();
+        if since.epoch == head.epoch && since.offset >= self.attached && is_known {
             return Ok(Some(self.nothing(since)));
         }
         let missed = history.after(self.channel, since, self.attached, limits.replay_max);
@@ -160,11 +162,12 @@ impl Reading<'_> {
         Ok(Some(Missed { incomplete: None, limit: None, position, attached, publications }))
     }
 
-    /// Nothing was missed: what came after `since` has been handed to this very session, or is still
-    /// to come.
+    /// Nothing was missed: publications after `since` have been handed to this very session, or are
+    /// still to come.
     ///
-    /// Another thread may be ahead of this one, and a client may know the position of what this
-    /// thread has yet to hand out. The session is not handed that once more.
+    /// Another thread may be ahead of this one, so a client may have the position of a publication
+    /// that this thread has yet to hand out. The same is true of another node. The session is not
+    /// handed that publication again.
     fn nothing(&self, since: StreamPosition) -> Missed {
         let is_ahead = since.offset > self.boundary.offset;
         let position = if is_ahead { since } else { self.boundary };
@@ -193,7 +196,7 @@ impl Reading<'_> {
     }
 }
 
-/// A question for some of what is retained for a channel.
+/// A question for some of the retained publications of a channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageQuery<'a> {
     pub(super) channel: &'a ChannelName,
@@ -215,8 +218,15 @@ impl PageQuery<'_> {
                 keep_newest(&mut newest, bytes_max);
                 return HistoryPage::new(None, head, newest);
             }
-            Since::Position(since) if since.epoch == head.epoch && since.offset <= head.offset => {
-                // What is retained after an old position is still of use.
+            Since::Position(since) if since.epoch == head.epoch && since.offset > head.offset => {
+                match history.can_lag() {
+                    // Another node has read more of the log than this one.
+                    true => return HistoryPage::new(None, since, Vec::new()),
+                    false => (Some(Incomplete::Unknown), 0),
+                }
+            }
+            Since::Position(since) if since.epoch == head.epoch => {
+                // The publications after an old position are still useful.
                 let is_whole = history.is_whole_after(Some(channel), since.offset);
                 ((!is_whole).then_some(Incomplete::Expired), since.offset)
             }
@@ -244,7 +254,7 @@ impl HistoryPage {
     }
 }
 
-/// Drops the oldest publications, so that the payloads of the others have at most so many bytes.
+/// Drops the oldest publications, so that the payloads of the others have at most this many bytes.
 fn keep_newest(publications: &mut Vec<(u64, Retained)>, bytes_max: usize) {
     let mut bytes = payload_bytes(publications);
     let too_many = publications.iter().take_while(|(_, oldest)| {
@@ -256,8 +266,8 @@ fn keep_newest(publications: &mut Vec<(u64, Retained)>, bytes_max: usize) {
     publications.drain(..too_many);
 }
 
-/// Keeps the first publications, at most so many, whose payloads have at most so many bytes; the first
-/// one always stays. Answers whether any was dropped.
+/// Keeps the first publications within the given number and bytes of payloads; the first one always
+/// stays. Answers whether any was dropped.
 fn keep_oldest(
     publications: &mut Vec<(u64, Retained)>,
     publications_max: usize,

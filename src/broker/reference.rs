@@ -1,4 +1,4 @@
-//! References: names that are given once.
+//! References: unique names.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,8 +6,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytestring::ByteString;
 use uuid::Uuid;
 
-/// Gives names of 16 URL-safe characters, none twice: half of one is this process's own at random,
-/// half counts. So a client that comes back after a restart meets none that it knows.
+/// Gives names of 16 URL-safe characters, none of them twice: one half is random for this process,
+/// the other half counts. A client that comes back after a restart meets no name that it already
+/// has.
 #[derive(Debug)]
 pub(super) struct References {
     process: [u8; 6],

@@ -1,5 +1,4 @@
-//! Replays: the frames of what is replayed to joins, spelled once for all that join at about the same
-//! time.
+//! Replays: the frames of replayed publications, encoded once for all joins at about the same time.
 
 use std::{
     collections::HashMap,
@@ -11,7 +10,7 @@ use bytestring::ByteString;
 
 use super::{
     backlog::Backlog,
-    placed::{Level, Spoken},
+    placed::{Level, SpokenPublication},
     position::StreamPosition,
     subscriber::{Format, Frame},
 };
@@ -19,7 +18,7 @@ use super::{
 /// Bytes of frames that a generation holds before the next one begins.
 const GENERATION_BYTES_MAX: usize = 2 << 20;
 
-/// How long a frame is kept at least after it was used.
+/// The time for which a frame is kept at least after it was used.
 pub(super) const GENERATION_AGE: Duration = Duration::from_secs(1);
 
 /// The frames that a thread has replayed lately.
@@ -28,16 +27,16 @@ pub(super) const GENERATION_AGE: Duration = Duration::from_secs(1);
 /// Frames that are used move from the older of two generations to the newer one; the older one is
 /// dropped when the newer one is old or large.
 pub(super) struct Replays {
-    newer: HashMap<Key, Option<Frame>>,
-    older: HashMap<Key, Option<Frame>>,
+    newer: HashMap<ReplayKey, Option<Frame>>,
+    older: HashMap<ReplayKey, Option<Frame>>,
     newer_bytes: usize,
     began: Instant,
     backlog: Backlog,
 }
 
-/// The topic as the client spells it, the slot of its format, whether it can be sent bytes, and which
-/// publication it is.
-type Key = (ByteString, usize, bool, StreamPosition);
+/// The topic as the client spells it, the slot of its format, whether it can be sent bytes, and the
+/// position of the publication.
+type ReplayKey = (ByteString, usize, bool, StreamPosition);
 
 impl Replays {
     /// Nothing has been replayed. Frames count as part of `backlog`.
@@ -49,7 +48,7 @@ impl Replays {
     /// The frame of a publication for those who joined `topic`; `None` if their format cannot carry it.
     pub(super) fn frame(
         &mut self,
-        spoken: &Spoken<'_>,
+        spoken: &SpokenPublication<'_>,
         format: Format,
         level: Level,
         topic: &ByteString,
@@ -66,7 +65,7 @@ impl Replays {
             frame.map(|frame| self.backlog.count(frame))
         });
         // An entry without a frame takes memory, too.
-        self.newer_bytes += size_of::<(Key, Option<Frame>)>();
+        self.newer_bytes += size_of::<(ReplayKey, Option<Frame>)>();
         self.newer_bytes += frame.as_ref().map_or(0, Frame::size_bytes);
         self.newer.insert(key, frame.clone());
         frame

@@ -1,21 +1,25 @@
-//! Saving: writes what all streams retain to an archive, and takes it up again in another process.
+//! Saving: writes the retained publications of all streams to an archive, with the remembered
+//! idempotency keys, and loads it in another process.
 //!
 //! Streams that retain nothing are saved as well: a client that knows the newest position is told
-//! later that it missed nothing. An archive is taken up as a whole or not at all, within the bounds
-//! that hold then: what is too old or too much is evicted, and so its absence is known.
+//! later that it missed nothing. An archive is loaded as a whole or not at all, within the present
+//! bounds: publications that are expired or exceed them are evicted, so their absence is known.
 
 use std::{
     io::{self, Read, Write},
     mem,
+    time::Duration,
 };
 
 use super::{
-    archive::{ArchiveError, Item, Reader, StreamItem, Writer},
+    archive::{ArchiveError, ArchiveReader, ArchiveWriter, Item, KeyItem, StreamItem},
     directory::Directory,
     history::{Contradiction, History, Retention},
+    idempotency::{REMEMBERED, RememberedKey},
+    receipt::Receipt,
 };
 
-/// How much was saved or taken up.
+/// The amounts that were saved or loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Streams, also those that retain nothing.
@@ -24,12 +28,14 @@ pub struct Totals {
     pub publications: usize,
     /// The memory that all this takes, in bytes.
     pub bytes: usize,
+    /// Idempotency keys.
+    pub keys: usize,
 }
 
 impl Totals {
     fn add(&mut self, history: &History) {
         self.streams += 1;
-        self.publications += history.publications().len();
+        self.publications += history.len();
         self.bytes += history.bytes();
     }
 }
@@ -40,10 +46,20 @@ impl From<Contradiction> for ArchiveError {
     }
 }
 
-/// Writes what is retained at `now_ms`, in Unix milliseconds. Nothing may be published meanwhile.
-pub(super) fn save(directory: &Directory, target: impl Write, now_ms: u64) -> io::Result<Totals> {
+/// Writes the publications that are retained at `now_ms`, in Unix milliseconds, and the idempotency
+/// keys of apps that exist. Nothing may be published meanwhile.
+pub(super) fn save(
+    directory: &Directory,
+    keys: Vec<RememberedKey<Receipt>>,
+    target: impl Write,
+    now_ms: u64,
+) -> io::Result<Totals> {
     let mut totals = Totals::default();
-    let mut writer = Writer::begin(target, now_ms)?;
+    let mut writer = ArchiveWriter::begin(target, now_ms)?;
+    for key in keys.into_iter().filter_map(|key| key_item(directory, key, now_ms)) {
+        writer.key(&key)?;
+        totals.keys += 1;
+    }
     for (created_us, stream) in directory.retaining() {
         let (history, used_ms) = stream.copy(now_ms);
         let (key, head, evicted) = (stream.key().clone(), history.head(), history.evicted());
@@ -60,6 +76,40 @@ pub(super) fn save(directory: &Directory, target: impl Write, now_ms: u64) -> io
     Ok(totals)
 }
 
+/// An idempotency key as it is saved; `None` if its app is gone.
+fn key_item(
+    directory: &Directory,
+    remembered: RememberedKey<Receipt>,
+    now_ms: u64,
+) -> Option<KeyItem> {
+    let RememberedKey { app, key, content, outcome, age } = remembered;
+    let created_us = directory.created_us(app)?;
+    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let accepted_ms = now_ms.saturating_sub(age_ms);
+    let (positions, skipped) = (outcome.positions().to_vec(), outcome.known_skipped());
+    Some(KeyItem { app, created_us, key, content, accepted_ms, positions, skipped })
+}
+
+/// The key from which [`key_item`] made this item; `None` if its app no longer exists.
+fn remembered(directory: &Directory, item: KeyItem, now_ms: u64) -> Option<RememberedKey<Receipt>> {
+    let KeyItem { app, created_us, key, content, accepted_ms, positions, skipped } = item;
+    let age = Duration::from_millis(now_ms.saturating_sub(accepted_ms));
+    let outcome = Receipt::known(positions, skipped);
+    (directory.created_us(app) == Some(created_us)).then_some(RememberedKey {
+        app,
+        key,
+        content,
+        outcome,
+        age,
+    })
+}
+
+/// The amounts that [`load`] has loaded, and the idempotency keys, which the caller must remember.
+pub(super) struct Loaded {
+    pub(super) totals: Totals,
+    pub(super) keys: Vec<RememberedKey<Receipt>>,
+}
+
 /// Takes up what was saved; `now_ms` is the time, in Unix milliseconds.
 ///
 /// # Errors
@@ -68,11 +118,11 @@ pub(super) fn load(
     directory: &Directory,
     source: impl Read,
     now_ms: u64,
-) -> Result<Totals, ArchiveError> {
+) -> Result<Loaded, ArchiveError> {
     let undo = Undo(directory);
-    let totals = load_all(directory, source, now_ms)?;
+    let loaded = load_all(directory, source, now_ms)?;
     mem::forget(undo);
-    Ok(totals)
+    Ok(loaded)
 }
 
 /// Forgets everything when it is dropped, also by a panic.
@@ -84,28 +134,30 @@ impl Drop for Undo<'_> {
     }
 }
 
-fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Totals, ArchiveError> {
+fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Loaded, ArchiveError> {
     let limits = directory.limits();
-    let mut reader = Reader::begin(source, limits.app_bytes_max)?;
-    let age_max_ms = u64::try_from(limits.age_max.as_millis()).unwrap_or(u64::MAX);
+    let mut reader = ArchiveReader::begin(source, limits.app_bytes_max)?;
+    let age_max = limits.age_max.max(REMEMBERED);
+    let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
     if now_ms.saturating_sub(reader.at_ms()) > age_max_ms {
         return Err(ArchiveError::Old);
     }
-    let mut resuming: Option<Resuming> = None;
+    let (mut keys, mut resuming): (Vec<_>, Option<ResumingStream>) = (Vec::new(), None);
     while let Some(item) = reader.next_item()? {
         match (item, &mut resuming) {
+            (Item::Key(key), _) => keys.extend(remembered(directory, key, now_ms)),
             (Item::Stream(stream), _) => {
                 if let Some(complete) = resuming.take() {
                     complete.finish(directory, now_ms)?;
                 }
-                resuming = Resuming::begin(directory, stream)?;
+                resuming = ResumingStream::begin(directory, stream)?;
             }
             // Of an app that is gone, or retains nothing any more.
             (_, None) => {}
-            (Item::Channel { name, evicted }, Some(Resuming { history, retention, .. })) => {
+            (Item::Channel { name, evicted }, Some(ResumingStream { history, retention, .. })) => {
                 history.remember(&name, evicted, retention.channels_max)?;
             }
-            (Item::Publication { offset, retained }, Some(Resuming { history, .. })) => {
+            (Item::Publication { offset, retained }, Some(ResumingStream { history, .. })) => {
                 history.retain_again(offset, retained, limits.app_bytes_max)?;
             }
         }
@@ -117,17 +169,17 @@ fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Tot
     for (_, stream) in directory.retaining() {
         stream.look(|history| totals.add(history));
     }
-    Ok(totals)
+    Ok(Loaded { totals, keys })
 }
 
 /// A stream of which not everything has been read.
-struct Resuming {
+struct ResumingStream {
     stream: StreamItem,
     retention: Retention,
     history: History,
 }
 
-impl Resuming {
+impl ResumingStream {
     /// `None` if its app is gone or retains nothing.
     fn begin(directory: &Directory, stream: StreamItem) -> Result<Option<Self>, Contradiction> {
         let retention = directory.retention_of(stream.key.app, stream.created_us);

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use bytestring::ByteString;
 
-/// Frames that differ in nothing but the topic they name. Each is spelled once, by whoever needs it
-/// first, and shared by all threads.
+/// Frames that differ only in the topic that they name. Each is encoded once, by the caller that
+/// needs it first, and shared by all threads.
 ///
 /// A topic has one name in nearly all cases, which is then found by one comparison. The further ones
 /// are a list: an app that was renamed has two names for a moment, and a server with a single app

@@ -1,90 +1,92 @@
-//! A stream: the one order of a scope, and the threads that hear it.
+//! A stream: the one order of a scope, and the threads that have subscribers of it.
 //!
-//! A publication takes its place and is handed to the fan-outs in one critical section that never
-//! waits. So publications lie in the mailbox of each fan-out in the order of their offsets, and a
-//! thread hears everything that comes after the head at which it was opened. No actor stands between
+//! A publication gets its offset and is passed to the fan-outs in one critical section that never
+//! waits. Publications are therefore in the mailbox of each fan-out in the order of their offsets,
+//! and a thread receives everything after the head at which it was opened. No actor stands between
 //! a publisher and the fan-outs: none has to be started first, and none can be lost together with
-//! publications that were accepted.
+//! accepted publications.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::{dev::ToEnvelope, prelude::*};
 
+use crate::metrics::labels::Limit;
+
 use super::{
     announcement::Announcement,
     backlog::Backlog,
-    fanout::{Announce, Dispatch, Fanout, TrackerLost, WorkerId},
+    counts::SubscriberCounts,
+    fanout::{Announce, Dispatch, Fanout, Interrupt, TellCount, TrackerLost, WorkerId},
     history::History,
-    ledger::{Account, Held},
-    placed::{Accepted, Batch, Placed},
-    position::{Epoch, StreamPosition},
+    ledger::{Account, RetainedTotals},
+    placed::{Accepted, Batch, Fed, Placed},
+    position::StreamPosition,
     recovery::{HistoryPage, Incomplete, Missed, PageQuery, Reading, Since, Wanted},
     subscriber::ScopeKey,
     topic_name::ChannelName,
-    tracker::Tracker,
+    tracker::{OrderInterrupted, Tracker},
 };
 
-/// The order of one scope, and what is retained of it.
+/// The order of one scope, and its history.
 pub(super) struct Stream {
     key: ScopeKey,
     backlog: Backlog,
     /// The account of the app.
     account: Arc<Account>,
     state: Mutex<State>,
+    counts: SubscriberCounts,
 }
 
-/// The bounds on what is retained that publications exceed.
+/// The bounds on retention that publications exceed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Exceeded {
     /// The channels of the scope: those that had been quiet the longest were forgotten.
     pub(super) channels: bool,
-    /// The bytes of the app, or of all apps: something is to be evicted.
+    /// The bytes of the app, or of all apps: publications must be evicted.
     pub(super) bytes: bool,
+    /// A bound on the last events of cache channels: the oldest ones were dropped.
+    pub(super) last_events: Option<Limit>,
 }
 
 struct State {
     history: History,
-    /// When it was last published to, opened or closed, in Unix milliseconds.
+    /// The time at which the stream was last published to, opened or closed, in Unix milliseconds.
     used_ms: u64,
-    /// The fan-outs that have subscribers. As many as there are threads at most.
+    /// The fan-outs that have subscribers, at most one for each thread.
     threads: Vec<(WorkerId, Addr<Fanout>)>,
-    /// Tracks members, once there has been one. It ends with the stream, which has its only permanent
-    /// address.
+    /// The actor that tracks members, once there has been one. It ends with the stream, which has
+    /// its only permanent address.
     tracker: Option<Addr<Tracker>>,
 }
 
 impl Stream {
-    /// Begins an order that no thread hears yet.
+    /// A stream with its history, which was last used at `used_ms`, in Unix milliseconds. It has no
+    /// subscribers yet.
     pub(super) fn new(
-        key: ScopeKey,
-        epoch: Epoch,
-        backlog: Backlog,
-        account: Arc<Account>,
-    ) -> Self {
-        Self::resumed(key, History::new(epoch), 0, backlog, account)
-    }
-
-    /// Takes up an order with its history, which was last used at `used_ms`, in Unix milliseconds. No
-    /// thread hears it yet.
-    pub(super) fn resumed(
         key: ScopeKey,
         history: History,
         used_ms: u64,
         backlog: Backlog,
         account: Arc<Account>,
     ) -> Self {
-        account.note(Held::default(), Held::by(&history));
+        account.note(RetainedTotals::default(), RetainedTotals::by(&history));
         let state = State { history, used_ms, threads: Vec::new(), tracker: None };
-        Self { key, backlog, account, state: Mutex::new(state) }
+        Self {
+            key,
+            backlog,
+            account,
+            state: Mutex::new(state),
+            counts: SubscriberCounts::default(),
+        }
     }
 
-    /// Looks at the history.
+    /// Reads the history.
     pub(super) fn look<R>(&self, look: impl FnOnce(&History) -> R) -> R {
         look(&self.state().history)
     }
 
-    /// A copy of the history as of now, which shares what is retained, and when the stream was last
-    /// used, in Unix milliseconds.
+    /// A copy of the present history, which shares the retained publications, and the last use of
+    /// the stream, in Unix milliseconds.
     pub(super) fn copy(&self, now_ms: u64) -> (History, u64) {
         self.sweep(now_ms);
         let state = self.state();
@@ -96,8 +98,9 @@ impl Stream {
         &self.key
     }
 
-    /// Gives publications of this scope their places in the order and hands them to the threads that
-    /// hear it. Adds the places to `positions`. Answers which bounds on what is retained that exceeds.
+    /// Gives publications of this scope their positions and passes them to the threads that have
+    /// subscribers. Adds the positions to `positions`. Answers the bounds on retention that are
+    /// exceeded.
     pub(super) fn publish(
         &self,
         number: u64,
@@ -106,26 +109,74 @@ impl Stream {
         positions: &mut Vec<StreamPosition>,
     ) -> Exceeded {
         let mut state = self.state();
-        // Read under the lock: what is discarded when an app changes is not retained again.
+        // The retention is read under the lock, so that publications which a change of the app
+        // discards are not retained again.
         let retention = self.account.retention();
         let times_forgotten = state.history.times_forgotten();
+        let mut last_events = None;
         let place = |Accepted { publication, flight }| {
             let append = |history: &mut History| history.append(&publication, now_ms, &retention);
             let position = state.with_history(&self.account, append);
             positions.push(position);
+            let exceeded = self.account.last_events().note(&publication, position, now_ms);
+            last_events = exceeded.or(last_events);
             Placed::new(position, publication, flight, self.backlog.clone())
         };
         let publications = accepted.into_iter().map(place).collect();
-        state.used_ms = now_ms;
-        let batch = Arc::new(Batch { number, key: self.key.clone(), publications });
-        state.hand_out(|| Dispatch(batch.clone()));
+        self.hand_out(&mut state, number, publications, now_ms);
         Exceeded {
             channels: state.history.times_forgotten() > times_forgotten,
             bytes: self.account.is_exceeded(),
+            last_events,
         }
     }
 
-    /// What a join is given of the history.
+    /// Takes publications to which a log has given their positions, and passes them to the threads
+    /// that have subscribers. Answers the bounds on retention that are exceeded.
+    pub(super) fn feed(&self, number: u64, fed: Vec<Fed>, now_ms: u64) -> Exceeded {
+        let mut state = self.state();
+        let retention = self.account.retention();
+        let times_forgotten = state.history.times_forgotten();
+        let mut last_events = None;
+        let place = |Fed { offset, at_ms, accepted: Accepted { publication, flight } }| {
+            let append = |history: &mut History| {
+                history.append_at(offset, &publication, at_ms, now_ms, &retention)
+            };
+            let position = state.with_history(&self.account, append);
+            let exceeded = self.account.last_events().note(&publication, position, at_ms);
+            last_events = exceeded.or(last_events);
+            Placed::new(position, publication, flight, self.backlog.clone())
+        };
+        let publications = fed.into_iter().map(place).collect();
+        self.hand_out(&mut state, number, publications, now_ms);
+        Exceeded {
+            channels: state.history.times_forgotten() > times_forgotten,
+            bytes: self.account.is_exceeded(),
+            last_events,
+        }
+    }
+
+    fn hand_out(&self, state: &mut State, number: u64, publications: Vec<Placed>, now_ms: u64) {
+        state.used_ms = now_ms;
+        let batch = Arc::new(Batch { number, key: self.key.clone(), publications });
+        state.hand_out(|| Dispatch(batch.clone()));
+    }
+
+    /// Goes on after a position, up to which publications may be missing: nothing before it is
+    /// retained any more, and the threads end the joins of this scope, so that their clients join
+    /// again and learn of it.
+    pub(super) fn interrupt(&self, head: StreamPosition, now_ms: u64) {
+        let mut state = self.state();
+        let begin = |history: &mut History| *history = History::fed(head, head.offset);
+        state.with_history(&self.account, begin);
+        state.used_ms = now_ms;
+        if let Some(tracker) = &state.tracker {
+            tracker.do_send(OrderInterrupted);
+        }
+        state.hand_out(|| Interrupt { key: self.key.clone(), head });
+    }
+
+    /// The part of the history that a join is sent.
     pub(super) fn missed(&self, reading: &Reading<'_>, wanted: Wanted, now_ms: u64) -> Missed {
         let mut state = self.state();
         let retention = self.account.retention();
@@ -145,7 +196,8 @@ impl Stream {
         }
     }
 
-    /// Some of what is retained for a channel: the first publications after a position, or the newest.
+    /// Some of the retained publications of a channel: the first ones after a position, or the
+    /// newest.
     pub(super) fn page(
         &self,
         channel: &ChannelName,
@@ -165,7 +217,7 @@ impl Stream {
         page
     }
 
-    /// Keeps to what the app retains as of now.
+    /// Applies the present retention of the app.
     pub(super) fn sweep(&self, now_ms: u64) {
         let retention = self.account.retention();
         let keep = |history: &mut History| history.keep_to(now_ms, &retention);
@@ -190,21 +242,33 @@ impl Stream {
         self.state().history.oldest_ms()
     }
 
-    /// When it was last used, if no thread hears it.
+    /// The last use of the stream, if no thread has subscribers.
     pub(super) fn unheard_since_ms(&self) -> Option<u64> {
         let state = self.state();
         state.threads.is_empty().then_some(state.used_ms)
     }
 
-    /// Hands an announcement to the threads that hear this scope: all members are told in the same
-    /// order, also in relation to publications.
+    /// The channels whose subscribers are sent their own number.
+    pub(super) fn counts(&self) -> &SubscriberCounts {
+        &self.counts
+    }
+
+    /// Sends the number of a channel's subscribers to those whose format asks for it.
+    pub(super) fn tell_count(&self, channel: &ChannelName, count: usize, now_ms: u64) {
+        self.counts.note_told(channel, count, now_ms);
+        let tell = || TellCount { key: self.key.clone(), channel: channel.clone(), count };
+        self.state().hand_out(tell);
+    }
+
+    /// Passes an announcement to the threads that have subscribers: all members receive it in the
+    /// same order, also in relation to publications.
     pub(super) fn announce(&self, announcement: Announcement) {
         let announcement = Arc::new(announcement);
         self.state().hand_out(|| Announce(announcement.clone()));
     }
 
-    /// Hands everything that comes from now on to the fan-out of a thread. Answers the position of
-    /// the newest publication, which is the last one that the thread is not handed.
+    /// Passes all further publications to the fan-out of a thread. Answers the position of the
+    /// newest publication, which is the last one that the thread is not sent.
     pub(super) fn open(
         &self,
         worker: WorkerId,
@@ -218,7 +282,7 @@ impl Stream {
         state.history.head()
     }
 
-    /// Hands a thread nothing any more.
+    /// Stops passing publications to a thread.
     pub(super) fn close(&self, worker: WorkerId, now_ms: u64) {
         let mut state = self.state();
         state.threads.retain(|(opened, _)| *opened != worker);
@@ -232,12 +296,12 @@ impl Stream {
         self.state().history.head()
     }
 
-    /// The actor that tracks members here, if there has been one to track.
+    /// The actor that tracks members of this scope, if there has been one.
     pub(super) fn tracker(&self) -> Option<Addr<Tracker>> {
         self.state().tracker.clone()
     }
 
-    /// Tells the tracker something, if there is one.
+    /// Sends the tracker a message, if there is one.
     pub(super) fn tell_tracker<M>(&self, message: M)
     where
         M: Message<Result: Send> + Send + 'static,
@@ -262,8 +326,8 @@ impl Stream {
         state.tracker.clone()
     }
 
-    /// A panic has ended the tracker: another takes its place with the next member, and the threads
-    /// end the sessions that were tracked.
+    /// Handles a tracker that a panic has ended: the next member starts another one, and the
+    /// threads end the sessions that were tracked.
     pub(super) fn tracker_lost(&self) {
         let mut state = self.state();
         state.tracker = None;
@@ -278,17 +342,17 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let retained = Held::by(&self.state().history);
-        self.account.note(retained, Held::default());
+        let retained = RetainedTotals::by(&self.state().history);
+        self.account.note(retained, RetainedTotals::default());
     }
 }
 
 impl State {
-    /// Uses the history, and notes how much is retained then.
+    /// Changes the history, and notes the amount that is retained afterwards.
     fn with_history<R>(&mut self, account: &Account, with: impl FnOnce(&mut History) -> R) -> R {
-        let before = Held::by(&self.history);
+        let before = RetainedTotals::by(&self.history);
         let done = with(&mut self.history);
-        let now = Held::by(&self.history);
+        let now = RetainedTotals::by(&self.history);
         if now != before {
             account.note(before, now);
         }

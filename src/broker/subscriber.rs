@@ -1,27 +1,44 @@
-//! Subscribers: who hears what, and in which spelling.
+//! Subscribers: sessions, their subscriptions, and the formats in which they are sent publications.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
 
 use crate::app::{
     AppId,
     subject::{Subject, SubjectMembers},
+    visitor::ShownSub,
 };
 
 use super::{
+    node::NodeId,
     position::StreamPosition,
     presence::{Change, Persona, Roster},
+    publication::{Publication, Sender},
     recovery::{Recovery, Wanted},
     topic_name::{ChannelName, Scope},
 };
 
-/// A connected client, unique for the life of this process; who came later has a higher number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A connected client. Unique among all nodes for the life of their processes; of one node, a session
+/// that began later has a higher number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
-/// What goes to a client as it is; cheap to clone, shared by all who get it.
+impl SessionId {
+    /// The `nth` session of a node.
+    pub fn new(node: NodeId, nth: u64) -> Self {
+        Self(node.number(nth))
+    }
+
+    /// The node that it is connected to.
+    pub fn node(self) -> NodeId {
+        NodeId::of(self.0)
+    }
+}
+
+/// The encoded text or bytes that a client is sent. Cheap to clone; all recipients share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// Text.
@@ -32,21 +49,21 @@ pub enum Frame {
     Split(Arc<Split>),
 }
 
-/// A frame in two parts, the second of which it shares with other frames: one publication that
-/// reaches many topics is kept once, and for each topic a head.
+/// A frame in two parts, the second of which it shares with other frames: a publication that
+/// reaches many topics is kept once, and only its head for each topic.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Split {
     /// Whether both parts together are text.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// The first part.
     pub head: Bytes,
     /// The second part.
     pub body: Bytes,
 }
 
-/// What a frame consists of.
+/// The kind of a frame's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FrameKind {
     /// Text.
     Text,
     /// Bytes.
@@ -54,7 +71,7 @@ pub enum Kind {
 }
 
 impl Frame {
-    /// How large it is, in bytes.
+    /// The size in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -68,67 +85,127 @@ impl Frame {
         let Self::Split(split) = self else { return self };
         let whole = Bytes::from([&split.head[..], &split.body].concat());
         match split.kind {
-            // The parts of what is text are text; the check is the price of a safe conversion.
-            Kind::Text => Self::Text(ByteString::try_from(whole).unwrap_or_default()),
-            Kind::Binary => Self::Binary(whole),
+            // Both parts of a text are text, so the check always succeeds.
+            FrameKind::Text => Self::Text(ByteString::try_from(whole).unwrap_or_default()),
+            FrameKind::Binary => Self::Binary(whole),
         }
     }
 }
 
 impl Split {
-    /// How large both parts together are, in bytes.
+    /// The size of both parts together, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.head.len() + self.body.len()
     }
 }
 
-/// What an encoder is given: a publication as one joined topic sees it.
+/// The input of an encoder: a publication as one joined topic sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a, P: ?Sized> {
-    /// The topic the client joined, as it spelled it.
+    /// The topic that the client joined, as it spelled it.
     pub topic: &'a str,
-    /// The event under the name it has there.
+    /// The name of the event on this topic.
     pub event: &'a str,
     /// The payload.
     pub payload: &'a P,
-    /// Its place in the order of the scope.
+    /// Its position in the order of the scope.
     pub position: StreamPosition,
+    /// The publisher.
+    pub sender: Sender<'a>,
 }
 
-/// How a kind of client wants publications spelled.
+/// The format in which publications are encoded for a kind of client. Every subscriber has one.
 #[derive(Clone, Copy)]
 pub struct Format {
-    /// This format's place among the server's formats, less than [`Format::COUNT`]. A byte, because
-    /// every subscriber keeps its format.
-    pub slot: u8,
-    /// How many bytes come behind the payload in a spelled object, if the payload stands there
-    /// unchanged. Then bytes stand unchanged at the end of the frame that carries them, and the frames
-    /// of many topics can share both.
-    pub tail_bytes: Option<u8>,
-    /// Spells an object, which is given as JSON text.
-    pub encode: fn(&Delivery<'_, str>) -> Frame,
-    /// Spells bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
-    /// else may share a slot.
-    pub encode_bytes: Option<EncodeBytes>,
-    /// Spells the position of bytes that a topic was sent just before, for clients that are told
-    /// positions and whose frames of bytes have no room for one.
-    pub encode_position: Option<fn(&str, StreamPosition) -> Frame>,
-    /// Spells who is there, for what the session makes of it: one text for clients of all formats.
-    pub spell_members: fn(&Roster) -> ByteString,
-    /// Spells what has changed among the members of a topic.
-    pub encode_change: fn(&str, &Change) -> Frame,
+    /// The slot of the encoders, copied because every delivery needs it.
+    pub(super) slot: u8,
+    /// The field of the encoders, copied for the same reason.
+    pub(super) positions_follow_json: bool,
+    pub(super) encoders: &'static Encoders,
 }
 
-/// Spells bytes; `None` if their names do not fit into the frame.
+/// The functions that encode a format.
+#[derive(Clone, Copy)]
+pub struct Encoders {
+    /// This format's place among the server's formats, less than [`Format::COUNT`].
+    pub slot: u8,
+    /// The slot that this format shares with those that encode members in the same way, less than
+    /// [`Format::ROSTERS`].
+    pub roster_slot: u8,
+    /// The number of bytes after the payload in an encoded JSON value, if the encoder leaves the
+    /// payload unchanged. A payload of bytes is then at the end of its frame, unchanged as well, so
+    /// that the frames of many topics can share either.
+    pub tail_bytes: Option<u8>,
+    /// Whether an event of this name may be sent: it is the name under which it was published. An event
+    /// that may not be sent is not encoded.
+    pub has_event: fn(&str) -> bool,
+    /// Converts a payload, which is any JSON value, into the JSON that this format carries. The
+    /// result may depend on the event and on the publisher.
+    pub carry: Carry,
+    /// Encodes JSON that `carry` has made; `None` for a publication without a name in the protocol.
+    pub encode: fn(&Delivery<'_, str>) -> Option<Frame>,
+    /// Encodes bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
+    /// else may share a slot.
+    pub encode_bytes: Option<EncodeBytes>,
+    /// Encodes the position of the preceding frame, for clients that are told positions and whose
+    /// frames cannot carry one: frames of bytes, or all frames.
+    pub encode_position: Option<fn(&str, StreamPosition) -> Frame>,
+    /// Whether positions are encoded like that for JSON as well.
+    pub positions_follow_json: bool,
+    /// Whether a subscription to a cache channel is sent the last event first.
+    pub begins_with_last_event: bool,
+    /// Encodes the number of a topic's subscribers, for clients that are sent each change of it.
+    pub encode_count: Option<fn(&str, usize) -> Frame>,
+    /// Encodes the members of a channel, for the conversation.
+    pub spell_members: fn(&Roster) -> ByteString,
+    /// Encodes the changes among the members of a topic, in one or more frames.
+    pub encode_change: fn(&str, &Change) -> Vec<ChangeFrame>,
+}
+
+/// Converts a payload, an event and a publisher into the JSON that stands for the payload.
+pub type Carry = for<'a> fn(&'a str, &str, Sender<'_>) -> Cow<'a, str>;
+
+/// A frame with changes among the members of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeFrame {
+    /// The frame.
+    pub frame: Frame,
+    /// The session that is not sent it.
+    pub except: Option<SessionId>,
+}
+
+/// Encodes bytes; `None` if the names do not fit into the frame.
 pub type EncodeBytes = fn(&Delivery<'_, [u8]>) -> Option<Frame>;
 
 impl Format {
-    /// How many formats a server may have.
-    pub const COUNT: usize = 4;
+    /// The most formats that a server may have.
+    pub const COUNT: usize = 7;
 
-    /// The place of what is kept for this format in a list that has one for each.
+    /// The number of ways in which the formats of a server may encode members.
+    pub const ROSTERS: usize = 3;
+
+    /// The format that these functions encode.
+    pub const fn of(encoders: &'static Encoders) -> Self {
+        let Encoders { slot, positions_follow_json, .. } = *encoders;
+        Self { slot, positions_follow_json, encoders }
+    }
+
+    /// Whether a frame of JSON is followed by its position.
+    pub(super) fn tells_positions_of_json(self) -> bool {
+        self.positions_follow_json
+    }
+
+    /// The index of this format in a list with one entry for each.
     pub(super) fn index(self) -> usize {
         usize::from(self.slot)
+    }
+}
+
+impl Deref for Format {
+    type Target = Encoders;
+
+    fn deref(&self) -> &Encoders {
+        self.encoders
     }
 }
 
@@ -138,51 +215,68 @@ impl fmt::Debug for Format {
     }
 }
 
-/// One scope of one app: what has one order. Scopes never hear each other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// One scope of one app, which has one order. No scope receives the publications of another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ScopeKey {
-    /// Whose it is.
+    /// The app.
     pub app: AppId,
-    /// Who may hear.
+    /// The scope.
     pub scope: Scope,
 }
 
-/// Where in the broker a subscription sits: a whole scope, or one channel of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+impl ScopeKey {
+    /// The scope of a publication.
+    pub(super) fn of(publication: &Publication) -> Self {
+        Self { app: publication.app, scope: publication.scope.clone() }
+    }
+}
+
+/// The place of a subscription in the broker: a whole scope, or one channel of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The scope.
     pub key: ScopeKey,
-    /// The channel; `None` hears all of the scope.
+    /// The channel; `None` is all of the scope.
     pub channel: Option<ChannelName>,
 }
 
-/// Which joins an app wants ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The joins that an app ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Disconnect {
+    /// All of the app.
+    App(AppId),
     /// Those of one place.
     Place(Place),
     /// Those that came with a token of the app, minted for this subject.
     Subject {
         /// The app.
         app: AppId,
-        /// Whom it was minted for.
+        /// The subject of the token.
         subject: Subject,
     },
     /// Those that came with a token of the app whose subject has these members.
     Members {
         /// The app.
         app: AppId,
-        /// What the subject must have.
+        /// The members that the subject must have.
         members: SubjectMembers,
+    },
+    /// Those of the sessions that are signed in as this user.
+    User {
+        /// The app.
+        app: AppId,
+        /// The user.
+        user: String,
     },
 }
 
 impl Disconnect {
-    /// Whose joins these are.
+    /// The app whose joins these are.
     pub fn app(&self) -> AppId {
         match self {
+            Self::App(app) => *app,
             Self::Place(place) => place.key.app,
-            Self::Subject { app, .. } | Self::Members { app, .. } => *app,
+            Self::Subject { app, .. } | Self::Members { app, .. } | Self::User { app, .. } => *app,
         }
     }
 
@@ -190,57 +284,77 @@ impl Disconnect {
     pub(super) fn may_concern(&self, place: &Place) -> bool {
         match self {
             Self::Place(concerned) => concerned == place,
-            Self::Subject { app, .. } | Self::Members { app, .. } => place.key.app == *app,
+            Self::App(app)
+            | Self::Subject { app, .. }
+            | Self::Members { app, .. }
+            | Self::User { app, .. } => place.key.app == *app,
         }
     }
 }
 
-/// Tells a session's subscriptions apart; unique for the life of the session, never used again.
+/// The id of a subscription, unique within its session and never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscriptionId(pub u32);
 
-/// What a session asks for when it joins.
+/// The request with which a session joins a place.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// Where it sits.
+    /// The place.
     pub place: Place,
     /// The topic as the client spelled it.
     pub topic: ByteString,
-    /// How the client wants it spelled back.
+    /// The topic, as the client spells it and expects it in frames.
     pub format: Format,
-    /// As whom it is tracked there; only on a channel, and `None` where nobody is. Who is tracked
-    /// is told who else is.
+    /// The identity under which the session is tracked; `None` if it is not tracked. Only channels
+    /// track, and tracked sessions are sent the members.
     pub persona: Option<Persona>,
-    /// What it wants of the history; `None` if it wants nothing and is told no positions.
+    /// The user of the join, as the console shows it; `None` without one.
+    pub user: Option<Arc<ShownSub>>,
+    /// The part of the history that it requests; `None` if it requests none and is told no
+    /// positions.
     pub wanted: Option<Wanted>,
 }
 
-/// What a session learns when its subscription was taken.
+/// The answer to a subscription that was accepted.
 ///
-/// It reaches the session in its order among the frames: everything that the session is sent of the
-/// subscription comes behind it, except what the session heard of the same subscription before.
+/// It keeps its place among the session's frames: all frames of the subscription come after it,
+/// except those that the session was sent under the same subscription before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Joined {
     /// The newest publication of the scope that had been handed out: the session is sent everything
     /// after it, and nothing up to it.
     pub boundary: StreamPosition,
-    /// The members of the channel, spelled by [`Format::spell_members`], if the session is tracked
-    /// there. What changes among them from then on follows in frames.
+    /// The members of the channel, encoded by [`Encoders::spell_members`], if the session is
+    /// tracked there. Later changes follow in frames.
     pub members: Option<ByteString>,
-    /// What came of the history, if the session wanted any.
+    /// The result of the recovery, if the session requested history.
     pub recovery: Option<Box<Recovery>>,
+    /// The event that the session is sent first, on a cache channel and in formats that [begin with
+    /// it](Encoders::begins_with_last_event).
+    pub cached: Option<Cached>,
 }
 
-/// Why a subscription was not taken.
+/// The beginning of a subscription to a cache channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cached {
+    /// The last event that was triggered.
+    Event(Frame),
+    /// Nothing: the last event was triggered after the boundary, so the session receives it anyway.
+    ComesLive,
+    /// There is no such event, or it is no longer kept.
+    Miss,
+}
+
+/// The reason why a subscription was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
     /// The app has subscribers in as many scopes as it may.
     #[error("too many scopes")]
     TooManyScopes,
-    /// As many are on the channel as may be tracked there.
+    /// The channel has as many members as may be tracked there.
     #[error("too many members")]
     TooManyMembers,
-    /// The broker cannot take it now.
+    /// The broker cannot accept it now.
     #[error("the broker is unavailable")]
     Unavailable,
 }

@@ -1,6 +1,7 @@
-//! What the tests of this room share: names, publications, and probes in place of sessions.
+//! The helpers that the tests of this room share: names, publications, and probes in place of
+//! sessions.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::poll_fn, sync::Arc, time::Duration};
 
 use actix::{fut::wrap_future, prelude::*};
 use tokio::{
@@ -10,22 +11,25 @@ use tokio::{
 
 use crate::{
     app::{App, AppDirectory, AppId, Slug, settings::AppSettings},
+    engine::Engine,
     metrics::Metrics,
-    settings::HistorySettings,
+    settings::{HistoryFile, HistorySettings},
 };
 
 use super::{
-    ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
+    ChannelName, Destination, EventName, JsonObject, JsonText, Publication, PublicationOrigin,
+    Scope, Topics,
     count::CountAll,
     fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
+    last_events::LastEventLimits,
     outbox::{Load, News, Outbox, ToSession},
     permits::{Permit, Permits},
     position::StreamPosition,
     presence::{Change, Persona, Roster},
     stream::Stream,
     subscriber::{
-        Delivery, Format, Frame, Joined, Place, ScopeKey, SessionId, SubscribeError, Subscription,
-        SubscriptionId,
+        ChangeFrame, Delivery, Encoders, Format, Frame, Joined, Place, ScopeKey, SessionId,
+        SubscribeError, Subscription, SubscriptionId,
     },
     topics::TopicLimits,
     tracker::Tracker,
@@ -34,8 +38,12 @@ use super::{
 /// The one that every probe has.
 pub(super) const SUBSCRIPTION: SubscriptionId = SubscriptionId(7);
 
-/// How long anything may take before a test fails.
+/// The time that anything may take before a test fails.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bounds on the last events that no test reaches.
+pub(crate) const LAST_EVENTS: LastEventLimits =
+    LastEventLimits { ttl: Duration::from_secs(60), app_bytes_max: 1 << 20, bytes_max: 1 << 20 };
 
 /// A scope of an app.
 pub(super) fn key(app: i32, scope: &str) -> ScopeKey {
@@ -50,6 +58,8 @@ pub(super) fn apps() -> AppDirectory {
         slug: Slug::parse(&format!("app-{id}")).expect("a slug"),
         key: format!("key-{id}"),
         secret: format!("secret-{id}").into(),
+        last_use: Default::default(),
+        previous: None,
         settings: AppSettings::default(),
         inserted_at: chrono::DateTime::UNIX_EPOCH,
         updated_at: chrono::DateTime::UNIX_EPOCH,
@@ -66,7 +76,9 @@ pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Pub
         scope: key.scope.clone(),
         destination: Destination::parse(destination).expect("a destination"),
         event: EventName::parse(event).expect("an event"),
-        payload: Payload::Object(JsonObject::empty()),
+        payload: JsonObject::empty().into(),
+        origin: PublicationOrigin::Trigger,
+        except: None,
     }
 }
 
@@ -76,8 +88,8 @@ pub(super) fn permit() -> Permit {
 }
 
 /// `topic event`.
-fn spell(delivery: &Delivery<'_, str>) -> Frame {
-    Frame::Text(format!("{} {}", delivery.topic, delivery.event).into())
+fn spell(delivery: &Delivery<'_, str>) -> Option<Frame> {
+    Some(Frame::Text(format!("{} {}", delivery.topic, delivery.event).into()))
 }
 
 /// `topic event payload`.
@@ -87,15 +99,25 @@ fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
 }
 
 /// Text alone.
-pub(super) const FORMAT: Format = Format {
+pub(super) const FORMAT: Format = Format::of(&ENCODERS);
+
+/// Those of [`FORMAT`].
+pub(super) const ENCODERS: Encoders = Encoders {
     slot: 0,
+    roster_slot: 0,
+    has_event: |_| true,
+    carry: |json, _, _| Cow::Borrowed(json),
     encode: spell,
     tail_bytes: None,
     encode_bytes: None,
     encode_position: None,
+    encode_count: None,
+    positions_follow_json: false,
+    begins_with_last_event: false,
     spell_members: |roster| shown(roster).into(),
-    encode_change: |topic, Change { joins, leaves }| {
-        Frame::Text(format!("{topic} +{} -{}", shown(joins), shown(leaves)).into())
+    encode_change: |topic, Change { joins, leaves, .. }| {
+        let text = format!("{topic} +{} -{}", shown(joins), shown(leaves));
+        vec![ChangeFrame { frame: Frame::Text(text.into()), except: None }]
     },
 };
 
@@ -103,7 +125,10 @@ pub(super) const FORMAT: Format = Format {
 pub(super) fn shown(roster: &Roster) -> String {
     let all = roster.iter().flat_map(|(_, members)| members);
     let all: Vec<_> = all
-        .map(|member| format!("{}={}", member.persona.key, member.persona.meta.as_str()))
+        .map(|member| {
+            let Persona { key, meta } = &member.persona;
+            format!("{key}={}", meta.custom.as_ref().map_or(meta.info_text(), JsonText::as_str))
+        })
         .collect();
     format!("[{}]", all.join(" "))
 }
@@ -119,7 +144,39 @@ pub(crate) const HISTORY_OFF: HistorySettings = HistorySettings {
     channels_max: 0,
     replay_max: 0,
     replay_bytes_max: 0,
+    file: HistoryFile::Off,
 };
+
+/// More is retained than most tests publish.
+pub(super) const ROOMY: HistorySettings = HistorySettings {
+    publications: 100,
+    publications_max: 1_000,
+    age: Duration::from_secs(300),
+    age_max: Duration::from_secs(3_600),
+    app_bytes_max: 1 << 20,
+    bytes_max: 1 << 22,
+    channels_max: 100,
+    replay_max: 1_000,
+    replay_bytes_max: 1 << 20,
+    file: HistoryFile::Off,
+};
+
+/// The bounds of most tests, with some of them changed.
+fn limits_with(change: impl FnOnce(&mut TopicLimits)) -> TopicLimits {
+    let mut limits = TopicLimits {
+        outboxes_bytes_max: 1 << 30,
+        publications_in_flight_max: 8,
+        scopes_per_app_max: 2,
+        presence_members_max: 4,
+        idempotency_keys_max: 4,
+        presence_interval: Duration::from_millis(5),
+        wait_max: DEADLINE,
+        history: HISTORY_OFF,
+        last_events: LAST_EVENTS,
+    };
+    change(&mut limits);
+    limits
+}
 
 /// A broker of one thread, this one.
 pub(super) struct Broker {
@@ -135,18 +192,16 @@ impl Broker {
 
     /// A broker with some bounds changed.
     pub(super) fn start_with(change: impl FnOnce(&mut TopicLimits)) -> Self {
-        let mut limits = TopicLimits {
-            outboxes_bytes_max: 1 << 30,
-            publications_in_flight_max: 8,
-            scopes_per_app_max: 2,
-            presence_members_max: 4,
-            idempotency_keys_max: 4,
-            presence_interval: Duration::from_millis(5),
-            wait_max: DEADLINE,
-            history: HISTORY_OFF,
-        };
-        change(&mut limits);
-        let topics = Topics::new(limits, apps(), Metrics::new(10));
+        Self::of(Topics::new(limits_with(change), apps(), Metrics::new(10)))
+    }
+
+    /// A node's broker with some bounds changed.
+    pub(super) fn of_node(engine: Arc<dyn Engine>, change: impl FnOnce(&mut TopicLimits)) -> Self {
+        let topics = Topics::of_node(limits_with(change), apps(), Metrics::new(10), engine);
+        Self::of(topics)
+    }
+
+    fn of(topics: Topics) -> Self {
         topics.add_worker();
         let ThreadFanout { worker, addr: fanout, .. } = topics.start_fanout();
         Self { topics, worker, fanout }
@@ -163,7 +218,12 @@ impl Broker {
         self.session_with(id, 16, true).await
     }
 
-    /// A session that takes nothing, with room for so many frames.
+    /// The same, with room for all channels that a session may join by default.
+    pub(super) async fn roomy_session(&self, id: u64) -> Probe {
+        self.session_with(id, 1_024, true).await
+    }
+
+    /// A session that takes nothing, with room for this many frames.
     pub(super) async fn stuck_session(&self, id: u64, outbox_frames_max: usize) -> Probe {
         self.session_with(id, outbox_frames_max, false).await
     }
@@ -205,8 +265,12 @@ impl Broker {
         topic: &str,
     ) -> Result<(), SubscribeError> {
         let (topic, format) = (topic.into(), FORMAT);
-        self.attach(id, probe, Subscription { place, topic, format, persona: None, wanted: None })
-            .await
+        self.attach(
+            id,
+            probe,
+            Subscription { place, topic, format, persona: None, user: None, wanted: None },
+        )
+        .await
     }
 
     /// Joins a channel to be tracked there.
@@ -231,14 +295,21 @@ impl Broker {
     ) -> Result<(), SubscribeError> {
         let (topic, format) = (topic.into(), FORMAT);
         let persona = Some(persona);
-        self.attach(id, probe, Subscription { place, topic, format, persona, wanted: None }).await
+        self.attach(
+            id,
+            probe,
+            Subscription { place, topic, format, persona, user: None, wanted: None },
+        )
+        .await
     }
 
-    /// Joins a whole scope or a channel as one who can be sent bytes.
+    /// Joins a whole scope or a channel with a format that carries bytes.
     pub(super) async fn join_for_bytes(&self, probe: &Probe, place: Place) {
         let topic = place.channel.as_ref().map_or("*", |channel| channel.as_str()).into();
-        let format = Format { encode_bytes: Some(spell_bytes), ..FORMAT };
-        let subscription = Subscription { place, topic, format, persona: None, wanted: None };
+        let format =
+            Format::of(const { &Encoders { encode_bytes: Some(spell_bytes), ..ENCODERS } });
+        let subscription =
+            Subscription { place, topic, format, persona: None, user: None, wanted: None };
         self.attach(SUBSCRIPTION, probe, subscription).await.expect("a place");
     }
 
@@ -273,7 +344,7 @@ impl Broker {
         self.fanout.send(detach).await.expect("a fan-out");
     }
 
-    /// The newest position of a scope, if somebody hears it.
+    /// The newest position of a scope, if it has subscribers.
     pub(super) fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
         self.topics.directory().with(key, Stream::head)
     }
@@ -302,15 +373,15 @@ pub(super) struct Probe {
     pub(super) session: SessionId,
     pub(super) outbox: Arc<Outbox>,
     hears: mpsc::UnboundedReceiver<String>,
-    /// What came of its joins; a stuck one does not take even that.
+    /// The answers to its joins; a stuck probe does not take even those.
     answers: Option<Mutex<mpsc::UnboundedReceiver<Answer>>>,
 }
 
-/// What came of a join.
+/// The answer to a join.
 pub(super) type Answer = Result<Joined, SubscribeError>;
 
 impl Probe {
-    /// What came of its next join.
+    /// Waits for the answer to its next join.
     pub(super) async fn joined(&self) -> Answer {
         let answered = async {
             match &self.answers {
@@ -321,12 +392,12 @@ impl Probe {
         timeout(DEADLINE, answered).await.expect("in time")
     }
 
-    /// What it hears next: a frame as it is, anything else in words.
+    /// Waits for the next item in its outbox: a frame as it is, anything else in words.
     pub(super) async fn next(&mut self) -> String {
         timeout(DEADLINE, self.hears.recv()).await.expect("in time").expect("a live probe")
     }
 
-    /// How much it has heard that was not looked at yet.
+    /// The number of received items that were not looked at yet.
     pub(super) fn unread(&self) -> usize {
         self.hears.len()
     }
@@ -358,6 +429,12 @@ async fn take_all(
             }
             ToSession::News(News::AppChanged(app)) => format!("app {} changed", app.0),
             ToSession::News(News::Disconnect(ended)) => format!("disconnect: {:?}", ended.joins),
+            ToSession::News(News::Interrupted(place)) => {
+                let channel = place.channel.as_ref().map_or("*", ChannelName::as_str);
+                format!("interrupted: {channel}")
+            }
+            ToSession::News(News::Online(change)) => format!("{change:?}"),
+            ToSession::News(News::Silent) => "silent".to_owned(),
             ToSession::News(News::End(ending)) => format!("end: {ending:?}"),
         };
         // A test that has ended listens no more.

@@ -3,17 +3,19 @@
 use std::fmt;
 
 use bytestring::ByteString;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::app::Slug;
 
 use super::{addressing::Addressing, publication::NameError};
 
-/// Who may hear: `public` needs no token, every other scope does. 1–32 of `[A-Za-z0-9_-]`.
+/// A scope decides who may join: `public` needs no token, every other scope does. 1–32 of
+/// `[A-Za-z0-9_-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(ByteString);
 
 impl Scope {
-    /// The most bytes a scope may have.
+    /// The most bytes that a scope may have.
     pub const BYTES_MAX: usize = 32;
 
     /// Parses a scope.
@@ -39,9 +41,43 @@ impl Scope {
         }
     }
 
+    /// The only scope of the reserved app, as text.
+    pub const CONSOLE: &str = "console";
+
+    /// The scope of publications to single users, as text. No topic can name it.
+    const USER: &str = "#user";
+
     /// The scope that needs no token.
     pub fn public() -> Self {
         Self(ByteString::from_static("public"))
+    }
+
+    /// The scope `private`.
+    pub fn private() -> Self {
+        Self(ByteString::from_static("private"))
+    }
+
+    /// The scope whose channels have members.
+    pub fn presence() -> Self {
+        Self(ByteString::from_static("presence"))
+    }
+
+    /// The scope of publications to single users.
+    pub fn user() -> Self {
+        Self(ByteString::from_static(Self::USER))
+    }
+
+    /// Whether this is the scope of publications to single users.
+    pub fn is_user(&self) -> bool {
+        self.0 == Self::USER
+    }
+
+    /// Parses a scope that was saved: of any topic, or that of single users.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse)'s.
+    pub(super) fn restore(raw: &str) -> Result<Self, NameError> {
+        if raw == Self::USER { Ok(Self::user()) } else { Self::parse(raw) }
     }
 
     /// Whether this is the scope that needs no token.
@@ -49,7 +85,7 @@ impl Scope {
         self.0 == "public"
     }
 
-    /// Whether those who join a channel of this scope are tracked.
+    /// Whether sessions that join a channel of this scope are tracked.
     pub fn is_presence(&self) -> bool {
         self.0 == "presence"
     }
@@ -72,7 +108,7 @@ impl fmt::Display for Scope {
 pub struct ChannelName(ByteString);
 
 impl ChannelName {
-    /// The most bytes a channel may have.
+    /// The most bytes that a channel may have.
     pub const BYTES_MAX: usize = 200;
 
     /// Parses a channel name.
@@ -90,7 +126,7 @@ impl ChannelName {
         Ok(Self(whole.slice_ref(part)))
     }
 
-    /// The same name in memory of its own: a part of a topic keeps the whole topic.
+    /// A copy in its own memory: a slice of a topic keeps the whole topic in memory.
     pub(super) fn detached(&self) -> Self {
         Self(ByteString::from(&*self.0))
     }
@@ -113,12 +149,36 @@ impl fmt::Display for ChannelName {
     }
 }
 
-/// A parsed topic: what a client joins.
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::restore(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for ChannelName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ChannelName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A parsed topic, which a client can join.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicName {
-    /// Who may hear.
+    /// The scope.
     pub scope: Scope,
-    /// Whose it is.
+    /// The app.
     pub app: Slug,
     /// One channel of the scope; `None` is the scope as a whole.
     pub channel: Option<ChannelName>,
@@ -126,29 +186,35 @@ pub struct TopicName {
 }
 
 impl TopicName {
-    /// The most bytes a whole topic may have.
+    /// The most bytes that a whole topic may have.
     pub const BYTES_MAX: usize = 255;
 
     /// Parses a topic as `addressing` spells it.
     ///
     /// # Errors
-    /// [`NameError::TooLong`] beyond 255 bytes; else the fault of the first bad part. Whether the
-    /// app exists is not asked here.
+    /// [`NameError::TooLong`] beyond 255 bytes; else the fault of the first bad part. This does not
+    /// check whether the app exists.
     pub fn parse(raw: &str, addressing: &Addressing) -> Result<Self, NameError> {
         if raw.len() > Self::BYTES_MAX {
             return Err(NameError::TooLong);
         }
-        // Each subscriber keeps its topic, and the broker keeps its parts: all in one place.
+        // Each subscriber keeps its topic, and the broker keeps its parts: all of them share one
+        // allocation.
         let wire = ByteString::from(raw);
         let (scope, rest) = wire.split_once(':').ok_or(NameError::Incomplete)?;
         let scope = Scope::within(&wire, scope)?;
-        let (app, channel) = addressing.split(rest)?;
+        let (app, channel) = match rest.strip_prefix(Slug::CONSOLE) {
+            Some(channel) if scope.as_str() == Scope::CONSOLE => {
+                (Slug::console(), console_channel(channel)?)
+            }
+            _ => addressing.split(rest)?,
+        };
         let channel = channel.map(|channel| ChannelName::within(&wire, channel)).transpose()?;
         Ok(Self { scope, app, channel, wire })
     }
 
-    /// Whether those who join it are tracked: on channels of the scope `presence`, not in the scope
-    /// as a whole.
+    /// Whether sessions that join it are tracked: on channels of the scope `presence`, not in the
+    /// scope as a whole.
     pub fn is_tracked(&self) -> bool {
         self.scope.is_presence() && self.channel.is_some()
     }
@@ -161,6 +227,14 @@ impl TopicName {
     /// The topic as it is spelled on the wire, shared.
     pub fn wire(&self) -> &ByteString {
         &self.wire
+    }
+}
+
+/// The channel of a topic of the reserved app, by what follows the slug.
+fn console_channel(rest: &str) -> Result<Option<&str>, NameError> {
+    match rest {
+        "" => Ok(None),
+        _ => rest.strip_prefix(':').map(Some).ok_or(NameError::BadCharacter),
     }
 }
 
@@ -186,6 +260,9 @@ mod tests {
             ("S_1-x:app:room:1", "S_1-x", "app", Some("room:1")),
             ("public:app:caf\u{e9}", "public", "app", Some("caf\u{e9}")),
             ("public:app: ", "public", "app", Some(" ")),
+            ("console:app:room", "console", "app", Some("room")),
+            ("console:_console", "console", "_console", None),
+            ("console:_console:app", "console", "_console", Some("app")),
         ] {
             let expected = (scope.into(), app.into(), channel.map(String::from));
             assert_eq!(parse(raw), Ok(expected), "{raw:?}");
@@ -206,6 +283,10 @@ mod tests {
             ("public:App", NameError::BadCharacter),
             ("public:foo_app", NameError::BadCharacter),
             ("public:app:", NameError::Empty),
+            ("public:_console:app", NameError::BadCharacter),
+            ("presence:_console:app", NameError::BadCharacter),
+            ("console:_console2", NameError::BadCharacter),
+            ("console:_console:", NameError::Empty),
             ("public:app:#general", NameError::Reserved),
             ("public:app:a\nb", NameError::BadCharacter),
             ("public:app:a\u{0}b", NameError::BadCharacter),

@@ -1,4 +1,6 @@
-//! A tracker: one actor per scope in which members are tracked, which knows who is there.
+//! A tracker: one actor per scope in which members are tracked.
+
+mod shared;
 
 use std::{collections::HashMap, sync::Weak};
 
@@ -10,16 +12,19 @@ use super::{
     fanout::{Entered, Fanout, WorkerId},
     gathering::Gathering,
     permits::Permit,
-    presence::{Persona, Roster},
-    publication::JsonObject,
+    presence::{ChannelFull, Persona, Roster},
+    publication::JsonText,
     stream::Stream,
-    subscriber::{Format, Place, ScopeKey, SessionId, SubscriptionId},
+    subscriber::{Format, Place, ScopeKey, SessionId, SubscribeError, SubscriptionId},
     topic_name::ChannelName,
     topics::Topics,
 };
 
-/// A session joins a channel where it is tracked. Its fan-out is told with [`Entered`] what came of
-/// it, ahead of every announcement of what changes from then on.
+use shared::SharedMembers;
+pub(super) use shared::{MembersLeft, MembersRead, OrderInterrupted, Reincarnated};
+
+/// A session joins a channel where it is tracked. The tracker answers the fan-out with [`Entered`],
+/// ahead of every later announcement.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct EnterChannel {
@@ -32,7 +37,7 @@ pub(super) struct EnterChannel {
     pub(super) format: Format,
 }
 
-/// The fan-out of a thread is gone, and with it all sessions of the thread.
+/// The fan-out of a thread has ended, and with it all sessions of the thread.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct FanoutLost {
@@ -47,26 +52,29 @@ pub(super) struct Untrack {
     pub(super) session: SessionId,
 }
 
-/// A tracked session shows another meta from now on.
+/// A tracked session has new custom data.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Update {
+pub(super) struct UpdateMember {
     pub(super) channel: ChannelName,
     pub(super) session: SessionId,
-    pub(super) meta: JsonObject,
+    pub(super) custom: JsonText,
 }
 
-/// Asks for the members of a channel: those that were announced, with all that happened since.
+/// Asks for the members of a channel: those that were announced, with all changes since.
 #[derive(Message)]
 #[rtype(result = "Roster")]
 pub(super) struct WhoIsThere(pub(super) ChannelName);
 
-/// Tracks the members of the channels of one scope, over all threads, and announces what changes
-/// among them.
+/// Tracks the members of the channels of one scope, over all threads, and announces changes among
+/// them.
 ///
 /// It is started for the first member and lives as long as the scope's [`Stream`], which holds its
-/// address. The fan-outs tell it of every session that leaves. Its announcements go through the
-/// stream, so all members are told in one order.
+/// address. The fan-outs send it every session that leaves. Its announcements go through the
+/// stream, so all members receive them in one order.
+///
+/// Where several nodes share a log, each node's tracker writes changes among its own members to the
+/// log, and takes all changes, also its own, from the log: see [`shared`].
 ///
 /// The mailbox is bounded by one message per join or update, for which the session waits, and by one
 /// per tracked session that leaves.
@@ -75,17 +83,20 @@ pub(super) struct Tracker {
     stream: Weak<Stream>,
     topics: Topics,
     pub(super) gatherings: HashMap<ChannelName, Gathering>,
+    /// The members that this node shares with others, if it is one of several.
+    shared: Option<Box<SharedMembers>>,
 }
 
 impl Tracker {
     pub(super) fn new(key: ScopeKey, stream: Weak<Stream>, topics: Topics) -> Self {
-        Self { key, stream, topics, gatherings: HashMap::new() }
+        let shared = topics.is_clustered().then(Box::default);
+        Self { key, stream, topics, gatherings: HashMap::new(), shared }
     }
 
-    /// Takes in a session: first it is told who was announced so far, then it is announced itself.
+    /// Adds a session: first it is sent the announced members, then it is announced itself.
     fn enter(&mut self, enter: EnterChannel, ctx: &mut Context<Self>) {
         let EnterChannel { worker, fanout, place, session, id, persona, format } = enter;
-        // Nobody asks to be tracked in a whole scope.
+        // No session is tracked in a whole scope.
         let Some(channel) = place.channel.clone() else { return };
         let members_max = self.topics.limits().presence_members_max;
         let gathering = self.gatherings.entry(channel.clone());
@@ -93,28 +104,38 @@ impl Tracker {
         let reference = self.topics.reference();
         let tracked = gathering.presence.track(session, worker, persona, reference);
         let members = tracked.map(|()| gathering.spelled(format));
+        let members = members.map_err(|ChannelFull| SubscribeError::TooManyMembers);
         fanout.do_send(Entered { place, session, id, members });
         self.announce_if_due(&channel, ctx);
     }
 
-    /// Forgets a thread whose fan-out is gone.
+    /// Removes the sessions of a thread whose fan-out has ended.
     fn lose(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
         let channels: Vec<_> = self.gatherings.keys().cloned().collect();
         for channel in channels {
             if let Some(gathering) = self.gatherings.get_mut(&channel) {
-                gathering.presence.untrack_worker(worker);
+                gathering.presence.untrack_home(worker);
             }
             self.announce_if_due(&channel, ctx);
         }
     }
 
-    /// Announces what has changed on a channel, unless it rests: then once it has rested.
+    /// Whether a channel has no subscribers left on this server.
+    fn is_over(&self, channel: &ChannelName, gathering: &Gathering) -> bool {
+        match &self.shared {
+            None => gathering.is_over(),
+            Some(shared) => !shared.hears(channel),
+        }
+    }
+
+    /// Announces the changes on a channel, or schedules this for the end of the present interval.
     fn announce_if_due(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
-        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
-        if gathering.is_over() {
+        let Some(gathering) = self.gatherings.get(channel) else { return };
+        if self.is_over(channel, gathering) {
             self.gatherings.remove(channel);
             return;
         }
+        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
         if !gathering.wants_to_announce() {
             return;
         }
@@ -122,12 +143,12 @@ impl Tracker {
         let app = self.key.app;
         match self.topics.permits().take_at_once(app) {
             Some(permit) => self.announce(channel, permit, ctx),
-            // More happens while the announcement waits its turn; it will tell all of it.
+            // Changes that happen while the announcement waits for its permit become part of it.
             None => {
                 let permits = self.topics.permits().clone();
                 let permit = async move { permits.take(app, 1).await };
                 ctx.spawn(wrap_future::<_, Self>(permit).map(move |permit, tracker, ctx| {
-                    // There is none any more once the server stops.
+                    // There is no permit any more once the server stops.
                     if let Some(permit) = permit {
                         tracker.announce(channel, permit, ctx);
                     }
@@ -139,7 +160,7 @@ impl Tracker {
     fn announce(&mut self, channel: ChannelName, permit: Permit, ctx: &mut Context<Self>) {
         let Some(gathering) = self.gatherings.get_mut(&channel) else { return };
         let change = gathering.announce();
-        // All of it may have been taken back while it waited for its permit.
+        // All changes may have been undone while the announcement waited for its permit.
         if !change.is_empty()
             && let Some(stream) = self.stream.upgrade()
         {
@@ -164,9 +185,12 @@ impl Actor for Tracker {
 }
 
 impl Drop for Tracker {
-    /// A tracker that goes before its stream was broken by a panic: the sessions that it tracked must
-    /// come back, or what they know of each other would never change again.
+    /// A tracker that is dropped before its stream has panicked: the sessions that it tracked must
+    /// join again, or their lists of members would never change again.
     fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.withdraw(&self.key, &self.topics);
+        }
         if let Some(stream) = self.stream.upgrade() {
             error!("the tracker of a scope of app {} is lost", self.key.app.0);
             stream.tracker_lost();
@@ -178,7 +202,10 @@ impl Handler<EnterChannel> for Tracker {
     type Result = ();
 
     fn handle(&mut self, enter: EnterChannel, ctx: &mut Self::Context) {
-        self.enter(enter, ctx);
+        match self.shared {
+            None => self.enter(enter, ctx),
+            Some(_) => self.enter_shared(enter, ctx),
+        }
     }
 }
 
@@ -186,7 +213,10 @@ impl Handler<FanoutLost> for Tracker {
     type Result = ();
 
     fn handle(&mut self, FanoutLost { worker }: FanoutLost, ctx: &mut Self::Context) {
-        self.lose(worker, ctx);
+        match self.shared {
+            None => self.lose(worker, ctx),
+            Some(_) => self.lose_shared(worker, ctx),
+        }
     }
 }
 
@@ -194,6 +224,9 @@ impl Handler<Untrack> for Tracker {
     type Result = ();
 
     fn handle(&mut self, Untrack { channel, session }: Untrack, ctx: &mut Self::Context) {
+        if self.shared.is_some() {
+            return self.leave_shared(&channel, session, ctx);
+        }
         if let Some(gathering) = self.gatherings.get_mut(&channel) {
             gathering.presence.untrack(session);
         }
@@ -201,12 +234,19 @@ impl Handler<Untrack> for Tracker {
     }
 }
 
-impl Handler<Update> for Tracker {
+impl Handler<UpdateMember> for Tracker {
     type Result = ();
 
-    fn handle(&mut self, Update { channel, session, meta }: Update, ctx: &mut Self::Context) {
+    fn handle(
+        &mut self,
+        UpdateMember { channel, session, custom }: UpdateMember,
+        ctx: &mut Self::Context,
+    ) {
+        if self.shared.is_some() {
+            return self.update_shared(&channel, session, &custom, ctx);
+        }
         if let Some(gathering) = self.gatherings.get_mut(&channel) {
-            gathering.presence.update(session, meta, self.topics.reference());
+            gathering.presence.update(session, custom, self.topics.reference());
         }
         self.announce_if_due(&channel, ctx);
     }

@@ -31,21 +31,40 @@ impl<T> Turns<T> {
 
     /// Adds the last task of an app.
     pub(super) fn push(&mut self, app: AppId, task: T) {
-        let order = &mut self.order;
-        let queue = self.queues.entry(app).or_insert_with(|| {
-            order.push_back(app);
-            VecDeque::new()
-        });
-        queue.push_back(task);
+        self.queue(app).push_back(task);
     }
 
-    /// Takes the next task of the app whose turn it is, or of the one after it if that has no more.
-    pub(super) fn next(&mut self) -> Option<T> {
-        while let Some(app) = self.order.front() {
-            if let Some(task) = self.queues.get_mut(app).and_then(VecDeque::pop_front) {
+    /// Adds the last tasks of an app, of which there must be one at least.
+    pub(super) fn extend(&mut self, app: AppId, tasks: impl IntoIterator<Item = T>) {
+        self.queue(app).extend(tasks);
+    }
+
+    fn queue(&mut self, app: AppId) -> &mut VecDeque<T> {
+        let order = &mut self.order;
+        self.queues.entry(app).or_insert_with(|| {
+            order.push_back(app);
+            VecDeque::new()
+        })
+    }
+
+    /// Whether it can be the turn of an app that `may` picks.
+    pub(super) fn any(&self, may: impl Fn(AppId) -> bool) -> bool {
+        self.order.iter().any(|app| may(*app))
+    }
+
+    /// Takes the next task of the app whose turn it is, or of the one after it if that has no more, or
+    /// `may` does not pick it.
+    pub(super) fn next(&mut self, may: impl Fn(AppId) -> bool) -> Option<T> {
+        for _ in 0..self.order.len() {
+            let app = *self.order.front()?;
+            if !may(app) {
+                self.order.rotate_left(1);
+                continue;
+            }
+            if let Some(task) = self.queues.get_mut(&app).and_then(VecDeque::pop_front) {
                 return Some(task);
             }
-            self.queues.remove(app);
+            self.queues.remove(&app);
             self.order.pop_front();
         }
         None
@@ -84,12 +103,28 @@ mod tests {
         assert!(turns.has(AppId(1)) && !turns.has(AppId(4)));
         // Two tasks per turn, of which the first is taken up twice.
         let mut done = Vec::new();
-        while let Some(begun) = turns.next() {
+        while let Some(begun) = turns.next(|_| true) {
             turns.put_back(begun);
-            done.extend(iter::from_fn(|| turns.next()).take(2));
+            done.extend(iter::from_fn(|| turns.next(|_| true)).take(2));
             turns.pass();
         }
         assert_eq!(done, [0, 1, 10, 20, 2, 3, 21, 22, 4]);
         assert!(turns.is_empty() && !turns.has(AppId(1)));
+    }
+    #[test]
+    fn an_app_that_may_not_have_its_turn_keeps_its_tasks_and_the_next_one_has_it() {
+        let mut turns = Turns::new();
+        for (app, task) in [(1, 10), (2, 20), (1, 11)] {
+            turns.push(AppId(app), task);
+        }
+        let not_first = |app| app != AppId(1);
+        assert!(turns.any(not_first));
+        assert_eq!(turns.next(not_first), Some(20));
+        assert_eq!(turns.next(not_first), None);
+        turns.pass();
+        assert!(!turns.any(not_first) && turns.has(AppId(1)));
+        assert_eq!([turns.next(|_| true), turns.next(|_| true)], [Some(10), Some(11)]);
+        assert_eq!(turns.next(|_| true), None);
+        assert!(turns.is_empty());
     }
 }

@@ -7,34 +7,40 @@ use clap::Subcommand;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, table::table, with_tables};
+use super::{CommandFailure, table::table, with_tables};
 use crate::{
     app::{
         App, Slug,
+        audit::ChangedBy,
         change::{self, ChangeError},
         fields::AppFields,
-        settings::{AppSettings, DEFAULT, Described, Values},
+        key_pair::{LastUse, Overlap},
+        settings::{AppSettings, DEFAULT, DescribedSetting, SettingValues},
         store::{AppStore, MissingFile},
     },
     http::apps::AppView,
 };
 
 pub(super) const AFTER_HELP: &str = "\
-They work on the database; a running server takes notice within registry.refresh.
+They work on the database; a running server takes notice within
+registry.refresh.
 
 Examples:
   herald apps list
-  herald apps create --name foo-app --origin https://example.com --client-events all
+  herald apps create --name foo-app --origin https://example.com \\
+      --client-events all
   herald apps show foo-app --json
   herald apps update foo-app --active false
-  herald apps update foo-app --history-publications 500 --history-seconds default
+  herald apps update foo-app --history-publications 500 \\
+      --history-seconds default
+  herald apps rotate foo-app --overlap-seconds 3600
   herald apps update foo-app --new-secret
   herald apps delete foo-app --yes";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum AppsCommand {
     /// List all apps, newest last
-    List(Output),
+    List(OutputArgs),
     /// Create an app and show it, with its key and secret
     Create {
         /// Its name, 5 to 255 characters, unique
@@ -44,9 +50,9 @@ pub(super) enum Command {
         #[arg(long)]
         slug: Option<String>,
         #[command(flatten)]
-        fields: Fields,
+        fields: FieldArgs,
         #[command(flatten)]
-        output: Output,
+        output: OutputArgs,
     },
     /// Show an app, with its key and secret
     Show {
@@ -54,7 +60,7 @@ pub(super) enum Command {
         #[arg(value_name = "SLUG", value_parser = parse_slug)]
         app: Slug,
         #[command(flatten)]
-        output: Output,
+        output: OutputArgs,
     },
     /// Change the given fields of an app and show it
     Update {
@@ -71,9 +77,20 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "secret_env")]
         new_secret: bool,
         #[command(flatten)]
-        fields: Box<Fields>,
+        fields: Box<FieldArgs>,
         #[command(flatten)]
-        output: Output,
+        output: OutputArgs,
+    },
+    /// Give an app a new key and secret and show it; the old pair stays valid for the overlap
+    Rotate {
+        /// Its public id
+        #[arg(value_name = "SLUG", value_parser = parse_slug)]
+        app: Slug,
+        /// How long the old pair stays valid, 0 to 2592000; 86400 by default, 0 ends it at once
+        #[arg(long, value_name = "NUMBER")]
+        overlap_seconds: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Delete an app; asks first on a terminal
     Delete {
@@ -87,7 +104,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Output {
+pub(super) struct OutputArgs {
     /// Answer as JSON, in the shape of the admin API, secrets included
     #[arg(long)]
     json: bool,
@@ -95,7 +112,7 @@ pub(super) struct Output {
 
 /// The fields that both `create` and `update` can set.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct Fields {
+pub(super) struct FieldArgs {
     /// An origin whose pages may join, such as `https://example.com` or `//*.example.com`; may be repeated
     #[arg(long = "origin", value_name = "ORIGIN")]
     origins: Vec<String>,
@@ -103,7 +120,7 @@ pub(super) struct Fields {
     #[arg(long, conflicts_with = "origins")]
     any_origin: bool,
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingArgs,
     /// Its key, instead of one that is made
     #[arg(long)]
     key: Option<String>,
@@ -114,27 +131,27 @@ pub(super) struct Fields {
 
 /// The settings that have one value: a flag for each.
 #[derive(Debug, Default)]
-struct Settings(Map<String, Value>);
+struct SettingArgs(Map<String, Value>);
 
-impl Settings {
+impl SettingArgs {
     /// The flag of a setting; `None` if other flags set it.
-    fn flag(setting: &Described) -> Option<clap::Arg> {
+    fn flag(setting: &DescribedSetting) -> Option<clap::Arg> {
         let flag = clap::Arg::new(setting.name)
             .long(setting.name.replace('_', "-"))
             .help(setting.help.trim().trim_end_matches('.'));
         match setting.values {
-            Values::Few(values) => Some(
+            SettingValues::Few(values) => Some(
                 flag.value_name(values.join("|"))
                     .value_parser(clap::builder::PossibleValuesParser::new(values))
                     .hide_possible_values(true),
             ),
-            Values::Number => Some(flag.value_name(format!("NUMBER|{DEFAULT}"))),
-            Values::Texts => None,
+            SettingValues::Number => Some(flag.value_name(format!("NUMBER|{DEFAULT}"))),
+            SettingValues::Texts => None,
         }
     }
 }
 
-impl clap::Args for Settings {
+impl clap::Args for SettingArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         command.args(AppSettings::DESCRIBED.iter().filter_map(Self::flag))
     }
@@ -144,21 +161,25 @@ impl clap::Args for Settings {
     }
 }
 
-impl clap::FromArgMatches for Settings {
+impl clap::FromArgMatches for SettingArgs {
     fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
         let mut settings = Self::default();
         settings.update_from_arg_matches(matches).map(|()| settings)
     }
 
     fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        for Described { name, values, .. } in AppSettings::DESCRIBED {
+        for DescribedSetting { name, values, .. } in AppSettings::DESCRIBED {
             let given = match values {
-                Values::Few(_) => matches.get_one::<String>(name).map(|text| text.as_str().into()),
-                Values::Number => matches.get_one::<String>(name).map(|text| match text.as_str() {
-                    DEFAULT => Value::Null,
-                    number => number.into(),
-                }),
-                Values::Texts => None,
+                SettingValues::Few(_) => {
+                    matches.get_one::<String>(name).map(|text| text.as_str().into())
+                }
+                SettingValues::Number => {
+                    matches.get_one::<String>(name).map(|text| match text.as_str() {
+                        DEFAULT => Value::Null,
+                        number => number.into(),
+                    })
+                }
+                SettingValues::Texts => None,
             };
             self.0.extend(given.map(|given| ((*name).to_owned(), given)));
         }
@@ -166,10 +187,10 @@ impl clap::FromArgMatches for Settings {
     }
 }
 
-impl Fields {
+impl FieldArgs {
     /// The fields as the admin API would receive them, so that one set of rules judges both.
-    fn into_map(self) -> Result<Map<String, Value>, Failure> {
-        let Settings(mut map) = self.settings;
+    fn into_map(self) -> Result<Map<String, Value>, CommandFailure> {
+        let SettingArgs(mut map) = self.settings;
         let mut set = |field: &str, value: Option<Value>| {
             map.extend(value.map(|value| (field.to_owned(), value)));
         };
@@ -190,23 +211,24 @@ pub(super) fn parse_slug(raw: &str) -> Result<Slug, String> {
     Slug::parse(raw).ok_or_else(|| "an app's slug has 1 to 63 of a-z, 0-9 and -".into())
 }
 
-pub(super) fn run(command: Command) -> Result<String, Failure> {
+pub(super) fn run(command: AppsCommand) -> Result<String, CommandFailure> {
     match command {
-        Command::List(output) => {
+        AppsCommand::List(output) => {
             with_tables(MissingFile::Refuse, async |store, _| list(&store, &output).await)
         }
-        Command::Create { name, slug, fields, output } => {
+        AppsCommand::Create { name, slug, fields, output } => {
             let mut map = fields.into_map()?;
             map.insert("name".into(), name.into());
             map.extend(slug.map(|slug| ("slug".to_owned(), slug.into())));
             with_tables(MissingFile::Refuse, async |store, _| {
-                Ok(output.of(&change::create(&store, AppFields::read(&map)).await?))
+                Ok(output
+                    .of(&change::create(&store, &ChangedBy::CLI, AppFields::read(&map)).await?))
             })
         }
-        Command::Show { app, output } => with_tables(MissingFile::Refuse, async |store, _| {
+        AppsCommand::Show { app, output } => with_tables(MissingFile::Refuse, async |store, _| {
             Ok(output.of(&find(&store, &app).await?))
         }),
-        Command::Update { app, name, new_key, new_secret, fields, output } => {
+        AppsCommand::Update { app, name, new_key, new_secret, fields, output } => {
             let mut map = fields.into_map()?;
             map.extend(name.map(|name| ("name".to_owned(), name.into())));
             map.extend(new_key.then(|| ("key".to_owned(), "".into())));
@@ -215,13 +237,24 @@ pub(super) fn run(command: Command) -> Result<String, Failure> {
                 update(&store, &app, &map, &output).await
             })
         }
-        Command::Delete { app, yes } => {
+        AppsCommand::Rotate { app, overlap_seconds, output } => {
+            let overlap = Overlap::read(overlap_seconds.map(Value::from).as_ref());
+            let overlap = overlap.map_err(ChangeError::Invalid)?;
+            with_tables(MissingFile::Refuse, async |store, _| {
+                match change::rotate(&store, &ChangedBy::CLI, &app, overlap).await {
+                    Ok(app) => Ok(output.of(&app)),
+                    Err(ChangeError::NotFound) => Err(unknown(&app)),
+                    Err(error) => Err(error.into()),
+                }
+            })
+        }
+        AppsCommand::Delete { app, yes } => {
             with_tables(MissingFile::Refuse, async |store, _| delete(&store, &app, yes).await)
         }
     }
 }
 
-async fn list(store: &AppStore, output: &Output) -> Result<String, Failure> {
+async fn list(store: &AppStore, output: &OutputArgs) -> Result<String, CommandFailure> {
     let listing = store.list().await?;
     for row in &listing.unreadable {
         log::warn!("row {} of the table is not an app: its {} is not valid", row.id.0, row.column);
@@ -239,31 +272,31 @@ async fn list(store: &AppStore, output: &Output) -> Result<String, Failure> {
 }
 
 /// Finds an app, or reports that it does not exist.
-pub(super) async fn find(store: &AppStore, slug: &Slug) -> Result<App, Failure> {
+pub(super) async fn find(store: &AppStore, slug: &Slug) -> Result<App, CommandFailure> {
     store.find(slug).await?.ok_or_else(|| unknown(slug))
 }
 
-fn unknown(slug: &Slug) -> Failure {
-    Failure::new(format!("there is no app {slug}: `herald apps list` shows all"))
+fn unknown(slug: &Slug) -> CommandFailure {
+    CommandFailure::new(format!("there is no app {slug}: `herald apps list` shows all"))
 }
 
 async fn update(
     store: &AppStore,
     slug: &Slug,
     map: &Map<String, Value>,
-    output: &Output,
-) -> Result<String, Failure> {
+    output: &OutputArgs,
+) -> Result<String, CommandFailure> {
     if map.is_empty() {
-        return Err(Failure::usage("nothing to change: see `herald apps update --help`"));
+        return Err(CommandFailure::usage("nothing to change: see `herald apps update --help`"));
     }
-    match change::update(store, slug, AppFields::read(map)).await {
+    match change::update(store, &ChangedBy::CLI, slug, AppFields::read(map)).await {
         Ok(update) => Ok(output.of(&update.app)),
         Err(ChangeError::NotFound) => Err(unknown(slug)),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, Failure> {
+async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, CommandFailure> {
     // A row that is not a valid app can be deleted too, but not shown.
     if store.id_by_slug(slug).await?.is_none() {
         return Err(unknown(slug));
@@ -271,17 +304,19 @@ async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, Fail
     if !yes {
         confirm(slug)?;
     }
-    match change::delete(store, slug).await {
+    match change::delete(store, &ChangedBy::CLI, slug).await {
         Ok(_) => Ok(format!("deleted {slug}\n")),
         Err(ChangeError::NotFound) => Err(unknown(slug)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn confirm(slug: &Slug) -> Result<(), Failure> {
+fn confirm(slug: &Slug) -> Result<(), CommandFailure> {
     let mut input = io::stdin().lock();
     if !input.is_terminal() {
-        return Err(Failure::usage("standard input is no terminal to ask at: confirm with --yes"));
+        return Err(CommandFailure::usage(
+            "standard input is no terminal to ask at: confirm with --yes",
+        ));
     }
     let mut err = io::stderr();
     let asked = write!(err, "Delete {slug}, its key and secret, for good? Type its slug: ")
@@ -289,14 +324,14 @@ fn confirm(slug: &Slug) -> Result<(), Failure> {
     let mut answer = String::new();
     asked
         .and_then(|()| input.read_line(&mut answer))
-        .map_err(|e| Failure::new(format!("cannot ask: {e}")))?;
+        .map_err(|e| CommandFailure::new(format!("cannot ask: {e}")))?;
     match answer.trim() == slug.as_str() {
         true => Ok(()),
-        false => Err(Failure::new("not confirmed: nothing was deleted")),
+        false => Err(CommandFailure::new("not confirmed: nothing was deleted")),
     }
 }
 
-impl Output {
+impl OutputArgs {
     fn of(&self, app: &App) -> String {
         match self.json {
             true => super::json(&json!({"data": AppView::from(app)})),
@@ -307,12 +342,22 @@ impl Output {
 
 fn as_text(app: &App) -> String {
     let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let last_used = |last_use: &LastUse| last_use.at().map_or_else(|| "never".to_owned(), at);
     let mut rows = vec![
+        ("id", app.id.0.to_string()),
         ("name", app.name.clone()),
         ("slug", app.slug.to_string()),
         ("key", app.key.clone()),
         ("secret", app.secret.expose_secret().to_owned()),
+        ("key_last_used_at", last_used(&app.last_use)),
     ];
+    if let Some(previous) = &app.previous {
+        rows.extend([
+            ("previous_key", previous.key.clone()),
+            ("previous_key_expires_at", at(previous.expires_at)),
+            ("previous_key_last_used_at", last_used(&previous.last_use)),
+        ]);
+    }
     rows.extend(app.settings.shown());
     rows.extend([("inserted_at", at(app.inserted_at)), ("updated_at", at(app.updated_at))]);
     let width = rows.iter().map(|(field, _)| field.len()).max().unwrap_or_default();

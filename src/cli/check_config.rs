@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Failure, table::table};
+use super::{CommandFailure, table::table};
 use crate::settings::{Effective, Environment, Settings};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -13,13 +13,13 @@ Examples:
   HERALD_ENV=production herald check-config --json";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct CheckConfigArgs {
     /// Answer as JSON: {\"environment\": …, \"settings\": {\"server.port\": {\"value\": …, \"origin\": …}}}
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<String, Failure> {
+pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
     let (settings, effective) = Settings::explain()?;
     // The limit on open files is one of the settings that the machine must support.
     settings.sessions_max(crate::settings::raise_file_limit())?;

@@ -1,4 +1,4 @@
-//! Why a command failed: one line and an exit code.
+//! The failure of a command: one line and an exit code.
 
 use std::process::ExitCode;
 
@@ -16,12 +16,12 @@ pub(super) const USAGE: u8 = 2;
 
 /// A line for standard error and the exit code that goes with it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct CommandFailure {
     message: String,
     code: u8,
 }
 
-impl Failure {
+impl CommandFailure {
     /// The command failed.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: FAILED }
@@ -40,25 +40,25 @@ impl Failure {
     }
 }
 
-impl From<SettingsError> for Failure {
+impl From<SettingsError> for CommandFailure {
     fn from(error: SettingsError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CommandFailure {
     fn from(error: StoreError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<StartError> for Failure {
+impl From<StartError> for CommandFailure {
     fn from(error: StartError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<ChangeError> for Failure {
+impl From<ChangeError> for CommandFailure {
     fn from(error: ChangeError) -> Self {
         Self::new(error.to_string())
     }

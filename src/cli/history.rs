@@ -3,44 +3,36 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::{Failure, apps::parse_slug, remote::Remote, table::table, trigger::parse_scope};
-use crate::{app::Slug, broker::ChannelName};
+use super::{CommandFailure, remote::RemoteArgs, table::table};
+use crate::broker::ChannelName;
 
 /// How many characters of a payload a table shows.
 const PAYLOAD_CHARS: usize = 60;
 
 pub(super) const AFTER_HELP: &str = "\
-The app's key and secret come from the database of the settings; where HERALD_APP_KEY and
-HERALD_APP_SECRET are set, from there, and neither settings nor database are needed.
+The app's key and secret come from the database of the settings; where
+HERALD_APP_KEY and HERALD_APP_SECRET are set, from there, and neither settings
+nor database are needed.
 
 Examples:
   herald history --app test-app --channel foo-topic
   herald history --app test-app --channel foo-topic --limit 10 --json
-  herald history --app test-app --scope private --channel room-1 --since \"$position\"";
+  herald history --app test-app --scope private --channel room-1 \\
+      --since \"$position\"";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The app
-    #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
-    app: Slug,
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// The channel
     #[arg(long, value_parser = parse_channel)]
     channel: String,
-    /// The channel's scope
-    #[arg(long, default_value = "public", value_parser = parse_scope)]
-    scope: String,
     /// Show what was published after this position, the oldest first; without it the newest
     #[arg(long, value_name = "POSITION")]
     since: Option<String>,
     /// The most publications to show
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     limit: usize,
-    /// The server; without it the one of the settings on this machine, else port 4000
-    #[arg(long)]
-    url: Option<String>,
-    /// Answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn parse_channel(raw: &str) -> Result<String, String> {
@@ -48,8 +40,8 @@ fn parse_channel(raw: &str) -> Result<String, String> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Page {
-    data: Vec<Publication>,
+struct HistoryListing {
+    data: Vec<PublicationRow>,
     complete: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -57,7 +49,7 @@ struct Page {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Publication {
+struct PublicationRow {
     position: String,
     time: String,
     topic: String,
@@ -68,25 +60,25 @@ struct Publication {
     payload_base64: Option<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<String, Failure> {
-    let Args { app, channel, scope, since, limit, url, json } = args;
-    let remote = Remote::of(app, url.as_deref())?;
+pub(super) fn run(args: &HistoryArgs) -> Result<String, CommandFailure> {
+    let HistoryArgs { remote, channel, since, limit } = args;
     let mut query = vec![("limit", limit.to_string())];
     query.extend(since.clone().map(|since| ("since", since)));
-    let page: Page = remote.get(&["channels", scope, channel, "history"], &query)?;
-    match json {
+    let path = ["channels", &remote.scope, channel, "history"];
+    let page: HistoryListing = remote.remote()?.get(&path, &query)?;
+    match remote.json {
         true => {
             let page = serde_json::to_string_pretty(&page);
             page.map(|page| format!("{page}\n"))
-                .map_err(|e| Failure::new(format!("cannot spell the history: {e}")))
+                .map_err(|e| CommandFailure::new(format!("cannot spell the history: {e}")))
         }
         false => Ok(shown(&page)),
     }
 }
 
 /// A table, and what has to be known of it.
-fn shown(page: &Page) -> String {
-    let rows: Vec<_> = page.data.iter().map(Publication::row).collect();
+fn shown(page: &HistoryListing) -> String {
+    let rows: Vec<_> = page.data.iter().map(PublicationRow::row).collect();
     let mut text = match rows.is_empty() {
         true => String::from("nothing is retained\n"),
         false => table(["TIME", "TOPIC", "EVENT", "PAYLOAD", "POSITION"], &rows),
@@ -101,7 +93,7 @@ fn shown(page: &Page) -> String {
     text
 }
 
-impl Publication {
+impl PublicationRow {
     fn row(&self) -> [String; 5] {
         let payload = match (&self.payload, &self.payload_base64) {
             (Some(payload), _) => payload.get().to_owned(),

@@ -20,7 +20,7 @@ pub(super) use lines::Lines;
 /// The level of commands that answer and end: warnings and errors only.
 pub(super) const COMMANDS: &str = "warn";
 
-/// How long an exit waits for lines that are still queued.
+/// The time for which an exit waits for lines that are still queued.
 pub(super) const EXIT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Starts the thread that writes to standard error.

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, table::table, with_store};
+use super::{CommandFailure, table::table, with_store};
 use crate::app::store::{AppStore, Migration, MissingFile};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -13,7 +13,7 @@ Examples:
   herald migrate down --steps 1";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum MigrateCommand {
     /// Apply all pending migrations, or the next few
     Up {
         /// How many to apply; all without it
@@ -34,25 +34,25 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(command: &Command) -> Result<String, Failure> {
+pub(super) fn run(command: &MigrateCommand) -> Result<String, CommandFailure> {
     let missing = match *command {
-        Command::Up { .. } => MissingFile::Make,
-        Command::Down { .. } | Command::Status { .. } => MissingFile::Refuse,
+        MigrateCommand::Up { .. } => MissingFile::Make,
+        MigrateCommand::Down { .. } | MigrateCommand::Status { .. } => MissingFile::Refuse,
     };
     with_store(missing, async |store, _| {
         let before = store.migrations().await?;
         match *command {
-            Command::Up { steps } => store.migrate_up(steps).await?,
-            Command::Down { steps } => store.migrate_down(steps).await?,
-            Command::Status { json: true } => return Ok(as_json(&before)),
-            Command::Status { json: false } => return Ok(as_text(store.name(), &before)),
+            MigrateCommand::Up { steps } => store.migrate_up(steps).await?,
+            MigrateCommand::Down { steps } => store.migrate_down(steps).await?,
+            MigrateCommand::Status { json: true } => return Ok(as_json(&before)),
+            MigrateCommand::Status { json: false } => return Ok(as_text(store.name(), &before)),
         }
         report(&store, &before).await
     })
 }
 
 /// Names the migrations whose state has changed.
-async fn report(store: &AppStore, before: &[Migration]) -> Result<String, Failure> {
+async fn report(store: &AppStore, before: &[Migration]) -> Result<String, CommandFailure> {
     let after = store.migrations().await?;
     let changed = after.iter().filter(|migration| !before.contains(migration));
     let lines: String = changed

@@ -1,22 +1,25 @@
 //! The command line: the operator's tasks without an HTTP client.
 //!
 //! Each command is a file with its arguments, its help and one `run`, which returns the text to
-//! print or a `Failure`; only the `run` of this module prints and chooses the exit code. No command
+//! print or a `CommandFailure`; only the `run` of this module prints and chooses the exit code. No command
 //! panics on a closed pipe, therefore, and every failure is reported in one line.
 
 mod apps;
+mod audit;
 mod banner;
 mod check_config;
 mod failure;
 mod history;
 mod log;
 mod migrate;
+mod nodes;
 mod remote;
 mod seed;
 mod serve;
 mod table;
 mod token;
 mod trigger;
+mod usage;
 
 use std::{
     ffi::OsString,
@@ -31,15 +34,16 @@ use crate::{
     settings::Settings,
 };
 
-use failure::Failure;
+use failure::CommandFailure;
 use log::Lines;
 
 const AFTER_HELP: &str = "\
 Without a command Herald serves.
 
-Settings come from the files that `config/default.toml` explains and from the environment;
-`herald check-config` shows them. The commands apps, migrate, seed and token work on the database
-that they name; a running server takes notice within registry.refresh.
+Settings come from the files that `config/default.toml` explains and from the
+environment; `herald check-config` shows them. The commands apps, audit,
+migrate, seed and token work on the database that they name; a running server
+takes notice within registry.refresh.
 
 Exit codes:
   0  done
@@ -47,11 +51,12 @@ Exit codes:
   2  the command line was not understood
 
 Examples:
-  herald                                        serve in the development environment
-  HERALD_ENV=production herald migrate up       bring the database up to date
-  herald apps create --name foo-app             add an app, print its key and secret
+  herald                                   serve in the development environment
+  HERALD_ENV=production herald migrate up  bring the database up to date
+  herald apps create --name foo-app        add an app, print its key and secret
   herald token --app foo-app --listen 'private:foo-app:*'
-  herald trigger --app foo-app --channel foo-topic --event msg --payload '{\"message\":\"hi\"}'";
+  herald trigger --app foo-app --channel foo-topic --event msg \\
+      --payload '{\"message\":\"hi\"}'";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -74,29 +79,38 @@ enum Command {
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate {
         #[command(subcommand)]
-        command: migrate::Command,
+        command: migrate::MigrateCommand,
     },
     /// Create the articles' app `test-app` where it is missing; not in production
     #[command(after_help = seed::AFTER_HELP)]
     Seed,
     /// Show every setting in effect, secrets masked, and where it came from
     #[command(after_help = check_config::AFTER_HELP)]
-    CheckConfig(check_config::Args),
-    /// List, create, show, update and delete apps in the database
+    CheckConfig(check_config::CheckConfigArgs),
+    /// List, create, show, update, rotate and delete apps in the database
     #[command(after_help = apps::AFTER_HELP)]
     Apps {
         #[command(subcommand)]
-        command: apps::Command,
+        command: apps::AppsCommand,
     },
+    /// Show who changed which fields of which app
+    #[command(after_help = audit::AFTER_HELP)]
+    Audit(audit::AuditArgs),
     /// Mint a token for an app's visitors, or for the web application itself
     #[command(after_help = token::AFTER_HELP)]
-    Token(token::Args),
+    Token(token::TokenArgs),
     /// Trigger an event on a running server
     #[command(after_help = trigger::AFTER_HELP)]
-    Trigger(trigger::Args),
+    Trigger(trigger::TriggerArgs),
     /// Show what a running server retains for a channel
     #[command(after_help = history::AFTER_HELP)]
-    History(history::Args),
+    History(history::HistoryArgs),
+    /// Show what apps use, by the hour, day or month
+    #[command(after_help = usage::AFTER_HELP)]
+    Usage(usage::UsageArgs),
+    /// Show the servers that share their topics
+    #[command(after_help = nodes::AFTER_HELP)]
+    Nodes(nodes::NodesArgs),
 }
 
 /// Runs the command line `args`, whose first one is the program's name.
@@ -121,7 +135,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs the command and returns the text for standard output.
-fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
+fn execute(command: Command, lines: &Lines) -> Result<String, CommandFailure> {
     if !matches!(command, Command::Serve) {
         log::start(log::COMMANDS, lines);
     }
@@ -131,19 +145,24 @@ fn execute(command: Command, lines: &Lines) -> Result<String, Failure> {
         Command::Seed => seed::run(),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Apps { command } => apps::run(command),
+        Command::Audit(args) => audit::run(args),
         Command::Token(args) => token::run(&args),
         Command::Trigger(args) => trigger::run(&args),
         Command::History(args) => history::run(&args),
+        Command::Usage(args) => usage::run(&args),
+        Command::Nodes(args) => nodes::run(&args),
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str) -> Result<(), CommandFailure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // A reader that closed the pipe, for example `herald apps list | head -1`, has all it
         // wants.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(|e| Failure::new(format!("cannot write to standard output: {e}"))),
+        done => {
+            done.map_err(|e| CommandFailure::new(format!("cannot write to standard output: {e}")))
+        }
     }
 }
 
@@ -154,8 +173,8 @@ fn print(text: &str) -> Result<(), Failure> {
 /// apps.
 fn with_store<T>(
     missing: MissingFile,
-    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, CommandFailure>,
+) -> Result<T, CommandFailure> {
     let settings = Settings::load()?;
     actix_rt::System::new().block_on(async {
         let store = AppStore::connect(&settings.database, missing).await?;
@@ -169,14 +188,14 @@ fn with_store<T>(
 /// Like [`with_store`], for commands that need the tables to exist and to be up to date.
 fn with_tables<T>(
     missing: MissingFile,
-    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    task: impl AsyncFnOnce(AppStore, Settings) -> Result<T, CommandFailure>,
+) -> Result<T, CommandFailure> {
     with_store(missing, async |store, settings| {
         if store.has_pending().await? && settings.database.migrate {
             store.migrate_up(None).await?;
         } else if store.has_pending().await? {
             let name = store.name();
-            return Err(Failure::new(format!(
+            return Err(CommandFailure::new(format!(
                 "the database {name} has pending migrations: run `herald migrate up`"
             )));
         }

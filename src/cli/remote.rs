@@ -1,4 +1,5 @@
-//! A running server, as a web application reaches it: its address and an app's credentials.
+//! A running server, as a web application or the administrator reaches it: its address and the caller's
+//! credentials.
 
 use std::time::Duration;
 
@@ -8,61 +9,127 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::{Failure, apps::find, with_tables};
-use crate::app::{Slug, store::MissingFile};
+use super::{
+    CommandFailure,
+    apps::{find, parse_slug},
+    with_tables,
+};
+use crate::{
+    app::{Slug, store::MissingFile},
+    broker::topic_name::Scope,
+    settings::Settings,
+};
 
 const KEY: &str = "HERALD_APP_KEY";
 const SECRET: &str = "HERALD_APP_SECRET";
-/// How long a server may take to answer.
+/// The time that a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How many bytes of an answer are read: more than any answer of a Herald has.
+/// The most bytes of an answer that are read: more than any answer of a Herald has.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// The port of a server whose settings are not read.
 const PORT: u16 = 4000;
 
-/// The server's address and the app's credentials.
+/// The options that all commands about a scope of an app have in common: which scope, on which server,
+/// and how the answer is printed.
+#[derive(Debug, clap::Args)]
+pub(super) struct RemoteArgs {
+    /// The app
+    #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
+    pub(super) app: Slug,
+    /// The scope of the channel
+    #[arg(long, default_value = "public", value_parser = parse_scope)]
+    pub(super) scope: String,
+    /// The server; without it the one of the settings on this machine, else port 4000
+    // Judged later: the parser's own message would repeat a secret that has no business here.
+    #[arg(long)]
+    url: Option<String>,
+    /// Answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl RemoteArgs {
+    /// The server, with the credentials of the app.
+    pub(super) fn remote(&self) -> Result<Remote, CommandFailure> {
+        Remote::of(&self.app, self.url.as_deref())
+    }
+}
+
+fn parse_scope(raw: &str) -> Result<String, String> {
+    Scope::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
+}
+
+/// The server's address and the caller's credentials.
 pub(super) struct Remote {
-    app: Slug,
+    caller: CallCredentials,
     server: Url,
-    key: String,
-    secret: SecretString,
+    /// The app's key, or the administrator's name.
+    user: String,
+    /// The app's secret, or the administrator's password.
+    password: SecretString,
+}
+
+/// In whose name the server is called.
+enum CallCredentials {
+    App(Slug),
+    Admin,
 }
 
 impl Remote {
     /// The server at this URL, or else the one of the settings on this machine, for an app. The
     /// credentials are those in the environment, or else in the database of the settings.
-    pub(super) fn of(app: &Slug, url: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn of(app: &Slug, url: Option<&str>) -> Result<Self, CommandFailure> {
         let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (given(KEY), given(SECRET)) {
             (Some(key), Some(secret)) => {
                 let secret = SecretString::from(secret);
-                Ok(Self { app: app.clone(), server: server(url, PORT)?, key, secret })
+                Ok(Self::new(app, server(url, PORT)?, key, secret))
             }
             (None, None) => with_tables(MissingFile::Refuse, async |store, settings| {
                 let server = server(url, settings.server.port)?;
                 let found = find(&store, app).await?;
-                Ok(Self { app: app.clone(), server, key: found.key, secret: found.secret })
+                Ok(Self::new(app, server, found.key, found.secret))
             }),
             _ => {
                 let why = format!("{KEY} and {SECRET} belong together: set both or neither");
-                Err(Failure::new(why))
+                Err(CommandFailure::new(why))
             }
         }
     }
 
+    /// The server at this URL, for the administrator, whose name and password are those of the settings.
+    pub(super) fn of_admin(url: &str) -> Result<Self, CommandFailure> {
+        let Settings { admin, .. } = Settings::load()?;
+        let server = server(Some(url), PORT)?;
+        Ok(Self {
+            caller: CallCredentials::Admin,
+            server,
+            user: admin.username,
+            password: admin.password,
+        })
+    }
+
+    fn new(app: &Slug, server: Url, key: String, secret: SecretString) -> Self {
+        Self { caller: CallCredentials::App(app.clone()), server, user: key, password: secret }
+    }
+
     /// Posts JSON to a resource of the app and returns the server's answer.
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &str,
+    ) -> Result<T, CommandFailure> {
         let url = self.url(&[path]);
         let request = agent(&url).post(url.as_str()).header("authorization", self.basic());
         self.answer(request.header("content-type", "application/json").send(body))
     }
 
-    /// Reads a resource of the app, whose path is given in segments.
+    /// Reads a resource of the app or of the admin API, whose path is given in segments.
     pub(super) fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],
         query: &[(&str, String)],
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandFailure> {
         let mut url = self.url(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -73,36 +140,42 @@ impl Remote {
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.server.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().extend(["api", "apps", self.app.as_str()]).extend(path);
+            segments.clear().push("api");
+            match &self.caller {
+                CallCredentials::App(app) => segments.extend(["apps", app.as_str()]),
+                CallCredentials::Admin => segments.push("admin"),
+            };
+            segments.extend(path);
         }
         url
     }
 
     fn basic(&self) -> String {
-        let credentials = format!("{}:{}", self.key, self.secret.expose_secret());
+        let credentials = format!("{}:{}", self.user, self.password.expose_secret());
         format!("Basic {}", BASE64_STANDARD.encode(credentials))
     }
 
     fn answer<T: DeserializeOwned>(
         &self,
         response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandFailure> {
         let server = self.server.origin().ascii_serialization();
         let mut response = response.map_err(|error| unreachable(&server, &error))?;
         let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let answer = answer.unwrap_or_default();
         match response.status().as_u16() {
-            200 => serde_json::from_str(&answer)
-                .map_err(|_| Failure::new(format!("{server} does not answer as a Herald does"))),
-            status => Err(refused(&self.app, &server, status, &answer)),
+            200 => serde_json::from_str(&answer).map_err(|_| {
+                CommandFailure::new(format!("{server} does not answer as a Herald does"))
+            }),
+            status => Err(refused(&self.caller, &server, status, &answer)),
         }
     }
 }
 
-fn server(given: Option<&str>, port: u16) -> Result<Url, Failure> {
+fn server(given: Option<&str>, port: u16) -> Result<Url, CommandFailure> {
     let here = format!("http://127.0.0.1:{port}");
-    let mut url =
-        parse_url(given.unwrap_or(&here)).map_err(|e| Failure::usage(format!("--url: {e}")))?;
+    let mut url = parse_url(given.unwrap_or(&here))
+        .map_err(|e| CommandFailure::usage(format!("--url: {e}")))?;
     url.set_query(None);
     Ok(url)
 }
@@ -138,16 +211,22 @@ fn agent(url: &Url) -> ureq::Agent {
     config.build().into()
 }
 
-fn refused(app: &Slug, server: &str, status: u16, answer: &str) -> Failure {
+fn refused(caller: &CallCredentials, server: &str, status: u16, answer: &str) -> CommandFailure {
     let detail = detail(answer).map_or(" without a reason".into(), |words| format!(": {words}"));
-    Failure::new(match status {
-        401 => format!(
+    CommandFailure::new(match (status, caller) {
+        (401, CallCredentials::App(app)) => format!(
             "{server} answers 401: it has no active app {app} with this key and secret (right after \
              a change it may need a moment)"
         ),
-        300..=399 => format!("{server} answers {status}, a redirect: give --url as it should be"),
-        404 => format!("{server} answers 404: that is no Herald"),
-        503 => format!("{server} answers 503: it cannot take the request now, try again"),
+        (401, CallCredentials::Admin) => format!(
+            "{server} answers 401: its administrator has another name or password than the settings \
+             here say"
+        ),
+        (300..=399, _) => {
+            format!("{server} answers {status}, a redirect: give --url as it should be")
+        }
+        (404, _) => format!("{server} answers 404: that is no Herald"),
+        (503, _) => format!("{server} answers 503: it cannot take the request now, try again"),
         _ => format!("{server} answers {status}{detail}"),
     })
 }
@@ -168,8 +247,8 @@ fn detail(answer: &str) -> Option<String> {
     Some(faults.collect::<Vec<_>>().join("; ")).filter(|detail| !detail.is_empty())
 }
 
-fn unreachable(server: &str, error: &ureq::Error) -> Failure {
-    Failure::new(match error {
+fn unreachable(server: &str, error: &ureq::Error) -> CommandFailure {
+    CommandFailure::new(match error {
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
             format!("nothing listens on {server}: is the server running?")
         }

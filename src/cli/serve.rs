@@ -10,27 +10,27 @@ use crate::{
 };
 
 use super::{
-    Failure,
+    CommandFailure,
     banner::banner,
     log::{self as logger, Lines},
 };
 
 pub(super) const AFTER_HELP: &str = "\
-SIGTERM and SIGINT stop it: what was accepted is delivered, every session is closed, within
-server.shutdown_timeout.
+SIGTERM and SIGINT stop it: what was accepted is delivered, every session is
+closed, within server.shutdown_timeout.
 
 Examples:
   herald serve
   PORT=5000 herald serve
   HERALD_ENV=production herald serve";
 
-pub(super) fn run(lines: &Lines) -> Result<String, Failure> {
+pub(super) fn run(lines: &Lines) -> Result<String, CommandFailure> {
     let settings = Settings::load()?;
     logger::start(&settings.log.filter, lines);
     actix_rt::System::new().block_on(serve(settings, lines))
 }
 
-async fn serve(settings: Settings, lines: &Lines) -> Result<String, Failure> {
+async fn serve(settings: Settings, lines: &Lines) -> Result<String, CommandFailure> {
     let server = Server::build(settings.clone()).await?;
     lines.count_dropped_in(&server.metrics().log_lines_dropped);
     let address = server.address();
@@ -49,12 +49,12 @@ async fn serve(settings: Settings, lines: &Lines) -> Result<String, Failure> {
     });
     match server.run_until_stopped().await {
         Ok(()) => Ok(String::new()),
-        Err(e) => Err(Failure::new(format!("cannot serve: {e}"))),
+        Err(e) => Err(CommandFailure::new(format!("cannot serve: {e}"))),
     }
 }
 
 /// The seeded app as it is in the database: its key and secret may have been changed since.
-async fn seeded(settings: &Settings) -> Result<Option<App>, Failure> {
+async fn seeded(settings: &Settings) -> Result<Option<App>, CommandFailure> {
     let slug = Slug::parse(seed::SLUG).filter(|slug| {
         settings.database.seed && settings.single_app.as_ref().is_none_or(|only| only == slug)
     });

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Failure,
+    CommandFailure,
     apps::{find, parse_slug},
     with_tables,
 };
@@ -25,23 +25,26 @@ use crate::app::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-Prints the token and nothing else. It is signed with the app's secret, read from the database; with
---secret-env no settings and no database are needed.
+Prints the token and nothing else. It is signed with the app's secret, read
+from the database; with --secret-env no settings and no database are needed.
 
 Patterns name topics; `:*` stands for a colon and anything after it.
 
 Examples:
   herald token --app test-app --listen 'private:test-app:*'
-  herald token --app test-app --listen private:test-app:room-1 --publish private:test-app:room-1 \\
+  herald token --app test-app --listen private:test-app:room-1 \\
+      --publish private:test-app:room-1 \\
       --sub '{\"User\":1}' --ttl 15m
   herald token --app test-app --listen 'presence:test-app:*' --sub ada
   herald token --app test-app --publish 'public:test-app:*' --aud trigger
-  herald token --app test-app --listen 'private:test-app:*' --csrf <the page's CSRF token>
-  herald token --secret-env APP_SECRET --listen 'private:test-app:*' --algorithm HS512";
+  herald token --app test-app --listen 'private:test-app:*' \\
+      --csrf <the page's CSRF token>
+  herald token --secret-env APP_SECRET --listen 'private:test-app:*' \\
+      --algorithm HS512";
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("key").required(true).args(["app", "secret_env"])))]
-pub(super) struct Args {
+pub(super) struct TokenArgs {
     /// The app whose secret signs, from the database
     #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
     app: Option<Slug>,
@@ -110,7 +113,7 @@ fn parse_algorithm(raw: &str) -> Result<SigningAlgorithm, String> {
     SigningAlgorithm::parse(raw).ok_or_else(|| "must be HS256 or HS512".into())
 }
 
-pub(super) fn run(args: &Args) -> Result<String, Failure> {
+pub(super) fn run(args: &TokenArgs) -> Result<String, CommandFailure> {
     // On a server with a single app, topics do not name the app.
     let (secret, named) = match (&args.app, &args.secret_env) {
         (_, Some(variable)) => (secret_of(variable)?, None),
@@ -118,10 +121,11 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
             let named = settings.single_app.is_none().then_some(slug);
             Ok((find(&store, slug).await?.secret, named))
         })?,
-        (None, None) => return Err(Failure::usage("--app or --secret-env says who signs")),
+        (None, None) => return Err(CommandFailure::usage("--app or --secret-env says who signs")),
     };
-    let claims = Claims::of(args, &secret, Utc::now().timestamp());
-    let token = mint(&claims, &secret, args.algorithm).map_err(|e| Failure::new(e.to_string()))?;
+    let claims = MintedClaims::of(args, &secret, Utc::now().timestamp());
+    let token =
+        mint(&claims, &secret, args.algorithm).map_err(|e| CommandFailure::new(e.to_string()))?;
     for warning in warnings(args, named) {
         let warning = super::log::one_line(&warning);
         // A warning is lost if standard error is closed.
@@ -131,7 +135,7 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
 }
 
 /// Warnings about likely mistakes: a token that permits nothing, and topics of other apps.
-fn warnings(args: &Args, app: Option<&Slug>) -> Vec<String> {
+fn warnings(args: &TokenArgs, app: Option<&Slug>) -> Vec<String> {
     let mut warnings = Vec::new();
     if args.listen.is_empty() && args.publish.is_empty() {
         let warning = "the token permits nothing: it has neither --listen nor --publish";
@@ -149,16 +153,16 @@ fn warnings(args: &Args, app: Option<&Slug>) -> Vec<String> {
 }
 
 /// Reads a secret from the environment variable `name`.
-pub(super) fn secret_of(name: &str) -> Result<SecretString, Failure> {
+pub(super) fn secret_of(name: &str) -> Result<SecretString, CommandFailure> {
     match std::env::var(name) {
         Ok(secret) if !secret.is_empty() => Ok(SecretString::from(secret)),
-        _ => Err(Failure::new(format!("the environment variable {name} holds no secret"))),
+        _ => Err(CommandFailure::new(format!("the environment variable {name} holds no secret"))),
     }
 }
 
 /// The claims of the token.
 #[derive(Serialize)]
-struct Claims<'a> {
+struct MintedClaims<'a> {
     iat: i64,
     exp: i64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -173,8 +177,8 @@ struct Claims<'a> {
     s_csrf: Option<String>,
 }
 
-impl<'a> Claims<'a> {
-    fn of(args: &'a Args, secret: &SecretString, now_s: i64) -> Self {
+impl<'a> MintedClaims<'a> {
+    fn of(args: &'a TokenArgs, secret: &SecretString, now_s: i64) -> Self {
         Self {
             iat: now_s,
             exp: now_s.saturating_add_unsigned(args.ttl.as_secs()),

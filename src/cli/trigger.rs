@@ -8,34 +8,36 @@ use base64::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{Failure, apps::parse_slug, remote::Remote};
-use crate::{
-    app::Slug,
-    broker::{
-        idempotency::{IdempotencyKey, KeyOwner},
-        publication::{Destination, EventName, JsonObject},
-        topic_name::Scope,
-    },
+use super::{CommandFailure, remote::RemoteArgs};
+use crate::broker::{
+    idempotency::{IdempotencyKey, KeyOwner},
+    publication::{Destination, EventName, JsonObject},
 };
 
 pub(super) const AFTER_HELP: &str = "\
-The app's key and secret come from the database of the settings; where HERALD_APP_KEY and
-HERALD_APP_SECRET are set, from there, and neither settings nor database are needed.
+The app's key and secret come from the database of the settings; where
+HERALD_APP_KEY and HERALD_APP_SECRET are set, from there, and neither settings
+nor database are needed.
 
 Examples:
-  herald trigger --app test-app --channel foo-topic --event msg --payload '{\"message\":\"hi\"}'
+  herald trigger --app test-app --channel foo-topic --event msg \\
+      --payload '{\"message\":\"hi\"}'
   herald trigger --app test-app --channel '#general' --event msg
-  echo '{\"message\":\"hi\"}' | herald trigger --app test-app --channel foo-topic --event msg --payload -
-  base64 photo.jpg | herald trigger --app test-app --channel foo-topic --event photo --payload-base64 -
-  herald trigger --app test-app --channel orders --event paid --idempotency-key order-4711-paid --position
-  HERALD_APP_KEY=… HERALD_APP_SECRET=… herald trigger --url https://herald.example.com \\
+  echo '{\"message\":\"hi\"}' |
+      herald trigger --app test-app --channel foo-topic --event msg --payload -
+  base64 photo.jpg |
+      herald trigger --app test-app --channel foo-topic --event photo \\
+          --payload-base64 -
+  herald trigger --app test-app --channel orders --event paid \\
+      --idempotency-key order-4711-paid --position
+  HERALD_APP_KEY=… HERALD_APP_SECRET=… \\
+      herald trigger --url https://herald.example.com \\
       --app foo-app --scope private --channel room-1 --event msg";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The app
-    #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
-    app: Slug,
+pub(super) struct TriggerArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// The channel, or #general for everyone in the scope
     #[arg(long, value_parser = parse_channel)]
     channel: String,
@@ -48,9 +50,6 @@ pub(super) struct Args {
     /// Bytes instead, in base64, or - to read that from standard input
     #[arg(long, value_name = "BASE64", conflicts_with = "payload")]
     payload_base64: Option<String>,
-    /// Who may hear it
-    #[arg(long, default_value = "public", value_parser = parse_scope)]
-    scope: String,
     /// Text of 1 to 128 bytes: if the event was already sent with it within 5 minutes, the server
     /// does not send it again and answers as it did
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
@@ -58,13 +57,6 @@ pub(super) struct Args {
     /// Print the event's position in the order of its scope
     #[arg(long)]
     position: bool,
-    /// The server; without it the one of the settings on this machine, else port 4000
-    // Judged later: the parser's own message would repeat a secret that has no business here.
-    #[arg(long)]
-    url: Option<String>,
-    /// Answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn parse_channel(raw: &str) -> Result<String, String> {
@@ -75,25 +67,21 @@ fn parse_event(raw: &str) -> Result<String, String> {
     EventName::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
 }
 
-pub(super) fn parse_scope(raw: &str) -> Result<String, String> {
-    Scope::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
-}
-
 fn parse_key(raw: &str) -> Result<String, String> {
     IdempotencyKey::parse(raw, KeyOwner::Application)
         .map(|_| raw.to_owned())
         .map_err(|e| e.to_string())
 }
 
-pub(super) fn run(args: &Args) -> Result<String, Failure> {
+pub(super) fn run(args: &TriggerArgs) -> Result<String, CommandFailure> {
     let body = body(args)?;
-    let remote = Remote::of(&args.app, args.url.as_deref())?;
-    let answer: Value = remote.post("events", &body)?;
-    Ok(match args.json {
+    let RemoteArgs { app, json, .. } = &args.remote;
+    let answer: Value = args.remote.remote()?.post("events", &body)?;
+    Ok(match json {
         true => format!("{answer}\n"),
         false => {
             let (position, skipped) = (position(&answer), skipped(&answer));
-            format!("sent {} to {} of {}{position}{skipped}\n", args.event, args.channel, args.app)
+            format!("sent {} to {} of {app}{position}{skipped}\n", args.event, args.channel)
         }
     })
 }
@@ -115,9 +103,9 @@ fn skipped(answer: &Value) -> String {
 }
 
 /// The request's body.
-fn body(args: &Args) -> Result<String, Failure> {
+fn body(args: &TriggerArgs) -> Result<String, CommandFailure> {
     #[derive(serde::Serialize)]
-    struct Event<'a> {
+    struct TriggerBody<'a> {
         topic: &'a str,
         event: &'a str,
         scope: &'a str,
@@ -134,39 +122,43 @@ fn body(args: &Args) -> Result<String, Failure> {
         Some(given) => (None, Some(base64_of(given)?)),
         None => (Some(object_of(&args.payload)?), None),
     };
-    let Args { channel: topic, event, scope, .. } = args;
+    let TriggerArgs { remote: RemoteArgs { scope, .. }, channel: topic, event, .. } = args;
     let idempotency_key = args.idempotency_key.as_deref();
     let position = args.position.then_some(true);
-    let event = Event { topic, event, scope, payload, payload_base64, idempotency_key, position };
-    serde_json::to_string(&event).map_err(|e| Failure::new(format!("cannot spell the event: {e}")))
+    let event =
+        TriggerBody { topic, event, scope, payload, payload_base64, idempotency_key, position };
+    serde_json::to_string(&event)
+        .map_err(|e| CommandFailure::new(format!("cannot spell the event: {e}")))
 }
 
 /// A JSON object that keeps its own text.
-fn object_of(given: &str) -> Result<Box<RawValue>, Failure> {
-    let object =
-        JsonObject::parse(&read(given)?).map_err(|e| Failure::usage(format!("--payload: {e}")))?;
+fn object_of(given: &str) -> Result<Box<RawValue>, CommandFailure> {
+    let object = JsonObject::parse(&read(given)?)
+        .map_err(|e| CommandFailure::usage(format!("--payload: {e}")))?;
     RawValue::from_string(object.as_str().to_owned())
-        .map_err(|_| Failure::usage("--payload: payload is not valid JSON"))
+        .map_err(|_| CommandFailure::usage("--payload: payload is not valid JSON"))
 }
 
 /// Bytes in base64. Some programs break it into lines, which the server would refuse.
-fn base64_of(given: &str) -> Result<String, Failure> {
+fn base64_of(given: &str) -> Result<String, CommandFailure> {
     let mut text = read(given)?;
     text.retain(|c| !c.is_ascii_whitespace());
     match BASE64_STANDARD.decode(&text).or_else(|_| BASE64_STANDARD_NO_PAD.decode(&text)) {
         Ok(_) => Ok(text),
-        Err(_) => Err(Failure::usage("--payload-base64: payload is not valid base64")),
+        Err(_) => Err(CommandFailure::usage("--payload-base64: payload is not valid base64")),
     }
 }
 
 /// The given text, or standard input if the text is `-`.
-fn read(given: &str) -> Result<String, Failure> {
+fn read(given: &str) -> Result<String, CommandFailure> {
     if given != "-" {
         return Ok(given.to_owned());
     }
     let mut payload = String::new();
     match std::io::stdin().lock().read_to_string(&mut payload) {
         Ok(_) => Ok(payload),
-        Err(e) => Err(Failure::new(format!("cannot read the payload from standard input: {e}"))),
+        Err(e) => {
+            Err(CommandFailure::new(format!("cannot read the payload from standard input: {e}")))
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix_web::{
-    Error, ResponseError,
+    Error, HttpMessage, HttpRequest, ResponseError,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::header,
@@ -17,25 +17,31 @@ use actix_web::{
 use secrecy::ExposeSecret;
 
 use super::{
-    Services, basic::BasicCredentials, client::client_of, error::ApiError, own_host, tally::Tally,
+    Services,
+    basic::BasicCredentials,
+    client::client_of,
+    console::session::{LoggedIn, Session},
+    error::ApiError,
+    own_host,
+    tally::Tally,
 };
 use crate::{
-    metrics::labels::Limit,
+    metrics::labels::{FailedLogin, Limit},
     session::{
         bucket::{Bucket, PerSecond},
         client::block,
     },
 };
 
-/// How long a failure counts.
+/// The time for which a failure counts.
 const WINDOW: Duration = Duration::from_secs(60);
 /// The most addresses whose failures are counted.
 const ADDRESSES_MAX: usize = 10_000;
 /// The most addresses that are remembered as the admin's.
 const PROVEN_MAX: usize = 1_000;
-/// How many addresses may use up their allowance of failures within one minute.
+/// The number of addresses that may use up their allowance of failures within one minute.
 const FAILING_ADDRESSES_MAX: u32 = 10_000;
-/// How long to wait before the next attempt when all addresses together have failed too often.
+/// The time after which a caller may try again when all addresses together have failed too often.
 const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts failed admin logins, per client address and in total.
@@ -54,18 +60,18 @@ const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Throttle {
     failures_max: u32,
     started: Instant,
-    counts: Mutex<Counts>,
+    counts: Mutex<LoginCounts>,
 }
 
 #[derive(Debug)]
-struct Counts {
+struct LoginCounts {
     by_address: Tally<Block, Window>,
     in_all: Bucket,
     /// Addresses that have sent the right credentials.
     proven: Tally<Block, ()>,
 }
 
-/// How addresses are grouped: each group counts as one client, see [`block`].
+/// A group of addresses that counts as one client, see [`block`].
 type Block = IpAddr;
 
 #[derive(Debug, Clone, Copy)]
@@ -80,9 +86,9 @@ impl Window {
     }
 }
 
-/// Why a login failed.
+/// The reason why a login failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum LoginRefusal {
     /// The credentials are wrong.
     Wrong,
     /// The credentials were not checked, because there were too many failures. The caller may try
@@ -93,7 +99,7 @@ enum Refusal {
 impl Throttle {
     /// Allows this many failures per minute and address; zero is taken as one.
     pub fn new(failures_per_minute_max: u32) -> Self {
-        let counts = Counts {
+        let counts = LoginCounts {
             by_address: Tally::new(ADDRESSES_MAX),
             in_all: Bucket::default(),
             proven: Tally::new(PROVEN_MAX),
@@ -112,17 +118,19 @@ impl Throttle {
         address: IpAddr,
         now: Instant,
         is_right: impl FnOnce() -> bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), LoginRefusal> {
         // A panic while counting leaves each count either right or one too low.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let block = block(address);
         let failures = counts.failures_of(block, now);
         if let Some(window) = failures.filter(|window| window.failures >= self.failures_max) {
-            return Err(Refusal::TooMany(WINDOW - now.saturating_duration_since(window.began)));
+            return Err(LoginRefusal::TooMany(
+                WINDOW - now.saturating_duration_since(window.began),
+            ));
         }
         let in_all = self.one_more(counts.in_all, now);
         if in_all.is_none() && counts.proven.peek(&block).is_none() {
-            return Err(Refusal::TooMany(GLOBAL_RETRY_AFTER));
+            return Err(LoginRefusal::TooMany(GLOBAL_RETRY_AFTER));
         }
         if is_right() {
             counts.proven.insert(block, ());
@@ -130,7 +138,7 @@ impl Throttle {
         }
         counts.in_all = in_all.unwrap_or(counts.in_all);
         counts.add_failure(block, now);
-        Err(Refusal::Wrong)
+        Err(LoginRefusal::Wrong)
     }
 
     /// Adds one failure to the total; `None` if that exceeds the limit.
@@ -144,7 +152,7 @@ impl Throttle {
     }
 }
 
-impl Counts {
+impl LoginCounts {
     fn failures_of(&self, block: Block, now: Instant) -> Option<Window> {
         self.by_address.peek(&block).copied().filter(|window| !window.is_over(now))
     }
@@ -157,24 +165,50 @@ impl Counts {
     }
 }
 
-/// Judges a request's credentials. A request without credentials does not count as an attempt.
+/// Judges the caller of a request: by its credentials, or by the console's session. A request
+/// without credentials does not count as an attempt.
 fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> {
     if !request.headers().contains_key(header::AUTHORIZATION) {
-        return Err(ApiError::Unauthorized);
+        let session = request.extensions().get::<Session>().cloned();
+        return match session.and_then(|session| session.holder(services)) {
+            Some(LoggedIn::Admin) => Ok(()),
+            Some(LoggedIn::App(..)) => {
+                Err(ApiError::Forbidden("only the administrator may do this"))
+            }
+            None => Err(ApiError::Unauthorized),
+        };
     }
     let admin = &services.settings.admin;
     let is_right = || {
         BasicCredentials::of(request.headers())
             .is_some_and(|given| given.are(&admin.username, admin.password.expose_secret()))
     };
-    let address = client_of(request.request(), &services.settings.server).address;
+    attempt(services, request.request(), FailedLogin::AdminApi, is_right)
+}
+
+/// Judges one attempt to log in, unless there were too many failures from its address.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::TooManyRequests`].
+pub(super) fn attempt(
+    services: &Services,
+    request: &HttpRequest,
+    login: FailedLogin,
+    is_right: impl FnOnce() -> bool,
+) -> Result<(), ApiError> {
+    let address = client_of(request, &services.settings.server).address;
     match services.admin_throttle.attempt(address, Instant::now(), is_right) {
         Ok(()) => Ok(()),
-        Err(Refusal::Wrong) => {
-            log::warn!("wrong admin credentials from {address}");
+        Err(LoginRefusal::Wrong) => {
+            services.metrics.failed_logins.of(login).inc();
+            let whose = match login {
+                FailedLogin::ConsoleApp => "app",
+                FailedLogin::AdminApi | FailedLogin::ConsoleAdmin => "admin",
+            };
+            log::warn!("wrong {whose} credentials from {address}");
             Err(ApiError::Unauthorized)
         }
-        Err(Refusal::TooMany(retry_after)) => {
+        Err(LoginRefusal::TooMany(retry_after)) => {
             services.metrics.hit(Limit::FailedAdminLogins);
             Err(ApiError::TooManyRequests { retry_after })
         }
@@ -208,14 +242,14 @@ pub async fn require_login<B: MessageBody>(
 mod tests {
     use super::*;
 
-    const WRONG: Result<(), Refusal> = Err(Refusal::Wrong);
+    const WRONG: Result<(), LoginRefusal> = Err(LoginRefusal::Wrong);
 
     fn address(text: &str) -> IpAddr {
         text.parse().expect("an address")
     }
 
-    fn too_many(seconds: u64) -> Result<(), Refusal> {
-        Err(Refusal::TooMany(Duration::from_secs(seconds)))
+    fn too_many(seconds: u64) -> Result<(), LoginRefusal> {
+        Err(LoginRefusal::TooMany(Duration::from_secs(seconds)))
     }
 
     #[test]

@@ -1,23 +1,31 @@
 //! `/api/admin/apps`: the admin API. Basic auth, forms or JSON in, JSON out.
 
 use actix::{Message, dev::ToEnvelope};
-use actix_web::{HttpRequest, HttpResponse, guard, http::header, middleware::from_fn, web};
-use chrono::SecondsFormat;
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse, guard, http::header, middleware::from_fn, web,
+};
+use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Services, admin, body::Body, error::ApiError};
+use super::{
+    Services, admin, audit, body::Body, client::client_of, console::session::Session,
+    error::ApiError, read, refuse_method,
+};
 use crate::{
     app::{
         App,
-        fields::AppFields,
+        audit::ChangedBy,
+        fields::{AppFields, FieldWriter},
+        key_pair::Overlap,
         registry::{
-            AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, ShowApp, UpdateApp,
+            AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, RotateApp, ShowApp,
+            UpdateApp,
         },
         settings::AppSettings,
     },
-    session::body::Share,
+    session::body::BudgetShare,
 };
 
 /// Adds `/admin/apps`; call it in the scope `/api`.
@@ -33,23 +41,33 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
         .route(web::patch().to(update))
         .route(web::delete().to(delete))
         .default_service(web::to(|| refuse_method("GET, HEAD, PUT, PATCH, DELETE")));
+    let rotation = web::resource("/{slug}/rotate")
+        .route(web::post().to(rotate))
+        .default_service(web::to(|| refuse_method("POST")));
     cfg.service(
         web::scope("/admin/apps")
             .wrap(from_fn(admin::require_login))
             .service(all)
             .service(one)
+            .service(rotation)
             .default_service(web::to(not_found)),
     );
+    cfg.service(read("/admin/audit", audit::list_all).wrap(from_fn(admin::require_login)));
 }
 
-/// An app as the admin sees it: the only type that writes a secret out.
+/// An app as it is answered: the only type that writes a secret out.
 #[derive(Debug, Serialize)]
 pub struct AppView {
     id: i32,
     name: String,
     slug: String,
     key: String,
-    secret: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    key_last_used_at: Option<String>,
+    previous_key: Option<String>,
+    previous_key_expires_at: Option<String>,
+    previous_key_last_used_at: Option<String>,
     #[serde(flatten)]
     settings: AppSettings,
     inserted_at: String,
@@ -58,17 +76,40 @@ pub struct AppView {
 
 impl From<&App> for AppView {
     fn from(app: &App) -> Self {
+        let previous = app.previous.as_ref();
         Self {
             id: app.id.0,
             name: app.name.clone(),
             slug: app.slug.to_string(),
             key: app.key.clone(),
-            secret: app.secret.expose_secret().to_owned(),
+            secret: Some(app.secret.expose_secret().to_owned()),
+            key_last_used_at: app.last_use.at().map(rfc3339),
+            previous_key: previous.map(|pair| pair.key.clone()),
+            previous_key_expires_at: previous.map(|pair| rfc3339(pair.expires_at)),
+            previous_key_last_used_at: previous.and_then(|pair| pair.last_use.at()).map(rfc3339),
             settings: app.settings.clone(),
-            inserted_at: app.inserted_at.to_rfc3339_opts(SecondsFormat::Micros, true),
-            updated_at: app.updated_at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            inserted_at: rfc3339(app.inserted_at),
+            updated_at: rfc3339(app.updated_at),
         }
     }
+}
+
+impl AppView {
+    /// The app without its secret for the console, which shows a secret only on request.
+    pub(super) fn guarded_for(self, request: &HttpRequest) -> Self {
+        let is_of_console = request.extensions().contains::<Session>();
+        Self { secret: self.secret.filter(|_| !is_of_console), ..self }
+    }
+
+    /// The app without its secret.
+    pub(super) fn without_secret(app: &App) -> Self {
+        Self { secret: None, ..Self::from(app) }
+    }
+}
+
+/// Spells a time as the API does.
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 impl From<RegistryError> for ApiError {
@@ -81,18 +122,24 @@ impl From<RegistryError> for ApiError {
     }
 }
 
-async fn list(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+async fn list(
+    services: web::Data<Services>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
     let apps = ask(&services, ListApps).await?;
-    let views: Vec<AppView> = apps.iter().map(AppView::from).collect();
+    let views = apps.iter().map(|app| AppView::from(app).guarded_for(&request));
+    let views: Vec<AppView> = views.collect();
     Ok(HttpResponse::Ok().json(json!({ "data": views })))
 }
 
 async fn show(
     services: web::Data<Services>,
     slug: web::Path<String>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let app = ask(&services, ShowApp(slug.into_inner())).await?;
-    Ok(HttpResponse::Ok().json(json!({ "data": AppView::from(&app) })))
+    let view = AppView::from(&app).guarded_for(&request);
+    Ok(HttpResponse::Ok().json(json!({ "data": view })))
 }
 
 async fn create(
@@ -100,8 +147,8 @@ async fn create(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let fields = read_fields(&services, &request, payload).await?;
-    let app = ask(&services, CreateApp(fields)).await?;
+    let fields = read_fields(&services, &request, payload, FieldWriter::Operator).await?;
+    let app = ask(&services, CreateApp { by: by_admin(&services, &request), fields }).await?;
     let location = format!("/api/admin/apps/{}", app.slug);
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, location))
@@ -114,21 +161,41 @@ async fn update(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let fields = read_fields(&services, &request, payload).await?;
-    let app = ask(&services, UpdateApp { slug: slug.into_inner(), fields }).await?;
+    let fields = read_fields(&services, &request, payload, FieldWriter::Operator).await?;
+    let is_secret_new = fields.have_secret();
+    let by = by_admin(&services, &request);
+    let app = ask(&services, UpdateApp { by, slug: slug.into_inner(), fields }).await?;
+    let view = match AppView::from(&app) {
+        view if is_secret_new => view,
+        view => view.guarded_for(&request),
+    };
+    Ok(HttpResponse::Ok().json(json!({ "data": view })))
+}
+
+async fn rotate(
+    services: web::Data<Services>,
+    slug: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let overlap = read_overlap(&services, &request, payload).await?;
+    let by = by_admin(&services, &request);
+    let app = ask(&services, RotateApp { by, slug: slug.into_inner(), overlap }).await?;
     Ok(HttpResponse::Ok().json(json!({ "data": AppView::from(&app) })))
 }
 
 async fn delete(
     services: web::Data<Services>,
     slug: web::Path<String>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    ask(&services, DeleteApp(slug.into_inner())).await?;
+    let by = by_admin(&services, &request);
+    ask(&services, DeleteApp { by, slug: slug.into_inner() }).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-async fn refuse_method(allow: &'static str) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::MethodNotAllowed { allow })
+fn by_admin(services: &Services, request: &HttpRequest) -> ChangedBy {
+    ChangedBy::admin(client_of(request, &services.settings.server).address)
 }
 
 async fn not_found() -> Result<HttpResponse, ApiError> {
@@ -136,20 +203,31 @@ async fn not_found() -> Result<HttpResponse, ApiError> {
 }
 
 /// Reads the `app` object of a request's body.
-async fn read_fields(
+pub(super) async fn read_fields(
     services: &Services,
     request: &HttpRequest,
     payload: web::Payload,
+    writer: FieldWriter,
 ) -> Result<AppFields, ApiError> {
-    let body = Body::read(services, request, payload, Share::Whole).await?.to_map()?;
+    let body = Body::read(services, request, payload, BudgetShare::Whole).await?.to_map()?;
     match body.get("app") {
-        Some(Value::Object(app)) => Ok(AppFields::read(app)),
+        Some(Value::Object(app)) => Ok(AppFields::read_by(writer, app)),
         _ => Err(ApiError::Malformed("request body must hold an object named app".into())),
     }
 }
 
+/// Reads the overlap of a rotation from a request's body.
+pub(super) async fn read_overlap(
+    services: &Services,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Overlap, ApiError> {
+    let body = Body::read(services, request, payload, BudgetShare::Whole).await?.to_map()?;
+    Overlap::read(body.get("overlap_seconds")).map_err(ApiError::Invalid)
+}
+
 /// Asks the registry. A registry that has died is reported as an unavailable database.
-async fn ask<M, T>(services: &Services, message: M) -> Result<T, ApiError>
+pub(super) async fn ask<M, T>(services: &Services, message: M) -> Result<T, ApiError>
 where
     M: Message<Result = Result<T, RegistryError>> + Send + 'static,
     T: Send + 'static,
@@ -188,13 +266,17 @@ mod tests {
         app::{
             AppDirectory,
             refusals::Refusals,
+            registry::Times,
             store::{AppStore, MissingFile},
         },
         broker::{Topics, topics::TopicLimits},
-        http::{admin::Throttle, cross_site, pace::TokenPace},
+        http::{
+            admin::Throttle, console::session::LoginSessions, guard as middleware, pace::TokenPace,
+        },
         metrics::Metrics,
-        session::{body::Bodies, bucket::PerSecond},
+        session::{body::BodyBudget, bucket::PerSecond, public_id::PublicIds},
         settings::Settings,
+        usage::{keeper::UsageKeeper, ledger::UsageLedger},
     };
 
     const FORM: &str = "application/x-www-form-urlencoded";
@@ -240,10 +322,11 @@ mod tests {
             .expect("a database");
         store.migrate_up(None).await.expect("migrations");
         let directory = AppDirectory::default();
-        let refresh = Duration::from_secs(3600);
+        let times = Times { refresh: Duration::from_secs(3600), ..settings.registry_times() };
         let metrics = Metrics::new(settings.metrics.apps_max);
         let registry =
-            AppRegistry::start(store.clone(), directory.clone(), refresh, metrics.clone()).await;
+            AppRegistry::start(store.clone(), directory.clone(), times, metrics.clone()).await;
+        let console = LoginSessions::new(store.clone(), &settings);
         let topic_limits = TopicLimits {
             outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 1,
@@ -252,14 +335,19 @@ mod tests {
             idempotency_keys_max: 1,
             presence_interval: Duration::from_secs(1),
             wait_max: Duration::from_secs(1),
-            history: (&settings.history).into(),
+            history: settings.history.clone(),
+            last_events: (&settings.pusher).into(),
         };
         let services = web::Data::new(Services {
+            usage: usage_keeper(&store, &metrics),
             registry: registry.expect("a registry"),
             directory: directory.clone(),
             topics: Topics::new(topic_limits, directory.clone(), metrics.clone()),
+            seat: Default::default(),
+            changes: Default::default(),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
-            bodies: Bodies::new(settings.limits.bodies_bytes_max),
+            bodies: BodyBudget::new(settings.limits.bodies_bytes_max),
+            public_ids: PublicIds::new(&settings.secrets.secret_key_base),
             refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             admin_throttle: Arc::new(Throttle::new(
                 settings.limits.failed_admin_logins_per_minute_max,
@@ -267,14 +355,22 @@ mod tests {
             draining: Arc::default(),
             settings: Arc::new(settings),
             metrics,
+            console,
+            overview: Default::default(),
+            address: Default::default(),
         });
-        let api = web::scope("/api").wrap(from_fn(cross_site::guard)).configure(configure);
+        let api = web::scope("/api").wrap(from_fn(middleware::guard)).configure(configure);
         let service = init_service(WebApp::new().app_data(services).service(api)).await;
         let service = move |request: TestRequest| {
             let answer = service.call(request.to_request());
             async { answer.await.expect("an answer") }.boxed_local()
         };
         Api { service: Box::new(service), directory, store, _folder: folder }
+    }
+
+    fn usage_keeper(store: &AppStore, metrics: &Arc<Metrics>) -> actix::Addr<UsageKeeper> {
+        let ledger = UsageLedger::new(store.clone(), metrics.clone());
+        UsageKeeper::start(ledger, Duration::from_secs(60), 1)
     }
 
     impl Api {
@@ -327,9 +423,12 @@ mod tests {
         let known = api.directory.load().by_slug("foo-app").cloned().expect("at once");
         let expected = json!({
             "id": known.id.0, "name": "foo-app", "slug": "foo-app",
-            "key": known.key, "secret": known.secret.expose_secret(), "active": true,
+            "key": known.key, "secret": known.secret.expose_secret(),
+            "key_last_used_at": null, "previous_key": null, "previous_key_expires_at": null,
+            "previous_key_last_used_at": null, "active": true,
             "allowed_origins": [], "client_events": "authorized", "shared_tokens": false,
             "history_publications": null, "history_seconds": null,
+            "pusher": true, "subscription_count": true, "authorized_only": false,
             "inserted_at": time, "updated_at": time,
         });
         assert_eq!(app, expected);

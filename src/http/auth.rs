@@ -1,5 +1,5 @@
-//! Authenticates the caller of a trigger: the web application by its key and secret, or the holder
-//! of a token.
+//! Authenticates the caller of a trigger: the web application by its key and secret or by a session
+//! of the console, or the holder of a token.
 //!
 //! An unknown app, an inactive app and wrong credentials get the same answer after the same work,
 //! so that a caller cannot find out which apps exist.
@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_web::{
-    HttpRequest,
+    HttpMessage, HttpRequest,
     http::header::{AUTHORIZATION, HeaderName},
     rt,
 };
@@ -15,20 +15,26 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Services,
-    basic::{BasicCredentials, is_equal},
+    basic::{BasicCredentials, TextDigest},
     client::client_of,
+    console::{
+        live,
+        session::{LoggedIn, Session},
+    },
     error::ApiError,
 };
 use crate::{
     app::{
-        App, ClientEvents, Slug,
+        App, AppId, ClientEvents, Slug,
+        audit::Actor,
+        key_pair::Pair,
         refusals::{Attempt, Refused, Target},
-        token::{self, Grant, Keys, Shared, TokenError, Verifier},
+        token::{self, Grant, SharedTokens, Signer, TokenError, TokenKeys, Verifier},
     },
     broker::{Addressing, Destination, Scope, idempotency::KeyOwner},
     metrics::labels::{Limit, RefusalReason},
-    session::body::Share,
-    settings::Limits,
+    session::body::BudgetShare,
+    settings::LimitSettings,
 };
 
 /// The credentials that stand in for those of an unknown app; no request can match them.
@@ -40,7 +46,7 @@ const APPS_TRIED_MAX: usize = 32;
 /// The binding of a page's token.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
-/// How the web application itself authenticates; a token is accepted everywhere.
+/// The way in which the web application itself authenticates; a token is accepted everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// HTTP Basic: the key as user name, the secret as password.
@@ -65,6 +71,24 @@ pub struct AuthenticatedApp {
     pub app: Arc<App>,
     /// The caller.
     pub caller: Caller,
+}
+
+/// The web application of an app, or the administrator in its place.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The app.
+    pub app: Arc<App>,
+    /// The pair that the credentials are; the administrator counts as the current one.
+    pub pair: Pair,
+    /// The party that asks.
+    pub actor: Actor,
+}
+
+impl Owner {
+    fn app(app: Arc<App>, pair: Pair) -> Self {
+        let actor = Actor::App(app.id);
+        Self { app, pair, actor }
+    }
 }
 
 /// The credentials of a request, not yet judged.
@@ -93,6 +117,7 @@ impl<'a> Credentials<'a> {
         let credentials = Self { request, authorization: bytes, csrf, topic: None };
         match (authorization, others) {
             (Some(_), None) => Ok(credentials),
+            (None, _) if request.extensions().contains::<Session>() => Ok(credentials),
             _ => Err(credentials.refuse(services, None, RefusalReason::NoCredentials)),
         }
     }
@@ -115,28 +140,40 @@ impl<'a> Credentials<'a> {
         slug: &str,
         proof: Proof,
     ) -> Result<AuthenticatedApp, ApiError> {
+        if let Some(session) = self.session().filter(|_| proof == Proof::KeyAndSecret) {
+            let app = by_session(services, slug, &session)?.app;
+            return Ok(AuthenticatedApp { app, caller: Caller::Application });
+        }
         let found = find_active(services, slug);
         let dummy = SecretString::from(DUMMY);
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
-        let (key, keys) = match &found {
-            Ok(app) => (app.key.as_str(), Keys::of(app, guardian_secret)),
-            Err(_) => (DUMMY, Keys { app: &dummy, shared: Shared::refused(guardian_secret) }),
+        let keys = match &found {
+            Ok(app) => TokenKeys::of(app, guardian_secret),
+            Err(_) => {
+                let shared = SharedTokens::refused(guardian_secret);
+                TokenKeys { app: &dummy, previous: None, shared }
+            }
         };
-        let caller = if self.prove(proof, key, keys.app) {
-            Ok(Caller::Application)
+        let caller = if let Some(pair) = self.prove(proof, found.as_deref().ok()) {
+            Ok((Caller::Application, Signer::App(pair)))
         } else {
             let token_bytes_max = services.settings.limits.token_bytes_max;
             let verifier = Verifier { keys, token_bytes_max, now_s: token::now_s() };
             let token = self.bearer().ok_or(RefusalReason::WrongCredentials);
             token.and_then(|token| {
                 let grant = verifier.verify(token, self.csrf);
-                grant.map(Caller::Bearer).map_err(|error| note_length(services, error).into())
+                let grant = grant.map_err(|error| note_length(services, error))?;
+                let signer = grant.signer;
+                Ok((Caller::Bearer(grant), signer))
             })
         };
         // Whether the app exists is checked only here: credentials that match the stand-in are
         // refused too.
         match (found, caller) {
-            (Ok(app), Ok(caller)) => Ok(AuthenticatedApp { app, caller }),
+            (Ok(app), Ok((caller, signer))) => {
+                note_use(&app, signer);
+                Ok(AuthenticatedApp { app, caller })
+            }
             (Err(reason), _) | (_, Err(reason)) => Err(self.refuse(services, Some(slug), reason)),
         }
     }
@@ -152,14 +189,14 @@ impl<'a> Credentials<'a> {
     ///
     /// # Errors
     /// [`ApiError::Unauthorized`], whatever the cause.
-    pub fn judge_before_body(&self, services: &Services) -> Result<Share, ApiError> {
+    pub fn judge_before_body(&self, services: &Services) -> Result<BudgetShare, ApiError> {
         if let Addressing::SingleApp(only) = services.addressing() {
             let by = self.authenticate(services, only.as_str(), Proof::SecretAlone)?;
             return Ok(by.share());
         }
         let apps = services.directory.load();
         if apps.have_secret(self.authorization) {
-            return Ok(Share::Whole);
+            return Ok(BudgetShare::Whole);
         }
         let refuse = |reason| Err(self.refuse(services, None, reason));
         let Some(token) = self.bearer() else { return refuse(RefusalReason::WrongCredentials) };
@@ -169,19 +206,19 @@ impl<'a> Credentials<'a> {
             return refuse(note_length(services, error).into());
         }
         if apps.iter().len() > APPS_TRIED_MAX {
-            return Ok(Share::Half);
+            return Ok(BudgetShare::Half);
         }
         let guardian_secret = services.settings.secrets.guardian_secret.as_ref();
         let verify = |app: &App, guardian_secret| {
-            let keys = Keys::of(app, guardian_secret);
+            let keys = TokenKeys::of(app, guardian_secret);
             Verifier { keys, token_bytes_max, now_s }.verify(token, self.csrf)
         };
         let active = || apps.iter().filter(|app| app.settings.active);
         let mut error = TokenError::Forged;
         for app in active() {
             match verify(app, guardian_secret.filter(|_| app.settings.shared_tokens)) {
-                Ok(grant) if grant.is_trigger => return Ok(Share::Whole),
-                Ok(_) => return Ok(Share::Half),
+                Ok(grant) if grant.is_trigger => return Ok(BudgetShare::Whole),
+                Ok(_) => return Ok(BudgetShare::Half),
                 Err(TokenError::Forged) => {}
                 // A key of this app signed the token, so this error is the most precise one.
                 Err(other) => error = other,
@@ -190,7 +227,7 @@ impl<'a> Credentials<'a> {
         // The operator's key is the same for all apps, so it is tried once rather than with each
         // app.
         match active().next().map(|app| verify(app, guardian_secret)) {
-            Some(Err(TokenError::NotShared)) => Ok(Share::Half),
+            Some(Err(TokenError::NotShared)) => Ok(BudgetShare::Half),
             _ => refuse(error.into()),
         }
     }
@@ -224,18 +261,49 @@ impl<'a> Credentials<'a> {
         services: &Services,
         slug: &str,
     ) -> Result<Arc<App>, ApiError> {
+        self.authenticate_owner(services, slug).map(|owner| owner.app)
+    }
+
+    /// Like [`Credentials::authenticate_application`], for what the previous pair of a rotation may
+    /// not do: the holder of a secret that has leaked must neither get the new one nor change the
+    /// app.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever the cause; [`ApiError::Forbidden`] to the previous pair.
+    pub fn authenticate_current(&self, services: &Services, slug: &str) -> Result<Owner, ApiError> {
+        match self.authenticate_owner(services, slug)? {
+            owner if owner.pair == Pair::Current => Ok(owner),
+            _ => Err(ApiError::Forbidden("the previous key and secret do not permit this")),
+        }
+    }
+
+    /// Like [`Credentials::authenticate_application`], and says which of the app's pairs the
+    /// credentials are.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`], whatever the cause.
+    pub fn authenticate_owner(&self, services: &Services, slug: &str) -> Result<Owner, ApiError> {
+        if let Some(session) = self.session() {
+            return by_session(services, slug, &session);
+        }
         let found = find_active(services, slug);
-        let dummy = SecretString::from(DUMMY);
-        let (key, secret) = match &found {
-            Ok(app) => (app.key.as_str(), &app.secret),
-            Err(_) => (DUMMY, &dummy),
-        };
-        let is_proved = self.prove(Proof::KeyAndSecret, key, secret);
-        let found = found.and_then(|app| match is_proved {
-            true => Ok(app),
-            false => Err(RefusalReason::WrongCredentials),
+        let proved = self.prove(Proof::KeyAndSecret, found.as_deref().ok());
+        let found = found.and_then(|app| match proved {
+            Some(pair) => Ok((app, pair)),
+            None => Err(RefusalReason::WrongCredentials),
         });
-        found.map_err(|reason| self.refuse(services, Some(slug), reason))
+        let (app, pair) = found.map_err(|reason| self.refuse(services, Some(slug), reason))?;
+        app.note_use(pair);
+        Ok(Owner::app(app, pair))
+    }
+
+    /// The console's session, which stands in for the key and secret of a request without
+    /// `Authorization`.
+    fn session(&self) -> Option<Session> {
+        match self.authorization {
+            [] => self.request.extensions().get::<Session>().cloned(),
+            _ => None,
+        }
     }
 
     /// Logs an error which says that this caller lacks the right to its request.
@@ -257,6 +325,7 @@ impl<'a> Credentials<'a> {
     fn note(&self, services: &Services, slug: Option<&str>, reason: RefusalReason) {
         let address = client_of(self.request, &services.settings.server).address;
         let refusals = services.refusals.clone();
+        let watched = live::Watchers::of(services);
         let (method, uri) = (self.request.method().clone(), self.request.uri().clone());
         let [slug, topic] = [slug, self.topic].map(|text| text.map(str::to_owned));
         rt::spawn(async move {
@@ -268,21 +337,41 @@ impl<'a> Credentials<'a> {
             };
             let (method, path, topic) = (method.as_str(), uri.path(), topic.as_deref());
             let attempt = Attempt::Call { method, path, topic };
-            refusals.note(&Refused { attempt, app, address, reason }, token::now_s());
+            let refused = Refused { attempt, app, address, reason };
+            refusals.note(&refused, token::now_s());
+            if let Some(watchers) = watched {
+                watchers.tell_refused_call(&refused);
+            }
         });
     }
 
-    fn prove(&self, proof: Proof, key: &str, secret: &SecretString) -> bool {
-        let secret = secret.expose_secret();
-        if secret.is_empty() {
-            // The admin API creates no empty secret, but SQL can. An empty secret is known to
-            // everybody, so it authenticates nobody.
-            return false;
-        }
+    /// Which of the app's pairs these credentials are. A stand-in takes the place of a pair that
+    /// does not exist, so that the time reveals neither whether there is an app nor whether it has
+    /// a previous pair.
+    fn prove(&self, proof: Proof, app: Option<&App>) -> Option<Pair> {
+        let current = app.map(|app| (app.key.as_str(), app.secret.expose_secret()));
+        let previous = app.and_then(|app| app.previous.as_ref());
+        let previous = previous.map(|pair| (pair.key.as_str(), pair.secret.expose_secret()));
+        // The admin API creates no empty secret, but SQL can. An empty secret is known to
+        // everybody, so it authenticates nobody.
+        let pairs = [current, previous].map(|pair| pair.filter(|(_, secret)| !secret.is_empty()));
+        let are = self.are(proof, pairs.map(|pair| pair.unwrap_or((DUMMY, DUMMY))))?;
+        let found = [Pair::Current, Pair::Previous].into_iter().zip(pairs).zip(are);
+        // Credentials that match a stand-in match no pair.
+        let mut found = found.filter(|((_, pair), is_equal)| *is_equal && pair.is_some());
+        found.next().map(|((which, _), _)| which)
+    }
+
+    /// Whether these credentials are each of the given pairs; `None` if they have another form.
+    fn are(&self, proof: Proof, pairs: [(&str, &str); 2]) -> Option<[bool; 2]> {
         match proof {
-            Proof::KeyAndSecret => BasicCredentials::of(self.request.headers())
-                .is_some_and(|given| given.are(key, secret)),
-            Proof::SecretAlone => is_equal(self.authorization, secret.as_bytes()).into(),
+            Proof::KeyAndSecret => {
+                BasicCredentials::of(self.request.headers()).map(|given| given.are_each_of(pairs))
+            }
+            Proof::SecretAlone => {
+                let given = TextDigest::of(self.authorization);
+                Some(pairs.map(|(_, secret)| given.is_of(secret).into()))
+            }
         }
     }
 
@@ -332,16 +421,46 @@ impl<'a> Credentials<'a> {
 /// Finds an active app, or says why there is none. A server with a single app treats every other
 /// app as unknown: its topics, and the rights to them, would be spelled like those of the single
 /// app.
-fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, RefusalReason> {
+pub(super) fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, RefusalReason> {
     let is_served = match services.addressing() {
         Addressing::ManyApps => true,
         Addressing::SingleApp(only) => only.as_str() == slug,
     };
     let apps = services.directory.load();
-    match apps.by_slug(slug).filter(|_| is_served) {
+    // The reserved app takes no calls.
+    match apps.by_slug(slug).filter(|app| is_served && app.id != AppId::CONSOLE) {
         Some(app) if app.settings.active => Ok(app.clone()),
         Some(_) => Err(RefusalReason::InactiveApp),
         None => Err(RefusalReason::UnknownApp),
+    }
+}
+
+/// Finds an app for a session of the console: any app for the administrator, and for an app itself
+/// alone. The refusal is the same whether another app exists or not.
+///
+/// # Errors
+/// [`ApiError::Forbidden`], [`ApiError::NotFound`], [`ApiError::Unauthorized`].
+fn by_session(services: &Services, slug: &str, session: &Session) -> Result<Owner, ApiError> {
+    match session.holder(services).ok_or(ApiError::Unauthorized)? {
+        LoggedIn::App(own, _) if own.slug.as_str() != slug => {
+            Err(ApiError::Forbidden("this login is for another app"))
+        }
+        LoggedIn::App(own, pair) => Ok(Owner::app(own, pair)),
+        LoggedIn::Admin => {
+            let app = find_active(services, slug).map_err(|reason| match reason {
+                RefusalReason::InactiveApp => ApiError::Forbidden("the app is inactive"),
+                _ => ApiError::NotFound,
+            })?;
+            Ok(Owner { app, pair: Pair::Current, actor: Actor::Admin })
+        }
+    }
+}
+
+/// Records a use of the pair that authenticated a caller.
+fn note_use(app: &App, signer: Signer) {
+    match signer {
+        Signer::App(pair) => app.note_use(pair),
+        Signer::Operator => {}
     }
 }
 
@@ -355,7 +474,7 @@ fn note_length(services: &Services, error: TokenError) -> TokenError {
 
 impl AuthenticatedApp {
     /// The largest payload that this caller may send.
-    pub fn payload_bytes_max(&self, limits: &Limits) -> usize {
+    pub fn payload_bytes_max(&self, limits: &LimitSettings) -> usize {
         if self.is_client() {
             limits.client_event_bytes_max
         } else {
@@ -363,9 +482,9 @@ impl AuthenticatedApp {
         }
     }
 
-    /// How much of the budget of bodies this caller's requests may use.
-    pub fn share(&self) -> Share {
-        if self.is_client() { Share::Half } else { Share::Whole }
+    /// The share of the budget of bodies that this caller's requests may use.
+    pub fn share(&self) -> BudgetShare {
+        if self.is_client() { BudgetShare::Half } else { BudgetShare::Whole }
     }
 
     /// The limit behind [`AuthenticatedApp::payload_bytes_max`], for the metrics.
@@ -414,296 +533,4 @@ impl AuthenticatedApp {
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::{
-        app::{settings::AppSettings, token::csrf_signature},
-        http::testing::{GUARDIAN_SECRET, KEY, SECRET, TestServices, app, token_of},
-    };
-
-    /// The caller behind the credentials; `None` if they are not valid.
-    fn judge(
-        services: &TestServices,
-        slug: &str,
-        proof: Proof,
-        headers: &[(&str, String)],
-    ) -> Option<&'static str> {
-        let mut request = TestRequest::default();
-        for (name, value) in headers {
-            request = request.append_header((*name, value.as_str()));
-        }
-        let request = request.to_http_request();
-        let credentials = Credentials::of(&request, &services.services);
-        let by = credentials.and_then(|c| c.authenticate(&services.services, slug, proof));
-        match by {
-            Ok(by) if by.is_client() => Some("client"),
-            Ok(by) if matches!(by.caller, Caller::Bearer(_)) => Some("trigger token"),
-            Ok(_) => Some("application"),
-            Err(error) => {
-                assert_eq!(error, ApiError::Unauthorized);
-                None
-            }
-        }
-    }
-
-    fn authorization(value: impl Into<String>) -> Vec<(&'static str, String)> {
-        vec![("Authorization", value.into())]
-    }
-
-    fn basic(pair: &str) -> Vec<(&'static str, String)> {
-        authorization(format!("Basic {}", STANDARD.encode(pair)))
-    }
-
-    fn bearer(secret: &str, claims: &Value) -> Vec<(&'static str, String)> {
-        authorization(format!("Bearer {}", token_of(secret, claims)))
-    }
-
-    #[actix_web::test]
-    async fn the_web_application_comes_with_key_and_secret() {
-        let services = TestServices::start().await;
-        let good = format!("{KEY}:{SECRET}");
-        for (case, slug, headers, expected) in [
-            ("right", "foo-app", basic(&good), Some("application")),
-            ("wrong secret", "foo-app", basic(&format!("{KEY}:x")), None),
-            ("longer secret", "foo-app", basic(&format!("{good}x")), None),
-            ("wrong key", "foo-app", basic(&format!("x:{SECRET}")), None),
-            ("swapped", "foo-app", basic(&format!("{SECRET}:{KEY}")), None),
-            ("no secret", "foo-app", basic(KEY), None),
-            ("empty", "foo-app", basic(":"), None),
-            ("an app without a secret", "careless-app", basic(&format!("{KEY}:")), None),
-            ("no base64", "foo-app", authorization("Basic ???"), None),
-            ("no scheme", "foo-app", authorization(good.clone()), None),
-            ("secret alone", "foo-app", authorization(SECRET), None),
-            ("nothing", "foo-app", vec![], None),
-            ("twice", "foo-app", [basic(&good), basic(&good)].concat(), None),
-            ("unknown app", "bar-app", basic(&good), None),
-            ("unknown app, the dummy", "bar-app", basic(&format!("{DUMMY}:{DUMMY}")), None),
-            ("inactive app", "idle-app", basic(&good), None),
-            ("no app", "", basic(&good), None),
-        ] {
-            let by = judge(&services, slug, Proof::KeyAndSecret, &headers);
-            assert_eq!(by, expected, "{case}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn an_endpoint_without_tokens_accepts_only_key_and_secret() {
-        let services = TestServices::start().await;
-        let good = format!("{KEY}:{SECRET}");
-        let trigger = json!({ "aud": "trigger", "publish": ["*:*"] });
-        for (case, slug, headers, expected) in [
-            ("right", "foo-app", basic(&good), true),
-            ("wrong secret", "foo-app", basic(&format!("{KEY}:x")), false),
-            ("wrong key", "foo-app", basic(&format!("x:{SECRET}")), false),
-            ("secret alone", "foo-app", authorization(SECRET), false),
-            ("a token", "foo-app", bearer(SECRET, &json!({})), false),
-            ("the web application's token", "foo-app", bearer(SECRET, &trigger), false),
-            ("the operator's token", "shared-app", bearer(GUARDIAN_SECRET, &trigger), false),
-            ("an app without a secret", "careless-app", basic(&format!("{KEY}:")), false),
-            ("unknown app", "bar-app", basic(&good), false),
-            ("unknown app, the dummy", "bar-app", basic(&format!("{DUMMY}:{DUMMY}")), false),
-            ("inactive app", "idle-app", basic(&good), false),
-        ] {
-            let mut request = TestRequest::default();
-            for (name, value) in headers {
-                request = request.append_header((name, value));
-            }
-            let request = request.to_http_request();
-            let credentials = Credentials::of(&request, &services.services).expect("one header");
-            let app = credentials.authenticate_application(&services.services, slug);
-            assert_eq!(
-                app.map(|app| app.slug.to_string()).ok(),
-                expected.then(|| slug.into()),
-                "{case}"
-            );
-        }
-    }
-
-    #[actix_web::test]
-    async fn the_web_application_comes_with_its_secret_alone() {
-        let services = TestServices::start().await;
-        for (case, slug, headers, expected) in [
-            ("right", "foo-app", authorization(SECRET), Some("application")),
-            ("an app without a secret", "careless-app", authorization(""), None),
-            ("wrong", "foo-app", authorization("x"), None),
-            ("a scheme before it", "foo-app", authorization(format!("Bearer {SECRET}")), None),
-            ("key and secret", "foo-app", basic(&format!("{KEY}:{SECRET}")), None),
-            ("empty", "foo-app", authorization(""), None),
-            ("unknown app", "bar-app", authorization(SECRET), None),
-            ("unknown app, the dummy", "bar-app", authorization(DUMMY), None),
-            ("inactive app", "idle-app", authorization(SECRET), None),
-        ] {
-            let by = judge(&services, slug, Proof::SecretAlone, &headers);
-            assert_eq!(by, expected, "{case}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn tokens_are_taken_everywhere() {
-        let services = TestServices::start().await;
-        let trigger = json!({ "aud": "trigger" });
-        let s_csrf = csrf_signature(&SecretString::from(SECRET), "page");
-        let csrf = json!({ "aud": "csrf", "s_csrf": s_csrf });
-        let page = |token: &str| vec![("X-CSRF-Token", token.to_owned())];
-        let lower = authorization(format!("bearer  {}", token_of(SECRET, &json!({}))));
-        for (case, slug, headers, expected) in [
-            ("a visitor's", "foo-app", bearer(SECRET, &json!({})), Some("client")),
-            ("scheme in lower case", "foo-app", lower, Some("client")),
-            ("the application's", "foo-app", bearer(SECRET, &trigger), Some("trigger token")),
-            ("another key", "foo-app", bearer("another key", &trigger), None),
-            ("expired", "foo-app", bearer(SECRET, &json!({ "exp": 1 })), None),
-            ("not yet valid", "foo-app", bearer(SECRET, &json!({ "nbf": 1e12 })), None),
-            ("shared key", "shared-app", bearer(GUARDIAN_SECRET, &json!({})), Some("client")),
-            ("shared key not taken", "foo-app", bearer(GUARDIAN_SECRET, &json!({})), None),
-            ("unknown app", "bar-app", bearer(SECRET, &json!({})), None),
-            ("unknown app, the dummy", "bar-app", bearer(DUMMY, &json!({})), None),
-            ("inactive app", "idle-app", bearer(SECRET, &json!({})), None),
-            ("no token", "foo-app", authorization("Bearer "), None),
-            ("too long", "foo-app", authorization(format!("Bearer {}", "x".repeat(9_000))), None),
-            (
-                "with its CSRF token",
-                "foo-app",
-                [bearer(SECRET, &csrf), page("page")].concat(),
-                Some("client"),
-            ),
-            ("wrong CSRF", "foo-app", [bearer(SECRET, &csrf), page("other")].concat(), None),
-            ("no CSRF token", "foo-app", bearer(SECRET, &csrf), None),
-        ] {
-            for proof in [Proof::KeyAndSecret, Proof::SecretAlone] {
-                assert_eq!(judge(&services, slug, proof, &headers), expected, "{case} {proof:?}");
-            }
-        }
-    }
-
-    #[actix_web::test]
-    async fn a_judgement_stands_while_the_app_is_the_same() {
-        let services = TestServices::start().await;
-        let services = &services.services;
-        let of = |headers: Vec<(&'static str, String)>| {
-            let request = TestRequest::default().insert_header(headers[0].clone());
-            request.to_http_request()
-        };
-        let proof = Proof::KeyAndSecret;
-        let request = of(basic(&format!("{KEY}:{SECRET}")));
-        let application = Credentials::of(&request, services).expect("one header");
-        let request = of(bearer(SECRET, &json!({})));
-        let token = Credentials::of(&request, services).expect("one header");
-        let request = of(bearer(SECRET, &json!({ "exp": 1 })));
-        let late = Credentials::of(&request, services).expect("one header");
-        let first = |credentials: &Credentials<'_>| {
-            credentials.authenticate(services, "foo-app", proof).expect("a caller")
-        };
-        let again = |credentials: &Credentials<'_>, by| {
-            credentials.authenticate_again(services, "foo-app", proof, by).is_ok()
-        };
-        assert!(again(&application, first(&application)));
-        assert!(again(&token, first(&token)));
-        assert!(!again(&late, first(&token)), "a token that has run out meanwhile");
-        for (case, now, expected) in [
-            ("changed otherwise", App { name: "Foo".into(), ..app("foo-app") }, true),
-            ("another secret", App { secret: "another".into(), ..app("foo-app") }, false),
-            (
-                "inactive",
-                App {
-                    settings: AppSettings { active: false, ..AppSettings::default() },
-                    ..app("foo-app")
-                },
-                false,
-            ),
-            ("gone", app("bar-app"), false),
-        ] {
-            services.directory.replace([app("foo-app")].into_iter().collect());
-            let (by_application, by_token) = (first(&application), first(&token));
-            services.directory.replace([now].into_iter().collect());
-            assert_eq!(again(&application, by_application), expected, "{case}");
-            assert_eq!(again(&token, by_token), expected, "{case}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn with_a_single_app_the_others_are_unknown() {
-        let services = TestServices::start_with(&[("HERALD__SINGLE_APP", "foo-app")]).await;
-        for (slug, expected) in [("foo-app", Some("application")), ("open-app", None)] {
-            let by = judge(&services, slug, Proof::SecretAlone, &authorization(SECRET));
-            assert_eq!(by, expected, "{slug}");
-        }
-    }
-
-    async fn permits(app: &str, claims: &Value, destination: &str, env: &[(&str, &str)]) -> bool {
-        let services = TestServices::start_with(env).await;
-        let request = TestRequest::default();
-        let authorization = format!("Bearer {}", token_of(SECRET, claims));
-        let request = request.insert_header((AUTHORIZATION, authorization)).to_http_request();
-        let services = &services.services;
-        let credentials = Credentials::of(&request, services).expect("credentials");
-        let by = credentials.authenticate(services, app, Proof::KeyAndSecret).expect("a caller");
-        let scope = Scope::parse("private").expect("a scope");
-        let destination = Destination::parse(destination).expect("a destination");
-        by.permit(&scope, &destination, &services.addressing()).is_ok()
-    }
-
-    #[actix_web::test]
-    async fn a_token_publishes_where_a_pattern_covers_the_channel_or_the_scope() {
-        for (pattern, destination, expected) in [
-            ("private:foo-app:room", "room", true),
-            ("private:foo-app:room", "other", false),
-            ("private:foo-app:room", "#general", false),
-            ("private:foo-app:*", "room", true),
-            ("private:foo-app:*", "a:b", true),
-            ("private:foo-app:*", "#general", false),
-            ("private:foo-app", "#general", true),
-            ("private:foo-app", "room", true),
-            ("private:*", "#general", true),
-            ("private:*", "room", true),
-            ("private:bar-app", "room", false),
-            ("public:*", "room", false),
-            ("*", "room", false),
-        ] {
-            let claims = json!({ "publish": [pattern] });
-            let permitted = permits("foo-app", &claims, destination, &[]).await;
-            assert_eq!(permitted, expected, "{pattern} on {destination}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn with_a_single_app_everyone_is_reached_by_a_right_to_the_scope() {
-        for (pattern, destination, expected) in [
-            ("private:room", "room", true),
-            ("private:room", "#general", false),
-            ("private:*", "room", true),
-            ("private:*", "#general", true),
-            ("private:foo-app", "room", true),
-            ("private:foo-app", "#general", true),
-            ("private:foo-app:room", "room", true),
-            ("private:foo-app:room", "#general", false),
-            ("private:foo-app:*", "room", true),
-            ("private:foo-app:*", "#general", false),
-            ("private:*:room", "room", false),
-            ("private:#general", "room", false),
-            ("public:*", "#general", false),
-        ] {
-            let claims = json!({ "publish": [pattern] });
-            let env = [("HERALD__SINGLE_APP", "foo-app")];
-            let permitted = permits("foo-app", &claims, destination, &env).await;
-            assert_eq!(permitted, expected, "{pattern} on {destination}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn an_app_without_client_events_accepts_those_of_its_own_application_only() {
-        let everywhere = json!(["private:*"]);
-        for (app, claims, expected) in [
-            ("silent-app", json!({ "publish": everywhere }), false),
-            ("silent-app", json!({ "publish": everywhere, "aud": "trigger" }), true),
-            ("silent-app", json!({ "aud": "trigger" }), false),
-            ("open-app", json!({ "publish": everywhere }), true),
-            ("open-app", json!({}), false),
-        ] {
-            assert_eq!(permits(app, &claims, "room", &[]).await, expected, "{app} {claims}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{self, HeaderMap};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
 /// A user name and a password, as received.
@@ -35,16 +35,33 @@ impl BasicCredentials {
     /// Whether both parts match. The comparison takes as long for a wrong pair as for the right
     /// one.
     pub fn are(&self, username: &str, password: &str) -> bool {
-        // Both parts are always compared, so that the time does not reveal which one is wrong.
-        let username = is_equal(&self.decoded[..self.colon], username.as_bytes());
-        let password = is_equal(&self.decoded[self.colon + 1..], password.as_bytes());
-        (username & password).into()
+        let [are] = self.are_each_of([(username, password)]);
+        are
+    }
+
+    /// Like [`BasicCredentials::are`], for several pairs of a user name and a password.
+    pub fn are_each_of<const N: usize>(&self, pairs: [(&str, &str); N]) -> [bool; N] {
+        let given =
+            [&self.decoded[..self.colon], &self.decoded[self.colon + 1..]].map(TextDigest::of);
+        pairs.map(|(username, password)| {
+            // Both parts are always compared, so that the time does not reveal which one is wrong.
+            (given[0].is_of(username) & given[1].is_of(password)).into()
+        })
     }
 }
 
-/// Compares hashes, so that the time does not reveal the length either.
-pub(super) fn is_equal(given: &[u8], expected: &[u8]) -> Choice {
-    Sha256::digest(given).ct_eq(&Sha256::digest(expected))
+/// The hash of a received text. Hashes are compared, so that the time does not reveal the length
+/// either.
+pub(super) struct TextDigest([u8; 32]);
+
+impl TextDigest {
+    pub(super) fn of(given: &[u8]) -> Self {
+        Self(<Sha256 as sha2::Digest>::digest(given).into())
+    }
+
+    pub(super) fn is_of(&self, expected: &str) -> Choice {
+        self.0.ct_eq(&Self::of(expected.as_bytes()).0)
+    }
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@ use super::{Services, error::ApiError};
 use crate::{
     form,
     metrics::labels::Limit,
-    session::body::{Share, Unread, media_type},
+    session::body::{BudgetShare, UnreadBody, media_type},
 };
 
 /// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum BodySyntax {
     /// `application/x-www-form-urlencoded`; every leaf is a string.
     Form,
     /// `application/json`, or any type that ends in `+json`.
@@ -28,7 +28,7 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Body {
     /// The format of `bytes`.
-    pub kind: Kind,
+    pub kind: BodySyntax,
     /// The body as received.
     pub bytes: Bytes,
 }
@@ -45,7 +45,7 @@ impl Body {
         services: &Services,
         request: &HttpRequest,
         payload: web::Payload,
-        share: Share,
+        share: BudgetShare,
     ) -> Result<Self, ApiError> {
         let headers = request.headers();
         let kind = kind(headers)?;
@@ -56,7 +56,7 @@ impl Body {
         };
         match kind {
             Some(kind) => Ok(Self { kind, bytes }),
-            None if bytes.is_empty() => Ok(Self { kind: Kind::Form, bytes }),
+            None if bytes.is_empty() => Ok(Self { kind: BodySyntax::Form, bytes }),
             None => Err(ApiError::UnsupportedMediaType),
         }
     }
@@ -69,8 +69,8 @@ impl Body {
     /// invalid parameter.
     pub fn to_map(&self) -> Result<Map<String, Value>, ApiError> {
         match self.kind {
-            Kind::Form => Ok(form::parse(&self.bytes)?),
-            Kind::Json => match serde_json::from_slice(&self.bytes) {
+            BodySyntax::Form => Ok(form::parse(&self.bytes)?),
+            BodySyntax::Json => match serde_json::from_slice(&self.bytes) {
                 Ok(Value::Object(map)) => Ok(map),
                 Ok(_) => Err(ApiError::Malformed("request body must be a JSON object".into())),
                 // The parser's message quotes the body, which may hold a secret.
@@ -80,21 +80,21 @@ impl Body {
     }
 }
 
-fn refuse(unread: Unread, bytes_max: usize, services: &Services) -> ApiError {
+fn refuse(unread: UnreadBody, bytes_max: usize, services: &Services) -> ApiError {
     match unread {
-        Unread::TooLarge => {
+        UnreadBody::TooLarge => {
             services.metrics.hit(Limit::RequestBodyBytes);
             ApiError::TooLarge { what: "request body", bytes_max }
         }
-        Unread::NoRoom => {
+        UnreadBody::NoRoom => {
             services.metrics.hit(Limit::BodiesBytes);
             ApiError::Unavailable
         }
-        Unread::BrokenOff => ApiError::Malformed("request body broke off".into()),
+        UnreadBody::BrokenOff => ApiError::Malformed("request body broke off".into()),
     }
 }
 
-fn kind(headers: &HeaderMap) -> Result<Option<Kind>, ApiError> {
+fn kind(headers: &HeaderMap) -> Result<Option<BodySyntax>, ApiError> {
     // Bodies are never decompressed, because a small body can unpack to a huge one.
     let encoding = headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -103,9 +103,9 @@ fn kind(headers: &HeaderMap) -> Result<Option<Kind>, ApiError> {
     let Some(media_type) = media_type(headers) else { return Ok(None) };
     let media_type = media_type.to_ascii_lowercase();
     match media_type.split_once('/') {
-        Some(("application", "x-www-form-urlencoded")) => Ok(Some(Kind::Form)),
-        Some(("application", "json")) => Ok(Some(Kind::Json)),
-        Some((_, subtype)) if subtype.ends_with("+json") => Ok(Some(Kind::Json)),
+        Some(("application", "x-www-form-urlencoded")) => Ok(Some(BodySyntax::Form)),
+        Some(("application", "json")) => Ok(Some(BodySyntax::Json)),
+        Some((_, subtype)) if subtype.ends_with("+json") => Ok(Some(BodySyntax::Json)),
         _ => Err(ApiError::UnsupportedMediaType),
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     ) -> Result<Value, ApiError> {
         let (request, mut payload) = request.to_http_parts();
         let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
-        let body = Body::read(&services.services, &request, payload, Share::Whole).await?;
+        let body = Body::read(&services.services, &request, payload, BudgetShare::Whole).await?;
         body.to_map().map(Value::Object)
     }
 

@@ -15,7 +15,7 @@ use super::{
     Services,
     auth::Credentials,
     error::ApiError,
-    json::{Fault, fault},
+    json::{FieldFault, fault},
     trigger::Findings,
 };
 use crate::{
@@ -30,10 +30,10 @@ use crate::{
     phoenix::presence::spell_members,
 };
 
-/// How many channels one answer lists by default.
+/// The number of channels that one answer lists by default.
 const LIMIT_DEFAULT: usize = 1_000;
 
-/// How many channels one answer lists at most.
+/// The number of channels that one answer lists at most.
 const LIMIT_MAX: usize = 10_000;
 
 /// A topic and the number of its subscribers.
@@ -47,7 +47,7 @@ struct Listed {
 
 /// Some of an app's topics; `next`, given as `after`, asks for the topics that follow.
 #[derive(Debug, Serialize)]
-struct Page {
+struct TopicsPage {
     data: Vec<Listed>,
     next: Option<String>,
 }
@@ -58,7 +58,7 @@ struct One {
     data: Shown,
 }
 
-/// What is told of a single topic only.
+/// The fields that only the answer about a single topic has.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -66,7 +66,7 @@ struct Shown {
     /// The members, where the topic tracks them.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Box<RawValue>>,
-    /// The head of the scope; `null` if nobody hears the scope and nothing would be retained.
+    /// The head of the scope; `null` if the scope has no subscribers and nothing would be retained.
     position: Option<String>,
 }
 
@@ -93,7 +93,7 @@ pub async fn list(
     let listed = occupied.into_iter().take(limit);
     let data: Vec<_> = listed.map(|(rank, n)| listing(rank, n, &app, &addressing)).collect();
     let next = data.last().filter(|_| is_cut).map(|last| last.topic.clone());
-    Ok(answer(&Page { data, next }))
+    Ok(answer(&TopicsPage { data, next }))
 }
 
 /// Tells how many subscribers the topic of a whole scope has, and the position of the scope.
@@ -123,8 +123,8 @@ pub async fn show_channel(
     show(&request, &services, &slug, &scope, Some(raw_channel(&request))).await
 }
 
-/// What a path has after the scope, as it is spelled there: the router's own decoding would accept a
-/// query that is not UTF-8.
+/// The part of a path after the scope, undecoded: the router's own decoding would accept a path
+/// that is not UTF-8.
 pub(super) fn raw_channel(request: &HttpRequest) -> &str {
     request.uri().path().splitn(7, '/').nth(6).unwrap_or_default()
 }
@@ -187,7 +187,7 @@ pub(super) fn rank(
 ///
 /// `session::path` has already dropped empty segments of the path. A name that begins or ends with
 /// a slash, or has two in a row, must be spelled with `%2F`.
-fn decoded(raw: &str) -> Result<ChannelName, Fault> {
+fn decoded(raw: &str) -> Result<ChannelName, FieldFault> {
     let name = percent_decode_str(raw).decode_utf8().map_err(|_| "is not valid text")?;
     ChannelName::parse(&name).map_err(fault)
 }
@@ -219,7 +219,7 @@ fn survey(
 pub(super) fn param<'a>(
     query: &'a Map<String, Value>,
     name: &str,
-) -> Result<Option<&'a str>, Fault> {
+) -> Result<Option<&'a str>, FieldFault> {
     match query.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -227,7 +227,7 @@ pub(super) fn param<'a>(
     }
 }
 
-fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, Fault> {
+fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, FieldFault> {
     let name = TopicName::parse(topic, addressing).map_err(fault)?;
     if name.app != app.slug {
         return Err("must be one of this app's".into());
@@ -235,7 +235,7 @@ fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, F
     Ok(Rank { scope: name.scope, channel: name.channel })
 }
 
-fn parse_limit(raw: &str) -> Result<usize, Fault> {
+fn parse_limit(raw: &str) -> Result<usize, FieldFault> {
     let limit = raw.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
     limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}").into())
 }

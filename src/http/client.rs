@@ -10,11 +10,11 @@ use actix_web::{
 
 use super::{Services, error::ApiError};
 pub use crate::session::client::Client;
-use crate::{phoenix::long_poll::is_long_poll, session::client::Connection, settings};
+use crate::{phoenix::long_poll::is_long_poll, session::client::PeerConnection, settings};
 
 /// Finds out the client that sent `request`.
-pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
-    let connection = Connection {
+pub fn client_of(request: &HttpRequest, server: &settings::ServerSettings) -> Client {
+    let connection = PeerConnection {
         peer: request.peer_addr().map(|peer| peer.ip()),
         is_tls: request.app_config().secure(),
     };
@@ -26,7 +26,11 @@ pub fn client_of(request: &HttpRequest, server: &settings::Server) -> Client {
 ///
 /// # Errors
 /// [`ApiError::Forbidden`] if the request came without TLS.
-pub fn check_tls(path: &str, client: &Client, server: &settings::Server) -> Result<(), ApiError> {
+pub fn check_tls(
+    path: &str,
+    client: &Client,
+    server: &settings::ServerSettings,
+) -> Result<(), ApiError> {
     let is_exempt = matches!(path, "/health" | "/ready") || is_long_poll(path);
     if !server.force_ssl || client.is_secure || is_exempt {
         return Ok(());
@@ -61,7 +65,7 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
 
-    fn server(force_ssl: &str) -> settings::Server {
+    fn server(force_ssl: &str) -> settings::ServerSettings {
         let env = [
             ("HERALD_ENV", "test"),
             ("HERALD__SERVER__FORCE_SSL", force_ssl),

@@ -4,20 +4,13 @@
 //! another site's page could act as the operator. Scripts and servers send neither header and are
 //! not affected.
 
-use actix_web::{
-    Error, ResponseError,
-    body::{EitherBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
-    http::{
-        Method,
-        header::{self, HeaderMap, HeaderName},
-    },
-    middleware::Next,
-    web,
+use actix_web::http::{
+    Method,
+    header::{self, HeaderMap, HeaderName},
 };
 use url::Url;
 
-use super::{Services, client::client_of, error::ApiError};
+use super::error::ApiError;
 
 /// The header in which a browser states the relation between the page and the address it calls.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -27,7 +20,7 @@ static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// # Errors
 /// [`ApiError::Forbidden`] for a writing call from another site's page.
 pub fn check(method: &Method, headers: &HeaderMap, scheme: &str) -> Result<(), ApiError> {
-    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    if is_reading(method) {
         return Ok(());
     }
     let is_foreign_fetch = headers
@@ -54,26 +47,23 @@ fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {
     }
 }
 
-/// Middleware: answers refused calls itself. Needs [`Services`].
-///
-/// # Errors
-/// Any error of the wrapped service; the refusal itself is an answer.
-pub async fn guard<B: MessageBody>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let verdict = match request.app_data::<web::Data<Services>>() {
-        Some(services) => {
-            let client = client_of(request.request(), &services.settings.server);
-            check(request.method(), request.headers(), client.scheme())
-        }
-        // Fails closed: without settings the request's own scheme is unknown.
-        None => Err(ApiError::Unavailable),
-    };
-    match verdict {
-        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
-        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+/// Whether a call with this method changes nothing.
+pub fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether the headers prove that a page of this server sent the call. Requests without either
+/// header prove nothing.
+pub fn is_proven(headers: &HeaderMap, scheme: &str) -> bool {
+    let mut sites = headers.get_all(&SEC_FETCH_SITE);
+    match (sites.next(), sites.next()) {
+        (Some(site), None) if site.as_bytes() == b"same-origin" => return true,
+        (None, _) => {}
+        _ => return false,
     }
+    let mut origins = headers.get_all(header::ORIGIN);
+    let (Some(origin), None) = (origins.next(), origins.next()) else { return false };
+    is_own(origin.to_str().unwrap_or_default(), headers, scheme)
 }
 
 #[cfg(test)]
@@ -125,6 +115,31 @@ mod tests {
             ),
         ] {
             assert_eq!(is_taken(Method::POST, &headers, scheme), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_one_of_the_two_headers_that_says_so_proves_a_page_of_this_server() {
+        let (site, origin) = ("Sec-Fetch-Site", "Origin");
+        let (own, evil) = ((origin, "https://herald.example"), (origin, "https://evil.example"));
+        for (case, headers, expected) in [
+            ("nothing", vec![], false),
+            ("same origin", vec![(site, "same-origin")], true),
+            ("same site", vec![(site, "same-site"), own], false),
+            ("typed in", vec![(site, "none"), own], false),
+            ("said twice", vec![(site, "same-origin"), (site, "same-origin")], false),
+            ("own origin", vec![own], true),
+            ("two origins", vec![own, own], false),
+            ("another's", vec![evil], false),
+            ("null", vec![(origin, "null")], false),
+            ("another scheme", vec![(origin, "http://herald.example")], false),
+        ] {
+            let mut request = TestRequest::default().insert_header(("Host", "herald.example"));
+            for header in headers {
+                request = request.append_header(header);
+            }
+            let request = request.to_http_request();
+            assert_eq!(is_proven(request.headers(), "https"), expected, "{case}");
         }
     }
 

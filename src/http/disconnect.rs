@@ -8,7 +8,7 @@ use super::{
     Services,
     auth::Credentials,
     error::ApiError,
-    json::{Fault, Json, fault, flag, present, text},
+    json::{FieldFault, Json, fault, flag, present, text},
 };
 use crate::{
     app::{
@@ -20,7 +20,7 @@ use crate::{
         subscriber::{Disconnect, Place, ScopeKey},
         topics::Unanswered,
     },
-    session::{body::Share, requests::trust},
+    session::{body::BudgetShare, requests::trust},
 };
 
 /// Ends the joins of a topic, or the joins whose token has this `sub`, or a `sub` with these
@@ -40,9 +40,9 @@ pub async fn create(
     let credentials = Credentials::of(&request, &services)?;
     credentials.authenticate_application(&services, &slug)?;
     trust(&request);
-    let body = Json::read(&request, payload, &services, Share::Whole).await?;
+    let body = Json::read(&request, payload, &services, BudgetShare::Whole).await?;
     let app = credentials.authenticate_application(&services, &slug)?;
-    let Call { joins, is_counted } = read(&body, &app, &services.addressing())?;
+    let JoinSelection { joins, is_counted } = read(&body, &app, &services.addressing())?;
     let told = match is_counted {
         true => services.topics.disconnect_counted(joins).await.map(|n| json!({ "ended": n })),
         false => services.topics.disconnect(joins).await.map(|()| json!({})),
@@ -52,13 +52,13 @@ pub async fn create(
 
 /// The joins that a body selects.
 #[derive(Debug, PartialEq, Eq)]
-struct Call {
+struct JoinSelection {
     joins: Disconnect,
     /// Whether the answer says how many joins were ended.
     is_counted: bool,
 }
 
-fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Call, ApiError> {
+fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<JoinSelection, ApiError> {
     let [sub, topic, matching, count] = body.members(["sub", "topic", "match", "count"])?;
     let is_counted = flag(count).map_err(|fault| ApiError::invalid("count", fault))?;
     let by_members = by_members(matching).map_err(|fault| ApiError::invalid("match", fault))?;
@@ -77,11 +77,11 @@ fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<Call, ApiErro
         [None, None] => Err(ApiError::invalid("sub", "must be given, or else topic")),
         [Some(_), Some(_)] => Err(ApiError::invalid("sub", "cannot come together with topic")),
     };
-    Ok(Call { joins: joins?, is_counted })
+    Ok(JoinSelection { joins: joins?, is_counted })
 }
 
 /// Whether only the given members of a `sub` have to match.
-fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
+fn by_members(matching: Option<&RawValue>) -> Result<bool, FieldFault> {
     match present(matching).map(|raw| text(Some(raw))).transpose()?.as_deref() {
         None => Ok(false),
         Some("members") => Ok(true),
@@ -90,7 +90,7 @@ fn by_members(matching: Option<&RawValue>) -> Result<bool, Fault> {
 }
 
 /// The place that a client which joined this topic has.
-fn place(topic: &RawValue, app: &App, addressing: &Addressing) -> Result<Place, Fault> {
+fn place(topic: &RawValue, app: &App, addressing: &Addressing) -> Result<Place, FieldFault> {
     let name = TopicName::parse(&text(Some(topic))?, addressing).map_err(fault)?;
     if name.app != app.slug {
         return Err("must be one of this app's".into());
@@ -109,7 +109,7 @@ mod tests {
         http::testing::{KEY, SECRET, StalledThread, TestServices, app, basic},
     };
 
-    fn call_from(body: &str, addressing: &Addressing) -> Result<Call, ApiError> {
+    fn call_from(body: &str, addressing: &Addressing) -> Result<JoinSelection, ApiError> {
         let body = Json::from(bytes::Bytes::copy_from_slice(body.as_bytes()));
         read(&body, &app("foo-app"), addressing)
     }

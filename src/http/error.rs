@@ -13,7 +13,8 @@ use crate::{
     form::{FormError, NotUtf8},
 };
 
-/// Why a REST call fails. The details are shown to the caller, so they never hold a secret.
+/// The reason why a REST call fails. The details are shown to the caller, so they never hold a
+/// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// The request cannot be understood at all.
@@ -59,7 +60,7 @@ pub enum ApiError {
     /// This address has tried too often.
     #[error("too many attempts, try again later")]
     TooManyRequests {
-        /// How long the caller should wait before it tries again.
+        /// The time for which the caller should wait before it tries again.
         retry_after: Duration,
     },
     /// The call cannot be done now, but may succeed later.

@@ -6,11 +6,14 @@ use super::{
     Services,
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
-    json::{Fault, Json, fault},
-    trigger::{self, Fields, Findings},
+    json::{FieldFault, Json, fault},
+    trigger::{self, EventFields, Findings},
 };
 use crate::{
-    broker::{Addressing, Destination, EventName, NameError, Publication, Scope, TopicName},
+    broker::{
+        Addressing, Destination, EventName, NameError, Publication, PublicationOrigin, Scope,
+        TopicName,
+    },
     session::requests::trust,
 };
 
@@ -32,7 +35,7 @@ pub async fn create(
     let json = Json::read(&request, payload, &services, by.share()).await?;
     let by = credentials.authenticate_again(&services, &slug, Proof::KeyAndSecret, by)?;
     credentials.pace(&services, &by, 1)?;
-    let fields = Fields::of_body(&json)?;
+    let fields = EventFields::of_body(&json)?;
     let note = |error: &_| {
         let topic = fields.topic().unwrap_or_default();
         credentials.on(&topic).note_forbidden(&services, &by, error);
@@ -40,11 +43,11 @@ pub async fn create(
     let mut findings = Findings::default();
     let asked = fields.request(credentials.key_owner(&by), &mut findings);
     let publication = read(&fields, &by, &services, findings).inspect_err(note)?;
-    trigger::publish(&services, &by, asked, vec![publication]).await
+    trigger::publish(&services, asked, vec![publication]).await
 }
 
 fn read(
-    fields: &Fields<'_>,
+    fields: &EventFields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
     mut findings: Findings,
@@ -70,12 +73,13 @@ fn read(
     findings.note("topic", joinable);
     findings.check()?;
     by.permit(&scope, &destination, &addressing)?;
-    Ok(Publication { app: by.app.id, scope, destination, event, payload })
+    let (app, origin, except) = (by.app.id, PublicationOrigin::Trigger, None);
+    Ok(Publication { app, scope, destination, event, payload, origin, except })
 }
 
 /// Refuses a channel that is spelled as a whole topic of this app, for example
 /// `public:foo-app:room`: the event would go to a channel of that name, which no client joins.
-fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Result<(), Fault> {
+fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Result<(), FieldFault> {
     let Destination::Channel(channel) = destination else { return Ok(()) };
     let Some((scope, rest)) = channel.as_str().split_once(':') else { return Ok(()) };
     let meant = match rest.strip_prefix(by.app.slug.as_str()) {
@@ -98,7 +102,7 @@ fn check_joinable(
     scope: &Scope,
     by: &AuthenticatedApp,
     destination: &Destination,
-) -> Result<(), Fault> {
+) -> Result<(), FieldFault> {
     let Destination::Channel(channel) = destination else {
         return Ok(());
     };
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
     use crate::http::{
         auth::Caller,
-        body::{Body, Kind},
+        body::{Body, BodySyntax},
         testing::{KEY, SECRET, TestServices, app, basic, object, token_of},
     };
 
@@ -149,31 +153,31 @@ mod tests {
         for (case, kind, body, expected) in [
             (
                 "the first article's form",
-                Kind::Form,
+                BodySyntax::Form,
                 "topic=room&event=msg&scope=public&payload=%7B%22message%22%3A+%22hi%22%7D",
                 ("public", "room", "msg", r#"{"message": "hi"}"#),
             ),
             (
                 "to everyone",
-                Kind::Form,
+                BodySyntax::Form,
                 "topic=%23general&event=msg",
                 ("public", "#general", "msg", "{}"),
             ),
             (
                 "JSON",
-                Kind::Json,
+                BodySyntax::Json,
                 r#"{"topic":"a:b","event":"c:d","scope":"private","payload":{"n":1.0}}"#,
                 ("private", "a:b", "c:d", r#"{"n":1.0}"#),
             ),
             (
                 "odd but allowed names",
-                Kind::Json,
+                BodySyntax::Json,
                 r#"{"topic":" ","event":"\ud83d\ude00","x":[1]}"#,
                 ("public", " ", "\u{1f600}", "{}"),
             ),
         ] {
             let json = Json::from_body(Body { kind, bytes: body.into() }).expect("a body");
-            let fields = Fields::of_body(&json).expect("fields");
+            let fields = EventFields::of_body(&json).expect("fields");
             let read =
                 read(&fields, &by, &services.services, Findings::default()).expect("a publication");
             let (scope, destination, event, payload) = expected;

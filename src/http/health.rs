@@ -7,9 +7,12 @@ use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web};
 use serde_json::json;
 
 use super::{Services, read};
-use crate::app::registry::{DatabaseHealth, DatabaseState};
+use crate::{
+    app::registry::{DatabaseHealth, DatabaseState},
+    engine::EngineState,
+};
 
-/// How long `/ready` waits for the registry, which answers from memory.
+/// The time for which `/ready` waits for the registry, which answers from memory.
 const REGISTRY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Registers both endpoints.
@@ -23,7 +26,7 @@ async fn health() -> HttpResponse {
 }
 
 /// Says whether new clients are welcome: the registry is loaded, every worker thread accepts
-/// connections, and no shutdown is under way.
+/// connections, this node has the order that it shares with other nodes, and no shutdown is under way.
 ///
 /// The state of the database is shown but does not decide: only the admin API needs it.
 async fn ready(services: web::Data<Services>) -> HttpResponse {
@@ -32,13 +35,20 @@ async fn ready(services: web::Data<Services>) -> HttpResponse {
         Ok(DatabaseHealth::Failed) => (true, "failed"),
         Err(_) => (services.registry.connected(), "unknown"),
     };
+    let engine = services.topics.engine_state();
+    let is_engine_down = engine.is_some_and(|state| state != EngineState::Up);
     let status = match () {
         () if services.draining.load(Relaxed) => "draining",
         () if !is_loaded => "registry is down",
         () if services.metrics.accept_panics.get() > 0 => "a worker thread is broken",
+        () if is_engine_down => "the engine is down",
         () => "ready",
     };
-    let body = json!({ "status": status, "database": database });
+    let mut body = json!({ "status": status, "database": database });
+    // A server of one node has no engine.
+    if engine.is_some() {
+        body["engine"] = if is_engine_down { "down" } else { "ok" }.into();
+    }
     if status == "ready" {
         return answer(HttpResponse::Ok(), body);
     }

@@ -13,7 +13,7 @@ use super::{
     auth::Credentials,
     channels::{self, param},
     error::ApiError,
-    json::Fault,
+    json::FieldFault,
     trigger::Findings,
 };
 use crate::{
@@ -27,13 +27,13 @@ use crate::{
     form,
 };
 
-/// How many publications one answer has by default.
+/// The number of publications that one answer has by default.
 const LIMIT_DEFAULT: usize = 100;
 
 /// Some of what is retained.
 #[derive(Debug, Serialize)]
-struct Page {
-    data: Vec<Publication>,
+struct HistoryAnswer {
+    data: Vec<RetainedPublication>,
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -42,7 +42,7 @@ struct Page {
 
 /// A publication that is retained.
 #[derive(Debug, Serialize)]
-struct Publication {
+struct RetainedPublication {
     position: String,
     time: String,
     /// The channel, or `#general`.
@@ -81,19 +81,19 @@ pub async fn list(
     let (Some(since), Some(limit)) = (since, limit) else { return Err(findings.into()) };
     let since = since.map_or(Since::Now, Since::parse);
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
-    Ok(channels::answer(&Page::from(services.topics.history(&key, channel, since, limit))))
+    Ok(channels::answer(&HistoryAnswer::from(services.topics.history(&key, channel, since, limit))))
 }
 
-fn parse_limit(raw: &str, max: usize) -> Result<usize, Fault> {
+fn parse_limit(raw: &str, max: usize) -> Result<usize, FieldFault> {
     let limit = raw.parse().ok().filter(|limit| (1..=max).contains(limit));
     limit.ok_or_else(|| format!("must be a number from 1 to {max}").into())
 }
 
-impl From<HistoryPage> for Page {
+impl From<HistoryPage> for HistoryAnswer {
     fn from(page: HistoryPage) -> Self {
         let HistoryPage { incomplete, position, publications } = page;
         Self {
-            data: publications.iter().map(Publication::from).collect(),
+            data: publications.iter().map(RetainedPublication::from).collect(),
             complete: incomplete.is_none(),
             reason: incomplete.map(|incomplete| incomplete.as_str()),
             position: position.map(|position| position.to_string()),
@@ -101,10 +101,10 @@ impl From<HistoryPage> for Page {
     }
 }
 
-impl From<&(StreamPosition, Retained)> for Publication {
+impl From<&(StreamPosition, Retained)> for RetainedPublication {
     fn from((position, retained): &(StreamPosition, Retained)) -> Self {
         let (payload, payload_base64) = match retained.payload() {
-            RetainedPayload::Object(text) => (RawValue::from_string(text.to_owned()).ok(), None),
+            RetainedPayload::Json(text) => (RawValue::from_string(text.to_owned()).ok(), None),
             RetainedPayload::Bytes(bytes) => (None, Some(BASE64_STANDARD.encode(bytes))),
         };
         let at_ms = i64::try_from(retained.at_ms()).unwrap_or(i64::MAX);

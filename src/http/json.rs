@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 
 use super::{
     Services,
-    body::{Body, Kind},
+    body::{Body, BodySyntax},
     error::ApiError,
 };
-use crate::{broker::NameError, session::body::Share};
+use crate::{broker::NameError, session::body::BudgetShare};
 
 /// A body as JSON text; a form becomes the object it describes.
 pub(super) struct Json(Bytes);
@@ -35,7 +35,7 @@ impl Json {
         request: &HttpRequest,
         payload: web::Payload,
         services: &Services,
-        share: Share,
+        share: BudgetShare,
     ) -> Result<Self, ApiError> {
         Self::from_body(Body::read(services, request, payload, share).await?)
     }
@@ -46,8 +46,8 @@ impl Json {
     /// [`ApiError::Malformed`] for a form that cannot be read.
     pub(super) fn from_body(body: Body) -> Result<Self, ApiError> {
         match body.kind {
-            Kind::Json => Ok(Self(body.bytes)),
-            Kind::Form => serde_json::to_vec(&body.to_map()?)
+            BodySyntax::Json => Ok(Self(body.bytes)),
+            BodySyntax::Form => serde_json::to_vec(&body.to_map()?)
                 .map(|json| Self(json.into()))
                 .map_err(|_| ApiError::Malformed("request body is not a form".into())),
         }
@@ -124,10 +124,10 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
 }
 
 /// A fault of a field, worded to follow its name: `must not be empty`.
-pub(super) type Fault = Cow<'static, str>;
+pub(super) type FieldFault = Cow<'static, str>;
 
 /// Says why a name is not valid.
-pub(super) fn fault(error: NameError) -> Fault {
+pub(super) fn fault(error: NameError) -> FieldFault {
     error.to_string().into()
 }
 
@@ -137,7 +137,7 @@ pub(super) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
 }
 
 /// A member that must be a string.
-pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
+pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, FieldFault> {
     let Some(raw) = present(raw) else {
         return Err(fault(NameError::Empty));
     };
@@ -148,7 +148,7 @@ pub(super) fn text(raw: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
 
 /// A member that is true, false or absent: a JSON boolean, or a string as forms spell one. An empty
 /// string counts as false.
-pub(super) fn flag(raw: Option<&RawValue>) -> Result<bool, Fault> {
+pub(super) fn flag(raw: Option<&RawValue>) -> Result<bool, FieldFault> {
     match present(raw).map(RawValue::get) {
         None | Some("false" | r#""false""# | r#""0""# | r#""""#) => Ok(false),
         Some("true" | r#""true""# | r#""1""#) => Ok(true),

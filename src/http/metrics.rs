@@ -17,7 +17,7 @@ use actix_web::{
 use super::{Services, admin, answer_with, error::ApiError, health, read};
 use crate::metrics;
 
-/// How long a thread may take to report its figures.
+/// The time that a thread may take to report its figures.
 const THREAD_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// The most connections of the separate listener.

@@ -1,4 +1,4 @@
-//! How often the holder of a token may trigger: as often as a client may publish over its socket.
+//! The rate limit on triggers by the holder of a token: that of a client's events over its socket.
 
 use std::{
     collections::hash_map::RandomState,

@@ -1,104 +1,53 @@
 //! The demo page: a few files, built into the program, that need no other server.
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use sha2::{Digest, Sha256};
+use actix_web::{HttpResponse, web};
 
-use super::read;
+use super::files::File;
 
 /// The page's content security policy: it may run this server's files and connect to this server's
 /// sockets. Some browsers do not count `ws:` to the same host as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; \
     object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// One file of the page.
-struct File {
-    path: &'static str,
-    content_type: &'static str,
-    bytes: &'static [u8],
-}
+/// The page's icon.
+pub(super) const ICON: File = file("image/svg+xml", include_bytes!("../../static/herald.svg"));
+/// The module that recovers what a page missed.
+pub(super) const RECOVERY: File = file(SCRIPT, include_bytes!("../../static/herald-recovery.mjs"));
+/// The colours and fonts.
+pub(super) const PALETTE: File = file(STYLE, include_bytes!("../../static/palette.css"));
+/// The client library.
+pub(super) const PHOENIX: File = file(SCRIPT, include_bytes!("../../static/phoenix.mjs"));
 
-const FILES: [File; 8] = [
-    File {
-        path: "/",
-        content_type: "text/html; charset=utf-8",
-        bytes: include_bytes!("../../static/index.html"),
-    },
-    File {
-        path: "/herald.css",
-        content_type: "text/css; charset=utf-8",
-        bytes: include_bytes!("../../static/herald.css"),
-    },
-    File {
-        path: "/herald.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/herald.js"),
-    },
-    File {
-        path: "/feed.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/feed.js"),
-    },
-    File {
-        path: "/copy.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/copy.js"),
-    },
-    File {
-        path: "/herald.svg",
-        content_type: "image/svg+xml",
-        bytes: include_bytes!("../../static/herald.svg"),
-    },
-    File {
-        path: "/herald-recovery.mjs",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/herald-recovery.mjs"),
-    },
-    File {
-        path: "/phoenix.mjs",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/phoenix.mjs"),
-    },
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+
+/// The files of the page by their paths.
+static FILES: [(&str, File); 9] = [
+    ("/", file("text/html; charset=utf-8", include_bytes!("../../static/index.html"))),
+    ("/palette.css", PALETTE),
+    ("/herald.css", file(STYLE, include_bytes!("../../static/herald.css"))),
+    ("/herald.js", file(SCRIPT, include_bytes!("../../static/herald.js"))),
+    ("/feed.js", file(SCRIPT, include_bytes!("../../static/feed.js"))),
+    ("/copy.js", file(SCRIPT, include_bytes!("../../static/copy.js"))),
+    ("/herald.svg", ICON),
+    ("/herald-recovery.mjs", RECOVERY),
+    ("/phoenix.mjs", PHOENIX),
 ];
+
+const fn file(content_type: &'static str, bytes: &'static [u8]) -> File {
+    File { content_type, bytes, content_security_policy: CONTENT_SECURITY_POLICY }
+}
 
 /// Registers the page and its files.
 pub fn configure(cfg: &mut web::ServiceConfig) {
-    for file in &FILES {
-        let etag = etag(file.bytes);
-        let serve = move |request: HttpRequest| {
-            let response = answer(file, &etag, &request);
-            async move { response }
-        };
-        cfg.service(read(file.path, serve));
+    for (path, file) in FILES {
+        cfg.service(file.at(path));
     }
 }
 
 /// Answers every request that has no other answer.
 pub async fn not_found() -> HttpResponse {
     HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body("not found\n")
-}
-
-fn etag(bytes: &[u8]) -> String {
-    format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..12]))
-}
-
-/// Answers with a file, unless the browser has the same version. The browser asks each time, so
-/// that an upgrade shows at once.
-fn answer(file: &'static File, etag: &str, request: &HttpRequest) -> HttpResponse {
-    let known = request.headers().get_all(header::IF_NONE_MATCH);
-    let mut known = known.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
-    let is_known = known.any(|tag| matches!(tag.trim(), "*") || tag.trim().ends_with(etag));
-    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    response
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .insert_header((header::ETAG, etag.to_owned()))
-        .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"));
-    if is_known {
-        return response.finish();
-    }
-    response.content_type(file.content_type).body(file.bytes)
 }
 
 #[cfg(test)]
@@ -112,9 +61,9 @@ mod tests {
     #[actix_web::test]
     async fn each_file_comes_with_its_type_and_its_fences() {
         let services = TestServices::start().await;
-        for file in &FILES {
-            let response = services.respond(TestRequest::get().uri(file.path)).await;
-            assert_eq!(response.status(), 200, "{}", file.path);
+        for (path, file) in FILES {
+            let response = services.respond(TestRequest::get().uri(path)).await;
+            assert_eq!(response.status(), 200, "{path}");
             for (name, expected) in [
                 ("content-type", file.content_type),
                 ("content-security-policy", CONTENT_SECURITY_POLICY),
@@ -122,17 +71,17 @@ mod tests {
                 ("cache-control", "no-cache"),
             ] {
                 let value = response.headers().get(name).and_then(|value| value.to_str().ok());
-                assert_eq!(value, Some(expected), "{} {name}", file.path);
+                assert_eq!(value, Some(expected), "{path} {name}");
             }
             let body = actix_web::body::to_bytes(response.into_body()).await.expect("a body");
-            assert_eq!(body, file.bytes, "{}", file.path);
+            assert_eq!(body, file.bytes, "{path}");
         }
     }
 
     #[actix_web::test]
     async fn a_browser_that_has_the_file_is_told_so() {
         let services = TestServices::start().await;
-        let current = etag(FILES[0].bytes);
+        let current = FILES[0].1.etag();
         for (case, known, status) in [
             ("the same", current.clone(), 304),
             ("the same, weakly", format!("W/{current}"), 304),

@@ -12,10 +12,10 @@ use super::{
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
     json::{Json, fault},
-    trigger::{self, Fields, Findings, TriggerRequest},
+    trigger::{self, EventFields, Findings, TriggerRequest},
 };
 use crate::{
-    broker::{Addressing, Publication, TopicName, address},
+    broker::{Addressing, Publication, PublicationOrigin, TopicName, address},
     session::requests::trust,
 };
 
@@ -34,7 +34,7 @@ pub async fn create(
     let credentials = Credentials::of(&request, &services)?;
     let share = credentials.judge_before_body(&services)?;
     let json = Json::read(&request, payload, &services, share).await?;
-    let fields = Fields::of_body(&json)?;
+    let fields = EventFields::of_body(&json)?;
     let topic = read_topic(&fields, &services.addressing())?;
     let credentials = credentials.on(topic.as_str());
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
@@ -45,7 +45,7 @@ pub async fn create(
     let publication = read(&topic, &fields, &by, &services, findings);
     let publication =
         publication.inspect_err(|error| credentials.note_forbidden(&services, &by, error))?;
-    trigger::publish(&services, &by, asked, vec![publication]).await
+    trigger::publish(&services, asked, vec![publication]).await
 }
 
 /// Publishes up to [`EVENTS_MAX`] events of one app in order: either all of them or none.
@@ -77,17 +77,17 @@ pub async fn create_all(
         findings.note("idempotency_key", fields.check_no_key());
         read(topic, fields, &by, &services, findings).inspect_err(note)
     })?;
-    trigger::publish(&services, &by, asked, publications).await
+    trigger::publish(&services, asked, publications).await
 }
 
-fn read_topic(fields: &Fields<'_>, addressing: &Addressing) -> Result<TopicName, ApiError> {
+fn read_topic(fields: &EventFields<'_>, addressing: &Addressing) -> Result<TopicName, ApiError> {
     let topic = fields.topic().and_then(|raw| TopicName::parse(&raw, addressing).map_err(fault));
     topic.map_err(|fault| ApiError::invalid("topic", fault))
 }
 
 fn read(
     topic: &TopicName,
-    fields: &Fields<'_>,
+    fields: &EventFields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
     mut findings: Findings,
@@ -102,7 +102,9 @@ fn read(
     };
     findings.check()?;
     by.permit(&topic.scope, &destination, &services.addressing())?;
-    Ok(Publication { app: by.app.id, scope: topic.scope.clone(), destination, event, payload })
+    let (app, scope) = (by.app.id, topic.scope.clone());
+    let (origin, except) = (PublicationOrigin::Trigger, None);
+    Ok(Publication { app, scope, destination, event, payload, origin, except })
 }
 
 fn read_events(events: Option<&RawValue>) -> Result<Vec<&RawValue>, ApiError> {
@@ -121,14 +123,14 @@ fn read_events(events: Option<&RawValue>) -> Result<Vec<&RawValue>, ApiError> {
 fn read_event<'a>(
     event: &'a RawValue,
     addressing: &Addressing,
-) -> Result<(TopicName, Fields<'a>), ApiError> {
-    let Some(fields) = Fields::of_event(event) else {
+) -> Result<(TopicName, EventFields<'a>), ApiError> {
+    let Some(fields) = EventFields::of_event(event) else {
         return Err(ApiError::invalid("event", "must be an object"));
     };
     Ok((read_topic(&fields, addressing)?, fields))
 }
 
-fn one_app<'a>(events: &'a [(TopicName, Fields<'_>)]) -> Result<&'a str, ApiError> {
+fn one_app<'a>(events: &'a [(TopicName, EventFields<'_>)]) -> Result<&'a str, ApiError> {
     let mut apps = events.iter().map(|(topic, _)| topic.app.as_str());
     match apps.next() {
         Some(first) if apps.all(|app| app == first) => Ok(first),
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
     use crate::http::{
         auth::Caller,
-        body::{Body, Kind},
+        body::{Body, BodySyntax},
         testing::{SECRET, TestServices, app, object, token_of},
     };
 
@@ -199,8 +201,8 @@ mod tests {
         ] {
             let body = json!({ "topic": topic, "event": event, "payload": { "a": 1 } });
             let bytes = body.to_string().into();
-            let body = Json::from_body(Body { kind: Kind::Json, bytes }).expect("a body");
-            let fields = Fields::of_body(&body).expect("fields");
+            let body = Json::from_body(Body { kind: BodySyntax::Json, bytes }).expect("a body");
+            let fields = EventFields::of_body(&body).expect("fields");
             let addressing = services.services.addressing();
             let name = read_topic(&fields, &addressing).expect("a topic");
             let read = read(&name, &fields, &by, &services.services, Findings::default())

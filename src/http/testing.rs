@@ -1,6 +1,9 @@
 //! A complete set of services for the tests of this room, with the table of URLs.
 
-use std::sync::{Arc, atomic::AtomicBool, mpsc};
+use std::{
+    sync::{Arc, atomic::AtomicBool, mpsc},
+    time::Duration,
+};
 
 use actix_service::apply_fn_factory;
 use actix_web::{App as WebApp, body::to_bytes, test, web};
@@ -10,7 +13,13 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Services, admin::Throttle, configure, pace::TokenPace};
+use super::{
+    Services,
+    admin::Throttle,
+    configure,
+    console::{live::reserved_app, session::LoginSessions},
+    pace::TokenPace,
+};
 use crate::{
     app::{
         App, AppDirectory, AppId, Apps, ClientEvents, Slug,
@@ -22,8 +31,11 @@ use crate::{
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
-    session::{body::Bodies, bucket::PerSecond, path::without_empty_segments},
+    session::{
+        body::BodyBudget, bucket::PerSecond, path::without_empty_segments, public_id::PublicIds,
+    },
     settings::Settings,
+    usage::{keeper::UsageKeeper, ledger::UsageLedger},
 };
 
 pub(super) const KEY: &str = "foo-app-key";
@@ -57,9 +69,13 @@ impl TestServices {
             .expect("a store");
         store.migrate_up(None).await.expect("a table");
         let directory = AppDirectory::default();
+        directory.reserve(reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);
-        let refresh = settings.registry.refresh;
-        let registry = AppRegistry::start(store, directory.clone(), refresh, metrics.clone());
+        let times = settings.registry_times();
+        let console = LoginSessions::new(store.clone(), &settings);
+        let ledger = UsageLedger::new(store.clone(), metrics.clone());
+        let usage = UsageKeeper::start(ledger, Duration::from_secs(60), 1);
+        let registry = AppRegistry::start(store, directory.clone(), times, metrics.clone());
         let registry = registry.await.expect("a registry");
         directory.replace(apps());
         let topic_limits = TopicLimits {
@@ -70,20 +86,28 @@ impl TestServices {
             idempotency_keys_max: settings.limits.idempotency_keys_max,
             presence_interval: settings.socket.presence_interval,
             wait_max: settings.socket.topic_timeout,
-            history: (&settings.history).into(),
+            history: settings.history.clone(),
+            last_events: (&settings.pusher).into(),
         };
         let topics = Topics::new(topic_limits, directory.clone(), metrics.clone());
         let services = web::Data::new(Services {
             admin_throttle: Arc::new(Throttle::new(10)),
             draining: Arc::new(AtomicBool::new(false)),
+            seat: Default::default(),
+            changes: Default::default(),
             pace: TokenPace::new(PerSecond(settings.limits.client_events_per_second_max)),
-            bodies: Bodies::new(settings.limits.bodies_bytes_max),
+            bodies: BodyBudget::new(settings.limits.bodies_bytes_max),
+            public_ids: PublicIds::new(&settings.secrets.secret_key_base),
             refusals: Arc::new(Refusals::new(settings.log.refusal_interval, metrics.clone())),
             settings: Arc::new(settings),
             directory,
             registry,
+            usage,
             topics,
             metrics,
+            console,
+            overview: Default::default(),
+            address: Default::default(),
         });
         Self { services, _folder: folder }
     }
@@ -150,7 +174,7 @@ pub(super) fn basic(user: &str, password: &str) -> String {
 
 /// A payload.
 pub(super) fn object(text: &str) -> Payload {
-    Payload::Object(JsonObject::parse(text).expect("an object"))
+    JsonObject::parse(text).expect("an object").into()
 }
 
 /// The app with this slug, as the directory has it.
@@ -161,6 +185,8 @@ pub(super) fn app(slug: &str) -> App {
         slug: Slug::parse(slug).expect("a slug"),
         key: KEY.to_owned(),
         secret: SecretString::from(SECRET),
+        last_use: Default::default(),
+        previous: None,
         settings: AppSettings::default(),
         inserted_at: Utc::now(),
         updated_at: Utc::now(),

@@ -11,9 +11,8 @@ use serde_json::{Map, value::RawValue};
 
 use super::{
     Services,
-    auth::AuthenticatedApp,
     error::ApiError,
-    json::{Fault, Json, fault, flag, members, present, text},
+    json::{FieldFault, Json, fault, flag, members, present, text},
 };
 use crate::{
     app::fields::Faults,
@@ -22,7 +21,6 @@ use crate::{
         Receipt, Scope,
         idempotency::{IdempotencyKey, KeyOwner},
     },
-    metrics::labels::Source,
 };
 
 /// The standard alphabet, with or without padding.
@@ -33,7 +31,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The members of one event, as received.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(super) struct EventFields<'a> {
     topic: Option<&'a RawValue>,
     event: Option<&'a RawValue>,
     scope: Option<&'a RawValue>,
@@ -43,7 +41,7 @@ pub(super) struct Fields<'a> {
     position: Option<&'a RawValue>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EventFields<'a> {
     const NAMES: [&'static str; 7] =
         ["topic", "event", "scope", "payload", "payload_base64", "idempotency_key", "position"];
 
@@ -65,7 +63,7 @@ impl<'a> Fields<'a> {
         Self { topic, event, scope, payload, payload_base64, idempotency_key, position }
     }
 
-    /// What the caller asks for beside this event, which is the only one.
+    /// The options of a request with this single event.
     pub(super) fn request(&self, owner: KeyOwner<'_>, findings: &mut Findings) -> TriggerRequest {
         let positions = if findings.note_flag("position", self.position) {
             Positions::Single
@@ -76,7 +74,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An event of a bulk has no key of its own: the bulk has one.
-    pub(super) fn check_no_key(&self) -> Result<(), Fault> {
+    pub(super) fn check_no_key(&self) -> Result<(), FieldFault> {
         match present(self.idempotency_key) {
             None => Ok(()),
             Some(_) => Err("must stand beside events, one for all of them".into()),
@@ -84,17 +82,17 @@ impl<'a> Fields<'a> {
     }
 
     /// The `topic` as text.
-    pub(super) fn topic(&self) -> Result<Cow<'a, str>, Fault> {
+    pub(super) fn topic(&self) -> Result<Cow<'a, str>, FieldFault> {
         text(self.topic)
     }
 
     /// The `event` as text.
-    pub(super) fn event(&self) -> Result<Cow<'a, str>, Fault> {
+    pub(super) fn event(&self) -> Result<Cow<'a, str>, FieldFault> {
         text(self.event)
     }
 
     /// The `scope`; `public` if it is absent.
-    pub(super) fn scope(&self) -> Result<Scope, Fault> {
+    pub(super) fn scope(&self) -> Result<Scope, FieldFault> {
         match present(self.scope) {
             None => Ok(Scope::public()),
             given => Scope::parse(&text(given)?).map_err(fault),
@@ -105,8 +103,8 @@ impl<'a> Fields<'a> {
     /// bytes that `payload_base64` holds; `{}` if both are absent.
     pub(super) fn payload(&self, bytes_max: usize) -> Result<Payload, PayloadFault> {
         let payload = match (present(self.payload), present(self.payload_base64)) {
-            (None, None) => Payload::Object(JsonObject::empty()),
-            (Some(raw), None) => object(raw).map(Payload::Object)?,
+            (None, None) => JsonObject::empty().into(),
+            (Some(raw), None) => object(raw).map(Payload::from)?,
             (None, Some(raw)) => bytes(raw).map(Payload::Bytes)?,
             (Some(_), Some(_)) => {
                 return Err(PayloadFault::invalid_base64("cannot come together with payload"));
@@ -141,7 +139,7 @@ fn bytes(raw: &RawValue) -> Result<bytes::Bytes, PayloadFault> {
     decoded.map(Into::into).map_err(|_| PayloadFault::invalid_base64("is not valid base64"))
 }
 
-/// Why a payload is refused.
+/// The reason why a payload is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayloadFault {
     /// The payload is not an object, or its base64 is not valid.
@@ -160,7 +158,7 @@ impl PayloadFault {
     }
 }
 
-/// What the caller of a trigger asks for beside its events.
+/// The options of a trigger beside its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TriggerRequest {
     /// The events are published only once with this key.
@@ -168,7 +166,7 @@ pub(super) struct TriggerRequest {
     positions: Positions,
 }
 
-/// How the answer names the positions of the events.
+/// The form in which the answer names the positions of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Positions {
     /// Not at all.
@@ -180,7 +178,7 @@ enum Positions {
 }
 
 impl TriggerRequest {
-    /// What the caller asks for beside the events of a bulk.
+    /// The options of a bulk beside its events.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -205,7 +203,11 @@ pub(super) struct Findings(Faults);
 
 impl Findings {
     /// Keeps a good value, records the fault of a bad one.
-    pub(super) fn note<T>(&mut self, field: &'static str, read: Result<T, Fault>) -> Option<T> {
+    pub(super) fn note<T>(
+        &mut self,
+        field: &'static str,
+        read: Result<T, FieldFault>,
+    ) -> Option<T> {
         read.map_err(|fault| self.0.add(field, fault)).ok()
     }
 
@@ -219,6 +221,18 @@ impl Findings {
         let raw = present(raw)?;
         let key = text(Some(raw)).and_then(|key| IdempotencyKey::parse(&key, owner).map_err(fault));
         self.note("idempotency_key", key)
+    }
+
+    /// Whether there are no faults.
+    pub(super) fn is_clean(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Records faults that were found elsewhere.
+    pub(super) fn extend(&mut self, faults: &Faults) {
+        for (field, all) in faults.iter() {
+            all.iter().for_each(|fault| self.0.add(field, fault.clone()));
+        }
     }
 
     /// Refuses an event that has faults.
@@ -271,11 +285,9 @@ impl From<Findings> for ApiError {
 /// idempotency key was used with other content.
 pub(super) async fn publish(
     services: &Services,
-    by: &AuthenticatedApp,
     request: TriggerRequest,
     publications: Vec<Publication>,
 ) -> Result<HttpResponse, ApiError> {
-    let count = publications.len() as u64;
     let published = match request.key {
         Some(key) => services.topics.publish_once(key, publications).await,
         None => {
@@ -283,11 +295,7 @@ pub(super) async fn publish(
         }
     };
     let receipt = match published {
-        Ok(Published::Now(receipt)) => {
-            services.metrics.app(by.app.id.0).published(Source::Trigger, count);
-            receipt
-        }
-        Ok(Published::Before(receipt)) => receipt,
+        Ok(Published::Now(receipt) | Published::Before(receipt)) => receipt,
         Err(OnceError::Busy(PublishError::Busy)) => return Err(ApiError::Unavailable),
         Err(OnceError::OtherContent) => {
             let fault = "was used with other content within the last 5 minutes";
@@ -323,7 +331,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::http::body::{Body, Kind};
+    use crate::http::body::{Body, BodySyntax};
 
     fn json_body(text: &str) -> Json {
         Json::from(bytes::Bytes::from(text.to_owned()))
@@ -331,14 +339,14 @@ mod tests {
 
     fn payload(body: &str, bytes_max: usize) -> Result<String, PayloadFault> {
         let body = json_body(body);
-        let fields = Fields::of_body(&body).expect("an object");
+        let fields = EventFields::of_body(&body).expect("an object");
         fields.payload(bytes_max).map(|payload| spelled(&payload))
     }
 
     /// The payload for an assertion: an object as its text, bytes as Rust would write them.
     fn spelled(payload: &Payload) -> String {
         match payload {
-            Payload::Object(object) => object.as_str().to_owned(),
+            Payload::Json(json) => json.as_str().to_owned(),
             Payload::Bytes(bytes) => format!("{bytes:?}"),
         }
     }
@@ -465,9 +473,9 @@ mod tests {
             ("topic=t", "{}"),
             ("payload_base64=AP%2B%2F", r#"b"\0\xff\xbf""#),
         ] {
-            let body = Body { kind: Kind::Form, bytes: form.to_owned().into() };
+            let body = Body { kind: BodySyntax::Form, bytes: form.to_owned().into() };
             let body = Json::from_body(body).expect("a form");
-            let payload = Fields::of_body(&body).expect("an object").payload(1_000);
+            let payload = EventFields::of_body(&body).expect("an object").payload(1_000);
             assert_eq!(payload.as_ref().map(spelled).as_deref(), Ok(expected), "{form}");
         }
     }
@@ -482,7 +490,7 @@ mod tests {
             ("half a pair", r#""\ud800""#, Err("is not valid text")),
         ] {
             let body = json_body(&format!(r#"{{"topic":{topic}}}"#));
-            let read = Fields::of_body(&body).expect("an object").topic();
+            let read = EventFields::of_body(&body).expect("an object").topic();
             assert_eq!(read.as_deref().map_err(|fault| &**fault), expected, "{case}");
         }
     }
@@ -498,7 +506,7 @@ mod tests {
             ("colon", r#"{"scope":"a:b"}"#, Err("has a character that is not allowed")),
         ] {
             let body = json_body(body);
-            let scope = Fields::of_body(&body).expect("an object").scope();
+            let scope = EventFields::of_body(&body).expect("an object").scope();
             let scope = scope.as_ref().map(Scope::as_str).map_err(|fault| &**fault);
             assert_eq!(scope, expected, "{case}");
         }
@@ -520,9 +528,9 @@ mod tests {
             ("string", r#""{}""#, no_object()),
         ] {
             let body = json_body(text);
-            assert_eq!(Fields::of_body(&body).map(|_| ()), Err(expected), "{case}");
+            assert_eq!(EventFields::of_body(&body).map(|_| ()), Err(expected), "{case}");
         }
         let not_utf8 = Json::from(bytes::Bytes::from_static(b"{\"payload\":{\"a\":\"\xff\"}}"));
-        assert_eq!(Fields::of_body(&not_utf8).map(|_| ()), Err(not_json()));
+        assert_eq!(EventFields::of_body(&not_utf8).map(|_| ()), Err(not_json()));
     }
 }

@@ -21,6 +21,9 @@ use super::{closed::Closed, labels::Source};
 /// The label under which the apps beyond the bound are summed; no slug has an underscore.
 const OTHERS: &str = "_other";
 
+/// The number of an app that is shown nowhere and counts among no others.
+pub const UNCOUNTED: i32 = i32::MIN;
+
 /// The counters of one app.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -55,14 +58,16 @@ impl Traffic {
 pub struct AppSeries {
     known: Arc<RwLock<Known>>,
     others: Arc<Traffic>,
+    /// The counters of the app [`UNCOUNTED`], which nobody reads.
+    unread: Arc<Traffic>,
     apps_max: usize,
 }
 
 /// The existing apps, by their number in the database.
-type Known = HashMap<i32, Counted>;
+type Known = HashMap<i32, CountedApp>;
 
 #[derive(Debug)]
-struct Counted {
+struct CountedApp {
     slug: String,
     /// Its own counters, or the shared ones of the other apps.
     traffic: Arc<Traffic>,
@@ -70,7 +75,8 @@ struct Counted {
 
 impl AppSeries {
     pub(super) fn new(apps_max: usize) -> Self {
-        Self { known: Arc::default(), others: Arc::default(), apps_max }
+        let (known, others, unread) = Default::default();
+        Self { known, others, unread, apps_max }
     }
 
     /// Sets which apps exist, with their slugs, in any order. The counts of an app that no longer
@@ -95,15 +101,29 @@ impl AppSeries {
                 }
                 None => self.others.clone(),
             };
-            known.insert(id, Counted { slug: slug.to_owned(), traffic });
+            known.insert(id, CountedApp { slug: slug.to_owned(), traffic });
         }
     }
 
     /// The counters of the app with this number, or those of the others if the app has none of its
     /// own.
     pub fn of(&self, id: i32) -> Arc<Traffic> {
+        if id == UNCOUNTED {
+            return self.unread.clone();
+        }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&id).map_or_else(|| self.others.clone(), |counted| counted.traffic.clone())
+    }
+
+    /// Publications that were accepted and frames that were delivered, over all apps that exist.
+    pub fn totals(&self) -> (u64, u64) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let own = known.values().map(|counted| &counted.traffic);
+        let own = own.filter(|traffic| !Arc::ptr_eq(traffic, &self.others));
+        own.chain([&self.others]).fold((0, 0), |(publications, deliveries), traffic| {
+            let published: u64 = traffic.published.iter().map(|count| count.load(Relaxed)).sum();
+            (publications + published, deliveries + traffic.delivered_frames.load(Relaxed))
+        })
     }
 
     /// Sets the number of joined topics of each app; zero for every app that is not given.
@@ -137,13 +157,13 @@ impl AppSeries {
 
 /// Encodes the series of the apps.
 #[derive(Debug)]
-pub(super) struct Described(pub(super) AppSeries);
+pub(super) struct AppSeriesEncoder(pub(super) AppSeries);
 
 /// One of the counters.
-type Field = fn(&Traffic) -> &AtomicU64;
+type TrafficCounter = fn(&Traffic) -> &AtomicU64;
 
 /// The counters whose only label is the app.
-const PLAIN: [(&str, &str, Option<Unit>, Field); 3] = [
+const PLAIN: [(&str, &str, Option<Unit>, TrafficCounter); 3] = [
     ("deliveries", "Frames handed to subscribers", None, |traffic| &traffic.delivered_frames),
     ("delivered", "Bytes handed to subscribers", Some(Unit::Bytes), |traffic| {
         &traffic.delivered_bytes
@@ -153,7 +173,7 @@ const PLAIN: [(&str, &str, Option<Unit>, Field); 3] = [
     }),
 ];
 
-impl Collector for Described {
+impl Collector for AppSeriesEncoder {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = self.0.all();
         let help = "Publications taken, by where they came from";

@@ -52,6 +52,12 @@ closed_label! {
         HistoryReplay = "history_replay_max",
         /// Bytes of publications that a join is replayed.
         HistoryReplayBytes = "history_replay_bytes_max",
+        /// The data of an event that is triggered through Pusher's API.
+        EventBytes = "event_bytes_max",
+        /// Bytes of the last events that an app keeps of its cache channels.
+        CacheAppBytes = "cache_app_bytes_max",
+        /// Bytes of the last events that all apps keep of their cache channels.
+        CacheBytes = "cache_bytes_max",
         /// Idempotency keys of one app.
         IdempotencyKeys = "idempotency_keys_max",
         /// Failed logins to the admin API.
@@ -124,7 +130,7 @@ closed_label! {
 }
 
 closed_label! {
-    /// Why a client was refused a join, a publication or a call of the API.
+    /// The reason why a client was refused a join, a publication or a call of the API.
     RefusalReason as "reason" {
         /// There is no such app.
         UnknownApp = "unknown_app",
@@ -166,7 +172,19 @@ closed_label! {
 }
 
 closed_label! {
-    /// Why a session ended.
+    /// The entry point on which a login with wrong credentials was tried.
+    FailedLogin as "login" {
+        /// A call of the admin API, or of `/metrics`.
+        AdminApi = "admin_api",
+        /// The console, as the administrator.
+        ConsoleAdmin = "console_admin",
+        /// The console, as an app.
+        ConsoleApp = "console_app",
+    }
+}
+
+closed_label! {
+    /// The reason why a session ended.
     SessionEnd as "reason" {
         /// The client left or broke the protocol, or all that the session held was ended.
         Left = "left",
@@ -232,11 +250,13 @@ pub enum Transport {
 
 /// The wire version of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// `vsn` 1.
+pub enum ProtocolVersion {
+    /// `vsn` 1 of Phoenix's protocol.
     V1,
-    /// `vsn` 2.
+    /// `vsn` 2 of Phoenix's protocol.
     V2,
+    /// Pusher's protocol, which is spoken over WebSockets only.
+    Pusher,
 }
 
 /// The kind of a session.
@@ -245,27 +265,42 @@ pub struct SessionKind {
     /// Its transport.
     pub transport: Transport,
     /// Its wire version.
-    pub version: Version,
+    pub version: ProtocolVersion,
 }
 
 impl Closed for SessionKind {
     const ALL: &'static [Self] = &[
-        Self { transport: Transport::WebSocket, version: Version::V1 },
-        Self { transport: Transport::WebSocket, version: Version::V2 },
-        Self { transport: Transport::LongPoll, version: Version::V1 },
-        Self { transport: Transport::LongPoll, version: Version::V2 },
+        Self { transport: Transport::WebSocket, version: ProtocolVersion::V1 },
+        Self { transport: Transport::WebSocket, version: ProtocolVersion::V2 },
+        Self { transport: Transport::LongPoll, version: ProtocolVersion::V1 },
+        Self { transport: Transport::LongPoll, version: ProtocolVersion::V2 },
+        Self { transport: Transport::WebSocket, version: ProtocolVersion::Pusher },
     ];
 
     fn index(self) -> usize {
-        2 * self.transport as usize + self.version as usize
+        match self.version {
+            ProtocolVersion::V1 | ProtocolVersion::V2 => {
+                2 * self.transport as usize + self.version as usize
+            }
+            ProtocolVersion::Pusher => 4,
+        }
     }
 
     fn labels(self) -> &'static [(&'static str, &'static str)] {
         match (self.transport, self.version) {
-            (Transport::WebSocket, Version::V1) => &[("transport", "websocket"), ("version", "1")],
-            (Transport::WebSocket, Version::V2) => &[("transport", "websocket"), ("version", "2")],
-            (Transport::LongPoll, Version::V1) => &[("transport", "longpoll"), ("version", "1")],
-            (Transport::LongPoll, Version::V2) => &[("transport", "longpoll"), ("version", "2")],
+            (Transport::WebSocket, ProtocolVersion::V1) => {
+                &[("transport", "websocket"), ("version", "1")]
+            }
+            (Transport::WebSocket, ProtocolVersion::V2) => {
+                &[("transport", "websocket"), ("version", "2")]
+            }
+            (Transport::LongPoll, ProtocolVersion::V1) => {
+                &[("transport", "longpoll"), ("version", "1")]
+            }
+            (Transport::LongPoll, ProtocolVersion::V2) => {
+                &[("transport", "longpoll"), ("version", "2")]
+            }
+            (_, ProtocolVersion::Pusher) => &[("transport", "websocket"), ("version", "pusher")],
         }
     }
 }
@@ -287,6 +322,7 @@ mod tests {
         check::<Limit>();
         check::<JoinOutcome>();
         check::<RefusalReason>();
+        check::<FailedLogin>();
         check::<SessionEnd>();
         check::<RefreshOutcome>();
         check::<Source>();

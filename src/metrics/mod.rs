@@ -13,8 +13,10 @@
 
 pub mod apps;
 pub mod closed;
+pub mod engine;
 pub mod labels;
 pub mod process;
+pub mod usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,9 +27,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use apps::{AppSeries, Described, Traffic};
+use apps::{AppSeries, AppSeriesEncoder, Traffic};
 use closed::Each;
-use labels::{JoinOutcome, Limit, RefreshOutcome, RefusalReason, SessionEnd, SessionKind};
+use engine::EngineSeries;
+use labels::{
+    FailedLogin, JoinOutcome, Limit, RefreshOutcome, RefusalReason, SessionEnd, SessionKind,
+};
+use usage::{Clock, UsageCounters};
 
 /// The shortest time between two samples that a thread takes of the time to a subscriber's socket.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
@@ -54,24 +60,32 @@ pub struct Metrics {
     pub joins: Each<JoinOutcome, Counter>,
     /// Refusals of clients, by reason.
     pub refusals: Each<RefusalReason, Counter>,
-    /// How often each limit was hit.
+    /// The number of times that each limit was hit.
     pub limit_hits: Each<Limit, Counter>,
+    /// Logins with wrong credentials.
+    pub failed_logins: Each<FailedLogin, Counter>,
     /// Requests that cannot be read.
     pub malformed_requests: Counter,
     /// Worker threads that accept no more connections, because accepting panicked.
     pub accept_panics: Counter,
     /// The time from accepting a publication to writing it to a socket.
     pub publish_to_write_s: Histogram,
-    /// How often the table of apps was read.
+    /// The number of times that the table of apps was read.
     pub registry_refreshes: Each<RefreshOutcome, Counter>,
     /// Lines of the log that were dropped because standard error was not read.
     pub log_lines_dropped: Counter,
     /// The sizes of the outboxes, measured on a scrape.
     pub outboxes: Outboxes,
-    /// What the history retains, measured on a scrape.
-    pub history: Retained,
+    /// The amount that the history retains, measured on a scrape.
+    pub history: RetainedAmount,
+    /// The series of the engine.
+    pub engine: EngineSeries,
     /// The counters of the apps.
     pub apps: AppSeries,
+    /// The number of times that the apps' usage was written.
+    pub usage_writes: Each<RefreshOutcome, Counter>,
+    /// The usage of apps, which is written to the database and is not a metric.
+    pub usage: UsageCounters,
 }
 
 /// The amount that waits for clients. It is set just before it is shown.
@@ -91,7 +105,7 @@ pub struct Outboxes {
 
 /// The amount that the history retains. It is set just before it is shown.
 #[derive(Debug, Default)]
-pub struct Retained {
+pub struct RetainedAmount {
     /// Bytes of memory.
     pub bytes: Gauge,
     /// Publications.
@@ -102,6 +116,11 @@ impl Metrics {
     /// Makes the metrics with every count at zero. At most this number of apps have series of their
     /// own.
     pub fn new(apps_max: usize) -> Arc<Self> {
+        Self::with_clock(apps_max, Clock::default())
+    }
+
+    /// The same, with a clock that tells to which hour usage belongs.
+    pub fn with_clock(apps_max: usize, clock: Clock) -> Arc<Self> {
         let metrics = Self {
             registry: Registry::default(),
             sessions: Each::default(),
@@ -110,14 +129,18 @@ impl Metrics {
             joins: Each::default(),
             refusals: Each::default(),
             limit_hits: Each::default(),
+            failed_logins: Each::default(),
             malformed_requests: Counter::default(),
             accept_panics: Counter::default(),
             publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
             registry_refreshes: Each::default(),
             log_lines_dropped: Counter::default(),
             outboxes: Outboxes::default(),
-            history: Retained::default(),
+            history: RetainedAmount::default(),
+            engine: EngineSeries::default(),
             apps: AppSeries::new(apps_max),
+            usage_writes: Each::default(),
+            usage: UsageCounters::new(clock),
         };
         Arc::new(metrics.registered())
     }
@@ -136,6 +159,11 @@ impl Metrics {
         herald.register("refusals", "What was not allowed, by why", self.refusals.clone());
         herald.register("limit_hits", "How often a limit was hit", self.limit_hits.clone());
         herald.register(
+            "failed_logins",
+            "Logins with wrong credentials, by where",
+            self.failed_logins.clone(),
+        );
+        herald.register(
             "malformed_requests",
             "Requests that cannot be read",
             self.malformed_requests.clone(),
@@ -150,6 +178,7 @@ impl Metrics {
             "Readings of the table of apps",
             self.registry_refreshes.clone(),
         );
+        herald.register("usage_writes", "Writings of the usage", self.usage_writes.clone());
         herald.register(
             "log_lines_dropped",
             "Lines of the log that nobody read in time",
@@ -162,13 +191,14 @@ impl Metrics {
             self.publish_to_write_s.clone(),
         );
         self.outboxes.register(herald);
+        self.engine.register(herald);
         for (name, help, gauge) in [
             ("history_bytes", "Memory that retained publications take", &self.history.bytes),
             ("history_publications", "Publications retained", &self.history.publications),
         ] {
             herald.register(name, help, gauge.clone());
         }
-        herald.register_collector(Box::new(Described(self.apps.clone())));
+        herald.register_collector(Box::new(AppSeriesEncoder(self.apps.clone())));
         self.registry = registry;
         self
     }

@@ -1,4 +1,4 @@
-//! Decides which clients may join, and whether a join may stay after its app was changed.
+//! Decides by tokens which clients may join, and whether a join may stay after its app was changed.
 //!
 //! Pure: the inputs are the apps as of now, the client's credentials and the time.
 
@@ -13,21 +13,21 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
+    admission::{self, OriginNotAllowed, Standing},
     app::{
-        App, AppId, Apps,
-        refusals::Refusals,
-        token::{self, Chosen, Grant, Keys, TokenError, TokenPair, Verifier},
+        App, Apps,
+        token::{self, Chosen, Grant, Signer, TokenError, TokenKeys, TokenPair, Verifier},
         visitor::Visitor,
     },
     broker::{Addressing, TopicName},
     metrics::labels::{JoinOutcome, Limit, RefusalReason},
-    session::places::Held,
+    session::places::HeldPlace,
 };
 
-use super::{message::Body, presence::MetaFault};
+use super::{message::ClientPayload, presence::MetaFault};
 
 /// The credentials that a client sent when it connected.
-pub struct Caller {
+pub struct ConnectCredentials {
     /// The origin of the client's page; `None` if the client is not a browser.
     pub origin: Option<Box<str>>,
     /// Tokens among the connect params.
@@ -37,24 +37,24 @@ pub struct Caller {
     /// The client's address, as the log shows it.
     pub address: IpAddr,
     /// The client's place among the sessions from its address.
-    pub place: Held<IpAddr>,
+    pub place: HeldPlace<IpAddr>,
 }
 
 /// A client without credentials or address.
-impl Default for Caller {
+impl Default for ConnectCredentials {
     fn default() -> Self {
         Self {
             origin: None,
             tokens: TokenPair::default(),
             bearer: None,
             address: Ipv4Addr::UNSPECIFIED.into(),
-            place: Held::default(),
+            place: HeldPlace::default(),
         }
     }
 }
 
 /// Shows which credentials are present, never their values.
-impl fmt::Debug for Caller {
+impl fmt::Debug for ConnectCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
             .field("origin", &self.origin)
@@ -64,36 +64,19 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// The grounds of a join.
-#[derive(Debug, Clone)]
-pub struct Footing {
-    /// The app of the topic.
-    pub app: AppId,
-    /// The rights of the join's token, if it has one.
-    pub grant: Option<Arc<Grant>>,
-    /// Whether the join would have failed without that token.
-    pub needs_grant: bool,
-}
+/// The grounds of a join: the credential is the grant of its token.
+pub type TokenFooting = admission::Footing<Arc<Grant>>;
 
 /// A permitted join, with the visitor's identity where the topic tracks its members.
 #[derive(Debug)]
 pub struct Admitted {
     /// The grounds of the join.
-    pub footing: Footing,
+    pub footing: TokenFooting,
     /// The visitor; present exactly on topics that track their members.
     pub visitor: Option<Visitor>,
 }
 
-/// The part of a join's grounds that is still valid after its app changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// All of them.
-    Whole,
-    /// The join may stay, but its claims no longer count, because their key is no longer valid.
-    WithoutGrant,
-}
-
-/// Why a join is refused.
+/// The reason why a join is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinRefusal {
     /// The topic's name is not valid.
@@ -169,7 +152,7 @@ impl JoinRefusal {
     }
 
     /// The reason for the metrics and the log, if the refusal concerns the client's rights. A
-    /// refused origin is not among these reasons, because [`Judge`] has logged it.
+    /// refused origin is not among these reasons, because [`admission::Judge`] has logged it.
     pub fn reason(self) -> Option<RefusalReason> {
         match self {
             Self::UnknownApp => Some(RefusalReason::UnknownApp),
@@ -214,33 +197,39 @@ impl JoinRefusal {
     }
 }
 
-/// Judges joins.
+impl From<OriginNotAllowed> for JoinRefusal {
+    fn from(OriginNotAllowed: OriginNotAllowed) -> Self {
+        Self::OriginNotAllowed
+    }
+}
+
+/// Judges joins by their tokens, and by the state of their apps.
 #[derive(Debug)]
-pub struct Judge {
-    /// How topics are spelled.
+pub struct TokenJudge {
+    /// The spelling of topics.
     pub addressing: Addressing,
     /// The operator's own key for tokens.
     pub guardian_secret: Option<SecretString>,
     /// The length limit of tokens.
     pub token_bytes_max: usize,
-    /// The log of refusals.
-    pub refusals: Arc<Refusals>,
+    /// The rules that concern no protocol.
+    pub shared: Arc<admission::Rules>,
 }
 
-impl Judge {
+impl TokenJudge {
     /// Whether a caller may join `topic` of `app` with this join payload.
     ///
     /// # Errors
     /// [`JoinRefusal`].
     pub fn admit(
         &self,
-        caller: &Caller,
+        caller: &ConnectCredentials,
         app: &App,
         topic: &TopicName,
-        payload: &Body,
+        payload: &ClientPayload,
         now_s: f64,
     ) -> Result<Admitted, JoinRefusal> {
-        self.check_origin(caller, app)?;
+        self.shared.judge.check_origin(caller.origin.as_deref(), app)?;
         let Chosen { pair, from_join_payload } =
             token::choose(tokens_of(payload), &caller.tokens, caller.bearer.as_deref());
         let needs_grant = from_join_payload || !topic.scope.is_public();
@@ -252,6 +241,9 @@ impl Judge {
             Err(error) if needs_grant => return Err(JoinRefusal::Token(error)),
             Err(_) => None,
         };
+        if let Some(Grant { signer: Signer::App(pair), .. }) = &grant {
+            app.note_use(*pair);
+        }
         if !topic.scope.is_public() {
             let grant = grant.as_ref().ok_or(JoinRefusal::NoToken)?;
             let TopicName { scope, app: slug, channel, .. } = topic;
@@ -264,7 +256,8 @@ impl Judge {
             true => Some(visitor.ok_or(JoinRefusal::Anonymous)?),
             false => None,
         };
-        let footing = Footing { app: app.id, grant: grant.map(Arc::new), needs_grant };
+        let (credential, needs_credential) = (grant.map(Arc::new), needs_grant);
+        let footing = TokenFooting { app: app.id, credential, needs_credential };
         Ok(Admitted { footing, visitor })
     }
 
@@ -272,58 +265,38 @@ impl Judge {
     /// longer valid are removed, even if the join may stay without them.
     pub fn readmit(
         &self,
-        caller: &Caller,
+        caller: &ConnectCredentials,
         topic: &TopicName,
-        footing: &Footing,
+        footing: &TokenFooting,
         apps: &Apps,
-    ) -> Option<Footing> {
-        Some(match self.review(caller, topic, footing, apps)? {
-            Standing::Whole => footing.clone(),
-            Standing::WithoutGrant => Footing { grant: None, ..*footing },
-        })
+    ) -> Option<TokenFooting> {
+        let standing = self.review(caller, topic, footing, apps)?;
+        Some(footing.clone().after(standing))
     }
 
     /// The part of a join's grounds that the apps as of now still support; `None` if the join must
     /// end.
     pub fn review(
         &self,
-        caller: &Caller,
+        caller: &ConnectCredentials,
         topic: &TopicName,
-        footing: &Footing,
+        footing: &TokenFooting,
         apps: &Apps,
     ) -> Option<Standing> {
-        let app = apps.by_id(footing.app)?;
-        if !app.settings.active || app.slug != topic.app || self.check_origin(caller, app).is_err()
-        {
-            return None;
-        }
-        match &footing.grant {
-            Some(grant) if !grant.is_signed_by(&self.keys(app)) => {
-                (!footing.needs_grant).then_some(Standing::WithoutGrant)
-            }
-            _ => Some(Standing::Whole),
-        }
-    }
-
-    fn check_origin(&self, caller: &Caller, app: &App) -> Result<(), JoinRefusal> {
         let origin = caller.origin.as_deref();
-        if app.settings.allowed_origins.allow(origin) {
-            return Ok(());
-        }
-        let remedy = format!("allowed_origins of app {}", app.slug);
-        self.refusals.note_origin(origin.unwrap_or_default(), &remedy);
-        Err(JoinRefusal::OriginNotAllowed)
+        let is_valid = |grant: &Arc<Grant>, app: &App| grant.is_signed_by(&self.keys(app));
+        self.shared.judge.review(origin, &topic.app, footing, apps, is_valid)
     }
 
-    fn keys<'a>(&'a self, app: &'a App) -> Keys<'a> {
-        Keys::of(app, self.guardian_secret.as_ref())
+    fn keys<'a>(&'a self, app: &'a App) -> TokenKeys<'a> {
+        TokenKeys::of(app, self.guardian_secret.as_ref())
     }
 }
 
 /// The tokens of a join payload, which may be any JSON and large.
-fn tokens_of(payload: &Body) -> TokenPair {
+fn tokens_of(payload: &ClientPayload) -> TokenPair {
     // A payload of bytes holds no token.
-    let Body::Json(payload) = payload else { return TokenPair::default() };
+    let ClientPayload::Json(payload) = payload else { return TokenPair::default() };
     let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload.get()) else {
         return TokenPair::default();
     };

@@ -11,7 +11,7 @@ use crate::session::Received;
 /// The most lines of one batch that are read; the rest is ignored, as in Phoenix.
 const BATCH_LINES_MAX: usize = 100;
 
-/// Why a body is refused.
+/// The reason why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
     /// It is not valid UTF-8.

@@ -9,7 +9,7 @@ use bytestring::ByteString;
 
 use crate::broker::subscriber::{Delivery, Frame};
 
-use super::message::{Body, Label, Malformed, Message, Ref};
+use super::message::{ClientMessage, ClientPayload, Label, Malformed, Ref};
 
 /// The kind of a client's push.
 const PUSH: u8 = 0;
@@ -18,17 +18,17 @@ const PUSH: u8 = 0;
 const BROADCAST: u8 = 2;
 
 /// Reads a push. An empty ref is the empty string, not null. The payload is not copied.
-pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<Message, Malformed> {
+pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
     let &[PUSH, join_ref, reference, topic, event, ..] = &**frame else {
         return Err(Malformed::Message);
     };
     let mut rest = frame.slice(5..);
-    Ok(Message {
+    Ok(ClientMessage {
         join_ref: Ref::from_text(&name(&mut rest, join_ref)?, ref_bytes_max)?,
         reference: Ref::from_text(&name(&mut rest, reference)?, ref_bytes_max)?,
         topic: Label::from(&*name(&mut rest, topic)?),
         event: Label::from(&*name(&mut rest, event)?),
-        payload: Body::Bytes(rest),
+        payload: ClientPayload::Bytes(rest),
     })
 }
 
@@ -58,11 +58,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::broker::position::StreamPosition;
+    use crate::broker::{Sender, position::StreamPosition};
 
     fn read(frame: &[u8]) -> Result<[String; 5], Malformed> {
         let message = decode(&Bytes::copy_from_slice(frame), 64)?;
-        let Body::Bytes(payload) = message.payload else { panic!("bytes stay bytes") };
+        let ClientPayload::Bytes(payload) = message.payload else { panic!("bytes stay bytes") };
         Ok([
             message.join_ref.as_json().to_owned(),
             message.reference.as_json().to_owned(),
@@ -153,6 +153,7 @@ mod tests {
                 event,
                 payload,
                 position: StreamPosition::default(),
+                sender: Sender::Trigger,
             });
             assert_eq!(frame, Some(Frame::Binary(expected.into())), "{topic} {event}");
         }
@@ -169,6 +170,7 @@ mod tests {
                 event,
                 payload: b"x",
                 position: StreamPosition::default(),
+                sender: Sender::Trigger,
             });
             assert_eq!(frame.is_some(), expected, "{} {}", topic.len(), event.len());
         }
@@ -187,7 +189,7 @@ mod tests {
             prop_assert_eq!(message.reference, Ref::from_text(&reference, 64).expect("a ref"));
             prop_assert_eq!(message.topic.as_text(), Some(&*topic));
             prop_assert_eq!(message.event.as_text(), Some(&*event));
-            let Body::Bytes(read) = message.payload else {
+            let ClientPayload::Bytes(read) = message.payload else {
                 return Err(TestCaseError::fail("bytes stay bytes"));
             };
             prop_assert_eq!(read, payload);
@@ -205,7 +207,8 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let (payload, position) = (payload.as_slice(), StreamPosition::default());
-            let delivery = Delivery { topic: &topic, event: &event, payload, position };
+            let (topic, event, sender) = (&*topic, &*event, Sender::Trigger);
+            let delivery = Delivery { topic, event, payload, position, sender };
             let Some(Frame::Binary(frame)) = encode_delivery(&delivery) else {
                 return Err(TestCaseError::fail("a frame"));
             };

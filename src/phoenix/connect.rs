@@ -8,36 +8,32 @@ use std::{net::IpAddr, sync::Arc};
 
 use actix_web::http::{
     Method, StatusCode,
-    header::{HOST, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
+    header::{HeaderMap, SEC_WEBSOCKET_PROTOCOL},
 };
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::{
+    admission::{Entrance, NotAdmitted},
     app::{
-        origin::{OriginPolicy, RequestTarget},
         refusals::{Attempt, Refused, Target},
         token::{self, TokenPair},
     },
     form::{self, NotUtf8},
-    metrics::labels::{Limit, RefusalReason},
+    metrics::labels::{Limit, RefusalReason, Transport},
     session::{
-        body::Bodies,
-        client::{self, Client, Connection},
+        body::BodyBudget,
         long_poll::LongPolls,
-        places::{Full, Held, Places},
-        upgrade::{Handshake, Refusal, Welcome},
+        places::{Full, HeldPlace},
+        upgrade::{Handshake, UpgradeRefusal, Welcome},
     },
 };
 
 use super::{
-    Conversation, Rules,
-    admission::Caller,
-    message::{Transport, Version},
+    PhoenixConversation, PhoenixRules, admission::ConnectCredentials, message::Version,
     session_token::SessionTokens,
 };
 
@@ -51,27 +47,18 @@ const SUBPROTOCOL: &str = "phoenix";
 /// standard alphabet; both alphabets are accepted.
 const BEARER_PREFIX: &str = "base64url.bearer.phx.";
 
-/// The longest origin that is read; a longer one cannot be that of a page.
-const ORIGIN_BYTES_MAX: usize = 1_024;
-
 /// The socket endpoint of a server: the state that all its threads share for Phoenix's sockets.
 pub struct Endpoint {
     /// The rules of its conversations.
-    pub rules: Arc<Rules>,
-    /// The global origin check.
-    pub check_origin: OriginPolicy,
-    /// Proxies that are trusted to report the client's scheme.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whether plain requests are refused.
-    pub force_ssl: bool,
-    /// How many sessions may come from one address.
-    pub addresses: Places<IpAddr>,
+    pub rules: Arc<PhoenixRules>,
+    /// Judges handshakes, together with those of the other protocols.
+    pub entrance: Arc<Entrance>,
     /// The long-poll sessions.
-    pub long_polls: LongPolls<Conversation>,
+    pub long_polls: LongPolls<PhoenixConversation>,
     /// Signs the tokens of long-poll sessions.
     pub tokens: SessionTokens,
     /// The budget of request bodies.
-    pub bodies: Bodies,
+    pub bodies: BodyBudget,
     /// The largest body of a long-poll request, in bytes.
     pub body_bytes_max: usize,
     /// The largest message in a body, in bytes.
@@ -84,7 +71,7 @@ pub struct Connect {
     /// The wire version that the client asked for.
     pub version: Version,
     /// The credentials that the client sent.
-    pub caller: Caller,
+    pub caller: ConnectCredentials,
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
 }
@@ -93,25 +80,28 @@ impl Endpoint {
     /// Judges a handshake.
     ///
     /// # Errors
-    /// [`Refusal`] with the status that Phoenix answers with.
-    pub fn welcome(&self, handshake: &Handshake<'_>) -> Result<Welcome<Conversation>, Refusal> {
+    /// [`UpgradeRefusal`] with the status that Phoenix answers with.
+    pub fn welcome(
+        &self,
+        handshake: &Handshake<'_>,
+    ) -> Result<Welcome<PhoenixConversation>, UpgradeRefusal> {
         let Connect { version, mut caller, subprotocol } = self.check(handshake)?;
         caller.place = self.place(caller.address)?;
         let rules = self.rules.clone();
-        let conversation = Conversation::new(version, Transport::WebSocket, caller, rules);
-        Ok(Welcome { conversation, subprotocol })
+        let conversation = PhoenixConversation::new(version, Transport::WebSocket, caller, rules);
+        Ok(Welcome { conversation, subprotocol, when_full: None })
     }
 
     /// Judges a request to a socket's URL as far as it can be judged without the upgrade itself.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn check(&self, handshake: &Handshake<'_>) -> Result<Connect, Refusal> {
+    /// [`UpgradeRefusal`].
+    pub fn check(&self, handshake: &Handshake<'_>) -> Result<Connect, UpgradeRefusal> {
         if !is_socket(handshake.path) {
-            return Err(Refusal::silent(StatusCode::NOT_FOUND));
+            return Err(UpgradeRefusal::silent(StatusCode::NOT_FOUND));
         }
         if handshake.method != Method::GET {
-            return Err(Refusal::silent(StatusCode::BAD_REQUEST));
+            return Err(UpgradeRefusal::silent(StatusCode::BAD_REQUEST));
         }
         let (version, mut caller) = self.connect(handshake)?;
         let (bearer, subprotocol) = offered(handshake.headers).map_err(|unusable| {
@@ -127,8 +117,11 @@ impl Endpoint {
     /// Judges the credentials that a client sends over any transport: its origin and its params.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub(super) fn connect(&self, handshake: &Handshake<'_>) -> Result<(Version, Caller), Refusal> {
+    /// [`UpgradeRefusal`].
+    pub(super) fn connect(
+        &self,
+        handshake: &Handshake<'_>,
+    ) -> Result<(Version, ConnectCredentials), UpgradeRefusal> {
         let params = params(handshake.query)?;
         let origin = self.check_origin(handshake)?;
         let version = match params.get("vsn") {
@@ -139,35 +132,28 @@ impl Endpoint {
         let version = version.ok_or_else(forbidden)?;
         // The session keeps these values for as long as it lives, because later joins are judged by
         // them.
-        let origin = origin.map(|origin| match origin.len() {
-            0..=ORIGIN_BYTES_MAX => Box::from(origin),
-            _ => Box::from("?"),
-        });
+        let origin = origin.map(Entrance::kept);
         let tokens = TokenPair::from_params(&params);
         for token in [&tokens.token, &tokens.csrf].into_iter().flatten() {
             self.note_length(token);
         }
         let tokens = tokens.bounded(self.rules.judge.token_bytes_max);
-        let address = self.client(handshake).address;
-        Ok((version, Caller { origin, tokens, address, ..Caller::default() }))
+        let address = self.entrance.client(handshake).address;
+        Ok((
+            version,
+            ConnectCredentials { origin, tokens, address, ..ConnectCredentials::default() },
+        ))
     }
 
     /// Takes a place among the sessions from the same address.
     ///
     /// # Errors
-    /// [`Refusal`] if there are as many sessions as the limit allows.
-    pub(super) fn place(&self, address: IpAddr) -> Result<Held<IpAddr>, Refusal> {
-        let place = self.addresses.take(&client::block(address));
-        place.map_err(|Full| {
-            self.rules.metrics.hit(Limit::SessionsPerAddress);
+    /// [`UpgradeRefusal`] if there are as many sessions as the limit allows.
+    pub(super) fn place(&self, address: IpAddr) -> Result<HeldPlace<IpAddr>, UpgradeRefusal> {
+        self.entrance.place(address).map_err(|Full| {
             let body = "too many sessions from this address".to_owned();
-            Refusal { status: StatusCode::TOO_MANY_REQUESTS, body }
+            UpgradeRefusal { status: StatusCode::TOO_MANY_REQUESTS, body }
         })
-    }
-
-    fn client(&self, handshake: &Handshake<'_>) -> Client {
-        let connection = Connection { peer: handshake.peer.map(|p| p.ip()), is_tls: false };
-        connection.client(handshake.headers, &self.trusted_proxies)
     }
 
     /// Logs a token that no join will ever see, because it cannot be decoded.
@@ -176,12 +162,12 @@ impl Endpoint {
         let attempt = Attempt::Call { method, path, topic: None };
         let reason = RefusalReason::TokenMalformed;
         let refused = Refused { attempt, app: Target::Unnamed, address, reason };
-        self.rules.judge.refusals.note(&refused, token::now_s());
+        self.rules.shared.judge.refusals.note(&refused, token::now_s());
     }
 
     fn note_length(&self, token: &str) {
         if token.len() > self.rules.judge.token_bytes_max {
-            self.rules.metrics.hit(Limit::TokenBytes);
+            self.rules.shared.metrics.hit(Limit::TokenBytes);
         }
     }
 
@@ -194,25 +180,18 @@ impl Endpoint {
     /// The page's origin, if the global check allows it.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`UpgradeRefusal`].
     pub(super) fn check_origin<'a>(
         &self,
         handshake: &'a Handshake<'_>,
-    ) -> Result<Option<&'a str>, Refusal> {
-        let client = self.client(handshake);
-        if self.force_ssl && !client.is_secure {
-            let body = "this server takes connections over TLS only".to_owned();
-            return Err(Refusal { status: StatusCode::FORBIDDEN, body });
-        }
-        // A header that is not text counts as an unreadable origin, which every check refuses.
-        let origin = handshake.headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default());
-        let target = || target(handshake.headers, client.scheme());
-        if self.check_origin.allow(origin, target) {
-            return Ok(origin);
-        }
-        let remedy = "the setting socket.check_origin";
-        self.rules.judge.refusals.note_origin(origin.unwrap_or_default(), remedy);
-        Err(forbidden())
+    ) -> Result<Option<&'a str>, UpgradeRefusal> {
+        self.entrance.check(handshake).map_err(|refused| match refused {
+            NotAdmitted::NotSecure => {
+                let body = "this server takes connections over TLS only".to_owned();
+                UpgradeRefusal { status: StatusCode::FORBIDDEN, body }
+            }
+            NotAdmitted::Origin => forbidden(),
+        })
     }
 }
 
@@ -225,28 +204,17 @@ pub fn is_socket(path: &str) -> bool {
 /// The params of a query string.
 ///
 /// # Errors
-/// [`Refusal`] with 400 for a query that is not UTF-8, as in Plug.
-pub(super) fn params(query: &str) -> Result<Map<String, Value>, Refusal> {
-    let not_text = |NotUtf8| Refusal::silent(StatusCode::BAD_REQUEST);
+/// [`UpgradeRefusal`] with 400 for a query that is not UTF-8, as in Plug.
+pub(super) fn params(query: &str) -> Result<Map<String, Value>, UpgradeRefusal> {
+    let not_text = |NotUtf8| UpgradeRefusal::silent(StatusCode::BAD_REQUEST);
     form::parse_query(query.as_bytes()).map_err(not_text)
 }
 
-fn forbidden() -> Refusal {
-    Refusal::silent(StatusCode::FORBIDDEN)
+fn forbidden() -> UpgradeRefusal {
+    UpgradeRefusal::silent(StatusCode::FORBIDDEN)
 }
 
-/// The address that a request was sent to, by its own `Host`. A request without a host equals no
-/// origin.
-fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {
-        scheme: scheme.to_owned(),
-        host: String::new(),
-        port: 0,
-    })
-}
-
-/// Why a handshake is refused because of the subprotocols that it offers.
+/// The reason why a handshake is refused because of the subprotocols that it offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unusable {
     /// The token among the subprotocols cannot be decoded.

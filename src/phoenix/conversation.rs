@@ -5,69 +5,57 @@
 
 mod push;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
+    admission::{self, PlaceInApp, Standing},
     app::{
-        AppDirectory, AppId,
+        AppId,
         refusals::{Attempt, Refused, Target},
     },
     broker::{
         Addressing, TopicName,
+        feed::{AttemptKind, RefusedAttempt},
+        outbox::Ending,
         presence::Persona,
         recovery::Recovery,
-        subscriber::{Disconnect, Frame, Joined, Subscription},
+        subscriber::{Disconnect, Frame, Joined, Place, SessionId, Subscription},
     },
-    metrics::{
-        Metrics,
-        labels::{self, JoinOutcome, Limit, RefusalReason, SessionKind},
-    },
+    metrics::labels::{self, JoinOutcome, Limit, RefusalReason, SessionKind, Transport},
     session::{
-        self, CloseCode, Effect, Failure, Received, Replay,
-        bucket::{Bucket, PerSecond},
-        places::{Full, Held, Places},
+        self, CloseCode, Effect, Failure, Farewell, Patience, Received, Replay, bucket::Bucket,
+        places::Full,
     },
 };
 
 use push::PushRefusal;
 
 use super::{
-    admission::{Admitted, Caller, JoinRefusal, Judge, Standing},
-    joins::{Ended, Join, Joins, UnderWay},
-    message::{Label, Malformed, Message, Outgoing, Ref, Transport, Version},
+    admission::{Admitted, ConnectCredentials, JoinRefusal, TokenJudge},
+    farewell,
+    joins::{EndedJoins, Join, Joins, PendingJoin},
+    message::{ClientMessage, Label, Malformed, Outgoing, Ref, Version},
     presence::{self, Profile},
     recovery,
 };
 
-/// The rules that all conversations of a server share.
+/// The rules of Phoenix's conversations.
 #[derive(Debug)]
-pub struct Rules {
-    /// The apps.
-    pub directory: AppDirectory,
+pub struct PhoenixRules {
+    /// The rules that all protocols share.
+    pub shared: Arc<admission::Rules>,
     /// Judges joins.
-    pub judge: Judge,
-    /// The most topics that one session may join.
-    pub channels_max: usize,
+    pub judge: TokenJudge,
     /// The longest `ref`.
     pub ref_bytes_max: usize,
-    /// The largest payload of a client event.
-    pub client_event_bytes_max: usize,
-    /// The rate of events that a client may publish.
-    pub client_events_max: PerSecond,
-    /// The rate of joins that a client may attempt.
-    pub joins_max: PerSecond,
-    /// The most sessions of an app.
-    pub app_sessions: Places<AppId>,
-    /// The metrics.
-    pub metrics: Arc<Metrics>,
 }
 
 /// One client's side of the protocol.
-pub struct Conversation {
+pub struct PhoenixConversation {
     version: Version,
     transport: Transport,
-    caller: Box<Caller>,
-    rules: Arc<Rules>,
+    caller: Box<ConnectCredentials>,
+    rules: Arc<PhoenixRules>,
     joins: Joins,
     pushed: Option<Box<Pushed>>,
     events: Bucket,
@@ -93,9 +81,14 @@ const OK: &str = r#"{"status":"ok","response":{}}"#;
 const JOINED: &str = r#"{"status":"ok","response":{"message":"Joined"}}"#;
 const CHANNEL_CRASH: &str = r#"{"reason":"channel_crash"}"#;
 
-impl Conversation {
+impl PhoenixConversation {
     /// A conversation that has not begun.
-    pub fn new(version: Version, transport: Transport, caller: Caller, rules: Arc<Rules>) -> Self {
+    pub fn new(
+        version: Version,
+        transport: Transport,
+        caller: ConnectCredentials,
+        rules: Arc<PhoenixRules>,
+    ) -> Self {
         let caller = Box::new(caller);
         Self {
             version,
@@ -109,8 +102,8 @@ impl Conversation {
         }
     }
 
-    fn dispatch(&mut self, message: Message, now_s: f64) -> Vec<Effect> {
-        let Message { join_ref, reference, topic, event, .. } = &message;
+    fn dispatch(&mut self, message: ClientMessage, now_s: f64) -> Vec<Effect> {
+        let ClientMessage { join_ref, reference, topic, event, .. } = &message;
         let event = event.as_text();
         if message.is_heartbeat() {
             return vec![Effect::Send(self.alive(&message))];
@@ -130,10 +123,10 @@ impl Conversation {
         }
     }
 
-    fn join(&mut self, message: &Message, now_s: f64) -> Vec<Effect> {
-        let Message { join_ref, reference, topic, .. } = message;
+    fn join(&mut self, message: &ClientMessage, now_s: f64) -> Vec<Effect> {
+        let ClientMessage { join_ref, reference, topic, .. } = message;
         // The rate is checked first, so that a client which tries too often costs little.
-        let is_in_time = self.join_tries.take(1, self.rules.joins_max, now_s);
+        let is_in_time = self.join_tries.take(1, self.rules.shared.joins_max, now_s);
         let admitted = match is_in_time {
             true => self.admit(message, now_s),
             false => Err(JoinRefusal::TooManyJoins),
@@ -146,13 +139,15 @@ impl Conversation {
                     topic: join.topic.wire().clone(),
                     format: self.version.format(self.transport, wanted.is_some()),
                     persona,
+                    user: join.user(),
                     wanted,
                 };
                 self.joins.ask(join, join_ref.clone(), reference.clone());
                 vec![Effect::Subscribe(subscription)]
             }
             Err(refusal) => {
-                self.count(refusal);
+                self.count(refusal, self.app_of(topic));
+                self.tell_consoles(AttemptKind::Join, refusal.outcome().as_str(), topic);
                 if let Some(reason) = refusal.reason() {
                     self.note_join(reason, topic, now_s);
                 }
@@ -171,28 +166,34 @@ impl Conversation {
     }
 
     /// Judges a join. The result has a persona if the topic tracks its members.
-    fn admit(&self, message: &Message, now_s: f64) -> Result<(Join, Option<Persona>), JoinRefusal> {
-        let Message { join_ref, reference, topic, payload, .. } = message;
+    fn admit(
+        &self,
+        message: &ClientMessage,
+        now_s: f64,
+    ) -> Result<(Join, Option<Persona>), JoinRefusal> {
+        let ClientMessage { join_ref, reference, topic, payload, .. } = message;
         let text = topic.as_text().ok_or(JoinRefusal::UnmatchedTopic)?;
         let mut name = TopicName::parse(text, &self.rules.judge.addressing)
             .map_err(|_| JoinRefusal::UnmatchedTopic)?;
-        let apps = self.rules.directory.load();
+        let apps = self.rules.shared.directory.load();
         let app = apps.by_slug(name.app.as_str()).ok_or(JoinRefusal::UnknownApp)?;
         if !app.settings.active {
             return Err(JoinRefusal::InactiveApp);
         }
         // One value that all joins share, instead of a copy for each.
         name.app = app.slug.clone();
-        if self.joins.position(topic).is_none() && self.joins.len() >= self.rules.channels_max {
+        if self.joins.position(topic).is_none()
+            && self.joins.len() >= self.rules.shared.channels_max
+        {
             return Err(JoinRefusal::TooManyChannels);
         }
         let Admitted { mut footing, visitor } =
             self.rules.judge.admit(&self.caller, app, &name, payload, now_s)?;
-        footing.grant = footing.grant.map(|grant| self.joins.shared(grant));
+        footing.credential = footing.credential.map(|grant| self.joins.shared(grant));
         let (profile, persona) = match visitor {
             Some(visitor) => {
                 let (profile, persona) = Profile::of(visitor, now_s).map_err(JoinRefusal::Meta)?;
-                (Some(Box::new(profile)), Some(persona))
+                (Some(profile), Some(persona))
             }
             None => (None, None),
         };
@@ -201,20 +202,38 @@ impl Conversation {
         Ok((Join { topic: name, join_ref, footing, place_in_app, profile }, persona))
     }
 
+    /// The app that a topic names, if it exists.
+    fn app_of(&self, topic: &Label) -> Option<AppId> {
+        let name = TopicName::parse(topic.as_text()?, &self.rules.judge.addressing).ok()?;
+        self.rules.shared.directory.load().by_slug(name.app.as_str()).map(|app| app.id)
+    }
+
     /// This session's place among those of an app: the present one, or a new one.
-    fn place_in(&self, app: AppId) -> Result<Arc<Held<AppId>>, JoinRefusal> {
+    fn place_in(&self, app: AppId) -> Result<Arc<PlaceInApp>, JoinRefusal> {
         if let Some(place) = self.joins.place_in(app) {
             return Ok(place);
         }
-        let place = self.rules.app_sessions.take(&app);
-        place.map(Arc::new).map_err(|Full| JoinRefusal::TooManySessions)
+        self.rules.shared.place_in(app).map_err(|Full| JoinRefusal::TooManySessions)
     }
 
-    fn count(&self, refusal: JoinRefusal) {
-        self.rules.metrics.joins.of(refusal.outcome()).inc();
-        if let Some(limit) = refusal.limit() {
-            self.rules.metrics.hit(limit);
+    /// Counts a refused join, for the app if the topic names any.
+    fn count(&self, refusal: JoinRefusal, app: Option<AppId>) {
+        self.rules.shared.count_refused(refusal.outcome(), refusal.limit(), app);
+    }
+
+    /// Tells the consoles that watch the app of a refused join or push. `reason` is a label of the
+    /// metrics.
+    fn tell_consoles(&self, kind: AttemptKind, reason: &'static str, topic: &Label) {
+        if !self.rules.shared.feed.is_watched() {
+            return;
         }
+        let Some(app) = self.app_of(topic) else { return };
+        self.rules.shared.feed.refused(app, || RefusedAttempt {
+            kind,
+            topic: topic.as_text().map(Into::into),
+            reason,
+            address: self.caller.address,
+        });
     }
 
     /// Logs a refused join.
@@ -234,7 +253,7 @@ impl Conversation {
 
     fn note(&self, reason: RefusalReason, attempt: Attempt<'_>, app: Target<'_>, now_s: f64) {
         let address = self.caller.address;
-        self.rules.judge.refusals.note(&Refused { attempt, app, address, reason }, now_s);
+        self.rules.shared.judge.refusals.note(&Refused { attempt, app, address, reason }, now_s);
     }
 
     /// Handles the broker's answer to a join. The join is judged once more, because the apps may
@@ -242,13 +261,13 @@ impl Conversation {
     /// session could receive it.
     fn settle(
         &mut self,
-        UnderWay { mut join, join_ref, reference, .. }: UnderWay,
+        PendingJoin { mut join, join_ref, reference, .. }: PendingJoin,
         old: Option<Join>,
         outcome: Result<Joined, JoinRefusal>,
     ) -> Vec<Effect> {
         let topic = Label::from(join.topic.as_str());
         let readmitted = outcome.and_then(|joined| {
-            let apps = self.rules.directory.load();
+            let apps = self.rules.shared.directory.load();
             let footing = self.rules.judge.readmit(&self.caller, &join.topic, &join.footing, &apps);
             Ok((footing.ok_or(JoinRefusal::AppChanged)?, joined))
         });
@@ -260,7 +279,10 @@ impl Conversation {
         }
         match readmitted {
             Ok((footing, joined)) => {
-                self.rules.metrics.joins.of(JoinOutcome::Ok).inc();
+                self.rules.shared.metrics.joins.of(JoinOutcome::Ok).inc();
+                let replayed = joined.recovery.as_ref().map_or(0, |recovery| recovery.replayed);
+                let usage = || self.rules.shared.metrics.usage.of(join.footing.app.0);
+                join.place_in_app.connect(usage).joined(replayed as u64);
                 join.footing = footing;
                 let members = joined.members.map(|members| self.state(&join, &members));
                 let reply = success(join.topic.scope.is_public(), joined.recovery.as_deref());
@@ -271,7 +293,8 @@ impl Conversation {
                 self.joins.open(join);
             }
             Err(refusal) => {
-                self.count(refusal);
+                self.count(refusal, Some(join.footing.app));
+                self.tell_consoles(AttemptKind::Join, refusal.outcome().as_str(), &topic);
                 effects.extend(self.joins.unsubscribe(&join));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(&join_ref, &reference, &topic, &refusal));
@@ -309,8 +332,8 @@ impl Conversation {
         left.into_iter().chain([reply, self.end_of(&join, "phx_close", "{}")]).collect()
     }
 
-    fn push(&mut self, at: usize, message: &Message, now_s: f64) -> Vec<Effect> {
-        let is_in_time = self.events.take(1, self.rules.client_events_max, now_s);
+    fn push(&mut self, at: usize, message: &ClientMessage, now_s: f64) -> Vec<Effect> {
+        let is_in_time = self.events.take(1, self.rules.shared.client_events_max, now_s);
         let join = self.joins.at(at);
         let (join_ref, reference) = (join.join_ref.clone(), message.reference.clone());
         let ordered = match is_in_time {
@@ -325,7 +348,10 @@ impl Conversation {
             }
             Err(refusal) => {
                 if let Some(limit) = refusal.limit() {
-                    self.rules.metrics.hit(limit);
+                    self.rules.shared.metrics.hit(limit);
+                }
+                if let Some(reason) = refusal.label() {
+                    self.tell_consoles(AttemptKind::Push, reason, &message.topic);
                 }
                 if let PushRefusal::NotPermitted(Some(reason)) = refusal {
                     let topic = &join.topic;
@@ -339,11 +365,13 @@ impl Conversation {
     }
 
     /// Reports joins that have ended to the client and to the broker.
-    fn end(&self, ended: Option<Ended>) -> Vec<Effect> {
+    fn end(&self, ended: Option<EndedJoins>) -> Vec<Effect> {
         let ended = match ended {
             None => return Vec::new(),
-            Some(Ended::Session) => return vec![Effect::Close(CloseCode::GOING_AWAY)],
-            Some(Ended::Joins(ended)) => ended,
+            Some(EndedJoins::Session) => {
+                return vec![Effect::Close(CloseCode::GOING_AWAY.into())];
+            }
+            Some(EndedJoins::Joins(ended)) => ended,
         };
         let end = |join: &Join| {
             let end = self.end_of(join, "phx_error", CHANNEL_CRASH);
@@ -353,8 +381,8 @@ impl Conversation {
     }
 
     /// The answer to a heartbeat.
-    fn alive(&self, heartbeat: &Message) -> Frame {
-        let Message { reference, topic, .. } = heartbeat;
+    fn alive(&self, heartbeat: &ClientMessage) -> Frame {
+        let ClientMessage { reference, topic, .. } = heartbeat;
         let join_ref = &Ref::null();
         let event = "phx_reply";
         self.version.encode(&Outgoing { join_ref, reference, topic, event, payload: OK })
@@ -377,15 +405,20 @@ impl Conversation {
     }
 }
 
-impl session::Conversation for Conversation {
+impl session::Conversation for PhoenixConversation {
+    /// Phoenix's clients speak first.
+    fn begun(&mut self, _session: SessionId, _now_s: f64) -> Vec<Effect> {
+        Vec::new()
+    }
+
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
         match self.version.decode(&message, self.rules.ref_bytes_max) {
             Ok(message) => self.dispatch(message, now_s),
             Err(malformed) => {
                 if malformed == Malformed::Ref {
-                    self.rules.metrics.hit(Limit::RefBytes);
+                    self.rules.shared.metrics.hit(Limit::RefBytes);
                 }
-                vec![Effect::Close(CloseCode::INTERNAL)]
+                vec![Effect::Close(CloseCode::INTERNAL.into())]
             }
         }
     }
@@ -422,11 +455,11 @@ impl session::Conversation for Conversation {
     }
 
     fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
-        let apps = self.rules.directory.load();
+        let apps = self.rules.shared.directory.load();
         let ended = self.joins.review(app, |Join { topic, footing, .. }| {
             let standing = self.rules.judge.review(&self.caller, topic, footing, &apps);
-            if standing == Some(Standing::WithoutGrant) {
-                footing.grant = None;
+            if standing == Some(Standing::WithoutCredential) {
+                footing.credential = None;
             }
             standing.is_some()
         });
@@ -438,15 +471,32 @@ impl session::Conversation for Conversation {
         (self.end(ended), count)
     }
 
+    /// The joins end alone, whatever else the session holds: a client that keeps its connection comes
+    /// back sooner.
+    fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
+        let ended = self.joins.interrupt(place);
+        self.end((!ended.is_empty()).then_some(EndedJoins::Joins(ended)))
+    }
+
+    fn address(&self) -> IpAddr {
+        self.caller.address
+    }
+
+    /// Clients send heartbeats, so a silent one is gone.
+    fn silent(&mut self, _lasted: Duration) -> Patience {
+        Patience::End
+    }
+
+    fn farewell(&mut self, ending: Ending) -> Farewell {
+        farewell::farewell(ending)
+    }
+
     fn kind(&self) -> SessionKind {
         SessionKind {
-            transport: match self.transport {
-                Transport::WebSocket => labels::Transport::WebSocket,
-                Transport::LongPoll => labels::Transport::LongPoll,
-            },
+            transport: self.transport,
             version: match self.version {
-                Version::V1 => labels::Version::V1,
-                Version::V2 => labels::Version::V2,
+                Version::V1 => labels::ProtocolVersion::V1,
+                Version::V2 => labels::ProtocolVersion::V2,
             },
         }
     }
@@ -463,7 +513,7 @@ fn may_be_heartbeat(message: &Received) -> bool {
     bytes.len() <= HEARTBEAT_BYTES_MAX && bytes.windows(name.len()).any(|part| part == name)
 }
 
-impl Message {
+impl ClientMessage {
     /// Whether the message is a heartbeat.
     fn is_heartbeat(&self) -> bool {
         self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)

@@ -14,16 +14,17 @@
 use std::sync::Arc;
 
 use crate::{
-    app::{AppId, subject::Subject, token::Grant},
+    admission::PlaceInApp,
+    app::{AppId, subject::Subject, token::Grant, visitor::ShownSub},
     broker::{
         TopicName,
         subscriber::{Disconnect, Place, ScopeKey},
     },
-    session::{Effect, places::Held},
+    session::Effect,
 };
 
 use super::{
-    admission::Footing,
+    admission::TokenFooting,
     message::{Label, Ref},
     presence::Profile,
 };
@@ -33,15 +34,15 @@ pub(super) struct Join {
     pub(super) topic: TopicName,
     /// The client's name for this incarnation; its `ref` if it gave none (decision 13.10).
     pub(super) join_ref: Ref,
-    pub(super) footing: Footing,
+    pub(super) footing: TokenFooting,
     /// The session's place among those of the app, shared by its joins.
-    pub(super) place_in_app: Arc<Held<AppId>>,
+    pub(super) place_in_app: Arc<PlaceInApp>,
     /// The member that others see, if the topic tracks its members.
-    pub(super) profile: Option<Box<Profile>>,
+    pub(super) profile: Option<Profile>,
 }
 
 /// A join that the broker has not answered yet.
-pub(super) struct UnderWay {
+pub(super) struct PendingJoin {
     pub(super) join: Join,
     /// The refs of the client's message.
     pub(super) join_ref: Ref,
@@ -55,11 +56,11 @@ pub(super) struct UnderWay {
 pub(super) struct Joins {
     /// A short list: most clients join one topic, and none joins more than a hundred.
     open: Vec<Join>,
-    under_way: Option<Box<UnderWay>>,
+    under_way: Option<Box<PendingJoin>>,
 }
 
 /// The joins that end when an app changes, or when it disconnects clients.
-pub(super) enum Ended {
+pub(super) enum EndedJoins {
     /// These joins. The session also holds joins of other apps.
     Joins(Vec<Join>),
     /// The whole session, because it holds joins of no other app. Its client reconnects and is
@@ -72,11 +73,11 @@ impl Joins {
     /// The client asks for a join.
     pub(super) fn ask(&mut self, join: Join, join_ref: Ref, reference: Ref) {
         let is_disconnected = false;
-        self.under_way = Some(Box::new(UnderWay { join, join_ref, reference, is_disconnected }));
+        self.under_way = Some(Box::new(PendingJoin { join, join_ref, reference, is_disconnected }));
     }
 
     /// The broker has answered the join under way. Returns it, and the open join that it replaces.
-    pub(super) fn settle(&mut self) -> Option<(UnderWay, Option<Join>)> {
+    pub(super) fn settle(&mut self) -> Option<(PendingJoin, Option<Join>)> {
         let settled = *self.under_way.take()?;
         let replaced = self.give_up(&Label::from(settled.join.topic.as_str()));
         Some((settled, replaced))
@@ -106,7 +107,7 @@ impl Joins {
         &mut self,
         app: AppId,
         mut keep: impl FnMut(&mut Join) -> bool,
-    ) -> Option<Ended> {
+    ) -> Option<EndedJoins> {
         let ended = self.open.extract_if(.., |join| join.footing.app == app && !keep(join));
         let ended = ended.collect();
         self.ended(app, ended)
@@ -114,7 +115,7 @@ impl Joins {
 
     /// An app disconnects clients. Returns the joins that end and their number, which includes the
     /// join under way: that one is refused when it is settled.
-    pub(super) fn disconnect(&mut self, disconnect: &Disconnect) -> (Option<Ended>, usize) {
+    pub(super) fn disconnect(&mut self, disconnect: &Disconnect) -> (Option<EndedJoins>, usize) {
         let mut count = 0;
         if let Some(asked) = self.under_way.as_deref_mut()
             && !asked.is_disconnected
@@ -128,12 +129,21 @@ impl Joins {
         (self.ended(disconnect.app(), ended), count)
     }
 
-    fn ended(&self, app: AppId, ended: Vec<Join>) -> Option<Ended> {
+    /// Publications to a place may be missing. Returns the joins that end; the join under way is refused
+    /// when it is settled.
+    pub(super) fn interrupt(&mut self, place: &Place) -> Vec<Join> {
+        if let Some(asked) = self.under_way.as_deref_mut() {
+            asked.is_disconnected |= asked.join.place() == *place;
+        }
+        self.open.extract_if(.., |join| join.place() == *place).collect()
+    }
+
+    fn ended(&self, app: AppId, ended: Vec<Join>) -> Option<EndedJoins> {
         let mut left = self.open.iter().chain(self.under_way.iter().map(|asked| &asked.join));
         match ended.is_empty() {
             true => None,
-            false if left.all(|join| join.footing.app == app) => Some(Ended::Session),
-            false => Some(Ended::Joins(ended)),
+            false if left.all(|join| join.footing.app == app) => Some(EndedJoins::Session),
+            false => Some(EndedJoins::Joins(ended)),
         }
     }
 }
@@ -159,12 +169,12 @@ impl Joins {
     /// The grant of an open join if it is equal to this one, or else this one. A token may have
     /// kilobytes of patterns; a session keeps them once, however many topics it joins with it.
     pub(super) fn shared(&self, grant: Arc<Grant>) -> Arc<Grant> {
-        let mut held = self.open.iter().filter_map(|join| join.footing.grant.as_ref());
+        let mut held = self.open.iter().filter_map(|join| join.footing.credential.as_ref());
         held.find(|held| held.says_the_same_as(&grant)).cloned().unwrap_or(grant)
     }
 
     /// The session's place among those of an app, if it has one.
-    pub(super) fn place_in(&self, app: AppId) -> Option<Arc<Held<AppId>>> {
+    pub(super) fn place_in(&self, app: AppId) -> Option<Arc<PlaceInApp>> {
         let join = self.open.iter().find(|join| join.footing.app == app)?;
         Some(join.place_in_app.clone())
     }
@@ -177,6 +187,11 @@ impl Joins {
 }
 
 impl Join {
+    /// The user as whom the topic is joined.
+    pub(super) fn user(&self) -> Option<Arc<ShownSub>> {
+        self.footing.credential.as_ref()?.shown_sub.clone()
+    }
+
     /// Whether a message with this `join_ref` is for this incarnation.
     pub(super) fn is_meant_by(&self, join_ref: &Ref) -> bool {
         join_ref.is_null() || *join_ref == self.join_ref
@@ -191,6 +206,7 @@ impl Join {
     /// Whether the app asked to end it.
     fn is_among(&self, disconnect: &Disconnect) -> bool {
         match disconnect {
+            Disconnect::App(app) => self.footing.app == *app,
             Disconnect::Place(place) => self.place() == *place,
             Disconnect::Subject { app, subject } => {
                 self.footing.app == *app && self.minted_for() == Some(subject)
@@ -199,12 +215,14 @@ impl Join {
                 let minted_for = self.minted_for();
                 self.footing.app == *app && minted_for.is_some_and(|subject| subject.has(members))
             }
+            // Users sign in to Pusher's connections.
+            Disconnect::User { .. } => false,
         }
     }
 
     /// The subject of its token, if the token has one.
     fn minted_for(&self) -> Option<&Subject> {
-        self.footing.grant.as_ref()?.subject.as_ref()
+        self.footing.credential.as_ref()?.subject.as_ref()
     }
 
     /// Whether both are one subscription: the same place under the same name.

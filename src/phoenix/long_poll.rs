@@ -25,9 +25,9 @@ use uuid::Uuid;
 
 use crate::{
     broker::subscriber::Frame,
-    metrics::labels::Limit,
+    metrics::labels::{Limit, Transport},
     session::{
-        body::{self, Share, Unread},
+        body::{self, BudgetShare, UnreadBody},
         long_poll::{Polled, Posted},
         requests,
         upgrade::Handshake,
@@ -36,10 +36,10 @@ use crate::{
 };
 
 use super::{
-    Conversation,
+    PhoenixConversation,
     batch::{self, BodyFault, BodyKind},
     connect::{self, Endpoint, MOUNTS},
-    message::{Transport, push_json_string},
+    message::push_json_string,
 };
 
 /// The header in which newer clients send their session's token; it takes precedence over the
@@ -138,7 +138,7 @@ impl EndpointThread {
             Err(_) => return status(500),
         }
         let rules = self.endpoint.rules.clone();
-        let conversation = Conversation::new(version, Transport::LongPoll, caller, rules);
+        let conversation = PhoenixConversation::new(version, Transport::LongPoll, caller, rules);
         match self.endpoint.long_polls.open(conversation, &self.worker) {
             Some(id) => self.messages(410, id, &[]),
             // There is no room, or the server is stopping: clients reconnect after a while.
@@ -162,13 +162,13 @@ impl EndpointThread {
             request.headers(),
             payload,
             self.endpoint.body_bytes_max,
-            Share::Half,
+            BudgetShare::Half,
         );
         let body = match read.await {
             Ok(body) => body,
-            Err(Unread::BrokenOff) => return HttpResponse::new(StatusCode::BAD_REQUEST),
-            Err(Unread::TooLarge) => return self.too_large(Limit::RequestBodyBytes),
-            Err(Unread::NoRoom) => return self.no_room(),
+            Err(UnreadBody::BrokenOff) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(UnreadBody::TooLarge) => return self.too_large(Limit::RequestBodyBytes),
+            Err(UnreadBody::NoRoom) => return self.no_room(),
         };
         let messages = match batch::read(kind, body.bytes(), self.endpoint.message_bytes_max) {
             Ok(messages) => messages,
@@ -189,13 +189,13 @@ impl EndpointThread {
     }
 
     fn too_large(&self, limit: Limit) -> HttpResponse {
-        self.endpoint.rules.metrics.hit(limit);
+        self.endpoint.rules.shared.metrics.hit(limit);
         HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
     /// The budget of bodies is exhausted: clients of every generation reconnect after a while.
     fn no_room(&self) -> HttpResponse {
-        self.endpoint.rules.metrics.hit(Limit::BodiesBytes);
+        self.endpoint.rules.shared.metrics.hit(Limit::BodiesBytes);
         let mut response = status(503);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -8,11 +8,15 @@ use semver::Version as SemVer;
 use serde_json::value::RawValue;
 
 use crate::{
-    broker::subscriber::{Format, Frame},
+    broker::{
+        reserved,
+        subscriber::{Encoders, Format, Frame},
+    },
+    metrics::labels::Transport,
     session::Received,
 };
 
-use super::{binary, presence, recovery, v1, v2};
+use super::{binary, payload, presence, recovery, v1, v2};
 
 /// A message that breaks the rules of its wire: the connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,11 @@ impl Version {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn decode(self, message: &Received, ref_bytes_max: usize) -> Result<Message, Malformed> {
+    pub fn decode(
+        self,
+        message: &Received,
+        ref_bytes_max: usize,
+    ) -> Result<ClientMessage, Malformed> {
         match (message, self) {
             (Received::Text(text), version) => version.decode_text(text, ref_bytes_max),
             // Version 1 has no binary form, and accepts text under any opcode.
@@ -72,7 +80,7 @@ impl Version {
         self,
         text: &str,
         ref_bytes_max: usize,
-    ) -> Result<Message, Malformed> {
+    ) -> Result<ClientMessage, Malformed> {
         let raw = match self {
             Self::V1 => v1::decode(text),
             Self::V2 => v2::decode(text),
@@ -89,50 +97,67 @@ impl Version {
         Frame::Text(ByteString::from(text))
     }
 
-    /// How publications are spelled for this version over this transport, with their positions or
-    /// without.
+    /// The format in which publications are spelled for this version over this transport, with their
+    /// positions or without. Over long-poll the server sends no bytes (section 9.4 of the protocol
+    /// document).
     pub fn format(self, transport: Transport, has_positions: bool) -> Format {
-        let spell_members = presence::spell_members;
-        match self {
-            Self::V1 => Format {
-                slot: if has_positions { 2 } else { 0 },
-                encode: match has_positions {
-                    true => v1::encode_with_position,
-                    false => v1::encode_delivery,
-                },
-                tail_bytes: Some(v1::TAIL_BYTES),
-                encode_bytes: None,
-                encode_position: None,
-                spell_members,
-                encode_change: |topic, change| presence::encode_change(Self::V1, topic, change),
-            },
-            Self::V2 => Format {
-                slot: if has_positions { 3 } else { 1 },
-                encode: match has_positions {
-                    true => v2::encode_with_position,
-                    false => v2::encode_delivery,
-                },
-                tail_bytes: Some(v2::TAIL_BYTES),
-                encode_bytes: match transport {
-                    Transport::WebSocket => Some(binary::encode_delivery),
-                    Transport::LongPoll => None,
-                },
-                encode_position: has_positions.then_some(recovery::encode_position),
-                spell_members,
-                encode_change: |topic, change| presence::encode_change(Self::V2, topic, change),
-            },
+        Format::of(self.encoders(transport, has_positions))
+    }
+
+    fn encoders(self, transport: Transport, has_positions: bool) -> &'static Encoders {
+        match (self, transport, has_positions) {
+            (Self::V1, _, false) => &V1,
+            (Self::V1, _, true) => {
+                const {
+                    &Encoders {
+                        slot: 2,
+                        encode: |delivery| Some(v1::encode_with_position(delivery)),
+                        ..V1
+                    }
+                }
+            }
+            (Self::V2, Transport::WebSocket, false) => {
+                const { &Encoders { encode_bytes: Some(binary::encode_delivery), ..V2 } }
+            }
+            (Self::V2, Transport::LongPoll, false) => &V2,
+            (Self::V2, Transport::WebSocket, true) => {
+                const { &Encoders { encode_bytes: Some(binary::encode_delivery), ..V2_WITH_POSITIONS } }
+            }
+            (Self::V2, Transport::LongPoll, true) => &V2_WITH_POSITIONS,
         }
     }
 }
 
-/// The transport of a conversation: it decides whether the client can be sent bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// Text and bytes both ways.
-    WebSocket,
-    /// Bytes from the client only (section 9.4 of the protocol document).
-    LongPoll,
-}
+const V1: Encoders = Encoders {
+    slot: 0,
+    roster_slot: 0,
+    tail_bytes: Some(v1::TAIL_BYTES),
+    has_event: |event| !reserved::is_phoenix_event(event),
+    carry: |json, _, _| payload::carry(json),
+    encode: |delivery| Some(v1::encode_delivery(delivery)),
+    encode_bytes: None,
+    encode_position: None,
+    encode_count: None,
+    positions_follow_json: false,
+    begins_with_last_event: false,
+    spell_members: presence::spell_members,
+    encode_change: |topic, change| presence::encode_change(Version::V1, topic, change),
+};
+
+const V2: Encoders = Encoders {
+    slot: 1,
+    tail_bytes: Some(v2::TAIL_BYTES),
+    encode: |delivery| Some(v2::encode_delivery(delivery)),
+    encode_change: |topic, change| presence::encode_change(Version::V2, topic, change),
+    ..V1
+};
+
+const V2_WITH_POSITIONS: Encoders = Encoders {
+    slot: 3,
+    encode: |delivery| Some(v2::encode_with_position(delivery)),
+    encode_position: Some(recovery::encode_position),
+    ..V2
+};
 
 /// A `ref` or `join_ref`: a scalar JSON value that only its sender understands.
 ///
@@ -230,7 +255,7 @@ impl From<&str> for Label {
 
 /// A client's message.
 #[derive(Debug)]
-pub struct Message {
+pub struct ClientMessage {
     /// The incarnation of the channel that it is meant for; null if the client named none.
     pub join_ref: Ref,
     /// The ref that its reply must quote.
@@ -240,19 +265,19 @@ pub struct Message {
     /// The event.
     pub event: Label,
     /// The payload.
-    pub payload: Body,
+    pub payload: ClientPayload,
 }
 
 /// The payload of a client's message.
 #[derive(Debug)]
-pub enum Body {
+pub enum ClientPayload {
     /// Any JSON.
     Json(Box<RawValue>),
     /// Bytes, from a binary frame.
     Bytes(Bytes),
 }
 
-impl Body {
+impl ClientPayload {
     /// The size in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
@@ -273,16 +298,16 @@ pub(super) struct RawMessage<'a> {
 }
 
 impl RawMessage<'_> {
-    fn check(&self, ref_bytes_max: usize) -> Result<Message, Malformed> {
+    fn check(&self, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
         let join_ref = self
             .join_ref
             .map_or_else(|| Ok(Ref::null()), |join_ref| Ref::parse(join_ref, ref_bytes_max))?;
-        Ok(Message {
+        Ok(ClientMessage {
             join_ref,
             reference: Ref::parse(self.reference, ref_bytes_max)?,
             topic: Label::parse(self.topic)?,
             event: Label::parse(self.event)?,
-            payload: Body::Json(self.payload.to_owned()),
+            payload: ClientPayload::Json(self.payload.to_owned()),
         })
     }
 }
@@ -395,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_payload_stands_unchanged_before_the_tail_of_each_format() {
-        use crate::broker::{position::StreamPosition, subscriber::Delivery};
+        use crate::broker::{Sender, position::StreamPosition, subscriber::Delivery};
 
         let (topic, event, position) =
             ("public:app:\"r\"", "#general:e", StreamPosition::default());
@@ -408,8 +433,9 @@ mod tests {
                     event,
                     payload,
                     position,
+                    sender: Sender::Trigger,
                 }) {
-                    Frame::Text(text) => text.to_string(),
+                    Some(Frame::Text(text)) => text.to_string(),
                     other => panic!("{other:?} is no text"),
                 };
                 let bare = spell("");
@@ -421,6 +447,7 @@ mod tests {
                     event,
                     payload,
                     position,
+                    sender: Sender::Trigger,
                 }) {
                     Some(Frame::Binary(bytes)) => bytes.to_vec(),
                     other => panic!("{other:?} is no frame of bytes"),

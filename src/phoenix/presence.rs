@@ -3,17 +3,15 @@
 //! Section 10 of the protocol document. The broker knows the members; this file makes a visitor's
 //! meta and spells members.
 
-use std::collections::BTreeMap;
-
 use bytestring::ByteString;
 use serde_json::value::RawValue;
 
 use crate::{
     app::visitor::Visitor,
     broker::{
-        JsonObject, PayloadError,
-        presence::{Change, Member, Persona, Roster},
-        subscriber::Frame,
+        JsonText,
+        presence::{Change, Member, Meta, Persona, Roster},
+        subscriber::ChangeFrame,
     },
     strict_json::{self, NotStrict},
 };
@@ -29,16 +27,13 @@ const DIFF: &str = "presence_diff";
 /// The event with which a client changes its own meta.
 pub(super) const METADATA: &str = "presence_metadata";
 
-/// The member of a meta that the client may set.
-const CUSTOM: &str = "custom";
-
-/// Members of a meta that no claim may set.
-const OURS: [&str; 3] = ["online_at", "phx_ref", "phx_ref_prev"];
+/// The bytes of `,"custom":`.
+const CUSTOM_BYTES: usize = 10;
 
 /// The most bytes that a meta may have, as JSON and without its references.
 const META_BYTES_MAX: usize = 1_024;
 
-/// Why a meta is refused.
+/// The reason why a meta is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaFault {
     /// It has more than 1 KB.
@@ -71,61 +66,51 @@ impl From<NotStrict> for MetaFault {
     }
 }
 
-/// The part of a visitor's meta that stays the same while its join lasts; `custom` is not part of
-/// it.
-#[derive(Debug)]
+/// The part of its member that a join keeps.
+#[derive(Debug, Clone)]
 pub(super) struct Profile {
-    /// The members of a JSON object, without its braces.
-    lasting: Box<str>,
+    /// The member's key.
+    pub(super) key: ByteString,
+    /// The size of the part of its meta that never changes.
+    lasting_bytes: usize,
 }
 
 impl Profile {
-    /// Makes the profile of a visitor that joins now, and the key under which it is tracked.
+    /// Makes the profile of a visitor that joins now, and the persona as which it is tracked.
     pub(super) fn of(visitor: Visitor, now_s: f64) -> Result<(Self, Persona), MetaFault> {
-        let mut claimed = visitor.claim.as_deref().map(members).transpose()?.unwrap_or_default();
-        let custom = claimed.remove(CUSTOM);
-        let mut lasting = format!(r#""online_at":{}"#, (now_s * 1_000.0) as u64);
-        for (name, value) in claimed.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
-            push_member(&mut lasting, name, value);
-        }
-        let profile = Self { lasting: lasting.into() };
-        let meta = profile.meta(custom)?;
-        Ok((profile, Persona { key: visitor.key.into(), meta }))
+        let meta = Meta::new((now_s * 1_000.0) as u64, visitor.claim.as_deref())?;
+        let key = ByteString::from(visitor.key);
+        let profile = Self { key: key.clone(), lasting_bytes: lasting(&meta).len() };
+        profile.check(meta.custom.as_ref())?;
+        Ok((profile, Persona { key, meta }))
     }
 
-    /// The meta with this `custom`.
-    pub(super) fn meta(&self, custom: Option<&RawValue>) -> Result<JsonObject, MetaFault> {
-        let mut json = format!("{{{}", self.lasting);
-        if let Some(custom) = custom {
-            push_member(&mut json, CUSTOM, custom);
+    /// Checks that the meta with this `custom` is not too large.
+    pub(super) fn check(&self, custom: Option<&JsonText>) -> Result<(), MetaFault> {
+        let custom_bytes = custom.map_or(0, |custom| CUSTOM_BYTES + custom.as_str().len());
+        // The last byte is the closing brace.
+        match self.lasting_bytes + custom_bytes < META_BYTES_MAX {
+            true => Ok(()),
+            false => Err(MetaFault::TooLarge),
         }
-        json.push('}');
-        if json.len() > META_BYTES_MAX {
-            return Err(MetaFault::TooLarge);
-        }
-        JsonObject::parse(&json).map_err(|error| match error {
-            PayloadError::NotStrict(fault) => fault.into(),
-            PayloadError::NotJson | PayloadError::NotAnObject => MetaFault::NotStrict,
-        })
     }
 }
 
 /// The `custom` of a client's payload; `None` if there is none.
-pub(super) fn custom(payload: &RawValue) -> Result<Option<&RawValue>, MetaFault> {
-    Ok(members(payload)?.remove(CUSTOM))
+pub(super) fn custom(payload: &RawValue) -> Result<Option<JsonText>, MetaFault> {
+    let custom = strict_json::members(payload)?.remove(Meta::CUSTOM);
+    Ok(custom.map(JsonText::from_raw).transpose()?)
 }
 
-/// The members of a JSON object; empty for any other value.
-fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, MetaFault> {
-    strict_json::check(object)?;
-    Ok(serde_json::from_str(object.get()).unwrap_or_default())
-}
-
-fn push_member(json: &mut String, name: &str, value: &RawValue) {
-    json.push(',');
-    push_json_string(json, name);
-    json.push(':');
-    json.push_str(value.get());
+/// The part of a meta that stays the same while its join lasts, without the closing brace.
+pub(super) fn lasting(meta: &Meta) -> String {
+    let mut json = format!(r#"{{"online_at":{}"#, meta.since_ms);
+    let members = meta.info_text().trim_start_matches('{').trim_start();
+    if let Some(members) = members.strip_suffix('}').filter(|members| !members.is_empty()) {
+        json.push(',');
+        json.push_str(members);
+    }
+    json
 }
 
 /// Spells the present members: `{"<key>":{"metas":[{…}]}}`.
@@ -136,7 +121,7 @@ pub fn spell_members(roster: &Roster) -> ByteString {
 }
 
 /// Spells a change for all subscribers of `topic` that use `version`.
-pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> Frame {
+pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> Vec<ChangeFrame> {
     let mut payload = String::from("{\"joins\":");
     push_roster(&mut payload, &change.joins);
     payload.push_str(",\"leaves\":");
@@ -144,7 +129,8 @@ pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> F
     payload.push('}');
     let (null, topic) = (&Ref::null(), &Label::from(topic));
     let (join_ref, reference, payload) = (null, null, payload.as_str());
-    version.encode(&Outgoing { join_ref, reference, topic, event: DIFF, payload })
+    let frame = version.encode(&Outgoing { join_ref, reference, topic, event: DIFF, payload });
+    vec![ChangeFrame { frame, except: None }]
 }
 
 fn push_roster(json: &mut String, roster: &Roster) {
@@ -168,13 +154,13 @@ fn push_roster(json: &mut String, roster: &Roster) {
 
 /// Appends a meta with its references, which need no escaping.
 fn push_meta(json: &mut String, member: &Member) {
-    let meta = member.persona.meta.as_str().trim_end();
-    let open = meta.strip_suffix('}').unwrap_or(meta).trim_end();
-    json.push_str(open);
-    if open != "{" {
-        json.push(',');
+    let meta = &member.persona.meta;
+    json.push_str(&lasting(meta));
+    if let Some(custom) = &meta.custom {
+        json.push_str(",\"custom\":");
+        json.push_str(custom.as_str());
     }
-    json.push_str("\"phx_ref\":\"");
+    json.push_str(",\"phx_ref\":\"");
     json.push_str(&member.reference);
     if let Some(previous) = &member.previous {
         json.push_str("\",\"phx_ref_prev\":\"");

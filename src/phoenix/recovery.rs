@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use crate::broker::{
+    Sender,
     position::StreamPosition,
     recovery::{Recovery, Since, Wanted},
     subscriber::{Delivery, Frame},
 };
 
-use super::{message::Body, v2};
+use super::{message::ClientPayload, v2};
 
 /// The event that follows each binary frame of a join that is told positions.
 const POSITION: &str = "herald_position";
 
-/// What a join asks of the history; `None` if it has neither parameter.
-pub(super) fn wanted(payload: &Body) -> Option<Wanted> {
+/// The history that a join requests; `None` if it has neither parameter.
+pub(super) fn wanted(payload: &ClientPayload) -> Option<Wanted> {
     // A payload of bytes has no parameters.
-    let Body::Json(payload) = payload else { return None };
+    let ClientPayload::Json(payload) = payload else { return None };
     let is_named = |name: &str| memchr::memmem::find(payload.get().as_bytes(), name.as_bytes());
     // Most joins do not ask, and their payload is not read once more.
     is_named("\"since\"").or_else(|| is_named("\"history\""))?;
@@ -51,7 +52,13 @@ pub(super) fn described(recovery: &Recovery) -> String {
 
 /// Spells the event that tells the position of a binary frame. Only version 2 has binary frames.
 pub(super) fn encode_position(topic: &str, position: StreamPosition) -> Frame {
-    v2::encode_with_position(&Delivery { topic, event: POSITION, payload: "{}", position })
+    v2::encode_with_position(&Delivery {
+        topic,
+        event: POSITION,
+        payload: "{}",
+        position,
+        sender: Sender::Trigger,
+    })
 }
 
 #[cfg(test)]
@@ -59,8 +66,8 @@ mod tests {
     use super::*;
     use crate::broker::recovery::Incomplete;
 
-    fn body(json: &str) -> Body {
-        Body::Json(RawValue::from_string(json.to_owned()).expect("JSON"))
+    fn body(json: &str) -> ClientPayload {
+        ClientPayload::Json(RawValue::from_string(json.to_owned()).expect("JSON"))
     }
 
     #[test]
@@ -97,7 +104,7 @@ mod tests {
         ] {
             assert_eq!(wanted(&body(json)), expected, "{json}");
         }
-        assert_eq!(wanted(&Body::Bytes(r#"{"since":""}"#.into())), None);
+        assert_eq!(wanted(&ClientPayload::Bytes(r#"{"since":""}"#.into())), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::session::upgrade::{Handshake, Refusal};
+use crate::session::upgrade::{Handshake, UpgradeRefusal};
 
 use super::{
     connect::{Endpoint, MOUNTS},
@@ -40,9 +40,9 @@ fn plain(endpoint: &Endpoint, request: &HttpRequest) -> HttpResponse {
         headers: request.headers(),
         peer: request.peer_addr(),
     };
-    let Refusal { status, body } = match endpoint.check(&handshake) {
+    let UpgradeRefusal { status, body } = match endpoint.check(&handshake) {
         Err(refusal) => refusal,
-        Ok(_) => Refusal::not_an_upgrade(),
+        Ok(_) => UpgradeRefusal::not_an_upgrade(),
     };
     let mut response = HttpResponse::build(status);
     if body.is_empty() { response.finish() } else { response.body(body) }

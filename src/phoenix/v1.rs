@@ -12,7 +12,7 @@ use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
 /// Reads an object. All four keys must be there, `join_ref` may be; of duplicates the last counts.
 pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
-    let Keys { join_ref, reference, topic, event, payload } =
+    let V1Keys { join_ref, reference, topic, event, payload } =
         serde_json::from_str(text).map_err(|_| Malformed::Message)?;
     Ok(RawMessage {
         join_ref,
@@ -37,12 +37,12 @@ pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
 
 /// Spells a publication, with its position as `ref`.
 pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
-    let Delivery { topic, event, payload, position } = delivery;
+    let Delivery { topic, event, payload, position, .. } = delivery;
     let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));
     Frame::Text(ByteString::from(object(&topic, event, &position, payload)))
 }
 
-/// How many bytes come behind the payload.
+/// The number of bytes after the payload.
 pub(super) const TAIL_BYTES: u8 = 1;
 
 fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
@@ -61,7 +61,7 @@ fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
 }
 
 #[derive(Default)]
-struct Keys<'a> {
+struct V1Keys<'a> {
     join_ref: Option<&'a RawValue>,
     reference: Option<&'a RawValue>,
     topic: Option<&'a RawValue>,
@@ -69,7 +69,7 @@ struct Keys<'a> {
     payload: Option<&'a RawValue>,
 }
 
-impl<'de> Deserialize<'de> for Keys<'de> {
+impl<'de> Deserialize<'de> for V1Keys<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(KeysVisitor)
     }
@@ -79,14 +79,14 @@ impl<'de> Deserialize<'de> for Keys<'de> {
 struct KeysVisitor;
 
 impl<'de> Visitor<'de> for KeysVisitor {
-    type Value = Keys<'de>;
+    type Value = V1Keys<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a message object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut keys = Keys::default();
+        let mut keys = V1Keys::default();
         while let Some(key) = map.next_key::<String>()? {
             let slot = match key.as_str() {
                 "join_ref" => &mut keys.join_ref,
@@ -110,18 +110,18 @@ impl<'de> Visitor<'de> for KeysVisitor {
 mod tests {
     use super::*;
     use crate::{
-        broker::position::StreamPosition,
-        phoenix::message::{Body, Label, Message, Ref, Version},
+        broker::{Sender, position::StreamPosition},
+        phoenix::message::{ClientMessage, ClientPayload, Label, Ref, Version},
     };
 
-    fn json(message: &Message) -> &str {
+    fn json(message: &ClientMessage) -> &str {
         match &message.payload {
-            Body::Json(json) => json.get(),
-            Body::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
+            ClientPayload::Json(json) => json.get(),
+            ClientPayload::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
         }
     }
 
-    fn read(text: &str) -> Result<Message, Malformed> {
+    fn read(text: &str) -> Result<ClientMessage, Malformed> {
         Version::V1.decode_text(text, 64)
     }
 
@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn e108_a_publication_has_a_null_ref() {
         let (payload, position) = ("{ \"n\":1.0 }", StreamPosition::default());
-        let delivery = Delivery { topic: "public:app", event: "c:msg", payload, position };
+        let (topic, event, sender) = ("public:app", "c:msg", Sender::Trigger);
+        let delivery = Delivery { topic, event, payload, position, sender };
         let expected = r#"{"topic":"public:app","event":"c:msg","ref":null,"payload":{ "n":1.0 }}"#;
         assert_eq!(encode_delivery(&delivery), Frame::Text(expected.into()));
         let expected = expected.replace("null", &format!("\"{position}\""));

@@ -31,12 +31,12 @@ pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
 
 /// Spells a publication, with its position as `ref`.
 pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
-    let Delivery { topic, event, payload, position } = delivery;
+    let Delivery { topic, event, payload, position, .. } = delivery;
     let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));
     Frame::Text(ByteString::from(array("null", &position, &topic, event, payload)))
 }
 
-/// How many bytes come behind the payload.
+/// The number of bytes after the payload.
 pub(super) const TAIL_BYTES: u8 = 1;
 
 fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
@@ -82,17 +82,17 @@ impl<'de> Visitor<'de> for ElementsVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::position::StreamPosition;
-    use crate::phoenix::message::{Body, Label, Message, Ref, Version};
+    use crate::broker::{Sender, position::StreamPosition};
+    use crate::phoenix::message::{ClientMessage, ClientPayload, Label, Ref, Version};
 
-    fn json(message: &Message) -> &str {
+    fn json(message: &ClientMessage) -> &str {
         match &message.payload {
-            Body::Json(json) => json.get(),
-            Body::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
+            ClientPayload::Json(json) => json.get(),
+            ClientPayload::Bytes(bytes) => panic!("{bytes:?} in a text frame"),
         }
     }
 
-    fn read(text: &str) -> Result<Message, Malformed> {
+    fn read(text: &str) -> Result<ClientMessage, Malformed> {
         Version::V2.decode_text(text, 64)
     }
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn messages_are_spelled_in_order() {
         let message = read(r#"["1",4,"room:1","e",{}]"#).expect("a message");
-        let Message { join_ref, reference, topic, .. } = &message;
+        let ClientMessage { join_ref, reference, topic, .. } = &message;
         let outgoing = Outgoing { join_ref, reference, topic, event: "phx_reply", payload: "{}" };
         assert_eq!(encode(&outgoing), r#"["1",4,"room:1","phx_reply",{}]"#);
         let outgoing = Outgoing { join_ref: &Ref::null(), ..outgoing };
@@ -146,7 +146,8 @@ mod tests {
     #[test]
     fn e107_a_publication_has_null_refs() {
         let (payload, position) = ("{\"n\":1}", StreamPosition::default());
-        let delivery = Delivery { topic: "public:app", event: "say \"hi\"", payload, position };
+        let (topic, event, sender) = ("public:app", "say \"hi\"", Sender::Trigger);
+        let delivery = Delivery { topic, event, payload, position, sender };
         let expected = r#"[null,null,"public:app","say \"hi\"",{"n":1}]"#;
         assert_eq!(encode_delivery(&delivery), Frame::Text(expected.into()));
         let expected = expected.replace("null,\"p", &format!("\"{position}\",\"p"));

@@ -38,10 +38,10 @@ use crate::broker::{
 /// Bytes that are read or written at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// How long another server may hold the lock of the file. It needs milliseconds.
+/// The time for which another server may hold the lock of the file. It needs milliseconds.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How often the lock is tried.
+/// The interval at which the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The end of the name of a file that is being written, behind that of the archive and the run.
@@ -56,7 +56,7 @@ pub(super) struct ArchiveFile {
     run: u128,
 }
 
-/// Why the file is not used.
+/// The reason why the file is not used.
 #[derive(Debug, thiserror::Error)]
 enum FileError {
     #[error("it is not a regular file")]
@@ -80,7 +80,7 @@ enum FileError {
     Io(#[from] io::Error),
 }
 
-/// What was in the file when the server started.
+/// The content of the file when the server started.
 enum Found {
     Nothing,
     InUse,
@@ -123,7 +123,7 @@ impl ArchiveFile {
         let (done, saved) = oneshot::channel();
         // A thread that the runtime does not wait for, as it would for its own.
         let save = move || {
-            // Nobody waits for it any more after it was given up.
+            // After a timeout the outcome is no longer awaited.
             let _ = done.send(self.save_now(&topics, &flag));
         };
         let spawned = thread::Builder::new().name("history".to_owned()).spawn(save);
@@ -140,9 +140,12 @@ impl ArchiveFile {
     }
 
     fn shown(&self, totals: Totals, began: Instant) -> String {
-        let Totals { streams, publications, bytes } = totals;
+        let Totals { streams, publications, bytes, keys } = totals;
         let ms = began.elapsed().as_millis();
-        format!("{self}: {publications} publications of {streams} scopes, {bytes} bytes, {ms} ms")
+        format!(
+            "{self}: {publications} publications of {streams} scopes, {bytes} bytes, {keys} idempotency \
+             keys, {ms} ms"
+        )
     }
 
     /// Takes what the file holds, and marks it as in use. It is not loaded again from then on.
@@ -152,7 +155,7 @@ impl ArchiveFile {
             return Ok(Found::Nothing);
         };
         let preamble = archive::read_preamble(&mut file);
-        // A file of somebody else stays as it is.
+        // A file that is not an archive stays as it is.
         if let Err(ArchiveError::Foreign) = preamble {
             return Err(ArchiveError::Foreign.into());
         }
@@ -193,7 +196,7 @@ impl ArchiveFile {
 
     /// Puts a mark of this run in the place of the file.
     fn mark(&self) -> io::Result<()> {
-        let part = Part::create(self)?;
+        let part = UnfinishedFile::create(self)?;
         (&part.file).write_all(&archive::in_use(self.run))?;
         part.file.sync_all()?;
         part.keep()
@@ -238,7 +241,7 @@ impl ArchiveFile {
     }
 
     fn save_now(&self, topics: &Topics, given_up: &AtomicBool) -> Result<Totals, FileError> {
-        let part = Part::create(self)?;
+        let part = UnfinishedFile::create(self)?;
         let target = Cancelled { file: &part.file, given_up };
         let saved = topics.save(BufWriter::with_capacity(BUFFER_BYTES, target));
         let is_late = || given_up.load(SeqCst);
@@ -266,13 +269,13 @@ impl fmt::Display for ArchiveFile {
 }
 
 /// A file that is written beside the archive, and removed unless it takes its place.
-struct Part<'a> {
+struct UnfinishedFile<'a> {
     archive: &'a Path,
     path: PathBuf,
     file: File,
 }
 
-impl<'a> Part<'a> {
+impl<'a> UnfinishedFile<'a> {
     /// Creates it; nobody but its owner can read it.
     fn create(ArchiveFile { path: archive, run }: &'a ArchiveFile) -> io::Result<Self> {
         let path = with_suffix(archive, &format!(".{run:032x}{PART}"));
@@ -287,7 +290,7 @@ impl<'a> Part<'a> {
     }
 }
 
-impl Drop for Part<'_> {
+impl Drop for UnfinishedFile<'_> {
     fn drop(&mut self) {
         // It is not there any more if it was kept.
         let _ = fs::remove_file(&self.path);

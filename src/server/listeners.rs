@@ -22,24 +22,24 @@ const IS_SPREAD: bool = cfg!(target_os = "linux");
 ///
 /// # Errors
 /// [`StartError::Listen`].
-pub(super) fn listen(address: SocketAddr) -> Result<Listeners, StartError> {
+pub(super) fn listen(address: SocketAddr) -> Result<SocketListeners, StartError> {
     let open = || {
         let listener = open(address, false)?;
-        Ok(Listeners { address: listener.local_addr()?, sockets: vec![listener] })
+        Ok(SocketListeners { address: listener.local_addr()?, sockets: vec![listener] })
     };
     open().map_err(|source| StartError::Listen { address, source })
 }
 
 /// The listeners of one address, one for each worker thread.
-pub(super) struct Listeners {
+pub(super) struct SocketListeners {
     /// The address, with the port that was found where any was wanted.
     pub(super) address: SocketAddr,
-    /// As many as threads were asked for, or one.
+    /// One listener per requested thread, or a single one.
     pub(super) sockets: Vec<TcpListener>,
 }
 
-impl Listeners {
-    /// Begins to listen on an address that nobody listens on.
+impl SocketListeners {
+    /// Begins to listen on an address that is not in use.
     ///
     /// # Errors
     /// [`StartError::Listen`].
@@ -92,7 +92,7 @@ mod tests {
         let let_go = listen(ANYWHERE).expect("a port");
         let free = let_go.address;
         let kept = listen(ANYWHERE).expect("a port");
-        let shared = Listeners::open(ANYWHERE, 3).expect("a port");
+        let shared = SocketListeners::open(ANYWHERE, 3).expect("a port");
         drop(let_go);
         for (case, address, is_free) in [
             ("let go", free, true),
@@ -100,7 +100,7 @@ mod tests {
             ("shared", shared.address, false),
         ] {
             for threads in [1, 2] {
-                let opened = Listeners::open(address, threads).map(|opened| opened.address);
+                let opened = SocketListeners::open(address, threads).map(|opened| opened.address);
                 match opened {
                     Ok(opened) => assert!(is_free && opened == address, "{case}"),
                     Err(error) => assert!(!is_free, "{case}: {error}"),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn each_thread_has_a_listener_and_none_is_passed_over() {
-        let listeners = Listeners::open(ANYWHERE, 4).expect("a port");
+        let listeners = SocketListeners::open(ANYWHERE, 4).expect("a port");
         assert_eq!(listeners.sockets.len(), 4);
         // The chance that one of four gets none of 200 is one in 10 to the 24th.
         let clients: Vec<_> = (0..200)

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
+use actix::Addr;
+use log::{error, info, warn};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -18,22 +19,28 @@ use tokio::{
 };
 
 use super::{archive_file::ArchiveFile, threads::Threads};
-use crate::{broker::Topics, session::worker::Sessions};
+use crate::{
+    app::registry::{AppRegistry, WriteUses},
+    broker::Topics,
+    session::worker::SessionCounter,
+    usage::keeper::{UsageKeeper, WriteUsage},
+};
 
-/// How often a shutdown looks whether the sessions are gone.
+/// The interval at which a shutdown looks whether the sessions are gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a shutdown that is hurried may still take: enough to say goodbye, and longer than a
-/// long-poll session waits for its client's last fetch.
+/// The time that a hurried shutdown may still take: enough to send the close frames, and longer
+/// than a long-poll session waits for its client's last fetch.
 const HURRIED_MAX: Duration = Duration::from_secs(3);
 
-/// How long a thread may take to hear of its sessions' end: the others' must not wait for it.
+/// The time that a thread may take to receive the command to end its sessions, so that the other
+/// threads do not wait for it.
 const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The part of the time limit within which what is retained must be saved.
 const SAVE_SHARE: (u32, u32) = (9, 10);
 
-/// What ends a process.
+/// The signals that end the process.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -55,17 +62,17 @@ impl Signals {
     }
 }
 
-/// How fast sessions are closed.
+/// The rate at which sessions are closed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct ClosingPace {
     /// Sessions of one batch, over all threads.
     pub(super) batch_sessions: usize,
     /// From one batch to the next.
     pub(super) interval: Duration,
 }
 
-impl Pace {
-    /// How many of the open sessions to close now, if all are to be closed within `left`.
+impl ClosingPace {
+    /// The number of open sessions to close now, if all are to be closed within `left`.
     fn batch(self, open: usize, left: Duration) -> usize {
         // This turn, and those that are still to come in time.
         let turns = 1 + left.as_nanos() / self.interval.as_nanos().max(1);
@@ -74,15 +81,19 @@ impl Pace {
     }
 }
 
-/// What a shutdown needs.
+/// The parts of the server that a shutdown needs.
 pub(super) struct Shutdown {
     pub(super) topics: Topics,
-    pub(super) sessions: Sessions,
+    pub(super) sessions: SessionCounter,
     pub(super) draining: Arc<AtomicBool>,
-    pub(super) pace: Pace,
+    pub(super) pace: ClosingPace,
     pub(super) timeout: Duration,
-    /// Where what is retained is saved, if it is.
+    /// The file in which the retained publications are saved, if they are.
     pub(super) archive: Option<Arc<ArchiveFile>>,
+    /// Writes when key pairs were last used.
+    pub(super) registry: Addr<AppRegistry>,
+    /// Writes what apps used.
+    pub(super) usage: Addr<UsageKeeper>,
 }
 
 impl Shutdown {
@@ -104,6 +115,8 @@ impl Shutdown {
         };
         let in_order = async {
             tokio::join!(end_sessions, self.save(deadline));
+            tokio::join!(self.write_uses(deadline), self.write_usage(deadline));
+            self.topics.leave_nodes(deadline.saturating_duration_since(Instant::now())).await;
         };
         tokio::pin!(in_order);
         tokio::select! {
@@ -134,7 +147,7 @@ impl Shutdown {
             () = in_turn => {}
             () = hurry.notified() => self.topics.finish(Duration::ZERO).await,
         }
-        // Who is left, or was on its way in meanwhile.
+        // The sessions that are left, or entered meanwhile.
         self.topics.end_all(left() / 2).await;
         match timeout(left(), self.until_empty()).await {
             Ok(()) => info!("all sessions are closed"),
@@ -152,6 +165,23 @@ impl Shutdown {
         let _ = timeout(wait_max, archive.clone().save(self.topics.clone())).await;
     }
 
+    /// Writes when key pairs were last used. A database that does not answer in time loses what was
+    /// used in the last minute.
+    async fn write_uses(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The registry logs a failure, and a registry that has died was reported before.
+        let _ = timeout(left, self.registry.send(WriteUses)).await;
+    }
+
+    /// Writes what apps used since the last time. A database that does not answer in time loses it.
+    pub(super) async fn write_usage(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match timeout(left, self.usage.send(WriteUsage)).await {
+            Ok(Ok(Ok(()))) => {}
+            _ => error!("what apps used since it was written last is lost"),
+        }
+    }
+
     /// Waits until no session is open.
     async fn until_empty(&self) {
         let mut look = interval(LOOK);
@@ -160,8 +190,8 @@ impl Shutdown {
         }
     }
 
-    /// Ends the sessions of all threads batch by batch, within so long; is done when all have gone
-    /// by themselves.
+    /// Ends the sessions of all threads batch by batch, within this time; resolves when all have
+    /// gone by themselves.
     async fn end_in_batches(&self, wait_max: Duration) {
         let until = Instant::now() + wait_max;
         let mut turn = interval(self.pace.interval);
@@ -186,7 +216,7 @@ mod tests {
 
     #[test]
     fn batches_grow_only_where_the_pace_would_exceed_the_limit() {
-        let pace = Pace { batch_sessions: 10, interval: Duration::from_millis(100) };
+        let pace = ClosingPace { batch_sessions: 10, interval: Duration::from_millis(100) };
         for (open, left_ms, expected) in [
             (0, 1_000, 10),
             (5, 0, 10),
@@ -208,7 +238,7 @@ mod tests {
         for (open, batch_sessions, interval_ms, limit_ms) in
             [(1_000, 1, 100, 3_000), (7, 3, 250, 250), (50_000, 1_000, 100, 2_000), (9, 9, 1, 0)]
         {
-            let pace = Pace { batch_sessions, interval: Duration::from_millis(interval_ms) };
+            let pace = ClosingPace { batch_sessions, interval: Duration::from_millis(interval_ms) };
             let (mut left, mut at_ms) = (open, 0);
             while left > 0 {
                 assert!(at_ms <= limit_ms, "{left} of {open} are left after {at_ms} ms");

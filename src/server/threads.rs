@@ -29,11 +29,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::listeners::Listeners;
+use super::listeners::SocketListeners;
 use crate::{
     metrics::Metrics,
     session::{
-        connection::{Connection, Seat},
+        connection::{Connection, ConnectionSlot},
         requests::ConnectionLimit,
     },
 };
@@ -49,14 +49,14 @@ const SHARES: usize = 256;
 struct Peer {
     /// The number of its connections.
     open: Arc<AtomicUsize>,
-    passed: mpsc::UnboundedSender<Passed>,
+    passed: mpsc::UnboundedSender<PassedConnection>,
 }
 
 /// A connection that another thread has accepted.
-struct Passed {
+struct PassedConnection {
     io: std::net::TcpStream,
     address: SocketAddr,
-    seat: Seat,
+    slot: ConnectionSlot,
 }
 
 /// The thread that takes the next connection, if its `own` thread is overloaded.
@@ -82,7 +82,7 @@ impl Threads {
     /// # Errors
     /// If a thread cannot be started, or cannot serve.
     pub(super) async fn start<M, F>(
-        listeners: Listeners,
+        listeners: SocketListeners,
         limit: ConnectionLimit,
         make: M,
     ) -> io::Result<Self>
@@ -157,10 +157,10 @@ fn thread() -> (Peer, Own) {
 struct Own {
     open: Arc<AtomicUsize>,
     /// The connections that other threads pass to it.
-    passed: mpsc::UnboundedReceiver<Passed>,
+    passed: mpsc::UnboundedReceiver<PassedConnection>,
 }
 
-/// What the threads of a server share.
+/// The state that the threads of a server share.
 struct Pool {
     limit: ConnectionLimit,
     peers: Vec<Peer>,
@@ -239,7 +239,7 @@ where
 
     /// Serves the connections that other threads pass on. Once the server stops, those already under
     /// way are the last.
-    async fn take_passed(self: &Rc<Self>, mut passed: mpsc::UnboundedReceiver<Passed>) {
+    async fn take_passed(self: &Rc<Self>, mut passed: mpsc::UnboundedReceiver<PassedConnection>) {
         let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
         let mut is_over = false;
@@ -253,9 +253,9 @@ where
                 }
                 next = passed.recv() => next,
             };
-            let Some(Passed { io, address, seat }) = next else { return };
+            let Some(PassedConnection { io, address, slot }) = next else { return };
             match TcpStream::from_std(io) {
-                Ok(io) => self.serve(Connection::new(io, seat), address),
+                Ok(io) => self.serve(Connection::new(io, slot), address),
                 Err(error) => debug!("a connection that was passed on cannot be used: {error}"),
             }
         }
@@ -264,14 +264,18 @@ where
     /// Serves a new connection here, or passes it on if this thread is overloaded.
     fn serve_or_pass(self: &Rc<Self>, io: TcpStream, address: SocketAddr) -> io::Result<()> {
         let Some(peer) = has_room(&self.pool.peers, &self.open) else {
-            self.serve(Connection::new(io, Seat::take(&self.open)), address);
+            self.serve(Connection::new(io, ConnectionSlot::take(&self.open)), address);
             return Ok(());
         };
-        let passed = Passed { io: io.into_std()?, address, seat: Seat::take(&peer.open) };
-        if let Err(mpsc::error::SendError(Passed { io, .. })) = peer.passed.send(passed) {
+        let passed = PassedConnection {
+            io: io.into_std()?,
+            address,
+            slot: ConnectionSlot::take(&peer.open),
+        };
+        if let Err(mpsc::error::SendError(PassedConnection { io, .. })) = peer.passed.send(passed) {
             // The other thread has just stopped.
             let io = TcpStream::from_std(io)?;
-            self.serve(Connection::new(io, Seat::take(&self.open)), address);
+            self.serve(Connection::new(io, ConnectionSlot::take(&self.open)), address);
         }
         Ok(())
     }
@@ -310,14 +314,14 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::session::{unfinished::Unfinished, worker::Sessions};
+    use crate::session::{unfinished::Unfinished, worker::SessionCounter};
 
     const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     const DEADLINE: Duration = Duration::from_secs(10);
 
     fn no_limit() -> ConnectionLimit {
         let unfinished = Unfinished::new(1 << 20);
-        let sessions = Sessions::new(1, unfinished, Metrics::new(0));
+        let sessions = SessionCounter::new(1, unfinished, Metrics::new(0));
         ConnectionLimit::new(None, usize::MAX, 1, sessions)
     }
 
@@ -326,7 +330,7 @@ mod tests {
     /// Threads that greet each connection with a byte and are through with it when one comes back,
     /// and which of them were seen to do so.
     async fn start(threads: usize) -> (Threads, SocketAddr, Seen) {
-        let listeners = Listeners::open(ANYWHERE, threads).expect("a port");
+        let listeners = SocketListeners::open(ANYWHERE, threads).expect("a port");
         let (address, seen) = (listeners.address, Seen::default());
         let noted = seen.clone();
         let make = move |_| {
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_more_than_its_share_passes_the_next_one_on() {
+    fn a_thread_with_more_than_its_share_passes_the_next_connection_on() {
         for (case, open, own, expected) in [
             ("nobody has any", vec![0, 0], 0, None),
             ("one, and none", vec![1, 0], 0, Some(1)),
@@ -408,7 +412,7 @@ mod tests {
         for (case, panics, expected) in
             [("refuses", false, "it has no service"), ("panics", true, "it panicked")]
         {
-            let listeners = Listeners::open(ANYWHERE, 2).expect("a port");
+            let listeners = SocketListeners::open(ANYWHERE, 2).expect("a port");
             let nth = Arc::new(AtomicUsize::new(0));
             let make = move |_| {
                 let is_last = nth.fetch_add(1, Relaxed) == 1;
@@ -426,7 +430,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_panic_ends_that_connection_alone() {
-        let listeners = Listeners::open(ANYWHERE, 1).expect("a port");
+        let listeners = SocketListeners::open(ANYWHERE, 1).expect("a port");
         let address = listeners.address;
         let make = |_| {
             let nth = Cell::new(0);
@@ -456,7 +460,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn who_finishes_accepts_nothing_more_and_waits_for_what_is_under_way() {
+    async fn finishing_accepts_nothing_more_and_waits_for_publications_under_way() {
         let (serving, address, _) = start(2).await;
         let mut client = greeted(address).await.expect("a greeting");
         let finishing = actix_rt::spawn(serving.finish());
@@ -467,7 +471,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn who_is_dropped_lets_go_of_everything() {
+    async fn dropping_the_threads_closes_all_connections_and_listeners() {
         let (serving, address, _) = start(2).await;
         let mut client = greeted(address).await.expect("a greeting");
         drop(serving);

@@ -1,4 +1,4 @@
-//! Large answers: what waits for the client of a plain HTTP connection.
+//! Large answers, and the bytes of them that wait for the client of a plain HTTP connection.
 
 use std::{
     convert::Infallible,
@@ -9,8 +9,9 @@ use std::{
 use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
-/// What the HTTP server is handed at once. It copies what it is handed, and asks for more when it has
-/// room, so a client that does not read an answer holds one copy of it and little more.
+/// The size of the pieces in which the HTTP server is given an answer. The HTTP server copies each
+/// piece and takes the next one when it has room, so a client that does not read its answer makes
+/// the server hold one copy of it and little more.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// The body of an answer, which the HTTP server is handed a piece at a time.

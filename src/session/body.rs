@@ -1,9 +1,10 @@
-//! Request bodies: each is read up to a limit of its own, all together up to one budget.
+//! Request bodies: each has its own limit, and all of them share one budget.
 //!
-//! Whatever the head of a request decides is answered before its body is read; what is left is
-//! bounded here. A body is charged as it comes in, so announcing a large one costs nobody anything,
-//! and it is charged until its request is answered. Bodies from visitors may fill half of the budget:
-//! the other half stays with the web applications and the operator.
+//! A request that its head already refuses is answered before its body is read; the bodies of all
+//! others are bounded here. A body is charged as it comes in, so a client that announces a large
+//! one takes nothing from the budget by that, and it stays charged until its request is answered.
+//! Bodies from visitors may fill half of the budget: the other half is reserved for the web
+//! applications and the operator.
 
 use std::sync::{
     Arc,
@@ -17,42 +18,43 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
-/// Bodies of at most this size, in bytes, are charged what has come of them. They come in few pieces.
+/// Bodies of at most this size, in bytes, are charged the bytes that have come. They come in few
+/// pieces.
 const SMALL_BYTES: usize = 32 * 1024;
 
-/// What a larger body is charged beside its bytes: the HTTP server keeps about as much of it on its way,
-/// however little has come.
+/// The bytes that a larger body is charged in addition to its own: the HTTP server reserves about
+/// as much for a body, however little of it has come.
 const OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// The budget of all bodies under way. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Bodies {
+pub struct BodyBudget {
     used_bytes: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
-/// How much of the budget a body may draw on.
+/// The part of the budget that a body may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
+pub enum BudgetShare {
     /// All of it: the caller is a web application, or the operator.
     Whole,
-    /// Half of it: the caller is a visitor, or nobody knows yet.
+    /// Half of it: the caller is a visitor, or is not known yet.
     Half,
 }
 
-/// Why a body is not read to its end.
+/// The reason why a body is not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
+pub enum UnreadBody {
     /// It is larger than it may be, or announces that it will be.
     TooLarge,
     /// The budget is used up.
     NoRoom,
-    /// Its connection broke off.
+    /// Its connection was closed.
     BrokenOff,
 }
 
-impl Bodies {
-    /// No body is under way; all together may have this many bytes.
+impl BodyBudget {
+    /// An unused budget of this many bytes.
     pub fn new(bytes_max: usize) -> Self {
         Self { used_bytes: Arc::default(), bytes_max }
     }
@@ -60,28 +62,28 @@ impl Bodies {
     /// Reads a body of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// [`Unread`]; a `Content-Length` beyond `bytes_max` is enough to be [`Unread::TooLarge`].
+    /// [`UnreadBody`]; a `Content-Length` beyond `bytes_max` is enough to be [`UnreadBody::TooLarge`].
     pub async fn read(
         &self,
         headers: &HeaderMap,
         mut payload: web::Payload,
         bytes_max: usize,
-        share: Share,
-    ) -> Result<HeldBody, Unread> {
+        share: BudgetShare,
+    ) -> Result<HeldBody, UnreadBody> {
         let announced = announced_bytes(headers);
         if announced.is_some_and(|bytes| bytes > bytes_max) {
-            return Err(Unread::TooLarge);
+            return Err(UnreadBody::TooLarge);
         }
         let mut body = HeldBody { bytes: Bytes::new(), charge: Charge::none(self) };
         if announced.unwrap_or(bytes_max) > SMALL_BYTES {
-            // Alone the largest body always fits.
+            // The largest body fits into an unused budget.
             let room = self.bytes_max(share).saturating_sub(bytes_max);
             body.charge.add(OVERHEAD_BYTES.min(room), share)?;
         }
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|_| Unread::BrokenOff)?;
+            let chunk = chunk.map_err(|_| UnreadBody::BrokenOff)?;
             if body.bytes.len() + chunk.len() > bytes_max {
-                return Err(Unread::TooLarge);
+                return Err(UnreadBody::TooLarge);
             }
             body.charge.add(chunk.len(), share)?;
             body.bytes = join(body.bytes, chunk, announced.unwrap_or(0));
@@ -89,10 +91,10 @@ impl Bodies {
         Ok(body)
     }
 
-    fn bytes_max(&self, share: Share) -> usize {
+    fn bytes_max(&self, share: BudgetShare) -> usize {
         match share {
-            Share::Whole => self.bytes_max,
-            Share::Half => self.bytes_max / 2,
+            BudgetShare::Whole => self.bytes_max,
+            BudgetShare::Half => self.bytes_max / 2,
         }
     }
 }
@@ -146,24 +148,24 @@ impl AsRef<[u8]> for HeldBody {
     }
 }
 
-/// What a body has taken out of the budget; given back when this is dropped.
+/// The bytes that a body has taken out of the budget. Dropping this gives them back.
 #[derive(Debug)]
 struct Charge {
-    bodies: Bodies,
+    bodies: BodyBudget,
     bytes: usize,
 }
 
 impl Charge {
-    fn none(bodies: &Bodies) -> Self {
+    fn none(bodies: &BodyBudget) -> Self {
         Self { bodies: bodies.clone(), bytes: 0 }
     }
 
-    fn add(&mut self, bytes: usize, share: Share) -> Result<(), Unread> {
+    fn add(&mut self, bytes: usize, share: BudgetShare) -> Result<(), UnreadBody> {
         let bytes_max = self.bodies.bytes_max(share);
         let with_these =
             |used: usize| used.checked_add(bytes).filter(|together| *together <= bytes_max);
         let used = &self.bodies.used_bytes;
-        used.fetch_update(Relaxed, Relaxed, with_these).map_err(|_| Unread::NoRoom)?;
+        used.fetch_update(Relaxed, Relaxed, with_these).map_err(|_| UnreadBody::NoRoom)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -177,7 +179,7 @@ impl Drop for Charge {
 
 /// The media type of a request's body as it was sent, without parameters: `Application/JSON`.
 /// Compare it with [`str::eq_ignore_ascii_case`]. `None` without a `Content-Type`; one that is not
-/// text is a type that nobody knows.
+/// text is an unknown type.
 pub fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().unwrap_or("?");
     Some(value.split_once(';').map_or(value, |(essence, _)| essence).trim())
@@ -193,11 +195,11 @@ mod tests {
 
     /// A request of these chunks; one that is `None` breaks off.
     async fn read(
-        bodies: &Bodies,
+        bodies: &BodyBudget,
         announced: Option<&str>,
         chunks: Vec<Option<&[u8]>>,
-        share: Share,
-    ) -> Result<HeldBody, Unread> {
+        share: BudgetShare,
+    ) -> Result<HeldBody, UnreadBody> {
         let mut request = TestRequest::post();
         if let Some(announced) = announced {
             request = request.insert_header((CONTENT_LENGTH, announced));
@@ -219,7 +221,7 @@ mod tests {
         let small = SMALL_BYTES.to_string();
         let large = (SMALL_BYTES + 1).to_string();
         for (announced, expected) in [(small.as_str(), 4), (&large, OVERHEAD_BYTES + 4)] {
-            let bodies = Bodies::new(BYTES_MAX + OVERHEAD_BYTES);
+            let bodies = BodyBudget::new(BYTES_MAX + OVERHEAD_BYTES);
             let headers = TestRequest::post()
                 .insert_header((CONTENT_LENGTH, announced))
                 .to_http_request()
@@ -232,21 +234,21 @@ mod tests {
             let request = TestRequest::post().to_http_request();
             let first = web::Payload::from_request(&request, &mut payload(b"four")).await;
             let first = first.expect("a payload");
-            let held = bodies.read(&headers, first, BYTES_MAX, Share::Whole).await;
+            let held = bodies.read(&headers, first, BYTES_MAX, BudgetShare::Whole).await;
             assert_eq!(held.expect("room").charge.bytes, expected);
             assert_eq!(bodies.used_bytes.load(Relaxed), 0, "given back");
             bodies.used_bytes.store(BYTES_MAX - 4, Relaxed);
             let second = web::Payload::from_request(&request, &mut payload(b"fives")).await;
             let second = second.expect("a payload");
-            let refused = bodies.read(&headers, second, BYTES_MAX, Share::Whole).await.err();
+            let refused = bodies.read(&headers, second, BYTES_MAX, BudgetShare::Whole).await.err();
             let is_large = expected > OVERHEAD_BYTES;
-            assert_eq!(refused, is_large.then_some(Unread::NoRoom));
+            assert_eq!(refused, is_large.then_some(UnreadBody::NoRoom));
         }
     }
 
     #[actix_web::test]
     async fn a_body_in_chunks_is_joined_up_to_its_limit() {
-        let bodies = Bodies::new(10 * BYTES_MAX);
+        let bodies = BodyBudget::new(10 * BYTES_MAX);
         let half = vec![b'x'; BYTES_MAX / 2];
         for (case, announced, chunks, expected) in [
             ("none", None, vec![], Ok(vec![])),
@@ -264,13 +266,13 @@ mod tests {
                 "one byte more",
                 None,
                 vec![Some(&half), Some(&half), Some(b"x")],
-                Err(Unread::TooLarge),
+                Err(UnreadBody::TooLarge),
             ),
-            ("announced as too large", Some("1001"), vec![None], Err(Unread::TooLarge)),
+            ("announced as too large", Some("1001"), vec![None], Err(UnreadBody::TooLarge)),
             ("beyond any number", Some("99999999999999999999"), vec![], Ok(vec![])),
-            ("broken off", None, vec![Some(b"one"), None], Err(Unread::BrokenOff)),
+            ("broken off", None, vec![Some(b"one"), None], Err(UnreadBody::BrokenOff)),
         ] {
-            let read = read(&bodies, announced, chunks, Share::Whole).await;
+            let read = read(&bodies, announced, chunks, BudgetShare::Whole).await;
             assert_eq!(read.map(|body| body.bytes().to_vec()), expected, "{case}");
             assert_eq!(bodies.used_bytes.load(Relaxed), 0, "{case}: nothing stays charged");
         }
@@ -278,22 +280,26 @@ mod tests {
 
     #[actix_web::test]
     async fn all_bodies_share_the_budget_and_those_of_visitors_half_of_it() {
-        let bodies = Bodies::new(1_000);
+        let bodies = BodyBudget::new(1_000);
         let read = async |bytes: usize, share| {
             let body = vec![b'x'; bytes];
             read(&bodies, None, vec![Some(&body)], share).await
         };
-        let first = read(400, Share::Half).await.expect("room");
-        assert_eq!(read(101, Share::Half).await.map(drop), Err(Unread::NoRoom));
-        let second = read(600, Share::Whole).await.expect("the other half");
-        assert_eq!(read(1, Share::Whole).await.map(drop), Err(Unread::NoRoom));
+        let first = read(400, BudgetShare::Half).await.expect("room");
+        assert_eq!(read(101, BudgetShare::Half).await.map(drop), Err(UnreadBody::NoRoom));
+        let second = read(600, BudgetShare::Whole).await.expect("the other half");
+        assert_eq!(read(1, BudgetShare::Whole).await.map(drop), Err(UnreadBody::NoRoom));
         drop(first);
-        let third = read(400, Share::Whole).await.expect("room again").into_charged_bytes();
+        let third = read(400, BudgetShare::Whole).await.expect("room again").into_charged_bytes();
         let part = third.slice(1..2);
         drop((second, third));
-        assert_eq!(read(601, Share::Whole).await.map(drop), Err(Unread::NoRoom), "a part is kept");
+        assert_eq!(
+            read(601, BudgetShare::Whole).await.map(drop),
+            Err(UnreadBody::NoRoom),
+            "a part is kept"
+        );
         drop(part);
-        assert!(read(1_000, Share::Whole).await.is_ok());
+        assert!(read(1_000, BudgetShare::Whole).await.is_ok());
         assert_eq!(bodies.used_bytes.load(Relaxed), 0);
     }
 

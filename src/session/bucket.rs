@@ -1,26 +1,26 @@
-//! How often a client may do something.
+//! Rate limits: the number of times that a client may do something within a second.
 
 use std::time::Duration;
 
-/// So many times within a second, and as many at once.
+/// A rate: the number of times within a second, which is also the size of the largest burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerSecond(pub u32);
 
 /// A second, in the unit that buckets count in: fine enough for any rate, and exact.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// What a client has used of what it may do. Pure: the time is passed in; eight bytes, for every
-/// session has some.
+/// The part of its rate that a client has used. The type is pure, because the time is passed in,
+/// and takes eight bytes, because every session has several of them.
 ///
-/// It is a bucket that leaks: each time fills in a little, and only when it would run over is
-/// the answer no. Kept is the moment when it will be empty again.
+/// It is a leaky bucket: each use adds to it, time drains it, and a use that would make it overflow
+/// is refused. The stored value is the moment at which the bucket will be empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bucket {
     empty_at_ns: u64,
 }
 
 impl Bucket {
-    /// Does something so many times, all or nothing; `false` if that is too often.
+    /// Takes this many uses, or none; `false` if they exceed the rate.
     pub fn take(&mut self, times: u32, rate: PerSecond, now_s: f64) -> bool {
         let now_ns = nanoseconds(now_s);
         let step_ns = SECOND_NS / u64::from(rate.0.max(1));
@@ -32,7 +32,7 @@ impl Bucket {
         fits
     }
 
-    /// How long it takes until something may be done so many times.
+    /// The time until something may be done this many times.
     pub fn wait(&self, times: u32, rate: PerSecond, now_s: f64) -> Duration {
         let now_ns = nanoseconds(now_s);
         let step_ns = SECOND_NS / u64::from(rate.0.max(1));
@@ -46,16 +46,17 @@ impl Bucket {
         self.filled_until_ns(now_ns) == now_ns
     }
 
-    /// When it will be empty: now, if it is already.
+    /// The moment at which the bucket will be empty: now, if it already is.
     fn filled_until_ns(self, now_ns: u64) -> u64 {
-        // What lies further ahead than a full bucket was written by a clock that has been set back.
+        // A moment further ahead than that of a full bucket was written before the clock was set
+        // back.
         let is_sane = self.empty_at_ns <= now_ns + SECOND_NS;
         if is_sane { self.empty_at_ns.max(now_ns) } else { now_ns }
     }
 }
 
 fn nanoseconds(time_s: f64) -> u64 {
-    // A clock before 1970 is none; all its moments are one.
+    // A clock before 1970 counts as the start of 1970.
     (time_s * SECOND_NS as f64) as u64
 }
 
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_to_the_rate_is_never_refused() {
+    fn a_client_within_the_rate_is_never_refused() {
         let mut bucket = Bucket::default();
         for n in 0..10_000 {
             let now_s = NOW_S + f64::from(n) * 0.033_334;

@@ -1,11 +1,11 @@
-//! Who is at the other end: a client's own address and scheme, also behind a proxy.
+//! The address and the scheme of a client, also behind a proxy.
 
 use std::net::IpAddr;
 
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 
-/// The far end of a connection, as far as it can be believed.
+/// The client of a connection, as far as its data can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     /// The client's address; an IPv4 address that came as IPv6 is IPv4 again.
@@ -21,8 +21,8 @@ impl Client {
     }
 }
 
-/// Who counts as one: an IPv4 address, or the /64 of an IPv6 address, for a single customer holds
-/// all of it.
+/// The addresses that count as one client: an IPv4 address alone, or the /64 of an IPv6 address,
+/// because one customer holds all of a /64.
 pub fn block(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -33,25 +33,25 @@ pub fn block(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What is known of a connection without believing anybody.
+/// The facts about a connection that do not depend on anything the peer claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Connection {
-    /// Whoever connected to us: the client or a proxy.
+pub struct PeerConnection {
+    /// The address of the peer: the client or a proxy.
     pub peer: Option<IpAddr>,
     /// Whether the connection itself is TLS.
     pub is_tls: bool,
 }
 
-impl Connection {
+impl PeerConnection {
     /// Finds the client behind this connection.
     ///
     /// `X-Forwarded-For` and `X-Forwarded-Proto` count only if the peer is a trusted proxy. The
-    /// former is read from the right, past trusted proxies, to the first address that none of
-    /// them vouches for: what stands left of it is the client's own invention.
+    /// former is read from the right, past trusted proxies, to the first address that none of them
+    /// vouches for: everything left of that address was written by the client itself.
     pub fn client(self, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
         let Some(peer) = self.peer.map(|peer| peer.to_canonical()) else {
-            // No peer, no trust: all such clients count as one.
+            // Without a peer address nothing is trusted: all such clients count as one.
             let address = IpAddr::from([0, 0, 0, 0]);
             return Client { address, is_secure: self.is_tls };
         };
@@ -66,7 +66,7 @@ impl Connection {
                 break;
             }
         }
-        // The rightmost is the word of the proxy that talks to us.
+        // The rightmost value was written by the proxy that is connected to us.
         let is_secure = match list(headers, "x-forwarded-proto").last() {
             Some(scheme) => is_secure(scheme),
             None => self.is_tls,
@@ -77,8 +77,8 @@ impl Connection {
 
 /// All values of a header that holds a list, over all its lines, in order.
 ///
-/// They are bytes, because a client writes the left part of what a proxy completes: a byte that is no
-/// text there must not hide the proxy's own words.
+/// They are bytes, because a client writes the left part of what a proxy completes: a byte that is
+/// not text there must not hide the value that the proxy wrote.
 fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     let lines = headers.get_all(name).map(|line| line.as_bytes());
     lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect()
@@ -114,8 +114,10 @@ mod tests {
         for header in headers {
             request = request.append_header(*header);
         }
-        let connection =
-            Connection { peer: peer.map(|peer| peer.parse().expect("an address")), is_tls: false };
+        let connection = PeerConnection {
+            peer: peer.map(|peer| peer.parse().expect("an address")),
+            is_tls: false,
+        };
         let client = connection.client(request.to_http_request().headers(), &trusted);
         (client.address.to_string(), client.is_secure)
     }
@@ -207,7 +209,7 @@ mod tests {
                 .append_header(("X-Forwarded-For", line(forwarded_for)))
                 .append_header(("X-Forwarded-Proto", line(forwarded_proto)))
                 .to_http_request();
-            let client = Connection { peer, is_tls: false }.client(request.headers(), &trusted);
+            let client = PeerConnection { peer, is_tls: false }.client(request.headers(), &trusted);
             let expected = Client { address: address.parse().expect("one"), is_secure };
             assert_eq!(client, expected, "{}", forwarded_for.escape_ascii());
         }

@@ -13,37 +13,37 @@ use std::{
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::pump::Transport;
+use super::pump::SocketTransport;
 
 /// A place among the connections of a thread, given back on drop.
 #[derive(Debug)]
-pub struct Seat(Arc<AtomicUsize>);
+pub struct ConnectionSlot(Arc<AtomicUsize>);
 
-impl Seat {
-    /// Takes a place where so many are open.
+impl ConnectionSlot {
+    /// Counts a connection in `open`.
     pub fn take(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Relaxed);
         Self(open.clone())
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-/// A client's connection, whatever it turns out to be.
+/// A client's connection, before it is known whether it becomes a session.
 #[derive(Debug)]
 pub struct Connection {
     io: TcpStream,
-    _seat: Seat,
+    _slot: ConnectionSlot,
 }
 
 impl Connection {
-    /// A connection that has its place.
-    pub fn new(io: TcpStream, seat: Seat) -> Self {
-        Self { io, _seat: seat }
+    /// A connection that is counted in `slot`.
+    pub fn new(io: TcpStream, slot: ConnectionSlot) -> Self {
+        Self { io, _slot: slot }
     }
 }
 
@@ -75,7 +75,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Transport for Connection {
+impl SocketTransport for Connection {
     fn give_up(&self) {
         self.io.give_up();
     }
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn a_place_that_is_left_is_given_back() {
         let open = Arc::new(AtomicUsize::new(0));
-        let seats = [Seat::take(&open), Seat::take(&open)];
+        let slots = [ConnectionSlot::take(&open), ConnectionSlot::take(&open)];
         assert_eq!(open.load(Relaxed), 2);
-        let [first, _second] = seats;
+        let [first, _second] = slots;
         drop(first);
         assert_eq!(open.load(Relaxed), 1);
     }

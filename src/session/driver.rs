@@ -1,27 +1,30 @@
-//! What every transport does alike: it carries out what its conversation wants.
+//! The part that all transports share: it carries out the effects of a conversation.
 //!
-//! A transport is an actor that can write frames, close, and hold its client back; here it learns
-//! to join, leave, publish and deliver. So the rules that tie a session to the broker stand once.
+//! A transport is an actor that can write frames, close, and hold its client back. This module adds
+//! joining, leaving, publishing and delivering, so that the rules between a session and the broker
+//! are written once.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::{fut::wrap_future, prelude::*};
 use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
-    CloseCode, Conversation, Effect, Failure, Received, Replay,
+    Close, Conversation, Effect, Failure, Farewell, Patience, Received, Replay,
     worker::{Membership, Worker},
 };
 use crate::{
-    app::{AppId, token::now_s},
+    app::{AppId, token::now_s, visitor::ShownSub},
     broker::{
-        JsonObject, Publication,
+        JsonText, Publication,
+        connections::About,
         fanout::{Attach, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
         subscriber::{Frame, Joined, Place, Subscription, SubscriptionId},
+        users::SignedIn,
     },
-    metrics::labels::{Limit, SessionEnd, Source},
+    metrics::labels::{Limit, SessionEnd},
 };
 
 /// An actor that carries a conversation over some wire.
@@ -35,17 +38,20 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// Hands a frame to the client.
     fn send(&mut self, frame: Frame, ctx: &mut Self::Context);
 
-    /// Hands the client what a join is sent ahead of everything that belongs to it.
+    /// Sends the client the frames that follow the answer to a join.
     fn replay(&mut self, of: SubscriptionId, frames: Vec<Frame>, ctx: &mut Self::Context);
 
     /// Closes the connection; nothing is sent after.
-    fn close(&mut self, code: CloseCode, ctx: &mut Self::Context);
+    fn close(&mut self, close: Close, ctx: &mut Self::Context);
 
-    /// Has further messages of the client wait until [`Carrier::resume`], except for what
-    /// [`answer_meanwhile`] can do.
+    /// Handles a client that has sent nothing for the idle timeout.
+    fn silent(&mut self, ctx: &mut Self::Context);
+
+    /// Holds further messages of the client until [`Carrier::resume`], except for those that
+    /// [`answer_meanwhile`] answers.
     fn hold(&mut self);
 
-    /// Learns that the client has joined a topic, before the reply is sent.
+    /// Notes that the client has joined a topic, before the reply is sent.
     fn note_joined(&mut self);
 
     /// Goes on with the client's messages.
@@ -58,15 +64,21 @@ pub(super) struct Driver<C: Conversation> {
     worker: Rc<Worker>,
     membership: Membership,
     outbox: Arc<Outbox>,
-    /// What the client hears, by the names it has for it.
+    /// The subscriptions of the client, by the names that the client uses for them.
     subscriptions: Vec<Heard>,
     next_subscription: u32,
     joining: Option<Joining>,
+    /// The user that the session is signed in as.
+    signed_in: Option<Box<SignedIn>>,
 }
 
 /// The join that the broker is asked for.
 struct Joining {
     id: SubscriptionId,
+    /// Whether the topic was not joined before.
+    is_new: bool,
+    /// The user as whom it is joined, for consoles.
+    user: Option<Arc<ShownSub>>,
     /// Refuses the join when it has waited too long.
     timeout: Option<SpawnHandle>,
 }
@@ -76,14 +88,23 @@ struct Heard {
     id: SubscriptionId,
     app: AppId,
     topic: ByteString,
+    /// The user as whom it was joined, for consoles.
+    user: Option<Arc<ShownSub>>,
+}
+
+impl Heard {
+    fn shown_sub(&self) -> Option<&str> {
+        self.user.as_deref().map(ShownSub::as_str)
+    }
 }
 
 impl<C: Conversation> Driver<C> {
     /// Enters the fan-out of this thread, which fills `outbox` from now on.
     pub(super) fn enter(conversation: C, outbox: Arc<Outbox>, worker: Rc<Worker>) -> Self {
         let membership = Membership { session: outbox.session(), fanout: worker.fanout() };
-        membership.fanout.addr.do_send(Enter::new(outbox.clone()));
         let kind = conversation.kind();
+        let about = About::new(kind, conversation.address()).of_app(conversation.app());
+        membership.fanout.addr.do_send(Enter::new(outbox.clone()).of(about));
         worker.metrics.sessions.of(kind).inc();
         worker.metrics.sessions_opened.of(kind).inc();
         Self {
@@ -94,6 +115,7 @@ impl<C: Conversation> Driver<C> {
             subscriptions: Vec::new(),
             next_subscription: 0,
             joining: None,
+            signed_in: None,
         }
     }
 
@@ -102,7 +124,7 @@ impl<C: Conversation> Driver<C> {
         &self.outbox
     }
 
-    /// Counts a frame that the session is to keep for its client among all that waits.
+    /// Counts a frame that the session keeps for its client in the backlog.
     pub(super) fn count(&self, frame: Frame) -> Frame {
         let backlog = self.worker.topics.backlog();
         let counted = backlog.count(frame);
@@ -112,9 +134,14 @@ impl<C: Conversation> Driver<C> {
         counted
     }
 
-    /// What the sessions of this thread share.
+    /// The state that the sessions of this thread share.
     pub(super) fn worker(&self) -> &Worker {
         &self.worker
+    }
+
+    /// Decides what happens to the session after a silence of this length.
+    pub(super) fn patience(&mut self, silence: Duration) -> Patience {
+        self.conversation.silent(silence)
     }
 
     /// The session's number, for the log.
@@ -122,16 +149,16 @@ impl<C: Conversation> Driver<C> {
         self.membership.session.0
     }
 
-    /// Whether it hears anything.
+    /// Whether the session has any subscription.
     pub(super) fn is_subscribed(&self) -> bool {
         !self.subscriptions.is_empty()
     }
 
-    /// The id of the subscription to a topic. A session that subscribes again to what it hears keeps
-    /// the id, because it must miss nothing in between.
-    fn id_of(&mut self, app: AppId, topic: &ByteString) -> SubscriptionId {
+    /// The id of the subscription to a topic, and whether it is new. A session that subscribes
+    /// again to the same topic keeps the id, because it must miss nothing in between.
+    fn id_of(&mut self, app: AppId, topic: &ByteString) -> (SubscriptionId, bool) {
         if let Some(nth) = self.position_of(app, topic) {
-            return self.subscriptions[nth].id;
+            return (self.subscriptions[nth].id, false);
         }
         let id = SubscriptionId(self.next_subscription);
         self.next_subscription = self.next_subscription.wrapping_add(1);
@@ -139,16 +166,80 @@ impl<C: Conversation> Driver<C> {
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        self.subscriptions.push(Heard { id, app, topic: topic.clone() });
-        id
+        self.subscriptions.push(Heard { id, app, topic: topic.clone(), user: None });
+        if app == AppId::CONSOLE {
+            self.worker.topics.feed().watch(topic);
+        }
+        (id, true)
+    }
+
+    fn sign_in(&mut self, signed_in: SignedIn) {
+        let users = self.worker.topics.signed_in();
+        users.sign_in(&self.outbox, &signed_in, self.signed_in.as_deref());
+        self.signed_in = Some(Box::new(signed_in));
     }
 
     fn unsubscribe(&mut self, place: Place, topic: &ByteString) {
         let Some(nth) = self.position_of(place.key.app, topic) else { return };
-        let Heard { id, .. } = self.subscriptions.remove(nth);
+        let heard = self.end_subscription(nth, place);
+        self.note_left(&heard);
+    }
+
+    fn end_subscription(&mut self, nth: usize, place: Place) -> Heard {
+        let heard = self.subscriptions.remove(nth);
+        let (session, id) = (self.membership.session, heard.id);
         self.outbox.leave(id);
-        let session = self.membership.session;
         self.membership.fanout.addr.do_send(Detach { session, id, place });
+        heard
+    }
+
+    /// Takes note of how the conversation has answered a join: one that it refuses gives up its
+    /// subscription. Where the topic was not joined before, consoles are not told that it was left.
+    fn note_answered(&mut self, joining: Joining, effects: &[Effect]) {
+        let Joining { id, is_new, user, .. } = joining;
+        let Some(nth) = self.subscriptions.iter().position(|heard| heard.id == id) else { return };
+        let Heard { app, topic, .. } = &self.subscriptions[nth];
+        let given_up = effects.iter().find_map(|effect| match effect {
+            Effect::Unsubscribe(place, of) if place.key.app == *app && of == topic => Some(place),
+            _ => None,
+        });
+        match given_up {
+            None => {
+                self.subscriptions[nth].user = user;
+                self.note_joined(&self.subscriptions[nth]);
+            }
+            Some(place) if is_new => {
+                let heard = self.end_subscription(nth, place.clone());
+                if heard.app == AppId::CONSOLE {
+                    self.worker.topics.feed().unwatch(&heard.topic);
+                }
+            }
+            // The place is left when this effect is carried out.
+            Some(_) => {}
+        }
+    }
+
+    /// Tells consoles that a topic was joined.
+    fn note_joined(&self, heard: &Heard) {
+        let feed = self.worker.topics.feed();
+        if heard.app != AppId::CONSOLE && feed.is_watched() {
+            feed.joined(heard.app, &heard.topic, self.membership.session, heard.shown_sub());
+        }
+    }
+
+    /// Tells consoles that a topic was left, or that a watcher has left.
+    fn note_left(&self, heard: &Heard) {
+        let feed = self.worker.topics.feed();
+        if heard.app == AppId::CONSOLE {
+            feed.unwatch(&heard.topic);
+        } else if feed.is_watched() && !self.is_under_way(heard) {
+            feed.left(heard.app, &heard.topic, self.membership.session, heard.shown_sub());
+        }
+    }
+
+    /// Whether a topic is being joined that was not joined before.
+    fn is_under_way(&self, heard: &Heard) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.is_new && joining.id == heard.id)
     }
 
     fn position_of(&self, app: AppId, topic: &ByteString) -> Option<usize> {
@@ -157,9 +248,13 @@ impl<C: Conversation> Driver<C> {
 }
 
 impl<C: Conversation> Drop for Driver<C> {
-    /// A session is over, whatever ended it: here, and nowhere else, that is counted and logged.
+    /// Counts and logs the end of a session, whatever ended it. No other place does.
     fn drop(&mut self) {
         self.outbox.close();
+        self.subscriptions.iter().for_each(|heard| self.note_left(heard));
+        if let Some(signed_in) = &self.signed_in {
+            self.worker.topics.signed_in().sign_out(self.membership.session, signed_in);
+        }
         let metrics = &self.worker.metrics;
         metrics.sessions.of(self.conversation.kind()).dec();
         let ending = match self.outbox.ended() {
@@ -181,7 +276,7 @@ impl<C: Conversation> Drop for Driver<C> {
     }
 }
 
-/// What the end of a session is counted as, and the limit that it hit.
+/// The label under which the end of a session is counted, and the limit that it hit.
 fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
     match ending {
         None => (SessionEnd::Left, None),
@@ -197,11 +292,12 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         Some(Ending::Stuck) => (SessionEnd::Stuck, Some(Limit::Write)),
         Some(Ending::Idle) => (SessionEnd::Idle, Some(Limit::Idle)),
         Some(Ending::SlowMessage) => (SessionEnd::SlowMessage, Some(Limit::Message)),
-        // Each pause of it was counted already.
+        // Each pause of the session was counted already.
         Some(Ending::TooManyFrames) => (SessionEnd::TooManyFrames, None),
         Some(Ending::Unfinished) => (SessionEnd::Unfinished, Some(Limit::UnfinishedBytes)),
         Some(Ending::NotFetching) => (SessionEnd::NotFetching, Some(Limit::LongPollWindow)),
-        // Not said once each in the log, as the others of this kind are: a stranger can open many.
+        // Unlike the other limits, this one is not logged for each session, because an
+        // unauthenticated client can open many sessions.
         Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
         Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
         // No setting bounds it, so there is no limit to name.
@@ -209,6 +305,25 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         Some(Ending::Broken) => (SessionEnd::Broken, None),
         Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
     }
+}
+
+/// Lets the conversation speak first.
+pub(super) fn begin<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
+    let driver = carrier.driver();
+    let session = driver.membership.session;
+    let effects = driver.conversation.begun(session, now_s());
+    run(carrier, effects, ctx);
+}
+
+/// Ends the session as its conversation takes leave.
+pub(super) fn end<A: Carrier>(carrier: &mut A, ending: Ending, ctx: &mut A::Context) {
+    let driver = carrier.driver();
+    driver.outbox.end(ending);
+    let Farewell { last, close } = driver.conversation.farewell(ending);
+    if let Some(last) = last {
+        carrier.send(last, ctx);
+    }
+    carrier.close(close, ctx);
 }
 
 /// Takes a client's message.
@@ -245,12 +360,15 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
             disconnection.has_ended(ended);
             effects
         }
-        News::End(ending) => return carrier.close(close_code(ending), ctx),
+        News::Interrupted(place) => driver.conversation.interrupted(&place),
+        News::Online(change) => driver.conversation.online(&change),
+        News::Silent => return carrier.silent(ctx),
+        News::End(ending) => return end(carrier, ending, ctx),
     };
     run(carrier, effects, ctx);
 }
 
-/// Carries out what the conversation wants.
+/// Carries out the effects of the conversation.
 fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) {
     for effect in effects {
         match effect {
@@ -259,14 +377,21 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
             Effect::Unsubscribe(place, topic) => carrier.driver().unsubscribe(place, &topic),
             Effect::Publish(publication) => publish(carrier, publication, ctx),
-            Effect::Update(place, meta) => update(carrier, place, meta, ctx),
-            Effect::Close(code) => return carrier.close(code, ctx),
+            Effect::Update(place, custom) => update(carrier, place, custom, ctx),
+            Effect::SignIn(signed_in) => carrier.driver().sign_in(signed_in),
+            Effect::Remind(after) => {
+                ctx.run_later(after, |carrier: &mut A, ctx| {
+                    let effects = carrier.driver().conversation.reminded(now_s());
+                    run(carrier, effects, ctx);
+                });
+            }
+            Effect::Close(close) => return carrier.close(close, ctx),
         }
     }
 }
 
-/// Hands the client what it missed. The members are spelled for this session alone; the frames are
-/// counted where they are shared.
+/// Sends the client the publications that it missed. The members are encoded for this session
+/// alone; the other frames are counted where they are shared.
 fn replay<A: Carrier>(carrier: &mut A, replay: Replay, ctx: &mut A::Context) {
     let Replay { place, topic, mut frames, members } = replay;
     let driver = carrier.driver();
@@ -282,19 +407,20 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     carrier.hold();
     let driver = carrier.driver();
     let session = driver.membership.session;
-    let id = driver.id_of(subscription.place.key.app, &subscription.topic);
-    // The fan-out itself waits for nobody, but the tracker of a scope lives on another thread.
+    let (id, is_new) = driver.id_of(subscription.place.key.app, &subscription.topic);
+    // The fan-out itself never waits, but the tracker of a scope runs on another thread.
     let timeout = subscription.persona.is_some().then(|| {
         ctx.run_later(driver.worker.topics.wait_max(), move |carrier: &mut A, ctx| {
             joined(carrier, id, Err(Failure::Unavailable), ctx);
         })
     });
-    driver.joining = Some(Joining { id, timeout });
+    let user = subscription.user.clone();
+    driver.joining = Some(Joining { id, is_new, user, timeout });
     driver.outbox.begin_join();
     driver.membership.fanout.addr.do_send(Attach { session, id, subscription });
 }
 
-/// The broker has answered a join, or the time for it is over.
+/// Handles the broker's answer to a join, or the end of the time for it.
 fn joined<A: Carrier>(
     carrier: &mut A,
     id: SubscriptionId,
@@ -302,7 +428,7 @@ fn joined<A: Carrier>(
     ctx: &mut A::Context,
 ) {
     let driver = carrier.driver();
-    // An answer that comes too late finds its join refused and left.
+    // An answer that comes too late is for a join that was refused and left.
     let Some(joining) = driver.joining.take_if(|joining| joining.id == id) else { return };
     driver.outbox.end_join();
     if let Some(timeout) = joining.timeout {
@@ -311,35 +437,34 @@ fn joined<A: Carrier>(
     if outcome.is_ok() {
         carrier.note_joined();
     }
-    let effects = carrier.driver().conversation.subscribed(outcome, now_s());
+    let driver = carrier.driver();
+    let effects = driver.conversation.subscribed(outcome, now_s());
+    driver.note_answered(joining, &effects);
     run(carrier, effects, ctx);
     carrier.resume(ctx);
 }
 
-/// Holds the client's next message until this one has its place, but not what others say: in a
-/// crowd of publishers that would fill the outbox of a client that keeps up.
+/// Holds the client's next message until this one has its position, but goes on delivering:
+/// otherwise many publishers at once would fill the outbox of a client that keeps up.
 fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::Context) {
     carrier.hold();
     let topics = carrier.driver().worker.topics.clone();
     let publish = async move {
-        let app = publication.app;
-        topics.publish(publication).await.map_err(|_| Failure::Unavailable)?;
-        topics.metrics().app(app.0).published(Source::Client, 1);
-        Ok(())
+        topics.publish(publication).await.map(drop).map_err(|_| Failure::Unavailable)
     };
     ctx.spawn(wrap_future(publish).map(answered));
 }
 
 /// Holds the client's next message as [`publish`] does: at most one of each waits for a tracker.
-fn update<A: Carrier>(carrier: &mut A, place: Place, meta: JsonObject, ctx: &mut A::Context) {
+fn update<A: Carrier>(carrier: &mut A, place: Place, custom: JsonText, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();
     let (topics, session) = (driver.worker.topics.clone(), driver.membership.session);
     let update = async move {
         let Place { key, channel } = place;
-        // Nobody is tracked in a whole scope.
+        // No session is tracked in a whole scope.
         let Some(channel) = channel else { return Ok(()) };
-        topics.update(&key, channel, session, meta).await.map_err(|_| Failure::Unavailable)
+        topics.update(&key, channel, session, custom).await.map_err(|_| Failure::Unavailable)
     };
     ctx.spawn(wrap_future(update).map(answered));
 }
@@ -348,19 +473,6 @@ fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     run(carrier, effects, ctx);
     carrier.resume(ctx);
-}
-
-fn close_code(ending: Ending) -> CloseCode {
-    match ending {
-        Ending::SlowConsumer(_) | Ending::Stuck | Ending::InboxFull => CloseCode::TRY_LATER,
-        Ending::Idle | Ending::NotFetching | Ending::NeverFetched | Ending::Unjoined => {
-            CloseCode::GOING_AWAY
-        }
-        Ending::SlowMessage | Ending::TooManyFrames => CloseCode::POLICY,
-        Ending::Unfinished => CloseCode::TOO_BIG,
-        Ending::Shutdown => CloseCode::RESTART,
-        Ending::Broken => CloseCode::INTERNAL,
-    }
 }
 
 #[cfg(test)]
@@ -402,7 +514,7 @@ mod tests {
     async fn news_that_ends_joins_reaches_a_session_whose_join_is_still_under_way() {
         let bench = Bench::new(limits());
         let (mut client, _pump) = bench.connect(10_000).websocket().await;
-        // A place that nobody ever has: whoever hears of it is told for its own join's sake.
+        // A place that has no subscribers.
         let mut elsewhere = place();
         elsewhere.key.app.0 += 1;
         let topics = bench.topics.clone();
@@ -424,7 +536,8 @@ mod tests {
             }
         };
         timeout(DEADLINE, joins).await.expect("some news comes amid a join");
-        // Nothing is joining any more. What was told meanwhile may still come, but nothing after it.
+        // No join is under way any more. Announcements that were sent meanwhile may still come, but
+        // nothing after them.
         let quiet = async {
             let mut answers_in_a_row = 0;
             while answers_in_a_row < 20 {

@@ -1,10 +1,9 @@
-//! `Expect: 100-continue`: a body is asked for when somebody wants to read it.
+//! `Expect: 100-continue`: a body is requested from the client when the app begins to read it.
 //!
-//! The HTTP server lets one service decide whether the client is told to go on, and calls the app
-//! after it. A second service that judges heads would have to know every route and every rule anew, so
-//! the app itself decides here: it is called at once, and the first time that it reads the body
-//! is when the client is told `100`. An app that answers without reading the body has its answer sent
-//! instead.
+//! The HTTP server lets one service decide whether the client gets `100 Continue`, and calls the
+//! app after it. A separate service would have to repeat every route and every rule, so the app
+//! itself decides: it is called at once, and the client gets `100 Continue` when the app first
+//! reads the body. If the app answers without reading the body, that answer is sent instead.
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,10 +36,10 @@ where
 }
 
 /// The app's service, there once the server has been started.
-type Shared<S> = Rc<RefCell<Option<Rc<S>>>>;
+type AppService<S> = Rc<RefCell<Option<Rc<S>>>>;
 
-/// Decides whether a client is told to send its body. Its own factory.
-pub(super) struct Asking<S>(Shared<S>);
+/// Decides whether a client is told to send its body. The service is its own factory.
+pub(super) struct Asking<S>(AppService<S>);
 
 impl<S: Service<Request> + 'static> ServiceFactory<Request> for Asking<S>
 where
@@ -95,20 +94,21 @@ where
     }
 }
 
-/// What the server hands to the app once it has told the client to go on.
+/// The request that the server gives to the app after it has answered the client with `100
+/// Continue`.
 fn to_go_on<F: Future + 'static>(answering: Pin<Box<F>>) -> Request {
     let request = Request::new();
-    request.extensions_mut().insert(Answering(answering));
+    request.extensions_mut().insert(AnswerReadingBody(answering));
     request
 }
 
-/// An answer that is under way: its app reads the body.
-struct Answering<F>(Pin<Box<F>>);
+/// An answer whose app has begun to read the body.
+struct AnswerReadingBody<F>(Pin<Box<F>>);
 
 /// The app, whose answers may have begun before it is called.
 pub(super) struct EarlyApp<F: ServiceFactory<Request>> {
     app: F,
-    shared: Shared<F::Service>,
+    shared: AppService<F::Service>,
 }
 
 impl<F> ServiceFactory<Request> for EarlyApp<F>
@@ -121,7 +121,7 @@ where
     type Response = F::Response;
     type Error = F::Error;
     type Config = F::Config;
-    type Service = Resuming<F::Service>;
+    type Service = ResumingService<F::Service>;
     type InitError = F::InitError;
     type Future = LocalBoxFuture<'static, Result<Self::Service, F::InitError>>;
 
@@ -130,15 +130,15 @@ where
         Box::pin(async move {
             let app = Rc::new(made.await?);
             shared.replace(Some(app.clone()));
-            Ok(Resuming(app))
+            Ok(ResumingService(app))
         })
     }
 }
 
 /// Calls the app, or goes on with what [`Asking`] has begun.
-pub(super) struct Resuming<S>(Rc<S>);
+pub(super) struct ResumingService<S>(Rc<S>);
 
-impl<S: Service<Request>> Service<Request> for Resuming<S>
+impl<S: Service<Request>> Service<Request> for ResumingService<S>
 where
     S::Future: 'static,
 {
@@ -152,15 +152,15 @@ where
 
     fn call(&self, request: Request) -> Self::Future {
         // A request that comes from the HTTP server itself has no extensions yet.
-        let begun = request.extensions_mut().remove::<Answering<S::Future>>();
+        let begun = request.extensions_mut().remove::<AnswerReadingBody<S::Future>>();
         match begun {
-            Some(Answering(answering)) => Either::Right(answering),
+            Some(AnswerReadingBody(answering)) => Either::Right(answering),
             None => Either::Left(self.0.call(request)),
         }
     }
 }
 
-/// A body that notes whether anybody wants to read it.
+/// A body that notes whether it is being read.
 struct AskedFor {
     payload: Payload<BoxedPayloadStream>,
     is_asked_for: Rc<Cell<bool>>,

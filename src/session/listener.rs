@@ -1,7 +1,7 @@
 //! The HTTP side of a connection, up to the moment it becomes a session or ends.
 //!
-//! Only this room sees actix-http; the composition root hands in an actix-web app and gets a
-//! service for its listener.
+//! Only this room uses actix-http; the server passes an actix-web app in and gets a service for its
+//! listener.
 
 use std::{
     future::Future,
@@ -31,16 +31,16 @@ use super::{
     connection::Connection,
     expect::answering_early,
     path,
-    requests::{ConnectionLimit, HttpStream, InTurn, Rules, Turn, Turnstile},
-    upgrade::{self, Doorkeeper, Upgrading},
+    requests::{ConnectionLimit, ConnectionRules, HttpStream, InTurn, Turn, WorkQueue},
+    upgrade::{self, IsSocket, UpgradeHandler, Upgrading},
     worker::Worker,
 };
 
 /// Unsent bytes the kernel keeps per socket; without a bound it holds some 4 MB for a stuck client.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
-/// Sets what every connection is to have, on the listener that hands it down: that answers are sent
-/// at once, and that the kernel does not hoard what a client does not read.
+/// Sets the options of a listener that its connections inherit: answers are sent at once, and the
+/// kernel keeps few unsent bytes for a client that does not read.
 ///
 /// Set on each connection it took two system calls, and the second woke its task for nothing.
 pub fn tune(listener: &TcpListener) {
@@ -50,25 +50,25 @@ pub fn tune(listener: &TcpListener) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
-/// How a listener treats the connections of one thread.
-pub struct Connections {
-    /// How long the first request head may take.
+/// The rules for the connections of one thread, and the service that applies them.
+pub struct ConnectionService {
+    /// The time within which the first request head must be complete.
     pub handshake_timeout: Duration,
-    /// How long half a request may make no progress.
+    /// The time for which an incomplete request may make no progress.
     pub idle_timeout: Duration,
-    /// How long a connection without a request is kept.
+    /// The time for which a connection without a request is kept.
     pub keep_alive: Duration,
     /// Whether a shutdown is under way: then each answer is the last one of its connection.
     pub draining: Arc<AtomicBool>,
-    /// How many plain connections there may be.
+    /// The limit on plain connections.
     pub limit: ConnectionLimit,
-    /// How many of them may wait for their clients on this thread.
+    /// The most plain connections of this thread that may wait for their clients.
     pub waiting_max: usize,
     /// Turns true when connections that only wait for another request should go.
     pub stops: watch::Receiver<bool>,
 }
 
-impl Connections {
+impl ConnectionService {
     /// The service for the connections: HTTP/1.1 requests go to `app`, and none becomes a session.
     pub fn service<F, S, B>(
         self,
@@ -87,16 +87,17 @@ impl Connections {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        self.upgrading(app, |_| false, Turnstile::start(), |_, framed| upgrade::refuse_all(framed))
+        let none = Rc::new(|_: &str| false);
+        self.upgrading(app, none, WorkQueue::start(), |_, framed| upgrade::refuse_all(framed))
     }
 
-    /// The same, where requests for a WebSocket on a path that `is_socket`, and what else takes over
-    /// a connection, go to `upgrade`.
+    /// The same, with requests for a WebSocket on a path that `is_socket`, and other requests that
+    /// take over a connection, passed to `upgrade`.
     fn upgrading<F, S, B>(
         self,
         app: F,
-        is_socket: fn(&str) -> bool,
-        turnstile: Rc<Turnstile>,
+        is_socket: IsSocket,
+        work_queue: Rc<WorkQueue>,
         upgrade: impl Fn(Request, Framed<HttpStream<Connection>, h1::Codec>) -> Upgrading + 'static,
     ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
     where
@@ -114,7 +115,7 @@ impl Connections {
     {
         let Self { handshake_timeout, idle_timeout, keep_alive, .. } = self;
         let Self { draining, limit, waiting_max, stops, .. } = self;
-        let rules = Rc::new(Rules {
+        let rules = Rc::new(ConnectionRules {
             handshake_timeout,
             idle_timeout,
             keep_alive,
@@ -125,7 +126,7 @@ impl Connections {
             waiting: Rc::default(),
             waiting_max,
             stuck: Rc::default(),
-            turnstile,
+            work_queue,
         });
         let upgrade = Rc::new(upgrade);
         let upgrade =
@@ -138,8 +139,8 @@ impl Connections {
             apply_fn_factory(app, move |request, app: &_| in_turn(request, app, draining.clone()));
         let (asking, app) = answering_early(app);
         let stopped = stops.clone();
-        // The stream below has a deadline for everything but what is served, and for that the
-        // services have one.
+        // The stream below has a deadline for everything except the serving of requests, for which
+        // the services have one.
         let http = HttpService::build()
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
@@ -161,16 +162,16 @@ impl Connections {
     }
 }
 
-/// How a listener treats connections that may become sessions.
+/// The rules for connections that may become sessions.
 pub struct Listener<C> {
-    /// What the sessions of this thread share.
+    /// The state that the sessions of this thread share.
     pub worker: Rc<Worker>,
-    /// Who decides which upgrades become sessions.
-    pub doorkeeper: Doorkeeper<C>,
-    /// Whether a path is one where a WebSocket may be asked for.
-    pub is_socket: fn(&str) -> bool,
-    /// How its connections are treated before that.
-    pub connections: Connections,
+    /// Decides which upgrades become sessions.
+    pub upgrade_handler: UpgradeHandler<C>,
+    /// Whether a WebSocket may be requested on a path.
+    pub is_socket: IsSocket,
+    /// The rules for its connections before that.
+    pub connections: ConnectionService,
 }
 
 impl<C: Conversation + Unpin> Listener<C> {
@@ -193,18 +194,18 @@ impl<C: Conversation + Unpin> Listener<C> {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let Self { worker, doorkeeper, is_socket, connections } = self;
-        let turnstile = worker.turnstile.clone();
-        connections.upgrading(app, is_socket, turnstile, move |mut request, framed| {
+        let Self { worker, upgrade_handler, is_socket, connections } = self;
+        let work_queue = worker.work_queue.clone();
+        connections.upgrading(app, is_socket, work_queue, move |mut request, framed| {
             path::drop_empty_segments(request.uri_mut());
-            upgrade::serve(request, framed, worker.clone(), doorkeeper.clone())
+            upgrade::serve(request, framed, worker.clone(), upgrade_handler.clone())
         })
     }
 }
 
-/// Ends when connections that only wait for another request should go.
+/// Resolves when connections that only wait for another request should be closed.
 async fn stopping(mut stops: watch::Receiver<bool>) {
-    // A sender that is gone has stopped, too.
+    // A dropped sender means a stop as well.
     let _ = stops.wait_for(|stops| *stops).await;
 }
 

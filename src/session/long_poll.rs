@@ -1,12 +1,14 @@
-//! A session over long-poll: an actor that keeps what its client has not fetched yet.
+//! A session over long-poll: an actor that keeps the frames that its client has not fetched yet.
 //!
-//! It drives the same conversation as a WebSocket does, through the same [`driver`];
-//! what HTTP makes of it (tokens, statuses, bodies) is the protocol's matter. A client fetches with
-//! one parked request at a time and sends with others; it is gone when it has not fetched for one
-//! and a half windows, or has never fetched within half a one. A session costs its client a single
-//! request: so those that were never fetched are few among all, and the oldest gives way.
-//! When the server stops between two fetches, what waits is kept a little longer for the next one.
+//! It drives the same conversation as a WebSocket does, through the same [`driver`]; the protocol
+//! decides about its HTTP side (tokens, statuses, bodies). A client fetches with one parked request
+//! at a time and sends with others. A session ends after 1.5 windows without a fetch, or half a
+//! window after it began if it was never fetched. A session costs its client a single request, so
+//! the number of sessions that were never fetched is bounded, and the oldest of them gives way.
+//! When the server stops between two fetches, the waiting frames are kept a little longer for the
+//! next one.
 
+mod elsewhere;
 mod newcomers;
 
 use std::{
@@ -30,6 +32,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        Topics,
         outbox::{Ending, Load, Outbox, ToSession},
         subscriber::{Frame, SubscriptionId},
     },
@@ -37,85 +40,93 @@ use crate::{
 };
 
 use super::{
-    CloseCode, Conversation, Received,
+    Close, Conversation, Received,
     bucket::{Bucket, PerSecond},
     driver::{self, Carrier, Driver},
-    pace::{self, Pace},
+    pace::{self, FramePace},
     unfinished::Holding,
     worker::{Admission, SessionLimits, Worker},
 };
+use elsewhere::{PassedOn, SharedPassed};
 use newcomers::{Newcomer, Newcomers};
 
-/// Messages that may wait for their turn, over all requests of one session. What one request brings
-/// is bounded where requests are read.
+/// Messages that may wait for their turn, over all requests of one session. The messages of one
+/// request are bounded where requests are read.
 const INBOX_MESSAGES_MAX: usize = 400;
 
 /// Bytes that may wait for their turn before another request's messages join them.
 const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
-/// Fetches that may wait because they come too fast, one beside the other. Clients have one at a time.
+/// Fetches that may wait at the same time because they come too fast. Clients have one at a time.
 const LATE_FETCHES_MAX: usize = 16;
 
-/// One of so many parts of what may wait may be replays when another join is looked at.
+/// The fraction of the outbox's limit that replays may fill when another join is handled.
 const WAITING_SHARE: usize = 8;
 
-/// One of so many places of the server may be taken by sessions that were never fetched: enough for
-/// a crowd that comes at once, too few to keep anybody out.
+/// The fraction of the server's sessions that may be ones that were never fetched: enough for many
+/// clients that come at once, too few to keep others out.
 const NEWCOMERS_SHARE: usize = 4;
 
-/// How long a session that a stopping server closes keeps what waits for its client's next fetch.
-/// Somebody who keeps up is back within a round trip; a stop that is hurried waits longer than this.
+/// The time for which a session that a stopping server closes keeps the frames that wait for its
+/// client's next fetch. A client that keeps up is back within a round trip, and even a hurried stop
+/// waits longer than this.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
-/// How a long-poll session keeps time.
+/// The times of a long-poll session.
 #[derive(Debug, Clone, Copy)]
 pub struct LongPollTimes {
-    /// How long a request waits for something to come, and how long a message for its turn.
+    /// The time for which a request waits for a frame, and a message for its turn.
     pub window: Duration,
-    /// How long a session may live without a joined topic.
+    /// The time for which a session may live without a joined topic.
     pub unjoined_max: Duration,
 }
 
 impl LongPollTimes {
-    /// How long a session may live without being fetched. Clients fetch as soon as they have opened
-    /// it, and again as soon as a fetch is answered.
+    /// The time for which a session may live without a fetch. Clients fetch as soon as they have
+    /// opened a session, and again as soon as a fetch is answered.
     fn patience(&self, is_newcomer: bool) -> Duration {
         if is_newcomer { self.window / 2 } else { self.window * 3 / 2 }
     }
 }
 
-/// What a fetch brings.
+/// The result of a fetch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Polled {
-    /// Everything that waited, oldest first; nothing if nothing came in time, or if another fetch
-    /// took over.
+    /// All waiting frames, oldest first; none if nothing came in time, or if another fetch took
+    /// over.
     Frames(Vec<Frame>),
     /// There is no such session.
     Gone,
 }
 
-/// What became of messages.
+/// The result of posting messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Posted {
-    /// All were looked at, in order.
+    /// All were handled, in order.
     Done,
-    /// They did not get their turn in time; some may still.
+    /// They did not all get their turn in time; some may still be handled.
     Late,
-    /// There is no such session, or it ended over them.
+    /// There is no such session, or it ended because of them.
     Gone,
 }
 
-/// Finds the long-poll sessions of all threads. Cheap to clone.
+/// Finds the long-poll sessions of all threads, and of other nodes if it is [shared](Self::share). Cheap
+/// to clone.
 pub struct LongPolls<C: Conversation + Unpin> {
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
     newcomers: Newcomers,
     times: LongPollTimes,
+    /// The fetches that other nodes have passed on.
+    passed: SharedPassed,
+    /// The connection to other nodes, if there may be any.
+    topics: Option<Topics>,
 }
 
 impl<C: Conversation + Unpin> Clone for LongPolls<C> {
     fn clone(&self) -> Self {
         let (sessions, newcomers) = (self.sessions.clone(), self.newcomers.clone());
-        Self { sessions, newcomers, times: self.times }
+        let (passed, topics) = (self.passed.clone(), self.topics.clone());
+        Self { sessions, newcomers, times: self.times, passed, topics }
     }
 }
 
@@ -128,23 +139,24 @@ impl<C: Conversation + Unpin> fmt::Debug for LongPolls<C> {
 impl<C: Conversation + Unpin> LongPolls<C> {
     /// No session yet.
     pub fn new(times: LongPollTimes) -> Self {
-        Self { sessions: Arc::default(), newcomers: Newcomers::default(), times }
+        let (sessions, newcomers, passed) = Default::default();
+        Self { sessions, newcomers, times, passed, topics: None }
     }
 
     /// Starts a session on the calling thread; `None` if the server has no room for another. If too
-    /// many were never fetched, the oldest of them ends: who really wants to listen has fetched by
-    /// then, unless they come faster than a client's round trip. Against one address that opens so
-    /// many, there is `limits.sessions_per_address_max`.
+    /// many were never fetched, the oldest of them ends: a client that listens has fetched by then,
+    /// unless new sessions come faster than its round trip. `limits.sessions_per_address_max`
+    /// protects against one address that opens many.
     pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
         let admission = worker.sessions.admit()?;
-        let id = Uuid::new_v4();
+        let id = elsewhere::number_on(worker.topics.node());
         let newcomers_max = (worker.sessions.max() / NEWCOMERS_SHARE).max(1);
         let (newcomer, oldest) = self.newcomers.enter(admission.id, id, newcomers_max);
         if let Some(oldest) = oldest.and_then(|oldest| self.find(oldest)) {
             oldest.do_send(GiveWay);
         }
-        let sessions = self.sessions.clone();
-        let listing = Listing { id, sessions, newcomer: Some(newcomer) };
+        let (sessions, passed) = (self.sessions.clone(), self.passed.clone());
+        let listing = SessionEntry { id, sessions, passed, newcomer: Some(newcomer) };
         let (times, worker) = (self.times, worker.clone());
         let addr = LongPoll::create(move |ctx| {
             LongPoll::new(conversation, admission, worker, listing, times, ctx)
@@ -153,8 +165,21 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         Some(id)
     }
 
-    /// Fetches what waits for a session's client, or what comes within the window.
+    /// Fetches the frames that wait for a session's client, or that come within the window.
     pub async fn poll(&self, id: Uuid) -> Polled {
+        if let Some((polled, passed_on)) = self.poll_elsewhere(id).await {
+            passed_on.into_iter().for_each(PassedOn::answered);
+            return polled;
+        }
+        let polled = self.poll_here(id).await;
+        if self.topics.is_some() {
+            // The client has come to this node, so an earlier fetch through another node is over.
+            self.passed.forget(id);
+        }
+        polled
+    }
+
+    async fn poll_here(&self, id: Uuid) -> Polled {
         let Some(session) = self.find(id) else { return Polled::Gone };
         let (answer, mut answered) = oneshot::channel();
         let poll = async {
@@ -168,11 +193,14 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         }
     }
 
-    /// Has messages looked at, in order.
+    /// Makes the session handle messages, in order.
     pub async fn post(&self, id: Uuid, messages: Vec<Received>) -> Posted {
+        if let Some(posted) = self.post_elsewhere(id, &messages).await {
+            return posted;
+        }
         let Some(session) = self.find(id) else { return Posted::Gone };
         let (answer, answered) = oneshot::channel();
-        // Not `send`: what it carries would be dropped unread with a client that leaves now.
+        // `send` is not used here: its message would be dropped unread if the client leaves now.
         match session.try_send(Post { messages, answer }) {
             Ok(()) => {}
             Err(SendError::Full(_)) => return Posted::Late,
@@ -191,40 +219,42 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     }
 }
 
-/// What messages weigh.
+/// The bytes of messages.
 fn bytes_of(messages: &[Received]) -> usize {
     messages.iter().map(Received::size_bytes).sum()
 }
 
-/// The window is over. What the session handed over in that very moment must not be lost.
+/// The end of a window. Frames that the session sent in that very moment must not be lost.
 fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
     answered.close();
     Polled::Frames(answered.try_recv().unwrap_or_default())
 }
 
-/// A session's entry among all, removed when it ends, whatever ended it.
-struct Listing<C: Conversation + Unpin> {
+/// A session's entry in the list of all, removed when the session ends, whatever ended it.
+struct SessionEntry<C: Conversation + Unpin> {
     id: Uuid,
     sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
-    /// Until the first fetch.
+    passed: SharedPassed,
+    /// The place among the sessions that were never fetched, until the first fetch.
     newcomer: Option<Newcomer>,
 }
 
-impl<C: Conversation + Unpin> Drop for Listing<C> {
+impl<C: Conversation + Unpin> Drop for SessionEntry<C> {
     fn drop(&mut self) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.passed.forget(self.id);
     }
 }
 
-/// A fetch is here; it is answered when there is something, or when another takes over.
+/// A fetch; it is answered when there are frames, or when another fetch takes over.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Poll(Parked);
+struct Poll(ParkedFetch);
 
-/// Where a parked fetch waits for its frames.
-type Parked = Sender<Vec<Frame>>;
+/// The channel on which a parked fetch waits for its frames.
+type ParkedFetch = Sender<Vec<Frame>>;
 
-/// Messages are here; answered when all were looked at.
+/// Messages of the client; answered when all were handled.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Post {
@@ -232,20 +262,21 @@ struct Post {
     answer: Sender<()>,
 }
 
-/// What waited was fetched: go on with what was held back.
+/// Tells the session that the waiting frames were fetched, and that it goes on with the messages
+/// that it held back.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct GoOn;
 
-/// Too many sessions were never fetched: this one ends, unless it was meanwhile.
+/// Too many sessions were never fetched: this one ends, unless it was fetched meanwhile.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct GiveWay;
 
-/// What waits for its turn.
-enum Inbound {
+/// A message that waits for its turn.
+enum QueuedMessage {
     Message(Received),
-    /// All messages of one request were looked at.
+    /// The end of one request's messages.
     End(Sender<()>),
 }
 
@@ -254,33 +285,34 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     driver: Driver<C>,
     _admission: Admission,
     times: LongPollTimes,
-    inbox: VecDeque<Inbound>,
+    inbox: VecDeque<QueuedMessage>,
     inbox_bytes: usize,
-    /// What is held for the inbox, among that of all sessions.
+    /// The bytes that are held for the inbox, counted among those of all sessions.
     holding: Holding,
     is_held: bool,
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
-    /// How many of the frames that wait count nothing: what is replayed to a join counts as one.
+    /// The number of waiting frames that do not count: all frames that are replayed to a join count
+    /// as one.
     uncounted: usize,
     /// Whether there are replays among them.
     has_replays: bool,
     max: Load,
-    parked: Option<Parked>,
-    /// How fast messages come, and fetches that take over from others.
-    pace: Pace,
-    /// How often the client has fetched.
+    parked: Option<ParkedFetch>,
+    /// The rate of messages, and of fetches that take over from others.
+    pace: FramePace,
+    /// The rate of the client's fetches.
     fetches: Bucket,
-    /// Fetches whose time has not come, because that was too often.
-    late: VecDeque<Parked>,
-    /// When something that waits was published, if that is of interest.
+    /// Fetches that wait because they came too often.
+    late: VecDeque<ParkedFetch>,
+    /// The time of publication of a waiting frame whose latency is sampled.
     sampled: Option<Instant>,
-    /// When the client was last there to fetch.
+    /// The time at which the client last fetched.
     fetched: Instant,
-    /// Since when nothing is joined.
+    /// The time since which the session has no joined topic.
     unjoined_since: Option<Instant>,
     is_closed: bool,
-    listing: Listing<C>,
+    listing: SessionEntry<C>,
 }
 
 impl<C: Conversation + Unpin> LongPoll<C> {
@@ -288,7 +320,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         conversation: C,
         admission: Admission,
         worker: Rc<Worker>,
-        listing: Listing<C>,
+        listing: SessionEntry<C>,
         times: LongPollTimes,
         ctx: &mut Context<Self>,
     ) -> Self {
@@ -313,7 +345,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
             has_replays: false,
             max: Load { frames, bytes },
             parked: None,
-            pace: Pace::default(),
+            pace: FramePace::default(),
             fetches: Bucket::default(),
             late: VecDeque::new(),
             sampled: None,
@@ -324,12 +356,12 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// Answers what need not wait although the broker is asked for something before it.
+    /// Answers messages that need not wait although the broker still works on an earlier one.
     fn answer_meanwhile(&mut self, ctx: &mut Context<Self>) {
         for inbound in mem::take(&mut self.inbox) {
             let may_be = !self.is_closed && !self.pace.is_paused();
             match inbound {
-                Inbound::Message(message)
+                QueuedMessage::Message(message)
                     if may_be && driver::answer_meanwhile(self, &message, ctx) =>
                 {
                     self.inbox_bytes -= message.size_bytes();
@@ -342,16 +374,16 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush(ctx);
     }
 
-    /// Whether more messages may wait for their turn. Where nothing else weighs, one request may bring
-    /// as much as the limit on bodies lets through.
+    /// Whether more messages may wait for their turn. If none wait, one request may bring as much
+    /// as the limit on bodies permits.
     fn has_room_for(&self, messages: &[Received]) -> bool {
         let is_light =
             self.inbox_bytes == 0 || self.inbox_bytes + bytes_of(messages) <= INBOX_BYTES_MAX;
         is_light && self.inbox.len() + messages.len() <= INBOX_MESSAGES_MAX
     }
 
-    /// Takes a frame of those that may come within a second. One too many, and the session pauses; if
-    /// it goes on like that, it ends.
+    /// Counts a frame towards the rate. The session pauses if the rate is exceeded, and ends if
+    /// that goes on.
     fn take_frame(&mut self, ctx: &mut Context<Self>) -> bool {
         if self.pace.is_paused() {
             return false;
@@ -368,7 +400,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         may_be
     }
 
-    /// Goes on with what waits, if the pause is over.
+    /// Goes on with the waiting messages, if the pause is over.
     fn try_resume(&mut self, ctx: &mut Context<Self>) {
         let (rate, now_s) = self.rate();
         if self.pace.resume(rate, now_s) {
@@ -378,13 +410,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// How many frames there may be, and the time that they are judged by.
+    /// The rate of frames, and the time by which it is judged.
     fn rate(&self) -> (PerSecond, f64) {
         let worker = self.driver.worker();
         (worker.limits.frames_per_second_max, worker.seconds_at(Instant::now()))
     }
 
-    /// Parks the fetches that have waited for their time to come, as far as it has.
+    /// Parks the waiting fetches whose time has come.
     fn take_late(&mut self, ctx: &mut Context<Self>) {
         while let Some(first) = self.late.front() {
             if first.is_closed() {
@@ -409,13 +441,13 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// Parks a fetch, or answers it at once if there is something to bring.
-    fn park(&mut self, fetch: Parked, ctx: &mut Context<Self>) {
+    /// Parks a fetch, or answers it at once if there are frames.
+    fn park(&mut self, fetch: ParkedFetch, ctx: &mut Context<Self>) {
         if let Some(earlier) = self.parked.replace(fetch) {
-            // The client has given up on it, or has two: the later one counts.
+            // The client has abandoned the earlier fetch, or has two: the later one counts.
             let _ = earlier.send(Vec::new());
         }
-        // What has arrived by now is fetched with it, though its turn would come later.
+        // Items that have arrived by now are fetched as well, although their turn would come later.
         while let Some(arrival) = self.driver.outbox().take() {
             self.arrived(arrival, ctx);
         }
@@ -425,25 +457,25 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// Whether a client is there that waits for something to come.
+    /// Whether a fetch of the client is parked.
     fn is_fetched(&self) -> bool {
         self.parked.iter().chain(&self.late).any(|fetch| !fetch.is_closed())
     }
 
-    /// Looks at messages until one has to wait, for the broker or for its time.
+    /// Handles messages until one has to wait, for the broker or for the rate.
     fn work(&mut self, ctx: &mut Context<Self>) {
         while !self.is_held && !self.is_closed && self.has_room() {
-            let is_message = matches!(self.inbox.front(), Some(Inbound::Message(_)));
+            let is_message = matches!(self.inbox.front(), Some(QueuedMessage::Message(_)));
             if is_message && !self.take_frame(ctx) {
                 break;
             }
             match self.inbox.pop_front() {
-                Some(Inbound::Message(message)) => {
+                Some(QueuedMessage::Message(message)) => {
                     self.inbox_bytes -= message.size_bytes();
                     driver::received(self, message, ctx);
                 }
-                Some(Inbound::End(answer)) => {
-                    // Who does not wait for it any more was told that it is late.
+                Some(QueuedMessage::End(answer)) => {
+                    // A request that no longer waits was answered that it is late.
                     let _ = answer.send(());
                 }
                 None => break,
@@ -453,7 +485,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.flush(ctx);
     }
 
-    /// Takes what the broker has for it.
+    /// Takes the broker's items.
     fn arrived(&mut self, arrival: ToSession, ctx: &mut Context<Self>) {
         match arrival {
             ToSession::Frame(frame, published) => {
@@ -464,7 +496,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// What waits for the client.
+    /// The frames that wait for the client.
     fn load(&self) -> Load {
         Load { frames: self.waiting.len() - self.uncounted, bytes: self.waiting_bytes }
     }
@@ -496,7 +528,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// Nothing waits any more.
+    /// Clears the waiting frames.
     fn note_fetched(&mut self) {
         if let Some(published) = self.sampled.take() {
             let took = published.elapsed().as_secs_f64();
@@ -527,8 +559,8 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.end(ending, ctx);
     }
 
-    /// Keeps a frame for the next fetch. A client that lets too much pile up is not silently deaf:
-    /// its session ends, and it comes back.
+    /// Keeps a frame for the next fetch. If a client lets too many frames wait, its session ends,
+    /// so that the client comes back instead of missing frames silently.
     fn keep(&mut self, frame: Frame, ctx: &mut Context<Self>) {
         if self.is_closed {
             return;
@@ -538,21 +570,43 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.bound(ctx);
     }
 
-    /// Ends the session if too much waits even after the parked fetch is answered.
+    /// Ends the session if its limit is exceeded even after the parked fetch is answered.
     fn bound(&mut self, ctx: &mut Context<Self>) {
         if self.load().excess(self.max).is_some() {
             self.flush(ctx);
         }
         self.driver.outbox().keeps(self.load());
         if let Some(excess) = self.load().excess(self.max) {
-            self.driver.outbox().end(Ending::SlowConsumer(excess));
-            self.close(CloseCode::TRY_LATER, ctx);
+            self.end(Ending::SlowConsumer(excess), ctx);
         }
     }
 
+    /// Ends the session. Its client is told by the status of its next request.
     fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
         self.driver.outbox().end(ending);
-        self.close(CloseCode::GOING_AWAY, ctx);
+        self.shut(ctx);
+    }
+
+    /// Answers the parked fetch with the remaining frames, then ends. When the server stops,
+    /// accepted publications must also reach a client between two fetches: its next fetch is still
+    /// answered.
+    fn shut(&mut self, ctx: &mut Context<Self>) {
+        if self.parked.is_none() {
+            self.parked = self.late.pop_front();
+        }
+        self.flush(ctx);
+        self.is_closed = true;
+        let is_shutdown = self.driver.outbox().ended() == Some(Ending::Shutdown);
+        if is_shutdown && !self.waiting.is_empty() {
+            self.inbox.retain(|inbound| matches!(inbound, QueuedMessage::End(_)));
+            ctx.run_later(FAREWELL_MAX, |_, ctx| ctx.stop());
+            return;
+        }
+        // The dropped senders tell waiting requests that the session is gone.
+        self.parked = None;
+        self.late.clear();
+        self.inbox.clear();
+        ctx.stop();
     }
 }
 
@@ -561,6 +615,7 @@ impl<C: Conversation + Unpin> Actor for LongPoll<C> {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(self.times.window / 4, Self::check_life);
+        driver::begin(self, ctx);
     }
 }
 
@@ -587,32 +642,19 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
         self.bound(ctx);
     }
 
-    /// Brings what is left to who waits for it, then is gone. Where the server stops, what was
-    /// accepted must reach also a client that is between two fetches: it gets its next one.
-    fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
-        debug!("session {} is closed: {}", self.driver.session(), code.0);
-        if self.parked.is_none() {
-            self.parked = self.late.pop_front();
-        }
-        self.flush(ctx);
-        self.is_closed = true;
-        if code == CloseCode::RESTART && !self.waiting.is_empty() {
-            self.inbox.retain(|inbound| matches!(inbound, Inbound::End(_)));
-            ctx.run_later(FAREWELL_MAX, |_, ctx| ctx.stop());
-            return;
-        }
-        // Whoever still waits for an answer learns by this that the session is gone.
-        self.parked = None;
-        self.late.clear();
-        self.inbox.clear();
-        ctx.stop();
+    fn close(&mut self, close: Close, ctx: &mut Self::Context) {
+        debug!("session {} is closed: {}", self.driver.session(), close.code.0);
+        self.shut(ctx);
     }
+
+    /// Long-poll clients are judged by their fetches.
+    fn silent(&mut self, _: &mut Self::Context) {}
 
     fn hold(&mut self) {
         self.is_held = true;
     }
 
-    /// Requests are bounded where they are read, whatever was joined.
+    /// Requests are bounded where they are read, whether or not a topic was joined.
     fn note_joined(&mut self) {}
 
     fn resume(&mut self, ctx: &mut Self::Context) {
@@ -636,7 +678,7 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
             return self.park(answer, ctx);
         }
         if takes_over {
-            // To answer one with another costs its client nothing, as a frame does.
+            // A client could make fetches answer each other at no cost, so they count like frames.
             self.take_frame(ctx);
         }
         if self.late.len() >= LATE_FETCHES_MAX {
@@ -672,17 +714,17 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
 
     fn handle(&mut self, Post { messages, answer }: Post, ctx: &mut Self::Context) {
         if self.is_closed {
-            // It learns that the session is over when it is: told now, it would not fetch again.
-            return self.inbox.push_back(Inbound::End(answer));
+            // The client learns that the session is over by its next fetch: if it were told now, it
+            // would not fetch again.
+            return self.inbox.push_back(QueuedMessage::End(answer));
         }
         if !self.has_room_for(&messages) {
-            self.driver.outbox().end(Ending::InboxFull);
             // The dropped answer tells the client that its session is over.
-            return self.close(CloseCode::TRY_LATER, ctx);
+            return self.end(Ending::InboxFull, ctx);
         }
         self.inbox_bytes += bytes_of(&messages);
-        self.inbox.extend(messages.into_iter().map(Inbound::Message));
-        self.inbox.push_back(Inbound::End(answer));
+        self.inbox.extend(messages.into_iter().map(QueuedMessage::Message));
+        self.inbox.push_back(QueuedMessage::End(answer));
         self.work(ctx);
         if self.is_held && !self.is_closed {
             self.answer_meanwhile(ctx);
@@ -697,7 +739,7 @@ impl<C: Conversation + Unpin> StreamHandler<ToSession> for LongPoll<C> {
     }
 }
 
-/// What the broker has for the session.
+/// The stream of everything that the broker sends to the session.
 struct Arrivals(Arc<Outbox>);
 
 impl Stream for Arrivals {

@@ -1,16 +1,18 @@
-//! Sessions: one connected client each, whatever it speaks.
+//! Sessions: one for each connected client, in any protocol.
 //!
-//! This is the narrow waist. A protocol is a [`Conversation`]: a state machine without I/O, clock or
-//! tasks, which turns what a client sends into [`Effect`]s. Two transports drive it, [`websocket`]
-//! and [`long_poll`], through the same [`driver`]. The rules of a protocol are thereby tables to
-//! test, and the two transports cannot disagree.
+//! This room is the interface between protocols and the broker. A protocol is a [`Conversation`]: a
+//! state machine without I/O, clock or tasks, which turns the messages of a client into
+//! [`Effect`]s. Two transports drive it, [`websocket`] and [`long_poll`], through the same
+//! [`driver`]. The rules of a protocol can therefore be tested as tables, and the two transports
+//! cannot disagree. A conversation may send first, decides about a silent client, and has its own
+//! close codes.
 //!
-//! How a request's bytes travel: `requests` hands one at a time to the HTTP server.
+//! The path of a request's bytes: `requests` passes one request at a time to the HTTP server.
 //!
-//! How a WebSocket's bytes travel: [`upgrade`] takes the bare socket from the HTTP server, `frames`
-//! reads it, the [`websocket`] actor turns effects into frames, `pump` writes them, and those that
-//! the broker has for it. What a session costs stands in `docs/performance.md`; nothing of the HTTP
-//! connection it came from survives.
+//! The path of a WebSocket's bytes: [`upgrade`] takes the bare socket from the HTTP server,
+//! `frames` reads it, the [`websocket`] actor turns effects into frames, `pump` writes them, and
+//! those that the broker has for it. `docs/performance.md` shows the costs of a session, which
+//! keeps nothing of the HTTP connection that it came from.
 
 pub mod answer;
 pub mod body;
@@ -20,11 +22,13 @@ pub mod connection;
 mod driver;
 mod expect;
 mod frames;
+mod gate;
 pub mod listener;
 pub mod long_poll;
 mod pace;
 pub mod path;
 pub mod places;
+pub mod public_id;
 mod pump;
 pub mod requests;
 #[cfg(test)]
@@ -34,26 +38,29 @@ pub mod upgrade;
 mod websocket;
 pub mod worker;
 
+use std::{net::IpAddr, time::Duration};
+
 use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::{
     app::AppId,
     broker::{
-        JsonObject, Publication,
-        subscriber::{Disconnect, Frame, Joined, Place, SubscribeError, Subscription},
+        JsonText, Publication,
+        outbox::Ending,
+        subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError, Subscription},
+        users::{OnlineChange, SignedIn},
     },
     metrics::labels::SessionKind,
 };
 
-/// Why a socket is closed (RFC 6455, section 7.4; section 8 of the protocol document).
-///
-/// Never 1000: clients from 1.6.3 to 1.8.15 would not come back.
+/// The code that tells why a socket is closed (RFC 6455, section 7.4). Protocols may have their own
+/// codes from 4000 on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// The client closed first: the one case for 1000.
+    /// The client closed first.
     pub const ANSWER: Self = Self(1000);
     /// The server lets this client go: idle, or no longer allowed.
     pub const GOING_AWAY: Self = Self(1001);
@@ -61,16 +68,52 @@ impl CloseCode {
     pub const PROTOCOL: Self = Self(1002);
     /// Text that is not UTF-8.
     pub const NOT_UTF8: Self = Self(1007);
-    /// The client takes its time, or more than its share.
+    /// The client is too slow, or takes more than its share.
     pub const POLICY: Self = Self(1008);
     /// A message beyond the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// A message that cannot be understood, or a fault of ours.
+    /// A message that cannot be read, or an error of the server.
     pub const INTERNAL: Self = Self(1011);
     /// The server restarts.
     pub const RESTART: Self = Self(1012);
     /// The client does not keep up.
     pub const TRY_LATER: Self = Self(1013);
+}
+
+/// The content of a close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// The code.
+    pub code: CloseCode,
+    /// The reason as text; empty where the protocol has none.
+    pub reason: &'static str,
+}
+
+impl From<CloseCode> for Close {
+    fn from(code: CloseCode) -> Self {
+        Self { code, reason: "" }
+    }
+}
+
+/// The last frames that a conversation sends to its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// The last message.
+    pub last: Option<Frame>,
+    /// The close frame.
+    pub close: Close,
+}
+
+/// The decision about a session whose client is silent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Patience {
+    /// The session ends.
+    End,
+    /// The client may be silent for this much longer; then the conversation is asked again.
+    Wait(Duration),
+    /// The client is sent this frame, and the session ends unless the client sends anything within
+    /// this time.
+    Probe(Frame, Duration),
 }
 
 /// A whole message from a client.
@@ -92,7 +135,7 @@ impl Received {
     }
 }
 
-/// What a conversation wants done, in order.
+/// An action that a conversation requests. Actions are carried out in order.
 ///
 /// [`Effect::Subscribe`] is answered through [`Conversation::subscribed`], [`Effect::Publish`] and
 /// [`Effect::Update`] are answered through [`Conversation::answered`], before anything else is
@@ -102,41 +145,47 @@ impl Received {
 pub enum Effect {
     /// Write this to the client.
     Send(Frame),
-    /// Write to the client what a join is sent ahead of everything that belongs to it.
+    /// Write the frames that follow the answer to a join.
     Replay(Replay),
-    /// Hear a topic.
+    /// Subscribe to a topic.
     Subscribe(Subscription),
-    /// No longer hear a place by this name of it, which is the topic of its [`Subscription`].
+    /// End the subscription to a place under this name, which is the topic of its [`Subscription`].
     Unsubscribe(Place, ByteString),
     /// Publish.
     Publish(Publication),
-    /// Show another meta where it is tracked.
-    Update(Place, JsonObject),
+    /// Change the client's custom data where it is tracked.
+    Update(Place, JsonText),
+    /// Be signed in as a user, or as the same one while watching others. [`Conversation::online`] tells
+    /// which of the watched users are online.
+    SignIn(SignedIn),
+    /// Call [`Conversation::reminded`] after this time.
+    Remind(Duration),
     /// Close the connection; nothing is sent after.
-    Close(CloseCode),
+    Close(Close),
 }
 
-/// What a join is sent once it is answered: frames of the history, then who is there.
+/// The frames that follow the answer to a join: those of the history, then the members of the
+/// channel.
 #[derive(Debug)]
 pub struct Replay {
-    /// What was joined.
+    /// The place that was joined.
     pub place: Place,
-    /// By which name.
+    /// The name by which it was joined.
     pub topic: ByteString,
-    /// What is replayed; sessions share these frames.
+    /// The frames of the history; sessions share them.
     pub frames: Vec<Frame>,
-    /// Who is there, if the session is tracked.
+    /// The members of the channel, if the session is tracked.
     pub members: Option<Frame>,
 }
 
-/// Why the broker did not do what was asked.
+/// The reason why the broker did not do what a conversation requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The app has subscribers in as many scopes as it may.
     TooManyScopes,
     /// The channel tracks as many members as it may.
     TooManyMembers,
-    /// It did not answer in time.
+    /// The broker did not answer in time.
     Unavailable,
 }
 
@@ -152,27 +201,64 @@ impl From<SubscribeError> for Failure {
 
 /// A wire protocol's side of one connection. Unix time in seconds is passed in.
 pub trait Conversation: 'static {
-    /// The client sent a message.
+    /// Called when the session has begun, with its number. The effects are the first frames that
+    /// the client is sent.
+    fn begun(&mut self, session: SessionId, now_s: f64) -> Vec<Effect>;
+
+    /// Called for each message of the client.
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect>;
 
-    /// What a message can be answered with before its turn has come: it was sent while the broker is
-    /// still asked for an earlier one. `None` if it has to wait; then it will be received as any other.
+    /// The answer to a message whose turn has not come, because the broker still works on an
+    /// earlier one. `None` if the message has to wait; then it is received like any other.
     fn meanwhile(&self, message: &Received) -> Option<Frame>;
 
-    /// The broker has taken the last [`Effect::Subscribe`], or not. What is sent here leaves ahead of
-    /// everything that belongs to the join.
+    /// Called with the broker's answer to the last [`Effect::Subscribe`]. The frames that are sent
+    /// here leave ahead of everything that belongs to the join.
     fn subscribed(&mut self, outcome: Result<Joined, Failure>, now_s: f64) -> Vec<Effect>;
 
-    /// The broker answered the last [`Effect::Publish`] or [`Effect::Update`].
+    /// Called with the broker's answer to the last [`Effect::Publish`] or [`Effect::Update`].
     fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
 
-    /// An app was changed or deleted: joins that its new state does not allow must end.
+    /// Called when an app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
 
-    /// An app wants some of its joins ended; a client whose joins are not among them notices nothing.
-    /// Returns with the effects how many joins were meant.
+    /// Called when an app ends some of its joins; a client whose joins are not among them notices
+    /// nothing. Returns the effects and the number of joins that end.
     fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize);
 
-    /// What is spoken here, and over what, to be counted by.
+    /// Called when publications to a place may be missing: its joins must end, so that the client
+    /// joins again and learns of the gap. Other joins go on.
+    fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
+        self.disconnected(&Disconnect::Place(place.clone())).0
+    }
+
+    /// Called when nothing has come from the client for this long, which is the idle timeout or
+    /// more. It is called for WebSockets only, and not while a write is stuck: then the session
+    /// ends.
+    fn silent(&mut self, lasted: Duration) -> Patience;
+
+    /// Called when the time of an [`Effect::Remind`] is over.
+    fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    /// Called when users that the session watches are online, or no longer.
+    fn online(&mut self, _change: &OnlineChange) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    /// The last frames of a session that ends for this reason.
+    fn farewell(&mut self, ending: Ending) -> Farewell;
+
+    /// The app that the whole connection belongs to, if the protocol has connections of one app only.
+    /// The session then learns of changes of this app before it has joined anything.
+    fn app(&self) -> Option<AppId> {
+        None
+    }
+
+    /// The protocol version and the transport, as labels of metrics.
     fn kind(&self) -> SessionKind;
+
+    /// The client's address, as far as it is known.
+    fn address(&self) -> IpAddr;
 }

@@ -1,31 +1,32 @@
-//! How fast a session may send frames: the rate, the pauses beyond it, and when it has been too fast for
-//! too long.
+//! The rate at which a session may send frames: the pauses of a session that exceeds it, and the
+//! end of one that exceeds it for too long.
 
 use std::time::Duration;
 
 use super::bucket::{Bucket, PerSecond};
 
-/// So much of a second's frames must be free again before a session that was too fast goes on.
+/// The share of a second's frames that must be free again before a paused session goes on.
 const RESUME_SHARE: u32 = 4;
 
 /// A session that has to pause this often, and is never within its rate in between, is ended: after
 /// about ten seconds.
 const PAUSES_MAX: u8 = 40;
 
-/// How often a session that pauses looks whether it may go on.
+/// The interval at which a paused session checks whether it may go on.
 pub(super) const LOOK: Duration = Duration::from_nanos(1_000_000_000 / (4 * RESUME_SHARE as u64));
 
-/// What a session has used of the frames that it may send within a second. Pure: the time is passed in.
+/// The part of its frames per second that a session has used. The type is pure, because the time is
+/// passed in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(super) struct FramePace {
     frames: Bucket,
-    /// How often it had to pause since it last kept to its rate.
+    /// The number of pauses since the session last kept to its rate.
     pauses: u8,
     is_paused: bool,
 }
 
-impl Pace {
-    /// Takes a frame; `false` if that is one too many: the session pauses.
+impl FramePace {
+    /// Takes a frame; `false` if it exceeds the rate, and the session pauses.
     pub(super) fn take(&mut self, rate: PerSecond, now_s: f64) -> bool {
         if self.is_paused {
             return false;
@@ -67,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_session_that_is_too_fast_pauses_until_a_quarter_is_free_and_is_flooded_in_the_end() {
-        let (mut pace, mut now_s, mut taken) = (Pace::default(), 1.0, 0);
+        let (mut pace, mut now_s, mut taken) = (FramePace::default(), 1.0, 0);
         while !pace.is_flooded() {
             while pace.take(RATE, now_s) {
                 taken += 1;
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn pauses_are_forgotten_once_the_session_keeps_to_its_rate() {
-        let (mut pace, mut now_s) = (Pace::default(), 1.0);
+        let (mut pace, mut now_s) = (FramePace::default(), 1.0);
         for _ in 0..3 * PAUSES_MAX {
             while pace.take(RATE, now_s) {}
             now_s += 1.0;

@@ -1,13 +1,19 @@
 //! Places per app or per address: how many sessions may share one.
+//!
+//! Several nodes may share places: each tells the others how many it has given, and counts those of the
+//! others with its own.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Counts who holds a place, by key. Cheap to clone.
+use tokio::sync::Notify;
+
+/// Counts the held places, by key. Cheap to clone.
 ///
 /// Keys without holders are forgotten, so there are never more than sessions.
 #[derive(Debug)]
@@ -15,12 +21,22 @@ pub struct Places<K>(Option<Arc<Bounded<K>>>);
 
 #[derive(Debug)]
 struct Bounded<K> {
-    taken: Mutex<HashMap<K, usize>>,
+    taken: Mutex<TakenPlaces<K>>,
+    has_changed: Notify,
     max: usize,
 }
 
-/// A place, given back on drop; nothing at all where there is no bound.
-pub struct Held<K: Eq + Hash>(Option<Box<Bound<K>>>);
+#[derive(Debug)]
+struct TakenPlaces<K> {
+    here: HashMap<K, usize>,
+    /// At the other nodes, as far as they have told.
+    elsewhere: HashMap<K, usize>,
+    /// The keys that the other nodes have yet to be told of, if there are any nodes.
+    changed: Option<HashSet<K>>,
+}
+
+/// A place, given back on drop; empty where there is no bound.
+pub struct HeldPlace<K: Eq + Hash + Clone>(Option<Box<Bound<K>>>);
 
 struct Bound<K> {
     key: K,
@@ -32,26 +48,99 @@ struct Bound<K> {
 pub struct Full;
 
 impl<K: Eq + Hash + Clone> Places<K> {
-    /// At most so many for each key; `None`: as many as come, at no cost.
+    /// At most this many for each key; `None` sets no bound and counts nothing.
     pub fn new(max: Option<usize>) -> Self {
-        Self(max.map(|max| Arc::new(Bounded { taken: Mutex::default(), max })))
+        let bounded = |max| {
+            let (here, elsewhere) = (HashMap::new(), HashMap::new());
+            let taken = Mutex::new(TakenPlaces { here, elsewhere, changed: None });
+            Arc::new(Bounded { taken, has_changed: Notify::new(), max })
+        };
+        Self(max.map(bounded))
     }
 
     /// Takes a place.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn take(&self, key: &K) -> Result<Held<K>, Full> {
-        let Some(places) = &self.0 else { return Ok(Held(None)) };
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(key) {
-            Some(count) if *count >= places.max => return Err(Full),
-            Some(count) => *count += 1,
-            None => {
-                taken.insert(key.clone(), 1);
-            }
+    pub fn take(&self, key: &K) -> Result<HeldPlace<K>, Full> {
+        let Some(places) = &self.0 else { return Ok(HeldPlace(None)) };
+        let mut taken = places.taken();
+        let here = taken.here.get(key).copied().unwrap_or_default();
+        let elsewhere = taken.elsewhere.get(key).copied().unwrap_or_default();
+        if here + elsewhere >= places.max {
+            return Err(Full);
         }
-        Ok(Held(Some(Box::new(Bound { key: key.clone(), places: places.clone() }))))
+        taken.here.insert(key.clone(), here + 1);
+        places.note_changed(taken, key);
+        Ok(HeldPlace(Some(Box::new(Bound { key: key.clone(), places: places.clone() }))))
+    }
+
+    /// Notes from now on which counts change, because other nodes are told them. `false` if there is no
+    /// bound, and so nothing to tell.
+    pub fn share(&self) -> bool {
+        let Some(places) = &self.0 else { return false };
+        places.taken().changed.get_or_insert_default();
+        true
+    }
+
+    /// The bound, if there is one.
+    pub fn max(&self) -> Option<usize> {
+        self.0.as_ref().map(|places| places.max)
+    }
+
+    /// Waits until a count changes that has not been [taken](Self::take_changed).
+    pub async fn changed(&self) {
+        match &self.0 {
+            Some(places) => places.has_changed.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The counts that have changed since the last time.
+    pub fn take_changed(&self) -> Vec<(K, usize)> {
+        let Some(places) = &self.0 else { return Vec::new() };
+        let mut taken = places.taken();
+        let changed = taken.changed.as_mut().map(mem::take).unwrap_or_default();
+        let count = |key: &K| taken.here.get(key).copied().unwrap_or_default();
+        changed.into_iter().map(|key| (key.clone(), count(&key))).collect()
+    }
+
+    /// Has counts taken once more, because they could not be told.
+    pub fn put_back(&self, keys: impl Iterator<Item = K>) {
+        let Some(places) = &self.0 else { return };
+        if let Some(changed) = &mut places.taken().changed {
+            changed.extend(keys);
+        }
+        places.has_changed.notify_one();
+    }
+
+    /// The counts of all keys that are not zero.
+    pub fn all(&self) -> Vec<(K, usize)> {
+        let Some(places) = &self.0 else { return Vec::new() };
+        places.taken().here.iter().map(|(key, count)| (key.clone(), *count)).collect()
+    }
+
+    /// Counts these as taken at other nodes, and no others.
+    pub fn set_elsewhere(&self, elsewhere: HashMap<K, usize>) {
+        if let Some(places) = &self.0 {
+            places.taken().elsewhere = elsewhere;
+        }
+    }
+}
+
+impl<K> Bounded<K> {
+    fn taken(&self) -> MutexGuard<'_, TakenPlaces<K>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash + Clone> Bounded<K> {
+    fn note_changed(&self, mut taken: MutexGuard<'_, TakenPlaces<K>>, key: &K) {
+        let Some(changed) = &mut taken.changed else { return };
+        if changed.insert(key.clone()) {
+            drop(taken);
+            self.has_changed.notify_one();
+        }
     }
 }
 
@@ -61,29 +150,30 @@ impl<K> Clone for Places<K> {
     }
 }
 
-impl<K: Eq + Hash> Default for Held<K> {
+impl<K: Eq + Hash + Clone> Default for HeldPlace<K> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<K: Eq + Hash> fmt::Debug for Held<K> {
+impl<K: Eq + Hash + Clone> fmt::Debug for HeldPlace<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Held").field(&self.0.is_some()).finish()
     }
 }
 
-impl<K: Eq + Hash> Drop for Held<K> {
+impl<K: Eq + Hash + Clone> Drop for HeldPlace<K> {
     fn drop(&mut self) {
         let Some(bound) = self.0.take() else { return };
         let Bound { key, places } = *bound;
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = taken.entry(key) {
+        let mut taken = places.taken();
+        if let Entry::Occupied(mut count) = taken.here.entry(key.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
+        places.note_changed(taken, &key);
     }
 }
 
@@ -93,7 +183,7 @@ mod tests {
 
     fn keys(places: &Places<u8>) -> usize {
         let bounded = places.0.as_ref().expect("a bound");
-        bounded.taken.lock().expect("no panic holds it").len()
+        bounded.taken().here.len()
     }
 
     #[test]
@@ -111,8 +201,32 @@ mod tests {
     }
 
     #[test]
+    fn places_that_are_taken_at_other_nodes_count_and_the_others_are_told_what_changes() {
+        let places = Places::new(Some(3));
+        let unshared = places.take(&1).expect("a place");
+        assert_eq!(places.max(), Some(3));
+        assert_eq!(places.take_changed(), [], "nobody is told");
+        assert!(places.share());
+        assert_eq!(places.all(), [(1, 1)], "others are told of it as a whole");
+        places.set_elsewhere(HashMap::from([(1, 1), (2, 3)]));
+        let third = places.take(&1).expect("the third place");
+        assert_eq!(places.take(&1).err(), Some(Full));
+        assert_eq!(places.take(&2).err(), Some(Full), "all are taken elsewhere");
+        assert_eq!(places.take_changed(), [(1, 2)]);
+        assert_eq!(places.take_changed(), []);
+        drop((unshared, third));
+        assert_eq!(places.take_changed(), [(1, 0)], "both at once");
+        places.put_back([1].into_iter());
+        assert_eq!(places.take_changed(), [(1, 0)], "it could not be told");
+        places.set_elsewhere(HashMap::new());
+        let held: Vec<_> = (0..3).map(|_| places.take(&2).expect("a place")).collect();
+        assert_eq!(held.len(), 3);
+    }
+
+    #[test]
     fn without_a_bound_there_is_nothing_to_hold() {
         let places = Places::new(None);
+        assert!(!places.share(), "there is nothing to tell");
         let held: Vec<_> = (0..1_000).map(|_| places.take(&1).expect("a place")).collect();
         assert!(held.iter().all(|held| held.0.is_none()));
     }

@@ -1,12 +1,13 @@
-//! Writing: from a session's outbox and its actor to the socket, and the clock of a connection.
+//! Writing: from a session's outbox and its actor to the socket, and the deadlines of a connection.
 //!
-//! The pump is the task of a WebSocket. Frames from the broker it takes from the outbox itself, as
-//! many as are there for one write. The actor is polled only when something is there for it: its
-//! client, news, an answer. While a write is pending neither is looked at, so the outbox of a
-//! client that does not read fills up to its bound.
+//! The pump is the task of a WebSocket. It takes frames from the outbox itself, as many as fit into
+//! one write. The actor is polled only when something is there for it: a message of its client,
+//! news, an answer. While a write is pending neither is polled, so the outbox of a client that does
+//! not read fills up to its bound.
 //!
-//! Who is woken while publications are on their way lets them go first, once, if little waits.
-//! Otherwise the fan-out would wait behind hundreds of sessions that each write one frame.
+//! A session that is woken while publications are on their way lets the fan-out run first, once, if
+//! little waits. Otherwise the fan-out would wait behind hundreds of sessions that each write one
+//! frame.
 
 use std::{
     future::Future,
@@ -26,20 +27,21 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 
 use crate::broker::{
-    outbox::{Ending, Next, Outbox},
-    subscriber::{Frame, Kind, Split},
+    outbox::{self, Ending, News, Outbox},
+    subscriber::{Frame, FrameKind, Split},
 };
 
 use super::{
-    frames::Socket,
+    frames::FrameSocket,
+    gate::Due,
     worker::{Admission, Worker},
 };
 
 /// Writes before other tasks of the thread get a turn.
 const WRITES_PER_POLL: usize = 16;
 
-/// Frames are gathered into one write until it is this large: of what a client that wakes up finds
-/// waiting, so much is copied for it at a time.
+/// The size up to which frames are gathered into one write: at most this much is copied for a
+/// client at a time.
 const GATHERED_BYTES_MAX: usize = 32 * 1024;
 
 /// The second part of a frame is copied into the gathered write if it is at most this large: a copy of
@@ -49,23 +51,23 @@ const COPIED_BYTES_MAX: usize = 8 * 1024;
 /// Bytes that a session may write before other tasks of the thread get a turn, in whole writes.
 const BYTES_PER_POLL: usize = 256 * 1024;
 
-/// How often within an idle timeout a session that is stuck in a write is looked at, in case its
-/// client is silent.
+/// The number of times within an idle timeout that a session which is stuck in a write is checked
+/// for a silent client.
 const STUCK_LOOKS: u32 = 8;
 
-/// How long a client may take to hang up after the close frame.
+/// The time within which a client must close the connection after the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What a socket needs beyond reading and writing.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Makes the next close a reset: the client is not there to hear anything else.
+/// The operations of a socket beyond reading and writing.
+pub(super) trait SocketTransport: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Makes the next close a reset, because the client no longer reads.
     fn give_up(&self);
 
-    /// How many bytes have arrived that nobody has read, as far as that can be told.
+    /// The bytes that have arrived and were not read, as far as the system can tell.
     fn unread_bytes(&self) -> u64;
 }
 
-impl Transport for tokio::net::TcpStream {
+impl SocketTransport for tokio::net::TcpStream {
     fn give_up(&self) {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
@@ -75,47 +77,57 @@ impl Transport for tokio::net::TcpStream {
     }
 }
 
-/// Drives one WebSocket until it is closed. What each write touches stands together, at the end.
+/// Drives one WebSocket until it is closed. The fields that each write touches stand together, at
+/// the end.
 pub(super) struct Pump<T, B> {
-    /// Until when the client may hang up by itself.
+    /// The time until which the client may close the connection itself.
     linger_until: Option<Instant>,
-    /// When the timer rings at the latest; too early is harmless, so most reads leave it as it is.
+    /// The latest time at which the timer wakes the task. Waking too early is harmless, so most
+    /// reads leave the timer as it is.
     wakes_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// What is known of a client that nothing is read from, because a write is stuck.
+    /// The state of a client that is not read from, because a write is stuck.
     stuck: Option<Box<Stuck>>,
     /// The place that the connection takes until it is closed.
     _admission: Admission,
-    /// Rings the outbox's bell. It is what the actor and the timer are polled with: a frame from the
-    /// broker is written without a look at either.
-    bell: Waker,
+    /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
+    /// from the broker is written without polling either.
+    waker: Waker,
     /// The actor's outgoing bytes; `None` once it has stopped.
     body: Option<Pin<Box<B>>>,
-    /// When the first that is of interest among what is being written was published.
+    /// The time of publication of the first frame in the present write whose latency is sampled.
     sampled: Option<Instant>,
     worker: Rc<Worker>,
     outbox: Arc<Outbox>,
-    socket: Rc<Socket<T>>,
-    /// What the socket has not taken yet.
+    socket: Rc<FrameSocket<T>>,
+    /// The bytes that the socket has not taken yet.
     unwritten: Bytes,
-    /// What comes behind it: the second part of a frame, which other sessions may share.
+    /// The bytes that follow `unwritten`: the second part of a frame, which other sessions may
+    /// share.
     unwritten_body: Option<Box<Bytes>>,
     is_actor_due: bool,
     is_timer_due: bool,
-    /// Whether it has looked for publications to let go first since all was written.
+    /// Whether it has let the fan-out run first since everything was written.
     gave_way: bool,
 }
 
-/// What is known of a client since something was last read from it.
+/// The state of a client since something was last read from it.
 struct Stuck {
-    /// Since when writing makes no progress.
+    /// The time since which writing makes no progress.
     since: Option<Instant>,
-    /// What it has sent meanwhile.
+    /// The bytes that the client has sent meanwhile.
     unread_bytes: u64,
 }
 
-/// A frame as it goes over the wire. A large part that it shares is returned, to be written from where
-/// it lies.
+/// Appends a whole frame as it goes over the wire.
+pub(super) fn gather_whole(frame: &Frame, gathered: &mut BytesMut) {
+    if let Some(body) = gather(frame, gathered) {
+        gathered.put_slice(&body);
+    }
+}
+
+/// Appends a frame as it goes over the wire. A large shared part is returned instead, to be written
+/// without a copy.
 fn gather(frame: &Frame, gathered: &mut BytesMut) -> Option<Bytes> {
     let (payload, code) = match frame {
         Frame::Text(text) => (&text.as_bytes()[..], OpCode::Text),
@@ -131,8 +143,8 @@ fn gather_split(split: &Split, gathered: &mut BytesMut) -> Option<Bytes> {
     const FIN: u8 = 0x80;
     let Split { kind, head, body } = split;
     let code = match kind {
-        Kind::Text => OpCode::Text,
-        Kind::Binary => OpCode::Binary,
+        FrameKind::Text => OpCode::Text,
+        FrameKind::Binary => OpCode::Binary,
     };
     let bytes = split.size_bytes();
     gathered.put_u8(FIN | u8::from(code));
@@ -155,13 +167,21 @@ fn gather_split(split: &Split, gathered: &mut BytesMut) -> Option<Bytes> {
     None
 }
 
-/// Why writing pauses.
+/// The action that a session takes at its next deadline.
+enum NextDeadline {
+    /// Its conversation decides what happens to it, because its client is silent.
+    Question,
+    /// It ends.
+    End(Ending),
+}
+
+/// The reason why writing pauses.
 enum Paused {
     /// There is nothing to write.
     Drained,
     /// The socket takes no more.
     Stuck,
-    /// Others shall have a turn.
+    /// Other tasks get a turn.
     Turn,
     /// All is written and the actor has stopped.
     Finished,
@@ -171,11 +191,11 @@ enum Paused {
 
 impl<T, B, E> Pump<T, B>
 where
-    T: Transport,
+    T: SocketTransport,
     B: Stream<Item = Result<Bytes, E>>,
 {
     pub(super) fn new(
-        socket: Rc<Socket<T>>,
+        socket: Rc<FrameSocket<T>>,
         worker: Rc<Worker>,
         outbox: Arc<Outbox>,
         admission: Admission,
@@ -184,8 +204,8 @@ where
         Self {
             socket,
             timer: Box::pin(tokio::time::sleep(worker.limits.idle_timeout)),
-            bell: outbox.clone().into(),
-            // Both have yet to be polled for the first time.
+            waker: outbox.clone().into(),
+            // The actor and the timer have yet to be polled for the first time.
             is_actor_due: true,
             is_timer_due: true,
             gave_way: false,
@@ -202,7 +222,7 @@ where
         }
     }
 
-    /// Writes until something is in the way.
+    /// Writes until the socket is full or a turn is over.
     fn write(&mut self, cx: &mut Context<'_>) -> Paused {
         let mut taken_bytes = 0;
         for _ in 0..WRITES_PER_POLL {
@@ -211,8 +231,8 @@ where
                 Poll::Ready(Err(broken)) => return broken,
                 Poll::Pending => return Paused::Stuck,
             }
-            // What is published meanwhile leaves in the same write: with as much under way as goes,
-            // CPU per delivery was 0.34 to 0.35 of the floor's with this, 0.43 to 0.55 without.
+            // Publications that come meanwhile leave in the same write: under full load the CPU per
+            // delivery was 0.34 to 0.35 of the floor's with this, and 0.43 to 0.55 without.
             if !mem::replace(&mut self.gave_way, true)
                 && self.worker.awaits_more()
                 && self.outbox.holds_little()
@@ -226,22 +246,26 @@ where
                 Ok(next) => next,
                 Err(broken) => return broken,
             };
-            if matches!(next, Next::News | Next::Closed) {
+            if matches!(next, outbox::NextItem::News | outbox::NextItem::Closed) {
                 (self.is_actor_due, self.is_timer_due) = (true, true);
             }
             let Some(body) = &mut self.body else { return Paused::Finished };
-            if next == Next::Frame || !self.unwritten.is_empty() {
+            if next == outbox::NextItem::Frame || !self.unwritten.is_empty() {
                 continue;
             }
             if !self.is_actor_due {
                 return Paused::Drained;
             }
-            // It has been polled until there was nothing more to do for it; what it has just let out
-            // of the outbox comes next. One that stops closes the outbox, and is polled to its end.
+            // The actor has been polled until it had nothing more to do; frames that it has just
+            // released in the outbox come next. An actor that stops closes the outbox, and is
+            // polled to its end.
             self.is_actor_due = false;
             self.stuck = None;
-            match body.as_mut().poll_next(&mut Context::from_waker(&self.bell)) {
-                Poll::Ready(Some(Ok(chunk))) => self.unwritten = chunk,
+            let polled = body.as_mut().poll_next(&mut Context::from_waker(&self.waker));
+            self.unwritten = self.socket.gate.take_said();
+            match polled {
+                Poll::Ready(Some(Ok(chunk))) if self.unwritten.is_empty() => self.unwritten = chunk,
+                Poll::Ready(Some(Ok(chunk))) => self.unwritten_body = Some(Box::new(chunk)),
                 Poll::Ready(_) => self.body = None,
                 Poll::Pending => {}
             }
@@ -249,13 +273,13 @@ where
         Paused::Turn
     }
 
-    /// Writes what the outbox has, as much as fits into one write; answers what comes next there, and
-    /// adds up the bytes that were taken.
+    /// Writes frames of the outbox, as many as fit into one write. Answers the kind of the next
+    /// item there, and adds the bytes that were taken.
     fn write_frames(
         &mut self,
         cx: &mut Context<'_>,
         taken_bytes: &mut usize,
-    ) -> Result<Next, Paused> {
+    ) -> Result<outbox::NextItem, Paused> {
         let worker = self.worker.clone();
         let gathered = &mut *worker.gathered.borrow_mut();
         gathered.clear();
@@ -291,14 +315,14 @@ where
             self.keep_unwritten(gathered, body, written);
         }
         if gathered.capacity() > 4 * GATHERED_BYTES_MAX {
-            // One large frame must not be paid for ever after.
+            // A buffer that one large frame has grown is given back.
             *gathered = BytesMut::new();
         }
         Ok(next)
     }
 
-    /// Keeps what the socket did not take of a write: of what was gathered a copy, of the part that is
-    /// shared a reference.
+    /// Keeps the bytes that the socket did not take: a copy of the gathered ones, and a reference
+    /// to the shared part.
     fn keep_unwritten(&mut self, gathered: &[u8], body: Option<Bytes>, written: usize) {
         let rest = gathered.get(written..).unwrap_or_default();
         let body = body.map(|mut body| {
@@ -314,7 +338,7 @@ where
         }
     }
 
-    /// Writes what the socket did not take before.
+    /// Writes the bytes that the socket did not take before.
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Paused>> {
         if self.unwritten.is_empty() {
             return Poll::Ready(Ok(()));
@@ -337,13 +361,13 @@ where
             }
         }
         drop(io);
-        // A session that idles should not keep its last bytes.
+        // An idle session should not keep its last bytes.
         self.unwritten = Bytes::new();
         self.note_written();
         Poll::Ready(Ok(()))
     }
 
-    /// All that was said is with the kernel.
+    /// The kernel has all the bytes.
     fn note_written(&mut self) {
         if let Some(published) = self.sampled.take() {
             let took = published.elapsed().as_secs_f64();
@@ -351,13 +375,13 @@ where
         }
     }
 
-    /// The client does not take what it is sent: drop it without ceremony.
+    /// The client does not read: the connection is dropped without a close frame.
     fn drop_slow(&mut self) {
         self.socket.io.borrow().give_up();
     }
 
-    /// Sees to the deadlines; `false` if the connection is to be dropped. A session that is to end is
-    /// not waited for as long as one that may go on.
+    /// Checks the deadlines; `false` if the connection is to be dropped. A session that is to end
+    /// has less time than one that may go on.
     fn on_time(&mut self, stuck: bool) -> bool {
         self.is_timer_due = false;
         let now = Instant::now();
@@ -371,34 +395,39 @@ where
         if !is_pressed && self.wakes_at.is_some_and(|wakes_at| now < wakes_at) {
             return true;
         }
-        let (deadline, ending) = self.deadline(stuck, now);
+        let (deadline, next) = self.deadline(stuck, now);
         if deadline <= now {
-            self.outbox.end(ending);
+            match next {
+                NextDeadline::Question => self.outbox.tell(News::Silent),
+                NextDeadline::End(ending) => self.outbox.end(ending),
+            }
             if stuck {
                 self.drop_slow();
                 return false;
             }
-            // What is left is the actor's close frame; should it not come, this asks again.
+            // The rest is the actor's task; this is checked again in case the actor does nothing.
             self.timer.as_mut().reset((now + LINGER).into());
         } else {
-            let wakes_at = match ending {
+            let wakes_at = match next {
                 // Nothing wakes the pump when more arrives that is not read.
                 _ if stuck => deadline.min(now + self.worker.limits.idle_timeout / STUCK_LOOKS),
-                Ending::Idle => self.worker.look_after(deadline),
+                NextDeadline::Question | NextDeadline::End(Ending::Idle) => {
+                    self.worker.look_after(deadline)
+                }
                 _ => deadline,
             };
             let wakes_at = resumes_at.map_or(wakes_at, |resumes_at| resumes_at.min(wakes_at));
             self.wakes_at = Some(wakes_at);
             self.timer.as_mut().reset(wakes_at.into());
         }
-        // Being woken too early is harmless; being woken never is not.
-        if self.timer.as_mut().poll(&mut Context::from_waker(&self.bell)).is_ready() {
-            self.outbox.ring();
+        // A wake-up that is too early is harmless, but a missing one is not.
+        if self.timer.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
+            self.outbox.wake_session();
         }
         true
     }
 
-    /// Notes whether the client was heard although nothing is read from it.
+    /// Notes whether the client has sent anything although nothing is read from it.
     fn listen(&mut self, now: Instant) {
         let unread_bytes = self.socket.io.borrow().unread_bytes();
         let stuck =
@@ -410,30 +439,36 @@ where
         }
     }
 
-    /// What ends the session next if nothing happens, and when: whichever comes first.
-    fn deadline(&self, stuck: bool, now: Instant) -> (Instant, Ending) {
+    /// The first action that the session takes if nothing comes from its client, and its time.
+    fn deadline(&self, stuck: bool, now: Instant) -> (Instant, NextDeadline) {
         let limits = self.worker.limits;
         let gate = &self.socket.gate;
-        // While a write is stuck, what arrives is heard even if the gate is shut.
-        let silent_since = if stuck { gate.heard() } else { gate.silent_since() };
-        let silence = (silent_since + limits.idle_timeout, Ending::Idle);
+        // While a write is stuck, arriving bytes count as a sign of life even if the gate is shut.
+        let silence = match (stuck, gate.tolerated()) {
+            // A client that takes nothing cannot be probed.
+            (true, _) => (gate.heard() + limits.idle_timeout, NextDeadline::End(Ending::Idle)),
+            (false, Some((until, Due::Question))) => (until, NextDeadline::Question),
+            (false, Some((until, Due::End))) => (until, NextDeadline::End(Ending::Idle)),
+            (false, None) => (gate.silent_since() + limits.idle_timeout, NextDeadline::Question),
+        };
         let message = gate
             .unfinished_since()
-            .map(|since| (since + limits.message_timeout, Ending::SlowMessage));
+            .map(|since| (since + limits.message_timeout, NextDeadline::End(Ending::SlowMessage)));
         let write = stuck.then(|| {
             let patience = match self.outbox.ended() {
                 Some(_) => LINGER.min(limits.write_timeout),
                 None => limits.write_timeout,
             };
             let since = self.stuck.as_ref().and_then(|stuck| stuck.since).unwrap_or(now);
-            (since + patience, Ending::Stuck)
+            (since + patience, NextDeadline::End(Ending::Stuck))
         });
         let others = message.into_iter().chain(write);
         others.fold(silence, |first, other| if other.0 < first.0 { other } else { first })
     }
 
-    /// Hangs up: no more from us, then whatever the client still sends is read away, for closing
-    /// with unread bytes would be a reset that overtakes the close frame.
+    /// Closes the connection: first its writing half, then everything that the client still sends
+    /// is read and dropped, because a close with unread bytes would be a reset that overtakes the
+    /// close frame.
     fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         let mut io = self.socket.io.borrow_mut();
@@ -460,7 +495,7 @@ where
 
 impl<T, B, E> Future for Pump<T, B>
 where
-    T: Transport,
+    T: SocketTransport,
     B: Stream<Item = Result<Bytes, E>>,
 {
     type Output = ();
@@ -479,7 +514,7 @@ where
                 Paused::Stuck => {
                     if let Some(Ending::SlowConsumer(_) | Ending::Unfinished) = this.outbox.ended()
                     {
-                        // What it holds is wanted back now.
+                        // The memory that it holds is released now.
                         this.drop_slow();
                         return Poll::Ready(());
                     }

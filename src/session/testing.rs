@@ -1,7 +1,7 @@
-//! What the tests of this room share: a worker thread's parts, sessions over pipes, and a protocol
-//! that does as it is told.
+//! The helpers that the tests of this room share: the parts of a worker thread, sessions over
+//! pipes, and a protocol whose messages say what it does.
 
-use std::{rc::Rc, sync::mpsc, time::Duration};
+use std::{borrow::Cow, rc::Rc, sync::mpsc, time::Duration};
 
 use actix::Arbiter;
 use actix_http::ws::{Codec, Message};
@@ -17,32 +17,37 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
-    CloseCode, Conversation, Effect, Failure, Received,
+    Close, CloseCode, Conversation, Effect, Failure, Farewell, Patience, Received,
     bucket::PerSecond,
-    pump::Transport,
+    pump::SocketTransport,
     unfinished::Unfinished,
     websocket,
-    worker::{SessionLimits, Sessions, Worker},
+    worker::{SessionCounter, SessionLimits, Worker},
 };
 use crate::{
     app::{AppDirectory, AppId},
     broker::{
-        ChannelName, Destination, EventName, JsonObject, Payload, Publication, Scope, Topics,
-        presence::Persona,
-        subscriber::{Delivery, Disconnect, Format, Frame, Joined, Place, ScopeKey, Subscription},
-        testing::HISTORY_OFF,
+        ChannelName, Destination, EventName, JsonObject, Payload, Publication, PublicationOrigin,
+        Scope, Topics,
+        outbox::Ending,
+        presence::{Meta, Persona},
+        subscriber::{
+            ChangeFrame, Delivery, Disconnect, Encoders, Format, Frame, Joined, Place, ScopeKey,
+            SessionId, Subscription,
+        },
+        testing::{HISTORY_OFF, LAST_EVENTS},
         topics::TopicLimits,
     },
     metrics::{
         Metrics,
-        labels::{SessionKind, Transport as Carried, Version},
+        labels::{ProtocolVersion, SessionKind, Transport},
     },
 };
 
-/// How long anything may take before a test fails.
+/// The time that anything may take before a test fails.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
-impl Transport for DuplexStream {
+impl SocketTransport for DuplexStream {
     fn give_up(&self) {}
 
     fn unread_bytes(&self) -> u64 {
@@ -67,7 +72,7 @@ pub(super) fn limits() -> SessionLimits {
 /// A broker and the calling thread as its only worker.
 pub(super) struct Bench {
     pub(super) worker: Rc<Worker>,
-    pub(super) sessions: Sessions,
+    pub(super) sessions: SessionCounter,
     pub(super) topics: Topics,
 }
 
@@ -76,12 +81,12 @@ impl Bench {
         Self::sharing(Unfinished::new(1 << 30), limits)
     }
 
-    /// One whose sessions share this budget of unfinished work.
+    /// A bench whose sessions share this budget of unfinished work.
     pub(super) fn sharing(unfinished: Unfinished, limits: SessionLimits) -> Self {
         Self::start(unfinished, limits, DEADLINE)
     }
 
-    /// One whose broker may take so long to answer.
+    /// A bench whose broker may take this long to answer.
     pub(super) fn waiting(wait_max: Duration) -> Self {
         Self::start(Unfinished::new(1 << 30), limits(), wait_max)
     }
@@ -96,10 +101,11 @@ impl Bench {
             presence_interval: Duration::from_millis(5),
             wait_max,
             history: HISTORY_OFF,
+            last_events: LAST_EVENTS,
         };
         let metrics = Metrics::new(10);
         let topics = Topics::new(of_topics, AppDirectory::default(), metrics.clone());
-        let sessions = Sessions::new(100, unfinished, metrics);
+        let sessions = SessionCounter::new(100, unfinished, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }
     }
@@ -107,12 +113,14 @@ impl Bench {
     /// Starts a session over a pipe that holds this many bytes each way.
     pub(super) fn connect(&self, pipe_bytes: usize) -> Client {
         let (near, far) = duplex(pipe_bytes);
+        let conversation = Obedient::default();
         let admission = self.sessions.admit().expect("room for a session");
-        let pump = websocket::start(far, BytesMut::new(), Obedient, admission, self.worker.clone());
+        let pump =
+            websocket::start(far, BytesMut::new(), conversation, admission, self.worker.clone());
         Client { near, pump: tokio::task::spawn_local(pump) }
     }
 
-    /// Keeps the fan-out of the thread from its messages until it is released: whoever joins
+    /// Keeps the fan-out of the thread from its messages until it is released: a client that joins
     /// meanwhile gets no answer.
     pub(super) async fn standstill(&self) -> Standstill {
         let (release, held) = oneshot::channel();
@@ -120,7 +128,7 @@ impl Bench {
         Standstill(release)
     }
 
-    /// Has trackers live on a thread on which nothing happens until the sender is told or dropped.
+    /// Places trackers on a thread on which nothing runs until the sender is used or dropped.
     pub(super) async fn stall_trackers(&self) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel();
         let (ready, is_ready) = oneshot::channel();
@@ -134,7 +142,7 @@ impl Bench {
         release
     }
 
-    /// Publishes to everyone who said `join`.
+    /// Publishes to every session that sent `join`.
     pub(super) async fn publish(&self, payload: &str) {
         self.topics.publish(publication(payload)).await.expect("to be taken");
     }
@@ -162,7 +170,7 @@ impl Client {
         (WebSocketStream::from_raw_socket(self.near, Role::Client, None).await, self.pump)
     }
 
-    /// Reads just so many bytes.
+    /// Reads exactly this many bytes.
     pub(super) async fn next_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         let read = timeout(DEADLINE, self.near.read_exact(&mut bytes)).await;
@@ -170,7 +178,7 @@ impl Client {
         bytes
     }
 
-    /// Reads all there is until the session hangs up, without ever answering.
+    /// Reads until the session closes the connection, without ever answering.
     pub(super) async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let read = timeout(DEADLINE, self.near.read_to_end(&mut bytes)).await;
@@ -199,11 +207,23 @@ pub(super) fn masked(message: Message) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// A protocol of orders: `join`, `enter`, `leave`, `publish`, `panic`, `close`; anything else comes back, and
-/// what begins with `now` at once.
-pub(super) struct Obedient;
+/// The time that a patient conversation waits each time.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A protocol of commands: `join`, `enter`, `leave`, `publish`, `panic`, `close`; anything else is
+/// echoed, and a message that begins with `now` at once. `patient` has it wait when the client is
+/// silent, then probe.
+#[derive(Default)]
+pub(super) struct Obedient {
+    is_patient: bool,
+    has_waited: bool,
+}
 
 impl Conversation for Obedient {
+    fn begun(&mut self, _: SessionId, _: f64) -> Vec<Effect> {
+        Vec::new()
+    }
+
     fn received(&mut self, message: Received, _: f64) -> Vec<Effect> {
         let Received::Text(text) = message else { return Vec::new() };
         match &*text {
@@ -212,19 +232,25 @@ impl Conversation for Obedient {
                 topic: "everything".into(),
                 format: FORMAT,
                 persona: None,
+                user: None,
                 wanted: None,
             })],
             "enter" => vec![Effect::Subscribe(Subscription {
                 place: room(),
                 topic: "room".into(),
                 format: FORMAT,
-                persona: Some(Persona { key: "k".into(), meta: JsonObject::empty() }),
+                persona: Some(Persona { key: "k".into(), meta: Meta::default() }),
+                user: None,
                 wanted: None,
             })],
             "leave" => vec![Effect::Unsubscribe(place(), "everything".into())],
             "publish" => vec![Effect::Publish(publication("{}"))],
+            "patient" => {
+                self.is_patient = true;
+                Vec::new()
+            }
             "panic" => panic!("as told"),
-            "close" => vec![Effect::Close(CloseCode::INTERNAL)],
+            "close" => vec![Effect::Close(CloseCode::INTERNAL.into())],
             _ => vec![Effect::Send(Frame::Text(text))],
         }
     }
@@ -254,38 +280,76 @@ impl Conversation for Obedient {
         (vec![Effect::Send(Frame::Text("disconnected".into()))], 1)
     }
 
+    fn silent(&mut self, _: Duration) -> Patience {
+        match (self.is_patient, std::mem::replace(&mut self.has_waited, self.is_patient)) {
+            (false, _) => Patience::End,
+            (true, false) => Patience::Wait(PATIENCE),
+            (true, true) => Patience::Probe(Frame::Text("are you there?".into()), PATIENCE),
+        }
+    }
+
+    fn farewell(&mut self, ending: Ending) -> Farewell {
+        let last = self.is_patient.then(|| Frame::Text("farewell".into()));
+        let reason = if self.is_patient { "gone" } else { "" };
+        Farewell { last, close: Close { code: code(ending), reason } }
+    }
+
     fn kind(&self) -> SessionKind {
-        SessionKind { transport: Carried::WebSocket, version: Version::V2 }
+        SessionKind { transport: Transport::WebSocket, version: ProtocolVersion::V2 }
+    }
+
+    fn address(&self) -> std::net::IpAddr {
+        std::net::Ipv4Addr::LOCALHOST.into()
     }
 }
 
-const FORMAT: Format = Format {
+fn code(ending: Ending) -> CloseCode {
+    match ending {
+        Ending::Idle => CloseCode::GOING_AWAY,
+        Ending::SlowMessage | Ending::TooManyFrames => CloseCode::POLICY,
+        Ending::Unfinished => CloseCode::TOO_BIG,
+        Ending::Shutdown => CloseCode::RESTART,
+        Ending::Broken => CloseCode::INTERNAL,
+        _ => CloseCode::TRY_LATER,
+    }
+}
+
+const FORMAT: Format = Format::of(&Encoders {
     slot: 0,
+    roster_slot: 0,
+    has_event: |_| true,
+    carry: |json, _, _| Cow::Borrowed(json),
     encode,
     tail_bytes: None,
     encode_bytes: None,
     encode_position: None,
+    encode_count: None,
+    positions_follow_json: false,
+    begins_with_last_event: false,
     spell_members: |members| format!("members: {}", members.iter().count()).into(),
-    encode_change: |_, change| Frame::Text(format!("{change:?}").into()),
-};
+    encode_change: |_, change| {
+        vec![ChangeFrame { frame: Frame::Text(format!("{change:?}").into()), except: None }]
+    },
+});
 
-fn encode(delivery: &Delivery<'_, str>) -> Frame {
-    Frame::Text(ByteString::from(delivery.payload))
+fn encode(delivery: &Delivery<'_, str>) -> Option<Frame> {
+    Some(Frame::Text(ByteString::from(delivery.payload)))
 }
 
 fn publication(payload: &str) -> Publication {
     let Place { key: ScopeKey { app, scope }, .. } = place();
     let event = EventName::parse("e").expect("an event's name");
-    let payload = Payload::Object(JsonObject::parse(payload).expect("a payload"));
-    Publication { app, scope, destination: Destination::General, event, payload }
+    let payload = Payload::from(JsonObject::parse(payload).expect("a payload"));
+    let (destination, origin) = (Destination::General, PublicationOrigin::Session { user: None });
+    Publication { app, scope, destination, event, payload, origin, except: None }
 }
 
-/// What `enter` joins, to be tracked there.
+/// The place that `enter` joins, to be tracked there.
 fn room() -> Place {
     Place { channel: Some(ChannelName::parse("room").expect("a channel")), ..place() }
 }
 
-/// What `join` joins.
+/// The place that `join` joins.
 pub(super) fn place() -> Place {
     let scope = Scope::parse("public").expect("a scope");
     Place { key: ScopeKey { app: AppId(1), scope }, channel: None }

@@ -1,9 +1,9 @@
 //! One budget for the unfinished work of all clients.
 //!
-//! Unfinished is a message or the head of a request of which some bytes are missing, and what was
-//! read but has to wait for its turn. Clients need no right to make the server hold any of it, so all
-//! of them together hold at most `limits.unfinished_bytes_max`. Beyond it the client that holds the
-//! most gives way.
+//! Unfinished work is an incomplete message or request head, and everything that was read but has
+//! to wait for its turn. Clients need no authentication to make the server hold it, so all of them
+//! together hold at most `limits.unfinished_bytes_max`. Beyond it the client that holds the most
+//! gives way.
 //!
 //! Every byte is counted, in one atomic number. The largest holding is found in a ranking behind a
 //! lock, which is taken only when a holding grows or shrinks by a whole step: never for a message that
@@ -24,11 +24,11 @@ use crate::broker::outbox::{Ending, Outbox};
 /// Holdings are ranked in steps of this size, rounded down.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// The same once half of the budget is used.
+/// The size of the steps once half of the budget is used.
 const SMALL_STEP_BYTES: usize = 256;
 
-/// Clients that were told to give way may hold one part in so many of the budget before the others wait
-/// for them.
+/// The fraction of the budget that clients which were told to give way may hold before the others
+/// wait for them.
 const LEAVING_SHARE: isize = 4;
 
 /// A client that holds unfinished work.
@@ -43,16 +43,16 @@ impl Holder for Outbox {
     }
 }
 
-/// What all clients hold of unfinished work, and how much that may be. Cheap to clone.
+/// The bytes that all clients hold of unfinished work, and their limit. Cheap to clone.
 #[derive(Clone)]
 pub struct Unfinished(Arc<Shared>);
 
 struct Shared {
     bytes_max: isize,
-    /// What is held by all that have not been told to give way. For a moment it may be less than
-    /// nothing: a holding that shrinks may have been taken off already.
+    /// The bytes of all holdings that have not been told to give way. The value may be negative for
+    /// a moment, because a holding that shrinks may have been subtracted already.
     bytes: AtomicIsize,
-    /// What those hold at least that were told to give way, until they have let go of it.
+    /// The least bytes of the holdings that were told to give way, until they are released.
     leaving_bytes: AtomicIsize,
     ranking: Mutex<Ranking>,
 }
@@ -65,7 +65,7 @@ struct Ranking {
 }
 
 impl Unfinished {
-    /// Nothing is held yet, and never more than this.
+    /// A budget of this many bytes, of which nothing is held.
     pub fn new(bytes_max: usize) -> Self {
         let bytes_max = isize::try_from(bytes_max).unwrap_or(isize::MAX);
         Self(Arc::new(Shared {
@@ -76,8 +76,8 @@ impl Unfinished {
         }))
     }
 
-    /// Whether those that were told to give way still hold much. Until they have let go of it, others
-    /// should read nothing more, or all together would hold more than they may.
+    /// Whether the clients that were told to give way still hold much. Until they have released it,
+    /// others should read nothing more, or all together would exceed the budget.
     pub(super) fn is_congested(&self) -> bool {
         self.0.leaving_bytes.load(Relaxed) > self.0.bytes_max / LEAVING_SHARE
     }
@@ -89,12 +89,12 @@ impl Unfinished {
 }
 
 impl Shared {
-    /// Adds to what is held, or takes off; answers what it is then.
+    /// Adds to the held bytes, or subtracts from them; answers the result.
     fn add(&self, bytes: isize) -> isize {
         self.bytes.fetch_add(bytes, Relaxed) + bytes
     }
 
-    /// Where a holding of this size is ranked while so much is held in all; 0: nowhere.
+    /// The rank of a holding of this size while this much is held in all; 0 if it is not ranked.
     fn rank_of(&self, bytes: usize, held: isize) -> usize {
         let step = if held > self.bytes_max / 2 { SMALL_STEP_BYTES } else { STEP_BYTES };
         bytes - bytes % step
@@ -107,16 +107,16 @@ impl fmt::Debug for Unfinished {
     }
 }
 
-/// What one client holds in one place; given back on drop.
+/// The bytes that one client holds in one place. Dropping this gives them back.
 pub(super) struct Holding {
     budget: Unfinished,
     holder: Arc<dyn Holder>,
-    /// Its number in the ranking, once it has been there.
+    /// The number of the holding in the ranking, once it has been ranked.
     id: Option<u64>,
     bytes: usize,
-    /// The size that it is ranked by; 0 if it is not.
+    /// The size by which it is ranked; 0 if it is not.
     rank: usize,
-    /// Whether it counts no more, because its client lets go of everything shortly.
+    /// Whether it no longer counts, because its client releases everything shortly.
     gave_way: bool,
 }
 
@@ -140,7 +140,7 @@ impl Holding {
             ranking.next_id
         });
         if self.rank > 0 && ranking.holdings.remove(&(self.rank, id)).is_none() {
-            // It was told to give way, and so much was taken off then.
+            // The holding was told to give way, and its bytes were subtracted then.
             shared.add(signed(self.rank) - signed(bytes));
             self.gave_way = true;
             return;
@@ -189,7 +189,7 @@ mod tests {
         budget.0.bytes.load(Relaxed)
     }
 
-    /// How many holdings are ranked.
+    /// The number of ranked holdings.
     fn ranked(budget: &Unfinished) -> usize {
         budget.0.ranking.lock().expect("no panic holds it").holdings.len()
     }
@@ -251,7 +251,7 @@ mod tests {
         }
         let ended = outboxes.iter().filter(|outbox| outbox.ended().is_some()).count();
         assert!((99..=110).contains(&ended), "{ended}");
-        // Someone who holds less than they do is not the one to go.
+        // A client that holds less than these is not the one that gives way.
         holdings[0].set(SMALL / 2);
         assert_eq!(outboxes[0].ended(), None);
         drop(holdings);

@@ -1,8 +1,9 @@
 //! From an upgrade request to a session: takes the bare socket out of the HTTP server.
 //!
 //! Every request that asks for a WebSocket on a socket's path arrives here, and every `CONNECT`;
-//! neither arrives at the actix-web app. Whether it becomes a session is the [`Doorkeeper`]'s word; how its socket is taken
-//! is this file's: nothing of the HTTP connection is kept, or it would stay for the session's life.
+//! neither arrives at the actix-web app. The [`UpgradeHandler`] decides whether it becomes a
+//! session, and this file takes its socket. Nothing of the HTTP connection is kept, or it would
+//! stay in memory for the session's life.
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
 
@@ -10,11 +11,12 @@ use actix_codec::Framed;
 use actix_http::{
     Request, RequestHead, StatusCode, h1,
     header::{HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION},
-    ws,
+    ws::{self, CloseReason, OpCode, Parser},
 };
 use actix_web::http::Method;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
+use bytestring::ByteString;
 use log::debug;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,26 +24,26 @@ use tokio::{
 };
 
 use super::{
-    Conversation,
-    pump::Transport,
-    requests::{HttpStream, Leaving},
+    Close, CloseCode, Conversation,
+    pump::SocketTransport,
+    requests::{HttpStream, LeavingConnection},
     websocket,
     worker::{Admission, Worker},
 };
 
-/// How long a refused client may take to read its answer.
+/// The time within which a refused client must read its answer.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A request for an upgrade, or for what only an upgrade can give. It cannot be printed: its query
-/// and its headers may hold tokens.
+/// A request for an upgrade, or one that needs an upgrade. It cannot be printed: its query and its
+/// headers may hold tokens.
 pub struct Handshake<'a> {
-    /// Its method.
+    /// The method.
     pub method: &'a Method,
-    /// Its path.
+    /// The path.
     pub path: &'a str,
-    /// Its query string.
+    /// The query string.
     pub query: &'a str,
-    /// Its headers.
+    /// The headers.
     pub headers: &'a HeaderMap,
     /// The address at the other end of the socket.
     pub peer: Option<SocketAddr>,
@@ -53,19 +55,49 @@ pub struct Welcome<C> {
     pub conversation: C,
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
+    /// The close frame for a WebSocket that has no room among the sessions; with `None` the upgrade
+    /// is refused instead.
+    pub when_full: Option<Close>,
 }
 
 /// A handshake that is not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub enum TurnedAway {
+    /// The upgrade is refused with an HTTP status.
+    Refused(UpgradeRefusal),
+    /// The upgrade is completed, and the WebSocket is closed at once. Browsers tell a page nothing of a
+    /// refused upgrade.
+    Closed(Closing),
+}
+
+/// A WebSocket that is closed as soon as it is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// The subprotocol to answer with.
+    pub subprotocol: Option<&'static str>,
+    /// A message ahead of the close frame.
+    pub last: Option<ByteString>,
+    /// The close frame.
+    pub close: Close,
+}
+
+impl From<UpgradeRefusal> for TurnedAway {
+    fn from(refusal: UpgradeRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The answer to an upgrade that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeRefusal {
     /// The HTTP status.
     pub status: StatusCode,
     /// The body, plain text, often empty.
     pub body: String,
 }
 
-impl Refusal {
-    /// A refusal without words.
+impl UpgradeRefusal {
+    /// A refusal without a body.
     pub fn silent(status: StatusCode) -> Self {
         Self { status, body: String::new() }
     }
@@ -76,45 +108,66 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, body }
     }
 
-    /// The server has no room, or stops: come back later.
+    /// The server has no room, or stops: the client may retry later.
     pub fn unavailable() -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, body: "no room for another session".into() }
     }
 }
 
-/// Decides who is let in.
-pub type Doorkeeper<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, Refusal>>;
+/// Whether a WebSocket may be requested on a path.
+pub type IsSocket = Rc<dyn Fn(&str) -> bool>;
+
+/// A protocol that is spoken over WebSockets, on paths of its own.
+pub trait Protocol: Send + Sync {
+    /// Whether a path is one of the protocol's, without empty segments.
+    fn is_socket(&self, path: &str) -> bool;
+
+    /// Judges a handshake on one of these paths.
+    ///
+    /// # Errors
+    /// [`TurnedAway`].
+    fn welcome(
+        &self,
+        handshake: &Handshake<'_>,
+    ) -> Result<Welcome<Box<dyn Conversation>>, TurnedAway>;
+}
+
+/// Decides which handshakes become sessions.
+pub type UpgradeHandler<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, TurnedAway>>;
 
 /// A connection that is taken over.
 pub(super) type Upgrading = Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>>;
 
-/// Refuses to have a connection taken over, where no sessions are.
-pub(super) fn refuse_all<T: Transport>(framed: Framed<HttpStream<T>, h1::Codec>) -> Upgrading {
+/// Refuses all upgrades, on a port without sessions.
+pub(super) fn refuse_all<T: SocketTransport>(
+    framed: Framed<HttpStream<T>, h1::Codec>,
+) -> Upgrading {
     let parts = framed.into_parts();
     let (io, _, leaving) = parts.io.into_parts();
     Box::pin(async move {
-        refuse(io, parts.write_buf, Refusal::not_an_upgrade(), leaving).await;
+        let answer = answer_to(Rejected::Refused(UpgradeRefusal::not_an_upgrade()));
+        turn_away(io, parts.write_buf, answer, leaving).await;
         Ok(())
     })
 }
 
 /// Serves one upgraded connection up to its first frame.
 ///
-/// From then on the pump is a task of its own, and the HTTP server lets go of all that it keeps per
-/// connection: 1.4 KB. Who waits for connections does not wait for sessions therefore; a shutdown has
-/// seen to them before, one by one.
-pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
+/// From then on the pump is a separate task, and the HTTP server drops all its state of the
+/// connection: 1.4 KB. A wait for connections therefore does not include sessions; a shutdown has
+/// ended them before, one by one.
+pub(super) fn serve<T: SocketTransport, C: Conversation + Unpin>(
     request: Request,
     framed: Framed<HttpStream<T>, h1::Codec>,
     worker: Rc<Worker>,
-    doorkeeper: Doorkeeper<C>,
+    upgrade_handler: UpgradeHandler<C>,
 ) -> Upgrading {
-    let answer = decide(&request, &worker, &doorkeeper);
+    let answer = decide(&request, &worker, &upgrade_handler);
     let parts = framed.into_parts();
     let pending = parts.write_buf;
-    // Nothing that follows the head was handed over to the HTTP server.
+    // The bytes after the head were not handed over to the HTTP server.
     let (io, early, leaving) = parts.io.into_parts();
-    drop((request, doorkeeper));
+    drop((request, upgrade_handler));
     Box::pin(async move {
         let pump = match answer {
             Ok(accepted) => match Box::pin(welcome(io, pending, accepted.head)).await {
@@ -123,8 +176,9 @@ pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
                 }
                 Err(_) => return Ok(()),
             },
-            Err(refusal) => {
-                Box::pin(refuse(io, pending, refusal, leaving)).await;
+            Err(turned_away) => {
+                let answer = answer_to(turned_away);
+                Box::pin(turn_away(io, pending, answer, leaving)).await;
                 return Ok(());
             }
         };
@@ -133,18 +187,30 @@ pub(super) fn serve<T: Transport, C: Conversation + Unpin>(
     })
 }
 
-/// A handshake that is let in, with the response head that says so.
-struct Accepted<C> {
+/// A handshake that is let in, with the head of the 101.
+struct AcceptedUpgrade<C> {
     head: String,
     conversation: C,
     admission: Admission,
 }
 
+/// A handshake that is not let in, with the response head if the upgrade is completed.
+enum Rejected {
+    Refused(UpgradeRefusal),
+    Closed { head: String, last: Option<ByteString>, close: Close },
+}
+
+impl From<UpgradeRefusal> for Rejected {
+    fn from(refusal: UpgradeRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 fn decide<C>(
     request: &Request,
     worker: &Worker,
-    doorkeeper: &Doorkeeper<C>,
-) -> Result<Accepted<C>, Refusal> {
+    upgrade_handler: &UpgradeHandler<C>,
+) -> Result<AcceptedUpgrade<C>, Rejected> {
     let handshake = Handshake {
         method: request.method(),
         path: request.path(),
@@ -152,16 +218,28 @@ fn decide<C>(
         headers: request.head().headers(),
         peer: request.peer_addr(),
     };
-    let Welcome { conversation, subprotocol } = doorkeeper(&handshake)?;
-    let accept_key = verify(request.head())?;
-    let admission = worker.sessions.admit().ok_or_else(Refusal::unavailable)?;
-    Ok(Accepted { head: switching_protocols(&accept_key, subprotocol), conversation, admission })
+    let Welcome { conversation, subprotocol, when_full } = match upgrade_handler(&handshake) {
+        Ok(welcome) => welcome,
+        Err(TurnedAway::Refused(refusal)) => return Err(refusal.into()),
+        Err(TurnedAway::Closed(Closing { subprotocol, last, close })) => {
+            let head = switching_protocols(&verify(request.head())?, subprotocol);
+            return Err(Rejected::Closed { head, last, close });
+        }
+    };
+    let head = switching_protocols(&verify(request.head())?, subprotocol);
+    let Some(admission) = worker.sessions.admit() else {
+        return Err(match when_full.filter(|_| !worker.sessions.is_closed()) {
+            Some(close) => Rejected::Closed { head, last: None, close },
+            None => UpgradeRefusal::unavailable().into(),
+        });
+    };
+    Ok(AcceptedUpgrade { head, conversation, admission })
 }
 
 /// Judges the upgrade itself, last of all; answers the key of the 101. Its method and what it lists
 /// in `Connection` and `Upgrade` have been judged where its head was read.
-fn verify(head: &RequestHead) -> Result<String, Refusal> {
-    let refused = |fault: ws::HandshakeError| Refusal {
+fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
+    let refused = |fault: ws::HandshakeError| UpgradeRefusal {
         status: StatusCode::BAD_REQUEST,
         body: handshake_fault(&fault).to_owned(),
     };
@@ -176,7 +254,7 @@ fn verify(head: &RequestHead) -> Result<String, Refusal> {
     Ok(String::from_utf8_lossy(&ws::hash_key(key)).into_owned())
 }
 
-/// What a client that speaks no WebSocket is told.
+/// The answer to a client that does not speak WebSocket.
 fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
     match fault {
         ws::HandshakeError::GetMethodRequired => "a WebSocket handshake is a GET request",
@@ -199,7 +277,7 @@ fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {
 }
 
 /// Writes what was pipelined before, then the 101.
-async fn welcome<T: Transport>(mut io: T, pending: BytesMut, head: String) -> io::Result<T> {
+async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: String) -> io::Result<T> {
     let write = async {
         io.write_all(&pending).await?;
         io.write_all(head.as_bytes()).await
@@ -208,28 +286,47 @@ async fn welcome<T: Transport>(mut io: T, pending: BytesMut, head: String) -> io
     Ok(io)
 }
 
-/// Answers, then waits a little for the client to hang up: a close over unread bytes would be a
-/// reset that overtakes the answer. Until then it is a plain connection, and gives way as others do.
-async fn refuse<T: Transport>(
-    mut io: T,
-    pending: BytesMut,
-    refusal: Refusal,
-    mut leaving: Leaving,
-) {
-    let Refusal { status, body } = refusal;
+/// The bytes of the answer to a handshake that is not let in.
+fn answer_to(rejected: Rejected) -> BytesMut {
+    match rejected {
+        Rejected::Refused(refusal) => BytesMut::from(refusal_text(refusal).as_bytes()),
+        Rejected::Closed { head, last, close } => {
+            let mut answer = BytesMut::from(head.as_bytes());
+            if let Some(last) = last {
+                Parser::write_message(&mut answer, last, OpCode::Text, true, false);
+            }
+            let Close { code: CloseCode(code), reason } = close;
+            let reason = CloseReason { code: code.into(), description: Some(reason.to_owned()) };
+            Parser::write_close(&mut answer, Some(reason), false);
+            answer
+        }
+    }
+}
+
+fn refusal_text(UpgradeRefusal { status, body }: UpgradeRefusal) -> String {
     let reason = status.canonical_reason().unwrap_or_default();
     let retry = match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "retry-after: 1\r\n",
         _ => "",
     };
-    let response = format!(
+    format!(
         "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: {}\r\n{retry}\r\n{body}",
         status.as_u16(),
         body.len(),
-    );
+    )
+}
+
+/// Answers, then waits a little for the client to hang up: a close over unread bytes would be a
+/// reset that overtakes the answer. Until then it is a plain connection, and gives way as others do.
+async fn turn_away<T: SocketTransport>(
+    mut io: T,
+    pending: BytesMut,
+    answer: BytesMut,
+    mut leaving: LeavingConnection,
+) {
     let exchange = async {
         io.write_all(&pending).await?;
-        io.write_all(response.as_bytes()).await?;
+        io.write_all(&answer).await?;
         io.shutdown().await?;
         let mut rest = [0; 1024];
         while io.read(&mut rest).await? > 0 {}

@@ -1,10 +1,10 @@
 //! A session over a WebSocket.
 //!
-//! The only file that knows `WebsocketContext`. The actor hears its client and gets news from the
-//! broker; frames from the broker go from the [`Outbox`] to the socket without it (see `pump`).
-//! While the broker is asked for a join or a publication, what comes waits in its order, up to a
-//! bound; then nothing more is read. Only what can be answered ahead of its turn is: a client that
-//! wants to know whether anybody is there must not wait for a topic that takes its time.
+//! This is the only file that uses `WebsocketContext`. The actor gets the messages of its client
+//! and news from the broker; frames from the broker go from the [`Outbox`] to the socket without it
+//! (see `pump`). While the broker works on a join or a publication, further messages wait in their
+//! order, up to a bound; then nothing more is read. Only heartbeats are answered ahead of their
+//! turn, because a client that checks its connection must not wait for a slow topic.
 
 use std::{
     collections::VecDeque,
@@ -22,21 +22,22 @@ use futures_util::{Stream, stream};
 use log::debug;
 
 use crate::broker::{
-    outbox::{News, Outbox},
+    outbox::{Ending, News, Outbox},
     subscriber::{Frame, SubscriptionId},
 };
 
 use super::{
-    CloseCode, Conversation,
+    Close, CloseCode, Conversation, Patience,
     driver::{self, Carrier, Driver},
-    frames::{Frames, Gate, Inbound, Socket},
-    pump::{Pump, Transport},
+    frames::{FrameSocket, Frames, Inbound},
+    gate::{Due, Gate},
+    pump::{Pump, SocketTransport},
     unfinished::Holding,
     worker::{Admission, Worker},
 };
 
 /// Messages that may wait for their turn: a client that has just connected sends all its joins, and
-/// then asks whether anybody is there.
+/// then a heartbeat.
 const INBOX_MESSAGES_MAX: usize = 128;
 
 /// Bytes that may wait for their turn before nothing more is read: as many joins with a token each.
@@ -45,19 +46,19 @@ const INBOX_BYTES_MAX: usize = 256 * 1024;
 /// One WebSocket connection.
 pub(super) struct WebSocket<C: Conversation> {
     driver: Driver<C>,
-    /// Shut while as much waits as may: nothing is read.
+    /// The gate is shut while the inbox is full: then nothing is read.
     gate: Rc<Gate>,
-    /// While the broker is asked: what came since.
+    /// The messages that came while the broker works on an earlier one.
     held: Option<Box<Inbox>>,
 }
 
-/// What waits for its turn, in order.
+/// The messages that wait for their turn, in order.
 struct Inbox {
     waiting: VecDeque<Inbound>,
     bytes: usize,
-    /// What is held for it, among that of all sessions.
+    /// The bytes that are held for the messages, counted among those of all sessions.
     holding: Holding,
-    /// Whether nothing will come behind it.
+    /// Whether the client sends no further message.
     is_last: bool,
 }
 
@@ -68,7 +69,8 @@ impl Inbox {
 
     fn push(&mut self, inbound: Inbound) {
         self.bytes += inbound.size_bytes();
-        // A slice of what was read would keep all of it: far more than is counted here.
+        // A slice of the read bytes would keep all of them in memory: far more than is counted
+        // here.
         self.waiting.push_back(inbound.detached());
         self.holding.set(self.bytes);
     }
@@ -86,15 +88,15 @@ impl Inbox {
 }
 
 /// Starts a session on a socket whose handshake is done; the returned pump is its task.
-pub(super) fn start<T: Transport, C: Conversation + Unpin>(
+pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
     io: T,
     early: BytesMut,
     conversation: C,
     admission: Admission,
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
-    let gate = Rc::new(Gate::new(worker.turnstile.clone()));
-    let socket = Rc::new(Socket::new(io, gate.clone()));
+    let gate = Rc::new(Gate::new(worker.work_queue.clone()));
+    let socket = Rc::new(FrameSocket::new(io, gate.clone()));
     let outbox = worker.outbox(&admission);
     let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);
     let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
@@ -114,7 +116,7 @@ impl<C: Conversation + Unpin> WebSocket<C> {
         ctx.stop();
     }
 
-    /// What waits, from now on.
+    /// The inbox, which is created on first use.
     fn inbox(&mut self) -> &mut Inbox {
         self.held.get_or_insert_with(|| {
             let unfinished = self.driver.worker().sessions.unfinished();
@@ -126,10 +128,10 @@ impl<C: Conversation + Unpin> WebSocket<C> {
         match inbound {
             Inbound::Message(message) => driver::received(self, message, ctx),
             Inbound::Ping(payload) => ctx.pong(&payload),
-            Inbound::Close => self.close(CloseCode::ANSWER, ctx),
+            Inbound::Close => self.close(CloseCode::ANSWER.into(), ctx),
             Inbound::Broken(code) => {
                 debug!("session {} broke the framing: {}", self.driver.session(), code.0);
-                self.close(code, ctx);
+                self.close(code.into(), ctx);
             }
         }
     }
@@ -142,12 +144,8 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         &mut self.driver
     }
 
-    fn send(&mut self, frame: Frame, ctx: &mut Self::Context) {
-        match frame {
-            Frame::Text(text) => ctx.text(text),
-            Frame::Binary(bytes) => ctx.binary(bytes),
-            split @ Frame::Split(_) => self.send(split.into_whole(), ctx),
-        }
+    fn send(&mut self, frame: Frame, _: &mut Self::Context) {
+        self.gate.say(&frame);
     }
 
     /// The pump writes it piece by piece, as fast as the client reads.
@@ -156,9 +154,29 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
     }
 
     /// Sends a close frame and ends the actor; the pump writes it out and hangs up.
-    fn close(&mut self, code: CloseCode, ctx: &mut Self::Context) {
-        ctx.close(Some(ws::CloseCode::from(code.0).into()));
+    fn close(&mut self, Close { code, reason }: Close, ctx: &mut Self::Context) {
+        let code = ws::CloseCode::from(code.0);
+        ctx.close(Some(match reason {
+            "" => code.into(),
+            reason => (code, reason).into(),
+        }));
         self.stop(ctx);
+    }
+
+    fn silent(&mut self, ctx: &mut Self::Context) {
+        let silence = self.gate.silence();
+        if silence < self.driver.worker().limits.idle_timeout {
+            // The client has sent something meanwhile.
+            return;
+        }
+        match self.driver.patience(silence) {
+            Patience::End => driver::end(self, Ending::Idle, ctx),
+            Patience::Wait(longer) => self.gate.tolerate(longer, Due::Question),
+            Patience::Probe(frame, longer) => {
+                self.gate.tolerate(longer, Due::End);
+                self.send(frame, ctx);
+            }
+        }
     }
 
     fn hold(&mut self) {
@@ -169,7 +187,7 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         self.gate.joined();
     }
 
-    /// Looks at what waited, until the broker has to be asked once more.
+    /// Handles the waiting messages, until one needs the broker.
     fn resume(&mut self, ctx: &mut Self::Context) {
         let Some(mut inbox) = self.held.take() else { return };
         while let Some(inbound) = inbox.pop() {
@@ -194,6 +212,10 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
 
 impl<C: Conversation + Unpin> Actor for WebSocket<C> {
     type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        driver::begin(self, ctx);
+    }
 }
 
 impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
@@ -214,7 +236,7 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
         }
     }
 
-    /// The client is gone; what it said before is looked at all the same.
+    /// The client is gone; its earlier messages are still handled.
     fn finished(&mut self, ctx: &mut Self::Context) {
         match &mut self.held {
             Some(inbox) => inbox.is_last = true,
@@ -223,18 +245,18 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
     }
 }
 
-/// The context insists on a stream of its own; it is given an empty one (see `frames`).
+/// The context requires a stream of bytes; it gets an empty one (see `frames`).
 impl<C: Conversation + Unpin> StreamHandler<Result<ws::Message, ws::ProtocolError>>
     for WebSocket<C>
 {
     fn handle(&mut self, _: Result<ws::Message, ws::ProtocolError>, _: &mut Self::Context) {}
 
-    /// Nothing ends with it.
+    /// The end of the empty stream has no meaning.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-/// What the broker has for the session itself. It wakes nobody: the pump sees what comes next, and
-/// polls the actor when it is news.
+/// The stream of the broker's messages to the session itself. It registers no waker: the pump sees
+/// the next item of the outbox, and polls the actor if that item is news.
 struct NewsOf(Arc<Outbox>);
 
 impl Stream for NewsOf {
@@ -326,7 +348,7 @@ mod tests {
                 hears(&mut client, &["now"]).await;
             }
             standstill.release();
-            // What was not read could not be answered ahead of its turn.
+            // A message that was not read could not be answered ahead of its turn.
             hears(&mut client, &["joined"]).await;
             hears(&mut client, &orders).await;
             if !is_answered {
@@ -336,7 +358,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn who_is_not_read_from_is_not_taken_for_silent() {
+    async fn a_client_that_is_not_read_from_does_not_count_as_silent() {
         let idle_timeout = Duration::from_millis(200);
         let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
         let standstill = bench.standstill().await;
@@ -391,7 +413,8 @@ mod tests {
             let (mut leaver, pump) = bench.connect(PIPE_BYTES).websocket().await;
             say(&mut leaver, &["join", "publish", "publish", "now"]).await;
             hears(&mut leaver, &["now"]).await;
-            // Only one way: a client that nothing can be written to any more is given up at once.
+            // Only the reading half is closed: a client to which nothing can be written any more is
+            // dropped at once.
             match is_polite {
                 true => leaver.close(None).await.expect("an open socket"),
                 false => leaver.get_mut().shutdown().await.expect("an open pipe"),

@@ -1,4 +1,4 @@
-//! What the sessions of one worker thread share.
+//! The state that the sessions of one worker thread share.
 
 use std::{
     cell::RefCell,
@@ -13,24 +13,29 @@ use std::{
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
 use log::error;
+use uuid::Uuid;
 
 use crate::{
     broker::{
         Topics,
         fanout::{Fanout, Leave, ThreadFanout},
+        node::NodeId,
         outbox::{Load, Outbox},
         subscriber::SessionId,
     },
     metrics::{Metrics, labels::Limit},
 };
 
-use super::{answer::Pieces, bucket::PerSecond, requests::Turnstile, unfinished::Unfinished};
+use super::{answer::Pieces, bucket::PerSecond, requests::WorkQueue, unfinished::Unfinished};
 
 /// Bytes read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// How often within an idle timeout a thread looks after its silent sessions.
+/// The number of times within an idle timeout that a thread checks its silent sessions.
 const LOOKS_PER_IDLE_TIMEOUT: u32 = 64;
+
+/// Half of the numbers that a node has for its sessions.
+const FIRST_NUMBER_MAX: u64 = (1 << 47) - 1;
 
 /// Bounds of one session. See `config/default.toml` for what each protects.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +52,7 @@ pub struct SessionLimits {
     pub outbox_frames_max: usize,
     /// Bytes that may wait.
     pub outbox_bytes_max: usize,
-    /// Without inbound bytes for this long, a session ends.
+    /// A session ends after this time without inbound bytes.
     pub idle_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
@@ -55,39 +60,48 @@ pub struct SessionLimits {
 
 /// Counts the sessions of the whole server against their limit.
 #[derive(Debug, Clone)]
-pub struct Sessions {
+pub struct SessionCounter {
     open: Arc<AtomicUsize>,
     next_id: Arc<AtomicU64>,
     closed: Arc<AtomicBool>,
     max: usize,
+    node: NodeId,
     unfinished: Unfinished,
     metrics: Arc<Metrics>,
 }
 
-impl Sessions {
-    /// No session yet, and at most `max` ever at once; their unfinished work shares a budget.
+impl SessionCounter {
+    /// A count of zero, with at most `max` sessions at the same time; their unfinished work shares
+    /// a budget.
     pub fn new(max: usize, unfinished: Unfinished, metrics: Arc<Metrics>) -> Self {
         Self {
             open: Arc::default(),
-            next_id: Arc::default(),
+            next_id: Arc::new(AtomicU64::new(first_number())),
             closed: Arc::default(),
             max,
+            node: NodeId::ONLY,
             unfinished,
             metrics,
         }
     }
 
-    /// What counts everything else.
+    /// The same on a node, whose sessions have numbers that no session of another node has.
+    pub fn of_node(mut self, node: NodeId) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// The other metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// How many are open.
+    /// The number of open sessions.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// How many may be.
+    /// The most sessions that may be open.
     pub(super) fn max(&self) -> usize {
         self.max
     }
@@ -97,9 +111,14 @@ impl Sessions {
         &self.unfinished
     }
 
-    /// Lets nobody in from now on.
+    /// Refuses further sessions.
     pub fn close(&self) {
         self.closed.store(true, Relaxed);
+    }
+
+    /// Whether further sessions are refused.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
     }
 
     /// Takes a place; `None` if all are taken, or the server stops.
@@ -113,9 +132,15 @@ impl Sessions {
             self.metrics.hit(Limit::Sessions);
             return None;
         }
-        let id = SessionId(self.next_id.fetch_add(1, Relaxed));
+        let id = SessionId::new(self.node, self.next_id.fetch_add(1, Relaxed));
         Some(Admission { id, open: self.open.clone() })
     }
+}
+
+/// The number of a process's first session. It is random, so that no number of an earlier process is that
+/// of another session now; as many are left above it.
+fn first_number() -> u64 {
+    Uuid::new_v4().as_u128() as u64 & FIRST_NUMBER_MAX
 }
 
 /// A session's place, given back on drop.
@@ -147,23 +172,23 @@ impl Drop for Membership {
 /// Introduces a fan-out to the rest of the server.
 type Introduce = Box<dyn Fn(&Addr<Fanout>)>;
 
-/// What the sessions of one worker thread share.
+/// The state that the sessions of one worker thread share.
 pub struct Worker {
     /// The broker.
     pub(super) topics: Topics,
     /// The bounds of each session.
     pub(super) limits: SessionLimits,
     /// The count of all sessions.
-    pub(super) sessions: Sessions,
-    /// What counts everything else.
+    pub(super) sessions: SessionCounter,
+    /// The other metrics.
     pub(super) metrics: Arc<Metrics>,
-    /// Where sockets are read into; each session keeps only what is unfinished.
+    /// The buffer into which sockets are read; each session keeps only unfinished messages.
     pub(super) scratch: RefCell<Box<[u8]>>,
-    /// Where frames are gathered that leave in one write; each session keeps only what its socket
-    /// does not take.
+    /// The buffer in which the frames of one write are gathered; each session keeps only the bytes
+    /// that its socket does not take.
     pub(super) gathered: RefCell<BytesMut>,
-    /// Where clients wait for their turn that have shown no right.
-    pub(super) turnstile: Rc<Turnstile>,
+    /// The queue in which unauthenticated clients wait for their turn.
+    pub(super) work_queue: Rc<WorkQueue>,
     fanout: RefCell<Rc<ThreadFanout>>,
     on_fanout: Introduce,
     started: Instant,
@@ -171,17 +196,17 @@ pub struct Worker {
 
 impl Worker {
     /// Sets up the calling worker thread. `on_fanout` introduces each fan-out to the rest of the
-    /// server; there is a second one only if the first was broken by a panic.
+    /// server; there is a second one only after a panic of the first.
     pub fn start(
         topics: Topics,
         limits: SessionLimits,
-        sessions: Sessions,
+        sessions: SessionCounter,
         on_fanout: impl Fn(&Addr<Fanout>) + 'static,
     ) -> Rc<Self> {
         topics.add_worker();
         let fanout = RefCell::new(start_fanout(&topics, &on_fanout));
         Rc::new(Self {
-            turnstile: Turnstile::start(),
+            work_queue: WorkQueue::start(),
             metrics: topics.metrics().clone(),
             topics,
             limits,
@@ -194,19 +219,19 @@ impl Worker {
         })
     }
 
-    /// The body of an answer that holds what waited for a session. It is counted among what waits for
-    /// all sessions until the client has been sent it.
+    /// The body of an answer that holds what waited for a session. It counts in the backlog until
+    /// the client has been sent it.
     pub fn waiting_body(&self, body: Bytes) -> Pieces {
         Pieces::new(self.topics.backlog().counted(body))
     }
 
-    /// An outbox for a session that is let in.
+    /// The outbox of a new session.
     pub(super) fn outbox(&self, admission: &Admission) -> Arc<Outbox> {
         let SessionLimits { outbox_frames_max: frames, outbox_bytes_max: bytes, .. } = self.limits;
         Outbox::new(admission.id, Load { frames, bytes })
     }
 
-    /// The thread's fan-out, started anew if it was broken: actix restarts no actor.
+    /// The thread's fan-out, started again after a panic, because actix does not restart actors.
     pub(super) fn fanout(&self) -> Rc<ThreadFanout> {
         let mut fanout = self.fanout.borrow_mut();
         if !fanout.addr.connected() {
@@ -216,8 +241,9 @@ impl Worker {
         fanout.clone()
     }
 
-    /// When to look whether a session has been silent until `deadline`: a little later, together with
-    /// others, for most have spoken since, and a wake-up costs more than the look.
+    /// The time at which to check whether a session has been silent until `deadline`: a little
+    /// later, together with other sessions. Most have sent something by then, and a wake-up costs
+    /// more than the check.
     pub(super) fn look_after(&self, deadline: Instant) -> Instant {
         let pause = (self.limits.idle_timeout / LOOKS_PER_IDLE_TIMEOUT).as_nanos().max(1);
         let until = deadline.saturating_duration_since(self.started).as_nanos();
@@ -225,9 +251,10 @@ impl Worker {
         deadline + Duration::from_nanos(u64::try_from(late).unwrap_or_default())
     }
 
-    /// A moment in seconds, as buckets are told the time.
+    /// A moment in seconds, for buckets.
     pub(super) fn seconds_at(&self, moment: Instant) -> f64 {
-        // Not from zero: a bucket that is empty from the start must not look full.
+        // The count does not begin at zero, because a bucket that is empty from the start must not
+        // look full.
         1.0 + moment.saturating_duration_since(self.started).as_secs_f64()
     }
 
@@ -250,7 +277,7 @@ mod tests {
 
     #[test]
     fn as_many_are_admitted_as_may_be_and_a_place_that_is_left_is_free() {
-        let sessions = Sessions::new(2, Unfinished::new(1_000), Metrics::new(0));
+        let sessions = SessionCounter::new(2, Unfinished::new(1_000), Metrics::new(0));
         let first = sessions.admit().expect("room");
         let second = sessions.admit().expect("room");
         assert_ne!(first.id, second.id);
@@ -263,8 +290,19 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_of_two_processes_differ_and_grow() {
+        let [one, other] = [1, 2].map(|_| {
+            let sessions = SessionCounter::new(2, Unfinished::new(1_000), Metrics::new(0));
+            let [first, second] = [1, 2].map(|_| sessions.admit().expect("room").id);
+            assert!(first < second && first.node() == NodeId::ONLY);
+            first
+        });
+        assert!(one.0.abs_diff(other.0) > 1_000, "{one:?} {other:?}");
+    }
+
+    #[test]
     fn nobody_is_admitted_to_a_server_that_stops() {
-        let sessions = Sessions::new(2, Unfinished::new(1_000), Metrics::new(0));
+        let sessions = SessionCounter::new(2, Unfinished::new(1_000), Metrics::new(0));
         let inside = sessions.admit();
         sessions.close();
         assert!(sessions.admit().is_none());
@@ -275,7 +313,7 @@ mod tests {
 
     #[test]
     fn simultaneous_admissions_never_exceed_the_limit() {
-        let sessions = Sessions::new(100, Unfinished::new(1_000), Metrics::new(0));
+        let sessions = SessionCounter::new(100, Unfinished::new(1_000), Metrics::new(0));
         let admitted: usize = std::thread::scope(|scope| {
             let crowd = || {
                 let places: Vec<_> = (0..100).filter_map(|_| sessions.admit()).collect();

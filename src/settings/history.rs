@@ -1,4 +1,4 @@
-//! What is retained of publications: the settings of the server, and what they mean for an app.
+//! The settings of the history, and the retention that they give an app.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,22 +16,22 @@ const SUFFIX: &str = "-history";
 /// The file beside no database.
 const LONE_FILE: &str = "herald-history";
 
-/// Retained publications.
-#[derive(Debug, Clone, Deserialize)]
+/// The section `history`: how much is retained and replayed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct History {
-    /// Publications of each channel, and of `#general` of each scope, for apps that do not say; 0
-    /// retains nothing.
+pub struct HistorySettings {
+    /// The publications of each channel, and of `#general` of each scope, for apps without a
+    /// setting of their own; 0 retains nothing.
     pub publications: usize,
-    /// The most that an app may have of them.
+    /// The most publications that an app may set.
     pub publications_max: usize,
-    /// How long a publication is retained, for apps that do not say.
+    /// The time for which a publication is retained, for apps without a setting of their own.
     pub age: Duration,
-    /// The longest that an app may have.
+    /// The longest time that an app may set.
     pub age_max: Duration,
-    /// What one app retains.
+    /// The bytes that one app retains.
     pub app_bytes_max: usize,
-    /// What all apps retain.
+    /// The bytes that all apps retain.
     pub bytes_max: usize,
     /// Channels of one scope whose history is remembered.
     pub channels_max: usize,
@@ -39,12 +39,12 @@ pub struct History {
     pub replay_max: usize,
     /// Bytes that one join replays.
     pub replay_bytes_max: usize,
-    /// Where a stop saves what is retained.
+    /// The file in which a stop saves the retained publications.
     #[serde(deserialize_with = "kinds::history_file")]
     pub file: HistoryFile,
 }
 
-/// Where a stop saves what is retained.
+/// The file in which a stop saves the retained publications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryFile {
     /// Beside the database.
@@ -56,8 +56,8 @@ pub enum HistoryFile {
 }
 
 impl Settings {
-    /// The file in which a stop saves what is retained; `None` if nothing is saved. A relative path is
-    /// relative to the working directory.
+    /// The file in which a stop saves the retained publications; `None` if nothing is saved. A
+    /// relative path is relative to the working directory.
     pub fn history_file(&self) -> Option<PathBuf> {
         match &self.history.file {
             HistoryFile::Off => None,
@@ -75,51 +75,12 @@ impl Settings {
     }
 }
 
-/// How much is retained and replayed, as the broker uses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HistorySettings {
-    /// Publications of each channel, and of `#general` of each scope, for apps that do not say.
-    pub publications: usize,
-    /// The most that an app may have of them.
-    pub publications_max: usize,
-    /// How long a publication is retained, for apps that do not say.
-    pub age: Duration,
-    /// The longest that an app may have.
-    pub age_max: Duration,
-    /// What one app retains, in bytes.
-    pub app_bytes_max: usize,
-    /// What all apps retain, in bytes.
-    pub bytes_max: usize,
-    /// Channels of one scope whose history is remembered.
-    pub channels_max: usize,
-    /// Publications that one join replays.
-    pub replay_max: usize,
-    /// Bytes that one join replays.
-    pub replay_bytes_max: usize,
-}
-
-impl From<&History> for HistorySettings {
-    fn from(history: &History) -> Self {
-        Self {
-            publications: history.publications,
-            publications_max: history.publications_max,
-            age: history.age,
-            age_max: history.age_max,
-            app_bytes_max: history.app_bytes_max,
-            bytes_max: history.bytes_max,
-            channels_max: history.channels_max,
-            replay_max: history.replay_max,
-            replay_bytes_max: history.replay_bytes_max,
-        }
-    }
-}
-
-/// What is retained of each channel of one app, and of `#general` of each of its scopes.
+/// The retention of each channel of one app, and of `#general` of each of its scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppHistory {
     /// Publications; 0 retains nothing.
     pub publications: usize,
-    /// How long a publication is retained.
+    /// The time for which a publication is retained.
     pub age: Duration,
 }
 
@@ -129,9 +90,9 @@ impl AppHistory {
 }
 
 impl HistorySettings {
-    /// What is retained for an app: what it asks for, or else the server's default, and never more
-    /// than the server's maximum. [`AppHistory::NONE`] if the app is inactive, or if it or the server
-    /// retains no publications or retains them for no time.
+    /// The retention of an app: the app's own setting, or else the server's default, and never more
+    /// than the server's maximum. [`AppHistory::NONE`] if the app is inactive, or if it or the
+    /// server retains no publications or retains them for no time.
     pub fn of(&self, app: &AppSettings) -> AppHistory {
         let asked = app.history_publications.map(|number| number.get() as usize);
         let publications = asked.unwrap_or(self.publications).min(self.publications_max);
@@ -159,6 +120,7 @@ mod tests {
         channels_max: 1,
         replay_max: 1,
         replay_bytes_max: 1,
+        file: HistoryFile::Off,
     };
 
     /// A server without a default for publications.

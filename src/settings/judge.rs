@@ -5,7 +5,7 @@ use std::path::{self, PathBuf};
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Environment, Limits, Settings, SettingsError, layers::Layers};
+use super::{EngineKind, Environment, LimitSettings, Settings, SettingsError, layers::Layers};
 
 /// The articles' admin password. It is public, so it is accepted on loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
@@ -16,6 +16,9 @@ const KEY_BYTES_MIN: usize = 32;
 /// The most bytes of one member in a picture of a whole presence channel: its old and its new meta of
 /// 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
 const PRESENCE_MEMBER_BYTES: usize = 4_096;
+
+/// A cluster has one database only.
+const CLUSTER_DATABASE: &str = "must name no database but 0 with engine.cluster";
 
 /// A rule: the setting at fault, whether the rule is broken, and what the error says then.
 type Rule = (&'static str, bool, String);
@@ -28,6 +31,8 @@ pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), Settings
     let mut rules = access(settings);
     rules.extend(limits(&settings.limits));
     rules.extend(history(settings));
+    rules.extend(engine(settings));
+    rules.push(pusher(settings));
     if settings.env == Environment::Production {
         rules.extend(production(settings, layers));
     }
@@ -61,7 +66,7 @@ fn access(settings: &Settings) -> Vec<Rule> {
 }
 
 /// A limit must be reachable under the other limits.
-fn limits(limits: &Limits) -> Vec<Rule> {
+fn limits(limits: &LimitSettings) -> Vec<Rule> {
     let more = |key, larger: usize, than: &str, smaller: usize| {
         let fault = format!("must be more than {than}, {smaller} bytes, not {larger}");
         (key, larger <= smaller, fault)
@@ -125,6 +130,46 @@ fn history(settings: &Settings) -> Vec<Rule> {
         ("history.replay_bytes_max", replay >= outbox, no_room),
         ("history.file", is_taken, taken.into()),
     ]
+}
+
+/// An engine must be reachable by what its settings say, and its times must leave room for each other.
+fn engine(settings: &Settings) -> Vec<Rule> {
+    let Settings { engine, database, env, .. } = settings;
+    let is_shared = engine.kind == EngineKind::Redis;
+    let (urls, has_sentinel) = (engine.urls(), engine.sentinel_master.is_some());
+    let is_one = urls.len() < 2 || has_sentinel || engine.cluster;
+    let is_mixed = urls.iter().any(|url| url.scheme() != urls[0].scheme());
+    let is_numbered = urls.iter().any(|url| !["", "/", "/0"].contains(&url.path()));
+    let is_private = engine.ca_file.is_some() && urls.iter().any(|url| url.scheme() == "redis");
+    let is_sqlite = database.file().is_some() || database.is_in_memory();
+    let is_alone = is_shared && *env == Environment::Production && is_sqlite;
+    let no_url =
+        "must be set for engine.kind = \"redis\": REDIS_URL=redis://user:password@host:6379";
+    let several = "must be one URL, unless engine.sentinel_master or engine.cluster is set";
+    let twice = "must be false with engine.sentinel_master: a cluster fails over by itself";
+    let alone = "must be PostgreSQL in production with engine.kind = \"redis\": all servers share one \
+                 database";
+    vec![
+        ("engine.redis_url", is_shared && urls.is_empty(), no_url.into()),
+        ("engine.redis_url", !is_one, several.into()),
+        ("engine.redis_url", is_mixed, "must be all redis:// or all rediss://".into()),
+        ("engine.redis_url", engine.cluster && is_numbered, CLUSTER_DATABASE.into()),
+        ("engine.cluster", engine.cluster && has_sentinel, twice.into()),
+        ("engine.ca_file", is_private, "needs rediss:// in engine.redis_url".into()),
+        (
+            "engine.node_timeout",
+            engine.node_timeout <= engine.probe_interval,
+            "must be more than engine.probe_interval".into(),
+        ),
+        ("database.url", is_alone, alone.into()),
+    ]
+}
+
+/// The bytes of one app's cache channels must fit into those of all apps.
+fn pusher(Settings { pusher, .. }: &Settings) -> Rule {
+    let (of_app, of_all) = (pusher.cache_app_bytes_max, pusher.cache_bytes_max);
+    let much = format!("must be at most pusher.cache_bytes_max, {of_all}, not {of_app}");
+    ("pusher.cache_app_bytes_max", of_app > of_all, much)
 }
 
 /// Production requires strong secrets, and a database that the operator has chosen.

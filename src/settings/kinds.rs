@@ -1,9 +1,9 @@
-//! What each setting may be: its type, its range, its form.
+//! The values that each setting may have: its type, its range and its form.
 //!
-//! The default of a setting says of which type it is. A number has the range of [`numbers`], a
-//! duration that of [`durations`], and a text the form of [`form`]; a new setting that wants
-//! another range than the usual one is named there. A variable has only text: numbers, flags and
-//! lists are accepted as text, too.
+//! The default of a setting determines its type. A number has the range of [`numbers`], a duration
+//! that of [`durations`], and a text the form of [`form`]; a new setting that wants another range
+//! than the usual one is named there. A variable has only text: numbers, flags and lists are
+//! accepted as text, too.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value as Json;
 use url::Host;
 
-use super::history::HistoryFile;
+use super::{engine::shown_urls, history::HistoryFile, pusher};
 use crate::app::{
     Slug,
     database::shown_url,
@@ -27,9 +27,15 @@ use crate::app::{
 };
 
 /// Texts that are not shown; no message quotes them.
-pub(super) const SECRETS: [&str; 4] =
-    ["admin.password", "database.url", "secrets.guardian_secret", "secrets.secret_key_base"];
-/// What is shown instead of a secret.
+pub(super) const SECRETS: [&str; 6] = [
+    "admin.password",
+    "database.url",
+    "engine.redis_url",
+    "engine.sentinel_password",
+    "secrets.guardian_secret",
+    "secrets.secret_key_base",
+];
+/// The text that is shown instead of a secret.
 pub(super) const MASK: &str = "********";
 
 const HOUR_MS: u64 = 3_600_000;
@@ -51,9 +57,19 @@ fn numbers(key: &str) -> RangeInclusive<u64> {
         "limits.token_bytes_max" => 64..=MANY,
         "limits.publications_in_flight_max" => 100..=MANY,
         "metrics.apps_max" => 0..=10_000,
+        "usage.retention_days" => 1..=10_000,
+        "audit.retention_days" => 1..=36_500,
         "history.publications" | "history.publications_max" => 0..=HISTORY_PUBLICATIONS_MAX.into(),
-        "history.app_bytes_max" | "history.bytes_max" => 1_024..=64 * GIGABYTE,
-        "history.replay_bytes_max" => 1..=GIGABYTE,
+        "engine.partitions" => 1..=256,
+        "engine.log_records_max" => 1..=1_000 * MANY,
+        "engine.log_bytes_max" => 1_024..=64 * GIGABYTE,
+        "history.app_bytes_max"
+        | "history.bytes_max"
+        | "pusher.cache_app_bytes_max"
+        | "pusher.cache_bytes_max" => 1_024..=64 * GIGABYTE,
+        "history.replay_bytes_max" | "pusher.event_bytes_max" => 1..=GIGABYTE,
+        // No channel of the broker has a longer name.
+        "pusher.channel_bytes_max" => 1..=200,
         _ => 1..=MANY,
     }
 }
@@ -66,6 +82,12 @@ fn durations(key: &str) -> RangeInclusive<Duration> {
         "socket.idle_timeout" | "socket.long_poll_unjoined_timeout" => (10, 24 * HOUR_MS),
         "socket.long_poll_window" => (10, 19_000),
         "socket.presence_interval" => (1, 10_000),
+        "usage.write_interval" => (10, 60_000),
+        "engine.probe_interval" => (50, 60_000),
+        "engine.node_timeout" => (250, HOUR_MS),
+        "engine.connect_retry" => (0, HOUR_MS),
+        "engine.log_age" => (1_000, 1_000 * u64::from(HISTORY_SECONDS_MAX)),
+        "pusher.cache_ttl" => (10, 24 * HOUR_MS),
         "history.age" | "history.age_max" => (1_000, 1_000 * u64::from(HISTORY_SECONDS_MAX)),
         _ => (10, HOUR_MS),
     };
@@ -75,6 +97,7 @@ fn durations(key: &str) -> RangeInclusive<Duration> {
 /// Whether a text has its form, and what it must be.
 fn form(key: &str, text: &str) -> (bool, &'static str) {
     let is_flawed = |c: char| c == ':' || c.is_control();
+    let is_in_prefix = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
     let is_formed = match key {
         "single_app" => text.is_empty() || Slug::parse(text).is_some(),
         "server.host" => text.parse::<IpAddr>().is_ok(),
@@ -82,6 +105,10 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         "admin.username" => !text.is_empty() && !text.contains(is_flawed),
         "metrics.listen" => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
         "history.file" => !text.is_empty() && !text.contains('\0'),
+        "engine.kind" => ["local", "redis"].contains(&text),
+        "engine.prefix" => (1..=64).contains(&text.len()) && text.chars().all(is_in_prefix),
+        "engine.ca_file" | "engine.sentinel_master" => !text.contains(char::is_control),
+        "pusher.path_prefix" => pusher::is_prefix(text),
         "log.filter" => env_filter::Builder::new().try_parse(text).is_ok(),
         _ => true,
     };
@@ -94,6 +121,12 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
         "admin.username" => "a name without colons and control characters",
         "metrics.listen" => "an address and a port such as 127.0.0.1:9100, or empty",
         "history.file" => "\"auto\", \"off\" or the path of a file",
+        "engine.kind" => "\"local\" or \"redis\"",
+        "engine.prefix" => "1 to 64 of a-z, A-Z, 0-9, '.', '_', ':' and '-'",
+        "engine.ca_file" => "the path of a file, or empty",
+        "pusher.path_prefix" => {
+            "empty, or a path such as /pusher that is not one of Herald's own, without a slash at its end"
+        }
         "log.filter" => "levels by module, such as \"info\" or \"warn,herald=debug\"",
         _ => "a text",
     };
@@ -101,13 +134,13 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
 }
 
 /// A setting that was read: as serde takes it, and as it is shown.
-pub(super) type Read = (ValueKind, Json);
+pub(super) type ReadSetting = (ValueKind, Json);
 
 /// Reads a setting by the kind of its default.
 ///
 /// # Errors
 /// What the value must be; it is quoted, unless it is secret.
-pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<Read, String> {
+pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<ReadSetting, String> {
     let json = Json::deserialize(given).unwrap_or_default();
     if SECRETS.contains(&key) {
         return read_secret(key, &json).map_err(|right| format!("must be {right}"));
@@ -159,19 +192,22 @@ fn is_number_or_word(key: &str, default: &str) -> bool {
     ["auto", "off"].contains(&default) && key != "history.file"
 }
 
-fn read_secret(key: &str, json: &Json) -> Result<Read, &'static str> {
+fn read_secret(key: &str, json: &Json) -> Result<ReadSetting, &'static str> {
     let text = json.as_str().ok_or("a text, in quotes")?;
     let right = "sqlite://<file> or postgres://user:password@host/database";
+    let right_redis = "redis://user:password@host:6379, or rediss:// for TLS; several are separated \
+                       by commas";
     let shown = match (key, text) {
         (_, "") => String::new(),
         ("database.url", url) => shown_url(url).ok_or(right)?,
+        ("engine.redis_url", urls) => shown_urls(urls).ok_or(right_redis)?,
         _ => MASK.to_owned(),
     };
     Ok((text.into(), shown.into()))
 }
 
 /// A duration, for serde as seconds and nanoseconds.
-fn read_duration(key: &str, json: &Json) -> Result<Read, String> {
+fn read_duration(key: &str, json: &Json) -> Result<ReadSetting, String> {
     let (least, most) = durations(key).into_inner();
     let given = json.as_str().and_then(|text| parse_duration(text).ok());
     let Some(given) = given.filter(|given| (least..=most).contains(given)) else {
@@ -182,7 +218,7 @@ fn read_duration(key: &str, json: &Json) -> Result<Read, String> {
     Ok((parts.into(), format_duration(given).to_string().into()))
 }
 
-fn same<T: Clone + Into<ValueKind> + Into<Json>>(value: T) -> Read {
+fn same<T: Clone + Into<ValueKind> + Into<Json>>(value: T) -> ReadSetting {
     (value.clone().into(), value.into())
 }
 
@@ -227,6 +263,11 @@ pub(super) fn host<'de, D: Deserializer<'de>>(given: D) -> Result<String, D::Err
 
 pub(super) fn milliseconds<'de, D: Deserializer<'de>>(given: D) -> Result<Duration, D::Error> {
     u64::deserialize(given).map(Duration::from_millis)
+}
+
+/// A text whose default is empty.
+pub(super) fn text<'de, D: Deserializer<'de>>(given: D) -> Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(given)?.unwrap_or_default())
 }
 
 pub(super) fn slug<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Slug>, D::Error> {

@@ -14,15 +14,16 @@ const PREFIX: &str = "HERALD__";
 const ENVIRONMENT: &str = "HERALD_ENV";
 const DIR: &str = "HERALD_CONFIG_DIR";
 
-/// The articles' names for six of the settings. An empty variable counts as unset, because compose
+/// The second names of seven settings: the articles' and Redis's. An empty variable counts as unset, because compose
 /// files and hosting services pass on an unset variable as an empty one.
-const NAMED: [(&str, &str); 6] = [
+const NAMED: [(&str, &str); 7] = [
     ("PORT", "server.port"),
     ("DATABASE_URL", "database.url"),
     ("PUSHER_ADMIN_USERNAME", "admin.username"),
     ("PUSHER_ADMIN_PASSWORD", "admin.password"),
     ("GUARDIAN_SECRET", "secrets.guardian_secret"),
     ("SECRET_KEY_BASE", "secrets.secret_key_base"),
+    ("REDIS_URL", "engine.redis_url"),
 ];
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -47,13 +48,13 @@ pub struct Effective {
 }
 
 /// Values by `section.key`; lists are values.
-type Values = BTreeMap<String, Value>;
+type LayerValues = BTreeMap<String, Value>;
 
 /// All values in effect.
 pub(super) struct Layers {
     pub(super) env: Environment,
-    defaults: Values,
-    values: Values,
+    defaults: LayerValues,
+    values: LayerValues,
     pub(super) effective: Vec<Effective>,
 }
 
@@ -87,7 +88,7 @@ impl Layers {
         Ok(layers)
     }
 
-    fn apply(&mut self, layer: Values) -> Result<(), SettingsError> {
+    fn apply(&mut self, layer: LayerValues) -> Result<(), SettingsError> {
         for (key, value) in layer {
             let Some(present) = self.values.get_mut(&key) else {
                 let fault = "there is no such setting; default.toml lists them all";
@@ -141,7 +142,7 @@ impl Layers {
     }
 }
 
-fn parse(origin: &str, text: &str) -> Result<Values, SettingsError> {
+fn parse(origin: &str, text: &str) -> Result<LayerValues, SettingsError> {
     // The further lines of the parser's message quote the file, which may hold a secret.
     let first_line = |error: String| error.lines().next().unwrap_or_default().to_owned();
     let parsed = FileFormat::Toml.parse(Some(&origin.to_owned()), text);
@@ -149,8 +150,8 @@ fn parse(origin: &str, text: &str) -> Result<Values, SettingsError> {
 }
 
 /// `{"server": {"port": 4000}}` becomes `{"server.port": 4000}`.
-fn flatten(table: Map<String, Value>) -> Values {
-    let mut values = Values::new();
+fn flatten(table: Map<String, Value>) -> LayerValues {
+    let mut values = LayerValues::new();
     for (key, value) in table {
         if let ValueKind::Table(inner) = value.kind {
             let inner = flatten(inner).into_iter();
@@ -163,7 +164,7 @@ fn flatten(table: Map<String, Value>) -> Values {
 }
 
 /// Reads a file of the operator; `None` if there is none.
-fn read(dir: Option<&Path>, file: &str) -> Result<Option<Values>, SettingsError> {
+fn read(dir: Option<&Path>, file: &str) -> Result<Option<LayerValues>, SettingsError> {
     let Some(path) = dir.map(|dir| dir.join(file)) else { return Ok(None) };
     let origin = path.display().to_string();
     match fs::read_to_string(&path) {
@@ -176,8 +177,8 @@ fn read(dir: Option<&Path>, file: &str) -> Result<Option<Values>, SettingsError>
 }
 
 /// The values that variables give.
-fn given_by(vars: Vec<(String, String)>) -> Result<Values, SettingsError> {
-    let mut given = Values::new();
+fn given_by(vars: Vec<(String, String)>) -> Result<LayerValues, SettingsError> {
+    let mut given = LayerValues::new();
     for (name, text) in vars {
         let Some(key) = key_of(&name, &text)? else { continue };
         let value = Value::new(Some(&name), text);

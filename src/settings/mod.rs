@@ -13,6 +13,7 @@
 //! Only [`Settings::load`], [`Settings::explain`] and [`raise_file_limit`] touch the process
 //! environment, so the tests are tables over [`Settings::load_from`].
 
+mod engine;
 mod error;
 mod files;
 mod history;
@@ -20,6 +21,7 @@ mod judge;
 mod kinds;
 mod layers;
 mod memory;
+mod pusher;
 mod secret_key_base;
 #[cfg(test)]
 mod tests;
@@ -34,14 +36,16 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::app::{Slug, origin::OriginPolicy};
+use crate::app::{Slug, origin::OriginPolicy, registry::Times};
 
 pub use crate::app::database::Database;
 
+pub use engine::{DEFAULT_PORT as REDIS_PORT, EngineKind, EngineSettings};
 pub use error::SettingsError;
 pub use files::raise_file_limit;
-pub use history::{AppHistory, History, HistoryFile, HistorySettings};
+pub use history::{AppHistory, HistoryFile, HistorySettings};
 pub use layers::Effective;
+pub use pusher::PusherSettings;
 
 /// The folder of the operator's files, unless `HERALD_CONFIG_DIR` names another.
 const CONFIG_DIR: &str = "config";
@@ -84,35 +88,54 @@ impl fmt::Display for Environment {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Which environment.
+    /// The environment.
     #[serde(skip)]
     pub env: Environment,
-    /// One app only: every topic is `<scope>:<channel>` of it.
+    /// The only app, whose topics are all `<scope>:<channel>`; `None` serves several apps.
     #[serde(deserialize_with = "kinds::slug")]
     pub single_app: Option<Slug>,
-    /// Listening.
-    pub server: Server,
-    /// Storage.
+    /// The section `server`: listening, proxies and shutdown.
+    pub server: ServerSettings,
+    /// The section `database`.
     pub database: Database,
-    /// The admin API's credentials.
-    pub admin: Admin,
-    /// Keys.
-    pub secrets: Secrets,
-    /// The app registry.
-    pub registry: Registry,
-    /// Sockets.
-    pub socket: Socket,
+    /// The section `admin`: the credentials of the admin API.
+    pub admin: AdminSettings,
+    /// The section `secrets`: the keys of the server.
+    pub secrets: SecretSettings,
+    /// The section `registry`: the table of apps in memory.
+    pub registry: RegistrySettings,
+    /// The section `audit`: the audit trail.
+    pub audit: AuditSettings,
+    /// The section `socket`: sessions over WebSocket and long-poll.
+    pub socket: SocketSettings,
     /// Bounds.
-    pub limits: Limits,
-    /// Retained publications.
-    pub history: History,
-    /// Counting.
-    pub metrics: Metrics,
-    /// Logging.
-    pub log: Log,
+    pub limits: LimitSettings,
+    /// The section `history`: how much is retained and replayed.
+    pub history: HistorySettings,
+    /// The section `engine`: the connection with other servers.
+    pub engine: EngineSettings,
+    /// The section `pusher`: clients of Pusher.
+    pub pusher: PusherSettings,
+    /// The section `console`: the pages for the administrator and for apps.
+    pub console: ConsoleSettings,
+    /// The section `metrics`: the figures of the server.
+    pub metrics: MetricsSettings,
+    /// The section `usage`: the figures of what apps use.
+    pub usage: UsageSettings,
+    /// The section `log`: logging.
+    pub log: LogSettings,
 }
 
 impl Settings {
+    /// The times by which the registry works.
+    pub fn registry_times(&self) -> Times {
+        let days = u64::from(self.audit.retention_days);
+        Times {
+            refresh: self.registry.refresh,
+            audit_retention: Duration::from_secs(days * 24 * 60 * 60),
+        }
+    }
+
     /// Loads the settings of this process from its environment, and from the folder `config` if there is
     /// one.
     ///
@@ -173,10 +196,10 @@ impl Settings {
     }
 }
 
-/// Listening.
+/// The section `server`: listening, proxies and shutdown.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Server {
+pub struct ServerSettings {
     /// Address to listen on.
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one.
@@ -193,31 +216,31 @@ pub struct Server {
     pub force_ssl: bool,
     /// Serve the demo page.
     pub demo_page: bool,
-    /// How long a connection is kept for another request.
+    /// The time for which a connection is kept for another request.
     pub keep_alive: Duration,
-    /// How long a shutdown may take.
+    /// The time that a shutdown may take.
     pub shutdown_timeout: Duration,
-    /// How many sessions a shutdown closes at once.
+    /// The number of sessions that a shutdown closes at once.
     pub drain_batch_sessions: usize,
     /// The pause between two such batches.
     #[serde(rename = "drain_interval_ms", deserialize_with = "kinds::milliseconds")]
     pub drain_interval: Duration,
 }
 
-/// The admin API's credentials.
+/// The section `admin`: the credentials of the admin API.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Admin {
+pub struct AdminSettings {
     /// User name.
     pub username: String,
     /// Password.
     pub password: SecretString,
 }
 
-/// Keys.
+/// The section `secrets`: the keys of the server.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Secrets {
+pub struct SecretSettings {
     /// The operator's own token key, for apps with `shared_tokens`; empty is unset.
     pub guardian_secret: Option<SecretString>,
     /// Signs the tokens that Herald issues.
@@ -229,18 +252,26 @@ pub struct Secrets {
     is_unmade: bool,
 }
 
-/// The app registry.
+/// The section `registry`: the table of apps in memory.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Registry {
+pub struct RegistrySettings {
     /// The interval at which the table is read again.
     pub refresh: Duration,
 }
 
-/// Sockets.
+/// The section `audit`: the audit trail.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Socket {
+pub struct AuditSettings {
+    /// For how many days entries are kept.
+    pub retention_days: u32,
+}
+
+/// The section `socket`: sessions over WebSocket and long-poll.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SocketSettings {
     /// The global origin check at the handshake.
     #[serde(deserialize_with = "kinds::origin_policy")]
     pub check_origin: OriginPolicy,
@@ -252,20 +283,21 @@ pub struct Socket {
     pub message_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
-    /// How long a long-poll request waits for a frame.
+    /// The time for which a long-poll request waits for a frame.
     pub long_poll_window: Duration,
     /// A long-poll session without a joined topic for this long ends.
     pub long_poll_unjoined_timeout: Duration,
-    /// How long changes of a presence channel are collected before they are announced together.
+    /// The time for which changes of a presence channel are collected before they are announced
+    /// together.
     pub presence_interval: Duration,
-    /// How long a join or publish may wait for its topic.
+    /// The time for which a join or publish may wait for its topic.
     pub topic_timeout: Duration,
 }
 
 /// Bounds. Units are last in the names.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub struct LimitSettings {
     /// Payload of one trigger.
     pub trigger_payload_bytes_max: usize,
     /// Payload of one client event.
@@ -318,7 +350,7 @@ pub struct Limits {
     pub sessions_per_address_max: Option<usize>,
 }
 
-impl Limits {
+impl LimitSettings {
     /// The largest message that a session may send before it has joined a topic: the size of the largest
     /// join, or of the largest event, which a client may send before its join is answered.
     ///
@@ -345,22 +377,43 @@ impl Limits {
     }
 }
 
-/// Counting.
+/// The section `console`: the pages for the administrator and for apps.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Metrics {
-    /// Where `GET /metrics` is answered, without a login; `None`: on the main port, with one.
+pub struct ConsoleSettings {
+    /// Serve the console.
+    pub enabled: bool,
+    /// Accept logins that did not come over TLS, also from other machines.
+    pub insecure: bool,
+}
+
+/// The section `metrics`: the figures of the server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// The address on which `GET /metrics` is answered without a login; `None` answers on the main
+    /// port, with a login.
     pub listen: Option<SocketAddr>,
     /// Apps that have series of their own.
     pub apps_max: usize,
 }
 
-/// Logging.
+/// The section `usage`: the figures of what apps use.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Log {
+pub struct UsageSettings {
+    /// The interval at which the counts are written to the database, at most.
+    pub write_interval: Duration,
+    /// The number of days for which the figures are kept.
+    pub retention_days: u32,
+}
+
+/// The section `log`: logging.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
     /// An `env_logger` filter, such as `info` or `herald=debug`.
     pub filter: String,
-    /// How often refusals of one app and reason are logged.
+    /// The interval at which refusals of one app and reason are logged.
     pub refusal_interval: Duration,
 }

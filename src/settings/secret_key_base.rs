@@ -9,12 +9,12 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-use super::{Environment, Secrets, SettingsError, layers::Layers};
+use super::{Environment, SecretSettings, SettingsError, layers::Layers};
 
 const KEY: &str = "secrets.secret_key_base";
 const FILE: &str = "secrets.secret_key_base_file";
 
-impl Secrets {
+impl SecretSettings {
     /// Reads the key from its file or generates it, unless a setting gives it.
     ///
     /// # Errors

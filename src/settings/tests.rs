@@ -1,4 +1,4 @@
-//! What loads, what is refused and with which words.
+//! Settings that load, and those that are refused, with their messages.
 
 use secrecy::ExposeSecret;
 
@@ -98,6 +98,10 @@ fn the_defaults_are_those_of_the_specification() {
         ("channels remembered", settings.history.channels_max, 10_000),
         ("publications replayed", settings.history.replay_max, 1_000),
         ("bytes replayed", settings.history.replay_bytes_max, limits.outbox_bytes_max / 4),
+        ("data of a Pusher event", settings.pusher.event_bytes_max, 10 * 1024),
+        ("cache of an app", settings.pusher.cache_app_bytes_max, 16 * 1024 * 1024),
+        ("caches", settings.pusher.cache_bytes_max, 128 * 1024 * 1024),
+        ("name of a Pusher channel", settings.pusher.channel_bytes_max, 200),
         ("failed logins", limits.failed_admin_logins_per_minute_max as usize, 10),
     ] {
         assert_eq!(found, expected, "{name}");
@@ -111,6 +115,12 @@ fn the_defaults_are_those_of_the_specification() {
     assert_eq!(settings.database.connect_retry, Duration::from_secs(30));
     assert_eq!(settings.history.age, Duration::from_secs(300));
     assert_eq!(settings.history.age_max, Duration::from_secs(86_400));
+    let pusher = &settings.pusher;
+    assert_eq!(pusher.activity_timeout, Duration::from_secs(120));
+    assert_eq!(pusher.pong_timeout, Duration::from_secs(30));
+    assert_eq!(pusher.authorization_timeout, Duration::from_secs(30));
+    assert_eq!(pusher.cache_ttl, Duration::from_secs(1_800));
+    assert_eq!((pusher.path_prefix.as_str(), pusher.strict_protocol), ("", false));
 }
 
 #[test]
@@ -136,6 +146,7 @@ fn the_articles_names_work() {
             ("PUSHER_ADMIN_PASSWORD", "p:w"),
             ("GUARDIAN_SECRET", "shared"),
             ("SECRET_KEY_BASE", "base"),
+            ("REDIS_URL", "redis://cache"),
         ],
     );
 
@@ -146,6 +157,7 @@ fn the_articles_names_work() {
     let guardian = settings.secrets.guardian_secret.expect("a guardian secret");
     assert_eq!(guardian.expose_secret(), "shared");
     assert_eq!(settings.secrets.secret_key_base.expose_secret(), "base");
+    assert_eq!(settings.engine.redis_url.expose_secret(), "redis://cache");
 }
 
 #[test]
@@ -183,6 +195,8 @@ fn the_environment_sets_every_kind_of_value() {
             ("HERALD__HISTORY__PUBLICATIONS", "0"),
             ("HERALD__HISTORY__AGE_MAX", "7days"),
             ("HERALD__HISTORY__FILE", "/var/lib/herald/history"),
+            ("HERALD__PUSHER__PATH_PREFIX", "/realtime"),
+            ("HERALD__PUSHER__CACHE_TTL", "24h"),
         ],
     );
 
@@ -205,6 +219,8 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!(settings.history.publications, 0);
     assert_eq!(settings.history.age_max, Duration::from_secs(7 * 86_400));
     assert_eq!(settings.history_file(), Some("/var/lib/herald/history".into()));
+    assert_eq!(settings.pusher.path_prefix, "/realtime");
+    assert_eq!(settings.pusher.cache_ttl, Duration::from_secs(86_400));
 }
 
 #[test]
@@ -375,6 +391,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
         ),
         (
+            "HERALD__PUSHER__PATH_PREFIX",
+            "/realtime/",
+            "pusher.path_prefix (from HERALD__PUSHER__PATH_PREFIX): must be empty, or a path such as /pusher that is not one of Herald's own, without a slash at its end, not \"/realtime/\"",
+        ),
+        (
+            "HERALD__PUSHER__CACHE_APP_BYTES_MAX",
+            "134217729",
+            "pusher.cache_app_bytes_max (from HERALD__PUSHER__CACHE_APP_BYTES_MAX): must be at most pusher.cache_bytes_max, 134217728, not 134217729",
+        ),
+        (
             "HERALD__HISTORY__PUBLICATIONS",
             "1001",
             "history.publications (from HERALD__HISTORY__PUBLICATIONS): must be at most history.publications_max, 1000, not 1001",
@@ -455,6 +481,65 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 }
 
 #[test]
+fn an_engine_must_be_reachable_by_what_its_settings_say() {
+    for (env, expected) in [
+        (
+            vec![("HERALD__ENGINE__KIND", "nats")],
+            "engine.kind (from HERALD__ENGINE__KIND): must be \"local\" or \"redis\", not \"nats\"",
+        ),
+        (
+            vec![("HERALD__ENGINE__KIND", "redis")],
+            "engine.redis_url (from default.toml): must be set for engine.kind = \"redis\": REDIS_URL=redis://user:password@host:6379",
+        ),
+        (
+            vec![("REDIS_URL", "http://hush")],
+            "engine.redis_url (from REDIS_URL): must be redis://user:password@host:6379, or rediss:// for TLS; several are separated by commas",
+        ),
+        (
+            vec![("REDIS_URL", "redis://a,redis://b")],
+            "engine.redis_url (from REDIS_URL): must be one URL, unless engine.sentinel_master or engine.cluster is set",
+        ),
+        (
+            vec![("REDIS_URL", "redis://a,rediss://b"), ("HERALD__ENGINE__CLUSTER", "true")],
+            "engine.redis_url (from REDIS_URL): must be all redis:// or all rediss://",
+        ),
+        (
+            vec![("REDIS_URL", "redis://a/1"), ("HERALD__ENGINE__CLUSTER", "true")],
+            "engine.redis_url (from REDIS_URL): must name no database but 0 with engine.cluster",
+        ),
+        (
+            vec![("HERALD__ENGINE__SENTINEL_MASTER", "m"), ("HERALD__ENGINE__CLUSTER", "true")],
+            "engine.cluster (from HERALD__ENGINE__CLUSTER): must be false with engine.sentinel_master: a cluster fails over by itself",
+        ),
+        (
+            vec![("REDIS_URL", "redis://a"), ("HERALD__ENGINE__CA_FILE", "ca.pem")],
+            "engine.ca_file (from HERALD__ENGINE__CA_FILE): needs rediss:// in engine.redis_url",
+        ),
+        (
+            vec![("HERALD__ENGINE__NODE_TIMEOUT", "5s")],
+            "engine.node_timeout (from HERALD__ENGINE__NODE_TIMEOUT): must be more than engine.probe_interval",
+        ),
+        (
+            vec![("HERALD__ENGINE__PREFIX", "a{b}")],
+            "engine.prefix (from HERALD__ENGINE__PREFIX): must be 1 to 64 of a-z, A-Z, 0-9, '.', '_', ':' and '-', not \"a{b}\"",
+        ),
+        (
+            vec![("HERALD__ENGINE__PREFIX", "")],
+            "engine.prefix (from HERALD__ENGINE__PREFIX): must be 1 to 64 of a-z, A-Z, 0-9, '.', '_', ':' and '-', not \"\"",
+        ),
+        (
+            vec![("HERALD__ENGINE__PARTITIONS", "0")],
+            "engine.partitions (from HERALD__ENGINE__PARTITIONS): must be a whole number from 1 to 256, not \"0\"",
+        ),
+    ] {
+        assert_eq!(refusal(&DEVELOPMENT, &env).replace("the built-in ", ""), expected);
+    }
+    let several =
+        [("REDIS_URL", "redis://:p@a:1,redis://:p@b:2"), ("HERALD__ENGINE__CLUSTER", "true")];
+    assert_eq!(loaded(&DEVELOPMENT, &several).engine.urls().len(), 2);
+}
+
+#[test]
 fn a_part_of_the_sessions_is_no_more_than_all_of_them() {
     for (var, key) in [
         ("HERALD__LIMITS__SESSIONS_PER_APP_MAX", "sessions_per_app_max"),
@@ -481,7 +566,7 @@ fn each_setting_of_history_may_be_as_large_as_the_one_that_bounds_it() {
             ("HERALD__HISTORY__REPLAY_BYTES_MAX", "4194303"),
         ],
     );
-    let history = HistorySettings::from(&settings.history);
+    let history = settings.history;
     assert_eq!((history.publications, history.publications_max), (1_000, 1_000));
     assert_eq!((history.age, history.age_max), (Duration::from_secs(86_400), history.age));
     assert_eq!((history.app_bytes_max, history.bytes_max), (268_435_456, 268_435_456));
@@ -795,6 +880,8 @@ fn no_secret_is_shown_or_printed() {
         ("PUSHER_ADMIN_PASSWORD", "hush-3"),
         ("GUARDIAN_SECRET", "hush-4"),
         ("SECRET_KEY_BASE", "hush-5"),
+        ("REDIS_URL", "rediss://herald:hush-6@a.example:6380/1"),
+        ("HERALD__ENGINE__SENTINEL_PASSWORD", "hush-7"),
     ];
     let vars = env.map(|(n, v)| (n.to_owned(), v.to_owned()));
     let (settings, effective) = Settings::explain_from(vars.into_iter(), None).expect("settings");
@@ -804,13 +891,17 @@ fn no_secret_is_shown_or_printed() {
     assert_eq!(shown("admin.password"), "********");
     assert_eq!(shown("secrets.guardian_secret"), "********");
     assert_eq!(shown("secrets.secret_key_base"), "********");
+    assert_eq!(shown("engine.redis_url"), "rediss://herald:********@a.example:6380/1");
+    assert_eq!(shown("engine.sentinel_password"), "********");
+    assert_eq!(settings.engine.name(), "rediss://a.example:6380");
     let printed = format!("{settings:?}{effective:?}");
     assert!(!printed.contains("hush"), "{printed}");
 }
 
 #[test]
 fn every_secret_is_among_those_that_are_masked() {
-    let sources = [include_str!("mod.rs"), include_str!("../app/database.rs")];
+    let sources =
+        [include_str!("mod.rs"), include_str!("engine.rs"), include_str!("../app/database.rs")];
     let fields = sources.iter().flat_map(|source| source.lines()).filter_map(|line| {
         let (name, of_type) = line.trim().trim_start_matches("pub ").split_once(": ")?;
         ["SecretString,", "Option<SecretString>,"].contains(&of_type).then_some(name)

@@ -11,11 +11,11 @@ const README_LINES_MAX = 200
 /** Folders without pages of the project's own. */
 const FOREIGN = new Set([".git", "artifacts", "data", "node_modules", "target"])
 
-/** Pages whose examples a test runs: `readme.test.mjs`, `rails.test.mjs`, `protocol.test.mjs` and `recovery.test.mjs`. */
-const RUN = [...TOUR, "docs/rails.md", "docs/protocol.md", "docs/history.md"]
+/** Pages whose examples a test runs: `readme.test.mjs`, `rails.test.mjs`, `protocol.test.mjs`, `recovery.test.mjs` and `pusher-clients.test.mjs`. */
+const RUN = [...TOUR, "docs/rails.md", "docs/protocol.md", "docs/history.md", "docs/pusher.md"]
 
 /** Pages whose examples run tests, measurements or fuzz targets by hand. The files that they name are checked. */
-const BY_HAND = ["benches/README.md", "docs/conformance.md", "tests/clients/README.md", "tests/fuzz/README.md"]
+const BY_HAND = ["benches/README.md", "docs/conformance.md", "docs/pusher-conformance.md", "tests/clients/README.md", "tests/fuzz/README.md"]
 
 const FILES = await filesIn("")
 const PAGES = FILES.filter(file => file.endsWith(".md") && !file.endsWith(".LICENSE.md"))

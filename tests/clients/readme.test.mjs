@@ -25,7 +25,7 @@ const PAGES = await Promise.all(TOUR.map(async page => ({ page, blocks: await bl
 const JOINS = ["joined", "joined in private", "joined, and seen"]
 
 describe("the README's tour, and the pages that continue it", () => {
-  let folder, port, browser, terminal, server, page, token, history
+  let folder, port, browser, terminal, server, page, token, history, audit, connections
   const present = []
 
   before(async () => {
@@ -45,7 +45,8 @@ describe("the README's tour, and the pages that continue it", () => {
   const kinds = {
     "sh server": async code => {
       server = goesOn(code, development())
-      await isReady(port, BUILD_DEADLINE_MS)
+      const ended = server.ended.then(code => assert.fail(`it ended with ${code}: ${server.complaints}`))
+      await Promise.race([isReady(port, BUILD_DEADLINE_MS), ended])
       page = await Console.open((await browser.open(`http://127.0.0.1:${port}/`)).page)
       page.page.on("dialog", dialog => dialog.accept(token))
     },
@@ -55,6 +56,8 @@ describe("the README's tour, and the pages that continue it", () => {
       const printed = await terminal.paste(code)
       if (code.includes("herald token")) assert.match(printed.trim(), /^[\w-]+\.[\w-]+\.[\w-]+$/)
       if (code.includes("herald trigger")) assert.match(await logged(), /^to foo-topic: /)
+      if (code.includes("/api/admin/audit")) audit = JSON.parse(printed)
+      if (code.includes("/connections")) connections = JSON.parse(printed)
       if (code.includes("/history")) {
         history = JSON.parse(printed)
         assert.equal(history.complete, true)
@@ -76,7 +79,7 @@ describe("the README's tour, and the pages that continue it", () => {
         while (rejoined.length < JOINS.length) rejoined.push(await logged("the channels to join again"))
         assert.deepEqual(rejoined.sort(), JOINS)
       }
-      if (code.includes("/api/admin/apps")) assert.match(printed, /"slug":"foo-app"/)
+      if (/\/api\/admin\/apps|-X PATCH/.test(code)) assert.match(printed, /"slug":"foo-app"/)
     },
     // The answer to the block before, of which one event is shown.
     "json history": code => {
@@ -85,6 +88,24 @@ describe("the README's tour, and the pages that continue it", () => {
       const alike = history.data.find(({ payload }) => JSON.stringify(payload) === JSON.stringify(shown.data[0].payload))
       assert.deepEqual({ ...alike, position: "", time: "" }, { ...shown.data[0], position: "", time: "" })
       assert.equal(alike.time.length, shown.data[0].time.length)
+    },
+    // The answer to the block before, of which one session is shown.
+    "json connections": code => {
+      const shown = JSON.parse(code)
+      assert.deepEqual(Object.keys(connections), Object.keys(shown))
+      assert.equal(connections.total, connections.data.length)
+      const [session] = connections.data
+      assert.deepEqual(Object.keys(session), Object.keys(shown.data[0]))
+      const { protocol, transport, since, queue } = shown.data[0]
+      assert.deepEqual([session.protocol, session.transport, session.queue], [protocol, transport, queue])
+      assert.equal(session.since.length, since.length)
+    },
+    // The answer to the block before: the rotation of this page's example.
+    "json audit": code => {
+      const shown = JSON.parse(code)
+      const comparable = ({ data: [{ id, at, ...entry }] }) => ({ ...entry, id: typeof id, at: at.length })
+      assert.equal(audit.data.length, 1)
+      assert.deepEqual(comparable(audit), comparable(shown))
     },
     // The block ends with a command that serves; a reader runs it in a terminal of its own.
     "sh production": async code => {
@@ -96,6 +117,21 @@ describe("the README's tour, and the pages that continue it", () => {
       await isReady(free)
       kill(herald, "SIGTERM")
       await within(herald.ended, "the production server to end")
+    },
+    // The servers of the block share a Redis of the test's own; a reader has one at the usual port.
+    "sh nodes": async code => {
+      const redis = process.env.HERALD_TEST_REDIS_URL
+      assert.ok(redis, "HERALD_TEST_REDIS_URL names the Redis to use; scripts/test sets it")
+      const ports = [await freePort(), await freePort()]
+      const PATH = `${path.join(ROOT, "target/release")}:${process.env.PATH}`
+      const moved = code.replace("redis://127.0.0.1:6379", redis).replace("4001", ports[0]).replace("4002", ports[1])
+      const servers = goesOn(moved, { ...development(), PATH, HERALD__ENGINE__PREFIX: `readme-${ports[0]}` })
+      for (const port of ports) await isReady(port)
+      const login = Buffer.from("pusher_admin_username:pusher_admin_password").toString("base64")
+      const asked = { headers: { authorization: `Basic ${login}` } }
+      const nodes = await fetch(`http://127.0.0.1:${ports[1]}/api/admin/nodes`, asked).then(answer => answer.json())
+      assert.equal(nodes.data.length, 2)
+      kill(servers)
     },
     "sh docker": async code => {
       await run("bash", ["-n", "-c", code], { cwd: ROOT })

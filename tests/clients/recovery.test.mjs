@@ -328,6 +328,7 @@ class Page {
   async losesItsConnection(act) {
     this.proxy.goDown()
     await this.lost.take()
+    this.proxy.keepWaiting()
     await act()
     this.proxy.comeBack()
   }

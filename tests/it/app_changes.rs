@@ -10,7 +10,8 @@ use crate::support::{
 use herald::{
     app::{
         Slug,
-        change::{self, Update},
+        audit::ChangedBy,
+        change::{self, AppUpdate},
         fields::AppFields,
         store::{AppStore, MissingFile},
     },
@@ -208,8 +209,8 @@ async fn change_behind_its_back(server: &TestServer, fields: Value) {
         .expect("the same database");
     let slug = Slug::parse("foo-app").expect("a slug");
     let fields = AppFields::read(fields.as_object().expect("fields"));
-    let update = change::update(&store, &slug, fields).await.expect("a change");
-    assert!(matches!(update, Update { is_changed: true, .. }));
+    let update = change::update(&store, &ChangedBy::CLI, &slug, fields).await.expect("a change");
+    assert!(matches!(update, AppUpdate { is_changed: true, .. }));
     store.close().await;
 }
 

@@ -249,7 +249,7 @@ async fn a_socket_that_joined_several_topics_hears_each_under_its_own_name() {
 }
 
 #[tokio::test]
-async fn who_was_refused_or_has_left_hears_nothing() {
+async fn a_client_that_was_refused_or_has_left_hears_nothing() {
     let server = TestServer::start();
     let [app, other] = two_apps(&server).await;
     for vsn in [V1, V2] {

@@ -33,7 +33,7 @@ async fn is_published(socket: &mut Socket, vsn: &str, topic: &str, case: &str) -
 }
 
 #[tokio::test]
-async fn who_may_publish_is_the_apps_to_say() {
+async fn the_app_decides_which_clients_may_publish() {
     const OWN: &[&str] = &["public:foo-app", "private:foo-app"];
     const NONE: &[&str] = &[];
     for (client_events, topic, publish, expected) in [
@@ -151,7 +151,7 @@ async fn a_fault_is_told_and_nothing_is_published() {
 }
 
 #[tokio::test]
-async fn who_may_not_publish_learns_nothing_of_what_else_is_wrong() {
+async fn a_client_that_may_not_publish_learns_nothing_of_what_else_is_wrong() {
     let server = TestServer::start();
     app_with(&server, "none").await;
     let mut socket = Socket::connect(&server, V2).await;

@@ -136,10 +136,18 @@ fn every_command_has_help_with_examples() {
         &["apps", "--help"],
         &["token", "--help"],
         &["trigger", "--help"],
+        &["history", "--help"],
+        &["audit", "--help"],
+        &["usage", "--help"],
+        &["nodes", "--help"],
     ] {
         let help = place.run(command);
         assert!(help.succeeded().contains("Examples:\n  "), "{command:?}: {help:?}");
         assert!(help.out.contains("herald "), "{command:?}");
+        // An example that is broken in two cannot be copied.
+        let narrow = Place::new().with("COLUMNS", "80").run(command);
+        let after = |help: &Done| help.out.split_once("Examples:").map(|(_, it)| it.to_owned());
+        assert_eq!(after(&narrow), after(&help), "{command:?} in a terminal of 80 columns");
     }
     for command in [
         &["migrate", "up", "--help"][..],
@@ -157,6 +165,15 @@ fn every_command_has_help_with_examples() {
     }
     assert!(place.run(&["--help"]).out.contains("Exit codes:"));
     assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0, "help needs nothing");
+}
+
+#[test]
+fn the_allocator_returns_memory_within_two_seconds() {
+    let place = Place::new();
+    let mut command = place.command(&["--version"]);
+    let output = command.env("_RJEM_MALLOC_CONF", "stats_print:true").output().expect("an end");
+    let options = String::from_utf8_lossy(&output.stderr);
+    assert!(options.contains("opt.dirty_decay_ms: 2000"), "{options}");
 }
 
 #[test]
@@ -339,6 +356,37 @@ fn an_app_lives_from_create_to_delete() {
 
     assert_eq!(place.run(&["apps", "delete", "bar-app", "--yes"]).succeeded(), "deleted bar-app\n");
     assert_eq!(place.run(&["apps", "list", "--json"]).json(), serde_json::json!({"data": []}));
+}
+
+#[test]
+fn an_app_is_given_a_new_pair_and_keeps_the_old_one_for_a_while() {
+    let place = Place::seeded();
+    let old = place.run(&["apps", "show", "test-app", "--json"]).json();
+    let rotate = ["apps", "rotate", "test-app", "--overlap-seconds", "60"];
+    let rotated = place.run(&rotate);
+    let shown = place.run(&["apps", "show", "test-app"]);
+    assert_eq!(rotated.succeeded(), shown.succeeded());
+    let line = |field: &str, value: &str| format!("\n{field:<25}  {value}\n");
+    assert!(shown.out.contains(&line("previous_key", "test-app-fake-key")), "{shown:?}");
+    assert!(shown.out.contains(&line("previous_key_last_used_at", "never")), "{shown:?}");
+    assert!(shown.out.contains("\nprevious_key_expires_at    20"), "{shown:?}");
+    rotated.never_says("test-app-fake-secret");
+    let new = place.run(&["apps", "show", "test-app", "--json"]).json();
+    assert_eq!(new["data"]["previous_key"], old["data"]["key"]);
+    for field in ["key", "secret"] {
+        assert_ne!(new["data"][field], old["data"][field]);
+    }
+    let again = place.run(&["apps", "rotate", "test-app", "--json"]).json();
+    assert_eq!(again["data"]["previous_key"], new["data"]["key"]);
+    let ended = place.run(&["apps", "rotate", "test-app", "--overlap-seconds", "0", "--json"]);
+    assert_eq!(ended.json()["data"]["previous_key"], Value::Null);
+    for overlap in ["-1", "1e9", "x", "2592001"] {
+        let flag = format!("--overlap-seconds={overlap}");
+        let refused = place.run(&["apps", "rotate", "test-app", &flag]);
+        let expected = "overlap_seconds must be a whole number from 0 to 2592000";
+        assert!(refused.failed(1).contains(expected), "{refused:?}");
+    }
+    place.run(&["apps", "rotate", "no-app"]).failed(1);
 }
 
 #[test]

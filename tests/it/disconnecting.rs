@@ -211,7 +211,7 @@ async fn a_token_that_a_public_join_did_not_need_counts_and_so_does_the_operator
 }
 
 #[tokio::test]
-async fn who_is_ended_leaves_its_presence_channel_once() {
+async fn a_session_that_is_ended_leaves_its_presence_channel_once() {
     let server = TestServer::start();
     let (app, other) = two_apps(&server).await;
     let topic = "presence:foo-app:room";

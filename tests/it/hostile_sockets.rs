@@ -245,7 +245,7 @@ async fn a_thousand_sockets_that_never_join_hold_nobody_up_and_end_when_idle() {
 }
 
 #[tokio::test]
-async fn who_is_heard_now_and_then_does_not_idle_and_half_an_open_socket_does() {
+async fn a_client_that_is_heard_now_and_then_does_not_idle_and_half_an_open_socket_does() {
     let idle_timeout = Duration::from_millis(1_500);
     let server = TestServer::start_with(|settings| settings.socket.idle_timeout = idle_timeout);
     let began = Instant::now();

@@ -100,7 +100,7 @@ async fn a_message_that_cannot_be_understood_ends_the_session_as_it_closes_a_soc
 }
 
 #[tokio::test]
-async fn who_does_not_fetch_in_time_is_dropped_and_nobody_else_notices() {
+async fn a_client_that_does_not_fetch_in_time_is_dropped_and_no_other_notices() {
     const FRAMES_MAX: usize = 50;
     let server = TestServer::start_with(|s| s.limits.outbox_frames_max = FRAMES_MAX);
     let (mut slow, mut just_so) = (joined(&server).await, joined(&server).await);
@@ -124,7 +124,7 @@ async fn who_does_not_fetch_in_time_is_dropped_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn who_never_fetches_costs_little_and_then_nothing() {
+async fn a_client_that_never_fetches_costs_little_and_then_nothing() {
     const CLIENTS: usize = 40;
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),

@@ -69,7 +69,7 @@ async fn e150_a_session_that_nobody_fetches_ends_and_takes_its_channels_along() 
 }
 
 #[tokio::test]
-async fn who_fetches_lives_on_and_misses_nothing_between_two_fetches() {
+async fn a_session_that_is_fetched_lives_on_and_misses_nothing_between_two_fetches() {
     let server = TestServer::start_with(hasty);
     let mut listener = joined(&server, V2, TOPIC).await;
     let mut publisher = Socket::connect(&server, V2).await;
@@ -153,7 +153,7 @@ async fn a_session_without_a_join_ends_and_one_with_a_join_does_not() {
 }
 
 #[tokio::test]
-async fn who_has_left_everything_may_join_again_within_its_time() {
+async fn a_client_that_has_left_everything_may_join_again_within_its_time() {
     let unjoined_max = Duration::from_secs(2);
     let server = TestServer::start_with(|settings| {
         hasty(settings);

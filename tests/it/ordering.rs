@@ -333,7 +333,7 @@ async fn nothing_published_after_a_joins_reply_is_missing_under_load() {
 }
 
 #[tokio::test]
-async fn who_waits_for_its_turn_to_publish_goes_on_hearing() {
+async fn a_client_that_waits_for_its_turn_to_publish_goes_on_hearing() {
     const CLIENTS: usize = 150;
     let server = TestServer::start_with(|settings| {
         settings.limits.publications_in_flight_max = 1;

@@ -115,7 +115,7 @@ async fn what_is_not_found_under_api_is_told_in_json() {
         "//api//",
         "//api/nothing",
         "/api/nothing/",
-        "/api/apps//events",
+        "/api/apps//",
         "/api//admin",
         "/api/apps/test-app/events/more",
     ] {

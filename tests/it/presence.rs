@@ -162,7 +162,7 @@ async fn a_join_that_its_app_no_longer_allows_ends_in_one_leave_too() {
     assert_eq!((&error[2], &error[3]), (&json!(ROOM), &json!("phx_error")));
     assert_eq!(shown_diff(&diff(&mut watcher).await), change(&[], &["ada"]));
     // She has left once: what is announced next is what happens next.
-    let (_, state, _) = enter(&server, V2, by_operator("carol")).await;
+    let (_carol, state, _) = enter(&server, V2, by_operator("carol")).await;
     assert_eq!(shown(&state[4]), plain(&["bob"]));
     assert_eq!(shown_diff(&diff(&mut watcher).await), change(&["carol"], &[]));
     watcher.assert_quiet().await;
@@ -326,7 +326,7 @@ async fn e171_an_update_where_nobody_is_tracked_changes_nothing() {
 }
 
 #[tokio::test]
-async fn who_joined_the_whole_scope_is_not_tracked_and_hears_no_announcements() {
+async fn a_client_that_joined_the_whole_scope_is_not_tracked_and_hears_no_announcements() {
     let server = TestServer::start();
     let claims = json!({"sub": "all", "publish": ["presence:test-app:*", "presence:test-app"]});
     let mut all = Socket::connect(&server, V2).await;

@@ -219,7 +219,7 @@ fn check(Piece { case, topic, heard }: &Piece, order: &[Id], places: &HashMap<Id
 
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "the figures are what a long run is for")]
-async fn whoever_comes_back_has_missed_nothing_and_hears_nothing_twice_or_is_told_so() {
+async fn a_client_that_comes_back_has_missed_nothing_and_hears_nothing_twice_or_is_told_so() {
     const CLIENTS: usize = 16;
     let seconds = env::var("HERALD_TEST_SECONDS").ok();
     let seconds = seconds.map_or(3, |seconds| seconds.parse().expect("a number of seconds"));

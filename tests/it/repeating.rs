@@ -272,7 +272,7 @@ async fn apps_and_visitors_have_keys_of_their_own() {
 }
 
 #[tokio::test]
-async fn who_may_not_publish_learns_nothing_of_keys() {
+async fn a_caller_that_may_not_publish_learns_nothing_of_keys() {
     let server = TestServer::start();
     let app = App::seeded();
     let mine = event(EVENTS, json!({ "idempotency_key": "k", "position": true }));

@@ -2,11 +2,12 @@
 
 use std::{
     fs::{self, File, Permissions},
+    io::Read,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -177,7 +178,7 @@ async fn an_orderly_stop_loses_nothing_with_postgresql() {
 }
 
 #[tokio::test]
-async fn who_knows_the_newest_position_of_a_scope_that_retains_nothing_has_missed_nothing() {
+async fn a_client_with_the_newest_position_of_a_scope_that_retains_nothing_has_missed_nothing() {
     let env = [("HERALD__HISTORY__AGE", "1s")];
     let process = Process::start(&env);
     let (began, _) = recovered(&process.server, "").await;
@@ -190,6 +191,90 @@ async fn who_knows_the_newest_position_of_a_scope_that_retains_nothing_has_misse
     assert!(is_known(&process.server, &newest).await);
     let (recovery, _) = recovered(&process.server, &nothing).await;
     assert_eq!(recovery["reason"], "expired");
+}
+
+/// Publishes with a key by another call; answers the status and the text.
+async fn publish_with_key(server: &TestServer, events: &[Value], key: &str) -> (u16, String) {
+    let (path, mut body) = match events {
+        [event] => ("/api/publish", event.clone()),
+        _ => ("/api/publish/bulk", json!({ "events": events })),
+    };
+    body["idempotency_key"] = key.into();
+    body["position"] = true.into();
+    let call = request("POST", server.url(path));
+    let answer = call.header("authorization", &App::seeded().secret).json(&body).send().await;
+    (answer.status, answer.body)
+}
+
+#[tokio::test]
+async fn a_repetition_after_a_restart_delivers_nothing_and_is_answered_like_the_first() {
+    let one = |n: u64| json!({ "topic": TOPIC, "event": "msg", "payload": { "n": n } });
+    let bytes = json!({ "topic": TOPIC, "event": "msg", "payload_base64": "AAE=" });
+    let calls = [
+        ("single", vec![one(1)]),
+        ("bulk", vec![one(2), json!({ "topic": "private:test-app:x", "event": "msg" }), one(3)]),
+        ("bytes", vec![bytes]),
+    ];
+    for env in [&[][..], &[("HERALD__HISTORY__PUBLICATIONS", "0")]] {
+        let process = Process::start(env);
+        // Binary payloads cannot be sent to this one.
+        let mut old = Socket::connect(&process.server, V1).await;
+        old.try_join(TOPIC, json!({})).await;
+        let mut answers = Vec::new();
+        for (key, events) in &calls {
+            let answer = publish_with_key(&process.server, events, key).await;
+            assert_eq!(answer.0, 200, "{}", answer.1);
+            answers.push(answer);
+        }
+        assert!(answers[2].1.contains(r#""skipped":1"#), "{}", answers[2].1);
+        drop(old);
+        // Two restarts: nobody repeats anything at the server between them.
+        let process = Process::start_in(Process::start_in(process.stop(), env).stop(), env);
+        let [line] = &process.logged("loaded the history file", 1)[..] else { panic!("one line") };
+        assert!(line.contains(" 3 idempotency keys, "), "{line}");
+        let mut socket = Socket::connect(&process.server, V2).await;
+        socket.try_join(TOPIC, json!({})).await;
+        for ((key, events), answer) in calls.iter().zip(&answers) {
+            assert_eq!(&publish_with_key(&process.server, events, key).await, answer, "{key}");
+            let (status, text) = publish_with_key(&process.server, &[one(9)], key).await;
+            assert!(status == 422 && text.contains("other content"), "{key} {text}");
+        }
+        // The next event that is heard is the first one that is new.
+        let (status, _) = publish_with_key(&process.server, &[one(4)], "new").await;
+        assert_eq!(status, 200);
+        assert_eq!(socket.next().await[4], json!({ "n": 4 }));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_used_while_the_server_stopped_is_known_to_the_next_one() {
+    let mut process = Process::start(&ROOMY);
+    let mut socket = Socket::connect(&process.server, V2).await;
+    let (began, _) = rejoin(&mut socket, "").await;
+    let since = began["position"].as_str().expect("a position").to_owned();
+    let event = |n: u64| json!({ "topic": TOPIC, "event": "msg", "payload": { "n": n } });
+    let (mut accepted, mut n) = (Vec::new(), 0);
+    // To the very end: until it is refused.
+    loop {
+        if n == 20 {
+            process.signal("TERM");
+        }
+        match publish_with_key(&process.server, &[event(n)], &n.to_string()).await {
+            (200, answer) => accepted.push(answer),
+            (503, _) => break,
+            (status, answer) => panic!("{status} {answer}"),
+        }
+        n += 1;
+    }
+    drop(socket);
+    assert!(process.ended().success());
+    let process = Process::start_in(process.crash(), &ROOMY);
+    for (n, answer) in (0..).zip(&accepted) {
+        let repeated = publish_with_key(&process.server, &[event(n)], &n.to_string()).await;
+        assert_eq!(repeated, (200, answer.clone()));
+    }
+    let (recovery, replayed) = recovered(&process.server, &since).await;
+    assert_eq!((&recovery["complete"], replayed.len()), (&json!(true), accepted.len()));
 }
 
 #[tokio::test]
@@ -238,7 +323,7 @@ async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
             bytes[middle] ^= 1;
         }),
     );
-    let (emptied, newer) = (damage(Vec::clear), damage(|bytes| bytes[16] = 2));
+    let (emptied, newer) = (damage(Vec::clear), damage(|bytes| bytes[16] = 3));
     let (foreign, longer) =
         (damage(|bytes| *bytes = b"somebody's notes".to_vec()), damage(|bytes| bytes.push(0)));
     let folder = |file: &Path| {
@@ -255,7 +340,7 @@ async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
         ("empty", &emptied, "it is truncated", false),
         ("damaged", &flipped, "it is damaged", false),
         ("too long", &longer, "it is damaged: something behind its end", false),
-        ("of another version", &newer, "it has version 2 of the format", false),
+        ("of another version", &newer, "it has version 3 of the format", false),
         ("foreign", &foreign, "it is not a history file", true),
         ("a folder", &folder, "it is not a regular file", true),
         ("a link", &link, "it is not a regular file", true),
@@ -401,6 +486,73 @@ async fn what_cannot_be_saved_in_time_is_given_up_and_said_to_be() {
     let process = Process::start_in(process.crash(), &[]);
     assert!(!is_known(&process.server, &position).await);
     assert_eq!(names(process.server.dir.path()), [FILE]);
+}
+
+/// Tells a server to stop, and suspends it once it saves. Answers whether it was suspended amid that:
+/// the save may be over before.
+fn suspend_amid_save(process: &Process) -> bool {
+    let folder = process.server.dir.path();
+    let is_saving = || names(folder).iter().any(|name| name.ends_with(".part"));
+    let is_saved = || {
+        let mut head = [0; 19];
+        let read = File::open(folder.join(FILE)).and_then(|mut file| file.read_exact(&mut head));
+        read.is_ok() && head[18] == 1
+    };
+    process.signal("TERM");
+    let began = Instant::now();
+    while !is_saving() && !is_saved() {
+        assert!(began.elapsed() < DEADLINE, "it does not save");
+    }
+    process.signal("STOP");
+    is_saving()
+}
+
+#[tokio::test]
+async fn signals_amid_a_save_leave_a_whole_file_or_none() {
+    let env = [&ROOMY[..], &LARGE].concat();
+    let filler = "x".repeat(90_000);
+    let mut dir = TempDir::new().expect("a temporary folder");
+    // The first position of the last known numbering, and what was accepted after it.
+    let mut known: Option<(String, Vec<u64>)> = None;
+    let (mut n, mut amid, mut kept) = (0, 0, 0);
+    // The second signal ends all sessions and lets the save go on, the third one ends everything.
+    let two = ["INT"].as_slice();
+    let three = ["INT", "TERM"].as_slice();
+    for (round, signals) in [two, three, two, three, two].into_iter().enumerate() {
+        let mut process = Process::start_in(dir, &env);
+        let server = &process.server;
+        if known.is_none() {
+            for _ in 0..150 {
+                try_publish(server, u64::MAX, &filler).await.expect("it is taken");
+            }
+            known = Some((publish(server, n).await, Vec::new()));
+        }
+        let (since, accepted) = known.as_mut().expect("a numbering");
+        n += 1;
+        assert_eq!(epoch(&publish(server, n).await), epoch(since));
+        accepted.push(n);
+
+        amid += usize::from(suspend_amid_save(&process));
+        signals.iter().for_each(|signal| process.signal(signal));
+        process.signal("CONT");
+        assert!(process.ended().success(), "round {round}");
+        dir = process.crash();
+
+        let process = Process::start_in(dir, &env);
+        // What was not finished is removed.
+        assert_eq!(names(process.server.dir.path()), [FILE], "round {round}");
+        let (recovery, replayed) = recovered(&process.server, since).await;
+        if recovery["complete"] == true {
+            assert_eq!(&replayed, accepted, "round {round}");
+            kept += usize::from(signals == two);
+        } else {
+            assert_eq!(recovery["reason"], "epoch", "round {round}");
+            known = None;
+        }
+        dir = process.stop();
+    }
+    assert!(amid >= 1, "no signal came amid a save");
+    assert!(kept >= 1, "a second signal lets the save go on");
 }
 
 #[tokio::test]

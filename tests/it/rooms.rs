@@ -1,31 +1,35 @@
 //! The order of the rooms: each uses rooms to its left, never to its right.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+
+use crate::support::sources::{self, Source, first_word};
 
 /// The rooms from left to right, as `src/lib.rs` lists them.
-const ROOMS: [&str; 11] = [
+const ROOMS: [&str; 15] = [
     "form",
     "strict_json",
     "metrics",
     "app",
+    "usage",
     "settings",
+    "engine",
     "broker",
     "session",
+    "admission",
     "phoenix",
+    "pusher",
     "http",
     "server",
     "cli",
 ];
 
 /// Who alone may name these crates: a file, or a whole folder.
-const RESERVED: [(&str, &str); 6] = [
+const RESERVED: [(&str, &str); 7] = [
     ("herald_entity", "app/store"),
     ("herald_migration", "app/store"),
     ("sea_orm", "app/store"),
     ("prometheus_client", "metrics/"),
+    ("redis", "engine/"),
     ("actix_http", "session/"),
     ("actix_web_actors", "session/"),
 ];
@@ -56,13 +60,9 @@ fn some_crates_are_known_to_one_room_only() {
 
 #[test]
 fn the_map_lists_the_rooms_in_this_order() {
-    let map = fs::read_to_string(root().join("lib.rs")).expect("src/lib.rs");
+    let map = fs::read_to_string(sources::root().join("lib.rs")).expect("src/lib.rs");
     let listed: Vec<_> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
     assert_eq!(listed, ROOMS.map(|room| format!("{room};")));
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
 fn position(room: &str) -> usize {
@@ -70,31 +70,13 @@ fn position(room: &str) -> usize {
     found.unwrap_or_else(|| panic!("{room} is no room; give it its place in ROOMS"))
 }
 
-/// Room, path under `src` and code, comments and tests left out, of every file that is in a room.
+/// Room, path under `src` and code of every file that is in a room.
 fn sources() -> Vec<(String, String, String)> {
-    let mut found = Vec::new();
-    let mut folders = vec![root()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let file = path.strip_prefix(root()).expect("under src").display().to_string();
-            let room = file.split(['/', '.']).next().expect("a first part").to_owned();
-            if !file.ends_with(".rs") || room == "lib" || room == "main" {
-                continue;
-            }
-            let code = fs::read_to_string(&path).expect("a source file");
-            // A room's own tests may look at anything.
-            let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-            let is_code = |line: &&str| !line.trim_start().starts_with("//");
-            let code: Vec<_> = code.lines().filter(is_code).collect();
-            found.push((room, file, code.join("\n")));
-        }
-    }
-    found
+    let in_room = |Source { file, code, .. }: Source| {
+        let room = file.split(['/', '.']).next().expect("a first part").to_owned();
+        (room != "lib" && room != "main").then_some((room, file, code))
+    };
+    sources::all().into_iter().filter_map(in_room).collect()
 }
 
 /// The rooms that a file names after `crate::`, also in a braced list.
@@ -123,9 +105,4 @@ fn uses(code: &str) -> Vec<String> {
     }
     rooms.retain(|room| !room.is_empty());
     rooms
-}
-
-fn first_word(text: &str) -> String {
-    let is_word = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
-    text.trim_start().chars().take_while(is_word).collect()
 }

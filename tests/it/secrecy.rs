@@ -7,11 +7,14 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use herald::{
     app::{
-        Apps,
+        Apps, Slug,
+        audit::ChangedBy,
+        change,
+        key_pair::Overlap,
         store::{AppStore, MissingFile},
         token::TokenPair,
     },
-    phoenix::admission::Caller,
+    phoenix::admission::ConnectCredentials,
     settings::Settings,
 };
 use log::{LevelFilter, Log, Metadata, Record};
@@ -115,10 +118,14 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
     sockets(&server, &tokens).await;
     let sessions = long_polls(&server, &tokens).await;
     tokens.extend(sessions);
+    let (of_console, watching) = console(&server, &password, &app).await;
+    tokens.extend(of_console);
     triggers(&server, &app, &tokens).await;
+    drop(watching);
     admin_api(&server, &password).await;
     broken_requests(&server, &good).await;
     a_slow_client(&server).await;
+    rotations(&server, &password, &app, &tokens).await;
     app_changes_and_an_outage(&server, &password).await;
     drop(server);
 
@@ -140,6 +147,38 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
             assert!(!line.contains(&needle), "a canary sings: {line}");
         }
     }
+}
+
+/// Logins to the console, right and wrong ones, a secret that is shown, and an app that is watched from
+/// then on. Returns the cookies and the token of the feed.
+async fn console(server: &TestServer, password: &str, app: &App) -> (Vec<String>, Socket) {
+    let log_in = |body: Value| request("POST", server.url("/console/login")).json(&body).send();
+    let wrong = json!({"key": app.key, "secret": canary("wrong-secret")});
+    assert_eq!(log_in(wrong).await.status, 401);
+    assert_eq!(log_in(json!({"user": [canary("user")], "password": password})).await.status, 422);
+    let mut tokens = Vec::new();
+    for credentials in [
+        json!({"user": ADMIN.0, "password": password}),
+        json!({"key": app.key, "secret": app.secret}),
+    ] {
+        let answer = log_in(credentials).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split(';').next());
+        tokens.push(cookie.expect("a cookie").replace("herald_console=", "."));
+    }
+    let post = |path: &str| {
+        let cookie = format!("herald_console={}", &tokens[1][1..]);
+        let call = request("POST", server.url(path)).header("cookie", &cookie);
+        call.header("sec-fetch-site", "same-origin")
+    };
+    assert_eq!(post("/api/apps/foo-app/secret").send().await.status, 200);
+    let live = post("/console/live").json(&json!({})).send().await.json()["data"].clone();
+    let token = live["token"].as_str().expect("a token").to_owned();
+    let mut socket = Socket::connect(server, V2).await;
+    let topic = live["topic"].as_str().expect("a topic");
+    socket.join(topic, json!({"guardian_token": token, "since": ""})).await;
+    tokens.push(token);
+    (tokens, socket)
 }
 
 /// Joins of all kinds, and messages of all kinds.
@@ -301,6 +340,24 @@ async fn a_slow_client(server: &TestServer) {
     timeout(2 * DEADLINE, dropped).await.expect("it is dropped");
 }
 
+/// Rotations of an app's pair: they show the previous secret to nobody.
+async fn rotations(server: &TestServer, password: &str, app: &App, tokens: &[String]) {
+    let rotate = |seconds: Value| {
+        let path = format!("/api/admin/apps/foo-app/rotate?{}", canary("query"));
+        let request = request("POST", server.url(&path)).basic(ADMIN.0, password);
+        request.json(&json!({"overlap_seconds": seconds, "x": canary("body")})).send()
+    };
+    assert_eq!(rotate(json!(canary("overlap"))).await.status, 422);
+    let rotated = rotate(json!(60)).await;
+    assert_eq!(rotated.status, 200, "{}", rotated.body);
+    assert!(!rotated.body.contains(&app.secret), "{}", rotated.body);
+    triggers(server, app, tokens).await;
+    let shown = request("GET", server.url("/api/admin/apps/foo-app")).basic(ADMIN.0, password);
+    let shown = shown.send().await;
+    assert!(shown.body.contains(&app.key) && !shown.body.contains(&app.secret), "{}", shown.body);
+    assert_eq!(rotate(json!(0)).await.status, 200);
+}
+
 async fn app_changes_and_an_outage(server: &TestServer, password: &str) {
     let path = format!("/api/admin/apps/foo-app?{}", canary("query"));
     let change = |fields: Value| {
@@ -353,8 +410,11 @@ async fn what_holds_a_secret_does_not_print_it() {
     let url = format!("sqlite://{}/herald.db", server.dir.path().display());
     database.url = SecretString::from(url);
     let store = AppStore::connect(&database, MissingFile::MakeWithFolder).await.expect("a store");
+    let slug = Slug::parse("foo-app").expect("a slug");
+    change::rotate(&store, &ChangedBy::CLI, &slug, Overlap::default()).await.expect("a rotation");
     let apps = store.list().await.expect("a listing").apps;
     assert_eq!(apps.len(), 2);
+    assert!(apps[1].previous.is_some());
     shown.push(("an app", format!("{:#?}", apps[1])));
     shown.push(("all apps", format!("{:?}", apps.into_iter().collect::<Apps>())));
     store.close().await;
@@ -366,7 +426,10 @@ async fn what_holds_a_secret_does_not_print_it() {
     let bearer = Some(canary("bearer").into_boxed_str());
     shown.push((
         "a caller",
-        format!("{:?}", Caller { origin: None, tokens, bearer, ..Caller::default() }),
+        format!(
+            "{:?}",
+            ConnectCredentials { origin: None, tokens, bearer, ..ConnectCredentials::default() }
+        ),
     ));
     for (what, shown) in shown {
         assert!(shown.len() > 10, "{what}");

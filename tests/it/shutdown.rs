@@ -187,7 +187,7 @@ async fn e101_sessions_are_closed_batch_by_batch_over_all_threads_together() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_meanwhile_is_told_to_wait_and_who_is_left_is_served() {
+async fn a_client_that_comes_back_meanwhile_is_told_to_wait_and_those_left_are_served() {
     let server = TestServer::start_with(|settings| {
         settings.server.shutdown_timeout = Duration::from_secs(600);
         settings.server.drain_batch_sessions = 1;

@@ -67,7 +67,7 @@ impl Witness {
 }
 
 #[tokio::test]
-async fn who_stops_reading_is_dropped_for_frames_or_bytes_whichever_comes_first() {
+async fn a_client_that_stops_reading_is_dropped_for_frames_or_bytes_whichever_comes_first() {
     for (limit, reason, filler) in [
         ("outbox_frames_max", "outbox_frames", 30_000),
         ("outbox_bytes_max", "outbox_bytes", 90_000),
@@ -154,7 +154,7 @@ async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
 }
 
 #[tokio::test]
-async fn who_stops_fetching_is_dropped_too() {
+async fn a_client_that_stops_fetching_is_dropped_too() {
     let server = TestServer::start_with(|settings| {
         settings.socket.long_poll_window = Duration::from_secs(2);
     });

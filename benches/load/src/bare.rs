@@ -25,11 +25,11 @@ const LISTENER: Token = Token(usize::MAX);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
-/// Answers until the process is ended; its replies say that they are of `topic`.
+/// Answers everything with `reply` until the process is ended.
 ///
 /// # Errors
 /// What its listener or its standard output fail with.
-pub fn run(topic: &str) -> io::Result<()> {
+pub fn run(reply: &str) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
@@ -38,8 +38,7 @@ pub fn run(topic: &str) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut listener = TcpListener::from_std(listener.into());
     writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
-    let reply = format!(r#"["1","1","{topic}","phx_reply",{{"status":"ok","response":{{}}}}]"#);
-    let reply = wire::server_frame(&reply);
+    let reply = wire::server_frame(reply);
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut ready = Events::with_capacity(1_024);

@@ -9,7 +9,7 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::wire;
+use crate::{protocol::Protocol, wire};
 
 /// The argument that makes a program of this folder the floor.
 pub const ARGUMENT: &str = "floor";
@@ -50,11 +50,12 @@ impl Command {
     }
 }
 
-/// Serves until its standard input ends; its frames say that they are of `topic`.
+/// Serves until its standard input ends; its frames are those of a protocol, and say that they are of
+/// `topic`.
 ///
 /// # Errors
 /// What its sockets or its standard streams fail with.
-pub fn run(topic: &str) -> io::Result<()> {
+pub fn run(protocol: Protocol, topic: &str) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
@@ -62,8 +63,8 @@ pub fn run(topic: &str) -> io::Result<()> {
     let listener = TcpListener::from(listener);
     let mut answers = io::stdout().lock();
     writeln!(answers, "{}", listener.local_addr()?.port())?;
-    let (topic, frame) = (topic.to_owned(), Frame::new(topic, 0));
-    let mut floor = Floor { listener, subscribers: Vec::new(), topic, frame };
+    let (topic, frame) = (topic.to_owned(), Frame::new(protocol, topic, 0));
+    let mut floor = Floor { listener, subscribers: Vec::new(), protocol, topic, frame };
     for line in io::stdin().lock().lines() {
         let line = line?;
         let command = Command::parse(&line).ok_or(io::ErrorKind::InvalidInput)?;
@@ -79,6 +80,7 @@ pub fn run(topic: &str) -> io::Result<()> {
 struct Floor {
     listener: TcpListener,
     subscribers: Vec<TcpStream>,
+    protocol: Protocol,
     topic: String,
     frame: Frame,
 }
@@ -92,7 +94,9 @@ impl Floor {
                     self.subscribers.push(welcome(socket)?);
                 }
             }
-            Command::Ready(bytes) => self.frame = Frame::new(&self.topic, bytes),
+            Command::Ready(bytes) => {
+                self.frame = Frame::new(self.protocol, &self.topic, bytes);
+            }
             Command::Publish(number) => {
                 self.frame.number(number);
                 for socket in &mut self.subscribers {
@@ -127,10 +131,9 @@ impl Frame {
     /// As wide as any number that an event will have.
     const DIGITS: usize = 10;
 
-    fn new(topic: &str, payload_bytes: usize) -> Self {
+    fn new(protocol: Protocol, topic: &str, payload_bytes: usize) -> Self {
         let number = "1".repeat(Self::DIGITS);
-        let event = crate::event("msg", &number, payload_bytes);
-        let bytes = wire::server_frame(&format!(r#"[null,null,"{topic}",{event}]"#));
+        let bytes = wire::server_frame(&protocol.message(topic, &number, payload_bytes));
         let number_at = memchr::memmem::find(&bytes, number.as_bytes()).unwrap_or_default();
         Self { bytes, number_at }
     }
@@ -150,11 +153,13 @@ mod tests {
 
     #[test]
     fn a_ready_frame_carries_the_number_it_is_given() {
-        let mut frame = Frame::new("public:test-app:bench", 128);
-        for number in [0, 7, 9_999_999_999] {
-            frame.number(number);
-            let payload = wire::payload(&frame.bytes).expect("a whole frame");
-            assert_eq!(wire::sequence(&frame.bytes[payload]), Some(number));
+        for protocol in [Protocol::Phoenix, Protocol::Pusher] {
+            let mut frame = Frame::new(protocol, "public:test-app:bench", 128);
+            for number in [0, 7, 9_999_999_999] {
+                frame.number(number);
+                let payload = wire::payload(&frame.bytes).expect("a whole frame");
+                assert_eq!(protocol.sequence(&frame.bytes[payload]), Some(number));
+            }
         }
     }
 

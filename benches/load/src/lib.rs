@@ -4,7 +4,7 @@
 //! medians are compared, because a machine is shared and noisy. What a [`scenario`] does stands in
 //! its own file; [`subject`] starts what is measured, [`floor`] is what the kernel alone charges,
 //! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
-//! accounts, [`report`] prints. Where the floor has nothing to compare with, [`bare`] and [`handler`]
+//! accounts, [`report`] prints. [`protocol`] has what subscribers of each protocol say and hear. Where the floor has nothing to compare with, [`bare`] and [`handler`]
 //! do the least that a server can.
 //!
 //! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
@@ -21,6 +21,7 @@ pub mod floor;
 pub mod handler;
 pub mod observe;
 pub mod options;
+pub mod protocol;
 pub mod publisher;
 pub mod report;
 pub mod scenario;
@@ -28,6 +29,10 @@ pub mod subject;
 pub mod wire;
 
 use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use protocol::Protocol;
 
 /// The channel that most scenarios share.
 pub const CHANNEL: &str = "bench";
@@ -57,12 +62,22 @@ pub fn trigger_body(number: u64, payload_bytes: usize) -> String {
     format!(r#"{{"topic":"{CHANNEL}","event":"msg","payload":{payload}}}"#)
 }
 
+/// The body of the same trigger for Pusher's API.
+pub fn pusher_body(number: u64, payload_bytes: usize) -> String {
+    let data = serde_json::Value::from(payload(&number.to_string(), payload_bytes));
+    format!(r#"{{"name":"msg","channel":"{CHANNEL}","data":{data}}}"#)
+}
+
 /// Runs a scenario as the command line says; `server` is the program it measures.
 pub fn main(scenario: scenario::Scenario, server: &str) -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let done = match arguments.next().as_deref() {
         Some(floor::ARGUMENT) => {
-            floor::run(&arguments.next().unwrap_or_default()).map_err(|error| error.to_string())
+            let protocol = Protocol::from_str(&arguments.next().unwrap_or_default(), false);
+            let topic = arguments.next().unwrap_or_default();
+            protocol.and_then(|protocol| {
+                floor::run(protocol, &topic).map_err(|error| error.to_string())
+            })
         }
         Some(bare::ARGUMENT) => {
             bare::run(&arguments.next().unwrap_or_default()).map_err(|error| error.to_string())

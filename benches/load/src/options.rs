@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use crate::{report::say, subject::Target};
+use crate::{protocol::Protocol, report::say, subject::Target};
 
 /// Rounds of the short form: fewer have no median.
 const SHORT_ROUNDS: usize = 3;
@@ -53,10 +53,14 @@ pub struct Options {
     /// The process to observe, where --address names a running server
     #[arg(long, requires = "address")]
     pub pid: Option<u32>,
-    /// The path of its WebSocket
-    #[arg(long, default_value = "/socket/websocket?vsn=2.0.0")]
-    pub path: String,
-    /// The app, by its slug: the one every development server has
+    /// The protocol of the subscribers: fanout-steady, fanout-saturated and idle know both
+    #[arg(long, value_enum, default_value_t = Protocol::Phoenix)]
+    pub protocol: Protocol,
+    /// The path of its WebSocket, where it is not the usual one of the protocol
+    #[arg(long)]
+    pub path: Option<String>,
+    /// The app, by its slug: the one every development server has. Other servers of Pusher's protocol
+    /// know it by its number
     #[arg(long, default_value = "test-app")]
     pub app: String,
     /// The app's key, for triggers
@@ -89,7 +93,8 @@ impl Options {
         Target {
             program: program.to_owned(),
             running: self.address.zip(self.pid),
-            path: self.path.clone(),
+            protocol: self.protocol,
+            path: self.path.clone().unwrap_or_else(|| self.protocol.path(&self.key)),
             app: self.app.clone(),
             credentials: (self.key.clone(), self.secret.clone()),
         }

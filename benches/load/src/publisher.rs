@@ -54,7 +54,7 @@ impl Publisher {
         match subject.kind {
             Kind::Floor => subject.order(&Order::Publish(number)),
             Kind::Bare | Kind::Server => {
-                let request = subject.trigger(&crate::trigger_body(number, payload_bytes));
+                let request = subject.numbered_trigger(number, payload_bytes);
                 self.send(&request)
             }
         }

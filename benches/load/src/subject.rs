@@ -5,21 +5,30 @@ use std::{
     net::{SocketAddr, TcpStream},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, Mac};
+use md5::Md5;
+use sha2::Sha256;
 
 use crate::{
     CHANNEL, bare,
     floor::{self, Command as Order},
     handler,
     observe::Observed,
+    protocol::Protocol,
     wire,
 };
 
 /// How long a server may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
+
+/// The settings of a server that waits long for silent clients: those that came first are still there
+/// when the last has come, however long that takes.
+const PATIENT: &[(&str, &str)] =
+    &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m"), ("HERALD__PUSHER__ACTIVITY_TIMEOUT", "10m")];
 
 /// Which of the two is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +48,8 @@ pub struct Target {
     pub program: String,
     /// A server that runs already: its address and its process.
     pub running: Option<(SocketAddr, u32)>,
+    /// The protocol of the subscribers.
+    pub protocol: Protocol,
     /// The path of its WebSocket, with the query.
     pub path: String,
     /// The app's slug.
@@ -50,7 +61,13 @@ pub struct Target {
 impl Target {
     /// The topic of a channel that anybody may join.
     pub fn topic(&self, channel: &str) -> String {
-        format!("public:{}:{channel}", self.app)
+        self.protocol.topic(&self.app, channel)
+    }
+
+    /// The same server, whose subscribers speak another protocol at its usual path.
+    #[must_use]
+    pub fn speaking(&self, protocol: Protocol) -> Self {
+        Self { protocol, path: protocol.path(&self.credentials.0), ..self.clone() }
     }
 }
 
@@ -75,7 +92,7 @@ impl Subject {
     /// If it does not start.
     pub fn floor(target: &Target) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .args([floor::ARGUMENT, &target.topic(CHANNEL)])
+            .args([floor::ARGUMENT, target.protocol.name(), &target.topic(CHANNEL)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -102,8 +119,7 @@ impl Subject {
     /// # Errors
     /// If it does not start.
     pub fn server(target: &Target) -> io::Result<Self> {
-        // Who came first is still there when the last has come, however long that takes.
-        Self::server_with(target, &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m")])
+        Self::server_with(target, PATIENT)
     }
 
     /// Starts the server with an empty database, for apps that retain no publications.
@@ -111,9 +127,8 @@ impl Subject {
     /// # Errors
     /// If it does not start.
     pub fn server_without_history(target: &Target) -> io::Result<Self> {
-        let settings =
-            [("HERALD__SOCKET__IDLE_TIMEOUT", "10m"), ("HERALD__HISTORY__PUBLICATIONS", "0")];
-        Self::server_with(target, &settings)
+        let off = ("HERALD__HISTORY__PUBLICATIONS", "0");
+        Self::server_with(target, &[PATIENT, &[off]].concat())
     }
 
     /// Starts the server with the defaults of a machine with 512 MB, or takes the one that runs.
@@ -172,7 +187,7 @@ impl Subject {
     pub fn bare(target: &Target) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let process = Command::new(std::env::current_exe()?)
-            .args([bare::ARGUMENT, &target.topic(CHANNEL)])
+            .args([bare::ARGUMENT, &target.protocol.answer(&target.topic(CHANNEL))])
             .stdout(Stdio::piped())
             .spawn()?;
         Self::started(Kind::Bare, target, process, folder)
@@ -298,12 +313,16 @@ impl Subject {
         mut socket: TcpStream,
         joins: impl IntoIterator<Item = &'a str>,
     ) -> io::Result<TcpStream> {
+        let protocol = self.target.protocol;
         socket.set_read_timeout(Some(START_MAX))?;
         wire::shake_hands(&mut socket, &self.target.path, &self.address.to_string())?;
+        if self.kind == Kind::Server && protocol.is_greeted() {
+            wire::read_message(&mut socket)?;
+        }
         if self.kind != Kind::Floor {
             for join in joins {
                 socket.write_all(&wire::client_frame(join))?;
-                read_ok(&mut socket)?;
+                read_joined(protocol, &mut socket)?;
             }
         }
         Ok(socket)
@@ -323,14 +342,44 @@ impl Subject {
         &self.target
     }
 
-    /// The join of a channel that anybody may join, as version 2 spells it.
+    /// The join of a channel that anybody may join.
     pub fn join(&self, channel: &str) -> String {
-        join(&self.target.topic(channel))
+        self.target.protocol.join(&self.target.topic(channel))
+    }
+
+    /// A request that triggers an event with this number, through the API of the protocol.
+    pub fn numbered_trigger(&self, number: u64, payload_bytes: usize) -> Vec<u8> {
+        match self.target.protocol {
+            Protocol::Phoenix => self.trigger(&crate::trigger_body(number, payload_bytes)),
+            Protocol::Pusher => self.signed_trigger(&crate::pusher_body(number, payload_bytes)),
+        }
     }
 
     /// A request that triggers one event.
     pub fn trigger(&self, body: &str) -> Vec<u8> {
         self.post(&format!("/api/apps/{}/events", self.target.app), &self.basic(), body)
+    }
+
+    /// A request of Pusher's API that triggers one event. It is signed now, and good for ten minutes.
+    pub fn signed_trigger(&self, body: &str) -> Vec<u8> {
+        let (key, secret) = &self.target.credentials;
+        let path = format!("/apps/{}/events", self.target.app);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let digest = hex(&<Md5 as md5::Digest>::digest(body.as_bytes()));
+        let query = format!(
+            "auth_key={key}&auth_timestamp={}&auth_version=1.0&body_md5={digest}",
+            now.as_secs()
+        );
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes all keys");
+        mac.update(format!("POST\n{path}\n{query}").as_bytes());
+        let signature = hex(&mac.finalize().into_bytes());
+        let (host, length) = (self.address, body.len());
+        format!(
+            "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: {host}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
     }
 
     /// A request that triggers several events at once.
@@ -343,7 +392,8 @@ impl Subject {
         post(self.address, path, authorization, body)
     }
 
-    fn basic(&self) -> String {
+    /// The app's key and secret as an `Authorization` header has them.
+    pub fn basic(&self) -> String {
         let (key, secret) = &self.target.credentials;
         format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")))
     }
@@ -370,6 +420,10 @@ pub fn post(host: SocketAddr, path: &str, authorization: &str, body: &str) -> Ve
     .into_bytes()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The join of a topic, as version 2 spells it.
 pub fn join(topic: &str) -> String {
     format!(r#"["1","1","{topic}","phx_join",{{}}]"#)
@@ -387,13 +441,17 @@ fn source(nth: usize) -> SocketAddr {
     SocketAddr::from(([127, high | 1, low, host], port))
 }
 
-/// Reads a join's reply.
-fn read_ok(socket: &mut impl Read) -> io::Result<()> {
-    let reply = wire::read_until(socket, |read| wire::payload(read).is_some())?;
-    if memchr::memmem::find(&reply, br#""status":"ok""#).is_some() {
-        return Ok(());
+/// Reads the answer to a join, and nothing behind it.
+fn read_joined(protocol: Protocol, socket: &mut impl Read) -> io::Result<()> {
+    loop {
+        let message = wire::read_message(socket)?;
+        if protocol.is_joined(&message) {
+            return Ok(());
+        }
+        if !protocol.may_precede_join(&message) {
+            return Err(io::Error::other(String::from_utf8_lossy(&message).into_owned()));
+        }
     }
-    Err(io::Error::other(String::from_utf8_lossy(&reply).into_owned()))
 }
 
 /// The address in what a server prints when it has started.

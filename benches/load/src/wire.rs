@@ -18,7 +18,7 @@ pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websoc
 /// What the socket fails with; [`io::ErrorKind::ConnectionRefused`] if the answer is not 101.
 pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> io::Result<()> {
     socket.write_all(upgrade(path, host).as_bytes())?;
-    let head = read_until(socket, |read| read.ends_with(b"\r\n\r\n"))?;
+    let head = read_head(socket)?;
     if head.starts_with(b"HTTP/1.1 101") {
         return Ok(());
     }
@@ -27,6 +27,55 @@ pub fn shake_hands(socket: &mut (impl Read + Write), path: &str, host: &str) -> 
         io::ErrorKind::ConnectionRefused,
         String::from_utf8_lossy(first).into_owned(),
     ))
+}
+
+/// Reads the head of an answer, and no byte behind it: the first message may follow at once.
+fn read_head(socket: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut head, mut byte) = (Vec::new(), [0; 1]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        socket.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    Ok(head)
+}
+
+/// Reads what the next frame of a server carries, and no byte behind it.
+///
+/// # Errors
+/// What the socket fails with; [`io::ErrorKind::ConnectionAborted`] if it is a close.
+pub fn read_message(socket: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; 2];
+    socket.read_exact(&mut head)?;
+    let more = match head[1] & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    head.resize(2 + more, 0);
+    socket.read_exact(head.get_mut(2..).unwrap_or_default())?;
+    let length = length(&head).ok_or(io::ErrorKind::InvalidData)?;
+    let mut message = Vec::new();
+    socket.take(length as u64).read_to_end(&mut message)?;
+    if message.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if head[0] & 0x0f == 8 {
+        let why = String::from_utf8_lossy(message.get(2..).unwrap_or_default()).into_owned();
+        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+    }
+    Ok(message)
+}
+
+/// The length that the head of a frame announces.
+fn length(head: &[u8]) -> Option<usize> {
+    match usize::from(*head.get(1)? & 0x7f) {
+        126 => Some(usize::from(u16::from_be_bytes(head.get(2..4)?.try_into().ok()?))),
+        127 => usize::try_from(u64::from_be_bytes(head.get(2..10)?.try_into().ok()?)).ok(),
+        short => Some(short),
+    }
 }
 
 /// The request for a WebSocket.
@@ -89,19 +138,12 @@ fn frame_head(len: usize, mask_bit: u8) -> Vec<u8> {
 
 /// Where the payload of the first frame in `bytes` lies; `None` until it is whole.
 pub fn payload(bytes: &[u8]) -> Option<Range<usize>> {
-    let length = usize::from(*bytes.get(1)? & 0x7f);
-    let (start, length): (usize, usize) = match length {
-        126 => {
-            let wide = bytes.get(2..4)?.try_into().ok()?;
-            (4, usize::from(u16::from_be_bytes(wide)))
-        }
-        127 => {
-            let wide = bytes.get(2..10)?.try_into().ok()?;
-            (10, usize::try_from(u64::from_be_bytes(wide)).ok()?)
-        }
-        short => (2, short),
+    let start: usize = match *bytes.get(1)? & 0x7f {
+        126 => 4,
+        127 => 10,
+        _ => 2,
     };
-    let end = start.checked_add(length)?;
+    let end = start.checked_add(length(bytes)?)?;
     (bytes.len() >= end).then_some(start..end)
 }
 
@@ -146,6 +188,10 @@ mod tests {
             let frame = server_frame(&"x".repeat(len));
             assert_eq!(payload(&frame).map(|range| range.len()), Some(len), "{len}");
             assert_eq!(payload(&frame[..frame.len() - 1]), None, "{len}");
+            let mut two = &[frame.as_slice(), b"next"].concat()[..];
+            assert_eq!(read_message(&mut two).map(|message| message.len()).ok(), Some(len));
+            assert_eq!(two, b"next", "nothing behind the frame is read");
+            assert!(read_message(&mut &frame[..frame.len() - 1]).is_err());
         }
     }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         Payload,
+        idempotency::KeyOwner,
         position::Epochs,
         publication::Publication,
         testing::{key, publication},
@@ -15,9 +16,10 @@ use super::{
 const BYTES_MAX: usize = 1_000_000;
 
 fn written(items: &[Item]) -> Vec<u8> {
-    let mut writer = Writer::begin(Vec::new(), 1_700_000_000_000).expect("memory");
+    let mut writer = ArchiveWriter::begin(Vec::new(), 1_700_000_000_000).expect("memory");
     for item in items {
         let written = match item {
+            Item::Key(key) => writer.key(key),
             Item::Stream(stream) => writer.stream(stream),
             Item::Channel { name, evicted } => writer.channel(name, *evicted),
             Item::Publication { offset, retained } => writer.publication(*offset, retained),
@@ -28,7 +30,7 @@ fn written(items: &[Item]) -> Vec<u8> {
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
-    let mut reader = Reader::begin(bytes, BYTES_MAX)?;
+    let mut reader = ArchiveReader::begin(bytes, BYTES_MAX)?;
     let mut items = Vec::new();
     while let Some(item) = reader.next_item()? {
         items.push(item);
@@ -49,9 +51,30 @@ fn retained(destination: &str, payload: Vec<u8>) -> Retained {
     Retained::new(&Publication { payload, ..publication }, 1_700_000_000_002)
 }
 
+fn idempotency_key(app: i32, raw: &str, owner: KeyOwner<'_>, skipped: Skipped) -> KeyItem {
+    let key = super::IdempotencyKey::parse(raw, owner).expect("a key");
+    let content = ContentDigest::of(&[publication(&self::key(app, "public"), "room", raw)]);
+    let position = stream(app, "public").head;
+    let positions = (0..raw.len() as u64).map(|offset| StreamPosition { offset, ..position });
+    KeyItem {
+        app: AppId(app),
+        created_us: -1,
+        key,
+        content,
+        accepted_ms: 1_700_000_000_000,
+        positions: positions.collect(),
+        skipped,
+    }
+}
+
 fn some_items() -> Vec<Item> {
     let name = |name: &str| ChannelName::parse(name).expect("a name");
+    let visitor = KeyOwner::Anonymous(b"a token");
     vec![
+        Item::Key(idempotency_key(1, "k", KeyOwner::Application, Skipped::Nobody)),
+        Item::Key(idempotency_key(1, "bulk", KeyOwner::Application, Skipped::Unknown)),
+        Item::Key(idempotency_key(-5, "v", visitor, Skipped::Counted(0))),
+        Item::Key(idempotency_key(-5, "w", visitor, Skipped::Counted(300))),
         Item::Stream(stream(1, "public")),
         Item::Channel { name: name("caf\u{e9}"), evicted: 7 },
         Item::Channel { name: name("room"), evicted: 0 },
@@ -111,21 +134,42 @@ fn what_is_wrong_is_told() {
         Item::Stream(stream(1, "public")),
         Item::Publication { offset: 1, retained: retained("room", vec![0; BYTES_MAX]) },
     ]);
-    let stray = written(&some_items()[1..]);
+    let stray = written(&some_items()[5..]);
+    let late = written(&[Item::Stream(stream(1, "public")), some_items()[0].clone()]);
     let mut misplaced = stream(1, "public");
     misplaced.head.epoch = stream(2, "public").head.epoch;
     for (bytes, expected) in [
         (b"SQLite format 3\0".to_vec(), "it is not a history file"),
-        (with(MAGIC.len(), 2), "it has version 2 of the format, and this Herald reads version 1"),
+        (
+            with(MAGIC.len(), 3),
+            "it has version 3 of the format, and this Herald reads up to version 2",
+        ),
+        (
+            with(MAGIC.len(), 0),
+            "it has version 0 of the format, and this Herald reads up to version 2",
+        ),
+        (with(MAGIC.len() + 11 + 13, 2), "it is damaged: the owner of a key"),
         (with(MAGIC.len() + 2, 7), "it is damaged: an unknown kind"),
         (with(bytes.len() - 1, 0), "it is damaged: its checksum"),
         (longer, "it is damaged: something behind its end"),
         (large, "it is damaged: a publication that is larger than what may be retained"),
         (stray, "it is damaged: an item outside a stream"),
+        (late, "it is damaged: a key behind a stream"),
         (written(&[Item::Stream(misplaced)]), "it is damaged: the epoch of another scope"),
     ] {
         assert_eq!(read(&bytes).expect_err("a refusal").to_string(), expected);
     }
+}
+
+#[test]
+fn the_previous_version_is_read() {
+    let items = some_items().split_off(4);
+    let mut bytes = written(&items);
+    bytes[MAGIC.len()] = 1;
+    let end = bytes.len() - 4;
+    let sum = crc32fast::hash(&bytes[..end]).to_le_bytes();
+    bytes[end..].copy_from_slice(&sum);
+    assert_eq!(read(&bytes).expect("an archive"), items);
 }
 
 #[test]
@@ -135,7 +179,7 @@ fn a_length_that_lies_takes_no_memory() {
     bytes.push(PUBLICATION);
     bytes.extend(1_u64.to_le_bytes());
     bytes.extend((1_u32 << 30).to_le_bytes());
-    let mut reader = Reader::begin(&bytes[..], usize::MAX).expect("a preamble");
+    let mut reader = ArchiveReader::begin(&bytes[..], usize::MAX).expect("a preamble");
     assert!(matches!(reader.next_item(), Ok(Some(Item::Stream(_)))));
     assert!(matches!(reader.next_item(), Err(ArchiveError::Truncated)));
     assert!(reader.bytes.capacity() < 1 << 16, "{}", reader.bytes.capacity());
@@ -160,9 +204,21 @@ fn items() -> impl Strategy<Value = Vec<Item>> {
             Item::Publication { offset, retained: retained(&name, payload) }
         }),
     ];
-    proptest::collection::vec(item, 0..20).prop_map(|mut items| {
-        items.insert(0, Item::Stream(stream(1, "public")));
-        items
+    let key = ("[a-z]{1,8}", any::<i32>(), any::<u64>(), any::<u64>()).prop_map(
+        |(raw, app, accepted_ms, skipped)| {
+            let owner = match skipped % 2 {
+                0 => KeyOwner::Application,
+                _ => KeyOwner::Anonymous(b"a token"),
+            };
+            let skipped = Skipped::from_number(skipped % 5);
+            Item::Key(KeyItem { accepted_ms, ..idempotency_key(app, &raw, owner, skipped) })
+        },
+    );
+    let keys = proptest::collection::vec(key, 0..5);
+    (keys, proptest::collection::vec(item, 0..20)).prop_map(|(mut keys, items)| {
+        keys.push(Item::Stream(stream(1, "public")));
+        keys.extend(items);
+        keys
     })
 }
 
@@ -186,7 +242,7 @@ proptest! {
     fn any_bytes_are_read_without_a_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
-        let preamble = [&MAGIC[..], &[1, 0, SAVED], &[0; 8]].concat();
+        let preamble = [&MAGIC[..], &[2, 0, SAVED], &[0; 8]].concat();
         prop_assert!(read(&bytes).is_err());
         prop_assert!(read(&[&preamble[..], &bytes].concat()).is_err());
     }

@@ -1,15 +1,28 @@
 //! Fan-outs and probes.
 
+use std::{task::Waker, time::Duration};
+
+use tokio::sync::oneshot;
+
 use super::super::{
-    Payload, Publication, Receipt,
+    Payload, Publication, PublicationOrigin, Receipt,
+    disconnection::Disconnection,
     outbox::{Excess, Load},
+    recovery::Since,
     subscriber::{Disconnect, Frame},
     testing::{
-        Break, Broker, DEADLINE, FORMAT, Probe, SUBSCRIPTION, channel, key, publication, whole,
+        Break, Broker, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
+        publication, whole,
     },
 };
-use super::*;
-use crate::app::subject::{Subject, SubjectMembers};
+use super::{
+    waking::{COST_PER_ROUND, COST_PER_WRITE},
+    *,
+};
+use crate::{
+    app::subject::{Subject, SubjectMembers},
+    settings::HistorySettings,
+};
 
 #[actix_web::test]
 async fn each_hears_what_it_joined_and_each_place_once() {
@@ -163,7 +176,52 @@ async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else()
 }
 
 #[actix_web::test]
-async fn who_does_not_take_its_frames_is_ended_and_nobody_waits_for_it() {
+async fn a_client_that_comes_from_a_thread_that_is_ahead_hears_nothing_twice() {
+    for publications in [0, 10] {
+        let broker = Broker::start_with(|limits| {
+            limits.history = HistorySettings { publications, ..ROOMY };
+        });
+        let (scope, behind) = (key(1, "public"), broker.another_thread());
+        let room = || channel(&scope, "room");
+        let (mut ahead, mut neighbour) = (broker.session(1).await, behind.session(2).await);
+        broker.join(&ahead, room()).await.expect("a place");
+        behind.join(&neighbour, room()).await.expect("a place");
+        broker.publish(&scope, "room", "e1").await;
+        let before = broker.head(&scope).expect("a stream");
+
+        // The thread comes to the join before it comes to the event that the client has heard.
+        let mut again = behind.session(3).await;
+        let (release, until) = oneshot::channel();
+        behind.fanout.send(Stall(until)).await.expect("a fan-out");
+        let since = StreamPosition { offset: before.offset + 1, ..before };
+        let wanted = Some(Wanted { since: Since::Position(since), newest_max: 0 });
+        let (topic, format) = ("room".into(), FORMAT);
+        let subscription =
+            Subscription { place: room(), topic, format, persona: None, user: None, wanted };
+        let session = again.session;
+        behind.fanout.do_send(Attach { session, id: SUBSCRIPTION, subscription });
+        for event in ["e2", "e3"] {
+            let published = broker.topics.publish(publication(&scope, "room", event)).await;
+            let receipt = published.expect("room for one more");
+            assert_eq!(receipt.positions()[0] == since, event == "e2");
+        }
+        for event in ["e1", "e2", "e3"] {
+            assert_eq!(ahead.next().await, format!("room {event}"));
+        }
+        release.send(()).expect("a fan-out that waits");
+        let recovery = again.joined().await.expect("a place").recovery.expect("it asked");
+        let Recovery { incomplete, position, replayed, .. } = *recovery;
+        assert_eq!((incomplete, position, replayed), (None, since, 0));
+        assert_eq!(again.next().await, "room e3");
+        for event in ["e1", "e2", "e3"] {
+            assert_eq!(neighbour.next().await, format!("room {event}"));
+        }
+        assert!(again.has_heard_nothing());
+    }
+}
+
+#[actix_web::test]
+async fn a_session_that_does_not_take_its_frames_is_ended_and_nothing_waits_for_it() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let stuck = broker.stuck_session(1, 1).await;
     let mut healthy = broker.session(2).await;
@@ -217,6 +275,56 @@ async fn bytes_are_handed_to_who_can_be_sent_any_and_the_others_are_counted() {
 }
 
 #[actix_web::test]
+async fn one_session_may_be_left_out_wherever_it_stands_and_whatever_it_joined() {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    for left_out in [Some(1), Some(2), Some(3), Some(9), None] {
+        let mut probes = Vec::new();
+        for id in 1..=3 {
+            let probe = broker.session(id).await;
+            broker.join(&probe, channel(&scope, "room")).await.expect("a place");
+            // The same session under another name of the channel, and in the scope as a whole.
+            let other = SubscriptionId(8);
+            broker.join_under(other, &probe, channel(&scope, "room"), "r").await.expect("a place");
+            broker.join(&probe, whole(&scope)).await.expect("a place");
+            probes.push(probe);
+        }
+        let except = left_out.map(SessionId);
+        let to_all_but_one = Publication { except, ..publication(&scope, "room", "msg") };
+        broker.topics.publish(to_all_but_one).await.expect("room");
+        broker.publish(&scope, "room", "last").await;
+        for mut probe in probes {
+            let heard = [probe.next().await, probe.next().await, probe.next().await];
+            let event = if except == Some(probe.session) { "last" } else { "msg" };
+            let names = ["* room:", "room ", "r "].map(|name| format!("{name}{event}"));
+            assert_eq!(heard, names, "{left_out:?}");
+            broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_publisher_is_counted_once_for_each_accepted_publication() {
+    let wait_max = Duration::from_millis(20);
+    let broker = Broker::start_with(|limits| limits.wait_max = wait_max);
+    let scope = key(1, "public");
+    broker.topics.metrics().apps.keep([(1, "app-1")].into_iter());
+    let shown = |source: &str| {
+        let text = broker.topics.metrics().encode();
+        let start = format!("herald_publications_total{{app=\"app-1\",source=\"{source}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start).map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {source} in {text}"))
+    };
+    let trigger = || publication(&scope, "room", "msg");
+    let push = || Publication { origin: PublicationOrigin::Session { user: None }, ..trigger() };
+    broker.topics.publish_all(vec![trigger(), trigger()]).await.expect("room");
+    broker.topics.publish(push()).await.expect("room");
+    let too_many = vec![trigger(); 100];
+    let taken = broker.topics.publish_all(too_many).await;
+    assert_eq!((shown("client").as_str(), taken.is_ok()), ("1", false));
+    assert_eq!(shown("trigger"), "2");
+}
+
+#[actix_web::test]
 async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let deaf = broker.session(1).await;
@@ -229,7 +337,7 @@ async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
 }
 
 #[actix_web::test]
-async fn whoever_has_a_join_of_a_changed_app_is_told_once() {
+async fn a_session_with_a_join_of_a_changed_app_is_told_once() {
     let broker = Broker::start();
     let (mut one, mut other) = (broker.session(1).await, broker.session(2).await);
     for place in [whole(&key(1, "public")), channel(&key(1, "public"), "room")] {
@@ -245,7 +353,7 @@ async fn whoever_has_a_join_of_a_changed_app_is_told_once() {
 }
 
 #[actix_web::test]
-async fn whoever_may_have_a_join_that_is_to_end_is_told_once_also_who_is_about_to_join() {
+async fn a_session_that_may_have_a_join_to_end_is_told_once_also_one_about_to_join() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let mut probes = Vec::new();
     for (id, places) in [
@@ -313,7 +421,7 @@ async fn the_count_of_ended_joins_is_unknown_while_a_session_does_not_come_to_it
 }
 
 #[actix_web::test]
-async fn who_cannot_be_told_what_ends_its_joins_is_ended() {
+async fn a_session_that_cannot_be_told_of_the_end_of_its_joins_is_ended() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     for change in [None, Some(Disconnect::Place(whole(&scope)))] {
         let stuck = broker.stuck_session(1, 1).await;
@@ -384,7 +492,7 @@ async fn the_fullest_gives_way_on_the_thread_where_too_much_waits_and_on_no_othe
 }
 
 #[actix_web::test]
-async fn who_was_on_its_way_in_when_the_end_came_is_told_as_well() {
+async fn a_session_that_enters_while_all_are_ended_is_ended_as_well() {
     let broker = Broker::start();
     assert_eq!(broker.fanout.send(EndAll).await.expect("a fan-out"), 0);
     assert_eq!(broker.session(1).await.next().await, "end: Shutdown");
@@ -420,8 +528,8 @@ async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
     assert_eq!(back.next().await, "* msg");
 }
 
-/// How many channels a busy app's session has joined: one `#general` takes many turns.
-const BUSY_CHANNELS: usize = 20 * HANDED_PER_TURN;
+/// The number of channels that a busy app's session has joined: one `#general` takes many turns.
+const BUSY_CHANNELS: usize = 20 * PUBLICATIONS_PER_TURN;
 
 /// A session of app 1 that has joined many channels, and one of app 2.
 async fn busy_and_quiet(broker: &Broker) -> (Probe, Probe) {
@@ -450,7 +558,7 @@ async fn an_app_whose_publications_take_long_delays_another_app_by_a_turn() {
     begin(&broker, 2, "#general", "msg").await;
     assert_eq!(quiet.next().await, "* msg");
     let meanwhile = busy.unread();
-    assert!(meanwhile <= 4 * HANDED_PER_TURN, "{meanwhile} frames came before it");
+    assert!(meanwhile <= 4 * PUBLICATIONS_PER_TURN, "{meanwhile} frames came before it");
     let mut heard: HashMap<String, Vec<String>> = HashMap::new();
     for _ in 0..2 * BUSY_CHANNELS {
         let frame = busy.next().await;
@@ -492,7 +600,7 @@ async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_o
     let (mut late, other) = (broker.session(3).await, broker.session(4).await);
     let subscribe = |place: Place| {
         let (topic, format) = ("late".into(), FORMAT);
-        Subscription { place, topic, format, persona: None, wanted: None }
+        Subscription { place, topic, format, persona: None, user: None, wanted: None }
     };
     let first = begin(&broker, 1, "#general", "first").await.positions()[0];
     // In a channel that the first publication has yet to reach, wherever it is now.
@@ -506,7 +614,7 @@ async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_o
     broker.begin_attach(SUBSCRIPTION, &other, subscribe(place)).await;
     other.joined().await.expect("a place");
     let meanwhile = busy.unread();
-    assert!(meanwhile <= 4 * HANDED_PER_TURN, "{meanwhile} frames came before it");
+    assert!(meanwhile <= 4 * PUBLICATIONS_PER_TURN, "{meanwhile} frames came before it");
     begin(&broker, 1, "#general", "second").await;
     for _ in 0..BUSY_CHANNELS {
         assert_eq!(late.joined().await.expect("a place").boundary, first);
@@ -547,4 +655,91 @@ async fn a_thread_awaits_the_batch_that_waits_though_a_newer_one_was_handed_out(
         busy.next().await;
     }
     assert_eq!(thread.handed.get(), 3, "all are begun");
+}
+
+#[actix_web::test]
+async fn the_sessions_of_a_busy_app_are_woken_a_few_at_a_time_and_those_of_others_in_between() {
+    for (channels, sessions) in [(1, 160), (20, 40), (100, 30)] {
+        let per_round = COST_PER_ROUND.div_ceil(COST_PER_WRITE + channels);
+        let broker = Broker::start();
+        let mut busy = Vec::new();
+        for id in 0..sessions {
+            let probe = broker.roomy_session(id as u64).await;
+            for nth in 0..channels {
+                let place = channel(&key(1, "public"), &format!("c{nth}"));
+                broker.join(&probe, place).await.expect("a place");
+            }
+            busy.push(probe);
+        }
+        let mut quiet = broker.roomy_session(sessions as u64).await;
+        broker.join(&quiet, whole(&key(2, "public"))).await.expect("a place");
+        begin(&broker, 1, "#general", "msg").await;
+        begin(&broker, 2, "#general", "msg").await;
+        assert_eq!(quiet.next().await, "* msg");
+        let meanwhile = busy.iter().filter(|probe| probe.unread() > 0).count();
+        assert!(meanwhile <= 4 * per_round, "{meanwhile} sessions were woken before it");
+        for probe in &mut busy {
+            for _ in 0..channels {
+                probe.next().await;
+            }
+            assert!(probe.has_heard_nothing());
+        }
+    }
+}
+
+/// Counts how often a session is woken. It must not look at the outbox, which is locked where a session
+/// is ended.
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[actix_web::test]
+async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
+    const CHANNELS: usize = 100;
+    const SESSIONS: usize = 8;
+    let broker = Broker::start();
+    // Another app has a subscriber, too, so the sessions are woken by rounds.
+    let other = broker.roomy_session(SESSIONS as u64).await;
+    broker.join(&other, whole(&key(2, "public"))).await.expect("a place");
+    let mut sessions = Vec::new();
+    for id in 0..SESSIONS {
+        let probe = broker.stuck_session(id as u64, 1_024).await;
+        for nth in 0..CHANNELS {
+            let place = channel(&key(1, "public"), &format!("c{nth}"));
+            broker.join(&probe, place).await.expect("a place");
+        }
+        sessions.push((probe.outbox.clone(), Arc::new(Woken::default()), Vec::new()));
+    }
+    let take = |outbox: &Outbox, woken: &Arc<Woken>| {
+        let mut taken = 0;
+        outbox.take_frames(&Waker::from(woken.clone()), |_, _| {
+            taken += 1;
+            true
+        });
+        taken
+    };
+    for (outbox, woken, _) in &sessions {
+        assert_eq!(take(outbox, woken), 0, "nothing was published");
+    }
+    begin(&broker, 1, "#general", "msg").await;
+    let all_are_taken = async {
+        while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < CHANNELS) {
+            tokio::task::yield_now().await;
+            // Each takes all there is when it is woken, as a pump does.
+            for (outbox, woken, taken) in &mut sessions {
+                if woken.0.swap(0, std::sync::atomic::Ordering::SeqCst) > 0 {
+                    taken.push(take(outbox, woken));
+                }
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, all_are_taken).await.expect("in time");
+    for (_, _, taken) in &sessions {
+        assert_eq!(*taken, [CHANNELS]);
+    }
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::super::{
     ChannelName, JsonObject,
     fanout::{Leave, ThreadFanout},
-    presence::Persona,
+    presence::{Meta, Persona},
     subscriber::{Place, SubscribeError, Subscription, SubscriptionId},
     testing::{
         Break, Broker, DEADLINE, FORMAT, Probe, SUBSCRIPTION, Stall, channel, key, shown, whole,
@@ -17,7 +17,7 @@ use super::super::{
 };
 
 fn persona(key: &str) -> Persona {
-    Persona { key: key.into(), meta: JsonObject::empty() }
+    Persona { key: key.into(), meta: Meta::default() }
 }
 
 /// The room of these tests.
@@ -43,7 +43,7 @@ fn slow() -> Broker {
 }
 
 #[actix_web::test]
-async fn who_enters_is_told_who_is_there_and_then_announced_to_all_of_the_channel_alone() {
+async fn a_new_member_is_sent_the_members_and_then_announced_to_its_channel_alone() {
     let broker = Broker::start();
     let (mut all, mut other) = (broker.session(8).await, broker.session(9).await);
     broker.join(&all, whole(&room().key)).await.expect("a place");
@@ -62,7 +62,7 @@ async fn who_enters_is_told_who_is_there_and_then_announced_to_all_of_the_channe
 }
 
 #[actix_web::test]
-async fn whoever_leaves_is_announced_once_by_whatever_way_it_goes() {
+async fn a_member_that_leaves_is_announced_once_however_it_leaves() {
     let broker = Broker::start();
     let mut watcher = enter(&broker, 1, "watcher").await;
     assert_eq!([watcher.next().await, watcher.next().await], ["[]", "room +[watcher={}] -[]"]);
@@ -75,7 +75,7 @@ async fn whoever_leaves_is_announced_once_by_whatever_way_it_goes() {
         broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
         assert_eq!(watcher.next().await, "room +[] -[ada={}]");
         // What is told next tells nothing else.
-        let (key, meta) = (room().key, JsonObject::empty());
+        let (key, meta) = (room().key, JsonObject::empty().into());
         let updated = broker.topics.update(&key, name(), watcher.session, meta).await;
         updated.expect("to be taken");
         assert_eq!(watcher.next().await, "room +[watcher={}] -[watcher={}]");
@@ -97,7 +97,11 @@ async fn what_happens_while_a_channel_rests_is_not_in_the_state_and_is_told_toge
     let eve = enter(&broker, 3, "eve").await;
     broker.leave(&eve, room()).await;
     let object = JsonObject::parse("{\"a\":1}").expect("an object");
-    broker.topics.update(&room().key, name(), ada.session, object).await.expect("to be taken");
+    broker
+        .topics
+        .update(&room().key, name(), ada.session, object.into())
+        .await
+        .expect("to be taken");
     assert_eq!(here(&broker).await, "[ada={\"a\":1} bob={}]", "as it is");
     let told = "room +[ada={\"a\":1} bob={}] -[ada={}]";
     assert_eq!([bob.next().await, bob.next().await], ["[ada={}]", told]);
@@ -162,6 +166,7 @@ fn subscription(name: &str) -> Subscription {
         topic: "room".into(),
         format: FORMAT,
         persona: Some(persona(name)),
+        user: None,
         wanted: None,
     }
 }
@@ -175,7 +180,7 @@ async fn stall(broker: &Broker) -> oneshot::Sender<()> {
 }
 
 #[actix_web::test]
-async fn who_joins_hears_no_announcement_before_its_state_and_who_joins_anew_misses_none() {
+async fn a_join_hears_no_announcement_before_its_state_and_a_rejoin_misses_none() {
     let broker = Broker::start();
     let mut ada = enter(&broker, 1, "ada").await;
     assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);

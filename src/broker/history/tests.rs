@@ -10,6 +10,8 @@ use super::{
         publication::Payload,
         testing::{key, publication},
     },
+    channels::CHANNEL_BYTES,
+    log::PLACE_BYTES,
     *,
 };
 use bytes::Bytes;
@@ -122,9 +124,9 @@ fn what_is_too_old_expires_and_what_is_over_the_bytes_goes_oldest_first() {
     clocked.pass(9);
     assert!(clocked.history.is_empty());
     assert_eq!(clocked.missed("*", 3), Ok(vec![]));
-    assert_eq!(clocked.history.bytes, 2 * (RING_BYTES + 1), "the channels are remembered");
+    assert_eq!(clocked.history.bytes(), 2 * (CHANNEL_BYTES + 1), "the channels are remembered");
     clocked.history.shrink();
-    assert_eq!((clocked.history.bytes, clocked.missed("a", 3)), (0, Ok(vec![])));
+    assert_eq!((clocked.history.bytes(), clocked.missed("a", 3)), (0, Ok(vec![])));
 
     let mut clocked = Clocked::new(ROOMY);
     let (first, second) = (clocked.publish_bytes("a", b""), clocked.publish_bytes("a", b""));
@@ -135,7 +137,11 @@ fn what_is_too_old_expires_and_what_is_over_the_bytes_goes_oldest_first() {
     clocked.publish("b");
     assert_eq!(clocked.missed("a", 0), Err(Gap::Expired));
     assert_eq!(clocked.missed("b", 0), Ok(vec![2, 4]));
-    assert_eq!(clocked.publish_bytes("c", &[0; 10_000]), 3 * (RING_BYTES + 1), "it does not fit");
+    assert_eq!(
+        clocked.publish_bytes("c", &[0; 10_000]),
+        3 * (CHANNEL_BYTES + 1),
+        "it does not fit"
+    );
     assert!(clocked.history.is_empty());
     assert_eq!(clocked.missed("c", 4), Err(Gap::Expired));
     assert_eq!(clocked.missed("a", 4), Ok(vec![]));
@@ -149,7 +155,7 @@ impl Clocked {
         let publication = if bytes.is_empty() { text } else { Publication { payload, ..text } };
         self.history.append(&publication, self.now_ms, &self.retention);
         self.shrink();
-        self.history.bytes
+        self.history.bytes()
     }
 
     /// Keeps to the bytes.
@@ -333,7 +339,7 @@ proptest! {
                             prop_assert_eq!(gap, Gap::Expired);
                             let retained = &clocked.history.retained;
                             let later = perfect.heard(place, since + 1..head + 1);
-                            let is_whole = later.iter().all(|offset| retained.contains_key(offset));
+                            let is_whole = later.iter().all(|offset| retained.get(*offset).is_some());
                             let forgotten = clocked.history.forgotten;
                             prop_assert!(!is_whole || forgotten > since, "{} {}", place, since);
                         }
@@ -342,15 +348,15 @@ proptest! {
                     prop_assert_eq!(clocked.history.after(None, other, up_to, usize::MAX), Err(Gap::Epoch));
                 }
             }
-            let History { retained, bytes, channels, general, .. } = &clocked.history;
-            prop_assert!(*bytes <= bytes_max);
+            let History { retained, channels, general, .. } = &clocked.history;
+            prop_assert!(clocked.history.bytes() <= bytes_max);
             prop_assert!(channels.len() <= retention.channels_max);
-            let rings = || channels.values().chain([general]);
-            prop_assert!(rings().all(|ring| ring.offsets.len() <= retention.publications_max));
-            prop_assert_eq!(rings().map(|ring| ring.offsets.len()).sum::<usize>(), retained.len());
-            let sizes = retained.values().map(|retained| PLACE_BYTES + retained.size_bytes());
-            let rings = channels.keys().map(|channel| RING_BYTES + channel.as_str().len());
-            prop_assert_eq!(sizes.chain(rings).sum::<usize>(), *bytes);
+            let lists = || channels.iter().map(|(_, list)| list).chain([general]);
+            prop_assert!(lists().all(|list| list.len() <= retention.publications_max));
+            prop_assert_eq!(lists().map(List::len).sum::<usize>(), retained.len());
+            let sizes = retained.iter().map(|(_, retained)| PLACE_BYTES + retained.size_bytes());
+            let names = channels.iter().map(|(channel, _)| CHANNEL_BYTES + channel.as_str().len());
+            prop_assert_eq!(sizes.chain(names).sum::<usize>(), clocked.history.bytes());
         }
     }
 }

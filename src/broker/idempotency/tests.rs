@@ -27,11 +27,11 @@ fn subject(json: &str) -> Subject {
     Subject::of(raw).expect("a subject")
 }
 
-fn content(event: &str) -> Content {
-    Content::of(&[publication(&scope(1, "public"), "room", event)])
+fn content(event: &str) -> ContentDigest {
+    ContentDigest::of(&[publication(&scope(1, "public"), "room", event)])
 }
 
-/// What a claim comes to, in words.
+/// The outcome of a claim, in words.
 fn told(claim: &Claim<u32>) -> String {
     match claim {
         Claim::First(_) => "first".into(),
@@ -64,6 +64,62 @@ fn a_key_is_any_text_of_1_to_128_bytes() {
 }
 
 #[test]
+fn keys_are_remembered_again_for_as_long_and_as_many_as_before() {
+    let (start, visitor) = (Instant::now() + REMEMBERED, KeyOwner::Anonymous(b"a token"));
+    let seconds = Duration::from_secs;
+    let before = IdempotencyKeys::new(4);
+    for (nth, raw) in ["a", "b", "c"].into_iter().enumerate() {
+        let claimed = first(before.claim(APP, key(raw), content(raw), start));
+        claimed.complete(nth as u32, start + seconds(100 * nth as u64));
+    }
+    let of_visitor = IdempotencyKey::parse("a", visitor).expect("a key");
+    first(before.claim(APP, of_visitor, content("v"), start)).complete(9, start + seconds(200));
+    let under_way = first(before.claim(APP, key("u"), content("u"), start + seconds(200)));
+    let saved = before.remembered(start + seconds(310));
+    drop(under_way);
+    assert_eq!(saved.len(), 3, "one has expired, one is not done");
+    assert!(
+        saved
+            .iter()
+            .all(|saved| IdempotencyKey::from_bytes(saved.key.to_bytes()) == Some(saved.key))
+    );
+
+    // The clock of another process, which began elsewhere.
+    let now = start + seconds(10_000);
+    let after = IdempotencyKeys::new(4);
+    assert_eq!(after.remember_again(saved.clone(), now), 3);
+    let told_at =
+        |keys: &IdempotencyKeys<u32>, raw, at| told(&keys.claim(APP, key(raw), content(raw), at));
+    assert_eq!(told_at(&after, "a", now), "first");
+    assert_eq!(told_at(&after, "u", now), "first");
+    assert_eq!(told_at(&after, "b", now + seconds(89)), "done: 1");
+    assert_eq!(told(&after.claim(APP, key("c"), content("b"), now)), "other content");
+    assert_eq!(told(&after.claim(APP, of_visitor, content("v"), now)), "done: 9");
+    assert_eq!(told_at(&after, "b", now + seconds(90)), "first");
+    assert_eq!(told_at(&after, "c", now + seconds(189)), "done: 2");
+    assert_eq!(told_at(&after, "c", now + seconds(190)), "first");
+    // Of too many the oldest are forgotten.
+    let small = IdempotencyKeys::new(1);
+    assert_eq!(small.remember_again(saved, now), 2);
+    assert_eq!(told_at(&small, "b", now), "first");
+    assert_eq!(told_at(&small, "c", now), "done: 2");
+}
+
+#[tokio::test]
+async fn keys_are_settled_once_no_publisher_is_under_way() {
+    let (keys, now) = (IdempotencyKeys::new(4), Instant::now());
+    let (one, other) =
+        ["a", "b"].map(|raw| first(keys.claim(APP, key(raw), content(raw), now))).into();
+    let mut settled = Box::pin(keys.settled());
+    assert!(poll!(&mut settled).is_pending());
+    one.complete(1, now);
+    assert!(poll!(&mut settled).is_pending());
+    drop(other);
+    settled.await;
+    assert_eq!(keys.remembered(now).len(), 1);
+}
+
+#[test]
 fn each_owner_has_keys_of_its_own() {
     let (ada, bob) = (subject(r#"{"id":1}"#), subject(r#"{"id":2}"#));
     let owners = [
@@ -85,14 +141,14 @@ fn each_owner_has_keys_of_its_own() {
     assert_eq!(one, same);
 }
 
-/// Where a value stands in a list.
+/// The positions of a value in a list.
 fn places_of<T: PartialEq>(sought: &T, all: &[T]) -> Vec<usize> {
     (0..all.len()).filter(|nth| all[*nth] == *sought).collect()
 }
 
 #[test]
 fn every_part_of_every_publication_is_content() {
-    let object = |text: &str| Payload::Object(JsonObject::parse(text).expect("an object"));
+    let object = |text: &str| Payload::from(JsonObject::parse(text).expect("an object"));
     let of = |scope_name: &str, destination: &str, event: &str, payload: Payload| Publication {
         payload,
         ..publication(&scope(1, scope_name), destination, event)
@@ -115,16 +171,16 @@ fn every_part_of_every_publication_is_content() {
         vec![of("public", "room", "other", object("{}")), base()],
         vec![],
     ];
-    let contents: Vec<_> = all.iter().map(|publications| Content::of(publications)).collect();
+    let contents: Vec<_> = all.iter().map(|publications| ContentDigest::of(publications)).collect();
     for (nth, content) in contents.iter().enumerate() {
         assert_eq!(places_of(content, &contents), [nth], "{:?}", all[nth]);
     }
-    assert_eq!(Content::of(&[base()]), contents[0]);
+    assert_eq!(ContentDigest::of(&[base()]), contents[0]);
 }
 
 #[test]
 fn a_key_answers_for_five_minutes_and_is_free_then() {
-    let (keys, begun) = (Keys::new(10), Instant::now());
+    let (keys, begun) = (IdempotencyKeys::new(10), Instant::now());
     let claim = |app, raw, event, after_s| {
         let now = begun + Duration::from_secs(after_s);
         keys.claim(app, key(raw), content(event), now)
@@ -142,7 +198,7 @@ fn a_key_answers_for_five_minutes_and_is_free_then() {
 
 #[test]
 fn a_claim_that_is_dropped_leaves_the_key_free() {
-    let (keys, now) = (Keys::new(10), Instant::now());
+    let (keys, now) = (IdempotencyKeys::new(10), Instant::now());
     let claim = |event| keys.claim(APP, key("k"), content(event), now);
     let dropped = first(claim("msg"));
     let Claim::UnderWay(other) = claim("msg") else { panic!("it is under way") };
@@ -159,7 +215,7 @@ fn a_claim_that_is_dropped_leaves_the_key_free() {
 
 #[test]
 fn the_oldest_key_gives_way_and_never_one_of_the_application_to_a_visitors() {
-    let (keys, now) = (Keys::new(2), Instant::now());
+    let (keys, now) = (IdempotencyKeys::new(2), Instant::now());
     let ada = subject("1");
     let owned = |nth: u32, owner| IdempotencyKey::parse(&nth.to_string(), owner).expect("a key");
     let [own, visitors] = [KeyOwner::Application, KeyOwner::Visitor(&ada)];
@@ -188,8 +244,8 @@ fn the_oldest_key_gives_way_and_never_one_of_the_application_to_a_visitors() {
 
 #[test]
 fn nothing_is_kept_of_an_app_that_is_gone_or_has_been_silent() {
-    let (keys, now) = (Keys::new(10), Instant::now());
-    let books = |keys: &Keys<u32>| keys.state().books.len();
+    let (keys, now) = (IdempotencyKeys::new(10), Instant::now());
+    let books = |keys: &IdempotencyKeys<u32>| keys.state().books.len();
     let claim = |app, now| keys.claim(AppId(app), key("k"), content("msg"), now);
     for app in 1..=3 {
         first(claim(app, now)).complete(1, now);
@@ -235,7 +291,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..200)
 }
 
-/// What a key should answer: its content, and if it is done since when and with which outcome.
+/// The expected state of each key: its content and, once it is done, the time and the outcome.
 type Model = BTreeMap<(i32, u8), (u8, Option<(Instant, u32)>)>;
 
 /// Forgets what is over, and all but the newest keys of each app.
@@ -255,7 +311,7 @@ fn forget(model: &mut Model, keys_max: usize, now: Instant) {
 proptest! {
     #[test]
     fn keys_answer_like_a_model(keys_max in 1_usize..5, steps in steps()) {
-        let keys = Keys::new(keys_max);
+        let keys = IdempotencyKeys::new(keys_max);
         let mut now = Instant::now();
         let mut model = Model::new();
         let mut under_way = Vec::new();

@@ -8,15 +8,15 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::broker::subscriber::Kind;
+use crate::broker::subscriber::FrameKind;
 
 const ONE: SubscriptionId = SubscriptionId(1);
 const TWO: SubscriptionId = SubscriptionId(2);
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCount(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCount {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
@@ -36,7 +36,7 @@ fn frame(text: &str) -> Frame {
 
 /// Frames that share a body, each with its own head.
 fn split(head: &str, body: &Bytes) -> Frame {
-    let (kind, head) = (Kind::Text, Bytes::copy_from_slice(head.as_bytes()));
+    let (kind, head) = (FrameKind::Text, Bytes::copy_from_slice(head.as_bytes()));
     Frame::Split(Arc::new(Split { kind, head, body: body.clone() }))
 }
 
@@ -129,55 +129,55 @@ fn frames_are_taken_up_to_the_next_news() {
         });
         (taken, next)
     };
-    assert_eq!(take(9), (String::new(), Next::Nothing));
+    assert_eq!(take(9), (String::new(), NextItem::Nothing));
     for text in ["a", "b", "c"] {
         outbox.deliver(&frame(text), ONE, None);
     }
     outbox.tell(News::AppChanged(AppId(1)));
     outbox.deliver(&frame("d"), ONE, None);
     assert!(outbox.take_news().is_none(), "frames come before");
-    assert_eq!(take(2), ("ab".to_owned(), Next::Frame));
-    assert_eq!(take(9), ("c".to_owned(), Next::News));
-    assert_eq!(take(9), (String::new(), Next::News));
+    assert_eq!(take(2), ("ab".to_owned(), NextItem::Frame));
+    assert_eq!(take(9), ("c".to_owned(), NextItem::News));
+    assert_eq!(take(9), (String::new(), NextItem::News));
     assert!(matches!(outbox.take_news(), Some(News::AppChanged(AppId(1)))));
     assert!(outbox.take_news().is_none(), "a frame comes next");
-    assert_eq!(take(9), ("d".to_owned(), Next::Nothing));
+    assert_eq!(take(9), ("d".to_owned(), NextItem::Nothing));
 }
 
 #[test]
-fn who_waits_is_woken_once_for_all_that_comes_until_it_looks() {
-    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
-    let waker = Waker::from(bell.clone());
-    let rung = || bell.0.swap(0, SeqCst);
+fn a_waiting_session_is_woken_once_for_all_frames_until_it_polls() {
+    let (outbox, wakes) = (outbox(3, 100), Arc::new(WakeCount::default()));
+    let waker = Waker::from(wakes.clone());
+    let woken = || wakes.0.swap(0, SeqCst);
     let take = || outbox.take_frames(&waker, |_, _| true);
-    assert_eq!((take(), rung()), (Next::Nothing, 0));
+    assert_eq!((take(), woken()), (NextItem::Nothing, 0));
     for _ in 0..3 {
         outbox.deliver(&frame("x"), ONE, None);
     }
-    assert_eq!(rung(), 1);
+    assert_eq!(woken(), 1);
     outbox.deliver(&frame("one too many"), ONE, None);
-    assert_eq!(rung(), 1, "who is stuck in a write must hear of its end");
-    assert_eq!(take(), Next::News);
+    assert_eq!(woken(), 1, "who is stuck in a write must hear of its end");
+    assert_eq!(take(), NextItem::News);
     assert!(outbox.take_news().is_some());
-    assert_eq!((take(), rung()), (Next::Nothing, 0));
+    assert_eq!((take(), woken()), (NextItem::Nothing, 0));
 }
 
 #[test]
-fn who_is_rung_for_is_told_that_it_is_not_for_a_frame() {
-    let (outbox, bell) = (outbox(3, 100), Arc::new(Bell::default()));
-    let waker = Waker::from(bell.clone());
-    let rung = || bell.0.swap(0, SeqCst);
+fn a_wake_up_without_a_frame_is_told_apart() {
+    let (outbox, wakes) = (outbox(3, 100), Arc::new(WakeCount::default()));
+    let waker = Waker::from(wakes.clone());
+    let woken = || wakes.0.swap(0, SeqCst);
     let take = || outbox.take_frames(&waker, |_, _| true);
-    outbox.ring();
-    assert_eq!((take(), rung()), (Next::News, 0), "also who was not there yet");
-    assert_eq!(take(), Next::Nothing);
+    outbox.wake_session();
+    assert_eq!((take(), woken()), (NextItem::News, 0), "also who was not there yet");
+    assert_eq!(take(), NextItem::Nothing);
     Waker::from(outbox.clone()).wake();
     outbox.deliver(&frame("x"), ONE, None);
-    assert_eq!((take(), rung()), (Next::News, 2), "behind what waits");
-    assert_eq!(take(), Next::Nothing);
+    assert_eq!((take(), woken()), (NextItem::News, 2), "behind what waits");
+    assert_eq!(take(), NextItem::Nothing);
     outbox.close();
-    outbox.ring();
-    assert_eq!((take(), rung()), (Next::Closed, 1), "to the very end");
+    outbox.wake_session();
+    assert_eq!((take(), woken()), (NextItem::Closed, 1), "to the very end");
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn what_is_closed_takes_nothing_and_keeps_nothing_but_why_it_ended() {
 #[test]
 fn a_delivery_touches_few_cache_lines() {
     const LINE_BYTES: usize = 64;
-    assert!(size_of::<Entry>() <= LINE_BYTES);
+    assert!(size_of::<OutboxEntry>() <= LINE_BYTES);
     // An `Arc` has two counters beside.
     assert!(2 * size_of::<usize>() + size_of::<Outbox>() <= 2 * LINE_BYTES);
 }

@@ -16,7 +16,7 @@ fn take_all(permits: &Permits, app: AppId) -> Vec<Permit> {
     iter::from_fn(|| permits.take_at_once(app)).take(1_000).collect()
 }
 
-/// How many permits each app holds that has to do with them.
+/// The number of permits that each app holds.
 fn held(permits: &Permits) -> Vec<(AppId, usize)> {
     let state = permits.state();
     let mut held: Vec<_> = state.apps.iter().map(|(app, share)| (*app, share.held)).collect();

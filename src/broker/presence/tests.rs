@@ -10,11 +10,12 @@ const FIRST: WorkerId = WorkerId(1);
 const SECOND: WorkerId = WorkerId(2);
 
 fn persona(key: &str, meta: &str) -> Persona {
-    Persona { key: key.into(), meta: meta_of(meta) }
+    let meta = Meta { custom: Some(meta_of(meta)), ..Meta::default() };
+    Persona { key: key.into(), meta }
 }
 
-fn meta_of(text: &str) -> JsonObject {
-    JsonObject::parse(&format!(r#"{{"m":"{text}"}}"#)).expect("an object")
+fn meta_of(text: &str) -> JsonText {
+    JsonText::of_text(text)
 }
 
 /// `key:reference<previous`, all of them.
@@ -31,7 +32,7 @@ fn shown(roster: &Roster) -> String {
 
 /// Joins and leaves of the next announcement.
 fn told(presence: &mut Presence) -> (String, String) {
-    let Change { joins, leaves } = presence.announce();
+    let Change { joins, leaves, .. } = presence.announce();
     (shown(&joins), shown(&leaves))
 }
 
@@ -39,7 +40,12 @@ fn pair(joins: &str, leaves: &str) -> (String, String) {
     (joins.to_owned(), leaves.to_owned())
 }
 
-fn track(presence: &mut Presence, session: u64, key: &str, reference: &str) -> Result<(), Full> {
+fn track(
+    presence: &mut Presence,
+    session: u64,
+    key: &str,
+    reference: &str,
+) -> Result<(), ChannelFull> {
     presence.track(SessionId(session), FIRST, persona(key, "x"), reference.to_owned().into())
 }
 
@@ -99,6 +105,36 @@ fn e166_e168_sessions_of_one_key_are_members_of_their_own_and_a_rejoin_replaces_
 }
 
 #[test]
+fn a_key_arrives_with_its_first_member_and_departs_with_its_last() {
+    let mut presence = Presence::new(10);
+    let keys = |presence: &mut Presence| {
+        let Change { arrived, departed, .. } = presence.announce();
+        let arrived: Vec<_> = arrived
+            .into_iter()
+            .map(|arrival| format!("{} {}", arrival.member.persona.key, arrival.session.0))
+            .collect();
+        (arrived.join(","), departed.join(","))
+    };
+    for (session, reference) in [(1, "a"), (2, "b")] {
+        track(&mut presence, session, "ada", reference).expect("room");
+    }
+    assert_eq!(keys(&mut presence), pair("ada 1", ""), "two members, one key");
+    track(&mut presence, 3, "ada", "c").expect("room");
+    presence.untrack(SessionId(1));
+    assert_eq!(keys(&mut presence), pair("", ""), "another is there still");
+    presence.update(SessionId(2), meta_of("2"), "d".into());
+    assert_eq!(keys(&mut presence), pair("", ""), "an update is no arrival");
+    presence.untrack(SessionId(2));
+    presence.untrack(SessionId(3));
+    track(&mut presence, 4, "ada", "e").expect("room");
+    assert_eq!(keys(&mut presence), pair("", ""), "one takes the place of all");
+    track(&mut presence, 4, "eve", "f").expect("room");
+    assert_eq!(keys(&mut presence), pair("eve 4", "ada"), "a session under another key");
+    presence.untrack(SessionId(4));
+    assert_eq!(keys(&mut presence), pair("", "eve"));
+}
+
+#[test]
 fn what_cancels_out_between_two_announcements_is_never_told() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
@@ -122,7 +158,7 @@ fn e171_nothing_comes_of_an_update_or_a_leave_of_who_is_not_there() {
     assert_eq!(told(&mut presence), pair("", "ada:a"), "one leave");
     presence.untrack(SessionId(1));
     presence.update(SessionId(2), meta_of("2"), "c".into());
-    presence.untrack_worker(FIRST);
+    presence.untrack_home(FIRST);
     assert!(!presence.has_news() && presence.is_deserted());
 }
 
@@ -135,7 +171,7 @@ fn a_thread_takes_all_its_sessions_along_and_no_others() {
         tracked.expect("room");
     }
     presence.announce();
-    presence.untrack_worker(FIRST);
+    presence.untrack_home(FIRST);
     assert_eq!(told(&mut presence), pair("", "k:1 k:3"));
 }
 
@@ -145,16 +181,16 @@ fn as_many_as_may_be_and_who_is_there_may_come_anew() {
     for session in [1, 2] {
         track(&mut presence, session, "k", "r").expect("room");
     }
-    assert_eq!(track(&mut presence, 3, "k", "r"), Err(Full));
+    assert_eq!(track(&mut presence, 3, "k", "r"), Err(ChannelFull));
     assert_eq!(track(&mut presence, 2, "other", "s"), Ok(()));
     presence.announce();
-    assert_eq!(track(&mut presence, 3, "k", "r"), Err(Full));
+    assert_eq!(track(&mut presence, 3, "k", "r"), Err(ChannelFull));
     presence.untrack(SessionId(1));
     assert_eq!(track(&mut presence, 3, "k", "r"), Ok(()), "a leave makes room at once");
-    assert_eq!(track(&mut presence, 1, "k", "r"), Err(Full));
+    assert_eq!(track(&mut presence, 1, "k", "r"), Err(ChannelFull));
 }
 
-/// What a client keeps: keys with references, in its own order.
+/// The state that a client keeps: keys with references, in its own order.
 type Picture = BTreeMap<String, Vec<String>>;
 
 fn picture(roster: &Roster) -> Picture {
@@ -233,6 +269,7 @@ proptest! {
         let mut presence = Presence::new(6);
         let mut clients: BTreeMap<u64, Client> = BTreeMap::new();
         let mut here: BTreeMap<u64, String> = BTreeMap::new();
+        let mut keys_there: BTreeSet<ByteString> = BTreeSet::new();
         for (nth, step) in steps.into_iter().chain([Step::Announce]).enumerate() {
             let reference = ByteString::from(nth.to_string());
             match step {
@@ -260,12 +297,23 @@ proptest! {
                     presence.update(SessionId(session), meta_of("u"), reference);
                 }
                 Step::LoseThread(worker) => {
-                    presence.untrack_worker(WorkerId(worker));
+                    presence.untrack_home(WorkerId(worker));
                     here.retain(|session, _| session % 2 != worker);
                     clients.retain(|session, _| session % 2 != worker);
                 }
                 Step::Announce => {
-                    let Change { joins, leaves } = presence.announce();
+                    let Change { joins, leaves, arrived, departed } = presence.announce();
+                    for Arrival { member, session } in arrived {
+                        let key = &member.persona.key;
+                        prop_assert!(keys_there.insert(key.clone()), "{} was there", key);
+                        prop_assert_eq!(here.get(&session.0).map(String::as_str), Some(&**key));
+                    }
+                    for key in departed {
+                        prop_assert!(keys_there.remove(&key), "{} was not there", key);
+                    }
+                    let keys: BTreeSet<_> =
+                        presence.announced().iter().map(|(key, _)| key.into()).collect();
+                    prop_assert_eq!(&keys, &keys_there);
                     let (joins, leaves) = (picture(&joins), picture(&leaves));
                     for client in clients.values_mut() {
                         sync_diff(&mut client.old, joins.clone(), &leaves, false);

@@ -1,4 +1,5 @@
-//! What one directory saves, another takes up: the same answers, within its own bounds.
+//! Saving and loading: the directory that loads an archive answers as the one that saved it, within
+//! its own bounds.
 
 use std::time::Duration;
 
@@ -10,14 +11,17 @@ use crate::{
 use super::{
     super::{
         archive::Item,
+        archive::Skipped,
         backlog::Backlog,
         history::{Evicted, Gap},
-        ledger::Ledger,
+        idempotency::{ContentDigest, IdempotencyKey, KeyOwner},
+        ledger::RetentionLedger,
+        numbering::Numbering,
         placed::Accepted,
         position::{Epochs, StreamPosition},
         retained::Retained,
         subscriber::ScopeKey,
-        testing::{apps, key, permit, publication},
+        testing::{LAST_EVENTS, ROOMY, apps, key, permit, publication},
         topic_name::ChannelName,
     },
     *,
@@ -25,20 +29,9 @@ use super::{
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
-const ROOMY: HistorySettings = HistorySettings {
-    publications: 100,
-    publications_max: 1_000,
-    age: Duration::from_secs(300),
-    age_max: Duration::from_secs(3_600),
-    app_bytes_max: 1 << 20,
-    bytes_max: 1 << 22,
-    channels_max: 100,
-    replay_max: 1_000,
-    replay_bytes_max: 1 << 20,
-};
-
 fn directory(apps: &AppDirectory, limits: HistorySettings) -> Directory {
-    Directory::new(4, Backlog::new(1 << 20), Ledger::new(apps.clone(), limits))
+    let ledger = RetentionLedger::new(apps.clone(), limits, LAST_EVENTS);
+    Directory::new(4, Numbering::own(), Backlog::new(1 << 20), ledger)
 }
 
 fn publish(
@@ -61,8 +54,12 @@ fn publish(
 
 fn saved(directory: &Directory) -> (Vec<u8>, Totals) {
     let mut bytes = Vec::new();
-    let totals = save(directory, &mut bytes, NOW_MS).expect("memory");
+    let totals = save(directory, Vec::new(), &mut bytes, NOW_MS).expect("memory");
     (bytes, totals)
+}
+
+fn load(directory: &Directory, bytes: &[u8], now_ms: u64) -> Result<Totals, ArchiveError> {
+    super::load(directory, bytes, now_ms).map(|loaded| loaded.totals)
 }
 
 fn missed(
@@ -134,6 +131,56 @@ fn streams_that_retain_nothing_are_saved() {
     assert_eq!(missed(&after, &key, Some("a"), last), Some(Ok(Vec::new())));
     let before = StreamPosition { offset: 0, ..last };
     assert_eq!(missed(&after, &key, Some("a"), before), Some(Err(Gap::Expired)));
+}
+
+#[test]
+fn keys_are_saved_with_what_their_publishers_were_told() {
+    let apps = apps();
+    let (before, scope) = (directory(&apps, ROOMY), key(1, "public"));
+    let position = publish(&before, &scope, "a", NOW_MS);
+    let content = |event| ContentDigest::of(&[publication(&scope, "a", event)]);
+    let remembered = |app, raw, skipped, age_s| RememberedKey {
+        app: AppId(app),
+        key: IdempotencyKey::parse(raw, KeyOwner::Application).expect("a key"),
+        content: content(raw),
+        outcome: Receipt::known(vec![position], skipped),
+        age: Duration::from_secs(age_s),
+    };
+    let keys = vec![
+        remembered(1, "first", Skipped::Nobody, 40),
+        remembered(1, "second", Skipped::Counted(3), 20),
+        remembered(2, "third", Skipped::Unknown, 0),
+        // There is no such app.
+        remembered(9, "fourth", Skipped::Nobody, 0),
+    ];
+    let mut bytes = Vec::new();
+    let totals = save(&before, keys, &mut bytes, NOW_MS).expect("memory");
+    assert_eq!((totals.streams, totals.keys), (1, 3));
+    let told = |apps: &AppDirectory| {
+        let loaded = super::load(&directory(apps, ROOMY), &bytes[..], NOW_MS + 5_000);
+        let told = |key: RememberedKey<Receipt>| {
+            assert_eq!(key.outcome.positions(), [position]);
+            (key.app.0, key.key, key.content, key.outcome.known_skipped(), key.age.as_secs())
+        };
+        loaded.expect("an archive").keys.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let expected = [
+        (1, "first", Skipped::Nobody, 45),
+        (1, "second", Skipped::Counted(3), 25),
+        (2, "third", Skipped::Unknown, 5),
+    ];
+    let expected = expected.map(|(app, raw, skipped, age_s)| {
+        let RememberedKey { key, content, .. } = remembered(app, raw, skipped, 0);
+        (app, key, content, skipped, age_s)
+    });
+    assert_eq!(told(&apps), expected);
+    // Another app has the id of the second one.
+    let mut second = (**apps.load().by_id(AppId(2)).expect("an app")).clone();
+    second.inserted_at += Duration::from_micros(1);
+    let first = (**apps.load().by_id(AppId(1)).expect("an app")).clone();
+    let changed = AppDirectory::default();
+    changed.replace([first, second].into_iter().collect::<Apps>());
+    assert_eq!(told(&changed), expected[..2]);
 }
 
 #[test]
@@ -210,7 +257,7 @@ fn smaller_bounds_hold_and_what_is_missing_is_known() {
         HistorySettings { channels_max: 7, ..ROOMY },
         HistorySettings { channels_max: 1, publications: 1, app_bytes_max: 1_024, ..ROOMY },
     ] {
-        let after = directory(&apps, limits);
+        let after = directory(&apps, limits.clone());
         load(&after, &bytes[..], NOW_MS).expect("an archive");
         assert!(after.retained().bytes <= limits.bytes_max.min(2 * limits.app_bytes_max));
         let mut complete = 0;
@@ -226,7 +273,8 @@ fn smaller_bounds_hold_and_what_is_missing_is_known() {
         }
         assert!((40..80 * 40).contains(&complete), "{limits:?} {complete}");
     }
-    let one_scope = Directory::new(1, Backlog::new(1), Ledger::new(apps.clone(), ROOMY));
+    let ledger = RetentionLedger::new(apps.clone(), ROOMY, LAST_EVENTS);
+    let one_scope = Directory::new(1, Numbering::own(), Backlog::new(1), ledger);
     let (before, _) = filled(&apps);
     let (bytes, _) = saved(&before);
     assert_eq!(load(&one_scope, &bytes[..], NOW_MS).expect("an archive").streams, 2);
@@ -234,9 +282,10 @@ fn smaller_bounds_hold_and_what_is_missing_is_known() {
 
 /// An archive of these items, whose checksum is right.
 fn archive(items: &[Item]) -> Vec<u8> {
-    let mut writer = Writer::begin(Vec::new(), NOW_MS).expect("memory");
+    let mut writer = ArchiveWriter::begin(Vec::new(), NOW_MS).expect("memory");
     for item in items {
         let written = match item {
+            Item::Key(key) => writer.key(key),
             Item::Stream(stream) => writer.stream(stream),
             Item::Channel { name, evicted } => writer.channel(name, *evicted),
             Item::Publication { offset, retained } => writer.publication(*offset, retained),

@@ -15,10 +15,11 @@ use tokio::{
 
 use super::{
     super::{
-        JsonObject, Topics,
+        Topics,
         fanout::{Attach, Detach, Enter, ThreadFanout},
         outbox::{Load, News, Outbox, ToSession},
-        presence::Persona,
+        position::Epoch,
+        presence::{Meta, Persona},
         subscriber::{Frame, Place, SessionId, SubscribeError, Subscription, SubscriptionId},
         testing::{
             Broker, DEADLINE, FORMAT, SUBSCRIPTION, Stall, channel, key, publication, whole,
@@ -97,7 +98,7 @@ async fn stall(broker: &Broker) -> oneshot::Sender<()> {
 }
 
 #[actix_web::test]
-async fn who_joins_waits_for_no_other_thread() {
+async fn a_join_waits_for_no_other_thread() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let elsewhere = broker.another_thread();
     let (mut here, mut there) = (broker.session(1).await, elsewhere.session(2).await);
@@ -111,11 +112,18 @@ async fn who_joins_waits_for_no_other_thread() {
 }
 
 fn subscription(place: Place) -> Subscription {
-    Subscription { place, topic: "*".into(), format: FORMAT, persona: None, wanted: None }
+    Subscription {
+        place,
+        topic: "*".into(),
+        format: FORMAT,
+        persona: None,
+        user: None,
+        wanted: None,
+    }
 }
 
 #[actix_web::test]
-async fn who_joins_where_the_last_has_just_left_hears_nothing_with_a_gap_behind_it() {
+async fn a_join_just_after_the_last_subscriber_has_left_hears_no_gap() {
     for has_witness in [true, false] {
         let (broker, scope) = (Broker::start(), key(1, "public"));
         let elsewhere = broker.another_thread();
@@ -176,7 +184,7 @@ async fn a_publisher_waits_for_its_place_in_the_order_and_not_for_any_thread() {
     for n in 0..in_flight_max {
         let event = format!("e{n}");
         let publish = broker.topics.publish(publication(&scope, "#general", &event));
-        // Nobody else had a turn since.
+        // No other task has run since.
         assert!(publish.now_or_never().is_some_and(|taken| taken.is_ok()), "{event}");
         assert!(probe.has_heard_nothing(), "{event}");
     }
@@ -225,7 +233,7 @@ async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
     broker.join(&probe, third).await.expect("a place that became free");
 }
 
-/// What one join heard, behind its boundary.
+/// The publications that one join received after its boundary.
 struct Run {
     boundary: StreamPosition,
     events: Vec<String>,
@@ -251,6 +259,7 @@ async fn join_again(
             topic: "".into(),
             format: FORMAT,
             persona: persona.clone(),
+            user: None,
             wanted: None,
         };
         fanout.do_send(Attach { session, id, subscription });
@@ -301,7 +310,7 @@ fn publish_until(
 
 /// The place and the persona of a joiner. All hear the same: the scope, or its only channel.
 fn way_of(joiner: u64, scope: &ScopeKey) -> (Place, Option<Persona>) {
-    let persona = || Persona { key: "k".into(), meta: JsonObject::empty() };
+    let persona = || Persona { key: "k".into(), meta: Meta::default() };
     match joiner % 3 {
         0 => (whole(scope), None),
         1 => (channel(scope, "room"), None),

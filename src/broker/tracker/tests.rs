@@ -4,13 +4,14 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::super::{
     fanout::Leave,
+    presence::Meta,
     testing::{Break, Broker, DEADLINE, Probe, channel, key, whole},
 };
 use super::*;
 
 async fn enter(broker: &Broker, session: u64, room: &Place) -> Probe {
     let probe = broker.session(session).await;
-    let persona = Persona { key: "ada".into(), meta: JsonObject::empty() };
+    let persona = Persona { key: "ada".into(), meta: Meta::default() };
     broker.enter(&probe, room.clone(), persona).await.expect("a place");
     probe
 }

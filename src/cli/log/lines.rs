@@ -142,7 +142,7 @@ fn write_lines(out: &mut impl Write, lines: &[u8]) -> u64 {
     0
 }
 
-/// How many bytes of `lines` to write at once: as many whole lines as fit, but at least one.
+/// The number of bytes of `lines` to write at once: as many whole lines as fit, but at least one.
 fn piece_bytes(lines: &[u8]) -> usize {
     let end = |part: &[u8]| part.iter().rposition(|&b| b == b'\n').map(|at| at + 1);
     let fitting = end(&lines[..lines.len().min(WRITE_BYTES_MAX)]);

@@ -1,8 +1,12 @@
 //! A client's own events: the effects that they ask for, and whether the client may cause them.
 
 use crate::{
+    admission::Standing,
     app::ClientEvents,
-    broker::{JsonObject, Payload, PayloadError, Publication, TopicName, address},
+    broker::{
+        JsonObject, JsonText, Payload, PayloadError, Publication, PublicationOrigin, TopicName,
+        address,
+    },
     metrics::labels::{Limit, RefusalReason},
     session::Effect,
     strict_json::NotStrict,
@@ -10,22 +14,25 @@ use crate::{
 
 use super::{
     super::{
-        admission::Standing,
         joins::Join,
-        message::{Body, Message},
+        message::{ClientMessage, ClientPayload},
         presence::{self, MetaFault, Profile},
     },
-    Conversation,
+    PhoenixConversation,
 };
 
-impl Conversation {
+impl PhoenixConversation {
     /// The effect that a client's event asks for: a publication, or an update of the client's own
     /// meta.
-    pub(super) fn ordered(&self, join: &Join, message: &Message) -> Result<Effect, PushRefusal> {
+    pub(super) fn ordered(
+        &self,
+        join: &Join,
+        message: &ClientMessage,
+    ) -> Result<Effect, PushRefusal> {
         match (&join.profile, message.event.as_text()) {
             (Some(profile), Some(presence::METADATA)) => {
-                let meta = self.meta(join, profile, &message.payload)?;
-                Ok(Effect::Update(join.place(), meta))
+                let custom = self.custom(join, profile, &message.payload)?;
+                Ok(Effect::Update(join.place(), custom))
             }
             _ => self.publication(join, message).map(Effect::Publish),
         }
@@ -33,55 +40,63 @@ impl Conversation {
 
     /// The update of the client's own meta. It needs no right to publish, but a join that its app
     /// still allows.
-    fn meta(
+    fn custom(
         &self,
         join: &Join,
         profile: &Profile,
-        payload: &Body,
-    ) -> Result<JsonObject, PushRefusal> {
-        let apps = self.rules.directory.load();
+        payload: &ClientPayload,
+    ) -> Result<JsonText, PushRefusal> {
+        let apps = self.rules.shared.directory.load();
         let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
         if standing != Some(Standing::Whole) {
             return Err(PushRefusal::NotPermitted(None));
         }
-        if payload.size_bytes() > self.rules.client_event_bytes_max {
+        if payload.size_bytes() > self.rules.shared.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
         }
-        let Body::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
+        let ClientPayload::Json(payload) = payload else { return Err(PushRefusal::NoCustom) };
         let custom = presence::custom(payload).map_err(PushRefusal::Meta)?;
         let custom = custom.ok_or(PushRefusal::NoCustom)?;
-        profile.meta(Some(custom)).map_err(PushRefusal::Meta)
+        profile.check(Some(&custom)).map_err(PushRefusal::Meta)?;
+        Ok(custom)
     }
 
     /// The publication that a client's event asks for.
-    fn publication(&self, join: &Join, message: &Message) -> Result<Publication, PushRefusal> {
+    fn publication(
+        &self,
+        join: &Join,
+        message: &ClientMessage,
+    ) -> Result<Publication, PushRefusal> {
         self.may_publish(join)?;
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
         let (destination, event) =
             address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
-        if message.payload.size_bytes() > self.rules.client_event_bytes_max {
+        if message.payload.size_bytes() > self.rules.shared.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
         }
         let payload = match &message.payload {
-            Body::Json(json) => {
-                JsonObject::from_raw(json).map(Payload::Object).map_err(PushRefusal::Payload)?
+            ClientPayload::Json(json) => {
+                JsonObject::from_raw(json).map(Payload::from).map_err(PushRefusal::Payload)?
             }
-            Body::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+            ClientPayload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
         };
         let scope = join.topic.scope.clone();
-        Ok(Publication { app: join.footing.app, scope, destination, event, payload })
+        let user = join.profile.as_ref().map(|profile| profile.key.clone());
+        let (app, origin) = (join.footing.app, PublicationOrigin::Session { user });
+        // A client that pushes hears itself, as in Phoenix.
+        Ok(Publication { app, scope, destination, event, payload, origin, except: None })
     }
 
     /// Checked again for each event, so that a change of the app takes effect at once, even before
     /// this session receives the announcement.
     fn may_publish(&self, join: &Join) -> Result<(), PushRefusal> {
-        let apps = self.rules.directory.load();
+        let apps = self.rules.shared.directory.load();
         let ended = PushRefusal::NotPermitted(None);
         let Some(app) = apps.by_id(join.footing.app) else { return Err(ended) };
         let standing = self.rules.judge.review(&self.caller, &join.topic, &join.footing, &apps);
         let grant = match standing {
-            Some(Standing::Whole) => join.footing.grant.as_deref(),
-            Some(Standing::WithoutGrant) => None,
+            Some(Standing::Whole) => join.footing.credential.as_deref(),
+            Some(Standing::WithoutCredential) => None,
             None => return Err(ended),
         };
         let TopicName { scope, app: slug, channel, .. } = &join.topic;
@@ -101,7 +116,7 @@ impl Conversation {
     }
 }
 
-/// Why a client's event is refused.
+/// The reason why a client's event is refused.
 pub(super) enum PushRefusal {
     /// A refusal with a reason for the metrics and the log; it has none if the join itself is about
     /// to end.
@@ -126,6 +141,14 @@ impl PushRefusal {
             | Self::Payload(_)
             | Self::NoCustom
             | Self::Meta(_) => None,
+        }
+    }
+
+    /// The label of the reason in the metrics, if the metrics count it.
+    pub(super) fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::NotPermitted(reason) => reason.map(|reason| reason.as_str()),
+            _ => self.limit().map(|limit| limit.as_str()),
         }
     }
 

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    admission::Judge,
     app::{
-        App, Apps, ClientEvents, Slug,
+        App, AppDirectory, Apps, ClientEvents, Slug,
         refusals::Refusals,
         settings::AppSettings,
         subject::{Subject, SubjectMembers},
@@ -18,10 +19,12 @@ use crate::{
     },
     broker::{
         Addressing, ChannelName, Payload, PayloadError, Scope,
+        feed::Feed,
         subscriber::{Place, ScopeKey},
     },
-    phoenix::presence::MetaFault,
-    session::Conversation as _,
+    metrics::Metrics,
+    phoenix::presence::{self, MetaFault},
+    session::{Conversation as _, bucket::PerSecond, places::Places},
 };
 
 const NOW_S: f64 = 1_700_000_000.0;
@@ -34,6 +37,8 @@ fn app(id: i32, slug: &str) -> App {
         slug: Slug::parse(slug).expect("a slug"),
         key: "key".to_owned(),
         secret: SecretString::from(SECRET),
+        last_use: Default::default(),
+        previous: None,
         settings: AppSettings { client_events: ClientEvents::All, ..AppSettings::default() },
         inserted_at: Utc::now(),
         updated_at: Utc::now(),
@@ -44,47 +49,59 @@ fn inactive() -> AppSettings {
     AppSettings { active: false, ..AppSettings::default() }
 }
 
-fn rules() -> Arc<Rules> {
+fn rules() -> Arc<PhoenixRules> {
+    of(shared_rules())
+}
+
+fn shared_rules() -> admission::Rules {
     let directory = AppDirectory::default();
     directory.replace([app(1, "foo-app"), app(2, "bar-app")].into_iter().collect());
     let metrics = Metrics::new(10);
-    Arc::new(Rules {
+    let refusals = Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone()));
+    admission::Rules {
+        feed: Feed::default(),
         directory,
-        judge: Judge {
-            addressing: Addressing::ManyApps,
-            guardian_secret: None,
-            token_bytes_max: 8_192,
-            refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),
-        },
+        judge: Judge { refusals },
         channels_max: 3,
-        ref_bytes_max: 64,
         client_event_bytes_max: 32,
         client_events_max: PerSecond(1_000),
         joins_max: PerSecond(1_000),
         app_sessions: Places::new(None),
         metrics,
-    })
+    }
+}
+
+fn of(shared: admission::Rules) -> Arc<PhoenixRules> {
+    let shared = Arc::new(shared);
+    let judge = TokenJudge {
+        addressing: Addressing::ManyApps,
+        guardian_secret: None,
+        token_bytes_max: 8_192,
+        shared: shared.clone(),
+    };
+    Arc::new(PhoenixRules { shared, judge, ref_bytes_max: 64 })
 }
 
 /// A conversation whose broker grants every request at once, with effects as the tests compare
 /// them.
 struct Talk {
-    conversation: Conversation,
-    rules: Arc<Rules>,
+    conversation: PhoenixConversation,
+    rules: Arc<PhoenixRules>,
 }
 
 impl Talk {
     fn v2() -> Self {
-        Self::new(Version::V2, Caller::default())
+        Self::new(Version::V2, ConnectCredentials::default())
     }
 
     fn v1() -> Self {
-        Self::new(Version::V1, Caller::default())
+        Self::new(Version::V1, ConnectCredentials::default())
     }
 
-    fn new(version: Version, caller: Caller) -> Self {
+    fn new(version: Version, caller: ConnectCredentials) -> Self {
         let rules = rules();
-        let conversation = Conversation::new(version, Transport::WebSocket, caller, rules.clone());
+        let conversation =
+            PhoenixConversation::new(version, Transport::WebSocket, caller, rules.clone());
         Self { conversation, rules }
     }
 
@@ -144,7 +161,7 @@ impl Talk {
     }
 
     fn change(&mut self, id: i32, apps: Apps) -> Vec<String> {
-        self.rules.directory.replace(apps);
+        self.rules.shared.directory.replace(apps);
         self.conversation.app_changed(AppId(id), NOW_S).iter().map(shown).collect()
     }
 }
@@ -167,20 +184,31 @@ fn shown(effect: &Effect) -> String {
         Effect::Subscribe(Subscription { place: joined, persona, .. }) => match persona {
             None => format!("subscribe {}", place(joined)),
             Some(Persona { key, meta }) => {
-                format!("subscribe {} as {key} {}", place(joined), meta.as_str())
+                let lasting = presence::lasting(meta);
+                let custom = meta.custom.as_ref();
+                let custom = custom.map(|custom| format!(",\"custom\":{}", custom.as_str()));
+                format!(
+                    "subscribe {} as {key} {lasting}{}}}",
+                    place(joined),
+                    custom.unwrap_or_default()
+                )
             }
         },
-        Effect::Update(tracked, meta) => format!("update {} {}", place(tracked), meta.as_str()),
+        Effect::Update(tracked, custom) => {
+            format!("update {} {}", place(tracked), custom.as_str())
+        }
         Effect::Unsubscribe(left, _) => format!("unsubscribe {}", place(left)),
         Effect::Publish(p) => {
             let destination = p.destination.as_str();
             let payload = match &p.payload {
-                Payload::Object(object) => object.as_str().to_owned(),
+                Payload::Json(json) => json.as_str().to_owned(),
                 Payload::Bytes(bytes) => format!("{bytes:?}"),
             };
             format!("publish {}/{}/{destination} {} {payload}", p.app.0, p.scope, p.event)
         }
-        Effect::Close(code) => format!("close {}", code.0),
+        Effect::SignIn(signed_in) => format!("sign in {signed_in:?}"),
+        Effect::Remind(after) => format!("remind {after:?}"),
+        Effect::Close(close) => format!("close {}", close.code.0),
     }
 }
 
@@ -232,6 +260,7 @@ fn an_app_that_changes_while_its_join_is_under_way_is_not_joined() {
     let mut talk = Talk::v2();
     talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
     talk.rules
+        .shared
         .directory
         .replace([App { settings: inactive(), ..app(1, "foo-app") }].into_iter().collect());
     let reply = r#"["1","1","public:foo-app","phx_reply",{"status":"error","response":{"reason":"app changed"}}]"#;
@@ -402,7 +431,7 @@ fn joins_of_one_session_share_the_grant_of_one_token() {
         talk.say(&format!(r#"["1","1","{topic}","phx_join",{payload}]"#));
         let joins = &talk.conversation.joins;
         let join = joins.position(&Label::from(topic)).expect("a join");
-        joins.at(join).footing.grant.clone().expect("a grant")
+        joins.at(join).footing.credential.clone().expect("a grant")
     };
     let first = join("private:foo-app:a", &ada);
     let second = join("private:foo-app:b", &again);
@@ -519,7 +548,7 @@ fn a_session_of_several_apps_loses_the_joins_that_are_meant_and_no_other() {
         for (case, disconnect) in
             [("sub", joins_of("5")), ("topic", joins_at("private", Some("a")))]
         {
-            let mut talk = Talk::new(version, Caller::default());
+            let mut talk = Talk::new(version, ConnectCredentials::default());
             let end = match version {
                 Version::V1 => {
                     r#"{"topic":"private:foo-app:a","event":"phx_error","ref":"1","payload":{"reason":"channel_crash"}}"#
@@ -554,9 +583,9 @@ fn as_version_1(message: &str) -> String {
 
 #[test]
 fn a_token_that_was_not_needed_counts_and_one_that_failed_does_not() {
-    let caller = |token: String| Caller {
+    let caller = |token: String| ConnectCredentials {
         tokens: TokenPair { token: Some(token.into()), csrf: None },
-        ..Caller::default()
+        ..ConnectCredentials::default()
     };
     for (case, given, expected) in [
         ("not needed", token(json!({"sub": 5})), ["close 1001"].as_slice()),
@@ -684,7 +713,7 @@ fn an_event_that_a_change_forbids_is_not_published_even_before_the_session_recei
         talk.say(&format!(r#"["1","1","private:foo-app","phx_join",{payload}]"#));
         let push = r#"["1","2","private:foo-app","msg",{}]"#;
         assert_eq!(talk.say(push), ["publish 1/private/#general msg {}"], "{case}");
-        talk.rules.directory.replace([changed].into_iter().collect());
+        talk.rules.shared.directory.replace([changed].into_iter().collect());
         let denied = r#"["1","2","private:foo-app","phx_reply",{"status":"error","response":{}}]"#;
         assert_eq!(talk.say(push), [denied], "{case}");
     }
@@ -695,7 +724,10 @@ fn a_slug_that_passed_to_another_app_takes_no_subscription_along() {
     let mut talk = Talk::v2();
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
     // One refresh brings both changes: app 1 was renamed, and app 2 now has its slug.
-    talk.rules.directory.replace([app(1, "new-app"), app(2, "foo-app")].into_iter().collect());
+    talk.rules
+        .shared
+        .directory
+        .replace([app(1, "new-app"), app(2, "foo-app")].into_iter().collect());
     assert_eq!(
         talk.say(r#"["2","2","public:foo-app","phx_join",{}]"#),
         [
@@ -713,7 +745,7 @@ fn a_renamed_apps_new_name_goes_on_hearing_when_its_old_one_ends() {
     let mut talk = Talk::v2();
     talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
-    talk.rules.directory.replace(renamed().into_iter().collect());
+    talk.rules.shared.directory.replace(renamed().into_iter().collect());
     // The topic was joined by its new name before this session receives the change: the place is
     // the same.
     talk.say(r#"["2","2","public:new-app","phx_join",{}]"#);
@@ -746,7 +778,7 @@ fn a_rejoin_under_way_is_not_detached_by_the_end_of_the_join_it_replaces() {
     let mut talk = Talk::v2();
     talk.say(r#"["9","9","public:bar-app","phx_join",{}]"#);
     talk.say(&join(token(claims.clone()), 1));
-    talk.rules.directory.replace(changed().into_iter().collect());
+    talk.rules.shared.directory.replace(changed().into_iter().collect());
     let fresh = mint(&claims, &SecretString::from(secret), SigningAlgorithm::Hs256);
     assert_eq!(talk.ask(&join(fresh.expect("a token"), 2)), ["subscribe 1/private/*"]);
     let crash = r#"["1","1","private:foo-app","phx_error",{"reason":"channel_crash"}]"#;
@@ -759,7 +791,8 @@ fn a_rejoin_under_way_is_not_detached_by_the_end_of_the_join_it_replaces() {
 fn claims_of_a_secret_that_was_changed_are_gone_also_where_the_join_stays() {
     let tokens =
         TokenPair { token: Some(token(json!({"publish": ["public:foo-app"]})).into()), csrf: None };
-    let mut talk = Talk::new(Version::V2, Caller { tokens, ..Caller::default() });
+    let mut talk =
+        Talk::new(Version::V2, ConnectCredentials { tokens, ..ConnectCredentials::default() });
     let authorized = |secret: &str| App {
         settings: AppSettings::default(),
         secret: SecretString::from(secret),
@@ -852,11 +885,14 @@ fn only_version_2_over_a_websocket_can_be_sent_bytes() {
 
 /// A conversation under the default rates.
 fn paced() -> Talk {
-    let Some(all) = Arc::into_inner(rules()) else { panic!("rules of nobody else") };
-    let rules =
-        Arc::new(Rules { client_events_max: PerSecond(30), joins_max: PerSecond(200), ..all });
-    let conversation =
-        Conversation::new(Version::V2, Transport::WebSocket, Caller::default(), rules.clone());
+    let (client_events_max, joins_max) = (PerSecond(30), PerSecond(200));
+    let rules = of(admission::Rules { client_events_max, joins_max, ..shared_rules() });
+    let conversation = PhoenixConversation::new(
+        Version::V2,
+        Transport::WebSocket,
+        ConnectCredentials::default(),
+        rules.clone(),
+    );
     Talk { conversation, rules }
 }
 
@@ -1017,14 +1053,13 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     let error = |response: &str| {
         format!(r#"["1","2","{ROOM}","phx_reply",{{"status":"error","response":{response}}}]"#)
     };
-    let lasting = r#""online_at":1700000000000,"name":"Ada""#;
     let no_custom = error(r#"{"reason":"payload must have a custom"}"#);
     for (payload, expected) in [
         (r#"{"custom":"\ud800"}"#, error(r#"{"reason":"invalid payload"}"#)),
         (r#"{"custom":-1e400}"#, error(r#"{"reason":"invalid payload"}"#)),
         (r#"{"custom":1,"custom":2}"#, error(r#"{"reason":"invalid payload"}"#)),
-        (r#"{"custom":[2]}"#, format!("update 1/presence/room {{{lasting},\"custom\":[2]}}")),
-        (r#"{"custom":null}"#, format!("update 1/presence/room {{{lasting},\"custom\":null}}")),
+        (r#"{"custom":[2]}"#, "update 1/presence/room [2]".to_owned()),
+        (r#"{"custom":null}"#, "update 1/presence/room null".to_owned()),
         ("{}", no_custom.clone()),
         ("[]", no_custom),
         (
@@ -1042,7 +1077,7 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     assert_eq!(talk.answer(Err(Failure::Unavailable)), [unavailable]);
     // An event that its app no longer allows, even before the session receives the change.
     let changed = App { secret: SecretString::from("another-secret-0123"), ..app(1, "foo-app") };
-    talk.rules.directory.replace([changed].into_iter().collect());
+    talk.rules.shared.directory.replace([changed].into_iter().collect());
     assert_eq!(talk.say(&push(r#"{"custom":4}"#)), [error("{}")]);
 }
 
@@ -1050,5 +1085,5 @@ mod page;
 
 #[test]
 fn the_credentials_that_a_session_keeps_fit_into_96_bytes_a_size_of_the_allocator() {
-    assert!(size_of::<Caller>() <= 96, "{}", size_of::<Caller>());
+    assert!(size_of::<ConnectCredentials>() <= 96, "{}", size_of::<ConnectCredentials>());
 }

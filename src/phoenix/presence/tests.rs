@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json, value::to_raw_value};
 
 use super::*;
+use crate::broker::{JsonObject, subscriber::Frame};
 
 const NOW_S: f64 = 1_700_000_000.123_4;
 
@@ -17,8 +18,20 @@ fn visitor(claim: Option<&str>) -> Visitor {
     Visitor { key: "ada".to_owned(), claim }
 }
 
+/// A meta as clients see it, without its reference.
+fn shown(meta: &Meta) -> String {
+    let mut json = String::new();
+    let persona = Persona { key: "k".into(), meta: meta.clone() };
+    push_meta(&mut json, &Member { persona, reference: "r".into(), previous: None });
+    json.replace(r#","phx_ref":"r"}"#, "}")
+}
+
+fn text(value: &Value) -> JsonText {
+    JsonText::from_raw(&raw(value)).expect("strict JSON")
+}
+
 fn meta(claim: Option<&str>) -> Result<String, MetaFault> {
-    Profile::of(visitor(claim), NOW_S).map(|(_, persona)| persona.meta.as_str().to_owned())
+    Profile::of(visitor(claim), NOW_S).map(|(_, persona)| shown(&persona.meta))
 }
 
 #[test]
@@ -44,11 +57,11 @@ fn a_meta_is_the_time_of_the_join_and_the_claim_without_reserved_members() {
 
 #[test]
 fn custom_is_replaced_whatever_it_was() {
-    let (profile, _) = Profile::of(visitor(Some(r#"{"custom":1,"z":2}"#)), NOW_S).expect("a meta");
+    let (_, persona) = Profile::of(visitor(Some(r#"{"custom":1,"z":2}"#)), NOW_S).expect("a meta");
     for custom in [json!({"a": [1]}), json!(null), json!("x"), json!(1)] {
-        let meta = profile.meta(Some(&raw(&custom))).expect("a meta");
+        let meta = Meta { custom: Some(text(&custom)), ..persona.meta.clone() };
         let expected = format!(r#"{{"online_at":1700000000123,"z":2,"custom":{custom}}}"#);
-        assert_eq!(meta.as_str(), expected);
+        assert_eq!(shown(&meta), expected);
     }
 }
 
@@ -60,9 +73,9 @@ fn a_meta_has_a_kilobyte_at_most() {
     assert_eq!(meta(Some(&claim(1_025))), Err(MetaFault::TooLarge));
     let (profile, _) = Profile::of(visitor(None), NOW_S).expect("a meta");
     let frame = r#"{"online_at":1700000000123,"custom":""}"#.len();
-    let custom = |bytes: usize| raw(&json!("x".repeat(bytes - frame)));
-    assert_eq!(profile.meta(Some(&custom(1_024))).map(|meta| meta.as_str().len()), Ok(1_024));
-    assert_eq!(profile.meta(Some(&custom(1_025))), Err(MetaFault::TooLarge));
+    let custom = |bytes: usize| text(&json!("x".repeat(bytes - frame)));
+    assert_eq!(profile.check(Some(&custom(1_024))), Ok(()));
+    assert_eq!(profile.check(Some(&custom(1_025))), Err(MetaFault::TooLarge));
 }
 
 #[test]
@@ -105,13 +118,15 @@ fn custom_is_found_in_an_object_and_nowhere_else() {
         ("\"custom\"", None),
     ] {
         let raw: &RawValue = serde_json::from_str(payload).expect("JSON");
-        let found = custom(raw).map(|custom| custom.map(RawValue::get));
+        let found = custom(raw);
+        let found = found.as_ref().map(|c| c.as_ref().map(JsonText::as_str)).map_err(|e| *e);
         assert_eq!(found, Ok(expected), "{payload}");
     }
 }
 
 fn member(key: &str, meta: &str, reference: &str, previous: Option<&str>) -> Arc<Member> {
-    let meta = JsonObject::parse(meta).expect("an object");
+    let info = JsonObject::parse(meta).expect("an object");
+    let meta = Meta { since_ms: 7, info: Some(info), custom: None };
     Arc::new(Member {
         persona: Persona { key: key.into(), meta },
         reference: reference.into(),
@@ -131,8 +146,8 @@ fn members_are_spelled_by_key_with_their_references() {
         member("a", "{ }", "r3", None),
     ]);
     let expected = concat!(
-        r#"{"a":{"metas":[{"n":2,"phx_ref":"r2","phx_ref_prev":"r0"},{"phx_ref":"r3"}]},"#,
-        r#""b\"":{"metas":[{"n":1,"phx_ref":"r1"}]}}"#
+        r#"{"a":{"metas":[{"online_at":7,"n":2,"phx_ref":"r2","phx_ref_prev":"r0"},{"online_at":7,"phx_ref":"r3"}]},"#,
+        r#""b\"":{"metas":[{"online_at":7,"n":1,"phx_ref":"r1"}]}}"#
     );
     assert_eq!(spell_members(&all), expected);
     assert_eq!(spell_members(&Roster::default()), "{}");
@@ -143,25 +158,25 @@ fn a_change_has_always_both_sides_and_no_refs() {
     let joins = roster(&[member("a", r#"{"n":1}"#, "r2", Some("r1"))]);
     let leaves = roster(&[member("a", r#"{"n":0}"#, "r1", None)]);
     let both = concat!(
-        r#"{"joins":{"a":{"metas":[{"n":1,"phx_ref":"r2","phx_ref_prev":"r1"}]}},"#,
-        r#""leaves":{"a":{"metas":[{"n":0,"phx_ref":"r1"}]}}}"#
+        r#"{"joins":{"a":{"metas":[{"online_at":7,"n":1,"phx_ref":"r2","phx_ref_prev":"r1"}]}},"#,
+        r#""leaves":{"a":{"metas":[{"online_at":7,"n":0,"phx_ref":"r1"}]}}}"#
     );
-    let none = || Roster::default();
     let [only_joins, only_leaves] = [
-        r#"{"joins":{"a":{"metas":[{"n":1,"phx_ref":"r2","phx_ref_prev":"r1"}]}},"leaves":{}}"#,
-        r#"{"joins":{},"leaves":{"a":{"metas":[{"n":0,"phx_ref":"r1"}]}}}"#,
+        r#"{"joins":{"a":{"metas":[{"online_at":7,"n":1,"phx_ref":"r2","phx_ref_prev":"r1"}]}},"leaves":{}}"#,
+        r#"{"joins":{},"leaves":{"a":{"metas":[{"online_at":7,"n":0,"phx_ref":"r1"}]}}}"#,
     ];
     for (change, payload) in [
-        (Change { joins: joins.clone(), leaves: leaves.clone() }, both),
-        (Change { joins, leaves: none() }, only_joins),
-        (Change { joins: none(), leaves }, only_leaves),
+        (Change { joins: joins.clone(), leaves: leaves.clone(), ..Change::default() }, both),
+        (Change { joins, ..Change::default() }, only_joins),
+        (Change { leaves, ..Change::default() }, only_leaves),
     ] {
         let topic = "presence:app:room";
         let v2 = format!(r#"[null,null,"{topic}","presence_diff",{payload}]"#);
-        assert_eq!(encode_change(Version::V2, topic, &change), Frame::Text(v2.into()));
+        let only = |text: String| [ChangeFrame { frame: Frame::Text(text.into()), except: None }];
+        assert_eq!(encode_change(Version::V2, topic, &change), only(v2));
         let v1 = format!(
             r#"{{"topic":"{topic}","event":"presence_diff","ref":null,"payload":{payload}}}"#
         );
-        assert_eq!(encode_change(Version::V1, topic, &change), Frame::Text(v1.into()));
+        assert_eq!(encode_change(Version::V1, topic, &change), only(v1));
     }
 }

@@ -26,7 +26,7 @@ impl Polls {
     }
 
     fn open(&self) -> Uuid {
-        self.all.open(Obedient, &self.bench.worker).expect("room for a session")
+        self.all.open(Obedient::default(), &self.bench.worker).expect("room for a session")
     }
 
     /// A session that was fetched: both requests are there before it can lose patience.
@@ -151,7 +151,7 @@ async fn what_comes_on_the_very_edge_of_a_window_is_not_lost() {
     let (opened, opens) = oneshot::channel();
     let theirs = all.clone();
     elsewhere.spawn_fn(move || {
-        let id = theirs.open(Obedient, &Bench::new(limits()).worker);
+        let id = theirs.open(Obedient::default(), &Bench::new(limits()).worker);
         opened.send(id.expect("room for a session")).expect("the test waits");
     });
     let id = opens.await.expect("a session");
@@ -182,7 +182,7 @@ async fn what_comes_on_the_very_edge_of_a_window_is_not_lost() {
 }
 
 #[actix_web::test]
-async fn who_lets_too_much_pile_up_is_gone() {
+async fn a_session_whose_outbox_overflows_ends() {
     for (case, limits) in [
         ("frames", SessionLimits { outbox_frames_max: 3, ..limits() }),
         ("bytes", SessionLimits { outbox_bytes_max: 3, ..limits() }),
@@ -214,7 +214,7 @@ async fn a_fetch_that_waits_makes_room_in_the_middle_of_a_batch() {
 }
 
 #[actix_web::test]
-async fn who_sends_more_than_may_wait_for_its_turn_is_gone() {
+async fn a_client_that_sends_more_than_may_wait_for_its_turn_is_ended() {
     let large = "x".repeat(INBOX_BYTES_MAX / 2);
     for (case, order, requests, messages, expected) in [
         ("as many as may", "x", 4, 99, Posted::Done),
@@ -278,7 +278,7 @@ async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let theirs = all.clone();
     busy.spawn_fn(move || {
-        let id = theirs.open(Obedient, &Bench::new(limits()).worker);
+        let id = theirs.open(Obedient::default(), &Bench::new(limits()).worker);
         opened.send(id.expect("room for a session")).expect("the test waits");
         // Nothing happens on that thread until it is released.
         held.recv().ok();
@@ -309,7 +309,7 @@ async fn a_session_that_nobody_fetches_is_over_though_it_is_posted_to() {
 }
 
 #[test]
-fn who_never_fetched_has_a_third_of_the_patience() {
+fn a_session_that_was_never_fetched_has_a_third_of_the_patience() {
     let times = times(Duration::from_secs(10));
     assert_eq!(times.patience(false), Duration::from_secs(15));
     assert_eq!(times.patience(true), Duration::from_secs(5));
@@ -378,7 +378,7 @@ async fn a_session_that_ends_lets_everybody_know() {
 }
 
 #[actix_web::test]
-async fn who_is_between_two_fetches_when_the_server_stops_gets_what_was_accepted() {
+async fn a_client_between_two_fetches_when_the_server_stops_gets_what_was_accepted() {
     let polls = Polls::roomy();
     let topics = &polls.bench.topics;
     let id = polls.open_and_fetch().await;
@@ -410,7 +410,7 @@ async fn a_session_for_which_nothing_waits_is_gone_at_once_when_the_server_stops
     };
     timeout(FAREWELL_MAX, one_left).await.expect("the one before the other");
     assert_eq!(polls.all.poll(quiet).await, Polled::Gone);
-    // Whoever never comes back holds a stop up for so long and no longer.
+    // A client that never comes back delays a stop by this time and no longer.
     polls.until_none().await;
     assert!(began.elapsed() >= FAREWELL_MAX);
 }
@@ -422,12 +422,12 @@ async fn there_is_room_for_so_many_and_for_nobody_while_it_stops() {
     for _ in 0..100 {
         ids.push(polls.open_and_fetch().await);
     }
-    assert_eq!(polls.all.open(Obedient, &polls.bench.worker), None, "full");
+    assert_eq!(polls.all.open(Obedient::default(), &polls.bench.worker), None, "full");
     assert_eq!(polls.post(ids[0], &["close"]).await, Posted::Gone);
     polls.open();
     assert_eq!(polls.post(ids[1], &["close"]).await, Posted::Gone);
     polls.bench.sessions.close();
-    assert_eq!(polls.all.open(Obedient, &polls.bench.worker), None, "stopping");
+    assert_eq!(polls.all.open(Obedient::default(), &polls.bench.worker), None, "stopping");
 }
 
 #[actix_web::test]
@@ -437,7 +437,7 @@ async fn a_session_that_never_was_is_gone() {
     assert_eq!(polls.post(Uuid::new_v4(), &["a"]).await, Posted::Gone);
 }
 
-/// Sessions of which each may send so many frames within a second.
+/// Sessions of which each may send this many frames within a second.
 fn paced(frames: u32) -> Polls {
     let frames_per_second_max = PerSecond(frames);
     Polls::new(SessionLimits { frames_per_second_max, ..limits() }, times(DEADLINE))

@@ -20,14 +20,14 @@ use crate::{
     metrics::{SAMPLE_INTERVAL, labels::SessionEnd},
     session::{
         CloseCode,
-        testing::{Bench, Client, DEADLINE, close_frame, limits, masked, text},
+        testing::{Bench, Client, DEADLINE, PATIENCE, close_frame, limits, masked, text},
         unfinished::Unfinished,
         worker::SessionLimits,
     },
 };
 
 use super::*;
-use crate::session::frames::Gate;
+use crate::session::gate::Gate;
 
 const PIPE_BYTES: usize = 1_024;
 
@@ -80,7 +80,7 @@ impl AsyncWrite for Memo {
     }
 }
 
-impl Transport for Memo {
+impl SocketTransport for Memo {
     fn give_up(&self) {}
 
     fn unread_bytes(&self) -> u64 {
@@ -164,7 +164,7 @@ async fn a_session_that_is_closed_hangs_up_and_reads_away_what_still_comes() {
     client.near.read_exact(&mut frame).await.expect("a close frame");
     assert_eq!(frame[..], close_frame(CloseCode::INTERNAL));
     for _ in 0..100 {
-        // Once the session is gone there is nobody to read it.
+        // Once the session is gone nothing reads it.
         if client.near.write_all(&[b'x'; PIPE_BYTES]).await.is_err() {
             break;
         }
@@ -191,6 +191,29 @@ async fn a_session_that_idles_is_let_go() {
     let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
     let mut client = bench.connect(PIPE_BYTES);
     assert_eq!(client.rest().await, close_frame(CloseCode::GOING_AWAY));
+    ends(client).await;
+}
+
+#[actix_web::test]
+async fn a_patient_conversation_waits_and_probes_before_a_silent_client_is_let_go() {
+    let idle_timeout = Duration::from_millis(100);
+    let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+    let mut client = bench.connect(PIPE_BYTES);
+    let started = Instant::now();
+    order(&mut client, "patient").await;
+    let probe = b"\x81\x0eare you there?";
+    // The first silence is waited through.
+    assert_eq!(client.next_bytes(probe.len()).await, probe);
+    assert!(started.elapsed() >= idle_timeout + PATIENCE, "{:?}", started.elapsed());
+    // An answer begins a new silence, which is not waited through again.
+    order(&mut client, "yes").await;
+    let answered = Instant::now();
+    assert_eq!(client.next_bytes(5).await, b"\x81\x03yes");
+    assert_eq!(client.next_bytes(probe.len()).await, probe);
+    assert!(answered.elapsed() >= idle_timeout, "{:?}", answered.elapsed());
+    let end = [&b"\x81\x08farewell\x88\x06"[..], &1001_u16.to_be_bytes(), b"gone"].concat();
+    assert_eq!(client.rest().await, end);
+    assert!(answered.elapsed() >= idle_timeout + PATIENCE, "{:?}", answered.elapsed());
     ends(client).await;
 }
 
@@ -293,8 +316,8 @@ async fn publications_under_way_are_let_go_first_but_only_once() {
     let admission = bench.sessions.admit().expect("room for a session");
     let outbox = bench.worker.outbox(&admission);
     let written = Rc::new(RefCell::new(Vec::new()));
-    let gate = Rc::new(Gate::new(bench.worker.turnstile.clone()));
-    let socket = Rc::new(Socket::new(Memo(written.clone()), gate));
+    let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
+    let socket = Rc::new(FrameSocket::new(Memo(written.clone()), gate));
     let body = stream::pending::<Result<Bytes, ()>>();
     let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, body);
     let is_woken = Arc::new(Flag::default());
@@ -335,7 +358,7 @@ async fn publications_under_way_are_let_go_first_but_only_once() {
 }
 
 #[actix_web::test]
-async fn who_gives_way_to_a_burst_is_not_drowned_by_it() {
+async fn a_session_that_gives_way_to_a_burst_is_not_drowned_by_it() {
     let bench = Bench::new(SessionLimits { outbox_frames_max: 32, ..limits() });
     let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
     client.send(tungstenite::Message::text("join")).await.expect("an open socket");
@@ -424,7 +447,7 @@ async fn beyond_what_all_may_hold_the_largest_unfinished_message_gives_way() {
     assert_eq!(small.next_bytes(20_004).await, [&head[..], &[b'x'; 20_000]].concat());
 }
 
-/// A socket that takes so many bytes at a time, and is full in between.
+/// A socket that takes this many bytes at a time, and is full in between.
 struct Sips {
     bytes: usize,
     is_full: bool,
@@ -479,7 +502,7 @@ impl AsyncWrite for Sips {
     }
 }
 
-impl Transport for Sips {
+impl SocketTransport for Sips {
     fn give_up(&self) {}
 
     fn unread_bytes(&self) -> u64 {
@@ -489,7 +512,9 @@ impl Transport for Sips {
 
 #[actix_web::test]
 async fn a_frame_in_two_parts_is_written_like_a_whole_one_wherever_the_socket_stops() {
-    let bench = Bench::new(limits());
+    // A busy machine takes minutes for it, and this client never says anything.
+    let long = Duration::from_secs(3_600);
+    let bench = Bench::new(SessionLimits { idle_timeout: long, write_timeout: long, ..limits() });
     for body_bytes in [0, 1, 123, 124, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1, 66_000] {
         for sip in [1_usize, 3, 9, 4_000, 70_000] {
             // A byte at a time is enough where the parts meet; beyond, it would take long.
@@ -501,7 +526,8 @@ async fn a_frame_in_two_parts_is_written_like_a_whole_one_wherever_the_socket_st
             let split = |kind, head: &'static str| {
                 Frame::Split(Arc::new(Split { kind, head: head.into(), body: body.clone() }))
             };
-            let frames = [whole.clone(), split(Kind::Text, "ab"), split(Kind::Binary, "c"), whole];
+            let frames =
+                [whole.clone(), split(FrameKind::Text, "ab"), split(FrameKind::Binary, "c"), whole];
             let mut expected = BytesMut::new();
             for frame in &frames {
                 assert_eq!(gather(&frame.clone().into_whole(), &mut expected), None);
@@ -509,9 +535,9 @@ async fn a_frame_in_two_parts_is_written_like_a_whole_one_wherever_the_socket_st
             let admission = bench.sessions.admit().expect("room for a session");
             let outbox = bench.worker.outbox(&admission);
             let taken = Rc::new(RefCell::new(Vec::new()));
-            let gate = Rc::new(Gate::new(bench.worker.turnstile.clone()));
+            let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
             let sips = Sips { bytes: sip, is_full: false, taken: taken.clone() };
-            let socket = Rc::new(Socket::new(sips, gate));
+            let socket = Rc::new(FrameSocket::new(sips, gate));
             let pending = stream::pending::<Result<Bytes, ()>>();
             let mut pump =
                 Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, pending);

@@ -1,5 +1,5 @@
-//! Requests that anybody may send and that cost their client nothing: paced for each connection, and never
-//! in the way of others.
+//! Requests that need no authentication: their rate is limited for each connection, and they give
+//! way to others.
 
 use std::{future::Future, time::Instant};
 
@@ -11,8 +11,8 @@ use crate::{metrics::labels::Limit, session::worker::Worker};
 
 /// Waits until the connection of a request is within its rate, that of a session's frames.
 ///
-/// A proxy sends the requests of many clients over one connection. So nothing is refused here, and
-/// nobody waits for longer than it takes until one more may come.
+/// A proxy sends the requests of many clients over one connection. Nothing is refused here,
+/// therefore, and a request waits only until the next one may come.
 pub async fn in_its_time(request: &HttpRequest, worker: &Worker) {
     let Some(turn) = request.conn_data::<Turn>() else { return };
     let rate = worker.limits.frames_per_second_max;

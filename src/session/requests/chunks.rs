@@ -1,9 +1,9 @@
 //! The end of a body in chunks (RFC 9112, section 7.1).
 
-/// Where in a chunked body the next byte belongs. The steps are those of actix-http, so that both
-/// find the same end.
+/// The part of a chunked body to which the next byte belongs. The steps are those of actix-http, so
+/// that both find the same end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ChunkStep {
     SizeFirst,
     Size,
     SizeSpace,
@@ -23,33 +23,33 @@ enum Step {
 /// Follows a chunked body to its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
-    step: Step,
+    step: ChunkStep,
     /// Bytes of the chunk that are still to come.
     left: u64,
 }
 
 impl Chunks {
     pub(super) fn new() -> Self {
-        Self { step: Step::SizeFirst, left: 0 }
+        Self { step: ChunkStep::SizeFirst, left: 0 }
     }
 
     /// Whether the body is over.
     pub(super) fn is_over(&self) -> bool {
-        self.step == Step::End
+        self.step == ChunkStep::End
     }
 
-    /// Takes what has come; answers how many of the bytes belong to the body, or `None` if they
-    /// break its rules.
+    /// Takes the bytes that have come. Answers the number of them that belong to the body, or
+    /// `None` if they break its rules.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut used = 0;
         while used < bytes.len() && !self.is_over() {
-            if self.step == Step::Data {
+            if self.step == ChunkStep::Data {
                 let left = usize::try_from(self.left).unwrap_or(usize::MAX);
                 let taken = left.min(bytes.len() - used);
                 used += taken;
                 self.left -= taken as u64;
                 if self.left == 0 {
-                    self.step = Step::DataCr;
+                    self.step = ChunkStep::DataCr;
                 }
             } else {
                 self.step = self.next(bytes[used])?;
@@ -60,30 +60,32 @@ impl Chunks {
     }
 
     /// The step after a byte that is not data.
-    fn next(&mut self, byte: u8) -> Option<Step> {
+    fn next(&mut self, byte: u8) -> Option<ChunkStep> {
         let digit = char::from(byte).to_digit(16).map(u64::from);
         Some(match (self.step, byte) {
-            (Step::SizeFirst, _) => {
+            (ChunkStep::SizeFirst, _) => {
                 self.left = digit?;
-                Step::Size
+                ChunkStep::Size
             }
-            (Step::Size | Step::SizeSpace, b'\t' | b' ') => Step::SizeSpace,
-            (Step::Size | Step::SizeSpace, b';') => Step::Extension,
-            (Step::Size | Step::SizeSpace | Step::Extension, b'\r') => Step::SizeLf,
-            (Step::Size, _) => {
+            (ChunkStep::Size | ChunkStep::SizeSpace, b'\t' | b' ') => ChunkStep::SizeSpace,
+            (ChunkStep::Size | ChunkStep::SizeSpace, b';') => ChunkStep::Extension,
+            (ChunkStep::Size | ChunkStep::SizeSpace | ChunkStep::Extension, b'\r') => {
+                ChunkStep::SizeLf
+            }
+            (ChunkStep::Size, _) => {
                 self.left = self.left.checked_mul(16)? + digit?;
-                Step::Size
+                ChunkStep::Size
             }
-            (Step::Extension, 0x00..=0x08 | 0x0a..=0x1f | 0x7f) => return None,
-            (Step::Extension, _) => Step::Extension,
-            (Step::SizeLf, b'\n') if self.left > 0 => Step::Data,
-            (Step::SizeLf | Step::TrailerLf, b'\n') => Step::Line,
-            (Step::DataCr, b'\r') => Step::DataLf,
-            (Step::DataLf, b'\n') => Step::SizeFirst,
-            (Step::Line, b'\r') => Step::EndLf,
-            (Step::Trailer, b'\r') => Step::TrailerLf,
-            (Step::Line | Step::Trailer, _) => Step::Trailer,
-            (Step::EndLf, b'\n') => Step::End,
+            (ChunkStep::Extension, 0x00..=0x08 | 0x0a..=0x1f | 0x7f) => return None,
+            (ChunkStep::Extension, _) => ChunkStep::Extension,
+            (ChunkStep::SizeLf, b'\n') if self.left > 0 => ChunkStep::Data,
+            (ChunkStep::SizeLf | ChunkStep::TrailerLf, b'\n') => ChunkStep::Line,
+            (ChunkStep::DataCr, b'\r') => ChunkStep::DataLf,
+            (ChunkStep::DataLf, b'\n') => ChunkStep::SizeFirst,
+            (ChunkStep::Line, b'\r') => ChunkStep::EndLf,
+            (ChunkStep::Trailer, b'\r') => ChunkStep::TrailerLf,
+            (ChunkStep::Line | ChunkStep::Trailer, _) => ChunkStep::Trailer,
+            (ChunkStep::EndLf, b'\n') => ChunkStep::End,
             _ => return None,
         })
     }
@@ -98,8 +100,8 @@ mod tests {
 
     use super::*;
 
-    /// How many bytes of a body actix-http takes up to its end; `None` if it is malformed or has no
-    /// end.
+    /// The number of bytes that actix-http takes up to the end of a body; `None` if the body is
+    /// malformed or has no end.
     fn by_actix(body: &[u8]) -> Option<usize> {
         let head = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
         let mut bytes = BytesMut::from(&[&head[..], body].concat()[..]);
@@ -114,7 +116,7 @@ mod tests {
         }
     }
 
-    /// The same by [`Chunks`], given the bytes in pieces.
+    /// The same number by [`Chunks`], which is given the bytes in pieces.
     fn by_us(body: &[u8], piece: usize) -> Option<usize> {
         let mut chunks = Chunks::new();
         let mut taken = 0;

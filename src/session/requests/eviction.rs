@@ -1,4 +1,4 @@
-//! How a connection learns, from any thread, that it holds too much.
+//! The signal, from any thread, that a connection holds too much.
 
 use std::{
     sync::{
@@ -12,8 +12,8 @@ use futures_util::task::AtomicWaker;
 
 use crate::session::unfinished::{Holder, Holding, Unfinished};
 
-/// What a connection holds of requests, counted among the unfinished work of all clients.
-pub(super) struct Held {
+/// The bytes that a connection holds of requests, counted among the unfinished work of all clients.
+pub(super) struct HeldWork {
     holding: Holding,
     eviction: Arc<Eviction>,
 }
@@ -32,7 +32,7 @@ impl Holder for Eviction {
     }
 }
 
-impl Held {
+impl HeldWork {
     pub(super) fn new(budget: &Unfinished) -> Self {
         let eviction = Arc::<Eviction>::default();
         Self { holding: budget.hold(eviction.clone()), eviction }
@@ -41,7 +41,7 @@ impl Held {
     /// Notes that the connection holds this much; `false` if it has to end. `waker` is woken if it has
     /// to later.
     pub(super) fn set(&mut self, bytes: usize, waker: &Waker) -> bool {
-        // In this order: what is noted may make this very connection the one that ends.
+        // The order matters: the note may make this very connection the one that ends.
         self.eviction.waker.register(waker);
         self.holding.set(bytes);
         !self.eviction.is_due.load(SeqCst)

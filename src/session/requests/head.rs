@@ -23,9 +23,9 @@ const HEADERS_MAX: usize = 96;
 /// Bytes of a header's name; actix-http panics on a longer one.
 const NAME_BYTES_MAX: usize = 65_535;
 
-/// Why a request cannot be read.
+/// The reason why a request cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum HeadFault {
     /// Not HTTP/1, or not well-formed.
     #[error("{0}")]
     Syntax(#[from] httparse::Error),
@@ -43,7 +43,7 @@ pub(super) enum Fault {
     Framing,
 }
 
-/// What follows a head.
+/// The part of a request that follows its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Follows {
     /// The next request.
@@ -58,28 +58,28 @@ pub(super) enum Follows {
 
 /// A whole head.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct ReadHead {
     /// Its bytes, with the empty line at its end.
     pub(super) length: usize,
     pub(super) follows: Follows,
 }
 
-/// Up to this size the beginning of a head is read anew whenever more of it has come, so that bytes
-/// which are no HTTP are answered at once.
+/// The size up to which the beginning of a head is parsed again whenever more of it has come, so
+/// that bytes which are not HTTP are answered at once.
 const SMALL_HEAD_BYTES: usize = 4 * 1024;
 
-/// What is known of a head of which some bytes are missing, so that a client which sends a large one byte
-/// by byte does not have all of it read for each of them.
+/// The state of a head that is not complete, so that a client which sends a large head byte by byte
+/// does not have all of it parsed again for each byte.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// How many bytes were there when it was last read.
+pub(super) struct HeadProgress {
+    /// The number of bytes at the last parse.
     read: usize,
-    /// How many were searched for its end.
+    /// The number of bytes that were searched for its end.
     searched: usize,
 }
 
-impl Progress {
-    /// Whether reading the head anew may tell more than it did before; the caller does so then.
+impl HeadProgress {
+    /// Whether parsing the head again may yield more than before; then the caller does so.
     pub(super) fn is_worth_reading(&mut self, bytes: &[u8]) -> bool {
         // The end of the last line may have been there already.
         let new = &bytes[self.searched.saturating_sub(2).min(bytes.len())..];
@@ -95,7 +95,7 @@ impl Progress {
     }
 }
 
-/// Whether a line ends here right behind another: so does every head.
+/// Whether an empty line ends here, which is the end of every head.
 fn has_empty_line(bytes: &[u8]) -> bool {
     let ends_empty =
         |at: usize| matches!(bytes[at..], [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n', ..]);
@@ -106,16 +106,19 @@ fn has_empty_line(bytes: &[u8]) -> bool {
 /// of the upgrades that it offers are accepted: a WebSocket where a path `is_socket`.
 ///
 /// # Errors
-/// [`Fault`].
-pub(super) fn read(bytes: &mut [u8], is_socket: fn(&str) -> bool) -> Result<Option<Head>, Fault> {
+/// [`HeadFault`].
+pub(super) fn read(
+    bytes: &mut [u8],
+    is_socket: &dyn Fn(&str) -> bool,
+) -> Result<Option<ReadHead>, HeadFault> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut headers)? {
         httparse::Status::Complete(length) => length,
         httparse::Status::Partial if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
-        httparse::Status::Partial => return Err(Fault::TooLarge),
+        httparse::Status::Partial => return Err(HeadFault::TooLarge),
     };
-    let fields = Fields::of(&request)?;
+    let fields = HeaderFields::of(&request)?;
     let mut follows = fields.follows()?;
     let offer = Offer::of(bytes, request.headers);
     let is_get = follows == Follows::Nothing && fields.method == Method::GET;
@@ -125,11 +128,11 @@ pub(super) fn read(bytes: &mut [u8], is_socket: fn(&str) -> bool) -> Result<Opti
     } else {
         offer.decline(bytes);
     }
-    Ok(Some(Head { length, follows }))
+    Ok(Some(ReadHead { length, follows }))
 }
 
-/// What is known of the headers.
-struct Fields {
+/// The facts that were read from the headers.
+struct HeaderFields {
     method: Method,
     target: Uri,
     is_http_1_1: bool,
@@ -138,12 +141,12 @@ struct Fields {
     is_chunked: bool,
 }
 
-impl Fields {
-    fn of(request: &httparse::Request<'_, '_>) -> Result<Self, Fault> {
+impl HeaderFields {
+    fn of(request: &httparse::Request<'_, '_>) -> Result<Self, HeadFault> {
         let method = request.method.unwrap_or_default();
-        let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Target)?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadFault::Target)?;
         let target = request.path.unwrap_or_default();
-        let target = Uri::try_from(target).map_err(|_| Fault::Target)?;
+        let target = Uri::try_from(target).map_err(|_| HeadFault::Target)?;
         let mut fields = Self {
             method,
             target,
@@ -158,21 +161,21 @@ impl Fields {
         Ok(fields)
     }
 
-    fn note(&mut self, header: &httparse::Header<'_>) -> Result<(), Fault> {
+    fn note(&mut self, header: &httparse::Header<'_>) -> Result<(), HeadFault> {
         if header.name.len() > NAME_BYTES_MAX {
-            return Err(Fault::TooLarge);
+            return Err(HeadFault::TooLarge);
         }
         if is(header, &HOST) {
             self.hosts += 1;
         } else if is(header, &CONTENT_LENGTH) {
-            let length = read_length(header.value).ok_or(Fault::Framing)?;
+            let length = read_length(header.value).ok_or(HeadFault::Framing)?;
             if self.content_length.replace(length).is_some() {
-                return Err(Fault::Framing);
+                return Err(HeadFault::Framing);
             }
         } else if is(header, &TRANSFER_ENCODING) {
             let is_chunked = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if !is_chunked || self.is_chunked {
-                return Err(Fault::Framing);
+                return Err(HeadFault::Framing);
             }
             self.is_chunked = true;
         }
@@ -186,17 +189,17 @@ impl Fields {
         target.path().to_owned()
     }
 
-    fn follows(&self) -> Result<Follows, Fault> {
+    fn follows(&self) -> Result<Follows, HeadFault> {
         if self.hosts > 1 || self.is_http_1_1 && self.hosts == 0 {
-            return Err(Fault::Host);
+            return Err(HeadFault::Host);
         }
         match (self.content_length, self.is_chunked) {
-            (Some(_), true) => Err(Fault::Framing),
+            (Some(_), true) => Err(HeadFault::Framing),
             (None, true) if self.is_http_1_1 => Ok(Follows::Chunks),
-            (None, true) => Err(Fault::Framing),
+            (None, true) => Err(HeadFault::Framing),
             (Some(length @ 1..), false) => Ok(Follows::Length(length)),
             (None, false) if !self.is_http_1_1 && self.method == Method::POST => {
-                Err(Fault::Framing)
+                Err(HeadFault::Framing)
             }
             _ if self.method == Method::CONNECT => Ok(Follows::Tunnel),
             _ => Ok(Follows::Nothing),
@@ -222,11 +225,11 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<Head>, Fault> {
-        super::read(&mut bytes.to_vec(), |path| path == "/socket/websocket")
+    fn read(bytes: &[u8]) -> Result<Option<ReadHead>, HeadFault> {
+        super::read(&mut bytes.to_vec(), &|path: &str| path == "/socket/websocket")
     }
 
-    /// What actix-http makes of a head; `None` if it rejects it.
+    /// The result of actix-http for a head; `None` if it rejects the head.
     fn by_actix(bytes: &[u8]) -> Option<MessageType> {
         let mut codec = Codec::default();
         match codec.decode(&mut BytesMut::from(bytes)) {
@@ -238,8 +241,8 @@ mod tests {
 
     #[actix_web::test]
     async fn a_body_is_framed_as_actix_http_frames_it_or_not_at_all() {
-        use Fault::{Framing, Host};
         use Follows::{Chunks, Length, Nothing, Tunnel};
+        use HeadFault::{Framing, Host};
         let (one, host) = ("1.1", "host: h\r\n");
         for (method, version, fields, expected) in [
             ("GET", one, host, Ok(Nothing)),
@@ -301,7 +304,7 @@ mod tests {
             let length = head.len();
             let bytes = [head.as_bytes(), b"POST / HTTP/1.1\r\n"].concat();
             let found = read(&bytes).map(|head| head.expect("a whole head"));
-            assert_eq!(found, expected.map(|follows| Head { length, follows }), "{head}");
+            assert_eq!(found, expected.map(|follows| ReadHead { length, follows }), "{head}");
             let by_actix = by_actix(head.as_bytes());
             let expected = expected.ok().map(|follows| match follows {
                 Nothing => MessageType::None,
@@ -317,39 +320,39 @@ mod tests {
         use httparse::Error::{HeaderName, HeaderValue, Token, TooManyHeaders, Version};
         let host = "host: h\r\n";
         for (case, head, expected) in [
-            ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Fault::Syntax(Version)),
-            ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned(), Fault::Syntax(Token)),
-            ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".to_owned(), Fault::Syntax(Token)),
-            ("no URI", format!("GET /\u{e9} HTTP/1.1\r\n{host}\r\n"), Fault::Target),
+            ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), HeadFault::Syntax(Version)),
+            ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned(), HeadFault::Syntax(Token)),
+            ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".to_owned(), HeadFault::Syntax(Token)),
+            ("no URI", format!("GET /\u{e9} HTTP/1.1\r\n{host}\r\n"), HeadFault::Target),
             (
                 "a folded line",
                 format!("GET / HTTP/1.1\r\n{host} transfer-encoding: chunked\r\n\r\n"),
-                Fault::Syntax(HeaderName),
+                HeadFault::Syntax(HeaderName),
             ),
             (
                 "a space behind a name",
                 format!("GET / HTTP/1.1\r\n{host}content-length : 5\r\n\r\n"),
-                Fault::Syntax(HeaderName),
+                HeadFault::Syntax(HeaderName),
             ),
             (
                 "a bare carriage return",
                 format!("GET / HTTP/1.1\r\n{host}a: b\rcontent-length: 5\r\n\r\n"),
-                Fault::Syntax(HeaderValue),
+                HeadFault::Syntax(HeaderValue),
             ),
             (
                 "many headers",
                 format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1)),
-                Fault::Syntax(TooManyHeaders),
+                HeadFault::Syntax(TooManyHeaders),
             ),
             (
                 "a long name",
                 format!("GET / HTTP/1.1\r\n{host}{}: b\r\n\r\n", "a".repeat(NAME_BYTES_MAX + 1)),
-                Fault::TooLarge,
+                HeadFault::TooLarge,
             ),
             (
                 "a long value",
                 format!("GET / HTTP/1.1\r\n{host}a: {}", "b".repeat(HEAD_BYTES_MAX)),
-                Fault::TooLarge,
+                HeadFault::TooLarge,
             ),
         ] {
             assert_eq!(read(head.as_bytes()), Err(expected), "{case}");
@@ -398,10 +401,10 @@ mod tests {
             let mut head =
                 format!("{method} {path} HTTP/1.1\r\nhost: h\r\n{fields}\r\n").into_bytes();
             let length = head.len();
-            let found = super::read(&mut head, |path| path == "/socket/websocket");
+            let found = super::read(&mut head, &|path: &str| path == "/socket/websocket");
             assert_eq!(
                 found,
-                Ok(Some(Head { length, follows: expected })),
+                Ok(Some(ReadHead { length, follows: expected })),
                 "{method} {path} {fields}"
             );
             let mut codec = Codec::default();
@@ -416,7 +419,7 @@ mod tests {
         for end in ["\r\n\r\n", "\n\n", "\n\r\n", "\r\n\n"] {
             let head = format!("GET / HTTP/1.1\r\nhost: h\r\na: {}{end}", "b".repeat(50_000));
             for piece in [1, 2, 3, 1_000] {
-                let (mut progress, mut looks, mut length) = (Progress::default(), 0, 0);
+                let (mut progress, mut looks, mut length) = (HeadProgress::default(), 0, 0);
                 let found = loop {
                     length = (length + piece).min(head.len());
                     if progress.is_worth_reading(&head.as_bytes()[..length]) {
@@ -446,7 +449,7 @@ mod tests {
         for byte in 0..=u8::MAX {
             let head = [b"GET / HTTP/1.1\r\nhost: h\r\na", &[byte][..], b"b: c\r\n\r\n"].concat();
             if read(&head).is_ok() {
-                // It panics on a name that it cannot hold.
+                // actix-http panics on a name that it cannot hold.
                 by_actix(&head);
             }
         }

@@ -13,9 +13,10 @@
 //! Heads that are not complete, large heads, and what is read ahead count towards the budget of all
 //! unfinished work: [`eviction`] is how a connection learns that it holds the most.
 //!
-//! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a new
-//! one finds no room. Requests that anybody may send are paced, and give way while they are parked:
-//! [`anybody`]. Requests of clients that have shown no right begin a few at a time: [`turnstile`].
+//! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a
+//! new one finds no room. Requests that need no authentication are limited in their rate, and give
+//! way while they are parked: [`anybody`]. Requests of unauthenticated clients begin a few at a
+//! time: [`work_queue`].
 //!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.
@@ -29,17 +30,17 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod turn;
-mod turnstile;
 mod unread;
 mod waiting;
+mod work_queue;
 
 pub use anybody::{in_its_time, unless_in_the_way};
-pub(super) use stream::{HttpStream, Rules};
+pub(super) use stream::{ConnectionRules, HttpStream};
 pub use turn::trust;
 pub(super) use turn::{InTurn, Turn};
-pub(super) use turnstile::{Ticket, Turnstile, Work};
 pub use waiting::ConnectionLimit;
-pub(super) use waiting::Leaving;
+pub(super) use waiting::LeavingConnection;
+pub(super) use work_queue::{Ticket, Work, WorkQueue};
 
 /// Bytes of a connection that are read while its request is being served. Reading on notices a
 /// client that goes away.

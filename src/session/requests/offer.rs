@@ -1,17 +1,17 @@
 //! The upgrades that a request offers.
 //!
-//! actix-http takes `Connection: upgrade` for a command: it answers the request and closes the
-//! connection without saying so. `Upgrade: websocket` makes it read no body and serve no request,
-//! and it finds neither in a list. A server may ignore any offer (RFC 9110, section 7.8), so this
-//! file removes what is not accepted before actix-http reads the head, and spells what is accepted
-//! as actix-http expects it. It overwrites bytes and moves none, so that no request can end
-//! elsewhere than before.
+//! actix-http treats `Connection: upgrade` as a command: it answers the request and closes the
+//! connection without a `Connection: close`. `Upgrade: websocket` makes it read no body and serve
+//! no request, and it finds neither of the two in a list. A server may ignore any offer (RFC 9110,
+//! section 7.8), so this file removes what is not accepted before actix-http reads the head, and
+//! spells what is accepted as actix-http expects it. It overwrites bytes and moves none, so that no
+//! request can end elsewhere than before.
 
 use std::ops::Range;
 
 use actix_http::header::{CONNECTION, UPGRADE};
 
-/// Where a head offers upgrades.
+/// The places in a head that offer upgrades.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Offer {
     /// The values of `Upgrade`.

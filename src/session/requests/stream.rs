@@ -20,27 +20,29 @@ use tokio::time::{Instant, Sleep};
 use super::{
     READ_AHEAD_BYTES_MAX,
     chunks::Chunks,
-    eviction::Held,
-    head::{self, Fault, Follows, HEAD_BYTES_MAX, Progress},
+    eviction::HeldWork,
+    head::{self, Follows, HEAD_BYTES_MAX, HeadFault, HeadProgress},
     turn::Turn,
-    turnstile::{Ticket, Turnstile, Work},
-    unread::Unread,
-    waiting::{ConnectionLimit, Counted, Leaving, Place, Waiting},
+    unread::UnreadBytes,
+    waiting::{
+        ConnectionLimit, CountedConnection, LeavingConnection, QueuePlace, WaitingConnections,
+    },
+    work_queue::{Ticket, Work, WorkQueue},
 };
 use crate::{
     metrics::{Metrics, labels::Limit},
-    session::unfinished::Unfinished,
+    session::{unfinished::Unfinished, upgrade::IsSocket},
 };
 
 /// Bytes that are read at once.
 const READ_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes of a body that are handed over before other connections of the thread get a turn. The HTTP
-/// server reads up to 128 KB ahead of whoever wants the body, if it finds as much.
+/// server reads up to 128 KB ahead of the reader of the body, if it finds as much.
 pub(super) const TURN_BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes that are read first of a request. Most have no more, and a client may send thousands of requests
-/// on end that it has no right to.
+/// The size of the first read of a request. Most requests are smaller, and an unauthenticated
+/// client may send thousands of them in a row.
 pub(super) const FIRST_READ_BYTES_MAX: usize = 1024;
 
 /// Connections of a thread whose clients take nothing of an answer, or have yet to close after the last
@@ -51,11 +53,11 @@ pub(super) const STUCK_MAX: usize = 512;
 /// ones cost about as much as the connection itself.
 const LARGE_HEAD_BYTES: usize = 4 * 1024;
 
-/// How long a connection that is being closed is read from. The kernel resets a connection that is
-/// closed over unread bytes, and the reset may overtake the last answer.
+/// The time for which a connection that is being closed is read from. The kernel resets a
+/// connection that is closed with unread bytes, and the reset may overtake the last answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The answers of this room. It gives each as the last one of its connection.
+/// The answers that this room itself gives, each as the last one of its connection.
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
@@ -65,39 +67,39 @@ const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length:
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// What the connections of one thread have in common.
-#[derive(Debug)]
-pub(in crate::session) struct Rules {
-    /// How long the first request head may take.
+/// The rules and the state that the connections of one thread share.
+pub(in crate::session) struct ConnectionRules {
+    /// The time within which the first request head must be complete.
     pub(in crate::session) handshake_timeout: Duration,
-    /// How long all of a further request, or the rest of the first, may take; how long a client may
-    /// take nothing of an answer.
+    /// The time within which a further request, or the rest of the first one, must be complete, and
+    /// for which a client may take nothing of an answer.
     pub(in crate::session) idle_timeout: Duration,
-    /// How long a connection is kept for another request.
+    /// The time for which a connection is kept for another request.
     pub(in crate::session) keep_alive: Duration,
-    /// Whether a path is one where a WebSocket may be asked for.
-    pub(in crate::session) is_socket: fn(&str) -> bool,
+    /// Whether a WebSocket may be requested on a path.
+    pub(in crate::session) is_socket: IsSocket,
     pub(in crate::session) metrics: Arc<Metrics>,
     /// The budget of heads that are not complete, of large ones, and of what is read ahead.
     pub(in crate::session) unfinished: Unfinished,
-    /// How many plain connections there may be.
+    /// The limit on plain connections.
     pub(in crate::session) limit: ConnectionLimit,
-    /// Those of this thread that may give way.
-    pub(in crate::session) waiting: Rc<Waiting>,
-    /// How many of these there may be.
+    /// The connections of this thread that may give way.
+    pub(in crate::session) waiting: Rc<WaitingConnections>,
+    /// The most of these that there may be.
     pub(in crate::session) waiting_max: usize,
-    /// Those of this thread whose clients take nothing of an answer, or have yet to close.
-    pub(in crate::session) stuck: Rc<Waiting>,
-    /// Where the requests of strangers wait for their turn.
-    pub(in crate::session) turnstile: Rc<Turnstile>,
+    /// The connections of this thread whose clients take nothing of an answer, or have yet to
+    /// close.
+    pub(in crate::session) stuck: Rc<WaitingConnections>,
+    /// The queue in which the requests of unauthenticated clients wait for their turn.
+    pub(in crate::session) work_queue: Rc<WorkQueue>,
 }
 
-/// Where a connection is.
+/// The state of a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     /// A head is awaited, or has come in part.
     Head,
-    /// So many bytes of a body are still to come.
+    /// This many bytes of a body are still to come.
     Length(u64),
     /// The rest of a body in chunks is still to come.
     Chunks(Chunks),
@@ -105,13 +107,13 @@ enum Phase {
     Answer,
     /// The connection is taken over by another protocol.
     Tunnel,
-    /// Nothing more is handed over, for the body has broken its rules. actix-http sees so, too.
+    /// Nothing more is handed over, because the body is malformed. actix-http detects that as well.
     Broken,
     /// The end of the stream.
     Over,
 }
 
-/// Why the deadline is set.
+/// The reason why the deadline is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     /// For the first head.
@@ -120,7 +122,7 @@ enum Wait {
     Rest,
     /// For the next request.
     Next,
-    /// For its turn among the requests of strangers.
+    /// For its turn in the work queue.
     Turn,
     /// For the client to read.
     Write,
@@ -128,23 +130,24 @@ enum Wait {
     Close,
 }
 
-/// A client's connection as actix-http may see it: one request at a time, and each in due time.
+/// A client's connection as actix-http sees it: one request at a time, each within its deadline.
 pub(in crate::session) struct HttpStream<T> {
     io: T,
     peer: Option<SocketAddr>,
-    rules: Rc<Rules>,
-    /// What was read and not handed over. [`HEAD_BYTES_MAX`] at most.
-    buffer: Unread,
-    /// How many bytes of it may be handed over.
+    rules: Rc<ConnectionRules>,
+    /// The bytes that were read and not handed over, [`HEAD_BYTES_MAX`] at most.
+    buffer: UnreadBytes,
+    /// The number of buffered bytes that may be handed over.
     released: usize,
-    /// What is known of the head that it begins with.
-    progress: Progress,
-    /// Bytes that may be handed over before others have their turn.
+    /// The state of the head with which the buffer begins.
+    progress: HeadProgress,
+    /// Bytes that may be handed over before other connections get a turn.
     turn_left_bytes: usize,
     /// Bytes of the head whose request is being served, if it is large.
     head_bytes: usize,
-    /// What is held for all that, among the unfinished work of all clients.
-    held: Option<Box<Held>>,
+    /// The bytes that are held for the connection, counted among the unfinished work of all
+    /// clients.
+    held: Option<Box<HeldWork>>,
     phase: Phase,
     turn: Turn,
     /// Whether the client sends no more.
@@ -154,16 +157,16 @@ pub(in crate::session) struct HttpStream<T> {
     wait: Option<Wait>,
     deadline: Pin<Box<Sleep>>,
     /// Its place among those that may give way, for as long as there is a deadline.
-    place: Place,
+    place: QueuePlace,
     /// Its place among those whose clients take nothing of an answer, or have yet to close.
-    stuck: Place,
-    /// The request that has to pass the turnstile before it is handed over.
+    stuck: QueuePlace,
+    /// The request that has to pass the work queue before it is handed over.
     work: Option<Work>,
     ticket: Option<Box<Ticket>>,
     /// Whether the next request was sent before the last answer had been written.
     is_sent_ahead: bool,
-    counted: Counted,
-    /// What is still to be said before the connection is closed.
+    counted: CountedConnection,
+    /// The answer that is still to be sent before the connection is closed.
     farewell: &'static [u8],
     is_shut_down: bool,
     /// Whether the client may have sent what was not read.
@@ -171,7 +174,11 @@ pub(in crate::session) struct HttpStream<T> {
 }
 
 impl<T> HttpStream<T> {
-    pub(in crate::session) fn new(io: T, peer: Option<SocketAddr>, rules: Rc<Rules>) -> Self {
+    pub(in crate::session) fn new(
+        io: T,
+        peer: Option<SocketAddr>,
+        rules: Rc<ConnectionRules>,
+    ) -> Self {
         let deadline = Box::pin(tokio::time::sleep(rules.handshake_timeout));
         let counted = rules.limit.count();
         let has_room = !rules.limit.is_exceeded() || {
@@ -182,16 +189,16 @@ impl<T> HttpStream<T> {
         let mut stream = Self {
             io,
             peer,
-            place: Place::new(waiting.clone()),
-            stuck: Place::new(rules.stuck.clone()),
+            place: QueuePlace::new(waiting.clone()),
+            stuck: QueuePlace::new(rules.stuck.clone()),
             work: None,
             ticket: None,
             is_sent_ahead: false,
             counted,
             rules,
-            buffer: Unread::default(),
+            buffer: UnreadBytes::default(),
             released: 0,
-            progress: Progress::default(),
+            progress: HeadProgress::default(),
             turn_left_bytes: TURN_BYTES_MAX,
             head_bytes: 0,
             held: None,
@@ -213,15 +220,15 @@ impl<T> HttpStream<T> {
         stream
     }
 
-    /// What the answers on this connection share with it.
+    /// The state that this connection shares with the answers on it.
     pub(in crate::session) fn turn(&self) -> Turn {
         self.turn.clone()
     }
 
     /// The connection itself, what was read of it after the head of an upgrade, and its part among the
     /// plain connections, to be kept until it is a session or closed.
-    pub(in crate::session) fn into_parts(self) -> (T, BytesMut, Leaving) {
-        let leaving = Leaving::new(self.counted, self.place, self.turn);
+    pub(in crate::session) fn into_parts(self) -> (T, BytesMut, LeavingConnection) {
+        let leaving = LeavingConnection::new(self.counted, self.place, self.turn);
         (self.io, self.buffer.into_bytes(), leaving)
     }
 
@@ -233,7 +240,7 @@ impl<T> HttpStream<T> {
             Wait::Close => LINGER,
         };
         if wait == Wait::Next {
-            // It has just been of use to its client: others have waited longer.
+            // The connection has just served its client, so others have waited longer.
             self.place.leave();
         }
         if matches!(wait, Wait::Write | Wait::Close) {
@@ -264,7 +271,7 @@ impl<T> HttpStream<T> {
         self.wait = None;
     }
 
-    /// Looks at what was read. True if the phase or what is released has changed.
+    /// Examines the read bytes. True if the phase or the number of released bytes has changed.
     fn scan(&mut self, cx: &Context<'_>) -> bool {
         if self.buffer.is_empty() {
             return false;
@@ -299,16 +306,16 @@ impl<T> HttpStream<T> {
 
     fn scan_head(&mut self, cx: &Context<'_>) -> bool {
         let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        // A line feed of its own is passed over in front of a request; so it is not kept.
+        // An empty line in front of a request is skipped, so it is not kept.
         self.buffer.advance(blank);
         if !self.progress.is_worth_reading(&self.buffer) {
             return false;
         }
-        match head::read(&mut self.buffer, self.rules.is_socket) {
+        match head::read(&mut self.buffer, &*self.rules.is_socket) {
             Ok(None) => return false,
             Ok(Some(head)) => {
                 if head.length >= LARGE_HEAD_BYTES {
-                    // While it can still be answered.
+                    // An answer is possible only in this phase.
                     if !self.hold(self.buffer.allocated_bytes(), cx) {
                         self.give_way();
                         return true;
@@ -318,7 +325,7 @@ impl<T> HttpStream<T> {
                 self.released = head.length;
                 // A head is handed over as a whole.
                 self.turn_left_bytes += head.length;
-                self.progress = Progress::default();
+                self.progress = HeadProgress::default();
                 self.work = match self.turn.ask() {
                     true => None,
                     false if self.is_sent_ahead => Some(Work::RequestAhead),
@@ -339,7 +346,8 @@ impl<T> HttpStream<T> {
         true
     }
 
-    /// Notes what is held while nothing moves; `false` if the connection has to end for it.
+    /// Notes the bytes that are held between polls; `false` if the connection has to end because of
+    /// them.
     fn note_held(&mut self, cx: &Context<'_>) -> bool {
         self.turn_left_bytes = TURN_BYTES_MAX;
         self.buffer.shrink();
@@ -353,12 +361,12 @@ impl<T> HttpStream<T> {
     }
 
     fn hold(&mut self, bytes: usize, cx: &Context<'_>) -> bool {
-        let held = self.held.get_or_insert_with(|| Box::new(Held::new(&self.rules.unfinished)));
+        let held = self.held.get_or_insert_with(|| Box::new(HeldWork::new(&self.rules.unfinished)));
         held.set(bytes, cx.waker())
     }
 
-    /// All clients together hold too much, and this one holds the most. It is told so unless its
-    /// request is being served.
+    /// Ends the connection, because all clients together hold too much and this one holds the most.
+    /// The client gets an answer that says so unless its request is being served.
     fn give_way(&mut self) -> bool {
         self.rules.metrics.hit(Limit::UnfinishedBytes);
         let can_be_told = self.phase == Phase::Head;
@@ -378,15 +386,17 @@ impl<T> HttpStream<T> {
         self.phase = phase;
     }
 
-    fn refuse(&mut self, fault: Fault) {
+    fn refuse(&mut self, fault: HeadFault) {
         self.note(&fault.to_string());
-        let is_too_large =
-            matches!(fault, Fault::TooLarge | Fault::Syntax(httparse::Error::TooManyHeaders));
+        let is_too_large = matches!(
+            fault,
+            HeadFault::TooLarge | HeadFault::Syntax(httparse::Error::TooManyHeaders)
+        );
         self.end(if is_too_large { TOO_LARGE } else { BAD_REQUEST });
     }
 
-    /// Counts a request that cannot be read. Strangers send such requests, so no more is said of it
-    /// than somebody asks for.
+    /// Counts a request that cannot be read. Unauthenticated clients send such requests, so it is
+    /// logged at the level `debug` only.
     fn note(&self, why: &str) {
         match self.peer {
             Some(peer) => debug!("a malformed request from {peer}: {why}"),
@@ -397,7 +407,7 @@ impl<T> HttpStream<T> {
 
     /// Ends the stream; the connection says its farewell when it is shut down.
     fn end(&mut self, farewell: &'static [u8]) {
-        self.buffer = Unread::default();
+        self.buffer = UnreadBytes::default();
         self.released = 0;
         self.head_bytes = 0;
         self.held = None;
@@ -406,7 +416,7 @@ impl<T> HttpStream<T> {
         self.phase = Phase::Over;
     }
 
-    /// How much may be read before any of it is handed over.
+    /// The most bytes that may be read before any of them are handed over.
     fn buffer_bytes_max(&self) -> usize {
         match self.phase {
             Phase::Head => HEAD_BYTES_MAX,
@@ -423,7 +433,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     pub(in crate::session) async fn begun(mut self, stops: impl Future<Output = ()>) -> Self {
         let mut stops = pin!(stops);
         poll_fn(|cx| {
-            // An error will be there again for the HTTP server.
+            // The HTTP server will get the same error.
             if self.poll_released(cx).is_ready() || self.poll_end(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -473,7 +483,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     /// Waits until the request that is to be handed over may begin.
     fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(work) = self.work else { return Poll::Ready(()) };
-        if self.rules.turnstile.poll_pass(&mut self.ticket, work, cx).is_pending() {
+        if self.rules.work_queue.poll_pass(&mut self.ticket, work, cx).is_pending() {
             if self.wait != Some(Wait::Turn) {
                 self.set_wait(Wait::Turn);
             }
@@ -493,7 +503,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.is_listening = false;
         if self.is_eof {
-            // What came before the end is served yet.
+            // Requests that came before the end are still served.
             if self.phase == Phase::Answer && !self.buffer.is_empty() {
                 return Poll::Pending;
             }
@@ -520,7 +530,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the connection has to end although nothing of it is ready.
+    /// Whether the connection has to end although nothing on it is ready.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.note_held(cx) {
             return Poll::Ready(match self.give_way() {
@@ -627,7 +637,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<T> {
         match this.phase {
             Phase::Answer if this.released == 0 && this.turn.is_answered() => this.next(cx),
             // The answer did not need the body, and is the last one. actix-http would read the rest
-            // for a while, with buffers of its own; the shutdown below does so without.
+            // of the body for a while, with its own buffers; the shutdown below reads it without
+            // them.
             Phase::Length(_) if this.turn.is_answered() => {
                 this.end(b"");
                 this.lingers = true;

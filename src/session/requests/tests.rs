@@ -19,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    ConnectionLimit, HttpStream, Rules, Turnstile,
+    ConnectionLimit, ConnectionRules, HttpStream, WorkQueue,
     stream::{FIRST_READ_BYTES_MAX, STUCK_MAX, TURN_BYTES_MAX},
     waiting::Parked,
 };
 use crate::{
     metrics::{Metrics, labels::Limit},
-    session::{bucket::PerSecond, unfinished::Unfinished, worker::Sessions},
+    session::{bucket::PerSecond, unfinished::Unfinished, worker::SessionCounter},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -46,30 +46,30 @@ impl Wake for Wakes {
 struct Pipe {
     client: DuplexStream,
     stream: HttpStream<DuplexStream>,
-    turnstile: Rc<Turnstile>,
+    work_queue: Rc<WorkQueue>,
     wakes: Arc<Wakes>,
 }
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> ConnectionRules {
+    ConnectionRules {
         handshake_timeout: DEADLINE * 6,
         idle_timeout: DEADLINE * 6,
         keep_alive: DEADLINE * 6,
-        is_socket: |_| false,
+        is_socket: Rc::new(|_: &str| false),
         metrics: Metrics::new(0),
         unfinished: Unfinished::new(1 << 20),
         limit: limit(usize::MAX),
         waiting: Rc::default(),
         waiting_max: usize::MAX,
         stuck: Rc::default(),
-        turnstile: Rc::default(),
+        work_queue: Rc::default(),
     }
 }
 
-/// A limit of so many connections, beside sessions that nobody has.
+/// A limit of this many connections, without any sessions.
 fn limit(connections: usize) -> ConnectionLimit {
     let unfinished = Unfinished::new(1 << 20);
-    let sessions = Sessions::new(1, unfinished, Metrics::new(0));
+    let sessions = SessionCounter::new(1, unfinished, Metrics::new(0));
     ConnectionLimit::new(None, connections, 1, sessions)
 }
 
@@ -78,15 +78,15 @@ impl Pipe {
         Self::with(rules(), PIPE_BYTES)
     }
 
-    fn with(rules: Rules, bytes: usize) -> Self {
+    fn with(rules: ConnectionRules, bytes: usize) -> Self {
         Self::among(&Rc::new(rules), bytes)
     }
 
     /// A connection of a thread that may have others.
-    fn among(rules: &Rc<Rules>, bytes: usize) -> Self {
+    fn among(rules: &Rc<ConnectionRules>, bytes: usize) -> Self {
         let (client, io) = duplex(bytes);
         let stream = HttpStream::new(io, None, rules.clone());
-        Self { client, stream, turnstile: rules.turnstile.clone(), wakes: Arc::default() }
+        Self { client, stream, work_queue: rules.work_queue.clone(), wakes: Arc::default() }
     }
 
     /// Everything that is handed over now, in reads of at most this many bytes. Nobody else is there
@@ -100,7 +100,7 @@ impl Pipe {
             let mut read = ReadBuf::new(&mut space);
             match Pin::new(&mut self.stream).poll_read(&mut cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => all.extend(read.filled()),
-                Poll::Pending if self.turnstile.turn(1) > 0 => {}
+                Poll::Pending if self.work_queue.turn(1) > 0 => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
                 Poll::Ready(Err(error)) => panic!("{error}"),
             }
@@ -189,7 +189,8 @@ async fn a_client_that_sends_ahead_is_not_read_and_wakes_nobody() {
     assert!(read_ahead.len() <= FIRST_READ_BYTES_MAX, "{}", read_ahead.len());
 }
 
-/// How much of `request` is handed over each time before the HTTP server looks at it.
+/// The number of bytes of `request` that are handed over each time before the HTTP server looks at
+/// them.
 fn handed_over_at_once(pipe: &mut Pipe, request: &str) -> Vec<usize> {
     let mut pieces = Vec::new();
     while pieces.iter().sum::<usize>() < request.len() {
@@ -232,8 +233,8 @@ async fn an_answer_that_does_not_need_the_body_is_the_last_one() {
 }
 
 #[tokio::test]
-async fn who_takes_no_answer_gives_way_where_there_are_too_many() {
-    let rules = Rc::new(Rules { metrics: Metrics::new(0), ..rules() });
+async fn a_client_that_takes_no_answer_gives_way_where_there_are_too_many() {
+    let rules = Rc::new(ConnectionRules { metrics: Metrics::new(0), ..rules() });
     let mut pipes: Vec<_> = (0..=STUCK_MAX).map(|_| Pipe::among(&rules, 64)).collect();
     let mut ends = Vec::new();
     for pipe in &mut pipes {
@@ -253,7 +254,7 @@ async fn who_takes_no_answer_gives_way_where_there_are_too_many() {
 #[tokio::test]
 async fn of_more_that_wait_than_may_the_one_that_has_waited_longest_gives_way_and_strangers_first()
 {
-    let rules = Rc::new(Rules { waiting_max: 2, ..rules() });
+    let rules = Rc::new(ConnectionRules { waiting_max: 2, ..rules() });
     let mut pipes = Vec::new();
     for is_trusted in [true, false, false, true] {
         let mut pipe = Pipe::among(&rules, PIPE_BYTES);
@@ -354,9 +355,10 @@ async fn a_body_in_broken_chunks_is_handed_over_up_to_the_fault_and_no_further()
     assert_eq!(pipe.handed_over(), "");
 }
 
-/// How a connection ends on which the client does nothing more, and what that counts as.
+/// The way in which a connection ends on which the client does nothing more, and the label under
+/// which that is counted.
 async fn end(
-    rules: Rules,
+    rules: ConnectionRules,
     bytes: &str,
     is_answered: bool,
 ) -> (Result<(), io::ErrorKind>, String, [u64; 2]) {
@@ -382,9 +384,9 @@ async fn end(
 #[tokio::test]
 async fn a_client_that_stands_still_is_closed_when_its_time_is_up() {
     let late = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let first = || Rules { handshake_timeout: SHORT, ..rules() };
-    let rest = || Rules { idle_timeout: SHORT, ..rules() };
-    let next = || Rules { keep_alive: SHORT, ..rules() };
+    let first = || ConnectionRules { handshake_timeout: SHORT, ..rules() };
+    let rest = || ConnectionRules { idle_timeout: SHORT, ..rules() };
+    let next = || ConnectionRules { keep_alive: SHORT, ..rules() };
     let [whole, half_body, ..] = REQUESTS;
     let half_body = &half_body[..half_body.len() - 1];
     let second_head = [whole, "GET /half"].concat();
@@ -398,7 +400,7 @@ async fn a_client_that_stands_still_is_closed_when_its_time_is_up() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_taken_ends_the_connection() {
-    let rules = Rules { idle_timeout: SHORT, ..rules() };
+    let rules = ConnectionRules { idle_timeout: SHORT, ..rules() };
     let metrics = rules.metrics.clone();
     let mut pipe = Pipe::with(rules, 64);
     pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
@@ -424,7 +426,7 @@ async fn a_request_that_trickles_has_as_long_as_silence_has() {
     let [whole, half_body, ..] = REQUESTS;
     let half_body = half_body.split_inclusive("\r\n\r\n").next().expect("a head");
     for (begun, is_answered) in [(half_body, false), (whole, true)] {
-        let mut pipe = Pipe::with(Rules { idle_timeout: SHORT, ..rules() }, PIPE_BYTES);
+        let mut pipe = Pipe::with(ConnectionRules { idle_timeout: SHORT, ..rules() }, PIPE_BYTES);
         pipe.client.write_all(begun.as_bytes()).await.expect("room");
         assert_eq!(pipe.handed_over(), begun);
         if is_answered {
@@ -451,7 +453,7 @@ async fn a_request_that_trickles_has_as_long_as_silence_has() {
 
 #[tokio::test]
 async fn of_more_connections_than_may_be_the_one_that_has_waited_longest_gives_way() {
-    let rules = Rc::new(Rules { limit: limit(3), ..rules() });
+    let rules = Rc::new(ConnectionRules { limit: limit(3), ..rules() });
     let hits = || rules.metrics.limit_hits.of(Limit::HttpConnections).get();
     let open = || Pipe::among(&rules, PIPE_BYTES);
     let (mut served, mut useful, mut half) = (open(), open(), open());
@@ -495,7 +497,7 @@ async fn of_more_connections_than_may_be_the_one_that_has_waited_longest_gives_w
 
 #[tokio::test]
 async fn where_every_connection_is_served_a_new_one_is_told_to_come_back() {
-    let rules = Rc::new(Rules { limit: limit(1), ..rules() });
+    let rules = Rc::new(ConnectionRules { limit: limit(1), ..rules() });
     let mut served = Pipe::among(&rules, PIPE_BYTES);
     served.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");
     assert_eq!(served.handed_over(), REQUESTS[0]);
@@ -525,8 +527,8 @@ fn halves(bytes: usize) -> (String, String) {
 }
 
 /// Connections that share a budget for what is not complete, of which each has sent such a head half.
-async fn half_heads(budget: usize, sizes: &[usize]) -> (Rc<Rules>, Vec<Pipe>) {
-    let rules = Rc::new(Rules { unfinished: Unfinished::new(budget), ..rules() });
+async fn half_heads(budget: usize, sizes: &[usize]) -> (Rc<ConnectionRules>, Vec<Pipe>) {
+    let rules = Rc::new(ConnectionRules { unfinished: Unfinished::new(budget), ..rules() });
     let mut pipes = Vec::new();
     for size in sizes {
         let mut pipe = Pipe::among(&rules, PIPE_BYTES);
@@ -537,7 +539,7 @@ async fn half_heads(budget: usize, sizes: &[usize]) -> (Rc<Rules>, Vec<Pipe>) {
     (rules, pipes)
 }
 
-/// What a client is told by a connection that ends.
+/// The last bytes that a client is sent on a connection that ends.
 async fn farewell(mut pipe: Pipe) -> String {
     let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("an end in time");
     assert_eq!(ended.expect("it can be told"), 0);
@@ -612,7 +614,7 @@ async fn small_half_heads_count_as_well_and_what_is_complete_counts_no_more() {
 
 #[tokio::test]
 async fn what_is_read_ahead_counts_and_a_large_buffer_is_not_kept_for_little() {
-    let rules = Rc::new(Rules { unfinished: Unfinished::new(20_000), ..rules() });
+    let rules = Rc::new(ConnectionRules { unfinished: Unfinished::new(20_000), ..rules() });
     let mut pipe = Pipe::among(&rules, PIPE_BYTES);
     let (first, second) = halves(5_000);
     let bytes = [first.as_str(), second.as_str(), "GET /second"].concat();
@@ -648,7 +650,7 @@ async fn a_large_body_is_handed_over_in_turns() {
 
 #[tokio::test]
 async fn where_none_waits_for_its_client_the_request_that_is_parked_longest_is_answered() {
-    let rules = Rc::new(Rules { limit: limit(2), ..rules() });
+    let rules = Rc::new(ConnectionRules { limit: limit(2), ..rules() });
     let mut pipes = [Pipe::among(&rules, PIPE_BYTES), Pipe::among(&rules, PIPE_BYTES)];
     for pipe in &mut pipes {
         pipe.client.write_all(REQUESTS[0].as_bytes()).await.expect("room");

@@ -1,4 +1,4 @@
-//! Whose turn it is: the client's to ask, or the server's to answer.
+//! The side whose turn it is: the client's to ask, or the server's to answer.
 
 use std::{
     cell::Cell,
@@ -15,28 +15,28 @@ use actix_http::{
 use actix_web::HttpRequest;
 use bytes::Bytes;
 
-use super::waiting::Waiting;
+use super::waiting::WaitingConnections;
 use crate::session::bucket::{Bucket, PerSecond};
 
 /// Shared by a connection's stream, the answer that is under way on it, and the queue of connections
 /// that wait.
 #[derive(Debug, Clone)]
-pub(in crate::session) struct Turn(Rc<State>);
+pub(in crate::session) struct Turn(Rc<TurnState>);
 
 #[derive(Debug)]
-struct State {
+struct TurnState {
     is_answered: Cell<bool>,
     gives_way: Cell<bool>,
     is_trusted: Cell<bool>,
-    /// How often its client has asked what anybody may ask.
+    /// The rate of the client's requests that need no authentication.
     asked: Cell<Bucket>,
-    waiting: Rc<Waiting>,
+    waiting: Rc<WaitingConnections>,
 }
 
 impl Turn {
     /// The turns of a connection among those of its thread.
-    pub(super) fn new(waiting: Rc<Waiting>) -> Self {
-        Self(Rc::new(State {
+    pub(super) fn new(waiting: Rc<WaitingConnections>) -> Self {
+        Self(Rc::new(TurnState {
             is_answered: Cell::default(),
             gives_way: Cell::default(),
             is_trusted: Cell::default(),
@@ -50,12 +50,12 @@ impl Turn {
         request.conn_data::<Self>().cloned()
     }
 
-    /// The answer begins that ends when what this returns is dropped.
+    /// Begins an answer, which ends when the returned value is dropped.
     pub(in crate::session) fn answer(self) -> Answering {
         Answering(self)
     }
 
-    /// Notes a request that anybody may send, or answers how long it has to wait before it may be noted.
+    /// Notes a request that needs no authentication, or answers the time until it may be noted.
     pub(super) fn note_asked(&self, rate: PerSecond, now_s: f64) -> Result<(), Duration> {
         let mut asked = self.0.asked.get();
         let may_be = asked.take(1, rate, now_s);
@@ -64,7 +64,7 @@ impl Turn {
     }
 
     /// The connections of its thread that may give way.
-    pub(super) fn waiting(&self) -> &Rc<Waiting> {
+    pub(super) fn waiting(&self) -> &Rc<WaitingConnections> {
         &self.0.waiting
     }
 
@@ -89,7 +89,7 @@ impl Turn {
         self.0.is_trusted.get()
     }
 
-    /// The connection is to end, for there are too many.
+    /// Tells the connection to end, because there are too many.
     pub(super) fn give_way(&self) {
         self.0.gives_way.set(true);
     }
@@ -100,8 +100,8 @@ impl Turn {
     }
 }
 
-/// Notes that a request came with the right credentials: the next one on its connection need not wait
-/// behind those of strangers.
+/// Notes that a request came with the right credentials: the next one on its connection need not
+/// wait in the work queue.
 pub fn trust(request: &HttpRequest) {
     if let Some(turn) = request.conn_data::<Turn>() {
         turn.trust();

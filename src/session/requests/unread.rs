@@ -1,20 +1,20 @@
-//! What was read of a connection and not handed over yet.
+//! The bytes that were read from a connection and not handed over yet.
 
 use std::ops::{Deref, DerefMut};
 
 use bytes::{Buf, BytesMut};
 
-/// Bytes that were read and not handed over, in a buffer that knows how much memory it occupies.
+/// Bytes that were read and not handed over, in a buffer that counts the memory that it occupies.
 ///
-/// A [`BytesMut`] forgets that once bytes were taken from its front: its capacity shrinks, its memory
-/// does not.
+/// A [`BytesMut`] loses that figure once bytes are taken from its front: its capacity shrinks, its
+/// memory does not.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+pub(super) struct UnreadBytes {
     bytes: BytesMut,
     allocated_bytes: usize,
 }
 
-impl Unread {
+impl UnreadBytes {
     /// Appends what was read. The buffer doubles as it grows, but not beyond `bytes_max`.
     pub(super) fn append(&mut self, read: &[u8], bytes_max: usize) {
         let needed = self.bytes.len() + read.len();
@@ -39,7 +39,7 @@ impl Unread {
         }
     }
 
-    /// How much memory the buffer occupies.
+    /// The memory that the buffer occupies.
     pub(super) fn allocated_bytes(&self) -> usize {
         self.allocated_bytes
     }
@@ -57,7 +57,7 @@ impl Unread {
     }
 }
 
-impl Deref for Unread {
+impl Deref for UnreadBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -65,7 +65,7 @@ impl Deref for Unread {
     }
 }
 
-impl DerefMut for Unread {
+impl DerefMut for UnreadBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn it_occupies_what_it_says_whatever_was_taken_from_it() {
-        let mut unread = Unread::default();
+        let mut unread = UnreadBytes::default();
         for (appended, allocated) in [(100, 100), (50, 200), (50, 200), (1, 400), (300, 501)] {
             unread.append(&vec![b'x'; appended], 450);
             assert_eq!((unread.allocated_bytes(), unread.bytes.capacity()), (allocated, allocated));

@@ -18,16 +18,16 @@ use tokio::sync::oneshot;
 use super::Turn;
 use crate::{
     metrics::Metrics,
-    session::{unfinished::Unfinished, worker::Sessions},
+    session::{unfinished::Unfinished, worker::SessionCounter},
 };
 
-/// How many connections a thread accepts at most before it does anything else.
+/// The most connections that a thread accepts before it does anything else.
 const ACCEPTED_IN_A_ROW_MAX: usize = 128;
 
-/// How many plain HTTP connections there may be at once, over all threads. Clones share the count.
+/// The limit on plain HTTP connections at the same time, over all threads. Clones share the count.
 ///
-/// Sessions and plain connections share the file handles of the process. Whatever the number of
-/// sessions, some handles stay with plain connections, or nobody could ask how the server is.
+/// Sessions and plain connections share the file handles of the process. Some handles are reserved
+/// for plain connections whatever the number of sessions, so that health checks still work.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit {
     open: Arc<AtomicUsize>,
@@ -35,20 +35,25 @@ pub struct ConnectionLimit {
     max: Option<usize>,
     /// File handles for sessions and plain connections together.
     handles: usize,
-    /// How many connections all threads may accept before any of them is counted.
+    /// The most connections that all threads may accept before any of them is counted.
     near: usize,
-    sessions: Sessions,
+    sessions: SessionCounter,
 }
 
 impl ConnectionLimit {
     /// No connection is open; at most `max` may be over all `threads`, and no more than `handles` with
     /// all `sessions`.
-    pub fn new(max: Option<usize>, handles: usize, threads: usize, sessions: Sessions) -> Self {
+    pub fn new(
+        max: Option<usize>,
+        handles: usize,
+        threads: usize,
+        sessions: SessionCounter,
+    ) -> Self {
         let near = threads * ACCEPTED_IN_A_ROW_MAX;
         Self { open: Arc::default(), max, handles, near, sessions }
     }
 
-    /// What counts everything else.
+    /// The other metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.sessions.metrics()
     }
@@ -73,18 +78,18 @@ impl ConnectionLimit {
         self.max.map_or(room, |max| max.min(room))
     }
 
-    /// Counts a connection until what this returns is dropped.
-    pub(super) fn count(&self) -> Counted {
+    /// Counts a connection until the returned value is dropped.
+    pub(super) fn count(&self) -> CountedConnection {
         self.open.fetch_add(1, Relaxed);
-        Counted(self.open.clone())
+        CountedConnection(self.open.clone())
     }
 }
 
 /// A plain connection among all that are open; given back on drop.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
+pub(super) struct CountedConnection(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -95,24 +100,24 @@ impl Drop for Counted {
 /// are parked. Of each the one that has waited longest comes first; among the former those whose last
 /// request was authenticated come behind all others.
 #[derive(Debug, Default)]
-pub(in crate::session) struct Waiting {
+pub(in crate::session) struct WaitingConnections {
     next: Cell<u64>,
-    connections: RefCell<BTreeMap<Key, Waiter>>,
+    connections: RefCell<BTreeMap<WaitingKey, WaitingConnection>>,
     parked: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
 }
 
 /// Whether the last request was authenticated, and a number: first come, first served.
-type Key = (bool, u64);
+type WaitingKey = (bool, u64);
 
 #[derive(Debug)]
-struct Waiter {
+struct WaitingConnection {
     turn: Turn,
     /// Wakes the connection's task, once it has been polled.
     waker: Option<Waker>,
 }
 
-impl Waiting {
-    /// How many connections wait for their clients.
+impl WaitingConnections {
+    /// The number of connections that wait for their clients.
     pub(super) fn len(&self) -> usize {
         self.connections.borrow().len()
     }
@@ -128,7 +133,7 @@ impl Waiting {
             return true;
         }
         let mut parked = self.parked.borrow_mut();
-        // One that was answered in this very moment is not there to be told.
+        // A request that was answered in this very moment no longer receives.
         while let Some((_, parked)) = parked.pop_first() {
             if parked.send(()).is_ok() {
                 return true;
@@ -147,14 +152,14 @@ impl Waiting {
 /// A request that waits for something to come; it may have to give way before it does.
 #[derive(Debug)]
 pub(super) struct Parked {
-    waiting: Rc<Waiting>,
+    waiting: Rc<WaitingConnections>,
     key: u64,
     told: oneshot::Receiver<()>,
 }
 
 impl Parked {
     /// Parks a request behind the others of its thread.
-    pub(super) fn among(waiting: &Rc<Waiting>) -> Self {
+    pub(super) fn among(waiting: &Rc<WaitingConnections>) -> Self {
         let (tell, told) = oneshot::channel();
         let key = waiting.next_key();
         waiting.parked.borrow_mut().insert(key, tell);
@@ -163,7 +168,7 @@ impl Parked {
 
     /// Waits until another connection needs the room.
     pub(super) async fn give_way(&mut self) {
-        // It is told, or left out when the server is through with all of them.
+        // The sender is used, or dropped together with the server.
         let _ = (&mut self.told).await;
     }
 }
@@ -176,13 +181,13 @@ impl Drop for Parked {
 
 /// A connection's place in the queue of those that wait, if it does. It leaves when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    waiting: Rc<Waiting>,
-    key: Option<Key>,
+pub(super) struct QueuePlace {
+    waiting: Rc<WaitingConnections>,
+    key: Option<WaitingKey>,
 }
 
-impl Place {
-    pub(super) fn new(waiting: Rc<Waiting>) -> Self {
+impl QueuePlace {
+    pub(super) fn new(waiting: Rc<WaitingConnections>) -> Self {
         Self { waiting, key: None }
     }
 
@@ -197,12 +202,12 @@ impl Place {
             return;
         }
         let key = (turn.is_trusted(), self.waiting.next_key());
-        let waiter = Waiter { turn: turn.clone(), waker: None };
+        let waiter = WaitingConnection { turn: turn.clone(), waker: None };
         self.waiting.connections.borrow_mut().insert(key, waiter);
         self.key = Some(key);
     }
 
-    /// Names the task that is to be woken.
+    /// Sets the task to wake.
     pub(super) fn wake_by(&self, waker: &Waker) {
         let mut connections = self.waiting.connections.borrow_mut();
         let waiter = self.key.and_then(|key| connections.get_mut(&key));
@@ -222,14 +227,14 @@ impl Place {
 
 /// A connection that no stream watches any more, and that still counts as a plain one.
 #[derive(Debug)]
-pub(in crate::session) struct Leaving {
-    _counted: Counted,
-    place: Place,
+pub(in crate::session) struct LeavingConnection {
+    _counted: CountedConnection,
+    place: QueuePlace,
     turn: Turn,
 }
 
-impl Leaving {
-    pub(super) fn new(counted: Counted, place: Place, turn: Turn) -> Self {
+impl LeavingConnection {
+    pub(super) fn new(counted: CountedConnection, place: QueuePlace, turn: Turn) -> Self {
         Self { _counted: counted, place, turn }
     }
 
@@ -244,7 +249,7 @@ impl Leaving {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.leave();
     }

@@ -146,12 +146,15 @@ export const ENDING = [
   }),
 ]
 
+/** The time in which a server with many sessions restarts in order, also on a slow machine. */
+export const RESTART_MS = 4000
+
 /** A step for all clients at once, on a server that stops and starts again. */
 function restarts(title, signal, code) {
   return step(title, {
     not: STAYS_AWAY,
     arrange(stage) {
-      return stage.connect({ to: stage.restarting }).joined(`public:test-app:${stage.client.id}`)
+      return stage.connect({ to: stage.restarting, outageMs: RESTART_MS }).joined(`public:test-app:${stage.client.id}`)
     },
 
     async act([{ restarting }]) {

@@ -4,6 +4,7 @@ import assert from "node:assert/strict"
 import { STAYS_AWAY } from "../support/generations.mjs"
 import { blocksOf } from "../support/markdown.mjs"
 import { step } from "../support/stage.mjs"
+import { RESTART_MS } from "./ending.mjs"
 
 /** The topic in the lines. Each step has its own. */
 const PRINTED_TOPIC = "private:shop:room-1"
@@ -19,8 +20,7 @@ export const RECOVERING = [
       await publish(stage, "cut", [1])
       await hears(page, [1])
 
-      proxy.goDown()
-      await page.client.lost.take("the loss of the connection")
+      await loses(page, proxy)
       await publish(stage, "cut", [2, 3])
       proxy.comeBack()
 
@@ -61,13 +61,17 @@ export const RECOVERING = [
     not: STAYS_AWAY,
     async arrange(stage) {
       const proxy = await stage.proxy(stage.restarting)
-      const page = await joined(stage, `${stage.client.id}, saved`, { to: proxy, ...ofTestApp(stage) })
-      proxy.goDown()
-      await stage.restarting.trigger({ scope: "private", topic: `${stage.client.id}, saved`, payload: { n: 1 } })
+      const page = await joined(stage, `${stage.client.id}, saved`, { to: proxy, outageMs: RESTART_MS, ...ofTestApp(stage) })
       return { proxy, page }
     },
 
-    async act([{ restarting }]) {
+    // The longer a client is without a connection, the longer it pauses between its retries, so all lose theirs at once.
+    async act(stages) {
+      const [{ restarting }] = stages
+      await Promise.all(stages.map(async ({ client, arranged: { page, proxy } }) => {
+        await loses(page, proxy)
+        await restarting.trigger({ scope: "private", topic: `${client.id}, saved`, payload: { n: 1 } })
+      }))
       await restarting.stop()
       await restarting.start()
     },
@@ -109,12 +113,19 @@ async function linesForAPage() {
 }
 
 /** A page with these lines that has joined a channel of the stage's app. */
-async function joined(stage, channel, { to, position, slug = stage.app.slug, token = stage.token({ listen: ["private:*"] }) }) {
+async function joined(stage, channel, { to, outageMs, position, slug = stage.app.slug, token = stage.token({ listen: ["private:*"] }) }) {
   const topic = `private:${slug}:${channel}`
-  const client = stage.connect({ to })
+  const client = stage.connect({ to, outageMs })
   const page = client.paste(LINES.replaceAll(PRINTED_TOPIC, topic), topic, { event: "msg", token, position })
   await client.onWire({ topic, event: "phx_reply" }, "the reply to the join")
   return page
+}
+
+/** Cuts the connection of a page, and has its retries wait until the proxy comes back. */
+async function loses({ client }, proxy) {
+  proxy.goDown()
+  await client.lost.take("the loss of the connection")
+  proxy.keepWaiting()
 }
 
 /** The app that every server has. */

@@ -11,15 +11,16 @@ const RETRIES_MS = [150]
  * the answer. The second delay is long, so that the answer is in time on a slow machine, and the third is longer than the
  * client waits for the answer.
  */
-const WARY_RETRIES_MS = [150, 2000, 12_000]
+const waryRetriesMs = outageMs => [150, outageMs, 12_000]
 
 export class Client {
   /**
    * Connects a client of `generation` to `mount` of a server, or of a proxy in front of it.
    *
-   * It has a window of its own unless `page` is one that has this generation on it.
+   * It has a window of its own unless `page` is one that has this generation on it. If it loses its connection for less than
+   * `outageMs`, its second attempt to return succeeds.
    */
-  constructor(generation, { host, scheme = "ws" }, { mount = "/socket", page, ...options } = {}) {
+  constructor(generation, { host, scheme = "ws" }, { mount = "/socket", page, outageMs = 2000, ...options } = {}) {
     this.label = label(generation)
     this.page = page ?? new NodePage(generation)
     this.ownsPage = page === undefined
@@ -31,7 +32,7 @@ export class Client {
     this.awaited = []
     this.listeners = new Map()
     const polls = generation.transport === "long-poll"
-    const retriesMs = generation.rejoinsDenied ? RETRIES_MS : WARY_RETRIES_MS
+    const retriesMs = generation.rejoinsDenied ? RETRIES_MS : waryRetriesMs(outageMs)
     this.do("connect", `${scheme}://${host}${mount}`, { polls, retriesMs, ...options })
   }
 

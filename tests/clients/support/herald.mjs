@@ -1,6 +1,7 @@
 // A running Herald for a test file: the built binary, with its own folder and port.
 
 import { spawn } from "node:child_process"
+import { randomInt } from "node:crypto"
 import { rmSync } from "node:fs"
 import { mkdtemp, rm } from "node:fs/promises"
 import net from "node:net"
@@ -114,6 +115,11 @@ export class Herald {
     await this.ask("PATCH", `/api/admin/apps/${slug}`, ADMIN, { app: fields })
   }
 
+  /** Deletes an app through the admin API. */
+  deleteApp(slug) {
+    return this.ask("DELETE", `/api/admin/apps/${slug}`, ADMIN, undefined, 204)
+  }
+
   /** Triggers an event as the first article does from Rails; `fields.payload` is an object. */
   async trigger(fields, app = TEST_APP) {
     await this.triggerRaw({ ...fields, payload: JSON.stringify(fields.payload ?? {}) }, app)
@@ -177,10 +183,17 @@ export function basic(user, password) {
   return `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`
 }
 
+/**
+ * A port on which nothing listens. The system gives ports from 32768 on to connections, so one of those may be taken before
+ * a server listens on it, or while a server restarts.
+ */
 export async function freePort() {
-  const probe = net.createServer()
-  await new Promise((resolve, reject) => probe.on("error", reject).listen(0, "127.0.0.1", resolve))
-  const { port } = probe.address()
-  await new Promise(resolve => probe.close(resolve))
-  return port
+  for (;;) {
+    const port = randomInt(11_000, 32_768)
+    const probe = net.createServer()
+    const isFree = await new Promise(resolve => probe.on("error", () => resolve(false)).listen(port, "127.0.0.1", () => resolve(true)))
+    if (!isFree) continue
+    await new Promise(resolve => probe.close(resolve))
+    return port
+  }
 }

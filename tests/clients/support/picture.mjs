@@ -1,13 +1,14 @@
-// Takes the pictures of the demo page that the README shows: docs/demo-light.webp and docs/demo-dark.webp.
+// Takes the pictures that the README and docs/console.md show: docs/demo-*.webp and docs/console-*.webp.
 //
 //   scripts/picture
 //
-// The page is that of a running server. The clock of the page is set by this script, so that two pictures differ only where
-// the page differs.
+// The pages are those of a running server. The clock of the demo page is set by this script, so that two of its pictures
+// differ only where the page differs.
 
 import { writeFile } from "node:fs/promises"
 import path from "node:path"
 import { Browser, DemoPage } from "./browser.mjs"
+import { takeConsolePictures } from "./console-pictures.mjs"
 import { Herald } from "./herald.mjs"
 import { ROOT } from "./markdown.mjs"
 
@@ -21,14 +22,19 @@ try {
   for (const colorScheme of ["light", "dark"]) {
     const window = await opened(colorScheme)
     await fill(window)
-    const file = path.join(ROOT, `docs/demo-${colorScheme}.webp`)
-    await writeFile(file, await picture(window.page))
-    console.log(path.relative(process.cwd(), file))
+    await save(`demo-${colorScheme}`, window.page)
     await window.close()
   }
+  await takeConsolePictures(browser, herald, save)
 } finally {
   await browser.close()
   await herald.close()
+}
+
+async function save(name, page) {
+  const file = path.join(ROOT, `docs/${name}.webp`)
+  await writeFile(file, await picture(page))
+  console.log(path.relative(process.cwd(), file))
 }
 
 async function opened(colorScheme) {

@@ -2,32 +2,40 @@
 
 import net from "node:net"
 import { Frames } from "./frames.mjs"
+import { eventually } from "./wait.mjs"
 
 const HEAD_END = "\r\n\r\n"
 const REFUSAL = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 export class Proxy {
-  /** Listens in front of `herald`; `upgrades` says whether WebSockets are permitted. */
-  static async start(herald, { upgrades = true } = {}) {
-    const proxy = new Proxy(herald, upgrades)
+  /**
+   * Listens in front of `herald`; `upgrades` says whether WebSockets are permitted. One that `waits` keeps a new connection until
+   * `herald` listens, as load balancers do that queue or retry; otherwise the connection breaks.
+   */
+  static async start(herald, { upgrades = true, waits = false } = {}) {
+    const proxy = new Proxy(herald, { upgrades, waits })
     await new Promise((resolve, reject) => proxy.server.on("error", reject).listen(0, "127.0.0.1", resolve))
     return proxy
   }
 
-  constructor(herald, upgrades) {
-    this.herald = herald
-    this.upgrades = upgrades
+  constructor(herald, { upgrades, waits }) {
+    Object.assign(this, { herald, upgrades, waits })
     this.seen = [] // of every connection, what its first request asked for
     this.sockets = new Set()
     this.requests = new Gate()
     this.answers = new Gate()
     this.keepsBack = () => false
     this.isDown = false
-    this.server = net.createServer(client => this.serve(client))
+    this.queue = null // the connections that wait for the proxy to come back
+    this.server = net.createServer(client => this.accept(client))
+  }
+
+  get port() {
+    return this.server.address().port
   }
 
   get host() {
-    return `127.0.0.1:${this.server.address().port}`
+    return `127.0.0.1:${this.port}`
   }
 
   get origin() {
@@ -55,13 +63,26 @@ export class Proxy {
     this.cut()
   }
 
+  /** Accepts connections, but serves none of them until `comeBack`: a client that retries too early need not retry again. */
+  keepWaiting() {
+    this.queue ??= []
+  }
+
   comeBack() {
     this.isDown = false
+    const waiting = this.queue ?? []
+    this.queue = null
+    waiting.forEach(client => client.destroyed || this.serve(client))
+  }
+
+  accept(client) {
+    if (this.isDown && !this.queue) return client.destroy()
+    this.keep(client)
+    if (this.queue) this.queue.push(client)
+    else this.serve(client)
   }
 
   serve(client) {
-    if (this.isDown) return client.destroy()
-    this.keep(client)
     let head = ""
     const read = chunk => {
       head += chunk.toString("latin1")
@@ -75,7 +96,9 @@ export class Proxy {
     client.on("data", read)
   }
 
-  join(client, head, upgrade) {
+  async join(client, head, upgrade) {
+    if (this.waits) await this.untilReady()
+    if (client.destroyed) return
     const server = this.keep(net.connect(this.herald.port, "127.0.0.1"))
     const frames = new Frames(text => !this.keepsBack(text))
     this.requests.pass(server, head)
@@ -83,6 +106,12 @@ export class Proxy {
     server.on("data", chunk => this.answers.pass(client, upgrade ? frames.sift(chunk) : chunk))
     client.on("close", () => this.requests.whenOpen(() => server.end()))
     server.on("close", () => this.answers.whenOpen(() => client.end()))
+  }
+
+  /** Waits until the server would take a client: one that is not there, or drains, is not ready. */
+  untilReady() {
+    const isReady = () => fetch(`${this.herald.origin}/ready`).then(response => response.ok, () => false)
+    return eventually(isReady, "the server behind the proxy")
   }
 
   keep(socket) {

@@ -6,11 +6,12 @@ use herald::{
     app::{App, AppDirectory, AppId, Slug, settings::AppSettings},
     broker::{
         Topics,
-        archive::{Item, MAGIC, Reader, Writer},
+        archive::{ArchiveReader, ArchiveWriter, Item, MAGIC},
+        last_events::LastEventLimits,
         topics::TopicLimits,
     },
     metrics::Metrics,
-    settings::HistorySettings,
+    settings::{HistoryFile, HistorySettings},
 };
 
 /// No publication may be longer, in bytes.
@@ -18,7 +19,7 @@ const PUBLICATION_BYTES_MAX: usize = 1 << 16;
 
 /// What is ahead of the items, saved at the beginning of 1970.
 fn preamble() -> Vec<u8> {
-    [&MAGIC[..], &[1, 0, 1], &[0; 8]].concat()
+    [&MAGIC[..], &[2, 0, 1], &[0; 8]].concat()
 }
 
 /// The bytes are an archive, or the items of one, without preamble and end.
@@ -35,15 +36,19 @@ pub fn check(data: &[u8]) {
 
 /// What is accepted is, to the byte, what is written of it.
 fn read(bytes: &[u8]) {
-    let Ok(mut reader) = Reader::begin(bytes, PUBLICATION_BYTES_MAX) else { return };
-    let mut writer = Writer::begin(Vec::new(), reader.at_ms()).expect("memory");
+    let Ok(mut reader) = ArchiveReader::begin(bytes, PUBLICATION_BYTES_MAX) else { return };
+    let mut writer = ArchiveWriter::begin(Vec::new(), reader.at_ms()).expect("memory");
     while let Ok(item) = reader.next_item() {
         let written = match item {
+            Some(Item::Key(key)) => writer.key(&key),
             Some(Item::Stream(stream)) => writer.stream(&stream),
             Some(Item::Channel { name, evicted }) => writer.channel(&name, evicted),
             Some(Item::Publication { offset, retained }) => writer.publication(offset, &retained),
             None => {
-                assert_eq!(writer.finish().expect("memory"), bytes, "another spelling was read");
+                let written = writer.finish().expect("memory");
+                if bytes[MAGIC.len()] == written[MAGIC.len()] {
+                    assert_eq!(written, bytes, "another spelling was read");
+                }
                 return;
             }
         };
@@ -53,7 +58,7 @@ fn read(bytes: &[u8]) {
 
 /// How many items can be read.
 fn count(bytes: &[u8]) -> u64 {
-    let mut reader = Reader::begin(bytes, PUBLICATION_BYTES_MAX).expect("a preamble");
+    let mut reader = ArchiveReader::begin(bytes, PUBLICATION_BYTES_MAX).expect("a preamble");
     let mut items = 0;
     while let Ok(Some(_)) = reader.next_item() {
         items += 1;
@@ -86,6 +91,7 @@ const HISTORY: HistorySettings = HistorySettings {
     channels_max: 3,
     replay_max: 4,
     replay_bytes_max: 1_024,
+    file: HistoryFile::Off,
 };
 
 /// A broker with the app 1.
@@ -96,6 +102,8 @@ fn topics() -> Topics {
         slug: Slug::parse("app-1").expect("a slug"),
         key: "key".to_owned(),
         secret: "secret".into(),
+        last_use: Default::default(),
+        previous: None,
         settings: AppSettings::default(),
         inserted_at: chrono::DateTime::UNIX_EPOCH,
         updated_at: chrono::DateTime::UNIX_EPOCH,
@@ -111,6 +119,7 @@ fn topics() -> Topics {
         idempotency_keys_max: 1,
         wait_max: Duration::ZERO,
         history: HISTORY,
+        last_events: LastEventLimits { ttl: Duration::ZERO, app_bytes_max: 0, bytes_max: 0 },
     };
     Topics::new(limits, apps, Metrics::new(0))
 }

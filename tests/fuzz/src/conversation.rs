@@ -7,6 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use chrono::DateTime;
 use herald::{
+    admission::{Judge, Rules},
     app::{
         App, AppDirectory, AppId, ClientEvents, Slug,
         refusals::Refusals,
@@ -16,13 +17,14 @@ use herald::{
     },
     broker::{
         Addressing, Payload, TopicName,
+        feed::Feed,
         subscriber::{Disconnect, Frame, Joined, Place, ScopeKey},
     },
-    metrics::Metrics,
+    metrics::{Metrics, labels::Transport},
     phoenix::{
-        Conversation, Rules,
-        admission::{Caller, Judge},
-        message::{Message, Transport, Version},
+        PhoenixConversation, PhoenixRules,
+        admission::{ConnectCredentials, TokenJudge},
+        message::{ClientMessage, Version},
     },
     session::{
         CloseCode, Conversation as _, Effect, Failure, Received, bucket::PerSecond, places::Places,
@@ -73,10 +75,10 @@ pub fn check(data: &[u8]) {
 
 /// A conversation, and what must be true of it.
 struct Talk {
-    conversation: Conversation,
+    conversation: PhoenixConversation,
     version: Version,
     transport: Transport,
-    rules: Arc<Rules>,
+    rules: Arc<PhoenixRules>,
     /// What it hears by its effects, and the topics by which it does.
     places: Vec<(Place, ByteString)>,
     asked: Option<Asked>,
@@ -95,26 +97,33 @@ impl Talk {
         let version = if how.contains('1') { Version::V1 } else { Version::V2 };
         let transport = if how.contains('l') { Transport::LongPoll } else { Transport::WebSocket };
         let token = how.contains('t').then(|| token("listen").into());
-        let caller = Caller { tokens: TokenPair { token, csrf: None }, ..Caller::default() };
+        let caller = ConnectCredentials {
+            tokens: TokenPair { token, csrf: None },
+            ..ConnectCredentials::default()
+        };
         let metrics = Metrics::new(1);
-        let rules = Arc::new(Rules {
-            directory: AppDirectory::default(),
-            judge: Judge {
-                addressing: Addressing::ManyApps,
-                guardian_secret: None,
-                token_bytes_max: 8_192,
-                refusals: Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone())),
-            },
+        let directory = AppDirectory::default();
+        let refusals = Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone()));
+        let shared = Arc::new(Rules {
+            directory,
+            feed: Feed::default(),
+            judge: Judge { refusals },
             channels_max: CHANNELS_MAX,
-            ref_bytes_max: REF_BYTES_MAX,
             client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
             client_events_max: PerSecond(1_000),
             joins_max: PerSecond(1_000),
             app_sessions: Places::new(None),
             metrics,
         });
-        rules.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
-        let conversation = Conversation::new(version, transport, caller, rules.clone());
+        let judge = TokenJudge {
+            addressing: Addressing::ManyApps,
+            guardian_secret: None,
+            token_bytes_max: 8_192,
+            shared: shared.clone(),
+        };
+        let rules = Arc::new(PhoenixRules { shared, judge, ref_bytes_max: REF_BYTES_MAX });
+        rules.shared.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
+        let conversation = PhoenixConversation::new(version, transport, caller, rules.clone());
         Self {
             conversation,
             version,
@@ -139,7 +148,7 @@ impl Talk {
         let message = self.version.decode(&received, REF_BYTES_MAX);
         let effects = self.conversation.received(received, NOW_S);
         let Ok(message) = message else {
-            let closes = matches!(effects.as_slice(), [Effect::Close(CloseCode::INTERNAL)]);
+            let closes = matches!(effects.as_slice(), [Effect::Close(close)] if close.code == CloseCode::INTERNAL);
             assert!(closes, "what cannot be read ends it: {effects:?}");
             self.is_closed = true;
             return;
@@ -162,9 +171,13 @@ impl Talk {
         let Some(frame) = self.conversation.meanwhile(received) else { return false };
         let message = self.version.decode(received, REF_BYTES_MAX).expect("a message");
         assert!(is_heartbeat(&message), "{message:?} has to wait");
-        let in_turn =
-            Conversation::new(self.version, self.transport, Caller::default(), self.rules.clone())
-                .received(received.clone(), NOW_S);
+        let in_turn = PhoenixConversation::new(
+            self.version,
+            self.transport,
+            ConnectCredentials::default(),
+            self.rules.clone(),
+        )
+        .received(received.clone(), NOW_S);
         let [Effect::Send(expected)] = in_turn.as_slice() else { panic!("{in_turn:?}") };
         assert_eq!(frame, *expected);
         true
@@ -201,7 +214,10 @@ impl Talk {
 
     /// The first app changes.
     fn change(&mut self, letters: &str) {
-        self.rules.directory.replace([app(1, letters), app(2, "")].into_iter().flatten().collect());
+        self.rules
+            .shared
+            .directory
+            .replace([app(1, letters), app(2, "")].into_iter().flatten().collect());
         if letters.contains('q') {
             return;
         }
@@ -230,11 +246,13 @@ impl Talk {
     }
 
     /// Checks effects one by one, and gives back the replies among them.
-    fn carry_out(&mut self, effects: Vec<Effect>, message: Option<&Message>) -> Vec<Reply> {
+    fn carry_out(&mut self, effects: Vec<Effect>, message: Option<&ClientMessage>) -> Vec<Reply> {
         let mut replies = Vec::new();
         let last = effects.len().saturating_sub(1);
         for (nth, effect) in effects.into_iter().enumerate() {
             match effect {
+                Effect::SignIn(_) => panic!("Phoenix's conversations sign nobody in"),
+                Effect::Remind(_) => panic!("Phoenix's conversations are not reminded"),
                 Effect::Send(frame) => replies.extend(self.sent(&frame)),
                 Effect::Replay(replay) => {
                     let heard = (replay.place, replay.topic);
@@ -272,8 +290,8 @@ impl Talk {
                     let at = self.places.iter().position(|heard| *heard == left);
                     self.places.swap_remove(at.expect("what is given up was had"));
                 }
-                Effect::Close(code) => {
-                    assert_eq!((nth, last, code), (0, 0, CloseCode::GOING_AWAY));
+                Effect::Close(close) => {
+                    assert_eq!((nth, last, close.code), (0, 0, CloseCode::GOING_AWAY));
                     assert!(message.is_none(), "no message that can be read ends it");
                     self.is_closed = true;
                 }
@@ -282,7 +300,7 @@ impl Talk {
         replies
     }
 
-    fn ask(&mut self, message: Option<&Message>, is_join: bool) {
+    fn ask(&mut self, message: Option<&ClientMessage>, is_join: bool) {
         let message = message.expect("only a message asks");
         let (reference, topic) = quoted(message);
         self.asked = Some(Asked { is_join, reference, topic });
@@ -331,11 +349,11 @@ impl Reply {
 }
 
 /// What a message's reply must quote, as JSON.
-fn quoted(message: &Message) -> (String, String) {
+fn quoted(message: &ClientMessage) -> (String, String) {
     (message.reference.as_json().to_owned(), message.topic.to_json())
 }
 
-fn is_heartbeat(message: &Message) -> bool {
+fn is_heartbeat(message: &ClientMessage) -> bool {
     message.topic.as_text() == Some("phoenix") && message.event.as_text() == Some("heartbeat")
 }
 
@@ -355,6 +373,8 @@ fn app(id: i32, letters: &str) -> Option<App> {
         slug: Slug::parse(slug).expect("a slug"),
         key: "key".to_owned(),
         secret: SecretString::from(secret),
+        last_use: Default::default(),
+        previous: None,
         settings: AppSettings { active: !has('i'), client_events, ..AppSettings::default() },
         inserted_at: DateTime::UNIX_EPOCH,
         updated_at: DateTime::UNIX_EPOCH,

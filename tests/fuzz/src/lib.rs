@@ -9,6 +9,9 @@ pub mod archive;
 pub mod conversation;
 pub mod long_poll_body;
 pub mod permission;
+pub mod pusher_auth;
+pub mod pusher_frames;
+pub mod pusher_signature;
 mod text;
 pub mod token_pair;
 pub mod topic_name;
@@ -20,7 +23,7 @@ pub mod v2_text;
 pub type Check = fn(&[u8]);
 
 /// Every check by the name of its target, which is that of its corpus, too.
-pub const CHECKS: [(&str, Check); 9] = [
+pub const CHECKS: [(&str, Check); 12] = [
     ("v1", v1::check),
     ("v2_text", v2_text::check),
     ("v2_binary", v2_binary::check),
@@ -30,4 +33,7 @@ pub const CHECKS: [(&str, Check); 9] = [
     ("token_pair", token_pair::check),
     ("conversation", conversation::check),
     ("archive", archive::check),
+    ("pusher_signature", pusher_signature::check),
+    ("pusher_auth", pusher_auth::check),
+    ("pusher_frames", pusher_frames::check),
 ];

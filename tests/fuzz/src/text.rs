@@ -3,11 +3,12 @@
 
 use herald::{
     broker::{
-        JsonObject,
+        JsonObject, Sender,
         position::StreamPosition,
         subscriber::{Delivery, Frame},
     },
-    phoenix::message::{Body, Label, Message, Outgoing, Ref, Transport, Version},
+    metrics::labels::Transport,
+    phoenix::message::{ClientMessage, ClientPayload, Label, Outgoing, Ref, Version},
     session::Received,
 };
 use serde_json::value::RawValue;
@@ -87,7 +88,7 @@ fn spelled(text: &str) -> String {
     serde_json::to_string(text).expect("text is JSON")
 }
 
-fn compare(message: &Message, expected: &Expected<'_>) {
+fn compare(message: &ClientMessage, expected: &Expected<'_>) {
     assert_eq!(message.join_ref.as_json(), expected.join_ref, "join_ref");
     assert_eq!(message.reference.as_json(), expected.reference, "ref");
     assert_eq!(message.topic.to_json(), expected.topic, "topic");
@@ -99,17 +100,17 @@ fn compare(message: &Message, expected: &Expected<'_>) {
     }
 }
 
-fn payload(message: &Message) -> &str {
+fn payload(message: &ClientMessage) -> &str {
     match &message.payload {
-        Body::Json(json) => json.get(),
-        Body::Bytes(bytes) => panic!("{bytes:?} from text"),
+        ClientPayload::Json(json) => json.get(),
+        ClientPayload::Bytes(bytes) => panic!("{bytes:?} from text"),
     }
 }
 
 /// What goes out to one client says what it was made of.
-fn repeat(version: Version, message: &Message) {
+fn repeat(version: Version, message: &ClientMessage) {
     let event = message.event.as_text().unwrap_or("an event that is no text");
-    let Message { join_ref, reference, topic, .. } = message;
+    let ClientMessage { join_ref, reference, topic, .. } = message;
     let outgoing = Outgoing { join_ref, reference, topic, event, payload: payload(message) };
     let join_ref = match version {
         // It has no place for it.
@@ -127,11 +128,11 @@ fn repeat(version: Version, message: &Message) {
 }
 
 /// So does what goes out to many, over either transport.
-fn deliver(version: Version, message: &Message) {
+fn deliver(version: Version, message: &ClientMessage) {
     let (Some(topic), Some(event)) = (message.topic.as_text(), message.event.as_text()) else {
         return;
     };
-    let Body::Json(raw) = &message.payload else { return };
+    let ClientPayload::Json(raw) = &message.payload else { return };
     let Ok(object) = JsonObject::from_raw(raw) else { return };
     let position = StreamPosition::default();
     for (transport, has_positions) in [
@@ -141,7 +142,9 @@ fn deliver(version: Version, message: &Message) {
         (Transport::LongPoll, true),
     ] {
         let encode = version.format(transport, has_positions).encode;
-        let frame = encode(&Delivery { topic, event, payload: object.as_str(), position });
+        let (payload, sender) = (object.as_str(), Sender::Trigger);
+        let frame = encode(&Delivery { topic, event, payload, position, sender });
+        let frame = frame.expect("every object has a frame");
         let reference = match has_positions {
             true => format!("\"{position}\""),
             false => "null".to_owned(),
@@ -157,7 +160,7 @@ fn deliver(version: Version, message: &Message) {
     }
 }
 
-fn read_back(version: Version, frame: Frame) -> Message {
+fn read_back(version: Version, frame: Frame) -> ClientMessage {
     let Frame::Text(text) = frame else { panic!("{frame:?} for text") };
     version.decode(&Received::Text(text), REF_BYTES_MAX).expect("what Herald writes can be read")
 }

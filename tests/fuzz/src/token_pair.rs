@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use herald::{
     app::token::{
-        self, Chosen, Keys, Shared, SigningAlgorithm, TokenError, TokenPair, Verifier,
+        self, Chosen, SharedTokens, SigningAlgorithm, TokenError, TokenKeys, TokenPair, Verifier,
         csrf_signature, mint,
     },
     phoenix::session_token::SessionTokens,
@@ -42,8 +42,10 @@ pub fn check(data: &[u8]) {
     assert!(!from_join_payload || pair.token.is_some());
     let Some(token) = pair.token else { return };
     let shared = &keys.shared;
-    for shared in [Shared::NoKey, Shared::Refused(shared), Shared::Accepted(shared)] {
-        let keys = Keys { app: &keys.app, shared };
+    for shared in
+        [SharedTokens::NoKey, SharedTokens::Refused(shared), SharedTokens::Accepted(shared)]
+    {
+        let keys = TokenKeys { app: &keys.app, previous: None, shared };
         judged(keys, &token, pair.csrf.as_deref(), topic);
     }
 }
@@ -167,13 +169,13 @@ fn chosen(join: Sent, connect: &TokenPair, bearer: Option<&str>) -> Chosen {
 }
 
 /// A token is accepted if one of the keys signed it and its claims hold, and only then.
-fn judged(keys: Keys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
+fn judged(keys: TokenKeys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
     let verifier = Verifier { keys, token_bytes_max: TOKEN_BYTES_MAX, now_s: NOW_S };
     let found = verifier.verify(token, csrf);
     let (accepted, refused) = match keys.shared {
-        Shared::Accepted(key) => (Some(key), None),
-        Shared::Refused(key) => (None, Some(key)),
-        Shared::NoKey => (None, None),
+        SharedTokens::Accepted(key) => (Some(key), None),
+        SharedTokens::Refused(key) => (None, Some(key)),
+        SharedTokens::NoKey => (None, None),
     };
     let signers = [Some(keys.app), accepted].into_iter().flatten();
     let signed = signers.into_iter().find_map(|key| Some((key, claims(token, key)?)));
@@ -192,7 +194,11 @@ fn judged(keys: Keys<'_>, token: &str, csrf: Option<&str>, topic: &str) {
             let claimed = ["listen", "publish"]
                 .map(|name| permission::allows(claims.get(name).unwrap_or(&Value::Null), topic));
             assert_eq!(allowed, claimed, "{claims} on {topic:?}");
-            assert!(grant.is_signed_by(&Keys { app: key, shared: Shared::NoKey }));
+            assert!(grant.is_signed_by(&TokenKeys {
+                app: key,
+                previous: None,
+                shared: SharedTokens::NoKey
+            }));
             changed(&verifier, token, csrf);
         }
     }

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use herald::{
     broker::{
+        Sender,
         position::StreamPosition,
         subscriber::{Delivery, EncodeBytes, Frame},
     },
-    phoenix::message::{Body, Message, Transport, Version},
+    metrics::labels::Transport,
+    phoenix::message::{ClientMessage, ClientPayload, Version},
     session::Received,
 };
 
@@ -44,7 +46,7 @@ fn push(data: &[u8]) -> Option<([&str; 4], &[u8])> {
     refs_fit.then_some((names, rest))
 }
 
-fn compare(message: &Message, [join_ref, reference, topic, event]: [&str; 4]) {
+fn compare(message: &ClientMessage, [join_ref, reference, topic, event]: [&str; 4]) {
     let spelled = |text: &str| serde_json::to_string(text).expect("text is JSON");
     assert_eq!(message.join_ref.as_json(), spelled(join_ref), "join_ref");
     assert_eq!(message.reference.as_json(), spelled(reference), "ref");
@@ -53,8 +55,8 @@ fn compare(message: &Message, [join_ref, reference, topic, event]: [&str; 4]) {
 }
 
 /// The payload is the end of the frame: not like it, but that very memory.
-fn untouched(frame: &Bytes, message: &Message, payload: &[u8]) {
-    let Body::Bytes(read) = &message.payload else { panic!("bytes stay bytes") };
+fn untouched(frame: &Bytes, message: &ClientMessage, payload: &[u8]) {
+    let ClientPayload::Bytes(read) = &message.payload else { panic!("bytes stay bytes") };
     assert_eq!(read, payload, "payload");
     let at = frame.len() - payload.len();
     assert!(read.is_empty() || read.as_ptr() == frame[at..].as_ptr(), "nothing was copied");
@@ -86,7 +88,7 @@ fn spell(encode: EncodeBytes, topic: &str, event: &str, payload: &[u8]) {
         _ => None,
     };
     let position = StreamPosition::default();
-    let frame = encode(&Delivery { topic, event, payload, position });
+    let frame = encode(&Delivery { topic, event, payload, position, sender: Sender::Trigger });
     assert_eq!(frame, expected.map(Frame::Binary), "a broadcast of {topic:?} {event:?}");
 }
 

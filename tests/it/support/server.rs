@@ -1,9 +1,14 @@
 //! A server per test: its own thread, port and database.
 
-use std::{sync::mpsc, thread::JoinHandle};
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
 
 use herald::{
+    engine::Engine,
     server::{Server, Stop},
+    session::upgrade::Protocol,
     settings::Settings,
 };
 use serde_json::{Value, json};
@@ -56,20 +61,52 @@ impl TestServer {
 
     /// Starts a server with some settings changed.
     pub fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::speaking(change, Vec::new())
+    }
+
+    /// Starts a server that speaks further protocols beside Phoenix's.
+    pub fn speaking(change: impl FnOnce(&mut Settings), protocols: Vec<Arc<dyn Protocol>>) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         let database = format!("sqlite://{}/herald.db", dir.path().display());
         let env = [("HERALD_ENV", "test"), ("DATABASE_URL", &database)];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut settings = Settings::load_from(env.into_iter(), None).expect("test settings");
         change(&mut settings);
-        Self::run(settings, dir)
+        Self::run(settings, protocols, None, dir)
     }
 
-    fn run(settings: Settings, dir: TempDir) -> Self {
+    /// Starts a node, which has an engine in common with others, and the database of another node if one
+    /// is given.
+    pub fn node(
+        engine: Arc<dyn Engine>,
+        with: Option<&Self>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        let database = with.map_or(dir.path(), |with| with.dir.path());
+        let database = format!("sqlite://{}/herald.db", database.display());
+        let env = [
+            ("HERALD_ENV", "test"),
+            ("DATABASE_URL", &database),
+            ("SECRET_KEY_BASE", "the key base that all nodes have in common"),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut settings = Settings::load_from(env.into_iter(), None).expect("test settings");
+        change(&mut settings);
+        Self::run(settings, Vec::new(), Some(engine), dir)
+    }
+
+    fn run(
+        settings: Settings,
+        protocols: Vec<Arc<dyn Protocol>>,
+        engine: Option<Arc<dyn Engine>>,
+        dir: TempDir,
+    ) -> Self {
         let (started, starting) = mpsc::channel();
         let serve = move || {
             actix::System::new().block_on(async move {
-                let server = Server::build(settings).await.expect("the server starts");
+                let server = Server::build_node(settings, protocols, engine).await;
+                let server = server.expect("the server starts");
                 let metrics_port = server.metrics_address().map(|address| address.port());
                 let up = (server.port(), metrics_port, server.stop_handle());
                 started.send(up).expect("the test waits");

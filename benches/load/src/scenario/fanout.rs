@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     options::Options,
+    protocol::Protocol,
     report::{Bound, Figure, Report, say},
     subject::{Subject, Target},
 };
@@ -15,16 +16,16 @@ use crate::{
 /// 1,000 subscribers, 50 events a second of 128 bytes.
 pub(super) fn steady(options: &Options, target: &Target) -> io::Result<Report> {
     let plan = plan(options, 1_000, 128, Pace::PerSecond(50));
-    let [server, floor] = take_turns(options, target, plan)?;
-    Ok(report(Scenario::FanoutSteady, &server, &floor, Bound::RatioAtMost(1.25), Bound::None))
+    let turns = Turns::take(options, target, plan)?;
+    Ok(turns.report(Scenario::FanoutSteady, Bound::RatioAtMost(1.25), Bound::None))
 }
 
 /// The same, with eight events under way.
 pub(super) fn saturated(options: &Options, target: &Target) -> io::Result<Report> {
     let plan = plan(options, 1_000, 128, Pace::Window(8));
-    let [server, floor] = take_turns(options, target, plan)?;
-    let scenario = Scenario::FanoutSaturated;
-    Ok(report(scenario, &server, &floor, Bound::RatioAtMost(0.4), Bound::RatioAtLeast(2.0)))
+    let turns = Turns::take(options, target, plan)?;
+    let (cpu, rate) = (Bound::RatioAtMost(0.4), Bound::RatioAtLeast(2.0));
+    Ok(turns.report(Scenario::FanoutSaturated, cpu, rate))
 }
 
 /// `fanout-steady` with 10,000 subscribers, compared with what 1,000 cost: at the same rate of events,
@@ -66,8 +67,8 @@ pub(super) fn large(options: &Options, target: &Target) -> io::Result<Report> {
 /// 1,000 subscribers, 10 KB of payload.
 pub(super) fn with_payload(options: &Options, target: &Target) -> io::Result<Report> {
     let plan = plan(options, 1_000, 10 * 1024, Pace::PerSecond(20));
-    let [server, floor] = take_turns(options, target, plan)?;
-    Ok(report(Scenario::FanoutPayload, &server, &floor, Bound::RatioAtMost(1.25), Bound::None))
+    let turns = Turns::take(options, target, plan)?;
+    Ok(turns.report(Scenario::FanoutPayload, Bound::RatioAtMost(1.25), Bound::None))
 }
 
 pub(super) fn plan(
@@ -84,15 +85,46 @@ pub(super) fn plan(
     }
 }
 
-/// The floor, the server, the floor, the server, …
-fn take_turns(options: &Options, target: &Target, plan: Plan) -> io::Result<[Vec<Measured>; 2]> {
-    let (mut server, mut floor) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds(5) {
-        say(&format!("round {}: {} subscribers", round + 1, plan.subscribers));
-        floor.push(measure(Subject::floor(target)?, plan)?);
-        server.push(measure(Subject::server(target)?, plan)?);
+/// The measurements of all rounds.
+#[derive(Default)]
+struct Turns {
+    server: Vec<Measured>,
+    floor: Vec<Measured>,
+    /// The same server with subscribers that speak Phoenix, where the others speak Pusher.
+    phoenix: Vec<Measured>,
+}
+
+impl Turns {
+    /// The floor, the server, the floor, the server, … A server that runs already may speak nothing but
+    /// Pusher, so it has no turn with subscribers that speak Phoenix.
+    fn take(options: &Options, target: &Target, plan: Plan) -> io::Result<Self> {
+        let phoenix = (target.protocol == Protocol::Pusher && target.running.is_none())
+            .then(|| target.speaking(Protocol::Phoenix));
+        let mut turns = Self::default();
+        for round in 0..options.rounds(5) {
+            say(&format!("round {}: {} subscribers", round + 1, plan.subscribers));
+            turns.floor.push(measure(Subject::floor(target)?, plan)?);
+            if let Some(phoenix) = &phoenix {
+                turns.phoenix.push(measure(Subject::server(phoenix)?, plan)?);
+            }
+            turns.server.push(measure(Subject::server(target)?, plan)?);
+        }
+        Ok(turns)
     }
-    Ok([server, floor])
+
+    fn report(&self, scenario: Scenario, cpu_bound: Bound, rate_bound: Bound) -> Report {
+        let mut report = report(scenario, &self.server, &self.floor, cpu_bound, rate_bound);
+        if !self.phoenix.is_empty() {
+            let [pusher, phoenix] = [&self.server, &self.phoenix]
+                .map(|measured| measured.iter().map(Measured::cpu_per_delivery_us).collect());
+            let name = "CPU per delivery, beside Phoenix's clients, us";
+            let figure = Figure::new(name, pusher, phoenix, Bound::RatioAtMost(1.03));
+            report.figures.insert(1, figure);
+            report.remarks.extend(self.phoenix.iter().flat_map(|of| of.remarks.clone()));
+            report.faults.extend(self.phoenix.iter().flat_map(|of| of.faults.clone()));
+        }
+        report
+    }
 }
 
 pub(super) fn report(

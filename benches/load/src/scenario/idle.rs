@@ -8,9 +8,10 @@ use std::{
 use super::Scenario;
 use crate::{
     CHANNEL,
-    crowd::Crowd,
+    crowd::{Arrival, Crowd},
     observe::{Seen, Watch},
     options::Options,
+    protocol::Protocol,
     report::{Bound, Figure, PROGRESS, Report, say},
     subject::{Subject, Target},
     wire,
@@ -35,9 +36,13 @@ pub(super) fn idle(options: &Options, target: &Target) -> io::Result<Report> {
     let few = many.min(1_000);
     // What connecting leaves to do is long done when the short form is over, too.
     let watch = options.lasting_short(30, 10);
+    let memory = Bound::ValueAtMost(match target.protocol {
+        Protocol::Phoenix => 2.85,
+        Protocol::Pusher => 3.0,
+    });
     let mut figures = [
         (format!("resident memory per connection at {few}, KB"), Bound::None),
-        (format!("resident memory per connection at {many}, KB"), Bound::ValueAtMost(3.5)),
+        (format!("resident memory per connection at {many}, KB"), memory),
         ("CPU with heartbeats every 30 s, % of a core".to_owned(), Bound::ValueAtMost(2.0)),
     ]
     .map(|(name, bound)| Figure::new(&name, Vec::new(), Vec::new(), bound));
@@ -115,7 +120,9 @@ struct Beaten {
 
 /// Sends every connection's heartbeats, evenly spread.
 fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<Beaten> {
-    let heartbeat = wire::client_frame(r#"[null,"2","phoenix","heartbeat",{}]"#);
+    let protocol = subject.target().protocol;
+    let heartbeat = wire::client_frame(protocol.heartbeat());
+    let is_beat = |arrival: Arrival<'_>| usize::from(protocol.is_beat(arrival.payload));
     let every = HEARTBEAT / u32::try_from(crowd.len()).unwrap_or(u32::MAX).max(1);
     let (began, spent) = (Instant::now(), Watch::begin(subject.observed)?);
     let (mut due, mut said) = (began, began);
@@ -126,7 +133,7 @@ fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<Bea
             sent += 1;
             due += every;
         }
-        crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
+        crowd.listen(Duration::from_millis(5), |arrival| answered += is_beat(arrival))?;
         if said.elapsed() > PROGRESS {
             said = Instant::now();
             say(&format!("{} s of {} s", began.elapsed().as_secs(), watch.as_secs()));
@@ -134,7 +141,7 @@ fn beat(subject: &Subject, crowd: &mut Crowd, watch: Duration) -> io::Result<Bea
     }
     let (seen, over) = (spent.seen()?, Instant::now());
     while answered < sent && over.elapsed() < Duration::from_secs(5) {
-        crowd.listen(Duration::from_millis(5), |_| answered += 1)?;
+        crowd.listen(Duration::from_millis(5), |arrival| answered += is_beat(arrival))?;
     }
     Ok(Beaten { seen, unanswered: sent - answered })
 }

@@ -12,8 +12,9 @@ mod strangers;
 mod tenants;
 mod topics;
 mod triggers;
+mod watched;
 
-use crate::options::Options;
+use crate::{options::Options, protocol::Protocol};
 
 /// A scenario by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub enum Scenario {
     Recovery,
     /// A quiet app beside busy ones.
     Tenants,
+    /// What it costs that somebody looks at the console.
+    Watched,
 }
 
 impl Scenario {
@@ -66,7 +69,13 @@ impl Scenario {
             Self::History => "history",
             Self::Recovery => "recovery",
             Self::Tenants => "tenants",
+            Self::Watched => "watched",
         }
+    }
+
+    /// Whether its subscribers can speak Pusher.
+    fn knows_pusher(self) -> bool {
+        matches!(self, Self::FanoutSteady | Self::FanoutSaturated | Self::Idle)
     }
 
     /// Runs it against a program, and prints what came of it.
@@ -75,6 +84,11 @@ impl Scenario {
     /// What went wrong, in words.
     pub fn run(self, options: &Options, server: &str) -> Result<(), String> {
         let target = options.target(server);
+        if target.protocol == Protocol::Pusher && !self.knows_pusher() {
+            return Err(
+                "only fanout-steady, fanout-saturated and idle know --protocol pusher".to_owned()
+            );
+        }
         let report = match self {
             Self::FanoutSteady => fanout::steady(options, &target),
             Self::FanoutSaturated => fanout::saturated(options, &target),
@@ -90,6 +104,7 @@ impl Scenario {
             Self::History => history::history(options, &target),
             Self::Recovery => recovery::recovery(options, &target),
             Self::Tenants => tenants::tenants(options, &target),
+            Self::Watched => watched::watched(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

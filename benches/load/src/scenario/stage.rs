@@ -14,7 +14,6 @@ use crate::{
     observe::{Seen, Watch},
     publisher::Publisher,
     subject::Subject,
-    wire,
 };
 
 /// How long whatever is under way at the end may take to arrive.
@@ -200,8 +199,9 @@ impl<'a> Stage<'a> {
         let has_order = self.plan.pace.publishers() == 1;
         let Self { crowd, events, first, last, heard, .. } = self;
         let Self { twice, out_of_order, under_way, latency_us, .. } = self;
+        let protocol = self.subject.target().protocol;
         crowd.listen(wait_max, |Arrival { member, at, payload }| {
-            let Some(number) = wire::sequence(payload) else { return };
+            let Some(number) = protocol.sequence(payload) else { return };
             let nth = number.checked_sub(*first).and_then(|nth| usize::try_from(nth).ok());
             let Some((sent, missing)) = nth.and_then(|nth| events.get_mut(nth)) else { return };
             *heard += 1;

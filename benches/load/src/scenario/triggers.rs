@@ -20,28 +20,39 @@ use crate::{
 /// Keep-alive connections that trigger at the same time.
 const CONNECTIONS: usize = 8;
 
-/// Triggers a second with nobody who hears them, and with one subscriber.
+/// Triggers a second with nobody who hears them, with one subscriber, and signed for Pusher's API.
 pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report> {
     let lasting = options.lasting(5);
     let (mut bare, mut unheard, mut heard) = (Vec::new(), Vec::new(), Vec::new());
+    let mut signed = Vec::new();
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {CONNECTIONS} connections", round + 1));
         bare.push(measure(&Subject::handler(target)?, lasting)?);
         unheard.push(measure(&Subject::server(target)?, lasting)?);
         heard.push(self::heard(Subject::server(target)?, lasting)?);
+        signed.push(measure_signed(&Subject::server(target)?, lasting)?);
     }
     let figure = |name: &str, ours: &[Measured], value: fn(&Measured) -> f64, bound| {
         let values = |measured: &[Measured]| measured.iter().map(value).collect();
         Figure::new(name, values(ours), values(&bare), bound)
     };
     let bound = Bound::RatioAtLeast(0.7);
-    let all = || bare.iter().chain(&unheard).chain(&heard);
+    let all = || bare.iter().chain(&unheard).chain(&heard).chain(&signed);
+    let per_second =
+        |measured: &[Measured]| measured.iter().map(Measured::per_second).collect::<Vec<_>>();
+    let signed_over_basic = Figure::new(
+        "signed triggers per second, beside those with a password",
+        per_second(&signed),
+        per_second(&unheard),
+        Bound::RatioAtLeast(0.85),
+    );
     Ok(Report {
         scenario: Scenario::Triggers.name(),
         base: "bare handler",
         figures: vec![
             figure("triggers per second, nobody hears", &unheard, Measured::per_second, bound),
             figure("triggers per second, one hears", &heard, Measured::per_second, Bound::None),
+            signed_over_basic,
             figure("CPU per trigger, nobody hears, us", &unheard, Measured::cpu_us, Bound::None),
             figure("CPU per trigger, one hears, us", &heard, Measured::cpu_us, Bound::None),
         ],
@@ -82,10 +93,18 @@ pub(super) fn heard(subject: Subject, lasting: Duration) -> io::Result<Measured>
 
 /// Triggers on all connections at once, each as soon as its last is answered.
 fn measure(subject: &Subject, lasting: Duration) -> io::Result<Measured> {
-    let request = subject.trigger(&crate::trigger_body(FIRST, 128));
-    rate(subject, &request, WARM_UP)?;
+    measure_with(subject, &subject.trigger(&crate::trigger_body(FIRST, 128)), lasting)
+}
+
+/// The same through Pusher's API.
+fn measure_signed(subject: &Subject, lasting: Duration) -> io::Result<Measured> {
+    measure_with(subject, &subject.signed_trigger(&crate::pusher_body(FIRST, 128)), lasting)
+}
+
+fn measure_with(subject: &Subject, request: &[u8], lasting: Duration) -> io::Result<Measured> {
+    rate(subject, request, WARM_UP)?;
     let watch = Watch::begin(subject.observed)?;
-    let answered = rate(subject, &request, lasting)?;
+    let answered = rate(subject, request, lasting)?;
     Ok(Measured { answered, seen: watch.seen()? })
 }
 

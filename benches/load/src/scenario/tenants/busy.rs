@@ -16,8 +16,9 @@ use crate::{
     wire,
 };
 
-/// By how much the busy app's scheduling priority is lower: its clients stand for other machines.
-const NICE: i32 = 5;
+/// By how much the scheduling priority of the busy app's clients is below that of the quiet app's, and so
+/// also below the server's.
+const NICE: i32 = 2 * super::SERVER_NICE;
 
 /// Clients that connect at the same time.
 const THREADS: usize = 16;

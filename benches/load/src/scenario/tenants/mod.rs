@@ -29,6 +29,10 @@ const PEAK_MB_MAX: f64 = 200.0;
 /// Channels that each session of the busy app joins: as many as it may.
 const CHANNELS: usize = 100;
 
+/// By how much the server's scheduling priority is below that of the quiet app, whose clients stand for
+/// another machine: a server does not take the processor of its clients.
+const SERVER_NICE: i32 = 5;
+
 /// How long everything runs before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -135,6 +139,7 @@ struct Outcome {
 
 fn measure(neighbour: &Neighbour, options: &Options, target: &Target) -> io::Result<Outcome> {
     let subject = Subject::server(target)?;
+    subject.observed.give_way(SERVER_NICE)?;
     let lasting = options.lasting_short(8, 4);
     let quiet = Quiet::start(&subject)?;
     thread::sleep(WARM_UP);

@@ -1,8 +1,8 @@
-//! The turnstile: the work of clients that have shown no right is begun a little at a time.
+//! The work queue: the work of unauthenticated clients is begun a little at a time.
 //!
-//! A thread serves its tasks in the order in which they become ready. Thousands of connections that are
-//! ready at once would make everybody else wait for all of them. Therefore only [`COST_PER_TURN`] of
-//! their work begins before everything else on the thread has had its turn.
+//! A thread serves its tasks in the order in which they become ready. Thousands of connections that
+//! are ready at once would make all other tasks wait for all of them. Therefore only
+//! [`COST_PER_TURN`] of their work begins before everything else on the thread has had its turn.
 //!
 //! A client that sends ahead waits behind all others: with HTTP a client that does not wait for the
 //! answer to its previous request, over a WebSocket one that sends more frames than make a turn. The
@@ -26,13 +26,14 @@ use tokio::{
 /// The work that begins in one turn. The unit is a request.
 const COST_PER_TURN: usize = 16;
 
-/// The time in which at most [`COST_PER_TURN`] begins of what was sent ahead.
+/// The time in which at most [`COST_PER_TURN`] of the work that was sent ahead begins.
 const WINDOW: Duration = Duration::from_millis(2);
 
-/// What a piece of work waits behind, and what it costs in requests.
+/// The kind of a piece of work. It decides what the work waits behind, and what it costs in
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::session) enum Work {
-    /// A request that the client sent when it had heard all answers.
+    /// A request that the client sent after it had received all answers.
     Request,
     /// A request that the client sent ahead.
     RequestAhead,
@@ -53,40 +54,40 @@ impl Work {
     }
 }
 
-/// The turnstile of one thread.
+/// The work queue of one thread.
 #[derive(Debug, Default)]
-pub(in crate::session) struct Turnstile {
+pub(in crate::session) struct WorkQueue {
     /// The work that has begun in this turn.
     begun: Cell<usize>,
     next: Cell<u64>,
-    queue: RefCell<BTreeMap<Key, Waiter>>,
+    queue: RefCell<BTreeMap<WorkQueueKey, WorkQueueWaiter>>,
     crowded: Notify,
 }
 
-/// Whether it was sent ahead, and a number: first come, first served.
-type Key = (bool, u64);
+/// Whether the work was sent ahead, and a number: first come, first served.
+type WorkQueueKey = (bool, u64);
 
 #[derive(Debug)]
-struct Waiter {
+struct WorkQueueWaiter {
     work: Work,
     waker: Waker,
     is_admitted: Rc<Cell<bool>>,
 }
 
-/// A place in the queue. Whoever waits for nothing has none; the place is left when this is dropped.
+/// A place in the queue; empty for a client that does not wait. Dropping this leaves the place.
 #[derive(Debug)]
 pub(in crate::session) struct Ticket {
-    turnstile: Rc<Turnstile>,
-    key: Key,
+    work_queue: Rc<WorkQueue>,
+    key: WorkQueueKey,
     is_admitted: Rc<Cell<bool>>,
 }
 
-impl Turnstile {
-    /// A turnstile for the calling thread, and the task that lets work begin there, turn by turn.
+impl WorkQueue {
+    /// A work queue for the calling thread, and the task that lets work begin there, turn by turn.
     pub(in crate::session) fn start() -> Rc<Self> {
-        let turnstile = Rc::new(Self::default());
-        actix_rt::spawn(turnstile.clone().keep());
-        turnstile
+        let work_queue = Rc::new(Self::default());
+        actix_rt::spawn(work_queue.clone().keep());
+        work_queue
     }
 
     async fn keep(self: Rc<Self>) {
@@ -110,7 +111,8 @@ impl Turnstile {
         }
     }
 
-    /// Begins a turn; answers how much begins in it that was sent ahead. So much is allowed.
+    /// Begins a turn, in which this much of the work that was sent ahead may begin; answers how
+    /// much does.
     pub(super) fn turn(&self, ahead_max: usize) -> usize {
         self.begun.set(0);
         let mut ahead = 0;
@@ -176,17 +178,18 @@ impl Turnstile {
     fn enter(self: &Rc<Self>, work: Work, waker: &Waker) -> Box<Ticket> {
         let key = (work.is_ahead(), self.next.replace(self.next.get() + 1));
         let is_admitted = Rc::new(Cell::new(false));
-        let waiter = Waiter { work, waker: waker.clone(), is_admitted: is_admitted.clone() };
+        let waiter =
+            WorkQueueWaiter { work, waker: waker.clone(), is_admitted: is_admitted.clone() };
         self.queue.borrow_mut().insert(key, waiter);
         self.crowded.notify_one();
-        Box::new(Ticket { turnstile: self.clone(), key, is_admitted })
+        Box::new(Ticket { work_queue: self.clone(), key, is_admitted })
     }
 }
 
 impl Ticket {
-    /// Names the task that is to be woken.
+    /// Sets the task to wake.
     fn wake_by(&self, waker: &Waker) {
-        if let Some(waiter) = self.turnstile.queue.borrow_mut().get_mut(&self.key)
+        if let Some(waiter) = self.work_queue.queue.borrow_mut().get_mut(&self.key)
             && !waiter.waker.will_wake(waker)
         {
             waiter.waker = waker.clone();
@@ -196,7 +199,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.turnstile.queue.borrow_mut().remove(&self.key);
+        self.work_queue.queue.borrow_mut().remove(&self.key);
     }
 }
 
@@ -210,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    /// A client with a piece of work, and how often it was woken.
+    /// A client with a piece of work, and the number of times that it was woken.
     struct Client {
         work: Work,
         ticket: Option<Box<Ticket>>,
@@ -232,16 +235,16 @@ mod tests {
             std::iter::repeat_with(client).take(count).collect()
         }
 
-        fn begins(&mut self, turnstile: &Rc<Turnstile>) -> bool {
+        fn begins(&mut self, work_queue: &Rc<WorkQueue>) -> bool {
             let waker = Waker::from(self.wakes.clone());
             let cx = Context::from_waker(&waker);
-            turnstile.poll_pass(&mut self.ticket, self.work, &cx).is_ready()
+            work_queue.poll_pass(&mut self.ticket, self.work, &cx).is_ready()
         }
     }
 
-    /// Has all try; answers which begin.
-    fn begun(clients: &mut [Client], turnstile: &Rc<Turnstile>) -> Vec<usize> {
-        let begins = |(nth, client): (usize, &mut Client)| client.begins(turnstile).then_some(nth);
+    /// Lets all of them try; answers which begin.
+    fn begun(clients: &mut [Client], work_queue: &Rc<WorkQueue>) -> Vec<usize> {
+        let begins = |(nth, client): (usize, &mut Client)| client.begins(work_queue).then_some(nth);
         clients.iter_mut().enumerate().filter_map(begins).collect()
     }
 
@@ -251,71 +254,71 @@ mod tests {
 
     #[test]
     fn requests_begin_a_turns_worth_at_a_time_in_the_order_in_which_they_came() {
-        let turnstile = Rc::new(Turnstile::default());
+        let work_queue = Rc::new(WorkQueue::default());
         let mut clients = Client::many(Work::Request, 40);
-        assert_eq!(begun(&mut clients, &turnstile), numbers(0..16));
+        assert_eq!(begun(&mut clients, &work_queue), numbers(0..16));
         let mut waiting = clients.split_off(16);
         for expected in [16, 8, 0] {
-            assert_eq!(begun(&mut waiting, &turnstile), numbers(0..0), "before the next turn");
-            turnstile.turn(0);
+            assert_eq!(begun(&mut waiting, &work_queue), numbers(0..0), "before the next turn");
+            work_queue.turn(0);
             let woken: usize = waiting.iter().map(|client| client.wakes.0.load(Relaxed)).sum();
             assert_eq!(woken, expected);
-            assert_eq!(begun(&mut waiting, &turnstile), numbers(0..expected));
+            assert_eq!(begun(&mut waiting, &work_queue), numbers(0..expected));
             waiting.drain(..expected);
         }
     }
 
     #[test]
     fn what_was_sent_ahead_waits_behind_what_was_not() {
-        let turnstile = Rc::new(Turnstile::default());
+        let work_queue = Rc::new(WorkQueue::default());
         let mut ahead = Client::many(Work::RequestAhead, 3);
-        assert_eq!(begun(&mut ahead, &turnstile), numbers(0..0), "also where nobody else is");
+        assert_eq!(begun(&mut ahead, &work_queue), numbers(0..0), "also where nobody else is");
         let mut prompt = Client::many(Work::Request, 17);
-        assert_eq!(begun(&mut prompt, &turnstile), numbers(0..16));
-        turnstile.turn(2);
-        assert_eq!(begun(&mut prompt[16..], &turnstile), [0]);
-        assert_eq!(begun(&mut ahead, &turnstile), [0, 1], "as many as may");
-        turnstile.turn(2);
-        assert_eq!(begun(&mut ahead[2..], &turnstile), [0]);
+        assert_eq!(begun(&mut prompt, &work_queue), numbers(0..16));
+        work_queue.turn(2);
+        assert_eq!(begun(&mut prompt[16..], &work_queue), [0]);
+        assert_eq!(begun(&mut ahead, &work_queue), [0, 1], "as many as may");
+        work_queue.turn(2);
+        assert_eq!(begun(&mut ahead[2..], &work_queue), [0]);
     }
 
     #[test]
     fn a_turn_of_frames_costs_as_much_as_several_requests() {
-        let turnstile = Rc::new(Turnstile::default());
+        let work_queue = Rc::new(WorkQueue::default());
         let mut sessions = Client::many(Work::FramesAhead, 5);
-        assert_eq!(begun(&mut sessions, &turnstile), numbers(0..0));
-        assert_eq!(turnstile.turn(COST_PER_TURN), COST_PER_TURN);
-        assert_eq!(begun(&mut sessions, &turnstile), [0, 1]);
+        assert_eq!(begun(&mut sessions, &work_queue), numbers(0..0));
+        assert_eq!(work_queue.turn(COST_PER_TURN), COST_PER_TURN);
+        assert_eq!(begun(&mut sessions, &work_queue), [0, 1]);
     }
 
     #[test]
     fn a_client_that_goes_away_leaves_its_place() {
-        let turnstile = Rc::new(Turnstile::default());
+        let work_queue = Rc::new(WorkQueue::default());
         let mut clients = Client::many(Work::RequestAhead, 3);
-        begun(&mut clients, &turnstile);
+        begun(&mut clients, &work_queue);
         drop(clients.remove(0));
-        assert_eq!(turnstile.turn(1), 1);
-        assert_eq!(begun(&mut clients, &turnstile), [0]);
+        assert_eq!(work_queue.turn(1), 1);
+        assert_eq!(begun(&mut clients, &work_queue), [0]);
         drop(clients);
-        assert_eq!(turnstile.is_first_ahead(), None);
+        assert_eq!(work_queue.is_first_ahead(), None);
     }
 
     #[tokio::test]
     async fn the_keeper_lets_everybody_begin_in_the_end() {
-        let turnstile = Rc::new(Turnstile::default());
+        let work_queue = Rc::new(WorkQueue::default());
         let mut clients = Client::many(Work::Request, 100);
         clients.extend(Client::many(Work::RequestAhead, 100));
         clients.extend(Client::many(Work::FramesAhead, 10));
         let all = async {
             while !clients.is_empty() {
-                clients.retain_mut(|client| !client.begins(&turnstile));
+                clients.retain_mut(|client| !client.begins(&work_queue));
                 yield_now().await;
             }
         };
         let kept = async {
             tokio::select! {
                 () = all => {}
-                () = turnstile.clone().keep() => {}
+                () = work_queue.clone().keep() => {}
             }
         };
         tokio::time::timeout(Duration::from_secs(10), kept).await.expect("in time");

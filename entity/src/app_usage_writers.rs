@@ -1,0 +1,22 @@
+//! The table `app_usage_writers`: the last batch of usage that each running server has written.
+
+// The derive makes a dozen public items per table that take no doc comment.
+#![allow(missing_docs)]
+
+use sea_orm::entity::prelude::*;
+
+/// A row of `app_usage_writers`.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "app_usage_writers")]
+pub struct Model {
+    /// A server from its start to its stop.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub writer: String,
+    /// The number of its last batch.
+    pub batch: i64,
+    /// When that was written, in hours since the beginning of 1970, UTC.
+    pub hour: i64,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

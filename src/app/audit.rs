@@ -1,0 +1,131 @@
+//! The audit trail: who changed which fields of which app, when, and from where.
+//!
+//! The store writes an entry in the transaction of the change, so there is never one without the
+//! other. Entries hold the names of fields and never their values, and outlive their app.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+
+use super::AppId;
+
+/// The party that makes a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// The administrator, through the admin API.
+    Admin,
+    /// A person or a program at the command line; also a server that seeds its database.
+    Cli,
+    /// The web application with this id, with its own key and secret.
+    App(AppId),
+}
+
+impl Actor {
+    /// The actor's name, as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Cli => "cli",
+            Self::App(_) => "app",
+        }
+    }
+}
+
+/// The origin of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedBy {
+    /// The party that makes the change.
+    pub actor: Actor,
+    /// The address that the request came from; `None` without a request.
+    pub address: Option<IpAddr>,
+}
+
+impl ChangedBy {
+    /// The command line.
+    pub const CLI: Self = Self { actor: Actor::Cli, address: None };
+
+    /// The administrator at this address.
+    pub fn admin(address: IpAddr) -> Self {
+        Self { actor: Actor::Admin, address: Some(address) }
+    }
+
+    /// The web application of this app, at this address.
+    pub fn app(id: AppId, address: IpAddr) -> Self {
+        Self { actor: Actor::App(id), address: Some(address) }
+    }
+
+    /// Whether the party may change the app with this id at all: a web application may change its
+    /// own app only.
+    pub fn may_change(&self, id: AppId) -> bool {
+        match self.actor {
+            Actor::Admin | Actor::Cli => true,
+            Actor::App(own) => own == id,
+        }
+    }
+}
+
+/// The kind of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The app was created.
+    Create,
+    /// Fields of the app were changed.
+    Update,
+    /// The app got a new key pair.
+    Rotate,
+    /// The app was deleted.
+    Delete,
+}
+
+impl Action {
+    /// The action's name, as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Rotate => "rotate",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// An entry of the audit trail, as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// The number of the entry; later entries have larger numbers.
+    pub id: i64,
+    /// The time at which the change was made.
+    pub at: DateTime<Utc>,
+    /// The name of the actor.
+    pub actor: String,
+    /// The address that the request came from.
+    pub address: Option<String>,
+    /// The name of the action.
+    pub action: String,
+    /// The slug that the app had after the change.
+    pub app: String,
+    /// The names of the fields that the change set, in the order of the app's fields.
+    pub fields: Vec<String>,
+}
+
+/// The entries of a page of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// The app whose entries are listed.
+    pub of: Of,
+    /// Only entries with a smaller number are listed.
+    pub before: Option<i64>,
+    /// The most entries of the page.
+    pub limit: u64,
+}
+
+/// The app whose entries are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Of {
+    /// All apps.
+    All,
+    /// The app with this id, under all slugs that it had.
+    App(AppId),
+    /// All apps that had this slug at the time of the entry, also deleted ones.
+    Slug(String),
+}

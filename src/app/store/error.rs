@@ -1,0 +1,109 @@
+//! The errors of the store, without anything that a database's URL may hold.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
+
+/// The reason why the database did not do a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It is unreachable, too slow, or refused: a retry may succeed. A write may still have
+    /// happened.
+    #[error("database is unavailable: {0}")]
+    Unavailable(String),
+    /// Another app has this already.
+    #[error("{} has already been taken", .0.as_str())]
+    Taken(UniqueField),
+    /// It cannot be used in its present configuration; a retry does not help.
+    #[error("database cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// A field whose value is unique among the apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueField {
+    /// The name.
+    Name,
+    /// The slug.
+    Slug,
+    /// The key.
+    Key,
+}
+
+impl UniqueField {
+    /// The field's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Slug => "slug",
+            Self::Key => "key",
+        }
+    }
+}
+
+impl StoreError {
+    /// Adds the name of the database to an error.
+    pub(super) fn of(self, database: &str) -> Self {
+        let named = |reason| format!("{database}: {reason}");
+        match self {
+            Self::Unavailable(reason) => Self::Unavailable(named(reason)),
+            Self::Unusable(reason) => Self::Unusable(named(reason)),
+            Self::Taken(field) => Self::Taken(field),
+        }
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(text)) => Self::Taken(violated(&text)),
+            _ => Self::Unavailable(reason(&error)),
+        }
+    }
+}
+
+/// The field that a database names when it refuses a value that another row has: SQLite names the
+/// column, PostgreSQL the index.
+fn violated(text: &str) -> UniqueField {
+    let names = |column: &str| {
+        text.contains(&format!("apps.{column}")) || text.contains(&format!("apps_{column}_unique"))
+    };
+    let columns = [
+        ("slug", UniqueField::Slug),
+        ("key", UniqueField::Key),
+        ("previous_key", UniqueField::Key),
+    ];
+    let named = columns.into_iter().find(|(column, _)| names(column));
+    named.map_or(UniqueField::Name, |(_, field)| field)
+}
+
+/// Whether the error leaves open if the database did the request.
+pub(super) fn is_unheard(error: &DbErr) -> bool {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return true;
+    };
+    !matches!(**error, sqlx::Error::Database(_))
+}
+
+/// The reason for an error, in the database's words where these cannot hold a secret.
+pub(super) fn reason(error: &DbErr) -> String {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => driver_reason(error),
+        DbErr::ConnectionAcquire(_) => "no connection could be had in time".into(),
+        DbErr::Migration(reason) => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn driver_reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        // These messages may quote the URL.
+        sqlx::Error::Configuration(_) => "its URL cannot be understood".into(),
+        other => other.to_string(),
+    }
+}

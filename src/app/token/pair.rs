@@ -1,0 +1,103 @@
+//! The tokens that a client sent, and the choice of those that count.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// Stands for a parameter that is present but not a string: it is not a valid token, so it fails as
+/// one.
+pub(super) const NOT_TEXT: &str = "?";
+
+/// A guardian token with its CSRF companion, as a client sent them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TokenPair {
+    /// The JWT.
+    pub token: Option<Box<str>>,
+    /// The page's CSRF token.
+    pub csrf: Option<Box<str>>,
+}
+
+impl TokenPair {
+    /// Reads `guardian_token` and `csrf_token`; empty, null and `undefined` count as absent,
+    /// a swapped pair is put right.
+    pub fn from_params(params: &Map<String, Value>) -> Self {
+        let token = params.get("guardian_token").and_then(present);
+        let csrf = params.get("csrf_token").and_then(present);
+        // One well-known page helper writes the two into each other's tags.
+        match (&token, &csrf) {
+            (Some(first), Some(second)) if !is_jwt_shaped(first) && is_jwt_shaped(second) => {
+                Self { token: csrf, csrf: token }
+            }
+            _ => Self { token, csrf },
+        }
+    }
+
+    /// The pair without texts that are too long to be tokens: see [`bounded`].
+    pub fn bounded(self, bytes_max: usize) -> Self {
+        let bound = |text: Option<Box<str>>| text.map(|text| bounded(text, bytes_max));
+        Self { token: bound(self.token), csrf: bound(self.csrf) }
+    }
+}
+
+/// Keeps a text that may be a token; one longer than `bytes_max` cannot be valid and is not worth
+/// its memory.
+pub fn bounded(text: Box<str>, bytes_max: usize) -> Box<str> {
+    if text.len() > bytes_max { NOT_TEXT.into() } else { text }
+}
+
+/// Shows which of the two is present, never its value.
+impl fmt::Debug for TokenPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &Option<Box<str>>| text.as_ref().map(|_| "[REDACTED]");
+        f.debug_struct("TokenPair")
+            .field("token", &shown(&self.token))
+            .field("csrf", &shown(&self.csrf))
+            .finish()
+    }
+}
+
+fn present(value: &Value) -> Option<Box<str>> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => present_text(text),
+        _ => Some(NOT_TEXT.into()),
+    }
+}
+
+/// Templates and scripts of pages write these texts for an absent value; they are not tokens.
+fn present_text(text: &str) -> Option<Box<str>> {
+    is_told(text).then(|| text.into())
+}
+
+pub(super) fn is_told(text: &str) -> bool {
+    !matches!(text, "" | "null" | "undefined")
+}
+
+fn is_jwt_shaped(text: &str) -> bool {
+    text.bytes().filter(|&b| b == b'.').count() == 2
+}
+
+/// The pair that counts for a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// The pair.
+    pub pair: TokenPair,
+    /// Whether the token came with the join itself: then an invalid token fails any join, while an
+    /// invalid one from elsewhere does not matter on `public:`.
+    pub from_join_payload: bool,
+}
+
+/// Chooses among the places where a client may put its token: the join payload, the connect params,
+/// the bearer subprotocol. The first place with a token decides; the CSRF token comes from the same
+/// place, or else from the connect params.
+pub fn choose(join: TokenPair, connect: &TokenPair, bearer: Option<&str>) -> Chosen {
+    let from_join_payload = join.token.is_some();
+    let pair = if from_join_payload {
+        TokenPair { token: join.token, csrf: join.csrf.or_else(|| connect.csrf.clone()) }
+    } else if connect.token.is_some() {
+        connect.clone()
+    } else {
+        TokenPair { token: bearer.and_then(present_text), csrf: connect.csrf.clone() }
+    };
+    Chosen { pair, from_join_payload }
+}

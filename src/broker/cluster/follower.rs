@@ -1,0 +1,265 @@
+//! What this node reads from the log, on its way to the streams.
+//!
+//! All of this runs on the engine's thread, for one call at a time, and waits for nothing but locks that
+//! are held for moments.
+
+use std::{sync::Weak, time::Instant};
+
+use bytes::Bytes;
+use futures_util::future::{self, BoxFuture, FutureExt};
+
+use crate::{
+    broker::{
+        cluster::{
+            Cluster,
+            record::{self, Entry, PublicationEntry},
+        },
+        feed::Extent,
+        now_ms,
+        numbering::{Following, read_scope},
+        placed::{Accepted, Fed},
+        position::StreamPosition,
+        subscriber::ScopeKey,
+        topics::{Topics, TopicsInner},
+        tracker::{MembersLeft, MembersRead, Reincarnated},
+    },
+    engine::{
+        Flow, Follower, Incarnation, LogEpoch, LogPosition, Logged, NodeId, NodeInfo, Partition,
+    },
+};
+
+/// Hands what is in the log to the broker, for as long as there is one.
+pub(super) struct BrokerFollower(Weak<TopicsInner>);
+
+impl BrokerFollower {
+    pub(super) fn new(topics: &Topics) -> Self {
+        Self(topics.downgrade())
+    }
+
+    fn topics(&self) -> Option<Topics> {
+        Topics::upgrade(&self.0)
+    }
+}
+
+impl Follower for BrokerFollower {
+    fn records(&self, partition: Partition, _: LogEpoch, records: &[Logged]) -> Flow {
+        let Some(topics) = self.topics() else { return Flow::Continue };
+        let Some(cluster) = topics.cluster() else { return Flow::Continue };
+        let mut following = cluster.heads.lock(partition);
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|record| record.scope == first.scope).count();
+            let (of_scope, others) = rest.split_at(same);
+            rest = others;
+            if let Some(key) = read_scope(&first.scope) {
+                topics.read(cluster, &key, &mut following, of_scope);
+            }
+            if let Some(last) = of_scope.last() {
+                following.read(last.offset);
+            }
+        }
+        drop(following);
+        if cluster.remote_flights.pauses(partition) { Flow::Pause } else { Flow::Continue }
+    }
+
+    fn new_epoch(&self, partition: Partition, epoch: LogEpoch, next_offset: u64) {
+        if let Some(topics) = self.topics() {
+            topics.interrupt(partition, epoch, next_offset);
+        }
+    }
+
+    fn lost(&self, partition: Partition, epoch: LogEpoch, first: u64, next: u64) {
+        let Some(topics) = self.topics() else { return };
+        log::error!(
+            "{} records of partition {} could not be read: the joins concerned end, and their clients \
+             are told",
+            next.saturating_sub(first),
+            partition.0
+        );
+        topics.interrupt(partition, epoch, next);
+    }
+
+    fn members_left(
+        &self,
+        partition: Partition,
+        at: LogPosition,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) {
+        let Some(topics) = self.topics() else { return };
+        let Some(cluster) = topics.cluster() else { return };
+        let mut following = cluster.heads.lock(partition);
+        for stream in topics.directory().of_partition(&cluster.heads, partition) {
+            stream.tell_tracker(MembersLeft { offset: at.offset, node, incarnation });
+        }
+        following.read(at.offset);
+    }
+
+    fn reincarnated(&self, _: Incarnation) {
+        let Some(topics) = self.topics() else { return };
+        log::warn!("the other nodes took this node for dead: its members join again");
+        for stream in topics.directory().all() {
+            stream.tell_tracker(Reincarnated);
+        }
+    }
+
+    fn told(&self, from: NodeId, message: Bytes) {
+        if let Some(topics) = self.topics()
+            && let Some(cluster) = topics.cluster()
+        {
+            cluster.peers.told(from, &message);
+        }
+    }
+
+    fn told_lost(&self) {
+        if let Some(topics) = self.topics()
+            && let Some(cluster) = topics.cluster()
+        {
+            cluster.peers.told_lost();
+        }
+    }
+
+    fn asked(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes> {
+        let topics = self.topics();
+        let cluster = topics.as_ref().and_then(Topics::cluster);
+        match cluster {
+            Some(cluster) => cluster.peers.asked(from, &question),
+            None => future::ready(Bytes::new()).boxed(),
+        }
+    }
+
+    fn nodes_changed(&self, live: &[NodeInfo]) {
+        let nodes: Vec<_> = live.iter().map(|info| info.node.0).collect();
+        log::info!("live nodes: {nodes:?}");
+        if let Some(topics) = self.topics()
+            && let Some(cluster) = topics.cluster()
+        {
+            cluster.counts.tell_all();
+        }
+    }
+}
+
+impl Topics {
+    /// Hands records of one scope to its stream, and changes of its members to their tracker.
+    fn read(
+        &self,
+        cluster: &Cluster,
+        key: &ScopeKey,
+        following: &mut Following<'_>,
+        records: &[Logged],
+    ) {
+        let (mut publications, mut unreadable) = (Vec::new(), None);
+        for Logged { offset, body, .. } in records {
+            match record::read(body) {
+                Some(Entry::Publication(entry)) => publications.push((*offset, entry)),
+                Some(Entry::Members(entry)) => {
+                    let read = MembersRead { offset: *offset, entry };
+                    self.directory().with(key, |stream| stream.tell_tracker(read));
+                }
+                None if record::is_of_another_version(body) => unreadable = Some(*offset),
+                None => {}
+            }
+        }
+        if let Some(offset) = unreadable {
+            for (_, entry) in publications {
+                // This node holds nothing for it any more.
+                drop(cluster.held(&entry));
+            }
+            return self.leave_out(
+                key,
+                following,
+                records.last().map_or(offset, |last| last.offset),
+            );
+        }
+        let Some((last, _)) = publications.last() else { return };
+        let last = *last;
+        let directory = self.directory();
+        let is_wanted =
+            directory.with(key, |_| ()).is_some() || directory.ensure_following(key, following);
+        if !is_wanted {
+            // Nobody hears it and nobody retains it. What this node holds for it goes.
+            for (offset, entry) in publications {
+                self.keep_last(key, &entry, following.position(key, offset));
+                if let Some(Accepted { publication, .. }) = cluster.held(&entry)
+                    && self.feed().is_watched()
+                {
+                    let position = following.position(key, offset);
+                    self.feed().published(&publication, position, Extent::Whole, 0);
+                }
+            }
+            return following.skip(key.app, last);
+        }
+        let fed = publications.into_iter();
+        let fed = fed.filter_map(|(offset, entry)| self.fed(cluster, key, offset, &entry));
+        let mut fed = Some(fed.collect::<Vec<_>>());
+        let number = self.next_batch();
+        let exceeded = directory
+            .with(key, |stream| stream.feed(number, fed.take().unwrap_or_default(), now_ms()));
+        match exceeded {
+            Some(exceeded) => self.note_exceeded(key.app, exceeded),
+            // It was forgotten in this moment.
+            None => following.skip(key.app, last),
+        }
+    }
+
+    /// Ends the joins of a scope that has records up to this offset which this version cannot read: clients
+    /// that return with a position are told that something is missing.
+    fn leave_out(&self, key: &ScopeKey, following: &mut Following<'_>, last: u64) {
+        log::warn!(
+            "another version of Herald wrote records of app {} that this one cannot read: the joins \
+             concerned end, and their clients are told",
+            key.app.0
+        );
+        following.skip(key.app, last);
+        let next = following.position(key, last);
+        self.directory().with(key, |stream| stream.interrupt(next, now_ms()));
+    }
+
+    /// Keeps a publication that nobody hears and nobody retains, if it is for a cache channel.
+    fn keep_last(&self, key: &ScopeKey, entry: &PublicationEntry, position: StreamPosition) {
+        // Nearly all are skipped unread.
+        let Some(publication) = entry.may_be_cached().then(|| entry.read(key)).flatten() else {
+            return;
+        };
+        let exceeded = self.directory().last_events().note(&publication, position, entry.at_ms());
+        exceeded.into_iter().for_each(|limit| self.metrics().hit(limit));
+    }
+
+    /// A publication with its place in the order, and with what this node holds for it if it is its own.
+    fn fed(
+        &self,
+        cluster: &Cluster,
+        key: &ScopeKey,
+        offset: u64,
+        entry: &PublicationEntry,
+    ) -> Option<Fed> {
+        let at_ms = entry.at_ms();
+        if let Some(accepted) = cluster.held(entry) {
+            return Some(Fed { offset, at_ms, accepted });
+        }
+        let publication = entry.read(key)?;
+        let watched = self.feed().deliveries(publication.app, Extent::Part);
+        let (accepted, _) =
+            Accepted::new(publication, Instant::now(), cluster.remote_flights.enter());
+        Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
+    }
+
+    /// Goes on at an offset of a partition: what came before may be missing.
+    fn interrupt(&self, partition: Partition, epoch: LogEpoch, next: u64) {
+        let Some(cluster) = self.cluster() else { return };
+        let mut following = cluster.heads.lock(partition);
+        following.go_on(epoch, next);
+        let streams = self.directory().of_partition(&cluster.heads, partition);
+        for stream in streams {
+            stream.interrupt(following.head(stream.key()), now_ms());
+        }
+    }
+}
+
+impl Cluster {
+    /// The permit and count that this node holds for a publication, if it is its own.
+    fn held(&self, entry: &PublicationEntry) -> Option<Accepted> {
+        let ticket = entry.ticket?;
+        self.pending().remove(&ticket)
+    }
+}

@@ -1,0 +1,164 @@
+//! The cluster: this broker as one of several nodes that share a log.
+//!
+//! A publication is written as a [`record`] and appended to the log. Every node, the publisher's too,
+//! hands to its subscribers only what it reads from the log: so all nodes have one order, and a node
+//! that cannot reach the log hands out nothing that others miss. `publish` is the way in, and
+//! `follower` the way out. `remote_flights` bounds what other nodes have published and this one has yet
+//! to hand out.
+//!
+//! Nodes ask each other and tell each other by `peers`; `questions` are those of the broker, `counts`
+//! keeps the numbers of subscribers that clients are sent, and `users` who is signed in. A node that
+//! begins is told by another one what the log may no longer have: `last_events`.
+
+mod counts;
+mod follower;
+mod last_events;
+mod peers;
+mod publish;
+mod questions;
+mod record;
+mod remote_flights;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::engine::{Engine, EngineState};
+
+use super::{
+    node::NodeId,
+    numbering::{Heads, Numbering},
+    placed::Accepted,
+    topics::Topics,
+};
+
+use counts::SharedCounts;
+use follower::BrokerFollower;
+use peers::Peers;
+pub(super) use questions::ClusterQuestion;
+pub(super) use record::{MemberRecord, MemberValue, MembersEntry};
+pub(super) use remote_flights::RemoteFlight;
+use remote_flights::RemoteFlights;
+
+/// So many times the publications that one app may have under way are the most of other nodes that may
+/// be, before the log has to wait.
+const REMOTE_FLIGHTS_FACTOR: usize = 8;
+
+/// Where the order of publications comes from: this server alone, or a log that several nodes share.
+pub(super) enum Order {
+    /// This server is the only one.
+    Own,
+    /// It is one of several nodes.
+    Log(Box<Cluster>),
+}
+
+/// This broker as one of several nodes.
+pub(super) struct Cluster {
+    engine: Arc<dyn Engine>,
+    state: watch::Receiver<EngineState>,
+    heads: Arc<Heads>,
+    /// The publications of this node that are not read from the log yet, by their tickets.
+    pending: Mutex<HashMap<u64, Accepted>>,
+    next_ticket: AtomicU64,
+    remote_flights: RemoteFlights,
+    peers: Peers,
+    counts: SharedCounts,
+    /// Whether messages about users of other nodes may have been missed.
+    are_users_missed: Arc<AtomicBool>,
+}
+
+impl Order {
+    /// The order of this server alone, and its numbering.
+    pub(super) fn own() -> (Self, Numbering) {
+        (Self::Own, Numbering::own())
+    }
+
+    /// The order of a log, and its numbering. Of one app as many publications as this may be under way.
+    pub(super) fn of_log(
+        engine: Arc<dyn Engine>,
+        in_flight_per_app_max: usize,
+    ) -> (Self, Numbering) {
+        let heads = Arc::new(Heads::new(engine.partitions()));
+        // At random, so that a ticket of an earlier process of this node is none of this one.
+        let (_, first_ticket) = Uuid::new_v4().as_u64_pair();
+        let cluster = Cluster {
+            state: engine.state(),
+            heads: heads.clone(),
+            pending: Mutex::default(),
+            next_ticket: AtomicU64::new(first_ticket),
+            remote_flights: RemoteFlights::new(
+                engine.clone(),
+                REMOTE_FLIGHTS_FACTOR * in_flight_per_app_max,
+            ),
+            peers: Peers::new(engine.clone()),
+            counts: SharedCounts::default(),
+            are_users_missed: Arc::default(),
+            engine,
+        };
+        (Self::Log(Box::new(cluster)), Numbering::Log(heads))
+    }
+
+    /// Begins to read the log, if there is one.
+    pub(super) fn follow(&self, topics: &Topics) {
+        if let Self::Log(cluster) = self {
+            questions::register(&cluster.peers, topics);
+            counts::register(&cluster.peers, topics);
+            users::register(&cluster.peers, topics, &cluster.are_users_missed);
+            cluster.engine.follow(Arc::new(BrokerFollower::new(topics)));
+        }
+    }
+
+    /// The cluster, if this server is one of several nodes.
+    pub(super) fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Own => None,
+            Self::Log(cluster) => Some(cluster),
+        }
+    }
+
+    /// This server.
+    pub(super) fn node(&self) -> NodeId {
+        self.cluster().map_or(NodeId::ONLY, |cluster| cluster.engine.node())
+    }
+
+    /// Whether publications of other nodes are on their way to the fan-outs.
+    pub(super) fn is_any_under_way(&self) -> bool {
+        self.cluster().is_some_and(|cluster| cluster.remote_flights.is_any())
+    }
+}
+
+impl Cluster {
+    /// The engine.
+    pub(super) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Whether the log can be written and is read.
+    pub(super) fn state(&self) -> EngineState {
+        *self.state.borrow()
+    }
+
+    /// The partitions, as far as they are read.
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The first of so many tickets that follow each other.
+    fn tickets(&self, count: usize) -> u64 {
+        self.next_ticket.fetch_add(count as u64, Relaxed)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Accepted>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,233 @@
+//! Peers: what the nodes of a cluster ask each other and tell each other.
+//!
+//! A message is a version, the length of a name, the name and a body. Each room that has something to
+//! ask registers an answer under a name of its own. A node that does not know a name says so, and the
+//! asker takes that for no answer: rather no figure than one that is too low.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::{self, BoxFuture, FutureExt};
+
+use crate::{
+    broker::{
+        node::NodeId,
+        topics::{Topics, Unanswered},
+    },
+    engine::Engine,
+};
+
+/// The version that this node writes, and the only one so far.
+const VERSION: u8 = 1;
+
+/// The first byte of an answer; anything else says that there is none.
+const ANSWERED: u8 = 1;
+
+/// Answers a question for this node; `None` if it cannot.
+type Answer = Arc<dyn Fn(NodeId, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+
+/// Takes a message of a node; without a body if messages may have been missed.
+type Hear = Arc<dyn Fn(Option<Bytes>) + Send + Sync>;
+
+/// The nodes of the cluster, this one included, as far as they are asked or told something.
+pub(in crate::broker) struct Peers {
+    engine: Arc<dyn Engine>,
+    answers: RwLock<HashMap<&'static str, Answer>>,
+    hears: RwLock<HashMap<&'static str, Hear>>,
+}
+
+fn written(name: &str, body: &[u8]) -> Bytes {
+    debug_assert!(name.len() <= usize::from(u8::MAX), "names are short");
+    let mut message = BytesMut::with_capacity(2 + name.len() + body.len());
+    message.put_slice(&[VERSION, name.len() as u8]);
+    message.put_slice(name.as_bytes());
+    message.put_slice(body);
+    message.freeze()
+}
+
+/// The name and the body of a message.
+fn read(message: &Bytes) -> Option<(&str, Bytes)> {
+    let (&[version, length], rest) = message.split_first_chunk::<2>()?;
+    let (name, _) = rest.split_at_checked(usize::from(length))?;
+    (version == VERSION).then_some(())?;
+    Some((str::from_utf8(name).ok()?, message.slice(2 + name.len()..)))
+}
+
+fn answer_of(mut answered: Bytes) -> Result<Bytes, Unanswered> {
+    match answered.first() {
+        Some(&ANSWERED) => Ok(answered.split_off(1)),
+        _ => Err(Unanswered),
+    }
+}
+
+impl Peers {
+    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
+        Self { engine, answers: RwLock::default(), hears: RwLock::default() }
+    }
+
+    /// Has questions with this name answered.
+    pub(in crate::broker) fn on_question(&self, name: &'static str, answer: Answer) {
+        self.answers.write().unwrap_or_else(PoisonError::into_inner).insert(name, answer);
+    }
+
+    /// Has messages with this name taken.
+    pub(in crate::broker) fn on_message(&self, name: &'static str, hear: Hear) {
+        self.hears.write().unwrap_or_else(PoisonError::into_inner).insert(name, hear);
+    }
+
+    /// Asks all live nodes.
+    pub(in crate::broker) async fn ask_all(
+        &self,
+        name: &str,
+        body: &[u8],
+        wait_max: Duration,
+    ) -> Result<Vec<(NodeId, Bytes)>, Unanswered> {
+        let answers = self.engine.ask(written(name, body), Instant::now() + wait_max).await;
+        let answers = answers.map_err(|_| Unanswered)?;
+        answers.into_iter().map(|(node, answer)| Ok((node, answer_of(answer)?))).collect()
+    }
+
+    /// Asks one node.
+    pub(in crate::broker) async fn ask_one(
+        &self,
+        node: NodeId,
+        name: &str,
+        body: &[u8],
+        wait_max: Duration,
+    ) -> Result<Bytes, Unanswered> {
+        let deadline = Instant::now() + wait_max;
+        let answer = self.engine.ask_node(node, written(name, body), deadline).await;
+        answer_of(answer.map_err(|_| Unanswered)?)
+    }
+
+    /// Answers a question of a node.
+    pub(super) fn asked(&self, from: NodeId, question: &Bytes) -> BoxFuture<'static, Bytes> {
+        let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
+        let found =
+            read(question).and_then(|(name, body)| Some((answers.get(name)?.clone(), body)));
+        let Some((answer, body)) = found else { return future::ready(Bytes::new()).boxed() };
+        async move {
+            match answer(from, body).await {
+                Some(answer) => [&[ANSWERED], &answer[..]].concat().into(),
+                None => Bytes::new(),
+            }
+        }
+        .boxed()
+    }
+
+    /// Takes a message of a node.
+    pub(super) fn told(&self, _: NodeId, message: &Bytes) {
+        let hears = self.hears.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((name, body)) = read(message)
+            && let Some(hear) = hears.get(name)
+        {
+            hear(Some(body));
+        }
+    }
+
+    /// Takes notice that messages may have been missed.
+    pub(super) fn told_lost(&self) {
+        let hears = self.hears.read().unwrap_or_else(PoisonError::into_inner);
+        hears.values().for_each(|hear| hear(None));
+    }
+}
+
+impl Topics {
+    /// This server among those that share their topics.
+    pub fn node(&self) -> NodeId {
+        self.order().node()
+    }
+
+    /// Whether there may be other nodes.
+    pub fn is_clustered(&self) -> bool {
+        self.cluster().is_some()
+    }
+
+    /// Answers what any node asks under this name; `None` is no answer. Nobody asks where there is one
+    /// node only.
+    pub fn on_question<A>(
+        &self,
+        name: &'static str,
+        answer: impl Fn(NodeId, Bytes) -> A + Send + Sync + 'static,
+    ) where
+        A: Future<Output = Option<Bytes>> + Send + 'static,
+    {
+        if let Some(cluster) = self.cluster() {
+            cluster.peers.on_question(name, Arc::new(move |from, body| answer(from, body).boxed()));
+        }
+    }
+
+    /// Takes what any node tells all nodes under this name. Without a body, messages may have been missed.
+    pub fn on_message(
+        &self,
+        name: &'static str,
+        hear: impl Fn(Option<Bytes>) + Send + Sync + 'static,
+    ) {
+        if let Some(cluster) = self.cluster() {
+            cluster.peers.on_message(name, Arc::new(hear));
+        }
+    }
+
+    /// Asks all live nodes, this one included, under a name. Where there is one node only, nobody answers.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if any node has no answer in time.
+    pub async fn ask_nodes(
+        &self,
+        name: &str,
+        body: &[u8],
+        wait_max: Duration,
+    ) -> Result<Vec<(NodeId, Bytes)>, Unanswered> {
+        match self.cluster() {
+            Some(cluster) => cluster.peers.ask_all(name, body, wait_max).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Asks one node under a name.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if it has no answer in time, or is not alive.
+    pub async fn ask_node(
+        &self,
+        node: NodeId,
+        name: &str,
+        body: &[u8],
+        wait_max: Duration,
+    ) -> Result<Bytes, Unanswered> {
+        match self.cluster() {
+            Some(cluster) => cluster.peers.ask_one(node, name, body, wait_max).await,
+            None => Err(Unanswered),
+        }
+    }
+
+    /// Tells all live nodes something under a name, this one included. One that is cut off for a moment
+    /// hears it later. Where there is one node only, nobody is told.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if nodes may not hear of it.
+    pub async fn tell_nodes(&self, name: &str, body: &[u8]) -> Result<(), Unanswered> {
+        let Some(cluster) = self.cluster() else { return Ok(()) };
+        let deadline = Instant::now() + self.wait_max();
+        cluster.engine.tell(written(name, body), deadline).await.map_err(|_| Unanswered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_written_and_another_version_is_not() {
+        let message = written("name", b"body");
+        assert_eq!(message, &b"\x01\x04namebody"[..], "in every version of Herald");
+        assert_eq!(read(&message), Some(("name", Bytes::from_static(b"body"))));
+        for broken in [&b""[..], b"\x01", b"\x01\x05name", b"\x02\x04namebody", b"\x01\x01\xff"] {
+            assert_eq!(read(&Bytes::copy_from_slice(broken)), None, "{broken:?}");
+        }
+    }
+}

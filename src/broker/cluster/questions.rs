@@ -1,0 +1,115 @@
+//! The questions of the broker that concern all nodes. Each node answers for its own threads.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::broker::{
+    connections::{ConnectQuestion, EndConnectionQuestion},
+    disconnection::DisconnectQuestion,
+    node::NodeId,
+    occupancy::{OccupancyQuestion, SubscribersQuestion},
+    topics::{Topics, Unanswered},
+};
+
+use super::{Order, last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
+
+/// Something that concerns the sessions of all nodes. On the wire it is JSON, and a node ignores the
+/// members that it does not know.
+pub(in crate::broker) trait ClusterQuestion:
+    Serialize + DeserializeOwned + Send + 'static
+{
+    /// The name on the wire.
+    const NAME: &'static str;
+
+    /// The answer of one node.
+    type Answer: Serialize + DeserializeOwned + Send;
+
+    /// Answers for the threads of this node.
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Self::Answer, Unanswered>>;
+}
+
+impl Topics {
+    /// Asks all nodes, and answers with all their answers.
+    pub(in crate::broker) async fn everywhere<Q: ClusterQuestion>(
+        &self,
+        question: Q,
+    ) -> Result<Vec<Q::Answer>, Unanswered> {
+        match self.order() {
+            Order::Own => Ok(vec![question.answer(self.clone()).await?]),
+            Order::Log(cluster) => {
+                let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
+                // The threads have this long to answer their node, and the nodes a little longer.
+                let answers = cluster.peers.ask_all(Q::NAME, &body, self.wait_max() * 2).await?;
+                let read = |answer| serde_json::from_slice(answer).map_err(|_| Unanswered);
+                answers.iter().map(|(_, answer)| read(answer)).collect()
+            }
+        }
+    }
+}
+
+impl Topics {
+    /// Asks one node.
+    pub(super) async fn ask_one<Q: ClusterQuestion>(
+        &self,
+        node: NodeId,
+        question: Q,
+    ) -> Result<Q::Answer, Unanswered> {
+        let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
+        let answer = self.ask_node(node, Q::NAME, &body, self.wait_max()).await?;
+        serde_json::from_slice(&answer).map_err(|_| Unanswered)
+    }
+}
+
+/// Asks a node whether it knows that another one is alive.
+#[derive(Debug, Serialize, Deserialize)]
+struct KnowsQuestion {
+    node: u16,
+}
+
+impl ClusterQuestion for KnowsQuestion {
+    const NAME: &'static str = "knows";
+    type Answer = bool;
+
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<bool, Unanswered>> {
+        let nodes = topics.engine().map(|engine| engine.nodes());
+        let knows = nodes.is_some_and(|all| all.iter().any(|info| info.node.0 == self.node));
+        async move { Ok(knows) }.boxed()
+    }
+}
+
+impl Topics {
+    /// Whether all nodes know that this one is alive. Until then their questions do not reach it.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if not every node has answered in time.
+    pub async fn is_known(&self) -> Result<bool, Unanswered> {
+        let answers = self.everywhere(KnowsQuestion { node: self.node().0 }).await?;
+        Ok(answers.into_iter().all(|knows| knows))
+    }
+}
+
+/// Has this node answer all questions of the broker.
+pub(super) fn register(peers: &Peers, topics: &Topics) {
+    register_one::<OccupancyQuestion>(peers, topics);
+    register_one::<SubscribersQuestion>(peers, topics);
+    register_one::<ConnectQuestion>(peers, topics);
+    register_one::<EndConnectionQuestion>(peers, topics);
+    register_one::<DisconnectQuestion>(peers, topics);
+    register_one::<KnowsQuestion>(peers, topics);
+    register_one::<LastEventsQuestion>(peers, topics);
+    register_one::<UsersQuestion>(peers, topics);
+}
+
+fn register_one<Q: ClusterQuestion>(peers: &Peers, topics: &Topics) {
+    let topics = topics.downgrade();
+    let answer = move |_, body: bytes::Bytes| {
+        let topics = Topics::upgrade(&topics);
+        async move {
+            let question: Q = serde_json::from_slice(&body).ok()?;
+            let answer = question.answer(topics?).await.ok()?;
+            Some(serde_json::to_vec(&answer).ok()?.into())
+        }
+        .boxed()
+    };
+    peers.on_question(Q::NAME, std::sync::Arc::new(answer));
+}

@@ -1,0 +1,132 @@
+//! The users that are signed in, over several nodes: each node tells the others which users come online and
+//! go offline there, so that watchers are told of the users of all nodes.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use crate::broker::{
+    node::NodeId,
+    topics::{Topics, Unanswered},
+    users::{OnlineHere, UserKey},
+};
+
+use super::{peers::Peers, questions::ClusterQuestion};
+
+/// The message of the users that have come online or gone offline at a node.
+const CHANGED: &str = "users_changed";
+
+/// How often a node looks which nodes there are.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The least time between two messages. Changes within it are told together.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The most users of one message, and of one answer.
+const USERS_PER_MESSAGE: usize = 2_000;
+
+/// The users that have come or gone at a node.
+#[derive(Debug, Serialize, Deserialize)]
+struct ChangedUsers {
+    node: u16,
+    users: Vec<OnlineHere>,
+}
+
+/// Asks a node for the users that are online there, after one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct UsersQuestion {
+    after: Option<UserKey>,
+}
+
+impl ClusterQuestion for UsersQuestion {
+    const NAME: &'static str = "users";
+    type Answer = Vec<UserKey>;
+
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Vec<UserKey>, Unanswered>> {
+        let page = topics.signed_in().page(self.after.as_ref(), USERS_PER_MESSAGE);
+        async move { Ok(page) }.boxed()
+    }
+}
+
+/// Hears of the users of other nodes.
+pub(super) fn register(peers: &Peers, topics: &Topics, is_missed: &Arc<AtomicBool>) {
+    topics.signed_in().share();
+    let (topics, is_missed) = (topics.downgrade(), is_missed.clone());
+    let hear = move |message: Option<Bytes>| {
+        let Some(topics) = Topics::upgrade(&topics) else { return };
+        let Some(message) = message else { return is_missed.store(true, Relaxed) };
+        let Ok(ChangedUsers { node, users }) = serde_json::from_slice(&message) else { return };
+        if NodeId(node) != topics.node() {
+            topics.signed_in().note(NodeId(node), users);
+        }
+    };
+    peers.on_message(CHANGED, Arc::new(hear));
+}
+
+impl Topics {
+    /// Tells the other nodes which users come and go here, and learns which are online there, for as long
+    /// as this runs. It ends at once where there is one node only.
+    pub async fn keep_users(self) {
+        let Some(cluster) = self.cluster() else { return };
+        let users = self.signed_in();
+        loop {
+            let _ = timeout(TICK, users.changed()).await;
+            self.tell_users().await;
+            let (own, live) = (self.node(), cluster.engine.nodes());
+            let others: Vec<_> =
+                live.iter().map(|info| info.node).filter(|node| *node != own).collect();
+            let known = users.known_nodes();
+            known.iter().filter(|node| !others.contains(node)).for_each(|node| users.forget(*node));
+            let are_all = cluster.are_users_missed.swap(false, Relaxed);
+            let unknown = others.into_iter().filter(|node| are_all || !known.contains(node));
+            let learned = join_all(unknown.map(|node| self.learn_users_of(node))).await;
+            if learned.contains(&false) {
+                cluster.are_users_missed.fetch_or(are_all, Relaxed);
+            }
+        }
+    }
+
+    async fn tell_users(&self) {
+        let mut changed = self.signed_in().take_changed();
+        while !changed.is_empty() {
+            let rest = changed.split_off(changed.len().min(USERS_PER_MESSAGE));
+            let message = ChangedUsers { node: self.node().0, users: changed };
+            let written = serde_json::to_vec(&message).unwrap_or_default();
+            if self.tell_nodes(CHANGED, &written).await.is_err() {
+                self.signed_in().put_back([message.users, rest].concat());
+                return sleep(TICK).await;
+            }
+            changed = rest;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks a node for all its users. `false` if it has not told them.
+    async fn learn_users_of(&self, node: NodeId) -> bool {
+        self.signed_in().begin_replacing(node);
+        let (mut all, mut after) = (HashSet::new(), None);
+        let learned = loop {
+            let page = self.ask_one(node, UsersQuestion { after });
+            let Ok(Ok(page)) = timeout(TICK, page).await else { break None };
+            let Some(last) = page.last() else { break Some(all) };
+            after = Some(last.clone());
+            all.extend(page);
+        };
+        let is_learned = learned.is_some();
+        self.signed_in().replace(node, learned);
+        is_learned
+    }
+}

@@ -1,0 +1,211 @@
+//! The handlers of a fan-out's messages.
+
+use super::*;
+
+impl Handler<Enter> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, mut enter: Enter, _: &mut Self::Context) {
+        let Some(outbox) = enter.0.take() else { return };
+        if self.stopping {
+            outbox.end(Ending::Shutdown);
+        }
+        self.groups_per_turn = self.groups_per_turn.min(outbox.frames_per_turn());
+        let present = Present { outbox, places: Vec::new(), about: enter.1 };
+        if let Some(app) = present.about.app() {
+            self.by_app.entry(app).or_default().insert(present.outbox.session());
+        }
+        growth::make_room(&mut self.sessions);
+        if self.sessions.insert(present.outbox.session(), present).is_none() {
+            self.topics.backlog().enter();
+        }
+    }
+}
+
+impl Handler<Leave> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Leave(session): Leave, _: &mut Self::Context) {
+        self.leave(session);
+    }
+}
+
+impl Handler<Attach> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) {
+        let app = attach.subscription.place.key.app;
+        self.in_order(app, ctx, |fanout, ctx| fanout.attach(attach, ctx));
+    }
+}
+
+impl Handler<Detach> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, detach: Detach, ctx: &mut Self::Context) {
+        self.in_order(detach.place.key.app, ctx, move |fanout, _| fanout.detach(&detach));
+    }
+}
+
+impl Handler<Relieve> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Relieve: Relieve, _: &mut Self::Context) {
+        self.relieve();
+    }
+}
+
+impl Handler<Dispatch> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
+        // Batches of several scopes may come in another order than they were published in.
+        self.newest = self.newest.max(batch.number);
+        let app = batch.key.app;
+        let course = Course { batch, begun: 0, channels: Vec::new() };
+        if !self.turns.is_empty() || self.rests(app) {
+            self.waiting += 1;
+            self.turns.push(app, Task::HandOut(course));
+        } else {
+            self.note_handed();
+            if let Some(rest) = self.proceed(course) {
+                self.turns.push(app, Task::HandOut(rest));
+            }
+        }
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<Entered> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, entered: Entered, ctx: &mut Self::Context) {
+        self.in_order(entered.place.key.app, ctx, |fanout, ctx| fanout.entered(entered, ctx));
+    }
+}
+
+impl Handler<Announce> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
+        let app = announcement.key.app;
+        if !self.turns.is_empty() || self.rests(app) {
+            let announce = move |fanout: &mut Self, _: &mut _| fanout.announce(&announcement);
+            self.turns.push(app, Task::Other(app, Box::new(announce)));
+        } else {
+            self.announce(&announcement);
+        }
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<TellCount> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, tell: TellCount, ctx: &mut Self::Context) {
+        self.in_order(tell.key.app, ctx, move |fanout, _| {
+            let TellCount { key, channel, count } = tell;
+            let Some(listeners) = fanout.scopes.get(&key) else { return };
+            let Some(group) = listeners.channels.get(&channel) else { return };
+            let (backlog, traffic) = (fanout.topics.backlog(), &listeners.counted.traffic);
+            group.tell_count(count, backlog, traffic, &mut fanout.waking.new_wakers());
+            let members = group.len();
+            fanout.note_delivered(key.app, 1, members);
+        });
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<AppChanged> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
+        self.topics.review(app);
+        self.in_order(app, ctx, move |fanout, _| {
+            for present in fanout.sessions.values().filter(|present| present.is_of(app)) {
+                present.outbox.tell(News::AppChanged(app));
+            }
+        });
+    }
+}
+
+impl Handler<TrackerLost> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, TrackerLost(key): TrackerLost, ctx: &mut Self::Context) {
+        self.in_order(key.app, ctx, move |fanout, _| {
+            let Some(listeners) = fanout.scopes.get(&key) else { return };
+            let mut ended = 0;
+            for outbox in listeners.channels.values().flat_map(Group::tracked) {
+                outbox.end(Ending::Broken);
+                ended += 1;
+            }
+            warn!("{ended} sessions of a lost tracker are ended");
+        });
+    }
+}
+
+impl Handler<Interrupt> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, Interrupt { key, head }: Interrupt, ctx: &mut Self::Context) {
+        self.in_order(key.app, ctx, move |fanout, _| {
+            let Some(listeners) = fanout.scopes.get_mut(&key) else { return };
+            listeners.interrupt(head);
+            for Present { outbox, places, .. } in fanout.sessions.values() {
+                let mut concerned: Vec<_> =
+                    places.iter().filter(|place| place.key == key).collect();
+                concerned.dedup();
+                for place in concerned {
+                    outbox.tell(News::Interrupted(Box::new(Place::clone(place))));
+                }
+            }
+        });
+    }
+}
+
+impl Handler<EndJoins> for Fanout {
+    type Result = ();
+
+    /// A session with a pending join gets the message as well, whatever it joins: the join may
+    /// still be on its way here.
+    fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
+        self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
+            let joins = &disconnection.joins;
+            for Present { outbox, places, about } in fanout.sessions.values() {
+                if outbox.is_joining()
+                    || about.app() == Some(joins.app())
+                    || places.iter().any(|place| joins.may_concern(place))
+                {
+                    outbox.tell(News::Disconnect(disconnection.clone()));
+                }
+            }
+        });
+    }
+}
+
+impl Handler<EndAll> for Fanout {
+    type Result = usize;
+
+    fn handle(&mut self, _: EndAll, _: &mut Self::Context) -> usize {
+        self.stopping = true;
+        for present in self.sessions.values() {
+            present.outbox.end(Ending::Shutdown);
+        }
+        self.sessions.len()
+    }
+}
+
+impl Handler<EndSome> for Fanout {
+    type Result = MessageResult<EndSome>;
+
+    fn handle(&mut self, EndSome(sessions_max): EndSome, _: &mut Self::Context) -> Self::Result {
+        let open = || self.sessions.values().filter(|present| present.outbox.ended().is_none());
+        let mut ended = 0;
+        for present in open().take(sessions_max) {
+            present.outbox.end(Ending::Shutdown);
+            ended += 1;
+        }
+        MessageResult(EndedSessions { ended, left: open().count() })
+    }
+}

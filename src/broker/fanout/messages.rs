@@ -1,0 +1,148 @@
+//! The messages that a fan-out takes.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytestring::ByteString;
+
+use super::super::{
+    announcement::Announcement,
+    connections::About,
+    disconnection::Disconnection,
+    outbox::{Ending, Outbox},
+    placed::Batch,
+    position::StreamPosition,
+    subscriber::{Place, ScopeKey, SessionId, SubscribeError, Subscription, SubscriptionId},
+    topic_name::ChannelName,
+};
+
+/// A session has begun. If this fan-out has ended and never handles the message, the session is
+/// ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Enter(pub(super) Option<Arc<Outbox>>, pub(super) About);
+
+impl Enter {
+    /// The session with this outbox has begun.
+    pub fn new(outbox: Arc<Outbox>) -> Self {
+        Self(Some(outbox), About::default())
+    }
+
+    /// The same with the facts about the session.
+    pub fn of(mut self, about: About) -> Self {
+        self.1 = about;
+        self
+    }
+}
+
+impl Drop for Enter {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0.take() {
+            outbox.end(Ending::Broken);
+        }
+    }
+}
+
+/// A session has ended; all its subscriptions go with it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub SessionId);
+
+/// A session subscribes. Idempotent: one session has one subscription to a place under each of its
+/// names. The answer comes through its outbox, see
+/// [`News::Joined`](super::super::outbox::News::Joined).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    /// The session.
+    pub session: SessionId,
+    /// The id under which its frames are delivered.
+    pub id: SubscriptionId,
+    /// The place, and the form in which its frames are delivered.
+    pub subscription: Subscription,
+}
+
+/// A session unsubscribes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Detach {
+    /// The session.
+    pub session: SessionId,
+    /// The id under which it was subscribed.
+    pub id: SubscriptionId,
+    /// The place that it leaves.
+    pub place: Place,
+}
+
+/// The server stops: end every session of this thread. Answers how many there were.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "usize")]
+pub(in crate::broker) struct EndAll;
+
+/// An app ends some of its joins: tell the sessions that may have any.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct EndJoins(pub(in crate::broker) Arc<Disconnection>);
+
+/// The backlog exceeds its limit, and a session holds more of it than before.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Relieve;
+
+/// The server stops: end this many sessions of this thread, if there are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "EndedSessions")]
+pub(in crate::broker) struct EndSome(pub(in crate::broker) usize);
+
+/// The result of ending some sessions of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::broker) struct EndedSessions {
+    /// The number of sessions that are being ended.
+    pub(in crate::broker) ended: usize,
+    /// The number of sessions that are left.
+    pub(in crate::broker) left: usize,
+}
+
+/// Publications to hand out, in their order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Dispatch(pub(in crate::broker) Arc<Batch>);
+
+/// The tracker has accepted or refused a session that joins. It is sent all further announcements.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Entered {
+    pub(in crate::broker) place: Place,
+    pub(in crate::broker) session: SessionId,
+    /// The join that it belongs to: the session may have left and joined again since.
+    pub(in crate::broker) id: SubscriptionId,
+    /// The present members, encoded for its client.
+    pub(in crate::broker) members: Result<ByteString, SubscribeError>,
+}
+
+/// A change among the members of a channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Announce(pub(in crate::broker) Arc<Announcement>);
+
+/// The number of subscribers that a channel has on all threads, for those that are sent it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct TellCount {
+    pub(in crate::broker) key: ScopeKey,
+    pub(in crate::broker) channel: ChannelName,
+    pub(in crate::broker) count: usize,
+}
+
+/// The tracker of a scope was broken by a panic: end the sessions that it tracked.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct TrackerLost(pub(in crate::broker) ScopeKey);
+
+/// Publications to a scope may be missing up to this position: end all joins of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Interrupt {
+    pub(in crate::broker) key: ScopeKey,
+    pub(in crate::broker) head: StreamPosition,
+}

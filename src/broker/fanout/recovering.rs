@@ -1,0 +1,115 @@
+//! Recovery: a join is sent the publications that it missed before it receives new ones.
+
+use super::*;
+
+/// A join that requests history, and the part of the history that it missed.
+pub(super) struct RecoveringJoin<'a> {
+    pub(super) place: &'a Place,
+    pub(super) outbox: &'a Outbox,
+    pub(super) topic: &'a ByteString,
+    pub(super) format: Format,
+    /// The offset behind which the session is handed everything.
+    pub(super) attached: u64,
+    pub(super) boundary: StreamPosition,
+}
+
+impl Fanout {
+    /// Reads the history for a join that requests it. Answers the frames that it is sent.
+    pub(super) fn recover(
+        &mut self,
+        stream: &Stream,
+        reader: &RecoveringJoin<'_>,
+        wanted: Option<Wanted>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Box<Recovery>> {
+        let RecoveringJoin { place, outbox, topic, attached, boundary, .. } = *reader;
+        let reading = Reading { channel: place.channel.as_ref(), attached, boundary };
+        let missed = stream.missed(&reading, wanted?, now_ms());
+        let Missed { mut incomplete, mut limit, mut position, mut attached, publications } = missed;
+        let (mut replayed, mut frames) = self.replay(reader, &publications, ctx);
+        if frames.iter().map(Frame::size_bytes).sum::<usize>() > outbox.replay_bytes_max() {
+            (incomplete, limit) = (Some(Incomplete::TooMuch), Some(Limit::HistoryReplayBytes));
+            (position, attached) = (boundary, reader.attached);
+            (replayed, frames) = (0, Vec::new());
+        }
+        limit.into_iter().for_each(|limit| self.topics.metrics().hit(limit));
+        let listeners = self.scopes.get_mut(&place.key);
+        let group = listeners.and_then(|listeners| listeners.group(place.channel.as_ref()));
+        if let Some(group) = group {
+            group.set_attached(outbox.session(), topic, attached);
+        }
+        Some(Box::new(Recovery { incomplete, position, replayed, frames }))
+    }
+
+    /// The frames of the replayed publications, and the number of these.
+    fn replay(
+        &mut self,
+        reader: &RecoveringJoin<'_>,
+        publications: &[(u64, Retained)],
+        ctx: &mut Context<Self>,
+    ) -> (usize, Vec<Frame>) {
+        let RecoveringJoin { place, topic, format, boundary, .. } = *reader;
+        let level = if place.channel.is_some() { Level::Channel } else { Level::Scope };
+        let (now, was_empty) = (Instant::now(), self.replays.is_empty());
+        let (mut replayed, mut frames) = (0, Vec::with_capacity(publications.len()));
+        for (offset, retained) in publications {
+            let (channel, event) = (retained.channel(), retained.event());
+            let (payload, sender) = (retained.payload(), retained.sender());
+            let position = StreamPosition { offset: *offset, ..boundary };
+            let spoken = SpokenPublication { channel, event, payload, position, sender };
+            let Some(frame) = self.replays.frame(&spoken, format, level, topic, now) else {
+                continue;
+            };
+            replayed += 1;
+            frames.push(frame);
+            let is_bytes = matches!(payload, RetainedPayload::Bytes(_));
+            if (is_bytes || format.tells_positions_of_json())
+                && let Some(encode) = format.encode_position
+            {
+                frames.push(self.topics.backlog().count(encode(topic, position)));
+            }
+        }
+        if was_empty && !self.replays.is_empty() {
+            Self::forget_replays(ctx);
+        }
+        (replayed, frames)
+    }
+
+    /// The event that a join of a cache channel is sent first, if its format begins with that. An
+    /// event after the boundary is handed out to it like any other.
+    pub(super) fn cached(
+        &mut self,
+        reader: &RecoveringJoin<'_>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Cached> {
+        let RecoveringJoin { place, topic, format, boundary, .. } = *reader;
+        let channel = place.channel.as_ref().filter(|channel| {
+            let is_cache = || reserved::is_cache(place.key.scope.as_str(), channel.as_str());
+            format.begins_with_last_event && is_cache()
+        })?;
+        let Some(last) = self.topics.last_event(place) else { return Some(Cached::Miss) };
+        let LastEvent { event, payload, position, .. } = last;
+        if position.epoch == boundary.epoch && position.offset > boundary.offset {
+            return Some(Cached::ComesLive);
+        }
+        let (event, payload) = (event.as_str(), RetainedPayload::Json(payload.as_str()));
+        let (channel, sender) = (Some(channel.as_str()), Sender::Trigger);
+        let spoken = SpokenPublication { channel, event, payload, position, sender };
+        let (now, was_empty) = (Instant::now(), self.replays.is_empty());
+        let frame = self.replays.frame(&spoken, format, Level::Channel, topic, now);
+        if was_empty && !self.replays.is_empty() {
+            Self::forget_replays(ctx);
+        }
+        Some(frame.map_or(Cached::Miss, Cached::Event))
+    }
+
+    /// Drops the frames of replays once they have been of no use for a while.
+    fn forget_replays(ctx: &mut Context<Self>) {
+        ctx.run_later(replays::GENERATION_AGE, |fanout, ctx| {
+            fanout.replays.turn(Instant::now());
+            if !fanout.replays.is_empty() {
+                Self::forget_replays(ctx);
+            }
+        });
+    }
+}

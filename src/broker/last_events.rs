@@ -1,0 +1,292 @@
+//! The last events of cache channels, which a new subscriber is sent before anything is published.
+//!
+//! Cache channels belong to Pusher's protocol. Only events that the application triggers are kept,
+//! for a time that does not depend on the history settings, so they are stored beside the history.
+//! A stream notes an event when it gives it its position: a join whose boundary is not before that
+//! position therefore finds it here, and all other joins receive it live.
+//!
+//! A node that begins asks another one for the events, because the log that the nodes share may no
+//! longer have all of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytestring::ByteString;
+use hashlink::LinkedHashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{app::AppId, metrics::labels::Limit, settings::PusherSettings};
+
+use super::{
+    position::StreamPosition,
+    publication::{Destination, EventName, JsonText, Payload, Publication, PublicationOrigin},
+    reserved,
+    subscriber::Place,
+    topic_name::{ChannelName, Scope},
+};
+
+/// The memory that an event takes beside its texts, in bytes.
+const ENTRY_BYTES: usize = 256;
+
+/// The bounds of the kept events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastEventLimits {
+    /// The time for which an event is kept.
+    pub ttl: Duration,
+    /// The memory of one app's events, in bytes; beyond it the oldest events of the app are dropped.
+    pub app_bytes_max: usize,
+    /// The memory of all apps' events, in bytes; beyond it the app that keeps the most drops its oldest events.
+    pub bytes_max: usize,
+}
+
+impl From<&PusherSettings> for LastEventLimits {
+    fn from(settings: &PusherSettings) -> Self {
+        let PusherSettings { cache_ttl, cache_app_bytes_max, cache_bytes_max, .. } = settings;
+        let (app_bytes_max, bytes_max) = (*cache_app_bytes_max, *cache_bytes_max);
+        Self { ttl: *cache_ttl, app_bytes_max, bytes_max }
+    }
+}
+
+/// The last event of a cache channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastEvent {
+    /// Its name.
+    pub event: EventName,
+    /// Its payload.
+    pub payload: JsonText,
+    /// Its position in the order of the scope. A stream that was forgotten and made again has
+    /// another epoch, and everything of an earlier epoch came before it.
+    pub position: StreamPosition,
+    /// The time for which the event is still kept.
+    pub left: Duration,
+}
+
+/// The last events of all cache channels.
+pub(super) struct LastEvents {
+    limits: LastEventLimits,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    apps: HashMap<AppId, OfApp>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct OfApp {
+    /// Oldest first, by the time of the event.
+    events: LinkedHashMap<(Scope, ChannelName), LastEntry>,
+    bytes: usize,
+}
+
+/// Names a cache channel. They are told in this order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct CacheKey {
+    app: i32,
+    scope: Scope,
+    channel: ChannelName,
+}
+
+/// The last event of a channel, as one node tells it to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ToldEvent {
+    /// The channel.
+    pub(super) key: CacheKey,
+    event: String,
+    payload: String,
+    position: String,
+    at_ms: u64,
+}
+
+struct LastEntry {
+    event: EventName,
+    payload: JsonText,
+    position: StreamPosition,
+    at_ms: u64,
+    bytes: usize,
+}
+
+/// The cache channel that keeps a publication, if any does.
+pub(super) fn cache_channel(publication: &Publication) -> Option<&ChannelName> {
+    let Publication { scope, destination, event, payload, origin, .. } = publication;
+    let (Destination::Channel(channel), Payload::Json(_)) = (destination, payload) else {
+        return None;
+    };
+    let is_kept = *origin == PublicationOrigin::Trigger
+        && reserved::is_cache(scope.as_str(), channel.as_str())
+        && !reserved::is_pusher_event(event.as_str());
+    is_kept.then_some(channel)
+}
+
+impl LastEvents {
+    pub(super) fn new(limits: LastEventLimits) -> Self {
+        Self { limits, kept: Mutex::default() }
+    }
+
+    /// Keeps a publication that was given its position at `now_ms`, in Unix milliseconds, if it is for a
+    /// cache channel. Answers which bound that exceeded.
+    pub(super) fn note(
+        &self,
+        publication: &Publication,
+        position: StreamPosition,
+        now_ms: u64,
+    ) -> Option<Limit> {
+        let channel = cache_channel(publication)?;
+        let Payload::Json(payload) = &publication.payload else { return None };
+        let (scope, channel) = (publication.scope.clone(), channel.detached());
+        let event = publication.event.clone();
+        let texts = [scope.as_str(), channel.as_str(), event.as_str(), payload.as_str()];
+        let bytes = ENTRY_BYTES + texts.map(str::len).iter().sum::<usize>();
+        let entry =
+            LastEntry { event, payload: payload.detached(), position, at_ms: now_ms, bytes };
+        let mut kept = self.kept();
+        kept.insert(publication.app, (scope, channel), entry);
+        kept.keep_to(publication.app, &self.limits)
+    }
+
+    /// The last event of a channel, at `now_ms`.
+    pub(super) fn of(&self, place: &Place, now_ms: u64) -> Option<LastEvent> {
+        let key = (place.key.scope.clone(), place.channel.clone()?);
+        let kept = self.kept();
+        let LastEntry { event, payload, position, at_ms, .. } =
+            kept.apps.get(&place.key.app)?.events.get(&key)?;
+        let age = Duration::from_millis(now_ms.saturating_sub(*at_ms));
+        let left = self.limits.ttl.checked_sub(age).filter(|left| !left.is_zero())?;
+        let (event, payload) = (event.clone(), payload.clone());
+        Some(LastEvent { event, payload, position: *position, left })
+    }
+
+    /// The events of the channels after one, in their order: as many as have so many bytes, and at least
+    /// one if there is any.
+    pub(super) fn page(&self, after: Option<&CacheKey>, bytes_max: usize) -> Vec<ToldEvent> {
+        let kept = self.kept();
+        let mut apps: Vec<_> = kept.apps.iter().collect();
+        apps.retain(|(app, _)| after.is_none_or(|after| app.0 >= after.app));
+        apps.sort_unstable_by_key(|(app, _)| **app);
+        let (mut told, mut bytes) = (Vec::new(), 0);
+        for (app, of_app) in apps {
+            let after = after.filter(|after| after.app == app.0);
+            let is_after = |((scope, channel), _): &(&(Scope, ChannelName), &LastEntry)| {
+                after.is_none_or(|after| (scope, channel) > (&after.scope, &after.channel))
+            };
+            let mut events: Vec<_> = of_app.events.iter().filter(is_after).collect();
+            events.sort_unstable_by_key(|(key, _)| *key);
+            for ((scope, channel), entry) in events {
+                bytes += entry.bytes;
+                if bytes > bytes_max && !told.is_empty() {
+                    return told;
+                }
+                let (app, scope, channel) = (app.0, scope.clone(), channel.clone());
+                told.push(entry.told(CacheKey { app, scope, channel }));
+            }
+        }
+        told
+    }
+
+    /// Keeps an event that another node has told, unless a newer one of the same channel is kept.
+    pub(super) fn adopt(&self, told: ToldEvent) -> Option<Limit> {
+        let ToldEvent { key: CacheKey { app, scope, channel }, event, payload, position, at_ms } =
+            told;
+        let (app, position) = (AppId(app), position.parse::<StreamPosition>().ok()?);
+        let key = (scope, channel);
+        let is_older = |entry: &LastEntry| match entry.position.epoch == position.epoch {
+            true => entry.position.offset < position.offset,
+            false => entry.at_ms < at_ms,
+        };
+        let kept = self.kept();
+        let own = kept.apps.get(&app).and_then(|of_app| of_app.events.get(&key));
+        if !own.is_none_or(is_older) {
+            return None;
+        }
+        drop(kept);
+        let (scope, channel) = key;
+        let publication = Publication {
+            app,
+            scope,
+            destination: Destination::Channel(channel),
+            event: EventName::parse(&event).ok()?,
+            payload: Payload::Json(JsonText::of_json(ByteString::from(payload))),
+            origin: PublicationOrigin::Trigger,
+            except: None,
+        };
+        self.note(&publication, position, at_ms)
+    }
+
+    /// Drops expired events, and all events of the apps for which `keeps` is false.
+    pub(super) fn sweep(&self, now_ms: u64, keeps: impl Fn(AppId) -> bool) {
+        let ttl_ms = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
+        let mut kept = self.kept();
+        let apps: Vec<_> = kept.apps.keys().copied().collect();
+        for app in apps {
+            let keeps_app = keeps(app);
+            let is_over = |entry: &LastEntry| now_ms.saturating_sub(entry.at_ms) >= ttl_ms;
+            while kept.oldest(app).is_some_and(|oldest| !keeps_app || is_over(oldest)) {
+                kept.drop_oldest(app);
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LastEntry {
+    fn told(&self, key: CacheKey) -> ToldEvent {
+        ToldEvent {
+            key,
+            event: self.event.as_str().to_owned(),
+            payload: self.payload.as_str().to_owned(),
+            position: self.position.to_string(),
+            at_ms: self.at_ms,
+        }
+    }
+}
+
+impl Kept {
+    fn insert(&mut self, app: AppId, key: (Scope, ChannelName), entry: LastEntry) {
+        let of_app = self.apps.entry(app).or_default();
+        // The event is removed first, so that it becomes the newest.
+        let before = of_app.events.remove(&key).map_or(0, |before| before.bytes);
+        let added = entry.bytes;
+        of_app.events.insert(key, entry);
+        of_app.bytes = of_app.bytes + added - before;
+        self.bytes = self.bytes + added - before;
+    }
+
+    fn keep_to(&mut self, app: AppId, limits: &LastEventLimits) -> Option<Limit> {
+        let mut exceeded = None;
+        while self.apps.get(&app).is_some_and(|of_app| of_app.bytes > limits.app_bytes_max) {
+            exceeded = Some(Limit::CacheAppBytes);
+            self.drop_oldest(app);
+        }
+        while self.bytes > limits.bytes_max {
+            exceeded = Some(Limit::CacheBytes);
+            let fullest = self.apps.iter().max_by_key(|(_, of_app)| of_app.bytes);
+            let Some(fullest) = fullest.map(|(app, _)| *app) else { break };
+            self.drop_oldest(fullest);
+        }
+        exceeded
+    }
+
+    fn oldest(&self, app: AppId) -> Option<&LastEntry> {
+        self.apps.get(&app)?.events.front().map(|(_, oldest)| oldest)
+    }
+
+    fn drop_oldest(&mut self, app: AppId) {
+        let Some(of_app) = self.apps.get_mut(&app) else { return };
+        let dropped = of_app.events.pop_front().map_or(0, |(_, dropped)| dropped.bytes);
+        of_app.bytes -= dropped;
+        self.bytes -= dropped;
+        if of_app.events.is_empty() {
+            self.apps.remove(&app);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

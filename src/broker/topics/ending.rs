@@ -1,0 +1,84 @@
+//! Ending sessions and joins on all threads.
+
+use std::time::Duration;
+
+use log::warn;
+use tokio::time::timeout;
+
+use super::{Topics, Unanswered};
+use crate::broker::{
+    disconnection::{DisconnectQuestion, Disconnection},
+    fanout::{EndAll, EndJoins, EndSome},
+    fanouts::Asked,
+    subscriber::Disconnect,
+};
+
+impl Topics {
+    /// Ends every session of all threads, because the server stops. Waits at most this long for a
+    /// thread to receive the command. Answers the number of sessions that there were.
+    pub async fn end_all(&self, wait_max: Duration) -> usize {
+        let ended =
+            self.0.fanouts.ask(EndAll, wait_max).await.into_iter().map(|asked| match asked {
+                Asked::Answered(sessions) => sessions,
+                // Its sessions are ended already.
+                Asked::Lost => 0,
+                Asked::Late => {
+                    warn!("a thread did not hear in time that its sessions are to end");
+                    0
+                }
+            });
+        ended.sum()
+    }
+
+    /// Ends this many sessions, over all threads together, because the server stops. Answers the
+    /// number of sessions that are left, as far as threads answer within this time.
+    pub async fn end_some(&self, sessions_max: usize, wait_max: Duration) -> usize {
+        let (mut to_end, mut left) = (sessions_max, 0);
+        for fanout in self.0.fanouts.all() {
+            if let Ok(Ok(done)) = timeout(wait_max, fanout.send(EndSome(to_end))).await {
+                to_end -= done.ended;
+                left += done.left;
+            }
+        }
+        left
+    }
+
+    /// Ends joins of an app on all threads of all nodes. What is published from now on does not reach them.
+    ///
+    /// # Errors
+    /// [`Unanswered`] if a thread may not have received the command; a retry is safe.
+    pub async fn disconnect(&self, joins: Disconnect) -> Result<(), Unanswered> {
+        self.everywhere(DisconnectQuestion { joins, is_counted: false }).await.map(drop)
+    }
+
+    /// Ends joins as [`disconnect`](Self::disconnect) does, and answers their number; `None` if
+    /// that takes too long. A session that is too slow to take the command is ended as a whole, and
+    /// not counted.
+    ///
+    /// # Errors
+    /// Those of [`disconnect`](Self::disconnect).
+    pub async fn disconnect_counted(&self, joins: Disconnect) -> Result<Option<usize>, Unanswered> {
+        let counts = self.everywhere(DisconnectQuestion { joins, is_counted: true }).await?;
+        Ok(counts.into_iter().sum())
+    }
+
+    /// Ends joins on all threads of this node.
+    pub(in crate::broker) async fn disconnect_here(
+        &self,
+        DisconnectQuestion { joins, is_counted }: DisconnectQuestion,
+    ) -> Result<Option<usize>, Unanswered> {
+        if !is_counted {
+            return self.end_joins(Disconnection::new(joins)).await.map(|()| None);
+        }
+        let (disconnection, count) = Disconnection::counted(joins);
+        self.end_joins(disconnection).await?;
+        Ok(timeout(self.0.limits.wait_max, count).await.ok().and_then(Result::ok))
+    }
+
+    async fn end_joins(&self, disconnection: Disconnection) -> Result<(), Unanswered> {
+        let end = EndJoins(disconnection.into());
+        let told = self.0.fanouts.ask(end, self.0.limits.wait_max).await;
+        // A thread that was lost has ended all its sessions.
+        if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,238 @@
+//! Publishing: a publication takes a permit, gets its position in the order of its scope, and is
+//! passed to the fan-outs.
+
+use std::{mem, time::Instant};
+
+use tokio::time::{self, timeout, timeout_at};
+
+use super::{OnceError, PublishError, Published, Topics};
+use crate::{
+    app::AppId,
+    broker::{
+        cluster::{Cluster, Order},
+        feed::Extent,
+        idempotency::{Claim, Claimed, ContentDigest, IdempotencyKey},
+        last_events::cache_channel,
+        now_ms,
+        permits::Permit,
+        placed::Accepted,
+        position::StreamPosition,
+        publication::Publication,
+        receipt::Receipt,
+        stream::{Exceeded, Stream},
+        subscriber::ScopeKey,
+    },
+    metrics::labels::{Limit, Source},
+};
+
+impl Topics {
+    /// Gives a publication its position in the order of its scope and passes it to the fan-outs. A
+    /// publication without subscribers is dropped unless it is retained.
+    ///
+    /// # Errors
+    /// [`PublishError::Busy`] if there is no permit for it in time; it is not published then.
+    pub async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError> {
+        self.publish_all(vec![publication]).await
+    }
+
+    /// Publishes all, in order, or none. They are counted once they are published, all of them for the
+    /// app and the origin of the first.
+    ///
+    /// After the permits are taken there is no further await point, so a caller that is dropped
+    /// while it waits has published all or nothing.
+    ///
+    /// # Errors
+    /// [`PublishError::Busy`]: none was published.
+    pub async fn publish_all(
+        &self,
+        publications: Vec<Publication>,
+    ) -> Result<Receipt, PublishError> {
+        if let Order::Log(cluster) = &self.0.order {
+            // The future is boxed, so that the common case does not carry its size.
+            return match Box::pin(self.publish_to_log(cluster, publications, None)).await {
+                Ok(Published::Now(receipt) | Published::Before(receipt)) => Ok(receipt),
+                Err(_) => Err(PublishError::Busy),
+            };
+        }
+        let permits = self.take_permits(&publications).await?;
+        let counted = publications.first().map(|first| (first.app, first.origin.source()));
+        let payload_bytes: usize = publications.iter().map(|each| each.payload.size_bytes()).sum();
+        let mut positions = Vec::with_capacity(publications.len());
+        let mut all_skipped = Vec::new();
+        let taken_at = Instant::now();
+        let mut batch: Vec<Accepted> = Vec::with_capacity(publications.len());
+        for (publication, permit) in publications.into_iter().zip(permits) {
+            if batch.last().is_some_and(|last| !last.shares_scope_with(&publication)) {
+                self.hand_over(mem::take(&mut batch), &mut positions);
+            }
+            let watched = self.0.feed.deliveries(publication.app, Extent::Whole);
+            let (accepted, skipped) = Accepted::new(publication, taken_at, permit);
+            let accepted = accepted.watched(watched);
+            all_skipped.extend(skipped);
+            batch.push(accepted);
+        }
+        self.hand_over(batch, &mut positions);
+        if let Some((app, source)) = counted {
+            self.count_published(app, source, positions.len(), payload_bytes);
+        }
+        Ok(Receipt::new(positions, all_skipped, self.0.limits.wait_max))
+    }
+
+    fn count_published(&self, app: AppId, source: Source, count: usize, payload_bytes: usize) {
+        let (metrics, count) = (&self.0.metrics, count as u64);
+        metrics.app(app.0).published(source, count);
+        metrics.usage.of(app.0).published(count, payload_bytes as u64);
+    }
+
+    /// Publishes all, in order, to the log that the nodes share, unless they were published with the key
+    /// before.
+    async fn publish_to_log(
+        &self,
+        cluster: &Cluster,
+        publications: Vec<Publication>,
+        once: Option<(IdempotencyKey, ContentDigest)>,
+    ) -> Result<Published, OnceError> {
+        let permits = self.take_permits(&publications).await?;
+        let counted = publications.first().map(|first| (first.app, first.origin.source()));
+        let payload_bytes: usize = publications.iter().map(|each| each.payload.size_bytes()).sum();
+        let published = cluster.publish(self, publications, permits, once).await?;
+        if let (Published::Now(receipt), Some((app, source))) = (&published, counted) {
+            self.count_published(app, source, receipt.positions().len(), payload_bytes);
+        }
+        Ok(published)
+    }
+
+    /// Publishes all, in order, or none, unless they were published with this key before. While
+    /// another caller publishes them with this key, this one waits, and answers like it.
+    ///
+    /// A caller that is dropped while it waits has either published nothing and left the key free, or
+    /// published all and left the key with its receipt.
+    ///
+    /// # Errors
+    /// [`OnceError`]: none was published.
+    pub async fn publish_once(
+        &self,
+        key: IdempotencyKey,
+        publications: Vec<Publication>,
+    ) -> Result<Published, OnceError> {
+        let Some(first) = publications.first() else {
+            return Ok(Published::Now(self.publish_all(publications).await?));
+        };
+        let (app, content) = (first.app, ContentDigest::of(&publications));
+        if let Order::Log(cluster) = &self.0.order {
+            return Box::pin(self.publish_to_log(cluster, publications, Some((key, content))))
+                .await;
+        }
+        let deadline = time::Instant::now() + self.0.limits.wait_max;
+        loop {
+            match self.0.keys.claim(app, key, content, Instant::now()) {
+                Claim::First(claimed) => return self.publish_with(claimed, publications).await,
+                Claim::Done(receipt) => return Ok(Published::Before(receipt)),
+                Claim::OtherContent => return Err(OnceError::OtherContent),
+                Claim::UnderWay(first) => {
+                    let ended = timeout_at(deadline, first.ended()).await;
+                    ended.map_err(|_| PublishError::Busy)?;
+                }
+            }
+        }
+    }
+
+    async fn publish_with(
+        &self,
+        claimed: Claimed<Receipt>,
+        publications: Vec<Publication>,
+    ) -> Result<Published, OnceError> {
+        let receipt = self.publish_all(publications).await?;
+        // Nothing is awaited between the last publication and here, so the key is always completed
+        // if they were published.
+        if claimed.complete(receipt.clone(), Instant::now()) {
+            self.0.metrics.hit(Limit::IdempotencyKeys);
+        }
+        Ok(Published::Now(receipt))
+    }
+
+    /// Forgets everything that may no longer be remembered of an app after it was changed or
+    /// deleted.
+    pub(in crate::broker) fn review(&self, app: AppId) {
+        self.0.directory.review(app, now_ms());
+        self.0.directory.sweep_last_events(now_ms());
+        if !self.0.directory.has(app) {
+            self.0.keys.forget_app(app);
+        }
+    }
+
+    /// Gives publications of one scope their positions and passes them to the threads that have
+    /// subscribers. The caller need not wait for the fan-outs, because permits bound the
+    /// publications under way.
+    fn hand_over(&self, accepted: Vec<Accepted>, positions: &mut Vec<StreamPosition>) {
+        let Some(Accepted { publication, .. }) = accepted.first() else { return };
+        let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
+        let count = accepted.len();
+        let directory = &self.0.directory;
+        let keeps_last = accepted.iter().any(|each| cache_channel(&each.publication).is_some());
+        let mut accepted = Some(accepted);
+        let mut publish = |stream: &Stream| {
+            stream.publish(
+                self.next_batch(),
+                accepted.take().unwrap_or_default(),
+                now_ms(),
+                positions,
+            )
+        };
+        let published = directory.with(&key, &mut publish);
+        // A cache channel needs a stream even for an app that retains nothing: a join tells by the
+        // position whether it receives the last event live.
+        let ensure = || directory.ensure(&key) || (keeps_last && directory.make(&key));
+        let retained = || ensure().then(|| directory.with(&key, publish)).flatten();
+        let Some(exceeded) = published.or_else(retained) else {
+            let before = directory.unheard(&key);
+            let unheard = (1..).take(count).map(|nth| StreamPosition { offset: nth, ..before });
+            return positions.extend(self.tell_unheard(accepted.unwrap_or_default(), unheard));
+        };
+        self.note_exceeded(key.app, exceeded);
+    }
+
+    /// Evicts what an app retains beyond its bounds, and counts these.
+    pub(in crate::broker) fn note_exceeded(&self, app: AppId, exceeded: Exceeded) {
+        let directory = &self.0.directory;
+        let channels = exceeded.channels.then_some(Limit::HistoryChannels);
+        let bytes = exceeded.bytes.then(|| directory.relieve(app)).flatten();
+        let exceeded = channels.into_iter().chain(bytes).chain(exceeded.last_events);
+        exceeded.for_each(|limit| self.0.metrics.hit(limit));
+    }
+
+    /// Passes publications that have no subscribers and are not retained to the feed, and keeps
+    /// those of cache channels. Answers their positions.
+    fn tell_unheard(
+        &self,
+        accepted: Vec<Accepted>,
+        positions: impl Iterator<Item = StreamPosition>,
+    ) -> Vec<StreamPosition> {
+        let positions: Vec<_> = positions.collect();
+        for (accepted, position) in accepted.iter().zip(&positions) {
+            let last_events = self.0.directory.last_events();
+            let exceeded = last_events.note(&accepted.publication, *position, now_ms());
+            exceeded.into_iter().for_each(|limit| self.0.metrics.hit(limit));
+        }
+        if self.0.feed.is_watched() {
+            for (accepted, position) in accepted.iter().zip(&positions) {
+                self.0.feed.published(&accepted.publication, *position, Extent::Whole, 0);
+            }
+        }
+        positions
+    }
+
+    /// Takes a permit for each of these publications within the time limit.
+    async fn take_permits(
+        &self,
+        publications: &[Publication],
+    ) -> Result<Vec<Permit>, PublishError> {
+        let Some(first) = publications.first() else { return Ok(Vec::new()) };
+        let taken = self.0.permits.take(first.app, publications.len());
+        let taken = timeout(self.0.limits.wait_max, taken).await.map_err(|_| {
+            self.0.metrics.hit(Limit::PublicationsInFlight);
+            PublishError::Busy
+        })?;
+        taken.map(Permit::into_singles).ok_or(PublishError::Busy)
+    }
+}

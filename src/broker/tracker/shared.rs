@@ -1,0 +1,590 @@
+//! The members of a scope that several nodes share.
+//!
+//! A node writes changes among its own members to the log, and a list of all members is kept beside
+//! the log, changed in the same step. Every node takes all changes from the log, also its own. When
+//! the first session of a node joins a channel, the node reads the list, which has a position in
+//! the log, and then takes the changes after this position. All nodes therefore have the same
+//! members, whichever of them a client is connected to.
+//!
+//! For each of its own members the node keeps the state that it should have in the log. A change
+//! that the log did not take is written again until the log has it, so that no stale member
+//! remains.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use actix::{fut::wrap_future, prelude::*};
+use log::warn;
+
+use crate::{
+    broker::{
+        cluster::{MemberRecord, MemberValue, MembersEntry},
+        fanout::{Entered, Fanout, WorkerId},
+        gathering::Gathering,
+        node::NodeId,
+        numbering::scope_bytes,
+        presence::Home,
+        publication::JsonText,
+        subscriber::{Format, Place, ScopeKey, SessionId, SubscribeError, SubscriptionId},
+        topic_name::ChannelName,
+        topics::{Topics, place_bytes},
+    },
+    engine::{
+        Append, AppendError, Appended, EngineState, Incarnation, MemberChange, Record, Snapshot,
+        Unavailable,
+    },
+};
+
+use super::{EnterChannel, Tracker};
+
+/// The time after which a change that the log did not take is written again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A change of members was read from the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct MembersRead {
+    pub(in crate::broker) offset: u64,
+    pub(in crate::broker) entry: MembersEntry,
+}
+
+/// All members of an incarnation of a node have left, at this position in the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct MembersLeft {
+    pub(in crate::broker) offset: u64,
+    pub(in crate::broker) node: NodeId,
+    pub(in crate::broker) incarnation: Incarnation,
+}
+
+/// This node has another incarnation: all its members have left, and join again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct Reincarnated;
+
+/// A part of the log may be missing: all joins of the scope end, and the members are forgotten.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct OrderInterrupted;
+
+/// The changes that wait until the content of the log is known.
+type Loading = Vec<(u64, LogChange)>;
+
+/// A change that was read from the log.
+enum LogChange {
+    Member(MemberRecord),
+    Left(Home),
+}
+
+/// The members of this node, and the channels whose members are being read.
+#[derive(Default)]
+pub(super) struct SharedMembers {
+    own: BTreeMap<(ChannelName, SessionId), OwnMember>,
+    /// The own members of each channel that have not left.
+    present: HashMap<ChannelName, usize>,
+    /// The changes of these channels wait until their members are read.
+    loading: HashMap<ChannelName, Loading>,
+    /// Incremented when everything is forgotten, so that answers to earlier questions are ignored.
+    generation: u64,
+    is_retry_due: bool,
+}
+
+/// A member of this node.
+struct OwnMember {
+    worker: WorkerId,
+    /// The state that it should have in the log; `None` if it should not be there.
+    wanted: Option<MemberValue>,
+    /// Whether the log may have another state.
+    is_dirty: bool,
+    /// Whether a change of it is being appended. There is one at a time, so they keep their order.
+    is_under_way: bool,
+    /// Whether the log has had it in this incarnation.
+    is_put: bool,
+    /// The join that waits until the member is read from the log.
+    entering: Option<EnteringMember>,
+}
+
+struct EnteringMember {
+    fanout: Addr<Fanout>,
+    place: Place,
+    session: SessionId,
+    id: SubscriptionId,
+    format: Format,
+    /// The state of the member with which it joins.
+    reference: String,
+}
+
+impl EnteringMember {
+    fn refuse(self, refused: SubscribeError) {
+        let Self { fanout, place, session, id, .. } = self;
+        fanout.do_send(Entered { place, session, id, members: Err(refused) });
+    }
+}
+
+/// The name of a member in the list: the number of its session.
+fn member_name(SessionId(session): SessionId) -> Vec<u8> {
+    session.to_be_bytes().to_vec()
+}
+
+impl SharedMembers {
+    /// Whether members of this node are on a channel.
+    pub(super) fn hears(&self, channel: &ChannelName) -> bool {
+        self.present.contains_key(channel)
+    }
+
+    /// Adds a session to a channel, in this state. Answers the join that it replaces.
+    fn come(
+        &mut self,
+        channel: ChannelName,
+        worker: WorkerId,
+        wanted: MemberValue,
+        entering: EnteringMember,
+    ) -> Option<EnteringMember> {
+        let key = (channel, entering.session);
+        let is_present = self.own.get(&key).is_some_and(|own| own.wanted.is_some());
+        if !is_present {
+            *self.present.entry(key.0.clone()).or_default() += 1;
+        }
+        let own = self.own.entry(key).or_insert(OwnMember {
+            worker,
+            wanted: None,
+            is_dirty: false,
+            is_under_way: false,
+            is_put: false,
+            entering: None,
+        });
+        // This is a join, and not an update.
+        (own.worker, own.wanted, own.is_dirty, own.is_put) = (worker, Some(wanted), true, false);
+        own.entering.replace(entering)
+    }
+
+    /// Removes a session from a channel. `false` if it was not there.
+    fn go(&mut self, key: &(ChannelName, SessionId)) -> bool {
+        let Some(own) = self.own.get_mut(key) else { return false };
+        own.entering = None;
+        if own.wanted.take().is_none() {
+            return false;
+        }
+        own.is_dirty = true;
+        if let Some(present) = self.present.get_mut(&key.0) {
+            *present -= 1;
+            if *present == 0 {
+                self.present.remove(&key.0);
+                self.loading.remove(&key.0);
+            }
+        }
+        true
+    }
+
+    /// Removes all own members from the log, without waiting for it, because nothing will be left
+    /// to do that later.
+    pub(super) fn withdraw(self, key: &ScopeKey, topics: &Topics) {
+        let Some(cluster) = topics.cluster() else { return };
+        let partition = cluster.heads().partition_of(key);
+        for (channel, session) in self.own.into_keys() {
+            let append = append(key, &channel, session, None, cluster.engine().incarnation(), 0);
+            let deadline = Instant::now() + topics.wait_max();
+            drop(cluster.engine().append(partition, append, deadline));
+        }
+    }
+}
+
+/// The change that is appended to bring a member into this state, or to remove it.
+fn append(
+    key: &ScopeKey,
+    channel: &ChannelName,
+    session: SessionId,
+    wanted: Option<MemberValue>,
+    Incarnation(incarnation): Incarnation,
+    members_max: u32,
+) -> Append {
+    let (place, member) = (place_bytes(key, channel).into(), member_name(session).into());
+    let change = match &wanted {
+        Some(value) => MemberChange::Put { place, member, value: value.write(), members_max },
+        None => MemberChange::Remove { place, member },
+    };
+    let (channel, session) = (channel.to_string(), session.0);
+    let body = MemberRecord { channel, session, incarnation, member: wanted }.write();
+    let record = Record { scope: scope_bytes(key).into(), body };
+    Append { records: vec![record], key: None, change: Some(change) }
+}
+
+impl Tracker {
+    fn shared(&mut self) -> Option<&mut SharedMembers> {
+        self.shared.as_deref_mut()
+    }
+
+    /// Adds a session: once its join is read from the log, it is sent the announced members, and is
+    /// announced itself.
+    pub(super) fn enter_shared(&mut self, enter: EnterChannel, ctx: &mut Context<Self>) {
+        let EnterChannel { worker, fanout, place, session, id, persona, format } = enter;
+        // No session is tracked in a whole scope.
+        let Some(channel) = place.channel.clone() else { return };
+        let reference = self.topics.reference().to_string();
+        let value = MemberValue::of(&persona, &reference);
+        let entering = EnteringMember { fanout, place, session, id, format, reference };
+        let is_up = self.topics.engine_state() == Some(EngineState::Up);
+        let (Some(value), Some(shared)) = (value.filter(|_| is_up), self.shared()) else {
+            return entering.refuse(SubscribeError::Unavailable);
+        };
+        // A session waits for one join at a time, so an earlier one is not awaited.
+        drop(shared.come(channel.clone(), worker, value, entering));
+        if !self.gatherings.contains_key(&channel) {
+            self.load(&channel, ctx);
+        } else if !self.is_loading(&channel) {
+            self.write(&channel, session, ctx);
+        }
+    }
+
+    fn is_loading(&self, channel: &ChannelName) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.loading.contains_key(channel))
+    }
+
+    /// Reads the members of a channel. Changes wait meanwhile.
+    fn load(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
+        self.gatherings.insert(channel.clone(), Gathering::new(usize::MAX));
+        let Some(shared) = self.shared.as_deref_mut() else { return };
+        shared.loading.insert(channel.clone(), Vec::new());
+        let generation = shared.generation;
+        let Some(cluster) = self.topics.cluster() else { return };
+        let (partition, place) =
+            (cluster.heads().partition_of(&self.key), place_bytes(&self.key, channel));
+        let deadline = Instant::now() + self.topics.wait_max();
+        let members = cluster.engine().members(partition, place.into(), deadline);
+        let channel = channel.clone();
+        ctx.spawn(wrap_future::<_, Self>(members).map(move |members, tracker, ctx| {
+            tracker.loaded(&channel, generation, members, ctx);
+        }));
+    }
+
+    /// Takes the members of a channel, which were read.
+    fn loaded(
+        &mut self,
+        channel: &ChannelName,
+        generation: u64,
+        members: Result<Snapshot, Unavailable>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(shared) = self.shared.as_deref_mut() else { return };
+        if shared.generation != generation {
+            return;
+        }
+        let Some(waiting) = shared.loading.remove(channel) else { return };
+        let Ok(Snapshot { at, members }) = members else { return self.give_up(channel) };
+        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
+        for member in members {
+            let session =
+                member.member.first_chunk().map(|bytes| SessionId(u64::from_be_bytes(*bytes)));
+            let Some((session, value)) = session.zip(MemberValue::read(&member.value)) else {
+                continue;
+            };
+            let Some(persona) = value.persona() else { continue };
+            let home = Home::Node(member.node, member.incarnation.0);
+            // The limit does not apply here.
+            let _ = gathering.presence.track(session, home, persona, value.reference.into());
+        }
+        gathering.adopt();
+        for (_, change) in waiting.into_iter().filter(|(offset, _)| *offset >= at.offset) {
+            self.take(channel, change);
+        }
+        self.announce_if_due(channel, ctx);
+        self.write_channel(channel, ctx);
+    }
+
+    /// Refuses the pending joins of a channel whose members cannot be read.
+    fn give_up(&mut self, channel: &ChannelName) {
+        self.gatherings.remove(channel);
+        let Some(shared) = self.shared() else { return };
+        let waiting = shared.own.iter().filter(|((of, _), own)| of == channel && !own.is_under_way);
+        let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
+        for key in waiting {
+            let Some(own) = shared.own.remove(&key) else { continue };
+            if own.wanted.is_some()
+                && let Some(present) = shared.present.get_mut(channel)
+            {
+                *present -= 1;
+            }
+            if let Some(entering) = own.entering {
+                entering.refuse(SubscribeError::Unavailable);
+            }
+        }
+        shared.present.retain(|_, present| *present > 0);
+    }
+
+    /// Writes the changes among the own members of a channel.
+    fn write_channel(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
+        let Some(shared) = self.shared() else { return };
+        let of_channel = |((of, _), own): &(&(ChannelName, SessionId), &OwnMember)| {
+            of == channel && own.is_dirty
+        };
+        let dirty: Vec<_> = shared.own.iter().filter(of_channel).map(|((_, id), _)| *id).collect();
+        dirty.into_iter().for_each(|session| self.write(channel, session, ctx));
+    }
+
+    /// Writes the state of a member of this node, if the log may have another one.
+    fn write(&mut self, channel: &ChannelName, session: SessionId, ctx: &mut Context<Self>) {
+        let members_max = u32::try_from(self.topics.limits().presence_members_max);
+        let (key, topics) = (self.key.clone(), self.topics.clone());
+        let Some(cluster) = topics.cluster() else { return };
+        let Some(shared) = self.shared() else { return };
+        let Some(own) = shared.own.get_mut(&(channel.clone(), session)) else { return };
+        if own.is_under_way || !own.is_dirty {
+            return;
+        }
+        (own.is_under_way, own.is_dirty) = (true, false);
+        let mut wanted = own.wanted.clone();
+        if let Some(value) = &mut wanted {
+            value.is_update = own.is_put;
+        }
+        let is_put = wanted.is_some();
+        let engine = cluster.engine();
+        let members_max = members_max.unwrap_or(u32::MAX);
+        let append = append(&key, channel, session, wanted, engine.incarnation(), members_max);
+        let deadline = Instant::now() + topics.wait_max();
+        let appended = engine.append(cluster.heads().partition_of(&key), append, deadline);
+        let channel = channel.clone();
+        ctx.spawn(wrap_future::<_, Self>(appended).map(move |appended, tracker, ctx| {
+            tracker.appended(channel, session, is_put, appended, ctx);
+        }));
+    }
+
+    fn appended(
+        &mut self,
+        channel: ChannelName,
+        session: SessionId,
+        is_put: bool,
+        appended: Result<Appended, AppendError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let key = (channel, session);
+        let Some(shared) = self.shared() else { return };
+        let Some(own) = shared.own.get_mut(&key) else { return };
+        own.is_under_way = false;
+        match appended {
+            // A join may have replaced the one that was written.
+            Ok(_) => own.is_put = is_put && !(own.is_dirty && own.entering.is_some()),
+            Err(AppendError::PlaceFull) if !own.is_dirty => {
+                let entering = own.entering.take();
+                shared.go(&key);
+                shared.own.remove(&key);
+                if let Some(entering) = entering {
+                    entering.refuse(SubscribeError::TooManyMembers);
+                }
+                return self.announce_if_due(&key.0, ctx);
+            }
+            Err(AppendError::PlaceFull) => {}
+            Err(AppendError::TooLarge) => {
+                warn!("a member is refused: what it says of itself exceeds the engine's limit");
+                own.entering
+                    .take()
+                    .into_iter()
+                    .for_each(|join| join.refuse(SubscribeError::Unavailable));
+            }
+            Err(AppendError::Unavailable | AppendError::Lapsed) => {
+                own.is_dirty = true;
+                own.entering
+                    .take()
+                    .into_iter()
+                    .for_each(|join| join.refuse(SubscribeError::Unavailable));
+                return self.retry_later(ctx);
+            }
+        }
+        if own.is_dirty {
+            self.write(&key.0, session, ctx);
+        } else if own.wanted.is_none() {
+            shared.own.remove(&key);
+        }
+    }
+
+    /// Writes changes that the log did not take again after a while.
+    fn retry_later(&mut self, ctx: &mut Context<Self>) {
+        let Some(shared) = self.shared() else { return };
+        if shared.is_retry_due {
+            return;
+        }
+        shared.is_retry_due = true;
+        ctx.run_later(RETRY_INTERVAL, |tracker, ctx| {
+            let Some(shared) = tracker.shared() else { return };
+            shared.is_retry_due = false;
+            let dirty = shared.own.iter().filter(|(_, own)| own.is_dirty && !own.is_under_way);
+            let dirty: Vec<_> = dirty.map(|(key, _)| key.clone()).collect();
+            for (channel, session) in dirty {
+                if !tracker.is_loading(&channel) {
+                    tracker.write(&channel, session, ctx);
+                }
+            }
+        });
+    }
+
+    pub(super) fn leave_shared(
+        &mut self,
+        channel: &ChannelName,
+        session: SessionId,
+        ctx: &mut Context<Self>,
+    ) {
+        let key = (channel.clone(), session);
+        let Some(shared) = self.shared() else { return };
+        if !shared.go(&key) {
+            return;
+        }
+        let never_written =
+            shared.own.get(&key).is_some_and(|own| !own.is_put && !own.is_under_way);
+        if never_written && self.is_loading(channel) {
+            // The log has never had it.
+            self.shared().map(|shared| shared.own.remove(&key));
+        } else {
+            self.write(channel, session, ctx);
+        }
+        self.announce_if_due(channel, ctx);
+    }
+
+    pub(super) fn lose_shared(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
+        let Some(shared) = self.shared() else { return };
+        let lost = shared.own.iter().filter(|(_, own)| own.worker == worker);
+        let lost: Vec<_> = lost.map(|(key, _)| key.clone()).collect();
+        for (channel, session) in lost {
+            self.leave_shared(&channel, session, ctx);
+        }
+    }
+
+    pub(super) fn update_shared(
+        &mut self,
+        channel: &ChannelName,
+        session: SessionId,
+        custom: &JsonText,
+        ctx: &mut Context<Self>,
+    ) {
+        let reference = self.topics.reference().to_string();
+        let is_loading = self.is_loading(channel);
+        let Some(shared) = self.shared() else { return };
+        let Some(own) = shared.own.get_mut(&(channel.clone(), session)) else { return };
+        let Some(value) = &mut own.wanted else { return };
+        value.say(custom, &reference);
+        own.is_dirty = true;
+        // A join that is not written yet is written with this.
+        if let Some(entering) = own.entering.as_mut().filter(|_| !own.is_under_way) {
+            entering.reference = reference;
+        }
+        if !is_loading {
+            self.write(channel, session, ctx);
+        }
+    }
+
+    /// Takes a change that was read from the log.
+    fn take(&mut self, channel: &ChannelName, change: LogChange) {
+        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
+        let record = match change {
+            LogChange::Left(home) => return gathering.presence.untrack_home(home),
+            LogChange::Member(record) => record,
+        };
+        let session = SessionId(record.session);
+        let Some(value) = record.member else { return gathering.presence.untrack(session) };
+        let own =
+            self.shared.as_mut().and_then(|shared| shared.own.get_mut(&(channel.clone(), session)));
+        let is_meant = |entering: &mut EnteringMember| entering.reference == value.reference;
+        if let Some(entering) = own.and_then(|own| own.entering.take_if(is_meant)) {
+            let EnteringMember { fanout, place, session, id, format, .. } = entering;
+            let members = Ok(gathering.spelled(format));
+            fanout.do_send(Entered { place, session, id, members });
+        }
+        let Some(persona) = value.persona() else { return };
+        let (home, reference) =
+            (Home::Node(session.node(), record.incarnation), value.reference.clone().into());
+        match persona.meta.custom.clone() {
+            // A member that has left with its node's last incarnation joins again.
+            Some(custom) if value.is_update && gathering.presence.has(session) => {
+                gathering.presence.update(session, custom, reference);
+            }
+            // The limit does not apply here: the log has refused members beyond it.
+            _ => drop(gathering.presence.track(session, home, persona, reference)),
+        }
+    }
+
+    /// Takes a change of a channel now, or once the members of the channel are read.
+    fn take_or_keep(
+        &mut self,
+        channel: &ChannelName,
+        offset: u64,
+        change: LogChange,
+        ctx: &mut Context<Self>,
+    ) {
+        let loading = self.shared.as_mut().and_then(|shared| shared.loading.get_mut(channel));
+        if let Some(waiting) = loading {
+            return waiting.push((offset, change));
+        }
+        self.take(channel, change);
+        self.announce_if_due(channel, ctx);
+    }
+}
+
+impl Handler<MembersRead> for Tracker {
+    type Result = ();
+
+    fn handle(&mut self, MembersRead { offset, entry }: MembersRead, ctx: &mut Self::Context) {
+        let Some(record) = entry.read() else { return };
+        // Changes of a channel without subscribers on this node are ignored.
+        let known = self.gatherings.get_key_value(record.channel.as_str());
+        let Some(channel) = known.map(|(channel, _)| channel.clone()) else { return };
+        self.take_or_keep(&channel, offset, LogChange::Member(record), ctx);
+    }
+}
+
+impl Handler<MembersLeft> for Tracker {
+    type Result = ();
+
+    fn handle(&mut self, left: MembersLeft, ctx: &mut Self::Context) {
+        let MembersLeft { offset, node, incarnation } = left;
+        let home = Home::Node(node, incarnation.0);
+        let channels: Vec<_> = self.gatherings.keys().cloned().collect();
+        for channel in channels {
+            self.take_or_keep(&channel, offset, LogChange::Left(home), ctx);
+        }
+    }
+}
+
+impl Handler<Reincarnated> for Tracker {
+    type Result = ();
+
+    fn handle(&mut self, _: Reincarnated, ctx: &mut Self::Context) {
+        let Some(shared) = self.shared() else { return };
+        for own in shared.own.values_mut() {
+            (own.is_dirty, own.is_put) = (true, false);
+        }
+        let channels: Vec<_> = shared.present.keys().cloned().collect();
+        for channel in
+            channels.iter().filter(|channel| !self.is_loading(channel)).collect::<Vec<_>>()
+        {
+            self.write_channel(channel, ctx);
+        }
+    }
+}
+
+impl Handler<OrderInterrupted> for Tracker {
+    type Result = ();
+
+    /// The own members stay until their sessions leave, which is soon: their joins are ended.
+    fn handle(&mut self, _: OrderInterrupted, _: &mut Self::Context) {
+        self.gatherings.clear();
+        let Some(shared) = self.shared() else { return };
+        shared.generation += 1;
+        shared.loading.clear();
+        for own in shared.own.values_mut() {
+            if let Some(entering) = own.entering.take() {
+                entering.refuse(SubscribeError::Unavailable);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_one_node_are_listed_in_the_order_of_their_sessions() {
+        let names = [1, 255, 256, 1 << 48].map(|session| member_name(SessionId(session)));
+        assert!(names.is_sorted());
+    }
+}

@@ -1,0 +1,441 @@
+//! Users: the users of apps that are signed in, and the sessions that watch them.
+//!
+//! A user is online while at least one session is signed in as it. A session that signs in may watch
+//! other users: it is told once which of them are online, and from then on each change. The news reach a
+//! session in the order in which the changes happened.
+//!
+//! Several nodes may share users: each tells the others which users come online and go offline there, and a
+//! user is online while a session of any node is signed in as it.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::app::AppId;
+
+use super::{
+    node::NodeId,
+    outbox::{News, Outbox},
+    subscriber::SessionId,
+};
+
+/// A session that is signed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedIn {
+    /// The app.
+    pub app: AppId,
+    /// The user.
+    pub user: Box<str>,
+    /// The users that the session watches, each once.
+    pub watched: Vec<Box<str>>,
+}
+
+/// The watched users of which a session is told that they are online, or that they are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnlineChange {
+    /// The users that are online.
+    pub online: Vec<Box<str>>,
+    /// The users that are not.
+    pub offline: Vec<Box<str>>,
+}
+
+/// The users of all apps, as far as somebody is signed in as them or watches them.
+///
+/// A lock guards all of them. It is held for as long as it takes to tell the watchers of one user, which
+/// wait for nothing.
+#[derive(Default)]
+pub struct Users {
+    all: Mutex<AllUsers>,
+    has_changed: Notify,
+}
+
+/// Names a user.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct UserKey {
+    app: i32,
+    user: Box<str>,
+}
+
+/// Whether a user is online on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OnlineHere {
+    #[serde(flatten)]
+    pub(super) key: UserKey,
+    is_online: bool,
+}
+
+#[derive(Default)]
+struct AllUsers {
+    apps: HashMap<AppId, HashMap<Box<str>, UserSessions>>,
+    /// The users of whom the other nodes have yet to be told, if there are any nodes.
+    changed: Option<HashSet<UserKey>>,
+    /// The users that are online at other nodes.
+    elsewhere: HashMap<NodeId, HashSet<UserKey>>,
+    /// The changes that nodes have sent since they were asked for all their users.
+    told_meanwhile: HashMap<NodeId, Vec<OnlineHere>>,
+}
+
+/// The sessions that are signed in as one user, and those that watch it.
+#[derive(Default)]
+struct UserSessions {
+    /// The number of sessions on this node that are signed in as the user.
+    sessions: usize,
+    /// The number of other nodes on which the user is online.
+    elsewhere: usize,
+    watchers: HashMap<SessionId, Arc<Outbox>>,
+}
+
+impl UserSessions {
+    fn is_online(&self) -> bool {
+        self.sessions > 0 || self.elsewhere > 0
+    }
+
+    /// Tells the watchers whether the user is online.
+    fn tell(&self, user: &str) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        let named = if self.is_online() { &mut online } else { &mut offline };
+        named.push(user.into());
+        let change = Arc::new(OnlineChange { online, offline });
+        for outbox in self.watchers.values() {
+            outbox.tell(News::Online(change.clone()));
+        }
+    }
+}
+
+impl Users {
+    /// The users; a panic beside them does not break them.
+    fn all(&self) -> MutexGuard<'_, AllUsers> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session has signed in, and is told which of the users that it watches are online. `before` is
+    /// what it signed in as until now, which is the same user: then nobody else learns anything.
+    pub fn sign_in(&self, outbox: &Arc<Outbox>, signed_in: &SignedIn, before: Option<&SignedIn>) {
+        let SignedIn { app, user, watched } = signed_in;
+        let mut all = self.all();
+        let AllUsers { apps, changed, .. } = &mut *all;
+        let users = apps.entry(*app).or_default();
+        match before {
+            None => {
+                let of = users.entry(user.clone()).or_default();
+                let was_online = of.is_online();
+                of.sessions += 1;
+                if of.sessions == 1 {
+                    self.note_changed(changed, *app, user);
+                }
+                if !was_online {
+                    of.tell(user);
+                }
+            }
+            Some(before) => stop_watching(users, before, outbox.session()),
+        }
+        let mut seen = OnlineChange::default();
+        for user in watched {
+            let of = users.entry(user.clone()).or_default();
+            of.watchers.insert(outbox.session(), outbox.clone());
+            let named = if of.is_online() { &mut seen.online } else { &mut seen.offline };
+            named.push(user.clone());
+        }
+        if !watched.is_empty() {
+            outbox.tell(News::Online(seen.into()));
+        }
+    }
+
+    /// A session that was signed in is over.
+    pub fn sign_out(&self, session: SessionId, signed_in: &SignedIn) {
+        let SignedIn { app, user, .. } = signed_in;
+        let mut all = self.all();
+        let AllUsers { apps, changed, .. } = &mut *all;
+        let Some(users) = apps.get_mut(app) else { return };
+        stop_watching(users, signed_in, session);
+        if let hash_map::Entry::Occupied(mut of) = users.entry(user.clone()) {
+            of.get_mut().sessions = of.get().sessions.saturating_sub(1);
+            if of.get().sessions == 0 {
+                self.note_changed(changed, *app, user);
+            }
+            if !of.get().is_online() {
+                of.get().tell(user);
+                forget_if_unknown(of);
+            }
+        }
+        all.forget_if_empty(*app);
+    }
+
+    fn note_changed(&self, changed: &mut Option<HashSet<UserKey>>, app: AppId, user: &str) {
+        let Some(changed) = changed else { return };
+        if changed.insert(UserKey { app: app.0, user: user.into() }) {
+            self.has_changed.notify_one();
+        }
+    }
+
+    /// Notes from now on which users come and go, because other nodes are told of them.
+    pub(super) fn share(&self) {
+        self.all().changed.get_or_insert_default();
+    }
+
+    /// Waits until a user has come or gone that was not [taken](Self::take_changed).
+    pub(super) async fn changed(&self) {
+        self.has_changed.notified().await;
+    }
+
+    /// The users that have come or gone on this node since the last time.
+    pub(super) fn take_changed(&self) -> Vec<OnlineHere> {
+        let mut all = self.all();
+        let changed = all.changed.as_mut().map(mem::take).unwrap_or_default();
+        let here = |key: UserKey| OnlineHere { is_online: all.is_online_here(&key), key };
+        changed.into_iter().map(here).collect()
+    }
+
+    /// Has users taken once more, because the other nodes could not be told.
+    pub(super) fn put_back(&self, told: Vec<OnlineHere>) {
+        if let Some(changed) = &mut self.all().changed {
+            changed.extend(told.into_iter().map(|told| told.key));
+        }
+        self.has_changed.notify_one();
+    }
+
+    /// The users that are online on this node after one, in their order, as many as are asked for.
+    pub(super) fn page(&self, after: Option<&UserKey>, users_max: usize) -> Vec<UserKey> {
+        let all = self.all();
+        let mut page: Vec<_> = all
+            .apps
+            .iter()
+            .filter(|(app, _)| after.is_none_or(|after| app.0 >= after.app))
+            .flat_map(|(app, users)| users.iter().map(move |(user, of)| (app.0, user, of.sessions)))
+            .filter(|(_, _, sessions)| *sessions > 0)
+            .map(|(app, user, _)| (app, user))
+            .filter(|key| after.is_none_or(|after| *key > (after.app, &after.user)))
+            .collect();
+        page.sort_unstable();
+        page.truncate(users_max);
+        page.into_iter().map(|(app, user)| UserKey { app, user: user.clone() }).collect()
+    }
+
+    /// Takes what another node has told of its users.
+    pub(super) fn note(&self, node: NodeId, told: Vec<OnlineHere>) {
+        let mut all = self.all();
+        if let Some(meanwhile) = all.told_meanwhile.get_mut(&node) {
+            meanwhile.extend(told.iter().cloned());
+        }
+        told.into_iter().for_each(|OnlineHere { key, is_online }| all.set(node, key, is_online));
+    }
+
+    /// The other nodes whose users are known.
+    pub(super) fn known_nodes(&self) -> Vec<NodeId> {
+        self.all().elsewhere.keys().copied().collect()
+    }
+
+    /// Another node is about to be asked for all its users.
+    pub(super) fn begin_replacing(&self, node: NodeId) {
+        self.all().told_meanwhile.insert(node, Vec::new());
+    }
+
+    /// Another node has told all its users; `None` if it has not, and what was known of them stays.
+    pub(super) fn replace(&self, node: NodeId, users: Option<HashSet<UserKey>>) {
+        let mut all = self.all();
+        let meanwhile = all.told_meanwhile.remove(&node).unwrap_or_default();
+        let Some(users) = users else { return };
+        let known = all.elsewhere.entry(node).or_default();
+        let gone: Vec<_> = known.difference(&users).cloned().collect();
+        gone.into_iter().for_each(|key| all.set(node, key, false));
+        users.into_iter().for_each(|key| all.set(node, key, true));
+        // What it has told since is newer than some of that.
+        meanwhile.into_iter().for_each(|OnlineHere { key, is_online }| {
+            all.set(node, key, is_online);
+        });
+    }
+
+    /// Another node is gone, and with it its sessions.
+    pub(super) fn forget(&self, node: NodeId) {
+        let mut all = self.all();
+        let gone = all.elsewhere.get(&node).cloned().unwrap_or_default();
+        gone.into_iter().for_each(|key| all.set(node, key, false));
+        all.elsewhere.remove(&node);
+    }
+}
+
+impl AllUsers {
+    fn is_online_here(&self, UserKey { app, user }: &UserKey) -> bool {
+        let of = self.apps.get(&AppId(*app)).and_then(|users| users.get(user));
+        of.is_some_and(|of| of.sessions > 0)
+    }
+
+    /// A user is online on another node from now on, or not any more.
+    fn set(&mut self, node: NodeId, key: UserKey, is_online: bool) {
+        let of_node = self.elsewhere.entry(node).or_default();
+        let is_new = if is_online { of_node.insert(key.clone()) } else { of_node.remove(&key) };
+        if !is_new {
+            return;
+        }
+        let UserKey { app, user } = key;
+        let users = self.apps.entry(AppId(app)).or_default();
+        let of = users.entry(user.clone()).or_default();
+        let was_online = of.is_online();
+        of.elsewhere = match is_online {
+            true => of.elsewhere + 1,
+            false => of.elsewhere.saturating_sub(1),
+        };
+        if of.is_online() != was_online {
+            of.tell(&user);
+        }
+        if let hash_map::Entry::Occupied(of) = users.entry(user) {
+            forget_if_unknown(of);
+        }
+        self.forget_if_empty(AppId(app));
+    }
+
+    fn forget_if_empty(&mut self, app: AppId) {
+        if self.apps.get(&app).is_some_and(HashMap::is_empty) {
+            self.apps.remove(&app);
+        }
+        if self.apps.is_empty() {
+            // A burst of users is not remembered by the size of an empty table.
+            mem::take(&mut self.apps);
+        }
+    }
+}
+
+fn stop_watching(
+    users: &mut HashMap<Box<str>, UserSessions>,
+    signed_in: &SignedIn,
+    session: SessionId,
+) {
+    for user in &signed_in.watched {
+        if let hash_map::Entry::Occupied(mut of) = users.entry(user.clone()) {
+            of.get_mut().watchers.remove(&session);
+            forget_if_unknown(of);
+        }
+    }
+}
+
+/// Forgets a user that nobody is signed in as and nobody watches.
+fn forget_if_unknown(user: hash_map::OccupiedEntry<'_, Box<str>, UserSessions>) {
+    if !user.get().is_online() && user.get().watchers.is_empty() {
+        user.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::outbox::{Load, ToSession},
+        *,
+    };
+
+    const APP: AppId = AppId(1);
+
+    fn outbox(session: u64) -> Arc<Outbox> {
+        Outbox::new(SessionId(session), Load { frames: 100, bytes: 1_000 })
+    }
+
+    fn signed_in(app: AppId, user: &str, watched: &[&str]) -> SignedIn {
+        let watched = watched.iter().map(|user| (*user).into()).collect();
+        SignedIn { app, user: user.into(), watched }
+    }
+
+    /// All that a session was told: `+` and the users that are online, `-` and those that are not.
+    fn told(outbox: &Outbox) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Some(ToSession::News(News::Online(change))) = outbox.take() {
+            let OnlineChange { online, offline } = &*change;
+            told.push(format!("+{} -{}", online.join(","), offline.join(",")));
+        }
+        told
+    }
+
+    #[test]
+    fn watchers_are_told_what_is_so_and_then_what_changes() {
+        let users = Users::default();
+        let (watcher, first, second) = (outbox(1), outbox(2), outbox(3));
+        let (u2, u3) = (signed_in(APP, "u2", &[]), signed_in(APP, "u3", &[]));
+        users.sign_in(&first, &u2, None);
+        users.sign_in(&watcher, &signed_in(APP, "u1", &["u2", "u3", "u1"]), None);
+        assert_eq!(told(&watcher), ["+u2,u1 -u3"]);
+        users.sign_in(&first, &u3, None);
+        users.sign_in(&second, &u3, None);
+        // Another app's user of the same name is another user.
+        users.sign_in(&second, &signed_in(AppId(2), "u2", &[]), None);
+        users.sign_out(SessionId(3), &signed_in(AppId(2), "u2", &[]));
+        assert_eq!(told(&watcher), ["+u3 -"]);
+        users.sign_out(SessionId(2), &u3);
+        assert!(told(&watcher).is_empty(), "a session is left");
+        users.sign_out(SessionId(3), &u3);
+        users.sign_out(SessionId(2), &u2);
+        assert_eq!(told(&watcher), ["+ -u3", "+ -u2"]);
+        assert!(told(&first).is_empty() && told(&second).is_empty(), "they watch nobody");
+    }
+
+    #[test]
+    fn a_session_that_signs_in_again_watches_the_users_that_it_names_then() {
+        let users = Users::default();
+        let (watcher, other) = (outbox(1), outbox(2));
+        let (before, after) = (signed_in(APP, "u1", &["a", "b"]), signed_in(APP, "u1", &["b"]));
+        let sees_u1 = signed_in(APP, "u9", &["u1"]);
+        users.sign_in(&other, &sees_u1, None);
+        users.sign_in(&watcher, &before, None);
+        users.sign_in(&watcher, &after, Some(&before));
+        assert_eq!(told(&watcher), ["+ -a,b", "+ -b"]);
+        assert_eq!(told(&other), ["+ -u1", "+u1 -"], "u1 was never away");
+        for user in ["a", "b"] {
+            users.sign_in(&other, &signed_in(APP, user, &[]), None);
+        }
+        assert_eq!(told(&watcher), ["+b -"]);
+        users.sign_out(SessionId(1), &after);
+        for user in ["a", "b"] {
+            users.sign_out(SessionId(2), &signed_in(APP, user, &[]));
+        }
+        users.sign_out(SessionId(2), &sees_u1);
+        assert!(users.all().apps.is_empty(), "nobody is signed in, and nobody is remembered");
+    }
+
+    #[test]
+    fn a_user_is_online_while_it_is_signed_in_on_any_node() {
+        let users = Users::default();
+        let (watcher, here) = (outbox(1), outbox(2));
+        let (u1, u2) = (signed_in(APP, "u1", &["u2", "u3"]), signed_in(APP, "u2", &[]));
+        let key = |user: &str| UserKey { app: APP.0, user: user.into() };
+        let online = |user, is_online| vec![OnlineHere { key: key(user), is_online }];
+        users.sign_in(&watcher, &u1, None);
+        assert!(users.take_changed().is_empty(), "nobody is told");
+        users.share();
+        assert_eq!(users.page(None, 10), [key("u1")], "others are told of it as a whole");
+        let (one, other) = (NodeId(7), NodeId(8));
+        users.note(one, online("u2", true));
+        users.note(one, online("u2", true));
+        users.note(other, online("u2", true));
+        assert_eq!(told(&watcher), ["+ -u2,u3", "+u2 -"], "once");
+        users.sign_in(&here, &u2, None);
+        assert_eq!(users.take_changed(), online("u2", true));
+        assert_eq!(users.page(Some(&key("u1")), 10), [key("u2")]);
+        assert_eq!(users.page(None, 1), [key("u1")]);
+        users.note(one, online("u2", false));
+        users.forget(other);
+        assert!(told(&watcher).is_empty(), "it is online here");
+        users.sign_out(SessionId(2), &u2);
+        assert_eq!(
+            (users.take_changed(), told(&watcher)),
+            (online("u2", false), vec!["+ -u2".into()])
+        );
+        users.put_back(online("u2", true));
+        assert_eq!(users.take_changed(), online("u2", false), "as it is now");
+        // While a node is asked for its users, it tells of one that goes.
+        users.note(one, online("u3", true));
+        users.begin_replacing(one);
+        users.note(one, online("u2", false));
+        users.replace(one, Some(HashSet::from([key("u2")])));
+        assert_eq!(told(&watcher), ["+u3 -", "+ -u3", "+u2 -", "+ -u2"]);
+        users.replace(one, None);
+        assert_eq!(users.known_nodes(), [one]);
+        users.forget(one);
+        users.sign_out(SessionId(1), &u1);
+        assert!(users.all().apps.is_empty() && users.known_nodes().is_empty());
+    }
+}

@@ -1,0 +1,298 @@
+//! What waits to be appended to a log, and the batch that is on its way.
+//!
+//! At most one batch of a log is under way. When it is answered, everything that has been queued meanwhile
+//! goes into the next one.
+
+use std::{collections::VecDeque, time::Instant};
+
+use bytes::BytesMut;
+use tokio::sync::oneshot;
+
+use crate::engine::{
+    Append, AppendError, Appended, LogEpoch, LogPosition, MemberChange, OnceKey,
+    request::{Outcome, Segment, Terms},
+    wire::{self, BatchId},
+};
+
+/// The bytes, and the appends, of one batch. A larger append has a batch of its own.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_APPENDS_MAX: usize = 512;
+
+/// The bytes, and the appends, that may wait for one log. Further ones are refused.
+const QUEUED_BYTES_MAX: usize = 32 << 20;
+const QUEUED_MAX: usize = 16_384;
+
+/// Where the outcome of an append is sent to.
+pub(in crate::engine) type AppendedSender = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// An append that waits.
+#[derive(Debug)]
+struct WaitingAppend {
+    append: Append,
+    bytes: usize,
+    deadline: Instant,
+    appended: Option<AppendedSender>,
+    was_lapsed: bool,
+}
+
+impl WaitingAppend {
+    fn answer(&mut self, outcome: Result<Appended, AppendError>) {
+        if let Some(appended) = self.appended.take() {
+            let _ = appended.send(outcome);
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.append.key.is_none() && self.append.change.is_none()
+    }
+}
+
+/// A batch under way, or one of which it is not known whether it arrived.
+#[derive(Debug)]
+struct PendingBatch {
+    id: BatchId,
+    waiting: Vec<WaitingAppend>,
+    /// The appends of each segment.
+    shares: Vec<usize>,
+}
+
+impl PendingBatch {
+    fn records(&self) -> u64 {
+        self.waiting.iter().map(|waiting| waiting.append.records.len() as u64).sum()
+    }
+
+    fn fail(&mut self) {
+        for waiting in &mut self.waiting {
+            waiting.answer(Err(AppendError::Unavailable));
+        }
+    }
+}
+
+/// The appends to one log.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    queue: VecDeque<WaitingAppend>,
+    queued_bytes: usize,
+    under_way: Option<PendingBatch>,
+    doubtful: Vec<PendingBatch>,
+}
+
+/// The outcome of a batch, as far as the machine has to act on it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// Members were refused because this node may put none.
+    pub(super) is_lapsed: bool,
+    /// The batch, and the first and the next offset, if anything was appended.
+    pub(super) appended: Option<(BatchId, u64, u64)>,
+}
+
+impl Commits {
+    /// Queues an append, or refuses it.
+    pub(super) fn queue(&mut self, append: Append, deadline: Instant, appended: AppendedSender) {
+        let bytes = append.bytes();
+        let is_full =
+            self.queue.len() >= QUEUED_MAX || self.queued_bytes + bytes > QUEUED_BYTES_MAX;
+        let appended = Some(appended);
+        let mut waiting = WaitingAppend { append, bytes, deadline, appended, was_lapsed: false };
+        if is_full {
+            waiting.answer(Err(AppendError::Unavailable));
+            return;
+        }
+        self.queued_bytes += bytes;
+        self.queue.push_back(waiting);
+    }
+
+    /// Makes the next batch of what waits, unless one is under way or nothing waits.
+    pub(super) fn next(&mut self, id: BatchId) -> Option<Vec<Segment>> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let (mut waiting, mut bytes) = (Vec::new(), 0);
+        while let Some(first) = self.queue.front() {
+            let fits = waiting.len() < BATCH_APPENDS_MAX && bytes + first.bytes <= BATCH_BYTES_MAX;
+            if !waiting.is_empty() && !fits {
+                break;
+            }
+            let Some(next) = self.queue.pop_front() else { break };
+            self.queued_bytes -= next.bytes;
+            if next.appended.is_some() {
+                bytes += next.bytes;
+                waiting.push(next);
+            }
+        }
+        if waiting.is_empty() {
+            return None;
+        }
+        let (segments, shares) = segments(&waiting);
+        self.under_way = Some(PendingBatch { id, waiting, shares });
+        Some(segments)
+    }
+
+    /// The number of appends in the batch under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.as_ref().map_or(0, |batch| batch.waiting.len())
+    }
+
+    /// Takes the answer to the batch under way.
+    pub(super) fn committed(&mut self, epoch: LogEpoch, outcomes: Vec<Outcome>) -> Settled {
+        let Some(batch) = self.under_way.take() else { return Settled::default() };
+        let mut settled = Settled::default();
+        let mut again = Vec::new();
+        let mut waiting = batch.waiting.into_iter();
+        for (outcome, share) in outcomes.into_iter().zip(batch.shares) {
+            let mut at = match &outcome {
+                Outcome::At(offset) => *offset,
+                _ => 0,
+            };
+            for mut one in waiting.by_ref().take(share) {
+                let offset = at;
+                at += one.append.records.len() as u64;
+                if let Outcome::At(_) = outcome {
+                    let first = settled.appended.map_or(offset, |(_, first, _)| first);
+                    settled.appended = Some((batch.id, first, at));
+                }
+                let answer = match &outcome {
+                    Outcome::At(_) => Ok(Appended::At(LogPosition { epoch, offset })),
+                    Outcome::Repeated { epoch, offset, note } => {
+                        let at = LogPosition { epoch: *epoch, offset: *offset };
+                        Ok(Appended::Repeated { at, note: note.clone() })
+                    }
+                    Outcome::Full => Err(AppendError::PlaceFull),
+                    Outcome::Lapsed => {
+                        settled.is_lapsed = true;
+                        if !std::mem::replace(&mut one.was_lapsed, true) {
+                            again.push(one);
+                            continue;
+                        }
+                        Err(AppendError::Lapsed)
+                    }
+                };
+                one.answer(answer);
+            }
+        }
+        for one in waiting {
+            again.push(one);
+        }
+        // Nothing of them was appended. They are first in the next batch, in their order.
+        for one in again.into_iter().rev() {
+            self.queued_bytes += one.bytes;
+            self.queue.push_front(one);
+        }
+        settled
+    }
+
+    /// Takes the news that Redis refused the batch under way.
+    pub(super) fn refused(&mut self) {
+        if let Some(mut batch) = self.under_way.take() {
+            batch.fail();
+        }
+    }
+
+    /// Takes the news that the connection broke. The batch under way may have been appended: it is waited
+    /// for in the log. What waits in the queue is refused.
+    pub(super) fn disconnected(&mut self) {
+        if let Some(mut batch) = self.under_way.take() {
+            if batch.waiting.iter().all(WaitingAppend::is_plain) {
+                self.doubtful.push(batch);
+            } else {
+                batch.fail();
+            }
+        }
+        self.refuse_queue();
+    }
+
+    /// Refuses everything that waits.
+    pub(super) fn refuse_queue(&mut self) {
+        for mut waiting in self.queue.drain(..) {
+            waiting.answer(Err(AppendError::Unavailable));
+        }
+        self.queued_bytes = 0;
+    }
+
+    /// Takes note of a batch that came from the log.
+    pub(super) fn seen(&mut self, id: BatchId, at: LogPosition, count: u64) {
+        let Some(found) = self.doubtful.iter().position(|batch| batch.id == id) else { return };
+        let mut batch = self.doubtful.swap_remove(found);
+        if batch.records() != count {
+            batch.fail();
+            return;
+        }
+        let mut offset = at.offset;
+        for waiting in &mut batch.waiting {
+            let records = waiting.append.records.len() as u64;
+            waiting.answer(Ok(Appended::At(LogPosition { offset, ..at })));
+            offset += records;
+        }
+    }
+
+    /// Takes note that the log has been read to its end: what has not been seen in it is not known to be
+    /// in it.
+    pub(super) fn has_read(&mut self) {
+        for mut batch in self.doubtful.drain(..) {
+            batch.fail();
+        }
+    }
+
+    /// Refuses what has waited beyond its deadline.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let under_way = self.under_way.iter_mut().flat_map(|batch| &mut batch.waiting);
+        let doubtful = self.doubtful.iter_mut().flat_map(|batch| &mut batch.waiting);
+        let waiting = self.queue.iter_mut().chain(under_way).chain(doubtful);
+        for late in waiting.filter(|waiting| waiting.deadline <= now) {
+            late.answer(Err(AppendError::Unavailable));
+        }
+    }
+}
+
+/// Joins appends to segments: plain ones that follow each other share one. Answers the appends of each, too.
+fn segments(waiting: &[WaitingAppend]) -> (Vec<Segment>, Vec<usize>) {
+    let (mut segments, mut shares): (Vec<Segment>, Vec<usize>) = Default::default();
+    let mut records = BytesMut::new();
+    let mut plain: Option<(u32, usize)> = None;
+    let close = |plain: &mut Option<(u32, usize)>, records: &mut BytesMut| {
+        plain.take().map(|(count, share)| {
+            let records = records.split().freeze();
+            (Segment { count, records, terms: Terms::None }, share)
+        })
+    };
+    for one in waiting {
+        let count = one.append.records.len() as u32;
+        if one.is_plain() {
+            wire::put_records(&one.append.records, &mut records);
+            let (counted, share) = plain.unwrap_or_default();
+            plain = Some((counted + count, share + 1));
+            continue;
+        }
+        if let Some((segment, share)) = close(&mut plain, &mut records) {
+            segments.push(segment);
+            shares.push(share);
+        }
+        wire::put_records(&one.append.records, &mut records);
+        let records = records.split().freeze();
+        segments.push(Segment { count, records, terms: terms(&one.append) });
+        shares.push(1);
+    }
+    if let Some((segment, share)) = close(&mut plain, &mut records) {
+        segments.push(segment);
+        shares.push(share);
+    }
+    (segments, shares)
+}
+
+fn terms(append: &Append) -> Terms {
+    match (&append.key, &append.change) {
+        (Some(OnceKey { id, note, ttl }), _) => {
+            Terms::Once { id: id.clone(), note: note.clone(), ttl: *ttl }
+        }
+        (None, Some(MemberChange::Put { place, member, value, members_max })) => Terms::Put {
+            place: place.clone(),
+            member: member.clone(),
+            value: value.clone(),
+            members_max: *members_max,
+        },
+        (None, Some(MemberChange::Remove { place, member })) => {
+            Terms::Remove { place: place.clone(), member: member.clone() }
+        }
+        (None, None) => Terms::None,
+    }
+}

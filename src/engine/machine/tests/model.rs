@@ -1,0 +1,294 @@
+//! A Redis in memory: what the scripts do, without their spelling.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+
+use crate::engine::{
+    Incarnation, LogEpoch, LogPosition, NodeId,
+    machine::{Push, lease::Life},
+    request::{
+        Commit, Identity, Instance, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range,
+        ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment, Terms,
+    },
+    wire::{self, BatchId, LogMessage},
+};
+
+/// The messages that a log retains.
+const RETAINED: usize = 40;
+
+/// The messages of one reading.
+const READ_AT_ONCE: usize = 7;
+
+/// To whom something is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    All,
+    Node(NodeId),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct ModelLog {
+    pub(super) state: Option<(LogPlace, Identity)>,
+    entries: Vec<(u64, Bytes)>,
+    keys: HashMap<Bytes, (LogEpoch, u64, Bytes)>,
+    live: BTreeSet<(u16, u64)>,
+    pub(super) places: BTreeMap<Bytes, BTreeMap<(u16, u64, Bytes), Bytes>>,
+}
+
+/// A server. A clone is a replica, which lags as long as it is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    pub(super) identity: Identity,
+    pub(super) logs: Vec<ModelLog>,
+    leases: BTreeMap<NodeId, (LeaseEntry, Instance)>,
+}
+
+fn key((node, incarnation): Life) -> (u16, u64) {
+    (node.0, incarnation.0)
+}
+
+impl ModelLog {
+    fn new() -> Self {
+        let (entries, keys) = Default::default();
+        Self { state: None, entries, keys, live: BTreeSet::new(), places: BTreeMap::new() }
+    }
+
+    fn begin(&mut self, fresh: LogEpoch, identity: Identity) {
+        let (next, last) =
+            self.state.as_ref().map_or((1, BatchId::NONE), |(place, _)| (place.next, place.last));
+        if self.state.is_none() {
+            self.entries.clear();
+        }
+        self.state = Some((LogPlace { epoch: fresh, base: next, next, last }, identity));
+        self.live.clear();
+        self.places.clear();
+    }
+
+    fn open(&mut self, identity: &Identity, fresh: LogEpoch) {
+        if self.state.as_ref().is_none_or(|(_, of)| of != identity) {
+            self.begin(fresh, identity.clone());
+        }
+    }
+
+    fn append(&mut self, batch: &[u8], count: u32) -> Option<Bytes> {
+        let (place, _) = self.state.as_mut()?;
+        let at = LogPosition { epoch: place.epoch, offset: place.next };
+        let message = wire::message(at, count, place.last, batch);
+        place.last = LogMessage::decode(message.clone())?.id;
+        place.next += u64::from(count);
+        self.entries.push((at.offset, message.clone()));
+        if self.entries.len() > RETAINED {
+            self.entries.remove(0);
+        }
+        Some(message)
+    }
+
+    fn commit(&mut self, commit: Commit) -> Option<(Reply, Option<Bytes>)> {
+        let (place, _) = self.state.clone()?;
+        let life = key((commit.node, commit.incarnation));
+        let (mut batch, mut count, mut outcomes) = (commit.head.to_vec(), 0, Vec::new());
+        for Segment { count: records, records: bytes, terms } in commit.segments {
+            let offset = place.next + u64::from(count);
+            let outcome = match terms {
+                Terms::None => Outcome::At(offset),
+                Terms::Once { id, note, .. } => match self.keys.get(&id) {
+                    Some((epoch, offset, note)) => {
+                        Outcome::Repeated { epoch: *epoch, offset: *offset, note: note.clone() }
+                    }
+                    None => {
+                        self.keys.insert(id, (place.epoch, offset, note));
+                        Outcome::At(offset)
+                    }
+                },
+                _ if !self.live.contains(&life) => Outcome::Lapsed,
+                Terms::Put { place, member, value, members_max } => {
+                    let members = self.places.entry(place).or_default();
+                    let name = (life.0, life.1, member);
+                    if !members.contains_key(&name) && members.len() >= members_max as usize {
+                        Outcome::Full
+                    } else {
+                        members.insert(name, value);
+                        Outcome::At(offset)
+                    }
+                }
+                Terms::Remove { place, member } => {
+                    if let Some(members) = self.places.get_mut(&place) {
+                        members.remove(&(life.0, life.1, member));
+                    }
+                    Outcome::At(offset)
+                }
+            };
+            if let Outcome::At(_) = outcome {
+                batch.extend_from_slice(&bytes);
+                count += records;
+            }
+            outcomes.push(outcome);
+        }
+        let message = if count > 0 { self.append(&batch, count) } else { None };
+        Some((Reply::Committed { epoch: place.epoch, outcomes }, message))
+    }
+
+    fn read(&self, from: Option<u64>) -> Option<Reply> {
+        let (place, _) = self.state.clone()?;
+        let from = from.unwrap_or(u64::MAX);
+        let found: Vec<_> = self.entries.iter().filter(|(first, _)| *first >= from).collect();
+        let before = self.entries.iter().rev().find(|(first, _)| *first < from);
+        let before = before.filter(|_| from != u64::MAX).map(|(_, message)| message.clone());
+        let has_more = found.len() > READ_AT_ONCE;
+        let messages = found.into_iter().take(READ_AT_ONCE).map(|(_, message)| message.clone());
+        Some(Reply::Read(Range { place, before, has_more, messages: messages.collect() }))
+    }
+
+    fn bury(&mut self, life: Life, leaver: &Bytes) -> Option<Bytes> {
+        let mut had_any = false;
+        for members in self.places.values_mut() {
+            let before = members.len();
+            members.retain(|(node, incarnation, _), _| (*node, *incarnation) != key(life));
+            had_any |= members.len() < before;
+        }
+        self.live.remove(&key(life));
+        if had_any { self.append(leaver, 1) } else { None }
+    }
+}
+
+impl Model {
+    pub(super) fn new(logs: u16, identity: u64) -> Self {
+        let logs = (0..logs).map(|_| ModelLog::new()).collect();
+        Self { identity: identity_of(identity), logs, leases: BTreeMap::new() }
+    }
+
+    /// Does what is asked. Answers the reply, and what is pushed to whom.
+    pub(super) fn handle(
+        &mut self,
+        log: LogIndex,
+        request: LogRequest,
+        now_ms: u64,
+    ) -> (Result<Reply, RequestFailure>, Option<(Audience, Push)>) {
+        let identity = self.identity.clone();
+        let of = &mut self.logs[usize::from(log.0)];
+        let pushed = |message: Bytes| (Audience::All, Push::Log(log, message));
+        let missing = || RequestFailure::Refused {
+            text: "the log does not exist".to_owned(),
+            is_elsewhere: false,
+        };
+        match request {
+            LogRequest::Commit(commit) => {
+                of.open(&identity, commit.fresh);
+                match of.commit(commit) {
+                    Some((reply, message)) => (Ok(reply), message.map(pushed)),
+                    None => (Err(missing()), None),
+                }
+            }
+            LogRequest::Read(ReadRange { fresh, from, .. }) => {
+                of.open(&identity, fresh);
+                (of.read(from).ok_or_else(missing), None)
+            }
+            LogRequest::Members { place } => (of.members(&place).ok_or_else(missing), None),
+            LogRequest::Break { seen, fresh } => {
+                if of.state.as_ref().is_some_and(|(place, _)| place.epoch == seen) {
+                    of.begin(fresh, identity);
+                }
+                (Ok(Reply::Done), None)
+            }
+            LogRequest::Register { node, incarnation } => {
+                of.live.insert(key((node, incarnation)));
+                (Ok(Reply::Done), None)
+            }
+            LogRequest::Bury { node, incarnation, leaver, fresh, .. } => {
+                of.open(&identity, fresh);
+                (Ok(Reply::Done), of.bury((node, incarnation), &leaver).map(pushed))
+            }
+            LogRequest::Renew(renew) => (Ok(self.renew(renew, now_ms)), None),
+            LogRequest::Condemn { node, incarnation, is_forced } => {
+                let lease = self.leases.get_mut(&node).map(|(lease, _)| lease);
+                let lease = lease.filter(|lease| lease.incarnation == incarnation);
+                let is_condemned = lease.is_some_and(|lease| {
+                    lease.is_condemned |= is_forced || lease.until_ms <= now_ms;
+                    lease.is_condemned
+                });
+                (Ok(Reply::Condemned(is_condemned)), None)
+            }
+            LogRequest::Forget { node, incarnation } => {
+                let is_over = |(lease, _): &(LeaseEntry, Instance)| {
+                    lease.incarnation == incarnation && lease.is_condemned
+                };
+                if self.leases.get(&node).is_some_and(is_over) {
+                    self.leases.remove(&node);
+                }
+                (Ok(Reply::Done), None)
+            }
+            LogRequest::Probe { logs, node, nonce } => {
+                let places = logs.into_iter().map(|log| {
+                    let state = &self.logs[usize::from(log.0)].state;
+                    (log, state.as_ref().map(|(place, _)| *place))
+                });
+                let reply = Reply::Probed(places.collect());
+                (Ok(reply), Some((Audience::Node(node), Push::Probe(nonce))))
+            }
+            LogRequest::Post { to, letter } => {
+                let to = match to {
+                    Recipient::All => Audience::All,
+                    Recipient::Node(node) => Audience::Node(node),
+                };
+                (Ok(Reply::Done), Some((to, Push::Letter(letter))))
+            }
+        }
+    }
+
+    fn renew(&mut self, renew: Renew, now_ms: u64) -> Reply {
+        let Renew { node, incarnation, instance, ttl, is_first, info } = renew;
+        let found = self.leases.get(&node);
+        let is_same = found.is_some_and(|(lease, _)| lease.incarnation == incarnation);
+        let outcome = match found {
+            Some((_, of)) if *of != instance => Renewal::Taken,
+            _ if is_first => Renewal::Held,
+            Some((lease, _)) if is_same && !lease.is_condemned => Renewal::Held,
+            _ => Renewal::Lapsed,
+        };
+        if outcome == Renewal::Held {
+            let since_ms = found.filter(|_| is_same).map_or(now_ms, |(lease, _)| lease.since_ms);
+            let until_ms = now_ms + ttl.as_millis() as u64;
+            let lease = LeaseEntry {
+                node,
+                incarnation,
+                until_ms,
+                since_ms,
+                seen_ms: now_ms,
+                is_condemned: false,
+                info,
+            };
+            self.leases.insert(node, (lease, instance));
+        }
+        let leases = self.leases.values().map(|(lease, _)| lease.clone()).collect();
+        Reply::Renewed { outcome, now_ms, leases }
+    }
+
+    /// All members, over all logs.
+    pub(super) fn members(&self) -> BTreeSet<(u16, NodeId, Incarnation, Bytes)> {
+        let logs = (0..).zip(&self.logs);
+        let members = logs.flat_map(|(log, of)| {
+            of.places.values().flat_map(move |members| {
+                members.keys().map(move |(node, incarnation, member)| {
+                    (log, NodeId(*node), Incarnation(*incarnation), member.clone())
+                })
+            })
+        });
+        members.collect()
+    }
+}
+
+impl ModelLog {
+    fn members(&self, place: &Bytes) -> Option<Reply> {
+        let (at, _) = self.state.clone()?;
+        let members = self.places.get(place).into_iter().flatten();
+        let members = members.map(|((node, incarnation, member), value)| {
+            (NodeId(*node), Incarnation(*incarnation), member.clone(), value.clone())
+        });
+        Some(Reply::Members { epoch: at.epoch, next: at.next, members: members.collect() })
+    }
+}
+
+pub(super) fn identity_of(number: u64) -> Identity {
+    Identity(Bytes::copy_from_slice(&number.to_be_bytes()))
+}

@@ -1,0 +1,429 @@
+//! The log, the leases and the members that the nodes of a process share.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Append, AppendError, Appended, EngineState, Incarnation, MemoryEngine, NodeId, NodeInfo,
+    NodeUnanswered, Partition, Snapshot, Unavailable,
+    feed::{self, NodeCall},
+};
+use crate::engine::{LogEpoch, LogPosition, Logged, MESSAGE_BYTES_MAX, MemberChange, PlaceMember};
+
+/// The part that several [`MemoryEngine`]s share. Cheap to clone.
+#[derive(Clone)]
+pub struct MemoryCluster(Arc<Mutex<Shared>>);
+
+impl fmt::Debug for MemoryCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    partitions: Vec<PartitionLog>,
+    nodes: BTreeMap<NodeId, MemoryNode>,
+    /// The outage under way began at this moment.
+    down: Option<Instant>,
+    /// Epochs, incarnations and nodes are counted: a test's failure is then the same in each run.
+    counted: u64,
+}
+
+struct MemoryNode {
+    info: NodeInfo,
+    calls: mpsc::UnboundedSender<NodeCall>,
+    state: watch::Sender<EngineState>,
+    /// Answers no questions.
+    is_mute: bool,
+}
+
+struct PartitionLog {
+    epoch: LogEpoch,
+    /// The offset at which the epoch began.
+    base: u64,
+    next: u64,
+    entries: VecDeque<LogEntry>,
+    keys: HashMap<Bytes, (LogPosition, Bytes)>,
+    places: HashMap<Bytes, HashMap<MemberName, Bytes>>,
+}
+
+type MemberName = (NodeId, Incarnation, Bytes);
+
+/// Consecutive offsets of the log.
+struct LogEntry {
+    at: LogPosition,
+    body: EntryBody,
+}
+
+#[derive(Clone)]
+enum EntryBody {
+    Records(Arc<[Logged]>),
+    Left(NodeId, Incarnation),
+}
+
+impl LogEntry {
+    fn end(&self) -> u64 {
+        self.at.offset
+            + if let EntryBody::Records(records) = &self.body { records.len() as u64 } else { 1 }
+    }
+}
+
+/// The point up to which a node has read a partition.
+#[derive(Default)]
+pub(super) struct ReadCursor {
+    next: Option<LogPosition>,
+    pub(super) is_paused: bool,
+}
+
+/// The next news of a partition for a node.
+pub(super) enum PartitionNews {
+    NewEpoch(LogPosition),
+    Lost(LogEpoch, u64, u64),
+    Records(LogEpoch, Arc<[Logged]>),
+    Left(LogPosition, NodeId, Incarnation),
+}
+
+impl PartitionLog {
+    fn new(epoch: LogEpoch) -> Self {
+        let entries = VecDeque::new();
+        Self { epoch, base: 1, next: 1, entries, keys: HashMap::new(), places: HashMap::new() }
+    }
+
+    fn push(&mut self, body: EntryBody) -> LogPosition {
+        let at = LogPosition { epoch: self.epoch, offset: self.next };
+        let entry = LogEntry { at, body };
+        self.next = entry.end();
+        self.entries.push_back(entry);
+        at
+    }
+
+    fn append(
+        &mut self,
+        (node, incarnation): (NodeId, Incarnation),
+        append: Append,
+    ) -> Result<Appended, AppendError> {
+        if let Some((at, note)) = append.key.as_ref().and_then(|key| self.keys.get(&key.id)) {
+            return Ok(Appended::Repeated { at: *at, note: note.clone() });
+        }
+        match append.change {
+            Some(MemberChange::Put { place, member, value, members_max }) => {
+                let name = (node, incarnation, member);
+                let members = self.places.entry(place).or_default();
+                if !members.contains_key(&name) && members.len() >= members_max as usize {
+                    return Err(AppendError::PlaceFull);
+                }
+                members.insert(name, value);
+            }
+            Some(MemberChange::Remove { place, member }) => {
+                if let Some(members) = self.places.get_mut(&place) {
+                    members.remove(&(node, incarnation, member));
+                }
+            }
+            None => {}
+        }
+        let numbered = (self.next..).zip(append.records);
+        let records = numbered.map(|(offset, r)| Logged { offset, scope: r.scope, body: r.body });
+        let at = self.push(EntryBody::Records(records.collect()));
+        if let Some(key) = append.key {
+            self.keys.insert(key.id, (at, key.note));
+        }
+        Ok(Appended::At(at))
+    }
+
+    /// Removes the members of a node. Returns whether there were any.
+    fn bury(&mut self, node: NodeId, incarnation: Incarnation) -> bool {
+        let before: usize = self.places.values().map(HashMap::len).sum();
+        for members in self.places.values_mut() {
+            members.retain(|(of, life, _), _| (*of, *life) != (node, incarnation));
+        }
+        let had_any = self.places.values().map(HashMap::len).sum::<usize>() < before;
+        if had_any {
+            self.push(EntryBody::Left(node, incarnation));
+        }
+        had_any
+    }
+
+    fn read(&self, cursor: &mut ReadCursor) -> Option<PartitionNews> {
+        let known = cursor.next;
+        // Past the beginning of another epoch, what was read is not what the log has.
+        let diverged = known.is_some_and(|at| at.epoch != self.epoch && at.offset > self.base);
+        let from = match known {
+            Some(_) if diverged => self.base,
+            Some(at) => at.offset,
+            None => 0,
+        };
+        let entry = self.entries.iter().find(|entry| entry.at.offset >= from);
+        let at = entry.map_or(LogPosition { epoch: self.epoch, offset: self.next }, |e| e.at);
+        let Some(known) = known.filter(|known| known.epoch == at.epoch) else {
+            cursor.next = Some(at);
+            return Some(PartitionNews::NewEpoch(at));
+        };
+        cursor.next = Some(at);
+        if at.offset > known.offset {
+            return Some(PartitionNews::Lost(at.epoch, known.offset, at.offset));
+        }
+        let entry = entry?;
+        cursor.next = Some(LogPosition { offset: entry.end(), ..at });
+        Some(match &entry.body {
+            EntryBody::Records(records) => PartitionNews::Records(at.epoch, records.clone()),
+            EntryBody::Left(node, incarnation) => PartitionNews::Left(at, *node, *incarnation),
+        })
+    }
+}
+
+impl Shared {
+    fn count(&mut self) -> u64 {
+        self.counted += 1;
+        self.counted
+    }
+
+    fn live(&self) -> Arc<[NodeInfo]> {
+        self.nodes.values().map(|node| node.info.clone()).collect()
+    }
+
+    fn call_all(&self, call: impl Fn() -> NodeCall) {
+        for node in self.nodes.values() {
+            let _ = node.calls.send(call());
+        }
+    }
+
+    fn advance(&self, partition: usize) {
+        self.call_all(|| NodeCall::Advance(Partition(partition as u16)));
+    }
+
+    fn nodes_changed(&self) {
+        let live = self.live();
+        self.call_all(|| NodeCall::Nodes(live.clone()));
+    }
+
+    fn bury(&mut self, node: NodeId, incarnation: Incarnation) {
+        for partition in 0..self.partitions.len() {
+            if self.partitions[partition].bury(node, incarnation) {
+                self.advance(partition);
+            }
+        }
+    }
+}
+
+impl MemoryCluster {
+    /// A server without nodes.
+    pub fn new(partitions: u16) -> Self {
+        let mut shared =
+            Shared { partitions: Vec::new(), nodes: BTreeMap::new(), down: None, counted: 0 };
+        for _ in 0..partitions {
+            let epoch = LogEpoch(shared.count());
+            shared.partitions.push(PartitionLog::new(epoch));
+        }
+        Self(Arc::new(Mutex::new(shared)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a node.
+    pub fn node(&self) -> Arc<MemoryEngine> {
+        let mut shared = self.lock();
+        let (calls, received) = mpsc::unbounded_channel();
+        let state = watch::Sender::new(EngineState::Starting);
+        let node = NodeId(u16::try_from(shared.count()).expect("a test has few nodes"));
+        let incarnation = Incarnation(shared.count());
+        let info = NodeInfo { node, incarnation, info: Bytes::new(), since_ms: 0, seen_ms: 0 };
+        let added = MemoryNode { info, calls: calls.clone(), state: state.clone(), is_mute: false };
+        shared.nodes.insert(node, added);
+        shared.nodes_changed();
+        let partitions = shared.partitions.len() as u16;
+        let runtime = feed::start(self.clone(), partitions, received, state.clone());
+        let (cluster, unfed) = (self.clone(), Default::default());
+        Arc::new(MemoryEngine { cluster, node, partitions, state, calls, unfed, runtime })
+    }
+
+    /// Begins an outage: no node reaches the server.
+    pub fn stop(&self) {
+        let mut shared = self.lock();
+        let since = *shared.down.get_or_insert_with(Instant::now);
+        for node in shared.nodes.values() {
+            node.state.send_replace(EngineState::Down { since });
+        }
+    }
+
+    /// Ends an outage.
+    pub fn start(&self) {
+        let mut shared = self.lock();
+        shared.down = None;
+        for partition in 0..shared.partitions.len() {
+            shared.advance(partition);
+        }
+        for node in shared.nodes.values() {
+            node.state.send_replace(EngineState::Up);
+        }
+    }
+
+    /// Forgets everything but the leases, as a server without a disk does when it is restarted.
+    pub fn restart_empty(&self) {
+        let mut shared = self.lock();
+        for partition in 0..shared.partitions.len() {
+            let epoch = LogEpoch(shared.count());
+            shared.partitions[partition] = PartitionLog::new(epoch);
+            shared.advance(partition);
+        }
+        shared.call_all(|| NodeCall::ToldLost);
+    }
+
+    /// Forgets the last appends to a partition, as a failover to a replica that lags does. The members of
+    /// the partition are gone, too.
+    pub fn lose_tail(&self, partition: Partition, appends: usize) {
+        let mut shared = self.lock();
+        let epoch = LogEpoch(shared.count());
+        let log = &mut shared.partitions[usize::from(partition.0)];
+        let kept = log.entries.len().saturating_sub(appends);
+        log.next = log.entries.get(kept).map_or(log.next, |lost| lost.at.offset);
+        log.entries.truncate(kept);
+        (log.epoch, log.base) = (epoch, log.next);
+        log.places.clear();
+        shared.advance(partition.0.into());
+    }
+
+    /// Drops all retained records of a partition.
+    pub fn trim(&self, partition: Partition) {
+        self.lock().partitions[usize::from(partition.0)].entries.clear();
+    }
+
+    /// Lets a node die: its members leave, and nobody hears from it again.
+    pub fn kill(&self, node: NodeId) {
+        let mut shared = self.lock();
+        if let Some(MemoryNode { info, state, .. }) = shared.nodes.remove(&node) {
+            state.send_replace(EngineState::Down { since: Instant::now() });
+            shared.bury(node, info.incarnation);
+            shared.nodes_changed();
+        }
+    }
+
+    /// Lets a node's lease run out, and gives it a new incarnation.
+    pub fn lapse(&self, node: NodeId) {
+        let mut shared = self.lock();
+        let next = Incarnation(shared.count());
+        let Some(lapsed) = shared.nodes.get_mut(&node) else { return };
+        let last = std::mem::replace(&mut lapsed.info.incarnation, next);
+        shared.bury(node, last);
+        if let Some(lapsed) = shared.nodes.get(&node) {
+            let _ = lapsed.calls.send(NodeCall::Reincarnated(next));
+        }
+        shared.nodes_changed();
+    }
+
+    /// Whether a node leaves questions unanswered.
+    pub fn mute(&self, node: NodeId, is_mute: bool) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.is_mute = is_mute;
+        }
+    }
+
+    pub(super) fn incarnation(&self, node: NodeId) -> Incarnation {
+        self.lock().nodes.get(&node).map_or(Incarnation(0), |node| node.info.incarnation)
+    }
+
+    pub(super) fn append(
+        &self,
+        node: NodeId,
+        partition: Partition,
+        append: Append,
+    ) -> Result<Appended, AppendError> {
+        if !append.is_bounded() {
+            return Err(AppendError::TooLarge);
+        }
+        let mut shared = self.lock();
+        let incarnation = shared.nodes.get(&node).map(|node| node.info.incarnation);
+        let incarnation =
+            incarnation.filter(|_| shared.down.is_none()).ok_or(AppendError::Unavailable)?;
+        let at = usize::from(partition.0);
+        let appended = shared.partitions[at].append((node, incarnation), append);
+        shared.advance(at);
+        appended
+    }
+
+    pub(super) fn tell(&self, from: NodeId, message: &Bytes) -> Result<(), Unavailable> {
+        let shared = self.lock();
+        let is_alive = shared.nodes.contains_key(&from) && shared.down.is_none();
+        if !is_alive || message.len() > MESSAGE_BYTES_MAX {
+            return Err(Unavailable);
+        }
+        shared.call_all(|| NodeCall::Told(from, message.clone()));
+        Ok(())
+    }
+
+    /// Asks one node, or all nodes.
+    pub(super) fn ask(
+        &self,
+        from: NodeId,
+        to: Option<NodeId>,
+        question: &Bytes,
+    ) -> Result<Vec<(NodeId, oneshot::Receiver<Bytes>)>, NodeUnanswered> {
+        let shared = self.lock();
+        if shared.down.is_some() || !shared.nodes.contains_key(&from) {
+            return Err(NodeUnanswered);
+        }
+        let asked = shared.nodes.iter().filter(|(id, _)| to.is_none_or(|to| to == **id));
+        let asked = asked.map(|(id, node)| {
+            let (answer, answered) = oneshot::channel();
+            if !node.is_mute {
+                let _ = node.calls.send(NodeCall::Asked(from, question.clone(), answer));
+            }
+            (*id, answered)
+        });
+        Ok(asked.collect())
+    }
+
+    pub(super) fn members(
+        &self,
+        partition: Partition,
+        place: &Bytes,
+    ) -> Result<Snapshot, Unavailable> {
+        let shared = self.lock();
+        if shared.down.is_some() {
+            return Err(Unavailable);
+        }
+        let log = &shared.partitions[usize::from(partition.0)];
+        let members = log.places.get(place).into_iter().flatten();
+        let members = members.map(|((node, incarnation, member), value)| PlaceMember {
+            node: *node,
+            incarnation: *incarnation,
+            member: member.clone(),
+            value: value.clone(),
+        });
+        let at = LogPosition { epoch: log.epoch, offset: log.next };
+        Ok(Snapshot { at, members: members.collect() })
+    }
+
+    pub(super) fn nodes(&self) -> Arc<[NodeInfo]> {
+        self.lock().live()
+    }
+
+    pub(super) fn describe(&self, node: NodeId, info: Bytes) {
+        let mut shared = self.lock();
+        if let Some(node) = shared.nodes.get_mut(&node) {
+            node.info.info = info;
+            shared.nodes_changed();
+        }
+    }
+
+    /// Reads a partition on from where a node is; `None` if there is nothing new, or an outage.
+    pub(super) fn read(
+        &self,
+        partition: Partition,
+        cursor: &mut ReadCursor,
+    ) -> Option<PartitionNews> {
+        let shared = self.lock();
+        if shared.down.is_some() {
+            return None;
+        }
+        shared.partitions[usize::from(partition.0)].read(cursor)
+    }
+}

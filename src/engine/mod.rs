@@ -1,0 +1,182 @@
+//! The engine: what several nodes share, a log and messages between them.
+//!
+//! An [`Engine`] takes and gives bytes; it knows nothing of publications, topics or sessions. It keeps
+//! a *log* in a fixed number of *partitions*. [`Engine::append`] puts records into a partition, and
+//! every node's [`Follower`] is given the records of each partition in one order, each exactly once.
+//! The node that appended a record is given it in the same way, so no node has an order of its own.
+//!
+//! The positions of a partition are dense: a node that misses a record notices, and reads it. An
+//! *epoch* is one unbroken numbering. When the engine can no longer prove that all acknowledged
+//! records are still there, for example because Redis failed over to a replica, a new epoch begins,
+//! and every follower is told.
+//!
+//! A node holds a *lease*. The members that it put on places with a [`MemberChange`] are removed,
+//! at one position of the log, when the lease runs out.
+//!
+//! The engine of one node alone is none: a server whose `engine.kind` is `local` makes no engine.
+//! [`memory`] is an engine for tests, whose nodes live in one process.
+
+#[cfg(test)]
+pub(crate) mod contract;
+mod follower;
+mod machine;
+#[doc(hidden)]
+pub mod memory;
+mod node;
+mod record;
+mod redis;
+mod request;
+mod shared;
+mod wire;
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+pub use self::redis::{EngineError, RedisEngine};
+pub use follower::{Flow, Follower};
+pub use node::{Incarnation, NodeId, NodeInfo, PlaceMember, Snapshot};
+pub use record::{
+    Append, AppendError, Appended, ENTRY_BYTES_MAX, ID_BYTES_MAX, LogEpoch, LogPosition, Logged,
+    MemberChange, OnceKey, Partition, Record, SCOPE_BYTES_MAX,
+};
+
+/// The most bytes of a question, an answer or a message that is told.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// The most bytes that a node may publish about itself.
+pub const INFO_BYTES_MAX: usize = 4 << 10;
+
+/// Whether the engine can be used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineState {
+    /// The retained log has not been read to its end yet.
+    Starting,
+    /// Records can be appended, and arrive.
+    Up,
+    /// The engine cannot be reached, or records may be missing that are being read.
+    Down {
+        /// The moment at which it was last up.
+        since: Instant,
+    },
+}
+
+/// The engine cannot be reached, or did not answer in time. A message may have been sent nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is unavailable")]
+pub struct Unavailable;
+
+/// A node that was asked did not answer in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not every node answered in time")]
+pub struct NodeUnanswered;
+
+/// The figures of one node's engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineFigures {
+    /// The records that the log had and this node had not, at the last probe, over all partitions.
+    pub lag_records: u64,
+    /// The time since the last probe came back, in milliseconds; `None` before the first one.
+    pub probe_age_ms: Option<u64>,
+    /// The round trip of the last probe, in microseconds; `None` before the first one.
+    pub round_trip_us: Option<u64>,
+    /// The gaps that were filled from the log.
+    pub gaps_repaired: u64,
+    /// The times that a connection was made anew.
+    pub reconnects: u64,
+}
+
+/// A log that all nodes share, messages between nodes, and the leases of the nodes.
+///
+/// Every function may be called on any thread and returns at once. A future may be polled on any
+/// runtime, and what was asked for happens even if the future is dropped.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// The number of this node.
+    fn node(&self) -> NodeId;
+
+    /// The present incarnation of this node's lease.
+    fn incarnation(&self) -> Incarnation;
+
+    /// The number of partitions.
+    fn partitions(&self) -> u16;
+
+    /// Begins to feed a follower: first all that the log retains, then what is appended. Only the first
+    /// call has an effect.
+    fn follow(&self, follower: Arc<dyn Follower>);
+
+    /// Appends records to a partition.
+    ///
+    /// # Errors
+    /// [`AppendError`]. After [`AppendError::Unavailable`] the records may be in the log nevertheless.
+    fn append(
+        &self,
+        partition: Partition,
+        append: Append,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>>;
+
+    /// Sends a message to every live node, including this one. A node that is disconnected for a short
+    /// time receives the message afterwards.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn tell(
+        &self,
+        message: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<(), Unavailable>>;
+
+    /// Asks all live nodes, including this one. The answers are in the order of the nodes' numbers.
+    ///
+    /// # Errors
+    /// [`NodeUnanswered`] if any node has not answered at the deadline: no figure is better than a low one.
+    fn ask(
+        &self,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>>;
+
+    /// Asks one node.
+    ///
+    /// # Errors
+    /// [`NodeUnanswered`] at the deadline, and at once if no such node lives.
+    fn ask_node(
+        &self,
+        node: NodeId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>>;
+
+    /// Reads the members of a place, of all nodes.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn members(
+        &self,
+        partition: Partition,
+        place: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Snapshot, Unavailable>>;
+
+    /// The live nodes in the order of their numbers, as of the last renewal of this node's lease.
+    fn nodes(&self) -> Arc<[NodeInfo]>;
+
+    /// Sets what this node publishes about itself, at most [`INFO_BYTES_MAX`]. The other nodes see it
+    /// after the next renewal of the lease.
+    fn describe(&self, info: Bytes);
+
+    /// Whether the engine can be used, now and later.
+    fn state(&self) -> watch::Receiver<EngineState>;
+
+    /// Continues to feed a partition that [`Flow::Pause`] has paused.
+    fn resume(&self, partition: Partition);
+
+    /// The figures of this node.
+    fn figures(&self) -> EngineFigures;
+
+    /// Gives up the lease: this node's members leave all places. Resolves when that is done, or at the
+    /// deadline. The engine cannot be used afterwards.
+    fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+}

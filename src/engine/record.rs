@@ -1,0 +1,192 @@
+//! The log's records and positions, and what may be appended.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// The most bytes of one [`Append`].
+pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+/// The most bytes of a scope, and of a place.
+pub const SCOPE_BYTES_MAX: usize = 1_024;
+
+/// The most bytes of the id of a [`OnceKey`], and of the name of a member.
+pub const ID_BYTES_MAX: usize = 64;
+
+/// One part of the log, which has an order of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition(pub u16);
+
+impl Partition {
+    /// The partition that a scope belongs to. It is the same on every node and in every version.
+    ///
+    /// # Panics
+    /// If there are no partitions.
+    pub fn of(scope: &[u8], partitions: u16) -> Self {
+        // Below the number of partitions, which is a u16.
+        Self((crc32fast::hash(scope) % u32::from(partitions)) as u16)
+    }
+}
+
+/// Names one unbroken numbering of a partition. It is random, and never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogEpoch(pub u64);
+
+/// A place in a partition's order. Offsets begin at 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogPosition {
+    /// The numbering that the offset belongs to.
+    pub epoch: LogEpoch,
+    /// The place within it.
+    pub offset: u64,
+}
+
+/// A record to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Says whom the record concerns, so that a node need not read the body of a record that concerns
+    /// nobody there.
+    pub scope: Bytes,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// A record of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// The offset in its partition and epoch.
+    pub offset: u64,
+    /// Says whom the record concerns.
+    pub scope: Bytes,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Records that are appended as a whole or not at all, at offsets that follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// The records.
+    pub records: Vec<Record>,
+    /// With a key, the records are appended only if the key is new.
+    pub key: Option<OnceKey>,
+    /// A change of members, made in the same step; not together with a key.
+    pub change: Option<MemberChange>,
+}
+
+impl Append {
+    /// Records without a key and without a change of members.
+    pub fn records(records: Vec<Record>) -> Self {
+        Self { records, key: None, change: None }
+    }
+
+    /// The bytes that are counted against [`ENTRY_BYTES_MAX`].
+    pub(super) fn bytes(&self) -> usize {
+        let records = self.records.iter().map(|r| r.scope.len() + r.body.len() + 8);
+        let change = match &self.change {
+            Some(MemberChange::Put { place, member, value, .. }) => {
+                place.len() + member.len() + value.len()
+            }
+            Some(MemberChange::Remove { place, member }) => place.len() + member.len(),
+            None => 0,
+        };
+        let key = self.key.as_ref().map_or(0, |key| key.id.len() + key.note.len());
+        records.sum::<usize>() + change + key
+    }
+
+    /// Whether every part is within its bound.
+    pub(super) fn is_bounded(&self) -> bool {
+        let scopes = self.records.iter().all(|record| record.scope.len() <= SCOPE_BYTES_MAX);
+        let key = self.key.as_ref().is_none_or(|key| key.id.len() <= ID_BYTES_MAX);
+        let change = match &self.change {
+            Some(
+                MemberChange::Put { place, member, .. } | MemberChange::Remove { place, member },
+            ) => place.len() <= SCOPE_BYTES_MAX && member.len() <= ID_BYTES_MAX,
+            None => true,
+        };
+        let records = !self.records.is_empty() && self.records.len() <= usize::from(u16::MAX);
+        let is_either = self.key.is_none() || self.change.is_none();
+        records && scopes && key && change && is_either && self.bytes() <= ENTRY_BYTES_MAX
+    }
+}
+
+/// A key under which records are appended once. The log remembers it for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnceKey {
+    /// The key, at most 64 bytes.
+    pub id: Bytes,
+    /// Bytes that are remembered with the key, and returned when it is met again.
+    pub note: Bytes,
+    /// The time for which it is remembered.
+    pub ttl: Duration,
+}
+
+/// A change of the members of a place, which is in the partition to which the records are appended.
+///
+/// A member belongs to the node and the incarnation that put it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Adds a member, or replaces its value.
+    Put {
+        /// The place, at most 1,024 bytes.
+        place: Bytes,
+        /// The name of the member, at most 64 bytes, unique on this node.
+        member: Bytes,
+        /// The bytes that other nodes are told of it.
+        value: Bytes,
+        /// A new member is refused if the place has this number of members, over all nodes.
+        members_max: u32,
+    },
+    /// Removes a member, if there is one.
+    Remove {
+        /// The place.
+        place: Bytes,
+        /// The name of the member.
+        member: Bytes,
+    },
+}
+
+/// The outcome of an [`Append`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// The records are in the log; the first of them is here.
+    At(LogPosition),
+    /// The key was used before. Nothing was appended.
+    Repeated {
+        /// The first record that was appended with the key.
+        at: LogPosition,
+        /// The bytes that were remembered with it.
+        note: Bytes,
+    },
+}
+
+/// The reason why records were not appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// It is not known whether the records are in the log.
+    #[error("the engine is unavailable")]
+    Unavailable,
+    /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded.
+    #[error("the records are too large")]
+    TooLarge,
+    /// The place has its maximum of members.
+    #[error("the place has its maximum of members")]
+    PlaceFull,
+    /// The lease of this node's incarnation has run out. The follower is told when there is a new one.
+    #[error("the lease of this node has run out")]
+    Lapsed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_of_a_scope_never_changes() {
+        let found = [&b"1:public"[..], b"1:private", b"2:public", b""];
+        let found = found.map(|scope| Partition::of(scope, 16).0);
+        assert_eq!(found, FOUND);
+    }
+
+    /// Nodes of different versions share a log, so these numbers are part of the wire format.
+    const FOUND: [u16; 4] = [8, 5, 11, 0];
+}

@@ -1,0 +1,239 @@
+//! The engine's thread: it passes events to the machine, and does what the machine wants done.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+use super::{
+    connect::describe,
+    keys::RedisKeys,
+    script::{self, LogRetention, RequestKind, RequestSpelling},
+    supervisor::Up,
+};
+use crate::engine::{
+    Append, Follower, NodeId, Partition, Snapshot, Unavailable,
+    machine::{AnswersSender, AppendedSender, LineId, Machine, Output, Push},
+    request::{CallId, LogIndex, LogRequest, Reply, RequestFailure},
+};
+
+/// The interval at which the machine looks at the time.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The events that are taken together. What they have to append goes into one batch.
+const EVENTS_AT_ONCE: usize = 512;
+
+/// An event that the driver reacts to.
+pub(super) enum DriverEvent {
+    /// A connection was made.
+    Up(Up),
+    /// A connection broke, or (line 0) could not be made.
+    Down(LineId, String),
+    /// Redis pushed something, of this number of bytes.
+    Pushed(LineId, Push, usize),
+    /// Redis answered.
+    Replied(CallId, Result<Reply, RequestFailure>),
+    /// The follower answered another node's question.
+    Answered(u64, NodeId, Bytes),
+    /// Another thread wants something.
+    Wish(Wish),
+}
+
+/// A request of another thread.
+pub(super) enum Wish {
+    Follow(Arc<dyn Follower>),
+    Append(Partition, Append, Instant, AppendedSender),
+    Tell(Bytes, Instant, AppendedSender),
+    Ask(Option<NodeId>, Bytes, Instant, AnswersSender),
+    Members(Partition, Bytes, Instant, oneshot::Sender<Result<Snapshot, Unavailable>>),
+    Describe(Bytes),
+    Resume(Partition),
+    Leave(Instant, oneshot::Sender<()>),
+}
+
+struct PipelineLine {
+    commands: MultiplexedConnection,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The driver of one machine.
+pub(super) struct MachineDriver {
+    pub(super) machine: Machine,
+    pub(super) keys: RedisKeys,
+    pub(super) kept: LogRetention,
+    pub(super) events: mpsc::UnboundedSender<DriverEvent>,
+    pub(super) breaks: mpsc::UnboundedSender<(LineId, String)>,
+    lines: BTreeMap<LineId, PipelineLine>,
+}
+
+impl MachineDriver {
+    pub(super) fn new(
+        machine: Machine,
+        keys: RedisKeys,
+        kept: LogRetention,
+        events: mpsc::UnboundedSender<DriverEvent>,
+        breaks: mpsc::UnboundedSender<(LineId, String)>,
+    ) -> Self {
+        Self { machine, keys, kept, events, breaks, lines: BTreeMap::new() }
+    }
+
+    /// Runs until `stop` resolves.
+    pub(super) async fn run(
+        mut self,
+        mut received: mpsc::UnboundedReceiver<DriverEvent>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                _ = received.recv_many(&mut batch, EVENTS_AT_ONCE) => {
+                    for event in batch.drain(..) {
+                        self.handle(event);
+                    }
+                }
+                _ = tick.tick() => self.machine.tick(Instant::now()),
+                _ = &mut stop => return,
+            }
+            self.act();
+        }
+    }
+
+    fn handle(&mut self, event: DriverEvent) {
+        let now = Instant::now();
+        match event {
+            DriverEvent::Up(Up { line, identity, logs, commands, waiting }) => {
+                self.lines.insert(line, PipelineLine { commands, waiting });
+                self.machine.line_up(line, identity, logs, now);
+            }
+            DriverEvent::Down(line, reason) => {
+                self.lines.remove(&line);
+                self.machine.line_down(line, &reason, now);
+            }
+            DriverEvent::Pushed(line, push, bytes) => {
+                if let Some(line) = self.lines.get(&line) {
+                    line.waiting.fetch_sub(bytes, Relaxed);
+                }
+                self.machine.pushed(line, push, now);
+            }
+            DriverEvent::Replied(call, reply) => self.machine.replied(call, reply, now),
+            DriverEvent::Answered(id, to, body) => self.machine.answered(id, to, body),
+            DriverEvent::Wish(wish) => self.grant(wish, now),
+        }
+    }
+
+    fn grant(&mut self, wish: Wish, now: Instant) {
+        let machine = &mut self.machine;
+        match wish {
+            Wish::Follow(follower) => machine.follow(follower, now),
+            Wish::Append(partition, append, deadline, appended) => {
+                machine.append(partition, append, deadline, appended);
+            }
+            Wish::Tell(message, deadline, told) => machine.tell(message, deadline, told),
+            Wish::Ask(to, question, deadline, answered) => {
+                machine.ask(to, question, deadline, answered, now);
+            }
+            Wish::Members(partition, place, deadline, snapshot) => {
+                machine.members(partition, place, deadline, snapshot);
+            }
+            Wish::Describe(info) => machine.describe(info, now),
+            Wish::Resume(partition) => machine.resume(partition),
+            Wish::Leave(deadline, done) => machine.leave(deadline, done, now),
+        }
+    }
+
+    fn act(&mut self) {
+        for output in self.machine.outputs(Instant::now()) {
+            match output {
+                Output::Call(id, line, log, request) => self.call(id, line, log, request),
+                Output::Reconnect(line, reason) => {
+                    let _ = self.breaks.send((line, reason));
+                }
+                Output::Spawn { id, to, deadline, answer } => {
+                    let events = self.events.clone();
+                    tokio::spawn(async move {
+                        let answer = tokio::time::timeout_at(deadline.into(), answer).await;
+                        if let Ok(answer) = answer {
+                            let _ = events.send(DriverEvent::Answered(id, to, answer));
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    fn call(&self, id: CallId, line: LineId, log: LogIndex, request: LogRequest) {
+        let Some(line) = self.lines.get(&line) else { return };
+        let (commands, events) = (line.commands.clone(), self.events.clone());
+        let asked = RequestKind::of(&request);
+        let spelling = script::spell(&self.keys, log, request, self.kept);
+        tokio::spawn(async move {
+            let reply = ask(commands, spelling, &asked).await;
+            let _ = events.send(DriverEvent::Replied(id, reply));
+        });
+    }
+}
+
+/// Asks Redis.
+pub(super) async fn ask(
+    mut commands: MultiplexedConnection,
+    spelling: RequestSpelling,
+    asked: &RequestKind,
+) -> Result<Reply, RequestFailure> {
+    let value: Result<Value, _> = match spelling {
+        RequestSpelling::Commands(pipeline) => pipeline.query_async(&mut commands).await,
+        RequestSpelling::Script(script, arguments) => {
+            let answer = script.evalsha(&arguments).query_async(&mut commands).await;
+            match answer {
+                Err(error) if is_unknown(&error) => {
+                    script.eval(&arguments).query_async(&mut commands).await
+                }
+                answer => answer,
+            }
+        }
+    };
+    let value = value.map_err(|error| failure(&error))?;
+    let strange = || RequestFailure::Refused {
+        text: "it answered something else than was asked".to_owned(),
+        is_elsewhere: true,
+    };
+    script::read_reply(asked, value).ok_or_else(strange)
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+fn failure(error: &RedisError) -> RequestFailure {
+    let is_answer = error.code().is_some();
+    if !is_answer || error.is_unrecoverable_error() {
+        return RequestFailure::Broken;
+    }
+    // Older versions tell within the text of a script's error why a command of it was refused.
+    const ELSEWHERE: [&str; 9] = [
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "MOVED",
+        "ASK ",
+        "NOAUTH",
+        "WRONGPASS",
+        "NOPERM",
+    ];
+    let text = describe(error);
+    let is_elsewhere = ELSEWHERE.iter().any(|code| text.contains(code));
+    RequestFailure::Refused { text, is_elsewhere }
+}

@@ -1,0 +1,158 @@
+//! Enrolment: the checks that a node makes before it takes part, and the way in which it takes its
+//! number.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use log::{info, warn};
+use redis::aio::MultiplexedConnection;
+
+use super::{
+    EngineError, RedisNode,
+    connect::{ConnectFault, Info, describe},
+    driver,
+    keys::RedisKeys,
+    retention,
+    script::{self, FORMAT, RequestKind},
+};
+use crate::{
+    engine::{
+        Incarnation, NodeId,
+        request::{Instance, LogRequest, Renew, Renewal, Reply},
+    },
+    settings::EngineSettings,
+};
+
+/// The time between two attempts to reach Redis.
+const RETRY: Duration = Duration::from_millis(250);
+
+const ENROLL: &str = include_str!("scripts/enroll.lua");
+
+/// The oldest version of Redis that has all that the scripts use.
+const VERSION_MIN: (u32, u32) = (6, 2);
+
+/// Waits for Redis, checks it, and takes a number.
+///
+/// # Errors
+/// [`EngineError`]: at once if another attempt would find the same.
+pub(super) async fn enroll(
+    node: &RedisNode,
+    instance: Instance,
+) -> Result<(NodeId, Incarnation), EngineError> {
+    let (settings, begun) = (&node.settings, Instant::now());
+    let mut is_told = false;
+    loop {
+        let fault = match attempt(node, instance).await {
+            Ok(Ok(life)) => return Ok(life),
+            Ok(Err(refusal)) => return Err(refusal),
+            Err(fault) => fault.0,
+        };
+        if begun.elapsed() >= settings.connect_retry {
+            let (name, waited) = (settings.name(), settings.connect_retry);
+            return Err(EngineError::Unreachable { name, waited, fault });
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            warn!(
+                "cannot reach {}: {fault}; trying for {:?}",
+                settings.name(),
+                settings.connect_retry
+            );
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+type EnrollResult<T> = Result<Result<T, EngineError>, ConnectFault>;
+
+async fn attempt(node: &RedisNode, instance: Instance) -> EnrollResult<(NodeId, Incarnation)> {
+    let (mut commands, info) = node.target.look().await?;
+    if let Err(refusal) = judge(&node.settings, &info) {
+        return Ok(Err(refusal));
+    }
+    if info.field("role") != Some("master") {
+        return Err(ConnectFault("it is a replica".to_owned()));
+    }
+    if let Err(refusal) = agree(&node.settings, &node.keys, node.owner, &mut commands).await? {
+        return Ok(Err(refusal));
+    }
+    take_number(node, instance, commands).await.map(Ok)
+}
+
+fn judge(settings: &EngineSettings, info: &Info) -> Result<(), EngineError> {
+    let name = settings.name();
+    let version = info.field("redis_version").unwrap_or_default();
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    let found = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    if found < VERSION_MIN {
+        return Err(EngineError::TooOld { name, found: version.to_owned() });
+    }
+    let is_cluster = info.field("redis_mode") == Some("cluster");
+    match (is_cluster, settings.cluster) {
+        (true, false) => return Err(EngineError::IsCluster(name)),
+        (false, true) => return Err(EngineError::IsNoCluster(name)),
+        _ => {}
+    }
+    let policy = info.field("maxmemory_policy").unwrap_or("noeviction");
+    if policy != "noeviction" && info.field("maxmemory") != Some("0") {
+        warn!(
+            "{name} evicts keys when its memory is full (maxmemory-policy {policy}), so records and \
+             idempotency keys may be lost: set it to noeviction"
+        );
+    }
+    Ok(())
+}
+
+async fn agree(
+    settings: &EngineSettings,
+    keys: &RedisKeys,
+    owner: [u8; 16],
+    commands: &mut MultiplexedConnection,
+) -> EnrollResult<()> {
+    let owner: String = owner.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut command = redis::cmd("EVAL");
+    command.arg(ENROLL).arg(2).arg(keys.meta()).arg(keys.nodes());
+    command.arg(settings.partitions).arg(owner).arg(FORMAT);
+    let answer = command.query_async::<(String, String)>(commands).await;
+    let prefix = settings.prefix.clone();
+    let (verdict, found) = answer.map_err(|error| ConnectFault(describe(&error)))?;
+    Ok(match verdict.as_str() {
+        "ok" => Ok(()),
+        "partitions" => Err(EngineError::Partitions { prefix, wanted: settings.partitions, found }),
+        "owner" => Err(EngineError::Owner(prefix)),
+        "format" => Err(EngineError::Format { prefix, found }),
+        _ => Err(EngineError::Foreign(prefix)),
+    })
+}
+
+async fn take_number(
+    node: &RedisNode,
+    instance: Instance,
+    commands: MultiplexedConnection,
+) -> Result<(NodeId, Incarnation), ConnectFault> {
+    let settings = &node.settings;
+    let incarnation = Incarnation((uuid::Uuid::new_v4().as_u128() as u64).max(1));
+    for _ in 0..u16::MAX {
+        // Random numbers make it unlikely that two nodes have the same, even if Redis forgets which are
+        // taken.
+        let number = NodeId((uuid::Uuid::new_v4().as_u128() as u16).max(1));
+        let renew = LogRequest::Renew(Renew {
+            node: number,
+            incarnation,
+            instance,
+            ttl: settings.node_timeout,
+            is_first: true,
+            info: Bytes::new(),
+        });
+        let asked = RequestKind::of(&renew);
+        let spelling = script::spell(&node.keys, node.keys.control(), renew, retention(settings));
+        match driver::ask(commands.clone(), spelling, &asked).await {
+            Ok(Reply::Renewed { outcome: Renewal::Held, .. }) => {
+                info!("this is node {} of {}", number.0, settings.name());
+                return Ok((number, incarnation));
+            }
+            Ok(_) => {}
+            Err(failure) => return Err(ConnectFault(failure.to_string())),
+        }
+    }
+    Err(ConnectFault("all numbers are taken".to_owned()))
+}

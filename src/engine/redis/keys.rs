@@ -1,0 +1,163 @@
+//! The names of keys and channels.
+//!
+//! All that belongs to one log has one hash tag, so that it is on one server of a Redis Cluster: `{p0}`,
+//! `{p1}` and so on for the partitions, `{c}` for the log of what is told. The prefix stands before the tag.
+
+use crate::engine::{NodeId, machine::Push, request::LogIndex};
+use bytes::Bytes;
+
+/// The names under one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct RedisKeys {
+    prefix: String,
+    partitions: u16,
+}
+
+/// The number of slots of a Redis Cluster.
+const SLOTS: u16 = 16_384;
+
+impl RedisKeys {
+    pub(super) fn new(prefix: &str, partitions: u16) -> Self {
+        Self { prefix: prefix.to_owned(), partitions }
+    }
+
+    pub(super) fn logs(&self) -> impl Iterator<Item = LogIndex> + use<> {
+        (0..=self.partitions).map(LogIndex)
+    }
+
+    pub(super) fn control(&self) -> LogIndex {
+        LogIndex(self.partitions)
+    }
+
+    fn tag(&self, log: LogIndex) -> String {
+        if log == self.control() { "c".to_owned() } else { format!("p{}", log.0) }
+    }
+
+    fn base(&self, log: LogIndex) -> String {
+        format!("{}{{{}}}:", self.prefix, self.tag(log))
+    }
+
+    /// The state of a log.
+    pub(super) fn state(&self, log: LogIndex) -> String {
+        self.base(log) + "state"
+    }
+
+    /// The leases.
+    pub(super) fn nodes(&self) -> String {
+        self.base(self.control()) + "nodes"
+    }
+
+    /// The settings that all nodes must agree on.
+    pub(super) fn meta(&self) -> String {
+        self.base(self.control()) + "meta"
+    }
+
+    fn feed(&self, log: LogIndex) -> String {
+        self.base(log) + "feed"
+    }
+
+    /// The channel of questions to all.
+    pub(super) fn everyone(&self) -> String {
+        self.base(self.control()) + "all"
+    }
+
+    /// The channel of questions and answers to one node.
+    pub(super) fn node(&self, node: NodeId) -> String {
+        format!("{}node:{}", self.base(self.control()), node.0)
+    }
+}
+
+/// The names of one node's channels.
+#[derive(Debug, Clone)]
+pub(super) struct Channels {
+    keys: RedisKeys,
+    node: NodeId,
+}
+
+impl RedisKeys {
+    /// The channel of a node's probes over the line of a log.
+    pub(super) fn probe_of(&self, log: LogIndex, node: NodeId) -> String {
+        format!("{}probe:{}", self.base(log), node.0)
+    }
+
+    /// The slot of a log in a Redis Cluster.
+    pub(super) fn slot(&self, log: LogIndex) -> u16 {
+        crc16(self.tag(log).as_bytes()) % SLOTS
+    }
+}
+
+impl Channels {
+    pub(super) fn new(keys: RedisKeys, node: NodeId) -> Self {
+        Self { keys, node }
+    }
+
+    /// The channels of a line with these logs.
+    pub(super) fn of(&self, logs: &[LogIndex]) -> Vec<String> {
+        let mut channels: Vec<_> = logs.iter().map(|log| self.keys.feed(*log)).collect();
+        channels.extend(logs.first().map(|log| self.keys.probe_of(*log, self.node)));
+        if logs.contains(&self.keys.control()) {
+            channels.push(self.keys.everyone());
+            channels.push(self.keys.node(self.node));
+        }
+        channels
+    }
+
+    /// Reads what a channel pushed; `None` if it is none of this node's.
+    pub(super) fn read(&self, channel: &str, payload: Bytes) -> Option<Push> {
+        let rest = channel.strip_prefix(self.keys.prefix.as_str())?.strip_prefix('{')?;
+        let (tag, name) = rest.split_once("}:")?;
+        let log = match tag.strip_prefix('p') {
+            Some(number) => LogIndex(number.parse().ok()?),
+            None => self.keys.control(),
+        };
+        match name.split_once(':') {
+            None if name == "feed" => Some(Push::Log(log, payload)),
+            None if name == "all" => Some(Push::Letter(payload)),
+            Some(("node", _)) => Some(Push::Letter(payload)),
+            Some(("probe", _)) => {
+                Some(Push::Probe(std::str::from_utf8(&payload).ok()?.parse().ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The checksum by which a Redis Cluster distributes keys: CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |sum: u16, byte| {
+        (0..8).fold(sum ^ (u16::from(*byte) << 8), |sum, _| {
+            if sum & 0x8000 == 0 { sum << 1 } else { (sum << 1) ^ 0x1021 }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+    }
+
+    #[test]
+    fn every_channel_of_a_node_is_read_as_what_it_is() {
+        let keys = RedisKeys::new("a:b", 2);
+        let channels = Channels::new(keys, NodeId(7));
+        let found = channels.of(&[LogIndex(0), LogIndex(2)]);
+        let expected =
+            ["a:b{p0}:feed", "a:b{c}:feed", "a:b{p0}:probe:7", "a:b{c}:all", "a:b{c}:node:7"];
+        assert_eq!(found, expected);
+        let payload = Bytes::from_static(b"12");
+        let read = found.iter().map(|channel| channels.read(channel, payload.clone()));
+        let expected = [
+            Push::Log(LogIndex(0), payload.clone()),
+            Push::Log(LogIndex(2), payload.clone()),
+            Push::Probe(12),
+            Push::Letter(payload.clone()),
+            Push::Letter(payload.clone()),
+        ];
+        assert_eq!(read.collect::<Vec<_>>(), expected.map(Some));
+        assert_eq!(channels.read("other{p0}:feed", payload), None);
+    }
+}

@@ -1,0 +1,368 @@
+//! The engine of several nodes that share a Redis.
+//!
+//! Each log is a counter, a Redis stream that is trimmed, and a channel. One script takes a batch, gives it
+//! its offsets, adds it to the stream and publishes it; its answer is the acknowledgement. `scripts/` has
+//! the scripts, `script` spells and reads them, `keys` names what they use.
+//!
+//! The protocol is in [`machine`](super::machine). Here is what connects it with Redis: `connect` and
+//! `supervisor` make connections and keep them, `driver` is the engine's thread with a runtime of its own,
+//! `enroll` checks at the start whether this node may take part.
+
+mod connect;
+mod driver;
+mod enroll;
+mod keys;
+mod script;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    Append, AppendError, Appended, Engine, EngineFigures, EngineState, Follower, INFO_BYTES_MAX,
+    Incarnation, NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
+    machine::{Config, Machine},
+    request::Instance,
+    shared::EngineShared,
+};
+use crate::{metrics::Metrics, settings::EngineSettings};
+use connect::RedisTarget;
+use driver::{DriverEvent, MachineDriver, Wish};
+use keys::{Channels, RedisKeys};
+use script::LogRetention;
+
+/// The reason why a node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Redis cannot be reached.
+    #[error("cannot reach {name} within {waited:?}: {fault}; engine.redis_url says where it is")]
+    Unreachable {
+        /// The servers.
+        name: String,
+        /// The time for which it was tried.
+        waited: Duration,
+        /// The last fault.
+        fault: String,
+    },
+    /// The file of authorities cannot be read.
+    #[error("cannot read engine.ca_file: {0}")]
+    Authorities(io::Error),
+    /// Redis is too old.
+    #[error("{name} is Redis {found}; Herald needs Redis 6.2 or newer, or Valkey")]
+    TooOld {
+        /// The servers.
+        name: String,
+        /// Its version.
+        found: String,
+    },
+    /// A cluster that the settings do not name as one.
+    #[error("{0} is a Redis Cluster: set engine.cluster = true")]
+    IsCluster(String),
+    /// A server that the settings name as a cluster.
+    #[error("{0} is not a Redis Cluster: set engine.cluster = false")]
+    IsNoCluster(String),
+    /// The number of partitions differs.
+    #[error(
+        "engine.partitions is {wanted}, but the servers of the prefix \"{prefix}\" use {found}: set it to \
+         {found}, or choose another engine.prefix"
+    )]
+    Partitions {
+        /// The prefix.
+        prefix: String,
+        /// The setting.
+        wanted: u16,
+        /// The number in Redis.
+        found: String,
+    },
+    /// The prefix is that of other servers.
+    #[error(
+        "engine.prefix \"{0}\" is used by servers with another SECRET_KEY_BASE: set the same, or choose \
+         another prefix"
+    )]
+    Owner(String),
+    /// The log is written in another format.
+    #[error(
+        "the servers of the prefix \"{prefix}\" write their log in format {found}, and this version of \
+         Herald in format {}: stop them first, or choose another engine.prefix",
+        script::FORMAT
+    )]
+    Format {
+        /// The prefix.
+        prefix: String,
+        /// The format in Redis.
+        found: String,
+    },
+    /// The prefix is that of another program.
+    #[error("engine.prefix \"{0}\" is used by something else in this Redis: choose another one")]
+    Foreign(String),
+    /// The thread does not start.
+    #[error("cannot start the thread of the engine: {0}")]
+    Thread(io::Error),
+}
+
+/// The connection of one node to the others through Redis.
+pub struct RedisEngine {
+    node: NodeId,
+    partitions: u16,
+    shared: Arc<EngineShared>,
+    events: mpsc::UnboundedSender<DriverEvent>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl fmt::Debug for RedisEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisEngine").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl RedisEngine {
+    /// Starts the engine's thread, checks Redis, and takes a node's number. `owner` is the same for all
+    /// servers that may share the prefix.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn start(
+        settings: &EngineSettings,
+        owner: [u8; 16],
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, EngineError> {
+        let keys = RedisKeys::new(&settings.prefix, settings.partitions);
+        let target = RedisTarget::new(settings, keys.clone()).map_err(EngineError::Authorities)?;
+        let (settings, (stop, stopped)) = (settings.clone(), oneshot::channel());
+        let (started, start) = oneshot::channel();
+        let run = move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => {
+                    let node = RedisNode { settings, owner, metrics, keys, target };
+                    runtime.block_on(node.run(started, stopped));
+                }
+                Err(error) => {
+                    let _ = started.send(Err(EngineError::Thread(error)));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("engine".to_owned()).spawn(run);
+        thread.map_err(EngineError::Thread)?;
+        let ended = || EngineError::Thread(io::Error::other("it ended"));
+        let Started { node, partitions, shared, events } = start.await.map_err(|_| ended())??;
+        let stop = Mutex::new(Some(stop));
+        Ok(Arc::new(Self { node, partitions, shared, events, stop }))
+    }
+
+    fn wish(&self, wish: Wish) {
+        // Without the thread the answer's channel is dropped, which its receiver takes for a failure.
+        let _ = self.events.send(DriverEvent::Wish(wish));
+    }
+
+    /// Ends the thread without giving up the lease, as a crash does.
+    #[cfg(test)]
+    fn crash(&self) {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(stop);
+    }
+}
+
+impl Drop for RedisEngine {
+    fn drop(&mut self) {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(stop);
+    }
+}
+
+struct Started {
+    node: NodeId,
+    partitions: u16,
+    shared: Arc<EngineShared>,
+    events: mpsc::UnboundedSender<DriverEvent>,
+}
+
+/// A node on its own thread.
+struct RedisNode {
+    settings: EngineSettings,
+    owner: [u8; 16],
+    metrics: Arc<Metrics>,
+    keys: RedisKeys,
+    target: RedisTarget,
+}
+
+impl RedisNode {
+    async fn run(
+        self,
+        started: oneshot::Sender<Result<Started, EngineError>>,
+        stopped: oneshot::Receiver<()>,
+    ) {
+        let (seed, instance) = (uuid::Uuid::new_v4(), Instance(*uuid::Uuid::new_v4().as_bytes()));
+        let enrolled = enroll::enroll(&self, instance).await;
+        let (node, incarnation) = match enrolled {
+            Ok(life) => life,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let Self { settings, metrics, keys, target, .. } = self;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
+        let config = Config {
+            partitions: settings.partitions,
+            node,
+            incarnation,
+            instance,
+            is_first: false,
+            probe_interval: settings.probe_interval,
+            node_timeout: settings.node_timeout,
+            clock: (Instant::now(), now_ms),
+            seed: seed.as_u128() as u64,
+        };
+        let kept = retention(&settings);
+        let shared = EngineShared::new(incarnation);
+        let machine = Machine::new(config, shared.clone(), metrics);
+        let (events, received) = mpsc::unbounded_channel();
+        let (breaks, broken) = mpsc::unbounded_channel();
+        let channels = Channels::new(keys.clone(), node);
+        let timeout = settings.node_timeout;
+        let supervisor =
+            tokio::spawn(supervisor::supervise(target, channels, timeout, events.clone(), broken));
+        let driver = MachineDriver::new(machine, keys, kept, events.clone(), breaks);
+        let partitions = settings.partitions;
+        let made = Started { node, partitions, shared: shared.clone(), events };
+        if started.send(Ok(made)).is_ok() {
+            driver.run(received, stopped).await;
+        }
+        supervisor.abort();
+        shared.state.send_replace(EngineState::Down { since: Instant::now() });
+    }
+}
+
+fn retention(settings: &EngineSettings) -> LogRetention {
+    LogRetention {
+        records_max: settings.log_records_max,
+        bytes_max: settings.log_bytes_max,
+        age_ms: u64::try_from(settings.log_age.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+impl Engine for RedisEngine {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation()
+    }
+
+    fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    fn follow(&self, follower: Arc<dyn Follower>) {
+        self.wish(Wish::Follow(follower));
+    }
+
+    fn append(
+        &self,
+        partition: Partition,
+        append: Append,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let (appended, answer) = oneshot::channel();
+        self.wish(Wish::Append(partition, append, deadline, appended));
+        async { answer.await.unwrap_or(Err(AppendError::Unavailable)) }.boxed()
+    }
+
+    fn tell(
+        &self,
+        message: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<(), Unavailable>> {
+        let (told, answer) = oneshot::channel();
+        self.wish(Wish::Tell(message, deadline, told));
+        async {
+            match answer.await {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(Unavailable),
+            }
+        }
+        .boxed()
+    }
+
+    fn ask(
+        &self,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
+        let (answered, answers) = oneshot::channel();
+        self.wish(Wish::Ask(None, question, deadline, answered));
+        async { answers.await.unwrap_or(Err(NodeUnanswered)) }.boxed()
+    }
+
+    fn ask_node(
+        &self,
+        node: NodeId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
+        let (answered, answers) = oneshot::channel();
+        self.wish(Wish::Ask(Some(node), question, deadline, answered));
+        async {
+            let answers = answers.await.unwrap_or(Err(NodeUnanswered))?;
+            answers.into_iter().next().map(|(_, answer)| answer).ok_or(NodeUnanswered)
+        }
+        .boxed()
+    }
+
+    fn members(
+        &self,
+        partition: Partition,
+        place: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Snapshot, Unavailable>> {
+        let (snapshot, answer) = oneshot::channel();
+        self.wish(Wish::Members(partition, place, deadline, snapshot));
+        async { answer.await.unwrap_or(Err(Unavailable)) }.boxed()
+    }
+
+    fn nodes(&self) -> Arc<[NodeInfo]> {
+        self.shared.nodes()
+    }
+
+    fn describe(&self, info: Bytes) {
+        debug_assert!(info.len() <= INFO_BYTES_MAX, "what a node publishes about itself is short");
+        self.wish(Wish::Describe(info));
+    }
+
+    fn state(&self) -> watch::Receiver<EngineState> {
+        self.shared.state.subscribe()
+    }
+
+    fn resume(&self, partition: Partition) {
+        self.wish(Wish::Resume(partition));
+    }
+
+    fn figures(&self) -> EngineFigures {
+        self.shared.figures()
+    }
+
+    fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let (done, left) = oneshot::channel();
+        self.wish(Wish::Leave(deadline, done));
+        async {
+            let _ = left.await;
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,373 @@
+//! The spelling of requests as calls of Redis's scripts, and the reading of their answers.
+
+use std::sync::LazyLock;
+
+use bytes::{Buf, Bytes};
+use redis::{Cmd, Pipeline, Value};
+use sha1::{Digest as _, Sha1};
+
+use super::keys::RedisKeys;
+use crate::engine::{
+    Incarnation, LogEpoch, NodeId,
+    request::{
+        Commit, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range, ReadRange, Recipient,
+        Renew, Renewal, Reply, Segment, Terms,
+    },
+    wire::BatchId,
+};
+
+/// The bytes of messages after which a reading of the log stops.
+const READ_BYTES: usize = 1 << 20;
+
+/// The format of a log's state, which the scripts of all nodes read and write. Nodes of another format do
+/// not start while any node lives.
+pub(super) const FORMAT: u32 = 2;
+
+/// The bytes of a log's state before the identity.
+const STATE_BYTES: usize = 48;
+
+/// A script, and the name under which Redis remembers it.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    digest: String,
+}
+
+impl Script {
+    fn new(parts: [&str; 2]) -> Self {
+        let text = parts.concat();
+        let digest = Sha1::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { text, digest }
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident = $first:literal + $file:literal;)*) => {
+        $(static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new([include_str!($first), include_str!($file)])
+        });)*
+    };
+}
+
+scripts! {
+    COMMIT = "scripts/open.lua" + "scripts/commit.lua";
+    READ = "scripts/open.lua" + "scripts/read.lua";
+    MEMBERS = "scripts/open.lua" + "scripts/members.lua";
+    BREAK = "scripts/open.lua" + "scripts/break.lua";
+    REGISTER = "scripts/open.lua" + "scripts/register.lua";
+    BURY = "scripts/open.lua" + "scripts/bury.lua";
+    RENEW = "scripts/lease.lua" + "scripts/renew.lua";
+    CONDEMN = "scripts/lease.lua" + "scripts/condemn.lua";
+    FORGET = "scripts/lease.lua" + "scripts/forget.lua";
+}
+
+/// The bounds of what a log retains.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct LogRetention {
+    pub(in crate::engine) records_max: u64,
+    pub(in crate::engine) bytes_max: u64,
+    pub(in crate::engine) age_ms: u64,
+}
+
+/// The commands that send a request.
+pub(super) enum RequestSpelling {
+    /// A script with its key and its arguments.
+    Script(&'static Script, Arguments),
+    /// Commands that are sent together.
+    Commands(Pipeline),
+}
+
+/// The key and the arguments of a script.
+#[derive(Debug, Default)]
+pub(super) struct Arguments(Vec<Bytes>);
+
+impl Arguments {
+    fn with(mut self, argument: impl Into<Bytes>) -> Self {
+        self.0.push(argument.into());
+        self
+    }
+
+    fn number(self, number: u64) -> Self {
+        self.with(number.to_string())
+    }
+}
+
+impl Script {
+    /// Calls the script by its digest, which Redis may not know.
+    pub(super) fn evalsha(&self, arguments: &Arguments) -> Cmd {
+        Self::command("EVALSHA", &self.digest, arguments)
+    }
+
+    /// Calls the script by its text.
+    pub(super) fn eval(&self, arguments: &Arguments) -> Cmd {
+        Self::command("EVAL", &self.text, arguments)
+    }
+
+    fn command(name: &str, script: &str, Arguments(arguments): &Arguments) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(1);
+        for argument in arguments {
+            command.arg(&argument[..]);
+        }
+        command
+    }
+}
+
+/// Node and incarnation as the scripts write them.
+fn life(node: NodeId, incarnation: Incarnation) -> Bytes {
+    [&node.0.to_be_bytes()[..], &incarnation.0.to_be_bytes()].concat().into()
+}
+
+fn epoch(LogEpoch(epoch): LogEpoch) -> Bytes {
+    Bytes::copy_from_slice(&epoch.to_be_bytes())
+}
+
+fn incarnation(Incarnation(incarnation): Incarnation) -> Bytes {
+    Bytes::copy_from_slice(&incarnation.to_be_bytes())
+}
+
+/// Spells a request.
+pub(super) fn spell(
+    keys: &RedisKeys,
+    log: LogIndex,
+    request: LogRequest,
+    kept: LogRetention,
+) -> RequestSpelling {
+    let state = Arguments::default().with(keys.state(log));
+    let nodes = Arguments::default().with(keys.nodes());
+    let (script, arguments): (&'static Script, _) = match request {
+        LogRequest::Commit(commit) => (&COMMIT, commit_arguments(state, commit, kept)),
+        LogRequest::Read(ReadRange { identity, fresh, from }) => {
+            let from = from.map_or_else(String::new, |from| from.to_string());
+            let arguments = state.with(identity.0).with(epoch(fresh)).with(from);
+            (&READ, arguments.number(READ_BYTES as u64))
+        }
+        LogRequest::Members { place } => (&MEMBERS, state.with(place)),
+        LogRequest::Break { seen, fresh } => (&BREAK, state.with(epoch(seen)).with(epoch(fresh))),
+        LogRequest::Register { node, incarnation } => {
+            (&REGISTER, state.with(life(node, incarnation)))
+        }
+        LogRequest::Bury { identity, node, incarnation, leaver, fresh, now_ms } => {
+            let arguments = state.with(identity.0).with(epoch(fresh));
+            let arguments = arguments.with(life(node, incarnation)).with(leaver).number(now_ms);
+            (&BURY, retention(arguments, kept))
+        }
+        LogRequest::Renew(Renew { node, incarnation: life, instance, ttl, is_first, info }) => {
+            let arguments = nodes.number(node.0.into()).with(incarnation(life));
+            let arguments = arguments.with(instance.0.to_vec());
+            let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            (&RENEW, arguments.number(ttl).number(is_first.into()).with(info))
+        }
+        LogRequest::Condemn { node, incarnation: life, is_forced } => {
+            let arguments = nodes.number(node.0.into()).with(incarnation(life));
+            (&CONDEMN, arguments.number(is_forced.into()))
+        }
+        LogRequest::Forget { node, incarnation: life } => {
+            (&FORGET, nodes.number(node.0.into()).with(incarnation(life)))
+        }
+        LogRequest::Probe { logs, node, nonce } => {
+            return RequestSpelling::Commands(probe(keys, &logs, node, nonce));
+        }
+        LogRequest::Post { to, letter } => {
+            let channel = match to {
+                Recipient::All => keys.everyone(),
+                Recipient::Node(node) => keys.node(node),
+            };
+            let mut commands = redis::pipe();
+            commands.cmd("PUBLISH").arg(channel).arg(&letter[..]);
+            return RequestSpelling::Commands(commands);
+        }
+    };
+    RequestSpelling::Script(script, arguments)
+}
+
+fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arguments {
+    let Commit { identity, fresh, node, incarnation, now_ms, head, segments } = commit;
+    let arguments = state.with(identity.0).with(epoch(fresh)).with(life(node, incarnation));
+    let arguments = retention(arguments.number(now_ms).with(head), kept);
+    segments.into_iter().fold(arguments, |arguments, Segment { count, records, terms }| {
+        let kind: &'static str = match terms {
+            Terms::None => "p",
+            Terms::Once { .. } => "k",
+            Terms::Put { .. } => "m",
+            Terms::Remove { .. } => "d",
+        };
+        let arguments = arguments.with(kind).number(count.into()).with(records);
+        match terms {
+            Terms::None => arguments,
+            Terms::Once { id, note, ttl } => {
+                let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2).max(1);
+                arguments.with(id).with(note).number(ttl)
+            }
+            Terms::Put { place, member, value, members_max } => {
+                arguments.with(place).with(member).with(value).number(members_max.into())
+            }
+            Terms::Remove { place, member } => arguments.with(place).with(member),
+        }
+    })
+}
+
+fn retention(arguments: Arguments, kept: LogRetention) -> Arguments {
+    let LogRetention { records_max, bytes_max, age_ms } = kept;
+    arguments.number(records_max).number(bytes_max).number(age_ms)
+}
+
+/// Reads where the logs are, and publishes a number afterwards: when the number arrives, all that the logs
+/// had at the reading has been pushed.
+fn probe(keys: &RedisKeys, logs: &[LogIndex], node: NodeId, nonce: u64) -> Pipeline {
+    let mut commands = redis::pipe();
+    for log in logs {
+        commands.cmd("GET").arg(keys.state(*log));
+    }
+    if let Some(first) = logs.first() {
+        commands.cmd("PUBLISH").arg(keys.probe_of(*first, node)).arg(nonce.to_string());
+    }
+    commands
+}
+
+/// Reads an answer; `None` if it has another form than the request's answers have.
+pub(super) fn read_reply(asked: &RequestKind, value: Value) -> Option<Reply> {
+    Some(match asked {
+        RequestKind::Commit => {
+            let [epoch, outcomes] = array(value)?;
+            let outcomes = list(outcomes)?.into_iter().map(outcome).collect::<Option<_>>()?;
+            Reply::Committed { epoch: epoch_of(epoch)?, outcomes }
+        }
+        RequestKind::Read => {
+            let [state, before, has_more, messages] = array(value)?;
+            let place = place(bytes(state)?)?;
+            let messages = list(messages)?.into_iter().map(bytes).collect::<Option<_>>()?;
+            let before = Some(bytes(before)?).filter(|head| !head.is_empty());
+            Reply::Read(Range { place, before, has_more: number(has_more)? != 0, messages })
+        }
+        RequestKind::Members => {
+            let [epoch, next, fields] = array(value)?;
+            let fields = list(fields)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
+            let members = fields.chunks_exact(2).map(|pair| member(&pair[0], &pair[1]));
+            let members = members.collect::<Option<_>>()?;
+            Reply::Members { epoch: epoch_of(epoch)?, next: number(next)?, members }
+        }
+        RequestKind::Renew => {
+            let [outcome, now_ms, leases] = array(value)?;
+            let outcome = match number(outcome)? {
+                0 => Renewal::Held,
+                1 => Renewal::Lapsed,
+                _ => Renewal::Taken,
+            };
+            let leases = list(leases)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
+            let leases = leases.chunks_exact(2).map(|pair| lease(&pair[0], pair[1].clone()));
+            let leases = leases.collect::<Option<_>>()?;
+            Reply::Renewed { outcome, now_ms: number(now_ms)?, leases }
+        }
+        RequestKind::Condemn => Reply::Condemned(number(value)? != 0),
+        RequestKind::Probe(logs) => {
+            let states = list(value)?;
+            let places = logs.iter().zip(states).map(|(log, state)| match state {
+                Value::Nil => Some((*log, None)),
+                state => Some((*log, Some(place(bytes(state)?)?))),
+            });
+            Reply::Probed(places.collect::<Option<_>>()?)
+        }
+        RequestKind::Done => Reply::Done,
+    })
+}
+
+/// The kind of a request, by which its answer is read.
+#[derive(Debug)]
+pub(super) enum RequestKind {
+    Commit,
+    Read,
+    Members,
+    Renew,
+    Condemn,
+    Probe(Vec<LogIndex>),
+    Done,
+}
+
+impl RequestKind {
+    pub(super) fn of(request: &LogRequest) -> Self {
+        match request {
+            LogRequest::Commit(_) => Self::Commit,
+            LogRequest::Read(_) => Self::Read,
+            LogRequest::Members { .. } => Self::Members,
+            LogRequest::Renew(_) => Self::Renew,
+            LogRequest::Condemn { .. } => Self::Condemn,
+            LogRequest::Probe { logs, .. } => Self::Probe(logs.clone()),
+            _ => Self::Done,
+        }
+    }
+}
+
+fn list(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(items) => Some(items),
+        Value::Map(pairs) => {
+            Some(pairs.into_iter().flat_map(|(key, value)| [key, value]).collect())
+        }
+        _ => None,
+    }
+}
+
+fn array<const N: usize>(value: Value) -> Option<[Value; N]> {
+    list(value)?.try_into().ok()
+}
+
+fn number(value: Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => number.try_into().ok(),
+        _ => None,
+    }
+}
+
+fn bytes(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
+    }
+}
+
+fn epoch_of(value: Value) -> Option<LogEpoch> {
+    Some(LogEpoch(bytes(value)?.try_get_u64().ok()?))
+}
+
+fn outcome(value: Value) -> Option<Outcome> {
+    Some(match value {
+        Value::Int(-1) => Outcome::Full,
+        Value::Int(-2) => Outcome::Lapsed,
+        Value::Int(offset) => Outcome::At(offset.try_into().ok()?),
+        value => {
+            let mut used = bytes(value)?;
+            let epoch = LogEpoch(used.try_get_u64().ok()?);
+            let offset = used.try_get_u64().ok()?;
+            Outcome::Repeated { epoch, offset, note: used }
+        }
+    })
+}
+
+fn member(field: &Bytes, value: &Bytes) -> Option<(NodeId, Incarnation, Bytes, Bytes)> {
+    let mut field = field.clone();
+    let node = NodeId(field.try_get_u16().ok()?);
+    let incarnation = Incarnation(field.try_get_u64().ok()?);
+    Some((node, incarnation, field, value.clone()))
+}
+
+fn lease(node: &[u8], mut value: Bytes) -> Option<LeaseEntry> {
+    let node = NodeId(std::str::from_utf8(node).ok()?.parse().ok()?);
+    let incarnation = Incarnation(value.try_get_u64().ok()?);
+    let until_ms = value.try_get_u64().ok()?;
+    let since_ms = value.try_get_u64().ok()?;
+    let seen_ms = value.try_get_u64().ok()?;
+    let is_condemned = value.try_get_u8().ok()? == b'1';
+    let info = (value.len() >= 16).then(|| value.split_off(16))?;
+    Some(LeaseEntry { node, incarnation, until_ms, since_ms, seen_ms, is_condemned, info })
+}
+
+fn place(mut state: Bytes) -> Option<LogPlace> {
+    if state.len() < STATE_BYTES {
+        return None;
+    }
+    let epoch = LogEpoch(state.get_u64());
+    let (base, next) = (state.get_u64(), state.get_u64());
+    state.advance(8 + 8);
+    Some(LogPlace { epoch, base, next, last: BatchId(state.get_u64()) })
+}

@@ -1,0 +1,151 @@
+//! The supervisor of the connections: it makes them, watches them, and makes them anew without end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    connect::{RedisConnection, RedisTarget},
+    driver::DriverEvent,
+    keys::Channels,
+};
+use crate::engine::{
+    machine::LineId,
+    request::{Identity, LogIndex},
+};
+
+/// The bytes that may have arrived and wait for the engine's thread. Beyond it the connection is broken: what
+/// is missing is then read from the log, as fast as the thread can.
+const PUSHED_BYTES_MAX: usize = 64 << 20;
+
+/// The shortest and the longest time between two attempts, before half of it is added or taken by chance.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The longest time is also at most this part of `node_timeout`: after an outage every node must be back
+/// before another one finds that its lease has run out.
+const BACKOFF_PART: u32 = 10;
+
+/// A connection that lasted this long was a success: the next attempt is made soon.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// The time that finding and connecting all servers may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A connection that was made.
+pub(super) struct Up {
+    pub(super) line: LineId,
+    pub(super) identity: Identity,
+    pub(super) logs: Vec<LogIndex>,
+    pub(super) commands: MultiplexedConnection,
+    /// The bytes that were pushed and have not been taken yet.
+    pub(super) waiting: Arc<AtomicUsize>,
+}
+
+/// Keeps the connections until the driver is gone. All of them are made anew when one breaks, because a
+/// cluster may have moved what it had.
+pub(super) async fn supervise(
+    target: RedisTarget,
+    channels: Channels,
+    node_timeout: Duration,
+    events: mpsc::UnboundedSender<DriverEvent>,
+    mut breaks: mpsc::UnboundedReceiver<(LineId, String)>,
+) {
+    let (mut lines, mut attempt) = (0, 0);
+    let longest = BACKOFF_MAX.min(node_timeout / BACKOFF_PART);
+    while !events.is_closed() {
+        let made = tokio::time::timeout(CONNECT_MAX, target.connect(&channels)).await;
+        let begun = Instant::now();
+        let reason = match made {
+            Ok(Ok(connections)) => {
+                let first = lines + 1;
+                lines += connections.len() as u64;
+                let reason = keep(first, connections, &channels, &events, &mut breaks).await;
+                for line in first..=lines {
+                    let _ = events.send(DriverEvent::Down(LineId(line), reason.clone()));
+                }
+                reason
+            }
+            Ok(Err(fault)) => fault.to_string(),
+            Err(_) => "it cannot be reached in time".to_owned(),
+        };
+        attempt = if begun.elapsed() > STABLE_AFTER { 0 } else { attempt + 1 };
+        let _ = events.send(DriverEvent::Down(LineId(0), reason));
+        tokio::select! {
+            () = tokio::time::sleep(backoff(attempt, longest)) => {}
+            () = events.closed() => {}
+        }
+    }
+}
+
+/// Uses connections until one of them breaks. Answers why.
+async fn keep(
+    first: u64,
+    connections: Vec<RedisConnection>,
+    channels: &Channels,
+    events: &mpsc::UnboundedSender<DriverEvent>,
+    breaks: &mut mpsc::UnboundedReceiver<(LineId, String)>,
+) -> String {
+    let mut forwarding = JoinSet::new();
+    for (line, connected) in (first..).map(LineId).zip(connections) {
+        let RedisConnection { identity, logs, commands, pushes } = connected;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let up = Up { line, identity, logs, commands, waiting: waiting.clone() };
+        if events.send(DriverEvent::Up(up)).is_err() {
+            return String::new();
+        }
+        forwarding.spawn(forward(line, pushes, channels.clone(), events.clone(), waiting));
+    }
+    loop {
+        tokio::select! {
+            ended = forwarding.join_next() => {
+                return ended.and_then(Result::ok).unwrap_or_default().to_owned();
+            }
+            asked = breaks.recv() => match asked {
+                // A line that is gone already needs no end.
+                Some((line, reason)) if line.0 >= first => return reason,
+                Some(_) => {}
+                None => return String::new(),
+            },
+        }
+    }
+}
+
+/// Passes on what is pushed, until the connection ends.
+async fn forward(
+    line: LineId,
+    mut pushes: PubSubStream,
+    channels: Channels,
+    events: mpsc::UnboundedSender<DriverEvent>,
+    waiting: Arc<AtomicUsize>,
+) -> &'static str {
+    while let Some(message) = pushes.next().await {
+        let channel = message.get_channel_name().to_owned();
+        let Ok(payload) = message.get_payload::<Vec<u8>>() else { continue };
+        let bytes = payload.len();
+        let Some(push) = channels.read(&channel, Bytes::from(payload)) else { continue };
+        if waiting.fetch_add(bytes, Relaxed) + bytes > PUSHED_BYTES_MAX {
+            return "this server cannot keep up with what redis delivers";
+        }
+        if events.send(DriverEvent::Pushed(line, push, bytes)).is_err() {
+            break;
+        }
+    }
+    "the connection broke"
+}
+
+fn backoff(attempt: u32, longest: Duration) -> Duration {
+    let longest = BACKOFF_MIN.saturating_mul(1 << attempt.min(10)).min(longest);
+    // Half to one and a half of it, so that nodes do not come back in the same moment.
+    let chance = (uuid::Uuid::new_v4().as_u128() % 1_000) as u32;
+    longest / 2 + longest * chance / 1_000
+}

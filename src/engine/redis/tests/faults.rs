@@ -1,0 +1,273 @@
+//! Faults of Redis and of the network: after each of them, every record that was acknowledged has been
+//! delivered everywhere, or its loss was announced.
+//!
+//! `HERALD_TEST_RUNS=20` repeats each fault 20 times, each time after another pause.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    proxy::{Mode, Proxy},
+    redis_server::{RedisServer, free_port},
+    trial::Trial,
+};
+use crate::engine::{Engine as _, EngineState, contract};
+
+/// The pauses before the faults of each run.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let runs = std::env::var("HERALD_TEST_RUNS").ok().and_then(|runs| runs.parse().ok());
+    (0..runs.unwrap_or(1)).map(|run: u64| Duration::from_millis(run * 37 % 200))
+}
+
+async fn wait(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+fn twice(url: String) -> [String; 2] {
+    [url.clone(), url]
+}
+
+#[tokio::test]
+async fn a_redis_that_forgot_everything_begins_a_new_epoch() {
+    for pause in pauses() {
+        let mut server = RedisServer::start(&[]);
+        let trial = Trial::start(&twice(server.url()), &[]).await;
+        wait(pause).await;
+        server.kill();
+        trial.until_up(0, false).await;
+        trial.until_up(1, false).await;
+        let refused = contract::append(&*trial.nodes[0].0, 0, "x").await;
+        assert!(refused.is_err(), "no order can be given");
+        server.run();
+        let outcome = trial.judge().await;
+        assert!(outcome.epochs == 2 && outcome.refused > 0, "{outcome:?}");
+        assert!(outcome.acknowledged > 100, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_with_its_data_loses_nothing_that_is_not_announced() {
+    for pause in pauses() {
+        let mut server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let trial = Trial::start(&twice(server.url()), &[]).await;
+        wait(pause).await;
+        server.shut_down();
+        trial.until_up(0, false).await;
+        server.run();
+        let outcome = trial.judge().await;
+        assert_eq!(outcome.epochs, 2, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_is_noticed_and_nothing_is_lost() {
+    for pause in pauses() {
+        let server = RedisServer::start(&[]);
+        let trial = Trial::start(&twice(server.url()), &[]).await;
+        wait(pause).await;
+        let begun = Instant::now();
+        server.signal("STOP");
+        trial.until_up(0, false).await;
+        trial.until_up(1, false).await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        server.signal("CONT");
+        let outcome = trial.judge().await;
+        assert_eq!(outcome.epochs, 1, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_standstill_of_redis_breaks_nothing() {
+    let server = RedisServer::start(&[]);
+    let trial = Trial::start(&twice(server.url()), &[]).await;
+    server.signal("STOP");
+    wait(Duration::from_millis(100)).await;
+    server.signal("CONT");
+    let outcome = trial.judge().await;
+    assert_eq!((outcome.epochs, outcome.refused), (1, 0), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn killed_connections_are_made_anew_and_nothing_is_lost() {
+    for pause in pauses() {
+        let server = RedisServer::start(&[]);
+        let trial = Trial::start(&twice(server.url()), &[]).await;
+        wait(pause).await;
+        for kind in ["pubsub", "normal", "pubsub"] {
+            server.ask::<()>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+            wait(Duration::from_millis(100)).await;
+        }
+        let outcome = trial.judge().await;
+        assert_eq!(outcome.epochs, 1, "{outcome:?}");
+    }
+}
+
+async fn network_fault(mode: Mode, lasts: Duration, goes_down: bool) {
+    for pause in pauses() {
+        let server = RedisServer::start(&[]);
+        let proxy = Proxy::before(server.port).await;
+        let trial = Trial::start(&[server.url(), proxy.url()], &[]).await;
+        wait(pause).await;
+        let begun = Instant::now();
+        proxy.set(mode);
+        if goes_down {
+            trial.until_up(1, false).await;
+            // Two intervals of 250 ms, and what a machine under load needs.
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            assert_eq!(*trial.nodes[0].0.state().borrow(), EngineState::Up);
+        }
+        wait(lasts).await;
+        proxy.set(Mode::Pass);
+        let outcome = trial.judge().await;
+        assert_eq!(outcome.epochs, 1, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_is_cut() {
+    network_fault(Mode::Cut, Duration::from_millis(400), true).await;
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_everything() {
+    network_fault(Mode::Blackhole, Duration::from_millis(400), true).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_looks_alive_and_receives_nothing() {
+    network_fault(Mode::Deaf, Duration::from_millis(400), true).await;
+}
+
+#[tokio::test]
+async fn a_slow_network() {
+    network_fault(Mode::Delay(Duration::from_millis(50)), Duration::from_secs(1), false).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_silent_for_too_long_comes_back_as_another() {
+    let server = RedisServer::start(&[]);
+    let proxy = Proxy::before(server.port).await;
+    let trial = Trial::start(&[server.url(), proxy.url()], &[]).await;
+    let [(near, near_heard), (far, far_heard)] = &trial.nodes[..] else { panic!("two nodes") };
+    contract::put(&**far, 2, "room", "far", 9).await.expect("put");
+    contract::put(&**near, 2, "room", "near", 9).await.expect("put");
+    let before = (far.node(), far.incarnation());
+
+    proxy.set(Mode::Cut);
+    let begun = Instant::now();
+    near_heard.until(|told| told.left() == [before]).await;
+    // The settings of the tests say 1.5 s.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(contract::members(&**near, 2, "room").await, ["near"]);
+
+    proxy.set(Mode::Pass);
+    far_heard.until(|told| !told.incarnations().is_empty()).await;
+    assert_ne!(far.incarnation(), before.1);
+    contract::put(&**far, 2, "room", "far", 9).await.expect("put again");
+    assert_eq!(contract::members(&**near, 2, "room").await, ["far", "near"]);
+    far_heard.until(|told| told.left() == [before]).await;
+    trial.judge().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_redis_buries_nobody() {
+    let server = RedisServer::start(&[]);
+    let proxy = Proxy::before(server.port).await;
+    let trial = Trial::start(&twice(proxy.url()), &[]).await;
+    for (node, _) in &trial.nodes {
+        contract::put(&**node, 1, "room", &format!("{}", node.node().0), 9).await.expect("put");
+    }
+    proxy.set(Mode::Cut);
+    // Longer than a lease.
+    wait(Duration::from_secs(3)).await;
+    proxy.set(Mode::Pass);
+    for node in 0..2 {
+        trial.until_up(node, true).await;
+    }
+    wait(Duration::from_secs(3)).await;
+    assert_eq!(contract::members(&*trial.nodes[0].0, 1, "room").await.len(), 2);
+    assert_eq!(trial.nodes[0].1.with(contract::Told::left), []);
+    trial.judge().await;
+}
+
+#[tokio::test]
+async fn a_failover_that_sentinel_makes_is_followed() {
+    let mut master = RedisServer::start(&[]);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    replica.until_replicates().await;
+    let deadline = Instant::now() + contract::PATIENCE;
+    let sentinel = RedisServer::sentinel(master.port);
+    let more = [("HERALD__ENGINE__SENTINEL_MASTER", "herald")];
+    let trial = Trial::start(&twice(sentinel.url()), &more).await;
+    let knows_replica = || {
+        let info: String = sentinel.ask(&["INFO", "sentinel"]);
+        info.contains("slaves=1")
+    };
+    while !knows_replica() {
+        assert!(Instant::now() < deadline, "the sentinel knows the replica in time");
+        wait(Duration::from_millis(50)).await;
+    }
+    master.kill();
+    trial.until_up(0, false).await;
+    let outcome = trial.judge().await;
+    assert_eq!(outcome.epochs, 2, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_loses_only_what_is_announced() {
+    for pause in pauses() {
+        let mut master = RedisServer::start(&[]);
+        let port = master.port;
+        let trial = Trial::start(&twice(master.url()), &[]).await;
+        let mut replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port.to_string()]);
+        wait(Duration::from_millis(800)).await;
+        // The replica hears nothing more, while the master goes on.
+        replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        wait(pause + Duration::from_millis(200)).await;
+        master.kill();
+        trial.until_up(0, false).await;
+        // It takes the master's place: what it has is saved, and read by a server on the master's port.
+        replica.ask::<()>(&["SAVE"]);
+        let saved = replica.folder().join("dump.rdb");
+        std::fs::copy(saved, master.folder().join("dump.rdb")).expect("the data is copied");
+        replica.kill();
+        master.run();
+        let outcome = trial.judge().await;
+        assert_eq!(outcome.epochs, 2, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_nodes_of_a_cluster_share_the_logs() {
+    let ports = [free_port(), free_port(), free_port()];
+    let servers = ports.map(|port| {
+        RedisServer::start_on(port, &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
+    });
+    make_cluster(&servers).await;
+    let more = [("HERALD__ENGINE__CLUSTER", "true")];
+    let trial = Trial::start(&twice(servers[0].url()), &more).await;
+    let (node, _) = &trial.nodes[0];
+    contract::put(&**node, 3, "room", "m", 9).await.expect("put");
+    assert_eq!(contract::members(&*trial.nodes[1].0, 3, "room").await, ["m"]);
+    let used = servers.iter().filter(|server| server.ask::<usize>(&["DBSIZE"]) > 0).count();
+    assert!(used > 1, "the logs are on several servers");
+    servers[1].ask::<()>(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"]);
+    let outcome = trial.judge().await;
+    assert_eq!(outcome.epochs, 1, "{outcome:?}");
+}
+
+async fn make_cluster(servers: &[RedisServer; 3]) {
+    let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
+    for (server, (first, last)) in servers.iter().zip(ranges) {
+        server.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
+        server.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port.to_string()]);
+    }
+    let deadline = Instant::now() + contract::PATIENCE;
+    let is_whole = |server: &RedisServer| {
+        let info: String = server.ask(&["CLUSTER", "INFO"]);
+        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+    };
+    while !servers.iter().all(is_whole) {
+        assert!(Instant::now() < deadline, "the cluster is whole in time");
+        wait(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,333 @@
+//! The requests of a node to Redis and the answers, independent of their encoding.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Incarnation, LogEpoch, NodeId, wire::BatchId};
+
+/// A log: one of the partitions, or after these the log of the messages that are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LogIndex(pub(super) u16);
+
+/// Names a Redis server and its life: another one after a restart or a failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity(pub(super) Bytes);
+
+/// One run of a node's program. It is random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Instance(pub(super) [u8; 16]);
+
+/// The names of one question to Redis and of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct CallId(pub(super) u64);
+
+/// A question to the Redis of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LogRequest {
+    /// Append a batch. The answer is [`Reply::Committed`].
+    Commit(Commit),
+    /// Read the log. The answer is [`Reply::Read`].
+    Read(ReadRange),
+    /// Read the members of a place. The answer is [`Reply::Members`].
+    Members {
+        /// The place.
+        place: Bytes,
+    },
+    /// Begin a new epoch, unless the epoch is another one already. The answer is [`Reply::Done`].
+    Break {
+        /// The epoch that contradicts itself.
+        seen: LogEpoch,
+        /// The one that takes its place.
+        fresh: LogEpoch,
+    },
+    /// Permit an incarnation to put members. The answer is [`Reply::Done`].
+    Register {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Remove the members of an incarnation, and append `leaver` if there were any. The answer is
+    /// [`Reply::Done`].
+    Bury {
+        /// The identity that the connection found.
+        identity: Identity,
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The batch that says so.
+        leaver: Bytes,
+        /// The epoch to begin if one has to begin.
+        fresh: LogEpoch,
+        /// The time, in Unix milliseconds by the node's clock.
+        now_ms: u64,
+    },
+    /// Renew a lease. The answer is [`Reply::Renewed`].
+    Renew(Renew),
+    /// Mark a lease as ended, if it has run out or `is_forced`. The answer is [`Reply::Condemned`].
+    Condemn {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Whether the node itself gives it up.
+        is_forced: bool,
+    },
+    /// Forget a lease that was marked as ended. The answer is [`Reply::Done`].
+    Forget {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Read the counters of several logs, and publish a number to the node's own probe channel. The answer
+    /// is [`Reply::Probed`].
+    Probe {
+        /// The logs.
+        logs: Vec<LogIndex>,
+        /// The node.
+        node: NodeId,
+        /// The number.
+        nonce: u64,
+    },
+    /// Publish a letter. The answer is [`Reply::Done`].
+    Post {
+        /// To whom.
+        to: Recipient,
+        /// The letter.
+        letter: Bytes,
+    },
+}
+
+/// The receiver of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Recipient {
+    /// All nodes.
+    All,
+    /// One node.
+    Node(NodeId),
+}
+
+/// A batch to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Commit {
+    /// The identity that the connection found.
+    pub(super) identity: Identity,
+    /// The epoch to begin if one has to begin.
+    pub(super) fresh: LogEpoch,
+    /// The node that commits, for its members.
+    pub(super) node: NodeId,
+    /// Its incarnation.
+    pub(super) incarnation: Incarnation,
+    /// The time, in Unix milliseconds by the node's clock.
+    pub(super) now_ms: u64,
+    /// The head of the batch.
+    pub(super) head: Bytes,
+    /// The parts, each of which is appended or not.
+    pub(super) segments: Vec<Segment>,
+}
+
+/// A part of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// The number of its records.
+    pub(super) count: u32,
+    /// The records.
+    pub(super) records: Bytes,
+    /// A condition, or what else changes.
+    pub(super) terms: Terms,
+}
+
+/// The condition of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Terms {
+    /// Nothing.
+    None,
+    /// A key that must be new.
+    Once {
+        /// The key.
+        id: Bytes,
+        /// The bytes that are remembered with it.
+        note: Bytes,
+        /// For how long it is remembered.
+        ttl: Duration,
+    },
+    /// A member that is put.
+    Put {
+        /// The place.
+        place: Bytes,
+        /// The member.
+        member: Bytes,
+        /// Its value.
+        value: Bytes,
+        /// The maximum of members.
+        members_max: u32,
+    },
+    /// A member that is removed.
+    Remove {
+        /// The place.
+        place: Bytes,
+        /// The member.
+        member: Bytes,
+    },
+}
+
+/// A range of the log to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ReadRange {
+    /// The identity that the connection found.
+    pub(super) identity: Identity,
+    /// The epoch to begin if one has to begin.
+    pub(super) fresh: LogEpoch,
+    /// The first offset of interest; `None` reads no records, only where the log is.
+    pub(super) from: Option<u64>,
+}
+
+/// A lease to renew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Renew {
+    /// The node.
+    pub(super) node: NodeId,
+    /// Its incarnation.
+    pub(super) incarnation: Incarnation,
+    /// Its run.
+    pub(super) instance: Instance,
+    /// The time after which the lease runs out.
+    pub(super) ttl: Duration,
+    /// Whether the incarnation has no lease yet.
+    pub(super) is_first: bool,
+    /// The description that the node publishes of itself.
+    pub(super) info: Bytes,
+}
+
+/// An answer of Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// A batch was appended, or parts of it.
+    Committed {
+        /// The epoch.
+        epoch: LogEpoch,
+        /// The outcome of each segment.
+        outcomes: Vec<Outcome>,
+    },
+    /// A range of the log.
+    Read(Range),
+    /// The members of a place.
+    Members {
+        /// The epoch.
+        epoch: LogEpoch,
+        /// The offset of the next record.
+        next: u64,
+        /// Node, incarnation, member and value.
+        members: Vec<(NodeId, Incarnation, Bytes, Bytes)>,
+    },
+    /// A lease was renewed, or not.
+    Renewed {
+        /// Its outcome.
+        outcome: Renewal,
+        /// The time by the clock of Redis, in Unix milliseconds.
+        now_ms: u64,
+        /// All leases.
+        leases: Vec<LeaseEntry>,
+    },
+    /// Whether the lease is marked as ended.
+    Condemned(bool),
+    /// The positions of the logs; `None` for a log that does not exist.
+    Probed(Vec<(LogIndex, Option<LogPlace>)>),
+    /// It is done.
+    Done,
+}
+
+/// The outcome of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was appended; its first offset.
+    At(u64),
+    /// Its key was used before.
+    Repeated {
+        /// The epoch of the first records with the key.
+        epoch: LogEpoch,
+        /// Their first offset.
+        offset: u64,
+        /// The bytes that were remembered.
+        note: Bytes,
+    },
+    /// The place is full.
+    Full,
+    /// The incarnation may not put members.
+    Lapsed,
+}
+
+/// A range of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Range {
+    /// The position of the log.
+    pub(super) place: LogPlace,
+    /// The head of the message before the first offset of interest, if the log retains it.
+    pub(super) before: Option<Bytes>,
+    /// Whether the log has more than these messages.
+    pub(super) has_more: bool,
+    /// The messages.
+    pub(super) messages: Vec<Bytes>,
+}
+
+/// The position of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogPlace {
+    /// Its epoch.
+    pub(super) epoch: LogEpoch,
+    /// The offset at which the epoch began.
+    pub(super) base: u64,
+    /// The offset of the next record.
+    pub(super) next: u64,
+    /// The newest batch.
+    pub(super) last: BatchId,
+}
+
+/// The outcome of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// The lease holds.
+    Held,
+    /// The incarnation has no lease any more.
+    Lapsed,
+    /// Another run has a lease under this number.
+    Taken,
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeaseEntry {
+    /// The node.
+    pub(super) node: NodeId,
+    /// Its incarnation.
+    pub(super) incarnation: Incarnation,
+    /// The moment at which it runs out, in Unix milliseconds by the clock of Redis.
+    pub(super) until_ms: u64,
+    /// The moment at which it began.
+    pub(super) since_ms: u64,
+    /// The moment at which it was last renewed.
+    pub(super) seen_ms: u64,
+    /// Whether it is marked as ended.
+    pub(super) is_condemned: bool,
+    /// The description that the node publishes of itself.
+    pub(super) info: Bytes,
+}
+
+/// The reason why a question to Redis has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RequestFailure {
+    /// The connection broke; Redis may have done it.
+    #[error("the connection broke")]
+    Broken,
+    /// Redis refused, and did nothing.
+    #[error("{text}")]
+    Refused {
+        /// The words of Redis, without anything secret.
+        text: String,
+        /// Whether another connection may lead to a Redis that does not refuse.
+        is_elsewhere: bool,
+    },
+}

@@ -1,0 +1,206 @@
+//! `GET /api/apps/<slug>/connections` and `DELETE …/connections/<id>`: the sessions that have joined
+//! topics of an app.
+//!
+//! A session's number would tell an app how many sessions the whole server has had. It is therefore
+//! shown as a name that only this server can read.
+
+use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, SecondsFormat};
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::json;
+use sha2::Sha256;
+
+use super::{Services, auth::Credentials, channels::param, error::ApiError, trigger::Findings};
+use crate::{
+    app::{App, visitor::ShownSub},
+    broker::{connections::Connected, outbox::Load, subscriber::SessionId, topics::Unanswered},
+    form,
+    metrics::labels::{ProtocolVersion, Transport},
+};
+
+/// The number of sessions that one answer has by default.
+const LIMIT_DEFAULT: usize = 100;
+/// The most sessions of one answer.
+const LIMIT_MAX: usize = 1_000;
+
+/// A prefix of what the key is used for, so that no other use of it tells a session's name.
+const PURPOSE: &[u8] = b"herald connection";
+
+/// A session as it is answered.
+#[derive(Debug, Serialize)]
+struct ConnectionView {
+    id: String,
+    protocol: &'static str,
+    vsn: Option<&'static str>,
+    transport: Option<&'static str>,
+    address: String,
+    since: Option<String>,
+    subs: Vec<ShownSub>,
+    topics: Vec<String>,
+    queue: Queue,
+}
+
+/// The frames that wait for a session.
+#[derive(Debug, Serialize)]
+struct Queue {
+    frames: usize,
+    bytes: usize,
+}
+
+/// Lists sessions, oldest first, and says how many there are.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad query, [`ApiError::Unavailable`] if a
+/// thread did not answer, because the list would be too short.
+pub async fn list(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
+    let query = form::parse_query(request.query_string().as_bytes())?;
+    let names = SessionNames::new(&services.settings.secrets.secret_key_base);
+    let mut findings = Findings::default();
+    let limit = param(&query, "limit").and_then(|limit| match limit.map(str::parse) {
+        None => Ok(LIMIT_DEFAULT),
+        Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
+        Some(_) => Err(format!("must be a number from 1 to {LIMIT_MAX}").into()),
+    });
+    let after = param(&query, "after").and_then(|after| match after {
+        None | Some("") => Ok(None),
+        Some(after) => names.read(after).map(Some).ok_or_else(|| "names no session".into()),
+    });
+    let (limit, after) = (findings.note("limit", limit), findings.note("after", after));
+    findings.check()?;
+    let (limit, after) = (limit.unwrap_or(LIMIT_DEFAULT), after.flatten());
+    let found = services.topics.connections(app.id, after, limit).await;
+    let found = found.map_err(|Unanswered| ApiError::Unavailable)?;
+    let view = |connected| ConnectionView::of(connected, &names, &app, &services);
+    let data: Vec<_> = found.sessions.into_iter().map(view).collect();
+    Ok(HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(json!({ "data": data, "total": found.total })))
+}
+
+/// Ends the joins of the app on one session; a session that has no others is closed.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`]; [`ApiError::NotFound`] for a session that has joined nothing of the app;
+/// [`ApiError::Unavailable`] if a thread did not answer.
+pub async fn delete(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let (slug, name) = path.into_inner();
+    let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
+    let names = SessionNames::new(&services.settings.secrets.secret_key_base);
+    let session = names.read(&name).ok_or(ApiError::NotFound)?;
+    match services.topics.end_connection(app.id, session).await {
+        Ok(true) => Ok(HttpResponse::NoContent().finish()),
+        Ok(false) => Err(ApiError::NotFound),
+        Err(Unanswered) => Err(ApiError::Unavailable),
+    }
+}
+
+impl ConnectionView {
+    fn of(connected: Connected, names: &SessionNames, app: &App, services: &Services) -> Self {
+        let Connected { session, about, places, subs, queue: Load { frames, bytes } } = connected;
+        let addressing = services.addressing();
+        let spell = |place: &crate::broker::subscriber::Place| {
+            addressing.spell(&place.key.scope, &app.slug, place.channel.as_ref())
+        };
+        let mut topics: Vec<_> = places.iter().map(spell).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let since = DateTime::from_timestamp(about.since_s().into(), 0);
+        let kind = about.kind();
+        Self {
+            id: names.name(session),
+            protocol: match kind.map(|kind| kind.version) {
+                Some(ProtocolVersion::Pusher) => "pusher",
+                _ => "phoenix",
+            },
+            vsn: kind.map(|kind| match kind.version {
+                ProtocolVersion::V1 => "1.0.0",
+                ProtocolVersion::V2 => "2.0.0",
+                ProtocolVersion::Pusher => "7",
+            }),
+            transport: kind.map(|kind| match kind.transport {
+                Transport::WebSocket => "websocket",
+                Transport::LongPoll => "longpoll",
+            }),
+            address: about.address().to_string(),
+            since: since.map(|since| since.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            subs,
+            topics,
+            queue: Queue { frames, bytes },
+        }
+    }
+}
+
+/// Turns a session's number into a name and back: a Feistel network of four rounds over the two halves of
+/// the number, keyed by the server's own key.
+pub(super) struct SessionNames(Hmac<Sha256>);
+
+impl SessionNames {
+    pub(super) fn new(key: &SecretString) -> Self {
+        let key = key.expose_secret().as_bytes();
+        let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(PURPOSE);
+        Self(mac)
+    }
+
+    /// The name of a session: 11 characters that a path takes.
+    pub(super) fn name(&self, SessionId(number): SessionId) -> String {
+        let (mut left, mut right) = ((number >> 32) as u32, number as u32);
+        for round in 0..4 {
+            (left, right) = (right, left ^ self.mix(round, right));
+        }
+        let number = u64::from(left) << 32 | u64::from(right);
+        URL_SAFE_NO_PAD.encode(number.to_be_bytes())
+    }
+
+    /// The session with this name; `None` if this is no name.
+    fn read(&self, name: &str) -> Option<SessionId> {
+        let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
+        let number = u64::from_be_bytes(bytes);
+        let (mut left, mut right) = ((number >> 32) as u32, number as u32);
+        for round in (0..4).rev() {
+            (left, right) = (right ^ self.mix(round, left), left);
+        }
+        Some(SessionId(u64::from(left) << 32 | u64::from(right)))
+    }
+
+    fn mix(&self, round: u8, half: u32) -> u32 {
+        let mut mac = self.0.clone();
+        mac.update(&[round]);
+        mac.update(&half.to_be_bytes());
+        let [a, b, c, d, ..]: [u8; 32] = mac.finalize().into_bytes().into();
+        u32::from_be_bytes([a, b, c, d])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_tell_strangers_nothing() {
+        let (names, others) =
+            (SessionNames::new(&"key".into()), SessionNames::new(&"other".into()));
+        for number in [0, 1, 2, 15_000, (7 << 48) + 3, u64::MAX] {
+            let name = names.name(SessionId(number));
+            assert_eq!((name.len(), names.read(&name)), (11, Some(SessionId(number))), "{name}");
+            assert_ne!(others.read(&name), Some(SessionId(number)));
+        }
+        let [one, next] = [1, 2].map(|number| names.name(SessionId(number)));
+        assert_ne!(one[..4], next[..4], "neighbours are not alike");
+        for nothing in ["", "1", "AAAAAAAAAAAA", "not a name!"] {
+            assert_eq!(names.read(nothing), None, "{nothing:?}");
+        }
+    }
+}

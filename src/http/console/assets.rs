@@ -1,0 +1,119 @@
+//! The files of the console: all of `static/console`, and what it shares with the demo page.
+
+use actix_web::web;
+
+use crate::http::{files::File, pages};
+
+/// The console may run this server's files and connect to this server alone; no page may show it
+/// within a frame. Some browsers do not count `ws:` to the same host as `'self'`.
+pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
+    style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; \
+    base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Paths and contents; the build script reads them from the folder.
+static FOLDER: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/console_files.rs"));
+
+/// The page itself.
+const INDEX: &str = "index.html";
+
+/// The files that the console shares with the demo page.
+const SHARED: [(&str, File); 4] = [
+    ("herald.svg", pages::ICON),
+    ("palette.css", pages::PALETTE),
+    ("herald-recovery.mjs", pages::RECOVERY),
+    ("phoenix.mjs", pages::PHOENIX),
+];
+
+/// Registers the page and its files; call it in the scope `/console`.
+pub(super) fn configure(cfg: &mut web::ServiceConfig) {
+    for (path, bytes) in FOLDER {
+        match *path {
+            INDEX => cfg.service(file(path, bytes).at("")),
+            _ => cfg.service(file(path, bytes).at(&format!("/assets/{path}"))),
+        };
+    }
+    for (path, shared) in SHARED {
+        cfg.service(fenced(shared).at(&format!("/assets/{path}")));
+    }
+}
+
+fn file(path: &str, bytes: &'static [u8]) -> File {
+    fenced(File { content_type: content_type(path), bytes, content_security_policy: "" })
+}
+
+fn fenced(file: File) -> File {
+    File { content_security_policy: CONTENT_SECURITY_POLICY, ..file }
+}
+
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/plain; charset=utf-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{body::to_bytes, test::TestRequest};
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::testing::TestServices;
+
+    fn url(path: &str) -> String {
+        if path == INDEX { "/console".into() } else { format!("/console/assets/{path}") }
+    }
+
+    #[actix_web::test]
+    async fn every_file_comes_with_its_type_and_its_fences() {
+        let services = TestServices::start().await;
+        let shared = SHARED.map(|(path, file)| (path, file.bytes));
+        for (path, bytes) in FOLDER.iter().copied().chain(shared) {
+            let response = services.respond(TestRequest::get().uri(&url(path))).await;
+            assert_eq!(response.status(), 200, "{path}");
+            for (name, expected) in [
+                ("content-type", content_type(path)),
+                ("content-security-policy", CONTENT_SECURITY_POLICY),
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "no-referrer"),
+                ("cache-control", "no-cache"),
+            ] {
+                let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+                assert_eq!(value, Some(expected), "{path} {name}");
+            }
+            assert!(response.headers().contains_key("etag"), "{path}");
+            assert_eq!(to_bytes(response.into_body()).await.expect("a body"), bytes, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_no_script_or_style_that_the_policy_would_stop() {
+        let (_, page) = FOLDER.iter().find(|(path, _)| *path == INDEX).expect("the page");
+        let page = std::str::from_utf8(page).expect("text");
+        assert!(!CONTENT_SECURITY_POLICY.contains("unsafe"));
+        let scripts = page.matches("<script").count();
+        assert!(scripts > 0 && scripts == page.matches("<script type=\"module\" src=\"/").count());
+        for stopped in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
+            assert!(!page.contains(stopped), "{stopped}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn other_paths_are_not_found_and_none_exists_where_the_console_is_off() {
+        let services = TestServices::start().await;
+        let detail = json!({ "errors": { "detail": "not found" } });
+        for path in ["/console/nothing", "/console/assets", "/console/assets/../../Cargo.toml"] {
+            let answer = services.call(TestRequest::get().uri(path)).await;
+            assert_eq!(answer, (404, detail.clone()), "{path}");
+        }
+        let off = TestServices::start_with(&[("HERALD__CONSOLE__ENABLED", "false")]).await;
+        for path in ["/console", "/console/assets/phoenix.mjs", "/console/session"] {
+            let answer = off.call(TestRequest::get().uri(path)).await;
+            assert_eq!(answer, (404, json!("not found\n")), "{path}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The live feed: `POST /console/live` mints the token of a session. The [`reporter`](super::reporter)
+//! publishes what happens in the apps that are watched.
+//!
+//! The feed is a topic of the reserved app, `console:_console:<number of the app>`. The reserved app is in
+//! no database and no list, takes no calls, and its key is derived from the server's own: no token of an
+//! app, and none that `GUARDIAN_SECRET` signs, can join it. A join of the feed ends with the session of
+//! the console that it rests on.
+
+use std::time::Duration;
+
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web};
+use chrono::{DateTime, Utc};
+use hmac::{Hmac, Mac};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::session::{LoggedIn, Session};
+use crate::{
+    app::{
+        App, AppDirectory, AppId, ClientEvents, Slug,
+        refusals::{Attempt, Refused, Target},
+        settings::{AppSettings, UpTo},
+        subject::Subject,
+        token::{self, SigningAlgorithm},
+    },
+    broker::{
+        Scope,
+        feed::{AttemptKind, Feed, RefusedAttempt},
+        subscriber::Disconnect,
+    },
+    http::{Services, body::Body, error::ApiError},
+    session::body::BudgetShare,
+    settings::Settings,
+};
+
+/// The time for which a token may be used to join. A join stays when its token expires.
+const TOKEN_TTL: Duration = Duration::from_secs(60);
+
+/// The number of publications that the feed of an app retains, so that a page whose connection was
+/// cut misses nothing: those of a minute, with at most four batches of events and a sample per
+/// second.
+const RETAINED_PUBLICATIONS: u64 = 300;
+const RETAINED_S: u64 = 60;
+
+/// The most characters of the path of a refused call that consoles are told.
+const PATH_SHOWN_CHARS_MAX: usize = 255;
+
+/// The answer to a session of an app that wants to watch another.
+const NOT_OWN: &str = "this login is for another app";
+
+/// A prefix of what the key is derived from.
+const PURPOSE: &[u8] = b"herald console live";
+
+/// The reserved app, whose key only the servers with this secret key base know.
+pub fn reserved_app(settings: &Settings) -> App {
+    let key_base = settings.secrets.secret_key_base.expose_secret().as_bytes();
+    let mut mac = Hmac::<Sha256>::new_from_slice(key_base).expect("HMAC takes keys of any length");
+    mac.update(PURPOSE);
+    let secret: String =
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    App {
+        id: AppId::CONSOLE,
+        name: Slug::CONSOLE.to_owned(),
+        slug: Slug::console(),
+        key: Slug::CONSOLE.to_owned(),
+        secret: secret.into(),
+        last_use: Default::default(),
+        previous: None,
+        settings: AppSettings {
+            client_events: ClientEvents::None,
+            history_publications: UpTo::new(RETAINED_PUBLICATIONS),
+            history_seconds: UpTo::new(RETAINED_S),
+            ..AppSettings::default()
+        },
+        // The same at each start, so that the feed goes on where a stop has saved it.
+        inserted_at: DateTime::<Utc>::UNIX_EPOCH,
+        updated_at: DateTime::<Utc>::UNIX_EPOCH,
+    }
+}
+
+/// Mints a token for the session of a request, and names the topic of the app whose slug the body has as
+/// `app`. A session of an app is told the topic of its own app. Without `app` the administrator is told
+/// the part that the topics of all apps begin with.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`]; [`ApiError::Forbidden`] and [`ApiError::NotFound`] for an app that the
+/// session may not watch; [`ApiError::Unavailable`].
+pub(super) async fn create(
+    request: HttpRequest,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let session = request.extensions().get::<Session>().cloned().ok_or(ApiError::Unauthorized)?;
+    let body = Body::read(&services, &request, payload, BudgetShare::Half).await?.to_map()?;
+    let wanted = match body.get("app") {
+        None => None,
+        Some(Value::String(slug)) => Some(slug.as_str()),
+        Some(_) => return Err(ApiError::invalid("app", "must be a string")),
+    };
+    let apps = services.directory.load();
+    let whole = format!("{}:{}", Scope::CONSOLE, Slug::CONSOLE);
+    let of_app = |id: AppId| format!("{whole}:{}", id.0);
+    let (topic, listen) = match session.holder(&services).ok_or(ApiError::Unauthorized)? {
+        LoggedIn::Admin => {
+            let found = |slug| apps.by_slug(slug).filter(|app| app.id != AppId::CONSOLE);
+            let wanted = wanted.map(|slug| found(slug).ok_or(ApiError::NotFound));
+            let wanted = wanted.transpose()?.map(|app| of_app(app.id));
+            (wanted.unwrap_or_else(|| whole.clone()), format!("{whole}:*"))
+        }
+        LoggedIn::App(app, _) if wanted.is_none_or(|slug| slug == app.slug.as_str()) => {
+            (of_app(app.id), of_app(app.id))
+        }
+        LoggedIn::App(..) => return Err(ApiError::Forbidden(NOT_OWN)),
+    };
+    let exp = (Utc::now() + TOKEN_TTL).timestamp();
+    let claims = json!({ "exp": exp, "sub": session.id(), "listen": [listen] });
+    let key = apps.by_id(AppId::CONSOLE).map(|app| app.secret.clone());
+    let key = key.ok_or(ApiError::Unavailable)?;
+    let token = token::mint(&claims, &key, SigningAlgorithm::Hs256);
+    let token = token.map_err(|_| ApiError::Unavailable)?;
+    // Clocks may differ by the leeway that tokens have.
+    services.console.note_live(&session, 2 * TOKEN_TTL);
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
+        "data": { "token": token, "topic": topic, "expires_in_seconds": TOKEN_TTL.as_secs() }
+    })))
+}
+
+/// Ends the joins of the feed that rest on a session.
+pub(super) async fn end(services: &Services, session: &str) {
+    let Ok(raw) = serde_json::value::to_raw_value(session) else { return };
+    let Ok(subject) = Subject::of(&raw) else { return };
+    let joins = Disconnect::Subject { app: AppId::CONSOLE, subject };
+    if services.topics.disconnect(joins).await.is_err() {
+        log::warn!("a thread did not hear in time that a session of the console has ended");
+    }
+}
+
+/// The consoles that watch apps, for a task that tells them of a refused call.
+pub(in crate::http) struct Watchers {
+    feed: Feed,
+    apps: AppDirectory,
+}
+
+impl Watchers {
+    /// `None` while no app is watched.
+    pub(in crate::http) fn of(services: &Services) -> Option<Self> {
+        let feed = services.topics.feed();
+        let apps = || services.directory.clone();
+        feed.is_watched().then(|| Self { feed: feed.clone(), apps: apps() })
+    }
+
+    /// Tells the consoles that watch the app of a refused call.
+    pub(in crate::http) fn tell_refused_call(&self, refused: &Refused<'_>) {
+        let &Refused { attempt, app, address, reason } = refused;
+        let Attempt::Call { method, path, topic } = attempt else { return };
+        let (Target::App(slug) | Target::Configured(slug)) = app else { return };
+        let Some(app) = self.apps.load().by_slug(slug.as_str()).map(|app| app.id) else { return };
+        self.feed.refused(app, || {
+            let path: String = path.chars().take(PATH_SHOWN_CHARS_MAX).collect();
+            let kind = AttemptKind::Call(format!("{method} {path}").into());
+            let topic = topic.map(Into::into);
+            RefusedAttempt { kind, topic, reason: reason.as_str(), address }
+        });
+    }
+}

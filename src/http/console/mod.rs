@@ -1,0 +1,30 @@
+//! `/console`: the pages of the console, and its login.
+//!
+//! The pages are static and contain nothing of any app: what they show they ask of the JSON API, which
+//! takes the cookie of a [`session`] in place of `Authorization`.
+
+mod assets;
+pub mod live;
+mod login;
+pub mod overview;
+pub mod reporter;
+pub(crate) mod secret;
+pub mod session;
+
+use actix_web::{middleware::from_fn, web};
+
+use super::{answer_with, error::ApiError, guard, post, read};
+
+/// Registers the console's URLs.
+pub fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(
+        web::scope("/console")
+            .wrap(from_fn(guard::guard))
+            .service(post("/login").route(web::post().to(login::create)))
+            .service(post("/logout").route(web::post().to(login::delete)))
+            .service(post("/live").route(web::post().to(live::create)))
+            .service(read("/session", login::show))
+            .configure(assets::configure)
+            .default_service(answer_with(ApiError::NotFound)),
+    );
+}

@@ -1,0 +1,388 @@
+//! The console's sessions: what a cookie stands for, and what ends it.
+//!
+//! The cookie holds random bytes and their signature by the server's key, so that a forged cookie
+//! costs no question to the database. The database holds a hash of these bytes, and a keyed hash of
+//! the credentials that the session rests on. Every use compares that with the credentials of now: a
+//! changed password, a rotated or changed key, and a deactivated or deleted app end a session on each
+//! node as soon as the node knows of them. A row that was read is used for [`READ_AGE_MAX`]; the node
+//! that ends a session knows it at once, another one after that time.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use actix_web::http::header::{COOKIE, HeaderMap};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, SubsecRound, Utc};
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::{
+    app::{
+        App,
+        key_pair::Pair,
+        store::{AppStore, StoreError, console::ConsoleSession},
+    },
+    http::{Services, auth::find_active, error::ApiError, tally::Tally},
+    settings::Settings,
+};
+
+/// The cookie's name.
+pub(super) const COOKIE_NAME: &str = "herald_console";
+
+/// The time for which a session lasts.
+pub(super) const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The reason why a writing call with a cookie is refused.
+pub(crate) const NO_EVIDENCE: &str =
+    "writing calls with the console's cookie must come from a page of this server";
+
+/// The time for which a row that was read is used without reading it again.
+const READ_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The most sessions of which something is remembered.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// The most sessions that may have joined the live feed.
+const LIVE_MAX: usize = 1_000;
+
+/// The interval at which sessions that have expired are removed from the database.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Prefixes of what is signed, so that no signature is valid for another purpose.
+const COOKIE_PURPOSE: &[u8] = b"herald console cookie";
+const CREDENTIALS_PURPOSE: &[u8] = b"herald console credentials";
+
+/// The party that has logged in.
+#[derive(Debug, Clone)]
+pub(crate) enum LoggedIn {
+    /// The administrator.
+    Admin,
+    /// An app, which has logged in with this pair.
+    App(Arc<App>, Pair),
+}
+
+/// A session that was found. What it stands for is judged anew at each use.
+#[derive(Debug, Clone)]
+pub(crate) struct Session(Arc<ConsoleSession>);
+
+impl Session {
+    /// The party that has logged in, unless its credentials have changed since.
+    pub(crate) fn holder(&self, services: &Services) -> Option<LoggedIn> {
+        services.console.holder(services, &self.0)
+    }
+
+    /// The time at which the session ends.
+    pub(super) fn expires_at(&self) -> DateTime<Utc> {
+        self.0.expires_at
+    }
+
+    /// The session's name, which is of no use without the cookie.
+    pub(super) fn id(&self) -> &str {
+        &self.0.id
+    }
+}
+
+/// All sessions, of which those used lately are remembered. Cheap to clone.
+#[derive(Clone)]
+pub struct LoginSessions(Arc<Inner>);
+
+struct Inner {
+    store: AppStore,
+    key: SecretString,
+    remembered: Mutex<Tally<String, SessionFacts>>,
+    /// The sessions that may have joined the live feed.
+    live: Mutex<Tally<String, Live>>,
+}
+
+/// A session with a token for the live feed.
+#[derive(Clone)]
+struct Live {
+    session: Session,
+    /// The time at which its newest token can no longer be used to join.
+    until: Instant,
+}
+
+/// The facts that are known of a session.
+enum SessionFacts {
+    /// It was read then.
+    Read(Arc<ConsoleSession>, Instant),
+    /// It was ended here, so that a row that is read meanwhile does not count.
+    Ended,
+}
+
+impl LoginSessions {
+    /// The sessions of this database, with cookies that the server's own key signs.
+    pub fn new(store: AppStore, settings: &Settings) -> Self {
+        let key = settings.secrets.secret_key_base.clone();
+        let remembered = Mutex::new(Tally::new(REMEMBERED_MAX));
+        let live = Mutex::new(Tally::new(LIVE_MAX));
+        Self(Arc::new(Inner { store, key, remembered, live }))
+    }
+
+    /// Begins a session for an app, which has proved one of its pairs, or for the administrator.
+    /// Returns the cookie's value and the session.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`].
+    pub(super) async fn begin(
+        &self,
+        settings: &Settings,
+        login: Option<(&App, Pair)>,
+    ) -> Result<(String, Session), ApiError> {
+        let bytes = [*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat();
+        let rests_on = match login {
+            Some((app, pair)) => self.0.rests_on_app(app, pair),
+            None => Some(self.0.rests_on_admin(settings)),
+        };
+        let session = ConsoleSession {
+            id: id_of(&bytes),
+            app: login.map(|(app, _)| app.id),
+            rests_on: rests_on.ok_or(ApiError::Unauthorized)?,
+            expires_at: (Utc::now() + LIFETIME).trunc_subsecs(6),
+        };
+        self.0.store.add_console_session(&session).await.map_err(unavailable)?;
+        let signature = self.0.sign(COOKIE_PURPOSE, &[&bytes]);
+        let value = format!("{}.{signature}", URL_SAFE_NO_PAD.encode(&bytes));
+        Ok((value, Session(Arc::new(session))))
+    }
+
+    /// Finds the session whose cookie a request has.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] if the database does not answer.
+    pub(crate) async fn find(
+        &self,
+        services: &Services,
+        headers: &HeaderMap,
+    ) -> Result<Option<Session>, ApiError> {
+        if !services.settings.console.enabled {
+            return Ok(None);
+        }
+        match cookie(headers).and_then(|value| self.0.read_cookie(value)) {
+            Some(id) => self.find_by_id(services, id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn find_by_id(
+        &self,
+        services: &Services,
+        id: String,
+    ) -> Result<Option<Session>, ApiError> {
+        let session = match self.0.recall(&id) {
+            Recalled::Session(session) => session,
+            Recalled::Ended => return Ok(None),
+            Recalled::Nothing => {
+                let row = self.0.store.console_session(&id).await.map_err(unavailable)?;
+                let Some(row) = row else { return Ok(None) };
+                let row = Arc::new(row);
+                if !self.0.remember(id, &row) {
+                    return Ok(None);
+                }
+                row
+            }
+        };
+        let is_valid = session.expires_at > Utc::now() && self.holder(services, &session).is_some();
+        Ok(is_valid.then_some(Session(session)))
+    }
+
+    /// Ends a session, here at once and on other nodes within [`READ_AGE_MAX`].
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] if the database does not answer: then the session may go on.
+    pub(super) async fn end(&self, session: &Session) -> Result<(), ApiError> {
+        self.0.store.end_console_session(session.id()).await.map_err(unavailable)?;
+        self.0.lock().insert(session.id().to_owned(), SessionFacts::Ended);
+        Ok(())
+    }
+
+    /// Lets the session that has just changed its app's key or secret itself go on with the new ones: only
+    /// the other sessions of the app end.
+    pub(crate) async fn renew(&self, services: &Services, session: &Session) {
+        let Some(id) = session.0.app else { return };
+        if session.holder(services).is_some() {
+            return;
+        }
+        let app = services.directory.load().by_id(id).filter(|app| app.settings.active).cloned();
+        let rests_on = app.and_then(|app| self.0.rests_on_app(&app, Pair::Current));
+        let Some(rests_on) = rests_on else { return };
+        if self.0.store.rest_console_session(session.id(), &rests_on).await.is_ok() {
+            self.0.forget(session.id());
+        }
+    }
+
+    /// Notes that a session may have joined the live feed.
+    pub(super) fn note_live(&self, session: &Session, token_ttl: Duration) {
+        let live = Live { session: session.clone(), until: Instant::now() + token_ttl };
+        self.0.live().insert(session.id().to_owned(), live);
+    }
+
+    /// The sessions that may have joined the live feed and have ended since, again and again for as long
+    /// as one of their tokens can be used. While the database does not answer, only what this server
+    /// knows by itself ends a session.
+    pub(super) async fn ended_live(&self, services: &Services) -> Vec<String> {
+        let all: Vec<Live> = self.0.live().iter().map(|(_, live)| live.clone()).collect();
+        let mut ended = Vec::new();
+        for Live { session, until } in all {
+            let is_over = match self.find_by_id(services, session.id().to_owned()).await {
+                Ok(found) => found.is_none(),
+                Err(_) => session.expires_at() <= Utc::now() || session.holder(services).is_none(),
+            };
+            if is_over {
+                ended.push(session.id().to_owned());
+                if until < Instant::now() {
+                    self.0.live().remove(session.id());
+                }
+            }
+        }
+        ended
+    }
+
+    /// Removes sessions that have expired, for as long as this runs.
+    pub async fn keep_swept(self) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            if let Err(error) = self.0.store.sweep_console_sessions().await {
+                log::warn!("cannot remove expired sessions of the console: {error}");
+            }
+        }
+    }
+
+    fn holder(&self, services: &Services, session: &ConsoleSession) -> Option<LoggedIn> {
+        let is_it = |rests_on: String| -> bool {
+            rests_on.as_bytes().ct_eq(session.rests_on.as_bytes()).into()
+        };
+        let Some(id) = session.app else {
+            return is_it(self.0.rests_on_admin(&services.settings)).then_some(LoggedIn::Admin);
+        };
+        let slug = services.directory.load().by_id(id)?.slug.clone();
+        let app = find_active(services, slug.as_str()).ok()?;
+        let pairs = [Pair::Current, Pair::Previous];
+        let rests_on = |pair: &Pair| self.0.rests_on_app(&app, *pair).is_some_and(is_it);
+        pairs.into_iter().find(rests_on).map(|pair| LoggedIn::App(app, pair))
+    }
+}
+
+/// The facts that are remembered of a session, if it is not too old.
+enum Recalled {
+    Session(Arc<ConsoleSession>),
+    Ended,
+    Nothing,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Tally<String, SessionFacts>> {
+        // A panic leaves an entry that is right, or none.
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> MutexGuard<'_, Tally<String, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recall(&self, id: &str) -> Recalled {
+        match self.lock().peek(id) {
+            Some(SessionFacts::Read(row, at)) if at.elapsed() < READ_AGE_MAX => {
+                Recalled::Session(row.clone())
+            }
+            Some(SessionFacts::Ended) => Recalled::Ended,
+            _ => Recalled::Nothing,
+        }
+    }
+
+    /// Remembers a row that was read; `false` if the session was ended meanwhile.
+    fn remember(&self, id: String, row: &Arc<ConsoleSession>) -> bool {
+        let mut remembered = self.lock();
+        if matches!(remembered.peek(&id), Some(SessionFacts::Ended)) {
+            return false;
+        }
+        remembered.insert(id, SessionFacts::Read(row.clone(), Instant::now()));
+        true
+    }
+
+    fn forget(&self, id: &str) {
+        let mut remembered = self.lock();
+        if !matches!(remembered.peek(id), Some(SessionFacts::Ended)) {
+            remembered.remove(id);
+        }
+    }
+
+    /// The session that a cookie names; `None` if this server did not make the cookie.
+    fn read_cookie(&self, value: &str) -> Option<String> {
+        let (bytes, signature) = value.split_once('.')?;
+        let bytes = URL_SAFE_NO_PAD.decode(bytes).ok()?;
+        let expected = self.sign(COOKIE_PURPOSE, &[&bytes]);
+        let is_ours: bool = expected.as_bytes().ct_eq(signature.as_bytes()).into();
+        is_ours.then(|| id_of(&bytes))
+    }
+
+    fn rests_on_admin(&self, settings: &Settings) -> String {
+        let (user, password) = (&settings.admin.username, settings.admin.password.expose_secret());
+        self.sign(CREDENTIALS_PURPOSE, &[b"admin", user.as_bytes(), password.as_bytes()])
+    }
+
+    /// The hash for a login with one of the app's pairs; `None` if there is no such pair. It covers the
+    /// current pair in any case, so that a rotation ends all sessions that began before it.
+    fn rests_on_app(&self, app: &App, pair: Pair) -> Option<String> {
+        let previous = match pair {
+            Pair::Current => None,
+            Pair::Previous => Some(app.previous.as_ref().filter(|pair| !pair.is_over(Utc::now()))?),
+        };
+        let (key, secret) =
+            previous.map_or(("", ""), |pair| (pair.key.as_str(), pair.secret.expose_secret()));
+        let parts = [
+            &b"app"[..],
+            &app.id.0.to_be_bytes(),
+            app.key.as_bytes(),
+            app.secret.expose_secret().as_bytes(),
+            key.as_bytes(),
+            secret.as_bytes(),
+        ];
+        Some(self.sign(CREDENTIALS_PURPOSE, &parts))
+    }
+
+    fn sign(&self, purpose: &[u8], parts: &[&[u8]]) -> String {
+        let key = self.key.expose_secret().as_bytes();
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(purpose);
+        for part in parts {
+            // With their lengths, so that no two lists of parts are the same bytes.
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+    }
+}
+
+/// Whether a request has the console's cookie.
+pub(crate) fn has_cookie(headers: &HeaderMap) -> bool {
+    cookies(headers).next().is_some()
+}
+
+/// The value of the console's cookie. Several of them say nothing: a neighbouring site can add its
+/// own, and which comes first is not the server's choice.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let mut all = cookies(headers);
+    let (value, None) = (all.next()?, all.next()) else { return None };
+    Some(value)
+}
+
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(COOKIE).filter_map(|line| line.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(name, _)| name.trim() == COOKIE_NAME).map(|(_, value)| value.trim())
+}
+
+fn id_of(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(bytes))
+}
+
+fn unavailable(error: StoreError) -> ApiError {
+    log::warn!("console: {error}");
+    ApiError::Unavailable
+}

@@ -1,0 +1,98 @@
+//! The middleware of all writing and reading calls: it refuses calls from other sites' pages, and
+//! recognises the console's session where a call has no `Authorization`.
+
+use actix_web::{
+    Error, HttpMessage, ResponseError,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+    middleware::Next,
+    web,
+};
+
+use super::{
+    Services,
+    client::client_of,
+    console::session::{self, Session},
+    cross_site,
+    error::ApiError,
+};
+
+/// The header in which a browser states whether a script or a person asks.
+static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// Middleware: answers refused calls itself. Needs [`Services`]. A session is an extension of the
+/// request from here on.
+///
+/// # Errors
+/// Any error of the wrapped service; the refusal itself is an answer.
+pub(super) async fn guard<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    // Fails closed: without settings the request's own scheme is unknown.
+    let Some(services) = request.app_data::<web::Data<Services>>().cloned() else {
+        let refusal = ApiError::Unavailable.error_response();
+        return Ok(request.into_response(refusal).map_into_right_body());
+    };
+    let is_prompt_of_use = is_prompt_of_use(&request);
+    let session = match judge(&request, &services).await {
+        Ok(session) => session,
+        Err(refusal) => {
+            return Ok(request.into_response(refusal.error_response()).map_into_right_body());
+        }
+    };
+    if let Some(session) = &session {
+        request.extensions_mut().insert(session.clone());
+    }
+    let may_renew = may_change_keys(&request);
+    let mut response = next.call(request).await?;
+    if let Some(session) = session {
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        if may_renew && response.status().is_success() {
+            services.console.renew(&services, &session).await;
+        }
+    }
+    if response.status() == StatusCode::UNAUTHORIZED && !is_prompt_of_use {
+        response.headers_mut().remove(header::WWW_AUTHENTICATE);
+    }
+    Ok(response.map_into_left_body())
+}
+
+async fn judge(request: &ServiceRequest, services: &Services) -> Result<Option<Session>, ApiError> {
+    let (method, headers) = (request.method(), request.headers());
+    let scheme = || client_of(request.request(), &services.settings.server).scheme();
+    if !cross_site::is_reading(method) {
+        cross_site::check(method, headers, scheme())?;
+    }
+    if headers.contains_key(header::AUTHORIZATION) || !headers.contains_key(header::COOKIE) {
+        return Ok(None);
+    }
+    let Some(session) = services.console.find(services, headers).await? else { return Ok(None) };
+    // A browser attaches the cookie by itself, so that the cookie alone does not show who asks.
+    if !cross_site::is_reading(method) && !cross_site::is_proven(headers, scheme()) {
+        return Err(ApiError::Forbidden(session::NO_EVIDENCE));
+    }
+    Ok(Some(session))
+}
+
+/// Whether a call that succeeds may have changed the key or the secret of the app that makes it.
+fn may_change_keys(request: &ServiceRequest) -> bool {
+    let mut segments = request.path().split('/').skip(1);
+    let [api, apps, _slug, rest] = [(); 4].map(|()| segments.next());
+    let is_app = (api, apps) == (Some("api"), Some("apps")) && segments.next().is_none();
+    !cross_site::is_reading(request.method()) && is_app && matches!(rest, None | Some("rotate"))
+}
+
+/// Whether a person could answer the browser's own prompt for a password, which the header
+/// `WWW-Authenticate` opens: not where a script of a page has asked.
+fn is_prompt_of_use(request: &ServiceRequest) -> bool {
+    let headers = request.headers();
+    let is_script = headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode != "navigate");
+    let is_of_console = request.path().starts_with("/console") || session::has_cookie(headers);
+    headers.contains_key(header::AUTHORIZATION) || !(is_script || is_of_console)
+}

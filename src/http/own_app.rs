@@ -1,0 +1,120 @@
+//! `/api/apps/<slug>`: an app as the web application itself sees and changes it, with its key and
+//! secret.
+//!
+//! The console's sessions may do the same, those of the administrator for every app. The previous
+//! pair of a rotation may read and not change anything. A secret is in an answer only when it was
+//! made or changed. An app may change itself [so often](super::change_pace) within a minute.
+
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{
+    Services,
+    apps::{AppView, ask, read_fields, read_overlap},
+    auth::{Credentials, Owner},
+    channels::answer,
+    client::client_of,
+    error::ApiError,
+    refuse_method,
+};
+use crate::{
+    app::{
+        audit::{Actor, ChangedBy},
+        fields::FieldWriter,
+        registry::{RotateApp, ShowApp, UpdateApp},
+    },
+    session::requests::trust,
+};
+
+/// The resource of an app.
+pub fn resource(path: &str) -> Resource {
+    let reading = guard::Any(guard::Get()).or(guard::Head());
+    web::resource(path)
+        .route(web::route().guard(reading).to(show))
+        .route(web::patch().to(update))
+        .default_service(web::to(|| refuse_method("GET, HEAD, PATCH")))
+}
+
+/// Shows the app, without its secret.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::Unavailable`].
+async fn show(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let own = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
+    let app = ask(&services, ShowApp(slug.into_inner())).await?;
+    // The slug may have passed to another app meanwhile.
+    if app.id != own.id {
+        return Err(ApiError::Unauthorized);
+    }
+    Ok(answer(&json!({ "data": AppView::without_secret(&app) })))
+}
+
+/// Changes the fields that an app may change itself.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`], [`ApiError::Forbidden`] to the previous pair,
+/// [`ApiError::TooManyRequests`], [`ApiError::Invalid`], [`ApiError::Unavailable`].
+async fn update(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let before = authenticate(&request, &services, &slug)?;
+    trust(&request);
+    let fields = read_fields(&services, &request, payload, FieldWriter::App).await?;
+    let by = by(&request, &services, &slug, &before)?;
+    let app = ask(&services, UpdateApp { by, slug: slug.into_inner(), fields }).await?;
+    let is_new_secret = app.secret.expose_secret() != before.app.secret.expose_secret();
+    let view = if is_new_secret { AppView::from(&app) } else { AppView::without_secret(&app) };
+    Ok(answer(&json!({ "data": view })))
+}
+
+/// Gives the app a new key pair, and shows it.
+///
+/// # Errors
+/// As [`update`]'s.
+pub async fn rotate(
+    request: HttpRequest,
+    slug: web::Path<String>,
+    payload: web::Payload,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, ApiError> {
+    let before = authenticate(&request, &services, &slug)?;
+    trust(&request);
+    let overlap = read_overlap(&services, &request, payload).await?;
+    let by = by(&request, &services, &slug, &before)?;
+    let app = ask(&services, RotateApp { by, slug: slug.into_inner(), overlap }).await?;
+    Ok(answer(&json!({ "data": AppView::from(&app) })))
+}
+
+/// Finds the app, if the credentials are its current pair.
+fn authenticate(request: &HttpRequest, services: &Services, slug: &str) -> Result<Owner, ApiError> {
+    Credentials::of(request, services)?.authenticate_current(services, slug)
+}
+
+/// Judges the caller again, because the app may have changed while the body was read. What an app
+/// changes is its own app only, even if the slug passes to another one meanwhile.
+fn by(
+    request: &HttpRequest,
+    services: &Services,
+    slug: &str,
+    before: &Owner,
+) -> Result<ChangedBy, ApiError> {
+    let owner = authenticate(request, services, slug)?;
+    if owner.app.id != before.app.id {
+        return Err(ApiError::Unauthorized);
+    }
+    if let Actor::App(app) = owner.actor {
+        services.changes.take(app, Instant::now())?;
+    }
+    let address = client_of(request, &services.settings.server).address;
+    Ok(ChangedBy { actor: owner.actor, address: Some(address) })
+}

@@ -1,0 +1,144 @@
+//! `GET /apps/<app>/channels` and the resources below it: the channels that have subscribers now,
+//! and the users on a presence channel.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Services,
+    attributes::{self, Attributes, subscribers},
+    caller::{SignedCaller, name_in_path},
+    error::PusherError,
+};
+use crate::{
+    broker::{
+        Scope,
+        occupancy::{Rank, Survey},
+        subscriber::{Place, ScopeKey},
+        topics::Unanswered,
+    },
+    http::channels::answer,
+    pusher::channel::{Channel, ChannelKind},
+};
+
+/// The most channels that one answer lists.
+const CHANNELS_MAX: usize = 100_000;
+
+/// The prefixes of names, each with the scope of those channels.
+const SCOPES: [(&str, &str); 3] =
+    [("", "public"), ("private-", "private"), ("presence-", "presence")];
+
+/// Lists the channels that have subscribers, with the attributes that are asked for.
+///
+/// # Errors
+/// [`PusherError`].
+pub(super) async fn list(
+    request: HttpRequest,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, PusherError> {
+    let caller = SignedCaller::of(&request, &services)?;
+    let prefix = caller.query.get("filter_by_prefix").unwrap_or_default();
+    let asked = Attributes::parse(caller.query.get("info").unwrap_or_default());
+    let user_count = prefix.starts_with("presence-");
+    asked.check(Attributes { user_count, subscription_count: true, ..Attributes::default() })?;
+    let mut channels = Map::new();
+    for (of_scope, scope) in SCOPES {
+        // Either all of the scope has the prefix, or those of its channels that go on like it.
+        let rest = match prefix.strip_prefix(of_scope) {
+            Some(rest) => rest,
+            None if of_scope.starts_with(prefix) => "",
+            None => continue,
+        };
+        let Ok(scope) = Scope::parse(scope) else { continue };
+        let key = ScopeKey { app: caller.app.id, scope };
+        list_scope(&services, &key, rest, asked, &mut channels).await?;
+    }
+    Ok(answer(&json!({ "channels": channels })))
+}
+
+/// Adds the channels of one scope whose names go on with `prefix`, as far as Pusher can spell them.
+async fn list_scope(
+    services: &Services,
+    key: &ScopeKey,
+    prefix: &str,
+    asked: Attributes,
+    channels: &mut Map<String, Value>,
+) -> Result<(), PusherError> {
+    let survey = Survey {
+        app: key.app,
+        scope: Some(key.scope.clone()),
+        prefix: prefix.to_owned(),
+        after: None,
+        places_max: CHANNELS_MAX + 1,
+    };
+    let occupied = services.topics.occupied(survey).await;
+    let occupied = occupied.map_err(|Unanswered| PusherError::Unavailable)?;
+    for (Rank { scope, channel }, count) in occupied {
+        let Some(channel) = channel else { continue };
+        let Some(name) = Channel::named(&scope, &channel) else { continue };
+        if channels.len() == CHANNELS_MAX {
+            let text = format!("more than {CHANNELS_MAX} channels have subscribers");
+            return Err(PusherError::bad(text + "; use filter_by_prefix"));
+        }
+        let mut told = Map::new();
+        if asked.subscription_count {
+            told.insert("subscription_count".into(), count.into());
+        }
+        if asked.user_count {
+            let place = Place { key: key.clone(), channel: Some(channel) };
+            let users = services.topics.users(&place).await;
+            let users = users.map_err(|Unanswered| PusherError::Unavailable)?;
+            told.insert("user_count".into(), users.len().into());
+        }
+        channels.insert(name, told.into());
+    }
+    Ok(())
+}
+
+/// Tells whether a channel has subscribers, and the attributes that are asked for. A channel that nobody
+/// knows is not occupied.
+///
+/// # Errors
+/// [`PusherError`].
+pub(super) async fn show(
+    request: HttpRequest,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, PusherError> {
+    let caller = SignedCaller::of(&request, &services)?;
+    let channel = channel(&request, &services)?;
+    let asked = Attributes::parse(caller.query.get("info").unwrap_or_default());
+    asked.check(Attributes::of(&channel))?;
+    let app = caller.app.id;
+    let count = subscribers(&services, channel.place(app)).await?;
+    let mut told = attributes::counts(&services, app, &channel, asked).await?;
+    told.insert("occupied".into(), (count > 0).into());
+    if asked.cache {
+        told.insert("cache".into(), attributes::cache(&services, app, &channel));
+    }
+    Ok(answer(&told))
+}
+
+/// Lists the users on a presence channel, each once.
+///
+/// # Errors
+/// [`PusherError`].
+pub(super) async fn list_users(
+    request: HttpRequest,
+    services: web::Data<Services>,
+) -> Result<HttpResponse, PusherError> {
+    let caller = SignedCaller::of(&request, &services)?;
+    let channel = channel(&request, &services)?;
+    if channel.kind != ChannelKind::Presence {
+        return Err(PusherError::bad("users are known of presence channels only"));
+    }
+    let users = services.topics.users(&channel.place(caller.app.id)).await;
+    let users = users.map_err(|Unanswered| PusherError::Unavailable)?;
+    let users: Vec<_> = users.iter().map(|id| json!({ "id": &**id })).collect();
+    Ok(answer(&json!({ "users": users })))
+}
+
+/// The channel in the path.
+fn channel(request: &HttpRequest, services: &Services) -> Result<Channel, PusherError> {
+    let name = name_in_path(request, services)?;
+    Ok(Channel::parse(&name)?)
+}

@@ -1,0 +1,73 @@
+//! The metrics of the engine, which are all zero on a server without one.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Upper bounds of the round trip to Redis, in seconds.
+const ROUND_TRIP_BUCKETS_S: [f64; 12] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0];
+
+/// Upper bounds of the appends in one batch.
+const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// The series of the engine.
+#[derive(Debug)]
+pub struct EngineSeries {
+    /// 1 while records can be appended and arrive.
+    pub up: Gauge,
+    /// The records that the log had and this node had not, at the last probe.
+    pub lag_records: Gauge,
+    /// The moment of the last probe that came back, in Unix seconds.
+    last_probe_s: Gauge,
+    /// The gaps that were filled from the log.
+    pub gaps_repaired: Counter,
+    /// The connections that broke.
+    pub reconnects: Counter,
+    /// The appends of each batch.
+    pub batch_appends: Histogram,
+    /// The time from sending a batch to its acknowledgement.
+    pub round_trip_s: Histogram,
+}
+
+impl Default for EngineSeries {
+    fn default() -> Self {
+        Self {
+            up: Gauge::default(),
+            lag_records: Gauge::default(),
+            last_probe_s: Gauge::default(),
+            gaps_repaired: Counter::default(),
+            reconnects: Counter::default(),
+            batch_appends: Histogram::new(BATCH_BUCKETS),
+            round_trip_s: Histogram::new(ROUND_TRIP_BUCKETS_S),
+        }
+    }
+}
+
+impl EngineSeries {
+    /// Notes that a probe came back now.
+    pub fn probed(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_probe_s.set(i64::try_from(since.as_secs()).unwrap_or_default());
+    }
+
+    pub(super) fn register(&self, herald: &mut Registry) {
+        let lag = self.lag_records.clone();
+        let probe = self.last_probe_s.clone();
+        herald.register("engine_up", "Whether the engine can be used", self.up.clone());
+        herald.register("engine_lag_records", "Records of the log that have not arrived", lag);
+        herald.register_with_unit("engine_last_probe", "The last probe", Unit::Seconds, probe);
+        let gaps = self.gaps_repaired.clone();
+        herald.register("engine_gaps_repaired", "Gaps that were filled from the log", gaps);
+        let reconnects = self.reconnects.clone();
+        herald.register("engine_reconnects", "Connections to Redis that broke", reconnects);
+        let batches = self.batch_appends.clone();
+        herald.register("engine_batch_appends", "Appends of each batch", batches);
+        let round_trip = self.round_trip_s.clone();
+        let help = "From sending a batch to its acknowledgement";
+        herald.register_with_unit("engine_round_trip", help, Unit::Seconds, round_trip);
+    }
+}

@@ -1,0 +1,291 @@
+//! The state machine of one connection: messages in, effects out.
+//!
+//! The rules follow sections 5 to 9 of the protocol document of Pusher. A connection belongs to one
+//! app. Like Phoenix's, this state machine has no I/O, clock or task.
+
+mod events;
+mod signing_in;
+mod subscribing;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use crate::{
+    admission::{self, PlaceInApp, Standing},
+    app::{
+        App, AppId, Apps,
+        refusals::{Attempt, Refused, Target},
+        subject::Subject,
+    },
+    broker::{
+        JsonText,
+        outbox::Ending,
+        subscriber::{Disconnect, Frame, Joined, SessionId},
+        users::OnlineChange,
+    },
+    metrics::labels::{ProtocolVersion, RefusalReason, SessionKind, Transport},
+    session::{
+        self, Close, Effect, Failure, Farewell, Patience, Received, bucket::Bucket,
+        places::HeldPlace, public_id::PublicIds,
+    },
+};
+
+use super::{closing, frame, message::PusherMessage, subscriptions::Subscriptions};
+use signing_in::User;
+
+/// The longest message that is checked for a ping before its turn; a client's ping has about 40 bytes.
+const PING_BYTES_MAX: usize = 512;
+
+/// The rules of Pusher's conversations.
+pub struct PusherRules {
+    /// The rules that all protocols share.
+    pub shared: Arc<admission::Rules>,
+    /// The public names of sessions, which are the socket ids.
+    pub ids: PublicIds,
+    /// The time for which a client may be silent before it is probed.
+    pub activity_timeout: Duration,
+    /// The time that a client may take to answer the probe.
+    pub pong_timeout: Duration,
+    /// The time that a client of an app with `authorized_only` may take to show a signature.
+    pub authorization_timeout: Duration,
+    /// The longest name of a channel.
+    pub channel_bytes_max: usize,
+}
+
+/// A client as it connected.
+pub struct Guest {
+    /// The app.
+    pub app: AppId,
+    /// The key by which the client named the app.
+    pub key: Box<str>,
+    /// The origin of the client's page; `None` if the client is not a browser.
+    pub origin: Option<Box<str>>,
+    /// The client's address, as the log shows it.
+    pub address: IpAddr,
+    /// The client's place among the sessions from its address.
+    pub place: HeldPlace<IpAddr>,
+    /// The client's place among the sessions of the app.
+    pub place_in_app: Arc<PlaceInApp>,
+}
+
+/// One client's side of the protocol.
+pub struct PusherConversation {
+    rules: Arc<PusherRules>,
+    guest: Box<Guest>,
+    session: Option<SessionId>,
+    subscriptions: Subscriptions,
+    /// The user that the connection is signed in as.
+    user: Option<Box<User>>,
+    /// Whether the client has shown a signature.
+    is_authorized: bool,
+    events: Bucket,
+    join_tries: Bucket,
+}
+
+impl PusherConversation {
+    /// A conversation that has not begun.
+    pub fn new(guest: Guest, rules: Arc<PusherRules>) -> Self {
+        Self {
+            rules,
+            guest: Box::new(guest),
+            session: None,
+            subscriptions: Subscriptions::default(),
+            user: None,
+            is_authorized: false,
+            events: Bucket::default(),
+            join_tries: Bucket::default(),
+        }
+    }
+
+    fn socket_id(&self) -> String {
+        self.session.map_or_else(String::new, |session| self.rules.ids.spell(session))
+    }
+
+    /// The app of the connection, as long as it allows the connection.
+    ///
+    /// # Errors
+    /// How the connection is to be closed.
+    fn app<'a>(&self, apps: &'a Apps) -> Result<&'a Arc<App>, Close> {
+        let app = apps.by_id(self.guest.app).ok_or(closing::UNKNOWN_APP)?;
+        if !app.settings.active || !app.settings.pusher {
+            return Err(closing::DISABLED);
+        }
+        let judge = &self.rules.shared.judge;
+        judge.check_origin(self.guest.origin.as_deref(), app).map_err(|_| closing::ORIGIN)?;
+        // A client that knew another key comes back and is told then that it is none any more.
+        app.pair_with_key(&self.guest.key).ok_or(closing::AGAIN)?;
+        Ok(app)
+    }
+
+    /// Judges the connection and all that it rests on by the apps as of now.
+    ///
+    /// # Errors
+    /// How the connection is to be closed.
+    fn review(&self) -> Result<(), Close> {
+        let apps = self.rules.shared.directory.load();
+        let app = self.app(&apps)?;
+        let origin = self.guest.origin.as_deref();
+        let judge = &self.rules.shared.judge;
+        let stands = self.subscriptions.iter().all(|subscribed| {
+            let footing = &subscribed.footing;
+            let standing =
+                judge.review(origin, &app.slug, footing, &apps, |signer, app| signer.is_of(app));
+            standing == Some(Standing::Whole)
+        });
+        let is_signed_in = self.user.as_ref().is_none_or(|user| user.signer.is_of(app));
+        if stands && is_signed_in { Ok(()) } else { Err(closing::AGAIN) }
+    }
+
+    fn dispatch(&mut self, message: PusherMessage<'_>, now_s: f64) -> Vec<Effect> {
+        match message {
+            PusherMessage::Ping => vec![Effect::Send(frame::pong())],
+            PusherMessage::Pong => Vec::new(),
+            PusherMessage::Subscribe(ask) => self.subscribe(&ask, now_s),
+            PusherMessage::Unsubscribe(channel) => self.unsubscribe(&channel),
+            PusherMessage::SignIn(ask) => self.sign_in(&ask),
+            PusherMessage::Event(event) => self.publish(&event, now_s),
+        }
+    }
+
+    /// Logs that the client was refused something.
+    fn note(&self, reason: RefusalReason, attempt: Attempt<'_>, now_s: f64) {
+        let apps = self.rules.shared.directory.load();
+        let Some(app) = apps.by_id(self.guest.app) else { return };
+        let (app, address) = (Target::App(&app.slug), self.guest.address);
+        let refused = Refused { attempt, app, address, reason };
+        self.rules.shared.judge.refusals.note(&refused, now_s);
+    }
+
+    /// Whether a token's subject would be this user.
+    fn is_subject(user: &str, subject: &Subject) -> bool {
+        let text = JsonText::of_text(user);
+        let raw = serde_json::from_str(text.as_str()).ok();
+        raw.is_some_and(|raw| Subject::of(raw).is_ok_and(|user| user == *subject))
+    }
+}
+
+impl session::Conversation for PusherConversation {
+    fn begun(&mut self, session: SessionId, _now_s: f64) -> Vec<Effect> {
+        self.session = Some(session);
+        let (rules, app) = (&self.rules, self.guest.app);
+        self.guest.place_in_app.connect(|| rules.shared.metrics.usage.of(app.0));
+        // A fraction of a second would not matter, but zero would: clients throw it back.
+        let timeout_s = rules.activity_timeout.as_secs().max(1);
+        let mut effects =
+            vec![Effect::Send(frame::connection_established(&self.socket_id(), timeout_s))];
+        let apps = rules.shared.directory.load();
+        if apps.by_id(app).is_some_and(|app| app.settings.authorized_only) {
+            effects.push(Effect::Remind(rules.authorization_timeout));
+        }
+        // The app may have changed since the handshake, before this session could be told.
+        effects.extend(self.review().err().map(Effect::Close));
+        effects
+    }
+
+    fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
+        let Received::Text(text) = message else { return vec![Effect::Close(closing::BINARY)] };
+        match PusherMessage::read(&text) {
+            Ok(message) => self.dispatch(message, now_s),
+            Err(fault) => vec![Effect::Send(frame::error(None, &fault.to_string()))],
+        }
+    }
+
+    /// Handles pings only, because clients give up on a server that does not answer them.
+    fn meanwhile(&self, message: &Received) -> Option<Frame> {
+        let Received::Text(text) = message else { return None };
+        let may_be_ping = text.len() <= PING_BYTES_MAX && text.contains("pusher:ping");
+        let is_ping = may_be_ping && matches!(PusherMessage::read(text), Ok(PusherMessage::Ping));
+        is_ping.then(frame::pong)
+    }
+
+    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _now_s: f64) -> Vec<Effect> {
+        match self.subscriptions.under_way.take() {
+            Some(under_way) => self.settle(*under_way, outcome),
+            None => Vec::new(),
+        }
+    }
+
+    fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
+        match outcome {
+            Ok(()) => Vec::new(),
+            Err(_) => {
+                let text = "the server cannot take the event now";
+                vec![Effect::Send(frame::error(None, text))]
+            }
+        }
+    }
+
+    fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
+        if app != self.guest.app {
+            return Vec::new();
+        }
+        self.review().err().map(Effect::Close).into_iter().collect()
+    }
+
+    /// A client whose subscriptions are meant comes back, and is judged anew.
+    fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize) {
+        let app = self.guest.app;
+        let user = self.user.as_ref().map(|user| user.id.as_str());
+        let (close, count) = match disconnect {
+            _ if disconnect.app() != app => return (Vec::new(), 0),
+            Disconnect::App(_) => (closing::AGAIN, self.subscriptions.count(|_| true).max(1)),
+            Disconnect::Place(place) => (
+                closing::AGAIN,
+                self.subscriptions.count(|subscribed| subscribed.place() == *place),
+            ),
+            Disconnect::Subject { subject, .. } => {
+                let is_meant = |key: Option<&str>| {
+                    key.or(user).is_some_and(|key| Self::is_subject(key, subject))
+                };
+                let count = self.subscriptions.count(|subscribed| {
+                    is_meant(subscribed.persona.as_ref().map(|persona| &*persona.key))
+                });
+                (closing::AGAIN, count.max(usize::from(is_meant(None))))
+            }
+            // A user of Pusher's protocol has no members to match.
+            Disconnect::Members { .. } => return (Vec::new(), 0),
+            Disconnect::User { user: meant, .. } => {
+                (closing::TERMINATED, usize::from(user == Some(&**meant)))
+            }
+        };
+        match count {
+            0 => (Vec::new(), 0),
+            _ => (vec![Effect::Close(close)], count),
+        }
+    }
+
+    fn silent(&mut self, lasted: Duration) -> Patience {
+        match self.rules.activity_timeout.checked_sub(lasted).filter(|left| !left.is_zero()) {
+            Some(left) => Patience::Wait(left),
+            None => Patience::Probe(frame::ping(), self.rules.pong_timeout),
+        }
+    }
+
+    fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
+        match self.is_authorized {
+            true => Vec::new(),
+            false => vec![Effect::Close(closing::UNAUTHORIZED)],
+        }
+    }
+
+    fn online(&mut self, change: &OnlineChange) -> Vec<Effect> {
+        vec![signing_in::watchlist_events(change)]
+    }
+
+    fn farewell(&mut self, ending: Ending) -> Farewell {
+        closing::farewell(ending)
+    }
+
+    fn app(&self) -> Option<AppId> {
+        Some(self.guest.app)
+    }
+
+    fn kind(&self) -> SessionKind {
+        SessionKind { transport: Transport::WebSocket, version: ProtocolVersion::Pusher }
+    }
+
+    fn address(&self) -> IpAddr {
+        self.guest.address
+    }
+}

@@ -1,0 +1,212 @@
+//! Frames in, effects out: the rules without a socket.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use super::{super::testing, *};
+use crate::{
+    admission::{Judge, Rules},
+    app::{AppDirectory, refusals::Refusals, settings::AppSettings},
+    broker::feed::Feed,
+    metrics::Metrics,
+    pusher::signature::sign,
+    session::{Conversation as _, bucket::PerSecond, places::Places},
+};
+
+const KEY: &str = "some-key";
+const SECRET: &str = "some-secret";
+const NOW_S: f64 = 1_700_000_000.0;
+
+struct Talk {
+    conversation: PusherConversation,
+    rules: Arc<PusherRules>,
+}
+
+/// An effect in one line: a message as it is, any other effect in words.
+fn shown(effect: &Effect) -> String {
+    match effect {
+        Effect::Send(Frame::Text(text)) => text.to_string(),
+        Effect::Subscribe(asked) => {
+            let who =
+                asked.persona.as_ref().map_or(String::new(), |who| format!(" as {}", who.key));
+            format!("subscribe {}/{}{who}", asked.place.key.scope, asked.topic)
+        }
+        Effect::Unsubscribe(place, topic) => format!("unsubscribe {}/{topic}", place.key.scope),
+        Effect::Publish(publication) => {
+            let (event, except) = (&publication.event, publication.except.map(|session| session.0));
+            format!(
+                "publish {}/{} {event} but {except:?}",
+                publication.scope,
+                publication.destination.as_str()
+            )
+        }
+        Effect::Remind(after) => format!("remind {after:?}"),
+        Effect::Close(close) => format!("close {}", close.code.0),
+        other => panic!("unexpected: {other:?}"),
+    }
+}
+
+impl Talk {
+    fn new(settings: AppSettings) -> Self {
+        let directory = AppDirectory::default();
+        directory.replace([App { settings, ..testing::app(KEY, SECRET) }].into_iter().collect());
+        let metrics = Metrics::new(10);
+        let refusals = Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone()));
+        let shared = Arc::new(Rules {
+            feed: Feed::default(),
+            directory,
+            judge: Judge { refusals },
+            channels_max: 2,
+            client_event_bytes_max: 32,
+            client_events_max: PerSecond(1_000),
+            joins_max: PerSecond(1_000),
+            app_sessions: Places::new(None),
+            metrics,
+        });
+        let app = AppId(3);
+        let place_in_app = shared.place_in(app).expect("a place");
+        let rules = Arc::new(PusherRules {
+            shared,
+            ids: PublicIds::new(&"key base".into()),
+            activity_timeout: Duration::from_secs(120),
+            pong_timeout: Duration::from_secs(30),
+            authorization_timeout: Duration::from_secs(20),
+            channel_bytes_max: 200,
+        });
+        let guest = Guest {
+            app,
+            key: KEY.into(),
+            origin: None,
+            address: Ipv4Addr::LOCALHOST.into(),
+            place: HeldPlace::default(),
+            place_in_app,
+        };
+        Self { conversation: PusherConversation::new(guest, rules.clone()), rules }
+    }
+
+    /// A conversation that has begun.
+    fn begun() -> Self {
+        let mut talk = Self::new(AppSettings::default());
+        talk.conversation.begun(SessionId(7), NOW_S);
+        talk
+    }
+
+    fn say(&mut self, text: &str) -> Vec<String> {
+        let effects = self.conversation.received(Received::Text(text.into()), NOW_S);
+        effects.iter().map(shown).collect()
+    }
+
+    /// Subscribes with a signature; the broker takes the subscription.
+    fn subscribe(&mut self, channel: &str) -> Vec<String> {
+        let id = self.conversation.socket_id();
+        let auth = format!("{KEY}:{}", sign(&SECRET.into(), &[&id, ":", channel]));
+        let text = format!(
+            r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{auth}"}}}}"#
+        );
+        let mut effects = self.say(&text);
+        let granted = self.conversation.subscribed(Ok(Joined::default()), NOW_S);
+        effects.extend(granted.iter().map(shown));
+        effects
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut App)) -> Vec<String> {
+        let mut app = testing::app(KEY, SECRET);
+        change(&mut app);
+        self.rules.shared.directory.replace([app].into_iter().collect());
+        self.conversation.app_changed(AppId(3), NOW_S).iter().map(shown).collect()
+    }
+}
+
+#[test]
+fn p001_p124_it_speaks_first_and_asks_to_be_reminded_where_signatures_are_wanted() {
+    let mut talk = Talk::new(AppSettings { authorized_only: true, ..AppSettings::default() });
+    let effects: Vec<_> = talk.conversation.begun(SessionId(7), NOW_S).iter().map(shown).collect();
+    let id = talk.rules.ids.spell(SessionId(7));
+    let first = format!(
+        r#"{{"event":"pusher:connection_established","data":"{{\"socket_id\":\"{id}\",\"activity_timeout\":120}}"}}"#
+    );
+    assert_eq!(effects, [first.as_str(), "remind 20s"]);
+    let reminded =
+        |talk: &mut Talk| talk.conversation.reminded(NOW_S).iter().map(shown).collect::<Vec<_>>();
+    assert_eq!(reminded(&mut talk), ["close 4009"]);
+    talk.subscribe("private-a");
+    assert!(reminded(&mut talk).is_empty());
+}
+
+#[test]
+fn p040_p042_p043_p054_a_subscription_is_asked_for_once_and_left() {
+    let mut talk = Talk::begun();
+    let success = |channel: &str| {
+        format!(
+            r#"{{"event":"pusher_internal:subscription_succeeded","channel":"{channel}","data":"{{}}"}}"#
+        )
+    };
+    assert_eq!(talk.subscribe("a"), ["subscribe public/a", &success("a")]);
+    assert_eq!(talk.subscribe("private-a"), ["subscribe private/private-a", &success("private-a")]);
+    let again = talk.subscribe("a");
+    assert_eq!(again.len(), 1, "one error: {again:?}");
+    assert!(again[0].contains("existing subscription"), "{again:?}");
+    let third = talk.subscribe("b");
+    assert!(third[0].contains("LimitReached"), "{third:?}");
+    let leave = r#"{"event":"pusher:unsubscribe","data":{"channel":"a"}}"#;
+    assert_eq!(talk.say(leave), ["unsubscribe public/a"]);
+    assert!(talk.say(leave).is_empty());
+}
+
+#[test]
+fn p083_p087_a_client_event_leaves_out_its_sender() {
+    let mut talk = Talk::begun();
+    talk.subscribe("private-a");
+    let event = r#"{"event":"client-e","channel":"private-a","data":1,"user_id":"forged"}"#;
+    assert_eq!(talk.say(event), ["publish private/a client-e but Some(7)"]);
+    let failed = talk.conversation.answered(Err(Failure::Unavailable), NOW_S);
+    assert!(shown(&failed[0]).contains("cannot take the event now"));
+}
+
+#[test]
+fn a_subscription_that_the_broker_refuses_is_left_and_told() {
+    let mut talk = Talk::begun();
+    for failure in [Failure::TooManyScopes, Failure::TooManyMembers, Failure::Unavailable] {
+        talk.say(r#"{"event":"pusher:subscribe","data":{"channel":"a"}}"#);
+        let refused = talk.conversation.subscribed(Err(failure), NOW_S);
+        let refused: Vec<_> = refused.iter().map(shown).collect();
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        assert_eq!(refused[0], "unsubscribe public/a");
+        assert!(refused[1].contains("pusher:subscription_error"), "{refused:?}");
+    }
+}
+
+#[test]
+fn an_app_that_changes_closes_the_connections_that_it_no_longer_allows() {
+    let mut talk = Talk::begun();
+    talk.subscribe("private-a");
+    assert!(talk.change(|app| app.name = "another".into()).is_empty());
+    assert!(talk.change(|app| app.settings.subscription_count = false).is_empty());
+    assert_eq!(talk.change(|app| app.settings.active = false), ["close 4003"]);
+    assert_eq!(talk.change(|app| app.settings.pusher = false), ["close 4003"]);
+    assert_eq!(talk.change(|app| app.key = "other".into()), ["close 4200"]);
+    assert_eq!(talk.change(|app| app.secret = "other".into()), ["close 4200"]);
+    assert_eq!(talk.change(|app| app.id = AppId(4)), ["close 4001"]);
+    assert!(talk.conversation.app_changed(AppId(9), NOW_S).is_empty(), "another app");
+}
+
+#[test]
+fn p025_p026_a_silent_client_is_waited_for_and_then_probed() {
+    let mut talk = Talk::begun();
+    let silent = |talk: &mut Talk, s| talk.conversation.silent(Duration::from_secs(s));
+    assert_eq!(silent(&mut talk, 60), Patience::Wait(Duration::from_secs(60)));
+    let probe = Patience::Probe(frame::ping(), Duration::from_secs(30));
+    assert_eq!(silent(&mut talk, 120), probe);
+    assert_eq!(silent(&mut talk, 500), probe);
+}
+
+#[test]
+fn p022_a_ping_is_answered_ahead_of_its_turn_and_nothing_else_is() {
+    let talk = Talk::begun();
+    let meanwhile = |text: &str| talk.conversation.meanwhile(&Received::Text(text.into()));
+    assert_eq!(meanwhile(r#"{"event":"pusher:ping","data":{}}"#), Some(frame::pong()));
+    for text in [r#"{"event":"pusher:pong"}"#, r#"["pusher:ping"]"#, "pusher:ping"] {
+        assert_eq!(meanwhile(text), None, "{text}");
+    }
+    let long = format!(r#"{{"event":"pusher:ping","data":"{}"}}"#, "x".repeat(PING_BYTES_MAX));
+    assert_eq!(meanwhile(&long), None);
+}

@@ -1,0 +1,173 @@
+//! Signatures of HTTP requests, as Pusher's server SDKs make them.
+//!
+//! Section 13 of the protocol document of Pusher. The SDKs differ in how they escape a query, and in the
+//! order of its parameters: so what is signed is rebuilt from the decoded parameters, sorted by name. The
+//! path is signed as it was sent.
+
+use std::{borrow::Cow, fmt};
+
+use hmac::{Hmac, Mac};
+use md5::Md5;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use crate::app::{App, key_pair::Pair};
+
+/// The difference from the server's time at which a request is refused, in seconds.
+pub const TIME_DIFFERENCE_S: i64 = 600;
+
+/// The only version of the signature.
+const VERSION: &str = "1.0";
+
+/// Parameters that decide whether a request is genuine. One that is repeated could mean two things.
+const ONCE: [&str; 5] =
+    ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
+
+/// Spells the signature of some parts, which are signed as one text: HMAC-SHA256 in lower-case hex.
+pub fn sign(secret: &SecretString, parts: &[&str]) -> String {
+    let secret = secret.expose_secret().as_bytes();
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    parts.iter().for_each(|part| mac.update(part.as_bytes()));
+    hex::encode(mac.finalize().into_bytes())
+}
+
+/// Whether `given` is the signature of some parts, letter by letter. The time that the comparison takes
+/// does not depend on where the two differ.
+pub fn is_signed(secret: &SecretString, parts: &[&str], given: &str) -> bool {
+    sign(secret, parts).as_bytes().ct_eq(given.as_bytes()).into()
+}
+
+/// The reason why a request is not accepted as genuine. The texts are for the caller, and never
+/// hold a digest that Herald has computed with a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// A parameter that must stand once stands twice.
+    #[error("the parameter {0} is repeated")]
+    Repeated(&'static str),
+    /// There is no key.
+    #[error("the parameter auth_key is missing")]
+    NoKey,
+    /// The key is not one of the app's.
+    #[error("auth_key is not a key of this app")]
+    UnknownKey,
+    /// The version is missing or another.
+    #[error("auth_version must be {}", VERSION)]
+    Version,
+    /// The time is missing, or not a whole number.
+    #[error("auth_timestamp must be the time in whole seconds since 1970")]
+    NoTime,
+    /// The time is too far off.
+    #[error("auth_timestamp is not within 600 seconds of the server's time, which is {0}")]
+    Stale(i64),
+    /// The signature is missing, or that of another text or another secret.
+    #[error("auth_signature is not the HMAC-SHA256 in hex, by the secret of auth_key, of {0:?}")]
+    Forged(String),
+    /// There is a body, and nothing that proves it.
+    #[error("body_md5 is missing, and the body is not empty")]
+    NoDigest,
+    /// The body is another than the one that was signed.
+    #[error("body_md5 is not the MD5 in hex of the body that was received")]
+    OtherBody,
+}
+
+/// The parameters of a signed request, in the order of their names, which are in lower case.
+#[derive(Clone)]
+pub struct SignedQuery(Vec<(String, String)>);
+
+impl SignedQuery {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// [`SignatureError::Repeated`].
+    pub fn parse(raw: &str) -> Result<Self, SignatureError> {
+        let decoded = form_urlencoded::parse(raw.as_bytes());
+        let text = |part: Cow<'_, str>| part.into_owned();
+        let mut all: Vec<_> =
+            decoded.map(|(name, value)| (name.to_lowercase(), text(value))).collect();
+        // Stable: the elements of a list keep their order.
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let repeated = all
+            .windows(2)
+            .filter(|two| two[0].0 == two[1].0)
+            .find_map(|two| ONCE.into_iter().find(|once| *once == two[0].0));
+        repeated.map_or(Ok(Self(all)), |name| Err(SignatureError::Repeated(name)))
+    }
+
+    /// The value of a parameter, by its name in lower case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(given, _)| given == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The text that is signed.
+    fn signed_text(&self, method: &str, path: &str) -> String {
+        let mut text = format!("{method}\n{path}\n");
+        let signed = self.0.iter().filter(|(name, _)| name != "auth_signature");
+        for (nth, (name, value)) in signed.enumerate() {
+            let and = if nth == 0 { "" } else { "&" };
+            text.extend([and, name, "=", value]);
+        }
+        text
+    }
+
+    /// Checks everything that the head of a request proves; answers which of the app's pairs signed it.
+    /// The path is that of the request as it was sent, without the server's prefix.
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    pub fn verify(
+        &self,
+        (method, path): (&str, &str),
+        app: &App,
+        now_s: i64,
+    ) -> Result<Pair, SignatureError> {
+        let key = self.get("auth_key").ok_or(SignatureError::NoKey)?;
+        let (pair, secret) = app.pair_with_key(key).ok_or(SignatureError::UnknownKey)?;
+        if self.get("auth_version") != Some(VERSION) {
+            return Err(SignatureError::Version);
+        }
+        let time = self.get("auth_timestamp").and_then(whole).ok_or(SignatureError::NoTime)?;
+        let text = self.signed_text(method, path);
+        let given = self.get("auth_signature").unwrap_or_default();
+        if !is_signed(secret, &[&text], given) {
+            return Err(SignatureError::Forged(text));
+        }
+        // Judged last: a caller whose clock is wrong learns it only if everything else is right.
+        match now_s.checked_sub(time).map(i64::unsigned_abs) {
+            Some(off) if off < TIME_DIFFERENCE_S.unsigned_abs() => Ok(pair),
+            _ => Err(SignatureError::Stale(now_s)),
+        }
+    }
+
+    /// Checks that this is the body which was signed.
+    ///
+    /// # Errors
+    /// [`SignatureError::NoDigest`], [`SignatureError::OtherBody`].
+    pub fn verify_body(&self, body: &[u8]) -> Result<(), SignatureError> {
+        // Some SDKs send the digest of an empty body, most send none.
+        if body.is_empty() {
+            return Ok(());
+        }
+        let given = self.get("body_md5").ok_or(SignatureError::NoDigest)?;
+        let digest = hex::encode(<Md5 as md5::Digest>::digest(body));
+        let is_equal: bool = digest.as_bytes().ct_eq(given.as_bytes()).into();
+        if is_equal { Ok(()) } else { Err(SignatureError::OtherBody) }
+    }
+}
+
+impl fmt::Debug for SignedQuery {
+    /// A signature that was not used yet is as good as a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// A whole number; digits alone, because `parse` would take a plus sign too.
+fn whole(text: &str) -> Option<i64> {
+    let is_whole = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| is_whole)
+}
+
+#[cfg(test)]
+mod tests;

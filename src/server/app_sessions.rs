@@ -1,0 +1,239 @@
+//! The limit on the sessions of an app, over several nodes: each node tells the others how many sessions
+//! of each app it has, and refuses a session when there are as many over all nodes as there may be.
+//!
+//! A count reaches the other nodes within a round trip, or a little later while many change. If sessions
+//! that come to several nodes within this time, or while the nodes cannot hear each other, exceed the limit
+//! together, the surplus is ended: the nodes with the lower numbers keep theirs.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use log::warn;
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    app::AppId,
+    broker::{Topics, node::NodeId},
+    session::places::Places,
+};
+
+/// The message of the counts that have changed at a node.
+const CHANGED: &str = "app_sessions_changed";
+
+/// The question for all counts of a node.
+const ALL: &str = "app_sessions";
+
+/// The interval at which all nodes are asked for all their counts, in case a message was missed.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The interval at which the counts of nodes that are gone are forgotten.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The least time between two messages. Changes within it are told together.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The counts of a node, by the number of the app.
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionCounts {
+    node: u16,
+    counts: Vec<(i32, usize)>,
+}
+
+/// The counts of all other nodes.
+#[derive(Clone, Default)]
+struct Others(Arc<Mutex<HashMap<NodeId, HashMap<AppId, usize>>>>);
+
+impl Others {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, HashMap<AppId, usize>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes counts of a node, which is not this one.
+    fn note(&self, node: NodeId, counts: Vec<(i32, usize)>) {
+        let mut others = self.lock();
+        let of_node = others.entry(node).or_default();
+        for (app, count) in counts {
+            match count {
+                0 => of_node.remove(&AppId(app)),
+                _ => of_node.insert(AppId(app), count),
+            };
+        }
+    }
+
+    /// The sessions of an app at the nodes with lower numbers than this one.
+    fn before(&self, node: NodeId, app: AppId) -> usize {
+        let others = self.lock();
+        let lower = others.iter().filter(|(other, _)| **other < node);
+        lower.filter_map(|(_, counts)| counts.get(&app)).sum()
+    }
+
+    fn sum(&self) -> HashMap<AppId, usize> {
+        let mut sum = HashMap::new();
+        for (app, count) in self.lock().values().flatten() {
+            *sum.entry(*app).or_default() += count;
+        }
+        sum
+    }
+}
+
+/// The number of sessions of an app that a node has too many, if the nodes before it have these.
+fn surplus(max: usize, here: usize, before: usize) -> usize {
+    here.saturating_sub(max.saturating_sub(before))
+}
+
+/// The sessions of this node's apps, and what is known of those of other nodes.
+pub(super) struct AppSessions {
+    topics: Topics,
+    places: Places<AppId>,
+    others: Others,
+    /// Whether counts of other nodes may be missing.
+    is_missed: Arc<AtomicBool>,
+}
+
+impl AppSessions {
+    /// Answers the other nodes, and hears them; `None` if there are none, or if there is no limit.
+    pub(super) fn share(topics: &Topics, places: &Places<AppId>) -> Option<Self> {
+        if !topics.is_clustered() || !places.share() {
+            return None;
+        }
+        let (own, node) = (places.clone(), topics.node().0);
+        topics.on_question(ALL, move |_, _| {
+            let counts = own.all().into_iter().map(|(app, count)| (app.0, count)).collect();
+            let answer = serde_json::to_vec(&SessionCounts { node, counts }).ok().map(Bytes::from);
+            async move { answer }
+        });
+        let (others, is_missed) = (Others::default(), Arc::new(AtomicBool::new(true)));
+        let (heard, counted, missed) = (others.clone(), places.clone(), is_missed.clone());
+        topics.on_message(CHANGED, move |message| match message {
+            None => missed.store(true, Relaxed),
+            Some(message) => {
+                let Ok(told) = serde_json::from_slice::<SessionCounts>(&message) else { return };
+                if told.node != node {
+                    heard.note(NodeId(told.node), told.counts);
+                    counted.set_elsewhere(heard.sum());
+                }
+            }
+        });
+        let (topics, places) = (topics.clone(), places.clone());
+        Some(Self { topics, places, others, is_missed })
+    }
+
+    /// Asks the other nodes for their counts, and keeps them up to date from then on.
+    pub(super) async fn begin(self) {
+        self.refresh().await;
+        actix_rt::spawn(self.keep());
+    }
+
+    async fn keep(self) {
+        let mut refreshed = Instant::now();
+        loop {
+            let _ = timeout(TICK, self.places.changed()).await;
+            self.tell().await;
+            if self.is_missed.load(Relaxed) || refreshed.elapsed() >= REFRESH_INTERVAL {
+                self.refresh().await;
+                refreshed = Instant::now();
+            }
+            let live = self.topics.engine().map(|engine| engine.nodes());
+            let is_live = |of: &NodeId| {
+                live.as_ref().is_none_or(|live| live.iter().any(|info| info.node == *of))
+            };
+            self.others.lock().retain(|node, _| is_live(node));
+            self.places.set_elsewhere(self.others.sum());
+            self.end_surplus().await;
+        }
+    }
+
+    /// Ends the newest sessions of each app that has more than it may, as far as they are not for nodes with
+    /// higher numbers to end.
+    async fn end_surplus(&self) {
+        let Some(max) = self.places.max() else { return };
+        for (app, here) in self.places.all() {
+            let surplus = surplus(max, here, self.others.before(self.topics.node(), app));
+            if surplus > 0 {
+                warn!(
+                    "app {} has had more than limits.sessions_per_app_max = {max} sessions over all \
+                     nodes: {surplus} of this one are ended",
+                    app.0
+                );
+                if self.topics.end_newest(app, surplus).await.is_err() {
+                    warn!("not all have been ended in time: the others are ended later");
+                }
+            }
+        }
+    }
+
+    /// Tells the other nodes the counts that have changed.
+    async fn tell(&self) {
+        let changed = self.places.take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        let counts = changed.iter().map(|(app, count)| (app.0, *count)).collect();
+        let counts = SessionCounts { node: self.topics.node().0, counts };
+        let message = serde_json::to_vec(&counts).unwrap_or_default();
+        if self.topics.tell_nodes(CHANGED, &message).await.is_err() {
+            self.places.put_back(changed.into_iter().map(|(app, _)| app));
+            sleep(TICK).await;
+        }
+        sleep(PAUSE).await;
+    }
+
+    /// Asks the other nodes for all their counts. The old counts of a node that does not answer stay, and
+    /// it is asked again.
+    async fn refresh(&self) {
+        let (own, live) = (self.topics.node(), self.topics.engine().map(|engine| engine.nodes()));
+        let nodes = live.iter().flat_map(|live| live.iter()).map(|info| info.node);
+        let asked = nodes.filter(|node| *node != own).map(async |node| {
+            let answer = self.topics.ask_node(node, ALL, b"", TICK).await.ok()?;
+            let SessionCounts { counts, .. } = serde_json::from_slice(&answer).ok()?;
+            Some((node, counts))
+        });
+        self.is_missed.store(false, Relaxed);
+        let answers = join_all(asked).await;
+        if answers.iter().any(Option::is_none) {
+            self.is_missed.store(true, Relaxed);
+        }
+        for (node, counts) in answers.into_iter().flatten() {
+            self.others.lock().remove(&node);
+            self.others.note(node, counts);
+        }
+        self.places.set_elsewhere(self.others.sum());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_keep_as_many_sessions_together_as_there_may_be() {
+        for counts in [[3, 0, 0], [1, 1, 1], [4, 4, 4], [0, 2, 9], [5, 0, 1], [0, 0, 7]] {
+            let (mut before, mut kept) = (0, 0);
+            for here in counts {
+                kept += here - surplus(3, here, before);
+                before += here;
+            }
+            assert_eq!(kept, 3.min(before), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn counts_are_those_of_the_other_nodes_and_a_count_of_zero_is_forgotten() {
+        let others = Others::default();
+        others.note(NodeId(1), vec![(7, 2), (8, 1)]);
+        others.note(NodeId(3), vec![(7, 5)]);
+        assert_eq!(others.sum(), HashMap::from([(AppId(7), 7), (AppId(8), 1)]));
+        assert_eq!([1, 2, 4].map(|node| others.before(NodeId(node), AppId(7))), [0, 2, 7]);
+        others.note(NodeId(1), vec![(8, 0)]);
+        assert_eq!(others.sum(), HashMap::from([(AppId(7), 7)]));
+    }
+}

@@ -1,0 +1,425 @@
+//! Long-poll requests that arrive at another node than the one of their session.
+//!
+//! The number of the session names its node, and the request is passed to that node as a question. A
+//! client that has left must not take its frames with it: a node whose client has left before it was
+//! answered recalls the fetch. The session's node then gives up the fetch, or puts the frames back that
+//! it answered with, unless the client has fetched again meanwhile.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use actix::prelude::*;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
+use futures_util::future::{Either, select};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::broker::{Topics, node::NodeId, subscriber::Frame};
+
+use super::{LongPoll, LongPolls, Polled, Posted};
+use crate::session::{Conversation, Received};
+
+/// The name of these questions.
+const QUESTION: &str = "long_poll";
+
+/// The time that another node may take to answer in addition to a window.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// The most bytes of frames that are passed on at once; the rest waits for the next fetch.
+const FRAMES_BYTES_MAX: usize = 3 << 20;
+
+/// The bytes ahead of each frame and message on the wire.
+const ITEM_HEAD_BYTES: usize = 5;
+
+/// The version of the questions.
+const VERSION: u8 = 1;
+
+const FETCH: u8 = 0;
+const POST: u8 = 1;
+const RECALL: u8 = 2;
+
+const GONE: u8 = 0;
+const DONE: u8 = 1;
+const LATE: u8 = 2;
+
+const TEXT: u8 = 0;
+const BINARY: u8 = 1;
+
+/// A number for a session on a node. The node is in its first two bytes if there may be others.
+pub(super) fn number_on(node: NodeId) -> Uuid {
+    let mut bytes = Uuid::new_v4().into_bytes();
+    if node != NodeId::ONLY {
+        bytes[..2].copy_from_slice(&node.0.to_be_bytes());
+    }
+    Uuid::from_bytes(bytes)
+}
+
+fn node_of(id: Uuid) -> NodeId {
+    let [high, low, ..] = id.into_bytes();
+    NodeId(u16::from_be_bytes([high, low]))
+}
+
+/// The fetches that other nodes have passed to this one.
+#[derive(Debug, Default)]
+pub(super) struct PassedFetches(Mutex<HashMap<Uuid, PassedFetch>>);
+
+/// The last fetch of a session that another node has passed on.
+#[derive(Debug)]
+enum PassedFetch {
+    /// It waits. Dropping this abandons it.
+    Waits {
+        number: Uuid,
+        _given_up: oneshot::Sender<()>,
+        /// The fetch before it, which may still be recalled.
+        before: Option<AnsweredFetch>,
+    },
+    /// It was answered.
+    Answered(AnsweredFetch),
+}
+
+/// A fetch that was answered with these frames.
+#[derive(Debug)]
+struct AnsweredFetch {
+    number: Uuid,
+    frames: Vec<Frame>,
+}
+
+impl PassedFetches {
+    /// Notes that a fetch of a session waits; an earlier one that waits is abandoned.
+    fn wait(&self, id: Uuid, number: Uuid, given_up: oneshot::Sender<()>) {
+        let mut passed = self.lock();
+        let before = match passed.remove(&id) {
+            Some(PassedFetch::Answered(before)) => Some(before),
+            Some(PassedFetch::Waits { before, .. }) => before,
+            None => None,
+        };
+        passed.insert(id, PassedFetch::Waits { number, _given_up: given_up, before });
+    }
+
+    /// Forgets the fetch with this number. Answers the frames that it has brought.
+    fn recall(&self, id: Uuid, number: Uuid) -> Vec<Frame> {
+        let mut passed = self.lock();
+        let is_meant = |fetch: &AnsweredFetch| fetch.number == number;
+        let recalled = match passed.get_mut(&id) {
+            Some(PassedFetch::Waits { number: of, .. }) if *of == number => {
+                passed.remove(&id);
+                None
+            }
+            // The client fetches again already, and this fetch has yet to be answered.
+            Some(PassedFetch::Waits { before, .. }) => {
+                before.take_if(|before| before.number == number)
+            }
+            Some(PassedFetch::Answered(fetch)) if is_meant(fetch) => match passed.remove(&id) {
+                Some(PassedFetch::Answered(fetch)) => Some(fetch),
+                _ => None,
+            },
+            Some(PassedFetch::Answered(_)) | None => None,
+        };
+        recalled.map(|fetch| fetch.frames).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, PassedFetch>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a session, which has ended or was fetched from.
+    pub(super) fn forget(&self, id: Uuid) {
+        self.lock().remove(&id);
+    }
+}
+
+/// Puts frames back that a fetch has brought, and that have not reached the client.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PutBack(Vec<Frame>);
+
+impl<C: Conversation + Unpin> Handler<PutBack> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, PutBack(frames): PutBack, ctx: &mut Self::Context) {
+        self.waiting_bytes += frames.iter().map(Frame::size_bytes).sum::<usize>();
+        frames.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
+        self.flush(ctx);
+        self.bound(ctx);
+    }
+}
+
+/// A fetch that was passed to another node. Unless its answer has reached the client, it is recalled.
+pub(super) struct PassedOn {
+    topics: Topics,
+    node: NodeId,
+    id: Uuid,
+    number: Uuid,
+    is_answered: bool,
+}
+
+impl Drop for PassedOn {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let (topics, node) = (self.topics.clone(), self.node);
+        let question = written(RECALL, self.id, self.number.as_bytes());
+        let recall = async move {
+            let wait_max = topics.wait_max();
+            // A node that does not answer is dead, or its session ends because it is not fetched.
+            let _ = topics.ask_node(node, QUESTION, &question, wait_max).await;
+        };
+        actix_rt::spawn(recall);
+    }
+}
+
+impl<C: Conversation + Unpin> LongPolls<C> {
+    /// Takes part in passing requests on, if there may be other nodes.
+    pub fn share(&mut self, topics: &Topics) {
+        if !topics.is_clustered() {
+            return;
+        }
+        self.topics = Some(topics.clone());
+        // A weak reference, because the broker keeps this function.
+        let polls = Self { topics: None, ..self.clone() };
+        topics.on_question(QUESTION, move |_, question| {
+            let polls = polls.clone();
+            async move { polls.answer(question).await }
+        });
+    }
+
+    /// The broker and the node of a session, if that is another one.
+    fn elsewhere(&self, id: Uuid) -> Option<(&Topics, NodeId)> {
+        let (topics, node) = (self.topics.as_ref()?, node_of(id));
+        (node != topics.node()).then_some((topics, node))
+    }
+
+    /// Fetches from a session of another node; `None` if it is one of this node.
+    pub(super) async fn poll_elsewhere(&self, id: Uuid) -> Option<(Polled, Option<PassedOn>)> {
+        let (topics, node) = self.elsewhere(id)?;
+        let (topics, number) = (topics.clone(), Uuid::new_v4());
+        let question = written(FETCH, id, number.as_bytes());
+        let passed_on = PassedOn { topics: topics.clone(), node, id, number, is_answered: false };
+        let wait_max = self.times.window + SLACK;
+        let answer = topics.ask_node(node, QUESTION, &question, wait_max).await;
+        Some(match answer.ok().and_then(read_frames) {
+            Some(frames) => (Polled::Frames(frames), Some(passed_on)),
+            None => (Polled::Gone, Some(passed_on)),
+        })
+    }
+
+    /// Posts to a session of another node; `None` if it is one of this node.
+    pub(super) async fn post_elsewhere(&self, id: Uuid, messages: &[Received]) -> Option<Posted> {
+        let (topics, node) = self.elsewhere(id)?;
+        let mut body = BytesMut::new();
+        for message in messages {
+            match message {
+                Received::Text(text) => put_item(&mut body, TEXT, text.as_bytes()),
+                Received::Binary(bytes) => put_item(&mut body, BINARY, bytes),
+            }
+        }
+        let question = written(POST, id, &body);
+        let wait_max = self.times.window + SLACK;
+        let answer = topics.ask_node(node, QUESTION, &question, wait_max).await;
+        Some(match answer.as_deref().ok().and_then(<[u8]>::first) {
+            Some(&DONE) => Posted::Done,
+            Some(&LATE) => Posted::Late,
+            _ => Posted::Gone,
+        })
+    }
+
+    /// Answers what another node has passed on.
+    async fn answer(&self, mut question: Bytes) -> Option<Bytes> {
+        if question.len() < 18 || question.get_u8() != VERSION {
+            return None;
+        }
+        let kind = question.get_u8();
+        let id = Uuid::from_slice(&question.split_to(16)).ok()?;
+        match kind {
+            FETCH => Some(self.fetched_by(id, Uuid::from_slice(&question).ok()?).await),
+            POST => {
+                let posted = self.post(id, read_messages(question)?).await;
+                Some(Bytes::from_static(match posted {
+                    Posted::Done => &[DONE],
+                    Posted::Late => &[LATE],
+                    Posted::Gone => &[GONE],
+                }))
+            }
+            RECALL => {
+                self.recalled(id, Uuid::from_slice(&question).ok()?);
+                Some(Bytes::new())
+            }
+            _ => None,
+        }
+    }
+
+    /// Fetches for another node. The frames are kept until the client fetches again.
+    async fn fetched_by(&self, id: Uuid, number: Uuid) -> Bytes {
+        let (given_up, is_given_up) = oneshot::channel();
+        self.passed.wait(id, number, given_up);
+        let poll = Box::pin(self.poll_here(id));
+        let polled = match select(poll, is_given_up).await {
+            Either::Left((polled, _)) => polled,
+            Either::Right(_) => return Bytes::from_static(&[DONE]),
+        };
+        let Polled::Frames(mut frames) = polled else {
+            self.passed.forget(id);
+            return Bytes::from_static(&[GONE]);
+        };
+        let mut bytes = 0;
+        let fits = frames.iter().take_while(|frame| {
+            bytes += ITEM_HEAD_BYTES + frame.size_bytes();
+            bytes <= FRAMES_BYTES_MAX
+        });
+        // A single frame always fits, because no frame is longer.
+        let fits = fits.count().max(1).min(frames.len());
+        let rest = frames.split_off(fits);
+        let answer = write_frames(&frames);
+        {
+            let mut passed = self.passed.lock();
+            let is_last = matches!(passed.get(&id), Some(PassedFetch::Waits { number: of, .. }) if *of == number);
+            if is_last {
+                passed.insert(id, PassedFetch::Answered(AnsweredFetch { number, frames }));
+            }
+        }
+        if let Some(session) = self.find(id).filter(|_| !rest.is_empty()) {
+            session.do_send(PutBack(rest));
+        }
+        answer
+    }
+
+    /// The client of a fetch has left before it was answered.
+    fn recalled(&self, id: Uuid, number: Uuid) {
+        let frames = self.passed.recall(id, number);
+        if let Some(session) = self.find(id).filter(|_| !frames.is_empty()) {
+            session.do_send(PutBack(frames));
+        }
+    }
+}
+
+impl PassedOn {
+    /// The answer goes to the client now.
+    pub(super) fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+fn written(kind: u8, id: Uuid, body: &[u8]) -> Vec<u8> {
+    [&[VERSION, kind], &id.as_bytes()[..], body].concat()
+}
+
+fn put_item(to: &mut BytesMut, kind: u8, bytes: &[u8]) {
+    to.put_u8(kind);
+    to.put_u32_le(bytes.len() as u32);
+    to.put_slice(bytes);
+}
+
+/// Takes the next item.
+fn take_item(from: &mut Bytes) -> Option<(u8, Bytes)> {
+    if from.len() < ITEM_HEAD_BYTES {
+        return None;
+    }
+    let (kind, length) = (from.get_u8(), usize::try_from(from.get_u32_le()).ok()?);
+    (length <= from.len()).then(|| (kind, from.split_to(length)))
+}
+
+fn write_frames(frames: &[Frame]) -> Bytes {
+    let mut answer = BytesMut::new();
+    answer.put_u8(DONE);
+    for frame in frames {
+        match frame.clone().into_whole() {
+            Frame::Text(text) => put_item(&mut answer, TEXT, text.as_bytes()),
+            Frame::Binary(bytes) => put_item(&mut answer, BINARY, &bytes),
+            Frame::Split(_) => {}
+        }
+    }
+    answer.freeze()
+}
+
+/// The frames of an answer; `None` if the session is gone.
+fn read_frames(mut answer: Bytes) -> Option<Vec<Frame>> {
+    (!answer.is_empty() && answer.get_u8() == DONE).then_some(())?;
+    let mut frames = Vec::new();
+    while !answer.is_empty() {
+        frames.push(match take_item(&mut answer)? {
+            (TEXT, text) => Frame::Text(ByteString::try_from(text).ok()?),
+            (_, bytes) => Frame::Binary(bytes),
+        });
+    }
+    Some(frames)
+}
+
+fn read_messages(mut body: Bytes) -> Option<Vec<Received>> {
+    let mut messages = Vec::new();
+    while !body.is_empty() {
+        messages.push(match take_item(&mut body)? {
+            (TEXT, text) => Received::Text(ByteString::try_from(text).ok()?),
+            (_, bytes) => Received::Binary(bytes),
+        });
+    }
+    Some(messages)
+}
+
+/// The state that the sessions of a node keep about the fetches of other nodes. Clones share it.
+pub(super) type SharedPassed = Arc<PassedFetches>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_names_its_node_where_there_may_be_several() {
+        for node in [NodeId(1), NodeId(258), NodeId(u16::MAX)] {
+            let numbers = [number_on(node), number_on(node)];
+            assert_eq!(numbers.map(node_of), [node; 2]);
+            assert_ne!(numbers[0], numbers[1]);
+        }
+    }
+
+    #[test]
+    fn a_fetch_is_recalled_until_the_next_one_is_answered() {
+        let (passed, id) = (PassedFetches::default(), Uuid::new_v4());
+        let [first, second] = [Uuid::new_v4(), Uuid::new_v4()];
+        let frames = vec![Frame::Text("a".into())];
+        let answer = |number| {
+            let fetch = AnsweredFetch { number, frames: frames.clone() };
+            passed.lock().insert(id, PassedFetch::Answered(fetch));
+        };
+        let wait = |number| {
+            let (given_up, is_given_up) = oneshot::channel();
+            passed.wait(id, number, given_up);
+            is_given_up
+        };
+        let mut waits = wait(first);
+        assert_eq!(passed.recall(id, first), []);
+        assert!(waits.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
+        answer(first);
+        assert_eq!(passed.recall(id, second), [], "another one's");
+        assert_eq!(passed.recall(id, first), frames);
+        assert_eq!(passed.recall(id, first), [], "once");
+        answer(first);
+        let mut waits = wait(second);
+        assert_eq!(passed.recall(id, first), frames, "the next one waits");
+        assert!(waits.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty));
+        answer(first);
+        let _waits = wait(second);
+        answer(second);
+        assert_eq!(passed.recall(id, first), [], "the next one was answered");
+    }
+
+    #[test]
+    fn frames_and_messages_are_read_as_they_were_written() {
+        let frames = [Frame::Text("caf\u{e9}".into()), Frame::Binary(Bytes::from_static(b"\xff"))];
+        assert_eq!(read_frames(write_frames(&frames)), Some(frames.into()));
+        assert_eq!(read_frames(write_frames(&[])), Some(Vec::new()));
+        for broken in [&b""[..], b"\0", b"\x01\0", b"\x01\0\x02\0\0\0a", b"\x01\0\x01\0\0\0\xff"] {
+            assert_eq!(read_frames(Bytes::copy_from_slice(broken)), None, "{broken:?}");
+        }
+        let mut body = BytesMut::new();
+        put_item(&mut body, TEXT, b"a");
+        put_item(&mut body, BINARY, b"\xff");
+        let expected =
+            vec![Received::Text("a".into()), Received::Binary(Bytes::from_static(b"\xff"))];
+        assert_eq!(read_messages(body.freeze()), Some(expected));
+    }
+}

@@ -1,0 +1,107 @@
+//! The engine: whether this server shares its topics with others, and through which Redis.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+/// The replacement for what must not be shown.
+const MASK: &str = "********";
+
+/// The kind of the engine: whether this server shares topics with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// Nothing: this server is the only one.
+    Local,
+    /// A Redis.
+    Redis,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Whether servers share their topics.
+    pub kind: EngineKind,
+    /// The URLs of the Redis servers, separated by commas; holds passwords.
+    pub redis_url: SecretString,
+    /// The first part of the name of every key and channel in Redis.
+    pub prefix: String,
+    /// The parts of the log.
+    pub partitions: u16,
+    /// The interval at which a message to itself tests the connection of a node.
+    pub probe_interval: Duration,
+    /// The longest time after which a silent node counts as dead.
+    pub node_timeout: Duration,
+    /// The time for which a start retries to reach Redis.
+    pub connect_retry: Duration,
+    /// The records that each partition of the log retains.
+    pub log_records_max: u64,
+    /// The bytes that each partition of the log retains.
+    pub log_bytes_max: u64,
+    /// The time for which a partition retains records.
+    pub log_age: Duration,
+    /// The file with the certificates of the authorities that TLS trusts, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The name under which Sentinel knows the Redis; then the URLs are those of the Sentinels.
+    pub sentinel_master: Option<String>,
+    /// The password of the Sentinels.
+    pub sentinel_password: SecretString,
+    /// Whether the URLs are those of nodes of a Redis Cluster.
+    pub cluster: bool,
+}
+
+impl EngineSettings {
+    /// The URLs of the Redis servers.
+    pub fn urls(&self) -> Vec<Url> {
+        let urls = self.redis_url.expose_secret().split(',');
+        urls.filter_map(|url| Url::parse(url.trim()).ok()).collect()
+    }
+
+    /// The hosts of the Redis servers, as they may be shown.
+    pub fn name(&self) -> String {
+        let hosts = self.urls().into_iter().map(|url| {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            format!("{}://{host}:{}", url.scheme(), url.port().unwrap_or(DEFAULT_PORT))
+        });
+        hosts.collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Redis => "redis",
+        })
+    }
+}
+
+/// The port of a Redis whose URL does not name one.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// URLs of Redis servers without passwords; `None` if one of them is not such a URL.
+pub(super) fn shown_urls(raw: &str) -> Option<String> {
+    let shown = raw.split(',').map(|url| shown_url(url.trim())).collect::<Option<Vec<_>>>()?;
+    Some(shown.join(","))
+}
+
+fn shown_url(raw: &str) -> Option<String> {
+    // The parser would drop them silently.
+    if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return None;
+    }
+    let mut url = Url::parse(raw).ok()?;
+    let is_redis = matches!(url.scheme(), "redis" | "rediss") && url.has_host();
+    let database = url.path().trim_start_matches('/');
+    let is_database = database.is_empty() || database.parse::<u16>().is_ok();
+    if !is_redis || !is_database || url.query().is_some() || url.fragment().is_some() {
+        return None;
+    }
+    if url.password().is_some() {
+        url.set_password(Some(MASK)).ok()?;
+    }
+    Some(url.to_string())
+}

@@ -1,0 +1,329 @@
+//! The ledger: what was counted, by the hour, until the database has it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::RwLock;
+use uuid::Uuid;
+
+use super::{
+    report::{PeriodUsage, Report},
+    seat::Seat,
+    span::{Span, time},
+};
+use crate::{
+    app::{
+        AppId,
+        store::{
+            AppStore, StoreError,
+            usage::{Hour, UsageBatch, UsageQuery, UsageRow, UsageSlugs},
+        },
+    },
+    metrics::{
+        Metrics,
+        labels::RefreshOutcome,
+        usage::{Figures, UsageCounters},
+    },
+};
+
+/// Rows that are written in one transaction.
+const BATCH_ROWS_MAX: usize = 1_000;
+
+/// Rows that wait for the database, beyond which the oldest hours are added up.
+const WAITING_ROWS_MAX: usize = 100_000;
+
+/// Rows that a report has at most.
+pub const REPORT_ROWS_MAX: usize = 50_000;
+
+/// The apps whose usage is requested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// All apps, also deleted ones.
+    All,
+    /// The app that has this slug, and the deleted apps that had it last.
+    Slug(String),
+    /// One app.
+    App(AppId),
+}
+
+/// A question for usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageQuestion {
+    /// The apps.
+    pub whose: Whose,
+    /// The span of time.
+    pub span: Span,
+}
+
+/// The reason why a report is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// No app has this slug, and none that used anything had it.
+    #[error("there is no such app")]
+    UnknownApp,
+    /// It would have more than [`REPORT_ROWS_MAX`] rows.
+    #[error(
+        "the answer would have more than {REPORT_ROWS_MAX} rows: ask for one app, for less time, or \
+             for longer periods"
+    )]
+    TooManyRows,
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The usage that the database does not have yet, and the way to write it.
+pub struct UsageLedger {
+    counters: UsageCounters,
+    store: AppStore,
+    metrics: Arc<Metrics>,
+    seat: Seat,
+    book: Mutex<UsageBook>,
+    /// Held by a writer from taking rows out of the book to their commit, and by a reader from its query
+    /// to the look into the book: each row is either in the database or in the book.
+    turn: RwLock<()>,
+}
+
+/// The counts that were taken from the counters.
+struct UsageBook {
+    /// The hour to which the counters count now.
+    hour: Hour,
+    open: BTreeMap<(Hour, AppId), Figures>,
+    /// The last known slugs of the apps in `open` and in `batch`.
+    slugs: HashMap<AppId, String>,
+    /// The batch that was sent to the database and not confirmed. It is sent again unchanged.
+    batch: Option<UsageBatch>,
+    writer: String,
+    /// Batches that were confirmed.
+    written: i64,
+    waiting_rows_max: usize,
+    is_failing: bool,
+}
+
+impl UsageLedger {
+    /// Nothing has been taken from the counters of these metrics.
+    pub fn new(store: AppStore, metrics: Arc<Metrics>) -> Self {
+        Self::keeping(store, metrics, WAITING_ROWS_MAX)
+    }
+
+    /// The same, with another bound on the rows that wait for the database.
+    pub fn keeping(store: AppStore, metrics: Arc<Metrics>, waiting_rows_max: usize) -> Self {
+        let counters = metrics.usage.clone();
+        let book = UsageBook {
+            hour: Hour::of_ms(counters.clock().now_ms()),
+            open: BTreeMap::new(),
+            slugs: HashMap::new(),
+            batch: None,
+            writer: Uuid::new_v4().to_string(),
+            written: 0,
+            waiting_rows_max,
+            is_failing: false,
+        };
+        let (seat, book) = (Seat::default(), Mutex::new(book));
+        Self { counters, store, metrics, seat, book, turn: RwLock::new(()) }
+    }
+
+    /// The seat under which this server counts.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// The time, in milliseconds since 1970.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.counters.clock().now_ms()
+    }
+
+    fn book(&self) -> MutexGuard<'_, UsageBook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was counted, and closes the hours that are over. What is counted after an hour, and
+    /// before this is called, belongs to that hour.
+    pub fn close(&self) {
+        let now_ms = self.now_ms();
+        let now = Hour::of_ms(now_ms);
+        let mut book = self.book();
+        // A clock that went back is waited for: an hour that was closed stays so.
+        while book.hour < now {
+            let next = book.hour.next();
+            book.take(&self.counters, next.starts_ms());
+            book.hour = next;
+        }
+        book.take(&self.counters, now_ms);
+        book.add_up_oldest();
+    }
+
+    /// Adds everything that was counted up to now to the database.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was not confirmed is kept for the next time, and counts once.
+    pub async fn write(&self) -> Result<(), StoreError> {
+        let _turn = self.turn.write().await;
+        self.close();
+        let outcome = self.write_all().await;
+        self.note(&outcome);
+        outcome
+    }
+
+    async fn write_all(&self) -> Result<(), StoreError> {
+        loop {
+            let Some(batch) = self.book().next_batch(&self.seat) else { return Ok(()) };
+            self.store.add_usage(&batch).await?;
+            self.book().confirm();
+        }
+    }
+
+    /// Counts a writing, and logs when the database begins or ceases to fail.
+    fn note(&self, outcome: &Result<(), StoreError>) {
+        let mut book = self.book();
+        let counted = match outcome {
+            Ok(()) => RefreshOutcome::Ok,
+            Err(_) => RefreshOutcome::Failed,
+        };
+        self.metrics.usage_writes.of(counted).inc();
+        match (outcome, book.is_failing) {
+            (Err(error), false) => {
+                log::warn!("the usage cannot be written and is kept for later: {error}");
+            }
+            (Ok(()), true) => log::info!("the usage is written again"),
+            _ => {}
+        }
+        book.is_failing = outcome.is_err();
+    }
+
+    /// Deletes the usage from more than this many days ago.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it can be tried again.
+    pub async fn forget(&self, retention_days: u32) -> Result<(), StoreError> {
+        let now = Hour::of_ms(self.now_ms());
+        self.store.forget_usage(Hour(now.0 - i64::from(retention_days) * 24)).await
+    }
+
+    /// Reports the usage of apps up to now.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub async fn report(&self, question: &UsageQuestion) -> Result<Report, ReportError> {
+        let _turn = loop {
+            let turn = self.turn.read().await;
+            // Whether the database has this batch is only known once it has confirmed it.
+            if self.book().batch.is_none() {
+                break turn;
+            }
+            drop(turn);
+            self.write().await?;
+        };
+        let UsageSlugs { kept: mut slugs, now } = self.store.usage_slugs().await?;
+        self.close();
+        // The later one wins.
+        slugs.extend(self.book().slugs.clone());
+        slugs.extend(now);
+        let apps = question.whose.among(&slugs)?;
+        let Span { from, to, .. } = question.span;
+        let (periods, rows_max) = (question.span.periods(), REPORT_ROWS_MAX + 1);
+        let query = UsageQuery { apps, from, to, periods, rows_max };
+        let written = self.store.usage(&query).await?;
+        self.close();
+        let rows = self.book().added_to(written, &query);
+        if rows.len() > REPORT_ROWS_MAX {
+            return Err(ReportError::TooManyRows);
+        }
+        let now = time(Hour(0)) + chrono::Duration::milliseconds(self.now_ms().cast_signed());
+        let usage = rows.iter().map(|row| {
+            let slug = slugs.get(&row.app).filter(|slug| !slug.is_empty());
+            // No slug has an underscore.
+            let slug = slug.cloned().unwrap_or_else(|| format!("_{}", row.app.0));
+            PeriodUsage::new(slug, row, &question.span, now)
+        });
+        Ok(Report { data: usage.collect() })
+    }
+}
+
+impl Whose {
+    /// The apps that are meant, among all that have a slug; `None` if all are.
+    fn among(&self, slugs: &HashMap<AppId, String>) -> Result<Option<Vec<AppId>>, ReportError> {
+        match self {
+            Self::All => Ok(None),
+            Self::App(app) => Ok(Some(vec![*app])),
+            Self::Slug(slug) => {
+                let meant = slugs.iter().filter(|(_, known)| *known == slug);
+                let mut apps: Vec<_> = meant.map(|(app, _)| *app).collect();
+                apps.sort_unstable();
+                if apps.is_empty() { Err(ReportError::UnknownApp) } else { Ok(Some(apps)) }
+            }
+        }
+    }
+}
+
+impl UsageBook {
+    fn take(&mut self, counters: &UsageCounters, until_ms: u64) {
+        for taken in counters.take(until_ms) {
+            let app = AppId(taken.app);
+            self.open.entry((self.hour, app)).or_default().add(&taken.figures);
+            if !taken.slug.is_empty() {
+                self.slugs.insert(app, taken.slug);
+            }
+        }
+    }
+
+    /// If the database has been away for so long that too many rows wait, puts the oldest hours of each
+    /// app together. No figure is lost by that, only its hour.
+    fn add_up_oldest(&mut self) {
+        while self.open.len() > self.waiting_rows_max {
+            let Some(((hour, app), figures)) = self.open.pop_first() else { return };
+            if hour >= self.hour {
+                self.open.insert((hour, app), figures);
+                return;
+            }
+            self.open.entry((hour.next(), app)).or_default().add(&figures);
+        }
+    }
+
+    /// The next batch to write: the one that has not been confirmed, or else the oldest rows.
+    fn next_batch(&mut self, seat: &Seat) -> Option<UsageBatch> {
+        if self.batch.is_none() && !self.open.is_empty() {
+            let mut rows = Vec::new();
+            while rows.len() < BATCH_ROWS_MAX
+                && let Some(((hour, app), figures)) = self.open.pop_first()
+            {
+                rows.push(UsageRow { app, hour, figures });
+            }
+            rows.sort_unstable_by_key(|row| (row.app, row.hour));
+            let mut apps: Vec<_> = rows.iter().map(|row| row.app).collect();
+            apps.dedup();
+            let slugs =
+                apps.into_iter().filter_map(|app| Some((app, self.slugs.get(&app)?.clone())));
+            let slugs = slugs.collect();
+            let (writer, node, now) = (self.writer.clone(), seat.name(), self.hour);
+            let number = self.written + 1;
+            self.batch = Some(UsageBatch { writer, number, node, now, rows, slugs });
+        }
+        self.batch.clone()
+    }
+
+    /// The database has the batch.
+    fn confirm(&mut self) {
+        self.batch = None;
+        self.written += 1;
+        if self.open.is_empty() {
+            self.slugs.clear();
+        }
+    }
+
+    /// The rows of the database together with those that it does not have yet, in order.
+    fn added_to(&self, written: Vec<UsageRow>, query: &UsageQuery) -> Vec<UsageRow> {
+        let key = |hour, app| (query.periods.start_of(hour), app);
+        let mut rows: BTreeMap<_, _> =
+            written.into_iter().map(|row| ((row.hour, row.app), row.figures)).collect();
+        let is_meant = |app| query.apps.as_ref().is_none_or(|apps| apps.contains(app));
+        let hours = (query.from, AppId(i32::MIN))..(query.to, AppId(i32::MIN));
+        for ((hour, app), figures) in self.open.range(hours).filter(|((_, app), _)| is_meant(app)) {
+            rows.entry(key(*hour, *app)).or_default().add(figures);
+        }
+        let rows = rows.into_iter();
+        rows.map(|((hour, app), figures)| UsageRow { app, hour, figures }).collect()
+    }
+}

@@ -1,0 +1,104 @@
+// The parts of forms: labelled fields with their hints and faults, and forms that say what became of them.
+
+import { el } from "./dom.js"
+
+let made = 0
+
+/**
+ * A labelled field; `control` is its input, select or textarea. `tag` and `attributes` make the control, `options` are the
+ * `[value, words]` of a select.
+ */
+export function field({ label, name, hint, tag = "input", options = [], testid, ...attributes }) {
+  const id = `field-${(made += 1)}`
+  const described = [hint && `${id}-hint`, `${id}-fault`].filter(Boolean).join(" ")
+  const control = el(
+    tag,
+    {
+      id,
+      name,
+      data: { testid: testid ?? name },
+      "aria-describedby": described,
+      ...(tag === "input" && { type: "text" }),
+      ...attributes,
+    },
+    options.map(([value, words]) => el("option", { value }, words)),
+  )
+  if (tag === "select" && attributes.value !== undefined) control.value = attributes.value
+  const node = el(
+    "div",
+    { class: "field" },
+    el("label", { for: id }, label),
+    control,
+    hint && el("p", { class: "hint", id: `${id}-hint` }, hint),
+    el("p", { class: "fault", id: `${id}-fault`, data: { fault: name } }),
+  )
+  return { node, control }
+}
+
+/** A checkbox with its words. */
+export function check({ label, name, checked = false, testid, on }) {
+  const control = el("input", { type: "checkbox", name, checked, data: { testid: testid ?? name }, on })
+  return { node: el("label", { class: "check" }, control, el("span", {}, label)), control }
+}
+
+/**
+ * A form. `send` does what it is for, and may return words that say so; a refusal is shown at its fields or below them.
+ * While it runs, the button waits, so that nothing is sent twice.
+ */
+export function form({ testid, submit, children, send, isQuiet = false, extra = [] }) {
+  const button = el(
+    "button",
+    { class: isQuiet ? "button button-quiet" : "button", type: "submit", data: { testid: `${testid}-submit` } },
+    submit,
+  )
+  const note = el("p", { class: "note", role: "status", data: { testid: `${testid}-note` } })
+  const node = el(
+    "form",
+    { class: "form", autocomplete: "off", data: { testid } },
+    children,
+    el("div", { class: "row" }, button, extra),
+    note,
+  )
+  node.addEventListener("submit", async submitted => {
+    submitted.preventDefault()
+    if (button.getAttribute("aria-disabled") === "true") return
+    button.setAttribute("aria-disabled", "true")
+    say(note, "")
+    showFaults(node, {})
+    try {
+      say(note, (await send()) ?? "", "calm")
+    } catch (error) {
+      if (!error.isExpired) refuse(node, note, error)
+    } finally {
+      button.removeAttribute("aria-disabled")
+    }
+  })
+  return { node, button, note }
+}
+
+export function say(note, words, tone = "bad") {
+  note.dataset.tone = tone
+  note.textContent = words
+}
+
+/** Shows a refusal: at the fields that it names, with the focus in the first of them, and otherwise as a note. */
+function refuse(node, note, error) {
+  const others = showFaults(node, error.fields ?? {})
+  const isAtFields = node.querySelector("[aria-invalid=true]") !== null && others.length === 0
+  say(note, isAtFields ? "" : [error.message, ...others].join(" "))
+  node.querySelector("[aria-invalid=true]")?.focus()
+}
+
+/** Shows faults at their fields, and returns those that have no field here. */
+function showFaults(node, faults) {
+  const places = new Map([...node.querySelectorAll("[data-fault]")].map(place => [place.dataset.fault, place]))
+  // A slug is made from the name, so its fault is that of the name, which is told there.
+  if (faults.name && faults.slug) faults = { ...faults, slug: undefined }
+  for (const [name, place] of places) {
+    place.textContent = (faults[name] ?? []).join(", ")
+    node.elements[name]?.setAttribute("aria-invalid", String(place.textContent !== ""))
+  }
+  return Object.entries(faults)
+    .filter(([name, said]) => said && !places.has(name))
+    .map(([name, said]) => `${name}: ${[said].flat().join(", ")}.`)
+}

@@ -1,0 +1,83 @@
+// Numbers, sizes and times as the console writes them: short, and of a steady width.
+
+const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 })
+const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
+const BYTE_UNITS = ["B", "KB", "MB", "GB", "TB"]
+
+/** A whole number with separators, or a dash for what is not known. */
+export function count(value) {
+  return value === null || value === undefined ? "–" : WHOLE.format(value)
+}
+
+/** Events per second: with one decimal below ten. */
+export function rate(value) {
+  if (value === null || value === undefined) return "–"
+  return value > 0 && value < 10 ? TENTHS.format(value) : WHOLE.format(value)
+}
+
+/** A number for the axis of a chart, such as `12K`. */
+export function compact(value) {
+  return COMPACT.format(value)
+}
+
+/** A size in bytes, such as `1.5 KB`. */
+export function bytes(value) {
+  if (value === null || value === undefined) return "–"
+  let size = value
+  let unit = 0
+  while (size >= 1000 && unit < BYTE_UNITS.length - 1) [size, unit] = [size / 1000, unit + 1]
+  return `${unit === 0 ? WHOLE.format(size) : TENTHS.format(size)} ${BYTE_UNITS[unit]}`
+}
+
+/** `one` or `many` with its count: `1 event`, `2,034 events`. */
+export function plural(value, one, many = `${one}s`) {
+  return `${count(value)} ${value === 1 ? one : many}`
+}
+
+/** The time of day in this browser's time zone: `22:04:31`. Takes milliseconds or RFC 3339. */
+export function time(moment) {
+  return parts(moment).time
+}
+
+/** `22:04`. */
+export function hourAndMinute(moment) {
+  return parts(moment).time.slice(0, 5)
+}
+
+/** `28 Nov`. */
+export function day(moment) {
+  return new Date(moment).toLocaleDateString("en-GB", { day: "numeric", month: "short" })
+}
+
+/** `2026-11-28 22:04`, or a dash for none. */
+export function dateTime(moment) {
+  if (moment === null || moment === undefined) return "–"
+  const { date, time } = parts(moment)
+  return `${date} ${time.slice(0, 5)}`
+}
+
+/** `2026-11-28 22:04:31`. */
+export function toTheSecond(moment) {
+  const { date, time } = parts(moment)
+  return `${date} ${time}`
+}
+
+/** How long ago, or a dash for never: `12 s`, `5 min`, `3 h`, `12 d`. */
+export function since(moment, now = Date.now()) {
+  if (moment === null || moment === undefined) return "–"
+  const seconds = Math.max(0, Math.round((now - new Date(moment).getTime()) / 1000))
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`
+  if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h`
+  return `${Math.floor(seconds / 86_400)} d`
+}
+
+function parts(moment) {
+  const at = new Date(moment)
+  const two = value => String(value).padStart(2, "0")
+  return {
+    date: `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`,
+    time: `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`,
+  }
+}

@@ -1,0 +1,110 @@
+// Shows the view that the address names: the part after `#` is a path, such as `#/apps/foo-app/live`.
+//
+// A view is a function of `{ params, query, signal, session }` that returns `{ title, node }`, and perhaps `update(params)`;
+// one that only leads elsewhere also says `isRedirect`. `signal` aborts when the view is left. If only the parameters change that a route names in `keeps`, the view stays and is
+// updated.
+
+export class Router {
+  /** `routes` are `{ path, view, keeps }`; `session` answers who is logged in. */
+  constructor(outlet, routes, session) {
+    Object.assign(this, { outlet, session, shown: null, hasShown: false })
+    this.routes = routes.map(route => ({ ...route, parts: route.path.split("/") }))
+  }
+
+  start() {
+    addEventListener("hashchange", () => this.show())
+    this.show()
+  }
+
+  /** Shows the view of the present address. */
+  show() {
+    const { path, query } = here()
+    const found = this.find(path)
+    if (found === null) return go("/", { replace: true })
+    const { route, params } = found
+    if (this.shown?.route === route && this.shown.view.update && isKept(route, this.shown.params, params)) {
+      this.shown.params = params
+      this.shown.view.update(params, query)
+    } else {
+      this.open(route, params, query)
+    }
+    if (this.shown.view.isRedirect) return
+    document.title = `${this.shown.view.title} · Herald console`
+    // The browser itself begins at the top of a page that has just been loaded.
+    if (this.hasShown) this.focus()
+    this.hasShown = true
+    this.outlet.dispatchEvent(new CustomEvent("shown", { detail: path }))
+  }
+
+  open(route, params, query) {
+    this.close()
+    const leaving = new AbortController()
+    const view = route.view({ params, query, signal: leaving.signal, session: this.session() })
+    this.shown = { route, params, view, leaving }
+    this.outlet.replaceChildren(view.node)
+  }
+
+  /** Leaves the view, which stops all that it does. */
+  close() {
+    this.shown?.leaving.abort()
+    this.shown = null
+  }
+
+  find(path) {
+    for (const route of this.routes) {
+      const params = match(route.parts, path.split("/"))
+      if (params !== null) return { route, params }
+    }
+    return null
+  }
+
+  /** Moves the focus to the heading of what has changed, so that a screen reader reads on from there. */
+  focus() {
+    scrollTo(0, 0)
+    const heading = this.outlet.querySelector("[data-focus]") ?? this.outlet.querySelector("h1")
+    if (heading === null) return
+    heading.tabIndex = -1
+    heading.focus({ preventScroll: true })
+  }
+}
+
+/** The path and query of the present address. */
+export function here() {
+  const [path, query = ""] = location.hash.replace(/^#/, "").split("?")
+  return { path: path || "/", query: new URLSearchParams(query) }
+}
+
+/** The address of a view; each of `parts` becomes one part of the path, whatever it holds. */
+export function link(...parts) {
+  return `#/${parts.map(encodeURIComponent).join("/")}`
+}
+
+/** Goes to a path such as `/apps`. */
+export function go(path, { replace = false } = {}) {
+  if (replace) location.replace(`#${path}`)
+  else location.hash = path
+}
+
+function match(parts, given) {
+  if (parts.length !== given.length) return null
+  const params = {}
+  for (const [nth, part] of parts.entries()) {
+    const value = decoded(given[nth])
+    if (value === null) return null
+    if (part.startsWith(":")) params[part.slice(1)] = value
+    else if (part !== value) return null
+  }
+  return params
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return null
+  }
+}
+
+function isKept({ keeps = [] }, before, after) {
+  return keeps.length > 0 && keeps.every(name => before[name] === after[name])
+}

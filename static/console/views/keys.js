@@ -1,0 +1,106 @@
+// The key and secret of an app: shown on request, and rotated with an overlap in which the previous pair still works.
+
+import { announce, el } from "../dom.js"
+import { appPath, post } from "../api.js"
+import { code } from "../copy.js"
+import { field, form } from "../fields.js"
+import { dateTime, since } from "../format.js"
+import { list } from "./payload.js"
+
+const OVERLAPS = [
+  ["86400", "for 24 hours"],
+  ["3600", "for 1 hour"],
+  ["604800", "for 7 days"],
+  ["0", "no longer: end it now"],
+]
+
+/**
+ * `onSecret` is told a secret that is shown, `onChange` the app after a rotation. An app that has just been rotated comes with
+ * its new secret, which is shown at once, because somebody has to bring it to the application.
+ */
+export function keys({ app, path, onSecret, onChange }) {
+  const secret = el("div", { class: "secret" })
+  const show = el(
+    "button",
+    { class: "button button-quiet button-small", type: "button", data: { testid: "show-secret" } },
+    "Show the secret",
+  )
+  const note = el("p", { class: "note", role: "alert" })
+  show.addEventListener("click", async () => {
+    try {
+      const { data } = await post(appPath(app.slug, "/secret"), {})
+      reveal(data.secret)
+      announce("The secret is shown.")
+    } catch (error) {
+      if (!error.isExpired) note.textContent = error.message
+    }
+  })
+
+  function reveal(value) {
+    secret.replaceChildren(code(value, "the secret", "secret"))
+    onSecret(value)
+  }
+
+  secret.append(show)
+  if (app.secret) reveal(app.secret)
+  const facts = [
+    ["Key", el("code", { data: { testid: "key" } }, app.key)],
+    ["Last used", app.key_last_used_at ? `${since(app.key_last_used_at)} ago` : "not yet, or not recorded"],
+    ["Secret", secret],
+  ]
+  return el(
+    "section",
+    { class: "card", data: { testid: "keys" } },
+    el("h2", { data: { focus: "" } }, "Key and secret"),
+    list([...facts, ...previous(app)]),
+    note,
+    rotation({ app, path, onChange }),
+  )
+}
+
+function previous({ previous_key: key, previous_key_expires_at: expires, previous_key_last_used_at: used }) {
+  if (!key) return []
+  return [
+    [
+      "Previous key",
+      el(
+        "span",
+        { data: { testid: "previous-key" } },
+        el("code", {}, key),
+        ` valid until ${dateTime(expires)}, ${used ? `last used ${since(used)} ago` : "not used since the rotation"}`,
+      ),
+    ],
+  ]
+}
+
+function rotation({ app, path, onChange }) {
+  const overlap = field({
+    label: "The present pair stays valid",
+    name: "overlap_seconds",
+    tag: "select",
+    options: OVERLAPS,
+    value: "86400",
+  })
+  const { node } = form({
+    testid: "rotate",
+    submit: "Rotate",
+    isQuiet: true,
+    children: [overlap.node],
+    send: async () => {
+      const { data } = await post(`${path}/rotate`, { overlap_seconds: Number(overlap.control.value) })
+      onChange({ ...app, ...data })
+      announce("There is a new key and secret.")
+    },
+  })
+  return el(
+    "details",
+    { class: "details", data: { testid: "rotate-details" } },
+    el("summary", {}, "Rotate key and secret"),
+    el(
+      "p",
+      { class: "hint" },
+      "Herald makes a new pair. While the present pair stays valid, you have time to bring the new one to your application. Joins whose tokens rest on a pair end with it.",
+    ),
+    node,
+  )
+}

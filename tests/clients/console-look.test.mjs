@@ -1,0 +1,211 @@
+// How the console looks: every view at three widths, light and dark, with a screenshot if wanted. Nothing is wider than the
+// window, no text is too faint, everything that can be used has a name and shows the focus, and nothing moves by itself.
+
+import assert from "node:assert/strict"
+import { after, before, describe, test } from "node:test"
+import { Browser } from "./support/browser.mjs"
+import { ConsolePage, VIEWPORTS } from "./support/console-page.mjs"
+import { Scene } from "./support/console-scene.mjs"
+import { CONTRAST_MIN, contrasts } from "./support/contrast.mjs"
+import { Herald } from "./support/herald.mjs"
+import { unnamed } from "./support/names.mjs"
+
+/** The views: where each of them is, and what has to be there before it is looked at. */
+const VIEWS = [
+  { name: "overview", path: () => "/overview", ready: window => window.by("nodes").getByTestId("row").first().waitFor() },
+  { name: "apps", path: () => "/apps", ready: window => window.by("apps").getByTestId("row").first().waitFor() },
+  { name: "new-app", path: () => "/new-app", ready: window => window.by("create").waitFor() },
+  { name: "live", path: slug => `/apps/${slug}/live`, ready: isBusy },
+  { name: "payload", path: slug => `/apps/${slug}/live`, ready: showsPayload },
+  { name: "live-empty", path: (_, empty) => `/apps/${empty}/live`, ready: isEmpty },
+  { name: "send", path: slug => `/apps/${slug}/send`, ready: window => window.by("send").waitFor() },
+  { name: "channels", path: slug => `/apps/${slug}/channels`, ready: window => window.by("channels-table").getByTestId("row").first().waitFor() },
+  { name: "channels-empty", path: (_, empty) => `/apps/${empty}/channels`, ready: window => window.page.getByText("Nobody has joined a topic").waitFor() },
+  { name: "channel", path: slug => `/apps/${slug}/channels/presence/team`, ready: showsHistory },
+  { name: "connections", path: slug => `/apps/${slug}/connections`, ready: window => window.by("connections-table").getByTestId("row").first().waitFor() },
+  { name: "connections-empty", path: (_, empty) => `/apps/${empty}/connections`, ready: window => window.page.getByText("No session has joined").waitFor() },
+  { name: "usage", path: slug => `/apps/${slug}/usage`, ready: showsNumbers },
+  { name: "audit", path: slug => `/apps/${slug}/audit`, ready: window => window.by("audit-table").getByTestId("row").first().waitFor() },
+  { name: "settings", path: slug => `/apps/${slug}/settings`, ready: opensRotation },
+  { name: "delete", path: slug => `/apps/${slug}/settings`, ready: asksBeforeDelete },
+  { name: "live-long", path: (_, __, long) => `/apps/${long}/live`, ready: isLong },
+  { name: "channels-long", path: (_, __, long) => `/apps/${long}/channels`, ready: window => window.by("channels-table").getByTestId("row").first().waitFor() },
+  { name: "channel-long", path: (_, __, long) => `/apps/${long}/channels/presence/${scene.longChannel}`, ready: window => window.by("channel").getByText("1 member").waitFor() },
+  { name: "connections-long", path: (_, __, long) => `/apps/${long}/connections`, ready: window => window.by("connections-table").getByTestId("row").first().waitFor() },
+  { name: "no-app", path: () => "/apps/no-such-app/connections", ready: window => window.by("no-app").waitFor() },
+  { name: "api", path: () => "/api", ready: window => window.by("api").locator(".call, .empty").first().waitFor() },
+]
+
+let herald, browser, scene
+before(async () => {
+  // One after the other: if the first fails, the second is not started.
+  herald = await Herald.start()
+  browser = await Browser.launch()
+  scene = await Scene.set(herald)
+})
+after(async () => {
+  await scene?.close()
+  await browser?.close()
+  await herald?.close()
+})
+
+for (const [size, viewport] of Object.entries(VIEWPORTS)) {
+  for (const colorScheme of ["light", "dark"]) {
+    describe(`on a ${size}, ${colorScheme}`, () => {
+      let window
+      before(async () => {
+        window = await ConsolePage.open(browser, herald.origin, { viewport, colorScheme })
+      })
+      after(async () => {
+        await window?.close()
+      })
+
+      test("the login", async () => {
+        await window.by("login").waitFor()
+        await look(window, `login-${size}-${colorScheme}`)
+        await window.loginAsAdmin()
+        await window.by("overview").waitFor()
+      })
+
+      for (const { name, path, ready } of VIEWS) {
+        test(name, async () => {
+          await window.go(path(scene.app.slug, scene.empty.slug, scene.long.slug))
+          await ready(window)
+          await look(window, `${name}-${size}-${colorScheme}`)
+          await window.page.keyboard.press("Escape")
+        })
+      }
+
+      test("nothing has complained", () => assert.deepEqual(window.complaints, []))
+    })
+  }
+}
+
+test("the overview does not move while its numbers change", async t => {
+  const window = await ConsolePage.open(browser, herald.origin)
+  t.after(() => window.close())
+  await window.loginAsAdmin()
+  await window.by("nodes").getByTestId("row").first().waitFor()
+  await window.shifts()
+  for (let answers = 0; answers < 2; answers += 1) {
+    await Promise.all([window.page.waitForResponse(`${herald.origin}/api/admin/overview`), scene.happen(50)])
+  }
+  await window.page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))
+  assert.equal(await window.shifts(), 0)
+})
+
+test("everything that the keyboard reaches shows the focus", async t => {
+  const window = await ConsolePage.open(browser, herald.origin)
+  t.after(() => window.close())
+  await window.loginAsAdmin()
+  await window.by("overview").waitFor()
+  for (const [tab, ready] of [["live", "pause"], ["usage", "csv"], ["settings", "delete"]]) {
+    await window.go(`/apps/${scene.app.slug}/${tab}`)
+    await window.by(ready).waitFor()
+    await window.page.locator("#skip").focus()
+    const seen = []
+    for (let stops = 0; stops < 100; stops += 1) {
+      await window.page.keyboard.press("Tab")
+      const stop = await window.page.evaluate(focusShown)
+      if (stop === null || stop.nth === seen[0]?.nth) break
+      seen.push(stop)
+    }
+    assert.ok(seen.length > 12, `${tab}: ${seen.length} stops`)
+    assert.deepEqual(seen.filter(({ isShown }) => !isShown), [], tab)
+  }
+})
+
+test("nothing moves where less motion is wanted, and something may elsewhere", async t => {
+  const server = await Herald.start()
+  t.after(() => server.close())
+  const windows = await Promise.all(["reduce", "no-preference"].map(reducedMotion => ConsolePage.open(browser, server.origin, { reducedMotion })))
+  t.after(() => Promise.all(windows.map(window => window.close())))
+  for (const window of windows) {
+    await window.loginAsAdmin()
+    await window.by("overview").waitFor()
+    await window.go("/apps/test-app/live")
+    await window.liveIs("live")
+  }
+  await server.stop()
+  const moving = []
+  for (const window of windows) {
+    await window.liveIs("reconnecting")
+    moving.push(await window.page.evaluate(() => document.getAnimations().map(({ animationName, transitionProperty }) => animationName ?? transitionProperty)))
+  }
+  const [reduced, usual] = moving
+  assert.deepEqual(reduced, [])
+  // Colours that have just changed may still be on their way to the new one.
+  assert.ok(usual.includes("breathe"), `only these move: ${usual}`)
+})
+
+/** The element that has the focus: its place in the page, and whether an outline shows it. Runs in the page. */
+function focusShown() {
+  const focused = document.activeElement
+  if (focused === document.body) return null
+  // The segments of a choice show the focus at the words beside the button itself.
+  const shown = [focused, focused.nextElementSibling].filter(Boolean).map(each => getComputedStyle(each))
+  const isShown = shown.some(({ outlineStyle, outlineWidth }) => outlineStyle === "solid" && parseFloat(outlineWidth) >= 2)
+  return { nth: [...document.querySelectorAll("*")].indexOf(focused), what: focused.outerHTML.slice(0, 80), isShown }
+}
+
+/** Checks the width, the names and the contrasts of a view, and takes its picture if pictures are wanted. */
+async function look(window, name) {
+  await window.page.mouse.move(0, 0)
+  await window.screenshot(name)
+  assert.equal(await window.overflow(), 0, "the page scrolls sideways")
+  assert.deepEqual(await unnamed(window.page), [])
+  const measured = await contrasts(window.page)
+  assert.ok(measured.length > 5, "the texts were found")
+  const faint = measured.filter(({ ratio }) => ratio < CONTRAST_MIN).map(({ what, ratio }) => `${what} ${ratio.toFixed(2)}`)
+  assert.deepEqual([...new Set(faint)], [])
+}
+
+/** The live list with events of several kinds. */
+async function isBusy(window) {
+  await window.liveIs("live")
+  await scene.happen(12)
+  for (const kind of ["join", "refusal", "leave"]) await window.by("events").locator(`.event:visible[data-kind=${kind}]`).first().waitFor()
+}
+
+/** The live list of the app whose names are long: the channel is shown, however long the slug is. */
+async function isLong(window) {
+  await window.liveIs("live")
+  await scene.happenAtLength()
+  const row = window.by("events").locator(".event:visible[data-kind=publication]").first()
+  await row.waitFor()
+  const width = await row.locator(".event-topic > span:last-child").evaluate(channel => channel.clientWidth)
+  assert.ok(width > 50, `the channel has ${width} pixels`)
+}
+
+/** The live list of an app without events. The view before it is live as well. */
+async function isEmpty(window) {
+  await window.page.getByText("Nothing has happened yet").waitFor()
+  await window.liveIs("live")
+}
+
+async function showsPayload(window) {
+  await isBusy(window)
+  await window.by("pause").click()
+  await window.page.getByRole("button", { name: "Payload" }).first().click()
+  await window.by("payload").locator("pre").waitFor()
+}
+
+async function showsHistory(window) {
+  await window.by("channel").getByText("3 members").waitFor()
+  await window.by("show-history").click()
+  await window.by("retained").nth(1).locator("summary").click()
+}
+
+async function showsNumbers(window) {
+  await window.by("usage-numbers").click()
+  await window.page.locator("canvas").nth(3).waitFor()
+}
+
+async function opensRotation(window) {
+  await window.by("rotate-details").locator("summary").click()
+}
+
+async function asksBeforeDelete(window) {
+  await window.by("delete").click()
+  await window.by("typed").waitFor()
+}

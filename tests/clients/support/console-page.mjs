@@ -1,0 +1,121 @@
+// One window that shows Herald's console, and the actions of a person in it.
+
+import assert from "node:assert/strict"
+import { ADMIN } from "./herald.mjs"
+import { screenshot } from "./screenshot.mjs"
+
+/** The widths at which every view is looked at. */
+export const VIEWPORTS = { phone: { width: 390, height: 844 }, tablet: { width: 768, height: 1024 }, desktop: { width: 1280, height: 860 } }
+
+/** Chromium's own words for a connection that is lost and for an answer that is not a success. */
+const BY_THE_BROWSER = /WebSocket connection|ERR_CONNECTION|Failed to load resource/
+
+export class ConsolePage {
+  /** Opens a window at `origin`, with the options of a browser's context. */
+  static async open(browser, origin, options = {}) {
+    const page = await browser.blank({ reducedMotion: "reduce", viewport: VIEWPORTS.desktop, ...options })
+    const window = new ConsolePage(page, origin)
+    await page.addInitScript(observeShifts)
+    await page.addInitScript(() => document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => console.error(`violates ${violatedDirective}: ${blockedURI}`)))
+    await page.goto(`${origin}/console`)
+    return window
+  }
+
+  constructor(page, origin) {
+    Object.assign(this, { page, origin, complaints: [] })
+    page.on("console", message => {
+      if (message.type() === "error" && !BY_THE_BROWSER.test(message.text())) this.complaints.push(message.text())
+    })
+    page.on("pageerror", error => this.complaints.push(String(error)))
+  }
+
+  by(testid) {
+    return this.page.getByTestId(testid)
+  }
+
+  heading(name) {
+    return this.page.getByRole("heading", { name, level: 1 })
+  }
+
+  async loginAsAdmin({ username, password } = ADMIN) {
+    await this.by("user").fill(username)
+    await this.by("password").fill(password)
+    await this.by("login-submit").click()
+  }
+
+  async loginAsApp({ key, secret }) {
+    await this.by("login-app").check({ force: true })
+    await this.by("key").fill(key)
+    await this.by("secret").fill(secret)
+    await this.by("login-submit").click()
+  }
+
+  /** Goes to a path of the console, such as `/apps`, as a link would. */
+  async go(to) {
+    await this.page.evaluate(to => (location.hash = to), to)
+  }
+
+  /** The path of the console that the address names. The browser knows it, also while a page is being loaded. */
+  path() {
+    return new URL(this.page.url()).hash.slice(1)
+  }
+
+  async liveIs(state) {
+    await this.page.locator(`[data-testid="live-state"][data-state="${state}"]`).waitFor()
+  }
+
+  /** The visible rows of the live list, from the top. */
+  events() {
+    return this.by("events").locator(".event:visible").evaluateAll(rows => rows.map(row => ({
+      kind: row.dataset.kind,
+      topic: row.querySelector(".event-topic").textContent,
+      name: row.querySelector(".event-name").textContent,
+      facts: row.querySelector(".event-facts").textContent,
+    })))
+  }
+
+  /** How far elements have moved by themselves since the last call; 0 if none did. */
+  shifts() {
+    return this.page.evaluate(() => window.takeShifts())
+  }
+
+  /** By how many pixels the page is wider than the window. */
+  overflow() {
+    return this.page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - window.innerWidth))
+  }
+
+  screenshot(name) {
+    return screenshot(this.page, `console-${name}`)
+  }
+
+  close() {
+    return this.page.context().close()
+  }
+}
+
+/** Sums up the layout shifts that no input has caused. Runs in the page. */
+function observeShifts() {
+  let sum = 0
+  const observer = new PerformanceObserver(list => list.getEntries().forEach(add))
+  const add = shift => {
+    if (!shift.hadRecentInput) sum += shift.value
+  }
+  observer.observe({ type: "layout-shift", buffered: true })
+  window.takeShifts = () => {
+    observer.takeRecords().forEach(add)
+    const taken = sum
+    sum = 0
+    return taken
+  }
+}
+
+/** A window at the login. At its end nothing may have complained, nor violated the policy. */
+export async function atLogin(t, browser, origin, options) {
+  const window = await ConsolePage.open(browser, origin, options)
+  t.after(async () => {
+    await window.close()
+    assert.deepEqual(window.complaints, [])
+  })
+  await window.heading("Log in").waitFor()
+  return window
+}

@@ -1,0 +1,12 @@
+// Screenshots for people. No test compares them, and they take a third of the time of a test of the looks.
+
+import { mkdir } from "node:fs/promises"
+import path from "node:path"
+
+/** Saves what a page shows, to its whole length, if HERALD_SCREENSHOTS names a folder. */
+export async function screenshot(page, name) {
+  const folder = process.env.HERALD_SCREENSHOTS
+  if (!folder) return
+  await mkdir(folder, { recursive: true })
+  await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: true })
+}

@@ -1,0 +1,163 @@
+//! Migrations, forwards and backwards.
+
+use super::*;
+
+on_both_databases! {
+    migrations_go_up_down_and_up_again
+    the_migration_to_unique_keys_names_the_apps_that_share_one
+    the_migration_to_history_keeps_the_apps_up_and_down
+    the_migration_to_rotation_keeps_the_apps_up_and_down
+    the_migration_to_pusher_names_the_apps_that_share_a_key_and_keeps_all_others
+}
+
+async fn migrations_go_up_down_and_up_again(database: &TestDatabase) {
+    let store = database.connect().await;
+    assert!(store.has_pending().await.expect("a look"), "a new database has nothing");
+    assert!(store.list().await.is_err(), "looking changed nothing");
+
+    store.migrate_up(None).await.expect("up");
+    assert!(!store.has_pending().await.expect("a look"));
+    let all = store.migrations().await.expect("all");
+    assert!(!all.is_empty() && all.iter().all(|migration| migration.is_applied));
+    store.migrate_up(None).await.expect("up again does nothing");
+    store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+
+    let steps = u32::try_from(all.len()).expect("few migrations");
+    store.migrate_down(steps).await.expect("down");
+    let all = store.migrations().await.expect("all");
+    assert!(all.iter().all(|migration| !migration.is_applied));
+    assert!(store.list().await.is_err(), "the table is gone");
+
+    store.migrate_up(Some(steps)).await.expect("up once more");
+    assert!(store.list().await.expect("a table").apps.is_empty());
+}
+
+async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(Some(1)).await.expect("the table");
+    for (slug, key) in [
+        ("foo-app", "one"),
+        ("bar-app", "two"),
+        ("baz-app", "one"),
+        ("qux-app", "three"),
+        ("bar-app-2", "two"),
+        ("bar-app-3", "two"),
+    ] {
+        // The store writes columns that later migrations add.
+        database.sql(&app_of_the_first_version(slug, key)).await;
+    }
+    let Err(StoreError::Unusable(refused)) = store.migrate_up(None).await else {
+        panic!("keys are shared");
+    };
+    let expected = format!(
+        "{}: a migration failed: apps have the same key (foo-app, baz-app; bar-app, bar-app-2, \
+         bar-app-3), and keys must be unique from this version on; let one app of each group keep it \
+         and give every other a key of its own, in SQL (UPDATE apps SET key = '<new key>' WHERE slug \
+         = '<slug>') or with the previous version (herald apps update <slug> --new-key), then migrate \
+         again",
+        store.name()
+    );
+    assert_eq!(refused, expected);
+    let all = store.migrations().await.expect("all");
+    assert_eq!((all[0].is_applied, all[1].is_applied), (true, false));
+
+    for (slug, key) in [("baz-app", "four"), ("bar-app", "five"), ("bar-app-3", "six")] {
+        database.sql(&format!("UPDATE apps SET key = '{key}' WHERE slug = '{slug}'")).await;
+    }
+    store.migrate_up(None).await.expect("the keys differ now");
+    assert!(!store.has_pending().await.expect("a look"));
+    let again = values(json!({ "name": "Another", "key": "one" }));
+    assert_eq!(
+        store.insert(&ChangedBy::CLI, &again).await.err(),
+        Some(StoreError::Taken(UniqueField::Key))
+    );
+    let steps = u32::try_from(all.len() - 1).expect("few migrations");
+    store.migrate_down(steps).await.expect("down");
+    // Keys may be shared again.
+    database.sql(&app_of_the_first_version("another", "one")).await;
+}
+
+fn app_of_the_first_version(slug: &str, key: &str) -> String {
+    format!("INSERT INTO apps (name, slug, key, secret) VALUES ('{slug}', '{slug}', '{key}', 's')")
+}
+
+async fn the_migration_to_history_keeps_the_apps_up_and_down(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(Some(2)).await.expect("the table");
+    database.sql(&app_of_the_first_version("old-app", "one")).await;
+    store.migrate_up(None).await.expect("up");
+    let old = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert_eq!((old.settings.history_publications, old.settings.history_seconds), (None, None));
+
+    let given = fields(json!({ "history_publications": 7 }));
+    change::update(&store, &ChangedBy::CLI, &old.slug, given).await.expect("a change");
+    let steps = u32::try_from(store.migrations().await.expect("all").len() - 2).expect("few");
+    store.migrate_down(steps).await.expect("down");
+    store.migrate_up(None).await.expect("up again");
+    let again = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert!(AppValues::from(&again).are_those_of(&old), "what it said about history is gone");
+}
+
+async fn the_migration_to_rotation_keeps_the_apps_up_and_down(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(Some(2)).await.expect("the table");
+    database.sql(&app_of_the_first_version("old-app", "one")).await;
+    store.migrate_up(None).await.expect("up");
+    let old = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert!(old.previous.is_none() && old.last_use.at().is_none());
+    let new = change::rotate(&store, &ChangedBy::CLI, &old.slug, Overlap::default())
+        .await
+        .expect("a rotation");
+    let steps = u32::try_from(store.migrations().await.expect("all").len() - 3).expect("few");
+    store.migrate_down(steps).await.expect("down");
+    store.migrate_up(None).await.expect("up again");
+    let again = store.find(&slug("old-app")).await.expect("a look").expect("an app");
+    assert_eq!(pair_of(&again), pair_of(&new));
+    assert!(again.previous.is_none(), "the previous pair is gone");
+}
+
+async fn the_migration_to_pusher_names_the_apps_that_share_a_key_and_keeps_all_others(
+    database: &TestDatabase,
+) {
+    let store = database.connect().await;
+    store.migrate_up(Some(7)).await.expect("the tables");
+    for (slug, key, previous) in [
+        ("foo-app", "one", "NULL"),
+        ("bar-app", "two", "'one'"),
+        ("baz-app", "three", "'four'"),
+        ("own-app", "five", "'five'"),
+    ] {
+        database.sql(&app_of_the_first_version(slug, key)).await;
+        let set = format!("UPDATE apps SET previous_key = {previous} WHERE slug = '{slug}'");
+        database.sql(&set).await;
+    }
+    let Err(StoreError::Unusable(refused)) = store.migrate_up(None).await else {
+        panic!("a key is shared");
+    };
+    let expected = format!(
+        "{}: a migration failed: the key of an app is the previous key of another (foo-app, bar-app), \
+         and a key must name one app from this version on; end the previous pair in SQL (UPDATE apps \
+         SET previous_key = NULL, previous_secret = NULL, previous_key_expires_at = NULL WHERE slug = \
+         '<slug>') or give the other app another key (UPDATE apps SET key = '<new key>' WHERE slug = \
+         '<slug>'), then migrate again",
+        store.name()
+    );
+    assert_eq!(refused, expected);
+    database.sql("UPDATE apps SET previous_key = NULL WHERE slug = 'bar-app'").await;
+    store.migrate_up(None).await.expect("the keys differ now");
+    let old = store.find(&slug("foo-app")).await.expect("a look").expect("an app");
+    let told = |app: &App| {
+        let settings = &app.settings;
+        (settings.pusher, settings.subscription_count, settings.authorized_only)
+    };
+    assert_eq!(told(&old), (true, true, false));
+    let given = fields(json!({ "pusher": false }));
+    let changed =
+        change::update(&store, &ChangedBy::CLI, &old.slug, given).await.expect("a change").app;
+    assert_eq!(told(&changed), (false, true, false));
+    let steps = u32::try_from(store.migrations().await.expect("all").len() - 7).expect("few");
+    store.migrate_down(steps).await.expect("down");
+    store.migrate_up(None).await.expect("up again");
+    let again = store.find(&slug("foo-app")).await.expect("a look").expect("an app");
+    assert_eq!(told(&again), (true, true, false), "what it said is gone");
+}

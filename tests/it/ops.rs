@@ -1,0 +1,262 @@
+//! The files for operators in `ops/`: they name metrics, labels and settings that exist.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use herald::settings::Settings;
+use serde_json::Value;
+
+use crate::support::{figures::Figures, *};
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops").join(file);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("ops/{file}: {error}"))
+}
+
+/// The expressions of the dashboard's panels.
+fn of_dashboard() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read("grafana/herald.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let drawn = panels.iter().filter(|panel| panel["type"] != "row");
+    let mut all = Vec::new();
+    for panel in drawn {
+        assert!(panel["description"].as_str().is_some_and(|text| !text.is_empty()), "{panel}");
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty(), "{panel}");
+        all.extend(targets.iter().map(|each| each["expr"].as_str().expect("text").to_owned()));
+    }
+    let variables = dashboard["templating"]["list"].as_array().expect("variables").iter();
+    all.extend(variables.filter_map(|each| Some(each["definition"].as_str()?.to_owned())));
+    all
+}
+
+/// The expressions of the alerts, each of which says what it means.
+fn of_alerts() -> Vec<String> {
+    let rules = read("prometheus/alerts.yml");
+    let lines = |field: &str| {
+        let fields = rules.lines().filter_map(|line| line.trim().strip_prefix(field));
+        fields.map(|value| value.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let (alerts, expressions) = (lines("- alert:"), lines("expr:"));
+    let distinct: BTreeSet<_> = alerts.iter().collect();
+    assert_eq!(distinct.len(), alerts.len(), "each alert has a name of its own");
+    for field in ["expr:", "labels:", "summary:", "description:"] {
+        assert_eq!(lines(field).len(), alerts.len(), "{field}");
+    }
+    expressions
+}
+
+/// A label that an expression selects by, and its value, unless that is a variable.
+type Selected = (String, Option<String>);
+
+/// The series that an expression names, with the labels that it selects by.
+fn series_of(expression: &str) -> Vec<(String, Vec<Selected>)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut all = Vec::new();
+    let mut rest = expression;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_alphabetic()) {
+        rest = &rest[start..];
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        rest = behind;
+        if !(name.starts_with("herald_") || name.starts_with("process_")) {
+            continue;
+        }
+        let mut labels = Vec::new();
+        if let Some((inside, after)) = rest.strip_prefix('{').and_then(|r| r.split_once('}')) {
+            for part in inside.split("\",").filter(|part| !part.is_empty()) {
+                let (label, value) = part.split_once('=').expect("a matcher");
+                let value = value.trim_matches(['~', '"']);
+                labels
+                    .push((label.to_owned(), (!value.starts_with('$')).then(|| value.to_owned())));
+            }
+            rest = after;
+        }
+        all.push((name.to_owned(), labels));
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
+    let server = TestServer::start();
+    let app = App::seeded();
+    server.trigger(&app, serde_json::json!({ "topic": "room", "event": "msg" })).await;
+    let figures = Figures::of(&server).await;
+    let shown: Vec<_> = figures.all().map(|(series, _)| series.to_owned()).collect();
+    let mut named = BTreeSet::new();
+    for expression in of_dashboard().iter().chain(&of_alerts()) {
+        let series = series_of(expression);
+        assert!(!series.is_empty() || expression.starts_with("up{"), "{expression}");
+        for (name, labels) in series {
+            let of_name = |each: &&String| {
+                each.strip_prefix(&name)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+            };
+            let of_metric: Vec<_> = shown.iter().filter(of_name).collect();
+            assert!(!of_metric.is_empty(), "{expression}: there is no {name}");
+            for (label, value) in labels {
+                // These are Prometheus's own.
+                if ["instance", "job"].contains(&label.as_str()) {
+                    continue;
+                }
+                for value in value.iter().flat_map(|value| value.split('|')) {
+                    let selected = format!("{label}=\"{value}\"");
+                    let exists = of_metric.iter().any(|each| each.contains(&selected));
+                    assert!(exists, "{expression}: {name} has no {selected}");
+                }
+                let has_label = of_metric.iter().all(|each| each.contains(&format!("{label}=\"")));
+                assert!(has_label, "{expression}: {name} has no label {label}");
+            }
+            named.insert(name);
+        }
+    }
+    let of_herald = figures.text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    for metric in of_herald.filter_map(|line| line.split(' ').next()) {
+        let is_named = named.iter().any(|name| name.starts_with(metric));
+        let is_meant = metric.starts_with("herald_")
+            && !["herald_outbox_frames", "herald_outbox_frames_most"].contains(&metric);
+        assert!(is_named || !is_meant, "the dashboard shows no {metric}");
+    }
+}
+
+#[test]
+fn the_panels_of_the_dashboard_have_numbers_and_places_of_their_own_and_use_its_variables() {
+    let dashboard: Value = serde_json::from_str(&read("grafana/herald.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> =
+        panels.iter().map(|panel| panel["id"].as_u64().expect("a number")).collect();
+    assert_eq!(ids.len(), panels.len());
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let place = |side: &str| panel["gridPos"][side].as_u64().expect("a place");
+        assert!(place("w") > 0 && place("x") + place("w") <= 24, "{panel}");
+        for cell in (place("y")..place("y") + place("h"))
+            .flat_map(|y| (place("x")..place("x") + place("w")).map(move |x| (x, y)))
+        {
+            assert!(taken.insert(cell), "{} overlaps another panel", panel["title"]);
+        }
+    }
+    let variables = dashboard["templating"]["list"].as_array().expect("variables").iter();
+    let variables: Vec<_> = variables.map(|each| each["name"].as_str().expect("a name")).collect();
+    let text = dashboard.to_string();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for used in text.split('$').skip(1).map(|rest| rest.trim_start_matches('{')) {
+        let name = &used[..used.find(|c| !is_name(c)).unwrap_or(used.len())];
+        assert!(name.starts_with("__") || variables.contains(&name), "${name} is not defined");
+    }
+}
+
+#[test]
+fn the_panels_of_the_dashboard_are_of_kinds_that_grafana_has_and_their_series_have_names() {
+    let dashboard: Value = serde_json::from_str(&read("grafana/herald.json")).expect("JSON");
+    assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 36));
+    assert!(dashboard["uid"].is_string() && dashboard["title"].is_string());
+    let source = serde_json::json!({ "type": "prometheus", "uid": "${datasource}" });
+    for variable in dashboard["templating"]["list"].as_array().expect("variables") {
+        match variable["type"].as_str() {
+            Some("datasource") => assert_eq!(variable["query"], "prometheus"),
+            Some("query") => assert_eq!(variable["datasource"], source, "{variable}"),
+            kind => panic!("a variable of the kind {kind:?}"),
+        }
+    }
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!((&panel["type"], &panel["datasource"]), (&"timeseries".into(), &source));
+        let defaults = &panel["fieldConfig"]["defaults"];
+        let unit = defaults["unit"].as_str().expect("a unit");
+        assert!(["short", "ops", "s", "bytes", "Bps", "percentunit"].contains(&unit), "{unit}");
+        let targets = panel["targets"].as_array().expect("targets");
+        let mut names = BTreeSet::new();
+        for target in targets {
+            assert_eq!(target["datasource"], source, "{target}");
+            assert!(names.insert(target["refId"].as_str()), "{target}");
+            let expression = target["expr"].as_str().expect("text");
+            let legend = target["legendFormat"].as_str().expect("a legend");
+            let kept = expression.split_once(" by (").and_then(|(_, rest)| rest.split_once(')'));
+            let kept: Vec<_> = kept.map(|(by, _)| by.split(", ").collect()).unwrap_or_default();
+            let is_summed =
+                ["sum", "max", "histogram_quantile"].iter().any(|f| expression.starts_with(f));
+            for label in legend.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")) {
+                let is_kept = kept.contains(&label.0) || (!is_summed && label.0 == "instance");
+                assert!(is_kept, "{legend}: {expression} has no label {}", label.0);
+            }
+            let shown: Vec<_> =
+                kept.iter().filter(|label| **label != "le" && !legend.contains(**label)).collect();
+            assert!(shown.is_empty(), "{legend}: series that differ in {shown:?} look alike");
+            // A number of things is not shown as a time.
+            let overrides = panel["fieldConfig"]["overrides"].to_string();
+            let is_time = expression.contains("_seconds");
+            let is_shown_as_time = unit == "s" && !overrides.contains(legend);
+            assert!(is_time || !is_shown_as_time, "{legend} is no time");
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_tested() {
+    let rules = read("prometheus/alerts.yml");
+    let tests = read("prometheus/alerts_test.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
+    }
+}
+
+#[test]
+fn the_unit_and_the_deployment_name_settings_that_exist() {
+    let unit = read("systemd/herald.service");
+    assert!(unit.contains("ExecStart=/usr/local/bin/herald serve\n"), "{unit}");
+    let deploy = read("kamal/deploy.yml");
+    let given = deploy.lines().filter_map(|line| line.trim().split_once(": "));
+    let given =
+        given.filter(|(name, _)| name.starts_with("HERALD__") || *name == "PUSHER_ADMIN_USERNAME");
+    let mut env: Vec<_> =
+        given.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect();
+    assert!(env.len() > 3, "{env:?}");
+    // Docker gives the words of `kamal app exec` to the entrypoint, which is `herald` itself.
+    let image = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile"));
+    assert!(image.expect("the Dockerfile").contains("\nENTRYPOINT [\"herald\"]\n"));
+    let executed = deploy.split("kamal app exec \"").skip(1);
+    let executed: Vec<_> = executed.filter_map(|rest| rest.split_once('"')).collect();
+    assert!(!executed.is_empty());
+    for (words, _) in executed {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_herald"));
+        let help = command.args(words.split(' ')).arg("--help").output().expect("herald");
+        assert!(help.status.success(), "herald {words}: {}", String::from_utf8_lossy(&help.stderr));
+    }
+    let secret = "0123456789abcdef0123456789abcdef";
+    for (name, value) in [
+        ("HERALD_ENV", "production"),
+        ("DATABASE_URL", "postgres://db/herald"),
+        ("PUSHER_ADMIN_PASSWORD", secret),
+        ("SECRET_KEY_BASE", secret),
+    ] {
+        assert!(deploy.contains(name), "the deployment gives {name}");
+        env.push((name.to_owned(), value.to_owned()));
+    }
+    let settings = Settings::load_from(env.into_iter(), None).expect("settings");
+    assert!(settings.database.migrate, "Kamal has no moment to migrate in before the first start");
+    let response_s = deploy.lines().find_map(|line| line.trim().strip_prefix("response_timeout: "));
+    let response_s: u64 = response_s.and_then(|text| text.parse().ok()).expect("seconds");
+    assert!(response_s > settings.socket.long_poll_window.as_secs(), "long-poll requests wait");
+    let patience_s = |line: &str| {
+        let number =
+            line.trim().rsplit(['=', ' ']).next().and_then(|text| text.parse::<u64>().ok());
+        number.unwrap_or_else(|| panic!("no seconds: {line}"))
+    };
+    let waits = unit.lines().chain(deploy.lines());
+    let waits = waits.filter(|line| {
+        ["TimeoutStopSec", "stop-timeout", "drain_timeout"]
+            .iter()
+            .any(|n| line.trim().starts_with(n))
+    });
+    let waits: Vec<_> = waits.map(patience_s).collect();
+    assert_eq!(waits.len(), 3);
+    let stop_s = settings.server.shutdown_timeout.as_secs();
+    assert!(
+        waits.iter().all(|wait_s| *wait_s > stop_s),
+        "{waits:?} s, but a stop takes {stop_s} s"
+    );
+}

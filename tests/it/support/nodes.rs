@@ -1,0 +1,90 @@
+//! Server processes that share a Redis, a database and a prefix of their own.
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{DEADLINE, Process, TestServer, get};
+
+/// The time after which a node that is killed no longer counts among the living.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The Redis of all tests.
+pub fn redis_url() -> String {
+    env::var("HERALD_TEST_REDIS_URL").expect(
+        "HERALD_TEST_REDIS_URL must name a Redis to test on, such as redis://127.0.0.1:6379 \
+         (./scripts/test starts one)",
+    )
+}
+
+/// Nodes that share a Redis, a database and a prefix of their own.
+pub struct Nodes {
+    env: Vec<(&'static str, String)>,
+    pub all: Vec<Process>,
+    _database: TempDir,
+}
+
+impl Nodes {
+    /// Starts nodes on the Redis of all tests.
+    pub fn start(count: usize) -> Self {
+        Self::start_on(&vec![redis_url(); count], &[])
+    }
+
+    /// Starts a node for each URL of a Redis, with these settings besides.
+    pub fn start_on(urls: &[String], more: &[(&'static str, &str)]) -> Self {
+        let database = TempDir::new().expect("a temporary folder");
+        let mut env = vec![
+            ("DATABASE_URL", format!("sqlite://{}/herald.db", database.path().display())),
+            ("SECRET_KEY_BASE", "the key base that all nodes have in common".to_owned()),
+            ("HERALD__ENGINE__KIND", "redis".to_owned()),
+            ("HERALD__ENGINE__PREFIX", format!("test-{}", Uuid::new_v4())),
+            ("HERALD__ENGINE__PARTITIONS", "4".to_owned()),
+            ("HERALD__ENGINE__PROBE_INTERVAL", "500ms".to_owned()),
+            ("HERALD__ENGINE__NODE_TIMEOUT", format!("{}ms", NODE_TIMEOUT.as_millis())),
+        ];
+        env.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let mut nodes = Self { env, all: Vec::new(), _database: database };
+        urls.iter().for_each(|url| nodes.add(url));
+        nodes
+    }
+
+    /// Starts another node.
+    pub fn add(&mut self, redis_url: &str) {
+        let process = self.another(redis_url);
+        self.all.push(process);
+    }
+
+    /// Starts a node that is none of [`Nodes::all`].
+    pub fn another(&self, redis_url: &str) -> Process {
+        let env = self.env.iter().map(|(name, value)| (*name, value.as_str()));
+        let env: Vec<_> = env.chain([("REDIS_URL", redis_url)]).collect();
+        Process::start(&env)
+    }
+
+    pub fn server(&self, nth: usize) -> &TestServer {
+        &self.all[nth % self.all.len()].server
+    }
+
+    pub fn servers(&self) -> impl Iterator<Item = &TestServer> {
+        self.all.iter().map(|process| &process.server)
+    }
+}
+
+/// Asks again until the answer is as expected.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + 3 * DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+    }
+}
+
+/// Waits until a node is ready, or is not.
+pub async fn until_ready(server: &TestServer, is_ready: bool) {
+    let status = if is_ready { 200 } else { 503 };
+    let url = server.url("/ready");
+    until("it is ready, or not", async || get(url.clone()).await.status == status).await;
+}

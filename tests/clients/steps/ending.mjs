@@ -120,6 +120,8 @@ export const ENDING = [
     async run(stage) {
       const proxy = await stage.proxy(stage.herald)
       const joined = await stage.connect({ to: proxy }).joined(`public:${stage.app.slug}`)
+      // A client that has just received its events and not yet asked for more has no request that could break.
+      await eventually(() => proxy.isAsked || stage.overWebSocket, "a request that waits")
       proxy.cut()
       // Chromium repeats a request whose connection broke by itself, and the client never learns of it.
       const isHidden = stage.client.place === "Chromium" && !stage.overWebSocket

@@ -52,6 +52,11 @@ export class Proxy {
     this.keepsBack = isUnwanted
   }
 
+  /** Whether a client waits for an answer: a client over HTTP notices only then that its connection breaks. */
+  get isAsked() {
+    return [...this.sockets].some(socket => socket.isAsking)
+  }
+
   /** Breaks every connection as a network failure does: neither side sends a close. */
   cut() {
     this.sockets.forEach(socket => socket.destroy())
@@ -101,9 +106,16 @@ export class Proxy {
     if (client.destroyed) return
     const server = this.keep(net.connect(this.herald.port, "127.0.0.1"))
     const frames = new Frames(text => !this.keepsBack(text))
-    this.requests.pass(server, head)
-    client.on("data", chunk => this.requests.pass(server, chunk))
-    server.on("data", chunk => this.answers.pass(client, upgrade ? frames.sift(chunk) : chunk))
+    const ask = chunk => {
+      client.isAsking = true
+      this.requests.pass(server, chunk)
+    }
+    ask(head)
+    client.on("data", ask)
+    server.on("data", chunk => {
+      client.isAsking = false
+      this.answers.pass(client, upgrade ? frames.sift(chunk) : chunk)
+    })
     client.on("close", () => this.requests.whenOpen(() => server.end()))
     server.on("close", () => this.answers.whenOpen(() => client.end()))
   }

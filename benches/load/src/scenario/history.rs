@@ -24,19 +24,24 @@ pub(super) fn history(options: &Options, target: &Target) -> io::Result<Report> 
     let mut compare =
         |name: &str, ratio_max, measure: &mut dyn FnMut(Subject) -> io::Result<Costs>| {
             let (mut with, mut without) = (Vec::new(), Vec::new());
-            for round in 0..options.rounds(5) {
+            for round in 0..options.rounds(9) {
                 say(&format!("{name}, round {}", round + 1));
-                for (start, costs) in [(off as Start, &mut without), (on as Start, &mut with)] {
+                let mut turns = [(off as Start, &mut without), (on as Start, &mut with)];
+                if round % 2 == 1 {
+                    turns.reverse();
+                }
+                for (start, costs) in turns {
                     let measured = measure(start(target)?)?;
                     costs.push(measured.cpu_us);
                     remarks.extend(measured.remarks);
                     faults.extend(measured.faults);
                 }
             }
-            figures.push(Figure::new(name, with, without, Bound::RatioAtMost(ratio_max)));
+            let figure = Figure::new(name, with, without, Bound::RatioAtMost(ratio_max));
+            figures.push(figure.in_pairs());
             io::Result::Ok(())
         };
-    let lasting = options.lasting(5);
+    let lasting = options.lasting(4);
     compare("CPU per trigger, one hears, us", 1.05, &mut |subject| {
         let measured = triggers::heard(subject, lasting)?;
         let remarks = measured.remark().into_iter().collect();

@@ -35,6 +35,9 @@ pub struct Options {
     /// Only this busy app of `tenants`; may be given several times
     #[arg(long, value_name = "NAME")]
     pub neighbour: Vec<String>,
+    /// The program of the server that `builds` compares with
+    #[arg(long, value_name = "PATH", conflicts_with = "address")]
+    pub before: Option<String>,
     /// Few short rounds, for a quick look
     #[arg(long)]
     pub short: bool,

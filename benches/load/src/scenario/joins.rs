@@ -86,14 +86,20 @@ pub(super) fn joins(options: &Options, target: &Target) -> io::Result<Report> {
     Ok(Report { scenario, base: "base", figures, remarks, faults: Vec::new() })
 }
 
-struct Stormed {
+/// So many clients connect and join without a token, on a server that has had no other.
+pub(super) fn public(subject: Subject, clients: usize) -> io::Result<Stormed> {
+    let plain = subject.join(CHANNEL);
+    storm(subject, 0..clients, &|_| plain.clone())
+}
+
+pub(super) struct Stormed {
     who: &'static str,
     clients: usize,
     seen: Seen,
 }
 
 impl Stormed {
-    fn cpu_us(&self) -> f64 {
+    pub(super) fn cpu_us(&self) -> f64 {
         self.seen.cpu.as_secs_f64() * 1e6 / self.clients as f64
     }
 
@@ -101,7 +107,7 @@ impl Stormed {
         self.seen.elapsed.as_secs_f64()
     }
 
-    fn remark(&self) -> Option<String> {
+    pub(super) fn remark(&self) -> Option<String> {
         self.seen.limit(THREADS).map(|limit| format!("{}: {limit}", self.who))
     }
 }

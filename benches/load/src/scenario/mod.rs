@@ -1,5 +1,7 @@
 //! Scenarios: what is done to a server, and what it must cost at most.
 
+mod builds;
+mod comparison;
 mod fanout;
 mod history;
 mod idle;
@@ -49,6 +51,8 @@ pub enum Scenario {
     Tenants,
     /// What it costs that somebody looks at the console.
     Watched,
+    /// This build of the server, and another one.
+    Builds,
 }
 
 impl Scenario {
@@ -70,6 +74,7 @@ impl Scenario {
             Self::Recovery => "recovery",
             Self::Tenants => "tenants",
             Self::Watched => "watched",
+            Self::Builds => "builds",
         }
     }
 
@@ -105,6 +110,7 @@ impl Scenario {
             Self::Recovery => recovery::recovery(options, &target),
             Self::Tenants => tenants::tenants(options, &target),
             Self::Watched => watched::watched(options, &target),
+            Self::Builds => builds::builds(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -31,20 +31,12 @@ impl<T> Turns<T> {
 
     /// Adds the last task of an app.
     pub(super) fn push(&mut self, app: AppId, task: T) {
-        self.queue(app).push_back(task);
-    }
-
-    /// Adds the last tasks of an app, of which there must be one at least.
-    pub(super) fn extend(&mut self, app: AppId, tasks: impl IntoIterator<Item = T>) {
-        self.queue(app).extend(tasks);
-    }
-
-    fn queue(&mut self, app: AppId) -> &mut VecDeque<T> {
         let order = &mut self.order;
-        self.queues.entry(app).or_insert_with(|| {
+        let queue = self.queues.entry(app).or_insert_with(|| {
             order.push_back(app);
             VecDeque::new()
-        })
+        });
+        queue.push_back(task);
     }
 
     /// Whether it can be the turn of an app that `may` picks.
@@ -111,6 +103,7 @@ mod tests {
         assert_eq!(done, [0, 1, 10, 20, 2, 3, 21, 22, 4]);
         assert!(turns.is_empty() && !turns.has(AppId(1)));
     }
+
     #[test]
     fn an_app_that_may_not_have_its_turn_keeps_its_tasks_and_the_next_one_has_it() {
         let mut turns = Turns::new();

@@ -3,10 +3,12 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    collections::VecDeque,
     task::Waker,
 };
 
-use super::super::turns::Turns;
+use indexmap::IndexMap;
+
 use crate::app::AppId;
 
 /// The cost of the sessions that are woken in one round, in frames: about 100 µs. The next
@@ -24,8 +26,11 @@ pub(super) const COST_PER_WRITE: usize = 5;
 /// to hand it out. Once the sessions of a round have written, the thread looks for what has arrived at
 /// its sockets, and the next round begins.
 pub(super) struct Waking {
-    waiting: Turns<(AppId, Waker)>,
-    /// The number of wakers that the last group has added.
+    /// The wakers of each app that has any, in the order in which its sessions came.
+    waiting: IndexMap<AppId, VecDeque<Waker>>,
+    /// The place in `waiting` of the app whose turn it is.
+    turn: usize,
+    /// The wakers that the last group has added.
     new: RefCell<Vec<Waker>>,
     /// The cost of those woken in this round.
     spent: usize,
@@ -34,7 +39,7 @@ pub(super) struct Waking {
 impl Waking {
     /// No session waits.
     pub(super) fn new() -> Self {
-        Self { waiting: Turns::new(), new: RefCell::default(), spent: 0 }
+        Self { waiting: IndexMap::new(), turn: 0, new: RefCell::default(), spent: 0 }
     }
 
     /// Whether no session waits to be woken.
@@ -44,7 +49,7 @@ impl Waking {
 
     /// Whether sessions of an app wait to be woken.
     pub(super) fn has(&self, app: AppId) -> bool {
-        self.waiting.has(app)
+        self.waiting.contains_key(&app)
     }
 
     /// The wakers of a group that is being handed something are added here.
@@ -57,7 +62,7 @@ impl Waking {
         let new = self.new.get_mut();
         let sessions = new.len();
         if sessions > 0 {
-            self.waiting.extend(app, new.drain(..).map(|waker| (app, waker)));
+            self.waiting.entry(app).or_default().extend(new.drain(..));
         }
         sessions
     }
@@ -69,20 +74,109 @@ impl Waking {
 
     /// Wakes all sessions of the apps that `may` picks.
     pub(super) fn wake_all(&mut self, may: impl Fn(AppId) -> bool) {
-        while let Some((_, waker)) = self.waiting.next(&may) {
-            waker.wake();
-        }
+        self.waiting.retain(|app, wakers| {
+            let may_wake = may(*app);
+            if may_wake {
+                wakers.drain(..).for_each(Waker::wake);
+            }
+            !may_wake
+        });
     }
 
     /// Wakes as many sessions as fit into this round, by turns of their apps. `frames` answers how many
     /// frames wait for each session of an app; `None` if the app's sessions wait longer.
     pub(super) fn wake_some(&mut self, frames: impl Fn(AppId) -> Option<usize>) {
-        while self.spent < COST_PER_ROUND
-            && let Some((app, waker)) = self.waiting.next(|app| frames(app).is_some())
-        {
-            waker.wake();
-            self.waiting.pass();
-            self.spent += COST_PER_WRITE + frames(app).unwrap_or_default();
+        let mut passed_over = 0;
+        while self.spent < COST_PER_ROUND && passed_over < self.waiting.len() {
+            let is_alone = self.waiting.len() == 1;
+            self.turn %= self.waiting.len();
+            let Some((app, wakers)) = self.waiting.get_index_mut(self.turn) else { return };
+            let Some(frames) = frames(*app) else {
+                (self.turn, passed_over) = (self.turn + 1, passed_over + 1);
+                continue;
+            };
+            passed_over = 0;
+            let cost = COST_PER_WRITE + frames;
+            // Where no other app waits, all turns are this app's, and `frames` is asked once for them.
+            let turns = if is_alone { (COST_PER_ROUND - self.spent).div_ceil(cost) } else { 1 };
+            let sessions = turns.min(wakers.len());
+            wakers.drain(..sessions).for_each(Waker::wake);
+            self.spent += sessions * cost;
+            if wakers.is_empty() {
+                self.waiting.swap_remove_index(self.turn);
+            } else {
+                self.turn += 1;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Mutex},
+        task::Wake,
+    };
+
+    use super::*;
+
+    /// Notes its app when it is woken.
+    struct Noting(AppId, Arc<Mutex<Vec<AppId>>>);
+
+    impl Wake for Noting {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().expect("no panic").push(self.0);
+        }
+    }
+
+    /// The schedule of so many sessions of each app, and the apps of those that were woken.
+    fn waking(sessions: &[(AppId, usize)]) -> (Waking, Arc<Mutex<Vec<AppId>>>) {
+        let (mut waking, woken) = (Waking::new(), Arc::default());
+        for (app, sessions) in sessions {
+            let waker = Waker::from(Arc::new(Noting(*app, Arc::clone(&woken))));
+            waking.new_wakers().extend(std::iter::repeat_n(waker, *sessions));
+            assert_eq!(waking.take_new(*app), *sessions);
+        }
+        (waking, woken)
+    }
+
+    #[test]
+    fn apps_take_turns_and_each_round_wakes_what_it_can_afford() {
+        const FRAMES: usize = 3;
+        let [many, few, last] = [1, 2, 3].map(AppId);
+        let (mut waking, woken) = waking(&[(many, 100), (few, 2), (last, 5)]);
+        let per_round = COST_PER_ROUND.div_ceil(COST_PER_WRITE + FRAMES);
+        for round in 1.. {
+            waking.begin_round();
+            // The second time there is nothing left to spend.
+            waking.wake_some(|_| Some(FRAMES));
+            waking.wake_some(|_| Some(FRAMES));
+            let woken = woken.lock().expect("no panic");
+            assert_eq!(woken.len(), 107.min(round * per_round));
+            if round == 1 {
+                let of = |app| woken.iter().filter(|woken| **woken == app).count();
+                assert_eq!([many, few, last].map(of), [5, 2, 5]);
+                assert_eq!(woken[..3], [many, few, last]);
+            }
+            if waking.is_empty() {
+                break;
+            }
+        }
+        assert!(![many, few, last].into_iter().any(|app| waking.has(app)));
+    }
+
+    #[test]
+    fn an_app_whose_sessions_wait_longer_does_not_hold_up_the_others() {
+        let [held, free] = [1, 2].map(AppId);
+        let (mut waking, woken) = waking(&[(held, 3), (free, 2)]);
+        let may = |app| (app == free).then_some(1);
+        waking.wake_some(may);
+        assert_eq!(*woken.lock().expect("no panic"), [free, free]);
+        assert!(waking.has(held) && !waking.has(free));
+        waking.wake_some(may);
+        assert_eq!(woken.lock().expect("no panic").len(), 2);
+        waking.wake_some(|_| Some(1));
+        assert_eq!(woken.lock().expect("no panic")[2..], [held; 3]);
+        assert!(waking.is_empty());
     }
 }

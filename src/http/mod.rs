@@ -1,10 +1,11 @@
-//! REST: the one table of URLs, then one file per resource.
+//! The HTTP API: one table of all URLs, and one file per resource.
 //!
 //! | URL | file |
 //! |---|---|
 //! | `/api/admin/apps`, `/api/admin/apps/<slug>` | [`apps`], behind the login of [`admin`] |
-//! | `/api/admin/apps/<slug>/rotate` | [`apps`], likewise |
-//! | `/api/admin/audit`, `/api/apps/<slug>/audit` | [`audit`] |
+//! | `/api/admin/apps/<slug>/rotate` | [`apps`], behind the login of [`admin`] |
+//! | `/api/admin/audit` | [`audit`], behind the login of [`admin`] |
+//! | `/api/apps/<slug>/audit` | [`audit`] |
 //! | `/api/apps/<slug>`, `/api/apps/<slug>/rotate` | [`own_app`] |
 //! | `/api/apps/<slug>/events` | [`events`] |
 //! | `/api/apps/<slug>/channels`, `…/<scope>`, `…/<scope>/<channel>` | [`channels`] |
@@ -18,15 +19,15 @@
 //! | `/health`, `/ready` | [`health`] |
 //! | `/metrics` | [`metrics`], behind the login of [`admin`] or on a listener of its own |
 //! | `/api/admin/nodes` | [`nodes`], behind the login of [`admin`] |
-//! | `/api/admin/overview` | [`console::overview`] |
+//! | `/api/admin/overview` | [`console::overview`], behind the login of [`admin`] |
 //! | `/api/apps/<slug>/secret` | [`console::secret`] |
 //! | `/apps/…`, `/users/…` | [`pusher`], below the setting `pusher.path_prefix` |
 //! | `/console`, `/console/…` | [`console`], where switched on |
 //! | `/` and the demo page's files | [`pages`], where switched on |
 //!
 //! `session::path` removes empty segments from paths before they arrive here. [`error`] is the only
-//! file that turns an error into a status, and [`pusher::error`] for what lies in [`pusher`]; no endpoint
-//! here supports CORS.
+//! file that turns an error into a status, except that [`pusher::error`] does so for [`pusher`]. No
+//! endpoint here supports CORS.
 
 pub mod admin;
 pub mod apps;

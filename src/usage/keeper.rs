@@ -1,4 +1,4 @@
-//! The keeper: the actor that writes the ledger in time, and answers questions.
+//! The keeper: the actor that writes the ledger at regular intervals, and answers questions for usage.
 //!
 //! It lives on the thread where the server is built, which outlives the worker threads: connections to
 //! the database belong to the thread that opened them.
@@ -19,17 +19,17 @@ use crate::app::store::{StoreError, usage::Hour};
 /// The interval at which expired rows are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Asks for everything that was counted up to now to be written.
+/// Writes everything that was counted up to now to the database.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct WriteUsage;
 
-/// Asks what apps used.
+/// Asks for the usage of apps.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Report, ReportError>")]
 pub struct AskUsage(pub UsageQuestion);
 
-/// The actor.
+/// The actor that owns the ledger.
 pub struct UsageKeeper {
     ledger: Arc<UsageLedger>,
     write_interval: Duration,
@@ -61,12 +61,12 @@ async fn keep(ledger: Arc<UsageLedger>, write_interval: Duration) {
         sleep(Duration::from_millis(left_ms).min(write_interval)).await;
         // An hour ends here even if another writer, or a reader, makes this one wait.
         ledger.close();
-        // It says itself what went wrong; what was not written is written the next time.
+        // `write` logs its error itself, and the next call writes what this one could not.
         let _ = ledger.write().await;
     }
 }
 
-/// Deletes, once an hour, what is too old.
+/// Deletes, once an hour, the rows that are older than the retention.
 async fn sweep(ledger: Arc<UsageLedger>, retention_days: u32) {
     loop {
         if let Err(error) = ledger.forget(retention_days).await {

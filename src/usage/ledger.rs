@@ -1,4 +1,4 @@
-//! The ledger: what was counted, by the hour, until the database has it.
+//! The ledger: the counts by the hour that the database does not have yet.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// Rows that are written in one transaction.
+/// The most rows that one transaction writes.
 const BATCH_ROWS_MAX: usize = 1_000;
 
-/// Rows that wait for the database, beyond which the oldest hours are added up.
+/// The number of rows waiting for the database beyond which the oldest hours are added up.
 const WAITING_ROWS_MAX: usize = 100_000;
 
-/// Rows that a report has at most.
+/// The most rows that a report has.
 pub const REPORT_ROWS_MAX: usize = 50_000;
 
 /// The apps whose usage is requested.
@@ -60,10 +60,10 @@ pub struct UsageQuestion {
 /// The reason why a report is not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// No app has this slug, and none that used anything had it.
+    /// No app has this slug, and no app with recorded usage had it.
     #[error("there is no such app")]
     UnknownApp,
-    /// It would have more than [`REPORT_ROWS_MAX`] rows.
+    /// The report would have more than [`REPORT_ROWS_MAX`] rows.
     #[error(
         "the answer would have more than {REPORT_ROWS_MAX} rows: ask for one app, for less time, or \
              for longer periods"
@@ -81,29 +81,31 @@ pub struct UsageLedger {
     metrics: Arc<Metrics>,
     seat: Seat,
     book: Mutex<UsageBook>,
-    /// Held by a writer from taking rows out of the book to their commit, and by a reader from its query
-    /// to the look into the book: each row is either in the database or in the book.
+    /// A writer holds this lock from taking rows out of the book until their commit, and a reader from
+    /// its query until it has read the book. So a reader finds each row in exactly one of the two.
     turn: RwLock<()>,
 }
 
-/// The counts that were taken from the counters.
+/// The counts that were taken from the counters and that the database has not confirmed.
 struct UsageBook {
-    /// The hour to which the counters count now.
+    /// The hour to which the next counts belong.
     hour: Hour,
     open: BTreeMap<(Hour, AppId), Figures>,
     /// The last known slugs of the apps in `open` and in `batch`.
     slugs: HashMap<AppId, String>,
     /// The batch that was sent to the database and not confirmed. It is sent again unchanged.
     batch: Option<UsageBatch>,
+    /// The random id of this ledger. With the number of a batch it lets the database recognise a batch
+    /// that it already has.
     writer: String,
-    /// Batches that were confirmed.
+    /// The number of batches that were confirmed.
     written: i64,
     waiting_rows_max: usize,
     is_failing: bool,
 }
 
 impl UsageLedger {
-    /// Nothing has been taken from the counters of these metrics.
+    /// An empty ledger for the counters of these metrics.
     pub fn new(store: AppStore, metrics: Arc<Metrics>) -> Self {
         Self::keeping(store, metrics, WAITING_ROWS_MAX)
     }
@@ -139,13 +141,13 @@ impl UsageLedger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what was counted, and closes the hours that are over. What is counted after an hour, and
-    /// before this is called, belongs to that hour.
+    /// Takes the counts, and closes the hours that are over. An event that is counted after the end of
+    /// an hour, but before this call, belongs to that hour.
     pub fn close(&self) {
         let now_ms = self.now_ms();
         let now = Hour::of_ms(now_ms);
         let mut book = self.book();
-        // A clock that went back is waited for: an hour that was closed stays so.
+        // After the clock was set back, the counts go to the latest hour: a closed hour stays closed.
         while book.hour < now {
             let next = book.hour.next();
             book.take(&self.counters, next.starts_ms());
@@ -158,7 +160,8 @@ impl UsageLedger {
     /// Adds everything that was counted up to now to the database.
     ///
     /// # Errors
-    /// [`StoreError`]: what was not confirmed is kept for the next time, and counts once.
+    /// [`StoreError`]: the counts that were not confirmed are kept for the next call, and are counted
+    /// once even if the database had committed them.
     pub async fn write(&self) -> Result<(), StoreError> {
         let _turn = self.turn.write().await;
         self.close();
@@ -175,7 +178,7 @@ impl UsageLedger {
         }
     }
 
-    /// Counts a writing, and logs when the database begins or ceases to fail.
+    /// Counts a write, and logs when the database begins or ceases to fail.
     fn note(&self, outcome: &Result<(), StoreError>) {
         let mut book = self.book();
         let counted = match outcome {
@@ -196,7 +199,7 @@ impl UsageLedger {
     /// Deletes the usage from more than this many days ago.
     ///
     /// # Errors
-    /// [`StoreError`]: it can be tried again.
+    /// [`StoreError`]: the call can be repeated.
     pub async fn forget(&self, retention_days: u32) -> Result<(), StoreError> {
         let now = Hour::of_ms(self.now_ms());
         self.store.forget_usage(Hour(now.0 - i64::from(retention_days) * 24)).await
@@ -209,7 +212,7 @@ impl UsageLedger {
     pub async fn report(&self, question: &UsageQuestion) -> Result<Report, ReportError> {
         let _turn = loop {
             let turn = self.turn.read().await;
-            // Whether the database has this batch is only known once it has confirmed it.
+            // It is unknown whether the database has an unconfirmed batch, so it is written again first.
             if self.book().batch.is_none() {
                 break turn;
             }
@@ -218,7 +221,7 @@ impl UsageLedger {
         };
         let UsageSlugs { kept: mut slugs, now } = self.store.usage_slugs().await?;
         self.close();
-        // The later one wins.
+        // Each source is newer than the one before it, so its slugs replace older ones.
         slugs.extend(self.book().slugs.clone());
         slugs.extend(now);
         let apps = question.whose.among(&slugs)?;
@@ -234,7 +237,8 @@ impl UsageLedger {
         let now = time(Hour(0)) + chrono::Duration::milliseconds(self.now_ms().cast_signed());
         let usage = rows.iter().map(|row| {
             let slug = slugs.get(&row.app).filter(|slug| !slug.is_empty());
-            // No slug has an underscore.
+            // An app without a known slug is named by its number. No slug has an underscore, so the
+            // name cannot be mistaken for one.
             let slug = slug.cloned().unwrap_or_else(|| format!("_{}", row.app.0));
             PeriodUsage::new(slug, row, &question.span, now)
         });
@@ -243,7 +247,7 @@ impl UsageLedger {
 }
 
 impl Whose {
-    /// The apps that are meant, among all that have a slug; `None` if all are.
+    /// The selected apps, looked up among all known slugs; `None` selects all apps.
     fn among(&self, slugs: &HashMap<AppId, String>) -> Result<Option<Vec<AppId>>, ReportError> {
         match self {
             Self::All => Ok(None),
@@ -269,8 +273,8 @@ impl UsageBook {
         }
     }
 
-    /// If the database has been away for so long that too many rows wait, puts the oldest hours of each
-    /// app together. No figure is lost by that, only its hour.
+    /// Adds the oldest hours of each app together while more rows wait than allowed, which happens if
+    /// the database has been unavailable for long. No count is lost, only its exact hour.
     fn add_up_oldest(&mut self) {
         while self.open.len() > self.waiting_rows_max {
             let Some(((hour, app), figures)) = self.open.pop_first() else { return };
@@ -304,7 +308,7 @@ impl UsageBook {
         self.batch.clone()
     }
 
-    /// The database has the batch.
+    /// Drops the batch that the database has confirmed.
     fn confirm(&mut self) {
         self.batch = None;
         self.written += 1;
@@ -313,7 +317,8 @@ impl UsageBook {
         }
     }
 
-    /// The rows of the database together with those that it does not have yet, in order.
+    /// The rows of the database, with the counts added that it does not have yet, ordered by hour and
+    /// app.
     fn added_to(&self, written: Vec<UsageRow>, query: &UsageQuery) -> Vec<UsageRow> {
         let key = |hour, app| (query.periods.start_of(hour), app);
         let mut rows: BTreeMap<_, _> =

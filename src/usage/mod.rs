@@ -1,4 +1,4 @@
-//! Usage: what each app uses by the hour, exact to the event.
+//! Usage: the publications, deliveries and connections of each app by the hour, exact to the event.
 //!
 //! ```text
 //! broker, phoenix ─► metrics::usage ─► Ledger ─► app::store::usage        every answer:
@@ -7,11 +7,12 @@
 //!                                       written)
 //! ```
 //!
-//! The [`ledger`] takes what was counted, puts it to the hour it belongs to, and adds it to the
-//! database within `usage.write_interval`, at most a minute, and when the server stops. What the database does not take
-//! stays in the ledger and is written later, exactly once. The [`keeper`] is the actor that does so in
-//! time. A [`span`] says what is asked for; a [`report`] is the answer, the same for the HTTP API and
-//! the command line. A [`seat`] tells the nodes of a cluster apart.
+//! The [`ledger`] takes the counts, assigns them to their hour, and adds them to the database within
+//! `usage.write_interval`, which is at most a minute, and when the server stops. Counts that the
+//! database does not accept stay in the ledger and are written later, exactly once. The [`keeper`] is
+//! the actor that writes the ledger at these times. A [`span`] is the requested time in periods; a
+//! [`report`] is the answer, the same for the HTTP API and the command line. A [`seat`] is the number
+//! under which a node of a cluster counts.
 
 pub mod keeper;
 pub mod ledger;

@@ -1,4 +1,4 @@
-//! Reports: what apps used, period by period, as JSON and as CSV.
+//! Reports: the usage of apps, period by period, as JSON and as CSV.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,25 +9,26 @@ use crate::app::store::usage::UsageRow;
 /// The answer to a question for usage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// In order of the periods and of the apps' numbers. A period in which an app used nothing is left
-    /// out.
+    /// The rows, ordered by period and by the apps' numbers. There is no row for a period in which an
+    /// app used nothing.
     pub data: Vec<PeriodUsage>,
 }
 
 /// The figures of an app for a period.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeriodUsage {
-    /// The slug of the app; of a deleted app its last one.
+    /// The slug of the app, or the last slug of a deleted app.
     pub app: String,
-    /// The number of the app: one that was created anew under an old slug has another.
+    /// The number of the app. An app that was created under the slug of a deleted one has another
+    /// number.
     pub app_id: i32,
-    /// The beginning of the period, or of the requested part of it.
+    /// The beginning of the period, or of the requested part of it, as RFC 3339.
     pub from: String,
-    /// The end of the period, or of the requested part of it.
+    /// The end of the period, or of the requested part of it, as RFC 3339.
     pub to: String,
     /// Publications that were accepted.
     pub publications: u64,
-    /// Publications handed to subscribers.
+    /// Publications that were delivered to subscribers, once for each subscriber.
     pub deliveries: u64,
     /// Payload bytes of the publications.
     pub bytes_in: u64,
@@ -39,8 +40,8 @@ pub struct PeriodUsage {
     pub refused_joins: u64,
     /// The most sessions that held a join of the app at once.
     pub connections_peak: u64,
-    /// The average number of sessions that held a join of the app, over the period up to now, to
-    /// the thousandth.
+    /// The average number of sessions that held a join of the app, over the part of the period that has
+    /// passed, rounded to three decimals.
     pub connections_average: f64,
     /// Publications replayed to joins.
     pub replayed: u64,
@@ -110,7 +111,7 @@ impl PeriodUsage {
 }
 
 impl Report {
-    /// The report as CSV (RFC 4180), with a line of names.
+    /// The report as CSV (RFC 4180), with a header line.
     pub fn to_csv(&self) -> String {
         let mut csv = line(PeriodUsage::FIELDS.map(str::to_owned));
         for usage in &self.data {
@@ -124,7 +125,8 @@ fn line<const N: usize>(values: [String; N]) -> String {
     format!("{}\r\n", values.map(|value| cell(&value)).join(","))
 }
 
-/// Spells a value so that no spreadsheet takes it for a formula: a slug may begin with a hyphen.
+/// Quotes a value, and marks it with an apostrophe if a spreadsheet would take it for a formula: a slug
+/// may begin with a hyphen.
 fn cell(value: &str) -> String {
     let is_formula = value.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let value = if is_formula { format!("'{value}") } else { value.to_owned() };

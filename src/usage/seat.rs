@@ -1,8 +1,9 @@
 //! Seats: the numbers under which the nodes of a cluster count usage.
 //!
-//! The peaks of the nodes are added up, hour by hour. Nodes that live at the same time have different
-//! seats, so that their peaks are. A node that starts takes the lowest seat that is free, most likely that
-//! of a node that has stopped: so a server that restarts within an hour is not counted twice.
+//! An hour's peak of connections is the sum of the peaks of all seats. Nodes that live at the same time
+//! have different seats, so their peaks are added. A node that starts takes the lowest free seat, which
+//! is usually that of the node that stopped last: the peaks before and after a restart within one hour
+//! then belong to one seat, and are not added.
 
 use std::{
     collections::BTreeSet,
@@ -17,13 +18,15 @@ use std::{
 pub struct Seat(Arc<AtomicU16>);
 
 impl Seat {
-    /// The number; 0 for a server that shares its topics with no other, and until a node has a seat.
+    /// The number. It is 0 for a server that is not part of a cluster, and for a node that has no seat
+    /// yet.
     pub fn number(&self) -> u16 {
         self.0.load(Relaxed)
     }
 
-    /// Takes the lowest seat that none of these other nodes has, given as their numbers and seats. A node
-    /// that has a seat keeps it, unless a node with a lower number has it, too.
+    /// Takes the lowest seat that none of the other nodes has. `own` is the number of this node, and
+    /// `others` yields the number and the seat of each other node. A node that has a seat keeps it,
+    /// unless a node with a lower number has the same one.
     pub fn take(&self, own: u16, others: impl Iterator<Item = (u16, u16)>) {
         let others: Vec<_> = others.collect();
         let seat = self.number();
@@ -36,7 +39,7 @@ impl Seat {
         self.0.store(free.unwrap_or(u16::MAX), Relaxed);
     }
 
-    /// The name of the node in the database.
+    /// The name under which the database keeps this node's rows: the seat, or an empty text without one.
     pub(super) fn name(&self) -> String {
         match self.number() {
             0 => String::new(),

@@ -1,4 +1,4 @@
-//! Spans: from when to when usage is asked for, and by which periods.
+//! Spans: the times between which usage is requested, and the periods into which they are divided.
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Timelike, Utc};
 
@@ -13,7 +13,7 @@ pub const PERIODS_MAX: usize = 1_000;
 const NO_TIME: &str = "must be a date such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z";
 const NO_PERIOD: &str = "must be hour, day or month";
 
-/// The length of a period. All periods begin and end by UTC.
+/// The length of a period. All periods begin and end in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeriodLength {
     /// An hour.
@@ -46,7 +46,7 @@ impl PeriodLength {
         midnight(date) + chrono::Duration::hours(i64::from(hour))
     }
 
-    /// The beginning of the next period; the same time at the end of what can be told.
+    /// The beginning of the next period, or `start` if the calendar has no later time.
     fn next(self, start: DateTime<Utc>) -> DateTime<Utc> {
         let next = match self {
             Self::Hour => start.checked_add_signed(chrono::Duration::hours(1)),
@@ -56,7 +56,7 @@ impl PeriodLength {
         next.unwrap_or(start)
     }
 
-    /// The beginning of what is shown without a `from`: 24 hours, 30 days or 12 months before the end.
+    /// The beginning of a span without a `from`: 24 hours, 30 days or 12 months before its end.
     fn default_from(self, to: DateTime<Utc>) -> DateTime<Utc> {
         let from = match self {
             Self::Hour => to.checked_sub_signed(chrono::Duration::hours(24)),
@@ -77,24 +77,24 @@ pub struct Span {
     by: PeriodLength,
 }
 
-/// A span as a caller words it.
+/// The parameters by which a caller describes a span, as raw text.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wording<'a> {
-    /// The first time; included.
+    /// The beginning, included.
     pub from: Option<&'a str>,
-    /// The end; not included.
+    /// The end, excluded.
     pub to: Option<&'a str>,
-    /// The periods.
+    /// The length of the periods: `hour`, `day` or `month`.
     pub by: Option<&'a str>,
 }
 
 impl Wording<'_> {
-    /// Reads a span. Times are dates or RFC 3339; a time within an hour means the whole hour. Without
+    /// Parses a span. Times are dates or RFC 3339; a time within an hour selects the whole hour. Without
     /// a `to` the span ends with the present period, without a `from` it begins 24 hours, 30 days or
-    /// 12 months before its end, and without a `by` it is of hours.
+    /// 12 months before its end, and without a `by` its periods are hours.
     ///
     /// # Errors
-    /// All faults at once.
+    /// [`Faults`] by parameter, all at once.
     pub fn span(&self, now: DateTime<Utc>) -> Result<Span, Faults> {
         let mut faults = Faults::default();
         let by = self.by.map_or(Some(PeriodLength::Hour), PeriodLength::parse);
@@ -126,11 +126,11 @@ impl Wording<'_> {
     }
 }
 
-/// The time that is added to a moment so that the hour under way counts as finished.
+/// The time that is added to an end within an hour, so that rounding down yields the next full hour.
 const ALMOST_AN_HOUR: chrono::Duration = chrono::Duration::milliseconds(3_599_999);
 
 impl Span {
-    /// The same for the database.
+    /// The periods of this span, for a query of the database.
     pub fn periods(&self) -> Periods {
         match self.by {
             PeriodLength::Hour => Periods::OfHours(1),
@@ -139,8 +139,8 @@ impl Span {
         }
     }
 
-    /// The hours from and to which a period of this span goes, by the hour that
-    /// [`Periods::start_of`] answers.
+    /// The first hour of a period of this span and the hour after its last. `start` is the answer of
+    /// [`Periods::start_of`].
     pub fn bounds(&self, start: Hour) -> (Hour, Hour) {
         let end = hour(self.by.next(self.by.start(time(start))));
         (start.max(self.from), end.min(self.to))
@@ -166,7 +166,7 @@ fn midnight(date: NaiveDate) -> DateTime<Utc> {
     date.and_time(NaiveTime::MIN).and_utc()
 }
 
-/// Reads a date, which means its midnight by UTC, or a time as RFC 3339 spells it; from 1970 to 9999.
+/// Parses a date, which means its midnight in UTC, or an RFC 3339 time; years from 1970 to 9999.
 fn parse_time(raw: &str) -> Option<DateTime<Utc>> {
     let is_date = raw.len() == 10 && raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     let time = match is_date {

@@ -1,16 +1,16 @@
-//! The files of the console: all of `static/console`, and what it shares with the demo page.
+//! The files of the console: all of `static/console`, and the files that it shares with the demo page.
 
 use actix_web::web;
 
 use crate::http::{files::File, pages};
 
-/// The console may run this server's files and connect to this server alone; no page may show it
-/// within a frame. Some browsers do not count `ws:` to the same host as `'self'`.
+/// The console may only run files of this server and only connect to this server; no page may show it in
+/// a frame. `ws:` and `wss:` are listed because some browsers do not match them by `'self'`.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
     style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// Paths and contents; the build script reads them from the folder.
+/// The paths and contents of the files, which the build script reads from the folder.
 static FOLDER: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/console_files.rs"));
 
 /// The page itself.

@@ -1,10 +1,10 @@
-//! The live feed: `POST /console/live` mints the token of a session. The [`reporter`](super::reporter)
-//! publishes what happens in the apps that are watched.
+//! The live feed: `POST /console/live` mints the token with which a console joins it. The
+//! [`reporter`](super::reporter) publishes the events of the apps that are watched.
 //!
 //! The feed is a topic of the reserved app, `console:_console:<number of the app>`. The reserved app is in
-//! no database and no list, takes no calls, and its key is derived from the server's own: no token of an
-//! app, and none that `GUARDIAN_SECRET` signs, can join it. A join of the feed ends with the session of
-//! the console that it rests on.
+//! no database and no list, it accepts no calls, and its secret is derived from the server's own key: no
+//! token of another app, and no token signed with `GUARDIAN_SECRET`, can join the topic. A join of the
+//! feed ends with the login of the console on which it rests.
 
 use std::time::Duration;
 
@@ -38,21 +38,22 @@ use crate::{
 const TOKEN_TTL: Duration = Duration::from_secs(60);
 
 /// The number of publications that the feed of an app retains, so that a page whose connection was
-/// cut misses nothing: those of a minute, with at most four batches of events and a sample per
-/// second.
+/// cut misses nothing. It covers [`RETAINED_S`]: a second has at most four batches of events and one
+/// sample.
 const RETAINED_PUBLICATIONS: u64 = 300;
+/// The time for which the feed of an app retains publications, in seconds.
 const RETAINED_S: u64 = 60;
 
-/// The most characters of the path of a refused call that consoles are told.
+/// The most characters of the path of a refused call that the feed contains.
 const PATH_SHOWN_CHARS_MAX: usize = 255;
 
-/// The answer to a session of an app that wants to watch another.
+/// The answer to a login of an app that asks for the feed of another app.
 const NOT_OWN: &str = "this login is for another app";
 
-/// A prefix of what the key is derived from.
+/// The input from which the reserved app's secret is derived by the server's key.
 const PURPOSE: &[u8] = b"herald console live";
 
-/// The reserved app, whose key only the servers with this secret key base know.
+/// The reserved app, whose secret only servers with this `SECRET_KEY_BASE` know.
 pub fn reserved_app(settings: &Settings) -> App {
     let key_base = settings.secrets.secret_key_base.expose_secret().as_bytes();
     let mut mac = Hmac::<Sha256>::new_from_slice(key_base).expect("HMAC takes keys of any length");
@@ -73,15 +74,15 @@ pub fn reserved_app(settings: &Settings) -> App {
             history_seconds: UpTo::new(RETAINED_S),
             ..AppSettings::default()
         },
-        // The same at each start, so that the feed goes on where a stop has saved it.
+        // The times are the same at each start, so that the saved history of the feed is restored.
         inserted_at: DateTime::<Utc>::UNIX_EPOCH,
         updated_at: DateTime::<Utc>::UNIX_EPOCH,
     }
 }
 
-/// Mints a token for the session of a request, and names the topic of the app whose slug the body has as
-/// `app`. A session of an app is told the topic of its own app. Without `app` the administrator is told
-/// the part that the topics of all apps begin with.
+/// Mints a token for the session of a request, and answers the topic of the app whose slug the body has
+/// as `app`. Without `app`, a login of an app is answered the topic of its own app, and the administrator
+/// the part with which the topics of all apps begin.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`]; [`ApiError::Forbidden`] and [`ApiError::NotFound`] for an app that the
@@ -119,7 +120,7 @@ pub(super) async fn create(
     let key = key.ok_or(ApiError::Unavailable)?;
     let token = token::mint(&claims, &key, SigningAlgorithm::Hs256);
     let token = token.map_err(|_| ApiError::Unavailable)?;
-    // Clocks may differ by the leeway that tokens have.
+    // The token is accepted a little longer than its `exp` says, because tokens have a leeway.
     services.console.note_live(&session, 2 * TOKEN_TTL);
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
         "data": { "token": token, "topic": topic, "expires_in_seconds": TOKEN_TTL.as_secs() }
@@ -132,25 +133,28 @@ pub(super) async fn end(services: &Services, session: &str) {
     let Ok(subject) = Subject::of(&raw) else { return };
     let joins = Disconnect::Subject { app: AppId::CONSOLE, subject };
     if services.topics.disconnect(joins).await.is_err() {
-        log::warn!("a thread did not hear in time that a session of the console has ended");
+        log::warn!(
+            "a thread did not answer in time: joins of the live feed may go on for a login of the \
+             console that has ended, until the next check a second later"
+        );
     }
 }
 
-/// The consoles that watch apps, for a task that tells them of a refused call.
+/// The consoles that watch apps, for the task that reports a refused call to them.
 pub(in crate::http) struct Watchers {
     feed: Feed,
     apps: AppDirectory,
 }
 
 impl Watchers {
-    /// `None` while no app is watched.
+    /// The consoles of this server, or `None` while no app is watched.
     pub(in crate::http) fn of(services: &Services) -> Option<Self> {
         let feed = services.topics.feed();
         let apps = || services.directory.clone();
         feed.is_watched().then(|| Self { feed: feed.clone(), apps: apps() })
     }
 
-    /// Tells the consoles that watch the app of a refused call.
+    /// Reports a refused call to the consoles that watch its app.
     pub(in crate::http) fn tell_refused_call(&self, refused: &Refused<'_>) {
         let &Refused { attempt, app, address, reason } = refused;
         let Attempt::Call { method, path, topic } = attempt else { return };

@@ -72,7 +72,7 @@ pub(super) async fn create(
         .json(answer))
 }
 
-/// Answers the party that is logged in.
+/// Answers which party is logged in: the administrator, or an app by its slug.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`].
@@ -85,7 +85,7 @@ pub(super) async fn show(
     Ok(HttpResponse::Ok().json(answer.ok_or(ApiError::Unauthorized)?))
 }
 
-/// Logs out: the session is gone, not only its cookie.
+/// Logs out: removes the session from the database, and its cookie from the browser.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`], [`ApiError::Unavailable`].
@@ -119,9 +119,9 @@ fn cookie(value: &str, max_age_s: u64, is_secure: bool) -> String {
     format!("{COOKIE_NAME}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// Whether nobody can read what passes between the client and this server: TLS, or a browser on
-/// this machine. A proxy on this machine that is not trusted is detected by its headers, or by the
-/// name that it passes on.
+/// Returns whether nobody else can read the traffic between the client and this server: it uses TLS, or
+/// the browser is on this machine. A proxy on this machine that is not in `trusted_proxies` is detected
+/// by its headers, or by the `Host` that it forwards.
 fn is_private(client: &Client, headers: &HeaderMap) -> bool {
     let is_forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"]
         .into_iter()
@@ -141,7 +141,7 @@ fn is_local_host(headers: &HeaderMap) -> bool {
     }
 }
 
-/// A name and what proves it.
+/// A name and the secret that proves it: user name and password, or key and secret.
 struct NameAndProof {
     name: String,
     proof: SecretString,
@@ -193,8 +193,8 @@ fn log_in_app(
     let found = find_by_key(services, &given.name);
     let mut proved = None;
     let is_right = || {
-        // An unknown key is compared with a stand-in, so that the time does not reveal which keys
-        // exist. An empty secret is known to everybody.
+        // An unknown key is compared with a dummy secret, so that the time does not reveal which keys
+        // exist. An app whose secret is empty cannot log in, because everybody knows that secret.
         let secret = found.as_ref().map(|(app, pair)| secret_of(app, *pair));
         let secret = secret.filter(|secret| !secret.is_empty()).unwrap_or(DUMMY);
         let is_secret = TextDigest::of(given.proof.expose_secret().as_bytes()).is_of(secret);

@@ -1,7 +1,7 @@
 //! `/console`: the pages of the console, and its login.
 //!
-//! The pages are static and contain nothing of any app: what they show they ask of the JSON API, which
-//! takes the cookie of a [`session`] in place of `Authorization`.
+//! The pages are static and contain no data of any app: they request it from the JSON API, which accepts
+//! the cookie of a [`session`] in place of `Authorization`.
 
 mod assets;
 pub mod live;

@@ -1,8 +1,8 @@
-//! `GET /api/admin/overview`: what the servers do now, and did in the last hour.
+//! `GET /api/admin/overview`: sessions, rates and limits of all nodes, now and in the last hour.
 //!
-//! Each node samples its own figures at the same moments of the clock, and tells them to the node that is
-//! asked for the overview, which adds them up. If a node does not answer there is no overview, rather
-//! than one with figures that are too low.
+//! Each node samples its own figures at the same moments of the clock, and sends them to the node that is
+//! asked for the overview, which adds them up. If a node does not answer, the request fails, because the
+//! sums would be too low.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,10 +32,10 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// An hour of samples.
 const SAMPLES_MAX: usize = 720;
 
-/// The question that has a node tell its part of the overview.
+/// The name of the question by which a node asks another for its figures.
 const OVERVIEW: &str = "overview";
 
-/// The samples of the last hour, oldest first.
+/// The samples of the last hour of this server.
 #[derive(Debug)]
 pub struct Overview {
     started_at: DateTime<Utc>,
@@ -44,15 +44,17 @@ pub struct Overview {
 
 #[derive(Debug, Default)]
 struct Samples {
+    /// The time of the newest sample, and the publications and deliveries counted until then.
     last: Option<(Instant, u64, u64)>,
     series: Series,
 }
 
-/// Samples of consecutive intervals.
+/// The samples of consecutive intervals, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Series {
-    /// The interval of the oldest sample, counted from the beginning of 1970.
+    /// The number of the interval of the oldest sample. Intervals are numbered from the beginning of
+    /// 1970.
     first: i64,
     all: VecDeque<Sample>,
 }
@@ -65,7 +67,8 @@ struct Sample {
     deliveries_per_second: f64,
 }
 
-/// The figures that one node tells of itself.
+/// The figures of one node, as it sends them to another. Each has a default, because nodes of other
+/// versions may send fewer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct NodeFigures {
@@ -74,9 +77,9 @@ struct NodeFigures {
     started_at: String,
     websocket: i64,
     longpoll: i64,
-    /// The sessions of Pusher's clients, among the others.
+    /// The sessions of Pusher's clients, which `websocket` contains, too.
     pusher: i64,
-    /// The limits that were hit, and how often.
+    /// How often each limit was hit, by its name; limits that were never hit are left out.
     hits: BTreeMap<String, u64>,
     series: Series,
 }
@@ -88,7 +91,7 @@ impl Default for Overview {
 }
 
 impl Overview {
-    /// The time at which this server began.
+    /// The time at which this server started.
     pub(in crate::http) fn started_at(&self) -> DateTime<Utc> {
         self.started_at
     }
@@ -106,14 +109,14 @@ impl Overview {
     fn sample(&self, metrics: &Metrics, interval: i64, now: Instant) {
         let (publications, deliveries) = metrics.apps.totals();
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        // The clock went back, or the timer was early.
+        // The interval has a sample already if the clock was set back or the timer fired early.
         if samples.series.all.back().is_some() && interval <= samples.series.last() {
             return;
         }
         let before = samples.last.replace((now, publications, deliveries));
         let Some((at, publications_before, deliveries_before)) = before else { return };
         let seconds = now.saturating_duration_since(at).as_secs_f64().max(0.001);
-        // The counts of a deleted app are gone from the totals.
+        // The totals shrink when an app is deleted, because its counts go with it.
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let sample = Sample {
             sessions: sessions(metrics, |_| true),
@@ -146,7 +149,7 @@ impl Series {
         self.first + self.all.len() as i64 - 1
     }
 
-    /// Adds the sample of an interval. It is that of the intervals before as well that have none.
+    /// Adds the sample of an interval. Intervals before it that have no sample get the same one.
     fn push(&mut self, interval: i64, sample: Sample) {
         if self.all.is_empty() || interval - self.last() >= SAMPLES_MAX as i64 {
             self.all.clear();
@@ -193,7 +196,7 @@ impl Sample {
     }
 }
 
-/// The overview of these nodes, each with its name.
+/// The answer for these nodes, each with its name.
 fn shown(reports: &[(String, NodeFigures)], apps: usize) -> Value {
     let sum = |figure: fn(&NodeFigures) -> i64| -> i64 {
         reports.iter().map(|(_, report)| figure(report)).sum()
@@ -259,7 +262,7 @@ pub(crate) async fn show(services: web::Data<Services>) -> Result<HttpResponse, 
     Ok(HttpResponse::Ok().json(json!({ "data": shown(&reports, apps) })))
 }
 
-/// Tells this node's part of the overview to the nodes that ask.
+/// Answers the questions of other nodes for the figures of this one.
 pub fn take_part(services: &web::Data<Services>) {
     let asked = services.clone();
     services.topics.on_question(OVERVIEW, move |_, _| {
@@ -268,7 +271,7 @@ pub fn take_part(services: &web::Data<Services>) {
     });
 }
 
-/// The open sessions of this node of those kinds that are meant.
+/// The number of open sessions of this node whose kind `is_meant` accepts.
 pub(in crate::http) fn sessions(metrics: &Metrics, is_meant: impl Fn(&SessionKind) -> bool) -> i64 {
     let kinds = SessionKind::ALL.iter().filter(|kind| is_meant(kind));
     kinds.map(|kind| metrics.sessions.of(*kind).get()).sum()

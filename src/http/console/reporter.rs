@@ -1,9 +1,9 @@
-//! The reporter: the task that publishes what happens in the apps that consoles watch.
+//! The reporter: the task that publishes the events of watched apps to the consoles that watch them.
 //!
-//! Where several nodes share their topics, each tells the others which apps are watched on it, and all
-//! collect what happens in these apps. One of them, the live node with the lowest number, takes from all
-//! what they have collected, adds up the deliveries of each publication, and publishes it once. It keeps
-//! everything for one interval, so that the deliveries of all nodes are there.
+//! In a cluster, each node tells the others which apps its consoles watch, and all nodes collect the
+//! events of these apps. The live node with the lowest number takes the collected events of all nodes,
+//! adds up the deliveries of each publication, and publishes each event once. It holds events for one
+//! interval first, so that the deliveries of all nodes have arrived.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,20 +40,21 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// whether the sessions of the watchers have ended.
 const INTERVALS_PER_SAMPLE: u32 = 4;
 
-/// The time that a node may take to hand over its collected events. The other nodes wait for it.
+/// The time within which a node must answer the question for its collected events. The publishing node
+/// waits for it.
 const TAKE_MAX: Duration = Duration::from_secs(1);
 
 /// The interval at which a node repeats which apps are watched on it. It must be less than the time for
 /// which an app goes on being watched.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The message that apps are watched on a node.
+/// The name of the message by which a node tells the others which apps its consoles watch.
 const WATCHED: &str = "feed_watched";
 
-/// The question that has a node hand over what it has collected.
+/// The name of the question by which the publishing node takes a node's collected events.
 const TAKE: &str = "feed_take";
 
-/// The events and counts that one node has collected of an app, as it tells them to another.
+/// The events and counts that one node has collected of an app, as it sends them to another node.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct NodeCollected {
@@ -64,20 +65,21 @@ struct NodeCollected {
     deliveries: u64,
 }
 
-/// Something that has happened.
+/// An event as the feed publishes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct ShownEvent {
-    /// As pages are told it.
+    /// The JSON that pages receive.
     shown: Value,
-    /// The topic and the position of a publication, by which nodes tell the same one.
+    /// The position and the topic of a publication, by which the reports of several nodes about one
+    /// publication are recognised; `None` for other events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     publication: Option<String>,
-    /// Whether it is a publication that another node has accepted.
+    /// Whether another node has accepted the publication, and this one has only delivered it.
     #[serde(default)]
     is_part: bool,
 }
 
-/// Takes part in what the nodes tell each other of the feed.
+/// Answers the messages and questions of other nodes about the feed.
 pub fn take_part(services: &web::Data<Services>) {
     let feed = services.topics.feed().clone();
     services.topics.on_message(WATCHED, move |message| {
@@ -108,7 +110,7 @@ pub async fn run(services: web::Data<Services>) {
     }
 }
 
-/// Takes what this node has collected.
+/// Takes the events that this node has collected, and spells them for pages.
 struct Collector {
     services: web::Data<Services>,
     names: SessionNames,
@@ -117,11 +119,11 @@ struct Collector {
 struct Reporter {
     services: web::Data<Services>,
     collector: Collector,
-    /// The apps that the other nodes were told of, and when.
+    /// The apps about which the other nodes were told last, and the time of that message.
     told: Option<(Instant, Vec<AppId>)>,
     /// The state of each app that is watched.
     apps: HashMap<AppId, WatchedApp>,
-    /// Whether any node has not answered since the last sample: rates would be too low.
+    /// Whether a node has failed to answer since the last sample. The rates would be too low then.
     is_incomplete: bool,
 }
 
@@ -129,7 +131,7 @@ struct Reporter {
 struct WatchedApp {
     /// The events that wait for the deliveries of other nodes.
     held: ShownEvents,
-    /// The events that could not be published.
+    /// The number of events that could not be published.
     lost: u64,
     rate: Rate,
 }
@@ -138,7 +140,7 @@ struct WatchedApp {
 #[derive(Debug, Default, PartialEq)]
 struct ShownEvents {
     all: Vec<ShownEvent>,
-    /// Where in `all` publications are.
+    /// The index in `all` of each publication, by [`ShownEvent::publication`].
     publications: HashMap<String, usize>,
     dropped: u64,
 }
@@ -156,7 +158,8 @@ impl Reporter {
         Self { services, collector, told: None, apps: HashMap::new(), is_incomplete: false }
     }
 
-    /// Tells the other nodes which apps are watched here, if they do not know.
+    /// Tells the other nodes which apps are watched here, if that has changed or the last message is
+    /// [`REPEAT_INTERVAL`] old.
     async fn tell_watched(&mut self) {
         if !self.services.topics.is_clustered() {
             return;
@@ -172,11 +175,11 @@ impl Reporter {
         let ids: Vec<_> = apps.iter().map(|app| app.0).collect();
         let message = serde_json::to_vec(&ids).unwrap_or_default();
         let told = self.services.topics.tell_nodes(WATCHED, &message).await;
-        // One that was not told is told after the next interval.
+        // If a node could not be told, all are told again after the next interval.
         self.told = told.ok().map(|()| (Instant::now(), apps));
     }
 
-    /// The nodes that this one reports for, itself among them; none if another node reports.
+    /// The nodes whose events this node publishes, including its own; empty if another node publishes.
     fn nodes(&self) -> Vec<NodeId> {
         let own = self.services.topics.node();
         let Some(engine) = self.services.topics.engine() else { return vec![own] };
@@ -190,7 +193,7 @@ impl Reporter {
     async fn report(&mut self, is_sample_due: bool) {
         let nodes = self.nodes();
         if nodes.is_empty() {
-            // Another node has the rest.
+            // Another node publishes, and takes this node's events from its feed.
             self.apps.clear();
             self.services.topics.feed().forget_unwatched(Instant::now());
             return;
@@ -205,7 +208,7 @@ impl Reporter {
         self.apps.retain(|app, _| found.contains_key(app));
         for (app, parts) in found {
             let slug = self.services.directory.load().by_id(app).map(|app| app.slug.clone());
-            // The app was deleted; its events are of a moment when it still existed.
+            // The events of an app that has been deleted meanwhile are dropped.
             let Some(slug) = slug else {
                 self.publish(app, "deleted", &json!({})).await;
                 continue;
@@ -227,7 +230,7 @@ impl Reporter {
         self.is_incomplete &= !is_sample_due;
     }
 
-    /// Takes what a node has collected; `None` if it does not hand it over in time.
+    /// Takes the collected events of a node; `None` if it does not answer in time.
     async fn take_of(&self, node: NodeId) -> Option<Vec<NodeCollected>> {
         let topics = &self.services.topics;
         if node == topics.node() {
@@ -237,7 +240,10 @@ impl Reporter {
         serde_json::from_slice(&taken).ok()
     }
 
-    /// Publishes events. Where that fails, answers how many watchers have missed.
+    /// Publishes events.
+    ///
+    /// # Errors
+    /// The number of events that the watchers have missed.
     async fn publish_entries(
         &self,
         app: AppId,
@@ -255,7 +261,7 @@ impl Reporter {
     async fn publish_sample(&mut self, app: AppId, slug: &Slug) {
         let Some(watch) = self.apps.get_mut(&app) else { return };
         let rate = std::mem::replace(&mut watch.rate, Rate::begin());
-        // Rather no figure than one that is too low.
+        // A sample is left out if its rates would be too low.
         if self.is_incomplete {
             return;
         }
@@ -299,8 +305,8 @@ impl WatchedApp {
         Self { held: ShownEvents::default(), lost: 0, rate: Rate::begin() }
     }
 
-    /// Takes what nodes have collected. Answers the events that are due. Those of a single node are due at
-    /// once, those of several one interval later.
+    /// Takes the collected events of all nodes, and returns the events that are due. Events of a single
+    /// node are due at once, those of several nodes one interval later.
     fn take(&mut self, parts: Vec<NodeCollected>, entries_max: usize) -> ShownEvents {
         let is_alone = parts.len() == 1;
         let mut new = ShownEvents::default();
@@ -326,8 +332,8 @@ impl WatchedApp {
 }
 
 impl ShownEvents {
-    /// Adds the deliveries of a publication to those of the same publication at other nodes. `false` if it
-    /// is not there.
+    /// Adds the deliveries of a publication to the entry that another node has reported for it. Returns
+    /// `false` if there is no such entry.
     fn add_up(&mut self, entry: &ShownEvent) -> bool {
         let nth = entry.publication.as_ref().and_then(|name| self.publications.get(name));
         let Some(same) = nth.and_then(|nth| self.all.get_mut(*nth)) else { return false };
@@ -350,7 +356,8 @@ impl ShownEvents {
         self
     }
 
-    /// Leaves out events beyond a number, and parts whose publication was left out at its own node.
+    /// Drops the events beyond a number, and first the parts of publications that the accepting node did
+    /// not report.
     fn keep(&mut self, entries_max: usize) {
         self.all.retain(|entry| !entry.is_part);
         self.dropped += self.all.len().saturating_sub(entries_max) as u64;
@@ -370,12 +377,12 @@ impl Collector {
         Self { services, names }
     }
 
-    /// What this node has collected of each app that is watched anywhere.
+    /// The collected events of each app that is watched on any node.
     fn take(&self) -> Vec<NodeCollected> {
         let taken = self.services.topics.feed().take(Instant::now()).into_iter();
         let apps = self.services.directory.load();
         let part = |Watched { app, collected }| {
-            // Of an app that was deleted nothing is shown.
+            // The events of a deleted app are dropped.
             let slug = apps.by_id(app).map(|app| app.slug.clone());
             let spelled = |slug| collected.events.into_iter().map(move |e| self.spell(&slug, e));
             NodeCollected {
@@ -451,7 +458,7 @@ impl Collector {
         ShownEvent { shown, publication, is_part }
     }
 
-    /// The topic of a channel; of `#general` the topic with this word in place of a channel.
+    /// The topic of a destination. That of `#general` has this word in place of a channel.
     fn topic(&self, slug: &Slug, scope: &Scope, destination: &Destination) -> String {
         match destination {
             Destination::Channel(channel) => {

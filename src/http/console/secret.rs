@@ -1,6 +1,6 @@
 //! `POST /api/apps/<slug>/secret`: the secret of an app, on request.
 //!
-//! No other answer to the console holds a secret, except the one to the call that made it.
+//! No other answer contains a secret, except the answer to the call that made it.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web};
 use secrecy::ExposeSecret;

@@ -1,11 +1,11 @@
-//! The console's sessions: what a cookie stands for, and what ends it.
+//! The sessions of the console: how a cookie names one, and what ends it.
 //!
 //! The cookie holds random bytes and their signature by the server's key, so that a forged cookie
-//! costs no question to the database. The database holds a hash of these bytes, and a keyed hash of
-//! the credentials that the session rests on. Every use compares that with the credentials of now: a
-//! changed password, a rotated or changed key, and a deactivated or deleted app end a session on each
-//! node as soon as the node knows of them. A row that was read is used for [`READ_AGE_MAX`]; the node
-//! that ends a session knows it at once, another one after that time.
+//! costs no query. The database holds a hash of these bytes, and a keyed hash of the credentials on
+//! which the session rests. Every use compares the latter with the present credentials: a changed
+//! password, a rotated or changed key, and a deactivated or deleted app end a session on each node as
+//! soon as the node knows of them. A row is used for [`READ_AGE_MAX`] without being read again, so a
+//! logout takes effect at once on its own node, and after that time on the others.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -41,10 +41,10 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 pub(crate) const NO_EVIDENCE: &str =
     "writing calls with the console's cookie must come from a page of this server";
 
-/// The time for which a row that was read is used without reading it again.
+/// The time for which a row is used without being read again.
 const READ_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// The most sessions of which something is remembered.
+/// The most sessions whose [`SessionFacts`] are kept in memory.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// The most sessions that may have joined the live feed.
@@ -66,7 +66,7 @@ pub(crate) enum LoggedIn {
     App(Arc<App>, Pair),
 }
 
-/// A session that was found. What it stands for is judged anew at each use.
+/// A session that was found. Its credentials are checked anew at each use.
 #[derive(Debug, Clone)]
 pub(crate) struct Session(Arc<ConsoleSession>);
 
@@ -81,13 +81,13 @@ impl Session {
         self.0.expires_at
     }
 
-    /// The session's name, which is of no use without the cookie.
+    /// The session's id. It is no secret: it is a hash, and does not yield the cookie.
     pub(super) fn id(&self) -> &str {
         &self.0.id
     }
 }
 
-/// All sessions, of which those used lately are remembered. Cheap to clone.
+/// The sessions of the console, with a cache of those used lately. Cheap to clone.
 #[derive(Clone)]
 pub struct LoginSessions(Arc<Inner>);
 
@@ -107,11 +107,11 @@ struct Live {
     until: Instant,
 }
 
-/// The facts that are known of a session.
+/// The cached facts about a session.
 enum SessionFacts {
-    /// It was read then.
+    /// The row, and the time at which it was read.
     Read(Arc<ConsoleSession>, Instant),
-    /// It was ended here, so that a row that is read meanwhile does not count.
+    /// This server has ended the session. A row that a concurrent query has read before is not used.
     Ended,
 }
 
@@ -194,15 +194,15 @@ impl LoginSessions {
     /// Ends a session, here at once and on other nodes within [`READ_AGE_MAX`].
     ///
     /// # Errors
-    /// [`ApiError::Unavailable`] if the database does not answer: then the session may go on.
+    /// [`ApiError::Unavailable`] if the database does not answer. The session may go on then.
     pub(super) async fn end(&self, session: &Session) -> Result<(), ApiError> {
         self.0.store.end_console_session(session.id()).await.map_err(unavailable)?;
         self.0.lock().insert(session.id().to_owned(), SessionFacts::Ended);
         Ok(())
     }
 
-    /// Lets the session that has just changed its app's key or secret itself go on with the new ones: only
-    /// the other sessions of the app end.
+    /// Keeps a session that has itself just changed its app's key or secret: it rests on the new pair from
+    /// now on, and only the other sessions of the app end.
     pub(crate) async fn renew(&self, services: &Services, session: &Session) {
         let Some(id) = session.0.app else { return };
         if session.holder(services).is_some() {
@@ -222,9 +222,9 @@ impl LoginSessions {
         self.0.live().insert(session.id().to_owned(), live);
     }
 
-    /// The sessions that may have joined the live feed and have ended since, again and again for as long
-    /// as one of their tokens can be used. While the database does not answer, only what this server
-    /// knows by itself ends a session.
+    /// The ids of sessions that may have joined the live feed and have ended. A session is returned by
+    /// each call until its tokens can no longer be used to join. While the database does not answer, a
+    /// session is only returned if it has expired or its credentials have changed.
     pub(super) async fn ended_live(&self, services: &Services) -> Vec<String> {
         let all: Vec<Live> = self.0.live().iter().map(|(_, live)| live.clone()).collect();
         let mut ended = Vec::new();
@@ -268,7 +268,7 @@ impl LoginSessions {
     }
 }
 
-/// The facts that are remembered of a session, if it is not too old.
+/// The answer of the cache about a session: a row that is not too old, that it has ended, or nothing.
 enum Recalled {
     Session(Arc<ConsoleSession>),
     Ended,
@@ -277,7 +277,7 @@ enum Recalled {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Tally<String, SessionFacts>> {
-        // A panic leaves an entry that is right, or none.
+        // A panic cannot leave a wrong entry: each one is inserted or removed as a whole.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,7 +295,7 @@ impl Inner {
         }
     }
 
-    /// Remembers a row that was read; `false` if the session was ended meanwhile.
+    /// Caches a row. Returns `false` if this server has ended the session meanwhile.
     fn remember(&self, id: String, row: &Arc<ConsoleSession>) -> bool {
         let mut remembered = self.lock();
         if matches!(remembered.peek(&id), Some(SessionFacts::Ended)) {
@@ -351,7 +351,7 @@ impl Inner {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         mac.update(purpose);
         for part in parts {
-            // With their lengths, so that no two lists of parts are the same bytes.
+            // Each part is preceded by its length, so that no two lists of parts yield the same bytes.
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -359,13 +359,13 @@ impl Inner {
     }
 }
 
-/// Whether a request has the console's cookie.
+/// Returns whether a request has the console's cookie.
 pub(crate) fn has_cookie(headers: &HeaderMap) -> bool {
     cookies(headers).next().is_some()
 }
 
-/// The value of the console's cookie. Several of them say nothing: a neighbouring site can add its
-/// own, and which comes first is not the server's choice.
+/// The value of the console's cookie; `None` if there are several. A site under the same parent domain
+/// can set one of its own, and the server cannot tell which is which.
 fn cookie(headers: &HeaderMap) -> Option<&str> {
     let mut all = cookies(headers);
     let (value, None) = (all.next()?, all.next()) else { return None };
@@ -383,6 +383,6 @@ fn id_of(bytes: &[u8]) -> String {
 }
 
 fn unavailable(error: StoreError) -> ApiError {
-    log::warn!("console: {error}");
+    log::warn!("the console's sessions cannot be read or written: {error}");
     ApiError::Unavailable
 }

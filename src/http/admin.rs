@@ -111,8 +111,8 @@ impl Throttle {
         }
     }
 
-    /// Judges one attempt. One lock covers counting and judging, so simultaneous guesses gain
-    /// nothing.
+    /// Judges one attempt. One lock covers judging and counting, so that simultaneous guesses cannot
+    /// exceed the limit.
     fn attempt(
         &self,
         address: IpAddr,

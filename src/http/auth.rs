@@ -43,7 +43,7 @@ const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
 /// The most apps whose keys are tried on a token before the request's body names the app.
 const APPS_TRIED_MAX: usize = 32;
 
-/// The binding of a page's token.
+/// The header with the text that a page's token of `aud: "csrf"` is bound to.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
 /// The way in which the web application itself authenticates; a token is accepted everywhere.
@@ -78,9 +78,9 @@ pub struct AuthenticatedApp {
 pub struct Owner {
     /// The app.
     pub app: Arc<App>,
-    /// The pair that the credentials are; the administrator counts as the current one.
+    /// The pair that the credentials match. The administrator counts as the current pair.
     pub pair: Pair,
-    /// The party that asks.
+    /// The party that sends the request.
     pub actor: Actor,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The same credentials with their binding, which is known only now.
+    /// The same credentials for an event on this topic, which the refusals of the log then name.
     pub fn on<'b>(self, topic: &'b str) -> Credentials<'b>
     where
         'a: 'b,

@@ -9,7 +9,7 @@ use subtle::{Choice, ConstantTimeEq};
 #[derive(Clone)]
 pub struct BasicCredentials {
     decoded: Vec<u8>,
-    /// The index of the first colon in it.
+    /// The index of the first colon in `decoded`.
     colon: usize,
 }
 
@@ -32,7 +32,7 @@ impl BasicCredentials {
         std::str::from_utf8(&self.decoded[..self.colon]).ok()
     }
 
-    /// Whether both parts match. The comparison takes as long for a wrong pair as for the right
+    /// Returns whether both parts match. The comparison takes as long for a wrong pair as for the right
     /// one.
     pub fn are(&self, username: &str, password: &str) -> bool {
         let [are] = self.are_each_of([(username, password)]);

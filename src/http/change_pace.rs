@@ -12,7 +12,7 @@ use crate::{
     session::bucket::{Bucket, PerSecond},
 };
 
-/// The most changes of one app within a minute, also at once.
+/// The most changes of one app within a minute. They may come all at once.
 pub const CHANGES_PER_MINUTE_MAX: u32 = 30;
 
 /// The most apps whose changes are counted.
@@ -20,7 +20,7 @@ const APPS_MAX: usize = 10_000;
 
 const MINUTE_S: f64 = 60.0;
 
-/// Counts the changes that apps make themselves. Those of the administrator do not count.
+/// Counts the changes that apps make to themselves. Changes by the administrator do not count.
 #[derive(Debug)]
 pub struct ChangePace {
     started: Instant,
@@ -37,7 +37,7 @@ impl ChangePace {
     /// Counts a change of an app.
     ///
     /// # Errors
-    /// [`ApiError::TooManyRequests`]: it must not be made now.
+    /// [`ApiError::TooManyRequests`] if the app has made too many changes.
     pub(super) fn take(&self, app: AppId, now: Instant) -> Result<(), ApiError> {
         // A bucket counts per second; here one of its seconds stands for a minute.
         let rate = PerSecond(CHANGES_PER_MINUTE_MAX);

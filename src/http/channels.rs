@@ -33,7 +33,7 @@ use crate::{
 /// The number of channels that one answer lists by default.
 const LIMIT_DEFAULT: usize = 1_000;
 
-/// The number of channels that one answer lists at most.
+/// The most channels that one answer lists.
 const LIMIT_MAX: usize = 10_000;
 
 /// A topic and the number of its subscribers.
@@ -52,7 +52,7 @@ struct TopicsPage {
     next: Option<String>,
 }
 
-/// A single topic.
+/// The answer about a single topic.
 #[derive(Debug, Serialize)]
 struct One {
     data: Shown,
@@ -96,7 +96,7 @@ pub async fn list(
     Ok(answer(&TopicsPage { data, next }))
 }
 
-/// Tells how many subscribers the topic of a whole scope has, and the position of the scope.
+/// Answers the number of subscribers of a whole scope's topic, and the position of the scope.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -109,8 +109,8 @@ pub async fn show_scope(
     show(&request, &services, &slug, &scope, None).await
 }
 
-/// Tells how many subscribers a channel has and the position of its scope, and lists the members of
-/// a presence channel.
+/// Answers the number of subscribers of a channel, the position of its scope, and the members of a
+/// presence channel.
 ///
 /// # Errors
 /// As [`list`]'s.
@@ -140,7 +140,8 @@ async fn show(
     let addressing = services.addressing();
     let rank = rank(scope, channel, &app, &addressing)?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
-    // Read first: a publication that is too late for the counts is after the position.
+    // The position is read before the counts. A publication that the counts have missed is then after
+    // the position, and a join with this position is sent it.
     let position = services.topics.head(&key).map(|head| head.to_string());
     let members = members(services, &key, rank.channel.as_ref()).await?;
     let place = Place { key, channel: rank.channel.clone() };

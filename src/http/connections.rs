@@ -26,7 +26,8 @@ const LIMIT_DEFAULT: usize = 100;
 /// The most sessions of one answer.
 const LIMIT_MAX: usize = 1_000;
 
-/// A prefix of what the key is used for, so that no other use of it tells a session's name.
+/// The input from which the key for names is derived, so that no other use of the server's key reveals
+/// one.
 const PURPOSE: &[u8] = b"herald connection";
 
 /// A session as it is answered.
@@ -154,7 +155,7 @@ impl SessionNames {
         Self(mac)
     }
 
-    /// The name of a session: 11 characters that a path takes.
+    /// The name of a session: 11 characters that need no escaping in a path.
     pub(super) fn name(&self, SessionId(number): SessionId) -> String {
         let (mut left, mut right) = ((number >> 32) as u32, number as u32);
         for round in 0..4 {
@@ -164,7 +165,7 @@ impl SessionNames {
         URL_SAFE_NO_PAD.encode(number.to_be_bytes())
     }
 
-    /// The session with this name; `None` if this is no name.
+    /// The session with this name; `None` if the text is not a name.
     fn read(&self, name: &str) -> Option<SessionId> {
         let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
         let number = u64::from_be_bytes(bytes);

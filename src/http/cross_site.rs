@@ -47,12 +47,12 @@ fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {
     }
 }
 
-/// Whether a call with this method changes nothing.
+/// Returns whether a call with this method changes nothing.
 pub fn is_reading(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether the headers prove that a page of this server sent the call. Requests without either
+/// Returns whether the headers prove that a page of this server sent the call. Requests without either
 /// header prove nothing.
 pub fn is_proven(headers: &HeaderMap, scheme: &str) -> bool {
     let mut sites = headers.get_all(&SEC_FETCH_SITE);

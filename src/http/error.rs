@@ -23,7 +23,7 @@ pub enum ApiError {
     /// Credentials are missing or wrong; the answer never tells which.
     #[error("authentication required")]
     Unauthorized,
-    /// The caller is known, or does not matter, but the call is not permitted.
+    /// The call is not permitted to this caller, or to anybody.
     #[error("{0}")]
     Forbidden(&'static str),
     /// There is nothing at this address.

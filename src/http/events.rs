@@ -27,8 +27,8 @@ pub async fn create(
     payload: web::Payload,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    // Judged before the body is read, because the body of an unauthenticated caller is not worth
-    // any memory; and again after it, because the app may have changed while the body was read.
+    // The caller is judged before the body is read, so that the body of an unauthenticated caller takes
+    // no memory, and again after it, because the app may have changed meanwhile.
     let credentials = Credentials::of(&request, &services)?;
     let by = credentials.authenticate(&services, &slug, Proof::KeyAndSecret)?;
     trust(&request);
@@ -96,7 +96,7 @@ fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Resu
     Err(fault.into())
 }
 
-/// The topic of the channel must be one that a client could join.
+/// Refuses a channel whose topic no client could join, for example because it would be too long.
 fn check_joinable(
     addressing: &Addressing,
     scope: &Scope,

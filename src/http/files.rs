@@ -1,4 +1,4 @@
-//! Files that are built into the program, with the headers that fence them in.
+//! Files that are built into the program, with the headers that restrict what their pages may do.
 
 use std::{cell::OnceCell, rc::Rc};
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::read;
 
-/// One file, and how browsers have to treat it.
+/// One file, and the headers that tell browsers how to treat it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct File {
     pub(super) content_type: &'static str,
@@ -17,7 +17,7 @@ pub(super) struct File {
 }
 
 impl File {
-    /// A resource at which this file is read.
+    /// A resource that answers with this file.
     pub(super) fn at(self, path: &str) -> Resource {
         // Hashing all files on every thread is a large part of a start of a debug build.
         let etag = Rc::new(OnceCell::new());

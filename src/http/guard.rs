@@ -21,7 +21,8 @@ use super::{
     error::ApiError,
 };
 
-/// The header in which a browser states whether a script or a person asks.
+/// The header in which a browser states how a request came about: `navigate` for a page that a person
+/// opens, another value for a request of a script.
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Middleware: answers refused calls itself. Needs [`Services`]. A session is an extension of the
@@ -73,7 +74,8 @@ async fn judge(request: &ServiceRequest, services: &Services) -> Result<Option<S
         return Ok(None);
     }
     let Some(session) = services.console.find(services, headers).await? else { return Ok(None) };
-    // A browser attaches the cookie by itself, so that the cookie alone does not show who asks.
+    // A browser attaches the cookie to requests of any page, so the cookie alone does not prove that a
+    // page of this server sent the call.
     if !cross_site::is_reading(method) && !cross_site::is_proven(headers, scheme()) {
         return Err(ApiError::Forbidden(session::NO_EVIDENCE));
     }
@@ -88,8 +90,8 @@ fn may_change_keys(request: &ServiceRequest) -> bool {
     !cross_site::is_reading(request.method()) && is_app && matches!(rest, None | Some("rotate"))
 }
 
-/// Whether a person could answer the browser's own prompt for a password, which the header
-/// `WWW-Authenticate` opens: not where a script of a page has asked.
+/// Returns whether the answer may have `WWW-Authenticate`, with which a browser opens its own prompt for
+/// a password. A person opened the page then; a script shows a login of its own.
 fn is_prompt_of_use(request: &ServiceRequest) -> bool {
     let headers = request.headers();
     let is_script = headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode != "navigate");

@@ -1,4 +1,4 @@
-//! `GET /health` and `GET /ready`: whether the process is up, and whether to send clients to it.
+//! `GET /health` and `GET /ready`: whether the process runs, and whether it accepts new clients.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -20,15 +20,15 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(read("/health", health)).service(read("/ready", ready));
 }
 
-/// Says that the process is up; asks no other part of the server.
+/// Answers that the process runs, without asking any other part of the server.
 async fn health() -> HttpResponse {
     answer(HttpResponse::Ok(), json!({ "status": "ok" }))
 }
 
-/// Says whether new clients are welcome: the registry is loaded, every worker thread accepts
-/// connections, this node has the order that it shares with other nodes, and no shutdown is under way.
+/// Answers 200 if this server accepts new clients, or else 503: the registry is loaded, every worker
+/// thread accepts connections, the engine of a cluster is up, and no shutdown is under way.
 ///
-/// The state of the database is shown but does not decide: only the admin API needs it.
+/// The state of the database is shown, but does not change the status: only the admin API needs it.
 async fn ready(services: web::Data<Services>) -> HttpResponse {
     let (is_loaded, database) = match ask_registry(&services).await {
         Ok(DatabaseHealth::Ok) => (true, "ok"),

@@ -1,4 +1,5 @@
-//! `GET /api/apps/<slug>/channels/<scope>/<channel>/history`: what is retained for a channel.
+//! `GET /api/apps/<slug>/channels/<scope>/<channel>/history`: the publications that are retained for a
+//! channel.
 //!
 //! Only the web application may ask; a token, which a page's visitor may hold, is refused.
 
@@ -30,7 +31,7 @@ use crate::{
 /// The number of publications that one answer has by default.
 const LIMIT_DEFAULT: usize = 100;
 
-/// Some of what is retained.
+/// The answer: a part of the retained publications.
 #[derive(Debug, Serialize)]
 struct HistoryAnswer {
     data: Vec<RetainedPublication>,
@@ -40,7 +41,7 @@ struct HistoryAnswer {
     position: Option<String>,
 }
 
-/// A publication that is retained.
+/// A retained publication as it is answered.
 #[derive(Debug, Serialize)]
 struct RetainedPublication {
     position: String,
@@ -54,7 +55,7 @@ struct RetainedPublication {
     payload_base64: Option<String>,
 }
 
-/// Lists what is retained for a channel, the oldest first.
+/// Lists the retained publications of a channel, oldest first.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad path or query.

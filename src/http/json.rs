@@ -40,7 +40,7 @@ impl Json {
         Self::from_body(Body::read(services, request, payload, share).await?)
     }
 
-    /// Takes a body.
+    /// Wraps a body that was read before.
     ///
     /// # Errors
     /// [`ApiError::Malformed`] for a form that cannot be read.
@@ -126,7 +126,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
 /// A fault of a field, worded to follow its name: `must not be empty`.
 pub(super) type FieldFault = Cow<'static, str>;
 
-/// Says why a name is not valid.
+/// Words the fault of an invalid name.
 pub(super) fn fault(error: NameError) -> FieldFault {
     error.to_string().into()
 }

@@ -1,8 +1,8 @@
 //! `GET /metrics`: the figures of the server, for Prometheus.
 //!
 //! The endpoint is on the main port behind the admin's login or, where `metrics.listen` is set, on
-//! a separate listener without a login, but never on both. It waits only briefly for each thread,
-//! opens no file that it can do without, and answers while the server drains.
+//! a separate listener without a login, but never on both. It waits at most [`THREAD_WAIT_MAX`] for each
+//! thread, answers even when the process has no file handles left, and answers while the server drains.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! `GET /api/admin/nodes`: the servers that share their topics.
+//! `GET /api/admin/nodes`: the nodes of the cluster.
 //!
-//! Each node describes itself to the others every few seconds, so that the list can be read while a node
-//! does not answer. A server that shares its topics with no other is the only node.
+//! Each node sends the others a description of itself every second, so that the list can be read while a
+//! node does not answer. A server without a cluster is the only node of its list.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::{
     engine::{EngineState, NodeInfo},
 };
 
-/// The interval at which a node describes itself anew.
+/// The interval at which a node sends its description.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A node's description of itself.
@@ -29,23 +29,23 @@ pub struct Description {
     address: String,
     version: String,
     started_at: String,
-    /// Open sessions, over all apps.
+    /// The number of open sessions of all apps.
     sessions: i64,
-    /// Scopes that have subscribers or retain something on this node.
+    /// The number of scopes that have subscribers or retained publications on this node.
     scopes: usize,
-    /// Records of the log that the node has yet to read.
+    /// The number of records of the log that the node has not read yet.
     lag: u64,
-    /// The seat under which it counts usage.
+    /// The seat under which the node counts usage.
     #[serde(skip_serializing_if = "is_none")]
     seat: u16,
 }
 
-/// Whether a node has no seat, as the only node.
+/// Returns whether this is the seat of a server without a cluster, which is not sent.
 fn is_none(seat: &u16) -> bool {
     *seat == 0
 }
 
-/// A node as it is listed.
+/// A node as the answer lists it.
 #[derive(Debug, Serialize)]
 struct NodeView {
     id: u16,
@@ -53,7 +53,7 @@ struct NodeView {
     description: Description,
     /// The time since the node was last seen, in milliseconds.
     seen_ms_ago: u64,
-    /// Whether this node has answered.
+    /// Whether this is the node that answers the request.
     this: bool,
 }
 
@@ -73,8 +73,8 @@ impl Description {
     }
 }
 
-/// The nodes in the order of their ids, each with what it says of itself; a node of a version that says
-/// it otherwise says nothing.
+/// The nodes in the order of their ids, each with its description and the milliseconds since it was last
+/// seen. A description that this version cannot read is replaced by an empty one.
 pub(super) fn all(services: &Services) -> Vec<(NodeId, Description, u64)> {
     let own = services.topics.node();
     let Some(engine) = services.topics.engine() else {
@@ -84,7 +84,7 @@ pub(super) fn all(services: &Services) -> Vec<(NodeId, Description, u64)> {
     let listed = |NodeInfo { node, info, seen_ms, .. }: &NodeInfo| {
         let seen_ms_ago = (now_ms as u64).saturating_sub(*seen_ms);
         match *node == own {
-            // Of itself a node knows the latest.
+            // This node's own description is made now, the others' are the last that they sent.
             true => (own, Description::of(services), seen_ms_ago),
             false => (*node, serde_json::from_slice(info).unwrap_or_default(), seen_ms_ago),
         }
@@ -92,7 +92,7 @@ pub(super) fn all(services: &Services) -> Vec<(NodeId, Description, u64)> {
     engine.nodes().iter().map(listed).collect()
 }
 
-/// Lists the nodes that are alive, as far as this one knows.
+/// Lists the nodes that this node knows to be alive.
 ///
 /// # Errors
 /// [`ApiError::Unavailable`] if this node is cut off from the others.
@@ -110,8 +110,8 @@ pub async fn list(services: web::Data<Services>) -> Result<HttpResponse, ApiErro
     Ok(answer(&json!({ "data": nodes.collect::<Vec<_>>() })))
 }
 
-/// Describes this node to the others, for as long as this runs, and keeps it a seat that none of them
-/// has.
+/// Sends this node's description to the others every second, and makes sure that its seat differs from
+/// theirs. Never returns.
 pub async fn keep_described(services: web::Data<Services>) {
     let Some(engine) = services.topics.engine().cloned() else { return };
     loop {

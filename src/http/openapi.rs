@@ -11,7 +11,7 @@ use actix_web::{
 /// The document.
 pub const DOCUMENT: &str = include_str!("openapi.json");
 
-/// Shows the document. It needs no login: it says nothing about this server.
+/// Answers the document. It needs no login, because it is the same for every server.
 pub async fn show() -> HttpResponse {
     HttpResponse::Ok()
         .content_type(ContentType::json())

@@ -1,9 +1,10 @@
 //! `/api/apps/<slug>`: an app as the web application itself sees and changes it, with its key and
 //! secret.
 //!
-//! The console's sessions may do the same, those of the administrator for every app. The previous
-//! pair of a rotation may read and not change anything. A secret is in an answer only when it was
-//! made or changed. An app may change itself [so often](super::change_pace) within a minute.
+//! A session of the console may do the same: that of the administrator for every app, that of an app for
+//! itself. The previous pair of a rotation may read, but change nothing. An answer contains the secret
+//! only if the call has made or changed it. [`change_pace`](super::change_pace) limits the changes of an
+//! app within a minute.
 
 use std::time::Instant;
 
@@ -100,8 +101,8 @@ fn authenticate(request: &HttpRequest, services: &Services, slug: &str) -> Resul
     Credentials::of(request, services)?.authenticate_current(services, slug)
 }
 
-/// Judges the caller again, because the app may have changed while the body was read. What an app
-/// changes is its own app only, even if the slug passes to another one meanwhile.
+/// Judges the caller again, because the app may have changed while the body was read, and returns the
+/// author of the change. An app changes itself only, even if its slug has passed to another app.
 fn by(
     request: &HttpRequest,
     services: &Services,

@@ -34,8 +34,8 @@ fn host_of(headers: &HeaderMap) -> Option<Host<String>> {
     url.host().filter(|_| is_host_alone).map(|host| host.to_owned())
 }
 
-/// Whether no other site's page can have this name: an IP address is not looked up, and `localhost`
-/// and the server's public name cannot belong to another site.
+/// Returns whether no other site can have this name: an IP address is not looked up, and `localhost` and
+/// the server's public name cannot belong to another site.
 fn is_own(host: &Host<String>, public_host: &str) -> bool {
     match host {
         Host::Ipv4(_) | Host::Ipv6(_) => true,

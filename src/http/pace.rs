@@ -22,7 +22,7 @@ pub struct TokenPace {
     rate: PerSecond,
     /// Has a random key in each process, so that nobody can choose tokens with equal hashes.
     hasher: RandomState,
-    /// By the token's hash, because tokens are not to be kept in memory.
+    /// The rates by the hash of the token, because tokens must not be kept in memory.
     used: Mutex<Tally<u64, Bucket>>,
 }
 

@@ -138,7 +138,7 @@ fn one_app<'a>(events: &'a [(TopicName, EventFields<'_>)]) -> Result<&'a str, Ap
     }
 }
 
-/// Reads the events up to the first bad one, whose faults are reported with its place in the list.
+/// Reads the events up to the first invalid one, whose faults are reported with its index in the list.
 fn each<E, T>(events: &[E], read: impl Fn(&E) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
     let read_at = |(nth, event)| read(event).map_err(|error| at(nth, error));
     events.iter().enumerate().map(read_at).collect()

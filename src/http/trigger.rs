@@ -73,7 +73,7 @@ impl<'a> EventFields<'a> {
         TriggerRequest { key: findings.note_key(self.idempotency_key, owner), positions }
     }
 
-    /// An event of a bulk has no key of its own: the bulk has one.
+    /// Refuses an idempotency key of a single event of a bulk, because the bulk has one for all.
     pub(super) fn check_no_key(&self) -> Result<(), FieldFault> {
         match present(self.idempotency_key) {
             None => Ok(()),
@@ -169,11 +169,11 @@ pub(super) struct TriggerRequest {
 /// The form in which the answer names the positions of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Positions {
-    /// Not at all.
+    /// The answer has no positions.
     Untold,
-    /// As the one of the only event.
+    /// The answer has the position of the only event.
     Single,
-    /// As a list, in the order of the events.
+    /// The answer has a list of positions, in the order of the events.
     List,
 }
 
@@ -274,8 +274,8 @@ impl From<Findings> for ApiError {
 /// articles do, or with positions for a caller that asks for them.
 ///
 /// Some subscribers cannot be sent bytes. If any event has bytes, the answer waits until all events
-/// have been fanned out and gives the number of subscribers that were skipped; `null` if that took
-/// too long.
+/// have been fanned out, and has the number of subscribers that were skipped as `skipped`, or `null` if
+/// that took too long.
 ///
 /// Events that were published before with the same idempotency key are not published again: the
 /// answer is the one that the first caller got, but with positions only if this one asks for them.

@@ -1,4 +1,4 @@
-//! `GET /api/apps/<slug>/usage` and `GET /api/admin/usage`: what apps use, by the hour, day or month.
+//! `GET /api/apps/<slug>/usage` and `GET /api/admin/usage`: the usage of apps by the hour, day or month.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// The type of CSV, with its line of names.
+/// The content type of CSV with a header line.
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 
-/// The question that has a node write what it has counted.
+/// The name of the question by which a node asks another to write its counts to the database.
 pub const WRITE_USAGE: &str = "write_usage";
 
 /// The format of a report.
@@ -36,7 +36,7 @@ enum ReportFormat {
     Csv,
 }
 
-/// Tells what an app used.
+/// Answers the usage of an app.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`], [`ApiError::Invalid`] for a bad query, [`ApiError::Unavailable`] if the
@@ -52,11 +52,11 @@ pub async fn list(
     answer(&services, UsageQuestion { whose: Whose::App(app.id), span }, format).await
 }
 
-/// Tells what all apps used, or the one with the slug that the query names; deleted apps are among
-/// them.
+/// Answers the usage of all apps, or of those that have or last had the slug that the query names.
+/// Deleted apps are included.
 ///
 /// # Errors
-/// [`ApiError::NotFound`] if the query names an app that never was, otherwise as [`list`]'s.
+/// [`ApiError::NotFound`] if no app has or had the slug of the query, otherwise as [`list`]'s.
 pub async fn list_all(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -69,7 +69,7 @@ pub async fn list_all(
     answer(&services, UsageQuestion { whose, span }, format).await
 }
 
-/// Reads what both calls have in common, and refuses a query that has faults.
+/// Reads the span and the format of either call, and refuses a query that has faults.
 fn read(
     request: &HttpRequest,
     query: &Map<String, Value>,
@@ -98,7 +98,7 @@ fn format(request: &HttpRequest, query: &Map<String, Value>) -> Result<ReportFor
     }
 }
 
-/// Whether the caller names CSV among what it accepts, and JSON nowhere.
+/// Returns whether the `Accept` header has CSV and does not have JSON.
 fn accepts_csv(request: &HttpRequest) -> bool {
     let accepted = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
     let types = accepted.flat_map(|value| value.split(','));
@@ -112,7 +112,7 @@ async fn answer(
     question: UsageQuestion,
     format: ReportFormat,
 ) -> Result<HttpResponse, ApiError> {
-    // What the other nodes have counted and not written is theirs to write, or the figures are too low.
+    // The other nodes write their counts first, because the figures would be too low without them.
     let written = services.topics.ask_nodes(WRITE_USAGE, b"", services.topics.wait_max()).await;
     written.map_err(|Unanswered| ApiError::Unavailable)?;
     let asked = services.usage.send(AskUsage(question)).await;

@@ -106,8 +106,8 @@ describe("Pusher's server SDKs", () => {
       channel: { occupied: true, user_count: 1 },
       users: { users: [{ id: "u1" }] },
       terminate: {},
-      not_presence: ["PusherBadRequest", "users are known of presence channels only"],
-      wrong_info: ["PusherBadRequest", "user_count is known of presence channels only"],
+      not_presence: ["PusherBadRequest", "users exist on presence channels only"],
+      wrong_info: ["PusherBadRequest", "user_count exists for presence channels only"],
       wrong_secret: "PusherBadAuth",
     })
     const expected = [

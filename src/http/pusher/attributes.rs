@@ -18,7 +18,7 @@ pub(super) struct Attributes {
     pub(super) user_count: bool,
     pub(super) subscription_count: bool,
     pub(super) cache: bool,
-    /// Whether there was an attribute that does not exist.
+    /// Whether the list has an attribute that does not exist.
     pub(super) is_unknown: bool,
 }
 
@@ -37,7 +37,7 @@ impl Attributes {
         asked
     }
 
-    /// Checks that there is no attribute beside those that are permitted here.
+    /// Checks that there are no attributes besides the permitted ones.
     ///
     /// # Errors
     /// [`PusherError::BadRequest`].
@@ -46,9 +46,9 @@ impl Attributes {
         let text = if self.is_unknown {
             "info may have user_count, subscription_count and cache"
         } else if refused(self.user_count, permitted.user_count) {
-            "user_count is known of presence channels only"
+            "user_count exists for presence channels only"
         } else if refused(self.cache, permitted.cache) {
-            "cache is known of a single cache channel only"
+            "cache exists for a single cache channel only"
         } else {
             return Ok(());
         };
@@ -61,7 +61,7 @@ impl Attributes {
         Self { user_count, subscription_count: true, cache: channel.is_cache, is_unknown: false }
     }
 
-    /// Those that both have.
+    /// The attributes that are in both lists.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             user_count: self.user_count && other.user_count,
@@ -72,8 +72,8 @@ impl Attributes {
     }
 }
 
-/// The numbers of a channel's subscribers and users, as far as they are asked for. An attribute that the
-/// channel does not have is left out.
+/// The requested counts of a channel's subscribers and users. An attribute that the channel does not have
+/// is left out.
 ///
 /// # Errors
 /// [`PusherError::Unavailable`] if a thread did not answer, because the number would be too low.

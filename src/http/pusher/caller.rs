@@ -45,7 +45,7 @@ impl<'a> SignedCaller<'a> {
         let Some(app) = found else {
             note(request, services, None, RefusalReason::UnknownApp);
             return Err(match request.match_info().get("app") {
-                Some(_) => PusherError::NotFound("there is no app with this id"),
+                Some(_) => PusherError::NotFound("there is no app with this id or slug"),
                 None => SignatureError::UnknownKey.into(),
             });
         };
@@ -108,7 +108,7 @@ fn find(apps: &Apps, request: &HttpRequest, query: Option<&SignedQuery>) -> Opti
     found.filter(|app| app.id != AppId::CONSOLE).cloned()
 }
 
-/// The path as it was sent, without the server's prefix: SDKs that can be given a prefix do not sign it.
+/// The path as it was sent, without `pusher.path_prefix`: SDKs that can be given a prefix do not sign it.
 fn signed_path<'a>(request: &'a HttpRequest, services: &Services) -> &'a str {
     let path = request.uri().path();
     path.strip_prefix(services.settings.pusher.path_prefix.as_str()).unwrap_or(path)
@@ -147,7 +147,7 @@ fn now_s() -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Logs a refusal, by a task of its own: the time of the answer must not reveal whether a line is due.
+/// Logs a refusal in a separate task, because the response time must not reveal whether a line is logged.
 fn note(request: &HttpRequest, services: &Services, app: Option<&Slug>, reason: RefusalReason) {
     let address = client_of(request, &services.settings.server).address;
     let refusals = services.refusals.clone();

@@ -24,11 +24,11 @@ use crate::{
 /// The most channels that one answer lists.
 const CHANNELS_MAX: usize = 100_000;
 
-/// The prefixes of names, each with the scope of those channels.
+/// The prefixes of channel names, each with the scope of the channels that have it.
 const SCOPES: [(&str, &str); 3] =
     [("", "public"), ("private-", "private"), ("presence-", "presence")];
 
-/// Lists the channels that have subscribers, with the attributes that are asked for.
+/// Lists the channels that have subscribers, with the requested attributes.
 ///
 /// # Errors
 /// [`PusherError`].
@@ -43,7 +43,7 @@ pub(super) async fn list(
     asked.check(Attributes { user_count, subscription_count: true, ..Attributes::default() })?;
     let mut channels = Map::new();
     for (of_scope, scope) in SCOPES {
-        // Either all of the scope has the prefix, or those of its channels that go on like it.
+        // The requested prefix selects all channels of the scope, or those that have its rest, too.
         let rest = match prefix.strip_prefix(of_scope) {
             Some(rest) => rest,
             None if of_scope.starts_with(prefix) => "",
@@ -56,7 +56,8 @@ pub(super) async fn list(
     Ok(answer(&json!({ "channels": channels })))
 }
 
-/// Adds the channels of one scope whose names go on with `prefix`, as far as Pusher can spell them.
+/// Adds the channels of one scope whose names begin with `prefix`. Names that Pusher's alphabet cannot
+/// spell are left out.
 async fn list_scope(
     services: &Services,
     key: &ScopeKey,
@@ -95,8 +96,8 @@ async fn list_scope(
     Ok(())
 }
 
-/// Tells whether a channel has subscribers, and the attributes that are asked for. A channel that nobody
-/// knows is not occupied.
+/// Answers whether a channel has subscribers, and its requested attributes. A channel that was never used
+/// is not occupied.
 ///
 /// # Errors
 /// [`PusherError`].
@@ -129,7 +130,7 @@ pub(super) async fn list_users(
     let caller = SignedCaller::of(&request, &services)?;
     let channel = channel(&request, &services)?;
     if channel.kind != ChannelKind::Presence {
-        return Err(PusherError::bad("users are known of presence channels only"));
+        return Err(PusherError::bad("users exist on presence channels only"));
     }
     let users = services.topics.users(&channel.place(caller.app.id)).await;
     let users = users.map_err(|Unanswered| PusherError::Unavailable)?;

@@ -1,7 +1,7 @@
 //! `POST /apps/<app>/events` and `POST /apps/<app>/batch_events`: triggers.
 //!
-//! Nothing is published of a request that has any fault. Numbers that a caller asks for are counted before
-//! anything is published, so that a caller that is told to try again has published nothing.
+//! A request with any fault publishes nothing. The numbers that a caller requests with `info` are counted
+//! before anything is published, so that a caller that is told to retry has published nothing.
 
 use std::collections::BTreeSet;
 
@@ -54,13 +54,13 @@ pub(super) async fn create(
     }
     let is_asked = event.asked.is_some();
     let mut publications = event.publications(app);
-    // The broker hands over what follows one another in one scope at once.
+    // The broker publishes consecutive publications of one scope together.
     publications.sort_by(|one, other| one.scope.cmp(&other.scope));
     publish(&services, publications).await?;
     Ok(ok(&if is_asked { json!({ "channels": told }) } else { json!({}) }))
 }
 
-/// Publishes a few events to one channel each, in their order.
+/// Publishes up to [`BATCH_MAX`] events, each to one channel, in their order.
 ///
 /// # Errors
 /// [`PusherError`].
@@ -150,7 +150,7 @@ enum Targets {
 struct PusherEvent {
     name: EventName,
     data: JsonText,
-    /// Each once.
+    /// The channels, without duplicates.
     channels: Vec<Channel>,
     except: Option<SessionId>,
     asked: Option<Attributes>,
@@ -167,7 +167,7 @@ impl PusherEvent {
             channels: read_channels(*channel, *channels, targets, services)?,
             except: read_socket_id(*socket_id, services)?,
             asked: read_info(*info)?,
-            // Last, because its size has a status of its own.
+            // The data is read last, because its size has a status of its own, and other faults come first.
             data: read_data(*data, services)?,
         })
     }
@@ -246,7 +246,7 @@ fn read_channels(
         .collect()
 }
 
-/// The session that is left out. An id that no session has excludes no session.
+/// The session to which the event is not sent. An id that no session has excludes no session.
 fn read_socket_id(
     raw: Option<&RawValue>,
     services: &Services,
@@ -260,8 +260,8 @@ fn read_socket_id(
     Ok(services.public_ids.read(&id))
 }
 
-/// The attributes of the channels that are asked for. Attributes that do not exist, or that a channel does not have, are
-/// left out of the answer.
+/// The requested attributes of the channels. Attributes that do not exist, or that a channel does not
+/// have, are left out of the answer.
 fn read_info(raw: Option<&RawValue>) -> Result<Option<Attributes>, PusherError> {
     let Some(raw) = present(raw) else { return Ok(None) };
     let list = text(Some(raw)).map_err(|_| PusherError::field("info", "must be a string"))?;

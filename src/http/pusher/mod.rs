@@ -1,16 +1,16 @@
 //! Pusher's HTTP API, for its server SDKs.
 //!
-//! Sections 10 to 13 of the protocol document of Pusher. Every call is signed with the secret of a pair of
-//! the app: [`caller`] judges that before anything else is read. [`events`] triggers, [`channels`] answers
-//! questions, [`users`] ends connections, and [`attributes`] counts for the first two. All errors are lines
-//! of plain text: see [`error`].
+//! It implements sections 10 to 13 of the document of Pusher's protocol. Every call is signed with the
+//! secret of one of the app's key pairs, and [`caller`] checks the signature before the body is read.
+//! [`events`] publishes, [`channels`] lists channels and users, [`users`] ends connections, and
+//! [`attributes`] counts for the first two. Every error is one line of plain text: see [`error`].
 //!
 //! | URL, below the setting `pusher.path_prefix` | |
 //! |---|---|
 //! | `/apps/<app>/events`, `/apps/<app>/batch_events` | [`events`] |
 //! | `/apps/<app>/channels`, `…/<channel>`, `…/<channel>/users` | [`channels`] |
 //! | `/apps/<app>/users/<user>/terminate_connections` | [`users`] |
-//! | `/users/<user>/terminate_connections` | [`users`]: where PyPI's `pusher` looks for it |
+//! | `/users/<user>/terminate_connections` | [`users`]: the path that PyPI's `pusher` calls |
 //!
 //! An app is named by its number, or by its slug if that does not consist of digits.
 

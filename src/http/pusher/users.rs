@@ -10,7 +10,7 @@ use super::{
 };
 use crate::broker::{subscriber::Disconnect, topics::Unanswered};
 
-/// Closes the connections, wherever there are any. The body is signed and means nothing.
+/// Closes the connections, on all nodes. The body is signed, but has no meaning.
 ///
 /// # Errors
 /// [`PusherError`]; [`PusherError::Unavailable`] if a thread did not answer, because some connections may

@@ -1,8 +1,8 @@
 //! The signatures that an application gives its pages: to subscribe to a channel, and to sign a user in.
 //!
-//! Sections 5.2 and 9.1 of the protocol document of Pusher. An `auth` is `<key>:<signature>`, by either
-//! of the app's pairs. It holds for one socket, one channel and one text of `channel_data`, which is
-//! signed as the client sends it.
+//! It follows sections 5.2 and 9.1 of the document of Pusher's protocol. An `auth` is
+//! `<key>:<signature>`, by either of the app's pairs. It is valid for one socket, one channel and one
+//! text of `channel_data`, which is signed as the client sends it.
 
 use std::fmt;
 
@@ -13,30 +13,29 @@ use super::signature::is_signed;
 /// The most characters of a signed text, and of a signature, that an error repeats.
 const TOLD_CHARS_MAX: usize = 500;
 
-/// The reason why an `auth` does not permit what the client asks for. The texts are for the client,
-/// and never hold a digest that Herald has computed with a secret: it would permit anything to
-/// anybody.
+/// The reason why an `auth` does not permit the client's request. The texts are sent to the client, and
+/// never contain a signature that Herald has computed, because the client could use it as its `auth`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthFault {
-    /// There is none.
+    /// The message has no `auth`.
     #[error("auth is missing: the application's endpoint has to sign this")]
     Missing,
-    /// It has no colon.
+    /// The `auth` has no colon.
     #[error("auth must be a key of the app, a colon and a signature")]
     Malformed,
     /// The key is not one of the app's.
     #[error("the key in auth is not a key of this app")]
     UnknownKey,
-    /// The signature is that of another text, or by another secret.
+    /// The signature was made for another text, or with another secret.
     #[error(
         "invalid signature: expected the HMAC-SHA256 in lower-case hex of {}, but got {}",
         QuotedText(signed),
         QuotedText(given)
     )]
     Forged {
-        /// The text that should have been signed.
+        /// The text that the application must sign.
         signed: String,
-        /// The signature that came.
+        /// The received signature.
         given: String,
     },
 }
@@ -54,7 +53,7 @@ impl fmt::Display for QuotedText<'_> {
 }
 
 /// Judges whether `auth` permits a socket to subscribe to a channel, and records the use of the pair that
-/// signed it. `channel_data` is signed wherever there is any, on whatever kind of channel.
+/// signed it. If there is `channel_data`, it is part of the signed text on every kind of channel.
 ///
 /// # Errors
 /// [`AuthFault`].

@@ -1,8 +1,8 @@
 //! Channels under the names that Pusher's clients use, and their places among the broker's channels.
 //!
-//! Section 5.1 of the protocol document of Pusher. The prefix of a name determines which clients
-//! may subscribe; what follows it is a channel of the scope that Phoenix's clients know by the same
-//! word.
+//! It follows section 5.1 of the document of Pusher's protocol. The prefix of a name determines which
+//! clients may subscribe, and the scope: `private-room` is the channel `room` of the scope `private`,
+//! which Phoenix's clients can join, too.
 
 use std::fmt;
 
@@ -18,8 +18,8 @@ const PRIVATE: &str = "private-";
 const ENCRYPTED: &str = "private-encrypted-";
 const PRESENCE: &str = "presence-";
 const USER: &str = "#server-to-user-";
-/// The beginning of the broker's name of a user's channel: without it a user whose id begins with `#` would
-/// have none.
+/// The prefix of a user's id in the broker's name of the user's channel. Without it, the name for an id
+/// that begins with `#` would not be valid.
 const BROKER_USER: &str = "user-";
 
 /// The clients that may subscribe to a channel.
@@ -29,11 +29,11 @@ pub enum ChannelKind {
     Public,
     /// Clients for which the application signs.
     Private,
-    /// As private; the application encrypts what it publishes.
+    /// Clients for which the application signs; it encrypts the payloads.
     Encrypted,
-    /// As private; every subscriber sees all others.
+    /// Clients for which the application signs; every subscriber sees all others.
     Presence,
-    /// The user alone whose channel it is.
+    /// Only the user to whom the channel belongs.
     User,
 }
 
@@ -44,19 +44,19 @@ impl ChannelKind {
     }
 }
 
-/// The reason why a text is no name of a channel.
+/// The reason why a text is not the name of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelFault {
-    /// There is nothing, or nothing after the prefix.
+    /// The text is empty, or ends after the prefix.
     #[error("a channel name must not be empty, nor end with its prefix")]
     Empty,
-    /// It has more bytes than a name may have.
+    /// The text has more bytes than a name may have.
     #[error("a channel name must have at most {} bytes", Channel::BYTES_MAX)]
     TooLong,
-    /// It has a character that names do not have.
+    /// The text has a character that names must not have.
     #[error("a channel name must consist of A-Z, a-z, 0-9, _, -, =, @, \",\", . and ;")]
     BadCharacter,
-    /// It begins with `#` and is not the channel of a user.
+    /// The text begins with `#` and does not name the channel of a user.
     #[error("a channel name must not begin with #")]
     Reserved,
 }
@@ -107,7 +107,7 @@ impl Channel {
         if !name.chars().all(is_permitted) {
             return Err(ChannelFault::BadCharacter);
         }
-        // `private-encrypted-` is `private-`, too: the broker's name of such a channel keeps the rest.
+        // An encrypted channel is in the scope `private`, and its name in the broker keeps `encrypted-`.
         let (kind, scope, rest) = if let Some(rest) = name.strip_prefix(PRIVATE) {
             let is_encrypted = name.starts_with(ENCRYPTED);
             let kind = if is_encrypted { ChannelKind::Encrypted } else { ChannelKind::Private };
@@ -122,8 +122,8 @@ impl Channel {
         Ok(Self { kind, is_cache, name: name.into(), scope, channel })
     }
 
-    /// The channel of what a publication to a place is heard on, as Pusher names it; `None` if it has no
-    /// name there, and for the channels of users, which are on no list.
+    /// Pusher's name of a channel of the broker; `None` if Pusher has no name for it, and for the channels
+    /// of users, which no list contains.
     pub fn named(scope: &Scope, channel: &ChannelName) -> Option<String> {
         let prefix = match scope.as_str() {
             "public" => "",
@@ -140,7 +140,7 @@ impl Channel {
         is_named.then(|| [prefix, channel].concat())
     }
 
-    /// Its place in the broker.
+    /// The channel's place in the broker.
     pub fn place(&self, app: AppId) -> Place {
         let key = ScopeKey { app, scope: self.scope.clone() };
         Place { key, channel: Some(self.channel.clone()) }
@@ -151,7 +151,7 @@ impl Channel {
         &self.name
     }
 
-    /// The id of the user whose channel it is.
+    /// The id of the user to whom the channel belongs; `None` for channels of other kinds.
     pub fn user(&self) -> Option<&str> {
         self.name.strip_prefix(USER)
     }

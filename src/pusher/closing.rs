@@ -1,7 +1,7 @@
 //! The close codes.
 //!
-//! Section 4.2 of the protocol document of Pusher. A code from 4300 on would keep clients from coming
-//! back for good, so there is none: those are codes of errors, which close nothing.
+//! They follow section 4.2 of the document of Pusher's protocol. No connection is closed with a code from
+//! 4300 on, because clients would never reconnect; Herald uses these codes for errors only.
 
 use crate::{
     broker::outbox::Ending,
@@ -30,9 +30,9 @@ pub(super) const UNAUTHORIZED: Close = close(4009, "the connection was not autho
 pub(super) const TERMINATED: Close = close(4009, "the connections of this user were terminated");
 /// The server, or the client's address, has as many connections as it may.
 pub(super) const FULL: Close = close(4100, "too many connections");
-/// The client is to come back, to be judged anew.
+/// The client must reconnect, so that it is judged anew.
 pub(super) const AGAIN: Close = close(4200, "please connect again");
-/// A binary message, which the protocol does not have.
+/// The client sent a binary message, which the protocol does not have.
 pub(super) const BINARY: Close = close(1003, "messages must be text");
 
 const fn close(code: u16, reason: &'static str) -> Close {

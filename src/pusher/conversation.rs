@@ -1,7 +1,7 @@
 //! The state machine of one connection: messages in, effects out.
 //!
-//! The rules follow sections 5 to 9 of the protocol document of Pusher. A connection belongs to one
-//! app. Like Phoenix's, this state machine has no I/O, clock or task.
+//! The rules follow sections 5 to 9 of the document of Pusher's protocol. A connection belongs to one
+//! app. Like the conversation of Phoenix, this state machine has no I/O, clock or task.
 
 mod events;
 mod signing_in;

@@ -16,7 +16,8 @@ struct Cursor<'a> {
     since: Option<&'a RawValue>,
 }
 
-/// The cursor of `channel_data`, if it has one. A cursor that is not a text is not a position.
+/// The cursor of `channel_data`, if it has one. A cursor that is not a string counts as an invalid
+/// position.
 pub(super) fn read(channel_data: &str) -> Option<Since> {
     if !channel_data.trim_start().starts_with('{') {
         return None;
@@ -26,7 +27,7 @@ pub(super) fn read(channel_data: &str) -> Option<Since> {
     Some(text.map_or(Since::NoPosition, |text| Since::parse(&text)))
 }
 
-/// The data of `herald:recovery`. The position lies just before the first event that the client is sent.
+/// The data of `herald:recovery`. Its position lies just before the first event that the client is sent.
 pub(super) fn described(recovery: &Recovery) -> String {
     let Recovery { incomplete, position, replayed, .. } = recovery;
     match incomplete {

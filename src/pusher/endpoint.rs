@@ -1,7 +1,7 @@
-//! Lets WebSockets in, or closes them.
+//! The handshake of Pusher's clients: accepts their WebSockets, or refuses them with a close code.
 //!
-//! Sections 2.1 to 2.4 of the protocol document of Pusher. A client that is not let in is told by a close
-//! code, after the upgrade: a browser tells a page nothing of a refused upgrade.
+//! It follows sections 2.1 to 2.4 of the document of Pusher's protocol. A refused client is upgraded
+//! first and then closed with a code, because a browser does not tell a page why an upgrade was refused.
 
 use std::sync::Arc;
 
@@ -34,25 +34,25 @@ const APP: &str = "/app";
 
 /// The socket endpoint of a server for Pusher's clients.
 pub struct PusherEndpoint {
-    /// The rules of its conversations.
+    /// The rules that all conversations of this endpoint share.
     pub rules: Arc<PusherRules>,
-    /// Judges handshakes, together with those of the other protocols.
+    /// Judges handshakes. All protocols share it, and the limits of connections with it.
     pub entrance: Arc<Entrance>,
-    /// The path below which `/app` lies.
+    /// The path that precedes `/app`; `pusher.path_prefix`.
     pub path_prefix: String,
     /// Whether clients must say which version of the protocol they speak.
     pub strict_protocol: bool,
 }
 
-/// A version of the protocol. Versions differ in how a client is told that it is not let in.
+/// A version of the protocol. Versions differ in how a client is told that it is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PusherVersion(u8);
 
 impl PusherVersion {
     const LATEST: Self = Self(7);
 
-    /// Reads the parameter of the query; without it a client is taken for one of the latest version,
-    /// unless the endpoint is strict.
+    /// Reads the parameter `protocol`. A client without it counts as one of the latest version, unless the
+    /// endpoint is strict.
     fn read(query: &str, is_strict: bool) -> Result<Self, Close> {
         let params = form::parse_query(query.as_bytes()).map_err(|_| closing::UNSUPPORTED)?;
         match params.get("protocol") {

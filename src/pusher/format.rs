@@ -1,8 +1,8 @@
 //! The encoding of publications and members for Pusher's clients.
 //!
-//! Sections 3.2, 6 and 8.3 of the protocol document of Pusher. A topic is the name that Pusher has
-//! for the channel. A publication without a name in the protocol is not encoded, so clients do not
-//! receive it.
+//! It follows sections 3.2, 6 and 8.3 of the document of Pusher's protocol. A topic is Pusher's name of
+//! the channel. A publication to a channel without such a name is not encoded, so clients do not receive
+//! it.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use super::{frame, member};
 /// The prefix of the events that clients publish.
 const CLIENT: &str = "client-";
 
-/// The messages that a subscription is sent beside its events.
+/// The messages that a subscription is sent in addition to its events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SpokenMessages {
     /// The position of each event.
@@ -27,7 +27,7 @@ pub(super) struct SpokenMessages {
     pub(super) counts: bool,
 }
 
-/// The format of subscriptions that are told this.
+/// The format of subscriptions that are sent these messages.
 pub(super) fn of(told: SpokenMessages) -> Format {
     Format::of(match (told.positions, told.counts) {
         (false, false) => &PLAIN,
@@ -61,11 +61,11 @@ const WITH_POSITIONS: Encoders = Encoders {
     ..PLAIN
 };
 
-/// The data of an event: the text of the payload, or the payload itself if a client has published it as
-/// a client event.
+/// The JSON of the member `data`: a string that holds the payload's JSON, or the payload itself for a
+/// client event.
 fn carry<'a>(json: &'a str, event: &str, sender: Sender<'_>) -> Cow<'a, str> {
     let is_client_event = matches!(sender, Sender::Session(_)) && event.starts_with(CLIENT);
-    // A text stands for itself.
+    // A payload that is a JSON string is the data already.
     match is_client_event || json.starts_with('"') {
         true => Cow::Borrowed(json),
         false => Cow::Owned(JsonText::of_text(json).as_str().to_owned()),

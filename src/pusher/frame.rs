@@ -1,24 +1,24 @@
 //! The messages to clients.
 //!
-//! Section 3 of the protocol document of Pusher. The `data` of nearly every message is a text that
-//! holds JSON; that of errors is an object.
+//! They follow section 3 of the document of Pusher's protocol. The `data` of nearly every message is a
+//! string that holds JSON; that of errors is an object.
 
 use bytestring::ByteString;
 
 use crate::broker::{JsonText, subscriber::Frame};
 
-/// The longest text of an error.
+/// The most characters of the text of an error.
 const ERROR_CHARS_MAX: usize = 1_500;
 
-/// The `data` of messages that say nothing else.
+/// The `data` of messages that have none.
 pub(super) const NOTHING: &str = "{}";
 
-/// A message whose data is the text of this JSON.
+/// A message whose `data` is a string that holds this JSON.
 pub(super) fn event(event: &str, channel: Option<&str>, data: &str) -> Frame {
     object_event(event, channel, JsonText::of_text(data).as_str())
 }
 
-/// A message whose data is this JSON.
+/// A message whose `data` is this JSON itself.
 pub(super) fn object_event(event: &str, channel: Option<&str>, data: &str) -> Frame {
     Frame::Text(text(event, channel, data))
 }
@@ -37,7 +37,7 @@ fn text(event: &str, channel: Option<&str>, data: &str) -> ByteString {
     text.into()
 }
 
-/// The first message.
+/// The first message of a connection.
 pub(super) fn connection_established(socket_id: &str, activity_timeout_s: u64) -> Frame {
     let data = format!(r#"{{"socket_id":"{socket_id}","activity_timeout":{activity_timeout_s}}}"#);
     event("pusher:connection_established", None, &data)
@@ -48,12 +48,12 @@ pub(super) fn pong() -> Frame {
     event("pusher:pong", None, NOTHING)
 }
 
-/// Asks a silent client whether it is still there.
+/// The question to a silent client whether it still exists.
 pub(super) fn ping() -> Frame {
     event("pusher:ping", None, NOTHING)
 }
 
-/// An error. It has no code unless the situation is one that Pusher numbers.
+/// An error. It has a code only where Pusher's protocol defines one.
 pub(super) fn error(code: Option<u16>, message: &str) -> Frame {
     Frame::Text(error_text(code, message))
 }
@@ -66,7 +66,7 @@ pub(super) fn error_text(code: Option<u16>, message: &str) -> ByteString {
     text("pusher:error", None, &data)
 }
 
-/// Tells a client why it is not subscribed to a channel. The name is what the client sent.
+/// The error of a refused subscription. `channel` is the name that the client sent, valid or not.
 pub(super) fn subscription_error(channel: &str, kind: &str, error: &str, status: u16) -> Frame {
     let error = JsonText::of_text(cut(error));
     let data = format!(r#"{{"type":"{kind}","error":{},"status":{status}}}"#, error.as_str());

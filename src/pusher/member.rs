@@ -1,7 +1,7 @@
 //! The members of presence channels.
 //!
-//! Section 6 of the protocol document of Pusher. A member's `user_id` is the key that Phoenix's clients
-//! know, and its `user_info` what they see of it, without the fields that Phoenix adds.
+//! They follow section 6 of the document of Pusher's protocol. A member's `user_id` is its key for
+//! Phoenix's clients, and its `user_info` is their meta without the fields that Phoenix adds.
 
 use std::collections::BTreeMap;
 
@@ -27,22 +27,22 @@ const INFO_BYTES_MAX: usize = 1_024;
 /// The reason why a member is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MemberFault {
-    /// The member's data is no JSON object.
+    /// The member's data is not a JSON object.
     #[error("channel_data must be a string that holds a JSON object with a user_id")]
     NotAnObject,
-    /// There is no `user_id`, or one that cannot be a key.
+    /// The `user_id` is missing, or cannot be a key.
     #[error(
         "user_id must be a string or a number of 1 to {} bytes, and no name that every JavaScript object has",
         Visitor::KEY_BYTES_MAX
     )]
     UserId,
-    /// The `user_info` is no object.
+    /// The `user_info` is not an object.
     #[error("user_info must be an object")]
     UserInfo,
     /// The `user_info` has too many bytes.
     #[error("user_info must have at most {INFO_BYTES_MAX} bytes")]
     TooLarge,
-    /// Some subscribers could not read the `user_info`.
+    /// The `user_info` is JSON that the parsers of some clients reject.
     #[error("user_info {0}")]
     NotStrict(#[from] NotStrict),
 }
@@ -88,7 +88,7 @@ pub(super) fn persona(
     Ok(Persona { key, meta: Meta::new((now_s * 1_000.0) as u64, info)? })
 }
 
-/// The key that a `user_id` stands for: a text, or a number as it is written.
+/// The key of a `user_id`, which is a string, or a number as it is spelled.
 fn key_of(user_id: &RawValue) -> Option<String> {
     let json = user_id.get();
     let key = match json.as_bytes().first()? {
@@ -114,8 +114,8 @@ pub(super) fn spell_members(roster: &Roster) -> ByteString {
     json.into()
 }
 
-/// The data of the message that a member of a presence channel is sent first. `members` are those that
-/// were there, as [`spell_members`] spells them; the new member is added.
+/// The data of the success of a subscription to a presence channel. `members` are the earlier members, as
+/// [`spell_members`] spells them; the new member is added.
 pub(super) fn roster(members: &str, own: &Persona) -> String {
     let mut all: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(members).unwrap_or_default();
@@ -127,7 +127,8 @@ pub(super) fn roster(members: &str, own: &Persona) -> String {
     format!(r#"{{"presence":{{"ids":{ids},"hash":{hash},"count":{}}}}}"#, all.len())
 }
 
-/// Spells a change: a message for each user whose first connection came or whose last one left.
+/// Spells a change: one message for each user whose first connection has joined or whose last one has
+/// left.
 pub(super) fn encode_change(topic: &str, change: &Change) -> Vec<ChangeFrame> {
     let arrived = change.arrived.iter().map(|arrival| {
         let key = JsonText::of_text(&arrival.member.persona.key);
@@ -144,7 +145,7 @@ pub(super) fn encode_change(topic: &str, change: &Change) -> Vec<ChangeFrame> {
     arrived.chain(departed).collect()
 }
 
-/// The connection of a user whose info counts: the one that joined last.
+/// The member whose info represents a user with several connections: the one that joined last.
 fn newest(members: &[std::sync::Arc<Member>]) -> Option<&Member> {
     members.iter().max_by_key(|member| member.persona.meta.since_ms).map(|member| &**member)
 }

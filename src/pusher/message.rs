@@ -1,8 +1,8 @@
 //! The messages of clients.
 //!
-//! Sections 3.1, 5.2, 8.3 and 9.1 of the protocol document of Pusher. The `data` of a command is an
-//! object, or a text that holds one. Whatever cannot be read is answered with an error, and the
-//! connection stays.
+//! They follow sections 3.1, 5.2, 8.3 and 9.1 of the document of Pusher's protocol. The `data` of a
+//! command is an object, or a string that holds one. A message that cannot be read is answered with an
+//! error, and the connection stays open.
 
 use std::borrow::Cow;
 
@@ -12,15 +12,15 @@ use serde_json::value::RawValue;
 /// The prefix of the events that clients may publish.
 const CLIENT: &str = "client-";
 
-/// The prefixes of the events that only the server and the protocol itself have.
+/// The prefixes of events that are reserved for the server and for the commands of the protocol.
 const OWN: [&str; 2] = ["pusher:", "pusher_internal:"];
 
 /// A message of a client.
 #[derive(Debug)]
 pub enum PusherMessage<'a> {
-    /// The client asks whether the server is there.
+    /// The client asks the server for a sign of life.
     Ping,
-    /// The client is there.
+    /// The client answers the server's ping.
     Pong,
     /// The client subscribes to a channel.
     Subscribe(Subscribe),
@@ -55,27 +55,27 @@ pub struct SignIn {
 /// An event that a client publishes.
 #[derive(Debug)]
 pub struct ClientEvent<'a> {
-    /// Its name, with the prefix.
+    /// The event's name, with the prefix `client-`.
     pub event: Cow<'a, str>,
     /// The channel's name.
     pub channel: String,
-    /// Its data.
+    /// The event's data.
     pub data: &'a RawValue,
 }
 
 /// The reason why a message cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageFault {
-    /// It is not JSON, or no object, or names a field twice.
+    /// The message is not a JSON object, or has a field twice.
     #[error("a message must be a JSON object that names each of its fields once")]
     NotAnObject,
-    /// It has no event, or one that is not a text.
+    /// The field `event` is missing, or not a string.
     #[error("a message must have an event, which is a string")]
     NoEvent,
-    /// It is a command that there is not.
+    /// The message is a command that does not exist.
     #[error("{0:?} is not a command of clients")]
     Unsupported(String),
-    /// The event of a client has another prefix.
+    /// The event does not have the prefix `client-`.
     #[error("the names of client events begin with client-")]
     NotAClientEvent,
     /// A field is missing, or has another type.
@@ -85,12 +85,12 @@ pub enum MessageFault {
         command: &'static str,
         /// The field.
         field: &'static str,
-        /// The kind that it must have.
+        /// The type that the field must have.
         kind: &'static str,
     },
 }
 
-/// A message before its data is looked at.
+/// A message whose data has not been parsed yet.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, default)]
@@ -114,7 +114,7 @@ struct CommandData {
     user_data: TextField,
 }
 
-/// A field of which only texts are of use.
+/// A field that is used only if it is a string.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
 enum TextField {
@@ -197,7 +197,7 @@ fn missing(command: &'static str, field: &'static str) -> MessageFault {
     MessageFault::Missing { command, field, kind: "a string" }
 }
 
-/// The data of a command; nothing if it cannot be read.
+/// The data of a command; without any field if it cannot be read.
 fn command(data: Option<&RawValue>) -> CommandData {
     let Some(data) = data else { return CommandData::default() };
     match text_of(data) {

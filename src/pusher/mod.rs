@@ -1,12 +1,17 @@
 //! The protocol of Pusher Channels.
 //!
-//! The protocol document of Pusher that comes with the project's specification is authoritative; the
-//! tests here and in `tests/` carry the numbers of its entries. In reading order: [`channel`] maps Pusher's
-//! channels to the broker's, and [`payload`] its data to the broker's JSON. [`signature`] judges signed HTTP requests, and [`auth`] the signatures that an
-//! application gives its pages. [`endpoint`] lets WebSockets in or closes them, [`message`] reads what
-//! clients send, `frame` and `format` spell what they are sent, `member` the members of presence channels,
-//! and [`conversation`] is the state machine with its `subscriptions`. `closing` has the close codes,
-//! `refusal` the reasons of refused subscriptions, and `cursor` the recovery that Pusher does not have.
+//! The document of Pusher's protocol that comes with the project's specification is authoritative; the
+//! tests here and in `tests/` carry the numbers of its entries. In reading order:
+//!
+//! - [`channel`] maps Pusher's channels to the broker's, and [`payload`] its data to the broker's JSON.
+//! - [`signature`] checks signed HTTP requests, and [`auth`] the signatures that an application gives its
+//!   pages.
+//! - [`endpoint`] accepts or refuses WebSockets.
+//! - [`message`] parses the messages of clients; `frame`, `format` and `member` encode the messages to
+//!   them.
+//! - [`conversation`] is the state machine of a connection, with its `subscriptions`.
+//! - `closing` has the close codes, and `refusal` the reasons of refused subscriptions.
+//! - `cursor` adds recovery, which Pusher's protocol does not have.
 
 pub mod auth;
 pub mod channel;

@@ -1,9 +1,9 @@
-//! Payloads as Pusher's clients get them: the data of an event is a text.
+//! Payloads as Pusher's clients receive them: the data of an event is a string.
 
 use std::borrow::Cow;
 
-/// The data that stands for a payload, which is any JSON value: the text that a JSON string holds, or else
-/// the JSON itself.
+/// The data of an event with this payload: the content of a JSON string, or the JSON text of any other
+/// value.
 pub fn data_of(json: &str) -> Cow<'_, str> {
     let text = || serde_json::from_str(json).ok().map(Cow::Owned);
     match json.starts_with('"') {

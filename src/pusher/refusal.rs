@@ -1,8 +1,8 @@
-//! The reasons why a client is not subscribed to a channel, and the messages that tell it.
+//! The reasons why a client is not subscribed to a channel, and the messages to the client.
 //!
-//! Sections 4.1 and 5.2 of the protocol document of Pusher. A client is told twice: by an error of the
-//! channel, which Laravel Echo and the channel's own listeners receive, and by an error of the
-//! connection, which Pusher's own service sends.
+//! They follow sections 4.1 and 5.2 of the document of Pusher's protocol. A client is sent two errors: one
+//! of the channel, which Laravel Echo and the channel's own listeners receive, and one of the connection,
+//! which Pusher's own service sends.
 
 use crate::{
     metrics::labels::{JoinOutcome, Limit, RefusalReason},
@@ -14,7 +14,7 @@ use super::{auth::AuthFault, channel::ChannelFault, frame, member::MemberFault};
 /// The reason why a subscription is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SubscriptionRefusal {
-    /// The name is no channel's.
+    /// The name is not that of a channel.
     #[error("{0}")]
     Channel(#[from] ChannelFault),
     /// The connection is subscribed already.
@@ -63,7 +63,7 @@ impl From<Failure> for SubscriptionRefusal {
 }
 
 impl SubscriptionRefusal {
-    /// The messages to the client, which named the channel like this.
+    /// The messages to the client. `channel` is the name that the client sent.
     pub(super) fn messages(&self, channel: &str) -> Vec<Effect> {
         let text = self.to_string();
         let error = Effect::Send(frame::error(None, &text));
@@ -71,8 +71,8 @@ impl SubscriptionRefusal {
         vec![Effect::Send(frame::subscription_error(channel, kind, &text, status)), error]
     }
 
-    /// The type and the status of the error of the channel. A second subscription has none, because the
-    /// first one lasts.
+    /// The type and the status of the error of the channel. A second subscription to the same channel has
+    /// none, because the first one continues.
     fn kind(&self) -> Option<(&'static str, u16)> {
         Some(match self {
             Self::Subscribed => return None,

@@ -1,8 +1,8 @@
 //! Signatures of HTTP requests, as Pusher's server SDKs make them.
 //!
-//! Section 13 of the protocol document of Pusher. The SDKs differ in how they escape a query, and in the
-//! order of its parameters: so what is signed is rebuilt from the decoded parameters, sorted by name. The
-//! path is signed as it was sent.
+//! They follow section 13 of the document of Pusher's protocol. The SDKs differ in how they escape a query
+//! and in the order of its parameters, so the signed text is rebuilt from the decoded parameters, sorted
+//! by name. The path is signed as it was sent.
 
 use std::{borrow::Cow, fmt};
 
@@ -14,17 +14,18 @@ use subtle::ConstantTimeEq;
 
 use crate::app::{App, key_pair::Pair};
 
-/// The difference from the server's time at which a request is refused, in seconds.
+/// The difference from the server's time, in seconds, from which on a request is refused.
 pub const TIME_DIFFERENCE_S: i64 = 600;
 
 /// The only version of the signature.
 const VERSION: &str = "1.0";
 
-/// Parameters that decide whether a request is genuine. One that is repeated could mean two things.
+/// The parameters of the signature itself. A request that repeats one of them is refused, because it would
+/// be ambiguous.
 const ONCE: [&str; 5] =
     ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
 
-/// Spells the signature of some parts, which are signed as one text: HMAC-SHA256 in lower-case hex.
+/// Computes the signature of a text that is given in parts: HMAC-SHA256 in lower-case hex.
 pub fn sign(secret: &SecretString, parts: &[&str]) -> String {
     let secret = secret.expose_secret().as_bytes();
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
@@ -32,8 +33,8 @@ pub fn sign(secret: &SecretString, parts: &[&str]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// Whether `given` is the signature of some parts, letter by letter. The time that the comparison takes
-/// does not depend on where the two differ.
+/// Returns whether `given` is exactly the signature of a text that is given in parts. The comparison takes
+/// constant time.
 pub fn is_signed(secret: &SecretString, parts: &[&str], given: &str) -> bool {
     sign(secret, parts).as_bytes().ct_eq(given.as_bytes()).into()
 }
@@ -42,16 +43,16 @@ pub fn is_signed(secret: &SecretString, parts: &[&str], given: &str) -> bool {
 /// hold a digest that Herald has computed with a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// A parameter that must stand once stands twice.
+    /// A parameter that is allowed once is repeated.
     #[error("the parameter {0} is repeated")]
     Repeated(&'static str),
-    /// There is no key.
+    /// The parameter `auth_key` is missing.
     #[error("the parameter auth_key is missing")]
     NoKey,
     /// The key is not one of the app's.
     #[error("auth_key is not a key of this app")]
     UnknownKey,
-    /// The version is missing or another.
+    /// The version is missing, or is not supported.
     #[error("auth_version must be {}", VERSION)]
     Version,
     /// The time is missing, or not a whole number.
@@ -60,13 +61,13 @@ pub enum SignatureError {
     /// The time is too far off.
     #[error("auth_timestamp is not within 600 seconds of the server's time, which is {0}")]
     Stale(i64),
-    /// The signature is missing, or that of another text or another secret.
+    /// The signature is missing, or was made for another text or with another secret.
     #[error("auth_signature is not the HMAC-SHA256 in hex, by the secret of auth_key, of {0:?}")]
     Forged(String),
-    /// There is a body, and nothing that proves it.
+    /// The request has a body, but no digest of it.
     #[error("body_md5 is missing, and the body is not empty")]
     NoDigest,
-    /// The body is another than the one that was signed.
+    /// The body is not the one that was signed.
     #[error("body_md5 is not the MD5 in hex of the body that was received")]
     OtherBody,
 }
@@ -85,7 +86,7 @@ impl SignedQuery {
         let text = |part: Cow<'_, str>| part.into_owned();
         let mut all: Vec<_> =
             decoded.map(|(name, value)| (name.to_lowercase(), text(value))).collect();
-        // Stable: the elements of a list keep their order.
+        // The sort is stable, so that the elements of a list keep their order.
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         let repeated = all
             .windows(2)
@@ -111,8 +112,8 @@ impl SignedQuery {
         text
     }
 
-    /// Checks everything that the head of a request proves; answers which of the app's pairs signed it.
-    /// The path is that of the request as it was sent, without the server's prefix.
+    /// Checks everything that the head of a request proves, and returns which of the app's pairs signed it.
+    /// `path` is the path as it was sent, without `pusher.path_prefix`.
     ///
     /// # Errors
     /// [`SignatureError`].
@@ -133,7 +134,7 @@ impl SignedQuery {
         if !is_signed(secret, &[&text], given) {
             return Err(SignatureError::Forged(text));
         }
-        // Judged last: a caller whose clock is wrong learns it only if everything else is right.
+        // The time is checked last: the error for a wrong clock tells the caller that all else is right.
         match now_s.checked_sub(time).map(i64::unsigned_abs) {
             Some(off) if off < TIME_DIFFERENCE_S.unsigned_abs() => Ok(pair),
             _ => Err(SignatureError::Stale(now_s)),
@@ -145,7 +146,7 @@ impl SignedQuery {
     /// # Errors
     /// [`SignatureError::NoDigest`], [`SignatureError::OtherBody`].
     pub fn verify_body(&self, body: &[u8]) -> Result<(), SignatureError> {
-        // Some SDKs send the digest of an empty body, most send none.
+        // Some SDKs send the digest of an empty body, while most send none.
         if body.is_empty() {
             return Ok(());
         }
@@ -157,7 +158,7 @@ impl SignedQuery {
 }
 
 impl fmt::Debug for SignedQuery {
-    /// A signature that was not used yet is as good as a secret.
+    /// Omits the parameters, because a reader of a log could repeat a request with its signature.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }

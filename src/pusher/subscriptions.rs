@@ -13,14 +13,14 @@ use crate::{
 
 use super::channel::Channel;
 
-/// The pair that has signed a subscription or a user, as it was then.
+/// The pair that has signed a subscription or a user, as it was at that time.
 pub(super) struct PusherSigner {
     key: String,
     secret: SecretString,
 }
 
 impl PusherSigner {
-    /// One of an app's pairs as of now.
+    /// Copies one of an app's pairs.
     pub(super) fn of(app: &App, pair: Pair) -> Arc<Self> {
         let (key, secret) = match (pair, &app.previous) {
             (Pair::Previous, Some(previous)) => (&previous.key, &previous.secret),
@@ -29,13 +29,13 @@ impl PusherSigner {
         Arc::new(Self { key: key.clone(), secret: secret.clone() })
     }
 
-    /// Whether an app has the pair.
+    /// Returns whether an app still has the pair.
     pub(super) fn is_of(&self, app: &App) -> bool {
         let found = app.pair_with_key(&self.key);
         found.is_some_and(|(_, secret)| secret.expose_secret() == self.secret.expose_secret())
     }
 
-    /// Whether both are one pair.
+    /// Returns whether both are the same pair.
     fn is_same(&self, other: &Self) -> bool {
         self.key == other.key && self.secret.expose_secret() == other.secret.expose_secret()
     }
@@ -74,14 +74,14 @@ impl Subscriptions {
         self.open.iter().find(|subscribed| subscribed.channel.name() == channel)
     }
 
-    /// All of them.
+    /// All subscriptions.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscribed> {
         self.open.iter()
     }
 
-    /// Adds one.
+    /// Adds a subscription.
     pub(super) fn open(&mut self, subscribed: Subscribed) {
-        // One is the common case, and an idle session should not reserve space for four.
+        // One subscription is the common case, and an idle session should not reserve space for four.
         if self.open.is_empty() {
             self.open.reserve_exact(1);
         }
@@ -100,7 +100,7 @@ impl Subscriptions {
         held.find(|held| held.is_same(&signer)).cloned().unwrap_or(signer)
     }
 
-    /// The number of subscriptions that a test picks, together with the one under way.
+    /// The number of subscriptions that `is_meant` selects, including the pending one.
     pub(super) fn count(&self, is_meant: impl Fn(&Subscribed) -> bool) -> usize {
         let under_way = self.under_way.iter().map(|under_way| &under_way.subscribed);
         self.open.iter().chain(under_way).filter(|subscribed| is_meant(subscribed)).count()
@@ -108,12 +108,12 @@ impl Subscriptions {
 }
 
 impl Subscribed {
-    /// Its place in the broker.
+    /// The subscription's place in the broker.
     pub(super) fn place(&self) -> Place {
         self.channel.place(self.footing.app)
     }
 
-    /// The name by which the session hears it.
+    /// The topic under which the session receives its events.
     pub(super) fn topic(&self) -> ByteString {
         self.channel.name().into()
     }

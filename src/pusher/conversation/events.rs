@@ -58,7 +58,7 @@ impl EventRefusal {
 }
 
 impl PusherConversation {
-    /// A success is not answered.
+    /// Publishes an event. Only a refusal is answered.
     pub(super) fn publish(&mut self, event: &ClientEvent<'_>, now_s: f64) -> Vec<Effect> {
         let publication = self.publication(event);
         let publication = publication.and_then(|publication| {
@@ -81,7 +81,7 @@ impl PusherConversation {
         }
     }
 
-    /// The publication that an event asks for. The sender is left out of it.
+    /// The publication of an event. It is not delivered to its sender.
     fn publication(&self, event: &ClientEvent<'_>) -> Result<Publication, EventRefusal> {
         let apps = self.rules.shared.directory.load();
         let app = self.app(&apps).map_err(|_| EventRefusal::AppChanged)?;
@@ -102,7 +102,7 @@ impl PusherConversation {
             return Err(EventRefusal::TooLarge);
         }
         let payload = Payload::Json(JsonText::from_raw(event.data)?);
-        // Every Pusher channel is a channel of its scope.
+        // The place of a Pusher channel is always a channel, never a whole scope.
         let place = subscribed.place();
         let channel = place.channel.ok_or(EventRefusal::NotSubscribed)?;
         Ok(Publication {

@@ -1,8 +1,8 @@
 //! Signing in users.
 //!
-//! Sections 9.1 and 9.2 of the protocol document of Pusher. A connection is signed in as one user at most,
-//! for as long as it lasts. A sign-in may name users to watch: the client is told which of them are
-//! online, and then what changes.
+//! It follows sections 9.1 and 9.2 of the document of Pusher's protocol. A connection is signed in as at
+//! most one user, until it closes. A sign-in may name users to watch: the client is told which of them
+//! are online, and then each change.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -28,16 +28,16 @@ use super::{
     PusherConversation,
 };
 
-/// The code of an error that says that the application has not signed this.
+/// The code of the error for a sign-in that the application has not signed.
 const UNAUTHORIZED: u16 = 4009;
 
-/// The code of an error that says that more users are to be watched than may be.
+/// The code of the error for a list of more than [`WATCHED_MAX`] users.
 const WATCHLIST_TOO_LONG: u16 = 4302;
 
 /// The most users that a connection may watch.
 const WATCHED_MAX: usize = 100;
 
-/// The user that a connection is signed in as.
+/// The user as whom a connection is signed in.
 pub(super) struct User {
     pub(super) id: String,
     /// The part of the user that members of presence channels see.
@@ -78,9 +78,9 @@ struct UserData<'a> {
 /// The users that a connection asks to watch.
 #[derive(Default)]
 struct Watchlist {
-    /// As many of them as it may, in their order and each once.
+    /// The first [`WATCHED_MAX`] ids of the list, without duplicates.
     watched: Vec<Box<str>>,
-    /// Whether there were more.
+    /// Whether the list had more ids.
     is_too_long: bool,
 }
 
@@ -155,7 +155,7 @@ impl Watchlist {
     }
 }
 
-/// Tells the client of users that it watches.
+/// The messages that tell a client which of the users it watches went online or offline.
 pub(super) fn watchlist_events(OnlineChange { online, offline }: &OnlineChange) -> Effect {
     let of = |name, users: &[Box<str>]| {
         (!users.is_empty()).then(|| json!({ "name": name, "user_ids": users }))

@@ -31,7 +31,7 @@ use super::{
 
 impl PusherConversation {
     pub(super) fn subscribe(&mut self, ask: &Subscribe, now_s: f64) -> Vec<Effect> {
-        // The rate is checked first, so that a client which tries too often costs little.
+        // The rate is checked first, so that an attempt beyond the rate costs little.
         let is_in_time = self.join_tries.take(1, self.rules.shared.joins_max, now_s);
         let admitted = match is_in_time {
             true => self.admit(ask, now_s),
@@ -75,8 +75,9 @@ impl PusherConversation {
         Some(Arc::new(ShownSub::named(id)))
     }
 
-    /// Whether the app has the subscribers of such channels told how many they are. Those of a presence
-    /// channel know each other, and a user's channel has no subscribers but the user.
+    /// Returns whether the subscribers of such a channel are sent their number. The app can switch that
+    /// off. Subscribers of a presence channel receive the members instead, and a user's channel has no
+    /// other subscribers.
     fn is_told_counts(&self, kind: ChannelKind) -> bool {
         let apps = self.rules.shared.directory.load();
         !matches!(kind, ChannelKind::Presence | ChannelKind::User)
@@ -96,7 +97,7 @@ impl PusherConversation {
             return Err(SubscriptionRefusal::TooManyChannels);
         }
         let apps = self.rules.shared.directory.load();
-        // The connection is about to be closed.
+        // The connection of an app that is gone or inactive is about to be closed.
         let app = self.app(&apps).map_err(|_| SubscriptionRefusal::AppChanged)?;
         let data = ask.channel_data.as_deref();
         let needs_credential = channel.kind.is_signed();
@@ -161,7 +162,7 @@ impl PusherConversation {
         judge.review(origin, &app.slug, footing, &apps, is_valid) == Some(Standing::Whole)
     }
 
-    /// The effects of a subscription that is granted: success, then what was missed or the last event.
+    /// The effects of a granted subscription: the success, then the missed events or the last event.
     fn welcome(
         &mut self,
         subscribed: Subscribed,
@@ -189,7 +190,7 @@ impl PusherConversation {
             effects.push(Effect::Send(frame::event("herald:recovery", Some(name), &data)));
         }
         match cached {
-            // The last event is among what was missed, or the client has it.
+            // The replay contains the last event, or the client has received it before.
             _ if is_gap_closed => {}
             Some(Cached::Event(event)) => effects.push(Effect::Send(event)),
             Some(Cached::Miss) => {
@@ -208,7 +209,7 @@ impl PusherConversation {
         effects
     }
 
-    /// Nothing is answered, whether there was a subscription or not.
+    /// Ends the subscription to a channel, if there is one. The protocol has no answer to this.
     pub(super) fn unsubscribe(&mut self, channel: &str) -> Vec<Effect> {
         let closed = self.subscriptions.close(channel);
         let left = closed.map(|left| Effect::Unsubscribe(left.place(), left.topic()));

@@ -17,7 +17,7 @@ use super::{
 /// The longest time that a test waits for something that has to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The part that several nodes share.
+/// The server that several nodes share.
 pub(crate) trait Servers {
     /// Adds a node.
     fn node(&self) -> BoxFuture<'_, Arc<dyn Engine>>;
@@ -26,7 +26,7 @@ pub(crate) trait Servers {
     fn kill(&self, node: NodeId);
 }
 
-/// Everything that a follower was told, in order.
+/// Everything that a follower has received, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     events: Vec<Event>,
@@ -122,7 +122,7 @@ impl Told {
     }
 }
 
-/// A follower that remembers everything.
+/// A follower that records everything.
 #[derive(Debug)]
 pub(crate) struct Heard {
     told: Mutex<Told>,
@@ -148,7 +148,7 @@ impl Heard {
         self.add(|told| told.pause = true);
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&self, is_so: impl Fn(&Told) -> bool) {
         let mut changes = self.changes.subscribe();
         let waited = tokio::time::timeout(PATIENCE, changes.wait_for(|()| self.with(&is_so)));

@@ -8,10 +8,11 @@ use super::{Incarnation, LogEpoch, LogPosition, Logged, NodeId, NodeInfo, Partit
 /// Whether the engine may continue to feed a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// It may.
+    /// The engine may continue.
     Continue,
-    /// The follower took the records, and takes no more of this partition until
-    /// [`Engine::resume`](super::Engine::resume). The engine reads from the log what it left out.
+    /// The follower has taken the records, and accepts no more of this partition until
+    /// [`Engine::resume`](super::Engine::resume). The engine reads the records of the meantime from the
+    /// log afterwards.
     Pause,
 }
 
@@ -19,22 +20,24 @@ pub enum Flow {
 ///
 /// All functions are called on the engine's thread, one at a time. They must not block.
 pub trait Follower: Send + Sync {
-    /// Takes records. Within an epoch every offset comes exactly once, in order.
+    /// Takes records. Within an epoch each offset is delivered exactly once, in order.
     fn records(&self, partition: Partition, epoch: LogEpoch, records: &[Logged]) -> Flow;
 
-    /// Takes notice that what follows is of this epoch, from this offset on. It comes before the first
-    /// record of each partition, too; what the epoch has below this offset is unknown here.
+    /// Takes notice that an epoch begins: the following records are of this epoch, and have this offset or
+    /// a later one. The call also precedes the first record of each partition. Records of the epoch below
+    /// the offset are not delivered.
     ///
-    /// If another epoch came before, its records end here, and acknowledged ones may be lost. All nodes'
-    /// members have been removed from the partition: this node puts its members there again.
+    /// If the partition had another epoch before, that one ends here, and acknowledged records of it may
+    /// be lost. The members of all nodes have been removed from the partition, and this node must put its
+    /// own there again.
     fn new_epoch(&self, partition: Partition, epoch: LogEpoch, next_offset: u64);
 
     /// Takes notice that the offsets from `first` up to, but not including, `next` cannot be read.
     fn lost(&self, partition: Partition, epoch: LogEpoch, first: u64, next: u64);
 
     /// Takes notice that a node's lease has ended: its members of that incarnation leave all places of
-    /// the partition. It has an offset of its own, in order with the records, and comes once for each
-    /// partition where the node had members.
+    /// the partition. The notice has an offset of its own among the records, and is delivered once for each
+    /// partition in which the node had members.
     fn members_left(
         &self,
         partition: Partition,
@@ -43,11 +46,11 @@ pub trait Follower: Send + Sync {
         incarnation: Incarnation,
     );
 
-    /// Takes notice that this node's lease had run out, and that it has a new incarnation. This node puts
-    /// all its members again, in every partition.
+    /// Takes notice that this node's lease had expired, and that it has a new incarnation. This node must
+    /// put all its members again, in every partition.
     fn reincarnated(&self, incarnation: Incarnation);
 
-    /// Takes a message that a node told all nodes.
+    /// Takes a message that a node sent to all nodes.
     fn told(&self, from: NodeId, message: Bytes);
 
     /// Takes notice that messages may have been missed.
@@ -56,6 +59,6 @@ pub trait Follower: Send + Sync {
     /// Answers a question. The future runs on the engine's runtime.
     fn asked(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes>;
 
-    /// Takes notice of the live nodes, when they have changed.
+    /// Takes notice that the live nodes have changed.
     fn nodes_changed(&self, live: &[NodeInfo]);
 }

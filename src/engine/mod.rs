@@ -1,20 +1,20 @@
-//! The engine: what several nodes share, a log and messages between them.
+//! The engine: the log that several nodes share, and the messages between them.
 //!
-//! An [`Engine`] takes and gives bytes; it knows nothing of publications, topics or sessions. It keeps
-//! a *log* in a fixed number of *partitions*. [`Engine::append`] puts records into a partition, and
-//! every node's [`Follower`] is given the records of each partition in one order, each exactly once.
-//! The node that appended a record is given it in the same way, so no node has an order of its own.
+//! An [`Engine`] transports bytes; it knows nothing of publications, topics or sessions. It keeps a
+//! *log* in a fixed number of *partitions*. [`Engine::append`] puts records into a partition, and every
+//! node's [`Follower`] receives the records of each partition in one order, each exactly once. The node
+//! that appended a record receives it in the same way, so all nodes have the same order.
 //!
-//! The positions of a partition are dense: a node that misses a record notices, and reads it. An
-//! *epoch* is one unbroken numbering. When the engine can no longer prove that all acknowledged
-//! records are still there, for example because Redis failed over to a replica, a new epoch begins,
-//! and every follower is told.
+//! The offsets of a partition are dense: a node that misses a record notices the gap, and reads the
+//! record from the log. An *epoch* is one unbroken numbering. When the engine can no longer prove that
+//! the log has all acknowledged records, for example because Redis failed over to a replica, a new epoch
+//! begins, and every follower is told.
 //!
 //! A node holds a *lease*. The members that it put on places with a [`MemberChange`] are removed,
-//! at one position of the log, when the lease runs out.
+//! at one position of the log, when the lease expires.
 //!
-//! The engine of one node alone is none: a server whose `engine.kind` is `local` makes no engine.
-//! [`memory`] is an engine for tests, whose nodes live in one process.
+//! A server whose `engine.kind` is `local` is not part of a cluster and has no engine. [`redis`] is the
+//! engine of a cluster, and [`memory`] is one for tests, whose nodes live in one process.
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -43,7 +43,7 @@ pub use record::{
     MemberChange, OnceKey, Partition, Record, SCOPE_BYTES_MAX,
 };
 
-/// The most bytes of a question, an answer or a message that is told.
+/// The most bytes of a question, an answer or a message.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// The most bytes that a node may publish about itself.
@@ -56,7 +56,7 @@ pub enum EngineState {
     Starting,
     /// Records can be appended, and arrive.
     Up,
-    /// The engine cannot be reached, or records may be missing that are being read.
+    /// The engine cannot be reached, or missing records are being read.
     Down {
         /// The moment at which it was last up.
         since: Instant,
@@ -68,7 +68,7 @@ pub enum EngineState {
 #[error("the engine is unavailable")]
 pub struct Unavailable;
 
-/// A node that was asked did not answer in time.
+/// The error of a question that a node did not answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not every node answered in time")]
 pub struct NodeUnanswered;
@@ -76,22 +76,22 @@ pub struct NodeUnanswered;
 /// The figures of one node's engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineFigures {
-    /// The records that the log had and this node had not, at the last probe, over all partitions.
+    /// The records of all partitions that the log had and this node had not read, at the last probe.
     pub lag_records: u64,
     /// The time since the last probe came back, in milliseconds; `None` before the first one.
     pub probe_age_ms: Option<u64>,
     /// The round trip of the last probe, in microseconds; `None` before the first one.
     pub round_trip_us: Option<u64>,
-    /// The gaps that were filled from the log.
+    /// The number of gaps that were filled from the log.
     pub gaps_repaired: u64,
-    /// The times that a connection was made anew.
+    /// The number of connections that broke.
     pub reconnects: u64,
 }
 
 /// A log that all nodes share, messages between nodes, and the leases of the nodes.
 ///
 /// Every function may be called on any thread and returns at once. A future may be polled on any
-/// runtime, and what was asked for happens even if the future is dropped.
+/// runtime, and its operation takes place even if the future is dropped.
 pub trait Engine: Send + Sync + fmt::Debug {
     /// The number of this node.
     fn node(&self) -> NodeId;
@@ -102,8 +102,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The number of partitions.
     fn partitions(&self) -> u16;
 
-    /// Begins to feed a follower: first all that the log retains, then what is appended. Only the first
-    /// call has an effect.
+    /// Begins to feed a follower: first with all records that the log retains, then with each appended one.
+    /// Only the first call has an effect.
     fn follow(&self, follower: Arc<dyn Follower>);
 
     /// Appends records to a partition.
@@ -131,7 +131,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Asks all live nodes, including this one. The answers are in the order of the nodes' numbers.
     ///
     /// # Errors
-    /// [`NodeUnanswered`] if any node has not answered at the deadline: no figure is better than a low one.
+    /// [`NodeUnanswered`] if any node has not answered at the deadline, because a sum over fewer nodes would
+    /// be too low.
     fn ask(
         &self,
         question: Bytes,
@@ -167,7 +168,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// after the next renewal of the lease.
     fn describe(&self, info: Bytes);
 
-    /// Whether the engine can be used, now and later.
+    /// A channel with the present state of the engine and each later one.
     fn state(&self) -> watch::Receiver<EngineState>;
 
     /// Continues to feed a partition that [`Flow::Pause`] has paused.
@@ -176,7 +177,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The figures of this node.
     fn figures(&self) -> EngineFigures;
 
-    /// Gives up the lease: this node's members leave all places. Resolves when that is done, or at the
-    /// deadline. The engine cannot be used afterwards.
+    /// Gives up the lease, so that this node's members leave all places. Resolves when that is done, or at
+    /// the deadline. The engine cannot be used afterwards.
     fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()>;
 }

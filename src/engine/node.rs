@@ -9,7 +9,7 @@ use super::LogPosition;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u16);
 
-/// One life of a node's lease. It is random. A node whose lease ran out continues with another one.
+/// The random id of a node's time under one lease. A node whose lease expired continues with another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(pub u64);
 
@@ -31,20 +31,21 @@ pub struct NodeInfo {
 /// A member of a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceMember {
-    /// The node that put it.
+    /// The node that put the member.
     pub node: NodeId,
-    /// The incarnation that put it.
+    /// The incarnation of that node.
     pub incarnation: Incarnation,
-    /// Its name.
+    /// The name of the member, unique on its node.
     pub member: Bytes,
-    /// Its value.
+    /// The value that the node put.
     pub value: Bytes,
 }
 
 /// All members of a place at one position of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The position of the next record: the changes of all records below it are included, and no other.
+    /// The position of the next record. The snapshot includes the changes of all records before it, and no
+    /// others.
     pub at: LogPosition,
     /// The members, in no order.
     pub members: Vec<PlaceMember>,

@@ -28,7 +28,7 @@ impl Partition {
     }
 }
 
-/// Names one unbroken numbering of a partition. It is random, and never zero.
+/// The id of one unbroken numbering of a partition. It is random, and never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogEpoch(pub u64);
 
@@ -37,7 +37,7 @@ pub struct LogEpoch(pub u64);
 pub struct LogPosition {
     /// The numbering that the offset belongs to.
     pub epoch: LogEpoch,
-    /// The place within it.
+    /// The place within the numbering.
     pub offset: u64,
 }
 
@@ -67,9 +67,9 @@ pub struct Logged {
 pub struct Append {
     /// The records.
     pub records: Vec<Record>,
-    /// With a key, the records are appended only if the key is new.
+    /// A key with which the records are appended only if it is new.
     pub key: Option<OnceKey>,
-    /// A change of members, made in the same step; not together with a key.
+    /// A change of members that is made in the same step. It cannot be combined with a key.
     pub change: Option<MemberChange>,
 }
 
@@ -79,7 +79,7 @@ impl Append {
         Self { records, key: None, change: None }
     }
 
-    /// The bytes that are counted against [`ENTRY_BYTES_MAX`].
+    /// The bytes that count against [`ENTRY_BYTES_MAX`].
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.iter().map(|r| r.scope.len() + r.body.len() + 8);
         let change = match &self.change {
@@ -93,7 +93,7 @@ impl Append {
         records.sum::<usize>() + change + key
     }
 
-    /// Whether every part is within its bound.
+    /// Returns whether every part is within its bound.
     pub(super) fn is_bounded(&self) -> bool {
         let scopes = self.records.iter().all(|record| record.scope.len() <= SCOPE_BYTES_MAX);
         let key = self.key.as_ref().is_none_or(|key| key.id.len() <= ID_BYTES_MAX);
@@ -114,9 +114,9 @@ impl Append {
 pub struct OnceKey {
     /// The key, at most 64 bytes.
     pub id: Bytes,
-    /// Bytes that are remembered with the key, and returned when it is met again.
+    /// Bytes that are remembered with the key, and returned when the key is used again.
     pub note: Bytes,
-    /// The time for which it is remembered.
+    /// The time for which the key is remembered.
     pub ttl: Duration,
 }
 
@@ -131,12 +131,12 @@ pub enum MemberChange {
         place: Bytes,
         /// The name of the member, at most 64 bytes, unique on this node.
         member: Bytes,
-        /// The bytes that other nodes are told of it.
+        /// The member's value, which other nodes can read.
         value: Bytes,
-        /// A new member is refused if the place has this number of members, over all nodes.
+        /// The number of members of the place, on all nodes, from which on a new member is refused.
         members_max: u32,
     },
-    /// Removes a member, if there is one.
+    /// Removes a member, if it exists.
     Remove {
         /// The place.
         place: Bytes,
@@ -148,13 +148,13 @@ pub enum MemberChange {
 /// The outcome of an [`Append`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// The records are in the log; the first of them is here.
+    /// The records are in the log, the first of them at this position.
     At(LogPosition),
     /// The key was used before. Nothing was appended.
     Repeated {
-        /// The first record that was appended with the key.
+        /// The position of the first record that was appended with the key.
         at: LogPosition,
-        /// The bytes that were remembered with it.
+        /// The bytes that were remembered with the key.
         note: Bytes,
     },
 }
@@ -162,16 +162,16 @@ pub enum Appended {
 /// The reason why records were not appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// It is not known whether the records are in the log.
+    /// The log did not acknowledge the records. They may be in it nevertheless.
     #[error("the engine is unavailable")]
     Unavailable,
     /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded.
     #[error("the records are too large")]
     TooLarge,
-    /// The place has its maximum of members.
+    /// The place has its maximal number of members.
     #[error("the place has its maximum of members")]
     PlaceFull,
-    /// The lease of this node's incarnation has run out. The follower is told when there is a new one.
+    /// The lease of this node's incarnation has expired. The follower is told when there is a new one.
     #[error("the lease of this node has run out")]
     Lapsed,
 }

@@ -6,23 +6,23 @@ use bytes::Bytes;
 
 use super::{Incarnation, LogEpoch, NodeId, wire::BatchId};
 
-/// A log: one of the partitions, or after these the log of the messages that are told.
+/// The index of a log: that of a partition, or after these that of the log of messages to all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LogIndex(pub(super) u16);
 
-/// Names a Redis server and its life: another one after a restart or a failover.
+/// The identity of a Redis server's process and its data: another one after a restart or a failover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity(pub(super) Bytes);
 
-/// One run of a node's program. It is random.
+/// The random id of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instance(pub(super) [u8; 16]);
 
-/// The names of one question to Redis and of its answer.
+/// The id of a request to Redis and of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct CallId(pub(super) u64);
 
-/// A question to the Redis of a log.
+/// A request to the server of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LogRequest {
     /// Append a batch. The answer is [`Reply::Committed`].
@@ -38,7 +38,7 @@ pub(super) enum LogRequest {
     Break {
         /// The epoch that contradicts itself.
         seen: LogEpoch,
-        /// The one that takes its place.
+        /// The epoch that replaces it.
         fresh: LogEpoch,
     },
     /// Permit an incarnation to put members. The answer is [`Reply::Done`].
@@ -57,7 +57,7 @@ pub(super) enum LogRequest {
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
-        /// The batch that says so.
+        /// The batch that announces it to all nodes.
         leaver: Bytes,
         /// The epoch to begin if one has to begin.
         fresh: LogEpoch,
@@ -72,7 +72,7 @@ pub(super) enum LogRequest {
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
-        /// Whether the node itself gives it up.
+        /// Whether the node itself gives the lease up.
         is_forced: bool,
     },
     /// Forget a lease that was marked as ended. The answer is [`Reply::Done`].
@@ -94,7 +94,7 @@ pub(super) enum LogRequest {
     },
     /// Publish a letter. The answer is [`Reply::Done`].
     Post {
-        /// To whom.
+        /// The receiver.
         to: Recipient,
         /// The letter.
         letter: Bytes,
@@ -125,7 +125,7 @@ pub(super) struct Commit {
     pub(super) now_ms: u64,
     /// The head of the batch.
     pub(super) head: Bytes,
-    /// The parts, each of which is appended or not.
+    /// The parts, each of which is appended as a whole or not at all.
     pub(super) segments: Vec<Segment>,
 }
 
@@ -136,14 +136,14 @@ pub(super) struct Segment {
     pub(super) count: u32,
     /// The records.
     pub(super) records: Bytes,
-    /// A condition, or what else changes.
+    /// A condition, or a change of members.
     pub(super) terms: Terms,
 }
 
-/// The condition of a segment.
+/// The condition of a segment, or the change of members that it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Terms {
-    /// Nothing.
+    /// The segment has no condition.
     None,
     /// A key that must be new.
     Once {
@@ -151,7 +151,7 @@ pub(super) enum Terms {
         id: Bytes,
         /// The bytes that are remembered with it.
         note: Bytes,
-        /// For how long it is remembered.
+        /// The time for which the key is remembered.
         ttl: Duration,
     },
     /// A member that is put.
@@ -181,7 +181,7 @@ pub(super) struct ReadRange {
     pub(super) identity: Identity,
     /// The epoch to begin if one has to begin.
     pub(super) fresh: LogEpoch,
-    /// The first offset of interest; `None` reads no records, only where the log is.
+    /// The first offset to read; `None` reads no records, only the position of the log.
     pub(super) from: Option<u64>,
 }
 
@@ -192,7 +192,7 @@ pub(super) struct Renew {
     pub(super) node: NodeId,
     /// Its incarnation.
     pub(super) incarnation: Incarnation,
-    /// Its run.
+    /// The process of the node.
     pub(super) instance: Instance,
     /// The time after which the lease runs out.
     pub(super) ttl: Duration,
@@ -205,7 +205,7 @@ pub(super) struct Renew {
 /// An answer of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// A batch was appended, or parts of it.
+    /// A batch was processed.
     Committed {
         /// The epoch.
         epoch: LogEpoch,
@@ -220,12 +220,12 @@ pub(super) enum Reply {
         epoch: LogEpoch,
         /// The offset of the next record.
         next: u64,
-        /// Node, incarnation, member and value.
+        /// The node, the incarnation, the name and the value of each member.
         members: Vec<(NodeId, Incarnation, Bytes, Bytes)>,
     },
-    /// A lease was renewed, or not.
+    /// A renewal was processed.
     Renewed {
-        /// Its outcome.
+        /// The outcome.
         outcome: Renewal,
         /// The time by the clock of Redis, in Unix milliseconds.
         now_ms: u64,
@@ -236,14 +236,14 @@ pub(super) enum Reply {
     Condemned(bool),
     /// The positions of the logs; `None` for a log that does not exist.
     Probed(Vec<(LogIndex, Option<LogPlace>)>),
-    /// It is done.
+    /// The request was carried out.
     Done,
 }
 
 /// The outcome of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It was appended; its first offset.
+    /// It was appended, with this first offset.
     At(u64),
     /// Its key was used before.
     Repeated {
@@ -265,7 +265,7 @@ pub(super) enum Outcome {
 pub(super) struct Range {
     /// The position of the log.
     pub(super) place: LogPlace,
-    /// The head of the message before the first offset of interest, if the log retains it.
+    /// The head of the message before the requested offset, if the log retains it.
     pub(super) before: Option<Bytes>,
     /// Whether the log has more than these messages.
     pub(super) has_more: bool,
@@ -293,7 +293,7 @@ pub(super) enum Renewal {
     Held,
     /// The incarnation has no lease any more.
     Lapsed,
-    /// Another run has a lease under this number.
+    /// Another process has a lease under this number.
     Taken,
 }
 
@@ -319,13 +319,13 @@ pub(super) struct LeaseEntry {
 /// The reason why a question to Redis has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestFailure {
-    /// The connection broke; Redis may have done it.
+    /// The connection broke. Redis may have carried the request out.
     #[error("the connection broke")]
     Broken,
-    /// Redis refused, and did nothing.
+    /// Redis refused the request, and changed nothing.
     #[error("{text}")]
     Refused {
-        /// The words of Redis, without anything secret.
+        /// The text of Redis's error, without secrets.
         text: String,
         /// Whether another connection may lead to a Redis that does not refuse.
         is_elsewhere: bool,

@@ -1,7 +1,7 @@
 //! The bytes that nodes exchange: batches of records, questions and answers.
 //!
-//! Nodes of two successive versions share a log, so every part says how long it is, and a reader skips
-//! what it does not know. All numbers are big-endian.
+//! Nodes of two successive versions share a log, so every part begins with its length, and a reader skips
+//! parts that it does not know. All numbers are big-endian.
 //!
 //! ```text
 //! message  = version u8, length u8 of the rest of the head, epoch u64, first offset u64, offsets u32,
@@ -18,7 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Incarnation, LogEpoch, LogPosition, Logged, NodeId, Record};
 
-/// The version of messages. A node leaves unread what has another one, and counts its offsets.
+/// The version of messages. A node skips a message of another version, and reports its offsets as lost.
 pub(super) const VERSION: u8 = 1;
 
 /// The bytes of the rest of a message's head.
@@ -34,15 +34,15 @@ const BATCH_BYTES: usize = 1 + BATCH_HEAD_BYTES as usize;
 const RECORDS: u8 = 0;
 const LEAVER: u8 = 1;
 
-/// Names one batch, so that a node recognizes what it sent.
+/// The id of a batch, by which a node recognises its own batches.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct BatchId(pub(super) u64);
 
 impl BatchId {
-    /// No batch, or one of which the id is not known.
+    /// The absence of a batch, or an unknown one.
     pub(super) const NONE: Self = Self(0);
 
-    /// Whether both are known, and name different batches.
+    /// Returns whether both are known and differ.
     pub(super) fn differs(self, other: Self) -> bool {
         self != Self::NONE && other != Self::NONE && self != other
     }
@@ -66,7 +66,7 @@ pub(super) struct LogMessage {
 enum RawContent {
     Records(Bytes),
     Leaver(NodeId, Incarnation),
-    /// Something of a later version.
+    /// A kind of a later version.
     Unknown,
 }
 
@@ -77,7 +77,7 @@ pub(super) enum Content {
     Records(Vec<Logged>),
     /// A node's members leave.
     Leaver(NodeId, Incarnation),
-    /// Something that this version cannot read.
+    /// Content that this version cannot read.
     Unknown,
 }
 
@@ -125,7 +125,7 @@ impl LogMessage {
             RawContent::Unknown => Content::Unknown,
             RawContent::Records(bytes) => {
                 let records = read_records(self.at.offset, bytes.clone());
-                // With less or more than announced, offsets would be given twice or never.
+                // With fewer or more records than announced, the offsets would not be dense.
                 let records = records.filter(|records| records.len() as u64 == self.count);
                 records.map_or(Content::Unknown, Content::Records)
             }
@@ -144,7 +144,7 @@ fn read_records(first: u64, mut bytes: Bytes) -> Option<Vec<Logged>> {
     Some(records)
 }
 
-/// Takes a part off, after its length of this number of bytes.
+/// Splits off the first part. Its length precedes it, in `length_bytes` bytes.
 fn part(bytes: &mut Bytes, length_bytes: usize) -> Option<Bytes> {
     if bytes.remaining() < length_bytes {
         return None;
@@ -158,7 +158,7 @@ pub(super) fn batch_head(id: BatchId, now_ms: u64, node: NodeId) -> Bytes {
     head(RECORDS, id, now_ms, node).freeze()
 }
 
-/// A batch that says that a node's members leave.
+/// A batch that announces that a node's members leave.
 pub(super) fn leaver(id: BatchId, now_ms: u64, by: NodeId, of: (NodeId, Incarnation)) -> Bytes {
     let mut bytes = head(LEAVER, id, now_ms, by);
     bytes.put_u32(2 + 8);
@@ -216,7 +216,7 @@ pub(super) struct Letter {
     pub(super) id: u64,
     /// The node that sends it.
     pub(super) from: NodeId,
-    /// The time until the asker gives up, when it was sent.
+    /// The time until the asker gives up, in milliseconds from the sending of the question.
     pub(super) patience_ms: u32,
     /// The question or the answer.
     pub(super) body: Bytes,
@@ -234,7 +234,7 @@ pub(super) enum LetterKind {
 impl Letter {
     const HEAD_BYTES: u8 = 8 + 2 + 4;
 
-    /// Writes it.
+    /// Encodes the letter.
     pub(super) fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(32 + self.body.len());
         bytes.put_u8(VERSION);
@@ -247,7 +247,7 @@ impl Letter {
         bytes.freeze()
     }
 
-    /// Reads it; `None` if it is of another version or not a letter.
+    /// Decodes a letter; `None` if it has another version or is not a letter.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
         if bytes.try_get_u8().ok()? != VERSION {
             return None;

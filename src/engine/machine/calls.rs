@@ -1,4 +1,4 @@
-//! What other threads want of the engine, and letters of other nodes.
+//! The requests of other threads, and the letters of other nodes.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,7 +17,7 @@ use crate::engine::{
 };
 
 impl Machine {
-    /// Appends to a partition.
+    /// Appends records to a partition.
     pub(in crate::engine) fn append(
         &mut self,
         partition: Partition,
@@ -49,7 +49,7 @@ impl Machine {
         }
     }
 
-    /// Tells all nodes.
+    /// Sends a message to all nodes.
     pub(in crate::engine) fn tell(
         &mut self,
         message: Bytes,
@@ -150,16 +150,16 @@ impl Machine {
         self.post(Recipient::Node(to), letter.encode(), None);
     }
 
-    /// Takes a letter.
+    /// Takes a letter of another node.
     pub(super) fn received(&mut self, bytes: Bytes, now: Instant) {
         let Some(letter) = Letter::decode(bytes) else {
-            warn!("a letter of another version cannot be read, and is left unanswered");
+            warn!("a question of a node of another version cannot be read, and is not answered");
             return;
         };
         let Letter { kind, id, from, patience_ms, body } = letter;
         match (kind, &self.follower) {
             (LetterKind::Answer, _) => self.questions.answer(id, from, body),
-            // A question to all comes to the asker, too, which has asked itself already.
+            // A question to all nodes arrives at its own node, too, which has asked itself already.
             (LetterKind::Question, Some(follower)) if from != self.lease.node => {
                 let answer = follower.asked(from, body);
                 let deadline = now + std::time::Duration::from_millis(patience_ms.into());
@@ -175,7 +175,7 @@ impl Machine {
         self.renew(now);
     }
 
-    /// Goes on with a partition that the follower has paused.
+    /// Continues with a partition that the follower has paused.
     pub(in crate::engine) fn resume(&mut self, partition: Partition) {
         let log = LogIndex(partition.0);
         if log < self.control() && self.log(log).feed.resume() {
@@ -206,7 +206,7 @@ impl Machine {
         self.judge_state(now);
     }
 
-    /// Takes note that nothing is left to be done.
+    /// Completes a call of [`Machine::leave`], if there is one.
     pub(super) fn left(&mut self) {
         if let Some(Leaving { done, .. }) = self.leaving.take() {
             let _ = done.send(());

@@ -1,7 +1,7 @@
-//! What waits to be appended to a log, and the batch that is on its way.
+//! The appends that wait for a log, and the batch of appends that is under way (group commit).
 //!
-//! At most one batch of a log is under way. When it is answered, everything that has been queued meanwhile
-//! goes into the next one.
+//! At most one batch of a log is under way. After its answer, all appends that have been queued meanwhile
+//! go into the next one.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -14,15 +14,15 @@ use crate::engine::{
     wire::{self, BatchId},
 };
 
-/// The bytes, and the appends, of one batch. A larger append has a batch of its own.
+/// The most bytes, and the most appends, of one batch. A larger append has a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_APPENDS_MAX: usize = 512;
 
-/// The bytes, and the appends, that may wait for one log. Further ones are refused.
+/// The most bytes, and the most appends, that may wait for one log. Further ones are refused.
 const QUEUED_BYTES_MAX: usize = 32 << 20;
 const QUEUED_MAX: usize = 16_384;
 
-/// Where the outcome of an append is sent to.
+/// The sender of an append's outcome to its caller.
 pub(in crate::engine) type AppendedSender = oneshot::Sender<Result<Appended, AppendError>>;
 
 /// An append that waits.
@@ -47,7 +47,7 @@ impl WaitingAppend {
     }
 }
 
-/// A batch under way, or one of which it is not known whether it arrived.
+/// A batch under way, or one that may have arrived although its connection broke.
 #[derive(Debug)]
 struct PendingBatch {
     id: BatchId,
@@ -77,10 +77,10 @@ pub(super) struct Commits {
     doubtful: Vec<PendingBatch>,
 }
 
-/// The outcome of a batch, as far as the machine has to act on it.
+/// The part of a batch's outcome on which the machine acts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
-    /// Members were refused because this node may put none.
+    /// Whether a member was refused because the incarnation's lease has expired.
     pub(super) is_lapsed: bool,
     /// The batch, and the first and the next offset, if anything was appended.
     pub(super) appended: Option<(BatchId, u64, u64)>,
@@ -102,7 +102,7 @@ impl Commits {
         self.queue.push_back(waiting);
     }
 
-    /// Makes the next batch of what waits, unless one is under way or nothing waits.
+    /// Makes the next batch of the waiting appends; `None` if a batch is under way or nothing waits.
     pub(super) fn next(&mut self, id: BatchId) -> Option<Vec<Segment>> {
         if self.under_way.is_some() {
             return None;
@@ -173,7 +173,7 @@ impl Commits {
         for one in waiting {
             again.push(one);
         }
-        // Nothing of them was appended. They are first in the next batch, in their order.
+        // None of these was appended, so they go first into the next batch, in their order.
         for one in again.into_iter().rev() {
             self.queued_bytes += one.bytes;
             self.queue.push_front(one);
@@ -181,15 +181,15 @@ impl Commits {
         settled
     }
 
-    /// Takes the news that Redis refused the batch under way.
+    /// Handles that Redis refused the batch under way.
     pub(super) fn refused(&mut self) {
         if let Some(mut batch) = self.under_way.take() {
             batch.fail();
         }
     }
 
-    /// Takes the news that the connection broke. The batch under way may have been appended: it is waited
-    /// for in the log. What waits in the queue is refused.
+    /// Handles that the connection broke. The batch under way may have been appended, so its callers wait
+    /// until the log has been read. The queued appends are refused.
     pub(super) fn disconnected(&mut self) {
         if let Some(mut batch) = self.under_way.take() {
             if batch.waiting.iter().all(WaitingAppend::is_plain) {
@@ -201,7 +201,7 @@ impl Commits {
         self.refuse_queue();
     }
 
-    /// Refuses everything that waits.
+    /// Refuses all queued appends.
     pub(super) fn refuse_queue(&mut self) {
         for mut waiting in self.queue.drain(..) {
             waiting.answer(Err(AppendError::Unavailable));
@@ -209,7 +209,7 @@ impl Commits {
         self.queued_bytes = 0;
     }
 
-    /// Takes note of a batch that came from the log.
+    /// Notes a batch that was read from the log.
     pub(super) fn seen(&mut self, id: BatchId, at: LogPosition, count: u64) {
         let Some(found) = self.doubtful.iter().position(|batch| batch.id == id) else { return };
         let mut batch = self.doubtful.swap_remove(found);
@@ -225,15 +225,14 @@ impl Commits {
         }
     }
 
-    /// Takes note that the log has been read to its end: what has not been seen in it is not known to be
-    /// in it.
+    /// Notes that the log has been read to its end: a batch that was not found by now counts as failed.
     pub(super) fn has_read(&mut self) {
         for mut batch in self.doubtful.drain(..) {
             batch.fail();
         }
     }
 
-    /// Refuses what has waited beyond its deadline.
+    /// Refuses the appends whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         let under_way = self.under_way.iter_mut().flat_map(|batch| &mut batch.waiting);
         let doubtful = self.doubtful.iter_mut().flat_map(|batch| &mut batch.waiting);
@@ -244,7 +243,8 @@ impl Commits {
     }
 }
 
-/// Joins appends to segments: plain ones that follow each other share one. Answers the appends of each, too.
+/// Groups appends into segments: consecutive plain ones share a segment. Returns the segments, and the
+/// number of appends of each.
 fn segments(waiting: &[WaitingAppend]) -> (Vec<Segment>, Vec<usize>) {
     let (mut segments, mut shares): (Vec<Segment>, Vec<usize>) = Default::default();
     let mut records = BytesMut::new();

@@ -1,13 +1,13 @@
-//! The point up to which a node has read a log, and how it gets on.
+//! The feed of a log: the position up to which a node has read it, and how it finds and fills gaps.
 //!
-//! Messages are pushed. Their offsets are dense, so a message that is missing is noticed when the next one
-//! comes, or when a probe tells where the log is. The node then holds back what follows, and reads the
-//! log from where it is.
+//! Redis pushes the messages of a log. Their offsets are dense, so the node notices a missing message when
+//! the next one arrives, or when a probe reports a later position. It then holds back the later messages,
+//! and reads the log from its own position.
 //!
 //! A server may return to an earlier state of its log under the same identity, and give the same offsets
 //! again: a restored copy of a virtual machine does. Every message therefore names the batch before it, the
 //! log names its newest batch, and a node remembers the newest batch that Redis acknowledged to it. If any
-//! of these contradicts what the node knows, the epoch ends.
+//! of these contradicts the messages that the node has read, the node ends the epoch.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,21 +17,21 @@ use crate::engine::{
     wire::{BatchId, LogMessage},
 };
 
-/// The messages, and their bytes, that are held back while the log is read. What does not fit is read from
-/// the log afterwards.
+/// The most messages, and the most of their bytes, that are held back while the log is read. Further
+/// messages are read from the log afterwards.
 const HELD_MAX: usize = 1_024;
 const HELD_BYTES_MAX: u64 = 8 << 20;
 
-/// The messages that are remembered to tell repetitions from contradictions.
+/// The number of delivered messages that are remembered, to distinguish repetitions from contradictions.
 const RECENT_MAX: usize = 64;
 
-/// The epochs that are remembered after they ended.
+/// The number of ended epochs that are remembered.
 const ENDED_MAX: usize = 256;
 
-/// The epochs of which a feed remembers that something was acknowledged in them.
+/// The number of epochs of which a feed remembers the newest acknowledged batch.
 const ACKNOWLEDGED_MAX: usize = 8;
 
-/// A batch that Redis has acknowledged: the log is at least at `end` as long as its epoch lasts.
+/// A batch that Redis has acknowledged. While its epoch lasts, the log cannot be before `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Acknowledged {
     pub(super) at: LogPosition,
@@ -40,7 +40,7 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Whether a message has other records at these offsets.
+    /// Returns whether a message has other records at these offsets, so that the batch is lost.
     fn is_denied_by(&self, message: &LogMessage) -> bool {
         let overlaps = message.at.offset < self.end && self.at.offset < message.end();
         let is_same = (message.at, message.end(), message.id) == (self.at, self.end, self.id);
@@ -48,26 +48,26 @@ impl Acknowledged {
     }
 }
 
-/// A piece of news for a follower.
+/// A call that the machine must make on the follower.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A message, the next one.
+    /// Deliver the next message.
     Deliver(LogMessage),
-    /// An epoch begins here.
+    /// Announce an epoch that begins at this position.
     NewEpoch(LogPosition),
-    /// Offsets that cannot be read.
+    /// Announce that the offsets from the first up to, but not including, the second cannot be read.
     Lost(LogEpoch, u64, u64),
 }
 
-/// The command that a feed wants sent.
+/// The command that the machine must send for a feed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing.
+    /// No command.
     #[default]
     Nothing,
-    /// A range of the log, from where the feed is.
+    /// Read a range of the log, from the position of the feed.
     Read,
-    /// The end of this epoch, in which the same offsets were given twice, or which has ended before.
+    /// End this epoch, because it gave the same offsets twice, or had ended before.
     Break(LogEpoch),
 }
 
@@ -76,23 +76,24 @@ pub(super) enum Need {
 pub(super) struct LogFeed {
     /// The position of the next message; `None` before the first reading.
     at: Option<LogPosition>,
-    /// Reads no records when it begins.
+    /// Whether the feed begins at the end of the log, without the retained records.
     is_tail_only: bool,
     /// The batch before `at`, if this feed has delivered it.
     last: BatchId,
     /// The newest batch that this node has appended in the present epoch of this feed and in each later one,
     /// the latest epoch last.
     acknowledged: Vec<Acknowledged>,
-    /// The same, when the reading under way was begun.
+    /// The value of `acknowledged` when the reading under way began. A reading that does not find these
+    /// batches proves that the log has returned to an earlier state.
     must_find: Vec<Acknowledged>,
     held: BTreeMap<u64, (LogMessage, u64)>,
     held_bytes: u64,
     recent: VecDeque<(u64, BatchId)>,
-    /// The epochs that were followed by others, the newest last. A server whose memory is replaced by an
-    /// earlier copy (a restored virtual machine) may return to one of them under the same identity.
+    /// The epochs that were replaced by others, the newest last. A restored copy of a virtual machine may
+    /// return to one of them under the same identity.
     ended: VecDeque<LogEpoch>,
     is_reading: bool,
-    /// There is more to read than the reading under way may find.
+    /// Whether another reading must follow the one under way, because that one may have begun too early.
     is_behind: bool,
     is_paused: bool,
     has_read: bool,
@@ -100,7 +101,7 @@ pub(super) struct LogFeed {
 }
 
 impl LogFeed {
-    /// A feed that begins with what is retained, or with what comes next.
+    /// A feed that begins with the oldest retained record, or (`is_tail_only`) with the next appended one.
     pub(super) fn new(is_tail_only: bool) -> Self {
         Self { is_tail_only, ..Self::default() }
     }
@@ -123,13 +124,13 @@ impl LogFeed {
         self.has_read
     }
 
-    /// Begins anew after the connection broke: everything on its way is lost.
+    /// Resets the feed after its connection broke: all messages and answers on their way are lost.
     pub(super) fn disconnected(&mut self) {
         self.hold_nothing();
         (self.is_reading, self.has_read, self.is_behind) = (false, false, true);
     }
 
-    /// Takes note that the log must be read. Answers whether a reading is to begin.
+    /// Notes that the log must be read. Returns whether the caller must begin a reading now.
     pub(super) fn must_read(&mut self) -> bool {
         self.is_behind = true;
         self.begin_reading()
@@ -144,7 +145,7 @@ impl LogFeed {
         begins
     }
 
-    /// The offset to read from; `None` reads where the log is.
+    /// The offset to read from; `None` reads only the position of the log.
     pub(super) fn reads_from(&self) -> Option<u64> {
         match self.at {
             Some(at) => Some(at.offset),
@@ -153,11 +154,11 @@ impl LogFeed {
         }
     }
 
-    /// Stops after a message until [`LogFeed::resume`]. What came after it has not been delivered.
+    /// Pauses after a message until [`LogFeed::resume`]. The messages after it have not been delivered.
     pub(super) fn pause_after(&mut self, message: &LogMessage) {
         let at = LogPosition { offset: message.end(), ..message.at };
         (self.at, self.last) = (Some(at), message.id);
-        // An epoch that began after the message begins again.
+        // An epoch that began after the message is announced again after the pause.
         if let Some(found) = self.ended.iter().position(|ended| *ended == at.epoch) {
             self.ended.truncate(found);
         }
@@ -166,17 +167,17 @@ impl LogFeed {
         self.hold_nothing();
     }
 
-    /// Takes note that what a reading found was not all delivered.
+    /// Notes that the messages of a reading were not all delivered.
     pub(super) fn unread(&mut self) {
         self.has_read = false;
     }
 
-    /// Goes on. Answers whether a reading is to begin.
+    /// Continues after a pause. Returns whether the caller must begin a reading now.
     pub(super) fn resume(&mut self) -> bool {
         std::mem::take(&mut self.is_paused) && self.must_read()
     }
 
-    /// Whether a gap was filled since this was last asked.
+    /// Returns whether a gap was filled since the last call.
     pub(super) fn take_gap(&mut self) -> bool {
         std::mem::take(&mut self.gap)
     }
@@ -191,7 +192,7 @@ impl LogFeed {
         if is_full {
             self.is_behind = true;
         } else {
-            // Another message may have had this offset, in an epoch that is over.
+            // The replaced message had the same offset, but in an epoch that is over.
             let replaced = self.held.insert(message.at.offset, (message, bytes));
             self.held_bytes += bytes;
             self.held_bytes -= replaced.map_or(0, |(_, bytes)| bytes);
@@ -234,18 +235,18 @@ impl LogFeed {
         steps.push(Step::Deliver(message));
     }
 
-    /// Whether another batch than this one was delivered here, as far as this feed remembers.
+    /// Returns whether this feed remembers that it delivered another batch at this position.
     fn was_other(&self, at: LogPosition, id: BatchId) -> bool {
         let oldest = self.recent.front().map_or(u64::MAX, |(first, _)| *first);
         at.offset >= oldest && !self.recent.contains(&(at.offset, id))
     }
 
-    /// Whether a message has other records at offsets that were delivered, as far as this feed remembers.
+    /// Returns whether this feed remembers that it delivered other records at the offsets of a message.
     fn was_another(&self, message: &LogMessage) -> bool {
         self.straddles(message) || self.was_other(message.at, message.id)
     }
 
-    /// Whether a message has offsets of the present epoch before and after the position of this feed.
+    /// Returns whether a message has offsets of the present epoch before and after the feed's position.
     fn straddles(&self, message: &LogMessage) -> bool {
         self.at.is_some_and(|at| {
             let is_before = message.at.epoch == at.epoch && message.at.offset < at.offset;
@@ -253,25 +254,25 @@ impl LogFeed {
         })
     }
 
-    /// Whether the log has another message before the position of this feed than this feed has read.
+    /// Returns whether the log's message before the feed's position is not the one that the feed has read.
     fn was_preceded_by_another(&self, before: &LogMessage) -> bool {
         let end = LogPosition { offset: before.end(), ..before.at };
         self.straddles(before) || (self.at == Some(end) && before.id.differs(self.last))
     }
 
-    /// Whether the next message cannot be the next one of the log that this node has read and written.
+    /// Returns whether a message contradicts the log that this node has read and written.
     fn denies(&self, message: &LogMessage) -> bool {
         let is_other = self.acknowledged.iter().any(|known| known.is_denied_by(message));
         is_other || (self.at == Some(message.at) && message.follows.differs(self.last))
     }
 
-    /// Whether the log is where this feed is, but after another batch.
+    /// Returns whether the log has the position of this feed, but with another newest batch.
     fn is_elsewhere(&self, place: &LogPlace) -> bool {
         let here = LogPosition { epoch: place.epoch, offset: place.next };
         self.at == Some(here) && place.last.differs(self.last)
     }
 
-    /// Whether the log, as a reading found it, is in an earlier state than this node knows.
+    /// Returns whether a reading found the log in an earlier state than this node knows of.
     fn has_returned(&self, place: &LogPlace) -> bool {
         let is_here = self.at.is_some_and(|at| at.epoch == place.epoch);
         let is_ahead = is_here && self.at.is_some_and(|at| at.offset > place.next);
@@ -280,13 +281,13 @@ impl LogFeed {
             Some(found) => {
                 self.must_find[found].end > place.next || found + 1 < self.must_find.len()
             }
-            // All of it was acknowledged in epochs after the one that this feed reads.
+            // All acknowledged batches are of epochs after the one that this feed reads.
             None => is_here && !self.must_find.is_empty(),
         };
         is_ahead || is_missing || self.is_elsewhere(place)
     }
 
-    /// Takes note of a batch that Redis acknowledged.
+    /// Notes a batch that Redis acknowledged.
     pub(super) fn acknowledged(&mut self, batch: Acknowledged) -> Need {
         let epoch = batch.at.epoch;
         if self.ended.contains(&epoch) {
@@ -318,14 +319,14 @@ impl LogFeed {
         Need::Nothing
     }
 
-    /// Passes over offsets that cannot be read.
+    /// Skips offsets that cannot be read.
     fn lose(&mut self, at: LogPosition, to: LogPosition, last: BatchId, steps: &mut Vec<Step>) {
         steps.push(Step::Lost(at.epoch, at.offset, to.offset));
         (self.at, self.last) = (Some(to), last);
         self.recent.clear();
     }
 
-    /// Gives up what is left of an epoch that the log has gone on from.
+    /// Gives up the rest of an epoch that the log has left.
     fn give_up(&mut self, place: LogPlace, steps: &mut Vec<Step>) -> Need {
         self.begin(LogPosition { epoch: place.epoch, offset: place.base }, steps);
         self.read_on()
@@ -345,8 +346,9 @@ impl LogFeed {
         steps.push(Step::NewEpoch(at));
     }
 
-    /// Takes where the log is, by a probe whose number came after all that was pushed before. `sent` is
-    /// the position that the log had reached, as far as this feed knew, when the probe was sent.
+    /// Takes the position of the log that a probe has read. The probe's number has arrived, so all messages
+    /// that were pushed before it have arrived, too. `sent` is the result of [`LogFeed::reached`] when the
+    /// probe was sent.
     pub(super) fn probed(&mut self, sent: Option<LogPosition>, place: LogPlace) -> Need {
         let Some(at) = self.at.filter(|_| self.has_read && !self.is_reading && !self.is_paused)
         else {
@@ -375,11 +377,11 @@ impl LogFeed {
         }
         if let Some(at) = self.at {
             if self.ended.contains(&place.epoch) {
-                // An earlier state of the log is back, in which the same offsets may be given again.
+                // The log is in an earlier state again, in which it may give the same offsets twice.
                 return Need::Break(place.epoch);
             }
             if at.epoch != place.epoch && at.offset > place.base {
-                // What this node has read is not what the log now has at the same offsets.
+                // The log has other records at offsets that this node has read.
                 return self.give_up(place, steps);
             }
         }
@@ -393,8 +395,8 @@ impl LogFeed {
         for bytes in messages {
             let Some(message) = LogMessage::decode(bytes) else { continue };
             if self.ended.contains(&message.at.epoch) {
-                // It may have been delivered before. What came before the log's present epoch is given up,
-                // which the beginning of that epoch announces.
+                // A message of the range may have been delivered before. Records from before the log's present
+                // epoch are given up, and the follower learns it by the announcement of that epoch.
                 if self.at.is_some_and(|at| at.epoch == place.epoch) {
                     return Need::Break(place.epoch);
                 }
@@ -441,7 +443,7 @@ impl LogFeed {
         if self.must_read() { Need::Read } else { Need::Nothing }
     }
 
-    /// Delivers what was held back, as far as it follows.
+    /// Delivers the held messages that follow the feed's position without a gap.
     fn release(&mut self, steps: &mut Vec<Step>) -> Need {
         while let Some((_, (message, bytes))) = self.held.pop_first() {
             self.held_bytes -= bytes;
@@ -452,7 +454,8 @@ impl LogFeed {
                 }
                 self.deliver(message, steps);
             } else if message.at.epoch != at.epoch || message.at.offset > at.offset {
-                // The reading was too early for it, or it is from an epoch that is over. The log says which.
+                // The reading was too early for the held message, or the message is of an epoch that is over.
+            // Another reading shows which.
                 self.hold_nothing();
                 self.is_behind = true;
             } else if self.was_another(&message) {

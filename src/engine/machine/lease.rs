@@ -1,11 +1,13 @@
-//! This node's lease, and what it knows of the leases of others.
+//! This node's lease, and the leases of other nodes.
 //!
-//! A lease is renewed five times within `node_timeout` and runs out after three fifths of it, by the clock
-//! of Redis. A node that sees that another's lease has run out *condemns* it, *buries* it in every log, and
-//! *forgets* it. Each step can be repeated, by any node, so it does not matter where a node stops.
+//! A lease is renewed five times within `engine.node_timeout` and expires after three fifths of it, by the
+//! clock of Redis. A node that finds another's lease expired removes that node in three steps: it
+//! *condemns* the lease, which marks it as ended for good; it *buries* the incarnation in every log, which
+//! removes its members there; and it *forgets* the lease, which deletes it. Any node can repeat each step,
+//! so a node may stop between two of them.
 //!
-//! A node buries others only if its own renewals have been answered in time for as long as a lease lasts.
-//! After an outage of Redis every node thus has the time to come back before anybody buries it.
+//! A node removes others only if its own renewals have been answered in time for the duration of a lease.
+//! So after an outage of Redis every node has the time to renew its lease before another one removes it.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +20,7 @@ use crate::engine::{
     request::{Instance, LeaseEntry, LogIndex, Renew},
 };
 
-/// The node that is buried.
+/// One incarnation of a node.
 pub(super) type Life = (NodeId, Incarnation);
 
 /// This node's lease.
@@ -29,27 +31,28 @@ pub(super) struct Lease {
     instance: Instance,
     info: bytes::Bytes,
     timeout: Duration,
-    /// The incarnation has had no lease yet.
+    /// Whether the incarnation has had no lease yet.
     is_first: bool,
-    /// The incarnation has a lease, as far as this node knows.
+    /// Whether the incarnation has a lease, as far as this node knows.
     pub(super) is_held: bool,
-    /// A renewal is under way since then.
+    /// The time at which the renewal under way was sent.
     asked_at: Option<Instant>,
     next_at: Option<Instant>,
     healthy_since: Option<Instant>,
-    /// The incarnation has ended, and its members have yet to be removed from these logs. Only then does
-    /// another one take its lease: as long as the lease is that of the one that ended, other nodes remove
-    /// its members, too, if this node cannot.
+    /// The logs from which the members of an ended incarnation have yet to be removed; `None` while the
+    /// incarnation lasts. The next incarnation takes a lease only afterwards: until then, the lease is that
+    /// of the ended one, and other nodes remove its members if this node cannot.
     ended_in: Option<Vec<LogIndex>>,
-    /// The follower has to be told of a new incarnation.
+    /// Whether the follower has yet to be told of a new incarnation.
     pub(super) is_reborn: bool,
     pub(super) live: Arc<[NodeInfo]>,
-    /// The burials that this node has begun, with the logs that are still to be done.
+    /// The incarnations of other nodes that this node is burying, each with the logs that still have its
+    /// members.
     burials: BTreeMap<(NodeId, u64), Vec<LogIndex>>,
 }
 
 impl Lease {
-    /// A lease that does not exist yet, or (`is_first` false) one that was taken when the node started.
+    /// A lease that does not exist yet, or (`is_first` is false) one that the node took when it started.
     pub(super) fn new(
         (node, incarnation): Life,
         instance: Instance,
@@ -88,29 +91,29 @@ impl Lease {
         self.next_at = self.next_at.map(|at| at.min(now));
     }
 
-    /// Takes note that the connection is there: the lease is renewed at once.
+    /// Notes that the connection was made: the lease is renewed at once.
     pub(super) fn connected(&mut self, now: Instant) {
         (self.next_at, self.asked_at) = (Some(now), None);
     }
 
-    /// Takes note that the connection broke.
+    /// Notes that the connection broke.
     pub(super) fn disconnected(&mut self) {
         (self.next_at, self.asked_at, self.healthy_since) = (None, None, None);
         self.is_held = false;
         self.burials.clear();
     }
 
-    /// Renews the lease at once, if nothing is under way.
+    /// Makes the next renewal due now, unless one is under way.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.next_at = self.next_at.map(|at| at.min(now));
     }
 
-    /// The renewal to send now.
+    /// The renewal to send now, if one is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Renew> {
         let may_ask = self.asked_at.is_none() && self.ended_in.is_none();
         let next_at = self.next_at.filter(|at| *at <= now && may_ask)?;
         if now.duration_since(next_at) > self.interval() {
-            // This process was stopped, or could not keep up.
+            // This process was suspended or overloaded.
             self.healthy_since = None;
         }
         self.asked_at = Some(now);
@@ -125,12 +128,12 @@ impl Lease {
         })
     }
 
-    /// Takes note that a renewal was not answered with leases.
+    /// Notes that a renewal was not answered with leases.
     pub(super) fn refused(&mut self) {
         (self.asked_at, self.healthy_since) = (None, None);
     }
 
-    /// Takes note that the lease is held. Answers whether the live nodes have changed.
+    /// Notes that the lease is held. Returns whether the live nodes have changed.
     pub(super) fn held(&mut self, now: Instant, leases: &[LeaseEntry]) -> bool {
         let was_slow = self.asked_at.take().is_none_or(|at| now - at > self.interval() / 2);
         (self.is_held, self.is_first) = (true, false);
@@ -157,7 +160,7 @@ impl Lease {
         has_changed
     }
 
-    /// Takes note that the incarnation has no lease any more. Its members are to be removed from these logs.
+    /// Notes that the incarnation has no lease any more. Its members must be removed from these logs.
     pub(super) fn lapsed(&mut self, logs: Vec<LogIndex>) {
         self.ended_in = Some(logs);
         (self.is_held, self.asked_at, self.healthy_since) = (false, None, None);
@@ -168,8 +171,8 @@ impl Lease {
         Some(((self.node, self.incarnation), self.ended_in.clone()?))
     }
 
-    /// Takes note that the members of the incarnation that ended are removed from a log. Answers whether they
-    /// are removed from all.
+    /// Notes that the members of this node's ended incarnation are removed from a log. Returns whether they
+    /// are now removed from all.
     pub(super) fn removed(&mut self, life: Life, log: LogIndex) -> bool {
         let own = (self.node, self.incarnation);
         let Some(logs) = self.ended_in.as_mut().filter(|_| life == own) else { return false };
@@ -177,14 +180,14 @@ impl Lease {
         logs.is_empty()
     }
 
-    /// Continues as another incarnation.
+    /// Continues as a new incarnation.
     pub(super) fn reborn(&mut self, now: Instant, fresh: Incarnation) {
         self.incarnation = fresh;
         (self.is_first, self.is_reborn, self.ended_in) = (true, true, None);
         self.next_at = Some(now);
     }
 
-    /// The nodes to be buried by this node.
+    /// The incarnations whose leases have expired and which this node must remove.
     pub(super) fn overdue(&self, now: Instant, now_ms: u64, leases: &[LeaseEntry]) -> Vec<Life> {
         let is_healthy = self.healthy_since.is_some_and(|since| now - since >= self.ttl());
         if !is_healthy {
@@ -199,12 +202,12 @@ impl Lease {
         lives.filter(|life| !is_begun(life)).collect()
     }
 
-    /// Begins a burial in these logs.
+    /// Begins to bury an incarnation in these logs.
     pub(super) fn bury(&mut self, life: Life, logs: Vec<LogIndex>) {
         self.burials.insert((life.0, life.1.0), logs);
     }
 
-    /// Takes note that a burial is done in a log. Answers whether it is done in all.
+    /// Notes that an incarnation is buried in a log. Returns whether it now is in all.
     pub(super) fn buried(&mut self, life: Life, log: LogIndex) -> bool {
         let key = (life.0, life.1.0);
         let Some(logs) = self.burials.get_mut(&key) else { return false };
@@ -216,7 +219,7 @@ impl Lease {
         is_done
     }
 
-    /// Gives a burial up; it is begun anew after a later renewal.
+    /// Abandons a burial; it begins anew after a later renewal.
     pub(super) fn give_up(&mut self, life: Life) {
         self.burials.remove(&(life.0, life.1.0));
     }

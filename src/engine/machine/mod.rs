@@ -1,17 +1,18 @@
 //! The protocol of a node: a state machine without I/O.
 //!
-//! What happens goes in as function calls with the time: a connection is made or broken, Redis answers or
-//! pushes, time passes, another thread wants something. What is to be done comes out as [`Output`]s; the
-//! follower is called at once. The driver connects the machine with a real Redis, and the simulation with
-//! one that delays, drops, repeats and forgets.
+//! Events go in as function calls with the time: a connection is made or broken, Redis answers or pushes,
+//! time passes, another thread makes a request. Tasks for the driver come out as [`Output`]s, and the
+//! follower is called directly. The driver connects the machine with a real Redis, and the simulation of
+//! the tests with one that delays, drops, repeats and forgets.
 //!
-//! - `feed` is the point up to which a log was read, and how gaps are found and filled.
-//! - `commits` is what waits to be appended, and the batch under way.
-//! - `lease` says that this node lives, and finds out which others do not.
-//! - `questions` wait for the answers of other nodes.
+//! - `feed` is the position up to which a log was read; it finds and fills gaps.
+//! - `commits` has the appends that wait for a log, and the batch under way.
+//! - `lease` renews this node's lease, and finds expired leases of other nodes.
+//! - `questions` has the questions that wait for the answers of other nodes.
 //!
-//! A *line* is the connection to one Redis server, for commands and for pushes. A cluster has several, and
-//! each log belongs to one of them.
+//! A *line* is the connection to one Redis server, for commands and for pushes. A Redis Cluster has several,
+//! and each log belongs to one of them. A *letter* is a question or an answer that one node sends to another
+//! through Redis. A *probe* is a round trip through Redis that proves that a line delivers.
 
 mod calls;
 mod commits;
@@ -50,13 +51,13 @@ pub(super) use questions::AnswersSender;
 use questions::Questions;
 use rng::Rng;
 
-/// The bytes of letters, and the readings of members, that may wait for Redis's answer. Further ones fail at
-/// once. Everything else that is asked of Redis is one question at a time for each log, so these bound what
-/// the connection holds while Redis stands still.
+/// The most bytes of letters, and the most readings of members, that may wait for Redis's answer. Further
+/// ones fail at once. All other calls are made one at a time for each log, so these two limits bound the
+/// memory of a connection while Redis does not answer.
 const LETTERS_BYTES_MAX: usize = 32 << 20;
 const MEMBERS_CALLS_MAX: usize = 4_096;
 
-/// Refusals by Redis are logged at most this often.
+/// The shortest time between two log lines about refusals by Redis.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// The settings of a machine.
@@ -66,16 +67,16 @@ pub(super) struct Config {
     pub(super) node: NodeId,
     pub(super) incarnation: Incarnation,
     pub(super) instance: Instance,
-    /// The incarnation has no lease yet.
+    /// Whether the incarnation has no lease yet.
     pub(super) is_first: bool,
     pub(super) probe_interval: Duration,
     pub(super) node_timeout: Duration,
-    /// A moment, and what the clock showed then, in Unix milliseconds.
+    /// A moment, and the same moment in Unix milliseconds.
     pub(super) clock: (Instant, u64),
     pub(super) seed: u64,
 }
 
-/// Names a line.
+/// The id of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LineId(pub(super) u64);
 
@@ -92,19 +93,19 @@ pub(super) enum Push {
 
 /// A task for the driver.
 pub(super) enum Output {
-    /// Ask the Redis of this log.
+    /// Send this request to the server of this log.
     Call(CallId, LineId, LogIndex, LogRequest),
-    /// Break this line, and make it anew.
+    /// Close this line for the given reason, and connect anew.
     Reconnect(LineId, String),
-    /// Run this, and give the machine what comes of it ([`Machine::answered`]).
+    /// Run this future, and pass its result to [`Machine::answered`].
     Spawn {
         /// The question.
         id: u64,
         /// The node that asked it.
         to: NodeId,
-        /// After this moment nobody waits for it.
+        /// The moment after which the asker does not wait any more.
         deadline: Instant,
-        /// The answer.
+        /// The future that yields the answer.
         answer: BoxFuture<'static, Bytes>,
     },
 }
@@ -113,9 +114,9 @@ struct Log {
     line: Option<LineId>,
     feed: LogFeed,
     commits: Commits,
-    /// An epoch has begun.
+    /// Whether the follower has been told of an epoch of this log.
     has_begun: bool,
-    /// This incarnation may put members.
+    /// Whether this incarnation may put members into this log.
     is_registered: bool,
     /// The registration under way.
     registering: Option<CallId>,
@@ -126,14 +127,16 @@ struct Line {
     logs: Vec<LogIndex>,
     probe: Option<Probe>,
     next_probe: Instant,
+    /// The records that its logs had and this node had not read, at the last probe.
+    lag_records: u64,
 }
 
 struct Probe {
     nonce: u64,
     sent_at: Instant,
-    /// The positions that the logs had reached, as far as this node knew.
+    /// The positions that the logs had reached, as far as this node knew, when the probe was sent.
     sent: Vec<(LogIndex, Option<LogPosition>)>,
-    /// Where the logs were.
+    /// The positions that the probe has read, once it is answered.
     places: Option<Vec<(LogIndex, Option<LogPlace>)>>,
     is_heard: bool,
 }
@@ -149,9 +152,9 @@ enum Call {
     Bury(LogIndex, Life),
     Forget,
     Probe,
-    /// The question, if it is one, and the bytes of the letter.
+    /// The id of the question, unless the letter is an answer, and the bytes of the letter.
     Post(Option<u64>, usize),
-    /// The sender is gone when the deadline has passed.
+    /// The sender is taken out when the deadline has passed.
     Members(Option<oneshot::Sender<Result<Snapshot, Unavailable>>>, Instant),
 }
 
@@ -173,15 +176,16 @@ pub(super) struct Machine {
     questions: Questions,
     calls: HashMap<CallId, (LineId, Call)>,
     calls_made: u64,
-    /// The letters and the readings of members among the calls.
+    /// The bytes of the letters among `calls`.
     letters_bytes: usize,
+    /// The number of readings of members among `calls`.
     members_calls: usize,
     leaving: Option<Leaving>,
     has_left: bool,
     outputs: Vec<Output>,
-    /// The logs to which something is to be appended.
+    /// The logs whose appends may be committed when the outputs are taken.
     filled: BTreeSet<LogIndex>,
-    /// Why the engine cannot be used.
+    /// The reason why the last line broke or could not be made.
     fault: String,
     refusal_logged: Option<Instant>,
 }
@@ -221,7 +225,7 @@ impl Machine {
         }
     }
 
-    /// Takes what is to be done. What was given to be appended since the last time goes into one batch.
+    /// Takes the tasks for the driver. All appends to one log since the last call go into one batch.
     pub(super) fn outputs(&mut self, now: Instant) -> Vec<Output> {
         for log in std::mem::take(&mut self.filled) {
             self.commit(log, now);
@@ -229,7 +233,7 @@ impl Machine {
         std::mem::take(&mut self.outputs)
     }
 
-    /// The log of what is told, where the leases are, too.
+    /// The log of the messages to all nodes. Its server has the leases, too.
     fn control(&self) -> LogIndex {
         LogIndex(self.config.partitions)
     }
@@ -278,11 +282,12 @@ impl Machine {
         let next_probe = now + self.config.probe_interval;
         for log in &logs {
             self.log(*log).line = Some(line);
-            // A partition may have been resumed while there was no line to read it over.
+            // A partition may have been resumed while it had no line.
             self.log(*log).feed.disconnected();
         }
         let has_control = logs.contains(&self.control());
-        self.lines.insert(line, Line { identity, logs: logs.clone(), probe: None, next_probe });
+        let added = Line { identity, logs: logs.clone(), probe: None, next_probe, lag_records: 0 };
+        self.lines.insert(line, added);
         if has_control {
             self.lease.connected(now);
             self.renew(now);
@@ -298,7 +303,7 @@ impl Machine {
         }
     }
 
-    /// Takes the news that a line broke.
+    /// Handles that a line broke, or (for an unknown id) could not be made.
     pub(super) fn line_down(&mut self, line: LineId, reason: &str, now: Instant) {
         let Some(Line { logs, .. }) = self.lines.remove(&line) else {
             self.fault = reason.to_owned();
@@ -330,7 +335,7 @@ impl Machine {
         self.judge_state(now);
     }
 
-    /// Takes what a line pushed.
+    /// Takes a push of a line.
     pub(super) fn pushed(&mut self, line: LineId, push: Push, now: Instant) {
         if !self.lines.contains_key(&line) {
             return;
@@ -354,7 +359,7 @@ impl Machine {
             return;
         }
         let Some(message) = LogMessage::decode(bytes) else {
-            warn!("a message of another version cannot be read, and its record is looked up");
+            warn!("a message of another version cannot be read; the log is read instead");
             if self.log(log).feed.must_read() {
                 self.read(log);
             }
@@ -365,8 +370,8 @@ impl Machine {
         self.advance(log, steps, need);
     }
 
-    /// Tells the follower, and does what the feed needs then.
-    /// Answers whether the follower has paused.
+    /// Makes the calls on the follower, and then sends the command that the feed needs. Returns whether the
+    /// follower has paused.
     fn advance(&mut self, log: LogIndex, steps: Vec<Step>, need: Need) -> bool {
         if self.log(log).feed.take_gap() {
             self.shared.count(|figures| figures.gaps_repaired += 1);
@@ -378,7 +383,11 @@ impl Machine {
             Need::Nothing => {}
             Need::Read => self.read(log),
             Need::Break(seen) => {
-                warn!("part {} of the log has returned to an earlier state: an epoch ends", log.0);
+                warn!(
+                    "redis has returned partition {} to an earlier state: its epoch ends, and clients are \
+                     told that events may be lost",
+                    log.0
+                );
                 let fresh = self.rng.epoch();
                 self.call(log, Call::Break(log), LogRequest::Break { seen, fresh });
             }
@@ -389,7 +398,8 @@ impl Machine {
         is_paused
     }
 
-    /// Answers whether the follower has paused, so that what follows was not told.
+    /// Makes the calls on the follower. Returns whether the follower has paused, so that the later steps were
+    /// not made.
     fn tell_follower(&mut self, index: LogIndex, steps: Vec<Step>) -> bool {
         let Some(follower) = self.follower.clone() else { return false };
         let (partition, is_control) = (Partition(index.0), index == self.control());
@@ -420,7 +430,7 @@ impl Machine {
         false
     }
 
-    /// Does what is due. Its driver calls it several times within every deadline, and at least every 50 ms.
+    /// Sends what is due and fails what is overdue. The driver must call it at least every 50 ms.
     pub(super) fn tick(&mut self, now: Instant) {
         self.renew(now);
         for line in self.lines.keys().copied().collect::<Vec<_>>() {
@@ -479,7 +489,8 @@ impl Machine {
         }
     }
 
-    /// Compares where the logs are with where this node is, once the probe has come all the way.
+    /// Compares the positions of the logs with those of this node, once the probe has been answered and its
+    /// number has been pushed.
     fn finish_probe(&mut self, id: LineId, now: Instant) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let is_done = |probe: &&mut Probe| probe.is_heard && probe.places.is_some();
@@ -491,7 +502,7 @@ impl Machine {
         for ((log, place), (_, sent)) in places.into_iter().zip(sent) {
             let (at, line) = (self.log(log).feed.at(), self.log(log).line);
             let need = match place {
-                // The counters were lost while the server went on.
+                // The server has lost the state of the log, but the connection stayed.
                 None => {
                     if self.log(log).feed.must_read() {
                         Need::Read
@@ -509,6 +520,11 @@ impl Machine {
                 self.advance(log, Vec::new(), need);
             }
         }
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.lag_records = lag;
+        }
+        // A cluster has several lines, and each probe reports the logs of one.
+        let lag: u64 = self.lines.values().map(|line| line.lag_records).sum();
         self.shared.count(|figures| figures.lag_records = lag);
         self.metrics.engine.lag_records.set(lag as i64);
         self.metrics.engine.probed();
@@ -561,7 +577,7 @@ impl Machine {
         Some(id)
     }
 
-    /// Remembers a call until its answer comes.
+    /// Keeps a call until its answer arrives.
     fn put_call(&mut self, id: CallId, line: LineId, call: Call) {
         match &call {
             Call::Members(..) => self.members_calls += 1,
@@ -571,7 +587,7 @@ impl Machine {
         self.calls.insert(id, (line, call));
     }
 
-    /// Takes a call whose answer has come, or will not come.
+    /// Removes a call whose answer has arrived or will never arrive.
     fn take_call(&mut self, id: CallId) -> Option<(LineId, Call)> {
         let taken = self.calls.remove(&id);
         match &taken {
@@ -582,8 +598,8 @@ impl Machine {
         taken
     }
 
-    /// Sends a letter. A question that cannot be sent fails; an answer that cannot be sent is not waited for
-    /// beyond the question's deadline.
+    /// Sends a letter. A question that cannot be sent fails at once; an answer that cannot be sent is
+    /// dropped, and the asker gives up at its deadline.
     fn post(&mut self, to: Recipient, letter: Bytes, question: Option<u64>) {
         let bytes = letter.len();
         let is_full = self.letters_bytes + bytes > LETTERS_BYTES_MAX;
@@ -597,7 +613,7 @@ impl Machine {
         }
     }
 
-    /// Finds out whether the engine can be used, and says so when that changes.
+    /// Determines whether the engine can be used, and publishes and logs a change.
     fn judge_state(&mut self, now: Instant) {
         let is_usable = |log: &Log| log.line.is_some() && log.is_registered && log.feed.has_read();
         let is_up = self.lease.is_held && !self.has_left && self.logs.iter().all(is_usable);
@@ -646,7 +662,10 @@ fn deliver(
         }
         Content::Leaver(..) => {}
         Content::Unknown => {
-            warn!("records of another version cannot be read, and are given up");
+            warn!(
+                "records of another version cannot be read and are skipped: run at most two successive \
+                 versions side by side"
+            );
             match is_control {
                 true => follower.told_lost(),
                 false => {

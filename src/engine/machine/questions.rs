@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::engine::{NodeId, NodeUnanswered};
 
-/// The questions that may wait at once. Further ones are not asked.
+/// The most questions that may wait at once. Further ones fail at once.
 const WAITING_MAX: usize = 4_096;
 
-/// Where the answers are sent to.
+/// The sender of all nodes' answers to the asker.
 pub(in crate::engine) type AnswersSender =
     oneshot::Sender<Result<Vec<(NodeId, Bytes)>, NodeUnanswered>>;
 
@@ -24,12 +24,12 @@ struct Question {
     answered: AnswersSender,
 }
 
-/// All questions that wait.
+/// The questions that wait for answers, by their ids.
 #[derive(Debug, Default)]
 pub(super) struct Questions(HashMap<u64, Question>);
 
 impl Questions {
-    /// Adds a question to these nodes; `false` if there are too many already, which it answers.
+    /// Adds a question to these nodes. Returns `false` if too many wait already; the question then fails.
     pub(super) fn ask(
         &mut self,
         id: u64,
@@ -46,7 +46,7 @@ impl Questions {
         true
     }
 
-    /// Takes an answer. Those that nobody waits for, or that came before, are dropped.
+    /// Takes an answer. A late or repeated one is dropped.
     pub(super) fn answer(&mut self, id: u64, from: NodeId, body: Bytes) {
         let Some(question) = self.0.get_mut(&id) else { return };
         if let Some(answer) = question.answers.get_mut(&from) {
@@ -61,14 +61,14 @@ impl Questions {
         }
     }
 
-    /// Gives up a question.
+    /// Fails a question.
     pub(super) fn fail(&mut self, id: u64) {
         if let Some(question) = self.0.remove(&id) {
             let _ = question.answered.send(Err(NodeUnanswered));
         }
     }
 
-    /// Gives up what has waited beyond its deadline, or what nobody waits for any more.
+    /// Fails the questions whose deadline has passed, and drops those whose asker is gone.
     pub(super) fn expire(&mut self, now: Instant) {
         let is_over =
             |question: &Question| question.deadline <= now || question.answered.is_closed();

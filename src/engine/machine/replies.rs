@@ -14,7 +14,7 @@ use crate::engine::{
 };
 
 impl Machine {
-    /// Takes the answer to a call. An answer to a call of a line that broke is dropped.
+    /// Takes the answer to a call. The answer is dropped if the line of the call broke meanwhile.
     pub(in crate::engine) fn replied(
         &mut self,
         id: CallId,
@@ -119,7 +119,7 @@ impl Machine {
             }
             (Call::Post(..), Reply::Done) => {}
             (call, _) => {
-                let text = "it answered something else than was asked";
+                let text = "the answer has an unexpected form";
                 self.refused(line, call, text, true, now);
             }
         }
@@ -149,7 +149,7 @@ impl Machine {
                 let _ = snapshot.send(Err(Unavailable));
             }
             Call::Post(None, _) | Call::Members(None, _) => {}
-            // Without these the line is of no use. The next attempt waits for a while.
+            // A line without these is useless, so it is closed; the next attempt follows after a pause.
             Call::Read(_) | Call::Break(_) | Call::Register(..) | Call::Probe => breaks = true,
         }
         if breaks {
@@ -157,7 +157,7 @@ impl Machine {
         }
     }
 
-    /// Tells the follower of a new incarnation once it may put members everywhere.
+    /// Tells the follower of a new incarnation once the incarnation may put members into all logs.
     fn registered(&mut self) {
         let is_complete = self.logs.iter().all(|log| log.is_registered);
         if is_complete
@@ -172,7 +172,10 @@ impl Machine {
         match outcome {
             Renewal::Held => self.held(now_ms, leases, now),
             Renewal::Lapsed => {
-                warn!("this node was silent for too long; it continues as a new one");
+                warn!(
+                "the lease of this node expired, because it did not renew it in time; the node continues \
+                 with a new one, and its members join again"
+            );
                 for log in self.all_logs() {
                     self.log(log).is_registered = false;
                 }
@@ -191,7 +194,7 @@ impl Machine {
         }
     }
 
-    /// Removes the members of this node's last incarnation, where that is still to be done.
+    /// Removes the members of this node's last incarnation from the logs that still have them.
     pub(super) fn remove_own(&mut self, now: Instant) {
         let Some((life, logs)) = self.lease.ended() else { return };
         for log in logs {
@@ -236,7 +239,7 @@ impl Machine {
         }
     }
 
-    /// Removes an incarnation's members from a log. Answers whether the log's server can be asked.
+    /// Removes an incarnation's members from a log. Returns `false` if the log has no connection.
     fn bury(&mut self, log: LogIndex, life: Life, now: Instant) -> bool {
         let Some(identity) = self.identity_of(log) else { return false };
         let ((node, incarnation), now_ms) = (life, self.now_ms(now));
@@ -250,6 +253,6 @@ impl Machine {
 
 fn warn_of_death(life: Life, own: crate::engine::NodeId) {
     if life.0 != own {
-        warn!("node {} is silent, and its members leave", life.0.0);
+        warn!("node {} has not renewed its lease in time, and its members leave", life.0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers that are hard to meet twice, from a seed: SplitMix64.
+//! Pseudo-random ids from a seed (SplitMix64), so that a simulation can be repeated.
 
 use crate::engine::{Incarnation, LogEpoch};
 

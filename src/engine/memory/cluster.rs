@@ -30,9 +30,10 @@ impl fmt::Debug for MemoryCluster {
 struct Shared {
     partitions: Vec<PartitionLog>,
     nodes: BTreeMap<NodeId, MemoryNode>,
-    /// The outage under way began at this moment.
+    /// The beginning of the outage under way.
     down: Option<Instant>,
-    /// Epochs, incarnations and nodes are counted: a test's failure is then the same in each run.
+    /// The ids of epochs, incarnations and nodes come from this counter, so that a failing test fails in the
+    /// same way in each run.
     counted: u64,
 }
 
@@ -40,7 +41,7 @@ struct MemoryNode {
     info: NodeInfo,
     calls: mpsc::UnboundedSender<NodeCall>,
     state: watch::Sender<EngineState>,
-    /// Answers no questions.
+    /// Whether the node leaves questions unanswered.
     is_mute: bool,
 }
 
@@ -82,7 +83,7 @@ pub(super) struct ReadCursor {
     pub(super) is_paused: bool,
 }
 
-/// The next news of a partition for a node.
+/// The next part of a partition that a node's follower has not received.
 pub(super) enum PartitionNews {
     NewEpoch(LogPosition),
     Lost(LogEpoch, u64, u64),
@@ -137,7 +138,7 @@ impl PartitionLog {
         Ok(Appended::At(at))
     }
 
-    /// Removes the members of a node. Returns whether there were any.
+    /// Removes the members of a node's incarnation. Returns whether there were any.
     fn bury(&mut self, node: NodeId, incarnation: Incarnation) -> bool {
         let before: usize = self.places.values().map(HashMap::len).sum();
         for members in self.places.values_mut() {
@@ -152,7 +153,7 @@ impl PartitionLog {
 
     fn read(&self, cursor: &mut ReadCursor) -> Option<PartitionNews> {
         let known = cursor.next;
-        // Past the beginning of another epoch, what was read is not what the log has.
+        // The node has read beyond the beginning of the present epoch, in the one before it.
         let diverged = known.is_some_and(|at| at.epoch != self.epoch && at.offset > self.base);
         let from = match known {
             Some(_) if diverged => self.base,
@@ -245,7 +246,7 @@ impl MemoryCluster {
         Arc::new(MemoryEngine { cluster, node, partitions, state, calls, unfed, runtime })
     }
 
-    /// Begins an outage: no node reaches the server.
+    /// Begins an outage: no node can reach the server.
     pub fn stop(&self) {
         let mut shared = self.lock();
         let since = *shared.down.get_or_insert_with(Instant::now);
@@ -291,12 +292,12 @@ impl MemoryCluster {
         shared.advance(partition.0.into());
     }
 
-    /// Drops all retained records of a partition.
+    /// Drops all retained records of a partition, as trimming does.
     pub fn trim(&self, partition: Partition) {
         self.lock().partitions[usize::from(partition.0)].entries.clear();
     }
 
-    /// Lets a node die: its members leave, and nobody hears from it again.
+    /// Lets a node die: its members leave, and it sends nothing any more.
     pub fn kill(&self, node: NodeId) {
         let mut shared = self.lock();
         if let Some(MemoryNode { info, state, .. }) = shared.nodes.remove(&node) {
@@ -319,7 +320,7 @@ impl MemoryCluster {
         shared.nodes_changed();
     }
 
-    /// Whether a node leaves questions unanswered.
+    /// Sets whether a node leaves questions unanswered.
     pub fn mute(&self, node: NodeId, is_mute: bool) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
             node.is_mute = is_mute;
@@ -414,7 +415,7 @@ impl MemoryCluster {
         }
     }
 
-    /// Reads a partition on from where a node is; `None` if there is nothing new, or an outage.
+    /// Reads the next part of a partition for a node; `None` if there is none, or during an outage.
     pub(super) fn read(
         &self,
         partition: Partition,

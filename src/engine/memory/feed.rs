@@ -18,19 +18,19 @@ use crate::engine::Flow;
 pub(super) enum NodeCall {
     /// Feed this follower.
     Follow(Arc<dyn Follower>),
-    /// Read a partition on; there may be something new.
+    /// Read the next part of a partition, which may have new records.
     Advance(Partition),
-    /// Read a partition on that the follower has paused.
+    /// Continue with a partition that the follower has paused.
     Resume(Partition),
-    /// Say that there is a new incarnation.
+    /// Tell the follower of a new incarnation.
     Reincarnated(Incarnation),
-    /// Pass on a message.
+    /// Pass on a message of this node.
     Told(NodeId, Bytes),
-    /// Say that messages may have been missed.
+    /// Tell the follower that messages may have been missed.
     ToldLost,
-    /// Pass on a question.
+    /// Pass on a question of this node.
     Asked(NodeId, Bytes, oneshot::Sender<Bytes>),
-    /// Say which nodes live.
+    /// Tell the follower the live nodes.
     Nodes(Arc<[NodeInfo]>),
 }
 
@@ -58,7 +58,7 @@ struct NodeFeed {
 
 impl NodeFeed {
     async fn run(mut self, mut calls: mpsc::UnboundedReceiver<NodeCall>) {
-        // Calls that come before the follower are kept for it.
+        // Calls that arrive before the follower are kept for it.
         let mut early = Vec::new();
         let follower = loop {
             match calls.recv().await {

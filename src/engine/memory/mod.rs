@@ -1,7 +1,7 @@
 //! An engine for tests: the nodes of a cluster in one process, which share one log in memory.
 //!
-//! A [`MemoryCluster`] is the server that they share. Its functions also make the faults that a test needs: an
-//! outage, a restart without data, a failover that loses the newest records, the death of a node.
+//! A [`MemoryCluster`] is the server that they share. Its functions also simulate faults: an outage, a
+//! restart without data, a failover that loses the newest records, the death of a node.
 
 mod cluster;
 mod feed;

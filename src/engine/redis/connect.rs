@@ -21,7 +21,7 @@ use crate::{
 /// The time that a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The reason why there is no connection. It holds no password.
+/// The reason why no connection could be made. The text contains no password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct ConnectFault(pub(super) String);
@@ -32,7 +32,7 @@ impl From<RedisError> for ConnectFault {
     }
 }
 
-/// The meaning of an error of Redis.
+/// The text of an error of the Redis client, for a log line. It contains no password.
 pub(super) fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -52,7 +52,7 @@ pub(super) struct RedisTarget {
     keys: RedisKeys,
 }
 
-/// A server, and the logs that it has.
+/// The address of a server, and the logs that are stored on it.
 struct RedisServer {
     info: ConnectionInfo,
     logs: Vec<LogIndex>,
@@ -85,7 +85,7 @@ impl Info {
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     }
 
-    /// The server and its life, as the scripts spell it.
+    /// The identity of the server's process and its data, in the spelling of the scripts.
     fn identity(&self) -> Option<Identity> {
         let [run, replication] = [self.field("run_id")?, self.field("master_replid")?];
         Some(Identity(Bytes::from(format!("{run}{replication}"))))
@@ -103,7 +103,7 @@ async fn ask<T: FromRedisValue>(
 }
 
 impl RedisTarget {
-    /// Reads the settings, and the file of authorities if there is one.
+    /// Reads the settings, and the file of certificate authorities if there is one.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -118,7 +118,7 @@ impl RedisTarget {
         })
     }
 
-    /// Connects to one of the servers, and reads what it says about itself.
+    /// Connects to the server of the leases, and reads its `INFO`.
     pub(super) async fn look(&self) -> Result<(MultiplexedConnection, Info), ConnectFault> {
         let control = self.keys.control();
         let servers = self.servers().await?;
@@ -148,7 +148,7 @@ impl RedisTarget {
         let mut commands = self.commands(&client).await?;
         let subscribed = async {
             let (mut sink, pushes) = client.get_async_pubsub().await?.split();
-            // The answer comes when every channel is confirmed.
+            // The call completes when the server has confirmed every channel.
             sink.subscribe(channels.of(&logs)).await?;
             Ok::<_, RedisError>(pushes)
         };
@@ -165,7 +165,7 @@ impl RedisTarget {
     }
 
     async fn commands(&self, client: &Client) -> Result<MultiplexedConnection, ConnectFault> {
-        // A probe finds out whether the server answers; a call by itself waits.
+        // A call has no timeout of its own, because the machine's probes find a server that does not answer.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(None);
@@ -209,7 +209,8 @@ impl RedisTarget {
         Err(fault)
     }
 
-    /// Asks a Sentinel for the server. User, password and database of the URL are the server's.
+    /// Asks a Sentinel for the address of the server. The user, the password and the database of the URL are
+    /// those of the server.
     async fn ask_sentinel(
         &self,
         url: &Url,
@@ -237,7 +238,7 @@ impl RedisTarget {
         Ok(vec![RedisServer { info: server.set_addr(address), logs: self.keys.logs().collect() }])
     }
 
-    /// Asks a node of a cluster which nodes have the logs.
+    /// Asks a node of a Redis Cluster which nodes have the logs.
     async fn ask_cluster(&self, url: &Url) -> Result<Vec<RedisServer>, ConnectFault> {
         let seed = url.clone().into_connection_info()?;
         let mut commands = self.commands(&self.client(seed.clone())?).await?;
@@ -263,7 +264,7 @@ impl RedisTarget {
     }
 }
 
-/// The same kind of address, elsewhere.
+/// The address of another host and port, with the kind and the TLS of an address.
 fn with_address(like: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
     let host = host.trim_matches(['[', ']']).to_owned();
     match like {

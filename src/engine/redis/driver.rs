@@ -1,4 +1,4 @@
-//! The engine's thread: it passes events to the machine, and does what the machine wants done.
+//! The engine's thread: it passes events to the machine, and carries out the machine's outputs.
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +28,10 @@ use crate::engine::{
     request::{CallId, LogIndex, LogRequest, Reply, RequestFailure},
 };
 
-/// The interval at which the machine looks at the time.
+/// The interval at which the machine is told the time.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The events that are taken together. What they have to append goes into one batch.
+/// The most events that are handled together. Their appends to one log go into one batch.
 const EVENTS_AT_ONCE: usize = 512;
 
 /// An event that the driver reacts to.
@@ -40,18 +40,18 @@ pub(super) enum DriverEvent {
     Up(Up),
     /// A connection broke, or (line 0) could not be made.
     Down(LineId, String),
-    /// Redis pushed something, of this number of bytes.
+    /// Redis pushed a message; the number is the bytes of its payload.
     Pushed(LineId, Push, usize),
     /// Redis answered.
     Replied(CallId, Result<Reply, RequestFailure>),
     /// The follower answered another node's question.
     Answered(u64, NodeId, Bytes),
-    /// Another thread wants something.
-    Wish(Wish),
+    /// Another thread made a request.
+    Requested(ThreadRequest),
 }
 
 /// A request of another thread.
-pub(super) enum Wish {
+pub(super) enum ThreadRequest {
     Follow(Arc<dyn Follower>),
     Append(Partition, Append, Instant, AppendedSender),
     Tell(Bytes, Instant, AppendedSender),
@@ -130,27 +130,27 @@ impl MachineDriver {
             }
             DriverEvent::Replied(call, reply) => self.machine.replied(call, reply, now),
             DriverEvent::Answered(id, to, body) => self.machine.answered(id, to, body),
-            DriverEvent::Wish(wish) => self.grant(wish, now),
+            DriverEvent::Requested(request) => self.carry_out(request, now),
         }
     }
 
-    fn grant(&mut self, wish: Wish, now: Instant) {
+    fn carry_out(&mut self, request: ThreadRequest, now: Instant) {
         let machine = &mut self.machine;
-        match wish {
-            Wish::Follow(follower) => machine.follow(follower, now),
-            Wish::Append(partition, append, deadline, appended) => {
+        match request {
+            ThreadRequest::Follow(follower) => machine.follow(follower, now),
+            ThreadRequest::Append(partition, append, deadline, appended) => {
                 machine.append(partition, append, deadline, appended);
             }
-            Wish::Tell(message, deadline, told) => machine.tell(message, deadline, told),
-            Wish::Ask(to, question, deadline, answered) => {
+            ThreadRequest::Tell(message, deadline, told) => machine.tell(message, deadline, told),
+            ThreadRequest::Ask(to, question, deadline, answered) => {
                 machine.ask(to, question, deadline, answered, now);
             }
-            Wish::Members(partition, place, deadline, snapshot) => {
+            ThreadRequest::Members(partition, place, deadline, snapshot) => {
                 machine.members(partition, place, deadline, snapshot);
             }
-            Wish::Describe(info) => machine.describe(info, now),
-            Wish::Resume(partition) => machine.resume(partition),
-            Wish::Leave(deadline, done) => machine.leave(deadline, done, now),
+            ThreadRequest::Describe(info) => machine.describe(info, now),
+            ThreadRequest::Resume(partition) => machine.resume(partition),
+            ThreadRequest::Leave(deadline, done) => machine.leave(deadline, done, now),
         }
     }
 
@@ -186,7 +186,7 @@ impl MachineDriver {
     }
 }
 
-/// Asks Redis.
+/// Sends a request to Redis, and reads its answer.
 pub(super) async fn ask(
     mut commands: MultiplexedConnection,
     spelling: RequestSpelling,
@@ -206,7 +206,7 @@ pub(super) async fn ask(
     };
     let value = value.map_err(|error| failure(&error))?;
     let strange = || RequestFailure::Refused {
-        text: "it answered something else than was asked".to_owned(),
+        text: "the answer has an unexpected form".to_owned(),
         is_elsewhere: true,
     };
     script::read_reply(asked, value).ok_or_else(strange)
@@ -221,7 +221,7 @@ fn failure(error: &RedisError) -> RequestFailure {
     if !is_answer || error.is_unrecoverable_error() {
         return RequestFailure::Broken;
     }
-    // Older versions tell within the text of a script's error why a command of it was refused.
+    // Older versions of Redis name the reason for a script's failed command only within the text.
     const ELSEWHERE: [&str; 9] = [
         "READONLY",
         "LOADING",

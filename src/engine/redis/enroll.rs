@@ -28,13 +28,14 @@ const RETRY: Duration = Duration::from_millis(250);
 
 const ENROLL: &str = include_str!("scripts/enroll.lua");
 
-/// The oldest version of Redis that has all that the scripts use.
+/// The oldest version of Redis that has all commands of the scripts.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-/// Waits for Redis, checks it, and takes a number.
+/// Waits for Redis, checks it, and takes a number for this node.
 ///
 /// # Errors
-/// [`EngineError`]: at once if another attempt would find the same.
+/// [`EngineError`]: after the time limit if Redis cannot be reached, at once if Redis refuses or does not
+/// fit the settings.
 pub(super) async fn enroll(
     node: &RedisNode,
     instance: Instance,
@@ -132,8 +133,8 @@ async fn take_number(
     let settings = &node.settings;
     let incarnation = Incarnation((uuid::Uuid::new_v4().as_u128() as u64).max(1));
     for _ in 0..u16::MAX {
-        // Random numbers make it unlikely that two nodes have the same, even if Redis forgets which are
-        // taken.
+        // The number is random, so that two nodes hardly ever have the same one, even if Redis has forgotten
+        // which numbers are taken.
         let number = NodeId((uuid::Uuid::new_v4().as_u128() as u16).max(1));
         let renew = LogRequest::Renew(Renew {
             node: number,

@@ -1,12 +1,13 @@
 //! The names of keys and channels.
 //!
-//! All that belongs to one log has one hash tag, so that it is on one server of a Redis Cluster: `{p0}`,
-//! `{p1}` and so on for the partitions, `{c}` for the log of what is told. The prefix stands before the tag.
+//! All keys and channels of one log have the same hash tag, so that they are on one server of a Redis
+//! Cluster: `{p0}`, `{p1}` and so on for the partitions, `{c}` for the log of the messages to all nodes. The
+//! prefix `engine.prefix` precedes the tag.
 
 use crate::engine::{NodeId, machine::Push, request::LogIndex};
 use bytes::Bytes;
 
-/// The names under one prefix.
+/// The names of all keys and channels under one prefix.
 #[derive(Debug, Clone)]
 pub(super) struct RedisKeys {
     prefix: String,
@@ -37,17 +38,17 @@ impl RedisKeys {
         format!("{}{{{}}}:", self.prefix, self.tag(log))
     }
 
-    /// The state of a log.
+    /// The key of a log's state.
     pub(super) fn state(&self, log: LogIndex) -> String {
         self.base(log) + "state"
     }
 
-    /// The leases.
+    /// The key of the leases.
     pub(super) fn nodes(&self) -> String {
         self.base(self.control()) + "nodes"
     }
 
-    /// The settings that all nodes must agree on.
+    /// The key of the settings on which all nodes must agree.
     pub(super) fn meta(&self) -> String {
         self.base(self.control()) + "meta"
     }
@@ -56,7 +57,7 @@ impl RedisKeys {
         self.base(log) + "feed"
     }
 
-    /// The channel of questions to all.
+    /// The channel of questions to all nodes.
     pub(super) fn everyone(&self) -> String {
         self.base(self.control()) + "all"
     }
@@ -67,7 +68,7 @@ impl RedisKeys {
     }
 }
 
-/// The names of one node's channels.
+/// The names of the channels to which one node subscribes.
 #[derive(Debug, Clone)]
 pub(super) struct Channels {
     keys: RedisKeys,
@@ -102,7 +103,7 @@ impl Channels {
         channels
     }
 
-    /// Reads what a channel pushed; `None` if it is none of this node's.
+    /// Reads a push; `None` if its channel is not one of this node's.
     pub(super) fn read(&self, channel: &str, payload: Bytes) -> Option<Push> {
         let rest = channel.strip_prefix(self.keys.prefix.as_str())?.strip_prefix('{')?;
         let (tag, name) = rest.split_once("}:")?;

@@ -1,12 +1,13 @@
 //! The engine of several nodes that share a Redis.
 //!
-//! Each log is a counter, a Redis stream that is trimmed, and a channel. One script takes a batch, gives it
-//! its offsets, adds it to the stream and publishes it; its answer is the acknowledgement. `scripts/` has
-//! the scripts, `script` spells and reads them, `keys` names what they use.
+//! Each log is a counter, a trimmed Redis stream, and a channel. One script takes a batch, assigns its
+//! offsets, adds it to the stream and publishes it; the script's answer is the acknowledgement. `scripts/`
+//! has the scripts, `script` encodes their calls and decodes their answers, and `keys` has the names of
+//! their keys and channels.
 //!
-//! The protocol is in [`machine`](super::machine). Here is what connects it with Redis: `connect` and
-//! `supervisor` make connections and keep them, `driver` is the engine's thread with a runtime of its own,
-//! `enroll` checks at the start whether this node may take part.
+//! The protocol is in [`machine`](super::machine). This module connects it with Redis: `connect` and
+//! `supervisor` make connections and replace broken ones, `driver` is the engine's thread with a runtime of
+//! its own, and `enroll` checks at the start whether this node may join the cluster.
 
 mod connect;
 mod driver;
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::{metrics::Metrics, settings::EngineSettings};
 use connect::RedisTarget;
-use driver::{DriverEvent, MachineDriver, Wish};
+use driver::{DriverEvent, MachineDriver, ThreadRequest};
 use keys::{Channels, RedisKeys};
 use script::LogRetention;
 
@@ -163,9 +164,9 @@ impl RedisEngine {
         Ok(Arc::new(Self { node, partitions, shared, events, stop }))
     }
 
-    fn wish(&self, wish: Wish) {
+    fn request(&self, request: ThreadRequest) {
         // Without the thread the answer's channel is dropped, which its receiver takes for a failure.
-        let _ = self.events.send(DriverEvent::Wish(wish));
+        let _ = self.events.send(DriverEvent::Requested(request));
     }
 
     /// Ends the thread without giving up the lease, as a crash does.
@@ -270,7 +271,7 @@ impl Engine for RedisEngine {
     }
 
     fn follow(&self, follower: Arc<dyn Follower>) {
-        self.wish(Wish::Follow(follower));
+        self.request(ThreadRequest::Follow(follower));
     }
 
     fn append(
@@ -280,7 +281,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let (appended, answer) = oneshot::channel();
-        self.wish(Wish::Append(partition, append, deadline, appended));
+        self.request(ThreadRequest::Append(partition, append, deadline, appended));
         async { answer.await.unwrap_or(Err(AppendError::Unavailable)) }.boxed()
     }
 
@@ -290,7 +291,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<(), Unavailable>> {
         let (told, answer) = oneshot::channel();
-        self.wish(Wish::Tell(message, deadline, told));
+        self.request(ThreadRequest::Tell(message, deadline, told));
         async {
             match answer.await {
                 Ok(Ok(_)) => Ok(()),
@@ -306,7 +307,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
         let (answered, answers) = oneshot::channel();
-        self.wish(Wish::Ask(None, question, deadline, answered));
+        self.request(ThreadRequest::Ask(None, question, deadline, answered));
         async { answers.await.unwrap_or(Err(NodeUnanswered)) }.boxed()
     }
 
@@ -317,7 +318,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
         let (answered, answers) = oneshot::channel();
-        self.wish(Wish::Ask(Some(node), question, deadline, answered));
+        self.request(ThreadRequest::Ask(Some(node), question, deadline, answered));
         async {
             let answers = answers.await.unwrap_or(Err(NodeUnanswered))?;
             answers.into_iter().next().map(|(_, answer)| answer).ok_or(NodeUnanswered)
@@ -332,7 +333,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Snapshot, Unavailable>> {
         let (snapshot, answer) = oneshot::channel();
-        self.wish(Wish::Members(partition, place, deadline, snapshot));
+        self.request(ThreadRequest::Members(partition, place, deadline, snapshot));
         async { answer.await.unwrap_or(Err(Unavailable)) }.boxed()
     }
 
@@ -342,7 +343,7 @@ impl Engine for RedisEngine {
 
     fn describe(&self, info: Bytes) {
         debug_assert!(info.len() <= INFO_BYTES_MAX, "what a node publishes about itself is short");
-        self.wish(Wish::Describe(info));
+        self.request(ThreadRequest::Describe(info));
     }
 
     fn state(&self) -> watch::Receiver<EngineState> {
@@ -350,7 +351,7 @@ impl Engine for RedisEngine {
     }
 
     fn resume(&self, partition: Partition) {
-        self.wish(Wish::Resume(partition));
+        self.request(ThreadRequest::Resume(partition));
     }
 
     fn figures(&self) -> EngineFigures {
@@ -359,7 +360,7 @@ impl Engine for RedisEngine {
 
     fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let (done, left) = oneshot::channel();
-        self.wish(Wish::Leave(deadline, done));
+        self.request(ThreadRequest::Leave(deadline, done));
         async {
             let _ = left.await;
         }

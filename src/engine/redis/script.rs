@@ -16,17 +16,17 @@ use crate::engine::{
     wire::BatchId,
 };
 
-/// The bytes of messages after which a reading of the log stops.
+/// The bytes of messages after which one reading of the log ends.
 const READ_BYTES: usize = 1 << 20;
 
-/// The format of a log's state, which the scripts of all nodes read and write. Nodes of another format do
-/// not start while any node lives.
+/// The version of the format of a log's state, which the scripts of all nodes read and write. A node with
+/// another version does not start while any node lives.
 pub(super) const FORMAT: u32 = 2;
 
 /// The bytes of a log's state before the identity.
 const STATE_BYTES: usize = 48;
 
-/// A script, and the name under which Redis remembers it.
+/// A script, and the digest under which Redis caches it.
 #[derive(Debug)]
 pub(super) struct Script {
     text: String,
@@ -61,7 +61,7 @@ scripts! {
     FORGET = "scripts/lease.lua" + "scripts/forget.lua";
 }
 
-/// The bounds of what a log retains.
+/// The bounds of the records that a log retains.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct LogRetention {
     pub(in crate::engine) records_max: u64,
@@ -73,7 +73,7 @@ pub(in crate::engine) struct LogRetention {
 pub(super) enum RequestSpelling {
     /// A script with its key and its arguments.
     Script(&'static Script, Arguments),
-    /// Commands that are sent together.
+    /// Commands that are sent together in a pipeline.
     Commands(Pipeline),
 }
 
@@ -93,12 +93,12 @@ impl Arguments {
 }
 
 impl Script {
-    /// Calls the script by its digest, which Redis may not know.
+    /// The command that calls the script by its digest. It fails if Redis has not cached the script.
     pub(super) fn evalsha(&self, arguments: &Arguments) -> Cmd {
         Self::command("EVALSHA", &self.digest, arguments)
     }
 
-    /// Calls the script by its text.
+    /// The command that calls the script by its text.
     pub(super) fn eval(&self, arguments: &Arguments) -> Cmd {
         Self::command("EVAL", &self.text, arguments)
     }
@@ -113,7 +113,7 @@ impl Script {
     }
 }
 
-/// Node and incarnation as the scripts write them.
+/// A node and its incarnation in the spelling of the scripts.
 fn life(node: NodeId, incarnation: Incarnation) -> Bytes {
     [&node.0.to_be_bytes()[..], &incarnation.0.to_be_bytes()].concat().into()
 }
@@ -126,7 +126,7 @@ fn incarnation(Incarnation(incarnation): Incarnation) -> Bytes {
     Bytes::copy_from_slice(&incarnation.to_be_bytes())
 }
 
-/// Spells a request.
+/// Encodes a request.
 pub(super) fn spell(
     keys: &RedisKeys,
     log: LogIndex,
@@ -212,8 +212,8 @@ fn retention(arguments: Arguments, kept: LogRetention) -> Arguments {
     arguments.number(records_max).number(bytes_max).number(age_ms)
 }
 
-/// Reads where the logs are, and publishes a number afterwards: when the number arrives, all that the logs
-/// had at the reading has been pushed.
+/// The commands that read the positions of the logs and publish a number afterwards. When the number
+/// arrives, all messages up to these positions have been pushed.
 fn probe(keys: &RedisKeys, logs: &[LogIndex], node: NodeId, nonce: u64) -> Pipeline {
     let mut commands = redis::pipe();
     for log in logs {

@@ -1,4 +1,4 @@
-//! The supervisor of the connections: it makes them, watches them, and makes them anew without end.
+//! The supervisor of the connections: it makes them, and makes them anew when one breaks, without limit.
 
 use std::{
     sync::{
@@ -23,19 +23,20 @@ use crate::engine::{
     request::{Identity, LogIndex},
 };
 
-/// The bytes that may have arrived and wait for the engine's thread. Beyond it the connection is broken: what
-/// is missing is then read from the log, as fast as the thread can.
+/// The most pushed bytes that may wait for the engine's thread. Beyond them the connection is closed, and
+/// the missing messages are read from the log, at the pace of the thread.
 const PUSHED_BYTES_MAX: usize = 64 << 20;
 
-/// The shortest and the longest time between two attempts, before half of it is added or taken by chance.
+/// The shortest and the longest time between two attempts, to which up to half of it is randomly added or
+/// subtracted.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// The longest time is also at most this part of `node_timeout`: after an outage every node must be back
-/// before another one finds that its lease has run out.
+/// The longest time is also at most `node_timeout` divided by this: after an outage every node must have
+/// renewed its lease before another node finds it expired.
 const BACKOFF_PART: u32 = 10;
 
-/// A connection that lasted this long was a success: the next attempt is made soon.
+/// The time after which a connection counts as a success, so that the next attempt is made soon.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// The time that finding and connecting all servers may take.
@@ -52,7 +53,7 @@ pub(super) struct Up {
 }
 
 /// Keeps the connections until the driver is gone. All of them are made anew when one breaks, because a
-/// cluster may have moved what it had.
+/// Redis Cluster may have moved logs to other servers.
 pub(super) async fn supervise(
     target: RedisTarget,
     channels: Channels,
@@ -87,7 +88,7 @@ pub(super) async fn supervise(
     }
 }
 
-/// Uses connections until one of them breaks. Answers why.
+/// Uses connections until one of them breaks. Returns the reason.
 async fn keep(
     first: u64,
     connections: Vec<RedisConnection>,
@@ -111,7 +112,7 @@ async fn keep(
                 return ended.and_then(Result::ok).unwrap_or_default().to_owned();
             }
             asked = breaks.recv() => match asked {
-                // A line that is gone already needs no end.
+                // A request for a line of earlier connections is out of date.
                 Some((line, reason)) if line.0 >= first => return reason,
                 Some(_) => {}
                 None => return String::new(),
@@ -120,7 +121,7 @@ async fn keep(
     }
 }
 
-/// Passes on what is pushed, until the connection ends.
+/// Passes pushes to the driver until the connection ends. Returns the reason.
 async fn forward(
     line: LineId,
     mut pushes: PubSubStream,
@@ -145,7 +146,7 @@ async fn forward(
 
 fn backoff(attempt: u32, longest: Duration) -> Duration {
     let longest = BACKOFF_MIN.saturating_mul(1 << attempt.min(10)).min(longest);
-    // Half to one and a half of it, so that nodes do not come back in the same moment.
+    // Between half and one and a half of the time, so that nodes do not all connect at the same moment.
     let chance = (uuid::Uuid::new_v4().as_u128() % 1_000) as u32;
     longest / 2 + longest * chance / 1_000
 }

@@ -35,7 +35,7 @@ impl Addressing {
         }
     }
 
-    /// Whether these patterns grant a right to this very topic: a channel, or a scope as a whole.
+    /// Returns whether these patterns grant a right to exactly this topic: a channel, or a whole scope.
     ///
     /// With a single app a pattern is read in the spelling in which it is written. One that begins
     /// with `<scope>:<app slug>` is compared with the longer spelling of the topic. Any other is
@@ -65,7 +65,7 @@ impl Addressing {
         })
     }
 
-    /// Whether these patterns grant the right to publish to a channel, or to the whole scope. A
+    /// Returns whether these patterns grant the right to publish to a channel, or to the whole scope. A
     /// right to the whole scope covers its channels.
     pub fn allow_publishing(
         &self,
@@ -95,8 +95,8 @@ impl Addressing {
     }
 }
 
-/// The rest of a text behind `front` and a colon: `Some(None)` if the text ends with `front`, `None` if
-/// it does not begin with it or goes on otherwise.
+/// The rest of a text after `front` and a colon. `Some(None)` if the text is `front`, and `None` if it
+/// neither is `front` nor begins with `front` and a colon.
 fn behind<'a>(front: &str, text: &'a str) -> Option<Option<&'a str>> {
     match text.strip_prefix(front)? {
         "" => Some(None),

@@ -21,8 +21,8 @@
 //! publication belong to the last stream before them. `skipped` is 0 for [`Skipped::Nobody`], 1 for
 //! [`Skipped::Unknown`], otherwise 2 more than the count. Version 1 had no keys, and is read as well.
 //!
-//! Nothing that was read may be used before the end was read: only then is it known that the archive
-//! is whole. Any change of a single byte, and any truncation, is recognised.
+//! A reader must not use any item before it has read the end, because only the checksum there proves that
+//! the archive is whole. It detects any change of a single byte, and any truncation.
 
 use std::io::{self, Read, Write};
 
@@ -62,7 +62,7 @@ const KEY: u8 = 5;
 /// The content of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preamble {
-    /// Nothing: a server is running, or did not stop in order. The number names that run.
+    /// The archive is empty: the server with this random id is running, or did not stop in order.
     InUse(u128),
     /// The publications that were retained at this time, in Unix milliseconds.
     Saved {
@@ -103,7 +103,7 @@ pub struct KeyItem {
     pub created_us: i64,
     /// The key.
     pub key: IdempotencyKey,
-    /// The publication.
+    /// The digest of the publications.
     pub content: ContentDigest,
     /// The time of the publication, in Unix milliseconds.
     pub accepted_ms: u64,
@@ -116,11 +116,11 @@ pub struct KeyItem {
 /// The number of subscribers that could not be sent some publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// None: every subscriber can be sent them.
+    /// No subscriber was skipped: every format can carry them.
     Nobody,
-    /// The count did not come in time.
+    /// The count was not known in time.
     Unknown,
-    /// This many.
+    /// This number of subscribers was skipped.
     Counted(u64),
 }
 
@@ -167,16 +167,16 @@ pub enum ArchiveError {
     /// Another version of Herald wrote it.
     #[error("it has version {0} of the format, and this Herald reads up to version {VERSION}")]
     Version(u16),
-    /// It ends too early.
+    /// The archive ends too early.
     #[error("it is truncated")]
     Truncated,
-    /// It was saved so long ago that all of it has expired.
+    /// The archive was saved so long ago that all of its content has expired.
     #[error("it was saved longer ago than history.age_max")]
     Old,
-    /// It contradicts itself.
+    /// A part of the archive is invalid, or contradicts another.
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    /// It cannot be read.
+    /// The archive cannot be read.
     #[error(transparent)]
     Io(io::Error),
 }
@@ -226,8 +226,8 @@ pub struct ArchiveWriter<W> {
 }
 
 impl<W: Write> ArchiveWriter<W> {
-    /// Begins an archive of what is retained at `at_ms`, in Unix milliseconds. Many small pieces are
-    /// written: `target` should be buffered.
+    /// Begins an archive of the state at `at_ms`, in Unix milliseconds. The writer makes many small writes,
+    /// so `target` should be buffered.
     ///
     /// # Errors
     /// The errors of `target`, as for all other functions here.
@@ -241,7 +241,7 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(writer)
     }
 
-    /// Writes an idempotency key. All keys are to be written before the first stream.
+    /// Writes an idempotency key. All keys must be written before the first stream.
     pub fn key(&mut self, key: &KeyItem) -> io::Result<()> {
         let KeyItem { app, created_us, key, content, accepted_ms, positions, skipped } = key;
         let count = u16::try_from(positions.len())
@@ -258,7 +258,7 @@ impl<W: Write> ArchiveWriter<W> {
         self.flush_item()
     }
 
-    /// Writes a stream; its channels and publications are to follow.
+    /// Writes a stream. Its channels and publications must follow.
     pub fn stream(&mut self, stream: &StreamItem) -> io::Result<()> {
         let StreamItem { key, created_us, used_ms, head, evicted } = stream;
         self.begin_item(STREAM);
@@ -293,7 +293,7 @@ impl<W: Write> ArchiveWriter<W> {
         self.flush_item()
     }
 
-    /// Writes the end, and gives the target back.
+    /// Writes the end, and returns the target.
     pub fn finish(mut self) -> io::Result<W> {
         let items = self.items;
         self.begin_item(END);
@@ -338,13 +338,13 @@ pub struct ArchiveReader<R> {
     publication_bytes_max: usize,
     items: u64,
     is_in_stream: bool,
-    /// The publication that is read.
+    /// The bytes of the publication that is being read.
     bytes: Vec<u8>,
 }
 
 impl<R: Read> ArchiveReader<R> {
-    /// Begins to read. Many small pieces are read: `source` should be buffered. Memory is taken for
-    /// one publication at a time, and at most as much as `source` really holds of it.
+    /// Begins to read. The reader makes many small reads, so `source` should be buffered. It allocates
+    /// memory for one publication at a time, and no more than `source` really has of it.
     ///
     /// # Errors
     /// [`ArchiveError`]; also if a publication is longer than `publication_bytes_max`, or if the archive
@@ -366,7 +366,7 @@ impl<R: Read> ArchiveReader<R> {
     /// Reads the next item; `None` at the end of an archive that is whole.
     ///
     /// # Errors
-    /// [`ArchiveError`]: nothing that was read before may be used.
+    /// [`ArchiveError`]: the items that were read before must not be used.
     pub fn next_item(&mut self) -> Result<Option<Item>, ArchiveError> {
         let [kind] = self.source.array()?;
         let item = match kind {

@@ -22,7 +22,7 @@ pub struct Backlog(Arc<BacklogCount>);
 struct BacklogCount {
     bytes: AtomicUsize,
     bytes_max: usize,
-    /// The sessions that frames may wait for, over all threads.
+    /// The number of sessions of all threads.
     sessions: AtomicUsize,
 }
 
@@ -43,8 +43,8 @@ impl Backlog {
         self.0.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// The limit divided by the number of sessions, in bytes. While the backlog exceeds its limit,
-    /// at least one session holds more than this, so a session that holds less never has to end.
+    /// The limit divided by the number of sessions, in bytes. While the backlog exceeds its limit, the frames
+    /// of at least one session exceed this part, so no session below it needs to be ended.
     pub(super) fn equal_part(&self) -> usize {
         self.0.bytes_max / self.0.sessions.load(Relaxed).max(1)
     }
@@ -54,7 +54,7 @@ impl Backlog {
         self.0.bytes.load(Relaxed) > self.0.bytes_max
     }
 
-    /// The same frame, counted until its last clone is dropped.
+    /// Returns the same frame, which counts until its last clone is dropped.
     pub fn count(&self, frame: Frame) -> Frame {
         match frame {
             Frame::Text(text) => {
@@ -68,7 +68,7 @@ impl Backlog {
         }
     }
 
-    /// The same bytes, counted until the last slice of them is dropped.
+    /// Returns the same bytes, which count until the last slice of them is dropped.
     pub fn counted(&self, bytes: Bytes) -> Bytes {
         self.0.bytes.fetch_add(bytes.len(), Relaxed);
         Bytes::from_owner(CountedBytes { bytes, count: self.0.clone() })

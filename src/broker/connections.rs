@@ -2,7 +2,7 @@
 //! by app, so that the cost of a question depends on the size of the answer and not on the number
 //! of sessions.
 //!
-//! If a thread does not answer there is no answer at all, rather than one that is too short.
+//! If a thread does not answer, the whole question fails, because the list would be too short.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -41,7 +41,7 @@ pub struct About {
     app: Option<NonZeroI32>,
 }
 
-/// The kind of a session on the wire: by its name, which a node of another version may not know.
+/// The encoding of a session's kind between nodes: its name, which a node of another version may not know.
 mod kind {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -68,7 +68,7 @@ mod kind {
 }
 
 impl About {
-    /// A session of this kind and address, which begins now.
+    /// The facts about a session of this kind and address that begins now.
     pub fn new(kind: SessionKind, address: IpAddr) -> Self {
         let address = match address {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -79,7 +79,7 @@ impl About {
         Self { address: address.octets(), since_s, kind: Some(kind), app: None }
     }
 
-    /// The same, for a session whose whole connection belongs to an app.
+    /// Adds the app to which the whole connection belongs, if there is one.
     pub fn of_app(self, app: Option<AppId>) -> Self {
         let app = app.and_then(|app| NonZeroI32::new(app.0));
         Self { app, ..self }
@@ -147,8 +147,8 @@ struct ListConnections {
     sessions_max: usize,
 }
 
-/// Ends the joins of an app on one session, which ends the session if it has no others. Answers whether
-/// the session is on this thread.
+/// Ends the joins of an app on one session, which ends the session if it has no others. The answer is
+/// whether the session is on this thread.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "bool")]
 struct EndConnection {
@@ -181,7 +181,7 @@ impl Handler<EndConnection> for Fanout {
 }
 
 impl ConnectionList {
-    /// The same with at most this many sessions, the first ones.
+    /// Keeps at most this number of sessions, the first ones.
     fn first(mut self, sessions_max: usize) -> Self {
         self.sessions.sort_unstable_by_key(|connected| connected.session);
         self.sessions.truncate(sessions_max);
@@ -189,7 +189,7 @@ impl ConnectionList {
     }
 }
 
-/// Asks a node for the sessions of an app on it: the first ones after a session.
+/// Asks a node for its sessions of an app: the first ones after a session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ConnectQuestion {
     app: AppId,
@@ -206,7 +206,7 @@ impl ClusterQuestion for ConnectQuestion {
     }
 }
 
-/// Makes a node end the joins of an app on one session. It answers whether the session is there.
+/// Makes a node end the joins of an app on one session. The answer is whether the node has the session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EndConnectionQuestion {
     app: AppId,
@@ -254,7 +254,7 @@ impl Topics {
                     all.total += of_thread.total;
                     all.sessions.extend(of_thread.sessions);
                 }
-                // Its sessions ended with it.
+                // The sessions of the fan-out ended with it.
                 Asked::Lost => {}
                 Asked::Late => return Err(Unanswered),
             }
@@ -272,7 +272,7 @@ impl Topics {
         Ok(answers.contains(&true))
     }
 
-    /// Ends the joins of an app on its newest sessions on this node, as many as are asked for.
+    /// Ends the joins of an app on its `count` newest sessions on this node.
     ///
     /// # Errors
     /// [`Unanswered`] if a thread did not answer in time; some sessions may have been ended.

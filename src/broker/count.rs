@@ -1,6 +1,4 @@
-//! Counting what is there: how much waits for clients, how many topics are joined.
-//!
-//! These figures are not maintained with each event; the fan-outs compute them on request.
+//! The figures of outboxes and joined topics, which the fan-outs compute on request.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,7 +23,7 @@ pub(super) struct Count {
 }
 
 impl Count {
-    /// Adds what waits for one session.
+    /// Adds the frames that wait for one session.
     pub(super) fn add(&mut self, load: Load) {
         self.frames += load.frames;
         self.bytes += load.bytes;
@@ -56,8 +54,7 @@ impl Handler<CountAll> for Fanout {
 }
 
 impl Topics {
-    /// Updates the figures that only the fan-outs can compute; waits at most this long for any
-    /// thread.
+    /// Updates the metrics that only the fan-outs can compute. Waits at most `wait_max` for each thread.
     pub async fn measure(&self, wait_max: Duration) {
         let mut count = Count::default();
         let mut silent_threads = 0;

@@ -22,7 +22,7 @@ const MANY: usize = 100;
 /// The interval at which their number is sent.
 const MANY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An announcement of the number that is this late was lost together with its thread.
+/// The delay after which a scheduled announcement counts as lost, together with its thread.
 const LATE: Duration = Duration::from_secs(30);
 
 /// The channels of a scope whose subscribers are sent their own number.
@@ -34,34 +34,34 @@ pub(super) struct SubscriberCounts {
 
 #[derive(Debug, Default)]
 struct Telling {
-    /// The subscribers that are sent the number.
+    /// The number of subscribers that are sent the number.
     told: usize,
     /// The number that was sent last, and the time, in Unix milliseconds.
     last: Option<(usize, u64)>,
     /// The time at which the number is announced next, in Unix milliseconds, if an announcement is
     /// scheduled.
     due_ms: Option<u64>,
-    /// Whether it is sent then even if it is the number that was sent last.
+    /// Whether the number is sent then even if it equals the last one.
     is_needed: bool,
 }
 
-/// Where the number of subscribers of a channel has changed.
+/// The place where the number of subscribers of a channel has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// On this node: a new subscriber is sent the number, whichever it is.
+    /// On this node. The number is sent in any case, because a new subscriber does not know it.
     Here,
-    /// At another node: only another number than the last is sent.
+    /// On another node. The number is sent only if it differs from the last one.
     Elsewhere,
 }
 
 impl SubscriberCounts {
-    /// Whether any subscriber of the scope is sent a number.
+    /// Returns whether any subscriber of the scope is sent a number.
     pub(super) fn is_any(&self) -> bool {
         self.is_any.load(Relaxed)
     }
 
-    /// Notes a new subscriber that is sent the number. Answers whether it is the first of its channel.
-    /// There are never more channels here than subscribers.
+    /// Notes a new subscriber that is sent the number. Returns whether it is the first such one of its channel.
+    /// The map never has more channels than the scope has subscribers.
     pub(super) fn came(&self, channel: &ChannelName) -> bool {
         let mut channels = self.channels();
         let telling = channels.entry(channel.detached()).or_default();
@@ -88,8 +88,8 @@ impl SubscriberCounts {
         self.is_any.store(!channels.is_empty(), Relaxed);
     }
 
-    /// Notes that the number of subscribers has changed. Answers the time after which the caller
-    /// sends it; `None` if no subscriber is sent it, or if it is about to be sent anyway.
+    /// Notes that the number of subscribers has changed. Returns the time after which the caller must send it;
+    /// `None` if no subscriber is sent it, or if it is scheduled already.
     pub(super) fn changed(
         &self,
         channel: &ChannelName,
@@ -114,8 +114,8 @@ impl SubscriberCounts {
         Some(wait)
     }
 
-    /// Notes that the number is about to be read: a later change makes it be sent once more. Answers
-    /// whether it is sent even if it is the number that was sent last.
+    /// Notes that the number is about to be counted, so that a later change schedules it once more. Returns
+    /// whether it must be sent even if it equals the last one.
     pub(super) fn begin(&self, channel: &ChannelName) -> bool {
         let mut channels = self.channels();
         let Some(telling) = channels.get_mut(channel) else { return false };

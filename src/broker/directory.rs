@@ -27,26 +27,26 @@ use super::{
     topic_name::Scope,
 };
 
-/// An app that gives way evicts at least one of this many parts of what it retains, so that the
-/// cost of the search for the oldest publications is spread over many publications.
+/// An app over its bound evicts at least this fraction (1/16) of its retained bytes, so that the cost of the
+/// search for the oldest publications is spread over many publications.
 const SLACK_SHARE: usize = 16;
 
-/// An app has as many scopes as it may.
+/// The error of an app that has subscribers in as many scopes as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooManyScopes;
 
 /// The streams of all apps.
 ///
-/// A stream is made for the first thread that hears its scope, or for the first publication that is
-/// retained, and is forgotten under the lock for writing. A stream that is found under the lock for
-/// reading is therefore the one of its scope for as long as that lock is held.
+/// A stream is made for the first thread with a subscriber, or for the first retained publication. It is
+/// forgotten under the write lock. A stream that is found under the read lock therefore stays the one of
+/// its scope while that lock is held.
 ///
 /// A stream without subscribers is kept, even if it no longer retains anything: a client with one
 /// of its positions can still be told that nothing was published since. It is forgotten when its
 /// app needs the room for another scope.
 pub(super) struct Directory {
     streams: RwLock<Streams>,
-    /// The number of apps that have streams, which is read without the lock.
+    /// The number of apps that have streams. It is read without the lock.
     apps: AtomicUsize,
     numbering: Numbering,
     backlog: Backlog,
@@ -63,7 +63,7 @@ struct AppStreams {
 }
 
 impl Directory {
-    /// An empty directory, in which each app may have this many scopes.
+    /// An empty directory. `scopes_max` is the most scopes of each app.
     pub(super) fn new(
         scopes_per_app_max: usize,
         numbering: Numbering,
@@ -74,17 +74,18 @@ impl Directory {
         Self { streams, apps, numbering, backlog, ledger, scopes_per_app_max }
     }
 
-    /// Whether more than one app has subscribers, or publications that are retained.
+    /// Returns whether more than one app has subscribers or retained publications.
     pub(super) fn is_shared(&self) -> bool {
         self.apps.load(Relaxed) > 1
     }
 
-    /// The bounds of what is retained.
+    /// The bounds of the retained publications.
     pub(super) fn limits(&self) -> &HistorySettings {
         self.ledger.limits()
     }
 
-    /// Uses the stream of a scope while it cannot be forgotten; `None` if there is none.
+    /// Calls a function with the stream of a scope, which cannot be forgotten meanwhile; `None` if there is no
+    /// stream.
     pub(super) fn with<R>(&self, key: &ScopeKey, with: impl FnOnce(&Stream) -> R) -> Option<R> {
         let streams = self.read();
         streams.get(&key.app)?.scopes.get(&key.scope).map(|stream| with(stream))
@@ -95,8 +96,8 @@ impl Directory {
         self.read().get(&key.app)?.scopes.get(&key.scope).cloned()
     }
 
-    /// The position just before a publication that has no subscribers and is not retained: the
-    /// beginning of an epoch that is forgotten immediately.
+    /// The position just before a publication that has no subscribers and is not retained. It is the beginning
+    /// of an epoch that no stream has.
     pub(super) fn unheard(&self, key: &ScopeKey) -> StreamPosition {
         self.numbering.of(key).begin(key).head()
     }
@@ -107,8 +108,8 @@ impl Directory {
         self.numbering.of(key).head(key)
     }
 
-    /// Makes the stream of a scope pass all further publications to the fan-out of a thread.
-    /// Answers the scope's stream, and the last position that the thread is not sent.
+    /// Makes the stream of a scope pass all further publications to the fan-out of a thread. Returns the
+    /// stream, and the last position that the thread is not sent.
     ///
     /// # Errors
     /// [`TooManyScopes`].
@@ -126,21 +127,20 @@ impl Directory {
         Ok((stream, head))
     }
 
-    /// Makes the stream of a scope without subscribers, for an app that retains publications.
-    /// `false` if the app retains none, or has subscribers in as many scopes as it may.
+    /// Makes the stream of a scope without subscribers, for an app that retains publications. Returns `false`
+    /// if the app retains none, or has subscribers in as many scopes as it may.
     pub(super) fn ensure(&self, key: &ScopeKey) -> bool {
         !self.ledger.retention(key.app).is_none() && self.make(key)
     }
 
-    /// Makes the stream of a scope without subscribers; `false` if the app has subscribers in as
-    /// many scopes as it may.
+    /// Makes the stream of a scope without subscribers. Returns `false` if the app has subscribers in as many
+    /// scopes as it may.
     pub(super) fn make(&self, key: &ScopeKey) -> bool {
         let numbering = self.numbering.of(key);
         self.stream(&mut self.write(), key, || numbering.begin(key)).is_ok()
     }
 
-    /// Makes the stream of a scope as [`ensure`](Self::ensure) does, while nothing else of its partition
-    /// of the log is read.
+    /// Makes the stream of a scope like [`ensure`](Self::ensure), while its partition of the log is locked.
     pub(super) fn ensure_following(&self, key: &ScopeKey, following: &Following<'_>) -> bool {
         !self.ledger.retention(key.app).is_none()
             && self.stream(&mut self.write(), key, || following.begin(key)).is_ok()
@@ -151,7 +151,7 @@ impl Directory {
         self.ledger.last_events()
     }
 
-    /// Drops the last events that are not to be kept any more.
+    /// Drops the last events that have expired.
     pub(super) fn sweep_last_events(&self, now_ms: u64) {
         self.ledger.sweep_last_events(now_ms);
     }
@@ -183,7 +183,7 @@ impl Directory {
         streams.entry(app).or_insert_with(new)
     }
 
-    /// Adds the stream of a scope with its history, which was last used at `used_ms`, in Unix
+    /// Adds the stream of a scope with a restored history. `used_ms` is the time of its last use, in Unix
     /// milliseconds. If the app has as many scopes as it may, the history is dropped.
     ///
     /// # Errors
@@ -271,7 +271,7 @@ impl Directory {
         }
     }
 
-    /// Whether there is such an app, as of now.
+    /// Returns whether the app exists.
     pub(super) fn has(&self, app: AppId) -> bool {
         self.ledger.has(app)
     }
@@ -299,8 +299,8 @@ impl Directory {
         }
     }
 
-    /// Evicts the oldest publications of an app, or of the app that retains the most, if more is
-    /// retained than may be. Answers which limit was exceeded.
+    /// Evicts the oldest publications of an app that exceeds its bound or, if the server's bound is exceeded,
+    /// of the app that retains the most. Returns the limit that was exceeded.
     pub(super) fn relieve(&self, app: AppId) -> Option<Limit> {
         let limits = self.limits();
         let streams = self.read();
@@ -315,7 +315,7 @@ impl Directory {
             let fullest = streams.values().max_by_key(|app| app.account.bytes());
             let Some(fullest) = fullest else { break };
             let before = fullest.account.bytes();
-            // The app evicts a share of its own bytes: other apps that are as full then give way as
+            // The app evicts only a share of its own bytes, so that other apps with as many bytes evict some as
             // well.
             fullest.shrink_to(before.saturating_sub((before / SLACK_SHARE).max(1)));
             if fullest.account.bytes() >= before {
@@ -325,7 +325,7 @@ impl Directory {
         exceeded
     }
 
-    /// The amount that all apps retain.
+    /// The totals that all apps retain.
     pub(super) fn retained(&self) -> RetainedTotals {
         RetainedTotals { bytes: self.ledger.bytes(), publications: self.ledger.publications() }
     }
@@ -340,8 +340,7 @@ impl Directory {
     }
 }
 
-/// The streams of all apps, locked for writing. The number of apps is noted when the lock is
-/// released.
+/// The streams of all apps, locked for writing. Dropping this updates the number of apps.
 struct Writing<'a> {
     streams: RwLockWriteGuard<'a, Streams>,
     apps: &'a AtomicUsize,

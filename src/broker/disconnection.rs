@@ -15,7 +15,7 @@ use super::{
     topics::{Topics, Unanswered},
 };
 
-/// Makes a node end joins. It answers their number, if that is requested and known in time.
+/// Makes a node end joins. The answer is their number, if that is requested and known in time.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DisconnectQuestion {
     pub(super) joins: Disconnect,

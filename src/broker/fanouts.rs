@@ -14,11 +14,11 @@ use super::fanout::Fanout;
 /// The outcome of a question to one fan-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked<T> {
-    /// It answered.
+    /// The fan-out answered.
     Answered(T),
-    /// It ended before it answered; its sessions ended with it.
+    /// The fan-out ended before it answered, and its sessions ended with it.
     Lost,
-    /// It did not answer in time; it may still carry out the command.
+    /// The fan-out did not answer in time. It may still carry out the command.
     Late,
 }
 
@@ -27,18 +27,18 @@ pub(super) enum Asked<T> {
 pub(super) struct Fanouts(RwLock<Vec<Addr<Fanout>>>);
 
 impl Fanouts {
-    /// Adds one that was started just now.
+    /// Adds a fan-out that was just started.
     pub(super) fn add(&self, fanout: Addr<Fanout>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        // A thread starts another fan-out only after its own has panicked, so this is the time to
-        // forget the old one.
+        // A thread starts another fan-out only after its first one has panicked, so the old one is removed
+        // here.
         all.retain(Addr::connected);
         all.push(fanout);
     }
 
-    /// Asks all at the same time, each with this timeout.
+    /// Asks all fan-outs at the same time, each with this timeout.
     ///
-    /// One that ended earlier is not asked; its sessions ended with it.
+    /// A fan-out that has ended is not asked, because its sessions ended with it.
     pub(super) async fn ask<M>(&self, message: M, wait_max: Duration) -> Vec<Asked<M::Result>>
     where
         M: Message<Result: Send> + Clone + Send + 'static,
@@ -58,7 +58,7 @@ impl Fanouts {
         .await
     }
 
-    /// Those that have not ended.
+    /// The fan-outs that have not ended.
     pub(super) fn all(&self) -> Vec<Addr<Fanout>> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|fanout| fanout.connected()).cloned().collect()

@@ -5,12 +5,12 @@
 //! for the feed. The console takes the collected events, and publishes them to the watchers like
 //! any other publication, in topics of the reserved app. No payload is ever collected.
 //!
-//! Each of several nodes collects the events that happen on it, for the watchers of all nodes. Of a
-//! publication that several nodes hand out, each collects its own deliveries: the node that accepted
-//! it as the event, the others as a part of it.
+//! In a cluster, each node collects its own events for the watchers of all nodes. Several nodes may deliver
+//! one publication: the node that accepted it collects it as a whole event, and each other node collects
+//! its own deliveries as a part of that event.
 //!
-//! A topic of the reserved app names the watched app by its number. A slug would not suffice:
-//! another app may get it while the first one is watched.
+//! A topic of the reserved app names the watched app by its number, because a slug may pass to another
+//! app while the first one is watched.
 
 use std::{
     collections::HashMap,
@@ -43,7 +43,7 @@ pub const EVENTS_MAX: usize = 100;
 /// connection was cut misses nothing.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// The events of apps, for those that watch them. Clones share it.
+/// The events of watched apps. Clones share the state.
 #[derive(Debug, Clone, Default)]
 pub struct Feed(Arc<Shared>);
 
@@ -68,11 +68,11 @@ struct AppWatch {
 pub struct Collected {
     /// The first events.
     pub events: Vec<FeedEvent>,
-    /// The number of events that came after them and were left out.
+    /// The number of later events, which were left out.
     pub dropped: u64,
-    /// Publications since the feed was taken last.
+    /// The number of publications.
     pub publications: u64,
-    /// The deliveries on this node.
+    /// The number of deliveries on this node.
     pub deliveries: u64,
 }
 
@@ -85,19 +85,19 @@ pub struct Watched {
     pub collected: Collected,
 }
 
-/// Something that happened.
+/// An event of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedEvent {
     /// The time of the event, in Unix milliseconds.
     pub at_ms: u64,
-    /// The kind of event, with its details.
+    /// The kind and the details of the event.
     pub what: What,
 }
 
 /// The kinds of events, with their details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A publication was handed out on this node.
+    /// A publication was delivered on this node.
     Published {
         /// The scope.
         scope: Scope,
@@ -109,9 +109,9 @@ pub enum What {
         position: StreamPosition,
         /// The size of its payload, in bytes.
         bytes: usize,
-        /// The number of subscribers on this node that were handed it.
+        /// The number of subscribers on this node to which it was delivered.
         deliveries: usize,
-        /// Whether this node has accepted it.
+        /// Whether this node or another one has accepted it.
         extent: Extent,
         /// The kind of publisher.
         source: Source,
@@ -127,7 +127,7 @@ pub enum What {
 /// The part of a publication's event that a node contributes to the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// The publication, which it has accepted.
+    /// The whole event: the node has accepted the publication.
     Whole,
     /// Only its own deliveries: another node has accepted the publication.
     Part,
@@ -160,11 +160,11 @@ pub struct RefusedAttempt {
 /// The kinds of attempts that are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptKind {
-    /// To join a topic.
+    /// An attempt to join a topic.
     Join,
-    /// To publish to a topic that the client has joined.
+    /// An attempt to publish to a topic that the client has joined.
     Push,
-    /// To call the API: the method and the path, without the query.
+    /// A call of the API, with the method and the path, without the query.
     Call(ByteString),
 }
 
@@ -177,12 +177,12 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Adds subscribers that were handed the publication.
+    /// Adds subscribers to which the publication was delivered.
     pub(super) fn add(&self, count: u64) {
         self.count.fetch_add(usize::try_from(count).unwrap_or(usize::MAX), Relaxed);
     }
 
-    /// Notes that the publication has been handed out.
+    /// Adds the event of the publication to the feed, once it has been delivered.
     pub(super) fn told(&mut self, publication: &Publication, position: StreamPosition) {
         let count = *self.count.get_mut();
         if self.extent == Extent::Whole || count > 0 {
@@ -192,7 +192,7 @@ impl Deliveries {
 }
 
 impl Feed {
-    /// Whether any app is watched.
+    /// Returns whether any app is watched.
     pub fn is_watched(&self) -> bool {
         self.0.is_watched.load(Relaxed)
     }
@@ -225,8 +225,8 @@ impl Feed {
         }
     }
 
-    /// Goes on watching the apps that these channels of the reserved app name: the server has restarted,
-    /// and the watchers are on their way back.
+    /// Continues to watch the apps that these channels of the reserved app name, after a restart: their
+    /// watchers are about to reconnect.
     pub(super) fn resume<'a>(&self, channels: impl Iterator<Item = &'a str>) {
         self.linger(channels.filter_map(app_of));
     }
@@ -280,7 +280,7 @@ impl Feed {
         taken.collect()
     }
 
-    /// Counts the deliveries of a publication, if it is of an app that is watched.
+    /// Begins to count the deliveries of a publication; `None` if its app is not watched.
     pub(super) fn deliveries(&self, app: AppId, extent: Extent) -> Option<Box<Deliveries>> {
         let is_wanted = self.is_watched() && self.watches(app);
         is_wanted.then(|| {
@@ -288,7 +288,7 @@ impl Feed {
         })
     }
 
-    /// Notes a publication that has been handed out.
+    /// Notes a publication that has been delivered.
     pub(super) fn published(
         &self,
         publication: &Publication,
@@ -301,7 +301,8 @@ impl Feed {
             collected.deliveries += deliveries as u64;
             match extent {
                 Extent::Whole => collected.publications += 1,
-                // The node that has accepted it counts it, also if it is left out there.
+                // A part beyond the bound is not counted as dropped: the node that accepted the publication does
+                // so.
                 Extent::Part if collected.events.len() >= EVENTS_MAX => return,
                 Extent::Part => {}
             }

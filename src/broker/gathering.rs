@@ -41,7 +41,7 @@ impl Gathering {
         self.presence.current()
     }
 
-    /// Whether an announcement is due; if so, an interval begins.
+    /// Returns whether an announcement is due. If it is, an interval begins.
     pub(super) fn wants_to_announce(&mut self) -> bool {
         let is_due = !self.is_resting && self.presence.has_news();
         self.is_resting |= is_due;
@@ -65,7 +65,7 @@ impl Gathering {
         self.announce();
     }
 
-    /// Whether there are no members, so that the state can be dropped.
+    /// Returns whether there are no members, so that this can be dropped.
     pub(super) fn is_over(&self) -> bool {
         self.presence.is_deserted()
     }

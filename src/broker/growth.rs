@@ -1,14 +1,14 @@
-//! Growth of maps that have an entry for each session.
+//! The growth of maps that have an entry for each session.
 
 use std::hash::Hash;
 
 use indexmap::IndexMap;
 
-/// A map that is full grows by this share of what it holds.
+/// A full map grows by this fraction (1/8) of its length.
 const SHARE: usize = 8;
 
-/// Makes room for one more entry. By itself a map doubles, so half of its memory may lie idle: with 7,500
-/// sessions on a thread that was 120 bytes for each of them.
+/// Makes room for one more entry. Without this, a full map doubles its capacity, and up to half of its
+/// memory is unused: with 7,500 sessions on a thread that was 120 bytes for each of them.
 pub(super) fn make_room<K: Hash + Eq, V>(map: &mut IndexMap<K, V>) {
     if map.len() == map.capacity() {
         map.reserve_exact((map.len() / SHARE).max(1));

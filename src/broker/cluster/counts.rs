@@ -1,9 +1,9 @@
-//! Counts over several nodes: the subscribers of a channel are told how many they are, also when a
-//! subscriber comes or goes at another node.
+//! Counts over several nodes: subscribers of a channel are sent the number of its subscribers on all nodes.
 //!
-//! A node tells the others which channels it has subscribers on that are told their number. When the
-//! number of subscribers of such a channel changes at a node, it tells all nodes, and each node that has
-//! subscribers to tell asks for the number anew. Nothing is told of channels that no other node wants.
+//! A node tells the others on which channels it has subscribers that are sent the number: it *wants* these
+//! channels. When the number of subscribers of a wanted channel changes on a node, that node tells all
+//! nodes, and each node that wants the channel asks for the number anew. Changes of channels that no other
+//! node wants are not sent.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,29 +34,29 @@ use crate::broker::{
 
 use super::peers::Peers;
 
-/// How often a node repeats which channels it wants to hear of.
+/// The interval at which a node repeats which channels it wants.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a channel is wanted that is not repeated.
+/// The time after which a wanted channel that is not repeated is forgotten.
 const WANTED_FOR: Duration = Duration::from_secs(180);
 
-/// The least time between two rounds of messages. Changes of one channel within it are one.
+/// The shortest time between two rounds of messages. Changes of one channel within it are combined.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long messages wait that could not be told.
+/// The time after which messages that could not be sent are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most channels of one message, and the most whose numbers are asked for at the same time.
+/// The most channels of one message, and the most channels whose numbers are asked for at the same time.
 const PLACES_PER_MESSAGE: usize = 1_000;
 const ASKED_AT_ONCE: usize = 64;
 
-/// The message that a node wants to hear of changes.
+/// The name of the message with the channels that a node wants.
 const WANTED: &str = "counts_wanted";
 
-/// The message that numbers have changed at a node.
+/// The name of the message with the channels whose numbers have changed on a node.
 const CHANGED: &str = "counts_changed";
 
-/// The channels whose numbers are told at other nodes, and what this node has yet to tell and to ask.
+/// The channels that other nodes want, and the messages and questions that this node has yet to send.
 #[derive(Debug, Default)]
 pub(super) struct SharedCounts {
     is_any_wanted: AtomicBool,
@@ -66,28 +66,27 @@ pub(super) struct SharedCounts {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The channels of which other nodes want to hear, and until when. There are never more than the
-    /// subscribers of all nodes.
+    /// The channels that other nodes want, each with the time at which it is forgotten. There are never more
+    /// than all nodes have subscribers.
     wanted: HashMap<Place, Instant>,
     due: DueCounts,
 }
 
-/// The counts that this node has yet to send to the other nodes, and those that it has yet to ask
-/// for.
+/// The channels about which this node has yet to tell the other nodes, or to ask them.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct DueCounts {
-    /// Channels of which this node wants to hear from now on.
+    /// Channels that this node wants from now on.
     wants: HashSet<Place>,
     /// Channels whose numbers have changed here.
     changed: HashSet<Place>,
-    /// Channels whose numbers have changed elsewhere.
+    /// Channels whose numbers have changed on another node.
     to_ask: HashSet<Place>,
-    /// Whether everything that this node wants is told again, and asked for: nodes have come or gone, or
-    /// messages may have been missed.
+    /// Whether this node must repeat all channels that it wants, and ask for their numbers, because nodes have
+    /// come or gone, or messages may have been missed.
     is_all_due: bool,
 }
 
-/// Both messages.
+/// The body of both messages.
 #[derive(Debug, Serialize, Deserialize)]
 struct CountedPlaces {
     node: u16,
@@ -104,12 +103,12 @@ impl DueCounts {
 }
 
 impl SharedCounts {
-    /// Whether other nodes want to hear of any channel.
+    /// Returns whether other nodes want any channel.
     fn is_any_wanted(&self) -> bool {
         self.is_any_wanted.load(Relaxed)
     }
 
-    /// Has everything told again, and asked for.
+    /// Makes the next round repeat all channels that this node wants, and ask for their numbers.
     pub(super) fn tell_all(&self) {
         self.note(|due| due.is_all_due = true);
     }
@@ -148,7 +147,7 @@ impl SharedCounts {
     }
 }
 
-/// Hears what other nodes want, and what has changed there.
+/// Registers the handlers of both messages.
 pub(super) fn register(peers: &Peers, topics: &Topics) {
     for name in [WANTED, CHANGED] {
         let topics = topics.downgrade();
@@ -166,19 +165,19 @@ impl Topics {
         self.cluster().map(|cluster| &cluster.counts)
     }
 
-    /// Whether the number of subscribers of any channel is told at other nodes.
+    /// Returns whether other nodes want any channel.
     pub(in crate::broker) fn is_any_count_wanted(&self) -> bool {
         self.shared_counts().is_some_and(SharedCounts::is_any_wanted)
     }
 
-    /// The number of subscribers of a channel has changed here.
+    /// Notes that the number of subscribers of a channel has changed on this node.
     pub(in crate::broker) fn note_count_changed(&self, place: &Place) {
         if let Some(counts) = self.shared_counts().filter(|counts| counts.is_any_wanted()) {
             counts.note_changed(place);
         }
     }
 
-    /// A channel has its first subscriber here that is told the number.
+    /// Notes that a channel has its first subscriber on this node that is sent the number.
     pub(in crate::broker) fn want_count(&self, place: &Place) {
         if let Some(counts) = self.shared_counts() {
             counts.note(|due| due.wants.extend([place.clone()]));
@@ -187,7 +186,7 @@ impl Topics {
 
     fn hear_counts(&self, name: &str, message: Option<&[u8]>) {
         let Some(counts) = self.shared_counts() else { return };
-        // Messages may have been missed.
+        // Without a body, messages may have been missed.
         let Some(message) = message else { return counts.tell_all() };
         let Ok(CountedPlaces { node, places }) = serde_json::from_slice(message) else { return };
         match name {
@@ -197,8 +196,8 @@ impl Topics {
         }
     }
 
-    /// Tells the other nodes what they want to hear of the numbers of subscribers, and asks for those that
-    /// have changed elsewhere, for as long as this runs. It ends at once where there is one node only.
+    /// Tells the other nodes which numbers of subscribers have changed here, and asks for those that have
+    /// changed elsewhere. Runs until it is dropped, but ends at once on a server without a cluster.
     pub async fn keep_counts(self) {
         let Some(counts) = self.shared_counts() else { return };
         let mut refreshed = Instant::now();
@@ -225,7 +224,7 @@ impl Topics {
         }
     }
 
-    /// The channels that have subscribers here that are told the number.
+    /// The channels that have subscribers on this node that are sent the number.
     fn counted_here(&self) -> Vec<Place> {
         let streams = self.directory().all();
         let of_stream = |stream: Arc<Stream>| {
@@ -236,13 +235,13 @@ impl Topics {
         streams.into_iter().flat_map(of_stream).collect()
     }
 
-    /// Tells the other nodes, and has what is to be asked for asked for. Repeats which channels this node
-    /// wants to hear of. Answers what could not be told.
+    /// Sends the messages of one round, repeats which channels this node wants, and asks for the numbers that
+    /// are due. Returns the messages that could not be sent.
     async fn tell_counts(&self, due: DueCounts, repeated: HashSet<Place>) -> DueCounts {
         let DueCounts { wants, changed, mut to_ask, .. } = due;
         let mut untold = DueCounts::default();
         let (_, not_repeated) = self.tell_places(WANTED, repeated).await;
-        // The other nodes sent no changes before they knew that this node wants them, so it asks.
+        // Changes before the other nodes knew that this node wants the channel were not sent, so it asks.
         let (told, not_told) = self.tell_places(WANTED, wants).await;
         to_ask.extend(told);
         untold.wants = not_told;
@@ -254,7 +253,8 @@ impl Topics {
         untold
     }
 
-    /// Tells the other nodes of channels. Answers those that were told, and those that were not.
+    /// Sends a message about channels. Returns the channels of the parts that were sent, and those of the parts
+    /// that were not.
     async fn tell_places(
         &self,
         name: &str,
@@ -279,8 +279,8 @@ impl Topics {
         }
     }
 
-    /// Asks for the number of subscribers of a channel, and tells it to those that want to know if it is
-    /// not what they were told last.
+    /// Asks for the number of subscribers of a channel, and sends it to the subscribers of this node if it
+    /// differs from the last one.
     async fn ask_count(&self, place: &Place) {
         let stream = self.directory().find(&place.key);
         let (Some(stream), Some(channel)) = (stream, &place.channel) else { return };

@@ -1,7 +1,6 @@
-//! What this node reads from the log, on its way to the streams.
+//! The broker's follower of the log: passes the records that this node reads to its streams and trackers.
 //!
-//! All of this runs on the engine's thread, for one call at a time, and waits for nothing but locks that
-//! are held for moments.
+//! All functions run on the engine's thread, one at a time, and wait only for locks that are held briefly.
 
 use std::{sync::Weak, time::Instant};
 
@@ -28,7 +27,7 @@ use crate::{
     },
 };
 
-/// Hands what is in the log to the broker, for as long as there is one.
+/// Passes the records of the log to the broker, for as long as the broker exists.
 pub(super) struct BrokerFollower(Weak<TopicsInner>);
 
 impl BrokerFollower {
@@ -97,7 +96,7 @@ impl Follower for BrokerFollower {
 
     fn reincarnated(&self, _: Incarnation) {
         let Some(topics) = self.topics() else { return };
-        log::warn!("the other nodes took this node for dead: its members join again");
+        log::warn!("the lease of this node had expired, and its members had left: they join again");
         for stream in topics.directory().all() {
             stream.tell_tracker(Reincarnated);
         }
@@ -140,7 +139,7 @@ impl Follower for BrokerFollower {
 }
 
 impl Topics {
-    /// Hands records of one scope to its stream, and changes of its members to their tracker.
+    /// Passes the publications of one scope to its stream, and changes of its members to its tracker.
     fn read(
         &self,
         cluster: &Cluster,
@@ -162,7 +161,7 @@ impl Topics {
         }
         if let Some(offset) = unreadable {
             for (_, entry) in publications {
-                // This node holds nothing for it any more.
+                // The permit that this node holds for the publication is given back.
                 drop(cluster.held(&entry));
             }
             return self.leave_out(
@@ -177,7 +176,8 @@ impl Topics {
         let is_wanted =
             directory.with(key, |_| ()).is_some() || directory.ensure_following(key, following);
         if !is_wanted {
-            // Nobody hears it and nobody retains it. What this node holds for it goes.
+            // The scope has no subscribers here, and the app retains nothing. The permits that this node holds for
+            // the publications are given back.
             for (offset, entry) in publications {
                 self.keep_last(key, &entry, following.position(key, offset));
                 if let Some(Accepted { publication, .. }) = cluster.held(&entry)
@@ -197,13 +197,13 @@ impl Topics {
             .with(key, |stream| stream.feed(number, fed.take().unwrap_or_default(), now_ms()));
         match exceeded {
             Some(exceeded) => self.note_exceeded(key.app, exceeded),
-            // It was forgotten in this moment.
+            // The stream was forgotten at this moment.
             None => following.skip(key.app, last),
         }
     }
 
-    /// Ends the joins of a scope that has records up to this offset which this version cannot read: clients
-    /// that return with a position are told that something is missing.
+    /// Ends the joins of a scope that has records up to this offset which this version cannot read. Clients
+    /// that rejoin with a position are told that publications are missing.
     fn leave_out(&self, key: &ScopeKey, following: &mut Following<'_>, last: u64) {
         log::warn!(
             "another version of Herald wrote records of app {} that this one cannot read: the joins \
@@ -215,9 +215,9 @@ impl Topics {
         self.directory().with(key, |stream| stream.interrupt(next, now_ms()));
     }
 
-    /// Keeps a publication that nobody hears and nobody retains, if it is for a cache channel.
+    /// Keeps the last event of a cache channel in a scope that has no stream.
     fn keep_last(&self, key: &ScopeKey, entry: &PublicationEntry, position: StreamPosition) {
-        // Nearly all are skipped unread.
+        // Nearly all publications are skipped here without being decoded.
         let Some(publication) = entry.may_be_cached().then(|| entry.read(key)).flatten() else {
             return;
         };
@@ -225,7 +225,7 @@ impl Topics {
         exceeded.into_iter().for_each(|limit| self.metrics().hit(limit));
     }
 
-    /// A publication with its place in the order, and with what this node holds for it if it is its own.
+    /// A publication with its position, and with its permit if this node has appended it.
     fn fed(
         &self,
         cluster: &Cluster,
@@ -244,7 +244,7 @@ impl Topics {
         Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
     }
 
-    /// Goes on at an offset of a partition: what came before may be missing.
+    /// Continues a partition at an offset. Records before the offset may be missing.
     fn interrupt(&self, partition: Partition, epoch: LogEpoch, next: u64) {
         let Some(cluster) = self.cluster() else { return };
         let mut following = cluster.heads.lock(partition);
@@ -257,7 +257,7 @@ impl Topics {
 }
 
 impl Cluster {
-    /// The permit and count that this node holds for a publication, if it is its own.
+    /// The permit and the count that this node holds for a publication, if this node has appended it.
     fn held(&self, entry: &PublicationEntry) -> Option<Accepted> {
         let ticket = entry.ticket?;
         self.pending().remove(&ticket)

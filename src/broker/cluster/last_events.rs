@@ -1,4 +1,4 @@
-//! The last events of cache channels, which a node that begins is told by another one.
+//! The last events of cache channels, which a starting node requests from another one.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,10 @@ use crate::broker::{
 
 use super::questions::ClusterQuestion;
 
-/// The memory of the events of one answer, in bytes. Their text takes at most about twice as many.
+/// The most bytes of memory that the events of one answer take. Their JSON takes up to about twice as many.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Asks a node for the last events of the channels after one.
+/// Asks a node for the last events of the channels that follow a channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LastEventsQuestion {
     after: Option<CacheKey>,
@@ -31,11 +31,11 @@ impl ClusterQuestion for LastEventsQuestion {
 }
 
 impl Topics {
-    /// Asks the other nodes, one after the other, for the last events of cache channels, until one has
-    /// told all. Nothing is asked where there is no other node.
+    /// Asks the other nodes, one after the other, for the last events of cache channels, until one of them
+    /// has sent all of its events. A server without other nodes has nothing to ask.
     ///
     /// # Errors
-    /// [`Unanswered`] if there are other nodes, and none has told all.
+    /// [`Unanswered`] if there are other nodes, and none of them has sent all of its events.
     pub async fn fetch_last_events(&self) -> Result<(), Unanswered> {
         let Some(engine) = self.engine() else { return Ok(()) };
         let nodes = engine.nodes();

@@ -1,14 +1,14 @@
 //! The cluster: this broker as one of several nodes that share a log.
 //!
-//! A publication is written as a [`record`] and appended to the log. Every node, the publisher's too,
-//! hands to its subscribers only what it reads from the log: so all nodes have one order, and a node
-//! that cannot reach the log hands out nothing that others miss. `publish` is the way in, and
-//! `follower` the way out. `remote_flights` bounds what other nodes have published and this one has yet
-//! to hand out.
+//! A publication is written as a [`record`] and appended to the log. Every node, including the publisher's,
+//! delivers only publications that it has read from the log: so all nodes have one order, and a node that
+//! cannot reach the log delivers nothing that others miss. `publish` appends, and `follower` reads.
+//! `remote_flights` bounds the publications of other nodes that this node has not delivered yet.
 //!
-//! Nodes ask each other and tell each other by `peers`; `questions` are those of the broker, `counts`
-//! keeps the numbers of subscribers that clients are sent, and `users` who is signed in. A node that
-//! begins is told by another one what the log may no longer have: `last_events`.
+//! `peers` carries questions and messages between nodes. `questions` has those of the broker, `counts`
+//! shares the numbers of subscribers that clients are sent, and `users` shares which users are signed in.
+//! `last_events` transfers the last events of cache channels to a starting node, because the log may no
+//! longer have them.
 
 mod counts;
 mod follower;

@@ -1,8 +1,8 @@
-//! Peers: what the nodes of a cluster ask each other and tell each other.
+//! Peers: the questions and messages between the nodes of a cluster.
 //!
-//! A message is a version, the length of a name, the name and a body. Each room that has something to
-//! ask registers an answer under a name of its own. A node that does not know a name says so, and the
-//! asker takes that for no answer: rather no figure than one that is too low.
+//! A message is a version, the length of a name, the name and a body. Each module that asks other nodes
+//! registers a function that answers its questions, under a name of its own. A node that does not know a
+//! name says so, and the asker's question fails, because a sum without that node would be too low.
 
 use std::{
     collections::HashMap,
@@ -24,16 +24,16 @@ use crate::{
 /// The version that this node writes, and the only one so far.
 const VERSION: u8 = 1;
 
-/// The first byte of an answer; anything else says that there is none.
+/// The first byte of an answer. Any other first byte means that the node cannot answer.
 const ANSWERED: u8 = 1;
 
-/// Answers a question for this node; `None` if it cannot.
+/// Answers a question for this node; `None` if this node cannot answer it.
 type Answer = Arc<dyn Fn(NodeId, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
-/// Takes a message of a node; without a body if messages may have been missed.
+/// Handles a message of a node. It is called without a body if messages may have been missed.
 type Hear = Arc<dyn Fn(Option<Bytes>) + Send + Sync>;
 
-/// The nodes of the cluster, this one included, as far as they are asked or told something.
+/// The means to ask and to tell all nodes of the cluster, including this one.
 pub(in crate::broker) struct Peers {
     engine: Arc<dyn Engine>,
     answers: RwLock<HashMap<&'static str, Answer>>,
@@ -69,12 +69,12 @@ impl Peers {
         Self { engine, answers: RwLock::default(), hears: RwLock::default() }
     }
 
-    /// Has questions with this name answered.
+    /// Registers the function that answers questions with this name.
     pub(in crate::broker) fn on_question(&self, name: &'static str, answer: Answer) {
         self.answers.write().unwrap_or_else(PoisonError::into_inner).insert(name, answer);
     }
 
-    /// Has messages with this name taken.
+    /// Registers the function that handles messages with this name.
     pub(in crate::broker) fn on_message(&self, name: &'static str, hear: Hear) {
         self.hears.write().unwrap_or_else(PoisonError::into_inner).insert(name, hear);
     }
@@ -137,18 +137,18 @@ impl Peers {
 }
 
 impl Topics {
-    /// This server among those that share their topics.
+    /// The number of this node.
     pub fn node(&self) -> NodeId {
         self.order().node()
     }
 
-    /// Whether there may be other nodes.
+    /// Returns whether this server is a node of a cluster.
     pub fn is_clustered(&self) -> bool {
         self.cluster().is_some()
     }
 
-    /// Answers what any node asks under this name; `None` is no answer. Nobody asks where there is one
-    /// node only.
+    /// Registers the function that answers the questions of any node under this name. `None` makes the
+    /// question fail. A server without a cluster is never asked.
     pub fn on_question<A>(
         &self,
         name: &'static str,
@@ -161,7 +161,8 @@ impl Topics {
         }
     }
 
-    /// Takes what any node tells all nodes under this name. Without a body, messages may have been missed.
+    /// Registers the function that handles the messages of any node under this name. It is called without a
+    /// body if messages may have been missed.
     pub fn on_message(
         &self,
         name: &'static str,
@@ -172,7 +173,7 @@ impl Topics {
         }
     }
 
-    /// Asks all live nodes, this one included, under a name. Where there is one node only, nobody answers.
+    /// Asks all live nodes, including this one, under a name. The answer is empty on a server without a cluster.
     ///
     /// # Errors
     /// [`Unanswered`] if any node has no answer in time.
@@ -205,11 +206,11 @@ impl Topics {
         }
     }
 
-    /// Tells all live nodes something under a name, this one included. One that is cut off for a moment
-    /// hears it later. Where there is one node only, nobody is told.
+    /// Sends a message under a name to all live nodes, including this one. A node that is disconnected for a
+    /// short time receives it later. A server without a cluster sends nothing.
     ///
     /// # Errors
-    /// [`Unanswered`] if nodes may not hear of it.
+    /// [`Unanswered`] if nodes may not receive it.
     pub async fn tell_nodes(&self, name: &str, body: &[u8]) -> Result<(), Unanswered> {
         let Some(cluster) = self.cluster() else { return Ok(()) };
         let deadline = Instant::now() + self.wait_max();

@@ -34,13 +34,13 @@ use super::{Cluster, record};
 struct PartitionPart {
     partition: Partition,
     records: Vec<Record>,
-    /// Which publications of the call these are.
+    /// The indices of these publications in the call.
     nths: Vec<usize>,
 }
 
-/// The permits and counts that this node holds for publications that are being appended. If they are
-/// not appended, or if nobody waits for the answer, it is dropped: then the publications count as those
-/// of another node, should they be in the log.
+/// The permits and counts that this node holds for publications that are being appended. They are given
+/// back when this is dropped: because the append failed, or because its caller does not wait any more. If
+/// the publications are in the log nevertheless, they count as those of another node.
 struct Pending<'a> {
     cluster: &'a Cluster,
     tickets: Vec<u64>,
@@ -54,17 +54,17 @@ impl Drop for Pending<'_> {
         let mut pending = self.cluster.pending();
         let dropped: Vec<_> = self.tickets.iter().map(|ticket| pending.remove(ticket)).collect();
         drop(pending);
-        // Dropping a permit may wake publishers, so the lock is given back first.
+        // Dropping a permit may wake publishers, so the lock is released first.
         drop(dropped);
     }
 }
 
 impl Cluster {
-    /// Appends publications that hold their permits to the log, in order and once if there is a key.
+    /// Appends publications that hold their permits to the log, in order, and only once for each key.
     ///
     /// # Errors
-    /// [`PublishError::Busy`]: it is not known whether they are in the log.
-    /// [`OnceError::OtherContent`]: they are not.
+    /// [`PublishError::Busy`]: the publications may be in the log or not.
+    /// [`OnceError::OtherContent`]: the publications are not in the log.
     pub(in crate::broker) async fn publish(
         &self,
         topics: &Topics,
@@ -118,7 +118,7 @@ impl Cluster {
         Ok(Published::Now(Receipt::new(positions, skipped, wait_max)))
     }
 
-    /// The publications by partition, each written as a record.
+    /// Groups the publications by partition, each encoded as a record.
     fn parts(
         &self,
         publications: &[Publication],
@@ -143,8 +143,8 @@ impl Cluster {
         parts
     }
 
-    /// Keeps what the publications hold until they are read from the log. Answers as well what tells
-    /// how many subscribers they were kept from.
+    /// Keeps the permits of the publications until they are read from the log. Returns them with the receivers
+    /// of the numbers of skipped subscribers.
     fn hold(
         &self,
         topics: &Topics,
@@ -183,7 +183,10 @@ fn once_key(keys: &[ScopeKey], key: IdempotencyKey, content: ContentDigest) -> O
 
 fn refused(error: AppendError) -> PublishError {
     if error == AppendError::TooLarge {
-        warn!("publications are refused: one call may not append more than the engine's limit");
+        warn!(
+            "a call is refused because it publishes more than 16 MB to one partition of the log: publish fewer \
+             or smaller events in one call"
+        );
     }
     PublishError::Busy
 }

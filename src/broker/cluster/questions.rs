@@ -13,7 +13,7 @@ use crate::broker::{
 
 use super::{Order, last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
 
-/// Something that concerns the sessions of all nodes. On the wire it is JSON, and a node ignores the
+/// A question about the sessions of all nodes. Questions and answers are sent as JSON, and a node ignores
 /// members that it does not know.
 pub(in crate::broker) trait ClusterQuestion:
     Serialize + DeserializeOwned + Send + 'static
@@ -29,7 +29,7 @@ pub(in crate::broker) trait ClusterQuestion:
 }
 
 impl Topics {
-    /// Asks all nodes, and answers with all their answers.
+    /// Asks all nodes, and returns all their answers.
     pub(in crate::broker) async fn everywhere<Q: ClusterQuestion>(
         &self,
         question: Q,
@@ -38,7 +38,7 @@ impl Topics {
             Order::Own => Ok(vec![question.answer(self.clone()).await?]),
             Order::Log(cluster) => {
                 let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
-                // The threads have this long to answer their node, and the nodes a little longer.
+                // The threads of a node have `wait_max` to answer, and the nodes twice that time.
                 let answers = cluster.peers.ask_all(Q::NAME, &body, self.wait_max() * 2).await?;
                 let read = |answer| serde_json::from_slice(answer).map_err(|_| Unanswered);
                 answers.iter().map(|(_, answer)| read(answer)).collect()
@@ -60,7 +60,7 @@ impl Topics {
     }
 }
 
-/// Asks a node whether it knows that another one is alive.
+/// Asks a node whether it knows that another node is alive.
 #[derive(Debug, Serialize, Deserialize)]
 struct KnowsQuestion {
     node: u16,
@@ -78,7 +78,7 @@ impl ClusterQuestion for KnowsQuestion {
 }
 
 impl Topics {
-    /// Whether all nodes know that this one is alive. Until then their questions do not reach it.
+    /// Returns whether all nodes know that this one is alive. Until then they do not ask it.
     ///
     /// # Errors
     /// [`Unanswered`] if not every node has answered in time.
@@ -88,7 +88,7 @@ impl Topics {
     }
 }
 
-/// Has this node answer all questions of the broker.
+/// Registers the answers to all questions of the broker.
 pub(super) fn register(peers: &Peers, topics: &Topics) {
     register_one::<OccupancyQuestion>(peers, topics);
     register_one::<SubscribersQuestion>(peers, topics);

@@ -8,9 +8,9 @@
 //! └─────────┴──────┴───────────────┴────────────────────────────────┴─────────┘
 //! ```
 //!
-//! The content of a publication is what [`Retained`] keeps of it, that of a change of members is JSON.
-//! A reader skips kinds, fields and members of the JSON that it does not know. The version changes only
-//! when an older node could not read the rest, and a newer node reads the previous version, too.
+//! The content of a publication is a [`Retained`], that of a change of members is JSON. A reader skips
+//! kinds, fields and members of the JSON that it does not know. The version changes only when an older
+//! node could not read the records, and a newer node also reads the previous version.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
@@ -29,7 +29,7 @@ use crate::broker::{
 /// The version that this node writes, and the only one so far.
 const VERSION: u8 = 1;
 
-/// The bytes ahead of the fields.
+/// The bytes before the fields.
 const HEAD_BYTES: usize = 4;
 
 /// A publication.
@@ -41,7 +41,7 @@ const MEMBERS: u8 = 2;
 /// The session that is not sent the publication, as u64 LE.
 const EXCEPT: u8 = 1;
 
-/// The number by which the publisher's node finds what it holds for the publication, as u64 LE.
+/// The number by which the publisher's node finds the permit of the publication, as u64 LE.
 const TICKET: u8 = 2;
 
 /// A record that this node can read.
@@ -49,11 +49,11 @@ const TICKET: u8 = 2;
 pub(super) enum Entry {
     /// A publication.
     Publication(PublicationEntry),
-    /// A change of members, which is read only where somebody wants to know.
+    /// A change of members, which is decoded only on nodes that track the channel.
     Members(MembersEntry),
 }
 
-/// A publication that has yet to be read.
+/// A publication whose content has not been decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PublicationEntry {
     pub(super) ticket: Option<u64>,
@@ -61,7 +61,7 @@ pub(super) struct PublicationEntry {
     content: Bytes,
 }
 
-/// A change of members that has yet to be read.
+/// A change of members that has not been decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::broker) struct MembersEntry(Bytes);
 
@@ -71,7 +71,7 @@ pub(in crate::broker) struct MemberRecord {
     pub(in crate::broker) channel: String,
     pub(in crate::broker) session: u64,
     pub(in crate::broker) incarnation: u64,
-    /// The part of the member that others see from now on; absent if it has left.
+    /// The part of the member that others see from now on; `None` if it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::broker) member: Option<MemberValue>,
 }
@@ -84,14 +84,14 @@ pub(in crate::broker) struct MemberValue {
     info: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     custom: Option<Box<RawValue>>,
-    /// Tells this state of the member from every other one.
+    /// A text that differs for every other state of the member.
     pub(in crate::broker) reference: String,
-    /// Whether it is the state of a member that has said something else of itself, and not of a new one.
+    /// Whether an existing member has changed its data, and no new member has joined.
     #[serde(default)]
     pub(in crate::broker) is_update: bool,
 }
 
-/// Writes a publication that was accepted at `at_ms`.
+/// Encodes a publication that was accepted at `at_ms`, in Unix milliseconds.
 pub(super) fn write_publication(publication: &Publication, ticket: u64, at_ms: u64) -> Bytes {
     let retained = Retained::new(publication, at_ms);
     let except = publication.except.map(|session| (EXCEPT, session.0));
@@ -109,12 +109,12 @@ pub(super) fn write_publication(publication: &Publication, ticket: u64, at_ms: u
     body.freeze()
 }
 
-/// Whether a record is of another version than this node reads.
+/// Returns whether a record has a version that this node cannot read.
 pub(super) fn is_of_another_version(body: &Bytes) -> bool {
     body.first().is_some_and(|version| *version != VERSION)
 }
 
-/// Reads a record; `None` if it is of a kind or a version that this node does not know, or broken.
+/// Decodes a record; `None` if its kind or version is unknown to this node, or if it is invalid.
 pub(super) fn read(body: &Bytes) -> Option<Entry> {
     let (&[version, kind, low, high], _) = body.split_first_chunk::<HEAD_BYTES>()?;
     let content_at = HEAD_BYTES + usize::from(u16::from_le_bytes([low, high]));
@@ -145,25 +145,25 @@ pub(super) fn read(body: &Bytes) -> Option<Entry> {
 }
 
 impl PublicationEntry {
-    /// Whether it may be for a cache channel, by the beginning of the channel's name.
+    /// Returns whether the publication may be for a cache channel, by the beginning of the channel's name.
     pub(super) fn may_be_cached(&self) -> bool {
         let names = self.content.get(retained::HEAD_BYTES..).unwrap_or_default();
         names.starts_with(b"cache-") || names.starts_with(b"encrypted-cache-")
     }
 
-    /// When it was accepted, in Unix milliseconds.
+    /// The time at which the publication was accepted, in Unix milliseconds.
     pub(super) fn at_ms(&self) -> u64 {
         self.content.first_chunk().copied().map_or(0, u64::from_le_bytes)
     }
 
-    /// Reads the publication, which belongs to this scope; `None` if it is broken.
+    /// Decodes the publication, which belongs to this scope; `None` if it is invalid.
     pub(super) fn read(&self, key: &ScopeKey) -> Option<Publication> {
         let retained = Retained::parse(&self.content)?;
         let destination = match retained.channel() {
             None => Destination::General,
             Some(channel) => Destination::Channel(ChannelName::parse(channel).ok()?),
         };
-        // The payload stays where it was read.
+        // The payload is a slice of the record, and is not copied.
         let payload_at = self.content.len().checked_sub(retained.payload_bytes())?;
         let payload = self.content.slice(payload_at..);
         let payload = match retained.payload() {
@@ -185,7 +185,7 @@ impl PublicationEntry {
 }
 
 impl MembersEntry {
-    /// Reads the change; `None` if it is broken.
+    /// Decodes the change; `None` if it is invalid.
     pub(in crate::broker) fn read(&self) -> Option<MemberRecord> {
         serde_json::from_slice(&self.0).ok()
     }
@@ -217,13 +217,13 @@ impl MemberValue {
         })
     }
 
-    /// Changes what the member itself says.
+    /// Replaces the data that the member itself has set.
     pub(in crate::broker) fn say(&mut self, custom: &JsonText, reference: &str) {
         self.custom = RawValue::from_string(custom.as_str().to_owned()).ok();
         reference.clone_into(&mut self.reference);
     }
 
-    /// The persona; `None` if it is broken.
+    /// The persona; `None` if the value is invalid.
     pub(in crate::broker) fn persona(&self) -> Option<Persona> {
         let custom = self.custom.as_deref().map(JsonText::from_raw).transpose().ok()?;
         let info = match self.info.get() {
@@ -234,12 +234,12 @@ impl MemberValue {
         Some(Persona { key: self.key.as_str().into(), meta })
     }
 
-    /// The value, as it is kept beside the log.
+    /// Encodes the value as the engine keeps it with the member.
     pub(in crate::broker) fn write(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 
-    /// Reads a value that is kept beside the log; `None` if it is broken.
+    /// Decodes a value that the engine keeps with a member; `None` if it is invalid.
     pub(in crate::broker) fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }

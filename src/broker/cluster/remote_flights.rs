@@ -1,8 +1,8 @@
-//! The publications of other nodes that are on their way to this node's fan-outs.
+//! The publications of other nodes that this node has read and not delivered yet.
 //!
-//! A publisher of this node waits for a permit, but the log cannot wait. The publications of other
-//! nodes are therefore counted, and when too many are under way, the engine pauses; it resumes when
-//! half of them have been handed out.
+//! A publisher of this node waits for a permit, but the log cannot wait. The publications of other nodes
+//! are therefore counted. When too many are under way, the engine pauses the partitions that it reads, and
+//! it resumes them when half of the publications have been delivered.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -19,40 +19,40 @@ struct Inner {
     engine: Arc<dyn Engine>,
     max: usize,
     count: AtomicUsize,
-    /// The partitions that the engine does not feed meanwhile.
+    /// The partitions that are paused.
     paused: Mutex<Vec<Partition>>,
 }
 
-/// The place of one publication of another node; it is given back when this is dropped.
+/// One counted publication of another node. Dropping this subtracts it from the count.
 pub(in crate::broker) struct RemoteFlight(RemoteFlights);
 
 impl RemoteFlights {
-    /// A count of zero. While more than `max` are under way, partitions are paused.
+    /// Begins with a count of zero. At `max` publications under way, partitions are paused.
     pub(super) fn new(engine: Arc<dyn Engine>, max: usize) -> Self {
         let (count, paused) = (AtomicUsize::new(0), Mutex::default());
         Self(Arc::new(Inner { engine, max, count, paused }))
     }
 
-    /// Counts one more.
+    /// Counts one more publication.
     pub(super) fn enter(&self) -> RemoteFlight {
         self.0.count.fetch_add(1, SeqCst);
         RemoteFlight(self.clone())
     }
 
-    /// Whether any is under way.
+    /// Returns whether any publication is under way.
     pub(super) fn is_any(&self) -> bool {
         self.0.count.load(SeqCst) > 0
     }
 
-    /// Whether a partition that has just been read from must be paused: there are too many. It is
-    /// continued once there are fewer.
+    /// Returns whether the partition that was just read must be paused, because too many publications are
+    /// under way. This resumes it later.
     pub(super) fn pauses(&self, partition: Partition) -> bool {
         if self.0.count.load(SeqCst) <= self.0.max {
             return false;
         }
         let mut paused = self.paused();
-        // Looked at again under the lock: whoever leaves last finds the partition in the list, or is
-        // seen here.
+        // The count is read again under the lock. So either this check sees that the count has fallen, or the
+        // drop that lowers it finds the partition in the list.
         let is_full = self.0.count.load(SeqCst) > self.0.max;
         if is_full && !paused.contains(&partition) {
             paused.push(partition);

@@ -1,5 +1,5 @@
-//! The users that are signed in, over several nodes: each node tells the others which users come online and
-//! go offline there, so that watchers are told of the users of all nodes.
+//! The signed-in users of several nodes: each node tells the others which users come online and go offline
+//! there, so that watchers are told about the users of all nodes.
 
 use std::{
     collections::HashSet,
@@ -26,26 +26,26 @@ use crate::broker::{
 
 use super::{peers::Peers, questions::ClusterQuestion};
 
-/// The message of the users that have come online or gone offline at a node.
+/// The name of the message with the users that have come online or gone offline on a node.
 const CHANGED: &str = "users_changed";
 
-/// How often a node looks which nodes there are.
+/// The interval at which a node looks for new nodes and lost ones.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The least time between two messages. Changes within it are told together.
+/// The shortest time between two messages. Changes within it are sent together.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The most users of one message, and of one answer.
 const USERS_PER_MESSAGE: usize = 2_000;
 
-/// The users that have come or gone at a node.
+/// The body of the message.
 #[derive(Debug, Serialize, Deserialize)]
 struct ChangedUsers {
     node: u16,
     users: Vec<OnlineHere>,
 }
 
-/// Asks a node for the users that are online there, after one.
+/// Asks a node for the users that are online there and follow a user in alphabetical order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct UsersQuestion {
     after: Option<UserKey>,
@@ -61,7 +61,7 @@ impl ClusterQuestion for UsersQuestion {
     }
 }
 
-/// Hears of the users of other nodes.
+/// Registers the handler of the message, and the answer to the question.
 pub(super) fn register(peers: &Peers, topics: &Topics, is_missed: &Arc<AtomicBool>) {
     topics.signed_in().share();
     let (topics, is_missed) = (topics.downgrade(), is_missed.clone());
@@ -77,8 +77,8 @@ pub(super) fn register(peers: &Peers, topics: &Topics, is_missed: &Arc<AtomicBoo
 }
 
 impl Topics {
-    /// Tells the other nodes which users come and go here, and learns which are online there, for as long
-    /// as this runs. It ends at once where there is one node only.
+    /// Tells the other nodes which users come online and go offline here, and learns which users are online
+    /// there. Runs until it is dropped, but ends at once on a server without a cluster.
     pub async fn keep_users(self) {
         let Some(cluster) = self.cluster() else { return };
         let users = self.signed_in();
@@ -114,7 +114,7 @@ impl Topics {
         }
     }
 
-    /// Asks a node for all its users. `false` if it has not told them.
+    /// Asks a node for all its users. Returns `false` if it has not answered completely.
     async fn learn_users_of(&self, node: NodeId) -> bool {
         self.signed_in().begin_replacing(node);
         let (mut all, mut after) = (HashSet::new(), None);

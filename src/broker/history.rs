@@ -1,15 +1,15 @@
 //! The history of a scope: numbers its publications and retains the newest of them.
 //!
-//! Pure: no actor and no clock. All that is retained lies in one log. The publications of a channel are
-//! a list that runs through it, and those of `#general` are another, because they belong to channels
-//! that nobody has named yet. What a subscriber of a place missed is the merge of the lists that it would
-//! have heard, in the order of offsets.
+//! Pure: no actor and no clock. One log has all retained publications. Those of each channel form a list
+//! within the log, and those of `#general` form another, because they also belong to channels that do not
+//! exist yet. The publications that a subscriber missed are the merge, by offset, of the lists that it
+//! would have been sent.
 //!
-//! Whether that merge is complete is decided by what was evicted, never by counting: it is complete
-//! if the newest publication evicted from these lists is not after the subscriber's position. A
-//! channel that has nothing left remembers this until more than [`Retention::channels_max`] channels
-//! do; the channel that has been quiet the longest is then forgotten. Of a forgotten channel it is
-//! only known that nothing behind the newest forgotten publication is missing.
+//! The offsets of evicted publications decide whether that merge is complete, never a count: it is complete
+//! if the newest publication that was evicted from these lists is not after the subscriber's position. A
+//! channel without retained publications keeps that offset. If more than [`Retention::channels_max`]
+//! channels are kept, the one without publications for the longest time is forgotten, and one offset
+//! stands for all forgotten channels: the highest that was evicted from any of them.
 
 use std::time::Duration;
 
@@ -23,82 +23,82 @@ use super::{
     topic_name::ChannelName,
 };
 
-/// When too many channels are remembered, one of this many is forgotten, so that the search for the
-/// quietest ones is paid for by many publications.
+/// When too many channels are remembered, this fraction of them (1/8) is forgotten, so that the cost of the
+/// search for the quietest ones is spread over many publications.
 const FORGOTTEN_SHARE: usize = 8;
 
-/// How much of a scope's publications is retained.
+/// The bounds of a scope's retained publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Publications of each channel, and of `#general`; zero retains nothing.
+    /// The most publications of each channel, and of `#general`; zero retains nothing.
     pub publications_max: usize,
-    /// How long a publication is retained.
+    /// The time for which a publication is retained.
     pub age_max: Duration,
-    /// Channels that are remembered.
+    /// The most channels that are remembered.
     pub channels_max: usize,
 }
 
 impl Retention {
-    /// Retains nothing.
+    /// The bounds that retain nothing.
     pub const NONE: Self = Self { publications_max: 0, age_max: Duration::ZERO, channels_max: 0 };
 
-    /// Whether nothing is retained.
+    /// Returns whether these bounds retain nothing.
     pub fn is_none(&self) -> bool {
         self.publications_max == 0
     }
 }
 
-/// Why a subscriber cannot be given all that it missed.
+/// The reason why a subscriber cannot be sent all publications that it missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
-    /// Its position belongs to another numbering.
+    /// The subscriber's position belongs to another numbering.
     Epoch,
-    /// Its position lies behind the newest publication.
+    /// The subscriber's position is after the newest publication.
     Unknown,
-    /// Something that it would have heard may no longer be retained.
+    /// A publication that it would have been sent may no longer be retained.
     Expired,
-    /// It missed more than may be replayed.
+    /// The subscriber missed more publications than may be replayed.
     TooMuch,
 }
 
 /// The highest offsets that were evicted from a history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Evicted {
-    /// From channels that are not remembered.
+    /// The highest offset from channels that are not remembered.
     pub forgotten: u64,
-    /// At all.
+    /// The highest offset of all.
     pub all: u64,
-    /// From `#general`.
+    /// The highest offset from `#general`.
     pub general: u64,
 }
 
-/// What is to be retained again contradicts what is known already.
+/// The error of restored data that contradicts the present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contradiction;
 
-/// The highest offset with which a numbering is taken up again: none gets there by counting.
+/// The highest offset with which a numbering can be restored. No numbering reaches it by counting.
 const OFFSET_MAX: u64 = u64::MAX / 2;
 
 /// Numbers the publications of one scope and retains the newest of them.
 #[derive(Debug, Clone)]
 pub struct History {
     head: StreamPosition,
-    /// All that is retained, by offset.
+    /// The retained publications, by offset.
     retained: RetainedLog,
     channels: RememberedChannels,
     general: List,
     /// The highest offset evicted from a channel that is not remembered.
     forgotten: u64,
-    /// No list retains more publications.
+    /// The most publications that any list may have at present.
     publications_max: usize,
-    /// How often channels were forgotten because there were too many.
+    /// The number of times that channels were forgotten because there were too many.
     times_forgotten: u64,
-    /// Whether the offsets come from a log that other nodes read as well.
+    /// Whether the offsets come from the log of a cluster.
     is_fed: bool,
 }
 
 impl History {
-    /// Begins a numbering; nothing is published yet.
+    /// Begins a numbering without publications.
     pub fn new(epoch: Epoch) -> Self {
         Self {
             head: StreamPosition { epoch, offset: 0 },
@@ -112,23 +112,23 @@ impl History {
         }
     }
 
-    /// Begins to follow a log that numbers the publications, behind `head`. What the log has up to and
-    /// including the offset `unknown` may be missing here; between that and `head` it has nothing of
-    /// this scope.
+    /// Begins to follow a log that numbers the publications, after `head`. Publications up to and including
+    /// the offset `unknown` may be missing here. Between that offset and `head` the log has none of this
+    /// scope.
     pub fn fed(head: StreamPosition, unknown: u64) -> Self {
         let (retained, general) = (RetainedLog::behind(unknown), List::behind(unknown));
         let new = Self::new(head.epoch);
         Self { head, retained, general, forgotten: unknown, is_fed: true, ..new }
     }
 
-    /// Whether a position of this numbering can be ahead of the newest publication that is known here:
-    /// another node has read more of the log.
+    /// Returns whether a position of this numbering can be after the newest publication here, because another
+    /// node has read more of the log.
     pub fn can_lag(&self) -> bool {
         self.is_fed
     }
 
-    /// Takes up a numbering where another history left it; what that one retained is to follow, first
-    /// by [`remember`](Self::remember) and then by [`retain_again`](Self::retain_again).
+    /// Continues a saved numbering. The caller must then restore the channels by
+    /// [`remember`](Self::remember), and the publications by [`retain_again`](Self::retain_again).
     ///
     /// # Errors
     /// [`Contradiction`].
@@ -138,14 +138,14 @@ impl History {
             return Err(Contradiction);
         }
         let (retained, general) = (RetainedLog::behind(all), List::behind(general));
-        // The bounds may have been others.
+        // The saved publications may exceed the present bounds.
         let publications_max = usize::MAX;
         let new = Self::new(head.epoch);
         Ok(Self { head, retained, general, forgotten, publications_max, ..new })
     }
 
-    /// Remembers a channel from which publications up to the offset `evicted` were evicted. Where
-    /// `channels_max` channels are remembered already, it is forgotten.
+    /// Restores a channel from which publications up to the offset `evicted` were evicted. If `channels_max`
+    /// channels are remembered already, the channel counts as forgotten.
     ///
     /// # Errors
     /// [`Contradiction`].
@@ -166,11 +166,11 @@ impl History {
         Ok(())
     }
 
-    /// Retains a publication again. The oldest ones are evicted if more than `bytes_max` are retained.
-    /// One of a channel that is not remembered is evicted itself.
+    /// Restores a publication. If more than `bytes_max` bytes are retained then, the oldest publications are
+    /// evicted. A publication of a channel that is not remembered counts as evicted.
     ///
     /// # Errors
-    /// [`Contradiction`] if it is not after all that are retained, or was evicted before.
+    /// [`Contradiction`] if its offset is not above those of all retained publications, or was evicted.
     pub fn retain_again(
         &mut self,
         offset: u64,
@@ -198,21 +198,21 @@ impl History {
         Ok(())
     }
 
-    /// What is not retained any more.
+    /// The offsets of evicted publications.
     pub fn evicted(&self) -> Evicted {
         let Self { forgotten, retained, general, .. } = self;
         Evicted { forgotten: *forgotten, all: retained.evicted(), general: general.evicted() }
     }
 
-    /// The channels that are remembered, and the highest offset that was evicted from each. Those with
-    /// the newest publications are the first.
+    /// The remembered channels, and the highest offset that was evicted from each. Channels with newer
+    /// publications precede others.
     pub fn channels(&self) -> Vec<(&ChannelName, u64)> {
         let mut channels: Vec<_> = self.channels.iter().collect();
         channels.sort_unstable_by_key(|(_, list)| std::cmp::Reverse(list.newest()));
         channels.into_iter().map(|(channel, list)| (channel, list.evicted())).collect()
     }
 
-    /// All that is retained, by offset.
+    /// The retained publications, by offset.
     pub fn publications(&self) -> impl Iterator<Item = (u64, &Retained)> {
         self.retained.iter()
     }
@@ -222,33 +222,33 @@ impl History {
         self.head
     }
 
-    /// Whether nothing is retained.
+    /// Returns whether no publication is retained.
     pub fn is_empty(&self) -> bool {
         self.retained.is_empty()
     }
 
-    /// How many publications are retained.
+    /// The number of retained publications.
     pub fn len(&self) -> usize {
         self.retained.len()
     }
 
-    /// Bytes of memory that everything retained and remembered takes.
+    /// The bytes of memory of all retained publications and remembered channels.
     pub fn bytes(&self) -> usize {
         self.retained.bytes() + self.channels.bytes()
     }
 
-    /// How often channels were forgotten because there were too many.
+    /// The number of times that channels were forgotten because there were too many.
     pub fn times_forgotten(&self) -> u64 {
         self.times_forgotten
     }
 
-    /// The time of the oldest publication that is retained, in Unix milliseconds.
+    /// The time of the oldest retained publication, in Unix milliseconds.
     pub fn oldest_ms(&self) -> Option<u64> {
         self.retained.first().map(|(_, oldest)| oldest.at_ms())
     }
 
-    /// Gives a publication, which was accepted at `now_ms`, the next place in the order. Retains it,
-    /// and evicts what is beyond the bounds.
+    /// Gives a publication, which was accepted at `now_ms`, the next offset. Retains it, and evicts
+    /// publications beyond the bounds.
     pub fn append(
         &mut self,
         publication: &Publication,
@@ -259,8 +259,8 @@ impl History {
         self.append_at(offset, publication, now_ms, now_ms, retention)
     }
 
-    /// Takes a publication that has an offset already, above that of the head, and was accepted at
-    /// `at_ms`. Retains it, and evicts what is beyond the bounds as of `now_ms`.
+    /// Takes a publication that a log has numbered, with an offset above that of the head, and that was
+    /// accepted at `at_ms`. Retains it, and evicts publications beyond the bounds as of `now_ms`.
     pub fn append_at(
         &mut self,
         offset: u64,
@@ -283,7 +283,7 @@ impl History {
         self.head
     }
 
-    /// Evicts what is too old.
+    /// Evicts the publications that are too old.
     pub fn expire(&mut self, now_ms: u64, retention: &Retention) {
         let age_max_ms = u64::try_from(retention.age_max.as_millis()).unwrap_or(u64::MAX);
         let is_old = |at_ms: u64| now_ms.saturating_sub(at_ms) >= age_max_ms;
@@ -292,7 +292,7 @@ impl History {
         }
     }
 
-    /// Keeps to these bounds as of now, which may have been others before.
+    /// Applies new bounds, and evicts the publications beyond them.
     pub fn keep_to(&mut self, now_ms: u64, retention: &Retention) {
         if retention.is_none() {
             return self.clear();
@@ -315,7 +315,7 @@ impl History {
         }
     }
 
-    /// Discards all that is retained, and forgets all channels.
+    /// Evicts all publications, and forgets all channels.
     pub fn clear(&mut self) {
         let offset = self.head.offset;
         self.forgotten = offset;
@@ -324,11 +324,11 @@ impl History {
         self.retained.clear(offset);
     }
 
-    /// The publications that a subscriber of one channel, or of the whole scope, would have heard after
+    /// The publications that a subscriber of one channel, or of the whole scope, would have been sent after
     /// `since`, up to and including the offset `up_to`, in order.
     ///
     /// # Errors
-    /// [`Gap`] if that may not be all, or if there are more than `publications_max`.
+    /// [`Gap`] if some may be missing, or if there are more than `publications_max`.
     pub fn after(
         &self,
         channel: Option<&ChannelName>,
@@ -351,8 +351,8 @@ impl History {
         if missed.len() > publications_max { Err(Gap::TooMuch) } else { Ok(missed) }
     }
 
-    /// Whether everything is retained that a subscriber of one channel, or of the whole scope, would
-    /// have heard after an offset.
+    /// Returns whether all publications are retained that a subscriber of one channel, or of the whole scope,
+    /// would have been sent after an offset.
     pub fn is_whole_after(&self, channel: Option<&ChannelName>, offset: u64) -> bool {
         let evicted = match channel {
             None => self.retained.evicted(),
@@ -364,8 +364,8 @@ impl History {
         evicted <= offset
     }
 
-    /// The first publications that are retained after an offset and that a subscriber of one channel
-    /// would have heard, in order; at most `publications_max`.
+    /// The first `publications_max` retained publications after an offset that a subscriber of one channel
+    /// would have been sent, in order.
     pub fn first(
         &self,
         channel: &ChannelName,
@@ -376,8 +376,8 @@ impl History {
         self.at(offsets.take(publications_max))
     }
 
-    /// The newest publications that a subscriber of one channel, or of the whole scope, would have
-    /// heard up to and including the offset `up_to`, in order; at most `publications_max`.
+    /// The newest `publications_max` retained publications up to and including the offset `up_to` that a
+    /// subscriber of one channel, or of the whole scope, would have been sent, in order.
     pub fn newest(
         &self,
         channel: Option<&ChannelName>,
@@ -390,7 +390,7 @@ impl History {
         newest
     }
 
-    /// The offsets of what is retained for a subscriber of one channel, or of the whole scope, after
+    /// The offsets of the retained publications for a subscriber of one channel, or of the whole scope, after
     /// one offset, up to and including another.
     fn offsets(
         &self,
@@ -414,7 +414,7 @@ impl History {
         offsets.filter_map(retained).collect()
     }
 
-    /// Retains the publication at the head, and evicts what its list has too many of.
+    /// Retains the publication at the head, and evicts the oldest ones of its list beyond the bound.
     fn retain(&mut self, publication: &Publication, at_ms: u64, retention: &Retention) {
         let (offset, max) = (self.head.offset, retention.publications_max);
         self.publications_max = self.publications_max.max(max);

@@ -1,10 +1,9 @@
 //! Idempotency keys: a publisher that repeats a request with the same key publishes nothing twice.
 //!
-//! A key is claimed before its publications are accepted and holds their outcome afterwards. A
-//! claim that is dropped without an outcome leaves the key free, so a publisher that gives up, or
-//! is refused, never blocks the repetition. Keys are remembered in memory, for [`REMEMBERED`] after
-//! the outcome is known, and only as many as the limit allows. A graceful stop saves them for the
-//! next start.
+//! A publisher claims a key before its publications are accepted, and the key has their outcome
+//! afterwards. A claim that is dropped without an outcome leaves the key free, so a publisher that gives
+//! up, or is refused, never blocks its own repetition. Keys are kept in memory for [`REMEMBERED`] after
+//! the outcome is known, up to a limit. A graceful stop saves them for the next start.
 //!
 //! Nothing here reads a clock: every call takes the time.
 
@@ -110,7 +109,7 @@ impl IdempotencyKey {
         bytes
     }
 
-    /// The key with these bytes; `None` if no key has them.
+    /// The key with these bytes; `None` if they are not those of a key.
     pub(super) fn from_bytes([party, digest @ ..]: [u8; 33]) -> Option<Self> {
         let party = match party {
             0 => Party::Application,
@@ -142,7 +141,7 @@ impl ContentDigest {
             };
             let [scope, event] = [scope.as_str(), event.as_str()].map(str::as_bytes);
             for part in [scope, destination.as_bytes(), event, kind, payload] {
-                // With the length before each part, no two contents are the same bytes.
+                // Each part is preceded by its length, so that no two contents yield the same bytes.
                 hasher.update((part.len() as u64).to_le_bytes());
                 hasher.update(part);
             }
@@ -161,7 +160,7 @@ impl ContentDigest {
     }
 }
 
-/// A key that is done.
+/// A key whose outcome is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RememberedKey<T> {
     pub(super) app: AppId,
@@ -179,9 +178,9 @@ pub(super) enum Claim<T> {
     /// Another publisher has claimed it with the same content. The key is to be claimed again once
     /// that publisher has ended.
     UnderWay(Other),
-    /// The same content was published with it, with this outcome.
+    /// The same content was published with the key, with this outcome.
     Done(T),
-    /// Other content was published with it, or is under way.
+    /// Other content was published with the key, or is under way.
     OtherContent,
 }
 
@@ -209,14 +208,14 @@ struct Inner<T> {
 
 struct State<T> {
     books: HashMap<(AppId, Party), PartyBook<T>>,
-    /// The claims so far.
+    /// The number of claims so far.
     claims: u64,
 }
 
 /// The keys of one party of one app.
 struct PartyBook<T> {
     entries: HashMap<Digest, KeyEntry<T>>,
-    /// The keys that are done and the times at which they were, oldest first.
+    /// The finished keys and the times of their outcomes, oldest first.
     done: VecDeque<(Instant, Digest)>,
 }
 
@@ -236,18 +235,18 @@ pub(super) struct Claimed<T> {
     app: AppId,
     key: IdempotencyKey,
     claim: u64,
-    /// Tells the publishers that wait for this one, when it is dropped.
+    /// Wakes the publishers that wait for this one when it is dropped.
     _ended: watch::Sender<()>,
 }
 
 impl<T: Clone> IdempotencyKeys<T> {
-    /// Remembers at most `keys_max` keys of each app's own, and as many of its visitors.
+    /// Remembers for each app at most `keys_max` keys of the application, and as many of its visitors.
     pub(super) fn new(keys_max: usize) -> Self {
         let state = State { books: HashMap::new(), claims: 0 };
         Self(Arc::new(Inner { keys_max, state: Mutex::new(state) }))
     }
 
-    /// Claims a key of an app for this content, or answers its state.
+    /// Claims a key of an app for this content, or returns the state that prevents it.
     pub(super) fn claim(
         &self,
         app: AppId,
@@ -295,7 +294,7 @@ impl<T: Clone> IdempotencyKeys<T> {
         entries.filter_map(publisher).collect()
     }
 
-    /// The keys that are done. Those of one party of one app follow each other, oldest first.
+    /// The finished keys. Those of one party of one app are consecutive, oldest first.
     pub(super) fn remembered(&self, now: Instant) -> Vec<RememberedKey<T>> {
         self.expire(now);
         let state = self.state();
@@ -313,8 +312,8 @@ impl<T: Clone> IdempotencyKeys<T> {
         state.books.iter().flat_map(of_book).collect()
     }
 
-    /// Remembers keys again, in the order in which [`remembered`](Self::remembered) answers them.
-    /// Nothing may have been published yet. Answers the number of remembered keys.
+    /// Restores keys, in the order in which [`remembered`](Self::remembered) returns them. It must be called
+    /// before any publication. Returns the number of restored keys.
     pub(super) fn remember_again(
         &self,
         keys: impl IntoIterator<Item = RememberedKey<T>>,
@@ -337,7 +336,7 @@ impl<T: Clone> IdempotencyKeys<T> {
         state.books.values().map(|book| book.done.len()).sum()
     }
 
-    /// Forgets the keys that have expired. A claim forgets only those beside its own key.
+    /// Forgets the keys that have expired. A claim does so only for the keys of its own party.
     pub(super) fn expire(&self, now: Instant) {
         self.state().books.retain(|_, book| {
             book.expire(now);
@@ -355,7 +354,8 @@ impl<T: Clone> IdempotencyKeys<T> {
 }
 
 impl<T> IdempotencyKeys<T> {
-    /// The state; no code that may panic holds the lock over a change that is half done.
+    /// The state. It is consistent even after a panic, because no code that may panic holds the lock during a
+    /// change.
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -383,7 +383,7 @@ impl<T> PartyBook<T> {
 }
 
 impl<T> Claimed<T> {
-    /// Remembers the outcome. Answers whether the oldest key was forgotten early to make room for it.
+    /// Remembers the outcome. Returns whether the oldest key was forgotten early to make room for it.
     pub(super) fn complete(self, outcome: T, now: Instant) -> bool {
         let mut state = self.keys.state();
         let Some(book) = state.books.get_mut(&(self.app, self.key.party)) else { return false };
@@ -398,7 +398,7 @@ impl<T> Claimed<T> {
             book.forget_oldest();
         }
         is_full
-        // `self` takes the lock again when it is dropped, after `state` has given it back.
+        // `self` takes the lock again when it is dropped, which is after `state` has released it.
     }
 }
 
@@ -415,7 +415,7 @@ impl<T> Drop for Claimed<T> {
 }
 
 impl<T> KeyProgress<T> {
-    /// Whether the key is under way by this claim.
+    /// Returns whether the key is claimed by this claim.
     fn is_of(&self, own: u64) -> bool {
         matches!(self, Self::UnderWay { claim, .. } if *claim == own)
     }

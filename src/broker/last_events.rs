@@ -5,8 +5,8 @@
 //! A stream notes an event when it gives it its position: a join whose boundary is not before that
 //! position therefore finds it here, and all other joins receive it live.
 //!
-//! A node that begins asks another one for the events, because the log that the nodes share may no
-//! longer have all of them.
+//! A starting node asks another one for the events, because the log of the cluster may no longer have all
+//! of them.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use super::{
     topic_name::{ChannelName, Scope},
 };
 
-/// The memory that an event takes beside its texts, in bytes.
+/// The memory that an event takes in addition to its texts, in bytes.
 const ENTRY_BYTES: usize = 256;
 
 /// The bounds of the kept events.
@@ -83,7 +83,7 @@ struct OfApp {
     bytes: usize,
 }
 
-/// Names a cache channel. They are told in this order.
+/// A cache channel of an app. Nodes send each other their events in this order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct CacheKey {
     app: i32,
@@ -91,7 +91,7 @@ pub(super) struct CacheKey {
     channel: ChannelName,
 }
 
-/// The last event of a channel, as one node tells it to another.
+/// The last event of a channel, as one node sends it to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ToldEvent {
     /// The channel.
@@ -110,7 +110,7 @@ struct LastEntry {
     bytes: usize,
 }
 
-/// The cache channel that keeps a publication, if any does.
+/// The cache channel that keeps a publication, if there is one.
 pub(super) fn cache_channel(publication: &Publication) -> Option<&ChannelName> {
     let Publication { scope, destination, event, payload, origin, .. } = publication;
     let (Destination::Channel(channel), Payload::Json(_)) = (destination, payload) else {
@@ -128,7 +128,7 @@ impl LastEvents {
     }
 
     /// Keeps a publication that was given its position at `now_ms`, in Unix milliseconds, if it is for a
-    /// cache channel. Answers which bound that exceeded.
+    /// cache channel. Returns the bound that was exceeded by it, if any.
     pub(super) fn note(
         &self,
         publication: &Publication,
@@ -160,8 +160,8 @@ impl LastEvents {
         Some(LastEvent { event, payload, position: *position, left })
     }
 
-    /// The events of the channels after one, in their order: as many as have so many bytes, and at least
-    /// one if there is any.
+    /// The events of the channels after `after`, in their order, up to `bytes_max` bytes. At least one event is
+    /// returned if there is any.
     pub(super) fn page(&self, after: Option<&CacheKey>, bytes_max: usize) -> Vec<ToldEvent> {
         let kept = self.kept();
         let mut apps: Vec<_> = kept.apps.iter().collect();
@@ -187,7 +187,8 @@ impl LastEvents {
         told
     }
 
-    /// Keeps an event that another node has told, unless a newer one of the same channel is kept.
+    /// Keeps an event of another node, unless a newer one of the same channel is kept. Returns the bound that
+    /// was exceeded by it, if any.
     pub(super) fn adopt(&self, told: ToldEvent) -> Option<Limit> {
         let ToldEvent { key: CacheKey { app, scope, channel }, event, payload, position, at_ms } =
             told;
@@ -250,7 +251,7 @@ impl LastEntry {
 impl Kept {
     fn insert(&mut self, app: AppId, key: (Scope, ChannelName), entry: LastEntry) {
         let of_app = self.apps.entry(app).or_default();
-        // The event is removed first, so that it becomes the newest.
+        // The event of the channel is removed first, so that the new one is the newest.
         let before = of_app.events.remove(&key).map_or(0, |before| before.bytes);
         let added = entry.bytes;
         of_app.events.insert(key, entry);

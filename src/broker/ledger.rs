@@ -79,7 +79,7 @@ impl RetentionLedger {
         self.0.last_events.sweep(now_ms, is_active);
     }
 
-    /// Whether there is such an app, as of now.
+    /// Returns whether the app exists.
     pub(super) fn has(&self, app: AppId) -> bool {
         self.0.apps.load().by_id(app).is_some()
     }
@@ -89,12 +89,12 @@ impl RetentionLedger {
         self.0.apps.load().by_id(app).map(|app| app.inserted_at.timestamp_micros())
     }
 
-    /// Bytes that all apps retain.
+    /// The bytes of memory that all apps retain.
     pub(super) fn bytes(&self) -> usize {
         self.0.bytes.load(Relaxed)
     }
 
-    /// Publications that all apps retain.
+    /// The number of publications that all apps retain.
     pub(super) fn publications(&self) -> usize {
         self.0.publications.load(Relaxed)
     }
@@ -108,7 +108,7 @@ impl RetentionLedger {
 /// An amount of retained publications.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct RetainedTotals {
-    /// The memory that it takes.
+    /// The bytes of memory.
     pub(super) bytes: usize,
     /// The number of publications.
     pub(super) publications: usize,
@@ -161,7 +161,7 @@ impl Account {
         self.bytes() > limits.app_bytes_max || self.ledger.bytes() > limits.bytes_max
     }
 
-    /// Bytes that the app retains.
+    /// The bytes of memory that the app retains.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }

@@ -26,7 +26,7 @@ use super::{
 /// The subscribers of one scope on one thread. It exists from the first subscriber to the last one.
 pub(super) struct ScopeSubscribers {
     pub(super) stream: Arc<Stream>,
-    /// The newest publication that they were handed, or that came before the first of them.
+    /// The position of the newest publication that was delivered to them, or before the first of them joined.
     heard: Cell<StreamPosition>,
     pub(super) counted: DeliveryCounters,
     pub(super) whole: Option<Group>,
@@ -40,7 +40,7 @@ pub(super) struct DeliveryCounters {
 }
 
 impl ScopeSubscribers {
-    /// A scope without subscribers, which will be handed everything after `head`.
+    /// A scope without subscribers, which will receive all publications after `head`.
     pub(super) fn new(
         stream: Arc<Stream>,
         head: StreamPosition,
@@ -49,14 +49,13 @@ impl ScopeSubscribers {
         Self { stream, heard: Cell::new(head), counted, whole: None, channels: HashMap::new() }
     }
 
-    /// The newest publication that they were handed, or that came before the first of them.
+    /// The position of the newest publication that was delivered to them, or before the first of them joined.
     pub(super) fn heard(&self) -> StreamPosition {
         self.heard.get()
     }
 
-    /// Notes that they are handed a publication; `false` if it is not for them: it was on its way
-    /// to earlier subscribers of this thread, which have left, or belongs to an epoch that was
-    /// forgotten.
+    /// Notes that a publication is about to be delivered. Returns `false` if it must not be: it was on its way
+    /// to earlier subscribers of this thread, which have left, or belongs to an epoch that was forgotten.
     pub(super) fn hear(&self, position: StreamPosition) -> bool {
         let heard = self.heard.get();
         let is_next = position.epoch == heard.epoch && position.offset > heard.offset;
@@ -66,7 +65,7 @@ impl ScopeSubscribers {
         is_next
     }
 
-    /// Goes on after a position, up to which publications may be missing.
+    /// Continues after a position, up to which publications may be missing.
     pub(super) fn interrupt(&self, head: StreamPosition) {
         self.heard.set(head);
     }
@@ -76,8 +75,7 @@ impl ScopeSubscribers {
         self.whole.is_none() && self.channels.is_empty()
     }
 
-    /// The members of a place of this scope. `topic` becomes its name if there
-    /// are none yet.
+    /// The members of a place of this scope. A new group gets `topic` as its name.
     pub(super) fn group_mut(&mut self, place: &Place, topic: &ByteString) -> &mut Group {
         let new_group = || Group::new(place.clone(), topic.clone());
         match &place.channel {
@@ -94,7 +92,7 @@ impl ScopeSubscribers {
         }
     }
 
-    /// Whether a session is sent the number of a channel's subscribers.
+    /// Returns whether a session is sent the number of a channel's subscribers.
     pub(super) fn is_told_count(&self, channel: &ChannelName, session: SessionId) -> bool {
         let group = self.channels.get(channel);
         group.is_some_and(|group| group.is_told_count(session))
@@ -123,17 +121,17 @@ impl ScopeSubscribers {
 /// The result of removing a session from a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// There was nothing to remove.
+    /// The session had not joined there.
     Absent,
-    /// The session was not tracked there, or is tracked still under another name of the place.
+    /// The session has left. It was not tracked there, or still is under another name of the place.
     Left,
-    /// The session was tracked there and is tracked no longer.
+    /// The session has left, and is no longer tracked there.
     LeftPresence,
 }
 
 /// The members of one place: a channel, or a scope as a whole.
 ///
-/// They may call it by different names, and each is sent frames with the name that it joined.
+/// The members may have joined the place under different names, and each is sent frames with its own name.
 /// Nearly all groups have one name only, which needs no allocation.
 pub(super) struct Group {
     place: Arc<Place>,
@@ -156,7 +154,7 @@ struct EnteringSession {
 pub(super) struct TakenIn {
     pub(super) topic: ByteString,
     pub(super) format: Format,
-    /// The offset after which it is handed everything.
+    /// The offset after which every publication is delivered to it.
     pub(super) attached: u64,
     pub(super) wanted: Option<Wanted>,
 }
@@ -175,8 +173,8 @@ pub(super) struct TopicSubscriber {
     pub(super) outbox: Arc<Outbox>,
     /// The user of its join. The grant of the join shares this value.
     pub(super) user: Option<Arc<ShownSub>>,
-    /// The offset after which it has been handed everything, over all its joins. It is handed
-    /// nothing up to this offset.
+    /// The offset after which every publication has been delivered to it, over all its joins. No publication up
+    /// to this offset is delivered.
     pub(super) attached: u64,
     encoders: &'static Encoders,
     pub(super) id: SubscriptionId,
@@ -187,8 +185,7 @@ pub(super) struct TopicSubscriber {
 }
 
 impl TopicSubscriber {
-    /// A subscriber without a user, which is not tracked and has been handed everything up to an
-    /// offset.
+    /// A subscriber without a user, which is not tracked and receives all publications after `attached`.
     pub(super) fn new(
         outbox: Arc<Outbox>,
         id: SubscriptionId,
@@ -200,7 +197,7 @@ impl TopicSubscriber {
         Self { outbox, user, attached, encoders, id, slot, positions_follow_json, is_tracked }
     }
 
-    /// How it wants publications spelled.
+    /// The encoding of its publications.
     pub(super) fn format(&self) -> Format {
         let Self { slot, positions_follow_json, encoders, .. } = *self;
         Format { slot, positions_follow_json, encoders }
@@ -229,7 +226,7 @@ impl Group {
         self.namings().map(|naming| naming.members.len()).sum()
     }
 
-    /// Whether it has no members, and no pending ones.
+    /// Returns whether the group has no members, and no pending ones.
     fn is_deserted(&self) -> bool {
         self.entering.is_empty() && self.namings().all(|naming| naming.members.is_empty())
     }
@@ -250,7 +247,7 @@ impl Group {
         &mut self.others[at]
     }
 
-    /// Makes a session a member under this name; `true` if it was none.
+    /// Makes a session a member under this name. Returns `true` if it was not one before.
     pub(super) fn join(
         &mut self,
         session: SessionId,
@@ -265,13 +262,13 @@ impl Group {
         before.is_none()
     }
 
-    /// The offset behind which a session has been handed everything under this name.
+    /// The offset after which every publication has been delivered to a session under this name.
     pub(super) fn attached(&self, session: SessionId, topic: &ByteString) -> Option<u64> {
         let naming = self.namings().find(|naming| naming.topic == *topic)?;
         naming.members.get(&session).map(|member| member.attached)
     }
 
-    /// Notes the offset behind which a session has been handed everything under this name.
+    /// Sets the offset after which every publication is delivered to a session under this name.
     pub(super) fn set_attached(&mut self, session: SessionId, topic: &ByteString, attached: u64) {
         let mut namings = iter::once(&mut self.first).chain(&mut self.others);
         let naming = namings.find(|naming| naming.topic == *topic);
@@ -280,7 +277,7 @@ impl Group {
         }
     }
 
-    /// Notes that the tracker is asked for a session; `true` if it was no member under this name.
+    /// Notes that the tracker is asked about a session. Returns `true` if it was not a member under this name.
     pub(super) fn expect(
         &mut self,
         session: SessionId,
@@ -300,8 +297,8 @@ impl Group {
         (member.id == id).then(|| member.outbox.clone())
     }
 
-    /// Makes a session that waited for the tracker's answer a member, which is handed everything
-    /// behind this offset unless it was a member before.
+    /// Makes a session that waited for the tracker's answer a member. Unless it was one before, it receives all
+    /// publications after the offset `boundary`.
     pub(super) fn take_in(&mut self, session: SessionId, boundary: u64) -> Option<TakenIn> {
         let EnteringSession { topic, mut member, wanted } = self.entering.remove(&session)?;
         let attached = self.attached(session, &topic).unwrap_or(boundary);
@@ -421,7 +418,7 @@ impl Naming {
         for (first, part) in self.parts(placed.except()) {
             for (nth, member) in (first..).zip(part.values()) {
                 if offset <= member.attached {
-                    // The client has this from another thread, which was ahead.
+                    // The client has received this from another thread, which was ahead of this one.
                     continue;
                 }
                 let spell = || placed.frame(member.format(), level, &self.topic);
@@ -524,7 +521,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The member whose turn it is, if the time for another turn has come; the caller passes the
+    /// The index of the member at which the latency is measured, if a measurement is due. The caller passes the
     /// time, so that no clock is read for it.
     pub(super) fn turn(&self, now: Instant) -> Option<usize> {
         let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;

@@ -1,10 +1,10 @@
 //! The core: delivers each publication to all its subscribers, in one order per scope.
 //!
-//! This room has no wire protocol. [`Topics`] is the entry point: every publication passes through
-//! it. Behind it the `directory` finds the `stream` of the scope, where the order lives: it numbers
-//! publications, retains the newest of them in a [`history`], and passes them to one [`fanout`]
-//! actor per worker thread, which has the subscribers of its thread. The lock of the stream is held
-//! from the numbering to the last mailbox, so each fan-out gets publications in this order.
+//! This room has no wire protocol. [`Topics`] is the entry point: every publication passes through it.
+//! The `directory` finds the `stream` of the scope, which defines the order: it numbers publications,
+//! retains the newest of them in a [`history`], and passes them to one [`fanout`] actor per worker thread,
+//! which has the subscribers of its thread. The lock of the stream is held from the numbering until all
+//! mailboxes have the publications, so each fan-out receives them in this order.
 //!
 //! The `ledger` counts how much each app retains and may retain. A join that names a [`position`]
 //! gets a [`recovery`]: the fan-out asks the stream for the missed publications, and encodes them
@@ -19,10 +19,11 @@
 //! Apps share the server. `permits` bound how many publications of one app are under way, and a
 //! fan-out serves the apps by `turns`, so a busy app delays the others little.
 //!
-//! A server of one node gives publications their numbers itself. Where several nodes share a log, the
-//! `cluster` appends publications to it and feeds the streams from it: see `numbering`.
+//! A server without a cluster gives publications their numbers itself. In a cluster, several nodes share a
+//! log: the `cluster` appends publications to it and feeds the streams from it, and its offsets are the
+//! numbers: see `numbering`.
 //!
-//! Sessions may be signed in as [`users`], and watch which others are.
+//! Sessions may be signed in as [`users`], and watch which other users are online.
 //!
 //! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel.
 //! It announces changes through the stream, so announcements share the order.
@@ -83,7 +84,7 @@ pub use receipt::Receipt;
 pub use topic_name::{ChannelName, Scope, TopicName};
 pub use topics::{OnceError, PublishError, Published, Topics};
 
-/// Unix milliseconds, by the system's clock.
+/// The time in Unix milliseconds, by the system's clock.
 fn now_ms() -> u64 {
     u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default()
 }

@@ -1,22 +1,21 @@
-//! Nodes: the servers that share their topics.
+//! Nodes: the servers of a cluster.
 
 pub use crate::engine::NodeId;
 
 impl NodeId {
-    /// The only server: one that shares its topics with no other.
+    /// The number of a server without a cluster.
     pub const ONLY: Self = Self(0);
 
-    /// The bits of a number that count within a node. The higher bits are the node.
+    /// The number of bits that count within a node. The higher bits are the number of the node.
     const BITS: u32 = u64::BITS - u16::BITS;
 
-    /// The `nth` number of this node, which is a number of no other node. The only server counts from
-    /// zero.
+    /// The `nth` id of this node, which no other node gives. A server without a cluster counts from zero.
     pub(super) fn number(self, nth: u64) -> u64 {
-        debug_assert!(nth >> Self::BITS == 0, "a node never gives so many numbers");
+        debug_assert!(nth >> Self::BITS == 0, "a node gives fewer ids than these bits can count");
         u64::from(self.0) << Self::BITS | nth
     }
 
-    /// The node that gave a number.
+    /// The node that gave an id.
     pub(super) fn of(number: u64) -> Self {
         Self((number >> Self::BITS) as u16)
     }

@@ -1,9 +1,9 @@
 //! The numbering of publications: the source of the epoch and the offsets of a scope.
 //!
-//! A server of one node numbers the publications of each scope itself. Where several nodes share a
-//! log, a publication has the offset of its record in the log's partition, which is the same on all
-//! nodes. In that case this node notes the position up to which it has read each partition, and the
-//! offsets that it has not retained.
+//! A server without a cluster numbers the publications of each scope itself. In a cluster, a publication
+//! has the offset of its record in the log's partition, which is the same on all nodes. In that case this
+//! node notes the position up to which it has read each partition, and the offsets of publications that it
+//! has not retained.
 
 use std::{
     collections::HashMap,
@@ -22,16 +22,16 @@ use super::{
     topic_name::Scope,
 };
 
-/// The most apps for which a partition notes separately what was not retained. Beyond that, it is
-/// noted for all apps together.
+/// The most apps for which a partition notes separately the offsets that were not retained. Beyond it, they
+/// are noted for all apps together.
 const APPS_MAX: usize = 10_000;
 
 /// The source of epochs and offsets. Clones share it.
 #[derive(Clone)]
 pub(super) enum Numbering {
-    /// This server numbers.
+    /// This server.
     Own(Arc<Epochs>),
-    /// A log numbers, which other nodes read as well.
+    /// The log of a cluster.
     Log(Arc<Heads>),
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Heads(Box<[Followed]>);
 
 struct Followed {
     head: Mutex<PartitionHead>,
-    /// The lock is never held while something else is awaited.
+    /// The missing offsets. The lock is never held across an await.
     gaps: Mutex<Gaps>,
 }
 
@@ -51,20 +51,20 @@ pub(super) struct PartitionHead {
     next: u64,
 }
 
-/// The offsets of one partition up to and including which something may be missing here.
+/// The offsets of one partition up to and including which publications may be missing here.
 #[derive(Default)]
 struct Gaps {
-    /// Publications of any app.
+    /// The offset for publications of any app.
     all: u64,
-    /// Publications of single apps, which were not retained at that time, or no longer.
+    /// The offsets for publications of single apps, which were not retained, or are not retained any more.
     apps: HashMap<AppId, u64>,
 }
 
-/// The numbering of one scope, while nothing of its partition is read from the log.
+/// The numbering of one scope, while its partition of the log is locked.
 pub(super) enum ScopeNumbering<'a> {
-    /// This server numbers.
+    /// This server.
     Own(&'a Epochs),
-    /// A log numbers.
+    /// The log of a cluster.
     Log(Following<'a>),
 }
 
@@ -87,7 +87,7 @@ pub(super) fn read_scope(bytes: &[u8]) -> Option<ScopeKey> {
 }
 
 impl Numbering {
-    /// This server numbers.
+    /// The numbering of a server without a cluster.
     pub(super) fn own() -> Self {
         Self::Own(Arc::new(Epochs::new()))
     }
@@ -100,7 +100,7 @@ impl Numbering {
         }
     }
 
-    /// Notes that the history of a scope was dropped, which had come to this position.
+    /// Notes that the history of a scope was dropped, whose newest publication had this position.
     pub(super) fn forgotten(&self, key: &ScopeKey, head: StreamPosition) {
         if let Self::Log(heads) = self {
             heads.followed(heads.partition_of(key)).gaps().add(key.app, head.offset);
@@ -127,7 +127,7 @@ impl ScopeNumbering<'_> {
 }
 
 impl Heads {
-    /// This many partitions, of which nothing is read yet.
+    /// A number of partitions, of which no record has been read.
     pub(super) fn new(partitions: u16) -> Self {
         let new = || Followed {
             head: Mutex::new(PartitionHead { epoch: LogEpoch(0), next: 1 }),
@@ -148,7 +148,7 @@ impl Heads {
     }
 
     fn followed(&self, Partition(nth): Partition) -> &Followed {
-        // An engine hands over no partition beyond the number it was asked for.
+        // An engine delivers no partition beyond the number that was requested.
         &self.0[usize::from(nth) % self.0.len()]
     }
 }
@@ -164,17 +164,17 @@ fn lock(gaps: &Mutex<Gaps>) -> MutexGuard<'_, Gaps> {
 }
 
 impl Following<'_> {
-    /// Notes that the record at this offset is read.
+    /// Notes that the record at this offset has been read.
     pub(super) fn read(&mut self, offset: u64) {
         self.head.next = offset + 1;
     }
 
-    /// Notes that an app retained nothing of a record at this offset.
+    /// Notes that the publication of an app at this offset was not retained.
     pub(super) fn skip(&mut self, app: AppId, offset: u64) {
         lock(self.gaps).add(app, offset);
     }
 
-    /// Goes on at an offset of an epoch; everything below it is unknown here.
+    /// Continues at an offset of an epoch. Publications below it may be missing here.
     pub(super) fn go_on(&mut self, epoch: LogEpoch, next: u64) {
         *self.head = PartitionHead { epoch, next };
         *lock(self.gaps) = Gaps { all: next.saturating_sub(1), apps: HashMap::new() };

@@ -1,8 +1,8 @@
 //! Occupancy: the number of subscribers of an app's topics, counted when it is requested.
 //!
-//! The question goes to every node and every fan-out, which answers for its own thread with no more
-//! places than were requested; the answers are added. If one does not answer there is no figure at
-//! all, rather than one that is too low.
+//! The question goes to every fan-out of every node, which answers for its own thread with no more places
+//! than were requested, and the answers are added up. If one does not answer, the question fails, because
+//! the sum would be too low.
 
 use std::{
     cmp::Ordering,
@@ -53,17 +53,17 @@ impl PartialOrd for Rank {
     }
 }
 
-/// A selection of an app's occupied places, with the most that are wanted.
+/// A selection of an app's occupied places.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
     /// The app.
     pub app: AppId,
-    /// Of this scope alone.
+    /// The only scope; `None` selects all.
     pub scope: Option<Scope>,
     /// The prefix of the channels that are counted. A scope as a whole counts only with an empty
     /// prefix.
     pub prefix: String,
-    /// Only places after this one.
+    /// The place after which the selection begins; `None` selects all.
     pub after: Option<Rank>,
     /// The most places in the answer; the first ones are taken.
     pub places_max: usize,
@@ -94,7 +94,7 @@ impl Handler<Occupancy> for Fanout {
     type Result = MessageResult<Occupancy>;
 
     fn handle(&mut self, Occupancy(survey): Occupancy, _: &mut Self::Context) -> Self::Result {
-        // No more places are kept than are wanted: the last one is dropped.
+        // No more places are kept than were requested: the last one is dropped.
         let mut first = BinaryHeap::new();
         for (rank, subscribers) in self.occupied(survey.app, survey.scope.as_ref()) {
             if survey.wants(&rank) {
@@ -136,14 +136,14 @@ impl Topics {
         Ok(self.everywhere(SubscribersQuestion(place)).await?.into_iter().sum())
     }
 
-    /// Tells the subscribers of a channel that want to know how many they are, after some time.
+    /// Sends the number of a channel's subscribers, after some time, to those that are sent it.
     pub(super) async fn tell_count_after(&self, wait: Duration, place: Place, stream: Arc<Stream>) {
         let Some(channel) = place.channel.clone() else { return };
         if !wait.is_zero() {
             sleep(wait).await;
         }
         let is_needed = stream.counts().begin(&channel);
-        // Without an answer nothing is told; the next change is.
+        // If not every thread answers, no number is sent; the next change causes another attempt.
         if let Ok(count) = self.subscribers(place).await
             && (is_needed || stream.counts().last(&channel) != Some(count))
         {
@@ -164,8 +164,8 @@ impl Topics {
     }
 }
 
-/// The first places of all answers. Each thread and each node has answered its first ones, so none
-/// is missing.
+/// The first places of all answers. None is missing, because each answer has the first places of its
+/// thread or node.
 fn added_up(parts: impl Iterator<Item = (Rank, usize)>, places_max: usize) -> Occupied {
     let mut all = Occupied::new();
     for (rank, subscribers) in parts {
@@ -201,8 +201,8 @@ impl ClusterQuestion for SubscribersQuestion {
     }
 }
 
-/// The subscribers of a thread that was lost during the question may be back by now, on another
-/// thread.
+/// Takes the answer of a thread. A thread that was lost during the question makes it fail, because its
+/// subscribers may have reconnected to other threads meanwhile, or not.
 fn answer<T>(asked: Asked<T>) -> Result<T, Unanswered> {
     match asked {
         Asked::Answered(answer) => Ok(answer),

@@ -1,4 +1,4 @@
-//! Outboxes: the bounded queue from the broker to one session.
+//! Outboxes: the bounded queues from the broker to the sessions.
 //!
 //! An outbox replaces an actor's mailbox, because deliveries are the most frequent operation: one
 //! uncontended lock, one slot in a queue, and one wake-up for all frames until the session runs.
@@ -22,14 +22,14 @@ use super::{
     users::OnlineChange,
 };
 
-/// Slots that an empty queue keeps. Further capacity is given back, or every session that once had
-/// two frames at a time would keep room for four.
+/// The capacity that an empty queue keeps. Further capacity is freed, because every session that once had
+/// two frames at a time would otherwise keep memory for four.
 const SLOTS_KEPT: usize = 1;
 
-/// A load below this fraction of the limit is small: all the frames of another turn still fit.
+/// A load below this fraction of the limit (1/8) is small: all the frames of another turn still fit.
 const LITTLE_SHARE: usize = 8;
 
-/// The fraction of the limit that a replay may take.
+/// The fraction of the limit (1/2) that a replay may take.
 const REPLAY_SHARE: usize = 2;
 
 /// A message from the broker to a session.
@@ -46,24 +46,24 @@ pub enum ToSession {
 pub enum News {
     /// The answer to a subscription that the session requested.
     Joined(SubscriptionId, Result<Box<Joined>, SubscribeError>),
-    /// An app was changed or deleted: its joins are judged again.
+    /// An app was changed or deleted: the session's joins of it are judged again.
     AppChanged(AppId),
     /// An app ends some of its joins.
     Disconnect(Arc<Disconnection>),
     /// Publications to a place may be missing: its joins end, so that their clients join again and
     /// learn of it.
     Interrupted(Box<Place>),
-    /// Users that the session watches are online, or no longer.
+    /// Users that the session watches have come online or gone offline.
     Online(Arc<OnlineChange>),
-    /// Nothing has come from the client for the idle timeout: the conversation decides whether the
-    /// session goes on.
+    /// The client has sent nothing for the idle timeout: the conversation decides whether the session
+    /// continues.
     Silent,
-    /// Close.
+    /// The session must close.
     End(Ending),
 }
 
 impl News {
-    /// The bytes that it occupies in the outbox.
+    /// The bytes that the news counts in the outbox.
     fn size_bytes(&self) -> usize {
         match self {
             Self::Joined(_, Ok(joined)) => {
@@ -86,9 +86,9 @@ impl News {
 pub enum Ending {
     /// The session does not take its frames: its outbox exceeds its limit.
     SlowConsumer(Excess),
-    /// The client took nothing of a write for too long.
+    /// The client accepted no bytes of a write for too long.
     Stuck,
-    /// Nothing came from the client for too long.
+    /// The client sent nothing for too long.
     Idle,
     /// The client began a message and did not complete it in time.
     SlowMessage,
@@ -99,35 +99,35 @@ pub enum Ending {
     Unfinished,
     /// The client of a long-poll session did not fetch its frames.
     NotFetching,
-    /// It was opened, and its client never came for anything.
+    /// The client of a long-poll session never fetched anything.
     NeverFetched,
-    /// It joined nothing, where that costs its place.
+    /// The session joined no topic in time.
     Unjoined,
-    /// It sent more than may wait for its turn.
+    /// The client sent more messages than may wait to be processed.
     InboxFull,
     /// The server stops.
     Shutdown,
-    /// An actor it depended on is gone: it must come back to be heard again.
+    /// An actor on which the session depended is gone, so its client must reconnect.
     Broken,
 }
 
-/// Of what there is too much.
+/// The part of a load that exceeds its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Excess {
-    /// Frames.
+    /// The number of frames.
     Frames,
-    /// Bytes.
+    /// The bytes of the frames.
     Bytes,
-    /// Bytes of all sessions together, of which most waited for this one.
+    /// The bytes of all sessions together, of which this session held the most.
     AllBytes,
 }
 
 /// The load of an outbox, or its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
-    /// Frames; news counts as one.
+    /// The number of frames. A message of news counts as one.
     pub frames: usize,
-    /// Their bytes.
+    /// The bytes of the frames.
     pub bytes: usize,
 }
 
@@ -159,9 +159,9 @@ pub enum NextItem {
     Frame,
     /// News, or [`wake_session`](Outbox::wake_session) was called.
     News,
-    /// Nothing; the caller is woken once there is something.
+    /// The outbox is empty, and the caller will be woken by the next item.
     Nothing,
-    /// Nothing, now or later.
+    /// The outbox is closed, and will have no more items.
     Closed,
 }
 
@@ -191,7 +191,7 @@ struct State {
     /// The rarely needed state, while there is any.
     aside: Option<Box<Aside>>,
     ending: Option<Ending>,
-    /// Whether `wake_session` was called since the last look.
+    /// Whether `wake_session` was called since the session last polled.
     was_woken: bool,
     /// Whether the session has stopped taking.
     is_closed: bool,
@@ -201,19 +201,19 @@ struct State {
 struct Aside {
     /// Whether a join is under way.
     is_joining: bool,
-    /// Subscriptions that were left, until the fan-out has confirmed it.
+    /// The subscriptions that the session has left and that the fan-out has not detached yet.
     left: Vec<SubscriptionId>,
     /// The load of the frames that the session has taken and keeps until its client fetches them.
     kept: Load,
     bodies: SharedBodies,
-    /// The frames that come ahead of the queue.
+    /// The frames that precede the queue.
     replay: PendingReplay,
 }
 
 /// The frames that are replayed to a join after its answer.
 #[derive(Default)]
 struct PendingReplay {
-    /// The subscription it belongs to.
+    /// The subscription to which this belongs.
     of: Option<SubscriptionId>,
     frames: VecDeque<Frame>,
 }
@@ -235,7 +235,7 @@ struct SharedBody {
 
 struct OutboxEntry {
     what: ToSession,
-    /// The subscription it belongs to.
+    /// The subscription to which this belongs.
     of: Option<SubscriptionId>,
 }
 

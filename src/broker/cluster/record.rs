@@ -192,7 +192,7 @@ impl MembersEntry {
 }
 
 impl MemberRecord {
-    /// The record.
+    /// Encodes the record.
     pub(in crate::broker) fn write(&self) -> Bytes {
         let content = serde_json::to_vec(self).unwrap_or_default();
         let mut body = BytesMut::with_capacity(HEAD_BYTES + content.len());

@@ -7,15 +7,15 @@ use std::{
 
 use super::{super::topic_name::ChannelName, log::List};
 
-/// The memory that a remembered channel takes beside its name, in bytes.
+/// The memory that a remembered channel takes in addition to its name, in bytes.
 pub(super) const CHANNEL_BYTES: usize = 192;
 
 /// Channels with their lists of publications.
 ///
-/// Among thousands of channels, each look-up reads memory that no cache holds, and waiting for that
-/// memory is most of the cost of retaining a publication. So the table is searched by digests, which lie
-/// beside the lists. Names lie elsewhere, and are not compared: the keys of the digests are random and
-/// secret, and two of a billion channels share a digest of 128 bits with a probability below 10⁻²⁰.
+/// With thousands of channels, each look-up misses the processor's caches, and that delay is most of the
+/// cost of retaining a publication. The table is therefore searched by digests, which are stored next to
+/// the lists. Names are stored elsewhere and not compared: the keys of the digests are random and secret,
+/// and two of a billion channels have the same digest of 128 bits with a probability below 10⁻²⁰.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RememberedChannels {
     keys: [RandomState; 2],
@@ -23,7 +23,7 @@ pub(super) struct RememberedChannels {
     bytes: usize,
 }
 
-/// 128 bits that stand for the name of a channel.
+/// A digest of a channel's name, of 128 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NameDigest([u64; 2]);
 
@@ -33,7 +33,7 @@ impl std::hash::Hash for NameDigest {
     }
 }
 
-/// Hashes a digest by its first half, which is a hash already.
+/// The hasher of digests: it takes the first half, which is a hash already.
 #[derive(Default)]
 struct Prefix(u64);
 
@@ -61,12 +61,12 @@ impl RememberedChannels {
         self.by_digest.len()
     }
 
-    /// Bytes of memory that the channels take, without their publications.
+    /// The bytes of memory of the channels, without their publications.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether a channel is remembered.
+    /// Returns whether a channel is remembered.
     pub(super) fn has(&self, channel: &str) -> bool {
         self.get(channel).is_some()
     }
@@ -78,14 +78,14 @@ impl RememberedChannels {
         Some(list)
     }
 
-    /// The same, to change it.
+    /// The list of a channel for a change, if the channel is remembered.
     pub(super) fn get_mut(&mut self, channel: &str) -> Option<&mut List> {
         let digest = self.digest(channel);
         Some(&mut self.by_digest.get_mut(&digest)?.0)
     }
 
-    /// The list of a channel, which is remembered from now on. Where it was not, its list is empty behind
-    /// the offset `evicted`.
+    /// The list of a channel, which is added if it was not remembered: with an empty list, from which
+    /// publications up to the offset `evicted` were evicted.
     pub(super) fn of(&mut self, channel: &ChannelName, evicted: u64) -> &mut List {
         let digest = self.digest(channel.as_str());
         let (list, _) = self.by_digest.entry(digest).or_insert_with(|| {

@@ -1,27 +1,27 @@
-//! A log: what a history retains, by offset, and the lists of publications that run through it.
+//! The log of a history: the retained publications by offset, and the lists that link them.
 
 use std::collections::VecDeque;
 
 use super::super::retained::Retained;
 
-/// The memory that a publication takes in a log beside what [`Retained`] holds, in bytes: its place, and
-/// the room that the log keeps free.
+/// The memory that a publication takes in a log in addition to its [`Retained`], in bytes: its slot, and
+/// the unused capacity of the log.
 pub(super) const PLACE_BYTES: usize = 64;
 
-/// A log gives room back that is more than this many times what it needs.
+/// A log shrinks when its capacity exceeds its length by more than this factor.
 const ROOM_SHARE: usize = 4;
 
-/// Publications by offset. The newest is added last, and mostly the oldest goes first, so a queue serves
-/// better than a map: nothing is searched in either case.
+/// Publications by offset. New ones are added at the end, and mostly the oldest one is removed first, so a
+/// queue is cheaper than a map: neither operation searches.
 ///
-/// Each publication belongs to one [`List`], which links it with the publications before and after it: a
-/// list has no memory of its own that would have to be read.
+/// Each publication belongs to one [`List`] and has the offsets of its neighbours there, so a list needs no
+/// memory of its own for its publications.
 ///
-/// A publication that goes out of turn leaves a hole. Holes are closed when there are more of them than
+/// The removal of a publication in the middle leaves a hole. Holes are closed when they outnumber the
 /// publications.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RetainedLog {
-    /// The first one is no hole.
+    /// The slots by offset. The first one is never a hole.
     places: VecDeque<LogSlot>,
     publications: usize,
     bytes: usize,
@@ -32,7 +32,7 @@ pub(super) struct RetainedLog {
 #[derive(Debug, Clone)]
 struct LogSlot {
     offset: u64,
-    /// The offsets of its neighbours in its list; no offset is 0.
+    /// The offsets of the neighbours in the list; 0 stands for none, because no publication has it.
     before: u64,
     after: u64,
     /// `None` in a hole.
@@ -42,7 +42,7 @@ struct LogSlot {
 /// The publications of one destination, oldest first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct List {
-    /// The offsets of its ends, where it is not empty.
+    /// The offsets of the oldest and the newest publication, if the list is not empty.
     oldest: u64,
     newest: u64,
     len: usize,
@@ -66,7 +66,7 @@ impl List {
         self.evicted
     }
 
-    /// The highest offset that it has had.
+    /// The highest offset that the list has had.
     pub(super) fn newest(&self) -> u64 {
         if self.len == 0 { self.evicted } else { self.newest }
     }
@@ -83,12 +83,12 @@ impl RetainedLog {
         self.publications
     }
 
-    /// Whether there is no publication.
+    /// Returns whether the log has no publications.
     pub(super) fn is_empty(&self) -> bool {
         self.publications == 0
     }
 
-    /// Bytes of memory that the publications take.
+    /// The bytes of memory of the publications.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -139,7 +139,7 @@ impl RetainedLog {
         let place = self.place_mut(offset);
         let removed = place.and_then(|place| Some((place.after, place.retained.take()?)));
         let Some((after, retained)) = removed else {
-            debug_assert!(false, "a list has only what the log has");
+            debug_assert!(false, "the log has every publication of a list");
             return 0;
         };
         self.evicted = self.evicted.max(offset);
@@ -190,12 +190,12 @@ impl RetainedLog {
     ) -> impl Iterator<Item = u64> {
         let before = |offset: &u64| Some(self.places.get(self.nth(*offset)?)?.before);
         let newest = (list.len > 0).then_some(list.newest);
-        // A publication that was evicted has left the list, although the next one still names it.
+        // The oldest publication of a list may still name an evicted one, so the length ends the iteration.
         let all = std::iter::successors(newest, before).take(list.len);
         all.skip_while(move |offset| *offset > up_to).take_while(move |offset| *offset > since)
     }
 
-    /// Evicts everything up to an offset that none has reached.
+    /// Evicts all publications. `offset` is not below any of theirs.
     pub(super) fn clear(&mut self, offset: u64) {
         *self = Self::behind(offset);
     }
@@ -205,7 +205,7 @@ impl RetainedLog {
         self.places.get_mut(nth)
     }
 
-    /// The number of the place of an offset. Without gaps between the offsets it is known without a search.
+    /// The index of the slot of an offset. If the offsets have no gaps, this needs no search.
     fn nth(&self, offset: u64) -> Option<usize> {
         let first = self.places.front()?.offset;
         let nth = usize::try_from(offset.checked_sub(first)?).ok()?;

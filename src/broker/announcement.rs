@@ -30,7 +30,7 @@ impl Announcement {
         Self { key, channel, change, frames: Default::default(), _permit: permit }
     }
 
-    /// The frames for the members who joined `topic`, shared by all of them on all threads.
+    /// The frames for the members that joined `topic`, shared by all of them on all threads.
     pub(super) fn frames(&self, format: Format, topic: &ByteString) -> Arc<[ChangeFrame]> {
         let spell = || (format.encode_change)(topic, &self.change).into();
         self.frames[format.index()].of(topic, spell)

@@ -366,7 +366,7 @@ impl State {
         self.aside.as_ref().map_or(split.body.len(), |aside| aside.bodies.added_bytes(split))
     }
 
-    /// Whether frames are to be replayed first.
+    /// Returns whether frames of a replay precede the queue.
     fn replays(&self) -> bool {
         self.aside.as_ref().is_some_and(|aside| !aside.replay.frames.is_empty())
     }
@@ -394,13 +394,13 @@ impl State {
 }
 
 impl Outbox {
-    /// Makes the outbox of a session, with this limit.
+    /// Makes the outbox of a session, with the limit `max`.
     pub fn new(session: SessionId, max: Load) -> Arc<Self> {
         Arc::new(Self { session, max, state: Mutex::default() })
     }
 
-    /// The most bytes that a replay may have. The rest has room for live frames: a replay that filled
-    /// the outbox would end the session, and its client would come back for the same replay.
+    /// The most bytes that a replay may have. The rest is left for live frames: otherwise they would overflow
+    /// the outbox during the replay, the session would end, and its client would rejoin for the same replay.
     pub(super) fn replay_bytes_max(&self) -> usize {
         self.max.bytes / REPLAY_SHARE
     }
@@ -410,7 +410,7 @@ impl Outbox {
         self.session
     }
 
-    /// The state; a panic beside it does not break it.
+    /// The state. It is consistent even after a panic elsewhere.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -439,8 +439,8 @@ impl Outbox {
         self.queue(bytes, Some(to), what, wake)
     }
 
-    /// The number of frames that the fan-out may hand to the session before the session takes its
-    /// turn. It is low enough that the frames of several apps fit at the same time.
+    /// The number of frames that the fan-out may deliver to the session before the session runs. It is low
+    /// enough that the frames of several apps fit at the same time.
     pub(super) fn frames_per_turn(&self) -> usize {
         (self.max.frames / LITTLE_SHARE).max(1)
     }
@@ -552,7 +552,7 @@ impl Outbox {
         state.pop().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// The load that waits for the client.
+    /// The load that waits for the client, here and in the session.
     pub fn load(&self) -> Load {
         let state = self.state();
         let mut load = state.load;
@@ -565,7 +565,7 @@ impl Outbox {
         load
     }
 
-    /// Whether the load is so small that more frames may come before any is taken.
+    /// Returns whether the load is so small that the frames of another turn still fit.
     pub fn holds_little(&self) -> bool {
         let Load { frames, bytes } = self.state().load;
         frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
@@ -586,12 +586,12 @@ impl Outbox {
         self.state().beside(|aside| aside.is_joining = false);
     }
 
-    /// Whether a join of the session is under way. The fan-out may not have received it yet.
+    /// Returns whether a join of the session is under way. The fan-out may not have received it yet.
     pub(super) fn is_joining(&self) -> bool {
         self.state().aside.as_ref().is_some_and(|aside| aside.is_joining)
     }
 
-    /// Notes that a subscription was left: no frame of it is taken any more.
+    /// Notes that the session has left a subscription: its waiting frames are dropped.
     pub fn leave(&self, id: SubscriptionId) {
         let mut state = self.state();
         let mut gone = Load::default();
@@ -629,7 +629,7 @@ impl Outbox {
         self.state().end(ending);
     }
 
-    /// Closes the outbox and drops all waiting items.
+    /// Returns whether the session has stopped taking.
     pub(super) fn is_closed(&self) -> bool {
         self.state().is_closed
     }
@@ -639,7 +639,7 @@ impl Outbox {
         self.state().ending
     }
 
-    /// Notes that the session is over: nothing is taken any more, so nothing is kept.
+    /// Notes that the session is over, and drops all waiting items.
     pub fn close(&self) {
         let mut state = self.state();
         let State { waker, was_woken, ending, .. } = std::mem::take(&mut *state);

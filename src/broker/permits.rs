@@ -1,10 +1,10 @@
 //! Permits: the number of publications that may be under way, and their distribution among the
 //! apps.
 //!
-//! There are twice as many permits as one app may hold. An app that holds some takes more only if
-//! as many stay free as it then holds: one busy app gets half of all permits, two get a third each,
-//! and so on. An app that has nothing under way always finds a permit, therefore, however busy the
-//! others are.
+//! There are twice as many permits as one app may hold. An app that holds permits takes more only if
+//! at least as many stay free as it then holds: one busy app gets half of all permits, two get a third
+//! each, and so on. An app without publications under way therefore always finds a permit, however busy
+//! the others are.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,7 +29,7 @@ pub(super) struct Permits(Arc<Inner>);
 
 struct Inner {
     per_app_max: usize,
-    /// The permits that are not free. It changes only while the state is locked.
+    /// The number of permits that are held. It changes only while the state is locked.
     held: AtomicUsize,
     state: Mutex<State>,
     /// Notified when nothing is under way any more after `finish` has begun.
@@ -40,7 +40,7 @@ struct Inner {
 struct State {
     /// The apps that hold permits or wait for some.
     apps: HashMap<AppId, AppShare>,
-    /// The apps that wait, each once; the one that was given a permit last is at the end.
+    /// The apps with waiting requests, each once. The one that received a permit last is at the end.
     turns: VecDeque<AppId>,
     is_finishing: bool,
 }
@@ -57,7 +57,7 @@ struct PermitRequest {
     given: oneshot::Sender<Permit>,
 }
 
-/// A number of permits of one app; they are free again when this is dropped.
+/// A number of permits of one app. Dropping this frees them.
 pub(super) struct Permit {
     permits: Permits,
     app: AppId,
@@ -75,7 +75,7 @@ impl Permits {
         }))
     }
 
-    /// Whether any permit is held.
+    /// Returns whether any permit is held.
     pub(super) fn is_any_held(&self) -> bool {
         self.0.held.load(Relaxed) > 0
     }
@@ -87,8 +87,8 @@ impl Permits {
         may_take.then(|| self.give(&mut state, app, 1))
     }
 
-    /// Takes `count` permits, behind the earlier requests of the same app; `None` once the server
-    /// stops. A request for more than one app may hold never succeeds.
+    /// Takes `count` permits, after the earlier requests of the same app; `None` once the server stops. A
+    /// request for more permits than one app may hold never succeeds.
     pub(super) async fn take(&self, app: AppId, count: usize) -> Option<Permit> {
         if count > self.0.per_app_max {
             return future::pending().await;
@@ -105,17 +105,16 @@ impl Permits {
             state.request(app, PermitRequest { count, given });
             receiver
         };
-        // This is dropped after the receiver, so that an abandoned request lets those behind it go
-        // on.
+        // This is dropped after the receiver, so that the requests behind an abandoned one are answered.
         let _retry = Retry(self);
         given.await.ok()
     }
 
-    /// Refuses every new request, and waits, at most this long, until all permits are free and
-    /// earlier requests are answered. Requests that still wait then are refused as well.
+    /// Refuses every new request, and waits, at most `wait_max`, until all permits are free and earlier
+    /// requests are answered. Requests that still wait then are refused as well.
     pub(super) async fn finish(&self, wait_max: Duration) {
         self.state().is_finishing = true;
-        // The time is over: publications that are still under way end with the server.
+        // After the time limit, publications that are still under way are lost with the server.
         let _ = timeout(wait_max, self.finished()).await;
         let mut state = self.state();
         state.turns.clear();
@@ -128,7 +127,7 @@ impl Permits {
     /// then on no permit is held ever again.
     pub(super) async fn finished(&self) {
         loop {
-            // It receives every notification from here on, also before it is awaited.
+            // This receives every notification from here on, even before it is awaited.
             let notified = self.0.finished.notified();
             if self.is_finished(&self.state()) {
                 return;
@@ -141,8 +140,8 @@ impl Permits {
         state.is_finishing && !self.is_any_held() && state.turns.is_empty()
     }
 
-    /// Whether a new request can be answered at once: no earlier one of its app waits, there is room,
-    /// and no app waits that holds nothing, unless this one holds nothing either.
+    /// Returns whether a new request can be answered at once: no earlier one of its app waits, the app may
+    /// hold that many more, and no app without permits waits, unless this one has none either.
     fn may_take(&self, state: &State, app: AppId, count: usize) -> bool {
         let waits = |other: &AppId| *other == app || state.held_by(*other) == 0;
         let is_idle = state.held_by(app) == 0;
@@ -153,8 +152,8 @@ impl Permits {
         !is_behind && self.has_room(state, app, count)
     }
 
-    /// Whether an app may hold `count` permits more. Where it holds none, it may have all that are
-    /// free, so that a large request is not kept waiting for ever by the small ones of others.
+    /// Returns whether an app may hold `count` permits more. An app that holds none may have all free ones, so
+    /// that the small requests of others do not block a large one for ever.
     fn has_room(&self, state: &State, app: AppId, count: usize) -> bool {
         let free = (2 * self.0.per_app_max).saturating_sub(self.0.held.load(Relaxed));
         let held = state.held_by(app);
@@ -202,7 +201,7 @@ impl Permits {
         }
     }
 
-    /// The state; it is whole whenever its lock is free.
+    /// The state. It is consistent even after a panic, because no change is left half done.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! A publication on its way from its publisher to the fan-outs: the state that it has meanwhile,
-//! and its frames, each encoded at most once.
+//! A publication on its way from its publisher to the fan-outs: its temporary state, and its frames, each
+//! encoded at most once.
 
 use std::{
     borrow::Cow,
@@ -39,8 +39,8 @@ pub(super) enum Level {
     Channel,
 }
 
-/// Publications of one scope that came together, and stay together until sessions take them: they
-/// share one look-up, one message and one wake-up.
+/// Publications of one scope that were published together, and stay together until sessions take them:
+/// they share one look-up, one message and one wake-up.
 pub(super) struct Batch {
     /// The number of batches that have been published, this one included.
     pub(super) number: u64,
@@ -48,7 +48,7 @@ pub(super) struct Batch {
     pub(super) publications: Vec<Placed>,
 }
 
-/// A publication that was accepted and has no position in the order yet.
+/// A publication that was accepted and has no position yet.
 pub(super) struct Accepted {
     pub(super) publication: Publication,
     pub(super) flight: Flight,
@@ -60,7 +60,7 @@ pub(super) struct Accepted {
 /// It is dropped when the last fan-out has dropped the batch.
 pub(super) struct Flight {
     tally: Option<DeliveryTally>,
-    /// The count of its deliveries, if a console watches its app.
+    /// The count of deliveries, if a console watches the app.
     watched: Option<Box<Deliveries>>,
     /// The time at which the publication was accepted.
     taken_at: Instant,
@@ -72,7 +72,7 @@ pub(super) struct Flight {
 pub(super) enum Hold {
     /// The permit of a publisher of this node.
     Permit { _held: Permit },
-    /// A place among the counted publications of other nodes.
+    /// The count of a publication of another node.
     RemoteFlights { _held: RemoteFlight },
 }
 
@@ -96,8 +96,8 @@ pub(super) struct Fed {
     pub(super) accepted: Accepted,
 }
 
-/// Counts the subscribers that could not be sent a publication. The count is sent when the last
-/// fan-out has dropped its batch, whatever became of that fan-out.
+/// Counts the subscribers that could not be sent a publication. The count is sent when the last fan-out
+/// has dropped its batch, even if a fan-out was lost.
 struct DeliveryTally {
     skipped: AtomicUsize,
     told: Option<oneshot::Sender<usize>>,
@@ -113,8 +113,8 @@ impl Drop for DeliveryTally {
 }
 
 impl Accepted {
-    /// Accepts a publication. If not every subscriber can be sent it, the second value receives the
-    /// number of those that were not.
+    /// Accepts a publication. If not every format can carry it, the second value receives the number of
+    /// subscribers to which it was not sent.
     pub(super) fn new(
         publication: Publication,
         taken_at: Instant,
@@ -134,13 +134,13 @@ impl Accepted {
         (Self { publication, flight }, skipped)
     }
 
-    /// The same, with a count of its deliveries.
+    /// Adds a count of its deliveries.
     pub(super) fn watched(mut self, watched: Option<Box<Deliveries>>) -> Self {
         self.flight.watched = watched;
         self
     }
 
-    /// Whether both belong to the same scope.
+    /// Returns whether both belong to the same scope.
     pub(super) fn shares_scope_with(&self, publication: &Publication) -> bool {
         let Publication { app, scope, .. } = &self.publication;
         *app == publication.app && *scope == publication.scope
@@ -157,13 +157,13 @@ pub(super) struct Placed {
     flight: Flight,
     /// The frames by format and level; a frame is `None` where the format cannot encode it.
     frames: [[Spellings<Option<Frame>>; 2]; Format::COUNT],
-    /// By format, the part that all frames to channels share if it was published to `#general`.
+    /// By format, the body that all frames to channels share, for a publication to `#general`.
     bodies: OnceLock<Box<FrameBodies>>,
     backlog: Backlog,
 }
 
 impl Drop for Placed {
-    /// The last fan-out has dropped it.
+    /// Reports the deliveries to the feed, once the last fan-out has dropped the publication.
     fn drop(&mut self) {
         if let Some(watched) = &mut self.flight.watched {
             watched.told(&self.publication, self.position);
@@ -192,7 +192,7 @@ impl Placed {
         self.flight.taken_at
     }
 
-    /// The session that is not sent it.
+    /// The session to which the publication is not sent.
     pub(super) fn except(&self) -> Option<SessionId> {
         self.publication.except
     }
@@ -201,7 +201,7 @@ impl Placed {
         &self.publication.destination
     }
 
-    /// Whether clients of this format can be sent it at all.
+    /// Returns whether clients of this format can be sent the publication at all.
     pub(super) fn suits(&self, format: Format) -> bool {
         match self.publication.payload {
             Payload::Json(_) => true,
@@ -209,12 +209,12 @@ impl Placed {
         }
     }
 
-    /// Whether its payload is bytes.
+    /// Returns whether the payload is bytes.
     pub(super) fn is_bytes(&self) -> bool {
         matches!(self.publication.payload, Payload::Bytes(_))
     }
 
-    /// Notes that this many subscribers were handed it.
+    /// Adds to the number of subscribers to which it was delivered.
     pub(super) fn note_delivered(&self, subscribers: u64) {
         if let Some(watched) = &self.flight.watched {
             watched.add(subscribers);
@@ -226,15 +226,15 @@ impl Placed {
         self.publication.payload.size_bytes() as u64
     }
 
-    /// Notes that this many subscribers were not sent it.
+    /// Adds to the number of subscribers that were skipped.
     pub(super) fn skip(&self, subscribers: usize) {
         if let Some(tally) = &self.flight.tally {
             tally.skipped.fetch_add(subscribers, Relaxed);
         }
     }
 
-    /// The frame for the members who joined `topic`, shared by all of them on all threads; `None`
-    /// for formats that cannot carry it.
+    /// The frame for the members that joined `topic`, shared by all of them on all threads; `None` for
+    /// formats that cannot carry it.
     ///
     /// Only a publication to `#general` at channel level is encoded at each call: there every
     /// channel has its own topic, and the caller shares the frame within one channel and thread. If
@@ -250,7 +250,8 @@ impl Placed {
         spellings.of(topic, || self.encode(format, level, topic))
     }
 
-    /// The frame that follows this one and tells its position. `None` where there is none to tell.
+    /// The frame that follows this publication's frame and has its position; `None` for formats without such a
+    /// frame.
     pub(super) fn position_frame(&self, format: Format, topic: &str) -> Option<Frame> {
         if !self.is_bytes() && !format.tells_positions_of_json() {
             return None;
@@ -264,8 +265,8 @@ impl Placed {
         frame.map(|frame| self.backlog.count(frame))
     }
 
-    /// The frame for the members who joined a channel, in two parts; `None` if it is small, or cannot
-    /// be spelled like that.
+    /// The frame for the members of a channel, in two parts; `None` if it is small, or if the format cannot
+    /// split it.
     fn split(&self, format: Format, topic: &str) -> Option<Frame> {
         let tail_bytes = usize::from(format.tail_bytes?);
         let spoken = self.spoken();
@@ -309,7 +310,7 @@ impl Placed {
 /// A publication to encode, whether it is on its way or retained.
 #[derive(Clone, Copy)]
 pub(super) struct SpokenPublication<'a> {
-    /// The channel that it was published to; `None` if it was `#general`.
+    /// The channel to which it was published; `None` for `#general`.
     pub(super) channel: Option<&'a str>,
     pub(super) event: &'a str,
     pub(super) payload: RetainedPayload<'a>,
@@ -324,7 +325,7 @@ enum Carried<'a> {
 }
 
 impl<'a> SpokenPublication<'a> {
-    /// The frame for those who joined `topic`, which is of this level; `None` for formats that cannot
+    /// The frame for the members that joined `topic`, which is of this level; `None` for formats that cannot
     /// carry it.
     pub(super) fn encode(&self, format: Format, level: Level, topic: &str) -> Option<Frame> {
         self.encode_carried(&self.carried(format), format, level, topic)

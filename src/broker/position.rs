@@ -13,7 +13,7 @@ use crate::engine::LogEpoch;
 
 use super::subscriber::ScopeKey;
 
-/// Names one unbroken numbering of a scope's publications.
+/// The id of one unbroken numbering of a scope's publications.
 ///
 /// A scope whose numbering begins anew gets another epoch, so a position of an earlier numbering is
 /// recognised and never mistaken for one of the present numbering. An epoch also says which scope
@@ -21,8 +21,8 @@ use super::subscriber::ScopeKey;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Epoch(u128);
 
-/// The bits of an epoch that tell the numberings of one scope apart. Those above them belong to the
-/// scope.
+/// The number of bits of an epoch that distinguish the numberings of one scope. The bits above them are a
+/// hash of the scope.
 const NUMBERING_BITS: u32 = 96;
 
 impl Epoch {
@@ -37,7 +37,7 @@ impl Epoch {
         Self::new(key, u128::from(epoch))
     }
 
-    /// The epoch with these bits, which [`Epoch::to_bits`] answered.
+    /// The epoch with these bits, as [`Epoch::to_bits`] returns them.
     pub(super) fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
@@ -47,8 +47,8 @@ impl Epoch {
         self.0
     }
 
-    /// Whether this epoch can belong to a scope. It does not belong to any other scope, except that
-    /// two scopes in four billion cannot be told apart.
+    /// Returns whether this epoch can belong to a scope. The answer is wrong for one of four billion other
+    /// scopes, whose hash is the same.
     pub fn can_be_of(self, key: &ScopeKey) -> bool {
         self.0 >> NUMBERING_BITS == u128::from(hash_of(key))
     }
@@ -64,15 +64,15 @@ fn hash_of(ScopeKey { app, scope }: &ScopeKey) -> u32 {
 
 /// The place of a publication in the order of its scope.
 ///
-/// Offsets grow within an epoch and begin above zero; offset 0 stands before the first publication.
-/// A gap between two offsets means nothing.
+/// Offsets grow within an epoch and begin above zero; offset 0 precedes the first publication. A gap
+/// between two offsets does not mean that a publication is missing.
 ///
 /// As text it is `<epoch>:<offset>`: 22 characters of base64 for URLs, a colon and a decimal number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct StreamPosition {
     /// The numbering that the offset belongs to.
     pub epoch: Epoch,
-    /// The place within it.
+    /// The place within the numbering.
     pub offset: u64,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for StreamPosition {
     }
 }
 
-/// The text is not a position.
+/// The error of a text that is not a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a position")]
 pub struct NoPosition;
@@ -102,7 +102,7 @@ impl FromStr for StreamPosition {
 
     fn from_str(text: &str) -> Result<Self, NoPosition> {
         let (epoch, offset) = text.split_once(':').ok_or(NoPosition)?;
-        // One spelling for each number: no sign and no leading zero.
+        // Each number has exactly one spelling, without a sign and without leading zeros.
         let is_number =
             offset == "0" || offset.starts_with(|first: char| matches!(first, '1'..='9'));
         if !is_number {
@@ -115,8 +115,8 @@ impl FromStr for StreamPosition {
     }
 }
 
-/// Gives epochs, none of them twice: they begin at a random value for each process and count up
-/// from there.
+/// The source of epochs, which gives none of them twice: they begin at a random value for each process and
+/// count up from there.
 #[derive(Debug)]
 pub struct Epochs {
     first: u128,
@@ -130,12 +130,12 @@ impl Default for Epochs {
 }
 
 impl Epochs {
-    /// Begins at random.
+    /// Begins at a random value.
     pub fn new() -> Self {
         Self { first: Uuid::new_v4().as_u128(), given: AtomicU64::new(0) }
     }
 
-    /// Gives the next one, to a scope.
+    /// Gives the next epoch to a scope.
     pub fn give(&self, key: &ScopeKey) -> Epoch {
         Epoch::new(key, self.first.wrapping_add(self.given.fetch_add(1, Relaxed).into()))
     }

@@ -28,19 +28,19 @@ use super::{
 /// The identity under which a session joins a channel where it is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Persona {
-    /// The key of its user; several sessions may have the same.
+    /// The key of the user. Several sessions may have the same key.
     pub key: ByteString,
-    /// The part of it that others see.
+    /// The data that other members see.
     pub meta: Meta,
 }
 
-/// The part of a member that others see. Each protocol encodes it in its own way.
+/// The data of a member that others see. Each protocol encodes it in its own way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta {
     /// The time of the join, in Unix milliseconds.
     pub since_ms: u64,
-    /// The object that came with its join, if one did. No member of the object is called
-    /// [`Meta::CUSTOM`], or has a name that is [reserved](reserved::is_presence_field).
+    /// The object of the join, if the join had one. No member of the object is called [`Meta::CUSTOM`], or has
+    /// a [reserved name](reserved::is_presence_field).
     pub info: Option<JsonObject>,
     /// The value that the member itself has set, if it has; it may change.
     pub custom: Option<JsonText>,
@@ -63,7 +63,7 @@ impl Meta {
         Ok(Self { since_ms, info: said.map(|_| JsonObject::of(&members)), custom })
     }
 
-    /// The object that came with its join; an empty one if none did.
+    /// The object of the join, or an empty one.
     pub fn info_text(&self) -> &str {
         self.info.as_ref().map_or("{}", JsonObject::as_str)
     }
@@ -85,12 +85,12 @@ pub struct Member {
 pub struct Roster(BTreeMap<ByteString, Vec<Arc<Member>>>);
 
 impl Roster {
-    /// Keys with their members, in the order of keys; none is without members.
+    /// The keys with their members, in the order of keys. Each key has at least one member.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<Member>])> {
         self.0.iter().map(|(key, members)| (&**key, members.as_slice()))
     }
 
-    /// Whether it is empty.
+    /// Returns whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -115,16 +115,16 @@ pub struct Change {
     pub joins: Roster,
     /// The members that have left.
     pub leaves: Roster,
-    /// The keys whose first members came.
+    /// The keys that had no members before.
     pub arrived: Vec<Arrival>,
-    /// The keys whose last members left.
+    /// The keys that have no members any more.
     pub departed: Vec<ByteString>,
 }
 
-/// A key of which there was no member before.
+/// A key that had no members before.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// The first of its members.
+    /// The first member of the key.
     pub member: Arc<Member>,
     /// The session of that member.
     pub session: SessionId,
@@ -140,9 +140,9 @@ impl Change {
 /// The location of a member's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Home {
-    /// On a thread of this server, which is the only one.
+    /// On a thread of this server, which is not part of a cluster.
     Worker(WorkerId),
-    /// On a node, in this incarnation of it.
+    /// On a node of the cluster, in this incarnation.
     Node(NodeId, u64),
 }
 
@@ -152,7 +152,7 @@ impl From<WorkerId> for Home {
     }
 }
 
-/// The channel has as many members as it may have.
+/// The error of a channel that has as many members as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChannelFull;
 
@@ -163,13 +163,13 @@ pub(super) struct Presence {
     sessions: BTreeMap<SessionId, Attendance>,
     /// Sessions whose state is not the announced one.
     changed: BTreeSet<SessionId>,
-    /// The members that were announced of each key, of which there is at least one.
+    /// The number of announced members of each key. Keys without any are absent.
     announced_by_key: HashMap<ByteString, usize>,
     /// The number of members.
     count: usize,
 }
 
-/// One session: its announced state and its present one. They are equal unless it is in `changed`.
+/// The announced and the present state of one session. They are equal unless the session is in `changed`.
 #[derive(Debug)]
 struct Attendance {
     home: Home,
@@ -178,7 +178,7 @@ struct Attendance {
 }
 
 impl Presence {
-    /// A channel without members, which may have at most this many at the same time.
+    /// A channel without members. `members_max` is the most that it may have at the same time.
     pub(super) fn new(members_max: usize) -> Self {
         let (sessions, changed) = (BTreeMap::new(), BTreeSet::new());
         Self { members_max, sessions, changed, announced_by_key: HashMap::new(), count: 0 }
@@ -226,7 +226,7 @@ impl Presence {
         self.changed.insert(session);
     }
 
-    /// Whether a session is a member.
+    /// Returns whether a session is a member.
     pub(super) fn has(&self, session: SessionId) -> bool {
         self.sessions.get(&session).is_some_and(|attendance| attendance.current.is_some())
     }
@@ -254,12 +254,12 @@ impl Presence {
         gone.into_iter().for_each(|session| self.untrack(session));
     }
 
-    /// Whether there is something to announce.
+    /// Returns whether there are changes to announce.
     pub(super) fn has_news(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// Whether there are no members. Then there is no session either to which departures could be
+    /// Returns whether there are no members. Then there is also no session to which departures could be
     /// announced.
     pub(super) fn is_deserted(&self) -> bool {
         self.count == 0
@@ -275,7 +275,7 @@ impl Presence {
         self.sessions.values().filter_map(|a| a.current.as_ref()).collect()
     }
 
-    /// Makes the present state the announced one; answers the difference.
+    /// Makes the present state the announced one, and returns the difference.
     pub(super) fn announce(&mut self) -> Change {
         let mut change = Change::default();
         let (mut came, mut left) = (Vec::new(), BTreeSet::new());
@@ -300,8 +300,8 @@ impl Presence {
         change
     }
 
-    /// Counts the members of each key that is concerned, and notes the keys that arrived and departed.
-    /// A key of which one member takes the place of another does neither.
+    /// Counts the members of each key in the change, and notes the keys that arrived and departed. A key with a
+    /// member before and after the change has done neither.
     fn count_by_key(
         &mut self,
         change: &mut Change,

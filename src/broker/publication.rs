@@ -21,26 +21,26 @@ use super::{
 /// The reason why a text is not a valid scope, channel, event or topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// It is empty.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// It has more bytes than its kind may have.
+    /// The text has more bytes than its kind of name may have.
     #[error("is too long")]
     TooLong,
-    /// It has a control character, or one its kind does not allow.
+    /// The text has a control character, or one that its kind of name does not allow.
     #[error("has a character that is not allowed")]
     BadCharacter,
-    /// It begins with `#`, or is one of the wire's own names.
+    /// The text begins with `#`, or is a reserved name of a protocol.
     #[error("is reserved")]
     Reserved,
-    /// A topic needs more parts than that.
+    /// The text has fewer parts than a topic needs.
     #[error("is not a whole topic")]
     Incomplete,
 }
 
 impl NameError {
-    /// The rule that channels and events share: 1 to `bytes_max` bytes, no control characters, not
-    /// beginning with `#`.
+    /// Checks the rule that channels and events share: 1 to `bytes_max` bytes, no control characters, no `#` at
+    /// the beginning.
     pub(super) fn check(raw: &str, bytes_max: usize) -> Result<(), Self> {
         match raw {
             "" => Err(Self::Empty),
@@ -75,8 +75,8 @@ impl EventName {
         }
     }
 
-    /// Parses an event name of any protocol. It may be one of Phoenix's own: then only clients of other
-    /// protocols are sent the event.
+    /// Parses an event name of any protocol. It may be reserved in Phoenix's protocol; then only clients of
+    /// other protocols are sent the event.
     ///
     /// # Errors
     /// [`NameError`] if it breaks any other part of the rule above.
@@ -100,9 +100,9 @@ impl fmt::Display for EventName {
 /// The destination of a publication within its scope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// Everyone in the scope: `#general`.
+    /// All channels of the scope: `#general`.
     General,
-    /// One channel of it.
+    /// One channel of the scope.
     Channel(ChannelName),
 }
 
@@ -133,13 +133,13 @@ impl Destination {
 /// The reason why a text is not a valid payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
-    /// It is not JSON.
+    /// The text is not JSON.
     #[error("payload is not valid JSON")]
     NotJson,
-    /// It is JSON, but no object.
+    /// The text is JSON, but not an object.
     #[error("payload must be an object")]
     NotAnObject,
-    /// It is an object that some subscribers could not read, or would read differently.
+    /// The text is an object that some subscribers could not read, or would read differently.
     #[error("payload {0}")]
     NotStrict(#[from] NotStrict),
 }
@@ -149,7 +149,7 @@ pub enum PayloadError {
 pub enum Payload {
     /// Any JSON value, which every client can be sent in some form.
     Json(JsonText),
-    /// Bytes, which only some clients can be sent; never looked into.
+    /// Bytes, which only some clients can be sent, and which are never parsed.
     Bytes(Bytes),
 }
 
@@ -169,7 +169,7 @@ impl Payload {
     }
 }
 
-/// A JSON value of any kind that every subscriber can read, kept as the text in which it came.
+/// A JSON value of any kind that every subscriber can read. The received text is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonText(ByteString);
 
@@ -210,8 +210,8 @@ impl From<JsonObject> for JsonText {
     }
 }
 
-/// A JSON object that every subscriber can read, kept as the text in which it came, so that
-/// subscribers get exactly the publisher's text.
+/// A JSON object that every subscriber can read. The received text is kept, so that subscribers get exactly
+/// the publisher's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonObject(ByteString);
 
@@ -275,12 +275,12 @@ pub enum PublicationOrigin {
 pub enum Sender<'a> {
     /// A call to the HTTP API.
     Trigger,
-    /// A session, with the user that its client is for others, if they are told.
+    /// A session, with the user id that other clients are told, if they are told one.
     Session(Option<&'a str>),
 }
 
 impl PublicationOrigin {
-    /// The same, borrowed.
+    /// Borrows the publisher for an encoder.
     pub(super) fn sender(&self) -> Sender<'_> {
         match self {
             Self::Trigger => Sender::Trigger,
@@ -312,8 +312,8 @@ pub struct Publication {
     pub payload: Payload,
     /// The publisher.
     pub origin: PublicationOrigin,
-    /// The session that is not sent it, by whatever topic it joined. A replay of the history sends it
-    /// to every session.
+    /// The session to which it is not sent, whatever topic that session joined. A replay of the history sends
+    /// it to every session.
     pub except: Option<SessionId>,
 }
 
@@ -328,18 +328,18 @@ impl Publication {
     }
 }
 
-/// Reads what an event pushed on `topic` addresses: on a whole scope, `C:E` (split at the first
-/// colon) goes to channel `C` and a bare `E` to everyone; on a channel, the event goes there as it
-/// is.
+/// Returns the destination and the name of an event that a client pushes on `topic`. On a whole scope, `C:E`
+/// (split at the first colon) goes to channel `C`, and `E` without a colon to `#general`. On a channel, the
+/// event goes to that channel.
 ///
 /// # Errors
-/// [`NameError`] of the first bad name; [`NameError::TooLong`] where only the two together are.
+/// [`NameError`] of the first invalid name; [`NameError::TooLong`] also if both together are too long.
 pub fn address(topic: &TopicName, event: &str) -> Result<(Destination, EventName), NameError> {
     let (destination, event) = match (&topic.channel, event.split_once(':')) {
         (Some(channel), _) => (Destination::Channel(channel.clone()), event),
         (None, Some((channel, event))) => {
             let channel = ChannelName::parse(channel)?;
-            // The channel's own topic must be one that could be joined.
+            // The topic of the channel must be short enough to be joined.
             if topic.as_str().len() + 1 + channel.as_str().len() > TopicName::BYTES_MAX {
                 return Err(NameError::TooLong);
             }

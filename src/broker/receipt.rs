@@ -13,12 +13,12 @@ use super::{archive::Skipped, position::StreamPosition};
 #[derive(Debug, Clone)]
 pub struct Receipt {
     positions: Vec<StreamPosition>,
-    /// Absent if every subscriber can be sent all of them.
+    /// The number of skipped subscribers; `None` if every subscriber can be sent all publications.
     skipped: Option<Shared<BoxFuture<'static, Option<usize>>>>,
 }
 
 impl Receipt {
-    /// The position of each publication, in the order in which they were handed in.
+    /// The position of each publication, in the order of the request.
     ///
     /// A publication without subscribers that is not retained has a position in an epoch of its
     /// own.
@@ -26,13 +26,13 @@ impl Receipt {
         &self.positions
     }
 
-    /// Whether any payload is bytes: every subscriber can be sent anything else.
+    /// Returns whether any payload is bytes. Every subscriber can be sent other payloads.
     pub fn may_skip(&self) -> bool {
         self.skipped.is_some()
     }
 
-    /// The number of subscribers that could not be sent them, in total, once all have been handed
-    /// out; `None` if that takes too long.
+    /// The total number of subscribers that could not be sent the publications, once all have been delivered;
+    /// `None` if that takes too long.
     pub async fn skipped(self) -> Option<usize> {
         match self.skipped {
             Some(skipped) => skipped.await,
@@ -40,7 +40,7 @@ impl Receipt {
         }
     }
 
-    /// A receipt that waits at most this long for the counts of skipped subscribers.
+    /// A receipt that waits at most `wait_max` for the counts of skipped subscribers.
     pub(super) fn new(
         positions: Vec<StreamPosition>,
         skipped: Vec<oneshot::Receiver<usize>>,

@@ -15,23 +15,23 @@ use super::{
 pub struct Wanted {
     /// The position after which publications are requested.
     pub since: Since,
-    /// The number of the newest publications to replay if no gap is closed.
+    /// The number of the newest publications to replay if there is no gap, or if it cannot be closed.
     pub newest_max: usize,
 }
 
-/// The position after which a join wants everything replayed.
+/// The position after which a join requests all publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
-    /// The join begins now: there is no gap to close.
+    /// The present position: there is no gap to close.
     Now,
-    /// Everything after this position.
+    /// This position.
     Position(StreamPosition),
-    /// Something that is not a position of any scope.
+    /// A text that is not a position.
     NoPosition,
 }
 
 impl Since {
-    /// Reads the text of a position; the empty text requests nothing before now.
+    /// Parses the text of a position. The empty text means the present position.
     pub fn parse(text: &str) -> Self {
         match text {
             "" => Self::Now,
@@ -43,25 +43,25 @@ impl Since {
 /// The reason why a gap is not closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incomplete {
-    /// Something that the subscriber would have heard may no longer be retained.
+    /// A publication that the subscriber would have been sent may no longer be retained.
     Expired,
     /// The numbering began anew.
     Epoch,
-    /// It is not a position of this scope.
+    /// The position is not one of this scope.
     Unknown,
-    /// It is more than may be replayed.
+    /// The subscriber missed more than may be replayed.
     TooMuch,
     /// The app retains nothing.
     Off,
 }
 
 impl Incomplete {
-    /// The same for an app that retains nothing, which has no position that could be missed.
+    /// The reason for an app that retains nothing: [`Incomplete::Off`], unless the position is unknown.
     pub(super) fn of_nothing(self) -> Self {
         if self == Self::Unknown { self } else { Self::Off }
     }
 
-    /// The reason in one word, as in replies and answers.
+    /// The reason as replies and answers spell it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
@@ -73,12 +73,12 @@ impl Incomplete {
     }
 }
 
-/// Some of the retained publications of a channel, for a caller without a join.
+/// A part of the retained publications of a channel, for a caller without a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryPage {
     /// The reason why publications may be missing between the requested position and this page.
     pub incomplete: Option<Incomplete>,
-    /// The position after which to go on: that of the last publication if more follow, or else the
+    /// The position after which the next page begins: that of the last publication if more follow, or else the
     /// head of the scope. `None` if the app retains nothing and the scope has no subscribers.
     pub position: Option<StreamPosition>,
     /// The publications with their positions, in order.
@@ -94,7 +94,7 @@ pub struct Recovery {
     pub position: StreamPosition,
     /// The number of replayed publications.
     pub replayed: usize,
-    /// Their frames, in order.
+    /// The frames of the replayed publications, in order.
     pub frames: Vec<Frame>,
 }
 
@@ -103,12 +103,11 @@ pub struct Recovery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Missed {
     pub(super) incomplete: Option<Incomplete>,
-    /// The limit that the gap exceeds, if it does.
+    /// The limit that the gap exceeds, if there is one.
     pub(super) limit: Option<Limit>,
     /// The position just before the first publication, or the boundary of the join if there is none.
     pub(super) position: StreamPosition,
-    /// The offset behind which the session has been handed everything, once this is replayed, and is
-    /// handed everything from now on.
+    /// The offset after which all publications have been delivered to the session once this is replayed.
     pub(super) attached: u64,
     /// The publications to replay, with their offsets, in order.
     pub(super) publications: Vec<(u64, Retained)>,
@@ -117,19 +116,19 @@ pub(super) struct Missed {
 /// The place of a join in the order of its scope.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading<'a> {
-    /// The channel that it hears; `None` if it hears the whole scope.
+    /// The channel that was joined; `None` for the whole scope.
     pub(super) channel: Option<&'a ChannelName>,
-    /// The offset behind which the session is handed everything.
+    /// The offset after which all publications are delivered to the session.
     pub(super) attached: u64,
-    /// The newest publication that its thread has handed out.
+    /// The position of the newest publication that the thread has delivered.
     pub(super) boundary: StreamPosition,
 }
 
 impl Reading<'_> {
-    /// Everything that the join was not handed after a position; `None` if it has no position.
+    /// The publications after a position that the session was not sent; `None` if the join has no position.
     ///
     /// # Errors
-    /// Why that may not be all, and the limit that it exceeds, if it does.
+    /// The reason why some may be missing, and the limit that the gap exceeds, if there is one.
     pub(super) fn gap(
         &self,
         history: &History,
@@ -162,12 +161,11 @@ impl Reading<'_> {
         Ok(Some(Missed { incomplete: None, limit: None, position, attached, publications }))
     }
 
-    /// Nothing was missed: publications after `since` have been handed to this very session, or are
-    /// still to come.
+    /// The answer to a join that missed nothing: all publications after `since` have been delivered to this
+    /// session, or will be.
     ///
-    /// Another thread may be ahead of this one, so a client may have the position of a publication
-    /// that this thread has yet to hand out. The same is true of another node. The session is not
-    /// handed that publication again.
+    /// Another thread or another node may be ahead of this thread, so a client may have the position of a
+    /// publication that this thread has not delivered yet. The session is not sent that publication again.
     fn nothing(&self, since: StreamPosition) -> Missed {
         let is_ahead = since.offset > self.boundary.offset;
         let position = if is_ahead { since } else { self.boundary };
@@ -175,8 +173,8 @@ impl Reading<'_> {
         Missed { incomplete: None, limit: None, position, attached, publications: Vec::new() }
     }
 
-    /// The newest publications that the join would have heard, as many as it asks for and as may be
-    /// replayed, without those that its session was handed.
+    /// The newest publications that the join would have been sent, up to the requested number and the limit of
+    /// a replay, without those that were delivered to its session.
     pub(super) fn newest(
         &self,
         history: &History,
@@ -200,10 +198,10 @@ impl Reading<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageQuery<'a> {
     pub(super) channel: &'a ChannelName,
-    /// The position after which to begin; without one the newest publications are meant.
+    /// The position after which the page begins. Without a position the page has the newest publications.
     pub(super) since: Since,
     pub(super) publications_max: usize,
-    /// Bytes of all payloads together; a single publication may have more.
+    /// The most bytes of all payloads together. A single publication may have more.
     pub(super) bytes_max: usize,
 }
 
@@ -266,8 +264,8 @@ fn keep_newest(publications: &mut Vec<(u64, Retained)>, bytes_max: usize) {
     publications.drain(..too_many);
 }
 
-/// Keeps the first publications within the given number and bytes of payloads; the first one always
-/// stays. Answers whether any was dropped.
+/// Keeps the first publications within the given number and bytes of payloads. The first one is always
+/// kept. Returns whether any was dropped.
 fn keep_oldest(
     publications: &mut Vec<(u64, Retained)>,
     publications_max: usize,
@@ -284,7 +282,7 @@ fn keep_oldest(
     is_cut
 }
 
-/// Bytes of the payloads of all.
+/// The bytes of all payloads.
 fn payload_bytes(publications: &[(u64, Retained)]) -> usize {
     publications.iter().map(|(_, retained)| retained.payload_bytes()).sum()
 }

@@ -1,4 +1,4 @@
-//! References: unique names.
+//! References: unique names for the states of presence members.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,9 +6,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytestring::ByteString;
 use uuid::Uuid;
 
-/// Gives names of 16 URL-safe characters, none of them twice: one half is random for this process,
-/// the other half counts. A client that comes back after a restart meets no name that it already
-/// has.
+/// The source of names of 16 URL-safe characters, which gives none of them twice: one half is random for
+/// this process, and the other half counts. So a client that reconnects after a restart does not receive a
+/// name that it already has.
 #[derive(Debug)]
 pub(super) struct References {
     process: [u8; 6],

@@ -15,16 +15,16 @@ use super::{
     subscriber::{Format, Frame},
 };
 
-/// Bytes of frames that a generation holds before the next one begins.
+/// The bytes of frames in a generation from which on the next one begins.
 const GENERATION_BYTES_MAX: usize = 2 << 20;
 
-/// The time for which a frame is kept at least after it was used.
+/// The shortest time for which a frame is kept after its last use.
 pub(super) const GENERATION_AGE: Duration = Duration::from_secs(1);
 
 /// The frames that a thread has replayed lately.
 ///
-/// Thousands of clients that lose their connections together come back together, and are sent the same.
-/// Frames that are used move from the older of two generations to the newer one; the older one is
+/// Thousands of clients that lose their connections together also reconnect together, and are sent the same
+/// frames. A frame that is used moves from the older of two generations to the newer one; the older one is
 /// dropped when the newer one is old or large.
 pub(super) struct Replays {
     newer: HashMap<ReplayKey, Option<Frame>>,
@@ -39,13 +39,13 @@ pub(super) struct Replays {
 type ReplayKey = (ByteString, usize, bool, StreamPosition);
 
 impl Replays {
-    /// Nothing has been replayed. Frames count as part of `backlog`.
+    /// Begins without frames. Frames count as part of `backlog`.
     pub(super) fn new(backlog: Backlog, now: Instant) -> Self {
         let (newer, older) = (HashMap::new(), HashMap::new());
         Self { newer, older, newer_bytes: 0, began: now, backlog }
     }
 
-    /// The frame of a publication for those who joined `topic`; `None` if their format cannot carry it.
+    /// The frame of a publication for subscribers that joined `topic`; `None` if their format cannot carry it.
     pub(super) fn frame(
         &mut self,
         spoken: &SpokenPublication<'_>,
@@ -80,7 +80,7 @@ impl Replays {
         }
     }
 
-    /// Whether no frame is kept.
+    /// Returns whether no frame is kept.
     pub(super) fn is_empty(&self) -> bool {
         self.newer.is_empty() && self.older.is_empty()
     }

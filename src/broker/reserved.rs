@@ -3,29 +3,24 @@
 //! The broker itself attaches no meaning to them. They are listed here because all protocols share
 //! one namespace: publications over one protocol are received over the other.
 
-/// Whether an event is one of Phoenix's own: its clients act on it by themselves, so they are
-/// never sent such an event that was published. Pusher's clients may receive it, because it means nothing
-/// to them.
-///
-/// Sections 5 and 10 of the protocol document of Phoenix.
+/// Returns whether an event is reserved in Phoenix's protocol (sections 5 and 10 of its document). Phoenix's
+/// clients act on such an event themselves, so a published one is never sent to them. It is sent to Pusher's
+/// clients, for which it has no special meaning.
 pub fn is_phoenix_event(event: &str) -> bool {
     event.starts_with("phx_")
         || event.starts_with("chan_reply_")
         || matches!(event, "presence_state" | "presence_diff")
 }
 
-/// Whether an event is one of Pusher's own: its clients act on it by themselves. Phoenix's clients may
-/// publish and hear such an event, because it means nothing to them, but a client of Pusher's must not
-/// be sent it.
-///
-/// Section 3 of the protocol document of Pusher.
+/// Returns whether an event is reserved in Pusher's protocol (section 3 of its document). Pusher's clients
+/// act on such an event themselves, so a published one is never sent to them. Phoenix's clients may publish
+/// and receive it, because it has no special meaning for them.
 pub fn is_pusher_event(event: &str) -> bool {
     event.starts_with("pusher:") || event.starts_with("pusher_internal:")
 }
 
-/// Whether a channel keeps its last event for new subscribers, which are clients of Pusher's.
-///
-/// Section 5.1 of the protocol document of Pusher.
+/// Returns whether a channel keeps its last event for new subscribers with Pusher's protocol (section 5.1
+/// of its document).
 pub fn is_cache(scope: &str, channel: &str) -> bool {
     let channel = match scope {
         // Pusher's name for it begins with `private-encrypted-`.
@@ -36,14 +31,14 @@ pub fn is_cache(scope: &str, channel: &str) -> bool {
     channel.starts_with("cache-")
 }
 
-/// Whether a name begins like the words that stand for something other than a channel or an event:
-/// `#general` is every channel of a scope, and Pusher's `#server-to-user-…` is a user.
+/// Returns whether a name begins with `#`, like the words that are not names of channels or events:
+/// `#general` means every channel of a scope, and Pusher's `#server-to-user-…` means a user.
 pub(super) fn is_special(name: &str) -> bool {
     name.starts_with('#')
 }
 
-/// Whether a field of a presence member's meta is set by the server: Phoenix's clients keep their
-/// lists by the references, and the time is when the join began.
+/// Returns whether the server sets this field of a presence member's meta: the references, by which
+/// Phoenix's clients keep their lists, or the time of the join.
 pub fn is_presence_field(name: &str) -> bool {
     matches!(name, "online_at" | "phx_ref" | "phx_ref_prev")
 }

@@ -19,30 +19,29 @@ use super::{
 ///
 /// A user is its length as a byte, then its bytes.
 ///
-///
-/// A copy, because slices of bytes from a socket would keep all of them in memory.
+/// The bytes are a copy, because a slice of bytes from a socket would keep all of them in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained(Arc<[u8]>);
 
-/// The bytes ahead of the names.
+/// The number of bytes before the names.
 pub(super) const HEAD_BYTES: usize = 11;
 
 /// The overhead of a shared allocation, in bytes.
 const SHARED_BYTES: usize = 16;
 
-/// The payload is JSON.
+/// The kind of a publication whose payload is JSON.
 const JSON: u8 = 0;
 
-/// The payload is bytes.
+/// The kind of a publication whose payload is bytes.
 const BYTES: u8 = 1;
 
-/// Set if it was published to `#general` and has no channel.
+/// The flag of a publication to `#general`, which has no channel.
 const GENERAL: u8 = 2;
 
-/// Set if a session published it.
+/// The flag of a publication by a session.
 const SESSION: u8 = 4;
 
-/// Set if a session with a user published it.
+/// The flag of a publication by a session with a user.
 const USER: u8 = 8;
 
 /// The payload of a publication that is retained.
@@ -93,9 +92,8 @@ impl Retained {
         Self(concat(&parts))
     }
 
-    /// Takes the bytes of a publication that was retained before; `None` if they are malformed.
-    ///
-    /// Of JSON only the first character is checked.
+    /// Parses the bytes of a retained publication; `None` if they are malformed. Of a JSON payload only the
+    /// first character is checked.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, names) = bytes.split_at_checked(HEAD_BYTES)?;
         let (kind, lengths) = (head[8], [head[9], head[10]].map(usize::from));
@@ -124,7 +122,7 @@ impl Retained {
         (fits && event_fits && payload_fits).then(|| Self(bytes.into()))
     }
 
-    /// All of it, as [`Retained::parse`] takes it.
+    /// All bytes, for [`Retained::parse`].
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -134,7 +132,7 @@ impl Retained {
         self.0.first_chunk().copied().map_or(0, u64::from_le_bytes)
     }
 
-    /// The channel that it was published to; `None` if it was `#general`.
+    /// The channel to which it was published; `None` for `#general`.
     pub fn channel(&self) -> Option<&str> {
         (self.0[8] & GENERAL == 0).then(|| text(&self.0[HEAD_BYTES..self.event_at()]))
     }
@@ -162,12 +160,12 @@ impl Retained {
         }
     }
 
-    /// The memory that it takes, in bytes.
+    /// The bytes of memory that the publication takes.
     pub fn size_bytes(&self) -> usize {
         SHARED_BYTES + self.0.len()
     }
 
-    /// The bytes of its payload.
+    /// The number of bytes of the payload.
     pub fn payload_bytes(&self) -> usize {
         self.0.len() - self.payload_at()
     }
@@ -189,10 +187,10 @@ impl Retained {
     }
 }
 
-/// Copies the parts one after the other into one allocation.
+/// Concatenates the parts in one allocation.
 fn concat(parts: &[&[u8]]) -> Arc<[u8]> {
     let length = parts.iter().map(|part| part.len()).sum();
-    // The length of this iterator is known, so that it needs no vector in between.
+    // The length of this iterator is known, so no intermediate vector is needed.
     let mut whole: Arc<[u8]> = iter::repeat_n(0, length).collect();
     let mut rest = Arc::get_mut(&mut whole).unwrap_or_default();
     for part in parts {
@@ -203,7 +201,7 @@ fn concat(parts: &[&[u8]]) -> Arc<[u8]> {
     whole
 }
 
-/// Whether a JSON value without white space ahead of it begins like this.
+/// Returns whether a JSON value can begin with this byte.
 fn begins_json(byte: &u8) -> bool {
     matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n')
 }

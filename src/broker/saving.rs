@@ -1,9 +1,9 @@
 //! Saving: writes the retained publications of all streams to an archive, with the remembered
 //! idempotency keys, and loads it in another process.
 //!
-//! Streams that retain nothing are saved as well: a client that knows the newest position is told
-//! later that it missed nothing. An archive is loaded as a whole or not at all, within the present
-//! bounds: publications that are expired or exceed them are evicted, so their absence is known.
+//! Streams without retained publications are saved as well, so that a client with the newest position can
+//! still be told that it missed nothing. An archive is loaded as a whole or not at all. Publications that
+//! have expired or exceed the present bounds are evicted after loading, so that their absence is known.
 
 use std::{
     io::{self, Read, Write},
@@ -22,13 +22,13 @@ use super::{
 /// The amounts that were saved or loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Streams, also those that retain nothing.
+    /// The number of streams, including those without retained publications.
     pub streams: usize,
-    /// Publications that they retain.
+    /// The number of retained publications.
     pub publications: usize,
-    /// The memory that all this takes, in bytes.
+    /// The bytes of memory of the streams and their publications.
     pub bytes: usize,
-    /// Idempotency keys.
+    /// The number of idempotency keys.
     pub keys: usize,
 }
 
@@ -46,8 +46,8 @@ impl From<Contradiction> for ArchiveError {
     }
 }
 
-/// Writes the publications that are retained at `now_ms`, in Unix milliseconds, and the idempotency
-/// keys of apps that exist. Nothing may be published meanwhile.
+/// Writes the publications that are retained at `now_ms`, in Unix milliseconds, and the idempotency keys of
+/// existing apps. The caller must make sure that nothing is published meanwhile.
 pub(super) fn save(
     directory: &Directory,
     keys: Vec<RememberedKey<Receipt>>,
@@ -110,7 +110,7 @@ pub(super) struct Loaded {
     pub(super) keys: Vec<RememberedKey<Receipt>>,
 }
 
-/// Takes up what was saved; `now_ms` is the time, in Unix milliseconds.
+/// Loads an archive; `now_ms` is the present time, in Unix milliseconds.
 ///
 /// # Errors
 /// [`ArchiveError`]: the directory is empty.
@@ -125,7 +125,7 @@ pub(super) fn load(
     Ok(loaded)
 }
 
-/// Forgets everything when it is dropped, also by a panic.
+/// Forgets all streams when it is dropped, even by a panic.
 struct Undo<'a>(&'a Directory);
 
 impl Drop for Undo<'_> {
@@ -152,7 +152,7 @@ fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Loa
                 }
                 resuming = ResumingStream::begin(directory, stream)?;
             }
-            // Of an app that is gone, or retains nothing any more.
+            // The stream belongs to an app that is gone, or retains nothing any more.
             (_, None) => {}
             (Item::Channel { name, evicted }, Some(ResumingStream { history, retention, .. })) => {
                 history.remember(&name, evicted, retention.channels_max)?;
@@ -172,7 +172,7 @@ fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Loa
     Ok(Loaded { totals, keys })
 }
 
-/// A stream of which not everything has been read.
+/// A stream whose items are being read.
 struct ResumingStream {
     stream: StreamItem,
     retention: Retention,
@@ -180,7 +180,7 @@ struct ResumingStream {
 }
 
 impl ResumingStream {
-    /// `None` if its app is gone or retains nothing.
+    /// Begins with a stream; `None` if its app is gone or retains nothing.
     fn begin(directory: &Directory, stream: StreamItem) -> Result<Option<Self>, Contradiction> {
         let retention = directory.retention_of(stream.key.app, stream.created_us);
         let history = History::resumed(stream.head, stream.evicted)?;
@@ -192,7 +192,7 @@ impl ResumingStream {
         history.keep_to(now_ms, &retention);
         let app = key.app;
         directory.resume(key, history, used_ms)?;
-        // Now and not at the end: more than the bounds is never held at the same time.
+        // Evicting after each stream, and not at the end, keeps the memory within the bounds all the time.
         directory.relieve(app);
         Ok(())
     }

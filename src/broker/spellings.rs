@@ -1,15 +1,15 @@
-//! Spellings: one frame under each of the names that a topic goes by.
+//! Spellings: one frame for each name of a topic.
 
 use std::sync::OnceLock;
 
 use bytestring::ByteString;
 
-/// Frames that differ only in the topic that they name. Each is encoded once, by the caller that
-/// needs it first, and shared by all threads.
+/// Frames that differ only in the topic that they name. Each is encoded once, by the first caller that
+/// needs it, and shared by all threads.
 ///
-/// A topic has one name in nearly all cases, which is then found by one comparison. The further ones
-/// are a list: an app that was renamed has two names for a moment, and a server with a single app
-/// two ways to name each channel.
+/// In nearly all cases a topic has one name, which is found by one comparison. Further names are a list:
+/// shortly after an app was renamed its topics have two names, and a server with a single app has two
+/// spellings of each channel.
 #[derive(Debug)]
 pub(super) struct Spellings<F>(OnceLock<Box<Spelling<F>>>);
 
@@ -27,7 +27,7 @@ impl<F> Default for Spellings<F> {
 }
 
 impl<F: Clone> Spellings<F> {
-    /// The frame that names `topic`; `spell` makes it if there is none yet.
+    /// The frame that names `topic`. It is made by `spell` if it does not exist yet.
     pub(super) fn of(&self, topic: &ByteString, spell: impl Fn() -> F) -> F {
         let mut spellings = self;
         loop {

@@ -40,11 +40,12 @@ pub(super) struct Stream {
 /// The bounds on retention that publications exceed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Exceeded {
-    /// The channels of the scope: those that had been quiet the longest were forgotten.
+    /// Whether there were too many channels in the scope, so that the quietest ones were forgotten.
     pub(super) channels: bool,
-    /// The bytes of the app, or of all apps: publications must be evicted.
+    /// Whether the app, or all apps together, retain too many bytes, so that the caller must evict
+    /// publications.
     pub(super) bytes: bool,
-    /// A bound on the last events of cache channels: the oldest ones were dropped.
+    /// The bound on the last events of cache channels that was exceeded, so that the oldest ones were dropped.
     pub(super) last_events: Option<Limit>,
 }
 
@@ -99,8 +100,7 @@ impl Stream {
     }
 
     /// Gives publications of this scope their positions and passes them to the threads that have
-    /// subscribers. Adds the positions to `positions`. Answers the bounds on retention that are
-    /// exceeded.
+    /// subscribers. Adds the positions to `positions`. Returns the exceeded bounds on retention.
     pub(super) fn publish(
         &self,
         number: u64,
@@ -131,8 +131,8 @@ impl Stream {
         }
     }
 
-    /// Takes publications to which a log has given their positions, and passes them to the threads
-    /// that have subscribers. Answers the bounds on retention that are exceeded.
+    /// Takes publications to which a log has given their positions, and passes them to the threads that have
+    /// subscribers. Returns the exceeded bounds on retention.
     pub(super) fn feed(&self, number: u64, fed: Vec<Fed>, now_ms: u64) -> Exceeded {
         let mut state = self.state();
         let retention = self.account.retention();
@@ -162,9 +162,9 @@ impl Stream {
         state.hand_out(|| Dispatch(batch.clone()));
     }
 
-    /// Goes on after a position, up to which publications may be missing: nothing before it is
-    /// retained any more, and the threads end the joins of this scope, so that their clients join
-    /// again and learn of it.
+    /// Continues after a position, up to which publications may be missing. No publication before it is
+    /// retained any more, and the threads end the joins of this scope, so that clients rejoin and learn of the
+    /// gap.
     pub(super) fn interrupt(&self, head: StreamPosition, now_ms: u64) {
         let mut state = self.state();
         let begin = |history: &mut History| *history = History::fed(head, head.offset);
@@ -196,8 +196,7 @@ impl Stream {
         }
     }
 
-    /// Some of the retained publications of a channel: the first ones after a position, or the
-    /// newest.
+    /// A part of the retained publications of a channel: the first ones after a position, or the newest.
     pub(super) fn page(
         &self,
         channel: &ChannelName,
@@ -224,8 +223,8 @@ impl Stream {
         self.state().with_history(&self.account, keep);
     }
 
-    /// Evicts the oldest publications, as many as were accepted at `until_ms` or before, while
-    /// `wants_more`. Where nothing is retained, the channels are forgotten.
+    /// Evicts the oldest publications that were accepted at `until_ms` or before, while `wants_more` returns
+    /// `true`. If no publication is retained, the channels are forgotten.
     pub(super) fn shrink(&self, until_ms: u64, wants_more: impl Fn() -> bool) {
         let mut state = self.state();
         while wants_more() && state.history.oldest_ms().is_none_or(|oldest| oldest <= until_ms) {
@@ -237,12 +236,12 @@ impl Stream {
         }
     }
 
-    /// The time of the oldest publication that is retained, in Unix milliseconds.
+    /// The time of the oldest retained publication, in Unix milliseconds.
     pub(super) fn oldest_ms(&self) -> Option<u64> {
         self.state().history.oldest_ms()
     }
 
-    /// The last use of the stream, if no thread has subscribers.
+    /// The time of the last use, in Unix milliseconds; `None` if a thread has subscribers.
     pub(super) fn unheard_since_ms(&self) -> Option<u64> {
         let state = self.state();
         state.threads.is_empty().then_some(state.used_ms)
@@ -267,8 +266,8 @@ impl Stream {
         self.state().hand_out(|| Announce(announcement.clone()));
     }
 
-    /// Passes all further publications to the fan-out of a thread. Answers the position of the
-    /// newest publication, which is the last one that the thread is not sent.
+    /// Passes all further publications to the fan-out of a thread. Returns the position of the newest
+    /// publication, which is the last one that the thread is not sent.
     pub(super) fn open(
         &self,
         worker: WorkerId,
@@ -313,8 +312,8 @@ impl Stream {
         }
     }
 
-    /// The actor that tracks members here; `start` starts it for the first one, or if the thread of
-    /// the last one has ended. `None` if it cannot be started.
+    /// The actor that tracks members of this scope. `start` starts it for the first member, or after the thread
+    /// of the last one has ended. `None` if it cannot be started.
     pub(super) fn tracker_or_start(
         &self,
         start: impl FnOnce() -> Option<Addr<Tracker>>,
@@ -334,7 +333,7 @@ impl Stream {
         state.hand_out(|| TrackerLost(self.key.clone()));
     }
 
-    /// The state; a panic beside it does not break it.
+    /// The state. It is consistent even after a panic elsewhere.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

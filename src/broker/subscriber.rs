@@ -32,7 +32,7 @@ impl SessionId {
         Self(node.number(nth))
     }
 
-    /// The node that it is connected to.
+    /// The node to which the client is connected.
     pub fn node(self) -> NodeId {
         NodeId::of(self.0)
     }
@@ -49,8 +49,8 @@ pub enum Frame {
     Split(Arc<Split>),
 }
 
-/// A frame in two parts, the second of which it shares with other frames: a publication that
-/// reaches many topics is kept once, and only its head for each topic.
+/// A frame in two parts, the second of which it shares with other frames: of a publication to many topics,
+/// the payload is in memory once, and only the head once for each topic.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Split {
     /// Whether both parts together are text.
@@ -124,12 +124,12 @@ pub struct Format {
     pub(super) encoders: &'static Encoders,
 }
 
-/// The functions that encode a format.
+/// The functions and properties that define a format.
 #[derive(Clone, Copy)]
 pub struct Encoders {
-    /// This format's place among the server's formats, less than [`Format::COUNT`].
+    /// The index of this format among those of the server, below [`Format::COUNT`].
     pub slot: u8,
-    /// The slot that this format shares with those that encode members in the same way, less than
+    /// The index that this format shares with formats that encode members in the same way, below
     /// [`Format::ROSTERS`].
     pub roster_slot: u8,
     /// The number of bytes after the payload in an encoded JSON value, if the encoder leaves the
@@ -144,15 +144,15 @@ pub struct Encoders {
     pub carry: Carry,
     /// Encodes JSON that `carry` has made; `None` for a publication without a name in the protocol.
     pub encode: fn(&Delivery<'_, str>) -> Option<Frame>,
-    /// Encodes bytes; `None` for clients that cannot be sent any. Formats that differ in nothing
-    /// else may share a slot.
+    /// Encodes bytes; `None` for clients that cannot be sent any. Formats that differ only in this may share a
+    /// slot.
     pub encode_bytes: Option<EncodeBytes>,
     /// Encodes the position of the preceding frame, for clients that are told positions and whose
     /// frames cannot carry one: frames of bytes, or all frames.
     pub encode_position: Option<fn(&str, StreamPosition) -> Frame>,
     /// Whether positions are encoded like that for JSON as well.
     pub positions_follow_json: bool,
-    /// Whether a subscription to a cache channel is sent the last event first.
+    /// Whether a new subscription to a cache channel is sent the last event first.
     pub begins_with_last_event: bool,
     /// Encodes the number of a topic's subscribers, for clients that are sent each change of it.
     pub encode_count: Option<fn(&str, usize) -> Frame>,
@@ -170,7 +170,7 @@ pub type Carry = for<'a> fn(&'a str, &str, Sender<'_>) -> Cow<'a, str>;
 pub struct ChangeFrame {
     /// The frame.
     pub frame: Frame,
-    /// The session that is not sent it.
+    /// The session to which the frame is not sent.
     pub except: Option<SessionId>,
 }
 
@@ -190,7 +190,7 @@ impl Format {
         Self { slot, positions_follow_json, encoders }
     }
 
-    /// Whether a frame of JSON is followed by its position.
+    /// Returns whether a frame of JSON is followed by a frame with its position.
     pub(super) fn tells_positions_of_json(self) -> bool {
         self.positions_follow_json
     }
@@ -236,32 +236,32 @@ impl ScopeKey {
 pub struct Place {
     /// The scope.
     pub key: ScopeKey,
-    /// The channel; `None` is all of the scope.
+    /// The channel; `None` is the whole scope.
     pub channel: Option<ChannelName>,
 }
 
 /// The joins that an app ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Disconnect {
-    /// All of the app.
+    /// All joins of the app.
     App(AppId),
-    /// Those of one place.
+    /// The joins of one place.
     Place(Place),
-    /// Those that came with a token of the app, minted for this subject.
+    /// The joins with a token of the app for this subject.
     Subject {
         /// The app.
         app: AppId,
         /// The subject of the token.
         subject: Subject,
     },
-    /// Those that came with a token of the app whose subject has these members.
+    /// The joins with a token of the app whose subject has these members.
     Members {
         /// The app.
         app: AppId,
         /// The members that the subject must have.
         members: SubjectMembers,
     },
-    /// Those of the sessions that are signed in as this user.
+    /// The joins of the sessions that are signed in as this user.
     User {
         /// The app.
         app: AppId,
@@ -280,7 +280,7 @@ impl Disconnect {
         }
     }
 
-    /// Whether there may be such a join at a place.
+    /// Returns whether there may be such a join at a place.
     pub(super) fn may_concern(&self, place: &Place) -> bool {
         match self {
             Self::Place(concerned) => concerned == place,
@@ -303,34 +303,32 @@ pub struct Subscription {
     pub place: Place,
     /// The topic as the client spelled it.
     pub topic: ByteString,
-    /// The topic, as the client spells it and expects it in frames.
+    /// The format of the frames that the session is sent.
     pub format: Format,
     /// The identity under which the session is tracked; `None` if it is not tracked. Only channels
     /// track, and tracked sessions are sent the members.
     pub persona: Option<Persona>,
     /// The user of the join, as the console shows it; `None` without one.
     pub user: Option<Arc<ShownSub>>,
-    /// The part of the history that it requests; `None` if it requests none and is told no
-    /// positions.
+    /// The requested part of the history; `None` if the join requests none, and is sent no positions.
     pub wanted: Option<Wanted>,
 }
 
 /// The answer to a subscription that was accepted.
 ///
-/// It keeps its place among the session's frames: all frames of the subscription come after it,
-/// except those that the session was sent under the same subscription before.
+/// The answer has a place among the session's frames: all frames of the subscription follow it, except
+/// those that the session was sent under the same subscription before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Joined {
-    /// The newest publication of the scope that had been handed out: the session is sent everything
-    /// after it, and nothing up to it.
+    /// The position of the newest publication that its thread has delivered. The session is sent every
+    /// publication after it, and none up to it.
     pub boundary: StreamPosition,
     /// The members of the channel, encoded by [`Encoders::spell_members`], if the session is
     /// tracked there. Later changes follow in frames.
     pub members: Option<ByteString>,
     /// The result of the recovery, if the session requested history.
     pub recovery: Option<Box<Recovery>>,
-    /// The event that the session is sent first, on a cache channel and in formats that [begin with
-    /// it](Encoders::begins_with_last_event).
+    /// The last event of a cache channel, for formats that [begin with it](Encoders::begins_with_last_event).
     pub cached: Option<Cached>,
 }
 
@@ -339,7 +337,7 @@ pub struct Joined {
 pub enum Cached {
     /// The last event that was triggered.
     Event(Frame),
-    /// Nothing: the last event was triggered after the boundary, so the session receives it anyway.
+    /// The last event was triggered after the boundary, so the session receives it live.
     ComesLive,
     /// There is no such event, or it is no longer kept.
     Miss,

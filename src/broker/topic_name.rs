@@ -1,4 +1,4 @@
-//! Topic names: what a client joins.
+//! Topic names: the names that clients join.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ impl Scope {
         Self::check(raw).map(|()| Self(raw.into()))
     }
 
-    /// The same of a part of `whole`, whose memory it shares.
+    /// Parses a part of `whole`, and shares its memory.
     fn within(whole: &ByteString, part: &str) -> Result<Self, NameError> {
         Self::check(part).map(|()| Self(whole.slice_ref(part)))
     }
@@ -72,7 +72,7 @@ impl Scope {
         self.0 == Self::USER
     }
 
-    /// Parses a scope that was saved: of any topic, or that of single users.
+    /// Parses a saved scope: one that topics can name, or that of single users.
     ///
     /// # Errors
     /// As [`parse`](Self::parse)'s.
@@ -120,7 +120,7 @@ impl ChannelName {
         Ok(Self(raw.into()))
     }
 
-    /// The same of a part of `whole`, whose memory it shares.
+    /// Parses a part of `whole`, and shares its memory.
     fn within(whole: &ByteString, part: &str) -> Result<Self, NameError> {
         NameError::check(part, Self::BYTES_MAX)?;
         Ok(Self(whole.slice_ref(part)))
@@ -180,7 +180,7 @@ pub struct TopicName {
     pub scope: Scope,
     /// The app.
     pub app: Slug,
-    /// One channel of the scope; `None` is the scope as a whole.
+    /// The channel; `None` is the whole scope.
     pub channel: Option<ChannelName>,
     wire: ByteString,
 }
@@ -213,8 +213,8 @@ impl TopicName {
         Ok(Self { scope, app, channel, wire })
     }
 
-    /// Whether sessions that join it are tracked: on channels of the scope `presence`, not in the
-    /// scope as a whole.
+    /// Returns whether sessions that join the topic are tracked: on channels of the scope `presence`, but not
+    /// in the whole scope.
     pub fn is_tracked(&self) -> bool {
         self.scope.is_presence() && self.channel.is_some()
     }
@@ -230,7 +230,7 @@ impl TopicName {
     }
 }
 
-/// The channel of a topic of the reserved app, by what follows the slug.
+/// The channel of a topic of the reserved app. `rest` is the part of the topic after the slug.
 fn console_channel(rest: &str) -> Result<Option<&str>, NameError> {
     match rest {
         "" => Ok(None),

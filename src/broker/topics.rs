@@ -2,8 +2,8 @@
 //! that all threads must answer. The submodules are [`publishing`], [`ending`], [`members`] and
 //! [`retaining`].
 //!
-//! A server that is the only node numbers publications itself. Several nodes share a log that
-//! numbers them: see [`Order`].
+//! A server without a cluster numbers publications itself. In a cluster, the shared log numbers them: see
+//! [`Order`].
 
 mod ending;
 mod members;
@@ -53,9 +53,9 @@ use super::{
 /// The reason why a publication was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Too many publications are under way, and nothing was published; or the log that all nodes
-    /// share does not answer, and may already have the publication. A retry may succeed; an
-    /// idempotency key makes sure that nothing is published twice.
+    /// Too many publications are under way, and nothing was published; or the log of the cluster does not
+    /// answer, and may already have the publication. A retry may succeed, and with an idempotency key it
+    /// publishes nothing twice.
     #[error("too many publications are under way, or the log of all nodes does not answer")]
     Busy,
 }
@@ -75,13 +75,13 @@ pub enum OnceError {
 /// The outcome of publications with an idempotency key.
 #[derive(Debug)]
 pub enum Published {
-    /// They were published.
+    /// The publications were published now.
     Now(Receipt),
-    /// They had been published before, with this receipt.
+    /// The publications had been published before, with this receipt.
     Before(Receipt),
 }
 
-/// Not every thread answered in time.
+/// The error of a question that not every thread, or not every node, answered in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a thread did not answer in time")]
 pub struct Unanswered;
@@ -89,25 +89,25 @@ pub struct Unanswered;
 /// The bounds of the directory.
 #[derive(Debug, Clone)]
 pub struct TopicLimits {
-    /// Publications of one app between their publisher and the last fan-out; there may be twice as
+    /// The most publications of one app between their publisher and the last fan-out. There may be twice as
     /// many of all apps together.
     pub publications_in_flight_max: usize,
-    /// Scopes with subscribers per app.
+    /// The most scopes with subscribers of one app.
     pub scopes_per_app_max: usize,
-    /// Bytes of all frames that wait for clients.
+    /// The most bytes of all frames that wait for clients.
     pub outboxes_bytes_max: usize,
-    /// Members tracked on one channel.
+    /// The most members tracked on one channel.
     pub presence_members_max: usize,
     /// The time for which a channel's changes of members are gathered before they are announced
     /// together.
     pub presence_interval: Duration,
-    /// Idempotency keys that are remembered of an app, and as many of its visitors.
+    /// The most idempotency keys of an app that are remembered, and the most of its visitors.
     pub idempotency_keys_max: usize,
     /// The time for which a publisher or a join may wait.
     pub wait_max: Duration,
     /// The bounds of retention and replay.
     pub history: HistorySettings,
-    /// The bounds of what is kept of cache channels.
+    /// The bounds of the last events of cache channels.
     pub last_events: LastEventLimits,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct TopicsInner {
     workers: RwLock<Vec<ArbiterHandle>>,
     fanouts: Fanouts,
     next_worker: AtomicU64,
-    /// Batches published so far.
+    /// The number of batches published so far.
     batches: AtomicU64,
     references: References,
     backlog: Backlog,
@@ -135,16 +135,16 @@ pub(super) struct TopicsInner {
 }
 
 impl Topics {
-    /// The mailbox capacity of trackers and fan-outs: more than permits and joins ever fill.
+    /// The mailbox capacity of trackers and fan-outs. It is more than the permits and joins can fill.
     pub(super) const MAILBOX_CAPACITY: usize = 1 << 16;
 
-    /// A broker without publications. The settings of the apps decide how much is retained.
+    /// The broker of a server without a cluster. The settings of the apps decide how much is retained.
     pub fn new(limits: TopicLimits, apps: AppDirectory, metrics: Arc<Metrics>) -> Self {
         Self::with_order(limits, apps, metrics, Order::own())
     }
 
-    /// The broker of one of several nodes, which share the order of their publications. It begins
-    /// to read the log. The settings of the apps decide how much is retained.
+    /// The broker of a node of a cluster. It begins to read the log. The settings of the apps decide how much
+    /// is retained.
     pub fn of_node(
         limits: TopicLimits,
         apps: AppDirectory,
@@ -207,7 +207,7 @@ impl Topics {
         &self.0.metrics
     }
 
-    /// Lets trackers be placed on the calling worker thread.
+    /// Permits trackers to be started on the calling worker thread.
     pub fn add_worker(&self) {
         if let Some(arbiter) = Arbiter::try_current() {
             self.workers_mut().push(arbiter);
@@ -229,19 +229,19 @@ impl Topics {
         ThreadFanout { worker, addr, handed }
     }
 
-    /// The scopes that have subscribers or retain something here.
+    /// The number of scopes that have subscribers or retained publications here.
     pub fn scopes(&self) -> usize {
         self.0.directory.all().len()
     }
 
-    /// Ends publishing: waits, at most this long, until every accepted publication has reached the
-    /// outboxes of its subscribers. From then on every publisher gets [`PublishError::Busy`].
+    /// Ends publishing: every further publisher gets [`PublishError::Busy`]. Waits, at most `wait_max`, until
+    /// every accepted publication has reached the outboxes of its subscribers.
     pub async fn finish(&self, wait_max: Duration) {
         self.0.permits.finish(wait_max).await;
     }
 
-    /// Removes this node from the cluster, if it is in one: its members leave on all nodes. From
-    /// then on it can neither publish nor read. Waits at most this long.
+    /// Removes this node from the cluster, if it is in one: its members leave on all nodes, and it can neither
+    /// publish nor read any more. Waits at most `wait_max`.
     pub async fn leave_nodes(&self, wait_max: Duration) {
         if let Some(cluster) = self.cluster() {
             cluster.engine().leave(Instant::now() + wait_max).await;
@@ -263,8 +263,8 @@ impl Topics {
         &self.0.limits
     }
 
-    /// Whether publications may be on their way to a thread: there are newer ones, of whatever app,
-    /// than those that its fan-out has begun to hand out, and not all have reached their outboxes.
+    /// Returns whether publications may be on their way to a thread: there are newer ones, of any app, than
+    /// those that its fan-out has begun to deliver, and not all have reached their outboxes.
     pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
         let is_under_way = || self.0.permits.is_any_held() || self.0.order.is_any_under_way();
         self.0.batches.load(Relaxed) > thread.handed.get() && is_under_way()
@@ -280,17 +280,17 @@ impl Topics {
         &self.0.order
     }
 
-    /// The cluster, if this server is one of several nodes.
+    /// The cluster, if this server is a node of one.
     pub(super) fn cluster(&self) -> Option<&Cluster> {
         self.0.order.cluster()
     }
 
-    /// The engine that connects this server with other nodes, if there is one.
+    /// The engine of the cluster, if this server is a node of one.
     pub fn engine(&self) -> Option<&Arc<dyn Engine>> {
         self.cluster().map(Cluster::engine)
     }
 
-    /// Whether the log that the nodes share can be written and is read; `None` where there is none.
+    /// The state of the engine; `None` without a cluster.
     pub fn engine_state(&self) -> Option<EngineState> {
         self.cluster().map(Cluster::state)
     }
@@ -300,7 +300,7 @@ impl Topics {
         Arc::downgrade(&self.0)
     }
 
-    /// The broker of such a reference, if it is still there.
+    /// The broker of such a reference, if it still exists.
     pub(super) fn upgrade(weak: &Weak<TopicsInner>) -> Option<Self> {
         weak.upgrade().map(Self)
     }

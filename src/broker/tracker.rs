@@ -23,8 +23,8 @@ use super::{
 use shared::SharedMembers;
 pub(super) use shared::{MembersLeft, MembersRead, OrderInterrupted, Reincarnated};
 
-/// A session joins a channel where it is tracked. The tracker answers the fan-out with [`Entered`],
-/// ahead of every later announcement.
+/// A session joins a channel where it is tracked. The tracker answers the fan-out with [`Entered`], before
+/// it sends any later announcement.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct EnterChannel {
@@ -61,7 +61,7 @@ pub(super) struct UpdateMember {
     pub(super) custom: JsonText,
 }
 
-/// Asks for the members of a channel: those that were announced, with all changes since.
+/// Asks for the present members of a channel, including changes that are not announced yet.
 #[derive(Message)]
 #[rtype(result = "Roster")]
 pub(super) struct WhoIsThere(pub(super) ChannelName);
@@ -73,8 +73,8 @@ pub(super) struct WhoIsThere(pub(super) ChannelName);
 /// address. The fan-outs send it every session that leaves. Its announcements go through the
 /// stream, so all members receive them in one order.
 ///
-/// Where several nodes share a log, each node's tracker writes changes among its own members to the
-/// log, and takes all changes, also its own, from the log: see [`shared`].
+/// In a cluster, each node's tracker writes the changes among its own members to the log, and takes all
+/// changes, including its own, from the log: see [`shared`].
 ///
 /// The mailbox is bounded by one message per join or update, for which the session waits, and by one
 /// per tracked session that leaves.
@@ -83,7 +83,7 @@ pub(super) struct Tracker {
     stream: Weak<Stream>,
     topics: Topics,
     pub(super) gatherings: HashMap<ChannelName, Gathering>,
-    /// The members that this node shares with others, if it is one of several.
+    /// The members that this node shares with the other nodes of a cluster.
     shared: Option<Box<SharedMembers>>,
 }
 
@@ -120,7 +120,7 @@ impl Tracker {
         }
     }
 
-    /// Whether a channel has no subscribers left on this server.
+    /// Returns whether a channel has no subscribers left on this server.
     fn is_over(&self, channel: &ChannelName, gathering: &Gathering) -> bool {
         match &self.shared {
             None => gathering.is_over(),
@@ -148,7 +148,7 @@ impl Tracker {
                 let permits = self.topics.permits().clone();
                 let permit = async move { permits.take(app, 1).await };
                 ctx.spawn(wrap_future::<_, Self>(permit).map(move |permit, tracker, ctx| {
-                    // There is no permit any more once the server stops.
+                    // While the server stops, no permits are given any more.
                     if let Some(permit) = permit {
                         tracker.announce(channel, permit, ctx);
                     }
@@ -192,7 +192,11 @@ impl Drop for Tracker {
             shared.withdraw(&self.key, &self.topics);
         }
         if let Some(stream) = self.stream.upgrade() {
-            error!("the tracker of a scope of app {} is lost", self.key.app.0);
+            error!(
+                "the tracker of a scope of app {} is lost by a panic: the sessions that it tracked end, and their \
+                 clients reconnect",
+                self.key.app.0
+            );
             stream.tracker_lost();
         }
     }

@@ -1,35 +1,35 @@
-//! Turns: what one thread has yet to do for each app, a queue per app.
+//! Turns: the waiting tasks of one thread, in a queue for each app.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::app::AppId;
 
-/// A queue of tasks for each app that has any. The tasks of one app are done in their order, those of
-/// several by turns.
+/// A queue of tasks for each app that has any. The tasks of one app are done in order, and the apps take
+/// turns.
 pub(super) struct Turns<T> {
     queues: HashMap<AppId, VecDeque<T>>,
-    /// The apps that have a queue. It is the turn of the first.
+    /// The apps that have a queue. The first one has its turn.
     order: VecDeque<AppId>,
 }
 
 impl<T> Turns<T> {
-    /// There is nothing to do.
+    /// Begins without tasks.
     pub(super) fn new() -> Self {
         Self { queues: HashMap::new(), order: VecDeque::new() }
     }
 
-    /// Whether there is nothing to do.
+    /// Returns whether there are no tasks.
     pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// Whether an app has something that must be done before anything else of it.
+    /// Returns whether an app has a queue, behind which its next task must wait.
     pub(super) fn has(&self, app: AppId) -> bool {
         // In the common case the table is empty, and nothing is hashed.
         !self.is_empty() && self.queues.contains_key(&app)
     }
 
-    /// Adds the last task of an app.
+    /// Adds a task at the end of an app's queue.
     pub(super) fn push(&mut self, app: AppId, task: T) {
         let order = &mut self.order;
         let queue = self.queues.entry(app).or_insert_with(|| {
@@ -39,13 +39,13 @@ impl<T> Turns<T> {
         queue.push_back(task);
     }
 
-    /// Whether it can be the turn of an app that `may` picks.
+    /// Returns whether an app that `may` accepts has a queue.
     pub(super) fn any(&self, may: impl Fn(AppId) -> bool) -> bool {
         self.order.iter().any(|app| may(*app))
     }
 
-    /// Takes the next task of the app whose turn it is, or of the one after it if that has no more, or
-    /// `may` does not pick it.
+    /// Takes the next task of the app whose turn it is. An app without tasks, or that `may` does not accept, is
+    /// passed over.
     pub(super) fn next(&mut self, may: impl Fn(AppId) -> bool) -> Option<T> {
         for _ in 0..self.order.len() {
             let app = *self.order.front()?;
@@ -62,14 +62,14 @@ impl<T> Turns<T> {
         None
     }
 
-    /// Puts back what was taken last and is not done yet: it comes next when it is this app's turn.
+    /// Puts back the task that was taken last and is not done yet: it is the first of its app's queue again.
     pub(super) fn put_back(&mut self, task: T) {
         if let Some(queue) = self.order.front().and_then(|app| self.queues.get_mut(app)) {
             queue.push_front(task);
         }
     }
 
-    /// Ends the turn of the first app; it is forgotten if it has no more to do.
+    /// Ends the turn of the first app, which is removed if it has no more tasks.
     pub(super) fn pass(&mut self) {
         let Some(app) = self.order.pop_front() else { return };
         if self.queues.get(&app).is_some_and(|queue| !queue.is_empty()) {

@@ -1,11 +1,10 @@
 //! Users: the users of apps that are signed in, and the sessions that watch them.
 //!
-//! A user is online while at least one session is signed in as it. A session that signs in may watch
-//! other users: it is told once which of them are online, and from then on each change. The news reach a
-//! session in the order in which the changes happened.
+//! A user is online while at least one session of any node is signed in as the user. A session that signs in
+//! may watch other users: it is told once which of them are online, and from then on each change, in the
+//! order in which the changes happened.
 //!
-//! Several nodes may share users: each tells the others which users come online and go offline there, and a
-//! user is online while a session of any node is signed in as it.
+//! The nodes of a cluster tell each other which users come online and go offline there.
 
 use std::{
     collections::{HashMap, HashSet, hash_map},
@@ -35,33 +34,32 @@ pub struct SignedIn {
     pub watched: Vec<Box<str>>,
 }
 
-/// The watched users of which a session is told that they are online, or that they are not.
+/// The watched users that have come online or gone offline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnlineChange {
     /// The users that are online.
     pub online: Vec<Box<str>>,
-    /// The users that are not.
+    /// The users that are offline.
     pub offline: Vec<Box<str>>,
 }
 
-/// The users of all apps, as far as somebody is signed in as them or watches them.
+/// The users of all apps who are signed in or watched.
 ///
-/// A lock guards all of them. It is held for as long as it takes to tell the watchers of one user, which
-/// wait for nothing.
+/// One lock guards all users. It is held while the watchers of one user are told, which never waits.
 #[derive(Default)]
 pub struct Users {
     all: Mutex<AllUsers>,
     has_changed: Notify,
 }
 
-/// Names a user.
+/// A user of an app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct UserKey {
     app: i32,
     user: Box<str>,
 }
 
-/// Whether a user is online on a node.
+/// A user, and whether it is online on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OnlineHere {
     #[serde(flatten)]
@@ -72,11 +70,11 @@ pub(super) struct OnlineHere {
 #[derive(Default)]
 struct AllUsers {
     apps: HashMap<AppId, HashMap<Box<str>, UserSessions>>,
-    /// The users of whom the other nodes have yet to be told, if there are any nodes.
+    /// The users about whom the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<UserKey>>,
-    /// The users that are online at other nodes.
+    /// The users that are online on each other node.
     elsewhere: HashMap<NodeId, HashSet<UserKey>>,
-    /// The changes that nodes have sent since they were asked for all their users.
+    /// The changes that each node has sent while it was being asked for all its users.
     told_meanwhile: HashMap<NodeId, Vec<OnlineHere>>,
 }
 
@@ -111,13 +109,13 @@ impl UserSessions {
 }
 
 impl Users {
-    /// The users; a panic beside them does not break them.
+    /// The users. They are consistent even after a panic elsewhere.
     fn all(&self) -> MutexGuard<'_, AllUsers> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session has signed in, and is told which of the users that it watches are online. `before` is
-    /// what it signed in as until now, which is the same user: then nobody else learns anything.
+    /// Signs a session in, and tells it which of the users that it watches are online. `before` is its previous
+    /// sign-in, which must be as the same user; watchers are not told of a repeated sign-in.
     pub fn sign_in(&self, outbox: &Arc<Outbox>, signed_in: &SignedIn, before: Option<&SignedIn>) {
         let SignedIn { app, user, watched } = signed_in;
         let mut all = self.all();
@@ -149,7 +147,7 @@ impl Users {
         }
     }
 
-    /// A session that was signed in is over.
+    /// Signs a session out, because it is over.
     pub fn sign_out(&self, session: SessionId, signed_in: &SignedIn) {
         let SignedIn { app, user, .. } = signed_in;
         let mut all = self.all();
@@ -176,17 +174,17 @@ impl Users {
         }
     }
 
-    /// Notes from now on which users come and go, because other nodes are told of them.
+    /// Begins to collect which users come online and go offline, because other nodes must be told.
     pub(super) fn share(&self) {
         self.all().changed.get_or_insert_default();
     }
 
-    /// Waits until a user has come or gone that was not [taken](Self::take_changed).
+    /// Waits until there is a change that was not [taken](Self::take_changed).
     pub(super) async fn changed(&self) {
         self.has_changed.notified().await;
     }
 
-    /// The users that have come or gone on this node since the last time.
+    /// Takes the users that have come online or gone offline on this node since the last call.
     pub(super) fn take_changed(&self) -> Vec<OnlineHere> {
         let mut all = self.all();
         let changed = all.changed.as_mut().map(mem::take).unwrap_or_default();
@@ -194,7 +192,7 @@ impl Users {
         changed.into_iter().map(here).collect()
     }
 
-    /// Has users taken once more, because the other nodes could not be told.
+    /// Puts taken users back, because the other nodes could not be told.
     pub(super) fn put_back(&self, told: Vec<OnlineHere>) {
         if let Some(changed) = &mut self.all().changed {
             changed.extend(told.into_iter().map(|told| told.key));
@@ -202,7 +200,7 @@ impl Users {
         self.has_changed.notify_one();
     }
 
-    /// The users that are online on this node after one, in their order, as many as are asked for.
+    /// The first `users_max` users after `after`, in order, that are online on this node.
     pub(super) fn page(&self, after: Option<&UserKey>, users_max: usize) -> Vec<UserKey> {
         let all = self.all();
         let mut page: Vec<_> = all
@@ -219,7 +217,7 @@ impl Users {
         page.into_iter().map(|(app, user)| UserKey { app, user: user.clone() }).collect()
     }
 
-    /// Takes what another node has told of its users.
+    /// Takes the changes of another node's users.
     pub(super) fn note(&self, node: NodeId, told: Vec<OnlineHere>) {
         let mut all = self.all();
         if let Some(meanwhile) = all.told_meanwhile.get_mut(&node) {
@@ -233,12 +231,13 @@ impl Users {
         self.all().elsewhere.keys().copied().collect()
     }
 
-    /// Another node is about to be asked for all its users.
+    /// Notes that another node is about to be asked for all its users.
     pub(super) fn begin_replacing(&self, node: NodeId) {
         self.all().told_meanwhile.insert(node, Vec::new());
     }
 
-    /// Another node has told all its users; `None` if it has not, and what was known of them stays.
+    /// Replaces the users of another node by its answer. With `None`, the node has not answered, and its known
+    /// users stay.
     pub(super) fn replace(&self, node: NodeId, users: Option<HashSet<UserKey>>) {
         let mut all = self.all();
         let meanwhile = all.told_meanwhile.remove(&node).unwrap_or_default();
@@ -247,13 +246,13 @@ impl Users {
         let gone: Vec<_> = known.difference(&users).cloned().collect();
         gone.into_iter().for_each(|key| all.set(node, key, false));
         users.into_iter().for_each(|key| all.set(node, key, true));
-        // What it has told since is newer than some of that.
+        // The changes that it has sent meanwhile are newer than parts of the answer.
         meanwhile.into_iter().for_each(|OnlineHere { key, is_online }| {
             all.set(node, key, is_online);
         });
     }
 
-    /// Another node is gone, and with it its sessions.
+    /// Removes the users of a node that is gone.
     pub(super) fn forget(&self, node: NodeId) {
         let mut all = self.all();
         let gone = all.elsewhere.get(&node).cloned().unwrap_or_default();
@@ -268,7 +267,7 @@ impl AllUsers {
         of.is_some_and(|of| of.sessions > 0)
     }
 
-    /// A user is online on another node from now on, or not any more.
+    /// Sets whether a user is online on another node.
     fn set(&mut self, node: NodeId, key: UserKey, is_online: bool) {
         let of_node = self.elsewhere.entry(node).or_default();
         let is_new = if is_online { of_node.insert(key.clone()) } else { of_node.remove(&key) };
@@ -297,7 +296,7 @@ impl AllUsers {
             self.apps.remove(&app);
         }
         if self.apps.is_empty() {
-            // A burst of users is not remembered by the size of an empty table.
+            // An empty table is dropped, so that it does not keep the memory of an earlier burst of users.
             mem::take(&mut self.apps);
         }
     }
@@ -316,7 +315,7 @@ fn stop_watching(
     }
 }
 
-/// Forgets a user that nobody is signed in as and nobody watches.
+/// Removes a user that has no sessions and no watchers.
 fn forget_if_unknown(user: hash_map::OccupiedEntry<'_, Box<str>, UserSessions>) {
     if !user.get().is_online() && user.get().watchers.is_empty() {
         user.remove();

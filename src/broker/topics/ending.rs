@@ -14,24 +14,24 @@ use crate::broker::{
 };
 
 impl Topics {
-    /// Ends every session of all threads, because the server stops. Waits at most this long for a
-    /// thread to receive the command. Answers the number of sessions that there were.
+    /// Ends every session of all threads, because the server stops. Waits at most `wait_max` for each thread to
+    /// receive the command. Returns the number of sessions that there were.
     pub async fn end_all(&self, wait_max: Duration) -> usize {
         let ended =
             self.0.fanouts.ask(EndAll, wait_max).await.into_iter().map(|asked| match asked {
                 Asked::Answered(sessions) => sessions,
-                // Its sessions are ended already.
+                // The sessions of a lost thread have ended already.
                 Asked::Lost => 0,
                 Asked::Late => {
-                    warn!("a thread did not hear in time that its sessions are to end");
+                    warn!("a thread did not answer in time; its sessions may be cut off without a farewell");
                     0
                 }
             });
         ended.sum()
     }
 
-    /// Ends this many sessions, over all threads together, because the server stops. Answers the
-    /// number of sessions that are left, as far as threads answer within this time.
+    /// Ends a number of sessions, over all threads together, because the server stops. Returns the number of
+    /// sessions that are left on the threads that answer within `wait_max`.
     pub async fn end_some(&self, sessions_max: usize, wait_max: Duration) -> usize {
         let (mut to_end, mut left) = (sessions_max, 0);
         for fanout in self.0.fanouts.all() {
@@ -43,7 +43,8 @@ impl Topics {
         left
     }
 
-    /// Ends joins of an app on all threads of all nodes. What is published from now on does not reach them.
+    /// Ends joins of an app on all threads of all nodes. They receive no publication that begins after this has
+    /// returned.
     ///
     /// # Errors
     /// [`Unanswered`] if a thread may not have received the command; a retry is safe.
@@ -51,9 +52,8 @@ impl Topics {
         self.everywhere(DisconnectQuestion { joins, is_counted: false }).await.map(drop)
     }
 
-    /// Ends joins as [`disconnect`](Self::disconnect) does, and answers their number; `None` if
-    /// that takes too long. A session that is too slow to take the command is ended as a whole, and
-    /// not counted.
+    /// Ends joins like [`disconnect`](Self::disconnect), and returns their number; `None` if that takes too
+    /// long. A session that is too slow to take the command is ended as a whole, and not counted.
     ///
     /// # Errors
     /// Those of [`disconnect`](Self::disconnect).

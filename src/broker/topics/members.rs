@@ -40,8 +40,8 @@ impl Topics {
     ) -> Result<(), PublishError> {
         let Some(tracker) = self.tracker(key) else { return Ok(()) };
         let update = tracker.send(UpdateMember { channel, session, custom });
-        // A tracker that has ended has ended its sessions: they come back with the metadata of
-        // their next join.
+        // If the tracker has ended, its sessions have ended, too. They rejoin with the data of their next
+        // join.
         timeout(self.0.limits.wait_max, update).await.map_or(Err(PublishError::Busy), |_| Ok(()))
     }
 
@@ -87,7 +87,7 @@ impl Topics {
                 Some((member.member.clone(), Arc::new(member_of)))
             })
             .collect();
-        // The names are the numbers of the sessions, so this is the order in which these began.
+        // The names are the ids of the sessions, so this is the order in which the sessions began.
         members.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(members.iter().map(|(_, member)| member).collect())
     }
@@ -107,8 +107,8 @@ impl Topics {
         self.0.directory.with(key, Stream::tracker).flatten()
     }
 
-    /// Starts the tracker of a stream on the worker thread that its key hashes to; `None` if there is
-    /// no thread left.
+    /// Starts the tracker of a stream on the worker thread to which the hash of its key maps; `None` if no
+    /// thread is left.
     pub(in crate::broker) fn start_tracker(&self, stream: &Arc<Stream>) -> Option<Addr<Tracker>> {
         let key = stream.key();
         let mut hasher = DefaultHasher::new();
@@ -120,8 +120,8 @@ impl Topics {
             let worker = workers.get(nth)?;
             if worker.spawn_fn(|| ()) {
                 let (key, stream, topics) = (key.clone(), Arc::downgrade(stream), self.clone());
-                // The tracker is created on its own thread. If it were dropped here, it would lock
-                // its stream, whose lock is held.
+                // The tracker is created on its own thread, because dropping it here would lock its stream, whose
+                // lock is held.
                 let tracker = move |_: &mut Context<Tracker>| Tracker::new(key, stream, topics);
                 return Some(Tracker::start_in_arbiter(worker, tracker));
             }
@@ -131,7 +131,7 @@ impl Topics {
     }
 }
 
-/// The bytes by which the log knows a channel where members are tracked.
+/// The bytes that identify in the log a channel where members are tracked.
 pub(in crate::broker) fn place_bytes(key: &ScopeKey, channel: &ChannelName) -> Vec<u8> {
     let mut bytes = scope_bytes(key);
     bytes.push(b':');

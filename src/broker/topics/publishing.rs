@@ -30,19 +30,20 @@ impl Topics {
     /// publication without subscribers is dropped unless it is retained.
     ///
     /// # Errors
-    /// [`PublishError::Busy`] if there is no permit for it in time; it is not published then.
+    /// [`PublishError::Busy`] if no permit is free in time, or if the log of a cluster does not confirm the
+    /// publication.
     pub async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError> {
         self.publish_all(vec![publication]).await
     }
 
-    /// Publishes all, in order, or none. They are counted once they are published, all of them for the
-    /// app and the origin of the first.
+    /// Publishes all publications in order, or none. They count in the metrics as those of the app and the
+    /// origin of the first.
     ///
-    /// After the permits are taken there is no further await point, so a caller that is dropped
-    /// while it waits has published all or nothing.
+    /// On a server without a cluster there is no await point after the permits are taken, so a caller that is
+    /// dropped while it waits has published all or nothing.
     ///
     /// # Errors
-    /// [`PublishError::Busy`]: none was published.
+    /// [`PublishError::Busy`]: none was published, or the log of a cluster may or may not have them.
     pub async fn publish_all(
         &self,
         publications: Vec<Publication>,
@@ -84,7 +85,7 @@ impl Topics {
         metrics.usage.of(app.0).published(count, payload_bytes as u64);
     }
 
-    /// Publishes all, in order, to the log that the nodes share, unless they were published with the key
+    /// Publishes all publications in order to the log of the cluster, unless they were published with the key
     /// before.
     async fn publish_to_log(
         &self,
@@ -102,11 +103,11 @@ impl Topics {
         Ok(published)
     }
 
-    /// Publishes all, in order, or none, unless they were published with this key before. While
-    /// another caller publishes them with this key, this one waits, and answers like it.
+    /// Publishes all publications in order, or none, unless they were published with this key before. While
+    /// another caller publishes them with this key, this one waits, and returns the same receipt.
     ///
-    /// A caller that is dropped while it waits has either published nothing and left the key free, or
-    /// published all and left the key with its receipt.
+    /// If the caller is dropped while it waits, either nothing was published and the key is free, or all were
+    /// published and the key has their receipt.
     ///
     /// # Errors
     /// [`OnceError`]: none was published.
@@ -143,16 +144,15 @@ impl Topics {
         publications: Vec<Publication>,
     ) -> Result<Published, OnceError> {
         let receipt = self.publish_all(publications).await?;
-        // Nothing is awaited between the last publication and here, so the key is always completed
-        // if they were published.
+        // There is no await point between the last publication and here, so the key is always completed if the
+        // publications were accepted.
         if claimed.complete(receipt.clone(), Instant::now()) {
             self.0.metrics.hit(Limit::IdempotencyKeys);
         }
         Ok(Published::Now(receipt))
     }
 
-    /// Forgets everything that may no longer be remembered of an app after it was changed or
-    /// deleted.
+    /// Drops the data of an app that must not be kept after the app was changed or deleted.
     pub(in crate::broker) fn review(&self, app: AppId) {
         self.0.directory.review(app, now_ms());
         self.0.directory.sweep_last_events(now_ms());
@@ -180,7 +180,7 @@ impl Topics {
             )
         };
         let published = directory.with(&key, &mut publish);
-        // A cache channel needs a stream even for an app that retains nothing: a join tells by the
+        // A cache channel needs a stream even for an app that retains nothing, because a join decides by the
         // position whether it receives the last event live.
         let ensure = || directory.ensure(&key) || (keeps_last && directory.make(&key));
         let retained = || ensure().then(|| directory.with(&key, publish)).flatten();
@@ -192,7 +192,7 @@ impl Topics {
         self.note_exceeded(key.app, exceeded);
     }
 
-    /// Evicts what an app retains beyond its bounds, and counts these.
+    /// Evicts the publications of an app beyond its bounds, and counts the limits that were hit.
     pub(in crate::broker) fn note_exceeded(&self, app: AppId, exceeded: Exceeded) {
         let directory = &self.0.directory;
         let channels = exceeded.channels.then_some(Limit::HistoryChannels);
@@ -201,8 +201,8 @@ impl Topics {
         exceeded.for_each(|limit| self.0.metrics.hit(limit));
     }
 
-    /// Passes publications that have no subscribers and are not retained to the feed, and keeps
-    /// those of cache channels. Answers their positions.
+    /// Passes publications that have no subscribers and are not retained to the feed, and keeps those of cache
+    /// channels. Returns their positions.
     fn tell_unheard(
         &self,
         accepted: Vec<Accepted>,

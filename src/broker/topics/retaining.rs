@@ -1,5 +1,4 @@
-//! The publications that are retained: reading them, evicting the old ones, and saving them when the
-//! server stops.
+//! The retained publications: reading them, evicting old ones, and saving them when the server stops.
 
 use std::{
     io,
@@ -22,8 +21,7 @@ use crate::{
     },
 };
 
-/// The interval at which expired publications are evicted. They are not replayed in the meantime
-/// either.
+/// The interval at which expired publications are evicted. They are not replayed before that either.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Topics {
@@ -69,20 +67,19 @@ impl Topics {
         self.0.directory.last_events().of(place, now_ms())
     }
 
-    /// Bytes that all apps retain.
+    /// The bytes of memory that all apps retain.
     pub fn retained_bytes(&self) -> usize {
         self.0.directory.retained().bytes
     }
 
-    /// Waits until [`finish`](Self::finish) was called and nothing is under way: from then on no
-    /// publication is accepted, and none takes a place in an order. Every idempotency key is free or
-    /// has its whole receipt then.
+    /// Waits until [`finish`](Self::finish) was called and nothing is under way. From then on no publication is
+    /// accepted or gets a position, and every idempotency key is free or has its complete receipt.
     pub async fn finished(&self) {
         self.0.permits.finished().await;
-        // A publisher may still be about to note what it has published.
+        // A publisher may still be about to complete its key.
         self.0.keys.settled().await;
         for remembered in self.0.keys.remembered(Instant::now()) {
-            // Everything was handed out, so all counts are there.
+            // All publications have been delivered, so all counts are known.
             remembered.outcome.skipped().await;
         }
     }
@@ -96,8 +93,8 @@ impl Topics {
         saving::save(&self.0.directory, keys, target, now_ms())
     }
 
-    /// Loads an archive, as far as its publications may still be retained. Blocks. Must be called
-    /// before anything is published or joined.
+    /// Loads an archive, and evicts the publications that may no longer be retained. Blocks. Must be called
+    /// before any publication or join.
     ///
     /// # Errors
     /// [`ArchiveError`]: nothing was loaded.
@@ -108,8 +105,8 @@ impl Topics {
         Ok(Totals { keys, ..totals })
     }
 
-    /// Goes on watching the apps that consoles watched before the restart; the feed of each was
-    /// retained.
+    /// Continues to watch the apps that consoles watched before the restart. They are known because the
+    /// publications of their feeds were retained.
     fn resume_feed(&self) {
         let Ok(scope) = Scope::parse(Scope::CONSOLE) else { return };
         let key = ScopeKey { app: AppId::CONSOLE, scope };

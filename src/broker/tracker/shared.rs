@@ -50,7 +50,7 @@ pub(in crate::broker) struct MembersRead {
     pub(in crate::broker) entry: MembersEntry,
 }
 
-/// All members of an incarnation of a node have left, at this position in the log.
+/// All members of an incarnation of a node have left, at this position of the log.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct MembersLeft {
@@ -64,12 +64,12 @@ pub(in crate::broker) struct MembersLeft {
 #[rtype(result = "()")]
 pub(in crate::broker) struct Reincarnated;
 
-/// A part of the log may be missing: all joins of the scope end, and the members are forgotten.
+/// A part of the log may be missing: all joins of the scope end, and the members are dropped.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct OrderInterrupted;
 
-/// The changes that wait until the content of the log is known.
+/// The changes that wait until the members of a channel have been read.
 type Loading = Vec<(u64, LogChange)>;
 
 /// A change that was read from the log.
@@ -82,11 +82,12 @@ enum LogChange {
 #[derive(Default)]
 pub(super) struct SharedMembers {
     own: BTreeMap<(ChannelName, SessionId), OwnMember>,
-    /// The own members of each channel that have not left.
+    /// The number of this node's members on each channel.
     present: HashMap<ChannelName, usize>,
-    /// The changes of these channels wait until their members are read.
+    /// The channels whose members are being read, each with the changes that wait for that.
     loading: HashMap<ChannelName, Loading>,
-    /// Incremented when everything is forgotten, so that answers to earlier questions are ignored.
+    /// A number that is incremented when all members are dropped, so that answers to earlier questions are
+    /// ignored.
     generation: u64,
     is_retry_due: bool,
 }
@@ -98,9 +99,9 @@ struct OwnMember {
     wanted: Option<MemberValue>,
     /// Whether the log may have another state.
     is_dirty: bool,
-    /// Whether a change of it is being appended. There is one at a time, so they keep their order.
+    /// Whether a change of the member is being appended. At most one is, so the changes keep their order.
     is_under_way: bool,
-    /// Whether the log has had it in this incarnation.
+    /// Whether the log has had the member in this incarnation.
     is_put: bool,
     /// The join that waits until the member is read from the log.
     entering: Option<EnteringMember>,
@@ -123,18 +124,18 @@ impl EnteringMember {
     }
 }
 
-/// The name of a member in the list: the number of its session.
+/// The name of a member in the list: the id of its session.
 fn member_name(SessionId(session): SessionId) -> Vec<u8> {
     session.to_be_bytes().to_vec()
 }
 
 impl SharedMembers {
-    /// Whether members of this node are on a channel.
+    /// Returns whether members of this node are on a channel.
     pub(super) fn hears(&self, channel: &ChannelName) -> bool {
         self.present.contains_key(channel)
     }
 
-    /// Adds a session to a channel, in this state. Answers the join that it replaces.
+    /// Adds a session to a channel, in this state. Returns the pending join that it replaces.
     fn come(
         &mut self,
         channel: ChannelName,
@@ -155,12 +156,12 @@ impl SharedMembers {
             is_put: false,
             entering: None,
         });
-        // This is a join, and not an update.
+        // The log must get a join, not an update, so the member counts as not put.
         (own.worker, own.wanted, own.is_dirty, own.is_put) = (worker, Some(wanted), true, false);
         own.entering.replace(entering)
     }
 
-    /// Removes a session from a channel. `false` if it was not there.
+    /// Removes a session from a channel. Returns `false` if it was not there.
     fn go(&mut self, key: &(ChannelName, SessionId)) -> bool {
         let Some(own) = self.own.get_mut(key) else { return false };
         own.entering = None;
@@ -178,8 +179,8 @@ impl SharedMembers {
         true
     }
 
-    /// Removes all own members from the log, without waiting for it, because nothing will be left
-    /// to do that later.
+    /// Removes all members of this node from the log, without waiting for the outcome, because this tracker is
+    /// about to end.
     pub(super) fn withdraw(self, key: &ScopeKey, topics: &Topics) {
         let Some(cluster) = topics.cluster() else { return };
         let partition = cluster.heads().partition_of(key);
@@ -191,7 +192,7 @@ impl SharedMembers {
     }
 }
 
-/// The change that is appended to bring a member into this state, or to remove it.
+/// The append that puts a member into this state, or removes it.
 fn append(
     key: &ScopeKey,
     channel: &ChannelName,
@@ -242,7 +243,7 @@ impl Tracker {
         self.shared.as_ref().is_some_and(|shared| shared.loading.contains_key(channel))
     }
 
-    /// Reads the members of a channel. Changes wait meanwhile.
+    /// Reads the members of a channel. Changes from the log wait meanwhile.
     fn load(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
         self.gatherings.insert(channel.clone(), Gathering::new(usize::MAX));
         let Some(shared) = self.shared.as_deref_mut() else { return };
@@ -259,7 +260,7 @@ impl Tracker {
         }));
     }
 
-    /// Takes the members of a channel, which were read.
+    /// Takes the members of a channel that were read.
     fn loaded(
         &mut self,
         channel: &ChannelName,
@@ -282,7 +283,7 @@ impl Tracker {
             };
             let Some(persona) = value.persona() else { continue };
             let home = Home::Node(member.node, member.incarnation.0);
-            // The limit does not apply here.
+            // The limit does not apply here: the engine has enforced it for all nodes.
             let _ = gathering.presence.track(session, home, persona, value.reference.into());
         }
         gathering.adopt();
@@ -313,7 +314,7 @@ impl Tracker {
         shared.present.retain(|_, present| *present > 0);
     }
 
-    /// Writes the changes among the own members of a channel.
+    /// Writes the changes among this node's members of a channel.
     fn write_channel(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
         let Some(shared) = self.shared() else { return };
         let of_channel = |((of, _), own): &(&(ChannelName, SessionId), &OwnMember)| {
@@ -363,7 +364,7 @@ impl Tracker {
         let Some(own) = shared.own.get_mut(&key) else { return };
         own.is_under_way = false;
         match appended {
-            // A join may have replaced the one that was written.
+            // A newer join of the session may have replaced the one that was written.
             Ok(_) => own.is_put = is_put && !(own.is_dirty && own.entering.is_some()),
             Err(AppendError::PlaceFull) if !own.is_dirty => {
                 let entering = own.entering.take();
@@ -376,7 +377,7 @@ impl Tracker {
             }
             Err(AppendError::PlaceFull) => {}
             Err(AppendError::TooLarge) => {
-                warn!("a member is refused: what it says of itself exceeds the engine's limit");
+                warn!("a member is refused because its data is larger than the engine's limit");
                 own.entering
                     .take()
                     .into_iter()
@@ -398,7 +399,7 @@ impl Tracker {
         }
     }
 
-    /// Writes changes that the log did not take again after a while.
+    /// Schedules another attempt to write the changes that the log did not take.
     fn retry_later(&mut self, ctx: &mut Context<Self>) {
         let Some(shared) = self.shared() else { return };
         if shared.is_retry_due {
@@ -432,7 +433,7 @@ impl Tracker {
         let never_written =
             shared.own.get(&key).is_some_and(|own| !own.is_put && !own.is_under_way);
         if never_written && self.is_loading(channel) {
-            // The log has never had it.
+            // The log has never had the member, so nothing must be removed.
             self.shared().map(|shared| shared.own.remove(&key));
         } else {
             self.write(channel, session, ctx);
@@ -463,7 +464,7 @@ impl Tracker {
         let Some(value) = &mut own.wanted else { return };
         value.say(custom, &reference);
         own.is_dirty = true;
-        // A join that is not written yet is written with this.
+        // A join that has not been written yet is written with the new data.
         if let Some(entering) = own.entering.as_mut().filter(|_| !own.is_under_way) {
             entering.reference = reference;
         }
@@ -493,7 +494,8 @@ impl Tracker {
         let (home, reference) =
             (Home::Node(session.node(), record.incarnation), value.reference.clone().into());
         match persona.meta.custom.clone() {
-            // A member that has left with its node's last incarnation joins again.
+            // An update of an existing member changes only its custom data. A member that had left with its
+            // node's last incarnation joins instead.
             Some(custom) if value.is_update && gathering.presence.has(session) => {
                 gathering.presence.update(session, custom, reference);
             }
@@ -502,7 +504,7 @@ impl Tracker {
         }
     }
 
-    /// Takes a change of a channel now, or once the members of the channel are read.
+    /// Takes a change of a channel now, or once the members of the channel have been read.
     fn take_or_keep(
         &mut self,
         channel: &ChannelName,
@@ -564,7 +566,8 @@ impl Handler<Reincarnated> for Tracker {
 impl Handler<OrderInterrupted> for Tracker {
     type Result = ();
 
-    /// The own members stay until their sessions leave, which is soon: their joins are ended.
+    /// Drops all members but those of this node, which stay until their sessions leave. That is soon, because
+    /// their joins end.
     fn handle(&mut self, _: OrderInterrupted, _: &mut Self::Context) {
         self.gatherings.clear();
         let Some(shared) = self.shared() else { return };

@@ -1,4 +1,4 @@
-//! Large answers, and the bytes of them that wait for the client of a plain HTTP connection.
+//! The bodies of large answers to plain HTTP requests.
 
 use std::{
     convert::Infallible,
@@ -14,12 +14,12 @@ use bytes::Bytes;
 /// the server hold one copy of it and little more.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// The body of an answer, which the HTTP server is handed a piece at a time.
+/// The body of an answer, which the HTTP server receives one piece at a time.
 #[derive(Debug)]
 pub struct Pieces(Bytes);
 
 impl Pieces {
-    /// This body.
+    /// Divides a body.
     pub(super) fn new(body: Bytes) -> Self {
         Self(body)
     }

@@ -1,8 +1,8 @@
 //! Request bodies: each has its own limit, and all of them share one budget.
 //!
-//! A request that its head already refuses is answered before its body is read; the bodies of all
-//! others are bounded here. A body is charged as it comes in, so a client that announces a large
-//! one takes nothing from the budget by that, and it stays charged until its request is answered.
+//! A request that is refused by its head alone is answered before its body is read; the bodies of all
+//! others are bounded here. The bytes of a body are charged as they arrive, so a client takes nothing from
+//! the budget by announcing a large body. They stay charged until the request is answered.
 //! Bodies from visitors may fill half of the budget: the other half is reserved for the web
 //! applications and the operator.
 
@@ -18,12 +18,12 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
-/// Bodies of at most this size, in bytes, are charged the bytes that have come. They come in few
+/// The size, in bytes, up to which a body is charged only its received bytes. Such a body arrives in few
 /// pieces.
 const SMALL_BYTES: usize = 32 * 1024;
 
-/// The bytes that a larger body is charged in addition to its own: the HTTP server reserves about
-/// as much for a body, however little of it has come.
+/// The bytes that a larger body is charged in addition to its own, because the HTTP server allocates about
+/// that many for a body, even if little of it has arrived.
 const OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// The budget of all bodies under way. Clones share it.
@@ -36,20 +36,20 @@ pub struct BodyBudget {
 /// The part of the budget that a body may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetShare {
-    /// All of it: the caller is a web application, or the operator.
+    /// The whole budget: the caller is a web application, or the operator.
     Whole,
-    /// Half of it: the caller is a visitor, or is not known yet.
+    /// Half of the budget: the caller is a visitor, or is not known yet.
     Half,
 }
 
 /// The reason why a body is not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadBody {
-    /// It is larger than it may be, or announces that it will be.
+    /// The body is larger than allowed, or its `Content-Length` is.
     TooLarge,
     /// The budget is used up.
     NoRoom,
-    /// Its connection was closed.
+    /// The connection was closed before the end of the body.
     BrokenOff,
 }
 
@@ -104,9 +104,9 @@ fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Appends a chunk. A body in one piece, as most are, is not copied. The buffer of one in several at
-/// least doubles where it grows, but not beyond the length that was announced: a client that merely
-/// announces a length makes no room for it.
+/// Appends a chunk. A body in one piece, as most are, is not copied. The buffer of a body in several pieces
+/// at least doubles when it grows, but does not exceed the announced length. Nothing is allocated for an
+/// announced length alone.
 fn join(bytes: Bytes, chunk: Bytes, announced: usize) -> Bytes {
     if bytes.is_empty() {
         return chunk;

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerSecond(pub u32);
 
-/// A second, in the unit that buckets count in: fine enough for any rate, and exact.
+/// The length of a second in the unit of buckets, which is fine enough for any rate.
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The part of its rate that a client has used. The type is pure, because the time is passed in,
@@ -20,7 +20,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes this many uses, or none; `false` if they exceed the rate.
+    /// Takes `times` uses, all or none. Returns `false` if they exceed the rate.
     pub fn take(&mut self, times: u32, rate: PerSecond, now_s: f64) -> bool {
         let now_ns = nanoseconds(now_s);
         let step_ns = SECOND_NS / u64::from(rate.0.max(1));
@@ -32,7 +32,7 @@ impl Bucket {
         fits
     }
 
-    /// The time until something may be done this many times.
+    /// The time until `times` uses may be taken.
     pub fn wait(&self, times: u32, rate: PerSecond, now_s: f64) -> Duration {
         let now_ns = nanoseconds(now_s);
         let step_ns = SECOND_NS / u64::from(rate.0.max(1));
@@ -40,7 +40,7 @@ impl Bucket {
         Duration::from_nanos(empty_at_ns.saturating_sub(now_ns + SECOND_NS))
     }
 
-    /// Whether it holds nothing: it is worth no memory then.
+    /// Returns whether the bucket is empty, so that its owner need not keep it.
     pub fn is_empty(&self, now_s: f64) -> bool {
         let now_ns = nanoseconds(now_s);
         self.filled_until_ns(now_ns) == now_ns

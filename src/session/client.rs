@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 
-/// The client of a connection, as far as its data can be trusted.
+/// The client of a connection, as determined from trusted data only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     /// The client's address; an IPv4 address that came as IPv6 is IPv4 again.
     pub address: IpAddr,
-    /// Whether the client speaks TLS, to us or to a trusted proxy.
+    /// Whether the client uses TLS, with this server or with a trusted proxy.
     pub is_secure: bool,
 }
 
@@ -51,7 +51,7 @@ impl PeerConnection {
     pub fn client(self, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
         let Some(peer) = self.peer.map(|peer| peer.to_canonical()) else {
-            // Without a peer address nothing is trusted: all such clients count as one.
+            // Without a peer address no header is trusted, and all such clients count as one.
             let address = IpAddr::from([0, 0, 0, 0]);
             return Client { address, is_secure: self.is_tls };
         };
@@ -66,7 +66,7 @@ impl PeerConnection {
                 break;
             }
         }
-        // The rightmost value was written by the proxy that is connected to us.
+        // The rightmost value was written by the proxy that is connected to this server.
         let is_secure = match list(headers, "x-forwarded-proto").last() {
             Some(scheme) => is_secure(scheme),
             None => self.is_tls,
@@ -77,14 +77,14 @@ impl PeerConnection {
 
 /// All values of a header that holds a list, over all its lines, in order.
 ///
-/// They are bytes, because a client writes the left part of what a proxy completes: a byte that is
-/// not text there must not hide the value that the proxy wrote.
+/// The values are bytes, because a client can write the left part of a header that a proxy extends: bytes
+/// there that are not text must not hide the value of the proxy.
 fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     let lines = headers.get_all(name).map(|line| line.as_bytes());
     lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect()
 }
 
-/// Whether a scheme stands for TLS. Some proxies name the WebSocket's scheme for upgrades.
+/// Returns whether a scheme means TLS. Some proxies send the WebSocket's scheme for upgrades.
 fn is_secure(scheme: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")
 }

@@ -29,7 +29,7 @@ use crate::{
 
 /// An actor that carries a conversation over some wire.
 pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
-    /// The protocol that is spoken.
+    /// The protocol of the session.
     type Protocol: Conversation;
 
     /// The session's side towards the broker.
@@ -54,7 +54,7 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// Notes that the client has joined a topic, before the reply is sent.
     fn note_joined(&mut self);
 
-    /// Goes on with the client's messages.
+    /// Continues with the client's messages.
     fn resume(&mut self, ctx: &mut Self::Context);
 }
 
@@ -72,12 +72,12 @@ pub(super) struct Driver<C: Conversation> {
     signed_in: Option<Box<SignedIn>>,
 }
 
-/// The join that the broker is asked for.
+/// The join that waits for the broker's answer.
 struct Joining {
     id: SubscriptionId,
     /// Whether the topic was not joined before.
     is_new: bool,
-    /// The user as whom it is joined, for consoles.
+    /// The user as whom the topic is joined, for consoles.
     user: Option<Arc<ShownSub>>,
     /// Refuses the join when it has waited too long.
     timeout: Option<SpawnHandle>,
@@ -88,7 +88,7 @@ struct Heard {
     id: SubscriptionId,
     app: AppId,
     topic: ByteString,
-    /// The user as whom it was joined, for consoles.
+    /// The user as whom the topic was joined, for consoles.
     user: Option<Arc<ShownSub>>,
 }
 
@@ -119,7 +119,7 @@ impl<C: Conversation> Driver<C> {
         }
     }
 
-    /// The way from the broker to this session.
+    /// The queue from the broker to this session.
     pub(super) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
@@ -144,7 +144,7 @@ impl<C: Conversation> Driver<C> {
         self.conversation.silent(silence)
     }
 
-    /// The session's number, for the log.
+    /// The session's id, for the log.
     pub(super) fn session(&self) -> u64 {
         self.membership.session.0
     }
@@ -154,15 +154,15 @@ impl<C: Conversation> Driver<C> {
         !self.subscriptions.is_empty()
     }
 
-    /// The id of the subscription to a topic, and whether it is new. A session that subscribes
-    /// again to the same topic keeps the id, because it must miss nothing in between.
+    /// The id of the subscription to a topic, and whether it is new. A session that subscribes again to the same
+    /// topic keeps the id, because it must not miss frames in between.
     fn id_of(&mut self, app: AppId, topic: &ByteString) -> (SubscriptionId, bool) {
         if let Some(nth) = self.position_of(app, topic) {
             return (self.subscriptions[nth].id, false);
         }
         let id = SubscriptionId(self.next_subscription);
         self.next_subscription = self.next_subscription.wrapping_add(1);
-        // One is the common case, and an idle session should not keep room for four.
+        // One subscription is the common case, and an idle session should not keep room for four.
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
@@ -193,8 +193,8 @@ impl<C: Conversation> Driver<C> {
         heard
     }
 
-    /// Takes note of how the conversation has answered a join: one that it refuses gives up its
-    /// subscription. Where the topic was not joined before, consoles are not told that it was left.
+    /// Notes how the conversation has answered a join. A refused join gives up its subscription, and consoles
+    /// are not told that a topic was left that was never joined.
     fn note_answered(&mut self, joining: Joining, effects: &[Effect]) {
         let Joining { id, is_new, user, .. } = joining;
         let Some(nth) = self.subscriptions.iter().position(|heard| heard.id == id) else { return };
@@ -237,7 +237,7 @@ impl<C: Conversation> Driver<C> {
         }
     }
 
-    /// Whether a topic is being joined that was not joined before.
+    /// Returns whether a topic is being joined for the first time.
     fn is_under_way(&self, heard: &Heard) -> bool {
         self.joining.as_ref().is_some_and(|joining| joining.is_new && joining.id == heard.id)
     }
@@ -248,7 +248,7 @@ impl<C: Conversation> Driver<C> {
 }
 
 impl<C: Conversation> Drop for Driver<C> {
-    /// Counts and logs the end of a session, whatever ended it. No other place does.
+    /// Counts and logs the end of a session, whatever ended it. No other code does so.
     fn drop(&mut self) {
         self.outbox.close();
         self.subscriptions.iter().for_each(|heard| self.note_left(heard));
@@ -300,14 +300,14 @@ fn counted_as(ending: Option<Ending>) -> (SessionEnd, Option<Limit>) {
         // unauthenticated client can open many sessions.
         Some(Ending::NeverFetched) => (SessionEnd::NeverFetched, Some(Limit::LongPollWindow)),
         Some(Ending::Unjoined) => (SessionEnd::Unjoined, Some(Limit::LongPollUnjoined)),
-        // No setting bounds it, so there is no limit to name.
+        // No setting bounds the inbox, so there is no limit to name.
         Some(Ending::InboxFull) => (SessionEnd::InboxFull, None),
         Some(Ending::Broken) => (SessionEnd::Broken, None),
         Some(Ending::Shutdown) => (SessionEnd::Shutdown, None),
     }
 }
 
-/// Lets the conversation speak first.
+/// Begins the conversation, which may send the first frames.
 pub(super) fn begin<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
     let driver = carrier.driver();
     let session = driver.membership.session;
@@ -315,7 +315,7 @@ pub(super) fn begin<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
     run(carrier, effects, ctx);
 }
 
-/// Ends the session as its conversation takes leave.
+/// Ends the session with the farewell of its conversation.
 pub(super) fn end<A: Carrier>(carrier: &mut A, ending: Ending, ctx: &mut A::Context) {
     let driver = carrier.driver();
     driver.outbox.end(ending);
@@ -332,7 +332,8 @@ pub(super) fn received<A: Carrier>(carrier: &mut A, message: Received, ctx: &mut
     run(carrier, effects, ctx);
 }
 
-/// Answers a client's message ahead of its turn, if that can be done: `false` leaves it where it is.
+/// Answers a client's message before its turn, if that is possible. Returns `false` if the message must
+/// wait.
 pub(super) fn answer_meanwhile<A: Carrier>(
     carrier: &mut A,
     message: &Received,
@@ -401,8 +402,8 @@ fn replay<A: Carrier>(carrier: &mut A, replay: Replay, ctx: &mut A::Context) {
     carrier.replay(of, frames, ctx);
 }
 
-/// Asks the fan-out of this thread for a subscription. The answer comes through the outbox, in its
-/// order among the frames. The client's next message waits for it.
+/// Asks the fan-out of this thread for a subscription. The answer comes through the outbox, in order with
+/// the frames. The client's next message waits for it.
 fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();
@@ -428,7 +429,7 @@ fn joined<A: Carrier>(
     ctx: &mut A::Context,
 ) {
     let driver = carrier.driver();
-    // An answer that comes too late is for a join that was refused and left.
+    // A late answer belongs to a join that was refused after its time, and given up.
     let Some(joining) = driver.joining.take_if(|joining| joining.id == id) else { return };
     driver.outbox.end_join();
     if let Some(timeout) = joining.timeout {
@@ -444,8 +445,8 @@ fn joined<A: Carrier>(
     carrier.resume(ctx);
 }
 
-/// Holds the client's next message until this one has its position, but goes on delivering:
-/// otherwise many publishers at once would fill the outbox of a client that keeps up.
+/// Publishes. The client's next message waits until this publication has its position. Deliveries to the
+/// client continue meanwhile, because many publishers at once would otherwise fill its outbox.
 fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::Context) {
     carrier.hold();
     let topics = carrier.driver().worker.topics.clone();
@@ -455,7 +456,8 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
     ctx.spawn(wrap_future(publish).map(answered));
 }
 
-/// Holds the client's next message as [`publish`] does: at most one of each waits for a tracker.
+/// Changes the client's custom data. Its next message waits, as with [`publish`], so at most one change of
+/// each client waits for a tracker.
 fn update<A: Carrier>(carrier: &mut A, place: Place, custom: JsonText, ctx: &mut A::Context) {
     carrier.hold();
     let driver = carrier.driver();

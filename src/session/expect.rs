@@ -1,4 +1,4 @@
-//! `Expect: 100-continue`: a body is requested from the client when the app begins to read it.
+//! `Expect: 100-continue`: the client is told to send its body when the app begins to read it.
 //!
 //! The HTTP server lets one service decide whether the client gets `100 Continue`, and calls the
 //! app after it. A separate service would have to repeat every route and every rule, so the app
@@ -25,8 +25,8 @@ use futures_util::{
     future::{Either, LocalBoxFuture},
 };
 
-/// Makes an app answer early, see above. The first service is to be the HTTP server's `expect`, the
-/// second one its app; both must be used, by the same server.
+/// Makes an app answer before the body is requested, as described above. The first service must be the HTTP
+/// server's `expect` and the second one its app, both of the same server.
 pub(super) fn answering_early<F>(app: F) -> (Asking<F::Service>, EarlyApp<F>)
 where
     F: ServiceFactory<Request>,
@@ -35,7 +35,7 @@ where
     (Asking(shared.clone()), EarlyApp { app, shared })
 }
 
-/// The app's service, there once the server has been started.
+/// The app's service, which is set once the server has been started.
 type AppService<S> = Rc<RefCell<Option<Rc<S>>>>;
 
 /// Decides whether a client is told to send its body. The service is its own factory.
@@ -105,7 +105,7 @@ fn to_go_on<F: Future + 'static>(answering: Pin<Box<F>>) -> Request {
 /// An answer whose app has begun to read the body.
 struct AnswerReadingBody<F>(Pin<Box<F>>);
 
-/// The app, whose answers may have begun before it is called.
+/// The app, some of whose answers have begun before the HTTP server calls it.
 pub(super) struct EarlyApp<F: ServiceFactory<Request>> {
     app: F,
     shared: AppService<F::Service>,
@@ -135,7 +135,7 @@ where
     }
 }
 
-/// Calls the app, or goes on with what [`Asking`] has begun.
+/// Calls the app, or continues the answer that [`Asking`] has begun.
 pub(super) struct ResumingService<S>(Rc<S>);
 
 impl<S: Service<Request>> Service<Request> for ResumingService<S>

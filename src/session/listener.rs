@@ -1,6 +1,6 @@
-//! The HTTP side of a connection, up to the moment it becomes a session or ends.
+//! The HTTP side of a connection, until it becomes a session or ends.
 //!
-//! Only this room uses actix-http; the server passes an actix-web app in and gets a service for its
+//! Only this room uses actix-http. The server passes in an actix-web app, and gets a service for its
 //! listener.
 
 use std::{
@@ -36,16 +36,18 @@ use super::{
     worker::Worker,
 };
 
-/// Unsent bytes the kernel keeps per socket; without a bound it holds some 4 MB for a stuck client.
+/// The most unsent bytes that the kernel keeps for each socket. Without a bound it keeps about 4 MB for a
+/// client that does not read.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Sets the options of a listener that its connections inherit: answers are sent at once, and the
 /// kernel keeps few unsent bytes for a client that does not read.
 ///
-/// Set on each connection it took two system calls, and the second woke its task for nothing.
+/// Setting them on each connection instead takes two system calls, the second of which wakes the
+/// connection's task needlessly.
 pub fn tune(listener: &TcpListener) {
     let socket = socket2::SockRef::from(listener);
-    // Both only cost efficiency where a platform refuses them.
+    // A platform that refuses one of the options is only less efficient.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
@@ -58,13 +60,13 @@ pub struct ConnectionService {
     pub idle_timeout: Duration,
     /// The time for which a connection without a request is kept.
     pub keep_alive: Duration,
-    /// Whether a shutdown is under way: then each answer is the last one of its connection.
+    /// Whether a shutdown is under way, so that each answer is the last one of its connection.
     pub draining: Arc<AtomicBool>,
     /// The limit on plain connections.
     pub limit: ConnectionLimit,
     /// The most plain connections of this thread that may wait for their clients.
     pub waiting_max: usize,
-    /// Turns true when connections that only wait for another request should go.
+    /// Turns true when connections that only wait for another request must close.
     pub stops: watch::Receiver<bool>,
 }
 
@@ -91,8 +93,8 @@ impl ConnectionService {
         self.upgrading(app, none, WorkQueue::start(), |_, framed| upgrade::refuse_all(framed))
     }
 
-    /// The same, with requests for a WebSocket on a path that `is_socket`, and other requests that
-    /// take over a connection, passed to `upgrade`.
+    /// Like [`service`](Self::service), but requests for a WebSocket on a path that `is_socket` accepts, and
+    /// other requests that take over a connection, are passed to `upgrade`.
     fn upgrading<F, S, B>(
         self,
         app: F,
@@ -203,7 +205,7 @@ impl<C: Conversation + Unpin> Listener<C> {
     }
 }
 
-/// Resolves when connections that only wait for another request should be closed.
+/// Resolves when connections that only wait for another request must be closed.
 async fn stopping(mut stops: watch::Receiver<bool>) {
     // A dropped sender means a stop as well.
     let _ = stops.wait_for(|stops| *stops).await;

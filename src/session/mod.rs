@@ -7,12 +7,13 @@
 //! cannot disagree. A conversation may send first, decides about a silent client, and has its own
 //! close codes.
 //!
-//! The path of a request's bytes: `requests` passes one request at a time to the HTTP server.
+//! The bytes of plain HTTP requests go through `requests`, which passes one request at a time to the HTTP
+//! server.
 //!
-//! The path of a WebSocket's bytes: [`upgrade`] takes the bare socket from the HTTP server,
-//! `frames` reads it, the [`websocket`] actor turns effects into frames, `pump` writes them, and
-//! those that the broker has for it. `docs/performance.md` shows the costs of a session, which
-//! keeps nothing of the HTTP connection that it came from.
+//! For a WebSocket, [`upgrade`] takes the bare socket from the HTTP server, `frames` reads it, the
+//! [`websocket`] actor turns effects into frames, and `pump` writes these frames and those of the broker.
+//! `docs/performance.md` shows the costs of a session, which keeps nothing of the HTTP connection from
+//! which it came.
 
 pub mod answer;
 pub mod body;
@@ -62,13 +63,13 @@ pub struct CloseCode(pub u16);
 impl CloseCode {
     /// The client closed first.
     pub const ANSWER: Self = Self(1000);
-    /// The server lets this client go: idle, or no longer allowed.
+    /// The server ends the session: it is idle, or no longer allowed.
     pub const GOING_AWAY: Self = Self(1001);
     /// The framing is broken.
     pub const PROTOCOL: Self = Self(1002);
     /// Text that is not UTF-8.
     pub const NOT_UTF8: Self = Self(1007);
-    /// The client is too slow, or takes more than its share.
+    /// The client is too slow, or exceeds a limit.
     pub const POLICY: Self = Self(1008);
     /// A message beyond the limit.
     pub const TOO_BIG: Self = Self(1009);
@@ -109,7 +110,7 @@ pub struct Farewell {
 pub enum Patience {
     /// The session ends.
     End,
-    /// The client may be silent for this much longer; then the conversation is asked again.
+    /// The client may be silent for this time longer. Then the conversation is asked again.
     Wait(Duration),
     /// The client is sent this frame, and the session ends unless the client sends anything within
     /// this time.
@@ -119,14 +120,14 @@ pub enum Patience {
 /// A whole message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// Valid UTF-8.
+    /// A text message, which is valid UTF-8.
     Text(ByteString),
-    /// Anything.
+    /// A binary message.
     Binary(Bytes),
 }
 
 impl Received {
-    /// Its size in bytes.
+    /// The size of the message in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -155,8 +156,8 @@ pub enum Effect {
     Publish(Publication),
     /// Change the client's custom data where it is tracked.
     Update(Place, JsonText),
-    /// Be signed in as a user, or as the same one while watching others. [`Conversation::online`] tells
-    /// which of the watched users are online.
+    /// Sign the session in as a user, or change the watched users of a session that is signed in.
+    /// [`Conversation::online`] is called with those of them that are online.
     SignIn(SignedIn),
     /// Call [`Conversation::reminded`] after this time.
     Remind(Duration),
@@ -201,19 +202,19 @@ impl From<SubscribeError> for Failure {
 
 /// A wire protocol's side of one connection. Unix time in seconds is passed in.
 pub trait Conversation: 'static {
-    /// Called when the session has begun, with its number. The effects are the first frames that
-    /// the client is sent.
+    /// Called with the session's id when the session has begun. The effects may send the client its first
+    /// frames.
     fn begun(&mut self, session: SessionId, now_s: f64) -> Vec<Effect>;
 
     /// Called for each message of the client.
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect>;
 
-    /// The answer to a message whose turn has not come, because the broker still works on an
-    /// earlier one. `None` if the message has to wait; then it is received like any other.
+    /// The answer to a message that arrives while the broker still works on an earlier one. `None` if the
+    /// message must wait for its turn.
     fn meanwhile(&self, message: &Received) -> Option<Frame>;
 
-    /// Called with the broker's answer to the last [`Effect::Subscribe`]. The frames that are sent
-    /// here leave ahead of everything that belongs to the join.
+    /// Called with the broker's answer to the last [`Effect::Subscribe`]. The frames that are sent here precede
+    /// all frames of the join.
     fn subscribed(&mut self, outcome: Result<Joined, Failure>, now_s: f64) -> Vec<Effect>;
 
     /// Called with the broker's answer to the last [`Effect::Publish`] or [`Effect::Update`].
@@ -222,19 +223,18 @@ pub trait Conversation: 'static {
     /// Called when an app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;
 
-    /// Called when an app ends some of its joins; a client whose joins are not among them notices
-    /// nothing. Returns the effects and the number of joins that end.
+    /// Called when an app ends some of its joins. Returns the effects, and the number of joins of this session
+    /// that end, which may be zero.
     fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize);
 
-    /// Called when publications to a place may be missing: its joins must end, so that the client
-    /// joins again and learns of the gap. Other joins go on.
+    /// Called when publications to a place may be missing: its joins must end, so that the client rejoins and
+    /// learns of the gap. Other joins continue.
     fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
         self.disconnected(&Disconnect::Place(place.clone())).0
     }
 
-    /// Called when nothing has come from the client for this long, which is the idle timeout or
-    /// more. It is called for WebSockets only, and not while a write is stuck: then the session
-    /// ends.
+    /// Called when the client has sent nothing for this time, which is at least the idle timeout. It is called
+    /// for WebSockets only, and not while a write is stuck, because the session ends in that case.
     fn silent(&mut self, lasted: Duration) -> Patience;
 
     /// Called when the time of an [`Effect::Remind`] is over.
@@ -242,7 +242,7 @@ pub trait Conversation: 'static {
         Vec::new()
     }
 
-    /// Called when users that the session watches are online, or no longer.
+    /// Called when users that the session watches have come online or gone offline.
     fn online(&mut self, _change: &OnlineChange) -> Vec<Effect> {
         Vec::new()
     }
@@ -250,8 +250,8 @@ pub trait Conversation: 'static {
     /// The last frames of a session that ends for this reason.
     fn farewell(&mut self, ending: Ending) -> Farewell;
 
-    /// The app that the whole connection belongs to, if the protocol has connections of one app only.
-    /// The session then learns of changes of this app before it has joined anything.
+    /// The app to which the whole connection belongs, in protocols whose connections belong to one app. The
+    /// session learns of changes of this app even before it has joined anything.
     fn app(&self) -> Option<AppId> {
         None
     }

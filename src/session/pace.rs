@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use super::bucket::{Bucket, PerSecond};
 
-/// The share of a second's frames that must be free again before a paused session goes on.
+/// The fraction (1/4) of a second's frames that must be available again before a paused session continues.
 const RESUME_SHARE: u32 = 4;
 
-/// A session that has to pause this often, and is never within its rate in between, is ended: after
-/// about ten seconds.
+/// The number of consecutive pauses after which a session is ended, which is after about ten seconds.
 const PAUSES_MAX: u8 = 40;
 
-/// The interval at which a paused session checks whether it may go on.
+/// The interval at which a paused session checks whether it may continue.
 pub(super) const LOOK: Duration = Duration::from_nanos(1_000_000_000 / (4 * RESUME_SHARE as u64));
 
 /// The part of its frames per second that a session has used. The type is pure, because the time is
@@ -26,7 +25,7 @@ pub(super) struct FramePace {
 }
 
 impl FramePace {
-    /// Takes a frame; `false` if it exceeds the rate, and the session pauses.
+    /// Takes a frame. Returns `false` if it exceeds the rate, so that the session pauses.
     pub(super) fn take(&mut self, rate: PerSecond, now_s: f64) -> bool {
         if self.is_paused {
             return false;
@@ -42,19 +41,19 @@ impl FramePace {
         may_be
     }
 
-    /// Ends the pause if enough frames may be taken again; `false` if it goes on.
+    /// Ends the pause if enough frames may be taken again. Returns `false` if the pause continues.
     pub(super) fn resume(&mut self, rate: PerSecond, now_s: f64) -> bool {
         let mut probe = self.frames;
         self.is_paused = !probe.take((rate.0 / RESUME_SHARE).max(1), rate, now_s);
         !self.is_paused
     }
 
-    /// Whether nothing may be taken for now.
+    /// Returns whether the session is paused.
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused
     }
 
-    /// Whether the session has been too fast for too long.
+    /// Returns whether the session has exceeded its rate for too long.
     pub(super) fn is_flooded(&self) -> bool {
         self.pauses >= PAUSES_MAX
     }

@@ -39,8 +39,8 @@ pub(super) fn drop_empty_segments(uri: &mut Uri) {
         kept.push('?');
         kept.push_str(query);
     }
-    // What is left of a valid path is valid, so both conversions succeed; if one did not, the path
-    // would stay as it is.
+    // A valid path without its empty segments is valid, so both conversions succeed. If one did not, the path
+    // would stay unchanged.
     let Ok(path_and_query) = PathAndQuery::try_from(kept) else { return };
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(path_and_query);

@@ -1,7 +1,7 @@
-//! Places per app or per address: how many sessions may share one.
+//! Places: the bounded number of sessions of each app, or of each address.
 //!
-//! Several nodes may share places: each tells the others how many it has given, and counts those of the
-//! others with its own.
+//! In a cluster, each node tells the others how many places are held on it, and counts theirs together with
+//! its own.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// Counts the held places, by key. Cheap to clone.
 ///
-/// Keys without holders are forgotten, so there are never more than sessions.
+/// Keys without held places are forgotten, so there are never more keys than sessions.
 #[derive(Debug)]
 pub struct Places<K>(Option<Arc<Bounded<K>>>);
 
@@ -29,13 +29,13 @@ struct Bounded<K> {
 #[derive(Debug)]
 struct TakenPlaces<K> {
     here: HashMap<K, usize>,
-    /// At the other nodes, as far as they have told.
+    /// The places that are held on other nodes, as far as they have told.
     elsewhere: HashMap<K, usize>,
-    /// The keys that the other nodes have yet to be told of, if there are any nodes.
+    /// The keys whose counts the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<K>>,
 }
 
-/// A place, given back on drop; empty where there is no bound.
+/// A held place. Dropping this gives it back. It is empty if there is no bound.
 pub struct HeldPlace<K: Eq + Hash + Clone>(Option<Box<Bound<K>>>);
 
 struct Bound<K> {
@@ -43,12 +43,12 @@ struct Bound<K> {
     places: Arc<Bounded<K>>,
 }
 
-/// All places are taken.
+/// The error of a key all of whose places are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
 impl<K: Eq + Hash + Clone> Places<K> {
-    /// At most this many for each key; `None` sets no bound and counts nothing.
+    /// At most `max` places for each key; `None` sets no bound, and nothing is counted.
     pub fn new(max: Option<usize>) -> Self {
         let bounded = |max| {
             let (here, elsewhere) = (HashMap::new(), HashMap::new());
@@ -75,8 +75,8 @@ impl<K: Eq + Hash + Clone> Places<K> {
         Ok(HeldPlace(Some(Box::new(Bound { key: key.clone(), places: places.clone() }))))
     }
 
-    /// Notes from now on which counts change, because other nodes are told them. `false` if there is no
-    /// bound, and so nothing to tell.
+    /// Begins to collect which counts change, because other nodes must be told. Returns `false` if there is no
+    /// bound, so that nothing is counted.
     pub fn share(&self) -> bool {
         let Some(places) = &self.0 else { return false };
         places.taken().changed.get_or_insert_default();
@@ -96,7 +96,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         }
     }
 
-    /// The counts that have changed since the last time.
+    /// Takes the counts that have changed since the last call.
     pub fn take_changed(&self) -> Vec<(K, usize)> {
         let Some(places) = &self.0 else { return Vec::new() };
         let mut taken = places.taken();
@@ -105,7 +105,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         changed.into_iter().map(|key| (key.clone(), count(&key))).collect()
     }
 
-    /// Has counts taken once more, because they could not be told.
+    /// Puts the keys of taken counts back, because the other nodes could not be told.
     pub fn put_back(&self, keys: impl Iterator<Item = K>) {
         let Some(places) = &self.0 else { return };
         if let Some(changed) = &mut places.taken().changed {
@@ -120,7 +120,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         places.taken().here.iter().map(|(key, count)| (key.clone(), *count)).collect()
     }
 
-    /// Counts these as taken at other nodes, and no others.
+    /// Replaces the counts of other nodes.
     pub fn set_elsewhere(&self, elsewhere: HashMap<K, usize>) {
         if let Some(places) = &self.0 {
             places.taken().elsewhere = elsewhere;

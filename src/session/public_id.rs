@@ -1,7 +1,7 @@
 //! The names of sessions that clients are told: `<number>.<signature>`, both decimal.
 //!
-//! A client that has the name of a session can exclude that session from a publication. The name
-//! therefore cannot be guessed, although the number in it can. All nodes read the names of all.
+//! A client that has the name of a session can exclude that session from a publication. The name therefore
+//! cannot be guessed, although the number in it can. Each node can read the names of all nodes.
 
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -9,17 +9,17 @@ use sha2::Sha256;
 
 use crate::broker::subscriber::SessionId;
 
-/// A prefix of what the key is used for, so that no other use of it tells a session's name.
+/// The input from which the key for names is derived, so that no other use of the server's key reveals one.
 const PURPOSE: &[u8] = b"herald socket id";
 
-/// Makes and reads the public names of sessions. Servers with the same secret key base read each other's
-/// names. A name that an earlier process gave stands for no session here, because the numbers of each
-/// process begin at random.
+/// Makes and reads the public names of sessions. Servers with the same `SECRET_KEY_BASE` can read each
+/// other's names. A name of an earlier process does not name another session now, because the numbers of
+/// each process begin at a random one.
 #[derive(Clone)]
 pub struct PublicIds(Hmac<Sha256>);
 
 impl PublicIds {
-    /// Names that servers with this secret key base can read.
+    /// Derives the key for names from this `SECRET_KEY_BASE`.
     pub fn new(secret_key_base: &SecretString) -> Self {
         let key = secret_key_base.expose_secret().as_bytes();
         let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
@@ -37,7 +37,7 @@ impl PublicIds {
         let (number, signature) = name.split_once('.')?;
         let session = SessionId(number.parse().ok()?);
         let signature: u64 = signature.parse().ok()?;
-        // The comparison takes constant time, or the signature could be found digit by digit.
+        // The comparison takes constant time, because the signature could otherwise be guessed byte by byte.
         self.mac(session).verify_truncated_left(&signature.to_be_bytes()).ok()?;
         Some(session)
     }

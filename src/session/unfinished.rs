@@ -1,14 +1,13 @@
 //! One budget for the unfinished work of all clients.
 //!
-//! Unfinished work is an incomplete message or request head, and everything that was read but has
-//! to wait for its turn. Clients need no authentication to make the server hold it, so all of them
-//! together hold at most `limits.unfinished_bytes_max`. Beyond it the client that holds the most
-//! gives way.
+//! Unfinished work is the bytes of incomplete messages and request heads, and of messages and requests that
+//! wait for their turn. Clients need no authentication to make the server hold them, so all clients together
+//! hold at most `limits.unfinished_bytes_max`. Beyond it, the client that holds the most is ended.
 //!
-//! Every byte is counted, in one atomic number. The largest holding is found in a ranking behind a
-//! lock, which is taken only when a holding grows or shrinks by a whole step: never for a message that
-//! comes in one piece and is handled at once, and hardly ever for small ones. Once half of the budget
-//! is used, the steps are small, so that there is always a holding to give way.
+//! One atomic number counts all bytes. The largest holding is found in a ranking behind a lock, which is
+//! taken only when a holding grows or shrinks by a whole step: never for a message that arrives in one piece
+//! and is handled at once, and hardly ever for small ones. Once half of the budget is used, the steps are
+//! small, so that there is always a ranked holding to end.
 
 use std::{
     collections::BTreeMap,
@@ -21,19 +20,19 @@ use std::{
 
 use crate::broker::outbox::{Ending, Outbox};
 
-/// Holdings are ranked in steps of this size, rounded down.
+/// The size of the steps in which holdings are ranked, rounded down.
 const STEP_BYTES: usize = 4 * 1024;
 
 /// The size of the steps once half of the budget is used.
 const SMALL_STEP_BYTES: usize = 256;
 
-/// The fraction of the budget that clients which were told to give way may hold before the others
-/// wait for them.
+/// The fraction (1/4) of the budget that clients which were told to end may hold before the others wait for
+/// them.
 const LEAVING_SHARE: isize = 4;
 
 /// A client that holds unfinished work.
 pub(super) trait Holder: Send + Sync {
-    /// Ends the client's session or connection: it holds the most, and all together hold too much.
+    /// Ends the client's session or connection, because it holds the most while all together hold too much.
     fn give_way(&self);
 }
 
@@ -60,12 +59,12 @@ struct Shared {
 #[derive(Default)]
 struct Ranking {
     next_id: u64,
-    /// By size, so that the largest is last; the number makes the key unique.
+    /// The holdings by size, so that the largest is last. The number makes the key unique.
     holdings: BTreeMap<(usize, u64), Arc<dyn Holder>>,
 }
 
 impl Unfinished {
-    /// A budget of this many bytes, of which nothing is held.
+    /// An unused budget of `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
         let bytes_max = isize::try_from(bytes_max).unwrap_or(isize::MAX);
         Self(Arc::new(Shared {
@@ -76,8 +75,8 @@ impl Unfinished {
         }))
     }
 
-    /// Whether the clients that were told to give way still hold much. Until they have released it,
-    /// others should read nothing more, or all together would exceed the budget.
+    /// Returns whether the clients that were told to end still hold much. Until they have released it, others
+    /// should not read, because all together would exceed the budget.
     pub(super) fn is_congested(&self) -> bool {
         self.0.leaving_bytes.load(Relaxed) > self.0.bytes_max / LEAVING_SHARE
     }
@@ -89,12 +88,12 @@ impl Unfinished {
 }
 
 impl Shared {
-    /// Adds to the held bytes, or subtracts from them; answers the result.
+    /// Adds to the held bytes, or subtracts from them, and returns the result.
     fn add(&self, bytes: isize) -> isize {
         self.bytes.fetch_add(bytes, Relaxed) + bytes
     }
 
-    /// The rank of a holding of this size while this much is held in all; 0 if it is not ranked.
+    /// The rank of a holding of `bytes` while all holdings have `held` bytes; 0 if it is not ranked.
     fn rank_of(&self, bytes: usize, held: isize) -> usize {
         let step = if held > self.bytes_max / 2 { SMALL_STEP_BYTES } else { STEP_BYTES };
         bytes - bytes % step
@@ -121,8 +120,8 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// Notes that the client now holds this much here. If that exceeds the budget, the clients with
-    /// the largest holdings give way until the rest fits.
+    /// Notes that this holding now has `bytes`. If that exceeds the budget, the clients with the largest
+    /// holdings are told to end until the rest fits.
     pub(super) fn set(&mut self, bytes: usize) {
         if self.gave_way || bytes == self.bytes {
             return;
@@ -151,7 +150,7 @@ impl Holding {
         }
         while shared.bytes.load(Relaxed) > shared.bytes_max {
             let Some(((rank, _), largest)) = ranking.holdings.pop_last() else {
-                // All others hold next to nothing.
+                // No holding is ranked, so all others are tiny, and this one must end.
                 self.holder.give_way();
                 return;
             };

@@ -49,18 +49,18 @@ pub struct Handshake<'a> {
     pub peer: Option<SocketAddr>,
 }
 
-/// A handshake that is let in.
+/// A handshake that is accepted.
 pub struct Welcome<C> {
     /// The protocol's side of the connection.
     pub conversation: C,
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
-    /// The close frame for a WebSocket that has no room among the sessions; with `None` the upgrade
-    /// is refused instead.
+    /// The close frame for a client that finds no room among the sessions. With `None` the upgrade is refused
+    /// instead.
     pub when_full: Option<Close>,
 }
 
-/// A handshake that is not let in.
+/// A handshake that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TurnedAway {
     /// The upgrade is refused with an HTTP status.
@@ -75,7 +75,7 @@ pub enum TurnedAway {
 pub struct Closing {
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
-    /// A message ahead of the close frame.
+    /// A message before the close frame.
     pub last: Option<ByteString>,
     /// The close frame.
     pub close: Close,
@@ -102,13 +102,13 @@ impl UpgradeRefusal {
         Self { status, body: String::new() }
     }
 
-    /// A plain request where only an upgrade makes sense.
+    /// The answer to a plain request on a path for upgrades.
     pub fn not_an_upgrade() -> Self {
         let body = handshake_fault(&ws::HandshakeError::NoConnectionUpgrade).to_owned();
         Self { status: StatusCode::BAD_REQUEST, body }
     }
 
-    /// The server has no room, or stops: the client may retry later.
+    /// The answer of a server that has no room, or stops. The client may retry later.
     pub fn unavailable() -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, body: "no room for another session".into() }
     }
@@ -117,9 +117,9 @@ impl UpgradeRefusal {
 /// Whether a WebSocket may be requested on a path.
 pub type IsSocket = Rc<dyn Fn(&str) -> bool>;
 
-/// A protocol that is spoken over WebSockets, on paths of its own.
+/// A protocol over WebSockets, on paths of its own.
 pub trait Protocol: Send + Sync {
-    /// Whether a path is one of the protocol's, without empty segments.
+    /// Returns whether a path, without empty segments, is one of the protocol's.
     fn is_socket(&self, path: &str) -> bool;
 
     /// Judges a handshake on one of these paths.
@@ -153,9 +153,9 @@ pub(super) fn refuse_all<T: SocketTransport>(
 
 /// Serves one upgraded connection up to its first frame.
 ///
-/// From then on the pump is a separate task, and the HTTP server drops all its state of the
-/// connection: 1.4 KB. A wait for connections therefore does not include sessions; a shutdown has
-/// ended them before, one by one.
+/// From then on the pump is a separate task, and the HTTP server drops its state of the connection, which is
+/// 1.4 KB. When the server waits for its connections at a shutdown, sessions are not among them: they have
+/// been ended before.
 pub(super) fn serve<T: SocketTransport, C: Conversation + Unpin>(
     request: Request,
     framed: Framed<HttpStream<T>, h1::Codec>,
@@ -187,14 +187,14 @@ pub(super) fn serve<T: SocketTransport, C: Conversation + Unpin>(
     })
 }
 
-/// A handshake that is let in, with the head of the 101.
+/// An accepted handshake, with the head of the 101 response.
 struct AcceptedUpgrade<C> {
     head: String,
     conversation: C,
     admission: Admission,
 }
 
-/// A handshake that is not let in, with the response head if the upgrade is completed.
+/// A handshake that is not accepted, with the response head if the upgrade is completed.
 enum Rejected {
     Refused(UpgradeRefusal),
     Closed { head: String, last: Option<ByteString>, close: Close },
@@ -236,8 +236,8 @@ fn decide<C>(
     Ok(AcceptedUpgrade { head, conversation, admission })
 }
 
-/// Judges the upgrade itself, last of all; answers the key of the 101. Its method and what it lists
-/// in `Connection` and `Upgrade` have been judged where its head was read.
+/// Judges the upgrade itself, after all other checks, and returns the key of the 101 response. The method,
+/// `Connection` and `Upgrade` were checked when the head was read.
 fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
     let refused = |fault: ws::HandshakeError| UpgradeRefusal {
         status: StatusCode::BAD_REQUEST,
@@ -276,7 +276,7 @@ fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {
     )
 }
 
-/// Writes what was pipelined before, then the 101.
+/// Writes the pending answers to earlier requests, then the 101 response.
 async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: String) -> io::Result<T> {
     let write = async {
         io.write_all(&pending).await?;
@@ -286,7 +286,7 @@ async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: String)
     Ok(io)
 }
 
-/// The bytes of the answer to a handshake that is not let in.
+/// The bytes of the answer to a handshake that is not accepted.
 fn answer_to(rejected: Rejected) -> BytesMut {
     match rejected {
         Rejected::Refused(refusal) => BytesMut::from(refusal_text(refusal).as_bytes()),
@@ -316,8 +316,9 @@ fn refusal_text(UpgradeRefusal { status, body }: UpgradeRefusal) -> String {
     )
 }
 
-/// Answers, then waits a little for the client to hang up: a close over unread bytes would be a
-/// reset that overtakes the answer. Until then it is a plain connection, and gives way as others do.
+/// Answers, then waits a little for the client to close. Closing with unread bytes at once would be a reset,
+/// which can overtake the answer. Until then the connection counts as a plain one, and is ended like others
+/// if its room is needed.
 async fn turn_away<T: SocketTransport>(
     mut io: T,
     pending: BytesMut,
@@ -335,7 +336,7 @@ async fn turn_away<T: SocketTransport>(
     tokio::select! {
         done = timeout(REFUSAL_TIME_MAX, exchange) => {
             if !matches!(done, Ok(Ok(()))) {
-                debug!("a refused client was gone before its answer was read");
+                debug!("a refused client disconnected before it read its answer");
             }
         }
         () = leaving.give_way() => {}

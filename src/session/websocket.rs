@@ -36,11 +36,12 @@ use super::{
     worker::{Admission, Worker},
 };
 
-/// Messages that may wait for their turn: a client that has just connected sends all its joins, and
+/// The most messages that may wait for their turn. A client that has just connected sends all its joins, and
 /// then a heartbeat.
 const INBOX_MESSAGES_MAX: usize = 128;
 
-/// Bytes that may wait for their turn before nothing more is read: as many joins with a token each.
+/// The bytes of waiting messages from which on nothing more is read. It is enough for as many joins with a
+/// token each.
 const INBOX_BYTES_MAX: usize = 256 * 1024;
 
 /// One WebSocket connection.
@@ -69,8 +70,7 @@ impl Inbox {
 
     fn push(&mut self, inbound: Inbound) {
         self.bytes += inbound.size_bytes();
-        // A slice of the read bytes would keep all of them in memory: far more than is counted
-        // here.
+        // A slice of the read bytes would keep all of them in memory, which is far more than is counted here.
         self.waiting.push_back(inbound.detached());
         self.holding.set(self.bytes);
     }
@@ -148,12 +148,12 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
         self.gate.say(&frame);
     }
 
-    /// The pump writes it piece by piece, as fast as the client reads.
+    /// Passes the frames to the pump, which writes them as fast as the client reads.
     fn replay(&mut self, of: SubscriptionId, frames: Vec<Frame>, _: &mut Self::Context) {
         self.driver.outbox().replay(of, frames);
     }
 
-    /// Sends a close frame and ends the actor; the pump writes it out and hangs up.
+    /// Sends a close frame and ends the actor. The pump writes the frame and closes the connection.
     fn close(&mut self, Close { code, reason }: Close, ctx: &mut Self::Context) {
         let code = ws::CloseCode::from(code.0);
         ctx.close(Some(match reason {

@@ -28,29 +28,29 @@ use crate::{
 
 use super::{answer::Pieces, bucket::PerSecond, requests::WorkQueue, unfinished::Unfinished};
 
-/// Bytes read from a socket at once.
+/// The most bytes that are read from a socket at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// The number of times within an idle timeout that a thread checks its silent sessions.
 const LOOKS_PER_IDLE_TIMEOUT: u32 = 64;
 
-/// Half of the numbers that a node has for its sessions.
+/// The highest first number of a session, which is half of the numbers that a node has for its sessions.
 const FIRST_NUMBER_MAX: u64 = (1 << 47) - 1;
 
 /// Bounds of one session. See `config/default.toml` for what each protects.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
-    /// One message after reassembly.
+    /// The most bytes of one message after reassembly.
     pub message_bytes_max: usize,
-    /// The same before the session has joined anything.
+    /// The most bytes of one message before the session has joined anything.
     pub unjoined_message_bytes_max: usize,
-    /// From the first byte of a message to its last.
+    /// The longest time from the first byte of a message to its last.
     pub message_timeout: Duration,
-    /// Frames that a client may send within a second.
+    /// The most frames that a client may send within a second.
     pub frames_per_second_max: PerSecond,
-    /// Frames that may wait.
+    /// The most frames that may wait in the outbox.
     pub outbox_frames_max: usize,
-    /// Bytes that may wait.
+    /// The most bytes that may wait in the outbox.
     pub outbox_bytes_max: usize,
     /// A session ends after this time without inbound bytes.
     pub idle_timeout: Duration,
@@ -85,7 +85,7 @@ impl SessionCounter {
         }
     }
 
-    /// The same on a node, whose sessions have numbers that no session of another node has.
+    /// Sets the node of a cluster, so that the sessions of different nodes have different ids.
     pub fn of_node(mut self, node: NodeId) -> Self {
         self.node = node;
         self
@@ -137,13 +137,13 @@ impl SessionCounter {
     }
 }
 
-/// The number of a process's first session. It is random, so that no number of an earlier process is that
-/// of another session now; as many are left above it.
+/// The number of a process's first session. It is random, so that the number of a session of an earlier
+/// process is not that of another session now. At least half of the numbers are above it.
 fn first_number() -> u64 {
     Uuid::new_v4().as_u128() as u64 & FIRST_NUMBER_MAX
 }
 
-/// A session's place, given back on drop.
+/// A session's place among all sessions. Dropping this gives it back.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub(super) id: SessionId,
@@ -156,7 +156,7 @@ impl Drop for Admission {
     }
 }
 
-/// The fan-out that a session entered; it leaves when this is dropped, whatever ended it.
+/// The fan-out that a session entered. Dropping this leaves it.
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) session: SessionId,
@@ -169,7 +169,7 @@ impl Drop for Membership {
     }
 }
 
-/// Introduces a fan-out to the rest of the server.
+/// A function that makes a new fan-out known to the rest of the server.
 type Introduce = Box<dyn Fn(&Addr<Fanout>)>;
 
 /// The state that the sessions of one worker thread share.
@@ -195,8 +195,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Sets up the calling worker thread. `on_fanout` introduces each fan-out to the rest of the
-    /// server; there is a second one only after a panic of the first.
+    /// Sets up the calling worker thread. `on_fanout` is called with each new fan-out of the thread; there is a
+    /// second one only after a panic of the first.
     pub fn start(
         topics: Topics,
         limits: SessionLimits,
@@ -219,8 +219,8 @@ impl Worker {
         })
     }
 
-    /// The body of an answer that holds what waited for a session. It counts in the backlog until
-    /// the client has been sent it.
+    /// The body of an answer with the frames that waited for a session. It counts in the backlog until it has
+    /// been sent to the client.
     pub fn waiting_body(&self, body: Bytes) -> Pieces {
         Pieces::new(self.topics.backlog().counted(body))
     }
@@ -235,7 +235,7 @@ impl Worker {
     pub(super) fn fanout(&self) -> Rc<ThreadFanout> {
         let mut fanout = self.fanout.borrow_mut();
         if !fanout.addr.connected() {
-            error!("fan-out {} is gone; another takes its place", fanout.worker.0);
+            error!("fan-out {} is lost by a panic; this thread starts another", fanout.worker.0);
             *fanout = start_fanout(&self.topics, &self.on_fanout);
         }
         fanout.clone()
@@ -258,7 +258,7 @@ impl Worker {
         1.0 + moment.saturating_duration_since(self.started).as_secs_f64()
     }
 
-    /// Whether publications may be on their way to this thread's sessions.
+    /// Returns whether publications may be on their way to this thread's sessions.
     pub(super) fn awaits_more(&self) -> bool {
         self.topics.has_more_for(&self.fanout.borrow())
     }

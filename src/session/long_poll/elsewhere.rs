@@ -1,9 +1,9 @@
-//! Long-poll requests that arrive at another node than the one of their session.
+//! Long-poll requests that arrive at a node other than that of their session.
 //!
-//! The number of the session names its node, and the request is passed to that node as a question. A
-//! client that has left must not take its frames with it: a node whose client has left before it was
-//! answered recalls the fetch. The session's node then gives up the fetch, or puts the frames back that
-//! it answered with, unless the client has fetched again meanwhile.
+//! The id of the session contains its node, and the request is passed to that node as a question. Frames
+//! must not be lost with a client that disconnects before its fetch is answered: the node at which the fetch
+//! arrived then recalls it. The session's node abandons the fetch, or puts the frames back with which it
+//! answered, unless the client has fetched again meanwhile.
 
 use std::{
     collections::HashMap,
@@ -26,13 +26,13 @@ use crate::session::{Conversation, Received};
 /// The name of these questions.
 const QUESTION: &str = "long_poll";
 
-/// The time that another node may take to answer in addition to a window.
+/// The time that another node may take to answer, in addition to a window.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// The most bytes of frames that are passed on at once; the rest waits for the next fetch.
+/// The most bytes of frames in one answer of a node. The rest waits for the next fetch.
 const FRAMES_BYTES_MAX: usize = 3 << 20;
 
-/// The bytes ahead of each frame and message on the wire.
+/// The bytes before each frame and message on the wire.
 const ITEM_HEAD_BYTES: usize = 5;
 
 /// The version of the questions.
@@ -49,7 +49,7 @@ const LATE: u8 = 2;
 const TEXT: u8 = 0;
 const BINARY: u8 = 1;
 
-/// A number for a session on a node. The node is in its first two bytes if there may be others.
+/// A new id for a session on a node. In a cluster, the first two bytes are the number of the node.
 pub(super) fn number_on(node: NodeId) -> Uuid {
     let mut bytes = Uuid::new_v4().into_bytes();
     if node != NodeId::ONLY {
@@ -70,14 +70,14 @@ pub(super) struct PassedFetches(Mutex<HashMap<Uuid, PassedFetch>>);
 /// The last fetch of a session that another node has passed on.
 #[derive(Debug)]
 enum PassedFetch {
-    /// It waits. Dropping this abandons it.
+    /// The fetch waits. Dropping this abandons it.
     Waits {
         number: Uuid,
         _given_up: oneshot::Sender<()>,
         /// The fetch before it, which may still be recalled.
         before: Option<AnsweredFetch>,
     },
-    /// It was answered.
+    /// The fetch was answered.
     Answered(AnsweredFetch),
 }
 
@@ -89,7 +89,7 @@ struct AnsweredFetch {
 }
 
 impl PassedFetches {
-    /// Notes that a fetch of a session waits; an earlier one that waits is abandoned.
+    /// Notes that a fetch of a session waits. An earlier fetch that still waits is abandoned.
     fn wait(&self, id: Uuid, number: Uuid, given_up: oneshot::Sender<()>) {
         let mut passed = self.lock();
         let before = match passed.remove(&id) {
@@ -100,7 +100,7 @@ impl PassedFetches {
         passed.insert(id, PassedFetch::Waits { number, _given_up: given_up, before });
     }
 
-    /// Forgets the fetch with this number. Answers the frames that it has brought.
+    /// Forgets the fetch with this number. Returns the frames with which it was answered.
     fn recall(&self, id: Uuid, number: Uuid) -> Vec<Frame> {
         let mut passed = self.lock();
         let is_meant = |fetch: &AnsweredFetch| fetch.number == number;
@@ -109,7 +109,7 @@ impl PassedFetches {
                 passed.remove(&id);
                 None
             }
-            // The client fetches again already, and this fetch has yet to be answered.
+            // The client has fetched again already, and that fetch still waits.
             Some(PassedFetch::Waits { before, .. }) => {
                 before.take_if(|before| before.number == number)
             }
@@ -126,13 +126,13 @@ impl PassedFetches {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a session, which has ended or was fetched from.
+    /// Forgets the fetches of a session, which has ended or was fetched at this node.
     pub(super) fn forget(&self, id: Uuid) {
         self.lock().remove(&id);
     }
 }
 
-/// Puts frames back that a fetch has brought, and that have not reached the client.
+/// Puts back the frames of a fetch that have not reached the client.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct PutBack(Vec<Frame>);
@@ -166,7 +166,7 @@ impl Drop for PassedOn {
         let question = written(RECALL, self.id, self.number.as_bytes());
         let recall = async move {
             let wait_max = topics.wait_max();
-            // A node that does not answer is dead, or its session ends because it is not fetched.
+            // If the node does not answer, it has failed, or its session will end because it is not fetched.
             let _ = topics.ask_node(node, QUESTION, &question, wait_max).await;
         };
         actix_rt::spawn(recall);
@@ -174,7 +174,7 @@ impl Drop for PassedOn {
 }
 
 impl<C: Conversation + Unpin> LongPolls<C> {
-    /// Takes part in passing requests on, if there may be other nodes.
+    /// Begins to pass requests on to other nodes, and to answer theirs. Does nothing without a cluster.
     pub fn share(&mut self, topics: &Topics) {
         if !topics.is_clustered() {
             return;
@@ -188,7 +188,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         });
     }
 
-    /// The broker and the node of a session, if that is another one.
+    /// The broker and the node of a session, if it belongs to another node.
     fn elsewhere(&self, id: Uuid) -> Option<(&Topics, NodeId)> {
         let (topics, node) = (self.topics.as_ref()?, node_of(id));
         (node != topics.node()).then_some((topics, node))
@@ -228,7 +228,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         })
     }
 
-    /// Answers what another node has passed on.
+    /// Answers a request that another node has passed on.
     async fn answer(&self, mut question: Bytes) -> Option<Bytes> {
         if question.len() < 18 || question.get_u8() != VERSION {
             return None;
@@ -288,7 +288,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         answer
     }
 
-    /// The client of a fetch has left before it was answered.
+    /// Handles that the client of a fetch has disconnected before it was answered.
     fn recalled(&self, id: Uuid, number: Uuid) {
         let frames = self.passed.recall(id, number);
         if let Some(session) = self.find(id).filter(|_| !frames.is_empty()) {
@@ -298,7 +298,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
 }
 
 impl PassedOn {
-    /// The answer goes to the client now.
+    /// Notes that the answer is sent to the client, so that the fetch is not recalled.
     pub(super) fn answered(mut self) {
         self.is_answered = true;
     }

@@ -1,8 +1,8 @@
 //! Sessions that were opened and not fetched yet.
 //!
-//! A session costs its client one request, so these are bounded. If the next one were refused, a
-//! client that opens many would keep all others out. Therefore the oldest gives way; a client that
-//! fetches as soon as its session is open has done so long before its turn.
+//! A session costs its client only one request, so the number of such sessions is bounded. If new ones were
+//! refused at the bound, a client that opens many would keep all others out. Therefore the oldest one ends
+//! instead; a client that fetches as soon as its session is open has done so long before.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::broker::subscriber::SessionId;
 pub(super) struct Newcomers(Arc<Mutex<BTreeMap<SessionId, Uuid>>>);
 
 impl Newcomers {
-    /// Adds a session, and answers the one that must give way if there are more than `max`.
+    /// Adds a session. Returns the oldest one, which must end, if there are more than `max`.
     pub(super) fn enter(
         &self,
         session: SessionId,

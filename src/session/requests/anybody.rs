@@ -1,5 +1,5 @@
-//! Requests that need no authentication: their rate is limited for each connection, and they give
-//! way to others.
+//! Requests that need no authentication: their rate is limited for each connection, and they are ended early
+//! if other connections need the room.
 
 use std::{future::Future, time::Instant};
 
@@ -11,8 +11,8 @@ use crate::{metrics::labels::Limit, session::worker::Worker};
 
 /// Waits until the connection of a request is within its rate, that of a session's frames.
 ///
-/// A proxy sends the requests of many clients over one connection. Nothing is refused here,
-/// therefore, and a request waits only until the next one may come.
+/// Requests are delayed and not refused, because a proxy sends the requests of many clients over one
+/// connection. A request waits only until it is within the rate.
 pub async fn in_its_time(request: &HttpRequest, worker: &Worker) {
     let Some(turn) = request.conn_data::<Turn>() else { return };
     let rate = worker.limits.frames_per_second_max;
@@ -22,8 +22,8 @@ pub async fn in_its_time(request: &HttpRequest, worker: &Worker) {
     }
 }
 
-/// Waits for something on behalf of a request; `None` if its connection has to give way to a new one
-/// before it comes. The answer should then be the last one of the connection.
+/// Waits for a future on behalf of a request; `None` if a new connection needs the room before it resolves.
+/// The answer should then be the last one of the connection.
 pub async fn unless_in_the_way<T>(
     request: &HttpRequest,
     waits_for: impl Future<Output = T>,

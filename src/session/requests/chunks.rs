@@ -38,8 +38,8 @@ impl Chunks {
         self.step == ChunkStep::End
     }
 
-    /// Takes the bytes that have come. Answers the number of them that belong to the body, or
-    /// `None` if they break its rules.
+    /// Takes received bytes. Returns the number of them that belong to the body, or `None` if they are
+    /// malformed.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut used = 0;
         while used < bytes.len() && !self.is_over() {

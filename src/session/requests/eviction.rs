@@ -38,10 +38,10 @@ impl HeldWork {
         Self { holding: budget.hold(eviction.clone()), eviction }
     }
 
-    /// Notes that the connection holds this much; `false` if it has to end. `waker` is woken if it has
-    /// to later.
+    /// Notes that the connection holds `bytes`. Returns `false` if it must end now; if it must end later, `waker`
+    /// is woken.
     pub(super) fn set(&mut self, bytes: usize, waker: &Waker) -> bool {
-        // The order matters: the note may make this very connection the one that ends.
+        // The waker is registered first, because the next call may decide that this connection must end.
         self.eviction.waker.register(waker);
         self.holding.set(bytes);
         !self.eviction.is_due.load(SeqCst)

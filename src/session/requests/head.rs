@@ -1,4 +1,4 @@
-//! The head of a request: where it ends, what follows it, and which upgrades it offers.
+//! The head of a request: its end, the kind of bytes that follow it, and the upgrades that it offers.
 //!
 //! actix-http reads the same bytes again, and its rules decide what a request is. This file repeats
 //! those that reject a request or frame its body, and errs on the strict side: a request that only
@@ -14,19 +14,19 @@ use actix_http::{
 use super::offer::Offer;
 use crate::session::path;
 
-/// Bytes of a head. actix-http has the same limit.
+/// The most bytes of a head. actix-http has the same limit.
 pub(super) const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-/// Headers of a request. actix-http has the same limit.
+/// The most headers of a request. actix-http has the same limit.
 const HEADERS_MAX: usize = 96;
 
-/// Bytes of a header's name; actix-http panics on a longer one.
+/// The most bytes of a header's name; actix-http panics on a longer one.
 const NAME_BYTES_MAX: usize = 65_535;
 
 /// The reason why a request cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeadFault {
-    /// Not HTTP/1, or not well-formed.
+    /// The request is not HTTP/1, or is malformed.
     #[error("{0}")]
     Syntax(#[from] httparse::Error),
     /// The head is longer than [`HEAD_BYTES_MAX`].
@@ -35,7 +35,7 @@ pub(super) enum HeadFault {
     /// The target is not a URI.
     #[error("the target is not a URI")]
     Target,
-    /// HTTP/1.1 without a `Host`, or with several.
+    /// The request is HTTP/1.1 and has no `Host`, or several.
     #[error("not exactly one host")]
     Host,
     /// The length of the body is missing, or can be read in more than one way.
@@ -64,12 +64,12 @@ pub(super) struct ReadHead {
     pub(super) follows: Follows,
 }
 
-/// The size up to which the beginning of a head is parsed again whenever more of it has come, so
-/// that bytes which are not HTTP are answered at once.
+/// The size up to which the beginning of a head is parsed again after each read, so that bytes which are not
+/// HTTP are answered at once.
 const SMALL_HEAD_BYTES: usize = 4 * 1024;
 
-/// The state of a head that is not complete, so that a client which sends a large head byte by byte
-/// does not have all of it parsed again for each byte.
+/// The state of an incomplete head. It prevents that a large head which arrives byte by byte is parsed again
+/// for each byte.
 #[derive(Debug, Default)]
 pub(super) struct HeadProgress {
     /// The number of bytes at the last parse.
@@ -79,9 +79,9 @@ pub(super) struct HeadProgress {
 }
 
 impl HeadProgress {
-    /// Whether parsing the head again may yield more than before; then the caller does so.
+    /// Returns whether the caller should parse the head again, because that may yield more than before.
     pub(super) fn is_worth_reading(&mut self, bytes: &[u8]) -> bool {
-        // The end of the last line may have been there already.
+        // A part of the empty line may have arrived with the earlier bytes.
         let new = &bytes[self.searched.saturating_sub(2).min(bytes.len())..];
         self.searched = bytes.len();
         let has_doubled = bytes.len() / 2 >= self.read;
@@ -102,8 +102,8 @@ fn has_empty_line(bytes: &[u8]) -> bool {
     (0..bytes.len()).any(ends_empty)
 }
 
-/// Reads the head at the beginning of `bytes`, if it is there as a whole, and settles in place which
-/// of the upgrades that it offers are accepted: a WebSocket where a path `is_socket`.
+/// Parses the head at the beginning of `bytes`, if it is complete, and edits it in place so that it offers
+/// only accepted upgrades: a WebSocket, on a path that `is_socket` accepts.
 ///
 /// # Errors
 /// [`HeadFault`].
@@ -131,7 +131,7 @@ pub(super) fn read(
     Ok(Some(ReadHead { length, follows }))
 }
 
-/// The facts that were read from the headers.
+/// The values that were read from the headers.
 struct HeaderFields {
     method: Method,
     target: Uri,

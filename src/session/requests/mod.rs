@@ -10,13 +10,13 @@
 //! A request that offers an upgrade is served like any other, unless it asks for a WebSocket where
 //! sockets are: [`offer`] removes what is not accepted from its head.
 //!
-//! Heads that are not complete, large heads, and what is read ahead count towards the budget of all
-//! unfinished work: [`eviction`] is how a connection learns that it holds the most.
+//! Incomplete heads, large heads, and bytes that are read ahead count towards the budget of all unfinished
+//! work. Through [`eviction`] a connection learns that it must end because it holds the most.
 //!
-//! Connections are bounded: [`waiting`] ends the one that has waited longest for its client where a
-//! new one finds no room. Requests that need no authentication are limited in their rate, and give
-//! way while they are parked: [`anybody`]. Requests of unauthenticated clients begin a few at a
-//! time: [`work_queue`].
+//! Connections are bounded: if a new one finds no room, [`waiting`] ends the one that has waited longest for
+//! its client. [`anybody`] limits the rate of requests that need no authentication, and ends them early if
+//! their room is needed while they are parked. [`work_queue`] begins only a few requests of unauthenticated
+//! clients at a time.
 //!
 //! A request that cannot be read never reaches actix-http. This room answers it and closes the
 //! connection. It also owns every deadline of a connection that is not a session.

@@ -34,19 +34,19 @@ use crate::{
     session::{unfinished::Unfinished, upgrade::IsSocket},
 };
 
-/// Bytes that are read at once.
+/// The most bytes that are read at once.
 const READ_BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes of a body that are handed over before other connections of the thread get a turn. The HTTP
-/// server reads up to 128 KB ahead of the reader of the body, if it finds as much.
+/// The most bytes of a body that are handed over before other connections of the thread run. Without this,
+/// the HTTP server reads up to 128 KB ahead of the reader of the body.
 pub(super) const TURN_BYTES_MAX: usize = 8 * 1024;
 
 /// The size of the first read of a request. Most requests are smaller, and an unauthenticated
 /// client may send thousands of them in a row.
 pub(super) const FIRST_READ_BYTES_MAX: usize = 1024;
 
-/// Connections of a thread whose clients take nothing of an answer, or have yet to close after the last
-/// one. Each keeps buffers that it will not use again.
+/// The most connections of a thread whose clients do not read an answer, or have yet to close after the last
+/// one. Each of them keeps buffers.
 pub(super) const STUCK_MAX: usize = 512;
 
 /// A head of at least this size counts as unfinished work for as long as its request is served. Smaller
@@ -85,7 +85,7 @@ pub(in crate::session) struct ConnectionRules {
     pub(in crate::session) limit: ConnectionLimit,
     /// The connections of this thread that may give way.
     pub(in crate::session) waiting: Rc<WaitingConnections>,
-    /// The most of these that there may be.
+    /// The most connections in `waiting`.
     pub(in crate::session) waiting_max: usize,
     /// The connections of this thread whose clients take nothing of an answer, or have yet to
     /// close.
@@ -141,7 +141,7 @@ pub(in crate::session) struct HttpStream<T> {
     released: usize,
     /// The state of the head with which the buffer begins.
     progress: HeadProgress,
-    /// Bytes that may be handed over before other connections get a turn.
+    /// The bytes that may be handed over before other connections run.
     turn_left_bytes: usize,
     /// Bytes of the head whose request is being served, if it is large.
     head_bytes: usize,
@@ -152,7 +152,7 @@ pub(in crate::session) struct HttpStream<T> {
     turn: Turn,
     /// Whether the client sends no more.
     is_eof: bool,
-    /// Whether the socket wakes this task when more comes.
+    /// Whether the socket wakes this task when more bytes arrive.
     is_listening: bool,
     wait: Option<Wait>,
     deadline: Pin<Box<Sleep>>,
@@ -214,7 +214,7 @@ impl<T> HttpStream<T> {
         };
         match has_room {
             true => stream.enter(),
-            // Every other connection of this thread is being served.
+            // No other connection of this thread waits for its client, so none can end instead.
             false => stream.end(UNAVAILABLE),
         }
         stream
@@ -225,8 +225,8 @@ impl<T> HttpStream<T> {
         self.turn.clone()
     }
 
-    /// The connection itself, what was read of it after the head of an upgrade, and its part among the
-    /// plain connections, to be kept until it is a session or closed.
+    /// The socket, the bytes that were read after the head of an upgrade, and the count as a plain connection,
+    /// which the caller keeps until the connection is a session or closed.
     pub(in crate::session) fn into_parts(self) -> (T, BytesMut, LeavingConnection) {
         let leaving = LeavingConnection::new(self.counted, self.place, self.turn);
         (self.io, self.buffer.into_bytes(), leaving)
@@ -255,8 +255,8 @@ impl<T> HttpStream<T> {
         self.deadline.as_mut().reset(Instant::now() + time);
     }
 
-    /// Takes a place among those that wait for their clients. If all are taken, the one that has waited
-    /// longest gives way: each keeps buffers.
+    /// Takes a place among the connections that wait for their clients. If all places are taken, the one that
+    /// has waited longest ends, because each keeps buffers.
     fn enter(&mut self) {
         if !self.place.is_taken() && self.rules.waiting.len() >= self.rules.waiting_max {
             self.rules.metrics.hit(Limit::HttpWaiting);
@@ -271,7 +271,7 @@ impl<T> HttpStream<T> {
         self.wait = None;
     }
 
-    /// Examines the read bytes. True if the phase or the number of released bytes has changed.
+    /// Examines the read bytes. Returns `true` if the phase or the number of released bytes has changed.
     fn scan(&mut self, cx: &Context<'_>) -> bool {
         if self.buffer.is_empty() {
             return false;
@@ -346,8 +346,7 @@ impl<T> HttpStream<T> {
         true
     }
 
-    /// Notes the bytes that are held between polls; `false` if the connection has to end because of
-    /// them.
+    /// Notes the bytes that are held between polls. Returns `false` if the connection must end because of them.
     fn note_held(&mut self, cx: &Context<'_>) -> bool {
         self.turn_left_bytes = TURN_BYTES_MAX;
         self.buffer.shrink();
@@ -428,8 +427,8 @@ impl<T> HttpStream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
-    /// Waits for the first request, for the end, or until the server `stops`. Before the first request
-    /// the connection needs nothing that the HTTP server keeps for each connection.
+    /// Waits for the first request, for the end of the stream, or until the server `stops`. The HTTP server
+    /// allocates its state of the connection only after that.
     pub(in crate::session) async fn begun(mut self, stops: impl Future<Output = ()>) -> Self {
         let mut stops = pin!(stops);
         poll_fn(|cx| {
@@ -530,7 +529,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the connection has to end although nothing on it is ready.
+    /// Resolves if the connection must end although no bytes are ready.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.note_held(cx) {
             return Poll::Ready(match self.give_way() {
@@ -549,7 +548,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the client has used up its time.
+    /// Resolves with the reason of the wait once the deadline has passed, or if the connection must make room.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         let Some(wait) = self.wait else { return Poll::Pending };
         if self.turn.gives_way() {
@@ -568,7 +567,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         Poll::Ready(wait)
     }
 
-    /// The answer has been written: the next request may come.
+    /// Prepares for the next request, because the answer has been written.
     fn next(&mut self, cx: &Context<'_>) {
         self.phase = Phase::Head;
         self.head_bytes = 0;

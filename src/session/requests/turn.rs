@@ -1,4 +1,4 @@
-//! The side whose turn it is: the client's to ask, or the server's to answer.
+//! The turn of a connection: the client's, to send a request, or the server's, to answer it.
 
 use std::{
     cell::Cell,
@@ -55,7 +55,10 @@ impl Turn {
         Answering(self)
     }
 
-    /// Notes a request that needs no authentication, or answers the time until it may be noted.
+    /// Notes a request that needs no authentication.
+    ///
+    /// # Errors
+    /// The time until it may be noted, if it exceeds the rate now.
     pub(super) fn note_asked(&self, rate: PerSecond, now_s: f64) -> Result<(), Duration> {
         let mut asked = self.0.asked.get();
         let may_be = asked.take(1, rate, now_s);
@@ -73,35 +76,35 @@ impl Turn {
         self.0.is_answered.get()
     }
 
-    /// A request is handed over that will be answered. Answers whether the last one was trusted.
+    /// Notes that a request is handed over, which will be answered. Returns whether the last one was trusted.
     pub(super) fn ask(&self) -> bool {
         self.0.is_answered.set(false);
         self.0.is_trusted.take()
     }
 
-    /// The request that was handed over last came with the right credentials.
+    /// Notes that the request that was handed over last came with valid credentials.
     pub(super) fn trust(&self) {
         self.0.is_trusted.set(true);
     }
 
-    /// Whether the request that was handed over last came with the right credentials.
+    /// Returns whether the request that was handed over last came with valid credentials.
     pub(super) fn is_trusted(&self) -> bool {
         self.0.is_trusted.get()
     }
 
-    /// Tells the connection to end, because there are too many.
+    /// Tells the connection to end, because there are too many connections.
     pub(super) fn give_way(&self) {
         self.0.gives_way.set(true);
     }
 
-    /// Whether the connection is to end.
+    /// Returns whether the connection was told to end.
     pub(super) fn gives_way(&self) -> bool {
         self.0.gives_way.get()
     }
 }
 
-/// Notes that a request came with the right credentials: the next one on its connection need not
-/// wait in the work queue.
+/// Notes that a request came with valid credentials, so that the next one on its connection need not wait in
+/// the work queue.
 pub fn trust(request: &HttpRequest) {
     if let Some(turn) = request.conn_data::<Turn>() {
         turn.trust();

@@ -6,8 +6,8 @@ use bytes::{Buf, BytesMut};
 
 /// Bytes that were read and not handed over, in a buffer that counts the memory that it occupies.
 ///
-/// A [`BytesMut`] loses that figure once bytes are taken from its front: its capacity shrinks, its
-/// memory does not.
+/// A [`BytesMut`] does not tell that figure once bytes are taken from its front: its capacity shrinks, but
+/// its memory does not.
 #[derive(Debug, Default)]
 pub(super) struct UnreadBytes {
     bytes: BytesMut,
@@ -24,7 +24,7 @@ impl UnreadBytes {
         self.bytes.extend_from_slice(read);
     }
 
-    /// Removes bytes from the front; the buffer goes with the last of them.
+    /// Removes bytes from the front. The buffer is freed with the last of them.
     pub(super) fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         if self.bytes.is_empty() {
@@ -32,7 +32,7 @@ impl UnreadBytes {
         }
     }
 
-    /// Moves few bytes that are left out of a large buffer.
+    /// Moves the remaining bytes to a smaller buffer, if they are few in a large one.
     pub(super) fn shrink(&mut self) {
         if self.bytes.len() < self.allocated_bytes / 2 {
             self.move_to(self.bytes.len());

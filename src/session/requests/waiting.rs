@@ -31,9 +31,9 @@ const ACCEPTED_IN_A_ROW_MAX: usize = 128;
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit {
     open: Arc<AtomicUsize>,
-    /// The setting, if it is a number.
+    /// The limit of the setting; `None` if it is `auto`.
     max: Option<usize>,
-    /// File handles for sessions and plain connections together.
+    /// The number of file handles for sessions and plain connections together.
     handles: usize,
     /// The most connections that all threads may accept before any of them is counted.
     near: usize,
@@ -41,8 +41,8 @@ pub struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// No connection is open; at most `max` may be over all `threads`, and no more than `handles` with
-    /// all `sessions`.
+    /// Begins without connections. There may be at most `max` over all `threads`, and at most `handles` together
+    /// with all `sessions`.
     pub fn new(
         max: Option<usize>,
         handles: usize,
@@ -68,7 +68,8 @@ impl ConnectionLimit {
         self.open.load(Relaxed) > self.max()
     }
 
-    /// Whether connections that are accepted in a row, before any of them is counted, may be too many.
+    /// Returns whether connections that are accepted in a row, before any of them is counted, may exceed the
+    /// limit.
     pub fn is_near(&self) -> bool {
         self.open.load(Relaxed) + self.near > self.max()
     }
@@ -85,7 +86,7 @@ impl ConnectionLimit {
     }
 }
 
-/// A plain connection among all that are open; given back on drop.
+/// A counted plain connection. Dropping this subtracts it.
 #[derive(Debug)]
 pub(super) struct CountedConnection(Arc<AtomicUsize>);
 
@@ -95,10 +96,10 @@ impl Drop for CountedConnection {
     }
 }
 
-/// The connections of one thread that may give way: those for whose clients the server waits (for a head,
-/// for the rest of a request, for the next request, or for the client to read), and those whose requests
-/// are parked. Of each the one that has waited longest comes first; among the former those whose last
-/// request was authenticated come behind all others.
+/// The connections of one thread that can be ended to make room for a new one: those for whose clients the
+/// server waits (for a head, for the rest of a request, for the next request, or for the client to read),
+/// and those whose requests are parked. In both groups, the one that has waited longest ends first; in the
+/// first group, connections whose last request was authenticated end after all others.
 #[derive(Debug, Default)]
 pub(in crate::session) struct WaitingConnections {
     next: Cell<u64>,
@@ -106,7 +107,7 @@ pub(in crate::session) struct WaitingConnections {
     parked: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
 }
 
-/// Whether the last request was authenticated, and a number: first come, first served.
+/// Whether the last request was authenticated, and a number that orders equal ones by arrival.
 type WaitingKey = (bool, u64);
 
 #[derive(Debug)]
@@ -122,8 +123,8 @@ impl WaitingConnections {
         self.connections.borrow().len()
     }
 
-    /// Ends the connection that has waited longest, or else has the request that is parked longest
-    /// answered as the last one of its connection; `false` if there is neither.
+    /// Ends the connection that has waited longest. If there is none, the request that was parked first is
+    /// answered as the last one of its connection. Returns `false` if there is neither.
     pub(super) fn make_room(&self) -> bool {
         if let Some((_, waiter)) = self.connections.borrow_mut().pop_first() {
             waiter.turn.give_way();
@@ -149,7 +150,7 @@ impl WaitingConnections {
     }
 }
 
-/// A request that waits for something to come; it may have to give way before it does.
+/// A parked request, which may have to be answered early to make room.
 #[derive(Debug)]
 pub(super) struct Parked {
     waiting: Rc<WaitingConnections>,
@@ -179,7 +180,7 @@ impl Drop for Parked {
     }
 }
 
-/// A connection's place in the queue of those that wait, if it does. It leaves when this is dropped.
+/// A connection's place in the queue of those that wait, if it has one. Dropping this leaves the queue.
 #[derive(Debug)]
 pub(super) struct QueuePlace {
     waiting: Rc<WaitingConnections>,
@@ -191,7 +192,7 @@ impl QueuePlace {
         Self { waiting, key: None }
     }
 
-    /// Whether it is in the queue.
+    /// Returns whether the connection is in the queue.
     pub(super) fn is_taken(&self) -> bool {
         self.key.is_some()
     }
@@ -225,7 +226,7 @@ impl QueuePlace {
     }
 }
 
-/// A connection that no stream watches any more, and that still counts as a plain one.
+/// A connection that has left its stream for an upgrade, and that still counts as a plain one.
 #[derive(Debug)]
 pub(in crate::session) struct LeavingConnection {
     _counted: CountedConnection,

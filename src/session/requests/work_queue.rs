@@ -1,8 +1,8 @@
 //! The work queue: the work of unauthenticated clients is begun a little at a time.
 //!
-//! A thread serves its tasks in the order in which they become ready. Thousands of connections that
-//! are ready at once would make all other tasks wait for all of them. Therefore only
-//! [`COST_PER_TURN`] of their work begins before everything else on the thread has had its turn.
+//! A thread runs its tasks in the order in which they become ready. Thousands of connections that are ready
+//! at once would make all other tasks wait for all of them. Therefore only [`COST_PER_TURN`] of their work
+//! begins before every other task of the thread has run.
 //!
 //! A client that sends ahead waits behind all others: with HTTP a client that does not wait for the
 //! answer to its previous request, over a WebSocket one that sends more frames than make a turn. The
@@ -64,7 +64,7 @@ pub(in crate::session) struct WorkQueue {
     crowded: Notify,
 }
 
-/// Whether the work was sent ahead, and a number: first come, first served.
+/// Whether the work was sent ahead, and a number that orders equal ones by arrival.
 type WorkQueueKey = (bool, u64);
 
 #[derive(Debug)]
@@ -111,8 +111,8 @@ impl WorkQueue {
         }
     }
 
-    /// Begins a turn, in which this much of the work that was sent ahead may begin; answers how
-    /// much does.
+    /// Begins a turn, in which at most `ahead_max` of the work that was sent ahead may begin. Returns how much
+    /// of it does.
     pub(super) fn turn(&self, ahead_max: usize) -> usize {
         self.begun.set(0);
         let mut ahead = 0;
@@ -135,7 +135,7 @@ impl WorkQueue {
         ahead
     }
 
-    /// Whether the first in the queue was sent ahead.
+    /// Returns whether the first work in the queue was sent ahead; `None` if the queue is empty.
     fn is_first_ahead(&self) -> Option<bool> {
         self.queue.borrow().first_key_value().map(|((is_ahead, _), _)| *is_ahead)
     }
@@ -170,7 +170,7 @@ impl WorkQueue {
         }
     }
 
-    /// Whether a piece of work may begin without waiting.
+    /// Returns whether a piece of work may begin without waiting.
     fn is_clear(&self, work: Work) -> bool {
         !work.is_ahead() && self.begun.get() < COST_PER_TURN && self.is_first_ahead() != Some(false)
     }

@@ -25,9 +25,9 @@ const TOLD_CHARS_MAX: usize = 100;
 /// The reason why a form is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormError {
-    /// It is not UTF-8 after decoding, or a `%` is not followed by two hexadecimal digits.
+    /// The form is not UTF-8 after decoding, or a `%` is not followed by two hexadecimal digits.
     NotText,
-    /// One of its parameters is not valid.
+    /// A parameter is not valid.
     BadName {
         /// The parameter's name, cut where it is very long.
         name: String,
@@ -36,7 +36,7 @@ pub enum FormError {
     },
 }
 
-/// A query string is not UTF-8 after decoding.
+/// The error of a query string that is not UTF-8 after decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotUtf8;
 
@@ -197,7 +197,7 @@ impl Form {
     }
 }
 
-/// Puts one parameter into the place that its steps lead to.
+/// The insertion of one parameter at the place to which its steps lead.
 struct ParameterPlace<'a> {
     branches: &'a mut usize,
     on_conflict: OnConflict,
@@ -268,8 +268,8 @@ impl ParameterPlace<'_> {
     }
 }
 
-/// Whether an object of a list already has this parameter, so that the parameter begins the next
-/// object. A parameter that ends in a list, or passes through one, adds to the present object.
+/// Returns whether an object of a list already has this parameter, so that the parameter begins the next object.
+/// A parameter that ends in a list, or passes through one, adds to the present object.
 fn has(object: &Map<String, Value>, name: &str, steps: &[NameStep<'_>]) -> bool {
     let Some(value) = object.get(name) else { return false };
     match (steps, value) {

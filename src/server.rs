@@ -69,7 +69,7 @@ use listeners::SocketListeners;
 use shutdown::{ClosingPace, Shutdown, Signals};
 use threads::Threads;
 
-/// The time that a stop which gave up may still take to write the usage of apps.
+/// The time for writing the usage of apps after a stop has exceeded its time limit.
 const LAST_WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// The time that a starting node may take to read the retained log.
@@ -96,10 +96,10 @@ pub enum StartError {
     /// The seeded app could not be created.
     #[error("cannot create the app test-app, as database.seed asks for: {0}")]
     Seed(String),
-    /// This server cannot share its topics with others.
+    /// This server cannot join the cluster.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The log that the nodes share was not read in time.
+    /// The log of the cluster was not read in time.
     #[error(
         "the log of engine.redis_url was not read, or the other servers did not answer, within {FOLLOW_MAX:?}"
     )]
@@ -148,7 +148,7 @@ impl Server {
         Self::build_with(settings, Vec::new()).await
     }
 
-    /// Builds a server that speaks further protocols beside Phoenix's.
+    /// Builds a server with further protocols in addition to Phoenix's and Pusher's.
     ///
     /// # Errors
     /// Those of [`build`](Self::build).
@@ -160,7 +160,7 @@ impl Server {
         Self::build_node(settings, protocols, None).await
     }
 
-    /// Builds a server that is one of several nodes, if there is an engine by which it is.
+    /// Builds a server that is a node of a cluster, if there is an engine.
     ///
     /// # Errors
     /// Those of [`build`](Self::build).
@@ -172,7 +172,8 @@ impl Server {
     ) -> Result<Self, StartError> {
         settings.keep()?;
         let settings = Arc::new(settings);
-        // Before anything is opened or started: two servers must not share a database by mistake.
+        // The port is opened before the database, so that a second server that is started by mistake does not use
+        // the same database.
         let file_limit = settings::raise_file_limit();
         let sessions_max = settings.sessions_max(file_limit)?;
         let connections_max = settings.connections_max(file_limit);
@@ -213,7 +214,7 @@ impl Server {
         let parts = Parts::assemble(settings, directory, actors, (sessions, connections), engine);
         let protocols = [parts.pusher()].into_iter().chain(protocols).collect();
         let parts = Parts { protocols, ..parts };
-        // First, because the other nodes ask this one as soon as they know it.
+        // The answers are registered first, because other nodes ask this one as soon as they know it.
         nodes::take_part(&parts.services);
         let places = &parts.endpoint.rules.shared.app_sessions;
         let app_sessions = AppSessions::share(&parts.services.topics, places);
@@ -253,15 +254,16 @@ impl Server {
         self.stop.clone()
     }
 
-    /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and
-    /// `/ready` get 503, accepted events are delivered, sessions are closed with 1012, batch by
-    /// batch, while what is retained is saved. A second signal closes at once what is left, a third one ends it all.
+    /// Serves until SIGTERM, SIGINT or [`Stop::stop`], then shuts down in order: new sessions and `/ready` get
+    /// 503, accepted events are delivered, and sessions are closed with 1012, batch by batch, while the retained
+    /// publications are saved. A second signal closes the remaining sessions at once, and a third one ends the
+    /// shutdown.
     ///
     /// # Errors
     /// The error of a signal handler.
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let mut signals = Signals::listen()?;
-        // To the very end, for a stop is worth watching.
+        // The metrics are served until the end, so that operators can watch the shutdown.
         let _metrics = self.metrics_server;
         tokio::select! {
             name = signals.next() => info!("{name}: shutting down"),
@@ -275,7 +277,7 @@ impl Server {
     }
 }
 
-/// Warns of a setting `single_app` that names no active app: then there is no topic to join.
+/// Warns if the setting `single_app` does not name an active app, because no topic can be joined then.
 fn warn_of_no_app(settings: &Settings, apps: &Apps) {
     let Some(slug) = &settings.single_app else { return };
     let found = match apps.by_slug(slug.as_str()) {
@@ -289,7 +291,7 @@ fn warn_of_no_app(settings: &Settings, apps: &Apps) {
     );
 }
 
-/// Connects, and brings the tables up to date where the settings say so.
+/// Connects to the database, and migrates it if the settings say so.
 async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
     let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder).await?;
     info!("apps are kept in {}", store.name());
@@ -308,7 +310,7 @@ async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
 struct Parts {
     services: web::Data<Services>,
     endpoint: Arc<Endpoint>,
-    /// The protocols beside Phoenix's.
+    /// The protocols other than Phoenix's.
     protocols: Arc<[Arc<dyn Protocol>]>,
     sessions: SessionCounter,
     connections: ConnectionLimit,
@@ -369,8 +371,8 @@ impl Parts {
         Self { services, endpoint, protocols, sessions, connections }
     }
 
-    /// Waits until the log that the nodes share has been read, if there is one, and until the other nodes
-    /// know this one: a node that begins knows what the others retain, and is asked what they are asked.
+    /// In a cluster, waits until the retained log has been read, and until the other nodes know this one. So a
+    /// node that accepts clients has the same history as the others, and takes part in their questions.
     async fn follow_others(&self) -> Result<(), StartError> {
         let topics = &self.services.topics;
         let Some(engine) = topics.engine() else { return Ok(()) };
@@ -386,7 +388,7 @@ impl Parts {
         let fetched = timeout(FOLLOW_MAX, topics.fetch_last_events()).await;
         if !matches!(fetched, Ok(Ok(()))) {
             warn!(
-                "no other node has told the last events of cache channels in time: some are missing"
+                "no other node has sent the last events of cache channels in time: new subscribers may miss some"
             );
         }
         info!("this is node {}", topics.node().0);
@@ -441,15 +443,15 @@ impl Parts {
         Ok(Server { address, threads, shutdown, stop, metrics, metrics_server: None })
     }
 
-    /// Takes up what the last stop saved; answers the file in which the next one saves it.
+    /// Loads the history that the last stop saved. Returns the file in which the next stop saves it.
     async fn load(&self) -> Option<Arc<ArchiveFile>> {
-        // Nodes that share a log have it there.
+        // The nodes of a cluster have their history in the log.
         let is_alone = !self.services.topics.is_clustered();
         let file = self.services.settings.history_file().filter(|_| is_alone)?;
         let file = Arc::new(ArchiveFile::new(file));
         let (topics, to_load) = (self.services.topics.clone(), file.clone());
         if web::block(move || to_load.load(&topics)).await.is_err() {
-            warn!("a panic ended the loading of {file}");
+            warn!("a panic ended the loading of {file}; new epochs begin");
         }
         Some(file)
     }
@@ -460,13 +462,13 @@ impl Parts {
     ) -> Result<(SocketAddr, Threads), StartError> {
         let address = listener.address;
         if !address.ip().is_loopback() {
-            warn!("metrics are shown without a login to whoever reaches {address}");
+            warn!("metrics need no login at {address}: make sure that only your monitoring can reach it");
         }
         let max = Some(http::metrics::CONNECTIONS_MAX);
         let limit = ConnectionLimit::new(max, usize::MAX, 1, self.sessions.clone());
         let (services, connections) = (self.services.clone(), limit.clone());
         let threads = Threads::start(listener, limit, move |stops| {
-            // While the server drains, this listener goes on.
+            // This listener continues while the server drains.
             let draining = Arc::default();
             connections_of(&services.settings, connections.clone(), draining, stops)
                 .service(http::metrics::app(services.clone()))

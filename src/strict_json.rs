@@ -38,7 +38,7 @@ const WORDS_BEFORE_CALL: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum NotStrict {
-    /// It is nested deeper than [`DEPTH_MAX`].
+    /// The JSON is nested deeper than [`DEPTH_MAX`].
     TooDeep,
     /// A string has half of a surrogate pair.
     LoneSurrogate,

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The longest origin that is kept; a longer one cannot be that of a page.
+/// The most bytes of an origin that are kept. A longer one cannot be that of a page.
 const ORIGIN_BYTES_MAX: usize = 1_024;
 
 /// Judges the handshakes of a server's sockets.
@@ -41,7 +41,7 @@ pub struct Entrance {
 /// The reason why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotAdmitted {
-    /// It came without TLS.
+    /// The handshake came without TLS.
     NotSecure,
     /// The server accepts no pages of this origin. The refusal has been logged.
     Origin,
@@ -54,7 +54,7 @@ impl Entrance {
         connection.client(handshake.headers, &self.trusted_proxies)
     }
 
-    /// Checks that a client uses TLS where it must, and the page's origin; answers the origin.
+    /// Checks that a client uses TLS if `force_ssl` is set, and the page's origin. Returns the origin.
     ///
     /// # Errors
     /// [`NotAdmitted`].
@@ -92,8 +92,7 @@ impl Entrance {
     }
 }
 
-/// The address that a request was sent to, by its own `Host`. A request without a host equals no
-/// origin.
+/// The address to which a request was sent, by its own `Host`. A request without a host equals no origin.
 fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {

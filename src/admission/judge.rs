@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::{App, AppId, Apps, Slug, refusals::Refusals};
 
-/// The grounds of a join. `C` is the credential that a protocol's clients show.
+/// The grounds of a join. `C` is the credential of the protocol's clients.
 #[derive(Debug, Clone)]
 pub struct Footing<C> {
     /// The app of the topic.
@@ -28,7 +28,7 @@ impl<C> Footing<C> {
 /// The part of a join's grounds that is still valid after its app changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// All of them.
+    /// All grounds are still valid.
     Whole,
     /// The join may stay, but its credential no longer counts, because its key is no longer valid.
     WithoutCredential,
@@ -46,7 +46,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Checks that an app accepts pages of this origin; a client that is no browser has none.
+    /// Checks that an app accepts pages of this origin. A client that is not a browser has no origin.
     ///
     /// # Errors
     /// [`OriginNotAllowed`], which has been logged.

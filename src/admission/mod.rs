@@ -1,9 +1,9 @@
-//! Admission: which clients are let in, whatever protocol they speak.
+//! Admission: the checks of clients that do not depend on their protocol.
 //!
-//! A client passes two checks. The [`Entrance`] judges its handshake: TLS, the page's origin, the
-//! number of sessions from its address. The [`Judge`] decides whether a join may stand on its
-//! [`Footing`], now and after each change of its app. Both are pure: the inputs are the handshake and
-//! the apps as of now. [`Rules`] are the limits that all conversations share.
+//! A client passes two checks. The [`Entrance`] judges its handshake: TLS, the page's origin, the number of
+//! sessions from its address. The [`Judge`] decides whether the [`Footing`] of a join permits it, at first and
+//! after each change of its app. Both are pure: their inputs are the handshake and the present apps. [`Rules`]
+//! are the limits that all conversations share.
 //!
 //! The protocols add their own credentials: tokens in `phoenix`, signatures in `pusher`.
 

@@ -11,7 +11,7 @@ use crate::{
 /// A session's place among those of an app; its joins of the app share it.
 pub struct PlaceInApp {
     _held: HeldPlace<AppId>,
-    /// From the first join that is granted on.
+    /// The connection for the usage, which begins with the first granted join.
     connection: OnceLock<AppConnection>,
 }
 
@@ -20,7 +20,8 @@ impl PlaceInApp {
         Arc::new(Self { _held: held, connection: OnceLock::new() })
     }
 
-    /// A join is granted, so the session is connected to the app; `usage` finds the app's counters.
+    /// Notes that a join is granted, with which the session is connected to the app, and returns the app's
+    /// counters, which `usage` finds.
     pub fn connect(&self, usage: impl FnOnce() -> Arc<AppUsage>) -> &AppUsage {
         self.connection.get_or_init(|| usage().connect()).usage()
     }

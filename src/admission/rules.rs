@@ -17,7 +17,7 @@ use crate::{
 
 use super::{Judge, PlaceInApp};
 
-/// The rules that all conversations of a server share, whatever they speak.
+/// The rules that all conversations of a server share, in every protocol.
 #[derive(Debug)]
 pub struct Rules {
     /// The apps.

@@ -1,4 +1,5 @@
-//! The audit trail: who changed which fields of which app, when, and from where.
+//! The audit trail: a record of each change of an app, with its author, its time, the address of the request
+//! and the names of the changed fields.
 //!
 //! The store writes an entry in the transaction of the change, so there is never one without the
 //! other. Entries hold the names of fields and never their values, and outlive their app.
@@ -36,7 +37,7 @@ impl Actor {
 pub struct ChangedBy {
     /// The party that makes the change.
     pub actor: Actor,
-    /// The address that the request came from; `None` without a request.
+    /// The address from which the request came; `None` without a request.
     pub address: Option<IpAddr>,
 }
 
@@ -54,8 +55,8 @@ impl ChangedBy {
         Self { actor: Actor::App(id), address: Some(address) }
     }
 
-    /// Whether the party may change the app with this id at all: a web application may change its
-    /// own app only.
+    /// Returns whether the party may change the app with this id at all: a web application may change its own
+    /// app only.
     pub fn may_change(&self, id: AppId) -> bool {
         match self.actor {
             Actor::Admin | Actor::Cli => true,
@@ -98,7 +99,7 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// The name of the actor.
     pub actor: String,
-    /// The address that the request came from.
+    /// The address from which the request came.
     pub address: Option<String>,
     /// The name of the action.
     pub action: String,

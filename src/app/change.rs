@@ -111,7 +111,7 @@ async fn find(store: &AppStore, by: &ChangedBy, slug: &Slug) -> Result<App, Chan
     app.ok_or(ChangeError::NotFound)
 }
 
-/// Adds the faults that only the database knows, even to a draft that already has others.
+/// Adds the faults that only the database can find, even to a draft that already has others.
 async fn settle(
     store: &AppStore,
     mut draft: Draft,

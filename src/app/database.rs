@@ -16,15 +16,15 @@ const MASK: &str = "********";
 pub struct Database {
     /// `sqlite://…` or `postgres://…`; holds a password.
     pub url: SecretString,
-    /// Connections in the pool.
+    /// The most connections in the pool.
     pub connections_max: u32,
     /// The time for which the database is retried at start.
     pub connect_retry: Duration,
     /// The time that one query may take.
     pub query_timeout: Duration,
-    /// Apply pending migrations at start.
+    /// Whether pending migrations are applied at the start.
     pub migrate: bool,
-    /// Create the articles' `test-app` at start.
+    /// Whether the articles' `test-app` is created at the start.
     pub seed: bool,
 }
 

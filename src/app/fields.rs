@@ -2,7 +2,8 @@
 //!
 //! [`AppFields`] holds the fields of a request, a [`Draft`] the app that would result, and
 //! [`AppValues`] the values that may be stored. Forms send strings for everything, JSON sends
-//! types: both are read here. Pure: `change` checks between draft and values that names are free.
+//! types: both are read here. Pure: between draft and values, `change` checks by the database that names
+//! are free.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -110,7 +111,7 @@ const WRITABLE: &[Writable] = &[
 /// A key or secret in a request.
 #[derive(Debug, Clone)]
 enum Credential<T> {
-    /// Sent empty: a new one is generated.
+    /// The field was sent empty, so that a new one is generated.
     Anew,
     /// The caller chose this one.
     Chosen(T),

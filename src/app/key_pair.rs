@@ -23,7 +23,7 @@ use super::{
     settings::{Setting, UpTo},
 };
 
-/// Which of an app's two pairs.
+/// One of an app's two pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pair {
     /// The pair of the last rotation or change.

@@ -84,7 +84,7 @@ impl fmt::Display for Slug {
     }
 }
 
-/// Which clients may publish from a browser.
+/// The clients that may publish from a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientEvents {
@@ -148,7 +148,7 @@ pub struct App {
 pub struct Apps {
     by_slug: HashMap<Slug, Arc<App>>,
     by_id: HashMap<AppId, Arc<App>>,
-    /// By its current key, and by its previous one while it has one.
+    /// The apps by their current keys, and by their previous ones while these are valid.
     by_key: HashMap<String, Arc<App>>,
     secrets: SecretDigests,
     /// The reserved app: it is found like any other app, and listed nowhere.

@@ -1,4 +1,4 @@
-//! Origins: which web pages may connect and join.
+//! Origins: the web pages that may connect and join.
 //!
 //! Only browsers send an `Origin` header, and a page cannot forge its own. A request without the
 //! header is therefore always allowed, and an unreadable header is refused by every check. The

@@ -54,7 +54,7 @@ struct Last {
 pub struct Refused<'a> {
     /// The client's attempt.
     pub attempt: Attempt<'a>,
-    /// The app that the attempt was for.
+    /// The app at which the attempt was directed.
     pub app: Target<'a>,
     /// The client's address.
     pub address: IpAddr,
@@ -65,11 +65,11 @@ pub struct Refused<'a> {
 /// A client's attempt. The texts are the client's own.
 #[derive(Debug, Clone, Copy)]
 pub enum Attempt<'a> {
-    /// To join a topic.
+    /// An attempt to join a topic.
     Join(&'a str),
-    /// To publish to a topic that it has joined.
+    /// An attempt to publish to a topic that the client has joined.
     Push(&'a str),
-    /// To call the API, or to open a session.
+    /// A call of the API, or an attempt to open a session.
     Call {
         /// The method.
         method: &'a str,

@@ -6,8 +6,7 @@
 //! unavailable the last snapshot stays in use; reads and changes through the registry fail, and the
 //! rest of the server continues.
 //!
-//! Where several nodes share the database, a change is answered once the other nodes have read it, as
-//! far as they can be reached.
+//! In a cluster, a change is answered once the other nodes have read it, as far as they can be reached.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -100,23 +99,23 @@ pub struct WatchApps(pub Recipient<AppChanged>);
 #[rtype(result = "()")]
 pub struct AppChanged(pub AppId);
 
-/// Has the table read again, because another node has changed it. Answered when that is done, or has
+/// Reads the table again, because another node has changed it. The answer comes when that is done, or has
 /// failed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ReadAgain;
 
-/// Has the other nodes read the table again. Resolves when they have, or when they cannot be waited for
-/// any longer.
+/// A function that makes the other nodes read the table again. Its future resolves when they have, or after a
+/// time limit.
 pub type HaveOthersRead = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Says how to have other nodes read the table again after a change.
+/// Sets the function that makes other nodes read the table again after a change.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ShareChanges(pub HaveOthersRead);
 
-/// Asks for the state of the database when it was last used. Answered at once, even while a change
-/// is under way.
+/// Asks for the state of the database when it was last used. The answer comes at once, even while a change is
+/// under way.
 #[derive(Debug, Message)]
 #[rtype(result = "DatabaseHealth")]
 pub struct DatabaseState;
@@ -130,13 +129,13 @@ pub enum DatabaseHealth {
     Failed,
 }
 
-/// Writes when key pairs were last used. The registry does so once a minute; a server that stops
-/// asks for it too. Answered when it is done, or has failed.
+/// Writes the times at which key pairs were last used. The registry does so once a minute, and a stopping
+/// server requests it. The answer comes when that is done, or has failed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct WriteUses;
 
-/// Removes the entries of the audit trail that are older than they are kept.
+/// Removes the expired entries of the audit trail.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct SweepAudit;
@@ -177,7 +176,7 @@ const USES_INTERVAL: Duration = Duration::from_secs(60);
 /// The interval at which old entries of the audit trail are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// The times by which the registry works.
+/// The intervals and periods of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// The interval at which the table is read again.
@@ -196,7 +195,7 @@ pub struct AppRegistry {
     /// slow change.
     turn: Arc<Mutex<()>>,
     watchers: Vec<Recipient<AppChanged>>,
-    /// Tells other nodes of a change, if there are any.
+    /// Makes other nodes read the table again after a change; `None` without a cluster.
     have_others_read: Option<HaveOthersRead>,
     database: DatabaseHealth,
     unreadable: Vec<UnreadableRow>,
@@ -299,7 +298,11 @@ impl AppRegistry {
     /// Warns of each row that is not a valid app once.
     fn complain(&mut self, unreadable: Vec<UnreadableRow>) {
         for row in unreadable.iter().filter(|row| !self.unreadable.contains(row)) {
-            log::warn!("app {} is not served: its {} cannot be read", row.id.0, row.column);
+            log::warn!(
+                "app {} is not served: its column {} has a value that is not valid; correct it by SQL",
+                row.id.0,
+                row.column
+            );
         }
         self.unreadable = unreadable;
     }
@@ -338,14 +341,14 @@ impl AppRegistry {
         let health = match outcome {
             Err(ChangeError::Store(error)) => {
                 if self.database == DatabaseHealth::Ok {
-                    log::warn!("{error}; going on with the apps known so far");
+                    log::warn!("{error}; Herald continues with the apps as they were last read");
                 }
                 DatabaseHealth::Failed
             }
             _ => DatabaseHealth::Ok,
         };
         if (self.database, health) == (DatabaseHealth::Failed, DatabaseHealth::Ok) {
-            log::info!("database is back");
+            log::info!("the database answers again");
         }
         self.database = health;
     }
@@ -447,14 +450,14 @@ fn parse_slug(raw: &str) -> Result<Slug, ChangeError> {
     Slug::parse(raw).ok_or(ChangeError::NotFound)
 }
 
-/// Has an app that was read from the database share the records of last uses.
+/// Makes an app that was read from the database share the records of last uses with the snapshot.
 fn share_uses(directory: &AppDirectory, app: &mut App) {
     if let Some(known) = directory.load().by_id(app.id) {
         app.share_uses_of(known);
     }
 }
 
-/// Whether both states of an app are equal but for the last uses of its pairs.
+/// Returns whether both states of an app are equal except for the last uses of its pairs.
 fn is_same(one: &App, other: &App) -> bool {
     let is_same_previous = match (&one.previous, &other.previous) {
         (Some(one), Some(other)) => one.is_same(other),

@@ -10,8 +10,8 @@ use super::App;
 
 /// The secrets of active apps, as salted digests.
 ///
-/// A look-up takes as long for a wrong secret as for a right one, as far as a caller without the
-/// salt can observe: it compares digests that no caller can choose.
+/// A caller cannot observe by the time of a look-up how close a wrong secret is to a right one: the look-up
+/// compares digests, and only the server knows their salt.
 #[derive(Debug)]
 pub(super) struct SecretDigests {
     salt: Uuid,
@@ -39,7 +39,7 @@ impl SecretDigests {
         }
     }
 
-    /// Whether some active app has this secret.
+    /// Returns whether an active app has this secret.
     pub(super) fn contain(&self, given: &[u8]) -> bool {
         self.digests.contains(&self.digest(given))
     }

@@ -19,7 +19,7 @@ pub const HISTORY_PUBLICATIONS_MAX: u32 = 100_000;
 /// The longest that an app may have publications retained, in seconds, whatever the server permits.
 pub const HISTORY_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
 
-/// The type of a setting.
+/// The operations of a setting's type.
 pub(super) trait Setting: Sized {
     /// The form in which the command line takes a value.
     const VALUES: SettingValues;
@@ -43,14 +43,14 @@ pub(super) trait Setting: Sized {
     }
 }
 
-/// The values of a setting, as the command line asks for them.
+/// The values that the command line accepts for a setting.
 #[derive(Debug, Clone, Copy)]
 pub enum SettingValues {
-    /// One of these few.
+    /// One of these words.
     Few(&'static [&'static str]),
     /// A whole number, or [`DEFAULT`] for the server's default.
     Number,
-    /// Many texts: the command line has flags of its own for them.
+    /// Many texts, for which the command line has flags of its own.
     Texts,
 }
 
@@ -60,11 +60,11 @@ pub const DEFAULT: &str = "default";
 /// A setting as the command line offers it.
 #[derive(Debug)]
 pub struct DescribedSetting {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
     /// One sentence that says what it does.
     pub help: &'static str,
-    /// Its values.
+    /// The accepted values.
     pub values: SettingValues,
 }
 
@@ -270,7 +270,7 @@ impl Setting for AllowedOrigins {
         Self::parse(origins).map_err(|error| vec![error.to_string().into()])
     }
 
-    /// A string that holds JSON, so that one garbled row does not make the others unreadable.
+    /// Stores a string that holds JSON, so that one invalid row does not make the others unreadable.
     fn stored(&self) -> Value {
         serde_json::json!(self.as_strings()).to_string().into()
     }

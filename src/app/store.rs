@@ -1,5 +1,5 @@
-//! The store: apps in a database, SQLite or PostgreSQL. Only this file and
-//! those of its folder speak SeaORM.
+//! The store: the apps in a database, SQLite or PostgreSQL. Only this file and those of its folder use
+//! SeaORM.
 //!
 //! SQLite runs with a write-ahead log and full synchronisation, and every write runs in an explicit
 //! transaction whose commit is awaited: a confirmed write is on disk, and a killed process leaves
@@ -92,7 +92,7 @@ impl AppStore {
         Migrator::up(&self.db, steps).await.map_err(|error| self.migration_failed(&error))
     }
 
-    /// Reverts the last `steps` migrations, and drops the data that these made room for.
+    /// Reverts the last `steps` migrations, and drops the data of the tables and columns that they had added.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with the reason.
@@ -115,7 +115,7 @@ impl AppStore {
         Ok(all.into_iter().map(state).collect())
     }
 
-    /// Whether a migration is pending.
+    /// Returns whether a migration is pending.
     ///
     /// # Errors
     /// As [`Self::migrations`].
@@ -123,7 +123,7 @@ impl AppStore {
         Ok(self.migrations().await?.iter().any(|migration| !migration.is_applied))
     }
 
-    /// Closes all connections; clones are closed too.
+    /// Closes all connections, including those of clones.
     pub async fn close(&self) {
         if let Err(error) = self.db.clone().close().await {
             log::debug!("closing the database: {}", reason(&error));

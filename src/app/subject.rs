@@ -1,4 +1,4 @@
-//! The `sub` of a token: the user it was minted for, recognised again without being stored.
+//! The `sub` of a token: the user for whom it was minted, who is recognised by digests.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -33,7 +33,7 @@ type SubjectDigest = [u8; 16];
 /// an exponent beyond 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Some readers refuse it, or read it differently.
+    /// Some JSON parsers reject the value, or read it differently.
     #[error(transparent)]
     NotStrict(#[from] NotStrict),
     /// An exponent has too many digits.
@@ -44,10 +44,10 @@ pub enum Unreadable {
 /// The reason why a value names no members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MembersError {
-    /// It cannot be read.
+    /// The value cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It is not an object, or is an empty one, which any object would match.
+    /// The value is not an object, or is an empty one, which would match any object.
     #[error("must be an object with at least one member to match")]
     NoMembers,
 }

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::strict_json::NotStrict;
 
-/// The difference that the clock of the minting host may have, in seconds.
+/// The most seconds by which the clock of the minting host may differ.
 const LEEWAY_S: f64 = 30.0;
 
 /// The first second of the year 10000. A later time is not in seconds: some libraries count in
@@ -138,8 +138,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Whether the token of `other` grants the same, so that one grant can stand for both. The
-    /// visitor is not compared, because it is taken out before a grant is kept.
+    /// Returns whether the token of `other` grants the same, so that both joins can share one grant. The visitor
+    /// is not compared, because it is taken out before a grant is kept.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.is_trigger == other.is_trigger
@@ -154,7 +154,7 @@ impl Grant {
     }
 }
 
-/// Recognises a key without keeping it.
+/// A fingerprint that recognises a key without keeping it.
 #[derive(Clone)]
 struct KeyFingerprint([u8; 32]);
 
@@ -313,7 +313,7 @@ pub fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Stands in for the previous secret of an app that has none; whatever it signed is refused.
+/// The dummy for the previous secret of an app that has none. Tokens that it signed are refused.
 const STAND_IN: &[u8] = b"00000000-0000-0000-0000-000000000000";
 
 /// Judges tokens by fixed keys at a fixed moment.
@@ -327,8 +327,8 @@ pub struct Verifier<'a> {
     pub now_s: f64,
 }
 
-/// Judges a token as far as possible without knowing its app: its length, its algorithm, its times.
-/// Anybody can make a token that passes.
+/// Judges the parts of a token that need no key: its length, its algorithm, its times. It does not check the
+/// signature, so anybody can make a token that passes.
 ///
 /// # Errors
 /// [`TokenError`].

@@ -1,11 +1,11 @@
-//! Visitors: the users that tokens stand for, on topics that show their members.
+//! Visitors: the users whom tokens name, on topics that show their members.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The user that presents a token.
+/// The user whom a token names.
 #[derive(Clone)]
 pub struct Visitor {
     /// The key that distinguishes the visitor from others: 1 to [`Visitor::KEY_BYTES_MAX`] bytes.
@@ -14,8 +14,8 @@ pub struct Visitor {
     pub claim: Option<Box<RawValue>>,
 }
 
-/// Names that every JavaScript object has from the start: older clients keep visitors in plain
-/// objects, and would fail on one of these names.
+/// The names of properties that every JavaScript object inherits. Older clients keep visitors in plain objects,
+/// and would fail on a visitor with one of these names.
 const BORN_WITH: [&str; 12] = [
     "__proto__",
     "constructor",
@@ -52,7 +52,7 @@ impl Visitor {
     /// The most bytes a key may have.
     pub const KEY_BYTES_MAX: usize = 128;
 
-    /// Whether a text can distinguish a visitor from others.
+    /// Returns whether a text can be the key of a visitor.
     pub fn is_key(key: &str) -> bool {
         (1..=Self::KEY_BYTES_MAX).contains(&key.len()) && !BORN_WITH.contains(&key)
     }

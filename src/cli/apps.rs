@@ -86,7 +86,7 @@ pub(super) enum AppsCommand {
         /// Its public id
         #[arg(value_name = "SLUG", value_parser = parse_slug)]
         app: Slug,
-        /// How long the old pair stays valid, 0 to 2592000; 86400 by default, 0 ends it at once
+        /// Seconds for which the old pair stays valid, 0 to 2592000; 86400 by default, 0 ends it at once
         #[arg(long, value_name = "NUMBER")]
         overlap_seconds: Option<String>,
         #[command(flatten)]
@@ -129,7 +129,7 @@ pub(super) struct FieldArgs {
     secret_env: Option<String>,
 }
 
-/// The settings that have one value: a flag for each.
+/// The flags of the settings that have a single value.
 #[derive(Debug, Default)]
 struct SettingArgs(Map<String, Value>);
 

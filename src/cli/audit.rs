@@ -25,7 +25,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AuditArgs {
-    /// Show only the entries of apps that had this slug then
+    /// Show only the entries of apps that had this slug at that time
     #[arg(long, value_name = "SLUG", value_parser = parse_slug)]
     app: Option<Slug>,
     /// Show only entries that are older than the one with this id

@@ -1,4 +1,4 @@
-//! The greeting after the start of a server, in development only.
+//! The text that a starting server prints in development: the address of the demo page, and an example.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! `herald history`: shows what a running server retains for a channel.
+//! `herald history`: shows the publications that a running server retains for a channel.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -6,7 +6,7 @@ use serde_json::{Value, value::RawValue};
 use super::{CommandFailure, remote::RemoteArgs, table::table};
 use crate::broker::ChannelName;
 
-/// How many characters of a payload a table shows.
+/// The most characters of a payload that a table shows.
 const PAYLOAD_CHARS: usize = 60;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -27,7 +27,7 @@ pub(super) struct HistoryArgs {
     /// The channel
     #[arg(long, value_parser = parse_channel)]
     channel: String,
-    /// Show what was published after this position, the oldest first; without it the newest
+    /// Show the publications after this position, oldest first; without it the newest
     #[arg(long, value_name = "POSITION")]
     since: Option<String>,
     /// The most publications to show
@@ -76,7 +76,7 @@ pub(super) fn run(args: &HistoryArgs) -> Result<String, CommandFailure> {
     }
 }
 
-/// A table, and what has to be known of it.
+/// A table of the publications, a note if it is incomplete, and the position with which to continue.
 fn shown(page: &HistoryListing) -> String {
     let rows: Vec<_> = page.data.iter().map(PublicationRow::row).collect();
     let mut text = match rows.is_empty() {
@@ -85,10 +85,10 @@ fn shown(page: &HistoryListing) -> String {
     };
     if !page.complete {
         let reason = page.reason.as_deref().unwrap_or("unknown");
-        text.push_str(&format!("incomplete ({reason}): something before these may be missing\n"));
+        text.push_str(&format!("incomplete ({reason}): publications before these may be missing\n"));
     }
     if let Some(position) = &page.position {
-        text.push_str(&format!("go on with --since {position}\n"));
+        text.push_str(&format!("continue with --since {position}\n"));
     }
     text
 }
@@ -128,7 +128,7 @@ mod tests {
         assert!(lines[1].contains("room") && lines[1].contains("xxx…"), "{text}");
         assert!(lines[2].contains("#general") && lines[2].contains("(bytes) Bw=="), "{text}");
         assert!(lines[3].starts_with("incomplete (expired)"), "{text}");
-        assert_eq!(lines[4], "go on with --since e:2");
+        assert_eq!(lines[4], "continue with --since e:2");
         let empty = r#"{"data":[],"complete":true,"position":null}"#;
         assert_eq!(shown(&serde_json::from_str(empty).expect("a page")), "nothing is retained\n");
     }

@@ -17,7 +17,7 @@ use log::LevelFilter;
 
 pub(super) use lines::Lines;
 
-/// The level of commands that answer and end: warnings and errors only.
+/// The log level of commands other than `serve`: warnings and errors only.
 pub(super) const COMMANDS: &str = "warn";
 
 /// The time for which an exit waits for lines that are still queued.

@@ -16,13 +16,13 @@ Examples:
 pub(super) enum MigrateCommand {
     /// Apply all pending migrations, or the next few
     Up {
-        /// How many to apply; all without it
+        /// The number of migrations to apply; all without it
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         steps: Option<u32>,
     },
-    /// Take back the last migrations, and the data that they made room for
+    /// Revert the last migrations, and drop the data of their tables and columns
     Down {
-        /// How many to take back
+        /// The number of migrations to revert
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         steps: u32,
     },
@@ -58,7 +58,7 @@ async fn report(store: &AppStore, before: &[Migration]) -> Result<String, Comman
     let lines: String = changed
         .map(|migration| match migration.is_applied {
             true => format!("applied {} to {}\n", migration.name, store.name()),
-            false => format!("took back {} from {}\n", migration.name, store.name()),
+            false => format!("reverted {} from {}\n", migration.name, store.name()),
         })
         .collect();
     let nothing = || format!("nothing to do in {}\n", store.name());

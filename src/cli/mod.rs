@@ -72,7 +72,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT; what Herald does without a command
+    /// Serve until SIGTERM or SIGINT; the default without a command
     #[command(after_help = serve::AFTER_HELP)]
     Serve,
     /// Change or show the state of the database's tables
@@ -84,7 +84,7 @@ enum Command {
     /// Create the articles' app `test-app` where it is missing; not in production
     #[command(after_help = seed::AFTER_HELP)]
     Seed,
-    /// Show every setting in effect, secrets masked, and where it came from
+    /// Show every setting in effect, with its source; secrets are masked
     #[command(after_help = check_config::AFTER_HELP)]
     CheckConfig(check_config::CheckConfigArgs),
     /// List, create, show, update, rotate and delete apps in the database
@@ -93,7 +93,7 @@ enum Command {
         #[command(subcommand)]
         command: apps::AppsCommand,
     },
-    /// Show who changed which fields of which app
+    /// Show the changes of apps: which fields, when and by whom
     #[command(after_help = audit::AFTER_HELP)]
     Audit(audit::AuditArgs),
     /// Mint a token for an app's visitors, or for the web application itself
@@ -102,13 +102,13 @@ enum Command {
     /// Trigger an event on a running server
     #[command(after_help = trigger::AFTER_HELP)]
     Trigger(trigger::TriggerArgs),
-    /// Show what a running server retains for a channel
+    /// Show the publications that a running server retains for a channel
     #[command(after_help = history::AFTER_HELP)]
     History(history::HistoryArgs),
-    /// Show what apps use, by the hour, day or month
+    /// Show the usage of apps by the hour, day or month
     #[command(after_help = usage::AFTER_HELP)]
     Usage(usage::UsageArgs),
-    /// Show the servers that share their topics
+    /// Show the nodes of the cluster
     #[command(after_help = nodes::AFTER_HELP)]
     Nodes(nodes::NodesArgs),
 }

@@ -1,4 +1,4 @@
-//! `herald nodes`: the servers that share their topics, as a running one knows them.
+//! `herald nodes`: the nodes of a cluster, as a running one knows them.
 
 use serde_json::{Value, json};
 

@@ -39,7 +39,7 @@ pub(super) struct RemoteArgs {
     /// The scope of the channel
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     pub(super) scope: String,
-    /// The server; without it the one of the settings on this machine, else port 4000
+    /// The server; without it the server of this machine's settings, or else port 4000
     // Judged later: the parser's own message would repeat a secret that has no business here.
     #[arg(long)]
     url: Option<String>,
@@ -69,15 +69,15 @@ pub(super) struct Remote {
     password: SecretString,
 }
 
-/// In whose name the server is called.
+/// The party in whose name the server is called.
 enum CallCredentials {
     App(Slug),
     Admin,
 }
 
 impl Remote {
-    /// The server at this URL, or else the one of the settings on this machine, for an app. The
-    /// credentials are those in the environment, or else in the database of the settings.
+    /// The server at this URL, or else the one of this machine's settings, for an app. The credentials are those in
+    /// the environment, or else those in the database of the settings.
     pub(super) fn of(app: &Slug, url: Option<&str>) -> Result<Self, CommandFailure> {
         let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (given(KEY), given(SECRET)) {
@@ -223,9 +223,9 @@ fn refused(caller: &CallCredentials, server: &str, status: u16, answer: &str) ->
              here say"
         ),
         (300..=399, _) => {
-            format!("{server} answers {status}, a redirect: give --url as it should be")
+            format!("{server} answers {status}, a redirect: give --url the address to which it redirects")
         }
-        (404, _) => format!("{server} answers 404: that is no Herald"),
+        (404, _) => format!("{server} answers 404: this is not a Herald server"),
         (503, _) => format!("{server} answers 503: it cannot take the request now, try again"),
         _ => format!("{server} answers {status}{detail}"),
     })

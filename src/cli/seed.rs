@@ -27,7 +27,7 @@ pub(super) fn run() -> Result<String, CommandFailure> {
         })?;
         Ok(match seeded {
             Seeded::Created => format!("created {}\n", seed::SLUG),
-            Seeded::Present => format!("{} is there already\n", seed::SLUG),
+            Seeded::Present => format!("{} exists already\n", seed::SLUG),
         })
     })
 }

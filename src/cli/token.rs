@@ -57,10 +57,10 @@ pub(super) struct TokenArgs {
     /// A topic that may be published to, or a pattern; may be repeated
     #[arg(long, value_name = "TOPIC", value_parser = parse_pattern)]
     publish: Vec<String>,
-    /// Whom it is for: any JSON; anything else, such as a bare word, is a string
+    /// The user for whom it is minted: any JSON; other text, such as a bare word, is a string
     #[arg(long, value_name = "JSON", value_parser = parse_sub)]
     sub: Option<Box<RawValue>>,
-    /// How long it is good for
+    /// The time for which it is valid
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
     /// Its audience; `trigger` makes it one of the web application itself
@@ -69,7 +69,7 @@ pub(super) struct TokenArgs {
     /// Bind it to a page's CSRF token: audience `csrf`, with a signature of that token
     #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
     csrf: Option<String>,
-    /// How it is signed
+    /// The algorithm that signs it
     #[arg(long, value_name = "ALGORITHM", default_value = "HS256", value_parser = parse_algorithm)]
     algorithm: SigningAlgorithm,
 }
@@ -121,7 +121,9 @@ pub(super) fn run(args: &TokenArgs) -> Result<String, CommandFailure> {
             let named = settings.single_app.is_none().then_some(slug);
             Ok((find(&store, slug).await?.secret, named))
         })?,
-        (None, None) => return Err(CommandFailure::usage("--app or --secret-env says who signs")),
+        (None, None) => {
+            return Err(CommandFailure::usage("give --app or --secret-env: its secret signs the token"));
+        }
     };
     let claims = MintedClaims::of(args, &secret, Utc::now().timestamp());
     let token =

@@ -1,4 +1,4 @@
-//! `herald usage`: what apps use, from the database or from a running server.
+//! `herald usage`: the usage of apps, from the database or from a running server.
 
 use std::sync::Arc;
 

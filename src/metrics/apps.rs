@@ -21,7 +21,7 @@ use super::{closed::Closed, labels::Source};
 /// The label under which the apps beyond the bound are summed; no slug has an underscore.
 const OTHERS: &str = "_other";
 
-/// The number of an app that is shown nowhere and counts among no others.
+/// The number of an app that has no series and is not counted among the others.
 pub const UNCOUNTED: i32 = i32::MIN;
 
 /// The counters of one app.
@@ -79,11 +79,11 @@ impl AppSeries {
         Self { known, others, unread, apps_max }
     }
 
-    /// Sets which apps exist, with their slugs, in any order. The counts of an app that no longer
-    /// exists are forgotten. A new app gets series of its own if there is room; otherwise it counts
-    /// among the others for as long as it exists, so that no series ever goes back. Of several new
-    /// apps the lowest numbers, which are the oldest apps, come first, so that the same apps have
-    /// series of their own after every start.
+    /// Sets the existing apps, with their slugs, in any order. The counts of an app that no longer exists are
+    /// dropped. A new app gets series of its own if the bound permits; otherwise it counts among the others for
+    /// as long as it exists, so that no counter ever decreases. Of several new apps those with the lowest
+    /// numbers, which are the oldest, are served first, so that the same apps have series of their own after
+    /// every start.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut old = std::mem::take(&mut *known);
@@ -164,8 +164,8 @@ type TrafficCounter = fn(&Traffic) -> &AtomicU64;
 
 /// The counters whose only label is the app.
 const PLAIN: [(&str, &str, Option<Unit>, TrafficCounter); 3] = [
-    ("deliveries", "Frames handed to subscribers", None, |traffic| &traffic.delivered_frames),
-    ("delivered", "Bytes handed to subscribers", Some(Unit::Bytes), |traffic| {
+    ("deliveries", "Frames delivered to subscribers", None, |traffic| &traffic.delivered_frames),
+    ("delivered", "Bytes delivered to subscribers", Some(Unit::Bytes), |traffic| {
         &traffic.delivered_bytes
     }),
     ("skipped_deliveries", "Subscribers that could not be sent bytes", None, |traffic| {
@@ -176,7 +176,7 @@ const PLAIN: [(&str, &str, Option<Unit>, TrafficCounter); 3] = [
 impl Collector for AppSeriesEncoder {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = self.0.all();
-        let help = "Publications taken, by where they came from";
+        let help = "Accepted publications, by source";
         let mut metric =
             encoder.encode_descriptor("publications", help, None, MetricType::Counter)?;
         for (app, traffic) in &all {

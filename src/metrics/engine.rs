@@ -21,11 +21,11 @@ pub struct EngineSeries {
     pub up: Gauge,
     /// The records that the log had and this node had not, at the last probe.
     pub lag_records: Gauge,
-    /// The moment of the last probe that came back, in Unix seconds.
+    /// The time of the last probe that was answered, in Unix seconds.
     last_probe_s: Gauge,
-    /// The gaps that were filled from the log.
+    /// The number of gaps that were filled from the log.
     pub gaps_repaired: Counter,
-    /// The connections that broke.
+    /// The number of connections that broke.
     pub reconnects: Counter,
     /// The appends of each batch.
     pub batch_appends: Histogram,
@@ -48,7 +48,7 @@ impl Default for EngineSeries {
 }
 
 impl EngineSeries {
-    /// Notes that a probe came back now.
+    /// Notes that a probe was answered now.
     pub fn probed(&self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_probe_s.set(i64::try_from(since.as_secs()).unwrap_or_default());
@@ -58,7 +58,7 @@ impl EngineSeries {
         let lag = self.lag_records.clone();
         let probe = self.last_probe_s.clone();
         herald.register("engine_up", "Whether the engine can be used", self.up.clone());
-        herald.register("engine_lag_records", "Records of the log that have not arrived", lag);
+        herald.register("engine_lag_records", "Records of the log that this node has not read", lag);
         herald.register_with_unit("engine_last_probe", "The last probe", Unit::Seconds, probe);
         let gaps = self.gaps_repaired.clone();
         herald.register("engine_gaps_repaired", "Gaps that were filled from the log", gaps);
@@ -67,7 +67,7 @@ impl EngineSeries {
         let batches = self.batch_appends.clone();
         herald.register("engine_batch_appends", "Appends of each batch", batches);
         let round_trip = self.round_trip_s.clone();
-        let help = "From sending a batch to its acknowledgement";
+        let help = "Time from sending a batch to its acknowledgement";
         herald.register_with_unit("engine_round_trip", help, Unit::Seconds, round_trip);
     }
 }

@@ -41,8 +41,8 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// The media type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of the publish-to-write histogram, in seconds: from the cost of one dispatch up to
-/// the longest stall that a client is allowed.
+/// Upper bounds of the publish-to-write histogram, in seconds: from the cost of one dispatch to the longest
+/// time for which a client may stall.
 const WRITE_BUCKETS_S: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -119,7 +119,7 @@ impl Metrics {
         Self::with_clock(apps_max, Clock::default())
     }
 
-    /// The same, with a clock that tells to which hour usage belongs.
+    /// Like [`new`](Self::new), with a clock that decides to which hour usage belongs.
     pub fn with_clock(apps_max: usize, clock: Clock) -> Arc<Self> {
         let metrics = Self {
             registry: Registry::default(),
@@ -151,16 +151,16 @@ impl Metrics {
         registry.register_collector(Box::new(process::Process::now()));
         let herald = registry.sub_registry_with_prefix("herald");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        herald.register("build", "The program that runs", version);
+        herald.register("build", "Version of the running program", version);
         herald.register("sessions", "Open sessions", self.sessions.clone());
-        herald.register("sessions_opened", "Sessions begun", self.sessions_opened.clone());
-        herald.register("sessions_ended", "Sessions over, by why", self.sessions_ended.clone());
-        herald.register("joins", "Joins answered, by outcome", self.joins.clone());
-        herald.register("refusals", "What was not allowed, by why", self.refusals.clone());
-        herald.register("limit_hits", "How often a limit was hit", self.limit_hits.clone());
+        herald.register("sessions_opened", "Sessions that began", self.sessions_opened.clone());
+        herald.register("sessions_ended", "Sessions that ended, by reason", self.sessions_ended.clone());
+        herald.register("joins", "Answered joins, by outcome", self.joins.clone());
+        herald.register("refusals", "Refusals of clients, by reason", self.refusals.clone());
+        herald.register("limit_hits", "Times that each limit was hit", self.limit_hits.clone());
         herald.register(
             "failed_logins",
-            "Logins with wrong credentials, by where",
+            "Logins with wrong credentials, by entry point",
             self.failed_logins.clone(),
         );
         herald.register(
@@ -175,26 +175,26 @@ impl Metrics {
         );
         herald.register(
             "registry_refreshes",
-            "Readings of the table of apps",
+            "Reads of the table of apps, by outcome",
             self.registry_refreshes.clone(),
         );
-        herald.register("usage_writes", "Writings of the usage", self.usage_writes.clone());
+        herald.register("usage_writes", "Writes of the usage, by outcome", self.usage_writes.clone());
         herald.register(
             "log_lines_dropped",
-            "Lines of the log that nobody read in time",
+            "Lines of the log that were dropped because standard error was not read",
             self.log_lines_dropped.clone(),
         );
         herald.register_with_unit(
             "publish_to_write",
-            "From taking a publication to writing it to a socket, sampled",
+            "Time from accepting a publication to writing it to a socket, sampled",
             Unit::Seconds,
             self.publish_to_write_s.clone(),
         );
         self.outboxes.register(herald);
         self.engine.register(herald);
         for (name, help, gauge) in [
-            ("history_bytes", "Memory that retained publications take", &self.history.bytes),
-            ("history_publications", "Publications retained", &self.history.publications),
+            ("history_bytes", "Memory of the retained publications", &self.history.bytes),
+            ("history_publications", "Retained publications", &self.history.publications),
         ] {
             herald.register(name, help, gauge.clone());
         }
@@ -229,7 +229,7 @@ impl Outboxes {
             ("outbox_bytes", "Bytes waiting for clients", &self.bytes),
             ("outbox_frames_most", "Frames waiting in the fullest outbox", &self.frames_most),
             ("outbox_bytes_most", "Bytes waiting in the fullest outbox", &self.bytes_most),
-            ("silent_threads", "Worker threads that did not say in time", &self.silent_threads),
+            ("silent_threads", "Worker threads that did not report in time", &self.silent_threads),
         ] {
             herald.register(name, help, gauge.clone());
         }

@@ -17,7 +17,7 @@ use std::{
 
 use super::apps::UNCOUNTED;
 
-/// Tells the time in milliseconds since 1970.
+/// A clock that shows the time in milliseconds since 1970.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Clock {
 pub struct Figures {
     /// Publications that were accepted.
     pub publications: u64,
-    /// Publications handed to subscribers, once for each topic by which a session hears them.
+    /// Publications delivered to subscribers, once for each topic of a session.
     pub deliveries: u64,
     /// Payload bytes of the publications.
     pub bytes_in: u64,
@@ -74,12 +74,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Whether nothing was used.
+    /// Returns whether all figures are zero.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Adds what one and the same server counted within the same time.
+    /// Adds the figures that the same server counted within the same hour.
     pub fn add(&mut self, other: &Self) {
         self.publications += other.publications;
         self.deliveries += other.deliveries;
@@ -161,7 +161,7 @@ impl AppUsage {
         }
     }
 
-    /// Counts publications that were accepted, whose payloads have this many bytes together.
+    /// Counts publications that were accepted. `payload_bytes` is the size of all their payloads.
     pub fn published(&self, publications: u64, payload_bytes: u64) {
         self.publications.fetch_add(publications, Relaxed);
         self.bytes_in.fetch_add(payload_bytes, Relaxed);
@@ -173,7 +173,7 @@ impl AppUsage {
         self.bytes_out.fetch_add(deliveries * payload_bytes, Relaxed);
     }
 
-    /// Counts a join that was granted, and what was replayed to it.
+    /// Counts a join that was granted, and the publications that were replayed to it.
     pub fn joined(&self, replayed: u64) {
         self.joins.fetch_add(1, Relaxed);
         self.replayed.fetch_add(replayed, Relaxed);
@@ -240,14 +240,14 @@ struct All {
 pub struct Taken {
     /// The app's number in the database.
     pub app: i32,
-    /// Its slug, or the last one it had; empty if it never had any that this server knew.
+    /// The slug of the app, or its last one; empty if this server never knew one.
     pub slug: String,
     /// The figures; not all zero.
     pub figures: Figures,
 }
 
 impl UsageCounters {
-    /// No app has used anything. The lengths of connections are measured with this clock.
+    /// Begins with all counts at zero. The lengths of connections are measured with this clock.
     pub fn new(clock: Clock) -> Self {
         Self(Arc::new(All { clock, ..All::default() }))
     }
@@ -257,8 +257,7 @@ impl UsageCounters {
         &self.0.clock
     }
 
-    /// The counters of an app, by the app's number in the database. Those of [`UNCOUNTED`] are read by
-    /// nobody.
+    /// The counters of an app, by the app's number in the database. Those of [`UNCOUNTED`] are never read.
     pub fn of(&self, app: i32) -> Arc<AppUsage> {
         if app == UNCOUNTED {
             return Arc::new(AppUsage::new(self.0.clock.clone()));
@@ -273,7 +272,7 @@ impl UsageCounters {
         apps.entry(app).or_insert_with(unused).clone()
     }
 
-    /// Sets which apps exist, with their slugs.
+    /// Sets the existing apps, with their slugs.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
         let used = self.0.apps.read().unwrap_or_else(PoisonError::into_inner);
         let mut slugs = self.0.slugs.write().unwrap_or_else(PoisonError::into_inner);
@@ -285,8 +284,8 @@ impl UsageCounters {
         }
     }
 
-    /// Takes what each app used since the last time, with the connections up to `until_ms`. An app
-    /// that used nothing, and whose counters nothing refers to, is forgotten.
+    /// Takes the counts of each app since the last call, with the connections up to `until_ms`. The counters of an
+    /// app without counts are dropped if nothing else refers to them.
     pub fn take(&self, until_ms: u64) -> Vec<Taken> {
         let mut apps = self.0.apps.write().unwrap_or_else(PoisonError::into_inner);
         let slugs = self.0.slugs.read().unwrap_or_else(PoisonError::into_inner);

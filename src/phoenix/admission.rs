@@ -1,4 +1,4 @@
-//! Decides by tokens which clients may join, and whether a join may stay after its app was changed.
+//! Decides by tokens which clients may join, and whether a join may continue after its app was changed.
 //!
 //! Pure: the inputs are the apps as of now, the client's credentials and the time.
 
@@ -217,7 +217,7 @@ pub struct TokenJudge {
 }
 
 impl TokenJudge {
-    /// Whether a caller may join `topic` of `app` with this join payload.
+    /// Decides whether a caller may join `topic` of `app` with this join payload.
     ///
     /// # Errors
     /// [`JoinRefusal`].
@@ -261,8 +261,8 @@ impl TokenJudge {
         Ok(Admitted { footing, visitor })
     }
 
-    /// Judges a join again by the apps as of now; `None` if it must end. Claims whose key is no
-    /// longer valid are removed, even if the join may stay without them.
+    /// Judges a join again by the present apps; `None` if it must end. A grant whose key is no longer valid is
+    /// removed, even if the join may continue without it.
     pub fn readmit(
         &self,
         caller: &ConnectCredentials,

@@ -1,6 +1,6 @@
 //! The messages that a client sends in one long-poll request.
 //!
-//! Section 9.5 of the protocol document. Pure, and public so that fuzzers can call it.
+//! It follows section 9.5 of the protocol document. Pure, and public so that fuzzers can call it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,9 +14,9 @@ const BATCH_LINES_MAX: usize = 100;
 /// The reason why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
-    /// It is not valid UTF-8.
+    /// The body is not valid UTF-8.
     Unreadable,
-    /// It holds a message that is too large.
+    /// The body has a message that is too large.
     TooLarge,
     /// A line of a batch is neither a message nor base64.
     NoMessage,

@@ -1,8 +1,8 @@
 //! Version 2 in binary frames: each name is preceded by its length in one byte, and the payload
 //! extends to the end.
 //!
-//! Section 4.3 of the protocol document. Clients send only kind 0. Of the kinds that a server may
-//! send, Herald needs only kind 2, a broadcast. Neither version 1 nor long-poll has binary frames.
+//! It follows section 4.3 of the protocol document. Clients send only kind 0. Of the kinds that a server may
+//! send, Herald uses only kind 2, a broadcast. Neither version 1 nor long-poll has binary frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
@@ -17,7 +17,7 @@ const PUSH: u8 = 0;
 /// The kind of a broadcast to a topic.
 const BROADCAST: u8 = 2;
 
-/// Reads a push. An empty ref is the empty string, not null. The payload is not copied.
+/// Decodes a push. An empty ref is the empty string, not null. The payload is not copied.
 pub(super) fn decode(frame: &Bytes, ref_bytes_max: usize) -> Result<ClientMessage, Malformed> {
     let &[PUSH, join_ref, reference, topic, event, ..] = &**frame else {
         return Err(Malformed::Message);
@@ -40,8 +40,8 @@ fn name(rest: &mut Bytes, bytes: u8) -> Result<ByteString, Malformed> {
     ByteString::try_from(rest.split_to(bytes)).map_err(|_| Malformed::Message)
 }
 
-/// Spells a publication; `None` if the topic or the event is longer than one byte can count. The
-/// broker's naming rules exclude these names.
+/// Encodes a publication; `None` if the topic or the event has more than 255 bytes, which the broker's naming
+/// rules exclude.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
     let Delivery { topic, event, payload, .. } = delivery;
     let lengths = [u8::try_from(topic.len()).ok()?, u8::try_from(event.len()).ok()?];

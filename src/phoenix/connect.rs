@@ -1,8 +1,8 @@
 //! Accepts or refuses handshakes: the checks in Phoenix's order.
 //!
-//! Section 3.2 of the protocol document: method, query, origin, token, subprotocol, version. The
-//! session room checks the upgrade itself last, so a handshake that fails a check here is refused
-//! with 403 even if it is not a valid upgrade.
+//! It follows section 3.2 of the protocol document: method, query, origin, token, subprotocol, version. The
+//! room `session` checks the upgrade itself last, so a handshake that fails a check here is refused with 403
+//! even if it is not a valid upgrade.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -49,9 +49,9 @@ const BEARER_PREFIX: &str = "base64url.bearer.phx.";
 
 /// The socket endpoint of a server: the state that all its threads share for Phoenix's sockets.
 pub struct Endpoint {
-    /// The rules of its conversations.
+    /// The rules that its conversations share.
     pub rules: Arc<PhoenixRules>,
-    /// Judges handshakes, together with those of the other protocols.
+    /// Judges handshakes. All protocols share it.
     pub entrance: Arc<Entrance>,
     /// The long-poll sessions.
     pub long_polls: LongPolls<PhoenixConversation>,
@@ -171,7 +171,7 @@ impl Endpoint {
         }
     }
 
-    /// The token that came beside the params. The session keeps it as long as it lives.
+    /// The token that came outside the params. The session keeps it until it ends.
     pub(super) fn bearer(&self, token: String) -> Box<str> {
         self.note_length(&token);
         token::bounded(token.into_boxed_str(), self.rules.judge.token_bytes_max)
@@ -195,7 +195,7 @@ impl Endpoint {
     }
 }
 
-/// Whether a path is a socket's: `<mount>/websocket`, or the bare mount, which clients before 0.15
+/// Returns whether a path is that of a socket: `<mount>/websocket`, or the bare mount, which clients before 0.15
 /// use. `session::path` has already dropped empty segments.
 pub fn is_socket(path: &str) -> bool {
     MOUNTS.contains(&path.strip_suffix("/websocket").unwrap_or(path))
@@ -226,7 +226,7 @@ enum Unusable {
 /// Reads the offered subprotocols: the token, if there is exactly one, and the subprotocol to
 /// answer with.
 ///
-/// Section 3.5 of the protocol document. The entry with the token is never echoed.
+/// See section 3.5 of the protocol document. The entry with the token is never echoed.
 fn offered(headers: &HeaderMap) -> Result<(Option<String>, Option<&'static str>), Unusable> {
     let mut offered: Vec<&str> = headers
         .get_all(SEC_WEBSOCKET_PROTOCOL)

@@ -115,8 +115,8 @@ impl PhoenixConversation {
                 let refusal = error(&JoinRefusal::UnmatchedTopic.response());
                 vec![self.reply(&Ref::null(), reference, topic, &refusal)]
             }
-            // The message is met with silence, not an error, because clients race their own
-            // rejoins.
+            // The message is ignored, and not answered with an error, because clients send
+            // such messages while they rejoin.
             (Some(at), _) if !self.joins.at(at).is_meant_by(join_ref) => Vec::new(),
             (Some(at), Some("phx_leave")) => self.leave(at, reference),
             (Some(at), _) => self.push(at, &message, now_s),
@@ -180,7 +180,7 @@ impl PhoenixConversation {
         if !app.settings.active {
             return Err(JoinRefusal::InactiveApp);
         }
-        // One value that all joins share, instead of a copy for each.
+        // All joins share this value, so that none has a copy of its own.
         name.app = app.slug.clone();
         if self.joins.position(topic).is_none()
             && self.joins.len() >= self.rules.shared.channels_max
@@ -273,7 +273,7 @@ impl PhoenixConversation {
         });
         let mut after = None;
         let mut effects = Vec::with_capacity(2);
-        // Another app may have taken over the slug since; then the old place is not the new one.
+        // If another app has taken over the slug since, the old place is not the new one.
         if let Some(left) = old.as_ref().filter(|left| left.footing.app != join.footing.app) {
             effects.extend(self.joins.unsubscribe(left));
         }
@@ -301,7 +301,7 @@ impl PhoenixConversation {
             }
         }
         effects.extend(old.and_then(|old| self.replaced(&old)));
-        // Where nothing is replayed the members leave in the same write as the reply.
+        // If nothing is replayed, the members are sent in the same write as the reply.
         effects.extend(after.and_then(|after| match after.frames.is_empty() {
             true => after.members.map(Effect::Send),
             false => Some(Effect::Replay(after)),
@@ -392,8 +392,8 @@ impl PhoenixConversation {
         self.send(&Outgoing { join_ref, reference, topic, event: "phx_reply", payload })
     }
 
-    /// The end of a join. Both refs name it, so that no client takes it for the end of another
-    /// join.
+    /// The message that ends a join. Both refs name the join, so that no client takes the message for the end of
+    /// another join.
     fn end_of(&self, join: &Join, event: &str, payload: &str) -> Effect {
         let (join_ref, topic) = (&join.join_ref, &Label::from(join.topic.as_str()));
         self.send(&Outgoing { join_ref, reference: join_ref, topic, event, payload })
@@ -406,7 +406,7 @@ impl PhoenixConversation {
 }
 
 impl session::Conversation for PhoenixConversation {
-    /// Phoenix's clients speak first.
+    /// Returns nothing, because Phoenix's clients send the first message.
     fn begun(&mut self, _session: SessionId, _now_s: f64) -> Vec<Effect> {
         Vec::new()
     }
@@ -471,8 +471,8 @@ impl session::Conversation for PhoenixConversation {
         (self.end(ended), count)
     }
 
-    /// The joins end alone, whatever else the session holds: a client that keeps its connection comes
-    /// back sooner.
+    /// Ends only these joins, even if the session has no others, because a client that keeps its connection rejoins
+    /// sooner.
     fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
         let ended = self.joins.interrupt(place);
         self.end((!ended.is_empty()).then_some(EndedJoins::Joins(ended)))
@@ -482,7 +482,7 @@ impl session::Conversation for PhoenixConversation {
         self.caller.address
     }
 
-    /// Clients send heartbeats, so a silent one is gone.
+    /// Ends the session, because clients send heartbeats, so a silent one is gone.
     fn silent(&mut self, _lasted: Duration) -> Patience {
         Patience::End
     }
@@ -502,8 +502,8 @@ impl session::Conversation for PhoenixConversation {
     }
 }
 
-/// Whether a message may be a heartbeat and is therefore worth reading twice: once now, and again
-/// in its turn if it is not a heartbeat.
+/// Returns whether a message may be a heartbeat, so that it is parsed before its turn. If it is none, it is
+/// parsed again in its turn.
 fn may_be_heartbeat(message: &Received) -> bool {
     let bytes = match message {
         Received::Text(text) => text.as_bytes(),

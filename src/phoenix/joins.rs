@@ -32,7 +32,7 @@ use super::{
 /// A joined topic.
 pub(super) struct Join {
     pub(super) topic: TopicName,
-    /// The client's name for this incarnation; its `ref` if it gave none (decision 13.10).
+    /// The client's `join_ref`, which names this incarnation, or else the `ref` of the join (decision 13.10).
     pub(super) join_ref: Ref,
     pub(super) footing: TokenFooting,
     /// The session's place among those of the app, shared by its joins.
@@ -47,7 +47,7 @@ pub(super) struct PendingJoin {
     /// The refs of the client's message.
     pub(super) join_ref: Ref,
     pub(super) reference: Ref,
-    /// Whether the app has asked to end it since.
+    /// Whether the app has ended it since.
     pub(super) is_disconnected: bool,
 }
 
@@ -70,20 +70,20 @@ pub(super) enum EndedJoins {
 
 // Transitions.
 impl Joins {
-    /// The client asks for a join.
+    /// Notes that the client requests a join.
     pub(super) fn ask(&mut self, join: Join, join_ref: Ref, reference: Ref) {
         let is_disconnected = false;
         self.under_way = Some(Box::new(PendingJoin { join, join_ref, reference, is_disconnected }));
     }
 
-    /// The broker has answered the join under way. Returns it, and the open join that it replaces.
+    /// Takes the join under way, because the broker has answered it, and the open join that it replaces.
     pub(super) fn settle(&mut self) -> Option<(PendingJoin, Option<Join>)> {
         let settled = *self.under_way.take()?;
         let replaced = self.give_up(&Label::from(settled.join.topic.as_str()));
         Some((settled, replaced))
     }
 
-    /// A settled join is granted.
+    /// Adds a settled join that is granted.
     pub(super) fn open(&mut self, join: Join) {
         // One topic is the common case, and an idle session should not reserve space for four.
         if self.open.is_empty() {
@@ -92,17 +92,17 @@ impl Joins {
         self.open.push(join);
     }
 
-    /// The client leaves the topic that is open at this index.
+    /// Removes the open join at this index, because the client leaves the topic.
     pub(super) fn leave(&mut self, at: usize) -> Join {
         self.open.swap_remove(at)
     }
 
-    /// The client has joined the topic again, which gives up the open join, if there is one.
+    /// Removes the open join of a topic, if there is one, because the client has joined the topic again.
     pub(super) fn give_up(&mut self, topic: &Label) -> Option<Join> {
         self.position(topic).map(|at| self.open.swap_remove(at))
     }
 
-    /// The joins of an app are reviewed: those for which `keep` is false end.
+    /// Reviews the joins of an app. Returns those for which `keep` is false, which end.
     pub(super) fn review(
         &mut self,
         app: AppId,
@@ -113,8 +113,8 @@ impl Joins {
         self.ended(app, ended)
     }
 
-    /// An app disconnects clients. Returns the joins that end and their number, which includes the
-    /// join under way: that one is refused when it is settled.
+    /// Ends joins because the app disconnects clients. Returns the joins that end, and their number. The number
+    /// includes the join under way, which is refused when it is settled.
     pub(super) fn disconnect(&mut self, disconnect: &Disconnect) -> (Option<EndedJoins>, usize) {
         let mut count = 0;
         if let Some(asked) = self.under_way.as_deref_mut()
@@ -129,8 +129,8 @@ impl Joins {
         (self.ended(disconnect.app(), ended), count)
     }
 
-    /// Publications to a place may be missing. Returns the joins that end; the join under way is refused
-    /// when it is settled.
+    /// Ends the joins of a place to which publications may be missing, and returns them. The join under way is
+    /// refused when it is settled.
     pub(super) fn interrupt(&mut self, place: &Place) -> Vec<Join> {
         if let Some(asked) = self.under_way.as_deref_mut() {
             asked.is_disconnected |= asked.join.place() == *place;
@@ -192,7 +192,7 @@ impl Join {
         self.footing.credential.as_ref()?.shown_sub.clone()
     }
 
-    /// Whether a message with this `join_ref` is for this incarnation.
+    /// Returns whether a message with this `join_ref` is for this incarnation.
     pub(super) fn is_meant_by(&self, join_ref: &Ref) -> bool {
         join_ref.is_null() || *join_ref == self.join_ref
     }
@@ -203,7 +203,7 @@ impl Join {
         Place { key, channel: self.topic.channel.clone() }
     }
 
-    /// Whether the app asked to end it.
+    /// Returns whether a disconnect selects this join.
     fn is_among(&self, disconnect: &Disconnect) -> bool {
         match disconnect {
             Disconnect::App(app) => self.footing.app == *app,
@@ -215,7 +215,7 @@ impl Join {
                 let minted_for = self.minted_for();
                 self.footing.app == *app && minted_for.is_some_and(|subject| subject.has(members))
             }
-            // Users sign in to Pusher's connections.
+            // Only Pusher's connections are signed in as users.
             Disconnect::User { .. } => false,
         }
     }
@@ -225,7 +225,7 @@ impl Join {
         self.footing.credential.as_ref()?.subject.as_ref()
     }
 
-    /// Whether both are one subscription: the same place under the same name.
+    /// Returns whether both are one subscription: the same place under the same name.
     fn hears_as(&self, other: &Self) -> bool {
         self.footing.app == other.footing.app && self.topic.wire() == other.topic.wire()
     }

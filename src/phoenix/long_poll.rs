@@ -1,8 +1,8 @@
 //! Long-poll as in Phoenix: the status is in the body.
 //!
-//! Section 9 of the protocol document. `session::long_poll` owns the sessions; this file reads
-//! requests and spells answers. Every outcome is HTTP 200 with JSON, whose `status` clients act on;
-//! older clients throw on any status other than 200, 204, 410 or 500.
+//! It follows section 9 of the protocol document. `session::long_poll` owns the sessions; this file parses
+//! requests and encodes answers. Nearly every answer is HTTP 200 with a JSON object, whose `status` clients
+//! interpret; older clients throw on any `status` other than 200, 204, 410 or 500.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -49,7 +49,7 @@ const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 /// The header in which newer clients send the token of their `authToken` option.
 const AUTH_HEADER: &str = "x-phoenix-authtoken";
 
-/// An answer beyond this size is counted among what waits for clients, and copied a piece at a time.
+/// The size beyond which an answer counts in the backlog, and is passed to the HTTP server in pieces.
 const LARGE_BYTES: usize = 4 * 1024;
 
 /// An endpoint on one worker thread.
@@ -60,7 +60,7 @@ pub struct EndpointThread {
     pub worker: Rc<Worker>,
 }
 
-/// Whether a path is the `longpoll` of a mount.
+/// Returns whether a path is the `longpoll` of a mount.
 pub fn is_long_poll(path: &str) -> bool {
     MOUNTS.iter().any(|mount| path.strip_prefix(mount) == Some("/longpoll"))
 }
@@ -193,7 +193,7 @@ impl EndpointThread {
         HttpResponse::new(StatusCode::BAD_REQUEST)
     }
 
-    /// The budget of bodies is exhausted: clients of every generation reconnect after a while.
+    /// The answer while the budget of bodies is exhausted. Clients of every generation reconnect after it.
     fn no_room(&self) -> HttpResponse {
         self.endpoint.rules.shared.metrics.hit(Limit::BodiesBytes);
         let mut response = status(503);

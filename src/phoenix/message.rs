@@ -1,4 +1,4 @@
-//! The parts that both wire versions share: messages, and refs that only their sender interprets.
+//! The parts that both wire versions share: messages, and refs, which only their sender interprets.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::{
 
 use super::{binary, payload, presence, recovery, v1, v2};
 
-/// A message that breaks the rules of its wire: the connection is closed with 1011.
+/// The fault of a malformed message. The connection is closed with 1011.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// The message does not have the form of its version.
@@ -88,7 +88,7 @@ impl Version {
         raw.check(ref_bytes_max)
     }
 
-    /// Spells a message to one client.
+    /// Encodes a message to one client.
     pub fn encode(self, outgoing: &Outgoing<'_>) -> Frame {
         let text = match self {
             Self::V1 => v1::encode(outgoing),
@@ -97,9 +97,8 @@ impl Version {
         Frame::Text(ByteString::from(text))
     }
 
-    /// The format in which publications are spelled for this version over this transport, with their
-    /// positions or without. Over long-poll the server sends no bytes (section 9.4 of the protocol
-    /// document).
+    /// The format of publications for this version and transport, with their positions or without. Over long-poll
+    /// the server sends no bytes (section 9.4 of the protocol document).
     pub fn format(self, transport: Transport, has_positions: bool) -> Format {
         Format::of(self.encoders(transport, has_positions))
     }
@@ -256,9 +255,9 @@ impl From<&str> for Label {
 /// A client's message.
 #[derive(Debug)]
 pub struct ClientMessage {
-    /// The incarnation of the channel that it is meant for; null if the client named none.
+    /// The incarnation of the channel to which the message belongs; null if the client named none.
     pub join_ref: Ref,
-    /// The ref that its reply must quote.
+    /// The ref that the reply must repeat.
     pub reference: Ref,
     /// The topic.
     pub topic: Label,
@@ -315,9 +314,9 @@ impl RawMessage<'_> {
 /// A message to one client. Version 1 has no `join_ref` and omits it.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// The incarnation that it comes from.
+    /// The incarnation to which the message belongs.
     pub join_ref: &'a Ref,
-    /// The ref that it answers.
+    /// The ref of the answered message.
     pub reference: &'a Ref,
     /// The topic.
     pub topic: &'a Label,

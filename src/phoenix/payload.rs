@@ -1,13 +1,13 @@
-//! Payloads that are no objects, for clients that expect objects.
+//! Payloads that are not objects, for clients that expect objects.
 //!
-//! Phoenix's own doors take objects only. Other JSON comes from clients of another protocol.
+//! Triggers and Phoenix's clients can only publish objects. Other JSON is published over Pusher's protocol.
 
 use std::borrow::Cow;
 
 use crate::broker::JsonObject;
 
-/// The object that stands for a payload: the payload itself, the object that its text holds, or else
-/// `{"data": …}` with the payload.
+/// The object that replaces a payload: the payload itself if it is an object, the object in a JSON string, or
+/// else `{"data": …}` with the payload.
 pub(super) fn carry(json: &str) -> Cow<'_, str> {
     match json.as_bytes().first() {
         Some(b'{') => Cow::Borrowed(json),

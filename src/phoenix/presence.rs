@@ -1,7 +1,7 @@
 //! Presence as in Phoenix: the events `presence_state` and `presence_diff`, and their contents.
 //!
-//! Section 10 of the protocol document. The broker knows the members; this file makes a visitor's
-//! meta and spells members.
+//! They follow section 10 of the protocol document. The broker tracks the members; this file makes a visitor's
+//! meta and encodes members.
 
 use bytestring::ByteString;
 use serde_json::value::RawValue;
@@ -18,10 +18,10 @@ use crate::{
 
 use super::message::{Label, Outgoing, Ref, Version, push_json_string};
 
-/// Tells one client the present members; the client's picture begins with it.
+/// The event with the present members, which a client is sent after its join.
 pub(super) const STATE: &str = "presence_state";
 
-/// Tells all subscribers the changes; it always has both sides.
+/// The event with the changes among the members. It always has both joins and leaves.
 const DIFF: &str = "presence_diff";
 
 /// The event with which a client changes its own meta.
@@ -36,11 +36,11 @@ const META_BYTES_MAX: usize = 1_024;
 /// The reason why a meta is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaFault {
-    /// It has more than 1 KB.
+    /// The meta has more than 1 KB.
     TooLarge,
-    /// It is nested deeper than payloads may be.
+    /// The meta is nested deeper than payloads may be.
     TooDeep,
-    /// Some subscribers could not read it, or would read it differently.
+    /// Some subscribers could not read the meta, or would read it differently.
     NotStrict,
 }
 
@@ -66,12 +66,12 @@ impl From<NotStrict> for MetaFault {
     }
 }
 
-/// The part of its member that a join keeps.
+/// The data about its member that a join keeps.
 #[derive(Debug, Clone)]
 pub(super) struct Profile {
     /// The member's key.
     pub(super) key: ByteString,
-    /// The size of the part of its meta that never changes.
+    /// The bytes of the part of the meta that never changes.
     lasting_bytes: usize,
 }
 
@@ -113,14 +113,14 @@ pub(super) fn lasting(meta: &Meta) -> String {
     json
 }
 
-/// Spells the present members: `{"<key>":{"metas":[{…}]}}`.
+/// Encodes the present members: `{"<key>":{"metas":[{…}]}}`.
 pub fn spell_members(roster: &Roster) -> ByteString {
     let mut json = String::new();
     push_roster(&mut json, roster);
     json.into()
 }
 
-/// Spells a change for all subscribers of `topic` that use `version`.
+/// Encodes a change for all subscribers of `topic` that use `version`.
 pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> Vec<ChangeFrame> {
     let mut payload = String::from("{\"joins\":");
     push_roster(&mut payload, &change.joins);

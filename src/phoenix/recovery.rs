@@ -1,4 +1,4 @@
-//! Recovery: the join parameters `since` and `history`, and what the reply says of them.
+//! Recovery: the join parameters `since` and `history`, and the member `recovery` of the reply.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::broker::{
 
 use super::{message::ClientPayload, v2};
 
-/// The event that follows each binary frame of a join that is told positions.
+/// The event with a position, which follows each binary frame of a join that requested positions.
 const POSITION: &str = "herald_position";
 
 /// The history that a join requests; `None` if it has neither parameter.
@@ -21,7 +21,7 @@ pub(super) fn wanted(payload: &ClientPayload) -> Option<Wanted> {
     // A payload of bytes has no parameters.
     let ClientPayload::Json(payload) = payload else { return None };
     let is_named = |name: &str| memchr::memmem::find(payload.get().as_bytes(), name.as_bytes());
-    // Most joins do not ask, and their payload is not read once more.
+    // Most joins have neither parameter, and their payload is not parsed again.
     is_named("\"since\"").or_else(|| is_named("\"history\""))?;
     let params: BTreeMap<String, &RawValue> = serde_json::from_str(payload.get()).ok()?;
     let (since, history) = (params.get("since"), params.get("history"));
@@ -50,7 +50,7 @@ pub(super) fn described(recovery: &Recovery) -> String {
     format!(r#""recovery":{{"complete":{complete},"position":"{position}","replayed":{replayed}}}"#)
 }
 
-/// Spells the event that tells the position of a binary frame. Only version 2 has binary frames.
+/// Encodes the event with the position of a binary frame. Only version 2 has binary frames.
 pub(super) fn encode_position(topic: &str, position: StreamPosition) -> Frame {
     v2::encode_with_position(&Delivery {
         topic,

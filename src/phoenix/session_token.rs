@@ -1,6 +1,6 @@
 //! The tokens by which long-poll clients name their sessions.
 //!
-//! `<session id>.<HMAC-SHA256 of it>`, both base64 for URLs: 66 characters that any query takes.
+//! A token is `<session id>.<HMAC-SHA256 of it>`, both in base64 for URLs: 66 characters that need no escaping.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -28,7 +28,7 @@ impl SessionTokens {
         format!("{}.{}", URL_SAFE_NO_PAD.encode(id), URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The session that a token names; `None` if it is not ours.
+    /// The session that a token names; `None` if the token was not signed with the server's key.
     pub fn read(&self, token: &str) -> Option<Uuid> {
         let (id, signature) = token.split_once('.')?;
         let id = Uuid::from_slice(&URL_SAFE_NO_PAD.decode(id).ok()?).ok()?;

@@ -23,19 +23,19 @@ pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
     })
 }
 
-/// Spells a message to one client: exactly four keys.
+/// Encodes a message to one client, with exactly four keys.
 pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
     let Outgoing { reference, topic, event, payload, .. } = outgoing;
     object(&topic.to_json(), event, reference.as_json(), payload)
 }
 
-/// Spells a publication; all subscribers of the same topic share the text.
+/// Encodes a publication. All subscribers of the same topic share the text.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
     Frame::Text(ByteString::from(object(&topic, delivery.event, "null", delivery.payload)))
 }
 
-/// Spells a publication, with its position as `ref`.
+/// Encodes a publication with its position as `ref`.
 pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
     let Delivery { topic, event, payload, position, .. } = delivery;
     let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));

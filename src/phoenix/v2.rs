@@ -17,19 +17,19 @@ pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
     Ok(RawMessage { join_ref: Some(join_ref), reference, topic, event, payload })
 }
 
-/// Spells a message to one client.
+/// Encodes a message to one client.
 pub(super) fn encode(outgoing: &Outgoing<'_>) -> String {
     let Outgoing { join_ref, reference, topic, event, payload } = outgoing;
     array(join_ref.as_json(), reference.as_json(), &topic.to_json(), event, payload)
 }
 
-/// Spells a publication; all subscribers of the same topic share the text, so both refs are null.
+/// Encodes a publication. All subscribers of the same topic share the text, so both refs are null.
 pub(super) fn encode_delivery(delivery: &Delivery<'_, str>) -> Frame {
     let topic = super::message::json_string(delivery.topic);
     Frame::Text(ByteString::from(array("null", "null", &topic, delivery.event, delivery.payload)))
 }
 
-/// Spells a publication, with its position as `ref`.
+/// Encodes a publication with its position as `ref`.
 pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
     let Delivery { topic, event, payload, position, .. } = delivery;
     let (topic, position) = (super::message::json_string(topic), format!("\"{position}\""));

@@ -1,9 +1,9 @@
-//! The limit on the sessions of an app, over several nodes: each node tells the others how many sessions
-//! of each app it has, and refuses a session when there are as many over all nodes as there may be.
+//! The limit on the sessions of an app over all nodes of a cluster: each node tells the others how many
+//! sessions of each app it has, and refuses a session if all nodes together have as many as the limit allows.
 //!
-//! A count reaches the other nodes within a round trip, or a little later while many change. If sessions
-//! that come to several nodes within this time, or while the nodes cannot hear each other, exceed the limit
-//! together, the surplus is ended: the nodes with the lower numbers keep theirs.
+//! A count reaches the other nodes within a round trip, or a little later while many counts change. Sessions
+//! that begin on several nodes within this time, or while the nodes are disconnected, may exceed the limit
+//! together. The surplus is then ended: nodes with lower numbers keep their sessions.
 
 use std::{
     collections::HashMap,
@@ -26,10 +26,10 @@ use crate::{
     session::places::Places,
 };
 
-/// The message of the counts that have changed at a node.
+/// The name of the message with the counts that have changed on a node.
 const CHANGED: &str = "app_sessions_changed";
 
-/// The question for all counts of a node.
+/// The name of the question for all counts of a node.
 const ALL: &str = "app_sessions";
 
 /// The interval at which all nodes are asked for all their counts, in case a message was missed.
@@ -38,7 +38,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// The interval at which the counts of nodes that are gone are forgotten.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The least time between two messages. Changes within it are told together.
+/// The shortest time between two messages. Changes within it are sent together.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The counts of a node, by the number of the app.
@@ -69,7 +69,7 @@ impl Others {
         }
     }
 
-    /// The sessions of an app at the nodes with lower numbers than this one.
+    /// The number of sessions of an app on the nodes with lower numbers than this one.
     fn before(&self, node: NodeId, app: AppId) -> usize {
         let others = self.lock();
         let lower = others.iter().filter(|(other, _)| **other < node);
@@ -85,12 +85,12 @@ impl Others {
     }
 }
 
-/// The number of sessions of an app that a node has too many, if the nodes before it have these.
+/// The number of sessions of an app that a node must end: it has `here`, and the nodes before it have `before`.
 fn surplus(max: usize, here: usize, before: usize) -> usize {
     here.saturating_sub(max.saturating_sub(before))
 }
 
-/// The sessions of this node's apps, and what is known of those of other nodes.
+/// The counts of sessions of each app, on this node and on the others.
 pub(super) struct AppSessions {
     topics: Topics,
     places: Places<AppId>,
@@ -100,7 +100,8 @@ pub(super) struct AppSessions {
 }
 
 impl AppSessions {
-    /// Answers the other nodes, and hears them; `None` if there are none, or if there is no limit.
+    /// Registers the answers to the other nodes, and the handler of their messages; `None` without a cluster, or
+    /// without a limit.
     pub(super) fn share(topics: &Topics, places: &Places<AppId>) -> Option<Self> {
         if !topics.is_clustered() || !places.share() {
             return None;
@@ -152,8 +153,8 @@ impl AppSessions {
         }
     }
 
-    /// Ends the newest sessions of each app that has more than it may, as far as they are not for nodes with
-    /// higher numbers to end.
+    /// Ends the newest sessions of each app over its limit, except for those that nodes with higher numbers must
+    /// end.
     async fn end_surplus(&self) {
         let Some(max) = self.places.max() else { return };
         for (app, here) in self.places.all() {
@@ -165,7 +166,7 @@ impl AppSessions {
                     app.0
                 );
                 if self.topics.end_newest(app, surplus).await.is_err() {
-                    warn!("not all have been ended in time: the others are ended later");
+                    warn!("a thread did not answer in time: the remaining surplus sessions are ended later");
                 }
             }
         }

@@ -1,15 +1,15 @@
-//! The file in which a stop saves what is retained, for the next start.
+//! The file in which a stop saves the retained publications for the next start.
 //!
-//! A client is told that it missed nothing if its position belongs to the present numbering. So a
-//! numbering must never be taken up again from a file once anything may have been published after
-//! that file was written. Three rules keep to this, whenever a process is killed:
+//! A client is told that it missed nothing if its position belongs to the present numbering. A numbering must
+//! therefore never be continued from a file if anything may have been published after the file was written.
+//! Three rules guarantee this, whenever a process is killed:
 //!
-//! 1. While a server runs, the file says that it is in use, and by which run. A start puts this mark in
-//!    the place of what it loads, by renaming, before it loads or accepts anything.
-//! 2. A stop saves after the last publication was accepted, into another file that it then renames. It
-//!    does so only if the mark is still its own: another server that was started meanwhile has begun a
+//! 1. While a server runs, the file contains only a mark with the random id of its run. A start replaces the
+//!    saved file by this mark, by renaming, before it loads or accepts anything.
+//! 2. A stop saves after the last publication was accepted, into another file that it then renames. It does so
+//!    only if the mark is still its own: otherwise another server was started meanwhile, and has begun a
 //!    numbering of its own.
-//! 3. Both hold the lock of the file that they replace, so that one of them is the first.
+//! 3. Both hold the lock of the file that they replace, so that they do not overlap.
 
 use std::{
     fmt,
@@ -35,19 +35,19 @@ use crate::broker::{
     saving::Totals,
 };
 
-/// Bytes that are read or written at once.
+/// The size of the buffers for reading and writing.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// The time for which another server may hold the lock of the file. It needs milliseconds.
+/// The time to wait for the lock of the file, which another server holds for milliseconds only.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The interval at which the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The end of the name of a file that is being written, behind that of the archive and the run.
+/// The suffix of a file that is being written, after the name of the archive and the id of the run.
 const PART: &str = ".part";
 
-/// The end of the name of a file that could not be read.
+/// The suffix of a file that could not be read.
 const REFUSED: &str = ".refused";
 
 /// The file, for one run of the server.
@@ -61,7 +61,7 @@ pub(super) struct ArchiveFile {
 enum FileError {
     #[error("it is not a regular file")]
     NotAFile,
-    #[error("another server uses it now")]
+    #[error("another server is using it")]
     Taken,
     #[error("another process has locked it")]
     Locked,
@@ -92,15 +92,14 @@ impl ArchiveFile {
         Self { path, run: Uuid::new_v4().as_u128() }
     }
 
-    /// Takes up what the last stop saved, and marks the file as in use. Must be called before anything
-    /// is published or joined. Whatever is wrong with the file is logged: every scope then begins a new
-    /// epoch. Blocks.
+    /// Loads the publications that the last stop saved, and marks the file as in use. Must be called before any
+    /// publication or join. A fault of the file is logged, and every scope then begins a new epoch. Blocks.
     pub(super) fn load(&self, topics: &Topics) {
         let began = Instant::now();
         let loaded = self.take().and_then(|found| match found {
             Found::Nothing => Ok(None),
             Found::InUse => {
-                info!("{self} holds nothing: the last server did not save it; new epochs begin");
+                info!("{self} is empty, because the last server did not save it; new epochs begin");
                 Ok(None)
             }
             Found::Saved(file) => {
@@ -115,15 +114,15 @@ impl ArchiveFile {
         }
     }
 
-    /// Saves what is retained once nothing more is published. Gives up when it is dropped.
+    /// Saves the retained publications once publishing has ended. Dropping the future cancels it.
     pub(super) async fn save(self: Arc<Self>, topics: Topics) {
         let mut giving_up = GiveUp { file: self.clone(), flag: Arc::default(), is_done: false };
         topics.finished().await;
         let (flag, began) = (giving_up.flag.clone(), Instant::now());
         let (done, saved) = oneshot::channel();
-        // A thread that the runtime does not wait for, as it would for its own.
+        // The runtime does not wait for this thread when it ends, as it would for one of its own.
         let save = move || {
-            // After a timeout the outcome is no longer awaited.
+            // After a timeout nothing waits for the outcome.
             let _ = done.send(self.save_now(&topics, &flag));
         };
         let spawned = thread::Builder::new().name("history".to_owned()).spawn(save);
@@ -148,14 +147,14 @@ impl ArchiveFile {
         )
     }
 
-    /// Takes what the file holds, and marks it as in use. It is not loaded again from then on.
+    /// Takes the content of the file, and marks the file as in use, so that it is not loaded again.
     fn take(&self) -> Result<Found, FileError> {
         let Some(mut file) = self.open_locked()? else {
             self.mark()?;
             return Ok(Found::Nothing);
         };
         let preamble = archive::read_preamble(&mut file);
-        // A file that is not an archive stays as it is.
+        // A file that is not an archive is not changed.
         if let Err(ArchiveError::Foreign) = preamble {
             return Err(ArchiveError::Foreign.into());
         }
@@ -170,7 +169,7 @@ impl ArchiveFile {
         }
     }
 
-    /// Opens the file and locks it, until what is returned is dropped; `None` if there is none.
+    /// Opens the file and locks it until the returned value is dropped; `None` if the file does not exist.
     fn open_locked(&self) -> Result<Option<File>, FileError> {
         loop {
             let Some(found) = absent_is_none(fs::symlink_metadata(&self.path))? else {
@@ -194,7 +193,7 @@ impl ArchiveFile {
         }
     }
 
-    /// Puts a mark of this run in the place of the file.
+    /// Replaces the file by a mark of this run.
     fn mark(&self) -> io::Result<()> {
         let part = UnfinishedFile::create(self)?;
         (&part.file).write_all(&archive::in_use(self.run))?;
@@ -202,7 +201,8 @@ impl ArchiveFile {
         part.keep()
     }
 
-    /// Renames a file that cannot be read, and marks its place: it might be readable at a later start.
+    /// Renames a file that cannot be read, and puts a mark in its place, because the file might be readable at a
+    /// later start.
     fn put_aside(&self, error: io::Error) -> FileError {
         let refused = with_suffix(&self.path, REFUSED);
         match fs::rename(&self.path, &refused).and_then(|()| self.mark()) {
@@ -211,7 +211,7 @@ impl ArchiveFile {
         }
     }
 
-    /// Empties a file that cannot be replaced, for a full disk or a folder that cannot be written to.
+    /// Empties a file that cannot be replaced because the disk is full or the folder is not writable.
     fn invalidate(&self, error: io::Error) -> Result<(), FileError> {
         let emptied = OpenOptions::new().write(true).truncate(true).open(&self.path);
         match emptied.and_then(|file| file.sync_all()) {
@@ -220,7 +220,7 @@ impl ArchiveFile {
         }
     }
 
-    /// Removes what runs that were killed had not finished to write.
+    /// Removes the unfinished files of killed processes.
     fn remove_leftovers(&self) {
         let (Some(own), Ok(entries)) = (self.path.file_name(), fs::read_dir(folder(&self.path)))
         else {
@@ -283,7 +283,7 @@ impl<'a> UnfinishedFile<'a> {
         Ok(Self { archive, path, file })
     }
 
-    /// Puts it in the place of the archive; that is on the disk afterwards.
+    /// Replaces the archive by it. The change is on the disk afterwards.
     fn keep(self) -> io::Result<()> {
         fs::rename(&self.path, self.archive)?;
         File::open(folder(self.archive))?.sync_all()
@@ -292,12 +292,12 @@ impl<'a> UnfinishedFile<'a> {
 
 impl Drop for UnfinishedFile<'_> {
     fn drop(&mut self) {
-        // It is not there any more if it was kept.
+        // The file has been renamed if it was kept.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Cannot be written to any more once it was given up.
+/// A writer that fails once saving was cancelled.
 struct Cancelled<'a> {
     file: &'a File,
     given_up: &'a AtomicBool,
@@ -316,7 +316,7 @@ impl Write for Cancelled<'_> {
     }
 }
 
-/// Gives up saving when it is dropped before that is done.
+/// Cancels saving if it is dropped before saving is done.
 struct GiveUp {
     file: Arc<ArchiveFile>,
     flag: Arc<AtomicBool>,
@@ -347,7 +347,7 @@ fn lock(file: &File) -> Result<(), FileError> {
     }
 }
 
-/// Which file it is, whatever its name.
+/// The identity of a file, which does not depend on its name.
 fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }

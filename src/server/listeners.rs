@@ -1,5 +1,5 @@
-//! Listening: for each worker thread a listener of its own on the one address, among which the
-//! kernel spreads connections (`SO_REUSEPORT`).
+//! Listening: each worker thread has a listener of its own on the same address, and the kernel distributes
+//! connections among them (`SO_REUSEPORT`).
 
 use std::{
     io, iter,
@@ -11,11 +11,11 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::StartError;
 use crate::session::listener;
 
-/// Connections that may wait to be accepted, for each listener.
+/// The most connections of each listener that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
-/// Whether the kernel spreads connections among listeners of one address. Where it gives all to one
-/// of them, as on macOS, threads share a listener instead, and wake together.
+/// Whether the kernel distributes connections among listeners of one address. If it gives all to one of them,
+/// as on macOS, the threads share a listener instead, and each connection wakes all of them.
 const IS_SPREAD: bool = cfg!(target_os = "linux");
 
 /// Begins to listen on an address, with one listener.
@@ -32,7 +32,7 @@ pub(super) fn listen(address: SocketAddr) -> Result<SocketListeners, StartError>
 
 /// The listeners of one address, one for each worker thread.
 pub(super) struct SocketListeners {
-    /// The address, with the port that was found where any was wanted.
+    /// The address, with the real port if any free port was requested.
     pub(super) address: SocketAddr,
     /// One listener per requested thread, or a single one.
     pub(super) sockets: Vec<TcpListener>,
@@ -45,8 +45,8 @@ impl SocketListeners {
     /// [`StartError::Listen`].
     pub(super) fn open(address: SocketAddr, threads: usize) -> Result<Self, StartError> {
         let open_all = || {
-            // The first is alone while it begins to listen, and so learns whether another is there:
-            // an address that is shared is shared with every process of the same user.
+            // The first listener does not share the address, so that it fails if another process
+            // listens there: a shared address can be shared by every process of the same user.
             let first = open(address, false)?;
             if IS_SPREAD {
                 SockRef::from(&first).set_reuse_port(true)?;

@@ -1,5 +1,5 @@
-//! The requests of other nodes to a server beside those to its broker: to read the apps again after
-//! a change, and to write its counts.
+//! The requests of other nodes that do not concern the broker: to read the apps again after a change, and to
+//! write the counts of usage.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use crate::{
     usage::keeper::WriteUsage,
 };
 
-/// The question that has a node read the apps again.
+/// The name of the question by which a node makes another read the apps again.
 const READ_APPS: &str = "read_apps";
 
-/// A prefix of what the name of the owner in Redis is made of.
+/// The input from which the owner's name in Redis is derived.
 const PURPOSE: &[u8] = b"herald engine";
 
 /// The functions that do not yet cover all nodes together. Each line ends a sentence of the log.
 const MISSING: [&str; 1] =
     ["it has not been through the fault tests that a production cluster needs"];
 
-/// Connects this server with the others that have the same Redis.
+/// Connects this server with the other nodes that use the same Redis.
 pub(super) async fn start_engine(
     settings: &Settings,
     metrics: Arc<Metrics>,
@@ -45,7 +45,7 @@ pub(super) async fn start_engine(
     Ok(engine)
 }
 
-/// Takes part in what the nodes ask of each other, if there may be several.
+/// Registers the answers to the questions of other nodes. Does nothing without a cluster.
 pub(super) fn take_part(services: &web::Data<Services>) {
     if !services.topics.is_clustered() {
         return;

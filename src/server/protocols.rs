@@ -26,7 +26,7 @@ pub(super) enum ServedConversation {
     Other(Box<dyn Conversation>),
 }
 
-/// Which paths are sockets: Phoenix's, and those of the other protocols.
+/// The test for paths of sockets: those of Phoenix, and those of the other protocols.
 pub(super) fn is_socket(others: &Arc<[Arc<dyn Protocol>]>) -> IsSocket {
     let others = others.clone();
     Rc::new(move |path| {
@@ -34,7 +34,7 @@ pub(super) fn is_socket(others: &Arc<[Arc<dyn Protocol>]>) -> IsSocket {
     })
 }
 
-/// Lets in the clients of all protocols, each by its path.
+/// Judges the handshakes of all protocols. The path decides about the protocol.
 pub(super) fn upgrade_handler(
     endpoint: Arc<Endpoint>,
     others: Arc<[Arc<dyn Protocol>]>,

@@ -1,5 +1,5 @@
-//! Stopping in order: what was accepted is delivered, and sessions are closed a few at a time, so
-//! that their clients do not all come back in one moment. Meanwhile what is retained is saved.
+//! The orderly shutdown: accepted publications are delivered, and sessions are closed in batches, so that
+//! their clients do not all reconnect at the same moment. Meanwhile the retained publications are saved.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ use crate::{
     usage::keeper::{UsageKeeper, WriteUsage},
 };
 
-/// The interval at which a shutdown looks whether the sessions are gone.
+/// The interval at which a shutdown checks whether the sessions have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The time that a hurried shutdown may still take: enough to send the close frames, and longer
@@ -37,7 +37,7 @@ const HURRIED_MAX: Duration = Duration::from_secs(3);
 /// threads do not wait for it.
 const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The part of the time limit within which what is retained must be saved.
+/// The fraction of the time limit within which the retained publications must be saved.
 const SAVE_SHARE: (u32, u32) = (9, 10);
 
 /// The signals that end the process.
@@ -53,7 +53,7 @@ impl Signals {
         Ok(Self { terminate, interrupt })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal, and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -65,16 +65,16 @@ impl Signals {
 /// The rate at which sessions are closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClosingPace {
-    /// Sessions of one batch, over all threads.
+    /// The sessions of one batch, over all threads.
     pub(super) batch_sessions: usize,
-    /// From one batch to the next.
+    /// The time from one batch to the next.
     pub(super) interval: Duration,
 }
 
 impl ClosingPace {
     /// The number of open sessions to close now, if all are to be closed within `left`.
     fn batch(self, open: usize, left: Duration) -> usize {
-        // This turn, and those that are still to come in time.
+        // The number of batches in the remaining time, including this one.
         let turns = 1 + left.as_nanos() / self.interval.as_nanos().max(1);
         let needed = open.div_ceil(usize::try_from(turns).unwrap_or(usize::MAX));
         self.batch_sessions.max(needed)
@@ -90,18 +90,18 @@ pub(super) struct Shutdown {
     pub(super) timeout: Duration,
     /// The file in which the retained publications are saved, if they are.
     pub(super) archive: Option<Arc<ArchiveFile>>,
-    /// Writes when key pairs were last used.
+    /// The registry, which writes the times at which key pairs were last used.
     pub(super) registry: Addr<AppRegistry>,
-    /// Writes what apps used.
+    /// The keeper, which writes the usage of apps.
     pub(super) usage: Addr<UsageKeeper>,
 }
 
 impl Shutdown {
-    /// Stops the threads in order, within the time limit; hurries at a second signal, and gives up at
-    /// a third.
+    /// Stops the threads in order, within the time limit. A second signal closes the remaining sessions at once,
+    /// and a third one ends the shutdown.
     ///
     /// # Errors
-    /// Why it gave up.
+    /// The reason why the shutdown ended before all threads had stopped.
     pub(super) async fn stop(
         &self,
         threads: Threads,
@@ -133,21 +133,21 @@ impl Shutdown {
         }
     }
 
-    /// Stops taking, delivers what was taken, ends the sessions.
+    /// Stops accepting publications, delivers the accepted ones, and ends the sessions.
     async fn drain(&self, deadline: Instant, hurry: &Notify) {
         let left = || deadline.saturating_duration_since(Instant::now());
         self.draining.store(true, SeqCst);
         self.sessions.close();
         let in_turn = async {
             self.topics.finish(left() / 2).await;
-            // What is left then is for clients to hang up in, and for requests to end.
+            // A quarter of the time remains for clients to close, and for requests to end.
             self.end_in_batches(left() * 3 / 4).await;
         };
         tokio::select! {
             () = in_turn => {}
             () = hurry.notified() => self.topics.finish(Duration::ZERO).await,
         }
-        // The sessions that are left, or entered meanwhile.
+        // The remaining sessions, and those that have begun meanwhile, are ended.
         self.topics.end_all(left() / 2).await;
         match timeout(left(), self.until_empty()).await {
             Ok(()) => info!("all sessions are closed"),
@@ -155,30 +155,30 @@ impl Shutdown {
         }
     }
 
-    /// Saves what is retained, while sessions are closed. Is given up a little before the stop has to
-    /// end.
+    /// Saves the retained publications, while sessions are closed. It is cancelled a little before the time limit
+    /// of the shutdown.
     async fn save(&self, deadline: Instant) {
         let Some(archive) = &self.archive else { return };
         let wait_max =
             deadline.saturating_duration_since(Instant::now()) * SAVE_SHARE.0 / SAVE_SHARE.1;
-        // It says itself that it was given up.
+        // A cancelled save logs that itself.
         let _ = timeout(wait_max, archive.clone().save(self.topics.clone())).await;
     }
 
-    /// Writes when key pairs were last used. A database that does not answer in time loses what was
-    /// used in the last minute.
+    /// Writes the times at which key pairs were last used. If the database does not answer in time, the uses of the
+    /// last minute are lost.
     async fn write_uses(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
         // The registry logs a failure, and a registry that has died was reported before.
         let _ = timeout(left, self.registry.send(WriteUses)).await;
     }
 
-    /// Writes what apps used since the last time. A database that does not answer in time loses it.
+    /// Writes the usage of apps since the last write. If the database does not answer in time, it is lost.
     pub(super) async fn write_usage(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
         match timeout(left, self.usage.send(WriteUsage)).await {
             Ok(Ok(Ok(()))) => {}
-            _ => error!("what apps used since it was written last is lost"),
+            _ => error!("the usage of apps since the last write is lost: the database did not answer in time"),
         }
     }
 
@@ -190,12 +190,11 @@ impl Shutdown {
         }
     }
 
-    /// Ends the sessions of all threads batch by batch, within this time; resolves when all have
-    /// gone by themselves.
+    /// Ends the sessions of all threads batch by batch, within `wait_max`. Resolves early when all have ended.
     async fn end_in_batches(&self, wait_max: Duration) {
         let until = Instant::now() + wait_max;
         let mut turn = interval(self.pace.interval);
-        // A late batch must not be followed at once by the next.
+        // After a late batch, the next one waits for the whole interval.
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = self.sessions.open();
         while open > 0 {

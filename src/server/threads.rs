@@ -41,8 +41,8 @@ use crate::{
 /// The pause after a failure to accept, for example when no file handle is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// A thread is overloaded if it has 1/256 more connections than the least loaded one, and at least one
-/// more. So a few connections are spread evenly, and of many thousands hardly any is passed on.
+/// A thread is overloaded if it has 1/256 more connections than the least loaded one, and at least one more. So
+/// a few connections are distributed evenly, and of many thousands hardly any is passed on.
 const SHARES: usize = 256;
 
 /// A thread, as the other threads see it.
@@ -71,13 +71,13 @@ fn has_room<'a>(peers: &'a [Peer], own: &AtomicUsize) -> Option<&'a Peer> {
 pub(super) struct Threads {
     arbiters: Vec<ArbiterHandle>,
     stopping: watch::Sender<bool>,
-    /// Ends once no thread accepts and no connection is served any more.
+    /// A channel that closes once no thread accepts and no connection is served any more.
     busy: mpsc::Receiver<Infallible>,
 }
 
 impl Threads {
-    /// Starts a thread for each listener, and makes the service of its connections there. What that
-    /// is given turns true when connections that only wait for another request should go.
+    /// Starts a thread for each listener, and makes the service of its connections there. The receiver that the
+    /// service is given turns true when connections that only wait for another request must close.
     ///
     /// # Errors
     /// If a thread cannot be started, or cannot serve.
@@ -131,7 +131,7 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Accepts nothing more, and waits for every request that is under way.
+    /// Stops accepting, and waits for every request that is under way.
     pub(super) async fn finish(mut self) {
         self.stopping.send_replace(true);
         self.busy.recv().await;
@@ -146,14 +146,14 @@ impl Drop for Threads {
     }
 }
 
-/// A thread as itself and as the other threads see it.
+/// The two views of a new thread: that of the other threads, and its own.
 fn thread() -> (Peer, Own) {
     let (pass, passed) = mpsc::unbounded_channel();
     let open = Arc::new(AtomicUsize::new(0));
     (Peer { open: open.clone(), passed: pass }, Own { open, passed })
 }
 
-/// A thread, as itself sees it.
+/// A thread's own view of itself.
 struct Own {
     open: Arc<AtomicUsize>,
     /// The connections that other threads pass to it.
@@ -166,7 +166,7 @@ struct Pool {
     peers: Vec<Peer>,
     /// Turns true when no further connection is to be accepted.
     stops: watch::Receiver<bool>,
-    /// Dropped with the last thread and the last connection.
+    /// The other end of [`Threads::busy`], which closes with the last thread and the last connection.
     _at_work: mpsc::Sender<Infallible>,
 }
 
@@ -178,8 +178,8 @@ struct Acceptor<S> {
     pool: Arc<Pool>,
 }
 
-/// Runs the accepting task of a thread, and logs and counts its panic, after which the thread goes on
-/// without accepting connections.
+/// Runs the accepting task of a thread, and logs and counts its panic. The thread continues after that, without
+/// accepting connections.
 async fn noting_panics(accepting: impl Future<Output = ()>, metrics: Arc<Metrics>) {
     let _watch = PanicWatch(metrics);
     accepting.await;
@@ -190,7 +190,7 @@ struct PanicWatch(Arc<Metrics>);
 impl Drop for PanicWatch {
     fn drop(&mut self) {
         if thread::panicking() {
-            error!("a worker thread accepts no more connections, for it panicked; restart Herald");
+            error!("a worker thread accepts no more connections, because it panicked; restart Herald");
             self.0.accept_panics.inc();
         }
     }
@@ -220,14 +220,14 @@ where
                         debug!("a connection cannot be passed on: {error}");
                     }
                     if self.pool.limit.is_near() {
-                        // Each connection is counted, and another may give way, before the next.
+                        // Before the next connection, this one is counted, and another one may end to make room.
                         yield_now().await;
                     }
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
                     if !mem::replace(&mut is_failing, true) {
-                        error!("cannot accept connections, trying on: {error}");
+                        error!("cannot accept connections, and retries every {ACCEPT_PAUSE:?}: {error}");
                     }
                     if timeout(ACCEPT_PAUSE, &mut stopped).await.is_ok() {
                         return;
@@ -237,8 +237,8 @@ where
         }
     }
 
-    /// Serves the connections that other threads pass on. Once the server stops, those already under
-    /// way are the last.
+    /// Serves the connections that other threads pass on. After the server has stopped, it still serves those that
+    /// were passed on before.
     async fn take_passed(self: &Rc<Self>, mut passed: mpsc::UnboundedReceiver<PassedConnection>) {
         let mut stops = self.pool.stops.clone();
         let mut stopped = pin!(stops.wait_for(|stops| *stops));
@@ -292,7 +292,7 @@ where
     }
 }
 
-/// Whether the connection was closed before it was accepted, which is no fault of the listener.
+/// Returns whether the connection was closed before it was accepted, which is not a fault of the listener.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

@@ -1,4 +1,4 @@
-//! The engine: whether this server shares its topics with others, and through which Redis.
+//! The settings of the engine: whether this server is a node of a cluster, and through which Redis.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -9,13 +9,13 @@ use url::Url;
 /// The replacement for what must not be shown.
 const MASK: &str = "********";
 
-/// The kind of the engine: whether this server shares topics with others.
+/// The kind of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// Nothing: this server is the only one.
+    /// No engine: this server is not part of a cluster.
     Local,
-    /// A Redis.
+    /// A Redis that the nodes of a cluster share.
     Redis,
 }
 
@@ -23,23 +23,23 @@ pub enum EngineKind {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {
-    /// Whether servers share their topics.
+    /// The kind.
     pub kind: EngineKind,
     /// The URLs of the Redis servers, separated by commas; holds passwords.
     pub redis_url: SecretString,
     /// The first part of the name of every key and channel in Redis.
     pub prefix: String,
-    /// The parts of the log.
+    /// The number of partitions of the log.
     pub partitions: u16,
-    /// The interval at which a message to itself tests the connection of a node.
+    /// The interval at which a node tests its connections by a round trip through Redis.
     pub probe_interval: Duration,
-    /// The longest time after which a silent node counts as dead.
+    /// The longest time after which a silent node is removed from the cluster.
     pub node_timeout: Duration,
-    /// The time for which a start retries to reach Redis.
+    /// The time for which a starting server retries to reach Redis.
     pub connect_retry: Duration,
-    /// The records that each partition of the log retains.
+    /// The most records that each partition of the log retains.
     pub log_records_max: u64,
-    /// The bytes that each partition of the log retains.
+    /// The most bytes that each partition of the log retains.
     pub log_bytes_max: u64,
     /// The time for which a partition retains records.
     pub log_age: Duration,

@@ -1,6 +1,6 @@
-//! The error of a setting, which stops the start.
+//! The error of an invalid setting, with which the start fails.
 
-/// A setting that cannot be honoured: its name, where its value was given, and what is valid.
+/// A setting that cannot be honoured: its name, the source of its value, and the valid values.
 ///
 /// It never holds the value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

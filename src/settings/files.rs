@@ -4,13 +4,13 @@ use std::thread;
 
 use super::{Settings, SettingsError};
 
-/// File handles kept for everything but sessions: threads, database, plain HTTP connections.
+/// The file handles that are reserved for everything but sessions: threads, database, plain HTTP connections.
 const FILES_KEPT: u64 = 500;
-/// Those of them that plain HTTP connections may use when the server has all its sessions.
+/// The part of them that plain HTTP connections may use when the server has all its sessions.
 const FILES_FOR_REQUESTS: u64 = 250;
 /// The number of worker threads that [`FILES_KEPT`] covers.
 const THREADS_COVERED: usize = 64;
-/// File handles of each further thread: its listener, and those that it waits with.
+/// The file handles of each further thread: its listener, and those of its event loop.
 const FILES_PER_THREAD: u64 = 5;
 /// The most sessions of one process, even if it may open more files.
 const SESSIONS_MAX: u64 = 10_000_000;
@@ -18,7 +18,7 @@ const SESSIONS_MAX: u64 = 10_000_000;
 /// Raises the limit on open files as far as the system allows. Returns the limit.
 pub fn raise_file_limit() -> u64 {
     let raised = rlimit::increase_nofile_limit(u64::MAX);
-    // If it cannot be raised, the sessions are counted against the limit as it is.
+    // If the limit cannot be raised, the present one applies.
     raised.or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(FILES_KEPT)
 }
 

@@ -10,13 +10,13 @@ use serde::Deserialize;
 use super::{Settings, kinds};
 use crate::app::settings::AppSettings;
 
-/// The suffix that makes the name of the history's file from that of an SQLite database, which names
-/// its own further files in the same way.
+/// The suffix of the history's file, which is appended to the name of an SQLite database. SQLite names its own
+/// further files in the same way.
 const SUFFIX: &str = "-history";
-/// The file beside no database.
+/// The name of the history's file if the database is not a file.
 const LONE_FILE: &str = "herald-history";
 
-/// The section `history`: how much is retained and replayed.
+/// The section `history`: the bounds of retention and replay.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistorySettings {
@@ -29,15 +29,15 @@ pub struct HistorySettings {
     pub age: Duration,
     /// The longest time that an app may set.
     pub age_max: Duration,
-    /// The bytes that one app retains.
+    /// The most bytes that one app retains.
     pub app_bytes_max: usize,
-    /// The bytes that all apps retain.
+    /// The most bytes that all apps retain.
     pub bytes_max: usize,
-    /// Channels of one scope whose history is remembered.
+    /// The most channels of one scope whose history is remembered.
     pub channels_max: usize,
-    /// Publications that one join replays.
+    /// The most publications that one join replays.
     pub replay_max: usize,
-    /// Bytes that one join replays.
+    /// The most bytes that one join replays.
     pub replay_bytes_max: usize,
     /// The file in which a stop saves the retained publications.
     #[serde(deserialize_with = "kinds::history_file")]
@@ -47,11 +47,11 @@ pub struct HistorySettings {
 /// The file in which a stop saves the retained publications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryFile {
-    /// Beside the database.
+    /// A file next to the database.
     Auto,
-    /// Nowhere.
+    /// No file: nothing is saved.
     Off,
-    /// In this file.
+    /// This file.
     At(PathBuf),
 }
 
@@ -78,7 +78,7 @@ impl Settings {
 /// The retention of each channel of one app, and of `#general` of each of its scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppHistory {
-    /// Publications; 0 retains nothing.
+    /// The most publications; 0 retains nothing.
     pub publications: usize,
     /// The time for which a publication is retained.
     pub age: Duration,

@@ -13,17 +13,17 @@ const DEFAULT_PASSWORD: &str = "pusher_admin_password";
 const PASSWORD_CHARS_MIN: usize = 12;
 /// The fewest bytes of a key in production: as many as HMAC-SHA256 uses.
 const KEY_BYTES_MIN: usize = 32;
-/// The most bytes of one member in a picture of a whole presence channel: its old and its new meta of
-/// 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
+/// The most bytes of one member in a frame with the members of a whole presence channel: its old and its new
+/// meta of 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
 const PRESENCE_MEMBER_BYTES: usize = 4_096;
 
 /// A cluster has one database only.
 const CLUSTER_DATABASE: &str = "must name no database but 0 with engine.cluster";
 
-/// A rule: the setting at fault, whether the rule is broken, and what the error says then.
+/// A rule: the setting at fault, whether the rule is broken, and the text of the error.
 type Rule = (&'static str, bool, String);
 
-/// Checks what is required, the rules that join several settings, and those of production.
+/// Checks required settings, the rules that concern several settings, and those of production.
 ///
 /// # Errors
 /// The first rule that is broken.
@@ -65,7 +65,7 @@ fn access(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-/// A limit must be reachable under the other limits.
+/// Checks that each limit can be reached under the other limits.
 fn limits(limits: &LimitSettings) -> Vec<Rule> {
     let more = |key, larger: usize, than: &str, smaller: usize| {
         let fault = format!("must be more than {than}, {smaller} bytes, not {larger}");
@@ -83,7 +83,7 @@ fn limits(limits: &LimitSettings) -> Vec<Rule> {
     let outboxes = limits.outboxes_bytes_max.unwrap_or(usize::MAX);
     let two = "two bodies (request_body_bytes_max), since visitors' may fill half of it";
     let payload = "the largest payload (trigger_payload_bytes_max, client_event_bytes_max)";
-    let picture = "what all members of a presence channel may weigh (presence_members_max)";
+    let picture = "the size of all members of a full presence channel (presence_members_max)";
     let members_bytes = limits.presence_members_max.saturating_mul(PRESENCE_MEMBER_BYTES);
     let few = format!("must be at least limits.outbox_bytes_max, {outbox}, not {outboxes}");
     vec![
@@ -100,8 +100,8 @@ fn limits(limits: &LimitSettings) -> Vec<Rule> {
     ]
 }
 
-/// A default is within its maximum, and a replay leaves room in the outbox. The file of the history
-/// replaces no other file.
+/// Checks that each default is within its maximum, that a replay leaves room in the outbox, and that the file
+/// of the history replaces no other file.
 fn history(settings: &Settings) -> Vec<Rule> {
     let Settings { history, limits, secrets, .. } = settings;
     let at_most = |key, value: usize, most_key, most: usize| {
@@ -132,7 +132,7 @@ fn history(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-/// An engine must be reachable by what its settings say, and its times must leave room for each other.
+/// Checks that the settings of the engine can reach a Redis, and that its times fit together.
 fn engine(settings: &Settings) -> Vec<Rule> {
     let Settings { engine, database, env, .. } = settings;
     let is_shared = engine.kind == EngineKind::Redis;
@@ -165,14 +165,14 @@ fn engine(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-/// The bytes of one app's cache channels must fit into those of all apps.
+/// Checks that the bytes of one app's cache channels fit into those of all apps.
 fn pusher(Settings { pusher, .. }: &Settings) -> Rule {
     let (of_app, of_all) = (pusher.cache_app_bytes_max, pusher.cache_bytes_max);
     let much = format!("must be at most pusher.cache_bytes_max, {of_all}, not {of_app}");
     ("pusher.cache_app_bytes_max", of_app > of_all, much)
 }
 
-/// Production requires strong secrets, and a database that the operator has chosen.
+/// Checks that production has strong secrets, and a database that the operator has chosen.
 fn production(settings: &Settings, layers: &Layers) -> Vec<Rule> {
     let Settings { admin, secrets, database, .. } = settings;
     let is_short = |key: &SecretString| key.expose_secret().len() < KEY_BYTES_MIN;

@@ -1,9 +1,8 @@
 //! The values that each setting may have: its type, its range and its form.
 //!
-//! The default of a setting determines its type. A number has the range of [`numbers`], a duration
-//! that of [`durations`], and a text the form of [`form`]; a new setting that wants another range
-//! than the usual one is named there. A variable has only text: numbers, flags and lists are
-//! accepted as text, too.
+//! The default of a setting determines its type. A number has the range of [`numbers`], a duration that of
+//! [`durations`], and a text the form of [`form`]; a setting whose range differs from the usual one is listed
+//! there. A variable is always a text, so numbers, flags and lists are accepted as text, too.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +25,7 @@ use crate::app::{
     settings::{HISTORY_PUBLICATIONS_MAX, HISTORY_SECONDS_MAX},
 };
 
-/// Texts that are not shown; no message quotes them.
+/// The settings whose values are never shown, not even in an error.
 pub(super) const SECRETS: [&str; 6] = [
     "admin.password",
     "database.url",
@@ -94,7 +93,7 @@ fn durations(key: &str) -> RangeInclusive<Duration> {
     Duration::from_millis(least_ms)..=Duration::from_millis(most_ms)
 }
 
-/// Whether a text has its form, and what it must be.
+/// Returns whether a text has the form of its setting, and a description of that form.
 fn form(key: &str, text: &str) -> (bool, &'static str) {
     let is_flawed = |c: char| c == ':' || c.is_control();
     let is_in_prefix = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
@@ -133,13 +132,13 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
     (is_formed, right)
 }
 
-/// A setting that was read: as serde takes it, and as it is shown.
+/// A setting that was read: the value for serde, and the value for people.
 pub(super) type ReadSetting = (ValueKind, Json);
 
 /// Reads a setting by the kind of its default.
 ///
 /// # Errors
-/// What the value must be; it is quoted, unless it is secret.
+/// A text that says what the value must be. It quotes the value, unless it is secret.
 pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<ReadSetting, String> {
     let json = Json::deserialize(given).unwrap_or_default();
     if SECRETS.contains(&key) {
@@ -171,7 +170,7 @@ pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<ReadS
         },
         ValueKind::String(text) if parse_duration(text).is_ok() => read_duration(key, &json),
         _ => match json.as_str() {
-            // Empty is none, where the default is none.
+            // An empty text means no value if the default is no value.
             Some("") if *default == "".into() => Ok((ValueKind::Nil, json.clone())),
             text => {
                 let (is_formed, right) = form(key, text.unwrap_or_default());
@@ -186,8 +185,8 @@ pub(super) fn read(key: &str, given: Value, default: &ValueKind) -> Result<ReadS
     })
 }
 
-/// Whether a setting is a number, or the word that is its default. `history.file` has such a word, too,
-/// and a path in place of the number.
+/// Returns whether a setting is a number or the word that is its default. `history.file` has such a word, too,
+/// but its other values are paths.
 fn is_number_or_word(key: &str, default: &str) -> bool {
     ["auto", "off"].contains(&default) && key != "history.file"
 }
@@ -283,7 +282,7 @@ pub(super) fn history_file<'de, D: Deserializer<'de>>(given: D) -> Result<Histor
     })
 }
 
-/// An origin policy. One that compares with the public host gets it later: it is another setting.
+/// An origin policy. The policy `PublicHost` gets its host later, because that is another setting.
 pub(super) fn origin_policy<'de, D: Deserializer<'de>>(given: D) -> Result<OriginPolicy, D::Error> {
     let entries = match Json::deserialize(given)? {
         Json::Bool(flag) => vec![flag.to_string()],

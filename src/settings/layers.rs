@@ -36,14 +36,14 @@ fn embedded(env: Environment) -> &'static str {
     }
 }
 
-/// One setting in effect, fit to be shown: secrets are masked.
+/// One setting in effect, as it may be shown: secrets are masked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effective {
     /// The setting, as `section.key`.
     pub key: String,
     /// Its value: a mask if it is secret, an empty text if it is a secret that is not set.
     pub value: serde_json::Value,
-    /// The file or variable that gave it.
+    /// The file or variable that gave the value.
     pub origin: String,
 }
 
@@ -71,7 +71,7 @@ impl Layers {
             Some(dir) if !Path::new(dir).is_dir() => {
                 return Err(SettingsError::new(
                     DIR,
-                    format!("must be a folder, and {dir:?} is none"),
+                    format!("must be a folder, and {dir:?} is not one"),
                 ));
             }
             own => own.map(Path::new).or(dir),
@@ -124,9 +124,8 @@ impl Layers {
         SettingsError::new(key, fault).from(self.values.get(key).and_then(Value::origin))
     }
 
-    /// Whether the operator has not chosen the value of `key`: it is the built-in one, and only a
-    /// `default.toml` gives it. An operator's copy of `default.toml` that repeats a value does not
-    /// choose it.
+    /// Returns whether the value of `key` is the built-in one, and no layer other than a `default.toml` gives it.
+    /// An operator's copy of `default.toml` that repeats a default does not count as a choice.
     pub(super) fn is_default(&self, key: &str) -> bool {
         let (value, default) = (&self.values[key], &self.defaults[key]);
         value.origin().is_some_and(|origin| origin.ends_with("default.toml"))

@@ -1,4 +1,4 @@
-//! The available memory: that of the machine, or less if its control group allows less.
+//! The available memory: that of the machine, or less if the process's control group allows less.
 
 use std::{fs, path::Path};
 

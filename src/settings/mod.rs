@@ -3,7 +3,7 @@
 //! `config/default.toml` documents every key; the structs here mirror it field by field. `layers`
 //! joins three layers (the defaults, the environment's file, the process environment), `kinds` checks
 //! each value's type, range and form, serde puts them into the structs, and `judge` checks the rules
-//! that join several settings. A [`Settings`] can always be honoured: there is no other way to make
+//! that concern several settings. A [`Settings`] can always be honoured, because there is no other way to make
 //! one.
 //!
 //! A new setting needs an entry in `config/default.toml` and a field here, and a line in `kinds` only

@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use super::kinds;
 
-/// The first segments of paths that have another use, which a prefix may therefore not have.
+/// The first segments of Herald's other paths, with which a prefix must not begin.
 const TAKEN: [&str; 9] =
     ["api", "app", "apps", "console", "events", "health", "metrics", "ready", "socket"];
 
-/// Pusher's clients and server SDKs.
+/// The section `pusher`: the settings for Pusher's clients and server SDKs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PusherSettings {
@@ -26,14 +26,14 @@ pub struct PusherSettings {
     pub cache_app_bytes_max: usize,
     /// The memory for the cache channels of all apps, in bytes.
     pub cache_bytes_max: usize,
-    /// The data of one event that is triggered through Pusher's API.
+    /// The most bytes of the data of one event that is triggered through Pusher's API.
     pub event_bytes_max: usize,
-    /// The name of a channel.
+    /// The most bytes of the name of a channel.
     pub channel_bytes_max: usize,
     /// The path below which `/app` and `/apps` lie: empty, or segments that each follow a slash.
     #[serde(deserialize_with = "kinds::text")]
     pub path_prefix: String,
-    /// Refuse clients that do not say which version of the protocol they speak.
+    /// Whether clients without the parameter `protocol` are refused.
     pub strict_protocol: bool,
 }
 

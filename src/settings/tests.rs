@@ -257,7 +257,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (
             "HERALD_CONFIG_DIR",
             "/no\n/such",
-            "HERALD_CONFIG_DIR: must be a folder, and \"/no\\n/such\" is none",
+            "HERALD_CONFIG_DIR: must be a folder, and \"/no\\n/such\" is not one",
         ),
         (
             "HERALD__SERVER__PROT",
@@ -388,7 +388,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (
             "HERALD__LIMITS__PRESENCE_MEMBERS_MAX",
             "1024",
-            "limits.outbox_bytes_max (from the built-in default.toml): must be more than what all members of a presence channel may weigh (presence_members_max), 4194304 bytes, not 4194304",
+            "limits.outbox_bytes_max (from the built-in default.toml): must be more than the size of all members of a full presence channel (presence_members_max), 4194304 bytes, not 4194304",
         ),
         (
             "HERALD__PUSHER__PATH_PREFIX",

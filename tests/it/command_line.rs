@@ -252,7 +252,7 @@ fn migrations_go_up_and_down() {
     assert!(status.succeeded().starts_with(&format!("{database}\n\nmigration ")), "{status:?}");
     assert!(status.out.contains("  applied\n"), "{status:?}");
     let down = place.run(&["migrate", "down", "--steps", &all.len().to_string()]);
-    assert!(down.succeeded().starts_with("took back m"), "{down:?}");
+    assert!(down.succeeded().starts_with("reverted m"), "{down:?}");
     assert!(down.out.ends_with(&format!(" from {database}\n")), "{down:?}");
     assert!(state(&place).iter().all(|applied| !*applied));
     assert!(place.run(&["migrate", "status"]).succeeded().contains("  pending\n"));
@@ -309,7 +309,7 @@ fn commands_name_the_migration_that_is_pending() {
 fn seeding_twice_changes_nothing_and_production_refuses() {
     let place = Place::seeded();
     place.run(&["apps", "update", "test-app", "--client-events", "none"]).succeeded();
-    assert_eq!(place.run(&["seed"]).succeeded(), "test-app is there already\n");
+    assert_eq!(place.run(&["seed"]).succeeded(), "test-app exists already\n");
     let app = place.run(&["apps", "show", "test-app", "--json"]).json();
     assert_eq!(app["data"]["client_events"], "none");
     assert_eq!(app["data"]["key"], "test-app-fake-key");
@@ -742,7 +742,7 @@ fn trigger_sends_bytes_and_says_who_was_skipped() {
     let args = ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "img"];
     for (given, input, answer, sent, said) in [
         ("AP8=", "", r#"{"skipped":0}"#, "AP8=", ""),
-        ("AP8", "", r#"{"skipped":2}"#, "AP8", "; 2 who cannot be sent bytes were skipped"),
+        ("AP8", "", r#"{"skipped":2}"#, "AP8", "; 2 subscriber(s) that cannot be sent bytes were skipped"),
         ("", "", r#"{"skipped":null}"#, "", "; how many were skipped is not known"),
         // As the command base64 breaks its lines.
         ("-", "AAEC\nAwQF\nBg==\n", r#"{"skipped":0}"#, "AAECAwQFBg==", ""),
@@ -775,7 +775,7 @@ fn trigger_sends_an_idempotency_key_and_prints_the_position() {
             &["--position", "--idempotency-key=k"],
             r#"{"position":"epoch:7","skipped":1}"#,
             r#","idempotency_key":"k","position":true}"#,
-            " at epoch:7; 1 who cannot be sent bytes were skipped\n",
+            " at epoch:7; 1 subscriber(s) that cannot be sent bytes were skipped\n",
         ),
     ] {
         let (url, served) = serve_once("200 OK", answer);
@@ -797,7 +797,7 @@ fn trigger_says_what_the_server_had_against_it() {
         ("413 Payload Too Large", large, "413: payload is too large"),
         ("418 I'm a teapot", "<html>", "418 without a reason"),
         ("301 Moved\r\nlocation: https://x", "", "301, a redirect: give --url as it should be"),
-        ("404 Not Found", "", "404: that is no Herald"),
+        ("404 Not Found", "", "404: this is not a Herald server"),
         ("503 Service Unavailable", "", "503: it cannot take the request now, try again"),
     ] {
         let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");

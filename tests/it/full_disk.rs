@@ -327,7 +327,7 @@ async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
     let names = std::fs::read_dir(disk.folder.path()).expect("a folder").count();
     assert_eq!(names, 1, "nothing that is half written is left");
     let process = start(process.crash());
-    process.until_logged("holds nothing: the last server did not save it");
+    process.until_logged("is empty, because the last server did not save it");
     assert_eq!(recovery(&process, &lost).await["reason"], "epoch");
     let app = App::seeded();
     process.server.trigger(&app, json!({"topic": "t", "event": "e"})).await;

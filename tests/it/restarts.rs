@@ -161,7 +161,7 @@ async fn an_orderly_stop_loses_nothing(env: &[(&str, &str)], file: &str) {
     // The file is not loaded a second time.
     let dir = process.crash();
     let process = Process::start_in(dir, &env);
-    process.until_logged("holds nothing: the last server did not save it");
+    process.until_logged("is empty, because the last server did not save it");
     assert!(!is_known(&process.server, &last).await);
 }
 
@@ -431,7 +431,7 @@ async fn of_two_servers_one_loads_the_file_and_the_last_one_started_saves_it() {
     let positions = [publish(&first.server, 2).await, publish(&second.server, 3).await];
     first.signal("TERM");
     let log = first.rest_of_log();
-    assert!(log.iter().any(|line| line.contains("another server uses it now")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("another server is using it")), "{log:#?}");
     let dir = first.crash();
     // The first one has left nothing that could be loaded after a crash of the second one.
     assert_eq!(names(dir.path()), [FILE]);

@@ -137,7 +137,7 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
         "refused POST \"/api/publish\"",
         "broke the framing",
         "is dropped",
-        "going on with the apps known so far",
+        "Herald continues with the apps as they were last read",
         "all sessions are closed",
     ] {
         assert_heard(&logged, words);

@@ -29,7 +29,7 @@ const USES_PER_TRANSACTION: usize = 100;
 /// All apps of the database.
 #[derive(Debug, Default)]
 pub struct AppListing {
-    /// Oldest first.
+    /// The apps, oldest first.
     pub apps: Vec<App>,
     /// Rows that are not valid apps, because they were written by hand. They are not served.
     pub unreadable: Vec<UnreadableRow>,
@@ -242,8 +242,8 @@ impl AppStore {
         .await
     }
 
-    /// Writes when pairs were last used. The later time wins, so that several servers can share one
-    /// database. A pair that was rotated meanwhile is found as the previous one.
+    /// Writes the times at which pairs were last used. Of two times the later one is kept, because several servers
+    /// may share one database. A pair that was rotated meanwhile is found as the previous one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; then some of the times may have been written.
@@ -308,7 +308,7 @@ fn without_previous(update: UpdateMany<Table>) -> UpdateMany<Table> {
     })
 }
 
-/// Writes a use to the pair, whichever of the app's two it is by now.
+/// The statements that write a use to the pair, which may be the app's current or its previous one by now.
 fn updates_of(pair_use: &PairUse) -> [UpdateMany<Table>; 2] {
     use apps::Column::{
         Id, Key, KeyLastUsedAt, PreviousKey, PreviousKeyLastUsedAt, PreviousSecret, Secret,

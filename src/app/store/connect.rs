@@ -20,7 +20,7 @@ use crate::app::database::Database;
 
 /// The pause between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// One in this many failed attempts is logged.
+/// The number of failed attempts of which one is logged.
 const TRIES_PER_LOG_LINE: u32 = 10;
 const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where the server runs, or name \
     the server's database in DATABASE_URL";
@@ -76,7 +76,7 @@ pub(super) async fn open_sqlite(
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 
-/// Whether a connection that returns to its pool may be used again; `false` closes it.
+/// Returns whether a connection that returns to its pool may be used again; `false` closes it.
 ///
 /// SQLite itself rolls a transaction back when the disk is full. The rollback that sqlx sends
 /// afterwards fails, and sqlx counts the transaction as open for ever: its next commit would
@@ -87,7 +87,8 @@ async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<boo
     Ok(!connection.is_in_transaction())
 }
 
-/// Has a connection of the pool notice that another connection has changed the tables: always `true`.
+/// Makes a connection of the pool notice that another connection has changed the tables. Always returns
+/// `true`.
 ///
 /// SQLite notices this when it runs a statement, not when it compiles one. A connection that has run
 /// nothing since a migration would compile the quoted name of a new column as a text, and sqlx would

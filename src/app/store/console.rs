@@ -1,4 +1,4 @@
-//! The console's sessions in the database: only a hash of what a cookie holds is stored.
+//! The console's sessions in the database. Only a hash of the bytes of a cookie is stored.
 
 use chrono::{DateTime, Utc};
 use herald_entity::{console_sessions, prelude::ConsoleSessions as Table};
@@ -10,25 +10,25 @@ use sea_orm::{
 use super::{AppStore, StoreError, now};
 use crate::app::AppId;
 
-/// The most sessions that one app, or the administrator, may have: the one that expires first gives
-/// way to a new one.
+/// The most sessions that one app, or the administrator, may have. Beyond them, a new session replaces the one
+/// that expires first.
 const SESSIONS_MAX: u64 = 100;
 
 /// A session of the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsoleSession {
-    /// The hash of what the cookie holds.
+    /// The hash of the bytes of the cookie.
     pub id: String,
     /// The app; `None` for the administrator.
     pub app: Option<AppId>,
-    /// A keyed hash of the credentials that the session rests on.
+    /// A keyed hash of the credentials on which the session rests.
     pub rests_on: String,
     /// The time at which the session ends.
     pub expires_at: DateTime<Utc>,
 }
 
 impl AppStore {
-    /// Adds a session, and removes those that have expired or give way to it.
+    /// Adds a session, and removes expired ones and those that it replaces.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -66,7 +66,7 @@ impl AppStore {
         .await
     }
 
-    /// Finds a session by the hash of what its cookie holds; one that has expired counts as absent.
+    /// Finds a session by the hash of the bytes of its cookie. An expired one counts as absent.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -81,7 +81,7 @@ impl AppStore {
         }))
     }
 
-    /// Has a session rest on other credentials.
+    /// Replaces the credentials on which a session rests.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

@@ -1,18 +1,18 @@
-//! The errors of the store, without anything that a database's URL may hold.
+//! The errors of the store. They contain no part of the database's URL, which may hold a password.
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
 /// The reason why the database did not do a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// It is unreachable, too slow, or refused: a retry may succeed. A write may still have
+    /// The database is unreachable, too slow, or refused the request. A retry may succeed. A write may still have
     /// happened.
     #[error("database is unavailable: {0}")]
     Unavailable(String),
-    /// Another app has this already.
+    /// Another app has the value of this field already.
     #[error("{} has already been taken", .0.as_str())]
     Taken(UniqueField),
-    /// It cannot be used in its present configuration; a retry does not help.
+    /// The database cannot be used in its present configuration. A retry does not help.
     #[error("database cannot be used: {0}")]
     Unusable(String),
 }
@@ -75,7 +75,7 @@ fn violated(text: &str) -> UniqueField {
     named.map_or(UniqueField::Name, |(_, field)| field)
 }
 
-/// Whether the error leaves open if the database did the request.
+/// Returns whether the database may or may not have carried out the request.
 pub(super) fn is_unheard(error: &DbErr) -> bool {
     let (DbErr::Conn(RuntimeErr::SqlxError(error))
     | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -86,7 +86,7 @@ pub(super) fn is_unheard(error: &DbErr) -> bool {
     !matches!(**error, sqlx::Error::Database(_))
 }
 
-/// The reason for an error, in the database's words where these cannot hold a secret.
+/// The reason for an error. The database's own text is used where it cannot contain a secret.
 pub(super) fn reason(error: &DbErr) -> String {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))

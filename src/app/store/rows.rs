@@ -100,7 +100,7 @@ fn is_pair_of(app: &App, values: &AppValues) -> bool {
 pub(super) fn read(row: apps::Model) -> Result<App, UnreadableRow> {
     let id = AppId(row.id);
     let unreadable = |column| UnreadableRow { id, column };
-    // Empty credentials would let every caller in.
+    // Empty credentials would authenticate every caller.
     for (column, value) in [("key", &row.key), ("secret", &row.secret.0)] {
         if value.is_empty() {
             return Err(unreadable(column));
@@ -122,8 +122,8 @@ pub(super) fn read(row: apps::Model) -> Result<App, UnreadableRow> {
     })
 }
 
-/// The previous pair of a row; `None` unless it is complete and valid. An empty secret would let
-/// every caller in.
+/// The previous pair of a row; `None` unless it is complete and valid. An empty secret counts as invalid,
+/// because it would authenticate every caller.
 fn previous_pair(row: &apps::Model) -> Option<PreviousPair> {
     let (key, secret) = (row.previous_key.clone()?, row.previous_secret.clone()?.0);
     let pair = PreviousPair {

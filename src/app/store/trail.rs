@@ -79,7 +79,7 @@ impl Made<'_> {
     }
 }
 
-/// Reads a row of the audit trail; fields that were garbled by hand are left out.
+/// Reads a row of the audit trail. If its list of fields is not valid, it is left out.
 fn entry(row: trail::Model) -> AuditEntry {
     let trail::Model { id, at, actor, address, action, app, fields, .. } = row;
     let fields = serde_json::from_str(&fields).unwrap_or_default();

@@ -19,10 +19,10 @@ use sea_orm::{
 use super::{AppStore, StoreError};
 use crate::{app::AppId, metrics::usage::Figures};
 
-/// Rows that one statement writes: SQLite takes a limited number of values.
+/// The most rows that one statement writes, because SQLite accepts a limited number of values.
 const ROWS_PER_STATEMENT: usize = 500;
 
-/// Hours of which the rows are deleted by one statement, which must end within the time limit.
+/// The number of hours whose rows one statement deletes, so that it ends within the time limit.
 const HOURS_PER_DELETION: i64 = 24;
 
 /// An hour, counted from the beginning of 1970, UTC.
@@ -37,7 +37,7 @@ impl Hour {
         Self(i64::try_from(ms / Self::MS).unwrap_or(i64::MAX))
     }
 
-    /// The time at which it begins, in milliseconds since 1970.
+    /// The time at which the hour begins, in milliseconds since 1970.
     pub fn starts_ms(self) -> u64 {
         u64::try_from(self.0).unwrap_or_default().saturating_mul(Self::MS)
     }
@@ -59,16 +59,16 @@ pub struct UsageRow {
     pub figures: Figures,
 }
 
-/// Rows that are added together.
+/// Rows that are added in one transaction.
 #[derive(Debug, Clone)]
 pub struct UsageBatch {
-    /// The server that writes it, unique for its life.
+    /// The random id of the ledger that writes the batch.
     pub writer: String,
-    /// Its number among those of the writer, which only grow.
+    /// The number of the batch, which grows with each batch of the writer.
     pub number: i64,
-    /// The node that has counted it; empty for a server that shares its topics with no other.
+    /// The seat of the node that has counted the rows; empty for a server without a cluster.
     pub node: String,
-    /// The time at which it is written.
+    /// The present hour.
     pub now: Hour,
     /// The rows, in order of app and hour, so that servers which write at once do not block each other.
     pub rows: Vec<UsageRow>,
@@ -81,12 +81,12 @@ pub struct UsageBatch {
 pub enum Periods {
     /// Each period has this many hours, counted from the beginning of 1970.
     OfHours(i64),
-    /// Each from one of these hours, in order, to the next.
+    /// Each period begins with one of these hours, which are in order, and ends before the next.
     From(Vec<Hour>),
 }
 
 impl Periods {
-    /// The first hour of the period that an hour belongs to.
+    /// The first hour of the period to which an hour belongs.
     pub fn start_of(&self, hour: Hour) -> Hour {
         match self {
             Self::OfHours(hours) => Hour(hour.0 - hour.0 % hours),
@@ -96,7 +96,7 @@ impl Periods {
         }
     }
 
-    /// The same in SQL; only numbers are spelled into it.
+    /// The SQL expression for [`start_of`](Self::start_of) of the column `hour`. Only numbers are inserted into it.
     fn start_in_sql(&self) -> String {
         match self {
             Self::OfHours(hours) => format!("hour - hour % {hours}"),
@@ -115,10 +115,10 @@ impl Periods {
     }
 }
 
-/// A question for what apps used.
+/// A query for the usage of apps.
 #[derive(Debug, Clone)]
 pub struct UsageQuery {
-    /// These apps; all if `None`.
+    /// The selected apps; `None` selects all.
     pub apps: Option<Vec<AppId>>,
     /// The first hour.
     pub from: Hour,
@@ -133,9 +133,9 @@ pub struct UsageQuery {
 /// The slugs by which apps are shown.
 #[derive(Debug, Clone, Default)]
 pub struct UsageSlugs {
-    /// Of the apps that have usage, also of deleted ones, as they were when usage was written last.
+    /// The slugs of the apps with usage, including deleted ones, as of the last write.
     pub kept: HashMap<AppId, String>,
-    /// Of the apps that exist.
+    /// The slugs of the apps that exist.
     pub now: HashMap<AppId, String>,
 }
 
@@ -171,7 +171,7 @@ impl AppStore {
     /// Adds a batch, unless it was added before.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: the batch may have been added, and can be given again.
+    /// [`StoreError::Unavailable`]: the batch may have been added. Calling this again with it is safe.
     pub async fn add_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.write(async |transaction| {
             if note_batch(transaction, batch).await? {
@@ -216,10 +216,10 @@ impl AppStore {
         Ok(UsageSlugs { kept: by_app(kept), now: by_app(now) })
     }
 
-    /// Deletes what was used before an hour.
+    /// Deletes the usage from before an hour.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: some of it may have been deleted.
+    /// [`StoreError::Unavailable`]: some rows may have been deleted.
     pub async fn forget_usage(&self, before: Hour) -> Result<(), StoreError> {
         while let Some(oldest) = self.oldest_usage().await?.filter(|oldest| *oldest < before) {
             let until = Ord::min(before.0, oldest.0.saturating_add(HOURS_PER_DELETION));
@@ -250,7 +250,7 @@ impl AppStore {
     }
 }
 
-/// Notes the number of a batch; `false` if it was noted before, so that the batch was added.
+/// Notes the number of a batch. Returns `false` if it was noted before, which means that the batch was added.
 async fn note_batch(transaction: &DatabaseTransaction, batch: &UsageBatch) -> Result<bool, DbErr> {
     use app_usage_writers::{ActiveModel, Column};
     let row = ActiveModel {
@@ -286,7 +286,7 @@ async fn add_rows(transaction: &DatabaseTransaction, batch: &UsageBatch) -> Resu
     Ok(())
 }
 
-/// Notes the slugs, and those that other apps with usage have got since.
+/// Notes the slugs of a batch, and the new slugs of other apps with usage that were renamed.
 async fn note_slugs(
     transaction: &DatabaseTransaction,
     slugs: &[(AppId, String)],

@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// Stands for a parameter that is present but not a string: it is not a valid token, so it fails as
-/// one.
+/// The text that replaces a parameter that is present but not a string. It is refused as an invalid token.
 pub(super) const NOT_TEXT: &str = "?";
 
 /// A guardian token with its CSRF companion, as a client sent them.
@@ -18,12 +17,12 @@ pub struct TokenPair {
 }
 
 impl TokenPair {
-    /// Reads `guardian_token` and `csrf_token`; empty, null and `undefined` count as absent,
-    /// a swapped pair is put right.
+    /// Reads `guardian_token` and `csrf_token`. Empty texts, null and `undefined` count as absent, and a swapped
+    /// pair is corrected.
     pub fn from_params(params: &Map<String, Value>) -> Self {
         let token = params.get("guardian_token").and_then(present);
         let csrf = params.get("csrf_token").and_then(present);
-        // One well-known page helper writes the two into each other's tags.
+        // One well-known page helper writes each of the two into the other's tag.
         match (&token, &csrf) {
             (Some(first), Some(second)) if !is_jwt_shaped(first) && is_jwt_shaped(second) => {
                 Self { token: csrf, csrf: token }
@@ -39,8 +38,8 @@ impl TokenPair {
     }
 }
 
-/// Keeps a text that may be a token; one longer than `bytes_max` cannot be valid and is not worth
-/// its memory.
+/// Keeps a text of at most `bytes_max` bytes. A longer one cannot be a valid token, and is replaced by a short
+/// invalid one to save its memory.
 pub fn bounded(text: Box<str>, bytes_max: usize) -> Box<str> {
     if text.len() > bytes_max { NOT_TEXT.into() } else { text }
 }
@@ -82,8 +81,8 @@ fn is_jwt_shaped(text: &str) -> bool {
 pub struct Chosen {
     /// The pair.
     pub pair: TokenPair,
-    /// Whether the token came with the join itself: then an invalid token fails any join, while an
-    /// invalid one from elsewhere does not matter on `public:`.
+    /// Whether the token came with the join itself. Such a token fails any join if it is invalid, while an invalid
+    /// one from another place is ignored on `public:`.
     pub from_join_payload: bool,
 }
 

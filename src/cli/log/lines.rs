@@ -13,11 +13,11 @@ use std::{
 
 use crate::metrics::Counter;
 
-/// Bytes of lines that may wait. The writer thread may hold the same number again.
+/// The most bytes of lines that may wait. The writer thread may hold the same number again.
 const BYTES_MAX: usize = 1_048_576;
 /// The number of bytes that a pipe writes atomically (`PIPE_BUF` of Linux).
 const WRITE_BYTES_MAX: usize = 4_096;
-/// Bytes of memory that are kept for lines when none wait.
+/// The bytes of memory that are kept for lines when none wait.
 const IDLE_BYTES: usize = 16_384;
 
 /// The queue of lines for standard error. Cheap to clone; all clones share one queue.
@@ -74,7 +74,7 @@ impl Lines {
     }
 }
 
-/// For the logger, which writes each record in one piece.
+/// Queues the records of the logger, which writes each in one piece.
 impl Write for Lines {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         self.push(record);

@@ -1,4 +1,4 @@
-//! A client's own events: the effects that they ask for, and whether the client may cause them.
+//! The events that clients push: their effects, and the client's right to them.
 
 use crate::{
     admission::Standing,
@@ -22,8 +22,7 @@ use super::{
 };
 
 impl PhoenixConversation {
-    /// The effect that a client's event asks for: a publication, or an update of the client's own
-    /// meta.
+    /// The effect of a client's event: a publication, or an update of the client's own meta.
     pub(super) fn ordered(
         &self,
         join: &Join,
@@ -38,8 +37,7 @@ impl PhoenixConversation {
         }
     }
 
-    /// The update of the client's own meta. It needs no right to publish, but a join that its app
-    /// still allows.
+    /// The update of the client's own meta. It needs no right to publish, but a join that its app still permits.
     fn custom(
         &self,
         join: &Join,
@@ -61,7 +59,7 @@ impl PhoenixConversation {
         Ok(custom)
     }
 
-    /// The publication that a client's event asks for.
+    /// The publication of a client's event.
     fn publication(
         &self,
         join: &Join,
@@ -83,12 +81,12 @@ impl PhoenixConversation {
         let scope = join.topic.scope.clone();
         let user = join.profile.as_ref().map(|profile| profile.key.clone());
         let (app, origin) = (join.footing.app, PublicationOrigin::Session { user });
-        // A client that pushes hears itself, as in Phoenix.
+        // The event is also sent to the client that pushed it, as in Phoenix.
         Ok(Publication { app, scope, destination, event, payload, origin, except: None })
     }
 
-    /// Checked again for each event, so that a change of the app takes effect at once, even before
-    /// this session receives the announcement.
+    /// Checks that the join still permits publishing. It is checked for each event, so that a change of the app
+    /// takes effect even before this session is told about it.
     fn may_publish(&self, join: &Join) -> Result<(), PushRefusal> {
         let apps = self.rules.shared.directory.load();
         let ended = PushRefusal::NotPermitted(None);
@@ -118,14 +116,13 @@ impl PhoenixConversation {
 
 /// The reason why a client's event is refused.
 pub(super) enum PushRefusal {
-    /// A refusal with a reason for the metrics and the log; it has none if the join itself is about
-    /// to end.
+    /// The event is not permitted, for this reason. There is no reason if the join itself is about to end.
     NotPermitted(Option<RefusalReason>),
     InvalidEvent,
     TooLarge,
     TooMany,
     Payload(PayloadError),
-    /// A meta without `custom`, the only member that a client can set.
+    /// The meta has no `custom`, which is the only member that a client can set.
     NoCustom,
     Meta(MetaFault),
 }

@@ -19,7 +19,7 @@ pub enum EngineKind {
     Redis,
 }
 
-/// The engine.
+/// The section `engine`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {

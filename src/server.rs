@@ -462,7 +462,9 @@ impl Parts {
     ) -> Result<(SocketAddr, Threads), StartError> {
         let address = listener.address;
         if !address.ip().is_loopback() {
-            warn!("metrics need no login at {address}: make sure that only your monitoring can reach it");
+            warn!(
+                "metrics need no login at {address}: make sure that only your monitoring can reach it"
+            );
         }
         let max = Some(http::metrics::CONNECTIONS_MAX);
         let limit = ConnectionLimit::new(max, usize::MAX, 1, self.sessions.clone());

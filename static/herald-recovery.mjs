@@ -23,8 +23,8 @@ const REPLY_EVENTS = /^(phx_reply$|chan_reply_)/
  * - `since`: the position after which the first join wants everything replayed, such as the one that the application has
  *   printed into the page. Without it the first join replays nothing.
  * - `history`: how many of the newest events to replay if there is no position, or if the gap cannot be closed.
- * - `storage`: where to keep the position across reloads of the page, such as `sessionStorage`. For pages that keep their
- *   data, too; a page that is rendered anew passes `since`, which has priority over the stored position.
+ * - `storage`: the storage that keeps the position across reloads of the page, such as `sessionStorage`. Only for pages that keep
+ *   their data there, too; a page that is rendered anew passes `since`, which has priority over the stored position.
  * - `key`: the key in `storage`; `herald:<topic>` without it.
  * - `complete({ position, replayed })`: the join has succeeded, and nothing is missing. `replayed` events follow.
  * - `incomplete({ reason, position, replayed })`: the join has succeeded, but events are missing. The page should fetch its
@@ -38,7 +38,7 @@ export function recover(channel, options = {}) {
   return new Recovery(channel, options)
 }
 
-/** What is known of one channel: `position`, and `isReplaying` while the callbacks of a replayed event run. */
+/** The state of one channel: `position`, and `isReplaying` while the callbacks of a replayed event run. */
 class Recovery {
   constructor(channel, { since, history, storage, key = `herald:${channel.topic}`, complete, incomplete, replayed }) {
     if (channel.joinedOnce) throw new Error("recover(channel) must be called before channel.join()")
@@ -55,7 +55,7 @@ class Recovery {
     return this.history === undefined ? { since: this.position } : { since: this.position, history: this.history }
   }
 
-  /** Handles the reply to a join. A server that has no recovery says nothing of it. */
+  /** Handles the reply to a join. The reply of a server without recovery has no member `recovery`. */
   joined(response) {
     const recovery = response?.recovery
     if (!recovery) return
@@ -70,7 +70,7 @@ class Recovery {
   /** Handles a message of the channel, before the page does. */
   receive(event, payload, ref) {
     const position = positionIn(ref)
-    // The position of a binary payload follows it in an event of its own.
+    // The position of a binary payload is in an event that follows it.
     const isPublication = event !== POSITION_EVENT && (position !== null || isBinary(event, payload))
     if (isPublication) this.count(event, payload, position)
     if (position !== null) this.keep(position)

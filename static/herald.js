@@ -14,7 +14,7 @@ const PRIVATE_CHANNEL = "room-1"
 const RECONNECT_MS = [100, 250, 500, 1000, 2000, 3000]
 const RECONNECT_MAX_MS = 5000
 
-/** For how long a connection that was cut by hand stays away, and the close code. */
+/** The time for which a connection that was cut by hand stays closed, and its close code. */
 const CUT_MS = 10_000
 const CUT_CODE = 4000
 
@@ -32,7 +32,7 @@ const REFUSALS = {
   "origin not allowed": "The app does not accept pages from this address",
 }
 
-/** Says in words why a join was refused, with the server's own word in brackets. */
+/** The reason of a refused join in words, with the server's own word in brackets. */
 function refusal(response) {
   const code = typeof response === "string" ? response : response?.error ?? response?.reason
   const words = REFUSALS[code] ?? "The server refused"
@@ -46,7 +46,7 @@ function pushRefusal(response) {
 
 // ---------------------------------------------------------------- the connection, in words
 
-/** Keeps what is known about socket and channel, and shows it. */
+/** Keeps the state of the socket and the channel, and shows it. */
 class ConnectionState {
   constructor() {
     this.socket = "connecting" // connecting, open, lost
@@ -161,7 +161,7 @@ function joinApp(socket) {
     complete: ({ replayed }) => (gap = recoveredWords(replayed)),
     incomplete: ({ reason }) => (gap = `Some of what was sent in between is missing (${reason}).`),
   })
-  // A whole scope hears all of its channels, and events of any name.
+  // A join of a whole scope receives the events of all its channels, with any name.
   channel.onMessage = (event, payload) => {
     if (!isControl(event)) feed.add(heardOnScope(event, channelName), payload, recovery)
     return payload
@@ -177,7 +177,7 @@ function joinApp(socket) {
   return channel
 }
 
-/** Says how many events came, and offers those of other channels once there are any. */
+/** Shows the number of events, and offers those of other channels once there are any. */
 function showCounts({ channel, broadcast, elsewhere }) {
   const areShown = byId("feed").dataset.others === "shown"
   byId("feed-count").textContent = countWords({ channel, broadcast })
@@ -218,7 +218,7 @@ function wireCompose(channel) {
     field.value = ""
     field.focus()
     const event = byId("broadcast").checked ? broadcastEvent : channelEvent
-    // Success has no reply: the message simply comes back to every window, this one included.
+    // Success has no reply: the message arrives in every window, including this one.
     channel.push(event, { name, message }).receive("error", response => {
       say(note, pushRefusal(response))
       if (field.value === "") field.value = message
@@ -232,7 +232,7 @@ function say(note, words) {
 
 // ---------------------------------------------------------------- the private panel
 
-/** Joins one topic with a pasted token, beside the public one and over the same socket. */
+/** Joins one topic with a pasted token, in addition to the public one and over the same socket. */
 class PrivatePanel {
   constructor(socket) {
     this.socket = socket
@@ -266,11 +266,11 @@ class PrivatePanel {
     channel.onClose(ifCurrent(() => this.leave("idle", "The server closed this channel.")))
     channel.join()
       .receive("ok", ifCurrent(() => this.show("joined", "")))
-      // phoenix.js would ask for ever; a refused token does not get better by asking.
+      // phoenix.js would retry for ever, although a refused token stays refused.
       .receive("error", ifCurrent(response => this.leave("refused", refusal(response))))
   }
 
-  /** Forgets the channel, if there is one, and shows why. */
+  /** Leaves the channel, if there is one, and shows the reason. */
   leave(next, words) {
     const channel = this.channel
     this.channel = null
@@ -299,7 +299,7 @@ class PrivatePanel {
     say(byId("private-note"), words)
     byId("private-note").dataset.tone = next === "refused" ? "bad" : "calm"
     byId("private-leave").disabled = this.channel === null
-    // What a window that has joined does next is to send.
+    // After a join, the next action is to send.
     byId("private-join-go").classList.toggle("button-quiet", next === "joined")
     byId("private-join-go").textContent = next === "joined" ? "Join again" : "Join"
     byId("private-say").hidden = next !== "joined"
@@ -327,7 +327,7 @@ function isWholeScope(topic) {
   return partsOf(topic).channel === ""
 }
 
-/** On a whole scope an event names its channel; on a single channel that is already said. */
+/** The event as it is pushed: on a whole scope its name begins with the channel, on a single channel it does not. */
 function eventFor(joined) {
   return isWholeScope(joined) ? channelEvent : broadcastEvent
 }
@@ -371,7 +371,7 @@ function tokenCommand(topic) {
   const { scope, namesApp, channel } = partsOf(topic)
   const pattern = quoted(namesApp && channel ? `${scope}:${app}:*` : topic)
   const words = [`herald token --app ${quoted(app)}`, `--listen ${pattern}`, `--publish ${pattern}`]
-  // Who is present is known by the token's `sub`.
+  // The token's `sub` is the presence key, so presence topics need one.
   if (scope === "presence") words.push(`--sub '"ada"'`)
   return words.join(LINE_BREAK)
 }

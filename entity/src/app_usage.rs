@@ -13,10 +13,10 @@ pub struct Model {
     /// The number of an app, which may have been deleted.
     #[sea_orm(primary_key, auto_increment = false)]
     pub app_id: i32,
-    /// Hours since the beginning of 1970, UTC.
+    /// The hour, counted from the beginning of 1970, UTC.
     #[sea_orm(primary_key, auto_increment = false)]
     pub hour: i64,
-    /// The seat of the node that counted; empty for a server that shares its topics with no other.
+    /// The seat of the node that counted; empty for a server without a cluster.
     #[sea_orm(primary_key, auto_increment = false)]
     pub node: String,
     pub publications: i64,

@@ -1,4 +1,4 @@
-//! The table `app_usage_writers`: the last batch of usage that each running server has written.
+//! The table `app_usage_writers`: the number of the last batch of usage that each server has written.
 
 // The derive makes a dozen public items per table that take no doc comment.
 #![allow(missing_docs)]
@@ -10,12 +10,12 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "app_usage_writers")]
 pub struct Model {
-    /// A server from its start to its stop.
+    /// The random id of a server's ledger.
     #[sea_orm(primary_key, auto_increment = false)]
     pub writer: String,
-    /// The number of its last batch.
+    /// The number of the ledger's last batch.
     pub batch: i64,
-    /// When that was written, in hours since the beginning of 1970, UTC.
+    /// The hour of that write, counted from the beginning of 1970, UTC.
     pub hour: i64,
 }
 

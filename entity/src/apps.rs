@@ -7,7 +7,7 @@ use std::fmt;
 
 use sea_orm::entity::prelude::*;
 
-/// A row of `apps`, as the database has it: nothing in it is checked yet.
+/// A row of `apps`, as the database has it. Its values have not been checked.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "apps")]
@@ -22,21 +22,21 @@ pub struct Model {
     pub key: String,
     pub secret: Secret,
     pub active: bool,
-    /// A JSON list of strings. Text, not a JSON column: one row that somebody garbled by hand must
-    /// not make the whole table unreadable.
+    /// A JSON list of strings. The column is text and not JSON, so that one row with an invalid value, written by
+    /// hand, does not make the whole table unreadable.
     #[sea_orm(column_type = "Text")]
     pub allowed_origins: String,
     pub client_events: String,
     pub shared_tokens: bool,
-    /// Null is the server's default, here and below. As large as SQLite stores any number: one that
-    /// somebody wrote by hand must not make the whole table unreadable.
+    /// Null means the server's default, here and below. The type is as large as SQLite's integers, so that one row
+    /// with an invalid value, written by hand, does not make the whole table unreadable.
     pub history_publications: Option<i64>,
     pub history_seconds: Option<i64>,
     pub pusher: bool,
     pub subscription_count: bool,
     pub authorized_only: bool,
     pub key_last_used_at: Option<DateTimeUtc>,
-    /// The pair before the current one, as long as it is valid, too.
+    /// The key of the previous pair, while that pair is valid.
     #[sea_orm(unique)]
     pub previous_key: Option<String>,
     pub previous_secret: Option<Secret>,

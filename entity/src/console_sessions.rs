@@ -10,12 +10,12 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "console_sessions")]
 pub struct Model {
-    /// The hash of what the cookie holds.
+    /// The hash of the bytes of the cookie.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
     /// The app; null for the administrator.
     pub app_id: Option<i32>,
-    /// A keyed hash of the credentials that the session rests on.
+    /// A keyed hash of the credentials on which the session rests.
     pub rests_on: String,
     pub expires_at: DateTimeUtc,
 }

@@ -7,7 +7,7 @@ pub(crate) struct Migration;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// Both databases can take back a half-made table; SQLite is not asked to by default.
+    /// Runs the migration in a transaction, which both databases support; without this, SQLite would not use one.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
@@ -16,7 +16,7 @@ impl MigrationTrait for Migration {
         let now = Expr::current_timestamp;
         let apps = Table::create()
             .table(Apps::Table)
-            // SQLite hands a deleted row's id out again unless it counts by itself.
+            // Without AUTOINCREMENT, SQLite gives the id of a deleted row to a later one.
             .col(pk_auto(Apps::Id))
             .col(string_len(Apps::Name, 255))
             .col(string_len(Apps::Slug, 63))

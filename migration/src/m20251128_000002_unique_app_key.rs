@@ -15,7 +15,7 @@ impl MigrationTrait for Migration {
         Some(true)
     }
 
-    /// Stops if apps share a key, and names them: which of them keeps it is for a person to say.
+    /// Fails if apps share a key, and names them, because the operator must decide which of them keeps it.
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let shared = apps_that_share_a_key(manager).await?;
         if !shared.is_empty() {

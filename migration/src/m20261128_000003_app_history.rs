@@ -1,4 +1,4 @@
-//! Adds what an app says about its history; null is the server's default.
+//! Adds an app's settings of its history; null means the server's default.
 
 use sea_orm_migration::{prelude::*, schema::*};
 

@@ -1,4 +1,4 @@
-//! Adds the previous key pair of an app, and when its pairs were last used.
+//! Adds the previous key pair of an app, and the times at which its pairs were last used.
 
 use sea_orm_migration::{prelude::*, schema::*};
 
@@ -13,7 +13,7 @@ impl MigrationTrait for Migration {
         Some(true)
     }
 
-    /// The index keeps the previous keys apart. The store keeps them apart from the current ones.
+    /// The index makes the previous keys unique. The store makes sure that they differ from the current ones.
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for column in columns() {
             let add = Table::alter().table(Apps::Table).add_column(column).to_owned();

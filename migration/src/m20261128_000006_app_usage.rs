@@ -1,6 +1,6 @@
-//! Creates the tables of what each app uses by the hour.
+//! Creates the tables of the usage of each app by the hour.
 //!
-//! No row refers to the table `apps`: what a deleted app used stays.
+//! No row refers to the table `apps`, because the usage of a deleted app stays.
 
 use sea_orm_migration::{prelude::*, schema::*};
 

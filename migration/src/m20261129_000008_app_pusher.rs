@@ -1,8 +1,8 @@
-//! Adds what an app says about Pusher's clients, who find it by its key.
+//! Adds an app's settings for Pusher's clients, which find their app by its key.
 //!
-//! A key has to name one app from here on, whether it is its current or its previous one. Indexes keep
-//! the current keys apart and the previous ones. The store keeps the two apart from each other, but SQL
-//! may have written what the store refuses.
+//! From this migration on, a key must name one app, whether it is the app's current or its previous key.
+//! Indexes make the current keys unique, and the previous ones. The store makes sure that no key is in both
+//! columns, but rows that were written by SQL may violate that.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ impl MigrationTrait for Migration {
         Some(true)
     }
 
-    /// Stops if the key of an app is the previous key of another, and names them.
+    /// Fails if the key of an app is the previous key of another, and names both.
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let shared = apps_that_share_a_key(manager).await?;
         if !shared.is_empty() {
@@ -59,7 +59,7 @@ async fn apps_that_share_a_key(manager: &SchemaManager<'_>) -> Result<Vec<Vec<St
         let key: String = row.try_get("", "key")?;
         let previous: Option<String> = row.try_get("", "previous_key")?;
         let slug: String = row.try_get("", "slug")?;
-        // Its own two pairs may have one key.
+        // The two pairs of one app may have the same key.
         let previous = previous.filter(|previous| *previous != key);
         for key in [Some(key), previous].into_iter().flatten() {
             slugs_by_key.entry(key).or_default().push(slug.clone());

@@ -85,7 +85,9 @@ fn shown(page: &HistoryListing) -> String {
     };
     if !page.complete {
         let reason = page.reason.as_deref().unwrap_or("unknown");
-        text.push_str(&format!("incomplete ({reason}): publications before these may be missing\n"));
+        text.push_str(&format!(
+            "incomplete ({reason}): publications before these may be missing\n"
+        ));
     }
     if let Some(position) = &page.position {
         text.push_str(&format!("continue with --since {position}\n"));

@@ -223,7 +223,9 @@ fn refused(caller: &CallCredentials, server: &str, status: u16, answer: &str) ->
              here say"
         ),
         (300..=399, _) => {
-            format!("{server} answers {status}, a redirect: give --url the address to which it redirects")
+            format!(
+                "{server} answers {status}, a redirect: give --url the address to which it redirects"
+            )
         }
         (404, _) => format!("{server} answers 404: this is not a Herald server"),
         (503, _) => format!("{server} answers 503: it cannot take the request now, try again"),

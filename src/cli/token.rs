@@ -122,7 +122,9 @@ pub(super) fn run(args: &TokenArgs) -> Result<String, CommandFailure> {
             Ok((find(&store, slug).await?.secret, named))
         })?,
         (None, None) => {
-            return Err(CommandFailure::usage("give --app or --secret-env: its secret signs the token"));
+            return Err(CommandFailure::usage(
+                "give --app or --secret-env: its secret signs the token",
+            ));
         }
     };
     let claims = MintedClaims::of(args, &secret, Utc::now().timestamp());

@@ -97,7 +97,9 @@ fn skipped(answer: &Value) -> String {
     match answer.get("skipped") {
         None => String::new(),
         Some(count) if count == 0 => String::new(),
-        Some(Value::Number(count)) => format!("; {count} subscriber(s) that cannot be sent bytes were skipped"),
+        Some(Value::Number(count)) => {
+            format!("; {count} subscriber(s) that cannot be sent bytes were skipped")
+        }
         Some(_) => "; how many were skipped is not known".to_owned(),
     }
 }

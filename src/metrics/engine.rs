@@ -58,7 +58,11 @@ impl EngineSeries {
         let lag = self.lag_records.clone();
         let probe = self.last_probe_s.clone();
         herald.register("engine_up", "Whether the engine can be used", self.up.clone());
-        herald.register("engine_lag_records", "Records of the log that this node has not read", lag);
+        herald.register(
+            "engine_lag_records",
+            "Records of the log that this node has not read",
+            lag,
+        );
         herald.register_with_unit("engine_last_probe", "The last probe", Unit::Seconds, probe);
         let gaps = self.gaps_repaired.clone();
         herald.register("engine_gaps_repaired", "Gaps that were filled from the log", gaps);

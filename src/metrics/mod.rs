@@ -154,7 +154,11 @@ impl Metrics {
         herald.register("build", "Version of the running program", version);
         herald.register("sessions", "Open sessions", self.sessions.clone());
         herald.register("sessions_opened", "Sessions that began", self.sessions_opened.clone());
-        herald.register("sessions_ended", "Sessions that ended, by reason", self.sessions_ended.clone());
+        herald.register(
+            "sessions_ended",
+            "Sessions that ended, by reason",
+            self.sessions_ended.clone(),
+        );
         herald.register("joins", "Answered joins, by outcome", self.joins.clone());
         herald.register("refusals", "Refusals of clients, by reason", self.refusals.clone());
         herald.register("limit_hits", "Times that each limit was hit", self.limit_hits.clone());
@@ -178,7 +182,11 @@ impl Metrics {
             "Reads of the table of apps, by outcome",
             self.registry_refreshes.clone(),
         );
-        herald.register("usage_writes", "Writes of the usage, by outcome", self.usage_writes.clone());
+        herald.register(
+            "usage_writes",
+            "Writes of the usage, by outcome",
+            self.usage_writes.clone(),
+        );
         herald.register(
             "log_lines_dropped",
             "Lines of the log that were dropped because standard error was not read",

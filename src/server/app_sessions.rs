@@ -166,7 +166,9 @@ impl AppSessions {
                     app.0
                 );
                 if self.topics.end_newest(app, surplus).await.is_err() {
-                    warn!("a thread did not answer in time: the remaining surplus sessions are ended later");
+                    warn!(
+                        "a thread did not answer in time: the remaining surplus sessions are ended later"
+                    );
                 }
             }
         }

@@ -178,7 +178,9 @@ impl Shutdown {
         let left = deadline.saturating_duration_since(Instant::now());
         match timeout(left, self.usage.send(WriteUsage)).await {
             Ok(Ok(Ok(()))) => {}
-            _ => error!("the usage of apps since the last write is lost: the database did not answer in time"),
+            _ => error!(
+                "the usage of apps since the last write is lost: the database did not answer in time"
+            ),
         }
     }
 

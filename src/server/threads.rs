@@ -190,7 +190,9 @@ struct PanicWatch(Arc<Metrics>);
 impl Drop for PanicWatch {
     fn drop(&mut self) {
         if thread::panicking() {
-            error!("a worker thread accepts no more connections, because it panicked; restart Herald");
+            error!(
+                "a worker thread accepts no more connections, because it panicked; restart Herald"
+            );
             self.0.accept_panics.inc();
         }
     }
@@ -227,7 +229,9 @@ where
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
                     if !mem::replace(&mut is_failing, true) {
-                        error!("cannot accept connections, and retries every {ACCEPT_PAUSE:?}: {error}");
+                        error!(
+                            "cannot accept connections, and retries every {ACCEPT_PAUSE:?}: {error}"
+                        );
                     }
                     if timeout(ACCEPT_PAUSE, &mut stopped).await.is_ok() {
                         return;

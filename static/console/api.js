@@ -16,8 +16,8 @@ const WORDS = {
 export const network = new EventTarget()
 
 /**
- * Why a call failed: its status (0 if the server could not be reached), words for a person, the faults by field, and whether
- * the session has ended, which leads to the login by itself.
+ * The reason why a call failed: its status (0 if the server could not be reached), a text for people, the faults by field, and
+ * whether the session has ended. The page then shows the login by itself.
  */
 export class Refusal extends Error {
   constructor(status, { detail, fields = {}, retryAfterS = null, isExpired = false } = {}) {
@@ -25,7 +25,7 @@ export class Refusal extends Error {
     Object.assign(this, { status, fields, isExpired })
   }
 
-  /** The words for a place that has none of the fields: they say which field has which fault. */
+  /** The text for a place without the fields: it names each field with its fault. */
   get words() {
     const faults = Object.entries(this.fields).map(([name, said]) => `${name} ${[said].flat().join(", ")}.`)
     return faults.length === 0 ? this.message : faults.join(" ").replace(/^./, first => first.toUpperCase())
@@ -41,12 +41,12 @@ export const remove = path => call("DELETE", path)
 export const appPath = (slug, rest = "") => `/api/apps/${encodeURIComponent(slug)}${rest}`
 export const adminPath = (slug, rest = "") => `/api/admin/apps/${encodeURIComponent(slug)}${rest}`
 
-/** The path of a channel. Its name may hold slashes, which are written so that none of them is lost. */
+/** The path of a channel. Slashes in its name are encoded where the server would ignore them. */
 export function channelPath(slug, scope, channel, rest = "") {
   return appPath(slug, `/channels/${encodeURIComponent(scope)}/${encodeURIComponent(channel)}${rest}`)
 }
 
-/** With `mayBeRefused` a 401 says something of this call alone, such as that a password is wrong. */
+/** With `mayBeRefused`, a 401 concerns this call only, for example a wrong password, and does not end the session. */
 async function call(method, path, body, { mayBeRefused = false } = {}) {
   const response = await answer(method, path, body)
   const text = response.status === 204 ? "" : await response.text()

@@ -6,7 +6,7 @@ import { day, hourAndMinute, time } from "./format.js"
 
 const HEIGHT_PX = 180
 const AXIS_PX = 52
-/** The least height of a scale, so that a chart of nothing has whole numbers at its axis. */
+/** The least height of a scale, so that a chart of zeros has whole numbers at its axis. */
 const TOP_MIN = 5
 const DAY_S = 86_400
 const MINUTE_S = 60
@@ -132,7 +132,7 @@ export class Chart {
     else setText(this.when, isPointed ? this.moment(times[at] * 1000) : "")
   }
 
-  /** What the chart says to those who cannot see it. */
+  /** The description of the chart for screen readers. */
   words() {
     const [, ...values] = this.data
     const said = this.series.map(({ label, format }, nth) => {

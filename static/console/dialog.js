@@ -1,9 +1,9 @@
-// Questions before something that cannot be taken back, and other windows above the page.
+// Dialogs: confirmations of actions that cannot be undone, and other windows above the page.
 
 import { el } from "./dom.js"
 import { say } from "./fields.js"
 
-/** Opens a window above the page. The browser keeps the focus in it, and gives it back at the end; Escape closes it. */
+/** Opens a dialog. The browser keeps the focus in it, and restores the focus when it closes; Escape closes it. */
 export function openDialog({ title, children, testid, onClose }) {
   const heading = el("h2", { id: "dialog-title", class: "dialog-title" }, title)
   const close = el(
@@ -26,14 +26,14 @@ export function openDialog({ title, children, testid, onClose }) {
   return dialog
 }
 
-/** Closes what is open above the page, for example because the page shows another view. */
+/** Closes the open dialog, for example because the page shows another view. */
 export function closeDialogs() {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close()
 }
 
 /**
- * Asks before `act`, which may return a promise. With `typed`, the person has to type this text first. The window stays open
- * if it fails, and says why.
+ * Asks for a confirmation before `act`, which may return a promise. With `typed`, this text must be typed first. If `act` fails,
+ * the dialog stays open and shows the reason.
  */
 export function confirm({ title, words, verb, typed, act }) {
   const input =

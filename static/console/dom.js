@@ -31,7 +31,7 @@ export function setText(element, text) {
   if (element.textContent !== wanted) element.textContent = wanted
 }
 
-/** Tells screen readers something that the eye sees elsewhere. */
+/** Announces a text to screen readers. */
 export function announce(words) {
   const region = document.getElementById("announcement")
   // A live region is read aloud when its text changes, so the same words need a change in between.
@@ -39,7 +39,7 @@ export function announce(words) {
   setTimeout(() => (region.textContent = words))
 }
 
-/** Calls `ask` at once and then every `everyMs` milliseconds, while the tab is visible, until `signal` aborts. */
+/** Calls `ask` at once, and then every `everyMs` milliseconds while the tab is visible, until `signal` aborts. */
 export function poll(signal, everyMs, ask) {
   let isAsking = false
   const turn = async () => {
@@ -55,8 +55,8 @@ export function poll(signal, everyMs, ask) {
 }
 
 /**
- * Loads what a view needs once: shows it, or the reason why it could not be loaded with a button that tries again. If the server
- * could not be reached, it also tries again when the server answers.
+ * Loads the data of a view once and shows it, or shows the reason of the failure and a button that retries. If the server could not
+ * be reached, it also retries when the server answers again.
  */
 export async function load(place, ask, show) {
   try {

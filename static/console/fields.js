@@ -1,4 +1,4 @@
-// The parts of forms: labelled fields with their hints and faults, and forms that say what became of them.
+// The parts of forms: labelled fields with their hints and faults, and forms that show the outcome of their request.
 
 import { el } from "./dom.js"
 
@@ -35,15 +35,15 @@ export function field({ label, name, hint, tag = "input", options = [], testid, 
   return { node, control }
 }
 
-/** A checkbox with its words. */
+/** A checkbox with its label. */
 export function check({ label, name, checked = false, testid, on }) {
   const control = el("input", { type: "checkbox", name, checked, data: { testid: testid ?? name }, on })
   return { node: el("label", { class: "check" }, control, el("span", {}, label)), control }
 }
 
 /**
- * A form. `send` does what it is for, and may return words that say so; a refusal is shown at its fields or below them.
- * While it runs, the button waits, so that nothing is sent twice.
+ * A form. `send` submits it, and may return a text about the success; a refusal is shown at its fields or below them. While `send`
+ * runs, the button is disabled, so that nothing is sent twice.
  */
 export function form({ testid, submit, children, send, isQuiet = false, extra = [] }) {
   const button = el(
@@ -92,7 +92,7 @@ function refuse(node, note, error) {
 /** Shows faults at their fields, and returns those that have no field here. */
 function showFaults(node, faults) {
   const places = new Map([...node.querySelectorAll("[data-fault]")].map(place => [place.dataset.fault, place]))
-  // A slug is made from the name, so its fault is that of the name, which is told there.
+  // The slug is made from the name, so a fault of the slug is shown as one of the name.
   if (faults.name && faults.slug) faults = { ...faults, slug: undefined }
   for (const [name, place] of places) {
     place.textContent = (faults[name] ?? []).join(", ")

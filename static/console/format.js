@@ -1,11 +1,11 @@
-// Numbers, sizes and times as the console writes them: short, and of a steady width.
+// The console's formats of numbers, sizes and times. They are short and have a constant width.
 
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 })
 const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
 const BYTE_UNITS = ["B", "KB", "MB", "GB", "TB"]
 
-/** A whole number with separators, or a dash for what is not known. */
+/** A whole number with separators, or a dash if it is not known. */
 export function count(value) {
   return value === null || value === undefined ? "–" : WHOLE.format(value)
 }
@@ -63,7 +63,7 @@ export function toTheSecond(moment) {
   return `${date} ${time}`
 }
 
-/** How long ago, or a dash for never: `12 s`, `5 min`, `3 h`, `12 d`. */
+/** The time since a moment, or a dash for never: `12 s`, `5 min`, `3 h`, `12 d`. */
 export function since(moment, now = Date.now()) {
   if (moment === null || moment === undefined) return "–"
   const seconds = Math.max(0, Math.round((now - new Date(moment).getTime()) / 1000))

@@ -16,7 +16,7 @@ class Live {
   /**
    * Watches an app until `signal` aborts. `tell` has the functions
    *
-   * - `events({ events, dropped })`: what has happened, and how many events were left out,
+   * - `events({ events, dropped })`: events of the app, and the number of events that were left out,
    * - `sample({ at, sessions, publications, deliveries })`: the app's rates, once per second,
    * - `state(word)`: `connecting`, `live`, `reconnecting` or `ended`,
    * - `gap({ complete, reason, replayed, ms })`: the feed continues after an interruption of `ms` milliseconds,
@@ -92,7 +92,7 @@ class Watch {
     this.tell.state("reconnecting")
   }
 
-  /** The channel tries again by itself, with the new token. */
+  /** Gets a new token. The channel retries by itself, and uses that token. */
   async renew() {
     const isReady = await this.live.renew(this.slug, this.signal, this.tell)
     if (!isReady) this.leave()

@@ -1,4 +1,4 @@
-// Starts the console: asks who is logged in, shows the sections that this login has, and hands over to the router.
+// Starts the console: asks for the present login, shows the sections of that login, and starts the router.
 
 import { announce, el } from "./dom.js"
 import { get, network, post } from "./api.js"
@@ -14,12 +14,12 @@ import { channel } from "./views/channel.js"
 import { description } from "./views/description.js"
 
 const LOGIN = "/login"
-/** How often the page asks whether a server that did not answer is back. */
+/** The interval at which the page checks whether a server that did not answer is reachable again. */
 const ASK_EVERY_MS = 3000
 
-/** Who is logged in: `{ as, app, expires_at, single_app }`, or null. */
+/** The present login: `{ as, app, expires_at, single_app }`, or null. */
 let session = null
-/** Asks again and again while the server does not answer. */
+/** Asks for the present login, and repeats that while the server does not answer. */
 let asking = null
 
 const isAdmin = () => session?.as === "admin"
@@ -38,7 +38,7 @@ const routes = [
   { path: "/apps/:slug/channels/:scope/:channel", view: permitted(isTheirs, channel) },
 ]
 
-/** A view that a login may not see leads to where this login begins. The server refuses its calls in any case. */
+/** Redirects a login that may not see a view to the first view of that login. The server refuses its calls in any case. */
 function permitted(may, view) {
   return context => (may(context.params) ? view(context) : redirect(session === null ? loginFor(here().path) : home()))
 }
@@ -51,7 +51,7 @@ function loginFor(path) {
   return path === "/" ? LOGIN : `${LOGIN}?next=${encodeURIComponent(path)}`
 }
 
-/** Where each login begins. */
+/** The first view of each login. */
 function home() {
   if (session === null) return LOGIN
   return session.as === "admin" ? "/overview" : `/apps/${encodeURIComponent(session.app)}/live`
@@ -65,11 +65,11 @@ function redirect(path) {
 function enter(found, next) {
   session = found
   showAccount()
-  // `next` is a path behind `#`, so it cannot lead to another site.
+  // `next` is a path after `#`, so it cannot lead to another site.
   go(next?.startsWith("/") && next !== LOGIN ? next : home(), { replace: true })
 }
 
-/** Ends what the session has opened, and asks for a login that leads back to where it was. */
+/** Closes the session's connections, and shows a login that returns to the present view. */
 function leave({ next } = {}) {
   session = null
   router.close()
@@ -89,14 +89,14 @@ async function logOut() {
   try {
     await post("/console/logout", {})
   } catch (error) {
-    // A session that has already ended is what was asked for.
+    // A session that has already ended needs no logout.
     if (!error.isExpired) return announce(error.message)
   }
   leave()
   announce("You are logged out.")
 }
 
-/** The sections in the header, and who is logged in. */
+/** Shows the sections in the header, and the name of the login. */
 function showAccount() {
   const sections = document.getElementById("sections")
   const isIn = session !== null
@@ -114,7 +114,7 @@ function showAccount() {
   markSection(here().path)
 }
 
-/** Marks the section in which the present view is. */
+/** Marks the section of the present view. */
 function markSection(path) {
   const first = path.split("/")[1]
   const section = first === "new-app" ? "apps" : first
@@ -144,7 +144,7 @@ function goToLive(slug) {
   go(`/apps/${encodeURIComponent(slug)}/live`, { replace: true })
 }
 
-/** Moves an app's login to the slug that its app has now, if that is another one. */
+/** Changes the views of an app's login to the present slug of its app, if the app was renamed. */
 async function follow() {
   if (session?.as !== "app") return
   const { app: before } = session
@@ -157,7 +157,7 @@ async function follow() {
   announce(`The app was renamed. Its slug is ${found.app} now.`)
 }
 
-/** The server does not answer: says so, and asks until it does, because not every view asks by itself. */
+/** Shows that the server does not answer, and asks until it does, because not every view asks repeatedly. */
 function lose() {
   document.getElementById("unreachable").hidden = false
   asking ??= setInterval(() => get("/console/session", { mayBeRefused: session === null }).catch(() => {}), ASK_EVERY_MS)
@@ -174,7 +174,7 @@ async function start() {
   try {
     session = (await get("/console/session", { mayBeRefused: true })).data
   } catch {
-    // Nobody is logged in: every view leads to the login.
+    // Without a login, every view redirects to the login.
   }
   showAccount()
   router.start()

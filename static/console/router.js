@@ -1,11 +1,11 @@
 // Shows the view that the address names: the part after `#` is a path, such as `#/apps/foo-app/live`.
 //
-// A view is a function of `{ params, query, signal, session }` that returns `{ title, node }`, and perhaps `update(params)`;
-// one that only leads elsewhere also says `isRedirect`. `signal` aborts when the view is left. If only the parameters change that a route names in `keeps`, the view stays and is
-// updated.
+// A view is a function of `{ params, query, signal, session }` that returns `{ title, node }`, and perhaps `update(params)`; a view
+// that only redirects returns `isRedirect`, too. `signal` aborts when the view is left. If only parameters in the route's `keeps`
+// change, the view stays and is updated.
 
 export class Router {
-  /** `routes` are `{ path, view, keeps }`; `session` answers who is logged in. */
+  /** `routes` are `{ path, view, keeps }`; `session` returns the present login. */
   constructor(outlet, routes, session) {
     Object.assign(this, { outlet, session, shown: null, hasShown: false })
     this.routes = routes.map(route => ({ ...route, parts: route.path.split("/") }))
@@ -44,7 +44,7 @@ export class Router {
     this.outlet.replaceChildren(view.node)
   }
 
-  /** Leaves the view, which stops all that it does. */
+  /** Leaves the view, which aborts its `signal`. */
   close() {
     this.shown?.leaving.abort()
     this.shown = null
@@ -58,7 +58,7 @@ export class Router {
     return null
   }
 
-  /** Moves the focus to the heading of what has changed, so that a screen reader reads on from there. */
+  /** Moves the focus to the heading of the changed part, so that a screen reader continues there. */
   focus() {
     scrollTo(0, 0)
     const heading = this.outlet.querySelector("[data-focus]") ?? this.outlet.querySelector("h1")
@@ -74,7 +74,7 @@ export function here() {
   return { path: path || "/", query: new URLSearchParams(query) }
 }
 
-/** The address of a view; each of `parts` becomes one part of the path, whatever it holds. */
+/** The address of a view. Each of `parts` becomes one segment of the path, whatever characters it has. */
 export function link(...parts) {
   return `#/${parts.map(encodeURIComponent).join("/")}`
 }

@@ -1,16 +1,15 @@
-// A table that is filled again and again. Rows keep their elements, so that focus and selection stay where they are.
+// A table whose rows are updated in place. Rows keep their elements, so that focus and selection are not lost.
 //
-// Where it has too little width, each row is a block with the column's name before each value. The roles are explicit,
-// because browsers drop those of a table that is not displayed as one.
+// In a narrow window, each row is a block with the column's name before each value. The roles are explicit, because browsers drop
+// the roles of a table that is not displayed as one.
 
 import { el, setText } from "./dom.js"
 
 export class Table {
   /**
-   * `columns` are `{ label, cell, kind, isHeading }`. `cell(item)` returns a text, or a node that is made once for each row;
-   * `kind` is `number`, `code`,
-   * `codes` for code that may be long and breaks anywhere, `actions`, `time` or none. `key(item)` names a row. `empty` is what the
-   * table says without rows, and `widthMinPx` the width from which it has columns.
+   * `columns` are `{ label, cell, kind, isHeading }`. `cell(item)` returns a text, or a node that is made once for each row; `kind`
+   * is `number`, `code`, `codes` for code that may be long and breaks anywhere, `actions`, `time` or none. `key(item)` identifies a
+   * row. `empty` is the text of a table without rows, and `widthMinPx` the width from which on it has columns.
    */
   constructor({ label, columns, key, empty, testid, widthMinPx = 600 }) {
     Object.assign(this, { columns, key, rows: new Map() })
@@ -41,7 +40,7 @@ export class Table {
     this.empty.hidden = items.length > 0
   }
 
-  /** Puts the rows into their order and moves only those that are elsewhere: an element that is moved loses the focus. */
+  /** Puts the rows into their order. Only rows at a wrong place are moved, because a moved element loses the focus. */
   order(nodes) {
     for (const [nth, node] of nodes.entries()) {
       if (this.body.children[nth] !== node) this.body.insertBefore(node, this.body.children[nth] ?? null)

@@ -455,7 +455,7 @@ impl LogFeed {
                 self.deliver(message, steps);
             } else if message.at.epoch != at.epoch || message.at.offset > at.offset {
                 // The reading was too early for the held message, or the message is of an epoch that is over.
-            // Another reading shows which.
+                // Another reading shows which.
                 self.hold_nothing();
                 self.is_behind = true;
             } else if self.was_another(&message) {

@@ -173,9 +173,9 @@ impl Machine {
             Renewal::Held => self.held(now_ms, leases, now),
             Renewal::Lapsed => {
                 warn!(
-                "the lease of this node expired, because it did not renew it in time; the node continues \
+                    "the lease of this node expired, because it did not renew it in time; the node continues \
                  with a new one, and its members join again"
-            );
+                );
                 for log in self.all_logs() {
                     self.log(log).is_registered = false;
                 }

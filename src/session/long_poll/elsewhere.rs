@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::broker::{Topics, node::NodeId, subscriber::Frame};
 
-use super::{LongPoll, LongPolls, Polled, Posted};
+use super::{LongPolls, Polled, Posted, actor::PutBack};
 use crate::session::{Conversation, Received};
 
 /// The name of these questions.
@@ -129,22 +129,6 @@ impl PassedFetches {
     /// Forgets the fetches of a session, which has ended or was fetched at this node.
     pub(super) fn forget(&self, id: Uuid) {
         self.lock().remove(&id);
-    }
-}
-
-/// Puts back the frames of a fetch that have not reached the client.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct PutBack(Vec<Frame>);
-
-impl<C: Conversation + Unpin> Handler<PutBack> for LongPoll<C> {
-    type Result = ();
-
-    fn handle(&mut self, PutBack(frames): PutBack, ctx: &mut Self::Context) {
-        self.waiting_bytes += frames.iter().map(Frame::size_bytes).sum::<usize>();
-        frames.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
-        self.flush(ctx);
-        self.bound(ctx);
     }
 }
 

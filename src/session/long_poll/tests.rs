@@ -2,7 +2,10 @@
 
 use futures_util::future::join_all;
 
-use super::*;
+use super::{
+    actor::{FAREWELL_MAX, INBOX_BYTES_MAX, LATE_FETCHES_MAX},
+    *,
+};
 use crate::metrics::labels::SessionEnd;
 use crate::session::{
     bucket::PerSecond,

@@ -63,12 +63,12 @@ function absent(slug) {
   )
 }
 
-/** The app as its login or the admin sees it. */
+/** Requests the app, through the admin API for the administrator. */
 export async function loadApp(slug, session) {
   return (await get(session.as === "admin" ? adminPath(slug) : appPath(slug))).data
 }
 
-/** The heading and the tabs of an app. `mark` says which tab is open, `show` what is known of the app. */
+/** The heading and the tabs of an app. `mark` marks the open tab, and `show` shows the app's data. */
 export function appHead(slug, tab, session) {
   const name = el("span", {}, slug)
   const state = el("span", { class: "badge", data: { tone: "muted" }, hidden: true })
@@ -87,7 +87,7 @@ export function appHead(slug, tab, session) {
       if (entry.dataset.tab !== tab) entry.removeAttribute("aria-current")
       else entry.setAttribute("aria-current", "page")
     }
-    // On a phone the tabs are wider than the screen.
+    // On a phone the tabs are wider than the screen, so the open tab is scrolled into view.
     requestAnimationFrame(() => scrollToCurrent(nav))
   }
   mark(tab)

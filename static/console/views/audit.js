@@ -1,4 +1,4 @@
-// Who has changed an app, and what.
+// The audit trail of an app: its changes, with author, address and fields.
 
 import { el, load } from "../dom.js"
 import { appPath, get } from "../api.js"
@@ -51,7 +51,7 @@ export function audit({ slug }) {
     el(
       "p",
       { class: "hint" },
-      "Every change to this app, newest first: who made it, from where, and which fields. Values are not recorded.",
+      "Every change to this app, newest first: its author, the address of the request, and the changed fields. Values are not recorded.",
     ),
     place,
     el("div", { class: "row" }, older),

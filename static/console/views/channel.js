@@ -1,4 +1,4 @@
-// One channel, or a whole scope: its subscribers, its members, and what is retained of it.
+// One channel, or a whole scope: its subscribers, its members, and its retained publications.
 
 import { announce, el, load, poll, setText } from "../dom.js"
 import { appPath, channelPath, get, post } from "../api.js"
@@ -103,7 +103,7 @@ function showMembers(place, members) {
   place.replaceChildren(el("h3", {}, plural(entries.length, "member")), el("ul", { class: "members" }, words))
 }
 
-/** The retained events. They come with their payloads, so they are asked for only with a click. */
+/** The retained events. They contain payloads, so they are requested only after a click. */
 function historyCard(slug, scope, name) {
   const place = el("div", {})
   const button = el(
@@ -127,7 +127,7 @@ function historyCard(slug, scope, name) {
 
 function historyList({ data }) {
   if (data.length === 0)
-    return el("p", { class: "empty" }, "Nothing is retained. How much is kept, and for how long, is one of the app's settings.")
+    return el("p", { class: "empty" }, "Nothing is retained. The app's settings decide how much is retained, and for how long.")
   const entries = [...data].reverse().map(publication =>
     el(
       "li",

@@ -1,4 +1,4 @@
-// The channels of an app that are occupied now.
+// The channels of an app that have subscribers now.
 
 import { el, poll } from "../dom.js"
 import { appPath, get } from "../api.js"
@@ -43,7 +43,7 @@ export function channels({ slug, signal }) {
     if (prefix.value.trim()) query.set("prefix", prefix.value.trim())
     try {
       const { data, next } = await get(appPath(slug, `/channels?${query}`))
-      // An answer to what was typed before would replace a later one.
+      // An answer to an earlier filter must not replace that to a later one.
       if (signal.aborted || nth !== asked) return
       table.fill(data)
       more.hidden = next === null || limit >= LIMIT_MAX
@@ -97,7 +97,7 @@ function addressOf(slug, { scope, channel }) {
   return channel === null ? link("apps", slug, "channels", scope) : link("apps", slug, "channels", scope, channel)
 }
 
-/** A form that opens a channel which nobody occupies, because it may have retained events. */
+/** A form that opens a channel without subscribers, which may have retained events. */
 function lookUp(slug) {
   const scope = el("input", {
     type: "text",

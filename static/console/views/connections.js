@@ -83,13 +83,13 @@ function connectionsTable(onDisconnect) {
   })
 }
 
-/** What waits in a session's queue. */
+/** The frames that wait in a session's queue. */
 function queueOf(queue) {
   if (!queue || queue.frames === 0) return "empty"
   return `${plural(queue.frames, "frame")}, ${bytes(queue.bytes)}`
 }
 
-/** The first topics, and how many others there are. */
+/** The first topics, and the number of the others. */
 function topicsOf(topics, shown) {
   const words =
     topics.length > TOPICS_SHOWN ? [...topics.slice(0, TOPICS_SHOWN), `and ${count(topics.length - TOPICS_SHOWN)} more`] : topics
@@ -109,7 +109,7 @@ function disconnect(slug, { id, address }, onDone) {
     ],
     verb: "Disconnect",
     act: async () => {
-      // A session that is gone already is what was asked for.
+      // A session that has already ended need not be disconnected.
       await remove(appPath(slug, `/connections/${encodeURIComponent(id)}`)).catch(error => {
         if (error.status !== 404) throw error
       })

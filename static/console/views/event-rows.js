@@ -3,13 +3,13 @@
 import { el, setText } from "../dom.js"
 import { bytes, count, time } from "../format.js"
 
-/** How many rows the list has. */
+/** The number of rows of the list. */
 export const ROWS = 100
 
 const WORDS = { publication: "publication", join: "join", leave: "leave", refusal: "refused" }
 
 export class EventRows {
-  /** `slug` is the app's; `open` is told the publication whose payload is asked for. */
+  /** `slug` is the app's; `open` is called with the publication whose payload is requested. */
   constructor(slug, open) {
     this.rows = Array.from({ length: ROWS }, () => new EventRow(slug, open))
     this.node = el(
@@ -69,7 +69,7 @@ class EventRow {
     this.button.disabled = !hasPayload
   }
 
-  /** A topic in its parts: the style sheet shortens or hides the app's slug where it would leave too little room for the channel. */
+  /** A topic in its parts. The style sheet shortens or hides the app's slug if it leaves too little room for the channel. */
   showTopic(topic) {
     const scopeEnd = topic.indexOf(":") + 1
     const isOwn = topic.startsWith(this.slug, scopeEnd)
@@ -83,7 +83,7 @@ class EventRow {
   }
 }
 
-/** The size of a publication and how many sessions it was delivered to; otherwise whose session it is. */
+/** The size of a publication and the number of its deliveries; for other events the session. */
 function factsOf({ kind, bytes: size, deliveries, address, session }) {
   if (kind === "publication")
     return deliveries === null || deliveries === undefined ? bytes(size) : `${bytes(size)} · to ${count(deliveries)}`
@@ -91,7 +91,7 @@ function factsOf({ kind, bytes: size, deliveries, address, session }) {
   return session ?? ""
 }
 
-/** Where a publication came from, or what was refused if it was not a join. */
+/** The origin of a publication, or the refused attempt if it was not a join. */
 function originOf({ by, of }) {
   const word = by ?? (of === "join" ? undefined : of)
   return word ? ` · ${word}` : ""

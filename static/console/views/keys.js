@@ -1,4 +1,4 @@
-// The key and secret of an app: shown on request, and rotated with an overlap in which the previous pair still works.
+// The key and secret of an app: the secret is shown on request, and a rotation keeps the previous pair valid for an overlap.
 
 import { announce, el } from "../dom.js"
 import { appPath, post } from "../api.js"
@@ -15,8 +15,8 @@ const OVERLAPS = [
 ]
 
 /**
- * `onSecret` is told a secret that is shown, `onChange` the app after a rotation. An app that has just been rotated comes with
- * its new secret, which is shown at once, because somebody has to bring it to the application.
+ * `onSecret` is called with a shown secret, and `onChange` with the app after a rotation. An app that has just been rotated has its
+ * new secret, which is shown at once, because it must be copied into the application's configuration.
  */
 export function keys({ app, path, onSecret, onChange }) {
   const secret = el("div", { class: "secret" })
@@ -99,7 +99,7 @@ function rotation({ app, path, onChange }) {
     el(
       "p",
       { class: "hint" },
-      "Herald makes a new pair. While the present pair stays valid, you have time to bring the new one to your application. Joins whose tokens rest on a pair end with it.",
+      "Herald makes a new pair. Deploy your application with the new pair while the present one stays valid. When a pair ends, the joins whose tokens are signed with it end, too.",
     ),
     node,
   )

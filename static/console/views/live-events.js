@@ -1,7 +1,7 @@
 // The live events of an app: publications, joins, leaves and refusals as they happen.
 //
-// The list has a fixed number of rows, which are filled anew at most once per frame: nothing moves, however many events there
-// are. It holds still while it is paused, and while somebody uses it: the pointer moves over it, or the focus is in it.
+// The list has a fixed number of rows, which are filled anew at most once per animation frame, so that nothing moves, however many
+// events there are. It does not change while it is paused, while the pointer moves over it, or while the focus is in it.
 
 import { announce, el, setText } from "../dom.js"
 import { live } from "../live.js"
@@ -11,7 +11,7 @@ import { EventRows, ROWS } from "./event-rows.js"
 import { showPayload } from "./payload.js"
 
 const KEPT_MAX = 1000
-/** For how long the list holds still after the pointer has moved over it. */
+/** The time for which the list does not change after the pointer has moved over it. */
 const POINTED_MS = 4000
 const KINDS = [
   ["publication", "Publications"],
@@ -21,11 +21,11 @@ const KINDS = [
 ]
 const STATES = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", ended: "Ended" }
 const REASONS = {
-  expired: "what happened in between is no longer retained",
+  expired: "they are no longer retained",
   epoch: "the server has restarted without its history",
-  unknown: "the server cannot say what happened in between",
-  too_much: "too much has happened in between",
-  off: "nothing is retained in between",
+  unknown: "the server does not know the position of this page",
+  too_much: "there were too many to replay",
+  off: "the server does not retain them",
 }
 
 export function liveEvents({ slug, signal }) {
@@ -151,7 +151,7 @@ class LiveEvents {
     return frame
   }
 
-  /** Holds the list still for some time, for one of two reasons; 0 lets go. */
+  /** Stops changes of the list for some time, for one of two reasons; 0 permits them again. */
   hold(reason, ms) {
     clearTimeout(this.timers[reason])
     this[reason] = ms > 0
@@ -159,7 +159,7 @@ class LiveEvents {
     this.draw()
   }
 
-  /** Takes a batch of the feed. While the list holds still, only the newest entries are kept for later. */
+  /** Takes a batch of the feed. While the list must not change, only the newest entries are kept for later. */
   receive({ events, dropped }) {
     this.seen += events.length + dropped
     this.dropped += dropped
@@ -192,7 +192,7 @@ class LiveEvents {
     this.notice.hidden = false
   }
 
-  /** The app has another slug: the console moves on to it. */
+  /** Changes the console to the new slug of a renamed app. */
   renamed(slug) {
     announce(`The app was renamed. Its slug is ${slug} now.`)
     this.state("connecting")
@@ -213,7 +213,7 @@ class LiveEvents {
     this.draw()
   }
 
-  /** Draws with the next frame, however often it is called until then. */
+  /** Draws with the next animation frame, no matter how often it is called until then. */
   draw() {
     if (this.isDrawing) return
     this.isDrawing = true
@@ -243,7 +243,7 @@ class LiveEvents {
     return text === "" || [topic, event, reason, sub, call].some(part => part?.includes(text))
   }
 
-  /** How much of what has happened the list shows, and why. */
+  /** Shows how many of the events the list has, and why others are missing. */
   words(shown, wanted) {
     if (this.seen === 0) return ""
     const said = [`showing ${count(shown)} of ${count(this.seen)}`]

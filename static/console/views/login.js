@@ -21,7 +21,7 @@ const KINDS = {
   },
 }
 
-/** `onSession` is told the session that a login has opened. */
+/** `onSession` is called with the session of a successful login. */
 export function login({ onSession }) {
   const place = el("div", {})
   const kinds = Object.entries(KINDS).map(([kind, { label }]) =>

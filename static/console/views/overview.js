@@ -1,4 +1,4 @@
-// The overview: what the whole server does now and did in the last hour.
+// The overview: the sessions, rates and limits of all nodes, now and in the last hour.
 
 import { el, poll, setText } from "../dom.js"
 import { get } from "../api.js"
@@ -56,22 +56,22 @@ export function overview({ signal }) {
   return { title: "Overview", node }
 }
 
-/** The figures, or null with a note that says why there are none. */
+/** Requests the figures. Returns null if there are none, and shows a note with the reason. */
 async function ask(note) {
   try {
     const { data } = await get("/api/admin/overview")
     note.textContent = ""
     return data
   } catch (error) {
-    // The page says by itself that the server cannot be reached, and that a session has ended.
+    // The page itself shows that the server cannot be reached, or that the session has ended.
     if (error.status !== 0 && !error.isExpired) note.textContent = error.message
     return null
   }
 }
 
 /**
- * A large number with its name, and a second line below it. If the length of that line varies, the tile has room for several
- * where it is narrow, so that nothing below it moves.
+ * A large number with its name, and a second line below it. If the length of that line varies, a narrow tile has room for several
+ * lines, so that nothing below it moves.
  */
 export function tile(label, { isVaried = false } = {}) {
   const value = el("p", { class: "tile-value" }, "–")

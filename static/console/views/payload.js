@@ -1,4 +1,4 @@
-// A publication's payload, which is asked for only when somebody clicks on it.
+// A publication's payload, which is requested only after a click.
 
 import { el } from "../dom.js"
 import { channelPath, get } from "../api.js"
@@ -6,10 +6,10 @@ import { openDialog } from "../dialog.js"
 import { bytes, toTheSecond } from "../format.js"
 
 const GENERAL = "#general"
-/** A channel of any name has what was published to everyone in its history, whether or not it is used. */
+/** The history of any channel, used or not, contains the publications to `#general`, so this name serves for them. */
 const ANY_CHANNEL = "any"
 
-/** Shows what Herald retains of a publication in a window. */
+/** Shows a publication with its retained payload in a dialog. */
 export function showPayload(slug, entry, { onClose }) {
   const place = el("div", { class: "payload", data: { testid: "payload" } }, el("p", { class: "loading" }, "Loading…"))
   const facts = [

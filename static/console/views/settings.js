@@ -1,4 +1,4 @@
-// The settings of an app: its keys, its fields, the code to paste, and for the admin whether it exists at all.
+// The settings of an app: its keys, its fields, the code to paste, and for the administrator its deactivation and deletion.
 
 import { announce, el, load } from "../dom.js"
 import { adminPath, appPath, patch, post, remove } from "../api.js"
@@ -29,7 +29,7 @@ export function settings({ slug, session, onApp }) {
     ].filter(Boolean)
   }
 
-  /** Shows the app anew. The button that was pressed is gone, so the focus moves to the first heading. */
+  /** Shows the app anew. The pressed button does not exist any more, so the focus moves to the first heading. */
   function showChanged(app) {
     place.replaceChildren(...show(app))
     const heading = place.querySelector("[data-focus]")
@@ -159,7 +159,7 @@ function dangers(app, path, onChange) {
     confirm({
       title: `Deactivate ${app.name}?`,
       words: [
-        "All its joins end, and its key, its tokens and its login are refused until it is activated again. What is retained is discarded.",
+        "All its joins end, and its key, its tokens and its login are refused until it is activated again. Its history is discarded.",
       ],
       verb: "Deactivate",
       act: async () => {

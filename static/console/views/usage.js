@@ -1,4 +1,4 @@
-// What an app has used, per hour, day or month.
+// The usage of an app per hour, day or month.
 
 import { el, load } from "../dom.js"
 import { appPath, get } from "../api.js"
@@ -77,7 +77,7 @@ function queryOf({ by, ms }) {
   return new URLSearchParams({ from: begin(new Date(Date.now() - ms), by).toISOString(), by })
 }
 
-/** The begin of the hour, day or month in which a moment lies, in UTC as the server counts. */
+/** The beginning of the hour, day or month of a moment, in UTC like the server's counts. */
 function begin(moment, by) {
   const at = new Date(moment)
   at.setUTCMinutes(0, 0, 0)
@@ -113,7 +113,7 @@ function report(rows, range, signal) {
   ]
 }
 
-/** All steps of the range, those without a row as well. */
+/** All periods of the range, including those without a row. */
 function stepsOf({ by, ms }, rows) {
   const known = new Map(rows.map(row => [new Date(row.from).getTime(), row]))
   const steps = []

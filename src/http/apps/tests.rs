@@ -12,6 +12,7 @@ use actix_web::{
     test::{TestRequest, init_service},
 };
 use futures_util::future::{FutureExt, LocalBoxFuture};
+use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use actix::prelude::*;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use futures_util::future::{Either, select};

@@ -1,12 +1,14 @@
 //! A session over long-poll, with a conversation that does as it is told.
 
+use std::time::Instant;
+
 use futures_util::future::join_all;
 
 use super::{
     actor::{FAREWELL_MAX, INBOX_BYTES_MAX, LATE_FETCHES_MAX},
     *,
 };
-use crate::metrics::labels::SessionEnd;
+use crate::metrics::labels::{Limit, SessionEnd};
 use crate::session::{
     bucket::PerSecond,
     testing::{Bench, DEADLINE, Obedient, limits},

@@ -340,7 +340,7 @@ const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(repeated(0x01)) & !word & repeated(0x80)
 }
 
-/// Whether the nearest double to this number is finite.
+/// Returns whether the nearest double to this number is finite.
 fn is_finite(number: &[u8]) -> bool {
     let number = str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
     number.is_some_and(f64::is_finite)

@@ -51,7 +51,7 @@ impl Database {
         Some(percent_decode_str(file).decode_utf8_lossy().into_owned().into())
     }
 
-    /// Whether this is an SQLite database in memory.
+    /// Returns whether this is an SQLite database in memory.
     pub fn is_in_memory(&self) -> bool {
         let url = self.url.expose_secret();
         let is_said = url.contains(":memory:") || url.contains("mode=memory");

@@ -108,7 +108,7 @@ impl AppFields {
         fields
     }
 
-    /// Whether the request sets the secret, or has a new one made.
+    /// Returns whether the request sets the secret, or has a new one made.
     pub fn have_secret(&self) -> bool {
         self.secret.is_some()
     }

@@ -46,12 +46,12 @@ pub struct PreviousPair {
 }
 
 impl PreviousPair {
-    /// Whether the overlap has passed.
+    /// Returns whether the overlap has passed.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         self.expires_at <= now
     }
 
-    /// Whether both are the same pair with the same end.
+    /// Returns whether both are the same pair with the same end.
     pub fn is_same(&self, other: &Self) -> bool {
         self.key == other.key
             && self.secret.expose_secret() == other.secret.expose_secret()

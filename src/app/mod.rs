@@ -173,7 +173,7 @@ impl Apps {
         self.by_key.get(key)
     }
 
-    /// Whether some active app has this secret. The time that the look-up takes reveals nothing of
+    /// Returns whether some active app has this secret. The time that the look-up takes reveals nothing of
     /// any secret.
     pub fn have_secret(&self, given: &[u8]) -> bool {
         self.secrets.contain(given)

@@ -159,7 +159,7 @@ impl OriginPattern {
         Ok(Self { scheme: scheme.map(|_| read), host, with_subdomains, port })
     }
 
-    /// Whether the entry matches this origin.
+    /// Returns whether the entry matches this origin.
     pub fn matches(&self, origin: &Origin) -> bool {
         self.scheme.as_ref().is_none_or(|scheme| *scheme == origin.scheme)
             && self.port.is_none_or(|port| Some(port) == origin.port)
@@ -206,8 +206,8 @@ impl AllowedOrigins {
         &self.given
     }
 
-    /// Whether a page with this `Origin` header may join. A request without the header does not
-    /// come from a browser and is allowed.
+    /// Returns whether a page with this `Origin` header may join. A request without the header does not come
+    /// from a browser and is allowed.
     pub fn allow(&self, origin: Option<&str>) -> bool {
         self.patterns.is_empty() || is_listed(&self.patterns, origin)
     }
@@ -248,8 +248,8 @@ impl OriginPolicy {
         }
     }
 
-    /// Whether a handshake with this `Origin` header is allowed; one without the header is.
-    /// `target` is called only for the policy that compares with it.
+    /// Returns whether a handshake with this `Origin` header is allowed; one without the header is. `target`
+    /// is called only for the policy that compares with it.
     pub fn allow(&self, origin: Option<&str>, target: impl FnOnce() -> RequestTarget) -> bool {
         match self {
             Self::Off => true,
@@ -295,7 +295,7 @@ fn is_listed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     passes(origin, |origin| patterns.iter().any(|pattern| pattern.matches(origin)))
 }
 
-/// Whether an origin passes a check. A request without an origin passes, an unreadable one fails.
+/// Returns whether an origin passes a check. A request without an origin passes, an unreadable one fails.
 fn passes(origin: Option<&str>, check: impl FnOnce(&Origin) -> bool) -> bool {
     match origin {
         None => true,

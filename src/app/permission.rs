@@ -22,7 +22,7 @@ impl Patterns {
         Self(texts.take(Self::COUNT_MAX).map(Pattern::compile).collect())
     }
 
-    /// Whether any pattern matches the whole topic.
+    /// Returns whether any pattern matches the whole topic.
     pub fn allow(&self, topic: &str) -> bool {
         // In the original, `.` stops at a newline. No topic may contain a newline, so none matches
         // here.
@@ -63,13 +63,13 @@ impl Pattern {
         &self.first
     }
 
-    /// Whether this is the pattern `<scope>:*`.
+    /// Returns whether this is the pattern `<scope>:*`.
     pub fn is_all_of(&self, scope: &str) -> bool {
         self.first.strip_suffix(':') == Some(scope)
             && matches!(&*self.rest, [end] if end.is_empty())
     }
 
-    /// Whether this pattern matches the whole topic.
+    /// Returns whether this pattern matches the whole topic.
     ///
     /// Takes each piece at its leftmost place. That leaves the most room for the pieces after it,
     /// so no backtracking is needed, and a topic is read once.

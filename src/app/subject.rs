@@ -68,7 +68,7 @@ impl Subject {
         self.digests.first().map_or(&[], |whole| whole)
     }
 
-    /// Whether the subject is an object that has all these members.
+    /// Returns whether the subject is an object that has all these members.
     pub fn has(&self, SubjectMembers(sought): &SubjectMembers) -> bool {
         let members = self.digests.get(1..).unwrap_or_default();
         sought.iter().all(|member| members.contains(member))

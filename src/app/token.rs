@@ -148,7 +148,7 @@ impl Grant {
             && self.signed_by.is(&other.signed_by)
     }
 
-    /// Whether one of `keys` is the key that verified this grant's token.
+    /// Returns whether one of `keys` is the key that verified this grant's token.
     pub fn is_signed_by(&self, keys: &TokenKeys<'_>) -> bool {
         keys.accepted().any(|(_, key)| KeyFingerprint::of(key).is(&self.signed_by))
     }

@@ -130,7 +130,7 @@ fn subject(sub: &RawValue) -> Option<SubjectNames<'_>> {
     is_object.then(|| serde_json::from_str(sub.get()).ok()).flatten()
 }
 
-/// Whether this is a string or a number.
+/// Returns whether this is a string or a number.
 fn is_scalar(raw: &RawValue) -> bool {
     raw.get().starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))
 }

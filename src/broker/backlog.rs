@@ -49,7 +49,7 @@ impl Backlog {
         self.0.bytes_max / self.0.sessions.load(Relaxed).max(1)
     }
 
-    /// Whether the backlog exceeds its limit.
+    /// Returns whether the backlog exceeds its limit.
     pub fn is_exceeded(&self) -> bool {
         self.0.bytes.load(Relaxed) > self.0.bytes_max
     }

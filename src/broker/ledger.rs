@@ -155,7 +155,7 @@ impl Account {
         shared.publications.fetch_add(now.publications.wrapping_sub(before.publications), Relaxed);
     }
 
-    /// Whether the app, or all apps together, retain more than they may.
+    /// Returns whether the app, or all apps together, retain more than they may.
     pub(super) fn is_exceeded(&self) -> bool {
         let limits = self.limits();
         self.bytes() > limits.app_bytes_max || self.ledger.bytes() > limits.bytes_max

@@ -70,7 +70,7 @@ impl ScopeSubscribers {
         self.heard.set(head);
     }
 
-    /// Whether there are no subscribers, and no pending ones.
+    /// Returns whether there are no subscribers, and no pending ones.
     pub(super) fn is_empty(&self) -> bool {
         self.whole.is_none() && self.channels.is_empty()
     }

@@ -131,7 +131,7 @@ pub struct Arrival {
 }
 
 impl Change {
-    /// Whether nothing has changed.
+    /// Returns whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         self.joins.is_empty() && self.leaves.is_empty()
     }

@@ -67,7 +67,7 @@ impl Scope {
         Self(ByteString::from_static(Self::USER))
     }
 
-    /// Whether this is the scope of publications to single users.
+    /// Returns whether this is the scope of publications to single users.
     pub fn is_user(&self) -> bool {
         self.0 == Self::USER
     }
@@ -80,12 +80,12 @@ impl Scope {
         if raw == Self::USER { Ok(Self::user()) } else { Self::parse(raw) }
     }
 
-    /// Whether this is the scope that needs no token.
+    /// Returns whether this is the scope that needs no token.
     pub fn is_public(&self) -> bool {
         self.0 == "public"
     }
 
-    /// Whether sessions that join a channel of this scope are tracked.
+    /// Returns whether sessions that join a channel of this scope are tracked.
     pub fn is_presence(&self) -> bool {
         self.0 == "presence"
     }

@@ -362,7 +362,7 @@ impl<'a> Credentials<'a> {
         found.next().map(|((which, _), _)| which)
     }
 
-    /// Whether these credentials are each of the given pairs; `None` if they have another form.
+    /// Returns whether these credentials are each of the given pairs; `None` if they have another form.
     fn are(&self, proof: Proof, pairs: [(&str, &str); 2]) -> Option<[bool; 2]> {
         match proof {
             Proof::KeyAndSecret => {
@@ -520,12 +520,12 @@ impl AuthenticatedApp {
         Err(ApiError::Forbidden("the token does not permit publishing there"))
     }
 
-    /// Whether the app refuses all events from this caller, whatever its token says.
+    /// Returns whether the app refuses all events from this caller, whatever its token says.
     fn takes_no_events(&self) -> bool {
         self.is_client() && self.app.settings.client_events == ClientEvents::None
     }
 
-    /// Whether the caller counts as a client. A page's visitors hold tokens, so a token makes its
+    /// Returns whether the caller counts as a client. A page's visitors hold tokens, so a token makes its
     /// caller a client, unless it is the web application's own.
     fn is_client(&self) -> bool {
         matches!(&self.caller, Caller::Bearer(grant) if !grant.is_trigger)

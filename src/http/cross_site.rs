@@ -35,7 +35,7 @@ pub fn check(method: &Method, headers: &HeaderMap, scheme: &str) -> Result<(), A
     Ok(())
 }
 
-/// Whether `origin` is exactly the scheme, host and port that this request was sent to.
+/// Returns whether `origin` is exactly the scheme, host and port that this request was sent to.
 ///
 /// An opaque origin (`null`) equals no origin, not even itself.
 fn is_own(origin: &str, headers: &HeaderMap, scheme: &str) -> bool {

@@ -80,7 +80,7 @@ fn read(body: &Json, app: &App, addressing: &Addressing) -> Result<JoinSelection
     Ok(JoinSelection { joins: joins?, is_counted })
 }
 
-/// Whether only the given members of a `sub` have to match.
+/// Returns whether only the given members of a `sub` have to match.
 fn by_members(matching: Option<&RawValue>) -> Result<bool, FieldFault> {
     match present(matching).map(|raw| text(Some(raw))).transpose()?.as_deref() {
         None => Ok(false),

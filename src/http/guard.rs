@@ -82,7 +82,7 @@ async fn judge(request: &ServiceRequest, services: &Services) -> Result<Option<S
     Ok(Some(session))
 }
 
-/// Whether a call that succeeds may have changed the key or the secret of the app that makes it.
+/// Returns whether a call that succeeds may have changed the key or the secret of the app that makes it.
 fn may_change_keys(request: &ServiceRequest) -> bool {
     let mut segments = request.path().split('/').skip(1);
     let [api, apps, _slug, rest] = [(); 4].map(|()| segments.next());

@@ -211,7 +211,7 @@ impl Findings {
         read.map_err(|fault| self.0.add(field, fault)).ok()
     }
 
-    /// Whether a flag is set; records the fault of a bad one.
+    /// Returns whether a flag is set; records the fault of a bad one.
     fn note_flag(&mut self, field: &'static str, raw: Option<&RawValue>) -> bool {
         self.note(field, flag(raw)) == Some(true)
     }
@@ -223,7 +223,7 @@ impl Findings {
         self.note("idempotency_key", key)
     }
 
-    /// Whether there are no faults.
+    /// Returns whether there are no faults.
     pub(super) fn is_clean(&self) -> bool {
         self.0.is_empty()
     }

@@ -164,7 +164,7 @@ impl JoinRefusal {
         }
     }
 
-    /// Whether no client at all can join the topic now.
+    /// Returns whether no client at all can join the topic now.
     pub fn is_unmatched(self) -> bool {
         matches!(self, Self::UnmatchedTopic | Self::UnknownApp | Self::InactiveApp)
     }

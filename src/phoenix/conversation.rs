@@ -514,7 +514,7 @@ fn may_be_heartbeat(message: &Received) -> bool {
 }
 
 impl ClientMessage {
-    /// Whether the message is a heartbeat.
+    /// Returns whether the message is a heartbeat.
     fn is_heartbeat(&self) -> bool {
         self.topic.as_text() == Some("phoenix") && self.event.as_text() == Some(HEARTBEAT)
     }

@@ -171,7 +171,7 @@ impl Ref {
         Self("null".into())
     }
 
-    /// Whether this is JSON `null`.
+    /// Returns whether this is JSON `null`.
     pub fn is_null(&self) -> bool {
         &*self.0 == "null"
     }

@@ -38,7 +38,7 @@ pub enum ChannelKind {
 }
 
 impl ChannelKind {
-    /// Whether a subscriber needs the application's signature.
+    /// Returns whether a subscriber needs the application's signature.
     pub fn is_signed(self) -> bool {
         matches!(self, Self::Private | Self::Encrypted | Self::Presence)
     }

@@ -157,7 +157,7 @@ impl PusherConversation {
         self.rules.shared.judge.refusals.note(&refused, now_s);
     }
 
-    /// Whether a token's subject would be this user.
+    /// Returns whether a token's subject would be this user.
     fn is_subject(user: &str, subject: &Subject) -> bool {
         let text = JsonText::of_text(user);
         let raw = serde_json::from_str(text.as_str()).ok();

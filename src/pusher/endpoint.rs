@@ -66,7 +66,7 @@ impl PusherVersion {
         }
     }
 
-    /// Whether a client is sent an error before it is closed.
+    /// Returns whether a client is sent an error before it is closed.
     fn is_told_by_error(self) -> bool {
         self.0 < 6
     }

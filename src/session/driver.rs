@@ -149,7 +149,7 @@ impl<C: Conversation> Driver<C> {
         self.membership.session.0
     }
 
-    /// Whether the session has any subscription.
+    /// Returns whether the session has any subscription.
     pub(super) fn is_subscribed(&self) -> bool {
         !self.subscriptions.is_empty()
     }

@@ -116,7 +116,7 @@ impl SessionCounter {
         self.closed.store(true, Relaxed);
     }
 
-    /// Whether further sessions are refused.
+    /// Returns whether further sessions are refused.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Relaxed)
     }

@@ -23,7 +23,7 @@ pub struct AppValues {
 }
 
 impl AppValues {
-    /// Whether `app` already has these values.
+    /// Returns whether `app` already has these values.
     pub fn are_those_of(&self, app: &App) -> bool {
         self.differences(app).is_empty()
     }

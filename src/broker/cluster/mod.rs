@@ -131,7 +131,7 @@ impl Order {
         self.cluster().map_or(NodeId::ONLY, |cluster| cluster.engine.node())
     }
 
-    /// Whether publications of other nodes are on their way to the fan-outs.
+    /// Returns whether publications of other nodes are on their way to the fan-outs.
     pub(super) fn is_any_under_way(&self) -> bool {
         self.cluster().is_some_and(|cluster| cluster.remote_flights.is_any())
     }
@@ -143,7 +143,7 @@ impl Cluster {
         &self.engine
     }
 
-    /// Whether the log can be written and is read.
+    /// Returns whether the log can be written and is read.
     pub(super) fn state(&self) -> EngineState {
         *self.state.borrow()
     }

@@ -119,7 +119,7 @@ impl LogFeed {
         Some(LogPosition { offset, ..at })
     }
 
-    /// Whether the log has been read to its end since the connection was made.
+    /// Returns whether the log has been read to its end since the connection was made.
     pub(super) fn has_read(&self) -> bool {
         self.has_read
     }

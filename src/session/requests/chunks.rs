@@ -33,7 +33,7 @@ impl Chunks {
         Self { step: ChunkStep::SizeFirst, left: 0 }
     }
 
-    /// Whether the body is over.
+    /// Returns whether the body is over.
     pub(super) fn is_over(&self) -> bool {
         self.step == ChunkStep::End
     }

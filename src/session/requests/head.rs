@@ -95,7 +95,7 @@ impl HeadProgress {
     }
 }
 
-/// Whether an empty line ends here, which is the end of every head.
+/// Returns whether an empty line ends here, which is the end of every head.
 fn has_empty_line(bytes: &[u8]) -> bool {
     let ends_empty =
         |at: usize| matches!(bytes[at..], [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n', ..]);

@@ -50,7 +50,7 @@ impl Offer {
         offer
     }
 
-    /// Whether the request asks for a WebSocket, as far as these headers say.
+    /// Returns whether the request asks for a WebSocket, as far as these headers say.
     pub(super) fn is_websocket(&self) -> bool {
         self.websocket.is_some() && !self.options.is_empty()
     }

@@ -71,7 +71,7 @@ impl Turn {
         &self.0.waiting
     }
 
-    /// Whether the last request has been answered.
+    /// Returns whether the last request has been answered.
     pub(super) fn is_answered(&self) -> bool {
         self.0.is_answered.get()
     }

@@ -63,7 +63,7 @@ impl ConnectionLimit {
         self.sessions.unfinished()
     }
 
-    /// Whether more connections are open than may be.
+    /// Returns whether more connections are open than may be.
     pub fn is_exceeded(&self) -> bool {
         self.open.load(Relaxed) > self.max()
     }

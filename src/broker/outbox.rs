@@ -266,7 +266,7 @@ impl SharedBodies {
         if is_known { 0 } else { split.body.len() }
     }
 
-    /// Adds a frame; answers the bytes that this adds.
+    /// Adds a frame, and returns the bytes that this adds.
     fn add(&mut self, split: &Split) -> usize {
         let at = address(split);
         if let Some(waiting) = self.0.iter_mut().rev().find(|waiting| waiting.at == at) {
@@ -277,7 +277,7 @@ impl SharedBodies {
         split.body.len()
     }
 
-    /// Removes a frame; answers the bytes that this frees.
+    /// Removes a frame, and returns the bytes that this frees.
     fn remove(&mut self, split: &Split) -> usize {
         let at = address(split);
         let Some(nth) = self.0.iter().position(|waiting| waiting.at == at) else { return 0 };
@@ -328,7 +328,7 @@ impl State {
         }
     }
 
-    /// Queues an item; answers whether the session has to be woken.
+    /// Queues an item, and returns whether the session must be woken.
     fn push(&mut self, entry: OutboxEntry) -> bool {
         self.load.add(entry.load());
         if let Some(split) = entry.split() {
@@ -500,7 +500,7 @@ impl Outbox {
         }
     }
 
-    /// Takes frames while `take` accepts more; answers the kind of the next item. `waker` is woken
+    /// Takes frames while `take` accepts more, and returns the kind of the next item. `waker` is woken
     /// when an item comes into an empty outbox, when [`wake_session`](Self::wake_session) is
     /// called, and when the session is to end.
     pub fn take_frames(

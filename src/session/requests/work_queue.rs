@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// Lets all of them try; answers which begin.
+    /// Lets all of them try, and returns those that begin.
     fn begun(clients: &mut [Client], work_queue: &Rc<WorkQueue>) -> Vec<usize> {
         let begins = |(nth, client): (usize, &mut Client)| client.begins(work_queue).then_some(nth);
         clients.iter_mut().enumerate().filter_map(begins).collect()

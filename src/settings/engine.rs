@@ -23,7 +23,7 @@ pub enum EngineKind {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {
-    /// The kind.
+    /// Whether there is an engine, and of which kind it is.
     pub kind: EngineKind,
     /// The URLs of the Redis servers, separated by commas; holds passwords.
     pub redis_url: SecretString,
@@ -89,7 +89,7 @@ pub(super) fn shown_urls(raw: &str) -> Option<String> {
 }
 
 fn shown_url(raw: &str) -> Option<String> {
-    // The parser would drop them silently.
+    // The parser would remove white space and control characters without an error.
     if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return None;
     }

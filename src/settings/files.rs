@@ -56,7 +56,8 @@ impl Settings {
         let fault = |fault| Err(SettingsError::new("limits.sessions_max", fault));
         match self.limits.sessions_max {
             _ if room == 0 => fault(format!(
-                "the limit on open files is {file_limit}, and {kept} are kept: raise it (ulimit -n)"
+                "the limit on open files is {file_limit}, of which Herald keeps \
+                 {kept} for uses other than sessions: raise it (ulimit -n)"
             )),
             Some(wanted) if wanted > room => fault(format!(
                 "must be at most {room}, not {wanted}: the limit on open files is {file_limit}, less \

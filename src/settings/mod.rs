@@ -108,7 +108,7 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// The section `socket`: sessions over WebSocket and long-poll.
     pub socket: SocketSettings,
-    /// Bounds.
+    /// The section `limits`: the most that clients, apps and the server may use.
     pub limits: LimitSettings,
     /// The section `history`: how much is retained and replayed.
     pub history: HistorySettings,
@@ -120,14 +120,14 @@ pub struct Settings {
     pub console: ConsoleSettings,
     /// The section `metrics`: the figures of the server.
     pub metrics: MetricsSettings,
-    /// The section `usage`: the figures of what apps use.
+    /// The section `usage`: the counts of what each app uses.
     pub usage: UsageSettings,
     /// The section `log`: logging.
     pub log: LogSettings,
 }
 
 impl Settings {
-    /// The times by which the registry works.
+    /// How often the registry reads its table, and how long the audit trail is kept.
     pub fn registry_times(&self) -> Times {
         let days = u64::from(self.audit.retention_days);
         Times {
@@ -200,11 +200,11 @@ impl Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSettings {
-    /// Address to listen on.
+    /// The address to listen on.
     pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one.
+    /// The port to listen on; 0 takes a free one.
     pub port: u16,
-    /// Worker threads; 0 is one per core.
+    /// The number of worker threads; 0 is one per core.
     pub workers: usize,
     /// The host name by which browsers know this server.
     #[serde(deserialize_with = "kinds::host")]
@@ -212,9 +212,9 @@ pub struct ServerSettings {
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted.
     #[serde(deserialize_with = "kinds::networks")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Refuse requests that did not come over TLS.
+    /// Whether requests that did not come over TLS are refused.
     pub force_ssl: bool,
-    /// Serve the demo page.
+    /// Whether the demo page is served.
     pub demo_page: bool,
     /// The time for which a connection is kept for another request.
     pub keep_alive: Duration,
@@ -231,9 +231,9 @@ pub struct ServerSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminSettings {
-    /// User name.
+    /// The administrator's user name.
     pub username: String,
-    /// Password.
+    /// The administrator's password.
     pub password: SecretString,
 }
 
@@ -243,11 +243,12 @@ pub struct AdminSettings {
 pub struct SecretSettings {
     /// The operator's own token key, for apps with `shared_tokens`; empty is unset.
     pub guardian_secret: Option<SecretString>,
-    /// Signs the tokens that Herald issues.
+    /// The key from which Herald derives the keys that sign its own tokens.
     pub secret_key_base: SecretString,
-    /// The file that holds it.
+    /// The file that holds `secret_key_base`, if one does.
     secret_key_base_file: Option<String>,
-    /// Whether the key was generated because its file is missing.
+    /// Whether `secret_key_base` was generated at this start, because its file is missing, and is not
+    /// saved yet.
     #[serde(skip)]
     is_unmade: bool,
 }
@@ -294,59 +295,61 @@ pub struct SocketSettings {
     pub topic_timeout: Duration,
 }
 
-/// Bounds. Units are last in the names.
+/// The section `limits`: the most that clients, apps and the server may use. The name of a field
+/// says the unit.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Payload of one trigger.
+    /// The most bytes in the payload of one trigger.
     pub trigger_payload_bytes_max: usize,
-    /// Payload of one client event.
+    /// The most bytes in the payload of one client event.
     pub client_event_bytes_max: usize,
-    /// Events that one session may publish within a second.
+    /// The most events that one session may publish within a second.
     pub client_events_per_second_max: u32,
-    /// Joins that one session may try within a second.
+    /// The most joins that one session may try within a second.
     pub joins_per_second_max: u32,
-    /// One socket message after reassembly.
+    /// The most bytes of one socket message, all its fragments together.
     pub message_bytes_max: usize,
-    /// Frames that one session may send within a second.
+    /// The most frames that one session may send within a second.
     pub frames_per_second_max: u32,
-    /// Unfinished messages of all sessions together.
+    /// The most bytes of the unfinished messages of all sessions together.
     pub unfinished_bytes_max: usize,
-    /// One request body.
+    /// The most bytes of one request's body.
     pub request_body_bytes_max: usize,
-    /// The bodies of all requests under way.
+    /// The most bytes of the bodies of all requests under way.
     pub bodies_bytes_max: usize,
-    /// One token.
+    /// The most bytes of one token.
     pub token_bytes_max: usize,
-    /// One `ref` or `join_ref`.
+    /// The most bytes of one `ref` or `join_ref`.
     pub ref_bytes_max: usize,
-    /// Joined topics per transport.
+    /// The most topics that one transport may have joined.
     pub channels_per_transport_max: usize,
-    /// Scopes with subscribers per app.
+    /// The most scopes with subscribers per app.
     pub scopes_per_app_max: usize,
-    /// Members tracked on one presence channel.
+    /// The most members tracked on one presence channel.
     pub presence_members_max: usize,
-    /// Frames waiting for one session.
+    /// The most frames that may wait for one session.
     pub outbox_frames_max: usize,
-    /// Bytes waiting for one session.
+    /// The most bytes of frames that may wait for one session.
     pub outbox_bytes_max: usize,
-    /// Publications on their way from topics to fan-outs.
+    /// The most publications that may be on their way from topics to fan-outs.
     pub publications_in_flight_max: usize,
-    /// Idempotency keys that are remembered per app.
+    /// The most idempotency keys that are remembered per app.
     pub idempotency_keys_max: usize,
-    /// Failed admin logins per minute and address.
+    /// The most failed admin logins per minute and address.
     pub failed_admin_logins_per_minute_max: u32,
-    /// Sessions in all; `None` is the file limit less 500.
+    /// The most sessions in all; `None` is the limit of open files less 500.
     pub sessions_max: Option<usize>,
-    /// Frames that wait for all sessions together; `None` is a quarter of the memory.
+    /// The most bytes of frames that may wait for all sessions together; `None` is a quarter of the
+    /// available memory.
     pub outboxes_bytes_max: Option<usize>,
-    /// Plain HTTP connections; `None` is as many as there are file handles for.
+    /// The most plain HTTP connections; `None` is as many as there are file handles for.
     pub http_connections_max: Option<usize>,
-    /// Plain HTTP connections that wait for their clients.
+    /// The most plain HTTP connections that wait for their clients.
     pub http_waiting_max: usize,
-    /// Sessions of one app; `None` is no bound.
+    /// The most sessions of one app; `None` is no bound.
     pub sessions_per_app_max: Option<usize>,
-    /// Sessions from one address; `None` is no bound.
+    /// The most sessions from one address; `None` is no bound.
     pub sessions_per_address_max: Option<usize>,
 }
 
@@ -381,9 +384,9 @@ impl LimitSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleSettings {
-    /// Serve the console.
+    /// Whether the console is served.
     pub enabled: bool,
-    /// Accept logins that did not come over TLS, also from other machines.
+    /// Whether logins that did not come over TLS are accepted from other machines, too.
     pub insecure: bool,
 }
 
@@ -394,17 +397,17 @@ pub struct MetricsSettings {
     /// The address on which `GET /metrics` is answered without a login; `None` answers on the main
     /// port, with a login.
     pub listen: Option<SocketAddr>,
-    /// Apps that have series of their own.
+    /// The most apps that have series of their own.
     pub apps_max: usize,
 }
 
-/// The section `usage`: the figures of what apps use.
+/// The section `usage`: the counts of what each app uses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsageSettings {
-    /// The interval at which the counts are written to the database, at most.
+    /// The interval at which the counts are written to the database.
     pub write_interval: Duration,
-    /// The number of days for which the figures are kept.
+    /// The number of days for which the counts are kept.
     pub retention_days: u32,
 }
 

@@ -29,12 +29,12 @@ impl SecretSettings {
                 let how = "SECRET_KEY_BASE=<32 bytes or more>, `openssl rand -hex 32` makes one";
                 return Err(layers.fault(KEY, format!("must be set in production: {how}")));
             }
-            None => (generate(), "made for this run".to_owned()),
+            None => (generate(), "generated for this start".to_owned()),
             Some(file) => match read(Path::new(file)) {
                 Ok(key) => (key, format!("the file {file}")),
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !is_production => {
                     self.is_unmade = true;
-                    (generate(), format!("the file {file}, which the first start makes"))
+                    (generate(), format!("the file {file}, which the first start creates"))
                 }
                 Err(e) => return Err(layers.fault(FILE, unusable(file, &e))),
             },

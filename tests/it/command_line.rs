@@ -742,7 +742,13 @@ fn trigger_sends_bytes_and_says_who_was_skipped() {
     let args = ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "img"];
     for (given, input, answer, sent, said) in [
         ("AP8=", "", r#"{"skipped":0}"#, "AP8=", ""),
-        ("AP8", "", r#"{"skipped":2}"#, "AP8", "; 2 subscriber(s) that cannot be sent bytes were skipped"),
+        (
+            "AP8",
+            "",
+            r#"{"skipped":2}"#,
+            "AP8",
+            "; 2 subscriber(s) that cannot be sent bytes were skipped",
+        ),
         ("", "", r#"{"skipped":null}"#, "", "; how many were skipped is not known"),
         // As the command base64 breaks its lines.
         ("-", "AAEC\nAwQF\nBg==\n", r#"{"skipped":0}"#, "AAECAwQFBg==", ""),

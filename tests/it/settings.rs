@@ -36,7 +36,7 @@ fn check_config_shows_values_and_where_they_came_from() {
         (
             "secrets.secret_key_base",
             "********".into(),
-            "the file data/secret_key_base, which the first start makes",
+            "the file data/secret_key_base, which the first start creates",
         ),
     ] {
         assert_eq!(value(&config, key), (expected, origin.into()), "{key}");

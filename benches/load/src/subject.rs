@@ -131,6 +131,16 @@ impl Subject {
         Self::server_with(target, &[PATIENT, &[off]].concat())
     }
 
+    /// Starts the server with an empty database, for apps that retain little: 4 MB, of which 2 MB are for the names
+    /// of 10,000 channels.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn server_with_full_history(target: &Target) -> io::Result<Self> {
+        let little = ("HERALD__HISTORY__APP_BYTES_MAX", "4000000");
+        Self::server_with(target, &[PATIENT, &[little]].concat())
+    }
+
     /// Starts the server with the defaults of a machine with 512 MB, or takes the one that runs.
     ///
     /// One default depends on the machine: what may wait for all sessions together is a quarter of its

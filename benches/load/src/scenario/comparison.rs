@@ -1,6 +1,6 @@
 //! The processor time that the same loads cost two servers, which take turns.
 
-use std::io;
+use std::{io, time::Duration};
 
 use super::{
     fanout::plan,
@@ -13,6 +13,10 @@ use crate::{
     report::{Bound, Figure, Report, say},
     subject::Subject,
 };
+
+/// The time after which a server with [`Subject::server_with_full_history`] retains as much as it may with 10,000
+/// topics.
+const FILLED: Duration = Duration::from_secs(3);
 
 /// A load, and the unit of work whose processor time is compared.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +61,7 @@ impl Load {
             Self::Steady => fanout(subject, Pace::PerSecond(50)),
             Self::Saturated => fanout(subject, Pace::Window(8)),
             Self::Topics => {
-                let measured = topics::measure(subject, clients, lasting)?;
+                let measured = topics::measure(subject, clients, FILLED, lasting)?;
                 let remarks = measured.remark.iter().cloned().collect();
                 let faults = measured.fault.iter().cloned().collect();
                 Ok(Cost { cpu_us: measured.cpu_us(), remarks, faults })

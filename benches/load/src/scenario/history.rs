@@ -1,4 +1,7 @@
 //! What it costs to retain publications: a server that does, beside one that does not.
+//!
+//! A server retains as much as it may within the first minutes, and from then on evicts as much as it retains. That
+//! state is measured, so the server may retain so little that it is reached at once.
 
 use std::io;
 
@@ -14,7 +17,8 @@ use crate::{
 
 /// Triggers, deliveries to many and deliveries to one of many, with history and without.
 pub(super) fn history(options: &Options, target: &Target) -> io::Result<Report> {
-    let (with, without) = (|| Subject::server(target), || Subject::server_without_history(target));
+    let (with, without) =
+        (|| Subject::server_with_full_history(target), || Subject::server_without_history(target));
     let mut comparison = Comparison::new(options, &with, &without);
     for (load, ratio_max) in [
         (Load::Triggers, 1.05),

@@ -39,8 +39,8 @@ pub(super) fn many(options: &Options, target: &Target) -> io::Result<Report> {
     let (mut ours, mut base) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {topics} topics", round + 1));
-        base.push(measure(Subject::floor(target)?, topics, lasting)?);
-        ours.push(measure(Subject::server(target)?, topics, lasting)?);
+        base.push(measure(Subject::floor(target)?, topics, WARM_UP, lasting)?);
+        ours.push(measure(Subject::server(target)?, topics, WARM_UP, lasting)?);
     }
     let figure = |name: &str, value: &dyn Fn(&Measured) -> f64, bound| {
         let values = |measured: &[Measured]| measured.iter().map(value).collect();
@@ -84,6 +84,7 @@ impl Measured {
 pub(super) fn measure(
     mut subject: Subject,
     topics: usize,
+    warm_up: Duration,
     lasting: Duration,
 ) -> io::Result<Measured> {
     subject.order(&Order::Accept(topics))?;
@@ -93,7 +94,7 @@ pub(super) fn measure(
     subject.order(&Order::Ready(PAYLOAD_BYTES))?;
     subject.obeyed()?;
     let mut circle = Circle::new(&mut subject, Crowd::new(sockets)?)?;
-    circle.play(WARM_UP)?;
+    circle.play(warm_up)?;
     let (warmed_up, watch) = (circle.heard, Watch::begin(circle.subject.observed)?);
     circle.latency_us.reset();
     circle.play(lasting)?;

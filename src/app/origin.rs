@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn e028_e029_what_is_no_origin_is_refused_wherever_a_check_is_on() {
+    fn e028_e029_an_invalid_origin_is_refused_wherever_a_check_is_on() {
         for origin in [
             "null",
             "",

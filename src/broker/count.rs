@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[actix_web::test]
-    async fn what_waits_and_what_is_joined_is_found_out_over_all_threads() {
+    async fn waiting_frames_and_subscriptions_are_counted_over_all_threads() {
         let broker = Broker::start();
         broker.topics.start_fanout();
         let (one, other) = (broker.stuck_session(1, 100).await, broker.stuck_session(2, 100).await);

@@ -391,7 +391,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_beyond_the_bound_is_counted_and_nothing_is_collected_while_nobody_watches() {
+    fn events_beyond_the_bound_are_counted_and_none_are_collected_while_nobody_watches() {
         let feed = Feed::default();
         let app = key(1, "public");
         let topic = "console:_console:1";

@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_to_those_who_can_be_sent_any_also_where_a_slot_is_shared() {
+    fn bytes_go_to_clients_that_can_receive_them_even_where_a_slot_is_shared() {
         let text = Format::of(
             const { &Encoders { slot: 0, encode: spelled, encode_bytes: None, ..ENCODERS } },
         );
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn what_channels_share_counts_once_among_all_that_waits() {
+    fn a_payload_that_channels_share_counts_once_in_the_backlog() {
         let (text, body) = (format!(r#"{{"a":"{}"}}"#, "x".repeat(10_000)), 10_000);
         let payload = Payload::from(JsonObject::parse(&text).expect("an object"));
         let format =

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_position_is_not_read() {
+    fn an_invalid_position_is_not_parsed() {
         let epoch = "AAAAAAAAAAAAAAAAAAAABw";
         assert!(format!("{epoch}:12").parse::<StreamPosition>().is_ok());
         for text in [

@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_pushed_is_addressed_by_its_topic_and_its_prefix() {
+    fn a_push_is_addressed_by_its_topic_and_its_prefix() {
         let (c54, c55) = ("c".repeat(54), "c".repeat(55));
         let e200 = "e".repeat(200);
         let (fits, too_long) = (format!("{c54}:{e200}"), format!("{c55}:{e200}"));

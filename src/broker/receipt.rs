@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receipt_adds_up_what_it_is_told_and_waits_only_so_long() {
+    async fn a_receipt_sums_the_reports_of_all_threads_and_waits_only_until_its_deadline() {
         let (mut tell, mut skipped) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let (told, heard) = oneshot::channel();

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_topic_is_refused() {
+    fn an_invalid_topic_is_refused() {
         let long = format!("public:app:{}", "x".repeat(201));
         let whole = format!("{}:{}:{}", "s".repeat(32), "a".repeat(63), "x".repeat(170));
         for (raw, fault) in [

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn watchers_are_told_what_is_so_and_then_what_changes() {
+    fn watchers_are_told_the_present_state_and_then_its_changes() {
         let users = Users::default();
         let (watcher, first, second) = (outbox(1), outbox(2), outbox(3));
         let (u2, u3) = (signed_in(APP, "u2", &[]), signed_in(APP, "u3", &[]));

@@ -377,7 +377,7 @@ pub(crate) mod cases {
         assert_eq!(heard.with(|told| told.bodies(0).len()), 2);
     }
 
-    pub(crate) async fn what_is_too_large_is_refused(servers: &dyn Servers) {
+    pub(crate) async fn an_append_that_is_too_large_is_refused(servers: &dyn Servers) {
         let (node, _heard) = followed(servers).await;
         let large = Record { scope: Bytes::from(vec![0; 2_000]), body: Bytes::new() };
         for records in [vec![], vec![large]] {
@@ -487,7 +487,7 @@ pub(crate) mod cases {
         heard.until(|told| told.bodies(0) == ["a", "b", "c"]).await;
     }
 
-    pub(crate) async fn nodes_see_what_each_publishes_of_itself(servers: &dyn Servers) {
+    pub(crate) async fn nodes_see_how_each_node_describes_itself(servers: &dyn Servers) {
         let (a, _heard) = followed(servers).await;
         let (b, heard) = followed(servers).await;
         a.describe(Bytes::from_static(b"version 1"));
@@ -513,14 +513,14 @@ macro_rules! suite {
             a_node_that_starts_reads_what_is_retained,
             a_key_appends_once_on_whichever_node,
             one_of_many_with_the_same_key_is_appended,
-            what_is_too_large_is_refused,
+            an_append_that_is_too_large_is_refused,
             members_change_with_the_log,
             the_members_of_a_dead_node_leave_once,
             the_members_of_a_node_that_leaves_go_at_once,
             every_node_is_told,
             every_live_node_is_asked_and_answers,
             a_paused_partition_continues_where_it_was,
-            nodes_see_what_each_publishes_of_itself,
+            nodes_see_how_each_node_describes_itself,
         );
     };
     (@cases $servers:expr; $($case:ident,)*) => {

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_adds_is_skipped() {
+    fn fields_of_a_later_version_are_skipped() {
         let bytes = [
             &[1, 29][..],
             &[1, 2, 3, 4, 5, 6, 7, 8],

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn e122_what_no_byte_can_measure_is_not_spelled() {
+    fn e122_a_field_too_long_for_its_length_byte_is_not_encoded() {
         let (fits, too_long) = ("n".repeat(255), "n".repeat(256));
         for (topic, event, expected) in
             [(fits.as_str(), fits.as_str(), true), (&too_long, "e", false), ("t", &too_long, false)]
@@ -178,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_pushed_is_read(
+        fn every_push_is_decoded(
             names in prop::array::uniform4("\\PC{0,15}"),
             payload in prop::collection::vec(any::<u8>(), 0..300),
         ) {
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_broadcast_comes_apart_again(
+        fn every_broadcast_is_decoded_again(
             topic in "\\PC{0,60}",
             event in "\\PC{0,60}",
             payload in prop::collection::vec(any::<u8>(), 0..300),

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn e045_e046_what_lacks_a_key_or_is_no_object_is_malformed() {
+    fn e045_e046_a_message_that_lacks_a_key_or_is_no_object_is_malformed() {
         for text in [
             r#"{"event":"e","payload":{},"ref":"1"}"#,
             r#"{"topic":"t","payload":{},"ref":"1"}"#,

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn e048_e050_what_is_no_array_of_five_is_malformed() {
+    fn e048_e050_a_message_that_is_no_array_of_five_is_malformed() {
         let deep = format!("[{}", "[".repeat(200_000));
         for text in [
             r#"["1","1","t","e"]"#,

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_is_refused() {
+    fn every_other_signature_is_refused() {
         let data = r#"{"user_id":"u1"}"#;
         let sign = |parts: &[&str]| sign(&SECRET.into(), parts);
         let alone = sign(&[SOCKET, ":private-a"]);

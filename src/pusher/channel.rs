@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn an_invalid_channel_name_is_refused() {
         let (longest, too_long) = ("x".repeat(200), "x".repeat(201));
         for (name, expected) in [
             (longest.as_str(), None),

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn p030_p031_p032_p033_p034_p035_p049_what_cannot_be_read_is_a_fault() {
+    fn p030_p031_p032_p033_p034_p035_p049_an_unreadable_message_is_a_fault() {
         for text in ["", "x", "[]", "7", "null", r#"["pusher:ping",null,null]"#, "{", "{}x"] {
             assert_eq!(fault(text), MessageFault::NotAnObject, "{text}");
         }

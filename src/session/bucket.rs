@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_one_too_many_is_told_how_long_to_wait() {
+    fn a_caller_that_exceeds_the_rate_is_told_how_long_to_wait() {
         let (rate, mut bucket) = (PerSecond(100), Bucket::default());
         let wait_ms = |bucket: &Bucket, times, now_s| bucket.wait(times, rate, now_s).as_millis();
         assert_eq!(wait_ms(&bucket, 100, NOW_S), 0);

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_so_many_places_and_those_without_holders_are_forgotten() {
+    fn each_key_has_a_limited_number_of_places_and_a_key_without_holders_is_forgotten() {
         let places = Places::new(Some(2));
         let first = places.take(&1).expect("a place");
         let second = places.take(&1).expect("a place");

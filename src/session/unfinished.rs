@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_gives_way_whoever_comes_last() {
+    fn the_largest_gives_way_whichever_comes_last() {
         const STEP: isize = STEP_BYTES as isize;
         let budget = Unfinished::new(10 * STEP_BYTES);
         let outboxes: Vec<_> = (1..=4).map(outbox).collect();

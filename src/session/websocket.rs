@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn e070_what_need_not_wait_is_answered_while_a_join_hangs() {
+    async fn e070_messages_that_need_not_wait_are_answered_while_a_join_hangs() {
         let bench = Bench::new(limits());
         let standstill = bench.standstill().await;
         let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn as_much_waits_as_may_and_the_rest_is_not_read() {
+    async fn a_session_queues_up_to_its_maximum_and_reads_no_further() {
         for (case, order, waiting, is_answered) in [
             ("fewer than may", "x".to_owned(), INBOX_MESSAGES_MAX - 1, true),
             ("as many as may", "x".to_owned(), INBOX_MESSAGES_MAX, false),
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_does_not_keep_what_it_was_read_with() {
+    fn a_waiting_message_does_not_keep_the_buffer_from_which_it_was_read() {
         let read = Bytes::from(b"text bytes and much more".to_vec());
         let text = read.slice(..4).try_into().expect("UTF-8");
         let (bytes, ping) = (read.slice(5..10), read.slice(11..14));
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_was_said_before_the_end_is_done_however_it_ends() {
+    async fn messages_before_the_end_are_carried_out_however_the_session_ends() {
         for is_polite in [true, false] {
             let bench = Bench::new(limits());
             let standstill = bench.standstill().await;
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_closes_ends_it_whatever_waits_behind() {
+    async fn a_message_that_closes_ends_the_session_whatever_waits_behind_it() {
         let bench = Bench::new(limits());
         let standstill = bench.standstill().await;
         let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;

@@ -250,7 +250,7 @@ fn variables_that_are_not_ours_are_left_alone() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_refused_by_name() {
+fn a_value_that_cannot_be_honoured_is_refused_by_name() {
     for (name, value, expected) in [
         ("HERALD_ENV", "prod", "HERALD_ENV: must be development, test or production, not \"prod\""),
         ("HERALD_ENV", "", "HERALD_ENV: must be development, test or production, not \"\""),
@@ -633,7 +633,7 @@ fn databases_are_sqlite_files_or_postgres() {
 }
 
 #[test]
-fn production_refuses_what_is_weak() {
+fn production_refuses_weak_secrets() {
     for (name, value, expected) in [
         (
             "PUSHER_ADMIN_PASSWORD",

@@ -128,7 +128,7 @@ async fn a_new_secret_takes_the_old_claims_also_from_a_join_that_stays() {
 }
 
 #[tokio::test]
-async fn shared_tokens_switched_off_end_what_the_operators_key_opened() {
+async fn switching_off_shared_tokens_ends_the_joins_that_the_operators_key_opened() {
     let server = TestServer::start_with(|settings| {
         settings.secrets.guardian_secret = Some(OPERATORS.into());
     });

@@ -41,7 +41,7 @@ async fn the_articles_call_makes_an_app_that_works_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_allowed_ends_at_once() {
+async fn joins_that_are_no_longer_allowed_end_at_once() {
     for (case, method, body, status) in [
         ("deactivated", "PATCH", Some(json!({ "active": false })), 200),
         ("renamed", "PUT", Some(json!({ "name": "bar-app" })), 200),
@@ -68,7 +68,7 @@ async fn what_is_no_longer_allowed_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_new_secret_counts_at_once_and_ends_what_the_old_one_allowed() {
+async fn a_new_secret_counts_at_once_and_ends_the_joins_of_the_old_one() {
     let server = TestServer::start();
     let old = foo_app(&server).await;
     let claims = json!({ "exp": tokens::now_s() + 60, "listen": ["private:foo-app"] });

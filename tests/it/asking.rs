@@ -148,7 +148,7 @@ async fn of_a_presence_channel_the_members_are_told_as_its_clients_have_them() {
 }
 
 #[tokio::test]
-async fn whatever_is_published_after_an_answer_is_replayed_to_a_join_with_its_position() {
+async fn publications_after_an_answer_are_replayed_to_a_join_with_its_position() {
     let server = TestServer::start();
     let app = server.create_app(json!({ "name": "foo-app" })).await;
     let event =
@@ -212,7 +212,7 @@ async fn with_a_single_app_topics_are_spelled_without_its_name() {
 }
 
 #[tokio::test]
-async fn only_the_app_itself_is_told_and_what_cannot_be_is_said() {
+async fn only_the_app_itself_is_answered_and_an_impossible_question_is_refused() {
     let server = TestServer::start();
     let app = server.create_app(json!({ "name": "foo-app" })).await;
     let other = server.create_app(json!({ "name": "bar-app" })).await;

@@ -80,7 +80,7 @@ async fn e121_a_broadcast_is_as_worked_out() {
 }
 
 #[tokio::test]
-async fn e122_what_no_byte_could_measure_is_refused_at_its_publisher() {
+async fn e122_a_name_too_long_for_its_length_byte_is_refused_at_its_publisher() {
     let server = TestServer::start();
     // 15 + 1 + 200 bytes are the longest topic here; 54 + 1 + 200 the longest event.
     let (c54, c55, c200) = ("c".repeat(54), "c".repeat(55), "c".repeat(200));

@@ -95,7 +95,7 @@ async fn e114_a_trigger_looks_like_any_broadcast() {
 }
 
 #[tokio::test]
-async fn e115_what_one_publisher_sends_arrives_in_its_order() {
+async fn e115_publications_of_one_publisher_arrive_in_its_order() {
     let server = TestServer::start();
     let mut sender = joined(&server, V2_POLLED).await;
     let mut listener = joined(&server, V1).await;
@@ -119,7 +119,7 @@ async fn e115_what_one_publisher_sends_arrives_in_its_order() {
 }
 
 #[tokio::test]
-async fn e116_what_is_no_object_is_refused_at_its_publisher() {
+async fn e116_a_payload_that_is_no_object_is_refused_at_its_publisher() {
     let server = TestServer::start();
     let (mut v1, mut v2) = (joined(&server, V1).await, joined(&server, V2).await);
     let refused = json!({

@@ -164,7 +164,7 @@ async fn a_client_that_may_not_publish_learns_nothing_of_what_else_is_wrong() {
 }
 
 #[tokio::test]
-async fn what_is_denied_reaches_nobody() {
+async fn a_denied_push_reaches_nobody() {
     let server = TestServer::start();
     let app = app_with(&server, "authorized").await;
     let topic = "private:foo-app";

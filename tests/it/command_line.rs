@@ -177,7 +177,7 @@ fn the_allocator_returns_memory_within_two_seconds() {
 }
 
 #[test]
-fn what_is_not_understood_is_a_usage_error() {
+fn an_invalid_command_line_is_a_usage_error() {
     let place = Place::new();
     for args in [
         &["bogus"][..],
@@ -737,7 +737,7 @@ fn trigger_takes_credentials_from_the_environment_and_the_payload_from_standard_
 }
 
 #[test]
-fn trigger_sends_bytes_and_says_who_was_skipped() {
+fn trigger_sends_bytes_and_prints_the_number_of_skipped_subscribers() {
     let place = Place::seeded();
     let args = ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "img"];
     for (given, input, answer, sent, said) in [
@@ -794,7 +794,7 @@ fn trigger_sends_an_idempotency_key_and_prints_the_position() {
 }
 
 #[test]
-fn trigger_says_what_the_server_had_against_it() {
+fn trigger_prints_why_the_server_refused_it() {
     let faulty = r#"{"errors":{"topic":["is too long"]}}"#;
     let large = r#"{"errors":{"detail":"payload is too large"}}"#;
     for (status, answer, expected) in [
@@ -992,7 +992,7 @@ fn stop_once_it_logs(mut server: Serving) -> Done {
 }
 
 #[test]
-fn what_keeps_it_from_serving_is_one_line() {
+fn a_failure_to_start_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     for (name, value, expected) in [

@@ -88,7 +88,7 @@ fn each_entry_is_shown_by_a_test_or_has_a_reason() {
 }
 
 #[test]
-fn what_carries_a_number_is_a_test_of_an_entry_that_exists() {
+fn each_function_with_a_number_is_a_test_of_an_existing_entry() {
     let mut paths = BTreeSet::new();
     for Numbered { path, numbers, is_test, .. } in numbered() {
         assert!(is_test, "{path} carries a number but is no test");

@@ -320,7 +320,7 @@ async fn it_says_how_many_joins_it_ended_when_asked() {
 }
 
 #[tokio::test]
-async fn what_it_refuses_it_says_and_ends_nothing() {
+async fn a_refused_disconnect_says_why_and_ends_nothing() {
     let server = TestServer::start_with(|settings| settings.limits.request_body_bytes_max = 1_000);
     let (app, other) = two_apps(&server).await;
     let idle = server.create_app(json!({ "name": "idle-app", "active": false })).await;

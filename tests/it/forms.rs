@@ -144,7 +144,7 @@ async fn media_types_are_read_in_any_case_and_with_parameters() {
 }
 
 #[tokio::test]
-async fn what_a_page_makes_of_no_csrf_token_is_none_over_http_as_over_a_socket() {
+async fn the_texts_of_pages_for_a_missing_csrf_token_count_as_absent_over_http_too() {
     let server = TestServer::start();
     let app = App::seeded();
     for (csrf, is_told) in [("page", true), ("", false), ("null", false), ("undefined", false)] {

@@ -56,7 +56,7 @@ async fn e042_refs_come_back_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn e043_whatever_a_v1_client_is_sent_has_four_keys() {
+async fn e043_every_message_to_a_v1_client_has_four_keys() {
     let server = TestServer::start();
     let mut socket = Socket::connect(&server, V1).await;
     for (sent, event) in [
@@ -127,7 +127,7 @@ async fn assert_malformed(vsn: &str, messages: &[&str]) {
 }
 
 #[tokio::test]
-async fn e045_e046_e050_what_is_no_v1_message_closes_the_connection() {
+async fn e045_e046_e050_an_invalid_v1_message_closes_the_connection() {
     let messages = [
         r#"{"event":"heartbeat","payload":{},"ref":"1"}"#,
         r#"{"topic":"phoenix","payload":{},"ref":"1"}"#,
@@ -148,7 +148,7 @@ async fn e045_e046_e050_what_is_no_v1_message_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn e048_e050_what_is_no_v2_message_closes_the_connection() {
+async fn e048_e050_an_invalid_v2_message_closes_the_connection() {
     let messages = [
         r#"["1","1","phoenix","heartbeat"]"#,
         r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}"#,

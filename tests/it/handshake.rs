@@ -166,7 +166,7 @@ async fn connection_and_upgrade_are_lists_in_any_order_and_case_on_any_lines() {
 }
 
 #[tokio::test]
-async fn what_is_both_refused_and_malformed_is_refused() {
+async fn a_handshake_that_is_both_refused_and_malformed_is_refused() {
     let server = TestServer::start();
     let answer = get(server.url("/socket/websocket?vsn=3.0.0")).await;
     assert_eq!((answer.status, answer.body.as_str()), (403, ""));
@@ -242,7 +242,7 @@ async fn assert_judged(server: &TestServer, cases: &[(Option<&str>, bool)]) {
 }
 
 #[tokio::test]
-async fn e020_who_sends_no_origin_is_allowed() {
+async fn e020_a_client_without_an_origin_is_allowed() {
     for setting in [&["false"][..], &["true"], &["conn"], &["//example.com"]] {
         assert_judged(&with_origins(setting), &[(None, true)]).await;
     }
@@ -303,7 +303,7 @@ async fn e026_e027_an_entry_insists_on_the_scheme_and_port_it_spells_out() {
 const NO_ORIGINS: [&str; 5] = ["null", "", "file://", "example.com", "http://"];
 
 #[tokio::test]
-async fn e028_what_is_no_origin_is_refused_wherever_a_check_is_on() {
+async fn e028_an_invalid_origin_is_refused_wherever_a_check_is_on() {
     for setting in ["//example.com", "true", "conn"] {
         let server = with_origins(&[setting]);
         assert_judged(&server, &NO_ORIGINS.map(|origin| (Some(origin), false))).await;

@@ -73,7 +73,7 @@ fn length_of(status: u16) -> usize {
 }
 
 #[tokio::test]
-async fn what_the_head_decides_is_answered_without_100() {
+async fn a_request_that_its_head_decides_is_answered_without_100() {
     let server = TestServer::start();
     let session = Poller::connect(&server, V2).await;
     for (case, head, status) in decided_by_the_head(&session.token) {
@@ -95,7 +95,7 @@ async fn what_the_head_decides_is_answered_without_100() {
 }
 
 #[tokio::test]
-async fn what_the_head_decides_is_answered_before_the_rest_of_the_body_comes() {
+async fn a_request_that_its_head_decides_is_answered_before_the_rest_of_its_body_arrives() {
     let server = TestServer::start();
     let session = Poller::connect(&server, V2).await;
     for (case, head, status) in decided_by_the_head(&session.token) {

@@ -74,7 +74,7 @@ async fn pages_follow_each_other_until_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn what_may_be_missing_is_said() {
+async fn a_history_that_may_be_incomplete_says_so() {
     let server = TestServer::start_with(|settings| settings.history.publications = 2);
     let (_, before) = asked(&server, ROOM).await;
     let position = before["position"].as_str().expect("a position");

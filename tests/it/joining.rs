@@ -209,7 +209,7 @@ async fn e066_a_null_join_ref_is_answered_with_null_and_the_ref_takes_its_place(
 }
 
 #[tokio::test]
-async fn e067_what_follows_a_join_at_once_arrives_behind_its_reply_in_order() {
+async fn e067_messages_right_after_a_join_arrive_behind_its_reply_in_order() {
     let server = TestServer::start();
     for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
@@ -228,7 +228,7 @@ async fn e067_what_follows_a_join_at_once_arrives_behind_its_reply_in_order() {
 }
 
 #[tokio::test]
-async fn e068_what_others_publish_during_a_join_arrives_behind_its_reply() {
+async fn e068_publications_of_others_during_a_join_arrive_behind_its_reply() {
     const EVENTS: u64 = 200;
     let server = TestServer::start_with(|settings| settings.server.workers = 2);
     for round in 0..10 {

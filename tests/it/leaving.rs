@@ -55,7 +55,7 @@ async fn e084_a_leave_for_another_incarnation_is_met_with_silence() {
 }
 
 #[tokio::test]
-async fn e086_e087_leaving_what_is_not_joined_is_fine() {
+async fn e086_e087_leaving_a_topic_that_is_not_joined_is_fine() {
     let server = TestServer::start();
     for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
@@ -79,7 +79,7 @@ async fn e086_e087_leaving_what_is_not_joined_is_fine() {
 }
 
 #[tokio::test]
-async fn e088_who_has_left_hears_nothing_more() {
+async fn e088_a_client_that_has_left_hears_nothing_more() {
     let server = TestServer::start();
     for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
@@ -291,7 +291,7 @@ async fn e102_a_silent_client_is_sent_away() {
 }
 
 #[tokio::test]
-async fn e103_what_a_client_hears_does_not_keep_it_alive() {
+async fn e103_frames_that_a_client_receives_do_not_keep_it_alive() {
     let server = start_impatient();
     let mut socket = Socket::connect(&server, V2).await;
     socket.join("public:test-app", json!({})).await;

@@ -222,7 +222,7 @@ async fn the_feed_of_a_deleted_app_says_so() {
 }
 
 #[tokio::test]
-async fn what_happens_between_a_restart_and_the_return_of_the_console_is_told() {
+async fn events_between_a_restart_and_the_return_of_the_console_are_reported() {
     let dir = tempfile::TempDir::new().expect("a folder");
     let start = || {
         let database = format!("sqlite://{}/herald.db", dir.path().display());

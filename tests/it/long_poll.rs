@@ -41,7 +41,7 @@ fn has_new_session(body: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn e128_who_has_no_token_gets_one() {
+async fn e128_a_client_without_a_token_gets_one() {
     let server = TestServer::start();
     for mount in ["/socket", "/events"] {
         for query in ["", "?vsn=1.0.0&", "?vsn=2.0.0", "?a=1&&b[c]=2&vsn=2.0.0&"] {
@@ -53,7 +53,7 @@ async fn e128_who_has_no_token_gets_one() {
 }
 
 #[tokio::test]
-async fn e129_what_was_sent_is_answered_in_the_next_fetch_in_order() {
+async fn e129_messages_are_answered_in_the_next_poll_in_order() {
     let server = TestServer::start();
     let mut poller = Poller::connect(&server, V2).await;
     for message in [JOIN, &push(1), &push(2)] {
@@ -87,7 +87,7 @@ async fn e130_a_fetch_without_anything_to_bring_waits_for_its_window() {
 }
 
 #[tokio::test]
-async fn e131_what_comes_during_a_fetch_is_brought_at_once() {
+async fn e131_frames_that_arrive_during_a_poll_are_delivered_at_once() {
     // Longer than any answer may take.
     let server = TestServer::start_with(|settings| settings.socket.long_poll_window = 3 * DEADLINE);
     let mut poller = joined(&server).await;
@@ -148,7 +148,7 @@ async fn e135_a_version_that_is_not_spoken_is_403() {
 }
 
 #[tokio::test]
-async fn e136_a_foreign_page_is_403_whatever_it_asks() {
+async fn e136_a_foreign_page_is_403_for_every_request() {
     let server = TestServer::start_with(|settings| {
         let own = ["//own.example".to_owned()];
         settings.socket.check_origin = OriginPolicy::parse(&own, "localhost").expect("a policy");
@@ -174,7 +174,7 @@ async fn e136_a_foreign_page_is_403_whatever_it_asks() {
 }
 
 #[tokio::test]
-async fn e137_e138_a_token_that_is_none_posts_nothing_and_opens_a_session() {
+async fn e137_e138_an_invalid_token_posts_nothing_and_opens_a_session() {
     let server = TestServer::start();
     let mut other = TestServer::start();
     let foreign = Poller::connect(&other, V2).await.token;

@@ -226,7 +226,7 @@ async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_a_stop_reaches_who_fetches() {
+async fn a_publication_accepted_before_a_stop_reaches_a_client_whose_poll_waits() {
     let server = of_one_thread();
     let mut poller = joined(&server).await;
     poller.park().await;
@@ -237,7 +237,7 @@ async fn what_was_accepted_before_a_stop_reaches_who_fetches() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_a_stop_reaches_who_is_between_two_fetches() {
+async fn a_publication_accepted_before_a_stop_reaches_a_client_between_two_polls() {
     let server = of_one_thread();
     let mut poller = joined(&server).await;
     let mut witness = Socket::connect(&server, V2).await;

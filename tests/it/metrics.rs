@@ -257,7 +257,7 @@ async fn it_answers_while_the_server_drains() {
 }
 
 #[tokio::test]
-async fn what_strangers_send_to_the_metrics_listener_is_no_error_of_ours() {
+async fn malformed_requests_to_the_metrics_listener_are_not_logged_as_errors() {
     let mut process = Process::start(&[("HERALD__METRICS__LISTEN", "127.0.0.1:0")]);
     let said = process.logged("metrics on 127.0.0.1:", 1);
     let port = said[0].rsplit(':').next().and_then(|port| port.trim().parse().ok());

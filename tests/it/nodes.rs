@@ -74,7 +74,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn what_any_node_takes_is_heard_on_all_in_one_order_and_replayed_on_another() {
+async fn a_publication_on_any_node_is_heard_on_all_in_one_order_and_replayed_on_another() {
     let nodes = Nodes::start();
     let mut sockets = Vec::new();
     for server in nodes.both() {

@@ -107,7 +107,7 @@ async fn an_empty_segment_of_a_channel_name_counts_only_if_its_slashes_are_escap
 }
 
 #[tokio::test]
-async fn what_is_not_found_under_api_is_told_in_json() {
+async fn an_unknown_path_under_api_is_answered_in_json() {
     let server = TestServer::start();
     let expected = (404, Some("application/json"), r#"{"errors":{"detail":"not found"}}"#);
     for path in [

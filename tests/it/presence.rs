@@ -45,7 +45,7 @@ async fn leave(socket: &mut Socket) {
 }
 
 #[tokio::test]
-async fn e162_another_who_comes_is_announced_to_all_and_sees_who_was_there() {
+async fn e162_a_second_member_is_announced_to_all_and_sees_the_first() {
     for (first, second) in [(V1, V2_POLLED), (V2, V1), (V1_POLLED, V2), (V2_POLLED, V1_POLLED)] {
         let server = TestServer::start();
         let (mut ada, _, _) = enter(&server, first, ticket_of("ada")).await;
@@ -70,7 +70,7 @@ enum End {
 }
 
 #[tokio::test]
-async fn e099_e163_whatever_ends_a_client_ends_in_one_leave() {
+async fn e099_e163_every_way_in_which_a_client_ends_causes_one_leave() {
     for (way, end) in [
         (V1, End::Leaves),
         (V2, End::Leaves),
@@ -170,7 +170,7 @@ async fn a_join_that_its_app_no_longer_allows_ends_in_one_leave_too() {
 }
 
 #[tokio::test]
-async fn e165_an_update_leaves_as_what_it_was_and_joins_as_what_it_is() {
+async fn e165_an_update_leaves_with_its_old_meta_and_joins_with_its_new_one() {
     for way in WAYS {
         let server = TestServer::start();
         let claims = json!({"sub": "ada", "presence": {"name": "Ada", "custom": 0}});
@@ -244,7 +244,7 @@ async fn e167_the_key_is_text_whatever_the_token_says() {
 }
 
 #[tokio::test]
-async fn e168_who_joins_again_is_told_the_state_again() {
+async fn e168_a_client_that_joins_again_is_told_the_state_again() {
     for way in V2_WAYS {
         let server = TestServer::start();
         let (mut bob, _, _) = enter(&server, V2, ticket_of("bob")).await;

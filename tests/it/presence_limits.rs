@@ -88,7 +88,7 @@ async fn an_update_that_says_nothing_of_custom_is_refused() {
 }
 
 #[tokio::test]
-async fn a_full_channel_takes_nobody_in_but_who_is_there_and_a_leave_makes_room() {
+async fn a_full_channel_admits_only_its_members_and_a_leave_makes_room() {
     let server = TestServer::start_with(|settings| settings.limits.presence_members_max = 2);
     let full = json!({"reason": "presence channel full"});
     let (mut ada, _, _) = enter(&server, V2, ticket_of("ada")).await;

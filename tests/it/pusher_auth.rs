@@ -173,7 +173,7 @@ async fn an_app_whose_slug_consists_of_digits_is_found_by_its_number_only() {
 }
 
 #[tokio::test]
-async fn p140_what_could_mean_two_things_is_refused() {
+async fn p140_an_ambiguous_request_is_refused() {
     let server = TestServer::start();
     let call = get(&server);
     for twice in ["auth_signature=x", "auth_key=x", "auth_version=1.0", "AUTH_TIMESTAMP=1"] {

@@ -32,7 +32,7 @@ async fn p083_p084_p086_p087_p094_an_event_reaches_the_others_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn p085_on_a_presence_channel_the_others_are_told_who_sent_it() {
+async fn p085_on_a_presence_channel_the_others_are_told_the_sender() {
     let server = TestServer::start();
     let (mut c, mut a) =
         (PusherSocket::connect(&server).await, PusherSocket::connect(&server).await);

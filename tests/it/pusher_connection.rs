@@ -201,7 +201,7 @@ async fn p028_a_client_that_sends_events_is_never_probed() {
 }
 
 #[tokio::test]
-async fn p030_p031_p032_p033_p034_p035_p036_p038_what_is_no_message_is_answered_with_an_error() {
+async fn p030_p031_p032_p033_p034_p035_p036_p038_an_invalid_message_is_answered_with_an_error() {
     let server = TestServer::start();
     let (mut client, mut other) =
         (PusherSocket::connect(&server).await, PusherSocket::connect(&server).await);

@@ -290,7 +290,7 @@ async fn events_for_users_reach_no_topic() {
 }
 
 #[tokio::test]
-async fn what_is_triggered_is_counted_and_recovered() {
+async fn a_trigger_is_counted_and_can_be_recovered() {
     let server = TestServer::start();
     let app = App::seeded();
     let get = async |path: &str| {

@@ -22,7 +22,7 @@ async fn phoenix(server: &TestServer, topic: &str) -> Socket {
 }
 
 #[tokio::test]
-async fn what_either_api_triggers_both_hear_in_their_own_words() {
+async fn clients_of_both_protocols_hear_triggers_of_either_api_in_their_own_words() {
     let server = TestServer::start();
     for (topic, channel) in [
         ("public:test-app:room", "room"),
@@ -70,7 +70,7 @@ async fn what_either_api_triggers_both_hear_in_their_own_words() {
 }
 
 #[tokio::test]
-async fn what_has_no_name_in_the_other_protocol_is_not_heard_there() {
+async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
     let server = TestServer::start();
     let mut phoenix = phoenix(&server, "private:test-app:room").await;
     let mut pusher = PusherSocket::connect(&server).await;

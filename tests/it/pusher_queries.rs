@@ -221,7 +221,7 @@ async fn an_app_that_is_inactive_for_a_moment_forgets_its_last_events() {
 }
 
 #[tokio::test]
-async fn what_cache_channels_keep_is_bounded_and_counted() {
+async fn the_events_that_cache_channels_keep_are_bounded_and_counted() {
     let server = TestServer::start_with(|settings| {
         settings.pusher.cache_app_bytes_max = 8_000;
         settings.pusher.cache_bytes_max = 8_000;

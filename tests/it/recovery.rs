@@ -302,7 +302,7 @@ async fn a_rejoin_on_the_same_session_replays_only_what_it_was_not_sent() {
 }
 
 #[tokio::test]
-async fn what_a_rejoin_is_sent_comes_behind_the_close_of_the_join_that_it_replaces() {
+async fn frames_of_a_rejoin_follow_the_close_of_the_join_that_it_replaces() {
     for way in V2_WAYS {
         let server = TestServer::start();
         let mut socket = Socket::connect(&server, way).await;
@@ -363,7 +363,7 @@ async fn bytes_are_followed_by_their_position_and_skipped_where_they_cannot_be_s
 }
 
 #[tokio::test]
-async fn what_an_app_retains_is_its_own_choice_and_is_discarded_at_once_when_it_retains_less() {
+async fn an_app_chooses_its_retention_and_discards_at_once_when_it_retains_less() {
     for way in [V1, V2_POLLED] {
         let server = TestServer::start();
         let figure = "herald_history_publications";

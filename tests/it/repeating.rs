@@ -86,7 +86,7 @@ fn position(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_position_is_told_only_to_who_asks_for_it() {
+async fn a_position_is_told_only_to_clients_that_ask_for_it() {
     let server = TestServer::start();
     let _listener = listener(&server).await;
     for path in [EVENTS, PUBLISH] {

@@ -469,7 +469,7 @@ async fn a_server_that_is_not_to_save_leaves_every_file_alone() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_saved_in_time_is_given_up_and_said_to_be() {
+async fn an_archive_that_cannot_be_saved_in_time_is_given_up_and_logged() {
     let env = [("HERALD__SERVER__SHUTDOWN_TIMEOUT", "1ms")];
     let mut process = Process::start(&env);
     let mut position = String::new();
@@ -556,7 +556,7 @@ async fn signals_amid_a_save_leave_a_whole_file_or_none() {
 }
 
 #[tokio::test]
-async fn what_a_killed_server_had_not_finished_to_write_is_removed() {
+async fn an_archive_that_a_killed_server_had_not_finished_is_removed() {
     let (dir, _) = stopped().await;
     let leftover = format!("{FILE}.{:032x}.part", 7);
     let others = [format!("{FILE}.7.part"), format!("{FILE}.{:032x}", 7)];

@@ -266,7 +266,7 @@ async fn hears(socket: &mut Socket, expected: &str) {
 }
 
 #[tokio::test]
-async fn what_one_protocol_publishes_the_other_hears_in_its_own_words() {
+async fn a_publication_of_one_protocol_is_heard_in_the_words_of_the_other() {
     let server = both().await;
     let mut phoenix = Socket::connect(&server, V2).await;
     phoenix.join("public:test-app:room", json!({})).await;

@@ -391,7 +391,7 @@ async fn app_changes_and_an_outage(server: &TestServer, password: &str) {
 }
 
 #[tokio::test]
-async fn what_holds_a_secret_does_not_print_it() {
+async fn types_that_hold_a_secret_do_not_print_it() {
     let env = [
         ("HERALD_ENV", "test".to_owned()),
         ("DATABASE_URL", format!("postgres://herald:{}@localhost/herald", canary("database"))),

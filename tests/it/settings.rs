@@ -61,7 +61,7 @@ fn check_config_masks_every_secret() {
 }
 
 #[test]
-fn what_cannot_be_honoured_stops_every_command_that_needs_it() {
+fn a_setting_that_cannot_be_honoured_stops_every_command_that_needs_it() {
     let place = Place::new().with("HERALD__SERVER__PROT", "1");
     let expected = "herald: server.prot (from HERALD__SERVER__PROT): there is no such setting; \
                     default.toml lists them all";
@@ -79,7 +79,7 @@ fn what_cannot_be_honoured_stops_every_command_that_needs_it() {
 }
 
 #[test]
-fn production_refuses_what_is_weak_without_repeating_it() {
+fn production_refuses_weak_secrets_without_repeating_them() {
     for (name, weak, expected) in [
         ("PUSHER_ADMIN_PASSWORD", "", "admin.password"),
         ("PUSHER_ADMIN_PASSWORD", "weak-secret", "admin.password (from PUSHER_ADMIN_PASSWORD)"),

@@ -281,7 +281,7 @@ async fn a_third_signal_ends_it_all() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_delivered_before_the_close() {
+async fn accepted_publications_are_delivered_before_the_close() {
     const PUBLISHERS: usize = 8;
     let server = TestServer::start_with(|settings| {
         settings.server.workers = 2;

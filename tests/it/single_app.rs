@@ -321,7 +321,7 @@ fn without_join_ref(mut frame: Value) -> Value {
 }
 
 #[tokio::test]
-async fn those_who_are_present_see_each_other_by_the_names_that_they_joined() {
+async fn members_see_each_other_by_the_names_that_they_joined() {
     let (server, app) = start();
     let ticket = |sub: &str| {
         let claims = json!({ "sub": sub, "listen": ["presence:lobby"] });
@@ -367,7 +367,7 @@ async fn diff(socket: &mut Socket, topic: &str) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn either_spelling_names_the_same_joins_to_whoever_asks_or_ends_them() {
+async fn both_spellings_name_the_same_joins_in_queries_and_disconnects() {
     let (server, app) = start();
     let claims = json!({ "listen": ["private:*"] });
     let payload = json!({ "guardian_token": token(&app, &claims) });
@@ -450,7 +450,7 @@ async fn a_bulk_reaches_each_topic_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_no_topic_here_is_told_so() {
+async fn a_join_of_an_invalid_topic_is_refused_as_unmatched() {
     let (server, app) = start();
     let unmatched = json!({ "status": "error", "response": { "reason": "unmatched topic" } });
     let topics = [

@@ -210,7 +210,7 @@ async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line
 }
 
 #[tokio::test]
-async fn what_waits_for_all_together_is_bounded_and_the_fullest_gives_way() {
+async fn the_backlog_of_all_clients_is_bounded_and_the_fullest_outbox_gives_way() {
     let server = TestServer::start_with(|settings| {
         settings.server.workers = 1;
         settings.limits.outboxes_bytes_max = Some(1_000_000);

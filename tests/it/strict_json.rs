@@ -42,7 +42,7 @@ fn token_of(claims: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_strict_readers_refuse_is_refused_to_clients_and_what_they_hold_is_relayed_as_typed() {
+async fn json_that_strict_readers_refuse_is_refused_and_other_json_is_relayed_as_typed() {
     let server = TestServer::start();
     for way in WAYS {
         let mut socket = Socket::connect(&server, way).await;
@@ -137,7 +137,7 @@ fn encoded(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_a_token_shows_of_its_bearer_is_strict_too() {
+async fn presence_data_in_a_token_is_strict_json_too() {
     let invalid = json!({ "status": "error", "response": { "reason": "invalid payload" } });
     for way in WAYS {
         let server = TestServer::start();
@@ -156,7 +156,7 @@ async fn what_a_token_shows_of_its_bearer_is_strict_too() {
 }
 
 #[tokio::test]
-async fn what_a_client_shows_of_itself_is_strict_too() {
+async fn presence_data_from_a_client_is_strict_json_too() {
     for way in V2_WAYS {
         let server = TestServer::start();
         let (mut socket, _, _) = enter(&server, way, ticket_of("ada")).await;

@@ -125,7 +125,7 @@ async fn e187_e188_the_listen_claim_is_obeyed() {
 }
 
 #[tokio::test]
-async fn e189_what_the_publish_claim_permits_is_broadcast_the_sender_included_without_a_reply() {
+async fn e189_a_push_that_the_publish_claim_permits_is_broadcast_to_all_without_a_reply() {
     let (server, app) = single_app();
     let claims = json!({ "listen": ["private:*"], "publish": ["private:123:*"] });
     let payload = guardian(&token(&app, &claims));
@@ -146,7 +146,7 @@ async fn e189_what_the_publish_claim_permits_is_broadcast_the_sender_included_wi
 }
 
 #[tokio::test]
-async fn e190_what_it_does_not_permit_is_answered_with_an_empty_error() {
+async fn e190_a_push_that_the_publish_claim_does_not_permit_is_answered_with_an_empty_error() {
     let (server, app) = single_app();
     let topic = "private:123";
     for publish in [json!([]), Value::Null, json!(["private:456"]), json!("private:123"), json!({})]

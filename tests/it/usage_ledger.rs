@@ -37,10 +37,10 @@ use crate::databases::{TestDatabase, on_both_databases};
 on_both_databases! {
     a_batch_counts_once_however_often_it_is_given
     every_hour_has_what_was_counted_in_it
-    what_cannot_be_written_is_kept_and_written_once
+    usage_that_cannot_be_written_is_kept_and_written_once
     while_the_database_is_away_the_oldest_hours_are_put_together
     a_deleted_app_keeps_its_usage_and_another_with_its_slug_starts_at_zero
-    what_is_not_written_yet_is_in_every_answer
+    usage_that_is_not_written_yet_is_in_every_answer
     several_servers_are_added_up
     the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not
     a_thousand_apps_are_counted_each_for_itself
@@ -207,7 +207,7 @@ async fn every_hour_has_what_was_counted_in_it(database: &TestDatabase) {
     assert_eq!(by_day[0].connections_average, 0.233);
 }
 
-async fn what_cannot_be_written_is_kept_and_written_once(database: &TestDatabase) {
+async fn usage_that_cannot_be_written_is_kept_and_written_once(database: &TestDatabase) {
     migrated(database).await;
     let server = Server::start(&store(database, Duration::from_secs(1)).await);
     server.publish(1, 1);
@@ -304,7 +304,7 @@ async fn a_deleted_app_keeps_its_usage_and_another_with_its_slug_starts_at_zero(
     }
 }
 
-async fn what_is_not_written_yet_is_in_every_answer(database: &TestDatabase) {
+async fn usage_that_is_not_written_yet_is_in_every_answer(database: &TestDatabase) {
     let server = Server::start(&migrated(database).await);
     server.publish(1, 1);
     assert_eq!(server.publications().await, [row("_1", 11, 1)]);

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_twice_is_told_once() {
+    fn a_repeated_remark_is_printed_once() {
         let said = ["a", "b", "a"].map(str::to_owned);
         assert_eq!(distinct(&said), ["a (2 times)", "b"]);
     }

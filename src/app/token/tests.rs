@@ -103,7 +103,7 @@ fn e193_forged_tokens_are_invalid() {
 }
 
 #[test]
-fn e193_what_is_no_jwt_is_invalid() {
+fn e193_a_text_that_is_no_jwt_is_invalid() {
     let good = minted(json!({}));
     let deep = format!(r#"{{"listen":{}{}}}"#, "[".repeat(2_500), "]".repeat(2_500));
     for (case, token) in [
@@ -182,7 +182,7 @@ fn e194_expiry_has_30_seconds_of_leeway_and_may_be_any_number() {
 }
 
 #[test]
-fn e195_what_lies_in_the_future_beyond_the_leeway_is_not_yet_valid() {
+fn e195_a_time_in_the_future_beyond_the_leeway_is_not_yet_valid() {
     for claim in ["nbf", "iat"] {
         for (case, at, expected) in [
             ("now", json!(NOW_S), Ok(())),
@@ -389,7 +389,7 @@ fn a_previous_key_verifies_as_the_current_one_does() {
 }
 
 #[test]
-fn a_grant_knows_whom_it_was_minted_for() {
+fn a_grant_knows_its_subject() {
     let subject = |raw: &str| Subject::of(serde_json::from_str(raw).expect("JSON")).ok();
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for (claims, expected) in [

@@ -122,7 +122,7 @@ fn every_changed_byte_is_recognised() {
 }
 
 #[test]
-fn what_is_wrong_is_told() {
+fn a_faulty_archive_is_refused_with_its_fault() {
     let bytes = written(&some_items());
     let with = |at: usize, byte: u8| {
         let mut bytes = bytes.clone();

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_node_adds_is_skipped() {
+    fn fields_of_a_newer_node_are_skipped() {
         let mut body = FIRST.to_vec();
         // A field that this version does not know, ahead of the others.
         body.splice(2..4, [0x16 + 5, 0]);

@@ -207,7 +207,7 @@ async fn a_node_that_lags_takes_a_position_of_the_log_that_it_has_yet_to_read() 
 }
 
 #[actix_web::test]
-async fn a_new_epoch_ends_the_joins_and_says_so_to_whoever_knows_a_position() {
+async fn a_new_epoch_ends_the_joins_and_is_told_to_clients_with_a_position() {
     let nodes = Nodes::start().await;
     let scope = key(1, "public");
     let room = channel(&scope, "room");
@@ -433,7 +433,7 @@ async fn the_limit_of_members_holds_for_all_nodes_together() {
 }
 
 #[actix_web::test]
-async fn nobody_enters_while_the_log_is_away_and_who_has_left_meanwhile_is_gone_when_it_is_back() {
+async fn nobody_enters_while_the_log_is_away_and_members_that_left_are_gone_when_it_is_back() {
     let nodes = Nodes::start_with(|limits| {
         limits.wait_max = std::time::Duration::from_millis(300);
     })
@@ -494,7 +494,7 @@ async fn a_record_of_another_version_ends_the_joins_of_its_scope_and_is_expired(
 }
 
 #[actix_web::test]
-async fn what_can_no_longer_be_read_ends_the_joins_and_is_expired() {
+async fn a_gap_that_the_log_no_longer_holds_ends_the_joins_and_is_expired() {
     let nodes = Nodes::start().await;
     let scope = key(1, "public");
     let room = channel(&scope, "room");

@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[actix_web::test]
-async fn each_hears_what_it_joined_and_each_place_once() {
+async fn each_session_hears_the_places_that_it_joined_and_each_of_them_once() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let (mut all, mut room, mut other) =
         (broker.session(1).await, broker.session(2).await, broker.session(3).await);
@@ -104,7 +104,7 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
 }
 
 #[actix_web::test]
-async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
+async fn a_publication_for_all_channels_drops_no_session_that_keeps_up() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let mut probe = broker.session(1).await;
     // More channels than its outbox has room for.
@@ -124,7 +124,7 @@ async fn one_for_all_channels_lets_those_who_keep_up_take_their_turn() {
 }
 
 #[actix_web::test]
-async fn what_comes_together_stays_in_order_and_lets_those_who_keep_up_take_their_turn() {
+async fn a_batch_that_exceeds_an_outbox_stays_in_order_and_drops_no_session_that_keeps_up() {
     let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 120);
     let (scope, other) = (key(1, "public"), key(2, "public"));
     // The other scope is heard on another thread alone, which only its own topic knows.
@@ -238,7 +238,7 @@ async fn a_session_that_does_not_take_its_frames_is_ended_and_nothing_waits_for_
 }
 
 #[actix_web::test]
-async fn bytes_are_handed_to_who_can_be_sent_any_and_the_others_are_counted() {
+async fn bytes_are_sent_to_clients_that_can_receive_them_and_the_others_are_counted() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let (mut all, mut room, mut text) =
         (broker.session(1).await, broker.session(2).await, broker.session(3).await);
@@ -325,7 +325,7 @@ async fn a_publisher_is_counted_once_for_each_accepted_publication() {
 }
 
 #[actix_web::test]
-async fn what_a_broken_fan_out_never_handed_out_is_not_waited_for() {
+async fn publications_that_a_broken_fan_out_never_delivered_are_not_waited_for() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let deaf = broker.session(1).await;
     broker.join(&deaf, whole(&scope)).await.expect("a place");
@@ -442,7 +442,7 @@ async fn a_session_that_cannot_be_told_of_the_end_of_its_joins_is_ended() {
 }
 
 #[actix_web::test]
-async fn at_the_end_every_session_is_told_also_who_joined_nothing() {
+async fn at_the_end_every_session_is_told_even_one_without_a_join() {
     let broker = Broker::start();
     let (mut joined, mut idle) = (broker.session(1).await, broker.session(2).await);
     let left = broker.session(3).await;
@@ -499,7 +499,7 @@ async fn a_session_that_enters_while_all_are_ended_is_ended_as_well() {
 }
 
 #[actix_web::test]
-async fn a_fan_out_that_breaks_ends_also_who_was_on_its_way_in_or_came_too_late() {
+async fn a_fan_out_that_breaks_ends_also_the_sessions_that_were_entering_or_came_too_late() {
     let broker = Broker::start();
     let outbox = |id| Outbox::new(SessionId(id), Load { frames: 1, bytes: 1 });
     let [inside, on_its_way, too_late] = [1, 2, 3].map(outbox);
@@ -626,7 +626,7 @@ async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_o
 }
 
 #[actix_web::test]
-async fn what_ends_joins_comes_behind_what_was_published_before_it() {
+async fn a_disconnect_arrives_after_the_publications_before_it() {
     let broker = Broker::start();
     let (mut busy, _quiet) = busy_and_quiet(&broker).await;
     begin(&broker, 1, "#general", "last").await;

@@ -88,7 +88,7 @@ fn name() -> ChannelName {
 }
 
 #[actix_web::test]
-async fn what_happens_while_a_channel_rests_is_not_in_the_state_and_is_told_together() {
+async fn changes_while_a_channel_rests_are_not_in_the_state_and_are_announced_together() {
     let broker = Broker::start_with(|limits| limits.presence_interval = Duration::from_millis(200));
     let mut ada = enter(&broker, 1, "ada").await;
     assert_eq!([ada.next().await, ada.next().await], ["[]", "room +[ada={}] -[]"]);
@@ -132,7 +132,7 @@ async fn an_announcement_waits_for_a_permit_and_tells_all_that_happens_meanwhile
 }
 
 #[actix_web::test]
-async fn a_full_channel_takes_in_nobody_and_keeps_nothing_of_who_tried() {
+async fn a_full_channel_admits_nobody_and_keeps_nothing_of_a_refused_join() {
     let broker = Broker::start();
     let mut probes = Vec::new();
     for session in 1..=4 {

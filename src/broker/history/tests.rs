@@ -112,7 +112,7 @@ fn each_channel_retains_the_newest_of_its_own() {
 }
 
 #[test]
-fn what_is_too_old_expires_and_what_is_over_the_bytes_goes_oldest_first() {
+fn old_publications_expire_and_too_many_bytes_evict_the_oldest() {
     let mut clocked = Clocked::new(Retention { age_max: Duration::from_secs(10), ..ROOMY });
     clocked.publish_all(&["a", "b"]);
     clocked.pass(9);
@@ -292,7 +292,7 @@ impl Perfect {
 
 proptest! {
     #[test]
-    fn what_is_called_complete_is_exactly_what_a_perfect_listener_heard(
+    fn a_complete_answer_is_exactly_what_a_perfect_listener_heard(
         (retention, bytes_max) in bounds(),
         steps in steps(),
     ) {

@@ -63,7 +63,7 @@ fn all_of(outbox: &Outbox, max: usize) -> Vec<String> {
 }
 
 #[test]
-fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
+fn an_outbox_holds_its_maximum_and_one_more_frame_ends_it_behind_all_that_waits() {
     for (case, outbox, excess) in
         [("frames", outbox(2, 100), Excess::Frames), ("bytes", outbox(100, 2), Excess::Bytes)]
     {
@@ -81,7 +81,7 @@ fn as_much_waits_as_may_and_one_more_ends_it_behind_all_that_waits() {
 }
 
 #[test]
-fn what_is_taken_makes_room_and_what_the_session_keeps_counts() {
+fn taken_frames_make_room_and_frames_that_the_session_keeps_count() {
     let outbox = outbox(1, 100);
     for n in 0..3 {
         assert!(outbox.deliver(&frame("abc"), ONE, None), "{n}");
@@ -93,7 +93,7 @@ fn what_is_taken_makes_room_and_what_the_session_keeps_counts() {
 }
 
 #[test]
-fn what_frames_share_counts_once_for_as_long_as_any_of_them_waits() {
+fn a_payload_that_frames_share_counts_once_while_any_of_them_waits() {
     let outbox = outbox(8, 30);
     let [one, other] = ["1234567890", "abcdefghij"].map(|body| Bytes::from_static(body.as_bytes()));
     let load = || (outbox.load().frames, outbox.load().bytes);
@@ -200,7 +200,7 @@ fn the_answer_to_a_join_has_its_place_among_the_frames() {
 }
 
 #[test]
-fn nothing_comes_of_a_subscription_that_was_left_whatever_was_on_its_way() {
+fn a_subscription_that_was_left_hears_nothing_whatever_was_on_its_way() {
     let outbox = outbox(4, 100);
     outbox.deliver(&frame("a"), ONE, None);
     outbox.deliver(&frame("b"), TWO, None);
@@ -216,7 +216,7 @@ fn nothing_comes_of_a_subscription_that_was_left_whatever_was_on_its_way() {
 }
 
 #[test]
-fn what_is_closed_takes_nothing_and_keeps_nothing_but_why_it_ended() {
+fn a_closed_outbox_accepts_nothing_and_keeps_only_its_ending() {
     let outbox = outbox(4, 100);
     outbox.deliver(&frame("a"), ONE, None);
     outbox.end(Ending::Idle);

@@ -118,7 +118,7 @@ async fn more_than_an_app_may_hold_are_never_given_and_are_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_all_that_is_under_way_and_for_those_who_asked_before() {
+async fn the_end_waits_for_all_work_under_way_and_for_earlier_callers() {
     let permits = Permits::new(1);
     let under_way = permits.take_at_once(LOUD).expect("a permit");
     let mut waits = Box::pin(permits.take(LOUD, 1));
@@ -135,7 +135,7 @@ async fn the_end_waits_for_all_that_is_under_way_and_for_those_who_asked_before(
 }
 
 #[tokio::test]
-async fn the_end_refuses_those_who_wait_when_its_time_is_up() {
+async fn the_end_refuses_waiting_callers_when_its_time_is_up() {
     let permits = Permits::new(1);
     let under_way = permits.take_at_once(LOUD).expect("a permit");
     let mut waits = Box::pin(permits.take(LOUD, 1));

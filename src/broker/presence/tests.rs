@@ -50,7 +50,7 @@ fn track(
 }
 
 #[test]
-fn e162_e163_who_comes_and_goes_is_told_once() {
+fn e162_e163_each_arrival_and_departure_is_told_once() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
     assert_eq!(shown(&presence.announced()), "", "a newcomer is told of nobody");
@@ -81,7 +81,7 @@ fn e165_an_update_is_the_new_state_and_the_old_one_in_one_announcement() {
 }
 
 #[test]
-fn what_was_never_announced_is_nobodys_previous_state() {
+fn a_state_that_was_never_announced_is_nobodys_previous_state() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
     presence.update(SessionId(1), meta_of("2"), "b".into());
@@ -135,7 +135,7 @@ fn a_key_arrives_with_its_first_member_and_departs_with_its_last() {
 }
 
 #[test]
-fn what_cancels_out_between_two_announcements_is_never_told() {
+fn changes_that_cancel_out_between_two_announcements_are_never_announced() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
     presence.untrack(SessionId(1));
@@ -148,7 +148,7 @@ fn what_cancels_out_between_two_announcements_is_never_told() {
 }
 
 #[test]
-fn e171_nothing_comes_of_an_update_or_a_leave_of_who_is_not_there() {
+fn e171_an_update_or_a_leave_of_an_absent_session_has_no_effect() {
     let mut presence = Presence::new(10);
     track(&mut presence, 1, "ada", "a").expect("room");
     presence.announce();
@@ -176,7 +176,7 @@ fn a_thread_takes_all_its_sessions_along_and_no_others() {
 }
 
 #[test]
-fn as_many_as_may_be_and_who_is_there_may_come_anew() {
+fn a_channel_admits_up_to_its_limit_and_a_member_may_rejoin() {
     let mut presence = Presence::new(2);
     for session in [1, 2] {
         track(&mut presence, session, "k", "r").expect("room");
@@ -265,7 +265,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn e169_every_picture_is_what_was_announced_at_any_moment(steps in steps()) {
+    fn e169_every_picture_equals_the_announced_state_at_any_moment(steps in steps()) {
         let mut presence = Presence::new(6);
         let mut clients: BTreeMap<u64, Client> = BTreeMap::new();
         let mut here: BTreeMap<u64, String> = BTreeMap::new();

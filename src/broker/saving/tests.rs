@@ -90,7 +90,7 @@ fn filled(apps: &AppDirectory) -> (Directory, Vec<StreamPosition>) {
 }
 
 #[test]
-fn whatever_is_asked_is_answered_as_before() {
+fn a_loaded_archive_answers_every_question_as_before() {
     let apps = apps();
     let (before, positions) = filled(&apps);
     let (bytes, totals) = saved(&before);
@@ -134,7 +134,7 @@ fn streams_that_retain_nothing_are_saved() {
 }
 
 #[test]
-fn keys_are_saved_with_what_their_publishers_were_told() {
+fn keys_are_saved_with_the_answers_to_their_publishers() {
     let apps = apps();
     let (before, scope) = (directory(&apps, ROOMY), key(1, "public"));
     let position = publish(&before, &scope, "a", NOW_MS);
@@ -184,7 +184,7 @@ fn keys_are_saved_with_what_their_publishers_were_told() {
 }
 
 #[test]
-fn what_expired_meanwhile_is_missing_and_known_to_be() {
+fn publications_that_expired_meanwhile_are_reported_as_missing() {
     let apps = apps();
     let (before, key) = (directory(&apps, ROOMY), key(1, "public"));
     let first = publish(&before, &key, "a", NOW_MS - 200_000);

@@ -218,7 +218,7 @@ async fn an_app_that_publishes_all_it_may_does_not_keep_another_from_publishing(
 }
 
 #[actix_web::test]
-async fn an_app_has_subscribers_in_so_many_scopes_and_no_more() {
+async fn an_app_has_subscribers_in_a_limited_number_of_scopes() {
     let broker = Broker::start();
     let probe = broker.session(1).await;
     for scope in ["one", "two"] {

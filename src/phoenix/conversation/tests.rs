@@ -364,7 +364,7 @@ fn a_duplicate_join_that_is_refused_ends_the_first_as_well() {
 }
 
 #[test]
-fn as_many_topics_as_may_be_and_a_rejoin_needs_no_further_place() {
+fn a_session_joins_up_to_the_maximum_of_topics_and_a_rejoin_needs_no_further_place() {
     let mut talk = Talk::v2();
     talk.say(r#"["1","1","public:foo-app:a","phx_join",{}]"#);
     talk.say(r#"["2","2","public:foo-app:b","phx_join",{}]"#);

@@ -199,7 +199,7 @@ async fn a_client_that_breaks_a_rule_is_told_which_and_not_read_any_more() {
 }
 
 #[actix_web::test]
-async fn what_came_behind_the_handshake_comes_first() {
+async fn bytes_that_arrived_with_the_handshake_are_read_first() {
     let (mut near, far) = duplex(64);
     near.write_all(&frame(0x81, b"later")[3..]).await.expect("room");
     drop(near);
@@ -220,7 +220,7 @@ async fn between_messages_no_buffer_is_kept() {
 }
 
 #[actix_web::test]
-async fn a_claim_makes_no_room_for_what_has_not_come() {
+async fn a_claimed_length_allocates_nothing_for_bytes_that_have_not_arrived() {
     let (mut near, far) = duplex(4_096);
     let mut frames = frames(far, &[]);
     near.write_all(&frame(0x81, &[b'x'; LIMIT])[..10]).await.expect("room");

@@ -84,7 +84,7 @@ fn frames(texts: &[&str]) -> Polled {
 }
 
 #[actix_web::test]
-async fn what_waits_is_fetched_at_once_and_once() {
+async fn waiting_frames_are_fetched_at_once_and_only_once() {
     let polls = Polls::new(limits(), times(Duration::from_millis(500)));
     let id = polls.open_and_fetch().await;
     assert_eq!(polls.post(id, &["a", "b"]).await, Posted::Done);
@@ -94,7 +94,7 @@ async fn what_waits_is_fetched_at_once_and_once() {
 }
 
 #[actix_web::test]
-async fn a_parked_fetch_brings_what_comes() {
+async fn a_parked_poll_delivers_new_frames() {
     let polls = Polls::roomy();
     let id = polls.open();
     let parked = polls.parked(id).await;
@@ -134,7 +134,7 @@ async fn a_fetch_that_was_given_up_keeps_nothing_and_takes_nothing_over() {
 }
 
 #[test]
-fn what_is_handed_over_in_the_last_moment_is_brought_or_kept() {
+fn frames_handed_over_at_the_last_moment_are_delivered_or_kept() {
     let (send, receive) = oneshot::channel();
     send.send(vec![Frame::Text("a".into())]).expect("somebody waits");
     assert_eq!(late(receive), frames(&["a"]), "before the end");
@@ -148,7 +148,7 @@ fn what_is_handed_over_in_the_last_moment_is_brought_or_kept() {
 }
 
 #[actix_web::test]
-async fn what_comes_on_the_very_edge_of_a_window_is_not_lost() {
+async fn frames_that_arrive_at_the_end_of_a_window_are_not_lost() {
     const MESSAGES: usize = 500;
     const WINDOW: Duration = Duration::from_millis(1);
     let all = LongPolls::<Obedient>::new(times(DEADLINE));
@@ -247,7 +247,7 @@ async fn a_client_that_sends_more_than_may_wait_for_its_turn_is_ended() {
 }
 
 #[actix_web::test]
-async fn what_need_not_wait_is_answered_while_a_join_hangs() {
+async fn messages_that_need_not_wait_are_answered_while_a_join_hangs() {
     let polls = Polls::roomy();
     let standstill = polls.bench.standstill().await;
     let id = polls.open();
@@ -383,7 +383,7 @@ async fn a_session_that_ends_lets_everybody_know() {
 }
 
 #[actix_web::test]
-async fn a_client_between_two_fetches_when_the_server_stops_gets_what_was_accepted() {
+async fn a_client_between_two_polls_when_the_server_stops_gets_the_accepted_publications() {
     let polls = Polls::roomy();
     let topics = &polls.bench.topics;
     let id = polls.open_and_fetch().await;
@@ -421,7 +421,7 @@ async fn a_session_for_which_nothing_waits_is_gone_at_once_when_the_server_stops
 }
 
 #[actix_web::test]
-async fn there_is_room_for_so_many_and_for_nobody_while_it_stops() {
+async fn there_is_room_up_to_the_limit_and_for_nobody_while_the_server_stops() {
     let polls = Polls::roomy();
     let mut ids = Vec::new();
     for _ in 0..100 {
@@ -539,7 +539,7 @@ async fn messages_that_come_too_fast_wait_and_a_session_that_goes_on_is_ended() 
 }
 
 #[actix_web::test]
-async fn what_is_answered_ahead_of_its_turn_is_paced_as_well() {
+async fn replies_ahead_of_their_turn_are_paced_as_well() {
     let polls = paced(10);
     let standstill = polls.bench.standstill().await;
     let id = polls.open();

@@ -110,7 +110,7 @@ async fn ends(client: Client) {
 }
 
 #[actix_web::test]
-async fn what_a_session_says_is_written_and_a_close_is_answered() {
+async fn frames_of_a_session_are_written_and_a_close_is_answered() {
     let bench = Bench::new(limits());
     let (mut socket, pump) = bench.connect(PIPE_BYTES).websocket().await;
     for said in ["hello", "", "caf\u{e9}"] {
@@ -218,7 +218,7 @@ async fn a_patient_conversation_waits_and_probes_before_a_silent_client_is_let_g
 }
 
 #[actix_web::test]
-async fn a_session_that_speaks_is_let_go_so_long_after_it_last_did() {
+async fn a_session_ends_one_timeout_after_its_last_message() {
     let idle_timeout = Duration::from_millis(600);
     let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
     let mut client = bench.connect(PIPE_BYTES);
@@ -254,7 +254,7 @@ async fn a_client_that_does_not_read_is_dropped_once_its_outbox_is_full() {
 }
 
 #[actix_web::test]
-async fn as_many_frames_wait_as_may_though_some_are_measured_and_one_more_ends_it() {
+async fn an_outbox_holds_its_maximum_of_frames_though_some_are_measured_and_one_more_ends_it() {
     const FRAMES_MAX: usize = 8;
     let bench = Bench::new(SessionLimits { outbox_frames_max: FRAMES_MAX, ..limits() });
     for frames in [FRAMES_MAX, FRAMES_MAX + 1] {
@@ -280,7 +280,7 @@ async fn as_many_frames_wait_as_may_though_some_are_measured_and_one_more_ends_i
 }
 
 #[actix_web::test]
-async fn of_what_is_written_together_the_oldest_is_measured() {
+async fn the_oldest_of_the_frames_that_are_written_together_is_measured() {
     let bench = Bench::new(limits());
     let (mut deaf, mut waits) = stuck(&bench).await;
     let (mut witness, _pump) = bench.connect(1 << 20).websocket().await;

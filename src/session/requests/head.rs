@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_head_is_a_fault() {
+    fn an_invalid_head_is_a_fault() {
         use httparse::Error::{HeaderName, HeaderValue, Token, TooManyHeaders, Version};
         let host = "host: h\r\n";
         for (case, head, expected) in [

@@ -280,7 +280,7 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 #[tokio::test]
-async fn what_was_read_ahead_wakes_the_task_once_it_may_be_served() {
+async fn a_request_that_was_read_ahead_wakes_the_task_once_it_may_be_served() {
     let request = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
     let mut pipe = Pipe::new();
     pipe.client.write_all(request.repeat(3).as_bytes()).await.expect("room");
@@ -613,7 +613,7 @@ async fn small_half_heads_count_as_well_and_what_is_complete_counts_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_read_ahead_counts_and_a_large_buffer_is_not_kept_for_little() {
+async fn bytes_read_ahead_count_and_a_large_buffer_is_not_kept_for_few_bytes() {
     let rules = Rc::new(ConnectionRules { unfinished: Unfinished::new(20_000), ..rules() });
     let mut pipe = Pipe::among(&rules, PIPE_BYTES);
     let (first, second) = halves(5_000);

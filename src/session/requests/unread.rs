@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_occupies_what_it_says_whatever_was_taken_from_it() {
+    fn the_allocated_bytes_are_reported_exactly_whatever_was_taken() {
         let mut unread = UnreadBytes::default();
         for (appended, allocated) in [(100, 100), (50, 200), (50, 200), (1, 400), (300, 501)] {
             unread.append(&vec![b'x'; appended], 450);

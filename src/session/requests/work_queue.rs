@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_ahead_waits_behind_what_was_not() {
+    fn requests_sent_ahead_wait_behind_those_that_were_not() {
         let work_queue = Rc::new(WorkQueue::default());
         let mut ahead = Client::many(Work::RequestAhead, 3);
         assert_eq!(begun(&mut ahead, &work_queue), numbers(0..0), "also where nobody else is");

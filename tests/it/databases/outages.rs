@@ -270,7 +270,7 @@ async fn a_database_that_cannot_be_used_is_said_at_once() {
 }
 
 #[actix_web::test]
-async fn what_sqlite_has_answered_survives_a_killed_process() {
+async fn writes_that_sqlite_has_answered_survive_a_killed_process() {
     let database = TestDatabase::sqlite();
     let store = database.migrated().await;
     store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
@@ -311,7 +311,7 @@ async fn an_sqlite_file_is_read_by_its_owner_alone() {
 }
 
 #[actix_web::test]
-async fn an_sqlite_in_memory_keeps_what_it_is_told() {
+async fn an_sqlite_in_memory_keeps_its_data() {
     let store =
         AppStore::connect(&database_settings("sqlite::memory:"), MissingFile::MakeWithFolder)
             .await

@@ -11,7 +11,7 @@ on_both_databases! {
     the_registry_starts_with_what_is_there
     a_change_is_in_the_directory_and_announced_before_it_is_answered
     a_change_that_changes_nothing_is_not_announced
-    what_others_write_is_noticed
+    changes_by_other_writers_are_noticed
     dead_watchers_are_forgotten
     there_is_no_app_under_a_name_that_is_no_slug
 }
@@ -155,7 +155,7 @@ async fn a_change_that_changes_nothing_is_not_announced(database: &TestDatabase)
     assert!(running.seen.try_recv().is_err(), "one change, one announcement");
 }
 
-async fn what_others_write_is_noticed(database: &TestDatabase) {
+async fn changes_by_other_writers_are_noticed(database: &TestDatabase) {
     let other = database.migrated().await;
     let mut running = Running::start(database.connect().await, OFTEN).await;
     let app = change::create(&other, &ChangedBy::CLI, fields(json!({ "name": "foo-app" })))

@@ -108,7 +108,7 @@ fn the_next_message_must_follow_the_last_one() {
 }
 
 #[test]
-fn what_was_acknowledged_and_is_gone_is_missed() {
+fn an_acknowledged_batch_that_is_gone_breaks_the_epoch() {
     let mut behind = feed();
     assert_eq!(behind.acknowledged(acknowledged(3, 13)), Need::Nothing);
     assert_eq!(behind.reached(), Some(at(4)));

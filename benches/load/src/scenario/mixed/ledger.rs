@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_has_no_gap_and_comes_once() {
+    fn messages_after_the_reply_have_no_gap_and_arrive_once() {
         let mut span = joined();
         for (number, judged) in [
             (6, Ok(())),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_since_the_reply_is_awaited() {
+    fn messages_published_since_the_reply_are_awaited() {
         let mut span = joined();
         assert_eq!(span.awaited([5; SOURCES]), 0);
         assert_eq!(span.awaited([5, 5, 5, 7]), 2);

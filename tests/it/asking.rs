@@ -1,4 +1,4 @@
-//! What an app may ask about its topics: which are occupied, and by how many.
+//! An app may ask which of its topics are occupied, and by how many subscribers.
 
 use crate::support::{http::Request, tokens::token, *};
 use herald::app::Slug;
@@ -19,7 +19,7 @@ fn listed(topic: &str, scope: &str, channel: Option<&str>, subscribers: usize) -
     json!({ "topic": topic, "scope": scope, "channel": channel, "subscribers": subscribers })
 }
 
-/// What is told of a single topic, without its position, which every answer must have.
+/// The answer about a single topic, without its position, which every answer must have.
 async fn show(server: &TestServer, app: &App, path: &str) -> (u16, Value) {
     let (status, mut answer) = ask(server, app, path).await;
     let position = answer["data"].as_object_mut().and_then(|data| data.remove("position"));
@@ -52,7 +52,7 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
         socket.join("public:bar-app", json!({})).await;
         if nth < 4 {
             socket.join("public:foo-app", json!({})).await;
-            // Who joins anew is still one subscriber.
+            // A client that joins again is still one subscriber.
             socket.push(json!(["2", "2", "public:foo-app:room-1", "phx_join", {}])).await;
         }
         sockets.push(socket);

@@ -6,7 +6,7 @@
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
 
-/// What is joined below a scope of an app: the scope as a whole, or one of its channels.
+/// The part of a topic after the app: empty for the whole scope, otherwise one of its channels.
 const LEVELS: [&str; 4] = ["", ":room", ":other", ":room:1"];
 
 /// One scope needs no token, two do.

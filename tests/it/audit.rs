@@ -15,7 +15,7 @@ async fn entries(server: &TestServer, path: &str) -> Vec<Value> {
     answer.json()["data"].as_array().expect("a list").clone()
 }
 
-/// What an entry says besides its id and its time.
+/// The fields of an entry besides its id and its time.
 fn told(entry: &Value) -> Value {
     json!([entry["actor"], entry["address"], entry["action"], entry["app"], entry["fields"]])
 }

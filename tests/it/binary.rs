@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 const TOPIC: &str = "public:test-app";
 const ROOM: &str = "public:test-app:room";
 
-/// What no text could hold, and what JSON would have to escape.
+/// Bytes that no text could hold, and bytes that JSON would have to escape.
 const PAYLOAD: &[u8] = b"\x00\xff\xfe\"\\{\r\n\x80";
 
 /// A push as phoenix.js spells it: kind 0.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 const TOPIC: &str = "public:test-app";
 
-/// What goes out as it came in, byte for byte: members in their order, numbers and escapes as they
-/// were spelled.
+/// A payload that must arrive byte for byte as it was sent: members in their order, numbers and escapes
+/// as they were spelled.
 const PAYLOAD: &str =
     r#"{"z":1.50,"a":"\u00e9\/","n":null,"big":12345678901234567890,"o":{"b":[]}}"#;
 

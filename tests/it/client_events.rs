@@ -1,4 +1,5 @@
-//! What clients publish: who may, what is answered, what arrives. For both wire versions.
+//! The events that clients publish, in both wire versions: which clients may, how they are answered, and
+//! how the events arrive.
 
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};

@@ -21,7 +21,7 @@ pub(crate) struct Place {
     env: Vec<(String, String)>,
 }
 
-/// What a finished process left behind.
+/// The exit code and the output of a finished process.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) code: Option<i32>,
@@ -41,7 +41,7 @@ impl Place {
         place
     }
 
-    /// What messages call its database.
+    /// The name of its database in messages.
     fn database(&self) -> String {
         let folder = self.path().canonicalize().expect("a folder");
         format!("sqlite://{}/data/herald.db", folder.display())

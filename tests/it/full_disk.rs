@@ -301,7 +301,7 @@ async fn more_than_there_is_room_for(process: &Process) -> String {
     position
 }
 
-/// What a client with a position is told.
+/// The recovery that a client with a position is told.
 async fn recovery(process: &Process, since: &str) -> Value {
     let mut socket = Socket::connect(&process.server, V2).await;
     let reply = socket.try_join("public:test-app:t", json!({ "since": since })).await;

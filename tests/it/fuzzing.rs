@@ -1,7 +1,7 @@
 //! The corpus of the fuzz targets, through the very checks that the fuzzer calls.
 //!
-//! What was once a finding, or leads where little else leads, is kept in `tests/fuzz/corpus/`; see
-//! the README beside it for how to look for more.
+//! Inputs that were once a finding, or that reach code that few others reach, are kept in
+//! `tests/fuzz/corpus/`; the README beside it says how to look for more.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! What the head of a request decides is answered before its body is read, or asked for.
+//! A request that its head decides is answered before its body is read, or asked for.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -267,7 +267,7 @@ async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
     let hits = figures::Figures::of(&server).await.hits("bodies_bytes_max");
     assert!(hits >= 3.0, "{hits}");
 
-    // What waited goes on and is taken; then there is room again for everybody.
+    // The requests that waited go on and are accepted; then there is room again for everybody.
     for (stream, body) in &mut held {
         stream.write_all(&body.as_bytes()[body.len() / 2..]).await.expect("it is read");
         assert_eq!(raw::answer(stream).await, (200, "{}".to_owned()));

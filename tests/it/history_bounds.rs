@@ -23,7 +23,7 @@ async fn publish_in_bulk(server: &TestServer, events: impl IntoIterator<Item = (
     }
 }
 
-/// What a client that comes back with a position is told.
+/// The recovery that a client is told when it comes back with a position.
 async fn told(server: &TestServer, topic: &str, since: &str) -> Value {
     ask(&mut Socket::connect(server, V2).await, topic, json!({ "since": since })).await
 }

@@ -1,4 +1,4 @@
-//! What no decent client sends over HTTP: each gets a clear answer or a closed connection, and
+//! Requests that no decent client sends: each gets a clear answer or a closed connection, and
 //! everybody else is served as before.
 
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ async fn an_upgrade_that_is_none_of_ours_is_ignored_and_no_request_hides_behind_
         assert_eq!(got.statuses(), statuses, "{case}: {}", got.text());
         assert!(got.is_closed, "{case}");
     }
-    // Who merely offers HTTP/2 is answered as if it had not.
+    // A client that merely offers HTTP/2 is answered as if it had not.
     let h2c = "GET /health HTTP/1.1\r\nhost: h\r\nconnection: upgrade, http2-settings, close\r\n\
                upgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
     assert_eq!(exchange(&server, h2c.as_bytes()).await.statuses(), [200]);
@@ -330,7 +330,7 @@ async fn ten_megabytes_at_once_from_many_leave_the_memory_as_it_was() {
     let body = vec![b'['; 10_000_000];
     let sized = format!("{}content-length: 10000000\r\n\r\n", head(EVENTS));
     let sized = [sized.as_bytes(), &body].concat();
-    // What is sent in chunks has an end that is seen: the connection can be used again.
+    // The end of a body in chunks can be recognised, so the connection can be used again.
     let chunked = format!("{}transfer-encoding: chunked\r\n\r\n989680\r\n", head(EVENTS));
     let again = "\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
     let chunked = [chunked.as_bytes(), &body, again.as_bytes()].concat();

@@ -1,4 +1,4 @@
-//! What no decent client does with a socket: each ends with the right code or is borne, nobody
+//! Sockets misused as no decent client does: each ends with the right code or is tolerated, nobody
 //! else notices, and the memory stays as it was.
 
 use std::time::{Duration, Instant};
@@ -369,7 +369,7 @@ fn flood(mut tcp: TcpStream, message: Value, is_reading: bool) -> JoinHandle<()>
         let mut scratch = vec![0; 65_536];
         let (mut reading, mut writing) = tcp.split();
         let write = async {
-            // Whoever is dropped for it has had what it asked for.
+            // The server may drop the client for it, which ends the test as well.
             while writing.write_all(&chunk).await.is_ok() {}
         };
         let read = async {

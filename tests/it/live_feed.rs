@@ -307,7 +307,7 @@ async fn the_live_feed_tells_what_happens_in_the_app_and_no_payload() {
     page.push(json!([null, "9", "public:first-app:room", "phx_leave", {}])).await;
     assert_eq!(entry(&mut console, "leave").await["session"], joined["session"]);
 
-    // What the feed itself costs is nobody's usage.
+    // The traffic of the feed itself counts as no app's usage.
     let (admin, _) = log_in(&server, &admin()).await;
     let usage = call(&server, "GET", "/api/admin/usage", &admin).send().await.json();
     let rows = usage["data"].as_array().expect("rows");
@@ -423,7 +423,7 @@ async fn the_feed_ends_with_the_session_that_it_rests_on() {
         assert_eq!(code, 1001, "{end}: {frames:?}");
         let session = call(&server, "GET", "/console/session", &cookie).send().await;
         assert_eq!(session.status, 401, "{end}: {}", session.body);
-        // What is left of the token's time is of no use.
+        // The token is of no use, although it has not expired.
         let mut socket = Socket::connect(&server, V2).await;
         socket.try_join(&topic, json!({ "guardian_token": token })).await;
         tokio::time::timeout(DEADLINE, socket.rest()).await.expect("an end");

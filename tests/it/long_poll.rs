@@ -28,7 +28,7 @@ async fn joined(server: &TestServer) -> Poller {
     poller
 }
 
-/// What a request with this query brings about: the body, which must be HTTP 200.
+/// The body of the answer to a request with this query; the HTTP status must be 200.
 async fn fetched(server: &TestServer, query: &str) -> Value {
     let answer = get(server.url(&format!("{PATH}?{query}"))).await;
     assert_eq!(answer.status, 200, "{query}");

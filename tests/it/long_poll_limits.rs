@@ -214,7 +214,7 @@ async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
     server.begin_stop();
     let answers = join_all(pollers.iter_mut().map(Poller::parked)).await;
     assert!(answers.iter().all(|answer| *answer == json!({"status": 500})), "{answers:?}");
-    // Who asks on a connection that is still open is told the same; the others find nobody.
+    // A client that asks on a connection that is still open is told the same; others find no server.
     let ends = async { tokio::join!(silent.try_fetch(), late.try_fetch()) };
     let (first, second) = timeout(DEADLINE, ends).await.expect("an end in time");
     for answer in [first, second].into_iter().flatten() {

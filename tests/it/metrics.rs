@@ -1,4 +1,4 @@
-//! What the server says of itself: complete, true, bounded, without secrets, at any time.
+//! The server's metrics are complete, true, bounded and without secrets, at any time.
 
 use std::{
     collections::BTreeMap,

@@ -194,7 +194,7 @@ async fn flood_in_bulk(server: &TestServer, flood: &Flood, publisher: usize) {
     }
 }
 
-/// What one join heard.
+/// The events that one join heard.
 struct Run {
     case: String,
     /// How many each publisher had begun when the reply was read.

@@ -70,8 +70,8 @@ fn address_of(operation: &Operation, slug: &str) -> String {
     path.replace("{channel}", "room").replace("{id}", "AAAAAAAAAAA")
 }
 
-/// What the call must answer to the session, and to the credentials, of an app that it does not concern;
-/// `None` for calls that concern no app.
+/// The statuses with which a call must answer the session, and the credentials, of an app that it does
+/// not concern; `None` for calls that concern no app.
 fn expected(operation: &Operation) -> Option<[&'static [u16]; 2]> {
     let (path, id) = (operation.path.as_str(), operation.id.as_str());
     match id {
@@ -154,7 +154,7 @@ async fn a_session_asks_about_its_own_app_and_the_administrators_about_every_app
     let [first, _] = two_apps(&server).await;
     let (cookie, _) = log_in(&server, &app_login(&first)).await;
     let (admin_cookie, _) = log_in(&server, &admin()).await;
-    // What ends something, or the session itself, is tested elsewhere.
+    // Calls that end something, or the session itself, are tested elsewhere.
     let lasts = |operation: &Operation| {
         let of_app = operation.path.starts_with("/api/apps/{slug}");
         of_app && !["rotateOwnApp", "endConnection"].contains(&operation.id.as_str())

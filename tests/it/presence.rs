@@ -145,7 +145,7 @@ async fn a_join_that_its_app_no_longer_allows_ends_in_one_leave_too() {
         json!({ "guardian_token": tokens::signed(OPERATORS, &claims) })
     };
     let (mut watcher, ..) = enter(&server, V2, by_operator("bob")).await;
-    // Whoever holds another app's join stays, and can tell.
+    // A session that holds another app's join stays, and sees the change.
     let other = server.create_app(json!({"name": "other-app"})).await;
     let theirs = json!({"sub": "x", "listen": ["presence:other-app:*"]});
     let theirs = json!({ "guardian_token": token(&other, &theirs) });
@@ -334,7 +334,7 @@ async fn a_client_that_joined_the_whole_scope_is_not_tracked_and_hears_no_announ
     let (mut ada, state, _) =
         enter(&server, V2, ticket(json!({"sub": "ada", "publish": [ROOM]}))).await;
     assert_eq!(state[4], json!({}), "who hears all is not there");
-    // What is published there is heard as anywhere.
+    // A publication there is heard as anywhere.
     ada.push(json!(["1", "2", ROOM, "msg", {"n": 1}])).await;
     assert_eq!(ada.next().await, json!([null, null, ROOM, "msg", {"n": 1}]));
     let heard = json!([null, null, "presence:test-app", "room:msg", {"n": 1}]);

@@ -1,4 +1,4 @@
-//! What bounds presence: keys, metas, members, and the square of many who come at once.
+//! The bounds of presence: keys, metas, members, and the announcements when many members arrive at once.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{
     *,
 };
 
-/// What a join of the room is refused with.
+/// The response with which a join of the room is refused.
 async fn refusal(server: &TestServer, way: &str, ticket: Value) -> Value {
     let reply = Socket::connect(server, way).await.try_join(ROOM, ticket).await;
     assert_eq!(reply["status"], "error", "{reply}");
@@ -157,8 +157,8 @@ async fn a_thousand_may_be_there_and_their_coming_does_not_cost_the_square() {
     assert_eq!(late.try_join(ROOM, ticket_of("late")).await["status"], "ok");
 }
 
-/// What is announced on a channel is at least so far apart in these tests: long enough for many to come
-/// meanwhile, however slow the machine.
+/// The least time between two announcements on a channel in these tests: long enough for many members
+/// to arrive meanwhile, however slow the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// At how many moments something may have been announced since then, and one more for the clocks.

@@ -1,4 +1,4 @@
-//! Whatever happens on a presence channel, in the end every client's own picture of it is the same,
+//! After any sequence of steps on a presence channel, every client's own picture of it is the same,
 //! and right.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -23,7 +23,7 @@ const CLIENTS: [&str; 6] = [V2, V1, V2, V1, V2_POLLED, V1_POLLED];
 /// How long clients over long-poll may take to come back, and half as long again.
 const PATIENCE: Duration = Duration::from_secs(19);
 
-/// Who looks on in the end.
+/// The member whose picture is compared in the end.
 const WITNESS: &str = "witness";
 
 /// One thing that happens. Clients read only where it says so, or where they must.

@@ -11,7 +11,7 @@ use crate::support::{
     *,
 };
 
-/// What a subscriber of a channel is sent of an event.
+/// The message with which an event reaches a subscriber of a channel.
 fn message(channel: &str, data: &str) -> String {
     json_text(&[("event", "msg"), ("channel", channel), ("data", data)])
 }

@@ -171,7 +171,7 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
         lively.hears(probe).await;
         lively.command("pusher:pong", json!({})).await;
     }
-    // What the server sends is no sign of life of its client.
+    // A message from the server is no sign of life of its client.
     pusher::trigger(&server, pusher::event(&["presence-a"], "1")).await;
     let (mut heard, code) = deaf.socket.rest().await;
     assert_eq!(code, 4201);

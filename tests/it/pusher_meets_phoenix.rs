@@ -168,7 +168,7 @@ async fn there_is_one_list_of_members() {
     assert_eq!(second.enter("presence-room", r#"{"user_id":"u","user_info":{"n":1}}"#).await, both);
     assert_eq!(phoenix.next().await[4]["joins"]["u"]["metas"][0]["n"], 1);
     first.assert_quiet().await;
-    // What a client of Phoenix says of itself is in later rosters.
+    // The data that a Phoenix client sends about itself is in later rosters.
     phoenix.push(json!(["1", "7", topic, "presence_metadata", { "custom": "away" }])).await;
     assert_eq!(phoenix.next().await[3], "presence_diff");
     let mut third = PusherSocket::connect(&server).await;
@@ -200,7 +200,7 @@ async fn disconnections_reach_both_and_clients_of_pusher_come_back() {
     other.assert_quiet().await;
 }
 
-/// What Herald's own API answers to a call of the seeded app.
+/// The answer of Herald's own API to a call of the seeded app.
 async fn own_api(server: &TestServer, path: &str) -> Value {
     let app = App::seeded();
     let request = request("GET", server.url(&format!("/api/apps/test-app{path}")));
@@ -298,7 +298,7 @@ async fn bytes_reach_clients_of_phoenix_alone_and_those_of_pusher_are_counted_as
     for pusher in &mut pushers {
         pusher.assert_quiet().await;
     }
-    // What a client of Phoenix's pushes as bytes does not reach them either.
+    // Bytes that a Phoenix client pushes do not reach them either.
     let (topic, name) = ("private:test-app:room", "push");
     let head = [0, 1, 1, topic.len() as u8, name.len() as u8];
     let frame = [&head[..], b"1", b"9", topic.as_bytes(), name.as_bytes(), &[0, 255]].concat();

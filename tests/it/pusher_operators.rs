@@ -61,7 +61,7 @@ async fn metrics_and_the_overview_tell_sessions_by_protocol() {
     assert_eq!(figures.get(r#"herald_sessions{transport="websocket",version="2"}"#), 1.0);
 }
 
-/// What the seeded app used, once `is_all` of it has been counted.
+/// Waits until `is_all` holds for the usage of the seeded app, and returns the usage.
 async fn used(server: &TestServer, is_all: impl Fn(&Value) -> bool) -> Value {
     let app = App::seeded();
     let mut last = Value::Null;

@@ -70,7 +70,7 @@ async fn p118_a_user_that_is_signed_in_is_a_member_without_channel_data() {
     let mut client = signed_in(&server, r#"{"id":"u1","user_info":{"name":"Ana"}}"#).await;
     let roster = client.subscribe("presence-a").await["presence"].clone();
     assert_eq!(roster, json!({ "ids": ["u1"], "hash": { "u1": { "name": "Ana" } }, "count": 1 }));
-    // What the application has signed for the channel counts more.
+    // The member that the application has signed for the channel takes precedence.
     let roster = client.enter("presence-b", r#"{"user_id":"other"}"#).await;
     assert_eq!(roster["ids"], json!(["other"]));
 }
@@ -154,7 +154,7 @@ async fn p150_a_connection_is_left_out_on_every_kind_of_channel_and_in_a_batch()
     c.hears(r#"{"event":"msg","channel":"cache-foo","data":"1"}"#).await;
 }
 
-/// What the next message tells of watched users: those that are online, and those that are not.
+/// The users in the next message of the watchlist: those that are online, and those that are not.
 pub(crate) async fn watched(client: &mut PusherSocket) -> (Value, Value) {
     let message = client.next().await;
     assert_eq!(message["event"], "pusher_internal:watchlist_events", "{message}");

@@ -18,7 +18,7 @@ const TOPICS: [&str; 6] = [
     "presence:test-app:room",
 ];
 
-/// What a join is told of a gap that is not closed.
+/// Checks the recovery that a join is told if its gap is not closed.
 fn incomplete(recovery: &Value, reason: &str, replayed: usize) {
     let position = &recovery["position"];
     let expected = json!({

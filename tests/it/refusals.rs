@@ -1,5 +1,5 @@
-//! What a refusal leaves behind: a line in the log that says why, once per app, reason and interval,
-//! and a count. The client is told no more than ever.
+//! A refusal leaves behind a count and a line in the log that says why, once per app, reason and interval.
+//! The client is told no more than before.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::support::{
 
 const GUARDIAN_SECRET: &str = "the operator's own key, for all!";
 
-/// What a line of this kind begins with, after its time.
+/// The beginning of a line of this kind, after its time.
 const TRACE: &str = "INFO  herald::app::refusals: ";
 
 /// A server of one thread, which handles one request after the other, with an inactive app, and one

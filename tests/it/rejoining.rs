@@ -33,7 +33,7 @@ fn id_of(frame: &Value) -> Id {
     (usize::try_from(number(0)).expect("a publisher"), number(1))
 }
 
-/// What all of the test's clients share.
+/// The state that all clients of the test share.
 #[derive(Default)]
 struct Load {
     is_over: Cell<bool>,
@@ -102,14 +102,14 @@ async fn publish_as_client(load: &Load, mut socket: Socket, publisher: usize) {
     }
 }
 
-/// What a client heard in one piece.
+/// Consecutive events that a client heard without a gap.
 struct Piece {
     case: String,
     topic: String,
     heard: Vec<Id>,
 }
 
-/// What came of the joins of a client.
+/// The outcomes of the joins of a client.
 #[derive(Default)]
 struct Told {
     outcomes: BTreeMap<String, u64>,

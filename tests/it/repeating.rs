@@ -131,7 +131,7 @@ async fn a_repetition_delivers_nothing_and_answers_like_the_first() {
         let first = position(&ok(call(&server, path).json(&asks)).await);
         assert_eq!(position(&ok(call(&server, path).json(&asks)).await), first, "{path}");
         assert_eq!(ok(call(&server, path).json(&plain)).await, "{}", "{path}");
-        // What counts is what is published, not how it was asked for.
+        // The key belongs to the publication, not to the path by which it was requested.
         let payload = r#"{"a":1}"#;
         let other = if path == EVENTS { PUBLISH } else { EVENTS };
         let spelled = [

@@ -358,7 +358,7 @@ async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
         assert!(warnings[0].contains(expected), "{case}: {lines:#?}");
         assert!(warnings[0].contains("new epochs begin"), "{case}: {lines:#?}");
         assert_eq!(warnings.len(), if stays { 2 } else { 1 }, "{case}: {lines:#?}");
-        // What is not Herald's is left alone, so nothing was saved.
+        // Herald does not touch files that are not its own, so nothing was saved.
         let process = Process::start_in(process.crash(), &[]);
         assert_eq!(is_known(&process.server, &position).await, !stays, "{case}");
     }
@@ -539,7 +539,7 @@ async fn signals_amid_a_save_leave_a_whole_file_or_none() {
         dir = process.crash();
 
         let process = Process::start_in(dir, &env);
-        // What was not finished is removed.
+        // The server removes an unfinished file.
         assert_eq!(names(process.server.dir.path()), [FILE], "round {round}");
         let (recovery, replayed) = recovered(&process.server, since).await;
         if recovery["complete"] == true {

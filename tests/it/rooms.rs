@@ -23,7 +23,7 @@ const ROOMS: [&str; 15] = [
     "cli",
 ];
 
-/// Who alone may name these crates: a file, or a whole folder.
+/// The only file or folder that may name each of these crates.
 const RESERVED: [(&str, &str); 7] = [
     ("herald_entity", "app/store"),
     ("herald_migration", "app/store"),

@@ -354,7 +354,7 @@ async fn the_last_use_says_the_minute_and_only_of_the_pair_that_was_right() {
     assert_eq!(time(&used("previous_key_last_used_at").await), at);
 }
 
-/// What goes on while an app's pair is rotated: triggers and joins with a pair, none of which may
+/// The traffic while an app's pair is rotated: triggers and joins with a pair, none of which may
 /// fail.
 struct Load {
     calls: Arc<AtomicU64>,

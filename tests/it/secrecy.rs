@@ -1,4 +1,4 @@
-//! What is never written to a log, nor by `{:?}`: secrets, tokens, query strings, payloads.
+//! Secrets, tokens, query strings and payloads are never written to a log, nor by `{:?}`.
 //!
 //! Every door is tried, in order and out of order, with one canary in each such thing, while all
 //! that Herald's own crates log is kept, at trace level.
@@ -31,7 +31,7 @@ use crate::support::{
     *,
 };
 
-/// What Herald's crates have logged in this process, by this and by every other test of it.
+/// The lines that Herald's crates have logged in this process, by this and by every other test of it.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Ear;
@@ -71,7 +71,7 @@ fn canary(of: &str) -> String {
     format!("{CANARY}-{of}-0123456789abcdef")
 }
 
-/// What must not be found in any form: the canary itself, and as it looks in base64 and in tokens.
+/// The texts that must not be found: the canary itself, and its forms in base64 and in tokens.
 fn needles(tokens: &[String]) -> Vec<String> {
     let mut needles = vec![CANARY.to_owned()];
     for token in tokens {

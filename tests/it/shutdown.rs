@@ -102,7 +102,7 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
     let answer = trigger.basic(&app.key, &app.secret).json(&event).send().await;
     assert_eq!(answer.status, 503, "nobody would hear it: {}", answer.body);
     assert!(answer.header("retry-after").is_some());
-    // Whoever was answered was answered within the draining: afterwards nobody listens.
+    // Every answer came within the draining: afterwards nothing listens.
     server.stop();
     assert!(began.elapsed() < shutdown_timeout + SOON, "{:?}", began.elapsed());
 }

@@ -141,8 +141,8 @@ async fn both_articles_run_on_one_herald() {
     }
 }
 
-/// What the clients of one channel hear of an event that was published there, by the topic that they
-/// joined, and what a client of the whole scope hears.
+/// The names under which an event of one channel arrives, by the topic that the client has joined: the
+/// channel in either spelling, or the whole scope.
 const SPELLINGS: [(&str, &str); 3] = [
     ("private:7:room", "msg"),
     ("private:test-app:7:room", "msg"),
@@ -356,7 +356,7 @@ async fn members_see_each_other_by_the_names_that_they_joined() {
     }
 }
 
-/// Who joined and who left, by the next frame, a `presence_diff` on this topic.
+/// The keys that joined and the keys that left, according to the next frame, a `presence_diff` on this topic.
 async fn diff(socket: &mut Socket, topic: &str) -> (Vec<String>, Vec<String>) {
     let frame = socket.next().await;
     assert_eq!(json!([frame[2], frame[3]]), json!([topic, "presence_diff"]), "{frame}");

@@ -1,5 +1,5 @@
-//! What apps use, exact to the event: known traffic over both transports against what the API, CSV and
-//! the command line tell, through deletions, stops and crashes.
+//! The usage of apps, exact to the event: known traffic over both transports is compared with the answers of
+//! the API, the CSV and the command line, through deletions, stops and crashes.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const ALL: &str = "public:test-app";
 const SUMS: [&str; 7] =
     ["publications", "deliveries", "bytes_in", "bytes_out", "joins", "refused_joins", "replayed"];
 
-/// What an app used: its sums in the order of [`SUMS`], and the most connections at once.
+/// The usage of an app: its sums in the order of [`SUMS`], and the most connections at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Used {
     sums: [u64; 7],
@@ -46,7 +46,7 @@ async fn as_admin(server: &TestServer, query: &str) -> Answer {
     server.admin("GET", &format!("/api/admin/usage{query}"), None).await
 }
 
-/// What the seeded app used, once it is this much. A delivery is counted a moment after it arrives.
+/// Waits until the usage of the seeded app is `expected`. A delivery is counted a moment after it arrives.
 async fn until_used(server: &TestServer, expected: Used) {
     let app = App::seeded();
     let mut used = Used::default();
@@ -105,7 +105,7 @@ async fn make_traffic(server: &TestServer) -> (Vec<Socket>, Used) {
         socket.join(ALL, json!({})).await;
         sockets.push(socket);
     }
-    // Whoever is only refused is no connection.
+    // A session whose only join is refused is not counted as a connection.
     let mut refused = Socket::connect(server, V2).await;
     refused.try_join("private:test-app", json!({})).await;
     let text = json!({ "n": 1 });

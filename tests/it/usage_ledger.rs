@@ -1,5 +1,5 @@
-//! What apps use, in the ledger and in the database: by the hour, exactly once, through failures. The
-//! same suite on SQLite and on a real PostgreSQL, with a clock of its own.
+//! The usage of apps in the ledger and in the database: by the hour, exactly once, through failures. The
+//! same suite runs on SQLite and on a real PostgreSQL, with a clock of its own.
 
 use std::{
     collections::HashMap,
@@ -93,7 +93,7 @@ impl Server {
         Ok(self.ledger.report(&UsageQuestion { whose, span }).await?.data)
     }
 
-    /// What all apps used that day, hour by hour.
+    /// The usage of all apps on that day, hour by hour.
     async fn day(&self) -> Vec<PeriodUsage> {
         let asked = self.ask(Whose::All, "2026-11-28", "2026-11-29", "hour").await;
         asked.expect("an answer")
@@ -229,7 +229,7 @@ async fn usage_that_cannot_be_written_is_kept_and_written_once(database: &TestDa
     transaction.rollback().await.expect("an end");
     blocker.close().await.expect("an end");
     let rows = [row("_1", 11, 21), row("_2", 11, 200)];
-    // What was counted after the hour's end belongs to the hour that was open then.
+    // Events that were counted after the hour's end belong to the hour that was open then.
     assert_eq!(server.publications().await, rows);
     server.ledger.write().await.expect("a database");
     server.ledger.write().await.expect("a database");

@@ -63,7 +63,7 @@ async fn members_that_name_a_place_differently_hear_it_by_the_names_they_joined(
         probes.push((topic, probe));
     }
     assert_eq!(broker.topics.subscribers(whole(&scope)).await, Ok(5));
-    // Those who joined first leave first: the others keep their names.
+    // The sessions that joined first leave first: the others keep their names.
     while !probes.is_empty() {
         for destination in ["room", "#general"] {
             broker.publish(&scope, destination, "msg").await;
@@ -426,7 +426,7 @@ async fn a_session_that_cannot_be_told_of_the_end_of_its_joins_is_ended() {
     for change in [None, Some(Disconnect::Place(whole(&scope)))] {
         let stuck = broker.stuck_session(1, 1).await;
         broker.join(&stuck, whole(&scope)).await.expect("a place");
-        // What fits into its outbox is not lost; the session comes to it when it can.
+        // News that fits into its outbox is not lost; the session reads it when it can.
         let mut told = 0;
         while stuck.outbox.ended().is_none() && told < 100 {
             match change.clone() {

@@ -74,7 +74,7 @@ async fn a_member_that_leaves_is_announced_once_however_it_leaves() {
         }
         broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
         assert_eq!(watcher.next().await, "room +[] -[ada={}]");
-        // What is told next tells nothing else.
+        // The next announcement holds nothing else.
         let (key, meta) = (room().key, JsonObject::empty().into());
         let updated = broker.topics.update(&key, name(), watcher.session, meta).await;
         updated.expect("to be taken");

@@ -253,7 +253,7 @@ fn nothing_is_kept_of_an_app_that_is_gone_or_has_been_silent() {
     let under_way = first(keys.claim(APP, key("slow"), content("msg"), now));
     keys.forget_app(APP);
     assert_eq!(books(&keys), 2);
-    // Whoever publishes with a forgotten key does not disturb the next one.
+    // A publisher with a forgotten key does not disturb the next one.
     let next = first(keys.claim(APP, key("slow"), content("msg"), now));
     assert!(!under_way.complete(1, now));
     assert_eq!(told(&keys.claim(APP, key("slow"), content("msg"), now)), "under way");

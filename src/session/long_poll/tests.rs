@@ -374,7 +374,7 @@ async fn a_session_that_ends_lets_everybody_know() {
         let parked = polls.parked(id).await;
         assert_eq!(polls.post(id, &["a", order, "b"]).await, Posted::Gone, "{order}");
         let parked = parked.await.expect("a fetch");
-        // What was said before it closed is still brought; who panics says nothing more.
+        // Frames from before the close are still delivered; a session that panics sends nothing more.
         let last = if order == "close" { frames(&["a"]) } else { Polled::Gone };
         assert_eq!(parked, last, "{order}");
         assert_eq!(polls.all.poll(id).await, Polled::Gone, "{order}");
@@ -392,7 +392,7 @@ async fn a_client_between_two_polls_when_the_server_stops_gets_the_accepted_publ
     polls.bench.publish(r#"{"n":1}"#).await;
     topics.finish(DEADLINE).await;
     assert_eq!(topics.end_all(DEADLINE).await, 1);
-    // What is sent now is not looked at, and its client not told before it has fetched.
+    // A message that is sent now is not read, and its client is told so only with its next poll.
     let both = async { tokio::join!(polls.post(id, &["a"]), polls.all.poll(id)) };
     let both = timeout(DEADLINE, both).await.expect("answers in time");
     assert_eq!(both, (Posted::Gone, frames(&[r#"{"n":1}"#])));
@@ -525,7 +525,7 @@ async fn messages_that_come_too_fast_wait_and_a_session_that_goes_on_is_ended() 
     let flood = async {
         loop {
             let (posted, _) = tokio::join!(polls.post(id, &["x"; 50]), async {
-                // What comes back must not pile up.
+                // Replies must not pile up.
                 polls.all.poll(id).await
             });
             if posted == Posted::Gone {

@@ -224,7 +224,7 @@ async fn an_answer_that_does_not_need_the_body_is_the_last_one() {
     pipe.answer();
     let ended = timeout(DEADLINE, pipe.stream.read(&mut [0])).await.expect("in time");
     assert_eq!(ended.expect("an end"), 0);
-    // What the client goes on sending is read away, or the answer would be lost with it.
+    // Bytes that the client goes on sending are read and dropped; otherwise the answer would be lost.
     pipe.client.write_all(&[b'x'; 900]).await.expect("room");
     let mut closing = pin!(pipe.stream.shutdown());
     assert!(poll_once(&mut closing).is_pending(), "the client may send more");
@@ -590,7 +590,7 @@ async fn small_half_heads_count_as_well_and_what_is_complete_counts_no_more() {
     let mut seventh = half().await;
     assert_eq!(farewell(seventh).await, UNAVAILABLE, "of seven that are alike one is too many");
     pipes.truncate(2);
-    // What is being served counts for as long, if it is large.
+    // A large request that is being served counts until it is answered.
     for pipe in &mut pipes {
         pipe.client.write_all(second.as_bytes()).await.expect("room");
         assert_eq!(pipe.handed_over().len(), 6_000);

@@ -1,4 +1,4 @@
-# What an application does before it queries the data of a page: it reads the position of the scope, with the first article's
+# An application does this before it queries the data of a page: it reads the position of the scope, with the first article's
 # initializer.
 #
 #   ruby page_position.rb

@@ -137,7 +137,7 @@ export const ENDING = [
       const proxy = await stage.proxy(stage.idling)
       const joined = await stage.connect({ to: proxy }).joined(topic)
       if (!stage.overWebSocket) {
-        // Such a client polls all the time, so the proxy has to hold its requests back.
+        // A client over long-poll polls all the time, so the proxy has to hold its requests back.
         proxy.requests.hold()
         await stage.idling.hasSubscribers(0, { scope: "public", channel: stage.client.id })
         proxy.requests.release()

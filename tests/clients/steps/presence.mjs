@@ -1,4 +1,4 @@
-// Who is present, in the state that each generation keeps.
+// The members that are present, in the state that each generation keeps.
 
 import assert from "node:assert/strict"
 import { LATEST, STAYS_AWAY } from "../support/generations.mjs"

@@ -17,7 +17,7 @@ use herald::{
 /// No publication may be longer, in bytes.
 const PUBLICATION_BYTES_MAX: usize = 1 << 16;
 
-/// What is ahead of the items, saved at the beginning of 1970.
+/// The bytes before the items of an archive that was saved at the beginning of 1970.
 fn preamble() -> Vec<u8> {
     [&MAGIC[..], &[2, 0, 1], &[0; 8]].concat()
 }
@@ -34,7 +34,7 @@ pub fn check(data: &[u8]) {
     take_up(&whole);
 }
 
-/// What is accepted is, to the byte, what is written of it.
+/// Items that the reader accepts are written again as the same bytes.
 fn read(bytes: &[u8]) {
     let Ok(mut reader) = ArchiveReader::begin(bytes, PUBLICATION_BYTES_MAX) else { return };
     let mut writer = ArchiveWriter::begin(Vec::new(), reader.at_ms()).expect("memory");
@@ -66,7 +66,8 @@ fn count(bytes: &[u8]) -> u64 {
     items
 }
 
-/// What a server takes up is within its bounds, and the next one takes up the same.
+/// A server that loads an archive stays within its bounds, and the next server loads the same from the
+/// archive that this one writes.
 fn take_up(bytes: &[u8]) {
     let first = topics();
     let Ok(totals) = first.load(bytes) else {

@@ -79,13 +79,13 @@ struct Talk {
     version: Version,
     transport: Transport,
     rules: Arc<PhoenixRules>,
-    /// What it hears by its effects, and the topics by which it does.
+    /// The places that the session hears according to its effects, each with its topic.
     places: Vec<(Place, ByteString)>,
     asked: Option<Asked>,
     is_closed: bool,
 }
 
-/// What the broker was asked for, and the reply that must quote.
+/// A question to the broker, and the values that its reply must quote.
 struct Asked {
     is_join: bool,
     reference: String,
@@ -238,7 +238,7 @@ impl Talk {
         self.told(effects);
     }
 
-    /// What a client is told that nobody asked for.
+    /// Checks effects that answer no message of the client.
     fn told(&mut self, effects: Vec<Effect>) {
         assert!(effects.len() <= 2 * CHANNELS_MAX, "{effects:?}");
         let replies = self.carry_out(effects, None);
@@ -348,7 +348,7 @@ impl Reply {
     }
 }
 
-/// What a message's reply must quote, as JSON.
+/// The values that the reply to a message must quote, as JSON.
 fn quoted(message: &ClientMessage) -> (String, String) {
     (message.reference.as_json().to_owned(), message.topic.to_json())
 }
@@ -381,7 +381,7 @@ fn app(id: i32, letters: &str) -> Option<App> {
     })
 }
 
-/// Whom all tokens are minted for.
+/// The subject of all tokens.
 fn subject() -> Subject {
     let one = serde_json::value::to_raw_value(&1).expect("JSON");
     Subject::of(&one).expect("a number is a subject")

@@ -1,4 +1,4 @@
-//! What must hold whatever comes in: one check per fuzz target, each an ordinary function of bytes.
+//! The promises that hold for any input: one check per fuzz target, each an ordinary function of bytes.
 //!
 //! The fuzzer hands a check what it makes up (`fuzz_targets/`); an ordinary test hands it every file
 //! of the corpus (`tests/it/fuzzing.rs`, which takes these files in as modules). A check panics

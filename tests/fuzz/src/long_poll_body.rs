@@ -44,7 +44,7 @@ fn read_plainly(kind: BodyKind, data: &[u8], bytes_max: usize) -> Result<Vec<Rec
     Ok(messages)
 }
 
-/// What ends with `\n` or `\r\n`, and what comes last; nothing is no line.
+/// The lines of a text: each ends with `\n`, `\r\n` or the text. A text without characters has none.
 fn lines(text: &str) -> Vec<&str> {
     let lines = text.split_inclusive('\n').map(|line| match line.strip_suffix('\n') {
         Some(ended) => ended.strip_suffix('\r').unwrap_or(ended),

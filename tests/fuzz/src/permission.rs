@@ -36,7 +36,7 @@ fn one(pattern: &str, topic: &str) {
     assert_eq!(found, matches(pattern, topic), "{pattern:?} on {topic:?}");
 }
 
-/// What is no topic may have any name; what is one is not allowed by a star alone.
+/// A pattern of stars alone allows no valid topic; any other name may match.
 fn bare_star(topic: &str) {
     let star = Patterns::compile(&json!(["*", "**"]));
     let only = Addressing::SingleApp(Slug::parse("only-app").expect("a slug"));

@@ -1,5 +1,5 @@
-//! What both spellings in text have in common: they are read as the plain rule says, and what was
-//! read survives being written and read once more.
+//! Both text formats are read as the plain rule says, and a message that was read survives being
+//! written and read once more.
 
 use herald::{
     broker::{
@@ -107,7 +107,7 @@ fn payload(message: &ClientMessage) -> &str {
     }
 }
 
-/// What goes out to one client says what it was made of.
+/// A message to one client holds the values from which it was made.
 fn repeat(version: Version, message: &ClientMessage) {
     let event = message.event.as_text().unwrap_or("an event that is no text");
     let ClientMessage { join_ref, reference, topic, .. } = message;

@@ -80,7 +80,7 @@ impl KeyRing {
         Sent { params: given.collect(), expected }
     }
 
-    /// What a line stands for; none if nothing is there.
+    /// The value that a line stands for, or `None` if the line stands for nothing.
     fn value(&self, line: &str) -> Option<Value> {
         match line.strip_prefix('~') {
             Some(json) => serde_json::from_str(json).ok(),
@@ -135,7 +135,7 @@ impl Sent {
     }
 }
 
-/// What stands for nothing is not there; what is no text can be no token.
+/// The text of a token. A value that stands for nothing is absent, and one that is no text is no token.
 fn present(value: &Value) -> Option<Box<str>> {
     match value {
         Value::Null => None,
@@ -230,7 +230,7 @@ fn claims(token: &str, key: &SecretString) -> Option<Value> {
     (signature == expected).then(|| read(payload)).flatten()
 }
 
-/// What is wrong with claims, in the order in which faults count.
+/// The first fault of claims, in the order in which the server judges them.
 fn verdict(claims: &Value, csrf: Option<&str>, key: &SecretString) -> Option<TokenError> {
     let given = |name: &str| claims.get(name).filter(|value| !value.is_null());
     let time = |name: &str| given(name).and_then(Value::as_f64);
@@ -281,7 +281,7 @@ fn changed(verifier: &Verifier<'_>, token: &str, csrf: Option<&str>) {
     }
 }
 
-/// What no key signed is forged, unless it has not even the form of a token that one could have signed.
+/// A token that no key has signed is forged, unless it has not even the form of a token.
 fn assert_unsigned(error: Option<TokenError>, token: &str) {
     use TokenError::{Forged, Malformed, Unsupported};
     assert!(matches!(error, Some(Forged | Malformed | Unsupported)), "{error:?} for {token}");

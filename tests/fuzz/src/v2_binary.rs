@@ -62,7 +62,7 @@ fn untouched(frame: &Bytes, message: &ClientMessage, payload: &[u8]) {
     assert!(read.is_empty() || read.as_ptr() == frame[at..].as_ptr(), "nothing was copied");
 }
 
-/// What is pushed can be broadcast to who can be sent bytes, as far as a byte can say a length.
+/// A push can be broadcast to clients that can receive bytes, if each of its lengths fits into a byte.
 fn broadcast(topic: &str, event: &str, payload: &[u8]) {
     for (version, transport) in [
         (Version::V1, Transport::WebSocket),

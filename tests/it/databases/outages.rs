@@ -274,7 +274,7 @@ async fn writes_that_sqlite_has_answered_survive_a_killed_process() {
     let database = TestDatabase::sqlite();
     let store = database.migrated().await;
     store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
-    // What a killed process leaves: its files as they are at this moment, nothing tidied up.
+    // A killed process leaves its files as they are at this moment, with nothing tidied up.
     let folder = database.folder.as_ref().expect("a folder").path();
     let (left, copy) = (folder.join("a folder"), folder.join("copy"));
     std::fs::create_dir(&copy).expect("a folder");

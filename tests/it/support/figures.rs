@@ -1,4 +1,4 @@
-//! What `GET /metrics` says, as numbers.
+//! The answer of `GET /metrics`, as numbers.
 
 use std::collections::BTreeMap;
 

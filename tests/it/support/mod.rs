@@ -1,4 +1,4 @@
-//! What tests of a whole server share: the server itself, sockets, HTTP, tokens.
+//! The tools that tests of a whole server share: the server itself, sockets, HTTP, tokens.
 //!
 //! Every receive has a deadline, and nothing sleeps: "nothing arrives" is shown by a round trip that
 //! would have come after it.

@@ -41,7 +41,7 @@ impl Old {
         sync_diff(&mut self.0, picture(&diff["joins"]), &picture(&diff["leaves"]), Adds::Blindly);
     }
 
-    /// What it is.
+    /// The members that the client knows.
     pub fn picture(&self) -> &Picture {
         &self.0
     }
@@ -79,7 +79,7 @@ impl New {
         self.synced == Some(join_ref)
     }
 
-    /// What it is.
+    /// The members that the client knows.
     pub fn picture(&self) -> &Picture {
         &self.picture
     }
@@ -90,7 +90,7 @@ impl New {
     }
 }
 
-/// What some members are on the wire; a client throws where there are none to read.
+/// Reads members as they are on the wire. It panics where a client would throw.
 fn picture(members: &Value) -> Picture {
     let members = members.as_object().expect("keys");
     let metas = |presence: &Value| presence["metas"].as_array().expect("metas").clone();

@@ -87,7 +87,7 @@ impl Poller {
     pub async fn try_fetch(&mut self) -> Option<Value> {
         let head = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", self.target());
         self.fetching.write_all(head.as_bytes()).await.ok()?;
-        // What is written to a connection that was closed meanwhile is answered with its end.
+        // A connection that was closed meanwhile ends when something is written to it.
         let mut first = [0];
         match self.fetching.peek(&mut first).await {
             Ok(1) => Some(self.parked().await),

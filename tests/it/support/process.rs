@@ -18,7 +18,7 @@ pub struct Process {
     log: mpsc::Receiver<String>,
     /// Has the rest of its log read, where nobody does that yet.
     unread: mpsc::Sender<()>,
-    /// What it serves, as far as it can be talked to. Its folder holds `herald.db`.
+    /// The running server, as the other helpers call it. Its folder holds `herald.db`.
     pub server: TestServer,
 }
 

@@ -26,7 +26,7 @@ pub enum Mode {
     Cut,
 }
 
-/// What a proxy does, and the port of the server behind it.
+/// The behaviour of a proxy, and the port of the server behind it.
 type State = (Mode, u16);
 
 /// A proxy. Its connections end with it. It has a thread of its own: a test that waits for a server to start

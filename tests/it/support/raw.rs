@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{DEADLINE, TestServer};
 
-/// What came back before the server hung up, or before the deadline.
+/// The bytes that came back before the server hung up, or before the deadline.
 #[derive(Debug)]
 pub struct Exchange {
     pub bytes: Vec<u8>,

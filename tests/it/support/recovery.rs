@@ -67,7 +67,7 @@ pub async fn begin(socket: &mut Socket, topic: &str) -> String {
     position
 }
 
-/// What the reply says where nothing is missing.
+/// The recovery in a reply if nothing is missing.
 pub fn complete(position: &str, replayed: usize) -> Value {
     json!({ "complete": true, "position": position, "replayed": replayed })
 }

@@ -32,7 +32,7 @@ pub const WAYS: [&str; 4] = [V1, V2, V1_POLLED, V2_POLLED];
 /// Those of version 2.
 pub const V2_WAYS: [&str; 2] = [V2, V2_POLLED];
 
-/// What carries the frames.
+/// The transport of the frames.
 enum Carrier {
     WebSocket(Box<WebSocketStream<TcpStream>>),
     LongPoll(Box<Poller>),

@@ -369,7 +369,7 @@ fn flood(mut tcp: TcpStream, message: Value, is_reading: bool) -> JoinHandle<()>
         let mut scratch = vec![0; 65_536];
         let (mut reading, mut writing) = tcp.split();
         let write = async {
-            // The server may drop the client for it, which ends the test as well.
+            // The server may drop the client for it, which ends the flood.
             while writing.write_all(&chunk).await.is_ok() {}
         };
         let read = async {

@@ -1,0 +1,152 @@
+//! `herald serve`: its first start, and a start that fails.
+
+use super::*;
+
+/// A server in a process of its own, which ends with the test.
+struct Serving {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Serving {
+    fn start(place: &Place, args: &[&str]) -> Self {
+        let mut command = place.command(args);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("herald");
+        let out = BufReader::new(child.stdout.take().expect("its standard output"));
+        Self { child, out }
+    }
+
+    /// Reads standard output until a line that holds `last`; ends with it if that never comes.
+    fn read_until(&mut self, last: &str) -> String {
+        let mut text = String::new();
+        while text.lines().last().is_none_or(|line| !line.contains(last)) {
+            assert!(self.out.read_line(&mut text).expect("text") > 0, "it ended after: {text}");
+        }
+        text
+    }
+
+    /// Asks it to stop, as an init system does, and returns what it left behind.
+    fn stop(mut self) -> Done {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        let mut out = String::new();
+        self.out.read_to_string(&mut out).expect("text");
+        let mut err = String::new();
+        let stderr = self.child.stderr.take();
+        stderr.expect("its standard error").read_to_string(&mut err).expect("text");
+        Done { code: self.child.wait().expect("it ends").code(), out, err }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn a_first_start_prints_what_a_newcomer_needs_and_it_works() {
+    let place = Place::new().with("HERALD__SERVER__PORT", "0").with("PATH", "/usr/bin:/bin");
+    // Without a command it serves.
+    let mut server = Serving::start(&place, &[]);
+    let banner = server.read_until("curl ");
+    for line in ["  app     test-app\n", "  key     test-app-fake-key\n"] {
+        assert!(banner.contains(line), "{banner}");
+    }
+    let page = banner.lines().find_map(|line| line.strip_prefix("  page    ")).expect("the page");
+
+    let curl = banner.lines().last().expect("a line").trim();
+    let pasted = format!("{curl} --silent --fail");
+    let sent = Command::new("sh").args(["-c", &pasted]).output().expect("a shell");
+    assert_eq!(String::from_utf8_lossy(&sent.stdout), "{}", "{sent:?}");
+
+    let url = page.trim_end_matches('/');
+    let args =
+        ["trigger", "--app", "test-app", "--channel", "foo-topic", "--event", "msg", "--url"];
+    let triggered = place.run(&[&args[..], &[url]].concat());
+    assert_eq!(triggered.succeeded(), "sent msg to foo-topic of test-app\n");
+    let repeated = || {
+        let more = [url, "--position", "--idempotency-key", "job-1"];
+        place.run(&[&args[..], &more].concat()).succeeded().to_owned()
+    };
+    let first = repeated();
+    assert!(first.starts_with("sent msg to foo-topic of test-app at "), "{first}");
+    assert_eq!(repeated(), first, "with its key it is sent once");
+    let wrong = place
+        .command(&[&args[..], &[url]].concat())
+        .envs([
+            ("HERALD_APP_KEY", "test-app-fake-key"),
+            ("HERALD_APP_SECRET", "hush-hush-hush-hush"),
+        ])
+        .output();
+    let wrong = Done::from(wrong.expect("herald runs"));
+    assert!(wrong.failed(1).contains("answers 401"), "{wrong:?}");
+    wrong.never_says("hush-hush");
+
+    let left = server.stop();
+    assert_eq!(left.code, Some(0), "{left:?}");
+    assert!(!left.err.contains("test-app-fake-secret"), "the log holds no secret: {left:?}");
+
+    let mut again = Serving::start(&place, &["serve"]);
+    again.read_until("curl ");
+    assert_eq!(again.stop().code, Some(0), "a second start finds its data again");
+}
+
+#[test]
+fn production_prints_no_secret_and_names_the_pending_migration() {
+    let place = Place::new()
+        .with("HERALD_ENV", "production")
+        .with("HERALD__SERVER__HOST", "127.0.0.1")
+        .with("PORT", "0")
+        .with("PATH", "/usr/bin:/bin")
+        .with("PUSHER_ADMIN_PASSWORD", "correct-horse-battery")
+        .with("DATABASE_URL", "sqlite://herald.db")
+        .with("SECRET_KEY_BASE", "0123456789abcdef0123456789abcdef");
+    let pending = place.run(&["serve"]);
+    assert_eq!(pending.code, Some(1), "{pending:?}");
+    assert!(
+        pending.err.lines().last().is_some_and(|l| l.contains("`herald migrate up`")),
+        "{pending:?}"
+    );
+
+    place.run(&["migrate", "up"]).succeeded();
+    let server = Serving::start(&place, &["serve"]);
+    let left = stop_once_it_logs(server);
+    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "{left:?}");
+    left.never_says("correct-horse-battery");
+    left.never_says("0123456789abcdef");
+}
+
+/// Waits for the first line of the log that says it listens, then stops it.
+fn stop_once_it_logs(mut server: Serving) -> Done {
+    let mut log = BufReader::new(server.child.stderr.take().expect("its standard error"));
+    let mut text = String::new();
+    while !text.contains("listening") {
+        assert!(log.read_line(&mut text).expect("text") > 0, "it ended after: {text}");
+    }
+    let pid = server.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    log.read_to_string(&mut text).expect("text");
+    let mut out = String::new();
+    server.out.read_to_string(&mut out).expect("text");
+    Done { code: server.child.wait().expect("it ends").code(), out, err: text }
+}
+
+#[test]
+fn a_failure_to_start_is_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    for (name, value, expected) in [
+        ("PORT", port.as_str(), format!("cannot listen on 127.0.0.1:{port}")),
+        ("DATABASE_URL", "sqlite:///dev/null/herald.db", "/dev/null".into()),
+        ("HERALD__SECRETS__SECRET_KEY_BASE_FILE", "/dev/null/key", "/dev/null/key".into()),
+        ("HERALD__SERVER__WORKERS", "many", "server.workers (from HERALD__SERVER__WORKERS)".into()),
+    ] {
+        let place = Place::new().with("HERALD__LOG__FILTER", "error").with(name, value);
+        let done = place.run(&["serve"]);
+        assert!(done.failed(1).contains(&expected), "{name}={value}: {done:?}");
+    }
+}

@@ -1,37 +1,34 @@
-//! Whole conversations: whatever a client says and whatever happens meanwhile, each message has few
+//! Whole conversations: for every message of a client and every event meanwhile, each message has few
 //! effects, replies quote what they answer, and what was given up was had.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use chrono::DateTime;
 use herald::{
-    admission::{Judge, Rules},
     app::{
-        App, AppDirectory, AppId, ClientEvents, Slug,
-        refusals::Refusals,
+        App, AppId, ClientEvents, Slug,
         settings::AppSettings,
         subject::Subject,
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{
         Addressing, Payload, TopicName,
-        feed::Feed,
         subscriber::{Disconnect, Frame, Joined, Place, ScopeKey},
     },
-    metrics::{Metrics, labels::Transport},
+    metrics::labels::Transport,
     phoenix::{
         PhoenixConversation, PhoenixRules,
         admission::{ConnectCredentials, TokenJudge},
         message::{ClientMessage, Version},
     },
-    session::{
-        CloseCode, Conversation as _, Effect, Failure, Received, bucket::PerSecond, places::Places,
-    },
+    session::{CloseCode, Conversation as _, Effect, Failure, Received},
 };
 use secrecy::SecretString;
 use serde_json::{Value, json, value::RawValue};
+
+use super::rules::rules;
 
 const NOW_S: f64 = 1_700_000_000.0;
 const SECRET: &str = "foo-app-secret-0123";
@@ -51,7 +48,7 @@ const EFFECTS_MAX: usize = 4;
 /// - `-` and a topic: the app wants its joins ended; with none, those of a token's subject;
 /// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes, `f`
 ///   for a full channel;
-/// - `@`: the broker takes the join and tells who is there;
+/// - `@`: the broker accepts the join and returns the members;
 /// - `%` and text: a binary message, in which `/` and two hex digits stand for a byte;
 /// - anything else: a text message, in which `$L` and `$P` stand for tokens.
 pub fn check(data: &[u8]) {
@@ -101,20 +98,8 @@ impl Talk {
             tokens: TokenPair { token, csrf: None },
             ..ConnectCredentials::default()
         };
-        let metrics = Metrics::new(1);
-        let directory = AppDirectory::default();
-        let refusals = Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone()));
-        let shared = Arc::new(Rules {
-            directory,
-            feed: Feed::default(),
-            judge: Judge { refusals },
-            channels_max: CHANNELS_MAX,
-            client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
-            client_events_max: PerSecond(1_000),
-            joins_max: PerSecond(1_000),
-            app_sessions: Places::new(None),
-            metrics,
-        });
+        let apps = [app(1, ""), app(2, "")].into_iter().flatten();
+        let shared = rules(apps, CHANNELS_MAX, CLIENT_EVENT_BYTES_MAX);
         let judge = TokenJudge {
             addressing: Addressing::ManyApps,
             guardian_secret: None,
@@ -122,7 +107,6 @@ impl Talk {
             shared: shared.clone(),
         };
         let rules = Arc::new(PhoenixRules { shared, judge, ref_bytes_max: REF_BYTES_MAX });
-        rules.shared.directory.replace([app(1, ""), app(2, "")].into_iter().flatten().collect());
         let conversation = PhoenixConversation::new(version, transport, caller, rules.clone());
         Self {
             conversation,

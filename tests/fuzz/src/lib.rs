@@ -12,6 +12,7 @@ pub mod permission;
 pub mod pusher_auth;
 pub mod pusher_frames;
 pub mod pusher_signature;
+mod rules;
 mod text;
 pub mod token_pair;
 pub mod topic_name;

@@ -4,27 +4,24 @@
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use herald::{
-    admission::{Judge, Rules},
-    app::{App, AppDirectory, AppId, ClientEvents, refusals::Refusals, subject::Subject},
+    app::{App, AppId, ClientEvents, subject::Subject},
     broker::{
         Payload,
-        feed::Feed,
         subscriber::{Disconnect, Frame, Joined, SessionId},
         users::OnlineChange,
     },
-    metrics::Metrics,
     pusher::conversation::{Guest, PusherConversation, PusherRules},
     session::{
-        Conversation as _, Effect, Failure, Received,
-        bucket::PerSecond,
-        places::{HeldPlace, Places},
-        public_id::PublicIds,
+        Conversation as _, Effect, Failure, Received, places::HeldPlace, public_id::PublicIds,
     },
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
-use super::pusher_signature::{KEY, app, hmac};
+use super::{
+    pusher_signature::{KEY, app, hmac},
+    rules::rules,
+};
 
 const NOW_S: f64 = 1_353_088_179.0;
 const SESSION: SessionId = SessionId(7);
@@ -45,7 +42,7 @@ const BRACKETS_MAX: usize = 100;
 /// - `-` and a letter: the app wants joins ended, those of a user (`u`), of a subject (`s`), or all;
 /// - `?` and a letter: what the broker says next, `n` for unavailable, `m` for too many scopes, `f` for a
 ///   full channel;
-/// - `@`: the broker takes the subscription and tells who is there;
+/// - `@`: the broker accepts the subscription and returns the members;
 /// - `+`: a watched user is online;
 /// - `%`: a binary message;
 /// - anything else: a text message, in which the `auth` `$A` stands for the right one.
@@ -204,21 +201,7 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
-        let metrics = Metrics::new(1);
-        let directory = AppDirectory::default();
-        directory.replace([app()].into_iter().collect());
-        let refusals = Arc::new(Refusals::new(Duration::from_secs(60), metrics.clone()));
-        let shared = Arc::new(Rules {
-            directory,
-            feed: Feed::default(),
-            judge: Judge { refusals },
-            channels_max: CHANNELS_MAX,
-            client_event_bytes_max: CLIENT_EVENT_BYTES_MAX,
-            client_events_max: PerSecond(1_000),
-            joins_max: PerSecond(1_000),
-            app_sessions: Places::new(None),
-            metrics,
-        });
+        let shared = rules([app()], CHANNELS_MAX, CLIENT_EVENT_BYTES_MAX);
         let place_in_app = shared.place_in(app().id).expect("a place");
         let rules = Arc::new(PusherRules {
             shared,

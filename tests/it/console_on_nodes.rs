@@ -10,11 +10,12 @@ use crate::{
     console::{admin, app_login, call, is_in, log_in, two_apps},
     live_feed::{entries_until, entry, fed, watching},
     nodes::{Nodes, until},
-    support::{tokens::token, *},
+    support::{
+        nodes::{Two, on_two_nodes},
+        tokens::token,
+        *,
+    },
 };
-
-/// Two servers that share their topics.
-type Two<'a> = [&'a TestServer; 2];
 
 /// A page that has joined a topic of the first app.
 async fn page(server: &TestServer, params: Value) -> Socket {
@@ -252,9 +253,14 @@ async fn usage_is_summed_with_its_peak(two: Two<'_>) {
     }
 }
 
-#[tokio::test]
-async fn a_console_is_told_what_happens_on_all_nodes() {
-    live_events_are_those_of_all_nodes(Nodes::start().both()).await;
+on_two_nodes! {
+    on redis: the_operators_side_is_that_of_all_nodes_on_redis;
+
+    the_overview_is_that_of_all_nodes: the_overview_and_the_connections_are_those_of_all_nodes,
+    a_console_is_told_the_events_of_all_nodes: live_events_are_those_of_all_nodes,
+    a_login_counts_at_all_nodes: sessions_and_the_audit_trail_are_shared,
+    a_rotation_acts_on_all_nodes: a_rotation_acts_on_all_nodes_before_it_is_answered,
+    usage_is_that_of_all_nodes: usage_is_summed_with_its_peak,
 }
 
 /// The numbers of the nodes, in the order in which they have begun.
@@ -291,35 +297,4 @@ async fn another_node_reports_when_the_one_that_did_is_gone() {
     entries_until(&mut console, "after").await;
     let sample = fed(&mut console, "sample", |sample| sample["sessions"] == 0).await;
     assert_eq!(sample["app"], "first-app");
-}
-
-#[tokio::test]
-async fn the_overview_is_that_of_all_nodes() {
-    the_overview_and_the_connections_are_those_of_all_nodes(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn a_login_counts_at_all_nodes() {
-    sessions_and_the_audit_trail_are_shared(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn a_rotation_acts_on_all_nodes() {
-    a_rotation_acts_on_all_nodes_before_it_is_answered(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn usage_is_that_of_all_nodes() {
-    usage_is_summed_with_its_peak(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn the_operators_side_is_that_of_all_nodes_on_redis() {
-    let nodes = crate::support::nodes::Nodes::start(2);
-    let two = [nodes.server(0), nodes.server(1)];
-    the_overview_and_the_connections_are_those_of_all_nodes(two).await;
-    live_events_are_those_of_all_nodes(two).await;
-    sessions_and_the_audit_trail_are_shared(two).await;
-    a_rotation_acts_on_all_nodes_before_it_is_answered(two).await;
-    usage_is_summed_with_its_peak(two).await;
 }

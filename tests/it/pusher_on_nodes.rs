@@ -9,13 +9,11 @@ use crate::{
     nodes::{Nodes, until},
     pusher_users::watched,
     support::{
+        nodes::{Two, on_two_nodes},
         pusher::{call, event, trigger},
         *,
     },
 };
-
-/// Two servers that share their topics.
-type Two<'a> = [&'a TestServer; 2];
 
 fn message(channel: &str, data: &str) -> String {
     let data = json!(data);
@@ -224,40 +222,16 @@ async fn a_user_is_online_while_it_is_signed_in_at_any_node(two: Two<'_>) {
     assert_eq!(watched(&mut watcher).await, (json!([]), json!(["u3"])));
 }
 
-async fn all_of_it(two: Two<'_>) {
-    ids_differ_and_a_trigger_at_any_node_leaves_out_its_sender(two).await;
-    client_events_reach_the_others_at_all_nodes(two).await;
-    a_user_is_sent_events_and_terminated_at_all_nodes(two).await;
-    presence_and_counts_are_those_of_all_nodes(two).await;
-    a_cache_channel_has_its_last_event_at_all_nodes(two).await;
-    subscribers_are_told_how_many_they_are_over_all_nodes(two).await;
-    a_user_is_online_while_it_is_signed_in_at_any_node(two).await;
-}
+on_two_nodes! {
+    on redis: pushers_clients_have_all_of_it_on_redis;
 
-#[tokio::test]
-async fn a_socket_id_is_known_at_all_nodes() {
-    let nodes = Nodes::start();
-    ids_differ_and_a_trigger_at_any_node_leaves_out_its_sender(nodes.both()).await;
-}
-
-#[tokio::test]
-async fn the_others_hear_a_client_event_at_all_nodes() {
-    client_events_reach_the_others_at_all_nodes(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn a_user_is_known_at_all_nodes() {
-    a_user_is_sent_events_and_terminated_at_all_nodes(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn members_and_subscribers_of_all_nodes_count() {
-    presence_and_counts_are_those_of_all_nodes(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn a_last_event_is_known_at_all_nodes() {
-    a_cache_channel_has_its_last_event_at_all_nodes(Nodes::start().both()).await;
+    a_socket_id_is_known_at_all_nodes: ids_differ_and_a_trigger_at_any_node_leaves_out_its_sender,
+    the_others_hear_a_client_event_at_all_nodes: client_events_reach_the_others_at_all_nodes,
+    a_user_is_known_at_all_nodes: a_user_is_sent_events_and_terminated_at_all_nodes,
+    members_and_subscribers_of_all_nodes_count: presence_and_counts_are_those_of_all_nodes,
+    a_last_event_is_known_at_all_nodes: a_cache_channel_has_its_last_event_at_all_nodes,
+    a_changed_count_is_told_at_all_nodes: subscribers_are_told_how_many_they_are_over_all_nodes,
+    watchers_are_told_of_the_users_of_all_nodes: a_user_is_online_while_it_is_signed_in_at_any_node,
 }
 
 #[tokio::test]
@@ -275,16 +249,6 @@ async fn a_node_that_begins_knows_last_events_that_the_log_has_no_longer() {
     let mut client = PusherSocket::connect(&third).await;
     client.subscribe("cache-a").await;
     client.hears(&message("cache-a", "1")).await;
-}
-
-#[tokio::test]
-async fn a_changed_count_is_told_at_all_nodes() {
-    subscribers_are_told_how_many_they_are_over_all_nodes(Nodes::start().both()).await;
-}
-
-#[tokio::test]
-async fn watchers_are_told_of_the_users_of_all_nodes() {
-    a_user_is_online_while_it_is_signed_in_at_any_node(Nodes::start().both()).await;
 }
 
 #[tokio::test]
@@ -319,10 +283,4 @@ async fn subscribers_of_a_node_that_dies_count_no_longer() {
     nodes.cluster.kill(engine.node());
     hears_count(&mut here, "bar", 1).await;
     third.stop();
-}
-
-#[tokio::test]
-async fn pushers_clients_have_all_of_it_on_redis() {
-    let nodes = crate::support::nodes::Nodes::start(2);
-    all_of_it([nodes.server(0), nodes.server(1)]).await;
 }

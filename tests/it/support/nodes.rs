@@ -13,6 +13,31 @@ use super::{DEADLINE, Process, TestServer, get};
 /// The time after which a node that is killed no longer counts among the living.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Two servers that share their topics.
+pub type Two<'a> = [&'a TestServer; 2];
+
+/// Declares a test for each scenario, on two nodes that share a log in memory, and one test that runs all
+/// scenarios one after the other on two nodes that share a Redis. A scenario is a function of [`Two`]
+/// servers.
+macro_rules! on_two_nodes {
+    (on redis: $all:ident; $($name:ident: $scenario:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                $scenario($crate::nodes::Nodes::start().both()).await;
+            }
+        )*
+
+        #[tokio::test]
+        async fn $all() {
+            let nodes = $crate::support::nodes::Nodes::start(2);
+            let two = [nodes.server(0), nodes.server(1)];
+            $($scenario(two).await;)*
+        }
+    };
+}
+pub(crate) use on_two_nodes;
+
 /// The Redis of all tests.
 pub fn redis_url() -> String {
     env::var("HERALD_TEST_REDIS_URL").expect(
@@ -58,7 +83,7 @@ impl Nodes {
         self.all.push(process);
     }
 
-    /// Starts a node that is none of [`Nodes::all`].
+    /// Starts a node that is not in [`Nodes::all`].
     pub fn another(&self, redis_url: &str) -> Process {
         let env = self.env.iter().map(|(name, value)| (*name, value.as_str()));
         let env: Vec<_> = env.chain([("REDIS_URL", redis_url)]).collect();

@@ -3,6 +3,7 @@
 //! Every receive has a deadline, and nothing sleeps: "nothing arrives" is shown by a round trip that
 //! would have come after it.
 
+pub mod database;
 pub mod figures;
 pub mod generated;
 pub mod http;

@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{DEADLINE, Process, TestServer, get};
+use super::{DEADLINE, Process, TestServer, database, get};
 
 /// The time after which a node that is killed no longer counts among the living.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,8 +62,9 @@ impl Nodes {
     /// Starts a node for each URL of a Redis, with these settings besides.
     pub fn start_on(urls: &[String], more: &[(&'static str, &str)]) -> Self {
         let database = TempDir::new().expect("a temporary folder");
+        database::put_into(database.path());
         let mut env = vec![
-            ("DATABASE_URL", format!("sqlite://{}/herald.db", database.path().display())),
+            ("DATABASE_URL", database::url_in(database.path())),
             ("SECRET_KEY_BASE", "the key base that all nodes have in common".to_owned()),
             ("HERALD__ENGINE__KIND", "redis".to_owned()),
             ("HERALD__ENGINE__PREFIX", format!("test-{}", Uuid::new_v4())),

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{DEADLINE, TestServer};
+use super::{DEADLINE, TestServer, database};
 
 /// A running process, killed when it goes out of scope.
 pub struct Process {
@@ -48,12 +48,17 @@ impl Process {
     }
 
     fn spawn(mut herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
+        let is_elsewhere =
+            |(name, _): &(&str, &str)| name.contains("DATABASE") || *name == "HERALD_ENV";
+        if !env.iter().any(is_elsewhere) {
+            database::put_into(dir.path());
+        }
         let mut child = herald
             .arg("serve")
             .current_dir(dir.path())
             .env_clear()
             .env("HERALD_ENV", "test")
-            .env("DATABASE_URL", format!("sqlite://{}/herald.db", dir.path().display()))
+            .env("DATABASE_URL", database::url_in(dir.path()))
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -105,7 +110,7 @@ impl Process {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Waits until it has logged a line with this text; what came before is read away.
+    /// Waits until it has logged a line with this text; the lines before it are dropped.
     pub fn until_logged(&self, text: &str) {
         let mut read = Vec::new();
         while !read.last().is_some_and(|line: &String| line.contains(text)) {
@@ -116,8 +121,8 @@ impl Process {
         }
     }
 
-    /// Waits until it has logged so many lines with this text, and answers them, and more if there
-    /// are more already; what came between is read away.
+    /// Waits until it has logged `count` lines with this text, and returns them and any further ones
+    /// that are there already; other lines are dropped.
     pub fn logged(&self, text: &str, count: usize) -> Vec<String> {
         let mut found = Vec::new();
         while found.len() < count {

@@ -9,12 +9,13 @@ use herald::{
     engine::Engine,
     server::{Server, Stop},
     session::upgrade::Protocol,
-    settings::Settings,
+    settings::{Database, Settings},
 };
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{DEADLINE, http};
+use super::{DEADLINE, database, http};
 
 /// The articles' credentials, which the test environment has as well.
 pub const ADMIN: (&str, &str) = ("pusher_admin_username", "pusher_admin_password");
@@ -67,7 +68,7 @@ impl TestServer {
     /// Starts a server that speaks further protocols beside Phoenix's.
     pub fn speaking(change: impl FnOnce(&mut Settings), protocols: Vec<Arc<dyn Protocol>>) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
-        let database = format!("sqlite://{}/herald.db", dir.path().display());
+        let database = database::url_in(dir.path());
         let env = [("HERALD_ENV", "test"), ("DATABASE_URL", &database)];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut settings = Settings::load_from(env.into_iter(), None).expect("test settings");
@@ -83,8 +84,7 @@ impl TestServer {
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
-        let database = with.map_or(dir.path(), |with| with.dir.path());
-        let database = format!("sqlite://{}/herald.db", database.display());
+        let database = database::url_in(with.map_or(dir.path(), |with| with.dir.path()));
         let env = [
             ("HERALD_ENV", "test"),
             ("DATABASE_URL", &database),
@@ -102,6 +102,10 @@ impl TestServer {
         engine: Option<Arc<dyn Engine>>,
         dir: TempDir,
     ) -> Self {
+        let Database { url, migrate, seed, .. } = &settings.database;
+        if *migrate && *seed && *url.expose_secret() == *database::url_in(dir.path()) {
+            database::put_into(dir.path());
+        }
         let (started, starting) = mpsc::channel();
         let serve = move || {
             actix::System::new().block_on(async move {

@@ -160,7 +160,7 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
     let server = TestServer::start_with(|settings| {
         settings.socket.idle_timeout = Duration::from_millis(100);
         settings.pusher.activity_timeout = Duration::from_millis(300);
-        settings.pusher.pong_timeout = Duration::from_millis(1_000);
+        settings.pusher.pong_timeout = Duration::from_secs(2);
     });
     let probe = r#"{"event":"pusher:ping","data":"{}"}"#;
     let mut deaf = PusherSocket::connect(&server).await;
@@ -182,7 +182,8 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
 
 #[tokio::test]
 async fn p028_a_client_that_sends_events_is_never_probed() {
-    let activity_timeout = Duration::from_millis(500);
+    // Many times the pause between two events, so that a slow machine keeps the pace.
+    let activity_timeout = Duration::from_millis(1_500);
     let server = TestServer::start_with(|settings| {
         settings.socket.idle_timeout = Duration::from_millis(100);
         settings.pusher.activity_timeout = activity_timeout;
@@ -192,8 +193,8 @@ async fn p028_a_client_that_sends_events_is_never_probed() {
     client.subscribe("private-a").await;
     other.subscribe("private-a").await;
     let began = std::time::Instant::now();
-    let mut ticks = tokio::time::interval(activity_timeout / 10);
-    while began.elapsed() < 3 * activity_timeout {
+    let mut ticks = tokio::time::interval(activity_timeout / 30);
+    while began.elapsed() < 2 * activity_timeout {
         ticks.tick().await;
         client.say(json!({ "event": "client-e", "channel": "private-a", "data": 1 })).await;
     }
@@ -376,7 +377,7 @@ async fn a_change_of_the_app_closes_its_clients_with_its_code() {
 #[tokio::test]
 async fn p124_a_client_of_an_app_that_wants_signatures_is_closed_without_one() {
     let server = TestServer::start_with(|settings| {
-        settings.pusher.authorization_timeout = Duration::from_millis(500);
+        settings.pusher.authorization_timeout = Duration::from_secs(2);
     });
     let app = server.create_app(json!({ "name": "strict", "authorized_only": true })).await;
     let mut idle = PusherSocket::of(&server, &app).await;

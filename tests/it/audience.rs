@@ -1,7 +1,7 @@
 //! "Who receives what": the specification's table over real sockets, for both wire versions.
 //!
 //! That something does not arrive is shown by what is published to each scope afterwards: within a
-//! scope there is one order, so whatever comes before it has already come.
+//! scope there is one order, so every event before it has already arrived.
 
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};

@@ -245,7 +245,7 @@ fn client_tests() -> Vec<Numbered> {
     all
 }
 
-/// The titles that begin with the numbers of entries, given to whatever declares a test.
+/// The titles of tests that begin with the numbers of entries.
 fn titles(code: &str) -> Vec<&str> {
     let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
     let titles = lines.filter_map(|line| line.split_once("(\"")?.1.split_once('"'));

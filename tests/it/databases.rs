@@ -1,6 +1,6 @@
 //! The store and the registry, the same suite on SQLite and on a real PostgreSQL.
 //!
-//! PostgreSQL is whatever `HERALD_TEST_POSTGRES_URL` names, with a user who may create databases:
+//! `HERALD_TEST_POSTGRES_URL` names the PostgreSQL, with a user that may create databases:
 //! each test has one of its own. Without the variable that half fails, it is not skipped.
 
 mod apps;
@@ -287,7 +287,7 @@ impl Running {
         before_the_deadline("an announcement", self.seen.recv()).await.expect("a living witness")
     }
 
-    /// Waits until the directory is as wanted: for changes that nobody is told of.
+    /// Waits until the directory is as wanted, for changes without a notification.
     async fn until(&self, what: &str, is_so: impl Fn(&AppDirectory) -> bool) {
         let wait = async {
             while !is_so(&self.directory) {

@@ -1,4 +1,4 @@
-//! When file handles run out: who is connected goes on, health, admin and metrics too.
+//! When file handles run out, connected sessions go on, and so do health, admin and metrics.
 
 use std::process::Command;
 
@@ -38,7 +38,7 @@ async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
     assert_eq!(ask(&mut open, "/api/admin/apps").await.0, 200);
     let before = rlimit::getrlimit(Resource::NOFILE).expect("this process's limit");
 
-    // No more than are open: whatever comes from now on finds none.
+    // No more than are open now, so every later connection finds none.
     let files = process.open_files();
     process.limit_files((files, before.1));
     let mut late = raw::connect(server).await;

@@ -1,4 +1,4 @@
-//! SPEC.md, *History and recovery*, *HTTP*: what is retained for a channel, and who may ask.
+//! SPEC.md, *History and recovery*, *HTTP*: the publications that a channel retains, and the callers that may ask for them.
 
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};

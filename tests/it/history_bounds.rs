@@ -159,7 +159,7 @@ async fn much_to_replay() -> TestServer {
     server
 }
 
-/// Reads the replies of all joins, and all that they are replayed, in whatever order topics come.
+/// Reads the replies of all joins, and all that they are replayed; the topics come in any order.
 async fn hear_all(socket: &mut Socket) {
     let mut heard = vec![0; CHANNELS];
     for _ in 0..CHANNELS * (EACH + 1) {
@@ -190,7 +190,7 @@ async fn a_client_that_reads_gets_replays_that_are_together_more_than_may_wait_f
         for nth in 0..CHANNELS {
             socket.push(join_of(nth)).await;
         }
-        // Nothing is read yet. At most two replays wait at the same time, whatever was asked for.
+        // Nothing is read yet. At most two replays wait at the same time, however many joins have asked.
         let most = Figures::of(&server).await.get("herald_outbox_bytes_most");
         assert!(most <= 1.5 * OUTBOX_BYTES as f64, "{most}");
         hear_all(&mut socket).await;

@@ -210,7 +210,7 @@ async fn members_that_are_too_many() {
     }
 }
 
-/// A bulk of more than may be under way at all waits for as long as it may, whatever else is going on;
+/// A bulk that exceeds the maximum under way waits as long as permitted, even if nothing else is under way;
 /// and so does a push where none may be.
 #[tokio::test]
 async fn publications_that_are_too_many_at_a_time() {
@@ -394,7 +394,7 @@ async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
         ("pongs", &[], empty(0x8a).to_vec(), &[]),
         ("fragments", &empty(0x02), empty(0x00).to_vec(), &empty(0x80)),
     ] {
-        // Twice as many as may come at once: all are taken, in time.
+        // Twice the permitted burst: all are accepted, in time.
         let mut socket = Socket::connect(&server, V2).await;
         let all = [first, &unit.repeat(200), last].concat();
         socket.tcp().write_all(&all).await.expect("room");
@@ -414,7 +414,7 @@ async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
                     }
                 }
                 "pongs" => socket.assert_quiet().await,
-                // A message of no bytes is none.
+                // An empty message is no message.
                 _ => assert_eq!(socket.closed().await, 1011),
             }
         };

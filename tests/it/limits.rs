@@ -1,5 +1,5 @@
 //! Every limit, at it and one beyond it: what just fits is taken, what does not gets a clear
-//! answer, and whoever keeps to it goes on.
+//! answer, and a client that keeps to it goes on.
 //!
 //! Those of time are with who would exceed them (`hostile_http`, `hostile_sockets`).
 
@@ -9,7 +9,7 @@ use crate::support::{server::ADMIN, tokens::token, *};
 
 const EVENTS: &str = "/api/apps/test-app/events";
 
-/// A heartbeat of exactly so many bytes, and its reply.
+/// A heartbeat of exactly this number of bytes, and its reply.
 fn heartbeat(bytes: usize) -> (String, &'static str) {
     let around = r#"[null,"1","phoenix","heartbeat",{"x":""}]"#;
     let filler = "x".repeat(bytes - around.len());
@@ -18,7 +18,7 @@ fn heartbeat(bytes: usize) -> (String, &'static str) {
     (text, r#"[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]"#)
 }
 
-/// A payload whose JSON has exactly so many bytes.
+/// A payload whose JSON has exactly this number of bytes.
 fn payload(bytes: usize) -> Value {
     let payload = json!({"x": "x".repeat(bytes - r#"{"x":""}"#.len())});
     assert_eq!(payload.to_string().len(), bytes);

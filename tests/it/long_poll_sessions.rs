@@ -21,7 +21,7 @@ async fn joined(server: &TestServer, vsn: &str, topic: &str) -> Poller {
     socket.into_poller()
 }
 
-/// How a session that is gone is answered: whoever fetches comes back on 500, whatever its
+/// The answer to a poll of a session that has ended: a client comes back on 500, whatever its
 /// generation; on 410 clients up to 1.8.1 would take a new session for the old one and stay deaf.
 async fn assert_gone(poller: &mut Poller, case: &str) {
     assert_eq!(poller.fetch().await, json!({"status": 500}), "{case}");

@@ -1,7 +1,7 @@
 //! Three server processes under load while Redis, the network or a node fails: what was accepted is
 //! delivered everywhere, or clients that return are told that something is missing.
 //!
-//! `HERALD_TEST_RUNS=20` repeats each fault so many times, each time after another pause.
+//! `HERALD_TEST_RUNS=20` repeats each fault that number of times, each time after another pause.
 
 mod trial;
 

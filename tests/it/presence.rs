@@ -1,4 +1,4 @@
-//! Section 10 and 14.10: who is there.
+//! Sections 10 and 14.10: presence.
 
 use std::time::Duration;
 

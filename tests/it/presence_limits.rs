@@ -41,7 +41,7 @@ async fn a_token_that_names_nobody_is_refused_with_a_reason() {
     }
 }
 
-/// A `presence` claim that makes a meta of so many bytes.
+/// A `presence` claim that makes a meta of this size.
 fn claim(bytes: usize) -> Value {
     let frame = r#"{"online_at":1700000000000,"a":""}"#.len();
     json!({ "a": "x".repeat(bytes - frame) })
@@ -115,7 +115,7 @@ async fn a_full_channel_admits_only_its_members_and_a_leave_makes_room() {
     enter(&server, V2, ticket_of("late")).await;
 }
 
-/// As many as may be by default.
+/// The default maximum of members.
 const MANY: usize = 1_000;
 
 #[tokio::test]

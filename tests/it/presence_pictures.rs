@@ -228,7 +228,7 @@ async fn play(steps: Vec<Step>) {
     for client in clients.iter_mut().filter(|client| client.joined.is_some()) {
         client.settle(&expected).await;
     }
-    // The server's own word, to somebody who has no picture yet.
+    // The state that the server tells a client without a picture.
     let mut witness = Client::new(V2);
     witness.joins(&server, WITNESS).await;
     expected.insert(WITNESS.to_owned(), vec![Value::Null.to_string()]);

@@ -1,4 +1,4 @@
-//! Entries 126 to 141 of the protocol document of Pusher: who may call the HTTP API.
+//! Entries 126 to 141 of the protocol document of Pusher: the authentication of calls of the HTTP API.
 
 use serde_json::{Value, json};
 

@@ -81,7 +81,7 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
         assert_eq!(phoenix.next().await[3], name);
     }
     pusher.assert_quiet().await;
-    // Phoenix's clients act on these names, whatever they are sent with.
+    // Phoenix's clients act on events with these names, whatever their payload.
     let mut whole = self::phoenix(&server, "private:test-app").await;
     let names =
         ["phx_x", "phx_close", "phx_reply", "chan_reply_1", "presence_state", "presence_diff"];

@@ -15,7 +15,7 @@ use crate::{
 
 const SESSIONS: &str = r#"herald_sessions{transport="websocket",version="pusher"}"#;
 
-/// Subscribes to a private channel with a signature that is none.
+/// Subscribes to a private channel with an invalid signature.
 async fn is_refused(client: &mut PusherSocket, channel: &str) {
     client.command("pusher:subscribe", json!({ "channel": channel, "auth": "k:h" })).await;
     assert_eq!(client.hears_refusal(channel).await, 401);

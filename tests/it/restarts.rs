@@ -1,4 +1,4 @@
-//! SPEC.md, *Restarts*: an orderly stop loses nothing, and whatever else happens is told.
+//! SPEC.md, *Restarts*: an orderly stop loses nothing, and after any other end the clients are told.
 
 use std::{
     fs::{self, File, Permissions},

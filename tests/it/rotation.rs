@@ -382,7 +382,7 @@ impl Load {
         Self { calls, stop, tasks }
     }
 
-    /// Waits until so many further rounds have succeeded.
+    /// Waits until this number of further rounds has succeeded.
     async fn rounds(&mut self, count: u64) {
         let enough = self.calls.load(SeqCst) + count;
         while self.calls.load(SeqCst) < enough {

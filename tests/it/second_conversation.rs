@@ -1,4 +1,4 @@
-//! A second protocol beside Phoenix's, in one server and in the same topics: whatever the broker and
+//! A second protocol beside Phoenix's, in one server and in the same topics: all that the broker and
 //! the sessions take for granted of a protocol, this one does differently.
 //!
 //! It speaks first, puts the members of a channel into the answer to a join, publishes any JSON,

@@ -53,7 +53,7 @@ async fn half_a_trigger(server: &TestServer) -> TcpStream {
     half
 }
 
-/// A process that may take so long to stop, and clients that hold it up: a session that reads nothing,
+/// A process that may take this time to stop, and clients that hold it up: a session that reads nothing,
 /// for two seconds, and half a request, for as long as the stop may take.
 async fn held_up(shutdown_timeout: &str) -> (Process, (Socket, TcpStream)) {
     let process = Process::start(&[
@@ -239,7 +239,7 @@ async fn batches_grow_where_the_pace_would_take_longer_than_a_stop_may() {
     let mut sockets = crowd(&server, 40).await;
     let began = Instant::now();
     server.begin_stop();
-    // One by one it would take 40 s; who is left when time is up is not told anything.
+    // One by one it would take 40 s; clients that are left when time is up are told nothing.
     let closed = closed_at(&mut sockets).await;
     assert!(closed[closed.len() - 1] - began >= interval, "not all at once");
     drop(sockets);
@@ -324,7 +324,7 @@ async fn accepted_publications_are_delivered_before_the_close() {
         })
     });
     let receiving: Vec<_> = receiving.collect();
-    // In full swing: one more who has seen a hundred of them begins the stop.
+    // The stop begins under load, when one more client has seen a hundred of them.
     let mut witness = Socket::connect(&server, V2).await;
     witness.join("public:test-app", json!({})).await;
     for _ in 0..100 {

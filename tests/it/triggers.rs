@@ -1,4 +1,4 @@
-//! Triggers from outside: who may, what is taken, what arrives.
+//! Triggers over HTTP: which callers may, which triggers are accepted, and how the events arrive.
 
 use crate::support::{http::Request, tokens::*, *};
 use serde_json::{Value, json};

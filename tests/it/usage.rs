@@ -86,7 +86,7 @@ fn rows_of_csv(csv: &str) -> Vec<Value> {
     lines.map(row).collect()
 }
 
-/// Publishes and joins over every transport and version; answers who is there and what that used.
+/// Publishes and joins over every transport and version; returns the clients and the usage that they caused.
 async fn make_traffic(server: &TestServer) -> (Vec<Socket>, Used) {
     let app = App::seeded();
     let mut sockets = Vec::new();

@@ -280,7 +280,7 @@ async fn writes_that_sqlite_has_answered_survive_a_killed_process() {
     std::fs::create_dir(&copy).expect("a folder");
     for entry in std::fs::read_dir(&left).expect("files") {
         let name = entry.expect("a file").file_name();
-        // The index of the log is rebuilt by whoever opens it next.
+        // The next process that opens the database rebuilds the index of the log.
         if !name.to_string_lossy().ends_with("-shm") {
             std::fs::copy(left.join(&name), copy.join(&name)).expect("a copy");
         }

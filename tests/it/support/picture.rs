@@ -1,4 +1,4 @@
-//! The picture of who is there, as clients of both kinds make it of what they are told.
+//! The members that are present, as clients of both kinds derive them from the messages that they are sent.
 //!
 //! Written after phoenix.js: the functions of 1.2 and 1.3, and the class of 1.4 and later.
 

@@ -70,7 +70,7 @@ pub fn plain(keys: &[&str]) -> Value {
     keys.iter().map(|key| ((*key).to_owned(), json!({"metas": [{}]}))).collect()
 }
 
-/// An announcement of who came and who left, none of them saying anything.
+/// An announcement of the keys that came and that left, all with empty metas.
 pub fn change(joins: &[&str], leaves: &[&str]) -> Value {
     json!({ "joins": plain(joins), "leaves": plain(leaves) })
 }

@@ -50,7 +50,7 @@ pub async fn exchange(server: &TestServer, bytes: &[u8]) -> Exchange {
     Exchange { bytes: got, is_closed: end.is_ok() }
 }
 
-/// Reads until the server hangs up, whatever comes; fails if it does not in time.
+/// Reads until the server hangs up; fails if it does not in time.
 pub async fn hung_up(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     // A reset is an end as well.

@@ -319,7 +319,7 @@ impl Socket {
         }
     }
 
-    /// The stream underneath, for those who have no use for the rest.
+    /// The stream underneath, for a test that does not need the rest.
     pub fn into_tcp(self) -> TcpStream {
         match self.carrier {
             Carrier::WebSocket(stream) => stream.into_inner(),
@@ -327,7 +327,7 @@ impl Socket {
         }
     }
 
-    /// The stream underneath, for those who break the rules.
+    /// The stream underneath, for a test that breaks the rules.
     pub fn tcp(&mut self) -> &mut TcpStream {
         self.websocket().get_mut()
     }

@@ -3,25 +3,17 @@
 
 import assert from "node:assert/strict"
 import http from "node:http"
-import { after, before, describe, test } from "node:test"
-import { Browser } from "./support/browser.mjs"
+import { describe, test } from "node:test"
 import { Client } from "./support/client.mjs"
-import { atLogin } from "./support/console-page.mjs"
+import { asAdmin, atLogin } from "./support/console-page.mjs"
 import { LATEST } from "./support/generations.mjs"
 import { ADMIN, freePort, Herald } from "./support/herald.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 import { mint } from "./support/token.mjs"
 import { eventually } from "./support/wait.mjs"
 
 let herald, browser
-before(async () => {
-  // One after the other: if the first fails, the second is not started.
-  herald = await Herald.start()
-  browser = await Browser.launch()
-})
-after(async () => {
-  await browser?.close()
-  await herald?.close()
-})
+withServerAndBrowser(started => ({ herald, browser } = started))
 
 describe("wrong input", () => {
   test("is told at its field, the fault of a slug with that of the name it is made from", async t => {
@@ -222,11 +214,8 @@ function opened(t, server = herald) {
 }
 
 /** A window in which the administrator is logged in. */
-async function admin(t, server) {
-  const window = await opened(t, server)
-  await window.loginAsAdmin()
-  await window.by("overview").waitFor()
-  return window
+function admin(t, server = herald) {
+  return asAdmin(t, browser, server.origin)
 }
 
 /** The faults that are shown at fields, in their order. */

@@ -3,12 +3,12 @@
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
-import { Browser } from "./support/browser.mjs"
 import { ConsolePage, VIEWPORTS } from "./support/console-page.mjs"
 import { Scene } from "./support/console-scene.mjs"
 import { CONTRAST_MIN, contrasts } from "./support/contrast.mjs"
 import { Herald } from "./support/herald.mjs"
 import { unnamed } from "./support/names.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 
 /** The views: where each of them is, and what has to be there before it is looked at. */
 const VIEWS = [
@@ -37,16 +37,11 @@ const VIEWS = [
 ]
 
 let herald, browser, scene
+// Hooks run in their order here, so the scene ends before its server.
+after(() => scene?.close())
+withServerAndBrowser(started => ({ herald, browser } = started))
 before(async () => {
-  // One after the other: if the first fails, the second is not started.
-  herald = await Herald.start()
-  browser = await Browser.launch()
   scene = await Scene.set(herald)
-})
-after(async () => {
-  await scene?.close()
-  await browser?.close()
-  await herald?.close()
 })
 
 for (const [size, viewport] of Object.entries(VIEWPORTS)) {

@@ -1,18 +1,24 @@
 // phoenix.js with `longPollFallbackMs` in a browser: it uses long-poll if WebSockets are blocked, and only then.
 
 import assert from "node:assert/strict"
-import { after, before, describe, test } from "node:test"
-import { Browser } from "./support/browser.mjs"
+import { describe, test } from "node:test"
+import { stopClock } from "./support/browser.mjs"
 import { Client } from "./support/client.mjs"
 import { GENERATIONS } from "./support/generations.mjs"
-import { Herald, TEST_APP } from "./support/herald.mjs"
+import { TEST_APP } from "./support/herald.mjs"
 import { ChromiumPage } from "./support/page.mjs"
 import { Proxy } from "./support/proxy.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 import { mint } from "./support/token.mjs"
 
-/** The timeout of a generated Phoenix application, and a short one. */
+/** The timeout of a generated Phoenix application, by the clock of the page, which the test moves. */
 const FALLBACK_MS = 2500
+
+/** A short timeout. */
 const SOON_MS = 500
+
+/** A client that checks its connection whenever its fallback timeout has passed. */
+const PATIENT = { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS }
 
 const TOPIC = "public:test-app"
 
@@ -20,14 +26,7 @@ const TOPIC = "public:test-app"
 const MANY = 99
 
 let herald, browser
-before(async () => {
-  herald = await Herald.start()
-  browser = await Browser.launch()
-})
-after(async () => {
-  await browser?.close()
-  await herald?.close()
-})
+withServerAndBrowser(started => ({ herald, browser } = started))
 
 const able = GENERATIONS.filter(({ fallsBack }) => fallsBack)
 
@@ -63,7 +62,7 @@ describe("e184 if WebSockets work the client stays on one, with few joins and wi
   for (const joins of [1, MANY]) {
     for (const generation of able) {
       test(`${generation.label}, ${joins} joined`, async t => {
-        const { proxy, client } = await connect(t, generation, { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS })
+        const { proxy, client } = await connect(t, generation, { ...PATIENT, isStopped: true })
         const channels = Array.from({ length: joins }, (_, nth) => client.join(`${TOPIC}:${nth}`))
         for (const { replies } of channels) assert.deepEqual(await replies.take(), { status: "ok", response: {} })
         await staysOnWebSocket(client, proxy)
@@ -75,7 +74,7 @@ describe("e184 if WebSockets work the client stays on one, with few joins and wi
 describe("e184 if WebSockets work the client stays on one, even if its joins are not answered", { concurrency: true }, () => {
   for (const generation of able) {
     test(generation.label, async t => {
-      const { proxy, client } = await connect(t, generation, { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS })
+      const { proxy, client } = await connect(t, generation, { ...PATIENT, isStopped: true })
       proxy.keepBack(text => text.includes(`"${TOPIC}:pending","phx_reply"`))
       const { inbox, replies } = client.join(`${TOPIC}:pending`)
       await staysOnWebSocket(client, proxy)
@@ -86,18 +85,26 @@ describe("e184 if WebSockets work the client stays on one, even if its joins are
   }
 })
 
-/** After its first ping and two heartbeats, the client has had twice its fallback timeout. */
+/**
+ * Lets twice the fallback timeout pass, by the clock of the client's page. It passes only after the client's first ping, and
+ * then after each heartbeat, was answered, so a slow machine is no reason to fall back.
+ */
 async function staysOnWebSocket(client, proxy) {
-  await client.beats(3)
+  await client.beats(1)
+  for (const answered of [2, 3]) {
+    await client.page.tab.clock.runFor(FALLBACK_MS)
+    await client.beats(answered)
+  }
   assert.equal(proxy.count("/socket/websocket"), 1)
   assert.equal(proxy.count("/socket/longpoll"), 0)
   assert.deepEqual([client.opened.rest(), client.lost.rest()], [["WebSocket"], []])
 }
 
-/** A client in its own tab, behind its own proxy. */
-async function connect(t, generation, { upgrades = true, ...options }) {
+/** A client in its own tab, whose clock may be stopped, behind its own proxy. */
+async function connect(t, generation, { upgrades = true, isStopped = false, ...options }) {
   const proxy = await Proxy.start(herald, { upgrades })
   const page = await ChromiumPage.open(browser, generation, herald)
+  if (isStopped) await stopClock(page.tab)
   t.after(async () => {
     await page.close()
     await proxy.close()

@@ -2,13 +2,17 @@
 
 import assert from "node:assert/strict"
 import { after, before, describe, test } from "node:test"
-import { Browser, OTHER_HOST } from "./support/browser.mjs"
+import { OTHER_HOST } from "./support/browser.mjs"
 import { CONTRAST_MIN, contrasts } from "./support/contrast.mjs"
 import { Herald, TEST_APP } from "./support/herald.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 import { mint } from "./support/token.mjs"
 
 const ROOM = "private:test-app:room-1"
 const TOPICS = [ROOM, "private:test-app", "deploys:test-app:it's:a b", "presence:test-app:room-1", "presence:test-app"]
+/** For how long a button says that it has copied. */
+const COPIED_MS = 2000
+
 const COMMANDS = [
   { id: "curl", name: "Copy the curl command" },
   { id: "private-command", name: "Copy the command that mints a token" },
@@ -16,15 +20,7 @@ const COMMANDS = [
 ]
 
 let herald, browser
-before(async () => {
-  // One after the other: if the first fails, the second is not started.
-  herald = await Herald.start()
-  browser = await Browser.launch()
-})
-after(async () => {
-  await browser?.close()
-  await herald?.close()
-})
+withServerAndBrowser(started => ({ herald, browser } = started))
 
 describe("the commands that the page prints", () => {
   test("are for a channel of the private scope, until another topic is typed", async t => {
@@ -91,13 +87,16 @@ describe("each command has a button that copies it", () => {
       const window = await joined(t, { host })
       assert.equal(await window.page.evaluate(() => Boolean(navigator.clipboard)), isSecure)
       assert.equal(await window.page.locator("pre").count(), COMMANDS.length)
+      await window.stopClock()
       for (const { id, name } of COMMANDS) {
         const button = window.page.getByRole("button", { name, exact: true })
         await button.press("Enter")
         await window.page.locator(`[data-testid="copy-${id}"][data-outcome="copied"]`).getByText("Copied").waitFor()
+        await window.passes(1)
         await window.by("copy-status").getByText("Copied to the clipboard.").waitFor()
         assert.equal(await window.page.evaluate(() => document.activeElement.dataset.testid), `copy-${id}`)
         assert.equal(await pasted(window), await window.by(id).textContent())
+        await window.passes(COPIED_MS)
         await button.waitFor()
       }
     })
@@ -109,8 +108,10 @@ describe("each command has a button that copies it", () => {
       navigator.clipboard.writeText = () => Promise.reject(new DOMException("no", "NotAllowedError"))
       document.execCommand = () => false
     })
+    await window.stopClock()
     await window.by("copy-private-command").click()
     await window.page.locator(`[data-testid="copy-private-command"][data-outcome="selected"]`).waitFor()
+    await window.passes(1)
     await window.by("copy-status").getByText("Selected. Copy it").waitFor()
     const selected = await window.page.evaluate(() => getSelection().toString())
     assert.equal(selected, await window.by("private-command").textContent())

@@ -2,29 +2,24 @@
 
 import assert from "node:assert/strict"
 import path from "node:path"
-import { after, before, describe, test } from "node:test"
+import { before, describe, test } from "node:test"
 import { fileURLToPath } from "node:url"
 import Pusher from "pusher"
-import { Browser } from "./support/browser.mjs"
-import { ADMIN, Herald, TEST_APP } from "./support/herald.mjs"
+import { ADMIN, TEST_APP } from "./support/herald.mjs"
 import { Proxy } from "./support/proxy.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 import { Inbox } from "./support/wait.mjs"
 
 const MODULES = path.join(path.dirname(fileURLToPath(import.meta.url)), "node_modules")
 const BUILDS = ["pusher-js-7", "pusher-js"].flatMap(name => ["pusher.min.js", "pusher-with-encryption.min.js"].map(file => ({ name, file })))
 
 let herald, browser, server
+withServerAndBrowser(started => ({ herald, browser } = started))
 before(async () => {
-  herald = await Herald.start()
-  browser = await Browser.launch()
   const appId = String((await herald.ask("GET", `/api/admin/apps/${TEST_APP.slug}`, ADMIN)).data.id)
   const { key, secret } = TEST_APP
   const encryptionMasterKeyBase64 = Buffer.alloc(32, 7).toString("base64")
   server = new Pusher({ appId, key, secret, host: "127.0.0.1", port: String(herald.port), useTLS: false, encryptionMasterKeyBase64 })
-})
-after(async () => {
-  await browser?.close()
-  await herald?.close()
 })
 
 /** A page with a client of a build, connected as a user, whose application signs everything. It tells what its channels emit. */

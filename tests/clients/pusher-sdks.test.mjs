@@ -91,6 +91,7 @@ describe("Pusher's server SDKs", () => {
   })
 
   test("PyPI's pusher triggers, asks and terminates, although it looks for that at a wrong address", async t => {
+    await vacant(herald)
     const { inbox } = await connect(t, herald).joined("public:test-app:room", { events: ["msg", "one", "two"] })
     await present(t, herald, "u1")
     const env = { PUSHER_APP_ID: appId, PUSHER_KEY: TEST_APP.key, PUSHER_SECRET: TEST_APP.secret, PUSHER_HOST: "127.0.0.1", PUSHER_PORT: String(herald.port) }
@@ -121,6 +122,7 @@ describe("Pusher's server SDKs", () => {
   })
 
   test("Ruby calls as the gem signs", async t => {
+    await vacant(herald)
     const { inbox } = await connect(t, herald).joined("public:test-app:room", { events: ["msg"] })
     await present(t, herald, "u1")
     const env = { PUSHER_URL: herald.host, PUSHER_APP_ID: appId, PUSHER_KEY: TEST_APP.key, PUSHER_SECRET: TEST_APP.secret }
@@ -147,6 +149,12 @@ function connect(t, herald) {
   const client = new Client(LATEST, herald)
   t.after(() => client.disconnect())
   return client
+}
+
+/** Waits until the server has noticed that the clients of the tests before have left. */
+async function vacant(herald) {
+  const channels = [["public", "room"], ["presence", "team"], ["private", "encrypted-room"]]
+  for (const [scope, channel] of channels) await herald.hasSubscribers(0, { scope, channel })
 }
 
 /** A member of the channel `presence-team`, which leaves at the end of its test. */

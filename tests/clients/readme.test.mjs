@@ -129,8 +129,8 @@ describe("the README's tour, and the pages that continue it", () => {
       for (const port of ports) await isReady(port)
       const login = Buffer.from("pusher_admin_username:pusher_admin_password").toString("base64")
       const asked = { headers: { authorization: `Basic ${login}` } }
-      const nodes = await fetch(`http://127.0.0.1:${ports[1]}/api/admin/nodes`, asked).then(answer => answer.json())
-      assert.equal(nodes.data.length, 2)
+      const nodes = () => fetch(`http://127.0.0.1:${ports[1]}/api/admin/nodes`, asked).then(answer => answer.json())
+      await eventually(async () => (await nodes()).data.length === 2, "each server to know the other")
       kill(servers)
     },
     "sh docker": async code => {

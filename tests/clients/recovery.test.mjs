@@ -2,13 +2,13 @@
 // node, and pages in Chromium.
 
 import assert from "node:assert/strict"
-import { after, before, describe, test } from "node:test"
+import { describe, test } from "node:test"
 import { recover } from "../../static/herald-recovery.mjs"
-import { Browser } from "./support/browser.mjs"
 import { GENERATIONS, LATEST, overEachTransport, STAYS_AWAY } from "./support/generations.mjs"
-import { Herald, TEST_APP } from "./support/herald.mjs"
+import { TEST_APP } from "./support/herald.mjs"
 import { blocksOf } from "./support/markdown.mjs"
 import { Proxy } from "./support/proxy.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
 import { mint } from "./support/token.mjs"
 import { Inbox } from "./support/wait.mjs"
 import { load, plain } from "./support/window.mjs"
@@ -18,14 +18,7 @@ const RETRIES_MS = [150, 2000, 12_000]
 const POSITION = /^[\w-]{22}:\d+$/
 
 let herald, browser
-before(async () => {
-  herald = await Herald.start()
-  browser = await Browser.launch()
-})
-after(async () => {
-  await browser?.close()
-  await herald?.close()
-})
+withServerAndBrowser(started => ({ herald, browser } = started))
 
 describe("a channel recovers what it missed", { concurrency: 4 }, () => {
   for (const generation of overEachTransport(GENERATIONS).filter(generation => !STAYS_AWAY(generation))) {

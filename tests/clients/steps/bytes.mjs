@@ -3,6 +3,7 @@
 import assert from "node:assert/strict"
 import { LATEST } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
+import { rejoined } from "./ending.mjs"
 
 /** All 256 byte values. */
 const BYTES = Array.from({ length: 256 }, (_, n) => n)
@@ -72,7 +73,7 @@ export const BYTEWISE = [
 async function postsAsText(stage, sender, witness) {
   sender.pushBytes("bin", BYTES)
   await sender.client.lost.take("the loss of the connection")
-  assert.equal((await sender.replies.take("the reply to the rejoin")).status, "ok")
+  assert.equal((await rejoined(sender.replies)).status, "ok")
   await stage.trigger({ topic: "bytes", payload: { n: 1 } })
   for (const { inbox } of [sender, witness]) assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 1 } })
   return "n/a: it posts them as text"

@@ -184,7 +184,7 @@ async function comesBack(stage, { client, replies, topic }, code) {
 }
 
 /** The reply to a rejoin. A client that loses its connection again while it waits reaches its timeout, and retries. */
-async function rejoined(replies) {
+export async function rejoined(replies) {
   let reply
   do reply = await replies.take("the reply to the rejoin")
   while (reply.status === "timeout")

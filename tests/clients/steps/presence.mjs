@@ -3,6 +3,7 @@
 import assert from "node:assert/strict"
 import { LATEST, STAYS_AWAY } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
+import { rejoined } from "./ending.mjs"
 
 export const PRESENCE = [
   step("e161_e162_e163_e165 sees who is present", {
@@ -43,7 +44,7 @@ export const PRESENCE = [
 
       await stage.herald.disconnect({ sub: "me" }, stage.app)
       await me.client.lost.take("the loss of the connection")
-      assert.equal((await me.replies.take("the reply to the rejoin")).status, "ok")
+      assert.equal((await rejoined(me.replies)).status, "ok")
       me.push("presence_metadata", { custom: "back" })
 
       await shows(me, { me: ["back"], guest: [undefined] })

@@ -4,6 +4,7 @@ import assert from "node:assert/strict"
 import { LATEST } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 import { eventually } from "../support/wait.mjs"
+import { rejoined } from "./ending.mjs"
 
 const HEARTBEAT_MS = 100
 
@@ -145,7 +146,7 @@ export const PUSHING = [
       await eventually(isBack, "the next connection")
       proxy.keepBack(() => false)
 
-      assert.deepEqual(await replies.take("the reply to the rejoin"), { status: "ok", response: {} })
+      assert.deepEqual(await rejoined(replies), { status: "ok", response: {} })
       await stage.herald.hasSubscribers(1, flow, stage.app)
     },
   }),

@@ -12,6 +12,8 @@ import { DEADLINE_MS } from "./wait.mjs"
 const INSTALLED = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"]
 const CHROMIUM = process.env.HERALD_CHROMIUM ?? INSTALLED.find(existsSync) ?? INSTALLED[0]
 
+const HOUR_MS = 3_600_000
+
 /** A name of this machine that browsers do not trust like `localhost`: its pages are not secure contexts. */
 export const OTHER_HOST = "herald.test"
 const FLAGS = [
@@ -66,6 +68,16 @@ export class Browser {
     await this.browser.close()
     await rm(this.profile, { recursive: true, force: true })
   }
+}
+
+/**
+ * Stops the clock of a page: from now on its timers fire only while `page.clock.runFor` lets time pass. A test whose page
+ * waits for a timer thus does not depend on how fast the machine is.
+ */
+export async function stopClock(page) {
+  const now = Date.now()
+  await page.clock.install({ time: now })
+  await page.clock.pauseAt(now + HOUR_MS)
 }
 
 /** One window that shows the demo page. */
@@ -137,6 +149,16 @@ export class DemoPage {
       await this.by("private-csrf").fill(csrf)
     }
     await this.by("private-join").click()
+  }
+
+  /** Stops the page's clock; `passes` lets time pass. */
+  stopClock() {
+    return stopClock(this.page)
+  }
+
+  /** Lets so many milliseconds pass on the page's clock, which is stopped. */
+  passes(ms) {
+    return this.page.clock.runFor(ms)
   }
 
   screenshot(name) {

@@ -119,3 +119,19 @@ export async function atLogin(t, browser, origin, options) {
   await window.heading("Log in").waitFor()
   return window
 }
+
+/** A window in which the administrator is logged in. */
+export async function asAdmin(t, browser, origin, options) {
+  const window = await atLogin(t, browser, origin, options)
+  await window.loginAsAdmin()
+  await window.by("overview").waitFor()
+  return window
+}
+
+/** A window that shows the administrator the live events of an app. */
+export async function atLive(t, browser, origin, slug, options) {
+  const window = await asAdmin(t, browser, origin, options)
+  await window.go(`/apps/${slug}/live`)
+  await window.liveIs("live")
+  return window
+}

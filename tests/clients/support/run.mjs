@@ -1,13 +1,25 @@
-// Runs the test files that are named, in this order.
+// Runs the test files that are named.
 //
-// Most files wait more than they compute, for timers of the clients, so more of them run at a time than there are cores.
+//   node support/run.mjs <file>... --alone <file>...
+//
+// The files ahead of `--alone` run in their order, and several at a time: most of them wait more than they compute, for
+// timers of the clients, so there are more than there are cores. The files behind it measure times, so they run afterwards and
+// one after the other.
 
 import os from "node:os"
 import { run } from "node:test"
 import { spec } from "node:test/reporters"
 
-const files = process.argv.slice(2)
-run({ files, concurrency: 2 * os.availableParallelism() })
-  .on("test:fail", () => (process.exitCode = 1))
-  .compose(new spec())
-  .pipe(process.stdout)
+const words = process.argv.slice(2)
+const border = words.indexOf("--alone")
+const [together, alone] = border < 0 ? [words, []] : [words.slice(0, border), words.slice(border + 1)]
+
+await all(together, 2 * os.availableParallelism())
+await all(alone, 1)
+
+async function all(files, concurrency) {
+  if (files.length === 0) return
+  const tests = run({ files, concurrency }).on("test:fail", () => (process.exitCode = 1))
+  const shown = tests.compose(new spec())
+  for await (const text of shown) process.stdout.write(text)
+}

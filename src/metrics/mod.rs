@@ -6,7 +6,8 @@
 //! every series of a closed set exists from the start, at zero.
 //!
 //! Counting must not slow down the work that is counted. A delivery adds to plain integers of its
-//! thread, which are added to the app's counters once per publication and thread. The time from a
+//! thread, which are added to the app's counters once per publication and thread. Each thread counts its
+//! writes to sockets in counters of its own, which a scrape sums ([`writes`]). The time from a
 //! publication to the write to a subscriber's socket is sampled ([`SAMPLE_INTERVAL`]). The sizes of
 //! the outboxes are summed only on a scrape. `docs/metrics.md` lists all metrics, and a test
 //! compares it with this module.
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod labels;
 pub mod process;
 pub mod usage;
+pub mod writes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +36,7 @@ use labels::{
     FailedLogin, JoinOutcome, Limit, RefreshOutcome, RefusalReason, SessionEnd, SessionKind,
 };
 use usage::{Clock, UsageCounters};
+use writes::{FrameWrites, FrameWritesEncoder};
 
 /// The shortest time between two samples that a thread takes of the time to a subscriber's socket.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
@@ -70,6 +73,8 @@ pub struct Metrics {
     pub accept_panics: Counter,
     /// The time from accepting a publication to writing it to a socket.
     pub publish_to_write_s: Histogram,
+    /// The writes of frames to WebSockets.
+    pub frame_writes: FrameWrites,
     /// The number of times that the table of apps was read.
     pub registry_refreshes: Each<RefreshOutcome, Counter>,
     /// Lines of the log that were dropped because standard error was not read.
@@ -133,6 +138,7 @@ impl Metrics {
             malformed_requests: Counter::default(),
             accept_panics: Counter::default(),
             publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
+            frame_writes: FrameWrites::default(),
             registry_refreshes: Each::default(),
             log_lines_dropped: Counter::default(),
             outboxes: Outboxes::default(),
@@ -198,6 +204,7 @@ impl Metrics {
             Unit::Seconds,
             self.publish_to_write_s.clone(),
         );
+        herald.register_collector(Box::new(FrameWritesEncoder(self.frame_writes.clone())));
         self.outboxes.register(herald);
         self.engine.register(herald);
         for (name, help, gauge) in [

@@ -283,9 +283,10 @@ where
         let worker = self.worker.clone();
         let gathered = &mut *worker.gathered.borrow_mut();
         gathered.clear();
-        let (mut sampled, mut body) = (None, None);
+        let (mut sampled, mut body, mut frames) = (None, None, 0);
         let next = self.outbox.take_frames(cx.waker(), |frame, published| {
             body = gather(&frame, gathered);
+            frames += 1;
             sampled = sampled.or(published);
             body.is_none() && gathered.len() < GATHERED_BYTES_MAX
         });
@@ -293,6 +294,7 @@ where
             return Ok(next);
         }
         self.sampled = self.sampled.or(sampled);
+        worker.frame_writes.wrote(frames);
         let mut io = self.socket.io.borrow_mut();
         let socket = Pin::new(&mut *io);
         let (polled, body_bytes) = match &body {

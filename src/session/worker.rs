@@ -23,7 +23,7 @@ use crate::{
         outbox::{Load, Outbox},
         subscriber::SessionId,
     },
-    metrics::{Metrics, labels::Limit},
+    metrics::{Metrics, labels::Limit, writes::ThreadWrites},
 };
 
 use super::{answer::Pieces, bucket::PerSecond, requests::WorkQueue, unfinished::Unfinished};
@@ -182,6 +182,8 @@ pub struct Worker {
     pub(super) sessions: SessionCounter,
     /// The other metrics.
     pub(super) metrics: Arc<Metrics>,
+    /// The thread's writes of frames.
+    pub(super) frame_writes: Arc<ThreadWrites>,
     /// The buffer into which sockets are read; each session keeps only unfinished messages.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// The buffer in which the frames of one write are gathered; each session keeps only the bytes
@@ -208,6 +210,7 @@ impl Worker {
         Rc::new(Self {
             work_queue: WorkQueue::start(),
             metrics: topics.metrics().clone(),
+            frame_writes: topics.metrics().frame_writes.of_new_thread(),
             topics,
             limits,
             sessions,

@@ -29,13 +29,8 @@ impl Observed {
     /// # Errors
     /// If there is no such process.
     pub fn cpu(&self) -> io::Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let Ok(accounts) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let running = accounts.split_whitespace().next().and_then(|first| first.parse().ok());
-            nanoseconds += running.unwrap_or(0_u64);
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        let all = self.cpu_by_thread()?;
+        Ok(Duration::from_nanos(all.into_iter().map(|(_, nanoseconds)| nanoseconds).sum()))
     }
 
     /// Processor time, user and system, of all threads, those that have ended too; in ticks.
@@ -50,6 +45,34 @@ impl Observed {
         let times = after_name.split_whitespace().skip(11).take(2);
         let ticks: u32 = times.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
         Ok(TICK * ticks)
+    }
+
+    /// The thread that uses most CPU while something is done.
+    ///
+    /// # Errors
+    /// If there is no such process, or what is done fails.
+    pub fn busiest_thread(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<u32> {
+        let before = self.cpu_by_thread()?;
+        work()?;
+        let used = |(thread, cpu): (u32, u64)| {
+            let before = before.iter().find(|(known, _)| *known == thread);
+            (cpu.saturating_sub(before.map_or(0, |(_, cpu)| *cpu)), thread)
+        };
+        let busiest = self.cpu_by_thread()?.into_iter().map(used).max();
+        busiest.map(|(_, thread)| thread).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    /// The processor time of each thread that lives, in nanoseconds.
+    fn cpu_by_thread(&self) -> io::Result<Vec<(u32, u64)>> {
+        let mut all = Vec::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            let task = task?;
+            let Ok(accounts) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let running = accounts.split_whitespace().next().and_then(|first| first.parse().ok());
+            let thread = task.file_name().to_str().and_then(|number| number.parse().ok());
+            all.extend(thread.zip(running));
+        }
+        Ok(all)
     }
 
     /// Lowers the scheduling priority of all its present threads to this niceness, below clients that must
@@ -180,6 +203,26 @@ mod tests {
             sum = std::hint::black_box(sum + 1);
         }
         assert!(own.resident_bytes().expect("accounts") > 100_000);
+    }
+
+    #[test]
+    fn the_thread_that_works_is_the_busiest() {
+        let own = Observed { pid: std::process::id() };
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let idle = thread::spawn(move || stopped.recv());
+        let work = move || {
+            let before = own.cpu_ever()?;
+            while own.cpu_ever()? < before + 3 * TICK {}
+            Ok(())
+        };
+        let working = thread::spawn(move || {
+            let id = fs::read_link("/proc/thread-self").expect("this thread");
+            (own.busiest_thread(work).expect("accounts"), id)
+        });
+        let (busiest, id) = working.join().expect("no panic");
+        drop(stop);
+        idle.join().expect("no panic").expect_err("nothing was sent");
+        assert!(id.ends_with(busiest.to_string()), "{busiest} {}", id.display());
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum Compared {
     Medians,
     /// The two of each round; the median of these ratios counts.
     Pairs,
+    /// The two of each round; the worst of these ratios counts: the lowest where a higher one is better,
+    /// and otherwise the highest.
+    WorstPair,
 }
 
 /// One figure over all rounds.
@@ -86,12 +89,18 @@ impl Figure {
                 let base = median(&self.base).filter(|base| *base > 0.0)?;
                 Some(median(&self.ours)? / base)
             }
-            Compared::Pairs => {
-                let pairs = self.ours.iter().zip(&self.base);
-                let ratios = pairs.filter(|(_, base)| **base > 0.0).map(|(ours, base)| ours / base);
-                median(&ratios.collect::<Vec<_>>())
-            }
+            Compared::Pairs => median(&self.ratios().collect::<Vec<_>>()),
+            Compared::WorstPair => match self.bound {
+                Bound::RatioAtLeast(_) | Bound::ValueAtLeast(_) => self.ratios().reduce(f64::min),
+                _ => self.ratios().reduce(f64::max),
+            },
         }
+    }
+
+    /// The ratios of the rounds.
+    fn ratios(&self) -> impl Iterator<Item = f64> {
+        let pairs = self.ours.iter().zip(&self.base);
+        pairs.filter(|(_, base)| **base > 0.0).map(|(ours, base)| ours / base)
     }
 
     /// By which factor the bound is missed; at most 1 where it is kept.
@@ -250,6 +259,17 @@ mod tests {
         let medians = figure(&[1.0, 20.0, 30.0], &[1.0, 10.0, 60.0], Bound::None);
         assert_eq!(medians.ratio(), Some(2.0));
         assert_eq!(medians.in_pairs().ratio(), Some(1.0));
+    }
+
+    #[test]
+    fn the_worst_pair_is_the_one_that_is_farthest_from_the_good_side() {
+        let worst = |bound| Figure {
+            compared: Compared::WorstPair,
+            ..figure(&[4.0, 30.0, 9.0], &[1.0, 10.0, 1.0], bound)
+        };
+        assert_eq!(worst(Bound::RatioAtLeast(2.0)).ratio(), Some(3.0));
+        assert_eq!(worst(Bound::RatioAtMost(2.0)).ratio(), Some(9.0));
+        assert_eq!(worst(Bound::None).ratio(), Some(9.0));
     }
 
     #[test]

@@ -30,6 +30,9 @@ const START_MAX: Duration = Duration::from_secs(30);
 const PATIENT: &[(&str, &str)] =
     &[("HERALD__SOCKET__IDLE_TIMEOUT", "10m"), ("HERALD__PUSHER__ACTIVITY_TIMEOUT", "10m")];
 
+/// The administrator of a server in development.
+pub const ADMIN: &str = "pusher_admin_username:pusher_admin_password";
+
 /// Which of the two is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -405,7 +408,26 @@ impl Subject {
     /// The app's key and secret as an `Authorization` header has them.
     pub fn basic(&self) -> String {
         let (key, secret) = &self.target.credentials;
-        format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")))
+        basic(&format!("{key}:{secret}"))
+    }
+
+    /// The metrics of the server; `None` if it does not show them to the administrator of a server in
+    /// development.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn metrics(&self) -> io::Result<Option<String>> {
+        let mut socket = TcpStream::connect(self.address)?;
+        socket.set_read_timeout(Some(START_MAX))?;
+        let (host, authorization) = (self.address, basic(ADMIN));
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200").then_some(answer))
     }
 }
 
@@ -418,6 +440,11 @@ impl Drop for Subject {
             }
         }
     }
+}
+
+/// A name and a password, joined by a colon, as an `Authorization` header has them.
+pub fn basic(login: &str) -> String {
+    format!("Basic {}", STANDARD.encode(login))
 }
 
 /// A request to a host, with a body of JSON.

@@ -15,6 +15,7 @@ mod tenants;
 mod topics;
 mod triggers;
 mod watched;
+mod window;
 
 use crate::{options::Options, protocol::Protocol};
 
@@ -25,6 +26,8 @@ pub enum Scenario {
     FanoutSteady,
     /// The same, as fast as it goes with eight events under way.
     FanoutSaturated,
+    /// The same with one connection to publish over and subscribers that keep up, ten times.
+    FanoutWindow,
     /// 10,000 subscribers.
     FanoutLarge,
     /// 10 KB of payload.
@@ -61,6 +64,7 @@ impl Scenario {
         match self {
             Self::FanoutSteady => "fanout-steady",
             Self::FanoutSaturated => "fanout-saturated",
+            Self::FanoutWindow => "fanout-window",
             Self::FanoutLarge => "fanout-large",
             Self::FanoutPayload => "fanout-payload",
             Self::TopicsMany => "topics-many",
@@ -97,6 +101,7 @@ impl Scenario {
         let report = match self {
             Self::FanoutSteady => fanout::steady(options, &target),
             Self::FanoutSaturated => fanout::saturated(options, &target),
+            Self::FanoutWindow => window::window(options, &target),
             Self::FanoutLarge => fanout::large(options, &target),
             Self::FanoutPayload => fanout::with_payload(options, &target),
             Self::TopicsMany => topics::many(options, &target),

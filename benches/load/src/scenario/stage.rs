@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -9,7 +10,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     CHANNEL, FIRST,
-    crowd::{Arrival, Crowd},
+    crowd::{Arrival, Crowd, Cut},
     floor::Command as Order,
     observe::{Seen, Watch},
     publisher::Publisher,
@@ -29,13 +30,15 @@ pub(super) enum Pace {
     PerSecond(u32),
     /// As soon as fewer than so many are under way.
     Window(usize),
+    /// The same over one connection, which brings an event once the one before it was answered.
+    OneByOne(usize),
 }
 
 impl Pace {
     /// Connections to publish over. Only what comes over one has an order of its own.
     fn publishers(self) -> usize {
         match self {
-            Self::PerSecond(_) => 1,
+            Self::PerSecond(_) | Self::OneByOne(_) => 1,
             Self::Window(events) => events,
         }
     }
@@ -69,6 +72,11 @@ impl Measured {
         self.deliveries as f64 / self.seen.elapsed.as_secs_f64()
     }
 
+    /// How many cores the load generator kept busy.
+    pub(super) fn own_cores(&self) -> f64 {
+        self.seen.own_cores()
+    }
+
     pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1e3
     }
@@ -82,8 +90,17 @@ pub(super) fn measure(mut subject: Subject, plan: Plan) -> io::Result<Measured> 
 
 /// Warms up, and measures with a crowd that is there.
 pub(super) fn play(subject: &mut Subject, crowd: Crowd, plan: Plan) -> io::Result<Measured> {
-    let publisher = Publisher::open(subject, plan.pace.publishers())?;
-    let mut stage = Stage::new(subject, crowd, publisher, plan);
+    play_over(subject, crowd, plan, None)
+}
+
+/// The same, with events that come one by one over a connection which is given.
+pub(super) fn play_over(
+    subject: &mut Subject,
+    crowd: Crowd,
+    plan: Plan,
+    line: Option<TcpStream>,
+) -> io::Result<Measured> {
+    let mut stage = Stage::new(subject, crowd, line, plan)?;
     stage.play(WARM_UP)?;
     stage.forget();
     let watch = Watch::begin(stage.subject.observed)?;
@@ -114,8 +131,11 @@ pub(super) fn gather(subject: &mut Subject, plan: Plan) -> io::Result<Crowd> {
 /// A subject with its subscribers and its publisher, while events are under way.
 struct Stage<'a> {
     subject: &'a mut Subject,
+    /// The subscribers, and behind them the line.
     crowd: Crowd,
+    subscribers: usize,
     publisher: Publisher,
+    line: Option<Line>,
     plan: Plan,
     next: u64,
     /// When each event was published, and by how many it has not been heard.
@@ -130,13 +150,34 @@ struct Stage<'a> {
     latency_us: Histogram<u64>,
 }
 
+/// The connection over which events come one by one. The crowd reads its answers, so that nobody who
+/// listens waits for one.
+struct Line {
+    member: usize,
+    is_free: bool,
+    refused: u64,
+}
+
 impl<'a> Stage<'a> {
-    fn new(subject: &'a mut Subject, crowd: Crowd, publisher: Publisher, plan: Plan) -> Self {
-        let last = vec![0; crowd.len()];
-        Self {
+    fn new(
+        subject: &'a mut Subject,
+        mut crowd: Crowd,
+        line: Option<TcpStream>,
+        plan: Plan,
+    ) -> io::Result<Self> {
+        let (subscribers, last) = (crowd.len(), vec![0; crowd.len()]);
+        let line = line.map(|socket| crowd.add(socket, Cut::Answers)).transpose()?;
+        let line = line.map(|member| Line { member, is_free: true, refused: 0 });
+        let publisher = match line {
+            Some(_) => Publisher::open(subject, 0)?,
+            None => Publisher::open(subject, plan.pace.publishers())?,
+        };
+        Ok(Self {
             subject,
             crowd,
+            subscribers,
             publisher,
+            line,
             plan,
             next: FIRST,
             events: Vec::new(),
@@ -147,7 +188,7 @@ impl<'a> Stage<'a> {
             twice: 0,
             out_of_order: 0,
             latency_us: histogram(),
-        }
+        })
     }
 
     /// Forgets what was measured so far.
@@ -171,8 +212,8 @@ impl<'a> Stage<'a> {
                     }
                     due.saturating_duration_since(Instant::now())
                 }
-                Pace::Window(events) => {
-                    while self.under_way < events {
+                Pace::Window(events) | Pace::OneByOne(events) => {
+                    while self.under_way < events && self.may_publish() {
                         self.publish()?;
                     }
                     Duration::from_millis(100)
@@ -181,26 +222,48 @@ impl<'a> Stage<'a> {
             self.listen(wait)?;
         }
         let over = Instant::now();
-        while self.under_way > 0 && over.elapsed() < ARRIVE_MAX && self.crowd.lost() == 0 {
+        while (self.under_way > 0 || !self.may_publish())
+            && over.elapsed() < ARRIVE_MAX
+            && self.crowd.lost() == 0
+        {
             self.listen(Duration::from_millis(100))?;
         }
         self.publisher.settle()
     }
 
+    /// Whether the event before was answered, where that is waited for.
+    fn may_publish(&self) -> bool {
+        self.line.as_ref().is_none_or(|line| line.is_free)
+    }
+
     fn publish(&mut self) -> io::Result<()> {
-        self.events.push((Instant::now(), self.crowd.len()));
+        self.events.push((Instant::now(), self.subscribers));
         self.under_way += 1;
-        self.publisher.publish(self.subject, self.next, self.plan.payload_bytes)?;
+        match &mut self.line {
+            Some(line) => {
+                let request = self.subject.numbered_trigger(self.next, self.plan.payload_bytes);
+                self.crowd.write(line.member, &request)?;
+                line.is_free = false;
+            }
+            None => {
+                self.publisher.publish(self.subject, self.next, self.plan.payload_bytes)?;
+            }
+        }
         self.next += 1;
         Ok(())
     }
 
     fn listen(&mut self, wait_max: Duration) -> io::Result<()> {
         let has_order = self.plan.pace.publishers() == 1;
-        let Self { crowd, events, first, last, heard, .. } = self;
+        let Self { crowd, line, events, first, last, heard, .. } = self;
         let Self { twice, out_of_order, under_way, latency_us, .. } = self;
         let protocol = self.subject.target().protocol;
         crowd.listen(wait_max, |Arrival { member, at, payload }| {
+            if let Some(line) = line.as_mut().filter(|line| line.member == member) {
+                line.is_free = true;
+                line.refused += u64::from(!payload.starts_with(b"HTTP/1.1 200"));
+                return;
+            }
             let Some(number) = protocol.sequence(payload) else { return };
             let nth = number.checked_sub(*first).and_then(|nth| usize::try_from(nth).ok());
             let Some((sent, missing)) = nth.and_then(|nth| events.get_mut(nth)) else { return };
@@ -228,6 +291,7 @@ impl<'a> Stage<'a> {
         let who = self.subject.who();
         let missing: usize = self.events.iter().map(|(_, missing)| missing).sum();
         let lost = self.crowd.lost();
+        let refused = self.line.as_ref().map_or(0, |line| line.refused);
         [
             (missing > 0, format!("{who}: {missing} deliveries are missing")),
             (
@@ -236,6 +300,7 @@ impl<'a> Stage<'a> {
             ),
             (self.twice > 0, format!("{who}: {} deliveries came twice", self.twice)),
             (lost > 0, format!("{who}: {lost} subscribers were hung up on")),
+            (refused > 0, format!("{who}: {refused} events were refused")),
         ]
         .into_iter()
         .filter_map(|(is_so, fault)| is_so.then_some(fault))

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use hdrhistogram::Histogram;
 
 use super::super::stage::{ARRIVE_MAX, histogram};
@@ -18,7 +17,7 @@ use crate::{
     CHANNEL, FIRST,
     crowd::{Crowd, Cut},
     publisher::read_answer,
-    subject::{Subject, join},
+    subject::{self, Subject, basic, join},
     trigger_body, wire,
 };
 
@@ -28,9 +27,6 @@ const SLUG: &str = "quiet-app";
 const KEY: &str = "quiet-app-key";
 
 const SECRET: &str = "quiet-app-secret-0123456789";
-
-/// The administrator of a server in development.
-const ADMIN: &str = "pusher_admin_username:pusher_admin_password";
 
 /// Bytes of a payload.
 const PAYLOAD_BYTES: usize = 128;
@@ -158,15 +154,11 @@ fn create(subject: &Subject) -> io::Result<()> {
         r#"{{"app":{{"name":"Quiet App","slug":"{SLUG}","key":"{KEY}","secret":"{SECRET}"}}}}"#
     );
     let mut socket = subject.dial(FIRST_CLIENT + 2, None)?;
-    let request = subject.post("/api/admin/apps", &basic(ADMIN), &body);
+    let request = subject.post("/api/admin/apps", &basic(subject::ADMIN), &body);
     io::Write::write_all(&mut socket, &request)?;
     match read_answer(&mut socket) {
         Err(error) if error.to_string().starts_with("HTTP/1.1 201") => Ok(()),
         Err(error) if error.to_string().starts_with("HTTP/1.1 422") => Ok(()),
         answered => answered,
     }
-}
-
-fn basic(login: &str) -> String {
-    format!("Basic {}", STANDARD.encode(login))
 }

@@ -1,8 +1,10 @@
 //! A subject, its subscribers and its publisher, while events are under way.
 
 use std::{
-    io,
+    io::{self, Write},
     net::TcpStream,
+    sync::mpsc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -10,10 +12,10 @@ use hdrhistogram::Histogram;
 
 use crate::{
     CHANNEL, FIRST,
-    crowd::{Arrival, Crowd, Cut},
+    crowd::{Arrival, Crowd},
     floor::Command as Order,
     observe::{Seen, Watch},
-    publisher::Publisher,
+    publisher::{Publisher, read_answer},
     subject::Subject,
 };
 
@@ -30,7 +32,7 @@ pub(super) enum Pace {
     PerSecond(u32),
     /// As soon as fewer than so many are under way.
     Window(usize),
-    /// The same over one connection, which brings an event once the one before it was answered.
+    /// The same over one connection, which brings each event after the answer to the one before.
     OneByOne(usize),
 }
 
@@ -106,6 +108,9 @@ pub(super) fn play_over(
     let watch = Watch::begin(stage.subject.observed)?;
     stage.play(plan.lasting)?;
     let seen = watch.seen()?;
+    if let Some(line) = stage.line.take() {
+        line.settle()?;
+    }
     Ok(Measured {
         deliveries: stage.heard,
         seen,
@@ -131,9 +136,7 @@ pub(super) fn gather(subject: &mut Subject, plan: Plan) -> io::Result<Crowd> {
 /// A subject with its subscribers and its publisher, while events are under way.
 struct Stage<'a> {
     subject: &'a mut Subject,
-    /// The subscribers, and behind them the line.
     crowd: Crowd,
-    subscribers: usize,
     publisher: Publisher,
     line: Option<Line>,
     plan: Plan,
@@ -150,24 +153,45 @@ struct Stage<'a> {
     latency_us: Histogram<u64>,
 }
 
-/// The connection over which events come one by one. The crowd reads its answers, so that nobody who
-/// listens waits for one.
+/// The connection over which events come one by one, each after the answer to the one before. A thread
+/// of its own waits for the answers, so that nobody who listens does.
 struct Line {
-    member: usize,
-    is_free: bool,
-    refused: u64,
+    requests: mpsc::Sender<Vec<u8>>,
+    sending: JoinHandle<io::Result<()>>,
+}
+
+impl Line {
+    fn open(mut socket: TcpStream) -> Self {
+        let (requests, requested) = mpsc::channel::<Vec<u8>>();
+        let sending = thread::spawn(move || {
+            for request in requested {
+                socket.write_all(&request)?;
+                read_answer(&mut socket)?;
+            }
+            Ok(())
+        });
+        Self { requests, sending }
+    }
+
+    fn send(&self, request: Vec<u8>) -> io::Result<()> {
+        self.requests.send(request).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Waits for the answers that are owed.
+    fn settle(self) -> io::Result<()> {
+        drop(self.requests);
+        self.sending.join().map_err(|_| io::Error::other("the publisher has panicked"))?
+    }
 }
 
 impl<'a> Stage<'a> {
     fn new(
         subject: &'a mut Subject,
-        mut crowd: Crowd,
+        crowd: Crowd,
         line: Option<TcpStream>,
         plan: Plan,
     ) -> io::Result<Self> {
-        let (subscribers, last) = (crowd.len(), vec![0; crowd.len()]);
-        let line = line.map(|socket| crowd.add(socket, Cut::Answers)).transpose()?;
-        let line = line.map(|member| Line { member, is_free: true, refused: 0 });
+        let (last, line) = (vec![0; crowd.len()], line.map(Line::open));
         let publisher = match line {
             Some(_) => Publisher::open(subject, 0)?,
             None => Publisher::open(subject, plan.pace.publishers())?,
@@ -175,7 +199,6 @@ impl<'a> Stage<'a> {
         Ok(Self {
             subject,
             crowd,
-            subscribers,
             publisher,
             line,
             plan,
@@ -213,7 +236,7 @@ impl<'a> Stage<'a> {
                     due.saturating_duration_since(Instant::now())
                 }
                 Pace::Window(events) | Pace::OneByOne(events) => {
-                    while self.under_way < events && self.may_publish() {
+                    while self.under_way < events {
                         self.publish()?;
                     }
                     Duration::from_millis(100)
@@ -222,32 +245,19 @@ impl<'a> Stage<'a> {
             self.listen(wait)?;
         }
         let over = Instant::now();
-        while (self.under_way > 0 || !self.may_publish())
-            && over.elapsed() < ARRIVE_MAX
-            && self.crowd.lost() == 0
-        {
+        while self.under_way > 0 && over.elapsed() < ARRIVE_MAX && self.crowd.lost() == 0 {
             self.listen(Duration::from_millis(100))?;
         }
         self.publisher.settle()
     }
 
-    /// Whether the event before was answered, where that is waited for.
-    fn may_publish(&self) -> bool {
-        self.line.as_ref().is_none_or(|line| line.is_free)
-    }
-
     fn publish(&mut self) -> io::Result<()> {
-        self.events.push((Instant::now(), self.subscribers));
+        self.events.push((Instant::now(), self.crowd.len()));
         self.under_way += 1;
-        match &mut self.line {
-            Some(line) => {
-                let request = self.subject.numbered_trigger(self.next, self.plan.payload_bytes);
-                self.crowd.write(line.member, &request)?;
-                line.is_free = false;
-            }
-            None => {
-                self.publisher.publish(self.subject, self.next, self.plan.payload_bytes)?;
-            }
+        let (number, payload_bytes) = (self.next, self.plan.payload_bytes);
+        match &self.line {
+            Some(line) => line.send(self.subject.numbered_trigger(number, payload_bytes))?,
+            None => self.publisher.publish(self.subject, number, payload_bytes)?,
         }
         self.next += 1;
         Ok(())
@@ -255,15 +265,10 @@ impl<'a> Stage<'a> {
 
     fn listen(&mut self, wait_max: Duration) -> io::Result<()> {
         let has_order = self.plan.pace.publishers() == 1;
-        let Self { crowd, line, events, first, last, heard, .. } = self;
+        let Self { crowd, events, first, last, heard, .. } = self;
         let Self { twice, out_of_order, under_way, latency_us, .. } = self;
         let protocol = self.subject.target().protocol;
         crowd.listen(wait_max, |Arrival { member, at, payload }| {
-            if let Some(line) = line.as_mut().filter(|line| line.member == member) {
-                line.is_free = true;
-                line.refused += u64::from(!payload.starts_with(b"HTTP/1.1 200"));
-                return;
-            }
             let Some(number) = protocol.sequence(payload) else { return };
             let nth = number.checked_sub(*first).and_then(|nth| usize::try_from(nth).ok());
             let Some((sent, missing)) = nth.and_then(|nth| events.get_mut(nth)) else { return };
@@ -291,7 +296,6 @@ impl<'a> Stage<'a> {
         let who = self.subject.who();
         let missing: usize = self.events.iter().map(|(_, missing)| missing).sum();
         let lost = self.crowd.lost();
-        let refused = self.line.as_ref().map_or(0, |line| line.refused);
         [
             (missing > 0, format!("{who}: {missing} deliveries are missing")),
             (
@@ -300,7 +304,6 @@ impl<'a> Stage<'a> {
             ),
             (self.twice > 0, format!("{who}: {} deliveries came twice", self.twice)),
             (lost > 0, format!("{who}: {lost} subscribers were hung up on")),
-            (refused > 0, format!("{who}: {refused} events were refused")),
         ]
         .into_iter()
         .filter_map(|(is_so, fault)| is_so.then_some(fault))

@@ -86,10 +86,7 @@ fn measure_on(mut subject: Subject, plan: Plan, nth: usize) -> io::Result<Round>
 /// The thread of a connection is the one that works while the connection brings events.
 fn lines_by_thread(subject: &Subject) -> io::Result<Vec<TcpStream>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let body = format!(
-        r#"{{"topic":"{}","event":"msg","payload":{{}}}}"#,
-        subject.target().topic(UNHEARD_CHANNEL)
-    );
+    let body = format!(r#"{{"topic":"{UNHEARD_CHANNEL}","event":"msg","payload":{{}}}}"#);
     let request = subject.trigger(&body);
     let mut found: Vec<(u32, TcpStream)> = Vec::new();
     for _ in 0..TRIED_MAX {

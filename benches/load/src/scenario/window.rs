@@ -161,8 +161,8 @@ fn report(rounds: &[Round], floor: &[Measured]) -> Report {
             Bound::None,
         ));
     }
-    let receiver = &Measured::own_cores;
-    figures.push(figure("cores that the receiver uses", receiver, Compared::Medians, Bound::None));
+    let cores = &Measured::own_cores;
+    figures.push(figure("cores that the generator uses", cores, Compared::Medians, Bound::None));
     let all = || rounds.iter().map(|round| &round.measured).chain(floor);
     Report {
         scenario: Scenario::FanoutWindow.name(),

@@ -3,11 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
-    ops::{Deref, DerefMut},
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use actix::prelude::*;
@@ -46,8 +42,6 @@ pub(super) struct TooManyScopes;
 /// app needs the room for another scope.
 pub(super) struct Directory {
     streams: RwLock<Streams>,
-    /// The number of apps that have streams. It is read without the lock.
-    apps: AtomicUsize,
     numbering: Numbering,
     backlog: Backlog,
     ledger: RetentionLedger,
@@ -70,13 +64,8 @@ impl Directory {
         backlog: Backlog,
         ledger: RetentionLedger,
     ) -> Self {
-        let (streams, apps) = (RwLock::default(), AtomicUsize::new(0));
-        Self { streams, apps, numbering, backlog, ledger, scopes_per_app_max }
-    }
-
-    /// Returns whether more than one app has subscribers or retained publications.
-    pub(super) fn is_shared(&self) -> bool {
-        self.apps.load(Relaxed) > 1
+        let streams = RwLock::default();
+        Self { streams, numbering, backlog, ledger, scopes_per_app_max }
     }
 
     /// The bounds of the retained publications.
@@ -334,35 +323,8 @@ impl Directory {
         self.streams.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> Writing<'_> {
-        let streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
-        Writing { streams, apps: &self.apps }
-    }
-}
-
-/// The streams of all apps, locked for writing. Dropping this updates the number of apps.
-struct Writing<'a> {
-    streams: RwLockWriteGuard<'a, Streams>,
-    apps: &'a AtomicUsize,
-}
-
-impl Deref for Writing<'_> {
-    type Target = Streams;
-
-    fn deref(&self) -> &Streams {
-        &self.streams
-    }
-}
-
-impl DerefMut for Writing<'_> {
-    fn deref_mut(&mut self) -> &mut Streams {
-        &mut self.streams
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.apps.store(self.streams.len(), Relaxed);
+    fn write(&self) -> RwLockWriteGuard<'_, Streams> {
+        self.streams.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

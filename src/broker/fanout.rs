@@ -112,9 +112,10 @@ pub struct ThreadFanout {
 /// another app by a round and not by the batch. An app without a queue is served at once, unless it
 /// has something to hand out while others wait to.
 ///
-/// Writing to a socket takes a hundred times as long as a delivery, so the sessions of a busy app
-/// are not woken all together: each round wakes a few, and the apps take turns. An app whose turn
-/// is over pauses until all its sessions that were handed frames have been woken and have run.
+/// Writing to a socket takes a hundred times as long as a delivery, so the sessions that were handed
+/// frames are not woken all together: each round wakes a few, and the apps take turns. The sessions
+/// that wait meanwhile are handed what arrives, and write all of it at once. An app whose turn is
+/// over pauses until all its sessions that were handed frames have been woken and have run.
 ///
 /// A session that cannot take a frame at once is ended; the fan-out never waits for one. The
 /// mailbox takes batches without limit because each publication holds a permit (see [`Topics`]),
@@ -612,10 +613,7 @@ impl Fanout {
             let HandedOut { frames, sessions, is_all, .. } = all.get(&app)?;
             (*is_all || !turns.has(app)).then(|| frames.div_ceil((*sessions).max(1)))
         };
-        match self.topics.directory().is_shared() {
-            true => self.waking.wake_some(per_session),
-            false => self.waking.wake_all(|app| per_session(app).is_some()),
-        }
+        self.waking.wake_some(per_session);
     }
 
     /// Notes that a batch is begun. Sessions see the number of the newest batch only when no older

@@ -1,6 +1,12 @@
 //! Fan-outs and probes.
 
-use std::{task::Waker, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -703,9 +709,6 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     const CHANNELS: usize = 100;
     const SESSIONS: usize = 8;
     let broker = Broker::start();
-    // Another app has a subscriber, too, so the sessions are woken by rounds.
-    let other = broker.roomy_session(SESSIONS as u64).await;
-    broker.join(&other, whole(&key(2, "public"))).await.expect("a place");
     let mut sessions = Vec::new();
     for id in 0..SESSIONS {
         let probe = broker.stuck_session(id as u64, 1_024).await;
@@ -742,4 +745,44 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     for (_, _, taken) in &sessions {
         assert_eq!(*taken, [CHANNELS]);
     }
+}
+
+#[actix_web::test]
+async fn publications_that_come_one_by_one_leave_together_while_sessions_write() {
+    const SESSIONS: usize = 200;
+    const EVENTS: usize = 32;
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let (writes, mut sessions) = (Rc::new(Cell::new(0)), Vec::new());
+    for id in 0..SESSIONS {
+        let probe = broker.stuck_session(id as u64, 1_024).await;
+        broker.join(&probe, whole(&scope)).await.expect("a place");
+        let (outbox, writes) = (probe.outbox.clone(), writes.clone());
+        // Takes all there is when it is woken, as a pump does.
+        sessions.push(actix::spawn(async move {
+            let mut left = EVENTS;
+            poll_fn(|cx| {
+                let before = left;
+                outbox.take_frames(cx.waker(), |_, _| {
+                    left -= 1;
+                    true
+                });
+                writes.set(writes.get() + usize::from(left < before));
+                if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }));
+    }
+    // A publisher's next request is read when the thread has looked at its sockets.
+    let publisher = async {
+        for nth in 0..EVENTS {
+            begin(&broker, 1, "#general", &format!("e{nth}")).await;
+            pause().await;
+        }
+        for session in sessions {
+            session.await.expect("no panic");
+        }
+    };
+    tokio::time::timeout(DEADLINE, publisher).await.expect("in time");
+    let frames = SESSIONS * EVENTS;
+    assert!(4 * writes.get() <= frames, "{frames} frames left in {} writes", writes.get());
 }

@@ -11,9 +11,9 @@ use indexmap::IndexMap;
 
 use crate::app::AppId;
 
-/// The cost of the sessions that are woken in one round, in frames: about 100 µs. The next
-/// publication of another app waits behind this many writes, and not behind all those of a busy
-/// app.
+/// The cost of the sessions that are woken in one round, in frames: about 100 µs. The next request
+/// of a publisher and the next publication of another app wait behind this many writes, and not
+/// behind those to all sessions.
 pub(super) const COST_PER_ROUND: usize = 96;
 
 /// The cost of a write beside its frames, in frames.
@@ -25,6 +25,12 @@ pub(super) const COST_PER_WRITE: usize = 5;
 /// A session that is woken writes all that waits for it, which takes a hundred times as long as it took
 /// to hand it out. Once the sessions of a round have written, the thread looks for what has arrived at
 /// its sockets, and the next round begins.
+///
+/// Frames therefore leave together wherever they can: a publication that arrives during a round is
+/// handed out before the next one, and all sessions that wait here write it together with the frames
+/// that they wait for. If all sessions were woken at once, the thread would read a publisher's next
+/// request only after it had written to each of them, and each frame would leave alone. Nothing is
+/// held back for this: while no session waits, a round begins at once.
 pub(super) struct Waking {
     /// The wakers of each app that has any, in the order in which its sessions came.
     waiting: IndexMap<AppId, VecDeque<Waker>>,
@@ -70,17 +76,6 @@ impl Waking {
     /// Begins a round.
     pub(super) fn begin_round(&mut self) {
         self.spent = 0;
-    }
-
-    /// Wakes all sessions of the apps that `may` picks.
-    pub(super) fn wake_all(&mut self, may: impl Fn(AppId) -> bool) {
-        self.waiting.retain(|app, wakers| {
-            let may_wake = may(*app);
-            if may_wake {
-                wakers.drain(..).for_each(Waker::wake);
-            }
-            !may_wake
-        });
     }
 
     /// Wakes as many sessions as fit into this round, by turns of their apps. `frames` answers how many

@@ -358,6 +358,38 @@ async fn publications_under_way_are_let_go_first_but_only_once() {
 }
 
 #[actix_web::test]
+async fn publications_that_come_one_by_one_leave_together_while_sessions_write() {
+    const SESSIONS: usize = 96;
+    const EVENTS: usize = 24;
+    let bench = Rc::new(Bench::new(limits()));
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        let (mut client, pump) = bench.connect(1 << 16).websocket().await;
+        client.send(tungstenite::Message::text("join")).await.expect("an open socket");
+        assert_eq!(text(&mut client).await, "joined");
+        clients.push((client, pump));
+    }
+    let payload = |n: usize| format!(r#"{{"n":{n}}}"#);
+    let publishing = bench.clone();
+    // A publisher's next request is read when the thread has looked at its sockets.
+    let publisher = actix_rt::spawn(async move {
+        for n in 0..EVENTS {
+            publishing.publish(&payload(n)).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    timeout(DEADLINE, publisher).await.expect("in time").expect("no panic");
+    for (client, _) in &mut clients {
+        for n in 0..EVENTS {
+            assert_eq!(text(client).await, payload(n));
+        }
+    }
+    let (writes, frames) = bench.worker.metrics.frame_writes.totals();
+    assert_eq!(frames, (SESSIONS * EVENTS) as u64);
+    assert!(3 * writes <= frames, "{frames} frames left in {writes} writes");
+}
+
+#[actix_web::test]
 async fn a_session_that_gives_way_to_a_burst_is_not_drowned_by_it() {
     let bench = Bench::new(SessionLimits { outbox_frames_max: 32, ..limits() });
     let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;

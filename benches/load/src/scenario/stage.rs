@@ -100,16 +100,16 @@ pub(super) fn play_over(
     subject: &mut Subject,
     crowd: Crowd,
     plan: Plan,
-    line: Option<TcpStream>,
+    connection: Option<TcpStream>,
 ) -> io::Result<Measured> {
-    let mut stage = Stage::new(subject, crowd, line, plan)?;
+    let mut stage = Stage::new(subject, crowd, connection, plan)?;
     stage.play(WARM_UP)?;
     stage.forget();
     let watch = Watch::begin(stage.subject.observed)?;
     stage.play(plan.lasting)?;
     let seen = watch.seen()?;
-    if let Some(line) = stage.line.take() {
-        line.settle()?;
+    if let Some(single) = stage.single.take() {
+        single.settle()?;
     }
     Ok(Measured {
         deliveries: stage.heard,
@@ -138,7 +138,7 @@ struct Stage<'a> {
     subject: &'a mut Subject,
     crowd: Crowd,
     publisher: Publisher,
-    line: Option<Line>,
+    single: Option<SinglePublisher>,
     plan: Plan,
     next: u64,
     /// When each event was published, and by how many it has not been heard.
@@ -155,12 +155,12 @@ struct Stage<'a> {
 
 /// The connection over which events come one by one, each after the answer to the one before. A thread
 /// of its own waits for the answers, so that nobody who listens does.
-struct Line {
+struct SinglePublisher {
     requests: mpsc::Sender<Vec<u8>>,
     sending: JoinHandle<io::Result<()>>,
 }
 
-impl Line {
+impl SinglePublisher {
     fn open(mut socket: TcpStream) -> Self {
         let (requests, requested) = mpsc::channel::<Vec<u8>>();
         let sending = thread::spawn(move || {
@@ -188,11 +188,11 @@ impl<'a> Stage<'a> {
     fn new(
         subject: &'a mut Subject,
         crowd: Crowd,
-        line: Option<TcpStream>,
+        connection: Option<TcpStream>,
         plan: Plan,
     ) -> io::Result<Self> {
-        let (last, line) = (vec![0; crowd.len()], line.map(Line::open));
-        let publisher = match line {
+        let (last, single) = (vec![0; crowd.len()], connection.map(SinglePublisher::open));
+        let publisher = match single {
             Some(_) => Publisher::open(subject, 0)?,
             None => Publisher::open(subject, plan.pace.publishers())?,
         };
@@ -200,7 +200,7 @@ impl<'a> Stage<'a> {
             subject,
             crowd,
             publisher,
-            line,
+            single,
             plan,
             next: FIRST,
             events: Vec::new(),
@@ -255,8 +255,8 @@ impl<'a> Stage<'a> {
         self.events.push((Instant::now(), self.crowd.len()));
         self.under_way += 1;
         let (number, payload_bytes) = (self.next, self.plan.payload_bytes);
-        match &self.line {
-            Some(line) => line.send(self.subject.numbered_trigger(number, payload_bytes))?,
+        match &self.single {
+            Some(single) => single.send(self.subject.numbered_trigger(number, payload_bytes))?,
             None => self.publisher.publish(self.subject, number, payload_bytes)?,
         }
         self.next += 1;

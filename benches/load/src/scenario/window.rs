@@ -70,12 +70,12 @@ impl Round {
 /// Measures with the publisher's connection on the n-th thread, counted round and round.
 fn measure_on(mut subject: Subject, plan: Plan, nth: usize) -> io::Result<Round> {
     let crowd = gather(&mut subject, plan)?;
-    let mut lines = lines_by_thread(&subject)?;
-    let thread = nth % lines.len();
-    let line = lines.swap_remove(thread);
-    drop(lines);
+    let mut connections = connections_by_thread(&subject)?;
+    let thread = nth % connections.len();
+    let connection = connections.swap_remove(thread);
+    drop(connections);
     let before = writes(&subject)?;
-    let measured = play_over(&mut subject, crowd, plan, Some(line))?;
+    let measured = play_over(&mut subject, crowd, plan, Some(connection))?;
     let written = before.zip(writes(&subject)?);
     let written = written.map(|(before, after)| (after.0 - before.0, after.1 - before.1));
     Ok(Round { thread, measured, written })
@@ -84,7 +84,7 @@ fn measure_on(mut subject: Subject, plan: Plan, nth: usize) -> io::Result<Round>
 /// One connection for each thread that serves any, in the order of the threads.
 ///
 /// The thread of a connection is the one that works while the connection brings events.
-fn lines_by_thread(subject: &Subject) -> io::Result<Vec<TcpStream>> {
+fn connections_by_thread(subject: &Subject) -> io::Result<Vec<TcpStream>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let body = format!(r#"{{"topic":"{UNHEARD_CHANNEL}","event":"msg","payload":{{}}}}"#);
     let request = subject.trigger(&body);

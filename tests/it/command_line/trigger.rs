@@ -134,7 +134,11 @@ fn trigger_prints_why_the_server_refused_it() {
         ("422 Unprocessable Entity", faulty, "422: topic is too long"),
         ("413 Payload Too Large", large, "413: payload is too large"),
         ("418 I'm a teapot", "<html>", "418 without a reason"),
-        ("301 Moved\r\nlocation: https://x", "", "301, a redirect: give --url as it should be"),
+        (
+            "301 Moved\r\nlocation: https://x",
+            "",
+            "301, a redirect: give --url the address to which it redirects",
+        ),
         ("404 Not Found", "", "404: this is not a Herald server"),
         ("503 Service Unavailable", "", "503: it cannot take the request now, try again"),
     ] {

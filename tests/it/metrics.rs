@@ -242,7 +242,11 @@ async fn it_answers_while_the_server_drains() {
     });
     let url = format!("http://127.0.0.1:{}/metrics", server.metrics_port.expect("a port"));
     // One is closed at once, the other a minute later.
-    let _sockets = [Socket::connect(&server, V2).await, Socket::connect(&server, V2).await];
+    let mut sockets = [Socket::connect(&server, V2).await, Socket::connect(&server, V2).await];
+    for socket in &mut sockets {
+        // A session that has answered is known to its thread, so that no stop overlooks it.
+        socket.assert_quiet().await;
+    }
     server.begin_stop();
     let drained = async {
         loop {

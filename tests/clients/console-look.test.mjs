@@ -37,10 +37,10 @@ const VIEWS = [
 ]
 
 let herald, browser, scene
-// Hooks run in their order here, so the scene ends before its server.
+// The scene ends before its server, because this hook is declared first.
 after(() => scene?.close())
-withServerAndBrowser(started => ({ herald, browser } = started))
-before(async () => {
+withServerAndBrowser(async started => {
+  ;({ herald, browser } = started)
   scene = await Scene.set(herald)
 })
 

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict"
 import path from "node:path"
-import { before, describe, test } from "node:test"
+import { describe, test } from "node:test"
 import { fileURLToPath } from "node:url"
 import Pusher from "pusher"
 import { ADMIN, TEST_APP } from "./support/herald.mjs"
@@ -14,8 +14,8 @@ const MODULES = path.join(path.dirname(fileURLToPath(import.meta.url)), "node_mo
 const BUILDS = ["pusher-js-7", "pusher-js"].flatMap(name => ["pusher.min.js", "pusher-with-encryption.min.js"].map(file => ({ name, file })))
 
 let herald, browser, server
-withServerAndBrowser(started => ({ herald, browser } = started))
-before(async () => {
+withServerAndBrowser(async started => {
+  ;({ herald, browser } = started)
   const appId = String((await herald.ask("GET", `/api/admin/apps/${TEST_APP.slug}`, ADMIN)).data.id)
   const { key, secret } = TEST_APP
   const encryptionMasterKeyBase64 = Buffer.alloc(32, 7).toString("base64")

@@ -4,14 +4,17 @@ import { after, before } from "node:test"
 import { Browser } from "./browser.mjs"
 import { Herald } from "./herald.mjs"
 
-/** Starts a server and a browser before the tests of a file, hands both to `use`, and stops them after the tests. */
+/**
+ * Starts a server and a browser before the tests of a file, hands both to `use`, and stops them after the tests. Hooks of a file
+ * run at the same time, so `use` also does what else has to be done before the tests.
+ */
 export function withServerAndBrowser(use) {
   let herald, browser
   before(async () => {
     // One after the other: if the first fails, the second is not started.
     herald = await Herald.start()
     browser = await Browser.launch()
-    use({ herald, browser })
+    await use({ herald, browser })
   })
   after(async () => {
     await browser?.close()

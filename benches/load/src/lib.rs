@@ -4,8 +4,9 @@
 //! medians are compared, because a machine is shared and noisy. What a [`scenario`] does stands in
 //! its own file; [`subject`] starts what is measured, [`floor`] is what the kernel alone charges,
 //! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
-//! accounts, [`report`] prints. [`protocol`] has what subscribers of each protocol say and hear. Where the floor has nothing to compare with, [`bare`] and [`handler`]
-//! do the least that a server can.
+//! accounts, [`report`] prints. [`protocol`] has what subscribers of each protocol say and hear. Where the
+//! floor has nothing to compare with, [`bare`] and [`handler`] do the least that a server can. [`redis`] starts
+//! the Redis that several servers share.
 //!
 //! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
 
@@ -23,6 +24,7 @@ pub mod observe;
 pub mod options;
 pub mod protocol;
 pub mod publisher;
+pub mod redis;
 pub mod report;
 pub mod scenario;
 pub mod subject;

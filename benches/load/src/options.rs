@@ -38,6 +38,9 @@ pub struct Options {
     /// The program of the server that `builds` compares with
     #[arg(long, value_name = "PATH", conflicts_with = "address")]
     pub before: Option<String>,
+    /// Only this part of `nodes`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub part: Vec<String>,
     /// Few short rounds, for a quick look
     #[arg(long)]
     pub short: bool,

@@ -155,6 +155,14 @@ impl Subject {
         Self::server_with(target, &[("HERALD__LIMITS__OUTBOXES_BYTES_MAX", "134217728")])
     }
 
+    /// Starts the server with these settings besides, such as those of a node.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn node(target: &Target, settings: &[(&str, &str)]) -> io::Result<Self> {
+        Self::server_with(target, &[PATIENT, settings].concat())
+    }
+
     fn server_with(target: &Target, settings: &[(&str, &str)]) -> io::Result<Self> {
         if let Some((address, pid)) = target.running {
             return Ok(Self {

@@ -1,7 +1,9 @@
 //! What connections cost that do nothing but stay.
 
 use std::{
-    io, thread,
+    io,
+    net::TcpStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,10 +26,10 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 const WARM_UP: usize = 200;
 
 /// Connections in all.
-const MANY: usize = 15_000;
+pub(super) const MANY: usize = 15_000;
 
 /// Connections of the short form.
-const SHORT: usize = 4_000;
+pub(super) const SHORT: usize = 4_000;
 
 /// Memory per connection at 1,000 and 15,000, and the processor time of the latter's heartbeats,
 /// beside what these cost a bare server.
@@ -73,21 +75,7 @@ struct Measured {
 }
 
 fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<Measured> {
-    let join = subject.join(CHANNEL);
-    let connect = |nth| subject.connect(nth, Some(&join));
-    let [_, many] = sizes;
-    drop((many..many + WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);
-    let before = settled(&subject)?;
-    let mut sockets = Vec::new();
-    let mut each_kb = [0.0; 2];
-    for (each, size) in each_kb.iter_mut().zip(sizes) {
-        while sockets.len() < size {
-            sockets.push(connect(sockets.len())?);
-        }
-        let grown = settled(&subject)?.saturating_sub(before);
-        *each = grown as f64 / size as f64 / 1024.0;
-        say(&format!("{}: {size} connections: {each:.2} KB each", subject.who()));
-    }
+    let (each_kb, sockets) = connect(&subject, sizes)?;
     let mut crowd = Crowd::new(sockets)?;
     let Beaten { seen, unanswered } = beat(&subject, &mut crowd, watch)?;
     Ok(Measured {
@@ -96,6 +84,29 @@ fn measure(subject: Subject, sizes: [usize; 2], watch: Duration) -> io::Result<M
         fault: (unanswered > 0)
             .then(|| format!("{}: {unanswered} heartbeats were not answered", subject.who())),
     })
+}
+
+/// Connects so many, and then so many in all. Answers the memory that each takes, in KB, and the sockets.
+pub(super) fn connect(
+    subject: &Subject,
+    sizes: [usize; 2],
+) -> io::Result<([f64; 2], Vec<TcpStream>)> {
+    let join = subject.join(CHANNEL);
+    let connect = |nth| subject.connect(nth, Some(&join));
+    let [_, many] = sizes;
+    drop((many..many + WARM_UP).map(connect).collect::<io::Result<Vec<_>>>()?);
+    let before = settled(subject)?;
+    let mut sockets = Vec::new();
+    let mut each_kb = [0.0; 2];
+    for (each, size) in each_kb.iter_mut().zip(sizes) {
+        while sockets.len() < size {
+            sockets.push(connect(sockets.len())?);
+        }
+        let grown = settled(subject)?.saturating_sub(before);
+        *each = grown as f64 / size as f64 / 1024.0;
+        say(&format!("{}: {size} connections: {each:.2} KB each", subject.who()));
+    }
+    Ok((each_kb, sockets))
 }
 
 /// Resident memory once it has stopped moving.

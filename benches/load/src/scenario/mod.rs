@@ -7,6 +7,7 @@ mod history;
 mod idle;
 mod joins;
 mod mixed;
+mod nodes;
 mod recovery;
 mod slow_consumer;
 mod stage;
@@ -56,6 +57,8 @@ pub enum Scenario {
     Watched,
     /// This build of the server, and another one.
     Builds,
+    /// Several servers that share a Redis.
+    Nodes,
 }
 
 impl Scenario {
@@ -79,6 +82,7 @@ impl Scenario {
             Self::Tenants => "tenants",
             Self::Watched => "watched",
             Self::Builds => "builds",
+            Self::Nodes => "nodes",
         }
     }
 
@@ -116,6 +120,7 @@ impl Scenario {
             Self::Tenants => tenants::tenants(options, &target),
             Self::Watched => watched::watched(options, &target),
             Self::Builds => builds::builds(options, &target),
+            Self::Nodes => nodes::nodes(options, &target),
         };
         report.map_err(|error| error.to_string())?.publish(options)
     }

@@ -4,6 +4,7 @@
 //! `HERALD_TEST_RUNS=20` repeats each fault that number of times, each time after another pause.
 
 mod trial;
+mod versions;
 
 use std::{
     collections::BTreeSet,
@@ -131,6 +132,24 @@ async fn a_redis_that_stands_still_for_longer_than_the_probe() {
     }
 }
 
+/// One master has some of the partitions. While it stands still, the others declare that it has failed, and the
+/// whole cluster refuses.
+#[tokio::test]
+async fn a_master_of_a_cluster_that_stands_still() {
+    for pause in pauses() {
+        let masters = RedisServer::cluster();
+        let more = [("HERALD__ENGINE__CLUSTER", "true"), ("HERALD__ENGINE__PARTITIONS", "16")];
+        let trial = Trial::start(Nodes::start_on(&vec![masters[0].url(); NODES], &more)).await;
+        wait(pause).await;
+        masters[1].signal("STOP");
+        for server in trial.nodes.servers() {
+            until_ready(server, false).await;
+        }
+        masters[1].signal("CONT");
+        assert_complete(&trial.judge().await);
+    }
+}
+
 #[tokio::test]
 async fn a_redis_that_is_slow() {
     for pause in pauses() {
@@ -204,18 +223,23 @@ async fn a_node_that_stands_still_until_redis_gives_it_up() {
     }
 }
 
+/// Starts a node for each one, and stops that one.
+async fn replace_all(trial: &mut Trial, redis: &RedisServer) {
+    for nth in 0..NODES {
+        let next = trial.nodes.another(&redis.url());
+        until_ready(&next.server, true).await;
+        let before = std::mem::replace(&mut trial.nodes.all[nth], next);
+        trial.ports.set(nth, trial.nodes.server(nth).port);
+        drop(before.stop());
+    }
+}
+
 #[tokio::test]
 async fn all_nodes_are_replaced_one_after_the_other() {
     for pause in pauses() {
         let redis = RedisServer::start(&[]);
         let mut trial = under_load(&redis, pause).await;
-        for nth in 0..NODES {
-            let next = trial.nodes.another(&redis.url());
-            until_ready(&next.server, true).await;
-            let before = std::mem::replace(&mut trial.nodes.all[nth], next);
-            trial.ports.set(nth, trial.nodes.server(nth).port);
-            drop(before.stop());
-        }
+        replace_all(&mut trial, &redis).await;
         let outcome = trial.judge().await;
         // A request that was on its way to a node when that began to stop may be refused.
         assert!(outcome.refused <= NODES && outcome.unanswered == 0, "{outcome:?}");

@@ -4,7 +4,7 @@
 //! client that loses its connection goes on to the next node.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -98,6 +98,8 @@ pub(super) struct Outcome {
     pub(super) unanswered: usize,
     /// The reasons of incomplete recoveries, over all clients.
     pub(super) reasons: Vec<String>,
+    /// The numbers of all events that clients with `since` have heard.
+    pub(super) heard: BTreeSet<u64>,
 }
 
 impl Trial {
@@ -359,6 +361,7 @@ fn judge(published: &Published, returning: &[Vec<Observed>], plain: &[Vec<Observ
         refused: published.refused,
         unanswered: published.unanswered,
         reasons: hearings.into_iter().flat_map(|hearing| hearing.reasons).collect(),
+        heard: order.values().copied().collect(),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod figures;
 pub mod generated;
 pub mod http;
 pub mod nodes;
+pub mod other_version;
 pub mod picture;
 pub mod poller;
 pub mod presence;

@@ -60,6 +60,27 @@ impl RedisServer {
         server
     }
 
+    /// Starts three masters that share the slots of a cluster.
+    pub fn cluster() -> [Self; 3] {
+        let masters = [(); 3]
+            .map(|()| Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
+        let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
+        for (master, (first, last)) in masters.iter().zip(ranges) {
+            master.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
+            master.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &masters[0].port.to_string()]);
+        }
+        let is_whole = |master: &Self| {
+            let info: String = master.ask(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !masters.iter().all(is_whole) {
+            assert!(Instant::now() < deadline, "the cluster is whole in time");
+            thread::sleep(Duration::from_millis(50));
+        }
+        masters
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     proxy::{Mode, Proxy},
-    redis_server::{RedisServer, free_port},
+    redis_server::RedisServer,
     trial::Trial,
 };
 use crate::engine::{Engine as _, EngineState, contract};
@@ -238,11 +238,7 @@ async fn a_replica_that_lags_loses_only_what_is_announced() {
 
 #[tokio::test]
 async fn the_nodes_of_a_cluster_share_the_logs() {
-    let ports = [free_port(), free_port(), free_port()];
-    let servers = ports.map(|port| {
-        RedisServer::start_on(port, &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
-    });
-    make_cluster(&servers).await;
+    let servers = RedisServer::cluster();
     let more = [("HERALD__ENGINE__CLUSTER", "true")];
     let trial = Trial::start(&twice(servers[0].url()), &more).await;
     let (node, _) = &trial.nodes[0];
@@ -253,21 +249,4 @@ async fn the_nodes_of_a_cluster_share_the_logs() {
     servers[1].ask::<()>(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"]);
     let outcome = trial.judge().await;
     assert_eq!(outcome.epochs, 1, "{outcome:?}");
-}
-
-async fn make_cluster(servers: &[RedisServer; 3]) {
-    let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
-    for (server, (first, last)) in servers.iter().zip(ranges) {
-        server.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
-        server.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port.to_string()]);
-    }
-    let deadline = Instant::now() + contract::PATIENCE;
-    let is_whole = |server: &RedisServer| {
-        let info: String = server.ask(&["CLUSTER", "INFO"]);
-        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-    };
-    while !servers.iter().all(is_whole) {
-        assert!(Instant::now() < deadline, "the cluster is whole in time");
-        wait(Duration::from_millis(100)).await;
-    }
 }

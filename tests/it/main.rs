@@ -46,6 +46,7 @@ mod metrics;
 mod names;
 mod neighbours;
 mod nodes;
+mod nodes_on_cluster;
 mod nodes_on_redis;
 mod nodes_under_faults;
 mod ops;

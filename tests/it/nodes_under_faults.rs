@@ -3,6 +3,7 @@
 //!
 //! `HERALD_TEST_RUNS=20` repeats each fault that number of times, each time after another pause.
 
+mod churn;
 mod trial;
 mod versions;
 

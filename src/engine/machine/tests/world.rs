@@ -486,11 +486,23 @@ impl World {
     }
 
     /// A record of the epoch that holds is known to every node that has the place, and one of another epoch
-    /// was announced by the epoch that followed. When a server forgets a record without a sign, only the node
-    /// that appended it may know of it: if that node dies too, nobody can tell.
+    /// was announced by the epoch that followed.
+    ///
+    /// There is one exception. A server that returns to an earlier state without a sign (a virtual machine that is
+    /// restored) forgets a record, and its state is the same as if the record had never been appended. Only a node
+    /// that was sent the record or its acknowledgement before knows of it, and notices when the server gives the
+    /// offset again. If all such nodes have died, no node and no server has anything left by which the loss could
+    /// be told from a record that never was.
     fn judge_acknowledged(&self) {
         for (by, partition, epoch, offset, body) in &self.acknowledged {
-            let is_known = self.nodes.contains_key(by) || !self.forgotten.contains(epoch);
+            let has_read = |node: &Node| {
+                let told = node.recorder.told();
+                let mut runs = told.runs[partition].iter().filter(|run| run.epoch == *epoch);
+                runs.any(|run| run.bodies.get(offset) == Some(body))
+            };
+            let is_known = self.nodes.contains_key(by)
+                || !self.forgotten.contains(epoch)
+                || self.nodes.values().any(has_read);
             if *partition == PARTITIONS || !is_known {
                 continue;
             }

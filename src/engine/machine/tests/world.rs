@@ -497,8 +497,8 @@ impl World {
         for (by, partition, epoch, offset, body) in &self.acknowledged {
             let has_read = |node: &Node| {
                 let told = node.recorder.told();
-                let mut runs = told.runs[partition].iter().filter(|run| run.epoch == *epoch);
-                runs.any(|run| run.bodies.get(offset) == Some(body))
+                let runs = told.runs.get(partition).into_iter().flatten();
+                runs.filter(|run| run.epoch == *epoch).any(|run| run.bodies.get(offset) == Some(body))
             };
             let is_known = self.nodes.contains_key(by)
                 || !self.forgotten.contains(epoch)

@@ -24,7 +24,7 @@ pub(super) fn steady(options: &Options, target: &Target) -> io::Result<Report> {
 pub(super) fn saturated(options: &Options, target: &Target) -> io::Result<Report> {
     let plan = plan(options, 1_000, 128, Pace::Window(8));
     let turns = Turns::take(options, target, plan)?;
-    let (cpu, rate) = (Bound::RatioAtMost(0.4), Bound::RatioAtLeast(2.0));
+    let (cpu, rate) = (Bound::RatioAtMost(0.38), Bound::RatioAtLeast(2.5));
     Ok(turns.report(Scenario::FanoutSaturated, cpu, rate))
 }
 

@@ -498,7 +498,8 @@ impl World {
             let has_read = |node: &Node| {
                 let told = node.recorder.told();
                 let runs = told.runs.get(partition).into_iter().flatten();
-                runs.filter(|run| run.epoch == *epoch).any(|run| run.bodies.get(offset) == Some(body))
+                runs.filter(|run| run.epoch == *epoch)
+                    .any(|run| run.bodies.get(offset) == Some(body))
             };
             let is_known = self.nodes.contains_key(by)
                 || !self.forgotten.contains(epoch)

@@ -28,6 +28,8 @@ static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Middleware: answers refused calls itself. Needs [`Services`]. A session is an extension of the
 /// request from here on.
 ///
+/// Its future is copied with each request, so the futures of what only the console does are boxed.
+///
 /// # Errors
 /// Any error of the wrapped service; the refusal itself is an answer.
 pub(super) async fn guard<B: MessageBody>(
@@ -55,7 +57,7 @@ pub(super) async fn guard<B: MessageBody>(
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, no_store);
         if may_renew && response.status().is_success() {
-            services.console.renew(&services, &session).await;
+            Box::pin(services.console.renew(&services, &session)).await;
         }
     }
     if response.status() == StatusCode::UNAUTHORIZED && !is_prompt_of_use {
@@ -73,7 +75,8 @@ async fn judge(request: &ServiceRequest, services: &Services) -> Result<Option<S
     if headers.contains_key(header::AUTHORIZATION) || !headers.contains_key(header::COOKIE) {
         return Ok(None);
     }
-    let Some(session) = services.console.find(services, headers).await? else { return Ok(None) };
+    let session = Box::pin(services.console.find(services, headers)).await?;
+    let Some(session) = session else { return Ok(None) };
     // A browser attaches the cookie to requests of any page, so the cookie alone does not prove that a
     // page of this server sent the call.
     if !cross_site::is_reading(method) && !cross_site::is_proven(headers, scheme()) {
@@ -97,4 +100,20 @@ fn is_prompt_of_use(request: &ServiceRequest) -> bool {
     let is_script = headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode != "navigate");
     let is_of_console = request.path().starts_with("/console") || session::has_cookie(headers);
     headers.contains_key(header::AUTHORIZATION) || !(is_script || is_of_console)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::BoxBody;
+
+    use super::*;
+
+    #[test]
+    fn the_future_of_the_middleware_is_small_because_each_request_copies_it() {
+        fn size<F: Future>(_: impl Fn(ServiceRequest, Next<BoxBody>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(guard::<BoxBody>);
+        assert!(bytes <= 1024, "{bytes} bytes");
+    }
 }

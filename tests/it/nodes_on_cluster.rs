@@ -42,7 +42,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
     let more = [("HERALD__ENGINE__CLUSTER", "true"), ("HERALD__ENGINE__PARTITIONS", "16")];
     let nodes = Nodes::start_on(&urls, &more);
 
-    // What one server accepts in any scope is heard at the next one, and replayed at the third.
+    // An event that one server accepts in any scope is heard at the next one, and replayed at the third.
     for nth in 0..SCOPES {
         let (mut socket, topic) = (Socket::connect(nodes.server(nth), V2).await, topic(nth));
         let begun = join(&mut socket, &topic, "").await;

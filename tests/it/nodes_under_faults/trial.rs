@@ -47,7 +47,7 @@ fn position(value: &Value) -> Position {
     (epoch.to_owned(), offset.parse().expect("an offset"))
 }
 
-/// What a client observed.
+/// An observation of a client.
 #[derive(Debug)]
 enum Observed {
     /// A join with `since` was answered: where it begins, and why something is missing before that.
@@ -287,7 +287,7 @@ impl Piece {
     }
 }
 
-/// What a client that returns has heard.
+/// The events that a client which returns has heard.
 #[derive(Default)]
 struct Hearing {
     pieces: Vec<Piece>,
@@ -339,7 +339,7 @@ fn judge(published: &Published, returning: &[Vec<Observed>], plain: &[Vec<Observ
             assert_eq!(found, n, "the position of an answer is that of the event");
         }
     }
-    // What was heard or accepted was heard by every client that was there, and each that was not was told.
+    // Every client that was there heard each event that was heard or accepted; each other client was told.
     let all = order.iter().map(|(at, n)| (*n, at));
     for (n, at) in all.chain(published.accepted.iter().map(|(n, at)| (*n, at))) {
         for (nth, hearing) in hearings.iter().enumerate() {

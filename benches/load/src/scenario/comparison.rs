@@ -85,7 +85,7 @@ struct Cost {
 /// Starts a server.
 pub(super) type Start<'a> = &'a dyn Fn() -> io::Result<Subject>;
 
-/// What was compared so far.
+/// The figures, remarks and faults of the loads that were compared so far.
 pub(super) struct Comparison<'a> {
     options: &'a Options,
     ours: Start<'a>,

@@ -216,8 +216,8 @@ impl World {
             self.restart(replica, down_ms);
         }
         if self.chance(1_500) {
-            // What was written is forgotten, and the server is the same. Nothing says so, until an offset
-            // is given twice; the epoch must end then.
+            // The server forgets its newest records and keeps its identity. The nodes notice it only when
+            // the server gives an offset twice; the epoch must end then.
             if let Some(mut former) = self.replicas.pop_front() {
                 former.identity = self.redis.identity.clone();
                 for log in former.logs.iter().chain(&self.redis.logs) {

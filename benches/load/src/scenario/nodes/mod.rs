@@ -229,7 +229,7 @@ fn redis(options: &Options, target: &Target, report: &mut Report) -> io::Result<
     Ok(())
 }
 
-/// What a process has spent on a number of publications.
+/// The processor time that a process has spent on a number of publications.
 struct Cost {
     published: u64,
     seen: Seen,

@@ -9,7 +9,7 @@ use std::{
     mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -29,6 +29,8 @@ const LATE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct SubscriberCounts {
     is_any: AtomicBool,
+    /// The number of rounds that were begun.
+    rounds: AtomicU64,
     channels: Mutex<HashMap<ChannelName, Telling>>,
 }
 
@@ -38,11 +40,26 @@ struct Telling {
     told: usize,
     /// The number that was sent last, and the time, in Unix milliseconds.
     last: Option<(usize, u64)>,
-    /// The time at which the number is announced next, in Unix milliseconds, if an announcement is
-    /// scheduled.
-    due_ms: Option<u64>,
-    /// Whether the number is sent then even if it equals the last one.
+    /// Whether the number is sent next even if it equals the last one.
     is_needed: bool,
+    stage: Stage,
+}
+
+/// The stage of a channel's next announcement. A channel has only one at a time: of two numbers that
+/// are counted at once, the older one could be sent last, and would stay with the subscribers.
+#[derive(Debug, Default, Clone, Copy)]
+enum Stage {
+    #[default]
+    Idle,
+    /// The number is counted at this time, in Unix milliseconds.
+    Scheduled { due_ms: u64 },
+    /// The threads and nodes are asked for their numbers.
+    Counting {
+        round: u64,
+        begun_ms: u64,
+        /// Whether the number has changed since, so that it is counted once more.
+        is_outdated: bool,
+    },
 }
 
 /// The place where the number of subscribers of a channel has changed.
@@ -52,6 +69,36 @@ pub(super) enum Cause {
     Here,
     /// On another node. The number is sent only if it differs from the last one.
     Elsewhere,
+}
+
+/// A count of the subscribers of one channel, from [`SubscriberCounts::begin`] to
+/// [`SubscriberCounts::end`].
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Round {
+    number: u64,
+    /// Whether the number is sent even if it equals the last one.
+    is_needed: bool,
+}
+
+impl Telling {
+    /// Schedules the next count. Returns the time until then.
+    fn schedule(&mut self, now_ms: u64) -> Duration {
+        let wait = match self.last {
+            Some((count, at_ms)) if count > MANY => {
+                MANY_INTERVAL.saturating_sub(Duration::from_millis(now_ms.saturating_sub(at_ms)))
+            }
+            _ => Duration::ZERO,
+        };
+        self.stage = Stage::Scheduled { due_ms: now_ms + wait.as_millis() as u64 };
+        wait
+    }
+
+    /// Returns whether the round is this channel's present one. It is not if the channel was
+    /// forgotten meanwhile, or if the round counted as lost.
+    fn is_at(&self, round: &Round) -> bool {
+        matches!(self.stage, Stage::Counting { round: number, .. } if number == round.number)
+    }
 }
 
 impl SubscriberCounts {
@@ -88,8 +135,8 @@ impl SubscriberCounts {
         self.is_any.store(!channels.is_empty(), Relaxed);
     }
 
-    /// Notes that the number of subscribers has changed. Returns the time after which the caller must send it;
-    /// `None` if no subscriber is sent it, or if it is scheduled already.
+    /// Notes that the number of subscribers has changed. Returns the time after which the caller must count it;
+    /// `None` if no subscriber is sent it, or if somebody else counts it.
     pub(super) fn changed(
         &self,
         channel: &ChannelName,
@@ -99,40 +146,77 @@ impl SubscriberCounts {
         let mut channels = self.channels();
         let telling = channels.get_mut(channel)?;
         telling.is_needed |= cause == Cause::Here;
-        let is_under_way =
-            telling.due_ms.is_some_and(|due_ms| now_ms < due_ms + LATE.as_millis() as u64);
-        if is_under_way {
-            return None;
-        }
-        let wait = match telling.last {
-            Some((count, at_ms)) if count > MANY => {
-                MANY_INTERVAL.saturating_sub(Duration::from_millis(now_ms.saturating_sub(at_ms)))
+        let is_lost = |expected_ms: u64| now_ms >= expected_ms + LATE.as_millis() as u64;
+        match &mut telling.stage {
+            Stage::Scheduled { due_ms } if !is_lost(*due_ms) => None,
+            Stage::Counting { begun_ms, is_outdated, .. } if !is_lost(*begun_ms) => {
+                *is_outdated = true;
+                None
             }
-            _ => Duration::ZERO,
-        };
-        telling.due_ms = Some(now_ms + wait.as_millis() as u64);
-        Some(wait)
-    }
-
-    /// Notes that the number is about to be counted, so that a later change schedules it once more. Returns
-    /// whether it must be sent even if it equals the last one.
-    pub(super) fn begin(&self, channel: &ChannelName) -> bool {
-        let mut channels = self.channels();
-        let Some(telling) = channels.get_mut(channel) else { return false };
-        telling.due_ms = None;
-        mem::take(&mut telling.is_needed)
-    }
-
-    /// The number that was sent last.
-    pub(super) fn last(&self, channel: &ChannelName) -> Option<usize> {
-        self.channels().get(channel)?.last.map(|(count, _)| count)
-    }
-
-    /// Notes that the number is sent.
-    pub(super) fn note_told(&self, channel: &ChannelName, count: usize, now_ms: u64) {
-        if let Some(telling) = self.channels().get_mut(channel) {
-            telling.last = Some((count, now_ms));
+            _ => Some(telling.schedule(now_ms)),
         }
+    }
+
+    /// Notes that the number is about to be counted. Returns the round, which the caller must end;
+    /// `None` if no subscriber is sent the number any more.
+    pub(super) fn begin(&self, channel: &ChannelName, now_ms: u64) -> Option<Round> {
+        let mut channels = self.channels();
+        let telling = channels.get_mut(channel)?;
+        let round = self.rounds.fetch_add(1, Relaxed);
+        telling.stage = Stage::Counting { round, begun_ms: now_ms, is_outdated: false };
+        Some(Round { number: round, is_needed: mem::take(&mut telling.is_needed) })
+    }
+
+    /// Notes the number that was counted. Returns whether the caller must send it.
+    pub(super) fn counted(
+        &self,
+        channel: &ChannelName,
+        round: &Round,
+        count: usize,
+        now_ms: u64,
+    ) -> bool {
+        let mut channels = self.channels();
+        let Some(telling) = channels.get_mut(channel).filter(|all| all.is_at(round)) else {
+            return false;
+        };
+        if !round.is_needed && telling.last.is_some_and(|(last, _)| last == count) {
+            return false;
+        }
+        telling.last = Some((count, now_ms));
+        true
+    }
+
+    /// Ends a round, after the number was sent. Returns the time after which the caller must count once more;
+    /// `None` if the number has not changed since the round began.
+    pub(super) fn end(
+        &self,
+        channel: &ChannelName,
+        round: &Round,
+        now_ms: u64,
+    ) -> Option<Duration> {
+        let mut channels = self.channels();
+        let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
+        match telling.stage {
+            Stage::Counting { is_outdated: true, .. } => Some(telling.schedule(now_ms)),
+            _ => {
+                telling.stage = Stage::Idle;
+                None
+            }
+        }
+    }
+
+    /// Ends a round in which not all threads and nodes answered. The number is sent after the next
+    /// change. Returns what [`Self::end`] returns.
+    pub(super) fn fail(
+        &self,
+        channel: &ChannelName,
+        round: &Round,
+        now_ms: u64,
+    ) -> Option<Duration> {
+        if let Some(telling) = self.channels().get_mut(channel).filter(|all| all.is_at(round)) {
+            telling.is_needed |= round.is_needed;
+        }
+        self.end(channel, round, now_ms)
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<ChannelName, Telling>> {
@@ -143,6 +227,69 @@ impl SubscriberCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Counts once. Returns whether the number must be sent, and when it must be counted once more.
+    fn count(
+        counts: &SubscriberCounts,
+        channel: &ChannelName,
+        number: usize,
+        now_ms: u64,
+    ) -> (bool, Option<Duration>) {
+        let round = counts.begin(channel, now_ms).expect("somebody is told");
+        (counts.counted(channel, &round, number, now_ms), counts.end(channel, &round, now_ms))
+    }
+
+    fn told(channel: &ChannelName) -> SubscriberCounts {
+        let counts = SubscriberCounts::default();
+        assert!(counts.came(channel));
+        counts
+    }
+
+    #[test]
+    fn a_change_during_a_count_causes_another_count_and_not_a_second_one_beside_it() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
+        let round = counts.begin(&channel, 0).expect("somebody is told");
+        assert_eq!(counts.changed(&channel, Cause::Here, 1), None, "no count begins beside it");
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 2), None);
+        assert!(counts.counted(&channel, &round, 100, 3));
+        assert_eq!(counts.end(&channel, &round, 3), Some(Duration::ZERO));
+        let round = counts.begin(&channel, 3).expect("somebody is told");
+        assert_eq!(counts.changed(&channel, Cause::Here, 4), None);
+        assert!(counts.counted(&channel, &round, 101, 5));
+        let wait = counts.end(&channel, &round, 5);
+        assert_eq!(wait, Some(Duration::from_secs(5)), "they are many now");
+    }
+
+    #[test]
+    fn a_failed_count_is_made_up_for_after_the_next_change() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
+        assert_eq!(count(&counts, &channel, 1, 0), (true, None));
+        assert_eq!(counts.changed(&channel, Cause::Here, 1), Some(Duration::ZERO));
+        let round = counts.begin(&channel, 1).expect("somebody is told");
+        assert_eq!(counts.fail(&channel, &round, 2), None);
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 3), Some(Duration::ZERO));
+        assert_eq!(count(&counts, &channel, 1, 3), (true, None), "a subscriber still waits for it");
+    }
+
+    #[test]
+    fn a_round_of_a_channel_that_was_forgotten_says_nothing_about_its_successor() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        let old = counts.begin(&channel, 0).expect("somebody is told");
+        counts.left(&channel);
+        assert!(!counts.counted(&channel, &old, 7, 1));
+        assert!(counts.came(&channel));
+        let new = counts.begin(&channel, 1).expect("somebody is told");
+        assert!(!counts.counted(&channel, &old, 7, 2));
+        assert_eq!(counts.changed(&channel, Cause::Here, 2), None);
+        assert_eq!(counts.end(&channel, &old, 2), None, "the other round goes on");
+        assert!(counts.counted(&channel, &new, 1, 3));
+        assert_eq!(counts.end(&channel, &new, 3), Some(Duration::ZERO));
+    }
 
     #[test]
     fn p106_p109_a_change_is_told_once_and_at_intervals_where_they_are_many() {
@@ -155,20 +302,15 @@ mod tests {
         assert!(counts.is_any());
         assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
         assert_eq!(counts.changed(&channel, Cause::Here, 0), None, "it is about to be told");
-        assert!(counts.begin(&channel));
-        assert_eq!(
-            counts.changed(&channel, Cause::Elsewhere, 1),
-            Some(Duration::ZERO),
-            "once more"
-        );
-        assert!(!counts.begin(&channel), "whoever was told the number is not told it again");
-        assert_eq!(counts.last(&channel), None);
-        counts.note_told(&channel, 101, 1_000);
-        assert_eq!(counts.last(&channel), Some(101));
+        assert_eq!(count(&counts, &channel, 101, 1_000), (true, None));
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 6_001), Some(Duration::ZERO));
+        assert_eq!(count(&counts, &channel, 101, 6_001), (false, None), "all know this number");
         assert_eq!(counts.changed(&channel, Cause::Here, 3_000), Some(Duration::from_secs(3)));
         assert_eq!(counts.changed(&channel, Cause::Here, 5_000), None);
+        assert_eq!(count(&counts, &channel, 101, 6_000), (true, None), "a new one does not");
+        assert_eq!(counts.changed(&channel, Cause::Here, 6_000), Some(Duration::from_secs(5)));
         assert_eq!(
-            counts.changed(&channel, Cause::Here, 36_000),
+            counts.changed(&channel, Cause::Here, 41_000),
             Some(Duration::ZERO),
             "the telling was lost"
         );

@@ -136,19 +136,36 @@ impl Topics {
         Ok(self.everywhere(SubscribersQuestion(place)).await?.into_iter().sum())
     }
 
-    /// Sends the number of a channel's subscribers, after some time, to those that are sent it.
+    /// Sends the number of a channel's subscribers, after some time, to those that are sent it, until
+    /// it has not changed since it was counted.
     pub(super) async fn tell_count_after(&self, wait: Duration, place: Place, stream: Arc<Stream>) {
-        let Some(channel) = place.channel.clone() else { return };
-        if !wait.is_zero() {
-            sleep(wait).await;
+        let Some(channel) = &place.channel else { return };
+        let mut next = Some(wait);
+        while let Some(wait) = next {
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            next = self.tell_count(&place, channel, &stream).await;
         }
-        let is_needed = stream.counts().begin(&channel);
-        // If not every thread answers, no number is sent; the next change causes another attempt.
-        if let Ok(count) = self.subscribers(place).await
-            && (is_needed || stream.counts().last(&channel) != Some(count))
-        {
-            stream.tell_count(&channel, count, now_ms());
+    }
+
+    /// Counts the subscribers of a channel and sends their number. Returns the time after which it must
+    /// be counted once more, because it has changed meanwhile.
+    async fn tell_count(
+        &self,
+        place: &Place,
+        channel: &ChannelName,
+        stream: &Stream,
+    ) -> Option<Duration> {
+        let counts = stream.counts();
+        let round = counts.begin(channel, now_ms())?;
+        let Ok(count) = self.subscribers(place.clone()).await else {
+            return counts.fail(channel, &round, now_ms());
+        };
+        if counts.counted(channel, &round, count, now_ms()) {
+            stream.tell_count(channel, count);
         }
+        counts.end(channel, &round, now_ms())
     }
 
     async fn occupied_here(&self, survey: Survey) -> Result<Occupied, Unanswered> {

@@ -253,8 +253,7 @@ impl Stream {
     }
 
     /// Sends the number of a channel's subscribers to those whose format asks for it.
-    pub(super) fn tell_count(&self, channel: &ChannelName, count: usize, now_ms: u64) {
-        self.counts.note_told(channel, count, now_ms);
+    pub(super) fn tell_count(&self, channel: &ChannelName, count: usize) {
         let tell = || TellCount { key: self.key.clone(), channel: channel.clone(), count };
         self.state().hand_out(tell);
     }

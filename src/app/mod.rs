@@ -10,6 +10,7 @@ pub mod database;
 pub mod fields;
 pub mod key_pair;
 pub mod origin;
+pub mod pair_digests;
 pub mod permission;
 pub mod refusals;
 pub mod registry;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::apps::UNCOUNTED;
 use key_pair::{LastUse, PreviousPair};
+use pair_digests::PairDigests;
 use secrets::SecretDigests;
 use settings::AppSettings;
 
@@ -135,6 +137,9 @@ pub struct App {
     pub last_use: Arc<LastUse>,
     /// The key and secret before the last rotation, while they are valid, too.
     pub previous: Option<PreviousPair>,
+    /// The digests of both pairs. An app that is not part of a snapshot has none, and neither has the reserved
+    /// app, which has no credentials.
+    pub digests: PairDigests,
     /// The settings.
     pub settings: AppSettings,
     /// The time at which the app was created.
@@ -189,7 +194,7 @@ impl FromIterator<App> for Apps {
     fn from_iter<T: IntoIterator<Item = App>>(apps: T) -> Self {
         let mut all = Self::default();
         for app in apps {
-            let app = Arc::new(app);
+            let app = Arc::new(App { digests: PairDigests::of(&app), ..app });
             all.secrets.add(&app);
             all.by_slug.insert(app.slug.clone(), app.clone());
             if let Some(previous) = &app.previous {

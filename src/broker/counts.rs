@@ -22,14 +22,14 @@ const MANY: usize = 100;
 /// The interval at which their number is sent.
 const MANY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The delay after which a scheduled announcement counts as lost, together with its thread.
+/// The time after which a count that was not begun, or not ended, counts as lost together with its thread.
 const LATE: Duration = Duration::from_secs(30);
 
 /// The channels of a scope whose subscribers are sent their own number.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberCounts {
     is_any: AtomicBool,
-    /// The number of rounds that were begun.
+    /// The number of rounds that were scheduled.
     rounds: AtomicU64,
     channels: Mutex<HashMap<ChannelName, Telling>>,
 }
@@ -51,11 +51,11 @@ struct Telling {
 enum Stage {
     #[default]
     Idle,
-    /// The number is counted at this time, in Unix milliseconds.
-    Scheduled { due_ms: u64 },
+    /// The round with this number begins at this time, in Unix milliseconds.
+    Scheduled { number: u64, due_ms: u64 },
     /// The threads and nodes are asked for their numbers.
     Counting {
-        round: u64,
+        number: u64,
         begun_ms: u64,
         /// Whether the number has changed since, so that it is counted once more.
         is_outdated: bool,
@@ -71,6 +71,15 @@ pub(super) enum Cause {
     Elsewhere,
 }
 
+/// A count of a channel's subscribers that the caller must begin after some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) struct ScheduledCount {
+    number: u64,
+    /// The time until then.
+    pub(super) wait: Duration,
+}
+
 /// A count of the subscribers of one channel, from [`SubscriberCounts::begin`] to
 /// [`SubscriberCounts::end`].
 #[derive(Debug)]
@@ -82,22 +91,22 @@ pub(super) struct Round {
 }
 
 impl Telling {
-    /// Schedules the next count. Returns the time until then.
-    fn schedule(&mut self, now_ms: u64) -> Duration {
+    /// Schedules the next count.
+    fn schedule(&mut self, number: u64, now_ms: u64) -> ScheduledCount {
         let wait = match self.last {
             Some((count, at_ms)) if count > MANY => {
                 MANY_INTERVAL.saturating_sub(Duration::from_millis(now_ms.saturating_sub(at_ms)))
             }
             _ => Duration::ZERO,
         };
-        self.stage = Stage::Scheduled { due_ms: now_ms + wait.as_millis() as u64 };
-        wait
+        self.stage = Stage::Scheduled { number, due_ms: now_ms + wait.as_millis() as u64 };
+        ScheduledCount { number, wait }
     }
 
     /// Returns whether the round is this channel's present one. It is not if the channel was
     /// forgotten meanwhile, or if the round counted as lost.
     fn is_at(&self, round: &Round) -> bool {
-        matches!(self.stage, Stage::Counting { round: number, .. } if number == round.number)
+        matches!(self.stage, Stage::Counting { number, .. } if number == round.number)
     }
 }
 
@@ -135,36 +144,48 @@ impl SubscriberCounts {
         self.is_any.store(!channels.is_empty(), Relaxed);
     }
 
-    /// Notes that the number of subscribers has changed. Returns the time after which the caller must count it;
-    /// `None` if no subscriber is sent it, or if somebody else counts it.
+    /// Notes that the number of subscribers has changed. Returns the count that the caller must begin;
+    /// `None` if no subscriber is sent the number, or if somebody else counts it.
     pub(super) fn changed(
         &self,
         channel: &ChannelName,
         cause: Cause,
         now_ms: u64,
-    ) -> Option<Duration> {
+    ) -> Option<ScheduledCount> {
         let mut channels = self.channels();
         let telling = channels.get_mut(channel)?;
         telling.is_needed |= cause == Cause::Here;
         let is_lost = |expected_ms: u64| now_ms >= expected_ms + LATE.as_millis() as u64;
         match &mut telling.stage {
-            Stage::Scheduled { due_ms } if !is_lost(*due_ms) => None,
+            Stage::Scheduled { due_ms, .. } if !is_lost(*due_ms) => return None,
             Stage::Counting { begun_ms, is_outdated, .. } if !is_lost(*begun_ms) => {
                 *is_outdated = true;
-                None
+                return None;
             }
-            _ => Some(telling.schedule(now_ms)),
+            // The subscribers for whom the lost round was needed still wait for their number.
+            Stage::Counting { .. } => telling.is_needed = true,
+            Stage::Scheduled { .. } | Stage::Idle => {}
         }
+        Some(telling.schedule(self.next_round(), now_ms))
     }
 
     /// Notes that the number is about to be counted. Returns the round, which the caller must end;
-    /// `None` if no subscriber is sent the number any more.
-    pub(super) fn begin(&self, channel: &ChannelName, now_ms: u64) -> Option<Round> {
+    /// `None` if no subscriber is sent the number any more, or if the count was lost and another one
+    /// takes its place.
+    pub(super) fn begin(
+        &self,
+        channel: &ChannelName,
+        scheduled: ScheduledCount,
+        now_ms: u64,
+    ) -> Option<Round> {
         let mut channels = self.channels();
         let telling = channels.get_mut(channel)?;
-        let round = self.rounds.fetch_add(1, Relaxed);
-        telling.stage = Stage::Counting { round, begun_ms: now_ms, is_outdated: false };
-        Some(Round { number: round, is_needed: mem::take(&mut telling.is_needed) })
+        let number = match telling.stage {
+            Stage::Scheduled { number, .. } if number == scheduled.number => number,
+            _ => return None,
+        };
+        telling.stage = Stage::Counting { number, begun_ms: now_ms, is_outdated: false };
+        Some(Round { number, is_needed: mem::take(&mut telling.is_needed) })
     }
 
     /// Notes the number that was counted. Returns whether the caller must send it.
@@ -186,18 +207,20 @@ impl SubscriberCounts {
         true
     }
 
-    /// Ends a round, after the number was sent. Returns the time after which the caller must count once more;
-    /// `None` if the number has not changed since the round began.
+    /// Ends a round, after the number was sent. Returns the count that the caller must begin next; `None` if
+    /// the number has not changed since the round began, or if the round was lost.
     pub(super) fn end(
         &self,
         channel: &ChannelName,
         round: &Round,
         now_ms: u64,
-    ) -> Option<Duration> {
+    ) -> Option<ScheduledCount> {
         let mut channels = self.channels();
         let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
         match telling.stage {
-            Stage::Counting { is_outdated: true, .. } => Some(telling.schedule(now_ms)),
+            Stage::Counting { is_outdated: true, .. } => {
+                Some(telling.schedule(self.next_round(), now_ms))
+            }
             _ => {
                 telling.stage = Stage::Idle;
                 None
@@ -212,11 +235,15 @@ impl SubscriberCounts {
         channel: &ChannelName,
         round: &Round,
         now_ms: u64,
-    ) -> Option<Duration> {
+    ) -> Option<ScheduledCount> {
         if let Some(telling) = self.channels().get_mut(channel).filter(|all| all.is_at(round)) {
             telling.is_needed |= round.is_needed;
         }
         self.end(channel, round, now_ms)
+    }
+
+    fn next_round(&self) -> u64 {
+        self.rounds.fetch_add(1, Relaxed)
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<ChannelName, Telling>> {
@@ -228,16 +255,7 @@ impl SubscriberCounts {
 mod tests {
     use super::*;
 
-    /// Counts once. Returns whether the number must be sent, and when it must be counted once more.
-    fn count(
-        counts: &SubscriberCounts,
-        channel: &ChannelName,
-        number: usize,
-        now_ms: u64,
-    ) -> (bool, Option<Duration>) {
-        let round = counts.begin(channel, now_ms).expect("somebody is told");
-        (counts.counted(channel, &round, number, now_ms), counts.end(channel, &round, now_ms))
-    }
+    const NOW: Duration = Duration::ZERO;
 
     fn told(channel: &ChannelName) -> SubscriberCounts {
         let counts = SubscriberCounts::default();
@@ -245,50 +263,21 @@ mod tests {
         counts
     }
 
-    #[test]
-    fn a_change_during_a_count_causes_another_count_and_not_a_second_one_beside_it() {
-        let channel = ChannelName::parse("a").expect("a channel");
-        let counts = told(&channel);
-        assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
-        let round = counts.begin(&channel, 0).expect("somebody is told");
-        assert_eq!(counts.changed(&channel, Cause::Here, 1), None, "no count begins beside it");
-        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 2), None);
-        assert!(counts.counted(&channel, &round, 100, 3));
-        assert_eq!(counts.end(&channel, &round, 3), Some(Duration::ZERO));
-        let round = counts.begin(&channel, 3).expect("somebody is told");
-        assert_eq!(counts.changed(&channel, Cause::Here, 4), None);
-        assert!(counts.counted(&channel, &round, 101, 5));
-        let wait = counts.end(&channel, &round, 5);
-        assert_eq!(wait, Some(Duration::from_secs(5)), "they are many now");
+    fn wait(scheduled: Option<ScheduledCount>) -> Option<Duration> {
+        scheduled.map(|scheduled| scheduled.wait)
     }
 
-    #[test]
-    fn a_failed_count_is_made_up_for_after_the_next_change() {
-        let channel = ChannelName::parse("a").expect("a channel");
-        let counts = told(&channel);
-        assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
-        assert_eq!(count(&counts, &channel, 1, 0), (true, None));
-        assert_eq!(counts.changed(&channel, Cause::Here, 1), Some(Duration::ZERO));
-        let round = counts.begin(&channel, 1).expect("somebody is told");
-        assert_eq!(counts.fail(&channel, &round, 2), None);
-        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 3), Some(Duration::ZERO));
-        assert_eq!(count(&counts, &channel, 1, 3), (true, None), "a subscriber still waits for it");
-    }
-
-    #[test]
-    fn a_round_of_a_channel_that_was_forgotten_says_nothing_about_its_successor() {
-        let channel = ChannelName::parse("a").expect("a channel");
-        let counts = told(&channel);
-        let old = counts.begin(&channel, 0).expect("somebody is told");
-        counts.left(&channel);
-        assert!(!counts.counted(&channel, &old, 7, 1));
-        assert!(counts.came(&channel));
-        let new = counts.begin(&channel, 1).expect("somebody is told");
-        assert!(!counts.counted(&channel, &old, 7, 2));
-        assert_eq!(counts.changed(&channel, Cause::Here, 2), None);
-        assert_eq!(counts.end(&channel, &old, 2), None, "the other round goes on");
-        assert!(counts.counted(&channel, &new, 1, 3));
-        assert_eq!(counts.end(&channel, &new, 3), Some(Duration::ZERO));
+    /// Counts once. Returns whether the number must be sent, and when it must be counted once more.
+    fn count(
+        counts: &SubscriberCounts,
+        channel: &ChannelName,
+        scheduled: Option<ScheduledCount>,
+        number: usize,
+        now_ms: u64,
+    ) -> (bool, Option<ScheduledCount>) {
+        let round = counts.begin(channel, scheduled.expect("it is due"), now_ms);
+        let round = round.expect("somebody is told");
+        (counts.counted(channel, &round, number, now_ms), counts.end(channel, &round, now_ms))
     }
 
     #[test]
@@ -300,24 +289,95 @@ mod tests {
         assert!(!counts.came(&channel), "it is not the first");
         assert_eq!(counts.all(), std::slice::from_ref(&channel));
         assert!(counts.is_any());
-        assert_eq!(counts.changed(&channel, Cause::Here, 0), Some(Duration::ZERO));
+        let due = counts.changed(&channel, Cause::Here, 0);
+        assert_eq!(wait(due), Some(NOW));
         assert_eq!(counts.changed(&channel, Cause::Here, 0), None, "it is about to be told");
-        assert_eq!(count(&counts, &channel, 101, 1_000), (true, None));
-        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 6_001), Some(Duration::ZERO));
-        assert_eq!(count(&counts, &channel, 101, 6_001), (false, None), "all know this number");
-        assert_eq!(counts.changed(&channel, Cause::Here, 3_000), Some(Duration::from_secs(3)));
-        assert_eq!(counts.changed(&channel, Cause::Here, 5_000), None);
-        assert_eq!(count(&counts, &channel, 101, 6_000), (true, None), "a new one does not");
-        assert_eq!(counts.changed(&channel, Cause::Here, 6_000), Some(Duration::from_secs(5)));
+        assert_eq!(count(&counts, &channel, due, 101, 1_000), (true, None));
+        let due = counts.changed(&channel, Cause::Elsewhere, 6_001);
+        assert_eq!(wait(due), Some(NOW));
         assert_eq!(
-            counts.changed(&channel, Cause::Here, 41_000),
-            Some(Duration::ZERO),
-            "the telling was lost"
+            count(&counts, &channel, due, 101, 6_001),
+            (false, None),
+            "all know this number"
         );
+        let due = counts.changed(&channel, Cause::Here, 3_000);
+        assert_eq!(wait(due), Some(Duration::from_secs(3)));
+        assert_eq!(counts.changed(&channel, Cause::Here, 5_000), None);
+        assert_eq!(count(&counts, &channel, due, 101, 6_000), (true, None), "a new one does not");
         counts.left(&channel);
         assert!(counts.is_any());
         counts.left(&channel);
         assert!(!counts.is_any());
         assert_eq!(counts.changed(&channel, Cause::Here, 50_000), None);
+    }
+
+    #[test]
+    fn a_change_during_a_count_causes_another_count_and_not_a_second_one_beside_it() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        let due = counts.changed(&channel, Cause::Here, 0).expect("it is due");
+        let round = counts.begin(&channel, due, 0).expect("somebody is told");
+        assert_eq!(counts.changed(&channel, Cause::Here, 1), None, "no count begins beside it");
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 2), None);
+        assert!(counts.counted(&channel, &round, 100, 3));
+        let due = counts.end(&channel, &round, 3).expect("it has changed");
+        assert_eq!(due.wait, NOW);
+        let round = counts.begin(&channel, due, 3).expect("somebody is told");
+        assert_eq!(counts.changed(&channel, Cause::Here, 4), None);
+        assert!(counts.counted(&channel, &round, 101, 5));
+        let due = counts.end(&channel, &round, 5);
+        assert_eq!(wait(due), Some(Duration::from_secs(5)), "they are many now");
+    }
+
+    #[test]
+    fn a_failed_count_is_made_up_for_after_the_next_change() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        let due = counts.changed(&channel, Cause::Here, 0);
+        assert_eq!(count(&counts, &channel, due, 1, 0), (true, None));
+        let due = counts.changed(&channel, Cause::Here, 1).expect("it is due");
+        let round = counts.begin(&channel, due, 1).expect("somebody is told");
+        assert_eq!(counts.fail(&channel, &round, 2), None);
+        let due = counts.changed(&channel, Cause::Elsewhere, 3);
+        let told = count(&counts, &channel, due, 1, 3);
+        assert_eq!(told, (true, None), "a subscriber still waits for it");
+    }
+
+    #[test]
+    fn a_count_that_was_lost_with_its_thread_is_replaced_and_does_not_come_back() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        let unbegun = counts.changed(&channel, Cause::Here, 0).expect("it is due");
+        assert_eq!(counts.changed(&channel, Cause::Here, 29_999), None);
+        let due = counts.changed(&channel, Cause::Here, 30_000).expect("the first one is lost");
+        assert!(counts.begin(&channel, unbegun, 30_000).is_none());
+        let unended = counts.begin(&channel, due, 30_000).expect("somebody is told");
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 59_999), None);
+        let due = counts.changed(&channel, Cause::Elsewhere, 60_000);
+        assert!(!counts.counted(&channel, &unended, 7, 60_000));
+        assert_eq!(counts.end(&channel, &unended, 60_000), None);
+        assert_eq!(count(&counts, &channel, due, 1, 60_000), (true, None));
+    }
+
+    #[test]
+    fn a_count_of_a_channel_that_was_forgotten_says_nothing_about_its_successor() {
+        let channel = ChannelName::parse("a").expect("a channel");
+        let counts = told(&channel);
+        let scheduled = counts.changed(&channel, Cause::Here, 0).expect("it is due");
+        counts.left(&channel);
+        assert!(counts.came(&channel));
+        assert!(counts.begin(&channel, scheduled, 0).is_none());
+        let due = counts.changed(&channel, Cause::Here, 0).expect("it is due");
+        let old = counts.begin(&channel, due, 0).expect("somebody is told");
+        counts.left(&channel);
+        assert!(!counts.counted(&channel, &old, 7, 1));
+        assert!(counts.came(&channel));
+        let due = counts.changed(&channel, Cause::Here, 1).expect("it is due");
+        let new = counts.begin(&channel, due, 1).expect("somebody is told");
+        assert!(!counts.counted(&channel, &old, 7, 2));
+        assert_eq!(counts.changed(&channel, Cause::Here, 2), None);
+        assert_eq!(counts.end(&channel, &old, 2), None, "the other round goes on");
+        assert!(counts.counted(&channel, &new, 1, 3));
+        assert_eq!(wait(counts.end(&channel, &new, 3)), Some(NOW));
     }
 }

@@ -405,9 +405,11 @@ impl Fanout {
         let Some(channel) = place.channel.as_ref().filter(|_| stream.counts().is_any()) else {
             return;
         };
-        if let Some(wait) = stream.counts().changed(channel, Cause::Here, now_ms()) {
+        if let Some(count) = stream.counts().changed(channel, Cause::Here, now_ms()) {
             let (topics, place, stream) = (self.topics.clone(), place.clone(), stream.clone());
-            actix::spawn(async move { topics.tell_count_after(wait, place, stream).await });
+            actix::spawn(
+                async move { topics.tell_count_until_settled(count, place, stream).await },
+            );
         }
     }
 

@@ -8,7 +8,6 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, BinaryHeap},
     sync::Arc,
-    time::Duration,
 };
 
 use actix::prelude::*;
@@ -20,6 +19,7 @@ use crate::app::AppId;
 
 use super::{
     cluster::ClusterQuestion,
+    counts::ScheduledCount,
     fanout::Fanout,
     fanouts::Asked,
     now_ms,
@@ -136,29 +136,32 @@ impl Topics {
         Ok(self.everywhere(SubscribersQuestion(place)).await?.into_iter().sum())
     }
 
-    /// Sends the number of a channel's subscribers, after some time, to those that are sent it, until
-    /// it has not changed since it was counted.
-    pub(super) async fn tell_count_after(&self, wait: Duration, place: Place, stream: Arc<Stream>) {
-        let Some(channel) = &place.channel else { return };
-        let mut next = Some(wait);
-        while let Some(wait) = next {
-            if !wait.is_zero() {
-                sleep(wait).await;
-            }
-            next = self.tell_count(&place, channel, &stream).await;
+    /// Sends the number of a channel's subscribers to those that are sent it, until it has not changed
+    /// since it was counted.
+    pub(super) async fn tell_count_until_settled(
+        &self,
+        mut scheduled: ScheduledCount,
+        place: Place,
+        stream: Arc<Stream>,
+    ) {
+        while let Some(next) = self.tell_count(scheduled, &place, &stream).await {
+            scheduled = next;
         }
     }
 
-    /// Counts the subscribers of a channel and sends their number. Returns the time after which it must
-    /// be counted once more, because it has changed meanwhile.
-    async fn tell_count(
+    /// Counts the subscribers of a channel once it is time, and sends their number. Returns the next count
+    /// if the number has changed meanwhile.
+    pub(super) async fn tell_count(
         &self,
+        scheduled: ScheduledCount,
         place: &Place,
-        channel: &ChannelName,
         stream: &Stream,
-    ) -> Option<Duration> {
-        let counts = stream.counts();
-        let round = counts.begin(channel, now_ms())?;
+    ) -> Option<ScheduledCount> {
+        let (channel, counts) = (place.channel.as_ref()?, stream.counts());
+        if !scheduled.wait.is_zero() {
+            sleep(scheduled.wait).await;
+        }
+        let round = counts.begin(channel, scheduled, now_ms())?;
         let Ok(count) = self.subscribers(place.clone()).await else {
             return counts.fail(channel, &round, now_ms());
         };

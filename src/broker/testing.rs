@@ -60,6 +60,7 @@ pub(super) fn apps() -> AppDirectory {
         secret: format!("secret-{id}").into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings::default(),
         inserted_at: chrono::DateTime::UNIX_EPOCH,
         updated_at: chrono::DateTime::UNIX_EPOCH,

@@ -11,11 +11,11 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderName},
     rt,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::{
     Services,
-    basic::{BasicCredentials, TextDigest},
+    basic::BasicCredentials,
     client::client_of,
     console::{
         live,
@@ -28,6 +28,7 @@ use crate::{
         App, AppId, ClientEvents, Slug,
         audit::Actor,
         key_pair::Pair,
+        pair_digests::{PairDigests, TextDigest},
         refusals::{Attempt, Refused, Target},
         token::{self, Grant, SharedTokens, Signer, TokenError, TokenKeys, Verifier},
     },
@@ -37,7 +38,8 @@ use crate::{
     settings::LimitSettings,
 };
 
-/// The credentials that stand in for those of an unknown app; no request can match them.
+/// The secret that stands in for that of an unknown app when a token is verified; no token is accepted
+/// with it.
 const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The most apps whose keys are tried on a token before the request's body names the app.
@@ -345,33 +347,15 @@ impl<'a> Credentials<'a> {
         });
     }
 
-    /// Which of the app's pairs these credentials are. A stand-in takes the place of a pair that
-    /// does not exist, so that the time reveals neither whether there is an app nor whether it has
-    /// a previous pair.
+    /// Which of the app's pairs these credentials are. The time reveals neither whether there is an app
+    /// nor whether it has a previous pair.
     fn prove(&self, proof: Proof, app: Option<&App>) -> Option<Pair> {
-        let current = app.map(|app| (app.key.as_str(), app.secret.expose_secret()));
-        let previous = app.and_then(|app| app.previous.as_ref());
-        let previous = previous.map(|pair| (pair.key.as_str(), pair.secret.expose_secret()));
-        // The admin API creates no empty secret, but SQL can. An empty secret is known to
-        // everybody, so it authenticates nobody.
-        let pairs = [current, previous].map(|pair| pair.filter(|(_, secret)| !secret.is_empty()));
-        let are = self.are(proof, pairs.map(|pair| pair.unwrap_or((DUMMY, DUMMY))))?;
-        let found = [Pair::Current, Pair::Previous].into_iter().zip(pairs).zip(are);
-        // Credentials that match a stand-in match no pair.
-        let mut found = found.filter(|((_, pair), is_equal)| *is_equal && pair.is_some());
-        found.next().map(|((which, _), _)| which)
-    }
-
-    /// Returns whether these credentials are each of the given pairs; `None` if they have another form.
-    fn are(&self, proof: Proof, pairs: [(&str, &str); 2]) -> Option<[bool; 2]> {
+        let pairs = app.map_or(&PairDigests::NONE, |app| &app.digests);
         match proof {
             Proof::KeyAndSecret => {
-                BasicCredentials::of(self.request.headers()).map(|given| given.are_each_of(pairs))
+                pairs.find_login(BasicCredentials::of(self.request.headers())?.digest())
             }
-            Proof::SecretAlone => {
-                let given = TextDigest::of(self.authorization);
-                Some(pairs.map(|(_, secret)| given.is_of(secret).into()))
-            }
+            Proof::SecretAlone => pairs.find_secret(TextDigest::of(self.authorization)),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use actix_web::http::header::{self, HeaderMap};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::Sha256;
-use subtle::{Choice, ConstantTimeEq};
+
+use crate::app::pair_digests::TextDigest;
 
 /// A user name and a password, as received.
 #[derive(Clone)]
@@ -35,32 +35,15 @@ impl BasicCredentials {
     /// Returns whether both parts match. The comparison takes as long for a wrong pair as for the right
     /// one.
     pub fn are(&self, username: &str, password: &str) -> bool {
-        let [are] = self.are_each_of([(username, password)]);
-        are
-    }
-
-    /// Like [`BasicCredentials::are`], for several pairs of a user name and a password.
-    pub fn are_each_of<const N: usize>(&self, pairs: [(&str, &str); N]) -> [bool; N] {
-        let given =
+        // Both parts are always compared, so that the time does not reveal which one is wrong.
+        let [given_name, given_password] =
             [&self.decoded[..self.colon], &self.decoded[self.colon + 1..]].map(TextDigest::of);
-        pairs.map(|(username, password)| {
-            // Both parts are always compared, so that the time does not reveal which one is wrong.
-            (given[0].is_of(username) & given[1].is_of(password)).into()
-        })
-    }
-}
-
-/// The hash of a received text. Hashes are compared, so that the time does not reveal the length
-/// either.
-pub(super) struct TextDigest([u8; 32]);
-
-impl TextDigest {
-    pub(super) fn of(given: &[u8]) -> Self {
-        Self(<Sha256 as sha2::Digest>::digest(given).into())
+        (given_name.is_of(username) & given_password.is_of(password)).into()
     }
 
-    pub(super) fn is_of(&self, expected: &str) -> Choice {
-        self.0.ct_eq(&Self::of(expected.as_bytes()).0)
+    /// The digest of both parts with their colon.
+    pub fn digest(&self) -> TextDigest {
+        TextDigest::of(&self.decoded)
     }
 }
 

@@ -41,7 +41,6 @@ pub(super) async fn guard<B: MessageBody>(
         let refusal = ApiError::Unavailable.error_response();
         return Ok(request.into_response(refusal).map_into_right_body());
     };
-    let is_prompt_of_use = is_prompt_of_use(&request);
     let session = match judge(&request, &services).await {
         Ok(session) => session,
         Err(refusal) => {
@@ -51,9 +50,10 @@ pub(super) async fn guard<B: MessageBody>(
     if let Some(session) = &session {
         request.extensions_mut().insert(session.clone());
     }
-    let may_renew = may_change_keys(&request);
+    let is_prompt_of_use = is_prompt_of_use(&request);
+    let session = session.map(|session| (session, may_change_keys(&request)));
     let mut response = next.call(request).await?;
-    if let Some(session) = session {
+    if let Some((session, may_renew)) = session {
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, no_store);
         if may_renew && response.status().is_success() {
@@ -97,9 +97,12 @@ fn may_change_keys(request: &ServiceRequest) -> bool {
 /// a password. A person opened the page then; a script shows a login of its own.
 fn is_prompt_of_use(request: &ServiceRequest) -> bool {
     let headers = request.headers();
+    if headers.contains_key(header::AUTHORIZATION) {
+        return true;
+    }
     let is_script = headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode != "navigate");
     let is_of_console = request.path().starts_with("/console") || session::has_cookie(headers);
-    headers.contains_key(header::AUTHORIZATION) || !(is_script || is_of_console)
+    !(is_script || is_of_console)
 }
 
 #[cfg(test)]

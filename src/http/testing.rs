@@ -187,6 +187,7 @@ pub(super) fn app(slug: &str) -> App {
         secret: SecretString::from(SECRET),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings::default(),
         inserted_at: Utc::now(),
         updated_at: Utc::now(),

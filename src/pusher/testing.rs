@@ -14,6 +14,7 @@ pub(crate) fn app(key: &str, secret: &str) -> App {
         secret: secret.into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings::default(),
         inserted_at: Utc::now(),
         updated_at: Utc::now(),

@@ -32,6 +32,7 @@ fn stored() -> App {
         secret: "a secret of some length".into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings {
             active: false,
             allowed_origins: AllowedOrigins::parse(vec!["//a.example".into()]).expect("origins"),

@@ -21,6 +21,7 @@ use crate::app::{
     audit::{Action, ChangedBy},
     fields::AppValues,
     key_pair::{NewPair, Overlap, PairUse},
+    pair_digests::PairDigests,
 };
 
 /// The most times of last uses that one transaction writes.
@@ -130,7 +131,7 @@ impl AppStore {
         };
         let id = AppId(self.write(insert).await?);
         let AppValues { name, slug, key, secret, settings } = values.clone();
-        let (last_use, previous) = (Arc::default(), None);
+        let (last_use, previous, digests) = (Arc::default(), None, PairDigests::default());
         let (inserted_at, updated_at) = (now, now);
         Ok(App {
             id,
@@ -140,6 +141,7 @@ impl AppStore {
             secret,
             last_use,
             previous,
+            digests,
             settings,
             inserted_at,
             updated_at,

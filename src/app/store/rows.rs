@@ -12,6 +12,7 @@ use crate::app::{
     App, AppId, Slug,
     fields::AppValues,
     key_pair::{LastUse, PreviousPair},
+    pair_digests::PairDigests,
     settings::AppSettings,
 };
 
@@ -117,6 +118,7 @@ pub(super) fn read(row: apps::Model) -> Result<App, UnreadableRow> {
         secret: row.secret.0.into(),
         last_use: LastUse::of_database(row.key_last_used_at),
         previous,
+        digests: PairDigests::default(),
         inserted_at: row.inserted_at,
         updated_at: row.updated_at,
     })

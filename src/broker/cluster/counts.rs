@@ -284,8 +284,13 @@ impl Topics {
     async fn ask_count(&self, place: &Place) {
         let stream = self.directory().find(&place.key);
         let (Some(stream), Some(channel)) = (stream, &place.channel) else { return };
-        if let Some(wait) = stream.counts().changed(channel, Cause::Elsewhere, now_ms()) {
-            self.tell_count_after(wait, place.clone(), stream).await;
+        let Some(count) = stream.counts().changed(channel, Cause::Elsewhere, now_ms()) else {
+            return;
+        };
+        if let Some(next) = self.tell_count(count, place, &stream).await {
+            // A channel whose number changes all the time does not hold up the others.
+            let (topics, place) = (self.clone(), place.clone());
+            actix::spawn(async move { topics.tell_count_until_settled(next, place, stream).await });
         }
     }
 }

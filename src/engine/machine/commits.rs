@@ -1,7 +1,7 @@
 //! The appends that wait for a log, and the batch of appends that is under way (group commit).
 //!
-//! At most one batch of a log is under way. After its answer, all appends that have been queued meanwhile
-//! go into the next one.
+//! At most one batch of a log is under way. After its answer, and that of the other batches of its round, all
+//! appends that have been queued meanwhile go into the next one.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -126,6 +126,16 @@ impl Commits {
         let (segments, shares) = segments(&waiting);
         self.under_way = Some(PendingBatch { id, waiting, shares });
         Some(segments)
+    }
+
+    /// Returns whether the appends that wait fill a batch.
+    pub(super) fn fills_batch(&self) -> bool {
+        self.queue.len() >= BATCH_APPENDS_MAX || self.queued_bytes >= BATCH_BYTES_MAX
+    }
+
+    /// The number of appends that wait for the next batch.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
     }
 
     /// The number of appends in the batch under way.

@@ -57,6 +57,13 @@ use rng::Rng;
 const LETTERS_BYTES_MAX: usize = 32 << 20;
 const MEMBERS_CALLS_MAX: usize = 4_096;
 
+/// If so many appends wait at the end of a round, the next round gathers until twice as many wait as the
+/// round had, but no longer than the round took, and no longer than this time. A batch costs Redis as much
+/// as ten records, so larger batches spare it most of its work. The timer of the driver rounds up to whole
+/// milliseconds.
+const GATHERS_FROM: usize = 4;
+const GATHERS_MAX: Duration = Duration::from_millis(1);
+
 /// The shortest time between two log lines about refusals by Redis.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
@@ -129,6 +136,20 @@ struct Line {
     next_probe: Instant,
     /// The records that its logs had and this node had not read, at the last probe.
     lag_records: u64,
+    round: Round,
+}
+
+/// The batches of one line that are under way together.
+#[derive(Default)]
+struct Round {
+    /// The number of batches that are not answered yet.
+    batches: usize,
+    /// The number of appends of all its batches.
+    appends: usize,
+    /// The time at which the round began, until its end has been noticed.
+    began: Option<Instant>,
+    /// The time until which the appends of the next round gather.
+    gathers_until: Option<Instant>,
 }
 
 struct Probe {
@@ -161,6 +182,44 @@ enum Call {
 struct Leaving {
     done: oneshot::Sender<()>,
     deadline: Instant,
+}
+
+/// What waits for the next round.
+enum Queued {
+    /// Some log has enough for a batch of the full size.
+    FullBatch,
+    Appends(usize),
+}
+
+impl Round {
+    /// Notices the end of the round, and the end of the time after it. `queued` is what waits for the next
+    /// one.
+    fn turn(&mut self, now: Instant, queued: impl FnOnce() -> Queued) {
+        if self.batches > 0 {
+            return;
+        }
+        if let Some(began) = self.began.take() {
+            self.gathers_until = Some(now + (now - began).min(GATHERS_MAX));
+        }
+        self.gathers_until = self.gathers_until.filter(|until| now < *until);
+        let gathers = |queued| (GATHERS_FROM..2 * self.appends).contains(&queued);
+        if self.gathers_until.is_some()
+            && !matches!(queued(), Queued::Appends(queued) if gathers(queued))
+        {
+            self.gathers_until = None;
+        }
+    }
+
+    fn begin_batch(&mut self, now: Instant, appends: usize) {
+        if self.began.is_none() {
+            (self.began, self.appends) = (Some(now), 0);
+        }
+        self.appends += appends;
+    }
+
+    fn is_busy(&self) -> bool {
+        self.batches > 0 || self.gathers_until.is_some()
+    }
 }
 
 /// The protocol of a node.
@@ -225,12 +284,38 @@ impl Machine {
         }
     }
 
-    /// Takes the tasks for the driver. All appends to one log since the last call go into one batch.
+    /// Takes the tasks for the driver.
+    ///
+    /// All appends to one log that wait go into one batch. The batches of a line leave in rounds: while a round is under way, all its logs gather appends, and
+    /// their next batches leave together, so that Redis reads and answers many batches with one call of
+    /// the kernel. A round that begins while nothing is under way does not wait for anything.
     pub(super) fn outputs(&mut self, now: Instant) -> Vec<Output> {
-        for log in std::mem::take(&mut self.filled) {
+        for line in self.lines.values_mut() {
+            let commits = || line.logs.iter().map(|log| &self.logs[usize::from(log.0)].commits);
+            line.round.turn(now, || match commits().any(Commits::fills_batch) {
+                true => Queued::FullBatch,
+                false => Queued::Appends(commits().map(Commits::queued).sum()),
+            });
+        }
+        let (later, due) = std::mem::take(&mut self.filled)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|log| self.has_round(*log));
+        self.filled = later;
+        for log in due {
             self.commit(log, now);
         }
         std::mem::take(&mut self.outputs)
+    }
+
+    /// The time at which [`Machine::outputs`] must be called again at the latest, beside the ticks.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        self.lines.values().filter_map(|line| line.round.gathers_until).min()
+    }
+
+    /// Returns whether the log's next batch waits for a round of its line.
+    fn has_round(&self, log: LogIndex) -> bool {
+        let line = self.logs[usize::from(log.0)].line.and_then(|line| self.lines.get(&line));
+        line.is_some_and(|line| line.round.is_busy())
     }
 
     /// The log of the messages to all nodes. Its server has the leases, too.
@@ -286,7 +371,14 @@ impl Machine {
             self.log(*log).feed.disconnected();
         }
         let has_control = logs.contains(&self.control());
-        let added = Line { identity, logs: logs.clone(), probe: None, next_probe, lag_records: 0 };
+        let added = Line {
+            identity,
+            logs: logs.clone(),
+            probe: None,
+            next_probe,
+            lag_records: 0,
+            round: Round::default(),
+        };
         self.lines.insert(line, added);
         if has_control {
             self.lease.connected(now);
@@ -565,7 +657,11 @@ impl Machine {
         self.metrics.engine.batch_appends.observe(appends as f64);
         let commit =
             super::request::Commit { identity, fresh, node, incarnation, now_ms, head, segments };
+        let line = self.log(index).line;
         self.call(index, Call::Commit(index, now), LogRequest::Commit(commit));
+        if let Some(line) = line.and_then(|line| self.lines.get_mut(&line)) {
+            line.round.begin_batch(now, appends);
+        }
     }
 
     fn call(&mut self, log: LogIndex, call: Call, request: LogRequest) -> Option<CallId> {
@@ -580,6 +676,11 @@ impl Machine {
     /// Keeps a call until its answer arrives.
     fn put_call(&mut self, id: CallId, line: LineId, call: Call) {
         match &call {
+            Call::Commit(..) => {
+                if let Some(line) = self.lines.get_mut(&line) {
+                    line.round.batches += 1;
+                }
+            }
             Call::Members(..) => self.members_calls += 1,
             Call::Post(_, bytes) => self.letters_bytes += bytes,
             _ => {}
@@ -591,6 +692,11 @@ impl Machine {
     fn take_call(&mut self, id: CallId) -> Option<(LineId, Call)> {
         let taken = self.calls.remove(&id);
         match &taken {
+            Some((line, Call::Commit(..))) => {
+                if let Some(line) = self.lines.get_mut(line) {
+                    line.round.batches -= 1;
+                }
+            }
             Some((_, Call::Members(..))) => self.members_calls -= 1,
             Some((_, Call::Post(_, bytes))) => self.letters_bytes -= bytes,
             _ => {}

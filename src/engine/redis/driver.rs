@@ -98,6 +98,13 @@ impl MachineDriver {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
+            let gathers_until = self.machine.gathers_until();
+            let gathered = async {
+                match gathers_until {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = received.recv_many(&mut batch, EVENTS_AT_ONCE) => {
                     for event in batch.drain(..) {
@@ -105,6 +112,7 @@ impl MachineDriver {
                     }
                 }
                 _ = tick.tick() => self.machine.tick(Instant::now()),
+                () = gathered => {}
                 _ = &mut stop => return,
             }
             self.act();

@@ -68,6 +68,7 @@ pub fn reserved_app(settings: &Settings) -> App {
         secret: secret.into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings {
             client_events: ClientEvents::None,
             history_publications: UpTo::new(RETAINED_PUBLICATIONS),

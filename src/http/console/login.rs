@@ -18,10 +18,10 @@ use super::{
     session::{COOKIE_NAME, LIFETIME, LoggedIn, Session},
 };
 use crate::{
-    app::{App, key_pair::Pair},
+    app::{App, key_pair::Pair, pair_digests::TextDigest},
     http::{
-        Services, admin, auth::find_active, basic::TextDigest, body::Body, client::client_of,
-        error::ApiError, own_host,
+        Services, admin, auth::find_active, body::Body, client::client_of, error::ApiError,
+        own_host,
     },
     metrics::labels::FailedLogin,
     session::{body::BudgetShare, client::Client},

@@ -46,6 +46,7 @@ fn app(id: i32, slug: &str) -> App {
         secret: SecretString::from(SECRET),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings { client_events: ClientEvents::All, ..AppSettings::default() },
         inserted_at: Utc::now(),
         updated_at: Utc::now(),

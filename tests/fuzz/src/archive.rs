@@ -105,6 +105,7 @@ fn topics() -> Topics {
         secret: "secret".into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings::default(),
         inserted_at: chrono::DateTime::UNIX_EPOCH,
         updated_at: chrono::DateTime::UNIX_EPOCH,

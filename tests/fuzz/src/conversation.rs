@@ -359,6 +359,7 @@ fn app(id: i32, letters: &str) -> Option<App> {
         secret: SecretString::from(secret),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings { active: !has('i'), client_events, ..AppSettings::default() },
         inserted_at: DateTime::UNIX_EPOCH,
         updated_at: DateTime::UNIX_EPOCH,

@@ -116,6 +116,7 @@ pub(super) fn app() -> App {
         secret: SECRET.into(),
         last_use: Default::default(),
         previous: None,
+        digests: Default::default(),
         settings: AppSettings::default(),
         inserted_at: DateTime::UNIX_EPOCH,
         updated_at: DateTime::UNIX_EPOCH,

@@ -18,7 +18,7 @@ use crate::{
 
 /// By how much the scheduling priority of the busy app's clients is below that of the quiet app's, and so
 /// also below the server's.
-const NICE: i32 = 2 * super::SERVER_NICE;
+const NICE: i32 = 19;
 
 /// Clients that connect at the same time.
 const THREADS: usize = 16;

@@ -13,7 +13,7 @@ if state then
   last, identity = string.sub(state, 41, 48), string.sub(state, 49)
 end
 
-local function text(number) return string.format('%.0f', number) end
+local function text(number) return string.format('%d', number) end
 
 local function packed()
   return epoch .. struct.pack('>I8I8I8I8', from, next_offset, bytes, marked) .. last .. identity

@@ -84,7 +84,7 @@ pub(super) struct ScheduledCount {
 /// [`SubscriberCounts::end`].
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Round {
+pub(super) struct BegunCount {
     number: u64,
     /// Whether the number is sent even if it equals the last one.
     is_needed: bool,
@@ -105,7 +105,7 @@ impl Telling {
 
     /// Returns whether the round is this channel's present one. It is not if the channel was
     /// forgotten meanwhile, or if the round counted as lost.
-    fn is_at(&self, round: &Round) -> bool {
+    fn is_at(&self, round: &BegunCount) -> bool {
         matches!(self.stage, Stage::Counting { number, .. } if number == round.number)
     }
 }
@@ -177,7 +177,7 @@ impl SubscriberCounts {
         channel: &ChannelName,
         scheduled: ScheduledCount,
         now_ms: u64,
-    ) -> Option<Round> {
+    ) -> Option<BegunCount> {
         let mut channels = self.channels();
         let telling = channels.get_mut(channel)?;
         let number = match telling.stage {
@@ -185,14 +185,14 @@ impl SubscriberCounts {
             _ => return None,
         };
         telling.stage = Stage::Counting { number, begun_ms: now_ms, is_outdated: false };
-        Some(Round { number, is_needed: mem::take(&mut telling.is_needed) })
+        Some(BegunCount { number, is_needed: mem::take(&mut telling.is_needed) })
     }
 
     /// Notes the number that was counted. Returns whether the caller must send it.
     pub(super) fn counted(
         &self,
         channel: &ChannelName,
-        round: &Round,
+        round: &BegunCount,
         count: usize,
         now_ms: u64,
     ) -> bool {
@@ -212,7 +212,7 @@ impl SubscriberCounts {
     pub(super) fn end(
         &self,
         channel: &ChannelName,
-        round: &Round,
+        round: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
         let mut channels = self.channels();
@@ -233,7 +233,7 @@ impl SubscriberCounts {
     pub(super) fn fail(
         &self,
         channel: &ChannelName,
-        round: &Round,
+        round: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
         if let Some(telling) = self.channels().get_mut(channel).filter(|all| all.is_at(round)) {

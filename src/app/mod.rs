@@ -19,6 +19,8 @@ pub mod seed;
 pub mod settings;
 pub mod store;
 pub mod subject;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod token;
 pub mod visitor;
 

@@ -35,7 +35,7 @@ impl TextDigest {
 /// The digests of an app's pairs. They are made once, when the app becomes part of a snapshot, because
 /// each request needs them.
 ///
-/// By default these are the digests of an app without pairs: nobody knows a text whose digest is zero.
+/// A pair that an app does not have has the digest zero: nobody knows a text with this digest.
 #[derive(Debug, Clone, Default)]
 pub struct PairDigests {
     /// Of `<key>:<secret>`, which is what HTTP Basic sends.
@@ -87,5 +87,53 @@ impl PairDigests {
             1 => Some(Pair::Previous),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::{app, rotated};
+
+    fn find(app: &App, key: &str, secret: &str) -> [Option<Pair>; 2] {
+        let digests = PairDigests::of(app);
+        let login = format!("{key}:{secret}");
+        let found = digests.find_login(TextDigest::of(login.as_bytes()));
+        [found, digests.find_secret(TextDigest::of(secret.as_bytes()))]
+    }
+
+    #[test]
+    fn each_pair_is_found_by_its_login_and_by_its_secret() {
+        let both = rotated(("new-key", "new-secret"), ("old-key", "old-secret"));
+        let (current, previous) = (Some(Pair::Current), Some(Pair::Previous));
+        assert_eq!(find(&both, "new-key", "new-secret"), [current; 2]);
+        assert_eq!(find(&both, "old-key", "old-secret"), [previous; 2]);
+        for (key, secret) in [("new-key", "old-secret"), ("old-key", "new-secret")] {
+            assert_eq!(find(&both, key, secret)[0], None, "{key}:{secret}");
+        }
+        assert_eq!(find(&both, "new-key", "new-secre"), [None; 2]);
+        let same = rotated(("key", "secret"), ("key", "secret"));
+        assert_eq!(find(&same, "key", "secret"), [current; 2]);
+        let one = app("key", "secret");
+        assert_eq!(find(&one, "key", "secret"), [current; 2]);
+        assert_eq!(find(&one, "", ""), [None; 2], "it has no previous pair");
+    }
+
+    #[test]
+    fn an_empty_secret_and_an_unknown_app_authenticate_nobody() {
+        assert_eq!(find(&app("key", ""), "key", ""), [None; 2]);
+        assert_eq!(find(&rotated(("key", "secret"), ("old", "")), "old", ""), [None; 2]);
+        for digests in [PairDigests::NONE, PairDigests::default()] {
+            assert_eq!(digests.find_secret(TextDigest::of(b"")), None);
+            assert_eq!(digests.find_login(TextDigest::of(b":")), None);
+        }
+    }
+
+    #[test]
+    fn no_digest_is_shown() {
+        let shown = format!("{:?}", PairDigests::of(&app("key", "secret")));
+        let expected = "PairDigests { logins: [TextDigest, TextDigest], \
+                        secrets: [TextDigest, TextDigest] }";
+        assert_eq!(shown, expected);
     }
 }

@@ -94,10 +94,8 @@ fn judge(app: &App, signed: &[&str], auth: &str) -> Result<Pair, AuthFault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{signature::sign, testing},
-        *,
-    };
+    use super::{super::signature::sign, *};
+    use crate::app::testing;
 
     const KEY: &str = "278d425bdf160c739803";
     const SECRET: &str = "7ad3773142a6692b25b8";

@@ -27,6 +27,3 @@ pub mod payload;
 mod refusal;
 pub mod signature;
 mod subscriptions;
-
-#[cfg(test)]
-mod testing;

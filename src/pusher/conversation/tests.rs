@@ -2,10 +2,10 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use super::{super::testing, *};
+use super::*;
 use crate::{
     admission::{Judge, Rules},
-    app::{AppDirectory, refusals::Refusals, settings::AppSettings},
+    app::{AppDirectory, refusals::Refusals, settings::AppSettings, testing},
     broker::feed::Feed,
     metrics::Metrics,
     pusher::signature::sign,

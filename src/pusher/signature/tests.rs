@@ -1,6 +1,7 @@
 //! Entry 125: the vectors of section 13.1, and the rules around them.
 
-use super::{super::testing, *};
+use super::*;
+use crate::app::testing;
 
 const KEY: &str = "278d425bdf160c739803";
 const SECRET: &str = "7ad3773142a6692b25b8";

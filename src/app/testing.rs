@@ -1,8 +1,8 @@
-//! Apps for the tests of this room.
+//! Apps for tests.
 
 use chrono::{TimeDelta, Utc};
 
-use crate::app::{App, AppId, Slug, key_pair::PreviousPair, settings::AppSettings};
+use super::{App, AppId, Slug, key_pair::PreviousPair, settings::AppSettings};
 
 /// An app with this key and secret.
 pub(crate) fn app(key: &str, secret: &str) -> App {

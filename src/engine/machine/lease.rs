@@ -38,6 +38,8 @@ pub(super) struct Lease {
     /// The time at which the renewal under way was sent.
     asked_at: Option<Instant>,
     next_at: Option<Instant>,
+    /// The number of renewals that were sent.
+    renewals: u64,
     healthy_since: Option<Instant>,
     /// The logs from which the members of an ended incarnation have yet to be removed; `None` while the
     /// incarnation lasts. The next incarnation takes a lease only afterwards: until then, the lease is that
@@ -69,6 +71,7 @@ impl Lease {
             is_held: false,
             asked_at: None,
             next_at: None,
+            renewals: 0,
             healthy_since: None,
             ended_in: None,
             is_reborn: false,
@@ -118,6 +121,7 @@ impl Lease {
         }
         self.asked_at = Some(now);
         self.next_at = Some(now + self.interval());
+        self.renewals += 1;
         Some(Renew {
             node: self.node,
             incarnation: self.incarnation,
@@ -126,6 +130,11 @@ impl Lease {
             is_first: self.is_first,
             info: self.info.clone(),
         })
+    }
+
+    /// The number of renewals that were sent. One is sent only after the answer to the one before.
+    pub(super) fn renewals(&self) -> u64 {
+        self.renewals
     }
 
     /// Notes that a renewal was not answered with leases.

@@ -127,6 +127,8 @@ struct Log {
     is_registered: bool,
     /// The registration under way.
     registering: Option<CallId>,
+    /// The number of renewals after which a further one must succeed before this incarnation registers.
+    registers_after: Option<u64>,
 }
 
 struct Line {
@@ -241,6 +243,8 @@ pub(super) struct Machine {
     members_calls: usize,
     leaving: Option<Leaving>,
     has_left: bool,
+    /// Whether a renewal is due when the outputs are taken.
+    must_renew: bool,
     outputs: Vec<Output>,
     /// The logs whose appends may be committed when the outputs are taken.
     filled: BTreeSet<LogIndex>,
@@ -259,6 +263,7 @@ impl Machine {
             has_begun: false,
             is_registered: false,
             registering: None,
+            registers_after: None,
         };
         let life = (config.node, config.incarnation);
         Self {
@@ -274,6 +279,7 @@ impl Machine {
             follower: None,
             leaving: None,
             has_left: false,
+            must_renew: false,
             outputs: Vec::new(),
             filled: BTreeSet::new(),
             fault: String::new(),
@@ -290,6 +296,10 @@ impl Machine {
     /// their next batches leave together, so that Redis reads and answers many batches with one call of
     /// the kernel. A round that begins while nothing is under way does not wait for anything.
     pub(super) fn outputs(&mut self, now: Instant) -> Vec<Output> {
+        if std::mem::take(&mut self.must_renew) {
+            self.lease.hurry(now);
+            self.renew(now);
+        }
         for line in self.lines.values_mut() {
             let commits = || line.logs.iter().map(|log| &self.logs[usize::from(log.0)].commits);
             line.round.turn(now, || match commits().any(Commits::fills_batch) {
@@ -499,7 +509,7 @@ impl Machine {
             match step {
                 Step::NewEpoch(at) => {
                     let is_another = std::mem::replace(&mut self.log(index).has_begun, true);
-                    self.register(index);
+                    self.register_after_renewal(index);
                     match is_control {
                         true if is_another => follower.told_lost(),
                         true => {}
@@ -630,10 +640,22 @@ impl Machine {
         self.call(log, Call::Read(log), LogRequest::Read(read));
     }
 
+    /// Renews the lease, and then permits this node to put members into a log, which does not know this node.
+    ///
+    /// A Redis that returns to an earlier state may have forgotten the lease as well. Members that a node put
+    /// without a lease would stay if the node died, because nobody would know of it.
+    fn register_after_renewal(&mut self, log: LogIndex) {
+        let renewals = self.lease.renewals();
+        let log = self.log(log);
+        (log.is_registered, log.registering) = (false, None);
+        log.registers_after = Some(renewals);
+        self.must_renew = true;
+    }
+
     /// Permits this node to put members into a log.
     fn register(&mut self, log: LogIndex) {
         let (node, incarnation) = (self.lease.node, self.lease.incarnation);
-        self.log(log).is_registered = false;
+        (self.log(log).is_registered, self.log(log).registers_after) = (false, None);
         if !self.lease.is_held || self.log(log).line.is_none() {
             return;
         }

@@ -50,9 +50,7 @@ impl Machine {
                     self.read(log);
                 }
                 if settled.is_lapsed {
-                    self.register(log);
-                    self.lease.hurry(now);
-                    self.renew(now);
+                    self.register_after_renewal(log);
                 }
                 self.filled.insert(log);
             }
@@ -205,9 +203,12 @@ impl Machine {
     fn held(&mut self, now_ms: u64, leases: &[LeaseEntry], now: Instant) {
         let was_held = self.lease.is_held;
         let has_changed = self.lease.held(now, leases);
-        if !was_held {
-            for log in self.all_logs() {
-                self.register(log);
+        let renewals = self.lease.renewals();
+        for log in self.all_logs() {
+            match self.log(log).registers_after {
+                Some(after) if was_held && renewals <= after => self.must_renew = true,
+                None if was_held => {}
+                _ => self.register(log),
             }
         }
         let live = self.lease.live.clone();

@@ -44,6 +44,17 @@ struct Wire {
     is_dead: bool,
 }
 
+/// A message that a node must be told, or another loss.
+struct ToldLater {
+    node: u16,
+    /// The losses that the node had been told of before.
+    lost_before: u64,
+    body: Bytes,
+    /// The node to which the message was acknowledged, and the epoch of its position.
+    by: u16,
+    epoch: LogEpoch,
+}
+
 pub(super) struct World {
     rng: Rng,
     start: Instant,
@@ -61,8 +72,8 @@ pub(super) struct World {
     bodies: u64,
     /// The node that appended, partition, position and body.
     acknowledged: Vec<(u16, u16, LogEpoch, u64, Bytes)>,
-    /// Node, the losses it had been told of, and a message that it is told, or another loss.
-    told_later: Vec<(u16, u64, Bytes)>,
+    /// The messages to all nodes that were acknowledged.
+    told_later: Vec<ToldLater>,
     /// Every body that was ever read, by partition and position.
     order: HashMap<(u16, LogEpoch, u64), Bytes>,
     /// The epochs of which a part was forgotten without a sign.
@@ -437,10 +448,15 @@ impl World {
                 wish.is_due |= outcome.is_err();
                 assert!(!matches!(outcome, Err(AppendError::PlaceFull | AppendError::TooLarge)));
             } else if let Ok(Appended::At(at)) = outcome {
-                let at = (number, partition, at.epoch, at.offset, body.clone());
-                self.acknowledged.push(at);
-                self.told_later
-                    .extend(lost.into_iter().map(|(node, lost)| (node, lost, body.clone())));
+                let epoch = at.epoch;
+                self.acknowledged.push((number, partition, epoch, at.offset, body.clone()));
+                self.told_later.extend(lost.into_iter().map(|(node, lost_before)| ToldLater {
+                    node,
+                    lost_before,
+                    body: body.clone(),
+                    by: number,
+                    epoch,
+                }));
             }
         }
     }
@@ -452,8 +468,17 @@ impl World {
         self.judge_order();
         self.judge_acknowledged();
         self.judge_members();
-        for (number, lost_before, body) in &self.told_later {
-            let Some(node) = self.nodes.get(number) else { continue };
+        self.judge_told();
+    }
+
+    /// Each node was told each message, or that messages are lost. The exception of
+    /// [`World::judge_acknowledged`] holds here, too.
+    fn judge_told(&self) {
+        for ToldLater { node: number, lost_before, body, by, epoch } in &self.told_later {
+            let is_witnessed = self.nodes.contains_key(by)
+                || !self.forgotten.contains(epoch)
+                || self.nodes.values().any(|node| node.recorder.told().messages.contains(body));
+            let Some(node) = self.nodes.get(number).filter(|_| is_witnessed) else { continue };
             let told = node.recorder.told();
             let is_known = told.messages.contains(body) || told.messages_lost > *lost_before;
             assert!(is_known, "node {number} was told {body:?}, or that messages are lost");

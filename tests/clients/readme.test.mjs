@@ -167,6 +167,7 @@ describe("the README's tour, and the pages that continue it", () => {
     haproxy: () => assert.equal(typeof DocumentedProxy.haproxy, "function"),
   }
 
+  let rotations = 0
   for (const { page: name, blocks } of PAGES) {
     describe(name, () => {
       assert.ok(blocks.length > 0, `${name} has no examples`)
@@ -174,8 +175,10 @@ describe("the README's tour, and the pages that continue it", () => {
         test(`${kind}: ${code.trim().split("\n")[0]}`, async () => {
           assert.ok(kinds[kind], `no test knows what to do with a block of kind "${kind}"`)
           await kinds[kind](code.replaceAll("127.0.0.1:4000", `127.0.0.1:${port}`))
-          // A block must not end what an earlier block began.
-          await page?.keepsItsJoins()
+          if (kind === "sh" && /\brotate\b/.test(code)) rotations += 1
+          // A block must not end what an earlier block began. But with the second rotation the pair that signed
+          // the page's token ends, as soon as the server takes notice of what a command has changed.
+          if (rotations < 2) await page?.keepsItsJoins()
         })
       }
     })

@@ -292,9 +292,10 @@ impl Machine {
 
     /// Takes the tasks for the driver.
     ///
-    /// All appends to one log that wait go into one batch. The batches of a line leave in rounds: while a round is under way, all its logs gather appends, and
-    /// their next batches leave together, so that Redis reads and answers many batches with one call of
-    /// the kernel. A round that begins while nothing is under way does not wait for anything.
+    /// All appends to one log that wait go into one batch. The batches of a line leave in rounds: while a
+    /// round is under way, all its logs gather appends, and their next batches leave together, so that Redis
+    /// reads and answers many batches with one call of the kernel. A round that begins while nothing is
+    /// under way does not wait for anything.
     pub(super) fn outputs(&mut self, now: Instant) -> Vec<Output> {
         if std::mem::take(&mut self.must_renew) {
             self.lease.hurry(now);

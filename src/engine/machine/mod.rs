@@ -7,6 +7,7 @@
 //!
 //! - `feed` is the position up to which a log was read; it finds and fills gaps.
 //! - `commits` has the appends that wait for a log, and the batch under way.
+//! - `rounds` decides when the batches of a line leave.
 //! - `lease` renews this node's lease, and finds expired leases of other nodes.
 //! - `questions` has the questions that wait for the answers of other nodes.
 //!
@@ -21,6 +22,7 @@ mod lease;
 mod questions;
 mod replies;
 mod rng;
+mod rounds;
 #[cfg(test)]
 mod tests;
 
@@ -50,19 +52,13 @@ use lease::{Lease, Life};
 pub(super) use questions::AnswersSender;
 use questions::Questions;
 use rng::Rng;
+use rounds::{Queued, Round};
 
 /// The most bytes of letters, and the most readings of members, that may wait for Redis's answer. Further
 /// ones fail at once. All other calls are made one at a time for each log, so these two limits bound the
 /// memory of a connection while Redis does not answer.
 const LETTERS_BYTES_MAX: usize = 32 << 20;
 const MEMBERS_CALLS_MAX: usize = 4_096;
-
-/// If so many appends wait at the end of a round, the next round gathers until twice as many wait as the
-/// round had, but no longer than the round took, and no longer than this time. A batch costs Redis as much
-/// as ten records, so larger batches spare it most of its work. The timer of the driver rounds up to whole
-/// milliseconds.
-const GATHERS_FROM: usize = 4;
-const GATHERS_MAX: Duration = Duration::from_millis(1);
 
 /// The shortest time between two log lines about refusals by Redis.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
@@ -141,19 +137,6 @@ struct Line {
     round: Round,
 }
 
-/// The batches of one line that are under way together.
-#[derive(Default)]
-struct Round {
-    /// The number of batches that are not answered yet.
-    batches: usize,
-    /// The number of appends of all its batches.
-    appends: usize,
-    /// The time at which the round began, until its end has been noticed.
-    began: Option<Instant>,
-    /// The time until which the appends of the next round gather.
-    gathers_until: Option<Instant>,
-}
-
 struct Probe {
     nonce: u64,
     sent_at: Instant,
@@ -184,44 +167,6 @@ enum Call {
 struct Leaving {
     done: oneshot::Sender<()>,
     deadline: Instant,
-}
-
-/// What waits for the next round.
-enum Queued {
-    /// Some log has enough for a batch of the full size.
-    FullBatch,
-    Appends(usize),
-}
-
-impl Round {
-    /// Notices the end of the round, and the end of the time after it. `queued` is what waits for the next
-    /// one.
-    fn turn(&mut self, now: Instant, queued: impl FnOnce() -> Queued) {
-        if self.batches > 0 {
-            return;
-        }
-        if let Some(began) = self.began.take() {
-            self.gathers_until = Some(now + (now - began).min(GATHERS_MAX));
-        }
-        self.gathers_until = self.gathers_until.filter(|until| now < *until);
-        let gathers = |queued| (GATHERS_FROM..2 * self.appends).contains(&queued);
-        if self.gathers_until.is_some()
-            && !matches!(queued(), Queued::Appends(queued) if gathers(queued))
-        {
-            self.gathers_until = None;
-        }
-    }
-
-    fn begin_batch(&mut self, now: Instant, appends: usize) {
-        if self.began.is_none() {
-            (self.began, self.appends) = (Some(now), 0);
-        }
-        self.appends += appends;
-    }
-
-    fn is_busy(&self) -> bool {
-        self.batches > 0 || self.gathers_until.is_some()
-    }
 }
 
 /// The protocol of a node.

@@ -10,7 +10,10 @@ use super::{
     world::PARTITIONS,
 };
 use crate::engine::{
-    machine::{GATHERS_FROM, GATHERS_MAX, LineId, Output},
+    machine::{
+        LineId, Output,
+        rounds::{GATHERS_FROM, GATHERS_MAX},
+    },
     request::{CallId, LogIndex, LogRequest, Reply, RequestFailure},
 };
 
@@ -179,4 +182,29 @@ fn a_round_ends_also_if_its_batches_are_refused_or_its_line_breaks() {
     rounds.settle();
     rounds.append(0);
     assert_eq!(Rounds::logs(&rounds.sent()), [0]);
+}
+
+/// A Redis that begins a new epoch may have forgotten the node's lease as well, so the lease comes first.
+#[test]
+fn a_node_registers_in_a_new_epoch_only_after_a_further_renewal() {
+    let mut rounds = Rounds::new();
+    let is_registration = |sent: &Sent| matches!(sent.2, LogRequest::Register { .. });
+    let is_renewal = |sent: &Sent| matches!(sent.2, LogRequest::Renew(_));
+    let (place, _) = rounds.redis.logs[0].state.clone().expect("a log");
+    let fresh = crate::engine::LogEpoch(place.epoch.0 ^ 1);
+    let done = rounds.redis.handle(LogIndex(0), LogRequest::Break { seen: place.epoch, fresh }, 0);
+    done.0.expect("it is the epoch of the log");
+    // The answer to an append reveals the new epoch, and the node reads it.
+    rounds.append(0);
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        for sent in rounds.sent() {
+            seen.push((is_renewal(&sent), is_registration(&sent)));
+            rounds.answer(sent);
+        }
+    }
+    let renewed = seen.iter().position(|(is_renewal, _)| *is_renewal).expect("a renewal");
+    let registered = seen.iter().position(|(_, is_registration)| *is_registration);
+    assert!(renewed < registered.expect("a registration"), "{seen:?}");
+    assert_eq!(seen.iter().filter(|(_, is_registration)| *is_registration).count(), 1, "{seen:?}");
 }

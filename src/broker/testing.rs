@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    app::{App, AppDirectory, AppId, Slug, settings::AppSettings},
+    app::{App, AppDirectory, AppId, Slug, testing},
     engine::Engine,
     metrics::Metrics,
     settings::{HistoryFile, HistorySettings},
@@ -56,14 +56,9 @@ pub(super) fn apps() -> AppDirectory {
         id: AppId(id),
         name: format!("App {id}"),
         slug: Slug::parse(&format!("app-{id}")).expect("a slug"),
-        key: format!("key-{id}"),
-        secret: format!("secret-{id}").into(),
-        last_use: Default::default(),
-        previous: None,
-        digests: Default::default(),
-        settings: AppSettings::default(),
+        // Archives name the time, and each test that loads one makes the apps anew.
         inserted_at: chrono::DateTime::UNIX_EPOCH,
-        updated_at: chrono::DateTime::UNIX_EPOCH,
+        ..testing::app(&format!("key-{id}"), &format!("secret-{id}"))
     };
     let directory = AppDirectory::default();
     directory.replace([1, 2].map(app).into_iter().collect());

@@ -8,7 +8,6 @@ use std::{
 use actix_service::apply_fn_factory;
 use actix_web::{App as WebApp, body::to_bytes, test, web};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,7 +26,7 @@ use crate::{
         registry::AppRegistry,
         settings::AppSettings,
         store::{AppStore, MissingFile},
-        token,
+        testing, token,
     },
     broker::{JsonObject, Payload, Topics, topics::TopicLimits},
     metrics::Metrics,
@@ -183,14 +182,7 @@ pub(super) fn app(slug: &str) -> App {
         id: AppId(id),
         name: slug.to_owned(),
         slug: Slug::parse(slug).expect("a slug"),
-        key: KEY.to_owned(),
-        secret: SecretString::from(SECRET),
-        last_use: Default::default(),
-        previous: None,
-        digests: Default::default(),
-        settings: AppSettings::default(),
-        inserted_at: Utc::now(),
-        updated_at: Utc::now(),
+        ..testing::app(KEY, SECRET)
     };
     let given = AppSettings::default();
     match slug {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -15,6 +14,7 @@ use crate::{
         refusals::Refusals,
         settings::AppSettings,
         subject::{Subject, SubjectMembers},
+        testing,
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{
@@ -42,14 +42,8 @@ fn app(id: i32, slug: &str) -> App {
         id: AppId(id),
         name: slug.to_owned(),
         slug: Slug::parse(slug).expect("a slug"),
-        key: "key".to_owned(),
-        secret: SecretString::from(SECRET),
-        last_use: Default::default(),
-        previous: None,
-        digests: Default::default(),
         settings: AppSettings { client_events: ClientEvents::All, ..AppSettings::default() },
-        inserted_at: Utc::now(),
-        updated_at: Utc::now(),
+        ..testing::app("key", SECRET)
     }
 }
 

@@ -139,10 +139,13 @@ pub struct Fanout {
     /// The number of groups that are handed a publication in one turn of an app.
     groups_per_turn: usize,
     /// The sessions that have been handed frames and are not woken yet. While there is one,
-    /// `begin_round` is scheduled.
+    /// the end of this round is scheduled.
     waking: Waking,
     delivered_this_round: usize,
-    is_round_due: bool,
+    /// The number of this round.
+    round: u64,
+    /// Whether the end of this round is scheduled.
+    is_round_ending: bool,
     /// The number of the newest batch that has come.
     newest: u64,
     /// The number of batches in `turns` that have not been begun.
@@ -243,7 +246,8 @@ impl Fanout {
             groups_per_turn: GROUPS_PER_TURN,
             waking: Waking::new(),
             delivered_this_round: 0,
-            is_round_due: false,
+            round: 0,
+            is_round_ending: false,
             newest: 0,
             waiting: 0,
             handed,
@@ -581,12 +585,9 @@ impl Fanout {
     fn go_on(&mut self, ctx: &mut Context<Self>) {
         self.wake();
         if self.is_round_over() {
-            let round = pause().into_actor(self);
-            ctx.wait(round.map(|(), fanout, ctx| fanout.begin_round(ctx)));
-        } else if !self.is_round_due && (self.is_any_at_rest || !self.waking.is_empty()) {
-            self.is_round_due = true;
-            let round = pause().into_actor(self);
-            ctx.spawn(round.map(|(), fanout, ctx| fanout.begin_round(ctx)));
+            ctx.wait(self.rest_of_round());
+        } else if !self.is_round_ending && (self.is_any_at_rest || !self.waking.is_empty()) {
+            ctx.spawn(self.rest_of_round());
         }
         if !self.is_turn_due && self.turns.any(|app| !self.rests(app)) {
             self.is_turn_due = true;
@@ -595,9 +596,21 @@ impl Fanout {
         }
     }
 
-    /// Begins a round: all sessions that were woken in the last one have run.
+    /// Waits until all sessions that were woken have run, and begins the next round. A round may have been
+    /// waited for before it turned out to be over. Then it is waited for twice, and ends once.
+    fn rest_of_round(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        self.is_round_ending = true;
+        let round = self.round;
+        pause().into_actor(self).map(move |(), fanout, ctx| {
+            if fanout.round == round {
+                fanout.begin_round(ctx);
+            }
+        })
+    }
+
     fn begin_round(&mut self, ctx: &mut Context<Self>) {
-        (self.is_round_due, self.delivered_this_round) = (false, 0);
+        self.round += 1;
+        (self.is_round_ending, self.delivered_this_round) = (false, 0);
         self.waking.begin_round();
         self.handed_out.retain(|app, _| self.waking.has(*app));
         self.is_any_at_rest = self.handed_out.values().any(|handed_out| handed_out.is_all);

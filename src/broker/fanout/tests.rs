@@ -4,6 +4,10 @@ use std::{
     cell::Cell,
     future::poll_fn,
     rc::Rc,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     task::{Poll, Waker},
     time::Duration,
 };
@@ -21,10 +25,7 @@ use super::super::{
         publication, whole,
     },
 };
-use super::{
-    waking::{COST_PER_ROUND, COST_PER_WRITE},
-    *,
-};
+use super::{waking::sessions_per_round, *};
 use crate::{
     app::subject::{Subject, SubjectMembers},
     settings::HistorySettings,
@@ -666,7 +667,7 @@ async fn a_thread_awaits_the_batch_that_waits_though_a_newer_one_was_handed_out(
 #[actix_web::test]
 async fn the_sessions_of_a_busy_app_are_woken_a_few_at_a_time_and_those_of_others_in_between() {
     for (channels, sessions) in [(1, 160), (20, 40), (100, 30)] {
-        let per_round = COST_PER_ROUND.div_ceil(COST_PER_WRITE + channels);
+        let per_round = sessions_per_round(channels);
         let broker = Broker::start();
         let mut busy = Vec::new();
         for id in 0..sessions {
@@ -696,12 +697,63 @@ async fn the_sessions_of_a_busy_app_are_woken_a_few_at_a_time_and_those_of_other
 /// Counts how often a session is woken. It must not look at the outbox, which is locked where a session
 /// is ended.
 #[derive(Default)]
-struct Woken(std::sync::atomic::AtomicUsize);
+struct Woken(AtomicUsize);
 
 impl std::task::Wake for Woken {
     fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.fetch_add(1, SeqCst);
     }
+}
+
+/// Notes at which of the looks that the thread takes at its sockets a session is woken.
+struct NotingLook {
+    /// The number of looks so far.
+    looks: Arc<AtomicUsize>,
+    /// The sessions that were woken at each look.
+    woken: Arc<Mutex<HashMap<usize, usize>>>,
+}
+
+impl std::task::Wake for NotingLook {
+    fn wake(self: Arc<Self>) {
+        *self.woken.lock().expect("no panic").entry(self.looks.load(SeqCst)).or_default() += 1;
+    }
+}
+
+#[actix_web::test]
+async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a_batch_took() {
+    const CHANNELS: usize = 60;
+    const SESSIONS: usize = 100;
+    let (broker, looks, woken) = (Broker::start(), Arc::<AtomicUsize>::default(), Arc::default());
+    let mut outboxes = Vec::new();
+    for id in 0..SESSIONS {
+        let probe = broker.stuck_session(id as u64, 1_024).await;
+        for nth in 0..CHANNELS {
+            let place = channel(&key(1, "public"), &format!("c{nth}"));
+            broker.join(&probe, place).await.expect("a place");
+        }
+        let noting = NotingLook { looks: looks.clone(), woken: Arc::clone(&woken) };
+        probe.outbox.take_frames(&Waker::from(Arc::new(noting)), |_, _| true);
+        outboxes.push(probe.outbox);
+    }
+    let looking = looks.clone();
+    let look = actix::spawn(async move {
+        loop {
+            pause().await;
+            looking.fetch_add(1, SeqCst);
+        }
+    });
+    begin(&broker, 1, "#general", "msg").await;
+    let all_are_woken = async {
+        while woken.lock().expect("no panic").values().sum::<usize>() < SESSIONS {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all_are_woken).await.expect("in time");
+    look.abort();
+    let most = woken.lock().expect("no panic").values().copied().max();
+    // The runtime wakes the fan-out and this count of looks in an order that alternates, so the rounds before
+    // and after a look may have the same number.
+    assert!(most <= Some(2 * sessions_per_round(CHANNELS)), "{most:?} were woken at one look");
 }
 
 #[actix_web::test]
@@ -735,7 +787,7 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
             tokio::task::yield_now().await;
             // Each takes all there is when it is woken, as a pump does.
             for (outbox, woken, taken) in &mut sessions {
-                if woken.0.swap(0, std::sync::atomic::Ordering::SeqCst) > 0 {
+                if woken.0.swap(0, SeqCst) > 0 {
                     taken.push(take(outbox, woken));
                 }
             }

@@ -6,7 +6,7 @@
 //! [`crowd`] listens, [`publisher`] makes events happen, [`observe`] reads the operating system's
 //! accounts, [`report`] prints. [`protocol`] has what subscribers of each protocol say and hear. Where the
 //! floor has nothing to compare with, [`bare`] and [`handler`] do the least that a server can. [`redis`] starts
-//! the Redis that several servers share.
+//! the Redis that several servers share, and [`schedule`] says when clients run that stand for other machines.
 //!
 //! Run one with `cargo bench --bench <scenario>`; `-- --help` lists what can be chosen.
 
@@ -27,6 +27,7 @@ pub mod publisher;
 pub mod redis;
 pub mod report;
 pub mod scenario;
+pub mod schedule;
 pub mod subject;
 pub mod wire;
 

@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, setpriority_process};
-
 /// Who works for so large a part of a time hardly ever waits.
 const BUSY: f64 = 0.9;
 
@@ -73,20 +71,6 @@ impl Observed {
             all.extend(thread.zip(running));
         }
         Ok(all)
-    }
-
-    /// Lowers the scheduling priority of all its present threads to this niceness, below clients that must
-    /// not wait for it: they stand for other machines.
-    ///
-    /// # Errors
-    /// If there is no such process, or it is another user's.
-    pub fn give_way(&self, nice: i32) -> io::Result<()> {
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let name = task?.file_name();
-            let thread = name.to_str().and_then(|number| Pid::from_raw(number.parse().ok()?));
-            setpriority_process(thread, nice)?;
-        }
-        Ok(())
     }
 
     /// Resident memory in bytes.

@@ -19,6 +19,7 @@ use crate::{
     handler,
     observe::Observed,
     protocol::Protocol,
+    publisher::read_answer,
     wire,
 };
 
@@ -83,6 +84,8 @@ pub struct Subject {
     /// Its accounts.
     pub observed: Observed,
     target: Target,
+    /// The number of its first client among those of the server.
+    first_client: usize,
     process: Option<Child>,
     orders: Option<(ChildStdin, BufReader<ChildStdout>)>,
     _folder: Option<tempfile::TempDir>,
@@ -111,6 +114,7 @@ impl Subject {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             observed: Observed { pid: process.id() },
             target: target.clone(),
+            first_client: 0,
             process: Some(process),
             orders: Some((input, output)),
             _folder: None,
@@ -123,15 +127,6 @@ impl Subject {
     /// If it does not start.
     pub fn server(target: &Target) -> io::Result<Self> {
         Self::server_with(target, PATIENT)
-    }
-
-    /// Starts the server with an empty database, for apps that retain no publications.
-    ///
-    /// # Errors
-    /// If it does not start.
-    pub fn server_without_history(target: &Target) -> io::Result<Self> {
-        let off = ("HERALD__HISTORY__PUBLICATIONS", "0");
-        Self::server_with(target, &[PATIENT, &[off]].concat())
     }
 
     /// Starts the server with an empty database, for apps that retain little: 4 MB, of which 2 MB are for the names
@@ -163,6 +158,42 @@ impl Subject {
         Self::server_with(target, &[PATIENT, settings].concat())
     }
 
+    /// The same server, spoken to as another app, which is created unless it exists. `settings` are members of the
+    /// app's JSON besides its name, slug and login, such as `,"history_publications":0`. Its clients connect from the
+    /// addresses of the server's clients from the `first_client`-th on, so that they can connect beside those.
+    ///
+    /// It does not end with this value, but with the one that started it.
+    ///
+    /// # Errors
+    /// If the server does not create it.
+    pub fn app(&self, slug: &str, settings: &str, first_client: usize) -> io::Result<Self> {
+        let (key, secret) = (format!("{slug}-key"), format!("{slug}-secret-0123456789"));
+        let body = format!(
+            r#"{{"app":{{"name":"{slug}","slug":"{slug}","key":"{key}","secret":"{secret}"{settings}}}}}"#
+        );
+        let mut socket = TcpStream::connect(self.address)?;
+        socket.write_all(&self.post("/api/admin/apps", &basic(ADMIN), &body))?;
+        if let Err(error) = read_answer(&mut socket) {
+            // 422 says that the slug is taken.
+            let answer = error.to_string();
+            if !["HTTP/1.1 201", "HTTP/1.1 422"].iter().any(|known| answer.starts_with(known)) {
+                return Err(error);
+            }
+        }
+        let target =
+            Target { app: slug.to_owned(), credentials: (key, secret), ..self.target.clone() };
+        Ok(Self {
+            kind: self.kind,
+            address: self.address,
+            observed: self.observed,
+            target,
+            first_client,
+            process: None,
+            orders: None,
+            _folder: None,
+        })
+    }
+
     fn server_with(target: &Target, settings: &[(&str, &str)]) -> io::Result<Self> {
         if let Some((address, pid)) = target.running {
             return Ok(Self {
@@ -170,6 +201,7 @@ impl Subject {
                 address,
                 observed: Observed { pid },
                 target: target.clone(),
+                first_client: 0,
                 process: None,
                 orders: None,
                 _folder: None,
@@ -233,6 +265,7 @@ impl Subject {
             address,
             observed: Observed { pid: process.id() },
             target: target.clone(),
+            first_client: 0,
             process: Some(process),
             orders: None,
             _folder: Some(folder),
@@ -318,7 +351,7 @@ impl Subject {
         }
         // The ports of the round before, whose server had another one, are as good as new.
         socket.set_reuse_address(true)?;
-        let source = source(nth);
+        let source = source(self.first_client + nth);
         // Where somebody listens on that very port, any other will do. The kernel is not asked for all
         // of them: among tens of thousands it searches long.
         let any = SocketAddr::from((source.ip(), 0));

@@ -1,7 +1,6 @@
 //! Scenarios: what is done to a server, and what it must cost at most.
 
 mod builds;
-mod comparison;
 mod fanout;
 mod history;
 mod idle;

@@ -134,7 +134,7 @@ pub(super) fn gather(subject: &mut Subject, plan: Plan) -> io::Result<Crowd> {
 }
 
 /// A subject with its subscribers and its publisher, while events are under way.
-struct Stage<'a> {
+pub(super) struct Stage<'a> {
     subject: &'a mut Subject,
     crowd: Crowd,
     publisher: Publisher,
@@ -185,7 +185,11 @@ impl SinglePublisher {
 }
 
 impl<'a> Stage<'a> {
-    fn new(
+    /// Opens the publisher's connections, unless one is given.
+    ///
+    /// # Errors
+    /// If the subject does not take them.
+    pub(super) fn new(
         subject: &'a mut Subject,
         crowd: Crowd,
         connection: Option<TcpStream>,
@@ -214,8 +218,13 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// Deliveries since the last [`Self::forget`].
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
+    }
+
     /// Forgets what was measured so far.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.first = self.next;
         self.events.clear();
         self.heard = 0;
@@ -223,7 +232,10 @@ impl<'a> Stage<'a> {
     }
 
     /// Publishes for so long, and waits until everything has arrived.
-    fn play(&mut self, lasting: Duration) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If the subject refuses an event, or is gone.
+    pub(super) fn play(&mut self, lasting: Duration) -> io::Result<()> {
         let began = Instant::now();
         let mut due = began;
         while began.elapsed() < lasting {
@@ -292,7 +304,7 @@ impl<'a> Stage<'a> {
     }
 
     /// What was not as it must be.
-    fn faults(&self) -> Vec<String> {
+    pub(super) fn faults(&self) -> Vec<String> {
         let who = self.subject.who();
         let missing: usize = self.events.iter().map(|(_, missing)| missing).sum();
         let lost = self.crowd.lost();

@@ -39,8 +39,8 @@ pub(super) fn many(options: &Options, target: &Target) -> io::Result<Report> {
     let (mut ours, mut base) = (Vec::new(), Vec::new());
     for round in 0..options.rounds(5) {
         say(&format!("round {}: {topics} topics", round + 1));
-        base.push(measure(Subject::floor(target)?, topics, WARM_UP, lasting)?);
-        ours.push(measure(Subject::server(target)?, topics, WARM_UP, lasting)?);
+        base.push(measure(Subject::floor(target)?, topics, lasting)?);
+        ours.push(measure(Subject::server(target)?, topics, lasting)?);
     }
     let figure = |name: &str, value: &dyn Fn(&Measured) -> f64, bound| {
         let values = |measured: &[Measured]| measured.iter().map(value).collect();
@@ -84,23 +84,16 @@ impl Measured {
 pub(super) fn measure(
     mut subject: Subject,
     topics: usize,
-    warm_up: Duration,
     lasting: Duration,
 ) -> io::Result<Measured> {
-    subject.order(&Order::Accept(topics))?;
-    let connect = |nth| subject.connect(nth, Some(&subject.join(&channel(nth))));
-    let sockets = (0..topics).map(connect).collect::<io::Result<_>>()?;
-    subject.obeyed()?;
-    subject.order(&Order::Ready(PAYLOAD_BYTES))?;
-    subject.obeyed()?;
-    let mut circle = Circle::new(&mut subject, Crowd::new(sockets)?)?;
-    circle.play(warm_up)?;
-    let (warmed_up, watch) = (circle.heard, Watch::begin(circle.subject.observed)?);
-    circle.latency_us.reset();
+    let mut circle = Circle::gather(&mut subject, topics)?;
+    circle.play(WARM_UP)?;
+    circle.forget();
+    let watch = Watch::begin(circle.subject.observed)?;
     circle.play(lasting)?;
     let seen = watch.seen()?;
     Ok(Measured {
-        deliveries: circle.heard - warmed_up,
+        deliveries: circle.heard(),
         cpu: seen.cpu,
         remark: seen.limit(1).map(|limit| format!("{}: {limit}", circle.subject.who())),
         fault: circle.fault(),
@@ -109,12 +102,14 @@ pub(super) fn measure(
 }
 
 /// Topics that take turns.
-struct Circle<'a> {
+pub(super) struct Circle<'a> {
     subject: &'a mut Subject,
     publisher: Publisher,
     crowd: Crowd,
     published: u64,
     heard: u64,
+    /// How many of them were heard before the measurement.
+    heard_before: u64,
     /// The next event of each topic.
     next: Vec<u64>,
     strayed: u64,
@@ -124,16 +119,48 @@ struct Circle<'a> {
 }
 
 impl<'a> Circle<'a> {
-    fn new(subject: &'a mut Subject, crowd: Crowd) -> io::Result<Self> {
+    /// Connects one client per topic, and joins it.
+    ///
+    /// # Errors
+    /// If one is not let in.
+    pub(super) fn gather(subject: &'a mut Subject, topics: usize) -> io::Result<Self> {
+        subject.order(&Order::Accept(topics))?;
+        let connect = |nth| subject.connect(nth, Some(&subject.join(&channel(nth))));
+        let sockets = (0..topics).map(connect).collect::<io::Result<_>>()?;
+        subject.obeyed()?;
+        subject.order(&Order::Ready(PAYLOAD_BYTES))?;
+        subject.obeyed()?;
         let publisher = Publisher::open(subject, 1)?;
-        let next = (0..crowd.len() as u64).map(|nth| FIRST + nth).collect();
-        let (sent, latency_us) = (Vec::new(), histogram());
-        let (published, heard, strayed) = (0, 0, 0);
-        Ok(Self { subject, publisher, crowd, published, heard, next, strayed, sent, latency_us })
+        Ok(Self {
+            subject,
+            publisher,
+            crowd: Crowd::new(sockets)?,
+            published: 0,
+            heard: 0,
+            heard_before: 0,
+            next: (0..topics as u64).map(|nth| FIRST + nth).collect(),
+            strayed: 0,
+            sent: Vec::new(),
+            latency_us: histogram(),
+        })
+    }
+
+    /// Deliveries since the last [`Self::forget`].
+    pub(super) fn heard(&self) -> u64 {
+        self.heard - self.heard_before
+    }
+
+    /// Forgets what was measured so far, apart from what came amiss.
+    pub(super) fn forget(&mut self) {
+        self.heard_before = self.heard;
+        self.latency_us.reset();
     }
 
     /// Publishes for so long, and waits until everything has arrived.
-    fn play(&mut self, lasting: Duration) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If the subject refuses an event, or is gone.
+    pub(super) fn play(&mut self, lasting: Duration) -> io::Result<()> {
         let began = Instant::now();
         let mut due = began;
         while began.elapsed() < lasting {
@@ -186,7 +213,7 @@ impl<'a> Circle<'a> {
     }
 
     /// What was not as it must be.
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         let (who, missing) = (self.subject.who(), self.published.saturating_sub(self.heard));
         let (strayed, lost) = (self.strayed, self.crowd.lost());
         let is_wrong = missing > 0 || strayed > 0 || lost > 0;

@@ -82,13 +82,38 @@ impl Measured {
 
 /// The same with one subscriber.
 pub(super) fn heard(subject: Subject, lasting: Duration) -> io::Result<Measured> {
-    let subscriber = subject.connect(0, Some(&subject.join(CHANNEL)))?;
-    let drain = thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
-    let measured = measure(&subject, lasting);
-    drop(subject);
-    // It ends with the server.
-    let _ = drain.join();
-    measured
+    let mut heard = Heard::open(subject)?;
+    heard.play(WARM_UP)?;
+    let watch = Watch::begin(heard.subject.observed)?;
+    let answered = heard.play(lasting)?;
+    Ok(Measured { answered, seen: watch.seen()? })
+}
+
+/// A subject with a subscriber, whose events are triggered.
+pub(super) struct Heard {
+    subject: Subject,
+    request: Vec<u8>,
+}
+
+impl Heard {
+    /// Connects the subscriber. A thread of its own reads what it hears until the subject ends.
+    ///
+    /// # Errors
+    /// If it is not let in.
+    pub(super) fn open(subject: Subject) -> io::Result<Self> {
+        let subscriber = subject.connect(0, Some(&subject.join(CHANNEL)))?;
+        thread::spawn(move || io::copy(&mut &subscriber, &mut io::sink()));
+        let request = subject.trigger(&crate::trigger_body(FIRST, 128));
+        Ok(Self { subject, request })
+    }
+
+    /// Triggers for so long; answers how many events it were.
+    ///
+    /// # Errors
+    /// If the subject refuses one, or is gone.
+    pub(super) fn play(&mut self, lasting: Duration) -> io::Result<u64> {
+        rate(&self.subject, &self.request, lasting)
+    }
 }
 
 /// Triggers on all connections at once, each as soon as its last is answered.

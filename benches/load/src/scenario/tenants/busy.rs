@@ -11,14 +11,10 @@ use super::CHANNELS;
 use crate::{
     FIRST,
     crowd::{Crowd, Cut},
-    payload,
+    payload, schedule,
     subject::Subject,
     wire,
 };
-
-/// By how much the scheduling priority of the busy app's clients is below that of the quiet app's, and so
-/// also below the server's.
-const NICE: i32 = 19;
 
 /// Clients that connect at the same time.
 const THREADS: usize = 16;
@@ -157,9 +153,9 @@ impl Busy {
         warm_up: Duration,
         lasting: Duration,
     ) -> io::Result<Played> {
-        // A priority cannot be raised again, so the thread that has lowered its own ends with this.
+        // The thread cannot leave this schedule again, so it ends with this.
         let play = || {
-            rustix::process::nice(NICE)?;
+            schedule::when_idle()?;
             self.work(subject, publishes, warm_up, lasting)
         };
         let played = thread::scope(|scope| scope.spawn(play).join());

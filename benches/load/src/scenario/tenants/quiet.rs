@@ -16,17 +16,13 @@ use super::super::stage::{ARRIVE_MAX, histogram};
 use crate::{
     CHANNEL, FIRST,
     crowd::{Crowd, Cut},
-    publisher::read_answer,
-    subject::{self, Subject, basic, join},
+    schedule,
+    subject::Subject,
     trigger_body, wire,
 };
 
 /// The app, which is created for the measurement.
 const SLUG: &str = "quiet-app";
-
-const KEY: &str = "quiet-app-key";
-
-const SECRET: &str = "quiet-app-secret-0123456789";
 
 /// Bytes of a payload.
 const PAYLOAD_BYTES: usize = 128;
@@ -51,6 +47,8 @@ pub(super) struct Quiet {
 /// What it has measured.
 pub(super) struct Heard {
     latencies: Vec<(Instant, Duration)>,
+    /// Whether it never waits for the processor while the server has it.
+    pub(super) is_prompt: bool,
     /// What no busy app may cause.
     pub(super) faults: Vec<String>,
 }
@@ -61,23 +59,20 @@ impl Quiet {
     /// # Errors
     /// If the server does not let it in.
     pub(super) fn start(subject: &Subject) -> io::Result<Self> {
-        create(subject)?;
+        let app = subject.app(SLUG, "", FIRST_CLIENT)?;
         let mut crowd = Crowd::empty()?;
-        let join = join(&format!("public:{SLUG}:{CHANNEL}"));
-        crowd.add(subject.connect(FIRST_CLIENT, Some(&join))?, Cut::Frames)?;
-        crowd.add(subject.dial(FIRST_CLIENT + 1, None)?, Cut::Answers)?;
-        let (path, login) = (format!("/api/apps/{SLUG}/events"), basic(&format!("{KEY}:{SECRET}")));
-        let requests = (FIRST..).map({
-            let host = subject.address;
-            move |number| {
-                let body = trigger_body(number, PAYLOAD_BYTES);
-                (number, crate::subject::post(host, &path, &login, &body))
-            }
-        });
+        crowd.add(app.connect(0, Some(&app.join(CHANNEL)))?, Cut::Frames)?;
+        crowd.add(app.dial(1, None)?, Cut::Answers)?;
+        let requests = (FIRST..)
+            .map(move |number| (number, app.trigger(&trigger_body(number, PAYLOAD_BYTES))));
         let stops = Arc::new(AtomicBool::new(false));
         let is_over = stops.clone();
         let work = thread::spawn(move || {
-            let mut heard = Heard { latencies: Vec::new(), faults: Vec::new() };
+            let mut heard = Heard {
+                latencies: Vec::new(),
+                faults: Vec::new(),
+                is_prompt: schedule::at_once().is_ok(),
+            };
             for (number, request) in requests {
                 if is_over.load(Relaxed) {
                     break;
@@ -145,20 +140,5 @@ impl Heard {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// Creates the app, unless a server that runs already has it.
-fn create(subject: &Subject) -> io::Result<()> {
-    let body = format!(
-        r#"{{"app":{{"name":"Quiet App","slug":"{SLUG}","key":"{KEY}","secret":"{SECRET}"}}}}"#
-    );
-    let mut socket = subject.dial(FIRST_CLIENT + 2, None)?;
-    let request = subject.post("/api/admin/apps", &basic(subject::ADMIN), &body);
-    io::Write::write_all(&mut socket, &request)?;
-    match read_answer(&mut socket) {
-        Err(error) if error.to_string().starts_with("HTTP/1.1 201") => Ok(()),
-        Err(error) if error.to_string().starts_with("HTTP/1.1 422") => Ok(()),
-        answered => answered,
     }
 }

@@ -134,8 +134,9 @@ pub struct Fanout {
     is_turn_due: bool,
     /// The publications and frames of each app's turn, until it begins a new one.
     handed_out: HashMap<AppId, HandedOut>,
-    /// Whether the turn of one of them is over.
-    is_any_at_rest: bool,
+    /// Whether half of one of these turns is used up. The next round is scheduled then also if no session
+    /// waits, so that a publication which takes more than the other half does not begin in an old turn.
+    is_any_half_used: bool,
     /// The number of groups that are handed a publication in one turn of an app.
     groups_per_turn: usize,
     /// The sessions that have been handed frames and are not woken yet. While there is one,
@@ -171,6 +172,14 @@ struct HandedOut {
     sessions: usize,
     /// Whether the turn is used up: the app gets its next one once its sessions have written.
     is_all: bool,
+}
+
+impl HandedOut {
+    /// Whether one part in so many of a turn is used up.
+    fn is_used(&self, one_part_in: usize, groups_per_turn: usize) -> bool {
+        self.publications * one_part_in >= PUBLICATIONS_PER_TURN
+            || self.groups * one_part_in >= groups_per_turn
+    }
 }
 
 /// A session of this thread and the places that it joined.
@@ -242,7 +251,7 @@ impl Fanout {
             turns: Turns::new(),
             is_turn_due: false,
             handed_out: HashMap::new(),
-            is_any_at_rest: false,
+            is_any_half_used: false,
             groups_per_turn: GROUPS_PER_TURN,
             waking: Waking::new(),
             delivered_this_round: 0,
@@ -506,9 +515,8 @@ impl Fanout {
         let handed_out = self.handed_out.entry(app).or_default();
         handed_out.publications += publications;
         handed_out.groups += 1;
-        handed_out.is_all = handed_out.publications >= PUBLICATIONS_PER_TURN
-            || handed_out.groups >= self.groups_per_turn;
-        self.is_any_at_rest |= handed_out.is_all;
+        handed_out.is_all = handed_out.is_used(1, self.groups_per_turn);
+        self.is_any_half_used |= handed_out.is_used(2, self.groups_per_turn);
         handed_out
     }
 
@@ -586,7 +594,7 @@ impl Fanout {
         self.wake();
         if self.is_round_over() {
             ctx.wait(self.rest_of_round());
-        } else if !self.is_round_ending && (self.is_any_at_rest || !self.waking.is_empty()) {
+        } else if !self.is_round_ending && (self.is_any_half_used || !self.waking.is_empty()) {
             ctx.spawn(self.rest_of_round());
         }
         if !self.is_turn_due && self.turns.any(|app| !self.rests(app)) {
@@ -613,7 +621,8 @@ impl Fanout {
         (self.is_round_ending, self.delivered_this_round) = (false, 0);
         self.waking.begin_round();
         self.handed_out.retain(|app, _| self.waking.has(*app));
-        self.is_any_at_rest = self.handed_out.values().any(|handed_out| handed_out.is_all);
+        let is_half_used = |of: &HandedOut| of.is_used(2, self.groups_per_turn);
+        self.is_any_half_used = self.handed_out.values().any(is_half_used);
         self.go_on(ctx);
     }
 

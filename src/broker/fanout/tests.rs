@@ -759,6 +759,7 @@ async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a
 #[actix_web::test]
 async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     const CHANNELS: usize = 100;
+    const EVENTS: usize = 3;
     const SESSIONS: usize = 8;
     let broker = Broker::start();
     let mut sessions = Vec::new();
@@ -781,9 +782,20 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     for (outbox, woken, _) in &sessions {
         assert_eq!(take(outbox, woken), 0, "nothing was published");
     }
-    begin(&broker, 1, "#general", "msg").await;
+    let mut published = 0;
     let all_are_taken = async {
-        while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < CHANNELS) {
+        while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < EVENTS * CHANNELS) {
+            // The next one is published when the last one has been taken, and the thread has been idle.
+            let is_taken = |(_, _, taken): &(_, _, Vec<usize>)| {
+                taken.iter().sum::<usize>() == published * CHANNELS
+            };
+            if sessions.iter().all(is_taken) {
+                for _ in 0..4 {
+                    pause().await;
+                }
+                begin(&broker, 1, "#general", "msg").await;
+                published += 1;
+            }
             tokio::task::yield_now().await;
             // Each takes all there is when it is woken, as a pump does.
             for (outbox, woken, taken) in &mut sessions {
@@ -795,7 +807,7 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     };
     tokio::time::timeout(DEADLINE, all_are_taken).await.expect("in time");
     for (_, _, taken) in &sessions {
-        assert_eq!(*taken, [CHANNELS]);
+        assert_eq!(*taken, [CHANNELS; EVENTS]);
     }
 }
 

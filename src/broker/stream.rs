@@ -114,15 +114,16 @@ impl Stream {
         let retention = self.account.retention();
         let times_forgotten = state.history.times_forgotten();
         let mut last_events = None;
-        let place = |Accepted { publication, flight }| {
-            let append = |history: &mut History| history.append(&publication, now_ms, &retention);
-            let position = state.with_history(&self.account, append);
-            positions.push(position);
-            let exceeded = self.account.last_events().note(&publication, position, now_ms);
-            last_events = exceeded.or(last_events);
-            Placed::new(position, publication, flight, self.backlog.clone())
-        };
-        let publications = accepted.into_iter().map(place).collect();
+        let publications = state.with_history(&self.account, |history| {
+            let place = |Accepted { publication, flight }| {
+                let position = history.append(&publication, now_ms, &retention);
+                positions.push(position);
+                let exceeded = self.account.last_events().note(&publication, position, now_ms);
+                last_events = exceeded.or(last_events);
+                Placed::new(position, publication, flight, self.backlog.clone())
+            };
+            accepted.into_iter().map(place).collect()
+        });
         self.hand_out(&mut state, number, publications, now_ms);
         Exceeded {
             channels: state.history.times_forgotten() > times_forgotten,
@@ -138,16 +139,15 @@ impl Stream {
         let retention = self.account.retention();
         let times_forgotten = state.history.times_forgotten();
         let mut last_events = None;
-        let place = |Fed { offset, at_ms, accepted: Accepted { publication, flight } }| {
-            let append = |history: &mut History| {
-                history.append_at(offset, &publication, at_ms, now_ms, &retention)
+        let publications = state.with_history(&self.account, |history| {
+            let place = |Fed { offset, at_ms, accepted: Accepted { publication, flight } }| {
+                let position = history.append_at(offset, &publication, at_ms, now_ms, &retention);
+                let exceeded = self.account.last_events().note(&publication, position, at_ms);
+                last_events = exceeded.or(last_events);
+                Placed::new(position, publication, flight, self.backlog.clone())
             };
-            let position = state.with_history(&self.account, append);
-            let exceeded = self.account.last_events().note(&publication, position, at_ms);
-            last_events = exceeded.or(last_events);
-            Placed::new(position, publication, flight, self.backlog.clone())
-        };
-        let publications = fed.into_iter().map(place).collect();
+            fed.into_iter().map(place).collect()
+        });
         self.hand_out(&mut state, number, publications, now_ms);
         Exceeded {
             channels: state.history.times_forgotten() > times_forgotten,
@@ -223,17 +223,17 @@ impl Stream {
         self.state().with_history(&self.account, keep);
     }
 
-    /// Evicts the oldest publications that were accepted at `until_ms` or before, while `wants_more` returns
-    /// `true`. If no publication is retained, the channels are forgotten.
-    pub(super) fn shrink(&self, until_ms: u64, wants_more: impl Fn() -> bool) {
-        let mut state = self.state();
-        while wants_more() && state.history.oldest_ms().is_none_or(|oldest| oldest <= until_ms) {
-            let before = state.history.bytes();
-            state.with_history(&self.account, History::shrink);
-            if state.history.bytes() == before {
-                break;
+    /// Evicts the oldest publications that were accepted at `until_ms` or before, until so many bytes are free. If
+    /// no publication is retained, the channels are forgotten.
+    pub(super) fn shrink(&self, until_ms: u64, bytes: usize) {
+        self.state().with_history(&self.account, |history| {
+            let (mut left, mut evicts) = (history.bytes(), true);
+            let enough = left.saturating_sub(bytes);
+            while evicts && left > enough && history.oldest_ms().is_none_or(|at| at <= until_ms) {
+                history.shrink();
+                (evicts, left) = (history.bytes() < left, history.bytes());
             }
-        }
+        });
     }
 
     /// The time of the oldest retained publication, in Unix milliseconds.

@@ -1,6 +1,6 @@
 //! What can be chosen on the command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -38,7 +38,7 @@ pub struct Options {
     /// The program of the server that `builds` compares with
     #[arg(long, value_name = "PATH", conflicts_with = "address")]
     pub before: Option<String>,
-    /// Only this part of `nodes`; may be given several times
+    /// Only this part of `nodes` or `history`; may be given several times
     #[arg(long, value_name = "NAME")]
     pub part: Vec<String>,
     /// Few short rounds, for a quick look
@@ -123,4 +123,24 @@ impl Options {
             self.seconds.unwrap_or(if self.short { short_s } else { default_s }).max(1),
         )
     }
+}
+
+/// Of `all`, those that the command line names, or all if it names none. `kind` says in an error what they are.
+///
+/// # Errors
+/// If a name is unknown.
+pub fn chosen<'a, T>(
+    kind: &str,
+    names: &[String],
+    all: &'a [T],
+    name_of: impl Fn(&T) -> &str,
+) -> io::Result<Vec<&'a T>> {
+    if names.is_empty() {
+        return Ok(all.iter().collect());
+    }
+    let known = || all.iter().map(&name_of).collect::<Vec<_>>().join(", ");
+    let unknown =
+        |name| io::Error::other(format!("no {kind} is called {name}; there are {}", known()));
+    let find = |name: &String| all.iter().find(|one| name_of(one) == name);
+    names.iter().map(|name| find(name).ok_or_else(|| unknown(name))).collect()
 }

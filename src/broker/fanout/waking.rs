@@ -21,6 +21,7 @@ const COST_PER_ROUND: usize = 336;
 const COST_PER_WRITE: usize = 20;
 
 /// The number of sessions that are woken in one round if so many frames wait for each of them.
+#[cfg(test)]
 pub(super) fn sessions_per_round(frames: usize) -> usize {
     COST_PER_ROUND.div_ceil(COST_PER_WRITE + frames)
 }

@@ -5,6 +5,8 @@ use std::{
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
 };
 
+use siphasher::sip128::SipHasher13;
+
 use super::{super::topic_name::ChannelName, log::List};
 
 /// The memory that a remembered channel takes in addition to its name, in bytes.
@@ -16,9 +18,10 @@ pub(super) const CHANNEL_BYTES: usize = 192;
 /// cost of retaining a publication. The table is therefore searched by digests, which are stored next to
 /// the lists. Names are stored elsewhere and not compared: the keys of the digests are random and secret,
 /// and two of a billion channels have the same digest of 128 bits with a probability below 10⁻²⁰.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct RememberedChannels {
-    keys: [RandomState; 2],
+    /// Makes digests with random keys.
+    digester: SipHasher13,
     by_digest: HashMap<NameDigest, (List, ChannelName), BuildHasherDefault<Prefix>>,
     bytes: usize,
 }
@@ -51,9 +54,19 @@ impl Hasher for Prefix {
     }
 }
 
+impl Default for RememberedChannels {
+    fn default() -> Self {
+        // Each state has random keys of its own.
+        let [first, second] = [(); 2].map(|()| RandomState::new().hash_one(()));
+        let digester = SipHasher13::new_with_keys(first, second);
+        Self { digester, by_digest: HashMap::default(), bytes: 0 }
+    }
+}
+
 impl RememberedChannels {
     fn digest(&self, channel: &str) -> NameDigest {
-        NameDigest([0, 1].map(|nth: usize| self.keys[nth].hash_one(channel)))
+        let digest = self.digester.hash(channel.as_bytes());
+        NameDigest([digest.h1, digest.h2])
     }
 
     /// The number of channels.
@@ -118,6 +131,6 @@ impl RememberedChannels {
 
     /// Removes all channels.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        (self.by_digest, self.bytes) = Default::default();
     }
 }

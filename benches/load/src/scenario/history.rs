@@ -1,7 +1,9 @@
 //! What it costs to retain publications: an app of a server that does, beside one of the same server that does not.
 //!
-//! The two apps take turns that are too short for the machine to change meanwhile, and share what differs from one
-//! process to the next: its memory, and the threads on which the publisher's connections lie.
+//! The two apps share what differs from one process to the next: its memory, and the threads on which the publisher's
+//! connections lie. They take turns that are too short for the machine to change meanwhile. A turn right after one of the
+//! same app costs less, because the caches hold its sessions; so each app has as many of these as the other one. Each
+//! round has a server of its own, where the other app is the first.
 //!
 //! A server retains as much as it may within the first minutes, and from then on evicts as much as it retains. That
 //! state is measured, so the server may retain so little that it is reached at once.
@@ -17,29 +19,44 @@ use super::{
 };
 use crate::{
     observe::Watch,
-    options::Options,
+    options::{Options, chosen},
     report::{Bound, Figure, Report, say},
     subject::{Subject, Target},
 };
 
-/// The time after which the app with a history retains as much as it may, with 10,000 topics.
-const FILLED: Duration = Duration::from_secs(4);
+/// The time after which the app with a history retains as much as it may, with [`TOPICS`].
+const FILLED: Duration = Duration::from_secs(3);
+
+/// A turn of one app.
+const TURN: Duration = Duration::from_secs(1);
+
+/// How often the two apps have two turns each in a round.
+const GROUPS: usize = 3;
+
+/// By how much the numbers of the apps' first clients differ: as many clients as one may have.
+const APART: usize = 20_000;
 
 /// Topics of each app. With 10,000, as in `topics-many`, the two apps together would need more open files than many
 /// machines allow, which is 20,000.
 const TOPICS: usize = 9_000;
 
-/// Pauses before each turn: what a turn leaves to do is not counted to the next one.
-const SETTLED: Duration = Duration::from_millis(20);
+/// A part that can be run alone.
+type Part = (&'static str, fn(&mut Turns<'_>) -> io::Result<()>);
+
+const PARTS: [Part; 4] = [
+    ("triggers", |turns| turns.triggers()),
+    ("steady", |turns| turns.fanout("fanout-steady", Pace::PerSecond(50))),
+    ("saturated", |turns| turns.fanout("fanout-saturated", Pace::Window(8))),
+    ("topics", |turns| turns.topics()),
+];
 
 /// Triggers, deliveries to many and deliveries to one of many, with history and without.
 pub(super) fn history(options: &Options, target: &Target) -> io::Result<Report> {
     let mut turns =
         Turns { options, target, figures: Vec::new(), remarks: Vec::new(), faults: Vec::new() };
-    turns.triggers()?;
-    turns.fanout("fanout-steady", Pace::PerSecond(50))?;
-    turns.fanout("fanout-saturated", Pace::Window(8))?;
-    turns.topics()?;
+    for part in chosen("part", &options.part, &PARTS, |part| part.0)? {
+        (part.1)(&mut turns)?;
+    }
     let Turns { figures, remarks, faults, .. } = turns;
     Ok(Report { scenario: Scenario::History.name(), base: "no history", figures, remarks, faults })
 }
@@ -55,99 +72,131 @@ struct Turns<'a> {
 
 impl Turns<'_> {
     fn triggers(&mut self) -> io::Result<()> {
-        let server = Subject::server_with_full_history(self.target)?;
-        let apps = apps(&server)?.map(Heard::open);
-        let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
-        self.take("CPU per trigger, one hears, us", 1.05, &server, |app, lasting| {
-            apps.get_mut(app).ok_or(io::ErrorKind::NotFound)?.play(lasting)
+        self.compare("CPU per trigger, one hears, us", 1.05, |turns, server, names, costs| {
+            let apps = names.map(|name| Heard::open(app(server, name)?));
+            let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
+            turns.take(server, costs, |nth, lasting| nth_of(&mut apps, nth)?.play(lasting))
         })
     }
 
     fn fanout(&mut self, like: &str, pace: Pace) -> io::Result<()> {
-        let server = Subject::server_with_full_history(self.target)?;
         let plan = plan(self.options, 1_000, 128, pace);
-        let mut apps = apps(&server)?;
-        let stages = apps.each_mut().map(|app| {
-            let crowd = gather(app, plan)?;
-            Stage::new(app, crowd, None, plan)
-        });
-        let mut stages = stages.into_iter().collect::<io::Result<Vec<_>>>()?;
         let name = format!("CPU per delivery as in {like}, us");
-        self.take(&name, 1.02, &server, |app, lasting| {
-            let stage = stages.get_mut(app).ok_or(io::ErrorKind::NotFound)?;
-            stage.forget();
-            stage.play(lasting)?;
-            Ok(stage.heard())
-        })?;
-        self.faults.extend(stages.iter().flat_map(Stage::faults));
-        Ok(())
+        self.compare(&name, 1.02, |turns, server, names, costs| {
+            let apps = names.map(|name| app(server, name));
+            let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
+            let gathered = apps.iter_mut().map(|app| {
+                let crowd = gather(app, plan)?;
+                Stage::new(app, crowd, None, plan)
+            });
+            let mut stages = gathered.collect::<io::Result<Vec<_>>>()?;
+            turns.take(server, costs, |nth, lasting| {
+                let stage = nth_of(&mut stages, nth)?;
+                stage.forget();
+                stage.play(lasting)?;
+                Ok(stage.heard())
+            })?;
+            turns.faults.extend(stages.iter().flat_map(Stage::faults));
+            Ok(())
+        })
     }
 
     fn topics(&mut self) -> io::Result<()> {
-        let server = Subject::server_with_full_history(self.target)?;
         let topics = self.options.connections.unwrap_or(TOPICS);
-        let mut apps = apps(&server)?;
-        let mut circles = Vec::new();
-        for app in &mut apps {
-            circles.push(Circle::gather(app, topics)?);
-        }
-        self.take("CPU per delivery as in topics-many, us", 1.05, &server, |app, lasting| {
-            let circle = circles.get_mut(app).ok_or(io::ErrorKind::NotFound)?;
-            circle.forget();
-            circle.play(lasting)?;
-            Ok(circle.heard())
-        })?;
-        self.faults.extend(circles.iter().filter_map(Circle::fault));
-        Ok(())
+        self.compare(
+            "CPU per delivery as in topics-many, us",
+            1.05,
+            |turns, server, names, costs| {
+                let apps = names.map(|name| app(server, name));
+                let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
+                let gathered = apps.iter_mut().map(|app| Circle::gather(app, topics));
+                let mut circles = gathered.collect::<io::Result<Vec<_>>>()?;
+                turns.take(server, costs, |nth, lasting| {
+                    let circle = nth_of(&mut circles, nth)?;
+                    circle.forget();
+                    circle.play(lasting)?;
+                    Ok(circle.heard())
+                })?;
+                turns.faults.extend(circles.iter().filter_map(Circle::fault));
+                Ok(())
+            },
+        )
     }
 
-    /// Lets the apps take turns in pairs, each first by turns. `play` does the work of the n-th app for so long, and
-    /// answers how many units it was.
-    fn take(
+    /// Compares the two apps in rounds. `round` has them take turns on a server, in the order in which it is given
+    /// their names, and adds what they cost.
+    fn compare(
         &mut self,
         name: &str,
         ratio_max: f64,
-        server: &Subject,
-        mut play: impl FnMut(usize, Duration) -> io::Result<u64>,
+        round: impl Fn(&mut Self, &Subject, [AppName; 2], &mut [Vec<f64>; 2]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let (pairs, lasting) = (self.options.rounds(30), self.options.lasting_short(1, 1));
-        say(&format!("{name}: {pairs} pairs"));
-        for app in [WITHOUT, WITH] {
-            play(app, FILLED)?;
-        }
-        let mut costs = [Vec::new(), Vec::new()];
-        for pair in 0..pairs {
-            let order = if pair % 2 == 0 { [WITHOUT, WITH] } else { [WITH, WITHOUT] };
-            for app in order {
-                std::thread::sleep(SETTLED);
-                let watch = Watch::begin(server.observed)?;
-                let units = play(app, lasting)?;
-                let seen = watch.seen()?;
-                let cost = seen.cpu.as_secs_f64() * 1e6 / units.max(1) as f64;
-                costs.get_mut(app).ok_or(io::ErrorKind::NotFound)?.push(cost);
-                self.remarks.extend(seen.limit(1).map(|limit| format!("{name}: {limit}")));
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for nth in 0..self.options.rounds(6) {
+            say(&format!("{name}: round {}", nth + 1));
+            let server = Subject::server_with_full_history(self.target)?;
+            let mut names = [AppName::With, AppName::Without];
+            if nth % 2 == 1 {
+                names.reverse();
+            }
+            let mut costs = [Vec::new(), Vec::new()];
+            round(self, &server, names, &mut costs)?;
+            for (name, costs) in names.into_iter().zip(costs) {
+                match name {
+                    AppName::With => with.extend(costs),
+                    AppName::Without => without.extend(costs),
+                }
             }
         }
-        let [without, with] = costs;
-        self.figures
-            .push(Figure::new(name, with, without, Bound::RatioAtMost(ratio_max)).in_pairs());
+        let figure = Figure::new(name, with, without, Bound::RatioAtMost(ratio_max));
+        self.figures.push(figure.in_pairs());
+        Ok(())
+    }
+
+    /// Lets the two apps of a server take turns, and adds the cost of a unit of their work in microseconds. `play` does
+    /// the work of the n-th app for so long, and answers how many units it was.
+    fn take(
+        &mut self,
+        server: &Subject,
+        costs: &mut [Vec<f64>; 2],
+        mut play: impl FnMut(usize, Duration) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        for app in [0, 1] {
+            play(app, FILLED)?;
+        }
+        for _ in 0..GROUPS {
+            let (mut cpu_us, mut units) = ([0.0; 2], [0; 2]);
+            for app in [0, 1, 1, 0] {
+                let watch = Watch::begin(server.observed)?;
+                units[app] += play(app, TURN)?;
+                let seen = watch.seen()?;
+                cpu_us[app] += seen.cpu.as_secs_f64() * 1e6;
+                self.remarks.extend(seen.limit(1).map(str::to_owned));
+            }
+            for app in [0, 1] {
+                costs[app].push(cpu_us[app] / units[app].max(1) as f64);
+            }
+        }
         Ok(())
     }
 }
 
-/// The number of the app that retains nothing.
-const WITHOUT: usize = 0;
+/// One of the two apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AppName {
+    /// It retains what the server's settings let it.
+    With,
+    /// It retains nothing.
+    Without,
+}
 
-/// The number of the app that retains what the server's settings let it.
-const WITH: usize = 1;
+fn app(server: &Subject, name: AppName) -> io::Result<Subject> {
+    match name {
+        AppName::With => server.app("with-history", "", 0),
+        AppName::Without => server.app("without-history", r#","history_publications":0"#, APART),
+    }
+}
 
-/// By how much the numbers of the apps' first clients differ: as many clients as one may have.
-const APART: usize = 20_000;
-
-/// The two apps of a server, by their numbers.
-fn apps(server: &Subject) -> io::Result<[Subject; 2]> {
-    Ok([
-        server.app("without-history", r#","history_publications":0"#, 0)?,
-        server.app("with-history", "", APART)?,
-    ])
+fn nth_of<T>(all: &mut [T], nth: usize) -> io::Result<&mut T> {
+    all.get_mut(nth).ok_or(io::ErrorKind::NotFound.into())
 }

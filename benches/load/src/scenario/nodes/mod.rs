@@ -21,7 +21,7 @@ use super::{
 use crate::{
     CHANNEL, FIRST,
     observe::{Observed, Seen, Watch},
-    options::Options,
+    options::{Options, chosen},
     report::{Bound, Figure, Report, say},
     subject::{Subject, Target},
 };
@@ -66,21 +66,11 @@ pub(super) fn nodes(options: &Options, target: &Target) -> io::Result<Report> {
         remarks: Vec::new(),
         faults: Vec::new(),
     };
-    for part in chosen(&options.part)? {
+    for part in chosen("part", &options.part, &PARTS, |one| one.name)? {
         say(part.name);
         (part.measure)(options, target, &mut report)?;
     }
     Ok(report)
-}
-
-fn chosen(names: &[String]) -> io::Result<Vec<&'static Part>> {
-    if names.is_empty() {
-        return Ok(PARTS.iter().collect());
-    }
-    let find = |name: &String| PARTS.iter().find(|part| part.name == name);
-    let all = || PARTS.iter().map(|part| part.name).collect::<Vec<_>>().join(", ");
-    let unknown = |name| io::Error::other(format!("no part is called {name}; there are {}", all()));
-    names.iter().map(|name| find(name).ok_or_else(|| unknown(name))).collect()
 }
 
 /// Takes so many rounds: first one, then the other, and in the next round the other way round.

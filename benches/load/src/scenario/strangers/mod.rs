@@ -18,7 +18,7 @@ use std::{
 
 use super::Scenario;
 use crate::{
-    options::Options,
+    options::{Options, chosen},
     report::{Bound, Figure, PROGRESS, Report, median, say},
     subject::{Subject, Target},
 };
@@ -57,7 +57,7 @@ struct Outcome {
 /// All attacks, or those that the options name, one after another.
 pub(super) fn strangers(options: &Options, target: &Target) -> io::Result<Report> {
     let (mut figures, mut faults, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
-    for attack in chosen(&options.attack)? {
+    for attack in chosen("attack", &options.attack, ATTACKS, |one| one.name)? {
         let mut rows = rows(attack.name);
         for _ in 0..options.rounds(1) {
             let outcome = measure(attack, options, target)?;
@@ -92,17 +92,6 @@ fn rows(attack: &str) -> [Figure; 5] {
         ("slowest /health, ms", Bound::None),
     ]
     .map(|(what, bound)| Figure::new(&format!("{attack}: {what}"), Vec::new(), Vec::new(), bound))
-}
-
-fn chosen(names: &[String]) -> io::Result<Vec<&'static Attack>> {
-    if names.is_empty() {
-        return Ok(ATTACKS.iter().collect());
-    }
-    let find = |name: &String| ATTACKS.iter().find(|attack| attack.name == name);
-    let all = || ATTACKS.iter().map(|attack| attack.name).collect::<Vec<_>>().join(", ");
-    let unknown =
-        |name| io::Error::other(format!("no attack is called {name}; there are {}", all()));
-    names.iter().map(|name| find(name).ok_or_else(|| unknown(name))).collect()
 }
 
 fn measure(attack: &Attack, options: &Options, target: &Target) -> io::Result<Outcome> {

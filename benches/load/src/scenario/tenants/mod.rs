@@ -13,7 +13,7 @@ use std::{
 
 use super::Scenario;
 use crate::{
-    options::Options,
+    options::{Options, chosen},
     report::{Bound, Figure, Report, say},
     subject::{Subject, Target},
 };
@@ -81,7 +81,7 @@ const NEIGHBOURS: [Neighbour; 4] = [
 /// A quiet app beside each busy app, or beside those that the options name.
 pub(super) fn tenants(options: &Options, target: &Target) -> io::Result<Report> {
     let (mut figures, mut faults, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
-    for neighbour in chosen(&options.neighbour)? {
+    for neighbour in chosen("neighbour", &options.neighbour, &NEIGHBOURS, |one| one.name)? {
         let mut rows = rows(neighbour);
         for round in 0..options.rounds(if options.short { 1 } else { 3 }) {
             say(&format!("{}, round {}: {}", neighbour.name, round + 1, neighbour.about));
@@ -116,17 +116,6 @@ fn rows(neighbour: &Neighbour) -> [Figure; 5] {
     .map(|(what, bound)| {
         Figure::new(&format!("{}: {what}", neighbour.name), Vec::new(), Vec::new(), bound)
     })
-}
-
-fn chosen(names: &[String]) -> io::Result<Vec<&'static Neighbour>> {
-    if names.is_empty() {
-        return Ok(NEIGHBOURS.iter().collect());
-    }
-    let find = |name: &String| NEIGHBOURS.iter().find(|neighbour| neighbour.name == name);
-    let all = || NEIGHBOURS.iter().map(|neighbour| neighbour.name).collect::<Vec<_>>().join(", ");
-    let unknown =
-        |name| io::Error::other(format!("no neighbour is called {name}; there are {}", all()));
-    names.iter().map(|name| find(name).ok_or_else(|| unknown(name))).collect()
 }
 
 /// What one round has shown.

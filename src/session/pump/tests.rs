@@ -515,10 +515,10 @@ impl AsyncWrite for Sips {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let taken = all.len().min(self.bytes);
-        self.taken.borrow_mut().extend_from_slice(&all[..taken]);
-        Poll::Ready(Ok(taken))
+        let all = parts.iter().flat_map(|part| part.iter().copied());
+        let taken: Vec<u8> = all.take(self.bytes).collect();
+        self.taken.borrow_mut().extend_from_slice(&taken);
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -19,7 +19,7 @@ pub const DEPTH_MAX: usize = 32;
 /// The most objects and lists of a form, over all its parameters.
 pub const BRANCHES_MAX: usize = 4_096;
 
-/// The most bytes of a bad name that an error shows.
+/// The most characters of a bad name that an error shows.
 const TOLD_CHARS_MAX: usize = 100;
 
 /// The reason why a form is refused.

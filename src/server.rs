@@ -72,7 +72,8 @@ use threads::Threads;
 /// The time for writing the usage of apps after a stop has exceeded its time limit.
 const LAST_WRITE_MAX: Duration = Duration::from_secs(1);
 
-/// The time that a starting node may take to read the retained log.
+/// The time that a starting node may take to read the retained log and to become known to the other nodes, and
+/// the time that it may take afterwards to fetch the last events of cache channels.
 const FOLLOW_MAX: Duration = Duration::from_secs(60);
 
 /// The interval at which a starting node checks whether the other nodes know it.
@@ -90,7 +91,7 @@ pub enum StartError {
     /// The tables are not up to date, and this environment does not migrate by itself.
     #[error("the database {database} has pending migrations; run `herald migrate up` first")]
     PendingMigration {
-        /// Its name in messages.
+        /// The name of the database in messages.
         database: String,
     },
     /// The seeded app could not be created.
@@ -99,7 +100,7 @@ pub enum StartError {
     /// This server cannot join the cluster.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The log of the cluster was not read in time.
+    /// The log of the cluster was not read, or this node did not become known to the other nodes, in time.
     #[error(
         "the log of engine.redis_url was not read, or the other servers did not answer, within {FOLLOW_MAX:?}"
     )]
@@ -112,7 +113,7 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
-    /// A worker thread does not serve.
+    /// A worker thread could not be started.
     #[error("a worker thread does not start: {0}; server.workers says how many there are to be")]
     Thread(#[source] io::Error),
 }
@@ -160,7 +161,8 @@ impl Server {
         Self::build_node(settings, protocols, None).await
     }
 
-    /// Builds a server that is a node of a cluster, if there is an engine.
+    /// Builds a server over `engine`, or over the engine of the settings if that is `None`. A server with an engine
+    /// is a node of a cluster.
     ///
     /// # Errors
     /// Those of [`build`](Self::build).

@@ -85,7 +85,8 @@ pub fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, NotStri
     Ok(serde_json::from_str(object.get()).unwrap_or_default())
 }
 
-/// Checks the value that begins with `token`, up to its end. An array or an object has this depth.
+/// Checks the value that begins with `token`, up to its end. If it is an array or an object, `depth` is its
+/// own depth.
 #[inline]
 fn check_value(tokens: &mut Tokens<'_>, token: Token<'_>, depth: usize) -> Result<(), NotStrict> {
     match token {

@@ -28,9 +28,9 @@ pub struct Entrance {
     pub check_origin: OriginPolicy,
     /// Proxies that are trusted to report the client's address and scheme.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether plain requests are refused.
+    /// Whether handshakes without TLS are refused.
     pub force_ssl: bool,
-    /// The number of sessions that may come from one address.
+    /// The sessions from each address, and their maximum.
     pub addresses: Places<IpAddr>,
     /// The log of refusals.
     pub refusals: Arc<Refusals>,
@@ -74,7 +74,8 @@ impl Entrance {
         Err(NotAdmitted::Origin)
     }
 
-    /// An origin in the form in which a session keeps it, because later joins are judged by it.
+    /// The form in which a session keeps the origin of its page, by which its later joins are judged. An origin of
+    /// more than 1,024 bytes becomes `?`.
     pub fn kept(origin: &str) -> Box<str> {
         match origin.len() {
             0..=ORIGIN_BYTES_MAX => Box::from(origin),
@@ -92,7 +93,8 @@ impl Entrance {
     }
 }
 
-/// The address to which a request was sent, by its own `Host`. A request without a host equals no origin.
+/// The address to which a request was sent, by its own `Host`. The target of a request without a host equals no
+/// origin.
 fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {

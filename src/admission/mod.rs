@@ -2,8 +2,8 @@
 //!
 //! A client passes two checks. The [`Entrance`] judges its handshake: TLS, the page's origin, the number of
 //! sessions from its address. The [`Judge`] decides whether the [`Footing`] of a join permits it, at first and
-//! after each change of its app. Both are pure: their inputs are the handshake and the present apps. [`Rules`]
-//! are the limits that all conversations share.
+//! after each change of its app. Neither waits: their inputs are the handshake, the present apps and the counts
+//! of sessions. [`Rules`] are the limits that all conversations share.
 //!
 //! The protocols add their own credentials: tokens in `phoenix`, signatures in `pusher`.
 

@@ -1,4 +1,4 @@
-//! A session's place among those of an app.
+//! A session's place among the sessions of an app.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +8,7 @@ use crate::{
     session::places::HeldPlace,
 };
 
-/// A session's place among those of an app; its joins of the app share it.
+/// A session's place among the sessions of an app. All joins of the app by this session share it.
 pub struct PlaceInApp {
     _held: HeldPlace<AppId>,
     /// The connection for the usage, which begins with the first granted join.
@@ -20,8 +20,8 @@ impl PlaceInApp {
         Arc::new(Self { _held: held, connection: OnceLock::new() })
     }
 
-    /// Notes that a join is granted, with which the session is connected to the app, and returns the app's
-    /// counters, which `usage` finds.
+    /// Notes that a join is granted, and returns the app's counters. At the first one, `usage` finds the counters,
+    /// and the session counts as connected to the app from then on.
     pub fn connect(&self, usage: impl FnOnce() -> Arc<AppUsage>) -> &AppUsage {
         self.connection.get_or_init(|| usage().connect()).usage()
     }

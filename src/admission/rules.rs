@@ -26,13 +26,13 @@ pub struct Rules {
     pub judge: Judge,
     /// The most topics that one session may join.
     pub channels_max: usize,
-    /// The largest payload of a client event.
+    /// The most bytes in the payload of a client event.
     pub client_event_bytes_max: usize,
     /// The rate of events that a client may publish.
     pub client_events_max: PerSecond,
     /// The rate of joins that a client may attempt.
     pub joins_max: PerSecond,
-    /// The most sessions of an app.
+    /// The sessions of each app, and their maximum.
     pub app_sessions: Places<AppId>,
     /// The events of apps, for consoles.
     pub feed: Feed,

@@ -32,7 +32,7 @@ impl Actor {
     }
 }
 
-/// The origin of a change.
+/// The party that makes a change, and the address of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangedBy {
     /// The party that makes the change.
@@ -99,7 +99,7 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// The name of the actor.
     pub actor: String,
-    /// The address from which the request came.
+    /// The address from which the request came; `None` without a request.
     pub address: Option<String>,
     /// The name of the action.
     pub action: String,
@@ -109,7 +109,7 @@ pub struct AuditEntry {
     pub fields: Vec<String>,
 }
 
-/// The entries of a page of the audit trail.
+/// The selection of the entries of one page of the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditPage {
     /// The app whose entries are listed.

@@ -1,7 +1,7 @@
 //! Creates, changes and deletes apps in the database, with every rule applied.
 //!
-//! The registry does this for the server, and the command line does it directly. Neither caller's
-//! writes exclude those of the other, so the database decides.
+//! The registry does this for the server, and the command line does it directly. No lock covers both,
+//! so the database's unique indexes and transactions decide which of two simultaneous writes succeeds.
 
 use super::{
     App, AppId, Slug,
@@ -53,12 +53,12 @@ pub async fn create(
     Ok(store.insert(by, &values).await?)
 }
 
-/// The app before and after a change.
+/// The outcome of a change of fields.
 #[derive(Debug)]
 pub struct AppUpdate {
     /// The app as it is now.
     pub app: App,
-    /// Whether it differs from the app before the change.
+    /// Whether the change gave any field another value.
     pub is_changed: bool,
 }
 

@@ -24,7 +24,7 @@ pub struct Database {
     pub query_timeout: Duration,
     /// Whether pending migrations are applied at the start.
     pub migrate: bool,
-    /// Whether the articles' `test-app` is created at the start.
+    /// Whether the development app `test-app` is created at the start: see [`seed`](super::seed).
     pub seed: bool,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! [`AppFields`] holds the fields of a request, a [`Draft`] the app that would result, and [`AppValues`]
 //! the values that may be stored; [`Faults`] are the faults of a request. Forms send strings for
-//! everything, and JSON sends types: both are read here. Pure: between draft and values, `change` checks
-//! by the database that names are free.
+//! everything, and JSON sends types: both are read here. This module does no I/O: between draft and
+//! values, `change` checks in the database that name, slug and key are free.
 
 mod draft;
 mod faults;

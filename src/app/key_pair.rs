@@ -149,7 +149,7 @@ impl LastUse {
         time_of(self.minute.load(Relaxed))
     }
 
-    /// The time that the database lacks.
+    /// The time of the last use, if the database does not have it yet.
     pub fn unwritten(&self) -> Option<DateTime<Utc>> {
         let minute = self.minute.load(Relaxed);
         time_of(minute).filter(|_| minute > self.written.load(Relaxed))

@@ -95,7 +95,7 @@ pub enum ClientEvents {
     /// Clients whose token has a matching `publish` claim.
     #[default]
     Authorized,
-    /// All clients on public topics, as in the articles; elsewhere as `authorized`.
+    /// All clients on public topics; on other topics as with [`ClientEvents::Authorized`].
     All,
     /// No client.
     None,

@@ -216,7 +216,7 @@ impl AllowedOrigins {
 /// The global origin check at the handshake (section 3.4 of the protocol document).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum OriginPolicy {
-    /// Allow everything, as the first article does.
+    /// Allow every origin.
     #[default]
     Off,
     /// The origin's host must equal this public host, which is spelled as browsers spell it.

@@ -24,8 +24,8 @@ impl Patterns {
 
     /// Returns whether any pattern matches the whole topic.
     pub fn allow(&self, topic: &str) -> bool {
-        // In the original, `.` stops at a newline. No topic may contain a newline, so none matches
-        // here.
+        // The implementation from which the rule comes used regular expressions, in which `.` does not
+        // match a newline. No topic may contain a newline, so a text with one matches nothing here.
         !topic.contains('\n') && self.0.iter().any(|pattern| pattern.matches(topic))
     }
 
@@ -124,7 +124,7 @@ mod tests {
             ("private:*x", "private:abcx", true),
             ("private:*x", "private:x", true),
             ("private:*x", "private:abc", false),
-            // The original took these for regular expressions by accident.
+            // The implementation from which the rule comes read these as regular expressions by accident.
             ("a.b:c", "a.b:c", true),
             ("a.b:c", "axb:c", false),
             ("a|private:b", "azzz", false),

@@ -80,7 +80,7 @@ pub enum Attempt<'a> {
     },
 }
 
-/// The app that refused the client.
+/// The app at which an attempt was directed, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
     /// An app that exists.

@@ -385,8 +385,8 @@ impl AppRegistry {
                         registry.await_next_end(ctx);
                         have_others_read.clone_from(&registry.have_others_read);
                     }
-                    // The outcome of the change is unknown. If it happened after this, the next refresh
-                    // shows it.
+                    // The outcome of the change is unknown, so the table is read again. If the database
+                    // makes the change only after that, the next refresh shows it.
                     Err(ChangeError::Store(_)) => ctx.notify(Refresh),
                     Err(_) => {}
                 }

@@ -1,4 +1,5 @@
-//! The app of the first article. Its key and secret are public, so it is for development only.
+//! The app `test-app`, which is created for development only, because its key and secret are public: they
+//! come from one of the two articles whose examples Herald runs unchanged.
 
 use serde_json::json;
 
@@ -22,7 +23,7 @@ pub enum Seeded {
     Present,
 }
 
-/// Creates `test-app` as in the article, if it is missing.
+/// Creates `test-app` if it is missing.
 ///
 /// # Errors
 /// [`ChangeError::Invalid`] if another app has its name, [`ChangeError::Store`].

@@ -1,4 +1,5 @@
-//! Tokens: JWTs that the web application mints for its visitors, after Guardian 0.x.
+//! Tokens: JWTs that the web application mints for its visitors, with the claims of Guardian 0.x, an
+//! authentication library for Phoenix.
 //!
 //! See section 12 of the protocol document. There are three separate steps: [`TokenPair`] holds the
 //! tokens that a client sent, [`choose`] decides which of them counts, and a [`Verifier`] turns
@@ -83,8 +84,8 @@ impl<'a> TokenKeys<'a> {
         Self { app: &app.secret, previous, shared }
     }
 
-    /// The keys that verify a token, those of most tokens first. An empty key is not one of them,
-    /// because everybody knows it.
+    /// The keys that verify a token, beginning with the key that signs the most tokens. An empty key
+    /// is left out, because everybody knows it.
     fn accepted(&self) -> impl Iterator<Item = (Signer, &'a SecretString)> {
         let shared = match self.shared {
             SharedTokens::Accepted(key) => Some((Signer::Operator, key)),
@@ -348,7 +349,8 @@ impl Verifier<'_> {
     /// Verifies a token; `csrf` matters only to one whose `aud` is `csrf`.
     ///
     /// # Errors
-    /// [`TokenError`]; of several faults, the first in the order of its variants.
+    /// [`TokenError`]; of several faults, one of the length or the header precedes one of the signature,
+    /// and that one precedes one of the claims.
     pub fn verify(&self, token: &str, csrf: Option<&str>) -> Result<Grant, TokenError> {
         if token.len() > self.token_bytes_max {
             return Err(TokenError::TooLong);

@@ -63,7 +63,7 @@ impl Backlog {
                 Frame::Text(ByteString::try_from(counted).unwrap_or_default())
             }
             Frame::Binary(bytes) => Frame::Binary(self.counted(bytes)),
-            // Its parts are counted one by one, because other frames share the second.
+            // The parts of a split frame are counted when each is made, because other frames share its body.
             split @ Frame::Split(_) => split,
         }
     }

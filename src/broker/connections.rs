@@ -29,7 +29,7 @@ use super::{
     topics::{Topics, Unanswered},
 };
 
-/// The facts about a session beside the topics that it joined. They take 28 bytes of each session.
+/// The facts about a session apart from the topics that it joined. They take 28 bytes of each session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     address: [u8; 16],
@@ -100,7 +100,7 @@ impl About {
         self.since_s
     }
 
-    /// The protocol and the transport.
+    /// The protocol and the transport; `None` if another node named a kind that this node does not know.
     pub fn kind(&self) -> Option<SessionKind> {
         self.kind
     }

@@ -1,8 +1,10 @@
-//! Counts: channels whose subscribers are sent their own number.
+//! Counts: channels whose subscribers are sent the number of the channel's subscribers.
 //!
 //! The format of a subscriber decides whether it is sent the number. A channel without such
-//! subscribers has no state here, and a join costs one check of a flag. A channel with some sends
-//! each new number once: immediately, or at intervals if the subscribers are many.
+//! subscribers has no state here, and a join costs one check of a flag. On a channel with some, each
+//! new number is sent once: immediately, or at intervals if the subscribers are many.
+//!
+//! A *round* counts the subscribers of one channel on all threads and nodes, and sends the result.
 
 use std::{
     collections::HashMap,
@@ -19,13 +21,13 @@ use super::topic_name::ChannelName;
 /// A channel with more subscribers than this is sent its number at intervals.
 const MANY: usize = 100;
 
-/// The interval at which their number is sent.
+/// The shortest time between two numbers that are sent to more than [`MANY`] subscribers.
 const MANY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The time after which a count that was not begun, or not ended, counts as lost together with its thread.
+/// The time after which a round that was not begun, or not ended, is regarded as lost together with its thread.
 const LATE: Duration = Duration::from_secs(30);
 
-/// The channels of a scope whose subscribers are sent their own number.
+/// The channels of a scope whose subscribers are sent their number.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberCounts {
     is_any: AtomicBool,
@@ -45,8 +47,8 @@ struct Telling {
     stage: Stage,
 }
 
-/// The stage of a channel's next announcement. A channel has only one at a time: of two numbers that
-/// are counted at once, the older one could be sent last, and would stay with the subscribers.
+/// The stage of a channel's round. A channel has only one round at a time: of two numbers that are
+/// counted at once, the older one could be sent last, and the subscribers would keep it.
 #[derive(Debug, Default, Clone, Copy)]
 enum Stage {
     #[default]
@@ -62,7 +64,7 @@ enum Stage {
     },
 }
 
-/// The place where the number of subscribers of a channel has changed.
+/// The node on which the number of subscribers of a channel has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
     /// On this node. The number is sent in any case, because a new subscriber does not know it.
@@ -76,7 +78,7 @@ pub(super) enum Cause {
 #[must_use]
 pub(super) struct ScheduledCount {
     number: u64,
-    /// The time until then.
+    /// The time until the count must begin.
     pub(super) wait: Duration,
 }
 
@@ -145,7 +147,7 @@ impl SubscriberCounts {
     }
 
     /// Notes that the number of subscribers has changed. Returns the count that the caller must begin;
-    /// `None` if no subscriber is sent the number, or if somebody else counts it.
+    /// `None` if no subscriber is sent the number, or if another caller counts it.
     pub(super) fn changed(
         &self,
         channel: &ChannelName,

@@ -57,7 +57,7 @@ struct AppStreams {
 }
 
 impl Directory {
-    /// An empty directory. `scopes_max` is the most scopes of each app.
+    /// An empty directory. `scopes_per_app_max` is the most scopes of each app.
     pub(super) fn new(
         scopes_per_app_max: usize,
         numbering: Numbering,

@@ -325,7 +325,7 @@ impl Feed {
         self.collect(app, |collected| collected.add(what));
     }
 
-    /// Notes that a session has left a topic of an app, as [`Feed::joined`] does.
+    /// Notes that a session has left a topic of an app. `sub` is shown as the `sub` of its token.
     pub fn left(&self, app: AppId, topic: &str, session: SessionId, sub: Option<&str>) {
         let what = || What::Left(TopicSession::of(topic, session, sub));
         self.collect(app, |collected| collected.add(what));

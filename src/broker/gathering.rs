@@ -13,8 +13,8 @@ use super::{
 /// interval and then announced together.
 pub(super) struct Gathering {
     pub(super) presence: Presence,
-    /// The announced members, encoded for the first new member and kept for others that join at the
-    /// same moment.
+    /// The announced members, encoded for the first new member and kept for others that join before
+    /// the next announcement.
     spelled: [Option<ByteString>; Format::ROSTERS],
     is_resting: bool,
 }

@@ -7,9 +7,10 @@
 //!
 //! The offsets of evicted publications decide whether that merge is complete, never a count: it is complete
 //! if the newest publication that was evicted from these lists is not after the subscriber's position. A
-//! channel without retained publications keeps that offset. If more than [`Retention::channels_max`]
-//! channels are kept, the one without publications for the longest time is forgotten, and one offset
-//! stands for all forgotten channels: the highest that was evicted from any of them.
+//! channel is therefore *remembered* with the highest offset that was evicted from it, even if none of its
+//! publications is retained. If more than [`Retention::channels_max`] channels are remembered, those
+//! without publications for the longest time are forgotten, and one offset stands for all forgotten
+//! channels: the highest that was evicted from any of them.
 
 use std::time::Duration;
 
@@ -131,7 +132,8 @@ impl History {
     /// [`remember`](Self::remember), and the publications by [`retain_again`](Self::retain_again).
     ///
     /// # Errors
-    /// [`Contradiction`].
+    /// [`Contradiction`] if an evicted offset is after `head` or above `evicted.all`, or if the head is too
+    /// high.
     pub fn resumed(head: StreamPosition, evicted: Evicted) -> Result<Self, Contradiction> {
         let Evicted { forgotten, all, general } = evicted;
         if head.offset > OFFSET_MAX || all > head.offset || forgotten.max(general) > all {
@@ -148,7 +150,8 @@ impl History {
     /// channels are remembered already, the channel counts as forgotten.
     ///
     /// # Errors
-    /// [`Contradiction`].
+    /// [`Contradiction`] if `evicted` is above the highest evicted offset of all, or if the channel is
+    /// remembered already.
     pub fn remember(
         &mut self,
         channel: &ChannelName,
@@ -170,7 +173,8 @@ impl History {
     /// evicted. A publication of a channel that is not remembered counts as evicted.
     ///
     /// # Errors
-    /// [`Contradiction`] if its offset is not above those of all retained publications, or was evicted.
+    /// [`Contradiction`] if its offset is not above those of all retained publications, is after the head, or
+    /// was evicted.
     pub fn retain_again(
         &mut self,
         offset: u64,

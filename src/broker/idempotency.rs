@@ -32,8 +32,8 @@ type Digest = [u8; 32];
 pub enum KeyOwner<'a> {
     /// The web application, which has the app's secret.
     Application,
-    /// The holder of a token that the web application minted for itself. Such tokens without a
-    /// subject have one owner.
+    /// The holder of a token that the web application minted for itself. All such tokens without a
+    /// subject have the same owner.
     TriggerToken(Option<&'a Subject>),
     /// A visitor that the token names.
     Visitor(&'a Subject),
@@ -201,7 +201,7 @@ impl Other {
 pub(super) struct IdempotencyKeys<T>(Arc<Inner<T>>);
 
 struct Inner<T> {
-    /// The finished keys of one party of one app that are remembered.
+    /// The most finished keys of one party of one app that are remembered.
     keys_max: usize,
     state: Mutex<State<T>>,
 }

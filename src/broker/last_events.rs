@@ -2,8 +2,8 @@
 //!
 //! Cache channels belong to Pusher's protocol. Only events that the application triggers are kept,
 //! for a time that does not depend on the history settings, so they are stored beside the history.
-//! A stream notes an event when it gives it its position: a join whose boundary is not before that
-//! position therefore finds it here, and all other joins receive it live.
+//! A stream stores an event here while it assigns the position of the event: a join whose boundary is
+//! not before that position therefore finds it here, and all other joins receive it live.
 //!
 //! A starting node asks another one for the events, because the log of the cluster may no longer have all
 //! of them.
@@ -78,7 +78,7 @@ struct Kept {
 
 #[derive(Default)]
 struct OfApp {
-    /// Oldest first, by the time of the event.
+    /// In the order in which this node took them: oldest first, except for those of another node.
     events: LinkedHashMap<(Scope, ChannelName), LastEntry>,
     bytes: usize,
 }

@@ -26,7 +26,8 @@ use super::{
 /// The subscribers of one scope on one thread. It exists from the first subscriber to the last one.
 pub(super) struct ScopeSubscribers {
     pub(super) stream: Arc<Stream>,
-    /// The position of the newest publication that was delivered to them, or before the first of them joined.
+    /// The position of the newest publication that was delivered to the subscribers; before the first
+    /// delivery, the position after which they are sent publications.
     heard: Cell<StreamPosition>,
     pub(super) counted: DeliveryCounters,
     pub(super) whole: Option<Group>,
@@ -49,7 +50,8 @@ impl ScopeSubscribers {
         Self { stream, heard: Cell::new(head), counted, whole: None, channels: HashMap::new() }
     }
 
-    /// The position of the newest publication that was delivered to them, or before the first of them joined.
+    /// The position of the newest publication that was delivered to the subscribers; before the first
+    /// delivery, the position after which they are sent publications.
     pub(super) fn heard(&self) -> StreamPosition {
         self.heard.get()
     }
@@ -98,8 +100,8 @@ impl ScopeSubscribers {
         group.is_some_and(|group| group.is_told_count(session))
     }
 
-    /// Removes what a session joined at a place under this id, or all that it joined there. A
-    /// channel without members is forgotten.
+    /// Removes the subscription that a session has at a place under this id, or, without an id, all its
+    /// subscriptions there. A channel without members is forgotten.
     pub(super) fn remove(
         &mut self,
         channel: Option<&ChannelName>,
@@ -427,8 +429,8 @@ impl Naming {
                     false => None,
                 };
                 let Some(frame) = frame else {
-                    // Only bytes count as skipped. JSON without a name in a protocol does not
-                    // belong to it.
+                    // Only bytes count as skipped. A JSON publication without a frame has no name in
+                    // the member's protocol, so it is not meant for clients of that protocol.
                     skipped += usize::from(is_bytes);
                     continue;
                 };

@@ -63,7 +63,7 @@ pub enum News {
 }
 
 impl News {
-    /// The bytes that the news counts in the outbox.
+    /// The bytes that this news adds to the load of the outbox.
     fn size_bytes(&self) -> usize {
         match self {
             Self::Joined(_, Ok(joined)) => {
@@ -341,7 +341,7 @@ impl State {
             self.queue.reserve_exact(1);
         }
         self.queue.push_back(entry);
-        // A session that has not come for the first item has been woken already.
+        // A session that has not taken the items ahead of this one was woken for them.
         was_empty
     }
 
@@ -416,7 +416,8 @@ impl Outbox {
     }
 
     /// Queues a frame without waiting. `false` if the session cannot take it: the session is then
-    /// being ended, because it must not miss frames silently. If `published` is given, the session
+    /// being ended, because it must not miss frames silently. A frame of a subscription that the
+    /// session has left is dropped, and the answer is `true`. If `published` is given, the session
     /// measures the time from then until the frame is written.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
         self.deliver_with(frame, to, published, Waker::wake_by_ref)
@@ -451,9 +452,8 @@ impl Outbox {
         self.tell(News::Joined(join, outcome.map(Box::new)));
     }
 
-    /// Tells the session of something that ends some of its joins. A session whose outbox is full
-    /// is ended as a whole, because joins that must end must not go on when a client does not keep
-    /// up.
+    /// Queues news for the session without waiting. A session whose outbox is full is ended as a
+    /// whole: the news may end joins, which must not go on because a client does not keep up.
     pub fn tell(&self, news: News) {
         let bytes = news.size_bytes();
         self.queue(|_| bytes, None, || ToSession::News(news), Waker::wake_by_ref);

@@ -55,7 +55,8 @@ pub(super) struct Accepted {
 }
 
 /// The state that a publication has while it is on its way, and that its retained form does not
-/// have: its permit, the count of skipped subscribers, and its time.
+/// have: its permit, its counts of skipped subscribers and of deliveries, and the instant at which it was
+/// accepted.
 ///
 /// It is dropped when the last fan-out has dropped the batch.
 pub(super) struct Flight {

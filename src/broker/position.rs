@@ -1,4 +1,4 @@
-//! Positions: the place of a publication in the one order of its scope.
+//! Positions: the points in the one order of a scope at which its publications are.
 
 use std::{
     fmt,
@@ -62,7 +62,7 @@ fn hash_of(ScopeKey { app, scope }: &ScopeKey) -> u32 {
     bytes.fold(BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
 }
 
-/// The place of a publication in the order of its scope.
+/// The point in the order of its scope at which a publication is.
 ///
 /// Offsets grow within an epoch and begin above zero; offset 0 precedes the first publication. A gap
 /// between two offsets does not mean that a publication is missing.
@@ -72,7 +72,7 @@ fn hash_of(ScopeKey { app, scope }: &ScopeKey) -> u32 {
 pub struct StreamPosition {
     /// The numbering that the offset belongs to.
     pub epoch: Epoch,
-    /// The place within the numbering.
+    /// The number within the numbering.
     pub offset: u64,
 }
 

@@ -39,7 +39,7 @@ pub struct Persona {
 pub struct Meta {
     /// The time of the join, in Unix milliseconds.
     pub since_ms: u64,
-    /// The object of the join, if the join had one. No member of the object is called [`Meta::CUSTOM`], or has
+    /// The object of the join, if the join had one. No field of the object is called [`Meta::CUSTOM`], or has
     /// a [reserved name](reserved::is_presence_field).
     pub info: Option<JsonObject>,
     /// The value that the member itself has set, if it has; it may change.
@@ -76,7 +76,7 @@ pub struct Member {
     pub persona: Persona,
     /// A reference that distinguishes it from every other member, also from its own earlier state.
     pub reference: ByteString,
-    /// The announced state that this one replaces, if its session updated it.
+    /// The reference of the announced state that this one replaces, if its session updated it.
     pub previous: Option<ByteString>,
 }
 

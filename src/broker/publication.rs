@@ -67,7 +67,7 @@ impl EventName {
     /// Parses an event name.
     ///
     /// # Errors
-    /// [`NameError`] if it breaks the rule above.
+    /// [`NameError`] if the text breaks the rule of [`EventName`], or is reserved in Phoenix's protocol.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         match reserved::is_phoenix_event(raw) {
             true => Err(NameError::Reserved),
@@ -79,7 +79,7 @@ impl EventName {
     /// other protocols are sent the event.
     ///
     /// # Errors
-    /// [`NameError`] if it breaks any other part of the rule above.
+    /// [`NameError`] if the text breaks the rule of [`EventName`].
     pub fn parse_any(raw: &str) -> Result<Self, NameError> {
         NameError::check(raw, Self::BYTES_MAX)?;
         Ok(Self(raw.into()))
@@ -121,7 +121,8 @@ impl Destination {
         ChannelName::parse(raw).map(Self::Channel)
     }
 
-    /// The prefix of the event's name for subscribers that joined another topic.
+    /// The channel's name, or `#general`. It is also the prefix of the event's name for subscribers whose
+    /// topic is not this destination.
     pub fn as_str(&self) -> &str {
         match self {
             Self::General => Self::GENERAL,
@@ -318,7 +319,7 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// Checks what no single name can: `channel:event` is at most 255 bytes.
+    /// Checks the rule that concerns both names together: `channel:event` is at most 255 bytes.
     ///
     /// # Errors
     /// [`NameError::TooLong`].

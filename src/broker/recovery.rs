@@ -1,4 +1,7 @@
 //! Recovery: the history that a join requests, and the answer.
+//!
+//! The *gap* of a join consists of the publications that it missed since the position that it names. The
+//! answer *closes* the gap if it replays all of them.
 
 use crate::{metrics::labels::Limit, settings::HistorySettings};
 
@@ -15,7 +18,7 @@ use super::{
 pub struct Wanted {
     /// The position after which publications are requested.
     pub since: Since,
-    /// The number of the newest publications to replay if there is no gap, or if it cannot be closed.
+    /// The most publications to replay, the newest ones, if there is no gap, or if it cannot be closed.
     pub newest_max: usize,
 }
 
@@ -113,7 +116,7 @@ pub(super) struct Missed {
     pub(super) publications: Vec<(u64, Retained)>,
 }
 
-/// The place of a join in the order of its scope.
+/// The point in the order of its scope at which a join begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading<'a> {
     /// The channel that was joined; `None` for the whole scope.

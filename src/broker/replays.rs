@@ -15,10 +15,11 @@ use super::{
     subscriber::{Format, Frame},
 };
 
-/// The bytes of frames in a generation from which on the next one begins.
+/// The bytes of a generation of frames, see [`Replays`], from which on the next generation begins.
 const GENERATION_BYTES_MAX: usize = 2 << 20;
 
-/// The shortest time for which a frame is kept after its last use.
+/// The age of a generation at which the next one begins. A frame is kept for at least this time after its
+/// last use, unless a generation ends earlier because it is large.
 pub(super) const GENERATION_AGE: Duration = Duration::from_secs(1);
 
 /// The frames that a thread has replayed lately.

@@ -113,7 +113,7 @@ pub(super) struct Loaded {
 /// Loads an archive; `now_ms` is the present time, in Unix milliseconds.
 ///
 /// # Errors
-/// [`ArchiveError`]: the directory is empty.
+/// [`ArchiveError`]. All streams of the directory have been forgotten then.
 pub(super) fn load(
     directory: &Directory,
     source: impl Read,

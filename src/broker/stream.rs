@@ -223,8 +223,8 @@ impl Stream {
         self.state().with_history(&self.account, keep);
     }
 
-    /// Evicts the oldest publications that were accepted at `until_ms` or before, until so many bytes are free. If
-    /// no publication is retained, the channels are forgotten.
+    /// Evicts the oldest publications that were accepted at `until_ms` or before, until `bytes` bytes have been
+    /// freed. If no publication is retained, the channels are forgotten.
     pub(super) fn shrink(&self, until_ms: u64, bytes: usize) {
         self.state().with_history(&self.account, |history| {
             let (mut left, mut evicts) = (history.bytes(), true);
@@ -247,7 +247,7 @@ impl Stream {
         state.threads.is_empty().then_some(state.used_ms)
     }
 
-    /// The channels whose subscribers are sent their own number.
+    /// The channels whose subscribers are sent their number.
     pub(super) fn counts(&self) -> &SubscriberCounts {
         &self.counts
     }

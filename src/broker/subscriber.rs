@@ -21,8 +21,8 @@ use super::{
     topic_name::{ChannelName, Scope},
 };
 
-/// A connected client. Unique among all nodes for the life of their processes; of one node, a session
-/// that began later has a higher number.
+/// The id of a session, unique among all nodes for the life of their processes. Of two sessions of one
+/// node, the one that began later has the higher id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
@@ -102,7 +102,7 @@ impl Split {
 /// The input of an encoder: a publication as one joined topic sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a, P: ?Sized> {
-    /// The topic that the client joined, as it spelled it.
+    /// The topic that the client joined, as the client spelled it.
     pub topic: &'a str,
     /// The name of the event on this topic.
     pub event: &'a str,
@@ -136,8 +136,8 @@ pub struct Encoders {
     /// payload unchanged. A payload of bytes is then at the end of its frame, unchanged as well, so
     /// that the frames of many topics can share either.
     pub tail_bytes: Option<u8>,
-    /// Whether an event of this name may be sent: it is the name under which it was published. An event
-    /// that may not be sent is not encoded.
+    /// Returns whether an event that was published under this name may be sent. An event that may not be
+    /// sent is not encoded.
     pub has_event: fn(&str) -> bool,
     /// Converts a payload, which is any JSON value, into the JSON that this format carries. The
     /// result may depend on the event and on the publisher.

@@ -35,7 +35,7 @@ use super::{
     tracker::Tracker,
 };
 
-/// The one that every probe has.
+/// The id of the subscription that every probe has.
 pub(super) const SUBSCRIPTION: SubscriptionId = SubscriptionId(7);
 
 /// The time that anything may take before a test fails.
@@ -94,10 +94,10 @@ fn spell_bytes(delivery: &Delivery<'_, [u8]>) -> Option<Frame> {
     Some(Frame::Binary([names.as_bytes(), delivery.payload].concat().into()))
 }
 
-/// Text alone.
+/// A format that carries text only.
 pub(super) const FORMAT: Format = Format::of(&ENCODERS);
 
-/// Those of [`FORMAT`].
+/// The encoders of [`FORMAT`].
 pub(super) const ENCODERS: Encoders = Encoders {
     slot: 0,
     roster_slot: 0,
@@ -203,7 +203,7 @@ impl Broker {
         Self { topics, worker, fanout }
     }
 
-    /// The same broker as another thread has it, which is this one, too.
+    /// The same broker with a second fan-out, as if this thread were another worker.
     pub(super) fn another_thread(&self) -> Self {
         let ThreadFanout { worker, addr: fanout, .. } = self.topics.start_fanout();
         Self { topics: self.topics.clone(), worker, fanout }
@@ -349,7 +349,7 @@ impl Broker {
     pub(super) async fn publish(&self, key: &ScopeKey, destination: &str, event: &str) {
         let published = self.topics.publish(publication(key, destination, event)).await;
         published.expect("room for one more");
-        // Each answers in order behind it.
+        // Each fan-out answers this question after the publication that is ahead of it in the mailbox.
         self.topics.fanouts().ask(CountAll, DEADLINE).await;
     }
 }

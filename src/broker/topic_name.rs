@@ -9,8 +9,8 @@ use crate::app::Slug;
 
 use super::{addressing::Addressing, publication::NameError};
 
-/// A scope decides who may join: `public` needs no token, every other scope does. 1–32 of
-/// `[A-Za-z0-9_-]`.
+/// A scope decides who may join: `public` needs no token, every other scope does. Its name is
+/// 1–32 characters of `[A-Za-z0-9_-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(ByteString);
 
@@ -75,7 +75,7 @@ impl Scope {
     /// Parses a saved scope: one that topics can name, or that of single users.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse)'s.
+    /// Those of [`parse`](Self::parse).
     pub(super) fn restore(raw: &str) -> Result<Self, NameError> {
         if raw == Self::USER { Ok(Self::user()) } else { Self::parse(raw) }
     }

@@ -63,8 +63,9 @@ pub enum PublishError {
 /// The reason why publications with an idempotency key were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OnceError {
-    /// Too many publications are under way, or the first request with this key still is; nothing
-    /// was published. A retry may succeed.
+    /// Too many publications are under way, or the first request with this key still is, and nothing was
+    /// published; or the log of the cluster does not answer, and may already have the publications. A retry
+    /// with the key may succeed, and publishes nothing twice.
     #[error(transparent)]
     Busy(#[from] PublishError),
     /// Other content was published with this key, or is being published.
@@ -86,7 +87,7 @@ pub enum Published {
 #[error("a thread did not answer in time")]
 pub struct Unanswered;
 
-/// The bounds of the directory.
+/// The bounds of the broker.
 #[derive(Debug, Clone)]
 pub struct TopicLimits {
     /// The most publications of one app between their publisher and the last fan-out. There may be twice as
@@ -101,9 +102,10 @@ pub struct TopicLimits {
     /// The time for which a channel's changes of members are gathered before they are announced
     /// together.
     pub presence_interval: Duration,
-    /// The most idempotency keys of an app that are remembered, and the most of its visitors.
+    /// The most idempotency keys that are remembered of an app's web application, and as many of the app's
+    /// visitors.
     pub idempotency_keys_max: usize,
-    /// The time for which a publisher or a join may wait.
+    /// The time for which a publisher, a join or a question may wait.
     pub wait_max: Duration,
     /// The bounds of retention and replay.
     pub history: HistorySettings,
@@ -207,7 +209,7 @@ impl Topics {
         &self.0.metrics
     }
 
-    /// Permits trackers to be started on the calling worker thread.
+    /// Allows trackers to be started on the calling worker thread.
     pub fn add_worker(&self) {
         if let Some(arbiter) = Arbiter::try_current() {
             self.workers_mut().push(arbiter);

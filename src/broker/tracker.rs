@@ -120,7 +120,7 @@ impl Tracker {
         }
     }
 
-    /// Returns whether a channel has no subscribers left on this server.
+    /// Returns whether a channel has no members left on this server.
     fn is_over(&self, channel: &ChannelName, gathering: &Gathering) -> bool {
         match &self.shared {
             None => gathering.is_over(),

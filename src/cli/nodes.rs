@@ -1,4 +1,4 @@
-//! `herald nodes`: the nodes of a cluster, as a running one knows them.
+//! `herald nodes`: the nodes of a cluster, as a running server knows them.
 
 use serde_json::{Value, json};
 

@@ -40,7 +40,7 @@ pub(super) struct RemoteArgs {
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     pub(super) scope: String,
     /// The server; without it the server of this machine's settings, or else port 4000
-    // Judged later: the parser's own message would repeat a secret that has no business here.
+    // Judged later: the argument parser's own message would repeat a password in the URL.
     #[arg(long)]
     url: Option<String>,
     /// Answer as JSON

@@ -1,4 +1,4 @@
-//! `herald seed`: creates the articles' app, for development.
+//! `herald seed`: creates the app `test-app`, for development.
 
 use super::{CommandFailure, with_tables};
 use crate::{

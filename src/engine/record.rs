@@ -23,7 +23,7 @@ impl Partition {
     /// # Panics
     /// If there are no partitions.
     pub fn of(scope: &[u8], partitions: u16) -> Self {
-        // Below the number of partitions, which is a u16.
+        // The remainder is less than the number of partitions, so it is a u16.
         Self((crc32fast::hash(scope) % u32::from(partitions)) as u16)
     }
 }
@@ -32,20 +32,20 @@ impl Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogEpoch(pub u64);
 
-/// A place in a partition's order. Offsets begin at 1.
+/// A point in a partition's order. Offsets begin at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogPosition {
-    /// The numbering that the offset belongs to.
+    /// The epoch that the offset belongs to.
     pub epoch: LogEpoch,
-    /// The place within the numbering.
+    /// The number of the record within the epoch's numbering.
     pub offset: u64,
 }
 
 /// A record to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Says whom the record concerns, so that a node need not read the body of a record that concerns
-    /// nobody there.
+    /// The scope that the record concerns. A node without subscribers in this scope need not read the
+    /// body.
     pub scope: Bytes,
     /// The body.
     pub body: Bytes,
@@ -56,7 +56,7 @@ pub struct Record {
 pub struct Logged {
     /// The offset in its partition and epoch.
     pub offset: u64,
-    /// Says whom the record concerns.
+    /// The scope that the record concerns.
     pub scope: Bytes,
     /// The body.
     pub body: Bytes,
@@ -165,7 +165,8 @@ pub enum AppendError {
     /// The log did not acknowledge the records. They may be in it nevertheless.
     #[error("the engine is unavailable")]
     Unavailable,
-    /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded.
+    /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded, or the append has no records, or
+    /// it has both a key and a change of members.
     #[error("the records are too large")]
     TooLarge,
     /// The place has its maximal number of members.

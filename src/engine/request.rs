@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{Incarnation, LogEpoch, NodeId, wire::BatchId};
 
-/// The index of a log: that of a partition, or after these that of the log of messages to all nodes.
+/// The index of a log: the number of a partition, or the number after the last partition for the log of messages
+/// to all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LogIndex(pub(super) u16);
 
@@ -57,7 +58,7 @@ pub(super) enum LogRequest {
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
-        /// The batch that announces it to all nodes.
+        /// The batch that announces to all nodes that the members leave.
         leaver: Bytes,
         /// The epoch to begin if one has to begin.
         fresh: LogEpoch,

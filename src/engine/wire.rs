@@ -28,7 +28,7 @@ pub(super) const HEAD_BYTES: u8 = 8 + 8 + 4 + 8;
 /// The bytes of the rest of a batch's head.
 const BATCH_HEAD_BYTES: u8 = 1 + 8 + 8 + 2;
 
-/// The bytes of a whole batch's head.
+/// The bytes of a batch's head, its length included.
 const BATCH_BYTES: usize = 1 + BATCH_HEAD_BYTES as usize;
 
 const RECORDS: u8 = 0;
@@ -48,7 +48,7 @@ impl BatchId {
     }
 }
 
-/// A batch of records as it comes from the log.
+/// A batch as it comes from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogMessage {
     /// The position of its first offset.
@@ -158,7 +158,7 @@ pub(super) fn batch_head(id: BatchId, now_ms: u64, node: NodeId) -> Bytes {
     head(RECORDS, id, now_ms, node).freeze()
 }
 
-/// A batch that announces that a node's members leave.
+/// A batch in which the node `by` announces that the members of the incarnation `of` leave.
 pub(super) fn leaver(id: BatchId, now_ms: u64, by: NodeId, of: (NodeId, Incarnation)) -> Bytes {
     let mut bytes = head(LEAVER, id, now_ms, by);
     bytes.put_u32(2 + 8);
@@ -191,7 +191,7 @@ pub(super) fn put_records(records: &[Record], bytes: &mut BytesMut) {
     }
 }
 
-/// The head of a message, as Redis's script writes it.
+/// A message whose head is the one that Redis's script writes.
 #[cfg(test)]
 pub(super) fn message(at: LogPosition, count: u32, follows: BatchId, batch: &[u8]) -> Bytes {
     let mut bytes = BytesMut::new();
@@ -216,7 +216,7 @@ pub(super) struct Letter {
     pub(super) id: u64,
     /// The node that sends it.
     pub(super) from: NodeId,
-    /// The time until the asker gives up, in milliseconds from the sending of the question.
+    /// The time until the asker gives up, in milliseconds from the sending of the question; 0 in an answer.
     pub(super) patience_ms: u32,
     /// The question or the answer.
     pub(super) body: Bytes,

@@ -48,7 +48,8 @@ const APPS_TRIED_MAX: usize = 32;
 /// The header with the text that a page's token of `aud: "csrf"` is bound to.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
-/// The way in which the web application itself authenticates; a token is accepted everywhere.
+/// The way in which the web application itself authenticates for a trigger. In either case a token is
+/// accepted, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// HTTP Basic: the key as user name, the secret as password.
@@ -124,7 +125,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The same credentials for an event on this topic, which the refusals of the log then name.
+    /// The same credentials for an event on this topic; the log names the topic if they are refused.
     pub fn on<'b>(self, topic: &'b str) -> Credentials<'b>
     where
         'a: 'b,
@@ -135,7 +136,8 @@ impl<'a> Credentials<'a> {
     /// Finds the app with this slug, if these credentials are valid for it.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever the cause.
+    /// [`ApiError::Unauthorized`], whatever is wrong with the credentials of a header; for a session of the
+    /// console also [`ApiError::Forbidden`] and [`ApiError::NotFound`].
     pub fn authenticate(
         &self,
         services: &Services,
@@ -239,7 +241,8 @@ impl<'a> Credentials<'a> {
     /// expired.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever the cause.
+    /// [`ApiError::Unauthorized`], whatever is wrong with the credentials of a header; for a session of the
+    /// console also [`ApiError::Forbidden`] and [`ApiError::NotFound`].
     pub fn authenticate_again(
         &self,
         services: &Services,
@@ -257,7 +260,8 @@ impl<'a> Credentials<'a> {
     /// Finds the app with this slug, if these are its key and secret; a token is not accepted.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever the cause.
+    /// [`ApiError::Unauthorized`], whatever is wrong with the credentials of a header; for a session of the
+    /// console also [`ApiError::Forbidden`] and [`ApiError::NotFound`].
     pub fn authenticate_application(
         &self,
         services: &Services,
@@ -271,7 +275,7 @@ impl<'a> Credentials<'a> {
     /// app.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever the cause; [`ApiError::Forbidden`] to the previous pair.
+    /// Those of [`Credentials::authenticate_owner`]; [`ApiError::Forbidden`] to the previous pair.
     pub fn authenticate_current(&self, services: &Services, slug: &str) -> Result<Owner, ApiError> {
         match self.authenticate_owner(services, slug)? {
             owner if owner.pair == Pair::Current => Ok(owner),
@@ -283,7 +287,8 @@ impl<'a> Credentials<'a> {
     /// credentials are.
     ///
     /// # Errors
-    /// [`ApiError::Unauthorized`], whatever the cause.
+    /// [`ApiError::Unauthorized`], whatever is wrong with the credentials of a header; for a session of the
+    /// console also [`ApiError::Forbidden`] and [`ApiError::NotFound`].
     pub fn authenticate_owner(&self, services: &Services, slug: &str) -> Result<Owner, ApiError> {
         if let Some(session) = self.session() {
             return by_session(services, slug, &session);

@@ -1,5 +1,5 @@
-//! The rate limit on an app's changes to itself. Each change writes to the database and to the
-//! audit trail, which keeps it for a year.
+//! The rate limit on an app's changes to itself. Each change writes to the database, and adds an
+//! entry to the audit trail that stays for `audit.retention_days`.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -66,7 +66,8 @@ struct Shown {
     /// The members, where the topic tracks them.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Box<RawValue>>,
-    /// The head of the scope; `null` if the scope has no subscribers and nothing would be retained.
+    /// The position of the scope's newest publication; `null` if the scope has no subscribers and
+    /// nothing would be retained.
     position: Option<String>,
 }
 

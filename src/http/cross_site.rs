@@ -1,8 +1,8 @@
 //! Refuses writing calls that a browser sends from another site's page.
 //!
 //! A browser attaches the Basic credentials that it remembers to the requests of every page, so
-//! another site's page could act as the operator. Scripts and servers send neither header and are
-//! not affected.
+//! another site's page could act as the operator. Programs other than browsers send neither
+//! `Sec-Fetch-Site` nor `Origin`, and are not affected.
 
 use actix_web::http::{
     Method,

@@ -28,8 +28,10 @@ use crate::{
 /// all have ended.
 ///
 /// # Errors
-/// [`ApiError::Unauthorized`] for anything but the app's key and secret, [`ApiError::Invalid`] for
-/// a body that names no joins of this app, [`ApiError::Unavailable`] if a thread did not answer.
+/// [`ApiError::Unauthorized`] for anything but the app's key and secret or a session of the console,
+/// [`ApiError::Forbidden`] and [`ApiError::NotFound`] for an app that the session may not manage,
+/// [`ApiError::Invalid`] for a body that names no joins of this app, [`ApiError::Unavailable`] if a
+/// thread did not answer.
 pub async fn create(
     request: HttpRequest,
     slug: web::Path<String>,

@@ -57,7 +57,7 @@ pub enum ApiError {
         /// The fault, worded to follow the name.
         fault: &'static str,
     },
-    /// This address has tried too often.
+    /// The caller has exceeded a rate: of failed logins, of events with a token, or of changes of its app.
     #[error("too many attempts, try again later")]
     TooManyRequests {
         /// The time for which the caller should wait before it tries again.

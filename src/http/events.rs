@@ -1,4 +1,4 @@
-//! `POST /api/apps/<slug>/events`: the first article's trigger.
+//! `POST /api/apps/<slug>/events`: the trigger whose path names the app, and whose body names the channel.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 

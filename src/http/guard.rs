@@ -1,4 +1,4 @@
-//! The middleware of all writing and reading calls: it refuses calls from other sites' pages, and
+//! The middleware of `/api` and `/console`: it refuses writing calls from other sites' pages, and
 //! recognises the console's session where a call has no `Authorization`.
 
 use actix_web::{
@@ -28,7 +28,7 @@ static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Middleware: answers refused calls itself. Needs [`Services`]. A session is an extension of the
 /// request from here on.
 ///
-/// Its future is copied with each request, so the futures of what only the console does are boxed.
+/// Its future is copied with each request, so the futures that only calls of the console need are boxed.
 ///
 /// # Errors
 /// Any error of the wrapped service; the refusal itself is an answer.
@@ -94,7 +94,7 @@ fn may_change_keys(request: &ServiceRequest) -> bool {
 }
 
 /// Returns whether the answer may have `WWW-Authenticate`, with which a browser opens its own prompt for
-/// a password. A person opened the page then; a script shows a login of its own.
+/// a password. The prompt helps a person who opens a page. A script of a page shows a login of its own.
 fn is_prompt_of_use(request: &ServiceRequest) -> bool {
     let headers = request.headers();
     if headers.contains_key(header::AUTHORIZATION) {

@@ -1,4 +1,4 @@
-//! `POST /api/publish` and `/api/publish/bulk`: the second article's trigger.
+//! `POST /api/publish` and `/api/publish/bulk`: the triggers whose body names whole topics.
 //!
 //! An event names its whole topic here and means the same as a client's push on that topic; the
 //! topic names the app. The caller is therefore judged twice: by the head, whether its credentials

@@ -270,8 +270,8 @@ impl From<Findings> for ApiError {
     }
 }
 
-/// Publishes either all events of one app or none. Answers at once with an empty object, as the
-/// articles do, or with positions for a caller that asks for them.
+/// Publishes either all events of one app or none. Answers at once with an empty object, or with
+/// positions for a caller that asks for them.
 ///
 /// Some subscribers cannot be sent bytes. If any event has bytes, the answer waits until all events
 /// have been fanned out, and has the number of subscribers that were skipped as `skipped`, or `null` if

@@ -3,8 +3,8 @@
 use super::closed::{Closed, closed_label};
 
 closed_label! {
-    /// A limit. Its label is the last part of its setting's name; `docs/limits.md` says what
-    /// happens to a client that exceeds it.
+    /// A limit. Its label is the last part of its setting's name, after `history_` for a setting of the
+    /// section `history`; `docs/limits.md` says what happens to a client that exceeds it.
     Limit as "limit" {
         /// The payload of a trigger.
         TriggerPayloadBytes = "trigger_payload_bytes_max",
@@ -28,7 +28,7 @@ closed_label! {
         TokenBytes = "token_bytes_max",
         /// A `ref` or `join_ref`.
         RefBytes = "ref_bytes_max",
-        /// Topics joined over one transport.
+        /// Topics joined by one session.
         ChannelsPerTransport = "channels_per_transport_max",
         /// Scopes of an app that have subscribers.
         ScopesPerApp = "scopes_per_app_max",
@@ -40,7 +40,7 @@ closed_label! {
         OutboxBytes = "outbox_bytes_max",
         /// Bytes waiting for all sessions.
         OutboxesBytes = "outboxes_bytes_max",
-        /// Publications that have not been fanned out yet.
+        /// Publications of an app that are under way.
         PublicationsInFlight = "publications_in_flight_max",
         /// Bytes that an app retains of its publications.
         HistoryAppBytes = "history_app_bytes_max",
@@ -48,9 +48,9 @@ closed_label! {
         HistoryBytes = "history_bytes_max",
         /// Channels of a scope whose history is remembered.
         HistoryChannels = "history_channels_max",
-        /// Publications that a join is replayed.
+        /// Publications that are replayed to one join.
         HistoryReplay = "history_replay_max",
-        /// Bytes of publications that a join is replayed.
+        /// Bytes of publications that are replayed to one join.
         HistoryReplayBytes = "history_replay_bytes_max",
         /// The data of an event that is triggered through Pusher's API.
         EventBytes = "event_bytes_max",
@@ -220,9 +220,9 @@ closed_label! {
 }
 
 closed_label! {
-    /// The outcome of reading the table of apps.
+    /// The outcome of reading the table of apps, or of writing the usage.
     RefreshOutcome as "outcome" {
-        /// The table was read.
+        /// The table was read, or the usage was written.
         Ok = "ok",
         /// The database did not answer.
         Failed = "failed",

@@ -38,7 +38,8 @@ use labels::{
 use usage::{Clock, UsageCounters};
 use writes::{FrameWrites, FrameWritesEncoder};
 
-/// The shortest time between two samples that a thread takes of the time to a subscriber's socket.
+/// The shortest time between two samples that a thread takes of the time from a publication to the write to a
+/// subscriber's socket.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The media type of [`Metrics::encode`]'s text.

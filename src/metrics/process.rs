@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Reads the figures of this process. A figure that the system does not offer is left out.
 ///
-/// No figure needs a file to be opened, because figures matter most when no file handle is left.
+/// With a recent kernel no figure needs a file to be opened, because figures matter most when no file handle is left.
 /// Crates such as `procfs` open a file of `/proc` for each.
 #[derive(Debug)]
 pub(super) struct Process {

@@ -1,7 +1,7 @@
 //! The usage of each app, counted exactly. The hourly rows of the database come from these
 //! counters.
 //!
-//! Each app has its own set, independent of the metrics: neither the bound on series nor the
+//! Each app has its own counters, independent of the metrics: neither the bound on series nor the
 //! deletion of an app loses a count. The writer [takes](UsageCounters::take) the counts since the
 //! last time.
 
@@ -167,7 +167,8 @@ impl AppUsage {
         self.bytes_in.fetch_add(payload_bytes, Relaxed);
     }
 
-    /// Counts the deliveries of one publication to some of the subscribers on one thread.
+    /// Counts the deliveries of one publication to some of the subscribers on one thread. `payload_bytes`
+    /// is the size of the publication's payload, which is counted once for each delivery.
     pub fn delivered(&self, deliveries: u64, payload_bytes: u64) {
         self.deliveries.fetch_add(deliveries, Relaxed);
         self.bytes_out.fetch_add(deliveries * payload_bytes, Relaxed);

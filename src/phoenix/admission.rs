@@ -111,7 +111,7 @@ pub enum JoinRefusal {
     AppChanged,
     /// The app ended the join before it completed.
     Disconnected,
-    /// The topic did not answer.
+    /// The broker did not answer in time.
     Unavailable,
 }
 

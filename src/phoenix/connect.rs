@@ -37,7 +37,8 @@ use super::{
     session_token::SessionTokens,
 };
 
-/// The paths of the sockets: the first article's and the second's.
+/// The paths of the sockets, as in the first and in the second of the two articles from which the project's
+/// specification starts.
 pub const MOUNTS: [&str; 2] = ["/socket", "/events"];
 
 /// The subprotocol that clients with an `authToken` require.

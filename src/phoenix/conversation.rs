@@ -208,7 +208,7 @@ impl PhoenixConversation {
         self.rules.shared.directory.load().by_slug(name.app.as_str()).map(|app| app.id)
     }
 
-    /// This session's place among those of an app: the present one, or a new one.
+    /// This session's place among the sessions of an app: the one that it holds, or a new one.
     fn place_in(&self, app: AppId) -> Result<Arc<PlaceInApp>, JoinRefusal> {
         if let Some(place) = self.joins.place_in(app) {
             return Ok(place);
@@ -309,17 +309,17 @@ impl PhoenixConversation {
         effects
     }
 
-    /// The members of the joined channel.
+    /// The frame with the members of the joined channel.
     fn state(&self, join: &Join, members: &str) -> Frame {
         let (reference, topic) = (&Ref::null(), &Label::from(join.topic.as_str()));
         let (join_ref, event, payload) = (&join.join_ref, presence::STATE, members);
         self.version.encode(&Outgoing { join_ref, reference, topic, event, payload })
     }
 
-    /// The messages to the client about the incarnation that its new join replaced.
+    /// The message to the client about the join that its new join of the same topic replaced.
     ///
-    /// In version 1 there are none, because its clients would take the close for that of the new
-    /// incarnation (decision 13.2).
+    /// In version 1 there is none, because its clients would take the close for that of the new join
+    /// (decision 13.2 of the protocol document).
     fn replaced(&self, old: &Join) -> Option<Effect> {
         (self.version == Version::V2).then(|| self.end_of(old, "phx_close", "{}"))
     }
@@ -449,7 +449,7 @@ impl session::Conversation for PhoenixConversation {
                 let refusal = error(&JoinRefusal::Unavailable.response());
                 vec![self.reply(join_ref, reference, topic, &refusal)]
             }
-            // A success has no reply: the articles' clients rely on that.
+            // A success has no reply: the clients of the specification's articles rely on that.
             _ => Vec::new(),
         }
     }
@@ -471,8 +471,8 @@ impl session::Conversation for PhoenixConversation {
         (self.end(ended), count)
     }
 
-    /// Ends only these joins, even if the session has no others, because a client that keeps its connection rejoins
-    /// sooner.
+    /// Ends only the joins of this place, even if the session has no others, because a client that keeps its
+    /// connection rejoins sooner.
     fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
         let ended = self.joins.interrupt(place);
         self.end((!ended.is_empty()).then_some(EndedJoins::Joins(ended)))

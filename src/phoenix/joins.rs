@@ -32,7 +32,8 @@ use super::{
 /// A joined topic.
 pub(super) struct Join {
     pub(super) topic: TopicName,
-    /// The client's `join_ref`, which names this incarnation, or else the `ref` of the join (decision 13.10).
+    /// The client's `join_ref`, which tells this join from others of the same topic, or else the `ref` of the join
+    /// (decision 13.10 of the protocol document).
     pub(super) join_ref: Ref,
     pub(super) footing: TokenFooting,
     /// The session's place among those of the app, shared by its joins.
@@ -47,7 +48,8 @@ pub(super) struct PendingJoin {
     /// The refs of the client's message.
     pub(super) join_ref: Ref,
     pub(super) reference: Ref,
-    /// Whether the app has ended it since.
+    /// Whether the join must be refused, because the app has ended it since, or because publications to its place
+    /// may be missing.
     pub(super) is_disconnected: bool,
 }
 
@@ -192,12 +194,12 @@ impl Join {
         self.footing.credential.as_ref()?.shown_sub.clone()
     }
 
-    /// Returns whether a message with this `join_ref` is for this incarnation.
+    /// Returns whether a message with this `join_ref` is for this join, and not for another one of the same topic.
     pub(super) fn is_meant_by(&self, join_ref: &Ref) -> bool {
         join_ref.is_null() || *join_ref == self.join_ref
     }
 
-    /// The place of the joined channel.
+    /// The place of the joined topic.
     pub(super) fn place(&self) -> Place {
         let key = ScopeKey { app: self.footing.app, scope: self.topic.scope.clone() };
         Place { key, channel: self.topic.channel.clone() }

@@ -110,7 +110,7 @@ impl EndpointThread {
         let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
         let poll = self.endpoint.long_polls.poll(id);
         match requests::unless_in_the_way(request, poll).await {
-            // The client polled again over another connection.
+            // A new connection needs the room. The client polls again over another one.
             None => last(self.messages(204, id, &[])),
             Some(polled) => self.polled(id, &polled),
         }
@@ -183,7 +183,7 @@ impl EndpointThread {
             Some(Posted::Done) => status(200),
             Some(Posted::Late) => status(408),
             Some(Posted::Gone) => status(410),
-            // The session still handles the messages.
+            // A new connection needs the room. The session still handles the messages.
             None => last(status(408)),
         }
     }

@@ -255,7 +255,7 @@ impl From<&str> for Label {
 /// A client's message.
 #[derive(Debug)]
 pub struct ClientMessage {
-    /// The incarnation of the channel to which the message belongs; null if the client named none.
+    /// The `join_ref` of the join to which the message belongs; null if the client named none.
     pub join_ref: Ref,
     /// The ref that the reply must repeat.
     pub reference: Ref,
@@ -314,7 +314,7 @@ impl RawMessage<'_> {
 /// A message to one client. Version 1 has no `join_ref` and omits it.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// The incarnation to which the message belongs.
+    /// The `join_ref` of the join to which the message belongs.
     pub join_ref: &'a Ref,
     /// The ref of the answered message.
     pub reference: &'a Ref,

@@ -21,7 +21,8 @@ use super::message::{Label, Outgoing, Ref, Version, push_json_string};
 /// The event with the present members, which a client is sent after its join.
 pub(super) const STATE: &str = "presence_state";
 
-/// The event with the changes among the members. It always has both joins and leaves.
+/// The event with the changes among the members. Its payload always has both `joins` and `leaves`, either of
+/// which may be empty.
 const DIFF: &str = "presence_diff";
 
 /// The event with which a client changes its own meta.

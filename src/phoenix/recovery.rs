@@ -1,4 +1,4 @@
-//! Recovery: the join parameters `since` and `history`, and the member `recovery` of the reply.
+//! Recovery: the join parameters `since` and `history`, and the field `recovery` of the reply.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ fn since_of(since: &RawValue) -> Since {
     }
 }
 
-/// The member `recovery` of a reply's response, as JSON.
+/// The field `recovery` of a reply's response, as JSON.
 pub(super) fn described(recovery: &Recovery) -> String {
     let Recovery { incomplete, position, replayed, .. } = recovery;
     let complete = match incomplete {

@@ -1,7 +1,7 @@
 //! Answers plain requests to a socket's URL as Phoenix does.
 //!
 //! Upgrades never arrive here (see `session::upgrade`). Every other request is refused, with the
-//! same checks in the same order.
+//! same checks in the same order, except for those to `longpoll`, which [`long_poll`] answers.
 
 use std::rc::Rc;
 

@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for V1Keys<'de> {
     }
 }
 
-/// Derived code would take a null for a missing key and refuse duplicates.
+/// Reads the keys of an object. Derived code would take a null for a missing key and refuse duplicates.
 struct KeysVisitor;
 
 impl<'de> Visitor<'de> for KeysVisitor {

@@ -52,8 +52,8 @@ impl fmt::Display for QuotedText<'_> {
     }
 }
 
-/// Judges whether `auth` permits a socket to subscribe to a channel, and records the use of the pair that
-/// signed it. If there is `channel_data`, it is part of the signed text on every kind of channel.
+/// Judges whether `auth` permits a socket to subscribe to a channel. Returns the pair that signed it, and
+/// records its use. If there is `channel_data`, it is part of the signed text on every kind of channel.
 ///
 /// # Errors
 /// [`AuthFault`].
@@ -70,8 +70,8 @@ pub fn channel(
     }
 }
 
-/// Judges whether `auth` permits a socket to sign in as the user that `user_data` describes, and records
-/// the use of the pair that signed it.
+/// Judges whether `auth` permits a socket to sign in as the user that `user_data` describes. Returns the
+/// pair that signed it, and records its use.
 ///
 /// # Errors
 /// [`AuthFault`].

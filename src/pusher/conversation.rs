@@ -113,12 +113,12 @@ impl PusherConversation {
         }
         let judge = &self.rules.shared.judge;
         judge.check_origin(self.guest.origin.as_deref(), app).map_err(|_| closing::ORIGIN)?;
-        // A client that knew another key comes back and is told then that it is none any more.
+        // A client whose key is no longer valid must reconnect, and is then told that no app has the key.
         app.pair_with_key(&self.guest.key).ok_or(closing::AGAIN)?;
         Ok(app)
     }
 
-    /// Judges the connection and all that it rests on by the apps as of now.
+    /// Judges the connection, its subscriptions and its user by the apps as of now.
     ///
     /// # Errors
     /// How the connection is to be closed.
@@ -157,7 +157,7 @@ impl PusherConversation {
         self.rules.shared.judge.refusals.note(&refused, now_s);
     }
 
-    /// Returns whether a token's subject would be this user.
+    /// Returns whether `subject`, which is spelled like the `sub` of a token, is the user with this id.
     fn is_subject(user: &str, subject: &Subject) -> bool {
         let text = JsonText::of_text(user);
         let raw = serde_json::from_str(text.as_str()).ok();
@@ -170,7 +170,7 @@ impl session::Conversation for PusherConversation {
         self.session = Some(session);
         let (rules, app) = (&self.rules, self.guest.app);
         self.guest.place_in_app.connect(|| rules.shared.metrics.usage.of(app.0));
-        // A fraction of a second would not matter, but zero would: clients throw it back.
+        // A fraction of a second is cut off, but zero is never sent, because clients reject it.
         let timeout_s = rules.activity_timeout.as_secs().max(1);
         let mut effects =
             vec![Effect::Send(frame::connection_established(&self.socket_id(), timeout_s))];
@@ -223,7 +223,8 @@ impl session::Conversation for PusherConversation {
         self.review().err().map(Effect::Close).into_iter().collect()
     }
 
-    /// A client whose subscriptions are meant comes back, and is judged anew.
+    /// Closes the connection if the disconnect selects any of its subscriptions, or its user. Except where the
+    /// application terminates a user's connections, the client reconnects and is judged anew.
     fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize) {
         let app = self.guest.app;
         let user = self.user.as_ref().map(|user| user.id.as_str());
@@ -243,7 +244,7 @@ impl session::Conversation for PusherConversation {
                 });
                 (closing::AGAIN, count.max(usize::from(is_meant(None))))
             }
-            // A user of Pusher's protocol has no members to match.
+            // A user of Pusher's protocol is a mere id, which has no fields to match.
             Disconnect::Members { .. } => return (Vec::new(), 0),
             Disconnect::User { user: meant, .. } => {
                 (closing::TERMINATED, usize::from(user == Some(&**meant)))

@@ -1,8 +1,8 @@
 //! Recovery for Pusher's clients: a signed cursor in `channel_data`.
 //!
 //! Pusher's protocol has no recovery, but its clients send whatever `channel_data` the application's
-//! endpoint signs. The member `since` of that JSON object is the position after which a client wants
-//! everything. A subscription with a cursor is told positions by events of its channel:
+//! endpoint signs. The field `since` of that JSON object is the cursor: the position after which a client
+//! requests all events. A subscription with a cursor is told positions by events of its channel:
 //! `herald:recovery` after the success, and `herald:position` after each event.
 
 use serde::Deserialize;

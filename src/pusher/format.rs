@@ -61,7 +61,7 @@ const WITH_POSITIONS: Encoders = Encoders {
     ..PLAIN
 };
 
-/// The JSON of the member `data`: a string that holds the payload's JSON, or the payload itself for a
+/// The JSON of the field `data`: a string that holds the payload's JSON, or the payload itself for a
 /// client event.
 fn carry<'a>(json: &'a str, event: &str, sender: Sender<'_>) -> Cow<'a, str> {
     let is_client_event = matches!(sender, Sender::Session(_)) && event.starts_with(CLIENT);
@@ -72,7 +72,7 @@ fn carry<'a>(json: &'a str, event: &str, sender: Sender<'_>) -> Cow<'a, str> {
     }
 }
 
-/// Spells an event. `data` is the last of its members, so that the frames of many channels can share it.
+/// Spells an event. `data` is the last of its fields, so that the frames of many channels can share it.
 fn encode(delivery: &Delivery<'_, str>) -> Option<Frame> {
     let Delivery { topic, event, payload, sender, .. } = delivery;
     let (event, topic) = (JsonText::of_text(event), JsonText::of_text(topic));

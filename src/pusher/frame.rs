@@ -48,7 +48,7 @@ pub(super) fn pong() -> Frame {
     event("pusher:pong", None, NOTHING)
 }
 
-/// The question to a silent client whether it still exists.
+/// The probe of a silent client, which the client must answer.
 pub(super) fn ping() -> Frame {
     event("pusher:ping", None, NOTHING)
 }

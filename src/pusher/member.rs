@@ -114,8 +114,8 @@ pub(super) fn spell_members(roster: &Roster) -> ByteString {
     json.into()
 }
 
-/// The data of the success of a subscription to a presence channel. `members` are the earlier members, as
-/// [`spell_members`] spells them; the new member is added.
+/// The data of the message that a subscription to a presence channel has succeeded. `members` are the
+/// earlier members, as [`spell_members`] spells them; the new member is added.
 pub(super) fn roster(members: &str, own: &Persona) -> String {
     let mut all: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(members).unwrap_or_default();

@@ -47,7 +47,7 @@ pub(super) enum SubscriptionRefusal {
     /// The app was changed before the subscription completed.
     #[error("the app was changed")]
     AppChanged,
-    /// The broker did not answer.
+    /// The broker did not answer in time.
     #[error("the server cannot take the subscription now")]
     Unavailable,
 }

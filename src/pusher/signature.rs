@@ -112,7 +112,8 @@ impl SignedQuery {
         text
     }
 
-    /// Checks everything that the head of a request proves, and returns which of the app's pairs signed it.
+    /// Checks the key, the version, the signature and the time of a request, and returns which of the app's
+    /// pairs signed it. The body is checked by [`verify_body`](Self::verify_body).
     /// `path` is the path as it was sent, without `pusher.path_prefix`.
     ///
     /// # Errors

@@ -64,17 +64,17 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// The number of subscriptions.
+    /// The number of subscriptions, without the pending one.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// The subscription to a channel.
+    /// The subscription to a channel, unless it is still pending.
     pub(super) fn get(&self, channel: &str) -> Option<&Subscribed> {
         self.open.iter().find(|subscribed| subscribed.channel.name() == channel)
     }
 
-    /// All subscriptions.
+    /// All subscriptions except for the pending one.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscribed> {
         self.open.iter()
     }

@@ -35,7 +35,8 @@ const ALL: &str = "app_sessions";
 /// The interval at which all nodes are asked for all their counts, in case a message was missed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The interval at which the counts of nodes that are gone are forgotten.
+/// The longest time between two removals of the counts of dead nodes. Also the time that a node may take to answer,
+/// and the pause after a message that could not be sent.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The shortest time between two messages. Changes within it are sent together.
@@ -57,7 +58,7 @@ impl Others {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes counts of a node, which is not this one.
+    /// Sets counts of another node. An app with the count zero is removed.
     fn note(&self, node: NodeId, counts: Vec<(i32, usize)>) {
         let mut others = self.lock();
         let of_node = others.entry(node).or_default();

@@ -1,15 +1,15 @@
 //! The file in which a stop saves the retained publications for the next start.
 //!
-//! A client is told that it missed nothing if its position belongs to the present numbering. A numbering must
+//! A client is told that it missed nothing only if its position belongs to the present epoch. An epoch must
 //! therefore never be continued from a file if anything may have been published after the file was written.
 //! Three rules guarantee this, whenever a process is killed:
 //!
 //! 1. While a server runs, the file contains only a mark with the random id of its run. A start replaces the
 //!    saved file by this mark, by renaming, before it loads or accepts anything.
 //! 2. A stop saves after the last publication was accepted, into another file that it then renames. It does so
-//!    only if the mark is still its own: otherwise another server was started meanwhile, and has begun a
-//!    numbering of its own.
-//! 3. Both hold the lock of the file that they replace, so that they do not overlap.
+//!    only if the file still has the mark of its own run: otherwise another server was started meanwhile, and
+//!    has begun epochs of its own.
+//! 3. A start and a stop both hold the lock of the file that they replace, so that they do not overlap.
 
 use std::{
     fmt,
@@ -120,7 +120,7 @@ impl ArchiveFile {
         topics.finished().await;
         let (flag, began) = (giving_up.flag.clone(), Instant::now());
         let (done, saved) = oneshot::channel();
-        // The runtime does not wait for this thread when it ends, as it would for one of its own.
+        // A runtime that ends does not wait for this thread, as it would wait for a blocking thread of its own.
         let save = move || {
             // After a timeout nothing waits for the outcome.
             let _ = done.send(self.save_now(&topics, &flag));
@@ -268,7 +268,7 @@ impl fmt::Display for ArchiveFile {
     }
 }
 
-/// A file that is written beside the archive, and removed unless it takes its place.
+/// A file that is written beside the archive. Dropping this removes the file, unless it has replaced the archive.
 struct UnfinishedFile<'a> {
     archive: &'a Path,
     path: PathBuf,
@@ -276,14 +276,14 @@ struct UnfinishedFile<'a> {
 }
 
 impl<'a> UnfinishedFile<'a> {
-    /// Creates it; nobody but its owner can read it.
+    /// Creates the file, which only its owner can read.
     fn create(ArchiveFile { path: archive, run }: &'a ArchiveFile) -> io::Result<Self> {
         let path = with_suffix(archive, &format!(".{run:032x}{PART}"));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Self { archive, path, file })
     }
 
-    /// Replaces the archive by it. The change is on the disk afterwards.
+    /// Replaces the archive by this file. The change is on the disk when the function returns.
     fn keep(self) -> io::Result<()> {
         fs::rename(&self.path, self.archive)?;
         File::open(folder(self.archive))?.sync_all()

@@ -22,10 +22,11 @@ use crate::{
 /// The name of the question by which a node makes another read the apps again.
 const READ_APPS: &str = "read_apps";
 
-/// The input from which the owner's name in Redis is derived.
+/// The first part of the input from which the owner is derived: the id in Redis of the servers that share a
+/// `secret_key_base`.
 const PURPOSE: &[u8] = b"herald engine";
 
-/// The functions that do not yet cover all nodes together. Each line ends a sentence of the log.
+/// The reasons why the engine over Redis is not complete yet. Each text ends a sentence of the log.
 const MISSING: [&str; 1] =
     ["it has not been through the fault tests that a production cluster needs"];
 
@@ -45,7 +46,8 @@ pub(super) async fn start_engine(
     Ok(engine)
 }
 
-/// Registers the answers to the questions of other nodes. Does nothing without a cluster.
+/// Registers the answers to the questions of other nodes, and starts the tasks that exchange state with them. Does
+/// nothing without a cluster.
 pub(super) fn take_part(services: &web::Data<Services>) {
     if !services.topics.is_clustered() {
         return;

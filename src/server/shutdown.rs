@@ -140,7 +140,7 @@ impl Shutdown {
         self.sessions.close();
         let in_turn = async {
             self.topics.finish(left() / 2).await;
-            // A quarter of the time remains for clients to close, and for requests to end.
+            // A quarter of the remaining time is kept for clients to close, and for requests to end.
             self.end_in_batches(left() * 3 / 4).await;
         };
         tokio::select! {
@@ -173,7 +173,8 @@ impl Shutdown {
         let _ = timeout(left, self.registry.send(WriteUses)).await;
     }
 
-    /// Writes the usage of apps since the last write. If the database does not answer in time, it is lost.
+    /// Writes the usage of apps since the last write. If the database does not answer in time, this usage is
+    /// lost.
     pub(super) async fn write_usage(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
         match timeout(left, self.usage.send(WriteUsage)).await {

@@ -1,6 +1,6 @@
 //! The worker threads: each accepts connections and serves them to their end.
 //!
-//! A single accepting thread would have to wake another thread for every connection; without it a join
+//! A single accepting thread would have to wake another thread for every connection; without this a join
 //! takes a quarter less CPU. The kernel spreads connections without regard to load, so an overloaded
 //! thread passes its next connection to the least loaded one.
 
@@ -59,7 +59,8 @@ struct PassedConnection {
     slot: ConnectionSlot,
 }
 
-/// The thread that takes the next connection, if its `own` thread is overloaded.
+/// The thread to which the accepting thread passes its next connection; `None` if the accepting thread, whose number
+/// of connections is `own`, is not overloaded.
 fn has_room<'a>(peers: &'a [Peer], own: &AtomicUsize) -> Option<&'a Peer> {
     let open = |peer: &&Peer| peer.open.load(Relaxed);
     let idlest = peers.iter().filter(|peer| !peer.passed.is_closed()).min_by_key(open)?;
@@ -170,7 +171,7 @@ struct Pool {
     _at_work: mpsc::Sender<Infallible>,
 }
 
-/// Accepts and serves the connections of one thread. Each connection holds it.
+/// Accepts and serves the connections of one thread. The task of each connection holds a reference to it.
 struct Acceptor<S> {
     service: S,
     /// The thread's open connections.
@@ -222,7 +223,8 @@ where
                         debug!("a connection cannot be passed on: {error}");
                     }
                     if self.pool.limit.is_near() {
-                        // Before the next connection, this one is counted, and another one may end to make room.
+                        // Other tasks run before the next connection is accepted: they count this one, and may
+                        // end another one to make room.
                         yield_now().await;
                     }
                 }
@@ -331,8 +333,8 @@ mod tests {
 
     type Seen = Arc<Mutex<HashMap<ThreadId, usize>>>;
 
-    /// Threads that greet each connection with a byte and are through with it when one comes back,
-    /// and which of them were seen to do so.
+    /// Starts threads that greet each connection with a byte and end it when a byte comes back. Returns
+    /// them, their address, and the number of connections that each thread has served.
     async fn start(threads: usize) -> (Threads, SocketAddr, Seen) {
         let listeners = SocketListeners::open(ANYWHERE, threads).expect("a port");
         let (address, seen) = (listeners.address, Seen::default());
@@ -357,7 +359,7 @@ mod tests {
         Ok(client)
     }
 
-    /// Until no thread listens any more.
+    /// Waits until no thread listens any more.
     async fn until_deaf(address: SocketAddr) {
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         while !TcpStream::connect(address).await.is_err_and(refused) {}
@@ -390,7 +392,7 @@ mod tests {
             for (peer, open) in peers.iter().zip(open) {
                 peer.open.store(open, Relaxed);
             }
-            // It has none, and serves none.
+            // A thread that has stopped has no connections, but must not be selected.
             let (gone, _) = thread();
             peers.push(gone);
             let found = has_room(&peers, &peers[own].open);
@@ -406,7 +408,7 @@ mod tests {
         assert!(clients.iter().all(Result::is_ok));
         let seen: Vec<_> = seen.lock().expect("no panic").values().copied().collect();
         assert_eq!(seen.iter().sum::<usize>(), 30);
-        // Two that accept at the same time may not see each other.
+        // Two threads that accept at the same time may not see each other's connection.
         assert!(seen.len() == 3 && seen.iter().all(|served| (8..=12).contains(served)), "{seen:?}");
         drop(serving);
     }

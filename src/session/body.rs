@@ -1,8 +1,9 @@
 //! Request bodies: each has its own limit, and all of them share one budget.
 //!
 //! A request that is refused by its head alone is answered before its body is read; the bodies of all
-//! others are bounded here. The bytes of a body are charged as they arrive, so a client takes nothing from
-//! the budget by announcing a large body. They stay charged until the request is answered.
+//! others are bounded here. The bytes of a body are charged as they arrive, so a client that announces a
+//! large body takes no more than [`OVERHEAD_BYTES`] from the budget until it sends the body. The bytes stay
+//! charged until the request is answered.
 //! Bodies from visitors may fill half of the budget: the other half is reserved for the web
 //! applications and the operator.
 
@@ -178,8 +179,8 @@ impl Drop for Charge {
 }
 
 /// The media type of a request's body as it was sent, without parameters: `Application/JSON`.
-/// Compare it with [`str::eq_ignore_ascii_case`]. `None` without a `Content-Type`; one that is not
-/// text is an unknown type.
+/// Compare it with [`str::eq_ignore_ascii_case`]. `None` without a `Content-Type`; `?`, which equals no
+/// media type, if the `Content-Type` is not text.
 pub fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().unwrap_or("?");
     Some(value.split_once(';').map_or(value, |(essence, _)| essence).trim())

@@ -46,8 +46,9 @@ impl PeerConnection {
     /// Finds the client behind this connection.
     ///
     /// `X-Forwarded-For` and `X-Forwarded-Proto` count only if the peer is a trusted proxy. The
-    /// former is read from the right, past trusted proxies, to the first address that none of them
-    /// vouches for: everything left of that address was written by the client itself.
+    /// former is read from the right, past trusted proxies, to the first address that is not one of
+    /// them. That address was written by a trusted proxy and is the client's; the client itself may
+    /// have written everything left of it. An entry that is not an address ends the search.
     pub fn client(self, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
         let Some(peer) = self.peer.map(|peer| peer.to_canonical()) else {

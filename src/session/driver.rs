@@ -124,7 +124,7 @@ impl<C: Conversation> Driver<C> {
         &self.outbox
     }
 
-    /// Counts a frame that the session keeps for its client in the backlog.
+    /// Counts in the backlog a frame that the session keeps for its client.
     pub(super) fn count(&self, frame: Frame) -> Frame {
         let backlog = self.worker.topics.backlog();
         let counted = backlog.count(frame);
@@ -227,7 +227,8 @@ impl<C: Conversation> Driver<C> {
         }
     }
 
-    /// Tells consoles that a topic was left, or that a watcher has left.
+    /// Tells consoles that a topic was left. If the topic was joined by a console itself, its watch of the feed
+    /// ends instead.
     fn note_left(&self, heard: &Heard) {
         let feed = self.worker.topics.feed();
         if heard.app == AppId::CONSOLE {
@@ -391,8 +392,8 @@ fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) 
     }
 }
 
-/// Sends the client the publications that it missed. The members are encoded for this session
-/// alone; the other frames are counted where they are shared.
+/// Sends the client the frames that follow the answer to a join. The members are encoded for this session
+/// alone, so they are counted in the backlog here; the other frames are counted where they are shared.
 fn replay<A: Carrier>(carrier: &mut A, replay: Replay, ctx: &mut A::Context) {
     let Replay { place, topic, mut frames, members } = replay;
     let driver = carrier.driver();
@@ -421,7 +422,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     driver.membership.fanout.addr.do_send(Attach { session, id, subscription });
 }
 
-/// Handles the broker's answer to a join, or the end of the time for it.
+/// Handles the broker's answer to a join, or its timeout.
 fn joined<A: Carrier>(
     carrier: &mut A,
     id: SubscriptionId,

@@ -1,8 +1,8 @@
 //! Reading: from a socket's bytes to whole messages.
 //!
 //! [`Frames`] decodes before it reads, and reads no more than [`TURN_BYTES_MAX`] before other tasks
-//! of the thread get a turn, so that a flooding client is held back by its own socket. Between
-//! messages it holds no buffer.
+//! of the thread get a turn: the bytes that a flooding client sends meanwhile wait in the kernel.
+//! Between messages it holds no buffer.
 
 mod head;
 
@@ -207,7 +207,8 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         if gate.is_turn_over() {
             return false;
         }
-        // The clock need not be read: frames are taken when they were read, or after a pause.
+        // The clock need not be read: frames are taken right after they were read, or right after a
+        // pause, and `heard` is set at both.
         let now_s = self.worker.seconds_at(gate.heard.get());
         let may_be = gate.take_frame(self.worker.limits.frames_per_second_max, now_s);
         if !may_be {

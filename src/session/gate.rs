@@ -18,19 +18,19 @@ use super::{
 };
 use crate::broker::subscriber::Frame;
 
-/// Frames taken before other sessions of the thread get a turn: a flood of heartbeats costs others
-/// no more than these at a time.
+/// The frames that a session may take before other sessions of the thread get a turn: a flood of
+/// heartbeats delays the others by no more frames than these at a time.
 pub(super) const TURN_FRAMES_MAX: u32 = 16;
 
-/// Holds a reader back while the limit of messages that it has read waits, and keeps the times by
-/// which its client is judged.
+/// Stops the reader of a session while its inbox is full, or while its client exceeds the frame rate,
+/// and keeps the times by which the client is judged.
 pub(super) struct Gate {
     is_shut: Cell<bool>,
     pub(super) has_joined: Cell<bool>,
     /// Frames taken in this turn.
     pub(super) turn_frames: Cell<u32>,
     work_queue: Rc<WorkQueue>,
-    /// While the session waits at the work queue for another turn.
+    /// The session's ticket while it waits at the work queue for another turn.
     ticket: RefCell<Option<Box<Ticket>>>,
     /// The rate of the frames, and its pauses.
     pub(super) pace: Cell<FramePace>,
@@ -82,8 +82,8 @@ impl Gate {
 
     /// Sends a frame: the pump takes it once it has polled the actor.
     ///
-    /// The actor's context has a queue for this as well. It keeps room for four messages from its first
-    /// one on, which is 160 bytes of every idle session.
+    /// The queue of the actor's context is not used, because it keeps room for four messages from its
+    /// first one on, which is 160 bytes of every idle session.
     pub(super) fn say(&self, frame: &Frame) {
         let mut said = self.said.take().unwrap_or_default();
         pump::gather_whole(frame, &mut said);
@@ -112,8 +112,9 @@ impl Gate {
     }
 
     /// The time in which the session did not read counts neither as the client's silence nor
-    /// towards the timeout of the message that it has begun. Nothing more is added, or a client
-    /// that is too fast now and then could hold half a message for ever.
+    /// towards the timeout of the message that it has begun. That timeout is extended by this time
+    /// and does not start again, because a client that is too fast now and then could otherwise
+    /// hold half a message for ever.
     fn go_on(&self) {
         let now = Instant::now();
         let unheard = now.saturating_duration_since(self.heard.replace(now));
@@ -125,7 +126,7 @@ impl Gate {
         self.is_shut.get() || self.pace.get().is_paused()
     }
 
-    /// Whether a frame may be taken now. One too many within a second pauses the session.
+    /// Takes a frame. Returns `false` if it exceeds the rate: the frame is not taken, and the session pauses.
     pub(super) fn take_frame(&self, rate: PerSecond, now_s: f64) -> bool {
         let mut pace = self.pace.get();
         let may_be = pace.take(rate, now_s);
@@ -136,7 +137,8 @@ impl Gate {
         may_be
     }
 
-    /// Ends a pause if enough frames may be taken again; otherwise answers when to call this next.
+    /// Ends a pause if enough frames may be taken again. If the pause continues, returns the time at which to
+    /// call this next.
     pub(super) fn end_pause(&self, rate: PerSecond, now: Instant, now_s: f64) -> Option<Instant> {
         let mut pace = self.pace.get();
         if !pace.is_paused() {

@@ -56,7 +56,8 @@ pub fn tune(listener: &TcpListener) {
 pub struct ConnectionService {
     /// The time within which the first request head must be complete.
     pub handshake_timeout: Duration,
-    /// The time for which an incomplete request may make no progress.
+    /// The time within which a further request, or the body of the first one, must be complete, and for which
+    /// a client may take nothing of an answer.
     pub idle_timeout: Duration,
     /// The time for which a connection without a request is kept.
     pub keep_alive: Duration,
@@ -141,8 +142,8 @@ impl ConnectionService {
             apply_fn_factory(app, move |request, app: &_| in_turn(request, app, draining.clone()));
         let (asking, app) = answering_early(app);
         let stopped = stops.clone();
-        // The stream below has a deadline for everything except the serving of requests, for which
-        // the services have one.
+        // `HttpStream` has a deadline for everything except the serving of requests, for which the
+        // services have one.
         let http = HttpService::build()
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
@@ -172,7 +173,7 @@ pub struct Listener<C> {
     pub upgrade_handler: UpgradeHandler<C>,
     /// Whether a WebSocket may be requested on a path.
     pub is_socket: IsSocket,
-    /// The rules for its connections before that.
+    /// The rules for connections that are not sessions yet.
     pub connections: ConnectionService,
 }
 
@@ -211,7 +212,8 @@ async fn stopping(mut stops: watch::Receiver<bool>) {
     let _ = stops.wait_for(|stops| *stops).await;
 }
 
-/// Serves a request, notes when its answer is over, and says when that is the last one.
+/// Serves a request, and notes when its answer is over. While the server drains, the answer tells the client
+/// that it is the last one of its connection.
 fn in_turn<S, B>(
     request: Request,
     app: &S,

@@ -33,8 +33,8 @@ use actor::{GiveWay, LongPoll, Poll, Post};
 use elsewhere::{PassedOn, SharedPassed};
 use newcomers::{Newcomer, Newcomers};
 
-/// The fraction of the server's sessions that may be ones that were never fetched: enough for many
-/// clients that come at once, too few to keep others out.
+/// The fraction (1/4) of the server's sessions that may be ones that were never fetched: enough for
+/// many clients that come at once, too few to keep others out.
 const NEWCOMERS_SHARE: usize = 4;
 
 /// The times of a long-poll session.

@@ -4,8 +4,8 @@
 //! state machine without I/O, clock or tasks, which turns the messages of a client into
 //! [`Effect`]s. Two transports drive it, [`websocket`] and [`long_poll`], through the same
 //! [`driver`]. The rules of a protocol can therefore be tested as tables, and the two transports
-//! cannot disagree. A conversation may send first, decides about a silent client, and has its own
-//! close codes.
+//! cannot disagree. A conversation may send first, decides whether a session with a silent client
+//! continues, and has its own close codes.
 //!
 //! The bytes of plain HTTP requests go through `requests`, which passes one request at a time to the HTTP
 //! server.
@@ -63,13 +63,13 @@ pub struct CloseCode(pub u16);
 impl CloseCode {
     /// The client closed first.
     pub const ANSWER: Self = Self(1000);
-    /// The server ends the session: it is idle, or no longer allowed.
+    /// The server ends the session, because the session is idle or no longer allowed.
     pub const GOING_AWAY: Self = Self(1001);
     /// The framing is broken.
     pub const PROTOCOL: Self = Self(1002);
     /// Text that is not UTF-8.
     pub const NOT_UTF8: Self = Self(1007);
-    /// The client is too slow, or exceeds a limit.
+    /// A message of the client took too long to arrive, or the client sends too many frames.
     pub const POLICY: Self = Self(1008);
     /// A message beyond the limit.
     pub const TOO_BIG: Self = Self(1009);
@@ -77,7 +77,7 @@ impl CloseCode {
     pub const INTERNAL: Self = Self(1011);
     /// The server restarts.
     pub const RESTART: Self = Self(1012);
-    /// The client does not keep up.
+    /// The client does not keep up with the frames that it is sent, or sends more messages than may wait.
     pub const TRY_LATER: Self = Self(1013);
 }
 
@@ -140,8 +140,8 @@ impl Received {
 ///
 /// [`Effect::Subscribe`] is answered through [`Conversation::subscribed`], [`Effect::Publish`] and
 /// [`Effect::Update`] are answered through [`Conversation::answered`], before anything else is
-/// received. They come last among the effects of one call. Between an effect and its answer an app
-/// may change.
+/// received. These three effects come last among the effects of one call. Between an effect and its
+/// answer an app may change.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this to the client.
@@ -154,10 +154,10 @@ pub enum Effect {
     Unsubscribe(Place, ByteString),
     /// Publish.
     Publish(Publication),
-    /// Change the client's custom data where it is tracked.
+    /// Change the custom data of the session's member at this place.
     Update(Place, JsonText),
     /// Sign the session in as a user, or change the watched users of a session that is signed in.
-    /// [`Conversation::online`] is called with those of them that are online.
+    /// [`Conversation::online`] is called with the watched users that are online.
     SignIn(SignedIn),
     /// Call [`Conversation::reminded`] after this time.
     Remind(Duration),

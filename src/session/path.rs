@@ -1,4 +1,5 @@
-//! Request paths as Plug reads them: a list of segments, in which an empty segment does not count.
+//! Request paths as Plug, Phoenix's HTTP layer, reads them: a list of segments, in which an empty
+//! segment does not count.
 //!
 //! `/socket//websocket`, `//socket/websocket` and `/socket/websocket/` all name `/socket/websocket`.
 //! Clients build such URLs by joining a base that ends with a slash to a path that begins with one:
@@ -11,7 +12,8 @@
 use actix_http::{Request, Uri, uri::PathAndQuery};
 use actix_service::Service;
 
-/// Calls an app with the request's empty path segments dropped; wraps it by `apply_fn_factory`.
+/// Calls an actix-web app with the request's empty path segments dropped. `apply_fn_factory` wraps the app
+/// in this function.
 pub fn without_empty_segments<S: Service<Request>>(mut request: Request, app: &S) -> S::Future {
     drop_empty_segments(request.uri_mut());
     app.call(request)

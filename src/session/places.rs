@@ -1,7 +1,8 @@
-//! Places: the bounded number of sessions of each app, or of each address.
+//! Limits on the number of sessions of each app, or of each address: each session holds a place of its key.
 //!
-//! In a cluster, each node tells the others how many places are held on it, and counts theirs together with
-//! its own.
+//! These places are not the positions of subscriptions in the broker, which
+//! [`Place`](crate::broker::subscriber::Place) names. In a cluster, each node tells the others how many places
+//! its sessions hold, and counts the places of all nodes together.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -29,7 +30,7 @@ struct Bounded<K> {
 #[derive(Debug)]
 struct TakenPlaces<K> {
     here: HashMap<K, usize>,
-    /// The places that are held on other nodes, as far as they have told.
+    /// The places that are held on other nodes, as far as those nodes have told this one.
     elsewhere: HashMap<K, usize>,
     /// The keys whose counts the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<K>>,
@@ -61,7 +62,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// Takes a place.
     ///
     /// # Errors
-    /// [`Full`].
+    /// [`Full`] if all places of the key are taken, on this node and others together.
     pub fn take(&self, key: &K) -> Result<HeldPlace<K>, Full> {
         let Some(places) = &self.0 else { return Ok(HeldPlace(None)) };
         let mut taken = places.taken();
@@ -88,7 +89,8 @@ impl<K: Eq + Hash + Clone> Places<K> {
         self.0.as_ref().map(|places| places.max)
     }
 
-    /// Waits until a count changes that has not been [taken](Self::take_changed).
+    /// Waits until a count has changed that [`take_changed`](Self::take_changed) has not returned yet. Waits
+    /// forever if there is no bound.
     pub async fn changed(&self) {
         match &self.0 {
             Some(places) => places.has_changed.notified().await,
@@ -96,7 +98,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         }
     }
 
-    /// Takes the counts that have changed since the last call.
+    /// Returns the keys whose counts on this node have changed since the last call, with their counts.
     pub fn take_changed(&self) -> Vec<(K, usize)> {
         let Some(places) = &self.0 else { return Vec::new() };
         let mut taken = places.taken();
@@ -105,7 +107,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         changed.into_iter().map(|key| (key.clone(), count(&key))).collect()
     }
 
-    /// Puts the keys of taken counts back, because the other nodes could not be told.
+    /// Marks these keys as changed again, because the other nodes could not be told their counts.
     pub fn put_back(&self, keys: impl Iterator<Item = K>) {
         let Some(places) = &self.0 else { return };
         if let Some(changed) = &mut places.taken().changed {
@@ -114,7 +116,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
         places.has_changed.notify_one();
     }
 
-    /// The counts of all keys that are not zero.
+    /// The counts on this node that are not zero, with their keys.
     pub fn all(&self) -> Vec<(K, usize)> {
         let Some(places) = &self.0 else { return Vec::new() };
         places.taken().here.iter().map(|(key, count)| (key.clone(), *count)).collect()

@@ -1,7 +1,7 @@
 //! The names of sessions that clients are told: `<number>.<signature>`, both decimal.
 //!
 //! A client that has the name of a session can exclude that session from a publication. The name therefore
-//! cannot be guessed, although the number in it can. Each node can read the names of all nodes.
+//! cannot be guessed, although the number in it can. Each node can read the names that all nodes make.
 
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -9,7 +9,8 @@ use sha2::Sha256;
 
 use crate::broker::subscriber::SessionId;
 
-/// The input from which the key for names is derived, so that no other use of the server's key reveals one.
+/// The prefix of every text that is signed here. No signature that the server's key makes for another purpose
+/// is therefore valid for a name.
 const PURPOSE: &[u8] = b"herald socket id";
 
 /// Makes and reads the public names of sessions. Servers with the same `SECRET_KEY_BASE` can read each
@@ -19,7 +20,7 @@ const PURPOSE: &[u8] = b"herald socket id";
 pub struct PublicIds(Hmac<Sha256>);
 
 impl PublicIds {
-    /// Derives the key for names from this `SECRET_KEY_BASE`.
+    /// Signs names with this `SECRET_KEY_BASE`.
     pub fn new(secret_key_base: &SecretString) -> Self {
         let key = secret_key_base.expose_secret().as_bytes();
         let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
@@ -32,7 +33,7 @@ impl PublicIds {
         format!("{}.{}", session.0, u64::from_be_bytes(self.signature(session)))
     }
 
-    /// The session that a name stands for; `None` if no session has this name.
+    /// The session that a name stands for; `None` if the signature is not valid. The session may have ended.
     pub fn read(&self, name: &str) -> Option<SessionId> {
         let (number, signature) = name.split_once('.')?;
         let session = SessionId(number.parse().ok()?);

@@ -6,8 +6,8 @@
 //! not read fills up to its bound.
 //!
 //! A session that is woken while publications are on their way lets the fan-out run first, once, if
-//! little waits. Otherwise the fan-out would wait behind hundreds of sessions that each write one
-//! frame.
+//! little waits in its outbox. Otherwise the fan-out would wait behind hundreds of sessions that each
+//! write one frame.
 
 use std::{
     future::Future,
@@ -107,7 +107,7 @@ pub(super) struct Pump<T, B> {
     unwritten_body: Option<Box<Bytes>>,
     is_actor_due: bool,
     is_timer_due: bool,
-    /// Whether it has let the fan-out run first since everything was written.
+    /// Whether the session has let the fan-out run first since it last had nothing left to write.
     gave_way: bool,
 }
 
@@ -232,7 +232,8 @@ where
                 Poll::Pending => return Paused::Stuck,
             }
             // Publications that come meanwhile leave in the same write: under full load the CPU per
-            // delivery was 0.34 to 0.35 of the floor's with this, and 0.43 to 0.55 without.
+            // delivery was 0.34 to 0.35 of that of the floor (the bare `write()` calls of
+            // `docs/performance.md`) with this, and 0.43 to 0.55 without.
             if !mem::replace(&mut self.gave_way, true)
                 && self.worker.awaits_more()
                 && self.outbox.holds_little()
@@ -273,8 +274,8 @@ where
         Paused::Turn
     }
 
-    /// Writes frames of the outbox, as many as fit into one write. Answers the kind of the next
-    /// item there, and adds the bytes that were taken.
+    /// Writes frames of the outbox, as many as fit into one write. Returns the kind of the next item
+    /// there, and adds the bytes that left the outbox to `taken_bytes`.
     fn write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -369,7 +370,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// The kernel has all the bytes.
+    /// Measures the latency of the sampled frame, if there is one: the kernel has all the bytes.
     fn note_written(&mut self) {
         if let Some(published) = self.sampled.take() {
             let took = published.elapsed().as_secs_f64();

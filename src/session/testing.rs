@@ -158,7 +158,7 @@ impl Standstill {
     }
 }
 
-/// The far end of a session, in bytes.
+/// The client's end of a session's pipe, and the session's task.
 pub(super) struct Client {
     pub(super) near: DuplexStream,
     pub(super) pump: JoinHandle<()>,

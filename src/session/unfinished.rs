@@ -51,7 +51,8 @@ struct Shared {
     /// The bytes of all holdings that have not been told to give way. The value may be negative for
     /// a moment, because a holding that shrinks may have been subtracted already.
     bytes: AtomicIsize,
-    /// The least bytes of the holdings that were told to give way, until they are released.
+    /// The ranks of all holdings that were told to give way, added up: the bytes that they hold at least. A
+    /// rank is subtracted when its holding is dropped.
     leaving_bytes: AtomicIsize,
     ranking: Mutex<Ranking>,
 }
@@ -106,7 +107,7 @@ impl fmt::Debug for Unfinished {
     }
 }
 
-/// The bytes that one client holds in one place. Dropping this gives them back.
+/// The bytes that one client holds in one of its buffers or queues. Dropping this gives them back.
 pub(super) struct Holding {
     budget: Unfinished,
     holder: Arc<dyn Holder>,

@@ -31,7 +31,8 @@ use super::{
     worker::{Admission, Worker},
 };
 
-/// The time within which a refused client must read its answer.
+/// The time within which a client must take the answer to its handshake. A refused client must close the
+/// connection within the same time.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A request for an upgrade, or one that needs an upgrade. It cannot be printed: its query and its
@@ -125,7 +126,7 @@ pub trait Protocol: Send + Sync {
     /// Judges a handshake on one of these paths.
     ///
     /// # Errors
-    /// [`TurnedAway`].
+    /// [`TurnedAway`] if the handshake is not accepted.
     fn welcome(
         &self,
         handshake: &Handshake<'_>,
@@ -135,7 +136,7 @@ pub trait Protocol: Send + Sync {
 /// Decides which handshakes become sessions.
 pub type UpgradeHandler<C> = Rc<dyn Fn(&Handshake<'_>) -> Result<Welcome<C>, TurnedAway>>;
 
-/// A connection that is taken over.
+/// The task that serves a connection which was taken over from the HTTP server.
 pub(super) type Upgrading = Pin<Box<dyn Future<Output = Result<(), actix_web::Error>>>>;
 
 /// Refuses all upgrades, on a port without sessions.

@@ -40,8 +40,8 @@ use super::{
 /// then a heartbeat.
 const INBOX_MESSAGES_MAX: usize = 128;
 
-/// The bytes of waiting messages from which on nothing more is read. It is enough for as many joins with a
-/// token each.
+/// The bytes of waiting messages from which on nothing more is read: enough for [`INBOX_MESSAGES_MAX`] joins
+/// with a token each.
 const INBOX_BYTES_MAX: usize = 256 * 1024;
 
 /// One WebSocket connection.

@@ -52,7 +52,7 @@ pub struct SessionLimits {
     pub outbox_frames_max: usize,
     /// The most bytes that may wait in the outbox.
     pub outbox_bytes_max: usize,
-    /// A session ends after this time without inbound bytes.
+    /// The time without inbound bytes after which the conversation decides whether the session ends.
     pub idle_timeout: Duration,
     /// A write without progress for this long ends the session.
     pub write_timeout: Duration,
@@ -91,7 +91,7 @@ impl SessionCounter {
         self
     }
 
-    /// The other metrics.
+    /// The metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -106,7 +106,7 @@ impl SessionCounter {
         self.max
     }
 
-    /// The budget of their unfinished work.
+    /// The budget of the sessions' unfinished work.
     pub(super) fn unfinished(&self) -> &Unfinished {
         &self.unfinished
     }

@@ -6,7 +6,7 @@ use super::{Settings, SettingsError};
 
 /// The file handles that are reserved for everything but sessions: threads, database, plain HTTP connections.
 const FILES_KEPT: u64 = 500;
-/// The part of them that plain HTTP connections may use when the server has all its sessions.
+/// The part of [`FILES_KEPT`] that plain HTTP connections may use when the server has all its sessions.
 const FILES_FOR_REQUESTS: u64 = 250;
 /// The number of worker threads that [`FILES_KEPT`] covers.
 const THREADS_COVERED: usize = 64;

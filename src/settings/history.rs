@@ -20,8 +20,8 @@ const LONE_FILE: &str = "herald-history";
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistorySettings {
-    /// The publications of each channel, and of `#general` of each scope, for apps without a
-    /// setting of their own; 0 retains nothing.
+    /// The most publications that each channel, and `#general` of each scope, retains, for apps
+    /// without a setting of their own; 0 retains nothing.
     pub publications: usize,
     /// The most publications that an app may set.
     pub publications_max: usize,

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{EngineKind, Environment, LimitSettings, Settings, SettingsError, layers::Layers};
 
-/// The articles' admin password. It is public, so it is accepted on loopback only.
+/// The admin password of the two articles that Herald follows. It is public, so it is accepted on loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
 /// The fewest characters of an admin password in production.
 const PASSWORD_CHARS_MIN: usize = 12;
@@ -17,7 +17,7 @@ const KEY_BYTES_MIN: usize = 32;
 /// meta of 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
 const PRESENCE_MEMBER_BYTES: usize = 4_096;
 
-/// A cluster has one database only.
+/// The text for a URL that names another database than 0: a Redis Cluster has no other.
 const CLUSTER_DATABASE: &str = "must name no database but 0 with engine.cluster";
 
 /// A rule: the setting at fault, whether the rule is broken, and the text of the error.

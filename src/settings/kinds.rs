@@ -25,7 +25,8 @@ use crate::app::{
     settings::{HISTORY_PUBLICATIONS_MAX, HISTORY_SECONDS_MAX},
 };
 
-/// The settings whose values are never shown, not even in an error.
+/// The settings whose values are never shown as they are, not even in an error. Of a URL only the parts that may hold
+/// a password are masked.
 pub(super) const SECRETS: [&str; 6] = [
     "admin.password",
     "database.url",

@@ -14,8 +14,8 @@ const PREFIX: &str = "HERALD__";
 const ENVIRONMENT: &str = "HERALD_ENV";
 const DIR: &str = "HERALD_CONFIG_DIR";
 
-/// The second names of seven settings: the articles' and Redis's. An empty variable counts as unset, because compose
-/// files and hosting services pass on an unset variable as an empty one.
+/// Second names of seven settings: those of the two articles that Herald follows, and the usual `REDIS_URL`. An empty
+/// variable counts as unset, because compose files and hosting services pass on an unset variable as an empty one.
 const NAMED: [(&str, &str); 7] = [
     ("PORT", "server.port"),
     ("DATABASE_URL", "database.url"),

@@ -3,8 +3,8 @@
 //! `config/default.toml` documents every key; the structs here mirror it field by field. `layers`
 //! joins three layers (the defaults, the environment's file, the process environment), `kinds` checks
 //! each value's type, range and form, serde puts them into the structs, and `judge` checks the rules
-//! that concern several settings. A [`Settings`] can always be honoured, because there is no other way to make
-//! one.
+//! that concern several settings. A [`Settings`] has always passed these checks, because loading is the only way
+//! to make one.
 //!
 //! A new setting needs an entry in `config/default.toml` and a field here, and a line in `kinds` only
 //! if its range is not the usual one. A key without a field, or a field without a key, fails every
@@ -291,7 +291,8 @@ pub struct SocketSettings {
     /// The time for which changes of a presence channel are collected before they are announced
     /// together.
     pub presence_interval: Duration,
-    /// The time for which a join or publish may wait for its topic.
+    /// The time for which a join or a publication may wait, for example for the tracker of its scope or for
+    /// a permit.
     pub topic_timeout: Duration,
 }
 
@@ -312,7 +313,7 @@ pub struct LimitSettings {
     pub message_bytes_max: usize,
     /// The most frames that one session may send within a second.
     pub frames_per_second_max: u32,
-    /// The most bytes of the unfinished messages of all sessions together.
+    /// The most bytes of the incomplete requests and messages of all clients together.
     pub unfinished_bytes_max: usize,
     /// The most bytes of one request's body.
     pub request_body_bytes_max: usize,
@@ -322,7 +323,7 @@ pub struct LimitSettings {
     pub token_bytes_max: usize,
     /// The most bytes of one `ref` or `join_ref`.
     pub ref_bytes_max: usize,
-    /// The most topics that one transport may have joined.
+    /// The most topics that one session may have joined.
     pub channels_per_transport_max: usize,
     /// The most scopes with subscribers per app.
     pub scopes_per_app_max: usize,
@@ -332,13 +333,13 @@ pub struct LimitSettings {
     pub outbox_frames_max: usize,
     /// The most bytes of frames that may wait for one session.
     pub outbox_bytes_max: usize,
-    /// The most publications that may be on their way from topics to fan-outs.
+    /// The most publications of one app that may be under way. All apps together may have twice as many.
     pub publications_in_flight_max: usize,
     /// The most idempotency keys that are remembered per app.
     pub idempotency_keys_max: usize,
     /// The most failed admin logins per minute and address.
     pub failed_admin_logins_per_minute_max: u32,
-    /// The most sessions in all; `None` is the limit of open files less 500.
+    /// The most sessions in all; `None` is as many as there are file handles for.
     pub sessions_max: Option<usize>,
     /// The most bytes of frames that may wait for all sessions together; `None` is a quarter of the
     /// available memory.

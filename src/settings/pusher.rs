@@ -37,7 +37,7 @@ pub struct PusherSettings {
     pub strict_protocol: bool,
 }
 
-/// Returns whether a text is a prefix of paths.
+/// Returns whether a text is a valid [`PusherSettings::path_prefix`].
 pub(super) fn is_prefix(text: &str) -> bool {
     let Some(path) = text.strip_prefix('/') else { return text.is_empty() };
     let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-');

@@ -1,4 +1,4 @@
-//! Usage: the publications, deliveries and connections of each app by the hour, exact to the event.
+//! Usage: the publications, deliveries and connections of each app by the hour, counted exactly.
 //!
 //! ```text
 //! broker, phoenix ─► metrics::usage ─► Ledger ─► app::store::usage        every answer:

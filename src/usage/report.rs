@@ -17,7 +17,8 @@ pub struct Report {
 /// The figures of an app for a period.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeriodUsage {
-    /// The slug of the app, or the last slug of a deleted app.
+    /// The slug of the app, or the last slug of a deleted app; `_` and the app's number if no slug is
+    /// known.
     pub app: String,
     /// The number of the app. An app that was created under the slug of a deleted one has another
     /// number.

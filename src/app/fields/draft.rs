@@ -16,7 +16,7 @@ pub struct AppValues {
     pub slug: Slug,
     /// User name of Basic auth.
     pub key: String,
-    /// Its password, and the key of tokens.
+    /// Password of Basic auth, and the key that signs tokens.
     pub secret: SecretString,
     /// The settings.
     pub settings: AppSettings,

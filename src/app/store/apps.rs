@@ -180,7 +180,7 @@ impl AppStore {
     }
 
     /// Gives an app a new key pair. The pair that it has becomes the previous one until the overlap
-    /// has passed; a pair that is the previous one now ends. Adds the entry of the audit trail. `None`
+    /// has passed; the pair that was the previous one ends. Adds the entry of the audit trail. `None`
     /// if the app does not exist.
     ///
     /// One statement reads and writes the pair, so that of two rotations at the same time the later

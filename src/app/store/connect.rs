@@ -34,7 +34,7 @@ pub enum MissingFile {
     MakeWithFolder,
     /// Creates the file if its folder exists.
     Make,
-    /// Refuses, because an empty database in place of the real one has no answers.
+    /// Reports an error, because a command on a new empty database would answer that there are no apps.
     Refuse,
 }
 
@@ -92,7 +92,7 @@ async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<boo
 ///
 /// SQLite notices this when it runs a statement, not when it compiles one. A connection that has run
 /// nothing since a migration would compile the quoted name of a new column as a text, and sqlx would
-/// keep the names that the result has then.
+/// keep the column names of that wrong result.
 async fn knows_its_tables(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 0").execute(connection).await.map(|_| true)
 }

@@ -257,7 +257,8 @@ impl Topics {
 }
 
 impl Cluster {
-    /// The permit and the count that this node holds for a publication, if this node has appended it.
+    /// Takes the publication that this node has accepted and appended as this record, with its permit and
+    /// its counts; `None` if another node has appended it, or if its caller has given up.
     fn held(&self, entry: &PublicationEntry) -> Option<Accepted> {
         let ticket = entry.ticket?;
         self.pending().remove(&ticket)

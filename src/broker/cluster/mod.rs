@@ -50,15 +50,15 @@ pub(super) use record::{MemberRecord, MemberValue, MembersEntry};
 pub(super) use remote_flights::RemoteFlight;
 use remote_flights::RemoteFlights;
 
-/// So many times the publications that one app may have under way are the most of other nodes that may
-/// be, before the log has to wait.
+/// The most publications of other nodes that may be under way before this node pauses its reading of the
+/// log, as a multiple of the publications that one app may have under way.
 const REMOTE_FLIGHTS_FACTOR: usize = 8;
 
-/// Where the order of publications comes from: this server alone, or a log that several nodes share.
+/// The source of the order of publications: this server alone, or a log that several nodes share.
 pub(super) enum Order {
     /// This server is the only one.
     Own,
-    /// It is one of several nodes.
+    /// This server is one of several nodes.
     Log(Box<Cluster>),
 }
 
@@ -83,13 +83,14 @@ impl Order {
         (Self::Own, Numbering::own())
     }
 
-    /// The order of a log, and its numbering. Of one app as many publications as this may be under way.
+    /// The order of a log, and its numbering. `in_flight_per_app_max` is the most publications of one app that
+    /// may be under way.
     pub(super) fn of_log(
         engine: Arc<dyn Engine>,
         in_flight_per_app_max: usize,
     ) -> (Self, Numbering) {
         let heads = Arc::new(Heads::new(engine.partitions()));
-        // At random, so that a ticket of an earlier process of this node is none of this one.
+        // The first ticket is random, so that no ticket of an earlier process of this node is used again.
         let (_, first_ticket) = Uuid::new_v4().as_u64_pair();
         let cluster = Cluster {
             state: engine.state(),
@@ -126,7 +127,7 @@ impl Order {
         }
     }
 
-    /// This server.
+    /// The number of this server among the nodes.
     pub(super) fn node(&self) -> NodeId {
         self.cluster().map_or(NodeId::ONLY, |cluster| cluster.engine.node())
     }
@@ -143,17 +144,17 @@ impl Cluster {
         &self.engine
     }
 
-    /// Returns whether the log can be written and is read.
+    /// The state of the engine: whether the log can be written and is read.
     pub(super) fn state(&self) -> EngineState {
         *self.state.borrow()
     }
 
-    /// The partitions, as far as they are read.
+    /// The positions up to which this node has read each partition.
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
     }
 
-    /// The first of so many tickets that follow each other.
+    /// Reserves `count` consecutive tickets, and returns the first one.
     fn tickets(&self, count: usize) -> u64 {
         self.next_ticket.fetch_add(count as u64, Relaxed)
     }

@@ -168,7 +168,7 @@ impl Cluster {
     }
 }
 
-/// The place of a record as a position of its scope.
+/// The position of a record in the log, as a position of its scope.
 fn position(key: &ScopeKey, LogPosition { epoch, offset }: LogPosition) -> StreamPosition {
     StreamPosition { epoch: Epoch::of_log(key, epoch), offset }
 }

@@ -13,8 +13,8 @@ use crate::broker::{
 
 use super::{Order, last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
 
-/// A question about the sessions of all nodes. Questions and answers are sent as JSON, and a node ignores
-/// members that it does not know.
+/// A question of the broker to nodes. Questions and answers are sent as JSON, and a node ignores fields
+/// that it does not know.
 pub(in crate::broker) trait ClusterQuestion:
     Serialize + DeserializeOwned + Send + 'static
 {

@@ -2,7 +2,7 @@
 //!
 //! A publisher of this node waits for a permit, but the log cannot wait. The publications of other nodes
 //! are therefore counted. When too many are under way, the engine pauses the partitions that it reads, and
-//! it resumes them when half of the publications have been delivered.
+//! it resumes them when the count has fallen to half of its limit.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -27,7 +27,7 @@ struct Inner {
 pub(in crate::broker) struct RemoteFlight(RemoteFlights);
 
 impl RemoteFlights {
-    /// Begins with a count of zero. At `max` publications under way, partitions are paused.
+    /// Begins with a count of zero. While more than `max` publications are under way, partitions are paused.
     pub(super) fn new(engine: Arc<dyn Engine>, max: usize) -> Self {
         let (count, paused) = (AtomicUsize::new(0), Mutex::default());
         Self(Arc::new(Inner { engine, max, count, paused }))

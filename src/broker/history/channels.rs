@@ -97,8 +97,8 @@ impl RememberedChannels {
         Some(&mut self.by_digest.get_mut(&digest)?.0)
     }
 
-    /// The list of a channel, which is added if it was not remembered: with an empty list, from which
-    /// publications up to the offset `evicted` were evicted.
+    /// The list of a channel. A channel that is not remembered is added with an empty list, from which
+    /// publications up to the offset `evicted` count as evicted.
     pub(super) fn of(&mut self, channel: &ChannelName, evicted: u64) -> &mut List {
         let digest = self.digest(channel.as_str());
         let (list, _) = self.by_digest.entry(digest).or_insert_with(|| {

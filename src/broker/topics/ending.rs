@@ -15,7 +15,7 @@ use crate::broker::{
 
 impl Topics {
     /// Ends every session of all threads, because the server stops. Waits at most `wait_max` for each thread to
-    /// receive the command. Returns the number of sessions that there were.
+    /// receive the command. Returns the number of sessions on the threads that received it in time.
     pub async fn end_all(&self, wait_max: Duration) -> usize {
         let ended =
             self.0.fanouts.ask(EndAll, wait_max).await.into_iter().map(|asked| match asked {
@@ -43,8 +43,8 @@ impl Topics {
         left
     }
 
-    /// Ends joins of an app on all threads of all nodes. They receive no publication that begins after this has
-    /// returned.
+    /// Ends joins of an app on all threads of all nodes. After this has returned, no further publication is
+    /// delivered to these joins.
     ///
     /// # Errors
     /// [`Unanswered`] if a thread may not have received the command; a retry is safe.

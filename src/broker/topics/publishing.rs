@@ -36,8 +36,8 @@ impl Topics {
         self.publish_all(vec![publication]).await
     }
 
-    /// Publishes all publications in order, or none. They count in the metrics as those of the app and the
-    /// origin of the first.
+    /// Publishes all publications in order, or none. They all count in the metrics under the app and the
+    /// kind of publisher of the first one.
     ///
     /// On a server without a cluster there is no await point after the permits are taken, so a caller that is
     /// dropped while it waits has published all or nothing.
@@ -110,7 +110,8 @@ impl Topics {
     /// published and the key has their receipt.
     ///
     /// # Errors
-    /// [`OnceError`]: none was published.
+    /// [`OnceError`]: none was published, or, with [`OnceError::Busy`], the log of a cluster may or may not have
+    /// them.
     pub async fn publish_once(
         &self,
         key: IdempotencyKey,

@@ -36,7 +36,8 @@ impl Topics {
     }
 
     /// The newest position of a scope: a join with it receives everything that is published from
-    /// now on. `None` if the app has subscribers in as many scopes as it may, and none in this one.
+    /// now on. Without a cluster, `None` if the scope has no stream, and the app retains nothing or has
+    /// subscribers in as many scopes as it may.
     pub fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
         let directory = &self.0.directory;
         let head = || directory.with(key, Stream::head);

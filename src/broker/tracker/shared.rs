@@ -113,7 +113,7 @@ struct EnteringMember {
     session: SessionId,
     id: SubscriptionId,
     format: Format,
-    /// The state of the member with which it joins.
+    /// The reference of the state with which the member joins.
     reference: String,
 }
 

@@ -39,7 +39,7 @@ struct State {
 }
 
 impl Lines {
-    /// Starts the thread that writes to `out`. Without a thread all lines are dropped.
+    /// Starts the thread that writes to `out`. If the thread cannot be started, no line is written.
     pub(in crate::cli) fn to(out: impl Write + Send + 'static) -> Self {
         let lines = Self(Arc::default());
         let shared = lines.0.clone();

@@ -159,7 +159,7 @@ impl Machine {
         let Letter { kind, id, from, patience_ms, body } = letter;
         match (kind, &self.follower) {
             (LetterKind::Answer, _) => self.questions.answer(id, from, body),
-            // A question to all nodes arrives at its own node, too, which has asked itself already.
+            // A question to all nodes arrives at the asking node, too, which has asked itself already.
             (LetterKind::Question, Some(follower)) if from != self.lease.node => {
                 let answer = follower.asked(from, body);
                 let deadline = now + std::time::Duration::from_millis(patience_ms.into());

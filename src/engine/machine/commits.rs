@@ -52,7 +52,7 @@ impl WaitingAppend {
 struct PendingBatch {
     id: BatchId,
     waiting: Vec<WaitingAppend>,
-    /// The appends of each segment.
+    /// The number of appends of each segment.
     shares: Vec<usize>,
 }
 

@@ -78,7 +78,7 @@ pub(super) struct LogFeed {
     at: Option<LogPosition>,
     /// Whether the feed begins at the end of the log, without the retained records.
     is_tail_only: bool,
-    /// The batch before `at`, if this feed has delivered it.
+    /// The batch before `at`, if this feed knows it.
     last: BatchId,
     /// The newest batch that this node has appended in the present epoch of this feed and in each later one,
     /// the latest epoch last.

@@ -1,7 +1,7 @@
 //! This node's lease, and the leases of other nodes.
 //!
-//! A lease is renewed five times within `engine.node_timeout` and expires after three fifths of it, by the
-//! clock of Redis. A node that finds another's lease expired removes that node in three steps: it
+//! A lease is renewed five times within `engine.node_timeout` and expires three fifths of it after the last
+//! renewal, by the clock of Redis. A node that finds another's lease expired removes that node in three steps: it
 //! *condemns* the lease, which marks it as ended for good; it *buries* the incarnation in every log, which
 //! removes its members there; and it *forgets* the lease, which deletes it. Any node can repeat each step,
 //! so a node may stop between two of them.
@@ -137,7 +137,7 @@ impl Lease {
         self.renewals
     }
 
-    /// Notes that a renewal was not answered with leases.
+    /// Notes that a renewal failed: Redis refused it, or another process has this node's number.
     pub(super) fn refused(&mut self) {
         (self.asked_at, self.healthy_since) = (None, None);
     }
@@ -181,7 +181,7 @@ impl Lease {
     }
 
     /// Notes that the members of this node's ended incarnation are removed from a log. Returns whether they
-    /// are now removed from all.
+    /// are now removed from all logs.
     pub(super) fn removed(&mut self, life: Life, log: LogIndex) -> bool {
         let own = (self.node, self.incarnation);
         let Some(logs) = self.ended_in.as_mut().filter(|_| life == own) else { return false };
@@ -216,7 +216,7 @@ impl Lease {
         self.burials.insert((life.0, life.1.0), logs);
     }
 
-    /// Notes that an incarnation is buried in a log. Returns whether it now is in all.
+    /// Notes that an incarnation is buried in a log. Returns whether it is now buried in all logs.
     pub(super) fn buried(&mut self, life: Life, log: LogIndex) -> bool {
         let key = (life.0, life.1.0);
         let Some(logs) = self.burials.get_mut(&key) else { return false };

@@ -147,7 +147,7 @@ struct Probe {
     is_heard: bool,
 }
 
-/// A question to Redis that waits for its answer.
+/// A request to Redis that waits for its answer.
 enum Call {
     Commit(LogIndex, Instant),
     Read(LogIndex),
@@ -158,7 +158,7 @@ enum Call {
     Bury(LogIndex, Life),
     Forget,
     Probe,
-    /// The id of the question, unless the letter is an answer, and the bytes of the letter.
+    /// The id of the question, `None` if the letter is an answer, and the number of the letter's bytes.
     Post(Option<u64>, usize),
     /// The sender is taken out when the deadline has passed.
     Members(Option<oneshot::Sender<Result<Snapshot, Unavailable>>>, Instant),
@@ -237,9 +237,9 @@ impl Machine {
 
     /// Takes the tasks for the driver.
     ///
-    /// All appends to one log that wait go into one batch. The batches of a line leave in rounds: while a
-    /// round is under way, all its logs gather appends, and their next batches leave together, so that Redis
-    /// reads and answers many batches with one call of the kernel. A round that begins while nothing is
+    /// The appends that wait for one log go into one batch, up to its maximal size. The batches of a line leave in
+    /// rounds: while a round is under way, all its logs gather appends, and their next batches leave together, so
+    /// that Redis reads and answers many batches with one call of the kernel. A round that begins while nothing is
     /// under way does not wait for anything.
     pub(super) fn outputs(&mut self, now: Instant) -> Vec<Output> {
         if std::mem::take(&mut self.must_renew) {
@@ -571,7 +571,7 @@ impl Machine {
         if let Some(line) = self.lines.get_mut(&id) {
             line.lag_records = lag;
         }
-        // A cluster has several lines, and each probe reports the logs of one.
+        // A Redis Cluster has several lines, and each probe reports the logs of one line.
         let lag: u64 = self.lines.values().map(|line| line.lag_records).sum();
         self.shared.count(|figures| figures.lag_records = lag);
         self.metrics.engine.lag_records.set(lag as i64);
@@ -589,7 +589,7 @@ impl Machine {
     /// Renews the lease, and then permits this node to put members into a log, which does not know this node.
     ///
     /// A Redis that returns to an earlier state may have forgotten the lease as well. Members that a node put
-    /// without a lease would stay if the node died, because nobody would know of it.
+    /// without a lease would stay if the node died, because no other node would know that it existed.
     fn register_after_renewal(&mut self, log: LogIndex) {
         let renewals = self.lease.renewals();
         let log = self.log(log);

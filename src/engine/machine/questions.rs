@@ -29,7 +29,8 @@ struct Question {
 pub(super) struct Questions(HashMap<u64, Question>);
 
 impl Questions {
-    /// Adds a question to these nodes. Returns `false` if too many wait already; the question then fails.
+    /// Adds a question to these nodes. Returns `false`, and fails the question, if too many wait already or
+    /// there are no nodes.
     pub(super) fn ask(
         &mut self,
         id: u64,

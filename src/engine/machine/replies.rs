@@ -147,7 +147,7 @@ impl Machine {
                 let _ = snapshot.send(Err(Unavailable));
             }
             Call::Post(None, _) | Call::Members(None, _) => {}
-            // A line without these is useless, so it is closed; the next attempt follows after a pause.
+            // A line on which these calls fail is useless, so it is closed; the next attempt follows after a pause.
             Call::Read(_) | Call::Break(_) | Call::Register(..) | Call::Probe => breaks = true,
         }
         if breaks {

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// If so many appends wait at the end of a round, the next round gathers until twice as many wait as the
-/// round had, but no longer than the round took, and no longer than this time. A batch costs Redis as much
-/// as ten records, so larger batches spare it most of its work. The timer of the driver rounds up to whole
-/// milliseconds.
+/// The number of appends that must wait at the end of a round for the next round to gather more. It gathers
+/// until twice as many appends wait as the ended round had, but no longer than that round took, and no longer
+/// than [`GATHERS_MAX`]. A batch costs Redis as much as ten records, so larger batches spare it most of its
+/// work.
 pub(super) const GATHERS_FROM: usize = 4;
+
+/// The longest time for which a round gathers. The timer of the driver rounds up to whole milliseconds.
 pub(super) const GATHERS_MAX: Duration = Duration::from_millis(1);
 
 /// The batches of one line that are under way together.
@@ -31,8 +33,8 @@ pub(super) enum Queued {
 }
 
 impl Round {
-    /// Notices the end of the round, and the end of the time after it. `queued` is what waits for the next
-    /// one.
+    /// Notices the end of the round, and the end of the time for which the next one gathers. `queued` returns
+    /// the appends that wait for the next round.
     pub(super) fn turn(&mut self, now: Instant, queued: impl FnOnce() -> Queued) {
         if self.batches > 0 {
             return;

@@ -33,7 +33,7 @@ pub struct MemoryEngine {
     partitions: u16,
     state: watch::Sender<EngineState>,
     calls: mpsc::UnboundedSender<NodeCall>,
-    /// The follower's end, until there is a follower.
+    /// Set when there is a follower, so that a second one is ignored.
     unfed: OnceLock<()>,
     runtime: tokio::runtime::Handle,
 }

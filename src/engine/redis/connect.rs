@@ -1,4 +1,4 @@
-//! Connections to Redis: to one server, to the one that Sentinel names, or to the nodes of a cluster.
+//! Connections to Redis: to one server, to the one that Sentinel names, or to the nodes of a Redis Cluster.
 
 use std::{collections::BTreeMap, fs, io, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     settings::{EngineSettings, REDIS_PORT},
 };
 
-/// The time that a connection may take.
+/// The time that each step of making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reason why no connection could be made. The text contains no password.

@@ -44,7 +44,7 @@ pub(super) enum DriverEvent {
     Pushed(LineId, Push, usize),
     /// Redis answered.
     Replied(CallId, Result<Reply, RequestFailure>),
-    /// The follower answered another node's question.
+    /// The follower answered a question of another node or of this one.
     Answered(u64, NodeId, Bytes),
     /// Another thread made a request.
     Requested(ThreadRequest),

@@ -66,13 +66,13 @@ pub enum EngineError {
     TooOld {
         /// The servers.
         name: String,
-        /// Its version.
+        /// The version of Redis.
         found: String,
     },
-    /// A cluster that the settings do not name as one.
+    /// Redis is a Redis Cluster, and `engine.cluster` is false.
     #[error("{0} is a Redis Cluster: set engine.cluster = true")]
     IsCluster(String),
-    /// A server that the settings name as a cluster.
+    /// Redis is not a Redis Cluster, and `engine.cluster` is true.
     #[error("{0} is not a Redis Cluster: set engine.cluster = false")]
     IsNoCluster(String),
     /// The number of partitions differs.

@@ -27,7 +27,7 @@ use crate::engine::{
 /// the missing messages are read from the log, at the pace of the thread.
 const PUSHED_BYTES_MAX: usize = 64 << 20;
 
-/// The shortest and the longest time between two attempts, to which up to half of it is randomly added or
+/// The shortest and the longest time between two attempts to connect. Up to half of the time is randomly added or
 /// subtracted.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);

@@ -356,8 +356,8 @@ impl ShownEvents {
         self
     }
 
-    /// Drops the events beyond a number, and first the parts of publications that the accepting node did
-    /// not report.
+    /// Drops the parts of publications that the accepting node did not report, and then the events beyond
+    /// `entries_max`, which are counted as dropped.
     fn keep(&mut self, entries_max: usize) {
         self.all.retain(|entry| !entry.is_part);
         self.dropped += self.all.len().saturating_sub(entries_max) as u64;

@@ -43,7 +43,8 @@ pub(super) async fn list(
     asked.check(Attributes { user_count, subscription_count: true, ..Attributes::default() })?;
     let mut channels = Map::new();
     for (of_scope, scope) in SCOPES {
-        // The requested prefix selects all channels of the scope, or those that have its rest, too.
+        // The part of the requested prefix after the scope's own prefix selects names within the scope. A
+        // requested prefix that is only the beginning of the scope's own prefix selects the whole scope.
         let rest = match prefix.strip_prefix(of_scope) {
             Some(rest) => rest,
             None if of_scope.starts_with(prefix) => "",

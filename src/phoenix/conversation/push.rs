@@ -122,7 +122,7 @@ pub(super) enum PushRefusal {
     TooLarge,
     TooMany,
     Payload(PayloadError),
-    /// The meta has no `custom`, which is the only member that a client can set.
+    /// The payload has no `custom`, which is the only field of its meta that a client can set.
     NoCustom,
     Meta(MetaFault),
 }

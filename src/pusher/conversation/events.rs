@@ -35,7 +35,7 @@ enum EventRefusal {
 }
 
 impl EventRefusal {
-    /// The code of the error, for limits.
+    /// The code of the error; `None` unless a limit was exceeded.
     fn code(self) -> Option<u16> {
         self.limit().map(|_| 4301)
     }

@@ -155,7 +155,7 @@ impl Watchlist {
     }
 }
 
-/// The messages that tell a client which of the users it watches went online or offline.
+/// The message that tells a client which of the users it watches went online or offline.
 pub(super) fn watchlist_events(OnlineChange { online, offline }: &OnlineChange) -> Effect {
     let of = |name, users: &[Box<str>]| {
         (!users.is_empty()).then(|| json!({ "name": name, "user_ids": users }))

@@ -5,7 +5,7 @@ use crate::session::CloseCode;
 /// The mask in the head of every frame from a client.
 const MASK_BYTES: usize = 4;
 
-/// The place of a frame among others.
+/// The position at which a frame may stand among other frames.
 #[derive(Clone, Copy)]
 pub(super) enum FrameClass {
     /// Between any others.
@@ -23,16 +23,16 @@ pub(super) enum FrameClass {
 /// claims one.
 pub(super) struct FrameHead {
     pub(super) kind: FrameClass,
-    /// Its own length.
+    /// The length of the head itself.
     pub(super) bytes: usize,
     pub(super) payload_bytes: u64,
 }
 
 impl FrameHead {
-    /// Reads the head of the frame at the front; `None` while its length cannot be told.
+    /// Reads the head of the frame at the front; `None` if too few bytes have arrived to tell its length.
     ///
     /// # Errors
-    /// The close code, if the head breaks a rule whatever may follow.
+    /// The close code, if the head breaks a rule, whatever may follow the head.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, CloseCode> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let kind = match first & 0x0f {

@@ -1,4 +1,4 @@
-//! Bytes of a client as the messages that they amount to, whatever the pieces in which they come.
+//! The bytes of a client become the same messages, whatever the pieces in which they arrive.
 
 use std::{
     io,
@@ -229,7 +229,7 @@ async fn a_claimed_length_allocates_nothing_for_bytes_that_have_not_arrived() {
     assert!(frames.unread.capacity() < LIMIT / 2, "{}", frames.unread.capacity());
 }
 
-/// Polls until all is decoded that is there, when there must be nothing whole.
+/// Polls until all bytes that have arrived are decoded. They must not contain a whole message.
 async fn is_pending<T: AsyncRead + Unpin>(frames: &mut Frames<T>) {
     loop {
         frames.socket.gate.begin_turn();
@@ -357,7 +357,7 @@ async fn a_session_without_a_join_sends_no_larger_message_than_a_join_can_be() {
     assert_eq!(frames.next().await, Some(whole(&too_big)), "after a join");
 }
 
-/// A client that sends one and the same as fast as it is read.
+/// A client that sends the same unit again and again, as fast as it is read.
 struct Flood {
     unit: Vec<u8>,
     read_bytes: Rc<std::cell::Cell<usize>>,

@@ -42,7 +42,7 @@ pub(super) const INBOX_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// The most fetches that may wait at the same time because they come too fast. Clients send one at a time.
 pub(super) const LATE_FETCHES_MAX: usize = 16;
 
-/// The fraction of the outbox's limit that replays may fill when another join is handled.
+/// The fraction (1/8) of the outbox's limit that waiting replays may fill when another join is handled.
 const WAITING_SHARE: usize = 8;
 
 /// The time for which a session keeps its waiting frames for its client's next fetch after a stopping server
@@ -134,7 +134,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
     ) -> Self {
         let SessionLimits { outbox_frames_max: frames, outbox_bytes_max: bytes, .. } =
             worker.limits;
-        // Fetches and messages.
+        // The mailbox receives fetches and posted messages.
         ctx.set_mailbox_capacity(frames);
         let outbox = worker.outbox(&admission);
         ctx.add_stream(Arrivals(outbox.clone()));
@@ -304,7 +304,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         }
     }
 
-    /// The frames that wait for the client.
+    /// The load of the waiting frames, as it counts towards the limit.
     fn load(&self) -> Load {
         Load { frames: self.waiting.len() - self.uncounted, bytes: self.waiting_bytes }
     }

@@ -3,7 +3,7 @@
 //! The id of the session contains its node, and the request is passed to that node as a question. Frames
 //! must not be lost with a client that disconnects before its fetch is answered: the node at which the fetch
 //! arrived then recalls it. The session's node abandons the fetch, or puts the frames back with which it
-//! answered, unless the client has fetched again meanwhile.
+//! answered, unless a later fetch of the client was answered meanwhile.
 
 use std::{
     collections::HashMap,
@@ -73,7 +73,7 @@ enum PassedFetch {
     Waits {
         number: Uuid,
         _given_up: oneshot::Sender<()>,
-        /// The fetch before it, which may still be recalled.
+        /// The previous fetch, if it was answered: it may still be recalled.
         before: Option<AnsweredFetch>,
     },
     /// The fetch was answered.
@@ -99,7 +99,8 @@ impl PassedFetches {
         passed.insert(id, PassedFetch::Waits { number, _given_up: given_up, before });
     }
 
-    /// Forgets the fetch with this number. Returns the frames with which it was answered.
+    /// Forgets the fetch with this number. Returns the frames with which it was answered; none if it was not
+    /// answered, or if a later fetch was.
     fn recall(&self, id: Uuid, number: Uuid) -> Vec<Frame> {
         let mut passed = self.lock();
         let is_meant = |fetch: &AnsweredFetch| fetch.number == number;
@@ -163,7 +164,8 @@ impl<C: Conversation + Unpin> LongPolls<C> {
             return;
         }
         self.topics = Some(topics.clone());
-        // A weak reference, because the broker keeps this function.
+        // This copy does not hold the broker, because the broker keeps this function: the two would keep each
+        // other alive.
         let polls = Self { topics: None, ..self.clone() };
         topics.on_question(QUESTION, move |_, question| {
             let polls = polls.clone();
@@ -236,7 +238,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         }
     }
 
-    /// Fetches for another node. The frames are kept until the client fetches again.
+    /// Fetches for another node. The frames are kept until the client's next fetch is answered.
     async fn fetched_by(&self, id: Uuid, number: Uuid) -> Bytes {
         let (given_up, is_given_up) = oneshot::channel();
         self.passed.wait(id, number, given_up);
@@ -254,7 +256,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
             bytes += ITEM_HEAD_BYTES + frame.size_bytes();
             bytes <= FRAMES_BYTES_MAX
         });
-        // A single frame always fits, because no frame is longer.
+        // The first frame always fits, because no frame is longer than the limit.
         let fits = fits.count().max(1).min(frames.len());
         let rest = frames.split_off(fits);
         let answer = write_frames(&frames);
@@ -271,7 +273,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         answer
     }
 
-    /// Handles that the client of a fetch has disconnected before it was answered.
+    /// Recalls a fetch, because its client has disconnected before the answer reached it.
     fn recalled(&self, id: Uuid, number: Uuid) {
         let frames = self.passed.recall(id, number);
         if let Some(session) = self.find(id).filter(|_| !frames.is_empty()) {

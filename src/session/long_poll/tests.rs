@@ -50,7 +50,7 @@ impl Polls {
     async fn parked(&self, id: Uuid) -> tokio::task::JoinHandle<Polled> {
         let all = self.all.clone();
         let fetch = tokio::task::spawn_local(async move { all.poll(id).await });
-        // It asks before this one does, and is asked about in the same mailbox.
+        // The fetch reaches the session's mailbox before this post, so it is parked when the post is done.
         tokio::task::yield_now().await;
         assert_eq!(self.post(id, &[]).await, Posted::Done);
         fetch
@@ -125,7 +125,7 @@ async fn a_fetch_that_was_given_up_keeps_nothing_and_takes_nothing_over() {
     assert!(parked.await.is_err(), "given up");
     assert_eq!(polls.post(id, &["a"]).await, Posted::Done);
     assert_eq!(polls.all.poll(id).await, frames(&["a"]));
-    // One that is given up before its turn comes does not push out a live one.
+    // A fetch that is given up before its turn comes does not take over from a live one.
     let live = polls.parked(id).await;
     let (answer, _) = oneshot::channel();
     polls.all.find(id).expect("a session").send(Poll(answer)).await.expect("a session");

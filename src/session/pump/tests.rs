@@ -42,7 +42,7 @@ async fn stuck(bench: &Bench) -> (Client, Vec<u8>) {
     let mut deaf = bench.connect(64);
     order(&mut deaf, "join").await;
     order(&mut deaf, ECHO).await;
-    // With the first bytes of the echo comes the certainty that the rest is in the way.
+    // Once the first bytes of the echo have arrived, the rest of it is certain to wait in the way.
     let head = [0x81, u8::try_from(ECHO.len()).expect("a short frame")];
     assert_eq!(deaf.next_bytes(10).await, [b"\x81\x06joined", &head[..]].concat());
     (deaf, ECHO.into())

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{turn::Turn, waiting::Parked};
 use crate::{metrics::labels::Limit, session::worker::Worker};
 
-/// Waits until the connection of a request is within its rate, that of a session's frames.
+/// Waits until the connection of a request is within its rate, which is the rate of a session's frames.
 ///
 /// Requests are delayed and not refused, because a proxy sends the requests of many clients over one
 /// connection. A request waits only until it is within the rate.

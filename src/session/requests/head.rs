@@ -59,7 +59,7 @@ pub(super) enum Follows {
 /// A whole head.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReadHead {
-    /// Its bytes, with the empty line at its end.
+    /// The number of its bytes, including the empty line at its end.
     pub(super) length: usize,
     pub(super) follows: Follows,
 }
@@ -74,7 +74,7 @@ const SMALL_HEAD_BYTES: usize = 4 * 1024;
 pub(super) struct HeadProgress {
     /// The number of bytes at the last parse.
     read: usize,
-    /// The number of bytes that were searched for its end.
+    /// The number of bytes that were searched for the end of the head.
     searched: usize,
 }
 
@@ -95,7 +95,7 @@ impl HeadProgress {
     }
 }
 
-/// Returns whether an empty line ends here, which is the end of every head.
+/// Returns whether these bytes contain the end of an empty line, which ends every head.
 fn has_empty_line(bytes: &[u8]) -> bool {
     let ends_empty =
         |at: usize| matches!(bytes[at..], [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n', ..]);

@@ -7,8 +7,8 @@
 //! next only once the answer to it has been written. What a client sends ahead stays in the kernel,
 //! except for [`READ_AHEAD_BYTES_MAX`].
 //!
-//! A request that offers an upgrade is served like any other, unless it asks for a WebSocket where
-//! sockets are: [`offer`] removes what is not accepted from its head.
+//! A request that offers an upgrade is served like any other, unless it asks for a WebSocket on the
+//! path of a socket: [`offer`] removes what is not accepted from its head.
 //!
 //! Incomplete heads, large heads, and bytes that are read ahead count towards the budget of all unfinished
 //! work. Through [`eviction`] a connection learns that it must end because it holds the most.

@@ -156,9 +156,9 @@ pub(in crate::session) struct HttpStream<T> {
     is_listening: bool,
     wait: Option<Wait>,
     deadline: Pin<Box<Sleep>>,
-    /// Its place among those that may give way, for as long as there is a deadline.
+    /// The connection's place among those that may give way, for as long as it has a deadline.
     place: QueuePlace,
-    /// Its place among those whose clients take nothing of an answer, or have yet to close.
+    /// The connection's place among those whose clients take nothing of an answer, or have yet to close.
     stuck: QueuePlace,
     /// The request that has to pass the work queue before it is handed over.
     work: Option<Work>,
@@ -169,7 +169,7 @@ pub(in crate::session) struct HttpStream<T> {
     /// The answer that is still to be sent before the connection is closed.
     farewell: &'static [u8],
     is_shut_down: bool,
-    /// Whether the client may have sent what was not read.
+    /// Whether the client may have sent bytes that were not read, so that the connection lingers.
     lingers: bool,
 }
 
@@ -315,7 +315,7 @@ impl<T> HttpStream<T> {
             Ok(None) => return false,
             Ok(Some(head)) => {
                 if head.length >= LARGE_HEAD_BYTES {
-                    // An answer is possible only in this phase.
+                    // `give_way` can answer the client only in this phase.
                     if !self.hold(self.buffer.allocated_bytes(), cx) {
                         self.give_way();
                         return true;
@@ -365,7 +365,8 @@ impl<T> HttpStream<T> {
     }
 
     /// Ends the connection, because all clients together hold too much and this one holds the most.
-    /// The client gets an answer that says so unless its request is being served.
+    /// The client gets an answer that says so unless its request is being served. Returns whether it
+    /// gets one.
     fn give_way(&mut self) -> bool {
         self.rules.metrics.hit(Limit::UnfinishedBytes);
         let can_be_told = self.phase == Phase::Head;
@@ -404,7 +405,7 @@ impl<T> HttpStream<T> {
         self.rules.metrics.malformed_requests.inc();
     }
 
-    /// Ends the stream; the connection says its farewell when it is shut down.
+    /// Ends the stream; the connection sends `farewell` when it is shut down.
     fn end(&mut self, farewell: &'static [u8]) {
         self.buffer = UnreadBytes::default();
         self.released = 0;

@@ -89,8 +89,8 @@ impl Pipe {
         Self { client, stream, work_queue: rules.work_queue.clone(), wakes: Arc::default() }
     }
 
-    /// Everything that is handed over now, in reads of at most this many bytes. Nobody else is there
-    /// whose turn it could be.
+    /// Everything that is handed over now, in reads of at most this many bytes. No other connection
+    /// waits in the work queue, so its turns are begun here.
     fn handed_over_by(&mut self, bytes: usize) -> String {
         let waker = Waker::from(self.wakes.clone());
         let mut cx = Context::from_waker(&waker);
@@ -355,8 +355,8 @@ async fn a_body_in_broken_chunks_is_handed_over_up_to_the_fault_and_no_further()
     assert_eq!(pipe.handed_over(), "");
 }
 
-/// The way in which a connection ends on which the client does nothing more, and the label under
-/// which that is counted.
+/// The way in which a connection ends on which the client does nothing more, the bytes that the client is
+/// sent, and the numbers of hits of the limits `Handshake` and `Idle`.
 async fn end(
     rules: ConnectionRules,
     bytes: &str,
@@ -410,7 +410,7 @@ async fn an_answer_that_is_not_taken_ends_the_connection() {
     assert_eq!(metrics.limit_hits.of(Limit::Idle).get(), 1);
 }
 
-/// Sends a byte every so often, until the other side has had enough.
+/// Sends a byte in each quarter of [`SHORT`], until the other side has closed the connection.
 async fn trickle(client: &mut DuplexStream) {
     let mut pace = tokio::time::interval(SHORT / 4);
     loop {
@@ -466,7 +466,7 @@ async fn of_more_connections_than_may_be_the_one_that_has_waited_longest_gives_w
     useful.answer();
     assert_eq!((useful.handed_over(), hits()), (String::new(), 0), "as many as may be");
 
-    // One has sent half a head since before the other's answer.
+    // `half` has waited for longer than `useful`: since before the answer to it.
     let wakes = half.wakes();
     let mut late = open();
     assert_eq!((hits(), half.wakes()), (1, wakes + 1));
@@ -517,7 +517,7 @@ async fn where_every_connection_is_served_a_new_one_is_told_to_come_back() {
     assert_eq!(welcome.handed_over(), REQUESTS[0]);
 }
 
-/// Half a head of this many bytes, and its other half.
+/// The first half of a head, which has this many bytes, and the other half.
 fn halves(bytes: usize) -> (String, String) {
     let around = "GET / HTTP/1.1\r\nhost: h\r\na: \r\n\r\n".len();
     let head =
@@ -526,7 +526,8 @@ fn halves(bytes: usize) -> (String, String) {
     (first.to_owned(), second.to_owned())
 }
 
-/// Connections that share a budget for what is not complete, of which each has sent such a head half.
+/// Connections that share a budget of unfinished work. Each has sent the first half of a head; `sizes`
+/// are the bytes of these halves.
 async fn half_heads(budget: usize, sizes: &[usize]) -> (Rc<ConnectionRules>, Vec<Pipe>) {
     let rules = Rc::new(ConnectionRules { unfinished: Unfinished::new(budget), ..rules() });
     let mut pipes = Vec::new();

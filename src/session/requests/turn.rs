@@ -18,8 +18,8 @@ use bytes::Bytes;
 use super::waiting::WaitingConnections;
 use crate::session::bucket::{Bucket, PerSecond};
 
-/// Shared by a connection's stream, the answer that is under way on it, and the queue of connections
-/// that wait.
+/// The state of a connection that its stream shares with the answer that is under way, and with the
+/// queue of connections that wait.
 #[derive(Debug, Clone)]
 pub(in crate::session) struct Turn(Rc<TurnState>);
 
@@ -34,7 +34,7 @@ struct TurnState {
 }
 
 impl Turn {
-    /// The turns of a connection among those of its thread.
+    /// The state of a new connection. `waiting` are the connections of its thread that may give way.
     pub(super) fn new(waiting: Rc<WaitingConnections>) -> Self {
         Self(Rc::new(TurnState {
             is_answered: Cell::default(),

@@ -1,5 +1,6 @@
-//! Plain HTTP connections, counted and bounded. A new connection always finds room: where there is none,
-//! the connection that has waited longest for its client gives way.
+//! Plain HTTP connections, counted and bounded. If a new connection finds no room, the connection that has
+//! waited longest for its client gives way. The new one is refused only if no connection of its
+//! thread waits, and no request is parked there.
 
 use std::{
     cell::{Cell, RefCell},
@@ -53,12 +54,12 @@ impl ConnectionLimit {
         Self { open: Arc::default(), max, handles, near, sessions }
     }
 
-    /// The other metrics.
+    /// The metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.sessions.metrics()
     }
 
-    /// The budget of their unfinished work, which sessions share.
+    /// The budget of the unfinished work of connections, which sessions share.
     pub(in crate::session) fn unfinished(&self) -> &Unfinished {
         self.sessions.unfinished()
     }
@@ -239,7 +240,7 @@ impl LeavingConnection {
         Self { _counted: counted, place, turn }
     }
 
-    /// Waits for its client until another connection needs the room.
+    /// Enters the queue of connections that wait, and waits until another connection needs the room.
     pub(in crate::session) async fn give_way(&mut self) {
         self.place.enter(&self.turn);
         poll_fn(|cx| {

@@ -74,7 +74,7 @@ struct WorkQueueWaiter {
     is_admitted: Rc<Cell<bool>>,
 }
 
-/// A place in the queue; empty for a client that does not wait. Dropping this leaves the place.
+/// A place in the queue, for a piece of work that waits. Dropping this leaves the queue.
 #[derive(Debug)]
 pub(in crate::session) struct Ticket {
     work_queue: Rc<WorkQueue>,
@@ -140,7 +140,7 @@ impl WorkQueue {
         self.queue.borrow().first_key_value().map(|((is_ahead, _), _)| *is_ahead)
     }
 
-    /// Waits until a piece of work may begin. While it waits it has a ticket.
+    /// Waits until a piece of work may begin. While the work waits, `ticket` holds its place in the queue.
     pub(in crate::session) fn poll_pass(
         self: &Rc<Self>,
         ticket: &mut Option<Box<Ticket>>,

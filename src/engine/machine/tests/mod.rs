@@ -2,14 +2,15 @@
 //!
 //! Several nodes append, change members and tell messages, while connections are cut and swallow what is
 //! sent, Redis pauses, is restarted with and without its data, fails over to a replica that lags, and nodes
-//! stop and die. All chance comes from a seed. Then the faults end, and the law is checked:
+//! stop and die. All random choices come from a seed. Then the faults end, and the invariants (the *law*) are
+//! checked:
 //!
-//! - all nodes are where the log is, and no two have different records at one position,
+//! - all nodes have read the log to its end, and no two have different records at one position,
 //! - within an epoch a node was given every offset once and in order, or told that it is lost,
 //! - every record that was acknowledged is in the log, or another epoch has been announced since,
 //! - the members are those that the live nodes put, and a node's members left at most once.
 //!
-//! `HERALD_TEST_SEEDS=10000` tries so many seeds, and `HERALD_TEST_SEED=7` the seed 7 alone.
+//! `HERALD_TEST_SEEDS=10000` tries 10,000 seeds, and `HERALD_TEST_SEED=7` tries the seed 7 alone.
 
 mod feed;
 mod model;

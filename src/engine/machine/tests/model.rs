@@ -20,7 +20,7 @@ const RETAINED: usize = 40;
 /// The messages of one reading.
 const READ_AT_ONCE: usize = 7;
 
-/// To whom something is pushed.
+/// The nodes to which Redis pushes a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     All,
@@ -158,7 +158,7 @@ impl Model {
         Self { identity: identity_of(identity), logs, leases: BTreeMap::new() }
     }
 
-    /// Does what is asked. Answers the reply, and what is pushed to whom.
+    /// Carries out a request. Returns the reply, and the pushes with their receivers.
     pub(super) fn handle(
         &mut self,
         log: LogIndex,

@@ -164,7 +164,7 @@ pub(super) struct Node {
     pub(super) line: Option<LineId>,
     /// The moment at which a connection is tried.
     pub(super) reconnect_ms: u64,
-    /// Neither receives nor does anything until then.
+    /// The moment until which the node neither receives nor does anything.
     pub(super) stopped_until_ms: u64,
     pub(super) waiting: Vec<Waiting>,
     pub(super) members: BTreeMap<(u16, Bytes), Wish>,

@@ -41,7 +41,7 @@ impl Rounds {
         rounds
     }
 
-    /// Answers all that is sent until nothing is.
+    /// Answers all requests until the node sends no more.
     fn settle(&mut self) {
         loop {
             let sent = self.sent();
@@ -110,7 +110,7 @@ fn the_batches_of_all_logs_leave_together_once_the_round_before_is_answered() {
     assert_eq!(Rounds::logs(&rounds.sent()), [0]);
 }
 
-/// Rounds whose first one had three appends and is answered after so long, while as many others wait.
+/// Rounds whose first one had three appends and is answered after `round_trip`, while `waiting` further appends wait.
 fn gathering(round_trip: Duration, waiting: usize) -> Rounds {
     let mut rounds = Rounds::new();
     (0..3).for_each(|_| rounds.append(0));

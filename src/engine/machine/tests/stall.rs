@@ -1,4 +1,4 @@
-//! A Redis that stands still while much is wanted of it.
+//! A Redis that does not answer while many requests wait for it.
 
 use std::time::{Duration, Instant};
 

@@ -40,11 +40,11 @@ struct Wire {
     node: u16,
     to_redis: VecDeque<(u64, Parcel)>,
     to_node: VecDeque<(u64, Parcel)>,
-    /// Swallows everything.
+    /// Whether the connection drops all that is sent, without an error.
     is_dead: bool,
 }
 
-/// A message that a node must be told, or another loss.
+/// A message that a node must receive, unless it is told of a further loss of messages.
 struct ToldLater {
     node: u16,
     /// The losses that the node had been told of before.
@@ -113,7 +113,7 @@ impl World {
         world
     }
 
-    /// Runs, and checks the law. Answers the number of acknowledged records.
+    /// Runs, and checks the law. Returns the number of acknowledged records.
     pub(super) fn run(mut self) -> u64 {
         while self.now_ms < FAULTS_MS {
             self.misfortune();
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    /// Redis comes back as another one, with this state.
+    /// Restarts Redis with this state, under another identity, after `down_ms`.
     fn restart(&mut self, mut state: Model, down_ms: u64) {
         self.identities += 1;
         state.identity = identity_of(self.identities);
@@ -265,7 +265,7 @@ impl World {
         let member = Bytes::from(format!("member {}", self.below(4)));
         let is_wanted = self.chance(2);
         let lost = |node: &Node| (node.number.0, node.recorder.told().messages_lost);
-        // A node that has never been up begins with what is told then.
+        // A node that has never been up need not receive this message.
         let has_begun = |node: &&Node| *node.shared.state.borrow() != EngineState::Starting;
         let lost_before: Vec<_> = self.nodes.values().filter(has_begun).map(lost).collect();
         let Some(node) = self.nodes.get_mut(&number) else { return };
@@ -317,7 +317,7 @@ impl World {
         }
     }
 
-    /// Adds to what is on its way, never before what is on its way already.
+    /// Sends a parcel, which arrives after all parcels that are on their way in the same direction.
     fn send(&mut self, line: LineId, to_redis: bool, parcel: Parcel) {
         let at = self.now_ms + 1 + self.below(self.delay_max_ms);
         let Some(wire) = self.wires.get_mut(&line).filter(|wire| !wire.is_dead) else { return };
@@ -510,8 +510,8 @@ impl World {
         }
     }
 
-    /// A record of the epoch that holds is known to every node that has the place, and one of another epoch
-    /// was announced by the epoch that followed.
+    /// Checks that an acknowledged record of the present epoch is known to every node that has read its position.
+    /// The loss of a record of another epoch counts as announced by the epoch that followed.
     ///
     /// There is one exception. A server that returns to an earlier state without a sign (a virtual machine that is
     /// restored) forgets a record, and its state is the same as if the record had never been appended. Only a node

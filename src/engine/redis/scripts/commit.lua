@@ -1,6 +1,7 @@
 -- ARGV: believed identity, fresh epoch, life (node and incarnation), time, head of the batch, the most
--- records, bytes and milliseconds that are retained; then segments: a letter, the number of records, the
--- records, and what the letter needs.
+-- records, bytes and milliseconds that are retained; then segments: a kind, the number of records, the
+-- records, and the arguments of the kind. The kinds are 'p' (records only), 'k' (a key that must be new), 'm'
+-- (a member that is put) and any other (a member that is removed).
 -- Answers the epoch, and for each segment its first offset, or the value of a key that was used before,
 -- or -1 if the place is full, or -2 if the life may not change members.
 open(ARGV[1], ARGV[2])

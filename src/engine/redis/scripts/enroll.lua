@@ -1,6 +1,7 @@
--- KEYS: what all nodes agree on, the leases. ARGV: the number of partitions, the owner of the prefix, the
--- format of the log.
--- Answers nothing but 'ok', or what does not agree and what was found.
+-- KEYS: the values on which all nodes agree, the leases. ARGV: the number of partitions, the owner of the
+-- prefix, the format of the log.
+-- Answers 'ok', 'foreign', or the name of the value that does not agree; then the value or the type of the key
+-- that was found, or ''.
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'none' and kind ~= 'hash' then return { 'foreign', kind } end
 local partitions = redis.call('HGET', KEYS[1], 'partitions')

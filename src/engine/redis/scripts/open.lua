@@ -21,8 +21,8 @@ end
 
 local function save() redis.call('SET', KEYS[1], packed()) end
 
--- Begins a new epoch. Without a state, what else there is of the log is of no use. No node may put members
--- before it has heard of the epoch.
+-- Begins a new epoch. Without a state, the other keys of the log are of no use, and are deleted. No node may
+-- put members before it has heard of the epoch.
 local function begin(fresh, server)
   if state then
     from = next_offset

@@ -1,6 +1,6 @@
--- ARGV: believed identity, fresh epoch, the first offset of interest or nothing, the bytes that suffice.
--- Answers the state, the head of the message before that offset or nothing, whether there is more, and
--- messages.
+-- ARGV: believed identity, fresh epoch, the first offset to read or '', the bytes of messages after which the
+-- reading ends. Answers the state, the head of the message before that offset or '', whether there is more,
+-- and messages.
 open(ARGV[1], ARGV[2])
 local messages, size, has_more, before = {}, 0, 0, ''
 if ARGV[3] ~= '' then
@@ -9,7 +9,7 @@ if ARGV[3] ~= '' then
   if ARGV[3] ~= '0' then
     preceding = redis.call('XREVRANGE', base .. 'log', '(' .. start, '-', 'COUNT', 1)
   end
-  -- The heads of message and batch are shorter.
+  -- The heads of the message and of its batch are shorter than 64 bytes together.
   if preceding[1] then before = string.sub(preceding[1][2][2], 1, 64) end
   repeat
     local found = redis.call('XRANGE', base .. 'log', start, '+', 'COUNT', 16)

@@ -225,7 +225,7 @@ async fn a_replica_that_lags_loses_only_what_is_announced() {
         wait(pause + Duration::from_millis(200)).await;
         master.kill();
         trial.until_up(0, false).await;
-        // It takes the master's place: what it has is saved, and read by a server on the master's port.
+        // The replica takes the master's place: its data is saved, and a server on the master's port reads it.
         replica.ask::<()>(&["SAVE"]);
         let saved = replica.folder().join("dump.rdb");
         std::fs::copy(saved, master.folder().join("dump.rdb")).expect("the data is copied");

@@ -44,7 +44,7 @@ fn settings(url: &str, more: &[(&str, &str)]) -> EngineSettings {
         ("HERALD__ENGINE__CONNECT_RETRY", "10s"),
     ];
     let vars = vars.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string()));
-    // A later one wins.
+    // A later variable replaces an earlier one of the same name.
     let vars: HashMap<_, _> = vars.collect();
     Settings::load_from(vars.into_iter(), None).expect("settings").engine
 }

@@ -68,7 +68,7 @@ async fn another_format_of_the_log_stops_the_start_while_a_node_lives() {
     let expected = "the servers of the prefix \"herald\" write their log in format 3, and this version of \
                     Herald in format 2: stop them first, or choose another engine.prefix";
     assert_eq!(refusal(&server.url(), OWNER, &[]).await, expected);
-    // The first builds wrote none.
+    // The first builds wrote no format.
     server.ask::<()>(&["HDEL", "herald{c}:meta", "format"]);
     let text = refusal(&server.url(), OWNER, &[]).await;
     assert_eq!(text, expected.replace("format 3", "format 1"));

@@ -117,8 +117,8 @@ async fn publish(
     (acknowledged, refused)
 }
 
-/// Within an epoch every offset came once and in order or is lost, all nodes agree, and what was acknowledged
-/// came, or another epoch was announced after it.
+/// Checks that within an epoch every offset came once and in order or is lost, that all nodes agree, and that every
+/// acknowledged record came, or another epoch was announced after it.
 fn judge_one(
     heard: &Heard,
     partition: u16,

@@ -344,19 +344,19 @@ impl AppStreams {
 
     /// Evicts the oldest publications of all scopes until this many bytes are left.
     fn shrink_to(&self, bytes: usize) {
-        let excess = || self.account.bytes().saturating_sub(bytes);
+        let wants_more = || self.account.bytes() > bytes;
         let streams: Vec<_> = self.scopes.values().collect();
         let oldest = |nth: usize| streams[nth].oldest_ms().map(|oldest| Reverse((oldest, nth)));
         let mut queue: BinaryHeap<_> = (0..streams.len()).filter_map(oldest).collect();
-        while excess() > 0 {
+        while wants_more() {
             let Some(Reverse((own, nth))) = queue.pop() else { break };
             let next = queue.peek().map_or(u64::MAX, |Reverse((next, _))| *next);
-            streams[nth].shrink(own.max(next), excess());
+            streams[nth].shrink(own.max(next), bytes);
             queue.extend(oldest(nth));
         }
         // The remaining bytes are those of remembered channels.
-        for stream in streams.iter().take_while(|_| excess() > 0) {
-            stream.shrink(u64::MAX, excess());
+        for stream in streams.iter().take_while(|_| wants_more()) {
+            stream.shrink(u64::MAX, bytes);
         }
     }
 }

@@ -71,6 +71,10 @@ const PUBLICATIONS_PER_TURN: usize = 16;
 /// by default, and some more: one `#general` leaves in one write.
 const GROUPS_PER_TURN: usize = 128;
 
+/// An app begins a new turn as soon as it can when it has used one part in so many of a turn's groups: what is
+/// left has room for one `#general` to as many channels as a session may have joined by default.
+const RENEWED_SHARE: usize = 8;
+
 /// The number of deliveries that a fan-out makes before other tasks of the thread run: about 100 µs.
 const DELIVERIES_PER_ROUND: usize = 1_024;
 
@@ -134,9 +138,9 @@ pub struct Fanout {
     is_turn_due: bool,
     /// The publications and frames of each app's turn, until it begins a new one.
     handed_out: HashMap<AppId, HandedOut>,
-    /// Whether half of one of these turns is used up. The next round is scheduled then also if no session
-    /// waits, so that a publication which takes more than the other half does not begin in an old turn.
-    is_any_half_used: bool,
+    /// Whether so much of one of these turns is used up that the next publication may not fit into the rest. The
+    /// next round is then scheduled also if no session waits, so that the app begins a new turn.
+    is_any_to_renew: bool,
     /// The number of groups that are handed a publication in one turn of an app.
     groups_per_turn: usize,
     /// The sessions that have been handed frames and are not woken yet. While there is one,
@@ -175,10 +179,15 @@ struct HandedOut {
 }
 
 impl HandedOut {
-    /// Whether one part in so many of a turn is used up.
-    fn is_used(&self, one_part_in: usize, groups_per_turn: usize) -> bool {
-        self.publications * one_part_in >= PUBLICATIONS_PER_TURN
-            || self.groups * one_part_in >= groups_per_turn
+    /// Whether the turn is used up.
+    fn is_used_up(&self, groups_per_turn: usize) -> bool {
+        self.publications >= PUBLICATIONS_PER_TURN || self.groups >= groups_per_turn
+    }
+
+    /// Whether so much of the turn is used up that the next publication may not fit into the rest.
+    fn is_to_renew(&self, groups_per_turn: usize) -> bool {
+        self.publications >= PUBLICATIONS_PER_TURN / 2
+            || self.groups >= groups_per_turn / RENEWED_SHARE
     }
 }
 
@@ -251,7 +260,7 @@ impl Fanout {
             turns: Turns::new(),
             is_turn_due: false,
             handed_out: HashMap::new(),
-            is_any_half_used: false,
+            is_any_to_renew: false,
             groups_per_turn: GROUPS_PER_TURN,
             waking: Waking::new(),
             delivered_this_round: 0,
@@ -515,8 +524,8 @@ impl Fanout {
         let handed_out = self.handed_out.entry(app).or_default();
         handed_out.publications += publications;
         handed_out.groups += 1;
-        handed_out.is_all = handed_out.is_used(1, self.groups_per_turn);
-        self.is_any_half_used |= handed_out.is_used(2, self.groups_per_turn);
+        handed_out.is_all = handed_out.is_used_up(self.groups_per_turn);
+        self.is_any_to_renew |= handed_out.is_to_renew(self.groups_per_turn);
         handed_out
     }
 
@@ -594,7 +603,7 @@ impl Fanout {
         self.wake();
         if self.is_round_over() {
             ctx.wait(self.rest_of_round());
-        } else if !self.is_round_ending && (self.is_any_half_used || !self.waking.is_empty()) {
+        } else if !self.is_round_ending && (self.is_any_to_renew || !self.waking.is_empty()) {
             ctx.spawn(self.rest_of_round());
         }
         if !self.is_turn_due && self.turns.any(|app| !self.rests(app)) {
@@ -621,8 +630,8 @@ impl Fanout {
         (self.is_round_ending, self.delivered_this_round) = (false, 0);
         self.waking.begin_round();
         self.handed_out.retain(|app, _| self.waking.has(*app));
-        let is_half_used = |of: &HandedOut| of.is_used(2, self.groups_per_turn);
-        self.is_any_half_used = self.handed_out.values().any(is_half_used);
+        let is_to_renew = |of: &HandedOut| of.is_to_renew(self.groups_per_turn);
+        self.is_any_to_renew = self.handed_out.values().any(is_to_renew);
         self.go_on(ctx);
     }
 

@@ -223,12 +223,14 @@ impl Stream {
         self.state().with_history(&self.account, keep);
     }
 
-    /// Evicts the oldest publications that were accepted at `until_ms` or before, until `bytes` bytes have been
-    /// freed. If no publication is retained, the channels are forgotten.
-    pub(super) fn shrink(&self, until_ms: u64, bytes: usize) {
+    /// Evicts the oldest publications that were accepted at `until_ms` or before, until the app retains at most
+    /// `app_bytes`. If no publication is retained, the channels are forgotten.
+    pub(super) fn shrink(&self, until_ms: u64, app_bytes: usize) {
         self.state().with_history(&self.account, |history| {
+            // The excess is read under the lock: another thread may just have evicted it.
+            let excess = self.account.bytes().saturating_sub(app_bytes);
             let (mut left, mut evicts) = (history.bytes(), true);
-            let enough = left.saturating_sub(bytes);
+            let enough = left.saturating_sub(excess);
             while evicts && left > enough && history.oldest_ms().is_none_or(|at| at <= until_ms) {
                 history.shrink();
                 (evicts, left) = (history.bytes() < left, history.bytes());
@@ -345,16 +347,29 @@ impl Drop for Stream {
     }
 }
 
+/// A history that is being changed. The change is noted in the account of the app when this is dropped, so also
+/// after a panic.
+struct NotingHistory<'a> {
+    history: &'a mut History,
+    before: RetainedTotals,
+    account: &'a Account,
+}
+
+impl Drop for NotingHistory<'_> {
+    fn drop(&mut self) {
+        let now = RetainedTotals::by(self.history);
+        if now != self.before {
+            self.account.note(self.before, now);
+        }
+    }
+}
+
 impl State {
     /// Changes the history, and notes the amount that is retained afterwards.
     fn with_history<R>(&mut self, account: &Account, with: impl FnOnce(&mut History) -> R) -> R {
         let before = RetainedTotals::by(&self.history);
-        let done = with(&mut self.history);
-        let now = RetainedTotals::by(&self.history);
-        if now != before {
-            account.note(before, now);
-        }
-        done
+        let noting = NotingHistory { history: &mut self.history, before, account };
+        with(&mut *noting.history)
     }
 
     fn hand_out<M>(&self, message: impl Fn() -> M)

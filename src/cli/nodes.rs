@@ -8,8 +8,8 @@ use super::{CommandFailure, remote::Remote, table::table};
 const URL: &str = "http://127.0.0.1:4000";
 
 pub(super) const AFTER_HELP: &str = "\
-A running server answers, as the administrator of the settings is called. A
-server that shares its topics with no other is the only node, with the id 0.
+A running server answers. The command logs in as the administrator whom the
+settings name. A server that shares its topics with no other is the only node, with the id 0.
 
 SESSIONS are the open ones. SCOPES have subscribers or retain something on the
 node. LAG is the number of records of the log that the node has yet to read.

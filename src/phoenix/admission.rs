@@ -56,7 +56,7 @@ impl Default for ConnectCredentials {
 /// Shows which credentials are present, never their values.
 impl fmt::Debug for ConnectCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller")
+        f.debug_struct("ConnectCredentials")
             .field("origin", &self.origin)
             .field("tokens", &self.tokens)
             .field("bearer", &self.bearer.as_ref().map(|_| "[REDACTED]"))

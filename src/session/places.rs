@@ -160,7 +160,7 @@ impl<K: Eq + Hash + Clone> Default for HeldPlace<K> {
 
 impl<K: Eq + Hash + Clone> fmt::Debug for HeldPlace<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Held").field(&self.0.is_some()).finish()
+        f.debug_tuple("HeldPlace").field(&self.0.is_some()).finish()
     }
 }
 

@@ -264,7 +264,7 @@ fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
         ws::HandshakeError::NoVersionHeader | ws::HandshakeError::UnsupportedVersion => {
             "'sec-websocket-version' header must be '13'"
         }
-        ws::HandshakeError::BadWebsocketKey => "'sec-websocket-key' header is missing",
+        ws::HandshakeError::BadWebsocketKey => "'sec-websocket-key' header is missing or malformed",
     }
 }
 

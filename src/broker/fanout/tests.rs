@@ -758,16 +758,19 @@ async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a
 
 #[actix_web::test]
 async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
-    const CHANNELS: usize = 100;
-    const EVENTS: usize = 3;
     const SESSIONS: usize = 8;
-    let broker = Broker::start();
+    let scopes = [(key(1, "public"), 100), (key(1, "other"), 30), (key(1, "third"), 15)];
+    // Whatever an app has published before, each of these leaves at once.
+    let published = [0, 1, 0, 0, 2, 0, 2, 1, 0];
+    let broker = Broker::start_with(|limits| limits.scopes_per_app_max = scopes.len());
     let mut sessions = Vec::new();
     for id in 0..SESSIONS {
         let probe = broker.stuck_session(id as u64, 1_024).await;
-        for nth in 0..CHANNELS {
-            let place = channel(&key(1, "public"), &format!("c{nth}"));
-            broker.join(&probe, place).await.expect("a place");
+        for (scope, channels) in &scopes {
+            for nth in 0..*channels {
+                let place = channel(scope, &format!("c{nth}"));
+                broker.join(&probe, place).await.expect("a place");
+            }
         }
         sessions.push((probe.outbox.clone(), Arc::new(Woken::default()), Vec::new()));
     }
@@ -782,32 +785,29 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     for (outbox, woken, _) in &sessions {
         assert_eq!(take(outbox, woken), 0, "nothing was published");
     }
-    let mut published = 0;
-    let all_are_taken = async {
-        while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < EVENTS * CHANNELS) {
-            // The next one is published when the last one has been taken, and the thread has been idle.
-            let is_taken = |(_, _, taken): &(_, _, Vec<usize>)| {
-                taken.iter().sum::<usize>() == published * CHANNELS
-            };
-            if sessions.iter().all(is_taken) {
-                for _ in 0..4 {
-                    pause().await;
-                }
-                begin(&broker, 1, "#general", "msg").await;
-                published += 1;
-            }
-            tokio::task::yield_now().await;
-            // Each takes all there is when it is woken, as a pump does.
-            for (outbox, woken, taken) in &mut sessions {
-                if woken.0.swap(0, SeqCst) > 0 {
-                    taken.push(take(outbox, woken));
+    for nth in published {
+        let (scope, channels) = &scopes[nth];
+        let publication = publication(scope, "#general", "msg");
+        broker.topics.publish(publication).await.expect("room for one more");
+        let all_are_taken = async {
+            while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < *channels) {
+                pause().await;
+                // Each takes all there is when it is woken, as a pump does.
+                for (outbox, woken, taken) in &mut sessions {
+                    if woken.0.swap(0, SeqCst) > 0 {
+                        taken.push(take(outbox, woken));
+                    }
                 }
             }
+        };
+        tokio::time::timeout(DEADLINE, all_are_taken).await.expect("in time");
+        for (_, _, taken) in &mut sessions {
+            assert_eq!(std::mem::take(taken), [*channels], "in {scope:?}");
         }
-    };
-    tokio::time::timeout(DEADLINE, all_are_taken).await.expect("in time");
-    for (_, _, taken) in &sessions {
-        assert_eq!(*taken, [CHANNELS; EVENTS]);
+        // The thread is idle for a moment.
+        for _ in 0..4 {
+            pause().await;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
 };
 
@@ -18,7 +19,7 @@ pub(super) const CHANNEL_BYTES: usize = 192;
 /// cost of retaining a publication. The table is therefore searched by digests, which are stored next to
 /// the lists. Names are stored elsewhere and not compared: the keys of the digests are random and secret,
 /// and two of a billion channels have the same digest of 128 bits with a probability below 10⁻²⁰.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct RememberedChannels {
     /// Makes digests with random keys.
     digester: SipHasher13,
@@ -51,6 +52,13 @@ impl Hasher for Prefix {
 
     fn write(&mut self, _: &[u8]) {
         unreachable!("a digest writes one integer");
+    }
+}
+
+impl fmt::Debug for RememberedChannels {
+    /// Shows the channels, and not the keys of their digests.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 

@@ -520,6 +520,10 @@ impl<C: Conversation + Unpin> Handler<PutBack> for LongPoll<C> {
     type Result = ();
 
     fn handle(&mut self, PutBack(frames): PutBack, ctx: &mut Self::Context) {
+        // They were within the limit before, and replays may be among them. So together they count as one, as
+        // a replay does.
+        self.uncounted += frames.len().saturating_sub(1);
+        self.has_replays = true;
         self.waiting_bytes += frames.iter().map(Frame::size_bytes).sum::<usize>();
         frames.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
         self.flush(ctx);

@@ -187,6 +187,18 @@ async fn frames_that_arrive_at_the_end_of_a_window_are_not_lost() {
 }
 
 #[actix_web::test]
+async fn frames_that_are_put_back_come_first_at_the_next_fetch_however_many_they_are() {
+    let polls = Polls::new(SessionLimits { outbox_frames_max: 3, ..limits() }, times(DEADLINE));
+    let id = polls.open_and_fetch().await;
+    assert_eq!(polls.post(id, &["late"]).await, Posted::Done);
+    let texts = ["a", "b", "c", "d", "e", "f"];
+    let frames_back = texts.iter().map(|&text| Frame::Text(text.into())).collect();
+    polls.all.find(id).expect("the session").do_send(actor::PutBack(frames_back));
+    let all = [&texts[..], &["late"]].concat();
+    assert_eq!(polls.all.poll(id).await, frames(&all));
+}
+
+#[actix_web::test]
 async fn a_session_whose_outbox_overflows_ends() {
     for (case, limits) in [
         ("frames", SessionLimits { outbox_frames_max: 3, ..limits() }),

@@ -1,7 +1,6 @@
 //! What it costs to retain publications: an app of a server that does, beside one of the same server that does not.
 //!
-//! The two apps share what differs from one process to the next: its memory, and the threads on which the publisher's
-//! connections lie. They take turns that are too short for the machine to change meanwhile. A turn right after one of the
+//! The two apps share what differs from one process to the next, such as its memory. They take turns that are too short for the machine to change meanwhile. A turn right after one of the
 //! same app costs less, because the caches hold its sessions; so each app has as many of these as the other one. Each
 //! round has a server of its own, where the other app is the first.
 //!
@@ -15,7 +14,7 @@ use super::{
     fanout::plan,
     stage::{Pace, Stage, gather},
     topics::Circle,
-    triggers::Heard,
+    triggers::{CONNECTIONS, Heard},
 };
 use crate::{
     observe::Watch,
@@ -75,7 +74,9 @@ impl Turns<'_> {
         self.compare("CPU per trigger, one hears, us", 1.05, |turns, server, names, costs| {
             let apps = names.map(|name| Heard::open(app(server, name)?));
             let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
-            turns.take(server, costs, |nth, lasting| nth_of(&mut apps, nth)?.play(lasting))
+            turns.take(server, costs, CONNECTIONS, |nth, lasting| {
+                nth_of(&mut apps, nth)?.play(lasting)
+            })
         })
     }
 
@@ -90,7 +91,7 @@ impl Turns<'_> {
                 Stage::new(app, crowd, None, plan)
             });
             let mut stages = gathered.collect::<io::Result<Vec<_>>>()?;
-            turns.take(server, costs, |nth, lasting| {
+            turns.take(server, costs, 1, |nth, lasting| {
                 let stage = nth_of(&mut stages, nth)?;
                 stage.forget();
                 stage.play(lasting)?;
@@ -111,7 +112,7 @@ impl Turns<'_> {
                 let mut apps = apps.into_iter().collect::<io::Result<Vec<_>>>()?;
                 let gathered = apps.iter_mut().map(|app| Circle::gather(app, topics));
                 let mut circles = gathered.collect::<io::Result<Vec<_>>>()?;
-                turns.take(server, costs, |nth, lasting| {
+                turns.take(server, costs, 1, |nth, lasting| {
                     let circle = nth_of(&mut circles, nth)?;
                     circle.forget();
                     circle.play(lasting)?;
@@ -159,6 +160,7 @@ impl Turns<'_> {
         &mut self,
         server: &Subject,
         costs: &mut [Vec<f64>; 2],
+        generator_threads: usize,
         mut play: impl FnMut(usize, Duration) -> io::Result<u64>,
     ) -> io::Result<()> {
         for app in [0, 1] {
@@ -171,7 +173,7 @@ impl Turns<'_> {
                 units[app] += play(app, TURN)?;
                 let seen = watch.seen()?;
                 cpu_us[app] += seen.cpu.as_secs_f64() * 1e6;
-                self.remarks.extend(seen.limit(1).map(str::to_owned));
+                self.remarks.extend(seen.limit(generator_threads).map(str::to_owned));
             }
             for app in [0, 1] {
                 costs[app].push(cpu_us[app] / units[app].max(1) as f64);

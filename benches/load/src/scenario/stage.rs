@@ -144,6 +144,8 @@ pub(super) struct Stage<'a> {
     /// When each event was published, and by how many it has not been heard.
     events: Vec<(Instant, usize)>,
     first: u64,
+    /// Deliveries that were missing when their events were forgotten.
+    missing_before: usize,
     under_way: usize,
     /// The last event each subscriber heard.
     last: Vec<u64>,
@@ -209,6 +211,7 @@ impl<'a> Stage<'a> {
             next: FIRST,
             events: Vec::new(),
             first: FIRST,
+            missing_before: 0,
             under_way: 0,
             last,
             heard: 0,
@@ -223,8 +226,10 @@ impl<'a> Stage<'a> {
         self.heard
     }
 
-    /// Forgets what was measured so far.
+    /// Forgets what was measured so far, apart from what came amiss.
     pub(super) fn forget(&mut self) {
+        self.missing_before = self.missing();
+        self.under_way = 0;
         self.first = self.next;
         self.events.clear();
         self.heard = 0;
@@ -303,10 +308,13 @@ impl<'a> Stage<'a> {
         seen.limit(1).map(|limit| format!("{}: {limit}", self.subject.who())).into_iter().collect()
     }
 
+    fn missing(&self) -> usize {
+        self.missing_before + self.events.iter().map(|(_, missing)| missing).sum::<usize>()
+    }
+
     /// What was not as it must be.
     pub(super) fn faults(&self) -> Vec<String> {
-        let who = self.subject.who();
-        let missing: usize = self.events.iter().map(|(_, missing)| missing).sum();
+        let (who, missing) = (self.subject.who(), self.missing());
         let lost = self.crowd.lost();
         [
             (missing > 0, format!("{who}: {missing} deliveries are missing")),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Keep-alive connections that trigger at the same time.
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 
 /// Triggers a second with nobody who hears them, with one subscriber, and signed for Pusher's API.
 pub(super) fn triggers(options: &Options, target: &Target) -> io::Result<Report> {

@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -78,7 +79,7 @@ struct Kept {
 
 #[derive(Default)]
 struct OfApp {
-    /// In the order in which this node took them: oldest first, except for those of another node.
+    /// Oldest first, except while those of another node are being adopted.
     events: LinkedHashMap<(Scope, ChannelName), LastEntry>,
     bytes: usize,
 }
@@ -215,6 +216,16 @@ impl LastEvents {
             except: None,
         };
         self.note(&publication, position, at_ms)
+    }
+
+    /// Orders the events of each app by their time, after those of another node were adopted in the order of their
+    /// channels.
+    pub(super) fn sort_by_time(&self) {
+        for of_app in self.kept().apps.values_mut() {
+            let mut events: Vec<_> = mem::take(&mut of_app.events).into_iter().collect();
+            events.sort_by_key(|(_, entry)| entry.at_ms);
+            of_app.events = events.into_iter().collect();
+        }
     }
 
     /// Drops expired events, and all events of the apps for which `keeps` is false.

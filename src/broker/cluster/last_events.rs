@@ -54,7 +54,10 @@ impl Topics {
         let mut after = None;
         loop {
             let page = self.ask_one(node, LastEventsQuestion { after }).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else {
+                self.directory().last_events().sort_by_time();
+                return Ok(());
+            };
             after = Some(last.key.clone());
             for told in page {
                 let exceeded = self.directory().last_events().adopt(told);

@@ -162,3 +162,18 @@ fn a_node_is_told_all_events_page_by_page_and_keeps_the_newer_ones() {
     assert_eq!([kept(1, "cache-b"), kept(1, "cache-a")], [n(2), n(3)]);
     assert_eq!([kept(2, "cache-b"), kept(2, "cache-a")], [n(4), newer]);
 }
+
+#[test]
+fn events_of_another_node_expire_by_their_time_and_not_in_the_order_in_which_they_came() {
+    let (there, here) = (LastEvents::new(LIMITS), LastEvents::new(LIMITS));
+    let scope = key(1, "public");
+    for (channel, at_ms) in [("cache-b", 1_000), ("cache-a", 5_000)] {
+        assert_eq!(there.note(&event(&scope, channel, "{}"), at(1), at_ms), None);
+    }
+    let page = there.page(None, usize::MAX);
+    assert!(page.into_iter().all(|told| here.adopt(told).is_none()));
+    here.sort_by_time();
+    here.sweep(1_000 + 10_000, |_| true);
+    assert!(payload_of(&here, &scope, "cache-a", 11_000).is_some());
+    assert_eq!(here.page(None, usize::MAX).len(), 1, "the other one is dropped");
+}

@@ -64,7 +64,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`PublishError::Busy`]: the publications may be in the log or not.
-    /// [`OnceError::OtherContent`]: the publications are not in the log.
+    /// [`OnceError::OtherContent`]: the publications of at least one partition are not in the log.
     pub(in crate::broker) async fn publish(
         &self,
         topics: &Topics,

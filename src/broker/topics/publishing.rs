@@ -36,8 +36,8 @@ impl Topics {
         self.publish_all(vec![publication]).await
     }
 
-    /// Publishes all publications in order, or none. They all count in the metrics under the app and the
-    /// kind of publisher of the first one.
+    /// Publishes all publications in order, or none; with an engine, all or none of each partition. They all
+    /// count in the metrics under the app and the kind of publisher of the first one.
     ///
     /// On a server without a cluster there is no await point after the permits are taken, so a caller that is
     /// dropped while it waits has published all or nothing.
@@ -103,8 +103,9 @@ impl Topics {
         Ok(published)
     }
 
-    /// Publishes all publications in order, or none, unless they were published with this key before. While
-    /// another caller publishes them with this key, this one waits, and returns the same receipt.
+    /// Publishes all publications in order, or none, unless they were published with this key before; with an
+    /// engine, all or none of each partition. While another caller publishes them with this key, this one waits,
+    /// and returns the same receipt.
     ///
     /// If the caller is dropped while it waits, either nothing was published and the key is free, or all were
     /// published and the key has their receipt.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::engine::{NodeId, NodeUnanswered};
+use crate::engine::{NodeId, NodeInfo, NodeUnanswered};
 
 /// The most questions that may wait at once. Further ones fail at once.
 const WAITING_MAX: usize = 4_096;
@@ -22,6 +22,13 @@ struct Question {
     answers: BTreeMap<NodeId, Option<Bytes>>,
     deadline: Instant,
     answered: AnswersSender,
+}
+
+impl Question {
+    /// Whether no node has yet to answer.
+    fn is_answered(&self) -> bool {
+        self.answers.values().all(Option::is_some)
+    }
 }
 
 /// The questions that wait for answers, by their ids.
@@ -53,13 +60,29 @@ impl Questions {
         if let Some(answer) = question.answers.get_mut(&from) {
             answer.get_or_insert(body);
         }
-        if question.answers.values().any(Option::is_none) {
-            return;
+        if question.is_answered() {
+            self.settle(id);
         }
-        if let Some(Question { answers, answered, .. }) = self.0.remove(&id) {
-            let answers = answers.into_iter().filter_map(|(node, body)| Some((node, body?)));
-            let _ = answered.send(Ok(answers.collect()));
+    }
+
+    /// Stops waiting for nodes that have left. Their sessions are gone, so the answers of the others are all that
+    /// there are. A question fails if it was only for nodes that have left.
+    pub(super) fn keep_to(&mut self, nodes: &[NodeInfo]) {
+        let is_live = |node: &NodeId| nodes.iter().any(|info| info.node == *node);
+        for question in self.0.values_mut() {
+            question.answers.retain(|node, answer| answer.is_some() || is_live(node));
         }
+        let settled = self.0.iter().filter(|(_, question)| question.is_answered());
+        for id in settled.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.settle(id);
+        }
+    }
+
+    fn settle(&mut self, id: u64) {
+        let Some(Question { answers, answered, .. }) = self.0.remove(&id) else { return };
+        let answers: Vec<_> =
+            answers.into_iter().filter_map(|(node, body)| Some((node, body?))).collect();
+        let _ = answered.send(if answers.is_empty() { Err(NodeUnanswered) } else { Ok(answers) });
     }
 
     /// Fails a question.
@@ -77,5 +100,54 @@ impl Questions {
         for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.fail(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::Incarnation;
+
+    /// Asks these nodes.
+    fn ask(
+        questions: &mut Questions,
+        nodes: [u16; 2],
+    ) -> oneshot::Receiver<Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
+        let (answered, answer) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(3_600);
+        assert!(questions.ask(7, nodes.map(NodeId), deadline, answered));
+        answer
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_not_waited_for() {
+        let body = Bytes::from_static(b"x");
+        let info = |node| NodeInfo {
+            node: NodeId(node),
+            incarnation: Incarnation(1),
+            info: Bytes::new(),
+            since_ms: 0,
+            seen_ms: 0,
+        };
+        let mut questions = Questions::default();
+        let mut answer = ask(&mut questions, [1, 2]);
+        questions.answer(7, NodeId(1), body.clone());
+        questions.keep_to(&[info(1), info(2)]);
+        assert!(answer.try_recv().is_err(), "the other one is still there");
+        questions.keep_to(&[info(1), info(3)]);
+        assert_eq!(answer.try_recv(), Ok(Ok(vec![(NodeId(1), body.clone())])));
+
+        let mut answer = ask(&mut questions, [1, 2]);
+        questions.keep_to(&[info(3)]);
+        assert_eq!(answer.try_recv(), Ok(Err(NodeUnanswered)));
+
+        // An answer that has come is not lost with its node.
+        let mut answer = ask(&mut questions, [1, 2]);
+        questions.answer(7, NodeId(2), body.clone());
+        questions.keep_to(&[info(1)]);
+        questions.answer(7, NodeId(1), body.clone());
+        assert_eq!(answer.try_recv(), Ok(Ok(vec![(NodeId(1), body.clone()), (NodeId(2), body)])));
     }
 }

@@ -213,6 +213,9 @@ impl Machine {
         }
         let live = self.lease.live.clone();
         self.shared.set_nodes(&live);
+        if has_changed {
+            self.questions.keep_to(&live);
+        }
         if let Some(follower) = self.followed().filter(|_| has_changed) {
             follower.nodes_changed(&live);
         }

@@ -274,6 +274,13 @@ async fn members_of_a_killed_node_leave_once_everywhere() {
         let killed = nodes.all.pop().expect("the third");
         let at = Instant::now();
         drop(killed.crash());
+        // A question to all nodes waits until the killed one is known to be gone, and no longer.
+        let app = App::seeded();
+        let call =
+            http::request("GET", nodes.server(0).url("/api/apps/test-app/channels/presence/room"));
+        let answer = call.basic(&app.key, &app.secret).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(2), "{:?}", at.elapsed());
         for socket in [&mut ada, &mut bob] {
             let mut gone = Vec::new();
             while gone.len() < 3 {

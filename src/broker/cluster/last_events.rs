@@ -47,6 +47,7 @@ impl Topics {
                 break;
             }
         }
+        self.directory().last_events().sort_by_time();
         outcome
     }
 
@@ -54,10 +55,7 @@ impl Topics {
         let mut after = None;
         loop {
             let page = self.ask_one(node, LastEventsQuestion { after }).await?;
-            let Some(last) = page.last() else {
-                self.directory().last_events().sort_by_time();
-                return Ok(());
-            };
+            let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.key.clone());
             for told in page {
                 let exceeded = self.directory().last_events().adopt(told);

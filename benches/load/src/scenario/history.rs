@@ -1,8 +1,9 @@
 //! What it costs to retain publications: an app of a server that does, beside one of the same server that does not.
 //!
-//! The two apps share what differs from one process to the next, such as its memory. They take turns that are too short for the machine to change meanwhile. A turn right after one of the
-//! same app costs less, because the caches hold its sessions; so each app has as many of these as the other one. Each
-//! round has a server of its own, where the other app is the first.
+//! The two apps share what differs from one process to the next, such as its memory. They take turns that are too short
+//! for the machine to change meanwhile. A turn right after one of the same app costs less, because the caches hold its
+//! sessions; so each app has as many of these as the other one. Each round has a server of its own, where the other app
+//! is the first.
 //!
 //! A server retains as much as it may within the first minutes, and from then on evicts as much as it retains. That
 //! state is measured, so the server may retain so little that it is reached at once.

@@ -1,8 +1,8 @@
 //! Herald from outside: whole servers, real sockets, real databases.
 //!
-//! One binary, for linking is what costs. Modules are named after what they ask of the server; a
-//! test whose name begins with `e` and a number shows the entry of that number in the protocol
-//! document (see `docs/conformance.md`).
+//! All these tests are one binary, because linking is what takes long. A module is named after the part of the
+//! server that it tests. A test whose name begins with `e` and a number shows the entry of that number in the
+//! protocol document (see `docs/conformance.md`).
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no public face")]
 

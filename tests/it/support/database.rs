@@ -1,7 +1,7 @@
 //! A database with all tables and the seeded app. Each server of the tests begins with a copy of it.
 //!
-//! A server of the test environment would make the same by itself, but the migrations take longer than most
-//! tests. The tests of migrations, of the first start and of PostgreSQL do without the copy.
+//! A server of the test environment would make the same database by itself, but the migrations take longer than
+//! most tests. The tests of migrations, of the first start and of PostgreSQL do not use the copy.
 
 use std::{
     env, fs,
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 /// The file of a server's database in its folder.
 const NAME: &str = "herald.db";
 
-/// The time after which the file of an earlier build is of no use to anybody.
+/// The age at which the file of an earlier build is removed.
 const OLD: Duration = Duration::from_secs(86_400);
 
 /// The URL of the database in a folder.
@@ -55,7 +55,8 @@ fn prepared() -> &'static Path {
     })
 }
 
-/// Makes the database. Other tests may do the same at this moment, and each may replace the file of another.
+/// Makes the database. Tests in other processes may do the same at this moment, and each may replace the file of
+/// another.
 fn make(folder: &Path, file: &Path) {
     fs::create_dir_all(folder).expect("a folder");
     forget_old(folder);
@@ -80,7 +81,7 @@ async fn migrate_and_seed(url: &str) {
     let store = AppStore::connect(&settings.database, MissingFile::Make).await.expect("a database");
     store.migrate_up(None).await.expect("migrations");
     seed::seed(&store).await.expect("an app");
-    // Only the file itself is copied, so it must hold all that was written.
+    // Only the file itself is copied, not its write-ahead log, so it must hold everything that was written.
     let connection = Database::connect(url).await.expect("a connection");
     let checkpoint = connection.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await;
     checkpoint.expect("a checkpoint");

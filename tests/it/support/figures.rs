@@ -8,13 +8,13 @@ use super::{DEADLINE, TestServer, http, server::ADMIN};
 
 /// One scrape.
 pub struct Figures {
-    /// The text as it came.
+    /// The whole answer.
     pub text: String,
     series: BTreeMap<String, f64>,
 }
 
 impl Figures {
-    /// Asks the server, as its admin, or where its metrics have a port of their own.
+    /// Scrapes a server as its administrator, at the port of its metrics if they have one of their own.
     pub async fn of(server: &TestServer) -> Self {
         let url = match server.metrics_port {
             Some(port) => format!("http://127.0.0.1:{port}/metrics"),
@@ -23,13 +23,13 @@ impl Figures {
         Self::read(&http::request("GET", url).basic(ADMIN.0, ADMIN.1).send().await)
     }
 
-    /// Reads an answer; it must be a whole one.
+    /// Parses an answer, which must be complete.
     pub fn read(answer: &http::Answer) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.body);
         let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         assert_eq!(answer.header("content-type"), Some(media_type));
         let text = answer.body.clone();
-        assert!(text.ends_with("# EOF\n"), "the end is there");
+        assert!(text.ends_with("# EOF\n"), "the answer is complete");
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.map(|line| {
             let (series, value) = line.rsplit_once(' ').expect("a series and its value");
@@ -38,7 +38,7 @@ impl Figures {
         Self { series: series.collect(), text }
     }
 
-    /// The value of a series, by name and labels as they are written; it must be there.
+    /// The value of a series, by name and labels as they are written. It panics if there is no such series.
     pub fn get(&self, series: &str) -> f64 {
         *self.series.get(series).unwrap_or_else(|| panic!("no {series} in {}", self.text))
     }
@@ -53,18 +53,18 @@ impl Figures {
         self.series.iter().map(|(series, value)| (series.as_str(), *value))
     }
 
-    /// How often a limit was hit.
+    /// The number of times that a limit was hit.
     pub fn hits(&self, limit: &str) -> f64 {
         self.get(&format!(r#"herald_limit_hits_total{{limit="{limit}"}}"#))
     }
 
-    /// How many sessions are over for this reason.
+    /// The number of sessions that ended for this reason.
     pub fn ended(&self, reason: &str) -> f64 {
         self.get(&format!(r#"herald_sessions_ended_total{{reason="{reason}"}}"#))
     }
 }
 
-/// Asks until a series has this value: what is counted behind an answer may come a little later.
+/// Scrapes until a series has this value: the server may count something only after it has answered.
 pub async fn becomes(server: &TestServer, series: &str, expected: f64) -> Figures {
     let mut last = None;
     let reached = async {
@@ -83,7 +83,7 @@ pub async fn becomes(server: &TestServer, series: &str, expected: f64) -> Figure
     }
 }
 
-/// Asks until a limit was hit so often.
+/// Scrapes until a limit was hit this many times.
 pub async fn becomes_hit(server: &TestServer, limit: &str, times: f64) -> Figures {
     becomes(server, &format!(r#"herald_limit_hits_total{{limit="{limit}"}}"#), times).await
 }

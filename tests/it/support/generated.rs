@@ -1,23 +1,23 @@
-//! Parts of pages that tests make.
+//! Parts of documentation pages that tests generate.
 
 use std::{env, fs, path::Path};
 
-/// A part of a page that a test makes, between two marks.
+/// A part of a documentation page that a test generates, between two marks.
 pub struct Generated {
     /// The file of the page.
     pub page: &'static str,
-    /// The mark ahead of the part.
+    /// The mark before the part.
     pub begin: &'static str,
-    /// The mark behind it.
+    /// The mark after it.
     pub end: &'static str,
-    /// The environment variable with which the part is written.
+    /// The environment variable that has the part written instead of compared.
     pub variable: &'static str,
     /// The test, as a filter for the command that writes the part.
     pub test: &'static str,
 }
 
 impl Generated {
-    /// Shows that the page has this part. If the environment has the variable, the part is written instead.
+    /// Checks that the page has this part. If the environment variable is set, the part is written instead.
     pub fn check(&self, part: &str) {
         let Self { page, begin, end, variable, test } = *self;
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);

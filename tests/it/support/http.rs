@@ -28,7 +28,7 @@ impl Answer {
     }
 }
 
-/// A call that is being put together.
+/// A request that is being built.
 pub struct Request {
     method: String,
     url: String,
@@ -36,12 +36,12 @@ pub struct Request {
     body: Vec<u8>,
 }
 
-/// Begins a call.
+/// Begins a request.
 pub fn request(method: &str, url: impl Into<String>) -> Request {
     Request { method: method.into(), url: url.into(), headers: Vec::new(), body: Vec::new() }
 }
 
-/// GET without anything.
+/// Sends a GET request without further headers.
 pub async fn get(url: String) -> Answer {
     request("GET", url).send().await
 }
@@ -52,7 +52,7 @@ impl Request {
         self
     }
 
-    /// The value of a header that was given.
+    /// The value of a header that was set.
     pub fn header_value(&self, name: &str) -> Option<&str> {
         let given = self.headers.iter().find(|(given, _)| given == name);
         given.map(|(_, value)| value.as_str())
@@ -80,12 +80,12 @@ impl Request {
         self
     }
 
-    /// Sends it off the test's thread and reads the whole answer.
+    /// Sends the request on another thread, which does not block the test's own, and reads the whole answer.
     pub async fn send(self) -> Answer {
         self.try_send().await.expect("an answer")
     }
 
-    /// Sends it as [`Request::send`] does; `None` if no whole answer comes.
+    /// Sends the request as [`Request::send`] does; `None` if no whole answer arrives.
     pub async fn try_send(self) -> Option<Answer> {
         tokio::task::spawn_blocking(|| self.send_blocking()).await.expect("the call")
     }

@@ -1,7 +1,7 @@
 //! The tools that tests of a whole server share: the server itself, sockets, HTTP, tokens.
 //!
-//! Every receive has a deadline, and nothing sleeps: "nothing arrives" is shown by a round trip that
-//! would have come after it.
+//! Every receive has a deadline. No test sleeps to show that nothing arrives: it makes a round trip, whose answer
+//! would arrive after anything that was still on its way.
 
 pub mod database;
 pub mod figures;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{DEADLINE, Process, TestServer, database, get};
 
-/// The time after which a node that is killed no longer counts among the living.
+/// The setting `engine.node_timeout`: after this time a killed node counts as dead.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Two servers that share their topics.
@@ -38,7 +38,7 @@ macro_rules! on_two_nodes {
 }
 pub(crate) use on_two_nodes;
 
-/// The Redis of all tests.
+/// The URL of the Redis that all tests share.
 pub fn redis_url() -> String {
     env::var("HERALD_TEST_REDIS_URL").expect(
         "HERALD_TEST_REDIS_URL must name a Redis to test on, such as redis://127.0.0.1:6379 \
@@ -59,7 +59,7 @@ impl Nodes {
         Self::start_on(&vec![redis_url(); count], &[])
     }
 
-    /// Starts a node for each URL of a Redis, with these settings besides.
+    /// Starts a node for each URL of a Redis, with further settings.
     pub fn start_on(urls: &[String], more: &[(&'static str, &str)]) -> Self {
         let database = TempDir::new().expect("a temporary folder");
         database::put_into(database.path());
@@ -100,7 +100,7 @@ impl Nodes {
     }
 }
 
-/// Asks again until the answer is as expected.
+/// Repeats a check until it holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + 3 * DEADLINE;
     while !holds().await {
@@ -108,9 +108,9 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Waits until a node is ready, or is not.
+/// Waits until a node is ready, or until it is not.
 pub async fn until_ready(server: &TestServer, is_ready: bool) {
     let status = if is_ready { 200 } else { 503 };
     let url = server.url("/ready");
-    until("it is ready, or not", async || get(url.clone()).await.status == status).await;
+    until("/ready is as expected", async || get(url.clone()).await.status == status).await;
 }

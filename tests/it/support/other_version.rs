@@ -1,5 +1,6 @@
 //! A node of another version, as far as the other nodes can tell: it appends to the log in Redis, reads from it,
-//! and holds a lease. It has its own spelling of everything, which the servers under test do not share.
+//! and holds a lease. It encodes records and leases with code of its own. Only the head of a message is written
+//! by the script of the servers under test, which it changes where the version differs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,13 +18,13 @@ pub const NODE: u16 = 777;
 /// The scope `public` of the seeded app, as records name it.
 const SCOPE: &[u8] = b"\x01\0\0\0public";
 
-/// The lines that all scripts begin with; one of them writes the head of a message.
+/// The lines that all scripts of the engine begin with; one of them writes the head of a message.
 const OPEN: &str = include_str!("../../../src/engine/redis/scripts/open.lua");
 
 /// The differences of a version from the one under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// The version before it: nothing differs but that it does not know what is new.
+    /// The version before it, which only lacks the newest additions.
     Previous,
     /// The next one: it adds to every part something that the version under test does not know.
     Next,
@@ -112,7 +113,7 @@ impl OtherNode {
         messages.flat_map(numbers_in).collect()
     }
 
-    /// Takes a lease for so many milliseconds, and says what the node is.
+    /// Takes a lease for `ms` milliseconds, with this description of the node.
     pub fn hold_lease(&self, ms: u64, description: &Value) {
         let (now, end) = (now_ms(), now_ms() + ms);
         let times = [end, now, now].map(u64::to_be_bytes).concat();
@@ -139,7 +140,7 @@ fn publication(version: Version, n: u64) -> Vec<u8> {
     [&[number, 1], &length[..], fields, &retained].concat()
 }
 
-/// Takes off a part that begins with its length, in so many bytes.
+/// Splits off a part, which is preceded by its length in `length_bytes` bytes.
 fn part<'a>(bytes: &mut &'a [u8], length_bytes: usize) -> &'a [u8] {
     let (length, rest) = bytes.split_at(length_bytes);
     let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));

@@ -1,6 +1,6 @@
 //! The members that are present, as clients of both kinds derive them from the messages that they are sent.
 //!
-//! Written after phoenix.js: the functions of 1.2 and 1.3, and the class of 1.4 and later.
+//! This follows the code of phoenix.js: its functions up to 1.3, and its class from 1.4 on.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ pub fn references(picture: &Picture) -> Vec<String> {
     references
 }
 
-/// Whether a client knows a meta again by its reference before it adds what it is told.
+/// Whether a client compares references before it adds metas, so that it has none of them twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Adds {
-    /// It does not: up to 1.3.
+    /// It does not compare them: up to 1.3.
     Blindly,
-    /// It does: from 1.4 on.
+    /// It compares them: from 1.4 on.
     Once,
 }
 
-/// How clients up to 1.3 keep their picture: they take everything as it comes.
+/// The picture as clients up to 1.3 keep it: they apply each message when it arrives.
 #[derive(Debug, Default)]
 pub struct Old(Picture);
 
@@ -47,11 +47,11 @@ impl Old {
     }
 }
 
-/// How clients from 1.4 on keep their picture: changes wait for the state of the join that stands.
+/// The picture as clients from 1.4 on keep it: changes wait for the state of the current join.
 #[derive(Debug, Default)]
 pub struct New {
     picture: Picture,
-    /// The join whose state it has had.
+    /// The join whose state has arrived.
     synced: Option<u32>,
     pending: Vec<Value>,
 }
@@ -74,7 +74,7 @@ impl New {
         }
     }
 
-    /// Whether it has had the state of this join.
+    /// Whether the state of this join has arrived.
     pub fn is_synced(&self, join_ref: u32) -> bool {
         self.synced == Some(join_ref)
     }

@@ -1,4 +1,4 @@
-//! A raw long-poll client: one connection to fetch over, one to send over, as a browser has them.
+//! A raw long-poll client, which fetches over one connection and sends over another, as a browser does.
 
 use std::collections::VecDeque;
 
@@ -21,11 +21,11 @@ pub struct Poller {
 impl Poller {
     /// Opens a session at `/socket/longpoll` with a version.
     pub async fn connect(server: &TestServer, vsn: &str) -> Self {
-        // The trailing `&` is what every generation sends: a null token.
+        // Every generation of phoenix.js sends the trailing `&`: it stands for a token that is null.
         Self::open(server, &format!("/socket/longpoll?vsn={vsn}&")).await
     }
 
-    /// Opens a session at any path with a query; it must be let in.
+    /// Opens a session at any path with a query; it must be accepted.
     pub async fn open(server: &TestServer, path: &str) -> Self {
         Self::open_with(server, path, "").await
     }
@@ -42,7 +42,7 @@ impl Poller {
         Self { token, path, is_v2, fetching, sending, fetched: VecDeque::new() }
     }
 
-    /// The same session, fetched and sent over connections of their own.
+    /// A client of the same session with connections of its own.
     pub async fn again(&self, server: &TestServer) -> Self {
         Self {
             token: self.token.clone(),
@@ -69,7 +69,7 @@ impl Poller {
         heard(&mut self.fetching).await
     }
 
-    /// Keeps what a parked fetch brings for [`Poller::next`].
+    /// Waits for the answer to a parked fetch, and keeps its messages for [`Poller::next`].
     pub async fn parked_into_waiting(&mut self) {
         let answer = self.parked().await;
         if answer["status"] == 200 {
@@ -83,7 +83,7 @@ impl Poller {
         self.parked().await
     }
 
-    /// Fetches once from a server that may be gone: no answer then.
+    /// Fetches once from a server that may be gone; `None` if it is.
     pub async fn try_fetch(&mut self) -> Option<Value> {
         let head = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", self.target());
         self.fetching.write_all(head.as_bytes()).await.ok()?;
@@ -120,7 +120,7 @@ impl Poller {
 
     /// The next message as text, fetched if none waits; `None` if the session is gone.
     ///
-    /// Version 2 has its messages as strings, version 1 as objects: anything else fails.
+    /// The messages of version 2 must be strings, those of version 1 objects.
     pub async fn next(&mut self) -> Option<String> {
         while self.fetched.is_empty() {
             let answer = self.fetch().await;

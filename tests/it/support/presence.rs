@@ -1,4 +1,4 @@
-//! Presence channels: tickets to them, and what is heard there.
+//! Presence channels: join payloads for them, and the frames that are sent there.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{App, Socket, TestServer, tokens::token};
 /// The channel that tests of presence meet on.
 pub const ROOM: &str = "presence:test-app:room";
 
-/// The join payload of a visitor whose token says this, and that it may listen everywhere.
+/// The join payload of a visitor whose token has these claims, and permits to listen to all presence channels.
 pub fn ticket(claims: Value) -> Value {
     let mut all = json!({ "listen": ["presence:test-app", "presence:test-app:*"] });
     all.as_object_mut().expect("an object").extend(claims.as_object().expect("claims").clone());
@@ -19,7 +19,8 @@ pub fn ticket_of(sub: &str) -> Value {
     ticket(json!({ "sub": sub }))
 }
 
-/// A client on [`ROOM`]; answers who was there before, and the first announcement, its own.
+/// A client that has joined [`ROOM`], the frame with the members that it was sent, and the first announcement, which
+/// is its own.
 pub async fn enter(server: &TestServer, way: &str, ticket: Value) -> (Socket, Value, Value) {
     let mut socket = Socket::connect(server, way).await;
     let (state, diff) = join(&mut socket, "1", ticket).await;
@@ -44,7 +45,7 @@ pub async fn diff(socket: &mut Socket) -> Value {
     frame[4].clone()
 }
 
-/// Keys with the subset of each meta that is the application's own: without time and references.
+/// Keys with the part of each meta that the application sets: without time and references.
 pub fn shown(members: &Value) -> Value {
     let mut members = members.clone();
     for presence in members.as_object_mut().expect("keys").values_mut() {
@@ -65,7 +66,7 @@ pub fn shown_diff(diff: &Value) -> Value {
     json!({ "joins": shown(&diff["joins"]), "leaves": shown(&diff["leaves"]) })
 }
 
-/// Keys, each with one meta that says nothing.
+/// Keys, each with one empty meta.
 pub fn plain(keys: &[&str]) -> Value {
     keys.iter().map(|key| ((*key).to_owned(), json!({"metas": [{}]}))).collect()
 }

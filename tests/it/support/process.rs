@@ -1,4 +1,4 @@
-//! Herald as a process of its own: for signals, crashes, and how much memory it takes.
+//! Herald as a process of its own, for tests of signals, crashes, memory and open files.
 
 use std::{
     io::{BufRead, BufReader},
@@ -16,14 +16,14 @@ use super::{DEADLINE, TestServer, database};
 pub struct Process {
     child: Child,
     log: mpsc::Receiver<String>,
-    /// Has the rest of its log read, where nobody does that yet.
+    /// Tells the reading thread to go on after the line that names the port.
     unread: mpsc::Sender<()>,
     /// The running server, as the other helpers call it. Its folder holds `herald.db`.
     pub server: TestServer,
 }
 
 impl Process {
-    /// Starts a server in the test environment, with these settings besides.
+    /// Starts a server in the test environment, with these settings.
     pub fn start(env: &[(&str, &str)]) -> Self {
         Self::start_in(TempDir::new().expect("a temporary folder"), env)
     }
@@ -42,7 +42,7 @@ impl Process {
     /// Starts a server with a command that runs `herald` with the arguments it is given.
     pub fn start_through(herald: Command, dir: TempDir, env: &[(&str, &str)]) -> Self {
         let process = Self::spawn(herald, dir, env);
-        // A full pipe would hold the log up.
+        // The server would block if the pipe were full.
         process.read_log();
         process
     }
@@ -75,7 +75,7 @@ impl Process {
                     let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
                     port.expect("a port")
                 });
-                // Nobody has to be interested in any of it.
+                // The test may be over, and the receiver dropped.
                 let _ = logged.send(line);
                 if let Some(port) = port {
                     let _ = found.send(port);
@@ -89,11 +89,11 @@ impl Process {
 
     /// Reads the rest of its log, to its end.
     pub fn read_log(&self) {
-        // It may have been closed in the meantime.
+        // The log may have ended, and the reading thread with it.
         let _ = self.unread.send(());
     }
 
-    /// The lines of its log that were not read away yet, once it has ended.
+    /// Waits until its log ends, and returns the lines that no other call has read.
     pub fn rest_of_log(&self) -> Vec<String> {
         let line = || match self.log.recv_timeout(DEADLINE) {
             Ok(line) => Some(line),
@@ -133,27 +133,27 @@ impl Process {
         found
     }
 
-    /// How many files it has open.
+    /// The number of files that it has open.
     pub fn open_files(&self) -> u64 {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
         folder.expect("a running process").count() as u64
     }
 
-    /// Sets how many files it may have open: the soft limit and the hard one.
+    /// Limits the number of files that it may have open: the soft limit and the hard one.
     pub fn limit_files(&self, limit: (u64, u64)) {
         let files = rlimit::Resource::NOFILE;
         let pid = i32::try_from(self.child.id()).expect("a process id");
         rlimit::prlimit(pid, files, Some(limit), None).expect("a process of ours");
     }
 
-    /// Sets how large a file it writes to may be, bytes.
+    /// Limits the size of the files that it writes, in bytes.
     pub fn limit_file_bytes(&self, bytes: u64) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
         let limit = Some((bytes, rlimit::INFINITY));
         rlimit::prlimit(pid, rlimit::Resource::FSIZE, limit, None).expect("a process of ours");
     }
 
-    /// Waits until it has ended, and says how.
+    /// Waits until it has ended.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -165,14 +165,14 @@ impl Process {
         }
     }
 
-    /// Stops it in order, and leaves its folder.
+    /// Stops it in an orderly way, and returns its folder.
     pub fn stop(mut self) -> TempDir {
         self.signal("TERM");
         assert!(self.ended().success());
         self.crash()
     }
 
-    /// Kills it as a crash would, and leaves its folder.
+    /// Kills it, as a crash would end it, and returns its folder.
     pub fn crash(mut self) -> TempDir {
         self.child.kill().expect("a child of ours");
         self.child.wait().expect("a child of ours");
@@ -182,8 +182,8 @@ impl Process {
 
     /// The processor time that it has used, all threads together.
     pub fn cpu_time(&self) -> Duration {
-        // Hundredths of a second on Linux, of the user and of the system; the name before them may
-        // hold anything but a closing bracket.
+        // The times in user and in system mode, which Linux counts in hundredths of a second. The fields follow
+        // the last closing bracket, because the name of the process may hold one, too.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.expect("a running process");
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
@@ -192,7 +192,7 @@ impl Process {
         Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
-    /// The memory that it really occupies, bytes.
+    /// Its resident memory, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("a running process");
@@ -202,7 +202,7 @@ impl Process {
     }
 }
 
-/// Reads a line; one that was cut off shows that by a word behind it.
+/// Reads a line, and marks it if its end is missing.
 fn next_line(log: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     log.read_line(&mut line).ok().filter(|&bytes| bytes > 0)?;

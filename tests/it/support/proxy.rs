@@ -1,4 +1,4 @@
-//! A proxy between a node and Redis, which makes the faults of networks.
+//! A proxy between a node and Redis, which simulates faults of the network.
 
 use std::{thread, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-/// The treatment that the proxy gives to bytes.
+/// The way in which the proxy treats bytes and connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Passes them on.
@@ -18,11 +18,11 @@ pub enum Mode {
     Delay(Duration),
     /// Swallows them in both directions; connections stay open.
     Blackhole,
-    /// Swallows what Redis sends; what it is sent passes.
+    /// Swallows the bytes that Redis sends, and passes on those that it is sent.
     Deaf,
     /// Passes on half of the next bytes of each connection, and breaks it.
     Halve,
-    /// Breaks all connections, and accepts none.
+    /// Breaks all connections, and closes each new one at once.
     Cut,
 }
 
@@ -38,7 +38,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before a port.
+    /// Starts a proxy in front of a port.
     pub async fn before(port: u16) -> Self {
         let (state, states) = watch::channel((Mode::Pass, port));
         let (listens, listening) = oneshot::channel();
@@ -58,12 +58,12 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Changes what it does from now on.
+    /// Changes the mode from now on.
     pub fn set(&self, mode: Mode) {
         self.state.send_modify(|state| state.0 = mode);
     }
 
-    /// Breaks all connections, and leads new ones to another server.
+    /// Breaks all connections, and passes new ones on to another server.
     pub fn lead_to(&self, port: u16) {
         self.state.send_modify(|state| *state = (Mode::Pass, port));
     }

@@ -10,14 +10,14 @@ use super::{
     tokens::now_s,
 };
 
-/// A call that is being put together.
+/// A call that is being built.
 pub struct Call<'a> {
     server: &'a TestServer,
     app: App,
     method: &'static str,
     /// The path that is sent.
     path: String,
-    /// The path that is signed, where that is another one.
+    /// The path that is signed, if it is another one.
     signed_path: Option<String>,
     /// The parameters as they are signed, decoded, and as they are sent.
     params: Vec<(String, String, String)>,
@@ -88,7 +88,7 @@ impl<'a> Call<'a> {
         Self { version, ..self }
     }
 
-    /// As if the path were this one.
+    /// With a signature of this path instead of the one that is sent.
     pub fn signing(self, path: &str) -> Self {
         Self { signed_path: Some(path.to_owned()), ..self }
     }
@@ -106,7 +106,7 @@ impl<'a> Call<'a> {
         Self { digest: Some(digest.to_owned()), ..self }
     }
 
-    /// The parameters with the signature, as they are sent: the signature last.
+    /// The parameters as they are sent, with the signature as the last of them.
     pub fn query(&self) -> Vec<String> {
         let digest = match &self.digest {
             Some(digest) => digest.clone(),

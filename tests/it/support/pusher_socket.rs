@@ -11,16 +11,16 @@ pub struct PusherSocket {
     /// The socket id.
     pub id: String,
     app: App,
-    /// Whether messages that tell the number of subscribers are among those that it hears.
+    /// Whether it receives the messages with the number of subscribers, instead of skipping them.
     pub hears_counts: bool,
 }
 
-/// The path of an app's sockets, as pusher-js dials it.
+/// The path of an app's sockets, as pusher-js requests it.
 pub fn path(app: &App) -> String {
     format!("/app/{}?protocol=7&client=js&version=8.6.0&flash=false", app.key)
 }
 
-/// The `auth` of some texts, signed with an app's pair.
+/// The `auth` value for some texts, signed with an app's key pair.
 pub fn auth(app: &App, parts: &[&str]) -> String {
     format!("{}:{}", app.key, sign(&app.secret.as_str().into(), parts))
 }
@@ -36,7 +36,7 @@ impl PusherSocket {
         Self::over(Socket::open(server, &path(app)).await, app).await
     }
 
-    /// Takes over a connection that has heard nothing yet.
+    /// Uses a connection over which nothing has been received yet.
     pub async fn over(mut socket: Socket, app: &App) -> Self {
         let first: Value = serde_json::from_str(&socket.frame().await).expect("JSON");
         assert_eq!(first["event"], "pusher:connection_established", "{first}");
@@ -102,7 +102,7 @@ impl PusherSocket {
         message["data"]["status"].clone()
     }
 
-    /// Asks for a subscription as an application would sign it.
+    /// Asks for a subscription, with the signature of the application if the channel needs one.
     pub async fn ask(&mut self, channel: &str, channel_data: Option<&str>) {
         let auth = match (
             channel.starts_with("private-") || channel.starts_with("presence-"),
@@ -139,14 +139,14 @@ impl PusherSocket {
         self.succeeded(channel).await["presence"].clone()
     }
 
-    /// Asks to sign in as an application would sign it.
+    /// Asks to sign in, with the signature of the application.
     pub async fn sign_in(&mut self, user_data: &str) {
         let auth = auth(&self.app, &[&self.id, "::user::", user_data]);
         self.command("pusher:signin", json!({ "auth": auth, "user_data": user_data })).await;
     }
 
-    /// Shows that nothing is waiting: the error of a command that there is not is the next to arrive. A
-    /// ping would overtake a message that the server is still at.
+    /// Checks that no message is waiting: the error for an unknown command must be the next to arrive. The answer
+    /// to a ping would not show this, because it overtakes messages that the server is still handling.
     pub async fn assert_quiet(&mut self) {
         self.command("pusher:foo", json!({})).await;
         self.hears_error().await;

@@ -1,4 +1,4 @@
-//! HTTP as bytes, for what no client library would send.
+//! HTTP as bytes, for requests that no client library would send.
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -30,17 +30,17 @@ impl Exchange {
     }
 }
 
-/// A connection that has said nothing yet.
+/// A connection over which nothing has been sent yet.
 pub async fn connect(server: &TestServer) -> TcpStream {
     TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection")
 }
 
-/// Writes bytes, as far as they are wanted, and reads until the server hangs up.
+/// Writes bytes, as long as the server reads them, and reads until the server hangs up.
 pub async fn exchange(server: &TestServer, bytes: &[u8]) -> Exchange {
     let (mut reading, mut writing) = connect(server).await.into_split();
     let bytes = bytes.to_vec();
     let written = tokio::spawn(async move {
-        // A server that has answered may stop reading; what it said is what counts.
+        // A server that has answered may stop reading. Only its answer counts.
         let _ = writing.write_all(&bytes).await;
         writing
     });

@@ -1,4 +1,4 @@
-//! Joins with `since` and `history`, and what they are sent.
+//! Joins with `since` and `history`, and the frames that they are sent.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{App, Socket, TestServer, tokens::token};
 /// The first channel that tests publish to.
 pub const ROOM: &str = "public:test-app:room";
 
-/// Publishes `{"n": n}` for each of these to a topic of the seeded app: a whole scope is `#general`.
+/// Publishes `{"n": n}` for each number to a topic of the seeded app; to a whole scope it is sent as `#general`.
 pub async fn publish(server: &TestServer, topic: &str, numbers: impl IntoIterator<Item = u64>) {
     publish_as(server, &App::seeded(), topic, numbers).await;
 }
@@ -19,7 +19,7 @@ pub async fn publish_as(
     topic: &str,
     numbers: impl IntoIterator<Item = u64>,
 ) {
-    // A whole topic is told as its scope and its channel.
+    // The trigger takes the scope and the channel of a whole topic as two fields.
     let mut parts = topic.split(':');
     let (scope, channel) = match (parts.next(), parts.next(), parts.next()) {
         (Some(scope), Some(_), channel) => (scope, channel.unwrap_or("#general")),
@@ -42,8 +42,8 @@ pub fn with_token(params: &Value) -> Value {
     all
 }
 
-/// Joins with these parameters, and a token where one is needed; answers the `recovery` of the reply,
-/// which must be beside what the reply says anyway.
+/// Joins with these parameters, and a token where one is needed; answers the `recovery` of the reply, to which
+/// it must be the only addition.
 pub async fn ask(socket: &mut Socket, topic: &str, params: Value) -> Value {
     let is_public = topic.starts_with("public");
     let params = if is_public { params } else { with_token(&params) };
@@ -58,7 +58,7 @@ pub async fn ask(socket: &mut Socket, topic: &str, params: Value) -> Value {
     recovery
 }
 
-/// The position that a join with `since: ""` is told.
+/// Joins with `since: ""`; answers the position in the reply.
 pub async fn begin(socket: &mut Socket, topic: &str) -> String {
     let recovery = ask(socket, topic, json!({ "since": "" })).await;
     let position = recovery["position"].as_str().expect("a position").to_owned();
@@ -79,7 +79,7 @@ pub async fn next(socket: &mut Socket) -> (String, u64) {
     (position, frame[4]["n"].as_u64().unwrap_or_else(|| panic!("{frame}")))
 }
 
-/// The next events have these numbers; answers the position of the last one.
+/// The next events must have these numbers; answers the position of the last one.
 pub async fn hear(socket: &mut Socket, numbers: impl IntoIterator<Item = u64>) -> String {
     let mut last = String::new();
     for expected in numbers {

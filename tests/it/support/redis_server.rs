@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A server on a port of its own, with its data in a folder of its own. It ends with this value.
+/// A server on a port of its own, with its data in a folder of its own. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     program: &'static str,
@@ -33,7 +33,7 @@ pub fn free_port() -> u16 {
 }
 
 impl RedisServer {
-    /// Starts a server that keeps nothing on disk, unless its arguments say otherwise.
+    /// Starts a server that stores nothing on disk, unless its arguments say otherwise.
     pub fn start(arguments: &[&str]) -> Self {
         Self::start_on(free_port(), arguments)
     }
@@ -91,7 +91,7 @@ impl RedisServer {
         self.folder.path()
     }
 
-    /// Starts it, again after [`RedisServer::kill`].
+    /// Starts the server, also again after [`RedisServer::kill`].
     pub fn run(&mut self) {
         let mut command = Command::new(self.program);
         let is_own = self.arguments.iter().any(|argument| argument == "--port");
@@ -112,7 +112,7 @@ impl RedisServer {
         }
     }
 
-    /// Waits until it has everything that its master has.
+    /// Waits until its link to its master is up, that is, until the first synchronization is complete.
     pub async fn until_replicates(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up") {
@@ -129,7 +129,7 @@ impl RedisServer {
         }
     }
 
-    /// Stops it in an orderly way, so that what it keeps on disk is complete.
+    /// Stops it in an orderly way, so that its data on disk is complete.
     pub fn shut_down(&mut self) {
         self.signal("TERM");
         if let Some(mut child) = self.child.take() {
@@ -145,7 +145,7 @@ impl RedisServer {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Asks it something.
+    /// Runs a command and returns its answer.
     pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).expect("a client");
         let mut connection = client.get_connection().expect("a connection");

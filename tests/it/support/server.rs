@@ -17,14 +17,14 @@ use tempfile::TempDir;
 
 use super::{DEADLINE, database, http};
 
-/// The articles' credentials, which the test environment has as well.
+/// The administrator's credentials in the articles, which the test environment has as well.
 pub const ADMIN: (&str, &str) = ("pusher_admin_username", "pusher_admin_password");
 
 /// A running server, stopped when it goes out of scope.
 pub struct TestServer {
-    /// Where it listens.
+    /// The port on which it listens.
     pub port: u16,
-    /// Where its metrics are, if they have a port of their own.
+    /// The port of its metrics, if they have one of their own.
     pub metrics_port: Option<u16>,
     /// The folder of its database.
     pub dir: TempDir,
@@ -32,7 +32,7 @@ pub struct TestServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// An app as the admin API answers it.
+/// An app as the admin API shows it.
 #[derive(Debug, Clone)]
 pub struct App {
     pub slug: String,
@@ -123,7 +123,7 @@ impl TestServer {
         Self { port, metrics_port, dir, stop, thread: Some(thread) }
     }
 
-    /// A server that somebody else runs and stops, as far as it can be talked to.
+    /// A server that is started and stopped elsewhere, for the calls of this type.
     pub fn elsewhere(port: u16, dir: TempDir) -> Self {
         Self { port, metrics_port: None, dir, stop: Stop::default(), thread: None }
     }
@@ -158,7 +158,7 @@ impl TestServer {
         request.send().await
     }
 
-    /// Triggers an event with an app's key and secret; it must be taken.
+    /// Triggers an event with an app's key and secret; it must be accepted.
     pub async fn trigger(&self, app: &App, event: Value) {
         let path = format!("/api/apps/{}/events", app.slug);
         let request = http::request("POST", self.url(&path)).basic(&app.key, &app.secret);
@@ -166,12 +166,12 @@ impl TestServer {
         assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
     }
 
-    /// Begins the shutdown and goes on at once.
+    /// Begins the shutdown, and does not wait for its end.
     pub fn begin_stop(&self) {
         self.stop.stop();
     }
 
-    /// Stops the server and waits until it has.
+    /// Stops the server and waits until it has stopped.
     pub fn stop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {

@@ -27,7 +27,7 @@ pub const V1_POLLED: &str = "1.0.0 polled";
 /// `vsn` 2.0.0, over long-poll.
 pub const V2_POLLED: &str = "2.0.0 polled";
 
-/// Every way to speak to the server: [`Socket::connect`] takes each.
+/// All pairs of a version and a transport, as [`Socket::connect`] takes them.
 pub const WAYS: [&str; 4] = [V1, V2, V1_POLLED, V2_POLLED];
 /// Those of version 2.
 pub const V2_WAYS: [&str; 2] = [V2, V2_POLLED];
@@ -54,7 +54,7 @@ impl Socket {
         Self::open(server, &format!("/socket/websocket?vsn={vsn}")).await
     }
 
-    /// Takes over a session over long-poll.
+    /// Makes a socket of a session over long-poll.
     pub fn polled(poller: Poller, vsn: &str) -> Self {
         let carrier = Carrier::LongPoll(Box::new(poller));
         Self { carrier, is_v2: vsn.starts_with('2'), questions: 0 }
@@ -72,7 +72,7 @@ impl Socket {
         Self { carrier: Carrier::WebSocket(Box::new(stream)), is_v2, questions: 0 }
     }
 
-    /// Connects to any path; it must be let in.
+    /// Connects to any path; the handshake must be accepted.
     pub async fn open(server: &TestServer, path: &str) -> Self {
         Self::open_with(server, path, &[]).await.expect("to be let in").0
     }
@@ -96,13 +96,13 @@ impl Socket {
         Ok((Self::over_websocket(stream, is_v2), response))
     }
 
-    /// Takes over a stream whose handshake was done by hand.
+    /// Makes a socket of a stream whose handshake the test has done by itself.
     pub async fn over(tcp: TcpStream, vsn: &str) -> Self {
         let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
         Self::over_websocket(stream, vsn.starts_with('2'))
     }
 
-    /// The HTTP status and body with which a handshake is refused.
+    /// The HTTP status and body with which a handshake is refused; 101 if it is accepted.
     pub async fn refused(
         server: &TestServer,
         path: &str,
@@ -152,7 +152,7 @@ impl Socket {
         self.text(text).await;
     }
 
-    /// The next message of any kind; a session over long-poll that is gone is a close without code.
+    /// The next message of any kind. The end of a session over long-poll counts as a close without a code.
     pub async fn message(&mut self) -> Message {
         match &mut self.carrier {
             Carrier::WebSocket(stream) => {
@@ -189,11 +189,11 @@ impl Socket {
         json!([null, frame["ref"], frame["topic"], frame["event"], frame["payload"]])
     }
 
-    /// Plays a conversation, written in version 2: a line `> frame` is sent at once, a line
-    /// `< frame` is the very next to arrive, and nothing arrives after the last.
+    /// Plays a conversation, written in version 2: a line `> frame` is sent, the frame of a line `< frame` must
+    /// be the next to arrive, and nothing may arrive after the last one.
     ///
-    /// Version 2 is compared as text. Over version 1 the same is sent without join_ref, as its
-    /// clients do, and compared as JSON.
+    /// Version 2 is compared as text. In version 1 the same frames are sent without join_ref, as its clients
+    /// do, and compared as JSON.
     pub async fn play(&mut self, script: &str) {
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
             match line.split_once(' ') {
@@ -233,21 +233,22 @@ impl Socket {
         reply[4].clone()
     }
 
-    /// Joins a topic; it must be let in.
+    /// Joins a topic; the join must succeed.
     pub async fn join(&mut self, topic: &str, payload: Value) {
         let reply = self.try_join(topic, payload).await;
         assert_eq!(reply["status"], "ok", "{topic}: {reply}");
     }
 
-    /// Shows that nothing is waiting: the reply to leaving a topic that was never joined is the next
-    /// to arrive. Not a heartbeat's, which would overtake a message that the server is still at.
+    /// Checks that no frame is waiting: the reply to leaving a topic that was never joined must be the next to
+    /// arrive. The reply to a heartbeat would not show this, because it overtakes messages that the server is
+    /// still handling.
     pub async fn assert_quiet(&mut self) {
         let unexpected = self.waiting().await;
         assert!(unexpected.is_empty(), "{unexpected:?}");
     }
 
-    /// Shows that nothing is waiting but presence diffs. An announcement takes its place in the order
-    /// on its own time, so a diff may arrive before or after what was published at the same moment.
+    /// Checks that no frames but presence diffs are waiting. An announcement takes its place in the order at a time
+    /// of its own, so a diff may arrive before or after an event that was published at the same moment.
     pub async fn assert_quiet_but_for_diffs(&mut self) {
         let mut unexpected = self.waiting().await;
         unexpected.retain(|frame| frame[3] != "presence_diff");
@@ -270,7 +271,7 @@ impl Socket {
         }
     }
 
-    /// Reads until the server closes; answers its code. Frames before are an error.
+    /// The next message must be the server's close; answers its code.
     pub async fn closed(&mut self) -> u16 {
         match self.message().await {
             Message::Close(Some(frame)) => frame.code.into(),
@@ -278,8 +279,8 @@ impl Socket {
         }
     }
 
-    /// Reads until the session ends, whatever carries it: over long-poll there is no code. Frames
-    /// before are an error.
+    /// The next message must be the end of the session; answers its code, which a session over long-poll does not
+    /// have.
     pub async fn ended_with(&mut self) -> Option<u16> {
         match self.message().await {
             Message::Close(frame) => frame.map(|frame| frame.code.into()),
@@ -287,8 +288,8 @@ impl Socket {
         }
     }
 
-    /// As [`Socket::ended_with`], of a server that stops: over long-poll it may be gone before it is
-    /// asked again.
+    /// As [`Socket::ended_with`], for a server that stops: it may be gone before the next request of a session over
+    /// long-poll.
     pub async fn ended_or_gone(&mut self) -> Option<u16> {
         let Carrier::LongPoll(poller) = &mut self.carrier else { return self.ended_with().await };
         loop {
@@ -301,13 +302,13 @@ impl Socket {
         }
     }
 
-    /// Nothing comes any more, and the stream ends as it should.
+    /// Checks that no further message arrives, and that the stream ends without an error.
     pub async fn ended(&mut self) {
         let next = timeout(DEADLINE, self.websocket().next()).await.expect("the end in time");
         assert!(next.is_none(), "expected the end, got {next:?}");
     }
 
-    /// Everything that arrives until the server closes, and its code.
+    /// All text frames that arrive until the server closes, and the code of the close.
     pub async fn rest(&mut self) -> (Vec<String>, u16) {
         let mut frames = Vec::new();
         loop {

@@ -49,7 +49,7 @@ fn is_for_tests(file: &str) -> bool {
 }
 
 fn code(text: &str) -> String {
-    // A file's own tests may look at anything.
+    // The rules that are checked in the sources do not hold for a file's own tests.
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let is_code = |line: &&str| !line.trim_start().starts_with("//");
     let lines: Vec<_> = text.lines().filter(is_code).collect();

@@ -1,5 +1,5 @@
-//! Changes of an app under its running sessions: they act at once, everywhere, wherever they were
-//! made. What the admin API's own calls answer is `apps`'s matter.
+//! Changes of an app with running sessions: they act at once, on all of them, wherever they were made. The
+//! module `apps` tests the admin API itself.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn ended(topic: &str) -> Value {
     json!([null, null, topic, "phx_error", { "reason": "channel_crash" }])
 }
 
-/// The end of a join as this version spells it: its refs are those of the join.
+/// The next frame must be the end of a join, as this version encodes it: its refs are those of the join.
 async fn hears_the_end(socket: &mut Socket, vsn: &str, topic: &str, case: &str) {
     let mut expected = ended(topic);
     expected[1] = json!("1");
@@ -198,7 +198,7 @@ async fn a_deleted_app_leaves_nothing_to_one_that_takes_its_name() {
     assert_eq!(socket.try_join(PRIVATE, ticket(&old)).await, bad);
 }
 
-/// Changes an app as the command line does: with a connection of its own, past the registry.
+/// Changes an app as the command line does: over a connection of its own, without the server's registry.
 async fn change_behind_its_back(server: &TestServer, fields: Value) {
     let database = format!("sqlite://{}/herald.db", server.dir.path().display());
     let env = [("HERALD_ENV", "test"), ("DATABASE_URL", database.as_str())];
@@ -270,7 +270,7 @@ async fn a_join_that_crosses_a_deactivation_never_survives_it() {
     let server = TestServer::start_with(|settings| settings.server.workers = 3);
     let app = foo_app(&server).await;
     let mut pacer = Socket::connect(&server, V2).await;
-    // Judging a large token takes a while, in which the change may come.
+    // Checking a large token takes a while, during which the change may happen.
     let patterns: Vec<_> = (0..240).map(|n| format!("private:foo-app:{n}")).collect();
     let listen = [patterns, vec![PRIVATE.to_owned()]].concat();
     let slow = json!({ "guardian_token": token(&app, &json!({ "listen": listen })) });
@@ -279,14 +279,14 @@ async fn a_join_that_crosses_a_deactivation_never_survives_it() {
         for nth in 0..CLIENTS {
             let vsn = if nth % 2 == 0 { V1 } else { V2 };
             let mut socket = Socket::connect(&server, vsn).await;
-            // Another app's topic keeps the session open, so that a survivor could be seen.
+            // Another app's topic keeps the session open, so that a join that survives would be noticed.
             socket.join("public:test-app", json!({})).await;
             sockets.push(socket);
         }
         let joins = async {
             for socket in &mut sockets {
                 socket.push(json!(["1", "1", PRIVATE, "phx_join", slow])).await;
-                // A round trip apart, so that they are spread over the change.
+                // There is a round trip between two joins, so that some come before the change and some after it.
                 pacer.assert_quiet().await;
             }
         };

@@ -1,4 +1,4 @@
-//! The admin API from outside: what it changes takes effect at once, on everything.
+//! The admin API from outside: its changes of apps take effect at once, on joins and on triggers.
 
 use crate::support::*;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -132,7 +132,7 @@ async fn an_app_says_how_much_history_it_has_and_the_api_shows_it() {
         (data["history_publications"].clone(), data["history_seconds"].clone())
     };
     let shown = server.admin("GET", URL, None).await.json();
-    assert_eq!(history(&shown), (Value::Null, Value::Null), "the server's defaults");
+    assert_eq!(history(&shown), (Value::Null, Value::Null), "the server's defaults hold");
 
     let given = json!({ "app": { "history_publications": 500, "history_seconds": 0 } });
     let changed = server.admin("PATCH", URL, Some(given)).await.json();

@@ -1,4 +1,4 @@
-//! An app may ask which of its topics are occupied, and by how many subscribers.
+//! The questions of an app about its topics: which are occupied, by how many subscribers, and at which position.
 
 use crate::support::{http::Request, tokens::token, *};
 use herald::app::Slug;
@@ -60,7 +60,7 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
     let private = ticketed(&server, V2, &app, &["private:foo-app:room:1", "public:foo-app:a/b"]);
     let mut private = private.await;
     for socket in &mut sockets[..4] {
-        // Its reply: from here on the second join is the one that counts.
+        // The reply to the second join: from here on it has replaced the first.
         socket.next().await;
     }
     let topics = [
@@ -103,11 +103,11 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
     private.next().await;
     let nobody = json!({ "data": listed("public:foo-app:a/b", "public", Some("a/b"), 0) });
     let left = async { while show(&server, &app, "/public/a%2Fb").await.1 != nobody {} };
-    timeout(DEADLINE, left).await.expect("who left is not counted");
+    timeout(DEADLINE, left).await.expect("a client that left is not counted");
     drop(sockets);
     let alone = json!({ "data": [topics[0]], "next": null });
     let gone = async { while ask(&server, &app, "?scope=private").await.1 != alone {} };
-    timeout(DEADLINE, gone).await.expect("who is still there is counted");
+    timeout(DEADLINE, gone).await.expect("only the remaining client is counted");
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn of_a_presence_channel_the_members_are_told_as_its_clients_have_them() {
     assert!(is_whole(&members["7"]["metas"][0]), "{members}");
     let list = ask(&server, &app, "").await.1;
     let entry = json!([listed(topic, "presence", Some("room"), 3)]);
-    assert_eq!(list["data"], entry, "a list has counts alone");
+    assert_eq!(list["data"], entry, "a list has counts and no members");
     let whole = listed("presence:foo-app", "presence", None, 0);
     assert_eq!(show(&server, &app, "/presence").await, (200, json!({ "data": whole })));
 }
@@ -262,6 +262,6 @@ async fn only_the_app_itself_is_answered_and_an_impossible_question_is_refused()
         let expected = json!({ "errors": { field: [fault] } });
         assert_eq!(ask(&server, &app, path).await, (422, expected), "{path}");
     }
-    // Empty segments of a path do not count.
+    // Empty segments of a path are ignored.
     assert_eq!(ask(&server, &app, "/public/").await, ask(&server, &app, "/public").await);
 }

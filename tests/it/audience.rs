@@ -1,7 +1,7 @@
 //! "Who receives what": the specification's table over real sockets, for both wire versions.
 //!
-//! That something does not arrive is shown by what is published to each scope afterwards: within a
-//! scope there is one order, so every event before it has already arrived.
+//! To show that nothing else arrives, the tests then publish one more event to each scope: within a scope there is
+//! one order, so every earlier event has arrived before it.
 
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// The part of a topic after the app: empty for the whole scope, otherwise one of its channels.
 const LEVELS: [&str; 4] = ["", ":room", ":other", ":room:1"];
 
-/// One scope needs no token, two do.
+/// The scopes of the tests: one needs no token, two do.
 const SCOPES: [&str; 3] = ["public", "private", "deploys"];
 
 /// A way to publish.
@@ -23,7 +23,7 @@ enum Way {
     Push(&'static str, &'static str),
 }
 
-/// Which levels hear a publication, and under which name.
+/// The levels that hear a publication, and the name under which each hears it.
 type Heard = &'static [(&'static str, &'static str)];
 
 const TO_ROOM: Heard = &[("", "room:msg"), (":room", "msg")];
@@ -49,7 +49,7 @@ const TABLE: &[(Way, Heard)] = &[
     (Way::Push(":room", "msg"), TO_ROOM),
     (Way::Push("", "room:msg"), TO_ROOM),
     (Way::Push(":room:1", "msg"), TO_ROOM_1),
-    // A channel with a colon cannot be addressed from above.
+    // From the whole scope, a channel with a colon cannot be addressed.
     (Way::Push("", "room:1:msg"), &[("", "room:1:msg"), (":room", "1:msg")]),
     (Way::Push(":room", "other:msg"), &[("", "room:other:msg"), (":room", "other:msg")]),
     (Way::Push("", "msg"), TO_GENERAL),
@@ -83,7 +83,7 @@ impl Listener {
         self.scope == scope && self.app == app.slug
     }
 
-    /// The next frame is this event, whole: version 2 as text, version 1 as the object it is.
+    /// The next frame must be exactly this event. Version 2 is compared as text, version 1 as JSON.
     async fn hears(&mut self, event: &str, payload: &str, case: &str) {
         let (frame, topic) = (self.socket.frame().await, self.topic());
         let who = format!("{topic} {} on {case}", self.vsn);
@@ -155,7 +155,7 @@ async fn publish(
             let pusher = listeners
                 .iter_mut()
                 .find(|l| l.is_in(scope, app) && l.level == level && l.vsn == vsn)
-                .expect("somebody who joined it");
+                .expect("a listener that has joined it");
             let topic = pusher.topic();
             pusher.socket.push(json!([null, "9", topic, event, payload])).await;
         }
@@ -192,7 +192,7 @@ async fn everyone_hears_what_the_table_says_and_nothing_else() {
     idle.assert_quiet().await;
 }
 
-/// Publishes to every scope, and shows that this is the next that everyone hears.
+/// Publishes to every scope, and checks that this event is the next that each listener hears.
 async fn sound_everywhere(
     server: &TestServer,
     apps: &[App],

@@ -1,4 +1,4 @@
-//! SPEC.md, *Usage and audit*: who changed what of which app, through every way to change one.
+//! SPEC.md, *Usage and audit*: the entries that the admin API and the command line leave when they change an app.
 
 use serde_json::{Value, json};
 
@@ -90,13 +90,13 @@ async fn an_app_reads_its_own_entries_and_none_of_another() {
     let data = own.json()["data"].as_array().expect("a list").clone();
     let created =
         json!(["admin", "127.0.0.1", "create", "foo-app", ["name", "slug", "key", "secret"]]);
-    assert_eq!(data.iter().map(told).collect::<Vec<_>>(), [created], "not those of the older app");
+    assert_eq!(data.iter().map(told).collect::<Vec<_>>(), [created], "none of the older app");
     for stranger in [&old, &other] {
         assert_eq!(read(&stranger.key, &stranger.secret).await.status, 401);
     }
     let claims = json!({ "aud": "trigger", "publish": ["*"], "listen": ["*"] });
     let token = request("GET", server.url(path)).bearer(&tokens::token(&app, &claims)).send();
-    assert_eq!(token.await.status, 401, "a token is no login");
+    assert_eq!(token.await.status, 401, "a token does not replace key and secret");
     assert_eq!(request("GET", server.url(path)).send().await.status, 401);
     for path in [AUDIT, path] {
         let post = request("POST", server.url(path)).basic(ADMIN.0, ADMIN.1).send().await;

@@ -1,5 +1,5 @@
-//! Section 14.8: bytes in binary frames, byte for byte. What Herald does not have of it (119, 120)
-//! is told in `conformance::entries`.
+//! Section 14.8 of the protocol document: payloads of bytes in binary frames, compared byte for byte. The entries
+//! that Herald does not implement, 119 and 120, are in `conformance::entries`.
 
 use crate::support::{http::Answer, tokens::token, *};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -13,7 +13,7 @@ const ROOM: &str = "public:test-app:room";
 /// Bytes that no text could hold, and bytes that JSON would have to escape.
 const PAYLOAD: &[u8] = b"\x00\xff\xfe\"\\{\r\n\x80";
 
-/// A push as phoenix.js spells it: kind 0.
+/// A push as phoenix.js encodes it: kind 0.
 fn push([join_ref, reference, topic, event]: [&str; 4], payload: &[u8]) -> Message {
     let names = [join_ref, reference, topic, event];
     let lengths = names.map(|name| u8::try_from(name.len()).expect("a short name"));
@@ -96,7 +96,7 @@ async fn e122_a_name_too_long_for_its_length_byte_is_refused_at_its_publisher() 
     assert_eq!(whole.message().await, broadcast(TOPIC, &e200, b"x"));
     let refused = json!({ "errors": { "event": ["is too long"] } });
     assert_eq!(trigger(&server, &event(&c55)).await, (422, refused));
-    // The push itself fits into its frame; `C:E` would not fit into those of the whole scope.
+    // The push itself fits into its frame, but `C:E` would not fit into the frames for the whole scope.
     long.send(push(["1", "7", &longest, &"e".repeat(56)], b"x")).await;
     let reply = json!(["1", "7", longest, "phx_reply",
         { "status": "error", "response": { "reason": "invalid event" } }]);
@@ -175,14 +175,14 @@ async fn bytes_reach_version_2_over_a_websocket_in_order_and_the_answer_counts_t
     let text = json!({ "topic": "room", "event": "text" });
     for (case, event, expected) in [
         (
-            "both of version 1's joins hear the room",
+            "both joins of version 1 are on the way of `room`",
             event("room", "public"),
             json!({ "skipped": 2 }),
         ),
-        ("one of them another", event("other", "public"), json!({ "skipped": 1 })),
-        ("both hear what is for everyone", event("#general", "public"), json!({ "skipped": 2 })),
-        ("nobody is there", event("room", "private"), json!({ "skipped": 0 })),
-        ("an object is for all", text.clone(), json!({})),
+        ("one of them is on the way of `other`", event("other", "public"), json!({ "skipped": 1 })),
+        ("both are on the way of `#general`", event("#general", "public"), json!({ "skipped": 2 })),
+        ("there is no subscriber", event("room", "private"), json!({ "skipped": 0 })),
+        ("an object skips nobody", text.clone(), json!({})),
     ] {
         assert_eq!(trigger(&server, &event).await, (200, expected), "{case}");
     }
@@ -247,7 +247,7 @@ async fn a_trigger_that_holds_no_bytes_publishes_nothing() {
             invalid("cannot come together with payload"),
         ),
         ("no base64", json!({ "payload_base64": "e" }), invalid("is not valid base64")),
-        ("of the URL", json!({ "payload_base64": "-__-" }), invalid("is not valid base64")),
+        ("base64url", json!({ "payload_base64": "-__-" }), invalid("is not valid base64")),
         ("no string", json!({ "payload_base64": [7] }), invalid("must be a string")),
     ] {
         let mut event = json!({ "topic": "room", "event": "msg" });

@@ -1,4 +1,5 @@
-//! Section 14.7: broadcasts on the wire. Who receives which is `audience`'s matter.
+//! Section 14.7 of the protocol document: broadcasts on the wire. The module `audience` tests which subscribers
+//! receive them.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -133,7 +134,7 @@ async fn e116_a_payload_that_is_no_object_is_refused_at_its_publisher() {
         v1.push(json!([null, "8", TOPIC, "msg", given])).await;
         let reply = json!([null, "8", TOPIC, "phx_reply", refused]);
         assert_eq!(v1.next().await, reply, "{payload} from version 1");
-        // Over HTTP absence is an empty object, and text may hold one.
+        // Over HTTP, `null` stands for an empty object, and a string may hold an object.
         if !matches!(payload, "null" | "\"{}\"") {
             let body = format!(r##"{{"topic":"#general","event":"msg","payload":{payload}}}"##);
             assert_eq!(trigger_text(&server, body).await, 422, "{payload} over HTTP");

@@ -4,7 +4,7 @@
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
 
-/// Claims with this `publish`, and every right to listen.
+/// A join payload whose token permits to publish on these topics, and to listen to all of the app.
 fn ticket(app: &App, publish: &[&str]) -> Value {
     let listen = ["private:foo-app", "private:foo-app:*", "public:foo-app", "public:foo-app:*"];
     json!({ "guardian_token": token(app, &json!({ "listen": listen, "publish": publish })) })
@@ -14,7 +14,7 @@ async fn app_with(server: &TestServer, client_events: &str) -> App {
     server.create_app(json!({ "name": "foo-app", "client_events": client_events })).await
 }
 
-/// The reply's payload to what is not permitted, the articles' contract.
+/// The payload of the reply to a push that is not permitted, as the articles' clients expect it.
 fn denied() -> Value {
     json!({ "status": "error", "response": {} })
 }

@@ -1,4 +1,4 @@
-//! Every command, run as a process: its answer, its exit code, and what it keeps to itself.
+//! Every command, run as a process: its output, its exit code, and the secrets that it never prints.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ mod serving;
 mod token;
 mod trigger;
 
-/// A folder to run `herald` in, with an environment of nothing but what a test gives.
+/// A folder in which `herald` runs, and its whole environment: the variables that a test sets.
 pub(crate) struct Place {
     folder: TempDir,
     env: Vec<(String, String)>,
@@ -40,14 +40,14 @@ impl Place {
         Self { folder: tempfile::tempdir().expect("a folder"), env: Vec::new() }
     }
 
-    /// A place with a folder for its database, which no command but a server's start makes.
+    /// A place with a folder for its database. Only the start of a server makes this folder, no other command does.
     pub(crate) fn with_folder() -> Self {
         let place = Self::new();
         std::fs::create_dir(place.path().join("data")).expect("a folder");
         place
     }
 
-    /// The name of its database in messages.
+    /// The name that messages give to its database.
     fn database(&self) -> String {
         let folder = self.path().canonicalize().expect("a folder");
         format!("sqlite://{}/data/herald.db", folder.display())
@@ -80,7 +80,7 @@ impl Place {
         Done::from(self.command(args).output().expect("herald runs"))
     }
 
-    /// Runs with `text` on standard input.
+    /// Runs a command with `text` on standard input.
     fn run_with_input(&self, args: &[&str], text: &str) -> Done {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -116,7 +116,8 @@ impl Done {
         serde_json::from_str(self.succeeded()).expect("JSON")
     }
 
-    /// Asserts one line on standard error, nothing on standard output, and gives the line.
+    /// Checks the exit code, and that there is one line on standard error and none on standard output; answers the
+    /// line.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32) -> &str {
         assert_eq!((self.code, self.out.as_str()), (Some(code), ""), "{self:?}");
@@ -170,7 +171,7 @@ fn every_command_has_help_with_examples() {
         assert!(!place.run(command).succeeded().is_empty(), "{command:?}");
     }
     assert!(place.run(&["--help"]).out.contains("Exit codes:"));
-    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0, "help needs nothing");
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 0, "help makes no file");
 }
 
 #[test]
@@ -234,7 +235,7 @@ fn an_invalid_command_line_is_a_usage_error() {
     assert_eq!(
         std::fs::read_dir(place.path()).expect("a folder").count(),
         0,
-        "nothing was touched"
+        "no file or folder was made"
     );
 }
 

@@ -149,7 +149,7 @@ fn an_app_that_is_not_there_is_named() {
 }
 
 #[test]
-fn deleting_asks_first() {
+fn a_deletion_without_a_terminal_needs_yes_and_an_update_needs_a_change() {
     let place = Place::seeded();
     let unasked = place.run_with_input(&["apps", "delete", "test-app"], "test-app\n");
     assert!(unasked.failed(2).contains("confirm with --yes"), "{unasked:?}");

@@ -17,7 +17,7 @@ impl Serving {
         Self { child, out }
     }
 
-    /// Reads standard output until a line that holds `last`; ends with it if that never comes.
+    /// Reads standard output up to a line that holds `last`; panics if the process ends before.
     fn read_until(&mut self, last: &str) -> String {
         let mut text = String::new();
         while text.lines().last().is_none_or(|line| !line.contains(last)) {
@@ -26,7 +26,7 @@ impl Serving {
         text
     }
 
-    /// Asks it to stop, as an init system does, and returns what it left behind.
+    /// Stops it with a signal, as an init system does, and returns its exit code and the rest of its output.
     fn stop(mut self) -> Done {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
@@ -50,7 +50,7 @@ impl Drop for Serving {
 #[test]
 fn a_first_start_prints_what_a_newcomer_needs_and_it_works() {
     let place = Place::new().with("HERALD__SERVER__PORT", "0").with("PATH", "/usr/bin:/bin");
-    // Without a command it serves.
+    // Without a command, `herald` serves.
     let mut server = Serving::start(&place, &[]);
     let banner = server.read_until("curl ");
     for line in ["  app     test-app\n", "  key     test-app-fake-key\n"] {
@@ -74,7 +74,7 @@ fn a_first_start_prints_what_a_newcomer_needs_and_it_works() {
     };
     let first = repeated();
     assert!(first.starts_with("sent msg to foo-topic of test-app at "), "{first}");
-    assert_eq!(repeated(), first, "with its key it is sent once");
+    assert_eq!(repeated(), first, "with the same key it is sent once");
     let wrong = place
         .command(&[&args[..], &[url]].concat())
         .envs([
@@ -120,7 +120,7 @@ fn production_prints_no_secret_and_names_the_pending_migration() {
     left.never_says("0123456789abcdef");
 }
 
-/// Waits for the first line of the log that says it listens, then stops it.
+/// Waits until the log says that the server listens, then stops the server.
 fn stop_once_it_logs(mut server: Serving) -> Done {
     let mut log = BufReader::new(server.child.stderr.take().expect("its standard error"));
     let mut text = String::new();

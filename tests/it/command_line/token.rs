@@ -47,7 +47,7 @@ fn a_token_is_printed_alone_and_says_what_was_asked() {
 fn a_token_can_be_signed_without_settings_and_database() {
     let place = Place::new()
         .with("APP_SECRET", "a secret of some length")
-        // Settings that nobody could load.
+        // With this value the settings cannot be loaded.
         .with("PORT", "nonsense");
     let args = [
         "token",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A server for one request: answers it and returns the request's head and body.
+/// Starts a server for one request, whose thread returns the head and the body of that request.
 fn serve_once(
     status: &'static str,
     answer: &'static str,
@@ -41,7 +41,7 @@ fn trigger_posts_the_event_as_the_app() {
     assert_eq!(done.succeeded(), "sent msg to foo-topic of test-app\n");
     let (head, body) = served.join().expect("served");
     assert!(head.starts_with("post /api/apps/test-app/events http/1.1\r\n"), "{head}");
-    // test-app-fake-key:test-app-fake-secret
+    // The base64 of `test-app-fake-key:test-app-fake-secret`, in lower case like the head.
     let credentials = "dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=".to_ascii_lowercase();
     assert!(head.contains(&format!("\r\nauthorization: basic {credentials}\r\n")), "{head}");
     assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
@@ -82,7 +82,7 @@ fn trigger_sends_bytes_and_prints_the_number_of_skipped_subscribers() {
             "; 2 subscriber(s) that cannot be sent bytes were skipped",
         ),
         ("", "", r#"{"skipped":null}"#, "", "; how many were skipped is not known"),
-        // As the command base64 breaks its lines.
+        // The lines are broken as the command `base64` breaks them.
         ("-", "AAEC\nAwQF\nBg==\n", r#"{"skipped":0}"#, "AAECAwQFBg==", ""),
     ] {
         let (url, served) = serve_once("200 OK", answer);

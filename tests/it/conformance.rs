@@ -1,7 +1,7 @@
-//! `docs/conformance.md` says which test shows which entry of the protocol document's section 14;
-//! this keeps it from lying.
+//! `docs/conformance.md` says which test shows which entry of the protocol document's section 14. These tests
+//! check that it is true.
 //!
-//! The table is made from [`entries`] and from the names of the tests in the sources, and compared.
+//! The table is made from [`entries`] and from the names of the tests in the sources, and compared with the page.
 //! Regenerate it with `HERALD_WRITE_CONFORMANCE=1 cargo test --test it conformance`.
 
 mod entries;
@@ -31,7 +31,7 @@ const TABLE: Generated = Generated {
 /// The last entry of the protocol document.
 const LAST: u16 = 204;
 
-/// Entries up to here are about what a socket sees, so a test at a socket shows them.
+/// The entries up to this one are about messages over a socket, so a test at a socket must show each of them.
 const LAST_AT_THE_SOCKET: u16 = 106;
 
 /// A function whose name begins with the numbers of entries.
@@ -44,7 +44,7 @@ struct Numbered {
     place: Place,
 }
 
-/// Where a test asks.
+/// The place in which a test runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Beside the code.
@@ -99,7 +99,7 @@ fn each_function_with_a_number_is_a_test_of_an_existing_entry() {
     }
 }
 
-/// A file that nothing names would hold tests that never run, and so would one that leaves some out.
+/// Tests in a file that `npm test` does not run would never run, and neither would tests that the code leaves out.
 #[test]
 fn the_clients_tests_are_those_that_npm_runs() {
     let package = root().join("tests/clients/package.json");
@@ -139,7 +139,7 @@ fn no_test_is_ignored() {
     assert_eq!(listed(&["--ignored"]), BTreeSet::new());
 }
 
-/// A file that no module names would hold tests that never run.
+/// Tests in a file that no module names would never run.
 #[test]
 fn the_files_with_numbered_tests_are_part_of_the_crate() {
     for (file, code) in sources().iter().filter(|(file, _)| file.starts_with("src")) {
@@ -171,6 +171,7 @@ fn the_numbered_tests_are_those_that_run() {
     );
 }
 
+/// The tables of broken rules on the page name the tests that failed.
 #[test]
 fn the_breaks_name_tests_that_exist() {
     let document = fs::read_to_string(root().join("docs/conformance.md")).expect("the document");
@@ -181,10 +182,10 @@ fn the_breaks_name_tests_that_exist() {
         assert!(paths.contains(word), "{word} is no test");
         named += 1;
     }
-    assert!(named >= 12, "a dozen breaks at least were tried: {named}");
+    assert!(named >= 12, "the tables of broken rules name only {named} tests");
 }
 
-/// The table, one line per entry or run of entries.
+/// The table, with one line per element of [`ENTRIES`].
 fn table(all: &[Numbered]) -> String {
     let mut shown_by: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for test in all {
@@ -207,7 +208,7 @@ fn table(all: &[Numbered]) -> String {
     table
 }
 
-/// Every function that carries a number, in the order of files.
+/// Every function and client test whose name carries a number, in the order of files.
 fn numbered() -> Vec<Numbered> {
     let mut all = Vec::new();
     for (file, code) in sources() {
@@ -222,7 +223,7 @@ fn numbered() -> Vec<Numbered> {
             all.push(Numbered { path, numbers, is_test, place });
         }
     }
-    assert!(all.len() > 50, "the sources were found");
+    assert!(all.len() > 50, "too few functions with numbers were found in the sources");
     all.extend(client_tests());
     all
 }
@@ -241,7 +242,7 @@ fn client_tests() -> Vec<Numbered> {
             });
         }
     }
-    assert!(all.len() > 20, "the clients' tests were found");
+    assert!(all.len() > 20, "too few numbered tests of the clients were found");
     all
 }
 
@@ -294,7 +295,7 @@ pub fn module(file: &Path) -> String {
     parts.filter(|part| part != "mod" && part != "tests").collect::<Vec<_>>().join("::")
 }
 
-/// The tests of this very binary, as its runner lists them.
+/// The tests of this binary, as its runner lists them.
 fn listed(arguments: &[&str]) -> BTreeSet<String> {
     let binary = env::current_exe().expect("this binary");
     let output =
@@ -303,7 +304,7 @@ fn listed(arguments: &[&str]) -> BTreeSet<String> {
     output.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// The files that `npm test` runs, and what they are made of, by their path within `tests/clients`.
+/// The files that `npm test` runs and those that they import: the path within `tests/clients`, and the code.
 pub fn client_sources() -> Vec<(PathBuf, String)> {
     let folder = Path::new("tests/clients");
     let mut found = Vec::new();
@@ -321,7 +322,7 @@ pub fn client_sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Every source file of the package and of these tests, by its path within the package.
+/// Every source file of the package and of these tests: the path within the package, and the code.
 pub fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("src"), PathBuf::from("tests/it")];
@@ -364,7 +365,7 @@ fn tests_are_told_from_other_functions() {
             fn _006_in_a_macro(x in 0..3) {}
         // fn _007_commented_out() {}
     "#;
-    // Spelled with another letter above, or it would be found itself.
+    // The text above has `_` for `e`: otherwise this file would seem to have numbered functions.
     let code = code.replace("fn _", "fn e");
     let expected = [
         ("e001_plain", true),

@@ -66,7 +66,7 @@ async fn both_logins_set_a_cookie_that_no_script_can_read_and_that_is_new_each_t
         let attributes: Vec<_> =
             answer.header("set-cookie").expect("a cookie").split("; ").collect();
         let expected = ["Path=/", "Max-Age=43200", "HttpOnly", "SameSite=Strict"];
-        assert_eq!(attributes[1..], expected, "and not Secure without TLS");
+        assert_eq!(attributes[1..], expected, "without TLS the cookie is not Secure");
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         let data = &answer.json()["data"];
         assert_eq!((&data["as"], &data["app"]), (&json!(login), &slug));
@@ -112,7 +112,7 @@ async fn a_session_changes_its_app_and_the_audit_trail_tells_whose_it_was() {
     assert!(rotated.json()["data"]["secret"].is_string(), "the new secret, once");
     assert_eq!(change(&as_app, path, "all").await.status, 200, "the session goes on");
 
-    // A session of the previous pair reads, and neither changes anything nor gets the new secret.
+    // A session of the previous pair may read, but it may not change anything, and is not shown the new secret.
     let (as_old, _) = log_in(&server, &app_login(&app)).await;
     assert_eq!(call(&server, "GET", path, &as_old).send().await.status, 200);
     assert_eq!(change(&as_old, path, "none").await.status, 403);
@@ -146,8 +146,8 @@ async fn a_value_that_the_client_brings_never_becomes_a_session() {
         assert!(!is_in(&server, chosen).await, "{chosen}");
     }
     let both = format!("{own}; herald_console=x");
-    assert!(!is_in(&server, &both).await, "two cookies of this name say nothing");
-    // A login in place of another ends the former session.
+    assert!(!is_in(&server, &both).await, "of two cookies of this name neither counts");
+    // A login with the cookie of a session ends that session.
     let answer = call(&server, "POST", "/console/login", &own).json(&admin()).send().await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(is_in(&server, &cookie_of(&answer)).await && !is_in(&server, &own).await);
@@ -171,7 +171,7 @@ async fn wrong_credentials_are_refused_alike_counted_and_throttled() {
         let expected = json!({ "errors": { "detail": "authentication required" } });
         assert_eq!((answer.status, answer.json()), (401, expected), "{wrong}");
         assert_eq!(answer.header("set-cookie"), None);
-        assert_eq!(answer.header("www-authenticate"), None, "no prompt of the browser's own");
+        assert_eq!(answer.header("www-authenticate"), None, "the browser opens no prompt");
     }
     for right in [admin(), app_login(&app)] {
         let answer = try_to_log_in(&server, &right).await;
@@ -217,7 +217,7 @@ async fn without_tls_only_this_machine_logs_in_and_behind_tls_the_cookie_is_secu
     assert!(taken.header("set-cookie").expect("a cookie").ends_with("; Secure"));
     let insecure = behind_a_proxy(true);
     assert_eq!(log_in(&insecure, "http").await.status, 200);
-    // A proxy on this machine that nobody has declared.
+    // A proxy on this machine that is not among the trusted proxies.
     let server = TestServer::start();
     assert_eq!(log_in(&server, "https").await.status, 403);
     let named = request("POST", server.url("/console/login")).header("host", "herald.example");
@@ -277,18 +277,18 @@ async fn a_changed_admin_password_ends_sessions_on_every_node_and_a_restart_does
     };
     let first = node(ADMIN.1);
     let (cookie, _) = log_in(&first, &admin()).await;
-    assert!(is_in(&node(ADMIN.1), &cookie).await, "another node, and the next start");
+    assert!(is_in(&node(ADMIN.1), &cookie).await, "at another node, or after a restart");
     assert!(!is_in(&node("another password"), &cookie).await);
     let second = node(ADMIN.1);
     assert!(is_in(&second, &cookie).await);
     assert_eq!(call(&first, "POST", "/console/logout", &cookie).send().await.status, 204);
-    assert!(!is_in(&first, &cookie).await, "at once here");
+    assert!(!is_in(&first, &cookie).await, "the node of the logout ends it at once");
     let ended = async {
         while is_in(&second, &cookie).await {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(crate::support::DEADLINE, ended).await.expect("and there soon");
+    tokio::time::timeout(crate::support::DEADLINE, ended).await.expect("the other node does soon");
 }
 
 #[tokio::test]
@@ -315,7 +315,7 @@ async fn a_writing_call_with_the_cookie_needs_proof_that_a_page_of_this_server_s
         assert_eq!(answer.status, expected, "{case}: {}", answer.body);
         let leave = request("POST", server.url("/console/logout")).header("cookie", &cookie);
         if header.is_none() {
-            assert_eq!(leave.send().await.status, 403, "nor does another page log out");
+            assert_eq!(leave.send().await.status, 403, "another page cannot log out, either");
         }
     }
     let read = request("GET", server.url("/api/admin/apps")).header("cookie", &cookie).send().await;
@@ -356,7 +356,7 @@ async fn a_secret_is_answered_when_it_is_made_and_when_it_is_asked_for() {
         let new = answer["data"]["secret"].as_str().expect("the new secret").to_owned();
         assert_eq!(show().send().await.json(), json!({ "data": { "secret": new } }));
     }
-    // With credentials nothing has changed.
+    // A call with credentials instead of a cookie is still shown the secret.
     let listed = server.admin("GET", "/api/admin/apps/made-app", None).await.json();
     assert!(listed["data"]["secret"].is_string());
 }
@@ -455,7 +455,7 @@ async fn connections_are_listed_with_the_users_as_whom_they_have_joined() {
             ("private:test-app:one", of(json!("zoe"))),
             ("private:test-app:two", of(json!("ada"))),
         ],
-        // A session that joins a topic again is listed as its new user.
+        // A session that has joined a topic again as another user is listed as the new one.
         vec![
             ("private:test-app:one", of(json!(1))),
             ("private:test-app:one", of(json!({ "id": 2 }))),

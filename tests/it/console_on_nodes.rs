@@ -1,5 +1,5 @@
-//! The operator's side of several nodes: the console, usage, the audit trail and the rotation of keys are
-//! the same at whichever node a call arrives.
+//! Several nodes for their operator: the console, usage, the audit trail and the rotation of keys are the same
+//! at every node.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,14 +28,14 @@ fn event(name: &str) -> Value {
     json!({ "topic": "room", "event": name, "scope": "private" })
 }
 
-/// A socket that watches the first app at a node, from when the other node knows of it.
+/// A socket that watches the first app at one node, when the other node knows that the app is watched.
 async fn watching_both(watched: &TestServer, other: &TestServer, app: &App) -> Socket {
     let mut console = watching(watched, "first-app").await;
     let is_probe = |entry: &Value| entry["event"] == "probe";
     let is_told = |payload: &Value| {
         payload["events"].as_array().is_some_and(|events| events.iter().any(is_probe))
     };
-    // Nobody hears it, so only the node that takes it tells of it.
+    // The probe has no subscribers, so the node that accepts it is the only one that reports it.
     let probe = json!({ "topic": "elsewhere", "event": "probe" });
     let probes = async {
         loop {
@@ -65,7 +65,7 @@ async fn live_events_are_those_of_all_nodes(two: Two<'_>) {
                 (&json!("private:first-app:room"), &json!(sub))
             );
         }
-        // One event at whichever node it was accepted, with the deliveries of both.
+        // Each publication is one entry with the deliveries of both nodes, whichever node accepted it.
         for server in [watched, other] {
             server.trigger(&app, event("both")).await;
         }
@@ -130,7 +130,7 @@ async fn the_overview_and_the_connections_are_those_of_all_nodes(two: Two<'_>) {
         let list = get("/api/apps/test-app/connections").await;
         assert_eq!((&list["total"], list["data"].as_array().map(Vec::len)), (&json!(3), Some(3)));
     }
-    // Page by page, and each is ended from any node.
+    // The first node lists the connections of both page by page, and ends each of them.
     let mut after = String::new();
     let mut ids = BTreeSet::new();
     for _ in 0..3 {
@@ -176,13 +176,13 @@ async fn sessions_and_the_audit_trail_are_shared(two: Two<'_>) {
     assert_eq!(trails, [expected.clone(), expected]);
     let log_out = call(two[0], "POST", "/console/logout", &cookies[0]).json(&json!({}));
     assert!(log_out.send().await.status < 300);
-    until("it has ended there, too", async || !is_in(two[1], &cookies[0]).await).await;
+    until("it has ended at the other, too", async || !is_in(two[1], &cookies[0]).await).await;
     // The session of an app rests on its key.
     let rotated = json!({ "overlap_seconds": 0 });
     let path = "/api/admin/apps/foo-app/rotate";
     assert_eq!(two[0].admin("POST", path, Some(rotated)).await.status, 200);
     for server in two {
-        until("it has ended", async || !is_in(server, &cookies[1]).await).await;
+        until("the session has ended", async || !is_in(server, &cookies[1]).await).await;
     }
 }
 
@@ -207,7 +207,7 @@ async fn a_rotation_acts_on_all_nodes_before_it_is_answered(two: Two<'_>) {
     let mut pusher = PusherSocket::of(two[1], &app).await;
     pusher.subscribe("private-room").await;
     let second = rotate(two[0], 600).await;
-    // Both pairs are good everywhere at once.
+    // Both pairs are valid at all nodes at once.
     for server in two {
         assert_eq!([status(server, &app).await, status(server, &second).await], [200, 200]);
     }
@@ -235,7 +235,7 @@ async fn usage_is_summed_with_its_peak(two: Two<'_>) {
             assert_eq!(page.next().await[3], "e");
         }
     }
-    // A session that comes again raises no peak.
+    // The end of a session does not lower the peak.
     drop(pages.pop());
     for server in two {
         until("the figures are those of both", async || {
@@ -263,7 +263,7 @@ on_two_nodes! {
     usage_is_that_of_all_nodes: usage_is_summed_with_its_peak,
 }
 
-/// The numbers of the nodes, in the order in which they have begun.
+/// The numbers of the nodes, in the order in which the nodes were started.
 async fn numbers(nodes: &Nodes) -> Vec<NodeId> {
     let listed = nodes.first.admin("GET", "/api/admin/nodes", None).await.json();
     let ids = listed["data"].as_array().expect("a list").iter();
@@ -282,7 +282,7 @@ async fn there_is_no_overview_while_a_node_does_not_answer() {
     assert_eq!(status().await, 200);
     let second = numbers(&nodes).await[1];
     nodes.cluster.mute(second, true);
-    assert_eq!(status().await, 503, "rather none than one that is too low");
+    assert_eq!(status().await, 503, "no overview is better than one that leaves a node out");
     nodes.cluster.mute(second, false);
     until("there is one again", async || status().await == 200).await;
 }

@@ -1,7 +1,7 @@
-//! The store and the registry, the same suite on SQLite and on a real PostgreSQL.
+//! The store and the registry: the same tests on SQLite and on a real PostgreSQL.
 //!
-//! `HERALD_TEST_POSTGRES_URL` names the PostgreSQL, with a user that may create databases:
-//! each test has one of its own. Without the variable that half fails, it is not skipped.
+//! `HERALD_TEST_POSTGRES_URL` names the PostgreSQL, with a user that may create databases, because each test makes
+//! one of its own. Without the variable the tests on PostgreSQL fail; they are not skipped.
 
 mod apps;
 mod migrations;
@@ -41,11 +41,11 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// How long anything here may take before it counts as missing.
+/// The time after which a test fails if something has not happened.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Longer than any test: the table is not read anew.
+/// Longer than any test: a registry with this refresh does not read the table again.
 const NEVER: Duration = Duration::from_secs(3600);
-/// As good as at once.
+/// So short that a test hardly waits.
 const OFTEN: Duration = Duration::from_millis(10);
 
 /// Runs each test once per database.
@@ -72,7 +72,7 @@ macro_rules! on_both_databases {
 
 pub(crate) use on_both_databases;
 
-/// A database of one test's own.
+/// The database of a single test.
 pub(crate) struct TestDatabase {
     url: String,
     folder: Option<TempDir>,
@@ -118,12 +118,12 @@ impl TestDatabase {
         store
     }
 
-    /// Does what somebody at an SQL prompt does.
+    /// Runs a statement over a connection of its own, as from an SQL prompt.
     async fn sql(&self, statement: &str) {
         sql(&self.url, statement).await;
     }
 
-    /// The number that a query answers as `n`.
+    /// The number in the column `n` of a query's only row.
     async fn count(&self, query: &str) -> i64 {
         let connection = self.connection().await;
         let backend = connection.get_database_backend();
@@ -193,7 +193,7 @@ async fn before_the_deadline<T>(what: &str, future: impl Future<Output = T>) -> 
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what}: not before the deadline"))
 }
 
-/// Passes on what is announced, with the name that the directory had for the app at that moment.
+/// An actor that passes on each announcement, with the name that the directory has for the app at that moment.
 struct Witness {
     directory: AppDirectory,
     seen: UnboundedSender<(AppId, Option<String>)>,
@@ -287,7 +287,7 @@ impl Running {
         before_the_deadline("an announcement", self.seen.recv()).await.expect("a living witness")
     }
 
-    /// Waits until the directory is as wanted, for changes without a notification.
+    /// Waits until the directory fulfils a condition, for changes that are not announced.
     async fn until(&self, what: &str, is_so: impl Fn(&AppDirectory) -> bool) {
         let wait = async {
             while !is_so(&self.directory) {

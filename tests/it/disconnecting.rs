@@ -1,5 +1,4 @@
-//! Joins that their app ends from outside: which ones, how their clients hear of it, and whose are
-//! left alone.
+//! The call with which an app ends joins: which joins it ends, what their clients are sent, and which joins stay.
 
 use crate::support::{
     http::Request,
@@ -30,18 +29,18 @@ fn call(server: &TestServer, app: &App) -> Request {
     request("POST", server.url(&path)).basic(&app.key, &app.secret)
 }
 
-/// Ends joins; it must be done.
+/// Ends joins; the call must succeed.
 async fn disconnect(server: &TestServer, app: &App, body: Value) {
     let answer = call(server, app).json(&body).send().await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "{}"), "{body}");
 }
 
-/// How this way to speak to the server ends a session whose client is to come back.
+/// The close code of a session whose client shall come back; over long-poll there is none.
 fn going_away(way: &str) -> Option<u16> {
     (!way.ends_with("polled")).then_some(1001)
 }
 
-/// The end of a join with `join_ref` 1, as this way spells it.
+/// The frame that ends a join with `join_ref` 1, as this version encodes it.
 fn end_of(topic: &str, way: &str) -> Value {
     let join_ref = if way.starts_with('2') { json!("1") } else { Value::Null };
     json!([join_ref, "1", topic, CRASHED, { "reason": "channel_crash" }])
@@ -96,7 +95,7 @@ async fn a_session_of_two_apps_loses_what_is_meant_and_hears_the_rest() {
             }
             let case = format!("{way} {case}");
             assert_eq!(socket.next().await, end_of("private:foo-app:a", way), "{case}");
-            // Only what is of one scope has an order.
+            // Only events of one scope have an order.
             let mut heard = [socket.next().await, socket.next().await, socket.next().await];
             heard.sort_by_key(|message| message[2].as_str().map(str::to_owned));
             let expected =
@@ -118,7 +117,7 @@ async fn a_session_of_two_apps_loses_what_is_meant_and_hears_the_rest() {
 async fn a_number_beyond_64_bits_is_nobody_elses() {
     let server = TestServer::start();
     let (app, _) = two_apps(&server).await;
-    // As doubles all of these are one.
+    // As 64-bit floating-point numbers all of these are equal.
     let subs = ["18446744073709551617", "18446744073709551618", "18446744073709551617.5"];
     let mut sockets = Vec::new();
     for sub in subs {
@@ -178,7 +177,7 @@ async fn nobody_else_notices() {
     for (_, _, socket) in &mut bystanders {
         socket.assert_quiet().await;
     }
-    // A form holds nothing but text.
+    // In a form every value is text, so this call ends the joins of the subject "5".
     let answer = call(&server, &app).form("sub=5").send().await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
     for (way, is_text, socket) in &mut bystanders {
@@ -226,7 +225,7 @@ async fn a_session_that_is_ended_leaves_its_presence_channel_once() {
         let mut target = Socket::connect(&server, way).await;
         target.join("public:bar-app", ticket(&other, "ada")).await;
         target.join(topic, ticket(&app, "ada")).await;
-        // All that is told until Ada has come, and then until she has left.
+        // Skips all frames up to the announcement of Ada's join; the next one must announce that she has left.
         while watch.next().await[4]["joins"]["ada"] == Value::Null {}
         disconnect(&server, &app, json!({ "sub": "ada" })).await;
         let left = watch.next().await;
@@ -290,7 +289,7 @@ async fn it_says_how_many_joins_it_ended_when_asked() {
             socket.join(topic, ticket(&app, sub)).await;
             sockets.push(socket);
         }
-        // Another app's join keeps this session open; two of its joins are meant.
+        // A join of another app keeps this session open; its two joins of `app` are ended.
         let mut both = Socket::connect(&server, way).await;
         both.join("private:bar-app", ticket(&other, &seven)).await;
         both.join("private:foo-app:a", ticket(&app, &seven)).await;
@@ -314,7 +313,7 @@ async fn it_says_how_many_joins_it_ended_when_asked() {
             assert_eq!(both.next().await[2], topic, "{way}");
         }
         both.assert_quiet().await;
-        // Those that stay must not count for the next way.
+        // This ends the session that is still open, before the round of the next way.
         disconnect(&server, &other, json!({ "topic": "private:bar-app" })).await;
     }
 }

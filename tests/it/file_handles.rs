@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{figures::Figures, http::Answer, server::ADMIN, *};
 
-/// Asks over a connection that stays open.
+/// Sends a request over a connection that stays open.
 async fn ask(stream: &mut TcpStream, path: &str) -> (u16, String) {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let login = STANDARD.encode(format!("{}:{}", ADMIN.0, ADMIN.1));
@@ -38,7 +38,7 @@ async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
     assert_eq!(ask(&mut open, "/api/admin/apps").await.0, 200);
     let before = rlimit::getrlimit(Resource::NOFILE).expect("this process's limit");
 
-    // No more than are open now, so every later connection finds none.
+    // The limit is the number of files that are open now, so there is no handle for a further connection.
     let files = process.open_files();
     process.limit_files((files, before.1));
     let mut late = raw::connect(server).await;
@@ -56,11 +56,11 @@ async fn when_file_handles_run_out_sessions_health_and_admin_go_on() {
     }
     for socket in &mut sockets {
         for _ in 0..WAYS.len() {
-            assert_eq!(socket.next().await[3], "t:e", "each hears what each says");
+            assert_eq!(socket.next().await[3], "t:e", "each client receives the events of all");
         }
     }
     process.limit_files(before);
-    assert_eq!(raw::answer(&mut late).await.0, 200, "who had to wait is let in");
+    assert_eq!(raw::answer(&mut late).await.0, 200, "the connection that had to wait is answered");
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn connections_that_never_finish_a_request_take_no_handle_that_is_kept() {
     socket.join("public:test-app", json!({})).await;
     herald::settings::raise_file_limit();
 
-    // 550 find room beside the sessions; each is answered once, and then sends half a head.
+    // Beside the sessions there is room for 550 of them. Each is answered once, and then sends half a head.
     let mut half = Vec::new();
     for _ in 0..900 {
         let mut stream = raw::connect(server).await;
@@ -95,7 +95,7 @@ async fn connections_that_never_finish_a_request_take_no_handle_that_is_kept() {
     assert!(gave_way >= 350.0, "{gave_way}");
     assert!(process.open_files() <= 700, "{}", process.open_files());
     socket.push(json!(["1", "2", "public:test-app", "t:e", {}])).await;
-    assert_eq!(socket.next().await[3], "t:e", "who is connected goes on");
+    assert_eq!(socket.next().await[3], "t:e", "a connected client goes on");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn handshakes_that_are_refused_and_do_not_hang_up_count_until_they_are_gon
         refused.push(stream);
     }
     let open = process.open_files();
-    // One that has just been told to go may still be there.
+    // A connection that has just been told to close may still be open.
     assert!(open <= before + CONNECTIONS_MAX + 5, "{open} files are open, {before} before");
     raw::hung_up(&mut refused[0]).await;
     let mut fresh = raw::connect(server).await;
@@ -150,7 +150,7 @@ async fn fetches_that_are_parked_give_way_where_nothing_else_can() {
             assert_eq!(ask(&mut fresh, path).await.0, 200, "{path}");
         }
     }
-    // The first of them were answered with nothing, and for the last time.
+    // The first fetch was answered without messages, and its connection was closed.
     let (stream, token) = &mut parked[0];
     let (status, body) = raw::answer(stream).await;
     assert_eq!(
@@ -164,5 +164,5 @@ async fn fetches_that_are_parked_give_way_where_nothing_else_can() {
     let post =
         format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     again.write_all(post.as_bytes()).await.expect("room");
-    assert_eq!(raw::answer(&mut again).await.1, r#"{"status":200}"#, "their sessions go on");
+    assert_eq!(raw::answer(&mut again).await.1, r#"{"status":200}"#, "its session goes on");
 }

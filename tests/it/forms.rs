@@ -1,4 +1,4 @@
-//! Forms, and what else is said in text: read as it was meant, or refused.
+//! Forms, query strings, media types and other text in requests: each is read as its client meant it, or refused.
 
 use herald::app::token::csrf_signature;
 use secrecy::SecretString;

@@ -1,4 +1,4 @@
-//! Section 14.3: how messages are spelled, and what is no message.
+//! Section 14.3 of the protocol document: the encoding of messages, and texts that are not messages.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ async fn e044_a_v1_client_may_say_which_incarnation_it_means() {
     socket.assert_quiet().await;
 }
 
-/// Each message, on a joined socket of its own, closes the connection with 1011 and nothing else.
+/// Sends each message over a joined socket of its own, which must be closed with 1011 and without any other frame.
 async fn assert_malformed(vsn: &str, messages: &[&str]) {
     let server = TestServer::start();
     for message in messages {

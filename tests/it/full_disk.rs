@@ -1,7 +1,7 @@
-//! A full disk under the database: what is answered is on it, and nothing else is believed.
+//! A database or a history on a full disk: a change that was answered as done is stored, any other is undone.
 //!
-//! Each test runs on a file system of its own that is really full, where the test may mount one, and
-//! else on files that may not grow. Both assert the same.
+//! Where a test may mount a file system, it fills one of its own. Elsewhere it limits the size of the files. The
+//! assertions are the same.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
 
 /// More writes than the files of the database have room for once the disk is full.
 const WRITES: usize = 40;
-/// As large as a file of the database may be where no file system can be mounted, bytes.
+/// The largest size of a file of the database where no file system can be mounted, in bytes.
 const FILE_BYTES_MAX: u64 = 96 * 1_024;
 
 /// A folder whose disk can be filled.
@@ -79,7 +79,7 @@ impl SmallDisk {
         self.run_on("herald.db", FILE_BYTES_MAX, args)
     }
 
-    /// Runs a command on a database whose files, where nothing is mounted, may be this large.
+    /// Runs a command on a database. Where no file system is mounted, its files may be this large at most.
     fn run_on(&self, database: &str, file_bytes_max: u64, args: &[&str]) -> Done {
         let limit = format!("trap '' XFSZ; ulimit -f {}", file_bytes_max / 512);
         let mut herald = herald(if self.is_mounted { ":" } else { &limit });
@@ -92,13 +92,13 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         if self.is_mounted {
-            // Lazily: a server that was just killed may not have let go of its files.
+            // Lazily, because a server that was just killed may still have its files open.
             Command::new("umount").arg("-l").arg(self.folder.path()).output().ok();
         }
     }
 }
 
-/// A shell that prepares itself and then becomes `herald`.
+/// A shell that runs a command in preparation, and then becomes `herald`.
 fn herald(preparation: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &format!("{preparation}; exec \"$0\" \"$@\"")]);
@@ -117,19 +117,19 @@ fn fill(path: &Path) {
     assert_eq!(error.kind(), ErrorKind::StorageFull);
 }
 
-/// Whether a call was done; if not, it was refused as unavailable.
+/// Whether a call succeeded. If not, it must have been refused as unavailable.
 #[track_caller]
 fn is_done(answer: &http::Answer, status: u16) -> bool {
     let is_done = answer.status == status;
     if !is_done {
         assert_eq!(answer.status, 503, "{}", answer.body);
         assert!(answer.header("retry-after").is_some());
-        assert!(!answer.body.contains("disk"), "the reason is the operator's: {}", answer.body);
+        assert!(!answer.body.contains("disk"), "it tells the reason: {}", answer.body);
     }
     is_done
 }
 
-/// Whether a command was done; if not, it says so with one line and its exit code.
+/// Whether a command succeeded. If not, it must have said so with one line and its exit code.
 #[track_caller]
 fn has_succeeded(done: &Done) -> bool {
     let has_succeeded = done.code == Some(0);
@@ -157,7 +157,8 @@ async fn trigger_status(server: &TestServer, app: &App) -> u16 {
     request.json(&json!({"topic": "t", "event": "e"})).send().await.status
 }
 
-/// Waits until the table of apps was read twice from now on: what is in memory is what is stored.
+/// Waits until the table of apps was read twice more. The first read may have begun before this call, but the second
+/// has put into memory what is stored.
 async fn until_refreshed(server: &TestServer) {
     let series = r#"herald_registry_refreshes_total{outcome="ok"}"#;
     let before = Figures::of(server).await.get(series);
@@ -184,7 +185,7 @@ async fn a_server_on_a_full_disk_has_done_what_it_answers_and_nothing_else() {
     assert!(created.len() < WRITES, "the disk is full");
     assert_eq!(slugs(server).await, created, "in the database");
 
-    // A small change may find room where a creation found none, but not for ever.
+    // A small change may find room where a creation finds none, but only a few times.
     let (mut withdrawn, mut is_full) = (Vec::new(), false);
     for _ in 0..WRITES {
         let fields = json!({"app": {"secret": ""}});
@@ -219,14 +220,14 @@ async fn a_server_on_a_full_disk_has_done_what_it_answers_and_nothing_else() {
     process.crash();
     let process = disk.start_server();
     let server = &process.server;
-    assert_eq!(slugs(server).await, created, "all that was answered survived the crash");
+    assert_eq!(slugs(server).await, created, "every answered change is stored");
     assert_eq!(trigger_status(server, &app).await, 401, "so did the last change");
 }
 
 #[tokio::test]
 async fn a_command_on_a_full_disk_has_done_what_its_exit_code_says() {
     let disk = SmallDisk::new();
-    // The server keeps the files of the database in place, as is usual beside the command line.
+    // A server has the database open, as is usual when the command line is used.
     let process = disk.start_server();
     let server = &process.server;
     server.create_app(json!({"name": "foo-app"})).await;
@@ -242,7 +243,7 @@ async fn a_command_on_a_full_disk_has_done_what_its_exit_code_says() {
         }
     }
     assert!(created.len() < WRITES, "the disk is full");
-    // Small changes use up the last of the room.
+    // Small changes use up the rest of the room.
     let update = |n| {
         let origin = format!("https://{n}.example");
         let args = ["apps", "update", "foo-app", "--origin", &origin];
@@ -287,7 +288,7 @@ async fn migrations_on_a_full_disk_fail_and_leave_nothing_half_done() {
     assert_eq!(done.succeeded(), applied, "none was applied before");
 }
 
-/// A server on this disk that publishes more than there is room for; a position of it.
+/// Publishes more than the disk has room for; answers the last position.
 async fn more_than_there_is_room_for(process: &Process) -> String {
     let app = App::seeded();
     let mut position = String::new();
@@ -325,7 +326,7 @@ async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
     let log = process.rest_of_log();
     assert!(log.iter().any(|line| line.contains("cannot save the history file")), "{log:#?}");
     let names = std::fs::read_dir(disk.folder.path()).expect("a folder").count();
-    assert_eq!(names, 1, "nothing that is half written is left");
+    assert_eq!(names, 1, "no half-written file is left");
     let process = start(process.crash());
     process.until_logged("is empty, because the last server did not save it");
     assert_eq!(recovery(&process, &lost).await["reason"], "epoch");
@@ -337,7 +338,7 @@ async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
         return;
     }
 
-    // There is not even room to say that the file is in use: what it holds is given up.
+    // If there is no room to mark the file as in use, the server gives up what the file holds.
     fill(&disk.path("filler"));
     let process = start(dir);
     let told = recovery(&process, &saved).await;
@@ -346,7 +347,7 @@ async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
         assert!(!process.logged("cannot use the history file", 1).is_empty());
     }
     process.server.trigger(&app, json!({"topic": "t", "event": "e"})).await;
-    // It is never loaded again.
+    // The file is not loaded a second time.
     std::fs::remove_file(disk.path("filler")).expect("the filler");
     let process = start(process.crash());
     assert_eq!(recovery(&process, &saved).await["reason"], "epoch");

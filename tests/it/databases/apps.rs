@@ -34,7 +34,7 @@ async fn an_app_is_read_back_as_it_was_stored(database: &TestDatabase) {
             }),
         ),
         (
-            "as long as may be",
+            "as long as is allowed",
             json!({
                 "name": "\u{1f980}a".repeat(127),
                 "slug": "s".repeat(63),
@@ -96,7 +96,7 @@ async fn the_database_itself_keeps_names_slugs_and_keys_apart(database: &TestDat
 async fn a_change_leaves_columns_alone_that_it_does_not_name(database: &TestDatabase) {
     let store = database.migrated().await;
     let before = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
-    // Between somebody's look and write, somebody else writes.
+    // Another writer changes the row between the read and the write of this one.
     database.sql("UPDATE apps SET client_events = 'none'").await;
     let mut values = AppValues::from(&before);
     values.settings.active = false;
@@ -108,7 +108,7 @@ async fn a_change_leaves_columns_alone_that_it_does_not_name(database: &TestData
 
     store.delete(&ChangedBy::CLI, &before.slug).await.expect("a deletion");
     let gone = store.update(&ChangedBy::CLI, &before, &values).await.expect("no error");
-    assert!(gone.is_none(), "who is gone is not changed");
+    assert!(gone.is_none(), "a deleted app is not changed");
 }
 
 async fn faults_that_only_the_database_knows_come_with_the_others(database: &TestDatabase) {
@@ -153,7 +153,7 @@ async fn faults_that_only_the_database_knows_come_with_the_others(database: &Tes
 
     let own = fields(json!({ "name": "foo app", "key": app.key }));
     let own = change::update(&store, &ChangedBy::CLI, &app.slug, own).await;
-    assert_eq!(own.expect("one's own slug is free").app.slug, app.slug);
+    assert_eq!(own.expect("an app may keep its slug and its key").app.slug, app.slug);
 }
 
 async fn a_number_is_set_and_left_to_the_server_again(database: &TestDatabase) {
@@ -206,7 +206,7 @@ async fn a_row_that_is_no_app_is_not_served(database: &TestDatabase) {
         let is_back = |apps: &AppDirectory| apps.load().by_id(app.id).is_some();
         running.until("the app is back", is_back).await;
     }
-    // The last repair but one changed the secret; the row can also be deleted while it is bad.
+    // A row can also be deleted while it is not a valid app.
     database.sql("UPDATE apps SET key = '' WHERE name = 'foo-app'").await;
     assert_eq!(running.next_seen().await, (app.id, None));
     running.delete("foo-app").await.expect("a deletion");

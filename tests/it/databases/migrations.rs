@@ -43,7 +43,7 @@ async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &T
         ("bar-app-2", "two"),
         ("bar-app-3", "two"),
     ] {
-        // The store writes columns that later migrations add.
+        // This is done in SQL, because the store writes columns that later migrations add.
         database.sql(&app_of_the_first_version(slug, key)).await;
     }
     let Err(StoreError::Unusable(refused)) = store.migrate_up(None).await else {
@@ -73,7 +73,7 @@ async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &T
     );
     let steps = u32::try_from(all.len() - 1).expect("few migrations");
     store.migrate_down(steps).await.expect("down");
-    // Keys may be shared again.
+    // Apps may have the same key again.
     database.sql(&app_of_the_first_version("another", "one")).await;
 }
 
@@ -95,7 +95,7 @@ async fn the_migration_to_history_keeps_the_apps_up_and_down(database: &TestData
     store.migrate_down(steps).await.expect("down");
     store.migrate_up(None).await.expect("up again");
     let again = store.find(&slug("old-app")).await.expect("a look").expect("an app");
-    assert!(AppValues::from(&again).are_those_of(&old), "what it said about history is gone");
+    assert!(AppValues::from(&again).are_those_of(&old), "its settings of the history are gone");
 }
 
 async fn the_migration_to_rotation_keeps_the_apps_up_and_down(database: &TestDatabase) {
@@ -159,5 +159,5 @@ async fn the_migration_to_pusher_names_the_apps_that_share_a_key_and_keeps_all_o
     store.migrate_down(steps).await.expect("down");
     store.migrate_up(None).await.expect("up again");
     let again = store.find(&slug("foo-app")).await.expect("a look").expect("an app");
-    assert_eq!(told(&again), (true, true, false), "what it said is gone");
+    assert_eq!(told(&again), (true, true, false), "its settings are gone");
 }

@@ -1,4 +1,4 @@
-//! Databases that fail, hang or cannot be used, and what survives that.
+//! Databases that fail, hang or cannot be used, and the data that survives.
 
 use super::*;
 
@@ -41,8 +41,8 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
     running.update("foo-app", json!({ "active": false })).await.expect("a change");
 }
 
-/// Makes every commit fail that ends a transaction with this kind of statement on `apps` in it. The
-/// statements themselves succeed.
+/// Makes the commit of every transaction fail that has a statement of this kind on `apps`. The statements
+/// themselves succeed.
 async fn refuse_commits_after(statement: &str, database: &TestDatabase) {
     let statements: &[String] = if database.url.starts_with("sqlite:") {
         &[
@@ -109,7 +109,7 @@ async fn a_write_whose_commit_fails_is_an_outage_and_changes_nothing(database: &
     accept_commits(database).await;
 
     let entries = trail(&store).await;
-    assert_eq!(entries.len(), 1, "what was not committed leaves no entry: {entries:?}");
+    assert_eq!(entries.len(), 1, "a change that was not committed leaves no entry: {entries:?}");
     let stored = database.connect().await.list().await.expect("a list").apps;
     let directory = running.directory.load();
     let known: Vec<_> = directory.iter().map(|app| App::clone(app)).collect();
@@ -153,7 +153,7 @@ async fn a_commit_that_is_not_answered_in_time_is_seen_once_it_has_happened() {
     let Err(RegistryError::Invalid(faults)) = again else { panic!("{again:?}") };
     assert_eq!(as_json(&faults), name_taken());
 
-    // The command line says that nobody knows, too.
+    // The command line, too, says that the outcome is not known.
     let fields = fields(json!({ "name": "bar-app" }));
     let Err(ChangeError::Store(error)) = change::create(&store, &ChangedBy::CLI, fields).await
     else {
@@ -274,13 +274,13 @@ async fn writes_that_sqlite_has_answered_survive_a_killed_process() {
     let database = TestDatabase::sqlite();
     let store = database.migrated().await;
     store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
-    // A killed process leaves its files as they are at this moment, with nothing tidied up.
+    // A killed process leaves its files as they are now, while the database is open.
     let folder = database.folder.as_ref().expect("a folder").path();
     let (left, copy) = (folder.join("a folder"), folder.join("copy"));
     std::fs::create_dir(&copy).expect("a folder");
     for entry in std::fs::read_dir(&left).expect("files") {
         let name = entry.expect("a file").file_name();
-        // The next process that opens the database rebuilds the index of the log.
+        // The index of the log is not copied: the next process that opens the database rebuilds it.
         if !name.to_string_lossy().ends_with("-shm") {
             std::fs::copy(left.join(&name), copy.join(&name)).expect("a copy");
         }

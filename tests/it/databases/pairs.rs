@@ -93,7 +93,7 @@ async fn a_previous_pair_that_is_incomplete_is_none(database: &TestDatabase) {
     }
 }
 
-/// Has the overlap of all previous pairs end in the past.
+/// Sets the end of the overlap of all previous pairs to a time in the past.
 async fn end_all_overlaps(database: &TestDatabase) {
     database.sql("UPDATE apps SET previous_key_expires_at = '2026-11-28 00:00:00+00:00'").await;
 }
@@ -113,7 +113,7 @@ async fn a_pair_that_has_ended_is_removed_and_leaves_its_key(database: &TestData
         [None, previous_of(&kept)]
     );
 
-    // The row still has the key.
+    // The row still holds the previous key, but another app may take it.
     let fields = fields(json!({ "name": "Another", "key": first.key }));
     let another = change::create(&store, &ChangedBy::CLI, fields).await.expect("the key is free");
     change::rotate(&store, &ChangedBy::CLI, &another.slug, overlap(60)).await.expect("a rotation");
@@ -185,7 +185,7 @@ async fn the_registry_ends_a_pair_in_time_even_during_an_outage(database: &TestD
     database.sql("ALTER TABLE elsewhere RENAME TO apps").await;
     assert_eq!(previous_of(&running.show("foo-app").await.expect("an app")), None);
 
-    // With the database there, the pair is removed from it, too.
+    // While the database is available, the pair is removed from it, too.
     running.rotate("foo-app", overlap(1)).await.expect("a rotation");
     let held = "SELECT COUNT(*) AS n FROM apps WHERE previous_key IS NOT NULL";
     assert_eq!(database.count(held).await, 2);
@@ -218,7 +218,7 @@ async fn the_registry_writes_last_uses_and_announces_none(database: &TestDatabas
     );
     assert!(running.seen.try_recv().is_err(), "a use is no change");
 
-    // Another server on the same database was used later.
+    // Another server with the same database has noted a later use.
     let later = LastUse::of_database(Some(at + Duration::from_secs(600))).at().expect("a time");
     let current = stored().await;
     store.write_uses(&[use_of(&current, later)]).await.expect("a use");

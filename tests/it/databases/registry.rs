@@ -96,7 +96,7 @@ async fn a_refresh_under_way_undoes_no_change(database: &TestDatabase) {
     for round in 0..100 {
         let key = format!("key-{round}");
         running.update("foo-app", json!({ "key": key })).await.expect("a change");
-        // Long enough for a table that was read before the change to be believed after it.
+        // Long enough for the end of a refresh that had read the table before the change.
         for _ in 0..100 {
             tokio::task::yield_now().await;
             let known = running.directory.load().by_slug("foo-app").map(|app| app.key.clone());
@@ -126,7 +126,7 @@ async fn a_change_is_in_the_directory_and_announced_before_it_is_answered(databa
     let mut running = Running::start(store.clone(), NEVER).await;
     let app = running.create(json!({ "name": "Foo App" })).await.expect("an app");
     assert_eq!(running.name_of("foo-app").as_deref(), Some("Foo App"));
-    assert!(running.seen.try_recv().is_err(), "nobody had joined what is new");
+    assert!(running.seen.try_recv().is_err(), "no join depends on a new app");
 
     let renamed = running.update("foo-app", json!({ "name": "Bar App" })).await.expect("a change");
     assert_eq!((renamed.id, renamed.slug.as_str()), (app.id, "bar-app"));
@@ -196,5 +196,5 @@ async fn there_is_no_app_under_a_name_that_is_no_slug(database: &TestDatabase) {
         assert_eq!(running.update(name, json!({})).await.err(), missing, "update {name:.20?}");
         assert_eq!(running.delete(name).await.err(), missing, "delete {name:.20?}");
     }
-    assert_eq!(running.database().await, DatabaseHealth::Ok, "no query was even made");
+    assert_eq!(running.database().await, DatabaseHealth::Ok, "no query was made");
 }

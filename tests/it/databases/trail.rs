@@ -69,7 +69,7 @@ async fn a_page_of_the_audit_trail_ends_before_an_entry(database: &TestDatabase)
         let Some(last) = page.last() else { break };
         before = Some(last.id);
         read.extend(page.into_iter().map(|entry| entry.app));
-        // Entries that are added meanwhile move no page.
+        // Entries that are added meanwhile do not shift the pages.
         store
             .insert(&ChangedBy::CLI, &named(&format!("more-{}", read.len())))
             .await

@@ -1,6 +1,6 @@
-//! The corpus of the fuzz targets, through the very checks that the fuzzer calls.
+//! The corpus of the fuzz targets, run through the same checks that the fuzzer calls.
 //!
-//! Inputs that were once a finding, or that reach code that few others reach, are kept in
+//! Inputs that once broke a check, or that reach code that few others reach, are kept in
 //! `tests/fuzz/corpus/`; the README beside it says how to look for more.
 
 use std::{
@@ -12,10 +12,10 @@ use std::{
 #[path = "../fuzz/src/lib.rs"]
 mod checks;
 
-/// Files of one target at most: these run with every other test.
+/// The most files of one target, because they run with all other tests.
 const FILES_MAX: usize = 120;
 
-/// Bytes of all targets at most: they are part of every checkout.
+/// The most bytes of all targets together, because they are part of every checkout.
 const BYTES_MAX: usize = 250_000;
 
 #[test]
@@ -33,7 +33,7 @@ fn the_corpus_is_what_the_checks_say() {
             }
         }
     }
-    assert!(findings.is_empty(), "promises are broken, see above: {findings:#?}");
+    assert!(findings.is_empty(), "these inputs break a check, see above: {findings:#?}");
     assert!(bytes <= BYTES_MAX, "the corpus has {bytes} bytes");
 }
 

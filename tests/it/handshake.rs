@@ -1,4 +1,4 @@
-//! Sections 14.1 and 14.2: who gets a socket.
+//! Sections 14.1 and 14.2 of the protocol document: the handshakes that open a socket, and those that are refused.
 
 use crate::support::{tokens::token, *};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
@@ -16,7 +16,7 @@ const JOINED: &str = r#"
     < ["1","1","private:test-app","phx_reply",{"status":"ok","response":{"message":"Joined"}}]
 "#;
 
-/// Asks for an upgrade by hand; answers the stream and the head of the response in lower case.
+/// Sends the request for an upgrade as bytes; answers the stream and the head of the response in lower case.
 async fn upgrade(server: &TestServer, path: &str, headers: &[&str]) -> (TcpStream, String) {
     let mut tcp = TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection");
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
@@ -231,7 +231,7 @@ fn with_origins(setting: &[&str]) -> TestServer {
     TestServer::start_with(|settings| settings.socket.check_origin = policy)
 }
 
-/// Opens a socket as a page of each origin: it is let in, or not.
+/// Opens a socket as a page of each origin; the handshake must be accepted, or refused with an empty 403.
 async fn assert_judged(server: &TestServer, cases: &[(Option<&str>, bool)]) {
     for (origin, is_allowed) in cases {
         let headers: Vec<_> = origin.iter().map(|origin| ("origin", *origin)).collect();
@@ -248,7 +248,7 @@ async fn e020_a_client_without_an_origin_is_allowed() {
     }
 }
 
-/// Opens sockets as pages of these origins at a server with one and the same list.
+/// Opens sockets as pages of these origins at a server with a list that is always the same.
 async fn assert_listed(cases: &[(&str, bool)]) {
     let entries =
         ["//example.com", "//*.wild.com", "//ex.com", "http://scheme.com", "//port.com:81"];
@@ -365,7 +365,7 @@ async fn e035_a_token_among_the_subprotocols_is_taken_and_never_echoed() {
     let (tcp, head, chosen) = offer(&server, "phoenix, base64url.bearer.phx.aGVsbG8").await;
     assert_eq!((status(&head), chosen.as_deref()), ("101", Some("phoenix")), "{head}");
     assert!(!head.contains("bearer"), "{head}");
-    // It is no JWT, which only joins that need one find out.
+    // The token is not a JWT. Only a join that needs a token notices this.
     let invalid = r#"
         > ["1","1","private:test-app","phx_join",{}]
         < ["1","1","private:test-app","phx_reply",{"status":"error","response":{"error":"invalid_token"}}]

@@ -24,7 +24,7 @@ fn basic(user: &str, password: &str) -> String {
     format!("authorization: {}\r\n", line.header_value("authorization").expect("a header"))
 }
 
-/// A request's head, less its length: what it asks for, and why it is refused.
+/// Requests that are decided by their head: the case, the head without the length of the body, and the status.
 fn decided_by_the_head(session: &str) -> Vec<(&'static str, String, u16)> {
     let app = App::seeded();
     let (right, wrong) = (basic(&app.key, &app.secret), basic(&app.key, "wrong"));
@@ -67,7 +67,7 @@ fn decided_by_the_head(session: &str) -> Vec<(&'static str, String, u16)> {
     ]
 }
 
-/// Announces more than any body may have where that is to be refused.
+/// The length of the body that is announced: more than any body may have, if it is to be refused for that.
 fn length_of(status: u16) -> usize {
     if matches!(status, 413 | 400) { 10_000_000 } else { 1_000 }
 }
@@ -108,7 +108,7 @@ async fn a_request_that_its_head_decides_is_answered_before_the_rest_of_its_body
     }
 }
 
-/// Reads as many bytes as are expected.
+/// The next bytes must be this text.
 async fn heard(stream: &mut TcpStream, expected: &str) {
     let mut bytes = vec![0; expected.len()];
     timeout(DEADLINE, stream.read_exact(&mut bytes)).await.expect("in time").expect("an answer");
@@ -171,14 +171,14 @@ async fn a_body_that_comes_unasked_is_read_once() {
     );
     stream.write_all(whole.as_bytes()).await.expect("it is read");
     let (status, body) = raw::answer(&mut stream).await;
-    // A server may ask for what it has not seen coming.
+    // A server may ask for a body that it does not know to be on its way.
     let answer = if status == 100 { raw::answer(&mut stream).await } else { (status, body) };
     assert_eq!(answer, (200, "{}".to_owned()));
     assert_eq!(socket.frame().await, r#"[null,null,"public:test-app","t:e",{}]"#);
     socket.assert_quiet().await;
 }
 
-/// Half of a trigger's body, on a connection that goes on with it later.
+/// Sends a trigger with half of its body; the other half can be sent later.
 async fn half_a_trigger(server: &TestServer, body: &str) -> TcpStream {
     let app = App::seeded();
     let (half, _) = body.split_at(body.len() / 2);
@@ -197,15 +197,15 @@ fn padded(bytes: usize) -> String {
     format!("{EVENT}{}", " ".repeat(bytes - EVENT.len()))
 }
 
-/// Triggers as the web application until it is answered so.
+/// Triggers as the web application until the answer has this status.
 async fn triggers_until(server: &TestServer, bytes: usize, status: u16) -> http::Answer {
     let app = App::seeded();
     let authorization = format!("Basic {}", STANDARD.encode(format!("{}:{}", app.key, app.secret)));
     answered(server, &authorization, padded(bytes), status).await
 }
 
-/// Triggers as a visitor until it is answered so. Visitors may fill half of the budget, and what this
-/// takes of it is small: nobody else is ever refused because of it.
+/// Triggers as a visitor until the answer has this status. Visitors may fill half of the budget. The event takes so
+/// little of it that no other request is refused because of it.
 async fn visits_until(server: &TestServer, status: u16) {
     let visitor = token(&App::seeded(), &json!({"publish": ["public:*"]}));
     answered(server, &format!("Bearer {visitor}"), EVENT.to_owned(), status).await;
@@ -233,8 +233,8 @@ fn frugal() -> TestServer {
     })
 }
 
-/// Halves of bodies that leave a visitor's event one byte too little. A visitor is refused once the
-/// last byte of them has come in, and not before.
+/// Sends halves of bodies that leave one byte too little for a visitor's event. The event is refused once their
+/// last byte has arrived, and not before.
 async fn all_but_room_for_a_visitor(server: &TestServer) -> Vec<(TcpStream, String)> {
     let mut held = Vec::new();
     for half in [8_000, 8_000, 4_001 - EVENT.len()] {
@@ -260,7 +260,7 @@ async fn bodies_under_way_share_a_budget_and_those_of_visitors_half_of_it() {
     let answer = call.json(&serde_json::from_str(EVENT).expect("JSON")).send().await;
     assert_eq!((answer.status, answer.json()), (503, unavailable), "a visitor's");
     let mut poller = Poller::connect(&server, V2).await;
-    // Not shorter than the event that found no room.
+    // This is not shorter than the event that found no room.
     let heartbeat = br#"[null,"12345678","phoenix","heartbeat",{}]"#;
     let refused = poller.post_raw(Some("application/json"), heartbeat).await;
     assert_eq!(refused, (503, r#"{"status":503}"#.to_owned()), "over long-poll");

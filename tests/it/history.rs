@@ -1,4 +1,5 @@
-//! SPEC.md, *History and recovery*, *HTTP*: the publications that a channel retains, and the callers that may ask for them.
+//! SPEC.md, *History and recovery*, *HTTP*: the publications that a channel retains, and the callers that may ask
+//! for them.
 
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
@@ -41,10 +42,10 @@ async fn the_newest_are_listed_oldest_first_with_positions_and_times() {
     let (_, page) = asked(&server, &format!("{ROOM}?limit=2")).await;
     assert_eq!(numbers(&page), [3, 4]);
     let (_, page) = asked(&server, &ROOM.replace("room", "never")).await;
-    assert_eq!(numbers(&page), [3], "#general belongs to channels nobody has named yet");
+    assert_eq!(numbers(&page), [3], "#general belongs also to a channel that was never used");
 }
 
-/// `2026-11-28T20:00:00.000Z`.
+/// Whether a time has the form of `2026-11-28T20:00:00.000Z`.
 fn chrono_like(time: &str) -> bool {
     let shape = time.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b });
     shape.eq(*b"0000-00-00T00:00:00.000Z")
@@ -65,7 +66,7 @@ async fn pages_follow_each_other_until_nothing_is_left() {
         assert_eq!((numbers(&page), &page["complete"]), (expected, &json!(true)), "{page}");
         since = page["position"].as_str().expect("a position").to_owned();
     }
-    // A join goes on where the pages ended.
+    // A join continues at the position at which the pages ended.
     publish(&server, "room", 7).await;
     let mut socket = Socket::connect(&server, V2).await;
     let joined = socket.try_join("public:test-app:room", json!({ "since": since })).await;

@@ -1,5 +1,5 @@
-//! SPEC.md, *History and recovery*: what is retained and replayed is bounded, whoever publishes, and
-//! each bound is counted.
+//! SPEC.md, *History and recovery*: the bounds on retained and replayed publications hold for every publisher, and
+//! each bound that is reached is counted.
 
 use crate::support::{
     figures::{Figures, becomes, becomes_hit},
@@ -39,13 +39,13 @@ async fn of_too_many_channels_the_quietest_are_forgotten_and_that_is_counted() {
         range.map(|nth| (format!("stranger-{nth}"), json!({ "n": nth })))
     };
     publish_in_bulk(&server, channels(0..CHANNELS - 1)).await;
-    assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "as many as may be");
+    assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "as many as are allowed");
     assert_eq!(Figures::of(&server).await.hits("history_channels_max"), 0.0);
     publish_in_bulk(&server, channels(CHANNELS - 1..CHANNELS)).await;
     becomes_hit(&server, "history_channels_max", 1.0).await;
     assert_eq!(told(&server, ROOM, &zero).await["reason"], "expired");
     let newest = format!("public:test-app:stranger-{}", CHANNELS - 1);
-    assert_eq!(told(&server, &newest, &zero).await, complete(&zero, 1), "it is remembered");
+    assert_eq!(told(&server, &newest, &zero).await, complete(&zero, 1), "it is retained");
     let mut socket = Socket::connect(&server, V2).await;
     let recovery = ask(&mut socket, &newest, json!({ "history": 9 })).await;
     assert_eq!(recovery["replayed"], 1);
@@ -139,9 +139,9 @@ async fn of_too_many_scopes_the_one_that_has_been_unheard_the_longest_is_forgott
     assert_eq!(told(&server, ROOM, &zero).await, complete(&zero, 1), "a scope that is heard stays");
 }
 
-/// Channels whose replays are together many times as much as may wait for a session, and the settings
-/// that make it so.
+/// The number of channels. Their replays together are many times larger than the outbox of a session.
 const CHANNELS: usize = 20;
+/// The publications of each channel.
 const EACH: usize = 200;
 const OUTBOX_BYTES: usize = 100_000;
 
@@ -159,7 +159,7 @@ async fn much_to_replay() -> TestServer {
     server
 }
 
-/// Reads the replies of all joins, and all that they are replayed; the topics come in any order.
+/// Reads the replies to all joins, and their replays. The topics may come in any order.
 async fn hear_all(socket: &mut Socket) {
     let mut heard = vec![0; CHANNELS];
     for _ in 0..CHANNELS * (EACH + 1) {
@@ -190,7 +190,7 @@ async fn a_client_that_reads_gets_replays_that_are_together_more_than_may_wait_f
         for nth in 0..CHANNELS {
             socket.push(join_of(nth)).await;
         }
-        // Nothing is read yet. At most two replays wait at the same time, however many joins have asked.
+        // The client has read nothing yet. At most two replays wait at the same time, for any number of joins.
         let most = Figures::of(&server).await.get("herald_outbox_bytes_most");
         assert!(most <= 1.5 * OUTBOX_BYTES as f64, "{most}");
         hear_all(&mut socket).await;
@@ -232,7 +232,7 @@ async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
     hear(&mut socket, [7]).await;
 }
 
-/// Resident memory of a process once the allocator has returned what it does not need.
+/// The resident memory of a process: the least of several readings.
 async fn resident_bytes(server: &TestServer) -> f64 {
     let mut least = f64::MAX;
     for _ in 0..20 {
@@ -258,7 +258,7 @@ async fn resident_memory_grows_by_what_is_counted_and_little_more() {
             let payload = json!({ "x": "x".repeat(PAYLOAD_BYTES - 8) });
             (format!("c{}", nth % channels), payload)
         };
-        // All that publishing itself takes is there before the first figure.
+        // The memory that publishing itself takes is allocated before the first reading.
         publish_in_bulk(server, (0..2_000).map(event)).await;
         server.update_app("test-app", json!({ "history_publications": 0 })).await;
         becomes(server, "herald_history_bytes", 0.0).await;

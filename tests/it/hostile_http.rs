@@ -1,5 +1,5 @@
-//! Requests that no decent client sends: each gets a clear answer or a closed connection, and
-//! everybody else is served as before.
+//! Requests that no proper client sends: each gets a clear answer or a closed connection, and all other clients are
+//! served as before.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::support::{
 const EVENTS: &str = "/api/apps/test-app/events";
 const CREDENTIALS: &str = "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=";
 
-/// Shows that the server is as well as ever: a trigger reaches who joined.
+/// Checks that the server still works: a trigger reaches a subscriber.
 async fn assert_well(server: &TestServer) {
     let mut socket = Socket::connect(server, V2).await;
     socket.join("public:test-app", json!({})).await;
@@ -127,7 +127,7 @@ async fn an_upgrade_that_is_none_of_ours_is_ignored_and_no_request_hides_behind_
         assert_eq!(got.statuses(), statuses, "{case}: {}", got.text());
         assert!(got.is_closed, "{case}");
     }
-    // A client that merely offers HTTP/2 is answered as if it had not.
+    // A client that merely offers HTTP/2 is answered over HTTP/1.1.
     let h2c = "GET /health HTTP/1.1\r\nhost: h\r\nconnection: upgrade, http2-settings, close\r\n\
                upgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
     assert_eq!(exchange(&server, h2c.as_bytes()).await.statuses(), [200]);
@@ -233,7 +233,7 @@ async fn odd_names_are_refused_or_travel_unharmed() {
         ("NUL", r"a\u0000b", 422),
         ("line feed", r"a\nb", 422),
         ("delete", r"a\u007fb", 422),
-        ("a control character of the second row", r"a\u0085b", 422),
+        ("a control character beyond ASCII", r"a\u0085b", 422),
         ("half a surrogate pair", r"a\ud800b", 422),
         ("the other half", r"\udc00", 422),
         ("halves in the wrong order", r"\udc00\ud800", 422),
@@ -288,7 +288,7 @@ async fn hostile_admin_bodies_are_refused_and_make_no_app() {
         ("a control character", json_type, br#"{"app":{"name":"foo\u0000app"}}"#.to_vec(), 422),
         ("half a pair", json_type, br#"{"app":{"name":"foo-app\ud800"}}"#.to_vec(), 400),
         (
-            "no name for a slug",
+            "a name that leaves no slug",
             json_type,
             "{\"app\":{\"name\":\"\u{202e}\u{301}!?..\"}}".into(),
             422,
@@ -330,7 +330,7 @@ async fn ten_megabytes_at_once_from_many_leave_the_memory_as_it_was() {
     let body = vec![b'['; 10_000_000];
     let sized = format!("{}content-length: 10000000\r\n\r\n", head(EVENTS));
     let sized = [sized.as_bytes(), &body].concat();
-    // The end of a body in chunks can be recognised, so the connection can be used again.
+    // The server can find the end of a body in chunks, so the connection can be used again.
     let chunked = format!("{}transfer-encoding: chunked\r\n\r\n989680\r\n", head(EVENTS));
     let again = "\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
     let chunked = [chunked.as_bytes(), &body, again.as_bytes()].concat();

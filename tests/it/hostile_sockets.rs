@@ -1,5 +1,5 @@
-//! Sockets misused as no decent client does: each ends with the right code or is tolerated, nobody
-//! else notices, and the memory stays as it was.
+//! Sockets that are misused: each ends with the right close code or is tolerated, no other client is affected, and
+//! memory stays bounded.
 
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ fn claim(first: u8, length: u64) -> Vec<u8> {
     [&[first, 0x80 | 127][..], &length.to_be_bytes()].concat()
 }
 
+/// The time that a round trip takes; nothing else may arrive.
 async fn heartbeat(socket: &mut Socket) -> Duration {
     let began = Instant::now();
     socket.assert_quiet().await;
@@ -84,7 +85,7 @@ async fn broken_frames_end_their_socket_with_the_right_code_and_no_other() {
     ] {
         let mut socket = Socket::connect(&server, vsn).await;
         let began = Instant::now();
-        // The server may have hung up before it has read it all.
+        // The server may hang up before it has read all of it.
         let _ = socket.tcp().write_all(&bytes).await;
         assert_eq!(socket.closed().await, code, "{case}");
         assert!(began.elapsed() < Duration::from_secs(5), "{case}: {:?}", began.elapsed());
@@ -251,10 +252,10 @@ async fn a_client_that_is_heard_now_and_then_does_not_idle_and_half_an_open_sock
     let began = Instant::now();
     let mut lively = Socket::connect(&server, V2).await;
     let mut silent = Socket::connect(&server, V2).await;
-    // Half a message is no excuse.
+    // Half a message is no sign of life.
     let mut halting = Socket::connect(&server, V2).await;
     halting.tcp().write_all(&claim(0x81, 1_000)).await.expect("room");
-    // One that only listens, as a peer does that is gone without having said so.
+    // A client that only receives: the server cannot tell it from a peer that is gone without a close.
     let mut listening = Socket::connect(&server, V1).await;
     listening.join("public:test-app", json!({})).await;
     let mut pace = tokio::time::interval(idle_timeout / 6);
@@ -275,7 +276,7 @@ async fn a_client_that_is_heard_now_and_then_does_not_idle_and_half_an_open_sock
         }
     };
     tokio::join!(beat, ends);
-    assert!(began.elapsed() > idle_timeout, "the lively one outlived the limit");
+    assert!(began.elapsed() > idle_timeout, "the lively client outlives the timeout");
 }
 
 #[tokio::test]
@@ -309,7 +310,7 @@ async fn thousands_of_joins_on_one_socket_are_answered_and_a_hundred_let_in() {
     socket.assert_quiet().await;
 }
 
-/// A socket whose kernel buffer is as small as can be, so that it is soon full.
+/// A socket with a small receive buffer, which is soon full.
 async fn narrow(server: &TestServer) -> TcpStream {
     let tcp = TcpSocket::new_v4().expect("a socket");
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
@@ -357,19 +358,19 @@ async fn a_subscriber_that_never_reads_is_dropped_and_the_others_receive_everyth
         }
     }
     let mut rest = Vec::new();
-    // A reset, for it would not have heard anything else.
+    // The connection is reset, because a client that does not read would not receive a close frame.
     let end = timeout(DEADLINE, deaf.read_to_end(&mut rest)).await.expect("it is dropped in time");
     assert!(end.is_err() && rest.len() < COUNT * filler.len() / 2, "{end:?}, {}", rest.len());
 }
 
-/// One who sends valid messages as fast as the line allows, until told to stop.
+/// Starts a client that repeats a valid message as fast as the connection allows, until the task is aborted.
 fn flood(mut tcp: TcpStream, message: Value, is_reading: bool) -> JoinHandle<()> {
     let chunk = frame(0x81, message.to_string().as_bytes()).repeat(500);
     tokio::spawn(async move {
         let mut scratch = vec![0; 65_536];
         let (mut reading, mut writing) = tcp.split();
         let write = async {
-            // The server may drop the client for it, which ends the flood.
+            // The server may drop the client because of the flood, which ends it.
             while writing.write_all(&chunk).await.is_ok() {}
         };
         let read = async {
@@ -415,7 +416,7 @@ async fn a_flood_of_valid_messages_takes_no_memory_and_delays_nobody_for_long() 
         flood.abort();
         let grown = most.saturating_sub(before);
         assert!(grown < 64 << 20, "{case}: grown by {grown} bytes");
-        assert!(slowest < Duration::from_secs(2), "{case}: somebody waited {slowest:?}");
+        assert!(slowest < Duration::from_secs(2), "{case}: the bystander waited {slowest:?}");
     }
 }
 
@@ -428,7 +429,7 @@ async fn half_messages_of_many_are_held_to_what_has_really_come() {
     let before = process.resident_bytes();
     let mut all = join_all((0..COUNT).map(|_| Socket::connect(server, V2))).await;
     for socket in &mut all {
-        // A claim of nearly 1 MB, and a kilobyte of it.
+        // The head announces nearly 1 MB, and a kilobyte of it follows.
         let begun = [&claim(0x81, 1_000_000)[..], &[0; 4], &[b'['; 1_000]].concat();
         socket.tcp().write_all(&begun).await.expect("room");
     }
@@ -445,7 +446,7 @@ async fn a_handshake_that_is_refused_leaves_the_others_alone() {
         ("an unknown version", "/socket/websocket?vsn=3.0.0", vec![], 403),
         ("a version that is a list", "/socket/websocket?vsn[]=2.0.0", vec![], 403),
         ("a version that is none", "/socket/websocket?vsn=%00", vec![], 403),
-        ("what is no text", "/socket/websocket?vsn=2.0.0&%ff=1", vec![], 400),
+        ("bytes that are no text", "/socket/websocket?vsn=2.0.0&%ff=1", vec![], 400),
         ("a path behind it", "/socket/websocket/x", vec![], 404),
         ("nowhere", "/nowhere", vec![], 404),
         (

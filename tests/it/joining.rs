@@ -1,4 +1,4 @@
-//! Section 14.4: joins, and what they are answered.
+//! Section 14.4 of the protocol document: joins and their replies.
 
 use std::collections::BTreeSet;
 
@@ -125,7 +125,7 @@ async fn e061_e063_a_hundred_topics_are_joined_and_no_more_until_one_is_left() {
             assert_eq!(frame[3], "#general:msg", "{frame}");
             heard.insert(frame[2].as_str().expect("a topic").to_owned());
         }
-        assert_eq!(heard.len(), 100, "each of them is alive");
+        assert_eq!(heard.len(), 100, "each of the hundred topics is still joined");
         socket.assert_quiet().await;
         let script = r#"
             > ["50","200","public:test-app:50","phx_leave",{}]

@@ -1,4 +1,4 @@
-//! Section 14.6: how channels and connections end.
+//! Section 14.6 of the protocol document: how channels and connections end.
 
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ async fn e088_a_client_that_has_left_hears_nothing_more() {
             < ["2","2","public:test-app:left","phx_close",{}]
         "#;
         socket.play(script).await;
-        // A scope has one order: what the first trigger brought would come before the second's.
+        // A scope has one order: an event of the first trigger would arrive before that of the second.
         for channel in ["left", "stays"] {
             server.trigger(&App::seeded(), json!({"topic": channel, "event": "msg"})).await;
         }
@@ -222,7 +222,7 @@ async fn e098_a_channel_that_fails_takes_no_other_with_it() {
 
 #[tokio::test]
 async fn e099_the_channels_of_a_client_that_goes_end_with_it() {
-    // One scope at a time: another is free once nobody is left in the first.
+    // The app may have one scope with subscribers: another is accepted once the first has none.
     let server = TestServer::start_with(|s| s.limits.scopes_per_app_max = 1);
     let token = tokens::token(&App::seeded(), &json!({"listen": ["private:*"]}));
     for (vsn, says_goodbye) in [(V1, true), (V2, true), (V2, false)] {
@@ -264,7 +264,7 @@ async fn e101_a_stopping_server_says_that_it_will_be_back() {
     }
     server.begin_stop();
     for socket in &mut sockets {
-        assert_eq!(socket.rest().await, (Vec::new(), 1012), "and no word per channel");
+        assert_eq!(socket.rest().await, (Vec::new(), 1012), "and no frame for each channel");
         socket.ended().await;
     }
     server.stop();
@@ -284,7 +284,7 @@ async fn e102_a_silent_client_is_sent_away() {
         socket.join("public:test-app", json!({})).await;
         let since = Instant::now();
         assert_eq!(socket.rest().await, (Vec::new(), 1001));
-        // The server's clock began before ours, by the time the reply travelled.
+        // The server began to measure before this test did, by the time that the reply was on its way.
         assert!(since.elapsed() > IDLE / 2, "{:?}", since.elapsed());
         socket.ended().await;
     }

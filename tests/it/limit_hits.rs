@@ -1,4 +1,4 @@
-//! Every limit is counted when it is hit, and no other with it.
+//! Every limit is counted when it is hit, and no other limit is counted with it.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -25,7 +25,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The settings of some sections of `config/default.toml`, with their values as they are written.
+/// The settings of `config/default.toml`, with their values as they are written there.
 fn defaults() -> BTreeMap<String, String> {
     let text = read("config/default.toml");
     let mut section = "";
@@ -78,7 +78,7 @@ fn the_page_lists_every_limit_with_its_setting_its_default_and_its_counter() {
     assert_eq!(of_page, of_code);
 }
 
-/// Waits until a limit was hit so often; no other may have been.
+/// Waits until a limit was hit this many times; no other limit may have been hit.
 async fn only(server: &TestServer, limit: &str, times: f64) {
     let figures = becomes_hit(server, limit, times).await;
     let others = figures.all().filter(|(series, value)| {
@@ -171,7 +171,7 @@ async fn refs_that_are_too_long_or_nested() {
     }
     let mut socket = Socket::connect(&server, V2).await;
     socket.text("{}").await;
-    assert_eq!(socket.closed().await, 1011, "malformed, and no matter of a limit");
+    assert_eq!(socket.closed().await, 1011, "malformed, but within all limits");
     only(&server, "ref_bytes_max", 4.0).await;
 }
 
@@ -210,8 +210,8 @@ async fn members_that_are_too_many() {
     }
 }
 
-/// A bulk that exceeds the maximum under way waits as long as permitted, even if nothing else is under way;
-/// and so does a push where none may be.
+/// A bulk with more events than may be under way waits until its time is over and is refused, even if nothing else
+/// is under way. So is a push if no publication may be under way.
 #[tokio::test]
 async fn publications_that_are_too_many_at_a_time() {
     let with = |in_flight_max| {
@@ -227,7 +227,7 @@ async fn publications_that_are_too_many_at_a_time() {
         let call = call.header("authorization", &App::seeded().secret);
         call.json(&json!({ "events": events })).send()
     };
-    assert_eq!(publish(2).await.status, 200, "as many as may be");
+    assert_eq!(publish(2).await.status, 200, "as many as are allowed");
     let answer = publish(3).await;
     assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
     only(&server, "publications_in_flight_max", 1.0).await;
@@ -280,7 +280,7 @@ async fn events_beyond_the_rate_are_refused_and_the_session_goes_on() {
         let mut socket = Socket::connect(&server, way).await;
         socket.join(TOPIC, json!({})).await;
         let (mut published, mut denied) = (0, 0);
-        // As fast as can be until some are denied, however slow that is here.
+        // Without pauses until some are denied, so that the number depends on the speed of the machine.
         while denied < 3 {
             socket.push(json!(["1", "e", TOPIC, "t:e", {"n": published}])).await;
             let frame = socket.next().await;
@@ -297,7 +297,7 @@ async fn events_beyond_the_rate_are_refused_and_the_session_goes_on() {
         hits += f64::from(denied);
         only(&server, "client_events_per_second_max", hits).await;
         socket.assert_quiet().await;
-        // It may go on before long.
+        // Soon afterwards an event is accepted again.
         let let_through = async {
             loop {
                 socket.push(json!(["1", "e", TOPIC, "t:e", {}])).await;
@@ -327,7 +327,7 @@ async fn a_token_may_trigger_as_often_as_a_client_may_push() {
     };
     let answer = send(publisher("one"), 3).await;
     let fault = json!({"errors": {"events": ["must be at most 2 with a client's token"]}});
-    assert_eq!((answer.status, answer.json()), (422, fault), "no waiting would help");
+    assert_eq!((answer.status, answer.json()), (422, fault), "it would never be accepted");
     assert_eq!(send(publisher("one"), 2).await.status, 200, "what was refused used up nothing");
     assert_eq!(send(publisher("other"), 2).await.status, 200, "another token");
     let trusted = token(&App::seeded(), &json!({"aud": "trigger", "publish": ["public:*"]}));
@@ -344,7 +344,7 @@ async fn a_token_may_trigger_as_often_as_a_client_may_push() {
             }
         }
     };
-    timeout(DEADLINE, beyond).await.expect("it is too often before long");
+    timeout(DEADLINE, beyond).await.expect("a trigger is refused in time");
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn joins_beyond_the_rate_are_refused_before_their_tokens_are_looked_at() {
 async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
     let server = TestServer::start_with(|settings| settings.limits.frames_per_second_max = 100);
     let mut bystander = Socket::connect(&server, V2).await;
-    // Empty frames of each kind that nobody limits otherwise; a mask of zeros.
+    // Empty frames, with a mask of zeros, of each kind that no other limit covers.
     let empty = |first: u8| [first, 0x80, 0, 0, 0, 0];
     let heartbeat = br#"[null,"1","phoenix","heartbeat",{}]"#;
     let length = u8::try_from(heartbeat.len()).expect("a short message");
@@ -414,7 +414,7 @@ async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
                     }
                 }
                 "pongs" => socket.assert_quiet().await,
-                // An empty message is no message.
+                // An empty message is malformed.
                 _ => assert_eq!(socket.closed().await, 1011),
             }
         };
@@ -425,7 +425,7 @@ async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
         hits = now;
         bystander.assert_quiet().await;
     }
-    // One that never stops.
+    // A client that never stops.
     let (mut reading, mut writing) = Socket::connect(&server, V2).await.into_tcp().into_split();
     let flood = tokio::spawn(async move {
         let pongs = empty(0x8a).repeat(1_000);
@@ -463,7 +463,7 @@ async fn sessions_beyond_those_of_an_app_are_refused_until_another_has_left() {
     let mut outside = Socket::connect(&server, V2).await;
     inside.push(json!(["1", "2", format!("{TOPIC}:a"), "phx_leave", {}])).await;
     assert_eq!([&inside.next().await[3], &inside.next().await[3]], ["phx_reply", "phx_close"]);
-    assert_eq!(outside.try_join(TOPIC, json!({})).await, refused, "it still holds one");
+    assert_eq!(outside.try_join(TOPIC, json!({})).await, refused, "it still has a topic");
     drop(inside);
     let let_in = async { while outside.try_join(TOPIC, json!({})).await == refused {} };
     timeout(DEADLINE, let_in).await.expect("a place in time");
@@ -527,7 +527,7 @@ async fn a_full_server_and_failed_logins() {
 async fn those_of_time() {
     let moment = Duration::from_millis(200);
     let server = TestServer::start_with(|settings| {
-        // Asking must not be too slow for the limit that it is asked about.
+        // A scrape must not hit this short timeout itself: at a port of their own, metrics need no login.
         settings.metrics.listen = Some(([127, 0, 0, 1], 0).into());
         settings.socket.handshake_timeout = moment;
     });
@@ -538,7 +538,7 @@ async fn those_of_time() {
     only(&server, "handshake_timeout", 1.0).await;
 
     let quick = |settings: &mut herald::settings::Settings| {
-        // Nor must it be taken for an idle client itself.
+        // Here, a scrape must not be taken for an idle client.
         settings.metrics.listen = Some(([127, 0, 0, 1], 0).into());
         settings.socket.idle_timeout = Duration::from_secs(2);
     };
@@ -553,7 +553,7 @@ async fn those_of_time() {
     assert_eq!(poller.again(&server).await.fetch().await, json!({"status": 500}));
 
     let server = TestServer::start_with(|settings| {
-        // Long enough for its first fetch to come in time.
+        // Long enough for the first fetch to arrive in time.
         settings.socket.long_poll_window = Duration::from_secs(4);
         settings.socket.long_poll_unjoined_timeout = moment;
     });

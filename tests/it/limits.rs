@@ -1,7 +1,7 @@
-//! Every limit, at it and one beyond it: what just fits is taken, what does not gets a clear
-//! answer, and a client that keeps to it goes on.
+//! Every limit, at its value and one beyond it: a request that just fits is accepted, a larger one gets a clear
+//! answer, and a client that keeps to the limit goes on.
 //!
-//! Those of time are with who would exceed them (`hostile_http`, `hostile_sockets`).
+//! Limits of time are tested in `hostile_http` and `hostile_sockets`, beside the clients that exceed them.
 
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ async fn a_ref_of_the_limit_is_echoed_and_a_longer_one_closes_with_1011() {
     let (fits, too_long) = ("r".repeat(64), "r".repeat(65));
     let (digits, more_digits) = ("9".repeat(64), "9".repeat(65));
     let quoted = |text: &str| format!(r#""{text}""#);
-    // Four bytes each: sixteen fit.
+    // Each emoji has four bytes, so sixteen of them fit.
     let (emoji, more_emoji) = ("\u{1f600}".repeat(16), "\u{1f600}".repeat(17));
     for (case, join_ref, reference, is_let_in) in [
         ("ref at the limit", "null".to_owned(), quoted(&fits), true),
@@ -144,7 +144,7 @@ async fn a_scope_beyond_the_limit_is_refused_until_another_is_empty() {
     socket.push(json!(["1", "2", "public:test-app", "phx_leave", {}])).await;
     assert_eq!(socket.next().await[4]["status"], "ok");
     assert_eq!(socket.next().await[3], "phx_close");
-    // The scope's topic hears of it behind the reply, and retires in its own time.
+    // The scope becomes free some time after the reply to the leave.
     let let_in = async {
         while socket.try_join("two:test-app", payload.clone()).await == refused {
             tokio::task::yield_now().await;
@@ -152,7 +152,7 @@ async fn a_scope_beyond_the_limit_is_refused_until_another_is_empty() {
     };
     tokio::time::timeout(DEADLINE, let_in).await.expect("a place in time");
     server.trigger(&app, json!({"topic": "t", "event": "e", "scope": "two"})).await;
-    assert_eq!(socket.next().await[3], "t:e", "what was refused before works");
+    assert_eq!(socket.next().await[3], "t:e", "the scope that was refused before works");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_token_of_the_limit_is_read_and_a_longer_one_is_not() {
     let server = TestServer::start();
     let app = App::seeded();
     let of_bytes = |bytes: usize| {
-        // Three bytes of claims are four of token: the last step is a matter of the remainder.
+        // Three bytes of claims become four bytes of token, so the filler is searched from just below its length.
         let mint = |filler: usize| {
             token(&app, &json!({"listen": ["*", "private:*"], "x": "x".repeat(filler)}))
         };
@@ -263,7 +263,7 @@ async fn a_session_beyond_the_limit_is_503_until_another_has_gone() {
         loop {
             match Socket::open_with(&server, path, &[]).await {
                 Ok((socket, _)) => return socket,
-                // It has not been noticed yet.
+                // The server has not noticed yet that the second session is gone.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -288,7 +288,7 @@ async fn after_ten_failed_logins_the_eleventh_waits_even_with_the_right_password
         let wait = answer.header("retry-after").and_then(|wait| wait.parse::<u64>().ok());
         assert!(wait.is_some_and(|seconds| (1..=60).contains(&seconds)), "{wait:?}");
     }
-    // Only the admin's door is shut.
+    // Only the admin API is throttled.
     assert_eq!(post(&server, &json!({"topic": "t", "event": "e"})).await.0, 200);
     assert_eq!(get(server.url("/ready")).await.status, 200);
 }

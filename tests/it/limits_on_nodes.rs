@@ -9,7 +9,7 @@ use crate::{
 
 const TOPIC: &str = "public:test-app:room";
 
-/// A client that has joined, or been refused because the app has as many sessions as it may.
+/// A client that has joined; `None` if it was refused because the app has as many sessions as it may have.
 async fn try_to_join(server: &TestServer) -> Option<Socket> {
     let mut socket = Socket::connect(server, V2).await;
     socket.push(json!(["1", "1", TOPIC, "phx_join", {}])).await;
@@ -34,7 +34,7 @@ async fn sessions_that_came_while_the_nodes_could_not_hear_each_other_are_ended_
     }
     let mut sockets = Vec::new();
     for server in [&nodes.first, &nodes.first, &nodes.second, &nodes.second] {
-        sockets.push(try_to_join(server).await.expect("there is room, as far as it knows"));
+        sockets.push(try_to_join(server).await.expect("there is room, as far as this node knows"));
     }
     nodes.cluster.start();
     for socket in &mut sockets[2..] {
@@ -59,13 +59,13 @@ async fn an_app_has_as_many_sessions_over_all_nodes_as_it_may() {
         sockets.push(try_to_join(server).await.expect("there is room"));
     }
     for server in nodes.both() {
-        // The other node may be told a moment after the join is answered.
+        // The other node may learn of the join a moment after it is answered.
         until("it is full", async || try_to_join(server).await.is_none()).await;
         let mut pusher = Socket::open(server, &path(&App::seeded())).await;
         let (frames, code) = pusher.rest().await;
         assert_eq!(code, 4004, "{frames:?}");
     }
-    // A place that is given back at one node is free at the other.
+    // When a session ends at one node, the other one has room for another.
     drop(sockets.pop());
     let mut last = None;
     until("there is room", async || {
@@ -74,11 +74,11 @@ async fn an_app_has_as_many_sessions_over_all_nodes_as_it_may() {
     })
     .await;
     until("it is full", async || try_to_join(second).await.is_none()).await;
-    // The sessions of a node that is gone do not count.
+    // The sessions of a node that is gone are not counted.
     let (mut third, engine) = nodes.another_with(|settings| {
         settings.limits.sessions_per_app_max = Some(3);
     });
-    assert!(try_to_join(&third).await.is_none(), "a node that begins knows the counts");
+    assert!(try_to_join(&third).await.is_none(), "a new node knows the counts");
     last = None;
     until("there is room", async || {
         last = try_to_join(&third).await;

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A token for the live feed, and the topic that the login may join.
+/// A token for the live feed, and the topic that it permits to join.
 async fn live(server: &TestServer, cookie: &str) -> (String, String) {
     live_of(server, cookie, json!({})).await
 }
@@ -28,7 +28,7 @@ async fn live_of(server: &TestServer, cookie: &str, body: Value) -> (String, Str
     (text("token"), text("topic"))
 }
 
-/// The next frame of the feed with this event, and with this in its payload.
+/// The payload of the next frame of the feed that has this event, and whose payload fulfils the condition.
 pub(crate) async fn fed(socket: &mut Socket, event: &str, found: impl Fn(&Value) -> bool) -> Value {
     let search = async {
         loop {
@@ -41,7 +41,7 @@ pub(crate) async fn fed(socket: &mut Socket, event: &str, found: impl Fn(&Value)
     tokio::time::timeout(DEADLINE, search).await.expect("in time")
 }
 
-/// The first entry of the feed of this kind.
+/// The next entry of this kind in the feed.
 pub(crate) async fn entry(socket: &mut Socket, kind: &str) -> Value {
     let is_it = |entry: &&Value| entry["kind"] == kind;
     let of = |payload: &Value| payload["events"].as_array().expect("events").clone();
@@ -200,7 +200,7 @@ async fn the_feed_follows_a_renamed_app_and_hears_nothing_of_one_that_takes_over
     fed(&mut console, "sample", |sample| sample["app"] == "renamed-app").await;
     let successor = server.create_app(json!({ "name": "first-app" })).await;
     assert_eq!(successor.slug, "first-app");
-    // A token of before the renaming is still valid, for the app that it was minted for.
+    // A token from before the renaming is still valid, for the app for which it was minted.
     let mut late = Socket::connect(&server, V2).await;
     late.join(&topic, json!({ "guardian_token": token, "since": "" })).await;
     server.trigger(&successor, event("of-another")).await;
@@ -297,7 +297,7 @@ async fn the_live_feed_tells_what_happens_in_the_app_and_no_payload() {
     ] {
         assert_eq!(published[name], expected, "{name} of {published}");
     }
-    // The position leads to the payload, for somebody who asks for it.
+    // With the position, a console can request the payload from the history.
     let history = "/api/apps/first-app/channels/public/room/history";
     let history = call(&server, "GET", history, &cookie).send().await.json();
     assert_eq!(history["data"][0]["position"], published["position"], "{history}");
@@ -307,7 +307,7 @@ async fn the_live_feed_tells_what_happens_in_the_app_and_no_payload() {
     page.push(json!([null, "9", "public:first-app:room", "phx_leave", {}])).await;
     assert_eq!(entry(&mut console, "leave").await["session"], joined["session"]);
 
-    // The traffic of the feed itself counts as no app's usage.
+    // The traffic of the feed itself is not counted as the usage of any app.
     let (admin, _) = log_in(&server, &admin()).await;
     let usage = call(&server, "GET", "/api/admin/usage", &admin).send().await.json();
     let rows = usage["data"].as_array().expect("rows");
@@ -351,7 +351,7 @@ async fn only_a_token_of_the_console_joins_the_feed_and_only_that_of_its_own_app
     socket.push(json!(["1", "7", own, "events", { "events": [] }])).await;
     let is_refusal = |frame: &Value| frame[1] == "7" && frame[4]["status"] == "error";
     while !is_refusal(&socket.next().await) {}
-    // It takes no call, whatever the credentials.
+    // The API accepts no call for the reserved app, with any credentials.
     let publish = json!({ "topic": own, "event": "events", "payload": {} });
     for answer in [
         request("POST", server.url("/api/publish")).bearer(&of_console).json(&publish).send().await,
@@ -423,7 +423,7 @@ async fn the_feed_ends_with_the_session_that_it_rests_on() {
         assert_eq!(code, 1001, "{end}: {frames:?}");
         let session = call(&server, "GET", "/console/session", &cookie).send().await;
         assert_eq!(session.status, 401, "{end}: {}", session.body);
-        // The token is of no use, although it has not expired.
+        // A session that joins with the token is ended as well, although the token has not expired.
         let mut socket = Socket::connect(&server, V2).await;
         socket.try_join(&topic, json!({ "guardian_token": token })).await;
         tokio::time::timeout(DEADLINE, socket.rest()).await.expect("an end");
@@ -467,8 +467,8 @@ async fn a_busy_app_is_sampled_and_its_publications_reach_everybody_all_the_same
         told += events.iter().filter(|event| event["kind"] == "publication").count() as u64;
         dropped += payload["dropped"].as_u64().expect("a count");
     }
-    assert!(dropped > 0, "a sample: {told} of {PUBLICATIONS}");
-    // The join of the page is among what was told or left out.
+    assert!(dropped > 0, "only a sample is reported: {told} of {PUBLICATIONS}");
+    // The join of the page may be among the dropped entries.
     assert!(told + dropped <= PUBLICATIONS + 1, "{told} and {dropped}");
 }
 

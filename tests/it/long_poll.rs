@@ -1,6 +1,6 @@
-//! Section 14.9: long-poll, request by request. How its sessions live and end is
-//! `long_poll_sessions`'s; the conversation itself is played over both transports (`joining`,
-//! `pushing`, `leaving`, `broadcast`).
+//! Section 14.9 of the protocol document: the requests of long-poll. The module `long_poll_sessions` tests how its
+//! sessions live and end; `joining`, `pushing`, `leaving` and `broadcast` test the conversation over both
+//! transports.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ async fn e129_messages_are_answered_in_the_next_poll_in_order() {
         assert_eq!(poller.post(message).await, 200);
     }
     let mut messages = Vec::new();
-    // As a rule one fetch brings all of it.
+    // One fetch usually brings all three messages.
     while messages.len() < 3 {
         let mut answer = poller.fetch().await;
         let Value::Array(brought) = answer["messages"].take() else { panic!("{answer}") };
@@ -228,7 +228,7 @@ async fn e140_e141_e142_the_token_may_come_by_header_which_wins() {
         let body = json!({"status": 200, "token": token, "messages": [event(1)]});
         assert_eq!(fetch(query, header).await, body, "{case}");
     }
-    assert!(has_new_session(&fetch(&by_param, Some("bogus")).await), "a header that is none wins");
+    assert!(has_new_session(&fetch(&by_param, Some("bogus")).await), "an invalid header wins, too");
     let late = format!("token=bogus&{by_param}");
     assert_eq!(poller.post(&push(2)).await, 200);
     assert_eq!(fetch(&late, None).await["status"], 200, "of two params the last counts");
@@ -273,7 +273,7 @@ async fn e144_e147_the_lines_of_a_batch_are_taken_in_order() {
     let mut poller = joined(&server).await;
     assert_eq!(poller.post_batch(&[push(1), stale, push(2)].join("\n")).await, 200);
     assert_eq!(take(&mut poller, 2).await, [event(1), event(2)]);
-    assert_eq!(poller.post_batch("").await, 200, "nothing is no fault");
+    assert_eq!(poller.post_batch("").await, 200, "an empty batch is accepted");
 }
 
 #[tokio::test]
@@ -360,7 +360,7 @@ async fn e154_a_preflight_is_granted_what_it_asks_for_and_opens_nothing() {
             assert_eq!(answer.header(header), expected, "{header}");
         }
     }
-    assert!(has_new_session(&fetched(&server, "vsn=2.0.0&").await), "the one place is free");
+    assert!(has_new_session(&fetched(&server, "vsn=2.0.0&").await), "the only place is free");
 }
 
 #[tokio::test]

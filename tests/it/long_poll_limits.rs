@@ -1,4 +1,4 @@
-//! Long-poll at its bounds: hostile bodies, slow clients, full servers, stops, plain connections.
+//! Long-poll at its limits: hostile bodies, slow clients, full servers, stops, connections without TLS.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn joined(server: &TestServer) -> Poller {
     socket.into_poller()
 }
 
-/// A server that takes requests in the order in which they come, also over several connections.
+/// A server of one thread, which handles requests in the order of their arrival, also over several connections.
 fn of_one_thread() -> TestServer {
     TestServer::start_with(|settings| settings.server.workers = 1)
 }
@@ -55,7 +55,7 @@ async fn a_body_that_cannot_be_read_is_refused_and_the_session_goes_on() {
         ("neither text nor base64", BATCH, b"[null]\n!!!", 400),
         ("an object in a batch", BATCH, br#"{"topic":"t"}"#, 400),
     ] {
-        // The server may hang up after a body that it would not read.
+        // The server may hang up after a body that it has refused to read.
         let mut again = poller.again(&server).await;
         assert_eq!(again.post_raw(content_type, body).await.0, expected, "{case}");
     }
@@ -90,7 +90,7 @@ async fn a_message_that_cannot_be_understood_ends_the_session_as_it_closes_a_soc
     for fetching in [&mut poller, &mut other] {
         fetching.park().await;
     }
-    // Whichever came second has sent the first away, so it is parked for certain.
+    // The second fetch to arrive has ended the first, so that the second one is certainly parked.
     let mut parked = tokio::select! {
         _ = poller.parked() => other,
         _ = other.parked() => poller,
@@ -111,13 +111,13 @@ async fn a_client_that_does_not_fetch_in_time_is_dropped_and_no_other_notices() 
         others.frame().await;
     }
     for n in 0..FRAMES_MAX {
-        let frame = just_so.next().await.expect("as many as may wait");
+        let frame = just_so.next().await.expect("as many as are allowed");
         assert!(frame.contains(&format!(r#""n":{n},"#)), "{n}: {frame}");
     }
     trigger(&server, FRAMES_MAX, 0).await;
     assert!(just_so.next().await.is_some());
     others.frame().await;
-    assert_eq!(slow.post(HEARTBEAT).await, 410, "one more than may wait");
+    assert_eq!(slow.post(HEARTBEAT).await, 410, "one more than is allowed");
     assert_eq!(slow.fetch().await, json!({"status": 500}));
     let figures = becomes_hit(&server, "outbox_frames_max", 1.0).await;
     assert_eq!((figures.hits("outbox_bytes_max"), figures.ended("outbox_frames")), (0.0, 1.0));
@@ -128,11 +128,11 @@ async fn a_client_that_never_fetches_costs_little_and_then_nothing() {
     const CLIENTS: usize = 40;
     let process = Process::start(&[
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "500000"),
-        // Otherwise what a full presence channel may weigh, and what a join replays, would not fit.
+        // The outbox must have room for the roster of a full presence channel, and for a replay.
         ("HERALD__LIMITS__PRESENCE_MEMBERS_MAX", "100"),
         ("HERALD__HISTORY__REPLAY_BYTES_MAX", "100000"),
         ("HERALD__LIMITS__SESSIONS_MAX", "41"),
-        // A client has half of it from opening its session to the first fetch, on a loaded machine too.
+        // The first fetch must arrive within half of the window, also on a loaded machine.
         ("HERALD__SOCKET__LONG_POLL_WINDOW", "10s"),
     ]);
     let server = &process.server;
@@ -143,14 +143,14 @@ async fn a_client_that_never_fetches_costs_little_and_then_nothing() {
     let mut witness = Socket::connect(server, V2).await;
     witness.join(TOPIC, json!({})).await;
     let before = process.resident_bytes();
-    // 20 MB in all, of which each may hold half a megabyte.
+    // 20 MB are published; the outbox of each client may hold half a megabyte.
     for n in 0..200 {
         trigger(server, n, 100_000).await;
         witness.frame().await;
     }
     let grown = process.resident_bytes().saturating_sub(before);
     assert!(grown < 40_000_000, "{grown} bytes for clients that fetch nothing");
-    // They are gone for what waits, long before one and a half windows are over.
+    // The sessions have ended because of their full outboxes, before one and a half windows have passed.
     let gone = async { while opens(server).await == 500 {} };
     timeout(DEADLINE, gone).await.expect("their places are free");
     for poller in &mut silent {
@@ -174,7 +174,7 @@ async fn a_full_server_opens_no_session_and_says_come_back() {
 
 #[tokio::test]
 async fn sessions_that_are_never_fetched_keep_nobody_out() {
-    // On one thread who gives way is gone before the next request is read.
+    // On one thread, a session that gives way has ended before the next request is read.
     let server = TestServer::start_with(|settings| {
         settings.server.workers = 1;
         settings.limits.sessions_max = Some(8);
@@ -191,7 +191,7 @@ async fn sessions_that_are_never_fetched_keep_nobody_out() {
     let _socket = Socket::connect(&server, V2).await;
     for poller in [&mut inside, &mut comes] {
         assert_eq!(poller.post(HEARTBEAT).await, 200);
-        assert_eq!(poller.next().await.as_deref(), Some(REPLY), "who fetches stays");
+        assert_eq!(poller.next().await.as_deref(), Some(REPLY), "a session that fetches stays");
     }
 }
 
@@ -221,7 +221,7 @@ async fn a_server_that_stops_answers_parked_fetches_and_is_gone_at_once() {
         assert_eq!(answer, json!({"status": 500}));
     }
     server.stop();
-    // No window, nor how long a connection without a request is kept.
+    // The stop has waited neither for a window nor for the timeout of idle connections.
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
@@ -246,14 +246,14 @@ async fn a_publication_accepted_before_a_stop_reaches_a_client_between_two_polls
     trigger(&server, 7, 0).await;
     assert_eq!(witness.next().await[4]["n"], 7);
     server.begin_stop();
-    // Of the same batch: the end of the other session is on its way, too.
+    // Both sessions end in the same batch, so the end of the other one is on its way, too.
     assert_eq!(witness.closed().await, 1012);
     let answer = poller.fetch().await;
     assert_eq!(answer["status"], 200, "{answer}");
     let messages = answer["messages"].as_array().expect("messages");
     assert_eq!(messages.len(), 1, "{answer}");
     assert!(messages[0].as_str().is_some_and(|frame| frame.contains(r#""n":7,"#)), "{answer}");
-    // Another connection that is still open is told that it is over.
+    // A fetch over another connection that is still open is told that the session has ended.
     let after = timeout(DEADLINE, elsewhere.try_fetch()).await.expect("an end in time");
     if let Some(answer) = after {
         assert_eq!(answer, json!({"status": 500}));
@@ -272,7 +272,7 @@ async fn where_tls_is_forced_plain_requests_are_refused() {
             let call =
                 proto.into_iter().fold(call, |c, proto| c.header("x-forwarded-proto", proto));
             let answer = call.send().await;
-            // In the body, as clients expect it: they would throw on anything else, and not come back.
+            // The refusal is in the body: clients throw on any other HTTP status, and do not come back.
             assert_eq!(answer.status, 200, "{method} {proto:?}");
             assert_eq!(answer.body == r#"{"status":403}"#, is_refused, "{method} {proto:?}");
         }

@@ -1,5 +1,5 @@
-//! Section 14.9, the lives of long-poll sessions: who they belong to, what they hold, how they end,
-//! and how a client learns of it.
+//! Section 14.9 of the protocol document: how long-poll sessions live and end, to which client they belong, and how
+//! that client learns of the end.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ async fn joined(server: &TestServer, vsn: &str, topic: &str) -> Poller {
     socket.into_poller()
 }
 
-/// The answer to a poll of a session that has ended: a client comes back on 500, whatever its
-/// generation; on 410 clients up to 1.8.1 would take a new session for the old one and stay deaf.
+/// Checks the answers about a session that has ended. On 500 clients of every generation reconnect. On 410 clients up
+/// to 1.8.1 would take the new session for the old one, and receive nothing.
 async fn assert_gone(poller: &mut Poller, case: &str) {
     assert_eq!(poller.fetch().await, json!({"status": 500}), "{case}");
     assert_eq!(poller.post(&heartbeat("1")).await, 410, "{case}");
@@ -32,8 +32,8 @@ fn heartbeat(reference: &str) -> String {
     format!(r#"[null,"{reference}","phoenix","heartbeat",{{}}]"#)
 }
 
-/// Waits until posts find no session; they do not keep it alive, nor do their replies pile up so fast
-/// that it would end over them.
+/// Waits until posts find no session. The posts do not keep it alive, and they are so few that their replies do not
+/// fill its outbox.
 async fn until_gone(poller: &mut Poller) {
     let mut pace = tokio::time::interval(Duration::from_millis(10));
     let gone = async {
@@ -46,14 +46,14 @@ async fn until_gone(poller: &mut Poller) {
 
 #[tokio::test]
 async fn e150_a_session_that_nobody_fetches_ends_and_takes_its_channels_along() {
-    // One scope at a time: another is free once nobody is left in the first.
+    // The app may have one scope with subscribers: another is accepted once the first has none.
     let server = TestServer::start_with(|settings| {
         hasty(settings);
         settings.limits.scopes_per_app_max = 1;
         settings.limits.sessions_max = Some(2);
     });
     let jwt = token(&App::seeded(), &json!({"listen": ["private:*"]}));
-    // It fetches its last at some moment after this one, and is forgotten a window later.
+    // Its last fetch happens after this moment, and it ends at least a window after that fetch.
     let since = Instant::now();
     let mut silent = joined(&server, V2, TOPIC).await;
     until_gone(&mut silent).await;
@@ -75,7 +75,7 @@ async fn a_session_that_is_fetched_lives_on_and_misses_nothing_between_two_fetch
     let mut publisher = Socket::connect(&server, V2).await;
     publisher.join(TOPIC, json!({})).await;
     let (began, mut n) = (Instant::now(), 0);
-    // Events fall between fetches and into them.
+    // Some events arrive between two fetches, and some during a fetch.
     while began.elapsed() < 2 * WINDOW {
         publisher.push(json!(["1", "2", TOPIC, "msg", {"n": n}])).await;
         n += 1;
@@ -98,7 +98,7 @@ async fn a_second_fetch_takes_over_and_the_first_ends_empty() {
     let mut first = joined(&server, V2, TOPIC).await;
     let mut second = first.again(&server).await;
     first.park().await;
-    // Its place in the session is certain once a message behind it was answered.
+    // Once a message that was posted later is answered, the first fetch has certainly been parked.
     assert_eq!(first.post(&heartbeat("1")).await, 200);
     assert_eq!(first.parked().await["status"], 200);
     first.park().await;
@@ -115,7 +115,7 @@ async fn a_second_fetch_takes_over_and_the_first_ends_empty() {
 
 #[tokio::test]
 async fn a_fetch_whose_client_hung_up_takes_nothing_along() {
-    // One thread, which sees the end of a connection before it answers a later one.
+    // A single thread sees the end of a connection before it answers a later connection.
     let server = TestServer::start_with(|settings| settings.server.workers = 1);
     let mut poller = joined(&server, V2, TOPIC).await;
     for n in 0..20 {
@@ -142,11 +142,11 @@ async fn a_session_without_a_join_ends_and_one_with_a_join_does_not() {
     let mut denied = Poller::connect(&server, V2).await;
     assert_eq!(denied.post(r#"["1","1","private:test-app","phx_join",{}]"#).await, 200);
     assert!(denied.next().await.is_some());
-    // All three are fetched all the time.
+    // All three sessions are polled without pauses.
     let ends = async { tokio::join!(idle.next(), denied.next()) };
     let ends = tokio::select! {
         ends = timeout(DEADLINE, ends) => ends.expect("an end in time"),
-        frame = listener.next() => panic!("neither said nor gone: {frame:?}"),
+        frame = listener.next() => panic!("the joined session stays, and is sent nothing: {frame:?}"),
     };
     assert_eq!(ends, (None, None));
     assert!(began.elapsed() >= unjoined_max);
@@ -184,7 +184,7 @@ async fn e151_e160_an_app_that_changes_ends_its_sessions_and_they_come_back() {
         assert_gone(&mut poller, vsn).await;
         server.trigger(&App::seeded(), json!({"topic": "t", "event": "e"})).await;
         assert!(bystander.next().await.is_some_and(|frame| frame.contains("t:e")));
-        // As clients do on 500: another session, and the join once more.
+        // This is how clients react to 500: they open a session, and join again.
         server.update_app("foo-app", json!({"active": true})).await;
         joined(&server, vsn, "public:foo-app").await;
     }
@@ -202,8 +202,7 @@ async fn e152_a_channel_that_fails_says_so_in_the_next_fetch() {
     assert_eq!(poller.next().await.as_deref(), Some(error));
 }
 
-/// The requests of a real client, one after the other. The clients themselves run in
-/// `tests/clients`.
+/// Sends the requests of a real client, one after the other. The clients themselves run in `tests/clients`.
 async fn lives(server: &TestServer, vsn: &str, content_type: &str, join: &str, push: &str) {
     let path = format!("/socket/longpoll?vsn={vsn}&");
     let mut poller = Poller::open(server, &path).await;
@@ -279,7 +278,7 @@ async fn a_token_opens_its_own_session_and_no_other() {
     assert_ne!(private.token, other.token);
     let event = json!({"topic": "t", "event": "e", "scope": "private", "payload": {"n": 1}});
     server.trigger(&App::seeded(), event).await;
-    // Halves of both tokens make none.
+    // The halves of two tokens do not make a valid token.
     let (id, _) = private.token.split_once('.').expect("two parts");
     let (_, signature) = other.token.split_once('.').expect("two parts");
     let mixed = server.url(&format!("/socket/longpoll?vsn=2.0.0&token={id}.{signature}"));

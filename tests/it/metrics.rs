@@ -1,4 +1,4 @@
-//! The server's metrics are complete, true, bounded and without secrets, at any time.
+//! The server's metrics: they are complete, correct, bounded and without secrets, at any time.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::support::{
 
 const SESSIONS_V2: &str = r#"herald_sessions{transport="websocket",version="2"}"#;
 
-/// A metric as the server tells it, or as the page lists it: type and names of labels.
+/// The metrics that the server reports, or that the page lists: the type of each, and the names of its labels.
 type Metrics = BTreeMap<String, (String, Vec<String>)>;
 
 /// The metrics of a scrape.
@@ -150,7 +150,7 @@ async fn how_long_publications_take_to_the_socket_is_measured_over_every_transpo
             socket.next().await;
         }
         let sampled = Figures::of(&server).await.get(count);
-        // All are of one thread, which measures once in ten milliseconds at most.
+        // One thread delivers all of them, and it measures once in ten milliseconds at most.
         let most = began.elapsed().as_secs_f64() * 100.0 + 1.0;
         assert!((1.0..=most).contains(&sampled), "{way}: {sampled} of {most}");
     }
@@ -229,7 +229,7 @@ async fn on_a_listener_of_its_own_it_needs_no_login_and_only_probes_are_there_be
         assert_eq!(request.send().await.status, expected, "{method} {path}");
     }
     let main = request("GET", server.url("/metrics")).basic(ADMIN.0, ADMIN.1);
-    assert_eq!(main.send().await.status, 404, "not on the main port, then");
+    assert_eq!(main.send().await.status, 404, "the main port has no metrics then");
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn it_answers_while_the_server_drains() {
         settings.server.drain_interval = Duration::from_secs(60);
     });
     let url = format!("http://127.0.0.1:{}/metrics", server.metrics_port.expect("a port"));
-    // One is closed at once, the other a minute later.
+    // One session is closed at once, the other a minute later.
     let mut sockets = [Socket::connect(&server, V2).await, Socket::connect(&server, V2).await];
     for socket in &mut sockets {
         // A session that has answered is known to its thread, so that no stop overlooks it.
@@ -280,7 +280,7 @@ async fn malformed_requests_to_the_metrics_listener_are_not_logged_as_errors() {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     }
-    // Half a request that was broken off.
+    // Half a request, which is broken off, is not malformed.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhos").await.expect("room");
     drop(stream);

@@ -1,4 +1,4 @@
-//! Two apps on one server: what one of them does costs the other little.
+//! Two apps on one server: a busy app hardly delays the events of a quiet one.
 
 use crate::support::{
     figures::{Figures, becomes},
@@ -6,8 +6,8 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
-/// The busy app's sessions are deaf: what is handed to them stays in their outboxes, so nothing but
-/// the server itself decides when the other app's event arrives.
+/// The clients of the busy app read nothing. Their frames stay in their outboxes, so that only the server decides
+/// when the event of the quiet app arrives.
 #[tokio::test]
 async fn an_event_of_a_quiet_app_does_not_wait_for_all_that_a_busy_app_has_published() {
     const SESSIONS: usize = 10;

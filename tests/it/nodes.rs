@@ -1,5 +1,5 @@
-//! Several servers that share their topics through an engine in memory: what clients and web
-//! applications see of it, whichever node they talk to.
+//! Several servers that share their topics through an engine in memory. Clients and web applications get the same
+//! answers from every node.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::support::{
 
 const TOPIC: &str = "public:test-app:room";
 
-/// Two nodes and what they share.
+/// Two nodes that share an engine and a database.
 pub struct Nodes {
     pub cluster: MemoryCluster,
-    // Stopped in this order: the first has the database.
+    // The second node is dropped before the first, because the first holds the database.
     pub second: TestServer,
     pub first: TestServer,
 }
@@ -52,7 +52,7 @@ impl Nodes {
         sockets
     }
 
-    /// Another node, which its test may kill.
+    /// Starts another node, and returns it with its engine, so that the test can kill it.
     pub fn another(&self) -> (TestServer, Arc<dyn Engine>) {
         self.another_with(|_| {})
     }
@@ -63,7 +63,7 @@ impl Nodes {
     }
 }
 
-/// Asks again until the answer is as expected.
+/// Repeats a check until it holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let holds_in_time = async {
         while !holds().await {
@@ -93,7 +93,7 @@ async fn a_publication_on_any_node_is_heard_on_all_in_one_order_and_replayed_on_
     }
     last.dedup();
     assert_eq!(last.len(), 1, "all have heard the same positions: {last:?}");
-    // Each position is as good at the other node as at its own.
+    // A position is valid at both nodes.
     let since = sockets[0].1.clone();
     for server in nodes.both() {
         let mut socket = Socket::connect(server, V2).await;
@@ -101,7 +101,7 @@ async fn a_publication_on_any_node_is_heard_on_all_in_one_order_and_replayed_on_
         assert_eq!(recovery, complete(&since, 10));
         assert_eq!(hear(&mut socket, 0..10).await, last[0]);
     }
-    // A node that begins knows what was retained before it.
+    // A new node has the publications that were retained before it began.
     let (third, _) = nodes.another();
     let mut socket = Socket::connect(&third, V2).await;
     let recovery = ask(&mut socket, TOPIC, json!({ "since": since })).await;
@@ -123,8 +123,8 @@ async fn clients_of_all_nodes_hear_what_a_client_publishes() {
 async fn a_change_of_an_app_acts_on_all_nodes_before_it_is_answered() {
     let nodes = Nodes::start();
     let app = nodes.first.create_app(json!({ "name": "foo-app" })).await;
-    // Known everywhere as soon as it is made. The event goes to a channel that nobody joins: an answer may be
-    // ahead of the event on its way through the log.
+    // All nodes know the app as soon as it is created. The event goes to a channel that nobody joins, because a call
+    // may be answered before its event has come through the log.
     let event = json!({ "topic": "elsewhere", "event": "msg", "payload": {} });
     nodes.second.trigger(&app, event.clone()).await;
     let mut socket = Socket::connect(&nodes.second, V2).await;
@@ -155,11 +155,11 @@ async fn a_long_poll_session_is_fetched_and_sent_to_at_any_node() {
         let message: Value = serde_json::from_str(text).expect("JSON");
         assert_eq!(message[4], json!({ "n": n }));
     }
-    // A fetch whose client has left is over with the next one.
+    // A fetch whose client has hung up ends with the next fetch.
     there.park().await;
     there.hang_up(&nodes.second).await;
     there.park().await;
-    // Until a node notices that a client has hung up, it may write to it in vain.
+    // Until a node notices that a client has hung up, it may send messages to it in vain.
     let publishes = async {
         for n in 7.. {
             publish(&nodes.first, "room", [n]).await;
@@ -178,7 +178,7 @@ async fn a_long_poll_session_is_fetched_and_sent_to_at_any_node() {
         fetched = fetched => assert!(fetched["messages"][0].is_string(), "{fetched}"),
         () = publishes => {}
     }
-    // A token of a node that is gone.
+    // The token of a session on a node that is gone.
     let (mut third, engine) = nodes.another();
     let elsewhere = Poller::connect(&third, "2.0.0").await;
     let mut elsewhere = elsewhere.again(&nodes.first).await;
@@ -194,7 +194,7 @@ async fn members_counts_and_disconnects_are_those_of_all_nodes() {
     let (mut bob, state, told) = enter(&nodes.second, V1, ticket_of("bob")).await;
     assert_eq!(shown(&state[4]), plain(&["ada"]));
     assert_eq!(shown_diff(&told), change(&["bob"], &[]));
-    assert_eq!(diff(&mut ada).await, told, "one and the same");
+    assert_eq!(diff(&mut ada).await, told, "both are sent the same announcement");
     let app = App::seeded();
     for server in nodes.both() {
         let get = |path: &str| {
@@ -238,7 +238,7 @@ async fn while_the_engine_is_down_nothing_is_taken_and_sessions_stay() {
     let answer = ready(&nodes.first).await;
     let down = json!({ "status": "the engine is down", "database": "ok", "engine": "down" });
     assert_eq!(answer.json(), down);
-    until("the other one neither", async || ready(&nodes.second).await.status == 503).await;
+    until("the other is not, either", async || ready(&nodes.second).await.status == 503).await;
     let event = json!({ "topic": "room", "event": "msg", "payload": {} });
     for path in ["/api/apps/test-app/events", "/api/apps/test-app/disconnect"] {
         let body = if path.ends_with("events") { event.clone() } else { json!({ "sub": 1 }) };

@@ -13,7 +13,7 @@ use crate::support::{
     *,
 };
 
-/// Scopes enough for several partitions on each master.
+/// The number of scopes: enough for several partitions on each master.
 const SCOPES: usize = 12;
 
 fn topic(nth: usize) -> String {
@@ -37,7 +37,7 @@ fn topic_of_scope(nth: usize) -> String {
 #[tokio::test]
 async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_them() {
     let masters = RedisServer::cluster();
-    // Any of the masters says where the others are.
+    // Each server is given the URL of one master, and learns from it where the others are.
     let urls = masters.each_ref().map(RedisServer::url);
     let more = [("HERALD__ENGINE__CLUSTER", "true"), ("HERALD__ENGINE__PARTITIONS", "16")];
     let nodes = Nodes::start_on(&urls, &more);
@@ -55,7 +55,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
         hear(&mut other, 0..3).await;
     }
 
-    // A key is used once, wherever the call is repeated.
+    // A call with an idempotency key publishes once, wherever it is repeated.
     let app = App::seeded();
     let mut positions = BTreeSet::new();
     for server in nodes.servers() {
@@ -69,7 +69,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
     }
     assert_eq!(positions.len(), 1, "{positions:?}");
 
-    // One list of members, one count.
+    // All servers have the same list of members, and the same count.
     let (mut ada, ..) = enter(nodes.server(0), V2, ticket_of("ada")).await;
     let (bob, state, _) = enter(nodes.server(1), V2, ticket_of("bob")).await;
     assert_eq!(shown(&state[4]), plain(&["ada"]));
@@ -84,7 +84,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
     // All keys of a partition are on one master, and all masters have some.
     let mut places: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
     for master in &masters {
-        // Some names end with numbers that are no text.
+        // Some names end with binary numbers, which are not text.
         let keys: Vec<Vec<u8>> = master.ask(&["KEYS", "*"]);
         for key in keys {
             let key = String::from_utf8_lossy(&key);

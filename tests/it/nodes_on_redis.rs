@@ -57,7 +57,7 @@ async fn joins_under_a_flood_from_all_nodes_miss_nothing_and_hear_one_order() {
     for nth in 0..3 {
         let of_one: Vec<_> =
             orders[0].iter().map(|(_, n)| *n).filter(|n| n / 1_000 == nth).collect();
-        assert!(of_one.is_sorted(), "and each publisher's own");
+        assert!(of_one.is_sorted(), "the order of each publisher is kept");
     }
 }
 
@@ -81,13 +81,13 @@ async fn a_node_that_is_killed_takes_its_members_with_it_and_its_clients_recover
     hear(&mut again, [1, 2]).await;
     assert_eq!(shown_diff(&diff(&mut ada).await), change(&[], &["bob"]));
     assert!(at.elapsed() <= NODE_TIMEOUT + Duration::from_secs(2), "{:?}", at.elapsed());
-    // A node that begins has what the dead one published, and one picture with the others.
+    // A new node has the earlier publications, and the same members as the node that was not killed.
     nodes.add(&redis_url());
     let mut late = Socket::connect(nodes.server(1), V2).await;
     let recovery = ask(&mut late, TOPIC, json!({ "since": since })).await;
     assert_eq!((&recovery["complete"], &recovery["replayed"]), (&json!(true), &json!(2)));
     let (_eve, state, _) = enter(nodes.server(1), V2, ticket_of("eve")).await;
-    assert_eq!(shown(&state[4]), plain(&["ada"]), "nobody is there twice, and nobody is left");
+    assert_eq!(shown(&state[4]), plain(&["ada"]), "no member of the killed node is listed");
     assert_eq!(shown_diff(&diff(&mut ada).await), change(&["eve"], &[]));
 }
 

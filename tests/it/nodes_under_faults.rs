@@ -1,5 +1,5 @@
-//! Three server processes under load while Redis, the network or a node fails: what was accepted is
-//! delivered everywhere, or clients that return are told that something is missing.
+//! Three server processes under load while Redis, the network or a node fails: accepted events are delivered
+//! everywhere, or clients that return are told that something is missing.
 //!
 //! `HERALD_TEST_RUNS=20` repeats each fault that number of times, each time after another pause.
 
@@ -28,7 +28,7 @@ const NODES: usize = 3;
 /// The pauses before the faults of each run.
 fn pauses() -> impl Iterator<Item = Duration> {
     let runs = std::env::var("HERALD_TEST_RUNS").ok().and_then(|runs| runs.parse().ok());
-    // Without regularity, and not the same in each run of the test.
+    // The pauses are random, so that they differ between the runs of a test.
     let pause = |_: u64| Duration::from_millis((uuid::Uuid::new_v4().as_u128() % 400) as u64);
     (0..runs.unwrap_or(1)).map(pause)
 }
@@ -44,13 +44,13 @@ async fn under_load(redis: &RedisServer, pause: Duration) -> Trial {
     trial
 }
 
-/// Nothing is missing anywhere.
+/// Checks that no client was told that something is missing.
 fn assert_complete(outcome: &Outcome) {
     assert!(outcome.accepted > 20, "{outcome:?}");
     assert_eq!(outcome.reasons, [""; 0], "{outcome:?}");
 }
 
-/// Each client that returned was told of the new epoch.
+/// Checks that the clients that returned were told of a new epoch, and nothing else.
 fn assert_new_epoch(outcome: &Outcome) {
     assert!(outcome.accepted > 20 && outcome.refused > 0, "{outcome:?}");
     assert!(outcome.reasons.len() >= NODES, "{outcome:?}");
@@ -89,7 +89,7 @@ async fn a_replica_that_lags_and_takes_the_place_of_its_master() {
         let proxy = Proxy::before(master.port).await;
         let trial = Trial::start(Nodes::start_on(&vec![proxy.url(); NODES], &[])).await;
         replica.until_replicates().await;
-        // The replica hears nothing more, while the master goes on.
+        // The replica receives nothing more, while the master goes on.
         replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
         wait(pause + Duration::from_millis(200)).await;
         master.kill();
@@ -126,15 +126,15 @@ async fn a_redis_that_stands_still_for_longer_than_the_probe() {
         redis.signal("STOP");
         let begun = Instant::now();
         trial.assert_refused().await;
-        // Two intervals of 500 ms, and what a machine under load needs.
+        // Two intervals of 500 ms, and some time for a machine under load.
         assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
         redis.signal("CONT");
         assert_complete(&trial.judge().await);
     }
 }
 
-/// One master has some of the partitions. While it stands still, the others declare that it has failed, and the
-/// whole cluster refuses.
+/// The master that stands still has some of the partitions. The others declare that it has failed, and then the
+/// whole cluster refuses commands.
 #[tokio::test]
 async fn a_master_of_a_cluster_that_stands_still() {
     for pause in pauses() {
@@ -224,7 +224,7 @@ async fn a_node_that_stands_still_until_redis_gives_it_up() {
     }
 }
 
-/// Starts a node for each one, and stops that one.
+/// Replaces all nodes one after the other: starts a new node, then stops the old one.
 async fn replace_all(trial: &mut Trial, redis: &RedisServer) {
     for nth in 0..NODES {
         let next = trial.nodes.another(&redis.url());
@@ -242,13 +242,13 @@ async fn all_nodes_are_replaced_one_after_the_other() {
         let mut trial = under_load(&redis, pause).await;
         replace_all(&mut trial, &redis).await;
         let outcome = trial.judge().await;
-        // A request that was on its way to a node when that began to stop may be refused.
+        // A request that was on its way when its node began to stop may be refused.
         assert!(outcome.refused <= NODES && outcome.unanswered == 0, "{outcome:?}");
         assert_complete(&outcome);
     }
 }
 
-/// The members that leave with the next announcement, with which nobody joins.
+/// The members that leave with the next announcement. Nobody may join with it.
 async fn left(socket: &mut Socket) -> Value {
     let diff = diff(socket).await;
     assert_eq!(diff["joins"], json!({}), "{diff}");
@@ -291,7 +291,7 @@ async fn members_of_a_killed_node_leave_once_everywhere() {
             gone.sort();
             assert_eq!(gone, ["cleo", "dan", "eve"]);
         }
-        // Nobody leaves a second time: the next announcement is of a member that enters afterwards.
+        // Nobody leaves a second time: the next announcement is that of a member who enters afterwards.
         wait(NODE_TIMEOUT).await;
         let (_fay, state, _) = enter(nodes.server(1), V2, ticket_of("fay")).await;
         assert_eq!(shown(&state[4]), plain(&["ada", "bob"]));
@@ -347,7 +347,7 @@ async fn a_node_that_stands_still_beyond_its_lease_puts_its_members_again() {
         assert_eq!(shown_diff(&diff(&mut ada).await), change(&["eve"], &[]));
 
         nodes.all[2].signal("CONT");
-        assert_eq!(shown_diff(&diff(&mut ada).await), change(&["bob"], &[]), "he comes back once");
+        assert_eq!(shown_diff(&diff(&mut ada).await), change(&["bob"], &[]), "bob comes back once");
         // The node may still be reading what it missed: its clients see all of it in the end.
         let (mut fay, state, first) = enter(nodes.server(2), V2, ticket_of("fay")).await;
         let mut fay_sees = Seen::of(&state[4], &first);

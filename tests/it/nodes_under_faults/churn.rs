@@ -29,10 +29,10 @@ use crate::support::{
     *,
 };
 
-/// The keys that members have: a key may have several members.
+/// The number of keys. A key may have several members.
 const KEYS: u64 = 12;
 
-/// The members that are there at the same time, at most.
+/// The most members that are there at the same time.
 const MEMBERS_MAX: usize = 40;
 
 /// The time between two kills of a node.
@@ -101,11 +101,12 @@ async fn read(mut reads: SplitStream<Stream>, picture: Arc<Mutex<New>>) {
     }
 }
 
+/// A random number below `end`.
 fn below(end: u64) -> u64 {
     (uuid::Uuid::new_v4().as_u128() % u128::from(end)) as u64
 }
 
-/// The members by their key.
+/// The number of members of each key.
 fn expected(members: &[Member]) -> Counts {
     let mut counts = Counts::new();
     for member in members {
@@ -114,18 +115,18 @@ fn expected(members: &[Member]) -> Counts {
     counts
 }
 
-/// The members that Redis lists.
+/// The number of members that Redis lists.
 fn listed(redis: &RedisServer) -> usize {
     let places: Vec<String> = redis.ask(&["KEYS", "*:m:*"]);
     places.iter().map(|place| redis.ask::<usize>(&["HLEN", place])).sum()
 }
 
-/// The counts that a node answers to a question.
+/// The counts that a node answers; `None` if it cannot answer now.
 async fn counts_at(server: &TestServer) -> Option<Counts> {
     let app = App::seeded();
     let call = http::request("GET", server.url("/api/apps/test-app/channels/presence/room"));
     let answer = call.basic(&app.key, &app.secret).send().await;
-    // A node that was killed a moment ago is still asked.
+    // The node may still ask one that was killed a moment ago, and refuse.
     let members = (answer.status == 200).then(|| answer.json()["data"]["members"].clone())?;
     let count = |metas: &Value| metas["metas"].as_array().map_or(0, Vec::len);
     let members = members.as_object().expect("members").iter();
@@ -145,7 +146,7 @@ async fn members_that_come_and_go_while_nodes_die_leave_nobody_behind() {
         match below(6) {
             0 | 1 if !members.is_empty() => {
                 let mut member = members.swap_remove(nth);
-                // Half of them leave, and half of them are gone without a word.
+                // Half of the members leave; the others only close their connections.
                 if below(2) == 0 {
                     member.push("phx_leave", json!({})).await;
                 }

@@ -1,4 +1,4 @@
-//! Clients and publishers on several nodes while something breaks, and the law that holds afterwards.
+//! Clients and publishers on several nodes while something breaks, and the check of their observations afterwards.
 //!
 //! Each node has a client that joins with `since`, one that joins without it, and a publisher over HTTP. A
 //! client that loses its connection goes on to the next node.
@@ -29,7 +29,7 @@ const TOPIC: &str = "public:test-app:room";
 /// The number of the last publication.
 const END: u64 = 999_999_999;
 
-/// The time under load before and after the fault.
+/// The time under load before the fault, and again after it.
 const LOAD: Duration = Duration::from_millis(300);
 
 /// The pause of a client before it tries again.
@@ -124,7 +124,7 @@ impl Trial {
         Self { nodes, ports, publishers, returning, plain, is_over }
     }
 
-    /// Waits until no node is ready, and shows that each then refuses what is triggered.
+    /// Waits for each node until it is not ready, and checks that it then refuses triggers.
     pub(super) async fn assert_refused(&self) {
         for server in self.nodes.servers() {
             until_ready(server, false).await;
@@ -136,7 +136,7 @@ impl Trial {
         }
     }
 
-    /// Ends the load, and checks the law.
+    /// Ends the load, and checks the observations: see [`judge`].
     pub(super) async fn judge(self) -> Outcome {
         for server in self.nodes.servers() {
             until_ready(server, true).await;
@@ -274,7 +274,7 @@ async fn listen(
     observed
 }
 
-/// An uninterrupted piece of the order that a client has heard: the first offset is not part of it.
+/// An uninterrupted piece of the order that a client has heard. The offset `after` is not part of it.
 struct Piece {
     epoch: String,
     after: u64,
@@ -330,6 +330,8 @@ impl Hearing {
     }
 }
 
+/// Checks that each client has heard all events that were accepted or that another client has heard, in one order
+/// and once, or was told that something is missing.
 fn judge(published: &Published, returning: &[Vec<Observed>], plain: &[Vec<Observed>]) -> Outcome {
     let mut order = BTreeMap::new();
     let hearings: Vec<_> =
@@ -339,7 +341,7 @@ fn judge(published: &Published, returning: &[Vec<Observed>], plain: &[Vec<Observ
             assert_eq!(found, n, "the position of an answer is that of the event");
         }
     }
-    // Every client that was there heard each event that was heard or accepted; each other client was told.
+    // A client may miss an event only if it was told that something is missing, and if its pieces do not cover it.
     let all = order.iter().map(|(at, n)| (*n, at));
     for (n, at) in all.chain(published.accepted.iter().map(|(n, at)| (*n, at))) {
         for (nth, hearing) in hearings.iter().enumerate() {
@@ -365,7 +367,7 @@ fn judge(published: &Published, returning: &[Vec<Observed>], plain: &[Vec<Observ
     }
 }
 
-/// A client without `since` hears nothing twice, and what it hears in the order of all.
+/// Checks that a client without `since` has heard no event twice, and its events in the order of all clients.
 fn judge_plain(observed: &[Observed], places: &HashMap<u64, &Position>, is_announced: bool) {
     let (mut heard, mut last) = (HashSet::new(), None::<&Position>);
     let mut ended = HashSet::new();

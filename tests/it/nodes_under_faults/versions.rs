@@ -36,7 +36,7 @@ async fn all_nodes_are_replaced_while_one_of_another_version_publishes_and_reads
     for pause in pauses() {
         for version in [Version::Previous, Version::Next] {
             let redis = RedisServer::start(&[]);
-            // On a slow machine a client that is away misses more than are retained by default.
+            // On a slow machine a client that is away misses more events than are retained by default.
             let more = ("HERALD__HISTORY__PUBLICATIONS", "1000");
             let settings = [&SETTINGS[..], &[more]].concat();
             let nodes = Nodes::start_on(&vec![redis.url(); NODES], &settings);
@@ -61,11 +61,11 @@ async fn all_nodes_are_replaced_while_one_of_another_version_publishes_and_reads
             assert_complete(&outcome);
             assert!(published > 10, "{published} events of the other node");
             let missing = (FIRST..FIRST + published).find(|n| !outcome.heard.contains(n));
-            assert_eq!(missing, None, "the servers have delivered all of the other node");
+            assert_eq!(missing, None, "the servers have delivered all events of the other node");
             if version == Version::Previous {
                 let read: std::collections::BTreeSet<_> = other.read().into_iter().collect();
                 let missing = outcome.heard.iter().find(|n| !read.contains(n));
-                assert_eq!(missing, None, "the other node has read all of the servers");
+                assert_eq!(missing, None, "the other node has read all events of the servers");
             }
         }
     }
@@ -94,7 +94,7 @@ impl Stage {
         Self { nodes, redis, sockets, others }
     }
 
-    /// All servers are ready.
+    /// Checks that all servers are ready.
     async fn assert_ready(&self) {
         for server in self.nodes.servers() {
             let answer = get(server.url("/ready")).await;
@@ -104,7 +104,7 @@ impl Stage {
     }
 }
 
-/// The joins of a topic end, and clients that return are told that something is missing.
+/// Checks that the joins of a topic end, and that clients that return are told that something is missing.
 async fn assert_expired(sockets: &mut [(Socket, String)], topic: &str) {
     for (socket, since) in sockets {
         let ended = socket.next().await;
@@ -178,7 +178,7 @@ async fn nodes_of_another_version_are_listed_with_their_version() {
     .await;
 }
 
-/// The state of a log in another format: the identity of the server stands elsewhere.
+/// Rewrites the log's state into another format, which has the identity of the Redis server at another place.
 fn write_other_format(redis: &RedisServer) {
     redis.ask::<u64>(&["HSET", "versions{c}:meta", "format", "3"]);
     let script = "local state = redis.call('GET', KEYS[1]) \
@@ -195,7 +195,7 @@ async fn a_server_does_not_start_beside_servers_of_another_format_and_starts_whe
     for (socket, since) in &mut sockets {
         *since = hear(socket, [1]).await;
     }
-    // The servers that live are from now on those of the other format.
+    // From now on the running servers count as servers of another format.
     redis.ask::<u64>(&["HSET", "versions{c}:meta", "format", "3"]);
     let place = Place::with_folder()
         .with("HERALD_ENV", "test")

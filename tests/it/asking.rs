@@ -107,7 +107,7 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
     drop(sockets);
     let alone = json!({ "data": [topics[0]], "next": null });
     let gone = async { while ask(&server, &app, "?scope=private").await.1 != alone {} };
-    timeout(DEADLINE, gone).await.expect("only the remaining client is counted");
+    timeout(DEADLINE, gone).await.expect("the remaining client is counted");
 }
 
 #[tokio::test]

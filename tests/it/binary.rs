@@ -175,12 +175,12 @@ async fn bytes_reach_version_2_over_a_websocket_in_order_and_the_answer_counts_t
     let text = json!({ "topic": "room", "event": "text" });
     for (case, event, expected) in [
         (
-            "both joins of version 1 are on the way of `room`",
+            "`room` would reach both joins of version 1",
             event("room", "public"),
             json!({ "skipped": 2 }),
         ),
-        ("one of them is on the way of `other`", event("other", "public"), json!({ "skipped": 1 })),
-        ("both are on the way of `#general`", event("#general", "public"), json!({ "skipped": 2 })),
+        ("`other` would reach one of them", event("other", "public"), json!({ "skipped": 1 })),
+        ("`#general` would reach both", event("#general", "public"), json!({ "skipped": 2 })),
         ("there is no subscriber", event("room", "private"), json!({ "skipped": 0 })),
         ("an object skips nobody", text.clone(), json!({})),
     ] {

@@ -4,7 +4,7 @@
 use crate::support::{tokens::token, *};
 use serde_json::{Value, json};
 
-/// A join payload whose token permits to publish on these topics, and to listen to all of the app.
+/// A join payload whose token has this `publish` claim, and rights to listen to all topics of the app.
 fn ticket(app: &App, publish: &[&str]) -> Value {
     let listen = ["private:foo-app", "private:foo-app:*", "public:foo-app", "public:foo-app:*"];
     json!({ "guardian_token": token(app, &json!({ "listen": listen, "publish": publish })) })

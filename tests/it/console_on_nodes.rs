@@ -282,7 +282,7 @@ async fn there_is_no_overview_while_a_node_does_not_answer() {
     assert_eq!(status().await, 200);
     let second = numbers(&nodes).await[1];
     nodes.cluster.mute(second, true);
-    assert_eq!(status().await, 503, "no overview is better than one that leaves a node out");
+    assert_eq!(status().await, 503, "there is no overview without the second node");
     nodes.cluster.mute(second, false);
     until("there is one again", async || status().await == 200).await;
 }

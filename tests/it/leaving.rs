@@ -264,7 +264,7 @@ async fn e101_a_stopping_server_says_that_it_will_be_back() {
     }
     server.begin_stop();
     for socket in &mut sockets {
-        assert_eq!(socket.rest().await, (Vec::new(), 1012), "and no frame for each channel");
+        assert_eq!(socket.rest().await, (Vec::new(), 1012), "and no frame for any channel");
         socket.ended().await;
     }
     server.stop();

@@ -1,4 +1,4 @@
-//! Every limit is counted when it is hit, and no other limit is counted with it.
+//! A limit is counted when it is hit, and no other limit is counted with it.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Every limit, at its value and one beyond it: a request that just fits is accepted, a larger one gets a clear
-//! answer, and a client that keeps to the limit goes on.
+//! Limits of size and number, at their value and one beyond it: a request that just fits is accepted, a larger one
+//! gets a clear answer, and a client that keeps to the limit goes on.
 //!
 //! Limits of time are tested in `hostile_http` and `hostile_sockets`, beside the clients that exceed them.
 

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A token for the live feed, and the topic that it permits to join.
+/// A token for the live feed, and the topic that may be joined with it.
 async fn live(server: &TestServer, cookie: &str) -> (String, String) {
     live_of(server, cookie, json!({})).await
 }

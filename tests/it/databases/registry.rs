@@ -196,5 +196,5 @@ async fn there_is_no_app_under_a_name_that_is_no_slug(database: &TestDatabase) {
         assert_eq!(running.update(name, json!({})).await.err(), missing, "update {name:.20?}");
         assert_eq!(running.delete(name).await.err(), missing, "delete {name:.20?}");
     }
-    assert_eq!(running.database().await, DatabaseHealth::Ok, "no query was made");
+    assert_eq!(running.database().await, DatabaseHealth::Ok, "no query has failed");
 }

@@ -7,7 +7,7 @@ use super::{App, Socket, TestServer, tokens::token};
 /// The channel that tests of presence meet on.
 pub const ROOM: &str = "presence:test-app:room";
 
-/// The join payload of a visitor whose token has these claims, and permits to listen to all presence channels.
+/// The join payload of a visitor whose token has these claims, and a right to listen to all presence channels.
 pub fn ticket(claims: Value) -> Value {
     let mut all = json!({ "listen": ["presence:test-app", "presence:test-app:*"] });
     all.as_object_mut().expect("an object").extend(claims.as_object().expect("claims").clone());

@@ -38,6 +38,8 @@ test("live events leave the page responsive at 2,000 per second, and say that th
       for (const control of ["pause", "kind-join"]) for (const each of windows) await each.by(control).click()
     }
     published = await load.end()
+    // The frame of the last click may still be under way.
+    await Promise.all(windows.map(({ page }) => page.waitForFunction(count => window.clicks.length >= count, 2 * CLICKS)))
   }
 
   const [clicks, idleClicks] = await Promise.all(windows.map(({ page }) => page.evaluate(() => window.clicks)))

@@ -1,5 +1,5 @@
-# An application does this before it queries the data of a page: it reads the position of the scope, with the first article's
-# initializer.
+# Reads the position of a scope with the first article's initializer, as an application does before it queries the data
+# of a page.
 #
 #   ruby page_position.rb
 #

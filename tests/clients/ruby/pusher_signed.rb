@@ -9,7 +9,8 @@ require "openssl"
 HOST, PORT = ENV.fetch("PUSHER_URL").split(":")
 APP = "/apps/#{ENV.fetch("PUSHER_APP_ID")}"
 
-# The gem escapes the query, and signs it before: names in lower case, sorted, lists as `k[]=a&k[]=b`.
+# The gem signs the query before it escapes it. The names are in lower case and sorted, and lists are written
+# `k[]=a&k[]=b`.
 def call(verb, path, params: {}, body: nil, secret: ENV.fetch("PUSHER_SECRET"))
   params = params.merge("auth_key" => ENV.fetch("PUSHER_KEY"), "auth_timestamp" => Time.now.to_i.to_s, "auth_version" => "1.0")
   params["body_md5"] = Digest::MD5.hexdigest(body) if body

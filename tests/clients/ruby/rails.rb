@@ -1,4 +1,4 @@
-# The few things of Rails and its ActiveSupport that the articles' code calls, fed from the environment.
+# Stand-ins for the parts of Rails and ActiveSupport that the articles' code calls, with values from the environment.
 
 module Rails
   Secrets = Struct.new(:pusher_url, :pusher_app_id, :pusher_key, :pusher_secret, :pusher_channel)

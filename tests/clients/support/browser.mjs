@@ -1,4 +1,4 @@
-// Debian's Chromium, headless, and the actions of a person on the demo page.
+// A headless Chromium as Debian packages it, and the actions of a person on the demo page.
 
 import { existsSync, rmSync } from "node:fs"
 import { mkdtemp, rm } from "node:fs/promises"
@@ -8,13 +8,17 @@ import { chromium } from "playwright-core"
 import { screenshot } from "./screenshot.mjs"
 import { DEADLINE_MS } from "./wait.mjs"
 
-/** The build of Chromium without windows takes a third of the processor time that the other one takes. */
+/**
+ * The browsers in the order of preference: the headless shell takes a third of the processor time of the full Chromium.
+ */
 const INSTALLED = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"]
 const CHROMIUM = process.env.HERALD_CHROMIUM ?? INSTALLED.find(existsSync) ?? INSTALLED[0]
 
 const HOUR_MS = 3_600_000
 
-/** A name of this machine that browsers do not trust like `localhost`: its pages are not secure contexts. */
+/**
+ * A host name that Chromium resolves to this machine. Unlike pages of `localhost`, its pages are not secure contexts.
+ */
 export const OTHER_HOST = "herald.test"
 const FLAGS = [
   "--no-sandbox",
@@ -73,6 +77,9 @@ export class Browser {
 /**
  * Stops the clock of a page: from now on its timers fire only while `page.clock.runFor` lets time pass. A test whose page
  * waits for a timer thus does not depend on how fast the machine is.
+ *
+ * Playwright can stop a clock only at a time that is still to come, so the page's clock jumps ahead by an hour. Timers
+ * that are due by then fire once.
  */
 export async function stopClock(page) {
   const now = Date.now()
@@ -156,7 +163,7 @@ export class DemoPage {
     return stopClock(this.page)
   }
 
-  /** Lets so many milliseconds pass on the page's clock, which is stopped. */
+  /** Lets `ms` milliseconds pass on the page's clock, which must be stopped. */
   passes(ms) {
     return this.page.clock.runFor(ms)
   }

@@ -3,13 +3,13 @@
 import { NodePage } from "./page.mjs"
 import { eventually, Inbox, within } from "./wait.mjs"
 
-/** The delays of the first, second and later retries. The clients' own tables begin with up to a second. */
+/** The delays before retries, of which the last one repeats. The clients' own tables begin with up to a second. */
 const RETRIES_MS = [150]
 
 /**
- * Until 1.4.2 a channel repeats its rejoin by the same table, even if it was answered, and 1.2 and 1.3 then never learn of
- * the answer. The second delay is long, so that the answer is in time on a slow machine, and the third is longer than the
- * client waits for the answer.
+ * The delays for clients up to 1.4.2. Their channels repeat a rejoin after these delays even if it was answered, and
+ * 1.2 and 1.3 then never see the answer. The second delay is therefore long, so that the answer comes before it on a
+ * slow machine, and the third is longer than the client waits for an answer.
  */
 const waryRetriesMs = outageMs => [150, outageMs, 12_000]
 
@@ -17,8 +17,8 @@ export class Client {
   /**
    * Connects a client of `generation` to `mount` of a server, or of a proxy in front of it.
    *
-   * It has a window of its own unless `page` is one that has this generation on it. If it loses its connection for less than
-   * `outageMs`, its second attempt to return succeeds.
+   * The client runs on `page`, which must have loaded this generation, or else in a window of its own. A client up to
+   * 1.4.2 that loses its connection for less than `outageMs` reconnects with its second attempt at the latest.
    */
   constructor(generation, { host, scheme = "ws" }, { mount = "/socket", page, outageMs = 2000, ...options } = {}) {
     this.label = label(generation)
@@ -36,6 +36,7 @@ export class Client {
     this.do("connect", `${scheme}://${host}${mount}`, { polls, retriesMs, ...options })
   }
 
+  /** Has the page's driver call `method` for this client. */
   do(method, ...words) {
     return within(this.page.call(method, this.number, ...words), `${this.label} to ${method}`)
   }
@@ -47,14 +48,17 @@ export class Client {
     return channel
   }
 
-  /** Runs lines of a page that join `topic`, and listens to `event`. The page has a `token`, and perhaps a `position`. */
+  /**
+   * Runs the lines of an example that join `topic`. `page` holds the `event` to listen to, the `token` and perhaps a
+   * `position`.
+   */
   paste(lines, topic, page) {
     const channel = new Channel(this, topic)
     this.do("paste", channel.number, lines, page)
     return channel
   }
 
-  /** Joins, and fails unless the server says ok. */
+  /** Joins, and fails unless the reply has the status `ok`. */
   async joined(topic, options) {
     const channel = this.join(topic, options)
     const { status, response } = await channel.replies.take("the join reply")
@@ -69,13 +73,13 @@ export class Client {
     return within(message, `${what} at ${this.label}`)
   }
 
-  /** Sends a message without a channel of the client, and waits for the reply. */
+  /** Sends a message that no channel object of the client knows of, and waits for the reply. */
   async slip(message) {
     const ref = await this.do("slip", message)
     await this.onWire({ event: "phx_reply", ref }, `the reply to ${message.event}`)
   }
 
-  /** Waits until everything that the server has sent so far has arrived. */
+  /** Waits until everything that the server has sent so far has arrived: the reply to a heartbeat comes after it. */
   async fence() {
     await this.slip({ topic: "phoenix", event: "heartbeat" })
   }
@@ -95,7 +99,7 @@ export class Client {
     if (this.ownsPage) await this.page.close()
   }
 
-  /** Receives what happens on the page. */
+  /** Receives a report of the page's driver. */
   hear(kind, ...words) {
     if (kind === "wire") this.sawOnWire(...words)
     else if (kind === "opened" || kind === "lost") this[kind].put(...words)
@@ -141,7 +145,10 @@ class Channel {
     return replies
   }
 
-  /** Leaves, and waits for the server's `phx_close`; newer clients report "left" before the server answers. */
+  /**
+   * Leaves, and waits for the server's `phx_close`. Newer clients call the channel's `onClose` before the server
+   * answers.
+   */
   async leave() {
     const { client, topic } = this
     client.wire = client.wire.filter(message => message.topic !== topic)

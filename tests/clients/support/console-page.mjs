@@ -4,10 +4,10 @@ import assert from "node:assert/strict"
 import { ADMIN } from "./herald.mjs"
 import { screenshot } from "./screenshot.mjs"
 
-/** The widths at which every view is looked at. */
+/** The sizes of the window in which every view is checked. */
 export const VIEWPORTS = { phone: { width: 390, height: 844 }, tablet: { width: 768, height: 1024 }, desktop: { width: 1280, height: 860 } }
 
-/** Chromium's own words for a connection that is lost and for an answer that is not a success. */
+/** Chromium's own messages about a lost connection and about an answer that is not a success. */
 const BY_THE_BROWSER = /WebSocket connection|ERR_CONNECTION|Failed to load resource/
 
 export class ConsolePage {
@@ -55,7 +55,7 @@ export class ConsolePage {
     await this.page.evaluate(to => (location.hash = to), to)
   }
 
-  /** The path of the console that the address names. The browser knows it, also while a page is being loaded. */
+  /** The path of the console in the window's address. Playwright knows it also while a page is being loaded. */
   path() {
     return new URL(this.page.url()).hash.slice(1)
   }
@@ -74,12 +74,12 @@ export class ConsolePage {
     })))
   }
 
-  /** How far elements have moved by themselves since the last call; 0 if none did. */
+  /** The sum of the layout shifts since the last call that no input has caused; 0 if nothing has moved by itself. */
   shifts() {
     return this.page.evaluate(() => window.takeShifts())
   }
 
-  /** By how many pixels the page is wider than the window. */
+  /** The number of pixels by which the page is wider than the window. */
   overflow() {
     return this.page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - window.innerWidth))
   }
@@ -109,7 +109,10 @@ function observeShifts() {
   }
 }
 
-/** A window at the login. At its end nothing may have complained, nor violated the policy. */
+/**
+ * A window at the login. The test fails if the window has logged an error or a violation of the content security policy
+ * by its end.
+ */
 export async function atLogin(t, browser, origin, options) {
   const window = await ConsolePage.open(browser, origin, options)
   t.after(async () => {

@@ -4,7 +4,7 @@ import { ConsolePage } from "./console-page.mjs"
 import { Scene } from "./console-scene.mjs"
 
 const SHOWN = { viewport: { width: 1120, height: 816 }, deviceScaleFactor: 1.5 }
-/** For how long the server is busy before the pictures are taken, so that its charts have something to show. */
+/** The time in which the server is busy before the pictures are taken, so that its charts have something to show. */
 const BUSY_S = 240
 
 /** Takes the pictures with the console of `herald`; `save(name, page)` is called for each. All figures are the server's own. */

@@ -1,4 +1,4 @@
-// Something to look at in the console: apps, sessions over both transports, members, events and changes.
+// Apps for the console to show: with sessions over both transports, members, events and changes.
 
 import { Client } from "./client.mjs"
 import { LATEST } from "./generations.mjs"
@@ -6,7 +6,10 @@ import { mint } from "./token.mjs"
 
 const PEOPLE = ["ada", "grace", "edsger"]
 const EVENTS = ["order.created", "msg", "typing"]
-/** A name of 60 characters, a channel as long as topics of such an app may be, and a user with a long name: none of them has a place to break. */
+/**
+ * A name of 60 characters, a channel that almost fills a topic of such an app, the longest id of a user, and a long
+ * event. None of them has a place at which a line can break.
+ */
 const LONG = { name: "Unbreakable".repeat(6).slice(0, 60), channel: "c".repeat(175), user: "u".repeat(128), event: "e".repeat(60) }
 
 export class Scene {
@@ -27,7 +30,7 @@ export class Scene {
     Object.assign(this, { herald, clients: [] })
   }
 
-  /** One more session of the app: in its team, and in some rooms. */
+  /** Opens one more session of the app, which joins its team and some rooms. */
   async enter(nth) {
     const { slug, secret } = this.app
     const client = new Client({ ...LATEST, transport: nth === 2 ? "long-poll" : "WebSocket" }, this.herald)
@@ -38,7 +41,7 @@ export class Scene {
     for (let room = 0; room <= nth * 2; room += 1) await client.joined(`private:${slug}:room-${room}`, { payload })
   }
 
-  /** An app whose names are as long as they may be, with a session and an event. */
+  /** Creates an app with long names, and opens a session that joins its long channel. */
   async enterAtLength() {
     const { herald } = this
     this.long = await herald.createApp({ name: LONG.name })
@@ -54,7 +57,7 @@ export class Scene {
     return this.herald.trigger({ scope: "presence", topic: LONG.channel, event: LONG.event, payload: { text: "w".repeat(300) } }, this.long)
   }
 
-  /** Publishes `times` events, and lets a guest join, be refused, and leave. */
+  /** Publishes an order and `times` more events, and lets a guest join, be refused, and leave. */
   async happen(times) {
     const { slug, secret } = this.app
     const guest = new Client({ ...LATEST, transport: "WebSocket" }, this.herald)
@@ -68,7 +71,7 @@ export class Scene {
     await guest.disconnect()
   }
 
-  /** Publishes at a rate that rises and falls, to listeners that come and go, for so many seconds. */
+  /** Publishes at a rate that rises and falls, to listeners that come and go, for `seconds` seconds. */
   async beBusy(seconds) {
     const listeners = []
     for (let second = 0; second < seconds; second += 1) {

@@ -1,4 +1,5 @@
-// The console of an open page. Names are kept from one block to the next, and `await` works at the top level.
+// The developer console of an open page. Each block sees the variables of the blocks before it, and `await` works at
+// the top level.
 
 import assert from "node:assert/strict"
 import { eventually, Inbox } from "./wait.mjs"
@@ -15,7 +16,7 @@ export class Console {
     page.on("console", message => this.heard.put(message.text()))
   }
 
-  /** Pastes a block. */
+  /** Pastes a block of code, and waits until it has run. */
   paste(code) {
     return this.evaluate({ expression: code, replMode: true, awaitPromise: true })
   }

@@ -16,7 +16,7 @@ export const PAGE = "docs/operating.md"
 /** Debian's account without rights. The proxies run under it if the tests run as root. */
 const NOBODY = 65534
 
-/** The path with the folders in which Debian installs servers. */
+/** The `PATH` with the folders in which Debian installs servers. */
 const PATH = `${process.env.PATH}:/usr/sbin:/usr/local/sbin`
 
 const COMPLAINTS_CHARS_MAX = 4000
@@ -30,7 +30,7 @@ export class DocumentedProxy {
   static nginx(upstream, edit) {
     return start("nginx", upstream, edit, folder => ({
       config: block => nginxConfig(folder, block),
-      // A single process, so that no process remains if the test ends early.
+      // nginx runs as a single process, so that none remains if the test ends early.
       words: ["-p", folder, "-c", path.join(folder, "config"), "-e", "stderr", "-g", "daemon off; master_process off;"],
     }))
   }

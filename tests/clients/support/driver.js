@@ -55,7 +55,7 @@ window.driver = (() => {
     channels[number].leave()
   }
 
-  /** Sends a message without a channel of the client, in the client's own encoding. */
+  /** Sends a message that no channel object of the client knows of, in the client's own encoding. */
   function slip(client, message) {
     const socket = sockets[client]
     const ref = socket.makeRef()

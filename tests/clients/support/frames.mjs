@@ -11,7 +11,7 @@ export class Frames {
     this.isOpen = false
   }
 
-  /** The bytes to pass on, of these and of the incomplete frame before. */
+  /** Takes the server's next bytes, and returns the frames to pass on that are complete with them. */
   sift(chunk) {
     this.bytes = Buffer.concat([this.bytes, chunk])
     const whole = []

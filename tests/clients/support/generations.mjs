@@ -4,13 +4,14 @@
  * One row per generation; `module` is the name under which package.json installs it.
  *
  * - `patient`: has no timeout for replies, until 1.1.
- * - `flushesLate`: sends events that were pushed before it had joined with its next join, until 1.1.
+ * - `flushesLate`: keeps events that were pushed before it had joined, and sends them with its next join, until 1.1.
  * - `staysAway`: reconnects only after a close event whose code is not 1000, from 1.4.0 to 1.4.2; its own heartbeat timer
  *   closes with 1000, and its long-poll closes without an event.
  * - `rejoinsDenied`: retries a join that was refused, from 1.4.3.
  * - `leavesDuplicates`: a second channel object of a topic makes the first one leave, from 1.5.
  * - `presence`: `functions` on a state that the page keeps, or `objects` that keep the state.
- * - `bytes`: reads and writes binary frames, from 1.5.7; `posts`: also sends them over long-poll, from 1.7.
+ * - `bytes`: reads and writes binary frames, from 1.5.7.
+ * - `posts`: also sends binary payloads over long-poll, and sends its messages there in batches, from 1.7.
  * - `namesInUtf8`: measures the names in a binary frame in bytes of UTF-8, from 1.8.7.
  * - `fallsBack`: has `longPollFallbackMs`, from 1.7.11.
  */
@@ -29,7 +30,10 @@ export const GENERATIONS = [
 export const OLDEST = GENERATIONS[0]
 export const LATEST = GENERATIONS[GENERATIONS.length - 1]
 
-/** A fault of phoenix.js: a long-poll session that has ended is never opened again. */
+/**
+ * The reason why a client cannot pass a step that ends its session, or a falsy value. It is a fault of phoenix.js:
+ * these versions never reopen a long-poll session that has ended.
+ */
 export const STAYS_AWAY = ({ staysAway, transport }) =>
   staysAway && transport === "long-poll" && "it reconnects only after a close event, and its long-poll has none"
 

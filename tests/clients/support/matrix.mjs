@@ -17,7 +17,7 @@ export class Matrix {
     this.words.set(`${step} with ${client.id}`, word)
   }
 
-  /** The text of a cell; there is none if its test failed or did not run. */
+  /** The text of a cell. The cell of a test that failed or did not run says so. */
   get(step, client) {
     return this.words.get(`${step} with ${client.id}`) ?? "**not shown**"
   }
@@ -42,7 +42,7 @@ export class Matrix {
     return lines.map(cells => `| ${cells.join(" | ")} |\n`).join("")
   }
 
-  /** The tables of the page. If HERALD_WRITE_CONFORMANCE is set, and no result is missing, they are first written. */
+  /** The tables of the page. If HERALD_WRITE_CONFORMANCE is set and no result is missing, first writes them there. */
   async documented() {
     const document = await readFile(DOCUMENT, "utf8")
     const [before, rest] = halves(document, BEGIN)
@@ -55,7 +55,7 @@ export class Matrix {
 
 function halves(text, mark) {
   const parts = text.split(mark)
-  if (parts.length !== 2) throw new Error(`docs/conformance.md has not one ${mark.trim()}`)
+  if (parts.length !== 2) throw new Error(`docs/conformance.md must have exactly one ${mark.trim()}`)
   return parts
 }
 

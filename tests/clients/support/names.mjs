@@ -1,6 +1,9 @@
-// The names of what can be used on a page, as a screen reader tells them.
+// The accessible names of a page's elements: those that a screen reader says.
 
-/** The elements that can be used or that need a name, and have none; and ids that two elements have. */
+/**
+ * Returns the faults of a page: visible elements that need a name and have none, ids that occur twice, and any number
+ * of visible first-level headings but one.
+ */
 export function unnamed(page) {
   return page.evaluate(find)
 }

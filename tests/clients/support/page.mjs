@@ -7,7 +7,7 @@ import { pageRequests } from "./xhr.mjs"
 
 const DRIVER = path.join(path.dirname(fileURLToPath(import.meta.url)), "driver.js")
 
-/** The common part of both kinds: it passes what happens on the page to the receiver with a number. */
+/** The common part of both kinds: it passes each report of the driver to the client whose number the report has. */
 class Page {
   constructor() {
     this.clients = new Map()
@@ -24,7 +24,7 @@ class Page {
   }
 }
 
-/** A window in this process. */
+/** A window in this process, without a browser. */
 export class NodePage extends Page {
   constructor(generation) {
     super()

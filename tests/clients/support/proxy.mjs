@@ -9,8 +9,9 @@ const REFUSAL = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 
 
 export class Proxy {
   /**
-   * Listens in front of `herald`; `upgrades` says whether WebSockets are permitted. One that `waits` keeps a new connection until
-   * `herald` listens, as load balancers do that queue or retry; otherwise the connection breaks.
+   * Listens in front of `herald`; `upgrades` says whether WebSockets are permitted. A proxy that `waits` holds a new
+   * connection until `herald` is ready, as load balancers do that queue or retry. Otherwise a connection breaks while
+   * `herald` is down.
    */
   static async start(herald, { upgrades = true, waits = false } = {}) {
     const proxy = new Proxy(herald, { upgrades, waits })
@@ -20,7 +21,7 @@ export class Proxy {
 
   constructor(herald, { upgrades, waits }) {
     Object.assign(this, { herald, upgrades, waits })
-    this.seen = [] // of every connection, what its first request asked for
+    this.seen = [] // the path of the first request of each connection
     this.sockets = new Set()
     this.requests = new Gate()
     this.answers = new Gate()
@@ -47,17 +48,17 @@ export class Proxy {
     return this.seen.filter(seen => seen === path).length
   }
 
-  /** From now on drops the texts that the server sends over WebSockets and that are `isUnwanted`. */
+  /** From now on drops the text frames of the server over WebSockets for whose text `isUnwanted` returns true. */
   keepBack(isUnwanted) {
     this.keepsBack = isUnwanted
   }
 
-  /** Whether a client waits for an answer: a client over HTTP notices only then that its connection breaks. */
+  /** Whether a client waits for an answer. A client over long-poll notices only then that its connection breaks. */
   get isAsked() {
     return [...this.sockets].some(socket => socket.isAsking)
   }
 
-  /** Breaks every connection as a network failure does: neither side sends a close. */
+  /** Breaks every connection as a network failure does: neither side sends a close frame. */
   cut() {
     this.sockets.forEach(socket => socket.destroy())
   }
@@ -120,7 +121,7 @@ export class Proxy {
     server.on("close", () => this.answers.whenOpen(() => client.end()))
   }
 
-  /** Waits until the server would take a client: one that is not there, or drains, is not ready. */
+  /** Waits until the server accepts clients. A server that does not run, or that drains, is not ready. */
   untilReady() {
     const isReady = () => fetch(`${this.herald.origin}/ready`).then(response => response.ok, () => false)
     return eventually(isReady, "the server behind the proxy")
@@ -128,7 +129,7 @@ export class Proxy {
 
   keep(socket) {
     this.sockets.add(socket)
-    // The other side notices a connection that breaks.
+    // An error only closes this socket; `join` then ends the connection to the other side.
     socket.on("error", () => socket.destroy())
     return socket.on("close", () => this.sockets.delete(socket))
   }

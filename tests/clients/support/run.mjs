@@ -2,9 +2,8 @@
 //
 //   node support/run.mjs <file>... --alone <file>...
 //
-// The files ahead of `--alone` run in their order, and several at a time: most of them wait more than they compute, for
-// timers of the clients, so there are more than there are cores. The files behind it measure times, so they run afterwards and
-// one after the other.
+// The files before `--alone` start in their order, and run two at a time for each core, because most of them wait for
+// timers of the clients more than they compute. The files after it measure times, so they run last and one at a time.
 
 import os from "node:os"
 import { run } from "node:test"

@@ -5,8 +5,8 @@ import { Browser } from "./browser.mjs"
 import { Herald } from "./herald.mjs"
 
 /**
- * Starts a server and a browser before the tests of a file, hands both to `use`, and stops them after the tests. Hooks of a file
- * run at the same time, so `use` also does what else has to be done before the tests.
+ * Starts a server and a browser before the tests of a file, hands both to `use`, and stops them after the tests. The
+ * `before` hooks of a file run at the same time, so `use` must also do everything else that the tests need first.
  */
 export function withServerAndBrowser(use) {
   let herald, browser

@@ -1,9 +1,9 @@
-// Screenshots for people. No test compares them, and they take a third of the time of a test of the looks.
+// Screenshots for people. No test compares them, and they would take a third of the time of the tests that take them.
 
 import { mkdir } from "node:fs/promises"
 import path from "node:path"
 
-/** Saves what a page shows, to its whole length, if HERALD_SCREENSHOTS names a folder. */
+/** Saves a screenshot of the whole page if HERALD_SCREENSHOTS names a folder. */
 export async function screenshot(page, name) {
   const folder = process.env.HERALD_SCREENSHOTS
   if (!folder) return

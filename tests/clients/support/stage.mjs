@@ -59,6 +59,7 @@ export class Stage {
     return this.herald.triggerRaw({ event: "bin", ...fields }, this.app)
   }
 
+  /** Has the client disconnect at the end of the step. */
   clear(client) {
     this.leftovers.push(() => client.disconnect())
     return client

@@ -32,6 +32,7 @@ export class Terminal {
     this.printed = ""
     this.shell.complaints = ""
     await writeFile(this.file, `${code}\n`)
+    // The shell prints this mark after the output of the block, and then 0 if all commands succeeded, or else 1.
     const end = `\0end ${(this.blocks += 1)} `
     const exited = this.shell.ended.then(code => assert.fail(`the shell ended with ${code}`))
     const printed = new Promise(resolve => {

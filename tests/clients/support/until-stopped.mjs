@@ -2,7 +2,7 @@
 //
 //   node until-stopped.mjs ws://127.0.0.1:4000
 //
-// Prints a line for each. Exits with 0 if the event and then a close with code 1012 arrived.
+// Prints a line for each of them. Exits with 0 if the event and then a close with code 1012 have arrived, else with 1.
 
 import WebSocket from "ws"
 

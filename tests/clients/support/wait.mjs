@@ -1,9 +1,9 @@
-// Waiting with a deadline. Every wait in these tests uses this file.
+// Waiting with a deadline. Playwright's waits for pages use the same deadline.
 
 /** The time after which a wait fails, in milliseconds. */
 export const DEADLINE_MS = 30_000
 
-/** Settles like `promise`, or fails with the name `what` if the deadline passes first. */
+/** Settles like `promise`, or fails if the deadline passes first; the error then names `what` was awaited. */
 export async function within(promise, what, deadlineMs = DEADLINE_MS) {
   let timer
   const late = new Promise((_, reject) => {
@@ -16,7 +16,9 @@ export async function within(promise, what, deadlineMs = DEADLINE_MS) {
   }
 }
 
-/** Calls `check` repeatedly until it returns a truthy value, and returns that value. */
+/**
+ * Calls `check` repeatedly until it returns a truthy value, and returns that value; fails if the deadline passes first.
+ */
 export async function eventually(check, what, deadlineMs = DEADLINE_MS) {
   const end = Date.now() + deadlineMs
   for (;;) {
@@ -54,7 +56,7 @@ export class Inbox {
     return this.arrived.length === 0
   }
 
-  /** All items that have arrived and were not taken. */
+  /** Takes all items that have arrived and were not taken yet. */
   rest() {
     return this.arrived.splice(0)
   }

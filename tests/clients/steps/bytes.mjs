@@ -47,7 +47,7 @@ export const BYTEWISE = [
     not: TOO_OLD,
 
     async run(stage) {
-      // No other step uses this scope, because its subscribers are counted.
+      // The step counts the subscribers of this scope that are skipped, so no other step uses it.
       const payload = { guardian_token: stage.token({ listen: ["bytes:*"] }) }
       const join = { payload, events: ["bin", "msg"] }
       const { inbox, client } = await stage.connect().joined(`bytes:${stage.app.slug}:room`, join)
@@ -69,7 +69,7 @@ export const BYTEWISE = [
   }),
 ]
 
-/** 1.5 and 1.6 post binary payloads as if they were JSON, which no server can read; the client must survive that. */
+/** 1.5 and 1.6 post binary payloads as if they were JSON, which no server can read. They must join again after that. */
 async function postsAsText(stage, sender, witness) {
   sender.pushBytes("bin", BYTES)
   await sender.client.lost.take("the loss of the connection")

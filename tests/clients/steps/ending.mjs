@@ -80,7 +80,8 @@ export const ENDING = [
 
       await stage.herald.disconnect({ topic: kept.topic }, stage.app)
       await client.lost.take("the loss of the connection")
-      // All channels are joined again at the same moment, and this one after them.
+      // The client joins its channels again at one moment and in their order, so a join of the closed channel would be
+      // sent before this one.
       assert.deepEqual(await rejoined(kept.replies), { status: "ok", response: {} })
       await client.fence()
       assert.deepEqual([closed.closed.rest(), closed.errored.rest(), closed.replies.rest()], [[], [], []])
@@ -148,7 +149,7 @@ export const ENDING = [
   }),
 ]
 
-/** The time in which a server with many sessions restarts in order, also on a slow machine. */
+/** A time that is long enough for an orderly restart of a server with many sessions, also on a slow machine. */
 export const RESTART_MS = 4000
 
 /** A step for all clients at once, on a server that stops and starts again. */
@@ -183,7 +184,10 @@ async function comesBack(stage, { client, replies, topic }, code) {
   assert.deepEqual(await rejoined(replies), { status: "ok", response })
 }
 
-/** The reply to a rejoin. A client that loses its connection again while it waits reaches its timeout, and retries. */
+/**
+ * Waits for the reply to a rejoin. A client that loses its connection again before the reply reaches its timeout, and
+ * retries.
+ */
 export async function rejoined(replies) {
   let reply
   do reply = await replies.take("the reply to the rejoin")

@@ -5,7 +5,7 @@ import { LATEST } from "../support/generations.mjs"
 import { step } from "../support/stage.mjs"
 import { mint } from "../support/token.mjs"
 
-/** How many retries of a denied join the step waits for. */
+/** The number of denials, the first one included, for which the step waits if a client retries. */
 const DENIALS = 3
 
 /** The timeout of a client for the reply to a join, where it can be set. */
@@ -58,7 +58,7 @@ export const JOINING = [
       const { replies } = client.join(topic)
       assert.deepEqual(await replies.take("the denial"), denial)
 
-      // Clients retry at the same pace, so this wait ends no sooner than a retry would come.
+      // While a client that does not retry is watched, another one retries at the same pace: a retry would be noticed.
       const again = rejoinsDenied ? replies : stage.connectOther(LATEST).join(topic).replies
       for (let n = 1; n < DENIALS; n += 1) assert.deepEqual(await again.take("the next denial"), denial)
       if (!rejoinsDenied) await again.take("one more denial")
@@ -83,10 +83,10 @@ export const JOINING = [
       proxy.answers.hold()
       const { replies, inbox, closed } = client.join(topic)
       const waiting = patient ? other.join(topic).replies : replies
-      assert.equal((await waiting.take("the end of its patience")).status, "timeout")
+      assert.equal((await waiting.take("the timeout of the join")).status, "timeout")
       proxy.answers.release()
 
-      // On a slow machine it can reach its timeout again.
+      // On a slow machine the client can reach its timeout again.
       let reply
       do reply = await replies.take("the reply to a join")
       while (reply.status === "timeout")
@@ -107,14 +107,14 @@ export const JOINING = [
       const client = stage.connect()
       const first = await client.joined(topic)
       const second = await client.joined(topic)
-      if (vsn === "2.0.0") await first.closed.take("its end")
+      if (vsn === "2.0.0") await first.closed.take("the close of the first join")
 
       await stage.trigger({ topic: "twice", payload: { n: 1 } })
       assert.deepEqual(await second.inbox.take(), { event: "msg", payload: { n: 1 } })
       assert.deepEqual(await second.push("#nope", {}).take(), { status: "error", response: { reason: "invalid event" } })
 
       const times = client.wire.filter(message => message.topic === topic && message.event === "msg").length
-      assert.equal(times, 1, "it is sent once, however many channel objects there are")
+      assert.equal(times, 1, "the event is sent once, however many channel objects there are")
       assert.deepEqual([first.closed.rest(), second.closed.rest()], [[], []])
       assert.deepEqual([first.errored.rest(), second.errored.rest()], [[], []])
       assert.deepEqual(second.inbox.rest(), [])

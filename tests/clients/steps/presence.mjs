@@ -67,7 +67,7 @@ function customs(picture) {
   return sorted(Object.fromEntries(metas))
 }
 
-/** Texts are compared, in which undefined becomes null. */
+/** The same state in a fixed order, because `shows` compares texts. In these texts, undefined is null. */
 function sorted(picture) {
   const byText = (one, other) => JSON.stringify([one]).localeCompare(JSON.stringify([other]))
   return Object.fromEntries(Object.keys(picture).sort().map(key => [key, [...picture[key]].sort(byText)]))

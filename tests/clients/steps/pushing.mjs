@@ -72,7 +72,7 @@ export const PUSHING = [
       const pushes = [1, 2, 3].map(n => ["msg", { n }])
       const { inbox, replies, client } = stage.connect().join(`public:${stage.app.slug}:early`, { events: ["msg"], pushes })
       assert.deepEqual(await replies.take(), { status: "ok", response: {} })
-      if (flushesLate) await client.do("babble") // it is sent away, comes back and joins anew
+      if (flushesLate) await client.do("babble") // the server closes its connection, and it joins again
       const heard = []
       for (const _ of pushes) heard.push((await inbox.take()).payload.n)
       await client.fence()
@@ -107,13 +107,13 @@ export const PUSHING = [
 
   step("e172 has its heartbeats answered", {
     async run(stage) {
-      // A client whose heartbeat is not answered before its next one hangs up. One that then stays away has time for a pause
-      // of a busy machine.
+      // A client closes its connection if a heartbeat is not answered before the next one is due. A client that would
+      // not reconnect after that has a longer interval, so that a pause of a busy machine does no harm.
       const heartbeatMs = stage.client.staysAway ? 30 * HEARTBEAT_MS : HEARTBEAT_MS
       const client = stage.connect({ heartbeatMs })
       if (stage.overWebSocket) return void (await client.beats(3))
       await client.opened.take()
-      // A client that sent heartbeats would have sent as many as this one by then.
+      // If this client sent heartbeats, it would have sent as many as the other one by then.
       await stage.connectOther(LATEST, { heartbeatMs: HEARTBEAT_MS }).beats(3)
       assert.equal(client.answeredHeartbeats, 0)
       await client.fence()

@@ -6,7 +6,7 @@ import { blocksOf } from "../support/markdown.mjs"
 import { step } from "../support/stage.mjs"
 import { RESTART_MS } from "./ending.mjs"
 
-/** The topic in the lines. Each step has its own. */
+/** The topic in the lines of the document. Each step replaces it with its own. */
 const PRINTED_TOPIC = "private:shop:room-1"
 
 const LINES = await linesForAPage()
@@ -65,7 +65,8 @@ export const RECOVERING = [
       return { proxy, page }
     },
 
-    // The longer a client is without a connection, the longer it pauses between its retries, so all lose theirs at once.
+    // The longer a client is without a connection, the longer are its pauses between retries, so all clients lose
+    // theirs at once.
     async act(stages) {
       const [{ restarting }] = stages
       await Promise.all(stages.map(async ({ client, arranged: { page, proxy } }) => {

@@ -8,7 +8,7 @@ import { csrfSignature, mint } from "./support/token.mjs"
 
 const TOPIC = "private:test-app"
 
-/** For how long a connection that was cut by hand stays away. */
+/** The time after which the page reconnects by itself when its connection was cut by hand. */
 const CUT_MS = 10_000
 
 let herald, browser
@@ -209,7 +209,7 @@ describe("the connection", () => {
 
   test("can be cut by hand, and what was sent meanwhile arrives marked as recovered", async t => {
     const [one, two] = await twoWindows(t)
-    // Otherwise the window would be back before the others have done their part, if the machine is slow.
+    // On a slow machine the window would otherwise reconnect by itself before the other one has sent its messages.
     await one.stopClock()
     await one.by("cut").click()
     await one.is("reconnecting")
@@ -312,7 +312,7 @@ describe("the private panel", () => {
     await window.privateIs("idle")
   })
 
-  test("a topic with a channel of its own", async t => {
+  test("joins a single channel, and sends to it", async t => {
     const window = await open(t)
     const token = mint({ listen: [`${TOPIC}:*`], publish: [`${TOPIC}:*`] }, TEST_APP.secret)
     await window.joinPrivately({ topic: `${TOPIC}:room:1`, token })
@@ -328,7 +328,7 @@ describe("the private panel", () => {
     { label: "no token", token: "", words: "authentication_required" },
     { label: "a token for another topic", token: mint({ listen: ["private:test-app:x"] }, TEST_APP.secret), words: "authentication_required" },
     { label: "a forged token", token: mint({ listen: [TOPIC] }, "forged"), words: "invalid_token" },
-    { label: "no token at all, only words", token: "please", words: "invalid_token" },
+    { label: "words that are not a token", token: "please", words: "invalid_token" },
     { label: "an expired token", token: grant({ exp: 1 }), words: "token_expired" },
     { label: "a bound token without its CSRF value", token: grant(bound), words: "invalid_csrf" },
     { label: "a topic of no app", topic: "private:no-such-app", token: grant({}), words: "unmatched topic" },

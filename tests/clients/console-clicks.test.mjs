@@ -9,14 +9,14 @@ import { withServerAndBrowser } from "./support/running.mjs"
 
 /** The longest time from a click to the frame that shows its effect. */
 const CLICK_MS_MAX = 300
-/** On a slow machine: the longest time, as a multiple of the longest one on a page of an idle app at the same moment. */
+/** On a slow machine a click may take longer: up to this multiple of the longest click on the page of an idle app. */
 const TIMES_IDLE_MAX = 3
-/** How often each of the two controls is clicked. */
+/** The number of clicks on each of the two controls. */
 const CLICKS = 6
 
 /** The events that the busy app publishes per second, in calls of `bulk` events. */
 const BUSY = { perSecond: 2000, bulk: 100 }
-/** A machine on which other programs run may not publish as fast at once. */
+/** The number of attempts to publish at this rate, because other programs may slow the machine down. */
 const ATTEMPTS_MAX = 3
 
 let herald, browser

@@ -16,7 +16,7 @@ let herald, browser
 withServerAndBrowser(started => ({ herald, browser } = started))
 
 describe("wrong input", () => {
-  test("is told at its field, the fault of a slug with that of the name it is made from", async t => {
+  test("is reported at its field, and the fault of a slug at the name from which it is made", async t => {
     await herald.createApp({ name: "Taken already" })
     const window = await admin(t)
     await window.go("/new-app")
@@ -31,7 +31,7 @@ describe("wrong input", () => {
     assert.equal(await window.page.evaluate(() => document.activeElement.name), "name")
   })
 
-  test("of an event is told at each of its fields", async t => {
+  test("in an event is reported at each of its fields", async t => {
     const window = await admin(t)
     await window.go("/apps/test-app/send")
     await window.by("scope").fill("No Scope!")
@@ -48,7 +48,7 @@ describe("wrong input", () => {
     await window.by("send-note").getByText("This is too large.").waitFor()
   })
 
-  test("in a filter says which field has which fault, and goes with it", async t => {
+  test("in a filter is reported with the name of its field, until it is removed", async t => {
     const window = await admin(t)
     await window.go("/apps/test-app/channels")
     await window.by("scope-filter").fill("No Scope!")
@@ -57,7 +57,7 @@ describe("wrong input", () => {
     await window.by("channels-note").getByText(/occupied$/).waitFor()
   })
 
-  test("in the address leads to a view that exists", async t => {
+  test("in the address leads to the overview", async t => {
     const window = await admin(t)
     for (const nowhere of ["/nothing/here", "/apps/%zz/live", "/apps//live/"]) {
       await window.go(nowhere)
@@ -106,7 +106,7 @@ describe("the connections", () => {
 })
 
 describe("a server that is gone", () => {
-  test("is told in every view, and each view shows what it is for when the server is back", async t => {
+  test("is reported by a view that loads and by a form, and both work when the server is back", async t => {
     const server = await Herald.start()
     t.after(() => server.close())
     const window = await admin(t, server)
@@ -115,7 +115,7 @@ describe("a server that is gone", () => {
     await window.by("unreachable").waitFor()
     await window.page.getByText("The server cannot be reached.").waitFor()
     await server.start()
-    // This view asks nothing by itself.
+    // This view asks the server only once, so the console must load it again.
     await window.by("keys").waitFor()
     await window.by("unreachable").waitFor({ state: "hidden" })
     await window.go("/apps/test-app/send")
@@ -131,7 +131,7 @@ describe("a server that is gone", () => {
 })
 
 describe("an app that somebody else changes", () => {
-  test("is missed in every tab when it is renamed", async t => {
+  test("is reported as missing in its tabs after it was renamed", async t => {
     const app = await herald.createApp({ name: "Renamed by another" })
     const window = await admin(t)
     await window.go(`/apps/${app.slug}/settings`)
@@ -151,7 +151,7 @@ describe("an app that somebody else changes", () => {
     await window.by("apps").getByRole("link", { name: "Renamed it is" }).waitFor()
   })
 
-  test("takes its own login with it when it is renamed, whatever the login looks at", async t => {
+  test("keeps its own login when it is renamed, in a list and in a form", async t => {
     const app = await herald.createApp({ name: "Own login one" })
     const window = await opened(t)
     await window.loginAsApp(app)
@@ -170,7 +170,7 @@ describe("an app that somebody else changes", () => {
     }
   })
 
-  test("is missed by a list that is open when it is deleted", async t => {
+  test("is reported as missing by a list that is open when it is deleted", async t => {
     const app = await herald.createApp({ name: "Deleted by another" })
     const window = await admin(t)
     await window.go(`/apps/${app.slug}/connections`)
@@ -204,7 +204,7 @@ describe("a page of another site", () => {
     const [answer] = await Promise.all([page.waitForResponse(/rotate$/), page.evaluate(() => document.forms[0].submit())])
     assert.ok([401, 403].includes(answer.status()), `${answer.status()}`)
     const { data } = await herald.ask("GET", `/api/apps/${app.slug}`, { username: app.key, password: app.secret })
-    assert.equal(data.previous_key, null, "the pair is the one of the beginning")
+    assert.equal(data.previous_key, null, "the keys of the app were not rotated")
   })
 })
 
@@ -223,7 +223,7 @@ function faults(window) {
   return window.page.locator(".fault:not(:empty)").allTextContents()
 }
 
-/** A page of another origin, perhaps in a window that has the cookies of one of the console's. */
+/** A page of another site. With the `context` of a console's window it shares that window's cookie store. */
 async function foreign(t, context) {
   const server = http.createServer((_, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html>"))
   const port = await freePort()
@@ -231,7 +231,7 @@ async function foreign(t, context) {
   t.after(() => server.close())
   const page = context ? await context.newPage() : await browser.blank()
   if (!context) t.after(() => page.context().close())
-  // Another name of this machine is another site; another port alone would be the same one.
+  // A page at another host name belongs to another site. A page at another port of the same host would not.
   await page.goto(`http://localhost:${port}/`)
   return page
 }

@@ -10,7 +10,7 @@ import { Herald } from "./support/herald.mjs"
 import { unnamed } from "./support/names.mjs"
 import { withServerAndBrowser } from "./support/running.mjs"
 
-/** The views: where each of them is, and what has to be there before it is looked at. */
+/** The views: the path of each, and a function that waits until the view shows its content. */
 const VIEWS = [
   { name: "overview", path: () => "/overview", ready: window => window.by("nodes").getByTestId("row").first().waitFor() },
   { name: "apps", path: () => "/apps", ready: window => window.by("apps").getByTestId("row").first().waitFor() },
@@ -71,7 +71,7 @@ for (const [size, viewport] of Object.entries(VIEWPORTS)) {
         })
       }
 
-      test("nothing has complained", () => assert.deepEqual(window.complaints, []))
+      test("no error was logged", () => assert.deepEqual(window.complaints, []))
     })
   }
 }
@@ -110,7 +110,7 @@ test("everything that the keyboard reaches shows the focus", async t => {
   }
 })
 
-test("nothing moves where less motion is wanted, and something may elsewhere", async t => {
+test("nothing is animated where reduced motion is wanted, and something is elsewhere", async t => {
   const server = await Herald.start()
   t.after(() => server.close())
   const windows = await Promise.all(["reduce", "no-preference"].map(reducedMotion => ConsolePage.open(browser, server.origin, { reducedMotion })))
@@ -129,7 +129,7 @@ test("nothing moves where less motion is wanted, and something may elsewhere", a
   }
   const [reduced, usual] = moving
   assert.deepEqual(reduced, [])
-  // Colours that have just changed may still be on their way to the new one.
+  // Beside this animation of the state, transitions of colours may still be running.
   assert.ok(usual.includes("breathe"), `only these move: ${usual}`)
 })
 
@@ -137,13 +137,13 @@ test("nothing moves where less motion is wanted, and something may elsewhere", a
 function focusShown() {
   const focused = document.activeElement
   if (focused === document.body) return null
-  // The segments of a choice show the focus at the words beside the button itself.
+  // A segment of a choice is a transparent radio button; the text beside it shows the focus.
   const shown = [focused, focused.nextElementSibling].filter(Boolean).map(each => getComputedStyle(each))
   const isShown = shown.some(({ outlineStyle, outlineWidth }) => outlineStyle === "solid" && parseFloat(outlineWidth) >= 2)
   return { nth: [...document.querySelectorAll("*")].indexOf(focused), what: focused.outerHTML.slice(0, 80), isShown }
 }
 
-/** Checks the width, the names and the contrasts of a view, and takes its picture if pictures are wanted. */
+/** Checks the width, the names and the contrasts of a view, and saves a screenshot if screenshots are wanted. */
 async function look(window, name) {
   await window.page.mouse.move(0, 0)
   await window.screenshot(name)
@@ -155,14 +155,14 @@ async function look(window, name) {
   assert.deepEqual([...new Set(faint)], [])
 }
 
-/** The live list with events of several kinds. */
+/** Waits until the live list shows events of several kinds. */
 async function isBusy(window) {
   await window.liveIs("live")
   await scene.happen(12)
   for (const kind of ["join", "refusal", "leave"]) await window.by("events").locator(`.event:visible[data-kind=${kind}]`).first().waitFor()
 }
 
-/** The live list of the app whose names are long: the channel is shown, however long the slug is. */
+/** Waits for an event of the app with long names, and checks that its channel is visible beside the long slug. */
 async function isLong(window) {
   await window.liveIs("live")
   await scene.happenAtLength()
@@ -172,7 +172,9 @@ async function isLong(window) {
   assert.ok(width > 50, `the channel has ${width} pixels`)
 }
 
-/** The live list of an app without events. The view before it is live as well. */
+/**
+ * Waits for the live list of an app without events. The text comes first, because the view before it is live as well.
+ */
 async function isEmpty(window) {
   await window.page.getByText("Nothing has happened yet").waitFor()
   await window.liveIs("live")

@@ -99,7 +99,7 @@ describe("the login", () => {
     await keyboard.type("pusher_admin_password")
     await keyboard.press("Enter")
     await window.heading("Overview").waitFor()
-    assert.equal(await focused(window), "Overview", "the focus is at the heading of the new view")
+    assert.equal(await focused(window), "Overview", "the heading of the new view has the focus")
     await window.page.locator("#skip").focus()
     await keyboard.press("Tab")
     await keyboard.press("Tab")
@@ -313,7 +313,8 @@ describe("live events", () => {
     const server = await Herald.start()
     t.after(() => server.close())
     const window = await watching(t, "test-app", { server })
-    // A server that restarts continues the reports that it had begun.
+    // After a restart the server resumes the feed of an app only if the feed had begun before, so the test waits for
+    // its first figures.
     await window.by("live").getByText(/^[0-9,]+ sessions?, /).waitFor()
     await server.stop()
     await window.liveIs("reconnecting")
@@ -354,7 +355,7 @@ describe("an app", () => {
     await window.by("channels-table").getByRole("link", { name: "presence:test-app:team/a b" }).click()
     await window.by("channel").getByText("1 member").waitFor()
     await window.by("channel").getByText("ada").waitFor()
-    assert.equal(await window.by("retained").count(), 0, "payloads come with a click only")
+    assert.equal(await window.by("retained").count(), 0, "payloads are shown only after a click")
     await window.by("show-history").click()
     await window.by("retained").filter({ hasText: "hello" }).locator("summary").click()
     await window.by("retained").getByText(`"n": 1`).waitFor()
@@ -426,7 +427,10 @@ function focused(window) {
   return window.page.evaluate(() => document.activeElement.textContent.trim())
 }
 
-/** A page of another origin with a script, and with phoenix.js under its npm name. `heard` are the lines that it has logged. */
+/**
+ * A page of another origin that runs a script and has phoenix.js under its npm name. `heard` returns the lines that it
+ * has logged.
+ */
 async function pasted(t, script) {
   const phoenix = await readFile(`${ROOT}/static/phoenix.mjs`)
   const html = `<!doctype html><script type="importmap">{"imports":{"phoenix":"/phoenix.mjs"}}</script><script type="module">${script}</script>`

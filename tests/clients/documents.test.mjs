@@ -1,4 +1,4 @@
-// The pages themselves: links that lead somewhere, an index that is complete, examples that some test runs.
+// The pages themselves: their links lead somewhere, the index is complete, and some test runs their examples.
 
 import assert from "node:assert/strict"
 import { access, readdir, readFile } from "node:fs/promises"
@@ -11,10 +11,16 @@ const README_LINES_MAX = 200
 /** Folders without pages of the project's own. */
 const FOREIGN = new Set([".git", "artifacts", "data", "node_modules", "target"])
 
-/** Pages whose examples a test runs: `readme.test.mjs`, `rails.test.mjs`, `protocol.test.mjs`, `recovery.test.mjs` and `pusher-clients.test.mjs`. */
+/**
+ * Pages whose examples a test runs: `readme.test.mjs`, `rails.test.mjs`, `protocol.test.mjs`, `recovery.test.mjs` with
+ * `generations.test.mjs`, and `pusher-clients.test.mjs`.
+ */
 const RUN = [...TOUR, "docs/rails.md", "docs/protocol.md", "docs/history.md", "docs/pusher.md"]
 
-/** Pages whose examples run tests, measurements or fuzz targets by hand. The files that they name are checked. */
+/**
+ * Pages whose examples are commands with which a person runs tests, measurements or fuzz targets. A test checks the
+ * files that they name.
+ */
 const BY_HAND = ["benches/README.md", "docs/conformance.md", "docs/pusher-conformance.md", "tests/clients/README.md", "tests/fuzz/README.md"]
 
 const FILES = await filesIn("")

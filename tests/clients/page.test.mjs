@@ -10,7 +10,7 @@ import { mint } from "./support/token.mjs"
 
 const ROOM = "private:test-app:room-1"
 const TOPICS = [ROOM, "private:test-app", "deploys:test-app:it's:a b", "presence:test-app:room-1", "presence:test-app"]
-/** For how long a button says that it has copied. */
+/** The time for which a button says that it has copied. */
 const COPIED_MS = 2000
 
 const COMMANDS = [

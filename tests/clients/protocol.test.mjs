@@ -56,7 +56,7 @@ describe("docs/protocol.md", () => {
   }
 
   async function play(talk, line) {
-    const [, sign, rest] = line.match(/^([→←⇒⇐]) (.*)$/) ?? assert.fail(`what is this line? ${line}`)
+    const [, sign, rest] = line.match(/^([→←⇒⇐]) (.*)$/) ?? assert.fail(`this line has no arrow: ${line}`)
     if (sign === "→") talk.send(filled(rest))
     if (sign === "←") matches(await talk.heard.take(line), rest)
     if (sign === "⇒") talk.call(filled(rest))
@@ -65,7 +65,7 @@ describe("docs/protocol.md", () => {
 
   /** A text to send, with every name replaced by its noted value. */
   function filled(text) {
-    return text.replace(/<(\w+)>/g, (_, name) => noted.get(name) ?? assert.fail(`nothing is known as <${name}>`))
+    return text.replace(/<(\w+)>/g, (_, name) => noted.get(name) ?? assert.fail(`no value was noted for <${name}>`))
   }
 
   /** Compares a received text letter by letter; a name that has no value yet takes the value at its place. */

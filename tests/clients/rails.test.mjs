@@ -119,7 +119,7 @@ describe("docs/rails.md", () => {
       await withClient(client => client.joined("private:foo-app:shared", { payload }))
     },
     "ruby disconnect": async code => {
-      // The joins of the sections before have the same id.
+      // The joins of the blocks before have the same user, so they must have ended.
       for (const channel of ["room-1", "shared"]) await herald.hasSubscribers(0, { scope: "private", channel }, app)
       await withClient(async client => {
         const payload = { guardian_token: await token({}) }

@@ -21,7 +21,7 @@ const BUILD_DEADLINE_MS = 20 * 60_000
 
 const PAGES = await Promise.all(TOUR.map(async page => ({ page, blocks: await blocksOf(page) })))
 
-/** What the console logs when its channels have joined, once each. */
+/** The lines that the page logs when its channels have joined, one for each channel. */
 const JOINS = ["joined", "joined in private", "joined, and seen"]
 
 describe("the README's tour, and the pages that continue it", () => {
@@ -81,7 +81,7 @@ describe("the README's tour, and the pages that continue it", () => {
       }
       if (/\/api\/admin\/apps|-X PATCH/.test(code)) assert.match(printed, /"slug":"foo-app"/)
     },
-    // The answer to the block before, of which one event is shown.
+    // The page shows the answer to the block before, shortened to one event.
     "json history": code => {
       const shown = JSON.parse(code)
       assert.deepEqual(Object.keys(history), Object.keys(shown))
@@ -89,7 +89,7 @@ describe("the README's tour, and the pages that continue it", () => {
       assert.deepEqual({ ...alike, position: "", time: "" }, { ...shown.data[0], position: "", time: "" })
       assert.equal(alike.time.length, shown.data[0].time.length)
     },
-    // The answer to the block before, of which one session is shown.
+    // The page shows the answer to the block before, shortened to one session.
     "json connections": code => {
       const shown = JSON.parse(code)
       assert.deepEqual(Object.keys(connections), Object.keys(shown))
@@ -100,7 +100,7 @@ describe("the README's tour, and the pages that continue it", () => {
       assert.deepEqual([session.protocol, session.transport, session.queue], [protocol, transport, queue])
       assert.equal(session.since.length, since.length)
     },
-    // The answer to the block before: the rotation of this page's example.
+    // The page shows the answer to the block before, which is the entry of the page's own rotation.
     "json audit": code => {
       const shown = JSON.parse(code)
       const comparable = ({ data: [{ id, at, ...entry }] }) => ({ ...entry, id: typeof id, at: at.length })
@@ -176,8 +176,8 @@ describe("the README's tour, and the pages that continue it", () => {
           assert.ok(kinds[kind], `no test knows what to do with a block of kind "${kind}"`)
           await kinds[kind](code.replaceAll("127.0.0.1:4000", `127.0.0.1:${port}`))
           if (kind === "sh" && /\brotate\b/.test(code)) rotations += 1
-          // A block must not end what an earlier block began. But with the second rotation the pair that signed
-          // the page's token ends, as soon as the server takes notice of what a command has changed.
+          // A block must not end the joins of an earlier block. But with the second rotation the pair that signed the
+          // page's token ends, as soon as the server notices that a command has changed the database.
           if (rotations < 2) await page?.keepsItsJoins()
         })
       }

@@ -14,7 +14,7 @@ import { DEADLINE_MS, Inbox } from "./support/wait.mjs"
 import { browserGlobals, load, plain } from "./support/window.mjs"
 
 describe("the first article: a Pusher clone, its Rails demo's page", () => {
-  // index.es6; the page imports Socket for it.
+  // The article's index.es6. The page of this test provides the `Socket` that it uses.
   const INDEX = `
     let guardianToken = $("meta[name=guardian-token]").attr("content")
     let csrfToken     = $("meta[name=guardian-csrf]").attr("content")

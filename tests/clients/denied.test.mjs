@@ -10,7 +10,7 @@ import { DEADLINE_MS } from "./support/wait.mjs"
 /** The delays after which phoenix.js, since 1.4.3, retries for the first, second, third and fourth time. */
 const PACE_MS = [1000, 2000, 5000, 10_000]
 
-/** The timers of phoenix.js count whole milliseconds, and not from the test's clock. */
+/** The tolerance of a pause: timers count whole milliseconds, and by a clock that is not the test's. */
 const CLOCK_MS = 10
 const DENIAL = { status: "error", response: "authentication_required" }
 

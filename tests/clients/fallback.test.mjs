@@ -14,10 +14,10 @@ import { mint } from "./support/token.mjs"
 /** The timeout of a generated Phoenix application, by the clock of the page, which the test moves. */
 const FALLBACK_MS = 2500
 
-/** A short timeout. */
+/** A short timeout, for pages whose clock runs. */
 const SOON_MS = 500
 
-/** A client that checks its connection whenever its fallback timeout has passed. */
+/** The options of a client that sends a heartbeat whenever its fallback timeout has passed. */
 const PATIENT = { fallbackMs: FALLBACK_MS, heartbeatMs: FALLBACK_MS }
 
 const TOPIC = "public:test-app"
@@ -41,7 +41,7 @@ describe("e183 if WebSockets are refused the client uses long-poll, with the sam
       assert.equal(await client.opened.take(), "long-poll")
       await herald.trigger({ scope: "private", topic: "foo-topic", payload: { by: "HTTP" } })
       assert.deepEqual(await inbox.take(), { event: "foo-topic:msg", payload: { by: "HTTP" } })
-      assert.ok(proxy.count("/socket/websocket") >= 1, "it had tried")
+      assert.ok(proxy.count("/socket/websocket") >= 1, "it has tried a WebSocket first")
       assert.ok(proxy.count("/socket/longpoll") >= 1)
     })
   }
@@ -86,8 +86,8 @@ describe("e184 if WebSockets work the client stays on one, even if its joins are
 })
 
 /**
- * Lets twice the fallback timeout pass, by the clock of the client's page. It passes only after the client's first ping, and
- * then after each heartbeat, was answered, so a slow machine is no reason to fall back.
+ * Lets the fallback timeout pass twice, by the clock of the client's page: once after the answer to the client's first
+ * ping, and once after the answer to the next heartbeat, so that the client does not fall back on a slow machine.
  */
 async function staysOnWebSocket(client, proxy) {
   await client.beats(1)

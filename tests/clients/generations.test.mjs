@@ -22,7 +22,8 @@ const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_W
 /**
  * A step has `run(stage)`, which may return the text of its cell, and may have
  * - `not(client)`: the reason why a client cannot pass the step,
- * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds its result.
+ * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds the result of
+ *   `arrange`.
  */
 const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING, ...RECOVERING]
 
@@ -65,7 +66,7 @@ for (const step of STEPS) {
 
 test("docs/conformance.md shows the results", async () => {
   console.log(matrix.toString())
-  assert.equal(await matrix.documented(), matrix.toString(), "HERALD_WRITE_CONFORMANCE=1 makes it so")
+  assert.equal(await matrix.documented(), matrix.toString(), "HERALD_WRITE_CONFORMANCE=1 updates the page")
 })
 
 /** Puts the reason into the matrix if a client cannot pass the step. */

@@ -117,7 +117,7 @@ for (const name of PROXIES) {
   })
 }
 
-test("nginx as documented closes an idle connection before the server does", async t => {
+test("nginx as documented is configured to close an idle connection before the server does", async t => {
   const herald = await Herald.start()
   t.after(() => herald.close())
   const [, minutes, seconds] = (await herald.command("check-config")).match(/^server\.keep_alive +(?:(\d+)m)? ?(?:(\d+)s)?/m)

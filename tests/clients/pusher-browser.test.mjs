@@ -22,7 +22,10 @@ withServerAndBrowser(async started => {
   server = new Pusher({ appId, key, secret, host: "127.0.0.1", port: String(herald.port), useTLS: false, encryptionMasterKeyBase64 })
 })
 
-/** A page with a client of a build, connected as a user, whose application signs everything. It tells what its channels emit. */
+/**
+ * A page with a client of a build, whose application authorizes every channel for `user`. The page reports the states
+ * of the connection and the events of its channels.
+ */
 async function open(t, { name, file }, user, port = herald.port) {
   // Any page of that origin works if its policy lets the test add a script.
   const tab = await browser.tab(`${herald.origin}/health`)
@@ -60,7 +63,7 @@ async function open(t, { name, file }, user, port = herald.port) {
     state: () => tab.evaluate(() => ({ state: window.client.connection.state, id: window.client.connection.socket_id })),
     trigger: (channel, event, data) => tab.evaluate(([channel, event, data]) => window.client.channel(channel).trigger(event, data), [channel, event, data]),
     listen: channel => tab.evaluate(channel => window.listen(channel), channel),
-    /** The next thing that the page tells and that is like this. */
+    /** Takes reports of the page until one has the expected fields, and returns it. */
     async hears(expected) {
       for (;;) {
         const told = await inbox.take(JSON.stringify(expected))
@@ -74,7 +77,7 @@ const succeeded = channel => ({ channel, event: "pusher:subscription_succeeded" 
 
 for (const build of BUILDS) {
   describe(`${build.name}/dist/web/${build.file}`, () => {
-    test("hears what the server SDK triggers, and what another page whispers", async t => {
+    test("hears what the server SDK triggers, and the client events of another page", async t => {
       const [one, two] = [await open(t, build, "a"), await open(t, build, "b")]
       const channels = ["room", "private-room", "presence-room", ...(build.file.includes("encryption") ? ["private-encrypted-room"] : [])]
       for (const channel of channels) {

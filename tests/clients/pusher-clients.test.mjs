@@ -13,7 +13,10 @@ import { blocksOf } from "./support/markdown.mjs"
 import { Proxy } from "./support/proxy.mjs"
 import { Inbox } from "./support/wait.mjs"
 
-/** The examples of docs/pusher.md: the application's endpoint in Ruby and in JavaScript, as functions of what is asked of it. */
+/**
+ * The examples of docs/pusher.md: the application's endpoint in Ruby and in JavaScript, as functions of the request's
+ * fields.
+ */
 const [RUBY, JAVASCRIPT] = await blocksOf("docs/pusher.md")
 const ENDPOINTS = {
   ruby: ({ socket_id, channel_name, since }) => {
@@ -42,7 +45,7 @@ for (const [generation, Client] of [["7", Pusher7.default ?? Pusher7], ["8", Pus
     })
     after(() => herald?.close())
 
-    /** A client whose application signs everything, for a user. */
+    /** A client whose application authorizes every channel for `user`, or as `sign` does. */
     const connect = (t, user = "u", { key = TEST_APP.key, sign = null, watchlist = [], port = herald.port } = {}) => {
       const client = new Client(key, {
         cluster: "any",
@@ -66,7 +69,7 @@ for (const [generation, Client] of [["7", Pusher7.default ?? Pusher7], ["8", Pus
       return client
     }
 
-    /** What a channel or a connection emits under a name. */
+    /** An inbox for the events that a channel or a connection emits under these names. */
     const emitted = (emitter, ...names) => {
       const inbox = new Inbox("a listener")
       for (const name of names) emitter.bind(name, (data, meta) => inbox.put({ name, data, ...(meta?.user_id && { from: meta.user_id }) }))
@@ -180,7 +183,7 @@ for (const [generation, Client] of [["7", Pusher7.default ?? Pusher7], ["8", Pus
       assert.deepEqual((await own.take()).data, { n: 2 })
     })
 
-    test("a wrong key is told, and not tried again", async t => {
+    test("a wrong key is reported with the code 4001", async t => {
       const client = connect(t, "u", { key: "nobody" })
       const error = await emitted(client.connection, "error").take()
       assert.equal(error.data.data?.code ?? error.data.error?.data?.code, 4001)

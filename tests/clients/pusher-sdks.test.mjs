@@ -62,7 +62,7 @@ describe("Pusher's server SDKs", () => {
     assert.deepEqual(await asked("/channels/presence-team/users"), { users: [{ id: "u1" }] })
   })
 
-  test("npm's pusher encrypts, and what it sends passes unchanged", async t => {
+  test("npm's pusher encrypts, and a Phoenix client receives ciphertext and nonce", async t => {
     const token = mint({ listen: ["private:test-app:encrypted-room"] }, TEST_APP.secret)
     const { inbox } = await connect(t, herald).joined("private:test-app:encrypted-room", { payload: { guardian_token: token }, events: ["msg"] })
     const encryptionMasterKeyBase64 = Buffer.alloc(32, 7).toString("base64")
@@ -90,7 +90,7 @@ describe("Pusher's server SDKs", () => {
     await herald.updateApp(TEST_APP.slug, { pusher: true })
   })
 
-  test("PyPI's pusher triggers, asks and terminates, although it looks for that at a wrong address", async t => {
+  test("PyPI's pusher triggers, asks and terminates, although it calls another path for the last", async t => {
     await vacant(herald)
     const { inbox } = await connect(t, herald).joined("public:test-app:room", { events: ["msg", "one", "two"] })
     await present(t, herald, "u1")
@@ -121,7 +121,7 @@ describe("Pusher's server SDKs", () => {
     for (const [event, payload] of expected) assert.deepEqual(await inbox.take(), { event, payload })
   })
 
-  test("Ruby calls as the gem signs", async t => {
+  test("calls from Ruby that are signed as the gem signs them are answered", async t => {
     await vacant(herald)
     const { inbox } = await connect(t, herald).joined("public:test-app:room", { events: ["msg"] })
     await present(t, herald, "u1")

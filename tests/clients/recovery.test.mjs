@@ -1,5 +1,5 @@
 // `static/herald-recovery.mjs` with real clients and a real server: every generation of phoenix.js over both transports in
-// node, and pages in Chromium.
+// node, except where it cannot reconnect, and pages in Chromium.
 
 import assert from "node:assert/strict"
 import { describe, test } from "node:test"
@@ -42,7 +42,7 @@ describe("a channel recovers what it missed", { concurrency: 4 }, () => {
 })
 
 describe("with the latest phoenix.js", () => {
-  test("params may be a function, and are asked for at each join", async t => {
+  test("params may be a function, which is called at each join", async t => {
     const page = await Page.open(t)
     let asked = 0
     const room = page.room({ topic: named(t), params: () => ({ guardian_token: token({ sub: String((asked += 1)) }) }) })
@@ -98,10 +98,11 @@ describe("with the latest phoenix.js", () => {
 
   const hopeless = [
     { reason: "unknown", since: () => "not a position" },
+    // The same position, with another last character of its epoch.
     { reason: "epoch", since: async topic => (await trigger({ topic, position: true })).position.replace(/.:/, ({ 0: last }) => `${last === "A" ? "Q" : "A"}:`) },
   ]
   for (const { reason, since } of hopeless) {
-    test(`a gap that cannot be closed is told with the reason ${reason}, and live events continue`, async t => {
+    test(`a gap that cannot be closed is reported with the reason ${reason}, and live events continue`, async t => {
       const topic = named(t)
       const options = { since: await since(topic), history: 1 }
       await publish({ topic }, [1, 2])
@@ -113,7 +114,7 @@ describe("with the latest phoenix.js", () => {
     })
   }
 
-  test("more events than are retained are told as expired", async t => {
+  test("a gap of more events than are retained is reported as expired", async t => {
     const page = await Page.open(t)
     const room = page.room({ topic: named(t) })
     await room.outcomes.take()
@@ -265,7 +266,7 @@ describe("docs/history.md", async () => {
   })
 })
 
-/** A channel's name of its own for each test. */
+/** The name of a channel that only this test uses. */
 function named(t) {
   return t.name.replace(/\W+/g, "-").slice(0, 60)
 }
@@ -333,7 +334,7 @@ class Page {
   }
 }
 
-/** A channel, what it hears, and what the module tells. */
+/** A channel, the events that it receives, and the outcomes that the module reports. */
 class Room {
   constructor(topic, scope, channel) {
     Object.assign(this, { topic, scope, channel })
@@ -368,7 +369,8 @@ function unpacked(payload) {
 
 /** Opens a page of a server or proxy that joins with the module, and that logs what happens. */
 async function openTab(t, { origin }, { position = "", lines, ...how }) {
-  // Chromium does not know the address of a page that a test provides, and asks before it connects to this machine.
+  // Chromium does not know the address of a page that a test provides. Without this permission it would ask the user
+  // before it lets such a page connect to this machine.
   const page = await browser.blank({ permissions: ["local-network-access"] })
   t.after(() => page.context().close())
   const tab = new Tab(page, `${origin}/room`)
@@ -406,7 +408,7 @@ class Tab {
     page.on("console", message => message.type() === "log" && this.heard.put(message.text()))
   }
 
-  /** Waits until the page, which is held, has everything but its join. */
+  /** Waits until the page, which is held, has done everything but join. */
   async isRendered() {
     await this.page.waitForFunction(() => window.mayJoin)
   }
@@ -425,7 +427,10 @@ class Tab {
     await this.page.goto(this.url)
   }
 
-  /** Takes lines until this one. A connection may be lost more than once. */
+  /**
+   * Takes the next line, which must be this one. Lines that say `lost` are skipped, because a connection may be lost
+   * repeatedly.
+   */
   async shows(line) {
     let next
     do next = await this.heard.take(line)

@@ -34,7 +34,7 @@ describe("the first article's Net::HTTP.post_form", () => {
     })
   }
 
-  test("tells a position, after which a page misses nothing until it joins", async t => {
+  test("a page that joins with a position from before its rendering misses nothing", async t => {
     const [since] = await ruby("page_position.rb", [], pusher())
     for (const message of ["while the page renders", "while it loads"]) await ruby("pusher_event.rb", ["Ada", message, "0"], pusher())
     const { inbox } = await connect(t, herald).joined("public:test-app:foo-topic", { payload: { since }, events: ["msg"] })
@@ -94,7 +94,7 @@ describe("the second article's Guardian helper", () => {
     const refusals = [
       { label: "a visitor's token does not listen in private", human: "visitor", response: "authentication_required" },
       { label: "the CSRF value is needed", human: "admin", with: { csrf_token: undefined }, response: { error: "invalid_csrf" } },
-      { label: "another page's CSRF value does not do", human: "admin", with: { csrf_token: "b3RoZXI=" }, response: { error: "invalid_csrf" } },
+      { label: "another page's CSRF value is refused", human: "admin", with: { csrf_token: "b3RoZXI=" }, response: { error: "invalid_csrf" } },
     ]
     for (const refusal of refusals) {
       test(`${label}: ${refusal.label}`, async t => {

@@ -12,7 +12,8 @@ fn read(file: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("ops/{file}: {error}"))
 }
 
-/// The expressions of the dashboard's panels.
+/// The expressions of the dashboard: those of its panels, each of which has a description, and those of its
+/// variables.
 fn of_dashboard() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read("grafana/herald.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
@@ -45,7 +46,7 @@ fn of_alerts() -> Vec<String> {
     expressions
 }
 
-/// A label that an expression selects by, and its value, unless that is a variable.
+/// A label that an expression selects by, and its value: `None` if the value is a variable of the dashboard.
 type Selected = (String, Option<String>);
 
 /// The series that an expression names, with the labels that it selects by.
@@ -95,7 +96,7 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
             let of_metric: Vec<_> = shown.iter().filter(of_name).collect();
             assert!(!of_metric.is_empty(), "{expression}: there is no {name}");
             for (label, value) in labels {
-                // These are Prometheus's own.
+                // Prometheus itself adds these labels.
                 if ["instance", "job"].contains(&label.as_str()) {
                     continue;
                 }
@@ -115,7 +116,7 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
         let is_named = named.iter().any(|name| name.starts_with(metric));
         let is_meant = metric.starts_with("herald_")
             && !["herald_outbox_frames", "herald_outbox_frames_most"].contains(&metric);
-        assert!(is_named || !is_meant, "the dashboard shows no {metric}");
+        assert!(is_named || !is_meant, "neither the dashboard nor an alert names {metric}");
     }
 }
 
@@ -185,11 +186,11 @@ fn the_panels_of_the_dashboard_are_of_kinds_that_grafana_has_and_their_series_ha
             let shown: Vec<_> =
                 kept.iter().filter(|label| **label != "le" && !legend.contains(**label)).collect();
             assert!(shown.is_empty(), "{legend}: series that differ in {shown:?} look alike");
-            // A number of things is not shown as a time.
+            // Only an expression of a time may have the unit `s`.
             let overrides = panel["fieldConfig"]["overrides"].to_string();
             let is_time = expression.contains("_seconds");
             let is_shown_as_time = unit == "s" && !overrides.contains(legend);
-            assert!(is_time || !is_shown_as_time, "{legend} is no time");
+            assert!(is_time || !is_shown_as_time, "{legend} is not a time");
         }
     }
 }
@@ -237,7 +238,7 @@ fn the_unit_and_the_deployment_name_settings_that_exist() {
         env.push((name.to_owned(), value.to_owned()));
     }
     let settings = Settings::load_from(env.into_iter(), None).expect("settings");
-    assert!(settings.database.migrate, "Kamal has no moment to migrate in before the first start");
+    assert!(settings.database.migrate, "Kamal cannot run the migrations before the first start");
     let response_s = deploy.lines().find_map(|line| line.trim().strip_prefix("response_timeout: "));
     let response_s: u64 = response_s.and_then(|text| text.parse().ok()).expect("seconds");
     assert!(response_s > settings.socket.long_poll_window.as_secs(), "long-poll requests wait");

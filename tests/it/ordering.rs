@@ -1,7 +1,8 @@
-//! One order for all, and no gap behind a join's reply: under load, from several sides.
+//! All subscribers of a scope see one order, and no publication is missing after a join's reply, under the load
+//! of several publishers.
 //!
-//! Publishers wait until they hear what they sent, so the load is as much as this machine bears and
-//! no more; sessions get outboxes that no slow test machine can fill.
+//! A publisher sends more only when it has heard its earlier events, or has the answer to its last call. The
+//! load is therefore as much as this machine bears, and no more.
 
 use std::{
     cell::{Cell, RefCell},
@@ -60,7 +61,7 @@ async fn push_and_listen(
     let mut heard = Vec::with_capacity(total);
     while heard.len() < total {
         while pushed < own && pushed - came_back < AHEAD_MAX {
-            // Every other one goes to one channel only.
+            // Every second event goes to one channel only.
             let event = if pushed.is_multiple_of(2) { "room:msg" } else { "msg" };
             let payload = json!({ "id": [publisher, pushed] });
             socket.push(json!([null, null, SCOPE, event, payload])).await;
@@ -124,11 +125,12 @@ async fn all_subscribers_of_a_scope_see_one_and_the_same_order() {
     }
 }
 
-/// The publishers of a flood, as they are seen from the test's one thread.
+/// The state of a flood of publications, which all tasks of the test share on one thread.
 struct Flood {
-    /// How many each publisher has begun to publish: what follows comes after now.
+    /// The number of events that each publisher has begun to publish. An event with this number or a higher one
+    /// begins later.
     begun: RefCell<Vec<u64>>,
-    /// How many of each publisher the witness has heard.
+    /// The number of events of each publisher that the witness has heard.
     witnessed: RefCell<Vec<u64>>,
     over: Cell<bool>,
 }
@@ -139,7 +141,7 @@ impl Flood {
         Self { begun: none(), witnessed: none(), over: Cell::new(false) }
     }
 
-    /// The id of the next event of a publisher, which begins now.
+    /// Begins the next event of a publisher, and returns its id.
     fn begin(&self, publisher: usize) -> Id {
         let number = &mut self.begun.borrow_mut()[publisher];
         *number += 1;
@@ -151,7 +153,8 @@ impl Flood {
     }
 }
 
-/// Hears everything from before the first event to the last: the order that all else is held to.
+/// Hears all events, from before the first one to the last one. The other clients' events are compared with this
+/// order.
 async fn witness(flood: &Flood, mut socket: Socket) -> Vec<Id> {
     let mut heard = Vec::new();
     loop {
@@ -165,7 +168,7 @@ async fn witness(flood: &Flood, mut socket: Socket) -> Vec<Id> {
     }
 }
 
-/// Floods over a socket of its own.
+/// Publishes over a socket of its own until the flood is over.
 async fn flood_by_push(flood: &Flood, mut socket: Socket, publisher: usize) {
     let (mut pushed, mut came_back) = (0, 0);
     while !flood.over.get() || came_back < pushed {
@@ -180,7 +183,7 @@ async fn flood_by_push(flood: &Flood, mut socket: Socket, publisher: usize) {
     }
 }
 
-/// Floods over HTTP, twenty at a time.
+/// Publishes over HTTP, twenty events at a time, until the flood is over.
 async fn flood_in_bulk(server: &TestServer, flood: &Flood, publisher: usize) {
     while !flood.over.get() {
         let event = |_| json!({ "topic": SCOPE, "event": "msg", "payload": { "id": flood.begin(publisher) } });
@@ -197,7 +200,7 @@ async fn flood_in_bulk(server: &TestServer, flood: &Flood, publisher: usize) {
 /// The events that one join heard.
 struct Run {
     case: String,
-    /// How many each publisher had begun when the reply was read.
+    /// The number of events that each publisher had begun when the reply was read.
     begun: Vec<u64>,
     marker: Id,
     heard: Vec<Id>,
@@ -212,7 +215,7 @@ enum Entry {
     Twice,
 }
 
-/// Joins again and again, each time in another way.
+/// Joins again and again, in each way of [`Entry`].
 async fn join_again(
     server: &TestServer,
     flood: &Flood,
@@ -281,7 +284,8 @@ async fn join_again(
     runs
 }
 
-/// A run is a piece of the witness's order without gap or repetition, and begins early enough.
+/// Checks that a run is a contiguous part of the witness's order, and that it contains every event that was begun
+/// after the reply.
 fn check(run: &Run, order: &[Id], places: &HashMap<Id, usize>) {
     let Run { case, begun, marker, heard } = run;
     let from = places[&heard[0]];
@@ -324,7 +328,7 @@ async fn nothing_published_after_a_joins_reply_is_missing_under_load() {
 
     let places: HashMap<Id, usize> = order.iter().copied().zip(0..).collect();
     assert_eq!(places.len(), order.len(), "each event comes once");
-    assert!(order.len() > 2_000, "only {} events: that is no load", order.len());
+    assert!(order.len() > 2_000, "only {} events: that is too few for a load", order.len());
     let runs: Vec<Run> = runs.into_iter().flatten().collect();
     assert_eq!(runs.len(), JOINERS * ROUNDS);
     for run in &runs {
@@ -362,7 +366,7 @@ async fn a_client_of_many_channels_keeps_up_with_what_is_for_all_of_them() {
     for nth in 0..CHANNELS {
         client.join(&format!("{SCOPE}:{nth}"), json!({})).await;
     }
-    // 20 times 100 frames are twice what may wait for a session.
+    // 20 times 100 frames are about twice as many as may wait in an outbox.
     let small = |n: usize| json!({ "topic": SCOPE, "event": "small", "payload": { "n": n } });
     let bulk = json!({ "events": (0..IN_BULK).map(small).collect::<Vec<_>>() });
     let triggers = async {

@@ -1,7 +1,7 @@
 //! SPEC.md, *The console* and *What it must never do*: the credentials of one app reach nothing of another.
 //!
-//! The calls come from the description of the API, which has every address of the router: a new call is
-//! among them without being listed here, or this test asks what it should expect of it.
+//! The calls come from the description of the API, which has every route of the router, so a new call is tested
+//! without being listed here. If its statuses or its body are unknown here, the test fails and asks for them.
 
 use herald::http::openapi::DOCUMENT;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A call that the description has.
+/// A call of the description.
 struct Operation {
     id: String,
     method: String,
@@ -154,7 +154,7 @@ async fn a_session_asks_about_its_own_app_and_the_administrators_about_every_app
     let [first, _] = two_apps(&server).await;
     let (cookie, _) = log_in(&server, &app_login(&first)).await;
     let (admin_cookie, _) = log_in(&server, &admin()).await;
-    // Calls that end something, or the session itself, are tested elsewhere.
+    // Calls that end a key pair or a connection are tested elsewhere.
     let lasts = |operation: &Operation| {
         let of_app = operation.path.starts_with("/api/apps/{slug}");
         of_app && !["rotateOwnApp", "endConnection"].contains(&operation.id.as_str())

@@ -1,5 +1,5 @@
-//! When the database goes away: everything but the admin API goes on, and all is well again once it
-//! returns. On a PostgreSQL of the test's own, which is really stopped.
+//! While the database is away, everything but the admin API continues to work, and once it returns the admin API
+//! works again. The test starts a PostgreSQL server of its own and stops it.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::{tokens::token, *};
 
-/// A PostgreSQL of one's own, stopped when it goes out of scope.
+/// A PostgreSQL server of the test's own, stopped when it goes out of scope.
 struct Postgres {
     dir: TempDir,
     url: String,
@@ -32,7 +32,7 @@ impl Postgres {
         run(&["stop", &self.path()]);
     }
 
-    /// Starts it again where it was.
+    /// Starts it again in the same folder, on the same port.
     fn start_again(&self) {
         let port = self.url.rsplit_once(':').and_then(|(_, rest)| rest.split('/').next());
         assert_eq!(run(&["start", &self.path(), port.expect("a port")]), self.url);
@@ -45,12 +45,12 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // A test that failed has said why already.
+        // A failure here is ignored, because it would hide the reason why the test failed.
         let _ = script(&["stop", &self.path()]);
     }
 }
 
-/// The user who runs PostgreSQL in root's stead must get to its folder.
+/// Lets other users enter the folder: PostgreSQL refuses to run as root, so the script runs it as another user.
 fn open_to_others(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let open = std::fs::Permissions::from_mode(0o755);
@@ -69,7 +69,7 @@ fn run(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
-/// Waits until `/ready` tells this of the database; it must be ready throughout.
+/// Waits until `/ready` reports this state of the database. The server must be ready throughout.
 async fn until_database_is(server: &TestServer, state: &str) {
     let told = async {
         loop {
@@ -121,7 +121,7 @@ async fn without_its_database_a_server_goes_on_and_with_it_all_is_well_again() {
         assert!(!answer.body.contains("postgres"), "{method} {path}: {}", answer.body);
     }
     let wrong = request("GET", server.url("/api/admin/apps")).basic("x", "y").send().await;
-    assert_eq!(wrong.status, 401, "who may is judged all the same");
+    assert_eq!(wrong.status, 401, "credentials are still checked");
     assert_eq!(get(server.url("/health")).await.status, 200);
 
     postgres.start_again();

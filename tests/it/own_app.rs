@@ -90,7 +90,7 @@ async fn an_app_changes_its_settings_and_nothing_else() {
         assert_eq!((answer.status, &answer.json()["errors"]), (422, &faults), "{given}");
     }
     let slug = change(&server, &app, json!({ "slug": "another" })).await;
-    assert_eq!(slug.status, 200, "it is ignored, as the administrator's is");
+    assert_eq!(slug.status, 200, "the field is ignored, as it is in a change by the administrator");
     assert_eq!(as_admin_sees_it(&server).await, now, "a refused change changes nothing");
     let form = request("PATCH", server.url(OWN)).basic(&app.key, &app.secret);
     let form = form.form("app[client_events]=all&app[allowed_origins]=").send().await;
@@ -140,7 +140,7 @@ async fn a_secret_that_an_app_changes_is_in_that_answer_alone() {
     assert_eq!(change(&server, &app, json!({})).await.status, 401, "the old secret has ended");
     let again = change(&server, &changed, json!({ "secret": changed.secret })).await;
     assert_eq!(again.status, 200);
-    assert!(!again.body.contains(&changed.secret), "it is no new one");
+    assert!(!again.body.contains(&changed.secret), "an unchanged secret is not shown");
     let other = change(&server, &changed, json!({ "client_events": "all" })).await;
     assert!(!other.body.contains(&changed.secret), "{}", other.body);
 }
@@ -168,7 +168,7 @@ async fn an_app_rotates_its_pair_and_the_previous_one_may_only_read() {
     let refused =
         json!({ "errors": { "detail": "the previous key and secret do not permit this" } });
     let secret = call(&server, &old, "POST", "/secret", json!({})).await;
-    assert_eq!((secret.status, secret.json()), (403, refused.clone()), "it never gets the new one");
+    assert_eq!((secret.status, secret.json()), (403, refused.clone()), "not by the previous pair");
     let secret = call(&server, &new, "POST", "/secret", json!({})).await;
     assert_eq!((secret.status, &secret.json()["data"]["secret"]), (200, &json!(new.secret)));
     let by_old = change(&server, &old, json!({ "secret": "" })).await;
@@ -219,7 +219,7 @@ async fn nobody_but_the_app_itself_is_let_in() {
     let own = request("GET", server.url("/api/apps/idle-app")).basic(&idle.key, &idle.secret);
     assert_eq!(own.send().await.status, 401, "an inactive app");
     let mut after = as_admin_sees_it(&server).await;
-    // One of the calls was right.
+    // The GET from another origin was permitted, so it counts as a use of the key.
     after["key_last_used_at"] = before["key_last_used_at"].clone();
     assert_eq!(after, before);
 }
@@ -232,7 +232,7 @@ async fn an_app_that_changes_itself_too_often_is_refused_and_the_administrator_i
         let answer = change(&server, &app, json!({ "history_seconds": n })).await;
         assert_eq!(answer.status, 200, "{n}: {}", answer.body);
     }
-    // The test may take longer than the bucket takes to have room for one more.
+    // On a slow machine the rate limit may permit further changes meanwhile.
     let mut refused = change(&server, &app, json!({ "history_seconds": 1 })).await;
     while refused.status == 200 {
         refused = change(&server, &app, json!({ "history_seconds": 1 })).await;

@@ -1,4 +1,4 @@
-//! Paths with empty segments, as clients write them that join a base URL to a path.
+//! Paths with empty segments, which clients send that concatenate a base URL and a path.
 
 use crate::support::{http::Answer, *};
 use serde_json::{Value, json};

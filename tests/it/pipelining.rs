@@ -1,4 +1,5 @@
-//! Requests that are sent ahead: each is answered in its turn, and none costs more than others.
+//! Pipelined requests, which a client sends ahead of the answers to earlier ones. Each is answered in its turn, and
+//! costs no more than any other.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -12,7 +13,7 @@ use crate::support::*;
 
 const CREDENTIALS: &str = "Basic dGVzdC1hcHAtZmFrZS1rZXk6dGVzdC1hcHAtZmFrZS1zZWNyZXQ=";
 
-/// A connection whose client takes a few KB at a time.
+/// A connection with a small receive buffer, into which only a few KB of unread answers fit.
 async fn connect(server: &TestServer) -> TcpStream {
     let tcp = TcpSocket::new_v4().expect("a socket");
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
@@ -22,11 +23,12 @@ async fn connect(server: &TestServer) -> TcpStream {
 #[tokio::test]
 async fn requests_whose_answers_are_not_read_cost_no_memory_and_are_served_once_they_are() {
     const CONNECTIONS: usize = 20;
-    // At least five seconds' worth, for at most 16,000 a second begin that were sent ahead.
+    // A thread begins at most 8,000 requests a second that were sent ahead, so all of them are ten seconds of work
+    // for one thread.
     const REQUESTS: usize = 4_000;
     let process = Process::start(&[]);
     let server = &process.server;
-    // Its answer has no body: the HTTP server alone would serve all of them at once.
+    // The answer to this request has no body, so actix's HTTP server alone would serve all of them at once.
     let request = "OPTIONS /socket/websocket HTTP/1.1\r\nhost: h\r\n\r\n";
     let last = "GET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
     let bytes = format!("{}{last}", request.repeat(REQUESTS - 1));
@@ -38,7 +40,7 @@ async fn requests_whose_answers_are_not_read_cost_no_memory_and_are_served_once_
         let (reading, mut writing) = client.into_split();
         let bytes = bytes.clone();
         let written = tokio::spawn(async move {
-            writing.write_all(bytes.as_bytes()).await.expect("they are taken in the end");
+            writing.write_all(bytes.as_bytes()).await.expect("all are read in the end");
             writing
         });
         halves.push((reading, written));
@@ -145,7 +147,7 @@ async fn fetches_that_are_parked_and_sent_ahead_cost_neither_memory_nor_time() {
             session.token
         );
         let (reading, mut writing) = connect(server).await.into_split();
-        // Far more than the kernel keeps: the rest is written when the server reads on.
+        // What the kernel does not buffer is written when the server reads on.
         let written = tokio::spawn(async move {
             for _ in 0..FETCHES {
                 if writing.write_all(fetch.as_bytes()).await.is_err() {
@@ -155,7 +157,7 @@ async fn fetches_that_are_parked_and_sent_ahead_cost_neither_memory_nor_time() {
         });
         halves.push((reading, written));
     }
-    // Each is answered when its window is over, one after the other.
+    // The fetches of a session are answered one after the other, each when its window is over.
     let empty =
         |session: &Poller| format!(r#"{{"status":204,"token":"{}","messages":[]}}"#, session.token);
     let mut answered = async || {
@@ -169,7 +171,7 @@ async fn fetches_that_are_parked_and_sent_ahead_cost_neither_memory_nor_time() {
         answered().await;
     }
     let took = process.cpu_time() - began;
-    // A single connection that spins takes all of a core for three seconds.
+    // A single connection whose task is polled without end would use a whole core for these three seconds.
     assert!(took < std::time::Duration::from_millis(1_000), "{took:?}");
     let grown = process.resident_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "grown by {grown} bytes");

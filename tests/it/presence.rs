@@ -1,4 +1,4 @@
-//! Sections 10 and 14.10: presence.
+//! Sections 10 and 14.10 of the protocol document: presence.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ async fn e162_a_second_member_is_announced_to_all_and_sees_the_first() {
         let (mut bob, state, told) = enter(&server, second, ticket_of("bob")).await;
         assert_eq!(shown(&state[4]), plain(&["ada"]), "{second}");
         assert_eq!(shown_diff(&told), change(&["bob"], &[]), "{second}");
-        assert_eq!(diff(&mut ada).await, told, "{first}: one and the same");
+        assert_eq!(diff(&mut ada).await, told, "{first}: the same announcement");
         leave(&mut bob).await;
         assert_eq!(shown_diff(&diff(&mut ada).await), change(&[], &["bob"]));
     }
@@ -109,7 +109,7 @@ async fn e099_e163_every_way_in_which_a_client_ends_causes_one_leave() {
             }
         }
         let gone = loop {
-            // The one who watches must not fall silent itself.
+            // Heartbeats keep the watcher itself from being closed as idle.
             watcher.push(json!([null, "7", "phoenix", "heartbeat", {}])).await;
             let frame = watcher.next().await;
             if frame[3] == "presence_diff" {
@@ -117,9 +117,9 @@ async fn e099_e163_every_way_in_which_a_client_ends_causes_one_leave() {
             }
             tokio::task::yield_now().await;
         };
-        assert_eq!(gone["leaves"], told["joins"], "{way} {end:?}: the very meta");
+        assert_eq!(gone["leaves"], told["joins"], "{way} {end:?}: the meta with which it joined");
         assert_eq!(gone["joins"], json!({}), "{way} {end:?}");
-        // Nothing else is told before, or together with, what happens next.
+        // No other change is announced before the next one, or together with it.
         watcher.push(json!([null, "8", ROOM, "presence_metadata", {"custom": 1}])).await;
         let next = loop {
             let frame = watcher.next().await;
@@ -161,7 +161,7 @@ async fn a_join_that_its_app_no_longer_allows_ends_in_one_leave_too() {
     let error = socket.next().await;
     assert_eq!((&error[2], &error[3]), (&json!(ROOM), &json!("phx_error")));
     assert_eq!(shown_diff(&diff(&mut watcher).await), change(&[], &["ada"]));
-    // She has left once: what is announced next is what happens next.
+    // Ada has left once: the next announcement is that of the next member.
     let (_carol, state, _) = enter(&server, V2, by_operator("carol")).await;
     assert_eq!(shown(&state[4]), plain(&["bob"]));
     assert_eq!(shown_diff(&diff(&mut watcher).await), change(&["carol"], &[]));
@@ -195,7 +195,7 @@ async fn e165_an_update_leaves_with_its_old_meta_and_joins_with_its_new_one() {
             assert_eq!(told["joins"].as_object().map(serde_json::Map::len), Some(1), "{way}");
             old = new;
         }
-        // No reply has come in between, and a newcomer sees the last.
+        // An update has no reply, and a newcomer sees the last meta.
         let (_eve, state, _) = enter(&server, V1, ticket_of("eve")).await;
         assert_eq!(state[4]["ada"]["metas"], json!([old]), "{way}");
         for socket in [&mut ada, &mut bob] {
@@ -250,7 +250,7 @@ async fn e168_a_client_that_joins_again_is_told_the_state_again() {
         let (mut bob, _, _) = enter(&server, V2, ticket_of("bob")).await;
         let (mut ada, _, first) = enter(&server, way, ticket_of("ada")).await;
         diff(&mut bob).await;
-        // In the same breath: the second join replaces the first.
+        // It joins again without a leave: the second join replaces the first.
         ada.push(json!(["9", "9", ROOM, "phx_join", ticket_of("ada")])).await;
         assert_eq!(ada.next().await[0], "9");
         assert_eq!(ada.next().await, json!(["1", "1", ROOM, "phx_close", {}]));
@@ -259,9 +259,9 @@ async fn e168_a_client_that_joins_again_is_told_the_state_again() {
         assert_eq!(shown(&state[4]), plain(&["ada", "bob"]), "{way}: as it was announced");
         let told = diff(&mut ada).await;
         assert_eq!(diff(&mut bob).await, told, "{way}");
-        assert_eq!(told["leaves"], first["joins"], "{way}: the first ends");
+        assert_eq!(told["leaves"], first["joins"], "{way}: the first join ends");
         assert_eq!(shown_diff(&told), change(&["ada"], &["ada"]), "{way}");
-        // And after it has left.
+        // It leaves and joins again.
         leave(&mut ada).await;
         assert_eq!(diff(&mut bob).await["leaves"], told["joins"], "{way}");
         let (state, told) = join(&mut ada, "11", ticket_of("ada")).await;
@@ -333,8 +333,8 @@ async fn a_client_that_joined_the_whole_scope_is_not_tracked_and_hears_no_announ
     all.join("presence:test-app", ticket(claims.clone())).await;
     let (mut ada, state, _) =
         enter(&server, V2, ticket(json!({"sub": "ada", "publish": [ROOM]}))).await;
-    assert_eq!(state[4], json!({}), "who hears all is not there");
-    // A publication there is heard as anywhere.
+    assert_eq!(state[4], json!({}), "a client of the whole scope is not a member");
+    // Publications to a presence channel are heard as those to any other channel.
     ada.push(json!(["1", "2", ROOM, "msg", {"n": 1}])).await;
     assert_eq!(ada.next().await, json!([null, null, ROOM, "msg", {"n": 1}]));
     let heard = json!([null, null, "presence:test-app", "room:msg", {"n": 1}]);
@@ -347,7 +347,7 @@ async fn a_client_that_joined_the_whole_scope_is_not_tracked_and_hears_no_announ
         .await;
     assert_eq!(ada.next().await, json!([null, null, ROOM, "presence_metadata", {}]));
     assert_eq!(all.next().await[3], "room:presence_metadata");
-    // Where nobody is tracked the event is like any other.
+    // On a topic without members, this event is like any other.
     all.push(json!(["1", "2", "presence:test-app", "presence_metadata", {"custom": 1}])).await;
     let heard = json!([null, null, "presence:test-app", "presence_metadata", {"custom": 1}]);
     assert_eq!(all.next().await, heard);

@@ -55,7 +55,7 @@ async fn a_meta_has_a_kilobyte_and_no_more() {
         let ada = |bytes| ticket(json!({"sub": "ada", "presence": claim(bytes)}));
         let (mut socket, _, _) = enter(&server, way, ada(1_024)).await;
         assert_eq!(refusal(&server, way, ada(1_025)).await, too_large, "{way}");
-        // One that is there already may not grow beyond it either, and stays as it is.
+        // An update may not make a meta larger than that either: the meta stays as it is.
         let update = json!(["1", "2", ROOM, "presence_metadata", {"custom": 1}]);
         socket.push(update).await;
         let reply = socket.next().await;
@@ -106,7 +106,7 @@ async fn a_full_channel_admits_only_its_members_and_a_leave_makes_room() {
     ada.assert_quiet().await;
     ada.push(json!(["2", "2", ROOM, "phx_join", ticket_of("ada")])).await;
     for event in ["phx_reply", "phx_close", "presence_state", "presence_diff"] {
-        assert_eq!(ada.next().await[3], event, "a rejoin needs no further place");
+        assert_eq!(ada.next().await[3], event, "a rejoin does not count as a further member");
     }
     let mut bob = bob;
     bob.push(json!([null, "2", ROOM, "phx_leave", {}])).await;
@@ -142,10 +142,10 @@ async fn a_thousand_may_be_there_and_their_coming_does_not_cost_the_square() {
             known += told["joins"].as_object().expect("keys").len();
             frames += 1;
         }
-        assert_eq!(known, MANY, "each once");
+        assert_eq!(known, MANY, "each member is told once");
         frames_max = frames_max.max(frames);
     }
-    // Announced one by one, some would have heard of each of the others.
+    // If the members were announced one by one, some clients would have received hundreds of announcements.
     let moments = moments_since(began);
     assert!(frames_max <= moments, "{frames_max} at {moments} moments");
     let mut late = Socket::connect(&server, V2).await;
@@ -161,19 +161,20 @@ async fn a_thousand_may_be_there_and_their_coming_does_not_cost_the_square() {
 /// to arrive meanwhile, however slow the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// At how many moments something may have been announced since then, and one more for the clocks.
+/// The number of moments at which something may have been announced since `began`. One more is allowed, because
+/// the test and the server read the clock at different times.
 fn moments_since(began: Instant) -> usize {
     usize::try_from(began.elapsed().as_millis() / INTERVAL.as_millis()).expect("few") + 2
 }
 
-/// Enough that one announcement for each could be no moments of the clock.
+/// The number of visitors of a crowd: far more than there are moments of announcements during a test.
 const CROWD: usize = 200;
 
-/// A client of the crowd, with its picture.
+/// A client of the crowd, with the members that it knows.
 struct Visitor {
     socket: Socket,
     seen: Old,
-    /// Announcements that it was told.
+    /// The number of announcements that it has received.
     diffs: usize,
 }
 
@@ -183,7 +184,7 @@ impl Visitor {
         self.socket.push(json!([reference, reference, ROOM, "phx_join", ticket])).await;
     }
 
-    /// Reads until it sees so many, none of them as one of these.
+    /// Reads until it knows `count` metas, none of which has one of these references.
     async fn sees(&mut self, count: usize, none_of: &[String]) {
         let is_seen = |seen: &Old| {
             let references = references(seen.picture());
@@ -200,7 +201,7 @@ impl Visitor {
                 }
                 Some("phx_reply") => assert_eq!(frame[4]["status"], "ok", "{frame}"),
                 Some("phx_close") => {}
-                _ => panic!("nothing else is told: {frame}"),
+                _ => panic!("nothing else is sent: {frame}"),
             }
         }
     }

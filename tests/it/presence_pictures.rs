@@ -1,5 +1,5 @@
-//! After any sequence of steps on a presence channel, every client's own picture of it is the same,
-//! and right.
+//! After any sequence of steps on a presence channel, the members that each client knows, its *picture*, are those
+//! that the server has.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,28 +17,30 @@ use crate::support::{
     *,
 };
 
-/// How each client speaks to the server.
+/// The version and the transport of each client.
 const CLIENTS: [&str; 6] = [V2, V1, V2, V1, V2_POLLED, V1_POLLED];
 
-/// How long clients over long-poll may take to come back, and half as long again.
+/// The window of long-poll. A session ends after 1.5 windows without a fetch, and the clients of this test fetch
+/// only when a step lets them read.
 const PATIENCE: Duration = Duration::from_secs(19);
 
-/// The member whose picture is compared in the end.
+/// The key of the client that joins last. The pictures of the others are compared with its own.
 const WITNESS: &str = "witness";
 
-/// One thing that happens. Clients read only where it says so, or where they must.
+/// A step of one client. Clients read only where the step says so, or where they must.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// A client joins under a key, or joins anew, and reads nothing yet.
     Join(usize, u8),
-    /// It shows something else.
+    /// It changes its `custom`.
     Update(usize),
     /// It leaves, and reads until that is answered.
     Leave(usize),
-    /// It is gone without a word, or with one.
+    /// Its connection is cut.
     Vanish(usize),
+    /// It closes its connection with a close frame.
     Close(usize),
-    /// It reads up to what answers a heartbeat.
+    /// It sends a heartbeat, and reads until that is answered.
     Read(usize),
 }
 
@@ -59,10 +61,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Client {
     way: &'static str,
     socket: Option<Socket>,
-    /// The ref of its last join, and of anything else that it asks.
+    /// The ref of its last join.
     join_ref: u32,
+    /// The ref of its last message.
     asked: u32,
-    /// As whom it is joined, and its `custom`.
+    /// The key under which it is joined, and its `custom`.
     joined: Option<(String, Value)>,
     old: Old,
     new: New,
@@ -117,7 +120,7 @@ impl Client {
     async fn joins(&mut self, server: &TestServer, key: &str) {
         if self.socket.is_none() {
             let mut socket = Socket::connect(server, self.way).await;
-            // A session over long-poll that never fetched is not waited for.
+            // A long-poll session that has not fetched yet would end after half a window.
             socket.assert_quiet().await;
             self.socket = Some(socket);
         }
@@ -127,9 +130,9 @@ impl Client {
         self.push("phx_join", ticket_of(key)).await;
     }
 
-    /// Reads what its last join is owed. A connection cut before that leaves clients from 1.4 on
-    /// with changes that they keep for after the state of the join before, and apply after that of
-    /// the next: nothing that a server sends could undo them.
+    /// Reads until it has the state of its last join. A client from 1.4 on keeps the changes that come
+    /// before this state, to apply them after it. If its connection is cut before the state comes, it
+    /// applies them after the state of its next join, and nothing that a server sends could undo them.
     async fn reads_its_state(&mut self) {
         while self.joined.is_some() && !self.new.is_synced(self.join_ref) {
             self.read().await;
@@ -158,10 +161,10 @@ impl Client {
         }
     }
 
-    /// Reads one frame and makes of it what phoenix.js does.
+    /// Reads one frame and applies it as phoenix.js does.
     async fn read(&mut self) -> Value {
         let frame = self.socket().next().await;
-        // Newer clients drop what carries the ref of a join that they have replaced.
+        // Newer clients drop frames that carry the ref of a join that they have replaced.
         let is_stale =
             !frame[0].is_null() && frame[0].as_str() != Some(&*self.join_ref.to_string());
         match frame[3].as_str() {
@@ -177,12 +180,12 @@ impl Client {
             }
             Some("phx_reply") => assert_eq!(frame[4]["status"], "ok", "{frame}"),
             Some("phx_close") => {}
-            _ => panic!("nothing else is told: {frame}"),
+            _ => panic!("nothing else is sent: {frame}"),
         }
         frame
     }
 
-    /// Reads until both pictures show what they should.
+    /// Reads until both pictures show the expected members.
     async fn settle(&mut self, expected: &Shown) {
         let settled = async {
             while shown(self.old.picture()) != *expected || shown(self.new.picture()) != *expected {
@@ -228,7 +231,7 @@ async fn play(steps: Vec<Step>) {
     for client in clients.iter_mut().filter(|client| client.joined.is_some()) {
         client.settle(&expected).await;
     }
-    // The state that the server tells a client without a picture.
+    // The witness begins without a picture, so its picture is the state that the server sends.
     let mut witness = Client::new(V2);
     witness.joins(&server, WITNESS).await;
     expected.insert(WITNESS.to_owned(), vec![Value::Null.to_string()]);

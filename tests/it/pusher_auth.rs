@@ -31,7 +31,7 @@ async fn p126_a_valid_call_is_answered_with_an_empty_object() {
     let answer = post(&server).send().await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    // Nobody looks at the type of the body.
+    // The server ignores the content type of the body.
     for content_type in ["text/plain", "application/x-www-form-urlencoded", ""] {
         let call = post(&server);
         let request = call.request(&call.query()).header("content-type", content_type);
@@ -55,7 +55,7 @@ async fn p127_another_signature_is_refused_and_the_refusal_says_what_was_to_be_s
         format!("\"POST\\n/apps/test-app/events\\n{}\"", query[..query.len() - 1].join("&"));
     assert!(answer.body.contains(&expected), "{}", answer.body);
     let (_, signature) = good.split_once('=').expect("a signature");
-    assert!(!answer.body.contains(signature), "the good signature is not told");
+    assert!(!answer.body.contains(signature), "the refusal does not show the right signature");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn p138_p139_an_unknown_app_is_not_found_and_a_disabled_one_forbidden() {
         assert_eq!(of("foo-app").outcome().await, (403, expected.to_owned()));
     }
     let stranger = App { secret: "wrong".into(), ..app.clone() };
-    assert_eq!(refusal(of("foo-app").by(&stranger)).await, 401, "strangers learn no more");
+    assert_eq!(refusal(of("foo-app").by(&stranger)).await, 401, "the state of the app is not told");
     server.update_app("foo-app", json!({ "active": true })).await;
     assert_eq!(of("foo-app").send().await.status, 200);
 }

@@ -65,7 +65,7 @@ async fn p088_p089_p090_p096_events_that_are_not_taken_are_answered_with_an_erro
         assert_eq!(c.hears_error().await, Value::Null, "{message}");
     }
     c.socket.text(r#"{"event":"client-e","channel":"private-x","data":{"a":1,"a":2}}"#).await;
-    assert_eq!(c.hears_error().await, Value::Null, "readers would disagree");
+    assert_eq!(c.hears_error().await, Value::Null, "a repeated key");
     a.assert_quiet().await;
 }
 

@@ -1,7 +1,7 @@
-//! `docs/pusher-conformance.md` says which test shows which entry of the protocol document of Pusher; this
-//! keeps it from lying.
+//! `docs/pusher-conformance.md` says which test shows which entry of the protocol document of Pusher. These tests
+//! keep it true.
 //!
-//! The table is made from [`entries`] and from the names of the tests in the sources, and compared.
+//! A table is made from [`entries`] and from the names of the tests in the sources, and compared with the page.
 //! Regenerate it with `HERALD_WRITE_CONFORMANCE=1 cargo test --test it conformance`.
 
 mod entries;

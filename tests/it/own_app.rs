@@ -168,7 +168,7 @@ async fn an_app_rotates_its_pair_and_the_previous_one_may_only_read() {
     let refused =
         json!({ "errors": { "detail": "the previous key and secret do not permit this" } });
     let secret = call(&server, &old, "POST", "/secret", json!({})).await;
-    assert_eq!((secret.status, secret.json()), (403, refused.clone()), "not by the previous pair");
+    assert_eq!((secret.status, secret.json()), (403, refused.clone()), "it gets no new secret");
     let secret = call(&server, &new, "POST", "/secret", json!({})).await;
     assert_eq!((secret.status, &secret.json()["data"]["secret"]), (200, &json!(new.secret)));
     let by_old = change(&server, &old, json!({ "secret": "" })).await;

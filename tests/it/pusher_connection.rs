@@ -67,7 +67,7 @@ async fn p005_p006_p020_p021_apps_and_limits_close_a_client_with_their_codes() {
     let first = PusherSocket::of(&server, &app).await;
     assert_eq!(turned_away(&server, &path(&app)).await, (Vec::new(), 4004));
     drop(first);
-    // The place is free again once the server has noticed.
+    // The app has room again once the server has noticed that the first client is gone.
     let again = async {
         loop {
             let mut socket = Socket::open(&server, &path(&app)).await;
@@ -121,7 +121,8 @@ async fn p015_p016_p017_the_subprotocol_is_echoed_where_it_is_offered() {
         assert_eq!(echoed.map(|echoed| echoed.to_str().expect("text")), expected);
         PusherSocket::over(socket, &App::seeded()).await;
     }
-    // A client that offers something else is answered without a subprotocol, which this one does not take.
+    // A client that offers only another subprotocol is answered without one. The WebSocket client of these tests
+    // would refuse this answer, so the request is written by hand.
     let request = format!(
         "GET {} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: other\r\n\r\n",
@@ -171,7 +172,7 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
         lively.hears(probe).await;
         lively.command("pusher:pong", json!({})).await;
     }
-    // A message from the server is no sign of life of its client.
+    // A message that the server sends is not a sign of life from the client.
     pusher::trigger(&server, pusher::event(&["presence-a"], "1")).await;
     let (mut heard, code) = deaf.socket.rest().await;
     assert_eq!(code, 4201);
@@ -182,7 +183,7 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
 
 #[tokio::test]
 async fn p028_a_client_that_sends_events_is_never_probed() {
-    // Many times the pause between two events, so that a slow machine keeps the pace.
+    // Many times the pause between two events, so that the client is in time on a slow machine too.
     let activity_timeout = Duration::from_millis(1_500);
     let server = TestServer::start_with(|settings| {
         settings.socket.idle_timeout = Duration::from_millis(100);
@@ -257,12 +258,12 @@ async fn p039_text_that_is_not_utf8_closes_its_client_alone() {
     broken[at] = 0xff;
     let text = |payload: &[u8]| frame(0x81, payload);
     for (case, bytes, code) in [
-        ("a byte that no text has", text(&broken), Some(1007)),
+        ("a byte that UTF-8 never has", text(&broken), Some(1007)),
         ("half a character", text(&whole[..=at]), Some(1007)),
         ("a surrogate", text(b"\xed\xa0\x80"), Some(1007)),
         ("an overlong form", text(b"\xc0\xaf"), Some(1007)),
         (
-            "a fragment that continues nothing",
+            "a fragment that does not complete the character before it",
             [frame(0x01, &whole[..=at]), frame(0x80, b"x")].concat(),
             Some(1007),
         ),
@@ -303,7 +304,8 @@ async fn p185_a_server_that_stops_closes_with_4200_in_slices() {
     let mut at = futures_util::future::join_all(closed).await;
     at.sort();
     server.stop();
-    // Arriving late may bring two of them closer together, but not the first and the last.
+    // The first slice and the last one are two intervals apart. A close that is read late may shorten that, so one
+    // interval is enough.
     let lasted = at[5] - at[0];
     assert!(lasted > interval, "all six were closed within {lasted:?}");
 }

@@ -1,5 +1,5 @@
-//! Entries 142 to 163 of the protocol document of Pusher: triggers. What arrives is heard by clients of
-//! Phoenix's here, which are in the same topics.
+//! Entries 142 to 163 of the protocol document of Pusher: triggers. Clients of Phoenix, which join the same topics,
+//! show here which events arrive.
 
 use serde_json::{Value, json};
 

@@ -81,7 +81,7 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
         assert_eq!(phoenix.next().await[3], name);
     }
     pusher.assert_quiet().await;
-    // Phoenix's clients act on events with these names, whatever their payload.
+    // Clients of Phoenix act on events with these names, so they are not sent any.
     let mut whole = self::phoenix(&server, "private:test-app").await;
     let names =
         ["phx_x", "phx_close", "phx_reply", "chan_reply_1", "presence_state", "presence_diff"];
@@ -97,7 +97,7 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
     let msg = |topic: &str, event: &str| format!(r#"[null,null,"{topic}","{event}",{{}}]"#);
     assert_eq!(phoenix.frame().await, msg("private:test-app:room", "msg"));
     assert_eq!(whole.frame().await, msg("private:test-app", "room:msg"));
-    // They are retained, and not replayed to a client of Phoenix either.
+    // These events are retained, but they are not replayed to a client of Phoenix either.
     let mut late = Socket::connect(&server, V2).await;
     let claims = json!({ "listen": ["private:*"], "exp": tokens::now_s() + 60 });
     let token = tokens::token(&App::seeded(), &claims);
@@ -109,7 +109,7 @@ async fn an_event_without_a_name_in_the_other_protocol_is_not_heard_there() {
         assert!(names.iter().all(|of_phoenix| name != *of_phoenix), "{name}");
     }
     late.assert_quiet().await;
-    // Herald's own API has no such names.
+    // Herald's own API refuses such names.
     let own = json!({ "topic": "room", "scope": "private", "event": "phx_x", "payload": {} });
     let app = App::seeded();
     let request = request("POST", server.url("/api/apps/test-app/events"));
@@ -343,7 +343,8 @@ async fn a_subject_and_a_user_are_disconnected_where_they_are_meant() {
         assert_eq!(meant.closed().await, 4200, "{how}");
         assert_eq!(phoenix.closed().await, 1001, "{how}");
     }
-    // A termination means sign-ins of Pusher's protocol: neither members nor subjects of tokens.
+    // A termination closes the connections that are signed in as the user. Members of presence channels and
+    // subjects of tokens stay.
     let mut phoenix = phoenix(&server, "private:test-app:room").await;
     let mut member = PusherSocket::connect(&server).await;
     member.enter("presence-else", r#"{"user_id":"p"}"#).await;
@@ -426,6 +427,7 @@ async fn a_signed_cursor_is_followed_by_what_was_missed() {
                 .await;
             let told = again.next().await;
             let at = told["data"].as_str().expect("a position");
+            // A `Value` may have its keys in another order, so only the lengths are compared.
             assert_eq!(told.to_string().len(), position(channel, at).len(), "{told}");
             assert_ne!(at, since);
         }

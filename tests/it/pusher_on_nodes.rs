@@ -1,5 +1,5 @@
 //! Pusher's clients and HTTP API on several nodes: everything that concerns one connection, one user or one
-//! channel holds at whichever node a call arrives.
+//! channel works at every node that a call may reach.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ async fn ids_differ_and_a_trigger_at_any_node_leaves_out_its_sender(two: Two<'_>
             client.hears(&message("foo", "all")).await;
         }
     }
-    // An id with the number of a session and another signature leaves out nobody.
+    // A socket id with the number of a session and a wrong signature leaves out nobody.
     let (number, _) = there.id.split_once('.').expect("two numbers");
     let mut guessed = event(&["foo"], "guessed");
     guessed["socket_id"] = json!(format!("{number}.1"));
@@ -71,7 +71,7 @@ async fn client_events_reach_the_others_at_all_nodes(two: Two<'_>) {
     here.say(json!({ "event": "client-e", "channel": "private-x", "data": 1 })).await;
     there.hears(r#"{"event":"client-e","channel":"private-x","data":1}"#).await;
     there.say(json!({ "event": "client-e", "channel": "private-x", "data": 2 })).await;
-    // Not its own, which would have come first.
+    // The client does not hear its own event, which would have come first.
     here.hears(r#"{"event":"client-e","channel":"private-x","data":2}"#).await;
 }
 
@@ -153,7 +153,7 @@ async fn a_cache_channel_has_its_last_event_at_all_nodes(two: Two<'_>) {
                 let answer = call(server, "GET", &path).param("info", "cache").send().await;
                 answer.json()["cache"]["data"].clone()
             };
-            // An answer may be ahead of the event on its way through the log.
+            // The answer to a trigger may come before the log has brought its event to this node.
             until("it is cached", async || answer().await == "new").await;
             let mut client = PusherSocket::connect(server).await;
             client.subscribe(channel).await;
@@ -209,7 +209,7 @@ async fn a_user_is_online_while_it_is_signed_in_at_any_node(two: Two<'_>) {
     drop(here);
     let third = signed_in(two[1], "u3").await;
     assert_eq!(watched(&mut watcher).await, (json!(["u3"]), json!([])), "u2 was never away");
-    // A watcher that comes later is told what is so.
+    // A watcher that signs in later is told the present state.
     let mut late = PusherSocket::connect(two[0]).await;
     late.sign_in(&list).await;
     assert_eq!(late.next().await["event"], "pusher:signin_success");
@@ -261,7 +261,7 @@ async fn users_that_were_signed_in_before_a_node_began_or_when_it_died_are_known
     let mut watcher = PusherSocket::connect(&fourth).await;
     watcher.sign_in(&list).await;
     assert_eq!(watcher.next().await["event"], "pusher:signin_success");
-    // It may learn of it a moment after it has begun.
+    // The fourth node may learn of the user a moment after it has begun. The watcher is told then.
     if watched(&mut watcher).await != (json!(["u2"]), json!([])) {
         assert_eq!(watched(&mut watcher).await, (json!(["u2"]), json!([])));
     }

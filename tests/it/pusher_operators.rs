@@ -1,5 +1,5 @@
-//! The side of operators and consoles: sessions of Pusher's clients in metrics, usage, the live feed, the
-//! list of connections and the overview, and what the audit trail tells of the app's settings.
+//! Pusher's clients as operators see them: in the metrics, the usage, the live feed, the list of connections and
+//! the overview. The audit trail tells changes of the app's settings for them.
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -224,7 +224,7 @@ async fn connections_of_pusher_are_listed_and_ended() {
         assert_eq!(of(field), expected, "{listed}");
     }
     let id = of("id");
-    assert_ne!(id, client.id, "the list does not name the socket id, which leaves out its client");
+    assert_ne!(id, client.id, "the id in the list is not the socket id");
     let url = format!("{url}/{}", id.as_str().expect("an id"));
     let ended = request("DELETE", url).basic(&app.key, &app.secret).send().await;
     assert_eq!(ended.status, 204);

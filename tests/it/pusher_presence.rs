@@ -77,7 +77,7 @@ async fn p074_p075_p076_p078_p079_p080_p119_members_that_cannot_be_shown_are_ref
         client.hears_refusal(ROOM).await;
     }
     client.ask(ROOM, None).await;
-    assert_eq!(client.hears_refusal(ROOM).await, 401, "nobody is signed in");
+    assert_eq!(client.hears_refusal(ROOM).await, 401, "without channel data, and not signed in");
     let longest = "i".repeat(128);
     let roster = client.enter(ROOM, &format!(r#"{{"user_id":"{longest}"}}"#)).await;
     assert_eq!(roster["ids"], json!([longest]));
@@ -110,7 +110,7 @@ async fn p081_the_newest_info_of_a_user_is_in_later_rosters() {
     let (_first, _) = enter(&server, r#"{"user_id":"u1","user_info":{"n":1}}"#).await;
     let (_second, roster) = enter(&server, r#"{"user_id":"u1","user_info":{"n":2}}"#).await;
     assert_eq!(roster["hash"], json!({ "u1": { "n": 2 } }));
-    // A roster is of what was announced, which happens at intervals.
+    // A roster shows the members as they were last announced, and announcements are made at intervals.
     let shown = async {
         loop {
             let (_third, roster) = enter(&server, r#"{"user_id":"u3"}"#).await;

@@ -188,11 +188,11 @@ async fn p121_p122_watched_users_are_told_as_they_are_and_as_they_change() {
     let first = signed_in(&server, r#"{"id":"u3"}"#).await;
     assert_eq!(watched(&mut client).await, (json!(["u3"]), json!([])));
     let mut second = signed_in(&server, r#"{"id":"u3"}"#).await;
-    // The same user again is not news either.
+    // Nor does a second sign-in as the same user cause a message.
     second.sign_in(r#"{"id":"u3","user_info":{}}"#).await;
     assert_eq!(second.next().await["event"], "pusher:signin_success");
     client.assert_quiet().await;
-    // The session of the user that is first to leave is over, and signed out, before the count of sessions falls.
+    // A session is signed out before the number of sessions falls.
     let sessions = r#"herald_sessions{transport="websocket",version="pusher"}"#;
     let before = Figures::of(&server).await.get(sessions);
     drop(first);
@@ -236,7 +236,7 @@ async fn a_watchlist_that_is_no_list_of_ids_is_an_error_and_nobody_is_signed_in(
     }
     client.ask("#server-to-user-u1", None).await;
     assert_eq!(client.hears_refusal("#server-to-user-u1").await, 401);
-    // Nobody to watch is nothing to tell; the same user twice is one.
+    // A watchlist without users causes no message. A user that is listed twice is told once.
     for (list, expected) in
         [(json!(null), None), (json!([]), None), (json!(["a", "a"]), Some(json!(["a"])))]
     {

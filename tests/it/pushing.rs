@@ -1,4 +1,5 @@
-//! Section 14.5: what clients push, and for which incarnation of a channel it is meant.
+//! Section 14.5 of the protocol document: the pushes of clients, and the join that each push is meant for. The
+//! document calls the time from one join of a topic to its end an incarnation of the channel.
 
 use crate::support::*;
 

@@ -31,7 +31,7 @@ fn is_tracked(topic: &str) -> bool {
     topic == "presence:test-app:room"
 }
 
-/// The next frames are the state of the members and the announcement of this one.
+/// On a presence channel, the next frames must be the state of the members and the announcement of this one.
 async fn enter(socket: &mut Socket, topic: &str) {
     if is_tracked(topic) {
         let state = socket.next().await;
@@ -71,7 +71,7 @@ async fn a_join_with_a_position_is_sent_exactly_what_it_missed_of_every_kind_of_
             loop {
                 let frame = socket.next().await;
                 if frame[3] != "presence_diff" {
-                    assert_eq!(frame[4], json!({ "n": 8 }), "{way} {topic}: then what is live");
+                    assert_eq!(frame[4], json!({ "n": 8 }), "{way} {topic}: live events follow");
                     break;
                 }
                 // Presence is not retained, and has no position.
@@ -101,7 +101,7 @@ async fn names_and_frames_are_as_they_were_live_and_carry_their_position() {
 }
 
 #[tokio::test]
-async fn a_join_that_does_not_ask_sees_the_frames_of_today() {
+async fn a_join_that_does_not_ask_is_sent_frames_without_positions() {
     for way in WAYS {
         let server = TestServer::start();
         publish(&server, "room", 1..=2).await;
@@ -197,7 +197,7 @@ async fn history_replays_the_newest_unless_the_gap_is_closed() {
             hear(&mut socket, expected.iter().copied()).await;
             socket.assert_quiet().await;
             drop(socket);
-            // The position lies before the replay: cut off in its midst, nothing is missing.
+            // The position lies before the replay, so a client that is cut off amid the replay misses nothing.
             let mut again = Socket::connect(&server, way).await;
             let since = &recovery["position"];
             let recovery = ask(&mut again, ROOM, json!({ "since": since })).await;

@@ -1,5 +1,5 @@
-//! A refusal leaves behind a count and a line in the log that says why, once per app, reason and interval.
-//! The client is told no more than before.
+//! Each refusal is counted, and a line in the log says why, once per app, reason and interval. The client is not
+//! told the exact reason.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const GUARDIAN_SECRET: &str = "the operator's own key, for all!";
 /// The beginning of a line of this kind, after its time.
 const TRACE: &str = "INFO  herald::app::refusals: ";
 
-/// A server of one thread, which handles one request after the other, with an inactive app, and one
+/// A server with one worker thread, which handles one request after the other. It has an inactive app, and an app
 /// that takes no client events.
 async fn start(env: &[(&str, &str)]) -> Process {
     let common = [("GUARDIAN_SECRET", GUARDIAN_SECRET), ("HERALD__SERVER__WORKERS", "1")];
@@ -39,7 +39,8 @@ fn end(mut process: Process) -> Vec<String> {
     process.rest_of_log()
 }
 
-/// The tokens that are bad for the seeded app: what clients are told, the label, the words of the log.
+/// Tokens that the seeded app refuses: each with the error that clients are told, the label of the metric, and the
+/// words in the log.
 fn bad_tokens() -> [(String, &'static str, &'static str, &'static str); 9] {
     let app = &App::seeded();
     let listen = json!({"listen": ["private:*"], "publish": ["private:*"]});
@@ -102,7 +103,7 @@ fn series(reason: &str) -> String {
     format!(r#"herald_refusals_total{{reason="{reason}"}}"#)
 }
 
-/// Nothing of a token is in the log.
+/// Checks that no part of a token is in the log.
 fn assert_secret(log: &[String], tokens: &[String]) {
     for token in tokens {
         for part in token.split('.').filter(|part| part.len() > 4) {
@@ -160,7 +161,7 @@ async fn a_join_that_is_refused_leaves_a_line_and_a_count_for_its_reason_over_ev
             let app = if app == "nobody" { "\"nobody\"" } else { app };
             expected
                 .push(format!("refused a join of {topic:?} from 127.0.0.1 at app {app}: {words}"));
-            // The second leaves no line within the minute.
+            // The second refusal leaves no line, because it comes within the same minute.
             for _ in 0..2 {
                 let reply = socket.try_join(topic, json!({"guardian_token": token})).await;
                 assert_eq!(reply["response"], *told, "{words}");
@@ -231,7 +232,7 @@ async fn a_push_that_is_not_permitted_leaves_a_line_and_a_count() {
     );
 }
 
-/// A call of the API, the status it is answered with, the label, and its line.
+/// A call of the API, the status of its answer, the label of the metric, and the line in the log.
 struct Call {
     request: http::Request,
     status: u16,
@@ -239,7 +240,7 @@ struct Call {
     line: String,
 }
 
-/// Makes each call in turn, and compares what it leaves with what is expected of it.
+/// Makes each call in turn, and checks its status, its count and its line.
 async fn assert_traces(process: Process, calls: Vec<Call>, tokens: &[String]) {
     let mut expected = Vec::new();
     for Call { request, status, label, line } in calls {
@@ -249,7 +250,7 @@ async fn assert_traces(process: Process, calls: Vec<Call>, tokens: &[String]) {
         if status == 401 {
             assert_eq!(answer.json(), json!({"errors": {"detail": "authentication required"}}));
         }
-        // The trace is left behind the answer.
+        // The refusal may be counted a moment after the answer has arrived.
         becomes(&process.server, &series(label), before + 1.0).await;
         expected.push(line);
     }
@@ -371,7 +372,7 @@ async fn a_call_that_names_its_app_in_the_body_leaves_a_line_and_a_count_for_its
     let mut tokens = vec![secret.clone()];
     for (token, _, label, words) in bad_tokens() {
         let request = publish(topic).bearer(&token);
-        // Only the operator could have signed it: so its body is read, and says for which app.
+        // This token is valid with GUARDIAN_SECRET, so the server reads the body, which names the app.
         let line = match label {
             "token_not_shared" => after_body(topic, "test-app", words),
             _ => before_body(words),
@@ -422,7 +423,7 @@ async fn the_next_line_tells_how_many_refusals_came_since_the_last_one() {
     timeout(DEADLINE, third_line).await.expect("lines in time");
     let mut last = None;
     for line in traces(&lines) {
-        // Each topic is another, so the line itself says which refusal it stands for.
+        // Each join is of another topic, so a line shows which refusal it is about.
         let nth = line.split(['"', ':']).nth(3).and_then(|nth| nth.parse::<usize>().ok());
         let nth = nth.unwrap_or_else(|| panic!("a number in {line}"));
         let more = match last {

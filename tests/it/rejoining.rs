@@ -1,6 +1,6 @@
-//! SPEC.md, *History and recovery*: clients that break off at any moment and come back with `since`,
-//! under load. What a client is told is complete is a piece of the one order of its scope, without
-//! gap or repetition.
+//! SPEC.md, *History and recovery*: clients disconnect at any moment and come back with `since`, under load. As
+//! long as a client is told that its recovery is complete, the events that it hears are a contiguous part of the
+//! one order of its scope, without a repetition.
 //!
 //! The test runs for three seconds, or as long as `HERALD_TEST_SECONDS` says.
 
@@ -19,8 +19,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 const SCOPE: &str = "public:test-app";
 
-/// One event: who published it, and its number among that publisher's. The number says where it goes:
-/// to `#general`, to `room` or to `other`.
+/// An event: its publisher, and its number among the events of that publisher. The remainder of the number by 3
+/// says whether it goes to `#general`, to `room` or to `other`.
 type Id = (usize, u64);
 
 /// Whether a client hears an event.
@@ -37,8 +37,9 @@ fn id_of(frame: &Value) -> Id {
 #[derive(Default)]
 struct Load {
     is_over: Cell<bool>,
-    /// How many events each publisher has published, and how many of them the witness has heard.
+    /// The number of events that each publisher has published.
     published: RefCell<HashMap<usize, u64>>,
+    /// The number of events of each publisher that the witness has heard.
     witnessed: RefCell<HashMap<usize, u64>>,
 }
 
@@ -55,7 +56,7 @@ impl Load {
         count(&self.published).unwrap_or(0) - count(&self.witnessed).unwrap_or(0)
     }
 
-    /// Waits until the witness has heard nearly all of a publisher.
+    /// Waits until the witness has heard all but `ahead_max` of the events of a publisher.
     async fn keep_pace(&self, publisher: usize, ahead_max: u64) {
         while self.ahead(publisher) > ahead_max {
             tokio::task::yield_now().await;
@@ -115,12 +116,12 @@ struct Told {
     outcomes: BTreeMap<String, u64>,
     replayed: u64,
     cut_off_in_mid_replay: u64,
-    /// How many sessions the server ended.
+    /// The number of sessions that the server ended.
     ended: u64,
     pieces: Vec<Piece>,
 }
 
-/// Numbers that look like chance, and are the same in each run.
+/// Pseudo-random numbers, which are the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -141,7 +142,8 @@ async fn next(socket: &mut Socket) -> Option<Value> {
     })
 }
 
-/// Joins, hears a while, breaks off, and comes back with the last position that it knows.
+/// Joins, hears events for a while, disconnects, and comes back with the last position that it knows: again and
+/// again, until the time is up.
 async fn come_and_go(server: &TestServer, nth: usize, until: Instant) -> Told {
     let vsn = WAYS[nth % WAYS.len()];
     let topic = if nth.is_multiple_of(3) { SCOPE.into() } else { format!("{SCOPE}:room") };
@@ -158,7 +160,7 @@ async fn come_and_go(server: &TestServer, nth: usize, until: Instant) -> Told {
             socket = Socket::connect(server, vsn).await;
             is_joined = false;
         }
-        // Until this round is over.
+        // Each `continue` below means that the server has ended the session. The end of the round resets this.
         is_ended = true;
         let case = format!("{nth}, round {round}, {vsn}, {topic}, again {is_joined}");
         let join_ref = format!("j{round}");
@@ -210,7 +212,7 @@ async fn come_and_go(server: &TestServer, nth: usize, until: Instant) -> Told {
 
 fn check(Piece { case, topic, heard }: &Piece, order: &[Id], places: &HashMap<Id, usize>) {
     let Some(first) = heard.first() else { return };
-    let from = *places.get(first).unwrap_or_else(|| panic!("{case}: nobody published {first:?}"));
+    let from = *places.get(first).unwrap_or_else(|| panic!("{case}: {first:?} was not published"));
     let expected = order[from..].iter().copied().filter(|id| hears(topic, *id));
     for (nth, (heard, expected)) in heard.iter().copied().zip(expected).enumerate() {
         assert_eq!(heard, expected, "the {nth}th of a piece that ends before {case}");
@@ -226,11 +228,12 @@ async fn a_client_that_comes_back_has_missed_nothing_and_hears_nothing_twice_or_
     let server = TestServer::start_with(|settings| {
         settings.server.workers = 3;
         settings.history.publications = 400;
-        // Clients break off over long-poll without a word, and a slow machine reads slowly.
+        // A long-poll client disconnects without telling the server, so its outbox fills up until its session ends.
+        // On a slow machine, clients also read slowly.
         settings.limits.outbox_frames_max = 100_000;
-        // The witness says nothing.
+        // The witness sends nothing, and must not be closed as idle.
         settings.socket.idle_timeout = Duration::from_secs(seconds + 60);
-        // All clients share one thread, and each waits for its turn to fetch.
+        // All clients share one thread, so a client may wait long for its turn to fetch.
         settings.socket.long_poll_window = Duration::from_secs(120);
     });
     let load = Load::default();

@@ -74,7 +74,7 @@ async fn hears_once(socket: &mut Socket) {
     socket.assert_quiet().await;
 }
 
-/// The single position in an answer, which says nothing else.
+/// The position in an answer that consists of nothing else.
 fn position(body: &str) -> String {
     let answer: Value = serde_json::from_str(body).expect("JSON");
     let position = answer["position"].as_str().expect("a position").to_owned();
@@ -235,7 +235,7 @@ async fn apps_and_visitors_have_keys_of_their_own() {
         request("POST", server.url(EVENTS)).bearer(&token(&app, &all))
     };
     let with = |payload: Value| json!({ "topic": "room", "event": "msg", "payload": payload, "idempotency_key": "k" });
-    // Each publishes something else with the same key, and again.
+    // Each owner publishes an event of its own with the same key, and repeats it.
     let owners: [(&str, &dyn Fn() -> Request); 8] = [
         ("a visitor", &|| bearer(json!({ "sub": 1 }))),
         ("another visitor", &|| bearer(json!({ "sub": 2 }))),
@@ -266,7 +266,7 @@ async fn apps_and_visitors_have_keys_of_their_own() {
     }
     socket.assert_quiet().await;
 
-    // A visitor's key outlives the token: the subject counts.
+    // A visitor's key outlives the token, because it belongs to the subject.
     let renewed = bearer(json!({ "sub": 1, "exp": 4_000_000_000_i64 }));
     assert_eq!(told(renewed.json(&with(json!({ "n": "other" })))).await, other_content());
 }
@@ -355,7 +355,7 @@ async fn a_repetition_also_says_how_many_were_skipped() {
     let mut asks = bytes.clone();
     asks["position"] = json!(true);
     assert_eq!(told(call(&server, EVENTS).json(&bytes)).await, (200, json!({ "skipped": 1 })));
-    // One more that would be skipped now.
+    // This client would be skipped as well if the event were published again.
     let mut late = Socket::connect(&server, V1).await;
     late.join(TOPIC, json!({})).await;
     assert_eq!(told(call(&server, EVENTS).json(&bytes)).await, (200, json!({ "skipped": 1 })));
@@ -366,7 +366,7 @@ async fn a_repetition_also_says_how_many_were_skipped() {
     assert_eq!(told(call(&server, EVENTS).json(&text)).await, other_content());
 }
 
-/// A bulk of more events than may be under way waits until it is refused.
+/// A bulk of three events. A server that allows two publications at once lets it wait until it is refused.
 fn endless(key: &str) -> Value {
     let events = vec![json!({ "topic": ROOM, "event": "msg", "payload": { "a": 1 } }); 3];
     json!({ "events": events, "idempotency_key": key })
@@ -389,7 +389,7 @@ async fn a_key_is_free_again_after_a_refusal() {
     hears_once(&mut socket).await;
 }
 
-/// Sends a bulk that is not answered.
+/// Sends a bulk that waits, and holds its key meanwhile.
 async fn hold_key(server: &TestServer, key: &str) -> TcpStream {
     let body = endless(key).to_string();
     let (secret, length) = (App::seeded().secret, body.len());
@@ -411,7 +411,7 @@ async fn a_key_is_free_again_when_its_client_is_gone() {
         let event = event(PUBLISH, json!({ "idempotency_key": key }));
         call(&server, PUBLISH).json(&event).send().await.status
     };
-    // An attempt that comes before the bulk finds a free key; then there is another.
+    // An attempt that overtakes the bulk finds the key free and publishes. Then another key is tried.
     let claimed = async {
         let mut nth = 0;
         loop {

@@ -1,4 +1,5 @@
-//! SPEC.md, *Restarts*: an orderly stop loses nothing, and after any other end the clients are told.
+//! SPEC.md, *Restarts*: an orderly stop loses nothing. After any other end a new epoch begins, and the clients
+//! are told.
 
 use std::{
     fs::{self, File, Permissions},
@@ -17,13 +18,13 @@ use crate::{databases::TestDatabase, support::*};
 
 const TOPIC: &str = "public:test-app:room";
 
-/// The file beside the database of a process.
+/// The name of the history file, which lies beside the database of a process.
 const FILE: &str = "herald.db-history";
 
-/// How often a server is killed while it saves.
+/// The number of servers that are killed while they save.
 const KILLS: usize = 50;
 
-/// As many publications as these tests make.
+/// Limits that the number of publications in these tests does not reach.
 const ROOMY: [(&str, &str); 4] = [
     ("HERALD__HISTORY__PUBLICATIONS", "100000"),
     ("HERALD__HISTORY__PUBLICATIONS_MAX", "100000"),
@@ -31,16 +32,16 @@ const ROOMY: [(&str, &str); 4] = [
     ("HERALD__LIMITS__OUTBOX_FRAMES_MAX", "200000"),
 ];
 
-/// The latest moment at which a server is killed, after it was told to stop.
+/// The longest time between the signal to stop a server and the moment at which it is killed.
 const LATEST_KILL: Duration = Duration::from_millis(40);
 
-/// Room for what is retained while servers are killed.
+/// Limits that the bytes of the publications in these tests do not reach.
 const LARGE: [(&str, &str); 2] = [
     ("HERALD__HISTORY__REPLAY_BYTES_MAX", "100000000"),
     ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "200000000"),
 ];
 
-/// Publishes `{"n": n}`; answers its position, or `None` if it was refused.
+/// Publishes an event with this number and this filler; answers its position, or `None` if it was refused.
 async fn try_publish(server: &TestServer, n: u64, filler: &str) -> Option<String> {
     let payload = json!({ "n": n, "filler": filler });
     let event = json!({ "topic": "room", "event": "msg", "payload": payload, "position": true });
@@ -79,7 +80,7 @@ async fn recovered(server: &TestServer, since: &str) -> (Value, Vec<u64>) {
     rejoin(&mut Socket::connect(server, V2).await, since).await
 }
 
-/// Whether a position belongs to the numbering of this server; if not, that is told.
+/// Whether a position belongs to the present epoch of its scope. If it does not, the client must be told so.
 async fn is_known(server: &TestServer, since: &str) -> bool {
     let (recovery, replayed) = recovered(server, since).await;
     let is_known = recovery["complete"] == true;
@@ -99,14 +100,14 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A folder with the file that a stop has left, and a position that the file knows.
+/// A folder with the file that a stop has saved, and the position of the publication in this file.
 async fn stopped() -> (TempDir, String) {
     let process = Process::start(&[]);
     let position = publish(&process.server, 1).await;
     (process.stop(), position)
 }
 
-/// A stop and a start, while a publisher and clients of each kind go on.
+/// Stops and starts a server, while a publisher continues and clients of each kind come back.
 async fn an_orderly_stop_loses_nothing(env: &[(&str, &str)], file: &str) {
     let env = [&ROOMY, env].concat();
     let mut process = Process::start_in(TempDir::new().expect("a temporary folder"), &env);
@@ -121,7 +122,7 @@ async fn an_orderly_stop_loses_nothing(env: &[(&str, &str)], file: &str) {
     assert_eq!(idle.basic(&app.key, &app.secret).send().await.status, 200);
     let first = publish(&process.server, 0).await;
     let (mut accepted, mut n) = (vec![0], 1);
-    // To the very end: until it is refused.
+    // Publications continue until one is refused, because the server stops.
     loop {
         if n == 40 {
             process.signal("TERM");
@@ -134,7 +135,7 @@ async fn an_orderly_stop_loses_nothing(env: &[(&str, &str)], file: &str) {
         accepted.push(n);
         n += 1;
     }
-    // Now nobody holds the stop up any more.
+    // This drops the sockets, which would hold the stop up.
     let clients: Vec<_> = clients.into_iter().map(|(way, _, since)| (way, since)).collect();
     assert!(process.ended().success());
     let dir = process.crash();
@@ -193,7 +194,8 @@ async fn a_client_with_the_newest_position_of_a_scope_that_retains_nothing_has_m
     assert_eq!(recovery["reason"], "expired");
 }
 
-/// Publishes with a key by another call; answers the status and the text.
+/// Publishes with an idempotency key through `/api/publish` or `/api/publish/bulk`; answers the status and the
+/// body.
 async fn publish_with_key(server: &TestServer, events: &[Value], key: &str) -> (u16, String) {
     let (path, mut body) = match events {
         [event] => ("/api/publish", event.clone()),
@@ -217,7 +219,7 @@ async fn a_repetition_after_a_restart_delivers_nothing_and_is_answered_like_the_
     ];
     for env in [&[][..], &[("HERALD__HISTORY__PUBLICATIONS", "0")]] {
         let process = Process::start(env);
-        // Binary payloads cannot be sent to this one.
+        // Binary payloads cannot be sent to a client of version 1.
         let mut old = Socket::connect(&process.server, V1).await;
         old.try_join(TOPIC, json!({})).await;
         let mut answers = Vec::new();
@@ -228,7 +230,7 @@ async fn a_repetition_after_a_restart_delivers_nothing_and_is_answered_like_the_
         }
         assert!(answers[2].1.contains(r#""skipped":1"#), "{}", answers[2].1);
         drop(old);
-        // Two restarts: nobody repeats anything at the server between them.
+        // There are two restarts, and the server between them receives no repetition.
         let process = Process::start_in(Process::start_in(process.stop(), env).stop(), env);
         let [line] = &process.logged("loaded the history file", 1)[..] else { panic!("one line") };
         assert!(line.contains(" 3 idempotency keys, "), "{line}");
@@ -239,7 +241,7 @@ async fn a_repetition_after_a_restart_delivers_nothing_and_is_answered_like_the_
             let (status, text) = publish_with_key(&process.server, &[one(9)], key).await;
             assert!(status == 422 && text.contains("other content"), "{key} {text}");
         }
-        // The next event that is heard is the first one that is new.
+        // The first event that the client hears is the first new one.
         let (status, _) = publish_with_key(&process.server, &[one(4)], "new").await;
         assert_eq!(status, 200);
         assert_eq!(socket.next().await[4], json!({ "n": 4 }));
@@ -254,7 +256,7 @@ async fn a_key_that_was_used_while_the_server_stopped_is_known_to_the_next_one()
     let since = began["position"].as_str().expect("a position").to_owned();
     let event = |n: u64| json!({ "topic": TOPIC, "event": "msg", "payload": { "n": n } });
     let (mut accepted, mut n) = (Vec::new(), 0);
-    // To the very end: until it is refused.
+    // Publications continue until one is refused, because the server stops.
     loop {
         if n == 20 {
             process.signal("TERM");
@@ -358,7 +360,7 @@ async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
         assert!(warnings[0].contains(expected), "{case}: {lines:#?}");
         assert!(warnings[0].contains("new epochs begin"), "{case}: {lines:#?}");
         assert_eq!(warnings.len(), if stays { 2 } else { 1 }, "{case}: {lines:#?}");
-        // Herald does not touch files that are not its own, so nothing was saved.
+        // Herald does not replace what is not its own file, so in these cases nothing was saved.
         let process = Process::start_in(process.crash(), &[]);
         assert_eq!(is_known(&process.server, &position).await, !stays, "{case}");
     }
@@ -367,7 +369,7 @@ async fn a_file_that_cannot_be_used_is_warned_of_once_and_new_epochs_begin() {
 #[tokio::test]
 async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
     let url = |dir: &Path| format!("sqlite://{}/herald.db", dir.display());
-    // Root may do anything, so another user runs the server.
+    // Permissions do not bind root, so another user runs the server.
     let nobody = || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -389,7 +391,7 @@ async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
         ("neither", 0o444, 0o555, "please remove it"),
     ] {
         let (dir, position) = stopped().await;
-        // The database lies elsewhere.
+        // The history file has a folder of its own, because the database must stay writable.
         let folder = dir.path().join("kept");
         fs::create_dir(&folder).expect("a folder");
         let file = folder.join("history");
@@ -409,7 +411,8 @@ async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
         assert!(line.contains(expected), "{case}: {line}");
         assert!(!is_known(&process.server, &position).await, "{case}");
         let dir = process.crash();
-        // Even if it can be read later on, it is not loaded, unless the operator was told.
+        // A later start, which can read the file, does not load it either. If the first start could neither replace
+        // nor empty the file, the log has told the operator to remove it.
         open(&folder, 0o777);
         open(&file, 0o666);
         if case != "neither" {
@@ -427,13 +430,13 @@ async fn of_two_servers_one_loads_the_file_and_the_last_one_started_saves_it() {
     let url = format!("sqlite://{}/herald.db", first.server.dir.path().display());
     let env = [("DATABASE_URL", url.as_str())];
     let second = Process::start(&env);
-    assert!(!is_known(&second.server, &position).await, "another server has loaded it");
+    assert!(!is_known(&second.server, &position).await, "the first server has loaded the file");
     let positions = [publish(&first.server, 2).await, publish(&second.server, 3).await];
     first.signal("TERM");
     let log = first.rest_of_log();
     assert!(log.iter().any(|line| line.contains("another server is using it")), "{log:#?}");
     let dir = first.crash();
-    // The first one has left nothing that could be loaded after a crash of the second one.
+    // The first server has saved nothing that could be loaded after a crash of the second one.
     assert_eq!(names(dir.path()), [FILE]);
     second.stop();
     let third = Process::start_in(dir, &[]);
@@ -488,11 +491,12 @@ async fn an_archive_that_cannot_be_saved_in_time_is_given_up_and_logged() {
     assert_eq!(names(process.server.dir.path()), [FILE]);
 }
 
-/// Tells a server to stop, and suspends it once it saves. Answers whether it was suspended amid that:
-/// the save may be over before.
+/// Tells a server to stop, and suspends it once it saves. Answers whether it was suspended during the
+/// save, which may be over before.
 fn suspend_amid_save(process: &Process) -> bool {
     let folder = process.server.dir.path();
     let is_saving = || names(folder).iter().any(|name| name.ends_with(".part"));
+    // The byte after the magic and the version says whether the archive is in use (0) or saved (1).
     let is_saved = || {
         let mut head = [0; 19];
         let read = File::open(folder.join(FILE)).and_then(|mut file| file.read_exact(&mut head));
@@ -512,10 +516,10 @@ async fn signals_amid_a_save_leave_a_whole_file_or_none() {
     let env = [&ROOMY[..], &LARGE].concat();
     let filler = "x".repeat(90_000);
     let mut dir = TempDir::new().expect("a temporary folder");
-    // The first position of the last known numbering, and what was accepted after it.
+    // The first position of the present epoch, and the numbers that were accepted after it.
     let mut known: Option<(String, Vec<u64>)> = None;
     let (mut n, mut amid, mut kept) = (0, 0, 0);
-    // The second signal ends all sessions and lets the save go on, the third one ends everything.
+    // The second signal ends all sessions and lets the save continue. The third one ends the process.
     let two = ["INT"].as_slice();
     let three = ["INT", "TERM"].as_slice();
     for (round, signals) in [two, three, two, three, two].into_iter().enumerate() {
@@ -539,7 +543,7 @@ async fn signals_amid_a_save_leave_a_whole_file_or_none() {
         dir = process.crash();
 
         let process = Process::start_in(dir, &env);
-        // The server removes an unfinished file.
+        // The start has removed an unfinished file.
         assert_eq!(names(process.server.dir.path()), [FILE], "round {round}");
         let (recovery, replayed) = recovered(&process.server, since).await;
         if recovery["complete"] == true {
@@ -551,7 +555,7 @@ async fn signals_amid_a_save_leave_a_whole_file_or_none() {
         }
         dir = process.stop();
     }
-    assert!(amid >= 1, "no signal came amid a save");
+    assert!(amid >= 1, "no signal came during a save");
     assert!(kept >= 1, "a second signal lets the save go on");
 }
 
@@ -572,10 +576,10 @@ async fn an_archive_that_a_killed_server_had_not_finished_is_removed() {
 
 #[tokio::test]
 async fn a_server_that_is_killed_while_it_saves_starts_again_and_never_tells_wrongly() {
-    // So long that the save takes about as long as the latest kill.
+    // A filler so large that a save takes about as long as [`LATEST_KILL`].
     let filler = "x".repeat(90_000);
     let mut dir = TempDir::new().expect("a temporary folder");
-    // The first position of the last known numbering, and what was accepted after it.
+    // The first position of the present epoch, and the numbers that were accepted after it.
     let mut known: Option<(String, Vec<u64>)> = None;
     let (mut n, mut kept, mut lost) = (0, 0, 0);
     for round in 0..KILLS + 2 {
@@ -607,7 +611,7 @@ async fn a_server_that_is_killed_while_it_saves_starts_again_and_never_tells_wro
         assert_eq!(epoch(&position), epoch(since));
         accepted.push(n);
         dir = match round {
-            // The first one is certainly too late, the second one certainly too early.
+            // The first server has certainly saved, and the second one certainly has not begun to.
             0 => process.stop(),
             1 => process.crash(),
             _ => {
@@ -617,8 +621,8 @@ async fn a_server_that_is_killed_while_it_saves_starts_again_and_never_tells_wro
                 process.crash()
             }
         };
-        // At most one that was not finished: the next start removes it.
+        // At most one file is unfinished. The next start removes it.
         assert!(names(dir.path()).len() <= 2, "{:?}", names(dir.path()));
     }
-    assert!(kept >= 1 && lost >= 1, "of {KILLS} kills {kept} were too late and {lost} were not");
+    assert!(kept >= 1 && lost >= 1, "{kept} starts have loaded the archive and {lost} have not");
 }

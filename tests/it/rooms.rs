@@ -1,10 +1,10 @@
-//! The order of the rooms: each uses rooms to its left, never to its right.
+//! The order of the rooms: each uses rooms above it in [`ROOMS`], never below it.
 
 use std::fs;
 
 use crate::support::sources::{self, Source, first_word};
 
-/// The rooms from left to right, as `src/lib.rs` lists them.
+/// The rooms from top to bottom, as `src/lib.rs` lists them.
 const ROOMS: [&str; 15] = [
     "form",
     "strict_json",
@@ -35,13 +35,13 @@ const RESERVED: [(&str, &str); 7] = [
 ];
 
 #[test]
-fn rooms_use_rooms_to_their_left() {
+fn rooms_use_only_rooms_above_them() {
     let mut files = 0;
     for (room, file, code) in sources() {
         let own = position(&room);
         for used in uses(&code) {
             let at = position(&used);
-            assert!(at <= own, "{file} of room {room} uses {used}, which is to its right");
+            assert!(at <= own, "{file} of room {room} uses {used}, which is below it");
         }
         files += 1;
     }
@@ -53,7 +53,7 @@ fn some_crates_are_known_to_one_room_only() {
     for (room, file, code) in sources() {
         for (name, owner) in RESERVED {
             let names_it = code.contains(&format!("{name}::"));
-            assert!(!names_it || file.starts_with(owner), "{file} of room {room} knows {name}");
+            assert!(!names_it || file.starts_with(owner), "{file} of room {room} names {name}");
         }
     }
 }
@@ -67,7 +67,7 @@ fn the_map_lists_the_rooms_in_this_order() {
 
 fn position(room: &str) -> usize {
     let found = ROOMS.iter().position(|known| *known == room);
-    found.unwrap_or_else(|| panic!("{room} is no room; give it its place in ROOMS"))
+    found.unwrap_or_else(|| panic!("{room} is not a room; ROOMS lacks it"))
 }
 
 /// Room, path under `src` and code of every file that is in a room.

@@ -49,7 +49,7 @@ fn time(value: &Value) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("a time").to_utc()
 }
 
-/// The ways in which a pair authenticates a trigger; answers the status of each.
+/// Makes a call in each way in which a pair can authenticate one: three triggers and a query. Answers the statuses.
 async fn triggers(server: &TestServer, app: &App) -> [u16; 4] {
     let event = json!({ "topic": "room", "event": "e", "scope": "private" });
     let whole = json!({ "topic": PRIVATE, "event": "e" });
@@ -209,7 +209,7 @@ async fn a_second_rotation_ends_the_oldest_pair_and_no_other() {
 
 #[tokio::test]
 async fn the_end_of_the_overlap_ends_the_joins_of_the_old_pair_and_no_other() {
-    // The table is not read again meanwhile: the end comes by the clock.
+    // The server does not read the database again meanwhile, so the pair ends by the clock.
     let server = TestServer::start_with(|settings| {
         settings.registry.refresh = Duration::from_secs(3_600);
     });
@@ -336,7 +336,7 @@ async fn the_last_use_says_the_minute_and_only_of_the_pair_that_was_right() {
     let used = async |field: &str| shown(&server).await[field].clone();
     let wrong = App { secret: "wrong".into(), ..app.clone() };
     assert_eq!(triggers(&server, &wrong).await, [401; 4]);
-    assert_eq!(used("key_last_used_at").await, Value::Null, "wrong credentials are no use");
+    assert_eq!(used("key_last_used_at").await, Value::Null, "wrong credentials do not count");
     let earliest = Utc::now() - Duration::from_secs(60);
     assert_eq!(triggers(&server, &app).await, [200; 4]);
     let at = time(&used("key_last_used_at").await);
@@ -344,7 +344,7 @@ async fn the_last_use_says_the_minute_and_only_of_the_pair_that_was_right() {
     assert_eq!(at.timestamp() % 60, 0);
     let before = shown(&server).await["updated_at"].clone();
     assert_eq!(triggers(&server, &app).await, [200; 4]);
-    assert_eq!(shown(&server).await["updated_at"], before, "a use is no change");
+    assert_eq!(shown(&server).await["updated_at"], before, "a use is not a change");
 
     let (new, _) = rotate(&server, 3_600).await;
     assert_eq!(time(&used("previous_key_last_used_at").await), at);
@@ -401,7 +401,7 @@ impl Load {
     }
 }
 
-/// Rotates three times under load. Each pair is in use until the overlap after the next one.
+/// Rotates three times under load. After a rotation, the previous pair and the new one are both in use for a while.
 async fn nothing_fails_during_rotations(env: &[(&str, &str)]) {
     let process = Process::start(env);
     let server = &process.server;

@@ -1,8 +1,9 @@
-//! A second protocol beside Phoenix's, in one server and in the same topics: all that the broker and
-//! the sessions take for granted of a protocol, this one does differently.
+//! A second protocol beside Phoenix's, in one server and in the same topics. It differs from Phoenix's wherever
+//! the broker and the sessions might take Phoenix's way for granted.
 //!
-//! It speaks first, puts the members of a channel into the answer to a join, publishes any JSON,
-//! leaves the sender out, tells one arrival or departure per frame, and has close codes of its own.
+//! The server sends the first message, the reply to a join contains the members of the channel, a payload may be
+//! any JSON, a publication leaves its sender out, each frame tells one arrival or departure, and the close codes
+//! differ.
 
 use std::{
     borrow::Cow,
@@ -39,7 +40,7 @@ use crate::support::*;
 
 const PATH: &str = "/second";
 
-/// The protocol's door.
+/// The protocol, which begins a conversation for each client.
 struct Second {
     app: AtomicI32,
     ids: PublicIds,
@@ -62,7 +63,7 @@ impl Protocol for Second {
     }
 }
 
-/// One client's side.
+/// The conversation with one client.
 struct Talk {
     app: AppId,
     ids: PublicIds,
@@ -197,7 +198,7 @@ impl Conversation for Talk {
 
     fn subscribed(&mut self, outcome: Result<Joined, Failure>, _: f64) -> Vec<Effect> {
         let members = outcome.expect("a join").members.map(|members| {
-            // The roster is of those that were announced; this client is among them for itself.
+            // The roster has the members that were announced, so this client may be missing from it.
             let mut members: Map<String, Value> = serde_json::from_str(&members).expect("members");
             let Persona { key, meta } = self.user.as_ref().expect("a user");
             let info = serde_json::from_str(meta.info_text()).expect("an object");
@@ -257,7 +258,7 @@ async fn both() -> TestServer {
 async fn connect(server: &TestServer) -> Socket {
     let mut socket = Socket::open(server, PATH).await;
     let hello = socket.frame().await;
-    assert!(hello.starts_with(r#"{"hello":""#), "it speaks first: {hello}");
+    assert!(hello.starts_with(r#"{"hello":""#), "the server speaks first: {hello}");
     socket
 }
 
@@ -287,8 +288,8 @@ async fn a_publication_of_one_protocol_is_heard_in_the_words_of_the_other() {
         let frame = format!(r#"[null,null,"public:test-app:room","msg",{object}]"#);
         hears(&mut phoenix, &frame).await;
     }
-    // The sender heard nothing of that: what it hears first is what Phoenix's client says, who hears
-    // itself. An event of Pusher's is no event of the second protocol.
+    // The sender has heard none of its own publications: the first one that it hears is that of Phoenix's client,
+    // which hears itself. The second protocol has no name for an event of Pusher's.
     for event in ["pusher:x", "msg"] {
         let push = format!(r#"[null,"5","public:test-app:room","{event}",{{"x":1}}]"#);
         phoenix.text(push).await;
@@ -330,7 +331,8 @@ async fn both_protocols_see_one_list_of_members_each_in_its_own_way() {
         assert_ne!(meta["phx_ref"], "not mine");
         sockets.push(socket);
     }
-    // The first member of a key arrives, but not for itself; another of the same key does not.
+    // The first member of a key is told to the others, but not to itself. A further member of the same key is not
+    // told.
     let [first, second, third] = &mut sockets[..] else { panic!("three") };
     for socket in [&mut *first, &mut *second] {
         hears(socket, r#"{"channel":"presence/room","arrived":"v"}"#).await;

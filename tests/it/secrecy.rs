@@ -1,7 +1,8 @@
 //! Secrets, tokens, query strings and payloads are never written to a log, nor by `{:?}`.
 //!
-//! Every door is tried, in order and out of order, with one canary in each such thing, while all
-//! that Herald's own crates log is kept, at trace level.
+//! Every entry point is called, with valid and with invalid requests. Each secret, token, query string and payload
+//! contains a *canary*, a text that must not appear. All lines that Herald's own crates log at trace level are kept
+//! and searched for it.
 
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -66,22 +67,23 @@ fn logged() -> Vec<String> {
 /// Every canary begins with this, so that half of one is found as well.
 const CANARY: &str = "kanari3";
 
-/// A value that must not be seen again.
+/// A value that must not be logged or printed.
 fn canary(of: &str) -> String {
     format!("{CANARY}-{of}-0123456789abcdef")
 }
 
-/// The texts that must not be found: the canary itself, and its forms in base64 and in tokens.
+/// The texts that must not be found: the beginning of each canary, and parts of the tokens, which hold canaries in
+/// base64.
 fn needles(tokens: &[String]) -> Vec<String> {
     let mut needles = vec![CANARY.to_owned()];
     for token in tokens {
-        // Any part of a token that names its bearer.
+        // The first part, the header, is the same in many tokens.
         needles.extend(token.split('.').skip(1).filter(|p| p.len() > 8).map(str::to_owned));
     }
     needles
 }
 
-/// Shows that something was logged which must have been; else nothing would be proven.
+/// Checks that a line was logged that the calls must cause. Without it, the search for canaries would prove nothing.
 fn assert_heard(logged: &[String], words: &str) {
     assert!(logged.iter().any(|line| line.contains(words)), "{words:?} is not in {logged:#?}");
 }
@@ -144,7 +146,7 @@ async fn at_trace_level_no_secret_no_token_no_query_and_no_payload_is_logged() {
     }
     for line in &logged {
         for needle in needles(&tokens) {
-            assert!(!line.contains(&needle), "a canary sings: {line}");
+            assert!(!line.contains(&needle), "a canary is logged: {line}");
         }
     }
 }
@@ -164,6 +166,7 @@ async fn console(server: &TestServer, password: &str, app: &App) -> (Vec<String>
         let answer = log_in(credentials).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split(';').next());
+        // The dot makes the value a second part, which `needles` looks for.
         tokens.push(cookie.expect("a cookie").replace("herald_console=", "."));
     }
     let post = |path: &str| {
@@ -200,7 +203,7 @@ async fn sockets(server: &TestServer, tokens: &[String]) {
             (plain.as_str(), vec![("sec-websocket-protocol", protocol.as_str())]),
         ] {
             let (mut socket, _) = Socket::open_with(server, path, &headers).await.expect("let in");
-            // A topic of an app is logged when a join of it is refused; what is no topic never is.
+            // A topic that names an app is logged when a join of it is refused. An invalid topic never is.
             socket.try_join(&canary("topic"), json!({})).await;
             socket.try_join(&format!("public:{}", canary("NoApp")), json!({})).await;
             for topic in ["public:foo-app", "private:foo-app", "private:nobody"] {
@@ -249,7 +252,7 @@ async fn long_polls(server: &TestServer, tokens: &[String]) -> Vec<String> {
         assert_eq!(poller.post_batch(&push.to_string()).await, 200);
         assert!(poller.next().await.is_some());
         assert_eq!(poller.post_raw(None, canary("body\u{ff}").as_bytes()).await.0, 200);
-        assert_eq!(poller.fetch().await, json!({"status": 500}), "nonsense has ended it");
+        assert_eq!(poller.fetch().await, json!({"status": 500}), "the invalid body has ended it");
     }
     sessions
 }

@@ -12,24 +12,24 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::support::{raw, server::ADMIN, *};
 
-/// Ample for a stop that waits for nobody, on a loaded machine too. What it must not wait for is set
-/// far longer.
+/// Ample time for a stop that waits for nobody, on a loaded machine too. The timeouts that such a stop must not
+/// wait for are set far longer.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Waits until the server says that it drains, while it still says anything.
+/// Waits until `/ready` is no longer answered with 200. The server must still be listening.
 async fn until_draining(server: &TestServer) {
     let draining = async { while get(server.url("/ready")).await.status == 200 {} };
     timeout(DEADLINE, draining).await.expect("the shutdown begins in time");
 }
 
-/// Waits until nobody listens any more: only requests under way hold the stop up.
+/// Waits until the server no longer listens. From then on, only requests under way hold the stop up.
 async fn until_deaf(server: &TestServer) {
     let connecting = || TcpStream::connect(("127.0.0.1", server.port));
     let deaf = async { while connecting().await.is_ok() {} };
     timeout(DEADLINE, deaf).await.expect("the listener closes in time");
 }
 
-/// A client that holds a stop up for as long as it may: connected, and never reading.
+/// A client that holds a stop up for as long as the server lets it: it is connected and never reads.
 async fn stuck(server: &TestServer) -> Socket {
     let mut socket = Socket::connect(server, V2).await;
     socket.join("public:test-app:stuck", json!({})).await;
@@ -67,7 +67,7 @@ async fn held_up(shutdown_timeout: &str) -> (Process, (Socket, TcpStream)) {
     (process, (stuck, half))
 }
 
-/// Roomy enough for a stuck client to stay one until the end.
+/// Raises the limits that would end a stuck client before the stop does.
 fn patient(settings: &mut herald::settings::Settings) {
     settings.limits.outbox_bytes_max = 1 << 30;
     settings.limits.outbox_frames_max = 100_000;
@@ -89,7 +89,7 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
     until_draining(&server).await;
     let ready = get(server.url("/ready")).await;
     assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("draining")));
-    assert_eq!(ready.header("connection"), Some("close"), "it is the last answer there");
+    assert_eq!(ready.header("connection"), Some("close"), "the connection is closed after it");
     let health = get(server.url("/health")).await;
     assert_eq!((health.status, health.body.as_str()), (200, r#"{"status":"ok"}"#));
     for vsn in [V1, V2] {
@@ -102,7 +102,7 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
     let answer = trigger.basic(&app.key, &app.secret).json(&event).send().await;
     assert_eq!(answer.status, 503, "nobody would hear it: {}", answer.body);
     assert!(answer.header("retry-after").is_some());
-    // Every answer came within the draining: afterwards nothing listens.
+    // All these answers came while the server drained: afterwards nothing listens.
     server.stop();
     assert!(began.elapsed() < shutdown_timeout + SOON, "{:?}", began.elapsed());
 }
@@ -122,7 +122,7 @@ async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
         }
         sockets.push(socket);
     }
-    // A connection that only might ask again, and one that has not finished asking.
+    // A connection that is kept alive without a request, and one whose request is incomplete.
     let mut idle = raw::connect(&server).await;
     idle.write_all(b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("room");
     assert_eq!(raw::answer(&mut idle).await.0, 200);
@@ -136,7 +136,7 @@ async fn every_session_is_told_to_come_back_and_the_server_is_gone_at_once() {
     raw::hung_up(&mut idle).await;
     raw::hung_up(&mut half).await;
     server.stop();
-    // Less than a connection without a request is kept.
+    // A connection without a request is kept for much longer.
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
@@ -151,7 +151,7 @@ async fn crowd(server: &TestServer, sessions: usize) -> Vec<Socket> {
     sockets
 }
 
-/// When each of them is closed, earliest first. Over long-poll there is no code.
+/// The moments at which these sessions are closed, earliest first. Over long-poll there is no code.
 async fn closed_at(sockets: &mut [Socket]) -> Vec<Instant> {
     let mut closed = join_all(sockets.iter_mut().map(async |socket| {
         let code = socket.ended_or_gone().await;
@@ -270,7 +270,8 @@ async fn a_third_signal_ends_it_all() {
     let (mut process, _held) = held_up("10m").await;
     process.signal("TERM");
     process.until_logged("SIGTERM: shutting down");
-    // After the second signal alone the process would soon end by itself, so it finds both at once.
+    // After the second signal alone the process would soon end by itself. It is suspended, so that it finds the
+    // second and the third signal together.
     process.signal("STOP");
     process.signal("INT");
     process.signal("TERM");
@@ -309,7 +310,7 @@ async fn accepted_publications_are_delivered_before_the_close() {
                 );
                 match request.send(event.to_string()) {
                     Ok(answer) if answer.status() == 200 => accepted.push(id),
-                    // Refused, or the server is gone: the end has come.
+                    // The event is refused or the server is gone, because the stop has begun.
                     _ => return accepted,
                 }
             }
@@ -324,7 +325,7 @@ async fn accepted_publications_are_delivered_before_the_close() {
         })
     });
     let receiving: Vec<_> = receiving.collect();
-    // The stop begins under load, when one more client has seen a hundred of them.
+    // The stop begins under load, when one more client has received a hundred events.
     let mut witness = Socket::connect(&server, V2).await;
     witness.join("public:test-app", json!({})).await;
     for _ in 0..100 {
@@ -415,7 +416,7 @@ async fn a_crash_amid_writes_leaves_the_database_whole_and_what_was_answered_in_
             tokio::task::spawn_blocking(move || write_until_it_dies(&url, round, writer))
         });
         let writers: Vec<_> = writers.collect();
-        // In full swing: some are there already.
+        // The crash comes while the writers are at work: it waits until they have created some apps.
         let swing = async {
             loop {
                 let apps = process.server.admin("GET", "/api/admin/apps", None).await.json();
@@ -451,7 +452,7 @@ async fn a_crash_amid_writes_leaves_the_database_whole_and_what_was_answered_in_
     }
 }
 
-/// Creates apps until the server is gone; the slugs of those that were answered for.
+/// Creates apps until the server is gone; answers the slugs of those whose creation was answered with 201.
 fn write_until_it_dies(url: &str, round: u32, writer: u32) -> Vec<String> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).build().into();

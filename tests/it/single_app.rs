@@ -1,4 +1,5 @@
-//! The second article's world: one app, topics that need not name it, its mount, its trigger.
+//! The setting `single_app`, with which Herald is the server of the second article: topics need not name the app,
+//! pages connect to `/events`, and the application calls `/api/publish`.
 
 use crate::support::{tokens::token, *};
 use herald::app::Slug;
@@ -9,7 +10,7 @@ fn start() -> (TestServer, App) {
     (server, App::seeded())
 }
 
-/// A client as the article's page has it: on `/events`, its token in the join payload.
+/// A client on `/events`, as on the article's page.
 async fn client(server: &TestServer, vsn: &str) -> Socket {
     Socket::open(server, &format!("/events/websocket?vsn={vsn}")).await
 }
@@ -23,7 +24,7 @@ fn ticket(app: &App) -> Value {
     json!({ "guardian_token": token(app, &claims) })
 }
 
-/// `/api/publish`, or its bulk, with the secret as it is.
+/// Calls `/api/publish` or `/api/publish/bulk` with the app's secret alone in `Authorization`.
 async fn publish(server: &TestServer, app: &App, path: &str, body: Value) -> (u16, Value) {
     let call = request("POST", server.url(path)).header("authorization", &app.secret);
     let answer = call.json(&body).send().await;
@@ -83,7 +84,8 @@ async fn scopes_and_channels_of_the_same_names_hear_nothing_of_each_other() {
     let (server, app) = start();
     let claims = json!({ "listen": ["private:*", "deploys:*"] });
     let payload = json!({ "guardian_token": token(&app, &claims) });
-    // A channel that is called like the app has the longer spelling only.
+    // A channel whose name begins with the app's slug, such as `test-app:web`, needs the spelling with the slug in
+    // front.
     let channels = ["web", "web:1", "1", "test-app:test-app", "test-app:test-app:web"];
     let mut sockets = Vec::new();
     for vsn in [V1, V2] {
@@ -118,7 +120,7 @@ async fn scopes_and_channels_of_the_same_names_hear_nothing_of_each_other() {
 async fn both_articles_run_on_one_herald() {
     let (server, app) = start();
     for way in WAYS {
-        // The first article's page: the whole scope, which names the app.
+        // The first article's page joins the whole scope, by a topic that names the app.
         let mut page = Socket::connect(&server, way).await;
         page.join("public:test-app", json!({})).await;
         // The second article's page.
@@ -170,7 +172,7 @@ async fn every_client_hears_a_topic_by_the_name_that_it_joined() {
         }
     };
     let event = |topic: &str, event: &str, n: usize| json!({ "topic": topic, "event": event, "payload": { "n": n } });
-    // The whole scope takes a channel without colons only.
+    // A publication to the whole scope can name only a channel without colons.
     let whole = event("private:test-app", "other:msg", 9);
     for (n, (path, body)) in [
         ("/api/publish", event("private:7:room", "msg", 0)),
@@ -190,7 +192,7 @@ async fn every_client_hears_a_topic_by_the_name_that_it_joined() {
     heard_by_all(&mut sockets, 4).await;
     for at in 0..sockets.len() {
         let (topic, event, ..) = sockets[at];
-        // A colon in a channel cannot be pushed to from the whole scope.
+        // A channel with a colon in its name cannot be pushed to from the whole scope.
         if event == "msg" {
             let push = json!([null, "2", topic, "msg", { "n": at }]);
             sockets[at].3.push(push).await;
@@ -225,7 +227,7 @@ async fn a_client_that_joined_by_both_names_hears_both_until_it_leaves_one() {
         let both = [socket.next().await, socket.next().await];
         let expected = [heard(short, 1), heard(long, 1)];
         assert!(expected.iter().all(|frame| both.contains(frame)), "{way}: {both:?}");
-        // The answer to a leave, and its end.
+        // A leave is answered by a reply and a close.
         socket.push(json!(["1", "5", short, "phx_leave", {}])).await;
         for event in ["phx_reply", "phx_close"] {
             let frame = socket.next().await;
@@ -517,7 +519,7 @@ async fn a_setting_that_names_no_active_app_is_told_at_the_start_and_for_each_jo
         process.until_logged(&format!(
             "refused a join of \"public:web\" from 127.0.0.1 at app {slug}, which single_app names: {why}"
         ));
-        // It appears while the server runs.
+        // The app is created while the server runs.
         if slug == "no-app" {
             process.server.create_app(json!({ "name": slug })).await;
             let mut socket = Socket::connect(&process.server, V2).await;

@@ -1,5 +1,4 @@
-//! Clients that stop reading, or stop fetching: dropped, counted and logged once, at nobody else's
-//! cost.
+//! Clients that stop reading or fetching are dropped, counted and logged once each, and other clients do not notice.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use crate::support::{
 
 const TOPIC: &str = "public:test-app";
 
-/// Joins over a socket whose kernel buffer is as small as can be, and reads nothing from then on.
+/// Joins over a socket with a small kernel buffer, and reads nothing from then on.
 async fn deaf(server: &TestServer) -> TcpStream {
     let tcp = TcpSocket::new_v4().expect("a socket");
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
@@ -100,7 +99,7 @@ async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbo
     let mut deaf = deaf(&server).await;
     let dropped = async {
         while Figures::of(&server).await.ended("write_timeout") < 1.0 {
-            // Far from what may wait, but more than the kernel takes.
+            // In all this is less than an outbox may hold, but more than the kernel buffers.
             if witness.1 < 20 {
                 witness.sees_one_more(&server, 90_000).await;
             }
@@ -113,8 +112,8 @@ async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbo
     witness.sees_one_more(&server, 10).await;
 }
 
-/// Beside a stuck write only what is heard counts: one that sends heartbeats stays, also beyond the
-/// idle timeout, and one that has stopped does not stay until the write times out.
+/// While a write is stuck, only bytes from the client count as a sign of life. A client that sends pongs stays,
+/// also beyond the idle timeout. A client that sends nothing is dropped before the write times out.
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
     let idle_timeout = Duration::from_secs(2);
@@ -125,15 +124,15 @@ async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
     });
     let mut stopped = deaf(&server).await;
     let mut lively = deaf(&server).await;
-    // Each holds more than the kernel takes, and less than may wait.
     let mut pace = tokio::time::interval(idle_timeout / 10);
-    // Pongs that nobody asked for: borne, and not answered.
+    // An unsolicited pong, which the server accepts and does not answer.
     let beat = [0x8a, 0x80, 0, 0, 0, 0];
     let mut beats = 0;
     let began = Instant::now();
     let mut stopped_after = None;
     while stopped_after.is_none() || began.elapsed() < idle_timeout * 3 {
         pace.tick().await;
+        // In all this is more than the kernel buffers, and less than an outbox may hold.
         if beats < 40 {
             trigger(&server, beats, 90_000).await;
         }
@@ -148,7 +147,7 @@ async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
     assert_eq!(figures.ended("idle"), 1.0);
     assert_eq!(figures.get(r#"herald_sessions{transport="websocket",version="2"}"#), 1.0);
     raw::hung_up(&mut stopped).await;
-    // Now it is silent, too.
+    // Now the other client is silent, too.
     becomes_hit(&server, "idle_timeout", 2.0).await;
     raw::hung_up(&mut lively).await;
 }
@@ -186,7 +185,7 @@ async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line
     let mut witness = Witness::joined(server).await;
     let before = process.resident_bytes();
     let mut most = before;
-    // 20 MB for each of them, 800 in all, of which each may hold half a megabyte.
+    // The events are 20 MB for each client and 800 MB in all, of which each outbox may hold half a megabyte.
     for _ in 0..200 {
         witness.sees_one_more(server, 100_000).await;
         most = most.max(process.resident_bytes());
@@ -205,7 +204,7 @@ async fn many_deaf_clients_in_a_flood_cost_what_their_outboxes_hold_and_one_line
         lines.iter().filter_map(|line| line.split_once("session ")?.1.split(' ').next()).collect();
     sessions.sort_unstable();
     sessions.dedup();
-    assert_eq!(sessions.len(), CLIENTS, "each once: {lines:?}");
+    assert_eq!(sessions.len(), CLIENTS, "each session once: {lines:?}");
     assert!(lines.iter().all(|line| line.contains("INFO") && !line.contains("xxx")), "{lines:?}");
 }
 
@@ -236,14 +235,14 @@ async fn the_backlog_of_all_clients_is_bounded_and_the_fullest_outbox_gives_way(
             server.trigger(&app, event(channel)).await;
         }
     }
-    // 990,000 bytes of text, and what is around them, are just too much with this one.
+    // With this event, the 990,000 bytes of text that wait already, and the frames around them, are too much.
     server.trigger(&app, event("live")).await;
     assert_eq!(listener.next().await[3], "msg");
     let figures = becomes_hit(&server, "outboxes_bytes_max", 1.0).await;
     assert_eq!(figures.ended("outboxes_bytes"), 1.0);
     let mut pollers = pollers.into_iter();
     let mut gone = pollers.next().expect("the fullest");
-    assert_eq!(gone.fetch().await, json!({ "status": 500 }), "its client comes back by itself");
+    assert_eq!(gone.fetch().await, json!({ "status": 500 }), "its session has ended");
     for mut poller in pollers {
         let fetched = poller.fetch().await;
         assert_eq!(fetched["messages"].as_array().map(Vec::len), Some(3), "the others keep theirs");

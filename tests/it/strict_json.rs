@@ -9,7 +9,7 @@ use crate::support::{
     *,
 };
 
-/// JSON values of which no object may have one as a member, and why.
+/// JSON values that an object may not contain, each with the reason.
 const REFUSED: [(&str, &str); 9] = [
     (r#""\ud800""#, "has half of a surrogate pair"),
     (r#"["a",{"b":"\ude00\ud83d"}]"#, "has half of a surrogate pair"),
@@ -22,7 +22,7 @@ const REFUSED: [(&str, &str); 9] = [
     (r#"1,"part":2"#, "has a repeated key"),
 ];
 
-/// An object that looks odd, and that every reader holds: it is relayed to the byte.
+/// An object that looks odd, but that every reader accepts. It is relayed byte for byte.
 const ODD: &str =
     r#"{ "a":-0, "b":[1e-999,18446744073709551616], "c":{"a":"\ud83d\ude00\u0000\/"} }"#;
 
@@ -35,7 +35,7 @@ fn post(server: &TestServer, path: &str, body: String) -> Request {
     request("POST", server.url(path)).header(content_type.0, content_type.1).body(body)
 }
 
-/// A token with claims in just these words.
+/// A token whose claims are exactly this text.
 fn token_of(claims: &str) -> String {
     let claims: &RawValue = serde_json::from_str(claims).expect("JSON");
     signed(&App::seeded().secret, &claims)
@@ -73,7 +73,8 @@ async fn json_that_strict_readers_refuse_is_refused_and_other_json_is_relayed_as
             }
         };
         match way {
-            // Over long-poll, version 1 has its messages as JSON among other JSON.
+            // Over long-poll, messages of version 1 are a part of the answer's JSON, so the test client knows only
+            // their values.
             V1_POLLED => {
                 let arrives: Value = serde_json::from_str(&arrives).expect("JSON");
                 assert_eq!(socket.next().await[4], arrives["payload"], "{way}");
@@ -131,7 +132,7 @@ async fn triggers_in_all_forms_are_refused_with_422_and_publish_nothing() {
     socket.assert_quiet().await;
 }
 
-/// Text as a form's value.
+/// A text as the value of a form's field, percent-encoded.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! Section 14.12: tokens at the socket, from every place where a client may leave them.
+//! Section 14.12 of the protocol document: tokens at the socket, in every place where a client may put them.
 //!
 //! The topics are the second article's, so most tests run with a single app.
 
@@ -17,7 +17,7 @@ use herald::app::{
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-/// A server whose only app is the seeded one, so that topics are `<scope>:<channel>`.
+/// A server with the seeded app as its single app, so that topics are `<scope>:<channel>`.
 fn single_app() -> (TestServer, App) {
     let server = TestServer::start_with(|settings| settings.single_app = Slug::parse("test-app"));
     (server, App::seeded())
@@ -79,7 +79,7 @@ async fn e185_public_topics_need_no_token() {
     let (server, app) = single_app();
     assert_eq!(join(&server, "public:x", json!({})).await, ok());
     let good = guardian(&token(&app, &json!({ "listen": [] })));
-    assert_eq!(join(&server, "public:x", good).await, ok(), "nor does a token change the reply");
+    assert_eq!(join(&server, "public:x", good).await, ok(), "a token does not change the reply");
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn e193_bad_signatures_and_algorithms_are_invalid_tokens() {
     assert_eq!(
         join(&server, "private:1", guardian(&alg("HS256"))).await,
         joined(),
-        "the forge works"
+        "a right token"
     );
     let key = SecretString::from(app.secret.as_str());
     let hs512 = mint(&claims, &key, SigningAlgorithm::Hs512).expect("a token");
@@ -385,7 +385,7 @@ async fn e202_e204_patterns_allow_what_the_table_says_and_never_crash() {
         ("a|private:b", "azzz:b", false),
         ("a|private:b", "private:b", false),
         ("pub*", "pubb:x", false),
-        // Broken or all-embracing as regular expressions; here they are just words.
+        // As regular expressions these would be invalid or match everything. As patterns they are literal text.
         ("*", "private:1", false),
         ("a:**", "a:b", false),
         ("a:**", "a:b*", true),
@@ -405,7 +405,7 @@ async fn e202_e204_patterns_allow_what_the_table_says_and_never_crash() {
     assert_eq!(
         join(&server, "private:1", payload).await,
         joined(),
-        "what is no text is passed over"
+        "entries that are not text are ignored"
     );
 }
 
@@ -450,7 +450,7 @@ async fn e203_tokens_count_wherever_they_were_left_and_swapped_ones_are_put_righ
     let mut socket = with_params(&server, &[("guardian_token", t), ("csrf_token", page)]).await;
     let both_bad = json!({ "guardian_token": "a.b.c", "csrf_token": page });
     let reply = socket.try_join("private:1", both_bad).await;
-    assert_eq!(reply, bad_token("invalid_token"), "a bad one in the payload is not passed over");
+    assert_eq!(reply, bad_token("invalid_token"), "a bad token in the payload is not ignored");
 }
 
 #[tokio::test]
@@ -474,12 +474,12 @@ async fn the_operators_key_counts_for_apps_with_shared_tokens_alone() {
     let server = TestServer::start();
     server.create_app(json!({ "name": "sharing-app", "shared_tokens": true })).await;
     let empty = SecretString::from("");
-    assert!(mint(&json!({}), &empty, SigningAlgorithm::Hs256).is_err(), "an empty key is none");
+    assert!(mint(&json!({}), &empty, SigningAlgorithm::Hs256).is_err(), "an empty key fails");
     let app = App { secret: String::new(), ..App::seeded() };
     let claims = json!({ "listen": ["private:*"] });
     let by_nobody = guardian(&forged(&app, &json!({ "alg": "HS256" }), &claims));
     let reply = join(&server, "private:sharing-app", by_nobody).await;
-    assert_eq!(reply, bad_token("invalid_token"), "an empty GUARDIAN_SECRET is none");
+    assert_eq!(reply, bad_token("invalid_token"), "an empty GUARDIAN_SECRET counts as unset");
 }
 
 #[tokio::test]

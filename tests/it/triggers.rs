@@ -1,4 +1,4 @@
-//! Triggers over HTTP: which callers may, which triggers are accepted, and how the events arrive.
+//! Triggers over HTTP: which callers may trigger, which triggers are accepted, and how the events arrive.
 
 use crate::support::{http::Request, tokens::*, *};
 use serde_json::{Value, json};
@@ -350,7 +350,7 @@ async fn with_a_single_app_topics_are_the_second_articles() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_none_are_refused_and_the_server_goes_on() {
+async fn invalid_bodies_are_refused_and_the_server_goes_on() {
     let server = TestServer::start();
     let deep = format!(r#"{{"topic":"t","event":"e","payload":{}}}"#, r#"{"a":"#.repeat(100_000));
     let deep_whole = format!(
@@ -417,7 +417,7 @@ async fn raw(server: &TestServer, rest: &[u8]) -> u16 {
     let (mut reading, mut writing) = stream.into_split();
     let bytes = [head.as_bytes(), rest].concat();
     let written = tokio::spawn(async move {
-        // A server that has answered may stop reading; what it said is what counts.
+        // A server that has answered may stop reading, and only its answer counts.
         let _ = writing.write_all(&bytes).await;
         writing
     });

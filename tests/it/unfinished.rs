@@ -1,5 +1,5 @@
-//! Messages and heads of requests that are begun and not completed: bounded in time, in size before a
-//! join, and all together in bytes. A client that completes one in time notices nothing.
+//! Incomplete messages and request heads. Each has a time limit, and before a join also a smaller size limit, and
+//! all of them together have a limit in bytes. A client that completes one in time notices nothing.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn joined(server: &TestServer) -> Socket {
     socket
 }
 
-/// Sends all but the last of these many bytes of a message.
+/// Sends a message of this many bytes without its last byte.
 async fn begin(socket: &mut Socket, bytes: usize) {
     let begun = [head(0x82, bytes), vec![b'x'; bytes - 1]].concat();
     // The session may be ended before all has arrived.
@@ -57,7 +57,7 @@ async fn half_messages_of_many_sessions_share_a_budget_and_the_largest_give_way(
     let mut crowd = join_all((0..CROWD).map(|_| joined(&server))).await;
     join_all(crowd.iter_mut().map(|socket| begin(socket, HALF))).await;
     assert_eq!(largest.closed().await, 1009);
-    // 3,000,000 bytes of them are begun, and no more than a third may be held.
+    // The crowd has begun 3,000,000 bytes, and the server may hold no more than a third of them.
     let least_ended = CROWD - 1_000_000 / (HALF - 4_096);
     let ended = async {
         loop {
@@ -98,7 +98,7 @@ async fn a_message_that_trickles_ends_on_time_whatever_it_is_made_of() {
         let mut pace = tokio::time::interval(message_timeout / 10);
         for _ in 0..15 {
             pace.tick().await;
-            // It may be over before the last of it.
+            // The session may have ended before the last write.
             let _ = socket.tcp().write_all(drip).await;
         }
         assert_eq!(socket.closed().await, 1008, "{case}");
@@ -131,13 +131,13 @@ async fn before_it_has_joined_a_session_sends_no_larger_message_than_a_join_can_
     let event = json!({"x": "x".repeat(32_000)});
     let mut socket = Socket::connect(&server, V2).await;
     socket.push(json!(["1", "1", "nowhere:test-app", "phx_join", params])).await;
-    assert_eq!(socket.next().await[4]["status"], "error", "looked at, and refused");
+    assert_eq!(socket.next().await[4]["status"], "error", "read, and refused");
     socket.push(json!(["1", "2", TOPIC, "msg", event])).await;
     assert_eq!(socket.next().await[4], refused);
     let (large, reply) = heartbeat(100_000);
     let mut other = joined(&server).await;
     other.text(large.clone()).await;
-    assert_eq!(other.frame().await, reply, "after a join");
+    assert_eq!(other.frame().await, reply, "after a join it is accepted");
     socket.text(large).await;
     assert_eq!(socket.closed().await, 1009);
     becomes_hit(&server, "message_bytes_max", 1.0).await;
@@ -154,7 +154,7 @@ async fn a_client_that_is_too_fast_now_and_then_has_no_more_time_for_a_message()
     let empty = |first: u8| [first, 0x80, 0, 0, 0, 0];
     let began = Instant::now();
     socket.tcp().write_all(&empty(0x01)).await.expect("room");
-    // More pongs than may come at once, and fewer than may come in that time: each time the session
+    // More pongs than may come at once, and fewer than may come between two ticks: at each tick the session
     // pauses for about a quarter of a second.
     let pongs = empty(0x8a).repeat(60);
     let mut pace = tokio::time::interval(Duration::from_millis(1_500));
@@ -164,7 +164,7 @@ async fn a_client_that_is_too_fast_now_and_then_has_no_more_time_for_a_message()
                 code = socket.closed() => return code,
                 _ = pace.tick() => {}
             }
-            // It may be over already.
+            // The session may have ended already.
             let _ = socket.tcp().write_all(&pongs).await;
         }
     };
@@ -200,7 +200,7 @@ async fn half_heads_share_the_budget_with_half_messages_and_the_largest_give_way
     let mut small = raw::connect(&server).await;
     small.write_all(&first).await.expect("room");
 
-    // 2,000,000 bytes are begun, and no more than a quarter may be held.
+    // The crowd begins 2,000,000 bytes, and the server may hold no more than a quarter of them.
     let (first, second_of_large) = halves(HEAD);
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
@@ -221,7 +221,7 @@ async fn half_heads_share_the_budget_with_half_messages_and_the_largest_give_way
     assert_eq!(socket.frame().await, reply, "and so does a session");
     let mut statuses = Vec::new();
     for stream in &mut crowd {
-        // One that has been told to go takes no more.
+        // A connection that was answered with 503 takes no more bytes.
         let _ = stream.write_all(&second_of_large).await;
         statuses.push(raw::answer(stream).await.0);
     }

@@ -1,4 +1,4 @@
-//! Standard error as a full pipe: the server loses lines of its log, and nothing else.
+//! Standard error is a full pipe: the server loses lines of its log, and nothing else.
 
 use chrono::DateTime;
 use serde_json::json;
@@ -17,7 +17,7 @@ fn start() -> Process {
     Process::start_unread(&[("RUST_LOG", "trace"), guesses])
 }
 
-/// Has the server log until there is no room for more; each request is answered.
+/// Makes the server log until the pipe is full and lines are dropped. Each request must be answered.
 async fn fill_log(process: &Process) {
     let server = &process.server;
     let mut stream: TcpStream = raw::connect(server).await;
@@ -58,7 +58,7 @@ async fn a_server_whose_log_nobody_reads_serves_and_stops_as_any_other() {
     }
 
     process.signal("TERM");
-    assert!(process.ended().success(), "the end of the log is not waited for");
+    assert!(process.ended().success(), "the stop does not wait for a reader of the log");
     process.read_log();
     let log = process.rest_of_log();
     assert!(log.len() > 100, "the pipe was full");

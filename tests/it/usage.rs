@@ -95,7 +95,7 @@ async fn make_traffic(server: &TestServer) -> (Vec<Socket>, Used) {
         socket.join(ROOM, json!({})).await;
         let refused = socket.try_join("private:test-app:room", json!({})).await;
         assert_eq!(refused["status"], "error");
-        // No app is refused anything here.
+        // This refusal counts for no app.
         let unknown = socket.try_join("public:no-such-app:room", json!({})).await;
         assert_eq!(unknown["status"], "error");
         sockets.push(socket);
@@ -132,6 +132,7 @@ async fn make_traffic(server: &TestServer) -> (Vec<Socket>, Used) {
     let recovery = ask(&mut late, ROOM, json!({ "history": 3 })).await;
     assert_eq!(recovery["replayed"], 2, "no bytes over long-poll: {recovery}");
     sockets.push(late);
+    // The sizes of the payloads. The other two events have the payload `{}`, of two bytes.
     let [text, general, bytes, said] = [7, 8, 3, 9];
     let used = Used {
         sums: [
@@ -266,7 +267,7 @@ async fn a_query_that_makes_no_sense_is_refused_in_clear_words() {
     assert_eq!(failed.failed(2), expected);
 }
 
-/// How many publications the database of a server has.
+/// The number of publications that the usage in a database tells.
 async fn written(folder: &TempDir) -> i64 {
     let url = format!("sqlite://{}/herald.db", folder.path().display());
     let database = Database::connect(url).await.expect("a database");
@@ -296,7 +297,7 @@ async fn a_crash_loses_nothing_that_was_written_and_a_stop_nothing_at_all() {
     timeout(DEADLINE, is_written).await.expect("it is written in time");
     let folder = process.crash();
 
-    // Written once a minute: the test is over before.
+    // Usage is written once a minute, so not before this test is over.
     let seldom = [("HERALD__USAGE__WRITE_INTERVAL", "60s")];
     let process = Process::start_in(folder, &seldom);
     publish(&process.server, 3).await;
@@ -313,7 +314,7 @@ async fn a_crash_loses_nothing_that_was_written_and_a_stop_nothing_at_all() {
     until_used(&process.server, publications(7)).await;
 }
 
-/// So many publications of `{}` that nobody hears.
+/// The usage of this number of publications of `{}` that nobody hears.
 fn publications(count: u64) -> Used {
     Used { sums: [count, 0, 2 * count, 0, 0, 0, 0], peak: 0 }
 }

@@ -1,5 +1,5 @@
-//! The usage of apps in the ledger and in the database: by the hour, exactly once, through failures. The
-//! same suite runs on SQLite and on a real PostgreSQL, with a clock of its own.
+//! The usage of apps in the usage ledger and in the database: by the hour, exactly once, also after failures. The
+//! same suite runs on SQLite and on a real PostgreSQL, with a clock that the tests set.
 
 use std::{
     collections::HashMap,
@@ -52,7 +52,7 @@ const ELEVEN_MS: u64 = 1_795_863_600_000;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 
-/// A server's counters and ledger, and the clock that it goes by.
+/// The counters and the usage ledger of a server, and its clock.
 struct Server {
     metrics: Arc<Metrics>,
     ledger: UsageLedger,
@@ -93,13 +93,13 @@ impl Server {
         Ok(self.ledger.report(&UsageQuestion { whose, span }).await?.data)
     }
 
-    /// The usage of all apps on that day, hour by hour.
+    /// The usage of all apps on 2026-11-28, hour by hour.
     async fn day(&self) -> Vec<PeriodUsage> {
         let asked = self.ask(Whose::All, "2026-11-28", "2026-11-29", "hour").await;
         asked.expect("an answer")
     }
 
-    /// The app, the hour and the publications of each row of that day.
+    /// The app, the hour and the publications of each row of [`Server::day`].
     async fn publications(&self) -> Vec<(String, u32, u64)> {
         let hour = |usage: &PeriodUsage| usage.from[11..13].parse().expect("an hour");
         let row = |usage: &PeriodUsage| (usage.app.clone(), hour(usage), usage.publications);
@@ -161,7 +161,7 @@ async fn a_batch_counts_once_however_often_it_is_given(database: &TestDatabase) 
         day[0];
     let sums = [deliveries, bytes_in, bytes_out, joins, refused_joins, replayed];
     assert_eq!(sums, [2, 3, 4, 5, 6, 9].map(|factor| factor * 111));
-    assert_eq!(day[0].connections_peak, 700, "the highest of one node");
+    assert_eq!(day[0].connections_peak, 700, "the highest peak, because all are of one node");
 }
 
 async fn every_hour_has_what_was_counted_in_it(database: &TestDatabase) {
@@ -195,15 +195,15 @@ async fn every_hour_has_what_was_counted_in_it(database: &TestDatabase) {
         row("12:00", 4, 1, 1.0),
         row("13:00", 0, 1, 1.0),
         row("14:00", 0, 1, 1.0),
-        // This one has only begun.
+        // This hour has only begun.
         row("15:00", 0, 1, 0.0),
     ];
-    assert_eq!(shown, expected, "hours that pass unnoticed have their connections");
+    assert_eq!(shown, expected, "hours in which nothing happens have their connections");
     let by_day = server.ask(Whose::App(AppId(1)), "2026-11-28", "2026-11-29", "day").await;
     let by_day = by_day.expect("an answer");
     assert_eq!(by_day.len(), 1);
     assert_eq!(by_day[0].publications, 7);
-    // Of the fifteen hours of the day so far, three and a half.
+    // There was one connection for three and a half of the fifteen hours of the day so far.
     assert_eq!(by_day[0].connections_average, 0.233);
 }
 
@@ -229,7 +229,7 @@ async fn usage_that_cannot_be_written_is_kept_and_written_once(database: &TestDa
     transaction.rollback().await.expect("an end");
     blocker.close().await.expect("an end");
     let rows = [row("_1", 11, 21), row("_2", 11, 200)];
-    // Events that were counted after the hour's end belong to the hour that was open then.
+    // The events of 12:01 were counted before the hour of 11:00 was closed, so they belong to it.
     assert_eq!(server.publications().await, rows);
     server.ledger.write().await.expect("a database");
     server.ledger.write().await.expect("a database");
@@ -281,7 +281,7 @@ async fn a_deleted_app_keeps_its_usage_and_another_with_its_slug_starts_at_zero(
     server.ledger.write().await.expect("a database");
     keep(&[(1, "foo-2"), (2, "bar")]);
     server.publish(1, 10);
-    // Deleted before anything of this is written, and another has its name.
+    // The app is deleted before any of this is written, and another app gets its slug.
     keep(&[(2, "bar"), (3, "foo-2")]);
     server.publish(1, 100);
     server.publish(3, 5);
@@ -295,8 +295,8 @@ async fn a_deleted_app_keeps_its_usage_and_another_with_its_slug_starts_at_zero(
         };
         let named = asked("foo-2").await.expect("an answer");
         let named: Vec<_> = named.iter().map(|usage| (usage.app_id, usage.publications)).collect();
-        assert_eq!(named, [(1, 111), (3, 5)], "told apart by their numbers");
-        assert_eq!(asked("foo").await, Err(ReportError::UnknownApp), "its last slug is another");
+        assert_eq!(named, [(1, 111), (3, 5)], "told apart by their ids");
+        assert_eq!(asked("foo").await, Err(ReportError::UnknownApp), "its last slug is `foo-2`");
         assert_eq!(asked("baz").await, Err(ReportError::UnknownApp));
         let own = server.ask(Whose::App(AppId(3)), "2026-11-28", "2026-11-29", "month").await;
         assert_eq!(own.expect("an answer")[0].publications, 5);
@@ -355,7 +355,7 @@ async fn several_servers_are_added_up(database: &TestDatabase) {
 
 async fn the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not(database: &TestDatabase) {
     let store = migrated(database).await;
-    // The node that is numbered 3 takes the seat of the first one, which has stopped.
+    // Node 3 takes the seat of node 1, which has stopped.
     for (node, other, connections) in [(1, None, 2), (2, Some((1, 1)), 3), (3, Some((2, 2)), 5)] {
         let server = Server::start(&store);
         server.ledger.seat().take(node, other.into_iter());
@@ -365,7 +365,7 @@ async fn the_peaks_of_nodes_are_added_up_and_those_of_one_seat_are_not(database:
     }
     let server = Server::start(&store);
     assert_eq!(server.day().await[0].connections_peak, 5 + 3);
-    // The highest hour counts, and not the highest hour of each node.
+    // The peak of a day is that of its highest hour, and not the sum of each node's highest hour.
     server.set_minutes(60);
     server.ledger.close();
     server.ledger.seat().take(4, [(1, 1)].into_iter());
@@ -387,7 +387,7 @@ async fn a_thousand_apps_are_counted_each_for_itself(database: &TestDatabase) {
     count(&server, 1).await;
     count(&server, 61).await;
     server.ledger.write().await.expect("a database");
-    // As after a stop.
+    // A new server on the same database, as after a restart.
     let server = Server::start(&store);
     count(&server, 62).await;
     let shown = server.ask(Whose::All, "2026-11-28", "2026-11-29", "day").await.expect("an answer");

@@ -1,7 +1,7 @@
-//! The archive: the publications that streams retain, as bytes that outlive the process.
+//! The archive: the history and the idempotency keys, as bytes that outlive the process.
 //!
-//! Pure: no file and no clock. An archive is a preamble, then a flat sequence of [`Item`]s, then an
-//! end that holds a checksum of everything before it. All numbers are little-endian.
+//! This module opens no file and reads no clock. An archive is a preamble, then a flat sequence of [`Item`]s,
+//! then an end that holds a checksum of everything before it. All numbers are little-endian.
 //!
 //! ```text
 //! preamble     magic (16 bytes), version u16, kind u8
@@ -59,14 +59,14 @@ const PUBLICATION: u8 = 3;
 const END: u8 = 4;
 const KEY: u8 = 5;
 
-/// The content of an archive.
+/// The preamble of an archive, which says what the archive contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preamble {
     /// The archive is empty: the server with this random id is running, or did not stop in order.
     InUse(u128),
-    /// The publications that were retained at this time, in Unix milliseconds.
+    /// The archive contains what a server has saved.
     Saved {
-        /// The time.
+        /// The time at which it was saved, in Unix milliseconds.
         at_ms: u64,
     },
 }
@@ -74,7 +74,7 @@ pub enum Preamble {
 /// A part of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// An idempotency key with its publications.
+    /// An idempotency key, and the receipt of its publications.
     Key(KeyItem),
     /// A stream; its channels and publications follow.
     Stream(StreamItem),
@@ -116,7 +116,7 @@ pub struct KeyItem {
 /// The number of subscribers that could not be sent some publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// No subscriber was skipped: every format can carry them.
+    /// No subscriber was skipped, because every format can carry the publications.
     Nobody,
     /// The count was not known in time.
     Unknown,
@@ -147,8 +147,8 @@ impl Skipped {
 pub struct StreamItem {
     /// The scope.
     pub key: ScopeKey,
-    /// The time at which the app was created, in Unix microseconds: another database may give its
-    /// id to another app.
+    /// The time at which the app was created, in Unix microseconds. It distinguishes the app from one to which
+    /// another database has given the same id.
     pub created_us: i64,
     /// The last use of the stream, in Unix milliseconds.
     pub used_ms: u64,
@@ -164,7 +164,7 @@ pub enum ArchiveError {
     /// The first bytes are not those of an archive.
     #[error("it is not a history file")]
     Foreign,
-    /// Another version of Herald wrote it.
+    /// A version of Herald wrote it whose format this one does not read.
     #[error("it has version {0} of the format, and this Herald reads up to version {VERSION}")]
     Version(u16),
     /// The archive ends too early.
@@ -198,7 +198,7 @@ pub fn read_preamble(source: &mut impl Read) -> Result<Preamble, ArchiveError> {
     read_preamble_of(&mut Summed::new(source))
 }
 
-/// The bytes of an archive that is in use by a run.
+/// The bytes of an archive that is in use by the server with the random id `run`.
 pub fn in_use(run: u128) -> Vec<u8> {
     [&MAGIC[..], &VERSION.to_le_bytes(), &[IN_USE], &run.to_le_bytes()].concat()
 }
@@ -230,7 +230,8 @@ impl<W: Write> ArchiveWriter<W> {
     /// so `target` should be buffered.
     ///
     /// # Errors
-    /// The errors of `target`, as for all other functions here.
+    /// The errors of `target`, as for all other functions here. [`key`](Self::key) and
+    /// [`publication`](Self::publication) also fail if their item is too large for the format.
     pub fn begin(target: W, at_ms: u64) -> io::Result<Self> {
         let mut writer = Self { target, sum: Hasher::new(), items: 0, item: Vec::new() };
         writer.item.extend(MAGIC);
@@ -451,7 +452,7 @@ impl<R: Read> ArchiveReader<R> {
     }
 }
 
-/// A source, and the checksum of what was read.
+/// A source, and the checksum of the bytes that were read from it.
 struct Summed<R> {
     source: R,
     sum: Hasher,
@@ -495,7 +496,7 @@ impl<R: Read> Summed<R> {
         Ok(())
     }
 
-    /// The magic. A file that ends within it is truncated, and one that differs is foreign.
+    /// Reads the magic. An archive that ends within it is truncated, and one that differs from it is foreign.
     fn magic(&mut self) -> Result<(), ArchiveError> {
         let mut bytes = Vec::with_capacity(MAGIC.len());
         (&mut self.source).take(MAGIC.len() as u64).read_to_end(&mut bytes)?;

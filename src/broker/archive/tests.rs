@@ -1,4 +1,4 @@
-//! Archives: read as they were written, and refused if anything was changed.
+//! An archive is read as it was written, and refused if anything in it was changed.
 
 use proptest::prelude::*;
 
@@ -138,6 +138,8 @@ fn a_faulty_archive_is_refused_with_its_fault() {
     let late = written(&[Item::Stream(stream(1, "public")), some_items()[0].clone()]);
     let mut misplaced = stream(1, "public");
     misplaced.head.epoch = stream(2, "public").head.epoch;
+    // The magic is followed by 11 bytes: version, kind and time. In the first item, 13 bytes precede the key: kind,
+    // app and creation time.
     for (bytes, expected) in [
         (b"SQLite format 3\0".to_vec(), "it is not a history file"),
         (
@@ -163,6 +165,7 @@ fn a_faulty_archive_is_refused_with_its_fault() {
 
 #[test]
 fn the_previous_version_is_read() {
+    // Version 1 had no keys, so the items begin with the first stream.
     let items = some_items().split_off(4);
     let mut bytes = written(&items);
     bytes[MAGIC.len()] = 1;
@@ -175,6 +178,7 @@ fn the_previous_version_is_read() {
 #[test]
 fn a_length_that_lies_takes_no_memory() {
     let mut bytes = written(&[Item::Stream(stream(1, "public"))]);
+    // A publication of 1 GiB takes the place of the end, which has 13 bytes.
     bytes.truncate(bytes.len() - 13);
     bytes.push(PUBLICATION);
     bytes.extend(1_u64.to_le_bytes());

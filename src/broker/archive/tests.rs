@@ -152,7 +152,7 @@ fn a_faulty_archive_is_refused_with_its_fault() {
         ),
         (with(MAGIC.len() + 11 + 13, 2), "it is damaged: the owner of a key"),
         (with(MAGIC.len() + 2, 7), "it is damaged: an unknown kind"),
-        (with(bytes.len() - 1, 0), "it is damaged: its checksum"),
+        (with(bytes.len() - 1, !bytes[bytes.len() - 1]), "it is damaged: its checksum"),
         (longer, "it is damaged: something behind its end"),
         (large, "it is damaged: a publication that is larger than what may be retained"),
         (stray, "it is damaged: an item outside a stream"),

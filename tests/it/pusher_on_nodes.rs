@@ -9,6 +9,7 @@ use crate::{
     nodes::{Nodes, until},
     pusher_users::watched,
     support::{
+        figures,
         nodes::{Two, on_two_nodes},
         pusher::{call, event, trigger},
         *,
@@ -207,6 +208,10 @@ async fn a_user_is_online_while_it_is_signed_in_at_any_node(two: Two<'_>) {
     assert_eq!(watched(&mut watcher).await, (json!(["u2"]), json!([])));
     let here = signed_in(two[0], "u2").await;
     drop(here);
+    // A session is signed out before the number of sessions falls. Those of earlier scenarios have ended, too, once
+    // only the watcher's is left.
+    let sessions = r#"herald_sessions{transport="websocket",version="pusher"}"#;
+    figures::becomes(two[0], sessions, 1.0).await;
     let third = signed_in(two[1], "u3").await;
     assert_eq!(watched(&mut watcher).await, (json!(["u3"]), json!([])), "u2 was never away");
     // A watcher that signs in later is told the present state.

@@ -161,24 +161,41 @@ async fn p025_p026_p027_p071_p186_a_silent_client_is_probed_and_closed_if_it_is_
     let server = TestServer::start_with(|settings| {
         settings.socket.idle_timeout = Duration::from_millis(100);
         settings.pusher.activity_timeout = Duration::from_millis(300);
-        settings.pusher.pong_timeout = Duration::from_secs(2);
+        settings.pusher.pong_timeout = Duration::from_secs(3);
     });
     let probe = r#"{"event":"pusher:ping","data":"{}"}"#;
-    let mut deaf = PusherSocket::connect(&server).await;
-    let mut lively = PusherSocket::connect(&server).await;
-    let member = r#"{"user_id":"deaf"}"#;
-    assert_eq!(deaf.enter("presence-a", member).await["count"], 1);
-    for _ in 0..2 {
-        lively.hears(probe).await;
-        lively.command("pusher:pong", json!({})).await;
-    }
+    let (mut lively, mut deaf) =
+        (PusherSocket::connect(&server).await, PusherSocket::connect(&server).await);
+    lively.enter("presence-a", r#"{"user_id":"lively"}"#).await;
+    assert_eq!(deaf.enter("presence-a", r#"{"user_id":"deaf"}"#).await["count"], 2);
+    deaf.hears(probe).await;
     // A message that the server sends is not a sign of life from the client.
     pusher::trigger(&server, pusher::event(&["presence-a"], "1")).await;
-    let (mut heard, code) = deaf.socket.rest().await;
-    assert_eq!(code, 4201);
-    heard.retain(|text| !text.contains("\"msg\""));
-    assert_eq!(heard, [probe]);
-    lively.enter("presence-a", r#"{"user_id":"lively"}"#).await;
+    let message = r#"{"event":"msg","channel":"presence-a","data":"1"}"#;
+    deaf.hears(message).await;
+    let (mut probes, mut heard) = (0, Vec::new());
+    let lives = async {
+        // The second probe shows that the answer to the first one was accepted.
+        while probes < 2 || heard.len() < 3 {
+            let text = lively.frame().await;
+            if text == probe {
+                probes += 1;
+                lively.command("pusher:pong", json!({})).await;
+            } else {
+                heard.push(text);
+            }
+        }
+    };
+    let (in_time, rest) = tokio::join!(tokio::time::timeout(DEADLINE, lives), deaf.socket.rest());
+    assert_eq!(rest, (Vec::new(), 4201), "no second probe");
+    in_time.expect("probes, and the end of the other, in time");
+    let of_member = |event: &str, data: &str| {
+        let (event, data) = (format!("pusher_internal:{event}"), json!(data));
+        format!(r#"{{"event":"{event}","channel":"presence-a","data":{data}}}"#)
+    };
+    let added = of_member("member_added", r#"{"user_id":"deaf","user_info":null}"#);
+    let removed = of_member("member_removed", r#"{"user_id":"deaf"}"#);
+    assert_eq!(heard, [added.as_str(), message, &removed]);
 }
 
 #[tokio::test]

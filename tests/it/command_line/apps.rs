@@ -20,7 +20,8 @@ fn an_app_lives_from_create_to_delete() {
     assert!(shown.succeeded().contains(&line("history_seconds", "default")), "{shown:?}");
 
     let update = ["apps", "update", "foo-app", "--active", "false", "--any-origin", "--new-secret"];
-    place.run(&update).succeeded().contains("false");
+    let shown = place.run(&update);
+    assert!(shown.succeeded().contains(&line("active", "false")), "{shown:?}");
     let updated = place.run(&["apps", "show", "foo-app", "--json"]).json();
     assert_eq!(updated["data"]["active"], false);
     assert_eq!(updated["data"]["allowed_origins"], serde_json::json!([]));

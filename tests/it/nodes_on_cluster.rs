@@ -65,6 +65,7 @@ async fn servers_share_the_masters_of_a_cluster_and_each_partition_is_on_one_of_
         });
         let call = http::request("POST", server.url("/api/apps/test-app/events"));
         let answer = call.basic(&app.key, &app.secret).json(&event).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
         positions.insert(answer.json()["position"].to_string());
     }
     assert_eq!(positions.len(), 1, "{positions:?}");

@@ -397,10 +397,8 @@ async fn frames_beyond_the_rate_wait_and_a_session_that_goes_on_is_ended() {
         // Twice the permitted burst: all are accepted, in time.
         let mut socket = Socket::connect(&server, V2).await;
         let all = [first, &unit.repeat(200), last].concat();
-        socket.tcp().write_all(&all).await.expect("room");
         let begun = std::time::Instant::now();
-        let figures = figures::Figures::of(&server).await;
-        assert!(figures.hits("frames_per_second_max") >= hits, "{case}");
+        socket.tcp().write_all(&all).await.expect("room");
         let taken = async {
             match case {
                 "heartbeats" => {

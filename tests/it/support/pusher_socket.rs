@@ -148,7 +148,9 @@ impl PusherSocket {
     /// Checks that no message is waiting: the error for an unknown command must be the next to arrive. The answer
     /// to a ping would not show this, because it overtakes messages that the server is still handling.
     pub async fn assert_quiet(&mut self) {
-        self.command("pusher:foo", json!({})).await;
-        self.hears_error().await;
+        self.command("pusher:quiet", json!({})).await;
+        let answer = self.next().await;
+        let fault = r#""pusher:quiet" is not a command of clients"#;
+        assert_eq!(answer["data"]["message"], fault, "{answer}");
     }
 }

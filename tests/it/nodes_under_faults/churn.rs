@@ -6,12 +6,14 @@
 use std::{
     collections::BTreeMap,
     env,
+    panic::resume_unwind,
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
 use futures_util::{
-    SinkExt as _, StreamExt as _,
+    FutureExt as _, SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
 use serde_json::{Value, json};
@@ -83,6 +85,13 @@ impl Drop for Member {
     fn drop(&mut self) {
         // The connection is closed with its two halves.
         self.reads.abort();
+        // A failure while reading is a failure of the test.
+        if let Some(Err(error)) = (&mut self.reads).now_or_never()
+            && error.is_panic()
+            && !thread::panicking()
+        {
+            resume_unwind(error.into_panic());
+        }
     }
 }
 
@@ -148,6 +157,8 @@ async fn members_that_come_and_go_while_nodes_die_leave_nobody_behind() {
                 let mut member = members.swap_remove(nth);
                 // Half of the members leave; the others only close their connections.
                 if below(2) == 0 {
+                    // Nobody reads the answer, nor the end of the join.
+                    member.reads.abort();
                     member.push("phx_leave", json!({})).await;
                 }
             }

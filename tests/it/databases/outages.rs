@@ -223,6 +223,27 @@ async fn a_postgresql_that_shuts_everybody_out_is_used_again_when_it_returns() {
 async fn a_postgresql_that_is_not_there_is_waited_for_and_never_quoted() {
     let (server, _) = postgres_url_split();
     let host = server.rsplit_once('@').map_or(server.as_str(), |(_, host)| host);
+
+    // A failed attempt is followed by another one.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let url = format!("postgres://herald:hunter2pass@127.0.0.1:{port}/herald");
+    let settings = settings::Database { connect_retry: NEVER, ..database_settings(&url) };
+    let twice = async {
+        for _ in 0..2 {
+            drop(listener.accept().await.expect("an attempt"));
+        }
+    };
+    let attempts = async {
+        tokio::select! {
+            () = twice => {}
+            result = AppStore::connect(&settings, MissingFile::MakeWithFolder) => {
+                panic!("after one attempt: {:?}", result.err())
+            }
+        }
+    };
+    before_the_deadline("another attempt", attempts).await;
+
     for (case, url) in [
         ("nobody listens", "postgres://herald:hunter2pass@127.0.0.1:1/herald".to_owned()),
         ("no such user", format!("postgres://nobody:hunter2pass@{host}/postgres")),

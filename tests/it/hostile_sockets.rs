@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::support::{raw, *};
+use crate::support::{figures::Figures, raw, *};
 
 /// A masked frame whose mask is zero, with a length of two bytes.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -429,12 +429,22 @@ async fn half_messages_of_many_are_held_to_what_has_really_come() {
     let before = process.resident_bytes();
     let mut all = join_all((0..COUNT).map(|_| Socket::connect(server, V2))).await;
     for socket in &mut all {
-        // The head announces nearly 1 MB, and a kilobyte of it follows.
-        let begun = [&claim(0x81, 1_000_000)[..], &[0; 4], &[b'['; 1_000]].concat();
+        // Until a session has joined, its messages may only be small.
+        socket.join("public:test-app", json!({})).await;
+        // After a ping, the head announces nearly 1 MB, and a kilobyte of it follows.
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        let begun = [&ping[..], &claim(0x81, 1_000_000), &[0; 4], &[b'['; 1_000]].concat();
         socket.tcp().write_all(&begun).await.expect("room");
+    }
+    for socket in &mut all {
+        // The server has read the half message with the ping.
+        assert!(socket.message().await.is_pong());
     }
     bystander.assert_quiet().await;
     let grown = process.resident_bytes().saturating_sub(before);
+    let sessions =
+        Figures::of(server).await.get(r#"herald_sessions{transport="websocket",version="2"}"#);
+    assert_eq!(sessions, COUNT as f64 + 1.0, "no session has ended");
     assert!(grown < COUNT as u64 * 32_768, "grown by {grown} bytes");
 }
 

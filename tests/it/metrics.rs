@@ -283,7 +283,8 @@ async fn malformed_requests_to_the_metrics_listener_are_not_logged_as_errors() {
     // Half a request, which is broken off, is not malformed.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhos").await.expect("room");
-    drop(stream);
+    stream.shutdown().await.expect("half a connection");
+    assert_eq!(raw::hung_up(&mut stream).await, b"");
     let figures = Figures::of(&process.server).await;
     assert_eq!(figures.get("herald_malformed_requests_total"), malformed.len() as f64);
     process.signal("TERM");

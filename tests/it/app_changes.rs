@@ -247,12 +247,15 @@ async fn a_trigger_whose_body_was_on_its_way_is_judged_by_the_app_as_it_is_then(
     let basic = request("POST", "").basic(&app.key, &app.secret);
     let head = format!(
         "POST /api/apps/foo-app/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+         content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\
+         connection: close\r\n\r\n",
         basic.header_value("authorization").expect("credentials"),
         body.len(),
     );
     let mut slow = TcpStream::connect(("127.0.0.1", server.port)).await.expect("a connection");
     slow.write_all(head.as_bytes()).await.expect("sent");
+    // The server asks for the body once it has accepted the caller.
+    assert_eq!(raw::answer(&mut slow).await.0, 100);
     slow.write_all(&body.as_bytes()[..5]).await.expect("sent");
     server.update_app("foo-app", json!({ "secret": "" })).await;
     slow.write_all(&body.as_bytes()[5..]).await.expect("sent");

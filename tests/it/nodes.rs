@@ -138,7 +138,7 @@ async fn a_change_of_an_app_acts_on_all_nodes_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_long_poll_session_is_fetched_and_sent_to_at_any_node() {
+async fn e156_a_long_poll_session_is_fetched_and_sent_to_at_any_node() {
     let nodes = Nodes::start();
     let mut here = Poller::connect(&nodes.first, "2.0.0").await;
     let mut there = here.again(&nodes.second).await;

@@ -197,7 +197,7 @@ pub const ENTRIES: &[Entry] = &[
     shown(153, "answers are not cached, and pages of any origin may read them"),
     shown(154, "preflights are allowed and open no session"),
     shown(155, "other methods: 400"),
-    without(156, "a session on another node", "Herald is a single node"),
+    shown(156, "a session on another node"),
     shown(157, "a token in `X-Phoenix-AuthToken`"),
     shown(158, "the requests of a client of version 1"),
     shown(159, "the requests of clients of version 2"),

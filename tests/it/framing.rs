@@ -94,7 +94,7 @@ async fn e043_every_message_to_a_v1_client_has_four_keys() {
 }
 
 #[tokio::test]
-async fn e044_a_v1_client_may_say_which_incarnation_it_means() {
+async fn e044_a_v1_client_may_say_which_join_it_means() {
     let server = TestServer::start();
     let mut socket = Socket::connect(&server, V1).await;
     let topic = "public:test-app";

@@ -38,7 +38,7 @@ async fn e082_e083_e085_a_leave_is_answered_then_the_channel_closes() {
 }
 
 #[tokio::test]
-async fn e084_a_leave_for_another_incarnation_is_met_with_silence() {
+async fn e084_a_leave_for_another_join_is_met_with_silence() {
     let server = TestServer::start();
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]

@@ -1,5 +1,4 @@
-//! Section 14.5 of the protocol document: the pushes of clients, and the join that each push is meant for. The
-//! document calls the time from one join of a topic to its end an incarnation of the channel.
+//! Section 14.5 of the protocol document: the pushes of clients, and the join that each push is meant for.
 
 use crate::support::*;
 
@@ -54,7 +53,7 @@ async fn e076_a_push_after_leaving_is_refused() {
 }
 
 #[tokio::test]
-async fn e077_a_push_for_another_incarnation_is_met_with_silence() {
+async fn e077_a_push_for_another_join_is_met_with_silence() {
     let server = TestServer::start();
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]
@@ -71,7 +70,7 @@ async fn e077_a_push_for_another_incarnation_is_met_with_silence() {
 }
 
 #[tokio::test]
-async fn e078_a_push_without_join_ref_is_for_whichever_incarnation_there_is() {
+async fn e078_a_push_without_join_ref_is_for_whichever_join_there_is() {
     let server = TestServer::start();
     let script = r#"
         > ["1","1","public:test-app","phx_join",{}]

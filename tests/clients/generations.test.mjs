@@ -23,9 +23,16 @@ const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_W
  * A step has `run(stage)`, which may return the text of its cell, and may have
  * - `not(client)`: the reason why a client cannot pass the step,
  * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds the result of
- *   `arrange`.
+ *   `arrange`,
+ * - `isApart`: whether it uses the servers `restarting` and `idling` only. Such steps mostly wait, and run beside the others.
  */
 const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING, ...RECOVERING]
+
+/** The steps that run one after another, each with all clients. */
+const SEQUENCES = {
+  "a server that stays": STEPS.filter(step => !step.isApart),
+  "servers that restart, or end idle sessions": STEPS.filter(step => step.isApart),
+}
 
 const CLIENTS = [
   ...overEachTransport(GENERATIONS).map(client => ({ ...client, place: "node" })),
@@ -34,14 +41,14 @@ const CLIENTS = [
 
 const matrix = new Matrix(STEPS.map(({ label }) => label), CLIENTS)
 const servers = {}
-let browser
+let browser, apps
 
 before(async () => {
   servers.herald = await Herald.start()
   servers.restarting = await Herald.start()
   servers.idling = await Herald.start(IDLING)
   browser = await Browser.launch()
-  await Promise.all(CLIENTS.map(furnish))
+  apps = new Map(await Promise.all(CLIENTS.map(async (client, nth) => [client, await appFor(nth)])))
 })
 
 after(async () => {
@@ -49,25 +56,45 @@ after(async () => {
   for (const server of Object.values(servers)) await server.close()
 })
 
-for (const step of STEPS) {
-  describe(step.title, { concurrency: CLIENTS.length }, () => {
-    const able = CLIENTS.filter(client => !explained(step, client))
-    const stages = new Map()
-    if (step.arrange) arrangeTogether(step, able, stages)
-    for (const client of able) {
-      test(client.id, async t => {
-        const stage = stages.get(client) ?? new Stage(client, servers)
-        t.after(() => stage.end())
-        matrix.put(step.label, client, (await step.run(stage)) || "✓")
-      })
-    }
-  })
-}
+describe("every generation on", { concurrency: Object.keys(SEQUENCES).length }, () => {
+  for (const [title, steps] of Object.entries(SEQUENCES)) describe(title, { concurrency: 1 }, () => inSequence(steps))
+})
 
 test("docs/conformance.md shows the results", async () => {
   console.log(matrix.toString())
   assert.equal(await matrix.documented(), matrix.toString(), "HERALD_WRITE_CONFORMANCE=1 updates the page")
 })
+
+/** The tests of these steps. In Chromium each client has a tab for them. */
+function inSequence(steps) {
+  const pages = new Map()
+  before(async () => {
+    const inChromium = CLIENTS.filter(({ place }) => place === "Chromium")
+    const open = async client => pages.set(client, await ChromiumPage.open(browser, client, servers.herald))
+    await Promise.all(inChromium.map(open))
+  })
+  const enter = client => new Stage({ ...client, app: apps.get(client), page: pages.get(client) }, servers)
+
+  for (const step of steps) {
+    describe(step.title, { concurrency: CLIENTS.length }, () => {
+      const able = CLIENTS.filter(client => !explained(step, client))
+      const stages = new Map()
+      if (step.arrange) {
+        before(async () => {
+          for (const client of able) stages.set(client, enter(client))
+          await arrangeTogether(step, [...stages.values()])
+        })
+      }
+      for (const client of able) {
+        test(client.id, async t => {
+          const stage = stages.get(client) ?? enter(client)
+          t.after(() => stage.end())
+          matrix.put(step.label, client, (await step.run(stage)) || "✓")
+        })
+      }
+    })
+  }
+}
 
 /** Puts the reason into the matrix if a client cannot pass the step. */
 function explained(step, client) {
@@ -77,17 +104,12 @@ function explained(step, client) {
 }
 
 /** Prepares all clients, and then acts on all of them at once. */
-function arrangeTogether(step, clients, stages) {
-  before(async () => {
-    clients.forEach(client => stages.set(client, new Stage(client, servers)))
-    const all = [...stages.values()]
-    await Promise.all(all.map(async stage => (stage.arranged = await step.arrange(stage))))
-    await step.act(all)
-  })
+async function arrangeTogether(step, stages) {
+  await Promise.all(stages.map(async stage => (stage.arranged = await step.arrange(stage))))
+  await step.act(stages)
 }
 
-/** Gives a client its own app, and its own tab if it runs in Chromium. */
-async function furnish(client, nth) {
-  client.app = await servers.herald.createApp({ name: `client-${nth}`, client_events: "all" })
-  if (client.place === "Chromium") client.page = await ChromiumPage.open(browser, client, servers.herald)
+/** An app of its own for the `nth` client. */
+function appFor(nth) {
+  return servers.herald.createApp({ name: `client-${nth}`, client_events: "all" })
 }

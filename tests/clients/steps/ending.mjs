@@ -132,6 +132,7 @@ export const ENDING = [
   }),
 
   step("e160_e176 reconnects after it was idle for too long", {
+    isApart: true,
     not: STAYS_AWAY,
     async run(stage) {
       const topic = `public:test-app:${stage.client.id}`
@@ -155,6 +156,7 @@ export const RESTART_MS = 4000
 /** A step for all clients at once, on a server that stops and starts again. */
 function restarts(title, signal, code) {
   return step(title, {
+    isApart: true,
     not: STAYS_AWAY,
     arrange(stage) {
       return stage.connect({ to: stage.restarting, outageMs: RESTART_MS }).joined(`public:test-app:${stage.client.id}`)

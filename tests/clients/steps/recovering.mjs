@@ -58,6 +58,7 @@ export const RECOVERING = [
   }),
 
   step("recovers what it missed before an orderly restart of the server", {
+    isApart: true,
     not: STAYS_AWAY,
     async arrange(stage) {
       const proxy = await stage.proxy(stage.restarting)
@@ -88,6 +89,7 @@ export const RECOVERING = [
   }),
 
   step("is told that it missed events after a crash of the server", {
+    isApart: true,
     not: STAYS_AWAY,
     arrange: stage => joined(stage, stage.client.id, { to: stage.restarting, ...ofTestApp(stage) }),
 

@@ -61,33 +61,36 @@ use pause::pause;
 use recovering::RecoveringJoin;
 use waking::Waking;
 
-/// The number of publications of an app that are handed out in one turn. Before the app's next
-/// turn, all its sessions that were handed frames get to write. Without this limit a burst fills
-/// healthy outboxes; with it several frames leave in one write.
+/// The most publications of an app that are handed out in one turn. Before the app's next turn, all its
+/// sessions that were handed frames get to write. Without this limit a burst would fill the outboxes of
+/// healthy sessions; with it several frames still leave in one write.
 const PUBLICATIONS_PER_TURN: usize = 16;
 
-/// The number of groups that are handed a publication in one turn of an app, unless outboxes are so small that a
-/// session in all of these groups could not take it. It is as many as a session may have joined channels
-/// by default, and some more: one `#general` leaves in one write.
+/// The most groups (see [`Group`]) that are handed a publication in one turn of an app. If a session has a small
+/// outbox, the limit is lower, see [`Outbox::frames_per_turn`]. By default a session may join 100 channels,
+/// so all its frames of one `#general` leave in one write.
 const GROUPS_PER_TURN: usize = 128;
 
-/// An app begins a new turn as soon as it can when it has used one part in so many of a turn's groups: what is
-/// left has room for one `#general` to as many channels as a session may have joined by default.
+/// When an app has used this fraction (1/8) of a turn's groups, a round is scheduled even if no session waits, so
+/// that the app begins a new turn. Below it, the rest of the turn has room for one `#general` to the 100
+/// channels that a session may join by default.
 const RENEWED_SHARE: usize = 8;
 
-/// The number of deliveries that a fan-out makes before other tasks of the thread run: about 100 µs.
+/// The number of deliveries after which a fan-out lets the other tasks of the thread run: about 100 µs. A round
+/// may exceed it, because the deliveries to one group are never divided.
 const DELIVERIES_PER_ROUND: usize = 1_024;
 
 /// The number of deliveries that take about as long as a join, or as another task that is not a
 /// publication.
 const DELIVERIES_PER_ACT: usize = 16;
 
-/// A worker thread. Unique among all nodes for the life of their processes.
+/// The id of a fan-out and of its worker thread, unique among all nodes for the life of their processes. If a
+/// thread starts another fan-out after a panic, it gets a new id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkerId(pub u64);
 
 impl WorkerId {
-    /// The `nth` worker thread of a node.
+    /// The id of the `nth` fan-out of a node.
     pub(super) fn new(node: NodeId, nth: u64) -> Self {
         Self(node.number(nth))
     }
@@ -96,52 +99,58 @@ impl WorkerId {
 /// The fan-out of one thread, for the sessions of the thread.
 #[derive(Debug)]
 pub struct ThreadFanout {
-    /// The thread.
+    /// The id of the fan-out.
     pub worker: WorkerId,
-    /// The fan-out.
+    /// The address of the fan-out.
     pub addr: Addr<Fanout>,
-    /// The newest batch up to which it has begun to hand out all that it was sent.
+    /// The number of the newest batch that the fan-out has received. It is updated when a batch is begun and no
+    /// other batch waits.
     pub(super) handed: Rc<Cell<u64>>,
 }
 
-/// Hands publications to the subscribers of its thread: deliveries never cross threads one by one.
+/// Hands publications to the subscribers of its thread. A batch crosses threads as one message, whatever
+/// the number of subscribers.
 ///
-/// It opens a scope with its first subscriber here and closes it with the last one. For each open
-/// scope it keeps the position of the newest publication that it has handed out, which is the exact
-/// boundary of a join: while a batch of an app is under way, everything that concerns the joins of
-/// this app waits behind it.
+/// The fan-out opens a scope with its first subscriber on this thread and closes it with the last one. For
+/// each open scope it keeps the position of the newest publication that it has handed out, which is the exact
+/// boundary of a join: while a batch of an app is under way, the joins of this app wait behind it.
 ///
-/// A batch that takes longer than a turn waits in a queue of its app, and so does everything of the
-/// app that comes after it. The apps that have a queue take turns, so a slow batch of one app delays
-/// another app by a round and not by the batch. An app without a queue is served at once, unless it
-/// has something to hand out while others wait to.
+/// The fan-out works in *rounds* of about 100 µs. After each round the other tasks of the thread run, and the
+/// thread looks at its sockets.
 ///
-/// Writing to a socket takes a hundred times as long as a delivery, so the sessions that were handed
+/// A batch that takes longer than a turn or a round waits in a queue of its app, and so do all later tasks of
+/// the app. The apps that have a queue take turns, so a slow batch of one app delays another app by a round and
+/// not by the batch. The task of an app without a queue is done at once, except for publications and
+/// announcements: they wait if another app has a queue, or if the turn of their own app is over.
+///
+/// Writing to a socket takes about a hundred times as long as a delivery, so the sessions that were handed
 /// frames are not woken all together: each round wakes a few, and the apps take turns. The sessions
-/// that wait meanwhile are handed what arrives, and write all of it at once. An app whose turn is
-/// over pauses until all its sessions that were handed frames have been woken and have run.
+/// that wait meanwhile are handed further frames, and write all of them at once. An app whose turn is
+/// over *rests* until all its sessions that were handed frames have been woken and have run.
 ///
-/// A session that cannot take a frame at once is ended; the fan-out never waits for one. The
-/// mailbox takes batches without limit because each publication holds a permit (see [`Topics`]),
-/// and at most three messages per join besides.
+/// A session that cannot take a frame at once is ended; the fan-out never waits for one. Senders do not wait
+/// for room in the mailbox. It is bounded because each publication and announcement holds a permit (see
+/// [`Topics`]), and a join causes at most three messages.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
-    /// Not a `HashMap`: its table doubles as members come and go; here only that of the indices does.
+    /// This is not a `HashMap`, because a table of whole entries would double when it is full. Here only the
+    /// table of indices doubles.
     sessions: IndexMap<SessionId, Present>,
     /// The sessions that have joined anything of an app, or belong to it as a whole.
     by_app: HashMap<AppId, BTreeSet<SessionId>>,
     scopes: HashMap<ScopeKey, ScopeSubscribers>,
-    /// The tasks that could not be done at once. While there is one of an app that does not pause,
+    /// The tasks that could not be done at once. While there is one of an app that does not rest,
     /// `take_turn` is scheduled.
     turns: Turns<Task>,
+    /// Whether `take_turn` is scheduled.
     is_turn_due: bool,
-    /// The publications and frames of each app's turn, until it begins a new one.
+    /// The work of each app's present turn.
     handed_out: HashMap<AppId, HandedOut>,
     /// Whether so much of one of these turns is used up that the next publication may not fit into the rest. The
-    /// next round is then scheduled also if no session waits, so that the app begins a new turn.
+    /// next round is then scheduled even if no session waits, so that the app begins a new turn.
     is_any_to_renew: bool,
-    /// The number of groups that are handed a publication in one turn of an app.
+    /// The most groups that are handed a publication in one turn of an app.
     groups_per_turn: usize,
     /// The sessions that have been handed frames and are not woken yet. While there is one,
     /// the end of this round is scheduled.
@@ -151,15 +160,15 @@ pub struct Fanout {
     round: u64,
     /// Whether the end of this round is scheduled.
     is_round_ending: bool,
-    /// The number of the newest batch that has come.
+    /// The number of the newest batch that was received.
     newest: u64,
     /// The number of batches in `turns` that have not been begun.
     waiting: usize,
     handed: Rc<Cell<u64>>,
     sampler: Sampler,
-    /// The session that gives way to the others, until it is over.
+    /// The outbox of the session that was last ended because the backlog exceeded its limit.
     relieving: Option<Weak<Outbox>>,
-    /// The frames that joins were replayed lately.
+    /// The frames that were replayed lately, which further joins share.
     replays: Replays,
     /// Whether the server stops: a session that enters meanwhile is ended like the others.
     stopping: bool,
@@ -170,21 +179,21 @@ pub struct Fanout {
 struct HandedOut {
     publications: usize,
     groups: usize,
-    /// Frames, of all its sessions together.
+    /// The number of frames, over all sessions of the app.
     frames: usize,
-    /// The sessions that have to be woken for them.
+    /// The number of sessions that have to be woken for these frames.
     sessions: usize,
-    /// Whether the turn is used up: the app gets its next one once its sessions have written.
+    /// Whether the turn is used up. The app gets its next turn once its sessions have run.
     is_all: bool,
 }
 
 impl HandedOut {
-    /// Whether the turn is used up.
+    /// Returns whether the turn is used up.
     fn is_used_up(&self, groups_per_turn: usize) -> bool {
         self.publications >= PUBLICATIONS_PER_TURN || self.groups >= groups_per_turn
     }
 
-    /// Whether so much of the turn is used up that the next publication may not fit into the rest.
+    /// Returns whether so much of the turn is used up that the next publication may not fit into the rest.
     fn is_to_renew(&self, groups_per_turn: usize) -> bool {
         self.publications >= PUBLICATIONS_PER_TURN / 2
             || self.groups >= groups_per_turn / RENEWED_SHARE
@@ -194,13 +203,13 @@ impl HandedOut {
 /// A session of this thread and the places that it joined.
 struct Present {
     outbox: Arc<Outbox>,
-    /// A session has one for each name by which it joined a place.
+    /// A place has one entry for each name by which the session joined it.
     places: Vec<Arc<Place>>,
     about: About,
 }
 
 impl Present {
-    /// Whether the session has joined anything of an app, or belongs to it as a whole.
+    /// Returns whether the session has joined anything of an app, or belongs to it as a whole.
     fn is_of(&self, app: AppId) -> bool {
         self.about.app() == Some(app) || self.places.iter().any(|place| place.key.app == app)
     }
@@ -222,7 +231,7 @@ struct Course {
     batch: Arc<Batch>,
     /// The number of its publications that have been begun.
     begun: usize,
-    /// Channels that the last one begun has yet to reach.
+    /// The channels that the last begun publication has yet to reach.
     channels: Vec<ChannelName>,
 }
 
@@ -238,7 +247,7 @@ impl Course {
         Some((&self.batch.key, placed))
     }
 
-    /// The next channel that the last publication begun has yet to reach.
+    /// The next channel that the last begun publication has yet to reach.
     fn go_on(&mut self) -> Option<(&ScopeKey, &Placed, ChannelName)> {
         let channel = self.channels.pop()?;
         let placed = self.batch.publications.get(self.begun.checked_sub(1)?)?;
@@ -275,8 +284,8 @@ impl Fanout {
         }
     }
 
-    /// Makes a session a member of a place and answers it, so that all further frames of the place
-    /// lie behind the answer in its outbox. If the session is to be tracked, the tracker of the
+    /// Makes a session a member of a place and answers its join. All further frames of the place
+    /// follow the answer in the session's outbox. If the session is to be tracked, the tracker of the
     /// scope decides first.
     fn attach(&mut self, attach: Attach, ctx: &mut Context<Self>) {
         let Attach { session, id, subscription } = attach;
@@ -387,9 +396,9 @@ impl Fanout {
         }
     }
 
-    /// Removes what a session joined at a place under this id, or all that it joined there, and tells
-    /// the tracker if the session is tracked there no longer. With the last member of a scope the
-    /// scope is closed for this thread.
+    /// Removes the subscription that a session has at a place under this id, or, without an id, all its
+    /// subscriptions there. Tells the tracker if the session is no longer tracked there, and closes the scope
+    /// for this thread if no member is left.
     fn vacate(
         &mut self,
         session: SessionId,
@@ -420,8 +429,8 @@ impl Fanout {
         departure
     }
 
-    /// Sends the number of subscribers of a channel, which has changed, to those that are sent it, here
-    /// and at other nodes.
+    /// Notes that the number of a channel's subscribers has changed. If subscribers here or on other nodes are
+    /// sent the number, it is counted and sent to them.
     fn note_size(&self, place: &Place, stream: &Arc<Stream>) {
         self.topics.note_count_changed(place);
         let Some(channel) = place.channel.as_ref().filter(|_| stream.counts().is_any()) else {
@@ -447,8 +456,8 @@ impl Fanout {
         }
     }
 
-    /// Hands out a publication to a channel or, for `#general`, to all channels. Answers the
-    /// channels that `#general` has yet to reach.
+    /// Hands out a publication to the subscribers of the whole scope and of its channel. For `#general`,
+    /// returns the channels that it has yet to reach.
     fn dispatch(&mut self, key: &ScopeKey, placed: &Placed) -> Vec<ChannelName> {
         let listeners = self.scopes.get(key).filter(|all| all.hear(placed.position()));
         let Some(listeners) = listeners else { return Vec::new() };
@@ -478,7 +487,7 @@ impl Fanout {
         }
     }
 
-    /// Tells the tracked members of a channel what has changed among them.
+    /// Sends the tracked members of a channel the changes among them.
     fn announce(&mut self, announcement: &Announcement) {
         let Some(listeners) = self.scopes.get(&announcement.key) else { return };
         if let Some(group) = listeners.channels.get(&announcement.channel) {
@@ -488,8 +497,8 @@ impl Fanout {
         }
     }
 
-    /// Hands a publication to the subscribers of one topic, and samples the latency of one of them
-    /// now and then. Answers their number.
+    /// Hands a publication to the members of one group, and samples the latency of one of them
+    /// now and then. Returns their number.
     fn hand(
         &self,
         group: &Group,
@@ -503,8 +512,8 @@ impl Fanout {
         members
     }
 
-    /// Notes that a group of this many members was handed a frame, and whether a publication begins
-    /// with it. The members wait to be woken.
+    /// Notes that this many members were handed a frame, and that this many publications were begun with
+    /// it. The sessions that were idle wait to be woken.
     fn note_delivered(&mut self, app: AppId, publications: usize, members: usize) {
         let sessions = self.waking.take_new(app);
         let handed_out = self.note_handed_out(app, publications, 1 + members);
@@ -512,8 +521,9 @@ impl Fanout {
         handed_out.sessions += sessions;
     }
 
-    /// Counts what was done for an app towards its turn and this round. It has added at most one frame
-    /// to each outbox.
+    /// Counts work for an app towards its turn and this round. It counts as one group. Most outboxes have got at
+    /// most one frame; more if their sessions joined the scope and the channel, joined under several names, or
+    /// are sent positions or changes of members in several frames.
     fn note_handed_out(
         &mut self,
         app: AppId,
@@ -529,17 +539,18 @@ impl Fanout {
         handed_out
     }
 
-    /// Whether the turn of an app is over, and its sessions get to write.
+    /// Returns whether an app rests: its turn is over, and its sessions get to write.
     fn rests(&self, app: AppId) -> bool {
         self.handed_out.get(&app).is_some_and(|handed_out| handed_out.is_all)
     }
 
-    /// Whether others have a turn before more is handed out.
+    /// Returns whether this round is over: the other tasks of the thread run before more is handed out.
     fn is_round_over(&self) -> bool {
         self.delivered_this_round >= DELIVERIES_PER_ROUND
     }
 
-    /// Hands a batch out as far as this round and the turn of its app go. What is left is returned.
+    /// Hands out a batch until it is done, or until this round or the turn of its app is over. Returns the
+    /// rest.
     fn proceed(&mut self, mut course: Course) -> Option<Course> {
         let app = course.batch.key.app;
         while !course.is_over() {
@@ -597,8 +608,9 @@ impl Fanout {
         self.go_on(ctx);
     }
 
-    /// Schedules the next round if this one is over or a session has yet to be woken, and otherwise
-    /// the waiting tasks. If this round is over, nothing else happens here before the next one.
+    /// Wakes sessions, and schedules the next round if this one is over, if a session has yet to be woken, or
+    /// if an app is to begin a new turn. Also schedules the waiting tasks of apps that do not rest. If this
+    /// round is over, `ctx.wait` keeps the fan-out from messages and tasks until the next one.
     fn go_on(&mut self, ctx: &mut Context<Self>) {
         self.wake();
         if self.is_round_over() {
@@ -613,8 +625,8 @@ impl Fanout {
         }
     }
 
-    /// Waits until all sessions that were woken have run, and begins the next round. A round may have been
-    /// waited for before it turned out to be over. Then it is waited for twice, and ends once.
+    /// Waits until all sessions that were woken have run, and begins the next round. A round that is waited for
+    /// already may then turn out to be over. It is then waited for twice, and ends once.
     fn rest_of_round(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.is_round_ending = true;
         let round = self.round;
@@ -625,6 +637,8 @@ impl Fanout {
         })
     }
 
+    /// Begins a round. Each app without a session that waits to be woken begins a new turn: all its sessions
+    /// have run.
     fn begin_round(&mut self, ctx: &mut Context<Self>) {
         self.round += 1;
         (self.is_round_ending, self.delivered_this_round) = (false, 0);
@@ -635,8 +649,8 @@ impl Fanout {
         self.go_on(ctx);
     }
 
-    /// Wakes as many sessions as fit into this round. An app whose turn is not over keeps its sessions
-    /// waiting, so that they write all of the turn at once.
+    /// Wakes as many sessions as fit into this round. While an app has waiting tasks and its turn is not over,
+    /// its sessions are not woken, so that they write all of the turn at once.
     fn wake(&mut self) {
         if self.waking.is_empty() {
             return;
@@ -649,17 +663,17 @@ impl Fanout {
         self.waking.wake_some(per_session);
     }
 
-    /// Notes that a batch is begun. Sessions see the number of the newest batch only when no older
-    /// one is waiting.
+    /// Notes that a batch is begun. The number of the newest batch is published only while no batch
+    /// waits, because the waiting one may be older.
     fn note_handed(&self) {
         if self.waiting == 0 {
             self.handed.set(self.newest);
         }
     }
 
-    /// Ends the session of this thread for which most waits, if more waits for all sessions than
-    /// may. Its memory is free once it is over; until then it is not known whether another one has
-    /// to end. A session that holds less than its equal part is spared: the excess is on another
+    /// If the backlog exceeds its limit, ends the session of this thread with the most waiting bytes. Its memory
+    /// is freed when the session closes its outbox. No other session is ended before that, because it may not
+    /// be necessary. A session that holds less than its equal part is spared, because the excess is on another
     /// thread.
     fn relieve(&mut self) {
         if !self.topics.backlog().is_exceeded() {
@@ -702,7 +716,7 @@ impl Drop for Fanout {
         for present in mem::take(&mut self.sessions).into_values() {
             present.outbox.end(Ending::Broken);
         }
-        // The trackers do not get a message for each of these sessions.
+        // One message to each tracker stands for all its members on this thread.
         for (key, listeners) in mem::take(&mut self.scopes) {
             listeners.stream.tell_tracker(FanoutLost { worker: self.worker });
             self.topics.directory().close(&key, self.worker, now_ms());

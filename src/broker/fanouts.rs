@@ -22,7 +22,8 @@ pub(super) enum Asked<T> {
     Late,
 }
 
-/// Every fan-out that was started and has not ended.
+/// Every fan-out that was started and has not ended. One that has ended stays in the list until the next one is
+/// added, and is passed over.
 #[derive(Default)]
 pub(super) struct Fanouts(RwLock<Vec<Addr<Fanout>>>);
 
@@ -36,7 +37,7 @@ impl Fanouts {
         all.push(fanout);
     }
 
-    /// Asks all fan-outs at the same time, each with this timeout.
+    /// Asks all fan-outs at the same time, and waits at most `wait_max` for each.
     ///
     /// A fan-out that has ended is not asked, because its sessions ended with it.
     pub(super) async fn ask<M>(&self, message: M, wait_max: Duration) -> Vec<Asked<M::Result>>
@@ -70,7 +71,7 @@ mod tests {
     use super::super::testing::{Broker, DEADLINE};
     use super::*;
 
-    /// Answers with its number, breaks, or keeps the asker waiting.
+    /// Makes the fan-out answer with this number, panic, or never answer.
     #[derive(Clone, Copy, Message)]
     #[rtype(result = "u32")]
     enum Question {
@@ -104,12 +105,12 @@ mod tests {
 
         broker.fanout.do_send(Question::Break);
         let answers = fanouts.ask(Question::Answer(6), DEADLINE).await;
-        assert_eq!(answers, [Asked::Lost, Asked::Answered(6)], "it broke while it was asked");
+        assert_eq!(answers, [Asked::Lost, Asked::Answered(6)], "the first one broke");
         let answers = fanouts.ask(Question::Answer(7), DEADLINE).await;
-        assert_eq!(answers, [Asked::Answered(7)], "it is gone");
+        assert_eq!(answers, [Asked::Answered(7)], "a lost fan-out is not asked");
 
         broker.topics.start_fanout();
         let answers = fanouts.ask(Question::Answer(8), DEADLINE).await;
-        assert_eq!(answers, [Asked::Answered(8), Asked::Answered(8)], "another takes its place");
+        assert_eq!(answers, [Asked::Answered(8), Asked::Answered(8)], "a new one is asked");
     }
 }

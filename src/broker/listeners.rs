@@ -77,7 +77,7 @@ impl ScopeSubscribers {
         self.whole.is_none() && self.channels.is_empty()
     }
 
-    /// The members of a place of this scope. A new group gets `topic` as its name.
+    /// The group of a place of this scope. It is made if there is none, and then has `topic` as its first name.
     pub(super) fn group_mut(&mut self, place: &Place, topic: &ByteString) -> &mut Group {
         let new_group = || Group::new(place.clone(), topic.clone());
         match &place.channel {
@@ -86,7 +86,7 @@ impl ScopeSubscribers {
         }
     }
 
-    /// The members of a place, if there are any.
+    /// The group of a place, if there is one.
     pub(super) fn group(&mut self, channel: Option<&ChannelName>) -> Option<&mut Group> {
         match channel {
             None => self.whole.as_mut(),
@@ -101,7 +101,7 @@ impl ScopeSubscribers {
     }
 
     /// Removes the subscription that a session has at a place under this id, or, without an id, all its
-    /// subscriptions there. A channel without members is forgotten.
+    /// subscriptions there. A group without members, and without pending ones, is dropped.
     pub(super) fn remove(
         &mut self,
         channel: Option<&ChannelName>,
@@ -120,10 +120,10 @@ impl ScopeSubscribers {
     }
 }
 
-/// The result of removing a session from a place.
+/// The result of removing subscriptions of a session from a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// The session had not joined there.
+    /// The session had no such subscription.
     Absent,
     /// The session has left. It was not tracked there, or still is under another name of the place.
     Left,
@@ -139,9 +139,9 @@ pub(super) struct Group {
     place: Arc<Place>,
     first: Naming,
     others: Vec<Naming>,
-    /// Sessions for which the tracker of the scope has been asked, each with the name that it
-    /// joins. A session that is a member already remains one meanwhile, because its client may
-    /// buffer changes until the answer, and none may be missing.
+    /// The sessions that wait for the answer of the scope's tracker, each with the name that it joins. A session
+    /// that is a member already remains one meanwhile, because its client may buffer changes until the answer,
+    /// and none may be missing.
     entering: HashMap<SessionId, EnteringSession>,
 }
 
@@ -279,7 +279,8 @@ impl Group {
         }
     }
 
-    /// Notes that the tracker is asked about a session. Returns `true` if it was not a member under this name.
+    /// Notes that the tracker is asked about a session. Returns `true` if the session was neither a member under
+    /// this name nor about to become one.
     pub(super) fn expect(
         &mut self,
         session: SessionId,
@@ -348,7 +349,7 @@ impl Group {
         members.any(|member| member.format().encode_count.is_some())
     }
 
-    /// Sends the number of the channel's subscribers on all threads to the members whose format
+    /// Sends the number of the channel's subscribers, on all threads of all nodes, to the members whose format
     /// asks for it.
     pub(super) fn tell_count(
         &self,
@@ -448,7 +449,7 @@ impl Naming {
                 }
             }
         }
-        // The counter is updated once for all subscribers, because many threads share it.
+        // The counters are updated once for all subscribers, because many threads share them.
         counted.traffic.delivered(delivered, bytes);
         counted.usage.delivered(delivered, placed.payload_bytes());
         placed.note_delivered(delivered);
@@ -515,7 +516,7 @@ impl Naming {
     }
 }
 
-/// Decides when the latency is measured, and for which member.
+/// Decides when the latency is measured, and at which member.
 #[derive(Default)]
 pub(super) struct Sampler {
     last: Cell<Option<Instant>>,
@@ -523,8 +524,8 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The index of the member at which the latency is measured, if a measurement is due. The caller passes the
-    /// time, so that no clock is read for it.
+    /// Returns a number if a measurement is due. Modulo the number of members, it is the index of the member at
+    /// which the latency is measured. The caller passes the time, so that no clock is read for it.
     pub(super) fn turn(&self, now: Instant) -> Option<usize> {
         let is_early = |last| now.saturating_duration_since(last) < SAMPLE_INTERVAL;
         if self.last.get().is_some_and(is_early) {

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::app::AppId;
 
-/// A queue of tasks for each app that has any. The tasks of one app are done in order, and the apps take
+/// A queue of tasks for each app that has any. The tasks of each app are done in order, and the apps take
 /// turns.
 pub(super) struct Turns<T> {
     queues: HashMap<AppId, VecDeque<T>>,
-    /// The apps that have a queue. The first one has its turn.
+    /// The apps that have a queue. It is the turn of the first one.
     order: VecDeque<AppId>,
 }
 
@@ -44,8 +44,8 @@ impl<T> Turns<T> {
         self.order.iter().any(|app| may(*app))
     }
 
-    /// Takes the next task of the app whose turn it is. An app without tasks, or that `may` does not accept, is
-    /// passed over.
+    /// Takes the next task of the app whose turn it is. An app that `may` does not accept is moved to the end of
+    /// the order, and one without tasks is removed.
     pub(super) fn next(&mut self, may: impl Fn(AppId) -> bool) -> Option<T> {
         for _ in 0..self.order.len() {
             let app = *self.order.front()?;
@@ -62,7 +62,7 @@ impl<T> Turns<T> {
         None
     }
 
-    /// Puts back the task that was taken last and is not done yet: it is the first of its app's queue again.
+    /// Puts back the task that was taken last and is not done yet. It becomes the first of its app's queue again.
     pub(super) fn put_back(&mut self, task: T) {
         if let Some(queue) = self.order.front().and_then(|app| self.queues.get_mut(app)) {
             queue.push_front(task);

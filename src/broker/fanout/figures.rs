@@ -5,7 +5,7 @@ use crate::app::visitor::ShownSub;
 use super::*;
 
 impl Fanout {
-    /// The frames that wait for the sessions of this thread, and the topics that they joined.
+    /// The number of frames that wait for the sessions of this thread, and of the topics that they joined.
     pub(in crate::broker) fn count(&self) -> Count {
         let mut count = Count::default();
         for load in self.sessions.values().map(|present| present.outbox.load()) {
@@ -37,17 +37,18 @@ impl Fanout {
             let groups = whole
                 .chain(channels)
                 .map(|(channel, group)| (Rank { scope: key.scope.clone(), channel }, group.len()));
-            // Sessions that are about to become members do not count yet.
+            // A group of sessions that still wait for the tracker's answer has no members yet.
             groups.filter(|(_, members)| *members > 0)
         })
     }
 
-    /// The number of sessions of this thread that have joined anything of an app.
+    /// The number of sessions of this thread that have joined anything of an app, or belong to it as a whole.
     pub(in crate::broker) fn sessions_of_app(&self, app: AppId) -> usize {
         self.by_app.get(&app).map_or(0, BTreeSet::len)
     }
 
-    /// The sessions of this thread that have joined anything of an app, oldest first, after one of them.
+    /// The sessions of this thread that have joined anything of an app, or belong to it as a whole, oldest first.
+    /// With `after`, those that follow this session.
     pub(in crate::broker) fn connected(
         &self,
         app: AppId,
@@ -66,7 +67,7 @@ impl Fanout {
         })
     }
 
-    /// The users as whom a session has joined a place.
+    /// The users of the joins of a session at a place.
     fn users_of(&self, session: SessionId, place: &Place) -> impl Iterator<Item = &ShownSub> {
         let listeners = self.scopes.get(&place.key);
         let group = listeners.and_then(|listeners| match &place.channel {
@@ -76,7 +77,7 @@ impl Fanout {
         group.into_iter().flat_map(move |group| group.users_of(session))
     }
 
-    /// The outbox of a session of this thread, if it has joined anything of an app.
+    /// The outbox of a session of this thread, if it has joined anything of an app, or belongs to it as a whole.
     pub(in crate::broker) fn outbox_of(&self, app: AppId, session: SessionId) -> Option<&Outbox> {
         self.by_app.get(&app).filter(|sessions| sessions.contains(&session))?;
         Some(&self.sessions.get(&session)?.outbox)

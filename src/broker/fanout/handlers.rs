@@ -59,7 +59,7 @@ impl Handler<Dispatch> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
-        // Batches of several scopes may come in another order than they were published in.
+        // Batches of different scopes may arrive in another order than that of their numbers.
         self.newest = self.newest.max(batch.number);
         let app = batch.key.app;
         let course = Course { batch, begun: 0, channels: Vec::new() };
@@ -167,8 +167,8 @@ impl Handler<Interrupt> for Fanout {
 impl Handler<EndJoins> for Fanout {
     type Result = ();
 
-    /// A session with a pending join gets the message as well, whatever it joins: the join may
-    /// still be on its way here.
+    /// A session with a pending join gets the message as well, whatever it joins, because the join may
+    /// still be on its way to this fan-out.
     fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
         self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
             let joins = &disconnection.joins;

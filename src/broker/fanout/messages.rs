@@ -1,4 +1,4 @@
-//! The messages that a fan-out takes.
+//! The messages that a fan-out handles.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl Enter {
         Self(Some(outbox), About::default())
     }
 
-    /// The same with the facts about the session.
+    /// Adds the facts about the session.
     pub fn of(mut self, about: About) -> Self {
         self.1 = about;
         self
@@ -48,8 +48,8 @@ impl Drop for Enter {
 #[rtype(result = "()")]
 pub struct Leave(pub SessionId);
 
-/// A session subscribes. Idempotent: one session has one subscription to a place under each of its
-/// names. The answer comes through its outbox, see
+/// A session subscribes. It has at most one subscription to a place under each name, so a repeated request
+/// replaces the earlier one. The answer comes through its outbox, see
 /// [`News::Joined`](super::super::outbox::News::Joined).
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -74,7 +74,7 @@ pub struct Detach {
     pub place: Place,
 }
 
-/// The server stops: end every session of this thread. Answers how many there were.
+/// The server stops: end every session of this thread. The answer is their number.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "usize")]
 pub(in crate::broker) struct EndAll;
@@ -89,7 +89,7 @@ pub(in crate::broker) struct EndJoins(pub(in crate::broker) Arc<Disconnection>);
 #[rtype(result = "()")]
 pub struct Relieve;
 
-/// The server stops: end this many sessions of this thread, if there are.
+/// The server stops: end this many sessions of this thread, or all if there are fewer.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "EndedSessions")]
 pub(in crate::broker) struct EndSome(pub(in crate::broker) usize);
@@ -108,24 +108,26 @@ pub(in crate::broker) struct EndedSessions {
 #[rtype(result = "()")]
 pub(in crate::broker) struct Dispatch(pub(in crate::broker) Arc<Batch>);
 
-/// The tracker has accepted or refused a session that joins. It is sent all further announcements.
+/// The tracker has accepted or refused a session that joins. An accepted session is sent all further
+/// announcements.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct Entered {
     pub(in crate::broker) place: Place,
     pub(in crate::broker) session: SessionId,
-    /// The join that it belongs to: the session may have left and joined again since.
+    /// The subscription to which the answer belongs: the session may have left and joined again since.
     pub(in crate::broker) id: SubscriptionId,
     /// The present members, encoded for its client.
     pub(in crate::broker) members: Result<ByteString, SubscribeError>,
 }
 
-/// A change among the members of a channel.
+/// Changes among the members of a channel, to send to those of this thread.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct Announce(pub(in crate::broker) Arc<Announcement>);
 
-/// The number of subscribers that a channel has on all threads, for those that are sent it.
+/// The number of subscribers that a channel has on all threads of all nodes, for the subscribers that are sent
+/// it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct TellCount {
@@ -134,7 +136,7 @@ pub(in crate::broker) struct TellCount {
     pub(in crate::broker) count: usize,
 }
 
-/// The tracker of a scope was broken by a panic: end the sessions that it tracked.
+/// A panic has ended the tracker of a scope: end the sessions that it tracked.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::broker) struct TrackerLost(pub(in crate::broker) ScopeKey);

@@ -1,4 +1,4 @@
-//! A pause, in which the other tasks of this thread run.
+//! A pause, during which the other tasks of this thread run.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,10 +14,12 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::task::yield_now;
 
-/// Whether the thread has come back from its other tasks.
+/// The waker of a pause, which the runtime wakes at its end.
 #[derive(Default)]
 struct PauseWaker {
+    /// Whether the pause is over.
     has: AtomicBool,
+    /// The waker of the task that waits for the pause.
     waker: AtomicWaker,
 }
 
@@ -32,7 +34,7 @@ impl Wake for PauseWaker {
 /// sockets.
 ///
 /// Tokio's `yield_now` alone does not suffice: it resolves at the second poll, and an actor polls
-/// all its futures again as soon as one of them or a message has made progress.
+/// all its futures again as soon as it has handled a message or one of the futures has made progress.
 pub(super) fn pause() -> impl Future<Output = ()> {
     let passed = Arc::new(PauseWaker::default());
     let mut begun = false;
@@ -66,7 +68,7 @@ mod tests {
             if polled[2] { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        assert!(polls > 1, "the thread did something else");
+        assert!(polls > 1, "the pause was over before the thread ran other tasks");
         assert_eq!(others.get(), 1);
     }
 }

@@ -1,20 +1,23 @@
-//! Recovery: a join is sent the publications that it missed before it receives new ones.
+//! Recovery: a join is first sent the publications that it missed, and then new ones.
 
 use super::*;
 
-/// A join that requests history, and the part of the history that it missed.
+/// A join that is about to be answered. The answer may carry replayed frames, or the last event of a cache
+/// channel.
 pub(super) struct RecoveringJoin<'a> {
     pub(super) place: &'a Place,
     pub(super) outbox: &'a Outbox,
     pub(super) topic: &'a ByteString,
     pub(super) format: Format,
-    /// The offset behind which the session is handed everything.
+    /// The offset after which every publication is delivered to the session.
     pub(super) attached: u64,
+    /// The position of the newest publication that this thread has delivered.
     pub(super) boundary: StreamPosition,
 }
 
 impl Fanout {
-    /// Reads the history for a join that requests it. Answers the frames that it is sent.
+    /// Reads the history for a join, if `wanted` requests it. Returns the result with the frames that the join is
+    /// sent.
     pub(super) fn recover(
         &mut self,
         stream: &Stream,
@@ -41,7 +44,8 @@ impl Fanout {
         Some(Box::new(Recovery { incomplete, position, replayed, frames }))
     }
 
-    /// The frames of the replayed publications, and the number of these.
+    /// Encodes the publications that a join missed. Returns the number of those that its format can carry, and
+    /// their frames.
     fn replay(
         &mut self,
         reader: &RecoveringJoin<'_>,
@@ -75,8 +79,8 @@ impl Fanout {
         (replayed, frames)
     }
 
-    /// The event that a join of a cache channel is sent first, if its format begins with that. An
-    /// event after the boundary is handed out to it like any other.
+    /// The last event of a cache channel, which a join is sent first; `None` if the channel is no cache channel, or
+    /// if the format does not begin with its last event. An event after the boundary is delivered live.
     pub(super) fn cached(
         &mut self,
         reader: &RecoveringJoin<'_>,
@@ -103,7 +107,7 @@ impl Fanout {
         Some(frame.map_or(Cached::Miss, Cached::Event))
     }
 
-    /// Drops the frames of replays once they have been of no use for a while.
+    /// Drops the frames of replays once they have not been used for a while.
     fn forget_replays(ctx: &mut Context<Self>) {
         ctx.run_later(replays::GENERATION_AGE, |fanout, ctx| {
             fanout.replays.turn(Instant::now());

@@ -12,65 +12,64 @@ use indexmap::IndexMap;
 use crate::app::AppId;
 
 /// The cost of the sessions that are woken in one round, in frames: about 100 µs. The next request
-/// of a publisher and the next publication of another app wait behind this many writes, and not
-/// behind those to all sessions.
+/// of a publisher and the next publication of another app wait for the writes to these sessions, and not
+/// for those to all sessions.
 const COST_PER_ROUND: usize = 336;
 
-/// The cost of a write beside its frames, in frames. A write of one frame takes about 6 µs, and one of
+/// The cost of a write in addition to its frames, in frames. A write of one frame takes about 6 µs, and one of
 /// 100 frames about 30 µs.
 const COST_PER_WRITE: usize = 20;
 
-/// The number of sessions that are woken in one round if so many frames wait for each of them.
+/// The number of sessions that are woken in one round if this number of frames waits for each of them.
 #[cfg(test)]
 pub(super) fn sessions_per_round(frames: usize) -> usize {
     COST_PER_ROUND.div_ceil(COST_PER_WRITE + frames)
 }
 
-/// The sessions that have been handed something and have yet to be woken for it, by turns of their
-/// apps.
+/// The sessions that have been handed frames and have yet to be woken for them. Their apps take turns.
 ///
-/// A session that is woken writes all that waits for it, which takes a hundred times as long as it took
-/// to hand it out. Once the sessions of a round have written, the thread looks for what has arrived at
-/// its sockets, and the next round begins.
+/// A session that is woken writes all frames that wait for it, which takes about a hundred times as long as
+/// it took to hand them out. Once the sessions of a round have written, the thread looks at its sockets for
+/// new requests, and the next round begins.
 ///
 /// Frames therefore leave together wherever they can: a publication that arrives during a round is
 /// handed out before the next one, and all sessions that wait here write it together with the frames
 /// that they wait for. If all sessions were woken at once, the thread would read a publisher's next
-/// request only after it had written to each of them, and each frame would leave alone. Nothing is
-/// held back for this: while no session waits, a round begins at once.
+/// request only after it had written to each of them, and each frame would leave alone. Frames are not
+/// delayed for this: on an idle thread, a session is woken as soon as it is handed a frame.
 pub(super) struct Waking {
-    /// The wakers of each app that has any, in the order in which its sessions came.
+    /// The wakers of each app that has any, in the order in which its sessions were handed frames.
     waiting: IndexMap<AppId, VecDeque<Waker>>,
-    /// The place in `waiting` of the app whose turn it is.
+    /// The index in `waiting` of the app whose turn it is.
     turn: usize,
-    /// The wakers that the last group has added.
+    /// The wakers that were added since the last `take_new`.
     new: RefCell<Vec<Waker>>,
-    /// The cost of those woken in this round.
+    /// The cost of the sessions that were woken in this round.
     spent: usize,
 }
 
 impl Waking {
-    /// No session waits.
+    /// Begins without sessions.
     pub(super) fn new() -> Self {
         Self { waiting: IndexMap::new(), turn: 0, new: RefCell::default(), spent: 0 }
     }
 
-    /// Whether no session waits to be woken.
+    /// Returns whether no session waits to be woken.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether sessions of an app wait to be woken.
+    /// Returns whether sessions of an app wait to be woken.
     pub(super) fn has(&self, app: AppId) -> bool {
         self.waiting.contains_key(&app)
     }
 
-    /// The wakers of a group that is being handed something are added here.
+    /// The list to which the wakers of a group are added while the group is handed a frame.
     pub(super) fn new_wakers(&self) -> RefMut<'_, Vec<Waker>> {
         self.new.borrow_mut()
     }
 
-    /// Enqueues the added sessions of a group of this app. Answers their number.
+    /// Enqueues the sessions whose wakers were added, which are of this app. Returns their number.
     pub(super) fn take_new(&mut self, app: AppId) -> usize {
         let new = self.new.get_mut();
         let sessions = new.len();
@@ -85,8 +84,8 @@ impl Waking {
         self.spent = 0;
     }
 
-    /// Wakes as many sessions as fit into this round, by turns of their apps. `frames` answers how many
-    /// frames wait for each session of an app; `None` if the app's sessions wait longer.
+    /// Wakes as many sessions as fit into this round; their apps take turns. `frames` returns the number of
+    /// frames that wait for each session of an app, or `None` if the app's sessions must wait longer.
     pub(super) fn wake_some(&mut self, frames: impl Fn(AppId) -> Option<usize>) {
         let mut passed_over = 0;
         while self.spent < COST_PER_ROUND && passed_over < self.waiting.len() {
@@ -99,7 +98,7 @@ impl Waking {
             };
             passed_over = 0;
             let cost = COST_PER_WRITE + frames;
-            // Where no other app waits, all turns are this app's, and `frames` is asked once for them.
+            // If no other app waits, this app has all turns, and `frames` is called once for them.
             let turns = if is_alone { (COST_PER_ROUND - self.spent).div_ceil(cost) } else { 1 };
             let sessions = turns.min(wakers.len());
             wakers.drain(..sessions).for_each(Waker::wake);
@@ -131,7 +130,7 @@ mod tests {
         }
     }
 
-    /// The schedule of so many sessions of each app, and the apps of those that were woken.
+    /// A schedule with this number of sessions of each app, and the apps of the sessions that were woken.
     fn waking(sessions: &[(AppId, usize)]) -> (Waking, Arc<Mutex<Vec<AppId>>>) {
         let (mut waking, woken) = (Waking::new(), Arc::default());
         for (app, sessions) in sessions {

@@ -2,7 +2,7 @@
 //!
 //! An outbox replaces an actor's mailbox, because deliveries are the most frequent operation: one
 //! uncontended lock, one slot in a queue, and one wake-up for all frames until the session runs.
-//! Only a queue of more than one frame allocates.
+//! An empty queue keeps one slot, so that most deliveries allocate nothing.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use super::{
 /// two frames at a time would otherwise keep memory for four.
 const SLOTS_KEPT: usize = 1;
 
-/// A load below this fraction of the limit (1/8) is small: all the frames of another turn still fit.
+/// A load of at most this fraction (1/8) of the limit is small: the frames of another turn still fit.
 const LITTLE_SHARE: usize = 8;
 
 /// The fraction of the limit (1/2) that a replay may take.
@@ -55,7 +55,7 @@ pub enum News {
     Interrupted(Box<Place>),
     /// Users that the session watches have come online or gone offline.
     Online(Arc<OnlineChange>),
-    /// The client has sent nothing for the idle timeout: the conversation decides whether the session
+    /// The client has sent nothing for the idle timeout. The conversation decides whether the session
     /// continues.
     Silent,
     /// The session must close.
@@ -167,9 +167,9 @@ pub enum NextItem {
 
 /// The bounded queue to one session: the fan-out fills it, and the session takes from it.
 ///
-/// Frames of a subscription that was left never reach the session. The answer to a join keeps its
-/// place among the frames: the frames ahead of it were sent before the join, and those behind it
-/// belong to the join.
+/// The session takes no frame of a subscription that it has left. The answer to a join keeps its
+/// place among the frames: the frames of the subscription ahead of it belong to an earlier join, and
+/// those behind it to this one.
 ///
 /// An outbox is also a [`Waker`]: it wakes the session and notes that the reason is not a frame. A
 /// session that is woken for a frame therefore need not poll everything else that it waits for.
@@ -179,7 +179,7 @@ pub struct Outbox {
     state: Mutex<State>,
 }
 
-/// The state that each delivery touches. Together with the rest of the outbox it fits into two
+/// The state that each delivery reads or changes. Together with the rest of the outbox it fits into two
 /// cache lines.
 #[derive(Default)]
 struct State {
@@ -193,18 +193,21 @@ struct State {
     ending: Option<Ending>,
     /// Whether `wake_session` was called since the session last polled.
     was_woken: bool,
-    /// Whether the session has stopped taking.
+    /// Whether the session is over, and takes no more items.
     is_closed: bool,
 }
 
+/// The rarely needed state of an outbox.
 #[derive(Default)]
 struct Aside {
     /// Whether a join is under way.
     is_joining: bool,
-    /// The subscriptions that the session has left and that the fan-out has not detached yet.
+    /// The subscriptions that the session has left and that the fan-out has not detached yet. Their frames are
+    /// dropped.
     left: Vec<SubscriptionId>,
     /// The load of the frames that the session has taken and keeps until its client fetches them.
     kept: Load,
+    /// The bodies of the split frames in the queue.
     bodies: SharedBodies,
     /// The frames that precede the queue.
     replay: PendingReplay,
@@ -213,12 +216,12 @@ struct Aside {
 /// The frames that are replayed to a join after its answer.
 #[derive(Default)]
 struct PendingReplay {
-    /// The subscription to which this belongs.
+    /// The subscription to which the frames belong.
     of: Option<SubscriptionId>,
     frames: VecDeque<Frame>,
 }
 
-/// The bodies that split frames in the queue share. Each is counted once, because it is in memory
+/// The bodies that split frames in the queue share. Each counts once towards the load, because it is in memory
 /// once.
 ///
 /// Frames come and go in one order, so a search nearly always finds its body at one of the ends.
@@ -230,12 +233,13 @@ struct SharedBodies(VecDeque<SharedBody>);
 struct SharedBody {
     /// The address of the body.
     at: usize,
+    /// The number of frames in the queue with this body.
     frames: usize,
 }
 
 struct OutboxEntry {
     what: ToSession,
-    /// The subscription to which this belongs.
+    /// The subscription of a frame; `None` for news.
     of: Option<SubscriptionId>,
 }
 
@@ -305,7 +309,7 @@ impl Aside {
 }
 
 impl State {
-    /// Changes the rarely needed state.
+    /// Changes the rarely needed state, which is made if there is none, and dropped if nothing in it is used.
     fn beside<R>(&mut self, change: impl FnOnce(&mut Aside) -> R) -> R {
         let aside = self.aside.get_or_insert_default();
         let changed = change(aside);
@@ -341,7 +345,7 @@ impl State {
             self.queue.reserve_exact(1);
         }
         self.queue.push_back(entry);
-        // A session that has not taken the items ahead of this one was woken for them.
+        // A session with items that it has not taken was woken for the first of them, or will be.
         was_empty
     }
 
@@ -399,7 +403,7 @@ impl Outbox {
         Arc::new(Self { session, max, state: Mutex::default() })
     }
 
-    /// The most bytes that a replay may have. The rest is left for live frames: otherwise they would overflow
+    /// The most bytes that a replay may have. The rest is left for live frames. Without it they would overflow
     /// the outbox during the replay, the session would end, and its client would rejoin for the same replay.
     pub(super) fn replay_bytes_max(&self) -> usize {
         self.max.bytes / REPLAY_SHARE
@@ -415,9 +419,9 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a frame without waiting. `false` if the session cannot take it: the session is then
-    /// being ended, because it must not miss frames silently. A frame of a subscription that the
-    /// session has left is dropped, and the answer is `true`. If `published` is given, the session
+    /// Queues a frame without waiting. Returns `false` if the session cannot take it: the session is
+    /// then ended, because it must not miss frames silently. A frame of a subscription that the
+    /// session has left is dropped, and `true` is returned. If `published` is given, the session
     /// measures the time from then until the frame is written.
     pub fn deliver(&self, frame: &Frame, to: SubscriptionId, published: Option<Instant>) -> bool {
         self.deliver_with(frame, to, published, Waker::wake_by_ref)
@@ -440,14 +444,14 @@ impl Outbox {
         self.queue(bytes, Some(to), what, wake)
     }
 
-    /// The number of frames that the fan-out may deliver to the session before the session runs. It is low
-    /// enough that the frames of several apps fit at the same time.
+    /// The number of groups of an app that a fan-out may serve before the session runs. Most groups deliver one
+    /// frame to it, so the number is low enough that the frames of several apps fit at the same time.
     pub(super) fn frames_per_turn(&self) -> usize {
         (self.max.frames / LITTLE_SHARE).max(1)
     }
 
-    /// Answers a join, in its order among the frames; like [`Outbox::tell`], this ends a session
-    /// whose outbox is full.
+    /// Answers a join. The answer has its place among the frames. Like [`Outbox::tell`], this ends a
+    /// session whose outbox is full.
     pub(super) fn answer(&self, join: SubscriptionId, outcome: Result<Joined, SubscribeError>) {
         self.tell(News::Joined(join, outcome.map(Box::new)));
     }
@@ -489,8 +493,9 @@ impl Outbox {
     }
 
     /// Puts the frames that are replayed to a join, whose answer the session has just taken, ahead
-    /// of the queue. The frames are shared with other sessions and do not count here: only live
-    /// frames fill the outbox.
+    /// of the queue. The frames are shared with other sessions and do not count towards the limit: only live
+    /// frames fill the outbox. The session can take the next answer only after these frames, so one
+    /// replay never replaces another.
     pub fn replay(&self, of: SubscriptionId, frames: Vec<Frame>) {
         let mut state = self.state();
         if !state.is_closed {
@@ -500,9 +505,9 @@ impl Outbox {
         }
     }
 
-    /// Takes frames while `take` accepts more, and returns the kind of the next item. `waker` is woken
-    /// when an item comes into an empty outbox, when [`wake_session`](Self::wake_session) is
-    /// called, and when the session is to end.
+    /// Takes frames until `take` returns `false` or the next item is no frame. Returns the kind of the next
+    /// item. `waker` is woken when an item comes into an empty outbox, when
+    /// [`wake_session`](Self::wake_session) is called, and when the session is to end.
     pub fn take_frames(
         &self,
         waker: &Waker,
@@ -565,13 +570,13 @@ impl Outbox {
         load
     }
 
-    /// Returns whether the load is so small that the frames of another turn still fit.
+    /// Returns whether the load of the queue is so small that the frames of another turn still fit.
     pub fn holds_little(&self) -> bool {
         let Load { frames, bytes } = self.state().load;
         frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
     }
 
-    /// Notes the load that the session itself keeps for its client.
+    /// Notes the load that the session itself keeps for its client. It does not count towards the limit.
     pub fn keeps(&self, load: Load) {
         self.state().beside(|aside| aside.kept = load);
     }
@@ -586,12 +591,12 @@ impl Outbox {
         self.state().beside(|aside| aside.is_joining = false);
     }
 
-    /// Returns whether a join of the session is under way. The fan-out may not have received it yet.
+    /// Returns whether a join of the session is under way, even if the fan-out has not received it yet.
     pub(super) fn is_joining(&self) -> bool {
         self.state().aside.as_ref().is_some_and(|aside| aside.is_joining)
     }
 
-    /// Notes that the session has left a subscription: its waiting frames are dropped.
+    /// Notes that the session has left a subscription, and drops the subscription's waiting frames.
     pub fn leave(&self, id: SubscriptionId) {
         let mut state = self.state();
         let mut gone = Load::default();
@@ -623,13 +628,13 @@ impl Outbox {
         }
     }
 
-    /// Ends the session: it finds the reason in the outbox, and is woken at once in case it is
-    /// stuck in a write. The first reason stands.
+    /// Ends the session. The session finds the reason behind all waiting items, and is woken at once in case it
+    /// is stuck in a write. If it is being ended already, the first reason stands.
     pub fn end(&self, ending: Ending) {
         self.state().end(ending);
     }
 
-    /// Returns whether the session has stopped taking.
+    /// Returns whether the session is over, and takes no more items.
     pub(super) fn is_closed(&self) -> bool {
         self.state().is_closed
     }
@@ -643,7 +648,7 @@ impl Outbox {
     pub fn close(&self) {
         let mut state = self.state();
         let State { waker, was_woken, ending, .. } = std::mem::take(&mut *state);
-        // The session still needs its waker for the frames that remain to be written.
+        // The waker stays, because the session still has frames to write that it has taken.
         *state = State { waker, was_woken, ending, is_closed: true, ..State::default() };
     }
 }

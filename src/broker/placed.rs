@@ -1,5 +1,5 @@
-//! A publication on its way from its publisher to the fan-outs: its temporary state, and its frames, each
-//! encoded at most once.
+//! A publication on its way from its publisher to the fan-outs: its temporary state, and its frames, which
+//! the subscribers share.
 
 use std::{
     borrow::Cow,
@@ -39,10 +39,10 @@ pub(super) enum Level {
     Channel,
 }
 
-/// Publications of one scope that were published together, and stay together until sessions take them:
-/// they share one look-up, one message and one wake-up.
+/// Publications of one scope that were published together, and reach the fan-outs together: they share one
+/// look-up of the stream, and one message to each fan-out.
 pub(super) struct Batch {
-    /// The number of batches that have been published, this one included.
+    /// The number of batches that had been published up to this one, itself included.
     pub(super) number: u64,
     pub(super) key: ScopeKey,
     pub(super) publications: Vec<Placed>,
@@ -60,6 +60,7 @@ pub(super) struct Accepted {
 ///
 /// It is dropped when the last fan-out has dropped the batch.
 pub(super) struct Flight {
+    /// The count of skipped subscribers, if there may be any.
     tally: Option<DeliveryTally>,
     /// The count of deliveries, if a console watches the app.
     watched: Option<Box<Deliveries>>,
@@ -68,12 +69,12 @@ pub(super) struct Flight {
     _hold: Hold,
 }
 
-/// The bound on publications that are under way: a permit, or the count of publications from other
-/// nodes.
+/// The token by which a publication counts as under way, until it is dropped: a permit, or an entry in the
+/// count of publications from other nodes. Both counts are bounded.
 pub(super) enum Hold {
     /// The permit of a publisher of this node.
     Permit { _held: Permit },
-    /// The count of a publication of another node.
+    /// The entry of a publication of another node.
     RemoteFlights { _held: RemoteFlight },
 }
 
@@ -101,6 +102,7 @@ pub(super) struct Fed {
 /// has dropped its batch, even if a fan-out was lost.
 struct DeliveryTally {
     skipped: AtomicUsize,
+    /// The sender of the count, until it is sent.
     told: Option<oneshot::Sender<usize>>,
 }
 
@@ -114,8 +116,8 @@ impl Drop for DeliveryTally {
 }
 
 impl Accepted {
-    /// Accepts a publication. If not every format can carry it, the second value receives the number of
-    /// subscribers to which it was not sent.
+    /// Accepts a publication. If it has bytes, which not every format can carry, the second value receives the
+    /// number of subscribers to which it was not sent.
     pub(super) fn new(
         publication: Publication,
         taken_at: Instant,
@@ -141,7 +143,7 @@ impl Accepted {
         self
     }
 
-    /// Returns whether both belong to the same scope.
+    /// Returns whether another publication belongs to the same scope of the same app.
     pub(super) fn shares_scope_with(&self, publication: &Publication) -> bool {
         let Publication { app, scope, .. } = &self.publication;
         *app == publication.app && *scope == publication.scope
@@ -150,8 +152,8 @@ impl Accepted {
 
 /// A publication that has its position in the order, on its way to the fan-outs.
 ///
-/// Its frames are kept here and not in the history: they count in the backlog for as long as
-/// anything keeps them.
+/// Its frames are kept here and not in the history, because they count in the backlog until the last reference
+/// to them is dropped.
 pub(super) struct Placed {
     position: StreamPosition,
     publication: Publication,
@@ -237,9 +239,9 @@ impl Placed {
     /// The frame for the members that joined `topic`, shared by all of them on all threads; `None` for
     /// formats that cannot carry it.
     ///
-    /// Only a publication to `#general` at channel level is encoded at each call: there every
-    /// channel has its own topic, and the caller shares the frame within one channel and thread. If
-    /// the payload is large, all these frames share it.
+    /// A frame is encoded at the first call and kept, except for a publication to `#general` at channel level.
+    /// That is encoded at each call, because every channel has its own topic; the caller shares the frame within
+    /// one channel and thread. If the payload is large, all these frames share it.
     pub(super) fn frame(&self, format: Format, level: Level, topic: &ByteString) -> Option<Frame> {
         if !self.suits(format) {
             return None;
@@ -252,7 +254,7 @@ impl Placed {
     }
 
     /// The frame that follows this publication's frame and has its position; `None` for formats without such a
-    /// frame.
+    /// frame. It is encoded at each call.
     pub(super) fn position_frame(&self, format: Format, topic: &str) -> Option<Frame> {
         if !self.is_bytes() && !format.tells_positions_of_json() {
             return None;
@@ -268,6 +270,9 @@ impl Placed {
 
     /// The frame for the members of a channel, in two parts; `None` if it is small, or if the format cannot
     /// split it.
+    ///
+    /// The frame is encoded without a payload. Its last `tail_bytes` follow the payload, and all other bytes
+    /// are the head. The body, which all channels share, is the payload together with these last bytes.
     fn split(&self, format: Format, topic: &str) -> Option<Frame> {
         let tail_bytes = usize::from(format.tail_bytes?);
         let spoken = self.spoken();
@@ -319,7 +324,7 @@ pub(super) struct SpokenPublication<'a> {
     pub(super) sender: Sender<'a>,
 }
 
-/// A payload as a format carries it.
+/// A payload as a format carries it: JSON may have been converted, bytes never are.
 enum Carried<'a> {
     Json(Cow<'a, str>),
     Bytes(&'a [u8]),
@@ -425,7 +430,7 @@ mod tests {
         let publication =
             Publication { payload, ..publication(&key(1, "public"), destination, "msg") };
         let (placed, skipped) = place(publication);
-        (placed, skipped.expect("bytes are counted"))
+        (placed, skipped.expect("a publication of bytes counts the skipped"))
     }
 
     #[test]
@@ -519,7 +524,7 @@ mod tests {
                 match bodies[..] {
                     [] => assert!(size < SPLIT_BYTES_MIN),
                     [one, other] => assert!(size >= SPLIT_BYTES_MIN && one == other),
-                    _ => panic!("only one of the frames is split"),
+                    _ => panic!("only one of two frames is split"),
                 }
             }
         }
@@ -557,11 +562,11 @@ mod tests {
             placed.skip(subscribers);
         }
         drop(placed);
-        assert!(skipped.try_recv().is_err(), "one still holds it");
+        assert!(skipped.try_recv().is_err(), "one fan-out still holds it");
         drop(other);
         assert_eq!(skipped.try_recv(), Ok(5));
         let (_, counted) = place(publication(&key(1, "public"), "room", "msg"));
-        assert!(counted.is_none(), "objects are sent to everybody");
+        assert!(counted.is_none(), "every format can carry an object");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One outbox, filled and taken from by hand.
+//! Tests of a single outbox, without a fan-out and without a session.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
@@ -34,18 +34,18 @@ fn frame(text: &str) -> Frame {
     Frame::Text(text.into())
 }
 
-/// Frames that share a body, each with its own head.
+/// A frame with a head of its own and a body that other frames may share.
 fn split(head: &str, body: &Bytes) -> Frame {
     let (kind, head) = (FrameKind::Text, Bytes::copy_from_slice(head.as_bytes()));
     Frame::Split(Arc::new(Split { kind, head, body: body.clone() }))
 }
 
-/// All there is, in words.
+/// Takes all waiting items, and describes them in words.
 fn all(outbox: &Outbox) -> Vec<String> {
     all_of(outbox, usize::MAX)
 }
 
-/// The first of all there is, in words.
+/// Takes at most this number of waiting items, and describes them in words.
 fn all_of(outbox: &Outbox, max: usize) -> Vec<String> {
     std::iter::from_fn(|| outbox.take())
         .take(max)
@@ -74,7 +74,7 @@ fn an_outbox_holds_its_maximum_and_one_more_frame_ends_it_behind_all_that_waits(
         let ending = Ending::SlowConsumer(excess);
         assert_eq!(outbox.ended(), Some(ending), "{case}");
         outbox.end(Ending::Idle);
-        assert!(!outbox.deliver(&frame("d"), ONE, None), "{case}: who is ended hears no more");
+        assert!(!outbox.deliver(&frame("d"), ONE, None), "{case}: an ended session hears no more");
         let end = format!("News(End({ending:?}))");
         assert_eq!(all(&outbox), ["a", "joined 1: b", &end], "{case}");
     }
@@ -109,9 +109,9 @@ fn a_payload_that_frames_share_counts_once_while_any_of_them_waits() {
         assert_eq!((takes(), load()), (vec![expected.to_owned()], left));
     }
     outbox.leave(ONE);
-    assert_eq!(load(), (1, 11), "what the other subscription waits for stays counted");
+    assert_eq!(load(), (1, 11), "frames of the other subscription still count");
     let third = Bytes::from_static(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ");
-    assert!(!outbox.deliver(&split("", &third), TWO, None), "more than may wait");
+    assert!(!outbox.deliver(&split("", &third), TWO, None), "the body exceeds the limit");
     assert_eq!(outbox.ended(), Some(Ending::SlowConsumer(Excess::Bytes)));
     assert_eq!(all(&outbox)[0], "eabcdefghij");
     assert_eq!(load(), (0, 0));
@@ -135,7 +135,7 @@ fn frames_are_taken_up_to_the_next_news() {
     }
     outbox.tell(News::AppChanged(AppId(1)));
     outbox.deliver(&frame("d"), ONE, None);
-    assert!(outbox.take_news().is_none(), "frames come before");
+    assert!(outbox.take_news().is_none(), "a frame comes first");
     assert_eq!(take(2), ("ab".to_owned(), NextItem::Frame));
     assert_eq!(take(9), ("c".to_owned(), NextItem::News));
     assert_eq!(take(9), (String::new(), NextItem::News));
@@ -156,7 +156,7 @@ fn a_waiting_session_is_woken_once_for_all_frames_until_it_polls() {
     }
     assert_eq!(woken(), 1);
     outbox.deliver(&frame("one too many"), ONE, None);
-    assert_eq!(woken(), 1, "who is stuck in a write must hear of its end");
+    assert_eq!(woken(), 1, "a session that is stuck in a write is woken for its end");
     assert_eq!(take(), NextItem::News);
     assert!(outbox.take_news().is_some());
     assert_eq!((take(), woken()), (NextItem::Nothing, 0));
@@ -169,15 +169,15 @@ fn a_wake_up_without_a_frame_is_told_apart() {
     let woken = || wakes.0.swap(0, SeqCst);
     let take = || outbox.take_frames(&waker, |_, _| true);
     outbox.wake_session();
-    assert_eq!((take(), woken()), (NextItem::News, 0), "also who was not there yet");
+    assert_eq!((take(), woken()), (NextItem::News, 0), "it was woken before it polled");
     assert_eq!(take(), NextItem::Nothing);
     Waker::from(outbox.clone()).wake();
     outbox.deliver(&frame("x"), ONE, None);
-    assert_eq!((take(), woken()), (NextItem::News, 2), "behind what waits");
+    assert_eq!((take(), woken()), (NextItem::News, 2), "the frame is taken first");
     assert_eq!(take(), NextItem::Nothing);
     outbox.close();
     outbox.wake_session();
-    assert_eq!((take(), woken()), (NextItem::Closed, 1), "to the very end");
+    assert_eq!((take(), woken()), (NextItem::Closed, 1), "it is woken even when closed");
 }
 
 #[test]
@@ -208,11 +208,11 @@ fn a_subscription_that_was_left_hears_nothing_whatever_was_on_its_way() {
     outbox.deliver(&frame("d"), ONE, None);
     outbox.leave(ONE);
     assert_eq!(outbox.load(), Load { frames: 2, bytes: 2 });
-    assert!(outbox.deliver(&frame("e"), ONE, None), "it is no slow consumer for that");
+    assert!(outbox.deliver(&frame("e"), ONE, None), "a dropped frame does not end the session");
     assert!(outbox.deliver(&frame("f"), TWO, None));
-    assert_eq!(all(&outbox), ["b", "joined 1: c", "f"], "an answer is waited for");
+    assert_eq!(all(&outbox), ["b", "joined 1: c", "f"], "the session still waits for the answer");
     outbox.detached(ONE);
-    assert!(outbox.state().aside.is_none(), "it will never be sent again");
+    assert!(outbox.state().aside.is_none(), "no more frames of it can arrive");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_closed_outbox_accepts_nothing_and_keeps_only_its_ending() {
 fn a_delivery_touches_few_cache_lines() {
     const LINE_BYTES: usize = 64;
     assert!(size_of::<OutboxEntry>() <= LINE_BYTES);
-    // An `Arc` has two counters beside.
+    // An `Arc` has two counters in addition to its value.
     assert!(2 * size_of::<usize>() + size_of::<Outbox>() <= 2 * LINE_BYTES);
 }
 

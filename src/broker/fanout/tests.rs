@@ -1,4 +1,4 @@
-//! Fan-outs and probes.
+//! Tests of fan-outs, with probes in place of sessions.
 
 use std::{
     cell::Cell,
@@ -70,7 +70,7 @@ async fn members_that_name_a_place_differently_hear_it_by_the_names_they_joined(
         probes.push((topic, probe));
     }
     assert_eq!(broker.topics.subscribers(whole(&scope)).await, Ok(5));
-    // The sessions that joined first leave first: the others keep their names.
+    // The sessions that joined first leave first. The others keep their names.
     while !probes.is_empty() {
         for destination in ["room", "#general"] {
             broker.publish(&scope, destination, "msg").await;
@@ -101,7 +101,7 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
     broker.publish(&scope, "room", "both").await;
     assert_eq!([probe.next().await, probe.next().await], ["short both", "long both"]);
     broker.leave_under(short, &probe, room()).await;
-    // A member that has left is not removed again in the place of another.
+    // If a member that has left is removed again, no other member is removed in its place.
     broker.leave_under(short, &probe, room()).await;
     broker.publish(&scope, "room", "one").await;
     assert_eq!(probe.next().await, "long one");
@@ -114,7 +114,7 @@ async fn a_session_hears_a_place_under_each_name_until_it_leaves_that_one() {
 async fn a_publication_for_all_channels_drops_no_session_that_keeps_up() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let mut probe = broker.session(1).await;
-    // More channels than its outbox has room for.
+    // It joins more channels than its outbox holds frames.
     for nth in 0..64 {
         let place = channel(&scope, &format!("c{nth}"));
         broker.join(&probe, place).await.expect("a place");
@@ -134,12 +134,12 @@ async fn a_publication_for_all_channels_drops_no_session_that_keeps_up() {
 async fn a_batch_that_exceeds_an_outbox_stays_in_order_and_drops_no_session_that_keeps_up() {
     let broker = Broker::start_with(|limits| limits.publications_in_flight_max = 120);
     let (scope, other) = (key(1, "public"), key(2, "public"));
-    // The other scope is heard on another thread alone, which only its own topic knows.
+    // Only the other thread has subscribers of the other scope, so only that thread is sent its publications.
     let elsewhere = broker.another_thread();
     let (mut probe, mut neighbour) = (broker.session(1).await, elsewhere.session(2).await);
     broker.join(&probe, whole(&scope)).await.expect("a place");
     elsewhere.join(&neighbour, whole(&other)).await.expect("a place");
-    // More than an outbox has room for; of one scope, of another, and of the first again.
+    // More publications than an outbox has room for: of one scope, of another, and of the first again.
     let events = |range: std::ops::Range<usize>, of| {
         let event = move |n: usize| publication(of, "#general", &format!("e{n}"));
         range.map(event).collect::<Vec<_>>()
@@ -169,12 +169,12 @@ async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else()
     publish(&key(2, "public")).await.expect("room");
     assert!(!broker.topics.has_more_for(&thread), "nobody hears it");
     publish(&scope).await.expect("room");
-    assert!(broker.topics.has_more_for(&thread), "it is in its topic's mailbox");
+    assert!(broker.topics.has_more_for(&thread), "it is in the fan-out's mailbox");
     thread.handed.set(1);
-    assert!(!broker.topics.has_more_for(&thread), "this thread is through with it");
+    assert!(!broker.topics.has_more_for(&thread), "this thread has begun it");
     thread.handed.set(0);
     assert_eq!(probe.next().await, "* msg");
-    assert!(!broker.topics.has_more_for(&thread), "every thread is through with it");
+    assert!(!broker.topics.has_more_for(&thread), "every thread has delivered it");
     assert_eq!(thread.handed.get(), 1);
     publish(&scope).await.expect("room");
     assert!(broker.topics.has_more_for(&thread), "there is a newer one");
@@ -196,7 +196,7 @@ async fn a_client_that_comes_from_a_thread_that_is_ahead_hears_nothing_twice() {
         broker.publish(&scope, "room", "e1").await;
         let before = broker.head(&scope).expect("a stream");
 
-        // The thread comes to the join before it comes to the event that the client has heard.
+        // The thread handles the join before the event that the client has already received elsewhere.
         let mut again = behind.session(3).await;
         let (release, until) = oneshot::channel();
         behind.fanout.send(Stall(until)).await.expect("a fan-out");
@@ -277,7 +277,7 @@ async fn bytes_are_sent_to_clients_that_can_receive_them_and_the_others_are_coun
     assert_eq!(heard, ["b\"room msg \\0!\"", "b\"room #general:msg \\0!\"", "b\"room msg \\0!\""]);
     let mut heard = [text.next().await, text.next().await];
     heard.sort();
-    assert_eq!(heard, ["* room:msg", "room msg"], "the object alone");
+    assert_eq!(heard, ["* room:msg", "room msg"], "a format of text is sent the object alone");
     assert!(text.has_heard_nothing());
 }
 
@@ -289,7 +289,7 @@ async fn one_session_may_be_left_out_wherever_it_stands_and_whatever_it_joined()
         for id in 1..=3 {
             let probe = broker.session(id).await;
             broker.join(&probe, channel(&scope, "room")).await.expect("a place");
-            // The same session under another name of the channel, and in the scope as a whole.
+            // The same session also joins the channel under another name, and the scope as a whole.
             let other = SubscriptionId(8);
             broker.join_under(other, &probe, channel(&scope, "room"), "r").await.expect("a place");
             broker.join(&probe, whole(&scope)).await.expect("a place");
@@ -404,7 +404,7 @@ async fn a_session_that_may_have_a_join_to_end_is_told_once_also_one_about_to_jo
 async fn the_count_of_ended_joins_is_complete_once_every_session_has_come_to_it() {
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let joins = || Disconnect::Place(whole(&scope));
-    // A probe lets go of its news without ending any join.
+    // A probe drops its news without ending any join.
     let probe = broker.session(1).await;
     broker.join(&probe, whole(&scope)).await.expect("a place");
     assert_eq!(broker.topics.disconnect_counted(joins()).await, Ok(Some(0)));
@@ -433,7 +433,7 @@ async fn a_session_that_cannot_be_told_of_the_end_of_its_joins_is_ended() {
     for change in [None, Some(Disconnect::Place(whole(&scope)))] {
         let stuck = broker.stuck_session(1, 1).await;
         broker.join(&stuck, whole(&scope)).await.expect("a place");
-        // News that fits into its outbox is not lost; the session reads it when it can.
+        // As long as news fits into its outbox, the session is not ended.
         let mut told = 0;
         while stuck.outbox.ended().is_none() && told < 100 {
             match change.clone() {

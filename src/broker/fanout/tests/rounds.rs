@@ -1,4 +1,5 @@
-//! Turns of apps, and rounds of a thread: what waits for what, and which frames leave together.
+//! Tests of the turns of apps and the rounds of a thread: which tasks wait for others, and which frames leave
+//! together.
 
 use super::*;
 
@@ -16,7 +17,7 @@ async fn busy_and_quiet(broker: &Broker) -> (Probe, Probe) {
     (busy, quiet)
 }
 
-/// Publishes without waiting for anything.
+/// Publishes without waiting for the fan-outs.
 async fn begin(broker: &Broker, app: i32, destination: &str, event: &str) -> Receipt {
     let publication = publication(&key(app, "public"), destination, event);
     broker.topics.publish(publication).await.expect("room for one more")
@@ -77,7 +78,7 @@ async fn a_join_waits_for_the_batches_of_its_app_before_it_and_for_those_of_no_o
         Subscription { place, topic, format, persona: None, user: None, wanted: None }
     };
     let first = begin(&broker, 1, "#general", "first").await.positions()[0];
-    // In a channel that the first publication has yet to reach, wherever it is now.
+    // It joins all channels, so some of them are yet to be reached by the first publication, wherever that is now.
     for nth in 0..BUSY_CHANNELS {
         let id = SubscriptionId(100 + nth as u32);
         let place = channel(&key(1, "public"), &format!("c{nth}"));
@@ -161,8 +162,8 @@ async fn the_sessions_of_a_busy_app_are_woken_a_few_at_a_time_and_those_of_other
     }
 }
 
-/// Counts how often a session is woken. It must not look at the outbox, which is locked where a session
-/// is ended.
+/// Counts how often a session is woken. It must not use the outbox, which is locked while it wakes a session
+/// that is being ended.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -172,11 +173,11 @@ impl std::task::Wake for Woken {
     }
 }
 
-/// Notes at which of the looks that the thread takes at its sockets a session is woken.
+/// Notes after which look of the thread at its sockets a session is woken.
 struct NotingLook {
     /// The number of looks so far.
     looks: Arc<AtomicUsize>,
-    /// The sessions that were woken at each look.
+    /// The number of sessions that were woken after each look.
     woken: Arc<Mutex<HashMap<usize, usize>>>,
 }
 
@@ -218,16 +219,16 @@ async fn the_thread_looks_at_its_sockets_after_every_round_however_many_rounds_a
     tokio::time::timeout(DEADLINE, all_are_woken).await.expect("in time");
     look.abort();
     let most = woken.lock().expect("no panic").values().copied().max();
-    // The runtime wakes the fan-out and this count of looks in an order that alternates, so the rounds before
-    // and after a look may have the same number.
-    assert!(most <= Some(2 * sessions_per_round(CHANNELS)), "{most:?} were woken at one look");
+    // The runtime polls the fan-out and the task that counts looks in an order that alternates, so two rounds may
+    // be noted under the same look.
+    assert!(most <= Some(2 * sessions_per_round(CHANNELS)), "{most:?} were woken after one look");
 }
 
 #[actix_web::test]
 async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
     const SESSIONS: usize = 8;
     let scopes = [(key(1, "public"), 100), (key(1, "other"), 30), (key(1, "third"), 15)];
-    // Whatever an app has published before, each of these leaves at once.
+    // Whatever the app has published before, each of these publications leaves in one write.
     let published = [0, 1, 0, 0, 2, 0, 2, 1, 0];
     let broker = Broker::start_with(|limits| limits.scopes_per_app_max = scopes.len());
     let mut sessions = Vec::new();
@@ -259,7 +260,7 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
         let all_are_taken = async {
             while sessions.iter().any(|(_, _, taken)| taken.iter().sum::<usize>() < *channels) {
                 pause().await;
-                // Each takes all there is when it is woken, as a pump does.
+                // A session that is woken takes all waiting frames, as a pump does.
                 for (outbox, woken, taken) in &mut sessions {
                     if woken.0.swap(0, SeqCst) > 0 {
                         taken.push(take(outbox, woken));
@@ -271,7 +272,7 @@ async fn one_for_all_channels_wakes_a_session_once_for_all_of_them() {
         for (_, _, taken) in &mut sessions {
             assert_eq!(std::mem::take(taken), [*channels], "in {scope:?}");
         }
-        // The thread is idle for a moment.
+        // The thread is idle for a moment, so that the app may begin a new turn.
         for _ in 0..4 {
             pause().await;
         }
@@ -288,7 +289,7 @@ async fn publications_that_come_one_by_one_leave_together_while_sessions_write()
         let probe = broker.stuck_session(id as u64, 1_024).await;
         broker.join(&probe, whole(&scope)).await.expect("a place");
         let (outbox, writes) = (probe.outbox.clone(), writes.clone());
-        // Takes all there is when it is woken, as a pump does.
+        // A session that is woken takes all waiting frames, as a pump does.
         sessions.push(actix::spawn(async move {
             let mut left = EVENTS;
             poll_fn(|cx| {
@@ -303,7 +304,7 @@ async fn publications_that_come_one_by_one_leave_together_while_sessions_write()
             .await;
         }));
     }
-    // A publisher's next request is read when the thread has looked at its sockets.
+    // The publisher's next request is read once the thread has looked at its sockets.
     let publisher = async {
         for nth in 0..EVENTS {
             begin(&broker, 1, "#general", &format!("e{nth}")).await;

@@ -8,167 +8,33 @@
 //!
 //! In a cluster, a change is answered once the other nodes have read it, as far as they can be reached.
 
+mod handlers;
+mod messages;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, Recipient,
     ResponseActFuture, SpawnHandle, WrapFuture,
 };
 use chrono::Utc;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::metrics::{Metrics, labels::RefreshOutcome};
 
 use super::{
     App, AppDirectory, AppId, Apps, Slug,
-    audit::{AuditEntry, AuditPage, ChangedBy},
+    audit::AuditEntry,
     change::{self, AppUpdate, ChangeError},
-    fields::{AppFields, Faults},
-    key_pair::{Overlap, PairUse},
+    key_pair::PairUse,
     store::{AppListing, AppStore, StoreError, UnreadableRow},
 };
-
-/// Asks for all apps, oldest first, as the database has them.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<App>, RegistryError>")]
-pub struct ListApps;
-
-/// Asks for the app with this slug, as the database has it.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
-pub struct ShowApp(pub String);
-
-/// Creates an app.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
-pub struct CreateApp {
-    /// The caller who creates it, for the audit trail.
-    pub by: ChangedBy,
-    /// Its fields.
-    pub fields: AppFields,
-}
-
-/// Changes the given fields of an app.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
-pub struct UpdateApp {
-    /// The caller who changes it, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-    /// The fields to change.
-    pub fields: AppFields,
-}
-
-/// Gives an app a new key pair.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
-pub struct RotateApp {
-    /// The caller who rotates the key pair, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-    /// The time for which the present pair stays valid.
-    pub overlap: Overlap,
-}
-
-/// Deletes the app with this slug.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), RegistryError>")]
-pub struct DeleteApp {
-    /// The caller who deletes it, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-}
-
-/// Asks for a page of the audit trail, newest entry first.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<AuditEntry>, RegistryError>")]
-pub struct ReadAudit(pub AuditPage);
-
-/// Asks for a message about each app that changes or is removed, until the recipient dies.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct WatchApps(pub Recipient<AppChanged>);
-
-/// Announces that an app was changed or removed. Its joins are to be judged anew by the directory,
-/// which already has the change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct AppChanged(pub AppId);
-
-/// Reads the table again, because another node has changed it. The answer comes when that is done, or has
-/// failed.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct ReadAgain;
-
-/// A function that makes the other nodes read the table again. Its future resolves when they have, or after a
-/// time limit.
-pub type HaveOthersRead = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
-
-/// Sets the function that makes other nodes read the table again after a change.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ShareChanges(pub HaveOthersRead);
-
-/// Asks for the state of the database when it was last used. The answer comes at once, even while a change is
-/// under way.
-#[derive(Debug, Message)]
-#[rtype(result = "DatabaseHealth")]
-pub struct DatabaseState;
-
-/// The state of the database when it was last used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DatabaseHealth {
-    /// The database answered.
-    Ok,
-    /// The database did not answer.
-    Failed,
-}
-
-/// Writes the times at which key pairs were last used. The registry does so once a minute, and a stopping
-/// server requests it. The answer comes when that is done, or has failed.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct WriteUses;
-
-/// Removes the expired entries of the audit trail.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct SweepAudit;
-
-/// Reads the table again.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Refresh;
-
-/// The reason why the registry did not do a request. It has already logged the reason.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryError {
-    /// There is no such app.
-    #[error("there is no such app")]
-    NotFound,
-    /// The requested values are not valid.
-    #[error("some fields are not valid")]
-    Invalid(Faults),
-    /// The database is unavailable. The change may still have happened: then the next refresh shows
-    /// it.
-    #[error("the database is unavailable")]
-    Unavailable,
-}
-
-impl From<ChangeError> for RegistryError {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::NotFound => Self::NotFound,
-            ChangeError::Invalid(faults) => Self::Invalid(faults),
-            ChangeError::Store(_) => Self::Unavailable,
-        }
-    }
-}
+pub use messages::{
+    AppChanged, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, HaveOthersRead, ListApps,
+    ReadAgain, ReadAudit, RegistryError, RotateApp, ShareChanges, ShowApp, UpdateApp, WatchApps,
+    WriteUses,
+};
+use messages::{Refresh, SweepAudit};
 
 /// The interval at which the last uses of key pairs are written.
 const USES_INTERVAL: Duration = Duration::from_secs(60);
@@ -477,199 +343,6 @@ impl Actor for AppRegistry {
         ctx.run_interval(SWEEP_INTERVAL, |_, ctx| ctx.notify(SweepAudit));
         ctx.run_interval(USES_INTERVAL, |_, ctx| ctx.notify(WriteUses));
         self.await_next_end(ctx);
-    }
-}
-
-impl Handler<ListApps> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<Vec<App>, RegistryError>>;
-
-    fn handle(&mut self, _: ListApps, _: &mut Self::Context) -> Self::Result {
-        let (store, directory) = (self.store.clone(), self.directory.clone());
-        self.read(async move {
-            let mut apps = store.list().await?.apps;
-            apps.iter_mut().for_each(|app| share_uses(&directory, app));
-            Ok(apps)
-        })
-    }
-}
-
-impl Handler<ShowApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
-
-    fn handle(&mut self, ShowApp(slug): ShowApp, _: &mut Self::Context) -> Self::Result {
-        let (store, directory) = (self.store.clone(), self.directory.clone());
-        self.read(async move {
-            let mut app = store.find(&parse_slug(&slug)?).await?.ok_or(ChangeError::NotFound)?;
-            share_uses(&directory, &mut app);
-            Ok(app)
-        })
-    }
-}
-
-impl Handler<CreateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
-
-    fn handle(&mut self, message: CreateApp, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let create = async move { change::create(&store, &message.by, message.fields).await };
-        self.write(create, |registry, app| registry.replace(app.id, Some(app)))
-    }
-}
-
-impl Handler<UpdateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
-
-    fn handle(&mut self, message: UpdateApp, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let update = async move {
-            let slug = parse_slug(&message.slug)?;
-            change::update(&store, &message.by, &slug, message.fields).await
-        };
-        let publish = |registry: &mut Self, update: &AppUpdate| {
-            // The row is also shown when nothing changed now: the row may be newer than the
-            // snapshot.
-            let known = registry.directory.load();
-            let is_known = known.by_id(update.app.id).is_some_and(|app| is_same(app, &update.app));
-            if !is_known {
-                registry.replace(update.app.id, Some(&update.app));
-            }
-        };
-        let answer = self.write(update, publish);
-        Box::pin(answer.map(|outcome, registry, _| {
-            outcome.map(|AppUpdate { mut app, .. }| {
-                share_uses(&registry.directory, &mut app);
-                app
-            })
-        }))
-    }
-}
-
-impl Handler<RotateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
-
-    fn handle(&mut self, message: RotateApp, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let rotate = async move {
-            let slug = parse_slug(&message.slug)?;
-            change::rotate(&store, &message.by, &slug, message.overlap).await
-        };
-        let answer = self.write(rotate, |registry, app| registry.replace(app.id, Some(app)));
-        Box::pin(answer.map(|outcome, registry, _| {
-            outcome.map(|mut app| {
-                share_uses(&registry.directory, &mut app);
-                app
-            })
-        }))
-    }
-}
-
-impl Handler<DeleteApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<(), RegistryError>>;
-
-    fn handle(&mut self, message: DeleteApp, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let delete =
-            async move { change::delete(&store, &message.by, &parse_slug(&message.slug)?).await };
-        let answer = self.write(delete, |registry, id| registry.replace(*id, None));
-        Box::pin(answer.map(|outcome, _, _| outcome.map(drop)))
-    }
-}
-
-impl Handler<ReadAudit> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<Vec<AuditEntry>, RegistryError>>;
-
-    fn handle(&mut self, ReadAudit(page): ReadAudit, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        self.read(async move { Ok(store.audit(&page).await?) })
-    }
-}
-
-impl Handler<WatchApps> for AppRegistry {
-    type Result = ();
-
-    fn handle(&mut self, WatchApps(watcher): WatchApps, _: &mut Self::Context) {
-        self.watchers.retain(Recipient::connected);
-        self.watchers.push(watcher);
-    }
-}
-
-impl Handler<DatabaseState> for AppRegistry {
-    type Result = MessageResult<DatabaseState>;
-
-    fn handle(&mut self, _: DatabaseState, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.database)
-    }
-}
-
-impl Handler<WriteUses> for AppRegistry {
-    type Result = ResponseActFuture<Self, ()>;
-
-    fn handle(&mut self, _: WriteUses, _: &mut Self::Context) -> Self::Result {
-        let apps = self.directory.load();
-        let uses: Vec<PairUse> = apps.iter().flat_map(|app| app.unwritten_uses()).collect();
-        if uses.is_empty() {
-            return Box::pin(actix::fut::ready(()));
-        }
-        let (store, turn) = (self.store.clone(), self.turn.clone());
-        let write = async move {
-            let _turn = turn.lock_owned().await;
-            guarded(async move {
-                store.write_uses(&uses).await?;
-                uses.iter().for_each(|pair_use| pair_use.last_use.is_written(pair_use.at));
-                Ok(())
-            })
-            .await
-        };
-        // After a failure the next minute writes the same times.
-        Box::pin(write.into_actor(self).map(|outcome, registry, _ctx| registry.note(&outcome)))
-    }
-}
-
-impl Handler<SweepAudit> for AppRegistry {
-    type Result = ResponseActFuture<Self, ()>;
-
-    fn handle(&mut self, _: SweepAudit, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let before = Utc::now() - self.times.audit_retention;
-        let sweep = async move { Ok(store.forget_audit(before).await?) };
-        // After a failure the next sweep removes them.
-        Box::pin(self.read(sweep).map(|_, _, _| ()))
-    }
-}
-
-impl Handler<Refresh> for AppRegistry {
-    type Result = ();
-
-    fn handle(&mut self, _: Refresh, ctx: &mut Self::Context) {
-        // The timer does this in time, unless the system clock was set forward.
-        self.end_pairs();
-        if self.is_refreshing {
-            return;
-        }
-        self.is_refreshing = true;
-        ctx.spawn(self.list().into_actor(self).map(|(listing, _turn), registry, ctx| {
-            registry.is_refreshing = false;
-            registry.refreshed(listing, ctx);
-        }));
-    }
-}
-
-impl Handler<ReadAgain> for AppRegistry {
-    type Result = ResponseActFuture<Self, ()>;
-
-    fn handle(&mut self, _: ReadAgain, _: &mut Self::Context) -> Self::Result {
-        // A reading that is under way may be older than the change.
-        Box::pin(self.list().into_actor(self).map(|(listing, _turn), registry, ctx| {
-            registry.refreshed(listing, ctx);
-        }))
-    }
-}
-
-impl Handler<ShareChanges> for AppRegistry {
-    type Result = ();
-
-    fn handle(&mut self, ShareChanges(have_others_read): ShareChanges, _: &mut Self::Context) {
-        self.have_others_read = Some(have_others_read);
     }
 }
 

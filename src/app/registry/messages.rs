@@ -1,0 +1,155 @@
+//! The messages that the registry takes, and their errors.
+
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+use futures_util::future::BoxFuture;
+
+use super::super::{
+    App, AppId,
+    audit::{AuditEntry, AuditPage, ChangedBy},
+    change::ChangeError,
+    fields::{AppFields, Faults},
+    key_pair::Overlap,
+};
+
+/// Asks for all apps, oldest first, as the database has them.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<App>, RegistryError>")]
+pub struct ListApps;
+
+/// Asks for the app with this slug, as the database has it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<App, RegistryError>")]
+pub struct ShowApp(pub String);
+
+/// Creates an app.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<App, RegistryError>")]
+pub struct CreateApp {
+    /// The caller who creates it, for the audit trail.
+    pub by: ChangedBy,
+    /// Its fields.
+    pub fields: AppFields,
+}
+
+/// Changes the given fields of an app.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<App, RegistryError>")]
+pub struct UpdateApp {
+    /// The caller who changes it, for the audit trail.
+    pub by: ChangedBy,
+    /// The slug of the app.
+    pub slug: String,
+    /// The fields to change.
+    pub fields: AppFields,
+}
+
+/// Gives an app a new key pair.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<App, RegistryError>")]
+pub struct RotateApp {
+    /// The caller who rotates the key pair, for the audit trail.
+    pub by: ChangedBy,
+    /// The slug of the app.
+    pub slug: String,
+    /// The time for which the present pair stays valid.
+    pub overlap: Overlap,
+}
+
+/// Deletes the app with this slug.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), RegistryError>")]
+pub struct DeleteApp {
+    /// The caller who deletes it, for the audit trail.
+    pub by: ChangedBy,
+    /// The slug of the app.
+    pub slug: String,
+}
+
+/// Asks for a page of the audit trail, newest entry first.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<AuditEntry>, RegistryError>")]
+pub struct ReadAudit(pub AuditPage);
+
+/// Asks for a message about each app that changes or is removed, until the recipient dies.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WatchApps(pub Recipient<AppChanged>);
+
+/// Announces that an app was changed or removed. Its joins are to be judged anew by the directory,
+/// which already has the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct AppChanged(pub AppId);
+
+/// Reads the table again, because another node has changed it. The answer comes when that is done, or has
+/// failed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReadAgain;
+
+/// A function that makes the other nodes read the table again. Its future resolves when they have, or after a
+/// time limit.
+pub type HaveOthersRead = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Sets the function that makes other nodes read the table again after a change.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ShareChanges(pub HaveOthersRead);
+
+/// Asks for the state of the database when it was last used. The answer comes at once, even while a change is
+/// under way.
+#[derive(Debug, Message)]
+#[rtype(result = "DatabaseHealth")]
+pub struct DatabaseState;
+
+/// The state of the database when it was last used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseHealth {
+    /// The database answered.
+    Ok,
+    /// The database did not answer.
+    Failed,
+}
+
+/// Writes the times at which key pairs were last used. The registry does so once a minute, and a stopping
+/// server requests it. The answer comes when that is done, or has failed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct WriteUses;
+
+/// Removes the expired entries of the audit trail.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SweepAudit;
+
+/// Reads the table again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Refresh;
+
+/// The reason why the registry did not do a request. It has already logged the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// There is no such app.
+    #[error("there is no such app")]
+    NotFound,
+    /// The requested values are not valid.
+    #[error("some fields are not valid")]
+    Invalid(Faults),
+    /// The database is unavailable. The change may still have happened: then the next refresh shows
+    /// it.
+    #[error("the database is unavailable")]
+    Unavailable,
+}
+
+impl From<ChangeError> for RegistryError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotFound => Self::NotFound,
+            ChangeError::Invalid(faults) => Self::Invalid(faults),
+            ChangeError::Store(_) => Self::Unavailable,
+        }
+    }
+}

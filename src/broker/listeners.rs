@@ -1,6 +1,14 @@
 //! The subscribers of one scope on one thread, and the delivery of publications to them.
 
-use std::{cell::Cell, collections::HashMap, iter, sync::Arc, task::Waker, time::Instant};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    iter,
+    ops::{AddAssign, Range},
+    sync::Arc,
+    task::Waker,
+    time::Instant,
+};
 
 use bytestring::ByteString;
 use indexmap::{IndexMap, map::Slice};
@@ -117,6 +125,23 @@ impl ScopeSubscribers {
             }
         }
         departure
+    }
+}
+
+/// The frames that a delivery has added to outboxes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct AddedFrames {
+    /// The number of frames in all outboxes together.
+    pub(super) all: usize,
+    /// The most frames that one outbox may have got.
+    pub(super) each_max: usize,
+}
+
+impl AddAssign for AddedFrames {
+    /// Adds a delivery to other subscriptions. They may be of the same sessions.
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.each_max += other.each_max;
     }
 }
 
@@ -357,8 +382,12 @@ impl Group {
         backlog: &Backlog,
         traffic: &Traffic,
         wakers: &mut Vec<Waker>,
-    ) {
-        self.namings().for_each(|naming| naming.tell_count(count, backlog, traffic, wakers));
+    ) -> AddedFrames {
+        let mut added = AddedFrames::default();
+        for naming in self.namings() {
+            added += naming.tell_count(count, backlog, traffic, wakers);
+        }
+        added
     }
 
     fn tracks(&self, session: SessionId) -> bool {
@@ -375,22 +404,31 @@ impl Group {
         mut sampled: Option<usize>,
         counted: &DeliveryCounters,
         wakers: &mut Vec<Waker>,
-    ) {
+    ) -> AddedFrames {
+        let mut added = AddedFrames::default();
         for naming in self.namings() {
-            naming.deliver(placed, level, sampled, counted, wakers);
+            added += naming.deliver(placed, level, sampled, counted, wakers);
             sampled = sampled.and_then(|nth| nth.checked_sub(naming.members.len()));
         }
+        added
     }
 
-    /// Sends the tracked members the changes among them. The wakers of sessions that have to be
-    /// woken are added to `wakers`.
+    /// Sends the tracked members a part of the frames that tell the changes among them. Returns also whether
+    /// there are frames behind this part. The wakers of sessions that have to be woken are added to `wakers`.
     pub(super) fn announce(
         &self,
         announcement: &Announcement,
+        part: &Range<usize>,
         traffic: &Traffic,
         wakers: &mut Vec<Waker>,
-    ) {
-        self.namings().for_each(|naming| naming.announce(announcement, traffic, wakers));
+    ) -> (AddedFrames, bool) {
+        let (mut added, mut is_more) = (AddedFrames::default(), false);
+        for naming in self.namings() {
+            let (of_naming, is_more_here) = naming.announce(announcement, part, traffic, wakers);
+            added += of_naming;
+            is_more |= is_more_here;
+        }
+        (added, is_more)
     }
 }
 
@@ -408,9 +446,9 @@ impl Naming {
         sampled: Option<usize>,
         counted: &DeliveryCounters,
         wakers: &mut Vec<Waker>,
-    ) {
+    ) -> AddedFrames {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
-        let (mut delivered, mut bytes, mut skipped) = (0, 0, 0);
+        let (mut delivered, mut bytes, mut skipped, mut positions) = (0, 0, 0, 0);
         let is_bytes = placed.is_bytes();
         let mut position = None;
         let mut position_of = |format: Format| {
@@ -444,7 +482,8 @@ impl Naming {
                         && let Some(position) = position_of(member.format())
                     {
                         let wake = |waker: &Waker| wakers.push(waker.clone());
-                        member.outbox.deliver_with(&position, member.id, None, wake);
+                        let is_told = member.outbox.deliver_with(&position, member.id, None, wake);
+                        positions += usize::from(is_told);
                     }
                 }
             }
@@ -457,6 +496,8 @@ impl Naming {
             counted.traffic.skipped(skipped as u64);
             placed.skip(skipped);
         }
+        let each_max = usize::from(delivered > 0) + usize::from(positions > 0);
+        AddedFrames { all: delivered as usize + positions, each_max }
     }
 
     /// The members except for one session, in two slices, each with the index of its first member.
@@ -477,7 +518,7 @@ impl Naming {
         backlog: &Backlog,
         traffic: &Traffic,
         wakers: &mut Vec<Waker>,
-    ) {
+    ) -> AddedFrames {
         let mut spelled: Option<Frame> = None;
         let (mut delivered, mut bytes) = (0, 0);
         for member in self.members.values() {
@@ -490,18 +531,28 @@ impl Naming {
             }
         }
         traffic.delivered(delivered, bytes);
+        AddedFrames { all: delivered as usize, each_max: usize::from(delivered > 0) }
     }
 
-    fn announce(&self, announcement: &Announcement, traffic: &Traffic, wakers: &mut Vec<Waker>) {
+    fn announce(
+        &self,
+        announcement: &Announcement,
+        part: &Range<usize>,
+        traffic: &Traffic,
+        wakers: &mut Vec<Waker>,
+    ) -> (AddedFrames, bool) {
         let mut frames: [Option<Arc<[ChangeFrame]>>; Format::COUNT] = Default::default();
-        let (mut delivered, mut bytes) = (0, 0);
+        let (mut delivered, mut bytes, mut each_max, mut is_more) = (0, 0, 0, false);
         for (session, member) in &self.members {
             if !member.is_tracked {
                 continue;
             }
             let spell = || announcement.frames(member.format(), &self.topic);
             let frames = frames[member.format().index()].get_or_insert_with(spell);
-            for ChangeFrame { frame, except } in frames.iter() {
+            is_more |= frames.len() > part.end;
+            let frames = frames.get(part.start..part.end.min(frames.len())).unwrap_or_default();
+            each_max = each_max.max(frames.len());
+            for ChangeFrame { frame, except } in frames {
                 if *except == Some(*session) {
                     continue;
                 }
@@ -513,6 +564,7 @@ impl Naming {
             }
         }
         traffic.delivered(delivered, bytes);
+        (AddedFrames { all: delivered as usize, each_max }, is_more)
     }
 }
 

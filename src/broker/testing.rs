@@ -345,7 +345,8 @@ impl Broker {
         self.topics.directory().with(key, Stream::head)
     }
 
-    /// Publishes, and waits until all threads have handed it out.
+    /// Publishes, and waits until all threads have received it. A thread may not have handed it out yet, if its app
+    /// waits for its turn.
     pub(super) async fn publish(&self, key: &ScopeKey, destination: &str, event: &str) {
         let published = self.topics.publish(publication(key, destination, event)).await;
         published.expect("room for one more");

@@ -1,6 +1,6 @@
 //! Entries 67 to 82 of the protocol document of Pusher: presence channels.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -148,4 +148,35 @@ async fn p082_clients_that_join_together_end_with_the_same_members() {
             known.insert(data["user_id"].as_str().expect("text").to_owned());
         }
     }
+}
+
+#[tokio::test]
+async fn members_who_leave_together_end_no_session_that_reads_what_it_is_sent() {
+    const MEMBERS: usize = 100;
+    let server = TestServer::start_with(|settings| {
+        // One announcement tells all that happens within a second, with more frames than an outbox may hold.
+        settings.socket.presence_interval = Duration::from_secs(1);
+        settings.limits.outbox_frames_max = MEMBERS / 2;
+    });
+    let (mut watcher, _) = enter(&server, r#"{"user_id":"watcher"}"#).await;
+    let mut members = Vec::new();
+    for nth in 0..MEMBERS {
+        members.push(enter(&server, &format!(r#"{{"user_id":"u{nth}"}}"#)).await.0);
+    }
+    let users: BTreeSet<String> = (0..MEMBERS).map(|nth| format!("u{nth}")).collect();
+    let told = async |watcher: &mut PusherSocket, event: &str| {
+        let mut told = BTreeSet::new();
+        while told.len() < MEMBERS {
+            let message = watcher.next().await;
+            assert_eq!(message["event"], event);
+            let data = message["data"].as_str().expect("text");
+            let data: Value = serde_json::from_str(data).expect("JSON");
+            told.insert(data["user_id"].as_str().expect("text").to_owned());
+        }
+        told
+    };
+    assert_eq!(told(&mut watcher, "pusher_internal:member_added").await, users);
+    drop(members);
+    assert_eq!(told(&mut watcher, "pusher_internal:member_removed").await, users);
+    watcher.assert_quiet().await;
 }

@@ -10,7 +10,7 @@ impl Handler<Enter> for Fanout {
         if self.stopping {
             outbox.end(Ending::Shutdown);
         }
-        self.groups_per_turn = self.groups_per_turn.min(outbox.frames_per_turn());
+        self.frames_per_turn = self.frames_per_turn.min(outbox.frames_per_turn());
         let present = Present { outbox, places: Vec::new(), about: enter.1 };
         if let Some(app) = present.about.app() {
             self.by_app.entry(app).or_default().insert(present.outbox.session());
@@ -61,18 +61,7 @@ impl Handler<Dispatch> for Fanout {
     fn handle(&mut self, Dispatch(batch): Dispatch, ctx: &mut Self::Context) {
         // Batches of different scopes may arrive in another order than that of their numbers.
         self.newest = self.newest.max(batch.number);
-        let app = batch.key.app;
-        let course = Course { batch, begun: 0, channels: Vec::new() };
-        if !self.turns.is_empty() || self.rests(app) {
-            self.waiting += 1;
-            self.turns.push(app, Task::HandOut(course));
-        } else {
-            self.note_handed();
-            if let Some(rest) = self.proceed(course) {
-                self.turns.push(app, Task::HandOut(rest));
-            }
-        }
-        self.go_on(ctx);
+        self.hand_out(Task::HandOut(Course::new(batch)), ctx);
     }
 }
 
@@ -88,14 +77,7 @@ impl Handler<Announce> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
-        let app = announcement.key.app;
-        if !self.turns.is_empty() || self.rests(app) {
-            let announce = move |fanout: &mut Self, _: &mut _| fanout.announce(&announcement);
-            self.turns.push(app, Task::Other(app, Box::new(announce)));
-        } else {
-            self.announce(&announcement);
-        }
-        self.go_on(ctx);
+        self.hand_out(Task::Announce(Announcing::new(announcement)), ctx);
     }
 }
 
@@ -103,16 +85,7 @@ impl Handler<TellCount> for Fanout {
     type Result = ();
 
     fn handle(&mut self, tell: TellCount, ctx: &mut Self::Context) {
-        self.in_order(tell.key.app, ctx, move |fanout, _| {
-            let TellCount { key, channel, count } = tell;
-            let Some(listeners) = fanout.scopes.get(&key) else { return };
-            let Some(group) = listeners.channels.get(&channel) else { return };
-            let (backlog, traffic) = (fanout.topics.backlog(), &listeners.counted.traffic);
-            group.tell_count(count, backlog, traffic, &mut fanout.waking.new_wakers());
-            let members = group.len();
-            fanout.note_delivered(key.app, 1, members);
-        });
-        self.go_on(ctx);
+        self.hand_out(Task::TellCount(tell), ctx);
     }
 }
 
@@ -136,7 +109,8 @@ impl Handler<TrackerLost> for Fanout {
         self.in_order(key.app, ctx, move |fanout, _| {
             let Some(listeners) = fanout.scopes.get(&key) else { return };
             let mut ended = 0;
-            for outbox in listeners.channels.values().flat_map(Group::tracked) {
+            let tracked = listeners.channels.values().flat_map(Group::tracked);
+            for outbox in tracked.filter(|outbox| outbox.ended().is_none()) {
                 outbox.end(Ending::Broken);
                 ended += 1;
             }
@@ -155,7 +129,9 @@ impl Handler<Interrupt> for Fanout {
             for Present { outbox, places, .. } in fanout.sessions.values() {
                 let mut concerned: Vec<_> =
                     places.iter().filter(|place| place.key == key).collect();
-                concerned.dedup();
+                // All members of a place share its memory, also under several names.
+                concerned.sort_unstable_by_key(|place| Arc::as_ptr(place));
+                concerned.dedup_by_key(|place| Arc::as_ptr(place));
                 for place in concerned {
                     outbox.tell(News::Interrupted(Box::new(Place::clone(place))));
                 }

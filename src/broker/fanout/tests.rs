@@ -18,14 +18,15 @@ use super::super::{
     Payload, Publication, PublicationOrigin, Receipt,
     disconnection::Disconnection,
     outbox::{Excess, Load},
+    presence::{Arrival, Change, Member, Meta, Persona},
     recovery::Since,
-    subscriber::{Disconnect, Frame},
+    subscriber::{ChangeFrame, Disconnect, Encoders, Frame},
     testing::{
-        Break, Broker, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
-        publication, whole,
+        Break, Broker, DEADLINE, ENCODERS, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
+        permit, publication, whole,
     },
 };
-use super::{waking::sessions_per_round, *};
+use super::{rounds::PUBLICATIONS_PER_TURN, waking::sessions_per_round, *};
 use crate::{
     app::subject::{Subject, SubjectMembers},
     settings::HistorySettings,

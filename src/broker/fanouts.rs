@@ -68,16 +68,19 @@ impl Fanouts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Broker, DEADLINE};
+    use super::super::{
+        fanout::WorkerId,
+        testing::{Broker, DEADLINE},
+    };
     use super::*;
 
-    /// Makes the fan-out answer with this number, panic, or never answer.
+    /// Makes a fan-out answer with this number or panic, or this one never answer.
     #[derive(Clone, Copy, Message)]
     #[rtype(result = "u32")]
     enum Question {
         Answer(u32),
         Break,
-        Stall,
+        Stall(WorkerId),
     }
 
     impl Handler<Question> for Fanout {
@@ -87,7 +90,10 @@ mod tests {
             match question {
                 Question::Answer(number) => Box::pin(actix::fut::ready(number)),
                 Question::Break => panic!("on purpose"),
-                Question::Stall => Box::pin(actix::fut::wrap_future(std::future::pending())),
+                Question::Stall(worker) if worker == self.worker() => {
+                    Box::pin(actix::fut::wrap_future(std::future::pending()))
+                }
+                Question::Stall(_) => Box::pin(actix::fut::ready(0)),
             }
         }
     }
@@ -100,8 +106,9 @@ mod tests {
         let answers = fanouts.ask(Question::Answer(5), DEADLINE).await;
         assert_eq!(answers, [Asked::Answered(5), Asked::Answered(5)]);
 
-        let stalled = fanouts.ask(Question::Stall, Duration::from_millis(10)).await;
-        assert_eq!(stalled, [Asked::Late, Asked::Late]);
+        let stall = Question::Stall(broker.worker);
+        let stalled = fanouts.ask(stall, Duration::from_millis(10)).await;
+        assert_eq!(stalled, [Asked::Late, Asked::Answered(0)], "the first one stalls");
 
         broker.fanout.do_send(Question::Break);
         let answers = fanouts.ask(Question::Answer(6), DEADLINE).await;

@@ -4,6 +4,9 @@
 //! uncontended lock, one slot in a queue, and one wake-up for all frames until the session runs.
 //! An empty queue keeps one slot, so that most deliveries allocate nothing.
 
+mod bodies;
+mod news;
+
 use std::{
     collections::VecDeque,
     fmt,
@@ -14,13 +17,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::AppId;
+use super::subscriber::{Frame, Joined, SessionId, Split, SubscribeError, SubscriptionId};
 
-use super::{
-    disconnection::Disconnection,
-    subscriber::{Frame, Joined, Place, SessionId, Split, SubscribeError, SubscriptionId},
-    users::OnlineChange,
-};
+use bodies::SharedBodies;
+pub use news::{Ending, Excess, News};
 
 /// The capacity that an empty queue keeps. Further capacity is freed, because every session that once had
 /// two frames at a time would otherwise keep memory for four.
@@ -39,87 +39,6 @@ pub enum ToSession {
     Frame(Frame, Option<Instant>),
     /// A message for the session itself.
     News(News),
-}
-
-/// A message for the session itself, which keeps its place among the frames.
-#[derive(Debug)]
-pub enum News {
-    /// The answer to a subscription that the session requested.
-    Joined(SubscriptionId, Result<Box<Joined>, SubscribeError>),
-    /// An app was changed or deleted: the session's joins of it are judged again.
-    AppChanged(AppId),
-    /// An app ends some of its joins.
-    Disconnect(Arc<Disconnection>),
-    /// Publications to a place may be missing: its joins end, so that their clients join again and
-    /// learn of it.
-    Interrupted(Box<Place>),
-    /// Users that the session watches have come online or gone offline.
-    Online(Arc<OnlineChange>),
-    /// The client has sent nothing for the idle timeout. The conversation decides whether the session
-    /// continues.
-    Silent,
-    /// The session must close.
-    End(Ending),
-}
-
-impl News {
-    /// The bytes that this news adds to the load of the outbox.
-    fn size_bytes(&self) -> usize {
-        match self {
-            Self::Joined(_, Ok(joined)) => {
-                let Joined { members, recovery, cached, .. } = &**joined;
-                let members = members.as_ref().map_or(0, |spelled| spelled.len());
-                let cached = match cached {
-                    Some(super::subscriber::Cached::Event(frame)) => frame.size_bytes(),
-                    _ => 0,
-                };
-                let frames = recovery.iter().flat_map(|recovery| &recovery.frames);
-                members + cached + frames.map(Frame::size_bytes).sum::<usize>()
-            }
-            _ => 0,
-        }
-    }
-}
-
-/// The reason why the broker ends a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The session does not take its frames: its outbox exceeds its limit.
-    SlowConsumer(Excess),
-    /// The client accepted no bytes of a write for too long.
-    Stuck,
-    /// The client sent nothing for too long.
-    Idle,
-    /// The client began a message and did not complete it in time.
-    SlowMessage,
-    /// The client kept exceeding its frames per second.
-    TooManyFrames,
-    /// The unfinished messages of all sessions exceeded their limit, and the session held the most
-    /// of them.
-    Unfinished,
-    /// The client of a long-poll session did not fetch its frames.
-    NotFetching,
-    /// The client of a long-poll session never fetched anything.
-    NeverFetched,
-    /// The session joined no topic in time.
-    Unjoined,
-    /// The client sent more messages than may wait to be processed.
-    InboxFull,
-    /// The server stops.
-    Shutdown,
-    /// An actor on which the session depended is gone, so its client must reconnect.
-    Broken,
-}
-
-/// The part of a load that exceeds its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// The number of frames.
-    Frames,
-    /// The bytes of the frames.
-    Bytes,
-    /// The bytes of all sessions together, of which this session held the most.
-    AllBytes,
 }
 
 /// The load of an outbox, or its limit.
@@ -221,22 +140,6 @@ struct PendingReplay {
     frames: VecDeque<Frame>,
 }
 
-/// The bodies that split frames in the queue share. Each counts once towards the load, because it is in memory
-/// once.
-///
-/// Frames come and go in one order, so a search nearly always finds its body at one of the ends.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct SharedBodies(VecDeque<SharedBody>);
-
-/// A body that frames in the queue share.
-#[derive(Debug, PartialEq, Eq)]
-struct SharedBody {
-    /// The address of the body.
-    at: usize,
-    /// The number of frames in the queue with this body.
-    frames: usize,
-}
-
 struct OutboxEntry {
     what: ToSession,
     /// The subscription of a frame; `None` for news.
@@ -262,49 +165,11 @@ impl OutboxEntry {
     }
 }
 
-impl SharedBodies {
-    /// The bytes that one more frame with this body adds.
-    fn added_bytes(&self, split: &Split) -> usize {
-        let at = address(split);
-        let is_known = self.0.iter().rev().any(|waiting| waiting.at == at);
-        if is_known { 0 } else { split.body.len() }
-    }
-
-    /// Adds a frame, and returns the bytes that this adds.
-    fn add(&mut self, split: &Split) -> usize {
-        let at = address(split);
-        if let Some(waiting) = self.0.iter_mut().rev().find(|waiting| waiting.at == at) {
-            waiting.frames += 1;
-            return 0;
-        }
-        self.0.push_back(SharedBody { at, frames: 1 });
-        split.body.len()
-    }
-
-    /// Removes a frame, and returns the bytes that this frees.
-    fn remove(&mut self, split: &Split) -> usize {
-        let at = address(split);
-        let Some(nth) = self.0.iter().position(|waiting| waiting.at == at) else { return 0 };
-        let waiting = &mut self.0[nth];
-        waiting.frames -= 1;
-        if waiting.frames > 0 {
-            return 0;
-        }
-        self.0.remove(nth);
-        split.body.len()
-    }
-}
-
-/// The address identifies a body, because a frame in the queue keeps its body where it is.
-fn address(split: &Split) -> usize {
-    split.body.as_ptr().addr()
-}
-
 impl Aside {
     fn is_empty(&self) -> bool {
         let Self { is_joining, left, kept, bodies, replay } = self;
         let is_unused = !is_joining && left.is_empty() && *kept == Load::default();
-        is_unused && bodies.0.is_empty() && replay.frames.is_empty()
+        is_unused && bodies.is_empty() && replay.frames.is_empty()
     }
 }
 

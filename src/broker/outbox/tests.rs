@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::broker::subscriber::FrameKind;
+use crate::{app::AppId, broker::subscriber::FrameKind};
 
 const ONE: SubscriptionId = SubscriptionId(1);
 const TWO: SubscriptionId = SubscriptionId(2);
@@ -142,6 +142,27 @@ fn frames_are_taken_up_to_the_next_news() {
     assert!(matches!(outbox.take_news(), Some(News::AppChanged(AppId(1)))));
     assert!(outbox.take_news().is_none(), "a frame comes next");
     assert_eq!(take(9), ("d".to_owned(), NextItem::Nothing));
+}
+
+#[test]
+fn a_replay_comes_before_all_that_waits_and_takes_no_room_from_it() {
+    let replayed = || vec![frame("r1"), frame("r2"), frame("r3")];
+    let outbox = outbox(2, 100);
+    outbox.deliver(&frame("a"), TWO, None);
+    outbox.tell(News::AppChanged(AppId(1)));
+    outbox.replay(ONE, replayed());
+    assert_eq!(outbox.load(), Load { frames: 5, bytes: 7 });
+    assert!(outbox.take_news().is_none(), "the replay comes first");
+    assert_eq!(all_of(&outbox, 4), ["r1", "r2", "r3", "a"]);
+    assert!(outbox.take_news().is_some());
+    assert_eq!(outbox.ended(), None, "three frames and two items exceed the limit of two");
+
+    outbox.replay(ONE, replayed());
+    outbox.deliver(&frame("b"), TWO, None);
+    outbox.leave(TWO);
+    assert_eq!(all_of(&outbox, 1), ["r1"], "another subscription was left");
+    outbox.leave(ONE);
+    assert_eq!(all(&outbox), [""; 0], "its own was left");
 }
 
 #[test]

@@ -57,12 +57,19 @@ export const RECOVERING = [
     },
   }),
 
-  step("recovers what it missed before an orderly restart of the server", {
+  missesOne("recovers what it missed before an orderly restart of the server", "SIGTERM", page => hears(page, [1])),
+  missesOne("is told that it missed events after a crash of the server", "SIGKILL", page => page.reloads.take("the call to reload")),
+]
+
+/** A step in which all clients miss event 1 before their server ends by `signal` and starts again, and then do as `learns` says. */
+function missesOne(title, signal, learns) {
+  const missed = ({ client }, n) => ({ scope: "private", topic: `${client.id}, ${signal}`, payload: { n } })
+  return step(title, {
     isApart: true,
     not: STAYS_AWAY,
     async arrange(stage) {
       const proxy = await stage.proxy(stage.restarting)
-      const page = await joined(stage, `${stage.client.id}, saved`, { to: proxy, outageMs: RESTART_MS, ...ofTestApp(stage) })
+      const page = await joined(stage, missed(stage).topic, { to: proxy, outageMs: RESTART_MS, ...ofTestApp(stage) })
       return { proxy, page }
     },
 
@@ -70,42 +77,24 @@ export const RECOVERING = [
     // theirs at once.
     async act(stages) {
       const [{ restarting }] = stages
-      await Promise.all(stages.map(async ({ client, arranged: { page, proxy } }) => {
-        await loses(page, proxy)
-        await restarting.trigger({ scope: "private", topic: `${client.id}, saved`, payload: { n: 1 } })
+      await Promise.all(stages.map(async stage => {
+        await loses(stage.arranged.page, stage.arranged.proxy)
+        await restarting.trigger(missed(stage, 1))
       }))
-      await restarting.stop()
+      await restarting.stop(signal)
       await restarting.start()
     },
 
     async run(stage) {
       const { proxy, page } = stage.arranged
       proxy.comeBack()
-      await hears(page, [1])
-      await stage.restarting.trigger({ scope: "private", topic: `${stage.client.id}, saved`, payload: { n: 2 } })
+      await learns(page)
+      await stage.restarting.trigger(missed(stage, 2))
       await hears(page, [2])
       assert.deepEqual([page.inbox.rest(), page.reloads.rest()], [[], []])
     },
-  }),
-
-  step("is told that it missed events after a crash of the server", {
-    isApart: true,
-    not: STAYS_AWAY,
-    arrange: stage => joined(stage, stage.client.id, { to: stage.restarting, ...ofTestApp(stage) }),
-
-    async act([{ restarting }]) {
-      await restarting.stop("SIGKILL")
-      await restarting.start()
-    },
-
-    async run(stage) {
-      const page = stage.arranged
-      await page.reloads.take("the call to reload")
-      await stage.restarting.trigger({ scope: "private", topic: stage.client.id, payload: { n: 1 } })
-      await hears(page, [1])
-    },
-  }),
-]
+  })
+}
 
 /** The lines of docs/history.md that a page of any version can contain. */
 async function linesForAPage() {

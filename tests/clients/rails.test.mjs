@@ -89,11 +89,10 @@ describe("docs/rails.md", () => {
     "js browser": async code => {
       // The first token has expired, the second expires soon, the third lasts.
       const lifetimes = [-3600, 61, 3600]
-      const given = []
+      let given = 0
       const page = (await browser.open(`${herald.origin}/`)).page
       await page.route("**/herald_token", async route => {
-        const lifetime = lifetimes[given.length] ?? 3600
-        given.push(lifetime)
+        const lifetime = lifetimes[given++] ?? 3600
         const controller = "puts HeraldTokensController.new.tap(&:show).rendered"
         const json = lifetime === 3600 ? await script(controller) : JSON.stringify({ token: await token({ lifetime }) })
         await route.fulfill({ contentType: "application/json", body: json })
@@ -101,8 +100,8 @@ describe("docs/rails.md", () => {
       const console = await Console.open(page)
       await console.paste(code)
       assert.equal(await console.heard.take("the join with a renewed token"), "joined")
-      await eventually(() => given.length >= 3, "the token to be renewed before it expires")
-      assert.deepEqual(given.slice(0, 3), lifetimes)
+      assert.ok(given > 1, "the expired token does not join")
+      await eventually(() => given >= lifetimes.length, "the token to be renewed before it expires")
       await page.unrouteAll({ behavior: "wait" })
       await page.context().close()
     },

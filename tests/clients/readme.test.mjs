@@ -162,9 +162,8 @@ describe("the README's tour, and the pages that continue it", () => {
       assert.equal((await script("python3", code, "py")).trim(), "200")
       assert.match(await logged(), /^to everyone: /)
     },
-    // `proxies.test.mjs` runs these configurations.
-    nginx: () => assert.equal(typeof DocumentedProxy.nginx, "function"),
-    haproxy: () => assert.equal(typeof DocumentedProxy.haproxy, "function"),
+    nginx: () => isServed("nginx"),
+    haproxy: () => isServed("haproxy"),
   }
 
   let rotations = 0
@@ -204,6 +203,12 @@ describe("the README's tour, and the pages that continue it", () => {
   function development() {
     const database = `sqlite://${path.join(folder, "data", "herald.db")}`
     return { PORT: String(port), DATABASE_URL: database, SECRET_KEY_BASE: "only for the time of this test, nothing signs with it" }
+  }
+
+  /** Waits until the server is ready behind this proxy as documented. `proxies.test.mjs` tests what else the proxy does. */
+  async function isServed(name) {
+    const proxy = await DocumentedProxy[name]({ host: `127.0.0.1:${port}` })
+    await proxy.close()
   }
 
   /** Starts a block that keeps running, in a terminal of its own. */

@@ -50,7 +50,10 @@ export class ConsolePage {
     await this.by("login-submit").click()
   }
 
-  /** Goes to a path of the console, such as `/apps`, as a link would. */
+  /**
+   * Goes to a path of the console, such as `/apps`, as a link would. Chromium reports the new address before it returns
+   * from the script, so afterwards `path` is this one, or the one to which the console has led from there.
+   */
   async go(to) {
     await this.page.evaluate(to => (location.hash = to), to)
   }

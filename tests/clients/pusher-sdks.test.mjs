@@ -47,7 +47,8 @@ describe("Pusher's server SDKs", () => {
     assert.deepEqual(await inbox.take(), { event: "two", payload: { n: 2 } })
     assert.equal((await pusher.sendToUser("12345", "msg", { for: "one" })).status, 200)
     assert.equal((await pusher.terminateUserConnections("12345")).status, 200)
-    assert.deepEqual(inbox.rest(), [])
+    await pusher.trigger("room", "msg", { n: 2 })
+    assert.deepEqual(await inbox.take(), { event: "msg", payload: { n: 2 } }, "no event for the user came before it")
   })
 
   test("npm's pusher asks about channels", async t => {

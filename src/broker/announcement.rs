@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use super::{
+    backlog::Backlog,
+    outbox::ChangeFrames,
     permits::Permit,
     presence::Change,
     spellings::Spellings,
@@ -21,18 +23,32 @@ pub(super) struct Announcement {
     pub(super) channel: ChannelName,
     change: Change,
     /// The frames, by format.
-    frames: [Spellings<Arc<[ChangeFrame]>>; Format::COUNT],
+    frames: [Spellings<Arc<ChangeFrames>>; Format::COUNT],
+    backlog: Backlog,
     _permit: Permit,
 }
 
 impl Announcement {
-    pub(super) fn new(key: ScopeKey, channel: ChannelName, change: Change, permit: Permit) -> Self {
-        Self { key, channel, change, frames: Default::default(), _permit: permit }
+    pub(super) fn new(
+        key: ScopeKey,
+        channel: ChannelName,
+        change: Change,
+        permit: Permit,
+        backlog: Backlog,
+    ) -> Self {
+        Self { key, channel, change, frames: Default::default(), backlog, _permit: permit }
     }
 
     /// The frames for the members that joined `topic`, shared by all of them on all threads.
-    pub(super) fn frames(&self, format: Format, topic: &ByteString) -> Arc<[ChangeFrame]> {
-        let spell = || (format.encode_change)(topic, &self.change).into();
+    pub(super) fn frames(&self, format: Format, topic: &ByteString) -> Arc<ChangeFrames> {
+        let counted = |ChangeFrame { frame, except }| {
+            let frame = self.backlog.count(frame);
+            ChangeFrame { frame, except }
+        };
+        let spell = || {
+            let frames = (format.encode_change)(topic, &self.change);
+            Arc::new(ChangeFrames::new(frames.into_iter().map(counted).collect()))
+        };
         self.frames[format.index()].of(topic, spell)
     }
 }

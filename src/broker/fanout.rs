@@ -35,7 +35,7 @@ use super::{
     node::NodeId,
     now_ms,
     occupancy::Rank,
-    outbox::{Ending, Excess, News, Outbox},
+    outbox::{Ending, Excess, Load, News, Outbox},
     placed::{Batch, Level, Placed, SpokenPublication},
     position::StreamPosition,
     publication::{Destination, Sender},
@@ -53,7 +53,7 @@ use super::{
     tracker::{EnterChannel, FanoutLost, Untrack},
     turns::Turns,
 };
-use delivering::{Announcing, Course};
+use delivering::Course;
 pub(super) use messages::{
     Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, TellCount,
     TrackerLost,
@@ -100,18 +100,19 @@ pub struct ThreadFanout {
 ///
 /// A batch that takes longer than a turn or a round waits in a queue of its app, and so do all later tasks of
 /// the app. The apps that have a queue take turns, so a slow batch of one app delays another app by a round and
-/// not by the batch. The task of an app without a queue is done at once, unless it hands out frames
-/// (a publication, an announcement, a count of subscribers): then it waits if another app has a queue, or if the
-/// turn of its own app is over.
+/// not by the batch. The task of an app without a queue is done at once, unless the turn of this app is over. A task
+/// that hands out frames (a publication, an announcement, a count of subscribers) also waits if another app has a
+/// queue.
 ///
 /// Writing to a socket takes about a hundred times as long as a delivery, so the sessions that were handed
 /// frames are not woken all together: each round wakes a few, and the apps take turns. The sessions
 /// that wait meanwhile are handed further frames, and write all of them at once. An app whose turn is
 /// over *rests* until all its sessions that were handed frames have been woken and have run.
 ///
-/// A session that cannot take a frame at once is ended; the fan-out never waits for one. Senders do not wait
-/// for room in the mailbox. It is bounded because each publication and announcement holds a permit (see
-/// [`Topics`]), and a join causes at most three messages.
+/// A session that cannot take a frame at once is ended; the fan-out never waits for one. A turn ends before it fills
+/// the outbox of a session that runs in between. Senders do not wait for room in the mailbox: each publication
+/// and announcement holds a permit (see [`Topics`]), a join causes at most three messages, and the other messages
+/// are small.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
@@ -131,8 +132,8 @@ pub struct Fanout {
     /// Whether so much of one of these turns is used up that the next publication may not fit into the rest. The
     /// next round is then scheduled even if no session waits, so that the app begins a new turn.
     is_any_to_renew: bool,
-    /// The most frames that one session of an app is handed in one turn.
-    frames_per_turn: usize,
+    /// The load of one session at which a turn of an app ends.
+    load_per_turn: Load,
     /// The sessions that have been handed frames and are not woken yet. While there is one,
     /// the end of this round is scheduled.
     waking: Waking,
@@ -185,7 +186,7 @@ impl Fanout {
             is_turn_due: false,
             handed_out: HashMap::new(),
             is_any_to_renew: false,
-            frames_per_turn: FRAMES_PER_TURN,
+            load_per_turn: Load { frames: FRAMES_PER_TURN, bytes: usize::MAX },
             waking: Waking::new(),
             delivered_this_round: 0,
             round: 0,

@@ -10,6 +10,7 @@ use bytestring::ByteString;
 use crate::metrics::{apps::Traffic, usage::AppUsage};
 
 use super::{
+    outbox::Load,
     position::StreamPosition,
     stream::Stream,
     subscriber::{Place, SessionId, SubscriptionId},
@@ -116,18 +117,18 @@ impl ScopeSubscribers {
 }
 
 /// The frames that a delivery has added to outboxes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct AddedFrames {
     /// The number of frames in all outboxes together.
     pub(super) all: usize,
-    /// The most frames that one outbox may have got.
-    pub(super) each_max: usize,
+    /// The most that one outbox may have got, without a body that many frames share.
+    pub(super) each_max: Load,
 }
 
 impl AddAssign for AddedFrames {
     /// Adds a delivery to other subscriptions. They may be of the same sessions.
     fn add_assign(&mut self, other: Self) {
         self.all += other.all;
-        self.each_max += other.each_max;
+        self.each_max.add(other.each_max);
     }
 }

@@ -5,6 +5,7 @@
 //! An empty queue keeps one slot, so that most deliveries allocate nothing.
 
 mod bodies;
+mod changes;
 mod news;
 
 use std::{
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::subscriber::{Frame, Joined, SessionId, Split, SubscribeError, SubscriptionId};
 
 use bodies::SharedBodies;
+pub(super) use changes::{ChangeFrames, PendingChanges};
 pub use news::{Ending, Excess, News};
 
 /// The capacity that an empty queue keeps. Further capacity is freed, because every session that once had
@@ -51,7 +53,7 @@ pub struct Load {
 }
 
 impl Load {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
     }
@@ -141,25 +143,34 @@ struct PendingReplay {
 }
 
 struct OutboxEntry {
-    what: ToSession,
+    what: Waiting,
     /// The subscription of a frame; `None` for news.
     of: Option<SubscriptionId>,
+}
+
+/// An item of the queue.
+enum Waiting {
+    /// A frame, with the time of its publication if its latency is sampled.
+    Frame(Frame, Option<Instant>),
+    /// The frames of an announcement.
+    Changes(PendingChanges),
+    News(News),
 }
 
 impl OutboxEntry {
     /// The load of this entry alone, without the body that it shares with other frames.
     fn load(&self) -> Load {
         let bytes = match &self.what {
-            ToSession::Frame(Frame::Split(split), _) => split.head.len(),
-            ToSession::Frame(frame, _) => frame.size_bytes(),
-            ToSession::News(news) => news.size_bytes(),
+            Waiting::Frame(frame, _) => frame.own_bytes(),
+            Waiting::Changes(changes) => changes.left_bytes(),
+            Waiting::News(news) => news.size_bytes(),
         };
         Load { frames: 1, bytes }
     }
 
     fn split(&self) -> Option<&Split> {
         match &self.what {
-            ToSession::Frame(Frame::Split(split), _) => Some(split),
+            Waiting::Frame(Frame::Split(split), _) => Some(split),
             _ => None,
         }
     }
@@ -219,6 +230,13 @@ impl State {
             let replayed = self.beside(|aside| aside.replay.frames.pop_front());
             return replayed.map(|frame| ToSession::Frame(frame, None));
         }
+        if let Waiting::Changes(changes) = &mut self.queue.front_mut()?.what
+            && changes.left() > 1
+        {
+            let frame = changes.take()?;
+            self.load.bytes -= frame.size_bytes();
+            return Some(ToSession::Frame(frame, None));
+        }
         let entry = self.queue.pop_front()?;
         self.load.remove(entry.load());
         if let Some(split) = entry.split() {
@@ -227,7 +245,11 @@ impl State {
         if self.queue.is_empty() && self.queue.capacity() > SLOTS_KEPT {
             self.queue = VecDeque::new();
         }
-        Some(entry.what)
+        match entry.what {
+            Waiting::Frame(frame, published) => Some(ToSession::Frame(frame, published)),
+            Waiting::Changes(mut last) => last.take().map(|frame| ToSession::Frame(frame, None)),
+            Waiting::News(news) => Some(ToSession::News(news)),
+        }
     }
 
     /// The bytes that the body of one more frame adds.
@@ -245,8 +267,8 @@ impl State {
             return NextItem::Frame;
         }
         match self.queue.front().map(|entry| &entry.what) {
-            Some(ToSession::Frame(..)) => NextItem::Frame,
-            Some(ToSession::News(_)) => NextItem::News,
+            Some(Waiting::Frame(..) | Waiting::Changes(_)) => NextItem::Frame,
+            Some(Waiting::News(_)) => NextItem::News,
             None if self.is_closed => NextItem::Closed,
             None => NextItem::Nothing,
         }
@@ -255,7 +277,7 @@ impl State {
     fn end(&mut self, ending: Ending) {
         if self.ending.is_none() && !self.is_closed {
             self.ending = Some(ending);
-            self.push(OutboxEntry { what: ToSession::News(News::End(ending)), of: None });
+            self.push(OutboxEntry { what: Waiting::News(News::End(ending)), of: None });
             // The session is woken even if it is stuck in a write and does not poll the outbox.
             self.wake();
         }
@@ -301,7 +323,7 @@ impl Outbox {
         published: Option<Instant>,
         wake: impl FnOnce(&Waker),
     ) -> bool {
-        let what = || ToSession::Frame(frame.clone(), published);
+        let what = || Waiting::Frame(frame.clone(), published);
         let bytes = |state: &State| match frame {
             Frame::Split(split) => split.head.len() + state.added_bytes(split),
             frame => frame.size_bytes(),
@@ -309,10 +331,22 @@ impl Outbox {
         self.queue(bytes, Some(to), what, wake)
     }
 
-    /// The number of groups of an app that a fan-out may serve before the session runs. Most groups deliver one
-    /// frame to it, so the number is low enough that the frames of several apps fit at the same time.
-    pub(super) fn frames_per_turn(&self) -> usize {
-        (self.max.frames / LITTLE_SHARE).max(1)
+    /// Queues the frames of an announcement like [`deliver_with`](Self::deliver_with).
+    pub(super) fn deliver_changes(
+        &self,
+        changes: PendingChanges,
+        to: SubscriptionId,
+        wake: impl FnOnce(&Waker),
+    ) -> bool {
+        let bytes = changes.left_bytes();
+        self.queue(|_| bytes, Some(to), || Waiting::Changes(changes), wake)
+    }
+
+    /// The load that a fan-out may add for an app before the session runs. It is low enough that the frames of
+    /// several apps fit at the same time.
+    pub(super) fn load_per_turn(&self) -> Load {
+        let part = |max: usize| (max / LITTLE_SHARE).max(1);
+        Load { frames: part(self.max.frames), bytes: part(self.max.bytes) }
     }
 
     /// Answers a join. The answer has its place among the frames. Like [`Outbox::tell`], this ends a
@@ -325,14 +359,14 @@ impl Outbox {
     /// whole: the news may end joins, which must not go on because a client does not keep up.
     pub fn tell(&self, news: News) {
         let bytes = news.size_bytes();
-        self.queue(|_| bytes, None, || ToSession::News(news), Waker::wake_by_ref);
+        self.queue(|_| bytes, None, || Waiting::News(news), Waker::wake_by_ref);
     }
 
     fn queue(
         &self,
         bytes: impl FnOnce(&State) -> usize,
         of: Option<SubscriptionId>,
-        what: impl FnOnce() -> ToSession,
+        what: impl FnOnce() -> Waiting,
         wake: impl FnOnce(&Waker),
     ) -> bool {
         let mut state = self.state();

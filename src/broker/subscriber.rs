@@ -80,6 +80,14 @@ impl Frame {
         }
     }
 
+    /// The size of the frame without the body that it shares with other frames.
+    pub fn own_bytes(&self) -> usize {
+        match self {
+            Self::Split(split) => split.head.len(),
+            whole => whole.size_bytes(),
+        }
+    }
+
     /// The same frame in one part.
     pub fn into_whole(self) -> Self {
         let Self::Split(split) = self else { return self };

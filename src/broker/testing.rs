@@ -426,9 +426,11 @@ async fn take_all(
             }
             ToSession::News(News::AppChanged(app)) => format!("app {} changed", app.0),
             ToSession::News(News::Disconnect(ended)) => format!("disconnect: {:?}", ended.joins),
-            ToSession::News(News::Interrupted(place)) => {
-                let channel = place.channel.as_ref().map_or("*", ChannelName::as_str);
-                format!("interrupted: {channel}")
+            ToSession::News(News::Interrupted(places)) => {
+                let channel = |place: &Arc<Place>| {
+                    place.channel.as_ref().map_or("*", |c| c.as_str()).to_owned()
+                };
+                format!("interrupted: {}", places.iter().map(channel).collect::<Vec<_>>().join(" "))
             }
             ToSession::News(News::Online(change)) => format!("{change:?}"),
             ToSession::News(News::Silent) => "silent".to_owned(),

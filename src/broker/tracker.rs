@@ -164,8 +164,8 @@ impl Tracker {
         if !change.is_empty()
             && let Some(stream) = self.stream.upgrade()
         {
-            let key = self.key.clone();
-            stream.announce(Announcement::new(key, channel.clone(), change, permit));
+            let (key, backlog) = (self.key.clone(), self.topics.backlog().clone());
+            stream.announce(Announcement::new(key, channel.clone(), change, permit, backlog));
         }
         ctx.run_later(self.topics.limits().presence_interval, move |tracker, ctx| {
             if let Some(gathering) = tracker.gatherings.get_mut(&channel) {

@@ -362,7 +362,9 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
             disconnection.has_ended(ended);
             effects
         }
-        News::Interrupted(place) => driver.conversation.interrupted(&place),
+        News::Interrupted(places) => {
+            places.iter().flat_map(|place| driver.conversation.interrupted(place)).collect()
+        }
         News::Online(change) => driver.conversation.online(&change),
         News::Silent => return carrier.silent(ctx),
         News::End(ending) => return end(carrier, ending, ctx),

@@ -43,24 +43,6 @@ impl Course {
     }
 }
 
-/// The progress of an announcement. Its changes may have a frame each, and then one member may be sent as many as
-/// a channel can have members.
-pub(super) struct Announcing {
-    announcement: Arc<Announcement>,
-    /// The number of frames that each member has been handed.
-    begun: usize,
-}
-
-impl Announcing {
-    pub(super) fn new(announcement: Arc<Announcement>) -> Self {
-        Self { announcement, begun: 0 }
-    }
-
-    pub(super) fn app(&self) -> AppId {
-        self.announcement.key.app
-    }
-}
-
 impl Fanout {
     /// Hands out a batch until it is done, or until this round or the turn of its app is over. Returns the
     /// rest.
@@ -76,7 +58,6 @@ impl Fanout {
                 course.channels = self.dispatch(key, placed);
             }
         }
-        self.relieve();
         None
     }
 
@@ -98,7 +79,11 @@ impl Fanout {
                 }
                 Vec::new()
             }
-            Destination::General => listeners.channels.keys().cloned().collect(),
+            Destination::General => {
+                // The channels share one body.
+                added.each_max.bytes += placed.payload_bytes() as usize;
+                listeners.channels.keys().cloned().collect()
+            }
         };
         self.note_delivered(key.app, 1, members, added);
         left
@@ -127,28 +112,13 @@ impl Fanout {
         group.deliver(placed, level, sampled, counted, &mut self.waking.new_wakers())
     }
 
-    /// Sends the tracked members of a channel the changes among them, until all are sent, or until this round or
-    /// the turn of the app is over. Returns the rest.
-    pub(super) fn announce(&mut self, mut announcing: Announcing) -> Option<Announcing> {
-        let (announcement, app) = (announcing.announcement.clone(), announcing.app());
-        loop {
-            let listeners = self.scopes.get(&announcement.key)?;
-            let group = listeners.channels.get(&announcement.channel)?;
-            let members = group.len();
-            let each_max = self.frames_left(app).min(self.deliveries_left() / members.max(1));
-            let part = announcing.begun..announcing.begun + each_max.max(1);
-            let traffic = &listeners.counted.traffic;
-            let (added, is_more) =
-                group.announce(&announcement, &part, traffic, &mut self.waking.new_wakers());
-            self.note_delivered(app, usize::from(announcing.begun == 0), members, added);
-            announcing.begun = part.end;
-            if !is_more {
-                return None;
-            }
-            if self.is_round_over() || self.rests(app) {
-                return Some(announcing);
-            }
-        }
+    /// Sends the tracked members of a channel the changes among them.
+    pub(super) fn announce(&mut self, announcement: &Announcement) {
+        let Some(listeners) = self.scopes.get(&announcement.key) else { return };
+        let Some(group) = listeners.channels.get(&announcement.channel) else { return };
+        let traffic = &listeners.counted.traffic;
+        let added = group.announce(announcement, traffic, &mut self.waking.new_wakers());
+        self.note_delivered(announcement.key.app, 1, group.len(), added);
     }
 
     /// Sends the number of a channel's subscribers to those that are sent it.
@@ -170,7 +140,7 @@ impl Fanout {
         added: AddedFrames,
     ) {
         let sessions = self.waking.take_new(app);
-        let deliveries = 1 + members.max(added.all);
+        let deliveries = 1 + members;
         let handed_out = self.note_handed_out(app, publications, added.each_max, deliveries);
         handed_out.frames += added.all;
         handed_out.sessions += sessions;

@@ -10,7 +10,9 @@ impl Handler<Enter> for Fanout {
         if self.stopping {
             outbox.end(Ending::Shutdown);
         }
-        self.frames_per_turn = self.frames_per_turn.min(outbox.frames_per_turn());
+        let Load { frames, bytes } = outbox.load_per_turn();
+        self.load_per_turn.frames = self.load_per_turn.frames.min(frames);
+        self.load_per_turn.bytes = self.load_per_turn.bytes.min(bytes);
         let present = Present { outbox, places: Vec::new(), about: enter.1 };
         if let Some(app) = present.about.app() {
             self.by_app.entry(app).or_default().insert(present.outbox.session());
@@ -77,7 +79,7 @@ impl Handler<Announce> for Fanout {
     type Result = ();
 
     fn handle(&mut self, Announce(announcement): Announce, ctx: &mut Self::Context) {
-        self.hand_out(Task::Announce(Announcing::new(announcement)), ctx);
+        self.hand_out(Task::Announce(announcement), ctx);
     }
 }
 
@@ -95,6 +97,7 @@ impl Handler<AppChanged> for Fanout {
     fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
         self.topics.review(app);
         self.in_order(app, ctx, move |fanout, _| {
+            fanout.delivered_this_round += fanout.sessions.len();
             for present in fanout.sessions.values().filter(|present| present.is_of(app)) {
                 present.outbox.tell(News::AppChanged(app));
             }
@@ -126,14 +129,15 @@ impl Handler<Interrupt> for Fanout {
         self.in_order(key.app, ctx, move |fanout, _| {
             let Some(listeners) = fanout.scopes.get_mut(&key) else { return };
             listeners.interrupt(head);
+            fanout.delivered_this_round += fanout.sessions.len();
             for Present { outbox, places, .. } in fanout.sessions.values() {
                 let mut concerned: Vec<_> =
-                    places.iter().filter(|place| place.key == key).collect();
+                    places.iter().filter(|place| place.key == key).cloned().collect();
                 // All members of a place share its memory, also under several names.
-                concerned.sort_unstable_by_key(|place| Arc::as_ptr(place));
+                concerned.sort_unstable_by_key(Arc::as_ptr);
                 concerned.dedup_by_key(|place| Arc::as_ptr(place));
-                for place in concerned {
-                    outbox.tell(News::Interrupted(Box::new(Place::clone(place))));
+                if !concerned.is_empty() {
+                    outbox.tell(News::Interrupted(concerned));
                 }
             }
         });
@@ -147,6 +151,7 @@ impl Handler<EndJoins> for Fanout {
     /// still be on its way to this fan-out.
     fn handle(&mut self, EndJoins(disconnection): EndJoins, ctx: &mut Self::Context) {
         self.in_order(disconnection.joins.app(), ctx, move |fanout, _| {
+            fanout.delivered_this_round += fanout.sessions.len();
             let joins = &disconnection.joins;
             for Present { outbox, places, about } in fanout.sessions.values() {
                 if outbox.is_joining()

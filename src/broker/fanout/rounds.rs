@@ -2,17 +2,17 @@
 
 use super::*;
 
-/// The most publications of an app that are handed out in one turn. Before the app's next turn, all its
-/// sessions that were handed frames get to write. Without this limit a burst would fill the outboxes of
-/// healthy sessions; with it several frames still leave in one write.
+/// The most publications, announcements and counts of an app that are handed out in one turn. Before the app's next
+/// turn, all its sessions that were handed frames get to write. Without this limit a burst would fill the
+/// outboxes of healthy sessions; with it several frames still leave in one write.
 pub(super) const PUBLICATIONS_PER_TURN: usize = 16;
 
-/// The most frames that one session of an app is handed in one turn. If a session has a small outbox, the limit is
-/// lower, see [`Outbox::frames_per_turn`]. By default a session may join 100 channels, so all its frames of one
-/// `#general` leave in one write.
+/// The number of frames at which a turn ends, counted as if one session had got all of them. By default a session
+/// may join 100 channels, so all its frames of one `#general` leave in one write. If an outbox is small, a turn
+/// ends earlier, see [`Outbox::load_per_turn`].
 pub(super) const FRAMES_PER_TURN: usize = 128;
 
-/// When a session may have got this fraction (1/8) of a turn's frames, a round is scheduled even if no session
+/// When a session may have got this fraction (1/8) of a turn's frames or bytes, a round is scheduled even if no session
 /// waits, so that the app begins a new turn. Below it, the rest of the turn has room for one `#general` to the
 /// 100 channels that a session may join by default.
 const RENEWED_SHARE: usize = 8;
@@ -29,8 +29,8 @@ const DELIVERIES_PER_ACT: usize = 16;
 #[derive(Default)]
 pub(super) struct HandedOut {
     publications: usize,
-    /// The most frames that one session of the app may have got.
-    frames_each: usize,
+    /// The most that one session of the app may have got.
+    each_max: Load,
     /// The number of frames, over all sessions of the app.
     pub(super) frames: usize,
     /// The number of sessions that have to be woken for these frames.
@@ -41,23 +41,29 @@ pub(super) struct HandedOut {
 
 impl HandedOut {
     /// Returns whether the turn is used up.
-    fn is_used_up(&self, frames_per_turn: usize) -> bool {
-        self.publications >= PUBLICATIONS_PER_TURN || self.frames_each >= frames_per_turn
+    fn is_used_up(&self, per_turn: Load) -> bool {
+        self.publications >= PUBLICATIONS_PER_TURN || reaches(self.each_max, per_turn)
     }
 
     /// Returns whether so much of the turn is used up that the next publication may not fit into the rest.
-    fn is_to_renew(&self, frames_per_turn: usize) -> bool {
-        self.publications >= PUBLICATIONS_PER_TURN / 2
-            || self.frames_each >= frames_per_turn / RENEWED_SHARE
+    fn is_to_renew(&self, per_turn: Load) -> bool {
+        let part =
+            Load { frames: per_turn.frames / RENEWED_SHARE, bytes: per_turn.bytes / RENEWED_SHARE };
+        self.publications >= PUBLICATIONS_PER_TURN / 2 || reaches(self.each_max, part)
     }
+}
+
+/// Returns whether a load is as large as `bound` in one respect.
+fn reaches(load: Load, bound: Load) -> bool {
+    load.frames >= bound.frames || load.bytes >= bound.bytes
 }
 
 /// Something that waits for the turn of its app.
 pub(super) enum Task {
     /// Handing out a batch, or the rest of one.
     HandOut(Course),
-    /// Sending an announcement, or the rest of one.
-    Announce(Announcing),
+    /// Sending an announcement.
+    Announce(Arc<Announcement>),
     /// Sending the number of a channel's subscribers.
     TellCount(TellCount),
     /// Any other work that a message requests.
@@ -71,7 +77,7 @@ impl Task {
     fn app(&self) -> AppId {
         match self {
             Self::HandOut(course) => course.app(),
-            Self::Announce(announcing) => announcing.app(),
+            Self::Announce(announcement) => announcement.key.app,
             Self::TellCount(tell) => tell.key.app,
             Self::Other(app, _) => *app,
         }
@@ -84,33 +90,22 @@ impl Task {
 }
 
 impl Fanout {
-    /// Counts work for an app towards its turn and this round. `frames_each` is the most frames that it may have
-    /// added to one outbox.
+    /// Counts work for an app towards its turn and this round. `each_max` is the most that it may have added to one
+    /// outbox.
     pub(super) fn note_handed_out(
         &mut self,
         app: AppId,
         publications: usize,
-        frames_each: usize,
+        each_max: Load,
         deliveries: usize,
     ) -> &mut HandedOut {
         self.delivered_this_round += deliveries;
         let handed_out = self.handed_out.entry(app).or_default();
         handed_out.publications += publications;
-        handed_out.frames_each += frames_each;
-        handed_out.is_all = handed_out.is_used_up(self.frames_per_turn);
-        self.is_any_to_renew |= handed_out.is_to_renew(self.frames_per_turn);
+        handed_out.each_max.add(each_max);
+        handed_out.is_all = handed_out.is_used_up(self.load_per_turn);
+        self.is_any_to_renew |= handed_out.is_to_renew(self.load_per_turn);
         handed_out
-    }
-
-    /// The number of frames that each session of an app may still be handed in its turn.
-    pub(super) fn frames_left(&self, app: AppId) -> usize {
-        let used = self.handed_out.get(&app).map_or(0, |handed_out| handed_out.frames_each);
-        self.frames_per_turn.saturating_sub(used)
-    }
-
-    /// The number of deliveries that are left of this round.
-    pub(super) fn deliveries_left(&self) -> usize {
-        DELIVERIES_PER_ROUND.saturating_sub(self.delivered_this_round)
     }
 
     /// Returns whether an app rests: its turn is over, and its sessions get to write.
@@ -120,7 +115,7 @@ impl Fanout {
 
     /// Returns whether this round is over: the other tasks of the thread run before more is handed out.
     pub(super) fn is_round_over(&self) -> bool {
-        self.deliveries_left() == 0
+        self.delivered_this_round >= DELIVERIES_PER_ROUND
     }
 
     /// Hands something out at once, unless another app has a queue or the turn of its own app is over.
@@ -141,29 +136,43 @@ impl Fanout {
             self.note_handed();
         }
         match task {
-            Task::HandOut(course) => return self.proceed(course).map(Task::HandOut),
-            Task::Announce(announcing) => return self.announce(announcing).map(Task::Announce),
-            Task::TellCount(tell) => self.tell_count(&tell),
-            Task::Other(app, act) => {
-                act(self, ctx);
-                self.note_handed_out(app, 0, 1, DELIVERIES_PER_ACT);
+            Task::HandOut(course) => {
+                if let Some(rest) = self.proceed(course) {
+                    return Some(Task::HandOut(rest));
+                }
             }
+            Task::Announce(announcement) => self.announce(&announcement),
+            Task::TellCount(tell) => self.tell_count(&tell),
+            Task::Other(app, act) => self.act(app, ctx, act),
         }
+        self.relieve();
         None
     }
 
-    /// Does a task immediately, or after all waiting tasks of this app: all members see one order,
-    /// and a join finds a batch either handed out as a whole, or not begun.
+    /// Does work that a message requests. It may add an item of news to each outbox.
+    fn act(
+        &mut self,
+        app: AppId,
+        ctx: &mut Context<Self>,
+        act: impl FnOnce(&mut Self, &mut Context<Self>),
+    ) {
+        act(self, ctx);
+        self.note_handed_out(app, 0, Load { frames: 1, bytes: 0 }, DELIVERIES_PER_ACT);
+    }
+
+    /// Does what a message requests at once, unless its app has a queue or rests; then it waits. So all members see
+    /// one order, and a join finds a batch either handed out as a whole, or not begun.
     pub(super) fn in_order(
         &mut self,
         app: AppId,
         ctx: &mut Context<Self>,
         act: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
     ) {
-        match self.turns.has(app) {
+        match self.turns.has(app) || self.rests(app) {
             true => self.turns.push(app, Task::Other(app, Box::new(act))),
-            false => act(self, ctx),
+            false => self.act(app, ctx, act),
         }
+        self.go_on(ctx);
     }
 
     /// Does waiting tasks, as many as fit into one round.
@@ -218,7 +227,7 @@ impl Fanout {
         (self.is_round_ending, self.delivered_this_round) = (false, 0);
         self.waking.begin_round();
         self.handed_out.retain(|app, _| self.waking.has(*app));
-        let is_to_renew = |of: &HandedOut| of.is_to_renew(self.frames_per_turn);
+        let is_to_renew = |of: &HandedOut| of.is_to_renew(self.load_per_turn);
         self.is_any_to_renew = self.handed_out.values().any(is_to_renew);
         self.go_on(ctx);
     }

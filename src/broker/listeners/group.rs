@@ -1,6 +1,6 @@
 //! The members of one place, and the delivery to them.
 
-use std::{collections::HashMap, iter, ops::Range, sync::Arc, task::Waker};
+use std::{collections::HashMap, iter, sync::Arc, task::Waker};
 
 use bytestring::ByteString;
 use indexmap::{IndexMap, map::Slice};
@@ -12,10 +12,10 @@ use super::{
         announcement::Announcement,
         backlog::Backlog,
         growth,
-        outbox::Outbox,
+        outbox::{ChangeFrames, Load, Outbox, PendingChanges},
         placed::{Level, Placed},
         recovery::Wanted,
-        subscriber::{ChangeFrame, Encoders, Format, Frame, Place, SessionId, SubscriptionId},
+        subscriber::{Encoders, Format, Frame, Place, SessionId, SubscriptionId},
     },
     AddedFrames, DeliveryCounters,
 };
@@ -308,22 +308,19 @@ impl Group {
         added
     }
 
-    /// Sends the tracked members a part of the frames that tell the changes among them. Returns also whether
-    /// there are frames behind this part. The wakers of sessions that have to be woken are added to `wakers`.
+    /// Sends the tracked members the changes among them. The wakers of sessions that have to be
+    /// woken are added to `wakers`.
     pub(in crate::broker) fn announce(
         &self,
         announcement: &Announcement,
-        part: &Range<usize>,
         traffic: &Traffic,
         wakers: &mut Vec<Waker>,
-    ) -> (AddedFrames, bool) {
-        let (mut added, mut is_more) = (AddedFrames::default(), false);
+    ) -> AddedFrames {
+        let mut added = AddedFrames::default();
         for naming in self.namings() {
-            let (of_naming, is_more_here) = naming.announce(announcement, part, traffic, wakers);
-            added += of_naming;
-            is_more |= is_more_here;
+            added += naming.announce(announcement, traffic, wakers);
         }
-        (added, is_more)
+        added
     }
 }
 
@@ -391,7 +388,14 @@ impl Naming {
             counted.traffic.skipped(skipped as u64);
             placed.skip(skipped);
         }
-        let each_max = usize::from(delivered > 0) + usize::from(positions > 0);
+        let mut each_max = Load::default();
+        if delivered > 0 {
+            let sizes = frames.iter().flatten().flatten().map(Frame::own_bytes);
+            each_max.add(Load { frames: 1, bytes: sizes.max().unwrap_or_default() });
+        }
+        if let Some(Some(position)) = position {
+            each_max.add(Load { frames: 1, bytes: position.size_bytes() });
+        }
         AddedFrames { all: delivered as usize + positions, each_max }
     }
 
@@ -426,40 +430,36 @@ impl Naming {
             }
         }
         traffic.delivered(delivered, bytes);
-        AddedFrames { all: delivered as usize, each_max: usize::from(delivered > 0) }
+        let each_max = spelled
+            .map_or_else(Load::default, |frame| Load { frames: 1, bytes: frame.size_bytes() });
+        AddedFrames { all: delivered as usize, each_max }
     }
 
     fn announce(
         &self,
         announcement: &Announcement,
-        part: &Range<usize>,
         traffic: &Traffic,
         wakers: &mut Vec<Waker>,
-    ) -> (AddedFrames, bool) {
-        let mut frames: [Option<Arc<[ChangeFrame]>>; Format::COUNT] = Default::default();
-        let (mut delivered, mut bytes, mut each_max, mut is_more) = (0, 0, 0, false);
+    ) -> AddedFrames {
+        let mut frames: [Option<Arc<ChangeFrames>>; Format::COUNT] = Default::default();
+        let (mut delivered, mut bytes, mut each_max) = (0, 0, Load::default());
         for (session, member) in &self.members {
             if !member.is_tracked {
                 continue;
             }
             let spell = || announcement.frames(member.format(), &self.topic);
             let frames = frames[member.format().index()].get_or_insert_with(spell);
-            is_more |= frames.len() > part.end;
-            let frames = frames.get(part.start..part.end.min(frames.len())).unwrap_or_default();
-            each_max = each_max.max(frames.len());
-            for ChangeFrame { frame, except } in frames {
-                if *except == Some(*session) {
-                    continue;
-                }
-                let wake = |waker: &Waker| wakers.push(waker.clone());
-                if member.outbox.deliver_with(frame, member.id, None, wake) {
-                    delivered += 1;
-                    bytes += frame.size_bytes() as u64;
-                }
+            let Some(changes) = PendingChanges::new(frames, *session) else { continue };
+            let (of_session, size_bytes) = (changes.left(), changes.left_bytes());
+            let wake = |waker: &Waker| wakers.push(waker.clone());
+            if member.outbox.deliver_changes(changes, member.id, wake) {
+                delivered += of_session;
+                bytes += size_bytes as u64;
+                each_max = Load { frames: 1, bytes: each_max.bytes.max(size_bytes) };
             }
         }
-        traffic.delivered(delivered, bytes);
-        (AddedFrames { all: delivered as usize, each_max }, is_more)
+        traffic.delivered(delivered as u64, bytes);
+        AddedFrames { all: delivered, each_max }
     }
 }
 

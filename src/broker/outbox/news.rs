@@ -20,9 +20,9 @@ pub enum News {
     AppChanged(AppId),
     /// An app ends some of its joins.
     Disconnect(Arc<Disconnection>),
-    /// Publications to a place may be missing: its joins end, so that their clients join again and
+    /// Publications to these places may be missing: their joins end, so that their clients join again and
     /// learn of it.
-    Interrupted(Box<Place>),
+    Interrupted(Vec<Arc<Place>>),
     /// Users that the session watches have come online or gone offline.
     Online(Arc<OnlineChange>),
     /// The client has sent nothing for the idle timeout. The conversation decides whether the session

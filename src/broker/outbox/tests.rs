@@ -8,7 +8,10 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::{app::AppId, broker::subscriber::FrameKind};
+use crate::{
+    app::AppId,
+    broker::subscriber::{ChangeFrame, FrameKind},
+};
 
 const ONE: SubscriptionId = SubscriptionId(1);
 const TWO: SubscriptionId = SubscriptionId(2);
@@ -163,6 +166,38 @@ fn a_replay_comes_before_all_that_waits_and_takes_no_room_from_it() {
     assert_eq!(all_of(&outbox, 1), ["r1"], "another subscription was left");
     outbox.leave(ONE);
     assert_eq!(all(&outbox), [""; 0], "its own was left");
+}
+
+#[test]
+fn the_frames_of_an_announcement_count_as_one_with_all_their_bytes() {
+    let change = |text: &str, except: Option<u64>| ChangeFrame {
+        frame: frame(text),
+        except: except.map(SessionId),
+    };
+    let own = Some(1);
+    let frames = [("a", own), ("bb", None), ("ccc", Some(2)), ("d", own), ("eeee", None)];
+    let frames = Arc::new(ChangeFrames::new(
+        frames.into_iter().map(|(text, except)| change(text, except)).collect(),
+    ));
+    let pending = || PendingChanges::new(&frames, SessionId(1)).expect("some");
+    let outbox = outbox(2, 18);
+    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
+    assert!(outbox.deliver_changes(pending(), TWO, |_| ()));
+    assert_eq!((outbox.load(), outbox.ended()), (Load { frames: 2, bytes: 18 }, None));
+    assert_eq!(all_of(&outbox, 1), ["bb"]);
+    assert_eq!(outbox.load(), Load { frames: 2, bytes: 16 });
+    assert_eq!(all_of(&outbox, 2), ["ccc", "eeee"]);
+    assert_eq!(outbox.load(), Load { frames: 1, bytes: 9 });
+    assert_eq!(all_of(&outbox, 1), ["bb"]);
+    outbox.leave(TWO);
+    assert_eq!((all(&outbox), outbox.load()), (vec![], Load::default()));
+
+    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
+    assert!(outbox.deliver_changes(pending(), ONE, |_| ()));
+    assert!(!outbox.deliver_changes(pending(), ONE, |_| ()));
+    assert_eq!(outbox.ended(), Some(Ending::SlowConsumer(Excess::Frames)));
+    let only_own = Arc::new(ChangeFrames::new(vec![change("a", own)]));
+    assert!(PendingChanges::new(&only_own, SessionId(1)).is_none());
 }
 
 #[test]

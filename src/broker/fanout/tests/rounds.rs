@@ -20,7 +20,7 @@ async fn busy_and_quiet(broker: &Broker) -> (Probe, Probe) {
 /// Checks that a session of a busy app has been handed the frames of few turns so far. (`quiet` has been handed its
 /// frame.)
 fn assert_came_within_turns(busy: &Probe) {
-    let (frames, per_turn) = (busy.unread(), busy.outbox.frames_per_turn());
+    let (frames, per_turn) = (busy.unread(), busy.outbox.load_per_turn().frames);
     assert!(frames <= 4 * per_turn, "{frames} frames came before it, at {per_turn} in a turn");
 }
 
@@ -72,63 +72,6 @@ async fn publications_of_apps_that_take_turns_keep_their_order() {
     let expected = |nth| [format!("c0 #general:all{nth}"), format!("c0 one{nth}")];
     assert_eq!(heard, (0..10).flat_map(expected).collect::<Vec<_>>());
     assert!(busy.has_heard_nothing() && quiet.has_heard_nothing());
-}
-
-/// A format with a frame for each user that arrives.
-const EACH: Encoders = Encoders {
-    encode_change: |_, Change { arrived, .. }| {
-        let text = |arrival: &Arrival| Frame::Text(arrival.member.persona.key.clone());
-        arrived.iter().map(|one| ChangeFrame { frame: text(one), except: None }).collect()
-    },
-    ..ENCODERS
-};
-
-#[actix_web::test]
-async fn an_announcement_of_many_changes_drops_no_member_that_keeps_up_and_delays_no_other_app() {
-    const USERS: usize = 300;
-    let (broker, scope) = (Broker::start(), key(1, "public"));
-    let room = || channel(&scope, "room");
-    let persona = |key: String| Persona { key: key.into(), meta: Meta::default() };
-    let mut members = Vec::new();
-    for id in 0..3 {
-        let probe = broker.session(id).await;
-        let persona = Some(persona(format!("member {id}")));
-        let (place, topic, format) = (room(), "room".into(), Format::of(&EACH));
-        let join = Subscription { place, topic, format, persona, user: None, wanted: None };
-        broker.begin_attach(SUBSCRIPTION, &probe, join).await;
-        probe.joined().await.expect("a place");
-        members.push(probe);
-    }
-    let mut quiet = broker.session(3).await;
-    broker.join(&quiet, whole(&key(2, "public"))).await.expect("a place");
-
-    let arrival = |nth: usize| {
-        let persona = persona(format!("user {nth}"));
-        let member = Arc::new(Member { persona, reference: "".into(), previous: None });
-        Arrival { member, session: SessionId(100 + nth as u64) }
-    };
-    let change = Change { arrived: (0..USERS).map(arrival).collect(), ..Change::default() };
-    let name = ChannelName::parse("room").expect("a channel");
-    let announcement = Announcement::new(scope.clone(), name, change, permit());
-    broker.fanout.do_send(Announce(Arc::new(announcement)));
-    begin(&broker, 1, "room", "behind it").await;
-    begin(&broker, 2, "#general", "msg").await;
-    assert_eq!(quiet.next().await, "* msg");
-    members.iter().for_each(assert_came_within_turns);
-
-    let expected: Vec<_> = (0..USERS).map(|nth| format!("user {nth}")).collect();
-    for probe in &mut members {
-        let mut heard = Vec::new();
-        loop {
-            let frame = probe.next().await;
-            if frame == "room behind it" {
-                break;
-            }
-            heard.extend(Some(frame).filter(|frame| frame.starts_with("user ")));
-        }
-        assert_eq!(heard, expected);
-        assert_eq!(probe.outbox.ended(), None);
-    }
 }
 
 #[actix_web::test]

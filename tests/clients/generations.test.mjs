@@ -24,14 +24,18 @@ const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_W
  * - `not(client)`: the reason why a client cannot pass the step,
  * - `arrange(stage)` and `act(stages)`: the preparation, for all clients at once; `stage.arranged` holds the result of
  *   `arrange`,
- * - `isApart`: whether it uses the servers `restarting` and `idling` only. Such steps mostly wait, and run beside the others.
+ * - `isApart`: whether it uses the servers `restarting` and `idling`, which no step of another sequence may use.
  */
 const STEPS = [...JOINING, ...PUSHING, ...BYTEWISE, ...PRESENCE, ...ENDING, ...RECOVERING]
 
-/** The steps that run one after another, each with all clients. */
+/**
+ * The steps that run one after another, each with all clients. The sequences run beside each other, with apps of their own,
+ * because the clients mostly wait.
+ */
 const SEQUENCES = {
-  "a server that stays": STEPS.filter(step => !step.isApart),
-  "servers that restart, or end idle sessions": STEPS.filter(step => step.isApart),
+  "joins and pushes": [...JOINING, ...PUSHING, ...BYTEWISE],
+  "sees members, and survives": [...PRESENCE, ...ENDING, ...RECOVERING].filter(step => !step.isApart),
+  "survives restarts and idle times": STEPS.filter(step => step.isApart),
 }
 
 const CLIENTS = [
@@ -41,14 +45,13 @@ const CLIENTS = [
 
 const matrix = new Matrix(STEPS.map(({ label }) => label), CLIENTS)
 const servers = {}
-let browser, apps
+let browser
 
 before(async () => {
   servers.herald = await Herald.start()
   servers.restarting = await Herald.start()
   servers.idling = await Herald.start(IDLING)
   browser = await Browser.launch()
-  apps = new Map(await Promise.all(CLIENTS.map(async (client, nth) => [client, await appFor(nth)])))
 })
 
 after(async () => {
@@ -56,8 +59,8 @@ after(async () => {
   for (const server of Object.values(servers)) await server.close()
 })
 
-describe("every generation on", { concurrency: Object.keys(SEQUENCES).length }, () => {
-  for (const [title, steps] of Object.entries(SEQUENCES)) describe(title, { concurrency: 1 }, () => inSequence(steps))
+describe("every generation", { concurrency: Object.keys(SEQUENCES).length }, () => {
+  for (const [title, steps] of Object.entries(SEQUENCES)) describe(title, { concurrency: 1 }, () => inSequence(title, steps))
 })
 
 test("docs/conformance.md shows the results", async () => {
@@ -65,15 +68,11 @@ test("docs/conformance.md shows the results", async () => {
   assert.equal(await matrix.documented(), matrix.toString(), "HERALD_WRITE_CONFORMANCE=1 updates the page")
 })
 
-/** The tests of these steps. In Chromium each client has a tab for them. */
-function inSequence(steps) {
-  const pages = new Map()
-  before(async () => {
-    const inChromium = CLIENTS.filter(({ place }) => place === "Chromium")
-    const open = async client => pages.set(client, await ChromiumPage.open(browser, client, servers.herald))
-    await Promise.all(inChromium.map(open))
-  })
-  const enter = client => new Stage({ ...client, app: apps.get(client), page: pages.get(client) }, servers)
+/** The tests of these steps. Each client has an app of its own for them, and in Chromium its own tab. */
+function inSequence(title, steps) {
+  const furnished = new Map()
+  before(() => Promise.all(CLIENTS.map(async client => furnished.set(client, await furnish(client, title)))))
+  const enter = client => new Stage({ ...client, ...furnished.get(client) }, servers)
 
   for (const step of steps) {
     describe(step.title, { concurrency: CLIENTS.length }, () => {
@@ -109,7 +108,7 @@ async function arrangeTogether(step, stages) {
   await step.act(stages)
 }
 
-/** An app of its own for the `nth` client. */
-function appFor(nth) {
-  return servers.herald.createApp({ name: `client-${nth}`, client_events: "all" })
+async function furnish(client, title) {
+  const app = await servers.herald.createApp({ name: `${client.id}, ${title}`, client_events: "all" })
+  return { app, page: client.place === "Chromium" ? await ChromiumPage.open(browser, client, servers.herald) : undefined }
 }

@@ -19,7 +19,7 @@ import { within } from "./support/wait.mjs"
 const JAVA = path.join(path.dirname(fileURLToPath(import.meta.url)), "java/PostTriggers.java")
 const JAVA_DEADLINE_MS = 5 * 60_000
 
-const TRIGGERS = 5000
+const TRIGGERS = 2000
 const CONNECTIONS = 16
 
 /** The documented settings for a proxy on the same machine. */

@@ -17,7 +17,7 @@ import { ChromiumPage } from "./support/page.mjs"
 import { Stage } from "./support/stage.mjs"
 
 /** The short timeouts of the server that the steps about idle clients use. */
-const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "4s", HERALD__SOCKET__LONG_POLL_WINDOW: "3s" }
+const IDLING = { HERALD__SOCKET__IDLE_TIMEOUT: "8s", HERALD__SOCKET__LONG_POLL_WINDOW: "6s" }
 
 /**
  * A step has `run(stage)`, which may return the text of its cell, and may have

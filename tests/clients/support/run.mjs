@@ -13,7 +13,7 @@ const words = process.argv.slice(2)
 const border = words.indexOf("--alone")
 const [together, alone] = border < 0 ? [words, []] : [words.slice(0, border), words.slice(border + 1)]
 
-await all(together, 3 * os.availableParallelism())
+await all(together, 2 * os.availableParallelism())
 await all(alone, 1)
 
 async function all(files, concurrency) {

@@ -84,9 +84,10 @@ async fn an_announcement_of_many_changes_drops_no_member_that_keeps_up() {
     };
     let change = Change { arrived: (0..USERS).map(arrival).collect(), ..Change::default() };
     let name = ChannelName::parse("room").expect("a channel");
-    let backlog = Backlog::new(1 << 20);
-    let announcement = Announcement::new(scope.clone(), name, change, permit(), backlog);
-    broker.fanout.do_send(Announce(Arc::new(announcement)));
+    let backlog = Backlog::new(1);
+    let announcement =
+        Arc::new(Announcement::new(scope.clone(), name, change, permit(), backlog.clone()));
+    broker.fanout.do_send(Announce(announcement.clone()));
     broker.publish(&scope, "room", "behind it").await;
     for (id, probe) in members.iter_mut().enumerate() {
         let (mut heard, mut expected) = (Vec::new(), Vec::new());
@@ -106,6 +107,9 @@ async fn an_announcement_of_many_changes_drops_no_member_that_keeps_up() {
         assert_eq!(heard, expected);
         assert_eq!(probe.outbox.ended(), None);
     }
+    assert!(backlog.is_exceeded(), "its frames count as long as they are kept");
+    drop(announcement);
+    assert!(!backlog.is_exceeded(), "all members have taken theirs");
 }
 
 #[actix_web::test]

@@ -447,10 +447,14 @@ impl Parts {
 
     /// Loads the history that the last stop saved. Returns the file in which the next stop saves it.
     async fn load(&self) -> Option<Arc<ArchiveFile>> {
+        let file = Arc::new(ArchiveFile::new(self.services.settings.history_file()?));
         // The nodes of a cluster have their history in the log.
-        let is_alone = !self.services.topics.is_clustered();
-        let file = self.services.settings.history_file().filter(|_| is_alone)?;
-        let file = Arc::new(ArchiveFile::new(file));
+        if self.services.topics.is_clustered() {
+            if web::block(move || file.discard()).await.is_err() {
+                warn!("a panic kept the history file from being emptied; please remove it");
+            }
+            return None;
+        }
         let (topics, to_load) = (self.services.topics.clone(), file.clone());
         if web::block(move || to_load.load(&topics)).await.is_err() {
             warn!("a panic ended the loading of {file}; new epochs begin");

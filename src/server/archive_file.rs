@@ -114,6 +114,26 @@ impl ArchiveFile {
         }
     }
 
+    /// Empties the file if the last stop saved publications in it. A server whose history is elsewhere must call
+    /// this before any publication: a later start would otherwise continue the epochs of the file, although other
+    /// publications were accepted meanwhile. Blocks.
+    pub(super) fn discard(&self) {
+        let discarded = self.open_locked().and_then(|found| match found {
+            None => Ok(Found::Nothing),
+            Some(file) => self.take_over(file),
+        });
+        match discarded {
+            Ok(Found::Saved(_)) => info!(
+                "{self} is emptied, because a node of a cluster has its history in Redis; a later start \
+                 without a cluster begins new epochs"
+            ),
+            // A file that is not an archive is never loaded.
+            Ok(Found::Nothing | Found::InUse)
+            | Err(FileError::Archive(_) | FileError::NotAFile) => {}
+            Err(why) => warn!("cannot empty {self}: {why}"),
+        }
+    }
+
     /// Saves the retained publications once publishing has ended. Dropping the future cancels it.
     pub(super) async fn save(self: Arc<Self>, topics: Topics) {
         let mut giving_up = GiveUp { file: self.clone(), flag: Arc::default(), is_done: false };
@@ -149,10 +169,14 @@ impl ArchiveFile {
 
     /// Takes the content of the file, and marks the file as in use, so that it is not loaded again.
     fn take(&self) -> Result<Found, FileError> {
-        let Some(mut file) = self.open_locked()? else {
-            self.mark()?;
-            return Ok(Found::Nothing);
-        };
+        match self.open_locked()? {
+            Some(file) => self.take_over(file),
+            None => self.mark().map(|()| Found::Nothing).map_err(FileError::from),
+        }
+    }
+
+    /// Takes the content of a file that is locked, and marks the file as in use.
+    fn take_over(&self, mut file: File) -> Result<Found, FileError> {
         let preamble = archive::read_preamble(&mut file);
         // A file that is not an archive is not changed.
         if let Err(ArchiveError::Foreign) = preamble {
@@ -211,13 +235,18 @@ impl ArchiveFile {
         }
     }
 
-    /// Empties a file that cannot be replaced because the disk is full or the folder is not writable.
+    /// Empties a file that cannot be replaced because the disk is full or the folder is not writable. A mark of
+    /// this run is written into it if there is room, so that the stop can save.
     fn invalidate(&self, error: io::Error) -> Result<(), FileError> {
-        let emptied = OpenOptions::new().write(true).truncate(true).open(&self.path);
-        match emptied.and_then(|file| file.sync_all()) {
-            Ok(()) => Err(error.into()),
-            Err(_) => Err(FileError::Stays(error)),
-        }
+        let empty = || -> io::Result<File> {
+            let emptied = OpenOptions::new().write(true).truncate(true).open(&self.path)?;
+            emptied.sync_all()?;
+            Ok(emptied)
+        };
+        let Ok(mut emptied) = empty() else { return Err(FileError::Stays(error)) };
+        // Half a mark is a truncated archive, which is not loaded either.
+        let _ = emptied.write_all(&archive::in_use(self.run)).and_then(|()| emptied.sync_all());
+        Err(error.into())
     }
 
     /// Removes the unfinished files of killed processes.

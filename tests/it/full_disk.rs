@@ -344,8 +344,10 @@ async fn a_history_that_finds_no_room_on_the_disk_is_given_up_and_said_to_be() {
     process.until_logged("cannot use the history file");
     assert_eq!(recovery(&process, &saved).await["reason"], "epoch");
     process.server.trigger(&app, json!({"topic": "t", "event": "e"})).await;
-    // The file is not loaded a second time.
+    let new = recovery(&process, "").await["position"].as_str().expect("a position").to_owned();
+    // Once there is room again, the stop saves as usual, and the old file is not loaded a second time.
     std::fs::remove_file(disk.path("filler")).expect("the filler");
-    let process = start(process.crash());
+    let process = start(process.stop());
     assert_eq!(recovery(&process, &saved).await["reason"], "epoch");
+    assert_eq!(recovery(&process, &new).await["complete"], true);
 }

@@ -135,6 +135,25 @@ async fn a_file_or_folder_without_permission_does_not_stop_a_start() {
 }
 
 #[tokio::test]
+async fn what_a_server_saved_before_it_was_a_node_of_a_cluster_is_not_loaded_after() {
+    let (dir, position) = stopped().await;
+    let (url, prefix) = (nodes::redis_url(), format!("test-{}", uuid::Uuid::new_v4()));
+    let env = [
+        ("HERALD__ENGINE__KIND", "redis"),
+        ("REDIS_URL", &*url),
+        ("HERALD__ENGINE__PREFIX", &*prefix),
+    ];
+    let process = Process::start_in(dir, &env);
+    process.until_logged("is emptied, because a node of a cluster has its history in Redis");
+    publish(&process.server, 2).await;
+    let process = Process::start_in(process.stop(), &[]);
+    assert!(!is_known(&process.server, &position).await, "it missed the second event");
+    let position = publish(&process.server, 3).await;
+    let process = Process::start_in(process.stop(), &[]);
+    assert!(is_known(&process.server, &position).await);
+}
+
+#[tokio::test]
 async fn of_two_servers_one_loads_the_file_and_the_last_one_started_saves_it() {
     let (dir, position) = stopped().await;
     let first = Process::start_in(dir, &[]);

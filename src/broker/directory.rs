@@ -360,3 +360,6 @@ impl AppStreams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

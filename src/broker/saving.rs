@@ -19,6 +19,10 @@ use super::{
     receipt::Receipt,
 };
 
+/// The most bytes of a publication in an archive that is loaded. No limit on a payload is as large. The bytes that
+/// an app may retain are no measure, because the setting may have been lowered since the archive was saved.
+const PUBLICATION_BYTES_MAX: usize = 1 << 30;
+
 /// The amounts that were saved or loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -136,7 +140,7 @@ impl Drop for Undo<'_> {
 
 fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Loaded, ArchiveError> {
     let limits = directory.limits();
-    let mut reader = ArchiveReader::begin(source, limits.app_bytes_max)?;
+    let mut reader = ArchiveReader::begin(source, PUBLICATION_BYTES_MAX)?;
     let age_max = limits.age_max.max(REMEMBERED);
     let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
     if now_ms.saturating_sub(reader.at_ms()) > age_max_ms {

@@ -224,14 +224,18 @@ impl Stream {
     }
 
     /// Evicts the oldest publications that were accepted at `until_ms` or before, until the app retains at most
-    /// `app_bytes`. If no publication is retained, the channels are forgotten.
+    /// `app_bytes`. If no publication is left and `until_ms` is [`u64::MAX`], the channels are forgotten.
     pub(super) fn shrink(&self, until_ms: u64, app_bytes: usize) {
         self.state().with_history(&self.account, |history| {
             // The excess is read under the lock: another thread may just have evicted it.
             let excess = self.account.bytes().saturating_sub(app_bytes);
             let (mut left, mut evicts) = (history.bytes(), true);
             let enough = left.saturating_sub(excess);
-            while evicts && left > enough && history.oldest_ms().is_none_or(|at| at <= until_ms) {
+            let is_due = |history: &History| match history.oldest_ms() {
+                Some(oldest_ms) => oldest_ms <= until_ms,
+                None => until_ms == u64::MAX,
+            };
+            while evicts && left > enough && is_due(history) {
                 history.shrink();
                 (evicts, left) = (history.bytes() < left, history.bytes());
             }

@@ -1,7 +1,12 @@
 //! The helpers that the tests of this room share: names, publications, and probes in place of
 //! sessions.
 
-use std::{borrow::Cow, future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{fut::wrap_future, prelude::*};
 use tokio::{
@@ -20,10 +25,12 @@ use super::{
     ChannelName, Destination, EventName, JsonObject, JsonText, Publication, PublicationOrigin,
     Scope, Topics,
     count::CountAll,
+    directory::Directory,
     fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
     last_events::LastEventLimits,
     outbox::{Load, News, Outbox, ToSession},
     permits::{Permit, Permits},
+    placed::Accepted,
     position::StreamPosition,
     presence::{Change, Persona, Roster},
     stream::Stream,
@@ -78,6 +85,22 @@ pub(super) fn publication(key: &ScopeKey, destination: &str, event: &str) -> Pub
     }
 }
 
+/// Accepts a publication in a directory without threads, at `now_ms` in Unix milliseconds.
+pub(super) fn publish_in(
+    directory: &Directory,
+    publication: Publication,
+    now_ms: u64,
+) -> StreamPosition {
+    let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
+    assert!(directory.ensure(&key));
+    let (accepted, _) = Accepted::new(publication, Instant::now(), permit());
+    let mut positions = Vec::new();
+    let publish = |stream: &Stream| stream.publish(1, vec![accepted], now_ms, &mut positions);
+    directory.with(&key, publish).expect("a stream");
+    directory.relieve(key.app);
+    positions[0]
+}
+
 /// A permit to be under way.
 pub(super) fn permit() -> Permit {
     Permits::new(1).take_at_once(AppId(1)).expect("the only permit")
@@ -115,6 +138,12 @@ pub(super) const ENCODERS: Encoders = Encoders {
         let text = format!("{topic} +{} -{}", shown(joins), shown(leaves));
         vec![ChangeFrame { frame: Frame::Text(text.into()), except: None }]
     },
+};
+
+/// The encoders of [`FORMAT`], with the number of subscribers as `topic: number`.
+pub(super) const COUNTING: Encoders = Encoders {
+    encode_count: Some(|topic, count| Frame::Text(format!("{topic}: {count}").into())),
+    ..ENCODERS
 };
 
 /// `[key=meta key=meta]`, without references.

@@ -17,11 +17,11 @@ use super::{
         idempotency::{ContentDigest, IdempotencyKey, KeyOwner},
         ledger::RetentionLedger,
         numbering::Numbering,
-        placed::Accepted,
         position::{Epochs, StreamPosition},
+        publication::{JsonText, Payload, Publication},
         retained::Retained,
         subscriber::ScopeKey,
-        testing::{LAST_EVENTS, ROOMY, apps, key, permit, publication},
+        testing::{LAST_EVENTS, ROOMY, apps, key, publication, publish_in},
         topic_name::ChannelName,
     },
     *,
@@ -40,16 +40,7 @@ fn publish(
     destination: &str,
     now_ms: u64,
 ) -> StreamPosition {
-    assert!(directory.ensure(key));
-    let (accepted, _) =
-        Accepted::new(publication(key, destination, "msg"), std::time::Instant::now(), permit());
-    let mut positions = Vec::new();
-    let publish = |stream: &super::super::stream::Stream| {
-        stream.publish(1, vec![accepted], now_ms, &mut positions)
-    };
-    directory.with(key, publish).expect("a stream");
-    directory.relieve(key.app);
-    positions[0]
+    publish_in(directory, publication(key, destination, "msg"), now_ms)
 }
 
 fn saved(directory: &Directory) -> (Vec<u8>, Totals) {
@@ -278,6 +269,27 @@ fn smaller_bounds_hold_and_what_is_missing_is_known() {
     let (before, _) = filled(&apps);
     let (bytes, _) = saved(&before);
     assert_eq!(load(&one_scope, &bytes[..], NOW_MS).expect("an archive").streams, 2);
+}
+
+#[test]
+fn a_publication_that_is_larger_than_what_an_app_may_now_retain_is_evicted_and_nothing_else_is_lost()
+ {
+    let apps = apps();
+    let before = directory(&apps, ROOMY);
+    let (of_one, of_other) = (key(1, "public"), key(2, "public"));
+    let start = publish(&before, &of_one, "a", NOW_MS);
+    let payload = JsonText::of_text(&"x".repeat(10_000));
+    let large = Publication { payload: Payload::Json(payload), ..publication(&of_one, "a", "msg") };
+    let large = publish_in(&before, large, NOW_MS);
+    let other = publish(&before, &of_other, "a", NOW_MS);
+    publish(&before, &of_other, "a", NOW_MS);
+    let (bytes, _) = saved(&before);
+    let after = directory(&apps, HistorySettings { app_bytes_max: 5_000, ..ROOMY });
+    assert_eq!(load(&after, &bytes[..], NOW_MS).expect("an archive").streams, 2);
+    let missed = |key, since| missed(&after, key, Some("a"), since).expect("a stream");
+    assert_eq!(missed(&of_one, start), Err(Gap::Expired));
+    assert_eq!(missed(&of_one, large), Ok(Vec::new()));
+    assert_eq!(missed(&of_other, other).expect("what is small").len(), 1);
 }
 
 /// An archive of these items, whose checksum is right.

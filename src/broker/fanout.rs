@@ -223,6 +223,19 @@ impl Fanout {
     }
 }
 
+impl Fanout {
+    /// Takes a session of this fan-out, which is lost, from the subscribers of a channel that are sent their number.
+    /// The others are sent the new number with the next change.
+    fn uncount(&self, session: SessionId, place: &Place) {
+        let (Some(channel), Some(listeners)) = (&place.channel, self.scopes.get(&place.key)) else {
+            return;
+        };
+        if listeners.is_told_count(channel, session) {
+            listeners.stream.counts().left(channel);
+        }
+    }
+}
+
 impl Actor for Fanout {
     type Context = Context<Self>;
 
@@ -242,8 +255,10 @@ impl Drop for Fanout {
                 self.sessions.len()
             );
         }
-        for present in mem::take(&mut self.sessions).into_values() {
+        for (session, present) in mem::take(&mut self.sessions) {
             present.outbox.end(Ending::Broken);
+            self.topics.backlog().leave();
+            present.places.iter().for_each(|place| self.uncount(session, place));
         }
         // One message to each tracker stands for all its members on this thread.
         for (key, listeners) in mem::take(&mut self.scopes) {

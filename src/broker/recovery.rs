@@ -146,10 +146,15 @@ impl Reading<'_> {
         };
         let head = history.head();
         let is_known = since.offset <= head.offset || history.can_lag();
-        if since.epoch == head.epoch && since.offset >= self.attached && is_known {
-            return Ok(Some(self.nothing(since)));
+        // What lies between a thread and a session that is ahead of it is not replayed, because the thread has
+        // yet to deliver it.
+        let delivered = self.attached.min(self.boundary.offset);
+        if since.epoch == head.epoch && since.offset >= delivered && is_known {
+            let nothing = self.nothing(since);
+            let attached = nothing.attached.min(since.offset);
+            return Ok(Some(Missed { attached, ..nothing }));
         }
-        let missed = history.after(self.channel, since, self.attached, limits.replay_max);
+        let missed = history.after(self.channel, since, delivered, limits.replay_max);
         let publications = missed.map_err(|gap| match gap {
             Gap::Epoch => (Incomplete::Epoch, None),
             Gap::Unknown => (Incomplete::Unknown, None),

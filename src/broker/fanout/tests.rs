@@ -23,8 +23,8 @@ use super::super::{
     recovery::Since,
     subscriber::{ChangeFrame, Disconnect, Encoders, Frame},
     testing::{
-        Break, Broker, DEADLINE, ENCODERS, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
-        permit, publication, whole,
+        Break, Broker, COUNTING, DEADLINE, ENCODERS, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall,
+        channel, key, permit, publication, whole,
     },
 };
 use super::{rounds::PUBLICATIONS_PER_TURN, waking::sessions_per_round, *};
@@ -145,6 +145,14 @@ async fn a_thread_awaits_what_its_fan_out_has_yet_to_hand_out_and_nothing_else()
     assert_eq!(thread.handed.get(), 2);
 }
 
+/// A join of a session that requests everything after a position.
+fn attach_since(probe: &Probe, place: Place, since: StreamPosition) -> Attach {
+    let wanted = Some(Wanted { since: Since::Position(since), newest_max: 0 });
+    let (topic, format) = ("room".into(), FORMAT);
+    let subscription = Subscription { place, topic, format, persona: None, user: None, wanted };
+    Attach { session: probe.session, id: SUBSCRIPTION, subscription }
+}
+
 #[actix_web::test]
 async fn a_client_that_comes_from_a_thread_that_is_ahead_hears_nothing_twice() {
     for publications in [0, 10] {
@@ -164,12 +172,7 @@ async fn a_client_that_comes_from_a_thread_that_is_ahead_hears_nothing_twice() {
         let (release, until) = oneshot::channel();
         behind.fanout.send(Stall(until)).await.expect("a fan-out");
         let since = StreamPosition { offset: before.offset + 1, ..before };
-        let wanted = Some(Wanted { since: Since::Position(since), newest_max: 0 });
-        let (topic, format) = ("room".into(), FORMAT);
-        let subscription =
-            Subscription { place: room(), topic, format, persona: None, user: None, wanted };
-        let session = again.session;
-        behind.fanout.do_send(Attach { session, id: SUBSCRIPTION, subscription });
+        behind.fanout.do_send(attach_since(&again, room(), since));
         for event in ["e2", "e3"] {
             let published = broker.topics.publish(publication(&scope, "room", event)).await;
             let receipt = published.expect("room for one more");
@@ -188,6 +191,41 @@ async fn a_client_that_comes_from_a_thread_that_is_ahead_hears_nothing_twice() {
         }
         assert!(again.has_heard_nothing());
     }
+}
+
+#[actix_web::test]
+async fn a_client_that_then_joins_with_an_older_position_hears_nothing_twice_either() {
+    let broker = Broker::start_with(|limits| limits.history = ROOMY);
+    let (scope, behind) = (key(1, "public"), broker.another_thread());
+    let room = || channel(&scope, "room");
+    let (ahead, neighbour) = (broker.session(1).await, behind.session(2).await);
+    broker.join(&ahead, room()).await.expect("a place");
+    behind.join(&neighbour, room()).await.expect("a place");
+    broker.publish(&scope, "room", "e1").await;
+    let first = broker.head(&scope).expect("a stream");
+    let nth = |nth: u64| StreamPosition { offset: first.offset + nth - 1, ..first };
+
+    let mut back = behind.session(3).await;
+    let (release, until) = oneshot::channel();
+    behind.fanout.send(Stall(until)).await.expect("a fan-out");
+    for since in [nth(3), nth(2), nth(1)] {
+        behind.fanout.do_send(attach_since(&back, room(), since));
+    }
+    for event in ["e2", "e3", "e4"] {
+        broker.topics.publish(publication(&scope, "room", event)).await.expect("room for one more");
+    }
+    release.send(()).expect("a fan-out that waits");
+    for since in [nth(3), nth(2), nth(1)] {
+        let recovery = back.joined().await.expect("a place").recovery.expect("it asked");
+        let Recovery { incomplete, position, replayed, .. } = *recovery;
+        assert_eq!((incomplete, position, replayed), (None, since, 0));
+    }
+    for event in ["e2", "e3", "e4"] {
+        assert_eq!(back.next().await, format!("room {event}"));
+    }
+    behind.publish(&scope, "room", "e5").await;
+    assert_eq!(back.next().await, "room e5");
+    assert!(back.has_heard_nothing());
 }
 
 #[actix_web::test]
@@ -488,14 +526,38 @@ async fn a_fan_out_that_breaks_ends_its_sessions_and_another_takes_its_place() {
     let (mut broker, scope) = (Broker::start(), key(1, "public"));
     let mut deaf = broker.session(1).await;
     broker.join(&deaf, whole(&scope)).await.expect("a place");
+    let backlog = broker.topics.backlog().clone();
+    let _other = broker.another_thread().session(3).await;
+    let whole_part = 2 * backlog.equal_part();
     assert!(broker.fanout.send(Break).await.is_err());
     assert_eq!(deaf.next().await, "end: Broken");
+    assert_eq!(backlog.equal_part(), whole_part, "its session is no longer counted");
     let ThreadFanout { worker, addr, .. } = broker.topics.start_fanout();
     (broker.worker, broker.fanout) = (worker, addr);
     let mut back = broker.session(2).await;
     broker.join(&back, whole(&scope)).await.expect("a place");
     broker.publish(&scope, "#general", "msg").await;
     assert_eq!(back.next().await, "* msg");
+}
+
+#[actix_web::test]
+async fn a_fan_out_that_breaks_leaves_nobody_who_is_sent_the_number_of_subscribers() {
+    let (broker, room) = (Broker::start(), channel(&key(1, "public"), "room"));
+    let there = broker.another_thread();
+    let (mut counting, other) = (broker.session(1).await, there.session(2).await);
+    there.join(&other, room.clone()).await.expect("a place");
+    let (place, topic, format) = (room.clone(), "room".into(), Format::of(&COUNTING));
+    let join = Subscription { place, topic, format, persona: None, user: None, wanted: None };
+    broker.begin_attach(SUBSCRIPTION, &counting, join).await;
+    assert_eq!(counting.next().await, "room: 2");
+    let is_any_told = || {
+        let stream = broker.topics.directory();
+        stream.with(&room.key, |stream| stream.counts().is_any()).expect("a stream")
+    };
+    assert!(is_any_told());
+    assert!(broker.fanout.send(Break).await.is_err());
+    assert_eq!(counting.next().await, "end: Broken");
+    assert!(!is_any_told());
 }
 
 mod bounds;

@@ -133,10 +133,6 @@ async fn publications_with_more_bytes_than_an_outbox_holds_drop_no_session_that_
 async fn what_is_asked_of_a_fan_out_at_once_drops_no_session_that_keeps_up() {
     const TIMES: usize = 200;
     const CHANNELS: usize = 64;
-    const COUNTING: Encoders = Encoders {
-        encode_count: Some(|topic, count| Frame::Text(format!("{topic}: {count}").into())),
-        ..ENCODERS
-    };
     let (broker, scope) = (Broker::start(), key(1, "public"));
     let mut probe = broker.session(1).await;
     // The first channel is joined under two names.

@@ -197,6 +197,43 @@ fn the_panels_of_the_dashboard_are_of_kinds_that_grafana_has_and_their_series_ha
     }
 }
 
+/// The times after which the configurations of proxies close a silent connection, in seconds, each with its file
+/// and the name of the setting.
+fn read_timeouts_s() -> Vec<(String, u64)> {
+    let names = ["proxy_read_timeout", "timeout client", "timeout server", "timeout tunnel"];
+    let mut found = Vec::new();
+    for file in ["ops/nginx/cluster.conf", "docs/operating.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        for line in text.lines().map(str::trim) {
+            let given = names.iter().find_map(|name| Some((name, line.strip_prefix(name)?)));
+            let Some((name, value)) = given else { continue };
+            let seconds = value.trim().trim_end_matches(';').strip_suffix('s');
+            let seconds = seconds.and_then(|number| number.parse().ok());
+            found.push((
+                format!("{name} in {file}"),
+                seconds.unwrap_or_else(|| panic!("no seconds: {line}")),
+            ));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_given_proxy_closes_a_session_that_only_waits() {
+    let env = [("HERALD_ENV", "development"), ("SECRET_KEY_BASE", "k")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = Settings::load_from(env.into_iter(), None).expect("settings");
+    // A client of Pusher that hears nothing is silent for this time, and is then probed.
+    let silent = settings.pusher.activity_timeout + settings.pusher.pong_timeout;
+    let silent_s = silent.max(settings.socket.idle_timeout).as_secs();
+    let found = read_timeouts_s();
+    assert_eq!(found.len(), 5, "{found:?}");
+    for (name, timeout_s) in found {
+        assert!(timeout_s > silent_s + 10, "{name}: {timeout_s} s, but {silent_s} s may be silent");
+    }
+}
+
 #[test]
 fn every_alert_is_tested() {
     let rules = read("prometheus/alerts.yml");

@@ -9,6 +9,7 @@ mod apps;
 mod connect;
 pub mod console;
 mod error;
+mod migrations;
 mod rows;
 mod trail;
 pub mod usage;
@@ -23,14 +24,14 @@ use std::{
 };
 
 use chrono::{DateTime, SubsecRound, Utc};
-use herald_migration::{MigrationStatus, Migrator, MigratorTrait};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
 pub use apps::AppListing;
 pub use connect::MissingFile;
 pub use error::{StoreError, UniqueField};
+pub use migrations::Migration;
 pub use rows::UnreadableRow;
 
 use connect::{open_postgres, open_sqlite};
@@ -38,21 +39,14 @@ use error::{is_unheard, reason};
 
 use super::database::Database;
 
-/// A migration, applied or not.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Migration {
-    /// Its name, which begins with its date.
-    pub name: String,
-    /// Whether it is applied to the database.
-    pub is_applied: bool,
-}
-
 /// The apps' database. Cheap to clone; one pool of connections.
 #[derive(Debug, Clone)]
 pub struct AppStore {
     db: DatabaseConnection,
     name: Arc<str>,
     query_timeout: Duration,
+    /// The longest wait for another process that migrates the database.
+    connect_retry: Duration,
 }
 
 impl AppStore {
@@ -76,51 +70,13 @@ impl AppStore {
             }
         };
         let db = opened.map_err(|error| error.of(&name))?;
-        Ok(Self { db, name: name.into(), query_timeout: settings.query_timeout })
+        let (query_timeout, connect_retry) = (settings.query_timeout, settings.connect_retry);
+        Ok(Self { db, name: name.into(), query_timeout, connect_retry })
     }
 
     /// The name of the database in messages.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Applies all pending migrations, or the next `steps`.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] with the reason; an incomplete migration is rolled back.
-    pub async fn migrate_up(&self, steps: Option<u32>) -> Result<(), StoreError> {
-        Migrator::up(&self.db, steps).await.map_err(|error| self.migration_failed(&error))
-    }
-
-    /// Reverts the last `steps` migrations, and drops the data of the tables and columns that they had added.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] with the reason.
-    pub async fn migrate_down(&self, steps: u32) -> Result<(), StoreError> {
-        Migrator::down(&self.db, Some(steps)).await.map_err(|error| self.migration_failed(&error))
-    }
-
-    /// Lists all migrations, oldest first. Changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`], also if the database has migrations that this version does not
-    /// know.
-    pub async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let all = Migrator::get_migration_with_status_read_only(&self.db).await;
-        let state = |migration: herald_migration::Migration| Migration {
-            name: migration.name().to_owned(),
-            is_applied: migration.status() == MigrationStatus::Applied,
-        };
-        let all = all.map_err(|error| self.migration_failed(&error))?;
-        Ok(all.into_iter().map(state).collect())
-    }
-
-    /// Returns whether a migration is pending.
-    ///
-    /// # Errors
-    /// As [`Self::migrations`].
-    pub async fn has_pending(&self) -> Result<bool, StoreError> {
-        Ok(self.migrations().await?.iter().any(|migration| !migration.is_applied))
     }
 
     /// Closes all connections, including those of clones.
@@ -171,10 +127,6 @@ impl AppStore {
                 Err(StoreError::Unavailable(reason).of(&self.name))
             }
         }
-    }
-
-    fn migration_failed(&self, error: &DbErr) -> StoreError {
-        StoreError::Unusable(format!("a migration failed: {}", reason(error))).of(&self.name)
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{StoreError, error::driver_reason};
 use crate::app::database::Database;
 
-/// The pause between two attempts to connect.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The pause between two attempts to connect, and to begin migrations while another process migrates.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The number of failed attempts of which one is logged.
 const TRIES_PER_LOG_LINE: u32 = 10;
 const NO_SUCH_FILE: &str = "there is no such file; run this in the folder where the server runs, or name \

@@ -77,21 +77,35 @@ fn violated(text: &str) -> UniqueField {
 
 /// Returns whether the database may or may not have carried out the request.
 pub(super) fn is_unheard(error: &DbErr) -> bool {
-    let (DbErr::Conn(RuntimeErr::SqlxError(error))
-    | DbErr::Exec(RuntimeErr::SqlxError(error))
-    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return true;
-    };
-    !matches!(**error, sqlx::Error::Database(_))
+    !matches!(driver_error(error), Some(sqlx::Error::Database(_)))
+}
+
+/// Returns whether SQLite refused because another connection writes.
+pub(super) fn is_busy(error: &DbErr) -> bool {
+    /// `SQLITE_BUSY`, the last byte of every code of its kind.
+    const BUSY: i32 = 5;
+    let Some(sqlx::Error::Database(error)) = driver_error(error) else { return false };
+    let is_of_sqlite = error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some();
+    let code = error.code().and_then(|code| code.parse::<i32>().ok());
+    is_of_sqlite && code.is_some_and(|code| code & 0xff == BUSY)
+}
+
+/// The error of the driver, if there is one.
+fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
 }
 
 /// The reason for an error. The database's own text is used where it cannot contain a secret.
 pub(super) fn reason(error: &DbErr) -> String {
+    if let Some(error) = driver_error(error) {
+        return driver_reason(error);
+    }
     match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => driver_reason(error),
         DbErr::ConnectionAcquire(_) => "no connection could be had in time".into(),
         DbErr::Migration(reason) => reason.clone(),
         other => other.to_string(),

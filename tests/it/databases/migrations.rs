@@ -4,6 +4,8 @@ use super::*;
 
 on_both_databases! {
     migrations_go_up_down_and_up_again
+    servers_that_start_together_on_a_new_database_all_migrate_it
+    migrations_wait_for_those_of_another_process_no_longer_than_they_may
     the_migration_to_unique_keys_names_the_apps_that_share_one
     the_migration_to_history_keeps_the_apps_up_and_down
     the_migration_to_rotation_keeps_the_apps_up_and_down
@@ -30,6 +32,56 @@ async fn migrations_go_up_down_and_up_again(database: &TestDatabase) {
 
     store.migrate_up(Some(steps)).await.expect("up once more");
     assert!(store.list().await.expect("a table").apps.is_empty());
+}
+
+async fn servers_that_start_together_on_a_new_database_all_migrate_it(database: &TestDatabase) {
+    let start = async || {
+        // A pool of one connection has none left for the lock.
+        let settings = settings::Database {
+            connections_max: 1,
+            connect_retry: DEADLINE,
+            ..database.settings()
+        };
+        let store = AppStore::connect(&settings, MissingFile::MakeWithFolder).await?;
+        store.migrate_up(None).await?;
+        seed::seed(&store).await.expect("an app");
+        store.has_pending().await
+    };
+    let starts = join_all((0..8).map(|_| start()));
+    let started = before_the_deadline("all have started", starts).await;
+    assert_eq!(started, vec![Ok(false); 8]);
+    assert_eq!(database.connect().await.list().await.expect("a list").apps.len(), 1);
+}
+
+async fn migrations_wait_for_those_of_another_process_no_longer_than_they_may(
+    database: &TestDatabase,
+) {
+    let connect_retry = Duration::from_millis(300);
+    let query_timeout = Duration::from_secs(1);
+    let settings = settings::Database { connect_retry, query_timeout, ..database.settings() };
+    let store = AppStore::connect(&settings, MissingFile::MakeWithFolder).await.expect("a store");
+    let connection = database.connection().await;
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let other = connection.begin_with_options(options).await.expect("a transaction");
+    if connection.get_database_backend() == DbBackend::Postgres {
+        // The letters of `herald`.
+        let lock = "SELECT pg_advisory_xact_lock(x'686572616c64'::bigint)";
+        other.execute_unprepared(lock).await.expect("the lock");
+    }
+    let expected = StoreError::Unavailable(format!(
+        "{}: another process migrates it, and has not finished within 300ms (database.connect_retry)",
+        store.name()
+    ));
+    let up = before_the_deadline("giving up", store.migrate_up(None)).await;
+    assert_eq!(up, Err(expected.clone()));
+    let down = before_the_deadline("giving up", store.migrate_down(1)).await;
+    assert_eq!(down, Err(expected));
+    other.rollback().await.expect("an end");
+    connection.close().await.expect("an end");
+    store.migrate_up(None).await.expect("migrations");
 }
 
 async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {

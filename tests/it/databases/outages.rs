@@ -199,6 +199,26 @@ async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
 }
 
 #[actix_web::test]
+async fn a_postgresql_that_hangs_does_not_hold_up_the_look_for_pending_migrations() {
+    let database = TestDatabase::postgres().await;
+    database.migrated().await;
+    let patience = Duration::from_secs(1);
+    let settings = settings::Database { query_timeout: patience, ..database.settings() };
+    let store = AppStore::connect(&settings, MissingFile::Refuse).await.expect("a connection");
+    let connection = database.connection().await;
+    let transaction = connection.begin().await.expect("a transaction");
+    let statement = "LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE";
+    transaction.execute_unprepared(statement).await.expect("a lock");
+    let looked = before_the_deadline("giving up", store.has_pending()).await;
+    let expected = format!("{}: no answer within 1s", store.name());
+    assert_eq!(looked, Err(StoreError::Unavailable(expected)));
+    transaction.rollback().await.expect("an end");
+    connection.close().await.expect("an end");
+    assert_eq!(store.has_pending().await, Ok(false));
+    database.remove().await;
+}
+
+#[actix_web::test]
 async fn a_postgresql_that_shuts_everybody_out_is_used_again_when_it_returns() {
     let database = TestDatabase::postgres().await;
     let running = Running::start(database.migrated().await, OFTEN).await;

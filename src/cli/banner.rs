@@ -1,9 +1,10 @@
 //! The text that a starting server prints in development: the address of the demo page, and an example.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use secrecy::ExposeSecret;
 
+use super::remote::reachable;
 use crate::{app::App, settings::Settings};
 
 /// Spells the page's address and, for the seeded app, how to send it an event.
@@ -31,14 +32,4 @@ fn introduce(app: &App, address: SocketAddr) -> String {
          curl -d topic=foo-topic -d event=msg -d 'payload={payload}' \
          http://{key}:{secret}@{address}/api/apps/{slug}/events\n\n"
     )
-}
-
-/// The address that a browser on this machine can open.
-fn reachable(host: IpAddr, port: u16) -> SocketAddr {
-    let host = match host {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        host => host,
-    };
-    SocketAddr::new(host, port)
 }

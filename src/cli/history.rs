@@ -30,9 +30,9 @@ pub(super) struct HistoryArgs {
     /// Show the publications after this position, oldest first; without it the newest
     #[arg(long, value_name = "POSITION")]
     since: Option<String>,
-    /// The most publications to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    limit: usize,
+    /// The most publications to show; without it 100, or fewer if the server replays fewer
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<usize>,
 }
 
 fn parse_channel(raw: &str) -> Result<String, String> {
@@ -62,8 +62,9 @@ struct PublicationRow {
 
 pub(super) fn run(args: &HistoryArgs) -> Result<String, CommandFailure> {
     let HistoryArgs { remote, channel, since, limit } = args;
-    let mut query = vec![("limit", limit.to_string())];
-    query.extend(since.clone().map(|since| ("since", since)));
+    let limit = limit.map(|limit| ("limit", limit.to_string()));
+    let since = since.clone().map(|since| ("since", since));
+    let query: Vec<_> = limit.into_iter().chain(since).collect();
     let path = ["channels", &remote.scope, channel, "history"];
     let page: HistoryListing = remote.remote()?.get(&path, &query)?;
     match remote.json {

@@ -4,9 +4,6 @@ use serde_json::{Value, json};
 
 use super::{CommandFailure, remote::Remote, table::table};
 
-/// The server that is asked if no other is named.
-const URL: &str = "http://127.0.0.1:4000";
-
 pub(super) const AFTER_HELP: &str = "\
 A running server answers. The command logs in as the administrator whom the
 settings name. A server that shares its topics with no other is the only node, with the id 0.
@@ -22,16 +19,16 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct NodesArgs {
-    /// The server to ask
-    #[arg(long, default_value = URL)]
-    url: String,
+    /// The server to ask; without it the server of this machine's settings
+    #[arg(long)]
+    url: Option<String>,
     /// Answer as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &NodesArgs) -> Result<String, CommandFailure> {
-    let answer: Value = Remote::of_admin(&args.url)?.get(&["nodes"], &[])?;
+    let answer: Value = Remote::of_admin(args.url.as_deref())?.get(&["nodes"], &[])?;
     let nodes = answer["data"].as_array().cloned().unwrap_or_default();
     Ok(match args.json {
         true => super::json(&json!({ "data": nodes })),

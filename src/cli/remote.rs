@@ -1,7 +1,10 @@
 //! A running server, as a web application or the administrator reaches it: its address and the caller's
 //! credentials.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret, SecretString};
@@ -22,12 +25,14 @@ use crate::{
 
 const KEY: &str = "HERALD_APP_KEY";
 const SECRET: &str = "HERALD_APP_SECRET";
+const USERNAME: &str = "PUSHER_ADMIN_USERNAME";
+const PASSWORD: &str = "PUSHER_ADMIN_PASSWORD";
 /// The time that a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The most bytes of an answer that are read: more than any answer of a Herald has.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
-/// The port of a server whose settings are not read.
-const PORT: u16 = 4000;
+/// The address of a server whose settings cannot be read: that of the default settings.
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 
 /// The options that all commands about a scope of an app have in common: which scope, on which server,
 /// and how the answer is printed.
@@ -39,7 +44,7 @@ pub(super) struct RemoteArgs {
     /// The scope of the channel
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     pub(super) scope: String,
-    /// The server; without it the server of this machine's settings, or else port 4000
+    /// The server; without it the server of this machine's settings, or else 127.0.0.1:4000
     // Judged later: the argument parser's own message would repeat a password in the URL.
     #[arg(long)]
     url: Option<String>,
@@ -79,16 +84,18 @@ impl Remote {
     /// The server at this URL, or else the one of this machine's settings, for an app. The credentials are those in
     /// the environment, or else those in the database of the settings.
     pub(super) fn of(app: &Slug, url: Option<&str>) -> Result<Self, CommandFailure> {
+        let caller = CallCredentials::App(app.clone());
         let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (given(KEY), given(SECRET)) {
-            (Some(key), Some(secret)) => {
-                let secret = SecretString::from(secret);
-                Ok(Self::new(app, server(url, PORT)?, key, secret))
+            (Some(user), Some(secret)) => {
+                let own = || Settings::load().map_or(ADDRESS, |settings| address(&settings));
+                let server = server(url, own, &caller)?;
+                Ok(Self { caller, server, user, password: secret.into() })
             }
             (None, None) => with_tables(MissingFile::Refuse, async |store, settings| {
-                let server = server(url, settings.server.port)?;
+                let server = server(url, || address(&settings), &caller)?;
                 let found = find(&store, app).await?;
-                Ok(Self::new(app, server, found.key, found.secret))
+                Ok(Self { caller, server, user: found.key, password: found.secret })
             }),
             _ => {
                 let why = format!("{KEY} and {SECRET} belong together: set both or neither");
@@ -97,20 +104,14 @@ impl Remote {
         }
     }
 
-    /// The server at this URL, for the administrator, whose name and password are those of the settings.
-    pub(super) fn of_admin(url: &str) -> Result<Self, CommandFailure> {
-        let Settings { admin, .. } = Settings::load()?;
-        let server = server(Some(url), PORT)?;
-        Ok(Self {
-            caller: CallCredentials::Admin,
-            server,
-            user: admin.username,
-            password: admin.password,
-        })
-    }
-
-    fn new(app: &Slug, server: Url, key: String, secret: SecretString) -> Self {
-        Self { caller: CallCredentials::App(app.clone()), server, user: key, password: secret }
+    /// The server at this URL, or else the one of this machine's settings, for the administrator, whose name and
+    /// password are those of the settings.
+    pub(super) fn of_admin(url: Option<&str>) -> Result<Self, CommandFailure> {
+        let settings = Settings::load()?;
+        let caller = CallCredentials::Admin;
+        let server = server(url, || address(&settings), &caller)?;
+        let (user, password) = (settings.admin.username, settings.admin.password);
+        Ok(Self { caller, server, user, password })
     }
 
     /// Posts JSON to a resource of the app and returns the server's answer.
@@ -172,19 +173,47 @@ impl Remote {
     }
 }
 
-fn server(given: Option<&str>, port: u16) -> Result<Url, CommandFailure> {
-    let here = format!("http://127.0.0.1:{port}");
-    let mut url = parse_url(given.unwrap_or(&here))
-        .map_err(|e| CommandFailure::usage(format!("--url: {e}")))?;
+/// The server's address: the given URL, or else `own`.
+fn server(
+    given: Option<&str>,
+    own: impl FnOnce() -> SocketAddr,
+    caller: &CallCredentials,
+) -> Result<Url, CommandFailure> {
+    let raw = given.map_or_else(|| format!("http://{}", own()), ToOwned::to_owned);
+    let mut url =
+        parse_url(&raw, caller).map_err(|e| CommandFailure::usage(format!("--url: {e}")))?;
     url.set_query(None);
     Ok(url)
 }
 
-fn parse_url(raw: &str) -> Result<Url, String> {
+/// The address at which this machine reaches the server of these settings.
+fn address(settings: &Settings) -> SocketAddr {
+    reachable(settings.server.host, settings.server.port)
+}
+
+/// The address at which this machine reaches a server that listens on `host`: a server on every interface is
+/// reached over the loopback one.
+pub(super) fn reachable(host: IpAddr, port: u16) -> SocketAddr {
+    let host = match host {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    SocketAddr::new(host, port)
+}
+
+fn parse_url(raw: &str, caller: &CallCredentials) -> Result<Url, String> {
     let url = Url::parse(raw).map_err(|_| "must be a URL such as http://127.0.0.1:4000")?;
     match url.scheme() {
         "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
-            Err(format!("must not hold a key and secret: set {KEY} and {SECRET}"))
+            Err(match caller {
+                CallCredentials::App(_) => {
+                    format!("must not hold a key and secret: set {KEY} and {SECRET}")
+                }
+                CallCredentials::Admin => {
+                    format!("must not hold a name and password: set {USERNAME} and {PASSWORD}")
+                }
+            })
         }
         "http" | "https" => Ok(url),
         _ => Err("must begin with http:// or https://".into()),
@@ -287,6 +316,36 @@ mod tests {
     }
 
     #[test]
+    fn a_server_on_every_interface_is_reached_over_loopback() {
+        for (host, expected) in [
+            ("127.0.0.1", "http://127.0.0.1:4001/"),
+            ("0.0.0.0", "http://127.0.0.1:4001/"),
+            ("10.1.2.3", "http://10.1.2.3:4001/"),
+            ("::", "http://[::1]:4001/"),
+            ("fd00::7", "http://[fd00::7]:4001/"),
+        ] {
+            let own = || reachable(host.parse().expect("an address"), 4001);
+            let found = server(None, own, &CallCredentials::Admin).expect("a URL");
+            assert_eq!(found.as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_url_have_a_remedy_that_the_caller_can_use() {
+        let app = CallCredentials::App(Slug::parse("foo-app").expect("a slug"));
+        for (caller, remedy) in [
+            (app, "a key and secret: set HERALD_APP_KEY and HERALD_APP_SECRET"),
+            (
+                CallCredentials::Admin,
+                "a name and password: set PUSHER_ADMIN_USERNAME and PUSHER_ADMIN_PASSWORD",
+            ),
+        ] {
+            let found = parse_url("http://somebody:hush@h", &caller);
+            assert_eq!(found, Err(format!("must not hold {remedy}")));
+        }
+    }
+
+    #[test]
     fn urls_are_http_without_credentials() {
         for (raw, expected) in [
             ("http://127.0.0.1:4000", true),
@@ -297,7 +356,7 @@ mod tests {
             ("h:4000", false),
             ("", false),
         ] {
-            let found = parse_url(raw);
+            let found = parse_url(raw, &CallCredentials::Admin);
             assert_eq!(found.is_ok(), expected, "{raw}: {found:?}");
             assert!(found.is_ok() || !format!("{found:?}").contains("hush"));
         }

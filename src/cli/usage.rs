@@ -87,7 +87,7 @@ fn of_server(args: &UsageArgs, url: &str) -> Result<Report, CommandFailure> {
     query.extend(times.into_iter().filter_map(|(name, time)| Some((name, time.clone()?))));
     match &args.app {
         Some(app) => Remote::of(app, Some(url))?.get(&["usage"], &query),
-        None => Remote::of_admin(url)?.get(&["usage"], &query),
+        None => Remote::of_admin(Some(url))?.get(&["usage"], &query),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
     thread,
@@ -17,6 +17,7 @@ use crate::databases::sql;
 
 mod apps;
 mod database;
+mod remote;
 mod serving;
 mod token;
 mod trigger;
@@ -95,6 +96,44 @@ impl Place {
         let app = self.run(&["apps", "show", slug, "--json"]).json();
         app["data"]["secret"].as_str().expect("a secret").to_owned()
     }
+}
+
+/// Starts a server for one request, whose thread returns the head and the body of that request.
+fn serve_once(
+    status: &'static str,
+    answer: &'static str,
+) -> (String, thread::JoinHandle<(String, String)>) {
+    let (address, served) = serve_once_at(Ipv4Addr::LOCALHOST, status, answer);
+    (format!("http://{address}"), served)
+}
+
+/// Like [`serve_once`], on an address of this machine.
+fn serve_once_at(
+    host: Ipv4Addr,
+    status: &'static str,
+    answer: &'static str,
+) -> (SocketAddr, thread::JoinHandle<(String, String)>) {
+    let listener = TcpListener::bind((host, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let served = thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).expect("a line") > 0, "the head ends");
+        }
+        let head = head.to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+        let mut body = vec![0; length.map_or(0, |n| n.parse().expect("a length"))];
+        reader.read_exact(&mut body).expect("a body");
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+            answer.len()
+        );
+        reader.into_inner().write_all(answer.as_bytes()).expect("the client reads");
+        (head, String::from_utf8(body).expect("UTF-8"))
+    });
+    (address, served)
 }
 
 impl From<Output> for Done {

@@ -2,34 +2,6 @@
 
 use super::*;
 
-/// Starts a server for one request, whose thread returns the head and the body of that request.
-fn serve_once(
-    status: &'static str,
-    answer: &'static str,
-) -> (String, thread::JoinHandle<(String, String)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let served = thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("a client");
-        let mut reader = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(reader.read_line(&mut head).expect("a line") > 0, "the head ends");
-        }
-        let head = head.to_ascii_lowercase();
-        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-        let mut body = vec![0; length.and_then(|n| n.parse().ok()).expect("a length")];
-        reader.read_exact(&mut body).expect("a body");
-        let answer = format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
-            answer.len()
-        );
-        reader.into_inner().write_all(answer.as_bytes()).expect("the client reads");
-        (head, String::from_utf8(body).expect("UTF-8"))
-    });
-    (url, served)
-}
-
 #[test]
 fn trigger_posts_the_event_as_the_app() {
     let place = Place::seeded();

@@ -66,37 +66,39 @@ pub(super) fn read(channel_data: &str, now_s: f64) -> Result<Persona, MemberFaul
     }
     let ChannelData { user_id, user_info } =
         serde_json::from_str(channel_data).map_err(|_| MemberFault::NotAnObject)?;
-    let key = user_id.and_then(key_of).ok_or(MemberFault::UserId)?;
-    persona(key.into(), user_info, now_s)
+    let id = user_id.and_then(text_of).ok_or(MemberFault::UserId)?;
+    persona(id.into(), user_info, now_s)
 }
 
-/// A member with this key and `user_info` that joins now.
+/// A member with this id and `user_info` that joins now. Not every id of a user can be the key of a member.
 ///
 /// # Errors
 /// [`MemberFault`].
 pub(super) fn persona(
-    key: ByteString,
+    id: ByteString,
     user_info: Option<&RawValue>,
     now_s: f64,
 ) -> Result<Persona, MemberFault> {
+    if !Visitor::is_key(&id) {
+        return Err(MemberFault::UserId);
+    }
     let info = user_info.filter(|info| info.get() != "null");
     match info.map(RawValue::get) {
         Some(info) if !info.starts_with('{') => return Err(MemberFault::UserInfo),
         Some(info) if info.len() > INFO_BYTES_MAX => return Err(MemberFault::TooLarge),
         _ => {}
     }
-    Ok(Persona { key, meta: Meta::new((now_s * 1_000.0) as u64, info)? })
+    Ok(Persona { key: id, meta: Meta::new((now_s * 1_000.0) as u64, info)? })
 }
 
-/// The key of a `user_id`, which is a string, or a number as it is spelled.
-fn key_of(user_id: &RawValue) -> Option<String> {
+/// The text of a `user_id`, which is a string, or a number as it is spelled.
+fn text_of(user_id: &RawValue) -> Option<String> {
     let json = user_id.get();
-    let key = match json.as_bytes().first()? {
-        b'"' => serde_json::from_str(json).ok()?,
-        b'-' | b'0'..=b'9' => json.to_owned(),
-        _ => return None,
-    };
-    Visitor::is_key(&key).then_some(key)
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str(json).ok(),
+        b'-' | b'0'..=b'9' => Some(json.to_owned()),
+        _ => None,
+    }
 }
 
 /// Spells the members as a JSON object: each `user_id` with its `user_info`.

@@ -248,3 +248,22 @@ async fn a_watchlist_that_is_no_list_of_ids_is_an_error_and_nobody_is_signed_in(
         }
     }
 }
+
+#[tokio::test]
+async fn p080_the_ids_of_users_may_be_names_that_javascript_objects_have() {
+    let server = TestServer::start();
+    let mut client =
+        signed_in(&server, r#"{"id":"constructor","watchlist":["u2","__proto__","toString"]}"#)
+            .await;
+    let offline = json!(["u2", "__proto__", "toString"]);
+    assert_eq!(watched(&mut client).await, (json!([]), offline));
+    let _other = signed_in(&server, r#"{"id":"__proto__"}"#).await;
+    assert_eq!(watched(&mut client).await, (json!(["__proto__"]), json!([])));
+    let mine = "#server-to-user-constructor";
+    client.subscribe(mine).await;
+    trigger(&server, event(&[mine], "1")).await;
+    client.hears(r##"{"event":"msg","channel":"#server-to-user-constructor","data":"1"}"##).await;
+    // Phoenix's clients see the members of presence channels, and older ones would fail on this key.
+    client.ask("presence-a", None).await;
+    client.hears_refusal("presence-a").await;
+}

@@ -122,7 +122,7 @@ impl PusherConversation {
         let UserData { id, user_info, watchlist } =
             serde_json::from_str(user_data).map_err(|_| SignInRefusal::NotAnObject)?;
         let id = id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
-        let id = id.filter(|id| Visitor::is_key(id)).ok_or(SignInRefusal::Id)?;
+        let id = id.filter(|id| is_user_id(id)).ok_or(SignInRefusal::Id)?;
         if self.user.as_ref().is_some_and(|user| user.id != id) {
             return Err(SignInRefusal::AnotherUser);
         }
@@ -132,6 +132,12 @@ impl PusherConversation {
     }
 }
 
+/// Returns whether a text can be the id of a user. The name of a property that every JavaScript object has can be
+/// one, although it cannot be the key of a member of a presence channel: no client of Phoenix is told the ids of users.
+fn is_user_id(id: &str) -> bool {
+    (1..=Visitor::KEY_BYTES_MAX).contains(&id.len())
+}
+
 impl Watchlist {
     fn read(raw: &RawValue) -> Result<Self, SignInRefusal> {
         let ids: Option<Vec<String>> =
@@ -139,7 +145,7 @@ impl Watchlist {
         let mut list = Self::default();
         let mut known = HashSet::new();
         for id in ids.unwrap_or_default() {
-            if !Visitor::is_key(&id) {
+            if !is_user_id(&id) {
                 return Err(SignInRefusal::Watchlist);
             }
             let id = id.into_boxed_str();

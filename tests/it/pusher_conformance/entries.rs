@@ -147,7 +147,10 @@ pub const ENTRIES: &[Entry] = &[
     shown(77, "101st member → error; existing member's extra connection still allowed"),
     shown(78, "Member data over 1 KB → error"),
     shown(79, "128-character id ok, 129 → error"),
-    shown(80, "`user_id` `\"__proto__\"`, `\"constructor\"` → treated as plain ids"),
+    shown(
+        80,
+        "`user_id` `\"__proto__\"`, `\"constructor\"` → treated as plain ids, except on presence channels, where Herald refuses them, because old versions of `phoenix.js` would fail on such a member",
+    ),
     shown(
         81,
         "Re-subscribe by u1 with new info on another connection → later rosters show the new info",

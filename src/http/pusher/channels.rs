@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     broker::{
-        Scope,
-        occupancy::{Rank, Survey},
+        ChannelName, Scope,
+        occupancy::{Occupied, Rank, Survey},
         subscriber::{Place, ScopeKey},
         topics::Unanswered,
     },
@@ -73,18 +73,12 @@ async fn list_scope(
         after: None,
         places_max: CHANNELS_MAX + 1,
     };
-    let occupied = services.topics.occupied(survey).await;
-    let occupied = occupied.map_err(|Unanswered| PusherError::Unavailable)?;
-    for (Rank { scope, channel }, count) in occupied {
-        let Some(channel) = channel else { continue };
-        let Some(name) = Channel::named(&scope, &channel) else { continue };
-        if channels.len() == CHANNELS_MAX {
-            let text = format!("more than {CHANNELS_MAX} channels have subscribers");
-            return Err(PusherError::bad(text + "; use filter_by_prefix"));
-        }
+    let room = CHANNELS_MAX - channels.len();
+    let ask = async |survey| services.topics.occupied(survey).await;
+    for NamedChannel { name, channel, subscribers } in named(survey, room, ask).await? {
         let mut told = Map::new();
         if asked.subscription_count {
-            told.insert("subscription_count".into(), count.into());
+            told.insert("subscription_count".into(), subscribers.into());
         }
         if asked.user_count {
             let place = Place { key: key.clone(), channel: Some(channel) };
@@ -95,6 +89,44 @@ async fn list_scope(
         channels.insert(name, told.into());
     }
     Ok(())
+}
+
+/// A channel with subscribers that has a name in Pusher's protocol.
+#[derive(Debug, PartialEq, Eq)]
+struct NamedChannel {
+    name: String,
+    channel: ChannelName,
+    subscribers: usize,
+}
+
+/// All channels of a survey that have a name, page by page: a page whose channels have no names says nothing
+/// about the channels after it.
+///
+/// # Errors
+/// [`PusherError::BadRequest`] if there are more than `room`.
+async fn named(
+    mut survey: Survey,
+    room: usize,
+    ask: impl AsyncFn(Survey) -> Result<Occupied, Unanswered>,
+) -> Result<Vec<NamedChannel>, PusherError> {
+    let mut named = Vec::new();
+    loop {
+        let page = ask(survey.clone()).await.map_err(|Unanswered| PusherError::Unavailable)?;
+        let is_last = page.len() < survey.places_max;
+        survey.after = page.last_key_value().map(|(rank, _)| rank.clone());
+        for (Rank { scope, channel }, subscribers) in page {
+            let Some(channel) = channel else { continue };
+            let Some(name) = Channel::named(&scope, &channel) else { continue };
+            if named.len() == room {
+                let text = format!("more than {CHANNELS_MAX} channels have subscribers");
+                return Err(PusherError::bad(text + "; use filter_by_prefix"));
+            }
+            named.push(NamedChannel { name, channel, subscribers });
+        }
+        if is_last {
+            return Ok(named);
+        }
+    }
 }
 
 /// Answers whether a channel has subscribers, and its requested attributes. A channel that was never used
@@ -143,4 +175,51 @@ pub(super) async fn list_users(
 fn channel(request: &HttpRequest, services: &Services) -> Result<Channel, PusherError> {
     let name = name_in_path(request, services)?;
     Ok(Channel::parse(&name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::AppId;
+
+    fn rank(channel: &str) -> Rank {
+        let channel = Some(ChannelName::parse(channel).expect("a channel"));
+        Rank { scope: Scope::public(), channel }
+    }
+
+    /// The names that are listed of these channels, with pages of `places_max` channels.
+    async fn listed(
+        channels: &[&str],
+        places_max: usize,
+        room: usize,
+    ) -> Result<Vec<String>, PusherError> {
+        let survey = Survey {
+            app: AppId(1),
+            scope: Some(Scope::public()),
+            prefix: String::new(),
+            after: None,
+            places_max,
+        };
+        let ask = async |survey: Survey| {
+            let all = channels.iter().map(|channel| (rank(channel), 1));
+            let mut all: Vec<_> =
+                all.filter(|(rank, _)| survey.after.as_ref().is_none_or(|at| rank > at)).collect();
+            all.sort();
+            Ok(all.into_iter().take(survey.places_max).collect())
+        };
+        let named = named(survey, room, ask).await?;
+        Ok(named.into_iter().map(|channel| channel.name).collect())
+    }
+
+    #[actix_web::test]
+    async fn channels_without_names_take_the_place_of_no_other_channel() {
+        let channels = ["a b", "a c", "a d", "b", "c d", "e"];
+        for places_max in 1..=7 {
+            let found = listed(&channels, places_max, 2).await;
+            assert_eq!(found, Ok(vec!["b".into(), "e".into()]), "pages of {places_max}");
+            let refused = listed(&channels, places_max, 1).await;
+            assert!(matches!(refused, Err(PusherError::BadRequest(_))), "pages of {places_max}");
+        }
+        assert_eq!(listed(&[], 1, 0).await, Ok(Vec::new()));
+    }
 }

@@ -117,6 +117,8 @@ async fn p145_p146_p156_p149_an_event_that_is_not_valid_is_not_published() {
         let (status, text) = answered(&server, &body).await;
         assert_eq!(status, 400, "{body} {text}");
     }
+    let (status, text) = answered(&server, &changed("name", json!("é".repeat(101)))).await;
+    assert_eq!((status, text.trim_end()), (400, "name has more than 200 bytes"));
     for (name, data) in [("n".repeat(200), "x"), ("client-x".into(), ""), ("é".repeat(100), "x")] {
         let body = json!({ "name": name, "channel": "a", "data": data });
         assert_eq!(answered(&server, &body).await, (200, "{}".to_owned()), "{name}");

@@ -30,8 +30,6 @@ use crate::{
 const CHANNELS_MAX: usize = 100;
 /// The most events of a batch.
 const BATCH_MAX: usize = 10;
-/// The most characters of an event's name.
-const NAME_CHARS_MAX: usize = 200;
 
 /// Publishes one event to one or more channels.
 ///
@@ -188,8 +186,8 @@ impl PusherEvent {
 fn read_name(raw: Option<&RawValue>) -> Result<EventName, PusherError> {
     let fault = |fault: &str| PusherError::field("name", fault);
     let name = text(raw).map_err(|error| fault(&error))?;
-    if name.chars().count() > NAME_CHARS_MAX {
-        return Err(PusherError::bad(format!("name has more than {NAME_CHARS_MAX} characters")));
+    if name.len() > EventName::BYTES_MAX {
+        return Err(PusherError::bad(format!("name has more than {} bytes", EventName::BYTES_MAX)));
     }
     if is_pusher_event(&name) {
         return Err(fault("must not begin with pusher: or pusher_internal:"));

@@ -18,7 +18,10 @@ use super::{
 enum EventRefusal {
     #[error("the app takes no client events")]
     Off,
-    #[error("the name of the event is not valid")]
+    #[error(
+        "the name of the event must have at most {} bytes, no control characters and no reserved beginning",
+        EventName::BYTES_MAX
+    )]
     Name,
     #[error("client events are taken on private and presence channels only")]
     Public,

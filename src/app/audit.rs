@@ -8,7 +8,11 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
 
-use super::AppId;
+use super::{
+    App, AppId,
+    key_pair::Pair,
+    pair_digests::{PairDigests, TextDigest},
+};
 
 /// The party that makes a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,34 +37,39 @@ impl Actor {
 }
 
 /// The party that makes a change, and the address of its request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct ChangedBy {
     /// The party that makes the change.
     pub actor: Actor,
     /// The address from which the request came; `None` without a request.
     pub address: Option<IpAddr>,
+    /// The key and secret with which a web application was authenticated; `None` for the other parties.
+    login: Option<TextDigest>,
 }
 
 impl ChangedBy {
     /// The command line.
-    pub const CLI: Self = Self { actor: Actor::Cli, address: None };
+    pub const CLI: Self = Self { actor: Actor::Cli, address: None, login: None };
 
     /// The administrator at this address.
     pub fn admin(address: IpAddr) -> Self {
-        Self { actor: Actor::Admin, address: Some(address) }
+        Self { actor: Actor::Admin, address: Some(address), login: None }
     }
 
-    /// The web application of this app, at this address.
-    pub fn app(id: AppId, address: IpAddr) -> Self {
-        Self { actor: Actor::App(id), address: Some(address) }
+    /// The web application of this app, at this address, which was authenticated by the app's current pair.
+    pub fn app(app: &App, address: IpAddr) -> Self {
+        let login = TextDigest::of_login(&app.key, &app.secret);
+        Self { actor: Actor::App(app.id), address: Some(address), login: Some(login) }
     }
 
-    /// Returns whether the party may change the app with this id at all: a web application may change its own
-    /// app only.
-    pub fn may_change(&self, id: AppId) -> bool {
+    /// The pair with which the party may act for an app, whose state may be newer than the one by which the
+    /// party was authenticated. The operator counts as the current pair. A web application has the pair of its
+    /// own app that has its key and secret; `None` if no pair of the app has them any longer.
+    pub fn pair_of(&self, app: &App) -> Option<Pair> {
         match self.actor {
-            Actor::Admin | Actor::Cli => true,
-            Actor::App(own) => own == id,
+            Actor::Admin | Actor::Cli => Some(Pair::Current),
+            Actor::App(own) if own == app.id => PairDigests::of(app).find_login(self.login?),
+            Actor::App(_) => None,
         }
     }
 }

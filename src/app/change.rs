@@ -7,7 +7,7 @@ use super::{
     App, AppId, Slug,
     audit::ChangedBy,
     fields::{AppFields, AppValues, Draft, Faults, TAKEN},
-    key_pair::{NewPair, Overlap},
+    key_pair::{NewPair, Overlap, Pair},
     store::{AppStore, StoreError},
 };
 
@@ -17,6 +17,12 @@ pub enum ChangeError {
     /// There is no such app.
     #[error("there is no such app")]
     NotFound,
+    /// The party is a web application, and its key and secret are not, or no longer, a pair of the app.
+    #[error("the key and secret are not those of the app")]
+    NotPermitted,
+    /// The party is a web application, and its key and secret are by now the previous pair of the app.
+    #[error("the key and secret are the previous ones of the app")]
+    PreviousPair,
     /// The requested values are not valid; nothing was written.
     #[error("{0}")]
     Invalid(Faults),
@@ -65,8 +71,8 @@ pub struct AppUpdate {
 /// Changes the given fields of an app.
 ///
 /// # Errors
-/// [`ChangeError::NotFound`], [`ChangeError::Invalid`] with all faults at once,
-/// [`ChangeError::Store`].
+/// [`ChangeError::NotFound`], [`ChangeError::NotPermitted`], [`ChangeError::PreviousPair`],
+/// [`ChangeError::Invalid`] with all faults at once, [`ChangeError::Store`].
 pub async fn update(
     store: &AppStore,
     by: &ChangedBy,
@@ -78,15 +84,18 @@ pub async fn update(
     if values.are_those_of(&app) {
         return Ok(AppUpdate { app, is_changed: false });
     }
-    let app = store.update(by, &app, &values).await?.ok_or(ChangeError::NotFound)?;
-    Ok(AppUpdate { app, is_changed: true })
+    match store.update(by, &app, &values).await? {
+        Some(app) => Ok(AppUpdate { app, is_changed: true }),
+        None => Err(overtaken(store, by, slug).await),
+    }
 }
 
 /// Gives an app a new random key pair, and keeps the present one valid until the overlap has
 /// passed.
 ///
 /// # Errors
-/// [`ChangeError::NotFound`], [`ChangeError::Store`].
+/// [`ChangeError::NotFound`], [`ChangeError::NotPermitted`], [`ChangeError::PreviousPair`],
+/// [`ChangeError::Store`].
 pub async fn rotate(
     store: &AppStore,
     by: &ChangedBy,
@@ -94,7 +103,10 @@ pub async fn rotate(
     overlap: Overlap,
 ) -> Result<App, ChangeError> {
     let app = find(store, by, slug).await?;
-    store.rotate(by, app.id, &NewPair::random(), overlap).await?.ok_or(ChangeError::NotFound)
+    match store.rotate(by, &app, &NewPair::random(), overlap).await? {
+        Some(app) => Ok(app),
+        None => Err(overtaken(store, by, slug).await),
+    }
 }
 
 /// Deletes an app.
@@ -105,10 +117,21 @@ pub async fn delete(store: &AppStore, by: &ChangedBy, slug: &Slug) -> Result<App
     store.delete(by, slug).await?.ok_or(ChangeError::NotFound)
 }
 
-/// Finds an app that this party may change.
+/// Finds an app that this party may change. The party was authenticated by a snapshot, which may be older than
+/// the row: the holder of a pair that has ended since must neither change the app nor see its new secret.
 async fn find(store: &AppStore, by: &ChangedBy, slug: &Slug) -> Result<App, ChangeError> {
-    let app = store.find(slug).await?.filter(|app| by.may_change(app.id));
-    app.ok_or(ChangeError::NotFound)
+    let app = store.find(slug).await?.ok_or(ChangeError::NotFound)?;
+    match by.pair_of(&app) {
+        Some(Pair::Current) => Ok(app),
+        Some(Pair::Previous) => Err(ChangeError::PreviousPair),
+        None => Err(ChangeError::NotPermitted),
+    }
+}
+
+/// The reason why the store wrote nothing to an app that was found just before: another writer has deleted it,
+/// or has ended the pair of this party.
+async fn overtaken(store: &AppStore, by: &ChangedBy, slug: &Slug) -> ChangeError {
+    find(store, by, slug).await.err().unwrap_or(ChangeError::NotFound)
 }
 
 /// Adds the faults that only the database can find, even to a draft that already has others.

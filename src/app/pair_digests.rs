@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -24,6 +24,12 @@ impl TextDigest {
     /// Makes the digest of a text.
     pub fn of(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
+    }
+
+    /// Makes the digest of `<key>:<secret>`, which is what HTTP Basic sends.
+    pub(super) fn of_login(key: &str, secret: &SecretString) -> Self {
+        let parts = Sha256::new().chain_update(key).chain_update(":");
+        Self(parts.chain_update(secret.expose_secret()).finalize().into())
     }
 
     /// Returns whether this is the digest of the text.
@@ -52,16 +58,14 @@ impl PairDigests {
         let current = Some((&app.key, &app.secret));
         let previous = app.previous.as_ref().map(|pair| (&pair.key, &pair.secret));
         let pairs = [current, previous].map(|pair| {
-            let pair = pair.map(|(key, secret)| (key, secret.expose_secret()));
             // The admin API creates no empty secret, but SQL can. An empty secret is known to
             // everybody, so it authenticates nobody.
-            pair.filter(|(_, secret)| !secret.is_empty())
+            pair.filter(|(_, secret)| !secret.expose_secret().is_empty())
         });
-        let login = |(key, secret): (&String, &str)| {
-            let parts = Sha256::new().chain_update(key).chain_update(":").chain_update(secret);
-            TextDigest(parts.finalize().into())
+        let login = |(key, secret): (&String, &SecretString)| TextDigest::of_login(key, secret);
+        let secret = |(_, secret): (&String, &SecretString)| {
+            TextDigest::of(secret.expose_secret().as_bytes())
         };
-        let secret = |(_, secret): (&String, &str)| TextDigest::of(secret.as_bytes());
         Self {
             logins: pairs.map(|pair| pair.map(login).unwrap_or_default()),
             secrets: pairs.map(|pair| pair.map(secret).unwrap_or_default()),

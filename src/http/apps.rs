@@ -8,7 +8,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    Services, admin, audit, body::Body, client::client_of, error::ApiError, read, refuse_method,
+    Services, admin, audit, auth::PREVIOUS_PAIR, body::Body, client::client_of, error::ApiError,
+    read, refuse_method,
 };
 use crate::{
     app::{
@@ -60,6 +61,8 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::NotFound => Self::NotFound,
+            RegistryError::NotPermitted => Self::Unauthorized,
+            RegistryError::PreviousPair => Self::Forbidden(PREVIOUS_PAIR),
             RegistryError::Invalid(faults) => Self::Invalid(faults),
             RegistryError::Unavailable => Self::Unavailable,
         }

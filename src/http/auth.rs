@@ -45,6 +45,9 @@ const DUMMY: &str = "00000000-0000-0000-0000-000000000000";
 /// The most apps whose keys are tried on a token before the request's body names the app.
 const APPS_TRIED_MAX: usize = 32;
 
+/// The answer to a change by the previous pair of a rotation.
+pub(super) const PREVIOUS_PAIR: &str = "the previous key and secret do not permit this";
+
 /// The header with the text that a page's token of `aud: "csrf"` is bound to.
 static CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
@@ -279,7 +282,7 @@ impl<'a> Credentials<'a> {
     pub fn authenticate_current(&self, services: &Services, slug: &str) -> Result<Owner, ApiError> {
         match self.authenticate_owner(services, slug)? {
             owner if owner.pair == Pair::Current => Ok(owner),
-            _ => Err(ApiError::Forbidden("the previous key and secret do not permit this")),
+            _ => Err(ApiError::Forbidden(PREVIOUS_PAIR)),
         }
     }
 

@@ -5,6 +5,9 @@
 //! itself. The previous pair of a rotation may read, but change nothing. An answer contains the secret
 //! only if the call has made or changed it. [`change_pace`](super::change_pace) limits the changes of an
 //! app within a minute.
+//!
+//! The snapshot that authenticates a caller may be older than the database, because another process may have
+//! rotated the keys. A change therefore judges the caller's pair once more by the row that it changes.
 
 use std::time::Instant;
 
@@ -71,9 +74,13 @@ async fn update(
     let before = authenticate(&request, &services, &slug)?;
     trust(&request);
     let fields = read_fields(&services, &request, payload, FieldWriter::App).await?;
+    let sets_secret = fields.have_secret();
     let by = by(&request, &services, &slug, &before)?;
     let app = ask(&services, UpdateApp { by, slug: slug.into_inner(), fields }).await?;
-    let is_new_secret = app.secret.expose_secret() != before.app.secret.expose_secret();
+    // The administrator may have rotated the keys meanwhile: a secret that differs was not necessarily set by
+    // this call.
+    let is_other_secret = app.secret.expose_secret() != before.app.secret.expose_secret();
+    let is_new_secret = sets_secret && is_other_secret;
     let view = if is_new_secret { AppView::from(&app) } else { AppView::without_secret(&app) };
     Ok(answer(&json!({ "data": view })))
 }
@@ -117,5 +124,8 @@ fn by(
         services.changes.take(app, Instant::now())?;
     }
     let address = client_of(request, &services.settings.server).address;
-    Ok(ChangedBy { actor: owner.actor, address: Some(address) })
+    Ok(match owner.actor {
+        Actor::App(_) => ChangedBy::app(&owner.app, address),
+        Actor::Admin | Actor::Cli => ChangedBy::admin(address),
+    })
 }

@@ -7,15 +7,11 @@ use crate::support::{
     tokens::{signed, token},
     *,
 };
-use herald::{
-    app::{
-        Slug,
-        audit::ChangedBy,
-        change::{self, AppUpdate},
-        fields::AppFields,
-        store::{AppStore, MissingFile},
-    },
-    settings::Settings,
+use herald::app::{
+    Slug,
+    audit::ChangedBy,
+    change::{self, AppUpdate},
+    fields::AppFields,
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -200,13 +196,7 @@ async fn a_deleted_app_leaves_nothing_to_one_that_takes_its_name() {
 
 /// Changes an app as the command line does: over a connection of its own, without the server's registry.
 async fn change_behind_its_back(server: &TestServer, fields: Value) {
-    let database = format!("sqlite://{}/herald.db", server.dir.path().display());
-    let env = [("HERALD_ENV", "test"), ("DATABASE_URL", database.as_str())];
-    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let settings = Settings::load_from(env.into_iter(), None).expect("test settings");
-    let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder)
-        .await
-        .expect("the same database");
+    let store = server.store().await;
     let slug = Slug::parse("foo-app").expect("a slug");
     let fields = AppFields::read(fields.as_object().expect("fields"));
     let update = change::update(&store, &ChangedBy::CLI, &slug, fields).await.expect("a change");

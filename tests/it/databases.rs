@@ -20,7 +20,7 @@ use herald::{
         audit::{AuditPage, ChangedBy, Of},
         change::{self, ChangeError},
         fields::{AppFields, AppValues, Draft, Faults},
-        key_pair::{LastUse, Overlap, Pair, PairUse},
+        key_pair::{LastUse, NewPair, Overlap, Pair, PairUse},
         registry::{
             AppChanged, AppRegistry, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, ListApps,
             ReadAudit, RegistryError, RotateApp, ShowApp, Times, UpdateApp, WatchApps, WriteUses,

@@ -1,6 +1,12 @@
 //! SPEC.md, *The console*: what an app's own login may see and change of its app.
 
-use herald::http::change_pace::CHANGES_PER_MINUTE_MAX;
+use std::time::Duration;
+
+use herald::{
+    app::{Slug, audit::ChangedBy, change, key_pair::Overlap},
+    http::change_pace::CHANGES_PER_MINUTE_MAX,
+};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::support::{tokens::token, *};
@@ -187,6 +193,38 @@ async fn an_app_rotates_its_pair_and_the_previous_one_may_only_read() {
     for entry in entries["data"].as_array().expect("a list") {
         assert_eq!((&entry["actor"], &entry["action"]), (&json!("app"), &json!("rotate")));
         assert_eq!(entry["fields"], json!(["key", "secret"]));
+    }
+}
+
+#[tokio::test]
+async fn the_old_pair_gets_nothing_from_a_server_that_has_not_read_a_rotation_yet() {
+    for (overlap, status) in [(json!(0), 401), (json!(60), 403)] {
+        let server = TestServer::start_with(|settings| {
+            settings.registry.refresh = Duration::from_secs(3_600);
+        });
+        let old = foo_app(&server).await;
+        let (store, slug) = (server.store().await, Slug::parse("foo-app").expect("a slug"));
+        let given = Overlap::read(Some(&overlap)).expect("an overlap");
+        let rotation = change::rotate(&store, &ChangedBy::CLI, &slug, given);
+        let rotated = rotation.await.expect("a rotation");
+        let secret = rotated.secret.expose_secret();
+        let shown = call(&server, &old, "GET", "/audit", json!({})).await;
+        assert_eq!(shown.status, 200, "the server still accepts the old pair");
+        for (method, path, body) in [
+            ("PATCH", "", json!({ "app": { "pusher": true } })),
+            ("PATCH", "", json!({ "app": { "client_events": "all" } })),
+            ("PATCH", "", json!({ "app": { "secret": "" } })),
+            ("POST", "/rotate", json!({ "overlap_seconds": 0 })),
+        ] {
+            let answer = call(&server, &old, method, path, body.clone()).await;
+            let case = format!("{overlap}: {method} {path} {body}: {}", answer.body);
+            assert_eq!(answer.status, status, "{case}");
+            assert!(!answer.body.contains(secret) && !answer.body.contains(&rotated.key), "{case}");
+        }
+        let found = store.find(&slug).await.expect("a look").expect("an app");
+        assert_eq!((&found.key, found.updated_at), (&rotated.key, rotated.updated_at));
+        assert_eq!(found.secret.expose_secret(), secret);
+        store.close().await;
     }
 }
 

@@ -135,6 +135,13 @@ pub enum RegistryError {
     /// There is no such app.
     #[error("there is no such app")]
     NotFound,
+    /// The caller is a web application whose key and secret have ended since it was authenticated.
+    #[error("the key and secret have ended")]
+    NotPermitted,
+    /// The caller is a web application whose key and secret have become the previous pair since it was
+    /// authenticated.
+    #[error("the key and secret have become the previous ones")]
+    PreviousPair,
     /// The requested values are not valid.
     #[error("some fields are not valid")]
     Invalid(Faults),
@@ -148,6 +155,8 @@ impl From<ChangeError> for RegistryError {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::NotFound => Self::NotFound,
+            ChangeError::NotPermitted => Self::NotPermitted,
+            ChangeError::PreviousPair => Self::PreviousPair,
             ChangeError::Invalid(faults) => Self::Invalid(faults),
             ChangeError::Store(_) => Self::Unavailable,
         }

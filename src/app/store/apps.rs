@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use herald_entity::{apps, prelude::Apps as Table};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
+    ActiveModelTrait, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QuerySelect, Set, UpdateMany,
     sea_query::{Expr, ExprTrait},
 };
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::app::{
     App, AppId, Slug,
-    audit::{Action, ChangedBy},
+    audit::{Action, Actor, ChangedBy},
     fields::AppValues,
     key_pair::{NewPair, Overlap, PairUse},
     pair_digests::PairDigests,
@@ -149,7 +149,8 @@ impl AppStore {
     }
 
     /// Changes `current` to `values`, writing only the columns that differ, and adds the entry of
-    /// the audit trail; `None` if the app no longer exists.
+    /// the audit trail; `None` if the app no longer exists, or if a web application makes the change
+    /// and the app no longer has the pair of `current`.
     ///
     /// # Errors
     /// [`StoreError::Taken`], [`StoreError::Unavailable`].
@@ -162,7 +163,8 @@ impl AppStore {
         let now = now();
         let row = changed_columns(current, values, now);
         let update = async |transaction: &DatabaseTransaction| {
-            match row.update(transaction).await {
+            let update = Table::update(row).validate()?.filter(has_pair_for(by, current));
+            match update.exec_without_returning(transaction).await {
                 Ok(_) => {}
                 Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => return Ok(false),
                 Err(error) => return Err(error.into()),
@@ -181,7 +183,8 @@ impl AppStore {
 
     /// Gives an app a new key pair. The pair that it has becomes the previous one until the overlap
     /// has passed; the pair that was the previous one ends. Adds the entry of the audit trail. `None`
-    /// if the app does not exist.
+    /// if the app no longer exists, or if a web application rotates and the app no longer has the pair
+    /// of `current`.
     ///
     /// One statement reads and writes the pair, so that of two rotations at the same time the later
     /// one keeps the pair that the earlier one made.
@@ -191,7 +194,7 @@ impl AppStore {
     pub async fn rotate(
         &self,
         by: &ChangedBy,
-        id: AppId,
+        current: &App,
         pair: &NewPair,
         overlap: Overlap,
     ) -> Result<Option<App>, StoreError> {
@@ -199,7 +202,7 @@ impl AppStore {
             Id, Key, KeyLastUsedAt, PreviousKey, PreviousKeyExpiresAt, PreviousKeyLastUsedAt,
             PreviousSecret, Secret, UpdatedAt,
         };
-        let now = now();
+        let (now, id) = (now(), current.id);
         let kept =
             [(PreviousKey, Key), (PreviousSecret, Secret), (PreviousKeyLastUsedAt, KeyLastUsedAt)];
         let no_time = || Expr::value(Option::<DateTime<Utc>>::None);
@@ -217,9 +220,12 @@ impl AppStore {
             .col_expr(Secret, Expr::value(pair.secret.expose_secret().to_owned()))
             .col_expr(KeyLastUsedAt, no_time())
             .col_expr(UpdatedAt, Expr::value(now))
-            .filter(Id.eq(id.0));
+            .filter(Id.eq(id.0))
+            .filter(has_pair_for(by, current));
         let rotate = async |transaction: &DatabaseTransaction| {
-            rotation.exec(transaction).await?;
+            if rotation.exec(transaction).await?.rows_affected == 0 {
+                return Ok(None);
+            }
             claim_key(transaction, &pair.key).await?;
             let row = Table::find_by_id(id.0).one(transaction).await?;
             let Some(app) = row.and_then(|row| read(row).ok()) else { return Ok(None) };
@@ -281,6 +287,19 @@ impl AppStore {
             Ok(Some(id))
         };
         self.write(delete).await
+    }
+}
+
+/// The condition under which a party may still change an app that it has read: a web application may as long as
+/// the app has the pair with which the application was judged, because another process may have rotated it since.
+fn has_pair_for(by: &ChangedBy, app: &App) -> Condition {
+    let pair = [
+        apps::Column::Key.eq(app.key.as_str()),
+        apps::Column::Secret.eq(app.secret.expose_secret()),
+    ];
+    match by.actor {
+        Actor::App(_) => pair.into_iter().fold(Condition::all(), Condition::add),
+        Actor::Admin | Actor::Cli => Condition::all(),
     }
 }
 

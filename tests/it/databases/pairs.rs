@@ -5,6 +5,7 @@ use super::*;
 on_both_databases! {
     a_rotation_keeps_the_pair_before_it_with_its_last_use
     racing_rotations_lose_no_pair_that_was_answered
+    an_application_whose_pair_has_ended_since_it_was_judged_changes_nothing
     a_previous_pair_that_is_incomplete_is_none
     a_pair_that_has_ended_is_removed_and_leaves_its_key
     of_two_last_uses_the_later_one_is_kept
@@ -70,6 +71,41 @@ async fn racing_rotations_lose_no_pair_that_was_answered(database: &TestDatabase
         valid.sort();
         assert_eq!(valid, answered);
     }
+}
+
+async fn an_application_whose_pair_has_ended_since_it_was_judged_changes_nothing(
+    database: &TestDatabase,
+) {
+    let store = database.migrated().await;
+    let mut judged = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+    for seconds in [60, 0] {
+        let by = ChangedBy::app(&judged, "192.0.2.1".parse().expect("an address"));
+        let now = change::rotate(&store, &ChangedBy::CLI, &judged.slug, overlap(seconds)).await;
+        let now = now.expect("a rotation");
+        let is_refusal = |error: ChangeError| match error {
+            ChangeError::PreviousPair => seconds > 0,
+            ChangeError::NotPermitted => seconds == 0,
+            _ => false,
+        };
+        for given in [json!({}), json!({ "history_seconds": 7 }), json!({ "secret": "" })] {
+            let changed = change::update(&store, &by, &judged.slug, fields(given)).await;
+            assert!(is_refusal(changed.expect_err("a refusal")), "{seconds}");
+        }
+        let rotated = change::rotate(&store, &by, &judged.slug, overlap(0)).await;
+        assert!(is_refusal(rotated.expect_err("a refusal")), "{seconds}");
+        // The rotation may also come after the look at the row, and before the change of it.
+        let values = AppValues { key: "chosen".into(), ..AppValues::from(&judged) };
+        let late = store.update(&by, &judged, &values).await.expect("an answer");
+        assert!(late.is_none(), "{seconds}");
+        let pair = NewPair::random();
+        let late = store.rotate(&by, &judged, &pair, overlap(0)).await.expect("an answer");
+        assert!(late.is_none(), "{seconds}");
+        let found = store.find(&judged.slug).await.expect("a look").expect("an app");
+        assert_eq!((pair_of(&found), found.updated_at), (pair_of(&now), now.updated_at));
+        judged = found;
+    }
+    let by = ChangedBy::app(&judged, "192.0.2.1".parse().expect("an address"));
+    change::rotate(&store, &by, &judged.slug, overlap(0)).await.expect("its current pair may");
 }
 
 async fn a_previous_pair_that_is_incomplete_is_none(database: &TestDatabase) {

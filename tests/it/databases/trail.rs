@@ -15,12 +15,12 @@ async fn every_change_leaves_an_entry_that_outlives_the_app(database: &TestDatab
     let (admin, cli) = (ChangedBy::admin(address), ChangedBy::CLI);
     let given = json!({ "name": "foo-app", "client_events": "all", "active": true });
     let created = change::create(&store, &admin, fields(given)).await.expect("an app");
-    let (app, other) =
-        (ChangedBy::app(created.id, address), ChangedBy::app(AppId(created.id.0 + 1), address));
+    let other = App { id: AppId(created.id.0 + 1), ..created.clone() };
+    let (app, other) = (ChangedBy::app(&created, address), ChangedBy::app(&other, address));
     let foreign = change::update(&store, &other, &created.slug, fields(json!({ "key": "" }))).await;
-    assert!(matches!(foreign, Err(ChangeError::NotFound)), "an app changes itself only");
+    assert!(matches!(foreign, Err(ChangeError::NotPermitted)), "an app changes itself only");
     let foreign = change::rotate(&store, &other, &created.slug, overlap(60)).await;
-    assert!(matches!(foreign, Err(ChangeError::NotFound)), "an app rotates itself only");
+    assert!(matches!(foreign, Err(ChangeError::NotPermitted)), "an app rotates itself only");
     for (by, given) in [
         (&app, json!({ "history_seconds": 7, "client_events": "all" })),
         (&cli, json!({ "history_seconds": "7", "nonsense": 1 })),
@@ -31,6 +31,8 @@ async fn every_change_leaves_an_entry_that_outlives_the_app(database: &TestDatab
     }
     let faulty = fields(json!({ "name": "x" }));
     change::update(&store, &cli, &created.slug, faulty).await.expect_err("a fault");
+    let with_new_secret = store.find(&created.slug).await.expect("a look").expect("an app");
+    let app = ChangedBy::app(&with_new_secret, address);
     change::rotate(&store, &app, &created.slug, overlap(60)).await.expect("a rotation");
     let renamed = fields(json!({ "name": "bar-app" }));
     let bar = change::update(&store, &admin, &created.slug, renamed).await.expect("a change").app;

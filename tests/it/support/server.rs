@@ -6,6 +6,7 @@ use std::{
 };
 
 use herald::{
+    app::store::{AppStore, MissingFile},
     engine::Engine,
     server::{Server, Stop},
     session::upgrade::Protocol,
@@ -131,6 +132,16 @@ impl TestServer {
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The server's database over a connection of its own, as the command line uses it.
+    pub async fn store(&self) -> AppStore {
+        let url = database::url_in(self.dir.path());
+        let env = [("HERALD_ENV", "test"), ("DATABASE_URL", &url)];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = Settings::load_from(env.into_iter(), None).expect("test settings");
+        let store = AppStore::connect(&settings.database, MissingFile::Refuse).await;
+        store.expect("the same database")
     }
 
     /// Creates an app with these fields.

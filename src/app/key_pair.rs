@@ -59,7 +59,7 @@ impl PreviousPair {
     }
 }
 
-/// A new pair that an app is going to have.
+/// A new pair that an app is going to have, or that a change has just given to it.
 #[derive(Debug, Clone)]
 pub struct NewPair {
     /// User name of HTTP Basic auth.

@@ -20,6 +20,7 @@ use super::{
     cross_site,
     error::ApiError,
 };
+use crate::app::key_pair::NewPair;
 
 /// The header in which a browser states how a request came about: `navigate` for a page that a person
 /// opens, another value for a request of a script.
@@ -51,13 +52,15 @@ pub(super) async fn guard<B: MessageBody>(
         request.extensions_mut().insert(session.clone());
     }
     let is_prompt_of_use = is_prompt_of_use(&request);
-    let session = session.map(|session| (session, may_change_keys(&request)));
     let mut response = next.call(request).await?;
-    if let Some((session, may_renew)) = session {
+    if let Some(session) = session {
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-        if may_renew && response.status().is_success() {
-            Box::pin(services.console.renew(&services, &session)).await;
+        // The handler names the pair that the call has made. The present pair may be that of another party,
+        // whose change is meant to end this session.
+        let made = response.request().extensions_mut().remove::<NewPair>();
+        if let Some(made) = made {
+            Box::pin(services.console.renew(&services, &session, &made)).await;
         }
     }
     if response.status() == StatusCode::UNAUTHORIZED && !is_prompt_of_use {
@@ -83,14 +86,6 @@ async fn judge(request: &ServiceRequest, services: &Services) -> Result<Option<S
         return Err(ApiError::Forbidden(session::NO_EVIDENCE));
     }
     Ok(Some(session))
-}
-
-/// Returns whether a call that succeeds may have changed the key or the secret of the app that makes it.
-fn may_change_keys(request: &ServiceRequest) -> bool {
-    let mut segments = request.path().split('/').skip(1);
-    let [api, apps, _slug, rest] = [(); 4].map(|()| segments.next());
-    let is_app = (api, apps) == (Some("api"), Some("apps")) && segments.next().is_none();
-    !cross_site::is_reading(request.method()) && is_app && matches!(rest, None | Some("rotate"))
 }
 
 /// Returns whether the answer may have `WWW-Authenticate`, with which a browser opens its own prompt for

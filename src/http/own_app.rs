@@ -11,7 +11,7 @@
 
 use std::time::Instant;
 
-use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, Resource, guard, web};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -26,8 +26,10 @@ use super::{
 };
 use crate::{
     app::{
+        App,
         audit::{Actor, ChangedBy},
         fields::FieldWriter,
+        key_pair::NewPair,
         registry::{RotateApp, ShowApp, UpdateApp},
     },
     session::requests::trust,
@@ -81,6 +83,9 @@ async fn update(
     // this call.
     let is_other_secret = app.secret.expose_secret() != before.app.secret.expose_secret();
     let is_new_secret = sets_secret && is_other_secret;
+    if is_other_secret || app.key != before.app.key {
+        note_new_pair(&request, &app);
+    }
     let view = if is_new_secret { AppView::from(&app) } else { AppView::without_secret(&app) };
     Ok(answer(&json!({ "data": view })))
 }
@@ -100,7 +105,14 @@ pub async fn rotate(
     let overlap = read_overlap(&services, &request, payload).await?;
     let by = by(&request, &services, &slug, &before)?;
     let app = ask(&services, RotateApp { by, slug: slug.into_inner(), overlap }).await?;
+    note_new_pair(&request, &app);
     Ok(answer(&json!({ "data": AppView::from(&app) })))
+}
+
+/// Notes the pair that this call has given to the app, for the session of the console that makes the call.
+fn note_new_pair(request: &HttpRequest, app: &App) {
+    let pair = NewPair { key: app.key.clone(), secret: app.secret.clone() };
+    request.extensions_mut().insert(pair);
 }
 
 /// Finds the app, if the credentials are its current pair.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::{
     app::{
         App,
-        key_pair::Pair,
+        key_pair::{NewPair, Pair},
         store::{AppStore, StoreError, console::ConsoleSession},
     },
     http::{Services, auth::find_active, error::ApiError, tally::Tally},
@@ -201,14 +201,16 @@ impl LoginSessions {
         Ok(())
     }
 
-    /// Keeps a session that has itself just changed its app's key or secret: it rests on the new pair from
-    /// now on, and only the other sessions of the app end.
-    pub(crate) async fn renew(&self, services: &Services, session: &Session) {
+    /// Keeps a session that has itself just given this pair to its app: it rests on the pair from now on, and
+    /// only the other sessions of the app end. If another party has changed the pair since, the session ends,
+    /// too.
+    pub(crate) async fn renew(&self, services: &Services, session: &Session, made: &NewPair) {
         let Some(id) = session.0.app else { return };
-        if session.holder(services).is_some() {
-            return;
-        }
-        let app = services.directory.load().by_id(id).filter(|app| app.settings.active).cloned();
+        let is_made = |app: &&Arc<App>| {
+            let is_secret = app.secret.expose_secret() == made.secret.expose_secret();
+            app.settings.active && app.key == made.key && is_secret
+        };
+        let app = services.directory.load().by_id(id).filter(is_made).cloned();
         let rests_on = app.and_then(|app| self.0.rests_on_app(&app, Pair::Current));
         let Some(rests_on) = rests_on else { return };
         if self.0.store.rest_console_session(session.id(), &rests_on).await.is_ok() {
@@ -386,3 +388,6 @@ fn unavailable(error: StoreError) -> ApiError {
     log::warn!("the console's sessions cannot be read or written: {error}");
     ApiError::Unavailable
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,21 +174,25 @@ impl LoginSessions {
         services: &Services,
         id: String,
     ) -> Result<Option<Session>, ApiError> {
-        let session = match self.0.recall(&id) {
-            Recalled::Session(session) => session,
-            Recalled::Ended => return Ok(None),
-            Recalled::Nothing => {
-                let row = self.0.store.console_session(&id).await.map_err(unavailable)?;
-                let Some(row) = row else { return Ok(None) };
-                let row = Arc::new(row);
-                if !self.0.remember(id, &row) {
-                    return Ok(None);
-                }
-                row
+        match self.0.remembered(&id) {
+            Remembered::Session(row, at)
+                if at.elapsed() < READ_AGE_MAX && self.is_valid(services, &row) =>
+            {
+                return Ok(Some(Session(row)));
             }
-        };
-        let is_valid = session.expires_at > Utc::now() && self.holder(services, &session).is_some();
-        Ok(is_valid.then_some(Session(session)))
+            Remembered::Ended => return Ok(None),
+            // A session that has just changed its app's keys, in another tab or through another node, rests
+            // on the new pair in the database, and on the old one in the cache.
+            Remembered::Session(..) | Remembered::Nothing => {}
+        }
+        let row = self.0.store.console_session(&id).await.map_err(unavailable)?;
+        let Some(row) = row.map(Arc::new) else { return Ok(None) };
+        let is_valid = self.0.remember(id, &row) && self.is_valid(services, &row);
+        Ok(is_valid.then_some(Session(row)))
+    }
+
+    fn is_valid(&self, services: &Services, session: &ConsoleSession) -> bool {
+        session.expires_at > Utc::now() && self.holder(services, session).is_some()
     }
 
     /// Ends a session, here at once and on other nodes within [`READ_AGE_MAX`].
@@ -270,9 +274,10 @@ impl LoginSessions {
     }
 }
 
-/// The answer of the cache about a session: a row that is not too old, that it has ended, or nothing.
-enum Recalled {
-    Session(Arc<ConsoleSession>),
+/// The answer of the cache about a session: a row and the time at which it was read, that the session has
+/// ended, or nothing.
+enum Remembered {
+    Session(Arc<ConsoleSession>, Instant),
     Ended,
     Nothing,
 }
@@ -287,13 +292,11 @@ impl Inner {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn recall(&self, id: &str) -> Recalled {
+    fn remembered(&self, id: &str) -> Remembered {
         match self.lock().peek(id) {
-            Some(SessionFacts::Read(row, at)) if at.elapsed() < READ_AGE_MAX => {
-                Recalled::Session(row.clone())
-            }
-            Some(SessionFacts::Ended) => Recalled::Ended,
-            _ => Recalled::Nothing,
+            Some(SessionFacts::Read(row, at)) => Remembered::Session(row.clone(), *at),
+            Some(SessionFacts::Ended) => Remembered::Ended,
+            None => Remembered::Nothing,
         }
     }
 

@@ -87,3 +87,19 @@ async fn a_call_keeps_its_session_only_for_the_pair_that_it_has_made_itself() {
         assert_eq!(logged_in.is_in().await, is_kept, "{case}");
     }
 }
+
+#[actix_web::test]
+async fn a_session_that_has_changed_its_keys_elsewhere_is_not_refused_for_its_cached_row() {
+    let logged_in = LoggedInApp::start().await;
+    assert!(logged_in.is_in().await, "its row is cached from now on");
+    let pair = NewPair::random();
+    let rotated = App { key: pair.key.clone(), secret: pair.secret.clone(), ..app("foo-app") };
+    let inner = &logged_in.console().0;
+    let rests_on = inner.rests_on_app(&rotated, Pair::Current).expect("a current pair");
+    let renewed = inner.store.rest_console_session(logged_in.session.id(), &rests_on).await;
+    renewed.expect("a written row");
+    logged_in.rotate(&pair);
+    assert!(logged_in.is_in().await);
+    logged_in.rotate(&NewPair::random());
+    assert!(!logged_in.is_in().await);
+}

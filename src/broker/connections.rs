@@ -5,6 +5,7 @@
 //! If a thread does not answer, the whole question fails, because the list would be too short.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     num::NonZeroI32,
     time::{SystemTime, UNIX_EPOCH},
@@ -260,6 +261,19 @@ impl Topics {
             }
         }
         Ok(all.first(sessions_max))
+    }
+
+    /// The users as whom sessions of this node have joined topics of an app. Those of a thread that does not
+    /// answer in time are missing.
+    pub async fn subs_here(&self, app: AppId) -> BTreeSet<ShownSub> {
+        let ask = ListConnections { app, after: None, sessions_max: usize::MAX };
+        let mut subs = BTreeSet::new();
+        for asked in self.fanouts().ask(ask, self.wait_max()).await {
+            if let Asked::Answered(of_thread) = asked {
+                subs.extend(of_thread.sessions.into_iter().flat_map(|session| session.subs));
+            }
+        }
+        subs
     }
 
     /// Ends the joins of an app on one session; `false` if the session has none. A session without

@@ -137,7 +137,7 @@ impl TestDatabase {
         row.try_get("", "n").expect("a number")
     }
 
-    async fn connection(&self) -> DatabaseConnection {
+    pub(crate) async fn connection(&self) -> DatabaseConnection {
         Database::connect(&self.url).await.expect("a connection")
     }
 }

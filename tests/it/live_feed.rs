@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::{Value, json};
 
 use crate::{
     console::{admin, app_login, call, log_in, two_apps},
-    databases::sql,
+    databases::{TestDatabase, sql},
     support::{
         server::ADMIN,
         tokens::{signed, token},
@@ -428,6 +429,51 @@ async fn the_feed_ends_with_the_session_that_it_rests_on() {
         socket.try_join(&topic, json!({ "guardian_token": token })).await;
         tokio::time::timeout(DEADLINE, socket.rest()).await.expect("an end");
     }
+}
+
+#[tokio::test]
+async fn a_join_ends_with_its_login_also_on_a_server_that_has_not_minted_its_token() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let database = format!("sqlite://{}/herald.db", dir.path().display());
+    let node = || {
+        let database = database.clone();
+        TestServer::start_with(move |settings| {
+            settings.database.url = database.into();
+            settings.secrets.secret_key_base = "one key for both nodes, 32 bytes!".into();
+        })
+    };
+    let (minting, joined) = (node(), node());
+    let (cookie, _) = log_in(&minting, &app_login(&App::seeded())).await;
+    let (token, topic) = live(&minting, &cookie).await;
+    let mut socket = Socket::connect(&joined, V2).await;
+    socket.join(&topic, json!({ "guardian_token": token })).await;
+    drop(minting);
+    sql(&database, "UPDATE console_sessions SET expires_at = '2026-01-01 00:00:00+00:00'").await;
+    let (frames, code) = tokio::time::timeout(DEADLINE, socket.rest()).await.expect("an end");
+    assert_eq!(code, 1001, "{frames:?}");
+}
+
+#[tokio::test]
+async fn the_feed_goes_on_while_the_logins_cannot_be_read() {
+    let database = TestDatabase::postgres().await;
+    let url = database.url().to_owned();
+    let server = TestServer::start_with(move |settings| {
+        settings.database.url = url.into();
+        settings.database.query_timeout = 6 * DEADLINE;
+    });
+    let mut console = watching(&server, "test-app").await;
+    let connection = database.connection().await;
+    let lock = connection.begin().await.expect("a transaction");
+    let statement = "LOCK TABLE console_sessions IN ACCESS EXCLUSIVE MODE";
+    lock.execute_unprepared(statement).await.expect("a lock");
+    // There is a check of the logins in each second, and a sample.
+    for _ in 0..4 {
+        fed(&mut console, "sample", |_| true).await;
+    }
+    lock.rollback().await.expect("the end of the lock");
+    connection.close().await.expect("an orderly end");
+    drop(server);
+    database.remove().await;
 }
 
 #[tokio::test]

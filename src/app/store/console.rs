@@ -1,5 +1,7 @@
 //! The console's sessions in the database. Only a hash of the bytes of a cookie is stored.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use herald_entity::{console_sessions, prelude::ConsoleSessions as Table};
 use sea_orm::{
@@ -13,6 +15,9 @@ use crate::app::AppId;
 /// The most sessions that one app, or the administrator, may have. Beyond them, a new session replaces the one
 /// that expires first.
 const SESSIONS_MAX: u64 = 100;
+
+/// The most sessions that one query asks for, because SQLite accepts a limited number of values.
+const SESSIONS_PER_QUERY: usize = 1_000;
 
 /// A session of the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +78,26 @@ impl AppStore {
     pub async fn console_session(&self, id: &str) -> Result<Option<ConsoleSession>, StoreError> {
         let row = Table::find_by_id(id).one(&self.db);
         let row = self.query(row).await?.filter(|row| row.expires_at > now());
-        Ok(row.map(|row| ConsoleSession {
-            id: row.id,
-            app: row.app_id.map(AppId),
-            rests_on: row.rests_on,
-            expires_at: row.expires_at,
-        }))
+        Ok(row.map(session))
+    }
+
+    /// Finds the sessions with these ids. Expired ones count as absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn console_sessions(
+        &self,
+        ids: &BTreeSet<String>,
+    ) -> Result<Vec<ConsoleSession>, StoreError> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut found = Vec::new();
+        for some in ids.chunks(SESSIONS_PER_QUERY) {
+            let is_one = console_sessions::Column::Id.is_in(some.iter().copied());
+            let rows = Table::find().filter(is_one).all(&self.db);
+            let rows = self.query(rows).await?.into_iter().filter(|row| row.expires_at > now());
+            found.extend(rows.map(session));
+        }
+        Ok(found)
     }
 
     /// Replaces the credentials on which a session rests.
@@ -115,6 +134,15 @@ impl AppStore {
     pub async fn sweep_console_sessions(&self) -> Result<(), StoreError> {
         self.write(async |transaction: &DatabaseTransaction| forget_expired(transaction).await)
             .await
+    }
+}
+
+fn session(row: console_sessions::Model) -> ConsoleSession {
+    ConsoleSession {
+        id: row.id,
+        app: row.app_id.map(AppId),
+        rests_on: row.rests_on,
+        expires_at: row.expires_at,
     }
 }
 

@@ -4,7 +4,8 @@
 //! The feed is a topic of the reserved app, `console:_console:<number of the app>`. The reserved app is in
 //! no database and no list, it accepts no calls, and its secret is derived from the server's own key: no
 //! token of another app, and no token signed with `GUARDIAN_SECRET`, can join the topic. A join of the
-//! feed ends with the login of the console on which it rests.
+//! feed ends with the login of the console on which it rests: its token names the session as its `sub`, and
+//! [`watching`](super::watching) checks the sessions of all joins.
 
 use std::time::Duration;
 
@@ -121,8 +122,6 @@ pub(super) async fn create(
     let key = key.ok_or(ApiError::Unavailable)?;
     let token = token::mint(&claims, &key, SigningAlgorithm::Hs256);
     let token = token.map_err(|_| ApiError::Unavailable)?;
-    // The token is accepted a little longer than its `exp` says, because tokens have a leeway.
-    services.console.note_live(&session, 2 * TOKEN_TTL);
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
         "data": { "token": token, "topic": topic, "expires_in_seconds": TOKEN_TTL.as_secs() }
     })))

@@ -10,6 +10,7 @@ pub mod overview;
 pub mod reporter;
 pub(crate) mod secret;
 pub mod session;
+mod watching;
 
 use actix_web::{middleware::from_fn, web};
 

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::live;
+use super::watching::LoginChecks;
 use crate::{
     app::{AppId, Slug},
     broker::{
@@ -96,6 +96,7 @@ pub fn take_part(services: &web::Data<Services>) {
 /// Publishes the events of the watched apps, for as long as this runs. While no app is watched, it
 /// sleeps.
 pub async fn run(services: web::Data<Services>) {
+    let checks = LoginChecks::start(services.clone());
     let mut reporter = Reporter::new(services);
     loop {
         reporter.services.topics.feed().watched().await;
@@ -104,9 +105,7 @@ pub async fn run(services: web::Data<Services>) {
             tokio::time::sleep(INTERVAL).await;
             reporter.report(nth == INTERVALS_PER_SAMPLE).await;
         }
-        for session in reporter.services.console.ended_live(&reporter.services).await {
-            live::end(&reporter.services, &session).await;
-        }
+        checks.request();
     }
 }
 

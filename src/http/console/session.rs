@@ -8,6 +8,7 @@
 //! logout takes effect at once on its own node, and after that time on the others.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -46,9 +47,6 @@ const READ_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// The most sessions whose [`SessionFacts`] are kept in memory.
 const REMEMBERED_MAX: usize = 10_000;
-
-/// The most sessions that may have joined the live feed.
-const LIVE_MAX: usize = 1_000;
 
 /// The interval at which sessions that have expired are removed from the database.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -95,16 +93,6 @@ struct Inner {
     store: AppStore,
     key: SecretString,
     remembered: Mutex<Tally<String, SessionFacts>>,
-    /// The sessions that may have joined the live feed.
-    live: Mutex<Tally<String, Live>>,
-}
-
-/// A session with a token for the live feed.
-#[derive(Clone)]
-struct Live {
-    session: Session,
-    /// The time at which its newest token can no longer be used to join.
-    until: Instant,
 }
 
 /// The cached facts about a session.
@@ -120,8 +108,7 @@ impl LoginSessions {
     pub fn new(store: AppStore, settings: &Settings) -> Self {
         let key = settings.secrets.secret_key_base.clone();
         let remembered = Mutex::new(Tally::new(REMEMBERED_MAX));
-        let live = Mutex::new(Tally::new(LIVE_MAX));
-        Self(Arc::new(Inner { store, key, remembered, live }))
+        Self(Arc::new(Inner { store, key, remembered }))
     }
 
     /// Begins a session for an app, which has proved one of its pairs, or for the administrator.
@@ -222,31 +209,35 @@ impl LoginSessions {
         }
     }
 
-    /// Notes that a session may have joined the live feed.
-    pub(super) fn note_live(&self, session: &Session, token_ttl: Duration) {
-        let live = Live { session: session.clone(), until: Instant::now() + token_ttl };
-        self.0.live().insert(session.id().to_owned(), live);
-    }
-
-    /// The ids of sessions that may have joined the live feed and have ended. A session is returned by
-    /// each call until its tokens can no longer be used to join. While the database does not answer, a
-    /// session is only returned if it has expired or its credentials have changed.
-    pub(super) async fn ended_live(&self, services: &Services) -> Vec<String> {
-        let all: Vec<Live> = self.0.live().iter().map(|(_, live)| live.clone()).collect();
-        let mut ended = Vec::new();
-        for Live { session, until } in all {
-            let is_over = match self.find_by_id(services, session.id().to_owned()).await {
-                Ok(found) => found.is_none(),
-                Err(_) => session.expires_at() <= Utc::now() || session.holder(services).is_none(),
-            };
-            if is_over {
-                ended.push(session.id().to_owned());
-                if until < Instant::now() {
-                    self.0.live().remove(session.id());
-                }
+    /// The sessions among these that have ended, by their ids. While the database does not answer, they are
+    /// those that have ended as far as this server remembers: they have expired, or their credentials have
+    /// changed.
+    pub(super) async fn ended_among(
+        &self,
+        services: &Services,
+        ids: BTreeSet<String>,
+    ) -> Vec<String> {
+        let goes_on: HashSet<String> = match self.0.store.console_sessions(&ids).await {
+            Ok(rows) => {
+                // A session that the database no longer has must not go on with its cached row.
+                ids.iter().for_each(|id| self.0.forget(id));
+                let is_valid = |row: &Arc<ConsoleSession>| {
+                    self.0.remember(row.id.clone(), row) && self.is_valid(services, row)
+                };
+                let rows = rows.into_iter().map(Arc::new).filter(is_valid);
+                rows.map(|row| row.id.clone()).collect()
             }
-        }
-        ended
+            Err(error) => {
+                log::debug!("the logins of the live feed cannot be read: {error}");
+                let may_go_on = |id: &&String| match self.0.remembered(id) {
+                    Remembered::Session(row, _) => self.is_valid(services, &row),
+                    Remembered::Ended => false,
+                    Remembered::Nothing => true,
+                };
+                ids.iter().filter(may_go_on).cloned().collect()
+            }
+        };
+        ids.into_iter().filter(|id| !goes_on.contains(id)).collect()
     }
 
     /// Removes sessions that have expired, for as long as this runs.
@@ -286,10 +277,6 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, Tally<String, SessionFacts>> {
         // A panic cannot leave a wrong entry: each one is inserted or removed as a whole.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn live(&self) -> MutexGuard<'_, Tally<String, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remembered(&self, id: &str) -> Remembered {

@@ -43,6 +43,11 @@ impl LoggedInApp {
         let found = self.console().find(&self.test.services, &self.headers).await;
         found.expect("an answer").is_some()
     }
+
+    async fn ended_among(&self, ids: &[&str]) -> Vec<String> {
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        self.console().ended_among(&self.test.services, ids).await
+    }
 }
 
 async fn log_in(test: &TestServices, app: &App) -> (Session, HeaderMap) {
@@ -102,4 +107,26 @@ async fn a_session_that_has_changed_its_keys_elsewhere_is_not_refused_for_its_ca
     assert!(logged_in.is_in().await);
     logged_in.rotate(&NewPair::random());
     assert!(!logged_in.is_in().await);
+}
+
+#[actix_web::test]
+async fn of_the_logins_of_the_live_feed_those_that_have_ended_are_told_even_in_an_outage() {
+    let logged_in = LoggedInApp::start().await;
+    let (out, _) = log_in(&logged_in.test, &app("foo-app")).await;
+    let services = &logged_in.test.services;
+    let of_admin = logged_in.console().begin(&services.settings, None).await;
+    let (_, of_admin) = of_admin.expect("a session");
+    let ids = [logged_in.session.id(), of_admin.id(), out.id(), "unknown"];
+    assert_eq!(logged_in.ended_among(&ids).await, ["unknown"]);
+    logged_in.console().0.store.end_console_session(out.id()).await.expect("a logout elsewhere");
+    let mut expected = vec![out.id().to_owned(), "unknown".to_owned()];
+    expected.sort();
+    assert_eq!(logged_in.ended_among(&ids).await, expected);
+
+    logged_in.console().0.store.close().await;
+    logged_in.console().0.lock().insert(out.id().to_owned(), SessionFacts::Ended);
+    logged_in.rotate(&NewPair::random());
+    let mut expected = vec![out.id().to_owned(), logged_in.session.id().to_owned()];
+    expected.sort();
+    assert_eq!(logged_in.ended_among(&ids).await, expected, "nothing is known of the others");
 }

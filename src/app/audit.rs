@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use chrono::{DateTime, Utc};
 
 use super::{
-    App, AppId,
+    App, AppId, Slug,
     key_pair::Pair,
     pair_digests::{PairDigests, TextDigest},
 };
@@ -137,5 +137,5 @@ pub enum Of {
     /// The app with this id, under all slugs that it had.
     App(AppId),
     /// All apps that had this slug at the time of the entry, also deleted ones.
-    Slug(String),
+    Slug(Slug),
 }

@@ -42,7 +42,7 @@ pub(super) struct AuditArgs {
 
 pub(super) fn run(args: AuditArgs) -> Result<String, CommandFailure> {
     let AuditArgs { app, before, limit, json } = args;
-    let of = app.map_or(Of::All, |slug| Of::Slug(slug.to_string()));
+    let of = app.map_or(Of::All, Of::Slug);
     with_tables(MissingFile::Refuse, async |store, _| {
         let entries = store.audit(&AuditPage { of, before, limit }).await?;
         Ok(if json { as_json(entries) } else { as_table(&entries) })

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::Place,
+    databases::TestDatabase,
     support::{server::ADMIN, *},
 };
 
@@ -73,6 +74,22 @@ async fn the_admin_api_leaves_an_entry_for_each_change_and_none_for_anything_els
     let second = found[1]["id"].as_i64().expect("an id");
     let page = entries(&server, &format!("{AUDIT}?before={second}&limit=2")).await;
     assert_eq!(page, found[2..4]);
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_slug_has_no_entries_and_does_not_reach_the_database() {
+    let database = TestDatabase::postgres().await;
+    let url = database.url().to_owned();
+    let server = TestServer::start_with(move |settings| settings.database.url = url.into());
+    for text in ["%00", "Foo", "a%20b", "", &"a".repeat(64)] {
+        let found = entries(&server, &format!("{AUDIT}?app={text}")).await;
+        assert_eq!(found, [Value::Null; 0], "{text}");
+    }
+    assert_eq!(get(server.url("/ready")).await.json()["database"], "ok");
+    let faulty = server.admin("GET", &format!("{AUDIT}?app=%00&limit=0"), None).await;
+    assert_eq!(faulty.status, 422);
+    drop(server);
+    database.remove().await;
 }
 
 #[tokio::test]

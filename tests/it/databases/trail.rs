@@ -56,7 +56,7 @@ async fn every_change_leaves_an_entry_that_outlives_the_app(database: &TestDatab
     assert_eq!(trail(&store).await, expected);
     let of = async |of| store.audit(&AuditPage { of, ..all(9) }).await.expect("a trail").len();
     assert_eq!(of(Of::App(created.id)).await, 6, "under all its slugs");
-    assert_eq!(of(Of::Slug("foo-app".into())).await, 4);
+    assert_eq!(of(Of::Slug(slug("foo-app"))).await, 4);
     assert_eq!(of(Of::App(AppId(created.id.0 + 9))).await, 0);
 }
 

@@ -5,6 +5,17 @@ import { code } from "./copy.js"
 
 const CHANNEL = "foo-topic"
 
+// An app chooses its own secret, and an administrator pastes it with the code: no value may be read as code.
+
+/** The text as a string of JavaScript. */
+const js = text => JSON.stringify(text)
+
+/** The text as a string of Ruby. JSON's escapes are Ruby's, too; besides, Ruby would interpolate after `#`. */
+const ruby = text => JSON.stringify(text).replace(/#/g, "\\#")
+
+/** The text as one word of a shell. */
+const shell = text => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`)
+
 /**
  * The snippets of an app. Without its secret they have the word `SECRET` in its place. On a server for a single app,
  * `session.single_app` is its slug: topics are without it there, and other apps are not served.
@@ -50,10 +61,10 @@ function javascript(topic) {
   const socket = `${location.origin.replace(/^http/, "ws")}/socket`
   return `import { Socket } from "phoenix"
 
-const socket = new Socket("${socket}")
+const socket = new Socket(${js(socket)})
 socket.connect()
 
-const channel = socket.channel("${topic("public", CHANNEL)}")
+const channel = socket.channel(${js(topic("public", CHANNEL))})
 channel.on("msg", payload => console.log("received", payload))
 channel.join()
   .receive("ok", () => console.log("joined"))
@@ -65,22 +76,22 @@ function rails(slug, key, secret, topic) {
 require "json"
 require "jwt"
 
-HERALD_KEY = "${key}"
-HERALD_SECRET = "${secret}" # keep it in Rails' credentials
+HERALD_KEY = ${ruby(key)}
+HERALD_SECRET = ${ruby(secret)} # keep it in Rails' credentials
 
-uri = URI("${location.origin}/api/apps/${slug}/events")
+uri = URI(${ruby(`${location.origin}/api/apps/${slug}/events`)})
 request = Net::HTTP::Post.new(uri, "Content-Type" => "application/json")
 request.basic_auth(HERALD_KEY, HERALD_SECRET)
 request.body = {
-  topic: "${CHANNEL}", event: "msg", payload: { message: "Hello from Rails" }
+  topic: ${ruby(CHANNEL)}, event: "msg", payload: { message: "Hello from Rails" }
 }.to_json
 Net::HTTP.start(uri.host, uri.port, use_ssl: uri.scheme == "https") do |http|
   http.request(request)
 end
 
 # For a page that calls
-# socket.channel("${topic("private", "room-1")}", { guardian_token: token })
-claims = { listen: ["${topic("private", "room-1")}"], exp: 10.minutes.from_now.to_i }
+# socket.channel(${js(topic("private", "room-1"))}, { guardian_token: token })
+claims = { listen: [${ruby(topic("private", "room-1"))}], exp: 10.minutes.from_now.to_i }
 token = JWT.encode(claims, HERALD_SECRET, "HS256")`
 }
 
@@ -90,19 +101,19 @@ function sdk(id, key, secret) {
   return `import Pusher from "pusher"
 
 const pusher = new Pusher({
-  appId: "${id}",
-  key: "${key}",
-  secret: "${secret}",
-  host: "${hostname}",
-  port: "${port || (isSecure ? 443 : 80)}",
+  appId: ${js(String(id))},
+  key: ${js(key)},
+  secret: ${js(secret)},
+  host: ${js(hostname)},
+  port: ${js(port || (isSecure ? "443" : "80"))},
   useTLS: ${isSecure},
 })
-await pusher.trigger("${CHANNEL}", "msg", { message: "Hello from Node.js" })`
+await pusher.trigger(${js(CHANNEL)}, "msg", { message: "Hello from Node.js" })`
 }
 
 function curl(slug, key, secret) {
-  return `curl -u ${key}:${secret} \\
-  -d topic=${CHANNEL} -d event=msg \\
+  return `curl -u ${shell(`${key}:${secret}`)} \\
+  -d ${shell(`topic=${CHANNEL}`)} -d event=msg \\
   --data-urlencode 'payload={"message":"Hello from a terminal"}' \\
-  ${location.origin}/api/apps/${slug}/events`
+  ${shell(`${location.origin}/api/apps/${slug}/events`)}`
 }

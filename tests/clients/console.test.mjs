@@ -14,6 +14,9 @@ import { withServerAndBrowser } from "./support/running.mjs"
 import { mint } from "./support/token.mjs"
 import { eventually } from "./support/wait.mjs"
 
+/** A secret that a shell, Ruby and JavaScript would read as code, or change, if it were not quoted. */
+const HOSTILE_SECRET = `it's "quoted" $(exit 9) \`exit 9\` $HOME \\ #{exit 9} #$0 \${exit} \\u0041 ;end`
+
 let herald, browser
 withServerAndBrowser(started => ({ herald, browser } = started))
 
@@ -203,6 +206,22 @@ describe("apps", () => {
     for (const pair of [app, { ...app, key, secret }]) await herald.trigger({ scope: "private", topic: "room", payload: { by: pair.key } }, pair)
     assert.deepEqual((await channel.inbox.take("the old pair's event")).payload, { by: app.key })
     assert.deepEqual((await channel.inbox.take("the new pair's event")).payload, { by: key })
+  })
+
+  test("have snippets in which no secret is read as code", async t => {
+    const app = await herald.createApp({ name: "Hostile app", secret: HOSTILE_SECRET })
+    const window = await admin(t)
+    await window.go(`/apps/${app.slug}/settings`)
+    await window.by("show-secret").click()
+    const shown = name => window.by(`snippet-${name}`).textContent()
+    const said = (program, flag, code) => herald.printed(program, [flag, code])
+    const curl = (await shown("curl")).replace(/^curl /, `printf '%s\\n' `)
+    assert.ok((await said("sh", "-c", curl)).includes(`\n${app.key}:${HOSTILE_SECRET}\n`))
+    const assignments = (await shown("rails")).match(/^HERALD_.*$/gm).join("\n")
+    assert.equal(await said("ruby", "-e", `${assignments}\nprint HERALD_KEY, ":", HERALD_SECRET`), `${app.key}:${HOSTILE_SECRET}`)
+    const options = (await shown("pusher")).match(/new Pusher\((.*?\n})\)/s)[1]
+    assert.equal(await said("node", "-e", `process.stdout.write((${options}).secret)`), HOSTILE_SECRET)
+    assert.equal(await herald.typed((await shown("curl")).replace("curl", "curl --silent")), "{}")
   })
 
   test("record in their audit trail who has changed what", async t => {

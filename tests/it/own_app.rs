@@ -266,11 +266,11 @@ async fn nobody_but_the_app_itself_is_let_in() {
 async fn an_app_that_changes_itself_too_often_is_refused_and_the_administrator_is_not() {
     let server = TestServer::start();
     let app = foo_app(&server).await;
-    for n in 0..CHANGES_PER_MINUTE_MAX {
+    for n in 0..CHANGES_PER_MINUTE_MAX / 2 {
         let answer = change(&server, &app, json!({ "history_seconds": n })).await;
         assert_eq!(answer.status, 200, "{n}: {}", answer.body);
     }
-    // On a slow machine the rate limit may permit further changes meanwhile.
+    // Half of the changes may come at once. On a slow machine the limit permits further ones meanwhile.
     let mut refused = change(&server, &app, json!({ "history_seconds": 1 })).await;
     while refused.status == 200 {
         refused = change(&server, &app, json!({ "history_seconds": 1 })).await;

@@ -67,7 +67,7 @@ pub struct Throttle {
 struct LoginCounts {
     by_address: Tally<Block, Window>,
     in_all: Bucket,
-    /// Addresses that have sent the right credentials.
+    /// Addresses that have sent the admin's credentials.
     proven: Tally<Block, ()>,
 }
 
@@ -115,6 +115,7 @@ impl Throttle {
     /// exceed the limit.
     fn attempt(
         &self,
+        login: FailedLogin,
         address: IpAddr,
         now: Instant,
         is_right: impl FnOnce() -> bool,
@@ -133,7 +134,11 @@ impl Throttle {
             return Err(LoginRefusal::TooMany(GLOBAL_RETRY_AFTER));
         }
         if is_right() {
-            counts.proven.insert(block, ());
+            // An app's login proves nothing about its address: apps at many addresses could make the throttle
+            // forget that of the admin.
+            if is_of_admin(login) {
+                counts.proven.insert(block, ());
+            }
             return Ok(());
         }
         counts.in_all = in_all.unwrap_or(counts.in_all);
@@ -186,6 +191,13 @@ fn login(request: &ServiceRequest, services: &Services) -> Result<(), ApiError> 
     attempt(services, request.request(), FailedLogin::AdminApi, is_right)
 }
 
+fn is_of_admin(login: FailedLogin) -> bool {
+    match login {
+        FailedLogin::AdminApi | FailedLogin::ConsoleAdmin => true,
+        FailedLogin::ConsoleApp => false,
+    }
+}
+
 /// Judges one attempt to log in, unless there were too many failures from its address.
 ///
 /// # Errors
@@ -197,14 +209,11 @@ pub(super) fn attempt(
     is_right: impl FnOnce() -> bool,
 ) -> Result<(), ApiError> {
     let address = client_of(request, &services.settings.server).address;
-    match services.admin_throttle.attempt(address, Instant::now(), is_right) {
+    match services.admin_throttle.attempt(login, address, Instant::now(), is_right) {
         Ok(()) => Ok(()),
         Err(LoginRefusal::Wrong) => {
             services.metrics.failed_logins.of(login).inc();
-            let whose = match login {
-                FailedLogin::ConsoleApp => "app",
-                FailedLogin::AdminApi | FailedLogin::ConsoleAdmin => "admin",
-            };
+            let whose = if is_of_admin(login) { "admin" } else { "app" };
             log::warn!("wrong {whose} credentials from {address}");
             Err(ApiError::Unauthorized)
         }
@@ -242,6 +251,7 @@ pub async fn require_login<B: MessageBody>(
 mod tests {
     use super::*;
 
+    const ADMIN: FailedLogin = FailedLogin::AdminApi;
     const WRONG: Result<(), LoginRefusal> = Err(LoginRefusal::Wrong);
 
     fn address(text: &str) -> IpAddr {
@@ -271,7 +281,7 @@ mod tests {
             ("a new minute", guesser, 60, false, WRONG),
             ("counted anew", guesser, 61, true, Ok(())),
         ] {
-            assert_eq!(throttle.attempt(who, at(second), || is_right), expected, "{case}");
+            assert_eq!(throttle.attempt(ADMIN, who, at(second), || is_right), expected, "{case}");
         }
     }
 
@@ -280,8 +290,8 @@ mod tests {
         let throttle = Throttle::new(1);
         let now = Instant::now();
         let guesser = address("192.0.2.1");
-        assert_eq!(throttle.attempt(guesser, now, || false), WRONG);
-        let answer = throttle.attempt(guesser, now, || unreachable!("they were compared"));
+        assert_eq!(throttle.attempt(ADMIN, guesser, now, || false), WRONG);
+        let answer = throttle.attempt(ADMIN, guesser, now, || unreachable!("they were compared"));
         assert_eq!(answer, too_many(60));
     }
 
@@ -289,11 +299,17 @@ mod tests {
     fn an_ipv6_customer_counts_as_one() {
         let throttle = Throttle::new(1);
         let now = Instant::now();
-        assert_eq!(throttle.attempt(address("2001:db8::1"), now, || false), WRONG);
-        assert_eq!(throttle.attempt(address("2001:db8::ffff:1"), now, || true), too_many(60));
-        assert_eq!(throttle.attempt(address("2001:db8:0:1::1"), now, || true), Ok(()));
-        assert_eq!(throttle.attempt(address("192.0.2.1"), now, || false), WRONG);
-        assert_eq!(throttle.attempt(address("::ffff:192.0.2.1"), now, || true), too_many(60));
+        assert_eq!(throttle.attempt(ADMIN, address("2001:db8::1"), now, || false), WRONG);
+        assert_eq!(
+            throttle.attempt(ADMIN, address("2001:db8::ffff:1"), now, || true),
+            too_many(60)
+        );
+        assert_eq!(throttle.attempt(ADMIN, address("2001:db8:0:1::1"), now, || true), Ok(()));
+        assert_eq!(throttle.attempt(ADMIN, address("192.0.2.1"), now, || false), WRONG);
+        assert_eq!(
+            throttle.attempt(ADMIN, address("::ffff:192.0.2.1"), now, || true),
+            too_many(60)
+        );
     }
 
     /// The nth network of one provider, which hands out a /64 to each customer.
@@ -306,16 +322,16 @@ mod tests {
     fn failures_from_endless_addresses_shut_out_no_address_that_has_not_failed() {
         let throttle = Throttle::new(10);
         let (start, operator) = (Instant::now(), address("192.0.2.1"));
-        assert_eq!(throttle.attempt(operator, start, || true), Ok(()));
+        assert_eq!(throttle.attempt(ADMIN, operator, start, || true), Ok(()));
         for n in 0..10_012 {
-            assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{n}");
+            assert_eq!(throttle.attempt(ADMIN, network(n), start, || false), WRONG, "{n}");
         }
         for (case, who) in [
             ("it has logged in before", operator),
             ("it is new", address("192.0.2.2")),
             ("it is a neighbour of those that failed", network(10_012)),
         ] {
-            assert_eq!(throttle.attempt(who, start, || true), Ok(()), "{case}");
+            assert_eq!(throttle.attempt(ADMIN, who, start, || true), Ok(()), "{case}");
         }
     }
 
@@ -325,7 +341,7 @@ mod tests {
         let start = Instant::now();
         let addresses = u32::try_from(ADDRESSES_MAX).expect("a small number");
         for n in 0..=addresses {
-            assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{n}");
+            assert_eq!(throttle.attempt(ADMIN, network(n), start, || false), WRONG, "{n}");
         }
         for (case, n, expected) in [
             ("remembered", 2, too_many(60)),
@@ -333,9 +349,9 @@ mod tests {
             ("forgotten", 0, Ok(())),
         ] {
             for _ in 0..2 {
-                assert_eq!(throttle.attempt(network(n), start, || false), WRONG, "{case}");
+                assert_eq!(throttle.attempt(ADMIN, network(n), start, || false), WRONG, "{case}");
             }
-            assert_eq!(throttle.attempt(network(n), start, || true), expected, "{case}");
+            assert_eq!(throttle.attempt(ADMIN, network(n), start, || true), expected, "{case}");
         }
     }
 
@@ -343,12 +359,17 @@ mod tests {
     fn guesses_from_endless_addresses_share_one_rate() {
         let throttle = Throttle::new(1);
         let (start, operator) = (Instant::now(), address("192.0.2.1"));
-        assert_eq!(throttle.attempt(operator, start, || true), Ok(()));
+        assert_eq!(throttle.attempt(ADMIN, operator, start, || true), Ok(()));
+        // Logins of apps do not make the throttle forget the address of the operator.
+        let proven_max = u32::try_from(PROVEN_MAX).expect("a small number");
+        for app in (0..proven_max).map(|n| network(u32::MAX - n)) {
+            assert_eq!(throttle.attempt(FailedLogin::ConsoleApp, app, start, || true), Ok(()));
+        }
         let mut networks = (0..).map(network);
         let mut guess = |second| {
             let now = start + Duration::from_secs(second);
             let network = networks.next().expect("endless networks");
-            throttle.attempt(network, now, || false)
+            throttle.attempt(ADMIN, network, now, || false)
         };
         let mut guesses = |second| (0..).take_while(|_| guess(second) == WRONG).count();
         assert_eq!(guesses(0), 5_000);
@@ -359,17 +380,25 @@ mod tests {
         }
         let now = start + Duration::from_secs(60);
         let new = address("192.0.2.2");
-        let answer = throttle.attempt(new, now, || unreachable!("they were compared"));
+        let answer = throttle.attempt(ADMIN, new, now, || unreachable!("they were compared"));
         assert_eq!(answer, too_many(1));
-        assert_eq!(throttle.attempt(operator, now, || true), Ok(()), "known to be the admin's");
-        assert_eq!(throttle.attempt(operator, now, || false), WRONG);
-        assert_eq!(throttle.attempt(operator, now, || true), too_many(60), "it counts by itself");
-        assert_eq!(throttle.attempt(new, now + GLOBAL_RETRY_AFTER, || true), Ok(()));
+        assert_eq!(
+            throttle.attempt(ADMIN, operator, now, || true),
+            Ok(()),
+            "known to be the admin's"
+        );
+        assert_eq!(throttle.attempt(ADMIN, operator, now, || false), WRONG);
+        assert_eq!(
+            throttle.attempt(ADMIN, operator, now, || true),
+            too_many(60),
+            "it counts by itself"
+        );
+        assert_eq!(throttle.attempt(ADMIN, new, now + GLOBAL_RETRY_AFTER, || true), Ok(()));
     }
 
     #[test]
     fn no_limit_shuts_everybody_out() {
         let throttle = Throttle::new(0);
-        assert_eq!(throttle.attempt(address("192.0.2.1"), Instant::now(), || true), Ok(()));
+        assert_eq!(throttle.attempt(ADMIN, address("192.0.2.1"), Instant::now(), || true), Ok(()));
     }
 }

@@ -11,12 +11,12 @@ use std::{
 use actix::{fut::wrap_future, prelude::*};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
     app::{App, AppDirectory, AppId, Slug, testing},
-    engine::Engine,
+    engine::{Engine, EngineState},
     metrics::Metrics,
     settings::{HistoryFile, HistorySettings},
 };
@@ -51,6 +51,22 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Bounds on the last events that no test reaches.
 pub(crate) const LAST_EVENTS: LastEventLimits =
     LastEventLimits { ttl: Duration::from_secs(60), app_bytes_max: 1 << 20, bytes_max: 1 << 20 };
+
+/// Waits until an engine is up.
+pub(super) async fn until_up(engine: &dyn Engine) {
+    let mut state = engine.state();
+    let up = state.wait_for(|state| *state == EngineState::Up);
+    timeout(DEADLINE, up).await.expect("in time").expect("an engine");
+}
+
+/// Waits until a condition holds.
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
 
 /// A scope of an app.
 pub(super) fn key(app: i32, scope: &str) -> ScopeKey {

@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::app::AppId;
+use crate::{app::AppId, engine::Incarnation};
 
 use super::{
     node::NodeId,
@@ -72,8 +72,11 @@ struct AllUsers {
     apps: HashMap<AppId, HashMap<Box<str>, UserSessions>>,
     /// The users about whom the other nodes have yet to be told; `None` without a cluster.
     changed: Option<HashSet<UserKey>>,
-    /// The users that are online on each other node.
+    /// The users that are known to be online on each other node.
     elsewhere: HashMap<NodeId, HashSet<UserKey>>,
+    /// The nodes that have answered with all their users, each with its incarnation at that time. A node that
+    /// has only sent changes is not among them, because it may have other users from before.
+    learned: HashMap<NodeId, Incarnation>,
     /// The changes that each node has sent while it was being asked for all its users.
     told_meanwhile: HashMap<NodeId, Vec<OnlineHere>>,
 }
@@ -226,9 +229,16 @@ impl Users {
         told.into_iter().for_each(|OnlineHere { key, is_online }| all.set(node, key, is_online));
     }
 
-    /// The other nodes whose users are known.
+    /// The other nodes of which any user was known.
     pub(super) fn known_nodes(&self) -> Vec<NodeId> {
-        self.all().elsewhere.keys().copied().collect()
+        let all = self.all();
+        let known: HashSet<_> = all.elsewhere.keys().chain(all.learned.keys()).copied().collect();
+        known.into_iter().collect()
+    }
+
+    /// Returns whether a node has answered with all its users in this incarnation.
+    pub(super) fn has_learned(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.all().learned.get(&node) == Some(&incarnation)
     }
 
     /// Notes that another node is about to be asked for all its users.
@@ -236,20 +246,30 @@ impl Users {
         self.all().told_meanwhile.insert(node, Vec::new());
     }
 
-    /// Replaces the users of another node by its answer. With `None`, the node has not answered, and its known
-    /// users stay.
-    pub(super) fn replace(&self, node: NodeId, users: Option<HashSet<UserKey>>) {
+    /// Replaces the users of another node by the answer of this incarnation. With `None`, the node has not
+    /// answered, and its known users stay.
+    pub(super) fn replace(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        users: Option<HashSet<UserKey>>,
+    ) {
         let mut all = self.all();
         let meanwhile = all.told_meanwhile.remove(&node).unwrap_or_default();
-        let Some(users) = users else { return };
+        let Some(mut users) = users else { return };
+        // The changes that it has sent meanwhile are newer than parts of the answer.
+        for OnlineHere { key, is_online } in meanwhile {
+            if is_online {
+                users.insert(key)
+            } else {
+                users.remove(&key)
+            };
+        }
         let known = all.elsewhere.entry(node).or_default();
         let gone: Vec<_> = known.difference(&users).cloned().collect();
         gone.into_iter().for_each(|key| all.set(node, key, false));
         users.into_iter().for_each(|key| all.set(node, key, true));
-        // The changes that it has sent meanwhile are newer than parts of the answer.
-        meanwhile.into_iter().for_each(|OnlineHere { key, is_online }| {
-            all.set(node, key, is_online);
-        });
+        all.learned.insert(node, incarnation);
     }
 
     /// Removes the users of a node that is gone.
@@ -258,6 +278,7 @@ impl Users {
         let gone = all.elsewhere.get(&node).cloned().unwrap_or_default();
         gone.into_iter().for_each(|key| all.set(node, key, false));
         all.elsewhere.remove(&node);
+        all.learned.remove(&node);
     }
 }
 
@@ -330,6 +351,7 @@ mod tests {
     };
 
     const APP: AppId = AppId(1);
+    const FIRST_LIFE: Incarnation = Incarnation(1);
 
     fn outbox(session: u64) -> Arc<Outbox> {
         Outbox::new(SessionId(session), Load { frames: 100, bytes: 1_000 })
@@ -429,12 +451,45 @@ mod tests {
         users.note(one, online("u3", true));
         users.begin_replacing(one);
         users.note(one, online("u2", false));
-        users.replace(one, Some(HashSet::from([key("u2")])));
-        assert_eq!(told(&watcher), ["+u3 -", "+ -u3", "+u2 -", "+ -u2"]);
-        users.replace(one, None);
+        users.note(one, online("u4", true));
+        users.replace(one, FIRST_LIFE, Some(HashSet::from([key("u2"), key("u4")])));
+        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "u2 had gone before the answer came");
+        users.begin_replacing(one);
+        users.note(one, online("u3", true));
+        users.replace(one, FIRST_LIFE, Some(HashSet::from([key("u4")])));
+        users.note(one, online("u3", false));
+        assert_eq!(told(&watcher), ["+u3 -", "+ -u3"], "u3 came after the answer was written");
+        users.replace(one, FIRST_LIFE, None);
         assert_eq!(users.known_nodes(), [one]);
         users.forget(one);
         users.sign_out(SessionId(1), &u1);
+        assert!(users.all().apps.is_empty() && users.known_nodes().is_empty());
+    }
+
+    #[test]
+    fn only_a_node_that_has_answered_with_all_its_users_need_not_be_asked() {
+        let users = Users::default();
+        let node = NodeId(7);
+        let key = |user: &str| UserKey { app: APP.0, user: user.into() };
+        let change = |is_online| vec![OnlineHere { key: key("u1"), is_online }];
+        let is_asked = |incarnation| !users.has_learned(node, incarnation);
+        for is_online in [true, false] {
+            users.note(node, change(is_online));
+            assert!(is_asked(FIRST_LIFE), "a change is not the whole list");
+        }
+        users.begin_replacing(node);
+        users.note(node, change(true));
+        users.replace(node, FIRST_LIFE, None);
+        assert!(is_asked(FIRST_LIFE), "it has not answered");
+        users.begin_replacing(node);
+        users.replace(node, FIRST_LIFE, Some(HashSet::new()));
+        assert!(!is_asked(FIRST_LIFE), "also if nobody is signed in there");
+        assert!(is_asked(Incarnation(2)), "another process may have the number now");
+        users.forget(node);
+        users.note(node, change(true));
+        assert!(is_asked(FIRST_LIFE), "it was gone in between");
+        assert_eq!(users.known_nodes(), [node], "and is forgotten again if it is gone for good");
+        users.forget(node);
         assert!(users.all().apps.is_empty() && users.known_nodes().is_empty());
     }
 }

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout},
-};
+use tokio::sync::oneshot;
 
 use super::super::{
     fanout::Leave,
@@ -22,13 +19,17 @@ use super::super::{
     subscriber::{Disconnect, Place, ScopeKey, SubscribeError, Subscription},
     testing::{
         Broker, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key, publication,
-        shown, whole,
+        shown, until, until_up, whole,
     },
     topics::{OnceError, PublishError, Published, TopicLimits, Unanswered},
+    users::SignedIn,
 };
-use crate::engine::{
-    Append, Appended, Engine, EngineState, Partition, Record,
-    memory::{MemoryCluster, MemoryEngine},
+use crate::{
+    app::AppId,
+    engine::{
+        Append, Appended, Engine, EngineState, Partition, Record,
+        memory::{MemoryCluster, MemoryEngine},
+    },
 };
 
 /// The brokers of two nodes.
@@ -70,20 +71,6 @@ impl Nodes {
             probe
         });
         [one.await, other.await]
-    }
-}
-
-async fn until_up(engine: &dyn Engine) {
-    let mut state = engine.state();
-    let up = state.wait_for(|state| *state == EngineState::Up);
-    timeout(DEADLINE, up).await.expect("in time").expect("an engine");
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}");
-        sleep(std::time::Duration::from_millis(2)).await;
     }
 }
 
@@ -511,6 +498,39 @@ async fn a_gap_that_the_log_no_longer_holds_ends_the_joins_and_is_expired() {
     let probe = late.session(late.topics.node().number(2)).await;
     let since = Since::Position(at);
     assert_eq!(join_since(&late, &probe, room, since).await, (None, 0), "nothing has come since");
+}
+
+/// Signs a session in as a user that watches others.
+fn sign_in(broker: &Broker, probe: &Probe, user: &str, watched: &[&str]) {
+    let watched = watched.iter().map(|user| (*user).into()).collect();
+    let signed_in = SignedIn { app: AppId(1), user: user.into(), watched };
+    broker.topics.signed_in().sign_in(&probe.outbox, &signed_in, None);
+}
+
+#[actix_web::test]
+async fn a_starting_node_learns_all_users_of_a_node_also_after_a_change_of_one() {
+    let nodes = Nodes::start().await;
+    let [one, other] = &nodes.brokers;
+    let session =
+        async |broker: &Broker, nth| broker.session(broker.topics.node().number(nth)).await;
+    actix::spawn(one.topics.clone().keep_users());
+    let mut witness = session(other, 1).await;
+    sign_in(other, &witness, "witness", &["early"]);
+    assert_eq!(witness.next().await, r#"OnlineChange { online: [], offline: ["early"] }"#);
+    let early = session(one, 1).await;
+    sign_in(one, &early, "early", &[]);
+    assert_eq!(witness.next().await, r#"OnlineChange { online: ["early"], offline: [] }"#);
+
+    let (_, late) = nodes.another().await;
+    let mut watcher = session(&late, 1).await;
+    sign_in(&late, &watcher, "watcher", &["early", "now"]);
+    let nobody = r#"OnlineChange { online: [], offline: ["early", "now"] }"#;
+    assert_eq!(watcher.next().await, nobody);
+    let now = session(one, 2).await;
+    sign_in(one, &now, "now", &[]);
+    assert_eq!(watcher.next().await, r#"OnlineChange { online: ["now"], offline: [] }"#);
+    actix::spawn(late.topics.clone().keep_users());
+    assert_eq!(watcher.next().await, r#"OnlineChange { online: ["early"], offline: [] }"#);
 }
 
 #[test]

@@ -18,10 +18,13 @@ use futures_util::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use crate::broker::{
-    node::NodeId,
-    topics::{Topics, Unanswered},
-    users::{OnlineHere, UserKey},
+use crate::{
+    broker::{
+        node::NodeId,
+        topics::{Topics, Unanswered},
+        users::{OnlineHere, UserKey},
+    },
+    engine::NodeInfo,
 };
 
 use super::{peers::Peers, questions::ClusterQuestion};
@@ -86,13 +89,14 @@ impl Topics {
             let _ = timeout(TICK, users.changed()).await;
             self.tell_users().await;
             let (own, live) = (self.node(), cluster.engine.nodes());
-            let others: Vec<_> =
-                live.iter().map(|info| info.node).filter(|node| *node != own).collect();
-            let known = users.known_nodes();
-            known.iter().filter(|node| !others.contains(node)).for_each(|node| users.forget(*node));
+            let others: Vec<_> = live.iter().filter(|info| info.node != own).collect();
+            let is_gone = |node: &NodeId| others.iter().all(|info| info.node != *node);
+            users.known_nodes().into_iter().filter(is_gone).for_each(|node| users.forget(node));
             let are_all = cluster.are_users_missed.swap(false, Relaxed);
-            let unknown = others.into_iter().filter(|node| are_all || !known.contains(node));
-            let learned = join_all(unknown.map(|node| self.learn_users_of(node))).await;
+            let is_asked =
+                |info: &&NodeInfo| are_all || !users.has_learned(info.node, info.incarnation);
+            let asked = others.into_iter().filter(is_asked);
+            let learned = join_all(asked.map(|info| self.learn_users_of(info))).await;
             if learned.contains(&false) {
                 cluster.are_users_missed.fetch_or(are_all, Relaxed);
             }
@@ -115,7 +119,8 @@ impl Topics {
     }
 
     /// Asks a node for all its users. Returns `false` if it has not answered completely.
-    async fn learn_users_of(&self, node: NodeId) -> bool {
+    async fn learn_users_of(&self, info: &NodeInfo) -> bool {
+        let NodeInfo { node, incarnation, .. } = *info;
         self.signed_in().begin_replacing(node);
         let (mut all, mut after) = (HashSet::new(), None);
         let learned = loop {
@@ -126,7 +131,7 @@ impl Topics {
             all.extend(page);
         };
         let is_learned = learned.is_some();
-        self.signed_in().replace(node, learned);
+        self.signed_in().replace(node, incarnation, learned);
         is_learned
     }
 }

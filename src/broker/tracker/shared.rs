@@ -10,8 +10,14 @@
 //! that the log did not take is written again until the log has it, so that no stale member
 //! remains.
 
+#[cfg(test)]
+mod faulty_engine;
+mod own_member;
+mod reading;
+
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -21,23 +27,22 @@ use log::warn;
 use crate::{
     broker::{
         cluster::{MemberRecord, MemberValue, MembersEntry},
-        fanout::{Entered, Fanout, WorkerId},
-        gathering::Gathering,
+        fanout::{Entered, WorkerId},
         node::NodeId,
         numbering::scope_bytes,
         presence::Home,
         publication::JsonText,
-        subscriber::{Format, Place, ScopeKey, SessionId, SubscribeError, SubscriptionId},
+        subscriber::{ScopeKey, SessionId, SubscribeError},
         topic_name::ChannelName,
         topics::{Topics, place_bytes},
     },
-    engine::{
-        Append, AppendError, Appended, EngineState, Incarnation, MemberChange, Record, Snapshot,
-        Unavailable,
-    },
+    engine::{Append, AppendError, Appended, EngineState, Incarnation, MemberChange, Record},
 };
 
 use super::{EnterChannel, Tracker};
+
+use own_member::{EnteringMember, OwnMember};
+use reading::RosterReading;
 
 /// The time after which a change that the log did not take is written again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -69,9 +74,6 @@ pub(in crate::broker) struct Reincarnated;
 #[rtype(result = "()")]
 pub(in crate::broker) struct OrderInterrupted;
 
-/// The changes that wait until the members of a channel have been read.
-type Loading = Vec<(u64, LogChange)>;
-
 /// A change that was read from the log.
 enum LogChange {
     Member(MemberRecord),
@@ -81,48 +83,18 @@ enum LogChange {
 /// The members of this node, and the channels whose members are being read.
 #[derive(Default)]
 pub(super) struct SharedMembers {
-    own: BTreeMap<(ChannelName, SessionId), OwnMember>,
+    own: BTreeMap<OwnKey, OwnMember>,
     /// The number of this node's members on each channel.
     present: HashMap<ChannelName, usize>,
-    /// The channels whose members are being read, each with the changes that wait for that.
-    loading: HashMap<ChannelName, Loading>,
-    /// A number that is incremented when all members are dropped, so that answers to earlier questions are
-    /// ignored.
-    generation: u64,
+    /// The channels whose members are being read.
+    reading: HashMap<ChannelName, RosterReading>,
+    /// The number of readings that were begun.
+    readings: u64,
     is_retry_due: bool,
 }
 
-/// A member of this node.
-struct OwnMember {
-    worker: WorkerId,
-    /// The state that it should have in the log; `None` if it should not be there.
-    wanted: Option<MemberValue>,
-    /// Whether the log may have another state.
-    is_dirty: bool,
-    /// Whether a change of the member is being appended. At most one is, so the changes keep their order.
-    is_under_way: bool,
-    /// Whether the log has had the member in this incarnation.
-    is_put: bool,
-    /// The join that waits until the member is read from the log.
-    entering: Option<EnteringMember>,
-}
-
-struct EnteringMember {
-    fanout: Addr<Fanout>,
-    place: Place,
-    session: SessionId,
-    id: SubscriptionId,
-    format: Format,
-    /// The reference of the state with which the member joins.
-    reference: String,
-}
-
-impl EnteringMember {
-    fn refuse(self, refused: SubscribeError) {
-        let Self { fanout, place, session, id, .. } = self;
-        fanout.do_send(Entered { place, session, id, members: Err(refused) });
-    }
-}
+/// The channel and the session of a member of this node.
+type OwnKey = (ChannelName, SessionId);
 
 /// The name of a member in the list: the id of its session.
 fn member_name(SessionId(session): SessionId) -> Vec<u8> {
@@ -133,6 +105,11 @@ impl SharedMembers {
     /// Returns whether members of this node are on a channel.
     pub(super) fn hears(&self, channel: &ChannelName) -> bool {
         self.present.contains_key(channel)
+    }
+
+    /// The keys that members of this node on a channel may have.
+    fn keys_of(channel: &ChannelName) -> RangeInclusive<OwnKey> {
+        (channel.clone(), SessionId(u64::MIN))..=(channel.clone(), SessionId(u64::MAX))
     }
 
     /// Adds a session to a channel, in this state. Returns the pending join that it replaces.
@@ -148,21 +125,15 @@ impl SharedMembers {
         if !is_present {
             *self.present.entry(key.0.clone()).or_default() += 1;
         }
-        let own = self.own.entry(key).or_insert(OwnMember {
-            worker,
-            wanted: None,
-            is_dirty: false,
-            is_under_way: false,
-            is_put: false,
-            entering: None,
-        });
+        let own = self.own.entry(key).or_insert_with(|| OwnMember::new(worker));
+        own.worker = worker;
         // The log must get a join, not an update, so the member counts as not put.
-        (own.worker, own.wanted, own.is_dirty, own.is_put) = (worker, Some(wanted), true, false);
+        (own.wanted, own.is_dirty, own.is_put) = (Some(wanted), true, false);
         own.entering.replace(entering)
     }
 
     /// Removes a session from a channel. Returns `false` if it was not there.
-    fn go(&mut self, key: &(ChannelName, SessionId)) -> bool {
+    fn go(&mut self, key: &OwnKey) -> bool {
         let Some(own) = self.own.get_mut(key) else { return false };
         own.entering = None;
         if own.wanted.take().is_none() {
@@ -173,7 +144,7 @@ impl SharedMembers {
             *present -= 1;
             if *present == 0 {
                 self.present.remove(&key.0);
-                self.loading.remove(&key.0);
+                self.reading.remove(&key.0);
             }
         }
         true
@@ -233,94 +204,18 @@ impl Tracker {
         // A session waits for one join at a time, so an earlier one is not awaited.
         drop(shared.come(channel.clone(), worker, value, entering));
         if !self.gatherings.contains_key(&channel) {
-            self.load(&channel, ctx);
-        } else if !self.is_loading(&channel) {
+            self.read_members(&channel, ctx);
+        } else if !self.is_reading(&channel) {
             self.write(&channel, session, ctx);
         }
-    }
-
-    fn is_loading(&self, channel: &ChannelName) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.loading.contains_key(channel))
-    }
-
-    /// Reads the members of a channel. Changes from the log wait meanwhile.
-    fn load(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
-        self.gatherings.insert(channel.clone(), Gathering::new(usize::MAX));
-        let Some(shared) = self.shared.as_deref_mut() else { return };
-        shared.loading.insert(channel.clone(), Vec::new());
-        let generation = shared.generation;
-        let Some(cluster) = self.topics.cluster() else { return };
-        let (partition, place) =
-            (cluster.heads().partition_of(&self.key), place_bytes(&self.key, channel));
-        let deadline = Instant::now() + self.topics.wait_max();
-        let members = cluster.engine().members(partition, place.into(), deadline);
-        let channel = channel.clone();
-        ctx.spawn(wrap_future::<_, Self>(members).map(move |members, tracker, ctx| {
-            tracker.loaded(&channel, generation, members, ctx);
-        }));
-    }
-
-    /// Takes the members of a channel that were read.
-    fn loaded(
-        &mut self,
-        channel: &ChannelName,
-        generation: u64,
-        members: Result<Snapshot, Unavailable>,
-        ctx: &mut Context<Self>,
-    ) {
-        let Some(shared) = self.shared.as_deref_mut() else { return };
-        if shared.generation != generation {
-            return;
-        }
-        let Some(waiting) = shared.loading.remove(channel) else { return };
-        let Ok(Snapshot { at, members }) = members else { return self.give_up(channel) };
-        let Some(gathering) = self.gatherings.get_mut(channel) else { return };
-        for member in members {
-            let session =
-                member.member.first_chunk().map(|bytes| SessionId(u64::from_be_bytes(*bytes)));
-            let Some((session, value)) = session.zip(MemberValue::read(&member.value)) else {
-                continue;
-            };
-            let Some(persona) = value.persona() else { continue };
-            let home = Home::Node(member.node, member.incarnation.0);
-            // The limit does not apply here: the engine has enforced it for all nodes.
-            let _ = gathering.presence.track(session, home, persona, value.reference.into());
-        }
-        gathering.adopt();
-        for (_, change) in waiting.into_iter().filter(|(offset, _)| *offset >= at.offset) {
-            self.take(channel, change);
-        }
-        self.announce_if_due(channel, ctx);
-        self.write_channel(channel, ctx);
-    }
-
-    /// Refuses the pending joins of a channel whose members cannot be read.
-    fn give_up(&mut self, channel: &ChannelName) {
-        self.gatherings.remove(channel);
-        let Some(shared) = self.shared() else { return };
-        let waiting = shared.own.iter().filter(|((of, _), own)| of == channel && !own.is_under_way);
-        let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
-        for key in waiting {
-            let Some(own) = shared.own.remove(&key) else { continue };
-            if own.wanted.is_some()
-                && let Some(present) = shared.present.get_mut(channel)
-            {
-                *present -= 1;
-            }
-            if let Some(entering) = own.entering {
-                entering.refuse(SubscribeError::Unavailable);
-            }
-        }
-        shared.present.retain(|_, present| *present > 0);
     }
 
     /// Writes the changes among this node's members of a channel.
     fn write_channel(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
         let Some(shared) = self.shared() else { return };
-        let of_channel = |((of, _), own): &(&(ChannelName, SessionId), &OwnMember)| {
-            of == channel && own.is_dirty
-        };
-        let dirty: Vec<_> = shared.own.iter().filter(of_channel).map(|((_, id), _)| *id).collect();
+        let of_channel = shared.own.range(SharedMembers::keys_of(channel));
+        let dirty = of_channel.filter(|(_, own)| own.is_dirty);
+        let dirty: Vec<_> = dirty.map(|((_, session), _)| *session).collect();
         dirty.into_iter().for_each(|session| self.write(channel, session, ctx));
     }
 
@@ -364,8 +259,7 @@ impl Tracker {
         let Some(own) = shared.own.get_mut(&key) else { return };
         own.is_under_way = false;
         match appended {
-            // A newer join of the session may have replaced the one that was written.
-            Ok(_) => own.is_put = is_put && !(own.is_dirty && own.entering.is_some()),
+            Ok(_) => own.taken(is_put),
             Err(AppendError::PlaceFull) if !own.is_dirty => {
                 let entering = own.entering.take();
                 shared.go(&key);
@@ -378,17 +272,11 @@ impl Tracker {
             Err(AppendError::PlaceFull) => {}
             Err(AppendError::TooLarge) => {
                 warn!("a member is refused because its data is larger than the engine's limit");
-                own.entering
-                    .take()
-                    .into_iter()
-                    .for_each(|join| join.refuse(SubscribeError::Unavailable));
+                own.refuse(SubscribeError::Unavailable);
             }
             Err(AppendError::Unavailable | AppendError::Lapsed) => {
                 own.is_dirty = true;
-                own.entering
-                    .take()
-                    .into_iter()
-                    .for_each(|join| join.refuse(SubscribeError::Unavailable));
+                own.refuse(SubscribeError::Unavailable);
                 return self.retry_later(ctx);
             }
         }
@@ -412,7 +300,7 @@ impl Tracker {
             let dirty = shared.own.iter().filter(|(_, own)| own.is_dirty && !own.is_under_way);
             let dirty: Vec<_> = dirty.map(|(key, _)| key.clone()).collect();
             for (channel, session) in dirty {
-                if !tracker.is_loading(&channel) {
+                if !tracker.is_reading(&channel) {
                     tracker.write(&channel, session, ctx);
                 }
             }
@@ -432,7 +320,7 @@ impl Tracker {
         }
         let never_written =
             shared.own.get(&key).is_some_and(|own| !own.is_put && !own.is_under_way);
-        if never_written && self.is_loading(channel) {
+        if never_written && self.is_reading(channel) {
             // The log has never had the member, so nothing must be removed.
             self.shared().map(|shared| shared.own.remove(&key));
         } else {
@@ -458,7 +346,7 @@ impl Tracker {
         ctx: &mut Context<Self>,
     ) {
         let reference = self.topics.reference().to_string();
-        let is_loading = self.is_loading(channel);
+        let is_reading = self.is_reading(channel);
         let Some(shared) = self.shared() else { return };
         let Some(own) = shared.own.get_mut(&(channel.clone(), session)) else { return };
         let Some(value) = &mut own.wanted else { return };
@@ -468,7 +356,7 @@ impl Tracker {
         if let Some(entering) = own.entering.as_mut().filter(|_| !own.is_under_way) {
             entering.reference = reference;
         }
-        if !is_loading {
+        if !is_reading {
             self.write(channel, session, ctx);
         }
     }
@@ -512,9 +400,9 @@ impl Tracker {
         change: LogChange,
         ctx: &mut Context<Self>,
     ) {
-        let loading = self.shared.as_mut().and_then(|shared| shared.loading.get_mut(channel));
-        if let Some(waiting) = loading {
-            return waiting.push((offset, change));
+        let reading = self.shared.as_mut().and_then(|shared| shared.reading.get_mut(channel));
+        if let Some(reading) = reading {
+            return reading.keep(offset, change);
         }
         self.take(channel, change);
         self.announce_if_due(channel, ctx);
@@ -555,10 +443,10 @@ impl Handler<Reincarnated> for Tracker {
             (own.is_dirty, own.is_put) = (true, false);
         }
         let channels: Vec<_> = shared.present.keys().cloned().collect();
-        for channel in
-            channels.iter().filter(|channel| !self.is_loading(channel)).collect::<Vec<_>>()
-        {
-            self.write_channel(channel, ctx);
+        for channel in channels {
+            if !self.is_reading(&channel) {
+                self.write_channel(&channel, ctx);
+            }
         }
     }
 }
@@ -571,23 +459,12 @@ impl Handler<OrderInterrupted> for Tracker {
     fn handle(&mut self, _: OrderInterrupted, _: &mut Self::Context) {
         self.gatherings.clear();
         let Some(shared) = self.shared() else { return };
-        shared.generation += 1;
-        shared.loading.clear();
+        shared.reading.clear();
         for own in shared.own.values_mut() {
-            if let Some(entering) = own.entering.take() {
-                entering.refuse(SubscribeError::Unavailable);
-            }
+            own.refuse(SubscribeError::Unavailable);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_of_one_node_are_listed_in_the_order_of_their_sessions() {
-        let names = [1, 255, 256, 1 << 48].map(|session| member_name(SessionId(session)));
-        assert!(names.is_sorted());
-    }
-}
+mod tests;

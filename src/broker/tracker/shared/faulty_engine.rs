@@ -1,0 +1,185 @@
+//! An engine in memory whose faults a test chooses.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::{oneshot, watch};
+
+use crate::engine::{
+    Append, AppendError, Appended, Engine, EngineFigures, EngineState, Follower, Incarnation,
+    MemberChange, NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
+    memory::MemoryEngine,
+};
+
+/// An engine that refuses changes of members, and holds back answers, when it is told to.
+#[derive(Debug)]
+pub(super) struct FaultyEngine {
+    inner: Arc<MemoryEngine>,
+    faults: Mutex<ChosenFaults>,
+}
+
+/// The changes of members of one engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct MemberChanges {
+    pub(super) puts: usize,
+    pub(super) removals: usize,
+    pub(super) refused: usize,
+}
+
+#[derive(Debug, Default)]
+struct ChosenFaults {
+    refuses: bool,
+    /// The answers to the next readings of members are held back until these are received: the members as they
+    /// were at the time of the reading, or an error.
+    held: VecDeque<oneshot::Receiver<HeldAnswer>>,
+    changes: MemberChanges,
+}
+
+/// What becomes of a reading of members that was held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldAnswer {
+    Members,
+    Fails,
+}
+
+impl FaultyEngine {
+    pub(super) fn new(inner: Arc<MemoryEngine>) -> Self {
+        Self { inner, faults: Mutex::default() }
+    }
+
+    fn faults(&self) -> MutexGuard<'_, ChosenFaults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets whether changes of members are refused, as if the connection were broken.
+    pub(super) fn refuse(&self, refuses: bool) {
+        self.faults().refuses = refuses;
+    }
+
+    /// Holds back the answer to the next reading of members.
+    pub(super) fn hold_reading(&self) -> oneshot::Sender<HeldAnswer> {
+        let (answer, held) = oneshot::channel();
+        self.faults().held.push_back(held);
+        answer
+    }
+
+    /// Returns whether all readings that are to be held back have begun.
+    pub(super) fn holds_all(&self) -> bool {
+        self.faults().held.is_empty()
+    }
+
+    /// The changes so far.
+    pub(super) fn changes(&self) -> MemberChanges {
+        self.faults().changes
+    }
+}
+
+impl Engine for FaultyEngine {
+    fn node(&self) -> NodeId {
+        self.inner.node()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.inner.incarnation()
+    }
+
+    fn partitions(&self) -> u16 {
+        self.inner.partitions()
+    }
+
+    fn follow(&self, follower: Arc<dyn Follower>) {
+        self.inner.follow(follower);
+    }
+
+    fn append(
+        &self,
+        partition: Partition,
+        append: Append,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let mut faults = self.faults();
+        let counted = match &append.change {
+            None => return self.inner.append(partition, append, deadline),
+            Some(_) if faults.refuses => {
+                faults.changes.refused += 1;
+                return async { Err(AppendError::Unavailable) }.boxed();
+            }
+            Some(MemberChange::Put { .. }) => &mut faults.changes.puts,
+            Some(MemberChange::Remove { .. }) => &mut faults.changes.removals,
+        };
+        *counted += 1;
+        self.inner.append(partition, append, deadline)
+    }
+
+    fn tell(
+        &self,
+        message: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<(), Unavailable>> {
+        self.inner.tell(message, deadline)
+    }
+
+    fn ask(
+        &self,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
+        self.inner.ask(question, deadline)
+    }
+
+    fn ask_node(
+        &self,
+        node: NodeId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
+        self.inner.ask_node(node, question, deadline)
+    }
+
+    fn members(
+        &self,
+        partition: Partition,
+        place: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Snapshot, Unavailable>> {
+        // The engine in memory reads the members when it is called, not when its answer is awaited.
+        let members = self.inner.members(partition, place, deadline);
+        let Some(held) = self.faults().held.pop_front() else { return members };
+        async move {
+            match held.await {
+                Ok(HeldAnswer::Members) => members.await,
+                _ => Err(Unavailable),
+            }
+        }
+        .boxed()
+    }
+
+    fn nodes(&self) -> Arc<[NodeInfo]> {
+        self.inner.nodes()
+    }
+
+    fn describe(&self, info: Bytes) {
+        self.inner.describe(info);
+    }
+
+    fn state(&self) -> watch::Receiver<EngineState> {
+        self.inner.state()
+    }
+
+    fn resume(&self, partition: Partition) {
+        self.inner.resume(partition);
+    }
+
+    fn figures(&self) -> EngineFigures {
+        self.inner.figures()
+    }
+
+    fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.inner.leave(deadline)
+    }
+}

@@ -1,0 +1,127 @@
+//! Shared members while the log takes some changes and not others.
+
+use std::sync::Arc;
+
+use super::{
+    super::super::{
+        presence::{Meta, Persona},
+        subscriber::{Place, Subscription},
+        testing::{
+            Broker, FORMAT, Probe, SUBSCRIPTION, channel, key, shown, until, until_up, whole,
+        },
+    },
+    faulty_engine::{FaultyEngine, HeldAnswer},
+    *,
+};
+use crate::engine::{Engine, memory::MemoryCluster};
+
+#[test]
+fn members_of_one_node_are_listed_in_the_order_of_their_sessions() {
+    let names = [1, 255, 256, 1 << 48].map(|session| member_name(SessionId(session)));
+    assert!(names.is_sorted());
+}
+
+/// A node whose engine fails as the test wants, and another one that sees the outcome.
+struct FaultyNode {
+    shared: MemoryCluster,
+    engine: Arc<FaultyEngine>,
+    broker: Broker,
+    other: Broker,
+}
+
+fn room() -> Place {
+    channel(&key(1, "presence"), "room")
+}
+
+fn persona(name: &str) -> Persona {
+    Persona { key: name.to_owned().into(), meta: Meta::default() }
+}
+
+impl FaultyNode {
+    async fn start() -> Self {
+        let shared = MemoryCluster::new(4);
+        let (engine, other) = (Arc::new(FaultyEngine::new(shared.node())), shared.node());
+        let broker = Broker::of_node(engine.clone(), |_| {});
+        let other_broker = Broker::of_node(other.clone(), |_| {});
+        until_up(&*engine).await;
+        until_up(&*other).await;
+        Self { shared, engine, broker, other: other_broker }
+    }
+
+    /// A session that keeps the scope of the room open on the node, so that its tracker stays.
+    async fn keep_open(&self) -> Probe {
+        let probe = self.session(99).await;
+        self.broker.join(&probe, whole(&room().key)).await.expect("a place");
+        probe
+    }
+
+    async fn session(&self, nth: u64) -> Probe {
+        self.broker.session(self.engine.node().number(nth)).await
+    }
+
+    /// Enters the room on this node.
+    async fn enter(&self, nth: u64, name: &str) -> Probe {
+        let probe = self.session(nth).await;
+        self.broker.enter(&probe, room(), persona(name)).await.expect("a place");
+        probe
+    }
+
+    /// Enters the room on the other node.
+    async fn enter_other(&self, nth: u64, name: &str) -> Probe {
+        let probe = self.other.session(self.other.topics.node().number(nth)).await;
+        self.other.enter(&probe, room(), persona(name)).await.expect("a place");
+        probe
+    }
+
+    /// Has a session enter the room, without waiting for the answer.
+    async fn begin_entering(&self, probe: &Probe, name: &str) {
+        let (place, topic, persona) = (room(), "room".into(), Some(persona(name)));
+        let (format, user, wanted) = (FORMAT, None, None);
+        let subscription = Subscription { place, topic, format, persona, user, wanted };
+        self.broker.begin_attach(SUBSCRIPTION, probe, subscription).await;
+    }
+
+    /// Waits until the log has these members of the room.
+    async fn until_listed(&self, expected: &str) {
+        let channel = room().channel.expect("a channel");
+        until(&format!("the members are {expected}"), async || {
+            let members = self.other.topics.members(&room().key, &channel).await;
+            shown(&members.expect("an answer")) == expected
+        })
+        .await;
+    }
+
+    /// Lets a member leave while its removal is refused.
+    async fn leave_refused(&self, probe: &Probe) {
+        self.engine.refuse(true);
+        let before = self.engine.changes().refused;
+        self.broker.leave(probe, room()).await;
+        until("the removal is refused", async || self.engine.changes().refused > before).await;
+    }
+
+    async fn until_reading(&self) {
+        until("the members are being read", async || self.engine.holds_all()).await;
+    }
+}
+
+#[actix_web::test]
+async fn the_answer_to_an_earlier_reading_is_not_taken_for_that_of_a_later_one() {
+    let node = FaultyNode::start().await;
+    let mut open = node.keep_open().await;
+    let mut ada = node.session(1).await;
+    let first = node.engine.hold_reading();
+    node.begin_entering(&ada, "ada").await;
+    node.until_reading().await;
+    let _bob = node.enter_other(1, "bob").await;
+    // This node has read the join of bob when it has read a later publication.
+    node.other.publish(&room().key, "room", "barrier").await;
+    assert_eq!(open.next().await, "* room:barrier");
+    node.broker.leave(&ada, room()).await;
+    let second = node.engine.hold_reading();
+    node.begin_entering(&ada, "ada").await;
+    node.until_reading().await;
+    for reading in [first, second] {
+        reading.send(HeldAnswer::Members).expect("a reading");
+    }
+    assert_eq!(ada.next().await, "[bob={}]");
+}

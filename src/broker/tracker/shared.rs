@@ -233,6 +233,7 @@ impl Tracker {
         let mut wanted = own.wanted.clone();
         if let Some(value) = &mut wanted {
             value.is_update = own.is_put;
+            own.may_be_logged = true;
         }
         let is_put = wanted.is_some();
         let engine = cluster.engine();
@@ -297,12 +298,15 @@ impl Tracker {
         ctx.run_later(RETRY_INTERVAL, |tracker, ctx| {
             let Some(shared) = tracker.shared() else { return };
             shared.is_retry_due = false;
-            let dirty = shared.own.iter().filter(|(_, own)| own.is_dirty && !own.is_under_way);
-            let dirty: Vec<_> = dirty.map(|(key, _)| key.clone()).collect();
-            for (channel, session) in dirty {
-                if !tracker.is_reading(&channel) {
-                    tracker.write(&channel, session, ctx);
-                }
+            // While the members of a channel are being read, joins wait.
+            let is_due = |((channel, _), own): &(&OwnKey, &OwnMember)| {
+                let waits = own.wanted.is_some() && shared.reading.contains_key(channel);
+                own.is_dirty && !own.is_under_way && !waits
+            };
+            let due: Vec<_> =
+                shared.own.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
+            for (channel, session) in due {
+                tracker.write(&channel, session, ctx);
             }
         });
     }
@@ -318,13 +322,10 @@ impl Tracker {
         if !shared.go(&key) {
             return;
         }
-        let never_written =
-            shared.own.get(&key).is_some_and(|own| !own.is_put && !own.is_under_way);
-        if never_written && self.is_reading(channel) {
-            // The log has never had the member, so nothing must be removed.
-            self.shared().map(|shared| shared.own.remove(&key));
-        } else {
+        if shared.own.get(&key).is_some_and(|own| own.may_be_logged) {
             self.write(channel, session, ctx);
+        } else {
+            shared.own.remove(&key);
         }
         self.announce_if_due(channel, ctx);
     }

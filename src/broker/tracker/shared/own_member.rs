@@ -17,6 +17,9 @@ pub(super) struct OwnMember {
     pub(super) is_dirty: bool,
     /// Whether a change of the member is being appended. At most one is, so the changes keep their order.
     pub(super) is_under_way: bool,
+    /// Whether the log may have the member: its state was written, and the log has not acknowledged a removal
+    /// since. Only such a member has to be removed.
+    pub(super) may_be_logged: bool,
     /// Whether the log has had the member in this incarnation.
     pub(super) is_put: bool,
     /// The join that waits until the member is read from the log.
@@ -50,6 +53,7 @@ impl OwnMember {
             wanted: None,
             is_dirty: false,
             is_under_way: false,
+            may_be_logged: false,
             is_put: false,
             entering: None,
         }
@@ -64,6 +68,7 @@ impl OwnMember {
 
     /// Notes that the log has taken a state of the member, or its removal.
     pub(super) fn taken(&mut self, is_put: bool) {
+        self.may_be_logged = is_put;
         // A newer join of the session may have replaced the one that was written.
         let is_replaced = self.is_dirty && self.entering.is_some();
         self.is_put = is_put && !is_replaced;

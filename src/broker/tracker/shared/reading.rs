@@ -69,7 +69,7 @@ impl Tracker {
             return;
         }
         let Some(RosterReading { kept, .. }) = shared.reading.remove(channel) else { return };
-        let Ok(Snapshot { at, members }) = members else { return self.give_up(channel) };
+        let Ok(Snapshot { at, members }) = members else { return self.give_up(channel, ctx) };
         let Some(gathering) = self.gatherings.get_mut(channel) else { return };
         for member in members {
             let session =
@@ -90,22 +90,23 @@ impl Tracker {
         self.write_channel(channel, ctx);
     }
 
-    /// Refuses the pending joins of a channel whose members cannot be read.
-    fn give_up(&mut self, channel: &ChannelName) {
+    /// Refuses the pending joins of a channel whose members cannot be read. No session stays there. The members
+    /// that the log may have are removed from it.
+    fn give_up(&mut self, channel: &ChannelName, ctx: &mut Context<Self>) {
         self.gatherings.remove(channel);
         let Some(shared) = self.shared() else { return };
-        let of_channel = shared.own.range(SharedMembers::keys_of(channel));
-        let waiting = of_channel.filter(|(_, own)| !own.is_under_way);
-        let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
-        for key in waiting {
-            let Some(mut own) = shared.own.remove(&key) else { continue };
-            if own.wanted.is_some()
-                && let Some(present) = shared.present.get_mut(channel)
-            {
-                *present -= 1;
-            }
+        shared.present.remove(channel);
+        let mut unlogged = Vec::new();
+        for (key, own) in shared.own.range_mut(SharedMembers::keys_of(channel)) {
             own.refuse(SubscribeError::Unavailable);
+            own.is_dirty |= own.wanted.take().is_some();
+            if !own.may_be_logged {
+                unlogged.push(key.clone());
+            }
         }
-        shared.present.retain(|_, present| *present > 0);
+        for key in unlogged {
+            shared.own.remove(&key);
+        }
+        self.retry_later(ctx);
     }
 }

@@ -10,7 +10,7 @@ use super::{
             Broker, FORMAT, Probe, SUBSCRIPTION, channel, key, shown, until, until_up, whole,
         },
     },
-    faulty_engine::{FaultyEngine, HeldAnswer},
+    faulty_engine::{FaultyEngine, HeldAnswer, MemberChanges},
     *,
 };
 use crate::engine::{Engine, memory::MemoryCluster};
@@ -101,6 +101,83 @@ impl FaultyNode {
 
     async fn until_reading(&self) {
         until("the members are being read", async || self.engine.holds_all()).await;
+    }
+}
+
+#[actix_web::test]
+async fn a_removal_that_was_refused_is_written_also_after_a_reading_that_failed() {
+    let node = FaultyNode::start().await;
+    let _open = node.keep_open().await;
+    let ada = node.enter(1, "ada").await;
+    node.until_listed("[ada={}]").await;
+    node.leave_refused(&ada).await;
+    // The channel has no members on this node any more, so the next one reads the list.
+    let bob = node.session(2).await;
+    let reading = node.engine.hold_reading();
+    node.begin_entering(&bob, "bob").await;
+    node.until_reading().await;
+    reading.send(HeldAnswer::Fails).expect("a reading");
+    assert_eq!(bob.joined().await.err(), Some(SubscribeError::Unavailable));
+    node.engine.refuse(false);
+    node.until_listed("[]").await;
+    node.broker.enter(&bob, room(), persona("bob")).await.expect("a place");
+    node.until_listed("[bob={}]").await;
+}
+
+#[actix_web::test]
+async fn a_join_that_failed_with_its_reading_leaves_nothing_in_the_log() {
+    let node = FaultyNode::start().await;
+    let _open = node.keep_open().await;
+    let ada = node.session(1).await;
+    let reading = node.engine.hold_reading();
+    node.begin_entering(&ada, "ada").await;
+    node.until_reading().await;
+    reading.send(HeldAnswer::Fails).expect("a reading");
+    assert_eq!(ada.joined().await.err(), Some(SubscribeError::Unavailable));
+    node.enter(2, "bob").await;
+    node.until_listed("[bob={}]").await;
+    let MemberChanges { puts, removals, .. } = node.engine.changes();
+    assert_eq!((puts, removals), (1, 0), "nothing was written for ada");
+}
+
+#[actix_web::test]
+async fn a_member_in_the_log_that_comes_and_goes_during_a_reading_is_removed() {
+    let node = FaultyNode::start().await;
+    let _open = node.keep_open().await;
+    let ada = node.enter(1, "ada").await;
+    node.until_listed("[ada={}]").await;
+    node.leave_refused(&ada).await;
+    let bob = node.session(2).await;
+    let reading = node.engine.hold_reading();
+    node.begin_entering(&bob, "bob").await;
+    node.until_reading().await;
+    node.begin_entering(&ada, "ada").await;
+    node.broker.leave(&ada, room()).await;
+    reading.send(HeldAnswer::Members).expect("a reading");
+    node.engine.refuse(false);
+    bob.joined().await.expect("a place");
+    node.until_listed("[bob={}]").await;
+}
+
+#[actix_web::test]
+async fn members_of_an_interrupted_order_are_removed_although_the_next_reading_fails() {
+    let node = FaultyNode::start().await;
+    let _open = node.keep_open().await;
+    let mut ada = node.enter(1, "ada").await;
+    node.until_listed("[ada={}]").await;
+    let tracker = node.broker.topics.tracker(&room().key).expect("a tracker");
+    tracker.send(OrderInterrupted).await.expect("a tracker");
+    let bob = node.session(2).await;
+    let reading = node.engine.hold_reading();
+    node.begin_entering(&bob, "bob").await;
+    node.until_reading().await;
+    reading.send(HeldAnswer::Fails).expect("a reading");
+    assert_eq!(bob.joined().await.err(), Some(SubscribeError::Unavailable));
+    // Now the session of ada learns that its join has ended.
+    node.broker.leave(&ada, room()).await;
+    node.until_listed("[]").await;
+    while !ada.has_heard_nothing() {
+        ada.next().await;
     }
 }
 

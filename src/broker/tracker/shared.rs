@@ -8,7 +8,7 @@
 //!
 //! For each of its own members the node keeps the state that it should have in the log. A change
 //! that the log did not take is written again until the log has it, so that no stale member
-//! remains.
+//! remains. A member that the log has lost is written again, too.
 
 #[cfg(test)]
 mod faulty_engine;
@@ -128,7 +128,7 @@ impl SharedMembers {
         let own = self.own.entry(key).or_insert_with(|| OwnMember::new(worker));
         own.worker = worker;
         // The log must get a join, not an update, so the member counts as not put.
-        (own.wanted, own.is_dirty, own.is_put) = (Some(wanted), true, false);
+        (own.wanted, own.is_dirty, own.put_at) = (Some(wanted), true, None);
         own.entering.replace(entering)
     }
 
@@ -232,7 +232,7 @@ impl Tracker {
         (own.is_under_way, own.is_dirty) = (true, false);
         let mut wanted = own.wanted.clone();
         if let Some(value) = &mut wanted {
-            value.is_update = own.is_put;
+            value.is_update = own.put_at.is_some();
             own.may_be_logged = true;
         }
         let is_put = wanted.is_some();
@@ -260,7 +260,9 @@ impl Tracker {
         let Some(own) = shared.own.get_mut(&key) else { return };
         own.is_under_way = false;
         match appended {
-            Ok(_) => own.taken(is_put),
+            Ok(Appended::At(at) | Appended::Repeated { at, .. }) => {
+                own.taken(is_put, at.offset);
+            }
             Err(AppendError::PlaceFull) if !own.is_dirty => {
                 let entering = own.entering.take();
                 shared.go(&key);
@@ -362,15 +364,24 @@ impl Tracker {
         }
     }
 
-    /// Takes a change that was read from the log.
-    fn take(&mut self, channel: &ChannelName, change: LogChange) {
+    /// Takes a change that was read from the log at this offset.
+    fn take(
+        &mut self,
+        channel: &ChannelName,
+        offset: u64,
+        change: LogChange,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(gathering) = self.gatherings.get_mut(channel) else { return };
         let record = match change {
             LogChange::Left(home) => return gathering.presence.untrack_home(home),
             LogChange::Member(record) => record,
         };
         let session = SessionId(record.session);
-        let Some(value) = record.member else { return gathering.presence.untrack(session) };
+        let Some(value) = record.member else {
+            gathering.presence.untrack(session);
+            return self.take_removal(channel, offset, session, ctx);
+        };
         let own =
             self.shared.as_mut().and_then(|shared| shared.own.get_mut(&(channel.clone(), session)));
         let is_meant = |entering: &mut EnteringMember| entering.reference == value.reference;
@@ -393,6 +404,23 @@ impl Tracker {
         }
     }
 
+    /// Takes a removal that was read from the log. If it removes a member of this node that should be there, the
+    /// member is written again: after a short outage of the log, an earlier tracker of the scope may write the
+    /// removal of a session that has joined again with this one.
+    fn take_removal(
+        &mut self,
+        channel: &ChannelName,
+        offset: u64,
+        session: SessionId,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(shared) = self.shared() else { return };
+        let Some(own) = shared.own.get_mut(&(channel.clone(), session)) else { return };
+        if own.removed(offset) {
+            self.write(channel, session, ctx);
+        }
+    }
+
     /// Takes a change of a channel now, or once the members of the channel have been read.
     fn take_or_keep(
         &mut self,
@@ -405,7 +433,7 @@ impl Tracker {
         if let Some(reading) = reading {
             return reading.keep(offset, change);
         }
-        self.take(channel, change);
+        self.take(channel, offset, change, ctx);
         self.announce_if_due(channel, ctx);
     }
 }
@@ -438,10 +466,12 @@ impl Handler<MembersLeft> for Tracker {
 impl Handler<Reincarnated> for Tracker {
     type Result = ();
 
+    /// The members get new references, because clients may be told in one message that a member has left and
+    /// that it has joined.
     fn handle(&mut self, _: Reincarnated, ctx: &mut Self::Context) {
-        let Some(shared) = self.shared() else { return };
+        let Some(shared) = self.shared.as_deref_mut() else { return };
         for own in shared.own.values_mut() {
-            (own.is_dirty, own.is_put) = (true, false);
+            own.put_anew(|| self.topics.reference());
         }
         let channels: Vec<_> = shared.present.keys().cloned().collect();
         for channel in channels {
@@ -463,6 +493,8 @@ impl Handler<OrderInterrupted> for Tracker {
         shared.reading.clear();
         for own in shared.own.values_mut() {
             own.refuse(SubscribeError::Unavailable);
+            // The log may have another numbering from here on.
+            own.forget_offsets();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A member of this node: the state that it should have in the log, and what the log is known to have.
 
 use actix::prelude::*;
+use bytestring::ByteString;
 
 use crate::broker::{
     cluster::MemberValue,
@@ -20,8 +21,10 @@ pub(super) struct OwnMember {
     /// Whether the log may have the member: its state was written, and the log has not acknowledged a removal
     /// since. Only such a member has to be removed.
     pub(super) may_be_logged: bool,
-    /// Whether the log has had the member in this incarnation.
-    pub(super) is_put: bool,
+    /// The offset of its last acknowledged state in this incarnation; `None` if the next state is a join.
+    pub(super) put_at: Option<u64>,
+    /// The offset of the last removal that was read from the log.
+    removed_at: Option<u64>,
     /// The join that waits until the member is read from the log.
     pub(super) entering: Option<EnteringMember>,
 }
@@ -54,7 +57,8 @@ impl OwnMember {
             is_dirty: false,
             is_under_way: false,
             may_be_logged: false,
-            is_put: false,
+            put_at: None,
+            removed_at: None,
             entering: None,
         }
     }
@@ -66,11 +70,48 @@ impl OwnMember {
         }
     }
 
-    /// Notes that the log has taken a state of the member, or its removal.
-    pub(super) fn taken(&mut self, is_put: bool) {
+    /// Notes that the log has taken a state of the member, or its removal, at this offset.
+    pub(super) fn taken(&mut self, is_put: bool, offset: u64) {
         self.may_be_logged = is_put;
         // A newer join of the session may have replaced the one that was written.
         let is_replaced = self.is_dirty && self.entering.is_some();
-        self.is_put = is_put && !is_replaced;
+        self.put_at = (is_put && !is_replaced).then_some(offset);
+        self.mend();
+    }
+
+    /// Notes that a removal was read from the log at this offset. Returns whether the member must be written
+    /// again.
+    pub(super) fn removed(&mut self, offset: u64) -> bool {
+        self.removed_at = Some(offset);
+        self.mend()
+    }
+
+    /// If the log has removed the member after its last acknowledged state, although it should be there, it must
+    /// be written again, as a join. While a change is being appended, its acknowledgement decides. The removals
+    /// before that state are the member's own, which may be read later than they are acknowledged.
+    fn mend(&mut self) -> bool {
+        let is_removed = self.put_at.zip(self.removed_at).is_some_and(|(put, gone)| gone > put);
+        let is_lost = is_removed && self.wanted.is_some() && !self.is_under_way;
+        if is_lost {
+            (self.is_dirty, self.put_at) = (true, None);
+        }
+        is_lost
+    }
+
+    /// Notes that the log has no state of the member any more. It must be written again, as a join and with
+    /// another reference.
+    pub(super) fn put_anew(&mut self, reference: impl Fn() -> ByteString) {
+        (self.is_dirty, self.put_at) = (true, None);
+        if let Some(value) = &mut self.wanted {
+            value.reference = reference().to_string();
+            if let Some(entering) = &mut self.entering {
+                entering.reference.clone_from(&value.reference);
+            }
+        }
+    }
+
+    /// Forgets all offsets, because the log may have another numbering from now on.
+    pub(super) fn forget_offsets(&mut self) {
+        (self.put_at, self.removed_at) = (None, None);
     }
 }

@@ -202,3 +202,42 @@ async fn the_answer_to_an_earlier_reading_is_not_taken_for_that_of_a_later_one()
     }
     assert_eq!(ada.next().await, "[bob={}]");
 }
+
+#[actix_web::test]
+async fn a_member_that_an_earlier_tracker_removes_is_written_again() {
+    let node = FaultyNode::start().await;
+    let mut bob = node.enter_other(1, "bob").await;
+    let mut ada = node.enter(1, "ada").await;
+    node.until_listed("[ada={} bob={}]").await;
+    // The last session of the scope on this node leaves, and with it the stream.
+    node.leave_refused(&ada).await;
+    assert!(node.broker.head(&room().key).is_none());
+    node.engine.refuse(false);
+    node.broker.enter(&ada, room(), persona("ada")).await.expect("a place");
+    until("the first tracker has removed ada", async || node.engine.changes().removals == 1).await;
+    node.until_listed("[ada={} bob={}]").await;
+    node.other.publish(&room().key, "room", "end").await;
+    for probe in [&mut ada, &mut bob] {
+        while probe.next().await != "room end" {}
+    }
+    node.until_listed("[ada={} bob={}]").await;
+    let MemberChanges { puts, removals, .. } = node.engine.changes();
+    assert_eq!((puts, removals), (3, 1), "once by each join, and once again");
+}
+
+#[actix_web::test]
+async fn a_member_that_is_put_again_has_another_reference() {
+    let node = FaultyNode::start().await;
+    let _ada = node.enter(1, "ada").await;
+    let reference = async || {
+        let channel = room().channel.expect("a channel");
+        let members = node.other.topics.members(&room().key, &channel).await;
+        let members = members.expect("an answer");
+        members.iter().flat_map(|(_, of_key)| of_key).map(|member| member.reference.clone()).next()
+    };
+    let before = reference().await;
+    assert!(before.is_some());
+    node.shared.lapse(node.engine.node());
+    until("ada is back", async || reference().await.is_some()).await;
+    assert_ne!(reference().await, before, "clients drop the meta with the reference that has left");
+}

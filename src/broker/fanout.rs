@@ -55,8 +55,8 @@ use super::{
 };
 use delivering::Course;
 pub(super) use messages::{
-    Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, TellCount,
-    TrackerLost,
+    Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, PlaceLost,
+    TellCount, TrackerLost,
 };
 pub use messages::{Attach, Detach, Enter, Leave, Relieve};
 use pause::pause;

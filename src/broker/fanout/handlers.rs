@@ -75,6 +75,21 @@ impl Handler<Entered> for Fanout {
     }
 }
 
+impl Handler<PlaceLost> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, PlaceLost { place, session }: PlaceLost, ctx: &mut Self::Context) {
+        self.in_order(place.key.app, ctx, move |fanout, _| {
+            let Some(Present { outbox, places, .. }) = fanout.sessions.get(&session) else {
+                return;
+            };
+            if let Some(held) = places.iter().find(|held| ***held == place) {
+                outbox.tell(News::Interrupted(vec![held.clone()]));
+            }
+        });
+    }
+}
+
 impl Handler<Announce> for Fanout {
     type Result = ();
 

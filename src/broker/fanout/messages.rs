@@ -121,6 +121,15 @@ pub(in crate::broker) struct Entered {
     pub(in crate::broker) members: Result<ByteString, SubscribeError>,
 }
 
+/// The tracker has no place any more for a session that had entered a channel, because others have filled the
+/// channel while the node was taken for dead: end the joins of the channel that the session has.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::broker) struct PlaceLost {
+    pub(in crate::broker) place: Place,
+    pub(in crate::broker) session: SessionId,
+}
+
 /// Changes among the members of a channel, to send to those of this thread.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -20,8 +20,8 @@ pub enum News {
     AppChanged(AppId),
     /// An app ends some of its joins.
     Disconnect(Arc<Disconnection>),
-    /// Publications to these places may be missing: their joins end, so that their clients join again and
-    /// learn of it.
+    /// Publications to these places may be missing, or the session is no longer tracked there: their joins end,
+    /// so that their clients join again and learn of it.
     Interrupted(Vec<Arc<Place>>),
     /// Users that the session watches have come online or gone offline.
     Online(Arc<OnlineChange>),

@@ -27,12 +27,12 @@ use log::warn;
 use crate::{
     broker::{
         cluster::{MemberRecord, MemberValue, MembersEntry},
-        fanout::{Entered, WorkerId},
+        fanout::{Entered, PlaceLost, WorkerId},
         node::NodeId,
         numbering::scope_bytes,
         presence::Home,
         publication::JsonText,
-        subscriber::{ScopeKey, SessionId, SubscribeError},
+        subscriber::{Place, ScopeKey, SessionId, SubscribeError},
         topic_name::ChannelName,
         topics::{Topics, place_bytes},
     },
@@ -125,8 +125,9 @@ impl SharedMembers {
         if !is_present {
             *self.present.entry(key.0.clone()).or_default() += 1;
         }
-        let own = self.own.entry(key).or_insert_with(|| OwnMember::new(worker));
-        own.worker = worker;
+        let new = || OwnMember::new(worker, entering.fanout.clone());
+        let own = self.own.entry(key).or_insert_with(new);
+        (own.worker, own.fanout) = (worker, entering.fanout.clone());
         // The log must get a join, not an update, so the member counts as not put.
         (own.wanted, own.is_dirty, own.put_at) = (Some(wanted), true, None);
         own.entering.replace(entering)
@@ -263,15 +264,7 @@ impl Tracker {
             Ok(Appended::At(at) | Appended::Repeated { at, .. }) => {
                 own.taken(is_put, at.offset);
             }
-            Err(AppendError::PlaceFull) if !own.is_dirty => {
-                let entering = own.entering.take();
-                shared.go(&key);
-                shared.own.remove(&key);
-                if let Some(entering) = entering {
-                    entering.refuse(SubscribeError::TooManyMembers);
-                }
-                return self.announce_if_due(&key.0, ctx);
-            }
+            Err(AppendError::PlaceFull) if !own.is_dirty => return self.place_full(&key, ctx),
             Err(AppendError::PlaceFull) => {}
             Err(AppendError::TooLarge) => {
                 warn!("a member is refused because its data is larger than the engine's limit");
@@ -288,6 +281,25 @@ impl Tracker {
         } else if own.wanted.is_none() {
             shared.own.remove(&key);
         }
+    }
+
+    /// Drops a member for which the channel has no place. If its join waits, the join is refused. Otherwise the
+    /// member had a place before, for example until this node's lease expired: its session ends the join, so that
+    /// the client joins again and is told that the channel is full.
+    fn place_full(&mut self, key: &OwnKey, ctx: &mut Context<Self>) {
+        let Some(shared) = self.shared.as_deref_mut() else { return };
+        let entering = shared.own.get_mut(key).and_then(|own| own.entering.take());
+        shared.go(key);
+        let Some(own) = shared.own.remove(key) else { return };
+        let (channel, session) = key.clone();
+        match entering {
+            Some(entering) => entering.refuse(SubscribeError::TooManyMembers),
+            None => {
+                let place = Place { key: self.key.clone(), channel: Some(channel) };
+                own.fanout.do_send(PlaceLost { place, session });
+            }
+        }
+        self.announce_if_due(&key.0, ctx);
     }
 
     /// Schedules another attempt to write the changes that the log did not take.

@@ -12,6 +12,8 @@ use crate::broker::{
 /// A member of this node.
 pub(super) struct OwnMember {
     pub(super) worker: WorkerId,
+    /// The fan-out of that thread.
+    pub(super) fanout: Addr<Fanout>,
     /// The state that it should have in the log; `None` if it should not be there.
     pub(super) wanted: Option<MemberValue>,
     /// Whether the log may have another state.
@@ -50,9 +52,10 @@ impl EnteringMember {
 
 impl OwnMember {
     /// A session of this thread that is not in the log.
-    pub(super) fn new(worker: WorkerId) -> Self {
+    pub(super) fn new(worker: WorkerId, fanout: Addr<Fanout>) -> Self {
         Self {
             worker,
+            fanout,
             wanted: None,
             is_dirty: false,
             is_under_way: false,

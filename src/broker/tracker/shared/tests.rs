@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     super::super::{
         presence::{Meta, Persona},
-        subscriber::{Place, Subscription},
+        subscriber::Subscription,
         testing::{
             Broker, FORMAT, Probe, SUBSCRIPTION, channel, key, shown, until, until_up, whole,
         },
@@ -223,6 +223,25 @@ async fn a_member_that_an_earlier_tracker_removes_is_written_again() {
     node.until_listed("[ada={} bob={}]").await;
     let MemberChanges { puts, removals, .. } = node.engine.changes();
     assert_eq!((puts, removals), (3, 1), "once by each join, and once again");
+}
+
+#[actix_web::test]
+async fn a_member_whose_place_was_taken_while_its_node_was_taken_for_dead_is_told() {
+    let node = FaultyNode::start().await;
+    let mut ada = node.enter(1, "ada").await;
+    node.engine.refuse(true);
+    node.shared.lapse(node.engine.node());
+    let mut others = Vec::new();
+    for nth in 0..4 {
+        others.push(node.enter_other(nth, &format!("m{nth}")).await);
+    }
+    let refused = node.engine.changes().refused;
+    until("ada is written again", async || node.engine.changes().refused > refused).await;
+    node.engine.refuse(false);
+    while ada.next().await != "interrupted: room" {}
+    node.broker.leave(&ada, room()).await;
+    let again = node.broker.enter(&ada, room(), persona("ada")).await;
+    assert_eq!(again, Err(SubscribeError::TooManyMembers));
 }
 
 #[actix_web::test]

@@ -51,13 +51,15 @@ fn each_entry_is_shown_by_a_test_or_has_a_reason() {
 
 fn table(tests: &BTreeMap<u16, Vec<String>>) -> String {
     let mut table = String::from("\n| # | what | shown by |\n|---|---|---|\n");
-    for Entry { number, what, reason } in ENTRIES {
+    for Entry { number, what, reason, deviation } in ENTRIES {
         let tests = tests.get(number).map_or(&[][..], Vec::as_slice);
         let shown = match reason {
             Some(reason) => format!("– {reason}"),
             None => tests.iter().map(|test| format!("`{test}`")).collect::<Vec<_>>().join("<br>"),
         };
-        writeln!(table, "| {number} | {what} | {shown} |").expect("a string takes all");
+        let deviation = deviation.map(|deviation| format!("<br>– {deviation}"));
+        let deviation = deviation.unwrap_or_default();
+        writeln!(table, "| {number} | {what} | {shown}{deviation} |").expect("a string takes all");
     }
     table.push('\n');
     table

@@ -157,9 +157,10 @@ pub const ENTRIES: &[Entry] = &[
     ),
     shown(78, "Member data over 1 KB → error"),
     shown(79, "128-character id ok, 129 → error"),
-    shown(
+    in_part(
         80,
-        "`user_id` `\"__proto__\"`, `\"constructor\"` → treated as plain ids, except on presence channels, where Herald refuses them, because old versions of `phoenix.js` would fail on such a member",
+        "`user_id` `\"__proto__\"`, `\"constructor\"` → treated as plain ids",
+        "presence channels refuse them, because old versions of `phoenix.js` would fail on such a member",
     ),
     shown(
         81,

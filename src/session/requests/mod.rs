@@ -24,8 +24,10 @@
 mod anybody;
 mod chunks;
 mod eviction;
+mod farewells;
 mod head;
 mod offer;
+mod rules;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -35,7 +37,8 @@ mod waiting;
 mod work_queue;
 
 pub use anybody::{in_its_time, unless_in_the_way};
-pub(super) use stream::{ConnectionRules, HttpStream};
+pub(super) use rules::ConnectionRules;
+pub(super) use stream::HttpStream;
 pub use turn::trust;
 pub(super) use turn::{InTurn, Turn};
 pub use waiting::ConnectionLimit;

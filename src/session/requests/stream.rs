@@ -7,9 +7,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,18 +19,15 @@ use super::{
     READ_AHEAD_BYTES_MAX,
     chunks::Chunks,
     eviction::HeldWork,
+    farewells::{BAD_REQUEST, TIMEOUT, TOO_LARGE, UNAVAILABLE},
     head::{self, Follows, HEAD_BYTES_MAX, HeadFault, HeadProgress},
+    rules::{ConnectionRules, Wait},
     turn::Turn,
     unread::UnreadBytes,
-    waiting::{
-        ConnectionLimit, CountedConnection, LeavingConnection, QueuePlace, WaitingConnections,
-    },
-    work_queue::{Ticket, Work, WorkQueue},
+    waiting::{CountedConnection, LeavingConnection, QueuePlace},
+    work_queue::{Ticket, Work},
 };
-use crate::{
-    metrics::{Metrics, labels::Limit},
-    session::{unfinished::Unfinished, upgrade::IsSocket},
-};
+use crate::metrics::labels::Limit;
 
 /// The most bytes that are read at once.
 const READ_BYTES_MAX: usize = 8 * 1024;
@@ -53,47 +48,6 @@ pub(super) const STUCK_MAX: usize = 512;
 /// ones cost about as much as the connection itself.
 const LARGE_HEAD_BYTES: usize = 4 * 1024;
 
-/// The time for which a connection that is being closed is read from. The kernel resets a
-/// connection that is closed with unread bytes, and the reset may overtake the last answer.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// The answers that this room itself gives, each as the last one of its connection.
-const BAD_REQUEST: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
-    connection: close\r\n\r\n";
-const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
-    retry-after: 1\r\nconnection: close\r\n\r\n";
-const TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-
-/// The rules and the state that the connections of one thread share.
-pub(in crate::session) struct ConnectionRules {
-    /// The time within which the first request head must be complete.
-    pub(in crate::session) handshake_timeout: Duration,
-    /// The time within which a further request, or the rest of the first one, must be complete, and
-    /// for which a client may take nothing of an answer.
-    pub(in crate::session) idle_timeout: Duration,
-    /// The time for which a connection is kept for another request.
-    pub(in crate::session) keep_alive: Duration,
-    /// Whether a WebSocket may be requested on a path.
-    pub(in crate::session) is_socket: IsSocket,
-    pub(in crate::session) metrics: Arc<Metrics>,
-    /// The budget of heads that are not complete, of large ones, and of what is read ahead.
-    pub(in crate::session) unfinished: Unfinished,
-    /// The limit on plain connections.
-    pub(in crate::session) limit: ConnectionLimit,
-    /// The connections of this thread that may give way.
-    pub(in crate::session) waiting: Rc<WaitingConnections>,
-    /// The most connections in `waiting`.
-    pub(in crate::session) waiting_max: usize,
-    /// The connections of this thread whose clients take nothing of an answer, or have yet to
-    /// close.
-    pub(in crate::session) stuck: Rc<WaitingConnections>,
-    /// The queue in which the requests of unauthenticated clients wait for their turn.
-    pub(in crate::session) work_queue: Rc<WorkQueue>,
-}
-
 /// The state of a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
@@ -111,23 +65,6 @@ enum Phase {
     Broken,
     /// The end of the stream.
     Over,
-}
-
-/// The reason why the deadline is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// For the first head.
-    First,
-    /// For the rest of a request.
-    Rest,
-    /// For the next request.
-    Next,
-    /// For its turn in the work queue.
-    Turn,
-    /// For the client to read.
-    Write,
-    /// For the client to close.
-    Close,
 }
 
 /// A client's connection as actix-http sees it: one request at a time, each within its deadline.
@@ -233,12 +170,7 @@ impl<T> HttpStream<T> {
     }
 
     fn set_wait(&mut self, wait: Wait) {
-        let time = match wait {
-            Wait::First => self.rules.handshake_timeout,
-            Wait::Rest | Wait::Turn | Wait::Write => self.rules.idle_timeout,
-            Wait::Next => self.rules.keep_alive,
-            Wait::Close => LINGER,
-        };
+        let time = self.rules.time_for(wait);
         if wait == Wait::Next {
             // The connection has just served its client, so others have waited longer.
             self.place.leave();

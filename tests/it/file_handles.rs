@@ -99,6 +99,29 @@ async fn connections_that_never_finish_a_request_take_no_handle_that_is_kept() {
 }
 
 #[tokio::test]
+async fn connections_that_were_answered_and_idle_give_way() {
+    const CONNECTIONS_MAX: u64 = 20;
+    let process = Process::start(&[
+        ("HERALD__LIMITS__HTTP_CONNECTIONS_MAX", "20"),
+        ("HERALD__SERVER__WORKERS", "1"),
+    ]);
+    let server = &process.server;
+    let before = process.open_files();
+    let mut idle = Vec::new();
+    for _ in 0..5 * CONNECTIONS_MAX {
+        let mut stream = raw::connect(server).await;
+        assert_eq!(ask(&mut stream, "/health").await.0, 200);
+        idle.push(stream);
+    }
+    // A connection that has just been told to close may still be open.
+    let few = async || process.open_files() <= before + CONNECTIONS_MAX + 5;
+    nodes::until("most connections are closed", few).await;
+    assert_eq!(raw::hung_up(&mut idle[0]).await, b"");
+    let mut last = idle.pop().expect("a connection");
+    assert_eq!(ask(&mut last, "/health").await.0, 200, "it has waited least");
+}
+
+#[tokio::test]
 async fn handshakes_that_are_refused_and_do_not_hang_up_count_until_they_are_gone() {
     const CONNECTIONS_MAX: u64 = 20;
     let process = Process::start(&[("HERALD__LIMITS__HTTP_CONNECTIONS_MAX", "20")]);

@@ -102,6 +102,9 @@ pub(in crate::session) struct HttpStream<T> {
     ticket: Option<Box<Ticket>>,
     /// Whether the next request was sent before the last answer had been written.
     is_sent_ahead: bool,
+    /// Whether the connection ends with the answer to its present request, because it was told to give way
+    /// before it had all of that request's head.
+    is_last: bool,
     counted: CountedConnection,
     /// The answer that is still to be sent before the connection is closed.
     farewell: &'static [u8],
@@ -131,6 +134,7 @@ impl<T> HttpStream<T> {
             work: None,
             ticket: None,
             is_sent_ahead: false,
+            is_last: false,
             counted,
             rules,
             buffer: UnreadBytes::default(),
@@ -272,6 +276,7 @@ impl<T> HttpStream<T> {
                         self.phase = Phase::Tunnel;
                     }
                 }
+                self.outlast();
             }
             Err(fault) => self.refuse(fault),
         }
@@ -304,6 +309,23 @@ impl<T> HttpStream<T> {
         let can_be_told = self.phase == Phase::Head;
         self.end(UNAVAILABLE);
         can_be_told
+    }
+
+    /// Serves a request as the last one if the connection was told to give way before the request was handed
+    /// over. The client could not know that, and a part of the answer or none would be worse for it than to
+    /// connect again.
+    fn outlast(&mut self) {
+        if !self.turn.stays() {
+            return;
+        }
+        self.is_last = true;
+        if self.place.is_taken() {
+            // The rest of the request may take long, so another connection ends instead. This one may be told
+            // again: its old place is gone.
+            self.place.leave();
+            self.rules.waiting.make_room();
+            self.enter();
+        }
     }
 
     fn await_answer(&mut self) {
@@ -428,6 +450,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
                 _ => self.stop_waiting(),
             }
         }
+        self.outlast();
         Poll::Ready(())
     }
 
@@ -457,6 +480,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         let bytes_max = self.buffer_bytes_max();
         self.buffer.append(read.filled(), bytes_max);
         if self.wait == Some(Wait::Next) && !self.is_eof {
+            self.is_last = self.turn.gives_way();
             self.set_wait(Wait::Rest);
         }
         Poll::Ready(Ok(()))
@@ -473,6 +497,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
         match ready!(self.poll_late(cx)) {
             Wait::First => self.end(TIMEOUT),
             Wait::Turn => self.end(UNAVAILABLE),
+            // It was told between two requests, and the next one has come in part.
+            Wait::Rest if self.is_last && self.phase == Phase::Head => self.end(UNAVAILABLE),
             Wait::Next => self.end(b""),
             Wait::Rest | Wait::Write | Wait::Close => {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -501,18 +527,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
     }
 
     /// Prepares for the next request, because the answer has been written.
-    fn next(&mut self, cx: &Context<'_>) {
+    fn next(&mut self, cx: &mut Context<'_>) {
         self.phase = Phase::Head;
         self.head_bytes = 0;
         self.is_sent_ahead = !self.buffer.is_empty();
+        if self.is_last || self.turn.gives_way() {
+            // Requests that the client has sent ahead are read and dropped, so that the answer is not lost.
+            self.lingers |= self.is_sent_ahead;
+            self.end(b"");
+            return cx.waker().wake_by_ref();
+        }
         if self.buffer.is_empty() {
             self.held = None;
             self.set_wait(Wait::Next);
         } else {
             self.set_wait(Wait::Rest);
         }
-        // Otherwise the socket will wake this task.
-        if !self.buffer.is_empty() || !self.is_listening {
+        // The HTTP server reads again only when it is woken. So every wake-up is registered here: that by the
+        // socket is if `is_listening`.
+        self.place.wake_by(cx.waker());
+        let is_late = self.deadline.as_mut().poll(cx).is_ready();
+        if is_late || !self.buffer.is_empty() || !self.is_listening {
             cx.waker().wake_by_ref();
         }
     }

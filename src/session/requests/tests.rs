@@ -1,5 +1,7 @@
 //! The stream, over a pipe.
 
+mod giving_way;
+
 use std::{
     io,
     pin::{Pin, pin},

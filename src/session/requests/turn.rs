@@ -97,6 +97,11 @@ impl Turn {
         self.0.gives_way.set(true);
     }
 
+    /// Lets the connection go on until it is told again to end. Returns whether it was told.
+    pub(super) fn stays(&self) -> bool {
+        self.0.gives_way.take()
+    }
+
     /// Returns whether the connection was told to end.
     pub(super) fn gives_way(&self) -> bool {
         self.0.gives_way.get()

@@ -554,11 +554,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> HttpStream<T> {
 
     /// Reads what the client still sends, and drops it.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.deadline.deadline();
         loop {
             let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
             let mut read = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut self.io).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                // While a client floods, the timer is never asked: tokio refuses a task that has read this much.
+                Poll::Ready(Ok(())) if !read.filled().is_empty() && Instant::now() < until => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return self.poll_late(cx).map(drop),
             }

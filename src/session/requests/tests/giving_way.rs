@@ -3,7 +3,10 @@
 
 use std::future::{pending, poll_fn};
 
-use tokio::time::sleep;
+use tokio::{
+    io::{Repeat, repeat},
+    time::sleep,
+};
 
 use super::*;
 
@@ -145,4 +148,42 @@ async fn a_request_whose_connection_is_told_to_end_before_its_turn_is_served_who
     assert_eq!(last.handed_over(), second);
     last.answer();
     ended(&mut last).await;
+}
+
+/// A client that always has more to say, and takes everything.
+struct Flood(Repeat);
+
+impl AsyncRead for Flood {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Flood {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_floods_a_connection_that_is_being_closed_is_dropped_in_time() {
+    let mut stream = HttpStream::new(Flood(repeat(b'x')), None, Rc::new(rules()));
+    let closed = timeout(DEADLINE, stream.shutdown()).await.expect("an end in time");
+    closed.expect("an end");
 }

@@ -110,7 +110,8 @@ impl EndpointThread {
         let Some(id) = self.session_of(token) else { return self.open(request, handshake) };
         let poll = self.endpoint.long_polls.poll(id);
         match requests::unless_in_the_way(request, poll).await {
-            // A new connection needs the room. The client polls again over another one.
+            // A new connection needs the room. The client polls again over another one, and then gets the
+            // frames that the session may have sent at this moment.
             None => last(self.messages(204, id, &[])),
             Some(polled) => self.polled(id, &polled),
         }

@@ -11,6 +11,7 @@
 mod actor;
 mod elsewhere;
 mod newcomers;
+mod unfetched;
 
 use std::{
     collections::HashMap,
@@ -21,10 +22,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use tokio::{
-    sync::oneshot::{self, Receiver},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
 use super::{Conversation, Received, worker::Worker};
@@ -32,6 +30,7 @@ use crate::broker::{Topics, subscriber::Frame};
 use actor::{GiveWay, LongPoll, Poll, Post};
 use elsewhere::{PassedOn, SharedPassed};
 use newcomers::{Newcomer, Newcomers};
+use unfetched::Unfetched;
 
 /// The fraction (1/4) of the server's sessions that may be ones that were never fetched: enough for
 /// many clients that come at once, too few to keep others out.
@@ -130,7 +129,8 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         Some(id)
     }
 
-    /// Fetches the frames that wait for a session's client, or that come within the window.
+    /// Fetches the frames that wait for a session's client, or that come within the window. Frames of a fetch
+    /// that is dropped wait for the next one.
     pub async fn poll(&self, id: Uuid) -> Polled {
         if let Some((polled, passed_on)) = self.poll_elsewhere(id).await {
             passed_on.into_iter().for_each(PassedOn::answered);
@@ -146,15 +146,17 @@ impl<C: Conversation + Unpin> LongPolls<C> {
 
     async fn poll_here(&self, id: Uuid) -> Polled {
         let Some(session) = self.find(id) else { return Polled::Gone };
-        let (answer, mut answered) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let mut unfetched = Unfetched::new(session.clone().recipient(), answered);
         let poll = async {
             session.send(Poll(answer)).await.ok()?;
-            (&mut answered).await.ok()
+            unfetched.take().await
         };
         match timeout(self.times.window, poll).await {
             Ok(Some(frames)) => Polled::Frames(frames),
             Ok(None) => Polled::Gone,
-            Err(_) => late(answered),
+            // Frames that the session has sent at this moment must not be lost.
+            Err(_) => Polled::Frames(unfetched.take_late()),
         }
     }
 
@@ -182,13 +184,6 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
         sessions.get(&id).cloned()
     }
-}
-
-/// The result of a fetch whose window has ended. Frames that the session has sent at this moment must not be
-/// lost.
-fn late(mut answered: Receiver<Vec<Frame>>) -> Polled {
-    answered.close();
-    Polled::Frames(answered.try_recv().unwrap_or_default())
 }
 
 /// A session's entry in the list of all sessions. Dropping this removes it.

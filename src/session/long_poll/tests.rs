@@ -1,5 +1,7 @@
 //! A session over long-poll, with a conversation that does as it is told.
 
+mod abandoned;
+
 use std::time::Instant;
 
 use futures_util::future::join_all;
@@ -133,20 +135,6 @@ async fn a_fetch_that_was_given_up_keeps_nothing_and_takes_nothing_over() {
     assert_eq!(live.await.expect("a fetch"), frames(&["b"]));
 }
 
-#[test]
-fn frames_handed_over_at_the_last_moment_are_delivered_or_kept() {
-    let (send, receive) = oneshot::channel();
-    send.send(vec![Frame::Text("a".into())]).expect("somebody waits");
-    assert_eq!(late(receive), frames(&["a"]), "before the end");
-    let (send, receive) = oneshot::channel();
-    assert_eq!(late(receive), frames(&[]));
-    assert_eq!(
-        send.send(vec![Frame::Text("a".into())]),
-        Err(vec![Frame::Text("a".into())]),
-        "after it"
-    );
-}
-
 #[actix_web::test]
 async fn frames_that_arrive_at_the_end_of_a_window_are_not_lost() {
     const MESSAGES: usize = 500;
@@ -184,18 +172,6 @@ async fn frames_that_arrive_at_the_end_of_a_window_are_not_lost() {
     assert!(heard.into_iter().eq(expected));
     assert!(empty > 0, "windows have ended");
     elsewhere.stop();
-}
-
-#[actix_web::test]
-async fn frames_that_are_put_back_come_first_at_the_next_fetch_however_many_they_are() {
-    let polls = Polls::new(SessionLimits { outbox_frames_max: 3, ..limits() }, times(DEADLINE));
-    let id = polls.open_and_fetch().await;
-    assert_eq!(polls.post(id, &["late"]).await, Posted::Done);
-    let texts = ["a", "b", "c", "d", "e", "f"];
-    let frames_back = texts.iter().map(|&text| Frame::Text(text.into())).collect();
-    polls.all.find(id).expect("the session").do_send(actor::PutBack(frames_back));
-    let all = [&texts[..], &["late"]].concat();
-    assert_eq!(polls.all.poll(id).await, frames(&all));
 }
 
 #[actix_web::test]

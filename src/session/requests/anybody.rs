@@ -23,7 +23,7 @@ pub async fn in_its_time(request: &HttpRequest, worker: &Worker) {
 }
 
 /// Waits for a future on behalf of a request; `None` if a new connection needs the room before it resolves.
-/// The answer should then be the last one of the connection.
+/// Then the future is dropped, whatever it has done, and the answer should be the last one of the connection.
 pub async fn unless_in_the_way<T>(
     request: &HttpRequest,
     waits_for: impl Future<Output = T>,

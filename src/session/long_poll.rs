@@ -11,6 +11,7 @@
 mod actor;
 mod elsewhere;
 mod newcomers;
+mod passed;
 mod unfetched;
 
 use std::{
@@ -28,8 +29,9 @@ use uuid::Uuid;
 use super::{Conversation, Received, worker::Worker};
 use crate::broker::{Topics, subscriber::Frame};
 use actor::{GiveWay, LongPoll, Poll, Post};
-use elsewhere::{PassedOn, SharedPassed};
+use elsewhere::PassedOn;
 use newcomers::{Newcomer, Newcomers};
+use passed::SharedPassed;
 use unfetched::Unfetched;
 
 /// The fraction (1/4) of the server's sessions that may be ones that were never fetched: enough for
@@ -139,7 +141,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         let polled = self.poll_here(id).await;
         if self.topics.is_some() {
             // The client fetches at this node now, so an earlier fetch through another node is over.
-            self.passed.forget(id);
+            self.passed.lock().forget(id);
         }
         polled
     }
@@ -198,7 +200,7 @@ struct SessionEntry<C: Conversation + Unpin> {
 impl<C: Conversation + Unpin> Drop for SessionEntry<C> {
     fn drop(&mut self) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-        self.passed.forget(self.id);
+        self.passed.lock().forget(self.id);
     }
 }
 

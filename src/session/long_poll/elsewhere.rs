@@ -5,16 +5,10 @@
 //! arrived then recalls it. The session's node abandons the fetch, or puts the frames back with which it
 //! answered, unless a later fetch of the client was answered meanwhile.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use futures_util::future::{Either, select};
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::broker::{Topics, node::NodeId, subscriber::Frame};
@@ -60,76 +54,6 @@ pub(super) fn number_on(node: NodeId) -> Uuid {
 fn node_of(id: Uuid) -> NodeId {
     let [high, low, ..] = id.into_bytes();
     NodeId(u16::from_be_bytes([high, low]))
-}
-
-/// The fetches that other nodes have passed to this one.
-#[derive(Debug, Default)]
-pub(super) struct PassedFetches(Mutex<HashMap<Uuid, PassedFetch>>);
-
-/// The last fetch of a session that another node has passed on.
-#[derive(Debug)]
-enum PassedFetch {
-    /// The fetch waits. Dropping this abandons it.
-    Waits {
-        number: Uuid,
-        _given_up: oneshot::Sender<()>,
-        /// The previous fetch, if it was answered: it may still be recalled.
-        before: Option<AnsweredFetch>,
-    },
-    /// The fetch was answered.
-    Answered(AnsweredFetch),
-}
-
-/// A fetch that was answered with these frames.
-#[derive(Debug)]
-struct AnsweredFetch {
-    number: Uuid,
-    frames: Vec<Frame>,
-}
-
-impl PassedFetches {
-    /// Notes that a fetch of a session waits. An earlier fetch that still waits is abandoned.
-    fn wait(&self, id: Uuid, number: Uuid, given_up: oneshot::Sender<()>) {
-        let mut passed = self.lock();
-        let before = match passed.remove(&id) {
-            Some(PassedFetch::Answered(before)) => Some(before),
-            Some(PassedFetch::Waits { before, .. }) => before,
-            None => None,
-        };
-        passed.insert(id, PassedFetch::Waits { number, _given_up: given_up, before });
-    }
-
-    /// Forgets the fetch with this number. Returns the frames with which it was answered; none if it was not
-    /// answered, or if a later fetch was.
-    fn recall(&self, id: Uuid, number: Uuid) -> Vec<Frame> {
-        let mut passed = self.lock();
-        let is_meant = |fetch: &AnsweredFetch| fetch.number == number;
-        let recalled = match passed.get_mut(&id) {
-            Some(PassedFetch::Waits { number: of, .. }) if *of == number => {
-                passed.remove(&id);
-                None
-            }
-            // The client has fetched again already, and that fetch still waits.
-            Some(PassedFetch::Waits { before, .. }) => {
-                before.take_if(|before| before.number == number)
-            }
-            Some(PassedFetch::Answered(fetch)) if is_meant(fetch) => match passed.remove(&id) {
-                Some(PassedFetch::Answered(fetch)) => Some(fetch),
-                _ => None,
-            },
-            Some(PassedFetch::Answered(_)) | None => None,
-        };
-        recalled.map(|fetch| fetch.frames).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, PassedFetch>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets the fetches of a session, which has ended or was fetched at this node.
-    pub(super) fn forget(&self, id: Uuid) {
-        self.lock().remove(&id);
-    }
 }
 
 /// A fetch that was passed to another node. Unless its answer has reached the client, it is recalled.
@@ -239,17 +163,16 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     }
 
     /// Fetches for another node. The frames are kept until the client's next fetch is answered.
-    async fn fetched_by(&self, id: Uuid, number: Uuid) -> Bytes {
-        let (given_up, is_given_up) = oneshot::channel();
-        self.passed.wait(id, number, given_up);
-        let poll = Box::pin(self.poll_here(id));
-        let polled = match select(poll, is_given_up).await {
-            Either::Left((polled, _)) => polled,
-            Either::Right(_) => return Bytes::from_static(&[DONE]),
-        };
-        let Polled::Frames(mut frames) = polled else {
-            self.passed.forget(id);
-            return Bytes::from_static(&[GONE]);
+    pub(super) async fn fetched_by(&self, id: Uuid, number: Uuid) -> Bytes {
+        let mut fetch = self.passed.lock().begin(id, number);
+        let polled = fetch.unless_given_up(Box::pin(self.poll_here(id))).await;
+        let mut frames = match polled {
+            Some(Polled::Frames(frames)) => frames,
+            Some(Polled::Gone) => {
+                self.passed.lock().forget(id);
+                return Bytes::from_static(&[GONE]);
+            }
+            None => Vec::new(),
         };
         let mut bytes = 0;
         let fits = frames.iter().take_while(|frame| {
@@ -260,22 +183,26 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         let fits = fits.count().max(1).min(frames.len());
         let rest = frames.split_off(fits);
         let answer = write_frames(&frames);
-        {
-            let mut passed = self.passed.lock();
-            let is_last = matches!(passed.get(&id), Some(PassedFetch::Waits { number: of, .. }) if *of == number);
-            if is_last {
-                passed.insert(id, PassedFetch::Answered(AnsweredFetch { number, frames }));
+        let mut passed = self.passed.lock();
+        let (back, answer) = match passed.end(id, &fetch, frames) {
+            Ok(()) => (rest, answer),
+            Err(mut frames) => {
+                frames.extend(rest);
+                (frames, Bytes::from_static(&[DONE]))
             }
-        }
-        if let Some(session) = self.find(id).filter(|_| !rest.is_empty()) {
-            session.do_send(PutBack(rest));
-        }
+        };
+        self.put_back(id, back);
         answer
     }
 
     /// Recalls a fetch, because its client has disconnected before the answer reached it.
-    fn recalled(&self, id: Uuid, number: Uuid) {
-        let frames = self.passed.recall(id, number);
+    pub(super) fn recalled(&self, id: Uuid, number: Uuid) {
+        let mut passed = self.passed.lock();
+        let frames = passed.recall(id, number);
+        self.put_back(id, frames);
+    }
+
+    fn put_back(&self, id: Uuid, frames: Vec<Frame>) {
         if let Some(session) = self.find(id).filter(|_| !frames.is_empty()) {
             session.do_send(PutBack(frames));
         }
@@ -322,7 +249,7 @@ fn write_frames(frames: &[Frame]) -> Bytes {
 }
 
 /// The frames of an answer; `None` if the session is gone.
-fn read_frames(mut answer: Bytes) -> Option<Vec<Frame>> {
+pub(super) fn read_frames(mut answer: Bytes) -> Option<Vec<Frame>> {
     (!answer.is_empty() && answer.get_u8() == DONE).then_some(())?;
     let mut frames = Vec::new();
     while !answer.is_empty() {
@@ -345,9 +272,6 @@ fn read_messages(mut body: Bytes) -> Option<Vec<Received>> {
     Some(messages)
 }
 
-/// The state that the sessions of a node keep about the fetches of other nodes. Clones share it.
-pub(super) type SharedPassed = Arc<PassedFetches>;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,37 +283,6 @@ mod tests {
             assert_eq!(numbers.map(node_of), [node; 2]);
             assert_ne!(numbers[0], numbers[1]);
         }
-    }
-
-    #[test]
-    fn a_fetch_is_recalled_until_the_next_one_is_answered() {
-        let (passed, id) = (PassedFetches::default(), Uuid::new_v4());
-        let [first, second] = [Uuid::new_v4(), Uuid::new_v4()];
-        let frames = vec![Frame::Text("a".into())];
-        let answer = |number| {
-            let fetch = AnsweredFetch { number, frames: frames.clone() };
-            passed.lock().insert(id, PassedFetch::Answered(fetch));
-        };
-        let wait = |number| {
-            let (given_up, is_given_up) = oneshot::channel();
-            passed.wait(id, number, given_up);
-            is_given_up
-        };
-        let mut waits = wait(first);
-        assert_eq!(passed.recall(id, first), []);
-        assert!(waits.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
-        answer(first);
-        assert_eq!(passed.recall(id, second), [], "another one's");
-        assert_eq!(passed.recall(id, first), frames);
-        assert_eq!(passed.recall(id, first), [], "once");
-        answer(first);
-        let mut waits = wait(second);
-        assert_eq!(passed.recall(id, first), frames, "the next one waits");
-        assert!(waits.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty));
-        answer(first);
-        let _waits = wait(second);
-        answer(second);
-        assert_eq!(passed.recall(id, first), [], "the next one was answered");
     }
 
     #[test]

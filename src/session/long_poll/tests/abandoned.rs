@@ -3,7 +3,11 @@
 use futures_util::FutureExt;
 
 use super::*;
-use crate::session::long_poll::unfetched::Unfetched;
+use crate::session::long_poll::{elsewhere::read_frames, unfetched::Unfetched};
+
+fn texts_of(polled: Option<Vec<Frame>>) -> Polled {
+    Polled::Frames(polled.expect("a session"))
+}
 
 #[actix_web::test]
 async fn frames_that_are_put_back_come_first_at_the_next_fetch_however_many_they_are() {
@@ -46,4 +50,33 @@ async fn frames_of_a_fetch_that_is_dropped_come_with_the_next_one() {
     drop(fetch);
     assert_eq!(polls.post(id, &["c"]).await, Posted::Done);
     assert_eq!(polls.all.poll(id).await, frames(&["a", "b", "c"]));
+}
+
+#[actix_web::test]
+async fn a_recall_that_overtakes_the_answer_puts_its_frames_back() {
+    let polls = Polls::roomy();
+    let (id, number) = (polls.open(), Uuid::new_v4());
+    let mut fetch = Box::pin(polls.all.fetched_by(id, number));
+    assert_eq!((&mut fetch).now_or_never(), None);
+    assert_eq!(polls.post(id, &["a", "b"]).await, Posted::Done);
+    polls.all.recalled(id, number);
+    assert_eq!(texts_of(read_frames(fetch.await)), frames(&[]));
+    assert_eq!(polls.post(id, &["c"]).await, Posted::Done);
+    assert_eq!(polls.all.poll(id).await, frames(&["a", "b", "c"]));
+}
+
+#[actix_web::test]
+async fn a_fetch_that_overtakes_the_answer_to_an_earlier_one_gets_all_frames_in_order() {
+    let polls = Polls::roomy();
+    let id = polls.open();
+    let mut first = Box::pin(polls.all.fetched_by(id, Uuid::new_v4()));
+    assert_eq!((&mut first).now_or_never(), None);
+    assert_eq!(polls.post(id, &["a", "b"]).await, Posted::Done);
+    let mut second = Box::pin(polls.all.fetched_by(id, Uuid::new_v4()));
+    assert_eq!((&mut second).now_or_never(), None);
+    assert_eq!(polls.post(id, &["c"]).await, Posted::Done);
+    let both = async { tokio::join!(second, first) };
+    let (second, first) = timeout(DEADLINE, both).await.expect("answers in time");
+    assert_eq!(texts_of(read_frames(first)), frames(&[]));
+    assert_eq!(texts_of(read_frames(second)), frames(&["a", "b", "c"]));
 }

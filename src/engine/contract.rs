@@ -358,6 +358,37 @@ pub(crate) mod cases {
         heard.until(|told| told.bodies(0) == ["a", "c"]).await;
     }
 
+    pub(crate) async fn a_key_without_records_is_remembered_and_is_no_part_of_the_log(
+        servers: &dyn Servers,
+    ) {
+        let (a, heard_a) = followed(servers).await;
+        let (b, heard_b) = followed(servers).await;
+        let claim = async |node: &dyn Engine, key: String, note: &'static str| {
+            let (id, note) = (Bytes::from(key), Bytes::from_static(note.as_bytes()));
+            let key = Some(OnceKey { id, note, ttl: Duration::from_secs(60) });
+            node.append(Partition(0), Append { records: vec![], key, change: None }, soon()).await
+        };
+        // The nodes take turns, so that records of one node come right after a key of the other.
+        for n in 0..40 {
+            let body = n.to_string();
+            let claimed = claim(&*a, format!("k{n}"), "n");
+            let (claimed, appended) = tokio::join!(claimed, append(&*b, 0, &body));
+            assert!(matches!(claimed, Ok(Appended::At(_))), "{claimed:?}");
+            appended.expect("appended");
+            let again = claim(&*b, format!("k{n}"), "m").await;
+            assert!(
+                matches!(&again, Ok(Appended::Repeated { note, .. }) if note == "n"),
+                "{again:?}"
+            );
+        }
+        for heard in [heard_a, heard_b] {
+            heard.until(|told| told.bodies(0).len() == 40).await;
+            let (epochs, lost) = heard.with(|told| (told.epochs(0).len(), told.lost(0)));
+            assert_eq!((epochs, lost), (1, vec![]));
+            assert_eq!(heard.with(|told| told.last_offset(0)), 40);
+        }
+    }
+
     pub(crate) async fn one_of_many_with_the_same_key_is_appended(servers: &dyn Servers) {
         let (node, heard) = followed(servers).await;
         let key = || OnceKey {
@@ -512,6 +543,7 @@ macro_rules! suite {
             an_append_is_answered_with_its_position,
             a_node_that_starts_reads_what_is_retained,
             a_key_appends_once_on_whichever_node,
+            a_key_without_records_is_remembered_and_is_no_part_of_the_log,
             one_of_many_with_the_same_key_is_appended,
             an_append_that_is_too_large_is_refused,
             members_change_with_the_log,

@@ -65,7 +65,7 @@ pub struct Logged {
 /// Records that are appended as a whole or not at all, at offsets that follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
-    /// The records.
+    /// The records. There may be none if there is a key: the log then only remembers the key.
     pub records: Vec<Record>,
     /// A key with which the records are appended only if it is new.
     pub key: Option<OnceKey>,
@@ -103,7 +103,8 @@ impl Append {
             ) => place.len() <= SCOPE_BYTES_MAX && member.len() <= ID_BYTES_MAX,
             None => true,
         };
-        let records = !self.records.is_empty() && self.records.len() <= usize::from(u16::MAX);
+        let has_any = !self.records.is_empty() || self.key.is_some();
+        let records = has_any && self.records.len() <= usize::from(u16::MAX);
         let is_either = self.key.is_none() || self.change.is_none();
         records && scopes && key && change && is_either && self.bytes() <= ENTRY_BYTES_MAX
     }
@@ -148,7 +149,8 @@ pub enum MemberChange {
 /// The outcome of an [`Append`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// The records are in the log, the first of them at this position.
+    /// The records are in the log, the first of them at this position. If there are none, the next record will
+    /// have it.
     At(LogPosition),
     /// The key was used before. Nothing was appended.
     Repeated {
@@ -165,8 +167,8 @@ pub enum AppendError {
     /// The log did not acknowledge the records. They may be in it nevertheless.
     #[error("the engine is unavailable")]
     Unavailable,
-    /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded, or the append has no records, or
-    /// it has both a key and a change of members.
+    /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded, or the append has neither records
+    /// nor a key, or it has both a key and a change of members.
     #[error("the records are too large")]
     TooLarge,
     /// The place has its maximal number of members.

@@ -157,7 +157,10 @@ impl Commits {
             for mut one in waiting.by_ref().take(share) {
                 let offset = at;
                 at += one.append.records.len() as u64;
-                if let Outcome::At(_) = outcome {
+                // A key without records is not a part of the log.
+                if let Outcome::At(_) = outcome
+                    && at > offset
+                {
                     let first = settled.appended.map_or(offset, |(_, first, _)| first);
                     settled.appended = Some((batch.id, first, at));
                 }

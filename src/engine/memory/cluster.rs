@@ -53,6 +53,8 @@ struct PartitionLog {
     entries: VecDeque<LogEntry>,
     keys: HashMap<Bytes, (LogPosition, Bytes)>,
     places: HashMap<Bytes, HashMap<MemberName, Bytes>>,
+    /// Whether appends are refused.
+    is_refused: bool,
 }
 
 type MemberName = (NodeId, Incarnation, Bytes);
@@ -94,7 +96,8 @@ pub(super) enum PartitionNews {
 impl PartitionLog {
     fn new(epoch: LogEpoch) -> Self {
         let entries = VecDeque::new();
-        Self { epoch, base: 1, next: 1, entries, keys: HashMap::new(), places: HashMap::new() }
+        let (keys, places, is_refused) = Default::default();
+        Self { epoch, base: 1, next: 1, entries, keys, places, is_refused }
     }
 
     fn push(&mut self, body: EntryBody) -> LogPosition {
@@ -131,7 +134,11 @@ impl PartitionLog {
         }
         let numbered = (self.next..).zip(append.records);
         let records = numbered.map(|(offset, r)| Logged { offset, scope: r.scope, body: r.body });
-        let at = self.push(EntryBody::Records(records.collect()));
+        let records: Arc<[_]> = records.collect();
+        let at = match records.is_empty() {
+            true => LogPosition { epoch: self.epoch, offset: self.next },
+            false => self.push(EntryBody::Records(records)),
+        };
         if let Some(key) = append.key {
             self.keys.insert(key.id, (at, key.note));
         }
@@ -297,6 +304,11 @@ impl MemoryCluster {
         self.lock().partitions[usize::from(partition.0)].entries.clear();
     }
 
+    /// Sets whether appends to a partition are refused, as those to one server of a Redis Cluster are.
+    pub fn refuse(&self, partition: Partition, is_refused: bool) {
+        self.lock().partitions[usize::from(partition.0)].is_refused = is_refused;
+    }
+
     /// Lets a node die: its members leave, and it sends nothing any more.
     pub fn kill(&self, node: NodeId) {
         let mut shared = self.lock();
@@ -345,6 +357,9 @@ impl MemoryCluster {
         let incarnation =
             incarnation.filter(|_| shared.down.is_none()).ok_or(AppendError::Unavailable)?;
         let at = usize::from(partition.0);
+        if shared.partitions[at].is_refused {
+            return Err(AppendError::Unavailable);
+        }
         let appended = shared.partitions[at].append((node, incarnation), append);
         shared.advance(at);
         appended

@@ -92,7 +92,8 @@ impl Info {
     }
 }
 
-async fn ask<T: FromRedisValue>(
+/// Sends a command, and waits for its answer for a limited time.
+pub(super) async fn ask<T: FromRedisValue>(
     commands: &mut MultiplexedConnection,
     command: &Cmd,
 ) -> Result<T, ConnectFault> {
@@ -118,9 +119,14 @@ impl RedisTarget {
         })
     }
 
+    /// The log whose server has the leases.
+    pub(super) fn control(&self) -> LogIndex {
+        self.keys.control()
+    }
+
     /// Connects to the server of the leases, and reads its `INFO`.
     pub(super) async fn look(&self) -> Result<(MultiplexedConnection, Info), ConnectFault> {
-        let control = self.keys.control();
+        let control = self.control();
         let servers = self.servers().await?;
         let server = servers.into_iter().find(|server| server.logs.contains(&control));
         let server = server.ok_or_else(|| ConnectFault("no server has the leases".to_owned()))?;

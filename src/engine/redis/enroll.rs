@@ -9,11 +9,10 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     EngineError, RedisNode,
-    connect::{ConnectFault, Info, describe},
-    driver,
-    keys::RedisKeys,
-    retention,
-    script::{self, FORMAT, RequestKind},
+    agreement::CheckResult,
+    connect::{ConnectFault, Info},
+    driver, retention,
+    script::{self, RequestKind},
 };
 use crate::{
     engine::{
@@ -25,8 +24,6 @@ use crate::{
 
 /// The time between two attempts to reach Redis.
 const RETRY: Duration = Duration::from_millis(250);
-
-const ENROLL: &str = include_str!("scripts/enroll.lua");
 
 /// The oldest version of Redis that has all commands of the scripts.
 const VERSION_MIN: (u32, u32) = (6, 2);
@@ -63,9 +60,7 @@ pub(super) async fn enroll(
     }
 }
 
-type EnrollResult<T> = Result<Result<T, EngineError>, ConnectFault>;
-
-async fn attempt(node: &RedisNode, instance: Instance) -> EnrollResult<(NodeId, Incarnation)> {
+async fn attempt(node: &RedisNode, instance: Instance) -> CheckResult<(NodeId, Incarnation)> {
     let (mut commands, info) = node.target.look().await?;
     if let Err(refusal) = judge(&node.settings, &info) {
         return Ok(Err(refusal));
@@ -73,7 +68,7 @@ async fn attempt(node: &RedisNode, instance: Instance) -> EnrollResult<(NodeId, 
     if info.field("role") != Some("master") {
         return Err(ConnectFault("it is a replica".to_owned()));
     }
-    if let Err(refusal) = agree(&node.settings, &node.keys, node.owner, &mut commands).await? {
+    if let Err(refusal) = node.agreement.check(&mut commands).await? {
         return Ok(Err(refusal));
     }
     take_number(node, instance, commands).await.map(Ok)
@@ -101,28 +96,6 @@ fn judge(settings: &EngineSettings, info: &Info) -> Result<(), EngineError> {
         );
     }
     Ok(())
-}
-
-async fn agree(
-    settings: &EngineSettings,
-    keys: &RedisKeys,
-    owner: [u8; 16],
-    commands: &mut MultiplexedConnection,
-) -> EnrollResult<()> {
-    let owner: String = owner.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut command = redis::cmd("EVAL");
-    command.arg(ENROLL).arg(2).arg(keys.meta()).arg(keys.nodes());
-    command.arg(settings.partitions).arg(owner).arg(FORMAT);
-    let answer = command.query_async::<(String, String)>(commands).await;
-    let prefix = settings.prefix.clone();
-    let (verdict, found) = answer.map_err(|error| ConnectFault(describe(&error)))?;
-    Ok(match verdict.as_str() {
-        "ok" => Ok(()),
-        "partitions" => Err(EngineError::Partitions { prefix, wanted: settings.partitions, found }),
-        "owner" => Err(EngineError::Owner(prefix)),
-        "format" => Err(EngineError::Format { prefix, found }),
-        _ => Err(EngineError::Foreign(prefix)),
-    })
 }
 
 async fn take_number(

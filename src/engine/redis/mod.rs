@@ -7,8 +7,10 @@
 //!
 //! The protocol is in [`machine`](super::machine). This module connects it with Redis: `connect` and
 //! `supervisor` make connections and replace broken ones, `driver` is the engine's thread with a runtime of
-//! its own, and `enroll` checks at the start whether this node may join the cluster.
+//! its own, `agreement` checks whether this node and the others of the prefix have the same settings, and
+//! `enroll` checks at the start whether this node may join the cluster.
 
+mod agreement;
 mod connect;
 mod driver;
 mod enroll;
@@ -40,10 +42,12 @@ use super::{
     shared::EngineShared,
 };
 use crate::{metrics::Metrics, settings::EngineSettings};
+use agreement::Agreement;
 use connect::RedisTarget;
 use driver::{DriverEvent, MachineDriver, ThreadRequest};
 use keys::{Channels, RedisKeys};
 use script::LogRetention;
+use supervisor::Supervisor;
 
 /// The reason why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +152,8 @@ impl RedisEngine {
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => {
-                    let node = RedisNode { settings, owner, metrics, keys, target };
+                    let agreement = Agreement::new(&settings, keys.clone(), owner);
+                    let node = RedisNode { settings, agreement, metrics, keys, target };
                     runtime.block_on(node.run(started, stopped));
                 }
                 Err(error) => {
@@ -194,7 +199,7 @@ struct Started {
 /// A node on its own thread.
 struct RedisNode {
     settings: EngineSettings,
-    owner: [u8; 16],
+    agreement: Agreement,
     metrics: Arc<Metrics>,
     keys: RedisKeys,
     target: RedisTarget,
@@ -215,7 +220,7 @@ impl RedisNode {
                 return;
             }
         };
-        let Self { settings, metrics, keys, target, .. } = self;
+        let Self { settings, agreement, metrics, keys, target } = self;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
         let config = Config {
@@ -235,9 +240,14 @@ impl RedisNode {
         let (events, received) = mpsc::unbounded_channel();
         let (breaks, broken) = mpsc::unbounded_channel();
         let channels = Channels::new(keys.clone(), node);
-        let timeout = settings.node_timeout;
-        let supervisor =
-            tokio::spawn(supervisor::supervise(target, channels, timeout, events.clone(), broken));
+        let supervisor = Supervisor {
+            target,
+            agreement,
+            channels,
+            node_timeout: settings.node_timeout,
+            events: events.clone(),
+        };
+        let supervisor = tokio::spawn(supervisor.run(broken));
         let driver = MachineDriver::new(machine, keys, kept, events.clone(), breaks);
         let partitions = settings.partitions;
         let made = Started { node, partitions, shared: shared.clone(), events };

@@ -10,10 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use log::error;
 use redis::aio::{MultiplexedConnection, PubSubStream};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    agreement::{Agreement, CheckResult},
     connect::{RedisConnection, RedisTarget},
     driver::DriverEvent,
     keys::Channels,
@@ -52,71 +54,101 @@ pub(super) struct Up {
     pub(super) waiting: Arc<AtomicUsize>,
 }
 
-/// Keeps the connections until the driver is gone. All of them are made anew when one breaks, because a
-/// Redis Cluster may have moved logs to other servers.
-pub(super) async fn supervise(
-    target: RedisTarget,
-    channels: Channels,
-    node_timeout: Duration,
-    events: mpsc::UnboundedSender<DriverEvent>,
-    mut breaks: mpsc::UnboundedReceiver<(LineId, String)>,
-) {
-    let (mut lines, mut attempt) = (0, 0);
-    let longest = BACKOFF_MAX.min(node_timeout / BACKOFF_PART);
-    while !events.is_closed() {
-        let made = tokio::time::timeout(CONNECT_MAX, target.connect(&channels)).await;
-        let begun = Instant::now();
-        let reason = match made {
-            Ok(Ok(connections)) => {
-                let first = lines + 1;
-                lines += connections.len() as u64;
-                let reason = keep(first, connections, &channels, &events, &mut breaks).await;
-                for line in first..=lines {
-                    let _ = events.send(DriverEvent::Down(LineId(line), reason.clone()));
-                }
-                reason
-            }
-            Ok(Err(fault)) => fault.to_string(),
-            Err(_) => "it cannot be reached in time".to_owned(),
-        };
-        attempt = if begun.elapsed() > STABLE_AFTER { 0 } else { attempt + 1 };
-        let _ = events.send(DriverEvent::Down(LineId(0), reason));
-        tokio::select! {
-            () = tokio::time::sleep(backoff(attempt, longest)) => {}
-            () = events.closed() => {}
-        }
-    }
+/// The maker and the keeper of the connections.
+pub(super) struct Supervisor {
+    pub(super) target: RedisTarget,
+    pub(super) agreement: Agreement,
+    pub(super) channels: Channels,
+    pub(super) node_timeout: Duration,
+    pub(super) events: mpsc::UnboundedSender<DriverEvent>,
 }
 
-/// Uses connections until one of them breaks. Returns the reason.
-async fn keep(
-    first: u64,
-    connections: Vec<RedisConnection>,
-    channels: &Channels,
-    events: &mpsc::UnboundedSender<DriverEvent>,
-    breaks: &mut mpsc::UnboundedReceiver<(LineId, String)>,
-) -> String {
-    let mut forwarding = JoinSet::new();
-    for (line, connected) in (first..).map(LineId).zip(connections) {
-        let RedisConnection { identity, logs, commands, pushes } = connected;
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let up = Up { line, identity, logs, commands, waiting: waiting.clone() };
-        if events.send(DriverEvent::Up(up)).is_err() {
-            return String::new();
-        }
-        forwarding.spawn(forward(line, pushes, channels.clone(), events.clone(), waiting));
-    }
-    loop {
-        tokio::select! {
-            ended = forwarding.join_next() => {
-                return ended.and_then(Result::ok).unwrap_or_default().to_owned();
+impl Supervisor {
+    /// Keeps the connections until the driver is gone. All of them are made anew when one breaks, because a
+    /// Redis Cluster may have moved logs to other servers.
+    pub(super) async fn run(self, mut breaks: mpsc::UnboundedReceiver<(LineId, String)>) {
+        let (mut lines, mut attempt, mut refused) = (0, 0, String::new());
+        let longest = BACKOFF_MAX.min(self.node_timeout / BACKOFF_PART);
+        while !self.events.is_closed() {
+            let made = tokio::time::timeout(CONNECT_MAX, self.connect()).await;
+            let begun = Instant::now();
+            let reason = match made {
+                Ok(Ok(Ok(connections))) => {
+                    refused.clear();
+                    let first = lines + 1;
+                    lines += connections.len() as u64;
+                    let reason = self.keep(first, connections, &mut breaks).await;
+                    for line in first..=lines {
+                        let _ = self.events.send(DriverEvent::Down(LineId(line), reason.clone()));
+                    }
+                    reason
+                }
+                Ok(Ok(Err(refusal))) => {
+                    let text = refusal.to_string();
+                    // The other attempts meet the same refusal until somebody acts.
+                    if refused != text {
+                        error!("this node does not connect to redis again: {text}");
+                        refused.clone_from(&text);
+                    }
+                    text
+                }
+                Ok(Err(fault)) => fault.to_string(),
+                Err(_) => "it cannot be reached in time".to_owned(),
+            };
+            attempt = if begun.elapsed() > STABLE_AFTER { 0 } else { attempt + 1 };
+            let _ = self.events.send(DriverEvent::Down(LineId(0), reason));
+            tokio::select! {
+                () = tokio::time::sleep(backoff(attempt, longest)) => {}
+                () = self.events.closed() => {}
             }
-            asked = breaks.recv() => match asked {
-                // A request for a line of earlier connections is out of date.
-                Some((line, reason)) if line.0 >= first => return reason,
-                Some(_) => {}
-                None => return String::new(),
-            },
+        }
+    }
+
+    /// Connects to all servers. Redis may have lost its data since the last time, and other nodes may have begun
+    /// to use it, so the values on which all nodes agree are checked again.
+    async fn connect(&self) -> CheckResult<Vec<RedisConnection>> {
+        let mut connections = self.target.connect(&self.channels).await?;
+        let control = self.target.control();
+        for RedisConnection { logs, commands, .. } in &mut connections {
+            if logs.contains(&control)
+                && let Err(refusal) = self.agreement.check(commands).await?
+            {
+                return Ok(Err(refusal));
+            }
+        }
+        Ok(Ok(connections))
+    }
+
+    /// Uses connections until one of them breaks. Returns the reason.
+    async fn keep(
+        &self,
+        first: u64,
+        connections: Vec<RedisConnection>,
+        breaks: &mut mpsc::UnboundedReceiver<(LineId, String)>,
+    ) -> String {
+        let mut forwarding = JoinSet::new();
+        for (line, connected) in (first..).map(LineId).zip(connections) {
+            let RedisConnection { identity, logs, commands, pushes } = connected;
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let up = Up { line, identity, logs, commands, waiting: waiting.clone() };
+            if self.events.send(DriverEvent::Up(up)).is_err() {
+                return String::new();
+            }
+            let (channels, events) = (self.channels.clone(), self.events.clone());
+            forwarding.spawn(forward(line, pushes, channels, events, waiting));
+        }
+        loop {
+            tokio::select! {
+                ended = forwarding.join_next() => {
+                    return ended.and_then(Result::ok).unwrap_or_default().to_owned();
+                }
+                asked = breaks.recv() => match asked {
+                    // A request for a line of earlier connections is out of date.
+                    Some((line, reason)) if line.0 >= first => return reason,
+                    Some(_) => {}
+                    None => return String::new(),
+                },
+            }
         }
     }
 }

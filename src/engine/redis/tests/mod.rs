@@ -1,6 +1,7 @@
 //! Tests over real Redis servers, which they start: `redis-server` must be on the PATH (Debian: apt-get
 //! install redis-server).
 
+mod agreement;
 mod faults;
 // The tests of whole servers use these two files, too, and not all of them is used here.
 #[allow(dead_code, unreachable_pub)]

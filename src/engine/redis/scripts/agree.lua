@@ -8,6 +8,8 @@ local partitions = redis.call('HGET', KEYS[1], 'partitions')
 if kind == 'hash' and not partitions then return { 'foreign', kind } end
 if partitions and partitions ~= ARGV[1] then return { 'partitions', partitions } end
 local owner, format = redis.call('HGET', KEYS[1], 'owner'), redis.call('HGET', KEYS[1], 'format')
+-- A node that connects again writes nothing, so that it also connects to a server without memory for more.
+if partitions and owner == ARGV[2] and format == ARGV[3] then return { 'ok', '' } end
 local function any_node_lives()
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -25,7 +25,7 @@ use super::{
     position::StreamPosition,
     publication::{Destination, EventName, JsonText, Payload, Publication, PublicationOrigin},
     reserved,
-    subscriber::Place,
+    subscriber::{Place, ScopeKey},
     topic_name::{ChannelName, Scope},
 };
 
@@ -103,6 +103,18 @@ pub(super) struct ToldEvent {
     at_ms: u64,
 }
 
+impl ToldEvent {
+    /// The scope of the channel.
+    pub(super) fn scope(&self) -> ScopeKey {
+        ScopeKey { app: AppId(self.key.app), scope: self.key.scope.clone() }
+    }
+
+    /// The position of the event; `None` if it cannot be read.
+    pub(super) fn position(&self) -> Option<StreamPosition> {
+        self.position.parse().ok()
+    }
+}
+
 struct LastEntry {
     event: EventName,
     payload: JsonText,
@@ -136,16 +148,9 @@ impl LastEvents {
         position: StreamPosition,
         now_ms: u64,
     ) -> Option<Limit> {
-        let channel = cache_channel(publication)?;
-        let Payload::Json(payload) = &publication.payload else { return None };
-        let (scope, channel) = (publication.scope.clone(), channel.detached());
-        let event = publication.event.clone();
-        let texts = [scope.as_str(), channel.as_str(), event.as_str(), payload.as_str()];
-        let bytes = ENTRY_BYTES + texts.map(str::len).iter().sum::<usize>();
-        let entry =
-            LastEntry { event, payload: payload.detached(), position, at_ms: now_ms, bytes };
+        let (key, entry) = LastEntry::of(publication, position, now_ms)?;
         let mut kept = self.kept();
-        kept.insert(publication.app, (scope, channel), entry);
+        kept.insert(publication.app, key, entry);
         kept.keep_to(publication.app, &self.limits)
     }
 
@@ -191,31 +196,30 @@ impl LastEvents {
     /// Keeps an event of another node, unless a newer one of the same channel is kept. Returns the bound that
     /// was exceeded by it, if any.
     pub(super) fn adopt(&self, told: ToldEvent) -> Option<Limit> {
-        let ToldEvent { key: CacheKey { app, scope, channel }, event, payload, position, at_ms } =
-            told;
-        let (app, position) = (AppId(app), position.parse::<StreamPosition>().ok()?);
-        let key = (scope, channel);
-        let is_older = |entry: &LastEntry| match entry.position.epoch == position.epoch {
-            true => entry.position.offset < position.offset,
-            false => entry.at_ms < at_ms,
-        };
-        let kept = self.kept();
-        let own = kept.apps.get(&app).and_then(|of_app| of_app.events.get(&key));
-        if !own.is_none_or(is_older) {
-            return None;
-        }
-        drop(kept);
-        let (scope, channel) = key;
+        let (ScopeKey { app, scope }, position) = (told.scope(), told.position()?);
+        let ToldEvent { key: CacheKey { channel, .. }, event, payload, at_ms, .. } = told;
         let publication = Publication {
             app,
             scope,
             destination: Destination::Channel(channel),
-            event: EventName::parse(&event).ok()?,
+            event: EventName::parse_any(&event).ok()?,
             payload: Payload::Json(JsonText::of_json(ByteString::from(payload))),
             origin: PublicationOrigin::Trigger,
             except: None,
         };
-        self.note(&publication, position, at_ms)
+        let (key, entry) = LastEntry::of(&publication, position, at_ms)?;
+        let is_older = |own: &LastEntry| match own.position.epoch == position.epoch {
+            true => own.position.offset < position.offset,
+            false => own.at_ms < at_ms,
+        };
+        // The lock is held from the comparison on, so that no newer event is noted in between and replaced.
+        let mut kept = self.kept();
+        let own = kept.apps.get(&app).and_then(|of_app| of_app.events.get(&key));
+        if !own.is_none_or(is_older) {
+            return None;
+        }
+        kept.insert(app, key, entry);
+        kept.keep_to(app, &self.limits)
     }
 
     /// Orders the events of each app by their time, after those of another node were adopted in the order of their
@@ -248,6 +252,22 @@ impl LastEvents {
 }
 
 impl LastEntry {
+    /// The entry of a publication, with its scope and its channel; `None` if it is not for a cache channel.
+    fn of(
+        publication: &Publication,
+        position: StreamPosition,
+        at_ms: u64,
+    ) -> Option<((Scope, ChannelName), Self)> {
+        let channel = cache_channel(publication)?;
+        let Payload::Json(payload) = &publication.payload else { return None };
+        let (scope, channel) = (publication.scope.clone(), channel.detached());
+        let event = publication.event.clone();
+        let texts = [scope.as_str(), channel.as_str(), event.as_str(), payload.as_str()];
+        let bytes = ENTRY_BYTES + texts.map(str::len).iter().sum::<usize>();
+        let entry = Self { event, payload: payload.detached(), position, at_ms, bytes };
+        Some(((scope, channel), entry))
+    }
+
     fn told(&self, key: CacheKey) -> ToldEvent {
         ToldEvent {
             key,

@@ -1,3 +1,9 @@
+use std::{
+    hint,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    thread,
+};
+
 use super::{
     super::{position::Epochs, publication::JsonObject, subscriber::ScopeKey, testing::key},
     *,
@@ -176,4 +182,52 @@ fn events_of_another_node_expire_by_their_time_and_not_in_the_order_in_which_the
     here.sweep(1_000 + 10_000, |_| true);
     assert!(payload_of(&here, &scope, "cache-a", 11_000).is_some());
     assert_eq!(here.page(None, usize::MAX).len(), 1, "the other one is dropped");
+}
+
+/// The events of one channel, as another node sends them.
+fn told(publication: &Publication, position: StreamPosition, at_ms: u64) -> ToldEvent {
+    let there = LastEvents::new(LIMITS);
+    there.note(publication, position, at_ms);
+    there.page(None, usize::MAX).pop().expect("an event")
+}
+
+#[test]
+fn an_event_whose_name_only_phoenix_reserves_is_adopted() {
+    let scope = key(1, "public");
+    for name in ["phx_reply", "presence_diff"] {
+        assert!(EventName::parse(name).is_err(), "{name} is reserved in Phoenix's protocol");
+        let name = EventName::parse_any(name).expect("a name");
+        let publication = Publication { event: name.clone(), ..event(&scope, "cache-x", "{}") };
+        let here = LastEvents::new(LIMITS);
+        assert_eq!(here.adopt(told(&publication, at(1), 0)), None);
+        let last = here.of(&place(&scope, "cache-x"), 0).expect("an event");
+        assert_eq!(last.event, name);
+    }
+}
+
+#[test]
+fn an_older_event_of_another_node_never_replaces_one_that_is_noted_at_the_same_time() {
+    const LAST: u64 = 200_000;
+    let (scope, here) = (key(1, "public"), LastEvents::new(LIMITS));
+    let publication = event(&scope, "cache-x", "{}");
+    let sent = told(&publication, at(1), 0);
+    let noted = AtomicU64::new(0);
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            for offset in (0..=LAST).step_by(2) {
+                here.note(&publication, at(offset), 0);
+                noted.store(offset, SeqCst);
+                (0..100).for_each(|_| hint::spin_loop());
+            }
+        });
+        while noted.load(SeqCst) < LAST {
+            // It is newer than the event that is kept now, and older than the next one.
+            let position = at(noted.load(SeqCst) + 1).to_string();
+            here.adopt(ToldEvent { position, ..sent.clone() });
+            let newest = noted.load(SeqCst);
+            let kept = here.of(&place(&scope, "cache-x"), 0);
+            let kept = kept.map_or(0, |kept| kept.position.offset);
+            assert!(kept >= newest, "{newest} was noted, and {kept} is kept");
+        }
+    });
 }

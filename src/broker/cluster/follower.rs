@@ -244,9 +244,11 @@ impl Topics {
         Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
     }
 
-    /// Continues a partition at an offset. Records before the offset may be missing.
+    /// Continues a partition at an offset. Records before the offset may be missing: the publications of this
+    /// node among them are given up, and joins that may lack some end here.
     fn interrupt(&self, partition: Partition, epoch: LogEpoch, next: u64) {
         let Some(cluster) = self.cluster() else { return };
+        cluster.pending.interrupt(partition, LogPosition { epoch, offset: next });
         let mut following = cluster.heads.lock(partition);
         following.go_on(epoch, next);
         let streams = self.directory().of_partition(&cluster.heads, partition);
@@ -261,6 +263,6 @@ impl Cluster {
     /// its counts; `None` if another node has appended it, or if its caller has given up.
     fn held(&self, entry: &PublicationEntry) -> Option<Accepted> {
         let ticket = entry.ticket?;
-        self.pending().remove(&ticket)
+        self.pending.take(ticket)
     }
 }

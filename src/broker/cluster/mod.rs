@@ -2,8 +2,9 @@
 //!
 //! A publication is written as a [`record`] and appended to the log. Every node, including the publisher's,
 //! delivers only publications that it has read from the log: so all nodes have one order, and a node that
-//! cannot reach the log delivers nothing that others miss. `publish` appends, and `follower` reads.
-//! `remote_flights` bounds the publications of other nodes that this node has not delivered yet.
+//! cannot reach the log delivers nothing that others miss. `publish` appends, `pending` keeps what this node
+//! has appended and not read yet, and `follower` reads. `remote_flights` bounds the publications of other
+//! nodes that this node has not delivered yet.
 //!
 //! `peers` carries questions and messages between nodes. `questions` has those of the broker, `counts`
 //! shares the numbers of subscribers that clients are sent, and `users` shares which users are signed in.
@@ -14,6 +15,7 @@ mod counts;
 mod follower;
 mod last_events;
 mod peers;
+mod pending;
 mod publish;
 mod questions;
 mod record;
@@ -22,13 +24,7 @@ mod remote_flights;
 mod tests;
 mod users;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -38,13 +34,13 @@ use crate::engine::{Engine, EngineState};
 use super::{
     node::NodeId,
     numbering::{Heads, Numbering},
-    placed::Accepted,
     topics::Topics,
 };
 
 use counts::SharedCounts;
 use follower::BrokerFollower;
 use peers::Peers;
+use pending::PendingPublications;
 pub(super) use questions::ClusterQuestion;
 pub(super) use record::{MemberRecord, MemberValue, MembersEntry};
 pub(super) use remote_flights::RemoteFlight;
@@ -67,9 +63,7 @@ pub(super) struct Cluster {
     engine: Arc<dyn Engine>,
     state: watch::Receiver<EngineState>,
     heads: Arc<Heads>,
-    /// The publications of this node that are not read from the log yet, by their tickets.
-    pending: Mutex<HashMap<u64, Accepted>>,
-    next_ticket: AtomicU64,
+    pending: PendingPublications,
     remote_flights: RemoteFlights,
     peers: Peers,
     counts: SharedCounts,
@@ -95,8 +89,7 @@ impl Order {
         let cluster = Cluster {
             state: engine.state(),
             heads: heads.clone(),
-            pending: Mutex::default(),
-            next_ticket: AtomicU64::new(first_ticket),
+            pending: PendingPublications::new(first_ticket),
             remote_flights: RemoteFlights::new(
                 engine.clone(),
                 REMOTE_FLIGHTS_FACTOR * in_flight_per_app_max,
@@ -152,14 +145,5 @@ impl Cluster {
     /// The positions up to which this node has read each partition.
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
-    }
-
-    /// Reserves `count` consecutive tickets, and returns the first one.
-    fn tickets(&self, count: usize) -> u64 {
-        self.next_ticket.fetch_add(count as u64, Relaxed)
-    }
-
-    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Accepted>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -28,7 +28,7 @@ use crate::broker::{
     topics::{OnceError, PublishError, Published, Topics},
 };
 
-use super::{Cluster, record};
+use super::{Cluster, pending::PendingTickets, record};
 
 /// The publications of one call that go to the same partition.
 struct PartitionPart {
@@ -38,24 +38,51 @@ struct PartitionPart {
     nths: Vec<usize>,
 }
 
-/// The permits and counts that this node holds for publications that are being appended. They are given
-/// back when this is dropped: because the append failed, or because its caller does not wait any more. If
-/// the publications are in the log nevertheless, they count as those of another node.
-struct Pending<'a> {
-    cluster: &'a Cluster,
-    tickets: Vec<u64>,
+/// The log's answer to a part.
+struct PartAnswer {
+    /// The indices of the part's publications in the call.
+    nths: Vec<usize>,
+    appended: Result<Appended, AppendError>,
 }
 
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        if self.tickets.is_empty() {
-            return;
+/// The outcome of a call, as far as its parts are answered.
+struct PublishedParts<'a> {
+    cluster: &'a Cluster,
+    keys: &'a [ScopeKey],
+    /// The note of the call's key.
+    note: Option<Bytes>,
+    first_ticket: u64,
+    positions: Vec<StreamPosition>,
+    is_any_new: bool,
+    /// The tickets of the publications that were in the log before this call.
+    repeated: Vec<u64>,
+}
+
+impl PublishedParts<'_> {
+    /// Adds the answer to a part.
+    ///
+    /// # Errors
+    /// The part is not in the log, or may not be.
+    fn add(&mut self, PartAnswer { nths, appended }: PartAnswer) -> Result<(), OnceError> {
+        let (first, is_new) = match appended {
+            Ok(Appended::At(at)) => (at, true),
+            Ok(Appended::Repeated { note, .. }) if self.note.as_ref() != Some(&note) => {
+                return Err(OnceError::OtherContent);
+            }
+            Ok(Appended::Repeated { at, .. }) => (at, false),
+            Err(error) => return Err(refused(error).into()),
+        };
+        for (offset, nth) in (first.offset..).zip(nths) {
+            let (at, ticket) =
+                (LogPosition { offset, ..first }, self.first_ticket.wrapping_add(nth as u64));
+            self.positions[nth] = position(&self.keys[nth], at);
+            self.is_any_new |= is_new;
+            match is_new {
+                true => self.cluster.pending.acknowledged(ticket, at),
+                false => self.repeated.push(ticket),
+            }
         }
-        let mut pending = self.cluster.pending();
-        let dropped: Vec<_> = self.tickets.iter().map(|ticket| pending.remove(ticket)).collect();
-        drop(pending);
-        // Dropping a permit may wake publishers, so the lock is released first.
-        drop(dropped);
+        Ok(())
     }
 }
 
@@ -77,45 +104,46 @@ impl Cluster {
         }
         let keys: Vec<_> = publications.iter().map(ScopeKey::of).collect();
         let has_bytes = publications.iter().any(|each| matches!(each.payload, Payload::Bytes(_)));
-        let first = self.tickets(publications.len());
-        let parts = self.parts(&publications, &keys, first);
-        let (mut pending, skipped) = self.hold(topics, publications, permits, first);
+        let first_ticket = self.pending.reserve(publications.len());
+        let parts = self.parts(&publications, &keys, first_ticket);
+        let (pending, skipped) = self.hold(topics, publications, permits, first_ticket, &parts);
         let wait_max = topics.wait_max();
         let deadline = Instant::now() + wait_max;
-        let appends = parts.into_iter().map(|PartitionPart { partition, records, nths }| {
-            let key = once.as_ref().map(|(key, content)| once_key(&keys, *key, *content));
-            let append = Append { records, key, change: None };
-            let appended = self.engine.append(partition, append, deadline);
-            async move { (nths, appended.await) }
-        });
-        let mut positions = vec![StreamPosition::default(); keys.len()];
-        let mut is_any_new = false;
-        for (nths, appended) in future::join_all(appends).await {
-            let at = match appended {
-                Ok(Appended::At(at)) => {
-                    is_any_new = true;
-                    at
-                }
-                Ok(Appended::Repeated { at, note }) => {
-                    let content = once.map(|(_, content)| content.to_bytes());
-                    if content.is_none_or(|content| content != *note) {
-                        return Err(OnceError::OtherContent);
-                    }
-                    at
-                }
-                Err(error) => return Err(refused(error).into()),
-            };
-            for (offset, nth) in (at.offset..).zip(nths) {
-                let at = LogPosition { offset, ..at };
-                positions[nth] = position(&keys[nth], at);
-            }
+        let once = once.map(|(key, content)| once_key(&keys, key, content));
+        let mut published = PublishedParts {
+            cluster: self,
+            keys: &keys,
+            note: once.as_ref().map(|once| once.note.clone()),
+            first_ticket,
+            positions: vec![StreamPosition::default(); keys.len()],
+            is_any_new: false,
+            repeated: Vec::new(),
+        };
+        let appends = parts.into_iter().map(|part| self.append(part, once.clone(), deadline));
+        for appended in future::join_all(appends).await {
+            published.add(appended)?;
         }
+        let PublishedParts { positions, is_any_new, repeated, .. } = published;
         if !is_any_new {
             let skipped = if has_bytes { Skipped::Unknown } else { Skipped::Nobody };
             return Ok(Published::Before(Receipt::known(positions, skipped)));
         }
-        pending.tickets.clear();
+        // No record will take out the publications that were not appended now.
+        pending.leave_but(repeated);
         Ok(Published::Now(Receipt::new(positions, skipped, wait_max)))
+    }
+
+    /// Appends a part. The engine is asked at once, and the future only waits for its answer.
+    fn append(
+        &self,
+        part: PartitionPart,
+        key: Option<OnceKey>,
+        deadline: Instant,
+    ) -> impl Future<Output = PartAnswer> + use<> {
+        let PartitionPart { partition, records, nths } = part;
+        let append = Append { records, key, change: None };
+        let appended = self.engine.append(partition, append, deadline);
+        async move { PartAnswer { nths, appended: appended.await } }
     }
 
     /// Groups the publications by partition, each encoded as a record.
@@ -143,28 +171,31 @@ impl Cluster {
         parts
     }
 
-    /// Keeps the permits of the publications until they are read from the log. Returns them with the receivers
+    /// Keeps the publications with their permits until they are read from the log. Returns them with the receivers
     /// of the numbers of skipped subscribers.
     fn hold(
         &self,
         topics: &Topics,
         publications: Vec<Publication>,
         permits: Vec<Permit>,
-        first: u64,
-    ) -> (Pending<'_>, Vec<tokio::sync::oneshot::Receiver<usize>>) {
+        first_ticket: u64,
+        parts: &[PartitionPart],
+    ) -> (PendingTickets<'_>, Vec<tokio::sync::oneshot::Receiver<usize>>) {
         let taken_at = Instant::now();
-        let mut held = self.pending();
-        let (mut tickets, mut skipped) = (Vec::with_capacity(permits.len()), Vec::new());
-        for (nth, (publication, permit)) in publications.into_iter().zip(permits).enumerate() {
+        let mut partitions = vec![Partition(0); publications.len()];
+        for part in parts {
+            part.nths.iter().for_each(|nth| partitions[*nth] = part.partition);
+        }
+        let mut skipped = Vec::new();
+        let mut accept = |(publication, permit): (Publication, Permit)| {
             let watched = topics.feed().deliveries(publication.app, Extent::Whole);
             let (accepted, told) = Accepted::new(publication, taken_at, permit);
-            let ticket = first.wrapping_add(nth as u64);
-            held.insert(ticket, accepted.watched(watched));
-            tickets.push(ticket);
             skipped.extend(told);
-        }
-        drop(held);
-        (Pending { cluster: self, tickets }, skipped)
+            accepted.watched(watched)
+        };
+        let accepted: Vec<_> = publications.into_iter().zip(permits).map(&mut accept).collect();
+        let held = partitions.into_iter().zip(accepted);
+        (self.pending.hold(first_ticket, held), skipped)
     }
 }
 

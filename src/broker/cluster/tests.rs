@@ -1,5 +1,8 @@
 //! Several brokers with one log between them, and probes at each.
 
+mod keys;
+mod unread;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
@@ -72,6 +75,26 @@ impl Nodes {
         });
         [one.await, other.await]
     }
+}
+
+/// Waits until no publication of a node holds a permit any more.
+async fn until_idle(broker: &Broker) {
+    until("nothing is held", async || {
+        let cluster = broker.topics.cluster();
+        !broker.topics.permits().is_any_held() && cluster.is_some_and(|of| of.pending.is_empty())
+    })
+    .await;
+}
+
+/// The first of these scopes that belongs to another partition than `other`.
+fn elsewhere(
+    broker: &Broker,
+    other: &ScopeKey,
+    mut scopes: impl Iterator<Item = ScopeKey>,
+) -> ScopeKey {
+    let heads = broker.topics.cluster().expect("a cluster").heads();
+    let is_elsewhere = |scope: &ScopeKey| heads.partition_of(scope) != heads.partition_of(other);
+    scopes.find(is_elsewhere).expect("a scope")
 }
 
 async fn publish(broker: &Broker, publication: Publication) -> StreamPosition {
@@ -264,11 +287,7 @@ async fn a_key_publishes_once_on_whichever_node_it_is_used() {
         }
     }
     for broker in &nodes.brokers {
-        until("nothing is held", async || {
-            !broker.topics.permits().is_any_held()
-                && broker.topics.cluster().is_some_and(|cluster| cluster.pending().is_empty())
-        })
-        .await;
+        until_idle(broker).await;
     }
 }
 

@@ -100,6 +100,14 @@ impl Accepted {
         (Self { publication, flight }, skipped)
     }
 
+    /// Gives the publication up, because it is not delivered on this node's account. The number of skipped
+    /// subscribers is then unknown, and is not reported as zero.
+    pub(in crate::broker) fn give_up(mut self) {
+        if let Some(tally) = &mut self.flight.tally {
+            tally.told = None;
+        }
+    }
+
     /// Adds a count of its deliveries.
     pub(in crate::broker) fn watched(mut self, watched: Option<Box<Deliveries>>) -> Self {
         self.flight.watched = watched;

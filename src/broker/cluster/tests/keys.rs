@@ -1,0 +1,57 @@
+//! Idempotency keys whose publications belong to several partitions.
+
+use super::*;
+
+/// Enough keys that some belong to the partition of each scope, and some to neither.
+fn all_keys() -> impl Iterator<Item = (usize, IdempotencyKey)> {
+    let key = |nth| IdempotencyKey::parse(&format!("k{nth}"), KeyOwner::Application);
+    (0..12).map(move |nth| (nth, key(nth).expect("a key")))
+}
+
+/// Two nodes, two scopes in different partitions, and a probe of each scope.
+async fn start() -> (Nodes, [ScopeKey; 2], [Probe; 2]) {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    let others = (0..).map(|nth| key(1, &format!("scope-{nth}")));
+    let scopes = [scope.clone(), elsewhere(&nodes.brokers[0], &scope, others)];
+    let [one, _] = nodes.listeners(&whole(&scopes[0])).await;
+    let [other, _] = nodes.listeners(&whole(&scopes[1])).await;
+    (nodes, scopes, [one, other])
+}
+
+/// Publishes an event in each scope, and checks that the probes hear it next.
+async fn hear_only(nodes: &Nodes, scopes: &[ScopeKey; 2], probes: &mut [Probe; 2], event: &str) {
+    for (scope, probe) in scopes.iter().zip(probes) {
+        publish(&nodes.brokers[0], publication(scope, "room", event)).await;
+        assert_eq!(probe.next().await, format!("* room:{event}"));
+    }
+}
+
+#[actix_web::test]
+async fn a_bulk_that_is_in_the_log_in_part_is_completed_and_holds_nothing_afterwards() {
+    let (nodes, scopes, mut probes) = start().await;
+    let heads = nodes.brokers[0].topics.cluster().expect("a cluster").heads();
+    let [_, second] = scopes.each_ref().map(|scope| heads.partition_of(scope));
+    for (nth, key) in all_keys() {
+        let event = format!("bulk-{nth}");
+        let once = async |node: usize| {
+            let bulk = scopes.each_ref().map(|scope| publication(scope, "room", &event));
+            nodes.brokers[node].topics.publish_once(key, bulk.into()).await
+        };
+        nodes.shared.refuse(second, true);
+        assert_eq!(once(0).await.err(), Some(OnceError::Busy(PublishError::Busy)), "{nth}");
+        nodes.shared.refuse(second, false);
+        let completed = once(0).await;
+        let Ok(Published::Now(receipt)) = completed else { panic!("{nth}: {completed:?}") };
+        let again = once(1).await;
+        let Ok(Published::Before(again)) = again else { panic!("{nth}: {again:?}") };
+        assert_eq!(receipt.positions(), again.positions(), "{nth}");
+        for probe in &mut probes {
+            assert_eq!(probe.next().await, format!("* room:{event}"));
+        }
+        for broker in &nodes.brokers {
+            until_idle(broker).await;
+        }
+    }
+    hear_only(&nodes, &scopes, &mut probes, "nothing came twice").await;
+}

@@ -89,9 +89,14 @@ impl PublishedParts<'_> {
 impl Cluster {
     /// Appends publications that hold their permits to the log, in order, and only once for each key.
     ///
+    /// A partition knows only the keys that were used there. A key also belongs to one partition, whichever the
+    /// publications belong to, and the content that comes there first claims the key. So the key is claimed
+    /// before any other partition is given its part. A caller that repeats the call finds the claim of the same
+    /// content, and publishes the parts that are missing.
+    ///
     /// # Errors
     /// [`PublishError::Busy`]: the publications may be in the log or not.
-    /// [`OnceError::OtherContent`]: the publications of at least one partition are not in the log.
+    /// [`OnceError::OtherContent`]: another content has claimed the key, and no publication is in the log.
     pub(in crate::broker) async fn publish(
         &self,
         topics: &Topics,
@@ -105,7 +110,7 @@ impl Cluster {
         let keys: Vec<_> = publications.iter().map(ScopeKey::of).collect();
         let has_bytes = publications.iter().any(|each| matches!(each.payload, Payload::Bytes(_)));
         let first_ticket = self.pending.reserve(publications.len());
-        let parts = self.parts(&publications, &keys, first_ticket);
+        let mut parts = self.parts(&publications, &keys, first_ticket);
         let (pending, skipped) = self.hold(topics, publications, permits, first_ticket, &parts);
         let wait_max = topics.wait_max();
         let deadline = Instant::now() + wait_max;
@@ -119,6 +124,15 @@ impl Cluster {
             is_any_new: false,
             repeated: Vec::new(),
         };
+        if let Some(once) = &once
+            && let Some(claim) = self.claim_of(once, &mut parts)
+        {
+            // The claim is remembered for longer than the parts that are appended after it.
+            let ttl = once.ttl + wait_max;
+            let once = OnceKey { ttl, ..once.clone() };
+            let appended = self.append(claim, Some(once), deadline).await;
+            published.add(appended)?;
+        }
         let appends = parts.into_iter().map(|part| self.append(part, once.clone(), deadline));
         for appended in future::join_all(appends).await {
             published.add(appended)?;
@@ -131,6 +145,17 @@ impl Cluster {
         // No record will take out the publications that were not appended now.
         pending.leave_but(repeated);
         Ok(Published::Now(Receipt::new(positions, skipped, wait_max)))
+    }
+
+    /// Takes out the part with which a key is claimed. It is empty if the call has no publications for the key's
+    /// partition. Returns `None` if the call has no others: the key is then claimed as they are appended.
+    fn claim_of(&self, once: &OnceKey, parts: &mut Vec<PartitionPart>) -> Option<PartitionPart> {
+        let partition = Partition::of(&once.id, self.engine.partitions().max(1));
+        match parts.iter().position(|part| part.partition == partition) {
+            Some(_) if parts.len() == 1 => None,
+            Some(found) => Some(parts.remove(found)),
+            None => Some(PartitionPart { partition, records: Vec::new(), nths: Vec::new() }),
+        }
     }
 
     /// Appends a part. The engine is asked at once, and the future only waits for its answer.

@@ -55,3 +55,28 @@ async fn a_bulk_that_is_in_the_log_in_part_is_completed_and_holds_nothing_afterw
     }
     hear_only(&nodes, &scopes, &mut probes, "nothing came twice").await;
 }
+
+#[actix_web::test]
+async fn a_key_belongs_to_one_content_whichever_scope_the_content_is_for() {
+    let (nodes, scopes, mut probes) = start().await;
+    for (nth, key) in all_keys() {
+        let once = async |node: usize, events: &[(&ScopeKey, &str)]| {
+            let all = events.iter().map(|(scope, event)| publication(scope, "room", event));
+            let published = nodes.brokers[node].topics.publish_once(key, all.collect()).await;
+            published.map(|published| matches!(published, Published::Now(_)))
+        };
+        let (one, other) = (&scopes[0], &scopes[1]);
+        let event = format!("first-{nth}");
+        assert_eq!(once(0, &[(one, &event)]).await, Ok(true), "{nth}");
+        let refused = Err(OnceError::OtherContent);
+        assert_eq!(once(1, &[(other, "another scope")]).await, refused, "{nth}");
+        assert_eq!(once(1, &[(one, "in part"), (other, "in part")]).await, refused, "{nth}");
+        assert_eq!(once(0, &[(other, "in part"), (one, &event)]).await, refused, "{nth}");
+        assert_eq!(once(1, &[(one, &event)]).await, Ok(false), "{nth}: the same content");
+        assert_eq!(probes[0].next().await, format!("* room:{event}"));
+    }
+    hear_only(&nodes, &scopes, &mut probes, "nothing else came").await;
+    for broker in &nodes.brokers {
+        until_idle(broker).await;
+    }
+}

@@ -6,7 +6,8 @@
 //! not before that position therefore finds it here, and all other joins receive it live.
 //!
 //! A starting node asks another one for the events, because the log of the cluster may no longer have all
-//! of them.
+//! of them. A node that could not read a part of the log drops the events of the scopes concerned: a newer
+//! event may have been in that part, and an older one must not pass for the last one.
 
 use std::{
     collections::HashMap,
@@ -222,6 +223,11 @@ impl LastEvents {
         kept.keep_to(app, &self.limits)
     }
 
+    /// Drops the events of all scopes for which `is_gone` is true, because newer ones may be missing here.
+    pub(super) fn forget(&self, is_gone: impl Fn(&ScopeKey) -> bool) {
+        self.kept().forget(is_gone);
+    }
+
     /// Orders the events of each app by their time, after those of another node were adopted in the order of their
     /// channels.
     pub(super) fn sort_by_time(&self) {
@@ -303,6 +309,20 @@ impl Kept {
             self.drop_oldest(fullest);
         }
         exceeded
+    }
+
+    fn forget(&mut self, is_gone: impl Fn(&ScopeKey) -> bool) {
+        for (app, of_app) in &mut self.apps {
+            let mut bytes = 0;
+            of_app.events.retain(|(scope, _), entry| {
+                let stays = !is_gone(&ScopeKey { app: *app, scope: scope.clone() });
+                bytes += if stays { 0 } else { entry.bytes };
+                stays
+            });
+            of_app.bytes -= bytes;
+            self.bytes -= bytes;
+        }
+        self.apps.retain(|_, of_app| !of_app.events.is_empty());
     }
 
     fn oldest(&self, app: AppId) -> Option<&LastEntry> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use herald::engine::Partition;
 use serde_json::json;
 
 use crate::{
@@ -247,8 +248,12 @@ async fn a_node_that_begins_knows_last_events_that_the_log_has_no_longer() {
         let answer = call(server, "GET", "/channels/cache-a").param("info", "cache");
         answer.send().await.json()["cache"]["data"] == "1"
     };
-    until("it is cached", async || is_cached(&nodes.second).await).await;
-    nodes.cluster.restart_empty();
+    for server in [&nodes.first, &nodes.second] {
+        until("it is cached", async || is_cached(server).await).await;
+    }
+    for partition in 0..4 {
+        nodes.cluster.trim(Partition(partition));
+    }
     let (third, _) = nodes.another();
     assert!(is_cached(&third).await);
     let mut client = PusherSocket::connect(&third).await;

@@ -203,7 +203,8 @@ impl Topics {
     }
 
     /// Ends the joins of a scope that has records up to this offset which this version cannot read. Clients
-    /// that rejoin with a position are told that publications are missing.
+    /// that rejoin with a position are told that publications are missing, and the last events of its cache
+    /// channels are dropped.
     fn leave_out(&self, key: &ScopeKey, following: &mut Following<'_>, last: u64) {
         log::warn!(
             "another version of Herald wrote records of app {} that this one cannot read: the joins \
@@ -211,6 +212,7 @@ impl Topics {
             key.app.0
         );
         following.skip(key.app, last);
+        self.directory().last_events().forget(|scope| scope == key);
         let next = following.position(key, last);
         self.directory().with(key, |stream| stream.interrupt(next, now_ms()));
     }
@@ -245,12 +247,14 @@ impl Topics {
     }
 
     /// Continues a partition at an offset. Records before the offset may be missing: the publications of this
-    /// node among them are given up, and joins that may lack some end here.
+    /// node among them are given up, and joins and last events that may lack some end here.
     fn interrupt(&self, partition: Partition, epoch: LogEpoch, next: u64) {
         let Some(cluster) = self.cluster() else { return };
         cluster.pending.interrupt(partition, LogPosition { epoch, offset: next });
         let mut following = cluster.heads.lock(partition);
         following.go_on(epoch, next);
+        let is_of_partition = |key: &ScopeKey| cluster.heads.partition_of(key) == partition;
+        self.directory().last_events().forget(is_of_partition);
         let streams = self.directory().of_partition(&cluster.heads, partition);
         for stream in streams {
             stream.interrupt(following.head(stream.key()), now_ms());

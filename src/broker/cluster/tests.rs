@@ -475,6 +475,8 @@ async fn a_record_of_another_version_ends_the_joins_of_its_scope_and_is_expired(
     let mut probes = nodes.listeners(&channel(&scope, "room")).await;
     let mut elsewhere = nodes.brokers[1].session(nodes.engines[1].node().number(2)).await;
     nodes.brokers[1].join(&elsewhere, channel(&other, "room")).await.expect("a place");
+    let cached = publication(&scope, "cache-room", "kept");
+    publish(&nodes.brokers[0], cached).await;
     let since = publish(&nodes.brokers[0], publication(&scope, "room", "before")).await;
     let bytes = scope_bytes(&scope);
     let partition = Partition::of(&bytes, 4);
@@ -488,6 +490,8 @@ async fn a_record_of_another_version_ends_the_joins_of_its_scope_and_is_expired(
         assert_eq!(probe.next().await, "room before");
         assert_eq!(probe.next().await, "interrupted: room");
         let broker = &nodes.brokers[nth];
+        let last = broker.topics.last_event(&channel(&scope, "cache-room"));
+        assert_eq!(last, None, "the record may have a newer one");
         let again = broker.session(nodes.engines[nth].node().number(7)).await;
         let place = channel(&scope, "room");
         let (incomplete, replayed) =

@@ -231,3 +231,21 @@ fn an_older_event_of_another_node_never_replaces_one_that_is_noted_at_the_same_t
         }
     });
 }
+
+#[test]
+fn forgotten_scopes_keep_nothing_and_the_others_everything() {
+    let kept = LastEvents::new(LIMITS);
+    let scopes = [key(1, "public"), key(1, "private"), key(2, "public")];
+    for scope in &scopes {
+        for channel in ["cache-a", "cache-b"] {
+            kept.note(&event(scope, channel, "{}"), at(1), 0);
+        }
+    }
+    kept.forget(|scope| *scope == scopes[0] || *scope == scopes[2]);
+    let there = scopes.each_ref().map(|scope| payload_of(&kept, scope, "cache-a", 0).is_some());
+    assert_eq!(there, [false, true, false]);
+    let kept = kept.kept();
+    let bytes: usize = kept.apps.values().map(|of_app| of_app.bytes).sum();
+    assert_eq!((kept.apps.len(), kept.bytes), (1, bytes));
+    assert!(bytes > 0);
+}

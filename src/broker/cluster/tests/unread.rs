@@ -5,6 +5,23 @@ use super::*;
 /// Lets the log forget records of a partition.
 type LogLoss = fn(&Nodes, Partition);
 
+/// Publishes events at the first node, which reads them, while another one cannot read. Then the log forgets
+/// them.
+async fn lose_unread(nodes: &Nodes, reader: usize, events: &[Publication], forget: LogLoss) {
+    let cluster = nodes.brokers[reader].topics.cluster().expect("a cluster");
+    let scope = ScopeKey::of(&events[0]);
+    let partition = cluster.heads().partition_of(&scope);
+    // The thread that reads the partition waits for this lock when it has the first record.
+    let wedge = cluster.heads().lock(partition);
+    for event in events {
+        let sent = nodes.brokers[0].topics.publish(event.clone()).await;
+        sent.expect("room for one more");
+    }
+    until_idle(&nodes.brokers[0]).await;
+    forget(nodes, partition);
+    drop(wedge);
+}
+
 const FORGET: [(&str, LogLoss); 3] = [
     ("a restart without data", |nodes, _| nodes.shared.restart_empty()),
     ("a failover that loses the tail", |nodes, partition| nodes.shared.lose_tail(partition, 2)),
@@ -31,5 +48,40 @@ async fn acknowledged_publications_that_are_never_read_hold_no_permits() {
         drop(wedge);
         until_idle(broker).await;
         assert_eq!(receipt.skipped().await, None, "{case}: nobody has counted");
+    }
+}
+
+#[actix_web::test]
+async fn last_events_from_before_a_gap_are_not_served_after_it() {
+    for (case, forget) in FORGET {
+        let nodes = Nodes::start().await;
+        let scope = key(1, "public");
+        let others = (2..).map(|app| key(app, "public"));
+        let other = elsewhere(&nodes.brokers[0], &scope, others);
+        let room = channel(&scope, "cache-room");
+        let last = |nth: usize, place: &Place| {
+            let last = nodes.brokers[nth].topics.last_event(place);
+            last.map(|last| last.event.as_str().to_owned())
+        };
+        publish(&nodes.brokers[0], publication(&scope, "cache-room", "old")).await;
+        publish(&nodes.brokers[0], publication(&other, "cache-room", "elsewhere")).await;
+        for nth in 0..2 {
+            until("both are kept", async || {
+                last(nth, &room).is_some() && last(nth, &channel(&other, "cache-room")).is_some()
+            })
+            .await;
+        }
+        let events = ["-", "new", "-"].map(|event| {
+            let to = if event == "new" { "cache-room" } else { "room" };
+            publication(&scope, to, event)
+        });
+        lose_unread(&nodes, 1, &events, forget).await;
+        until(case, async || last(1, &room).is_none()).await;
+        if case == "trimming" {
+            until("the other node has read it", async || last(0, &room).as_deref() == Some("new"))
+                .await;
+            let there = last(1, &channel(&other, "cache-room"));
+            assert_eq!(there.as_deref(), Some("elsewhere"), "another partition has no gap");
+        }
     }
 }

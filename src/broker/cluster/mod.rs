@@ -67,6 +67,8 @@ pub(super) struct Cluster {
     remote_flights: RemoteFlights,
     peers: Peers,
     counts: SharedCounts,
+    /// Whether this node has asked the others for their last events of cache channels.
+    has_last_events: AtomicBool,
     /// Whether messages about users of other nodes may have been missed.
     are_users_missed: Arc<AtomicBool>,
 }
@@ -96,6 +98,7 @@ impl Order {
             ),
             peers: Peers::new(engine.clone()),
             counts: SharedCounts::default(),
+            has_last_events: AtomicBool::default(),
             are_users_missed: Arc::default(),
             engine,
         };

@@ -1,6 +1,7 @@
 //! Several brokers with one log between them, and probes at each.
 
 mod keys;
+mod last_events;
 mod unread;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -1,0 +1,57 @@
+//! Last events of cache channels, which a node fetches from the others.
+
+use super::*;
+use crate::broker::last_events::LastEvent;
+
+async fn starting(engine: Arc<MemoryEngine>) -> Broker {
+    let broker = Broker::of_node(engine.clone(), |limits| {
+        limits.wait_max = std::time::Duration::from_millis(300);
+    });
+    until_up(&*engine).await;
+    broker
+}
+
+fn last(broker: &Broker, scope: &ScopeKey) -> Option<String> {
+    let last = broker.topics.last_event(&channel(scope, "cache-room"));
+    last.map(|LastEvent { event, .. }| event.as_str().to_owned())
+}
+
+#[actix_web::test]
+async fn a_node_that_is_fetching_last_events_itself_does_not_answer_for_all() {
+    let shared = MemoryCluster::new(4);
+    // This node has the lowest number, so that it is asked first.
+    let first = shared.node();
+    let old = starting(shared.node()).await;
+    assert_eq!(old.topics.fetch_last_events().await, Err(Unanswered), "the first one is silent");
+    let scope = key(1, "public");
+    publish(&old, publication(&scope, "cache-room", "kept")).await;
+    until("it is kept", async || last(&old, &scope).is_some()).await;
+    for partition in 0..4 {
+        shared.trim(Partition(partition));
+    }
+    let first = starting(first).await;
+    let late = starting(shared.node()).await;
+    assert_eq!(late.topics.fetch_last_events().await, Ok(()));
+    assert_eq!(last(&late, &scope).as_deref(), Some("kept"));
+    // The nodes that have fetched answer for all.
+    assert_eq!(first.topics.fetch_last_events().await, Ok(()));
+    assert_eq!(last(&first, &scope).as_deref(), Some("kept"));
+}
+
+#[actix_web::test]
+async fn a_last_event_of_an_epoch_that_has_ended_here_is_not_adopted() {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    publish(&nodes.brokers[0], publication(&scope, "cache-room", "old")).await;
+    for broker in &nodes.brokers {
+        until("it is kept", async || last(broker, &scope).is_some()).await;
+    }
+    // The first node answers, and the second one hears of a new epoch before it has the answer.
+    let page = nodes.brokers[0].topics.directory().last_events().page(None, usize::MAX);
+    nodes.shared.restart_empty();
+    until("it is dropped", async || last(&nodes.brokers[1], &scope).is_none()).await;
+    for told in page {
+        assert_eq!(nodes.brokers[1].topics.adopt(told), None);
+    }
+    assert_eq!(last(&nodes.brokers[1], &scope), None);
+}

@@ -3,7 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{CommandFailure, table::table};
-use crate::settings::{Effective, Environment, Settings};
+use crate::{
+    engine::EngineError,
+    settings::{Effective, EngineKind, Environment, Settings},
+};
 
 pub(super) const AFTER_HELP: &str = "\
 Exit code 1 with the fault if the settings would stop the start.
@@ -21,6 +24,10 @@ pub(super) struct CheckConfigArgs {
 
 pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
     let (settings, effective) = Settings::explain()?;
+    if settings.engine.kind == EngineKind::Redis {
+        let read = settings.engine.authorities().map_err(EngineError::Authorities);
+        read.map_err(|error| CommandFailure::new(error.to_string()))?;
+    }
     // The limit on open files is one of the settings that the machine must support.
     settings.sessions_max(crate::settings::raise_file_limit())?;
     Ok(match args.json {

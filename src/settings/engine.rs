@@ -1,6 +1,6 @@
 //! The settings of the engine: whether this server is a node of a cluster, and through which Redis.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, fs, io, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -54,6 +54,14 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
+    /// The certificates of the authorities in `ca_file`, as the bytes of the file; `None` without such a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn authorities(&self) -> io::Result<Option<Vec<u8>>> {
+        self.ca_file.as_ref().map(fs::read).transpose()
+    }
+
     /// The URLs of the Redis servers.
     pub fn urls(&self) -> Vec<Url> {
         let urls = self.redis_url.expose_secret().split(',');

@@ -1,9 +1,6 @@
 //! The rules that join several settings, and those of production.
 
-use std::{
-    fs::File,
-    path::{self, PathBuf},
-};
+use std::path::{self, PathBuf};
 
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
@@ -35,7 +32,7 @@ pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), Settings
     rules.extend(limits(&settings.limits));
     rules.extend(history(settings));
     rules.extend(engine(settings));
-    rules.extend(pusher(settings));
+    rules.push(pusher(settings));
     if settings.env == Environment::Production {
         rules.extend(production(settings, layers));
     }
@@ -144,15 +141,6 @@ fn engine(settings: &Settings) -> Vec<Rule> {
     let is_mixed = urls.iter().any(|url| url.scheme() != urls[0].scheme());
     let is_numbered = urls.iter().any(|url| !["", "/", "/0"].contains(&url.path()));
     let is_private = engine.ca_file.is_some() && urls.iter().any(|url| url.scheme() == "redis");
-    let unreadable = engine.ca_file.as_ref().filter(|_| is_shared).and_then(|file| {
-        // A folder can be opened, but is no file.
-        let found = File::open(file).and_then(|file| file.metadata());
-        match found.map(|found| found.is_dir()) {
-            Ok(false) => None,
-            Ok(true) => Some("it is a folder".to_owned()),
-            Err(error) => Some(error.to_string()),
-        }
-    });
     let is_sqlite = database.file().is_some() || database.is_in_memory();
     let is_alone = is_shared && *env == Environment::Production && is_sqlite;
     let no_url =
@@ -169,11 +157,6 @@ fn engine(settings: &Settings) -> Vec<Rule> {
         ("engine.cluster", engine.cluster && has_sentinel, twice.into()),
         ("engine.ca_file", is_private, "needs rediss:// in engine.redis_url".into()),
         (
-            "engine.ca_file",
-            unreadable.is_some(),
-            format!("must be a file that can be read: {}", unreadable.unwrap_or_default()),
-        ),
-        (
             "engine.node_timeout",
             engine.node_timeout <= engine.probe_interval,
             "must be more than engine.probe_interval".into(),
@@ -182,22 +165,11 @@ fn engine(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-/// Checks that the bytes of one app's cache channels fit into those of all apps, and that a silent client is
-/// probed in time.
-fn pusher(Settings { pusher, socket, .. }: &Settings) -> Vec<Rule> {
+/// Checks that the bytes of one app's cache channels fit into those of all apps.
+fn pusher(Settings { pusher, .. }: &Settings) -> Rule {
     let (of_app, of_all) = (pusher.cache_app_bytes_max, pusher.cache_bytes_max);
     let much = format!("must be at most pusher.cache_bytes_max, {of_all}, not {of_app}");
-    // A session is not asked what to do about a silent client before it has been idle for this time.
-    let (silent, idle) = (pusher.activity_timeout, socket.idle_timeout);
-    let early = format!(
-        "must be at least socket.idle_timeout, {}, not {}, because no client is probed earlier",
-        format_duration(idle),
-        format_duration(silent)
-    );
-    vec![
-        ("pusher.cache_app_bytes_max", of_app > of_all, much),
-        ("pusher.activity_timeout", silent < idle, early),
-    ]
+    ("pusher.cache_app_bytes_max", of_app > of_all, much)
 }
 
 /// Checks that production has strong secrets, and a database that the operator has chosen.

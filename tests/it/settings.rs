@@ -123,6 +123,21 @@ fn more_sessions_than_files_stop_the_start() {
     );
 }
 
+#[test]
+fn a_file_of_authorities_that_cannot_be_read_is_told_before_the_start() {
+    let place = Place::new()
+        .with("HERALD__ENGINE__KIND", "redis")
+        .with("REDIS_URL", "rediss://localhost")
+        .with("HERALD__ENGINE__CA_FILE", "absent.pem");
+    let expected = "herald: cannot read engine.ca_file: No such file or directory (os error 2)";
+    for args in [&["check-config"][..], &["serve"]] {
+        let done = place.run(args);
+        assert!(done.code == Some(1) && done.err.trim_end().ends_with(expected), "{done:?}");
+    }
+    // Commands that do not use Redis need no such file.
+    place.run(&["migrate", "up"]).succeeded();
+}
+
 #[cfg(unix)]
 #[test]
 fn a_setting_that_is_not_text_is_named() {

@@ -62,7 +62,6 @@ async fn held_up(shutdown_timeout: &str) -> (Process, (Socket, TcpStream)) {
         ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "1000000000"),
         ("HERALD__SOCKET__WRITE_TIMEOUT", "10m"),
         ("HERALD__SOCKET__IDLE_TIMEOUT", "10m"),
-        ("HERALD__PUSHER__ACTIVITY_TIMEOUT", "10m"),
     ]);
     let half = half_a_trigger(&process.server).await;
     let stuck = stuck(&process.server).await;

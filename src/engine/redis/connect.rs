@@ -1,6 +1,6 @@
 //! Connections to Redis: to one server, to the one that Sentinel names, or to the nodes of a Redis Cluster.
 
-use std::{collections::BTreeMap, fs, io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use bytes::Bytes;
 use redis::{
@@ -111,7 +111,7 @@ impl RedisTarget {
     pub(super) fn new(settings: &EngineSettings, keys: RedisKeys) -> io::Result<Self> {
         Ok(Self {
             urls: settings.urls(),
-            authorities: settings.ca_file.as_ref().map(fs::read).transpose()?,
+            authorities: settings.authorities()?,
             sentinel_master: settings.sentinel_master.clone(),
             sentinel_password: settings.sentinel_password.clone(),
             is_cluster: settings.cluster,

@@ -154,16 +154,6 @@ fn a_value_that_cannot_be_honoured_is_refused_by_name() {
             "pusher.cache_app_bytes_max (from HERALD__PUSHER__CACHE_APP_BYTES_MAX): must be at most pusher.cache_bytes_max, 134217728, not 134217729",
         ),
         (
-            "HERALD__PUSHER__ACTIVITY_TIMEOUT",
-            "59s",
-            "pusher.activity_timeout (from HERALD__PUSHER__ACTIVITY_TIMEOUT): must be at least socket.idle_timeout, 1m, not 59s, because no client is probed earlier",
-        ),
-        (
-            "HERALD__SOCKET__IDLE_TIMEOUT",
-            "121s",
-            "pusher.activity_timeout (from the built-in default.toml): must be at least socket.idle_timeout, 2m 1s, not 2m, because no client is probed earlier",
-        ),
-        (
             "HERALD__HISTORY__PUBLICATIONS",
             "1001",
             "history.publications (from HERALD__HISTORY__PUBLICATIONS): must be at most history.publications_max, 1000, not 1001",
@@ -297,26 +287,6 @@ fn an_engine_must_be_reachable_by_what_its_settings_say() {
     ] {
         assert_eq!(refusal(&DEVELOPMENT, &env).replace("the built-in ", ""), expected);
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("ca.pem");
-    let (file, folder) = (file.display().to_string(), folder.path().display().to_string());
-    let with_tls = |ca_file| {
-        [
-            ("HERALD__ENGINE__KIND", "redis"),
-            ("REDIS_URL", "rediss://a"),
-            ("HERALD__ENGINE__CA_FILE", ca_file),
-        ]
-    };
-    for (ca_file, fault) in
-        [(&file, "No such file or directory (os error 2)"), (&folder, "it is a folder")]
-    {
-        let expected = format!(
-            "engine.ca_file (from HERALD__ENGINE__CA_FILE): must be a file that can be read: {fault}"
-        );
-        assert_eq!(refusal(&DEVELOPMENT, &with_tls(ca_file)), expected);
-    }
-    std::fs::write(&file, "").expect("a file");
-    loaded(&DEVELOPMENT, &with_tls(&file));
     let several =
         [("REDIS_URL", "redis://:p@a:1,redis://:p@b:2"), ("HERALD__ENGINE__CLUSTER", "true")];
     assert_eq!(loaded(&DEVELOPMENT, &several).engine.urls().len(), 2);

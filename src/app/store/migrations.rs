@@ -33,11 +33,15 @@ pub struct Migration {
 impl AppStore {
     /// Applies all pending migrations, or the next `steps`: either all of them or none. While another process
     /// migrates the same database, waits for it for `connect_retry`. The migrations themselves may take any time.
+    /// If nothing is pending, waits for nobody.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with the reason why a migration failed, [`StoreError::Unavailable`] if another
     /// process still migrates, or if the database does not answer before the first migration.
     pub async fn migrate_up(&self, steps: Option<u32>) -> Result<(), StoreError> {
+        if !self.has_pending().await? {
+            return Ok(());
+        }
         let alone = self.begin_alone().await?;
         let done = Migrator::up(&alone, steps).await;
         self.end_alone(alone, done).await

@@ -61,16 +61,20 @@ async fn migrations_wait_for_those_of_another_process_no_longer_than_they_may(
     let settings = settings::Database { connect_retry, query_timeout, ..database.settings() };
     let store = AppStore::connect(&settings, MissingFile::MakeWithFolder).await.expect("a store");
     let connection = database.connection().await;
-    let options = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
+    let lock = async || {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let other = connection.begin_with_options(options).await.expect("a transaction");
+        if connection.get_database_backend() == DbBackend::Postgres {
+            // The letters of `herald`.
+            let lock = "SELECT pg_advisory_xact_lock(x'686572616c64'::bigint)";
+            other.execute_unprepared(lock).await.expect("the lock");
+        }
+        other
     };
-    let other = connection.begin_with_options(options).await.expect("a transaction");
-    if connection.get_database_backend() == DbBackend::Postgres {
-        // The letters of `herald`.
-        let lock = "SELECT pg_advisory_xact_lock(x'686572616c64'::bigint)";
-        other.execute_unprepared(lock).await.expect("the lock");
-    }
+    let other = lock().await;
     let expected = StoreError::Unavailable(format!(
         "{}: another process migrates it, and has not finished within 300ms (database.connect_retry)",
         store.name()
@@ -80,8 +84,11 @@ async fn migrations_wait_for_those_of_another_process_no_longer_than_they_may(
     let down = before_the_deadline("giving up", store.migrate_down(1)).await;
     assert_eq!(down, Err(expected));
     other.rollback().await.expect("an end");
-    connection.close().await.expect("an end");
     store.migrate_up(None).await.expect("migrations");
+    let other = lock().await;
+    store.migrate_up(None).await.expect("there is nothing to wait for");
+    other.rollback().await.expect("an end");
+    connection.close().await.expect("an end");
 }
 
 async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {

@@ -252,8 +252,13 @@ impl AppRegistry {
                         have_others_read.clone_from(&registry.have_others_read);
                     }
                     // The outcome of the change is unknown, so the table is read again. If the database
-                    // makes the change only after that, the next refresh shows it.
-                    Err(ChangeError::Store(_)) => ctx.notify(Refresh),
+                    // makes the change only after that, the next refresh shows it. It is also read again if the
+                    // row shows that the pair by which the caller was authenticated has ended.
+                    Err(
+                        ChangeError::Store(_)
+                        | ChangeError::NotPermitted
+                        | ChangeError::PreviousPair,
+                    ) => ctx.notify(Refresh),
                     Err(_) => {}
                 }
                 (outcome.map_err(Into::into), have_others_read)

@@ -26,18 +26,11 @@ const READ_APPS: &str = "read_apps";
 /// `secret_key_base`.
 const PURPOSE: &[u8] = b"herald engine";
 
-/// The reasons why the engine over Redis is not complete yet. Each text ends a sentence of the log.
-const MISSING: [&str; 1] =
-    ["it has not been through the fault tests that a production cluster needs"];
-
 /// Connects this server with the other nodes that use the same Redis.
 pub(super) async fn start_engine(
     settings: &Settings,
     metrics: Arc<Metrics>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
-    for missing in MISSING {
-        warn!("engine.kind = \"redis\" is not complete in this version: {missing}");
-    }
     let mut digest = Sha256::new_with_prefix(PURPOSE);
     digest.update(settings.secrets.secret_key_base.expose_secret());
     let mut owner = [0; 16];

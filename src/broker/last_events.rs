@@ -223,6 +223,12 @@ impl LastEvents {
         kept.keep_to(app, &self.limits)
     }
 
+    /// The time at which an event of `now_ms` has expired, both in Unix milliseconds.
+    pub(super) fn expiry_ms(&self, now_ms: u64) -> u64 {
+        let ttl_ms = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
+        now_ms.saturating_add(ttl_ms)
+    }
+
     /// Drops the events of all scopes for which `is_gone` is true, because newer ones may be missing here.
     pub(super) fn forget(&self, is_gone: impl Fn(&ScopeKey) -> bool) {
         self.kept().forget(is_gone);
@@ -313,9 +319,13 @@ impl Kept {
 
     fn forget(&mut self, is_gone: impl Fn(&ScopeKey) -> bool) {
         for (app, of_app) in &mut self.apps {
-            let mut bytes = 0;
+            let (mut bytes, mut judged) = (0, HashMap::new());
             of_app.events.retain(|(scope, _), entry| {
-                let stays = !is_gone(&ScopeKey { app: *app, scope: scope.clone() });
+                // An app has few scopes, and may have many channels.
+                let is_scope_gone = *judged
+                    .entry(scope.clone())
+                    .or_insert_with(|| is_gone(&ScopeKey { app: *app, scope: scope.clone() }));
+                let stays = !is_scope_gone;
                 bytes += if stays { 0 } else { entry.bytes };
                 stays
             });

@@ -212,7 +212,7 @@ impl Topics {
             key.app.0
         );
         following.skip(key.app, last);
-        self.directory().last_events().forget(|scope| scope == key);
+        self.drop_last_events(|scope| scope == key);
         let next = following.position(key, last);
         self.directory().with(key, |stream| stream.interrupt(next, now_ms()));
     }
@@ -254,7 +254,7 @@ impl Topics {
         let mut following = cluster.heads.lock(partition);
         following.go_on(epoch, next);
         let is_of_partition = |key: &ScopeKey| cluster.heads.partition_of(key) == partition;
-        self.directory().last_events().forget(is_of_partition);
+        self.drop_last_events(is_of_partition);
         let streams = self.directory().of_partition(&cluster.heads, partition);
         for stream in streams {
             stream.interrupt(following.head(stream.key()), now_ms());

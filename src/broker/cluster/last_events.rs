@@ -1,6 +1,6 @@
 //! The last events of cache channels, which a starting node requests from another one.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use futures_util::{
     FutureExt,
@@ -12,13 +12,15 @@ use crate::{
     broker::{
         last_events::{CacheKey, ToldEvent},
         node::NodeId,
+        now_ms,
+        subscriber::ScopeKey,
         topics::{Topics, Unanswered},
     },
     engine::NodeInfo,
     metrics::labels::Limit,
 };
 
-use super::{Cluster, questions::ClusterQuestion};
+use super::questions::ClusterQuestion;
 
 /// The most bytes of memory that the events of one answer take. Their JSON takes up to about twice as many.
 const PAGE_BYTES: usize = 1 << 20;
@@ -27,74 +29,119 @@ const PAGE_BYTES: usize = 1 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LastEventsQuestion {
     after: Option<CacheKey>,
+    /// Whether a node that may lack some also answers.
+    #[serde(default)]
+    in_part: bool,
 }
 
 impl ClusterQuestion for LastEventsQuestion {
     const NAME: &'static str = "last_events";
     type Answer = Vec<ToldEvent>;
 
-    /// A node that is fetching the events itself does not answer: it has only a part of them, which the asker would
-    /// take for all.
+    /// A node that may lack some of the events does not answer, unless the question is for those that it has: the
+    /// asker would take them for all.
     fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Vec<ToldEvent>, Unanswered>> {
-        let has_fetched = topics.cluster().is_some_and(Cluster::has_last_events);
+        let has_all = topics.cluster().is_some_and(|cluster| cluster.lack.is_none(now_ms()));
         let page = || topics.directory().last_events().page(self.after.as_ref(), PAGE_BYTES);
-        future::ready(has_fetched.then(page).ok_or(Unanswered)).boxed()
+        future::ready((has_all || self.in_part).then(page).ok_or(Unanswered)).boxed()
+    }
+}
+
+/// Whether this node may lack last events of cache channels that other nodes have.
+#[derive(Debug)]
+pub(super) struct LastEventsLack {
+    /// The time at which everything that it may lack has expired, in Unix milliseconds.
+    until_ms: AtomicU64,
+}
+
+impl LastEventsLack {
+    /// The state before the node has asked the others.
+    const UNASKED: u64 = u64::MAX;
+
+    pub(super) fn new() -> Self {
+        Self { until_ms: AtomicU64::new(Self::UNASKED) }
+    }
+
+    fn is_none(&self, now_ms: u64) -> bool {
+        self.until_ms.load(Relaxed) <= now_ms
+    }
+
+    /// Notes that the others have been asked. `until_ms` is 0 if one of them has sent everything. What the node has
+    /// dropped meanwhile stays a lack.
+    fn asked(&self, until_ms: u64) {
+        let _ = self.until_ms.compare_exchange(Self::UNASKED, until_ms, Relaxed, Relaxed);
+    }
+
+    /// Notes that this node has dropped events that other nodes may have.
+    pub(super) fn dropped(&self, until_ms: u64) {
+        self.until_ms.store(until_ms, Relaxed);
     }
 }
 
 /// The fetching of the last events of the other nodes. It ends when this is dropped, whether they were all
 /// sent or not: otherwise nodes that start together would wait for each other for ever.
-struct LastEventsFetch<'a>(&'a Topics);
+struct LastEventsFetch<'a> {
+    topics: &'a Topics,
+    has_all: bool,
+}
 
 impl Drop for LastEventsFetch<'_> {
     fn drop(&mut self) {
-        self.0.directory().last_events().sort_by_time();
-        if let Some(cluster) = self.0.cluster() {
-            cluster.has_last_events.store(true, Relaxed);
+        let last_events = self.topics.directory().last_events();
+        last_events.sort_by_time();
+        if let Some(cluster) = self.topics.cluster() {
+            let until_ms = if self.has_all { 0 } else { last_events.expiry_ms(now_ms()) };
+            cluster.lack.asked(until_ms);
         }
-    }
-}
-
-impl Cluster {
-    /// Returns whether this node has asked the others for their last events of cache channels.
-    fn has_last_events(&self) -> bool {
-        self.has_last_events.load(Relaxed)
     }
 }
 
 impl Topics {
     /// Asks the other nodes, one after the other, for the last events of cache channels, until one of them
-    /// has sent all of its events. The node that has run for the longest time is asked first. A server without
-    /// other nodes has nothing to ask.
+    /// has sent all of its events. The node that has run for the longest time is asked first. If none of them is sure
+    /// to have all, each is asked for those that it has. A server without other nodes has nothing to ask.
     ///
     /// # Errors
-    /// [`Unanswered`] if there are other nodes, and none of them has sent all of its events.
+    /// [`Unanswered`] if there are other nodes, and none of them has sent its events.
     pub async fn fetch_last_events(&self) -> Result<(), Unanswered> {
         let Some(engine) = self.engine() else { return Ok(()) };
-        let _fetch = LastEventsFetch(self);
+        let mut fetch = LastEventsFetch { topics: self, has_all: false };
         let mut others = engine.nodes().to_vec();
         others.retain(|info| info.node != self.node());
         others.sort_by_key(|info| info.since_ms);
-        let mut outcome = Ok(());
-        for NodeInfo { node, .. } in others {
-            outcome = self.fetch_last_events_of(node).await;
-            if outcome.is_ok() {
-                break;
+        fetch.has_all = others.is_empty();
+        for NodeInfo { node, .. } in &others {
+            if self.fetch_last_events_of(*node, false).await.is_ok() {
+                fetch.has_all = true;
+                return Ok(());
             }
+        }
+        let mut outcome = if others.is_empty() { Ok(()) } else { Err(Unanswered) };
+        for NodeInfo { node, .. } in &others {
+            outcome = self.fetch_last_events_of(*node, true).await.or(outcome);
         }
         outcome
     }
 
-    async fn fetch_last_events_of(&self, node: NodeId) -> Result<(), Unanswered> {
+    async fn fetch_last_events_of(&self, node: NodeId, in_part: bool) -> Result<(), Unanswered> {
         let mut after = None;
         loop {
-            let page = self.ask_one(node, LastEventsQuestion { after }).await?;
+            let page = self.ask_one(node, LastEventsQuestion { after, in_part }).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.key.clone());
             for told in page {
                 let exceeded = self.adopt(told);
                 exceeded.into_iter().for_each(|limit| self.metrics().hit(limit));
             }
+        }
+    }
+
+    /// Drops the last events of all scopes for which `is_gone` is true, because newer ones may be missing here.
+    pub(super) fn drop_last_events(&self, is_gone: impl Fn(&ScopeKey) -> bool) {
+        let last_events = self.directory().last_events();
+        last_events.forget(is_gone);
+        if let Some(cluster) = self.cluster() {
+            cluster.lack.dropped(last_events.expiry_ms(now_ms()));
         }
     }
 

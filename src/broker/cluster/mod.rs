@@ -39,6 +39,7 @@ use super::{
 
 use counts::SharedCounts;
 use follower::BrokerFollower;
+use last_events::LastEventsLack;
 use peers::Peers;
 use pending::PendingPublications;
 pub(super) use questions::ClusterQuestion;
@@ -67,8 +68,8 @@ pub(super) struct Cluster {
     remote_flights: RemoteFlights,
     peers: Peers,
     counts: SharedCounts,
-    /// Whether this node has asked the others for their last events of cache channels.
-    has_last_events: AtomicBool,
+    /// Whether this node may lack last events of cache channels.
+    lack: LastEventsLack,
     /// Whether messages about users of other nodes may have been missed.
     are_users_missed: Arc<AtomicBool>,
 }
@@ -98,7 +99,7 @@ impl Order {
             ),
             peers: Peers::new(engine.clone()),
             counts: SharedCounts::default(),
-            has_last_events: AtomicBool::default(),
+            lack: LastEventsLack::new(),
             are_users_missed: Arc::default(),
             engine,
         };

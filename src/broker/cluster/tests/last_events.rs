@@ -39,6 +39,39 @@ async fn a_node_that_is_fetching_last_events_itself_does_not_answer_for_all() {
 }
 
 #[actix_web::test]
+async fn a_node_that_has_dropped_last_events_is_asked_for_what_it_has_only_if_no_other_has_all() {
+    let shared = MemoryCluster::new(4);
+    let [dropping, keeping] = [starting(shared.node()).await, starting(shared.node()).await];
+    for node in [&dropping, &keeping] {
+        node.topics.fetch_last_events().await.expect("an answer, if only in part");
+    }
+    // Only one of the two waits until what it may lack has expired.
+    keeping.topics.cluster().expect("a cluster").lack.dropped(0);
+    let [gone, stays] = [1, 2].map(|app| key(app, "public"));
+    for scope in [&gone, &stays] {
+        publish(&keeping, publication(scope, "cache-room", "kept")).await;
+        for node in [&dropping, &keeping] {
+            until("it is kept", async || last(node, scope).is_some()).await;
+        }
+    }
+    dropping.topics.drop_last_events(|scope| *scope == gone);
+    for partition in 0..4 {
+        shared.trim(Partition(partition));
+    }
+    let late = starting(shared.node()).await;
+    assert_eq!(late.topics.fetch_last_events().await, Ok(()));
+    assert_eq!(last(&late, &gone).as_deref(), Some("kept"), "the other node has all");
+
+    for node in [&keeping, &late] {
+        node.topics.drop_last_events(|scope| *scope == gone);
+    }
+    let last_one = starting(shared.node()).await;
+    assert_eq!(last_one.topics.fetch_last_events().await, Ok(()));
+    assert_eq!(last(&last_one, &stays).as_deref(), Some("kept"), "each was asked for its part");
+    assert_eq!(last(&last_one, &gone), None);
+}
+
+#[actix_web::test]
 async fn a_last_event_of_an_epoch_that_has_ended_here_is_not_adopted() {
     let nodes = Nodes::start().await;
     let scope = key(1, "public");

@@ -94,7 +94,7 @@ impl Append {
     }
 
     /// Returns whether every part is within its bound.
-    pub(super) fn is_bounded(&self) -> bool {
+    pub(crate) fn is_bounded(&self) -> bool {
         let scopes = self.records.iter().all(|record| record.scope.len() <= SCOPE_BYTES_MAX);
         let key = self.key.as_ref().is_none_or(|key| key.id.len() <= ID_BYTES_MAX);
         let change = match &self.change {

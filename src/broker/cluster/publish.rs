@@ -38,6 +38,14 @@ struct PartitionPart {
     nths: Vec<usize>,
 }
 
+impl PartitionPart {
+    /// Returns whether the log takes as much in one append.
+    fn fits(&self, key: Option<&OnceKey>) -> bool {
+        let append = Append { records: self.records.clone(), key: key.cloned(), change: None };
+        append.is_bounded()
+    }
+}
+
 /// The log's answer to a part.
 struct PartAnswer {
     /// The indices of the part's publications in the call.
@@ -124,6 +132,10 @@ impl Cluster {
             is_any_new: false,
             repeated: Vec::new(),
         };
+        // A part that the log would refuse must not be noticed after the key is claimed.
+        if parts.iter().any(|part| !part.fits(once.as_ref())) {
+            return Err(refused(AppendError::TooLarge).into());
+        }
         if let Some(once) = &once
             && let Some(claim) = self.claim_of(once, &mut parts)
         {

@@ -108,7 +108,7 @@ impl Topics {
     /// and returns the same receipt.
     ///
     /// If the caller is dropped while it waits, either nothing was published and the key is free, or all were
-    /// published and the key has their receipt.
+    /// published and the key has their receipt. With an engine, the publications go on without the caller.
     ///
     /// # Errors
     /// [`OnceError`]: none was published, or, with [`OnceError::Busy`], the log of a cluster may or may not have
@@ -122,9 +122,8 @@ impl Topics {
             return Ok(Published::Now(self.publish_all(publications).await?));
         };
         let (app, content) = (first.app, ContentDigest::of(&publications));
-        if let Order::Log(cluster) = &self.0.order {
-            return Box::pin(self.publish_to_log(cluster, publications, Some((key, content))))
-                .await;
+        if let Order::Log(_) = &self.0.order {
+            return self.publish_once_to_log((key, content), publications).await;
         }
         let deadline = time::Instant::now() + self.0.limits.wait_max;
         loop {
@@ -138,6 +137,23 @@ impl Topics {
                 }
             }
         }
+    }
+
+    /// Publishes to the log in a task of its own, which goes on if the caller is dropped: the key is claimed before
+    /// the publications are appended.
+    async fn publish_once_to_log(
+        &self,
+        once: (IdempotencyKey, ContentDigest),
+        publications: Vec<Publication>,
+    ) -> Result<Published, OnceError> {
+        let topics = self.clone();
+        let publish = async move {
+            let Order::Log(cluster) = &topics.0.order else {
+                return Err(PublishError::Busy.into());
+            };
+            topics.publish_to_log(cluster, publications, Some(once)).await
+        };
+        actix::spawn(publish).await.unwrap_or_else(|_| Err(PublishError::Busy.into()))
     }
 
     async fn publish_with(

@@ -86,7 +86,12 @@ impl Engine for MemoryEngine {
         _deadline: Instant,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let appended = self.cluster.append(self.node, partition, append);
-        async move { appended }.boxed()
+        async move {
+            // As over a network, the answer does not come at once.
+            tokio::task::yield_now().await;
+            appended
+        }
+        .boxed()
     }
 
     fn tell(

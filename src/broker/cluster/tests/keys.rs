@@ -80,3 +80,40 @@ async fn a_key_belongs_to_one_content_whichever_scope_the_content_is_for() {
         until_idle(broker).await;
     }
 }
+
+#[actix_web::test]
+async fn a_call_that_is_too_large_leaves_its_key_free() {
+    let (nodes, scopes, mut probes) = start().await;
+    let large = crate::broker::JsonText::of_text(&"x".repeat(17 << 20));
+    let large = Payload::Json(large);
+    for (nth, key) in all_keys() {
+        let event = format!("small-{nth}");
+        let small = scopes.each_ref().map(|scope| publication(scope, "room", &event));
+        let mut too_large = small.clone();
+        too_large[1].payload = large.clone();
+        let topics = &nodes.brokers[0].topics;
+        let refused = topics.publish_once(key, too_large.into()).await;
+        assert_eq!(refused.err(), Some(OnceError::Busy(PublishError::Busy)), "{nth}");
+        topics.publish_once(key, small.into()).await.expect("a free key");
+        for probe in &mut probes {
+            assert_eq!(probe.next().await, format!("* room:{event}"));
+        }
+    }
+    until_idle(&nodes.brokers[0]).await;
+}
+
+#[actix_web::test]
+async fn a_call_whose_caller_is_dropped_goes_on() {
+    let (nodes, scopes, mut probes) = start().await;
+    for (nth, key) in all_keys() {
+        let event = format!("bulk-{nth}");
+        let bulk = scopes.each_ref().map(|scope| publication(scope, "room", &event));
+        let mut call = Box::pin(nodes.brokers[0].topics.publish_once(key, bulk.into()));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        drop(call);
+        for probe in &mut probes {
+            assert_eq!(probe.next().await, format!("* room:{event}"));
+        }
+    }
+    until_idle(&nodes.brokers[0]).await;
+}

@@ -39,9 +39,10 @@ struct PartitionPart {
 }
 
 impl PartitionPart {
-    /// Returns whether the log takes as much in one append.
-    fn fits(&self, key: Option<&OnceKey>) -> bool {
-        let append = Append { records: self.records.clone(), key: key.cloned(), change: None };
+    /// Returns whether the log takes this much with the key in one append.
+    fn fits(&self, key: &OnceKey) -> bool {
+        let (records, key) = (self.records.clone(), Some(key.clone()));
+        let append = Append { records, key, change: None };
         append.is_bounded()
     }
 }
@@ -132,8 +133,10 @@ impl Cluster {
             is_any_new: false,
             repeated: Vec::new(),
         };
-        // A part that the log would refuse must not be noticed after the key is claimed.
-        if parts.iter().any(|part| !part.fits(once.as_ref())) {
+        // The sizes are checked before the key is claimed: the caller may repeat the call with less, and the same key.
+        if let Some(once) = &once
+            && parts.iter().any(|part| !part.fits(once))
+        {
             return Err(refused(AppendError::TooLarge).into());
         }
         if let Some(once) = &once

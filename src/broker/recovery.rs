@@ -146,8 +146,8 @@ impl Reading<'_> {
         };
         let head = history.head();
         let is_known = since.offset <= head.offset || history.can_lag();
-        // What lies between a thread and a session that is ahead of it is not replayed, because the thread has
-        // yet to deliver it.
+        // A session may be ahead of its thread. The publications in between are not replayed, because the thread
+        // has yet to deliver them.
         let delivered = self.attached.min(self.boundary.offset);
         if since.epoch == head.epoch && since.offset >= delivered && is_known {
             let nothing = self.nothing(since);

@@ -13,8 +13,8 @@ use super::{
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
-/// What an app may retain. An app that exceeds it gives up a 16th, which is more than the private scope retains
-/// in this test.
+/// The bytes that an app may retain. An app that exceeds them gives up a 16th of them, and the private scope of this
+/// test retains less than that.
 const APP_BYTES_MAX: usize = 64 * 1024;
 
 #[test]

@@ -40,7 +40,7 @@ struct ChosenFaults {
     changes: MemberChanges,
 }
 
-/// What becomes of a reading of members that was held back.
+/// The answer to a reading of members that was held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeldAnswer {
     Members,

@@ -263,6 +263,10 @@ impl session::Conversation for PusherConversation {
         }
     }
 
+    fn silence_max(&self, idle_timeout: Duration) -> Duration {
+        idle_timeout.max(self.rules.activity_timeout) + self.rules.pong_timeout
+    }
+
     fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
         match self.is_authorized {
             true => Vec::new(),

@@ -107,6 +107,10 @@ impl Conversation for ServedConversation {
         self.as_mut().silent(lasted)
     }
 
+    fn silence_max(&self, idle_timeout: Duration) -> Duration {
+        self.as_ref().silence_max(idle_timeout)
+    }
+
     fn reminded(&mut self, now_s: f64) -> Vec<Effect> {
         self.as_mut().reminded(now_s)
     }

@@ -234,8 +234,14 @@ pub trait Conversation: 'static {
     }
 
     /// Called when the client has sent nothing for this time, which is at least the idle timeout. It is called
-    /// for WebSockets only, and not while a write is stuck, because the session ends in that case.
+    /// for WebSockets only, and not while a write is stuck: then [`Conversation::silence_max`] decides.
     fn silent(&mut self, lasted: Duration) -> Patience;
+
+    /// The longest silence after which the session of a client that is stuck in a write ends, given the idle
+    /// timeout. It includes the time for the answer to a probe, because such a client cannot be probed.
+    fn silence_max(&self, idle_timeout: Duration) -> Duration {
+        idle_timeout
+    }
 
     /// Called when the time of an [`Effect::Remind`] is over.
     fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {

@@ -80,6 +80,8 @@ impl SocketTransport for tokio::net::TcpStream {
 /// Drives one WebSocket until it is closed. The fields that each write touches stand together, at
 /// the end.
 pub(super) struct Pump<T, B> {
+    /// The longest silence of the client while it cannot be probed.
+    silence_max: Duration,
     /// The time until which the client may close the connection itself.
     linger_until: Option<Instant>,
     /// The latest time at which the timer wakes the task. Waking too early is harmless, so most
@@ -202,6 +204,7 @@ where
         body: B,
     ) -> Self {
         Self {
+            silence_max: worker.limits.idle_timeout,
             socket,
             timer: Box::pin(tokio::time::sleep(worker.limits.idle_timeout)),
             waker: outbox.clone().into(),
@@ -220,6 +223,11 @@ where
             linger_until: None,
             _admission: admission,
         }
+    }
+
+    /// Sets the longest silence of the client while it cannot be probed; otherwise it is the idle timeout.
+    pub(super) fn with_silence_max(self, silence_max: Duration) -> Self {
+        Self { silence_max, ..self }
     }
 
     /// Writes until the socket is full or a turn is over.
@@ -448,8 +456,12 @@ where
         let gate = &self.socket.gate;
         // While a write is stuck, arriving bytes count as a sign of life even if the gate is shut.
         let silence = match (stuck, gate.tolerated()) {
-            // A client that takes nothing cannot be probed.
-            (true, _) => (gate.heard() + limits.idle_timeout, NextDeadline::End(Ending::Idle)),
+            // A client that takes nothing cannot be probed, so it has the time of a probe as well.
+            (true, tolerated) => {
+                let until = gate.heard() + self.silence_max;
+                let until = tolerated.map_or(until, |(tolerated, _)| tolerated.max(until));
+                (until, NextDeadline::End(Ending::Idle))
+            }
             (false, Some((until, Due::Question))) => (until, NextDeadline::Question),
             (false, Some((until, Due::End))) => (until, NextDeadline::End(Ending::Idle)),
             (false, None) => (gate.silent_since() + limits.idle_timeout, NextDeadline::Question),

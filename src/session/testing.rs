@@ -112,8 +112,16 @@ impl Bench {
 
     /// Starts a session over a pipe that holds this many bytes each way.
     pub(super) fn connect(&self, pipe_bytes: usize) -> Client {
+        self.connect_with(Obedient::default(), pipe_bytes)
+    }
+
+    /// Starts a session with a conversation that is patient from the beginning.
+    pub(super) fn connect_patient(&self, pipe_bytes: usize) -> Client {
+        self.connect_with(Obedient { is_patient: true, ..Obedient::default() }, pipe_bytes)
+    }
+
+    fn connect_with(&self, conversation: Obedient, pipe_bytes: usize) -> Client {
         let (near, far) = duplex(pipe_bytes);
-        let conversation = Obedient::default();
         let admission = self.sessions.admit().expect("room for a session");
         let pump =
             websocket::start(far, BytesMut::new(), conversation, admission, self.worker.clone());
@@ -286,6 +294,10 @@ impl Conversation for Obedient {
             (true, false) => Patience::Wait(PATIENCE),
             (true, true) => Patience::Probe(Frame::Text("are you there?".into()), PATIENCE),
         }
+    }
+
+    fn silence_max(&self, idle_timeout: Duration) -> Duration {
+        idle_timeout + if self.is_patient { 2 * PATIENCE } else { Duration::ZERO }
     }
 
     fn farewell(&mut self, ending: Ending) -> Farewell {

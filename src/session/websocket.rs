@@ -100,13 +100,14 @@ pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
     let outbox = worker.outbox(&admission);
     let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);
     let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
+    let silence_max = conversation.silence_max(worker.limits.idle_timeout);
     let body = WebsocketContext::with_factory(stream::empty(), move |ctx| {
         ctx.add_stream(NewsOf(actor_outbox.clone()));
         ctx.add_stream(frames);
         let driver = Driver::enter(conversation, actor_outbox, actor_worker);
         WebSocket { driver, gate, held: None }
     });
-    Pump::new(socket, worker, outbox, admission, body)
+    Pump::new(socket, worker, outbox, admission, body).with_silence_max(silence_max)
 }
 
 impl<C: Conversation + Unpin> WebSocket<C> {

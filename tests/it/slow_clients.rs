@@ -18,20 +18,33 @@ const TOPIC: &str = "public:test-app";
 
 /// Joins over a socket with a small kernel buffer, and reads nothing from then on.
 async fn deaf(server: &TestServer) -> TcpStream {
+    let join = r#"["1","1","public:test-app","phx_join",{}]"#;
+    deaf_client(server, "/socket/websocket?vsn=2.0.0", join, b"\"response\":{}}]").await
+}
+
+/// A client of Pusher that subscribes to the channel `general` in the same way.
+async fn deaf_to_pusher(server: &TestServer) -> TcpStream {
+    let path = pusher_socket::path(&App::seeded());
+    let subscribe = r#"{"event":"pusher:subscribe","data":{"channel":"general"}}"#;
+    deaf_client(server, &path, subscribe, br#""channel":"general","data":"{}"}"#).await
+}
+
+/// Joins with a message, whose answer ends as given, and reads nothing after it.
+async fn deaf_client(server: &TestServer, path: &str, join: &str, answer_ends: &[u8]) -> TcpStream {
     let tcp = TcpSocket::new_v4().expect("a socket");
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
     let stream = tcp.connect(([127, 0, 0, 1], server.port).into()).await.expect("a connection");
     let mut stream = stream;
-    let handshake = "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\
-                     connection: upgrade\r\nsec-websocket-version: 13\r\n\
-                     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let handshake = format!(
+        "GET {path} HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
     stream.write_all(handshake.as_bytes()).await.expect("room");
     until(&mut stream, b"\r\n\r\n").await;
-    let join = br#"["1","1","public:test-app","phx_join",{}]"#;
     // A mask of zeros leaves the text as it is.
     let length = 0x80 | u8::try_from(join.len()).expect("a short message");
-    stream.write_all(&[&[0x81, length, 0, 0, 0, 0], &join[..]].concat()).await.expect("room");
-    until(&mut stream, b"\"response\":{}}]").await;
+    stream.write_all(&[&[0x81, length, 0, 0, 0, 0], join.as_bytes()].concat()).await.expect("room");
+    until(&mut stream, answer_ends).await;
     stream
 }
 
@@ -150,6 +163,32 @@ async fn a_client_that_reads_nothing_is_idle_when_it_says_nothing_either() {
     // Now the other client is silent, too.
     becomes_hit(&server, "idle_timeout", 2.0).await;
     raw::hung_up(&mut lively).await;
+}
+
+/// A page of Pusher's that only receives says nothing for `activity_timeout`, so its silence must not end it as soon
+/// as it takes a moment to read.
+#[tokio::test]
+async fn p025_a_quiet_client_of_pusher_that_reads_nothing_has_all_of_the_write_timeout() {
+    let server = TestServer::start_with(|settings| {
+        settings.socket.idle_timeout = Duration::from_millis(200);
+        settings.socket.long_poll_window = Duration::from_millis(100);
+        settings.socket.write_timeout = Duration::from_secs(2);
+        settings.pusher.activity_timeout = Duration::from_secs(600);
+    });
+    let mut deaf = deaf_to_pusher(&server).await;
+    let mut sent = 0;
+    let dropped = async {
+        while Figures::of(&server).await.ended("write_timeout") < 1.0 {
+            // In all this is more than the kernel buffers, and less than an outbox may hold.
+            if sent < 40 {
+                trigger(&server, sent, 90_000).await;
+                sent += 1;
+            }
+            assert_eq!(Figures::of(&server).await.ended("idle"), 0.0);
+        }
+    };
+    timeout(3 * DEADLINE, dropped).await.expect("it is dropped in time");
+    raw::hung_up(&mut deaf).await;
 }
 
 #[tokio::test]

@@ -37,9 +37,13 @@ async fn order(client: &mut Client, text: &'static str) {
 
 /// A client that has joined and does not read, with what is being written to it.
 async fn stuck(bench: &Bench) -> (Client, Vec<u8>) {
+    get_stuck(bench.connect(64)).await
+}
+
+/// A client that joins over a pipe of 64 bytes and then does not read, with what is being written to it.
+async fn get_stuck(mut deaf: Client) -> (Client, Vec<u8>) {
     const ECHO: &str = "a hundred bytes, which are more than the pipe of that client can take, \
                         and so whatever comes behind waits";
-    let mut deaf = bench.connect(64);
     order(&mut deaf, "join").await;
     order(&mut deaf, ECHO).await;
     // Once the first bytes of the echo have arrived, the rest of it is certain to wait in the way.
@@ -424,6 +428,20 @@ async fn a_silent_client_is_silent_also_while_a_write_is_stuck() {
     let (client, _) = stuck(&bench).await;
     let Client { near: _near, pump } = client;
     timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
+    let ended = &bench.worker.metrics.sessions_ended;
+    assert_eq!((ended.of(SessionEnd::Idle).get(), ended.of(SessionEnd::Stuck).get()), (1, 0));
+}
+
+#[actix_web::test]
+async fn a_patient_conversation_tolerates_its_clients_silence_also_while_a_write_is_stuck() {
+    let idle_timeout = Duration::from_millis(100);
+    let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
+    let began = Instant::now();
+    let (client, _) = get_stuck(bench.connect_patient(64)).await;
+    let Client { near: _near, pump } = client;
+    timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
+    // The client cannot be probed, and still has as much time as with a probe.
+    assert!(began.elapsed() >= idle_timeout + 2 * PATIENCE, "{:?}", began.elapsed());
     let ended = &bench.worker.metrics.sessions_ended;
     assert_eq!((ended.of(SessionEnd::Idle).get(), ended.of(SessionEnd::Stuck).get()), (1, 0));
 }

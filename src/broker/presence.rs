@@ -126,8 +126,8 @@ pub struct Change {
 pub struct Arrival {
     /// The first member of the key.
     pub member: Arc<Member>,
-    /// The session of that member.
-    pub session: SessionId,
+    /// The sessions of all members of the key, that of the first one first.
+    pub sessions: Vec<SessionId>,
 }
 
 impl Change {
@@ -289,7 +289,7 @@ impl Presence {
             match &attendance.current {
                 Some(joined) => {
                     change.joins.add(joined);
-                    came.push(Arrival { member: joined.clone(), session });
+                    came.push((session, joined.clone()));
                 }
                 None => {
                     self.sessions.remove(&session);
@@ -305,7 +305,7 @@ impl Presence {
     fn count_by_key(
         &mut self,
         change: &mut Change,
-        came: Vec<Arrival>,
+        came: Vec<(SessionId, Arc<Member>)>,
         left: BTreeSet<ByteString>,
     ) {
         for (key, members) in change.leaves.iter() {
@@ -313,14 +313,18 @@ impl Presence {
                 *count -= members.len();
             }
         }
-        for arrival in came {
-            let key = &arrival.member.persona.key;
-            match self.announced_by_key.get_mut(key) {
-                Some(count) => *count += 1,
-                None => {
-                    self.announced_by_key.insert(key.clone(), 1);
-                    change.arrived.push(arrival);
-                }
+        // The index of each key's arrival.
+        let mut arrivals = HashMap::new();
+        for (session, member) in came {
+            let key = member.persona.key.clone();
+            let count = self.announced_by_key.entry(key.clone()).or_insert_with(|| {
+                arrivals.insert(key.clone(), change.arrived.len());
+                change.arrived.push(Arrival { member, sessions: Vec::new() });
+                0
+            });
+            *count += 1;
+            if let Some(nth) = arrivals.get(&key) {
+                change.arrived[*nth].sessions.push(session);
             }
         }
         for key in left {

@@ -178,8 +178,8 @@ pub type Carry = for<'a> fn(&'a str, &str, Sender<'_>) -> Cow<'a, str>;
 pub struct ChangeFrame {
     /// The frame.
     pub frame: Frame,
-    /// The session to which the frame is not sent.
-    pub except: Option<SessionId>,
+    /// The sessions to which the frame is not sent.
+    pub except: Vec<SessionId>,
 }
 
 /// Encodes bytes; `None` if the names do not fit into the frame.

@@ -152,7 +152,7 @@ pub(super) const ENCODERS: Encoders = Encoders {
     spell_members: |roster| shown(roster).into(),
     encode_change: |topic, Change { joins, leaves, .. }| {
         let text = format!("{topic} +{} -{}", shown(joins), shown(leaves));
-        vec![ChangeFrame { frame: Frame::Text(text.into()), except: None }]
+        vec![ChangeFrame { frame: Frame::Text(text.into()), except: Vec::new() }]
     },
 };
 

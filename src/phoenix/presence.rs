@@ -131,7 +131,7 @@ pub(super) fn encode_change(version: Version, topic: &str, change: &Change) -> V
     let (null, topic) = (&Ref::null(), &Label::from(topic));
     let (join_ref, reference, payload) = (null, null, payload.as_str());
     let frame = version.encode(&Outgoing { join_ref, reference, topic, event: DIFF, payload });
-    vec![ChangeFrame { frame, except: None }]
+    vec![ChangeFrame { frame, except: Vec::new() }]
 }
 
 fn push_roster(json: &mut String, roster: &Roster) {

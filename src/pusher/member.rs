@@ -130,19 +130,19 @@ pub(super) fn roster(members: &str, own: &Persona) -> String {
 }
 
 /// Spells a change: one message for each user whose first connection has joined or whose last one has
-/// left.
+/// left. A user that has come is in the rosters of all its connections already.
 pub(super) fn encode_change(topic: &str, change: &Change) -> Vec<ChangeFrame> {
     let arrived = change.arrived.iter().map(|arrival| {
         let key = JsonText::of_text(&arrival.member.persona.key);
         let (key, info) = (key.as_str(), user_info(&arrival.member));
         let data = format!(r#"{{"user_id":{key},"user_info":{info}}}"#);
         let frame = frame::event("pusher_internal:member_added", Some(topic), &data);
-        ChangeFrame { frame, except: Some(arrival.session) }
+        ChangeFrame { frame, except: arrival.sessions.clone() }
     });
     let departed = change.departed.iter().map(|key| {
         let data = format!(r#"{{"user_id":{}}}"#, JsonText::of_text(key).as_str());
         let frame = frame::event("pusher_internal:member_removed", Some(topic), &data);
-        ChangeFrame { frame, except: None }
+        ChangeFrame { frame, except: Vec::new() }
     });
     arrived.chain(departed).collect()
 }

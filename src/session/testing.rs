@@ -340,7 +340,7 @@ const FORMAT: Format = Format::of(&Encoders {
     begins_with_last_event: false,
     spell_members: |members| format!("members: {}", members.iter().count()).into(),
     encode_change: |_, change| {
-        vec![ChangeFrame { frame: Frame::Text(format!("{change:?}").into()), except: None }]
+        vec![ChangeFrame { frame: Frame::Text(format!("{change:?}").into()), except: Vec::new() }]
     },
 });
 

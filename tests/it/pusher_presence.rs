@@ -46,6 +46,23 @@ async fn p067_p068_p069_p070_p072_p073_members_are_users_and_not_connections() {
 }
 
 #[tokio::test]
+async fn p068_p069_connections_of_a_user_that_join_together_are_not_told_of_their_own_user() {
+    let server = TestServer::start_with(|settings| {
+        settings.server.workers = 1;
+        settings.socket.presence_interval = Duration::from_secs(1);
+    });
+    let (mut x, _) = enter(&server, r#"{"user_id":"u1"}"#).await;
+    // The first member is announced at once, and then it takes an interval until there is another announcement.
+    let (mut a, _) = enter(&server, r#"{"user_id":"u2"}"#).await;
+    let (mut b, roster) = enter(&server, r#"{"user_id":"u2"}"#).await;
+    assert_eq!(roster["ids"], json!(["u1", "u2"]));
+    x.hears(&added("u2", "null")).await;
+    a.assert_quiet().await;
+    b.assert_quiet().await;
+    x.assert_quiet().await;
+}
+
+#[tokio::test]
 async fn p071_a_member_whose_connection_is_cut_is_removed() {
     let server = TestServer::start();
     let (mut c, _) = enter(&server, r#"{"user_id":"u1"}"#).await;

@@ -118,8 +118,8 @@ fn spell_change(topic: &str, change: &Change) -> Vec<ChangeFrame> {
     let arrived = change
         .arrived
         .iter()
-        .map(|arrival| frame("arrived", &arrival.member.persona.key, Some(arrival.session)));
-    let departed = change.departed.iter().map(|key| frame("departed", key, None));
+        .map(|arrival| frame("arrived", &arrival.member.persona.key, arrival.sessions.clone()));
+    let departed = change.departed.iter().map(|key| frame("departed", key, Vec::new()));
     arrived.chain(departed).collect()
 }
 

@@ -16,8 +16,8 @@ pub(in crate::broker) struct ChangeFrames {
 impl ChangeFrames {
     pub(in crate::broker) fn new(frames: Vec<ChangeFrame>) -> Self {
         let bytes = frames.iter().map(|change| change.frame.size_bytes()).sum();
-        let excepted = frames.iter().filter_map(|ChangeFrame { frame, except }| {
-            except.map(|session| (session, frame.size_bytes()))
+        let excepted = frames.iter().flat_map(|ChangeFrame { frame, except }| {
+            except.iter().map(|session| (*session, frame.size_bytes()))
         });
         let mut excepted: Vec<_> = excepted.collect();
         excepted.sort_unstable();
@@ -63,7 +63,7 @@ impl PendingChanges {
     /// Takes the next frame; `None` if none is left.
     pub(super) fn take(&mut self) -> Option<Frame> {
         let rest = self.all.frames.get(self.next..)?;
-        let nth = rest.iter().position(|change| change.except != Some(self.session))?;
+        let nth = rest.iter().position(|change| !change.except.contains(&self.session))?;
         let frame = rest.get(nth)?.frame.clone();
         self.next += nth + 1;
         (self.left, self.left_bytes) = (self.left - 1, self.left_bytes - frame.size_bytes());

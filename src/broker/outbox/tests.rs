@@ -170,12 +170,12 @@ fn a_replay_comes_before_all_that_waits_and_takes_no_room_from_it() {
 
 #[test]
 fn the_frames_of_an_announcement_count_as_one_with_all_their_bytes() {
-    let change = |text: &str, except: Option<u64>| ChangeFrame {
+    let change = |text: &str, except: &[u64]| ChangeFrame {
         frame: frame(text),
-        except: except.map(SessionId),
+        except: except.iter().copied().map(SessionId).collect(),
     };
-    let own = Some(1);
-    let frames = [("a", own), ("bb", None), ("ccc", Some(2)), ("d", own), ("eeee", None)];
+    let own = [1].as_slice();
+    let frames = [("a", own), ("bb", &[]), ("ccc", &[2]), ("d", &[3, 1]), ("eeee", &[])];
     let frames = Arc::new(ChangeFrames::new(
         frames.into_iter().map(|(text, except)| change(text, except)).collect(),
     ));

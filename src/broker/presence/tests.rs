@@ -111,14 +111,17 @@ fn a_key_arrives_with_its_first_member_and_departs_with_its_last() {
         let Change { arrived, departed, .. } = presence.announce();
         let arrived: Vec<_> = arrived
             .into_iter()
-            .map(|arrival| format!("{} {}", arrival.member.persona.key, arrival.session.0))
+            .map(|Arrival { member, sessions }| {
+                let sessions: Vec<_> = sessions.iter().map(|session| session.0).collect();
+                format!("{}:{} {sessions:?}", member.persona.key, member.reference)
+            })
             .collect();
         (arrived.join(","), departed.join(","))
     };
     for (session, reference) in [(1, "a"), (2, "b")] {
         track(&mut presence, session, "ada", reference).expect("room");
     }
-    assert_eq!(keys(&mut presence), pair("ada 1", ""), "two members, one key");
+    assert_eq!(keys(&mut presence), pair("ada:a [1, 2]", ""), "two members, one key");
     track(&mut presence, 3, "ada", "c").expect("room");
     presence.untrack(SessionId(1));
     assert_eq!(keys(&mut presence), pair("", ""), "another is there still");
@@ -129,7 +132,7 @@ fn a_key_arrives_with_its_first_member_and_departs_with_its_last() {
     track(&mut presence, 4, "ada", "e").expect("room");
     assert_eq!(keys(&mut presence), pair("", ""), "one takes the place of all");
     track(&mut presence, 4, "eve", "f").expect("room");
-    assert_eq!(keys(&mut presence), pair("eve 4", "ada"), "a session under another key");
+    assert_eq!(keys(&mut presence), pair("eve:f [4]", "ada"), "a session under another key");
     presence.untrack(SessionId(4));
     assert_eq!(keys(&mut presence), pair("", "eve"));
 }
@@ -303,10 +306,12 @@ proptest! {
                 }
                 Step::Announce => {
                     let Change { joins, leaves, arrived, departed } = presence.announce();
-                    for Arrival { member, session } in arrived {
+                    for Arrival { member, sessions } in arrived {
                         let key = &member.persona.key;
                         prop_assert!(keys_there.insert(key.clone()), "{} was there", key);
-                        prop_assert_eq!(here.get(&session.0).map(String::as_str), Some(&**key));
+                        let of_key = here.iter().filter(|(_, other)| ***other == **key);
+                        let of_key: Vec<_> = of_key.map(|(id, _)| SessionId(*id)).collect();
+                        prop_assert_eq!(sessions, of_key);
                     }
                     for key in departed {
                         prop_assert!(keys_there.remove(&key), "{} was not there", key);

@@ -172,7 +172,8 @@ fn a_change_has_always_both_sides_and_no_refs() {
     ] {
         let topic = "presence:app:room";
         let v2 = format!(r#"[null,null,"{topic}","presence_diff",{payload}]"#);
-        let only = |text: String| [ChangeFrame { frame: Frame::Text(text.into()), except: None }];
+        let only =
+            |text: String| [ChangeFrame { frame: Frame::Text(text.into()), except: Vec::new() }];
         assert_eq!(encode_change(Version::V2, topic, &change), only(v2));
         let v1 = format!(
             r#"{{"topic":"{topic}","event":"presence_diff","ref":null,"payload":{payload}}}"#

@@ -52,9 +52,9 @@ async fn a_batch_that_exceeds_an_outbox_stays_in_order_and_drops_no_session_that
 const EACH: Encoders = Encoders {
     slot: 1,
     encode_change: |_, Change { arrived, .. }| {
-        let frame = |Arrival { member, session }: &Arrival| ChangeFrame {
+        let frame = |Arrival { member, sessions }: &Arrival| ChangeFrame {
             frame: Frame::Text(member.persona.key.clone()),
-            except: Some(*session),
+            except: sessions.clone(),
         };
         arrived.iter().map(frame).collect()
     },
@@ -80,7 +80,7 @@ async fn an_announcement_of_many_changes_drops_no_member_that_keeps_up() {
     let arrival = |nth: usize| {
         let persona = persona(format!("user {nth}"));
         let member = Arc::new(Member { persona, reference: "".into(), previous: None });
-        Arrival { member, session: SessionId(nth as u64) }
+        Arrival { member, sessions: vec![SessionId(nth as u64)] }
     };
     let change = Change { arrived: (0..USERS).map(arrival).collect(), ..Change::default() };
     let name = ChannelName::parse("room").expect("a channel");

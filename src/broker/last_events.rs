@@ -26,7 +26,7 @@ use super::{
     position::StreamPosition,
     publication::{Destination, EventName, JsonText, Payload, Publication, PublicationOrigin},
     reserved,
-    subscriber::{Place, ScopeKey},
+    subscriber::{Place, ScopeKey, SessionId},
     topic_name::{ChannelName, Scope},
 };
 
@@ -62,6 +62,8 @@ pub struct LastEvent {
     /// Its position in the order of the scope. A stream that was forgotten and made again has
     /// another epoch, and everything of an earlier epoch came before it.
     pub position: StreamPosition,
+    /// The session to which its live delivery is not made.
+    pub except: Option<SessionId>,
     /// The time for which the event is still kept.
     pub left: Duration,
 }
@@ -120,6 +122,7 @@ struct LastEntry {
     event: EventName,
     payload: JsonText,
     position: StreamPosition,
+    except: Option<SessionId>,
     at_ms: u64,
     bytes: usize,
 }
@@ -159,12 +162,12 @@ impl LastEvents {
     pub(super) fn of(&self, place: &Place, now_ms: u64) -> Option<LastEvent> {
         let key = (place.key.scope.clone(), place.channel.clone()?);
         let kept = self.kept();
-        let LastEntry { event, payload, position, at_ms, .. } =
+        let LastEntry { event, payload, position, except, at_ms, .. } =
             kept.apps.get(&place.key.app)?.events.get(&key)?;
         let age = Duration::from_millis(now_ms.saturating_sub(*at_ms));
         let left = self.limits.ttl.checked_sub(age).filter(|left| !left.is_zero())?;
         let (event, payload) = (event.clone(), payload.clone());
-        Some(LastEvent { event, payload, position: *position, left })
+        Some(LastEvent { event, payload, position: *position, except: *except, left })
     }
 
     /// The events of the channels after `after`, in their order, up to `bytes_max` bytes. At least one event is
@@ -276,7 +279,8 @@ impl LastEntry {
         let event = publication.event.clone();
         let texts = [scope.as_str(), channel.as_str(), event.as_str(), payload.as_str()];
         let bytes = ENTRY_BYTES + texts.map(str::len).iter().sum::<usize>();
-        let entry = Self { event, payload: payload.detached(), position, at_ms, bytes };
+        let (payload, except) = (payload.detached(), publication.except);
+        let entry = Self { event, payload, position, except, at_ms, bytes };
         Some(((scope, channel), entry))
     }
 

@@ -80,20 +80,22 @@ impl Fanout {
     }
 
     /// The last event of a cache channel, which a join is sent first; `None` if the channel is no cache channel, or
-    /// if the format does not begin with its last event. An event after the boundary is delivered live.
+    /// if the format does not begin with its last event. An event after the boundary is delivered live, except to
+    /// the session that its publisher left out. That session is sent it here, as any later join would be.
     pub(super) fn cached(
         &mut self,
         reader: &RecoveringJoin<'_>,
         ctx: &mut Context<Self>,
     ) -> Option<Cached> {
-        let RecoveringJoin { place, topic, format, boundary, .. } = *reader;
+        let RecoveringJoin { place, outbox, topic, format, boundary, .. } = *reader;
         let channel = place.channel.as_ref().filter(|channel| {
             let is_cache = || reserved::is_cache(place.key.scope.as_str(), channel.as_str());
             format.begins_with_last_event && is_cache()
         })?;
         let Some(last) = self.topics.last_event(place) else { return Some(Cached::Miss) };
-        let LastEvent { event, payload, position, .. } = last;
-        if position.epoch == boundary.epoch && position.offset > boundary.offset {
+        let LastEvent { event, payload, position, except, .. } = last;
+        let is_ahead = position.epoch == boundary.epoch && position.offset > boundary.offset;
+        if is_ahead && except != Some(outbox.session()) {
             return Some(Cached::ComesLive);
         }
         let (event, payload) = (event.as_str(), RetainedPayload::Json(payload.as_str()));

@@ -310,6 +310,41 @@ async fn one_session_may_be_left_out_wherever_it_stands_and_whatever_it_joined()
 }
 
 #[actix_web::test]
+async fn p097_p098_a_last_event_that_is_under_way_comes_live_unless_its_publisher_left_the_session_out()
+ {
+    let (broker, scope) = (Broker::start(), key(1, "public"));
+    let witness = broker.session(9).await;
+    broker.join(&witness, channel(&scope, "room")).await.expect("a place");
+    let format = Format::of(const { &Encoders { begins_with_last_event: true, ..ENCODERS } });
+    for (session, except, expected) in [
+        (1, None, Cached::ComesLive),
+        (2, Some(1), Cached::ComesLive),
+        (3, Some(3), Cached::Event(Frame::Text("cache-room msg".into()))),
+    ] {
+        let mut probe = broker.session(session).await;
+        let (release, until) = oneshot::channel::<()>();
+        broker.fanout.send(Stall(until)).await.expect("a fan-out");
+        let (place, topic) = (channel(&scope, "cache-room"), "cache-room".into());
+        let subscription =
+            Subscription { place, topic, format, persona: None, user: None, wanted: None };
+        broker.fanout.do_send(Attach { session: probe.session, id: SUBSCRIPTION, subscription });
+        let except = except.map(SessionId);
+        let under_way = Publication { except, ..publication(&scope, "cache-room", "msg") };
+        broker.topics.publish(under_way).await.expect("room");
+        drop(release);
+        let joined = probe.joined().await.expect("a place");
+        assert_eq!(joined.cached, Some(expected), "{session}");
+        broker.publish(&scope, "cache-room", "last").await;
+        let comes_live = except != Some(probe.session);
+        if comes_live {
+            assert_eq!(probe.next().await, "cache-room msg");
+        }
+        assert_eq!(probe.next().await, "cache-room last");
+        broker.fanout.send(Leave(probe.session)).await.expect("a fan-out");
+    }
+}
+
+#[actix_web::test]
 async fn a_publisher_is_counted_once_for_each_accepted_publication() {
     let wait_max = Duration::from_millis(20);
     let broker = Broker::start_with(|limits| limits.wait_max = wait_max);

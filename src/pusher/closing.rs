@@ -5,7 +5,7 @@
 
 use crate::{
     broker::outbox::Ending,
-    session::{Close, CloseCode, Farewell},
+    session::{Close, CloseCode},
 };
 
 /// The app takes connections over TLS only; clients come back over TLS.
@@ -39,9 +39,9 @@ const fn close(code: u16, reason: &'static str) -> Close {
     Close { code: CloseCode(code), reason }
 }
 
-/// The last frames of a session that is to end.
-pub(super) fn farewell(ending: Ending) -> Farewell {
-    let close = match ending {
+/// The close frame of a session that is to end.
+pub(super) fn of(ending: Ending) -> Close {
+    match ending {
         Ending::SlowConsumer(_) | Ending::Stuck | Ending::InboxFull => {
             close(4100, "the client does not keep up")
         }
@@ -55,8 +55,7 @@ pub(super) fn farewell(ending: Ending) -> Farewell {
         Ending::Unfinished => CloseCode::TOO_BIG.into(),
         Ending::Shutdown => AGAIN,
         Ending::Broken => CloseCode::INTERNAL.into(),
-    };
-    Farewell { last: None, close }
+    }
 }
 
 #[cfg(test)]
@@ -76,8 +75,7 @@ mod tests {
             (Ending::Shutdown, 4200),
             (Ending::Broken, 1011),
         ] {
-            let Farewell { last, close } = farewell(ending);
-            assert_eq!((last, close.code), (None, CloseCode(code)), "{ending:?}");
+            assert_eq!(of(ending).code, CloseCode(code), "{ending:?}");
         }
         let all = [
             NOT_SECURE,

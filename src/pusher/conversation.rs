@@ -31,7 +31,9 @@ use crate::{
     },
 };
 
-use super::{closing, frame, message::PusherMessage, subscriptions::Subscriptions};
+use super::{
+    closing, frame, message::PusherMessage, subscriptions::Subscriptions, version::PusherVersion,
+};
 use signing_in::User;
 
 /// The longest message that is checked for a ping before its turn; a client's ping has about 40 bytes.
@@ -59,6 +61,8 @@ pub struct Guest {
     pub app: AppId,
     /// The key by which the client named the app.
     pub key: Box<str>,
+    /// The version of the protocol that the client speaks.
+    pub version: PusherVersion,
     /// The origin of the client's page; `None` if the client is not a browser.
     pub origin: Option<Box<str>>,
     /// The client's address, as the log shows it.
@@ -137,6 +141,12 @@ impl PusherConversation {
         if stands && is_signed_in { Ok(()) } else { Err(closing::AGAIN) }
     }
 
+    /// Closes the connection.
+    fn close(&self, close: Close) -> Vec<Effect> {
+        let last = self.guest.version.error_before(close).map(Frame::Text);
+        last.map(Effect::Send).into_iter().chain([Effect::Close(close)]).collect()
+    }
+
     fn dispatch(&mut self, message: PusherMessage<'_>, now_s: f64) -> Vec<Effect> {
         match message {
             PusherMessage::Ping => vec![Effect::Send(frame::pong())],
@@ -179,12 +189,12 @@ impl session::Conversation for PusherConversation {
             effects.push(Effect::Remind(rules.authorization_timeout));
         }
         // The app may have changed since the handshake, before this session could be told.
-        effects.extend(self.review().err().map(Effect::Close));
+        effects.extend(self.review().err().into_iter().flat_map(|close| self.close(close)));
         effects
     }
 
     fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
-        let Received::Text(text) = message else { return vec![Effect::Close(closing::BINARY)] };
+        let Received::Text(text) = message else { return self.close(closing::BINARY) };
         match PusherMessage::read(&text) {
             Ok(message) => self.dispatch(message, now_s),
             Err(fault) => vec![Effect::Send(frame::error(None, &fault.to_string()))],
@@ -220,7 +230,7 @@ impl session::Conversation for PusherConversation {
         if app != self.guest.app {
             return Vec::new();
         }
-        self.review().err().map(Effect::Close).into_iter().collect()
+        self.review().map_or_else(|close| self.close(close), |()| Vec::new())
     }
 
     /// Closes the connection if the disconnect selects any of its subscriptions, or its user. Except where the
@@ -252,7 +262,7 @@ impl session::Conversation for PusherConversation {
         };
         match count {
             0 => (Vec::new(), 0),
-            _ => (vec![Effect::Close(close)], count),
+            _ => (self.close(close), count),
         }
     }
 
@@ -270,7 +280,7 @@ impl session::Conversation for PusherConversation {
     fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
         match self.is_authorized {
             true => Vec::new(),
-            false => vec![Effect::Close(closing::UNAUTHORIZED)],
+            false => self.close(closing::UNAUTHORIZED),
         }
     }
 
@@ -279,7 +289,8 @@ impl session::Conversation for PusherConversation {
     }
 
     fn farewell(&mut self, ending: Ending) -> Farewell {
-        closing::farewell(ending)
+        let close = closing::of(ending);
+        Farewell { last: self.guest.version.error_before(close).map(Frame::Text), close }
     }
 
     fn app(&self) -> Option<AppId> {

@@ -6,12 +6,10 @@
 use std::sync::Arc;
 
 use actix_web::http::{Method, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
-use serde_json::Value;
 
 use crate::{
     admission::{Entrance, NotAdmitted},
     app::AppId,
-    form,
     metrics::labels::Limit,
     session::{
         self, Close,
@@ -23,7 +21,7 @@ use crate::{
 use super::{
     closing,
     conversation::{Guest, PusherConversation, PusherRules},
-    frame,
+    version::PusherVersion,
 };
 
 /// The subprotocol that some clients require.
@@ -44,34 +42,6 @@ pub struct PusherEndpoint {
     pub strict_protocol: bool,
 }
 
-/// A version of the protocol. Versions differ in how a client is told that it is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PusherVersion(u8);
-
-impl PusherVersion {
-    const LATEST: Self = Self(7);
-
-    /// Reads the parameter `protocol`. A client without it counts as one of the latest version, unless the
-    /// endpoint is strict.
-    fn read(query: &str, is_strict: bool) -> Result<Self, Close> {
-        let params = form::parse_query(query.as_bytes()).map_err(|_| closing::UNSUPPORTED)?;
-        match params.get("protocol") {
-            None if is_strict => Err(closing::NO_VERSION),
-            None => Ok(Self::LATEST),
-            Some(Value::String(text)) => match text.parse() {
-                Ok(version @ 4..=7) => Ok(Self(version)),
-                _ => Err(closing::UNSUPPORTED),
-            },
-            Some(_) => Err(closing::UNSUPPORTED),
-        }
-    }
-
-    /// Returns whether a client is sent an error before it is closed.
-    fn is_told_by_error(self) -> bool {
-        self.0 < 6
-    }
-}
-
 impl PusherEndpoint {
     /// The part that follows `/app` in a path of this endpoint.
     fn below_app<'a>(&self, path: &'a str) -> Option<&'a str> {
@@ -79,7 +49,8 @@ impl PusherEndpoint {
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)
     }
 
-    fn guest(&self, handshake: &Handshake<'_>) -> Result<Guest, Close> {
+    fn guest(&self, handshake: &Handshake<'_>, version: PusherVersion) -> Result<Guest, Close> {
+        version.check()?;
         let origin = self.entrance.check(handshake).map_err(|refused| match refused {
             NotAdmitted::NotSecure => closing::NOT_SECURE,
             NotAdmitted::Origin => closing::ORIGIN,
@@ -96,7 +67,7 @@ impl PusherEndpoint {
         })?;
         let place = self.entrance.place(address).map_err(|Full| closing::FULL)?;
         let origin = origin.map(Entrance::kept);
-        Ok(Guest { app, key: key.into(), origin, address, place, place_in_app })
+        Ok(Guest { app, key: key.into(), version, origin, address, place, place_in_app })
     }
 
     /// The app with this key, if it takes Pusher's clients from pages of this origin.
@@ -126,14 +97,14 @@ impl Protocol for PusherEndpoint {
         }
         let subprotocol = offers_subprotocol(handshake).then_some(SUBPROTOCOL);
         let version = PusherVersion::read(handshake.query, self.strict_protocol);
-        let guest = version.and_then(|_| self.guest(handshake));
-        let guest = guest.map_err(|close| {
-            let is_told = version.is_ok_and(PusherVersion::is_told_by_error);
-            let last = is_told.then(|| frame::error_text(Some(close.code.0), close.reason));
-            TurnedAway::Closed(Closing { subprotocol, last, close })
-        })?;
+        let closed_with = |close| {
+            let last = version.ok().and_then(|version| version.error_before(close));
+            Closing { subprotocol, last, close }
+        };
+        let guest = version.and_then(|version| self.guest(handshake, version));
+        let guest = guest.map_err(|close| TurnedAway::Closed(closed_with(close)))?;
         let conversation = Box::new(PusherConversation::new(guest, self.rules.clone()));
-        Ok(Welcome { conversation, subprotocol, when_full: Some(closing::FULL) })
+        Ok(Welcome { conversation, subprotocol, when_full: Some(closed_with(closing::FULL)) })
     }
 }
 
@@ -142,33 +113,4 @@ fn offers_subprotocol(handshake: &Handshake<'_>) -> bool {
     let mut offered =
         offered.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
     offered.any(|offered| offered.trim() == SUBPROTOCOL)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p008_p009_p010_p011_p018_the_version_is_read_from_the_query() {
-        for (query, is_strict, expected) in [
-            ("protocol=7&client=js&version=8.6.0&flash=false", true, Ok(PusherVersion(7))),
-            ("protocol=6", false, Ok(PusherVersion(6))),
-            ("protocol=5", false, Ok(PusherVersion(5))),
-            ("protocol=4", false, Ok(PusherVersion(4))),
-            ("protocol=8", false, Err(closing::UNSUPPORTED)),
-            ("protocol=3", false, Err(closing::UNSUPPORTED)),
-            ("protocol=0", false, Err(closing::UNSUPPORTED)),
-            ("protocol=-7", false, Err(closing::UNSUPPORTED)),
-            ("protocol=abc", false, Err(closing::UNSUPPORTED)),
-            ("protocol=", false, Err(closing::UNSUPPORTED)),
-            ("protocol=7.0", false, Err(closing::UNSUPPORTED)),
-            ("protocol=99999999999", false, Err(closing::UNSUPPORTED)),
-            ("protocol[]=7", false, Err(closing::UNSUPPORTED)),
-            ("x=%ff", false, Err(closing::UNSUPPORTED)),
-            ("", false, Ok(PusherVersion(7))),
-            ("client=js", true, Err(closing::NO_VERSION)),
-        ] {
-            assert_eq!(PusherVersion::read(query, is_strict), expected, "{query}");
-        }
-    }
 }

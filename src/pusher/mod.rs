@@ -6,7 +6,7 @@
 //! - [`channel`] maps Pusher's channels to the broker's, and [`payload`] its data to the broker's JSON.
 //! - [`signature`] checks signed HTTP requests, and [`auth`] the signatures that an application gives its
 //!   pages.
-//! - [`endpoint`] accepts or refuses WebSockets.
+//! - [`endpoint`] accepts or refuses WebSockets, each in its [`version`] of the protocol.
 //! - [`message`] parses the messages of clients; `frame`, `format` and `member` encode the messages to
 //!   them.
 //! - [`conversation`] is the state machine of a connection, with its `subscriptions`.
@@ -27,3 +27,4 @@ pub mod payload;
 mod refusal;
 pub mod signature;
 mod subscriptions;
+pub mod version;

@@ -56,9 +56,8 @@ pub struct Welcome<C> {
     pub conversation: C,
     /// The subprotocol to answer with.
     pub subprotocol: Option<&'static str>,
-    /// The close frame for a client that finds no room among the sessions. With `None` the upgrade is refused
-    /// instead.
-    pub when_full: Option<Close>,
+    /// The answer to a client that finds no room among the sessions. With `None` the upgrade is refused instead.
+    pub when_full: Option<Closing>,
 }
 
 /// A handshake that is not accepted.
@@ -222,19 +221,22 @@ fn decide<C>(
     let Welcome { conversation, subprotocol, when_full } = match upgrade_handler(&handshake) {
         Ok(welcome) => welcome,
         Err(TurnedAway::Refused(refusal)) => return Err(refusal.into()),
-        Err(TurnedAway::Closed(Closing { subprotocol, last, close })) => {
-            let head = switching_protocols(&verify(request.head())?, subprotocol);
-            return Err(Rejected::Closed { head, last, close });
-        }
+        Err(TurnedAway::Closed(closing)) => return Err(close(request, closing)?),
     };
     let head = switching_protocols(&verify(request.head())?, subprotocol);
     let Some(admission) = worker.sessions.admit() else {
         return Err(match when_full.filter(|_| !worker.sessions.is_closed()) {
-            Some(close) => Rejected::Closed { head, last: None, close },
+            Some(closing) => close(request, closing)?,
             None => UpgradeRefusal::unavailable().into(),
         });
     };
     Ok(AcceptedUpgrade { head, conversation, admission })
+}
+
+fn close(request: &Request, closing: Closing) -> Result<Rejected, UpgradeRefusal> {
+    let Closing { subprotocol, last, close } = closing;
+    let head = switching_protocols(&verify(request.head())?, subprotocol);
+    Ok(Rejected::Closed { head, last, close })
 }
 
 /// Judges the upgrade itself, after all other checks, and returns the key of the 101 response. The method,

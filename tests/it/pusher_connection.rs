@@ -35,6 +35,7 @@ async fn p004_p007_p009_p010_p012_p013_a_client_that_is_not_let_in_is_told_by_a_
         format!(r#"{{"event":"pusher:error","data":{{"code":{code},"message":"{text}"}}}}"#)
     };
     let unknown = error(4001, "no app has this key");
+    let unsupported = error(4007, "protocol must be 4, 5, 6 or 7");
     for (path, code, last) in [
         ("/app/nobody?protocol=7", 4001, None),
         ("/app/nobody?protocol=6", 4001, None),
@@ -43,8 +44,8 @@ async fn p004_p007_p009_p010_p012_p013_a_client_that_is_not_let_in_is_told_by_a_
         ("/app/?protocol=7", 4005, None),
         ("/app/test-app-fake-key/more?protocol=7", 4005, None),
         ("/app/test-app-fake-key?protocol=8", 4007, None),
-        ("/app/test-app-fake-key?protocol=0", 4007, None),
-        ("/app/test-app-fake-key?protocol=3", 4007, None),
+        ("/app/test-app-fake-key?protocol=0", 4007, Some(unsupported.clone())),
+        ("/app/test-app-fake-key?protocol=3", 4007, Some(unsupported)),
         ("/app/test-app-fake-key?protocol=abc", 4007, None),
     ] {
         assert_eq!(turned_away(&server, path).await, (last.into_iter().collect(), code), "{path}");
@@ -98,11 +99,15 @@ async fn p005_p006_p020_p021_apps_and_limits_close_a_client_with_their_codes() {
 async fn p020_a_full_server_and_a_full_address_close_a_client_with_4100() {
     let server = TestServer::start_with(|settings| settings.limits.sessions_max = Some(1));
     let _first = PusherSocket::connect(&server).await;
-    assert_eq!(turned_away(&server, &path(&App::seeded())).await, (Vec::new(), 4100));
-    let server =
+    let per_address =
         TestServer::start_with(|settings| settings.limits.sessions_per_address_max = Some(1));
-    let _first = PusherSocket::connect(&server).await;
-    assert_eq!(turned_away(&server, &path(&App::seeded())).await, (Vec::new(), 4100));
+    let _other = PusherSocket::connect(&per_address).await;
+    let old = "/app/test-app-fake-key?protocol=5";
+    let error = r#"{"event":"pusher:error","data":{"code":4100,"message":"too many connections"}}"#;
+    for server in [&server, &per_address] {
+        assert_eq!(turned_away(server, &path(&App::seeded())).await, (Vec::new(), 4100));
+        assert_eq!(turned_away(server, old).await, (vec![error.to_owned()], 4100));
+    }
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ impl Talk {
         let guest = Guest {
             app,
             key: KEY.into(),
+            version: PusherVersion::LATEST,
             origin: None,
             address: Ipv4Addr::LOCALHOST.into(),
             place: HeldPlace::default(),
@@ -130,6 +131,31 @@ fn p001_p124_it_speaks_first_and_asks_to_be_reminded_where_signatures_are_wanted
     assert_eq!(reminded(&mut talk), ["close 4009"]);
     talk.subscribe("private-a");
     assert!(reminded(&mut talk).is_empty());
+}
+
+#[test]
+fn p012_a_client_of_an_old_version_is_told_by_an_error_before_each_close() {
+    let error = |code: u16, text: &str| {
+        format!(r#"{{"event":"pusher:error","data":{{"code":{code},"message":"{text}"}}}}"#)
+    };
+    for (version, is_told) in [("4", true), ("5", true), ("6", false), ("7", false)] {
+        let mut talk = Talk::begun();
+        let version = PusherVersion::read(&format!("protocol={version}"), true);
+        talk.conversation.guest.version = version.expect("a version");
+        let told = |close: Close| {
+            let error = is_told.then(|| error(close.code.0, close.reason));
+            error.into_iter().chain([format!("close {}", close.code.0)]).collect::<Vec<_>>()
+        };
+        let farewell = talk.conversation.farewell(Ending::Shutdown);
+        let last = farewell.last.map(Effect::Send);
+        let effects: Vec<_> =
+            last.into_iter().chain([Effect::Close(farewell.close)]).map(|e| shown(&e)).collect();
+        assert_eq!(effects, told(closing::AGAIN));
+        let terminated = Disconnect::App(AppId(3));
+        let (effects, _) = talk.conversation.disconnected(&terminated);
+        assert_eq!(effects.iter().map(shown).collect::<Vec<_>>(), told(closing::AGAIN));
+        assert_eq!(talk.change(|app| app.settings.active = false), told(closing::DISABLED));
+    }
 }
 
 #[test]

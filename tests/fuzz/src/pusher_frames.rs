@@ -10,7 +10,10 @@ use herald::{
         subscriber::{Disconnect, Frame, Joined, SessionId},
         users::OnlineChange,
     },
-    pusher::conversation::{Guest, PusherConversation, PusherRules},
+    pusher::{
+        conversation::{Guest, PusherConversation, PusherRules},
+        version::PusherVersion,
+    },
     session::{
         Conversation as _, Effect, Failure, Received, places::HeldPlace, public_id::PublicIds,
     },
@@ -214,6 +217,7 @@ impl Talk {
         let guest = Guest {
             app: app().id,
             key: KEY.into(),
+            version: PusherVersion::LATEST,
             origin: None,
             address: Ipv4Addr::LOCALHOST.into(),
             place: HeldPlace::default(),

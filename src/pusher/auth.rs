@@ -20,6 +20,9 @@ pub enum AuthFault {
     /// The message has no `auth`.
     #[error("auth is missing: the application's endpoint has to sign this")]
     Missing,
+    /// The `channel_data` is not a string.
+    #[error("channel_data must be a string, because the application signs its text")]
+    DataNotText,
     /// The `auth` has no colon.
     #[error("auth must be a key of the app, a colon and a signature")]
     Malformed,

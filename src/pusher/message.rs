@@ -33,14 +33,14 @@ pub enum PusherMessage<'a> {
 }
 
 /// The data of a client's message that subscribes.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Subscribe {
     /// The channel's name.
     pub channel: String,
     /// The application's signature, `<key>:<hex>`; empty if there is none.
     pub auth: String,
     /// The data that the application signed with the channel.
-    pub channel_data: Option<String>,
+    pub channel_data: TextField,
 }
 
 /// The data of a client's message that signs in.
@@ -115,12 +115,15 @@ struct CommandData {
 }
 
 /// A field that is used only if it is a string.
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(untagged)]
-enum TextField {
+pub enum TextField {
+    /// The field is a string.
     Text(String),
+    /// The field is missing or `null`.
     #[default]
     Absent,
+    /// The field is something else.
     Other(serde::de::IgnoredAny),
 }
 
@@ -178,11 +181,6 @@ impl<'a> PusherMessage<'a> {
 fn subscribe(data: Option<&RawValue>) -> Result<PusherMessage<'static>, MessageFault> {
     let CommandData { channel, auth, channel_data, .. } = command(data);
     let channel = channel.text().ok_or(missing("pusher:subscribe", "channel"))?;
-    let channel_data = match channel_data {
-        TextField::Text(data) => Some(data),
-        TextField::Absent => None,
-        TextField::Other(_) => return Err(missing("pusher:subscribe", "channel_data")),
-    };
     let auth = auth.text().unwrap_or_default();
     Ok(PusherMessage::Subscribe(Subscribe { channel, auth, channel_data }))
 }
@@ -262,9 +260,6 @@ mod tests {
             let text = format!(r#"{{"event":"pusher:subscribe"{data}}}"#);
             assert_eq!(fault(&text), missing("pusher:subscribe", "channel"), "{text}");
         }
-        let text =
-            r#"{"event":"pusher:subscribe","data":{"channel":"a","channel_data":{"user_id":1}}}"#;
-        assert_eq!(fault(text), missing("pusher:subscribe", "channel_data"));
     }
 
     #[test]
@@ -272,7 +267,7 @@ mod tests {
         let expected = Subscribe {
             channel: "presence-a".into(),
             auth: "k:h".into(),
-            channel_data: Some(r#"{"user_id":"é"}"#.into()),
+            channel_data: TextField::Text(r#"{"user_id":"é"}"#.into()),
         };
         let object =
             r#"{"channel":"presence-a","auth":"k:h","channel_data":"{\"user_id\":\"é\"}","x":[1]}"#;
@@ -291,7 +286,8 @@ mod tests {
             let Ok(PusherMessage::Subscribe(read)) = PusherMessage::read(&text) else {
                 panic!("{text}")
             };
-            let expected = Subscribe { channel: "a".into(), auth: auth.into(), channel_data: None };
+            let channel_data = TextField::Absent;
+            let expected = Subscribe { channel: "a".into(), auth: auth.into(), channel_data };
             assert_eq!(read, expected);
         }
     }

@@ -121,7 +121,7 @@ impl SubscriptionRefusal {
     pub(super) fn reason(&self) -> Option<RefusalReason> {
         match self {
             Self::Auth(AuthFault::Missing) => Some(RefusalReason::NoToken),
-            Self::Auth(AuthFault::Malformed | AuthFault::UnknownKey) => {
+            Self::Auth(AuthFault::DataNotText | AuthFault::Malformed | AuthFault::UnknownKey) => {
                 Some(RefusalReason::TokenMalformed)
             }
             Self::Auth(AuthFault::Forged { .. }) => Some(RefusalReason::TokenForged),

@@ -17,12 +17,12 @@ use crate::{
 
 use super::{
     super::{
-        auth,
+        auth::{self, AuthFault},
         channel::{Channel, ChannelFault, ChannelKind},
         cursor,
         format::{self, SpokenMessages},
         frame, member,
-        message::Subscribe,
+        message::{Subscribe, TextField},
         refusal::SubscriptionRefusal,
         subscriptions::{PendingSubscription, PusherSigner, Subscribed},
     },
@@ -40,8 +40,10 @@ impl PusherConversation {
         match admitted {
             Ok(subscribed) => {
                 let is_signed = subscribed.channel.kind.is_signed();
-                let since =
-                    ask.channel_data.as_deref().filter(|_| is_signed).and_then(cursor::read);
+                let since = match &ask.channel_data {
+                    TextField::Text(data) if is_signed => cursor::read(data),
+                    _ => None,
+                };
                 let subscription = Subscription {
                     place: subscribed.place(),
                     topic: subscribed.topic(),
@@ -99,8 +101,14 @@ impl PusherConversation {
         let apps = self.rules.shared.directory.load();
         // The connection of an app that is gone or inactive is about to be closed.
         let app = self.app(&apps).map_err(|_| SubscriptionRefusal::AppChanged)?;
-        let data = ask.channel_data.as_deref();
         let needs_credential = channel.kind.is_signed();
+        let data = match &ask.channel_data {
+            // Subscriptions that nobody signs have no data.
+            _ if !needs_credential => None,
+            TextField::Text(data) => Some(data.as_str()),
+            TextField::Absent => None,
+            TextField::Other(_) => return Err(AuthFault::DataNotText.into()),
+        };
         let mut credential = None;
         if needs_credential {
             let pair = auth::channel(app, &self.socket_id(), &ask.channel, data, &ask.auth)?;

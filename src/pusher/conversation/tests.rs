@@ -179,6 +179,26 @@ fn p040_p042_p043_p054_a_subscription_is_asked_for_once_and_left() {
 }
 
 #[test]
+fn p040_p041_p055_p076_channel_data_that_is_no_text_is_ignored_on_public_channels_and_refused_elsewhere()
+ {
+    let ask = |channel: &str| {
+        let mut talk = Talk::begun();
+        let data = format!(r#"{{"channel":"{channel}","auth":"{KEY}:x","channel_data":{{}}}}"#);
+        talk.say(&format!(r#"{{"event":"pusher:subscribe","data":{data}}}"#))
+    };
+    assert_eq!(ask("a"), ["subscribe public/a"]);
+    let text = "channel_data must be a string, because the application signs its text";
+    for channel in ["private-a", "private-encrypted-a", "presence-a"] {
+        let of_channel = format!(
+            r#"{{"event":"pusher:subscription_error","channel":"{channel}","data":{{"type":"AuthError","error":"{text}","status":401}}}}"#
+        );
+        let of_connection =
+            format!(r#"{{"event":"pusher:error","data":{{"code":null,"message":"{text}"}}}}"#);
+        assert_eq!(ask(channel), [of_channel, of_connection]);
+    }
+}
+
+#[test]
 fn p083_p087_a_client_event_leaves_out_its_sender() {
     let mut talk = Talk::begun();
     talk.subscribe("private-a");

@@ -83,6 +83,8 @@ pub struct PusherConversation {
     user: Option<Box<User>>,
     /// Whether the client has shown a signature.
     is_authorized: bool,
+    /// Whether the client's time to show a signature is running.
+    is_reminder_set: bool,
     events: Bucket,
     join_tries: Bucket,
 }
@@ -97,6 +99,7 @@ impl PusherConversation {
             subscriptions: Subscriptions::default(),
             user: None,
             is_authorized: false,
+            is_reminder_set: false,
             events: Bucket::default(),
             join_tries: Bucket::default(),
         }
@@ -139,6 +142,20 @@ impl PusherConversation {
         });
         let is_signed_in = self.user.as_ref().is_none_or(|user| user.signer.is_of(app));
         if stands && is_signed_in { Ok(()) } else { Err(closing::AGAIN) }
+    }
+
+    /// Returns whether the app wants a signature that the client has not shown yet.
+    fn lacks_signature(&self) -> bool {
+        let apps = self.rules.shared.directory.load();
+        let is_wanted = |app: &Arc<App>| app.settings.authorized_only;
+        !self.is_authorized && apps.by_id(self.guest.app).is_some_and(is_wanted)
+    }
+
+    /// Starts the client's time to show a signature, if the app wants one and the time is not running yet.
+    fn remind(&mut self) -> Option<Effect> {
+        let is_due = !self.is_reminder_set && self.lacks_signature();
+        self.is_reminder_set |= is_due;
+        is_due.then(|| Effect::Remind(self.rules.authorization_timeout))
     }
 
     /// Closes the connection.
@@ -184,10 +201,7 @@ impl session::Conversation for PusherConversation {
         let timeout_s = rules.activity_timeout.as_secs().max(1);
         let mut effects =
             vec![Effect::Send(frame::connection_established(&self.socket_id(), timeout_s))];
-        let apps = rules.shared.directory.load();
-        if apps.by_id(app).is_some_and(|app| app.settings.authorized_only) {
-            effects.push(Effect::Remind(rules.authorization_timeout));
-        }
+        effects.extend(self.remind());
         // The app may have changed since the handshake, before this session could be told.
         effects.extend(self.review().err().into_iter().flat_map(|close| self.close(close)));
         effects
@@ -230,7 +244,10 @@ impl session::Conversation for PusherConversation {
         if app != self.guest.app {
             return Vec::new();
         }
-        self.review().map_or_else(|close| self.close(close), |()| Vec::new())
+        match self.review() {
+            Ok(()) => self.remind().into_iter().collect(),
+            Err(close) => self.close(close),
+        }
     }
 
     /// Closes the connection if the disconnect selects any of its subscriptions, or its user. Except where the
@@ -278,9 +295,10 @@ impl session::Conversation for PusherConversation {
     }
 
     fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
-        match self.is_authorized {
-            true => Vec::new(),
-            false => self.close(closing::UNAUTHORIZED),
+        self.is_reminder_set = false;
+        match self.lacks_signature() {
+            true => self.close(closing::UNAUTHORIZED),
+            false => Vec::new(),
         }
     }
 

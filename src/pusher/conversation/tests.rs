@@ -134,6 +134,23 @@ fn p001_p124_it_speaks_first_and_asks_to_be_reminded_where_signatures_are_wanted
 }
 
 #[test]
+fn p124_an_app_that_begins_to_want_signatures_gives_open_connections_the_same_time() {
+    let mut talk = Talk::begun();
+    let wants = |app: &mut App| app.settings.authorized_only = true;
+    let reminded =
+        |talk: &mut Talk| talk.conversation.reminded(NOW_S).iter().map(shown).collect::<Vec<_>>();
+    assert_eq!(talk.change(wants), ["remind 20s"]);
+    assert!(talk.change(wants).is_empty(), "the time is running");
+    assert!(talk.change(|_| {}).is_empty());
+    assert!(reminded(&mut talk).is_empty(), "no signature is wanted any more");
+    assert_eq!(talk.change(wants), ["remind 20s"]);
+    assert_eq!(reminded(&mut talk), ["close 4009"]);
+    let mut talk = Talk::begun();
+    talk.subscribe("private-a");
+    assert!(talk.change(wants).is_empty(), "the client has shown a signature");
+}
+
+#[test]
 fn p012_a_client_of_an_old_version_is_told_by_an_error_before_each_close() {
     let error = |code: u16, text: &str| {
         format!(r#"{{"event":"pusher:error","data":{{"code":{code},"message":"{text}"}}}}"#)

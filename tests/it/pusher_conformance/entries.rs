@@ -153,7 +153,7 @@ pub const ENTRIES: &[Entry] = &[
     in_part(
         77,
         "101st member → error; existing member's extra connection still allowed",
-        "the bound counts connections, so an extra connection is refused as well",
+        "the bound counts connections, so an extra connection is refused as well; its default is 1,000, because Phoenix's clients share the channels",
     ),
     shown(78, "Member data over 1 KB → error"),
     shown(79, "128-character id ok, 129 → error"),
@@ -182,8 +182,16 @@ pub const ENTRIES: &[Entry] = &[
     shown(89, "Not subscribed → err, not relayed"),
     shown(90, "`event` without prefix on a private channel → err"),
     shown(91, "Client events off → err, not relayed"),
-    shown(92, "11th event inside one second → err code 4301; A receives ten; connection stays"),
-    shown(93, "Over 10 KB → err"),
+    in_part(
+        92,
+        "11th event inside one second → err code 4301; A receives ten; connection stays",
+        "the default of `limits.client_events_per_second_max` is 30, because the limit holds for Phoenix's clients, too",
+    ),
+    in_part(
+        93,
+        "Over 10 KB → err",
+        "the default of `limits.client_event_bytes_max` is 32,768, because the limit holds for Phoenix's clients, too",
+    ),
     shown(94, "On `private-encrypted-x` → relayed"),
     shown(95, "On a cache channel → relayed, cache unchanged"),
     shown(96, "`data` key missing → err"),

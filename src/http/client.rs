@@ -8,9 +8,17 @@ use actix_web::{
     web,
 };
 
-use super::{Services, error::ApiError};
+use super::{
+    Services,
+    error::ApiError,
+    pusher::{self, error::PusherError},
+};
 pub use crate::session::client::Client;
-use crate::{phoenix::long_poll::is_long_poll, session::client::PeerConnection, settings};
+use crate::{
+    phoenix::long_poll::is_long_poll,
+    session::client::PeerConnection,
+    settings::{self, Settings},
+};
 
 /// Finds out the client that sent `request`.
 pub fn client_of(request: &HttpRequest, server: &settings::ServerSettings) -> Client {
@@ -20,6 +28,9 @@ pub fn client_of(request: &HttpRequest, server: &settings::ServerSettings) -> Cl
     };
     connection.client(request.headers(), &server.trusted_proxies)
 }
+
+/// The refusal of a plain request.
+const NOT_SECURE: &str = "this server takes requests over https only";
 
 /// Judges a request under `force_ssl`. Probes of the process itself may stay plain, and long-poll
 /// refuses plain requests itself, in a form that its clients understand.
@@ -35,7 +46,7 @@ pub fn check_tls(
     if !server.force_ssl || client.is_secure || is_exempt {
         return Ok(());
     }
-    Err(ApiError::Forbidden("this server takes requests over https only"))
+    Err(ApiError::Forbidden(NOT_SECURE))
 }
 
 /// Middleware: refuses plain requests where [`check_tls`] says so. Needs [`Services`].
@@ -48,22 +59,27 @@ pub async fn require_tls<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let verdict = match request.app_data::<web::Data<Services>>() {
         Some(services) => {
-            let server = &services.settings.server;
-            check_tls(request.path(), &client_of(request.request(), server), server)
+            let Settings { server, pusher, .. } = &*services.settings;
+            let path = request.path();
+            check_tls(path, &client_of(request.request(), server), server).map_err(|refusal| {
+                match pusher::is_call(path, &pusher.path_prefix) {
+                    true => PusherError::Forbidden(NOT_SECURE).error_response(),
+                    false => refusal.error_response(),
+                }
+            })
         }
         // Fails closed: without settings it is unknown whether plain requests are allowed.
-        None => Err(ApiError::Unavailable),
+        None => Err(ApiError::Unavailable.error_response()),
     };
     match verdict {
         Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
-        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+        Err(refusal) => Ok(request.into_response(refusal).map_into_right_body()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Settings;
 
     fn server(force_ssl: &str) -> settings::ServerSettings {
         let env = [
@@ -79,7 +95,7 @@ mod tests {
 
     #[test]
     fn plain_requests_are_refused_where_told_so_except_probes() {
-        let refused = Err(ApiError::Forbidden("this server takes requests over https only"));
+        let refused = Err(ApiError::Forbidden(NOT_SECURE));
         for (case, force_ssl, path, is_secure, expected) in [
             ("not forced", "false", "/api/publish", false, Ok(())),
             ("plain", "true", "/api/publish", false, refused.clone()),

@@ -111,6 +111,35 @@ async fn p020_a_full_server_and_a_full_address_close_a_client_with_4100() {
 }
 
 #[tokio::test]
+async fn p014_where_tls_is_forced_plain_clients_are_closed_with_4000_and_plain_calls_refused() {
+    let server = TestServer::start_with(|settings| {
+        settings.server.force_ssl = true;
+        settings.server.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
+    });
+    for (proto, is_refused) in [(None, true), (Some("http"), true), (Some("https"), false)] {
+        let headers: Vec<_> = proto.map(|proto| ("x-forwarded-proto", proto)).into_iter().collect();
+        let opened = Socket::open_with(&server, &path(&App::seeded()), &headers).await;
+        let (mut socket, _) = opened.expect("101");
+        match is_refused {
+            true => assert_eq!(socket.rest().await, (Vec::new(), 4000), "{proto:?}"),
+            false => drop(PusherSocket::over(socket, &App::seeded()).await),
+        }
+        for path in ["/apps/test-app/channels", "/apps", "/users/7/terminate_connections"] {
+            let method = if path.starts_with("/users") { "POST" } else { "GET" };
+            let call = pusher::Call::of(&server, App::seeded(), method, path.to_owned());
+            let call = call.request(&call.query());
+            let call = headers.iter().fold(call, |call, (name, value)| call.header(name, value));
+            let answer = call.send().await;
+            let refusal = (403, "this server takes requests over https only\n");
+            assert_eq!((answer.status, &*answer.body) == refusal, is_refused, "{proto:?} {path}");
+        }
+        let call = http::request("GET", server.url("/api/openapi.json"));
+        let call = headers.iter().fold(call, |call, (name, value)| call.header(name, value));
+        assert_eq!(call.send().await.body.starts_with(r#"{"errors""#), is_refused, "as JSON");
+    }
+}
+
+#[tokio::test]
 async fn p015_p016_p017_the_subprotocol_is_echoed_where_it_is_offered() {
     let server = TestServer::start();
     for (offered, expected) in [

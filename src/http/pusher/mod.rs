@@ -46,6 +46,14 @@ pub(super) fn configure(cfg: &mut web::ServiceConfig, settings: &Settings) {
     cfg.service(posted(&terminate, users::terminate));
 }
 
+/// Returns whether a path is one of this API, whose errors are plain text.
+pub(super) fn is_call(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|path| {
+        let is_of_user = path.starts_with("/users/") && path.ends_with("/terminate_connections");
+        path == "/apps" || path.starts_with("/apps/") || is_of_user
+    })
+}
+
 fn below(prefix: &str, path: &str) -> String {
     [prefix, path].concat()
 }

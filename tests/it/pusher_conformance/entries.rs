@@ -23,7 +23,6 @@ const fn in_part(number: u16, what: &'static str, deviation: &'static str) -> En
     Entry { number, what, reason: None, deviation: Some(deviation) }
 }
 
-const NO_TLS: &str = "Herald has no TLS of its own; a proxy refuses plain connections before it";
 const NO_WEBHOOKS: &str = "Herald sends no webhooks";
 const REVIEW: &str =
     "`pusher::signature::is_signed` compares with `subtle`; no test can show a time reliably";
@@ -54,7 +53,11 @@ pub const ENTRIES: &[Entry] = &[
     shown(11, "No `protocol` → accepted (lenient) or 4008 (strict)"),
     shown(12, "`protocol=5` with unknown key → err 4001 frame first, then close 4001"),
     shown(13, "`protocol=7` with unknown key → close only"),
-    without(14, "TLS-only app over `ws:` → close 4000; pusher-js returns over TLS", NO_TLS),
+    in_part(
+        14,
+        "TLS-only app over `ws:` → close 4000; pusher-js returns over TLS",
+        "the setting `server.force_ssl` holds for all apps; Herald has no TLS of its own, so no test has pusher-js return",
+    ),
     shown(15, "Offer subprotocol `pusher-channels-protocol-7` → echoed in the 101"),
     shown(16, "No subprotocol offered → none in the 101"),
     shown(17, "Offer an unknown subprotocol only → 101 without the header"),

@@ -170,13 +170,18 @@ async fn p097_p098_p099_p100_p102_p103_cache_channels_begin_with_their_last_even
 async fn p095_p101_p104_a_cached_event_expires_and_no_client_replaces_it() {
     let ttl = Duration::from_millis(1_000);
     let server = TestServer::start_with(|settings| settings.pusher.cache_ttl = ttl);
-    let mut sender = PusherSocket::connect(&server).await;
-    sender.subscribe("private-cache-x").await;
-    assert_eq!(sender.next().await["event"], "pusher:cache_miss");
+    let (mut sender, mut listener) =
+        (PusherSocket::connect(&server).await, PusherSocket::connect(&server).await);
+    for client in [&mut sender, &mut listener] {
+        client.subscribe("private-cache-x").await;
+        assert_eq!(client.next().await["event"], "pusher:cache_miss");
+    }
     let kept = Instant::now();
     trigger(&server, event(&["private-cache-x"], "1")).await;
     sender.hears(&message("private-cache-x", "1")).await;
+    listener.hears(&message("private-cache-x", "1")).await;
     sender.say(json!({ "event": "client-e", "channel": "private-cache-x", "data": 2 })).await;
+    listener.hears(r#"{"event":"client-e","channel":"private-cache-x","data":2}"#).await;
     let mut other = PusherSocket::connect(&server).await;
     other.subscribe("private-cache-x").await;
     let first = other.frame().await;

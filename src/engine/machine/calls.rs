@@ -101,7 +101,7 @@ impl Machine {
             let _ = answered.send(Err(NodeUnanswered));
             return;
         };
-        let id = self.rng.next();
+        let (id, recipient) = (self.rng.next(), to.map_or(Recipient::All, Recipient::Node));
         let nodes = self.lease.live.iter().map(|info| info.node);
         let nodes: Vec<_> = nodes.filter(|node| to.is_none_or(|to| to == *node)).collect();
         let own = self.lease.node;
@@ -111,7 +111,7 @@ impl Machine {
             let _ = answered.send(Err(NodeUnanswered));
             return;
         }
-        if !self.questions.ask(id, nodes, deadline, answered) {
+        if !self.questions.ask(id, recipient, nodes, deadline, answered) {
             return;
         }
         if asks_others {
@@ -123,8 +123,7 @@ impl Machine {
                 patience_ms: u32::try_from(patience_ms).unwrap_or(u32::MAX),
                 body: question.clone(),
             };
-            let to = to.map_or(Recipient::All, Recipient::Node);
-            self.post(to, letter.encode(), Some(id));
+            self.post(recipient, letter.encode(), Some(id));
         }
         if asks_self {
             let answer = follower.asked(own, question);

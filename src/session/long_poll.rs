@@ -29,7 +29,6 @@ use uuid::Uuid;
 use super::{Conversation, Received, worker::Worker};
 use crate::broker::{Topics, subscriber::Frame};
 use actor::{GiveWay, LongPoll, Poll, Post};
-use elsewhere::PassedOn;
 use newcomers::{Newcomer, Newcomers};
 use passed::SharedPassed;
 use unfetched::Unfetched;
@@ -70,7 +69,7 @@ pub enum Polled {
 pub enum Posted {
     /// All messages were handled, in order.
     Done,
-    /// Some messages did not get their turn in time. They may still be handled.
+    /// Some messages did not get their turn in time, or their node did not answer. They may still be handled.
     Late,
     /// There is no such session, or it ended because of the messages.
     Gone,
@@ -135,7 +134,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     /// that is dropped wait for the next one.
     pub async fn poll(&self, id: Uuid) -> Polled {
         if let Some((polled, passed_on)) = self.poll_elsewhere(id).await {
-            passed_on.into_iter().for_each(PassedOn::answered);
+            passed_on.answered();
             return polled;
         }
         let polled = self.poll_here(id).await;

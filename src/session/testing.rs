@@ -1,7 +1,12 @@
 //! The helpers that the tests of this room share: the parts of a worker thread, sessions over
 //! pipes, and a protocol whose messages say what it does.
 
-use std::{borrow::Cow, rc::Rc, sync::mpsc, time::Duration};
+use std::{
+    borrow::Cow,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use actix::Arbiter;
 use actix_http::ws::{Codec, Message};
@@ -38,6 +43,7 @@ use crate::{
         testing::{HISTORY_OFF, LAST_EVENTS},
         topics::TopicLimits,
     },
+    engine::Engine,
     metrics::{
         Metrics,
         labels::{ProtocolVersion, SessionKind, Transport},
@@ -91,7 +97,22 @@ impl Bench {
         Self::start(Unfinished::new(1 << 30), limits(), wait_max)
     }
 
+    /// The bench of a node of a cluster.
+    pub(super) fn of_node(engine: Arc<dyn Engine>, limits: SessionLimits) -> Self {
+        let of_topics = |limits, apps, metrics| Topics::of_node(limits, apps, metrics, engine);
+        Self::start_with(of_topics, Unfinished::new(1 << 30), limits, DEADLINE)
+    }
+
     fn start(unfinished: Unfinished, limits: SessionLimits, wait_max: Duration) -> Self {
+        Self::start_with(Topics::new, unfinished, limits, wait_max)
+    }
+
+    fn start_with(
+        topics: impl FnOnce(TopicLimits, AppDirectory, Arc<Metrics>) -> Topics,
+        unfinished: Unfinished,
+        limits: SessionLimits,
+        wait_max: Duration,
+    ) -> Self {
         let of_topics = TopicLimits {
             outboxes_bytes_max: 1 << 30,
             publications_in_flight_max: 64,
@@ -104,7 +125,7 @@ impl Bench {
             last_events: LAST_EVENTS,
         };
         let metrics = Metrics::new(10);
-        let topics = Topics::new(of_topics, AppDirectory::default(), metrics.clone());
+        let topics = topics(of_topics, AppDirectory::default(), metrics.clone());
         let sessions = SessionCounter::new(100, unfinished, metrics);
         let worker = Worker::start(topics.clone(), limits, sessions.clone(), |_| {});
         Self { worker, sessions, topics }

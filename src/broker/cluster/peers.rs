@@ -18,7 +18,7 @@ use crate::{
         node::NodeId,
         topics::{Topics, Unanswered},
     },
-    engine::Engine,
+    engine::{Engine, EngineState},
 };
 
 /// The version that this node writes, and the only one so far.
@@ -204,6 +204,18 @@ impl Topics {
             Some(cluster) => cluster.peers.ask_one(node, name, body, wait_max).await,
             None => Err(Unanswered),
         }
+    }
+
+    /// Returns whether a node is alive, as far as this one knows.
+    pub fn is_live(&self, node: NodeId) -> bool {
+        self.engine().is_some_and(|engine| engine.nodes().iter().any(|info| info.node == node))
+    }
+
+    /// Waits until the engine of the cluster has such a state. Never resolves on a server without a cluster.
+    pub async fn until_engine(&self, is_so: impl Fn(EngineState) -> bool) {
+        let Some(engine) = self.engine() else { return future::pending().await };
+        // The engine is kept by the broker, so it does not end meanwhile.
+        let _ = engine.state().wait_for(|state| is_so(*state)).await;
     }
 
     /// Sends a message under a name to all live nodes, including this one. A node that is disconnected for a

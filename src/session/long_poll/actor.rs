@@ -76,6 +76,11 @@ struct GoOn;
 #[rtype(result = "()")]
 pub(super) struct GiveWay;
 
+/// The session ends, because frames of it are lost.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct EndBroken;
+
 /// Puts back the frames of a fetch that have not reached the client.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -513,6 +518,14 @@ impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
         if self.listing.newcomer.is_some() {
             self.end(Ending::NeverFetched, ctx);
         }
+    }
+}
+
+impl<C: Conversation + Unpin> Handler<EndBroken> for LongPoll<C> {
+    type Result = ();
+
+    fn handle(&mut self, EndBroken: EndBroken, ctx: &mut Self::Context) {
+        self.end(Ending::Broken, ctx);
     }
 }
 

@@ -4,16 +4,28 @@
 //! must not be lost with a client that disconnects before its fetch is answered: the node at which the fetch
 //! arrived then recalls it. The session's node abandons the fetch, or puts the frames back with which it
 //! answered, unless a later fetch of the client was answered meanwhile.
+//!
+//! A session outlives an interruption of the engine. A fetch whose answer may be lost is recalled before its client
+//! is told to fetch again. Only if the recall is not confirmed, the client is told that its session is gone: the
+//! frames may be lost, and the client must join again to learn what it has missed.
 
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
+use log::warn;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::broker::{Topics, node::NodeId, subscriber::Frame};
+use crate::{
+    broker::{Topics, node::NodeId, subscriber::Frame},
+    engine::{EngineState, MESSAGE_BYTES_MAX},
+};
 
-use super::{LongPolls, Polled, Posted, actor::PutBack};
+use super::{
+    LongPolls, Polled, Posted,
+    actor::{EndBroken, PutBack},
+};
 use crate::session::{Conversation, Received};
 
 /// The name of these questions.
@@ -22,8 +34,14 @@ const QUESTION: &str = "long_poll";
 /// The time that another node may take to answer, in addition to a window.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// The most bytes of frames in one answer of a node. The rest waits for the next fetch.
+/// The time after which a question that was not answered is repeated, or its client asks again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most bytes of frames in one answer of a node. The rest waits for the next fetch. A single frame may have more.
 const FRAMES_BYTES_MAX: usize = 3 << 20;
+
+/// The most bytes of a frame that another node can fetch: an answer has a few bytes of its own.
+const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 
 /// The bytes before each frame and message on the wire.
 const ITEM_HEAD_BYTES: usize = 5;
@@ -70,15 +88,68 @@ impl Drop for PassedOn {
         if self.is_answered {
             return;
         }
+        // If the node does not answer, it has failed, or its session will end because it is not fetched.
+        actix_rt::spawn(self.recall(Instant::now() + self.topics.wait_max()));
+    }
+}
+
+impl PassedOn {
+    /// Fetches at the session's node.
+    async fn fetch(&self, window: Duration) -> Polled {
+        let (begun, none) = (Instant::now(), Polled::Frames(Vec::new()));
+        if self.topics.engine_state() != Some(EngineState::Up) {
+            // The node is not asked, so nothing can be lost.
+            let _ = timeout(window, self.topics.until_engine(is_up)).await;
+            return none;
+        }
+        let question = written(FETCH, self.id, self.number.as_bytes());
+        let answer = tokio::select! {
+            answer = self.topics.ask_node(self.node, QUESTION, &question, window + SLACK) => answer.ok(),
+            // The answer may be lost on its way.
+            () = self.topics.until_engine(|state| !is_up(state)) => None,
+        };
+        if let Some(answer) = answer {
+            return read_frames(answer).map_or(Polled::Gone, Polled::Frames);
+        }
+        if !self.recall(begun + window + 2 * SLACK).await {
+            return Polled::Gone;
+        }
+        // The client asks again as soon as it is answered.
+        sleep(PAUSE).await;
+        none
+    }
+
+    /// Recalls the fetch, again and again until the node confirms it. Returns `false` if it has not done so in time,
+    /// or is gone.
+    fn recall(&self, until: Instant) -> impl Future<Output = bool> + use<> {
         let (topics, node) = (self.topics.clone(), self.node);
         let question = written(RECALL, self.id, self.number.as_bytes());
-        let recall = async move {
-            let wait_max = topics.wait_max();
-            // If the node does not answer, it has failed, or its session will end because it is not fetched.
-            let _ = topics.ask_node(node, QUESTION, &question, wait_max).await;
-        };
-        actix_rt::spawn(recall);
+        async move {
+            let confirmed = async {
+                loop {
+                    topics.until_engine(is_up).await;
+                    if topics.ask_node(node, QUESTION, &question, PAUSE).await.is_ok() {
+                        return true;
+                    }
+                    if !topics.is_live(node) {
+                        return false;
+                    }
+                    // The question may have failed at once.
+                    sleep(PAUSE / 4).await;
+                }
+            };
+            timeout_at(until, confirmed).await.unwrap_or(false)
+        }
     }
+
+    /// Notes that the answer is sent to the client, so that the fetch is not recalled.
+    pub(super) fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+fn is_up(state: EngineState) -> bool {
+    state == EngineState::Up
 }
 
 impl<C: Conversation + Unpin> LongPolls<C> {
@@ -104,17 +175,11 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     }
 
     /// Fetches from a session of another node; `None` if it is one of this node.
-    pub(super) async fn poll_elsewhere(&self, id: Uuid) -> Option<(Polled, Option<PassedOn>)> {
+    pub(super) async fn poll_elsewhere(&self, id: Uuid) -> Option<(Polled, PassedOn)> {
         let (topics, node) = self.elsewhere(id)?;
         let (topics, number) = (topics.clone(), Uuid::new_v4());
-        let question = written(FETCH, id, number.as_bytes());
-        let passed_on = PassedOn { topics: topics.clone(), node, id, number, is_answered: false };
-        let wait_max = self.times.window + SLACK;
-        let answer = topics.ask_node(node, QUESTION, &question, wait_max).await;
-        Some(match answer.ok().and_then(read_frames) {
-            Some(frames) => (Polled::Frames(frames), Some(passed_on)),
-            None => (Polled::Gone, Some(passed_on)),
-        })
+        let passed_on = PassedOn { topics, node, id, number, is_answered: false };
+        Some((passed_on.fetch(self.times.window).await, passed_on))
     }
 
     /// Posts to a session of another node; `None` if it is one of this node.
@@ -128,11 +193,16 @@ impl<C: Conversation + Unpin> LongPolls<C> {
             }
         }
         let question = written(POST, id, &body);
-        let wait_max = self.times.window + SLACK;
-        let answer = topics.ask_node(node, QUESTION, &question, wait_max).await;
-        Some(match answer.as_deref().ok().and_then(<[u8]>::first) {
-            Some(&DONE) => Posted::Done,
-            Some(&LATE) => Posted::Late,
+        let window = self.times.window;
+        if timeout(window, topics.until_engine(is_up)).await.is_err() {
+            return Some(Posted::Late);
+        }
+        let answer = topics.ask_node(node, QUESTION, &question, window + SLACK).await;
+        Some(match answer.as_deref().map(<[u8]>::first) {
+            Ok(Some(&DONE)) => Posted::Done,
+            Ok(Some(&LATE)) => Posted::Late,
+            // The question is not repeated, because the session may have handled the messages.
+            Err(_) if topics.is_live(node) => Posted::Late,
             _ => Posted::Gone,
         })
     }
@@ -174,12 +244,19 @@ impl<C: Conversation + Unpin> LongPolls<C> {
             }
             None => Vec::new(),
         };
+        if let Some(frame) = frames.first().filter(|frame| frame.size_bytes() > FRAME_BYTES_MAX) {
+            warn!(
+                "a long-poll session ends, because another node cannot fetch a frame of {} bytes: it is too large",
+                frame.size_bytes()
+            );
+            self.find(id).into_iter().for_each(|session| session.do_send(EndBroken));
+            return Bytes::from_static(&[GONE]);
+        }
         let mut bytes = 0;
         let fits = frames.iter().take_while(|frame| {
             bytes += ITEM_HEAD_BYTES + frame.size_bytes();
             bytes <= FRAMES_BYTES_MAX
         });
-        // The first frame always fits, because no frame is longer than the limit.
         let fits = fits.count().max(1).min(frames.len());
         let rest = frames.split_off(fits);
         let answer = write_frames(&frames);
@@ -206,13 +283,6 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         if let Some(session) = self.find(id).filter(|_| !frames.is_empty()) {
             session.do_send(PutBack(frames));
         }
-    }
-}
-
-impl PassedOn {
-    /// Notes that the answer is sent to the client, so that the fetch is not recalled.
-    pub(super) fn answered(mut self) {
-        self.is_answered = true;
     }
 }
 

@@ -139,6 +139,12 @@ impl PassedFetches {
         recalled.map(|fetch| fetch.frames).unwrap_or_default()
     }
 
+    /// Returns whether a fetch of a session waits.
+    #[cfg(test)]
+    pub(super) fn is_waiting(&self, id: Uuid) -> bool {
+        matches!(self.0.get(&id), Some(PassedFetch::Waits(_)))
+    }
+
     /// Forgets the fetches of a session, which has ended or was fetched at this node.
     pub(super) fn forget(&mut self, id: Uuid) {
         self.0.remove(&id);

@@ -1,6 +1,7 @@
 //! A session over long-poll, with a conversation that does as it is told.
 
 mod abandoned;
+mod other_node;
 
 use std::time::Instant;
 

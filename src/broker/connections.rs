@@ -26,6 +26,7 @@ use super::{
     fanout::Fanout,
     fanouts::Asked,
     outbox::{Load, News},
+    pages::{self, Page},
     subscriber::{Disconnect, Place, SessionId},
     topics::{Topics, Unanswered},
 };
@@ -131,7 +132,7 @@ pub struct Connected {
 }
 
 /// Some of an app's sessions, oldest first, and the number of all of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionList {
     /// The sessions.
     pub sessions: Vec<Connected>,
@@ -191,19 +192,30 @@ impl ConnectionList {
 }
 
 /// Asks a node for its sessions of an app: the first ones after a session.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct ConnectQuestion {
     app: AppId,
     after: Option<SessionId>,
     sessions_max: usize,
 }
 
+/// The answer of a node: some of its sessions of an app, oldest first, and the number of all of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ConnectionPage {
+    sessions: Page<Connected>,
+    total: usize,
+}
+
 impl ClusterQuestion for ConnectQuestion {
     const NAME: &'static str = "connections";
-    type Answer = ConnectionList;
+    type Answer = ConnectionPage;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<ConnectionList, Unanswered>> {
-        async move { topics.connections_here(self).await }.boxed()
+    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<ConnectionPage, Unanswered>> {
+        async move {
+            let ConnectionList { sessions, total } = topics.connections_here(self).await?;
+            Ok(ConnectionPage { sessions: Page::of(sessions), total })
+        }
+        .boxed()
     }
 }
 
@@ -234,13 +246,21 @@ impl Topics {
         after: Option<SessionId>,
         sessions_max: usize,
     ) -> Result<ConnectionList, Unanswered> {
-        let question = ConnectQuestion { app, after, sessions_max };
-        let mut all = ConnectionList::default();
-        for of_node in self.everywhere(question).await? {
-            all.total += of_node.total;
-            all.sessions.extend(of_node.sessions);
+        let mut question = ConnectQuestion { app, after, sessions_max };
+        let mut all = Vec::new();
+        loop {
+            let of_nodes = self.everywhere(question).await?;
+            let total = of_nodes.iter().map(|of_node| of_node.total).sum();
+            let pages = of_nodes.into_iter().map(|of_node| of_node.sessions).collect();
+            let (sessions, cut) = pages::joined(pages, |connected| connected.session);
+            let found = ConnectionList { sessions, total }.first(question.sessions_max);
+            question.sessions_max -= found.sessions.len();
+            all.extend(found.sessions);
+            if cut.is_none() || question.sessions_max == 0 {
+                return Ok(ConnectionList { sessions: all, total });
+            }
+            question.after = cut;
         }
-        Ok(all.first(sessions_max))
     }
 
     async fn connections_here(

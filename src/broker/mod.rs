@@ -23,6 +23,8 @@
 //! log: the `cluster` appends publications to it and feeds the streams from it, and its offsets are the
 //! numbers: see `numbering`.
 //!
+//! Lists over all nodes are answered in `pages`.
+//!
 //! Sessions may be signed in as [`users`], and watch which other users are online.
 //!
 //! Where subscribers are tracked, one `tracker` actor per scope keeps a [`presence`] per channel.
@@ -52,6 +54,7 @@ pub mod node;
 mod numbering;
 pub mod occupancy;
 pub mod outbox;
+mod pages;
 mod permits;
 mod placed;
 pub mod position;

@@ -23,6 +23,7 @@ use super::{
     fanout::Fanout,
     fanouts::Asked,
     now_ms,
+    pages::{self, Page},
     stream::Stream,
     subscriber::Place,
     topic_name::{ChannelName, Scope},
@@ -122,10 +123,19 @@ impl Topics {
     ///
     /// # Errors
     /// [`Unanswered`] if not every thread answered in time.
-    pub async fn occupied(&self, survey: Survey) -> Result<Occupied, Unanswered> {
-        let places_max = survey.places_max;
-        let of_nodes = self.everywhere(OccupancyQuestion(survey)).await?;
-        Ok(added_up(of_nodes.into_iter().flatten(), places_max))
+    pub async fn occupied(&self, mut survey: Survey) -> Result<Occupied, Unanswered> {
+        let mut all = Occupied::new();
+        loop {
+            let pages = self.everywhere(OccupancyQuestion(survey.clone())).await?;
+            let (places, cut) = pages::joined(pages, |(rank, _)| rank.clone());
+            let found = added_up(places.into_iter(), survey.places_max);
+            survey.places_max -= found.len();
+            all.extend(found);
+            if cut.is_none() || survey.places_max == 0 {
+                return Ok(all);
+            }
+            survey.after = cut;
+        }
     }
 
     /// The number of subscribers of a place, over all threads of all nodes.
@@ -201,10 +211,11 @@ pub(super) struct OccupancyQuestion(Survey);
 impl ClusterQuestion for OccupancyQuestion {
     const NAME: &'static str = "occupied";
     /// A list, because the keys of a JSON object are text.
-    type Answer = Vec<(Rank, usize)>;
+    type Answer = Page<(Rank, usize)>;
 
     fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Self::Answer, Unanswered>> {
-        async move { Ok(topics.occupied_here(self.0).await?.into_iter().collect()) }.boxed()
+        async move { Ok(Page::of(topics.occupied_here(self.0).await?.into_iter().collect())) }
+            .boxed()
     }
 }
 

@@ -56,7 +56,8 @@ pub trait Follower: Send + Sync {
     /// Takes notice that messages may have been missed.
     fn told_lost(&self);
 
-    /// Answers a question. The future runs on the engine's runtime.
+    /// Answers a question, with at most [`MESSAGE_BYTES_MAX`](super::MESSAGE_BYTES_MAX) bytes. The future runs on
+    /// the engine's runtime.
     fn asked(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes>;
 
     /// Takes notice that the live nodes have changed.

@@ -12,13 +12,14 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{self, BoxFuture, FutureExt};
+use log::warn;
 
 use crate::{
     broker::{
         node::NodeId,
         topics::{Topics, Unanswered},
     },
-    engine::{Engine, EngineState},
+    engine::{Engine, EngineState, MESSAGE_BYTES_MAX},
 };
 
 /// The version that this node writes, and the only one so far.
@@ -104,7 +105,8 @@ impl Peers {
         answer_of(answer.map_err(|_| Unanswered)?)
     }
 
-    /// Answers a question of a node.
+    /// Answers a question of a node. An answer that is too large to be sent is replaced by one that says that this
+    /// node cannot answer, so that the asker need not wait.
     pub(super) fn asked(&self, from: NodeId, question: &Bytes) -> BoxFuture<'static, Bytes> {
         let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
         let found =
@@ -112,7 +114,13 @@ impl Peers {
         let Some((answer, body)) = found else { return future::ready(Bytes::new()).boxed() };
         async move {
             match answer(from, body).await {
-                Some(answer) => [&[ANSWERED], &answer[..]].concat().into(),
+                Some(answer) if answer.len() < MESSAGE_BYTES_MAX => {
+                    [&[ANSWERED], &answer[..]].concat().into()
+                }
+                Some(answer) => {
+                    warn!("an answer of {} bytes is too large for another node", answer.len());
+                    Bytes::new()
+                }
                 None => Bytes::new(),
             }
         }

@@ -4,13 +4,17 @@ mod keys;
 mod last_events;
 mod unread;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::super::{
+    ChannelName,
     fanout::Leave,
     idempotency::{IdempotencyKey, KeyOwner},
     node::NodeId,
@@ -31,7 +35,7 @@ use super::super::{
 use crate::{
     app::AppId,
     engine::{
-        Append, Appended, Engine, EngineState, Partition, Record,
+        Append, Appended, Engine, EngineState, MESSAGE_BYTES_MAX, Partition, Record,
         memory::{MemoryCluster, MemoryEngine},
     },
 };
@@ -334,6 +338,56 @@ async fn questions_are_answered_by_all_nodes_or_not_at_all() {
     assert_eq!(topics.occupied(survey).await.err(), Some(Unanswered));
     let joins = Disconnect::App(scope.app);
     assert_eq!(topics.disconnect_counted(joins).await, Err(Unanswered));
+}
+
+#[actix_web::test]
+async fn lists_are_complete_that_are_larger_than_one_answer() {
+    const EACH: usize = 100;
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    // Each quote takes two bytes in JSON.
+    let name = |session: usize, nth: usize| format!("{session:03}-{nth:03}{}", "\"".repeat(190));
+    let (mut places, mut sessions) = (BTreeMap::new(), Vec::new());
+    let all = (0..EACH).map(|session| (0, session, EACH)).chain([(1, 0, 1), (1, EACH, 1)]);
+    for (node, session, count) in all {
+        let broker = &nodes.brokers[node];
+        let number = broker.topics.node().number(session as u64 + 1);
+        let probe = broker.stuck_session(number, 2 * EACH).await;
+        for nth in 0..count {
+            let name = name(session, nth);
+            broker.join(&probe, channel(&scope, &name)).await.expect("a place");
+            *places.entry(name).or_insert(0) += 1;
+        }
+        sessions.push((probe.session, count));
+    }
+    let topics = &nodes.brokers[1].topics;
+    for places_max in [EACH * EACH + 2, 3] {
+        let (app, prefix) = (scope.app, String::new());
+        let survey = Survey { app, scope: None, prefix, after: None, places_max };
+        let found = topics.occupied(survey).await.expect("answers");
+        let name = |channel: Option<ChannelName>| channel.expect("a channel").as_str().to_owned();
+        let found = found.into_iter().map(|(rank, count)| (name(rank.channel), count));
+        assert!(found.eq(places.clone().into_iter().take(places_max)), "{places_max} places");
+    }
+    for sessions_max in [EACH + 3, 3] {
+        let found = topics.connections(scope.app, None, sessions_max).await.expect("answers");
+        assert_eq!(found.total, EACH + 2);
+        let found = found.sessions.iter().map(|each| (each.session, each.places.len()));
+        let expected = sessions.iter().copied().take(sessions_max);
+        assert!(found.eq(expected), "{sessions_max} sessions");
+    }
+}
+
+#[actix_web::test]
+async fn an_answer_that_is_too_large_fails_its_question_at_once() {
+    let nodes = Nodes::start().await;
+    let [asker, asked] = nodes.brokers.each_ref().map(|broker| &broker.topics);
+    for (bytes, is_answered) in [(MESSAGE_BYTES_MAX - 1, true), (MESSAGE_BYTES_MAX, false)] {
+        asked.on_question("large", move |_, _| async move { Some(vec![0_u8; bytes].into()) });
+        let answer = asker.ask_node(asked.node(), "large", b"", 10 * DEADLINE);
+        let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer in time");
+        assert_eq!(answer.is_ok_and(|answer| answer.len() == bytes), is_answered);
+    }
 }
 
 /// Enters a presence channel under a key.

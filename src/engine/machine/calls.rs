@@ -133,13 +133,6 @@ impl Machine {
 
     /// Takes the answer of this node's follower.
     pub(in crate::engine) fn answered(&mut self, id: u64, to: NodeId, body: Bytes) {
-        if body.len() > MESSAGE_BYTES_MAX {
-            warn!(
-                "an answer of {} bytes to another node is too large, and is not sent",
-                body.len()
-            );
-            return;
-        }
         let from = self.lease.node;
         if to == from {
             self.questions.answer(id, from, body);

@@ -383,7 +383,8 @@ impl MemoryCluster {
         question: &Bytes,
     ) -> Result<Vec<(NodeId, oneshot::Receiver<Bytes>)>, NodeUnanswered> {
         let shared = self.lock();
-        if shared.down.is_some() || !shared.nodes.contains_key(&from) {
+        let is_alive = shared.nodes.contains_key(&from) && shared.down.is_none();
+        if !is_alive || question.len() > MESSAGE_BYTES_MAX {
             return Err(NodeUnanswered);
         }
         let asked = shared.nodes.iter().filter(|(id, _)| to.is_none_or(|to| to == **id));

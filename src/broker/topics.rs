@@ -58,16 +58,18 @@ pub enum PublishError {
     /// publishes nothing twice.
     #[error("too many publications are under way, or the log of all nodes does not answer")]
     Busy,
+    /// The publications of the call are larger than the log of the cluster takes at once, and nothing was published.
+    #[error("the publications of one call are too large together")]
+    TooLarge,
 }
 
 /// The reason why publications with an idempotency key were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OnceError {
-    /// Too many publications are under way, or the first request with this key still is, and nothing was
-    /// published; or the log of the cluster does not answer, and may already have the publications. A retry
-    /// with the key may succeed, and publishes nothing twice.
+    /// They were not accepted for the same reasons as without a key, or because the first request with this key is
+    /// still under way. A retry with the key publishes nothing twice.
     #[error(transparent)]
-    Busy(#[from] PublishError),
+    Refused(#[from] PublishError),
     /// Other content was published with this key, or is being published.
     #[error("the idempotency key was used with other content")]
     OtherContent,

@@ -36,15 +36,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use self::redis::{EngineError, RedisEngine};
+pub use crate::settings::MESSAGE_BYTES_MAX;
 pub use follower::{Flow, Follower};
 pub use node::{Incarnation, NodeId, NodeInfo, PlaceMember, Snapshot};
 pub use record::{
     Append, AppendError, Appended, ENTRY_BYTES_MAX, ID_BYTES_MAX, LogEpoch, LogPosition, Logged,
     MemberChange, OnceKey, Partition, Record, SCOPE_BYTES_MAX,
 };
-
-/// The most bytes of a question, an answer or a message.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// The most bytes that a node may publish about itself.
 pub const INFO_BYTES_MAX: usize = 4 << 10;

@@ -21,6 +21,7 @@ use crate::{
         Receipt, Scope,
         idempotency::{IdempotencyKey, KeyOwner},
     },
+    engine::ENTRY_BYTES_MAX,
 };
 
 /// The standard alphabet, with or without padding.
@@ -281,8 +282,8 @@ impl From<Findings> for ApiError {
 /// answer is the one that the first caller got, but with positions only if this one asks for them.
 ///
 /// # Errors
-/// [`ApiError::Unavailable`] if the broker cannot accept the events now; [`ApiError::Invalid`] if the
-/// idempotency key was used with other content.
+/// [`ApiError::Unavailable`] if the broker cannot accept the events now; [`ApiError::TooLarge`] if they are too
+/// large together for the log of a cluster; [`ApiError::Invalid`] if the idempotency key was used with other content.
 pub(super) async fn publish(
     services: &Services,
     request: TriggerRequest,
@@ -296,7 +297,11 @@ pub(super) async fn publish(
     };
     let receipt = match published {
         Ok(Published::Now(receipt) | Published::Before(receipt)) => receipt,
-        Err(OnceError::Busy(PublishError::Busy)) => return Err(ApiError::Unavailable),
+        Err(OnceError::Refused(PublishError::Busy)) => return Err(ApiError::Unavailable),
+        Err(OnceError::Refused(PublishError::TooLarge)) => {
+            let what = "the sum of the request's events";
+            return Err(ApiError::TooLarge { what, bytes_max: ENTRY_BYTES_MAX });
+        }
         Err(OnceError::OtherContent) => {
             let fault = "was used with other content within the last 5 minutes";
             return Err(ApiError::invalid("idempotency_key", fault));

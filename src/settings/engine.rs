@@ -87,6 +87,9 @@ impl fmt::Display for EngineKind {
     }
 }
 
+/// The most bytes of a question, an answer or a message between the nodes of a cluster.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
 /// The port of a Redis whose URL does not name one.
 pub const DEFAULT_PORT: u16 = 6379;
 

@@ -5,7 +5,10 @@ use std::path::{self, PathBuf};
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{EngineKind, Environment, LimitSettings, Settings, SettingsError, layers::Layers};
+use super::{
+    EngineKind, Environment, LimitSettings, MESSAGE_BYTES_MAX, Settings, SettingsError,
+    layers::Layers,
+};
 
 /// The admin password of the two articles that Herald follows. It is public, so it is accepted on loopback only.
 const DEFAULT_PASSWORD: &str = "pusher_admin_password";
@@ -16,6 +19,15 @@ const KEY_BYTES_MIN: usize = 32;
 /// The most bytes of one member in a frame with the members of a whole presence channel: its old and its new
 /// meta of 1 KB each, and with each its references and its key, 128 bytes that may all be escaped.
 const PRESENCE_MEMBER_BYTES: usize = 4_096;
+
+/// The most bytes of the body of a long-poll request that a node can pass to another, which adds names, ids and the
+/// lengths of the parts.
+const PASSED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 4_096;
+/// The most bytes of a payload that a node can send to another as the last event of its channel: the JSON text becomes a
+/// string in JSON, in which each byte may need two.
+const PASSED_PAYLOAD_BYTES_MAX: usize = PASSED_BYTES_MAX / 2;
+/// The same for the data of an event of Pusher's protocol: the payload is the data as a string, so a byte may need seven.
+const PASSED_DATA_BYTES_MAX: usize = PASSED_BYTES_MAX / 8;
 
 /// The text for a URL that names another database than 0: a Redis Cluster has no other.
 const CLUSTER_DATABASE: &str = "must name no database but 0 with engine.cluster";
@@ -32,6 +44,7 @@ pub(super) fn judge(settings: &Settings, layers: &Layers) -> Result<(), Settings
     rules.extend(limits(&settings.limits));
     rules.extend(history(settings));
     rules.extend(engine(settings));
+    rules.extend(passed_on(settings));
     rules.push(pusher(settings));
     if settings.env == Environment::Production {
         rules.extend(production(settings, layers));
@@ -162,6 +175,25 @@ fn engine(settings: &Settings) -> Vec<Rule> {
             "must be more than engine.probe_interval".into(),
         ),
         ("database.url", is_alone, alone.into()),
+    ]
+}
+
+/// Checks that whatever a node of a cluster accepts fits into a message to another node.
+fn passed_on(Settings { engine, limits, pusher, .. }: &Settings) -> Vec<Rule> {
+    let at_most = |key, bytes: usize, most: usize| {
+        let fault = format!(
+            "must be at most {most} with engine.kind = \"redis\", because a message between servers has at most \
+             {MESSAGE_BYTES_MAX} bytes, not {bytes}"
+        );
+        (key, engine.kind == EngineKind::Redis && bytes > most, fault)
+    };
+    let (trigger, event) = (limits.trigger_payload_bytes_max, limits.client_event_bytes_max);
+    let (body, data) = (limits.request_body_bytes_max, pusher.event_bytes_max);
+    vec![
+        at_most("limits.trigger_payload_bytes_max", trigger, PASSED_PAYLOAD_BYTES_MAX),
+        at_most("limits.client_event_bytes_max", event, PASSED_PAYLOAD_BYTES_MAX),
+        at_most("limits.request_body_bytes_max", body, PASSED_BYTES_MAX),
+        at_most("pusher.event_bytes_max", data, PASSED_DATA_BYTES_MAX),
     ]
 }
 

@@ -40,7 +40,7 @@ use crate::app::{Slug, origin::OriginPolicy, registry::Times};
 
 pub use crate::app::database::Database;
 
-pub use engine::{DEFAULT_PORT as REDIS_PORT, EngineKind, EngineSettings};
+pub use engine::{DEFAULT_PORT as REDIS_PORT, EngineKind, EngineSettings, MESSAGE_BYTES_MAX};
 pub use error::SettingsError;
 pub use files::raise_file_limit;
 pub use history::{AppHistory, HistoryFile, HistorySettings};

@@ -100,6 +100,21 @@ async fn a_user_is_sent_events_and_terminated_at_all_nodes(two: Two<'_>) {
     other.assert_quiet().await;
 }
 
+#[tokio::test]
+async fn a_trigger_that_is_too_large_for_the_log_is_refused_for_good() {
+    let nodes = Nodes::start_with(|settings| settings.pusher.event_bytes_max = 200_000);
+    let mut client = PusherSocket::connect(&nodes.second).await;
+    client.subscribe("foo-0").await;
+    let channels: Vec<_> = (0..100).map(|nth| format!("foo-{nth}")).collect();
+    let channels: Vec<_> = channels.iter().map(String::as_str).collect();
+    let large = event(&channels, &"x".repeat(170_000));
+    let answer = call(&nodes.first, "POST", "/events").json(&large).outcome().await;
+    let text = "the events of this request exceed the allowed maximum (16777216 bytes)\n";
+    assert_eq!(answer, (413, text.to_owned()));
+    trigger(&nodes.first, event(&channels, "small")).await;
+    client.hears(&message("foo-0", "small")).await;
+}
+
 async fn presence_and_counts_are_those_of_all_nodes(two: Two<'_>) {
     let room = "presence-room";
     let mut here = PusherSocket::connect(two[0]).await;

@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future;
-use log::warn;
 
 use crate::engine::{
     Append, AppendError, Appended, EngineState, LogPosition, OnceKey, Partition, Record,
@@ -39,9 +38,9 @@ struct PartitionPart {
 }
 
 impl PartitionPart {
-    /// Returns whether the log takes this much with the key in one append.
-    fn fits(&self, key: &OnceKey) -> bool {
-        let (records, key) = (self.records.clone(), Some(key.clone()));
+    /// Returns whether the log takes this much with the key, if there is one, in one append.
+    fn fits(&self, key: Option<&OnceKey>) -> bool {
+        let (records, key) = (self.records.clone(), key.cloned());
         let append = Append { records, key, change: None };
         append.is_bounded()
     }
@@ -105,6 +104,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`PublishError::Busy`]: the publications may be in the log or not.
+    /// [`PublishError::TooLarge`]: no publication is in the log.
     /// [`OnceError::OtherContent`]: another content has claimed the key, and no publication is in the log.
     pub(in crate::broker) async fn publish(
         &self,
@@ -133,9 +133,9 @@ impl Cluster {
             is_any_new: false,
             repeated: Vec::new(),
         };
-        // The sizes are checked before the key is claimed: the caller may repeat the call with less, and the same key.
-        if let Some(once) = &once
-            && parts.iter().any(|part| !part.fits(once))
+        // The sizes are checked before the key is claimed, so that the caller may repeat the call with less and the same
+        // key, and before any part is appended. A single part without a key is checked by the log itself.
+        if (once.is_some() || parts.len() > 1) && parts.iter().any(|part| !part.fits(once.as_ref()))
         {
             return Err(refused(AppendError::TooLarge).into());
         }
@@ -253,11 +253,10 @@ fn once_key(keys: &[ScopeKey], key: IdempotencyKey, content: ContentDigest) -> O
 }
 
 fn refused(error: AppendError) -> PublishError {
-    if error == AppendError::TooLarge {
-        warn!(
-            "a call is refused because it publishes more than 16 MB to one partition of the log: publish fewer \
-             or smaller events in one call"
-        );
+    match error {
+        AppendError::TooLarge => PublishError::TooLarge,
+        AppendError::Unavailable | AppendError::PlaceFull | AppendError::Lapsed => {
+            PublishError::Busy
+        }
     }
-    PublishError::Busy
 }

@@ -411,7 +411,7 @@ async fn a_first_that_gives_up_or_is_refused_leaves_its_place_to_a_repetition() 
     let held = hold().await.expect("all permits");
     let (mut one, mut two) = (once("refused"), once("refused"));
     assert!(poll!(&mut one).is_pending() && poll!(&mut two).is_pending());
-    assert_eq!(one.await.expect_err("no room"), OnceError::Busy(PublishError::Busy));
+    assert_eq!(one.await.expect_err("no room"), OnceError::Refused(PublishError::Busy));
     drop(held);
     assert!(is_now(two.await));
 
@@ -419,7 +419,7 @@ async fn a_first_that_gives_up_or_is_refused_leaves_its_place_to_a_repetition() 
     let _held = hold().await.expect("all permits");
     let (mut one, two) = (once("slow"), once("slow"));
     assert!(poll!(&mut one).is_pending());
-    assert_eq!(two.await.expect_err("no answer"), OnceError::Busy(PublishError::Busy));
+    assert_eq!(two.await.expect_err("no answer"), OnceError::Refused(PublishError::Busy));
 }
 
 #[actix_web::test]

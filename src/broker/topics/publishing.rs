@@ -44,6 +44,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`PublishError::Busy`]: none was published, or the log of a cluster may or may not have them.
+    /// [`PublishError::TooLarge`]: none was published.
     pub async fn publish_all(
         &self,
         publications: Vec<Publication>,
@@ -52,7 +53,8 @@ impl Topics {
             // The future is boxed, so that the common case does not carry its size.
             return match Box::pin(self.publish_to_log(cluster, publications, None)).await {
                 Ok(Published::Now(receipt) | Published::Before(receipt)) => Ok(receipt),
-                Err(_) => Err(PublishError::Busy),
+                Err(OnceError::Refused(error)) => Err(error),
+                Err(OnceError::OtherContent) => Err(PublishError::Busy),
             };
         }
         let permits = self.take_permits(&publications).await?;
@@ -111,7 +113,7 @@ impl Topics {
     /// published and the key has their receipt. With an engine, the publications go on without the caller.
     ///
     /// # Errors
-    /// [`OnceError`]: none was published, or, with [`OnceError::Busy`], the log of a cluster may or may not have
+    /// [`OnceError`]: none was published, or, with [`PublishError::Busy`], the log of a cluster may or may not have
     /// them.
     pub async fn publish_once(
         &self,

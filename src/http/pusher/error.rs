@@ -40,6 +40,12 @@ pub enum PusherError {
         /// The limit, in bytes.
         bytes_max: usize,
     },
+    /// The events of one request are too large together, each counted once for each of its channels.
+    #[error("the events of this request exceed the allowed maximum ({bytes_max} bytes)")]
+    EventsTooLarge {
+        /// The limit, in bytes.
+        bytes_max: usize,
+    },
     /// The body is too large.
     #[error("the request body exceeds the allowed maximum ({bytes_max} bytes)")]
     BodyTooLarge {
@@ -77,7 +83,9 @@ impl ResponseError for PusherError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::DataTooLarge { .. } | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::DataTooLarge { .. } | Self::EventsTooLarge { .. } | Self::BodyTooLarge { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

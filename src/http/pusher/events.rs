@@ -21,6 +21,7 @@ use crate::{
         Destination, EventName, JsonText, Payload, Publication, PublicationOrigin, PublishError,
         reserved::is_pusher_event, subscriber::SessionId,
     },
+    engine::ENTRY_BYTES_MAX,
     http::json::{members, present, text},
     metrics::labels::Limit,
     pusher::channel::Channel,
@@ -92,7 +93,10 @@ fn ok(answer: &Value) -> HttpResponse {
 
 async fn publish(services: &Services, publications: Vec<Publication>) -> Result<(), PusherError> {
     let published = services.topics.publish_all(publications).await;
-    published.map(drop).map_err(|PublishError::Busy| PusherError::Unavailable)
+    published.map(drop).map_err(|error| match error {
+        PublishError::Busy => PusherError::Unavailable,
+        PublishError::TooLarge => PusherError::EventsTooLarge { bytes_max: ENTRY_BYTES_MAX },
+    })
 }
 
 fn read_batch(body: &Bytes, services: &Services) -> Result<Vec<PusherEvent>, PusherError> {

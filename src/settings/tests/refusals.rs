@@ -336,3 +336,44 @@ fn a_value_given_twice_is_refused_unless_it_is_the_same() {
         "server.port: is given twice, by PORT and by HERALD__SERVER__PORT: keep one of them"
     );
 }
+
+#[test]
+fn a_node_of_a_cluster_accepts_nothing_that_is_too_large_for_a_message_to_another() {
+    let roomy = [
+        ("HERALD__LIMITS__REQUEST_BODY_BYTES_MAX", "4190208"),
+        ("HERALD__LIMITS__MESSAGE_BYTES_MAX", "8000000"),
+        ("HERALD__LIMITS__OUTBOX_BYTES_MAX", "8000000"),
+    ];
+    let redis = [("HERALD__ENGINE__KIND", "redis"), ("REDIS_URL", "redis://a")];
+    for (var, key, most, more) in [
+        (
+            "HERALD__LIMITS__TRIGGER_PAYLOAD_BYTES_MAX",
+            "limits.trigger_payload_bytes_max",
+            "2095104",
+            "2095105",
+        ),
+        (
+            "HERALD__LIMITS__CLIENT_EVENT_BYTES_MAX",
+            "limits.client_event_bytes_max",
+            "2095104",
+            "2095105",
+        ),
+        (
+            "HERALD__LIMITS__REQUEST_BODY_BYTES_MAX",
+            "limits.request_body_bytes_max",
+            "4190208",
+            "4190209",
+        ),
+        ("HERALD__PUSHER__EVENT_BYTES_MAX", "pusher.event_bytes_max", "523776", "523777"),
+    ] {
+        let others = roomy.into_iter().filter(|(other, _)| *other != var);
+        let with = |value| others.clone().chain([(var, value)]).collect::<Vec<_>>();
+        loaded(&DEVELOPMENT, &with(more));
+        loaded(&DEVELOPMENT, &[with(most), redis.into()].concat());
+        let expected = format!(
+            "{key} (from {var}): must be at most {most} with engine.kind = \"redis\", because a message between \
+             servers has at most 4194304 bytes, not {more}"
+        );
+        assert_eq!(refusal(&DEVELOPMENT, &[with(more), redis.into()].concat()), expected);
+    }
+}

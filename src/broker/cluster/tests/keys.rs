@@ -39,7 +39,7 @@ async fn a_bulk_that_is_in_the_log_in_part_is_completed_and_holds_nothing_afterw
             nodes.brokers[node].topics.publish_once(key, bulk.into()).await
         };
         nodes.shared.refuse(second, true);
-        assert_eq!(once(0).await.err(), Some(OnceError::Busy(PublishError::Busy)), "{nth}");
+        assert_eq!(once(0).await.err(), Some(OnceError::Refused(PublishError::Busy)), "{nth}");
         nodes.shared.refuse(second, false);
         let completed = once(0).await;
         let Ok(Published::Now(receipt)) = completed else { panic!("{nth}: {completed:?}") };
@@ -82,7 +82,7 @@ async fn a_key_belongs_to_one_content_whichever_scope_the_content_is_for() {
 }
 
 #[actix_web::test]
-async fn a_call_that_is_too_large_leaves_its_key_free() {
+async fn a_call_that_is_too_large_publishes_nothing_and_leaves_its_key_free() {
     let (nodes, scopes, mut probes) = start().await;
     let large = crate::broker::JsonText::of_text(&"x".repeat(17 << 20));
     let large = Payload::Json(large);
@@ -92,8 +92,12 @@ async fn a_call_that_is_too_large_leaves_its_key_free() {
         let mut too_large = small.clone();
         too_large[1].payload = large.clone();
         let topics = &nodes.brokers[0].topics;
+        if nth == 0 {
+            let without_key = topics.publish_all(too_large.clone().into()).await;
+            assert_eq!(without_key.err(), Some(PublishError::TooLarge));
+        }
         let refused = topics.publish_once(key, too_large.into()).await;
-        assert_eq!(refused.err(), Some(OnceError::Busy(PublishError::Busy)), "{nth}");
+        assert_eq!(refused.err(), Some(OnceError::Refused(PublishError::TooLarge)), "{nth}");
         topics.publish_once(key, small.into()).await.expect("a free key");
         for probe in &mut probes {
             assert_eq!(probe.next().await, format!("* room:{event}"));

@@ -218,6 +218,10 @@ fn decide<C>(
         headers: request.head().headers(),
         peer: request.peer_addr(),
     };
+    // Some of the protocols' close codes tell a client never to come back, and another server may let it in.
+    if worker.sessions.is_closed() {
+        return Err(UpgradeRefusal::unavailable().into());
+    }
     let Welcome { conversation, subprotocol, when_full } = match upgrade_handler(&handshake) {
         Ok(welcome) => welcome,
         Err(TurnedAway::Refused(refusal)) => return Err(refusal.into()),
@@ -225,6 +229,7 @@ fn decide<C>(
     };
     let head = switching_protocols(&verify(request.head())?, subprotocol);
     let Some(admission) = worker.sessions.admit() else {
+        // The server may have begun to stop meanwhile.
         return Err(match when_full.filter(|_| !worker.sessions.is_closed()) {
             Some(closing) => close(request, closing)?,
             None => UpgradeRefusal::unavailable().into(),

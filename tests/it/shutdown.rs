@@ -97,6 +97,10 @@ async fn while_it_drains_it_says_so_lets_nobody_in_and_ends_in_time_though_one_i
         let path = format!("/socket/websocket?vsn={vsn}");
         assert_eq!(Socket::refused(&server, &path, &[]).await.0, 503, "{vsn}");
     }
+    // Pusher's close codes for these would keep the client from another server.
+    for path in ["/app/nobody?protocol=7", "/app/test-app-fake-key?protocol=8"] {
+        assert_eq!(Socket::refused(&server, path, &[]).await.0, 503, "{path}");
+    }
     let app = App::seeded();
     let trigger = request("POST", server.url("/api/apps/test-app/events"));
     let event = json!({"topic": "t", "event": "e"});

@@ -91,9 +91,9 @@ impl Directory {
         self.numbering.of(key).begin(key).head()
     }
 
-    /// The newest position of a scope without subscribers of which nothing is retained; `None` if
-    /// there is no such position.
-    pub(super) fn bare_head(&self, key: &ScopeKey) -> Option<StreamPosition> {
+    /// The position up to which this node has read the log, as a position of the scope; `None` on a server without
+    /// a cluster.
+    pub(super) fn log_head(&self, key: &ScopeKey) -> Option<StreamPosition> {
         self.numbering.of(key).head(key)
     }
 

@@ -39,7 +39,7 @@ use super::{
     placed::{Batch, Level, Placed, SpokenPublication},
     position::StreamPosition,
     publication::{Destination, Sender},
-    recovery::{Incomplete, Missed, Reading, Recovery, Wanted},
+    recovery::{Incomplete, Missed, Reading, Recovery, Since, Wanted},
     replays::{self, Replays},
     reserved,
     retained::{Retained, RetainedPayload},

@@ -94,8 +94,6 @@ pub struct History {
     publications_max: usize,
     /// The number of times that channels were forgotten because there were too many.
     times_forgotten: u64,
-    /// Whether the offsets come from the log of a cluster.
-    is_fed: bool,
 }
 
 impl History {
@@ -109,7 +107,6 @@ impl History {
             forgotten: 0,
             publications_max: 0,
             times_forgotten: 0,
-            is_fed: false,
         }
     }
 
@@ -119,13 +116,7 @@ impl History {
     pub fn fed(head: StreamPosition, unknown: u64) -> Self {
         let (retained, general) = (RetainedLog::behind(unknown), List::behind(unknown));
         let new = Self::new(head.epoch);
-        Self { head, retained, general, forgotten: unknown, is_fed: true, ..new }
-    }
-
-    /// Returns whether a position of this numbering can be after the newest publication here, because another
-    /// node has read more of the log.
-    pub fn can_lag(&self) -> bool {
-        self.is_fed
+        Self { head, retained, general, forgotten: unknown, ..new }
     }
 
     /// Continues a saved numbering. The caller must then restore the channels by

@@ -117,7 +117,7 @@ impl ScopeNumbering<'_> {
         }
     }
 
-    /// The newest position of a scope without a stream; `None` if there is no such position.
+    /// The position up to which this node has read the log, as a position of the scope; `None` without a log.
     pub(super) fn head(&self, key: &ScopeKey) -> Option<StreamPosition> {
         match self {
             Self::Own(_) => None,

@@ -13,6 +13,11 @@ use super::{
     topic_name::ChannelName,
 };
 
+/// The most records by which a position may be ahead of this node's reading of the log, if another node has given
+/// it to a client. A node that is further behind tells the client to fetch its data anew. Without this bound, a join
+/// with a position that no node has given would be sent nothing until the log has reached it.
+const LEAD_RECORDS_MAX: u64 = 10_000;
+
 /// The part of the history that a join requests. A join that requests nothing has no such value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
@@ -125,6 +130,16 @@ pub(super) struct Reading<'a> {
     pub(super) attached: u64,
     /// The position of the newest publication that the thread has delivered.
     pub(super) boundary: StreamPosition,
+    /// The position up to which this node has read the log. It is read before the history, and only for a position
+    /// after the boundary; `None` on a server without a cluster.
+    pub(super) log_head: Option<StreamPosition>,
+}
+
+/// Returns whether another node may have given a client this position, which is after the newest publication here.
+fn may_be_given(since: StreamPosition, log_head: Option<StreamPosition>) -> bool {
+    log_head.is_some_and(|head| {
+        since.epoch == head.epoch && since.offset <= head.offset.saturating_add(LEAD_RECORDS_MAX)
+    })
 }
 
 impl Reading<'_> {
@@ -145,7 +160,7 @@ impl Reading<'_> {
             Since::NoPosition | Since::Position(_) => return Err((Incomplete::Unknown, None)),
         };
         let head = history.head();
-        let is_known = since.offset <= head.offset || history.can_lag();
+        let is_known = since.offset <= head.offset || may_be_given(since, self.log_head);
         // A session may be ahead of its thread. The publications in between are not replayed, because the thread
         // has yet to deliver them.
         let delivered = self.attached.min(self.boundary.offset);
@@ -208,6 +223,8 @@ pub(super) struct PageQuery<'a> {
     pub(super) channel: &'a ChannelName,
     /// The position after which the page begins. Without a position the page has the newest publications.
     pub(super) since: Since,
+    /// The position up to which this node has read the log; `None` on a server without a cluster.
+    pub(super) log_head: Option<StreamPosition>,
     pub(super) publications_max: usize,
     /// The most bytes of all payloads together. A single publication may have more.
     pub(super) bytes_max: usize,
@@ -216,7 +233,7 @@ pub(super) struct PageQuery<'a> {
 impl PageQuery<'_> {
     /// The answer.
     pub(super) fn page(&self, history: &History, key: &ScopeKey) -> HistoryPage {
-        let Self { channel, since, publications_max, bytes_max } = *self;
+        let Self { channel, since, log_head, publications_max, bytes_max } = *self;
         let head = history.head();
         let (incomplete, after) = match since {
             Since::Now => {
@@ -225,7 +242,7 @@ impl PageQuery<'_> {
                 return HistoryPage::new(None, head, newest);
             }
             Since::Position(since) if since.epoch == head.epoch && since.offset > head.offset => {
-                match history.can_lag() {
+                match may_be_given(since, log_head) {
                     // Another node has read more of the log than this one.
                     true => return HistoryPage::new(None, since, Vec::new()),
                     false => (Some(Incomplete::Unknown), 0),

@@ -21,7 +21,7 @@ use super::{
     ledger::{Account, RetainedTotals},
     placed::{Accepted, Batch, Fed, Placed},
     position::StreamPosition,
-    recovery::{HistoryPage, Incomplete, Missed, PageQuery, Reading, Since, Wanted},
+    recovery::{HistoryPage, Incomplete, Missed, PageQuery, Reading, Wanted},
     subscriber::ScopeKey,
     topic_name::ChannelName,
     tracker::{OrderInterrupted, Tracker},
@@ -197,18 +197,10 @@ impl Stream {
     }
 
     /// A part of the retained publications of a channel: the first ones after a position, or the newest.
-    pub(super) fn page(
-        &self,
-        channel: &ChannelName,
-        since: Since,
-        publications_max: usize,
-        now_ms: u64,
-    ) -> HistoryPage {
+    pub(super) fn page(&self, ask: &PageQuery<'_>, now_ms: u64) -> HistoryPage {
         let mut state = self.state();
         let retention = self.account.retention();
         state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
-        let bytes_max = self.account.limits().replay_bytes_max;
-        let ask = PageQuery { channel, since, publications_max, bytes_max };
         let mut page = ask.page(&state.history, &self.key);
         if retention.is_none() {
             page.incomplete = page.incomplete.map(Incomplete::of_nothing);

@@ -222,6 +222,54 @@ async fn a_node_that_lags_takes_a_position_of_the_log_that_it_has_yet_to_read() 
 }
 
 #[actix_web::test]
+async fn a_position_that_no_node_can_have_given_is_unknown_and_keeps_nothing_from_its_join() {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    let at = publish(&nodes.brokers[0], publication(&scope, "room", "a")).await;
+    let broker = &nodes.brokers[1];
+    until("it has read the log", async || broker.head(&scope) == Some(at)).await;
+    let room = channel(&scope, "room");
+    for (nth, offset) in [(1, at.offset + 20_000), (2, u64::MAX)] {
+        let made_up = Since::Position(StreamPosition { offset, ..at });
+        let mut probe = broker.session(broker.topics.node().number(nth)).await;
+        let recovery = join_since(broker, &probe, room.clone(), made_up).await;
+        assert_eq!(recovery, (Some(Incomplete::Unknown), 0), "{offset}");
+        let name = room.channel.as_ref().expect("a channel");
+        let page = broker.topics.history(&scope, name, made_up, 10);
+        assert_eq!(page.incomplete, Some(Incomplete::Unknown), "{offset}");
+        publish(&nodes.brokers[0], publication(&scope, "room", "live")).await;
+        assert_eq!(probe.next().await, "again live", "{offset}");
+    }
+}
+
+#[actix_web::test]
+async fn a_position_of_a_busy_partition_is_known_in_its_quiet_scope() {
+    let nodes = Nodes::start().await;
+    let scope = key(1, "public");
+    let broker = &nodes.brokers[1];
+    let first = publish(&nodes.brokers[0], publication(&scope, "room", "a")).await;
+    until("it has read the log", async || broker.head(&scope) == Some(first)).await;
+    let partition = Partition::of(&scope_bytes(&scope), 4);
+    let busy = (0..).map(|app| key(app, "busy"));
+    let busy = busy.map(|scope| scope_bytes(&scope));
+    let busy = busy.into_iter().find(|busy| Partition::of(busy, 4) == partition);
+    let busy: Bytes = busy.expect("a scope").into();
+    let records = vec![Record { scope: busy, body: Bytes::new() }; 11_000];
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let appended = nodes.engines[0].append(partition, Append::records(records), deadline).await;
+    let Ok(Appended::At(at)) = appended else { panic!("{appended:?}") };
+    let head = StreamPosition { offset: at.offset + 10_999, ..first };
+    until("it has read the log", async || broker.topics.directory().log_head(&scope) == Some(head))
+        .await;
+    // Another node without a stream of the scope gives clients this position.
+    let mut probe = broker.session(broker.topics.node().number(1)).await;
+    let since = Since::Position(head);
+    assert_eq!(join_since(broker, &probe, channel(&scope, "room"), since).await, (None, 0));
+    publish(&nodes.brokers[0], publication(&scope, "room", "live")).await;
+    assert_eq!(probe.next().await, "again live");
+}
+
+#[actix_web::test]
 async fn a_new_epoch_ends_the_joins_and_is_told_to_clients_with_a_position() {
     let nodes = Nodes::start().await;
     let scope = key(1, "public");

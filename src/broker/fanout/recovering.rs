@@ -26,8 +26,13 @@ impl Fanout {
         ctx: &mut Context<Self>,
     ) -> Option<Box<Recovery>> {
         let RecoveringJoin { place, outbox, topic, attached, boundary, .. } = *reader;
-        let reading = Reading { channel: place.channel.as_ref(), attached, boundary };
-        let missed = stream.missed(&reading, wanted?, now_ms());
+        let wanted = wanted?;
+        let is_ahead =
+            matches!(wanted.since, Since::Position(since) if since.offset > boundary.offset);
+        let log_head = is_ahead.then(|| self.topics.directory().log_head(&place.key)).flatten();
+        let channel = place.channel.as_ref();
+        let reading = Reading { channel, attached, boundary, log_head };
+        let missed = stream.missed(&reading, wanted, now_ms());
         let Missed { mut incomplete, mut limit, mut position, mut attached, publications } = missed;
         let (mut replayed, mut frames) = self.replay(reader, &publications, ctx);
         if frames.iter().map(Frame::size_bytes).sum::<usize>() > outbox.replay_bytes_max() {

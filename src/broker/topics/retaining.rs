@@ -13,7 +13,7 @@ use crate::{
         last_events::LastEvent,
         now_ms,
         position::StreamPosition,
-        recovery::{HistoryPage, Incomplete, Since},
+        recovery::{HistoryPage, Incomplete, PageQuery, Since},
         saving::{self, Loaded, Totals},
         stream::Stream,
         subscriber::{Place, ScopeKey},
@@ -42,7 +42,7 @@ impl Topics {
         let directory = &self.0.directory;
         let head = || directory.with(key, Stream::head);
         let made = || directory.ensure(key).then(head).flatten();
-        head().or_else(made).or_else(|| directory.bare_head(key))
+        head().or_else(made).or_else(|| directory.log_head(key))
     }
 
     /// The retained publications of a channel after a position, the oldest first; without a
@@ -55,7 +55,14 @@ impl Topics {
         publications_max: usize,
     ) -> HistoryPage {
         let directory = &self.0.directory;
-        let page = |stream: &Stream| stream.page(channel, since, publications_max, now_ms());
+        let ask = PageQuery {
+            channel,
+            since,
+            log_head: directory.log_head(key),
+            publications_max,
+            bytes_max: directory.limits().replay_bytes_max,
+        };
+        let page = |stream: &Stream| stream.page(&ask, now_ms());
         let page = || directory.with(key, page);
         page().or_else(|| directory.ensure(key).then(page).flatten()).unwrap_or_else(|| {
             let incomplete = (since != Since::Now).then_some(Incomplete::Off);

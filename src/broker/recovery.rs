@@ -208,12 +208,31 @@ impl Reading<'_> {
         let mut newest = history.newest(self.channel, self.boundary.offset, newest_max);
         newest.retain(|(offset, _)| *offset <= self.attached);
         keep_newest(&mut newest, limits.replay_bytes_max);
+        self.replaying(newest, |before| history.is_whole_after(self.channel, before))
+    }
+
+    /// The answer that replays these newest publications. `is_whole_after` returns whether they are all that the join
+    /// would have been sent after an offset.
+    fn replaying(
+        &self,
+        newest: Vec<(u64, Retained)>,
+        is_whole_after: impl FnOnce(u64) -> bool,
+    ) -> Missed {
         let Some((first, _)) = newest.first() else { return self.nothing(self.boundary) };
         let before = first - 1;
-        let is_whole = history.is_whole_after(self.channel, before);
-        let attached = if is_whole { before } else { self.attached };
+        let attached = if is_whole_after(before) { before } else { self.attached };
         let position = StreamPosition { offset: before, ..self.boundary };
         Missed { incomplete: None, limit: None, position, attached, publications: newest }
+    }
+}
+
+impl Missed {
+    /// The same answer without the first `count` of the newest publications.
+    pub(super) fn without_first(self, count: usize, reading: &Reading<'_>) -> Self {
+        let Self { incomplete, limit, attached, mut publications, .. } = self;
+        publications.drain(..count);
+        let is_whole = attached < reading.attached;
+        Self { incomplete, limit, ..reading.replaying(publications, |_| is_whole) }
     }
 }
 

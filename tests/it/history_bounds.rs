@@ -239,6 +239,37 @@ async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
     hear(&mut socket, [7]).await;
 }
 
+#[tokio::test]
+async fn of_the_newest_events_as_many_are_replayed_as_fit_into_the_outbox() {
+    let server = TestServer::start_with(|settings| {
+        settings.limits.outbox_bytes_max = 100_000;
+        settings.history.replay_bytes_max = 99_999;
+        settings.history.publications = 1_000;
+    });
+    let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
+    publish_in_bulk(&server, (0..1_000).map(|n| ("room".to_owned(), json!({ "n": n })))).await;
+    for (since, is_complete) in [("", true), (&zero, false)] {
+        let mut socket = Socket::connect(&server, V1).await;
+        let recovery = ask(&mut socket, ROOM, json!({ "since": since, "history": 1_000 })).await;
+        assert_eq!(recovery["complete"], is_complete, "{recovery}");
+        let replayed = recovery["replayed"].as_u64().expect("a number");
+        assert!((100..1_000).contains(&replayed), "{recovery}");
+        let last = hear(&mut socket, 1_000 - replayed..1_000).await;
+        // The position lies before the first of them, and they are not replayed again.
+        for (since, count) in
+            [(recovery["position"].as_str().expect("a text"), replayed), (&last, 0)]
+        {
+            let mut other = Socket::connect(&server, V1).await;
+            let again = ask(&mut other, ROOM, json!({ "since": since })).await;
+            assert_eq!((&again["complete"], &again["replayed"]), (&json!(true), &json!(count)));
+            let again = ask(&mut socket, ROOM, json!({ "since": since })).await;
+            assert_eq!((&again["complete"], &again["replayed"]), (&json!(true), &json!(0)));
+        }
+    }
+    let hits = Figures::of(&server).await.hits("history_replay_bytes_max");
+    assert_eq!(hits, 1.0, "that of the gap alone");
+}
+
 /// The resident memory of a process: the least of several readings.
 async fn resident_bytes(server: &TestServer) -> f64 {
     let mut least = f64::MAX;

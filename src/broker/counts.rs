@@ -24,6 +24,9 @@ const MANY: usize = 100;
 /// The shortest time between two numbers that are sent to more than [`MANY`] subscribers.
 const MANY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The time after which a round is repeated in which not all threads and nodes answered.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The time after which a round that was not begun, or not ended, is regarded as lost together with its thread.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -95,12 +98,20 @@ pub(super) struct BegunCount {
 impl Telling {
     /// Schedules the next count.
     fn schedule(&mut self, number: u64, now_ms: u64) -> ScheduledCount {
-        let wait = match self.last {
+        self.schedule_after(self.pause(now_ms), number, now_ms)
+    }
+
+    /// The time until a number may be sent again.
+    fn pause(&self, now_ms: u64) -> Duration {
+        match self.last {
             Some((count, at_ms)) if count > MANY => {
                 MANY_INTERVAL.saturating_sub(Duration::from_millis(now_ms.saturating_sub(at_ms)))
             }
             _ => Duration::ZERO,
-        };
+        }
+    }
+
+    fn schedule_after(&mut self, wait: Duration, number: u64, now_ms: u64) -> ScheduledCount {
         self.stage = Stage::Scheduled { number, due_ms: now_ms + wait.as_millis() as u64 };
         ScheduledCount { number, wait }
     }
@@ -230,18 +241,19 @@ impl SubscriberCounts {
         }
     }
 
-    /// Ends a round in which not all threads and nodes answered. The number is sent after the next
-    /// change. Returns what [`Self::end`] returns.
+    /// Ends a round in which not all threads and nodes answered. Returns the next round, in which the number is
+    /// counted again; `None` if this one was lost.
     pub(super) fn fail(
         &self,
         channel: &ChannelName,
         round: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
-        if let Some(telling) = self.channels().get_mut(channel).filter(|all| all.is_at(round)) {
-            telling.is_needed |= round.is_needed;
-        }
-        self.end(channel, round, now_ms)
+        let mut channels = self.channels();
+        let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
+        telling.is_needed |= round.is_needed;
+        let wait = telling.pause(now_ms).max(RETRY_INTERVAL);
+        Some(telling.schedule_after(wait, self.next_round(), now_ms))
     }
 
     fn next_round(&self) -> u64 {
@@ -332,16 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_count_is_made_up_for_after_the_next_change() {
+    fn a_failed_count_is_repeated_soon_and_not_beside_that_of_a_change() {
         let channel = ChannelName::parse("a").expect("a channel");
         let counts = told(&channel);
         let due = counts.changed(&channel, Cause::Here, 0);
         assert_eq!(count(&counts, &channel, due, 1, 0), (true, None));
         let due = counts.changed(&channel, Cause::Here, 1).expect("it is due");
         let round = counts.begin(&channel, due, 1).expect("somebody is told");
-        assert_eq!(counts.fail(&channel, &round, 2), None);
-        let due = counts.changed(&channel, Cause::Elsewhere, 3);
-        let told = count(&counts, &channel, due, 1, 3);
+        let due = counts.fail(&channel, &round, 2);
+        assert_eq!(wait(due), Some(RETRY_INTERVAL));
+        assert_eq!(counts.changed(&channel, Cause::Elsewhere, 3), None, "it is counted anyway");
+        let told = count(&counts, &channel, due, 1, 2_002);
         assert_eq!(told, (true, None), "a subscriber still waits for it");
     }
 

@@ -24,10 +24,10 @@ use super::super::{
     presence::{Meta, Persona},
     publication::{Payload, Publication},
     recovery::{Incomplete, Since, Wanted},
-    subscriber::{Disconnect, Place, ScopeKey, SubscribeError, Subscription},
+    subscriber::{Disconnect, Format, Place, ScopeKey, SubscribeError, Subscription},
     testing::{
-        Broker, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key, publication,
-        shown, until, until_up, whole,
+        Broker, COUNTING, DEADLINE, FORMAT, Probe, ROOMY, SUBSCRIPTION, Stall, channel, key,
+        publication, shown, until, until_up, whole,
     },
     topics::{OnceError, PublishError, Published, TopicLimits, Unanswered},
     users::SignedIn,
@@ -267,6 +267,32 @@ async fn a_position_of_a_busy_partition_is_known_in_its_quiet_scope() {
     assert_eq!(join_since(broker, &probe, channel(&scope, "room"), since).await, (None, 0));
     publish(&nodes.brokers[0], publication(&scope, "room", "live")).await;
     assert_eq!(probe.next().await, "again live");
+}
+
+#[actix_web::test]
+async fn the_number_of_subscribers_is_sent_after_an_outage_in_which_it_could_not_be_counted() {
+    let nodes = Nodes::start_with(|limits| {
+        limits.wait_max = std::time::Duration::from_millis(300);
+    })
+    .await;
+    let (broker, room) = (&nodes.brokers[0], channel(&key(1, "public"), "room"));
+    let join = async |nth| {
+        let probe = broker.session(broker.topics.node().number(nth)).await;
+        let (place, topic, format) = (room.clone(), "room".into(), Format::of(&COUNTING));
+        let join = Subscription { place, topic, format, persona: None, user: None, wanted: None };
+        broker.begin_attach(SUBSCRIPTION, &probe, join).await;
+        probe
+    };
+    let mut early = join(1).await;
+    assert_eq!(early.next().await, "room: 1");
+    nodes.shared.stop();
+    let mut late = join(2).await;
+    // The question of the join's own count came before this one.
+    assert_eq!(broker.topics.subscribers(room.clone()).await, Err(Unanswered));
+    nodes.shared.start();
+    for probe in [&mut early, &mut late] {
+        assert_eq!(probe.next().await, "room: 2");
+    }
 }
 
 #[actix_web::test]

@@ -162,7 +162,7 @@ impl Topics {
         if let Some(offset) = unreadable {
             for (_, entry) in publications {
                 // The permit that this node holds for the publication is given back.
-                drop(cluster.held(&entry));
+                drop(self.take_own(cluster, key, &entry));
             }
             return self.leave_out(
                 key,
@@ -180,7 +180,7 @@ impl Topics {
             // the publications are given back.
             for (offset, entry) in publications {
                 self.keep_last(key, &entry, following.position(key, offset));
-                if let Some(Accepted { publication, .. }) = cluster.held(&entry)
+                if let Some(Accepted { publication, .. }) = self.take_own(cluster, key, &entry)
                     && self.feed().is_watched()
                 {
                     let position = following.position(key, offset);
@@ -236,7 +236,7 @@ impl Topics {
         entry: &PublicationEntry,
     ) -> Option<Fed> {
         let at_ms = entry.at_ms();
-        if let Some(accepted) = cluster.held(entry) {
+        if let Some(accepted) = self.take_own(cluster, key, entry) {
             return Some(Fed { offset, at_ms, accepted });
         }
         let publication = entry.read(key)?;
@@ -246,11 +246,37 @@ impl Topics {
         Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
     }
 
+    /// Takes the publication that this node has accepted and appended as this record, with its permit and its counts,
+    /// and counts it; `None` if another node has appended it, or if its caller has given up. It is counted even then:
+    /// it is delivered, whatever its caller was answered.
+    fn take_own(
+        &self,
+        cluster: &Cluster,
+        key: &ScopeKey,
+        entry: &PublicationEntry,
+    ) -> Option<Accepted> {
+        let ticket = entry.ticket.filter(|ticket| cluster.pending.has_reserved(*ticket))?;
+        let accepted = cluster.pending.take(ticket);
+        match &accepted {
+            Some(Accepted { publication, .. }) => self.count_appended(publication),
+            None => entry.read(key).iter().for_each(|publication| self.count_appended(publication)),
+        }
+        accepted
+    }
+
+    /// Counts a publication that the log has acknowledged and that this node will not read, and gives it up.
+    pub(super) fn leave_unread(&self, accepted: Accepted) {
+        self.count_appended(&accepted.publication);
+        accepted.give_up();
+    }
+
     /// Continues a partition at an offset. Records before the offset may be missing: the publications of this
     /// node among them are given up, and joins and last events that may lack some end here.
     fn interrupt(&self, partition: Partition, epoch: LogEpoch, next: u64) {
         let Some(cluster) = self.cluster() else { return };
-        cluster.pending.interrupt(partition, LogPosition { epoch, offset: next });
+        for left_out in cluster.pending.interrupt(partition, LogPosition { epoch, offset: next }) {
+            self.leave_unread(left_out);
+        }
         let mut following = cluster.heads.lock(partition);
         following.go_on(epoch, next);
         let is_of_partition = |key: &ScopeKey| cluster.heads.partition_of(key) == partition;
@@ -259,14 +285,5 @@ impl Topics {
         for stream in streams {
             stream.interrupt(following.head(stream.key()), now_ms());
         }
-    }
-}
-
-impl Cluster {
-    /// Takes the publication that this node has accepted and appended as this record, with its permit and
-    /// its counts; `None` if another node has appended it, or if its caller has given up.
-    fn held(&self, entry: &PublicationEntry) -> Option<Accepted> {
-        let ticket = entry.ticket?;
-        self.pending.take(ticket)
     }
 }

@@ -21,6 +21,7 @@ use crate::{
 
 /// The publications by their tickets, which are written into their records.
 pub(super) struct PendingPublications {
+    first_ticket: u64,
     next_ticket: AtomicU64,
     by_ticket: Mutex<HashMap<u64, PendingPublication>>,
 }
@@ -70,12 +71,19 @@ impl PendingPublications {
     /// No publications. `first_ticket` must be random, so that no ticket of an earlier process of this node is
     /// given again.
     pub(super) fn new(first_ticket: u64) -> Self {
-        Self { next_ticket: AtomicU64::new(first_ticket), by_ticket: Mutex::default() }
+        let next_ticket = AtomicU64::new(first_ticket);
+        Self { first_ticket, next_ticket, by_ticket: Mutex::default() }
     }
 
     /// Reserves `count` consecutive tickets, and returns the first one.
     pub(super) fn reserve(&self, count: usize) -> u64 {
         self.next_ticket.fetch_add(count as u64, Relaxed)
+    }
+
+    /// Returns whether this process has reserved the ticket.
+    pub(super) fn has_reserved(&self, ticket: u64) -> bool {
+        let reserved = self.next_ticket.load(Relaxed).wrapping_sub(self.first_ticket);
+        ticket.wrapping_sub(self.first_ticket) < reserved
     }
 
     /// Keeps publications, each of which belongs to a partition, under consecutive tickets.
@@ -101,34 +109,27 @@ impl PendingPublications {
         Some(self.by_ticket().remove(&ticket)?.accepted)
     }
 
-    /// Notes the position of a record that the log has acknowledged.
-    ///
-    /// This node may have read the record before, and its partition may have been interrupted before.
-    pub(super) fn acknowledged(&self, ticket: u64, at: LogPosition) {
+    /// Notes the position of a record that the log has acknowledged. Takes out its publication if this node will not
+    /// read the record, because its partition was interrupted before. This node may also have read it before.
+    pub(super) fn acknowledged(&self, ticket: u64, at: LogPosition) -> Option<Accepted> {
         let mut by_ticket = self.by_ticket();
-        let Some(pending) = by_ticket.get_mut(&ticket) else { return };
+        let pending = by_ticket.get_mut(&ticket)?;
         pending.at = Some(at);
-        let left_out = match pending.went_on {
-            Some(next) if pending.is_left_out(next) => by_ticket.remove(&ticket),
-            _ => None,
-        };
-        drop(by_ticket);
-        left_out.into_iter().for_each(PendingPublication::give_up);
+        pending.went_on.filter(|next| pending.is_left_out(*next))?;
+        Some(by_ticket.remove(&ticket)?.accepted)
     }
 
-    /// Gives up the publications of a partition whose records this node will not read, because the partition
+    /// Takes out the publications of a partition whose records this node will not read, because the partition
     /// continues at this position.
-    pub(super) fn interrupt(&self, partition: Partition, next: LogPosition) {
+    pub(super) fn interrupt(&self, partition: Partition, next: LogPosition) -> Vec<Accepted> {
         let mut by_ticket = self.by_ticket();
-        let mut left_out = Vec::new();
-        for (ticket, pending) in by_ticket.iter_mut() {
-            if pending.partition == partition {
+        let left_out = by_ticket.extract_if(|_, pending| {
+            pending.partition == partition && {
                 pending.went_on = Some(next);
-                left_out.extend(pending.is_left_out(next).then_some(*ticket));
+                pending.is_left_out(next)
             }
-        }
-        drop(by_ticket);
-        self.give_up(&left_out);
+        });
+        left_out.map(|(_, pending)| pending.accepted).collect()
     }
 
     fn give_up(&self, tickets: &[u64]) {
@@ -139,7 +140,7 @@ impl PendingPublications {
         let given_up: Vec<_> = tickets.iter().filter_map(|each| by_ticket.remove(each)).collect();
         drop(by_ticket);
         // Giving up a permit may wake publishers, so the lock is released first.
-        given_up.into_iter().for_each(PendingPublication::give_up);
+        given_up.into_iter().for_each(|pending| pending.accepted.give_up());
     }
 
     fn by_ticket(&self) -> MutexGuard<'_, HashMap<u64, PendingPublication>> {
@@ -150,12 +151,6 @@ impl PendingPublications {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.by_ticket().is_empty()
-    }
-}
-
-impl PendingPublication {
-    fn give_up(self) {
-        self.accepted.give_up();
     }
 }
 

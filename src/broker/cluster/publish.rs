@@ -56,6 +56,7 @@ struct PartAnswer {
 /// The outcome of a call, as far as its parts are answered.
 struct PublishedParts<'a> {
     cluster: &'a Cluster,
+    topics: &'a Topics,
     keys: &'a [ScopeKey],
     /// The note of the call's key.
     note: Option<Bytes>,
@@ -86,7 +87,10 @@ impl PublishedParts<'_> {
             self.positions[nth] = position(&self.keys[nth], at);
             self.is_any_new |= is_new;
             match is_new {
-                true => self.cluster.pending.acknowledged(ticket, at),
+                true => {
+                    let left_out = self.cluster.pending.acknowledged(ticket, at);
+                    left_out.into_iter().for_each(|left_out| self.topics.leave_unread(left_out));
+                }
                 false => self.repeated.push(ticket),
             }
         }
@@ -126,6 +130,7 @@ impl Cluster {
         let once = once.map(|(key, content)| once_key(&keys, key, content));
         let mut published = PublishedParts {
             cluster: self,
+            topics,
             keys: &keys,
             note: once.as_ref().map(|once| once.note.clone()),
             first_ticket,

@@ -1,5 +1,6 @@
 //! Several brokers with one log between them, and probes at each.
 
+mod counted;
 mod keys;
 mod last_events;
 mod unread;

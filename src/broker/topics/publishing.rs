@@ -81,6 +81,12 @@ impl Topics {
         Ok(Receipt::new(positions, all_skipped, self.0.limits.wait_max))
     }
 
+    /// Counts a publication that this node has accepted and appended to the log of a cluster.
+    pub(in crate::broker) fn count_appended(&self, publication: &Publication) {
+        let Publication { app, origin, payload, .. } = publication;
+        self.count_published(*app, origin.source(), 1, payload.size_bytes());
+    }
+
     fn count_published(&self, app: AppId, source: Source, count: usize, payload_bytes: usize) {
         let (metrics, count) = (&self.0.metrics, count as u64);
         metrics.app(app.0).published(source, count);
@@ -88,7 +94,8 @@ impl Topics {
     }
 
     /// Publishes all publications in order to the log of the cluster, unless they were published with the key
-    /// before.
+    /// before. They are counted when this node reads them, because this caller may not learn that they are in the
+    /// log.
     async fn publish_to_log(
         &self,
         cluster: &Cluster,
@@ -96,13 +103,7 @@ impl Topics {
         once: Option<(IdempotencyKey, ContentDigest)>,
     ) -> Result<Published, OnceError> {
         let permits = self.take_permits(&publications).await?;
-        let counted = publications.first().map(|first| (first.app, first.origin.source()));
-        let payload_bytes: usize = publications.iter().map(|each| each.payload.size_bytes()).sum();
-        let published = cluster.publish(self, publications, permits, once).await?;
-        if let (Published::Now(receipt), Some((app, source))) = (&published, counted) {
-            self.count_published(app, source, receipt.positions().len(), payload_bytes);
-        }
-        Ok(published)
+        cluster.publish(self, publications, permits, once).await
     }
 
     /// Publishes all publications in order, or none, unless they were published with this key before; with an

@@ -55,6 +55,8 @@ struct PartitionLog {
     places: HashMap<Bytes, HashMap<MemberName, Bytes>>,
     /// Whether appends are refused.
     is_refused: bool,
+    /// Whether nodes do not learn that their records were appended.
+    is_unanswered: bool,
 }
 
 type MemberName = (NodeId, Incarnation, Bytes);
@@ -96,8 +98,8 @@ pub(super) enum PartitionNews {
 impl PartitionLog {
     fn new(epoch: LogEpoch) -> Self {
         let entries = VecDeque::new();
-        let (keys, places, is_refused) = Default::default();
-        Self { epoch, base: 1, next: 1, entries, keys, places, is_refused }
+        let (keys, places, is_refused, is_unanswered) = Default::default();
+        Self { epoch, base: 1, next: 1, entries, keys, places, is_refused, is_unanswered }
     }
 
     fn push(&mut self, body: EntryBody) -> LogPosition {
@@ -309,6 +311,11 @@ impl MemoryCluster {
         self.lock().partitions[usize::from(partition.0)].is_refused = is_refused;
     }
 
+    /// Sets whether the answers to appends to a partition are lost.
+    pub fn lose_answers(&self, partition: Partition, is_unanswered: bool) {
+        self.lock().partitions[usize::from(partition.0)].is_unanswered = is_unanswered;
+    }
+
     /// Lets a node die: its members leave, and it sends nothing any more.
     pub fn kill(&self, node: NodeId) {
         let mut shared = self.lock();
@@ -362,7 +369,7 @@ impl MemoryCluster {
         }
         let appended = shared.partitions[at].append((node, incarnation), append);
         shared.advance(at);
-        appended
+        if shared.partitions[at].is_unanswered { Err(AppendError::Unavailable) } else { appended }
     }
 
     pub(super) fn tell(&self, from: NodeId, message: &Bytes) -> Result<(), Unavailable> {

@@ -29,7 +29,7 @@ use crate::{
     app::{
         AppDirectory, Apps,
         refusals::Refusals,
-        registry::{AppRegistry, WatchApps},
+        registry::{AppRegistry, ReviewChanges, WatchApps},
         seed,
         store::{AppStore, MissingFile, StoreError},
     },
@@ -216,6 +216,8 @@ impl Server {
         let parts = Parts::assemble(settings, directory, actors, (sessions, connections), engine);
         let protocols = [parts.pusher()].into_iter().chain(protocols).collect();
         let parts = Parts { protocols, ..parts };
+        let topics = parts.services.topics.clone();
+        parts.services.registry.do_send(ReviewChanges(Arc::new(move |app| topics.review(app))));
         // The answers are registered first, because other nodes ask this one as soon as they know it.
         nodes::take_part(&parts.services);
         let places = &parts.endpoint.rules.shared.app_sessions;

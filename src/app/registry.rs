@@ -31,8 +31,8 @@ use super::{
 };
 pub use messages::{
     AppChanged, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, HaveOthersRead, ListApps,
-    ReadAgain, ReadAudit, RegistryError, RotateApp, ShareChanges, ShowApp, UpdateApp, WatchApps,
-    WriteUses,
+    ReadAgain, ReadAudit, RegistryError, ReviewChange, ReviewChanges, RotateApp, ShareChanges,
+    ShowApp, UpdateApp, WatchApps, WriteUses,
 };
 use messages::{Refresh, SweepAudit};
 
@@ -61,6 +61,7 @@ pub struct AppRegistry {
     /// slow change.
     turn: Arc<Mutex<()>>,
     watchers: Vec<Recipient<AppChanged>>,
+    review: Option<ReviewChange>,
     /// Makes other nodes read the table again after a change; `None` without a cluster.
     have_others_read: Option<HaveOthersRead>,
     database: DatabaseHealth,
@@ -89,6 +90,7 @@ impl AppRegistry {
             times,
             turn: Arc::default(),
             watchers: Vec::new(),
+            review: None,
             have_others_read: None,
             database: DatabaseHealth::Ok,
             unreadable: Vec::new(),
@@ -194,6 +196,9 @@ impl AppRegistry {
     }
 
     fn announce(&mut self, id: AppId) {
+        if let Some(review) = &self.review {
+            review(id);
+        }
         self.watchers.retain(Recipient::connected);
         for watcher in &self.watchers {
             // Not `try_send`: a watcher that misses this message would keep a client whose join

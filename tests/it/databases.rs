@@ -23,7 +23,8 @@ use herald::{
         key_pair::{LastUse, NewPair, Overlap, Pair, PairUse},
         registry::{
             AppChanged, AppRegistry, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, ListApps,
-            ReadAudit, RegistryError, RotateApp, ShowApp, Times, UpdateApp, WatchApps, WriteUses,
+            ReadAudit, RegistryError, ReviewChanges, RotateApp, ShowApp, Times, UpdateApp,
+            WatchApps, WriteUses,
         },
         seed,
         store::{AppStore, MissingFile, StoreError, UniqueField, UnreadableRow},

@@ -115,6 +115,14 @@ impl Handler<WatchApps> for AppRegistry {
     }
 }
 
+impl Handler<ReviewChanges> for AppRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ReviewChanges(review): ReviewChanges, _: &mut Self::Context) {
+        self.review = Some(review);
+    }
+}
+
 impl Handler<DatabaseState> for AppRegistry {
     type Result = MessageResult<DatabaseState>;
 

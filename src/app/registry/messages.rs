@@ -83,6 +83,16 @@ pub struct WatchApps(pub Recipient<AppChanged>);
 #[rtype(result = "()")]
 pub struct AppChanged(pub AppId);
 
+/// A function that reviews an app that was changed or removed. It is called once for each change, while the directory
+/// has the app as the change has left it.
+pub type ReviewChange = Arc<dyn Fn(AppId) + Send + Sync>;
+
+/// Sets the function that reviews apps. An announcement cannot take its place: when a watcher gets to it, the directory
+/// may already have the next change.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ReviewChanges(pub ReviewChange);
+
 /// Reads the table again, because another node has changed it. The answer comes when that is done, or has
 /// failed.
 #[derive(Debug, Message)]

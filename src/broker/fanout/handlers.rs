@@ -110,7 +110,6 @@ impl Handler<AppChanged> for Fanout {
     type Result = ();
 
     fn handle(&mut self, AppChanged(app): AppChanged, ctx: &mut Self::Context) {
-        self.topics.review(app);
         self.in_order(app, ctx, move |fanout, _| {
             fanout.delivered_this_round += fanout.sessions.len();
             for present in fanout.sessions.values().filter(|present| present.is_of(app)) {

@@ -14,7 +14,6 @@ use super::{
     },
     *,
 };
-use crate::app::registry::AppChanged;
 
 const APP: AppId = AppId(1);
 
@@ -454,7 +453,7 @@ async fn keys_outlive_a_change_of_their_app_and_not_the_app() {
             broker.topics.publish_once(key("k"), publications)
         };
         assert!(matches!(once().await, Ok(Published::Now(_))));
-        broker.fanout.send(AppChanged(AppId(app))).await.expect("a fan-out");
+        broker.topics.review(AppId(app));
         let again = once().await.expect("an answer");
         assert_eq!(matches!(again, Published::Before(_)), is_remembered, "{app}");
     }

@@ -173,8 +173,9 @@ impl Topics {
         Ok(Published::Now(receipt))
     }
 
-    /// Drops the data of an app that must not be kept after the app was changed or deleted.
-    pub(in crate::broker) fn review(&self, app: AppId) {
+    /// Drops the data of an app that must not be kept after the app was changed or deleted. This must be called while
+    /// the directory of apps has the app as the change has left it.
+    pub fn review(&self, app: AppId) {
         self.0.directory.review(app, now_ms());
         self.0.directory.sweep_last_events(now_ms());
         if !self.0.directory.has(app) {

@@ -10,6 +10,7 @@ on_both_databases! {
     a_refresh_under_way_undoes_no_change
     the_registry_starts_with_what_is_there
     a_change_is_in_the_directory_and_announced_before_it_is_answered
+    each_change_is_reviewed_before_the_next_one_is_made
     a_change_that_changes_nothing_is_not_announced
     changes_by_other_writers_are_noticed
     dead_watchers_are_forgotten
@@ -171,6 +172,27 @@ async fn changes_by_other_writers_are_noticed(database: &TestDatabase) {
 
     change::delete(&other, &ChangedBy::CLI, &slug("foo-app")).await.expect("a deletion");
     assert_eq!(running.next_seen().await, (app.id, None));
+}
+
+async fn each_change_is_reviewed_before_the_next_one_is_made(database: &TestDatabase) {
+    let running = Running::start(database.migrated().await, NEVER).await;
+    let app = running.create(json!({ "name": "foo-app" })).await.expect("an app");
+    let (sender, mut seen) = unbounded_channel();
+    let directory = running.directory.clone();
+    let review = move |id| {
+        let is_active = directory.load().by_id(id).map(|app| app.settings.active);
+        sender.send((id, is_active)).expect("the test listens");
+    };
+    running.registry.send(ReviewChanges(Arc::new(review))).await.expect("a living registry");
+    let changes =
+        [false, true, false].map(|active| running.update("foo-app", json!({ "active": active })));
+    for changed in join_all(changes).await {
+        changed.expect("a change");
+    }
+    running.delete("foo-app").await.expect("a deletion");
+    for expected in [Some(false), Some(true), Some(false), None] {
+        assert_eq!(seen.try_recv(), Ok((app.id, expected)), "before the answer");
+    }
 }
 
 async fn dead_watchers_are_forgotten(database: &TestDatabase) {

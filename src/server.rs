@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     admission::{Entrance, Judge, Rules},
     app::{
-        AppDirectory, Apps,
+        App, AppDirectory, Apps,
         refusals::Refusals,
         registry::{AppRegistry, ReviewChanges, WatchApps},
         seed,
@@ -209,6 +209,7 @@ impl Server {
             ConnectionLimit::new(http_max, connections_max, threads, sessions.clone());
         let registry = registry.await?;
         warn_of_no_app(&settings, &directory.load());
+        warn_of_short_log(&settings, &directory.load());
         actix_rt::spawn(console.clone().keep_swept());
         let (usage, seat) = (&settings.usage, ledger.seat().clone());
         let usage = UsageKeeper::start(ledger, usage.write_interval, usage.retention_days);
@@ -293,6 +294,20 @@ fn warn_of_no_app(settings: &Settings, apps: &Apps) {
         "single_app = \"{slug}\" names {found}: until there is an active app with this slug, no topic \
          can be joined and no trigger is accepted"
     );
+}
+
+/// Warns if an app retains publications for longer than the log of the cluster has them.
+fn warn_of_short_log(Settings { engine, history, .. }: &Settings, apps: &Apps) {
+    let is_shortened = |app: &&Arc<App>| history.of(&app.settings).age > engine.log_age;
+    if engine.kind == EngineKind::Redis
+        && let Some(app) = apps.iter().find(is_shortened)
+    {
+        warn!(
+            "app {} retains events for longer than engine.log_age: a server that starts has only those \
+             that the log still has",
+            app.slug
+        );
+    }
 }
 
 /// Connects to the database, and migrates it if the settings say so.

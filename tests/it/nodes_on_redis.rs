@@ -173,6 +173,17 @@ async fn a_change_of_an_app_acts_on_all_nodes() {
 }
 
 #[tokio::test]
+async fn a_start_warns_of_a_log_that_is_shorter_than_what_an_app_retains() {
+    for (log_age, warnings) in [("4m", 1), ("5m", 0)] {
+        let nodes = Nodes::start_on(&[redis_url()], &[("HERALD__ENGINE__LOG_AGE", log_age)]);
+        nodes.all[0].signal("TERM");
+        let log = nodes.all[0].rest_of_log();
+        let told = log.iter().filter(|line| line.contains("engine.log_age")).count();
+        assert_eq!(told, warnings, "{log_age}: {log:#?}");
+    }
+}
+
+#[tokio::test]
 async fn while_redis_is_away_nothing_is_taken_and_when_it_comes_back_empty_clients_are_told() {
     let mut redis = RedisServer::start(&[]);
     let nodes = Nodes::start_on(&vec![redis.url(); 2], &[]);

@@ -11,6 +11,8 @@ mod tests;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use serde_json::value::RawValue;
+
 use crate::{
     admission::{self, PlaceInApp, Standing},
     app::{
@@ -184,11 +186,16 @@ impl PusherConversation {
         self.rules.shared.judge.refusals.note(&refused, now_s);
     }
 
-    /// Returns whether `subject`, which is spelled like the `sub` of a token, is the user with this id.
+    /// Returns whether `subject`, which is spelled like the `sub` of a token, is the user with this id. An id has no
+    /// type: `10` is both the text and the number, because a `user_id` may be signed as either.
     fn is_subject(user: &str, subject: &Subject) -> bool {
-        let text = JsonText::of_text(user);
-        let raw = serde_json::from_str(text.as_str()).ok();
-        raw.is_some_and(|raw| Subject::of(raw).is_ok_and(|user| user == *subject))
+        let is = |json: &str| {
+            let raw: Option<&RawValue> = serde_json::from_str(json).ok();
+            let raw = raw.filter(|raw| raw.get() == json);
+            raw.is_some_and(|raw| Subject::of(raw).is_ok_and(|user| user == *subject))
+        };
+        let may_be_number = user.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+        is(JsonText::of_text(user).as_str()) || may_be_number && is(user)
     }
 }
 

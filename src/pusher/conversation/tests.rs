@@ -253,6 +253,29 @@ fn an_app_that_changes_closes_the_connections_that_it_no_longer_allows() {
 }
 
 #[test]
+fn a_subject_is_the_user_whose_id_it_spells_as_text_or_as_a_number() {
+    for (id, subject, is_meant) in [
+        ("u1", r#""u1""#, true),
+        ("u1", r#""u2""#, false),
+        ("10", r#""10""#, true),
+        ("10", "10", true),
+        ("10", "11", false),
+        ("10", r#"{"id":10}"#, false),
+        ("010", "10", false),
+        ("10 ", "10", false),
+        ("-1.5", "-1.5", true),
+        ("9007199254740993", "9007199254740992", false),
+        ("true", "true", false),
+        ("null", "null", false),
+        ("[1]", "[1]", false),
+    ] {
+        let raw = serde_json::from_str(subject).expect("JSON");
+        let sought = Subject::of(raw).expect("a subject");
+        assert_eq!(PusherConversation::is_subject(id, &sought), is_meant, "{id} {subject}");
+    }
+}
+
+#[test]
 fn p025_p026_a_silent_client_is_waited_for_and_then_probed() {
     let mut talk = Talk::begun();
     let silent = |talk: &mut Talk, s| talk.conversation.silent(Duration::from_secs(s));

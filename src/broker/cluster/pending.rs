@@ -40,7 +40,8 @@ impl PendingPublication {
     /// will not read it.
     ///
     /// A record of a later epoch, which this node has not begun to read, counts as left out as well: epochs
-    /// have no order by which it could be told apart. It then arrives like a record of another node.
+    /// have no order by which it could be told apart. It then arrives like a record of another node, and is counted
+    /// twice in the usage. For that, a partition must have a gap and then a new epoch within one append.
     fn is_left_out(&self, next: LogPosition) -> bool {
         self.at.is_some_and(|at| at.epoch != next.epoch || at.offset < next.offset)
     }

@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
     rc::Rc,
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
@@ -58,7 +58,7 @@ pub(super) use messages::{
     Announce, Dispatch, EndAll, EndJoins, EndSome, EndedSessions, Entered, Interrupt, PlaceLost,
     TellCount, TrackerLost,
 };
-pub use messages::{Attach, Detach, Enter, Leave, Relieve};
+pub use messages::{Attach, Confirm, Detach, Enter, Leave, Relieve};
 use pause::pause;
 use recovering::RecoveringJoin;
 use rounds::{FRAMES_PER_TURN, HandedOut, Task};

@@ -55,12 +55,17 @@ impl ScopeSubscribers {
     /// Notes that a publication is about to be delivered. Returns `false` if it must not be: it was on its way
     /// to earlier subscribers of this thread, which have left, or belongs to an epoch that was forgotten.
     pub(super) fn hear(&self, position: StreamPosition) -> bool {
-        let heard = self.heard.get();
-        let is_next = position.epoch == heard.epoch && position.offset > heard.offset;
+        let is_next = self.is_to_hear(position);
         if is_next {
             self.heard.set(position);
         }
         is_next
+    }
+
+    /// Returns whether a position is after that of the newest publication that was delivered, in the same epoch.
+    pub(super) fn is_to_hear(&self, position: StreamPosition) -> bool {
+        let heard = self.heard.get();
+        position.epoch == heard.epoch && position.offset > heard.offset
     }
 
     /// Continues after a position, up to which publications may be missing.

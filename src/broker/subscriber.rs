@@ -234,7 +234,7 @@ pub struct ScopeKey {
 
 impl ScopeKey {
     /// The scope of a publication.
-    pub(super) fn of(publication: &Publication) -> Self {
+    pub fn of(publication: &Publication) -> Self {
         Self { app: publication.app, scope: publication.scope.clone() }
     }
 }

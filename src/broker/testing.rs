@@ -478,6 +478,7 @@ async fn take_all(
                 format!("interrupted: {}", places.iter().map(channel).collect::<Vec<_>>().join(" "))
             }
             ToSession::News(News::Online(change)) => format!("{change:?}"),
+            ToSession::News(News::Confirmed) => "confirmed".to_owned(),
             ToSession::News(News::Silent) => "silent".to_owned(),
             ToSession::News(News::End(ending)) => format!("end: {ending:?}"),
         };

@@ -106,7 +106,7 @@ impl PhoenixConversation {
         let ClientMessage { join_ref, reference, topic, event, .. } = &message;
         let event = event.as_text();
         if message.is_heartbeat() {
-            return vec![Effect::Send(self.alive(&message))];
+            return vec![Effect::SendAhead(self.alive(&message))];
         }
         match (self.joins.position(topic), event) {
             (_, Some("phx_join")) => self.join(&message, now_s),

@@ -4,7 +4,12 @@
 //! joining, leaving, publishing and delivering, so that the rules between a session and the broker
 //! are written once.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    mem,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{fut::wrap_future, prelude::*};
 use bytestring::ByteString;
@@ -19,9 +24,10 @@ use crate::{
     broker::{
         JsonText, Publication,
         connections::About,
-        fanout::{Attach, Detach, Enter, Relieve},
+        fanout::{Attach, Confirm, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
-        subscriber::{Frame, Joined, Place, Subscription, SubscriptionId},
+        position::StreamPosition,
+        subscriber::{Frame, Joined, Place, ScopeKey, Subscription, SubscriptionId},
         users::SignedIn,
     },
     metrics::labels::{Limit, SessionEnd},
@@ -68,8 +74,19 @@ pub(super) struct Driver<C: Conversation> {
     subscriptions: Vec<Heard>,
     next_subscription: u32,
     joining: Option<Joining>,
+    /// The client's own publications that it may not have been sent yet.
+    unconfirmed: Option<Box<Unconfirmed>>,
     /// The user that the session is signed in as.
     signed_in: Option<Box<SignedIn>>,
+}
+
+/// The client's own publications that it may not have been sent yet.
+#[derive(Default)]
+struct Unconfirmed {
+    /// The newest position of each scope.
+    newest: Vec<(ScopeKey, StreamPosition)>,
+    /// The effects that wait until the fan-out has handed out the publications.
+    waiting: Vec<Effect>,
 }
 
 /// The join that waits for the broker's answer.
@@ -115,6 +132,7 @@ impl<C: Conversation> Driver<C> {
             subscriptions: Vec::new(),
             next_subscription: 0,
             joining: None,
+            unconfirmed: None,
             signed_in: None,
         }
     }
@@ -171,6 +189,15 @@ impl<C: Conversation> Driver<C> {
             self.worker.topics.feed().watch(topic);
         }
         (id, true)
+    }
+
+    /// Notes that the client has published, and is sent this publication as well.
+    fn note_published(&mut self, key: ScopeKey, position: StreamPosition) {
+        let newest = &mut self.unconfirmed.get_or_insert_default().newest;
+        match newest.iter_mut().find(|(of, _)| *of == key) {
+            Some((_, newest)) => *newest = position,
+            None => newest.push((key, position)),
+        }
     }
 
     fn sign_in(&mut self, signed_in: SignedIn) {
@@ -330,7 +357,7 @@ pub(super) fn end<A: Carrier>(carrier: &mut A, ending: Ending, ctx: &mut A::Cont
 /// Takes a client's message.
 pub(super) fn received<A: Carrier>(carrier: &mut A, message: Received, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.received(message, now_s());
-    run(carrier, effects, ctx);
+    run_after_own(carrier, effects, ctx);
 }
 
 /// Answers a client's message before its turn, if that is possible. Returns `false` if the message must
@@ -366,17 +393,45 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
             places.iter().flat_map(|place| driver.conversation.interrupted(place)).collect()
         }
         News::Online(change) => driver.conversation.online(&change),
+        News::Confirmed => return confirmed(carrier, ctx),
         News::Silent => return carrier.silent(ctx),
         News::End(ending) => return end(carrier, ending, ctx),
     };
     run(carrier, effects, ctx);
 }
 
+/// Carries out the effects of a client's message. Effects that would overtake the client's own publications,
+/// or drop them, wait until the fan-out of this thread has handed the publications out (guarantee 2 in section 7 of
+/// the protocol document). The client's next message waits with them. Returns whether the effects were carried
+/// out.
+fn run_after_own<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) -> bool {
+    let driver = carrier.driver();
+    let overtakes = |_: &&mut Box<Unconfirmed>| effects.iter().any(Effect::overtakes);
+    let Some(unconfirmed) = driver.unconfirmed.as_mut().filter(overtakes) else {
+        run(carrier, effects, ctx);
+        return true;
+    };
+    unconfirmed.waiting = effects;
+    let publications = mem::take(&mut unconfirmed.newest);
+    let (session, wait_max) = (driver.membership.session, driver.worker.topics.wait_max());
+    let confirm = Confirm { session, publications, until: Instant::now() + wait_max };
+    driver.membership.fanout.addr.do_send(confirm);
+    carrier.hold();
+    false
+}
+
+/// Continues after the client's own publications, which are ahead in the outbox.
+fn confirmed<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
+    let Some(unconfirmed) = carrier.driver().unconfirmed.take() else { return };
+    run(carrier, unconfirmed.waiting, ctx);
+    carrier.resume(ctx);
+}
+
 /// Carries out the effects of the conversation.
 fn run<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) {
     for effect in effects {
         match effect {
-            Effect::Send(frame) => carrier.send(frame, ctx),
+            Effect::Send(frame) | Effect::SendAhead(frame) => carrier.send(frame, ctx),
             Effect::Replay(replay) => self::replay(carrier, replay, ctx),
             Effect::Subscribe(subscription) => subscribe(carrier, subscription, ctx),
             Effect::Unsubscribe(place, topic) => carrier.driver().unsubscribe(place, &topic),
@@ -452,11 +507,18 @@ fn joined<A: Carrier>(
 /// client continue meanwhile, because many publishers at once would otherwise fill its outbox.
 fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::Context) {
     carrier.hold();
-    let topics = carrier.driver().worker.topics.clone();
-    let publish = async move {
-        topics.publish(publication).await.map(drop).map_err(|_| Failure::Unavailable)
-    };
-    ctx.spawn(wrap_future(publish).map(answered));
+    let driver = carrier.driver();
+    let topics = driver.worker.topics.clone();
+    let is_own = publication.except != Some(driver.membership.session);
+    let own = is_own.then(|| ScopeKey::of(&publication));
+    let publish = async move { topics.publish(publication).await };
+    ctx.spawn(wrap_future(publish).map(|outcome, carrier: &mut A, ctx| {
+        if let (Ok(receipt), Some(key)) = (&outcome, own) {
+            let positions = receipt.positions().iter();
+            positions.for_each(|at| carrier.driver().note_published(key.clone(), *at));
+        }
+        answered(outcome.map(drop).map_err(|_| Failure::Unavailable), carrier, ctx);
+    }));
 }
 
 /// Changes the client's custom data. Its next message waits, as with [`publish`], so at most one change of
@@ -476,8 +538,9 @@ fn update<A: Carrier>(carrier: &mut A, place: Place, custom: JsonText, ctx: &mut
 
 fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
-    run(carrier, effects, ctx);
-    carrier.resume(ctx);
+    if run_after_own(carrier, effects, ctx) {
+        carrier.resume(ctx);
+    }
 }
 
 #[cfg(test)]

@@ -144,8 +144,10 @@ impl Received {
 /// answer an app may change.
 #[derive(Debug)]
 pub enum Effect {
-    /// Write this to the client.
+    /// Write this to the client, after its own publications.
     Send(Frame),
+    /// Write this to the client at once, because it concerns no topic.
+    SendAhead(Frame),
     /// Write the frames that follow the answer to a join.
     Replay(Replay),
     /// Subscribe to a topic.
@@ -163,6 +165,14 @@ pub enum Effect {
     Remind(Duration),
     /// Close the connection; nothing is sent after.
     Close(Close),
+}
+
+impl Effect {
+    /// Returns whether this effect would reach the client ahead of its own publications if they are still on
+    /// their way, or would drop them.
+    fn overtakes(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Unsubscribe(..) | Self::Close(_))
+    }
 }
 
 /// The frames that follow the answer to a join: those of the history, then the members of the

@@ -297,8 +297,8 @@ impl Conversation for Obedient {
     }
 
     fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
-        let answer = if outcome.is_ok() { "done" } else { "refused" };
-        vec![Effect::Send(Frame::Text(answer.into()))]
+        let refusal = outcome.err().map(|_| Effect::Send(Frame::Text("refused".into())));
+        refusal.into_iter().collect()
     }
 
     fn app_changed(&mut self, _: AppId, _: f64) -> Vec<Effect> {

@@ -427,6 +427,26 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn e069_e109_no_answer_overtakes_the_client_s_own_publications_and_no_leave_drops_them() {
+        let bench = Bench::new(limits());
+        let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;
+        say(&mut client, &["join"]).await;
+        hears(&mut client, &["joined"]).await;
+        for (last, answers) in [("a", vec!["a"]), ("leave", vec![]), ("close", vec![])] {
+            say(&mut client, &["join"]).await;
+            hears(&mut client, &["joined"]).await;
+            let standstill = bench.standstill().await;
+            say(&mut client, &["publish", "publish", last, "now"]).await;
+            hears(&mut client, &["now"]).await;
+            standstill.release();
+            hears(&mut client, &["{}", "{}"]).await;
+            hears(&mut client, &answers).await;
+        }
+        drop(client);
+        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
+    }
+
+    #[actix_web::test]
     async fn a_message_that_closes_ends_the_session_whatever_waits_behind_it() {
         let bench = Bench::new(limits());
         let standstill = bench.standstill().await;

@@ -17,6 +17,33 @@ async fn e073_a_published_event_gets_no_reply() {
     }
 }
 
+/// The messages of each script are sent without waiting in between.
+#[tokio::test]
+async fn e069_e109_what_a_client_publishes_reaches_it_before_the_answers_to_its_later_messages() {
+    let server = TestServer::start();
+    for way in WAYS {
+        let mut socket = Socket::connect(&server, way).await;
+        let script = r#"
+            > ["1","1","public:test-app","phx_join",{}]
+            < ["1","1","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            > ["1","2","public:test-app","c:msg",{"nth":1}]
+            > ["1","3","public:test-app","c:msg",[]]
+            > ["1","4","public:test-app","c:msg",{"nth":2}]
+            > ["1","5","public:test-app","c:msg",{"nth":3}]
+            > ["1","6","public:test-app","phx_leave",{}]
+            > ["1","7","public:test-app","c:msg",{}]
+            < [null,null,"public:test-app","c:msg",{"nth":1}]
+            < ["1","3","public:test-app","phx_reply",{"status":"error","response":{"reason":"payload must be an object"}}]
+            < [null,null,"public:test-app","c:msg",{"nth":2}]
+            < [null,null,"public:test-app","c:msg",{"nth":3}]
+            < ["1","6","public:test-app","phx_reply",{"status":"ok","response":{}}]
+            < ["1","1","public:test-app","phx_close",{}]
+            < [null,"7","public:test-app","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]
+        "#;
+        socket.play(script).await;
+    }
+}
+
 #[tokio::test]
 async fn e074_e075_each_push_to_an_unjoined_topic_gets_one_refusal() {
     let server = TestServer::start();

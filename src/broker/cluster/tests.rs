@@ -8,6 +8,7 @@ mod unread;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::super::{
     ChannelName,
-    fanout::Leave,
+    fanout::{Confirm, Leave},
     idempotency::{IdempotencyKey, KeyOwner},
     node::NodeId,
     numbering::scope_bytes,
@@ -101,6 +102,33 @@ fn elsewhere(
     let heads = broker.topics.cluster().expect("a cluster").heads();
     let is_elsewhere = |scope: &ScopeKey| heads.partition_of(scope) != heads.partition_of(other);
     scopes.find(is_elsewhere).expect("a scope")
+}
+
+#[actix_web::test]
+async fn a_publication_is_confirmed_to_a_session_once_this_node_has_read_it_and_handed_it_out() {
+    let Nodes { engines: [_, engine], brokers: [one, other], .. } = Nodes::start().await;
+    let scope = key(1, "public");
+    let mut probe = other.session(engine.node().number(1)).await;
+    other.join(&probe, whole(&scope)).await.expect("a place");
+    let head = other.head(&scope).expect("a stream");
+    let next = StreamPosition { offset: head.offset + 1, ..head };
+    let session = probe.session;
+    let confirm = |position, until| {
+        let publications = vec![(scope.clone(), position)];
+        Confirm { session, publications, until }
+    };
+    let now = Instant::now();
+    let (in_time, elsewhere) =
+        (now + DEADLINE, StreamPosition { epoch: Default::default(), ..next });
+    for (position, until) in [(head, in_time), (elsewhere, in_time), (next, now)] {
+        other.fanout.send(confirm(position, until)).await.expect("a fan-out");
+        assert_eq!(probe.next().await, "confirmed", "nothing is waited for");
+    }
+    other.fanout.send(confirm(next, in_time)).await.expect("a fan-out");
+    other.fanout.send(confirm(head, in_time)).await.expect("a fan-out");
+    assert_eq!(probe.next().await, "confirmed", "the second, because the first waits");
+    assert_eq!(publish(&one, publication(&scope, "#general", "msg")).await, next);
+    assert_eq!([probe.next().await, probe.next().await], ["* msg", "confirmed"]);
 }
 
 async fn publish(broker: &Broker, publication: Publication) -> StreamPosition {

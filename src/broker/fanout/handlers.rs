@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The time after which a fan-out checks again whether this node has read a publication from the log.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(5);
+
 impl Handler<Enter> for Fanout {
     type Result = ();
 
@@ -46,6 +49,29 @@ impl Handler<Detach> for Fanout {
 
     fn handle(&mut self, detach: Detach, ctx: &mut Self::Context) {
         self.in_order(detach.place.key.app, ctx, move |fanout, _| fanout.detach(&detach));
+    }
+}
+
+impl Handler<Confirm> for Fanout {
+    type Result = ();
+
+    fn handle(&mut self, mut confirm: Confirm, ctx: &mut Self::Context) {
+        let Some((key, position)) = confirm.publications.pop() else {
+            if let Some(present) = self.sessions.get(&confirm.session) {
+                present.outbox.tell(News::Confirmed);
+            }
+            return;
+        };
+        self.in_order(key.app, ctx, move |fanout, ctx| {
+            let listeners = fanout.scopes.get(&key);
+            let is_ahead = listeners.is_some_and(|listeners| listeners.is_to_hear(position));
+            if is_ahead && Instant::now() < confirm.until {
+                confirm.publications.push((key, position));
+                ctx.notify_later(confirm, CONFIRM_INTERVAL);
+            } else {
+                ctx.notify(confirm);
+            }
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The messages that a fan-out handles.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -72,6 +72,22 @@ pub struct Detach {
     pub id: SubscriptionId,
     /// The place that it leaves.
     pub place: Place,
+}
+
+/// A session waits until the publications at these positions have been handed out on this thread. The answer
+/// comes through its outbox, see [`News::Confirmed`](super::super::outbox::News::Confirmed).
+///
+/// Without a cluster they are ahead in the mailbox. In a cluster this node may not have read them from the log
+/// yet, and the answer comes at `until` at the latest.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Confirm {
+    /// The session.
+    pub session: SessionId,
+    /// The publications.
+    pub publications: Vec<(ScopeKey, StreamPosition)>,
+    /// The time at which the session waits no longer.
+    pub until: Instant,
 }
 
 /// The server stops: end every session of this thread. The answer is their number.

@@ -25,6 +25,8 @@ pub enum News {
     Interrupted(Vec<Arc<Place>>),
     /// Users that the session watches have come online or gone offline.
     Online(Arc<OnlineChange>),
+    /// The publications of a [`Confirm`](super::super::fanout::Confirm) are ahead in the outbox.
+    Confirmed,
     /// The client has sent nothing for the idle timeout. The conversation decides whether the session
     /// continues.
     Silent,

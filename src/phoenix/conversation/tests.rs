@@ -175,6 +175,7 @@ fn shown(effect: &Effect) -> String {
         format!("{}/{}/{channel}", place.key.app.0, place.key.scope)
     };
     match effect {
+        Effect::SendAhead(frame) => shown(&Effect::Send(frame.clone())),
         Effect::Send(Frame::Text(text)) => text.to_string(),
         Effect::Send(Frame::Binary(bytes)) => format!("{bytes:?}"),
         Effect::Send(Frame::Split(split)) => format!("{split:?}"),

@@ -162,7 +162,7 @@ impl Talk {
             self.rules.clone(),
         )
         .received(received.clone(), NOW_S);
-        let [Effect::Send(expected)] = in_turn.as_slice() else { panic!("{in_turn:?}") };
+        let [Effect::SendAhead(expected)] = in_turn.as_slice() else { panic!("{in_turn:?}") };
         assert_eq!(frame, *expected);
         true
     }
@@ -237,7 +237,9 @@ impl Talk {
             match effect {
                 Effect::SignIn(_) => panic!("Phoenix's conversations sign nobody in"),
                 Effect::Remind(_) => panic!("Phoenix's conversations are not reminded"),
-                Effect::Send(frame) => replies.extend(self.sent(&frame)),
+                Effect::Send(frame) | Effect::SendAhead(frame) => {
+                    replies.extend(self.sent(&frame));
+                }
                 Effect::Replay(replay) => {
                     let heard = (replay.place, replay.topic);
                     assert!(self.places.contains(&heard), "only who joined is replayed anything");

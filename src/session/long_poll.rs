@@ -5,8 +5,8 @@
 //! fetches with one parked request at a time and sends with others. A session ends after 1.5 windows
 //! without a fetch, or half a window after it began if it was never fetched. A session costs its client a
 //! single request, so the number of sessions that were never fetched is bounded, and beyond the bound the
-//! oldest of them ends. When the server stops between two fetches, the waiting frames are kept a little
-//! longer for the next one.
+//! oldest of them ends. When the conversation closes the session or the server stops between two fetches,
+//! the waiting frames are kept a little longer for the next one.
 
 mod actor;
 mod elsewhere;

@@ -45,8 +45,8 @@ pub(super) const LATE_FETCHES_MAX: usize = 16;
 /// The fraction (1/8) of the outbox's limit that waiting replays may fill when another join is handled.
 const WAITING_SHARE: usize = 8;
 
-/// The time for which a session keeps its waiting frames for its client's next fetch after a stopping server
-/// has closed it. A client that keeps up fetches again within a round trip, and even a hurried stop waits
+/// The time for which a session keeps its waiting frames for its client's next fetch after its conversation, or a
+/// stopping server, has closed it. A client that keeps up fetches again within a round trip, and even a hurried stop waits
 /// longer than this.
 pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
@@ -400,16 +400,17 @@ impl<C: Conversation + Unpin> LongPoll<C> {
         self.shut(ctx);
     }
 
-    /// Answers the parked fetch with the remaining frames, then ends. If the server stops while the client is
-    /// between two fetches, the next fetch is still answered, because accepted publications must reach it.
+    /// Answers the parked fetch with the remaining frames, then ends. If the conversation closes the session, or the
+    /// server stops, while the client is between two fetches, the next fetch is still answered, because accepted
+    /// publications must reach it.
     fn shut(&mut self, ctx: &mut Context<Self>) {
         if self.parked.is_none() {
             self.parked = self.late.pop_front();
         }
         self.flush(ctx);
         self.is_closed = true;
-        let is_shutdown = self.driver.outbox().ended() == Some(Ending::Shutdown);
-        if is_shutdown && !self.waiting.is_empty() {
+        let may_fetch = matches!(self.driver.outbox().ended(), None | Some(Ending::Shutdown));
+        if may_fetch && !self.waiting.is_empty() {
             self.inbox.retain(|inbound| matches!(inbound, QueuedMessage::End(_)));
             ctx.run_later(FAREWELL_MAX, |_, ctx| ctx.stop());
             return;

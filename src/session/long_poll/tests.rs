@@ -391,6 +391,18 @@ async fn a_client_between_two_polls_when_the_server_stops_gets_the_accepted_publ
 }
 
 #[actix_web::test]
+async fn a_client_between_two_polls_when_its_session_is_closed_gets_the_earlier_frames() {
+    let polls = Polls::roomy();
+    let id = polls.open_and_fetch().await;
+    let both = async { tokio::join!(polls.post(id, &["a", "close", "b"]), polls.all.poll(id)) };
+    // The message is handled before the fetch, because it comes first.
+    let both = timeout(DEADLINE, both).await.expect("answers in time");
+    assert_eq!(both, (Posted::Gone, frames(&["a"])));
+    assert_eq!(polls.all.poll(id).await, Polled::Gone);
+    polls.until_none().await;
+}
+
+#[actix_web::test]
 async fn a_session_for_which_nothing_waits_is_gone_at_once_when_the_server_stops() {
     let polls = Polls::roomy();
     let (quiet, absent) = (polls.open_and_fetch().await, polls.open_and_fetch().await);

@@ -27,7 +27,9 @@ pub(super) fn run() -> Result<String, CommandFailure> {
         })?;
         Ok(match seeded {
             Seeded::Created => format!("created {}\n", seed::SLUG),
-            Seeded::Present => format!("{} exists already\n", seed::SLUG),
+            Seeded::Present => {
+                format!("an app with the slug or the key of {} exists already\n", seed::SLUG)
+            }
         })
     })
 }

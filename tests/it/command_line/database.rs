@@ -79,7 +79,10 @@ fn commands_name_the_migration_that_is_pending() {
 fn seeding_twice_changes_nothing_and_production_refuses() {
     let place = Place::seeded();
     place.run(&["apps", "update", "test-app", "--client-events", "none"]).succeeded();
-    assert_eq!(place.run(&["seed"]).succeeded(), "test-app exists already\n");
+    assert_eq!(
+        place.run(&["seed"]).succeeded(),
+        "an app with the slug or the key of test-app exists already\n"
+    );
     let app = place.run(&["apps", "show", "test-app", "--json"]).json();
     assert_eq!(app["data"]["client_events"], "none");
     assert_eq!(app["data"]["key"], "test-app-fake-key");
@@ -97,12 +100,12 @@ fn seeding_twice_changes_nothing_and_production_refuses() {
 }
 
 #[test]
-fn an_app_is_not_seeded_beside_another_with_its_key() {
+fn an_app_is_not_seeded_beside_another_with_its_name() {
     let place = Place::seeded().with("PORT", "0");
     place.run(&["apps", "delete", "test-app", "--yes"]).succeeded();
-    let other = ["apps", "create", "--name", "Other app", "--key", "test-app-fake-key"];
+    let other = ["apps", "create", "--name", "Test App", "--slug", "other-app"];
     place.run(&other).succeeded();
-    let why = "key has already been taken";
+    let why = "name has already been taken";
     assert_eq!(
         place.run(&["seed"]).failed(1),
         format!("herald: cannot create the app test-app: {why}")

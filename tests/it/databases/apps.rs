@@ -10,6 +10,7 @@ on_both_databases! {
     faults_that_only_the_database_knows_come_with_the_others
     a_number_is_set_and_left_to_the_server_again
     a_row_that_is_no_app_is_not_served
+    the_seeded_app_may_be_renamed_or_get_another_key
 }
 
 async fn an_app_is_read_back_as_it_was_stored(database: &TestDatabase) {
@@ -211,4 +212,19 @@ async fn a_row_that_is_no_app_is_not_served(database: &TestDatabase) {
     assert_eq!(running.next_seen().await, (app.id, None));
     running.delete("foo-app").await.expect("a deletion");
     assert_eq!(store.id_by_slug(&slug("foo-app")).await, Ok(None));
+}
+
+async fn the_seeded_app_may_be_renamed_or_get_another_key(database: &TestDatabase) {
+    let store = database.migrated().await;
+    for (case, slug, change) in [
+        ("renamed", seed::SLUG, json!({ "name": "My demo" })),
+        ("named again", "my-demo", json!({ "name": "Test App" })),
+        ("another key", seed::SLUG, json!({ "key": "another-key" })),
+    ] {
+        seed::seed(&store).await.expect(case);
+        let slug = Slug::parse(slug).expect("a slug");
+        change::update(&store, &ChangedBy::CLI, &slug, fields(change)).await.expect(case);
+        assert_eq!(seed::seed(&store).await.expect(case), seed::Seeded::Present, "{case}");
+    }
+    assert_eq!(store.list().await.expect("a list").apps.len(), 1);
 }

@@ -7,7 +7,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     body::MessageBody,
     http::{
         ConnectionType, Method, StatusCode,
@@ -74,7 +74,7 @@ pub async fn answer(
     let thread = &*thread.0;
     let is_known = [Method::GET, Method::POST, Method::OPTIONS].contains(request.method());
     if !is_known {
-        return HttpResponse::new(StatusCode::BAD_REQUEST);
+        return bad_request();
     }
     requests::in_its_time(&request, &thread.worker).await;
     let handshake = Handshake {
@@ -86,7 +86,7 @@ pub async fn answer(
     };
     // Checked before the rest of the request is read, as in Phoenix.
     let Ok(params) = connect::params(handshake.query) else {
-        return HttpResponse::new(StatusCode::BAD_REQUEST);
+        return bad_request();
     };
     let token = token_of(&request, &params);
     if thread.endpoint.check_origin(&handshake).is_err() {
@@ -167,16 +167,15 @@ impl EndpointThread {
         );
         let body = match read.await {
             Ok(body) => body,
-            Err(UnreadBody::BrokenOff) => return HttpResponse::new(StatusCode::BAD_REQUEST),
+            Err(UnreadBody::BrokenOff) => return bad_request(),
             Err(UnreadBody::TooLarge) => return self.too_large(Limit::RequestBodyBytes),
             Err(UnreadBody::NoRoom) => return self.no_room(),
         };
         let messages = match batch::read(kind, body.bytes(), self.endpoint.message_bytes_max) {
             Ok(messages) => messages,
-            // One of the few answers with an HTTP status other than 200, as in Phoenix.
             Err(BodyFault::TooLarge) => return self.too_large(Limit::MessageBytes),
             Err(BodyFault::Unreadable | BodyFault::NoMessage) => {
-                return HttpResponse::new(StatusCode::BAD_REQUEST);
+                return bad_request();
             }
         };
         let post = self.endpoint.long_polls.post(id, messages);
@@ -191,7 +190,7 @@ impl EndpointThread {
 
     fn too_large(&self, limit: Limit) -> HttpResponse {
         self.endpoint.rules.shared.metrics.hit(limit);
-        HttpResponse::new(StatusCode::BAD_REQUEST)
+        bad_request()
     }
 
     /// The answer while the budget of bodies is exhausted. Clients of every generation reconnect after it.
@@ -252,12 +251,10 @@ fn push_item(body: &mut String, text: &str) {
 }
 
 fn preflight(request: &HttpRequest) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
+    let mut response = answer_of(StatusCode::OK);
     response
-        .insert_header((ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
         .insert_header((ACCESS_CONTROL_ALLOW_METHODS, "get, post, options"))
-        .insert_header((ACCESS_CONTROL_MAX_AGE, "3600"))
-        .insert_header((CACHE_CONTROL, "no-store"));
+        .insert_header((ACCESS_CONTROL_MAX_AGE, "3600"));
     if let Some(asked) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
         response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, asked.clone()));
     }
@@ -275,11 +272,23 @@ fn status(status: u16) -> HttpResponse {
 }
 
 fn json(body: impl MessageBody + 'static) -> HttpResponse {
-    HttpResponse::Ok()
+    answer_of(StatusCode::OK)
         .insert_header((CONTENT_TYPE, "application/json; charset=utf-8"))
-        .insert_header((ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-        .insert_header((CACHE_CONTROL, "no-store"))
         .body(body)
+}
+
+/// One of the few answers with an HTTP status other than 200, as in Phoenix.
+fn bad_request() -> HttpResponse {
+    answer_of(StatusCode::BAD_REQUEST).finish()
+}
+
+/// An answer that pages of every origin can read, and that is not cached.
+fn answer_of(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response
+        .insert_header((ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+        .insert_header((CACHE_CONTROL, "no-store"));
+    response
 }
 
 #[cfg(test)]

@@ -371,6 +371,7 @@ async fn e155_other_methods_are_400() {
         let url = server.url(&format!("{PATH}?vsn=2.0.0&token={}", poller.token));
         let answer = request(method, url).send().await;
         assert_eq!((answer.status, answer.body.as_str()), (400, ""), "{method}");
+        assert!(is_open_to_all(&answer), "{method}");
     }
 }
 

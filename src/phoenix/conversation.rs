@@ -157,7 +157,7 @@ impl PhoenixConversation {
                 // A client that joins again has given up its old join, whatever the outcome of the
                 // new one.
                 if let Some(old) = self.joins.give_up(topic) {
-                    effects.extend(self.replaced(&old));
+                    effects.push(self.given_up(&old));
                     effects.extend(self.joins.unsubscribe(&old));
                 }
                 effects
@@ -291,6 +291,7 @@ impl PhoenixConversation {
                 let (place, topic) = (join.place(), join.topic.wire().clone());
                 after = Some(Replay { place, topic, frames, members });
                 self.joins.open(join);
+                effects.extend(old.and_then(|old| self.replaced(&old)));
             }
             Err(refusal) => {
                 self.count(refusal, Some(join.footing.app));
@@ -298,9 +299,9 @@ impl PhoenixConversation {
                 effects.extend(self.joins.unsubscribe(&join));
                 let refusal = error(&refusal.response());
                 effects.push(self.reply(&join_ref, &reference, &topic, &refusal));
+                effects.extend(old.map(|old| self.given_up(&old)));
             }
         }
-        effects.extend(old.and_then(|old| self.replaced(&old)));
         // If nothing is replayed, the members are sent in the same write as the reply.
         effects.extend(after.and_then(|after| match after.frames.is_empty() {
             true => after.members.map(Effect::Send),
@@ -322,6 +323,19 @@ impl PhoenixConversation {
     /// (decision 13.2 of the protocol document).
     fn replaced(&self, old: &Join) -> Option<Effect> {
         (self.version == Version::V2).then(|| self.end_of(old, "phx_close", "{}"))
+    }
+
+    /// The message to the client about the join that it has lost because its new join of the same topic was
+    /// refused.
+    ///
+    /// A client of version 1 may still have a channel for the old join. With an error that channel joins again.
+    /// Clients of 1.2 take the error for no other join. In clients before 1.2 all channels of the topic join again,
+    /// which is less harm than a channel that never hears anything again.
+    fn given_up(&self, old: &Join) -> Effect {
+        match self.version {
+            Version::V1 => self.end_of(old, "phx_error", CHANNEL_CRASH),
+            Version::V2 => self.end_of(old, "phx_close", "{}"),
+        }
     }
 
     fn leave(&mut self, at: usize, reference: &Ref) -> Vec<Effect> {

@@ -153,9 +153,10 @@ async fn a_second_join_that_is_denied_ends_the_first_as_well() {
     let server = TestServer::start();
     for vsn in WAYS {
         let mut socket = Socket::connect(&server, vsn).await;
+        // In version 1 the first join ends with an error, after which the client joins again.
         let close = match vsn {
             V2 | V2_POLLED => r#"< ["1","1","public:test-app","phx_close",{}]"#,
-            _ => "",
+            _ => r#"< [null,"1","public:test-app","phx_error",{"reason":"channel_crash"}]"#,
         };
         let script = format!(
             r#"

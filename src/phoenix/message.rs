@@ -45,8 +45,8 @@ impl Version {
         let Some(vsn) = vsn else { return Some(Self::V1) };
         let asked = SemVer::parse(vsn).ok()?;
         let within = |major: u64| {
-            asked.cmp_precedence(&SemVer::new(major, 0, 0)).is_ge()
-                && asked.cmp_precedence(&SemVer::new(major, 1, 0)).is_lt()
+            (asked.major, asked.minor) == (major, 0)
+                && asked.cmp_precedence(&SemVer::new(major, 0, 0)).is_ge()
         };
         match () {
             () if within(1) => Some(Self::V1),
@@ -369,6 +369,8 @@ mod tests {
             (Some("2.0.0+x"), Some(Version::V2)),
             (Some("1.1.0"), None),
             (Some("2.1.0"), None),
+            (Some("1.1.0-rc.1"), None),
+            (Some("2.1.0-rc.1"), None),
             (Some("123.1.1"), None),
             (Some("2.0.0-rc.1"), None),
             (Some("0.9.0"), None),

@@ -13,6 +13,7 @@ use crate::{
 };
 
 use super::{
+    addressing::Addressing,
     reserved,
     subscriber::SessionId,
     topic_name::{ChannelName, Scope, TopicName},
@@ -335,13 +336,18 @@ impl Publication {
 ///
 /// # Errors
 /// [`NameError`] of the first invalid name; [`NameError::TooLong`] also if both together are too long.
-pub fn address(topic: &TopicName, event: &str) -> Result<(Destination, EventName), NameError> {
+pub fn address(
+    topic: &TopicName,
+    event: &str,
+    addressing: &Addressing,
+) -> Result<(Destination, EventName), NameError> {
     let (destination, event) = match (&topic.channel, event.split_once(':')) {
         (Some(channel), _) => (Destination::Channel(channel.clone()), event),
         (None, Some((channel, event))) => {
             let channel = ChannelName::parse(channel)?;
             // The topic of the channel must be short enough to be joined.
-            if topic.as_str().len() + 1 + channel.as_str().len() > TopicName::BYTES_MAX {
+            let spelled = addressing.spell(&topic.scope, &topic.app, Some(&channel));
+            if spelled.len() > TopicName::BYTES_MAX {
                 return Err(NameError::TooLong);
             }
             (Destination::Channel(channel), event)
@@ -355,7 +361,6 @@ pub fn address(topic: &TopicName, event: &str) -> Result<(Destination, EventName
 
 #[cfg(test)]
 mod tests {
-    use super::super::Addressing;
     use super::*;
 
     #[test]
@@ -388,10 +393,26 @@ mod tests {
             ("public:app", "a\nb:msg", Err(NameError::BadCharacter)),
         ] {
             let topic = TopicName::parse(topic, &Addressing::ManyApps).expect("a topic");
-            let addressed = address(&topic, event);
+            let addressed = address(&topic, event, &Addressing::ManyApps);
             let addressed = addressed.as_ref().map(|(d, e)| (d.as_str(), e.as_str()));
             assert_eq!(addressed.map_err(|e| *e), expected, "{topic:?} {event:?}");
         }
+    }
+
+    #[test]
+    fn with_a_single_app_a_channel_may_be_as_long_as_clients_can_join_it() {
+        let slug = "a".repeat(62);
+        let addressing = Addressing::SingleApp(crate::app::Slug::parse(&slug).expect("a slug"));
+        let topic = TopicName::parse(&format!("public:{slug}"), &addressing).expect("a topic");
+        assert_eq!(topic.channel, None);
+        let (longest, prefixed) = ("c".repeat(200), "c".repeat(200) + ":m");
+        let joined = TopicName::parse(&format!("public:{longest}"), &addressing);
+        assert_eq!(joined.map(|joined| joined.channel.is_some()), Ok(true));
+        let addressed = address(&topic, &prefixed, &addressing);
+        let channel = addressed.map(|(destination, _)| destination.as_str().to_owned());
+        assert_eq!(channel, Ok(longest));
+        let many = address(&topic, &prefixed, &Addressing::ManyApps);
+        assert_eq!(many.err(), Some(NameError::TooLong));
     }
 
     #[test]

@@ -92,7 +92,9 @@ fn read(
     services: &Services,
     mut findings: Findings,
 ) -> Result<Publication, ApiError> {
-    let addressed = fields.event().and_then(|event| address(topic, &event).map_err(fault));
+    let addressing = services.addressing();
+    let addressed = fields.event();
+    let addressed = addressed.and_then(|event| address(topic, &event, &addressing).map_err(fault));
     let addressed = findings.note("event", addressed);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
     let payload = findings.note_payload(payload);
@@ -101,7 +103,7 @@ fn read(
         return Err(findings.into());
     };
     findings.check()?;
-    by.permit(&topic.scope, &destination, &services.addressing())?;
+    by.permit(&topic.scope, &destination, &addressing)?;
     let (app, scope) = (by.app.id, topic.scope.clone());
     let (origin, except) = (PublicationOrigin::Trigger, None);
     Ok(Publication { app, scope, destination, event, payload, origin, except })

@@ -67,8 +67,8 @@ impl PhoenixConversation {
     ) -> Result<Publication, PushRefusal> {
         self.may_publish(join)?;
         let event = message.event.as_text().ok_or(PushRefusal::InvalidEvent)?;
-        let (destination, event) =
-            address(&join.topic, event).map_err(|_| PushRefusal::InvalidEvent)?;
+        let (destination, event) = address(&join.topic, event, &self.rules.judge.addressing)
+            .map_err(|_| PushRefusal::InvalidEvent)?;
         if message.payload.size_bytes() > self.rules.shared.client_event_bytes_max {
             return Err(PushRefusal::TooLarge);
         }

@@ -10,11 +10,10 @@ pub fn check(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (raw, event) = text.split_once('\n').unwrap_or((text, ""));
     let only = Slug::parse("only-app").expect("a slug");
-    let names = [Addressing::ManyApps, Addressing::SingleApp(only)]
-        .map(|addressing| parse(raw, &addressing));
-    for name in names.iter().flatten() {
-        addressed(name, event);
-    }
+    let names = [Addressing::ManyApps, Addressing::SingleApp(only)].map(|addressing| {
+        let name = parse(raw, &addressing);
+        name.inspect(|name| addressed(name, event, &addressing))
+    });
     if let [Some(many), single] = &names {
         let rest = raw.split_once(':').map(|(_, rest)| rest);
         match single {
@@ -87,9 +86,9 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Where an event goes that is pushed on a topic.
-fn addressed(topic: &TopicName, event: &str) {
-    let found = address(topic, event);
-    let Some((channel, event)) = destination(topic, event) else {
+fn addressed(topic: &TopicName, event: &str, addressing: &Addressing) {
+    let found = address(topic, event, addressing);
+    let Some((channel, event)) = destination(topic, event, addressing) else {
         assert!(found.is_err(), "{event:?} on {} addresses nothing", topic.as_str());
         return;
     };
@@ -100,11 +99,20 @@ fn addressed(topic: &TopicName, event: &str) {
     assert_eq!(EventName::parse(event), Ok(name));
 }
 
-fn destination<'a>(topic: &'a TopicName, event: &'a str) -> Option<(Option<&'a str>, &'a str)> {
+fn destination<'a>(
+    topic: &'a TopicName,
+    event: &'a str,
+    addressing: &Addressing,
+) -> Option<(Option<&'a str>, &'a str)> {
     let (channel, event) = match (&topic.channel, event.split_once(':')) {
         (Some(channel), _) => (Some(channel.as_str()), event),
         (None, Some((channel, event))) => {
-            if !is_name(channel) || topic.as_str().len() + 1 + channel.len() > 255 {
+            // With a single app a client can join the channel without the app in its topic.
+            let joined = match addressing {
+                Addressing::SingleApp(app) if app.as_str() != channel => topic.scope.as_str(),
+                _ => topic.as_str(),
+            };
+            if !is_name(channel) || joined.len() + 1 + channel.len() > 255 {
                 return None;
             }
             (Some(channel), event)

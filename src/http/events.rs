@@ -77,8 +77,12 @@ fn read(
     Ok(Publication { app, scope, destination, event, payload, origin, except })
 }
 
-/// Refuses a channel that is spelled as a whole topic of this app, for example
-/// `public:foo-app:room`: the event would go to a channel of that name, which no client joins.
+/// The scopes that every app has, and that callers know.
+const KNOWN_SCOPES: [&str; 3] = ["public", "private", "presence"];
+
+/// Refuses a channel that is spelled as a whole topic of this app in one of the [`KNOWN_SCOPES`], for example
+/// `public:foo-app:room`: the caller means the topic, and the event would go to a channel of that name. With
+/// any other first part it is a channel, such as `room:foo-app` of the topic `public:foo-app:room:foo-app`.
 fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Result<(), FieldFault> {
     let Destination::Channel(channel) = destination else { return Ok(()) };
     let Some((scope, rest)) = channel.as_str().split_once(':') else { return Ok(()) };
@@ -87,7 +91,7 @@ fn check_channel_alone(by: &AuthenticatedApp, destination: &Destination) -> Resu
         Some(rest) if rest.len() > 1 && rest.starts_with(':') => &rest[1..],
         _ => return Ok(()),
     };
-    if Scope::parse(scope).is_err() {
+    if !KNOWN_SCOPES.contains(&scope) {
         return Ok(());
     }
     let fault = format!(
@@ -272,6 +276,8 @@ mod tests {
             ("public:foo-app:", taken()),
             ("public:foo-apps:room", taken()),
             ("public:bar-app:room", taken()),
+            ("room:foo-app", taken()),
+            ("room:foo-app:1", taken()),
             ("pub lic:foo-app:room", taken()),
             ("foo-app:room", taken()),
             ("room:public:foo-app:room", taken()),

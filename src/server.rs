@@ -183,6 +183,7 @@ impl Server {
         let listeners = SocketListeners::open(address, settings.worker_threads())?;
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
+        let http_max = settings.http_connections_max(file_limit)?;
         let directory = AppDirectory::default();
         directory.reserve(http::console::live::reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);
@@ -203,7 +204,6 @@ impl Server {
         };
         let node = engine.as_ref().map_or(NodeId::ONLY, |engine| engine.node());
         let sessions = SessionCounter::new(sessions_max, unfinished, metrics).of_node(node);
-        let http_max = settings.limits.http_connections_max;
         let threads = settings.worker_threads();
         let connections =
             ConnectionLimit::new(http_max, connections_max, threads, sessions.clone());

@@ -29,7 +29,9 @@ pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
         read.map_err(|error| CommandFailure::new(error.to_string()))?;
     }
     // The limit on open files is one of the settings that the machine must support.
-    settings.sessions_max(crate::settings::raise_file_limit())?;
+    let file_limit = crate::settings::raise_file_limit();
+    settings.sessions_max(file_limit)?;
+    settings.http_connections_max(file_limit)?;
     Ok(match args.json {
         true => super::json(&as_json(settings.env, effective)),
         false => as_text(settings.env, &effective),

@@ -36,6 +36,25 @@ impl Settings {
         (self.room(file_limit) + FILES_FOR_REQUESTS) as usize
     }
 
+    /// The most plain HTTP connections, if the process may open `file_limit` files; `None` if only that limit
+    /// bounds them.
+    ///
+    /// # Errors
+    /// `limits.http_connections_max`, together with `limits.sessions_max` if that is set, asks for more.
+    pub fn http_connections_max(&self, file_limit: u64) -> Result<Option<usize>, SettingsError> {
+        let Some(wanted) = self.limits.http_connections_max else { return Ok(None) };
+        let sessions = self.limits.sessions_max.unwrap_or_default();
+        let room = self.connections_max(file_limit).saturating_sub(sessions);
+        if wanted <= room {
+            return Ok(Some(wanted));
+        }
+        let fault = format!(
+            "must be at most {room}, not {wanted}: the limit on open files is {file_limit}; raise it \
+             (ulimit -n) or lower this"
+        );
+        Err(SettingsError::new("limits.http_connections_max", fault))
+    }
+
     /// The file handles that are left for sessions.
     fn room(&self, file_limit: u64) -> u64 {
         file_limit.saturating_sub(self.kept()).min(SESSIONS_MAX)

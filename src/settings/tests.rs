@@ -319,6 +319,36 @@ fn production_wants_a_database_that_somebody_chose() {
 }
 
 #[test]
+fn http_connections_are_counted_against_the_file_limit() {
+    let with = |sessions, wanted| {
+        loaded(
+            &DEVELOPMENT,
+            &[
+                ("HERALD__SERVER__WORKERS", "64"),
+                ("HERALD__LIMITS__SESSIONS_MAX", sessions),
+                ("HERALD__LIMITS__HTTP_CONNECTIONS_MAX", wanted),
+            ],
+        )
+    };
+    for (sessions, wanted, expected) in [
+        ("auto", "auto", Some(None)),
+        ("auto", "750", Some(Some(750))),
+        ("auto", "751", None),
+        ("500", "250", Some(Some(250))),
+        ("500", "251", None),
+    ] {
+        let found = with(sessions, wanted).http_connections_max(1_000);
+        assert_eq!(found.ok(), expected, "{wanted} beside {sessions}");
+    }
+    let fault = with("500", "251").http_connections_max(1_000).expect_err("a refusal").to_string();
+    assert_eq!(
+        fault,
+        "limits.http_connections_max: must be at most 250, not 251: the limit on open files is 1000; \
+         raise it (ulimit -n) or lower this"
+    );
+}
+
+#[test]
 fn sessions_are_counted_against_the_file_limit() {
     let with_threads = |threads, wanted| {
         let threads = ("HERALD__SERVER__WORKERS", threads);

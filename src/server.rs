@@ -88,6 +88,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database that a setting names cannot be used.
+    #[error("database.url: {0}")]
+    Database(#[source] StoreError),
     /// The tables are not up to date, and this environment does not migrate by itself.
     #[error("the database {database} has pending migrations; run `herald migrate up` first")]
     PendingMigration {
@@ -106,8 +109,10 @@ pub enum StartError {
     )]
     Unread,
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another server running there?")]
+    #[error("{settings}: cannot listen on {address}: {source}; is another server running there?")]
     Listen {
+        /// The settings that give the address.
+        settings: &'static str,
         /// The address.
         address: SocketAddr,
         /// The system's error.
@@ -178,12 +183,12 @@ impl Server {
         // the same database.
         let file_limit = settings::raise_file_limit();
         let sessions_max = settings.sessions_max(file_limit)?;
+        let http_max = settings.http_connections_max(file_limit)?;
         let connections_max = settings.connections_max(file_limit);
         let address = SocketAddr::new(settings.server.host, settings.server.port);
         let listeners = SocketListeners::open(address, settings.worker_threads())?;
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
-        let http_max = settings.http_connections_max(file_limit)?;
         let directory = AppDirectory::default();
         directory.reserve(http::console::live::reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);
@@ -312,7 +317,8 @@ fn warn_of_short_log(Settings { engine, history, .. }: &Settings, apps: &Apps) {
 
 /// Connects to the database, and migrates it if the settings say so.
 async fn open_store(settings: &Settings) -> Result<AppStore, StartError> {
-    let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder).await?;
+    let store = AppStore::connect(&settings.database, MissingFile::MakeWithFolder).await;
+    let store = store.map_err(StartError::Database)?;
     info!("apps are kept in {}", store.name());
     if settings.database.migrate {
         store.migrate_up(None).await?;

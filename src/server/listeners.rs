@@ -18,7 +18,13 @@ const BACKLOG: i32 = 4_096;
 /// as on macOS, the threads share a listener instead, and each connection wakes all of them.
 const IS_SPREAD: bool = cfg!(target_os = "linux");
 
-/// Begins to listen on an address, with one listener.
+/// The settings that give the address of the server.
+const SERVER_SETTINGS: &str = "server.host and server.port";
+
+/// The setting that gives the address of metrics.
+const METRICS_SETTING: &str = "metrics.listen";
+
+/// Begins to listen on the address of metrics, with one listener.
 ///
 /// # Errors
 /// [`StartError::Listen`].
@@ -27,7 +33,8 @@ pub(super) fn listen(address: SocketAddr) -> Result<SocketListeners, StartError>
         let listener = open(address, false)?;
         Ok(SocketListeners { address: listener.local_addr()?, sockets: vec![listener] })
     };
-    open().map_err(|source| StartError::Listen { address, source })
+    let settings = METRICS_SETTING;
+    open().map_err(|source| StartError::Listen { settings, address, source })
 }
 
 /// The listeners of one address, one for each worker thread.
@@ -39,7 +46,7 @@ pub(super) struct SocketListeners {
 }
 
 impl SocketListeners {
-    /// Begins to listen on an address that is not in use.
+    /// Begins to listen on the address of the server, which is not in use.
     ///
     /// # Errors
     /// [`StartError::Listen`].
@@ -57,7 +64,8 @@ impl SocketListeners {
             let sockets = iter::once(first).chain(others).collect();
             Ok(Self { address, sockets })
         };
-        open_all().map_err(|source| StartError::Listen { address, source })
+        let settings = SERVER_SETTINGS;
+        open_all().map_err(|source| StartError::Listen { settings, address, source })
     }
 }
 

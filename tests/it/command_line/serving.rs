@@ -139,9 +139,23 @@ fn stop_once_it_logs(mut server: Serving) -> Done {
 fn a_failure_to_start_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
+    let metrics = format!("127.0.0.1:{port}");
     for (name, value, expected) in [
-        ("PORT", port.as_str(), format!("cannot listen on 127.0.0.1:{port}")),
-        ("DATABASE_URL", "sqlite:///dev/null/herald.db", "/dev/null".into()),
+        (
+            "PORT",
+            port.as_str(),
+            format!("server.host and server.port: cannot listen on 127.0.0.1:{port}"),
+        ),
+        (
+            "HERALD__METRICS__LISTEN",
+            &metrics,
+            format!("metrics.listen: cannot listen on {metrics}"),
+        ),
+        (
+            "DATABASE_URL",
+            "sqlite:///dev/null/herald.db",
+            "database.url: database cannot be used: ".into(),
+        ),
         ("HERALD__SECRETS__SECRET_KEY_BASE_FILE", "/dev/null/key", "/dev/null/key".into()),
         ("HERALD__SERVER__WORKERS", "many", "server.workers (from HERALD__SERVER__WORKERS)".into()),
     ] {

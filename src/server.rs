@@ -189,6 +189,8 @@ impl Server {
         let listeners = SocketListeners::open(address, settings.worker_threads())?;
         let metrics_listener = settings.metrics.listen.map(listeners::listen).transpose()?;
         let store = open_store(&settings).await?;
+        // The first start makes the folder of an SQLite database, which may be the same.
+        settings.check_history_folder()?;
         let directory = AppDirectory::default();
         directory.reserve(http::console::live::reserved_app(&settings));
         let metrics = Metrics::new(settings.metrics.apps_max);

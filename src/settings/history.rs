@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Settings, kinds};
+use super::{Settings, SettingsError, kinds};
 use crate::app::settings::AppSettings;
 
 /// The suffix of the history's file, which is appended to the name of an SQLite database. SQLite names its own
@@ -56,6 +56,23 @@ pub enum HistoryFile {
 }
 
 impl Settings {
+    /// Checks that the folder of a file that was set exists. A folder that is not writable stops no start, because
+    /// a disk that becomes read-only must not keep a server from serving.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names `history.file`.
+    pub fn check_history_folder(&self) -> Result<(), SettingsError> {
+        let HistoryFile::At(path) = &self.history.file else { return Ok(()) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        match folder.filter(|folder| !folder.is_dir()) {
+            None => Ok(()),
+            Some(folder) => {
+                let fault = format!("there is no folder {:?}: make it first", folder.display());
+                Err(SettingsError::new("history.file", fault))
+            }
+        }
+    }
+
     /// The file in which a stop saves the retained publications; `None` if nothing is saved. A
     /// relative path is relative to the working directory.
     pub fn history_file(&self) -> Option<PathBuf> {

@@ -157,6 +157,11 @@ fn a_failure_to_start_is_one_line() {
             "database.url: database cannot be used: ".into(),
         ),
         ("HERALD__SECRETS__SECRET_KEY_BASE_FILE", "/dev/null/key", "/dev/null/key".into()),
+        (
+            "HERALD__HISTORY__FILE",
+            "/no/such/history",
+            "history.file: there is no folder \"/no/such\"".into(),
+        ),
         ("HERALD__SERVER__WORKERS", "many", "server.workers (from HERALD__SERVER__WORKERS)".into()),
     ] {
         let place = Place::new().with("HERALD__LOG__FILTER", "error").with(name, value);

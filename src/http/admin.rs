@@ -1,6 +1,7 @@
 //! The login of the admin API: Basic credentials, and a limit on attempts to guess them.
 
 use std::{
+    collections::VecDeque,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -46,8 +47,8 @@ const GLOBAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts failed admin logins, per client address and in total.
 ///
-/// An address that has reached its limit is refused for the rest of the minute that began with its
-/// first failure, even with the right credentials: a different answer for right credentials would
+/// An address that has reached its limit is refused until the oldest of these failures is a minute
+/// old, even with the right credentials: a different answer for right credentials would
 /// tell a guesser that they are right. A success does not reset the count, because the operator may
 /// share an address with the guesser.
 ///
@@ -65,7 +66,8 @@ pub struct Throttle {
 
 #[derive(Debug)]
 struct LoginCounts {
-    by_address: Tally<Block, Window>,
+    /// The times of the failures of the last minute, oldest first. Each address has at most as many as the limit.
+    by_address: Tally<Block, VecDeque<Instant>>,
     in_all: Bucket,
     /// Addresses that have sent the admin's credentials.
     proven: Tally<Block, ()>,
@@ -73,18 +75,6 @@ struct LoginCounts {
 
 /// A group of addresses that counts as one client, see [`block`].
 type Block = IpAddr;
-
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    began: Instant,
-    failures: u32,
-}
-
-impl Window {
-    fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.began) >= WINDOW
-    }
-}
 
 /// The reason why a login failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,11 +113,11 @@ impl Throttle {
         // A panic while counting leaves each count either right or one too low.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let block = block(address);
-        let failures = counts.failures_of(block, now);
-        if let Some(window) = failures.filter(|window| window.failures >= self.failures_max) {
-            return Err(LoginRefusal::TooMany(
-                WINDOW - now.saturating_duration_since(window.began),
-            ));
+        if let Some(failures) = counts.failures_of(block, now)
+            && failures.len() >= self.failures_max as usize
+            && let Some(oldest) = failures.front()
+        {
+            return Err(LoginRefusal::TooMany(WINDOW - now.saturating_duration_since(*oldest)));
         }
         let in_all = self.one_more(counts.in_all, now);
         if in_all.is_none() && counts.proven.peek(&block).is_none() {
@@ -158,14 +148,20 @@ impl Throttle {
 }
 
 impl LoginCounts {
-    fn failures_of(&self, block: Block, now: Instant) -> Option<Window> {
-        self.by_address.peek(&block).copied().filter(|window| !window.is_over(now))
+    /// The failures of the last minute; `None` if there is none.
+    fn failures_of(&mut self, block: Block, now: Instant) -> Option<&mut VecDeque<Instant>> {
+        let failures = self.by_address.peek_mut(&block)?;
+        let is_over = |failure: &Instant| now.saturating_duration_since(*failure) >= WINDOW;
+        while failures.front().is_some_and(is_over) {
+            failures.pop_front();
+        }
+        Some(failures).filter(|failures| !failures.is_empty())
     }
 
     fn add_failure(&mut self, block: Block, now: Instant) {
-        match self.by_address.peek_mut(&block).filter(|window| !window.is_over(now)) {
-            Some(window) => window.failures += 1,
-            None => drop(self.by_address.insert(block, Window { began: now, failures: 1 })),
+        match self.failures_of(block, now) {
+            Some(failures) => failures.push_back(now),
+            None => drop(self.by_address.insert(block, VecDeque::from([now]))),
         }
     }
 }
@@ -263,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_fails_too_often_waits_for_the_minute_to_pass() {
+    fn an_address_that_fails_too_often_waits_until_its_oldest_failure_is_a_minute_old() {
         let throttle = Throttle::new(3);
         let (guesser, other) = (address("192.0.2.1"), address("192.0.2.2"));
         let start = Instant::now();
@@ -278,8 +274,11 @@ mod tests {
             ("another address", other, 30, true, Ok(())),
             ("another address fails", other, 30, false, WRONG),
             ("the last second", guesser, 59, true, too_many(1)),
-            ("a new minute", guesser, 60, false, WRONG),
-            ("counted anew", guesser, 61, true, Ok(())),
+            ("the first failure counts no more", guesser, 60, false, WRONG),
+            ("no other minute has more failures", guesser, 61, true, too_many(9)),
+            ("nor does the second failure", guesser, 70, true, Ok(())),
+            ("a minute without failures", guesser, 130, false, WRONG),
+            ("counted anew", guesser, 131, false, WRONG),
         ] {
             assert_eq!(throttle.attempt(ADMIN, who, at(second), || is_right), expected, "{case}");
         }

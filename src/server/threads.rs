@@ -261,7 +261,7 @@ where
             };
             let Some(PassedConnection { io, address, slot }) = next else { return };
             match TcpStream::from_std(io) {
-                Ok(io) => self.serve(Connection::new(io, slot), address),
+                Ok(io) => self.serve(Connection { io, slot }, address),
                 Err(error) => debug!("a connection that was passed on cannot be used: {error}"),
             }
         }
@@ -270,7 +270,7 @@ where
     /// Serves a new connection here, or passes it on if this thread is overloaded.
     fn serve_or_pass(self: &Rc<Self>, io: TcpStream, address: SocketAddr) -> io::Result<()> {
         let Some(peer) = has_room(&self.pool.peers, &self.open) else {
-            self.serve(Connection::new(io, ConnectionSlot::take(&self.open)), address);
+            self.serve(Connection { io, slot: ConnectionSlot::take(&self.open) }, address);
             return Ok(());
         };
         let passed = PassedConnection {
@@ -281,7 +281,7 @@ where
         if let Err(mpsc::error::SendError(PassedConnection { io, .. })) = peer.passed.send(passed) {
             // The other thread has just stopped.
             let io = TcpStream::from_std(io)?;
-            self.serve(Connection::new(io, ConnectionSlot::take(&self.open)), address);
+            self.serve(Connection { io, slot: ConnectionSlot::take(&self.open) }, address);
         }
         Ok(())
     }
@@ -341,9 +341,10 @@ mod tests {
         let noted = seen.clone();
         let make = move |_| {
             let noted = noted.clone();
-            fn_service(move |(mut io, _): (Connection, SocketAddr)| {
+            fn_service(move |(Connection { mut io, slot }, _): (Connection, SocketAddr)| {
                 *noted.lock().expect("no panic").entry(thread::current().id()).or_default() += 1;
                 async move {
+                    let _slot = slot;
                     io.write_all(b"!").await?;
                     io.read_u8().await.map(drop)
                 }
@@ -440,9 +441,12 @@ mod tests {
         let address = listeners.address;
         let make = |_| {
             let nth = Cell::new(0);
-            fn_service(move |(mut io, _): (Connection, SocketAddr)| {
+            fn_service(move |(Connection { mut io, slot }, _): (Connection, SocketAddr)| {
                 assert!(nth.replace(nth.get() + 1) > 0, "on purpose: the first connection");
-                async move { io.write_all(b"!").await }
+                async move {
+                    let _slot = slot;
+                    io.write_all(b"!").await
+                }
             })
         };
         let serving = Threads::start(listeners, no_limit(), make).await.expect("threads");

@@ -1,19 +1,11 @@
 //! A connection, counted among those of its thread until it is closed.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-
-use super::pump::SocketTransport;
 
 /// A place among the connections of a thread, given back on drop.
 #[derive(Debug)]
@@ -36,53 +28,10 @@ impl Drop for ConnectionSlot {
 /// A client's connection, before it is known whether it becomes a session.
 #[derive(Debug)]
 pub struct Connection {
-    io: TcpStream,
-    _slot: ConnectionSlot,
-}
-
-impl Connection {
-    /// A connection that is counted in `slot`.
-    pub fn new(io: TcpStream, slot: ConnectionSlot) -> Self {
-        Self { io, _slot: slot }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-impl SocketTransport for Connection {
-    fn give_up(&self) {
-        self.io.give_up();
-    }
-
-    fn unread_bytes(&self) -> u64 {
-        self.io.unread_bytes()
-    }
+    /// The socket.
+    pub io: TcpStream,
+    /// Its place among the connections of its thread.
+    pub slot: ConnectionSlot,
 }
 
 #[cfg(test)]

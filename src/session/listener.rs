@@ -24,7 +24,7 @@ use actix_web::{
     body::MessageBody,
     dev::{AppConfig, ServiceResponse},
 };
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 
 use super::{
     Conversation,
@@ -101,7 +101,7 @@ impl ConnectionService {
         app: F,
         is_socket: IsSocket,
         work_queue: Rc<WorkQueue>,
-        upgrade: impl Fn(Request, Framed<HttpStream<Connection>, h1::Codec>) -> Upgrading + 'static,
+        upgrade: impl Fn(Request, Framed<HttpStream<TcpStream>, h1::Codec>) -> Upgrading + 'static,
     ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
     where
         F: IntoServiceFactory<S, Request>,
@@ -133,7 +133,7 @@ impl ConnectionService {
         });
         let upgrade = Rc::new(upgrade);
         let upgrade =
-            move |(request, framed): (Request, Framed<HttpStream<Connection>, h1::Codec>)| {
+            move |(request, framed): (Request, Framed<HttpStream<TcpStream>, h1::Codec>)| {
                 upgrade(request, framed)
             };
         let app = apply_fn_factory(app, path::without_empty_segments);
@@ -150,14 +150,14 @@ impl ConnectionService {
             .client_disconnect_timeout(Duration::from_secs(1))
             .h1_allow_half_closed(false)
             .graceful_shutdown_signal(move || stopping(stops.clone()))
-            .on_connect_ext(|stream: &HttpStream<Connection>, data| {
+            .on_connect_ext(|stream: &HttpStream<TcpStream>, data| {
                 data.insert(stream.turn());
             })
             .expect(asking)
             .upgrade(upgrade)
             .h1(app);
-        fn_service(move |(io, peer): (Connection, SocketAddr)| {
-            let stream = HttpStream::new(io, Some(peer), rules.clone());
+        fn_service(move |(Connection { io, slot }, peer): (Connection, SocketAddr)| {
+            let stream = HttpStream::new(io, slot, Some(peer), rules.clone());
             let begun = stream.begun(stopping(stopped.clone()));
             async move { Ok((begun.await, Some(peer))) }
         })

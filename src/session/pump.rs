@@ -32,6 +32,7 @@ use crate::broker::{
 };
 
 use super::{
+    connection::ConnectionSlot,
     frames::FrameSocket,
     gate::Due,
     worker::{Admission, Worker},
@@ -90,8 +91,9 @@ pub(super) struct Pump<T, B> {
     timer: Pin<Box<Sleep>>,
     /// The state of a client that is not read from, because a write is stuck.
     stuck: Option<Box<Stuck>>,
-    /// The place that the connection takes until it is closed.
-    _admission: Admission,
+    /// The places that the connection takes until it is closed: one among all sessions, and one among the
+    /// connections of its thread.
+    _places: (Admission, ConnectionSlot),
     /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
     /// from the broker is written without polling either.
     waker: Waker,
@@ -200,9 +202,13 @@ where
         socket: Rc<FrameSocket<T>>,
         worker: Rc<Worker>,
         outbox: Arc<Outbox>,
-        admission: Admission,
+        places: (Admission, ConnectionSlot),
         body: B,
     ) -> Self {
+        debug_assert!(
+            socket.io.borrow().is_write_vectored(),
+            "both parts of a frame are one write"
+        );
         Self {
             silence_max: worker.limits.idle_timeout,
             socket,
@@ -221,7 +227,7 @@ where
             sampled: None,
             stuck: None,
             linger_until: None,
-            _admission: admission,
+            _places: places,
         }
     }
 

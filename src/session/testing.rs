@@ -24,10 +24,11 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use super::{
     Close, CloseCode, Conversation, Effect, Failure, Farewell, Patience, Received,
     bucket::PerSecond,
+    connection::ConnectionSlot,
     pump::SocketTransport,
     unfinished::Unfinished,
     websocket,
-    worker::{SessionCounter, SessionLimits, Worker},
+    worker::{Admission, SessionCounter, SessionLimits, Worker},
 };
 use crate::{
     app::{AppDirectory, AppId},
@@ -143,10 +144,16 @@ impl Bench {
 
     fn connect_with(&self, conversation: Obedient, pipe_bytes: usize) -> Client {
         let (near, far) = duplex(pipe_bytes);
-        let admission = self.sessions.admit().expect("room for a session");
+        let places = self.places();
         let pump =
-            websocket::start(far, BytesMut::new(), conversation, admission, self.worker.clone());
+            websocket::start(far, BytesMut::new(), conversation, places, self.worker.clone());
         Client { near, pump: tokio::task::spawn_local(pump) }
+    }
+
+    /// The places of another connection.
+    pub(super) fn places(&self) -> (Admission, ConnectionSlot) {
+        let admission = self.sessions.admit().expect("room for a session");
+        (admission, ConnectionSlot::take(&Arc::default()))
     }
 
     /// Keeps the fan-out of the thread from its messages until it is released: a client that joins

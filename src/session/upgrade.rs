@@ -172,7 +172,8 @@ pub(super) fn serve<T: SocketTransport, C: Conversation + Unpin>(
         let pump = match answer {
             Ok(accepted) => match Box::pin(welcome(io, pending, accepted.head)).await {
                 Ok(io) => {
-                    websocket::start(io, early, accepted.conversation, accepted.admission, worker)
+                    let places = (accepted.admission, leaving.into_slot());
+                    websocket::start(io, early, accepted.conversation, places, worker)
                 }
                 Err(_) => return Ok(()),
             },

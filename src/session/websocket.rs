@@ -28,6 +28,7 @@ use crate::broker::{
 
 use super::{
     Close, CloseCode, Conversation, Patience,
+    connection::ConnectionSlot,
     driver::{self, Carrier, Driver},
     frames::{FrameSocket, Frames, Inbound},
     gate::{Due, Gate},
@@ -92,12 +93,12 @@ pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
     io: T,
     early: BytesMut,
     conversation: C,
-    admission: Admission,
+    places: (Admission, ConnectionSlot),
     worker: Rc<Worker>,
 ) -> Pump<T, impl Stream<Item = Result<Bytes, actix_web::Error>>> {
     let gate = Rc::new(Gate::new(worker.work_queue.clone()));
     let socket = Rc::new(FrameSocket::new(io, gate.clone()));
-    let outbox = worker.outbox(&admission);
+    let outbox = worker.outbox(&places.0);
     let frames = Frames::new(socket.clone(), worker.clone(), outbox.clone(), early);
     let (actor_outbox, actor_worker) = (outbox.clone(), worker.clone());
     let silence_max = conversation.silence_max(worker.limits.idle_timeout);
@@ -107,7 +108,7 @@ pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
         let driver = Driver::enter(conversation, actor_outbox, actor_worker);
         WebSocket { driver, gate, held: None }
     });
-    Pump::new(socket, worker, outbox, admission, body).with_silence_max(silence_max)
+    Pump::new(socket, worker, outbox, places, body).with_silence_max(silence_max)
 }
 
 impl<C: Conversation + Unpin> WebSocket<C> {

@@ -75,6 +75,10 @@ impl AsyncWrite for Memo {
         Poll::Ready(Ok(bytes.len()))
     }
 
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -317,13 +321,13 @@ async fn publications_under_way_are_let_go_first_but_only_once() {
     let (mut witness, _pump) = bench.connect(PIPE_BYTES).websocket().await;
     witness.send(tungstenite::Message::text("join")).await.expect("an open socket");
     assert_eq!(text(&mut witness).await, "joined");
-    let admission = bench.sessions.admit().expect("room for a session");
-    let outbox = bench.worker.outbox(&admission);
+    let places = bench.places();
+    let outbox = bench.worker.outbox(&places.0);
     let written = Rc::new(RefCell::new(Vec::new()));
     let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
     let socket = Rc::new(FrameSocket::new(Memo(written.clone()), gate));
     let body = stream::pending::<Result<Bytes, ()>>();
-    let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, body);
+    let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), places, body);
     let is_woken = Arc::new(Flag::default());
     let waker = Waker::from(is_woken.clone());
     let mut take_turn = || {
@@ -582,15 +586,14 @@ async fn a_frame_in_two_parts_is_written_like_a_whole_one_wherever_the_socket_st
             for frame in &frames {
                 assert_eq!(gather(&frame.clone().into_whole(), &mut expected), None);
             }
-            let admission = bench.sessions.admit().expect("room for a session");
-            let outbox = bench.worker.outbox(&admission);
+            let places = bench.places();
+            let outbox = bench.worker.outbox(&places.0);
             let taken = Rc::new(RefCell::new(Vec::new()));
             let gate = Rc::new(Gate::new(bench.worker.work_queue.clone()));
             let sips = Sips { bytes: sip, is_full: false, taken: taken.clone() };
             let socket = Rc::new(FrameSocket::new(sips, gate));
             let pending = stream::pending::<Result<Bytes, ()>>();
-            let mut pump =
-                Pump::new(socket, bench.worker.clone(), outbox.clone(), admission, pending);
+            let mut pump = Pump::new(socket, bench.worker.clone(), outbox.clone(), places, pending);
             for frame in &frames {
                 outbox.deliver(frame, SubscriptionId(0), None);
             }

@@ -27,7 +27,7 @@ use super::{
     waiting::{CountedConnection, LeavingConnection, QueuePlace},
     work_queue::{Ticket, Work},
 };
-use crate::metrics::labels::Limit;
+use crate::{metrics::labels::Limit, session::connection::ConnectionSlot};
 
 /// The most bytes that are read at once.
 const READ_BYTES_MAX: usize = 8 * 1024;
@@ -106,6 +106,7 @@ pub(in crate::session) struct HttpStream<T> {
     /// before it had all of that request's head.
     is_last: bool,
     counted: CountedConnection,
+    slot: ConnectionSlot,
     /// The answer that is still to be sent before the connection is closed.
     farewell: &'static [u8],
     is_shut_down: bool,
@@ -116,6 +117,7 @@ pub(in crate::session) struct HttpStream<T> {
 impl<T> HttpStream<T> {
     pub(in crate::session) fn new(
         io: T,
+        slot: ConnectionSlot,
         peer: Option<SocketAddr>,
         rules: Rc<ConnectionRules>,
     ) -> Self {
@@ -136,6 +138,7 @@ impl<T> HttpStream<T> {
             is_sent_ahead: false,
             is_last: false,
             counted,
+            slot,
             rules,
             buffer: UnreadBytes::default(),
             released: 0,
@@ -166,10 +169,10 @@ impl<T> HttpStream<T> {
         self.turn.clone()
     }
 
-    /// The socket, the bytes that were read after the head of an upgrade, and the count as a plain connection,
-    /// which the caller keeps until the connection is a session or closed.
+    /// The socket, the bytes that were read after the head of an upgrade, and the counts of the connection, which
+    /// the caller keeps until the connection is a session or closed.
     pub(in crate::session) fn into_parts(self) -> (T, BytesMut, LeavingConnection) {
-        let leaving = LeavingConnection::new(self.counted, self.place, self.turn);
+        let leaving = LeavingConnection::new(self.counted, self.slot, self.place, self.turn);
         (self.io, self.buffer.into_bytes(), leaving)
     }
 

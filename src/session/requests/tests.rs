@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, labels::Limit},
-    session::{bucket::PerSecond, unfinished::Unfinished, worker::SessionCounter},
+    session::{
+        bucket::PerSecond, connection::ConnectionSlot, unfinished::Unfinished,
+        worker::SessionCounter,
+    },
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -76,6 +79,11 @@ fn limit(connections: usize) -> ConnectionLimit {
     ConnectionLimit::new(None, connections, 1, sessions)
 }
 
+/// A place among the connections of a thread.
+fn slot() -> ConnectionSlot {
+    ConnectionSlot::take(&Arc::default())
+}
+
 impl Pipe {
     fn new() -> Self {
         Self::with(rules(), PIPE_BYTES)
@@ -88,7 +96,7 @@ impl Pipe {
     /// A connection of a thread that may have others.
     fn among(rules: &Rc<ConnectionRules>, bytes: usize) -> Self {
         let (client, io) = duplex(bytes);
-        let stream = HttpStream::new(io, None, rules.clone());
+        let stream = HttpStream::new(io, slot(), None, rules.clone());
         Self { client, stream, work_queue: rules.work_queue.clone(), wakes: Arc::default() }
     }
 

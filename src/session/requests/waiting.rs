@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::Turn;
 use crate::{
     metrics::Metrics,
-    session::{unfinished::Unfinished, worker::SessionCounter},
+    session::{connection::ConnectionSlot, unfinished::Unfinished, worker::SessionCounter},
 };
 
 /// The most connections that a thread accepts before it does anything else.
@@ -231,13 +231,24 @@ impl QueuePlace {
 #[derive(Debug)]
 pub(in crate::session) struct LeavingConnection {
     _counted: CountedConnection,
+    slot: ConnectionSlot,
     place: QueuePlace,
     turn: Turn,
 }
 
 impl LeavingConnection {
-    pub(super) fn new(counted: CountedConnection, place: QueuePlace, turn: Turn) -> Self {
-        Self { _counted: counted, place, turn }
+    pub(super) fn new(
+        counted: CountedConnection,
+        slot: ConnectionSlot,
+        place: QueuePlace,
+        turn: Turn,
+    ) -> Self {
+        Self { _counted: counted, slot, place, turn }
+    }
+
+    /// The place among the connections of the thread, which a session keeps. It is no plain connection any more.
+    pub(in crate::session) fn into_slot(self) -> ConnectionSlot {
+        self.slot
     }
 
     /// Enters the queue of connections that wait, and waits until another connection needs the room.

@@ -71,21 +71,6 @@ pub struct Unavailable;
 #[error("not every node answered in time")]
 pub struct NodeUnanswered;
 
-/// The figures of one node's engine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EngineFigures {
-    /// The records of all partitions that the log had and this node had not read, at the last probe.
-    pub lag_records: u64,
-    /// The time since the last probe came back, in milliseconds; `None` before the first one.
-    pub probe_age_ms: Option<u64>,
-    /// The round trip of the last probe, in microseconds; `None` before the first one.
-    pub round_trip_us: Option<u64>,
-    /// The number of gaps that were filled from the log.
-    pub gaps_repaired: u64,
-    /// The number of connections that broke.
-    pub reconnects: u64,
-}
-
 /// A log that all nodes share, messages between nodes, and the leases of the nodes.
 ///
 /// Every function may be called on any thread and returns at once. A future may be polled on any
@@ -171,9 +156,6 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Continues to feed a partition that [`Flow::Pause`] has paused.
     fn resume(&self, partition: Partition);
-
-    /// The figures of this node.
-    fn figures(&self) -> EngineFigures;
 
     /// Gives up the lease, so that this node's members leave all places. Resolves when that is done, or at
     /// the deadline. The engine cannot be used afterwards.

@@ -67,7 +67,7 @@ impl Description {
             started_at: rfc3339(started_at),
             sessions: super::console::overview::sessions(&services.metrics, |_| true),
             scopes: services.topics.scopes(),
-            lag: services.topics.engine().map_or(0, |engine| engine.figures().lag_records),
+            lag: services.metrics.engine.lag_records.get() as u64,
             seat: services.seat.number(),
         }
     }

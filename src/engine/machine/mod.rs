@@ -357,7 +357,6 @@ impl Machine {
             self.fault = reason.to_owned();
             return;
         };
-        self.shared.count(|figures| figures.reconnects += 1);
         self.metrics.engine.reconnects.inc();
         self.fault = reason.to_owned();
         for index in &logs {
@@ -395,7 +394,7 @@ impl Machine {
                 let probe = self.lines.get_mut(&line).and_then(|line| line.probe.as_mut());
                 if let Some(probe) = probe.filter(|probe| probe.nonce == nonce) {
                     probe.is_heard = true;
-                    self.finish_probe(line, now);
+                    self.finish_probe(line);
                 }
             }
         }
@@ -422,7 +421,6 @@ impl Machine {
     /// follower has paused.
     fn advance(&mut self, log: LogIndex, steps: Vec<Step>, need: Need) -> bool {
         if self.log(log).feed.take_gap() {
-            self.shared.count(|figures| figures.gaps_repaired += 1);
             self.metrics.engine.gaps_repaired.inc();
         }
         let is_paused = self.tell_follower(log, steps);
@@ -539,7 +537,7 @@ impl Machine {
 
     /// Compares the positions of the logs with those of this node, once the probe has been answered and its
     /// number has been pushed.
-    fn finish_probe(&mut self, id: LineId, now: Instant) {
+    fn finish_probe(&mut self, id: LineId) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let is_done = |probe: &&mut Probe| probe.is_heard && probe.places.is_some();
         if line.probe.as_mut().filter(is_done).is_none() {
@@ -573,10 +571,8 @@ impl Machine {
         }
         // A Redis Cluster has several lines, and each probe reports the logs of one line.
         let lag: u64 = self.lines.values().map(|line| line.lag_records).sum();
-        self.shared.count(|figures| figures.lag_records = lag);
         self.metrics.engine.lag_records.set(lag as i64);
         self.metrics.engine.probed();
-        self.shared.probed(now);
     }
 
     fn read(&mut self, log: LogIndex) {

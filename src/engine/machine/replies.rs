@@ -99,12 +99,8 @@ impl Machine {
             (Call::Probe, Reply::Probed(places)) => {
                 let probe = self.lines.get_mut(&line).and_then(|line| line.probe.as_mut());
                 if let Some(probe) = probe {
-                    let took = now - probe.sent_at;
                     probe.places = Some(places);
-                    self.shared.count(|figures| {
-                        figures.round_trip_us = u64::try_from(took.as_micros()).ok();
-                    });
-                    self.finish_probe(line, now);
+                    self.finish_probe(line);
                 }
             }
             (Call::Members(None, _), Reply::Members { .. }) => {}

@@ -18,8 +18,8 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Append, AppendError, Appended, Engine, EngineFigures, EngineState, Follower, INFO_BYTES_MAX,
-    Incarnation, NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
+    Append, AppendError, Appended, Engine, EngineState, Follower, INFO_BYTES_MAX, Incarnation,
+    NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
 };
 
 pub use cluster::MemoryCluster;
@@ -159,10 +159,6 @@ impl Engine for MemoryEngine {
 
     fn resume(&self, partition: Partition) {
         let _ = self.calls.send(NodeCall::Resume(partition));
-    }
-
-    fn figures(&self) -> EngineFigures {
-        EngineFigures::default()
     }
 
     fn leave(&self, _deadline: Instant) -> BoxFuture<'static, ()> {

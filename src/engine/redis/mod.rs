@@ -35,8 +35,8 @@ use tokio::{
 };
 
 use super::{
-    Append, AppendError, Appended, Engine, EngineFigures, EngineState, Follower, INFO_BYTES_MAX,
-    Incarnation, NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
+    Append, AppendError, Appended, Engine, EngineState, Follower, INFO_BYTES_MAX, Incarnation,
+    NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
     machine::{Config, Machine},
     request::Instance,
     shared::EngineShared,
@@ -362,10 +362,6 @@ impl Engine for RedisEngine {
 
     fn resume(&self, partition: Partition) {
         self.request(ThreadRequest::Resume(partition));
-    }
-
-    fn figures(&self) -> EngineFigures {
-        self.shared.figures()
     }
 
     fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {

@@ -11,9 +11,8 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::{
-    Append, AppendError, Appended, Engine, EngineFigures, EngineState, Follower, Incarnation,
-    MemberChange, NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
-    memory::MemoryEngine,
+    Append, AppendError, Appended, Engine, EngineState, Follower, Incarnation, MemberChange,
+    NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable, memory::MemoryEngine,
 };
 
 /// An engine that refuses changes of members, and holds back answers, when it is told to.
@@ -173,10 +172,6 @@ impl Engine for FaultyEngine {
 
     fn resume(&self, partition: Partition) {
         self.inner.resume(partition);
-    }
-
-    fn figures(&self) -> EngineFigures {
-        self.inner.figures()
     }
 
     fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {

@@ -14,17 +14,16 @@ use crate::{
         refusals::{Attempt, Refused, Target},
     },
     broker::{
-        Addressing, TopicName,
+        Addressing, PublishError, TopicName,
         feed::{AttemptKind, RefusedAttempt},
         outbox::Ending,
         presence::Persona,
         recovery::Recovery,
-        subscriber::{Disconnect, Frame, Joined, Place, SessionId, Subscription},
+        subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError, Subscription},
     },
     metrics::labels::{self, JoinOutcome, Limit, RefusalReason, SessionKind, Transport},
     session::{
-        self, CloseCode, Effect, Failure, Farewell, Patience, Received, Replay, bucket::Bucket,
-        places::Full,
+        self, CloseCode, Effect, Farewell, Patience, Received, Replay, bucket::Bucket, places::Full,
     },
 };
 
@@ -447,7 +446,7 @@ impl session::Conversation for PhoenixConversation {
         message.is_heartbeat().then(|| self.alive(&message))
     }
 
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _now_s: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, _now_s: f64) -> Vec<Effect> {
         let Some((settled, replaced)) = self.joins.settle() else { return Vec::new() };
         let outcome = match settled.is_disconnected {
             true => Err(JoinRefusal::Disconnected),
@@ -456,7 +455,7 @@ impl session::Conversation for PhoenixConversation {
         self.settle(settled, replaced, outcome)
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
+    fn answered(&mut self, outcome: Result<(), PublishError>, _now_s: f64) -> Vec<Effect> {
         match (self.pushed.take(), outcome) {
             (Some(pushed), Err(_)) => {
                 let Pushed { topic, join_ref, reference } = &*pushed;
@@ -534,12 +533,12 @@ impl ClientMessage {
     }
 }
 
-impl From<Failure> for JoinRefusal {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::TooManyScopes => Self::TooManyScopes,
-            Failure::TooManyMembers => Self::TooManyMembers,
-            Failure::Unavailable => Self::Unavailable,
+impl From<SubscribeError> for JoinRefusal {
+    fn from(refused: SubscribeError) -> Self {
+        match refused {
+            SubscribeError::TooManyScopes => Self::TooManyScopes,
+            SubscribeError::TooManyMembers => Self::TooManyMembers,
+            SubscribeError::Unavailable => Self::Unavailable,
         }
     }
 }

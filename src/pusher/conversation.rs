@@ -21,15 +21,15 @@ use crate::{
         subject::Subject,
     },
     broker::{
-        JsonText,
+        JsonText, PublishError,
         outbox::Ending,
-        subscriber::{Disconnect, Frame, Joined, SessionId},
+        subscriber::{Disconnect, Frame, Joined, SessionId, SubscribeError},
         users::OnlineChange,
     },
     metrics::labels::{ProtocolVersion, RefusalReason, SessionKind, Transport},
     session::{
-        self, Close, Effect, Failure, Farewell, Patience, Received, bucket::Bucket,
-        places::HeldPlace, public_id::PublicIds,
+        self, Close, Effect, Farewell, Patience, Received, bucket::Bucket, places::HeldPlace,
+        public_id::PublicIds,
     },
 };
 
@@ -230,14 +230,14 @@ impl session::Conversation for PusherConversation {
         is_ping.then(frame::pong)
     }
 
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _now_s: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, _now_s: f64) -> Vec<Effect> {
         match self.subscriptions.under_way.take() {
             Some(under_way) => self.settle(*under_way, outcome),
             None => Vec::new(),
         }
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, _now_s: f64) -> Vec<Effect> {
+    fn answered(&mut self, outcome: Result<(), PublishError>, _now_s: f64) -> Vec<Effect> {
         match outcome {
             Ok(()) => Vec::new(),
             Err(_) => {

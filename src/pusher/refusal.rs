@@ -5,8 +5,9 @@
 //! which Pusher's own service sends.
 
 use crate::{
+    broker::subscriber::SubscribeError,
     metrics::labels::{JoinOutcome, Limit, RefusalReason},
-    session::{Effect, Failure},
+    session::Effect,
 };
 
 use super::{auth::AuthFault, channel::ChannelFault, frame, member::MemberFault};
@@ -52,12 +53,12 @@ pub(super) enum SubscriptionRefusal {
     Unavailable,
 }
 
-impl From<Failure> for SubscriptionRefusal {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::TooManyScopes => Self::TooManyScopes,
-            Failure::TooManyMembers => Self::TooManyMembers,
-            Failure::Unavailable => Self::Unavailable,
+impl From<SubscribeError> for SubscriptionRefusal {
+    fn from(refused: SubscribeError) -> Self {
+        match refused {
+            SubscribeError::TooManyScopes => Self::TooManyScopes,
+            SubscribeError::TooManyMembers => Self::TooManyMembers,
+            SubscribeError::Unavailable => Self::Unavailable,
         }
     }
 }

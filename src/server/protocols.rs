@@ -5,14 +5,15 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 use crate::{
     app::AppId,
     broker::{
+        PublishError,
         outbox::Ending,
-        subscriber::{Disconnect, Frame, Joined, Place, SessionId},
+        subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError},
         users::OnlineChange,
     },
     metrics::labels::SessionKind,
     phoenix::{self, connect::Endpoint},
     session::{
-        Conversation, Effect, Failure, Farewell, Patience, Received,
+        Conversation, Effect, Farewell, Patience, Received,
         upgrade::{IsSocket, Protocol, UpgradeHandler, Welcome},
     },
 };
@@ -83,11 +84,11 @@ impl Conversation for ServedConversation {
         self.as_ref().meanwhile(message)
     }
 
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, now_s: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, now_s: f64) -> Vec<Effect> {
         self.as_mut().subscribed(outcome, now_s)
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect> {
+    fn answered(&mut self, outcome: Result<(), PublishError>, now_s: f64) -> Vec<Effect> {
         self.as_mut().answered(outcome, now_s)
     }
 

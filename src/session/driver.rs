@@ -16,18 +16,18 @@ use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
-    Close, Conversation, Effect, Failure, Farewell, Patience, Received, Replay,
+    Close, Conversation, Effect, Farewell, Patience, Received, Replay,
     worker::{Membership, Worker},
 };
 use crate::{
     app::{AppId, token::now_s, visitor::ShownSub},
     broker::{
-        JsonText, Publication,
+        JsonText, Publication, PublishError,
         connections::About,
         fanout::{Attach, Confirm, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
         position::StreamPosition,
-        subscriber::{Frame, Joined, Place, ScopeKey, Subscription, SubscriptionId},
+        subscriber::{Frame, Joined, Place, ScopeKey, SubscribeError, Subscription, SubscriptionId},
         users::SignedIn,
     },
     metrics::labels::{Limit, SessionEnd},
@@ -380,7 +380,7 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
     let driver = carrier.driver();
     let effects = match news {
         News::Joined(id, outcome) => {
-            let outcome = outcome.map(|joined| *joined).map_err(Failure::from);
+            let outcome = outcome.map(|joined| *joined);
             return joined(carrier, id, outcome, ctx);
         }
         News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
@@ -470,7 +470,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
     // The fan-out itself never waits, but the tracker of a scope runs on another thread.
     let timeout = subscription.persona.is_some().then(|| {
         ctx.run_later(driver.worker.topics.wait_max(), move |carrier: &mut A, ctx| {
-            joined(carrier, id, Err(Failure::Unavailable), ctx);
+            joined(carrier, id, Err(SubscribeError::Unavailable), ctx);
         })
     });
     let user = subscription.user.clone();
@@ -483,7 +483,7 @@ fn subscribe<A: Carrier>(carrier: &mut A, subscription: Subscription, ctx: &mut 
 fn joined<A: Carrier>(
     carrier: &mut A,
     id: SubscriptionId,
-    outcome: Result<Joined, Failure>,
+    outcome: Result<Joined, SubscribeError>,
     ctx: &mut A::Context,
 ) {
     let driver = carrier.driver();
@@ -517,7 +517,7 @@ fn publish<A: Carrier>(carrier: &mut A, publication: Publication, ctx: &mut A::C
             let positions = receipt.positions().iter();
             positions.for_each(|at| carrier.driver().note_published(key.clone(), *at));
         }
-        answered(outcome.map(drop).map_err(|_| Failure::Unavailable), carrier, ctx);
+        answered(outcome.map(drop), carrier, ctx);
     }));
 }
 
@@ -531,12 +531,12 @@ fn update<A: Carrier>(carrier: &mut A, place: Place, custom: JsonText, ctx: &mut
         let Place { key, channel } = place;
         // No session is tracked in a whole scope.
         let Some(channel) = channel else { return Ok(()) };
-        topics.update(&key, channel, session, custom).await.map_err(|_| Failure::Unavailable)
+        topics.update(&key, channel, session, custom).await
     };
     ctx.spawn(wrap_future(update).map(answered));
 }
 
-fn answered<A: Carrier>(outcome: Result<(), Failure>, carrier: &mut A, ctx: &mut A::Context) {
+fn answered<A: Carrier>(outcome: Result<(), PublishError>, carrier: &mut A, ctx: &mut A::Context) {
     let effects = carrier.driver().conversation.answered(outcome, now_s());
     if run_after_own(carrier, effects, ctx) {
         carrier.resume(ctx);

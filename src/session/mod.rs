@@ -47,7 +47,7 @@ use bytestring::ByteString;
 use crate::{
     app::AppId,
     broker::{
-        JsonText, Publication,
+        JsonText, Publication, PublishError,
         outbox::Ending,
         subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError, Subscription},
         users::{OnlineChange, SignedIn},
@@ -189,27 +189,6 @@ pub struct Replay {
     pub members: Option<Frame>,
 }
 
-/// The reason why the broker did not do what a conversation requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The app has subscribers in as many scopes as it may.
-    TooManyScopes,
-    /// The channel tracks as many members as it may.
-    TooManyMembers,
-    /// The broker did not answer in time.
-    Unavailable,
-}
-
-impl From<SubscribeError> for Failure {
-    fn from(refused: SubscribeError) -> Self {
-        match refused {
-            SubscribeError::TooManyScopes => Self::TooManyScopes,
-            SubscribeError::TooManyMembers => Self::TooManyMembers,
-            SubscribeError::Unavailable => Self::Unavailable,
-        }
-    }
-}
-
 /// A wire protocol's side of one connection. Unix time in seconds is passed in.
 pub trait Conversation: 'static {
     /// Called with the session's id when the session has begun. The effects may send the client its first
@@ -225,10 +204,10 @@ pub trait Conversation: 'static {
 
     /// Called with the broker's answer to the last [`Effect::Subscribe`]. The frames that are sent here precede
     /// all frames of the join.
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, now_s: f64) -> Vec<Effect>;
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, now_s: f64) -> Vec<Effect>;
 
     /// Called with the broker's answer to the last [`Effect::Publish`] or [`Effect::Update`].
-    fn answered(&mut self, outcome: Result<(), Failure>, now_s: f64) -> Vec<Effect>;
+    fn answered(&mut self, outcome: Result<(), PublishError>, now_s: f64) -> Vec<Effect>;
 
     /// Called when an app was changed or deleted: joins that its new state does not allow must end.
     fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect>;

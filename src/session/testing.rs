@@ -22,7 +22,7 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
-    Close, CloseCode, Conversation, Effect, Failure, Farewell, Patience, Received,
+    Close, CloseCode, Conversation, Effect, Farewell, Patience, Received,
     bucket::PerSecond,
     connection::ConnectionSlot,
     pump::SocketTransport,
@@ -34,12 +34,12 @@ use crate::{
     app::{AppDirectory, AppId},
     broker::{
         ChannelName, Destination, EventName, JsonObject, Payload, Publication, PublicationOrigin,
-        Scope, Topics,
+        PublishError, Scope, Topics,
         outbox::Ending,
         presence::{Meta, Persona},
         subscriber::{
             ChangeFrame, Delivery, Disconnect, Encoders, Format, Frame, Joined, Place, ScopeKey,
-            SessionId, Subscription,
+            SessionId, SubscribeError, Subscription,
         },
         testing::{HISTORY_OFF, LAST_EVENTS},
         topics::TopicLimits,
@@ -298,12 +298,12 @@ impl Conversation for Obedient {
         }
     }
 
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, _: f64) -> Vec<Effect> {
         let answer = if outcome.is_ok() { "joined" } else { "refused" };
         vec![Effect::Send(Frame::Text(answer.into()))]
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
+    fn answered(&mut self, outcome: Result<(), PublishError>, _: f64) -> Vec<Effect> {
         let refusal = outcome.err().map(|_| Effect::Send(Frame::Text("refused".into())));
         refusal.into_iter().collect()
     }

@@ -18,18 +18,18 @@ use herald::{
     app::AppId,
     broker::{
         ChannelName, Destination, EventName, JsonText, Payload, Publication, PublicationOrigin,
-        Scope, Sender,
+        PublishError, Scope, Sender,
         outbox::Ending,
         presence::{Change, Meta, Persona, Roster},
         reserved,
         subscriber::{
             ChangeFrame, Delivery, Disconnect, Encoders, Format, Frame, Joined, Place, ScopeKey,
-            SessionId, Subscription,
+            SessionId, SubscribeError, Subscription,
         },
     },
     metrics::labels::{ProtocolVersion, SessionKind, Transport},
     session::{
-        Close, CloseCode, Conversation, Effect, Failure, Farewell, Patience, Received,
+        Close, CloseCode, Conversation, Effect, Farewell, Patience, Received,
         public_id::PublicIds,
         upgrade::{Handshake, Protocol, TurnedAway, Welcome},
     },
@@ -196,7 +196,7 @@ impl Conversation for Talk {
         None
     }
 
-    fn subscribed(&mut self, outcome: Result<Joined, Failure>, _: f64) -> Vec<Effect> {
+    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, _: f64) -> Vec<Effect> {
         let members = outcome.expect("a join").members.map(|members| {
             // The roster has the members that were announced, so this client may be missing from it.
             let mut members: Map<String, Value> = serde_json::from_str(&members).expect("members");
@@ -209,7 +209,7 @@ impl Conversation for Talk {
         vec![Effect::Send(Frame::Text(text.into()))]
     }
 
-    fn answered(&mut self, outcome: Result<(), Failure>, _: f64) -> Vec<Effect> {
+    fn answered(&mut self, outcome: Result<(), PublishError>, _: f64) -> Vec<Effect> {
         outcome.expect("a publication that is taken");
         Vec::new()
     }

@@ -141,14 +141,17 @@ impl Talk {
         self.conversation.meanwhile(&message).map(|frame| shown(&Effect::Send(frame)))
     }
 
-    fn answer(&mut self, outcome: Result<(), Failure>) -> Vec<String> {
+    fn answer(&mut self, outcome: Result<(), SubscribeError>) -> Vec<String> {
         match self.conversation.pushed.is_some() {
-            true => self.conversation.answered(outcome, NOW_S).iter().map(shown).collect(),
+            true => {
+                let outcome = outcome.map_err(|_| PublishError::Busy);
+                self.conversation.answered(outcome, NOW_S).iter().map(shown).collect()
+            }
             false => self.answer_join(outcome.map(|()| Joined::default())),
         }
     }
 
-    fn answer_join(&mut self, outcome: Result<Joined, Failure>) -> Vec<String> {
+    fn answer_join(&mut self, outcome: Result<Joined, SubscribeError>) -> Vec<String> {
         self.conversation.subscribed(outcome, NOW_S).iter().map(shown).collect()
     }
 
@@ -244,9 +247,10 @@ fn a_join_is_asked_of_the_broker_before_it_is_answered() {
 
 #[test]
 fn a_broker_that_says_no_refuses_the_join() {
-    for (failure, reason) in
-        [(Failure::TooManyScopes, "too many scopes"), (Failure::Unavailable, "unavailable")]
-    {
+    for (failure, reason) in [
+        (SubscribeError::TooManyScopes, "too many scopes"),
+        (SubscribeError::Unavailable, "unavailable"),
+    ] {
         let mut talk = Talk::v2();
         talk.ask(r#"["1","1","public:foo-app","phx_join",{}]"#);
         let reply = format!(
@@ -394,7 +398,7 @@ fn a_publication_that_is_not_taken_is_told() {
     talk.say(r#"["1","1","public:foo-app","phx_join",{}]"#);
     talk.ask(r#"[null,"2","public:foo-app","msg",{}]"#);
     let reply = r#"["1","2","public:foo-app","phx_reply",{"status":"error","response":{"reason":"unavailable"}}]"#;
-    assert_eq!(talk.answer(Err(Failure::Unavailable)), [reply]);
+    assert_eq!(talk.answer(Err(SubscribeError::Unavailable)), [reply]);
 }
 
 #[test]

@@ -9,10 +9,10 @@ use crate::{
         feed::{AttemptKind, RefusedAttempt},
         presence::Persona,
         recovery::{Recovery, Since, Wanted},
-        subscriber::{Cached, Joined, Subscription},
+        subscriber::{Cached, Joined, SubscribeError, Subscription},
     },
     metrics::labels::JoinOutcome,
-    session::{Effect, Failure, Replay},
+    session::{Effect, Replay},
 };
 
 use super::{
@@ -142,7 +142,7 @@ impl PusherConversation {
     pub(super) fn settle(
         &mut self,
         PendingSubscription { subscribed, since }: PendingSubscription,
-        outcome: Result<Joined, Failure>,
+        outcome: Result<Joined, SubscribeError>,
     ) -> Vec<Effect> {
         let outcome = outcome.map_err(SubscriptionRefusal::from);
         let outcome = outcome.and_then(|joined| match self.stands(&subscribed) {

@@ -221,14 +221,16 @@ fn p083_p087_a_client_event_leaves_out_its_sender() {
     talk.subscribe("private-a");
     let event = r#"{"event":"client-e","channel":"private-a","data":1,"user_id":"forged"}"#;
     assert_eq!(talk.say(event), ["publish private/a client-e but Some(7)"]);
-    let failed = talk.conversation.answered(Err(Failure::Unavailable), NOW_S);
+    let failed = talk.conversation.answered(Err(PublishError::Busy), NOW_S);
     assert!(shown(&failed[0]).contains("cannot take the event now"));
 }
 
 #[test]
 fn a_subscription_that_the_broker_refuses_is_left_and_told() {
     let mut talk = Talk::begun();
-    for failure in [Failure::TooManyScopes, Failure::TooManyMembers, Failure::Unavailable] {
+    for failure in
+        [SubscribeError::TooManyScopes, SubscribeError::TooManyMembers, SubscribeError::Unavailable]
+    {
         talk.say(r#"{"event":"pusher:subscribe","data":{"channel":"a"}}"#);
         let refused = talk.conversation.subscribed(Err(failure), NOW_S);
         let refused: Vec<_> = refused.iter().map(shown).collect();

@@ -14,8 +14,8 @@ use herald::{
         token::{SigningAlgorithm, TokenPair, mint},
     },
     broker::{
-        Addressing, Payload, TopicName,
-        subscriber::{Disconnect, Frame, Joined, Place, ScopeKey},
+        Addressing, Payload, PublishError, TopicName,
+        subscriber::{Disconnect, Frame, Joined, Place, ScopeKey, SubscribeError},
     },
     metrics::labels::Transport,
     phoenix::{
@@ -23,7 +23,7 @@ use herald::{
         admission::{ConnectCredentials, TokenJudge},
         message::{ClientMessage, Version},
     },
-    session::{CloseCode, Conversation as _, Effect, Failure, Received},
+    session::{CloseCode, Conversation as _, Effect, Received},
 };
 use secrecy::SecretString;
 use serde_json::{Value, json, value::RawValue};
@@ -171,9 +171,9 @@ impl Talk {
     fn answer(&mut self, letter: &str) {
         let Some(Asked { is_join, reference, topic }) = self.asked.take() else { return };
         let outcome = match letter {
-            "n" => Err(Failure::Unavailable),
-            "m" => Err(Failure::TooManyScopes),
-            "f" => Err(Failure::TooManyMembers),
+            "n" => Err(SubscribeError::Unavailable),
+            "m" => Err(SubscribeError::TooManyScopes),
+            "f" => Err(SubscribeError::TooManyMembers),
             _ => Ok(()),
         };
         let members = (letter == "@").then(|| "{\"k\":{\"metas\":[]}}".into());
@@ -182,7 +182,7 @@ impl Talk {
                 let joined = outcome.map(|()| Joined { members, ..Joined::default() });
                 self.conversation.subscribed(joined, NOW_S)
             }
-            false => self.conversation.answered(outcome, NOW_S),
+            false => self.conversation.answered(outcome.map_err(|_| PublishError::Busy), NOW_S),
         };
         assert!(effects.len() <= EFFECTS_MAX, "{effects:?}");
         let replies = self.carry_out(effects, None);

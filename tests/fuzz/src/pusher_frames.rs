@@ -6,17 +6,15 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, sync::Arc, time::Duration};
 use herald::{
     app::{App, AppId, ClientEvents, subject::Subject},
     broker::{
-        Payload,
-        subscriber::{Disconnect, Frame, Joined, SessionId},
+        Payload, PublishError,
+        subscriber::{Disconnect, Frame, Joined, SessionId, SubscribeError},
         users::OnlineChange,
     },
     pusher::{
         conversation::{Guest, PusherConversation, PusherRules},
         version::PusherVersion,
     },
-    session::{
-        Conversation as _, Effect, Failure, Received, places::HeldPlace, public_id::PublicIds,
-    },
+    session::{Conversation as _, Effect, Received, places::HeldPlace, public_id::PublicIds},
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, value::RawValue};
@@ -300,13 +298,13 @@ impl Talk {
     /// The broker answers what it was asked, if it was asked anything.
     fn answer(&mut self, how: &str) {
         let failure = match how {
-            "n" => Some(Failure::Unavailable),
-            "m" => Some(Failure::TooManyScopes),
-            "f" => Some(Failure::TooManyMembers),
+            "n" => Some(SubscribeError::Unavailable),
+            "m" => Some(SubscribeError::TooManyScopes),
+            "f" => Some(SubscribeError::TooManyMembers),
             _ => None,
         };
         if std::mem::take(&mut self.is_publishing) {
-            let outcome = failure.map_or(Ok(()), Err);
+            let outcome = failure.map_or(Ok(()), |_| Err(PublishError::Busy));
             let effects = self.conversation.answered(outcome, NOW_S);
             self.carry_out(effects, None);
         } else if let Some(channel) = self.joining.take() {

@@ -76,7 +76,7 @@ fn joins_that_cannot_be_tracked_are_refused_with_a_reason() {
     let reply = format!(
         r#"["1","1","{ROOM}","phx_reply",{{"status":"error","response":{{"reason":"presence channel full"}}}}]"#
     );
-    let refused = talk.answer(Err(Failure::TooManyMembers));
+    let refused = talk.answer(Err(SubscribeError::TooManyMembers));
     assert_eq!(refused, ["unsubscribe 1/presence/room".to_owned(), reply]);
 }
 
@@ -110,7 +110,7 @@ fn an_update_replaces_custom_and_is_answered_only_where_it_is_refused() {
     assert_eq!(binary, [error(r#"{"reason":"payload must have a custom"}"#)]);
     talk.ask(&push(r#"{"custom":3}"#));
     let unavailable = error(r#"{"reason":"unavailable"}"#);
-    assert_eq!(talk.answer(Err(Failure::Unavailable)), [unavailable]);
+    assert_eq!(talk.answer(Err(SubscribeError::Unavailable)), [unavailable]);
     // An event that its app no longer allows, even before the session receives the change.
     let changed = App { secret: SecretString::from("another-secret-0123"), ..app(1, "foo-app") };
     talk.rules.shared.directory.replace([changed].into_iter().collect());

@@ -104,8 +104,12 @@ impl UpgradeRefusal {
 
     /// The answer to a plain request on a path for upgrades.
     pub fn not_an_upgrade() -> Self {
-        let body = handshake_fault(&ws::HandshakeError::NoConnectionUpgrade).to_owned();
-        Self { status: StatusCode::BAD_REQUEST, body }
+        Self::bad_handshake("'connection' header must contain 'upgrade'")
+    }
+
+    /// The answer to a client that does not speak WebSocket.
+    fn bad_handshake(fault: &str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: fault.to_owned() }
     }
 
     /// The answer of a server that has no room, or stops. The client may retry later.
@@ -248,32 +252,16 @@ fn close(request: &Request, closing: Closing) -> Result<Rejected, UpgradeRefusal
 /// Judges the upgrade itself, after all other checks, and returns the key of the 101 response. The method,
 /// `Connection` and `Upgrade` were checked when the head was read.
 fn verify(head: &RequestHead) -> Result<String, UpgradeRefusal> {
-    let refused = |fault: ws::HandshakeError| UpgradeRefusal {
-        status: StatusCode::BAD_REQUEST,
-        body: handshake_fault(&fault).to_owned(),
-    };
     let headers = head.headers();
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(refused(ws::HandshakeError::UnsupportedVersion));
+        return Err(UpgradeRefusal::bad_handshake("'sec-websocket-version' header must be '13'"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
     if STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
-        return Err(refused(ws::HandshakeError::BadWebsocketKey));
+        let fault = "'sec-websocket-key' header is missing or malformed";
+        return Err(UpgradeRefusal::bad_handshake(fault));
     }
     Ok(String::from_utf8_lossy(&ws::hash_key(key)).into_owned())
-}
-
-/// The answer to a client that does not speak WebSocket.
-fn handshake_fault(fault: &ws::HandshakeError) -> &'static str {
-    match fault {
-        ws::HandshakeError::GetMethodRequired => "a WebSocket handshake is a GET request",
-        ws::HandshakeError::NoConnectionUpgrade => "'connection' header must contain 'upgrade'",
-        ws::HandshakeError::NoWebsocketUpgrade => "'upgrade' header must contain 'websocket'",
-        ws::HandshakeError::NoVersionHeader | ws::HandshakeError::UnsupportedVersion => {
-            "'sec-websocket-version' header must be '13'"
-        }
-        ws::HandshakeError::BadWebsocketKey => "'sec-websocket-key' header is missing or malformed",
-    }
 }
 
 fn switching_protocols(accept_key: &str, subprotocol: Option<&str>) -> String {

@@ -55,7 +55,7 @@ pub struct Endpoint {
     /// Judges handshakes. All protocols share it.
     pub entrance: Arc<Entrance>,
     /// The long-poll sessions.
-    pub long_polls: LongPolls<PhoenixConversation>,
+    pub long_polls: LongPolls,
     /// Signs the tokens of long-poll sessions.
     pub tokens: SessionTokens,
     /// The budget of request bodies.

@@ -1,19 +1,15 @@
 //! The protocols that one listener serves.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    rc::Rc,
+    sync::Arc,
+};
 
 use crate::{
-    app::AppId,
-    broker::{
-        PublishError,
-        outbox::Ending,
-        subscriber::{Disconnect, Frame, Joined, Place, SessionId, SubscribeError},
-        users::OnlineChange,
-    },
-    metrics::labels::SessionKind,
     phoenix::{self, connect::Endpoint},
     session::{
-        Conversation, Effect, Farewell, Patience, Received,
+        Conversation,
         upgrade::{IsSocket, Protocol, UpgradeHandler, Welcome},
     },
 };
@@ -55,15 +51,10 @@ pub(super) fn upgrade_handler(
     })
 }
 
-impl ServedConversation {
-    fn as_mut(&mut self) -> &mut dyn Conversation {
-        match self {
-            Self::Phoenix(conversation) => conversation,
-            Self::Other(conversation) => &mut **conversation,
-        }
-    }
+impl Deref for ServedConversation {
+    type Target = dyn Conversation;
 
-    fn as_ref(&self) -> &dyn Conversation {
+    fn deref(&self) -> &Self::Target {
         match self {
             Self::Phoenix(conversation) => conversation,
             Self::Other(conversation) => &**conversation,
@@ -71,68 +62,11 @@ impl ServedConversation {
     }
 }
 
-impl Conversation for ServedConversation {
-    fn begun(&mut self, session: SessionId, now_s: f64) -> Vec<Effect> {
-        self.as_mut().begun(session, now_s)
-    }
-
-    fn received(&mut self, message: Received, now_s: f64) -> Vec<Effect> {
-        self.as_mut().received(message, now_s)
-    }
-
-    fn meanwhile(&self, message: &Received) -> Option<Frame> {
-        self.as_ref().meanwhile(message)
-    }
-
-    fn subscribed(&mut self, outcome: Result<Joined, SubscribeError>, now_s: f64) -> Vec<Effect> {
-        self.as_mut().subscribed(outcome, now_s)
-    }
-
-    fn answered(&mut self, outcome: Result<(), PublishError>, now_s: f64) -> Vec<Effect> {
-        self.as_mut().answered(outcome, now_s)
-    }
-
-    fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect> {
-        self.as_mut().app_changed(app, now_s)
-    }
-
-    fn disconnected(&mut self, disconnect: &Disconnect) -> (Vec<Effect>, usize) {
-        self.as_mut().disconnected(disconnect)
-    }
-
-    fn interrupted(&mut self, place: &Place) -> Vec<Effect> {
-        self.as_mut().interrupted(place)
-    }
-
-    fn silent(&mut self, lasted: Duration) -> Patience {
-        self.as_mut().silent(lasted)
-    }
-
-    fn silence_max(&self, idle_timeout: Duration) -> Duration {
-        self.as_ref().silence_max(idle_timeout)
-    }
-
-    fn reminded(&mut self, now_s: f64) -> Vec<Effect> {
-        self.as_mut().reminded(now_s)
-    }
-
-    fn online(&mut self, change: &OnlineChange) -> Vec<Effect> {
-        self.as_mut().online(change)
-    }
-
-    fn farewell(&mut self, ending: Ending) -> Farewell {
-        self.as_mut().farewell(ending)
-    }
-
-    fn app(&self) -> Option<AppId> {
-        self.as_ref().app()
-    }
-
-    fn kind(&self) -> SessionKind {
-        self.as_ref().kind()
-    }
-
-    fn address(&self) -> IpAddr {
-        self.as_ref().address()
+impl DerefMut for ServedConversation {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Phoenix(conversation) => conversation,
+            Self::Other(conversation) => &mut **conversation,
+        }
     }
 }

@@ -16,7 +16,7 @@ use bytestring::ByteString;
 use log::{debug, info};
 
 use super::{
-    Close, Conversation, Effect, Farewell, Patience, Received, Replay,
+    Close, Effect, Farewell, HeldConversation, Patience, Received, Replay,
     worker::{Membership, Worker},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 /// An actor that carries a conversation over some wire.
 pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
     /// The protocol of the session.
-    type Protocol: Conversation;
+    type Protocol: HeldConversation;
 
     /// The session's side towards the broker.
     fn driver(&mut self) -> &mut Driver<Self::Protocol>;
@@ -65,7 +65,7 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
 }
 
 /// A session's side towards the broker.
-pub(super) struct Driver<C: Conversation> {
+pub(super) struct Driver<C: HeldConversation> {
     conversation: C,
     worker: Rc<Worker>,
     membership: Membership,
@@ -115,7 +115,7 @@ impl Heard {
     }
 }
 
-impl<C: Conversation> Driver<C> {
+impl<C: HeldConversation> Driver<C> {
     /// Enters the fan-out of this thread, which fills `outbox` from now on.
     pub(super) fn enter(conversation: C, outbox: Arc<Outbox>, worker: Rc<Worker>) -> Self {
         let membership = Membership { session: outbox.session(), fanout: worker.fanout() };
@@ -275,7 +275,7 @@ impl<C: Conversation> Driver<C> {
     }
 }
 
-impl<C: Conversation> Drop for Driver<C> {
+impl<C: HeldConversation> Drop for Driver<C> {
     /// Counts and logs the end of a session, whatever ended it. No other code does so.
     fn drop(&mut self) {
         self.outbox.close();

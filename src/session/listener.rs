@@ -27,7 +27,7 @@ use actix_web::{
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{
-    Conversation,
+    HeldConversation,
     connection::Connection,
     expect::answering_early,
     path,
@@ -177,7 +177,7 @@ pub struct Listener<C> {
     pub connections: ConnectionService,
 }
 
-impl<C: Conversation + Unpin> Listener<C> {
+impl<C: HeldConversation> Listener<C> {
     /// The service for one worker thread's connections: HTTP/1.1 requests go to `app`, upgrades
     /// become sessions.
     pub fn service<F, S, B>(

@@ -77,8 +77,9 @@ pub enum Posted {
 
 /// Finds the long-poll sessions of all threads, and of other nodes if it is [shared](Self::share). Cheap
 /// to clone.
-pub struct LongPolls<C: Conversation + Unpin> {
-    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+#[derive(Clone)]
+pub struct LongPolls {
+    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll>>>>,
     newcomers: Newcomers,
     times: LongPollTimes,
     /// The fetches that other nodes have passed on.
@@ -87,21 +88,13 @@ pub struct LongPolls<C: Conversation + Unpin> {
     topics: Option<Topics>,
 }
 
-impl<C: Conversation + Unpin> Clone for LongPolls<C> {
-    fn clone(&self) -> Self {
-        let (sessions, newcomers) = (self.sessions.clone(), self.newcomers.clone());
-        let (passed, topics) = (self.passed.clone(), self.topics.clone());
-        Self { sessions, newcomers, times: self.times, passed, topics }
-    }
-}
-
-impl<C: Conversation + Unpin> fmt::Debug for LongPolls<C> {
+impl fmt::Debug for LongPolls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LongPolls").field("times", &self.times).finish_non_exhaustive()
     }
 }
 
-impl<C: Conversation + Unpin> LongPolls<C> {
+impl LongPolls {
     /// Begins without sessions.
     pub fn new(times: LongPollTimes) -> Self {
         let (sessions, newcomers, passed) = Default::default();
@@ -112,7 +105,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
     /// sessions were never fetched, the oldest of them ends: a well-behaved client has fetched by then, unless
     /// new sessions begin faster than its round trip. `limits.sessions_per_address_max` protects against one
     /// address that opens many.
-    pub fn open(&self, conversation: C, worker: &Rc<Worker>) -> Option<Uuid> {
+    pub fn open(&self, conversation: impl Conversation, worker: &Rc<Worker>) -> Option<Uuid> {
         let admission = worker.sessions.admit()?;
         let id = elsewhere::number_on(worker.topics.node());
         let newcomers_max = (worker.sessions.max() / NEWCOMERS_SHARE).max(1);
@@ -123,6 +116,7 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         let (sessions, passed) = (self.sessions.clone(), self.passed.clone());
         let listing = SessionEntry { id, sessions, passed, newcomer: Some(newcomer) };
         let (times, worker) = (self.times, worker.clone());
+        let conversation: Box<dyn Conversation> = Box::new(conversation);
         let addr = LongPoll::create(move |ctx| {
             LongPoll::new(conversation, admission, worker, listing, times, ctx)
         });
@@ -181,22 +175,22 @@ impl<C: Conversation + Unpin> LongPolls<C> {
         }
     }
 
-    fn find(&self, id: Uuid) -> Option<Addr<LongPoll<C>>> {
+    fn find(&self, id: Uuid) -> Option<Addr<LongPoll>> {
         let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
         sessions.get(&id).cloned()
     }
 }
 
 /// A session's entry in the list of all sessions. Dropping this removes it.
-struct SessionEntry<C: Conversation + Unpin> {
+struct SessionEntry {
     id: Uuid,
-    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll<C>>>>>,
+    sessions: Arc<RwLock<HashMap<Uuid, Addr<LongPoll>>>>,
     passed: SharedPassed,
     /// The place among the sessions that were never fetched, until the first fetch.
     newcomer: Option<Newcomer>,
 }
 
-impl<C: Conversation + Unpin> Drop for SessionEntry<C> {
+impl Drop for SessionEntry {
     fn drop(&mut self) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         self.passed.lock().forget(self.id);

@@ -39,7 +39,7 @@ pub mod upgrade;
 mod websocket;
 pub mod worker;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, ops::DerefMut, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -257,3 +257,8 @@ pub trait Conversation: 'static {
     /// The client's address, as far as it is known.
     fn address(&self) -> IpAddr;
 }
+
+/// A pointer to a conversation, as a session keeps it.
+pub trait HeldConversation: DerefMut<Target = dyn Conversation> + Unpin + 'static {}
+
+impl<C: DerefMut<Target = dyn Conversation> + Unpin + 'static> HeldConversation for C {}

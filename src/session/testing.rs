@@ -144,6 +144,7 @@ impl Bench {
 
     fn connect_with(&self, conversation: Obedient, pipe_bytes: usize) -> Client {
         let (near, far) = duplex(pipe_bytes);
+        let conversation: Box<dyn Conversation> = Box::new(conversation);
         let places = self.places();
         let pump =
             websocket::start(far, BytesMut::new(), conversation, places, self.worker.clone());

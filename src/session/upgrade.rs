@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Close, CloseCode, Conversation,
+    Close, CloseCode, Conversation, HeldConversation,
     pump::SocketTransport,
     requests::{HttpStream, LeavingConnection},
     websocket,
@@ -160,7 +160,7 @@ pub(super) fn refuse_all<T: SocketTransport>(
 /// From then on the pump is a separate task, and the HTTP server drops its state of the connection, which is
 /// 1.4 KB. When the server waits for its connections at a shutdown, sessions are not among them: they have
 /// been ended before.
-pub(super) fn serve<T: SocketTransport, C: Conversation + Unpin>(
+pub(super) fn serve<T: SocketTransport, C: HeldConversation>(
     request: Request,
     framed: Framed<HttpStream<T>, h1::Codec>,
     worker: Rc<Worker>,

@@ -27,7 +27,7 @@ use crate::broker::{
 };
 
 use super::{
-    Close, CloseCode, Conversation, Patience,
+    Close, CloseCode, HeldConversation, Patience,
     connection::ConnectionSlot,
     driver::{self, Carrier, Driver},
     frames::{FrameSocket, Frames, Inbound},
@@ -46,7 +46,7 @@ const INBOX_MESSAGES_MAX: usize = 128;
 const INBOX_BYTES_MAX: usize = 256 * 1024;
 
 /// One WebSocket connection.
-pub(super) struct WebSocket<C: Conversation> {
+pub(super) struct WebSocket<C: HeldConversation> {
     driver: Driver<C>,
     /// The gate is shut while the inbox is full: then nothing is read.
     gate: Rc<Gate>,
@@ -89,7 +89,7 @@ impl Inbox {
 }
 
 /// Starts a session on a socket whose handshake is done; the returned pump is its task.
-pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
+pub(super) fn start<T: SocketTransport, C: HeldConversation>(
     io: T,
     early: BytesMut,
     conversation: C,
@@ -111,7 +111,7 @@ pub(super) fn start<T: SocketTransport, C: Conversation + Unpin>(
     Pump::new(socket, worker, outbox, places, body).with_silence_max(silence_max)
 }
 
-impl<C: Conversation + Unpin> WebSocket<C> {
+impl<C: HeldConversation> WebSocket<C> {
     /// Ends the actor; the pump learns of it from the outbox.
     fn stop(&mut self, ctx: &mut <Self as Actor>::Context) {
         self.driver.outbox().close();
@@ -139,7 +139,7 @@ impl<C: Conversation + Unpin> WebSocket<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
+impl<C: HeldConversation> Carrier for WebSocket<C> {
     type Protocol = C;
 
     fn driver(&mut self) -> &mut Driver<C> {
@@ -212,7 +212,7 @@ impl<C: Conversation + Unpin> Carrier for WebSocket<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Actor for WebSocket<C> {
+impl<C: HeldConversation> Actor for WebSocket<C> {
     type Context = WebsocketContext<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -220,7 +220,7 @@ impl<C: Conversation + Unpin> Actor for WebSocket<C> {
     }
 }
 
-impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
+impl<C: HeldConversation> StreamHandler<Inbound> for WebSocket<C> {
     fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
         if self.held.is_none() {
             return self.look_at(inbound, ctx);
@@ -248,9 +248,7 @@ impl<C: Conversation + Unpin> StreamHandler<Inbound> for WebSocket<C> {
 }
 
 /// The context requires a stream of bytes; it gets an empty one (see `frames`).
-impl<C: Conversation + Unpin> StreamHandler<Result<ws::Message, ws::ProtocolError>>
-    for WebSocket<C>
-{
+impl<C: HeldConversation> StreamHandler<Result<ws::Message, ws::ProtocolError>> for WebSocket<C> {
     fn handle(&mut self, _: Result<ws::Message, ws::ProtocolError>, _: &mut Self::Context) {}
 
     /// The end of the empty stream has no meaning.
@@ -269,7 +267,7 @@ impl Stream for NewsOf {
     }
 }
 
-impl<C: Conversation + Unpin> StreamHandler<News> for WebSocket<C> {
+impl<C: HeldConversation> StreamHandler<News> for WebSocket<C> {
     fn handle(&mut self, news: News, ctx: &mut Self::Context) {
         driver::heard(self, news, ctx);
     }

@@ -94,8 +94,8 @@ enum QueuedMessage {
 }
 
 /// One long-poll session.
-pub(super) struct LongPoll<C: Conversation + Unpin> {
-    driver: Driver<C>,
+pub(super) struct LongPoll {
+    driver: Driver<Box<dyn Conversation>>,
     _admission: Admission,
     times: LongPollTimes,
     inbox: VecDeque<QueuedMessage>,
@@ -125,15 +125,15 @@ pub(super) struct LongPoll<C: Conversation + Unpin> {
     /// The time since which the session has no joined topic.
     unjoined_since: Option<Instant>,
     is_closed: bool,
-    listing: SessionEntry<C>,
+    listing: SessionEntry,
 }
 
-impl<C: Conversation + Unpin> LongPoll<C> {
+impl LongPoll {
     pub(super) fn new(
-        conversation: C,
+        conversation: Box<dyn Conversation>,
         admission: Admission,
         worker: Rc<Worker>,
-        listing: SessionEntry<C>,
+        listing: SessionEntry,
         times: LongPollTimes,
         ctx: &mut Context<Self>,
     ) -> Self {
@@ -423,7 +423,7 @@ impl<C: Conversation + Unpin> LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Actor for LongPoll<C> {
+impl Actor for LongPoll {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -432,10 +432,10 @@ impl<C: Conversation + Unpin> Actor for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
-    type Protocol = C;
+impl Carrier for LongPoll {
+    type Protocol = Box<dyn Conversation>;
 
-    fn driver(&mut self) -> &mut Driver<C> {
+    fn driver(&mut self) -> &mut Driver<Box<dyn Conversation>> {
         &mut self.driver
     }
 
@@ -476,7 +476,7 @@ impl<C: Conversation + Unpin> Carrier for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
+impl Handler<Poll> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, Poll(answer): Poll, ctx: &mut Self::Context) {
@@ -504,7 +504,7 @@ impl<C: Conversation + Unpin> Handler<Poll> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<GoOn> for LongPoll<C> {
+impl Handler<GoOn> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, _: GoOn, ctx: &mut Self::Context) {
@@ -512,7 +512,7 @@ impl<C: Conversation + Unpin> Handler<GoOn> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
+impl Handler<GiveWay> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, _: GiveWay, ctx: &mut Self::Context) {
@@ -522,7 +522,7 @@ impl<C: Conversation + Unpin> Handler<GiveWay> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<EndBroken> for LongPoll<C> {
+impl Handler<EndBroken> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, EndBroken: EndBroken, ctx: &mut Self::Context) {
@@ -530,7 +530,7 @@ impl<C: Conversation + Unpin> Handler<EndBroken> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<PutBack> for LongPoll<C> {
+impl Handler<PutBack> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, PutBack(frames): PutBack, ctx: &mut Self::Context) {
@@ -545,7 +545,7 @@ impl<C: Conversation + Unpin> Handler<PutBack> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
+impl Handler<Post> for LongPoll {
     type Result = ();
 
     fn handle(&mut self, Post { messages, answer }: Post, ctx: &mut Self::Context) {
@@ -568,7 +568,7 @@ impl<C: Conversation + Unpin> Handler<Post> for LongPoll<C> {
     }
 }
 
-impl<C: Conversation + Unpin> StreamHandler<ToSession> for LongPoll<C> {
+impl StreamHandler<ToSession> for LongPoll {
     fn handle(&mut self, arrival: ToSession, ctx: &mut Self::Context) {
         self.arrived(arrival, ctx);
         self.flush(ctx);

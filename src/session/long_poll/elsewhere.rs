@@ -26,7 +26,7 @@ use super::{
     LongPolls, Polled, Posted,
     actor::{EndBroken, PutBack},
 };
-use crate::session::{Conversation, Received};
+use crate::session::Received;
 
 /// The name of these questions.
 const QUESTION: &str = "long_poll";
@@ -152,7 +152,7 @@ fn is_up(state: EngineState) -> bool {
     state == EngineState::Up
 }
 
-impl<C: Conversation + Unpin> LongPolls<C> {
+impl LongPolls {
     /// Begins to pass requests on to other nodes, and to answer theirs. Does nothing without a cluster.
     pub fn share(&mut self, topics: &Topics) {
         if !topics.is_clustered() {

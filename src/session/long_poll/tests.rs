@@ -21,7 +21,7 @@ use crate::session::{
 /// A thread's long-poll sessions.
 struct Polls {
     bench: Bench,
-    all: LongPolls<Obedient>,
+    all: LongPolls,
 }
 
 impl Polls {
@@ -70,7 +70,7 @@ impl Polls {
     }
 }
 
-fn lock(all: &LongPolls<Obedient>) -> Vec<Uuid> {
+fn lock(all: &LongPolls) -> Vec<Uuid> {
     all.sessions.read().expect("no panic holds it").keys().copied().collect()
 }
 
@@ -140,7 +140,7 @@ async fn a_fetch_that_was_given_up_keeps_nothing_and_takes_nothing_over() {
 async fn frames_that_arrive_at_the_end_of_a_window_are_not_lost() {
     const MESSAGES: usize = 500;
     const WINDOW: Duration = Duration::from_millis(1);
-    let all = LongPolls::<Obedient>::new(times(DEADLINE));
+    let all = LongPolls::new(times(DEADLINE));
     let elsewhere = Arbiter::new();
     let (opened, opens) = oneshot::channel();
     let theirs = all.clone();
@@ -266,7 +266,7 @@ async fn messages_that_need_not_wait_are_answered_while_a_join_hangs() {
 
 #[actix_web::test]
 async fn e149_messages_that_do_not_get_their_turn_in_time_are_late() {
-    let all = LongPolls::<Obedient>::new(times(DEADLINE));
+    let all = LongPolls::new(times(DEADLINE));
     let busy = Arbiter::new();
     let (opened, opens) = oneshot::channel();
     let (release, held) = std::sync::mpsc::channel::<()>();

@@ -51,7 +51,7 @@ use crate::{
         body::BodyBudget,
         bucket::PerSecond,
         connection::Connection,
-        listener::{ConnectionService, Listener},
+        listener::{ConnectionService, Sockets},
         long_poll::{LongPollTimes, LongPolls},
         places::Places,
         public_id::PublicIds,
@@ -504,7 +504,7 @@ impl Parts {
             // This listener continues while the server drains.
             let draining = Arc::default();
             connections_of(&services.settings, connections.clone(), draining, stops)
-                .service(http::metrics::app(services.clone()))
+                .service(http::metrics::app(services.clone()), Sockets::none())
         });
         let threads = threads.await.map_err(StartError::Thread)?;
         info!("metrics on {address}");
@@ -535,18 +535,11 @@ impl Parts {
             .wrap(from_fn(http::client::require_tls))
             .configure(|config| phoenix::routes::configure(config, &thread))
             .configure(|config| http::configure(config, &services.settings));
-        Listener {
-            worker,
-            upgrade_handler: protocols::upgrade_handler(endpoint, self.protocols.clone()),
-            is_socket: protocols::is_socket(&self.protocols),
-            connections: connections_of(
-                &services.settings,
-                self.connections.clone(),
-                services.draining.clone(),
-                stops,
-            ),
-        }
-        .service(app)
+        let upgrade_handler = protocols::upgrade_handler(endpoint, self.protocols.clone());
+        let is_socket = protocols::is_socket(&self.protocols);
+        let (connections, draining) = (self.connections.clone(), services.draining.clone());
+        connections_of(&services.settings, connections, draining, stops)
+            .service(app, Sockets::new(worker, upgrade_handler, is_socket))
     }
 }
 

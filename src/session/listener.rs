@@ -52,6 +52,42 @@ pub fn tune(listener: &TcpListener) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
+/// Takes the connection of an upgrade over from the HTTP server.
+type Upgrade = Rc<dyn Fn(Request, Framed<HttpStream<TcpStream>, h1::Codec>) -> Upgrading>;
+
+/// The upgrades of one thread's connections: which requests are upgrades, and the tasks that serve them.
+pub struct Sockets {
+    is_socket: IsSocket,
+    work_queue: Rc<WorkQueue>,
+    upgrade: Upgrade,
+}
+
+impl Sockets {
+    /// Sessions on the paths that `is_socket` accepts, if `upgrade_handler` accepts their handshakes. The sessions
+    /// share the state of `worker`.
+    pub fn new<C: HeldConversation>(
+        worker: Rc<Worker>,
+        upgrade_handler: UpgradeHandler<C>,
+        is_socket: IsSocket,
+    ) -> Self {
+        let work_queue = worker.work_queue.clone();
+        let upgrade = Rc::new(move |mut request: Request, framed| {
+            path::drop_empty_segments(request.uri_mut());
+            upgrade::serve(request, framed, worker.clone(), upgrade_handler.clone())
+        });
+        Self { is_socket, work_queue, upgrade }
+    }
+
+    /// No sessions.
+    pub fn none() -> Self {
+        Self {
+            is_socket: Rc::new(|_| false),
+            work_queue: WorkQueue::start(),
+            upgrade: Rc::new(|_, framed| upgrade::refuse_all(framed)),
+        }
+    }
+}
+
 /// The rules for the connections of one thread, and the service that applies them.
 pub struct ConnectionService {
     /// The time within which the first request head must be complete.
@@ -72,36 +108,11 @@ pub struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// The service for the connections: HTTP/1.1 requests go to `app`, and none becomes a session.
+    /// The service for the connections of one thread: HTTP/1.1 requests go to `app`, and upgrades to `sockets`.
     pub fn service<F, S, B>(
         self,
         app: F,
-    ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
-    where
-        F: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<
-                Request,
-                Config = AppConfig,
-                Response = ServiceResponse<B>,
-                Error = actix_web::Error,
-                InitError = (),
-            > + 'static,
-        S::Service: 'static,
-        <S::Service as Service<Request>>::Future: 'static,
-        B: MessageBody + 'static,
-    {
-        let none = Rc::new(|_: &str| false);
-        self.upgrading(app, none, WorkQueue::start(), |_, framed| upgrade::refuse_all(framed))
-    }
-
-    /// Like [`service`](Self::service), but requests for a WebSocket on a path that `is_socket` accepts, and
-    /// other requests that take over a connection, are passed to `upgrade`.
-    fn upgrading<F, S, B>(
-        self,
-        app: F,
-        is_socket: IsSocket,
-        work_queue: Rc<WorkQueue>,
-        upgrade: impl Fn(Request, Framed<HttpStream<TcpStream>, h1::Codec>) -> Upgrading + 'static,
+        Sockets { is_socket, work_queue, upgrade }: Sockets,
     ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
     where
         F: IntoServiceFactory<S, Request>,
@@ -131,11 +142,6 @@ impl ConnectionService {
             stuck: Rc::default(),
             work_queue,
         });
-        let upgrade = Rc::new(upgrade);
-        let upgrade =
-            move |(request, framed): (Request, Framed<HttpStream<TcpStream>, h1::Codec>)| {
-                upgrade(request, framed)
-            };
         let app = apply_fn_factory(app, path::without_empty_segments);
         let app = map_config(app, |()| AppConfig::default());
         let app =
@@ -154,7 +160,7 @@ impl ConnectionService {
                 data.insert(stream.turn());
             })
             .expect(asking)
-            .upgrade(upgrade)
+            .upgrade(move |(request, framed): (Request, _)| upgrade(request, framed))
             .h1(app);
         fn_service(move |(Connection { io, slot }, peer): (Connection, SocketAddr)| {
             let stream = HttpStream::new(io, slot, Some(peer), rules.clone());
@@ -162,47 +168,6 @@ impl ConnectionService {
             async move { Ok((begun.await, Some(peer))) }
         })
         .and_then(http)
-    }
-}
-
-/// The rules for connections that may become sessions.
-pub struct Listener<C> {
-    /// The state that the sessions of this thread share.
-    pub worker: Rc<Worker>,
-    /// Decides which upgrades become sessions.
-    pub upgrade_handler: UpgradeHandler<C>,
-    /// Whether a WebSocket may be requested on a path.
-    pub is_socket: IsSocket,
-    /// The rules for connections that are not sessions yet.
-    pub connections: ConnectionService,
-}
-
-impl<C: HeldConversation> Listener<C> {
-    /// The service for one worker thread's connections: HTTP/1.1 requests go to `app`, upgrades
-    /// become sessions.
-    pub fn service<F, S, B>(
-        self,
-        app: F,
-    ) -> impl ServiceFactory<(Connection, SocketAddr), Config = (), Response = (), InitError = ()>
-    where
-        F: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<
-                Request,
-                Config = AppConfig,
-                Response = ServiceResponse<B>,
-                Error = actix_web::Error,
-                InitError = (),
-            > + 'static,
-        S::Service: 'static,
-        <S::Service as Service<Request>>::Future: 'static,
-        B: MessageBody + 'static,
-    {
-        let Self { worker, upgrade_handler, is_socket, connections } = self;
-        let work_queue = worker.work_queue.clone();
-        connections.upgrading(app, is_socket, work_queue, move |mut request, framed| {
-            path::drop_empty_segments(request.uri_mut());
-            upgrade::serve(request, framed, worker.clone(), upgrade_handler.clone())
-        })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Append, AppendError, Appended, Engine, EngineState, Flow, Follower, Incarnation, LogEpoch,
-    LogPosition, Logged, MemberChange, NodeId, NodeInfo, Partition, Record,
+    LogPosition, Logged, MemberChange, NodeId, NodeInfo, Partition, Record, Terms,
 };
 
 /// The longest time that a test waits for something that has to happen.
@@ -245,7 +245,7 @@ pub(crate) async fn put(
     let [place, name] = [place, member].map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let change = MemberChange::Put { place, member: name.clone(), value: name, members_max };
     let records = vec![record(&format!("+{member}"))];
-    let append = Append { records, key: None, change: Some(change) };
+    let append = Append { records, terms: Terms::Member(change) };
     node.append(Partition(partition), append, soon()).await
 }
 
@@ -258,7 +258,7 @@ pub(crate) async fn remove(
     let [place, name] = [place, member].map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let change = MemberChange::Remove { place, member: name };
     let records = vec![record(&format!("-{member}"))];
-    let append = Append { records, key: None, change: Some(change) };
+    let append = Append { records, terms: Terms::Member(change) };
     node.append(Partition(partition), append, soon()).await
 }
 
@@ -342,12 +342,11 @@ pub(crate) mod cases {
         let (b, _heard) = followed(servers).await;
         let once = |body: &str, key: &'static str, note: &'static str| Append {
             records: vec![record(body)],
-            key: Some(OnceKey {
+            terms: Terms::Once(OnceKey {
                 id: Bytes::from_static(key.as_bytes()),
                 note: Bytes::from_static(note.as_bytes()),
                 ttl: Duration::from_secs(60),
             }),
-            change: None,
         };
         let first = a.append(Partition(0), once("a", "k", "n"), soon()).await.expect("appended");
         let Appended::At(at) = first else { panic!("{first:?}") };
@@ -365,8 +364,8 @@ pub(crate) mod cases {
         let (b, heard_b) = followed(servers).await;
         let claim = async |node: &dyn Engine, key: String, note: &'static str| {
             let (id, note) = (Bytes::from(key), Bytes::from_static(note.as_bytes()));
-            let key = Some(OnceKey { id, note, ttl: Duration::from_secs(60) });
-            node.append(Partition(0), Append { records: vec![], key, change: None }, soon()).await
+            let terms = Terms::Once(OnceKey { id, note, ttl: Duration::from_secs(60) });
+            node.append(Partition(0), Append { records: vec![], terms }, soon()).await
         };
         // The nodes take turns, so that records of one node come right after a key of the other.
         for n in 0..40 {
@@ -391,14 +390,16 @@ pub(crate) mod cases {
 
     pub(crate) async fn one_of_many_with_the_same_key_is_appended(servers: &dyn Servers) {
         let (node, heard) = followed(servers).await;
-        let key = || OnceKey {
-            id: Bytes::from_static(b"k"),
-            note: Bytes::new(),
-            ttl: Duration::from_secs(60),
+        let once = || {
+            Terms::Once(OnceKey {
+                id: Bytes::from_static(b"k"),
+                note: Bytes::new(),
+                ttl: Duration::from_secs(60),
+            })
         };
         let appends = (0..20).map(|n| {
             let records = vec![record(&format!("{n}"))];
-            node.append(Partition(0), Append { records, key: Some(key()), change: None }, soon())
+            node.append(Partition(0), Append { records, terms: once() }, soon())
         });
         let appended = futures_util::future::join_all(appends).await;
         let count = appended.iter().filter(|a| matches!(a, Ok(Appended::At(_)))).count();

@@ -41,7 +41,7 @@ pub use follower::{Flow, Follower};
 pub use node::{Incarnation, NodeId, NodeInfo, PlaceMember, Snapshot};
 pub use record::{
     Append, AppendError, Appended, ENTRY_BYTES_MAX, ID_BYTES_MAX, LogEpoch, LogPosition, Logged,
-    MemberChange, OnceKey, Partition, Record, SCOPE_BYTES_MAX,
+    MemberChange, OnceKey, Partition, Record, SCOPE_BYTES_MAX, Terms,
 };
 
 /// The most bytes that a node may publish about itself.

@@ -67,47 +67,55 @@ pub struct Logged {
 pub struct Append {
     /// The records. There may be none if there is a key: the log then only remembers the key.
     pub records: Vec<Record>,
-    /// A key with which the records are appended only if it is new.
-    pub key: Option<OnceKey>,
-    /// A change of members that is made in the same step. It cannot be combined with a key.
-    pub change: Option<MemberChange>,
+    /// A condition of the append, or a change of members that is made in the same step.
+    pub terms: Terms,
 }
 
 impl Append {
-    /// Records without a key and without a change of members.
+    /// Records without terms.
     pub fn records(records: Vec<Record>) -> Self {
-        Self { records, key: None, change: None }
+        Self { records, terms: Terms::None }
     }
 
     /// The bytes that count against [`ENTRY_BYTES_MAX`].
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.iter().map(|r| r.scope.len() + r.body.len() + 8);
-        let change = match &self.change {
-            Some(MemberChange::Put { place, member, value, .. }) => {
+        let terms = match &self.terms {
+            Terms::None => 0,
+            Terms::Once(key) => key.id.len() + key.note.len(),
+            Terms::Member(MemberChange::Put { place, member, value, .. }) => {
                 place.len() + member.len() + value.len()
             }
-            Some(MemberChange::Remove { place, member }) => place.len() + member.len(),
-            None => 0,
+            Terms::Member(MemberChange::Remove { place, member }) => place.len() + member.len(),
         };
-        let key = self.key.as_ref().map_or(0, |key| key.id.len() + key.note.len());
-        records.sum::<usize>() + change + key
+        records.sum::<usize>() + terms
     }
 
     /// Returns whether every part is within its bound.
     pub(crate) fn is_bounded(&self) -> bool {
         let scopes = self.records.iter().all(|record| record.scope.len() <= SCOPE_BYTES_MAX);
-        let key = self.key.as_ref().is_none_or(|key| key.id.len() <= ID_BYTES_MAX);
-        let change = match &self.change {
-            Some(
+        let terms = match &self.terms {
+            Terms::None => true,
+            Terms::Once(key) => key.id.len() <= ID_BYTES_MAX,
+            Terms::Member(
                 MemberChange::Put { place, member, .. } | MemberChange::Remove { place, member },
             ) => place.len() <= SCOPE_BYTES_MAX && member.len() <= ID_BYTES_MAX,
-            None => true,
         };
-        let has_any = !self.records.is_empty() || self.key.is_some();
+        let has_any = !self.records.is_empty() || matches!(self.terms, Terms::Once(_));
         let records = has_any && self.records.len() <= usize::from(u16::MAX);
-        let is_either = self.key.is_none() || self.change.is_none();
-        records && scopes && key && change && is_either && self.bytes() <= ENTRY_BYTES_MAX
+        records && scopes && terms && self.bytes() <= ENTRY_BYTES_MAX
     }
+}
+
+/// The condition of an [`Append`], or the change of members that it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Terms {
+    /// Neither.
+    None,
+    /// The records are appended only if the key is new.
+    Once(OnceKey),
+    /// The change is made in the same step.
+    Member(MemberChange),
 }
 
 /// A key under which records are appended once. The log remembers it for a time.
@@ -168,7 +176,7 @@ pub enum AppendError {
     #[error("the engine is unavailable")]
     Unavailable,
     /// A bound of [`Append`], [`OnceKey`] or [`MemberChange`] is exceeded, or the append has neither records
-    /// nor a key, or it has both a key and a change of members.
+    /// nor a key.
     #[error("the records are too large")]
     TooLarge,
     /// The place has its maximal number of members.

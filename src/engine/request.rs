@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Incarnation, LogEpoch, NodeId, wire::BatchId};
+use super::{Incarnation, LogEpoch, NodeId, Terms, wire::BatchId};
 
 /// The index of a log: the number of a partition, or the number after the last partition for the log of messages
 /// to all nodes.
@@ -139,40 +139,6 @@ pub(super) struct Segment {
     pub(super) records: Bytes,
     /// A condition, or a change of members.
     pub(super) terms: Terms,
-}
-
-/// The condition of a segment, or the change of members that it makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Terms {
-    /// The segment has no condition.
-    None,
-    /// A key that must be new.
-    Once {
-        /// The key.
-        id: Bytes,
-        /// The bytes that are remembered with it.
-        note: Bytes,
-        /// The time for which the key is remembered.
-        ttl: Duration,
-    },
-    /// A member that is put.
-    Put {
-        /// The place.
-        place: Bytes,
-        /// The member.
-        member: Bytes,
-        /// Its value.
-        value: Bytes,
-        /// The maximum of members.
-        members_max: u32,
-    },
-    /// A member that is removed.
-    Remove {
-        /// The place.
-        place: Bytes,
-        /// The member.
-        member: Bytes,
-    },
 }
 
 /// A range of the log to read.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future;
 
 use crate::engine::{
-    Append, AppendError, Appended, EngineState, LogPosition, OnceKey, Partition, Record,
+    Append, AppendError, Appended, EngineState, LogPosition, OnceKey, Partition, Record, Terms,
 };
 
 use crate::broker::{
@@ -41,8 +41,7 @@ impl PartitionPart {
     /// Returns whether the log takes this much with the key, if there is one, in one append.
     fn fits(&self, key: Option<&OnceKey>) -> bool {
         let (records, key) = (self.records.clone(), key.cloned());
-        let append = Append { records, key, change: None };
-        append.is_bounded()
+        Append { records, terms: key.map_or(Terms::None, Terms::Once) }.is_bounded()
     }
 }
 
@@ -186,7 +185,7 @@ impl Cluster {
         deadline: Instant,
     ) -> impl Future<Output = PartAnswer> + use<> {
         let PartitionPart { partition, records, nths } = part;
-        let append = Append { records, key, change: None };
+        let append = Append { records, terms: key.map_or(Terms::None, Terms::Once) };
         let appended = self.engine.append(partition, append, deadline);
         async move { PartAnswer { nths, appended: appended.await } }
     }

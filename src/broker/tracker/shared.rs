@@ -36,7 +36,9 @@ use crate::{
         topic_name::ChannelName,
         topics::{Topics, place_bytes},
     },
-    engine::{Append, AppendError, Appended, EngineState, Incarnation, MemberChange, Record},
+    engine::{
+        Append, AppendError, Appended, EngineState, Incarnation, MemberChange, Record, Terms,
+    },
 };
 
 use super::{EnterChannel, Tracker};
@@ -181,7 +183,7 @@ fn append(
     let (channel, session) = (channel.to_string(), session.0);
     let body = MemberRecord { channel, session, incarnation, member: wanted }.write();
     let record = Record { scope: scope_bytes(key).into(), body };
-    Append { records: vec![record], key: None, change: Some(change) }
+    Append { records: vec![record], terms: Terms::Member(change) }
 }
 
 impl Tracker {

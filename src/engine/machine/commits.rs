@@ -9,8 +9,8 @@ use bytes::BytesMut;
 use tokio::sync::oneshot;
 
 use crate::engine::{
-    Append, AppendError, Appended, LogEpoch, LogPosition, MemberChange, OnceKey,
-    request::{Outcome, Segment, Terms},
+    Append, AppendError, Appended, LogEpoch, LogPosition, Terms,
+    request::{Outcome, Segment},
     wire::{self, BatchId},
 };
 
@@ -43,7 +43,7 @@ impl WaitingAppend {
     }
 
     fn is_plain(&self) -> bool {
-        self.append.key.is_none() && self.append.change.is_none()
+        self.append.terms == Terms::None
     }
 }
 
@@ -282,7 +282,7 @@ fn segments(waiting: &[WaitingAppend]) -> (Vec<Segment>, Vec<usize>) {
         }
         wire::put_records(&one.append.records, &mut records);
         let records = records.split().freeze();
-        segments.push(Segment { count, records, terms: terms(&one.append) });
+        segments.push(Segment { count, records, terms: one.append.terms.clone() });
         shares.push(1);
     }
     if let Some((segment, share)) = close(&mut plain, &mut records) {
@@ -290,22 +290,4 @@ fn segments(waiting: &[WaitingAppend]) -> (Vec<Segment>, Vec<usize>) {
         shares.push(share);
     }
     (segments, shares)
-}
-
-fn terms(append: &Append) -> Terms {
-    match (&append.key, &append.change) {
-        (Some(OnceKey { id, note, ttl }), _) => {
-            Terms::Once { id: id.clone(), note: note.clone(), ttl: *ttl }
-        }
-        (None, Some(MemberChange::Put { place, member, value, members_max })) => Terms::Put {
-            place: place.clone(),
-            member: member.clone(),
-            value: value.clone(),
-            members_max: *members_max,
-        },
-        (None, Some(MemberChange::Remove { place, member })) => {
-            Terms::Remove { place: place.clone(), member: member.clone() }
-        }
-        (None, None) => Terms::None,
-    }
 }

@@ -15,7 +15,9 @@ use super::{
     NodeUnanswered, Partition, Snapshot, Unavailable,
     feed::{self, NodeCall},
 };
-use crate::engine::{LogEpoch, LogPosition, Logged, MESSAGE_BYTES_MAX, MemberChange, PlaceMember};
+use crate::engine::{
+    LogEpoch, LogPosition, Logged, MESSAGE_BYTES_MAX, MemberChange, PlaceMember, Terms,
+};
 
 /// The part that several [`MemoryEngine`]s share. Cheap to clone.
 #[derive(Clone)]
@@ -115,11 +117,16 @@ impl PartitionLog {
         (node, incarnation): (NodeId, Incarnation),
         append: Append,
     ) -> Result<Appended, AppendError> {
-        if let Some((at, note)) = append.key.as_ref().and_then(|key| self.keys.get(&key.id)) {
-            return Ok(Appended::Repeated { at: *at, note: note.clone() });
-        }
-        match append.change {
-            Some(MemberChange::Put { place, member, value, members_max }) => {
+        let mut once = None;
+        match append.terms {
+            Terms::None => {}
+            Terms::Once(key) => {
+                if let Some((at, note)) = self.keys.get(&key.id) {
+                    return Ok(Appended::Repeated { at: *at, note: note.clone() });
+                }
+                once = Some(key);
+            }
+            Terms::Member(MemberChange::Put { place, member, value, members_max }) => {
                 let name = (node, incarnation, member);
                 let members = self.places.entry(place).or_default();
                 if !members.contains_key(&name) && members.len() >= members_max as usize {
@@ -127,12 +134,11 @@ impl PartitionLog {
                 }
                 members.insert(name, value);
             }
-            Some(MemberChange::Remove { place, member }) => {
+            Terms::Member(MemberChange::Remove { place, member }) => {
                 if let Some(members) = self.places.get_mut(&place) {
                     members.remove(&(node, incarnation, member));
                 }
             }
-            None => {}
         }
         let numbered = (self.next..).zip(append.records);
         let records = numbered.map(|(offset, r)| Logged { offset, scope: r.scope, body: r.body });
@@ -141,7 +147,7 @@ impl PartitionLog {
             true => LogPosition { epoch: self.epoch, offset: self.next },
             false => self.push(EntryBody::Records(records)),
         };
-        if let Some(key) = append.key {
+        if let Some(key) = once {
             self.keys.insert(key.id, (at, key.note));
         }
         Ok(Appended::At(at))

@@ -8,10 +8,10 @@ use sha1::{Digest as _, Sha1};
 
 use super::keys::RedisKeys;
 use crate::engine::{
-    Incarnation, LogEpoch, NodeId,
+    Incarnation, LogEpoch, MemberChange, NodeId, OnceKey, Terms,
     request::{
         Commit, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range, ReadRange, Recipient,
-        Renew, Renewal, Reply, Segment, Terms,
+        Renew, Renewal, Reply, Segment,
     },
     wire::BatchId,
 };
@@ -186,23 +186,19 @@ fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arg
     let arguments = state.with(identity.0).with(epoch(fresh)).with(life(node, incarnation));
     let arguments = retention(arguments.number(now_ms).with(head), kept);
     segments.into_iter().fold(arguments, |arguments, Segment { count, records, terms }| {
-        let kind: &'static str = match terms {
-            Terms::None => "p",
-            Terms::Once { .. } => "k",
-            Terms::Put { .. } => "m",
-            Terms::Remove { .. } => "d",
-        };
-        let arguments = arguments.with(kind).number(count.into()).with(records);
+        let segment = |kind: &'static str| arguments.with(kind).number(count.into()).with(records);
         match terms {
-            Terms::None => arguments,
-            Terms::Once { id, note, ttl } => {
+            Terms::None => segment("p"),
+            Terms::Once(OnceKey { id, note, ttl }) => {
                 let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2).max(1);
-                arguments.with(id).with(note).number(ttl)
+                segment("k").with(id).with(note).number(ttl)
             }
-            Terms::Put { place, member, value, members_max } => {
-                arguments.with(place).with(member).with(value).number(members_max.into())
+            Terms::Member(MemberChange::Put { place, member, value, members_max }) => {
+                segment("m").with(place).with(member).with(value).number(members_max.into())
             }
-            Terms::Remove { place, member } => arguments.with(place).with(member),
+            Terms::Member(MemberChange::Remove { place, member }) => {
+                segment("d").with(place).with(member)
+            }
         }
     })
 }

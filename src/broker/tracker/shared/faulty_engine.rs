@@ -12,7 +12,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::engine::{
     Append, AppendError, Appended, Engine, EngineState, Follower, Incarnation, MemberChange,
-    NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable, memory::MemoryEngine,
+    NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Terms, Unavailable,
+    memory::MemoryEngine,
 };
 
 /// An engine that refuses changes of members, and holds back answers, when it is told to.
@@ -102,14 +103,16 @@ impl Engine for FaultyEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let mut faults = self.faults();
-        let counted = match &append.change {
-            None => return self.inner.append(partition, append, deadline),
-            Some(_) if faults.refuses => {
+        let Terms::Member(change) = &append.terms else {
+            return self.inner.append(partition, append, deadline);
+        };
+        let counted = match change {
+            _ if faults.refuses => {
                 faults.changes.refused += 1;
                 return async { Err(AppendError::Unavailable) }.boxed();
             }
-            Some(MemberChange::Put { .. }) => &mut faults.changes.puts,
-            Some(MemberChange::Remove { .. }) => &mut faults.changes.removals,
+            MemberChange::Put { .. } => &mut faults.changes.puts,
+            MemberChange::Remove { .. } => &mut faults.changes.removals,
         };
         *counted += 1;
         self.inner.append(partition, append, deadline)

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 
 use crate::engine::{
-    Incarnation, LogEpoch, LogPosition, NodeId,
+    Incarnation, LogEpoch, LogPosition, MemberChange, NodeId, OnceKey, Terms,
     machine::{Push, lease::Life},
     request::{
         Commit, Identity, Instance, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range,
-        ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment, Terms,
+        ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment,
     },
     wire::{self, BatchId, LogMessage},
 };
@@ -92,7 +92,7 @@ impl ModelLog {
             let offset = place.next + u64::from(count);
             let outcome = match terms {
                 Terms::None => Outcome::At(offset),
-                Terms::Once { id, note, .. } => match self.keys.get(&id) {
+                Terms::Once(OnceKey { id, note, .. }) => match self.keys.get(&id) {
                     Some((epoch, offset, note)) => {
                         Outcome::Repeated { epoch: *epoch, offset: *offset, note: note.clone() }
                     }
@@ -102,7 +102,7 @@ impl ModelLog {
                     }
                 },
                 _ if !self.live.contains(&life) => Outcome::Lapsed,
-                Terms::Put { place, member, value, members_max } => {
+                Terms::Member(MemberChange::Put { place, member, value, members_max }) => {
                     let members = self.places.entry(place).or_default();
                     let name = (life.0, life.1, member);
                     if !members.contains_key(&name) && members.len() >= members_max as usize {
@@ -112,7 +112,7 @@ impl ModelLog {
                         Outcome::At(offset)
                     }
                 }
-                Terms::Remove { place, member } => {
+                Terms::Member(MemberChange::Remove { place, member }) => {
                     if let Some(members) = self.places.get_mut(&place) {
                         members.remove(&(life.0, life.1, member));
                     }

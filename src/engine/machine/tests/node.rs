@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::{
     engine::{
         Append, AppendError, Appended, Flow, Follower, Incarnation, LogEpoch, LogPosition, Logged,
-        MemberChange, NodeId, NodeInfo, Partition, Record,
+        MemberChange, NodeId, NodeInfo, Partition, Record, Terms,
         machine::{Config, LineId, Machine},
         request::Instance,
         shared::EngineShared,
@@ -216,7 +216,8 @@ impl Node {
             }
         });
         let record = Record { scope: Bytes::from_static(b"s"), body: body.clone() };
-        let append = Append { records: vec![record], key: None, change };
+        let append =
+            Append { records: vec![record], terms: change.map_or(Terms::None, Terms::Member) };
         self.machine.append(Partition(partition), append, now + Duration::from_secs(1), appended);
         let lost_before = Vec::new();
         self.waiting.push(Waiting { partition, body, change: member, lost_before, outcome });

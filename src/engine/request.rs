@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Incarnation, LogEpoch, NodeId, Terms, wire::BatchId};
+use super::{Incarnation, LogEpoch, LogPosition, NodeId, NodeInfo, Snapshot, Terms, wire::BatchId};
 
 /// The index of a log: the number of a partition, or the number after the last partition for the log of messages
 /// to all nodes.
@@ -18,6 +18,9 @@ pub(super) struct Identity(pub(super) Bytes);
 /// The random id of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instance(pub(super) [u8; 16]);
+
+/// One incarnation of a node.
+pub(super) type Life = (NodeId, Incarnation);
 
 /// The id of a request to Redis and of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,21 +46,14 @@ pub(super) enum LogRequest {
         fresh: LogEpoch,
     },
     /// Permit an incarnation to put members. The answer is [`Reply::Done`].
-    Register {
-        /// The node.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
+    Register(Life),
     /// Remove the members of an incarnation, and append `leaver` if there were any. The answer is
     /// [`Reply::Done`].
     Bury {
         /// The identity that the connection found.
         identity: Identity,
-        /// The node.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
+        /// The incarnation.
+        life: Life,
         /// The batch that announces to all nodes that the members leave.
         leaver: Bytes,
         /// The epoch to begin if one has to begin.
@@ -69,20 +65,13 @@ pub(super) enum LogRequest {
     Renew(Renew),
     /// Mark a lease as ended, if it has run out or `is_forced`. The answer is [`Reply::Condemned`].
     Condemn {
-        /// The node.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
+        /// The incarnation.
+        life: Life,
         /// Whether the node itself gives the lease up.
         is_forced: bool,
     },
     /// Forget a lease that was marked as ended. The answer is [`Reply::Done`].
-    Forget {
-        /// The node.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
+    Forget(Life),
     /// Read the counters of several logs, and publish a number to the node's own probe channel. The answer
     /// is [`Reply::Probed`].
     Probe {
@@ -119,9 +108,7 @@ pub(super) struct Commit {
     /// The epoch to begin if one has to begin.
     pub(super) fresh: LogEpoch,
     /// The node that commits, for its members.
-    pub(super) node: NodeId,
-    /// Its incarnation.
-    pub(super) incarnation: Incarnation,
+    pub(super) life: Life,
     /// The time, in Unix milliseconds by the node's clock.
     pub(super) now_ms: u64,
     /// The head of the batch.
@@ -156,9 +143,7 @@ pub(super) struct ReadRange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Renew {
     /// The node.
-    pub(super) node: NodeId,
-    /// Its incarnation.
-    pub(super) incarnation: Incarnation,
+    pub(super) life: Life,
     /// The process of the node.
     pub(super) instance: Instance,
     /// The time after which the lease runs out.
@@ -182,14 +167,7 @@ pub(super) enum Reply {
     /// A range of the log.
     Read(Range),
     /// The members of a place.
-    Members {
-        /// The epoch.
-        epoch: LogEpoch,
-        /// The offset of the next record.
-        next: u64,
-        /// The node, the incarnation, the name and the value of each member.
-        members: Vec<(NodeId, Incarnation, Bytes, Bytes)>,
-    },
+    Members(Snapshot),
     /// A renewal was processed.
     Renewed {
         /// The outcome.
@@ -214,10 +192,8 @@ pub(super) enum Outcome {
     At(u64),
     /// Its key was used before.
     Repeated {
-        /// The epoch of the first records with the key.
-        epoch: LogEpoch,
-        /// Their first offset.
-        offset: u64,
+        /// The position of the first record with the key.
+        at: LogPosition,
         /// The bytes that were remembered.
         note: Bytes,
     },
@@ -267,20 +243,19 @@ pub(super) enum Renewal {
 /// A lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeaseEntry {
-    /// The node.
-    pub(super) node: NodeId,
-    /// Its incarnation.
-    pub(super) incarnation: Incarnation,
+    /// The node that holds it.
+    pub(super) info: NodeInfo,
     /// The moment at which it runs out, in Unix milliseconds by the clock of Redis.
     pub(super) until_ms: u64,
-    /// The moment at which it began.
-    pub(super) since_ms: u64,
-    /// The moment at which it was last renewed.
-    pub(super) seen_ms: u64,
     /// Whether it is marked as ended.
     pub(super) is_condemned: bool,
-    /// The description that the node publishes of itself.
-    pub(super) info: Bytes,
+}
+
+impl LeaseEntry {
+    /// The node and its incarnation.
+    pub(super) fn life(&self) -> Life {
+        (self.info.node, self.info.incarnation)
+    }
 }
 
 /// The reason why a question to Redis has no answer.

@@ -190,8 +190,8 @@ impl Machine {
         for log in &mut self.logs {
             log.commits.refuse_queue();
         }
-        let life = (self.lease.node, self.lease.incarnation);
-        let condemn = LogRequest::Condemn { node: life.0, incarnation: life.1, is_forced: true };
+        let life = self.lease.life();
+        let condemn = LogRequest::Condemn { life, is_forced: true };
         if self.call(self.control(), Call::Condemn(life), condemn).is_none() {
             self.left();
         }

@@ -166,9 +166,8 @@ impl Commits {
                 }
                 let answer = match &outcome {
                     Outcome::At(_) => Ok(Appended::At(LogPosition { epoch, offset })),
-                    Outcome::Repeated { epoch, offset, note } => {
-                        let at = LogPosition { epoch: *epoch, offset: *offset };
-                        Ok(Appended::Repeated { at, note: note.clone() })
+                    Outcome::Repeated { at, note } => {
+                        Ok(Appended::Repeated { at: *at, note: note.clone() })
                     }
                     Outcome::Full => Err(AppendError::PlaceFull),
                     Outcome::Lapsed => {

@@ -17,11 +17,8 @@ use std::{
 
 use crate::engine::{
     Incarnation, NodeId, NodeInfo,
-    request::{Instance, LeaseEntry, LogIndex, Renew},
+    request::{Instance, LeaseEntry, Life, LogIndex, Renew},
 };
-
-/// One incarnation of a node.
-pub(super) type Life = (NodeId, Incarnation);
 
 /// This node's lease.
 #[derive(Debug)]
@@ -50,7 +47,7 @@ pub(super) struct Lease {
     pub(super) live: Arc<[NodeInfo]>,
     /// The incarnations of other nodes that this node is burying, each with the logs that still have its
     /// members.
-    burials: BTreeMap<(NodeId, u64), Vec<LogIndex>>,
+    burials: BTreeMap<Life, Vec<LogIndex>>,
 }
 
 impl Lease {
@@ -78,6 +75,11 @@ impl Lease {
             live: Arc::new([]),
             burials: BTreeMap::new(),
         }
+    }
+
+    /// This node in its present incarnation.
+    pub(super) fn life(&self) -> Life {
+        (self.node, self.incarnation)
     }
 
     fn ttl(&self) -> Duration {
@@ -123,8 +125,7 @@ impl Lease {
         self.next_at = Some(now + self.interval());
         self.renewals += 1;
         Some(Renew {
-            node: self.node,
-            incarnation: self.incarnation,
+            life: self.life(),
             instance: self.instance,
             ttl: self.ttl(),
             is_first: self.is_first,
@@ -151,14 +152,8 @@ impl Lease {
         } else {
             self.healthy_since.get_or_insert(now);
         }
-        let live = leases.iter().filter(|lease| !lease.is_condemned).map(|lease| NodeInfo {
-            node: lease.node,
-            incarnation: lease.incarnation,
-            info: lease.info.clone(),
-            since_ms: lease.since_ms,
-            seen_ms: lease.seen_ms,
-        });
-        let mut live: Vec<_> = live.collect();
+        let live = leases.iter().filter(|lease| !lease.is_condemned);
+        let mut live: Vec<_> = live.map(|lease| lease.info.clone()).collect();
         live.sort_by_key(|info| info.node);
         let is_same = |(a, b): (&NodeInfo, &NodeInfo)| {
             (a.node, a.incarnation, &a.info) == (b.node, b.incarnation, &b.info)
@@ -177,13 +172,13 @@ impl Lease {
 
     /// The incarnation that ended, and the logs that still have its members.
     pub(super) fn ended(&self) -> Option<(Life, Vec<LogIndex>)> {
-        Some(((self.node, self.incarnation), self.ended_in.clone()?))
+        Some((self.life(), self.ended_in.clone()?))
     }
 
     /// Notes that the members of this node's ended incarnation are removed from a log. Returns whether they
     /// are now removed from all logs.
     pub(super) fn removed(&mut self, life: Life, log: LogIndex) -> bool {
-        let own = (self.node, self.incarnation);
+        let own = self.life();
         let Some(logs) = self.ended_in.as_mut().filter(|_| life == own) else { return false };
         logs.retain(|left| *left != log);
         logs.is_empty()
@@ -203,33 +198,31 @@ impl Lease {
             return Vec::new();
         }
         let is_over = |lease: &&LeaseEntry| {
-            let is_other = lease.node != self.node;
+            let is_other = lease.info.node != self.node;
             is_other && (lease.is_condemned || lease.until_ms <= now_ms)
         };
-        let is_begun = |life: &Life| self.burials.contains_key(&(life.0, life.1.0));
-        let lives = leases.iter().filter(is_over).map(|lease| (lease.node, lease.incarnation));
-        lives.filter(|life| !is_begun(life)).collect()
+        let lives = leases.iter().filter(is_over).map(LeaseEntry::life);
+        lives.filter(|life| !self.burials.contains_key(life)).collect()
     }
 
     /// Begins to bury an incarnation in these logs.
     pub(super) fn bury(&mut self, life: Life, logs: Vec<LogIndex>) {
-        self.burials.insert((life.0, life.1.0), logs);
+        self.burials.insert(life, logs);
     }
 
     /// Notes that an incarnation is buried in a log. Returns whether it is now buried in all logs.
     pub(super) fn buried(&mut self, life: Life, log: LogIndex) -> bool {
-        let key = (life.0, life.1.0);
-        let Some(logs) = self.burials.get_mut(&key) else { return false };
+        let Some(logs) = self.burials.get_mut(&life) else { return false };
         logs.retain(|left| *left != log);
         let is_done = logs.is_empty();
         if is_done {
-            self.burials.remove(&key);
+            self.burials.remove(&life);
         }
         is_done
     }
 
     /// Abandons a burial; it begins anew after a later renewal.
     pub(super) fn give_up(&mut self, life: Life) {
-        self.burials.remove(&(life.0, life.1.0));
+        self.burials.remove(&life);
     }
 }

@@ -40,7 +40,7 @@ use tokio::sync::oneshot;
 use super::{
     EngineState, Flow, Follower, Incarnation, LogPosition, NodeId, Partition, Snapshot,
     Unavailable,
-    request::{CallId, Identity, Instance, LogIndex, LogPlace, LogRequest, Recipient},
+    request::{CallId, Identity, Instance, Life, LogIndex, LogPlace, LogRequest, Recipient},
     shared::EngineShared,
     wire::{BatchId, Content, LogMessage},
 };
@@ -48,7 +48,7 @@ use crate::metrics::Metrics;
 pub(super) use commits::AppendedSender;
 use commits::Commits;
 use feed::{LogFeed, Need, Step};
-use lease::{Lease, Life};
+use lease::Lease;
 pub(super) use questions::AnswersSender;
 use questions::Questions;
 use rng::Rng;
@@ -152,7 +152,7 @@ enum Call {
     Commit(LogIndex, Instant),
     Read(LogIndex),
     Break(LogIndex),
-    Register(LogIndex, Incarnation),
+    Register(LogIndex, Life),
     Renew,
     Condemn(Life),
     Bury(LogIndex, Life),
@@ -596,31 +596,28 @@ impl Machine {
 
     /// Permits this node to put members into a log.
     fn register(&mut self, log: LogIndex) {
-        let (node, incarnation) = (self.lease.node, self.lease.incarnation);
+        let life = self.lease.life();
         (self.log(log).is_registered, self.log(log).registers_after) = (false, None);
         if !self.lease.is_held || self.log(log).line.is_none() {
             return;
         }
-        let call = Call::Register(log, incarnation);
-        let id = self.call(log, call, LogRequest::Register { node, incarnation });
+        let id = self.call(log, Call::Register(log, life), LogRequest::Register(life));
         self.log(log).registering = id;
     }
 
     /// Sends the next batch of a log, if there is one and none is under way.
     fn commit(&mut self, index: LogIndex, now: Instant) {
-        let (lease, now_ms) = ((self.lease.node, self.lease.incarnation), self.now_ms(now));
+        let (life, now_ms) = (self.lease.life(), self.now_ms(now));
         let Some(identity) = self.identity_of(index) else { return };
         if !self.lease.is_held || !self.log(index).is_registered {
             return;
         }
         let (id, fresh) = (BatchId(self.rng.next()), self.rng.epoch());
         let Some(segments) = self.log(index).commits.next(id) else { return };
-        let (node, incarnation) = lease;
-        let head = super::wire::batch_head(id, now_ms, node);
+        let head = super::wire::batch_head(id, now_ms, life.0);
         let appends = self.log(index).commits.under_way();
         self.metrics.engine.batch_appends.observe(appends as f64);
-        let commit =
-            super::request::Commit { identity, fresh, node, incarnation, now_ms, head, segments };
+        let commit = super::request::Commit { identity, fresh, life, now_ms, head, segments };
         let line = self.log(index).line;
         self.call(index, Call::Commit(index, now), LogRequest::Commit(commit));
         if let Some(line) = line.and_then(|line| self.lines.get_mut(&line)) {

@@ -4,12 +4,10 @@ use std::time::Instant;
 
 use log::{error, warn};
 
-use super::{
-    Call, LineId, LogIndex, Machine, Output, REFUSALS_LOGGED_EVERY, feed::Acknowledged, lease::Life,
-};
+use super::{Call, LineId, LogIndex, Machine, Output, REFUSALS_LOGGED_EVERY, feed::Acknowledged};
 use crate::engine::{
-    LogPosition, PlaceMember, Snapshot, Unavailable,
-    request::{CallId, LeaseEntry, LogRequest, Renewal, Reply, RequestFailure},
+    LogPosition, Unavailable,
+    request::{CallId, LeaseEntry, Life, LogRequest, Renewal, Reply, RequestFailure},
     wire::{self, BatchId},
 };
 
@@ -66,8 +64,8 @@ impl Machine {
                     self.read(log);
                 }
             }
-            (Call::Register(log, incarnation), Reply::Done) => {
-                if self.log(log).registering == Some(id) && incarnation == self.lease.incarnation {
+            (Call::Register(log, life), Reply::Done) => {
+                if self.log(log).registering == Some(id) && life == self.lease.life() {
                     (self.log(log).is_registered, self.log(log).registering) = (true, None);
                     self.registered();
                     self.filled.insert(log);
@@ -86,9 +84,7 @@ impl Machine {
                     self.shared.set_incarnation(fresh);
                     self.renew(now);
                 } else if self.lease.buried(life, log) {
-                    let (node, incarnation) = life;
-                    let forget = LogRequest::Forget { node, incarnation };
-                    self.call(self.control(), Call::Forget, forget);
+                    self.call(self.control(), Call::Forget, LogRequest::Forget(life));
                 }
             }
             (Call::Forget, Reply::Done) => {
@@ -103,13 +99,9 @@ impl Machine {
                     self.finish_probe(line);
                 }
             }
-            (Call::Members(None, _), Reply::Members { .. }) => {}
-            (Call::Members(Some(snapshot), _), Reply::Members { epoch, next, members }) => {
-                let members = members.into_iter().map(|(node, incarnation, member, value)| {
-                    PlaceMember { node, incarnation, member, value }
-                });
-                let at = LogPosition { epoch, offset: next };
-                let _ = snapshot.send(Ok(Snapshot { at, members: members.collect() }));
+            (Call::Members(None, _), Reply::Members(_)) => {}
+            (Call::Members(Some(asker), _), Reply::Members(snapshot)) => {
+                let _ = asker.send(Ok(snapshot));
             }
             (Call::Post(..), Reply::Done) => {}
             (call, _) => {
@@ -216,8 +208,7 @@ impl Machine {
             follower.nodes_changed(&live);
         }
         for life in self.lease.overdue(now, now_ms, leases) {
-            let (node, incarnation) = life;
-            let condemn = LogRequest::Condemn { node, incarnation, is_forced: false };
+            let condemn = LogRequest::Condemn { life, is_forced: false };
             self.lease.bury(life, self.all_logs().collect());
             self.call(self.control(), Call::Condemn(life), condemn);
         }
@@ -242,11 +233,11 @@ impl Machine {
     /// Removes an incarnation's members from a log. Returns `false` if the log has no connection.
     fn bury(&mut self, log: LogIndex, life: Life, now: Instant) -> bool {
         let Some(identity) = self.identity_of(log) else { return false };
-        let ((node, incarnation), now_ms) = (life, self.now_ms(now));
+        let now_ms = self.now_ms(now);
         let id = BatchId(self.rng.next());
         let leaver = wire::leaver(id, now_ms, self.lease.node, life);
         let fresh = self.rng.epoch();
-        let bury = LogRequest::Bury { identity, node, incarnation, leaver, fresh, now_ms };
+        let bury = LogRequest::Bury { identity, life, leaver, fresh, now_ms };
         self.call(log, Call::Bury(log, life), bury).is_some()
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::{
         Incarnation, NodeId,
-        request::{Instance, LogRequest, Renew, Renewal, Reply},
+        request::{Instance, Life, LogRequest, Renew, Renewal, Reply},
     },
     settings::EngineSettings,
 };
@@ -33,10 +33,7 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 /// # Errors
 /// [`EngineError`]: after the time limit if Redis cannot be reached, at once if Redis refuses or does not
 /// fit the settings.
-pub(super) async fn enroll(
-    node: &RedisNode,
-    instance: Instance,
-) -> Result<(NodeId, Incarnation), EngineError> {
+pub(super) async fn enroll(node: &RedisNode, instance: Instance) -> Result<Life, EngineError> {
     let (settings, begun) = (&node.settings, Instant::now());
     let mut is_told = false;
     loop {
@@ -60,7 +57,7 @@ pub(super) async fn enroll(
     }
 }
 
-async fn attempt(node: &RedisNode, instance: Instance) -> CheckResult<(NodeId, Incarnation)> {
+async fn attempt(node: &RedisNode, instance: Instance) -> CheckResult<Life> {
     let (mut commands, info) = node.target.look().await?;
     if let Err(refusal) = judge(&node.settings, &info) {
         return Ok(Err(refusal));
@@ -102,7 +99,7 @@ async fn take_number(
     node: &RedisNode,
     instance: Instance,
     commands: MultiplexedConnection,
-) -> Result<(NodeId, Incarnation), ConnectFault> {
+) -> Result<Life, ConnectFault> {
     let settings = &node.settings;
     let incarnation = Incarnation((uuid::Uuid::new_v4().as_u128() as u64).max(1));
     for _ in 0..u16::MAX {
@@ -110,8 +107,7 @@ async fn take_number(
         // which numbers are taken.
         let number = NodeId((uuid::Uuid::new_v4().as_u128() as u16).max(1));
         let renew = LogRequest::Renew(Renew {
-            node: number,
-            incarnation,
+            life: (number, incarnation),
             instance,
             ttl: settings.node_timeout,
             is_first: true,

@@ -8,10 +8,11 @@ use sha1::{Digest as _, Sha1};
 
 use super::keys::RedisKeys;
 use crate::engine::{
-    Incarnation, LogEpoch, MemberChange, NodeId, OnceKey, Terms,
+    Incarnation, LogEpoch, LogPosition, MemberChange, NodeId, NodeInfo, OnceKey, PlaceMember,
+    Snapshot, Terms,
     request::{
-        Commit, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range, ReadRange, Recipient,
-        Renew, Renewal, Reply, Segment,
+        Commit, LeaseEntry, Life, LogIndex, LogPlace, LogRequest, Outcome, Range, ReadRange,
+        Recipient, Renew, Renewal, Reply, Segment,
     },
     wire::BatchId,
 };
@@ -114,7 +115,7 @@ impl Script {
 }
 
 /// A node and its incarnation in the spelling of the scripts.
-fn life(node: NodeId, incarnation: Incarnation) -> Bytes {
+fn life_bytes((node, incarnation): Life) -> Bytes {
     [&node.0.to_be_bytes()[..], &incarnation.0.to_be_bytes()].concat().into()
 }
 
@@ -122,8 +123,9 @@ fn epoch(LogEpoch(epoch): LogEpoch) -> Bytes {
     Bytes::copy_from_slice(&epoch.to_be_bytes())
 }
 
-fn incarnation(Incarnation(incarnation): Incarnation) -> Bytes {
-    Bytes::copy_from_slice(&incarnation.to_be_bytes())
+/// The arguments of a script about the lease of this incarnation.
+fn of_lease(nodes: Arguments, (node, incarnation): Life) -> Arguments {
+    nodes.number(node.0.into()).with(incarnation.0.to_be_bytes().to_vec())
 }
 
 /// Encodes a request.
@@ -144,27 +146,21 @@ pub(super) fn spell(
         }
         LogRequest::Members { place } => (&MEMBERS, state.with(place)),
         LogRequest::Break { seen, fresh } => (&BREAK, state.with(epoch(seen)).with(epoch(fresh))),
-        LogRequest::Register { node, incarnation } => {
-            (&REGISTER, state.with(life(node, incarnation)))
-        }
-        LogRequest::Bury { identity, node, incarnation, leaver, fresh, now_ms } => {
+        LogRequest::Register(life) => (&REGISTER, state.with(life_bytes(life))),
+        LogRequest::Bury { identity, life, leaver, fresh, now_ms } => {
             let arguments = state.with(identity.0).with(epoch(fresh));
-            let arguments = arguments.with(life(node, incarnation)).with(leaver).number(now_ms);
+            let arguments = arguments.with(life_bytes(life)).with(leaver).number(now_ms);
             (&BURY, retention(arguments, kept))
         }
-        LogRequest::Renew(Renew { node, incarnation: life, instance, ttl, is_first, info }) => {
-            let arguments = nodes.number(node.0.into()).with(incarnation(life));
-            let arguments = arguments.with(instance.0.to_vec());
+        LogRequest::Renew(Renew { life, instance, ttl, is_first, info }) => {
+            let arguments = of_lease(nodes, life).with(instance.0.to_vec());
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
             (&RENEW, arguments.number(ttl).number(is_first.into()).with(info))
         }
-        LogRequest::Condemn { node, incarnation: life, is_forced } => {
-            let arguments = nodes.number(node.0.into()).with(incarnation(life));
-            (&CONDEMN, arguments.number(is_forced.into()))
+        LogRequest::Condemn { life, is_forced } => {
+            (&CONDEMN, of_lease(nodes, life).number(is_forced.into()))
         }
-        LogRequest::Forget { node, incarnation: life } => {
-            (&FORGET, nodes.number(node.0.into()).with(incarnation(life)))
-        }
+        LogRequest::Forget(life) => (&FORGET, of_lease(nodes, life)),
         LogRequest::Probe { logs, node, nonce } => {
             return RequestSpelling::Commands(probe(keys, &logs, node, nonce));
         }
@@ -182,8 +178,8 @@ pub(super) fn spell(
 }
 
 fn commit_arguments(state: Arguments, commit: Commit, kept: LogRetention) -> Arguments {
-    let Commit { identity, fresh, node, incarnation, now_ms, head, segments } = commit;
-    let arguments = state.with(identity.0).with(epoch(fresh)).with(life(node, incarnation));
+    let Commit { identity, fresh, life, now_ms, head, segments } = commit;
+    let arguments = state.with(identity.0).with(epoch(fresh)).with(life_bytes(life));
     let arguments = retention(arguments.number(now_ms).with(head), kept);
     segments.into_iter().fold(arguments, |arguments, Segment { count, records, terms }| {
         let segment = |kind: &'static str| arguments.with(kind).number(count.into()).with(records);
@@ -241,7 +237,8 @@ pub(super) fn read_reply(asked: &RequestKind, value: Value) -> Option<Reply> {
             let fields = list(fields)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
             let members = fields.chunks_exact(2).map(|pair| member(&pair[0], &pair[1]));
             let members = members.collect::<Option<_>>()?;
-            Reply::Members { epoch: epoch_of(epoch)?, next: number(next)?, members }
+            let at = LogPosition { epoch: epoch_of(epoch)?, offset: number(next)? };
+            Reply::Members(Snapshot { at, members })
         }
         RequestKind::Renew => {
             let [outcome, now_ms, leases] = array(value)?;
@@ -334,17 +331,17 @@ fn outcome(value: Value) -> Option<Outcome> {
         value => {
             let mut used = bytes(value)?;
             let epoch = LogEpoch(used.try_get_u64().ok()?);
-            let offset = used.try_get_u64().ok()?;
-            Outcome::Repeated { epoch, offset, note: used }
+            let at = LogPosition { epoch, offset: used.try_get_u64().ok()? };
+            Outcome::Repeated { at, note: used }
         }
     })
 }
 
-fn member(field: &Bytes, value: &Bytes) -> Option<(NodeId, Incarnation, Bytes, Bytes)> {
-    let mut field = field.clone();
-    let node = NodeId(field.try_get_u16().ok()?);
-    let incarnation = Incarnation(field.try_get_u64().ok()?);
-    Some((node, incarnation, field, value.clone()))
+fn member(field: &Bytes, value: &Bytes) -> Option<PlaceMember> {
+    let mut member = field.clone();
+    let node = NodeId(member.try_get_u16().ok()?);
+    let incarnation = Incarnation(member.try_get_u64().ok()?);
+    Some(PlaceMember { node, incarnation, member, value: value.clone() })
 }
 
 fn lease(node: &[u8], mut value: Bytes) -> Option<LeaseEntry> {
@@ -355,7 +352,8 @@ fn lease(node: &[u8], mut value: Bytes) -> Option<LeaseEntry> {
     let seen_ms = value.try_get_u64().ok()?;
     let is_condemned = value.try_get_u8().ok()? == b'1';
     let info = (value.len() >= 16).then(|| value.split_off(16))?;
-    Some(LeaseEntry { node, incarnation, until_ms, since_ms, seen_ms, is_condemned, info })
+    let info = NodeInfo { node, incarnation, info, since_ms, seen_ms };
+    Some(LeaseEntry { info, until_ms, is_condemned })
 }
 
 fn place(mut state: Bytes) -> Option<LogPlace> {

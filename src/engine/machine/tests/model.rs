@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 
 use crate::engine::{
-    Incarnation, LogEpoch, LogPosition, MemberChange, NodeId, OnceKey, Terms,
-    machine::{Push, lease::Life},
+    Incarnation, LogEpoch, LogPosition, MemberChange, NodeId, NodeInfo, OnceKey, PlaceMember,
+    Snapshot, Terms,
+    machine::Push,
     request::{
-        Commit, Identity, Instance, LeaseEntry, LogIndex, LogPlace, LogRequest, Outcome, Range,
-        ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment,
+        Commit, Identity, Instance, LeaseEntry, Life, LogIndex, LogPlace, LogRequest, Outcome,
+        Range, ReadRange, Recipient, Renew, Renewal, Reply, RequestFailure, Segment,
     },
     wire::{self, BatchId, LogMessage},
 };
@@ -31,7 +32,7 @@ pub(super) enum Audience {
 pub(super) struct ModelLog {
     pub(super) state: Option<(LogPlace, Identity)>,
     entries: Vec<(u64, Bytes)>,
-    keys: HashMap<Bytes, (LogEpoch, u64, Bytes)>,
+    keys: HashMap<Bytes, (LogPosition, Bytes)>,
     live: BTreeSet<(u16, u64)>,
     pub(super) places: BTreeMap<Bytes, BTreeMap<(u16, u64, Bytes), Bytes>>,
 }
@@ -86,18 +87,16 @@ impl ModelLog {
 
     fn commit(&mut self, commit: Commit) -> Option<(Reply, Option<Bytes>)> {
         let (place, _) = self.state.clone()?;
-        let life = key((commit.node, commit.incarnation));
+        let life = key(commit.life);
         let (mut batch, mut count, mut outcomes) = (commit.head.to_vec(), 0, Vec::new());
         for Segment { count: records, records: bytes, terms } in commit.segments {
             let offset = place.next + u64::from(count);
             let outcome = match terms {
                 Terms::None => Outcome::At(offset),
                 Terms::Once(OnceKey { id, note, .. }) => match self.keys.get(&id) {
-                    Some((epoch, offset, note)) => {
-                        Outcome::Repeated { epoch: *epoch, offset: *offset, note: note.clone() }
-                    }
+                    Some((at, note)) => Outcome::Repeated { at: *at, note: note.clone() },
                     None => {
-                        self.keys.insert(id, (place.epoch, offset, note));
+                        self.keys.insert(id, (LogPosition { epoch: place.epoch, offset }, note));
                         Outcome::At(offset)
                     }
                 },
@@ -191,30 +190,30 @@ impl Model {
                 }
                 (Ok(Reply::Done), None)
             }
-            LogRequest::Register { node, incarnation } => {
-                of.live.insert(key((node, incarnation)));
+            LogRequest::Register(life) => {
+                of.live.insert(key(life));
                 (Ok(Reply::Done), None)
             }
-            LogRequest::Bury { node, incarnation, leaver, fresh, .. } => {
+            LogRequest::Bury { life, leaver, fresh, .. } => {
                 of.open(&identity, fresh);
-                (Ok(Reply::Done), of.bury((node, incarnation), &leaver).map(pushed))
+                (Ok(Reply::Done), of.bury(life, &leaver).map(pushed))
             }
             LogRequest::Renew(renew) => (Ok(self.renew(renew, now_ms)), None),
-            LogRequest::Condemn { node, incarnation, is_forced } => {
-                let lease = self.leases.get_mut(&node).map(|(lease, _)| lease);
-                let lease = lease.filter(|lease| lease.incarnation == incarnation);
+            LogRequest::Condemn { life, is_forced } => {
+                let lease = self.leases.get_mut(&life.0).map(|(lease, _)| lease);
+                let lease = lease.filter(|lease| lease.life() == life);
                 let is_condemned = lease.is_some_and(|lease| {
                     lease.is_condemned |= is_forced || lease.until_ms <= now_ms;
                     lease.is_condemned
                 });
                 (Ok(Reply::Condemned(is_condemned)), None)
             }
-            LogRequest::Forget { node, incarnation } => {
+            LogRequest::Forget(life) => {
                 let is_over = |(lease, _): &(LeaseEntry, Instance)| {
-                    lease.incarnation == incarnation && lease.is_condemned
+                    lease.life() == life && lease.is_condemned
                 };
-                if self.leases.get(&node).is_some_and(is_over) {
-                    self.leases.remove(&node);
+                if self.leases.get(&life.0).is_some_and(is_over) {
+                    self.leases.remove(&life.0);
                 }
                 (Ok(Reply::Done), None)
             }
@@ -237,9 +236,9 @@ impl Model {
     }
 
     fn renew(&mut self, renew: Renew, now_ms: u64) -> Reply {
-        let Renew { node, incarnation, instance, ttl, is_first, info } = renew;
+        let Renew { life: (node, incarnation), instance, ttl, is_first, info } = renew;
         let found = self.leases.get(&node);
-        let is_same = found.is_some_and(|(lease, _)| lease.incarnation == incarnation);
+        let is_same = found.is_some_and(|(lease, _)| lease.info.incarnation == incarnation);
         let outcome = match found {
             Some((_, of)) if *of != instance => Renewal::Taken,
             _ if is_first => Renewal::Held,
@@ -247,17 +246,11 @@ impl Model {
             _ => Renewal::Lapsed,
         };
         if outcome == Renewal::Held {
-            let since_ms = found.filter(|_| is_same).map_or(now_ms, |(lease, _)| lease.since_ms);
+            let since_ms =
+                found.filter(|_| is_same).map_or(now_ms, |(lease, _)| lease.info.since_ms);
             let until_ms = now_ms + ttl.as_millis() as u64;
-            let lease = LeaseEntry {
-                node,
-                incarnation,
-                until_ms,
-                since_ms,
-                seen_ms: now_ms,
-                is_condemned: false,
-                info,
-            };
+            let info = NodeInfo { node, incarnation, info, since_ms, seen_ms: now_ms };
+            let lease = LeaseEntry { info, until_ms, is_condemned: false };
             self.leases.insert(node, (lease, instance));
         }
         let leases = self.leases.values().map(|(lease, _)| lease.clone()).collect();
@@ -282,10 +275,14 @@ impl ModelLog {
     fn members(&self, place: &Bytes) -> Option<Reply> {
         let (at, _) = self.state.clone()?;
         let members = self.places.get(place).into_iter().flatten();
-        let members = members.map(|((node, incarnation, member), value)| {
-            (NodeId(*node), Incarnation(*incarnation), member.clone(), value.clone())
+        let members = members.map(|((node, incarnation, member), value)| PlaceMember {
+            node: NodeId(*node),
+            incarnation: Incarnation(*incarnation),
+            member: member.clone(),
+            value: value.clone(),
         });
-        Some(Reply::Members { epoch: at.epoch, next: at.next, members: members.collect() })
+        let at = LogPosition { epoch: at.epoch, offset: at.next };
+        Some(Reply::Members(Snapshot { at, members: members.collect() }))
     }
 }
 

@@ -2,8 +2,7 @@
 //! that all threads must answer. The submodules are [`publishing`], [`ending`], [`members`] and
 //! [`retaining`].
 //!
-//! A server without a cluster numbers publications itself. In a cluster, the shared log numbers them: see
-//! [`Order`].
+//! A server without a cluster numbers publications itself. In a cluster, the shared log numbers them.
 
 mod ending;
 mod members;
@@ -33,7 +32,7 @@ use crate::{
 
 use super::{
     backlog::Backlog,
-    cluster::{Cluster, Order},
+    cluster::Cluster,
     directory::{Directory, TooManyScopes},
     fanout::{Fanout, ThreadFanout, WorkerId},
     fanouts::Fanouts,
@@ -122,7 +121,8 @@ pub struct Topics(Arc<TopicsInner>);
 
 pub(super) struct TopicsInner {
     limits: TopicLimits,
-    order: Order,
+    /// The cluster, if this server is one of several nodes.
+    cluster: Option<Box<Cluster>>,
     permits: Permits,
     directory: Directory,
     workers: RwLock<Vec<ArbiterHandle>>,
@@ -144,7 +144,7 @@ impl Topics {
 
     /// The broker of a server without a cluster. The settings of the apps decide how much is retained.
     pub fn new(limits: TopicLimits, apps: AppDirectory, metrics: Arc<Metrics>) -> Self {
-        Self::with_order(limits, apps, metrics, Order::own())
+        Self::of_cluster(limits, apps, metrics, None)
     }
 
     /// The broker of a node of a cluster. It begins to read the log. The settings of the apps decide how much
@@ -155,18 +155,24 @@ impl Topics {
         metrics: Arc<Metrics>,
         engine: Arc<dyn Engine>,
     ) -> Self {
-        let order = Order::of_log(engine, limits.publications_in_flight_max);
-        let topics = Self::with_order(limits, apps, metrics, order);
-        topics.0.order.follow(&topics);
+        let cluster = Cluster::new(engine, limits.publications_in_flight_max);
+        let topics = Self::of_cluster(limits, apps, metrics, Some(Box::new(cluster)));
+        if let Some(cluster) = topics.cluster() {
+            cluster.follow(&topics);
+        }
         topics
     }
 
-    fn with_order(
+    fn of_cluster(
         limits: TopicLimits,
         apps: AppDirectory,
         metrics: Arc<Metrics>,
-        (order, numbering): (Order, Numbering),
+        cluster: Option<Box<Cluster>>,
     ) -> Self {
+        let numbering = match &cluster {
+            Some(cluster) => Numbering::Log(cluster.heads().clone()),
+            None => Numbering::own(),
+        };
         let backlog = Backlog::new(limits.outboxes_bytes_max);
         let ledger = RetentionLedger::new(apps, limits.history.clone(), limits.last_events);
         let directory =
@@ -175,7 +181,7 @@ impl Topics {
         let keys = IdempotencyKeys::new(limits.idempotency_keys_max);
         Self(Arc::new(TopicsInner {
             limits,
-            order,
+            cluster,
             permits,
             directory,
             workers: RwLock::default(),
@@ -270,7 +276,8 @@ impl Topics {
     /// Returns whether publications may be on their way to a thread: there are newer ones, of any app, than
     /// those that its fan-out has begun to deliver, and not all have reached their outboxes.
     pub fn has_more_for(&self, thread: &ThreadFanout) -> bool {
-        let is_under_way = || self.0.permits.is_any_held() || self.0.order.is_any_under_way();
+        let is_remote = || self.cluster().is_some_and(Cluster::is_any_under_way);
+        let is_under_way = || self.0.permits.is_any_held() || is_remote();
         self.0.batches.load(Relaxed) > thread.handed.get() && is_under_way()
     }
 
@@ -279,14 +286,9 @@ impl Topics {
         self.0.batches.fetch_add(1, Relaxed) + 1
     }
 
-    /// The source of the order of publications.
-    pub(super) fn order(&self) -> &Order {
-        &self.0.order
-    }
-
     /// The cluster, if this server is a node of one.
     pub(super) fn cluster(&self) -> Option<&Cluster> {
-        self.0.order.cluster()
+        self.0.cluster.as_deref()
     }
 
     /// The engine of the cluster, if this server is a node of one.

@@ -31,11 +31,7 @@ use uuid::Uuid;
 
 use crate::engine::{Engine, EngineState};
 
-use super::{
-    node::NodeId,
-    numbering::{Heads, Numbering},
-    topics::Topics,
-};
+use super::{numbering::Heads, topics::Topics};
 
 use counts::SharedCounts;
 use follower::BrokerFollower;
@@ -50,14 +46,6 @@ use remote_flights::RemoteFlights;
 /// The most publications of other nodes that may be under way before this node pauses its reading of the
 /// log, as a multiple of the publications that one app may have under way.
 const REMOTE_FLIGHTS_FACTOR: usize = 8;
-
-/// The source of the order of publications: this server alone, or a log that several nodes share.
-pub(super) enum Order {
-    /// This server is the only one.
-    Own,
-    /// This server is one of several nodes.
-    Log(Box<Cluster>),
-}
 
 /// This broker as one of several nodes.
 pub(super) struct Cluster {
@@ -74,68 +62,39 @@ pub(super) struct Cluster {
     are_users_missed: Arc<AtomicBool>,
 }
 
-impl Order {
-    /// The order of this server alone, and its numbering.
-    pub(super) fn own() -> (Self, Numbering) {
-        (Self::Own, Numbering::own())
-    }
-
-    /// The order of a log, and its numbering. `in_flight_per_app_max` is the most publications of one app that
-    /// may be under way.
-    pub(super) fn of_log(
-        engine: Arc<dyn Engine>,
-        in_flight_per_app_max: usize,
-    ) -> (Self, Numbering) {
-        let heads = Arc::new(Heads::new(engine.partitions()));
+impl Cluster {
+    /// A node that has not read the log yet. `in_flight_per_app_max` is the most publications of one app that may be
+    /// under way.
+    pub(super) fn new(engine: Arc<dyn Engine>, in_flight_per_app_max: usize) -> Self {
         // The first ticket is random, so that no ticket of an earlier process of this node is used again.
         let (_, first_ticket) = Uuid::new_v4().as_u64_pair();
-        let cluster = Cluster {
+        let remote_flights_max = REMOTE_FLIGHTS_FACTOR * in_flight_per_app_max;
+        Self {
             state: engine.state(),
-            heads: heads.clone(),
+            heads: Arc::new(Heads::new(engine.partitions())),
             pending: PendingPublications::new(first_ticket),
-            remote_flights: RemoteFlights::new(
-                engine.clone(),
-                REMOTE_FLIGHTS_FACTOR * in_flight_per_app_max,
-            ),
+            remote_flights: RemoteFlights::new(engine.clone(), remote_flights_max),
             peers: Peers::new(engine.clone()),
             counts: SharedCounts::default(),
             lack: LastEventsLack::new(),
             are_users_missed: Arc::default(),
             engine,
-        };
-        (Self::Log(Box::new(cluster)), Numbering::Log(heads))
+        }
     }
 
-    /// Begins to read the log, if there is one.
+    /// Begins to read the log.
     pub(super) fn follow(&self, topics: &Topics) {
-        if let Self::Log(cluster) = self {
-            questions::register(&cluster.peers, topics);
-            counts::register(&cluster.peers, topics);
-            users::register(&cluster.peers, topics, &cluster.are_users_missed);
-            cluster.engine.follow(Arc::new(BrokerFollower::new(topics)));
-        }
-    }
-
-    /// The cluster, if this server is one of several nodes.
-    pub(super) fn cluster(&self) -> Option<&Cluster> {
-        match self {
-            Self::Own => None,
-            Self::Log(cluster) => Some(cluster),
-        }
-    }
-
-    /// The number of this server among the nodes.
-    pub(super) fn node(&self) -> NodeId {
-        self.cluster().map_or(NodeId::ONLY, |cluster| cluster.engine.node())
+        questions::register(&self.peers, topics);
+        counts::register(&self.peers, topics);
+        users::register(&self.peers, topics, &self.are_users_missed);
+        self.engine.follow(Arc::new(BrokerFollower::new(topics)));
     }
 
     /// Returns whether publications of other nodes are on their way to the fan-outs.
     pub(super) fn is_any_under_way(&self) -> bool {
-        self.cluster().is_some_and(|cluster| cluster.remote_flights.is_any())
+        self.remote_flights.is_any()
     }
-}
 
-impl Cluster {
     /// The engine.
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
@@ -147,7 +106,7 @@ impl Cluster {
     }
 
     /// The positions up to which this node has read each partition.
-    pub(super) fn heads(&self) -> &Heads {
+    pub(super) fn heads(&self) -> &Arc<Heads> {
         &self.heads
     }
 }

@@ -147,7 +147,7 @@ impl Peers {
 impl Topics {
     /// The number of this node.
     pub fn node(&self) -> NodeId {
-        self.order().node()
+        self.cluster().map_or(NodeId::ONLY, |cluster| cluster.engine.node())
     }
 
     /// Returns whether this server is a node of a cluster.

@@ -11,7 +11,7 @@ use crate::broker::{
     topics::{Topics, Unanswered},
 };
 
-use super::{Order, last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
+use super::{last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
 
 /// A question of the broker to nodes. Questions and answers are sent as JSON, and a node ignores fields
 /// that it does not know.
@@ -34,9 +34,9 @@ impl Topics {
         &self,
         question: Q,
     ) -> Result<Vec<Q::Answer>, Unanswered> {
-        match self.order() {
-            Order::Own => Ok(vec![question.answer(self.clone()).await?]),
-            Order::Log(cluster) => {
+        match self.cluster() {
+            None => Ok(vec![question.answer(self.clone()).await?]),
+            Some(cluster) => {
                 let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
                 // The threads of a node have `wait_max` to answer, and the nodes twice that time.
                 let answers = cluster.peers.ask_all(Q::NAME, &body, self.wait_max() * 2).await?;

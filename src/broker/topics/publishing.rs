@@ -9,7 +9,7 @@ use super::{OnceError, PublishError, Published, Topics};
 use crate::{
     app::AppId,
     broker::{
-        cluster::{Cluster, Order},
+        cluster::Cluster,
         feed::Extent,
         idempotency::{Claim, Claimed, ContentDigest, IdempotencyKey},
         last_events::cache_channel,
@@ -49,7 +49,7 @@ impl Topics {
         &self,
         publications: Vec<Publication>,
     ) -> Result<Receipt, PublishError> {
-        if let Order::Log(cluster) = &self.0.order {
+        if let Some(cluster) = self.cluster() {
             // The future is boxed, so that the common case does not carry its size.
             return match Box::pin(self.publish_to_log(cluster, publications, None)).await {
                 Ok(Published::Now(receipt) | Published::Before(receipt)) => Ok(receipt),
@@ -125,7 +125,7 @@ impl Topics {
             return Ok(Published::Now(self.publish_all(publications).await?));
         };
         let (app, content) = (first.app, ContentDigest::of(&publications));
-        if let Order::Log(_) = &self.0.order {
+        if self.is_clustered() {
             return self.publish_once_to_log((key, content), publications).await;
         }
         let deadline = time::Instant::now() + self.0.limits.wait_max;
@@ -151,9 +151,7 @@ impl Topics {
     ) -> Result<Published, OnceError> {
         let topics = self.clone();
         let publish = async move {
-            let Order::Log(cluster) = &topics.0.order else {
-                return Err(PublishError::Busy.into());
-            };
+            let Some(cluster) = topics.cluster() else { return Err(PublishError::Busy.into()) };
             topics.publish_to_log(cluster, publications, Some(once)).await
         };
         actix::spawn(publish).await.unwrap_or_else(|_| Err(PublishError::Busy.into()))

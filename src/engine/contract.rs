@@ -490,17 +490,17 @@ pub(crate) mod cases {
         let (b, _heard) = followed(servers).await;
         let both = sorted([a.node(), b.node()]);
         heard.until(|told| told.live() == both).await;
-        let answers = a.ask(Bytes::from_static(b"q"), soon()).await.expect("answers");
+        let answers = a.ask(None, Bytes::from_static(b"q"), soon()).await.expect("answers");
         let expected: Vec<_> =
             both.iter().map(|node| (*node, Bytes::from(format!("q of {}", a.node().0)))).collect();
         assert_eq!(answers, expected);
-        let one = a.ask_node(b.node(), Bytes::from_static(b"q"), soon()).await;
-        assert_eq!(one, Ok(expected[0].1.clone()));
-        let nobody = a.ask_node(NodeId(u16::MAX), Bytes::from_static(b"q"), soon()).await;
+        let one = a.ask(Some(b.node()), Bytes::from_static(b"q"), soon()).await;
+        assert_eq!(one, Ok(vec![(b.node(), expected[0].1.clone())]));
+        let nobody = a.ask(Some(NodeId(u16::MAX)), Bytes::from_static(b"q"), soon()).await;
         assert_eq!(nobody, Err(NodeUnanswered));
         let begun = Instant::now();
         let late = begun + Duration::from_millis(200);
-        assert_eq!(a.ask(Bytes::from_static(b"never"), late).await, Err(NodeUnanswered));
+        assert_eq!(a.ask(None, Bytes::from_static(b"never"), late).await, Err(NodeUnanswered));
         assert!((200..5_000).contains(&begun.elapsed().as_millis()));
     }
 

@@ -111,27 +111,17 @@ pub trait Engine: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<(), Unavailable>>;
 
-    /// Asks all live nodes, including this one. The answers are in the order of the nodes' numbers.
+    /// Asks one node, or all live nodes, including this one. The answers are in the order of the nodes' numbers.
     ///
     /// # Errors
     /// [`NodeUnanswered`] if any node has not answered at the deadline, because a sum over fewer nodes would
-    /// be too low.
+    /// be too low, and at once if the one node does not live.
     fn ask(
         &self,
+        to: Option<NodeId>,
         question: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>>;
-
-    /// Asks one node.
-    ///
-    /// # Errors
-    /// [`NodeUnanswered`] at the deadline, and at once if no such node lives.
-    fn ask_node(
-        &self,
-        node: NodeId,
-        question: Bytes,
-        deadline: Instant,
-    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>>;
 
     /// Reads the members of a place, of all nodes.
     ///

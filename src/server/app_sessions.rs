@@ -108,7 +108,7 @@ impl AppSessions {
             return None;
         }
         let (own, node) = (places.clone(), topics.node().0);
-        topics.on_question(ALL, move |_, _| {
+        topics.on_question(ALL, move |_| {
             let counts = own.all().into_iter().map(|(app, count)| (app.0, count)).collect();
             let answer = serde_json::to_vec(&SessionCounts { node, counts }).ok().map(Bytes::from);
             async move { answer }

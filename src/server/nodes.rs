@@ -47,12 +47,12 @@ pub(super) fn take_part(services: &web::Data<Services>) {
     }
     let (topics, registry) = (&services.topics, services.registry.clone());
     let usage = services.usage.clone();
-    topics.on_question(WRITE_USAGE, move |_, _| {
+    topics.on_question(WRITE_USAGE, move |_| {
         let written = usage.send(WriteUsage);
         async move { written.await.ok()?.ok().map(|()| Bytes::new()) }
     });
     let asked = registry.clone();
-    topics.on_question(READ_APPS, move |_, _| {
+    topics.on_question(READ_APPS, move |_| {
         let read = asked.send(ReadAgain);
         async move { read.await.ok().map(|()| Bytes::new()) }
     });

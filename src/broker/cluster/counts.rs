@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -31,8 +30,6 @@ use crate::broker::{
     subscriber::Place,
     topics::{Topics, Unanswered},
 };
-
-use super::peers::Peers;
 
 /// The interval at which a node repeats which channels it wants.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
@@ -148,15 +145,14 @@ impl SharedCounts {
 }
 
 /// Registers the handlers of both messages.
-pub(super) fn register(peers: &Peers, topics: &Topics) {
+pub(super) fn register(topics: &Topics) {
     for name in [WANTED, CHANGED] {
-        let topics = topics.downgrade();
-        let hear = move |message: Option<Bytes>| {
-            if let Some(topics) = Topics::upgrade(&topics) {
+        let broker = topics.downgrade();
+        topics.on_message(name, move |message| {
+            if let Some(topics) = Topics::upgrade(&broker) {
                 topics.hear_counts(name, message.as_deref());
             }
-        };
-        peers.on_message(name, Arc::new(hear));
+        });
     }
 }
 

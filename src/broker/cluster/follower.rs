@@ -102,11 +102,11 @@ impl Follower for BrokerFollower {
         }
     }
 
-    fn told(&self, from: NodeId, message: Bytes) {
+    fn told(&self, _: NodeId, message: Bytes) {
         if let Some(topics) = self.topics()
             && let Some(cluster) = topics.cluster()
         {
-            cluster.peers.told(from, &message);
+            cluster.peers.told(&message);
         }
     }
 
@@ -118,11 +118,11 @@ impl Follower for BrokerFollower {
         }
     }
 
-    fn asked(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes> {
+    fn asked(&self, _: NodeId, question: Bytes) -> BoxFuture<'static, Bytes> {
         let topics = self.topics();
         let cluster = topics.as_ref().and_then(Topics::cluster);
         match cluster {
-            Some(cluster) => cluster.peers.asked(from, &question),
+            Some(cluster) => cluster.peers.asked(&question),
             None => future::ready(Bytes::new()).boxed(),
         }
     }

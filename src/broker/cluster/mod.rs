@@ -74,7 +74,7 @@ impl Cluster {
             heads: Arc::new(Heads::new(engine.partitions())),
             pending: PendingPublications::new(first_ticket),
             remote_flights: RemoteFlights::new(engine.clone(), remote_flights_max),
-            peers: Peers::new(engine.clone()),
+            peers: Peers::default(),
             counts: SharedCounts::default(),
             lack: LastEventsLack::new(),
             are_users_missed: Arc::default(),
@@ -84,9 +84,9 @@ impl Cluster {
 
     /// Begins to read the log.
     pub(super) fn follow(&self, topics: &Topics) {
-        questions::register(&self.peers, topics);
-        counts::register(&self.peers, topics);
-        users::register(&self.peers, topics, &self.are_users_missed);
+        questions::register(topics);
+        counts::register(topics);
+        users::register(topics, &self.are_users_missed);
         self.engine.follow(Arc::new(BrokerFollower::new(topics)));
     }
 

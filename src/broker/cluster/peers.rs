@@ -19,8 +19,10 @@ use crate::{
         node::NodeId,
         topics::{Topics, Unanswered},
     },
-    engine::{Engine, EngineState, MESSAGE_BYTES_MAX},
+    engine::{EngineState, MESSAGE_BYTES_MAX},
 };
+
+use super::Cluster;
 
 /// The version that this node writes, and the only one so far.
 const VERSION: u8 = 1;
@@ -29,14 +31,14 @@ const VERSION: u8 = 1;
 const ANSWERED: u8 = 1;
 
 /// Answers a question for this node; `None` if this node cannot answer it.
-type Answer = Arc<dyn Fn(NodeId, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+type Answer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 /// Handles a message of a node. It is called without a body if messages may have been missed.
 type Hear = Arc<dyn Fn(Option<Bytes>) + Send + Sync>;
 
-/// The means to ask and to tell all nodes of the cluster, including this one.
-pub(in crate::broker) struct Peers {
-    engine: Arc<dyn Engine>,
+/// The functions that answer the questions and handle the messages of nodes, by the names of these.
+#[derive(Default)]
+pub(super) struct Peers {
     answers: RwLock<HashMap<&'static str, Answer>>,
     hears: RwLock<HashMap<&'static str, Hear>>,
 }
@@ -66,54 +68,15 @@ fn answer_of(mut answered: Bytes) -> Result<Bytes, Unanswered> {
 }
 
 impl Peers {
-    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, answers: RwLock::default(), hears: RwLock::default() }
-    }
-
-    /// Registers the function that answers questions with this name.
-    pub(in crate::broker) fn on_question(&self, name: &'static str, answer: Answer) {
-        self.answers.write().unwrap_or_else(PoisonError::into_inner).insert(name, answer);
-    }
-
-    /// Registers the function that handles messages with this name.
-    pub(in crate::broker) fn on_message(&self, name: &'static str, hear: Hear) {
-        self.hears.write().unwrap_or_else(PoisonError::into_inner).insert(name, hear);
-    }
-
-    /// Asks all live nodes.
-    pub(in crate::broker) async fn ask_all(
-        &self,
-        name: &str,
-        body: &[u8],
-        wait_max: Duration,
-    ) -> Result<Vec<(NodeId, Bytes)>, Unanswered> {
-        let answers = self.engine.ask(written(name, body), Instant::now() + wait_max).await;
-        let answers = answers.map_err(|_| Unanswered)?;
-        answers.into_iter().map(|(node, answer)| Ok((node, answer_of(answer)?))).collect()
-    }
-
-    /// Asks one node.
-    pub(in crate::broker) async fn ask_one(
-        &self,
-        node: NodeId,
-        name: &str,
-        body: &[u8],
-        wait_max: Duration,
-    ) -> Result<Bytes, Unanswered> {
-        let deadline = Instant::now() + wait_max;
-        let answer = self.engine.ask_node(node, written(name, body), deadline).await;
-        answer_of(answer.map_err(|_| Unanswered)?)
-    }
-
     /// Answers a question of a node. An answer that is too large to be sent is replaced by one that says that this
     /// node cannot answer, so that the asker need not wait.
-    pub(super) fn asked(&self, from: NodeId, question: &Bytes) -> BoxFuture<'static, Bytes> {
+    pub(super) fn asked(&self, question: &Bytes) -> BoxFuture<'static, Bytes> {
         let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
         let found =
             read(question).and_then(|(name, body)| Some((answers.get(name)?.clone(), body)));
         let Some((answer, body)) = found else { return future::ready(Bytes::new()).boxed() };
         async move {
-            match answer(from, body).await {
+            match answer(body).await {
                 Some(answer) if answer.len() < MESSAGE_BYTES_MAX => {
                     [&[ANSWERED], &answer[..]].concat().into()
                 }
@@ -128,7 +91,7 @@ impl Peers {
     }
 
     /// Takes a message of a node.
-    pub(super) fn told(&self, _: NodeId, message: &Bytes) {
+    pub(super) fn told(&self, message: &Bytes) {
         let hears = self.hears.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((name, body)) = read(message)
             && let Some(hear) = hears.get(name)
@@ -160,12 +123,13 @@ impl Topics {
     pub fn on_question<A>(
         &self,
         name: &'static str,
-        answer: impl Fn(NodeId, Bytes) -> A + Send + Sync + 'static,
+        answer: impl Fn(Bytes) -> A + Send + Sync + 'static,
     ) where
         A: Future<Output = Option<Bytes>> + Send + 'static,
     {
-        if let Some(cluster) = self.cluster() {
-            cluster.peers.on_question(name, Arc::new(move |from, body| answer(from, body).boxed()));
+        if let Some(Cluster { peers, .. }) = self.cluster() {
+            let mut answers = peers.answers.write().unwrap_or_else(PoisonError::into_inner);
+            answers.insert(name, Arc::new(move |body| answer(body).boxed()));
         }
     }
 
@@ -176,8 +140,9 @@ impl Topics {
         name: &'static str,
         hear: impl Fn(Option<Bytes>) + Send + Sync + 'static,
     ) {
-        if let Some(cluster) = self.cluster() {
-            cluster.peers.on_message(name, Arc::new(hear));
+        if let Some(Cluster { peers, .. }) = self.cluster() {
+            let mut hears = peers.hears.write().unwrap_or_else(PoisonError::into_inner);
+            hears.insert(name, Arc::new(hear));
         }
     }
 
@@ -191,10 +156,7 @@ impl Topics {
         body: &[u8],
         wait_max: Duration,
     ) -> Result<Vec<(NodeId, Bytes)>, Unanswered> {
-        match self.cluster() {
-            Some(cluster) => cluster.peers.ask_all(name, body, wait_max).await,
-            None => Ok(Vec::new()),
-        }
+        self.ask(None, name, body, wait_max).await
     }
 
     /// Asks one node under a name.
@@ -208,10 +170,22 @@ impl Topics {
         body: &[u8],
         wait_max: Duration,
     ) -> Result<Bytes, Unanswered> {
-        match self.cluster() {
-            Some(cluster) => cluster.peers.ask_one(node, name, body, wait_max).await,
-            None => Err(Unanswered),
-        }
+        let answers = self.ask(Some(node), name, body, wait_max).await?;
+        answers.into_iter().next().map(|(_, answer)| answer).ok_or(Unanswered)
+    }
+
+    /// Asks all live nodes, or one.
+    async fn ask(
+        &self,
+        to: Option<NodeId>,
+        name: &str,
+        body: &[u8],
+        wait_max: Duration,
+    ) -> Result<Vec<(NodeId, Bytes)>, Unanswered> {
+        let Some(engine) = self.engine() else { return Ok(Vec::new()) };
+        let answers = engine.ask(to, written(name, body), Instant::now() + wait_max).await;
+        let answers = answers.map_err(|_| Unanswered)?;
+        answers.into_iter().map(|(node, answer)| Ok((node, answer_of(answer)?))).collect()
     }
 
     /// Returns whether a node is alive, as far as this one knows.

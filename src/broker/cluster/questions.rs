@@ -11,7 +11,7 @@ use crate::broker::{
     topics::{Topics, Unanswered},
 };
 
-use super::{last_events::LastEventsQuestion, peers::Peers, users::UsersQuestion};
+use super::{last_events::LastEventsQuestion, users::UsersQuestion};
 
 /// A question of the broker to nodes. Questions and answers are sent as JSON, and a node ignores fields
 /// that it does not know.
@@ -34,16 +34,14 @@ impl Topics {
         &self,
         question: Q,
     ) -> Result<Vec<Q::Answer>, Unanswered> {
-        match self.cluster() {
-            None => Ok(vec![question.answer(self.clone()).await?]),
-            Some(cluster) => {
-                let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
-                // The threads of a node have `wait_max` to answer, and the nodes twice that time.
-                let answers = cluster.peers.ask_all(Q::NAME, &body, self.wait_max() * 2).await?;
-                let read = |answer| serde_json::from_slice(answer).map_err(|_| Unanswered);
-                answers.iter().map(|(_, answer)| read(answer)).collect()
-            }
+        if !self.is_clustered() {
+            return Ok(vec![question.answer(self.clone()).await?]);
         }
+        let body = serde_json::to_vec(&question).map_err(|_| Unanswered)?;
+        // The threads of a node have `wait_max` to answer, and the nodes twice that time.
+        let answers = self.ask_nodes(Q::NAME, &body, self.wait_max() * 2).await?;
+        let read = |answer| serde_json::from_slice(answer).map_err(|_| Unanswered);
+        answers.iter().map(|(_, answer)| read(answer)).collect()
     }
 }
 
@@ -89,27 +87,25 @@ impl Topics {
 }
 
 /// Registers the answers to all questions of the broker.
-pub(super) fn register(peers: &Peers, topics: &Topics) {
-    register_one::<OccupancyQuestion>(peers, topics);
-    register_one::<SubscribersQuestion>(peers, topics);
-    register_one::<ConnectQuestion>(peers, topics);
-    register_one::<EndConnectionQuestion>(peers, topics);
-    register_one::<DisconnectQuestion>(peers, topics);
-    register_one::<KnowsQuestion>(peers, topics);
-    register_one::<LastEventsQuestion>(peers, topics);
-    register_one::<UsersQuestion>(peers, topics);
+pub(super) fn register(topics: &Topics) {
+    register_one::<OccupancyQuestion>(topics);
+    register_one::<SubscribersQuestion>(topics);
+    register_one::<ConnectQuestion>(topics);
+    register_one::<EndConnectionQuestion>(topics);
+    register_one::<DisconnectQuestion>(topics);
+    register_one::<KnowsQuestion>(topics);
+    register_one::<LastEventsQuestion>(topics);
+    register_one::<UsersQuestion>(topics);
 }
 
-fn register_one<Q: ClusterQuestion>(peers: &Peers, topics: &Topics) {
-    let topics = topics.downgrade();
-    let answer = move |_, body: bytes::Bytes| {
-        let topics = Topics::upgrade(&topics);
+fn register_one<Q: ClusterQuestion>(topics: &Topics) {
+    let broker = topics.downgrade();
+    topics.on_question(Q::NAME, move |body| {
+        let topics = Topics::upgrade(&broker);
         async move {
             let question: Q = serde_json::from_slice(&body).ok()?;
             let answer = question.answer(topics?).await.ok()?;
             Some(serde_json::to_vec(&answer).ok()?.into())
         }
-        .boxed()
-    };
-    peers.on_question(Q::NAME, std::sync::Arc::new(answer));
+    });
 }

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
@@ -27,7 +26,7 @@ use crate::{
     engine::NodeInfo,
 };
 
-use super::{peers::Peers, questions::ClusterQuestion};
+use super::questions::ClusterQuestion;
 
 /// The name of the message with the users that have come online or gone offline on a node.
 const CHANGED: &str = "users_changed";
@@ -65,18 +64,17 @@ impl ClusterQuestion for UsersQuestion {
 }
 
 /// Registers the handler of the message, and the answer to the question.
-pub(super) fn register(peers: &Peers, topics: &Topics, is_missed: &Arc<AtomicBool>) {
+pub(super) fn register(topics: &Topics, is_missed: &Arc<AtomicBool>) {
     topics.signed_in().share();
-    let (topics, is_missed) = (topics.downgrade(), is_missed.clone());
-    let hear = move |message: Option<Bytes>| {
-        let Some(topics) = Topics::upgrade(&topics) else { return };
+    let (broker, is_missed) = (topics.downgrade(), is_missed.clone());
+    topics.on_message(CHANGED, move |message| {
+        let Some(topics) = Topics::upgrade(&broker) else { return };
         let Some(message) = message else { return is_missed.store(true, Relaxed) };
         let Ok(ChangedUsers { node, users }) = serde_json::from_slice(&message) else { return };
         if NodeId(node) != topics.node() {
             topics.signed_in().note(NodeId(node), users);
         }
-    };
-    peers.on_message(CHANGED, Arc::new(hear));
+    });
 }
 
 impl Topics {

@@ -105,29 +105,17 @@ impl Engine for MemoryEngine {
 
     fn ask(
         &self,
+        to: Option<NodeId>,
         question: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
-        let asked = self.cluster.ask(self.node, None, &question);
+        let asked = self.cluster.ask(self.node, to, &question);
         self.until(deadline, async move {
             let mut answers = Vec::new();
             for (node, answer) in asked? {
                 answers.push((node, answer.await.map_err(|_| NodeUnanswered)?));
             }
-            Ok(answers)
-        })
-    }
-
-    fn ask_node(
-        &self,
-        node: NodeId,
-        question: Bytes,
-        deadline: Instant,
-    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
-        let asked = self.cluster.ask(self.node, Some(node), &question);
-        self.until(deadline, async move {
-            let (_, answer) = asked?.pop().ok_or(NodeUnanswered)?;
-            answer.await.map_err(|_| NodeUnanswered)
+            if answers.is_empty() { Err(NodeUnanswered) } else { Ok(answers) }
         })
     }
 

@@ -306,27 +306,13 @@ impl Engine for RedisEngine {
 
     fn ask(
         &self,
+        to: Option<NodeId>,
         question: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
         let (answered, answers) = oneshot::channel();
-        self.request(ThreadRequest::Ask(None, question, deadline, answered));
+        self.request(ThreadRequest::Ask(to, question, deadline, answered));
         async { answers.await.unwrap_or(Err(NodeUnanswered)) }.boxed()
-    }
-
-    fn ask_node(
-        &self,
-        node: NodeId,
-        question: Bytes,
-        deadline: Instant,
-    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
-        let (answered, answers) = oneshot::channel();
-        self.request(ThreadRequest::Ask(Some(node), question, deadline, answered));
-        async {
-            let answers = answers.await.unwrap_or(Err(NodeUnanswered))?;
-            answers.into_iter().next().map(|(_, answer)| answer).ok_or(NodeUnanswered)
-        }
-        .boxed()
     }
 
     fn members(

@@ -265,7 +265,7 @@ pub(crate) async fn show(services: web::Data<Services>) -> Result<HttpResponse, 
 /// Answers the questions of other nodes for the figures of this one.
 pub fn take_part(services: &web::Data<Services>) {
     let asked = services.clone();
-    services.topics.on_question(OVERVIEW, move |_, _| {
+    services.topics.on_question(OVERVIEW, move |_| {
         let report = serde_json::to_vec(&asked.overview.report(&asked)).ok().map(Bytes::from);
         async move { report }
     });

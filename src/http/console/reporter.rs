@@ -87,7 +87,7 @@ pub fn take_part(services: &web::Data<Services>) {
         feed.linger(apps.into_iter().flatten().map(AppId));
     });
     let collector = Collector::new(services.clone());
-    services.topics.on_question(TAKE, move |_, _| {
+    services.topics.on_question(TAKE, move |_| {
         let parts = serde_json::to_vec(&collector.take()).ok().map(Bytes::from);
         async move { parts }
     });

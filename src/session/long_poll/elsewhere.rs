@@ -162,7 +162,7 @@ impl LongPolls {
         // This copy does not hold the broker, because the broker keeps this function: the two would keep each
         // other alive.
         let polls = Self { topics: None, ..self.clone() };
-        topics.on_question(QUESTION, move |_, question| {
+        topics.on_question(QUESTION, move |question| {
             let polls = polls.clone();
             async move { polls.answer(question).await }
         });

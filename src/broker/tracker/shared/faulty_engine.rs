@@ -128,19 +128,11 @@ impl Engine for FaultyEngine {
 
     fn ask(
         &self,
+        to: Option<NodeId>,
         question: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
-        self.inner.ask(question, deadline)
-    }
-
-    fn ask_node(
-        &self,
-        node: NodeId,
-        question: Bytes,
-        deadline: Instant,
-    ) -> BoxFuture<'static, Result<Bytes, NodeUnanswered>> {
-        self.inner.ask_node(node, question, deadline)
+        self.inner.ask(to, question, deadline)
     }
 
     fn members(

@@ -46,6 +46,6 @@ async fn a_letter_of_another_version_is_left_unanswered_and_questions_go_on() {
     for letter in ["\u{2}\u{0}\u{e}a letter of a later version", "", "\u{1}"] {
         server.ask::<u64>(&["PUBLISH", "herald{c}:all", letter]);
     }
-    let answers = node.ask("question".into(), contract::soon()).await.expect("answers");
+    let answers = node.ask(None, "question".into(), contract::soon()).await.expect("answers");
     assert_eq!(answers.len(), 1);
 }

@@ -23,8 +23,8 @@ use super::{
     supervisor::Up,
 };
 use crate::engine::{
-    Append, Follower, NodeId, Partition, Snapshot, Unavailable,
-    machine::{AnswersSender, AppendedSender, LineId, Machine, Output, Push},
+    NodeId,
+    machine::{LineId, Machine, Output, Push},
     request::{CallId, LogIndex, LogRequest, Reply, RequestFailure},
 };
 
@@ -50,17 +50,8 @@ pub(super) enum DriverEvent {
     Requested(ThreadRequest),
 }
 
-/// A request of another thread.
-pub(super) enum ThreadRequest {
-    Follow(Arc<dyn Follower>),
-    Append(Partition, Append, Instant, AppendedSender),
-    Tell(Bytes, Instant, AppendedSender),
-    Ask(Option<NodeId>, Bytes, Instant, AnswersSender),
-    Members(Partition, Bytes, Instant, oneshot::Sender<Result<Snapshot, Unavailable>>),
-    Describe(Bytes),
-    Resume(Partition),
-    Leave(Instant, oneshot::Sender<()>),
-}
+/// A request of another thread, which is called on the thread of the machine with the present time.
+pub(super) type ThreadRequest = Box<dyn FnOnce(&mut Machine, Instant) + Send>;
 
 struct PipelineLine {
     commands: MultiplexedConnection,
@@ -138,27 +129,7 @@ impl MachineDriver {
             }
             DriverEvent::Replied(call, reply) => self.machine.replied(call, reply, now),
             DriverEvent::Answered(id, to, body) => self.machine.answered(id, to, body),
-            DriverEvent::Requested(request) => self.carry_out(request, now),
-        }
-    }
-
-    fn carry_out(&mut self, request: ThreadRequest, now: Instant) {
-        let machine = &mut self.machine;
-        match request {
-            ThreadRequest::Follow(follower) => machine.follow(follower, now),
-            ThreadRequest::Append(partition, append, deadline, appended) => {
-                machine.append(partition, append, deadline, appended);
-            }
-            ThreadRequest::Tell(message, deadline, told) => machine.tell(message, deadline, told),
-            ThreadRequest::Ask(to, question, deadline, answered) => {
-                machine.ask(to, question, deadline, answered, now);
-            }
-            ThreadRequest::Members(partition, place, deadline, snapshot) => {
-                machine.members(partition, place, deadline, snapshot);
-            }
-            ThreadRequest::Describe(info) => machine.describe(info, now),
-            ThreadRequest::Resume(partition) => machine.resume(partition),
-            ThreadRequest::Leave(deadline, done) => machine.leave(deadline, done, now),
+            DriverEvent::Requested(request) => request(&mut self.machine, now),
         }
     }
 

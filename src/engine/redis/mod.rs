@@ -44,7 +44,7 @@ use super::{
 use crate::{metrics::Metrics, settings::EngineSettings};
 use agreement::Agreement;
 use connect::RedisTarget;
-use driver::{DriverEvent, MachineDriver, ThreadRequest};
+use driver::{DriverEvent, MachineDriver};
 use keys::{Channels, RedisKeys};
 use script::LogRetention;
 use supervisor::Supervisor;
@@ -170,9 +170,9 @@ impl RedisEngine {
         Ok(Arc::new(Self { node, partitions, shared, events, _stop }))
     }
 
-    fn request(&self, request: ThreadRequest) {
+    fn request(&self, request: impl FnOnce(&mut Machine, Instant) + Send + 'static) {
         // Without the thread the answer's channel is dropped, which its receiver takes for a failure.
-        let _ = self.events.send(DriverEvent::Requested(request));
+        let _ = self.events.send(DriverEvent::Requested(Box::new(request)));
     }
 
     /// Ends the thread without giving up the lease, as a crash does.
@@ -274,7 +274,7 @@ impl Engine for RedisEngine {
     }
 
     fn follow(&self, follower: Arc<dyn Follower>) {
-        self.request(ThreadRequest::Follow(follower));
+        self.request(move |machine, now| machine.follow(follower, now));
     }
 
     fn append(
@@ -284,7 +284,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let (appended, answer) = oneshot::channel();
-        self.request(ThreadRequest::Append(partition, append, deadline, appended));
+        self.request(move |machine, _| machine.append(partition, append, deadline, appended));
         async { answer.await.unwrap_or(Err(AppendError::Unavailable)) }.boxed()
     }
 
@@ -294,7 +294,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<(), Unavailable>> {
         let (told, answer) = oneshot::channel();
-        self.request(ThreadRequest::Tell(message, deadline, told));
+        self.request(move |machine, _| machine.tell(message, deadline, told));
         async {
             match answer.await {
                 Ok(Ok(_)) => Ok(()),
@@ -311,7 +311,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Vec<(NodeId, Bytes)>, NodeUnanswered>> {
         let (answered, answers) = oneshot::channel();
-        self.request(ThreadRequest::Ask(to, question, deadline, answered));
+        self.request(move |machine, now| machine.ask(to, question, deadline, answered, now));
         async { answers.await.unwrap_or(Err(NodeUnanswered)) }.boxed()
     }
 
@@ -322,7 +322,7 @@ impl Engine for RedisEngine {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Snapshot, Unavailable>> {
         let (snapshot, answer) = oneshot::channel();
-        self.request(ThreadRequest::Members(partition, place, deadline, snapshot));
+        self.request(move |machine, _| machine.members(partition, place, deadline, snapshot));
         async { answer.await.unwrap_or(Err(Unavailable)) }.boxed()
     }
 
@@ -332,7 +332,7 @@ impl Engine for RedisEngine {
 
     fn describe(&self, info: Bytes) {
         debug_assert!(info.len() <= INFO_BYTES_MAX, "what a node publishes about itself is short");
-        self.request(ThreadRequest::Describe(info));
+        self.request(move |machine, now| machine.describe(info, now));
     }
 
     fn state(&self) -> watch::Receiver<EngineState> {
@@ -340,12 +340,12 @@ impl Engine for RedisEngine {
     }
 
     fn resume(&self, partition: Partition) {
-        self.request(ThreadRequest::Resume(partition));
+        self.request(move |machine, _| machine.resume(partition));
     }
 
     fn leave(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let (done, left) = oneshot::channel();
-        self.request(ThreadRequest::Leave(deadline, done));
+        self.request(move |machine, now| machine.leave(deadline, done, now));
         async {
             let _ = left.await;
         }

@@ -8,13 +8,12 @@ use std::{
 
 use actix::prelude::*;
 
-use crate::{app::AppId, engine::Partition, metrics::labels::Limit, settings::HistorySettings};
+use crate::{app::AppId, engine::Partition, metrics::labels::Limit};
 
 use super::{
     backlog::Backlog,
     fanout::{Fanout, WorkerId},
     history::{Contradiction, History, Retention},
-    last_events::LastEvents,
     ledger::{Account, RetainedTotals, RetentionLedger},
     numbering::{Following, Heads, Numbering},
     position::StreamPosition,
@@ -68,9 +67,9 @@ impl Directory {
         Self { streams, numbering, backlog, ledger, scopes_per_app_max }
     }
 
-    /// The bounds of the retained publications.
-    pub(super) fn limits(&self) -> &HistorySettings {
-        self.ledger.limits()
+    /// The amounts that apps retain, and that they may retain.
+    pub(super) fn ledger(&self) -> &RetentionLedger {
+        &self.ledger
     }
 
     /// Calls a function with the stream of a scope, which cannot be forgotten meanwhile; `None` if there is no
@@ -133,16 +132,6 @@ impl Directory {
     pub(super) fn ensure_following(&self, key: &ScopeKey, following: &Following<'_>) -> bool {
         !self.ledger.retention(key.app).is_none()
             && self.stream(&mut self.write(), key, || following.begin(key)).is_ok()
-    }
-
-    /// The last events of cache channels.
-    pub(super) fn last_events(&self) -> &LastEvents {
-        self.ledger.last_events()
-    }
-
-    /// Drops the last events that have expired.
-    pub(super) fn sweep_last_events(&self, now_ms: u64) {
-        self.ledger.sweep_last_events(now_ms);
     }
 
     /// The stream of a scope, which is made if there is none.
@@ -227,11 +216,6 @@ impl Directory {
         streams.iter().filter_map(of_app).flatten().collect()
     }
 
-    /// The time at which an app was created, in Unix microseconds; `None` if there is no such app.
-    pub(super) fn created_us(&self, app: AppId) -> Option<i64> {
-        self.ledger.created_us(app)
-    }
-
     /// The retention of each scope of the app with this id that was created at `created_us`, in
     /// Unix microseconds; nothing is retained if there is no such app.
     pub(super) fn retention_of(&self, app: AppId, created_us: i64) -> Retention {
@@ -260,11 +244,6 @@ impl Directory {
         }
     }
 
-    /// Returns whether the app exists.
-    pub(super) fn has(&self, app: AppId) -> bool {
-        self.ledger.has(app)
-    }
-
     /// Forgets the streams without subscribers of an app that retains nothing.
     fn forget_unheard(&self, app: AppId) {
         let mut streams = self.write();
@@ -291,7 +270,7 @@ impl Directory {
     /// Evicts the oldest publications of an app that exceeds its bound or, if the server's bound is exceeded,
     /// of the app that retains the most. Returns the limit that was exceeded.
     pub(super) fn relieve(&self, app: AppId) -> Option<Limit> {
-        let limits = self.limits();
+        let limits = self.ledger.limits();
         let streams = self.read();
         let mut exceeded = None;
         let app = streams.get(&app);

@@ -125,23 +125,13 @@ impl RetainedTotals {
 pub(super) struct Account {
     app: AppId,
     bytes: AtomicUsize,
-    ledger: RetentionLedger,
+    pub(super) ledger: RetentionLedger,
 }
 
 impl Account {
     /// The present retention of each scope of the app.
     pub(super) fn retention(&self) -> Retention {
         self.ledger.retention(self.app)
-    }
-
-    /// The bounds that all apps share.
-    pub(super) fn limits(&self) -> &HistorySettings {
-        self.ledger.limits()
-    }
-
-    /// The last events of cache channels, of all apps.
-    pub(super) fn last_events(&self) -> &LastEvents {
-        self.ledger.last_events()
     }
 
     /// Notes the amount that a scope of the app retained before, and the amount that it retains
@@ -157,7 +147,7 @@ impl Account {
 
     /// Returns whether the app, or all apps together, retain more than they may.
     pub(super) fn is_exceeded(&self) -> bool {
-        let limits = self.limits();
+        let limits = self.ledger.limits();
         self.bytes() > limits.app_bytes_max || self.ledger.bytes() > limits.bytes_max
     }
 

@@ -87,7 +87,7 @@ fn key_item(
     now_ms: u64,
 ) -> Option<KeyItem> {
     let RememberedKey { app, key, content, outcome, age } = remembered;
-    let created_us = directory.created_us(app)?;
+    let created_us = directory.ledger().created_us(app)?;
     let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     let accepted_ms = now_ms.saturating_sub(age_ms);
     let (positions, skipped) = (outcome.positions().to_vec(), outcome.known_skipped());
@@ -99,7 +99,7 @@ fn remembered(directory: &Directory, item: KeyItem, now_ms: u64) -> Option<Remem
     let KeyItem { app, created_us, key, content, accepted_ms, positions, skipped } = item;
     let age = Duration::from_millis(now_ms.saturating_sub(accepted_ms));
     let outcome = Receipt::known(positions, skipped);
-    (directory.created_us(app) == Some(created_us)).then_some(RememberedKey {
+    (directory.ledger().created_us(app) == Some(created_us)).then_some(RememberedKey {
         app,
         key,
         content,
@@ -139,7 +139,7 @@ impl Drop for Undo<'_> {
 }
 
 fn load_all(directory: &Directory, source: impl Read, now_ms: u64) -> Result<Loaded, ArchiveError> {
-    let limits = directory.limits();
+    let limits = directory.ledger().limits();
     let mut reader = ArchiveReader::begin(source, PUBLICATION_BYTES_MAX)?;
     let age_max = limits.age_max.max(REMEMBERED);
     let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);

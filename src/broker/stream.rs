@@ -17,7 +17,7 @@ use super::{
     backlog::Backlog,
     counts::SubscriberCounts,
     fanout::{Announce, Dispatch, Fanout, Interrupt, TellCount, TrackerLost, WorkerId},
-    history::History,
+    history::{History, Retention},
     ledger::{Account, RetainedTotals},
     placed::{Accepted, Batch, Fed, Placed},
     position::StreamPosition,
@@ -108,6 +108,32 @@ impl Stream {
         now_ms: u64,
         positions: &mut Vec<StreamPosition>,
     ) -> Exceeded {
+        self.place(number, accepted, now_ms, |accepted, history, retention| {
+            let position = history.append(&accepted.publication, now_ms, retention);
+            positions.push(position);
+            (position, now_ms, accepted)
+        })
+    }
+
+    /// Takes publications to which a log has given their positions, and passes them to the threads that have
+    /// subscribers. Returns the exceeded bounds on retention.
+    pub(super) fn feed(&self, number: u64, fed: Vec<Fed>, now_ms: u64) -> Exceeded {
+        self.place(number, fed, now_ms, |Fed { offset, at_ms, accepted }, history, retention| {
+            let publication = &accepted.publication;
+            let position = history.append_at(offset, publication, at_ms, now_ms, retention);
+            (position, at_ms, accepted)
+        })
+    }
+
+    /// Appends publications to the history with a function that returns the position, the time and the publication,
+    /// and passes them to the threads that have subscribers.
+    fn place<P>(
+        &self,
+        number: u64,
+        publications: Vec<P>,
+        now_ms: u64,
+        mut append: impl FnMut(P, &mut History, &Retention) -> (StreamPosition, u64, Accepted),
+    ) -> Exceeded {
         let mut state = self.state();
         // The retention is read under the lock, so that publications which a change of the app
         // discards are not retained again.
@@ -115,38 +141,14 @@ impl Stream {
         let times_forgotten = state.history.times_forgotten();
         let mut last_events = None;
         let publications = state.with_history(&self.account, |history| {
-            let place = |Accepted { publication, flight }| {
-                let position = history.append(&publication, now_ms, &retention);
-                positions.push(position);
-                let exceeded = self.account.last_events().note(&publication, position, now_ms);
-                last_events = exceeded.or(last_events);
+            let place = |publication| {
+                let (position, at_ms, accepted) = append(publication, history, &retention);
+                let Accepted { publication, flight } = accepted;
+                let noted = self.account.ledger.last_events().note(&publication, position, at_ms);
+                last_events = noted.or(last_events);
                 Placed::new(position, publication, flight, self.backlog.clone())
             };
-            accepted.into_iter().map(place).collect()
-        });
-        self.hand_out(&mut state, number, publications, now_ms);
-        Exceeded {
-            channels: state.history.times_forgotten() > times_forgotten,
-            bytes: self.account.is_exceeded(),
-            last_events,
-        }
-    }
-
-    /// Takes publications to which a log has given their positions, and passes them to the threads that have
-    /// subscribers. Returns the exceeded bounds on retention.
-    pub(super) fn feed(&self, number: u64, fed: Vec<Fed>, now_ms: u64) -> Exceeded {
-        let mut state = self.state();
-        let retention = self.account.retention();
-        let times_forgotten = state.history.times_forgotten();
-        let mut last_events = None;
-        let publications = state.with_history(&self.account, |history| {
-            let place = |Fed { offset, at_ms, accepted: Accepted { publication, flight } }| {
-                let position = history.append_at(offset, &publication, at_ms, now_ms, &retention);
-                let exceeded = self.account.last_events().note(&publication, position, at_ms);
-                last_events = exceeded.or(last_events);
-                Placed::new(position, publication, flight, self.backlog.clone())
-            };
-            fed.into_iter().map(place).collect()
+            publications.into_iter().map(place).collect()
         });
         self.hand_out(&mut state, number, publications, now_ms);
         Exceeded {
@@ -181,7 +183,7 @@ impl Stream {
         let mut state = self.state();
         let retention = self.account.retention();
         state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
-        let limits = self.account.limits();
+        let limits = self.account.ledger.limits();
         match reading.gap(&state.history, &self.key, wanted.since, limits) {
             Ok(Some(closed)) => closed,
             Ok(None) => reading.newest(&state.history, wanted.newest_max, limits),

@@ -223,7 +223,8 @@ impl Topics {
         let Some(publication) = entry.may_be_cached().then(|| entry.read(key)).flatten() else {
             return;
         };
-        let exceeded = self.directory().last_events().note(&publication, position, entry.at_ms());
+        let exceeded =
+            self.directory().ledger().last_events().note(&publication, position, entry.at_ms());
         exceeded.into_iter().for_each(|limit| self.metrics().hit(limit));
     }
 

@@ -42,7 +42,8 @@ impl ClusterQuestion for LastEventsQuestion {
     /// asker would take them for all.
     fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Vec<ToldEvent>, Unanswered>> {
         let has_all = topics.cluster().is_some_and(|cluster| cluster.lack.is_none(now_ms()));
-        let page = || topics.directory().last_events().page(self.after.as_ref(), PAGE_BYTES);
+        let page =
+            || topics.directory().ledger().last_events().page(self.after.as_ref(), PAGE_BYTES);
         future::ready((has_all || self.in_part).then(page).ok_or(Unanswered)).boxed()
     }
 }
@@ -87,7 +88,7 @@ struct LastEventsFetch<'a> {
 
 impl Drop for LastEventsFetch<'_> {
     fn drop(&mut self) {
-        let last_events = self.topics.directory().last_events();
+        let last_events = self.topics.directory().ledger().last_events();
         last_events.sort_by_time();
         if let Some(cluster) = self.topics.cluster() {
             let until_ms = if self.has_all { 0 } else { last_events.expiry_ms(now_ms()) };
@@ -138,7 +139,7 @@ impl Topics {
 
     /// Drops the last events of all scopes for which `is_gone` is true, because newer ones may be missing here.
     pub(super) fn drop_last_events(&self, is_gone: impl Fn(&ScopeKey) -> bool) {
-        let last_events = self.directory().last_events();
+        let last_events = self.directory().ledger().last_events();
         last_events.forget(is_gone);
         if let Some(cluster) = self.cluster() {
             cluster.lack.dropped(last_events.expiry_ms(now_ms()));
@@ -153,6 +154,6 @@ impl Topics {
         // No epoch begins here until the event is kept.
         let following = heads.lock(heads.partition_of(&scope));
         let is_current = told.position()?.epoch == following.head(&scope).epoch;
-        is_current.then(|| self.directory().last_events().adopt(told)).flatten()
+        is_current.then(|| self.directory().ledger().last_events().adopt(told)).flatten()
     }
 }

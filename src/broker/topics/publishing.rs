@@ -175,8 +175,8 @@ impl Topics {
     /// the directory of apps has the app as the change has left it.
     pub fn review(&self, app: AppId) {
         self.0.directory.review(app, now_ms());
-        self.0.directory.sweep_last_events(now_ms());
-        if !self.0.directory.has(app) {
+        self.0.directory.ledger().sweep_last_events(now_ms());
+        if !self.0.directory.ledger().has(app) {
             self.0.keys.forget_app(app);
         }
     }
@@ -230,7 +230,7 @@ impl Topics {
     ) -> Vec<StreamPosition> {
         let positions: Vec<_> = positions.collect();
         for (accepted, position) in accepted.iter().zip(&positions) {
-            let last_events = self.0.directory.last_events();
+            let last_events = self.0.directory.ledger().last_events();
             let exceeded = last_events.note(&accepted.publication, *position, now_ms());
             exceeded.into_iter().for_each(|limit| self.0.metrics.hit(limit));
         }

@@ -30,7 +30,7 @@ impl Topics {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             self.0.directory.sweep(now_ms());
-            self.0.directory.sweep_last_events(now_ms());
+            self.0.directory.ledger().sweep_last_events(now_ms());
             self.0.keys.expire(Instant::now());
         }
     }
@@ -72,7 +72,7 @@ impl Topics {
 
     /// The last event of a cache channel, if it is still kept.
     pub fn last_event(&self, place: &Place) -> Option<LastEvent> {
-        self.0.directory.last_events().of(place, now_ms())
+        self.0.directory.ledger().last_events().of(place, now_ms())
     }
 
     /// The bytes of memory that all apps retain.

@@ -80,7 +80,7 @@ async fn a_last_event_of_an_epoch_that_has_ended_here_is_not_adopted() {
         until("it is kept", async || last(broker, &scope).is_some()).await;
     }
     // The first node answers, and the second one hears of a new epoch before it has the answer.
-    let page = nodes.brokers[0].topics.directory().last_events().page(None, usize::MAX);
+    let page = nodes.brokers[0].topics.directory().ledger().last_events().page(None, usize::MAX);
     nodes.shared.restart_empty();
     until("it is dropped", async || last(&nodes.brokers[1], &scope).is_none()).await;
     for told in page {

@@ -25,7 +25,7 @@ pub(super) struct CheckConfigArgs {
 pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
     let (settings, effective) = Settings::explain()?;
     if settings.engine.kind == EngineKind::Redis {
-        let read = settings.engine.authorities().map_err(EngineError::Authorities);
+        let read = settings.engine.authorities().map_err(EngineError::authorities);
         read.map_err(|error| CommandFailure::new(error.to_string()))?;
     }
     // The limit on open files is one of the settings that the machine must support.

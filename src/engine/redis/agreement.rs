@@ -46,13 +46,24 @@ impl Agreement {
         command.arg(AGREE).arg(2).arg(self.keys.meta()).arg(self.keys.nodes());
         command.arg(self.partitions).arg(&self.owner).arg(FORMAT);
         let (verdict, found) = ask::<(String, String)>(commands, &command).await?;
-        let (prefix, wanted) = (self.prefix.clone(), self.partitions);
-        Ok(match verdict.as_str() {
-            "ok" => Ok(()),
-            "partitions" => Err(EngineError::Partitions { prefix, wanted, found }),
-            "owner" => Err(EngineError::Owner(prefix)),
-            "format" => Err(EngineError::Format { prefix, found }),
-            _ => Err(EngineError::Foreign(prefix)),
-        })
+        let (prefix, wanted) = (&self.prefix, self.partitions);
+        Ok(Err(EngineError(match verdict.as_str() {
+            "ok" => return Ok(Ok(())),
+            "partitions" => format!(
+                "engine.partitions is {wanted}, but the servers of the prefix \"{prefix}\" use {found}: set it to \
+                 {found}, or choose another engine.prefix"
+            ),
+            "owner" => format!(
+                "engine.prefix \"{prefix}\" is used by servers with another SECRET_KEY_BASE: set the same, or choose \
+                 another prefix"
+            ),
+            "format" => format!(
+                "the servers of the prefix \"{prefix}\" write their log in format {found}, and this version of \
+                 Herald in format {FORMAT}: stop them first, or choose another engine.prefix"
+            ),
+            _ => format!(
+                "engine.prefix \"{prefix}\" is used by something else in this Redis: choose another one"
+            ),
+        })))
     }
 }

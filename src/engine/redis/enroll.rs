@@ -44,7 +44,9 @@ pub(super) async fn enroll(node: &RedisNode, instance: Instance) -> Result<Life,
         };
         if begun.elapsed() >= settings.connect_retry {
             let (name, waited) = (settings.name(), settings.connect_retry);
-            return Err(EngineError::Unreachable { name, waited, fault });
+            return Err(EngineError(format!(
+                "cannot reach {name} within {waited:?}: {fault}; engine.redis_url says where it is"
+            )));
         }
         if !std::mem::replace(&mut is_told, true) {
             warn!(
@@ -77,13 +79,16 @@ fn judge(settings: &EngineSettings, info: &Info) -> Result<(), EngineError> {
     let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
     let found = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     if found < VERSION_MIN {
-        return Err(EngineError::TooOld { name, found: version.to_owned() });
+        return Err(EngineError(format!(
+            "{name} is Redis {version}; Herald needs Redis 6.2 or newer, or Valkey"
+        )));
     }
     let is_cluster = info.field("redis_mode") == Some("cluster");
-    match (is_cluster, settings.cluster) {
-        (true, false) => return Err(EngineError::IsCluster(name)),
-        (false, true) => return Err(EngineError::IsNoCluster(name)),
-        _ => {}
+    if is_cluster != settings.cluster {
+        let is = if is_cluster { "is" } else { "is not" };
+        return Err(EngineError(format!(
+            "{name} {is} a Redis Cluster: set engine.cluster = {is_cluster}"
+        )));
     }
     let policy = info.field("maxmemory_policy").unwrap_or("noeviction");
     if policy != "noeviction" && info.field("maxmemory") != Some("0") {

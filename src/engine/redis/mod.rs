@@ -24,7 +24,7 @@ use std::{
     fmt, io,
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -49,73 +49,20 @@ use keys::{Channels, RedisKeys};
 use script::LogRetention;
 use supervisor::Supervisor;
 
-/// The reason why a node cannot take part.
+/// The reason why a node cannot take part, as a text for the operator.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// Redis cannot be reached.
-    #[error("cannot reach {name} within {waited:?}: {fault}; engine.redis_url says where it is")]
-    Unreachable {
-        /// The servers.
-        name: String,
-        /// The time for which it was tried.
-        waited: Duration,
-        /// The last fault.
-        fault: String,
-    },
+#[error("{0}")]
+pub struct EngineError(String);
+
+impl EngineError {
     /// The file of authorities cannot be read.
-    #[error("cannot read engine.ca_file: {0}")]
-    Authorities(io::Error),
-    /// Redis is too old.
-    #[error("{name} is Redis {found}; Herald needs Redis 6.2 or newer, or Valkey")]
-    TooOld {
-        /// The servers.
-        name: String,
-        /// The version of Redis.
-        found: String,
-    },
-    /// Redis is a Redis Cluster, and `engine.cluster` is false.
-    #[error("{0} is a Redis Cluster: set engine.cluster = true")]
-    IsCluster(String),
-    /// Redis is not a Redis Cluster, and `engine.cluster` is true.
-    #[error("{0} is not a Redis Cluster: set engine.cluster = false")]
-    IsNoCluster(String),
-    /// The number of partitions differs.
-    #[error(
-        "engine.partitions is {wanted}, but the servers of the prefix \"{prefix}\" use {found}: set it to \
-         {found}, or choose another engine.prefix"
-    )]
-    Partitions {
-        /// The prefix.
-        prefix: String,
-        /// The setting.
-        wanted: u16,
-        /// The number in Redis.
-        found: String,
-    },
-    /// The prefix is that of other servers.
-    #[error(
-        "engine.prefix \"{0}\" is used by servers with another SECRET_KEY_BASE: set the same, or choose \
-         another prefix"
-    )]
-    Owner(String),
-    /// The log is written in another format.
-    #[error(
-        "the servers of the prefix \"{prefix}\" write their log in format {found}, and this version of \
-         Herald in format {}: stop them first, or choose another engine.prefix",
-        script::FORMAT
-    )]
-    Format {
-        /// The prefix.
-        prefix: String,
-        /// The format in Redis.
-        found: String,
-    },
-    /// The prefix is that of another program.
-    #[error("engine.prefix \"{0}\" is used by something else in this Redis: choose another one")]
-    Foreign(String),
-    /// The thread does not start.
-    #[error("cannot start the thread of the engine: {0}")]
-    Thread(io::Error),
+    pub fn authorities(error: io::Error) -> Self {
+        Self(format!("cannot read engine.ca_file: {error}"))
+    }
+
+    fn thread(error: io::Error) -> Self {
+        Self(format!("cannot start the thread of the engine: {error}"))
+    }
 }
 
 /// The connection of one node to the others through Redis.
@@ -146,7 +93,7 @@ impl RedisEngine {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, EngineError> {
         let keys = RedisKeys::new(&settings.prefix, settings.partitions);
-        let target = RedisTarget::new(settings, keys.clone()).map_err(EngineError::Authorities)?;
+        let target = RedisTarget::new(settings, keys.clone()).map_err(EngineError::authorities)?;
         let (settings, (stop, stopped)) = (settings.clone(), oneshot::channel());
         let (started, start) = oneshot::channel();
         let run = move || {
@@ -158,13 +105,13 @@ impl RedisEngine {
                     runtime.block_on(node.run(started, stopped));
                 }
                 Err(error) => {
-                    let _ = started.send(Err(EngineError::Thread(error)));
+                    let _ = started.send(Err(EngineError::thread(error)));
                 }
             }
         };
         let thread = thread::Builder::new().name("engine".to_owned()).spawn(run);
-        thread.map_err(EngineError::Thread)?;
-        let ended = || EngineError::Thread(io::Error::other("it ended"));
+        thread.map_err(EngineError::thread)?;
+        let ended = || EngineError::thread(io::Error::other("it ended"));
         let Started { node, partitions, shared, events } = start.await.map_err(|_| ended())??;
         let _stop = Mutex::new(Some(stop));
         Ok(Arc::new(Self { node, partitions, shared, events, _stop }))

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::net::TcpStream;
 
-/// A place among the connections of a thread, given back on drop.
+/// A place among counted connections, given back on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot(Arc<AtomicUsize>);
 

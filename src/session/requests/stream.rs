@@ -24,7 +24,7 @@ use super::{
     rules::{ConnectionRules, Wait},
     turn::Turn,
     unread::UnreadBytes,
-    waiting::{CountedConnection, LeavingConnection, QueuePlace},
+    waiting::{LeavingConnection, QueuePlace},
     work_queue::{Ticket, Work},
 };
 use crate::{metrics::labels::Limit, session::connection::ConnectionSlot};
@@ -105,7 +105,9 @@ pub(in crate::session) struct HttpStream<T> {
     /// Whether the connection ends with the answer to its present request, because it was told to give way
     /// before it had all of that request's head.
     is_last: bool,
-    counted: CountedConnection,
+    /// The place among the plain connections of all threads.
+    counted: ConnectionSlot,
+    /// The place among the connections of this thread.
     slot: ConnectionSlot,
     /// The answer that is still to be sent before the connection is closed.
     farewell: &'static [u8],

@@ -81,19 +81,8 @@ impl ConnectionLimit {
     }
 
     /// Counts a connection until the returned value is dropped.
-    pub(super) fn count(&self) -> CountedConnection {
-        self.open.fetch_add(1, Relaxed);
-        CountedConnection(self.open.clone())
-    }
-}
-
-/// A counted plain connection. Dropping this subtracts it.
-#[derive(Debug)]
-pub(super) struct CountedConnection(Arc<AtomicUsize>);
-
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+    pub(super) fn count(&self) -> ConnectionSlot {
+        ConnectionSlot::take(&self.open)
     }
 }
 
@@ -230,7 +219,7 @@ impl QueuePlace {
 /// A connection that has left its stream for an upgrade, and that still counts as a plain one.
 #[derive(Debug)]
 pub(in crate::session) struct LeavingConnection {
-    _counted: CountedConnection,
+    _counted: ConnectionSlot,
     slot: ConnectionSlot,
     place: QueuePlace,
     turn: Turn,
@@ -238,7 +227,7 @@ pub(in crate::session) struct LeavingConnection {
 
 impl LeavingConnection {
     pub(super) fn new(
-        counted: CountedConnection,
+        counted: ConnectionSlot,
         slot: ConnectionSlot,
         place: QueuePlace,
         turn: Turn,

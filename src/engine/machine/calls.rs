@@ -1,6 +1,6 @@
 //! The requests of other threads, and the letters of other nodes.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use log::warn;
@@ -10,8 +10,8 @@ use super::{
     AnswersSender, AppendedSender, Call, Leaving, Log, MEMBERS_CALLS_MAX, Machine, Output,
 };
 use crate::engine::{
-    Append, AppendError, EngineState, Follower, MESSAGE_BYTES_MAX, NodeId, NodeUnanswered,
-    Partition, Record, Snapshot, Unavailable,
+    Append, AppendError, EngineState, MESSAGE_BYTES_MAX, NodeId, NodeUnanswered, Partition, Record,
+    Snapshot, Unavailable,
     request::{LogIndex, LogRequest, Recipient},
     wire::{Letter, LetterKind},
 };
@@ -203,10 +203,5 @@ impl Machine {
         if let Some(Leaving { done, .. }) = self.leaving.take() {
             let _ = done.send(());
         }
-    }
-
-    /// The follower.
-    pub(super) fn followed(&self) -> Option<Arc<dyn Follower>> {
-        self.follower.clone()
     }
 }

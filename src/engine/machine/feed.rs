@@ -364,7 +364,7 @@ impl LogFeed {
             return Need::Nothing;
         }
         self.gap |= at.epoch == place.epoch;
-        if self.must_read() { Need::Read } else { Need::Nothing }
+        self.read_on()
     }
 
     /// Takes a range of the log.
@@ -439,7 +439,7 @@ impl LogFeed {
         self.release(steps)
     }
 
-    fn read_on(&mut self) -> Need {
+    pub(super) fn read_on(&mut self) -> Need {
         if self.must_read() { Need::Read } else { Need::Nothing }
     }
 

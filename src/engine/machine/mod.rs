@@ -549,13 +549,7 @@ impl Machine {
             let (at, line) = (self.log(log).feed.at(), self.log(log).line);
             let need = match place {
                 // The server has lost the state of the log, but the connection stayed.
-                None => {
-                    if self.log(log).feed.must_read() {
-                        Need::Read
-                    } else {
-                        Need::Nothing
-                    }
-                }
+                None => self.log(log).feed.read_on(),
                 Some(place) => {
                     let here = at.filter(|at| at.epoch == place.epoch).map_or(0, |at| at.offset);
                     lag += place.next.saturating_sub(here.max(1));

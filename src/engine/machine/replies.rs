@@ -148,7 +148,7 @@ impl Machine {
         let is_complete = self.logs.iter().all(|log| log.is_registered);
         if is_complete
             && std::mem::take(&mut self.lease.is_reborn)
-            && let Some(follower) = self.followed()
+            && let Some(follower) = self.follower.clone()
         {
             follower.reincarnated(self.lease.incarnation);
         }
@@ -204,7 +204,7 @@ impl Machine {
         if has_changed {
             self.questions.keep_to(&live);
         }
-        if let Some(follower) = self.followed().filter(|_| has_changed) {
+        if let Some(follower) = self.follower.clone().filter(|_| has_changed) {
             follower.nodes_changed(&live);
         }
         for life in self.lease.overdue(now, now_ms, leases) {

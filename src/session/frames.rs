@@ -8,7 +8,6 @@ mod head;
 
 use std::{
     cell::RefCell,
-    mem,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -24,7 +23,9 @@ use futures_util::Stream;
 
 use head::{FrameClass, FrameHead};
 
-use super::{CloseCode, Received, gate::Gate, unfinished::Holding, worker::Worker};
+use super::{
+    CloseCode, Received, gate::Gate, requests::UnreadBytes, unfinished::Holding, worker::Worker,
+};
 use crate::{
     broker::outbox::{Ending, Outbox},
     metrics::labels::Limit,
@@ -123,9 +124,7 @@ pub(super) struct Frames<T> {
     worker: Rc<Worker>,
     outbox: Arc<Outbox>,
     codec: Codec,
-    unread: BytesMut,
-    /// The allocated size of the buffer of `unread`, whose front may have been consumed.
-    allocated_bytes: usize,
+    unread: UnreadBytes,
     /// The length of the frame at the front of `unread`, once its head was read.
     awaited_bytes: usize,
     partial: Option<Box<Partial>>,
@@ -147,8 +146,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             worker,
             outbox,
             codec,
-            allocated_bytes: early.capacity(),
-            unread: early,
+            unread: early.into(),
             awaited_bytes: 0,
             partial: None,
             turn_bytes: 0,
@@ -180,7 +178,8 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             if self.awaited_bytes > self.unread.len() || !self.may_take_frame() {
                 break;
             }
-            let Some(frame) = self.codec.decode(&mut self.unread).map_err(|e| close_code(&e))?
+            let Some(frame) =
+                self.codec.decode(self.unread.bytes_mut()).map_err(|e| close_code(&e))?
             else {
                 break;
             };
@@ -195,7 +194,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         }
         if self.unread.is_empty() {
             // Between messages a session keeps no buffer.
-            self.replace_unread(0);
+            self.unread = UnreadBytes::default();
         }
         Ok(None)
     }
@@ -307,25 +306,9 @@ impl<T: AsyncRead + Unpin> Frames<T> {
         }
         self.socket.gate.hear(Instant::now());
         self.turn_bytes += read_bytes.len();
-        self.keep(read_bytes);
+        // The buffer does not grow beyond the awaited frame, so that a message takes about its own size.
+        self.unread.append(read_bytes, self.awaited_bytes);
         Poll::Ready(true)
-    }
-
-    /// Appends the read bytes to `unread`. The buffer doubles as it grows, but not beyond the
-    /// awaited frame, so that a message takes about its own size.
-    fn keep(&mut self, read: &[u8]) {
-        let needed = self.unread.len() + read.len();
-        if needed > self.unread.capacity() {
-            self.replace_unread(needed.max(self.awaited_bytes.min(2 * self.unread.len())));
-        }
-        self.unread.extend_from_slice(read);
-    }
-
-    /// Moves `unread` to a buffer of this size.
-    fn replace_unread(&mut self, bytes: usize) {
-        let outgrown = mem::replace(&mut self.unread, BytesMut::with_capacity(bytes));
-        self.unread.extend_from_slice(&outgrown);
-        self.allocated_bytes = bytes;
     }
 
     /// Notes the bytes that are held between turns; without an unfinished message there are none.
@@ -334,14 +317,13 @@ impl<T: AsyncRead + Unpin> Frames<T> {
             self.partial = None;
             return;
         }
-        if self.unread.len() < self.allocated_bytes / 2 && self.awaited_bytes < self.allocated_bytes
-        {
+        if self.awaited_bytes < self.unread.allocated_bytes() {
             // A few bytes would keep the whole buffer that they were read into.
-            self.replace_unread(self.unread.len());
+            self.unread.shrink();
         }
         let gate = &self.socket.gate;
         gate.unfinished_since.set(gate.unfinished_since.get().or(Some(gate.heard.get())));
-        let unread_bytes = self.allocated_bytes;
+        let unread_bytes = self.unread.allocated_bytes();
         let Partial { fragments, holding } = self.partial();
         let fragment_bytes = fragments.as_ref().map_or(0, |fragments| fragments.payload.capacity());
         holding.set(unread_bytes + fragment_bytes);
@@ -377,7 +359,7 @@ impl<T: AsyncRead + Unpin> Frames<T> {
 
     /// Drops a message that will never be complete.
     fn forget(&mut self) {
-        self.unread = BytesMut::new();
+        self.unread = UnreadBytes::default();
         self.partial = None;
     }
 }

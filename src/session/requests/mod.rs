@@ -41,6 +41,7 @@ pub(super) use rules::ConnectionRules;
 pub(super) use stream::HttpStream;
 pub use turn::trust;
 pub(super) use turn::{InTurn, Turn};
+pub(super) use unread::UnreadBytes;
 pub use waiting::ConnectionLimit;
 pub(super) use waiting::LeavingConnection;
 pub(super) use work_queue::{Ticket, Work, WorkQueue};

@@ -9,14 +9,14 @@ use bytes::{Buf, BytesMut};
 /// A [`BytesMut`] does not tell that figure once bytes are taken from its front: its capacity shrinks, but
 /// its memory does not.
 #[derive(Debug, Default)]
-pub(super) struct UnreadBytes {
+pub(in crate::session) struct UnreadBytes {
     bytes: BytesMut,
     allocated_bytes: usize,
 }
 
 impl UnreadBytes {
     /// Appends what was read. The buffer doubles as it grows, but not beyond `bytes_max`.
-    pub(super) fn append(&mut self, read: &[u8], bytes_max: usize) {
+    pub(in crate::session) fn append(&mut self, read: &[u8], bytes_max: usize) {
         let needed = self.bytes.len() + read.len();
         if needed > self.bytes.capacity() {
             self.move_to(needed.max(bytes_max.min(2 * self.bytes.len())));
@@ -25,7 +25,7 @@ impl UnreadBytes {
     }
 
     /// Removes bytes from the front. The buffer is freed with the last of them.
-    pub(super) fn advance(&mut self, count: usize) {
+    pub(in crate::session) fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         if self.bytes.is_empty() {
             *self = Self::default();
@@ -33,19 +33,24 @@ impl UnreadBytes {
     }
 
     /// Moves the remaining bytes to a smaller buffer, if they are few in a large one.
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::session) fn shrink(&mut self) {
         if self.bytes.len() < self.allocated_bytes / 2 {
             self.move_to(self.bytes.len());
         }
     }
 
     /// The memory that the buffer occupies.
-    pub(super) fn allocated_bytes(&self) -> usize {
+    pub(in crate::session) fn allocated_bytes(&self) -> usize {
         self.allocated_bytes
     }
 
+    /// The bytes, for a decoder that takes frames from their front.
+    pub(in crate::session) fn bytes_mut(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
     /// The bytes alone.
-    pub(super) fn into_bytes(self) -> BytesMut {
+    pub(in crate::session) fn into_bytes(self) -> BytesMut {
         self.bytes
     }
 
@@ -54,6 +59,12 @@ impl UnreadBytes {
         moved.extend_from_slice(&self.bytes);
         self.bytes = moved;
         self.allocated_bytes = capacity;
+    }
+}
+
+impl From<BytesMut> for UnreadBytes {
+    fn from(bytes: BytesMut) -> Self {
+        Self { allocated_bytes: bytes.capacity(), bytes }
     }
 }
 

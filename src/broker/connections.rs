@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     num::NonZeroI32,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -108,9 +108,10 @@ impl About {
     }
 }
 
+#[cfg(test)]
 impl Default for About {
     fn default() -> Self {
-        let address = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets();
+        let address = std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets();
         Self { address, since_s: 0, kind: None, app: None }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
 use super::{
     ChannelName, Destination, EventName, JsonObject, JsonText, Publication, PublicationOrigin,
     Scope, Topics,
+    connections::About,
     count::CountAll,
     directory::Directory,
     fanout::{Attach, Detach, Enter, Fanout, ThreadFanout, WorkerId},
@@ -277,7 +278,7 @@ impl Broker {
         if takes {
             actix::spawn(take_all(outbox.clone(), heard, answered));
         }
-        self.fanout.send(Enter::new(outbox.clone())).await.expect("a fan-out");
+        self.fanout.send(Enter::new(outbox.clone(), About::default())).await.expect("a fan-out");
         Probe { session, outbox, hears, answers: takes.then(|| Mutex::new(answers)) }
     }
 

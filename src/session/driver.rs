@@ -121,7 +121,7 @@ impl<C: HeldConversation> Driver<C> {
         let membership = Membership { session: outbox.session(), fanout: worker.fanout() };
         let kind = conversation.kind();
         let about = About::new(kind, conversation.address()).of_app(conversation.app());
-        membership.fanout.addr.do_send(Enter::new(outbox.clone()).of(about));
+        membership.fanout.addr.do_send(Enter::new(outbox.clone(), about));
         worker.metrics.sessions.of(kind).inc();
         worker.metrics.sessions_opened.of(kind).inc();
         Self {

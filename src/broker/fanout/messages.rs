@@ -24,14 +24,8 @@ pub struct Enter(pub(super) Option<Arc<Outbox>>, pub(super) About);
 
 impl Enter {
     /// The session with this outbox has begun.
-    pub fn new(outbox: Arc<Outbox>) -> Self {
-        Self(Some(outbox), About::default())
-    }
-
-    /// Adds the facts about the session.
-    pub fn of(mut self, about: About) -> Self {
-        self.1 = about;
-        self
+    pub fn new(outbox: Arc<Outbox>, about: About) -> Self {
+        Self(Some(outbox), about)
     }
 }
 

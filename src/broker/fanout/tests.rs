@@ -546,11 +546,11 @@ async fn a_fan_out_that_breaks_ends_also_the_sessions_that_were_entering_or_came
     let broker = Broker::start();
     let outbox = |id| Outbox::new(SessionId(id), Load { frames: 1, bytes: 1 });
     let [inside, on_its_way, too_late] = [1, 2, 3].map(outbox);
-    broker.fanout.do_send(Enter::new(inside.clone()));
+    broker.fanout.do_send(Enter::new(inside.clone(), About::default()));
     broker.fanout.do_send(Break);
-    broker.fanout.do_send(Enter::new(on_its_way.clone()));
+    broker.fanout.do_send(Enter::new(on_its_way.clone(), About::default()));
     assert!(broker.fanout.send(EndAll).await.is_err(), "it is broken");
-    broker.fanout.do_send(Enter::new(too_late.clone()));
+    broker.fanout.do_send(Enter::new(too_late.clone(), About::default()));
     for outbox in [inside, on_its_way, too_late] {
         assert_eq!(outbox.ended(), Some(Ending::Broken), "{outbox:?}");
     }

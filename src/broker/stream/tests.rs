@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     super::{
         Topics,
+        connections::About,
         fanout::{Attach, Detach, Enter, ThreadFanout},
         outbox::{Load, News, Outbox, ToSession},
         position::Epoch,
@@ -250,7 +251,7 @@ async fn join_again(
     let ThreadFanout { addr: fanout, .. } = topics.start_fanout();
     let session = SessionId(session);
     let outbox = Outbox::new(session, Load { frames: 1 << 20, bytes: 1 << 30 });
-    fanout.do_send(Enter::new(outbox.clone()));
+    fanout.do_send(Enter::new(outbox.clone(), About::default()));
     let mut runs = Vec::new();
     for round in 0..ROUNDS {
         let id = SubscriptionId(round);

@@ -14,19 +14,23 @@
 //! at one position of the log, when the lease expires.
 //!
 //! A server whose `engine.kind` is `local` is not part of a cluster and has no engine. [`redis`] is the
-//! engine of a cluster, and [`memory`] is one for tests, whose nodes live in one process.
+//! engine of a cluster. `tests/memory_engine` is one for tests, whose nodes live in one process.
 
 #[cfg(test)]
 pub(crate) mod contract;
 mod follower;
 mod machine;
-#[doc(hidden)]
-pub mod memory;
+#[cfg(test)]
+#[path = "../../tests/memory_engine/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the integration tests use it, too")]
+pub(crate) mod memory;
 mod node;
 mod record;
 mod redis;
 mod request;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Instant};

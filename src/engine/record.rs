@@ -92,7 +92,7 @@ impl Append {
     }
 
     /// Returns whether every part is within its bound.
-    pub(crate) fn is_bounded(&self) -> bool {
+    pub fn is_bounded(&self) -> bool {
         let scopes = self.records.iter().all(|record| record.scope.len() <= SCOPE_BYTES_MAX);
         let terms = match &self.terms {
             Terms::None => true,

@@ -6,6 +6,11 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no public face")]
 
+use herald::engine;
+
+#[path = "../memory_engine/mod.rs"]
+#[allow(dead_code, reason = "the unit tests use it, too")]
+mod memory_engine;
 mod support;
 
 mod app_changes;

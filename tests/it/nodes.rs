@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use herald::{
-    engine::{Engine, memory::MemoryCluster},
-    settings::Settings,
-};
+use herald::{engine::Engine, settings::Settings};
 use serde_json::{Value, json};
 
-use crate::support::{
-    presence::{change, diff, enter, plain, shown, shown_diff, ticket_of},
-    recovery::{ask, begin, complete, hear, publish},
-    *,
+use crate::{
+    memory_engine::MemoryCluster,
+    support::{
+        presence::{change, diff, enter, plain, shown, shown_diff, ticket_of},
+        recovery::{ask, begin, complete, hear, publish},
+        *,
+    },
 };
 
 const TOPIC: &str = "public:test-app:room";

@@ -11,12 +11,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Append, AppendError, Appended, EngineState, Incarnation, MemoryEngine, NodeId, NodeInfo,
-    NodeUnanswered, Partition, Snapshot, Unavailable,
+    MemoryEngine,
     feed::{self, NodeCall},
 };
 use crate::engine::{
-    LogEpoch, LogPosition, Logged, MESSAGE_BYTES_MAX, MemberChange, PlaceMember, Terms,
+    Append, AppendError, Appended, EngineState, Incarnation, LogEpoch, LogPosition, Logged,
+    MESSAGE_BYTES_MAX, MemberChange, NodeId, NodeInfo, NodeUnanswered, Partition, PlaceMember,
+    Snapshot, Terms, Unavailable,
 };
 
 /// The part that several [`MemoryEngine`]s share. Cheap to clone.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{MemoryCluster, MemoryEngine};
-use crate::engine::{Engine, EngineState, NodeId, Partition, contract};
+use super::{
+    Engine, EngineState, NodeId, Partition, contract,
+    memory::{MemoryCluster, MemoryEngine},
+};
 
 impl contract::Servers for MemoryCluster {
     fn node(&self) -> BoxFuture<'_, Arc<dyn Engine>> {

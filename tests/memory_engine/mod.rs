@@ -5,8 +5,6 @@
 
 mod cluster;
 mod feed;
-#[cfg(test)]
-mod tests;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -17,7 +15,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{
+use crate::engine::{
     Append, AppendError, Appended, Engine, EngineState, Follower, INFO_BYTES_MAX, Incarnation,
     NodeId, NodeInfo, NodeUnanswered, Partition, Snapshot, Unavailable,
 };

@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use super::{
-    EngineState, Follower, Incarnation, MemoryCluster, NodeId, NodeInfo, Partition,
+    MemoryCluster,
     cluster::{PartitionNews, ReadCursor},
 };
-use crate::engine::Flow;
+use crate::engine::{EngineState, Flow, Follower, Incarnation, NodeId, NodeInfo, Partition};
 
 /// A request to a node's thread.
 pub(super) enum NodeCall {

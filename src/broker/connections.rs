@@ -12,7 +12,6 @@ use std::{
 };
 
 use actix::prelude::*;
-use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -141,20 +140,20 @@ pub struct ConnectionList {
     pub total: usize,
 }
 
-/// Asks a fan-out for the sessions of an app on its thread: the first ones after a session.
-#[derive(Debug, Clone, Copy, Message)]
+/// Asks a fan-out or a node for its sessions of an app: the first ones after a session.
+#[derive(Debug, Clone, Copy, Message, Serialize, Deserialize)]
 #[rtype(result = "ConnectionList")]
-struct ListConnections {
+pub(super) struct ListConnections {
     app: AppId,
     after: Option<SessionId>,
     sessions_max: usize,
 }
 
 /// Ends the joins of an app on one session, which ends the session if it has no others. The answer is
-/// whether the session is on this thread.
-#[derive(Debug, Clone, Copy, Message)]
+/// whether the session is on this thread, or on this node.
+#[derive(Debug, Clone, Copy, Message, Serialize, Deserialize)]
 #[rtype(result = "bool")]
-struct EndConnection {
+pub(super) struct EndConnection {
     app: AppId,
     session: SessionId,
 }
@@ -192,14 +191,6 @@ impl ConnectionList {
     }
 }
 
-/// Asks a node for its sessions of an app: the first ones after a session.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct ConnectQuestion {
-    app: AppId,
-    after: Option<SessionId>,
-    sessions_max: usize,
-}
-
 /// The answer of a node: some of its sessions of an app, oldest first, and the number of all of them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ConnectionPage {
@@ -207,32 +198,26 @@ pub(super) struct ConnectionPage {
     total: usize,
 }
 
-impl ClusterQuestion for ConnectQuestion {
+impl ClusterQuestion for ListConnections {
     const NAME: &'static str = "connections";
     type Answer = ConnectionPage;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<ConnectionPage, Unanswered>> {
-        async move {
-            let ConnectionList { sessions, total } = topics.connections_here(self).await?;
-            Ok(ConnectionPage { sessions: Page::of(sessions), total })
-        }
-        .boxed()
+    async fn answer(self, topics: Topics) -> Result<ConnectionPage, Unanswered> {
+        let ConnectionList { sessions, total } = topics.connections_here(self).await?;
+        Ok(ConnectionPage { sessions: Page::of(sessions), total })
     }
 }
 
-/// Makes a node end the joins of an app on one session. The answer is whether the node has the session.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct EndConnectionQuestion {
-    app: AppId,
-    session: SessionId,
-}
-
-impl ClusterQuestion for EndConnectionQuestion {
+impl ClusterQuestion for EndConnection {
     const NAME: &'static str = "end_connection";
     type Answer = bool;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<bool, Unanswered>> {
-        async move { topics.end_connection_here(self.app, self.session).await }.boxed()
+    async fn answer(self, topics: Topics) -> Result<bool, Unanswered> {
+        let told = topics.fanouts().ask(self, topics.wait_max()).await;
+        if told.contains(&Asked::Answered(true)) {
+            return Ok(true);
+        }
+        if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(false) }
     }
 }
 
@@ -247,7 +232,7 @@ impl Topics {
         after: Option<SessionId>,
         sessions_max: usize,
     ) -> Result<ConnectionList, Unanswered> {
-        let mut question = ConnectQuestion { app, after, sessions_max };
+        let mut question = ListConnections { app, after, sessions_max };
         let mut all = Vec::new();
         loop {
             let of_nodes = self.everywhere(question).await?;
@@ -264,12 +249,8 @@ impl Topics {
         }
     }
 
-    async fn connections_here(
-        &self,
-        ConnectQuestion { app, after, sessions_max }: ConnectQuestion,
-    ) -> Result<ConnectionList, Unanswered> {
+    async fn connections_here(&self, ask: ListConnections) -> Result<ConnectionList, Unanswered> {
         let mut all = ConnectionList::default();
-        let ask = ListConnections { app, after, sessions_max };
         for asked in self.fanouts().ask(ask, self.wait_max()).await {
             match asked {
                 Asked::Answered(of_thread) => {
@@ -281,7 +262,7 @@ impl Topics {
                 Asked::Late => return Err(Unanswered),
             }
         }
-        Ok(all.first(sessions_max))
+        Ok(all.first(ask.sessions_max))
     }
 
     /// The users as whom sessions of this node have joined topics of an app. Those of a thread that does not
@@ -303,7 +284,7 @@ impl Topics {
     /// # Errors
     /// [`Unanswered`] if a thread did not answer in time.
     pub async fn end_connection(&self, app: AppId, session: SessionId) -> Result<bool, Unanswered> {
-        let answers = self.everywhere(EndConnectionQuestion { app, session }).await?;
+        let answers = self.everywhere(EndConnection { app, session }).await?;
         Ok(answers.contains(&true))
     }
 
@@ -312,24 +293,12 @@ impl Topics {
     /// # Errors
     /// [`Unanswered`] if a thread did not answer in time; some sessions may have been ended.
     pub async fn end_newest(&self, app: AppId, count: usize) -> Result<(), Unanswered> {
-        let all = ConnectQuestion { app, after: None, sessions_max: usize::MAX };
+        let all = ListConnections { app, after: None, sessions_max: usize::MAX };
         let all = self.connections_here(all).await?.sessions;
         for newest in all.iter().rev().take(count) {
-            self.end_connection_here(app, newest.session).await?;
+            EndConnection { app, session: newest.session }.answer(self.clone()).await?;
         }
         Ok(())
-    }
-
-    async fn end_connection_here(
-        &self,
-        app: AppId,
-        session: SessionId,
-    ) -> Result<bool, Unanswered> {
-        let told = self.fanouts().ask(EndConnection { app, session }, self.wait_max()).await;
-        if told.contains(&Asked::Answered(true)) {
-            return Ok(true);
-        }
-        if told.contains(&Asked::Late) { Err(Unanswered) } else { Ok(false) }
     }
 }
 

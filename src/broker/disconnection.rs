@@ -5,9 +5,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     cluster::ClusterQuestion,
@@ -26,8 +25,13 @@ impl ClusterQuestion for DisconnectQuestion {
     const NAME: &'static str = "disconnect";
     type Answer = Option<usize>;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Option<usize>, Unanswered>> {
-        async move { topics.disconnect_here(self).await }.boxed()
+    async fn answer(self, topics: Topics) -> Result<Option<usize>, Unanswered> {
+        if !self.is_counted {
+            return topics.end_joins(Disconnection::new(self.joins)).await.map(|()| None);
+        }
+        let (disconnection, count) = Disconnection::counted(self.joins);
+        topics.end_joins(disconnection).await?;
+        Ok(timeout(topics.wait_max(), count).await.ok().and_then(Result::ok))
     }
 }
 

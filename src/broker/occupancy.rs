@@ -11,7 +11,6 @@ use std::{
 };
 
 use actix::prelude::*;
-use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -81,15 +80,15 @@ impl Survey {
 /// absent.
 pub type Occupied = BTreeMap<Rank, usize>;
 
-/// Asks a fan-out for the places of a survey on its thread.
-#[derive(Debug, Clone, Message)]
+/// Asks a fan-out or a node for its places of a survey.
+#[derive(Debug, Clone, Message, Serialize, Deserialize)]
 #[rtype(result = "Occupied")]
-struct Occupancy(Survey);
+pub(super) struct Occupancy(Survey);
 
-/// Asks a fan-out for the number of a place's subscribers on its thread.
-#[derive(Debug, Clone, Message)]
+/// Asks a fan-out or a node for the number of its subscribers of a place.
+#[derive(Debug, Clone, Message, Serialize, Deserialize)]
 #[rtype(result = "usize")]
-struct Subscribers(Place);
+pub(super) struct Subscribers(Place);
 
 impl Handler<Occupancy> for Fanout {
     type Result = MessageResult<Occupancy>;
@@ -126,7 +125,7 @@ impl Topics {
     pub async fn occupied(&self, mut survey: Survey) -> Result<Occupied, Unanswered> {
         let mut all = Occupied::new();
         loop {
-            let pages = self.everywhere(OccupancyQuestion(survey.clone())).await?;
+            let pages = self.everywhere(Occupancy(survey.clone())).await?;
             let (places, cut) = pages::joined(pages, |(rank, _)| rank.clone());
             let found = added_up(places.into_iter(), survey.places_max);
             survey.places_max -= found.len();
@@ -143,7 +142,7 @@ impl Topics {
     /// # Errors
     /// [`Unanswered`] if not every thread answered in time.
     pub async fn subscribers(&self, place: Place) -> Result<usize, Unanswered> {
-        Ok(self.everywhere(SubscribersQuestion(place)).await?.into_iter().sum())
+        Ok(self.everywhere(Subscribers(place)).await?.into_iter().sum())
     }
 
     /// Sends the number of a channel's subscribers to those that are sent it, until it has not changed
@@ -180,18 +179,6 @@ impl Topics {
         }
         counts.end(channel, &round, now_ms())
     }
-
-    async fn occupied_here(&self, survey: Survey) -> Result<Occupied, Unanswered> {
-        let places_max = survey.places_max;
-        let asked = self.fanouts().ask(Occupancy(survey), self.wait_max()).await;
-        let of_threads: Vec<_> = asked.into_iter().map(answer).collect::<Result<_, _>>()?;
-        Ok(added_up(of_threads.into_iter().flatten(), places_max))
-    }
-
-    async fn subscribers_here(&self, place: Place) -> Result<usize, Unanswered> {
-        let asked = self.fanouts().ask(Subscribers(place), self.wait_max()).await;
-        asked.into_iter().map(answer).sum()
-    }
 }
 
 /// The first places of all answers. None is missing, because each answer has the first places of its
@@ -204,31 +191,27 @@ fn added_up(parts: impl Iterator<Item = (Rank, usize)>, places_max: usize) -> Oc
     all.into_iter().take(places_max).collect()
 }
 
-/// Asks a node for the places of a survey.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct OccupancyQuestion(Survey);
-
-impl ClusterQuestion for OccupancyQuestion {
+impl ClusterQuestion for Occupancy {
     const NAME: &'static str = "occupied";
     /// A list, because the keys of a JSON object are text.
     type Answer = Page<(Rank, usize)>;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Self::Answer, Unanswered>> {
-        async move { Ok(Page::of(topics.occupied_here(self.0).await?.into_iter().collect())) }
-            .boxed()
+    async fn answer(self, topics: Topics) -> Result<Self::Answer, Unanswered> {
+        let places_max = self.0.places_max;
+        let asked = topics.fanouts().ask(self, topics.wait_max()).await;
+        let of_threads: Vec<_> = asked.into_iter().map(answer).collect::<Result<_, _>>()?;
+        let places = added_up(of_threads.into_iter().flatten(), places_max);
+        Ok(Page::of(places.into_iter().collect()))
     }
 }
 
-/// Asks a node for the number of a place's subscribers on it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SubscribersQuestion(Place);
-
-impl ClusterQuestion for SubscribersQuestion {
+impl ClusterQuestion for Subscribers {
     const NAME: &'static str = "subscribers";
     type Answer = usize;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<usize, Unanswered>> {
-        async move { topics.subscribers_here(self.0).await }.boxed()
+    async fn answer(self, topics: Topics) -> Result<usize, Unanswered> {
+        let asked = topics.fanouts().ask(self, topics.wait_max()).await;
+        asked.into_iter().map(answer).sum()
     }
 }
 

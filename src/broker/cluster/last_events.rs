@@ -2,10 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use futures_util::{
-    FutureExt,
-    future::{self, BoxFuture},
-};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,11 +36,11 @@ impl ClusterQuestion for LastEventsQuestion {
 
     /// A node that may lack some of the events does not answer, unless the question is for those that it has: the
     /// asker would take them for all.
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Vec<ToldEvent>, Unanswered>> {
+    async fn answer(self, topics: Topics) -> Result<Vec<ToldEvent>, Unanswered> {
         let has_all = topics.cluster().is_some_and(|cluster| cluster.lack.is_none(now_ms()));
         let page =
             || topics.directory().ledger().last_events().page(self.after.as_ref(), PAGE_BYTES);
-        future::ready((has_all || self.in_part).then(page).ok_or(Unanswered)).boxed()
+        (has_all || self.in_part).then(page).ok_or(Unanswered)
     }
 }
 

@@ -1,13 +1,12 @@
 //! The questions of the broker that concern all nodes. Each node answers for its own threads.
 
-use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::broker::{
-    connections::{ConnectQuestion, EndConnectionQuestion},
+    connections::{EndConnection, ListConnections},
     disconnection::DisconnectQuestion,
     node::NodeId,
-    occupancy::{OccupancyQuestion, SubscribersQuestion},
+    occupancy::{Occupancy, Subscribers},
     topics::{Topics, Unanswered},
 };
 
@@ -25,7 +24,10 @@ pub(in crate::broker) trait ClusterQuestion:
     type Answer: Serialize + DeserializeOwned + Send;
 
     /// Answers for the threads of this node.
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Self::Answer, Unanswered>>;
+    fn answer(
+        self,
+        topics: Topics,
+    ) -> impl Future<Output = Result<Self::Answer, Unanswered>> + Send;
 }
 
 impl Topics {
@@ -68,10 +70,9 @@ impl ClusterQuestion for KnowsQuestion {
     const NAME: &'static str = "knows";
     type Answer = bool;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<bool, Unanswered>> {
+    async fn answer(self, topics: Topics) -> Result<bool, Unanswered> {
         let nodes = topics.engine().map(|engine| engine.nodes());
-        let knows = nodes.is_some_and(|all| all.iter().any(|info| info.node.0 == self.node));
-        async move { Ok(knows) }.boxed()
+        Ok(nodes.is_some_and(|all| all.iter().any(|info| info.node.0 == self.node)))
     }
 }
 
@@ -88,10 +89,10 @@ impl Topics {
 
 /// Registers the answers to all questions of the broker.
 pub(super) fn register(topics: &Topics) {
-    register_one::<OccupancyQuestion>(topics);
-    register_one::<SubscribersQuestion>(topics);
-    register_one::<ConnectQuestion>(topics);
-    register_one::<EndConnectionQuestion>(topics);
+    register_one::<Occupancy>(topics);
+    register_one::<Subscribers>(topics);
+    register_one::<ListConnections>(topics);
+    register_one::<EndConnection>(topics);
     register_one::<DisconnectQuestion>(topics);
     register_one::<KnowsQuestion>(topics);
     register_one::<LastEventsQuestion>(topics);

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
@@ -57,9 +54,8 @@ impl ClusterQuestion for UsersQuestion {
     const NAME: &'static str = "users";
     type Answer = Vec<UserKey>;
 
-    fn answer(self, topics: Topics) -> BoxFuture<'static, Result<Vec<UserKey>, Unanswered>> {
-        let page = topics.signed_in().page(self.after.as_ref(), USERS_PER_MESSAGE);
-        async move { Ok(page) }.boxed()
+    async fn answer(self, topics: Topics) -> Result<Vec<UserKey>, Unanswered> {
+        Ok(topics.signed_in().page(self.after.as_ref(), USERS_PER_MESSAGE))
     }
 }
 

@@ -63,19 +63,10 @@ impl Topics {
     }
 
     /// Ends joins on all threads of this node.
-    pub(in crate::broker) async fn disconnect_here(
+    pub(in crate::broker) async fn end_joins(
         &self,
-        DisconnectQuestion { joins, is_counted }: DisconnectQuestion,
-    ) -> Result<Option<usize>, Unanswered> {
-        if !is_counted {
-            return self.end_joins(Disconnection::new(joins)).await.map(|()| None);
-        }
-        let (disconnection, count) = Disconnection::counted(joins);
-        self.end_joins(disconnection).await?;
-        Ok(timeout(self.0.limits.wait_max, count).await.ok().and_then(Result::ok))
-    }
-
-    async fn end_joins(&self, disconnection: Disconnection) -> Result<(), Unanswered> {
+        disconnection: Disconnection,
+    ) -> Result<(), Unanswered> {
         let end = EndJoins(disconnection.into());
         let told = self.0.fanouts.ask(end, self.0.limits.wait_max).await;
         // A thread that was lost has ended all its sessions.

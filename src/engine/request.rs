@@ -179,8 +179,8 @@ pub(super) enum Reply {
     },
     /// Whether the lease is marked as ended.
     Condemned(bool),
-    /// The positions of the logs; `None` for a log that does not exist.
-    Probed(Vec<(LogIndex, Option<LogPlace>)>),
+    /// The positions of the logs, in the order of the request; `None` for a log that does not exist.
+    Probed(Vec<Option<LogPlace>>),
     /// The request was carried out.
     Done,
 }

@@ -143,7 +143,7 @@ struct Probe {
     /// The positions that the logs had reached, as far as this node knew, when the probe was sent.
     sent: Vec<(LogIndex, Option<LogPosition>)>,
     /// The positions that the probe has read, once it is answered.
-    places: Option<Vec<(LogIndex, Option<LogPlace>)>>,
+    places: Option<Vec<Option<LogPlace>>>,
     is_heard: bool,
 }
 
@@ -545,7 +545,7 @@ impl Machine {
         }
         let Some(Probe { sent, places: Some(places), .. }) = line.probe.take() else { return };
         let mut lag = 0;
-        for ((log, place), (_, sent)) in places.into_iter().zip(sent) {
+        for (place, (log, sent)) in places.into_iter().zip(sent) {
             let (at, line) = (self.log(log).feed.at(), self.log(log).line);
             let need = match place {
                 // The server has lost the state of the log, but the connection stayed.

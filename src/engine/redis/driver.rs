@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     connect::describe,
     keys::RedisKeys,
-    script::{self, LogRetention, RequestKind, RequestSpelling},
+    script::{self, LogRetention, ReplyReader, RequestSpelling},
     supervisor::Up,
 };
 use crate::engine::{
@@ -156,10 +156,10 @@ impl MachineDriver {
     fn call(&self, id: CallId, line: LineId, log: LogIndex, request: LogRequest) {
         let Some(line) = self.lines.get(&line) else { return };
         let (commands, events) = (line.commands.clone(), self.events.clone());
-        let asked = RequestKind::of(&request);
+        let read = script::reader_of(&request);
         let spelling = script::spell(&self.keys, log, request, self.kept);
         tokio::spawn(async move {
-            let reply = ask(commands, spelling, &asked).await;
+            let reply = ask(commands, spelling, read).await;
             let _ = events.send(DriverEvent::Replied(id, reply));
         });
     }
@@ -169,7 +169,7 @@ impl MachineDriver {
 pub(super) async fn ask(
     mut commands: MultiplexedConnection,
     spelling: RequestSpelling,
-    asked: &RequestKind,
+    read: ReplyReader,
 ) -> Result<Reply, RequestFailure> {
     let value: Result<Value, _> = match spelling {
         RequestSpelling::Commands(pipeline) => pipeline.query_async(&mut commands).await,
@@ -188,7 +188,7 @@ pub(super) async fn ask(
         text: "the answer has an unexpected form".to_owned(),
         is_elsewhere: true,
     };
-    script::read_reply(asked, value).ok_or_else(strange)
+    read(value).ok_or_else(strange)
 }
 
 fn is_unknown(error: &RedisError) -> bool {

@@ -11,8 +11,7 @@ use super::{
     EngineError, RedisNode,
     agreement::CheckResult,
     connect::{ConnectFault, Info},
-    driver, retention,
-    script::{self, RequestKind},
+    driver, retention, script,
 };
 use crate::{
     engine::{
@@ -118,9 +117,9 @@ async fn take_number(
             is_first: true,
             info: Bytes::new(),
         });
-        let asked = RequestKind::of(&renew);
+        let read = script::reader_of(&renew);
         let spelling = script::spell(&node.keys, node.keys.control(), renew, retention(settings));
-        match driver::ask(commands.clone(), spelling, &asked).await {
+        match driver::ask(commands.clone(), spelling, read).await {
             Ok(Reply::Renewed { outcome: Renewal::Held, .. }) => {
                 info!("this is node {} of {}", number.0, settings.name());
                 return Ok((number, incarnation));

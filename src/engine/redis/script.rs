@@ -218,77 +218,66 @@ fn probe(keys: &RedisKeys, logs: &[LogIndex], node: NodeId, nonce: u64) -> Pipel
 }
 
 /// Reads an answer; `None` if it has another form than the request's answers have.
-pub(super) fn read_reply(asked: &RequestKind, value: Value) -> Option<Reply> {
-    Some(match asked {
-        RequestKind::Commit => {
-            let [epoch, outcomes] = array(value)?;
-            let outcomes = list(outcomes)?.into_iter().map(outcome).collect::<Option<_>>()?;
-            Reply::Committed { epoch: epoch_of(epoch)?, outcomes }
-        }
-        RequestKind::Read => {
-            let [state, before, has_more, messages] = array(value)?;
-            let place = place(bytes(state)?)?;
-            let messages = list(messages)?.into_iter().map(bytes).collect::<Option<_>>()?;
-            let before = Some(bytes(before)?).filter(|head| !head.is_empty());
-            Reply::Read(Range { place, before, has_more: number(has_more)? != 0, messages })
-        }
-        RequestKind::Members => {
-            let [epoch, next, fields] = array(value)?;
-            let fields = list(fields)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
-            let members = fields.chunks_exact(2).map(|pair| member(&pair[0], &pair[1]));
-            let members = members.collect::<Option<_>>()?;
-            let at = LogPosition { epoch: epoch_of(epoch)?, offset: number(next)? };
-            Reply::Members(Snapshot { at, members })
-        }
-        RequestKind::Renew => {
-            let [outcome, now_ms, leases] = array(value)?;
-            let outcome = match number(outcome)? {
-                0 => Renewal::Held,
-                1 => Renewal::Lapsed,
-                _ => Renewal::Taken,
-            };
-            let leases = list(leases)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
-            let leases = leases.chunks_exact(2).map(|pair| lease(&pair[0], pair[1].clone()));
-            let leases = leases.collect::<Option<_>>()?;
-            Reply::Renewed { outcome, now_ms: number(now_ms)?, leases }
-        }
-        RequestKind::Condemn => Reply::Condemned(number(value)? != 0),
-        RequestKind::Probe(logs) => {
-            let states = list(value)?;
-            let places = logs.iter().zip(states).map(|(log, state)| match state {
-                Value::Nil => Some((*log, None)),
-                state => Some((*log, Some(place(bytes(state)?)?))),
-            });
-            Reply::Probed(places.collect::<Option<_>>()?)
-        }
-        RequestKind::Done => Reply::Done,
-    })
-}
+pub(super) type ReplyReader = fn(Value) -> Option<Reply>;
 
-/// The kind of a request, by which its answer is read.
-#[derive(Debug)]
-pub(super) enum RequestKind {
-    Commit,
-    Read,
-    Members,
-    Renew,
-    Condemn,
-    Probe(Vec<LogIndex>),
-    Done,
-}
-
-impl RequestKind {
-    pub(super) fn of(request: &LogRequest) -> Self {
-        match request {
-            LogRequest::Commit(_) => Self::Commit,
-            LogRequest::Read(_) => Self::Read,
-            LogRequest::Members { .. } => Self::Members,
-            LogRequest::Renew(_) => Self::Renew,
-            LogRequest::Condemn { .. } => Self::Condemn,
-            LogRequest::Probe { logs, .. } => Self::Probe(logs.clone()),
-            _ => Self::Done,
-        }
+/// The reader of the answers to a request.
+pub(super) fn reader_of(request: &LogRequest) -> ReplyReader {
+    match request {
+        LogRequest::Commit(_) => committed,
+        LogRequest::Read(_) => range,
+        LogRequest::Members { .. } => members,
+        LogRequest::Renew(_) => renewed,
+        LogRequest::Condemn { .. } => |value| Some(Reply::Condemned(number(value)? != 0)),
+        LogRequest::Probe { .. } => probed,
+        _ => |_| Some(Reply::Done),
     }
+}
+
+fn committed(value: Value) -> Option<Reply> {
+    let [epoch, outcomes] = array(value)?;
+    let outcomes = list(outcomes)?.into_iter().map(outcome).collect::<Option<_>>()?;
+    Some(Reply::Committed { epoch: epoch_of(epoch)?, outcomes })
+}
+
+fn range(value: Value) -> Option<Reply> {
+    let [state, before, has_more, messages] = array(value)?;
+    let place = place(bytes(state)?)?;
+    let messages = list(messages)?.into_iter().map(bytes).collect::<Option<_>>()?;
+    let before = Some(bytes(before)?).filter(|head| !head.is_empty());
+    Some(Reply::Read(Range { place, before, has_more: number(has_more)? != 0, messages }))
+}
+
+fn members(value: Value) -> Option<Reply> {
+    let [epoch, next, fields] = array(value)?;
+    let fields = list(fields)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
+    let members = fields.chunks_exact(2).map(|pair| member(&pair[0], &pair[1]));
+    let members = members.collect::<Option<_>>()?;
+    let at = LogPosition { epoch: epoch_of(epoch)?, offset: number(next)? };
+    Some(Reply::Members(Snapshot { at, members }))
+}
+
+fn renewed(value: Value) -> Option<Reply> {
+    let [outcome, now_ms, leases] = array(value)?;
+    let outcome = match number(outcome)? {
+        0 => Renewal::Held,
+        1 => Renewal::Lapsed,
+        _ => Renewal::Taken,
+    };
+    let leases = list(leases)?.into_iter().map(bytes).collect::<Option<Vec<_>>>()?;
+    let leases = leases.chunks_exact(2).map(|pair| lease(&pair[0], pair[1].clone()));
+    let leases = leases.collect::<Option<_>>()?;
+    Some(Reply::Renewed { outcome, now_ms: number(now_ms)?, leases })
+}
+
+fn probed(value: Value) -> Option<Reply> {
+    let mut states = list(value)?;
+    // The last answer is that to the publication of the number.
+    states.pop();
+    let places = states.into_iter().map(|state| match state {
+        Value::Nil => Some(None),
+        state => Some(Some(place(bytes(state)?)?)),
+    });
+    Some(Reply::Probed(places.collect::<Option<_>>()?))
 }
 
 fn list(value: Value) -> Option<Vec<Value>> {

@@ -219,8 +219,7 @@ impl Model {
             }
             LogRequest::Probe { logs, node, nonce } => {
                 let places = logs.into_iter().map(|log| {
-                    let state = &self.logs[usize::from(log.0)].state;
-                    (log, state.as_ref().map(|(place, _)| *place))
+                    self.logs[usize::from(log.0)].state.as_ref().map(|(place, _)| *place)
                 });
                 let reply = Reply::Probed(places.collect());
                 (Ok(reply), Some((Audience::Node(node), Push::Probe(nonce))))

@@ -149,7 +149,7 @@ pub(super) fn refuse_all<T: SocketTransport>(
     let parts = framed.into_parts();
     let (io, _, leaving) = parts.io.into_parts();
     Box::pin(async move {
-        let answer = answer_to(Rejected::Refused(UpgradeRefusal::not_an_upgrade()));
+        let answer = UpgradeRefusal::not_an_upgrade().into();
         turn_away(io, parts.write_buf, answer, leaving).await;
         Ok(())
     })
@@ -181,8 +181,7 @@ pub(super) fn serve<T: SocketTransport, C: HeldConversation>(
                 }
                 Err(_) => return Ok(()),
             },
-            Err(turned_away) => {
-                let answer = answer_to(turned_away);
+            Err(answer) => {
                 Box::pin(turn_away(io, pending, answer, leaving)).await;
                 return Ok(());
             }
@@ -199,23 +198,12 @@ struct AcceptedUpgrade<C> {
     admission: Admission,
 }
 
-/// A handshake that is not accepted, with the response head if the upgrade is completed.
-enum Rejected {
-    Refused(UpgradeRefusal),
-    Closed { head: String, last: Option<ByteString>, close: Close },
-}
-
-impl From<UpgradeRefusal> for Rejected {
-    fn from(refusal: UpgradeRefusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
+/// Decides whether a handshake is accepted. Otherwise it is answered with the returned bytes.
 fn decide<C>(
     request: &Request,
     worker: &Worker,
     upgrade_handler: &UpgradeHandler<C>,
-) -> Result<AcceptedUpgrade<C>, Rejected> {
+) -> Result<AcceptedUpgrade<C>, BytesMut> {
     let handshake = Handshake {
         method: request.method(),
         path: request.path(),
@@ -243,10 +231,18 @@ fn decide<C>(
     Ok(AcceptedUpgrade { head, conversation, admission })
 }
 
-fn close(request: &Request, closing: Closing) -> Result<Rejected, UpgradeRefusal> {
+/// The answer that completes the upgrade and closes the WebSocket at once.
+fn close(request: &Request, closing: Closing) -> Result<BytesMut, UpgradeRefusal> {
     let Closing { subprotocol, last, close } = closing;
     let head = switching_protocols(&verify(request.head())?, subprotocol);
-    Ok(Rejected::Closed { head, last, close })
+    let mut answer = BytesMut::from(head.as_bytes());
+    if let Some(last) = last {
+        Parser::write_message(&mut answer, last, OpCode::Text, true, false);
+    }
+    let Close { code: CloseCode(code), reason } = close;
+    let reason = CloseReason { code: code.into(), description: Some(reason.to_owned()) };
+    Parser::write_close(&mut answer, Some(reason), false);
+    Ok(answer)
 }
 
 /// Judges the upgrade itself, after all other checks, and returns the key of the 101 response. The method,
@@ -283,34 +279,21 @@ async fn welcome<T: SocketTransport>(mut io: T, pending: BytesMut, head: String)
     Ok(io)
 }
 
-/// The bytes of the answer to a handshake that is not accepted.
-fn answer_to(rejected: Rejected) -> BytesMut {
-    match rejected {
-        Rejected::Refused(refusal) => BytesMut::from(refusal_text(refusal).as_bytes()),
-        Rejected::Closed { head, last, close } => {
-            let mut answer = BytesMut::from(head.as_bytes());
-            if let Some(last) = last {
-                Parser::write_message(&mut answer, last, OpCode::Text, true, false);
-            }
-            let Close { code: CloseCode(code), reason } = close;
-            let reason = CloseReason { code: code.into(), description: Some(reason.to_owned()) };
-            Parser::write_close(&mut answer, Some(reason), false);
-            answer
-        }
+impl From<UpgradeRefusal> for BytesMut {
+    /// The bytes of the answer.
+    fn from(UpgradeRefusal { status, body }: UpgradeRefusal) -> Self {
+        let reason = status.canonical_reason().unwrap_or_default();
+        let retry = match status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "retry-after: 1\r\n",
+            _ => "",
+        };
+        let answer = format!(
+            "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: {}\r\n{retry}\r\n{body}",
+            status.as_u16(),
+            body.len(),
+        );
+        answer.as_bytes().into()
     }
-}
-
-fn refusal_text(UpgradeRefusal { status, body }: UpgradeRefusal) -> String {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let retry = match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "retry-after: 1\r\n",
-        _ => "",
-    };
-    format!(
-        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: {}\r\n{retry}\r\n{body}",
-        status.as_u16(),
-        body.len(),
-    )
 }
 
 /// Answers, then waits a little for the client to close. Closing with unread bytes at once would be a reset,

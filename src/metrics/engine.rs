@@ -4,8 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    registry::Registry,
 };
+
+use super::{in_seconds, kept, new};
 
 /// Upper bounds of the round trip to Redis, in seconds.
 const ROUND_TRIP_BUCKETS_S: [f64; 12] =
@@ -33,45 +35,36 @@ pub struct EngineSeries {
     pub round_trip_s: Histogram,
 }
 
-impl Default for EngineSeries {
-    fn default() -> Self {
+impl EngineSeries {
+    pub(super) fn registered(r: &mut Registry) -> Self {
         Self {
-            up: Gauge::default(),
-            lag_records: Gauge::default(),
-            last_probe_s: Gauge::default(),
-            gaps_repaired: Counter::default(),
-            reconnects: Counter::default(),
-            batch_appends: Histogram::new(BATCH_BUCKETS),
-            round_trip_s: Histogram::new(ROUND_TRIP_BUCKETS_S),
+            up: new(r, "engine_up", "Whether the engine can be used"),
+            lag_records: new(
+                r,
+                "engine_lag_records",
+                "Records of the log that this node has not read",
+            ),
+            last_probe_s: in_seconds(r, "engine_last_probe", "The last probe", Gauge::default()),
+            gaps_repaired: new(r, "engine_gaps_repaired", "Gaps that were filled from the log"),
+            reconnects: new(r, "engine_reconnects", "Connections to Redis that broke"),
+            batch_appends: kept(
+                r,
+                "engine_batch_appends",
+                "Appends of each batch",
+                Histogram::new(BATCH_BUCKETS),
+            ),
+            round_trip_s: in_seconds(
+                r,
+                "engine_round_trip",
+                "Time from sending a batch to its acknowledgement",
+                Histogram::new(ROUND_TRIP_BUCKETS_S),
+            ),
         }
     }
-}
 
-impl EngineSeries {
     /// Notes that a probe was answered now.
     pub fn probed(&self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_probe_s.set(i64::try_from(since.as_secs()).unwrap_or_default());
-    }
-
-    pub(super) fn register(&self, herald: &mut Registry) {
-        let lag = self.lag_records.clone();
-        let probe = self.last_probe_s.clone();
-        herald.register("engine_up", "Whether the engine can be used", self.up.clone());
-        herald.register(
-            "engine_lag_records",
-            "Records of the log that this node has not read",
-            lag,
-        );
-        herald.register_with_unit("engine_last_probe", "The last probe", Unit::Seconds, probe);
-        let gaps = self.gaps_repaired.clone();
-        herald.register("engine_gaps_repaired", "Gaps that were filled from the log", gaps);
-        let reconnects = self.reconnects.clone();
-        herald.register("engine_reconnects", "Connections to Redis that broke", reconnects);
-        let batches = self.batch_appends.clone();
-        herald.register("engine_batch_appends", "Appends of each batch", batches);
-        let round_trip = self.round_trip_s.clone();
-        let help = "Time from sending a batch to its acknowledgement";
-        herald.register_with_unit("engine_round_trip", help, Unit::Seconds, round_trip);
     }
 }

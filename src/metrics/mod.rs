@@ -26,7 +26,7 @@ pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::{
     encoding::text,
     metrics::{gauge::Gauge, histogram::Histogram, info::Info},
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
 
 use apps::{AppSeries, AppSeriesEncoder, Traffic};
@@ -95,7 +95,7 @@ pub struct Metrics {
 }
 
 /// The amount that waits for clients. It is set just before it is shown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outboxes {
     /// Frames, over all sessions.
     pub frames: Gauge,
@@ -110,7 +110,7 @@ pub struct Outboxes {
 }
 
 /// The amount that the history retains. It is set just before it is shown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RetainedAmount {
     /// Bytes of memory.
     pub bytes: Gauge,
@@ -127,96 +127,54 @@ impl Metrics {
 
     /// Like [`new`](Self::new), with a clock that decides to which hour usage belongs.
     pub fn with_clock(apps_max: usize, clock: Clock) -> Arc<Self> {
-        let metrics = Self {
-            registry: Registry::default(),
-            sessions: Each::default(),
-            sessions_opened: Each::default(),
-            sessions_ended: Each::default(),
-            joins: Each::default(),
-            refusals: Each::default(),
-            limit_hits: Each::default(),
-            failed_logins: Each::default(),
-            malformed_requests: Counter::default(),
-            accept_panics: Counter::default(),
-            publish_to_write_s: Histogram::new(WRITE_BUCKETS_S),
-            frame_writes: FrameWrites::default(),
-            registry_refreshes: Each::default(),
-            log_lines_dropped: Counter::default(),
-            outboxes: Outboxes::default(),
-            history: RetainedAmount::default(),
-            engine: EngineSeries::default(),
-            apps: AppSeries::new(apps_max),
-            usage_writes: Each::default(),
-            usage: UsageCounters::new(clock),
-        };
-        Arc::new(metrics.registered())
-    }
-
-    /// Registers every metric with its name and its help; `docs/metrics.md` says more.
-    fn registered(mut self) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process::now()));
-        let herald = registry.sub_registry_with_prefix("herald");
+        let r = registry.sub_registry_with_prefix("herald");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        herald.register("build", "Version of the running program", version);
-        herald.register("sessions", "Open sessions", self.sessions.clone());
-        herald.register("sessions_opened", "Sessions that began", self.sessions_opened.clone());
-        herald.register(
-            "sessions_ended",
-            "Sessions that ended, by reason",
-            self.sessions_ended.clone(),
-        );
-        herald.register("joins", "Answered joins, by outcome", self.joins.clone());
-        herald.register("refusals", "Refusals of clients, by reason", self.refusals.clone());
-        herald.register("limit_hits", "Times that each limit was hit", self.limit_hits.clone());
-        herald.register(
-            "failed_logins",
-            "Logins with wrong credentials, by entry point",
-            self.failed_logins.clone(),
-        );
-        herald.register(
-            "malformed_requests",
-            "Requests that cannot be read",
-            self.malformed_requests.clone(),
-        );
-        herald.register(
-            "accept_panics",
-            "Worker threads that accept no more connections",
-            self.accept_panics.clone(),
-        );
-        herald.register(
-            "registry_refreshes",
-            "Reads of the table of apps, by outcome",
-            self.registry_refreshes.clone(),
-        );
-        herald.register(
-            "usage_writes",
-            "Writes of the usage, by outcome",
-            self.usage_writes.clone(),
-        );
-        herald.register(
-            "log_lines_dropped",
-            "Lines of the log that were dropped because standard error was not read",
-            self.log_lines_dropped.clone(),
-        );
-        herald.register_with_unit(
-            "publish_to_write",
-            "Time from accepting a publication to writing it to a socket, sampled",
-            Unit::Seconds,
-            self.publish_to_write_s.clone(),
-        );
-        herald.register_collector(Box::new(FrameWritesEncoder(self.frame_writes.clone())));
-        self.outboxes.register(herald);
-        self.engine.register(herald);
-        for (name, help, gauge) in [
-            ("history_bytes", "Memory of the retained publications", &self.history.bytes),
-            ("history_publications", "Retained publications", &self.history.publications),
-        ] {
-            herald.register(name, help, gauge.clone());
-        }
-        herald.register_collector(Box::new(AppSeriesEncoder(self.apps.clone())));
-        self.registry = registry;
-        self
+        r.register("build", "Version of the running program", version);
+        let (frame_writes, apps) = (FrameWrites::default(), AppSeries::new(apps_max));
+        r.register_collector(Box::new(FrameWritesEncoder(frame_writes.clone())));
+        r.register_collector(Box::new(AppSeriesEncoder(apps.clone())));
+        // The text shows the metrics in the order of these lines; `docs/metrics.md` says more about each.
+        Arc::new(Self {
+            sessions: new(r, "sessions", "Open sessions"),
+            sessions_opened: new(r, "sessions_opened", "Sessions that began"),
+            sessions_ended: new(r, "sessions_ended", "Sessions that ended, by reason"),
+            joins: new(r, "joins", "Answered joins, by outcome"),
+            refusals: new(r, "refusals", "Refusals of clients, by reason"),
+            limit_hits: new(r, "limit_hits", "Times that each limit was hit"),
+            failed_logins: new(r, "failed_logins", "Logins with wrong credentials, by entry point"),
+            malformed_requests: new(r, "malformed_requests", "Requests that cannot be read"),
+            accept_panics: new(
+                r,
+                "accept_panics",
+                "Worker threads that accept no more connections",
+            ),
+            registry_refreshes: new(
+                r,
+                "registry_refreshes",
+                "Reads of the table of apps, by outcome",
+            ),
+            usage_writes: new(r, "usage_writes", "Writes of the usage, by outcome"),
+            log_lines_dropped: new(
+                r,
+                "log_lines_dropped",
+                "Lines of the log that were dropped because standard error was not read",
+            ),
+            publish_to_write_s: in_seconds(
+                r,
+                "publish_to_write",
+                "Time from accepting a publication to writing it to a socket, sampled",
+                Histogram::new(WRITE_BUCKETS_S),
+            ),
+            frame_writes,
+            outboxes: Outboxes::registered(r),
+            engine: EngineSeries::registered(r),
+            history: RetainedAmount::registered(r),
+            apps,
+            usage: UsageCounters::new(clock),
+            registry,
+        })
     }
 
     /// All metrics as text, of type [`CONTENT_TYPE`].
@@ -239,17 +197,41 @@ impl Metrics {
 }
 
 impl Outboxes {
-    fn register(&self, herald: &mut Registry) {
-        for (name, help, gauge) in [
-            ("outbox_frames", "Frames waiting for clients", &self.frames),
-            ("outbox_bytes", "Bytes waiting for clients", &self.bytes),
-            ("outbox_frames_most", "Frames waiting in the fullest outbox", &self.frames_most),
-            ("outbox_bytes_most", "Bytes waiting in the fullest outbox", &self.bytes_most),
-            ("silent_threads", "Worker threads that did not report in time", &self.silent_threads),
-        ] {
-            herald.register(name, help, gauge.clone());
+    fn registered(r: &mut Registry) -> Self {
+        Self {
+            frames: new(r, "outbox_frames", "Frames waiting for clients"),
+            bytes: new(r, "outbox_bytes", "Bytes waiting for clients"),
+            frames_most: new(r, "outbox_frames_most", "Frames waiting in the fullest outbox"),
+            bytes_most: new(r, "outbox_bytes_most", "Bytes waiting in the fullest outbox"),
+            silent_threads: new(r, "silent_threads", "Worker threads that did not report in time"),
         }
     }
+}
+
+impl RetainedAmount {
+    fn registered(r: &mut Registry) -> Self {
+        Self {
+            bytes: new(r, "history_bytes", "Memory of the retained publications"),
+            publications: new(r, "history_publications", "Retained publications"),
+        }
+    }
+}
+
+/// Makes a metric that begins at zero, and registers it.
+fn new<M: Metric + Clone + Default>(r: &mut Registry, name: &str, help: &str) -> M {
+    kept(r, name, help, M::default())
+}
+
+/// Registers a metric, and returns it.
+fn kept<M: Metric + Clone>(r: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    r.register(name, help, metric.clone());
+    metric
+}
+
+/// Registers a metric in seconds, and returns it.
+fn in_seconds<M: Metric + Clone>(r: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    r.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
 }
 
 #[cfg(test)]

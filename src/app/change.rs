@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The reason why a change did not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such app.
     #[error("there is no such app")]
@@ -59,16 +59,7 @@ pub async fn create(
     Ok(store.insert(by, &values).await?)
 }
 
-/// The outcome of a change of fields.
-#[derive(Debug)]
-pub struct AppUpdate {
-    /// The app as it is now.
-    pub app: App,
-    /// Whether the change gave any field another value.
-    pub is_changed: bool,
-}
-
-/// Changes the given fields of an app.
+/// Changes the given fields of an app, and returns the app as it is now.
 ///
 /// # Errors
 /// [`ChangeError::NotFound`], [`ChangeError::NotPermitted`], [`ChangeError::PreviousPair`],
@@ -78,14 +69,14 @@ pub async fn update(
     by: &ChangedBy,
     slug: &Slug,
     fields: AppFields,
-) -> Result<AppUpdate, ChangeError> {
+) -> Result<App, ChangeError> {
     let app = find(store, by, slug).await?;
     let values = settle(store, Draft::of_change(fields, &app), Some(&app)).await?;
     if values.are_those_of(&app) {
-        return Ok(AppUpdate { app, is_changed: false });
+        return Ok(app);
     }
     match store.update(by, &app, &values).await? {
-        Some(app) => Ok(AppUpdate { app, is_changed: true }),
+        Some(app) => Ok(app),
         None => Err(overtaken(store, by, slug).await),
     }
 }

@@ -25,13 +25,13 @@ use crate::metrics::{Metrics, labels::RefreshOutcome};
 use super::{
     App, AppDirectory, AppId, Apps, Slug,
     audit::AuditEntry,
-    change::{self, AppUpdate, ChangeError},
+    change::{self, ChangeError},
     key_pair::PairUse,
     store::{AppListing, AppStore, StoreError, UnreadableRow},
 };
 pub use messages::{
     AppChanged, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, HaveOthersRead, ListApps,
-    ReadAgain, ReadAudit, RegistryError, ReviewChange, ReviewChanges, RotateApp, ShareChanges,
+    ReadAgain, ReadAudit, ReviewChange, ReviewChanges, RotateApp, ShareChanges,
     ShowApp, UpdateApp, WatchApps, WriteUses,
 };
 use messages::{Refresh, SweepAudit};
@@ -228,10 +228,10 @@ impl AppRegistry {
     fn read<T: Send + 'static>(
         &self,
         query: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
-    ) -> ResponseActFuture<Self, Result<T, RegistryError>> {
+    ) -> ResponseActFuture<Self, Result<T, ChangeError>> {
         Box::pin(guarded(query).into_actor(self).map(|outcome, registry, _ctx| {
             registry.note(&outcome);
-            outcome.map_err(Into::into)
+            outcome
         }))
     }
 
@@ -240,7 +240,7 @@ impl AppRegistry {
         &self,
         change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
         publish: impl FnOnce(&mut Self, &T) + 'static,
-    ) -> ResponseActFuture<Self, Result<T, RegistryError>> {
+    ) -> ResponseActFuture<Self, Result<T, ChangeError>> {
         let turn = self.turn.clone();
         let change = async move {
             let turn = turn.lock_owned().await;
@@ -266,7 +266,7 @@ impl AppRegistry {
                     ) => ctx.notify(Refresh),
                     Err(_) => {}
                 }
-                (outcome.map_err(Into::into), have_others_read)
+                (outcome, have_others_read)
             });
         Box::pin(written.then(|(outcome, have_others_read), registry, _| {
             async move {

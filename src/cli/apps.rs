@@ -290,7 +290,7 @@ async fn update(
         return Err(CommandFailure::usage("nothing to change: see `herald apps update --help`"));
     }
     match change::update(store, &ChangedBy::CLI, slug, AppFields::read(map)).await {
-        Ok(update) => Ok(output.of(&update.app)),
+        Ok(app) => Ok(output.of(&app)),
         Err(ChangeError::NotFound) => Err(unknown(slug)),
         Err(error) => Err(error.into()),
     }

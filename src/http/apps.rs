@@ -14,12 +14,10 @@ use super::{
 use crate::{
     app::{
         audit::ChangedBy,
+        change::ChangeError,
         fields::{AppFields, FieldWriter},
         key_pair::Overlap,
-        registry::{
-            AppRegistry, CreateApp, DeleteApp, ListApps, RegistryError, RotateApp, ShowApp,
-            UpdateApp,
-        },
+        registry::{AppRegistry, CreateApp, DeleteApp, ListApps, RotateApp, ShowApp, UpdateApp},
     },
     session::body::BudgetShare,
 };
@@ -57,14 +55,14 @@ pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-impl From<RegistryError> for ApiError {
-    fn from(error: RegistryError) -> Self {
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
         match error {
-            RegistryError::NotFound => Self::NotFound,
-            RegistryError::NotPermitted => Self::Unauthorized,
-            RegistryError::PreviousPair => Self::Forbidden(PREVIOUS_PAIR),
-            RegistryError::Invalid(faults) => Self::Invalid(faults),
-            RegistryError::Unavailable => Self::Unavailable,
+            ChangeError::NotFound => Self::NotFound,
+            ChangeError::NotPermitted => Self::Unauthorized,
+            ChangeError::PreviousPair => Self::Forbidden(PREVIOUS_PAIR),
+            ChangeError::Invalid(faults) => Self::Invalid(faults),
+            ChangeError::Store(_) => Self::Unavailable,
         }
     }
 }
@@ -176,7 +174,7 @@ pub(super) async fn read_overlap(
 /// Asks the registry. A registry that has died is reported as an unavailable database.
 pub(super) async fn ask<M, T>(services: &Services, message: M) -> Result<T, ApiError>
 where
-    M: Message<Result = Result<T, RegistryError>> + Send + 'static,
+    M: Message<Result = Result<T, ChangeError>> + Send + 'static,
     T: Send + 'static,
     AppRegistry: actix::Handler<M>,
     actix::Context<AppRegistry>: ToEnvelope<AppRegistry, M>,

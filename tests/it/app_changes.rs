@@ -7,12 +7,7 @@ use crate::support::{
     tokens::{signed, token},
     *,
 };
-use herald::app::{
-    Slug,
-    audit::ChangedBy,
-    change::{self, AppUpdate},
-    fields::AppFields,
-};
+use herald::app::{Slug, audit::ChangedBy, change, fields::AppFields};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -199,8 +194,7 @@ async fn change_behind_its_back(server: &TestServer, fields: Value) {
     let store = server.store().await;
     let slug = Slug::parse("foo-app").expect("a slug");
     let fields = AppFields::read(fields.as_object().expect("fields"));
-    let update = change::update(&store, &ChangedBy::CLI, &slug, fields).await.expect("a change");
-    assert!(matches!(update, AppUpdate { is_changed: true, .. }));
+    change::update(&store, &ChangedBy::CLI, &slug, fields).await.expect("a change");
     store.close().await;
 }
 

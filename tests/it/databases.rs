@@ -10,7 +10,7 @@ mod pairs;
 mod registry;
 mod trail;
 
-use std::{env, future::Future, sync::Arc, time::Duration};
+use std::{env, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use futures_util::future::join_all;
@@ -23,7 +23,7 @@ use herald::{
         key_pair::{LastUse, NewPair, Overlap, Pair, PairUse},
         registry::{
             AppChanged, AppRegistry, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, ListApps,
-            ReadAudit, RegistryError, ReviewChanges, RotateApp, ShowApp, Times, UpdateApp,
+            ReadAudit, ReviewChanges, RotateApp, ShowApp, Times, UpdateApp,
             WatchApps, WriteUses,
         },
         seed,
@@ -250,32 +250,32 @@ impl Running {
         Self { registry, directory, seen }
     }
 
-    async fn create(&self, given: Value) -> Result<App, RegistryError> {
+    async fn create(&self, given: Value) -> Result<App, ChangeError> {
         self.registry
             .send(CreateApp { by: ChangedBy::CLI, fields: fields(given) })
             .await
             .expect("a living registry")
     }
 
-    async fn update(&self, slug: &str, given: Value) -> Result<App, RegistryError> {
+    async fn update(&self, slug: &str, given: Value) -> Result<App, ChangeError> {
         let message =
             UpdateApp { by: ChangedBy::CLI, slug: slug.to_owned(), fields: fields(given) };
         self.registry.send(message).await.expect("a living registry")
     }
 
-    async fn rotate(&self, slug: &str, overlap: Overlap) -> Result<App, RegistryError> {
+    async fn rotate(&self, slug: &str, overlap: Overlap) -> Result<App, ChangeError> {
         let message = RotateApp { by: ChangedBy::CLI, slug: slug.to_owned(), overlap };
         self.registry.send(message).await.expect("a living registry")
     }
 
-    async fn delete(&self, slug: &str) -> Result<(), RegistryError> {
+    async fn delete(&self, slug: &str) -> Result<(), ChangeError> {
         self.registry
             .send(DeleteApp { by: ChangedBy::CLI, slug: slug.to_owned() })
             .await
             .expect("a living registry")
     }
 
-    async fn show(&self, slug: &str) -> Result<App, RegistryError> {
+    async fn show(&self, slug: &str) -> Result<App, ChangeError> {
         self.registry.send(ShowApp(slug.to_owned())).await.expect("a living registry")
     }
 
@@ -301,6 +301,10 @@ impl Running {
         };
         before_the_deadline(what, wait).await;
     }
+}
+
+fn assert_unavailable<T: Debug>(outcome: &Result<T, ChangeError>) {
+    assert!(matches!(outcome, Err(ChangeError::Store(_))), "{outcome:?}");
 }
 
 fn name_taken() -> Value {

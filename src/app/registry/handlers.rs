@@ -3,7 +3,7 @@
 use super::*;
 
 impl Handler<ListApps> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<Vec<App>, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<Vec<App>, ChangeError>>;
 
     fn handle(&mut self, _: ListApps, _: &mut Self::Context) -> Self::Result {
         let (store, directory) = (self.store.clone(), self.directory.clone());
@@ -16,7 +16,7 @@ impl Handler<ListApps> for AppRegistry {
 }
 
 impl Handler<ShowApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<App, ChangeError>>;
 
     fn handle(&mut self, ShowApp(slug): ShowApp, _: &mut Self::Context) -> Self::Result {
         let (store, directory) = (self.store.clone(), self.directory.clone());
@@ -29,7 +29,7 @@ impl Handler<ShowApp> for AppRegistry {
 }
 
 impl Handler<CreateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<App, ChangeError>>;
 
     fn handle(&mut self, message: CreateApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
@@ -39,7 +39,7 @@ impl Handler<CreateApp> for AppRegistry {
 }
 
 impl Handler<UpdateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<App, ChangeError>>;
 
     fn handle(&mut self, message: UpdateApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
@@ -47,18 +47,17 @@ impl Handler<UpdateApp> for AppRegistry {
             let slug = parse_slug(&message.slug)?;
             change::update(&store, &message.by, &slug, message.fields).await
         };
-        let publish = |registry: &mut Self, update: &AppUpdate| {
+        let publish = |registry: &mut Self, app: &App| {
             // The row is also shown when nothing changed now: the row may be newer than the
             // snapshot.
             let known = registry.directory.load();
-            let is_known = known.by_id(update.app.id).is_some_and(|app| is_same(app, &update.app));
-            if !is_known {
-                registry.replace(update.app.id, Some(&update.app));
+            if !known.by_id(app.id).is_some_and(|known| is_same(known, app)) {
+                registry.replace(app.id, Some(app));
             }
         };
         let answer = self.write(update, publish);
         Box::pin(answer.map(|outcome, registry, _| {
-            outcome.map(|AppUpdate { mut app, .. }| {
+            outcome.map(|mut app| {
                 share_uses(&registry.directory, &mut app);
                 app
             })
@@ -67,7 +66,7 @@ impl Handler<UpdateApp> for AppRegistry {
 }
 
 impl Handler<RotateApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<App, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<App, ChangeError>>;
 
     fn handle(&mut self, message: RotateApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
@@ -86,7 +85,7 @@ impl Handler<RotateApp> for AppRegistry {
 }
 
 impl Handler<DeleteApp> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<(), RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<(), ChangeError>>;
 
     fn handle(&mut self, message: DeleteApp, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
@@ -98,7 +97,7 @@ impl Handler<DeleteApp> for AppRegistry {
 }
 
 impl Handler<ReadAudit> for AppRegistry {
-    type Result = ResponseActFuture<Self, Result<Vec<AuditEntry>, RegistryError>>;
+    type Result = ResponseActFuture<Self, Result<Vec<AuditEntry>, ChangeError>>;
 
     fn handle(&mut self, ReadAudit(page): ReadAudit, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();

@@ -1,4 +1,4 @@
-//! The messages that the registry takes, and their errors.
+//! The messages that the registry takes. It has logged a [`ChangeError::Store`] before it answers with it.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use super::super::{
     App, AppId,
     audit::{AuditEntry, AuditPage, ChangedBy},
     change::ChangeError,
-    fields::{AppFields, Faults},
+    fields::AppFields,
     key_pair::Overlap,
 };
 
 /// Asks for all apps, oldest first, as the database has them.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<App>, RegistryError>")]
+#[rtype(result = "Result<Vec<App>, ChangeError>")]
 pub struct ListApps;
 
 /// Asks for the app with this slug, as the database has it.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
+#[rtype(result = "Result<App, ChangeError>")]
 pub struct ShowApp(pub String);
 
 /// Creates an app.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
+#[rtype(result = "Result<App, ChangeError>")]
 pub struct CreateApp {
     /// The caller who creates it, for the audit trail.
     pub by: ChangedBy,
@@ -35,7 +35,7 @@ pub struct CreateApp {
 
 /// Changes the given fields of an app.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
+#[rtype(result = "Result<App, ChangeError>")]
 pub struct UpdateApp {
     /// The caller who changes it, for the audit trail.
     pub by: ChangedBy,
@@ -47,7 +47,7 @@ pub struct UpdateApp {
 
 /// Gives an app a new key pair.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<App, RegistryError>")]
+#[rtype(result = "Result<App, ChangeError>")]
 pub struct RotateApp {
     /// The caller who rotates the key pair, for the audit trail.
     pub by: ChangedBy,
@@ -59,7 +59,7 @@ pub struct RotateApp {
 
 /// Deletes the app with this slug.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), RegistryError>")]
+#[rtype(result = "Result<(), ChangeError>")]
 pub struct DeleteApp {
     /// The caller who deletes it, for the audit trail.
     pub by: ChangedBy,
@@ -69,7 +69,7 @@ pub struct DeleteApp {
 
 /// Asks for a page of the audit trail, newest entry first.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<AuditEntry>, RegistryError>")]
+#[rtype(result = "Result<Vec<AuditEntry>, ChangeError>")]
 pub struct ReadAudit(pub AuditPage);
 
 /// Asks for a message about each app that changes or is removed, until the recipient dies.
@@ -138,37 +138,3 @@ pub(super) struct SweepAudit;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Refresh;
-
-/// The reason why the registry did not do a request. It has already logged the reason.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryError {
-    /// There is no such app.
-    #[error("there is no such app")]
-    NotFound,
-    /// The caller is a web application whose key and secret have ended since it was authenticated.
-    #[error("the key and secret have ended")]
-    NotPermitted,
-    /// The caller is a web application whose key and secret have become the previous pair since it was
-    /// authenticated.
-    #[error("the key and secret have become the previous ones")]
-    PreviousPair,
-    /// The requested values are not valid.
-    #[error("some fields are not valid")]
-    Invalid(Faults),
-    /// The database is unavailable. The change may still have happened: then the next refresh shows
-    /// it.
-    #[error("the database is unavailable")]
-    Unavailable,
-}
-
-impl From<ChangeError> for RegistryError {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::NotFound => Self::NotFound,
-            ChangeError::NotPermitted => Self::NotPermitted,
-            ChangeError::PreviousPair => Self::PreviousPair,
-            ChangeError::Invalid(faults) => Self::Invalid(faults),
-            ChangeError::Store(_) => Self::Unavailable,
-        }
-    }
-}

@@ -154,7 +154,7 @@ async fn faults_that_only_the_database_knows_come_with_the_others(database: &Tes
 
     let own = fields(json!({ "name": "foo app", "key": app.key }));
     let own = change::update(&store, &ChangedBy::CLI, &app.slug, own).await;
-    assert_eq!(own.expect("an app may keep its slug and its key").app.slug, app.slug);
+    assert_eq!(own.expect("an app may keep its slug and its key").slug, app.slug);
 }
 
 async fn a_number_is_set_and_left_to_the_server_again(database: &TestDatabase) {

@@ -212,7 +212,7 @@ async fn the_migration_to_pusher_names_the_apps_that_share_a_key_and_keeps_all_o
     assert_eq!(told(&old), (true, true, false));
     let given = fields(json!({ "pusher": false }));
     let changed =
-        change::update(&store, &ChangedBy::CLI, &old.slug, given).await.expect("a change").app;
+        change::update(&store, &ChangedBy::CLI, &old.slug, given).await.expect("a change");
     assert_eq!(told(&changed), (false, true, false));
     let steps = u32::try_from(store.migrations().await.expect("all").len() - 7).expect("few");
     store.migrate_down(steps).await.expect("down");

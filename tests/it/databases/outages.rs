@@ -21,13 +21,13 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
     };
     before_the_deadline("the outage shows", wait).await;
     let list = running.registry.send(ListApps).await.expect("a living registry");
-    assert_eq!(list.err(), Some(RegistryError::Unavailable));
-    assert_eq!(running.show("foo-app").await.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&list);
+    assert_unavailable(&running.show("foo-app").await);
     let created = running.create(json!({ "name": "bar-app" })).await;
-    assert_eq!(created.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&created);
     let updated = running.update("foo-app", json!({ "active": false })).await;
-    assert_eq!(updated.err(), Some(RegistryError::Unavailable));
-    assert_eq!(running.delete("foo-app").await.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&updated);
+    assert_unavailable(&running.delete("foo-app").await);
     assert_eq!(running.name_of("foo-app").as_deref(), Some("foo-app"), "the snapshot stands");
     assert!(running.seen.try_recv().is_err(), "nothing was announced");
 
@@ -87,25 +87,24 @@ async fn a_write_whose_commit_fails_is_an_outage_and_changes_nothing(database: &
     let store = database.migrated().await;
     let mut running = Running::start(store.clone(), NEVER).await;
     let app = running.create(json!({ "name": "foo-app" })).await.expect("an app");
-    let unavailable = Some(RegistryError::Unavailable);
 
     refuse_commits_after("INSERT", database).await;
     let created = running.create(json!({ "name": "bar-app" })).await;
-    assert_eq!(created.err(), unavailable, "a creation");
+    assert_unavailable(&created);
     assert_eq!(running.database().await, DatabaseHealth::Failed);
     let seeded = seed::seed(&store).await;
-    assert!(matches!(seeded, Err(ChangeError::Store(_))), "a seed: {seeded:?}");
+    assert_unavailable(&seeded);
     accept_commits(database).await;
 
     refuse_commits_after("UPDATE", database).await;
     let changes = json!({ "active": false, "secret": "" });
-    assert_eq!(running.update("foo-app", changes).await.err(), unavailable, "a change");
+    assert_unavailable(&running.update("foo-app", changes).await);
     let rotated = running.rotate("foo-app", Overlap::default()).await;
-    assert_eq!(rotated.err(), unavailable, "a rotation");
+    assert_unavailable(&rotated);
     accept_commits(database).await;
 
     refuse_commits_after("DELETE", database).await;
-    assert_eq!(running.delete("foo-app").await.err(), unavailable, "a deletion");
+    assert_unavailable(&running.delete("foo-app").await);
     accept_commits(database).await;
 
     let entries = trail(&store).await;
@@ -145,12 +144,12 @@ async fn a_commit_that_is_not_answered_in_time_is_seen_once_it_has_happened() {
         database.sql(statement).await;
     }
     let created = running.create(json!({ "name": "foo-app" })).await;
-    assert_eq!(created.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&created);
     running
         .until("the app is known", |directory| directory.load().by_slug("foo-app").is_some())
         .await;
     let again = running.create(json!({ "name": "foo-app" })).await;
-    let Err(RegistryError::Invalid(faults)) = again else { panic!("{again:?}") };
+    let Err(ChangeError::Invalid(faults)) = again else { panic!("{again:?}") };
     assert_eq!(as_json(&faults), name_taken());
 
     // The command line, too, says that the outcome is not known.
@@ -186,7 +185,7 @@ async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
     let state = running.database();
     let (outcome, health) =
         before_the_deadline("giving up", async { tokio::join!(change, state) }).await;
-    assert_eq!(outcome.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&outcome);
     assert_eq!(health, DatabaseHealth::Ok, "asked while the change was waiting");
     assert_eq!(running.database().await, DatabaseHealth::Failed);
     transaction.rollback().await.expect("an end");
@@ -229,7 +228,7 @@ async fn a_postgresql_that_shuts_everybody_out_is_used_again_when_it_returns() {
     let end_all =
         format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
     sql(&admin, &end_all).await;
-    assert_eq!(running.show("foo-app").await.err(), Some(RegistryError::Unavailable));
+    assert_unavailable(&running.show("foo-app").await);
     assert_eq!(running.name_of("foo-app").as_deref(), Some("foo-app"));
 
     sql(&admin, &format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;

@@ -49,7 +49,7 @@ async fn racing_creates_of_one_name_leave_one_app(database: &TestDatabase) {
     let losers: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!(losers.len(), 9);
     for loser in losers {
-        let RegistryError::Invalid(faults) = loser else { panic!("{loser:?}") };
+        let ChangeError::Invalid(faults) = loser else { panic!("{loser:?}") };
         assert_eq!(as_json(faults), name_taken());
     }
 }
@@ -135,14 +135,14 @@ async fn a_change_is_in_the_directory_and_announced_before_it_is_answered(databa
     assert_eq!(running.name_of("bar-app").as_deref(), Some("Bar App"));
     assert_eq!(running.next_seen().await, (app.id, Some("Bar App".into())));
     let old = running.update("foo-app", json!({})).await;
-    assert_eq!(old.err(), Some(RegistryError::NotFound));
+    assert_eq!(old.err(), Some(ChangeError::NotFound));
 
     running.delete("bar-app").await.expect("a deletion");
     assert_eq!(running.name_of("bar-app"), None);
     assert_eq!(running.next_seen().await, (app.id, None));
     assert!(store.list().await.expect("a list").apps.is_empty());
     let again = running.delete("bar-app").await;
-    assert_eq!(again.err(), Some(RegistryError::NotFound));
+    assert_eq!(again.err(), Some(ChangeError::NotFound));
 }
 
 async fn a_change_that_changes_nothing_is_not_announced(database: &TestDatabase) {
@@ -213,7 +213,7 @@ async fn there_is_no_app_under_a_name_that_is_no_slug(database: &TestDatabase) {
     let running = Running::start(database.migrated().await, NEVER).await;
     let long = "x".repeat(100_000);
     for name in ["", "\u{0}", "Foo", "'", "%", "foo-app\n", "\u{1f980}", &long] {
-        let missing = Some(RegistryError::NotFound);
+        let missing = Some(ChangeError::NotFound);
         assert_eq!(running.show(name).await.err(), missing, "show {name:.20?}");
         assert_eq!(running.update(name, json!({})).await.err(), missing, "update {name:.20?}");
         assert_eq!(running.delete(name).await.err(), missing, "delete {name:.20?}");

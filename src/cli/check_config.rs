@@ -25,8 +25,7 @@ pub(super) struct CheckConfigArgs {
 pub(super) fn run(args: &CheckConfigArgs) -> Result<String, CommandFailure> {
     let (settings, effective) = Settings::explain()?;
     if settings.engine.kind == EngineKind::Redis {
-        let read = settings.engine.authorities().map_err(EngineError::authorities);
-        read.map_err(|error| CommandFailure::new(error.to_string()))?;
+        settings.engine.authorities().map_err(EngineError::authorities)?;
     }
     // The limit on open files is one of the settings that the machine must support.
     let file_limit = crate::settings::raise_file_limit();

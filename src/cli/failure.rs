@@ -3,11 +3,6 @@
 use std::process::ExitCode;
 
 use super::log::{Lines, one_line};
-use crate::{
-    app::{change::ChangeError, store::StoreError},
-    server::StartError,
-    settings::SettingsError,
-};
 
 /// The exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -40,26 +35,8 @@ impl CommandFailure {
     }
 }
 
-impl From<SettingsError> for CommandFailure {
-    fn from(error: SettingsError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl From<StoreError> for CommandFailure {
-    fn from(error: StoreError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl From<StartError> for CommandFailure {
-    fn from(error: StartError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl From<ChangeError> for CommandFailure {
-    fn from(error: ChangeError) -> Self {
+impl<E: std::error::Error> From<E> for CommandFailure {
+    fn from(error: E) -> Self {
         Self::new(error.to_string())
     }
 }

@@ -128,8 +128,7 @@ pub(super) fn run(args: &TokenArgs) -> Result<String, CommandFailure> {
         }
     };
     let claims = MintedClaims::of(args, &secret, Utc::now().timestamp());
-    let token =
-        mint(&claims, &secret, args.algorithm).map_err(|e| CommandFailure::new(e.to_string()))?;
+    let token = mint(&claims, &secret, args.algorithm)?;
     for warning in warnings(args, named) {
         let warning = super::log::one_line(&warning);
         // A warning is lost if standard error is closed.

@@ -76,8 +76,7 @@ fn of_database(args: &UsageArgs, span: Span) -> Result<Report, CommandFailure> {
     let whose = args.app.as_ref().map_or(Whose::All, |slug| Whose::Slug(slug.to_string()));
     with_tables(MissingFile::Refuse, async |store, _| {
         let metrics: Arc<Metrics> = Metrics::new(0);
-        let report = UsageLedger::new(store, metrics).report(&UsageQuestion { whose, span }).await;
-        report.map_err(|error| CommandFailure::new(error.to_string()))
+        Ok(UsageLedger::new(store, metrics).report(&UsageQuestion { whose, span }).await?)
     })
 }
 

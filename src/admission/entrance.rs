@@ -2,12 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use actix_web::http::header::{HOST, HeaderMap, ORIGIN};
+use actix_web::http::header::{HOST, ORIGIN};
 use ipnet::IpNet;
 
 use crate::{
     app::{
-        origin::{OriginPolicy, RequestTarget},
+        origin::{Origin, OriginPolicy},
         refusals::Refusals,
     },
     metrics::{Metrics, labels::Limit},
@@ -65,7 +65,10 @@ impl Entrance {
         }
         // A header that is not text counts as an unreadable origin, which every check refuses.
         let origin = handshake.headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default());
-        let target = || target(handshake.headers, client.scheme());
+        let target = || {
+            let host = handshake.headers.get(HOST).and_then(|host| host.to_str().ok());
+            Origin::of(client.scheme(), host?)
+        };
         if self.check_origin.allow(origin, target) {
             return Ok(origin);
         }
@@ -91,15 +94,4 @@ impl Entrance {
         let place = self.addresses.take(&client::block(address));
         place.inspect_err(|Full| self.metrics.hit(Limit::SessionsPerAddress))
     }
-}
-
-/// The address to which a request was sent, by its own `Host`. The target of a request without a host equals no
-/// origin.
-fn target(headers: &HeaderMap, scheme: &str) -> RequestTarget {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    RequestTarget::parse(scheme, host).unwrap_or_else(|| RequestTarget {
-        scheme: scheme.to_owned(),
-        host: String::new(),
-        port: 0,
-    })
 }

@@ -4,8 +4,6 @@
 //! header is therefore always allowed, and an unreadable header is refused by every check. The
 //! grammar of the entries is that of section 3.4 of the protocol document.
 
-use std::fmt;
-
 use serde::Serialize;
 use url::{Host, Url};
 
@@ -43,61 +41,35 @@ impl Origin {
         (!has_empty_label).then_some(Self { scheme, host, port })
     }
 
-    /// Parses `host[:port]` of any scheme.
-    fn of_authority(authority: &str) -> Option<Self> {
-        Self::parse(&format!("{ANY_SCHEME}://{authority}"))
+    /// The origin of this scheme and `host[:port]`, for example of a request and its `Host` header.
+    pub fn of(scheme: &str, authority: &str) -> Option<Self> {
+        Self::parse(&format!("{scheme}://{authority}"))
     }
-}
-
-/// The rule that an entry breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OriginPatternFault {
-    /// Without `//` a host cannot be told from a scheme.
-    NoSlashes,
-    /// The text before `://` is not a scheme.
-    BadScheme,
-    /// The host is missing or not valid; `*` may only stand for all subdomains: `//*.example.com`.
-    BadHost,
-    /// The port is not a number from 0 to 65535.
-    BadPort,
-    /// Longer than [`OriginPattern::BYTES_MAX`].
-    TooLong,
-    /// There are more than [`AllowedOrigins::COUNT_MAX`] entries; this is the first beyond the
-    /// limit.
-    TooMany,
-    /// An empty list would allow nothing; there is a separate value that turns the check off.
-    NoEntries,
 }
 
 /// An entry that is not an origin pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{entry:?} {}", self.rule())]
+#[error("{entry:?} {fault}")]
 pub struct OriginPatternError {
     /// The entry as given, cut to a length that can be shown.
     pub entry: String,
-    /// Its fault.
-    pub fault: OriginPatternFault,
+    /// Its fault, to be read after the entry.
+    pub fault: &'static str,
 }
 
-impl OriginPatternError {
-    fn new(entry: &str, fault: OriginPatternFault) -> Self {
-        Self { entry: entry.chars().take(80).collect(), fault }
-    }
+// Without `//` a host cannot be told from a scheme.
+const NO_SLASHES: &str = "needs a // before the host, as in //example.com or https://example.com";
+const BAD_SCHEME: &str = "has no valid scheme before the ://";
+const BAD_HOST: &str = "has no valid host; a * may only stand first, as in //*.example.com";
+const BAD_PORT: &str = "has no valid port";
+const TOO_LONG: &str = "is too long";
+const TOO_MANY: &str = "is one origin too many";
+// An empty list would allow nothing; there is a separate value that turns the check off.
+const NO_ENTRIES: &str = "holds no origin";
 
-    fn rule(&self) -> &'static str {
-        match self.fault {
-            OriginPatternFault::NoSlashes => {
-                "needs a // before the host, as in //example.com or https://example.com"
-            }
-            OriginPatternFault::BadScheme => "has no valid scheme before the ://",
-            OriginPatternFault::BadHost => {
-                "has no valid host; a * may only stand first, as in //*.example.com"
-            }
-            OriginPatternFault::BadPort => "has no valid port",
-            OriginPatternFault::TooLong => "is too long",
-            OriginPatternFault::TooMany => "is one origin too many",
-            OriginPatternFault::NoEntries => "holds no origin",
-        }
+impl OriginPatternError {
+    fn new(entry: &str, fault: &'static str) -> Self {
+        Self { entry: entry.chars().take(80).collect(), fault }
     }
 }
 
@@ -125,38 +97,37 @@ impl OriginPattern {
         Self::parse_parts(entry).map_err(|fault| OriginPatternError::new(entry, fault))
     }
 
-    fn parse_parts(entry: &str) -> Result<Self, OriginPatternFault> {
-        use OriginPatternFault::{BadHost, BadPort, BadScheme, NoSlashes, TooLong};
+    fn parse_parts(entry: &str) -> Result<Self, &'static str> {
         if entry.len() > Self::BYTES_MAX {
-            return Err(TooLong);
+            return Err(TOO_LONG);
         }
-        let (before, authority) = entry.split_once("//").ok_or(NoSlashes)?;
+        let (before, authority) = entry.split_once("//").ok_or(NO_SLASHES)?;
         let scheme = match before.strip_suffix(':') {
             Some(scheme) => Some(scheme),
             None if before.is_empty() => None,
-            None => return Err(BadScheme),
+            None => return Err(BAD_SCHEME),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let (with_subdomains, authority) = match authority.strip_prefix("*.") {
             Some(parent) => (true, parent),
             None => (false, authority),
         };
-        let spelled = |authority| format!("{}://{authority}", scheme.unwrap_or(ANY_SCHEME));
-        let Some(Origin { scheme: read, host, port }) = Origin::parse(&spelled(authority)) else {
+        let read = |authority| Origin::of(scheme.unwrap_or(ANY_SCHEME), authority);
+        let Some(Origin { scheme: spelled, host, port }) = read(authority) else {
             let has_bad_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
                 let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-                is_number && Origin::of_authority(host).is_some()
+                is_number && Origin::of(ANY_SCHEME, host).is_some()
             });
-            return Err(match Origin::parse(&spelled("host")) {
-                None => BadScheme,
-                Some(_) if has_bad_port => BadPort,
-                Some(_) => BadHost,
+            return Err(match read("host") {
+                None => BAD_SCHEME,
+                Some(_) if has_bad_port => BAD_PORT,
+                Some(_) => BAD_HOST,
             });
         };
         if with_subdomains && !matches!(Host::parse(&host), Ok(Host::Domain(_))) {
-            return Err(BadHost);
+            return Err(BAD_HOST);
         }
-        Ok(Self { scheme: scheme.map(|_| read), host, with_subdomains, port })
+        Ok(Self { scheme: scheme.map(|_| spelled), host, with_subdomains, port })
     }
 
     /// Returns whether the entry matches this origin.
@@ -195,7 +166,7 @@ impl AllowedOrigins {
     /// [`OriginPatternError`] of the first bad entry.
     pub fn parse(given: Vec<String>) -> Result<Self, OriginPatternError> {
         if let Some(beyond) = given.get(Self::COUNT_MAX) {
-            return Err(OriginPatternError::new(beyond, OriginPatternFault::TooMany));
+            return Err(OriginPatternError::new(beyond, TOO_MANY));
         }
         let patterns = parse_patterns(&given)?;
         Ok(Self { given, patterns })
@@ -237,57 +208,29 @@ impl OriginPolicy {
     pub fn parse(setting: &[String], public_host: &str) -> Result<Self, OriginPatternError> {
         let bad = |fault| OriginPatternError::new(public_host, fault);
         match setting.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            [] => Err(OriginPatternError::new("", OriginPatternFault::NoEntries)),
+            [] => Err(OriginPatternError::new("", NO_ENTRIES)),
             ["false" | "off"] => Ok(Self::Off),
             ["conn"] => Ok(Self::Connection),
-            ["true" | "host"] => match Origin::of_authority(public_host) {
+            ["true" | "host"] => match Origin::of(ANY_SCHEME, public_host) {
                 Some(Origin { host, port: None, .. }) => Ok(Self::PublicHost(host)),
-                _ => Err(bad(OriginPatternFault::BadHost)),
+                _ => Err(bad(BAD_HOST)),
             },
             _ => parse_patterns(setting).map(Self::List),
         }
     }
 
     /// Returns whether a handshake with this `Origin` header is allowed; one without the header is. `target`
-    /// is called only for the policy that compares with it.
-    pub fn allow(&self, origin: Option<&str>, target: impl FnOnce() -> RequestTarget) -> bool {
+    /// returns the origin that the request itself was sent to, if it names one; it is called only for the policy
+    /// that compares with it.
+    pub fn allow(&self, origin: Option<&str>, target: impl FnOnce() -> Option<Origin>) -> bool {
         match self {
             Self::Off => true,
             Self::List(patterns) => is_listed(patterns, origin),
             Self::PublicHost(host) => passes(origin, |origin| origin.host == *host),
-            Self::Connection => passes(origin, |origin| target().is(origin)),
+            Self::Connection => {
+                passes(origin, |origin| target().is_some_and(|target| target == *origin))
+            }
         }
-    }
-}
-
-/// The address that a request was sent to, as its client sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestTarget {
-    /// `http` or `https`.
-    pub scheme: String,
-    /// Host without port.
-    pub host: String,
-    /// Port, defaulted from the scheme.
-    pub port: u16,
-}
-
-impl RequestTarget {
-    /// Builds a target from the scheme and the `Host` header (`host[:port]`); `None` if the header
-    /// names no host.
-    pub fn parse(scheme: &str, host_header: &str) -> Option<Self> {
-        let Origin { scheme, host, port } = Origin::parse(&format!("{scheme}://{host_header}"))?;
-        Some(Self { scheme, host, port: port? })
-    }
-
-    fn is(&self, origin: &Origin) -> bool {
-        self.scheme == origin.scheme && self.host == origin.host && Some(self.port) == origin.port
-    }
-}
-
-/// Shows the target in the form of an origin.
-impl fmt::Display for RequestTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
     }
 }
 
@@ -316,8 +259,8 @@ mod tests {
         allowed.allow(Some(origin))
     }
 
-    fn target() -> RequestTarget {
-        RequestTarget { scheme: "https".into(), host: "herald.example".into(), port: 443 }
+    fn target() -> Option<Origin> {
+        Origin::of("https", "herald.example")
     }
 
     fn policies() -> [OriginPolicy; 3] {
@@ -466,8 +409,8 @@ mod tests {
             ("http", "a b", None),
             ("http", "example.com/x", None),
         ] {
-            let target = RequestTarget::parse(scheme, header).map(|target| target.to_string());
-            assert_eq!(target.as_deref(), expected, "{header:?}");
+            let expected = expected.map(|origin| Origin::parse(origin).expect("an origin"));
+            assert_eq!(Origin::of(scheme, header), expected, "{header:?}");
         }
     }
 
@@ -475,31 +418,31 @@ mod tests {
     fn an_entry_that_cannot_be_honoured_is_an_error() {
         let long = format!("//{}.com", "a".repeat(OriginPattern::BYTES_MAX));
         for (entry, fault) in [
-            ("example.com", OriginPatternFault::NoSlashes),
-            ("*.foo.com", OriginPatternFault::NoSlashes),
-            ("", OriginPatternFault::NoSlashes),
-            ("*", OriginPatternFault::NoSlashes),
-            ("null", OriginPatternFault::NoSlashes),
-            ("https//example.com", OriginPatternFault::BadScheme),
-            ("://example.com", OriginPatternFault::BadScheme),
-            ("ht tp://example.com", OriginPatternFault::BadScheme),
-            ("*://example.com", OriginPatternFault::BadScheme),
-            ("//", OriginPatternFault::BadHost),
-            ("https://", OriginPatternFault::BadHost),
-            ("file://", OriginPatternFault::BadHost),
-            ("//*", OriginPatternFault::BadHost),
-            ("//*.", OriginPatternFault::BadHost),
-            ("//*.*.com", OriginPatternFault::BadHost),
-            ("//a.*.com", OriginPatternFault::BadHost),
-            ("//*wild.com", OriginPatternFault::BadHost),
-            ("//*.127.0.0.1", OriginPatternFault::BadHost),
-            ("//user@example.com", OriginPatternFault::BadHost),
-            ("//example.com/path", OriginPatternFault::BadHost),
-            ("//example.com:", OriginPatternFault::BadHost),
-            ("//example.com:x", OriginPatternFault::BadHost),
-            ("//example.com:65536", OriginPatternFault::BadPort),
-            ("//exam ple.com", OriginPatternFault::BadHost),
-            (&long, OriginPatternFault::TooLong),
+            ("example.com", NO_SLASHES),
+            ("*.foo.com", NO_SLASHES),
+            ("", NO_SLASHES),
+            ("*", NO_SLASHES),
+            ("null", NO_SLASHES),
+            ("https//example.com", BAD_SCHEME),
+            ("://example.com", BAD_SCHEME),
+            ("ht tp://example.com", BAD_SCHEME),
+            ("*://example.com", BAD_SCHEME),
+            ("//", BAD_HOST),
+            ("https://", BAD_HOST),
+            ("file://", BAD_HOST),
+            ("//*", BAD_HOST),
+            ("//*.", BAD_HOST),
+            ("//*.*.com", BAD_HOST),
+            ("//a.*.com", BAD_HOST),
+            ("//*wild.com", BAD_HOST),
+            ("//*.127.0.0.1", BAD_HOST),
+            ("//user@example.com", BAD_HOST),
+            ("//example.com/path", BAD_HOST),
+            ("//example.com:", BAD_HOST),
+            ("//example.com:x", BAD_HOST),
+            ("//example.com:65536", BAD_PORT),
+            ("//exam ple.com", BAD_HOST),
+            (&long, TOO_LONG),
         ] {
             let parsed = OriginPattern::parse(entry).map_err(|e| e.fault);
             assert_eq!(parsed, Err(fault), "{entry:.40}");
@@ -521,7 +464,7 @@ mod tests {
         let list = |count| vec!["//example.com".to_owned(); count];
         assert!(AllowedOrigins::parse(list(AllowedOrigins::COUNT_MAX)).is_ok());
         let beyond = AllowedOrigins::parse(list(AllowedOrigins::COUNT_MAX + 1));
-        assert_eq!(beyond.map_err(|e| e.fault), Err(OriginPatternFault::TooMany));
+        assert_eq!(beyond.map_err(|e| e.fault), Err(TOO_MANY));
     }
 
     #[test]
@@ -534,11 +477,11 @@ mod tests {
             (&["host"], "LOCALHOST", Ok(OriginPolicy::PublicHost("localhost".into()))),
             (&["conn"], "", Ok(OriginPolicy::Connection)),
             (&["//example.com"], "", Ok(OriginPolicy::List(vec![list]))),
-            (&[], "localhost", Err(OriginPatternFault::NoEntries)),
-            (&["true"], "", Err(OriginPatternFault::BadHost)),
-            (&["true"], "a host", Err(OriginPatternFault::BadHost)),
-            (&["example.com"], "", Err(OriginPatternFault::NoSlashes)),
-            (&["//example.com", "conn"], "", Err(OriginPatternFault::NoSlashes)),
+            (&[], "localhost", Err(NO_ENTRIES)),
+            (&["true"], "", Err(BAD_HOST)),
+            (&["true"], "a host", Err(BAD_HOST)),
+            (&["example.com"], "", Err(NO_SLASHES)),
+            (&["//example.com", "conn"], "", Err(NO_SLASHES)),
         ] {
             let setting: Vec<String> = setting.iter().map(|s| (*s).to_owned()).collect();
             let parsed = OriginPolicy::parse(&setting, public_host).map_err(|e| e.fault);

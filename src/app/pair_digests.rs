@@ -27,14 +27,19 @@ impl TextDigest {
     }
 
     /// Makes the digest of `<key>:<secret>`, which is what HTTP Basic sends.
-    pub(super) fn of_login(key: &str, secret: &SecretString) -> Self {
+    pub fn of_login(key: &str, secret: &SecretString) -> Self {
         let parts = Sha256::new().chain_update(key).chain_update(":");
         Self(parts.chain_update(secret.expose_secret()).finalize().into())
     }
 
     /// Returns whether this is the digest of the text.
     pub fn is_of(&self, expected: &str) -> Choice {
-        self.0.ct_eq(&Self::of(expected.as_bytes()).0)
+        self.is(&Self::of(expected.as_bytes()))
+    }
+
+    /// Returns whether both are digests of the same text.
+    pub fn is(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
     }
 }
 
@@ -84,7 +89,7 @@ impl PairDigests {
 
     /// Both pairs are always compared, so that the time does not reveal whether there are two.
     fn find([current, previous]: &[TextDigest; 2], given: TextDigest) -> Option<Pair> {
-        let [is_current, is_previous] = [current, previous].map(|digest| digest.0.ct_eq(&given.0));
+        let [is_current, is_previous] = [current, previous].map(|digest| digest.is(&given));
         let found = u8::conditional_select(&0, &1, is_previous);
         match u8::conditional_select(&found, &2, is_current) {
             2 => Some(Pair::Current),

@@ -9,7 +9,6 @@ mod mint;
 mod pair;
 
 use std::{
-    fmt,
     hint::black_box,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -21,7 +20,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, crypto, decode_header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, value::RawValue};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 pub use mint::{MintError, SigningAlgorithm, mint};
@@ -31,6 +30,7 @@ pub use pair::{Chosen, TokenPair, bounded, choose};
 use super::{
     App,
     key_pair::Pair,
+    pair_digests::TextDigest,
     permission::Patterns,
     subject::{Subject, Unreadable},
     visitor::{ShownSub, Visitor, VisitorNames},
@@ -135,7 +135,8 @@ pub struct Grant {
     pub shown_sub: Option<Arc<ShownSub>>,
     /// The visitor that others see; taken out by the code that tracks it.
     pub visitor: Option<Visitor>,
-    signed_by: KeyFingerprint,
+    /// Of the key, which it recognises without keeping it.
+    signed_by: TextDigest,
 }
 
 impl Grant {
@@ -146,32 +147,12 @@ impl Grant {
             && self.is_trigger == other.is_trigger
             && self.listen == other.listen
             && self.publish == other.publish
-            && self.signed_by.is(&other.signed_by)
+            && bool::from(self.signed_by.is(&other.signed_by))
     }
 
     /// Returns whether one of `keys` is the key that verified this grant's token.
     pub fn is_signed_by(&self, keys: &TokenKeys<'_>) -> bool {
-        keys.accepted().any(|(_, key)| KeyFingerprint::of(key).is(&self.signed_by))
-    }
-}
-
-/// A fingerprint that recognises a key without keeping it.
-#[derive(Clone)]
-struct KeyFingerprint([u8; 32]);
-
-impl KeyFingerprint {
-    fn of(key: &SecretString) -> Self {
-        Self(Sha256::digest(key.expose_secret()).into())
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl fmt::Debug for KeyFingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[REDACTED]")
+        keys.accepted().any(|(_, key)| self.signed_by.is_of(key.expose_secret()).into())
     }
 }
 
@@ -399,7 +380,7 @@ impl Verifier<'_> {
             visitor: claims.visitor(),
             shown_sub: claims.sub.and_then(ShownSub::of).map(Arc::new),
             subject,
-            signed_by: KeyFingerprint::of(key),
+            signed_by: TextDigest::of(key.expose_secret().as_bytes()),
         })
     }
 }

@@ -14,8 +14,7 @@ use actix_web::{
 use secrecy::SecretString;
 
 use super::{
-    Services,
-    basic::BasicCredentials,
+    Services, basic,
     client::client_of,
     console::{
         live,
@@ -360,9 +359,7 @@ impl<'a> Credentials<'a> {
     fn prove(&self, proof: Proof, app: Option<&App>) -> Option<Pair> {
         let pairs = app.map_or(&PairDigests::NONE, |app| &app.digests);
         match proof {
-            Proof::KeyAndSecret => {
-                pairs.find_login(BasicCredentials::of(self.request.headers())?.digest())
-            }
+            Proof::KeyAndSecret => pairs.find_login(basic::login(self.request.headers())?),
             Proof::SecretAlone => pairs.find_secret(TextDigest::of(self.authorization)),
         }
     }

@@ -2,6 +2,7 @@
 
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
+use sha2::Digest;
 
 use super::{pair::NOT_TEXT, *};
 

@@ -5,24 +5,21 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{
     Services,
     apps::{ask, rfc3339},
     auth::Credentials,
-    channels::{answer, param},
+    channels::answer,
     error::ApiError,
     json::FieldFault,
-    trigger::Findings,
+    query::Query,
 };
-use crate::{
-    app::{
-        Slug,
-        audit::{AuditEntry, AuditPage, Of},
-        registry::ReadAudit,
-    },
-    form,
+use crate::app::{
+    Slug,
+    audit::{AuditEntry, AuditPage, Of},
+    registry::ReadAudit,
 };
 
 /// The number of entries that one answer has by default.
@@ -57,11 +54,10 @@ pub async fn list_all(
     request: HttpRequest,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let query = form::parse_query(request.query_string().as_bytes())?;
-    let mut findings = Findings::default();
-    let app = findings.note("app", param(&query, "app"));
-    let page = page(&query, findings)?;
-    let of = match app.flatten().map(Slug::parse) {
+    let mut query = Query::of(&request)?;
+    let app = query.text("app");
+    let page = page(query)?;
+    let of = match app.as_deref().map(Slug::parse) {
         None => Of::All,
         Some(Some(slug)) => Of::Slug(slug),
         // No app has ever had such a slug. The text does not reach the database, which need not accept it.
@@ -80,8 +76,7 @@ pub async fn list_own(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let query = form::parse_query(request.query_string().as_bytes())?;
-    let page = page(&query, Findings::default())?;
+    let page = page(Query::of(&request)?)?;
     list(&services, AuditPage { of: Of::App(app.id), ..page }).await
 }
 
@@ -94,22 +89,13 @@ fn shown(entries: Vec<AuditEntry>) -> HttpResponse {
     answer(&json!({ "data": data }))
 }
 
-fn page(query: &Map<String, Value>, mut findings: Findings) -> Result<AuditPage, ApiError> {
-    let before = param(query, "before").and_then(|raw| raw.map(parse_before).transpose());
-    let before = findings.note("before", before);
-    let limit = param(query, "limit").and_then(|raw| raw.map_or(Ok(LIMIT_DEFAULT), parse_limit));
-    let limit = findings.note("limit", limit);
-    let (Some(before), Some(limit)) = (before, limit) else { return Err(findings.into()) };
-    findings.check()?;
-    Ok(AuditPage { of: Of::All, before, limit })
+fn page(mut query: Query) -> Result<AuditPage, ApiError> {
+    let before = query.read("before", parse_before);
+    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX);
+    query.check(Ok(AuditPage { of: Of::All, before, limit }))
 }
 
 fn parse_before(raw: &str) -> Result<i64, FieldFault> {
     let before = raw.parse().ok().filter(|before| *before > 0);
     before.ok_or_else(|| "must be the id of an entry".into())
-}
-
-fn parse_limit(raw: &str) -> Result<u64, FieldFault> {
-    let limit = raw.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}").into())
 }

@@ -9,24 +9,23 @@ use actix_web::{
 };
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     Services,
     auth::Credentials,
     error::ApiError,
     json::{FieldFault, fault},
-    trigger::Findings,
+    query::Query,
 };
 use crate::{
-    app::App,
+    app::{App, fields::Faults},
     broker::{
         Addressing, ChannelName, NameError, Scope, TopicName,
         occupancy::{Rank, Survey},
         subscriber::{Place, ScopeKey},
         topics::Unanswered,
     },
-    form,
     phoenix::presence::spell_members,
 };
 
@@ -83,8 +82,7 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
     let addressing = services.addressing();
-    let query = form::parse_query(request.query_string().as_bytes())?;
-    let mut survey = survey(&query, &app, &addressing)?;
+    let mut survey = survey(Query::of(&request)?, &app, &addressing)?;
     // One topic more than is shown tells whether there are more.
     let limit = survey.places_max;
     survey.places_max += 1;
@@ -172,11 +170,11 @@ pub(super) fn rank(
     app: &App,
     addressing: &Addressing,
 ) -> Result<Rank, ApiError> {
-    let mut findings = Findings::default();
-    let scope = findings.note("scope", Scope::parse(scope).map_err(fault));
-    let channel = findings.note("channel", channel.map(decoded).transpose());
+    let mut faults = Faults::default();
+    let scope = faults.note("scope", Scope::parse(scope).map_err(fault));
+    let channel = faults.note("channel", channel.map(decoded).transpose());
     let (Some(scope), Some(channel)) = (scope, channel) else {
-        return Err(findings.into());
+        return Err(faults.into());
     };
     let topic = addressing.spell(&scope, &app.slug, channel.as_ref());
     if topic.len() > TopicName::BYTES_MAX {
@@ -194,39 +192,12 @@ fn decoded(raw: &str) -> Result<ChannelName, FieldFault> {
     ChannelName::parse(&name).map_err(fault)
 }
 
-fn survey(
-    query: &Map<String, Value>,
-    app: &App,
-    addressing: &Addressing,
-) -> Result<Survey, ApiError> {
-    let mut findings = Findings::default();
-    let scope = param(query, "scope")
-        .and_then(|scope| scope.map(|scope| Scope::parse(scope).map_err(fault)).transpose());
-    let scope = findings.note("scope", scope);
-    let prefix = findings.note("prefix", param(query, "prefix"));
-    let after = param(query, "after")
-        .and_then(|after| after.map(|topic| topic_rank(topic, app, addressing)).transpose());
-    let after = findings.note("after", after);
-    let limit =
-        param(query, "limit").and_then(|limit| limit.map_or(Ok(LIMIT_DEFAULT), parse_limit));
-    let limit = findings.note("limit", limit);
-    let (Some(scope), Some(prefix), Some(after), Some(places_max)) = (scope, prefix, after, limit)
-    else {
-        return Err(findings.into());
-    };
-    let prefix = prefix.unwrap_or_default().to_owned();
-    Ok(Survey { app: app.id, scope, prefix, after, places_max })
-}
-
-pub(super) fn param<'a>(
-    query: &'a Map<String, Value>,
-    name: &str,
-) -> Result<Option<&'a str>, FieldFault> {
-    match query.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err("must be a string".into()),
-    }
+fn survey(mut query: Query, app: &App, addressing: &Addressing) -> Result<Survey, ApiError> {
+    let scope = query.read("scope", |scope| Scope::parse(scope).map_err(fault));
+    let prefix = query.text("prefix").unwrap_or_default();
+    let after = query.read("after", |topic| topic_rank(topic, app, addressing));
+    let places_max = query.limit(LIMIT_DEFAULT, LIMIT_MAX);
+    query.check(Ok(Survey { app: app.id, scope, prefix, after, places_max }))
 }
 
 fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, FieldFault> {
@@ -235,11 +206,6 @@ fn topic_rank(topic: &str, app: &App, addressing: &Addressing) -> Result<Rank, F
         return Err("must be one of this app's".into());
     }
     Ok(Rank { scope: name.scope, channel: name.channel })
-}
-
-fn parse_limit(raw: &str) -> Result<usize, FieldFault> {
-    let limit = raw.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}").into())
 }
 
 fn listing(rank: Rank, subscribers: usize, app: &App, addressing: &Addressing) -> Listed {
@@ -274,8 +240,9 @@ mod tests {
     #[test]
     fn a_query_becomes_a_survey() {
         let survey = |query: &str| {
-            let query = form::parse_query(query.as_bytes()).expect("UTF-8");
-            survey(&query, &app("foo-app"), &Addressing::ManyApps)
+            let request = TestRequest::get().uri(&format!("/?{query}")).to_http_request();
+            let query = Query::of(&request).expect("UTF-8");
+            survey(query, &app("foo-app"), &Addressing::ManyApps)
         };
         let rank = |scope: &str, channel: Option<&str>| Rank {
             scope: Scope::parse(scope).expect("a scope"),

@@ -13,11 +13,10 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::{Services, auth::Credentials, channels::param, error::ApiError, trigger::Findings};
+use super::{Services, auth::Credentials, error::ApiError, query::Query};
 use crate::{
     app::{App, visitor::ShownSub},
     broker::{connections::Connected, outbox::Load, subscriber::SessionId, topics::Unanswered},
-    form,
     metrics::labels::{ProtocolVersion, Transport},
 };
 
@@ -62,21 +61,14 @@ pub async fn list(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let query = form::parse_query(request.query_string().as_bytes())?;
     let names = SessionNames::new(&services.settings.secrets.secret_key_base);
-    let mut findings = Findings::default();
-    let limit = param(&query, "limit").and_then(|limit| match limit.map(str::parse) {
-        None => Ok(LIMIT_DEFAULT),
-        Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
-        Some(_) => Err(format!("must be a number from 1 to {LIMIT_MAX}").into()),
+    let mut query = Query::of(&request)?;
+    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX);
+    let after = query.read("after", |after| match after {
+        "" => Ok(None),
+        _ => names.read(after).map(Some).ok_or_else(|| "names no session".into()),
     });
-    let after = param(&query, "after").and_then(|after| match after {
-        None | Some("") => Ok(None),
-        Some(after) => names.read(after).map(Some).ok_or_else(|| "names no session".into()),
-    });
-    let (limit, after) = (findings.note("limit", limit), findings.note("after", after));
-    findings.check()?;
-    let (limit, after) = (limit.unwrap_or(LIMIT_DEFAULT), after.flatten());
+    let (limit, after) = query.check(Ok((limit, after.flatten())))?;
     let found = services.topics.connections(app.id, after, limit).await;
     let found = found.map_err(|Unanswered| ApiError::Unavailable)?;
     let view = |connected| ConnectionView::of(connected, &names, &app, &services);

@@ -106,6 +106,12 @@ impl From<FormError> for ApiError {
     }
 }
 
+impl From<Faults> for ApiError {
+    fn from(faults: Faults) -> Self {
+        Self::Invalid(faults)
+    }
+}
+
 impl From<NotUtf8> for ApiError {
     fn from(NotUtf8: NotUtf8) -> Self {
         Self::Malformed("query string is not valid UTF-8".into())

@@ -7,9 +7,10 @@ use super::{
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
     json::{FieldFault, Json, fault},
-    trigger::{self, EventFields, Findings},
+    trigger::{self, EventFields},
 };
 use crate::{
+    app::fields::Faults,
     broker::{
         Addressing, Destination, EventName, NameError, Publication, PublicationOrigin, Scope,
         TopicName,
@@ -40,9 +41,9 @@ pub async fn create(
         let topic = fields.topic().unwrap_or_default();
         credentials.on(&topic).note_forbidden(&services, &by, error);
     };
-    let mut findings = Findings::default();
-    let asked = fields.request(credentials.key_owner(&by), &mut findings);
-    let publication = read(&fields, &by, &services, findings).inspect_err(note)?;
+    let mut faults = Faults::default();
+    let asked = fields.request(credentials.key_owner(&by), &mut faults);
+    let publication = read(&fields, &by, &services, faults).inspect_err(note)?;
     trigger::publish(&services, asked, vec![publication]).await
 }
 
@@ -50,28 +51,28 @@ fn read(
     fields: &EventFields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
-    mut findings: Findings,
+    mut faults: Faults,
 ) -> Result<Publication, ApiError> {
     let addressing = services.addressing();
-    let scope = findings.note("scope", fields.scope());
+    let scope = faults.note("scope", fields.scope());
     let destination = fields.topic().and_then(|raw| Destination::parse(&raw).map_err(fault));
-    let destination = findings.note("topic", destination);
+    let destination = faults.note("topic", destination);
     let event = fields.event().and_then(|raw| EventName::parse(&raw).map_err(fault));
-    let event = findings.note("event", event);
+    let event = faults.note("event", event);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload);
+    let payload = trigger::note_payload(&mut faults, payload);
     let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some(scope), Some(destination), Some(event), Some(payload)) =
         (scope, destination, event, payload)
     else {
-        return Err(findings.into());
+        return Err(faults.into());
     };
     let prefixed = Publication::check_prefixed(&destination, &event).map_err(fault);
     let joinable = check_channel_alone(by, &destination)
         .and_then(|()| check_joinable(&addressing, &scope, by, &destination));
-    findings.note("event", prefixed);
-    findings.note("topic", joinable);
-    findings.check()?;
+    faults.note("event", prefixed);
+    faults.note("topic", joinable);
+    faults.check()?;
     by.permit(&scope, &destination, &addressing)?;
     let (app, origin, except) = (by.app.id, PublicationOrigin::Trigger, None);
     Ok(Publication { app, scope, destination, event, payload, origin, except })
@@ -183,7 +184,7 @@ mod tests {
             let json = Json::from_body(Body { kind, bytes: body.into() }).expect("a body");
             let fields = EventFields::of_body(&json).expect("fields");
             let read =
-                read(&fields, &by, &services.services, Findings::default()).expect("a publication");
+                read(&fields, &by, &services.services, Faults::default()).expect("a publication");
             let (scope, destination, event, payload) = expected;
             let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
             assert_eq!((read.app, told), (by.app.id, (scope, destination, event)), "{case}");

@@ -9,23 +9,13 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{
-    Services,
-    auth::Credentials,
-    channels::{self, param},
-    error::ApiError,
-    json::FieldFault,
-    trigger::Findings,
-};
-use crate::{
-    broker::{
-        Destination,
-        position::StreamPosition,
-        recovery::{HistoryPage, Since},
-        retained::{Retained, RetainedPayload},
-        subscriber::ScopeKey,
-    },
-    form,
+use super::{Services, auth::Credentials, channels, error::ApiError, query::Query};
+use crate::broker::{
+    Destination,
+    position::StreamPosition,
+    recovery::{HistoryPage, Since},
+    retained::{Retained, RetainedPayload},
+    subscriber::ScopeKey,
 };
 
 /// The number of publications that one answer has by default.
@@ -70,24 +60,13 @@ pub async fn list(
     let raw = raw.strip_suffix("/history").unwrap_or(raw);
     let rank = channels::rank(&scope, Some(raw), &app, &services.addressing())?;
     let Some(channel) = &rank.channel else { return Err(ApiError::NotFound) };
-    let query = form::parse_query(request.query_string().as_bytes())?;
     let limit_max = services.settings.history.replay_max;
-    let mut findings = Findings::default();
-    let since = findings.note("since", param(&query, "since"));
-    let limit = param(&query, "limit").and_then(|limit| match limit {
-        None => Ok(LIMIT_DEFAULT.min(limit_max)),
-        Some(raw) => parse_limit(raw, limit_max),
-    });
-    let limit = findings.note("limit", limit);
-    let (Some(since), Some(limit)) = (since, limit) else { return Err(findings.into()) };
-    let since = since.map_or(Since::Now, Since::parse);
+    let mut query = Query::of(&request)?;
+    let since = query.read("since", |since| Ok(Since::parse(since))).unwrap_or(Since::Now);
+    let limit = query.limit(LIMIT_DEFAULT.min(limit_max), limit_max);
+    let (since, limit) = query.check(Ok((since, limit)))?;
     let key = ScopeKey { app: app.id, scope: rank.scope.clone() };
     Ok(channels::answer(&HistoryAnswer::from(services.topics.history(&key, channel, since, limit))))
-}
-
-fn parse_limit(raw: &str, max: usize) -> Result<usize, FieldFault> {
-    let limit = raw.parse().ok().filter(|limit| (1..=max).contains(limit));
-    limit.ok_or_else(|| format!("must be a number from 1 to {max}").into())
 }
 
 impl From<HistoryPage> for HistoryAnswer {

@@ -58,6 +58,7 @@ pub mod pace;
 pub mod pages;
 pub mod publish;
 pub mod pusher;
+mod query;
 mod tally;
 mod trigger;
 pub mod usage;

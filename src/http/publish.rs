@@ -12,9 +12,10 @@ use super::{
     auth::{AuthenticatedApp, Credentials, Proof},
     error::ApiError,
     json::{Json, fault},
-    trigger::{self, EventFields, Findings, TriggerRequest},
+    trigger::{self, EventFields, TriggerRequest},
 };
 use crate::{
+    app::fields::Faults,
     broker::{Addressing, Publication, PublicationOrigin, TopicName, address},
     session::requests::trust,
 };
@@ -40,9 +41,9 @@ pub async fn create(
     let by = credentials.authenticate(&services, topic.app.as_str(), Proof::SecretAlone)?;
     trust(&request);
     credentials.pace(&services, &by, 1)?;
-    let mut findings = Findings::default();
-    let asked = fields.request(credentials.key_owner(&by), &mut findings);
-    let publication = read(&topic, &fields, &by, &services, findings);
+    let mut faults = Faults::default();
+    let asked = fields.request(credentials.key_owner(&by), &mut faults);
+    let publication = read(&topic, &fields, &by, &services, faults);
     let publication =
         publication.inspect_err(|error| credentials.note_forbidden(&services, &by, error))?;
     trigger::publish(&services, asked, vec![publication]).await
@@ -73,9 +74,9 @@ pub async fn create_all(
     let asked = TriggerRequest::of_bulk(idempotency_key, position, owner)?;
     let publications = each(&events, |(topic, fields)| {
         let note = |error: &_| credentials.on(topic.as_str()).note_forbidden(&services, &by, error);
-        let mut findings = Findings::default();
-        findings.note("idempotency_key", fields.check_no_key());
-        read(topic, fields, &by, &services, findings).inspect_err(note)
+        let mut faults = Faults::default();
+        faults.note("idempotency_key", fields.check_no_key());
+        read(topic, fields, &by, &services, faults).inspect_err(note)
     })?;
     trigger::publish(&services, asked, publications).await
 }
@@ -90,19 +91,19 @@ fn read(
     fields: &EventFields<'_>,
     by: &AuthenticatedApp,
     services: &Services,
-    mut findings: Findings,
+    mut faults: Faults,
 ) -> Result<Publication, ApiError> {
     let addressing = services.addressing();
     let addressed = fields.event();
     let addressed = addressed.and_then(|event| address(topic, &event, &addressing).map_err(fault));
-    let addressed = findings.note("event", addressed);
+    let addressed = faults.note("event", addressed);
     let payload = fields.payload(by.payload_bytes_max(&services.settings.limits));
-    let payload = findings.note_payload(payload);
+    let payload = trigger::note_payload(&mut faults, payload);
     let payload = payload.inspect_err(|_| services.metrics.hit(by.payload_limit()))?;
     let (Some((destination, event)), Some(payload)) = (addressed, payload) else {
-        return Err(findings.into());
+        return Err(faults.into());
     };
-    findings.check()?;
+    faults.check()?;
     by.permit(&topic.scope, &destination, &addressing)?;
     let (app, scope) = (by.app.id, topic.scope.clone());
     let (origin, except) = (PublicationOrigin::Trigger, None);
@@ -150,12 +151,12 @@ fn at(nth: usize, error: ApiError) -> ApiError {
     let ApiError::Invalid(faults) = error else {
         return error;
     };
-    let mut findings = Findings::default();
+    let mut found = Faults::default();
     for (field, fault) in faults.iter().flat_map(|(field, all)| all.iter().map(move |f| (field, f)))
     {
-        findings.note::<()>("events", Err(format!("{nth}: {field} {fault}").into()));
+        found.add("events", format!("{nth}: {field} {fault}"));
     }
-    findings.into()
+    found.into()
 }
 
 #[cfg(test)]
@@ -207,7 +208,7 @@ mod tests {
             let fields = EventFields::of_body(&body).expect("fields");
             let addressing = services.services.addressing();
             let name = read_topic(&fields, &addressing).expect("a topic");
-            let read = read(&name, &fields, &by, &services.services, Findings::default())
+            let read = read(&name, &fields, &by, &services.services, Faults::default())
                 .expect("a publication");
             let told = (read.scope.as_str(), read.destination.as_str(), read.event.as_str());
             assert_eq!((read.app, told), (by.app.id, expected), "{topic} {event}");

@@ -65,13 +65,13 @@ impl<'a> EventFields<'a> {
     }
 
     /// The options of a request with this single event.
-    pub(super) fn request(&self, owner: KeyOwner<'_>, findings: &mut Findings) -> TriggerRequest {
-        let positions = if findings.note_flag("position", self.position) {
+    pub(super) fn request(&self, owner: KeyOwner<'_>, faults: &mut Faults) -> TriggerRequest {
+        let positions = if note_flag(faults, "position", self.position) {
             Positions::Single
         } else {
             Positions::Untold
         };
-        TriggerRequest { key: findings.note_key(self.idempotency_key, owner), positions }
+        TriggerRequest { key: note_key(faults, self.idempotency_key, owner), positions }
     }
 
     /// Refuses an idempotency key of a single event of a bulk, because the bulk has one for all.
@@ -188,86 +188,50 @@ impl TriggerRequest {
         position: Option<&RawValue>,
         owner: KeyOwner<'_>,
     ) -> Result<Self, ApiError> {
-        let mut findings = Findings::default();
-        let key = findings.note_key(idempotency_key, owner);
-        let positions = match findings.note_flag("position", position) {
+        let mut faults = Faults::default();
+        let key = note_key(&mut faults, idempotency_key, owner);
+        let positions = match note_flag(&mut faults, "position", position) {
             true => Positions::List,
             false => Positions::Untold,
         };
-        findings.check().map(|()| Self { key, positions })
+        faults.check()?;
+        Ok(Self { key, positions })
     }
 }
 
-/// Collects the faults of an event, so that a caller is told all of them at once.
-#[derive(Default)]
-pub(super) struct Findings(Faults);
-
-impl Findings {
-    /// Keeps a good value, records the fault of a bad one.
-    pub(super) fn note<T>(
-        &mut self,
-        field: &'static str,
-        read: Result<T, FieldFault>,
-    ) -> Option<T> {
-        read.map_err(|fault| self.0.add(field, fault)).ok()
-    }
-
-    /// Returns whether a flag is set; records the fault of a bad one.
-    fn note_flag(&mut self, field: &'static str, raw: Option<&RawValue>) -> bool {
-        self.note(field, flag(raw)) == Some(true)
-    }
-
-    /// Keeps a good idempotency key, if there is one; records the fault of a bad one.
-    fn note_key(&mut self, raw: Option<&RawValue>, owner: KeyOwner<'_>) -> Option<IdempotencyKey> {
-        let raw = present(raw)?;
-        let key = text(Some(raw)).and_then(|key| IdempotencyKey::parse(&key, owner).map_err(fault));
-        self.note("idempotency_key", key)
-    }
-
-    /// Returns whether there are no faults.
-    pub(super) fn is_clean(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Records faults that were found elsewhere.
-    pub(super) fn extend(&mut self, faults: &Faults) {
-        for (field, all) in faults.iter() {
-            all.iter().for_each(|fault| self.0.add(field, fault.clone()));
-        }
-    }
-
-    /// Refuses an event that has faults.
-    ///
-    /// # Errors
-    /// [`ApiError::Invalid`].
-    pub(super) fn check(self) -> Result<(), ApiError> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.into()) }
-    }
-
-    /// Keeps a good payload, records the fault of a bad one.
-    ///
-    /// # Errors
-    /// [`ApiError::TooLarge`], which concerns the request as a whole rather than one field.
-    pub(super) fn note_payload(
-        &mut self,
-        read: Result<Payload, PayloadFault>,
-    ) -> Result<Option<Payload>, ApiError> {
-        match read {
-            Ok(payload) => Ok(Some(payload)),
-            Err(PayloadFault::TooLarge { bytes_max }) => {
-                Err(ApiError::TooLarge { what: "payload", bytes_max })
-            }
-            Err(PayloadFault::Invalid { field, fault }) => {
-                self.0.add(field, fault);
-                Ok(None)
-            }
-        }
-    }
+/// Returns whether a flag is set; records the fault of a bad one.
+fn note_flag(faults: &mut Faults, field: &'static str, raw: Option<&RawValue>) -> bool {
+    faults.note(field, flag(raw)) == Some(true)
 }
 
-impl From<Findings> for ApiError {
-    fn from(findings: Findings) -> Self {
-        Self::Invalid(findings.0)
+/// Keeps a good idempotency key, if there is one; records the fault of a bad one.
+fn note_key(
+    faults: &mut Faults,
+    raw: Option<&RawValue>,
+    owner: KeyOwner<'_>,
+) -> Option<IdempotencyKey> {
+    let raw = present(raw)?;
+    let key = text(Some(raw)).and_then(|key| IdempotencyKey::parse(&key, owner).map_err(fault));
+    faults.note("idempotency_key", key)
+}
+
+/// Keeps a good payload, records the fault of a bad one.
+///
+/// # Errors
+/// [`ApiError::TooLarge`], which concerns the request as a whole rather than one field.
+pub(super) fn note_payload(
+    faults: &mut Faults,
+    read: Result<Payload, PayloadFault>,
+) -> Result<Option<Payload>, ApiError> {
+    match read {
+        Ok(payload) => Ok(Some(payload)),
+        Err(PayloadFault::TooLarge { bytes_max }) => {
+            Err(ApiError::TooLarge { what: "payload", bytes_max })
+        }
+        Err(PayloadFault::Invalid { field, fault }) => {
+            faults.add(field, fault);
+            Ok(None)
+        }
     }
 }
 

@@ -6,15 +6,10 @@ use actix_web::{
     web,
 };
 use chrono::Utc;
-use serde_json::{Map, Value};
 
-use super::{
-    Services, auth::Credentials, channels::param, error::ApiError, json::FieldFault,
-    trigger::Findings,
-};
+use super::{Services, auth::Credentials, error::ApiError, query::Query};
 use crate::{
     broker::topics::Unanswered,
-    form,
     usage::{
         keeper::AskUsage,
         ledger::{ReportError, UsageQuestion, Whose},
@@ -47,8 +42,7 @@ pub async fn list(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let app = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let query = form::parse_query(request.query_string().as_bytes())?;
-    let (span, format) = read(&request, &query, &mut Findings::default())?;
+    let (span, format) = read(&request, Query::of(&request)?)?;
     answer(&services, UsageQuestion { whose: Whose::App(app.id), span }, format).await
 }
 
@@ -61,41 +55,28 @@ pub async fn list_all(
     request: HttpRequest,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
-    let query = form::parse_query(request.query_string().as_bytes())?;
-    let mut findings = Findings::default();
-    let app = findings.note("app", param(&query, "app"));
-    let (span, format) = read(&request, &query, &mut findings)?;
-    let whose = app.flatten().map_or(Whose::All, |slug| Whose::Slug(slug.to_owned()));
+    let mut query = Query::of(&request)?;
+    let whose = query.text("app").map_or(Whose::All, Whose::Slug);
+    let (span, format) = read(&request, query)?;
     answer(&services, UsageQuestion { whose, span }, format).await
 }
 
 /// Reads the span and the format of either call, and refuses a query that has faults.
-fn read(
-    request: &HttpRequest,
-    query: &Map<String, Value>,
-    findings: &mut Findings,
-) -> Result<(Span, ReportFormat), ApiError> {
-    let [from, to, by] =
-        ["from", "to", "by"].map(|field| findings.note(field, param(query, field)).flatten());
-    let format = findings.note("format", format(request, query));
-    let span = Wording { from, to, by }.span(Utc::now());
-    match (span, format) {
-        (Ok(span), Some(format)) if findings.is_clean() => Ok((span, format)),
-        (span, _) => {
-            span.err().into_iter().for_each(|faults| findings.extend(&faults));
-            Err(std::mem::take(findings).into())
-        }
-    }
+fn read(request: &HttpRequest, mut query: Query) -> Result<(Span, ReportFormat), ApiError> {
+    let [from, to, by] = ["from", "to", "by"].map(|field| query.text(field));
+    let format = query.read("format", |format| match format {
+        "json" => Ok(ReportFormat::Json),
+        "csv" => Ok(ReportFormat::Csv),
+        _ => Err("must be json or csv".into()),
+    });
+    let wording = Wording { from: from.as_deref(), to: to.as_deref(), by: by.as_deref() };
+    let span = query.check(wording.span(Utc::now()))?;
+    Ok((span, format.unwrap_or_else(|| accepted_format(request))))
 }
 
-/// The format that the parameter `format` names, or else the one that the caller accepts.
-fn format(request: &HttpRequest, query: &Map<String, Value>) -> Result<ReportFormat, FieldFault> {
-    match param(query, "format")? {
-        None if accepts_csv(request) => Ok(ReportFormat::Csv),
-        None | Some("json") => Ok(ReportFormat::Json),
-        Some("csv") => Ok(ReportFormat::Csv),
-        Some(_) => Err("must be json or csv".into()),
-    }
+/// The format of an answer whose query names none.
+fn accepted_format(request: &HttpRequest) -> ReportFormat {
+    if accepts_csv(request) { ReportFormat::Csv } else { ReportFormat::Json }
 }
 
 /// Returns whether the `Accept` header has CSV and does not have JSON.

@@ -27,6 +27,30 @@ impl Faults {
         read.map_err(|found| self.0.entry(field).or_default().extend(found)).ok()
     }
 
+    /// The value of `field`, unless it is faulty: then its one fault is recorded.
+    pub fn note<T>(
+        &mut self,
+        field: &'static str,
+        read: Result<T, Cow<'static, str>>,
+    ) -> Option<T> {
+        read.map_err(|fault| self.add(field, fault)).ok()
+    }
+
+    /// Records the faults that were found elsewhere, after those of the same field.
+    pub fn extend(&mut self, other: Self) {
+        for (field, faults) in other.0 {
+            self.0.entry(field).or_default().extend(faults);
+        }
+    }
+
+    /// Returns the faults as an error, if there are any.
+    ///
+    /// # Errors
+    /// The faults.
+    pub fn check(self) -> Result<(), Self> {
+        if self.is_empty() { Ok(()) } else { Err(self) }
+    }
+
     /// Drops the faults of `field`.
     pub(super) fn forgive(&mut self, field: &str) {
         self.0.remove(field);

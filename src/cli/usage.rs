@@ -96,7 +96,10 @@ fn shown(report: &Report) -> String {
     match rows.is_empty() {
         true => "nothing was used\n".into(),
         false => table(
-            PeriodUsage::FIELDS.map(|field| field.to_uppercase()).each_ref().map(String::as_str),
+            PeriodUsage::COLUMNS
+                .map(|(name, _)| name.to_uppercase())
+                .each_ref()
+                .map(String::as_str),
             &rows,
         ),
     }

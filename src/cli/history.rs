@@ -1,10 +1,12 @@
 //! `herald history`: shows the publications that a running server retains for a channel.
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{CommandFailure, remote::RemoteArgs, table::table};
-use crate::broker::ChannelName;
+use crate::{
+    broker::ChannelName,
+    http::history::{HistoryAnswer, RetainedPublication},
+};
 
 /// The most characters of a payload that a table shows.
 const PAYLOAD_CHARS: usize = 60;
@@ -39,34 +41,13 @@ fn parse_channel(raw: &str) -> Result<String, String> {
     ChannelName::parse(raw).map(|_| raw.to_owned()).map_err(|e| e.to_string())
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct HistoryListing {
-    data: Vec<PublicationRow>,
-    complete: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    position: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct PublicationRow {
-    position: String,
-    time: String,
-    topic: String,
-    event: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    payload: Option<Box<RawValue>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
-}
-
 pub(super) fn run(args: &HistoryArgs) -> Result<String, CommandFailure> {
     let HistoryArgs { remote, channel, since, limit } = args;
     let limit = limit.map(|limit| ("limit", limit.to_string()));
     let since = since.clone().map(|since| ("since", since));
     let query: Vec<_> = limit.into_iter().chain(since).collect();
     let path = ["channels", &remote.scope, channel, "history"];
-    let page: HistoryListing = remote.remote()?.get(&path, &query)?;
+    let page: HistoryAnswer = remote.remote()?.get(&path, &query)?;
     match remote.json {
         true => {
             let page = serde_json::to_string_pretty(&page);
@@ -78,8 +59,8 @@ pub(super) fn run(args: &HistoryArgs) -> Result<String, CommandFailure> {
 }
 
 /// A table of the publications, a note if it is incomplete, and the position with which to continue.
-fn shown(page: &HistoryListing) -> String {
-    let rows: Vec<_> = page.data.iter().map(PublicationRow::row).collect();
+fn shown(page: &HistoryAnswer) -> String {
+    let rows: Vec<_> = page.data.iter().map(row).collect();
     let mut text = match rows.is_empty() {
         true => String::from("nothing is retained\n"),
         false => table(["TIME", "TOPIC", "EVENT", "PAYLOAD", "POSITION"], &rows),
@@ -96,20 +77,18 @@ fn shown(page: &HistoryListing) -> String {
     text
 }
 
-impl PublicationRow {
-    fn row(&self) -> [String; 5] {
-        let payload = match (&self.payload, &self.payload_base64) {
-            (Some(payload), _) => payload.get().to_owned(),
-            (None, Some(base64)) => format!("(bytes) {base64}"),
-            (None, None) => Value::Null.to_string(),
-        };
-        let payload = match payload.char_indices().nth(PAYLOAD_CHARS) {
-            Some((at, _)) => format!("{}…", &payload[..at]),
-            None => payload,
-        };
-        let Self { time, topic, event, position, .. } = self;
-        [time.clone(), topic.clone(), event.clone(), payload, position.clone()]
-    }
+fn row(publication: &RetainedPublication) -> [String; 5] {
+    let RetainedPublication { position, time, topic, event, payload, payload_base64 } = publication;
+    let payload = match (payload, payload_base64) {
+        (Some(payload), _) => payload.get().to_owned(),
+        (None, Some(base64)) => format!("(bytes) {base64}"),
+        (None, None) => Value::Null.to_string(),
+    };
+    let payload = match payload.char_indices().nth(PAYLOAD_CHARS) {
+        Some((at, _)) => format!("{}…", &payload[..at]),
+        None => payload,
+    };
+    [time.clone(), topic.clone(), event.clone(), payload, position.clone()]
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //!
 //! Only the web application may ask; a token, which a page's visitor may hold, is refused.
 
+use std::borrow::Cow;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, SecondsFormat};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Services, auth::Credentials, channels, error::ApiError, query::Query};
@@ -22,27 +24,36 @@ use crate::broker::{
 const LIMIT_DEFAULT: usize = 100;
 
 /// The answer: a part of the retained publications.
-#[derive(Debug, Serialize)]
-struct HistoryAnswer {
-    data: Vec<RetainedPublication>,
-    complete: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    position: Option<String>,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HistoryAnswer {
+    /// The publications, oldest first.
+    pub data: Vec<RetainedPublication>,
+    /// Whether no publication before these is missing.
+    pub complete: bool,
+    /// The reason why it is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'static, str>>,
+    /// The position after which the next question continues.
+    pub position: Option<String>,
 }
 
 /// A retained publication as it is answered.
-#[derive(Debug, Serialize)]
-struct RetainedPublication {
-    position: String,
-    time: String,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RetainedPublication {
+    /// Its position.
+    pub position: String,
+    /// The time at which it was accepted, as RFC 3339.
+    pub time: String,
     /// The channel, or `#general`.
-    topic: String,
-    event: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
+    pub topic: String,
+    /// The event.
+    pub event: String,
+    /// The payload, if it is JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// The payload, if it is bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
 }
 
 /// Lists the retained publications of a channel, oldest first.
@@ -75,7 +86,7 @@ impl From<HistoryPage> for HistoryAnswer {
         Self {
             data: publications.iter().map(RetainedPublication::from).collect(),
             complete: incomplete.is_none(),
-            reason: incomplete.map(|incomplete| incomplete.as_str()),
+            reason: incomplete.map(|incomplete| incomplete.as_str().into()),
             position: position.map(|position| position.to_string()),
         }
     }

@@ -17,7 +17,7 @@ use super::{Services, auth::Credentials, error::ApiError, query::Query};
 use crate::{
     app::{App, visitor::ShownSub},
     broker::{connections::Connected, outbox::Load, subscriber::SessionId, topics::Unanswered},
-    metrics::labels::{ProtocolVersion, Transport},
+    metrics::labels::ProtocolVersion,
 };
 
 /// The number of sessions that one answer has by default.
@@ -122,10 +122,7 @@ impl ConnectionView {
                 ProtocolVersion::V2 => "2.0.0",
                 ProtocolVersion::Pusher => "7",
             }),
-            transport: kind.map(|kind| match kind.transport {
-                Transport::WebSocket => "websocket",
-                Transport::LongPoll => "longpoll",
-            }),
+            transport: kind.map(|kind| kind.transport.as_str()),
             address: about.address().to_string(),
             since: since.map(|since| since.to_rfc3339_opts(SecondsFormat::Secs, true)),
             subs,

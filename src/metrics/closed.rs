@@ -3,7 +3,7 @@
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 use prometheus_client::{
-    encoding::{EncodeMetric, MetricEncoder},
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
     metrics::{MetricType, TypedMetric},
 };
 
@@ -16,7 +16,7 @@ pub trait Closed: Copy + Send + Sync + 'static {
     fn index(self) -> usize;
 
     /// The labels, as names and values.
-    fn labels(self) -> &'static [(&'static str, &'static str)];
+    fn labels(self) -> impl EncodeLabelSet + PartialEq;
 }
 
 /// One metric for each member of a closed set. A metric is found without a lock or a look-up, and
@@ -82,8 +82,8 @@ macro_rules! closed_label {
                 self as usize
             }
 
-            fn labels(self) -> &'static [(&'static str, &'static str)] {
-                match self { $(Self::$value => &[($label, $text)],)+ }
+            fn labels(self) -> impl prometheus_client::encoding::EncodeLabelSet + PartialEq {
+                [($label, self.as_str())]
             }
         }
     };

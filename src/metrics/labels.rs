@@ -1,5 +1,7 @@
 //! The closed sets of labels.
 
+use prometheus_client::encoding::EncodeLabelSet;
+
 use super::closed::{Closed, closed_label};
 
 closed_label! {
@@ -239,24 +241,26 @@ closed_label! {
     }
 }
 
-/// The transport of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// One WebSocket.
-    WebSocket,
-    /// A series of requests.
-    LongPoll,
+closed_label! {
+    /// The transport of a session.
+    Transport as "transport" {
+        /// One WebSocket.
+        WebSocket = "websocket",
+        /// A series of requests.
+        LongPoll = "longpoll",
+    }
 }
 
-/// The wire version of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProtocolVersion {
-    /// `vsn` 1 of Phoenix's protocol.
-    V1,
-    /// `vsn` 2 of Phoenix's protocol.
-    V2,
-    /// Pusher's protocol, which is spoken over WebSockets only.
-    Pusher,
+closed_label! {
+    /// The wire version of a session.
+    ProtocolVersion as "version" {
+        /// `vsn` 1 of Phoenix's protocol.
+        V1 = "1",
+        /// `vsn` 2 of Phoenix's protocol.
+        V2 = "2",
+        /// Pusher's protocol, which is spoken over WebSockets only.
+        Pusher = "pusher",
+    }
 }
 
 /// The kind of a session.
@@ -286,22 +290,8 @@ impl Closed for SessionKind {
         }
     }
 
-    fn labels(self) -> &'static [(&'static str, &'static str)] {
-        match (self.transport, self.version) {
-            (Transport::WebSocket, ProtocolVersion::V1) => {
-                &[("transport", "websocket"), ("version", "1")]
-            }
-            (Transport::WebSocket, ProtocolVersion::V2) => {
-                &[("transport", "websocket"), ("version", "2")]
-            }
-            (Transport::LongPoll, ProtocolVersion::V1) => {
-                &[("transport", "longpoll"), ("version", "1")]
-            }
-            (Transport::LongPoll, ProtocolVersion::V2) => {
-                &[("transport", "longpoll"), ("version", "2")]
-            }
-            (_, ProtocolVersion::Pusher) => &[("transport", "websocket"), ("version", "pusher")],
-        }
+    fn labels(self) -> impl EncodeLabelSet + PartialEq {
+        [("transport", self.transport.as_str()), ("version", self.version.as_str())]
     }
 }
 

@@ -1,7 +1,5 @@
 //! The apps in the database.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use herald_entity::{apps, prelude::Apps as Table};
 use sea_orm::{
@@ -13,7 +11,7 @@ use secrecy::ExposeSecret;
 
 use super::{
     AppStore, StoreError, UniqueField, now,
-    rows::{UnreadableRow, changed, changed_columns, column, read, stored_secret, to_column},
+    rows::{UnreadableRow, changed_columns, column, read, stored_secret, to_column},
     trail::Made,
 };
 use crate::app::{
@@ -21,7 +19,6 @@ use crate::app::{
     audit::{Action, Actor, ChangedBy},
     fields::AppValues,
     key_pair::{NewPair, Overlap, PairUse},
-    pair_digests::PairDigests,
 };
 
 /// The most times of last uses that one transaction writes.
@@ -123,29 +120,14 @@ impl AppStore {
             row.set(column(name), to_column(stored));
         }
         let insert = async |transaction: &DatabaseTransaction| {
-            let id = row.insert(transaction).await?.id;
+            let row = row.insert(transaction).await?;
             claim_key(transaction, &values.key).await?;
-            let made = Made { by, at: now, action: Action::Create, app: id, slug: &values.slug };
+            let (app, slug) = (row.id, &values.slug);
+            let made = Made { by, at: now, action: Action::Create, app, slug };
             made.note(transaction, &values.set_by_creation()).await?;
-            Ok(id)
+            read(row).map_err(|row| StoreError::Unusable(format!("its {} is refused", row.column)))
         };
-        let id = AppId(self.write(insert).await?);
-        let AppValues { name, slug, key, secret, settings } = values.clone();
-        let (last_use, previous, digests) = (Arc::default(), None, PairDigests::default());
-        let (inserted_at, updated_at) = (now, now);
-        Ok(App {
-            id,
-            name,
-            slug,
-            key,
-            secret,
-            last_use,
-            previous,
-            digests,
-            settings,
-            inserted_at,
-            updated_at,
-        })
+        self.write(insert).await
     }
 
     /// Changes `current` to `values`, writing only the columns that differ, and adds the entry of
@@ -164,21 +146,20 @@ impl AppStore {
         let row = changed_columns(current, values, now);
         let update = async |transaction: &DatabaseTransaction| {
             let update = Table::update(row).validate()?.filter(has_pair_for(by, current));
-            match update.exec_without_returning(transaction).await {
-                Ok(_) => {}
-                Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => return Ok(false),
+            let row = match update.exec(transaction).await {
+                Ok(row) => row,
+                Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => return Ok(None),
                 Err(error) => return Err(error.into()),
-            }
+            };
             if values.key != current.key {
                 claim_key(transaction, &values.key).await?;
             }
             let (app, slug) = (current.id.0, &values.slug);
             let made = Made { by, at: now, action: Action::Update, app, slug };
             made.note(transaction, &values.differences(current)).await?;
-            Ok(true)
+            Ok(read(row).ok())
         };
-        let is_updated = self.write(update).await?;
-        Ok(is_updated.then(|| changed(current, values.clone(), now)))
+        self.write(update).await
     }
 
     /// Gives an app a new key pair. The pair that it has becomes the previous one until the overlap

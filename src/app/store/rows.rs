@@ -1,7 +1,5 @@
 //! Rows of the table of apps.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use herald_entity::apps;
 use sea_orm::{ActiveModelTrait, ModelTrait, Set, Unchanged};
@@ -68,11 +66,12 @@ pub(super) fn changed_columns(
     if values.key != app.key {
         row.key = Set(values.key.clone());
     }
-    if !is_pair_of(app, values) {
-        row.key_last_used_at = Set(None);
-    }
-    if values.secret.expose_secret() != app.secret.expose_secret() {
+    let is_secret_new = values.secret.expose_secret() != app.secret.expose_secret();
+    if is_secret_new {
         row.secret = Set(stored_secret(&values.secret));
+    }
+    if is_secret_new || values.key != app.key {
+        row.key_last_used_at = Set(None);
     }
     for (given, current) in values.settings.stored().into_iter().zip(app.settings.stored()) {
         if given != current {
@@ -81,20 +80,6 @@ pub(super) fn changed_columns(
     }
     row.updated_at = Set(now);
     row
-}
-
-/// The app with these values.
-pub(super) fn changed(app: &App, values: AppValues, now: DateTime<Utc>) -> App {
-    let last_use = match is_pair_of(app, &values) {
-        true => app.last_use.clone(),
-        false => Arc::default(),
-    };
-    let AppValues { name, slug, key, secret, settings } = values;
-    App { name, slug, key, secret, last_use, settings, updated_at: now, ..app.clone() }
-}
-
-fn is_pair_of(app: &App, values: &AppValues) -> bool {
-    (&values.key, values.secret.expose_secret()) == (&app.key, app.secret.expose_secret())
 }
 
 /// Reads a row; a row with an invalid value is not served at all.

@@ -43,28 +43,8 @@ pub enum FieldWriter {
     App,
 }
 
-/// A field that a request can set, and whether the web application itself may set it.
-struct Writable {
-    name: &'static str,
-    by_app: bool,
-}
-
-/// All fields that a request can set.
-const WRITABLE: &[Writable] = &[
-    Writable { name: "name", by_app: false },
-    Writable { name: "slug", by_app: false },
-    Writable { name: "key", by_app: true },
-    Writable { name: "secret", by_app: true },
-    Writable { name: "active", by_app: false },
-    Writable { name: "allowed_origins", by_app: true },
-    Writable { name: "client_events", by_app: true },
-    Writable { name: "shared_tokens", by_app: true },
-    Writable { name: "history_publications", by_app: true },
-    Writable { name: "history_seconds", by_app: true },
-    Writable { name: "pusher", by_app: true },
-    Writable { name: "subscription_count", by_app: true },
-    Writable { name: "authorized_only", by_app: true },
-];
+/// The fields that a web application may not set itself.
+const BY_OPERATOR_ONLY: [&str; 3] = ["name", "slug", "active"];
 
 /// A key or secret in a request.
 #[derive(Debug, Clone)]
@@ -99,10 +79,9 @@ impl AppFields {
     pub fn read_by(writer: FieldWriter, given: &Map<String, Value>) -> Self {
         let mut fields = Self::default();
         for (field, value) in given {
-            let forbidden = WRITABLE.iter().find(|known| known.name == field && !known.by_app);
-            match forbidden.filter(|_| writer == FieldWriter::App) {
-                Some(forbidden) => fields.faults.add(forbidden.name, NOT_BY_APP),
-                None => fields.read_field(field, value),
+            match BY_OPERATOR_ONLY.into_iter().find(|name| name == field) {
+                Some(name) if writer == FieldWriter::App => fields.faults.add(name, NOT_BY_APP),
+                _ => fields.read_field(field, value),
             }
         }
         fields

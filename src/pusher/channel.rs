@@ -4,8 +4,6 @@
 //! clients may subscribe, and the scope: `private-room` is the channel `room` of the scope `private`,
 //! which Phoenix's clients can join, too.
 
-use std::fmt;
-
 use crate::{
     app::AppId,
     broker::{
@@ -154,12 +152,6 @@ impl Channel {
     /// The id of the user to whom the channel belongs; `None` for channels of other kinds.
     pub fn user(&self) -> Option<&str> {
         self.name.strip_prefix(USER)
-    }
-}
-
-impl fmt::Display for Channel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
     }
 }
 

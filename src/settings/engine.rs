@@ -1,6 +1,6 @@
 //! The settings of the engine: whether this server is a node of a cluster, and through which Redis.
 
-use std::{fmt, fs, io, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -75,15 +75,6 @@ impl EngineSettings {
             format!("{}://{host}:{}", url.scheme(), url.port().unwrap_or(DEFAULT_PORT))
         });
         hosts.collect::<Vec<_>>().join(",")
-    }
-}
-
-impl fmt::Display for EngineKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Local => "local",
-            Self::Redis => "redis",
-        })
     }
 }
 

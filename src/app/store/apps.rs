@@ -224,11 +224,7 @@ impl AppStore {
     pub async fn forget_ended_pairs(&self) -> Result<(), StoreError> {
         let ended = apps::Column::PreviousKeyExpiresAt.lte(now());
         let forget = without_previous(Table::update_many()).filter(ended);
-        self.write(async |transaction: &DatabaseTransaction| {
-            forget.exec(transaction).await?;
-            Ok(())
-        })
-        .await
+        self.write(async |transaction| Ok(forget.exec(transaction).await?)).await.map(drop)
     }
 
     /// Writes the times at which pairs were last used. Of two times the later one is kept, because several servers

@@ -108,11 +108,7 @@ impl AppStore {
         let update = Table::update_many()
             .col_expr(console_sessions::Column::RestsOn, Expr::value(rests_on))
             .filter(console_sessions::Column::Id.eq(id));
-        self.write(async |transaction: &DatabaseTransaction| {
-            update.exec(transaction).await?;
-            Ok(())
-        })
-        .await
+        self.write(async |transaction| Ok(update.exec(transaction).await?)).await.map(drop)
     }
 
     /// Removes a session.
@@ -120,11 +116,8 @@ impl AppStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn end_console_session(&self, id: &str) -> Result<(), StoreError> {
-        self.write(async |transaction: &DatabaseTransaction| {
-            Table::delete_by_id(id).exec(transaction).await?;
-            Ok(())
-        })
-        .await
+        let delete = Table::delete_by_id(id);
+        self.write(async |transaction| Ok(delete.exec(transaction).await?)).await.map(drop)
     }
 
     /// Removes all sessions that have expired.

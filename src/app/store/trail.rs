@@ -38,11 +38,7 @@ impl AppStore {
     /// [`StoreError::Unavailable`].
     pub async fn forget_audit(&self, before: DateTime<Utc>) -> Result<(), StoreError> {
         let forget = Trail::delete_many().filter(trail::Column::At.lt(before));
-        self.write(async |transaction: &DatabaseTransaction| {
-            forget.exec(transaction).await?;
-            Ok(())
-        })
-        .await
+        self.write(async |transaction| Ok(forget.exec(transaction).await?)).await.map(drop)
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
 
 use super::{
     App, AppId, Slug,
@@ -100,11 +101,12 @@ impl Action {
 }
 
 /// An entry of the audit trail, as the database has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
     /// The number of the entry; later entries have larger numbers.
     pub id: i64,
     /// The time at which the change was made.
+    #[serde(serialize_with = "rfc3339")]
     pub at: DateTime<Utc>,
     /// The name of the actor.
     pub actor: String,
@@ -116,6 +118,10 @@ pub struct AuditEntry {
     pub app: String,
     /// The names of the fields that the change set, in the order of the app's fields.
     pub fields: Vec<String>,
+}
+
+fn rfc3339<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
 /// The selection of the entries of one page of the audit trail.

@@ -10,7 +10,7 @@ use crate::{
         audit::{AuditEntry, AuditPage, Of},
         store::MissingFile,
     },
-    http::audit::{EntryView, LIMIT_DEFAULT, LIMIT_MAX},
+    http::audit::{LIMIT_DEFAULT, LIMIT_MAX},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -45,13 +45,8 @@ pub(super) fn run(args: AuditArgs) -> Result<String, CommandFailure> {
     let of = app.map_or(Of::All, Of::Slug);
     with_tables(MissingFile::Refuse, async |store, _| {
         let entries = store.audit(&AuditPage { of, before, limit }).await?;
-        Ok(if json { as_json(entries) } else { as_table(&entries) })
+        Ok(if json { super::json(&json!({ "data": entries })) } else { as_table(&entries) })
     })
-}
-
-fn as_json(entries: Vec<AuditEntry>) -> String {
-    let data: Vec<EntryView> = entries.into_iter().map(EntryView::from).collect();
-    super::json(&json!({ "data": data }))
 }
 
 fn as_table(entries: &[AuditEntry]) -> String {

@@ -4,16 +4,10 @@
 //! own id: an app that was created anew under an old slug does not see those of the older app.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Services,
-    apps::{ask, rfc3339},
-    auth::Credentials,
-    channels::answer,
-    error::ApiError,
-    json::FieldFault,
+    Services, apps::ask, auth::Credentials, channels::answer, error::ApiError, json::FieldFault,
     query::Query,
 };
 use crate::app::{
@@ -26,25 +20,6 @@ use crate::app::{
 pub const LIMIT_DEFAULT: u64 = 100;
 /// The most entries of one answer.
 pub const LIMIT_MAX: u64 = 1_000;
-
-/// An entry as it is answered.
-#[derive(Debug, Serialize)]
-pub struct EntryView {
-    id: i64,
-    at: String,
-    actor: String,
-    address: Option<String>,
-    action: String,
-    app: String,
-    fields: Vec<String>,
-}
-
-impl From<AuditEntry> for EntryView {
-    fn from(entry: AuditEntry) -> Self {
-        let AuditEntry { id, at, actor, address, action, app, fields } = entry;
-        Self { id, at: rfc3339(at), actor, address, action, app, fields }
-    }
-}
 
 /// Lists the entries of all apps, or of those that had the slug `app`.
 ///
@@ -85,8 +60,7 @@ async fn list(services: &Services, page: AuditPage) -> Result<HttpResponse, ApiE
 }
 
 fn shown(entries: Vec<AuditEntry>) -> HttpResponse {
-    let data: Vec<EntryView> = entries.into_iter().map(EntryView::from).collect();
-    answer(&json!({ "data": data }))
+    answer(&json!({ "data": entries }))
 }
 
 fn page(mut query: Query) -> Result<AuditPage, ApiError> {

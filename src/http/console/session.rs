@@ -87,15 +87,14 @@ impl Session {
 
 /// The sessions of the console, with a cache of those used lately. Cheap to clone.
 #[derive(Clone)]
-pub struct LoginSessions(Arc<Inner>);
-
-struct Inner {
+pub struct LoginSessions {
     store: AppStore,
     key: SecretString,
-    remembered: Mutex<Tally<String, SessionFacts>>,
+    remembered: Arc<Mutex<Tally<String, SessionFacts>>>,
 }
 
 /// The cached facts about a session.
+#[derive(Clone)]
 enum SessionFacts {
     /// The row, and the time at which it was read.
     Read(Arc<ConsoleSession>, Instant),
@@ -107,8 +106,7 @@ impl LoginSessions {
     /// The sessions of this database, with cookies that the server's own key signs.
     pub fn new(store: AppStore, settings: &Settings) -> Self {
         let key = settings.secrets.secret_key_base.clone();
-        let remembered = Mutex::new(Tally::new(REMEMBERED_MAX));
-        Self(Arc::new(Inner { store, key, remembered }))
+        Self { store, key, remembered: Arc::new(Mutex::new(Tally::new(REMEMBERED_MAX))) }
     }
 
     /// Begins a session for an app, which has proved one of its pairs, or for the administrator.
@@ -123,8 +121,8 @@ impl LoginSessions {
     ) -> Result<(String, Session), ApiError> {
         let bytes = [*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat();
         let rests_on = match login {
-            Some((app, pair)) => self.0.rests_on_app(app, pair),
-            None => Some(self.0.rests_on_admin(settings)),
+            Some((app, pair)) => self.rests_on_app(app, pair),
+            None => Some(self.rests_on_admin(settings)),
         };
         let session = ConsoleSession {
             id: id_of(&bytes),
@@ -132,8 +130,8 @@ impl LoginSessions {
             rests_on: rests_on.ok_or(ApiError::Unauthorized)?,
             expires_at: (Utc::now() + LIFETIME).trunc_subsecs(6),
         };
-        self.0.store.add_console_session(&session).await.map_err(unavailable)?;
-        let signature = self.0.sign(COOKIE_PURPOSE, &[&bytes]);
+        self.store.add_console_session(&session).await.map_err(unavailable)?;
+        let signature = self.sign(COOKIE_PURPOSE, &[&bytes]);
         let value = format!("{}.{signature}", URL_SAFE_NO_PAD.encode(&bytes));
         Ok((value, Session(Arc::new(session))))
     }
@@ -150,7 +148,7 @@ impl LoginSessions {
         if !services.settings.console.enabled {
             return Ok(None);
         }
-        match cookie(headers).and_then(|value| self.0.read_cookie(value)) {
+        match cookie(headers).and_then(|value| self.read_cookie(value)) {
             Some(id) => self.find_by_id(services, id).await,
             None => Ok(None),
         }
@@ -161,20 +159,20 @@ impl LoginSessions {
         services: &Services,
         id: String,
     ) -> Result<Option<Session>, ApiError> {
-        match self.0.remembered(&id) {
-            Remembered::Session(row, at)
+        match self.remembered(&id) {
+            Some(SessionFacts::Read(row, at))
                 if at.elapsed() < READ_AGE_MAX && self.is_valid(services, &row) =>
             {
                 return Ok(Some(Session(row)));
             }
-            Remembered::Ended => return Ok(None),
+            Some(SessionFacts::Ended) => return Ok(None),
             // A session that has just changed its app's keys, in another tab or through another node, rests
             // on the new pair in the database, and on the old one in the cache.
-            Remembered::Session(..) | Remembered::Nothing => {}
+            Some(SessionFacts::Read(..)) | None => {}
         }
-        let row = self.0.store.console_session(&id).await.map_err(unavailable)?;
+        let row = self.store.console_session(&id).await.map_err(unavailable)?;
         let Some(row) = row.map(Arc::new) else { return Ok(None) };
-        let is_valid = self.0.remember(id, &row) && self.is_valid(services, &row);
+        let is_valid = self.remember(id, &row) && self.is_valid(services, &row);
         Ok(is_valid.then_some(Session(row)))
     }
 
@@ -187,8 +185,8 @@ impl LoginSessions {
     /// # Errors
     /// [`ApiError::Unavailable`] if the database does not answer. The session may go on then.
     pub(super) async fn end(&self, session: &Session) -> Result<(), ApiError> {
-        self.0.store.end_console_session(session.id()).await.map_err(unavailable)?;
-        self.0.lock().insert(session.id().to_owned(), SessionFacts::Ended);
+        self.store.end_console_session(session.id()).await.map_err(unavailable)?;
+        self.lock().insert(session.id().to_owned(), SessionFacts::Ended);
         Ok(())
     }
 
@@ -202,10 +200,10 @@ impl LoginSessions {
             app.settings.active && app.key == made.key && is_secret
         };
         let app = services.directory.load().by_id(id).filter(is_made).cloned();
-        let rests_on = app.and_then(|app| self.0.rests_on_app(&app, Pair::Current));
+        let rests_on = app.and_then(|app| self.rests_on_app(&app, Pair::Current));
         let Some(rests_on) = rests_on else { return };
-        if self.0.store.rest_console_session(session.id(), &rests_on).await.is_ok() {
-            self.0.forget(session.id());
+        if self.store.rest_console_session(session.id(), &rests_on).await.is_ok() {
+            self.forget(session.id());
         }
     }
 
@@ -217,22 +215,22 @@ impl LoginSessions {
         services: &Services,
         ids: BTreeSet<String>,
     ) -> Vec<String> {
-        let goes_on: HashSet<String> = match self.0.store.console_sessions(&ids).await {
+        let goes_on: HashSet<String> = match self.store.console_sessions(&ids).await {
             Ok(rows) => {
                 // A session that the database no longer has must not go on with its cached row.
-                ids.iter().for_each(|id| self.0.forget(id));
+                ids.iter().for_each(|id| self.forget(id));
                 let is_valid = |row: &Arc<ConsoleSession>| {
-                    self.0.remember(row.id.clone(), row) && self.is_valid(services, row)
+                    self.remember(row.id.clone(), row) && self.is_valid(services, row)
                 };
                 let rows = rows.into_iter().map(Arc::new).filter(is_valid);
                 rows.map(|row| row.id.clone()).collect()
             }
             Err(error) => {
                 log::debug!("the logins of the live feed cannot be read: {error}");
-                let may_go_on = |id: &&String| match self.0.remembered(id) {
-                    Remembered::Session(row, _) => self.is_valid(services, &row),
-                    Remembered::Ended => false,
-                    Remembered::Nothing => true,
+                let may_go_on = |id: &&String| match self.remembered(id) {
+                    Some(SessionFacts::Read(row, _)) => self.is_valid(services, &row),
+                    Some(SessionFacts::Ended) => false,
+                    None => true,
                 };
                 ids.iter().filter(may_go_on).cloned().collect()
             }
@@ -244,7 +242,7 @@ impl LoginSessions {
     pub async fn keep_swept(self) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            if let Err(error) = self.0.store.sweep_console_sessions().await {
+            if let Err(error) = self.store.sweep_console_sessions().await {
                 log::warn!("cannot remove expired sessions of the console: {error}");
             }
         }
@@ -255,36 +253,22 @@ impl LoginSessions {
             rests_on.as_bytes().ct_eq(session.rests_on.as_bytes()).into()
         };
         let Some(id) = session.app else {
-            return is_it(self.0.rests_on_admin(&services.settings)).then_some(LoggedIn::Admin);
+            return is_it(self.rests_on_admin(&services.settings)).then_some(LoggedIn::Admin);
         };
         let slug = services.directory.load().by_id(id)?.slug.clone();
         let app = find_active(services, slug.as_str()).ok()?;
         let pairs = [Pair::Current, Pair::Previous];
-        let rests_on = |pair: &Pair| self.0.rests_on_app(&app, *pair).is_some_and(is_it);
+        let rests_on = |pair: &Pair| self.rests_on_app(&app, *pair).is_some_and(is_it);
         pairs.into_iter().find(rests_on).map(|pair| LoggedIn::App(app, pair))
     }
-}
 
-/// The answer of the cache about a session: a row and the time at which it was read, that the session has
-/// ended, or nothing.
-enum Remembered {
-    Session(Arc<ConsoleSession>, Instant),
-    Ended,
-    Nothing,
-}
-
-impl Inner {
     fn lock(&self) -> MutexGuard<'_, Tally<String, SessionFacts>> {
         // A panic cannot leave a wrong entry: each one is inserted or removed as a whole.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remembered(&self, id: &str) -> Remembered {
-        match self.lock().peek(id) {
-            Some(SessionFacts::Read(row, at)) => Remembered::Session(row.clone(), *at),
-            Some(SessionFacts::Ended) => Remembered::Ended,
-            None => Remembered::Nothing,
-        }
+    fn remembered(&self, id: &str) -> Option<SessionFacts> {
+        self.lock().peek(id).cloned()
     }
 
     /// Caches a row. Returns `false` if this server has ended the session meanwhile.

@@ -99,7 +99,7 @@ async fn a_session_that_has_changed_its_keys_elsewhere_is_not_refused_for_its_ca
     assert!(logged_in.is_in().await, "its row is cached from now on");
     let pair = NewPair::random();
     let rotated = App { key: pair.key.clone(), secret: pair.secret.clone(), ..app("foo-app") };
-    let inner = &logged_in.console().0;
+    let inner = logged_in.console();
     let rests_on = inner.rests_on_app(&rotated, Pair::Current).expect("a current pair");
     let renewed = inner.store.rest_console_session(logged_in.session.id(), &rests_on).await;
     renewed.expect("a written row");
@@ -118,13 +118,13 @@ async fn of_the_logins_of_the_live_feed_those_that_have_ended_are_told_even_in_a
     let (_, of_admin) = of_admin.expect("a session");
     let ids = [logged_in.session.id(), of_admin.id(), out.id(), "unknown"];
     assert_eq!(logged_in.ended_among(&ids).await, ["unknown"]);
-    logged_in.console().0.store.end_console_session(out.id()).await.expect("a logout elsewhere");
+    logged_in.console().store.end_console_session(out.id()).await.expect("a logout elsewhere");
     let mut expected = vec![out.id().to_owned(), "unknown".to_owned()];
     expected.sort();
     assert_eq!(logged_in.ended_among(&ids).await, expected);
 
-    logged_in.console().0.store.close().await;
-    logged_in.console().0.lock().insert(out.id().to_owned(), SessionFacts::Ended);
+    logged_in.console().store.close().await;
+    logged_in.console().lock().insert(out.id().to_owned(), SessionFacts::Ended);
     logged_in.rotate(&NewPair::random());
     let mut expected = vec![out.id().to_owned(), logged_in.session.id().to_owned()];
     expected.sort();

@@ -66,23 +66,28 @@ fn sqlite_file(url: &str) -> Option<&str> {
     file.split('?').next()
 }
 
-/// A database URL without its password; `None` if Herald cannot use the database.
-pub fn shown_url(raw: &str) -> Option<String> {
-    if let Some(file) = sqlite_file(raw) {
-        return (!file.is_empty()).then(|| raw.to_owned());
-    }
-    // The parser would drop them silently.
+/// The URL of a host with one of these schemes, without its password; `None` for any other text.
+pub fn masked(raw: &str, schemes: [&str; 2]) -> Option<Url> {
+    // The parser would remove white space and control characters without an error.
     if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return None;
     }
     let mut url = Url::parse(raw).ok()?;
-    let is_postgres = matches!(url.scheme(), "postgres" | "postgresql") && url.has_host();
-    if !is_postgres {
+    if !schemes.contains(&url.scheme()) || !url.has_host() {
         return None;
     }
     if url.password().is_some() {
         url.set_password(Some(MASK)).ok()?;
     }
+    Some(url)
+}
+
+/// A database URL without its password; `None` if Herald cannot use the database.
+pub fn shown_url(raw: &str) -> Option<String> {
+    if let Some(file) = sqlite_file(raw) {
+        return (!file.is_empty()).then(|| raw.to_owned());
+    }
+    let mut url = masked(raw, ["postgres", "postgresql"])?;
     if url.query().is_some() {
         // A parameter may hold a password too.
         url.set_query(Some(MASK));

@@ -241,11 +241,8 @@ pub(super) fn run(command: AppsCommand) -> Result<String, CommandFailure> {
             let overlap = Overlap::read(overlap_seconds.map(Value::from).as_ref());
             let overlap = overlap.map_err(ChangeError::Invalid)?;
             with_tables(MissingFile::Refuse, async |store, _| {
-                match change::rotate(&store, &ChangedBy::CLI, &app, overlap).await {
-                    Ok(app) => Ok(output.of(&app)),
-                    Err(ChangeError::NotFound) => Err(unknown(&app)),
-                    Err(error) => Err(error.into()),
-                }
+                let rotated = change::rotate(&store, &ChangedBy::CLI, &app, overlap).await;
+                known(&app, rotated).map(|app| output.of(&app))
             })
         }
         AppsCommand::Delete { app, yes } => {
@@ -276,6 +273,14 @@ pub(super) async fn find(store: &AppStore, slug: &Slug) -> Result<App, CommandFa
     store.find(slug).await?.ok_or_else(|| unknown(slug))
 }
 
+/// The outcome of a change of the app with this slug.
+fn known<T>(slug: &Slug, changed: Result<T, ChangeError>) -> Result<T, CommandFailure> {
+    changed.map_err(|error| match error {
+        ChangeError::NotFound => unknown(slug),
+        error => error.into(),
+    })
+}
+
 fn unknown(slug: &Slug) -> CommandFailure {
     CommandFailure::new(format!("there is no app {slug}: `herald apps list` shows all"))
 }
@@ -289,11 +294,8 @@ async fn update(
     if map.is_empty() {
         return Err(CommandFailure::usage("nothing to change: see `herald apps update --help`"));
     }
-    match change::update(store, &ChangedBy::CLI, slug, AppFields::read(map)).await {
-        Ok(app) => Ok(output.of(&app)),
-        Err(ChangeError::NotFound) => Err(unknown(slug)),
-        Err(error) => Err(error.into()),
-    }
+    let updated = change::update(store, &ChangedBy::CLI, slug, AppFields::read(map)).await;
+    known(slug, updated).map(|app| output.of(&app))
 }
 
 async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, CommandFailure> {
@@ -304,11 +306,8 @@ async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, Comm
     if !yes {
         confirm(slug)?;
     }
-    match change::delete(store, &ChangedBy::CLI, slug).await {
-        Ok(_) => Ok(format!("deleted {slug}\n")),
-        Err(ChangeError::NotFound) => Err(unknown(slug)),
-        Err(error) => Err(error.into()),
-    }
+    let deleted = change::delete(store, &ChangedBy::CLI, slug).await;
+    known(slug, deleted).map(|_| format!("deleted {slug}\n"))
 }
 
 fn confirm(slug: &Slug) -> Result<(), CommandFailure> {

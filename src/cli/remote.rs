@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     CommandFailure,
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     app::{Slug, store::MissingFile},
     broker::topic_name::Scope,
+    http::client::is_this_machine,
     settings::Settings,
 };
 
@@ -221,12 +222,7 @@ fn parse_url(raw: &str, caller: &CallCredentials) -> Result<Url, String> {
 }
 
 fn agent(url: &Url) -> ureq::Agent {
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
+    let is_here = is_this_machine(url);
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         // A client that follows a redirect turns a POST into a GET, so the new address is reported

@@ -7,6 +7,7 @@ use actix_web::{
     middleware::Next,
     web,
 };
+use url::{Host, Url};
 
 use super::{
     Services,
@@ -31,6 +32,16 @@ pub fn client_of(request: &HttpRequest, server: &settings::ServerSettings) -> Cl
 
 /// The refusal of a plain request.
 const NOT_SECURE: &str = "this server takes requests over https only";
+
+/// Returns whether a URL names this machine as its host.
+pub fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
 
 /// Judges a request under `force_ssl`. Probes of the process itself may stay plain, and long-poll
 /// refuses plain requests itself, in a form that its clients understand.

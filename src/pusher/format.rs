@@ -72,24 +72,11 @@ fn carry<'a>(json: &'a str, event: &str, sender: Sender<'_>) -> Cow<'a, str> {
     }
 }
 
-/// Spells an event. `data` is the last of its fields, so that the frames of many channels can share it.
+/// Spells an event.
 fn encode(delivery: &Delivery<'_, str>) -> Option<Frame> {
-    let Delivery { topic, event, payload, sender, .. } = delivery;
-    let (event, topic) = (JsonText::of_text(event), JsonText::of_text(topic));
-    let (event, topic) = (event.as_str(), topic.as_str());
-    let mut text = String::with_capacity(48 + event.len() + topic.len() + payload.len());
-    text.push_str("{\"event\":");
-    text.push_str(event);
-    text.push_str(",\"channel\":");
-    text.push_str(topic);
-    if let Sender::Session(Some(user)) = sender {
-        text.push_str(",\"user_id\":");
-        text.push_str(JsonText::of_text(user).as_str());
-    }
-    text.push_str(",\"data\":");
-    text.push_str(payload);
-    text.push('}');
-    Some(Frame::Text(text.into()))
+    let Delivery { topic, event, payload, sender, .. } = *delivery;
+    let user = if let Sender::Session(user) = sender { user } else { None };
+    Some(Frame::Text(frame::text(event, Some(topic), user, payload)))
 }
 
 /// The event of Herald that tells a position. Its data is the position.

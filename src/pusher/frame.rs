@@ -20,16 +20,27 @@ pub(super) fn event(event: &str, channel: Option<&str>, data: &str) -> Frame {
 
 /// A message whose `data` is this JSON itself.
 pub(super) fn object_event(event: &str, channel: Option<&str>, data: &str) -> Frame {
-    Frame::Text(text(event, channel, data))
+    Frame::Text(text(event, channel, None, data))
 }
 
-fn text(event: &str, channel: Option<&str>, data: &str) -> ByteString {
-    let mut text = String::with_capacity(64 + channel.map_or(0, str::len) + data.len());
+/// A message from this user. Its `data` is the last field, so that the frames of many channels can share it.
+pub(super) fn text(
+    event: &str,
+    channel: Option<&str>,
+    user: Option<&str>,
+    data: &str,
+) -> ByteString {
+    let bytes = 64 + event.len() + channel.map_or(0, str::len) + data.len();
+    let mut text = String::with_capacity(bytes);
     text.push_str("{\"event\":");
     text.push_str(JsonText::of_text(event).as_str());
     if let Some(channel) = channel {
         text.push_str(",\"channel\":");
         text.push_str(JsonText::of_text(channel).as_str());
+    }
+    if let Some(user) = user {
+        text.push_str(",\"user_id\":");
+        text.push_str(JsonText::of_text(user).as_str());
     }
     text.push_str(",\"data\":");
     text.push_str(data);
@@ -63,7 +74,7 @@ pub(super) fn error_text(code: Option<u16>, message: &str) -> ByteString {
     let message = JsonText::of_text(cut(message));
     let code = code.map_or("null".to_owned(), |code| code.to_string());
     let data = format!(r#"{{"code":{code},"message":{}}}"#, message.as_str());
-    text("pusher:error", None, &data)
+    text("pusher:error", None, None, &data)
 }
 
 /// The error of a refused subscription. `channel` is the name that the client sent, valid or not.

@@ -6,8 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-/// The replacement for what must not be shown.
-const MASK: &str = "********";
+use crate::app::database::masked;
 
 /// The kind of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -91,19 +90,9 @@ pub(super) fn shown_urls(raw: &str) -> Option<String> {
 }
 
 fn shown_url(raw: &str) -> Option<String> {
-    // The parser would remove white space and control characters without an error.
-    if raw.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return None;
-    }
-    let mut url = Url::parse(raw).ok()?;
-    let is_redis = matches!(url.scheme(), "redis" | "rediss") && url.has_host();
+    let url = masked(raw, ["redis", "rediss"])?;
     let database = url.path().trim_start_matches('/');
     let is_database = database.is_empty() || database.parse::<u16>().is_ok();
-    if !is_redis || !is_database || url.query().is_some() || url.fragment().is_some() {
-        return None;
-    }
-    if url.password().is_some() {
-        url.set_password(Some(MASK)).ok()?;
-    }
-    Some(url.to_string())
+    let is_plain = is_database && url.query().is_none() && url.fragment().is_none();
+    is_plain.then(|| url.to_string())
 }

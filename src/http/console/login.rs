@@ -1,6 +1,6 @@
 //! `POST /console/login`, `POST /console/logout`, `GET /console/session`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
@@ -11,7 +11,7 @@ use chrono::SecondsFormat;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     live,
@@ -20,7 +20,11 @@ use super::{
 use crate::{
     app::{App, key_pair::Pair, pair_digests::TextDigest},
     http::{
-        Services, admin, auth::find_active, body::Body, client::client_of, error::ApiError,
+        Services, admin,
+        auth::find_active,
+        body::Body,
+        client::{client_of, is_this_machine},
+        error::ApiError,
         own_host,
     },
     metrics::labels::FailedLogin,
@@ -133,12 +137,7 @@ fn is_private(client: &Client, headers: &HeaderMap) -> bool {
 fn is_local_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let url = host.and_then(|host| Url::parse(&format!("http://{host}/")).ok());
-    match url.as_ref().and_then(Url::host) {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
-        None => false,
-    }
+    url.as_ref().is_some_and(is_this_machine)
 }
 
 /// A name and the secret that proves it: user name and password, or key and secret.

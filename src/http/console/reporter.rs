@@ -419,20 +419,8 @@ impl Collector {
                     "by": if source == Source::Trigger { "http" } else { "client" },
                 })
             }
-            What::Joined(TopicSession { topic, session, sub }) => json!({
-                "at": at_ms,
-                "kind": "join",
-                "topic": &*topic,
-                "session": self.names.name(session),
-                "sub": sub.as_deref(),
-            }),
-            What::Left(TopicSession { topic, session, sub }) => json!({
-                "at": at_ms,
-                "kind": "leave",
-                "topic": &*topic,
-                "session": self.names.name(session),
-                "sub": sub.as_deref(),
-            }),
+            What::Joined(whose) => self.of_session("join", at_ms, &whose),
+            What::Left(whose) => self.of_session("leave", at_ms, &whose),
             What::Refused(RefusedAttempt { kind, topic, reason, address }) => {
                 let (of, call) = match &kind {
                     AttemptKind::Join => ("join", None),
@@ -455,6 +443,17 @@ impl Collector {
             _ => None,
         };
         ShownEvent { shown, publication, is_part }
+    }
+
+    fn of_session(&self, kind: &str, at_ms: u64, whose: &TopicSession) -> Value {
+        let TopicSession { topic, session, sub } = whose;
+        json!({
+            "at": at_ms,
+            "kind": kind,
+            "topic": &**topic,
+            "session": self.names.name(*session),
+            "sub": sub.as_deref(),
+        })
     }
 
     /// The topic of a destination. That of `#general` has this word in place of a channel.

@@ -142,6 +142,8 @@
 
 pub mod form;
 
+pub mod json;
+
 pub mod strict_json;
 
 pub mod metrics;

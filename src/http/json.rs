@@ -1,21 +1,21 @@
 //! Bodies as JSON text, read member by member, so that each value keeps its exact text.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use actix_web::{HttpRequest, web};
 use bytes::Bytes;
-use serde::{
-    Deserialize,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use serde_json::{Deserializer, value::RawValue};
 
 use super::{
     Services,
     body::{Body, BodySyntax},
     error::ApiError,
 };
-use crate::{broker::NameError, session::body::BudgetShare};
+use crate::{
+    broker::NameError,
+    json::{Text, members},
+    session::body::BudgetShare,
+};
 
 /// A body as JSON text; a form becomes the object it describes.
 pub(super) struct Json(Bytes);
@@ -61,65 +61,13 @@ impl Json {
         &self,
         names: [&'static str; N],
     ) -> Result<[Option<&RawValue>; N], ApiError> {
-        members(&self.0, names).map_err(|error| {
+        members(Deserializer::from_slice(&self.0), names).map_err(|error| {
             // The parser's message quotes the body, which may hold a secret.
             ApiError::Malformed(match error.classify() {
                 serde_json::error::Category::Data => "request body must be a JSON object".into(),
                 _ => "request body is not valid JSON".into(),
             })
         })
-    }
-}
-
-/// The members with these names, of a JSON text that is an object.
-///
-/// # Errors
-/// The parser's error, if the text is not JSON or not an object.
-pub(super) fn members<'a, const N: usize>(
-    json: &'a [u8],
-    names: [&'static str; N],
-) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let found = Members(names).deserialize(&mut reader)?;
-    reader.end()?;
-    Ok(found)
-}
-
-/// A string, copied only if it has escapes. (Serde reads a plain `Cow` always as a copy.)
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Reads the named members of an object as raw text. The last of several duplicates counts, as in
-/// the JSON parsers that web applications are likely to have been tested with.
-struct Members<const N: usize>([&'static str; N]);
-
-impl<'de, const N: usize> DeserializeSeed<'de> for Members<N> {
-    type Value = [Option<&'de RawValue>; N];
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de, const N: usize> Visitor<'de> for Members<N> {
-    type Value = [Option<&'de RawValue>; N];
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = [None; N];
-        while let Some(Text(key)) = map.next_key()? {
-            match self.0.iter().position(|name| *name == key) {
-                Some(nth) => found[nth] = Some(map.next_value()?),
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(found)
     }
 }
 

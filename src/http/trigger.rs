@@ -7,12 +7,12 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde_json::{Map, value::RawValue};
+use serde_json::{Deserializer, Map, value::RawValue};
 
 use super::{
     Services,
     error::ApiError,
-    json::{FieldFault, Json, fault, flag, members, present, text},
+    json::{FieldFault, Json, fault, flag, present, text},
 };
 use crate::{
     app::fields::Faults,
@@ -22,6 +22,7 @@ use crate::{
         idempotency::{IdempotencyKey, KeyOwner},
     },
     engine::ENTRY_BYTES_MAX,
+    json::members,
 };
 
 /// The standard alphabet, with or without padding.
@@ -56,7 +57,7 @@ impl<'a> EventFields<'a> {
 
     /// The fields of one event in a list; `None` if it is not an object.
     pub(super) fn of_event(event: &'a RawValue) -> Option<Self> {
-        members(event.get().as_bytes(), Self::NAMES).ok().map(Self::new)
+        members(Deserializer::from_str(event.get()), Self::NAMES).ok().map(Self::new)
     }
 
     fn new(members: [Option<&'a RawValue>; 7]) -> Self {

@@ -1,26 +1,23 @@
 //! Version 1: a message is a JSON object with the keys `topic`, `event`, `payload` and `ref`.
 
-use std::fmt;
-
 use bytestring::ByteString;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::Deserializer;
 
-use crate::broker::subscriber::{Delivery, Frame};
+use crate::{
+    broker::subscriber::{Delivery, Frame},
+    json::members,
+};
 
 use super::message::{Malformed, Outgoing, RawMessage, push_json_string};
 
 /// Reads an object. All four keys must be there, `join_ref` may be; of duplicates the last counts.
 pub(super) fn decode(text: &str) -> Result<RawMessage<'_>, Malformed> {
-    let V1Keys { join_ref, reference, topic, event, payload } =
-        serde_json::from_str(text).map_err(|_| Malformed::Message)?;
-    Ok(RawMessage {
-        join_ref,
-        reference: reference.ok_or(Malformed::Message)?,
-        topic: topic.ok_or(Malformed::Message)?,
-        event: event.ok_or(Malformed::Message)?,
-        payload: payload.ok_or(Malformed::Message)?,
-    })
+    let names = ["join_ref", "ref", "topic", "event", "payload"];
+    let found = members(Deserializer::from_str(text), names).map_err(|_| Malformed::Message)?;
+    let [join_ref, Some(reference), Some(topic), Some(event), Some(payload)] = found else {
+        return Err(Malformed::Message);
+    };
+    Ok(RawMessage { join_ref, reference, topic, event, payload })
 }
 
 /// Encodes a message to one client, with exactly four keys.
@@ -58,52 +55,6 @@ fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
     json.push_str(payload);
     json.push('}');
     json
-}
-
-#[derive(Default)]
-struct V1Keys<'a> {
-    join_ref: Option<&'a RawValue>,
-    reference: Option<&'a RawValue>,
-    topic: Option<&'a RawValue>,
-    event: Option<&'a RawValue>,
-    payload: Option<&'a RawValue>,
-}
-
-impl<'de> Deserialize<'de> for V1Keys<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(KeysVisitor)
-    }
-}
-
-/// Reads the keys of an object. Derived code would take a null for a missing key and refuse duplicates.
-struct KeysVisitor;
-
-impl<'de> Visitor<'de> for KeysVisitor {
-    type Value = V1Keys<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut keys = V1Keys::default();
-        while let Some(key) = map.next_key::<String>()? {
-            let slot = match key.as_str() {
-                "join_ref" => &mut keys.join_ref,
-                "ref" => &mut keys.reference,
-                "topic" => &mut keys.topic,
-                "event" => &mut keys.event,
-                "payload" => &mut keys.payload,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let raw: &'de RawValue = map.next_value().map_err(A::Error::custom)?;
-            *slot = Some(raw);
-        }
-        Ok(keys)
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web};
 use bytes::Bytes;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Deserializer, Map, Value, json, value::RawValue};
 
 use super::{
     Services,
@@ -22,7 +22,8 @@ use crate::{
         reserved::is_pusher_event, subscriber::SessionId,
     },
     engine::ENTRY_BYTES_MAX,
-    http::json::{members, present, text},
+    http::json::{present, text},
+    json::members,
     metrics::labels::Limit,
     pusher::channel::Channel,
 };
@@ -100,7 +101,8 @@ async fn publish(services: &Services, publications: Vec<Publication>) -> Result<
 }
 
 fn read_batch(body: &Bytes, services: &Services) -> Result<Vec<PusherEvent>, PusherError> {
-    let [batch] = members(body, ["batch"]).map_err(|error| malformed(&error))?;
+    let [batch] =
+        members(Deserializer::from_slice(body), ["batch"]).map_err(|error| malformed(&error))?;
     let batch: Option<Vec<&RawValue>> =
         present(batch).and_then(|batch| serde_json::from_str(batch.get()).ok());
     let batch = batch.ok_or_else(|| PusherError::field("batch", "must be a list of events"))?;
@@ -113,8 +115,8 @@ fn read_batch(body: &Bytes, services: &Services) -> Result<Vec<PusherEvent>, Pus
         }
     }
     let read = |event: &RawValue| {
-        let fields =
-            members(event.get().as_bytes(), PusherEventFields::NAMES).map(PusherEventFields);
+        let fields = members(Deserializer::from_str(event.get()), PusherEventFields::NAMES)
+            .map(PusherEventFields);
         let fields = fields.map_err(|_| PusherError::field("batch", "must be a list of events"))?;
         PusherEvent::read(&fields, Targets::One, services)
     };
@@ -128,7 +130,9 @@ impl<'a> PusherEventFields<'a> {
     const NAMES: [&'static str; 6] = ["name", "data", "channel", "channels", "socket_id", "info"];
 
     fn of(body: &'a Bytes) -> Result<Self, PusherError> {
-        members(body, Self::NAMES).map(Self).map_err(|error| malformed(&error))
+        members(Deserializer::from_slice(body), Self::NAMES)
+            .map(Self)
+            .map_err(|error| malformed(&error))
     }
 }
 

@@ -332,26 +332,7 @@ impl<'a> Credentials<'a> {
     }
 
     fn note(&self, services: &Services, slug: Option<&str>, reason: RefusalReason) {
-        let address = client_of(self.request, &services.settings.server).address;
-        let refusals = services.refusals.clone();
-        let watched = live::Watchers::of(services);
-        let (method, uri) = (self.request.method().clone(), self.request.uri().clone());
-        let [slug, topic] = [slug, self.topic].map(|text| text.map(str::to_owned));
-        rt::spawn(async move {
-            let known = slug.as_deref().and_then(Slug::parse);
-            let app = match (&known, &slug) {
-                (Some(known), _) if reason != RefusalReason::UnknownApp => Target::App(known),
-                (_, Some(slug)) => Target::Unknown(slug),
-                (_, None) => Target::Unnamed,
-            };
-            let (method, path, topic) = (method.as_str(), uri.path(), topic.as_deref());
-            let attempt = Attempt::Call { method, path, topic };
-            let refused = Refused { attempt, app, address, reason };
-            refusals.note(&refused, token::now_s());
-            if let Some(watchers) = watched {
-                watchers.tell_refused_call(&refused);
-            }
-        });
+        note_refused_call(self.request, services, slug, self.topic, reason);
     }
 
     /// Which of the app's pairs these credentials are. The time reveals neither whether there is an app
@@ -519,6 +500,37 @@ impl AuthenticatedApp {
     fn is_client(&self) -> bool {
         matches!(&self.caller, Caller::Bearer(grant) if !grant.is_trigger)
     }
+}
+
+/// Logs a refused call, and reports it to the consoles that watch its app. A separate task does so, because the
+/// response time must not reveal whether a line is logged.
+pub(in crate::http) fn note_refused_call(
+    request: &HttpRequest,
+    services: &Services,
+    slug: Option<&str>,
+    topic: Option<&str>,
+    reason: RefusalReason,
+) {
+    let address = client_of(request, &services.settings.server).address;
+    let refusals = services.refusals.clone();
+    let watched = live::Watchers::of(services);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let [slug, topic] = [slug, topic].map(|text| text.map(str::to_owned));
+    rt::spawn(async move {
+        let known = slug.as_deref().and_then(Slug::parse);
+        let app = match (&known, &slug) {
+            (Some(known), _) if reason != RefusalReason::UnknownApp => Target::App(known),
+            (_, Some(slug)) => Target::Unknown(slug),
+            (_, None) => Target::Unnamed,
+        };
+        let (method, path, topic) = (method.as_str(), uri.path(), topic.as_deref());
+        let attempt = Attempt::Call { method, path, topic };
+        let refused = Refused { attempt, app, address, reason };
+        refusals.note(&refused, token::now_s());
+        if let Some(watchers) = watched {
+            watchers.tell_refused_call(&refused);
+        }
+    });
 }
 
 #[cfg(test)]

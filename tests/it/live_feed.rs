@@ -126,12 +126,14 @@ async fn refused_pushes_and_calls_are_told_with_their_reason() {
     let url = server.url("/api/apps/first-app/events?secret=kanari3-not-shown");
     let wrong = request("POST", url).basic(&app.key, "wrong").json(&event("x"));
     assert_eq!(wrong.send().await.status, 401);
+    let unsigned = request("GET", server.url("/apps/first-app/channels"));
+    assert_eq!(unsigned.send().await.status, 401);
     let listens = token(&app, &json!({ "listen": ["public:*"] }));
     let publish = json!({ "topic": "public:first-app:room", "event": "x", "payload": {} });
     let call = request("POST", server.url("/api/publish")).bearer(&listens).json(&publish);
     assert_eq!(call.send().await.status, 403);
     let mut told = Vec::new();
-    while told.len() < 3 {
+    while told.len() < 4 {
         let payload = fed(&mut console, "events", |_| true).await;
         let events = payload["events"].as_array().expect("events").iter();
         told.extend(events.filter(|entry| entry["kind"] == "refusal").cloned());
@@ -142,6 +144,7 @@ async fn refused_pushes_and_calls_are_told_with_their_reason() {
     shown.sort();
     let topic = "public:first-app:room";
     let expected = [
+        json!(["call", "GET /apps/first-app/channels", null, "wrong_credentials"]),
         json!(["call", "POST /api/apps/first-app/events", null, "wrong_credentials"]),
         json!(["call", "POST /api/publish", topic, "publish_not_permitted"]),
         json!(["push", null, topic, "publish_not_permitted"]),

@@ -2,18 +2,14 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use actix_web::{HttpRequest, rt, web};
+use actix_web::{HttpRequest, web};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::{Services, error::PusherError};
 use crate::{
-    app::{
-        App, AppId, Apps, Slug,
-        refusals::{Attempt, Refused, Target},
-        token,
-    },
-    http::client::client_of,
+    app::{App, AppId, Apps, Slug},
+    http::auth::note_refused_call,
     metrics::labels::{Limit, RefusalReason},
     pusher::signature::{SignatureError, SignedQuery},
     session::{
@@ -147,19 +143,7 @@ fn now_s() -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Logs a refusal in a separate task, because the response time must not reveal whether a line is logged.
 fn note(request: &HttpRequest, services: &Services, app: Option<&Slug>, reason: RefusalReason) {
-    let address = client_of(request, &services.settings.server).address;
-    let refusals = services.refusals.clone();
-    let (method, uri, app) = (request.method().clone(), request.uri().clone(), app.cloned());
-    let named = request.match_info().get("app").map(str::to_owned);
-    rt::spawn(async move {
-        let target = match (&app, &named) {
-            (Some(slug), _) => Target::App(slug),
-            (None, Some(named)) => Target::Unknown(named),
-            (None, None) => Target::Unnamed,
-        };
-        let attempt = Attempt::Call { method: method.as_str(), path: uri.path(), topic: None };
-        refusals.note(&Refused { attempt, app: target, address, reason }, token::now_s());
-    });
+    let slug = app.map(Slug::as_str).or_else(|| request.match_info().get("app"));
+    note_refused_call(request, services, slug, None, reason);
 }

@@ -10,11 +10,12 @@
 
 mod handlers;
 mod messages;
+mod tasks;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, Recipient,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
     ResponseActFuture, SpawnHandle, WrapFuture,
 };
 use chrono::Utc;
@@ -24,17 +25,20 @@ use crate::metrics::{Metrics, labels::RefreshOutcome};
 
 use super::{
     App, AppDirectory, AppId, Apps, Slug,
-    audit::AuditEntry,
+    audit::{AuditEntry, AuditPage, ChangedBy},
     change::{self, ChangeError},
-    key_pair::PairUse,
+    fields::AppFields,
+    key_pair::{Overlap, PairUse},
     store::{AppListing, AppStore, StoreError, UnreadableRow},
 };
 pub use messages::{
-    AppChanged, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, HaveOthersRead, ListApps,
-    ReadAgain, ReadAudit, ReviewChange, ReviewChanges, RotateApp, ShareChanges,
-    ShowApp, UpdateApp, WatchApps, WriteUses,
+    AppChanged, DatabaseHealth, DatabaseState, HaveOthersRead, ReadAgain, ReviewChange, ReviewChanges,
+    ShareChanges, WatchApps, WriteUses,
 };
 use messages::{Refresh, SweepAudit};
+pub use tasks::{
+    RegistryTask, create_app, delete_app, list_apps, read_audit, rotate_app, show_app, update_app,
+};
 
 /// The interval at which the last uses of key pairs are written.
 const USES_INTERVAL: Duration = Duration::from_secs(60);
@@ -276,6 +280,20 @@ impl AppRegistry {
                 outcome
             }
             .into_actor(registry)
+        }))
+    }
+
+    /// Like [`write`](Self::write), for a change after which the app still has uses that the snapshot knows.
+    fn write_sharing(
+        &self,
+        change: impl Future<Output = Result<App, ChangeError>> + Send + 'static,
+        publish: impl FnOnce(&mut Self, &App) + 'static,
+    ) -> ResponseActFuture<Self, Result<App, ChangeError>> {
+        Box::pin(self.write(change, publish).map(|mut outcome, registry, _| {
+            if let Ok(app) = &mut outcome {
+                share_uses(&registry.directory, app);
+            }
+            outcome
         }))
     }
 

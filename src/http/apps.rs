@@ -2,7 +2,6 @@
 
 mod view;
 
-use actix::{Message, dev::ToEnvelope};
 use actix_web::{HttpRequest, HttpResponse, guard, http::header, middleware::from_fn, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ use crate::{
         change::ChangeError,
         fields::{AppFields, FieldWriter},
         key_pair::Overlap,
-        registry::{AppRegistry, CreateApp, DeleteApp, ListApps, RotateApp, ShowApp, UpdateApp},
+        registry::{self, RegistryTask},
     },
     session::body::BudgetShare,
 };
@@ -71,7 +70,7 @@ async fn list(
     services: web::Data<Services>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let apps = ask(&services, ListApps).await?;
+    let apps = ask(&services, registry::list_apps()).await?;
     let views = apps.iter().map(|app| AppView::from(app).guarded_for(&request));
     let views: Vec<AppView> = views.collect();
     Ok(HttpResponse::Ok().json(json!({ "data": views })))
@@ -82,7 +81,7 @@ async fn show(
     slug: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let app = ask(&services, ShowApp(slug.into_inner())).await?;
+    let app = ask(&services, registry::show_app(slug.into_inner())).await?;
     let view = AppView::from(&app).guarded_for(&request);
     Ok(HttpResponse::Ok().json(json!({ "data": view })))
 }
@@ -93,7 +92,8 @@ async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let fields = read_fields(&services, &request, payload, FieldWriter::Operator).await?;
-    let app = ask(&services, CreateApp { by: by_admin(&services, &request), fields }).await?;
+    let by = by_admin(&services, &request);
+    let app = ask(&services, registry::create_app(by, fields)).await?;
     let location = format!("/api/admin/apps/{}", app.slug);
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, location))
@@ -109,7 +109,7 @@ async fn update(
     let fields = read_fields(&services, &request, payload, FieldWriter::Operator).await?;
     let is_secret_new = fields.have_secret();
     let by = by_admin(&services, &request);
-    let app = ask(&services, UpdateApp { by, slug: slug.into_inner(), fields }).await?;
+    let app = ask(&services, registry::update_app(by, slug.into_inner(), fields)).await?;
     let view = match AppView::from(&app) {
         view if is_secret_new => view,
         view => view.guarded_for(&request),
@@ -125,7 +125,7 @@ async fn rotate(
 ) -> Result<HttpResponse, ApiError> {
     let overlap = read_overlap(&services, &request, payload).await?;
     let by = by_admin(&services, &request);
-    let app = ask(&services, RotateApp { by, slug: slug.into_inner(), overlap }).await?;
+    let app = ask(&services, registry::rotate_app(by, slug.into_inner(), overlap)).await?;
     Ok(HttpResponse::Ok().json(json!({ "data": AppView::from(&app) })))
 }
 
@@ -135,7 +135,7 @@ async fn delete(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let by = by_admin(&services, &request);
-    ask(&services, DeleteApp { by, slug: slug.into_inner() }).await?;
+    ask(&services, registry::delete_app(by, slug.into_inner())).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -172,14 +172,11 @@ pub(super) async fn read_overlap(
 }
 
 /// Asks the registry. A registry that has died is reported as an unavailable database.
-pub(super) async fn ask<M, T>(services: &Services, message: M) -> Result<T, ApiError>
-where
-    M: Message<Result = Result<T, ChangeError>> + Send + 'static,
-    T: Send + 'static,
-    AppRegistry: actix::Handler<M>,
-    actix::Context<AppRegistry>: ToEnvelope<AppRegistry, M>,
-{
-    match services.registry.send(message).await {
+pub(super) async fn ask<T: Send + 'static>(
+    services: &Services,
+    task: RegistryTask<T>,
+) -> Result<T, ApiError> {
+    match services.registry.send(task).await {
         Ok(outcome) => Ok(outcome?),
         Err(error) => {
             log::error!("app registry does not answer: {error}");

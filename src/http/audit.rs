@@ -13,7 +13,7 @@ use super::{
 use crate::app::{
     Slug,
     audit::{AuditEntry, AuditPage, Of},
-    registry::ReadAudit,
+    registry::read_audit,
 };
 
 /// The number of entries that one answer has by default.
@@ -56,7 +56,7 @@ pub async fn list_own(
 }
 
 async fn list(services: &Services, page: AuditPage) -> Result<HttpResponse, ApiError> {
-    Ok(shown(ask(services, ReadAudit(page)).await?))
+    Ok(shown(ask(services, read_audit(page)).await?))
 }
 
 fn shown(entries: Vec<AuditEntry>) -> HttpResponse {

@@ -30,7 +30,7 @@ use crate::{
         audit::{Actor, ChangedBy},
         fields::FieldWriter,
         key_pair::NewPair,
-        registry::{RotateApp, ShowApp, UpdateApp},
+        registry::{rotate_app, show_app, update_app},
     },
     session::requests::trust,
 };
@@ -54,7 +54,7 @@ async fn show(
     services: web::Data<Services>,
 ) -> Result<HttpResponse, ApiError> {
     let own = Credentials::of(&request, &services)?.authenticate_application(&services, &slug)?;
-    let app = ask(&services, ShowApp(slug.into_inner())).await?;
+    let app = ask(&services, show_app(slug.into_inner())).await?;
     // The slug may have passed to another app meanwhile.
     if app.id != own.id {
         return Err(ApiError::Unauthorized);
@@ -78,7 +78,7 @@ async fn update(
     let fields = read_fields(&services, &request, payload, FieldWriter::App).await?;
     let sets_secret = fields.have_secret();
     let by = by(&request, &services, &slug, &before)?;
-    let app = ask(&services, UpdateApp { by, slug: slug.into_inner(), fields }).await?;
+    let app = ask(&services, update_app(by, slug.into_inner(), fields)).await?;
     // The administrator may have rotated the keys meanwhile: a secret that differs was not necessarily set by
     // this call.
     let is_other_secret = app.secret.expose_secret() != before.app.secret.expose_secret();
@@ -104,7 +104,7 @@ pub async fn rotate(
     trust(&request);
     let overlap = read_overlap(&services, &request, payload).await?;
     let by = by(&request, &services, &slug, &before)?;
-    let app = ask(&services, RotateApp { by, slug: slug.into_inner(), overlap }).await?;
+    let app = ask(&services, rotate_app(by, slug.into_inner(), overlap)).await?;
     note_new_pair(&request, &app);
     Ok(answer(&json!({ "data": AppView::from(&app) })))
 }

@@ -22,9 +22,8 @@ use herald::{
         fields::{AppFields, AppValues, Draft, Faults},
         key_pair::{LastUse, NewPair, Overlap, Pair, PairUse},
         registry::{
-            AppChanged, AppRegistry, CreateApp, DatabaseHealth, DatabaseState, DeleteApp, ListApps,
-            ReadAudit, ReviewChanges, RotateApp, ShowApp, Times, UpdateApp,
-            WatchApps, WriteUses,
+            AppChanged, AppRegistry, DatabaseHealth, DatabaseState, ReviewChanges, Times, WatchApps, WriteUses,
+            create_app, delete_app, list_apps, read_audit, rotate_app, show_app, update_app,
         },
         seed,
         store::{AppStore, MissingFile, StoreError, UniqueField, UnreadableRow},
@@ -251,32 +250,27 @@ impl Running {
     }
 
     async fn create(&self, given: Value) -> Result<App, ChangeError> {
-        self.registry
-            .send(CreateApp { by: ChangedBy::CLI, fields: fields(given) })
-            .await
-            .expect("a living registry")
+        let task = create_app(ChangedBy::CLI, fields(given));
+        self.registry.send(task).await.expect("a living registry")
     }
 
     async fn update(&self, slug: &str, given: Value) -> Result<App, ChangeError> {
-        let message =
-            UpdateApp { by: ChangedBy::CLI, slug: slug.to_owned(), fields: fields(given) };
-        self.registry.send(message).await.expect("a living registry")
+        let task = update_app(ChangedBy::CLI, slug.to_owned(), fields(given));
+        self.registry.send(task).await.expect("a living registry")
     }
 
     async fn rotate(&self, slug: &str, overlap: Overlap) -> Result<App, ChangeError> {
-        let message = RotateApp { by: ChangedBy::CLI, slug: slug.to_owned(), overlap };
-        self.registry.send(message).await.expect("a living registry")
+        let task = rotate_app(ChangedBy::CLI, slug.to_owned(), overlap);
+        self.registry.send(task).await.expect("a living registry")
     }
 
     async fn delete(&self, slug: &str) -> Result<(), ChangeError> {
-        self.registry
-            .send(DeleteApp { by: ChangedBy::CLI, slug: slug.to_owned() })
-            .await
-            .expect("a living registry")
+        let task = delete_app(ChangedBy::CLI, slug.to_owned());
+        self.registry.send(task).await.expect("a living registry").map(drop)
     }
 
     async fn show(&self, slug: &str) -> Result<App, ChangeError> {
-        self.registry.send(ShowApp(slug.to_owned())).await.expect("a living registry")
+        self.registry.send(show_app(slug.to_owned())).await.expect("a living registry")
     }
 
     async fn database(&self) -> DatabaseHealth {

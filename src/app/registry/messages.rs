@@ -1,76 +1,11 @@
-//! The messages that the registry takes. It has logged a [`ChangeError::Store`] before it answers with it.
+//! The other messages that the registry takes.
 
 use std::sync::Arc;
 
 use actix::{Message, Recipient};
 use futures_util::future::BoxFuture;
 
-use super::super::{
-    App, AppId,
-    audit::{AuditEntry, AuditPage, ChangedBy},
-    change::ChangeError,
-    fields::AppFields,
-    key_pair::Overlap,
-};
-
-/// Asks for all apps, oldest first, as the database has them.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<App>, ChangeError>")]
-pub struct ListApps;
-
-/// Asks for the app with this slug, as the database has it.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, ChangeError>")]
-pub struct ShowApp(pub String);
-
-/// Creates an app.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, ChangeError>")]
-pub struct CreateApp {
-    /// The caller who creates it, for the audit trail.
-    pub by: ChangedBy,
-    /// Its fields.
-    pub fields: AppFields,
-}
-
-/// Changes the given fields of an app.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, ChangeError>")]
-pub struct UpdateApp {
-    /// The caller who changes it, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-    /// The fields to change.
-    pub fields: AppFields,
-}
-
-/// Gives an app a new key pair.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<App, ChangeError>")]
-pub struct RotateApp {
-    /// The caller who rotates the key pair, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-    /// The time for which the present pair stays valid.
-    pub overlap: Overlap,
-}
-
-/// Deletes the app with this slug.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), ChangeError>")]
-pub struct DeleteApp {
-    /// The caller who deletes it, for the audit trail.
-    pub by: ChangedBy,
-    /// The slug of the app.
-    pub slug: String,
-}
-
-/// Asks for a page of the audit trail, newest entry first.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<AuditEntry>, ChangeError>")]
-pub struct ReadAudit(pub AuditPage);
+use super::super::AppId;
 
 /// Asks for a message about each app that changes or is removed, until the recipient dies.
 #[derive(Message)]

@@ -20,7 +20,7 @@ use crate::{
     app::{
         AppDirectory,
         refusals::Refusals,
-        registry::Times,
+        registry::{AppRegistry, Times},
         store::{AppStore, MissingFile},
     },
     broker::{Topics, topics::TopicLimits},

@@ -20,7 +20,7 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
         }
     };
     before_the_deadline("the outage shows", wait).await;
-    let list = running.registry.send(ListApps).await.expect("a living registry");
+    let list = running.registry.send(list_apps()).await.expect("a living registry");
     assert_unavailable(&list);
     assert_unavailable(&running.show("foo-app").await);
     let created = running.create(json!({ "name": "bar-app" })).await;

@@ -97,7 +97,7 @@ async fn old_entries_are_removed_and_others_stay(database: &TestDatabase) {
         }
     };
     before_the_deadline("the sweep", swept).await;
-    let left = running.registry.send(ReadAudit(all(9))).await.expect("a living registry");
+    let left = running.registry.send(read_audit(all(9))).await.expect("a living registry");
     let left: Vec<_> = left.expect("a trail").into_iter().map(|entry| entry.app).collect();
     assert_eq!(left, ["foo-app"]);
     store.forget_audit(chrono::Utc::now()).await.expect("a sweep");

@@ -32,8 +32,8 @@ use super::{
     store::{AppListing, AppStore, StoreError, UnreadableRow},
 };
 pub use messages::{
-    AppChanged, DatabaseHealth, DatabaseState, HaveOthersRead, ReadAgain, ReviewChange, ReviewChanges,
-    ShareChanges, WatchApps, WriteUses,
+    AppChanged, DatabaseHealth, DatabaseState, HaveOthersRead, ReadAgain, ReviewChange,
+    ReviewChanges, ShareChanges, WatchApps, WriteUses,
 };
 use messages::{Refresh, SweepAudit};
 pub use tasks::{

@@ -27,7 +27,9 @@ use crate::{
         fanout::{Attach, Confirm, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
         position::StreamPosition,
-        subscriber::{Frame, Joined, Place, ScopeKey, SubscribeError, Subscription, SubscriptionId},
+        subscriber::{
+            Frame, Joined, Place, ScopeKey, SubscribeError, Subscription, SubscriptionId,
+        },
         users::SignedIn,
     },
     metrics::labels::{Limit, SessionEnd},

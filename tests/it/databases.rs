@@ -22,8 +22,9 @@ use herald::{
         fields::{AppFields, AppValues, Draft, Faults},
         key_pair::{LastUse, NewPair, Overlap, Pair, PairUse},
         registry::{
-            AppChanged, AppRegistry, DatabaseHealth, DatabaseState, ReviewChanges, Times, WatchApps, WriteUses,
-            create_app, delete_app, list_apps, read_audit, rotate_app, show_app, update_app,
+            AppChanged, AppRegistry, DatabaseHealth, DatabaseState, ReviewChanges, Times,
+            WatchApps, WriteUses, create_app, delete_app, list_apps, read_audit, rotate_app,
+            show_app, update_app,
         },
         seed,
         store::{AppStore, MissingFile, StoreError, UniqueField, UnreadableRow},

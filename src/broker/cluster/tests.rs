@@ -486,7 +486,7 @@ async fn an_answer_that_is_too_large_fails_its_question_at_once() {
     let nodes = Nodes::start().await;
     let [asker, asked] = nodes.brokers.each_ref().map(|broker| &broker.topics);
     for (bytes, is_answered) in [(MESSAGE_BYTES_MAX - 1, true), (MESSAGE_BYTES_MAX, false)] {
-        asked.on_question("large", move |_, _| async move { Some(vec![0_u8; bytes].into()) });
+        asked.on_question("large", move |_| async move { Some(vec![0_u8; bytes].into()) });
         let answer = asker.ask_node(asked.node(), "large", b"", 10 * DEADLINE);
         let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer in time");
         assert_eq!(answer.is_ok_and(|answer| answer.len() == bytes), is_answered);

@@ -60,7 +60,7 @@ impl Topics {
             since,
             log_head: directory.log_head(key),
             publications_max,
-            bytes_max: directory.limits().replay_bytes_max,
+            bytes_max: directory.ledger().limits().replay_bytes_max,
         };
         let page = |stream: &Stream| stream.page(&ask, now_ms());
         let page = || directory.with(key, page);

@@ -48,7 +48,7 @@ async fn a_publication_of_which_the_caller_does_not_learn_that_it_is_in_the_log_
     nodes.shared.lose_answers(partition, true);
     let refused = nodes.brokers[0].topics.publish(event(&scope, "msg")).await;
     assert_eq!(refused.err(), Some(PublishError::Busy));
-    assert_eq!(once(0).await.err(), Some(OnceError::Busy(PublishError::Busy)));
+    assert_eq!(once(0).await.err(), Some(OnceError::Refused(PublishError::Busy)));
     nodes.shared.lose_answers(partition, false);
     for node in [0, 1] {
         let again = once(node).await;

@@ -27,7 +27,7 @@
 //! - **Token**: a signed JWT that an app's web application mints for a visitor. A valid one yields a
 //!   *grant*: the *patterns* of the topics that it may listen to and publish on. Its *subject* is its
 //!   `sub`.
-//! - **Origin** of a page: scheme, host and port, as a browser sends them.
+//! - **Origin** of a page, or of the address of a request: scheme, host and port, as a browser sends them.
 //! - **Footing**: the grounds on which a join was permitted. They are judged again when the app changes.
 //! - **Refusal**: a request that was not permitted, as it is answered, logged and counted.
 //!

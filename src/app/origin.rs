@@ -10,7 +10,7 @@ use url::{Host, Url};
 /// The scheme of an entry without one. It has no default port.
 const ANY_SCHEME: &str = "any";
 
-/// The origin of a page, as in a browser's `Origin` header.
+/// The origin of a page, as in a browser's `Origin` header, or that of the address to which a request was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,

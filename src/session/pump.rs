@@ -91,9 +91,6 @@ pub(super) struct Pump<T, B> {
     timer: Pin<Box<Sleep>>,
     /// The state of a client that is not read from, because a write is stuck.
     stuck: Option<Box<Stuck>>,
-    /// The places that the connection takes until it is closed: one among all sessions, and one among the
-    /// connections of its thread.
-    _places: (Admission, ConnectionSlot),
     /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
     /// from the broker is written without polling either.
     waker: Waker,
@@ -113,6 +110,9 @@ pub(super) struct Pump<T, B> {
     is_timer_due: bool,
     /// Whether the session has let the fan-out run first since it last had nothing left to write.
     gave_way: bool,
+    /// The places that the connection takes until it is closed: one among all sessions, and one among the
+    /// connections of its thread. The socket is dropped before them.
+    _places: (Admission, ConnectionSlot),
 }
 
 /// The state of a client since something was last read from it.

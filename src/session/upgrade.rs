@@ -150,7 +150,7 @@ pub(super) fn refuse_all<T: SocketTransport>(
     let (io, _, leaving) = parts.io.into_parts();
     Box::pin(async move {
         let answer = UpgradeRefusal::not_an_upgrade().into();
-        turn_away(io, parts.write_buf, answer, leaving).await;
+        turn_away(leaving, io, parts.write_buf, answer).await;
         Ok(())
     })
 }
@@ -182,7 +182,7 @@ pub(super) fn serve<T: SocketTransport, C: HeldConversation>(
                 Err(_) => return Ok(()),
             },
             Err(answer) => {
-                Box::pin(turn_away(io, pending, answer, leaving)).await;
+                Box::pin(turn_away(leaving, io, pending, answer)).await;
                 return Ok(());
             }
         };
@@ -300,10 +300,10 @@ impl From<UpgradeRefusal> for BytesMut {
 /// which can overtake the answer. Until then the connection counts as a plain one, and is ended like others
 /// if its room is needed.
 async fn turn_away<T: SocketTransport>(
+    mut leaving: LeavingConnection,
     mut io: T,
     pending: BytesMut,
     answer: BytesMut,
-    mut leaving: LeavingConnection,
 ) {
     let exchange = async {
         io.write_all(&pending).await?;

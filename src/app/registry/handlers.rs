@@ -1,4 +1,4 @@
-//! The handlers of the registry's other messages.
+//! The handlers of the registry's messages that are not tasks.
 
 use super::*;
 

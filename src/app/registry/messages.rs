@@ -1,4 +1,4 @@
-//! The other messages that the registry takes.
+//! The messages that the registry takes in addition to its tasks.
 
 use std::sync::Arc;
 

@@ -24,6 +24,12 @@ use crate::app::{
 /// The most times of last uses that one transaction writes.
 const USES_PER_TRANSACTION: usize = 100;
 
+/// The app of a row that a transaction has just written. If somebody else has made the row invalid, nothing is
+/// written.
+fn written(row: apps::Model) -> Result<App, StoreError> {
+    read(row).map_err(|row| StoreError::Unavailable(format!("its {} is not valid", row.column)))
+}
+
 /// All apps of the database.
 #[derive(Debug, Default)]
 pub struct AppListing {
@@ -125,7 +131,7 @@ impl AppStore {
             let (app, slug) = (row.id, &values.slug);
             let made = Made { by, at: now, action: Action::Create, app, slug };
             made.note(transaction, &values.set_by_creation()).await?;
-            read(row).map_err(|row| StoreError::Unusable(format!("its {} is refused", row.column)))
+            written(row)
         };
         self.write(insert).await
     }
@@ -157,7 +163,7 @@ impl AppStore {
             let (app, slug) = (current.id.0, &values.slug);
             let made = Made { by, at: now, action: Action::Update, app, slug };
             made.note(transaction, &values.differences(current)).await?;
-            Ok(read(row).ok())
+            written(row).map(Some)
         };
         self.write(update).await
     }
@@ -208,8 +214,8 @@ impl AppStore {
                 return Ok(None);
             }
             claim_key(transaction, &pair.key).await?;
-            let row = Table::find_by_id(id.0).one(transaction).await?;
-            let Some(app) = row.and_then(|row| read(row).ok()) else { return Ok(None) };
+            let Some(row) = Table::find_by_id(id.0).one(transaction).await? else { return Ok(None) };
+            let app = written(row)?;
             let made = Made { by, at: now, action: Action::Rotate, app: id.0, slug: &app.slug };
             made.note(transaction, &["key", "secret"]).await?;
             Ok(Some(app))

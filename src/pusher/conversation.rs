@@ -9,7 +9,7 @@ mod subscribing;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{mem, net::IpAddr, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
@@ -85,7 +85,9 @@ pub struct PusherConversation {
     user: Option<Box<User>>,
     /// Whether the client has shown a signature.
     is_authorized: bool,
-    /// Whether the client's time to show a signature is running.
+    /// The time since which the app wants a signature from the client, in Unix seconds; `None` if it wants none.
+    wanted_since_s: Option<f64>,
+    /// Whether [`reminded`](session::Conversation::reminded) will be called.
     is_reminder_set: bool,
     events: Bucket,
     join_tries: Bucket,
@@ -101,6 +103,7 @@ impl PusherConversation {
             subscriptions: Subscriptions::default(),
             user: None,
             is_authorized: false,
+            wanted_since_s: None,
             is_reminder_set: false,
             events: Bucket::default(),
             join_tries: Bucket::default(),
@@ -153,11 +156,23 @@ impl PusherConversation {
         !self.is_authorized && apps.by_id(self.guest.app).is_some_and(is_wanted)
     }
 
+    /// The rest of the client's time to show a signature; `None` if the app wants none.
+    fn time_left(&mut self, now_s: f64) -> Option<Duration> {
+        if !self.lacks_signature() {
+            self.wanted_since_s = None;
+            return None;
+        }
+        // If the clock was set back, the time begins anew.
+        let since_s = self.wanted_since_s.filter(|since_s| *since_s <= now_s).unwrap_or(now_s);
+        self.wanted_since_s = Some(since_s);
+        let passed = Duration::try_from_secs_f64(now_s - since_s).unwrap_or_default();
+        Some(self.rules.authorization_timeout.saturating_sub(passed))
+    }
+
     /// Starts the client's time to show a signature, if the app wants one and the time is not running yet.
-    fn remind(&mut self) -> Option<Effect> {
-        let is_due = !self.is_reminder_set && self.lacks_signature();
-        self.is_reminder_set |= is_due;
-        is_due.then(|| Effect::Remind(self.rules.authorization_timeout))
+    fn remind(&mut self, now_s: f64) -> Option<Effect> {
+        let left = self.time_left(now_s)?;
+        (!mem::replace(&mut self.is_reminder_set, true)).then_some(Effect::Remind(left))
     }
 
     /// Closes the connection.
@@ -200,7 +215,7 @@ impl PusherConversation {
 }
 
 impl session::Conversation for PusherConversation {
-    fn begun(&mut self, session: SessionId, _now_s: f64) -> Vec<Effect> {
+    fn begun(&mut self, session: SessionId, now_s: f64) -> Vec<Effect> {
         self.session = Some(session);
         let (rules, app) = (&self.rules, self.guest.app);
         self.guest.place_in_app.connect(|| rules.shared.metrics.usage.of(app.0));
@@ -208,7 +223,7 @@ impl session::Conversation for PusherConversation {
         let timeout_s = rules.activity_timeout.as_secs().max(1);
         let mut effects =
             vec![Effect::Send(frame::connection_established(&self.socket_id(), timeout_s))];
-        effects.extend(self.remind());
+        effects.extend(self.remind(now_s));
         // The app may have changed since the handshake, before this session could be told.
         effects.extend(self.review().err().into_iter().flat_map(|close| self.close(close)));
         effects
@@ -247,12 +262,12 @@ impl session::Conversation for PusherConversation {
         }
     }
 
-    fn app_changed(&mut self, app: AppId, _now_s: f64) -> Vec<Effect> {
+    fn app_changed(&mut self, app: AppId, now_s: f64) -> Vec<Effect> {
         if app != self.guest.app {
             return Vec::new();
         }
         match self.review() {
-            Ok(()) => self.remind().into_iter().collect(),
+            Ok(()) => self.remind(now_s).into_iter().collect(),
             Err(close) => self.close(close),
         }
     }
@@ -301,11 +316,13 @@ impl session::Conversation for PusherConversation {
         idle_timeout.max(self.rules.activity_timeout) + self.rules.pong_timeout
     }
 
-    fn reminded(&mut self, _now_s: f64) -> Vec<Effect> {
+    fn reminded(&mut self, now_s: f64) -> Vec<Effect> {
         self.is_reminder_set = false;
-        match self.lacks_signature() {
-            true => self.close(closing::UNAUTHORIZED),
-            false => Vec::new(),
+        match self.time_left(now_s) {
+            None => Vec::new(),
+            Some(Duration::ZERO) => self.close(closing::UNAUTHORIZED),
+            // The app has switched the demand off and on again meanwhile.
+            Some(_) => self.remind(now_s).into_iter().collect(),
         }
     }
 

@@ -19,6 +19,7 @@ const NOW_S: f64 = 1_700_000_000.0;
 struct Talk {
     conversation: PusherConversation,
     rules: Arc<PusherRules>,
+    now_s: f64,
 }
 
 /// An effect in one line: a message as it is, any other effect in words.
@@ -81,7 +82,7 @@ impl Talk {
             place: HeldPlace::default(),
             place_in_app,
         };
-        Self { conversation: PusherConversation::new(guest, rules.clone()), rules }
+        Self { conversation: PusherConversation::new(guest, rules.clone()), rules, now_s: NOW_S }
     }
 
     /// A conversation that has begun.
@@ -113,7 +114,13 @@ impl Talk {
         let mut app = testing::app(KEY, SECRET);
         change(&mut app);
         self.rules.shared.directory.replace([app].into_iter().collect());
-        self.conversation.app_changed(AppId(3), NOW_S).iter().map(shown).collect()
+        self.conversation.app_changed(AppId(3), self.now_s).iter().map(shown).collect()
+    }
+
+    /// Reminds the conversation after this time.
+    fn remind_after(&mut self, seconds: f64) -> Vec<String> {
+        self.now_s += seconds;
+        self.conversation.reminded(self.now_s).iter().map(shown).collect()
     }
 }
 
@@ -126,25 +133,29 @@ fn p001_p124_it_speaks_first_and_asks_to_be_reminded_where_signatures_are_wanted
         r#"{{"event":"pusher:connection_established","data":"{{\"socket_id\":\"{id}\",\"activity_timeout\":120}}"}}"#
     );
     assert_eq!(effects, [first.as_str(), "remind 20s"]);
-    let reminded =
-        |talk: &mut Talk| talk.conversation.reminded(NOW_S).iter().map(shown).collect::<Vec<_>>();
-    assert_eq!(reminded(&mut talk), ["close 4009"]);
+    assert_eq!(talk.remind_after(20.0), ["close 4009"]);
     talk.subscribe("private-a");
-    assert!(reminded(&mut talk).is_empty());
+    assert!(talk.remind_after(20.0).is_empty());
 }
 
 #[test]
 fn p124_an_app_that_begins_to_want_signatures_gives_open_connections_the_same_time() {
     let mut talk = Talk::begun();
     let wants = |app: &mut App| app.settings.authorized_only = true;
-    let reminded =
-        |talk: &mut Talk| talk.conversation.reminded(NOW_S).iter().map(shown).collect::<Vec<_>>();
     assert_eq!(talk.change(wants), ["remind 20s"]);
     assert!(talk.change(wants).is_empty(), "the time is running");
     assert!(talk.change(|_| {}).is_empty());
-    assert!(reminded(&mut talk).is_empty(), "no signature is wanted any more");
+    assert!(talk.remind_after(20.0).is_empty(), "no signature is wanted any more");
     assert_eq!(talk.change(wants), ["remind 20s"]);
-    assert_eq!(reminded(&mut talk), ["close 4009"]);
+    assert_eq!(talk.remind_after(20.0), ["close 4009"]);
+    // The app wants none for a while, and again shortly before the time is over.
+    let mut talk = Talk::begun();
+    assert_eq!(talk.change(wants), ["remind 20s"]);
+    talk.now_s += 19.0;
+    assert!(talk.change(|_| {}).is_empty());
+    assert!(talk.change(wants).is_empty(), "the conversation will be reminded anyway");
+    assert_eq!(talk.remind_after(1.0), ["remind 19s"]);
+    assert_eq!(talk.remind_after(19.0), ["close 4009"]);
     let mut talk = Talk::begun();
     talk.subscribe("private-a");
     assert!(talk.change(wants).is_empty(), "the client has shown a signature");

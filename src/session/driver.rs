@@ -202,6 +202,19 @@ impl<C: HeldConversation> Driver<C> {
         }
     }
 
+    /// Carries out the leaves that wait for the client's own publications. The conversation does not know the left
+    /// topics any more, so it could not end them when they are disconnected or no longer permitted.
+    fn leave_at_once(&mut self) {
+        let Some(unconfirmed) = &mut self.unconfirmed else { return };
+        let is_leave = |effect: &mut Effect| matches!(effect, Effect::Unsubscribe(..));
+        let leaves: Vec<_> = unconfirmed.waiting.extract_if(.., is_leave).collect();
+        for leave in leaves {
+            if let Effect::Unsubscribe(place, topic) = leave {
+                self.unsubscribe(place, &topic);
+            }
+        }
+    }
+
     fn sign_in(&mut self, signed_in: SignedIn) {
         let users = self.worker.topics.signed_in();
         users.sign_in(&self.outbox, &signed_in, self.signed_in.as_deref());
@@ -385,8 +398,12 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
             let outcome = outcome.map(|joined| *joined);
             return joined(carrier, id, outcome, ctx);
         }
-        News::AppChanged(app) => driver.conversation.app_changed(app, now_s()),
+        News::AppChanged(app) => {
+            driver.leave_at_once();
+            driver.conversation.app_changed(app, now_s())
+        }
         News::Disconnect(disconnection) => {
+            driver.leave_at_once();
             let (effects, ended) = driver.conversation.disconnected(&disconnection.joins);
             disconnection.has_ended(ended);
             effects
@@ -424,9 +441,15 @@ fn run_after_own<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A:
 
 /// Continues after the client's own publications, which are ahead in the outbox.
 fn confirmed<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
-    let Some(unconfirmed) = carrier.driver().unconfirmed.take() else { return };
-    run(carrier, unconfirmed.waiting, ctx);
-    carrier.resume(ctx);
+    let Some(Unconfirmed { waiting, .. }) = carrier.driver().unconfirmed.take().map(|all| *all)
+    else {
+        return;
+    };
+    let holds = waiting.iter().any(Effect::holds);
+    run(carrier, waiting, ctx);
+    if !holds {
+        carrier.resume(ctx);
+    }
 }
 
 /// Carries out the effects of the conversation.

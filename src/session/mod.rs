@@ -171,7 +171,12 @@ impl Effect {
     /// Returns whether this effect would reach the client ahead of its own publications if they are still on
     /// their way, or would drop them.
     fn overtakes(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Unsubscribe(..) | Self::Close(_))
+        matches!(self, Self::Send(_) | Self::Subscribe(_) | Self::Unsubscribe(..) | Self::Close(_))
+    }
+
+    /// Returns whether the client's next message waits until the broker has answered this effect.
+    fn holds(&self) -> bool {
+        matches!(self, Self::Subscribe(_) | Self::Publish(_) | Self::Update(..))
     }
 }
 

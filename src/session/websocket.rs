@@ -189,8 +189,11 @@ impl<C: HeldConversation> Carrier for WebSocket<C> {
         self.gate.joined();
     }
 
-    /// Handles the waiting messages, until one needs the broker.
+    /// Handles the waiting messages, until one needs the broker. None is handled once the session has ended.
     fn resume(&mut self, ctx: &mut Self::Context) {
+        if ctx.state().stopping() {
+            return;
+        }
         let Some(mut inbox) = self.held.take() else { return };
         while let Some(inbound) = inbox.pop() {
             self.look_at(inbound, ctx);
@@ -441,6 +444,40 @@ mod tests {
             hears(&mut client, &["{}", "{}"]).await;
             hears(&mut client, &answers).await;
         }
+        drop(client);
+        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
+    }
+
+    #[actix_web::test]
+    async fn a_join_behind_the_clients_own_publications_is_answered_before_later_messages() {
+        let bench = Bench::new(limits());
+        let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
+        say(&mut client, &["join"]).await;
+        hears(&mut client, &["joined"]).await;
+        let standstill = bench.standstill().await;
+        say(&mut client, &["publish", "join", "a", "now"]).await;
+        hears(&mut client, &["now"]).await;
+        standstill.release();
+        hears(&mut client, &["{}", "joined", "a"]).await;
+    }
+
+    #[actix_web::test]
+    async fn nothing_is_answered_behind_a_close_that_waits_for_the_clients_own_publications() {
+        let bench = Bench::new(limits());
+        let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;
+        say(&mut client, &["join"]).await;
+        hears(&mut client, &["joined"]).await;
+        let standstill = bench.standstill().await;
+        say(&mut client, &["publish", "close", "a", "now"]).await;
+        hears(&mut client, &["now"]).await;
+        standstill.release();
+        hears(&mut client, &["{}"]).await;
+        let end = timeout(DEADLINE, client.next()).await.expect("in time");
+        let end = end.expect("a close frame").expect("a frame");
+        assert!(
+            matches!(&end, Message::Close(Some(frame)) if u16::from(frame.code) == 1011),
+            "{end}"
+        );
         drop(client);
         timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
     }

@@ -63,15 +63,33 @@ impl Handler<Confirm> for Fanout {
             return;
         };
         self.in_order(key.app, ctx, move |fanout, ctx| {
-            let listeners = fanout.scopes.get(&key);
-            let is_ahead = listeners.is_some_and(|listeners| listeners.is_to_hear(position));
-            if is_ahead && Instant::now() < confirm.until {
+            if fanout.awaits(&confirm, &key, position) {
                 confirm.publications.push((key, position));
-                ctx.notify_later(confirm, CONFIRM_INTERVAL);
+                fanout.await_heard(confirm, ctx);
             } else {
                 ctx.notify(confirm);
             }
         });
+    }
+}
+
+impl Fanout {
+    /// Returns whether a session waits for a publication that this node has not read from the log yet.
+    fn awaits(&self, confirm: &Confirm, key: &ScopeKey, position: StreamPosition) -> bool {
+        let listeners = self.scopes.get(key);
+        let is_ahead = listeners.is_some_and(|listeners| listeners.is_to_hear(position));
+        is_ahead && Instant::now() < confirm.until
+    }
+
+    /// Waits for the last publication of a session that waits for it, outside the turns of its app, because many
+    /// sessions may wait. Then the session takes its place in the order of the app.
+    fn await_heard(&mut self, confirm: Confirm, ctx: &mut Context<Self>) {
+        let next = confirm.publications.last();
+        if next.is_some_and(|(key, position)| self.awaits(&confirm, key, *position)) {
+            ctx.run_later(CONFIRM_INTERVAL, |fanout, ctx| fanout.await_heard(confirm, ctx));
+        } else {
+            ctx.notify(confirm);
+        }
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Detach {
 /// comes through its outbox, see [`News::Confirmed`](super::super::outbox::News::Confirmed).
 ///
 /// Without a cluster they are ahead in the mailbox. In a cluster this node may not have read them from the log
-/// yet, and the answer comes at `until` at the latest.
+/// yet, and the session waits for that until `until` at the latest.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Confirm {

@@ -214,7 +214,9 @@ impl AppStore {
                 return Ok(None);
             }
             claim_key(transaction, &pair.key).await?;
-            let Some(row) = Table::find_by_id(id.0).one(transaction).await? else { return Ok(None) };
+            let Some(row) = Table::find_by_id(id.0).one(transaction).await? else {
+                return Ok(None);
+            };
             let app = written(row)?;
             let made = Made { by, at: now, action: Action::Rotate, app: id.0, slug: &app.slug };
             made.note(transaction, &["key", "secret"]).await?;

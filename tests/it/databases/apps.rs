@@ -7,6 +7,7 @@ on_both_databases! {
     ids_are_never_used_again
     the_database_itself_keeps_names_slugs_and_keys_apart
     a_change_leaves_columns_alone_that_it_does_not_name
+    a_change_of_a_row_that_is_no_longer_valid_is_not_written
     faults_that_only_the_database_knows_come_with_the_others
     a_number_is_set_and_left_to_the_server_again
     a_row_that_is_no_app_is_not_served
@@ -110,6 +111,26 @@ async fn a_change_leaves_columns_alone_that_it_does_not_name(database: &TestData
     store.delete(&ChangedBy::CLI, &before.slug).await.expect("a deletion");
     let gone = store.update(&ChangedBy::CLI, &before, &values).await.expect("no error");
     assert!(gone.is_none(), "a deleted app is not changed");
+}
+
+async fn a_change_of_a_row_that_is_no_longer_valid_is_not_written(database: &TestDatabase) {
+    let store = database.migrated().await;
+    let before = store.insert(&ChangedBy::CLI, &named("foo-app")).await.expect("an app");
+    database.sql("UPDATE apps SET history_seconds = 604801").await;
+    let mut values = AppValues::from(&before);
+    values.settings.active = false;
+    let update = store.update(&ChangedBy::CLI, &before, &values).await.err();
+    let rotate =
+        store.rotate(&ChangedBy::CLI, &before, &NewPair::random(), Overlap::NONE).await.err();
+    for refused in [update, rotate] {
+        let Some(StoreError::Unavailable(reason)) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains("history_seconds is not valid"), "{reason}");
+    }
+    database.sql("UPDATE apps SET history_seconds = 0").await;
+    let after = store.find(&before.slug).await.expect("a look").expect("an app");
+    assert!(after.settings.active);
+    assert_eq!(after.key, before.key);
+    assert_eq!(after.updated_at, before.updated_at);
 }
 
 async fn faults_that_only_the_database_knows_come_with_the_others(database: &TestDatabase) {

@@ -236,6 +236,11 @@ where
         Self { silence_max, ..self }
     }
 
+    #[cfg(test)]
+    pub(super) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
     /// Writes until the socket is full or a turn is over.
     fn write(&mut self, cx: &mut Context<'_>) -> Paused {
         let mut taken_bytes = 0;

@@ -35,7 +35,7 @@ use crate::{
     broker::{
         ChannelName, Destination, EventName, JsonObject, Payload, Publication, PublicationOrigin,
         PublishError, Scope, Topics,
-        outbox::Ending,
+        outbox::{Ending, Outbox},
         presence::{Meta, Persona},
         subscriber::{
             ChangeFrame, Delivery, Disconnect, Encoders, Format, Frame, Joined, Place, ScopeKey,
@@ -148,7 +148,8 @@ impl Bench {
         let places = self.places();
         let pump =
             websocket::start(far, BytesMut::new(), conversation, places, self.worker.clone());
-        Client { near, pump: tokio::task::spawn_local(pump) }
+        let outbox = pump.outbox().clone();
+        Client { near, pump: tokio::task::spawn_local(pump), outbox }
     }
 
     /// The places of another connection.
@@ -195,10 +196,11 @@ impl Standstill {
     }
 }
 
-/// The client's end of a session's pipe, and the session's task.
+/// The client's end of a session's pipe, and the session's task and outbox.
 pub(super) struct Client {
     pub(super) near: DuplexStream,
     pub(super) pump: JoinHandle<()>,
+    pub(super) outbox: Arc<Outbox>,
 }
 
 impl Client {

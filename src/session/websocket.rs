@@ -289,6 +289,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        app::AppId,
         broker::{outbox::Load, subscriber::SessionId},
         session::{
             Received,
@@ -459,6 +460,25 @@ mod tests {
         hears(&mut client, &["now"]).await;
         standstill.release();
         hears(&mut client, &["{}", "joined", "a"]).await;
+    }
+
+    #[actix_web::test]
+    async fn a_leave_that_waits_is_carried_out_before_a_change_of_the_app_is_handled() {
+        let bench = Bench::new(limits());
+        let client = bench.connect(PIPE_BYTES);
+        let outbox = client.outbox.clone();
+        let (mut client, _pump) = client.websocket().await;
+        say(&mut client, &["join"]).await;
+        hears(&mut client, &["joined"]).await;
+        let standstill = bench.standstill().await;
+        say(&mut client, &["publish", "leave", "now 1"]).await;
+        hears(&mut client, &["now 1"]).await;
+        outbox.tell(News::AppChanged(AppId(1)));
+        say(&mut client, &["now 2", "a"]).await;
+        hears(&mut client, &["now 2"]).await;
+        standstill.release();
+        // Its own publication would be next if the session had not left before.
+        hears(&mut client, &["a"]).await;
     }
 
     #[actix_web::test]

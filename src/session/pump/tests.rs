@@ -430,7 +430,7 @@ async fn a_silent_client_is_silent_also_while_a_write_is_stuck() {
     let idle_timeout = Duration::from_millis(200);
     let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
     let (client, _) = stuck(&bench).await;
-    let Client { near: _near, pump } = client;
+    let Client { near: _near, pump, .. } = client;
     timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
     let ended = &bench.worker.metrics.sessions_ended;
     assert_eq!((ended.of(SessionEnd::Idle).get(), ended.of(SessionEnd::Stuck).get()), (1, 0));
@@ -442,7 +442,7 @@ async fn a_patient_conversation_tolerates_its_clients_silence_also_while_a_write
     let bench = Bench::new(SessionLimits { idle_timeout, ..limits() });
     let began = Instant::now();
     let (client, _) = get_stuck(bench.connect_patient(64)).await;
-    let Client { near: _near, pump } = client;
+    let Client { near: _near, pump, .. } = client;
     timeout(DEADLINE, pump).await.expect("an end in time").expect("no panic");
     // The client cannot be probed, and still has as much time as with a probe.
     assert!(began.elapsed() >= idle_timeout + 2 * PATIENCE, "{:?}", began.elapsed());

@@ -4,12 +4,9 @@
 //! joining, leaving, publishing and delivering, so that the rules between a session and the broker
 //! are written once.
 
-use std::{
-    mem,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod own_publications;
+
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::{fut::wrap_future, prelude::*};
 use bytestring::ByteString;
@@ -24,9 +21,8 @@ use crate::{
     broker::{
         JsonText, Publication, PublishError,
         connections::About,
-        fanout::{Attach, Confirm, Detach, Enter, Relieve},
+        fanout::{Attach, Detach, Enter, Relieve},
         outbox::{Ending, Excess, News, Outbox},
-        position::StreamPosition,
         subscriber::{
             Frame, Joined, Place, ScopeKey, SubscribeError, Subscription, SubscriptionId,
         },
@@ -34,6 +30,7 @@ use crate::{
     },
     metrics::labels::{Limit, SessionEnd},
 };
+use own_publications::{Unconfirmed, confirmed, run_after_own};
 
 /// An actor that carries a conversation over some wire.
 pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> {
@@ -80,15 +77,6 @@ pub(super) struct Driver<C: HeldConversation> {
     unconfirmed: Option<Box<Unconfirmed>>,
     /// The user that the session is signed in as.
     signed_in: Option<Box<SignedIn>>,
-}
-
-/// The client's own publications that it may not have been sent yet.
-#[derive(Default)]
-struct Unconfirmed {
-    /// The newest position of each scope.
-    newest: Vec<(ScopeKey, StreamPosition)>,
-    /// The effects that wait until the fan-out has handed out the publications.
-    waiting: Vec<Effect>,
 }
 
 /// The join that waits for the broker's answer.
@@ -191,28 +179,6 @@ impl<C: HeldConversation> Driver<C> {
             self.worker.topics.feed().watch(topic);
         }
         (id, true)
-    }
-
-    /// Notes that the client has published, and is sent this publication as well.
-    fn note_published(&mut self, key: ScopeKey, position: StreamPosition) {
-        let newest = &mut self.unconfirmed.get_or_insert_default().newest;
-        match newest.iter_mut().find(|(of, _)| *of == key) {
-            Some((_, newest)) => *newest = position,
-            None => newest.push((key, position)),
-        }
-    }
-
-    /// Carries out the leaves that wait for the client's own publications. The conversation does not know the left
-    /// topics any more, so it could not end them when they are disconnected or no longer permitted.
-    fn leave_at_once(&mut self) {
-        let Some(unconfirmed) = &mut self.unconfirmed else { return };
-        let is_leave = |effect: &mut Effect| matches!(effect, Effect::Unsubscribe(..));
-        let leaves: Vec<_> = unconfirmed.waiting.extract_if(.., is_leave).collect();
-        for leave in leaves {
-            if let Effect::Unsubscribe(place, topic) = leave {
-                self.unsubscribe(place, &topic);
-            }
-        }
     }
 
     fn sign_in(&mut self, signed_in: SignedIn) {
@@ -417,39 +383,6 @@ pub(super) fn heard<A: Carrier>(carrier: &mut A, news: News, ctx: &mut A::Contex
         News::End(ending) => return end(carrier, ending, ctx),
     };
     run(carrier, effects, ctx);
-}
-
-/// Carries out the effects of a client's message. Effects that would overtake the client's own publications,
-/// or drop them, wait until the fan-out of this thread has handed the publications out (guarantee 2 in section 7 of
-/// the protocol document). The client's next message waits with them. Returns whether the effects were carried
-/// out.
-fn run_after_own<A: Carrier>(carrier: &mut A, effects: Vec<Effect>, ctx: &mut A::Context) -> bool {
-    let driver = carrier.driver();
-    let overtakes = |_: &&mut Box<Unconfirmed>| effects.iter().any(Effect::overtakes);
-    let Some(unconfirmed) = driver.unconfirmed.as_mut().filter(overtakes) else {
-        run(carrier, effects, ctx);
-        return true;
-    };
-    unconfirmed.waiting = effects;
-    let publications = mem::take(&mut unconfirmed.newest);
-    let (session, wait_max) = (driver.membership.session, driver.worker.topics.wait_max());
-    let confirm = Confirm { session, publications, until: Instant::now() + wait_max };
-    driver.membership.fanout.addr.do_send(confirm);
-    carrier.hold();
-    false
-}
-
-/// Continues after the client's own publications, which are ahead in the outbox.
-fn confirmed<A: Carrier>(carrier: &mut A, ctx: &mut A::Context) {
-    let Some(Unconfirmed { waiting, .. }) = carrier.driver().unconfirmed.take().map(|all| *all)
-    else {
-        return;
-    };
-    let holds = waiting.iter().any(Effect::holds);
-    run(carrier, waiting, ctx);
-    if !holds {
-        carrier.resume(ctx);
-    }
 }
 
 /// Carries out the effects of the conversation.

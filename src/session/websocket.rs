@@ -283,6 +283,7 @@ mod tests {
     use futures_util::{SinkExt, StreamExt};
     use tokio::{
         io::{AsyncWriteExt, DuplexStream},
+        task::JoinHandle,
         time::timeout,
     };
     use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
@@ -293,7 +294,7 @@ mod tests {
         broker::{outbox::Load, subscriber::SessionId},
         session::{
             Received,
-            testing::{Bench, DEADLINE, limits, text},
+            testing::{Bench, Client, DEADLINE, limits, text},
             unfinished::Unfinished,
             worker::SessionLimits,
         },
@@ -311,6 +312,31 @@ mod tests {
         for expected in expected {
             assert_eq!(text(client).await, *expected);
         }
+    }
+
+    /// A client that has joined, and the task of its session.
+    async fn joined(client: Client) -> (WebSocketStream<DuplexStream>, JoinHandle<()>) {
+        let (mut client, pump) = client.websocket().await;
+        say(&mut client, &["join"]).await;
+        hears(&mut client, &["joined"]).await;
+        (client, pump)
+    }
+
+    /// The next frame is a close frame with this code, and the session ends.
+    async fn is_closed_with(
+        code: u16,
+        mut client: WebSocketStream<DuplexStream>,
+        pump: JoinHandle<()>,
+    ) {
+        let end = timeout(DEADLINE, client.next()).await.expect("in time");
+        let end = end.expect("a close frame").expect("a frame");
+        let found = match &end {
+            Message::Close(Some(frame)) => Some(u16::from(frame.code)),
+            _ => None,
+        };
+        assert_eq!(found, Some(code), "{end}");
+        drop(client);
+        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
     }
 
     #[actix_web::test]
@@ -432,9 +458,7 @@ mod tests {
     #[actix_web::test]
     async fn e069_e109_no_answer_overtakes_the_client_s_own_publications_and_no_leave_drops_them() {
         let bench = Bench::new(limits());
-        let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;
-        say(&mut client, &["join"]).await;
-        hears(&mut client, &["joined"]).await;
+        let (mut client, pump) = joined(bench.connect(PIPE_BYTES)).await;
         for (last, answers) in [("a", vec!["a"]), ("leave", vec![]), ("close", vec![])] {
             say(&mut client, &["join"]).await;
             hears(&mut client, &["joined"]).await;
@@ -445,16 +469,13 @@ mod tests {
             hears(&mut client, &["{}", "{}"]).await;
             hears(&mut client, &answers).await;
         }
-        drop(client);
-        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
+        is_closed_with(1011, client, pump).await;
     }
 
     #[actix_web::test]
     async fn a_join_behind_the_clients_own_publications_is_answered_before_later_messages() {
         let bench = Bench::new(limits());
-        let (mut client, _pump) = bench.connect(PIPE_BYTES).websocket().await;
-        say(&mut client, &["join"]).await;
-        hears(&mut client, &["joined"]).await;
+        let (mut client, _pump) = joined(bench.connect(PIPE_BYTES)).await;
         let standstill = bench.standstill().await;
         say(&mut client, &["publish", "join", "a", "now"]).await;
         hears(&mut client, &["now"]).await;
@@ -467,9 +488,7 @@ mod tests {
         let bench = Bench::new(limits());
         let client = bench.connect(PIPE_BYTES);
         let outbox = client.outbox.clone();
-        let (mut client, _pump) = client.websocket().await;
-        say(&mut client, &["join"]).await;
-        hears(&mut client, &["joined"]).await;
+        let (mut client, _pump) = joined(client).await;
         let standstill = bench.standstill().await;
         say(&mut client, &["publish", "leave", "now 1"]).await;
         hears(&mut client, &["now 1"]).await;
@@ -484,22 +503,13 @@ mod tests {
     #[actix_web::test]
     async fn nothing_is_answered_behind_a_close_that_waits_for_the_clients_own_publications() {
         let bench = Bench::new(limits());
-        let (mut client, pump) = bench.connect(PIPE_BYTES).websocket().await;
-        say(&mut client, &["join"]).await;
-        hears(&mut client, &["joined"]).await;
+        let (mut client, pump) = joined(bench.connect(PIPE_BYTES)).await;
         let standstill = bench.standstill().await;
         say(&mut client, &["publish", "close", "a", "now"]).await;
         hears(&mut client, &["now"]).await;
         standstill.release();
         hears(&mut client, &["{}"]).await;
-        let end = timeout(DEADLINE, client.next()).await.expect("in time");
-        let end = end.expect("a close frame").expect("a frame");
-        assert!(
-            matches!(&end, Message::Close(Some(frame)) if u16::from(frame.code) == 1011),
-            "{end}"
-        );
-        drop(client);
-        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
+        is_closed_with(1011, client, pump).await;
     }
 
     #[actix_web::test]
@@ -511,13 +521,6 @@ mod tests {
         hears(&mut client, &["now"]).await;
         standstill.release();
         hears(&mut client, &["joined"]).await;
-        let end = timeout(DEADLINE, client.next()).await.expect("in time");
-        let end = end.expect("a close frame").expect("a frame");
-        assert!(
-            matches!(&end, Message::Close(Some(frame)) if u16::from(frame.code) == 1011),
-            "{end}"
-        );
-        drop(client);
-        timeout(DEADLINE, pump).await.expect("an end").expect("no panic");
+        is_closed_with(1011, client, pump).await;
     }
 }

@@ -221,16 +221,22 @@ async fn a_client_over_long_poll_that_joins_many_topics_in_one_request_gets_all_
     }
 }
 
-#[tokio::test]
-async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
+/// A server that retains 1,000 events whose frames do not fit into half of an outbox, and the position before them.
+/// Their payloads alone are much less than `replay_bytes_max`.
+async fn more_frames_than_fit_into_an_outbox() -> (TestServer, String) {
     let server = TestServer::start_with(|settings| {
         settings.limits.outbox_bytes_max = 100_000;
         settings.history.replay_bytes_max = 99_999;
         settings.history.publications = 1_000;
     });
     let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
-    // Small payloads, of which 1,000 are much less than `replay_bytes_max`.
     publish_in_bulk(&server, (0..1_000).map(|n| ("room".to_owned(), json!({ "n": n })))).await;
+    (server, zero)
+}
+
+#[tokio::test]
+async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
+    let (server, zero) = more_frames_than_fit_into_an_outbox().await;
     let mut socket = Socket::connect(&server, V2).await;
     let recovery = ask(&mut socket, ROOM, json!({ "since": zero })).await;
     assert_eq!((&recovery["reason"], &recovery["replayed"]), (&json!("too_much"), &json!(0)));
@@ -241,13 +247,7 @@ async fn a_replay_whose_frames_would_fill_the_outbox_is_too_much() {
 
 #[tokio::test]
 async fn of_the_newest_events_as_many_are_replayed_as_fit_into_the_outbox() {
-    let server = TestServer::start_with(|settings| {
-        settings.limits.outbox_bytes_max = 100_000;
-        settings.history.replay_bytes_max = 99_999;
-        settings.history.publications = 1_000;
-    });
-    let zero = begin(&mut Socket::connect(&server, V2).await, ROOM).await;
-    publish_in_bulk(&server, (0..1_000).map(|n| ("room".to_owned(), json!({ "n": n })))).await;
+    let (server, zero) = more_frames_than_fit_into_an_outbox().await;
     for (since, is_complete) in [("", true), (&zero, false)] {
         let mut socket = Socket::connect(&server, V1).await;
         let recovery = ask(&mut socket, ROOM, json!({ "since": since, "history": 1_000 })).await;

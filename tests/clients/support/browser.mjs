@@ -14,6 +14,9 @@ import { DEADLINE_MS } from "./wait.mjs"
 const INSTALLED = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"]
 const CHROMIUM = process.env.HERALD_CHROMIUM ?? INSTALLED.find(existsSync) ?? INSTALLED[0]
 
+/** The time for which every request of a page waits before it is sent. */
+const DELAY_MS = Number(process.env.HERALD_BROWSER_DELAY_MS ?? 0)
+
 const HOUR_MS = 3_600_000
 
 /**
@@ -65,6 +68,7 @@ export class Browser {
   async blank(options = {}) {
     const context = await this.browser.newContext(options)
     context.setDefaultTimeout(DEADLINE_MS)
+    if (DELAY_MS > 0) await context.route("**", route => setTimeout(() => route.continue().catch(() => {}), DELAY_MS))
     return context.newPage()
   }
 

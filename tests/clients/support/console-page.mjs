@@ -58,6 +58,15 @@ export class ConsolePage {
     await this.page.evaluate(to => (location.hash = to), to)
   }
 
+  /**
+   * Shows the app's secret in its settings, and returns it. The snippets have it by then, because the console writes it
+   * to both at once.
+   */
+  async showSecret() {
+    await this.by("show-secret").click()
+    return this.by("secret").textContent()
+  }
+
   /** The path of the console in the window's address. Playwright knows it also while a page is being loaded. */
   path() {
     return new URL(this.page.url()).hash.slice(1)

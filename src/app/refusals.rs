@@ -4,11 +4,12 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use log::{info, warn};
+use parking_lot::Mutex;
 
 use crate::metrics::{Metrics, labels::RefusalReason};
 
@@ -125,7 +126,7 @@ impl Refusals {
         // After the clock was set back, lines must not stay suppressed until the clock has caught
         // up.
         let is_recent = |last: &Last| (0.0..self.interval_s).contains(&(now_s - last.at_s));
-        let mut all = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.logged.lock();
         let last = all.get_mut(&logged);
         if let Some(last) = last {
             if is_recent(last) {
@@ -153,7 +154,7 @@ impl Refusals {
         // logged.
         let origin = origin.split(['?', '#']).next().unwrap_or_default();
         let shown: String = origin.chars().take(SHOWN_CHARS_MAX).collect();
-        let mut seen = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.origins.lock();
         if seen.len() < Self::ORIGINS_MAX && seen.insert((shown.clone(), remedy.to_owned())) {
             warn!("origin {shown:?} is refused; to let it in, add it to {remedy}");
         }
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(due(Refusals::LOGGED_MAX, 59.0), None, "no room");
         assert_eq!(due(0, 59.0), None);
         assert_eq!(due(Refusals::LOGGED_MAX, 60.0), Some(0), "all others are old");
-        assert_eq!(refusals.logged.lock().expect("no panic").len(), 1);
+        assert_eq!(refusals.logged.lock().len(), 1);
     }
 
     #[test]

@@ -9,12 +9,11 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::topic_name::ChannelName;
 
@@ -132,7 +131,7 @@ impl SubscriberCounts {
     /// Notes a new subscriber that is sent the number. Returns whether it is the first such one of its channel.
     /// The map never has more channels than the scope has subscribers.
     pub(super) fn came(&self, channel: &ChannelName) -> bool {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let telling = channels.entry(channel.detached()).or_default();
         telling.told += 1;
         let is_first = telling.told == 1;
@@ -142,12 +141,12 @@ impl SubscriberCounts {
 
     /// The channels with subscribers that are sent the number.
     pub(super) fn all(&self) -> Vec<ChannelName> {
-        self.channels().keys().cloned().collect()
+        self.channels.lock().keys().cloned().collect()
     }
 
     /// Notes that a subscriber that was sent the number has left.
     pub(super) fn left(&self, channel: &ChannelName) {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         if let Some(telling) = channels.get_mut(channel) {
             telling.told = telling.told.saturating_sub(1);
             if telling.told == 0 {
@@ -165,7 +164,7 @@ impl SubscriberCounts {
         cause: Cause,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let telling = channels.get_mut(channel)?;
         telling.is_needed |= cause == Cause::Here;
         let is_lost = |expected_ms: u64| now_ms >= expected_ms + LATE.as_millis() as u64;
@@ -191,7 +190,7 @@ impl SubscriberCounts {
         scheduled: ScheduledCount,
         now_ms: u64,
     ) -> Option<BegunCount> {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let telling = channels.get_mut(channel)?;
         let number = match telling.stage {
             Stage::Scheduled { number, .. } if number == scheduled.number => number,
@@ -209,7 +208,7 @@ impl SubscriberCounts {
         count: usize,
         now_ms: u64,
     ) -> bool {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let Some(telling) = channels.get_mut(channel).filter(|all| all.is_at(round)) else {
             return false;
         };
@@ -228,7 +227,7 @@ impl SubscriberCounts {
         round: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
         match telling.stage {
             Stage::Counting { is_outdated: true, .. } => {
@@ -249,7 +248,7 @@ impl SubscriberCounts {
         round: &BegunCount,
         now_ms: u64,
     ) -> Option<ScheduledCount> {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let telling = channels.get_mut(channel).filter(|all| all.is_at(round))?;
         telling.is_needed |= round.is_needed;
         let wait = telling.pause(now_ms).max(RETRY_INTERVAL);
@@ -258,10 +257,6 @@ impl SubscriberCounts {
 
     fn next_round(&self) -> u64 {
         self.rounds.fetch_add(1, Relaxed)
-    }
-
-    fn channels(&self) -> MutexGuard<'_, HashMap<ChannelName, Telling>> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
 };
 
 use actix::prelude::*;
+use parking_lot::RwLock;
 
 use crate::{app::AppId, engine::Partition, metrics::labels::Limit};
 
@@ -75,13 +76,13 @@ impl Directory {
     /// Calls a function with the stream of a scope, which cannot be forgotten meanwhile; `None` if there is no
     /// stream.
     pub(super) fn with<R>(&self, key: &ScopeKey, with: impl FnOnce(&Stream) -> R) -> Option<R> {
-        let streams = self.read();
+        let streams = self.streams.read();
         streams.get(&key.app)?.scopes.get(&key.scope).map(|stream| with(stream))
     }
 
     /// The stream of a scope, if there is one.
     pub(super) fn find(&self, key: &ScopeKey) -> Option<Arc<Stream>> {
-        self.read().get(&key.app)?.scopes.get(&key.scope).cloned()
+        self.streams.read().get(&key.app)?.scopes.get(&key.scope).cloned()
     }
 
     /// The position just before a publication that has no subscribers and is not retained. It is the beginning
@@ -109,7 +110,7 @@ impl Directory {
         now_ms: u64,
     ) -> Result<(Arc<Stream>, StreamPosition), TooManyScopes> {
         let numbering = self.numbering.of(key);
-        let mut streams = self.write();
+        let mut streams = self.streams.write();
         let stream = self.stream(&mut streams, key, || numbering.begin(key))?;
         let head = stream.open(worker, fanout, now_ms);
         Ok((stream, head))
@@ -125,13 +126,13 @@ impl Directory {
     /// scopes as it may.
     pub(super) fn make(&self, key: &ScopeKey) -> bool {
         let numbering = self.numbering.of(key);
-        self.stream(&mut self.write(), key, || numbering.begin(key)).is_ok()
+        self.stream(&mut self.streams.write(), key, || numbering.begin(key)).is_ok()
     }
 
     /// Makes the stream of a scope like [`ensure`](Self::ensure), while its partition of the log is locked.
     pub(super) fn ensure_following(&self, key: &ScopeKey, following: &Following<'_>) -> bool {
         !self.ledger.retention(key.app).is_none()
-            && self.stream(&mut self.write(), key, || following.begin(key)).is_ok()
+            && self.stream(&mut self.streams.write(), key, || following.begin(key)).is_ok()
     }
 
     /// The stream of a scope, which is made if there is none.
@@ -172,7 +173,7 @@ impl Directory {
         history: History,
         used_ms: u64,
     ) -> Result<(), Contradiction> {
-        let mut streams = self.write();
+        let mut streams = self.streams.write();
         let app = self.app(&mut streams, key.app);
         if app.scopes.contains_key(&key.scope) {
             return Err(Contradiction);
@@ -187,26 +188,26 @@ impl Directory {
 
     /// The streams of all scopes whose numbering is that of a partition of the log.
     pub(super) fn of_partition(&self, heads: &Heads, partition: Partition) -> Vec<Arc<Stream>> {
-        let streams = self.read();
+        let streams = self.streams.read();
         let all = streams.values().flat_map(|app| app.scopes.values());
         all.filter(|stream| heads.partition_of(stream.key()) == partition).cloned().collect()
     }
 
     /// The streams of all scopes.
     pub(super) fn all(&self) -> Vec<Arc<Stream>> {
-        let streams = self.read();
+        let streams = self.streams.read();
         streams.values().flat_map(|app| app.scopes.values()).cloned().collect()
     }
 
     /// Forgets all streams. None of them may have been used yet.
     pub(super) fn forget_all(&self) {
-        self.write().clear();
+        self.streams.write().clear();
     }
 
     /// The streams of all apps that retain publications, and the time at which each app was
     /// created, in Unix microseconds.
     pub(super) fn retaining(&self) -> Vec<(i64, Arc<Stream>)> {
-        let streams = self.read();
+        let streams = self.streams.read();
         let of_app = |(app, streams): (&AppId, &AppStreams)| {
             let created_us = self.ledger.created_us(*app)?;
             let retains = !self.ledger.retention(*app).is_none();
@@ -239,14 +240,14 @@ impl Directory {
         if self.ledger.retention(app).is_none() {
             self.forget_unheard(app);
         }
-        if let Some(app) = self.read().get(&app) {
+        if let Some(app) = self.streams.read().get(&app) {
             app.scopes.values().for_each(|stream| stream.sweep(now_ms));
         }
     }
 
     /// Forgets the streams without subscribers of an app that retains nothing.
     fn forget_unheard(&self, app: AppId) {
-        let mut streams = self.write();
+        let mut streams = self.streams.write();
         if let Some(unheard) = streams.get_mut(&app) {
             let unheard_ones =
                 unheard.scopes.extract_if(|_, stream| stream.unheard_since_ms().is_some());
@@ -260,7 +261,7 @@ impl Directory {
 
     /// Evicts expired publications from all streams.
     pub(super) fn sweep(&self, now_ms: u64) {
-        let apps: Vec<AppId> = self.read().keys().copied().collect();
+        let apps: Vec<AppId> = self.streams.read().keys().copied().collect();
         // The lock is taken for each app separately, so that no caller waits for all of them.
         for app in apps {
             self.review(app, now_ms);
@@ -271,7 +272,7 @@ impl Directory {
     /// of the app that retains the most. Returns the limit that was exceeded.
     pub(super) fn relieve(&self, app: AppId) -> Option<Limit> {
         let limits = self.ledger.limits();
-        let streams = self.read();
+        let streams = self.streams.read();
         let mut exceeded = None;
         let app = streams.get(&app);
         if let Some(app) = app.filter(|app| app.account.bytes() > limits.app_bytes_max) {
@@ -296,14 +297,6 @@ impl Directory {
     /// The totals that all apps retain.
     pub(super) fn retained(&self) -> RetainedTotals {
         RetainedTotals { bytes: self.ledger.bytes(), publications: self.ledger.publications() }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Streams> {
-        self.streams.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Streams> {
-        self.streams.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

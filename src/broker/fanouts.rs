@@ -1,12 +1,10 @@
 //! The fan-outs of all worker threads, for questions and commands to every thread.
 
-use std::{
-    sync::{PoisonError, RwLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 use actix::{dev::ToEnvelope, prelude::*};
 use futures_util::future::join_all;
+use parking_lot::RwLock;
 use tokio::time::timeout;
 
 use super::fanout::Fanout;
@@ -30,7 +28,7 @@ pub(super) struct Fanouts(RwLock<Vec<Addr<Fanout>>>);
 impl Fanouts {
     /// Adds a fan-out that was just started.
     pub(super) fn add(&self, fanout: Addr<Fanout>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.write();
         // A thread starts another fan-out only after its first one has panicked, so the old one is removed
         // here.
         all.retain(Addr::connected);
@@ -61,7 +59,7 @@ impl Fanouts {
 
     /// The fan-outs that have not ended.
     pub(super) fn all(&self) -> Vec<Addr<Fanout>> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.read();
         all.iter().filter(|fanout| fanout.connected()).cloned().collect()
     }
 }

@@ -17,13 +17,14 @@ use std::{
     mem,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{app::AppId, metrics::labels::Source};
@@ -207,7 +208,7 @@ impl Feed {
     /// Begins to watch the app that a topic of the reserved app names.
     pub fn watch(&self, topic: &str) {
         let Some(app) = watched_app(topic) else { return };
-        let mut watches = self.lock();
+        let mut watches = self.0.watches.lock();
         let watch = watches.entry(app).or_default();
         watch.watchers += 1;
         watch.left_at = None;
@@ -217,7 +218,7 @@ impl Feed {
     /// Notes that one watcher has left the app that a topic of the reserved app names.
     pub fn unwatch(&self, topic: &str) {
         let Some(app) = watched_app(topic) else { return };
-        let mut watches = self.lock();
+        let mut watches = self.0.watches.lock();
         let Some(watch) = watches.get_mut(&app) else { return };
         watch.watchers = watch.watchers.saturating_sub(1);
         if watch.watchers == 0 {
@@ -233,7 +234,7 @@ impl Feed {
 
     /// Watches apps for a while, as if their last watcher had left just now.
     pub fn linger(&self, apps: impl Iterator<Item = AppId>) {
-        let mut watches = self.lock();
+        let mut watches = self.0.watches.lock();
         for app in apps {
             let watch = watches.entry(app).or_default();
             if watch.watchers == 0 {
@@ -245,7 +246,7 @@ impl Feed {
 
     /// The apps that have watchers on this node, in order.
     pub fn watched_here(&self) -> Vec<AppId> {
-        let watches = self.lock();
+        let watches = self.0.watches.lock();
         let watched = watches.iter().filter(|(_, watch)| watch.watchers > 0);
         let mut apps: Vec<_> = watched.map(|(app, _)| *app).collect();
         apps.sort_unstable();
@@ -259,7 +260,7 @@ impl Feed {
 
     /// Forgets the apps that have had no watcher for a while.
     pub fn forget_unwatched(&self, now: Instant) {
-        let mut watches = self.lock();
+        let mut watches = self.0.watches.lock();
         watches.retain(|_, watch| {
             watch.left_at.is_none_or(|left| now.saturating_duration_since(left) < LINGER)
         });
@@ -272,7 +273,7 @@ impl Feed {
     /// while.
     pub fn take(&self, now: Instant) -> Vec<Watched> {
         self.forget_unwatched(now);
-        let mut watches = self.lock();
+        let mut watches = self.0.watches.lock();
         let taken = watches.iter_mut().map(|(app, watch)| {
             let collected = mem::take(&mut watch.collected);
             Watched { app: *app, collected }
@@ -337,18 +338,13 @@ impl Feed {
     }
 
     fn collect(&self, app: AppId, collect: impl FnOnce(&mut Collected)) {
-        if let Some(watch) = self.lock().get_mut(&app) {
+        if let Some(watch) = self.0.watches.lock().get_mut(&app) {
             collect(&mut watch.collected);
         }
     }
 
     fn watches(&self, app: AppId) -> bool {
-        self.lock().contains_key(&app)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<AppId, AppWatch>> {
-        // A panic leaves counts that are correct, or one too high.
-        self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.watches.lock().contains_key(&app)
     }
 }
 

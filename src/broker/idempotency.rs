@@ -9,10 +9,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
@@ -254,7 +255,7 @@ impl<T: Clone> IdempotencyKeys<T> {
         content: ContentDigest,
         now: Instant,
     ) -> Claim<T> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.claims += 1;
         let claim = state.claims;
         let book = state.books.entry((app, key.party)).or_default();
@@ -285,7 +286,7 @@ impl<T: Clone> IdempotencyKeys<T> {
 
     /// The publishers that have claimed a key.
     fn under_way(&self) -> Vec<Other> {
-        let state = self.state();
+        let state = self.0.state.lock();
         let entries = state.books.values().flat_map(|book| book.entries.values());
         let publisher = |entry: &KeyEntry<T>| match &entry.progress {
             KeyProgress::UnderWay { publisher, .. } => Some(publisher.clone()),
@@ -297,7 +298,7 @@ impl<T: Clone> IdempotencyKeys<T> {
     /// The finished keys. Those of one party of one app are consecutive, oldest first.
     pub(super) fn remembered(&self, now: Instant) -> Vec<RememberedKey<T>> {
         self.expire(now);
-        let state = self.state();
+        let state = self.0.state.lock();
         let of_book = |((app, party), book): (&(AppId, Party), &PartyBook<T>)| {
             let remembered = |(at, digest): &(Instant, Digest)| {
                 let KeyEntry { content, progress } = book.entries.get(digest)?;
@@ -319,7 +320,7 @@ impl<T: Clone> IdempotencyKeys<T> {
         keys: impl IntoIterator<Item = RememberedKey<T>>,
         now: Instant,
     ) -> usize {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let keys = keys.into_iter().filter(|remembered| remembered.age < REMEMBERED);
         for RememberedKey { app, key, content, outcome, age } in keys {
             let book = state.books.entry((app, key.party)).or_default();
@@ -338,7 +339,7 @@ impl<T: Clone> IdempotencyKeys<T> {
 
     /// Forgets the keys that have expired. A claim does so only for the keys of its own party.
     pub(super) fn expire(&self, now: Instant) {
-        self.state().books.retain(|_, book| {
+        self.0.state.lock().books.retain(|_, book| {
             book.expire(now);
             !book.entries.is_empty()
         });
@@ -346,18 +347,10 @@ impl<T: Clone> IdempotencyKeys<T> {
 
     /// Forgets the keys of an app that is gone. A publisher that has claimed one still publishes.
     pub(super) fn forget_app(&self, app: AppId) {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         for party in [Party::Application, Party::Visitors] {
             state.books.remove(&(app, party));
         }
-    }
-}
-
-impl<T> IdempotencyKeys<T> {
-    /// The state. It is consistent even after a panic, because no code that may panic holds the lock during a
-    /// change.
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -385,7 +378,7 @@ impl<T> PartyBook<T> {
 impl<T> Claimed<T> {
     /// Remembers the outcome. Returns whether the oldest key was forgotten early to make room for it.
     pub(super) fn complete(self, outcome: T, now: Instant) -> bool {
-        let mut state = self.keys.state();
+        let mut state = self.keys.0.state.lock();
         let Some(book) = state.books.get_mut(&(self.app, self.key.party)) else { return false };
         let Some(entry) = book.entries.get_mut(&self.key.digest) else { return false };
         if !entry.progress.is_of(self.claim) {
@@ -404,7 +397,7 @@ impl<T> Claimed<T> {
 
 impl<T> Drop for Claimed<T> {
     fn drop(&mut self) {
-        let mut state = self.keys.state();
+        let mut state = self.keys.0.state.lock();
         let Some(book) = state.books.get_mut(&(self.app, self.key.party)) else { return };
         let is_own = |entry: &KeyEntry<T>| entry.progress.is_of(self.claim);
         if book.entries.get(&self.key.digest).is_some_and(is_own) {

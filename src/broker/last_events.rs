@@ -9,15 +9,11 @@
 //! of them. A node that could not read a part of the log drops the events of the scopes concerned: a newer
 //! event may have been in that part, and an older one must not pass for the last one.
 
-use std::{
-    collections::HashMap,
-    mem,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, mem, time::Duration};
 
 use bytestring::ByteString;
 use hashlink::LinkedHashMap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{app::AppId, metrics::labels::Limit, settings::PusherSettings};
@@ -153,7 +149,7 @@ impl LastEvents {
         now_ms: u64,
     ) -> Option<Limit> {
         let (key, entry) = LastEntry::of(publication, position, now_ms)?;
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         kept.insert(publication.app, key, entry);
         kept.keep_to(publication.app, &self.limits)
     }
@@ -161,7 +157,7 @@ impl LastEvents {
     /// The last event of a channel, at `now_ms`.
     pub(super) fn of(&self, place: &Place, now_ms: u64) -> Option<LastEvent> {
         let key = (place.key.scope.clone(), place.channel.clone()?);
-        let kept = self.kept();
+        let kept = self.kept.lock();
         let LastEntry { event, payload, position, except, at_ms, .. } =
             kept.apps.get(&place.key.app)?.events.get(&key)?;
         let age = Duration::from_millis(now_ms.saturating_sub(*at_ms));
@@ -173,7 +169,7 @@ impl LastEvents {
     /// The events of the channels after `after`, in their order, up to `bytes_max` bytes. At least one event is
     /// returned if there is any.
     pub(super) fn page(&self, after: Option<&CacheKey>, bytes_max: usize) -> Vec<ToldEvent> {
-        let kept = self.kept();
+        let kept = self.kept.lock();
         let mut apps: Vec<_> = kept.apps.iter().collect();
         apps.retain(|(app, _)| after.is_none_or(|after| app.0 >= after.app));
         apps.sort_unstable_by_key(|(app, _)| **app);
@@ -217,7 +213,7 @@ impl LastEvents {
             false => own.at_ms < at_ms,
         };
         // The lock is held from the comparison on, so that no newer event is noted in between and replaced.
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         let own = kept.apps.get(&app).and_then(|of_app| of_app.events.get(&key));
         if !own.is_none_or(is_older) {
             return None;
@@ -234,13 +230,13 @@ impl LastEvents {
 
     /// Drops the events of all scopes for which `is_gone` is true, because newer ones may be missing here.
     pub(super) fn forget(&self, is_gone: impl Fn(&ScopeKey) -> bool) {
-        self.kept().forget(is_gone);
+        self.kept.lock().forget(is_gone);
     }
 
     /// Orders the events of each app by their time, after those of another node were adopted in the order of their
     /// channels.
     pub(super) fn sort_by_time(&self) {
-        for of_app in self.kept().apps.values_mut() {
+        for of_app in self.kept.lock().apps.values_mut() {
             let mut events: Vec<_> = mem::take(&mut of_app.events).into_iter().collect();
             events.sort_by_key(|(_, entry)| entry.at_ms);
             of_app.events = events.into_iter().collect();
@@ -250,7 +246,7 @@ impl LastEvents {
     /// Drops expired events, and all events of the apps for which `keeps` is false.
     pub(super) fn sweep(&self, now_ms: u64, keeps: impl Fn(AppId) -> bool) {
         let ttl_ms = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         let apps: Vec<_> = kept.apps.keys().copied().collect();
         for app in apps {
             let keeps_app = keeps(app);
@@ -259,10 +255,6 @@ impl LastEvents {
                 kept.drop_oldest(app);
             }
         }
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,10 +5,9 @@
 //! node notes the position up to which it has read each partition, and the offsets of publications that it
 //! has not retained.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     app::AppId,
@@ -103,7 +102,7 @@ impl Numbering {
     /// Notes that the history of a scope was dropped, whose newest publication had this position.
     pub(super) fn forgotten(&self, key: &ScopeKey, head: StreamPosition) {
         if let Self::Log(heads) = self {
-            heads.followed(heads.partition_of(key)).gaps().add(key.app, head.offset);
+            heads.followed(heads.partition_of(key)).gaps.lock().add(key.app, head.offset);
         }
     }
 }
@@ -144,23 +143,13 @@ impl Heads {
     /// A partition, which is locked against further reading.
     pub(super) fn lock(&self, partition: Partition) -> Following<'_> {
         let Followed { head, gaps } = self.followed(partition);
-        Following { head: head.lock().unwrap_or_else(PoisonError::into_inner), gaps }
+        Following { head: head.lock(), gaps }
     }
 
     fn followed(&self, Partition(nth): Partition) -> &Followed {
         // An engine delivers no partition beyond the number that was requested.
         &self.0[usize::from(nth) % self.0.len()]
     }
-}
-
-impl Followed {
-    fn gaps(&self) -> MutexGuard<'_, Gaps> {
-        lock(&self.gaps)
-    }
-}
-
-fn lock(gaps: &Mutex<Gaps>) -> MutexGuard<'_, Gaps> {
-    gaps.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Following<'_> {
@@ -171,13 +160,13 @@ impl Following<'_> {
 
     /// Notes that the publication of an app at this offset was not retained.
     pub(super) fn skip(&mut self, app: AppId, offset: u64) {
-        lock(self.gaps).add(app, offset);
+        self.gaps.lock().add(app, offset);
     }
 
     /// Continues at an offset of an epoch. Publications below it may be missing here.
     pub(super) fn go_on(&mut self, epoch: LogEpoch, next: u64) {
         *self.head = PartitionHead { epoch, next };
-        *lock(self.gaps) = Gaps { all: next.saturating_sub(1), apps: HashMap::new() };
+        *self.gaps.lock() = Gaps { all: next.saturating_sub(1), apps: HashMap::new() };
     }
 
     /// The history of a scope that has none yet.
@@ -196,7 +185,7 @@ impl Following<'_> {
     }
 
     fn gap(&self, app: AppId) -> u64 {
-        let gaps = lock(self.gaps);
+        let gaps = self.gaps.lock();
         gaps.all.max(gaps.apps.get(&app).copied().unwrap_or_default())
     }
 }

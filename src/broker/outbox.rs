@@ -11,11 +11,12 @@ mod news;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::subscriber::{Frame, Joined, SessionId, Split, SubscribeError, SubscriptionId};
@@ -301,11 +302,6 @@ impl Outbox {
         self.session
     }
 
-    /// The state. It is consistent even after a panic elsewhere.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Queues a frame without waiting. Returns `false` if the session cannot take it: the session is
     /// then ended, because it must not miss frames silently. A frame of a subscription that the
     /// session has left is dropped, and `true` is returned. If `published` is given, the session
@@ -369,7 +365,7 @@ impl Outbox {
         what: impl FnOnce() -> Waiting,
         wake: impl FnOnce(&Waker),
     ) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.is_closed || state.ending.is_some() {
             return false;
         }
@@ -396,7 +392,7 @@ impl Outbox {
     /// frames fill the outbox. The session can take the next answer only after these frames, so one
     /// replay never replaces another.
     pub fn replay(&self, of: SubscriptionId, frames: Vec<Frame>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.is_closed {
             state.beside(|aside| {
                 aside.replay = PendingReplay { of: Some(of), frames: frames.into() }
@@ -412,7 +408,7 @@ impl Outbox {
         waker: &Waker,
         mut take: impl FnMut(Frame, Option<Instant>) -> bool,
     ) -> NextItem {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.register(waker);
         let mut wants_more = true;
         while wants_more && state.next() == NextItem::Frame {
@@ -427,14 +423,14 @@ impl Outbox {
 
     /// Wakes the session, and notes that the reason is not a frame.
     pub fn wake_session(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.was_woken = true;
         state.wake();
     }
 
     /// Takes the next item if it is news.
     pub fn take_news(&self) -> Option<News> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.next() != NextItem::News {
             return None;
         }
@@ -446,19 +442,19 @@ impl Outbox {
 
     /// Takes the next item, if there is one.
     pub fn take(&self) -> Option<ToSession> {
-        self.state().pop()
+        self.state.lock().pop()
     }
 
     /// Takes the next item, once there is one.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<ToSession> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.register(cx.waker());
         state.pop().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The load that waits for the client, here and in the session.
     pub fn load(&self) -> Load {
-        let state = self.state();
+        let state = self.state.lock();
         let mut load = state.load;
         if let Some(aside) = &state.aside {
             let Aside { kept, replay: PendingReplay { frames, .. }, .. } = &**aside;
@@ -471,33 +467,33 @@ impl Outbox {
 
     /// Returns whether the load of the queue is so small that the frames of another turn still fit.
     pub fn holds_little(&self) -> bool {
-        let Load { frames, bytes } = self.state().load;
+        let Load { frames, bytes } = self.state.lock().load;
         frames <= self.max.frames / LITTLE_SHARE && bytes <= self.max.bytes / LITTLE_SHARE
     }
 
     /// Notes the load that the session itself keeps for its client. It does not count towards the limit.
     pub fn keeps(&self, load: Load) {
-        self.state().beside(|aside| aside.kept = load);
+        self.state.lock().beside(|aside| aside.kept = load);
     }
 
     /// Notes that a join is under way, until [`end_join`](Self::end_join).
     pub fn begin_join(&self) {
-        self.state().beside(|aside| aside.is_joining = true);
+        self.state.lock().beside(|aside| aside.is_joining = true);
     }
 
     /// Notes that the join has been answered.
     pub fn end_join(&self) {
-        self.state().beside(|aside| aside.is_joining = false);
+        self.state.lock().beside(|aside| aside.is_joining = false);
     }
 
     /// Returns whether a join of the session is under way, even if the fan-out has not received it yet.
     pub(super) fn is_joining(&self) -> bool {
-        self.state().aside.as_ref().is_some_and(|aside| aside.is_joining)
+        self.state.lock().aside.as_ref().is_some_and(|aside| aside.is_joining)
     }
 
     /// Notes that the session has left a subscription, and drops the subscription's waiting frames.
     pub fn leave(&self, id: SubscriptionId) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut gone = Load::default();
         let mut bodies = state.beside(|aside| std::mem::take(&mut aside.bodies));
         let mut stays = |entry: &OutboxEntry| {
@@ -521,7 +517,7 @@ impl Outbox {
 
     /// Notes that the fan-out has detached a subscription.
     pub(super) fn detached(&self, id: SubscriptionId) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.aside.is_some() {
             state.beside(|aside| aside.left.retain(|of| *of != id));
         }
@@ -530,22 +526,22 @@ impl Outbox {
     /// Ends the session. The session finds the reason behind all waiting items, and is woken at once in case it
     /// is stuck in a write. If it is being ended already, the first reason stands.
     pub fn end(&self, ending: Ending) {
-        self.state().end(ending);
+        self.state.lock().end(ending);
     }
 
     /// Returns whether the session is over, and takes no more items.
     pub(super) fn is_closed(&self) -> bool {
-        self.state().is_closed
+        self.state.lock().is_closed
     }
 
     /// The reason why the session is to end, if it is.
     pub fn ended(&self) -> Option<Ending> {
-        self.state().ending
+        self.state.lock().ending
     }
 
     /// Notes that the session is over, and drops all waiting items.
     pub fn close(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let State { waker, was_woken, ending, .. } = std::mem::take(&mut *state);
         // The waker stays, because the session still has frames to write that it has taken.
         *state = State { waker, was_woken, ending, is_closed: true, ..State::default() };

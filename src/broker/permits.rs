@@ -10,12 +10,13 @@ use std::{
     collections::{HashMap, VecDeque},
     future, mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
@@ -82,7 +83,7 @@ impl Permits {
 
     /// Takes one permit if the app may have it now, and no earlier request waits for it.
     pub(super) fn take_at_once(&self, app: AppId) -> Option<Permit> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let may_take = !state.is_finishing && self.may_take(&state, app, 1);
         may_take.then(|| self.give(&mut state, app, 1))
     }
@@ -94,7 +95,7 @@ impl Permits {
             return future::pending().await;
         }
         let given = {
-            let mut state = self.state();
+            let mut state = self.0.state.lock();
             if state.is_finishing {
                 return None;
             }
@@ -113,10 +114,10 @@ impl Permits {
     /// Refuses every new request, and waits, at most `wait_max`, until all permits are free and earlier
     /// requests are answered. Requests that still wait then are refused as well.
     pub(super) async fn finish(&self, wait_max: Duration) {
-        self.state().is_finishing = true;
+        self.0.state.lock().is_finishing = true;
         // After the time limit, publications that are still under way are lost with the server.
         let _ = timeout(wait_max, self.finished()).await;
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.turns.clear();
         // Dropping a request tells its publisher.
         state.apps.values_mut().for_each(|share| share.requests.clear());
@@ -129,7 +130,7 @@ impl Permits {
         loop {
             // This receives every notification from here on, even before it is awaited.
             let notified = self.0.finished.notified();
-            if self.is_finished(&self.state()) {
+            if self.is_finished(&self.0.state.lock()) {
                 return;
             }
             notified.await;
@@ -200,11 +201,6 @@ impl Permits {
             let _ = request.given.send(permit);
         }
     }
-
-    /// The state. It is consistent even after a panic, because no change is left half done.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl State {
@@ -242,7 +238,7 @@ struct Retry<'a>(&'a Permits);
 
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
-        let state = self.0.state();
+        let state = self.0.0.state.lock();
         if !state.turns.is_empty() {
             self.0.answer_requests(state);
         }
@@ -266,7 +262,7 @@ impl Drop for Permit {
         if self.count == 0 {
             return;
         }
-        let mut state = self.permits.state();
+        let mut state = self.permits.0.state.lock();
         self.permits.0.held.fetch_sub(self.count, Relaxed);
         if let Some(share) = state.apps.get_mut(&self.app) {
             share.held -= self.count;

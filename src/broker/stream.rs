@@ -6,9 +6,10 @@
 //! a publisher and the fan-outs: none has to be started first, and none can be lost together with
 //! accepted publications.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use actix::{dev::ToEnvelope, prelude::*};
+use parking_lot::Mutex;
 
 use crate::metrics::labels::Limit;
 
@@ -83,14 +84,14 @@ impl Stream {
 
     /// Reads the history.
     pub(super) fn look<R>(&self, look: impl FnOnce(&History) -> R) -> R {
-        look(&self.state().history)
+        look(&self.state.lock().history)
     }
 
     /// A copy of the present history, which shares the retained publications, and the last use of
     /// the stream, in Unix milliseconds.
     pub(super) fn copy(&self, now_ms: u64) -> (History, u64) {
         self.sweep(now_ms);
-        let state = self.state();
+        let state = self.state.lock();
         (state.history.clone(), state.used_ms)
     }
 
@@ -134,7 +135,7 @@ impl Stream {
         now_ms: u64,
         mut append: impl FnMut(P, &mut History, &Retention) -> (StreamPosition, u64, Accepted),
     ) -> Exceeded {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         // The retention is read under the lock, so that publications which a change of the app
         // discards are not retained again.
         let retention = self.account.retention();
@@ -168,7 +169,7 @@ impl Stream {
     /// retained any more, and the threads end the joins of this scope, so that clients rejoin and learn of the
     /// gap.
     pub(super) fn interrupt(&self, head: StreamPosition, now_ms: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let begin = |history: &mut History| *history = History::fed(head, head.offset);
         state.with_history(&self.account, begin);
         state.used_ms = now_ms;
@@ -180,7 +181,7 @@ impl Stream {
 
     /// The part of the history that a join is sent.
     pub(super) fn missed(&self, reading: &Reading<'_>, wanted: Wanted, now_ms: u64) -> Missed {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let retention = self.account.retention();
         state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
         let limits = self.account.ledger.limits();
@@ -200,7 +201,7 @@ impl Stream {
 
     /// A part of the retained publications of a channel: the first ones after a position, or the newest.
     pub(super) fn page(&self, ask: &PageQuery<'_>, now_ms: u64) -> HistoryPage {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let retention = self.account.retention();
         state.with_history(&self.account, |history| history.keep_to(now_ms, &retention));
         let mut page = ask.page(&state.history, &self.key);
@@ -214,13 +215,13 @@ impl Stream {
     pub(super) fn sweep(&self, now_ms: u64) {
         let retention = self.account.retention();
         let keep = |history: &mut History| history.keep_to(now_ms, &retention);
-        self.state().with_history(&self.account, keep);
+        self.state.lock().with_history(&self.account, keep);
     }
 
     /// Evicts the oldest publications that were accepted at `until_ms` or before, until the app retains at most
     /// `app_bytes`. If no publication is left and `until_ms` is [`u64::MAX`], the channels are forgotten.
     pub(super) fn shrink(&self, until_ms: u64, app_bytes: usize) {
-        self.state().with_history(&self.account, |history| {
+        self.state.lock().with_history(&self.account, |history| {
             // The excess is read under the lock: another thread may just have evicted it.
             let excess = self.account.bytes().saturating_sub(app_bytes);
             let (mut left, mut evicts) = (history.bytes(), true);
@@ -238,12 +239,12 @@ impl Stream {
 
     /// The time of the oldest retained publication, in Unix milliseconds.
     pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.state().history.oldest_ms()
+        self.state.lock().history.oldest_ms()
     }
 
     /// The time of the last use, in Unix milliseconds; `None` if a thread has subscribers.
     pub(super) fn unheard_since_ms(&self) -> Option<u64> {
-        let state = self.state();
+        let state = self.state.lock();
         state.threads.is_empty().then_some(state.used_ms)
     }
 
@@ -255,14 +256,14 @@ impl Stream {
     /// Sends the number of a channel's subscribers to those whose format asks for it.
     pub(super) fn tell_count(&self, channel: &ChannelName, count: usize) {
         let tell = || TellCount { key: self.key.clone(), channel: channel.clone(), count };
-        self.state().hand_out(tell);
+        self.state.lock().hand_out(tell);
     }
 
     /// Passes an announcement to the threads that have subscribers: all members receive it in the
     /// same order, also in relation to publications.
     pub(super) fn announce(&self, announcement: Announcement) {
         let announcement = Arc::new(announcement);
-        self.state().hand_out(|| Announce(announcement.clone()));
+        self.state.lock().hand_out(|| Announce(announcement.clone()));
     }
 
     /// Passes all further publications to the fan-out of a thread. Returns the position of the newest
@@ -273,7 +274,7 @@ impl Stream {
         fanout: Addr<Fanout>,
         now_ms: u64,
     ) -> StreamPosition {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.used_ms = now_ms;
         state.threads.retain(|(opened, _)| *opened != worker);
         state.threads.push((worker, fanout));
@@ -282,7 +283,7 @@ impl Stream {
 
     /// Stops passing publications to a thread.
     pub(super) fn close(&self, worker: WorkerId, now_ms: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.threads.retain(|(opened, _)| *opened != worker);
         if state.threads.is_empty() {
             state.used_ms = now_ms;
@@ -291,12 +292,12 @@ impl Stream {
 
     /// The position of the newest publication.
     pub(super) fn head(&self) -> StreamPosition {
-        self.state().history.head()
+        self.state.lock().history.head()
     }
 
     /// The actor that tracks members of this scope, if there has been one.
     pub(super) fn tracker(&self) -> Option<Addr<Tracker>> {
-        self.state().tracker.clone()
+        self.state.lock().tracker.clone()
     }
 
     /// Sends the tracker a message, if there is one.
@@ -306,7 +307,7 @@ impl Stream {
         Tracker: Handler<M>,
         Context<Tracker>: ToEnvelope<Tracker, M>,
     {
-        if let Some(tracker) = &self.state().tracker {
+        if let Some(tracker) = &self.state.lock().tracker {
             tracker.do_send(message);
         }
     }
@@ -317,7 +318,7 @@ impl Stream {
         &self,
         start: impl FnOnce() -> Option<Addr<Tracker>>,
     ) -> Option<Addr<Tracker>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.tracker.as_ref().is_some_and(Addr::connected) {
             state.tracker = start();
         }
@@ -327,20 +328,15 @@ impl Stream {
     /// Handles a tracker that a panic has ended: the next member starts another one, and the
     /// threads end the sessions that were tracked.
     pub(super) fn tracker_lost(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.tracker = None;
         state.hand_out(|| TrackerLost(self.key.clone()));
-    }
-
-    /// The state. It is consistent even after a panic elsewhere.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let retained = RetainedTotals::by(&self.state().history);
+        let retained = RetainedTotals::by(&self.state.lock().history);
         self.account.note(retained, RetainedTotals::default());
     }
 }

@@ -12,7 +12,7 @@ mod retaining;
 use std::{
     rc::Rc,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use std::{
 
 use actix::prelude::*;
 use bytestring::ByteString;
+use parking_lot::RwLock;
 
 pub(super) use members::place_bytes;
 
@@ -220,14 +221,14 @@ impl Topics {
     /// Allows trackers to be started on the calling worker thread.
     pub fn add_worker(&self) {
         if let Some(arbiter) = Arbiter::try_current() {
-            self.workers_mut().push(arbiter);
+            self.0.workers.write().push(arbiter);
         }
     }
 
     /// Makes new trackers start on the calling thread, and on no other.
     #[cfg(test)]
     pub(crate) fn place_here_only(&self) {
-        *self.workers_mut() = vec![Arbiter::current()];
+        *self.0.workers.write() = vec![Arbiter::current()];
     }
 
     /// Starts a fan-out for the sessions of the calling worker thread.
@@ -346,9 +347,5 @@ impl Topics {
     /// The fan-outs of all threads.
     pub(super) fn fanouts(&self) -> &Fanouts {
         &self.0.fanouts
-    }
-
-    fn workers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Vec<ArbiterHandle>> {
-        self.0.workers.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,9 +9,10 @@
 use std::{
     collections::{HashMap, HashSet, hash_map},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -112,16 +113,11 @@ impl UserSessions {
 }
 
 impl Users {
-    /// The users. They are consistent even after a panic elsewhere.
-    fn all(&self) -> MutexGuard<'_, AllUsers> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Signs a session in, and tells it which of the users that it watches are online. `before` is its previous
     /// sign-in, which must be as the same user; watchers are not told of a repeated sign-in.
     pub fn sign_in(&self, outbox: &Arc<Outbox>, signed_in: &SignedIn, before: Option<&SignedIn>) {
         let SignedIn { app, user, watched } = signed_in;
-        let mut all = self.all();
+        let mut all = self.all.lock();
         let AllUsers { apps, changed, .. } = &mut *all;
         let users = apps.entry(*app).or_default();
         match before {
@@ -153,7 +149,7 @@ impl Users {
     /// Signs a session out, because it is over.
     pub fn sign_out(&self, session: SessionId, signed_in: &SignedIn) {
         let SignedIn { app, user, .. } = signed_in;
-        let mut all = self.all();
+        let mut all = self.all.lock();
         let AllUsers { apps, changed, .. } = &mut *all;
         let Some(users) = apps.get_mut(app) else { return };
         stop_watching(users, signed_in, session);
@@ -179,7 +175,7 @@ impl Users {
 
     /// Begins to collect which users come online and go offline, because other nodes must be told.
     pub(super) fn share(&self) {
-        self.all().changed.get_or_insert_default();
+        self.all.lock().changed.get_or_insert_default();
     }
 
     /// Waits until there is a change that was not [taken](Self::take_changed).
@@ -189,7 +185,7 @@ impl Users {
 
     /// Takes the users that have come online or gone offline on this node since the last call.
     pub(super) fn take_changed(&self) -> Vec<OnlineHere> {
-        let mut all = self.all();
+        let mut all = self.all.lock();
         let changed = all.changed.as_mut().map(mem::take).unwrap_or_default();
         let here = |key: UserKey| OnlineHere { is_online: all.is_online_here(&key), key };
         changed.into_iter().map(here).collect()
@@ -197,7 +193,7 @@ impl Users {
 
     /// Puts taken users back, because the other nodes could not be told.
     pub(super) fn put_back(&self, told: Vec<OnlineHere>) {
-        if let Some(changed) = &mut self.all().changed {
+        if let Some(changed) = &mut self.all.lock().changed {
             changed.extend(told.into_iter().map(|told| told.key));
         }
         self.has_changed.notify_one();
@@ -205,7 +201,7 @@ impl Users {
 
     /// The first `users_max` users after `after`, in order, that are online on this node.
     pub(super) fn page(&self, after: Option<&UserKey>, users_max: usize) -> Vec<UserKey> {
-        let all = self.all();
+        let all = self.all.lock();
         let mut page: Vec<_> = all
             .apps
             .iter()
@@ -222,7 +218,7 @@ impl Users {
 
     /// Takes the changes of another node's users.
     pub(super) fn note(&self, node: NodeId, told: Vec<OnlineHere>) {
-        let mut all = self.all();
+        let mut all = self.all.lock();
         if let Some(meanwhile) = all.told_meanwhile.get_mut(&node) {
             meanwhile.extend(told.iter().cloned());
         }
@@ -231,19 +227,19 @@ impl Users {
 
     /// The other nodes of which any user was known.
     pub(super) fn known_nodes(&self) -> Vec<NodeId> {
-        let all = self.all();
+        let all = self.all.lock();
         let known: HashSet<_> = all.elsewhere.keys().chain(all.learned.keys()).copied().collect();
         known.into_iter().collect()
     }
 
     /// Returns whether a node has answered with all its users in this incarnation.
     pub(super) fn has_learned(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.all().learned.get(&node) == Some(&incarnation)
+        self.all.lock().learned.get(&node) == Some(&incarnation)
     }
 
     /// Notes that another node is about to be asked for all its users.
     pub(super) fn begin_replacing(&self, node: NodeId) {
-        self.all().told_meanwhile.insert(node, Vec::new());
+        self.all.lock().told_meanwhile.insert(node, Vec::new());
     }
 
     /// Replaces the users of another node by the answer of this incarnation. With `None`, the node has not
@@ -254,7 +250,7 @@ impl Users {
         incarnation: Incarnation,
         users: Option<HashSet<UserKey>>,
     ) {
-        let mut all = self.all();
+        let mut all = self.all.lock();
         let meanwhile = all.told_meanwhile.remove(&node).unwrap_or_default();
         let Some(mut users) = users else { return };
         // The changes that it has sent meanwhile are newer than parts of the answer.
@@ -274,7 +270,7 @@ impl Users {
 
     /// Removes the users of a node that is gone.
     pub(super) fn forget(&self, node: NodeId) {
-        let mut all = self.all();
+        let mut all = self.all.lock();
         let gone = all.elsewhere.get(&node).cloned().unwrap_or_default();
         gone.into_iter().for_each(|key| all.set(node, key, false));
         all.elsewhere.remove(&node);
@@ -414,7 +410,7 @@ mod tests {
             users.sign_out(SessionId(2), &signed_in(APP, user, &[]));
         }
         users.sign_out(SessionId(2), &sees_u1);
-        assert!(users.all().apps.is_empty(), "nobody is signed in, and nobody is remembered");
+        assert!(users.all.lock().apps.is_empty(), "nobody is signed in, and nobody is remembered");
     }
 
     #[test]
@@ -463,7 +459,7 @@ mod tests {
         assert_eq!(users.known_nodes(), [one]);
         users.forget(one);
         users.sign_out(SessionId(1), &u1);
-        assert!(users.all().apps.is_empty() && users.known_nodes().is_empty());
+        assert!(users.all.lock().apps.is_empty() && users.known_nodes().is_empty());
     }
 
     #[test]
@@ -490,6 +486,6 @@ mod tests {
         assert!(is_asked(FIRST_LIFE), "it was gone in between");
         assert_eq!(users.known_nodes(), [node], "and is forgotten again if it is gone for good");
         users.forget(node);
-        assert!(users.all().apps.is_empty() && users.known_nodes().is_empty());
+        assert!(users.all.lock().apps.is_empty() && users.known_nodes().is_empty());
     }
 }

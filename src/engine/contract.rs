@@ -1,12 +1,13 @@
 //! The contract of engines: tests that every engine passes, and the follower that they use.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
@@ -135,11 +136,11 @@ impl Heard {
     }
 
     pub(crate) fn with<T>(&self, look: impl FnOnce(&Told) -> T) -> T {
-        look(&self.told.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.told.lock())
     }
 
     fn add(&self, add: impl FnOnce(&mut Told)) {
-        add(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        add(&mut self.told.lock());
         self.changes.send_replace(());
     }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,7 @@ use actix_web::{
     middleware::Next,
     web,
 };
+use parking_lot::Mutex;
 
 use super::{
     Services, basic,
@@ -110,7 +110,7 @@ impl Throttle {
         is_right: impl FnOnce() -> bool,
     ) -> Result<(), LoginRefusal> {
         // A panic while counting leaves each count either right or one too low.
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let block = block(address);
         if let Some(failures) = counts.failures_of(block, now)
             && failures.len() >= self.failures_max as usize

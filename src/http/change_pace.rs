@@ -1,10 +1,9 @@
 //! The rate limit on an app's changes to itself. Each change writes to the database, and adds an
 //! entry to the audit trail that stays for `audit.retention_days`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{error::ApiError, tally::Tally};
 use crate::{
@@ -44,7 +43,7 @@ impl ChangePace {
         let rate = PerSecond(CHANGES_PER_MINUTE_MAX / 2);
         let minutes = now.saturating_duration_since(self.started).as_secs_f64() / MINUTE_S;
         // A panic while counting leaves counts that are right or one too high.
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         if used.peek(&app).is_none() {
             used.insert(app, Bucket::default());
         }

@@ -1,10 +1,8 @@
 //! The rate limit on triggers by the holder of a token: that of a client's events over its socket.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::hash_map::RandomState, hash::BuildHasher};
+
+use parking_lot::Mutex;
 
 use super::tally::Tally;
 use crate::session::bucket::{Bucket, PerSecond};
@@ -37,7 +35,7 @@ impl TokenPace {
         let key = self.hasher.hash_one(token);
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         // A panic while counting leaves counts that are right or one too high.
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         if used.peek(&key).is_none() {
             used.insert(key, Bucket::default());
         }

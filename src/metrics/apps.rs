@@ -4,11 +4,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::RwLock;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -85,7 +86,7 @@ impl AppSeries {
     /// numbers, which are the oldest, are served first, so that the same apps have series of their own after
     /// every start.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         let mut old = std::mem::take(&mut *known);
         let mut apps: Vec<_> = apps.collect();
         apps.sort_unstable_by_key(|(id, _)| *id);
@@ -111,13 +112,13 @@ impl AppSeries {
         if id == UNCOUNTED {
             return self.unread.clone();
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.get(&id).map_or_else(|| self.others.clone(), |counted| counted.traffic.clone())
     }
 
     /// Publications that were accepted and frames that were delivered, over all apps that exist.
     pub fn totals(&self) -> (u64, u64) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let own = known.values().map(|counted| &counted.traffic);
         let own = own.filter(|traffic| !Arc::ptr_eq(traffic, &self.others));
         own.chain([&self.others]).fold((0, 0), |(publications, deliveries), traffic| {
@@ -128,7 +129,7 @@ impl AppSeries {
 
     /// Sets the number of joined topics of each app; zero for every app that is not given.
     pub fn count_subscriptions(&self, by_app: &HashMap<i32, u64>) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let mut of_others = 0;
         for (id, counted) in known.iter() {
             let joined = by_app.get(id).copied().unwrap_or_default();
@@ -143,7 +144,7 @@ impl AppSeries {
     /// Every series, as its name and its counters, sorted by name; the others come last, if there
     /// are any.
     fn all(&self) -> Vec<(String, Arc<Traffic>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let own = known.values().filter(|counted| !Arc::ptr_eq(&counted.traffic, &self.others));
         let mut all: Vec<_> =
             own.map(|counted| (counted.slug.clone(), counted.traffic.clone())).collect();

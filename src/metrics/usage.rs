@@ -9,11 +9,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
+
+use parking_lot::{Mutex, RwLock};
 
 use super::apps::UNCOUNTED;
 
@@ -139,7 +141,7 @@ impl AppConnection {
 impl Drop for AppConnection {
     fn drop(&mut self) {
         let now_ms = self.0.clock.now_ms();
-        let mut connections = self.0.connections();
+        let mut connections = self.0.connections.lock();
         connections.advance(now_ms);
         connections.open -= 1;
     }
@@ -188,7 +190,7 @@ impl AppUsage {
     /// Counts a session that holds its first join of the app.
     pub fn connect(self: &Arc<Self>) -> AppConnection {
         let now_ms = self.clock.now_ms();
-        let mut connections = self.connections();
+        let mut connections = self.connections.lock();
         connections.advance(now_ms);
         connections.open += 1;
         connections.peak = connections.peak.max(connections.open);
@@ -196,15 +198,11 @@ impl AppUsage {
         AppConnection(self.clone())
     }
 
-    fn connections(&self) -> MutexGuard<'_, AppConnections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the counts since the last time, with the connections up to `until_ms`.
     fn take(&self, until_ms: u64) -> Figures {
         let take = |count: &AtomicU64| count.swap(0, Relaxed);
         let (connections_peak, connection_ms) = {
-            let mut connections = self.connections();
+            let mut connections = self.connections.lock();
             connections.advance(until_ms);
             let peak = std::mem::replace(&mut connections.peak, 0);
             connections.peak = connections.open;
@@ -263,20 +261,20 @@ impl UsageCounters {
         if app == UNCOUNTED {
             return Arc::new(AppUsage::new(self.0.clock.clone()));
         }
-        let apps = self.0.apps.read().unwrap_or_else(PoisonError::into_inner);
+        let apps = self.0.apps.read();
         if let Some(usage) = apps.get(&app) {
             return usage.clone();
         }
         drop(apps);
-        let mut apps = self.0.apps.write().unwrap_or_else(PoisonError::into_inner);
+        let mut apps = self.0.apps.write();
         let unused = || Arc::new(AppUsage::new(self.0.clock.clone()));
         apps.entry(app).or_insert_with(unused).clone()
     }
 
     /// Sets the existing apps, with their slugs.
     pub fn keep<'a>(&self, apps: impl Iterator<Item = (i32, &'a str)>) {
-        let used = self.0.apps.read().unwrap_or_else(PoisonError::into_inner);
-        let mut slugs = self.0.slugs.write().unwrap_or_else(PoisonError::into_inner);
+        let used = self.0.apps.read();
+        let mut slugs = self.0.slugs.write();
         let old = std::mem::replace(&mut *slugs, apps.map(|(id, s)| (id, s.to_owned())).collect());
         for (app, slug) in old {
             if used.contains_key(&app) {
@@ -288,8 +286,8 @@ impl UsageCounters {
     /// Takes the counts of each app since the last call, with the connections up to `until_ms`. The counters of an
     /// app without counts are dropped if nothing else refers to them.
     pub fn take(&self, until_ms: u64) -> Vec<Taken> {
-        let mut apps = self.0.apps.write().unwrap_or_else(PoisonError::into_inner);
-        let slugs = self.0.slugs.read().unwrap_or_else(PoisonError::into_inner);
+        let mut apps = self.0.apps.write();
+        let slugs = self.0.slugs.read();
         let mut all = Vec::new();
         apps.retain(|app, usage| {
             // The count of references is read first: counts that are added after the figures are

@@ -3,11 +3,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -39,13 +40,13 @@ impl FrameWrites {
     /// The counters of a worker thread that begins.
     pub fn of_new_thread(&self) -> Arc<ThreadWrites> {
         let thread = Arc::<ThreadWrites>::default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(thread.clone());
+        self.0.lock().push(thread.clone());
         thread
     }
 
     /// The number of writes, and the number of frames in them.
     pub fn totals(&self) -> (u64, u64) {
-        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self.0.lock();
         threads.iter().fold((0, 0), |(writes, frames), thread| {
             (writes + thread.writes.load(Relaxed), frames + thread.frames.load(Relaxed))
         })

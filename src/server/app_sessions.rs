@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use log::warn;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
@@ -54,13 +55,9 @@ struct SessionCounts {
 struct Others(Arc<Mutex<HashMap<NodeId, HashMap<AppId, usize>>>>);
 
 impl Others {
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, HashMap<AppId, usize>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sets counts of another node. An app with the count zero is removed.
     fn note(&self, node: NodeId, counts: Vec<(i32, usize)>) {
-        let mut others = self.lock();
+        let mut others = self.0.lock();
         let of_node = others.entry(node).or_default();
         for (app, count) in counts {
             match count {
@@ -72,14 +69,14 @@ impl Others {
 
     /// The number of sessions of an app on the nodes with lower numbers than this one.
     fn before(&self, node: NodeId, app: AppId) -> usize {
-        let others = self.lock();
+        let others = self.0.lock();
         let lower = others.iter().filter(|(other, _)| **other < node);
         lower.filter_map(|(_, counts)| counts.get(&app)).sum()
     }
 
     fn sum(&self) -> HashMap<AppId, usize> {
         let mut sum = HashMap::new();
-        for (app, count) in self.lock().values().flatten() {
+        for (app, count) in self.0.lock().values().flatten() {
             *sum.entry(*app).or_default() += count;
         }
         sum
@@ -148,7 +145,7 @@ impl AppSessions {
             let is_live = |of: &NodeId| {
                 live.as_ref().is_none_or(|live| live.iter().any(|info| info.node == *of))
             };
-            self.others.lock().retain(|node, _| is_live(node));
+            self.others.0.lock().retain(|node, _| is_live(node));
             self.places.set_elsewhere(self.others.sum());
             self.end_surplus().await;
         }
@@ -207,7 +204,7 @@ impl AppSessions {
             self.is_missed.store(true, Relaxed);
         }
         for (node, counts) in answers.into_iter().flatten() {
-            self.others.lock().remove(&node);
+            self.others.0.lock().remove(&node);
             self.others.note(node, counts);
         }
         self.places.set_elsewhere(self.others.sum());

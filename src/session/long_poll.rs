@@ -14,15 +14,10 @@ mod newcomers;
 mod passed;
 mod unfetched;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    rc::Rc,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, rc::Rc, sync::Arc, time::Duration};
 
 use actix::prelude::*;
+use parking_lot::RwLock;
 use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
@@ -120,7 +115,7 @@ impl LongPolls {
         let addr = LongPoll::create(move |ctx| {
             LongPoll::new(conversation, admission, worker, listing, times, ctx)
         });
-        self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(id, addr);
+        self.sessions.write().insert(id, addr);
         Some(id)
     }
 
@@ -176,7 +171,7 @@ impl LongPolls {
     }
 
     fn find(&self, id: Uuid) -> Option<Addr<LongPoll>> {
-        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        let sessions = self.sessions.read();
         sessions.get(&id).cloned()
     }
 }
@@ -192,7 +187,7 @@ struct SessionEntry {
 
 impl Drop for SessionEntry {
     fn drop(&mut self) {
-        self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.sessions.write().remove(&self.id);
         self.passed.lock().forget(self.id);
     }
 }

@@ -9,9 +9,10 @@ use std::{
     fmt,
     hash::Hash,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Counts the held places, by key. Cheap to clone.
@@ -65,7 +66,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// [`Full`] if all places of the key are taken, on this node and others together.
     pub fn take(&self, key: &K) -> Result<HeldPlace<K>, Full> {
         let Some(places) = &self.0 else { return Ok(HeldPlace(None)) };
-        let mut taken = places.taken();
+        let mut taken = places.taken.lock();
         let here = taken.here.get(key).copied().unwrap_or_default();
         let elsewhere = taken.elsewhere.get(key).copied().unwrap_or_default();
         if here + elsewhere >= places.max {
@@ -80,7 +81,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// bound, so that nothing is counted.
     pub fn share(&self) -> bool {
         let Some(places) = &self.0 else { return false };
-        places.taken().changed.get_or_insert_default();
+        places.taken.lock().changed.get_or_insert_default();
         true
     }
 
@@ -101,7 +102,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// Returns the keys whose counts on this node have changed since the last call, with their counts.
     pub fn take_changed(&self) -> Vec<(K, usize)> {
         let Some(places) = &self.0 else { return Vec::new() };
-        let mut taken = places.taken();
+        let mut taken = places.taken.lock();
         let changed = taken.changed.as_mut().map(mem::take).unwrap_or_default();
         let count = |key: &K| taken.here.get(key).copied().unwrap_or_default();
         changed.into_iter().map(|key| (key.clone(), count(&key))).collect()
@@ -110,7 +111,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// Marks these keys as changed again, because the other nodes could not be told their counts.
     pub fn put_back(&self, keys: impl Iterator<Item = K>) {
         let Some(places) = &self.0 else { return };
-        if let Some(changed) = &mut places.taken().changed {
+        if let Some(changed) = &mut places.taken.lock().changed {
             changed.extend(keys);
         }
         places.has_changed.notify_one();
@@ -119,20 +120,14 @@ impl<K: Eq + Hash + Clone> Places<K> {
     /// The counts on this node that are not zero, with their keys.
     pub fn all(&self) -> Vec<(K, usize)> {
         let Some(places) = &self.0 else { return Vec::new() };
-        places.taken().here.iter().map(|(key, count)| (key.clone(), *count)).collect()
+        places.taken.lock().here.iter().map(|(key, count)| (key.clone(), *count)).collect()
     }
 
     /// Replaces the counts of other nodes.
     pub fn set_elsewhere(&self, elsewhere: HashMap<K, usize>) {
         if let Some(places) = &self.0 {
-            places.taken().elsewhere = elsewhere;
+            places.taken.lock().elsewhere = elsewhere;
         }
-    }
-}
-
-impl<K> Bounded<K> {
-    fn taken(&self) -> MutexGuard<'_, TakenPlaces<K>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +163,7 @@ impl<K: Eq + Hash + Clone> Drop for HeldPlace<K> {
     fn drop(&mut self) {
         let Some(bound) = self.0.take() else { return };
         let Bound { key, places } = *bound;
-        let mut taken = places.taken();
+        let mut taken = places.taken.lock();
         if let Entry::Occupied(mut count) = taken.here.entry(key.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -185,7 +180,7 @@ mod tests {
 
     fn keys(places: &Places<u8>) -> usize {
         let bounded = places.0.as_ref().expect("a bound");
-        bounded.taken().here.len()
+        bounded.taken.lock().here.len()
     }
 
     #[test]

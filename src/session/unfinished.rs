@@ -13,10 +13,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicIsize, Ordering::Relaxed},
     },
 };
+
+use parking_lot::Mutex;
 
 use crate::broker::outbox::{Ending, Outbox};
 
@@ -134,7 +136,7 @@ impl Holding {
         if rank == self.rank && held <= shared.bytes_max {
             return;
         }
-        let mut ranking = shared.ranking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranking = shared.ranking.lock();
         let id = *self.id.get_or_insert_with(|| {
             ranking.next_id += 1;
             ranking.next_id
@@ -191,7 +193,7 @@ mod tests {
 
     /// The number of ranked holdings.
     fn ranked(budget: &Unfinished) -> usize {
-        budget.0.ranking.lock().expect("no panic holds it").holdings.len()
+        budget.0.ranking.lock().holdings.len()
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use uuid::Uuid;
 
@@ -137,16 +138,12 @@ impl UsageLedger {
         self.counters.clock().now_ms()
     }
 
-    fn book(&self) -> MutexGuard<'_, UsageBook> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the counts, and closes the hours that are over. An event that is counted after the end of
     /// an hour, but before this call, belongs to that hour.
     pub fn close(&self) {
         let now_ms = self.now_ms();
         let now = Hour::of_ms(now_ms);
-        let mut book = self.book();
+        let mut book = self.book.lock();
         // After the clock was set back, the counts go to the latest hour: a closed hour stays closed.
         while book.hour < now {
             let next = book.hour.next();
@@ -172,15 +169,15 @@ impl UsageLedger {
 
     async fn write_all(&self) -> Result<(), StoreError> {
         loop {
-            let Some(batch) = self.book().next_batch(&self.seat) else { return Ok(()) };
+            let Some(batch) = self.book.lock().next_batch(&self.seat) else { return Ok(()) };
             self.store.add_usage(&batch).await?;
-            self.book().confirm();
+            self.book.lock().confirm();
         }
     }
 
     /// Counts a write, and logs when the database begins or ceases to fail.
     fn note(&self, outcome: &Result<(), StoreError>) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         let counted = match outcome {
             Ok(()) => RefreshOutcome::Ok,
             Err(_) => RefreshOutcome::Failed,
@@ -213,7 +210,7 @@ impl UsageLedger {
         let _turn = loop {
             let turn = self.turn.read().await;
             // It is unknown whether the database has an unconfirmed batch, so it is written again first.
-            if self.book().batch.is_none() {
+            if self.book.lock().batch.is_none() {
                 break turn;
             }
             drop(turn);
@@ -222,7 +219,7 @@ impl UsageLedger {
         let UsageSlugs { kept: mut slugs, now } = self.store.usage_slugs().await?;
         self.close();
         // Each source is newer than the one before it, so its slugs replace older ones.
-        slugs.extend(self.book().slugs.clone());
+        slugs.extend(self.book.lock().slugs.clone());
         slugs.extend(now);
         let apps = question.whose.among(&slugs)?;
         let Span { from, to, .. } = question.span;
@@ -230,7 +227,7 @@ impl UsageLedger {
         let query = UsageQuery { apps, from, to, periods, rows_max };
         let written = self.store.usage(&query).await?;
         self.close();
-        let rows = self.book().added_to(written, &query);
+        let rows = self.book.lock().added_to(written, &query);
         if rows.len() > REPORT_ROWS_MAX {
             return Err(ReportError::TooManyRows);
         }

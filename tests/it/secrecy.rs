@@ -4,7 +4,7 @@
 //! contains a *canary*, a text that must not appear. All lines that Herald's own crates log at trace level are kept
 //! and searched for it.
 
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use herald::{
@@ -20,6 +20,7 @@ use herald::{
     settings::Settings,
 };
 use log::{LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, Database};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -46,7 +47,7 @@ impl Log for Ear {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = format!("{} {}: {}", record.level(), record.target(), record.args());
-            LOGGED.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            LOGGED.lock().push(line);
         }
     }
 
@@ -62,7 +63,7 @@ fn listen_to_the_log() {
 }
 
 fn logged() -> Vec<String> {
-    LOGGED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    LOGGED.lock().clone()
 }
 
 /// Every canary begins with this, so that half of one is found as well.

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -241,13 +242,9 @@ impl MemoryCluster {
         Self(Arc::new(Mutex::new(shared)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a node.
     pub fn node(&self) -> Arc<MemoryEngine> {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         let (calls, received) = mpsc::unbounded_channel();
         let state = watch::Sender::new(EngineState::Starting);
         let node = NodeId(u16::try_from(shared.count()).expect("a test has few nodes"));
@@ -264,7 +261,7 @@ impl MemoryCluster {
 
     /// Begins an outage: no node can reach the server.
     pub fn stop(&self) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         let since = *shared.down.get_or_insert_with(Instant::now);
         for node in shared.nodes.values() {
             node.state.send_replace(EngineState::Down { since });
@@ -273,7 +270,7 @@ impl MemoryCluster {
 
     /// Ends an outage.
     pub fn start(&self) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         shared.down = None;
         for partition in 0..shared.partitions.len() {
             shared.advance(partition);
@@ -285,7 +282,7 @@ impl MemoryCluster {
 
     /// Forgets everything but the leases, as a server without a disk does when it is restarted.
     pub fn restart_empty(&self) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         for partition in 0..shared.partitions.len() {
             let epoch = LogEpoch(shared.count());
             shared.partitions[partition] = PartitionLog::new(epoch);
@@ -297,7 +294,7 @@ impl MemoryCluster {
     /// Forgets the last appends to a partition, as a failover to a replica that lags does. The members of
     /// the partition are gone, too.
     pub fn lose_tail(&self, partition: Partition, appends: usize) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         let epoch = LogEpoch(shared.count());
         let log = &mut shared.partitions[usize::from(partition.0)];
         let kept = log.entries.len().saturating_sub(appends);
@@ -310,22 +307,22 @@ impl MemoryCluster {
 
     /// Drops all retained records of a partition, as trimming does.
     pub fn trim(&self, partition: Partition) {
-        self.lock().partitions[usize::from(partition.0)].entries.clear();
+        self.0.lock().partitions[usize::from(partition.0)].entries.clear();
     }
 
     /// Sets whether appends to a partition are refused, as those to one server of a Redis Cluster are.
     pub fn refuse(&self, partition: Partition, is_refused: bool) {
-        self.lock().partitions[usize::from(partition.0)].is_refused = is_refused;
+        self.0.lock().partitions[usize::from(partition.0)].is_refused = is_refused;
     }
 
     /// Sets whether the answers to appends to a partition are lost.
     pub fn lose_answers(&self, partition: Partition, is_unanswered: bool) {
-        self.lock().partitions[usize::from(partition.0)].is_unanswered = is_unanswered;
+        self.0.lock().partitions[usize::from(partition.0)].is_unanswered = is_unanswered;
     }
 
     /// Lets a node die: its members leave, and it sends nothing any more.
     pub fn kill(&self, node: NodeId) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         if let Some(MemoryNode { info, state, .. }) = shared.nodes.remove(&node) {
             state.send_replace(EngineState::Down { since: Instant::now() });
             shared.bury(node, info.incarnation);
@@ -335,7 +332,7 @@ impl MemoryCluster {
 
     /// Lets a node's lease run out, and gives it a new incarnation.
     pub fn lapse(&self, node: NodeId) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         let next = Incarnation(shared.count());
         let Some(lapsed) = shared.nodes.get_mut(&node) else { return };
         let last = std::mem::replace(&mut lapsed.info.incarnation, next);
@@ -348,13 +345,13 @@ impl MemoryCluster {
 
     /// Sets whether a node leaves questions unanswered.
     pub fn mute(&self, node: NodeId, is_mute: bool) {
-        if let Some(node) = self.lock().nodes.get_mut(&node) {
+        if let Some(node) = self.0.lock().nodes.get_mut(&node) {
             node.is_mute = is_mute;
         }
     }
 
     pub(super) fn incarnation(&self, node: NodeId) -> Incarnation {
-        self.lock().nodes.get(&node).map_or(Incarnation(0), |node| node.info.incarnation)
+        self.0.lock().nodes.get(&node).map_or(Incarnation(0), |node| node.info.incarnation)
     }
 
     pub(super) fn append(
@@ -366,7 +363,7 @@ impl MemoryCluster {
         if !append.is_bounded() {
             return Err(AppendError::TooLarge);
         }
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         let incarnation = shared.nodes.get(&node).map(|node| node.info.incarnation);
         let incarnation =
             incarnation.filter(|_| shared.down.is_none()).ok_or(AppendError::Unavailable)?;
@@ -380,7 +377,7 @@ impl MemoryCluster {
     }
 
     pub(super) fn tell(&self, from: NodeId, message: &Bytes) -> Result<(), Unavailable> {
-        let shared = self.lock();
+        let shared = self.0.lock();
         let is_alive = shared.nodes.contains_key(&from) && shared.down.is_none();
         if !is_alive || message.len() > MESSAGE_BYTES_MAX {
             return Err(Unavailable);
@@ -396,7 +393,7 @@ impl MemoryCluster {
         to: Option<NodeId>,
         question: &Bytes,
     ) -> Result<Vec<(NodeId, oneshot::Receiver<Bytes>)>, NodeUnanswered> {
-        let shared = self.lock();
+        let shared = self.0.lock();
         let is_alive = shared.nodes.contains_key(&from) && shared.down.is_none();
         if !is_alive || question.len() > MESSAGE_BYTES_MAX {
             return Err(NodeUnanswered);
@@ -417,7 +414,7 @@ impl MemoryCluster {
         partition: Partition,
         place: &Bytes,
     ) -> Result<Snapshot, Unavailable> {
-        let shared = self.lock();
+        let shared = self.0.lock();
         if shared.down.is_some() {
             return Err(Unavailable);
         }
@@ -434,11 +431,11 @@ impl MemoryCluster {
     }
 
     pub(super) fn nodes(&self) -> Arc<[NodeInfo]> {
-        self.lock().live()
+        self.0.lock().live()
     }
 
     pub(super) fn describe(&self, node: NodeId, info: Bytes) {
-        let mut shared = self.lock();
+        let mut shared = self.0.lock();
         if let Some(node) = shared.nodes.get_mut(&node) {
             node.info.info = info;
             shared.nodes_changed();
@@ -451,7 +448,7 @@ impl MemoryCluster {
         partition: Partition,
         cursor: &mut ReadCursor,
     ) -> Option<PartitionNews> {
-        let shared = self.lock();
+        let shared = self.0.lock();
         if shared.down.is_some() {
             return None;
         }

@@ -9,13 +9,14 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Notify,
@@ -111,12 +112,12 @@ impl SharedCounts {
     }
 
     fn note(&self, note: impl FnOnce(&mut DueCounts)) {
-        note(&mut self.state().due);
+        note(&mut self.state.lock().due);
         self.is_due.notify_one();
     }
 
     fn note_changed(&self, place: &Place) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.wanted.contains_key(place) && state.due.changed.insert(place.clone()) {
             drop(state);
             self.is_due.notify_one();
@@ -124,23 +125,19 @@ impl SharedCounts {
     }
 
     fn note_wanted(&self, places: Vec<Place>, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.wanted.extend(places.into_iter().map(|place| (place, now + WANTED_FOR)));
         self.is_any_wanted.store(!state.wanted.is_empty(), Relaxed);
     }
 
     fn forget_unwanted(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.wanted.retain(|_, until| *until > now);
         self.is_any_wanted.store(!state.wanted.is_empty(), Relaxed);
     }
 
     fn take_due(&self) -> DueCounts {
-        mem::take(&mut self.state().due)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        mem::take(&mut self.state.lock().due)
     }
 }
 

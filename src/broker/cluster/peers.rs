@@ -6,13 +6,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{self, BoxFuture, FutureExt};
 use log::warn;
+use parking_lot::RwLock;
 
 use crate::{
     broker::{
@@ -71,7 +72,7 @@ impl Peers {
     /// Answers a question of a node. An answer that is too large to be sent is replaced by one that says that this
     /// node cannot answer, so that the asker need not wait.
     pub(super) fn asked(&self, question: &Bytes) -> BoxFuture<'static, Bytes> {
-        let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.answers.read();
         let found =
             read(question).and_then(|(name, body)| Some((answers.get(name)?.clone(), body)));
         let Some((answer, body)) = found else { return future::ready(Bytes::new()).boxed() };
@@ -92,7 +93,7 @@ impl Peers {
 
     /// Takes a message of a node.
     pub(super) fn told(&self, message: &Bytes) {
-        let hears = self.hears.read().unwrap_or_else(PoisonError::into_inner);
+        let hears = self.hears.read();
         if let Some((name, body)) = read(message)
             && let Some(hear) = hears.get(name)
         {
@@ -102,7 +103,7 @@ impl Peers {
 
     /// Takes notice that messages may have been missed.
     pub(super) fn told_lost(&self) {
-        let hears = self.hears.read().unwrap_or_else(PoisonError::into_inner);
+        let hears = self.hears.read();
         hears.values().for_each(|hear| hear(None));
     }
 }
@@ -128,7 +129,7 @@ impl Topics {
         A: Future<Output = Option<Bytes>> + Send + 'static,
     {
         if let Some(Cluster { peers, .. }) = self.cluster() {
-            let mut answers = peers.answers.write().unwrap_or_else(PoisonError::into_inner);
+            let mut answers = peers.answers.write();
             answers.insert(name, Arc::new(move |body| answer(body).boxed()));
         }
     }
@@ -141,7 +142,7 @@ impl Topics {
         hear: impl Fn(Option<Bytes>) + Send + Sync + 'static,
     ) {
         if let Some(Cluster { peers, .. }) = self.cluster() {
-            let mut hears = peers.hears.write().unwrap_or_else(PoisonError::into_inner);
+            let mut hears = peers.hears.write();
             hears.insert(name, Arc::new(hear));
         }
     }

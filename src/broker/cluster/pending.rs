@@ -8,11 +8,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     broker::placed::Accepted,
@@ -93,7 +92,7 @@ impl PendingPublications {
         first_ticket: u64,
         publications: impl Iterator<Item = (Partition, Accepted)>,
     ) -> PendingTickets<'_> {
-        let mut by_ticket = self.by_ticket();
+        let mut by_ticket = self.by_ticket.lock();
         let mut tickets = Vec::new();
         for (nth, (partition, accepted)) in (0..).zip(publications) {
             let ticket = first_ticket.wrapping_add(nth);
@@ -107,13 +106,13 @@ impl PendingPublications {
 
     /// Takes a publication whose record this node reads; `None` if this node does not hold it.
     pub(super) fn take(&self, ticket: u64) -> Option<Accepted> {
-        Some(self.by_ticket().remove(&ticket)?.accepted)
+        Some(self.by_ticket.lock().remove(&ticket)?.accepted)
     }
 
     /// Notes the position of a record that the log has acknowledged. Takes out its publication if this node will not
     /// read the record, because its partition was interrupted before. This node may also have read it before.
     pub(super) fn acknowledged(&self, ticket: u64, at: LogPosition) -> Option<Accepted> {
-        let mut by_ticket = self.by_ticket();
+        let mut by_ticket = self.by_ticket.lock();
         let pending = by_ticket.get_mut(&ticket)?;
         pending.at = Some(at);
         pending.went_on.filter(|next| pending.is_left_out(*next))?;
@@ -123,7 +122,7 @@ impl PendingPublications {
     /// Takes out the publications of a partition whose records this node will not read, because the partition
     /// continues at this position.
     pub(super) fn interrupt(&self, partition: Partition, next: LogPosition) -> Vec<Accepted> {
-        let mut by_ticket = self.by_ticket();
+        let mut by_ticket = self.by_ticket.lock();
         let left_out = by_ticket.extract_if(|_, pending| {
             pending.partition == partition && {
                 pending.went_on = Some(next);
@@ -137,21 +136,17 @@ impl PendingPublications {
         if tickets.is_empty() {
             return;
         }
-        let mut by_ticket = self.by_ticket();
+        let mut by_ticket = self.by_ticket.lock();
         let given_up: Vec<_> = tickets.iter().filter_map(|each| by_ticket.remove(each)).collect();
         drop(by_ticket);
         // Giving up a permit may wake publishers, so the lock is released first.
         given_up.into_iter().for_each(|pending| pending.accepted.give_up());
     }
 
-    fn by_ticket(&self) -> MutexGuard<'_, HashMap<u64, PendingPublication>> {
-        self.by_ticket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns whether no publication is held.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_ticket().is_empty()
+        self.by_ticket.lock().is_empty()
     }
 }
 
@@ -194,7 +189,7 @@ mod tests {
             // The acknowledgement may come after the interruption as well.
             let ticket = hold(&pending);
             pending.interrupt(PARTITION, next);
-            assert!(pending.by_ticket().contains_key(&ticket), "{case}: not acknowledged yet");
+            assert!(pending.by_ticket.lock().contains_key(&ticket), "{case}: not acknowledged yet");
             pending.acknowledged(ticket, acknowledged);
             assert_eq!(pending.is_empty(), is_left_out, "{case}: acknowledged later");
         }

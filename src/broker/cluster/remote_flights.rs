@@ -5,9 +5,11 @@
 //! it resumes them when the count has fallen to half of its limit.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
+
+use parking_lot::Mutex;
 
 use crate::engine::{Engine, Partition};
 
@@ -50,7 +52,7 @@ impl RemoteFlights {
         if self.0.count.load(SeqCst) <= self.0.max {
             return false;
         }
-        let mut paused = self.paused();
+        let mut paused = self.0.paused.lock();
         // The count is read again under the lock. So either this check sees that the count has fallen, or the
         // drop that lowers it finds the partition in the list.
         let is_full = self.0.count.load(SeqCst) > self.0.max;
@@ -64,13 +66,9 @@ impl RemoteFlights {
         if self.0.count.fetch_sub(1, SeqCst) != self.0.max / 2 + 1 {
             return;
         }
-        for partition in self.paused().drain(..) {
+        for partition in self.0.paused.lock().drain(..) {
             self.0.engine.resume(partition);
         }
-    }
-
-    fn paused(&self) -> MutexGuard<'_, Vec<Partition>> {
-        self.0.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

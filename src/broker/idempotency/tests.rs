@@ -244,7 +244,7 @@ fn the_oldest_key_gives_way_and_never_one_of_the_application_to_a_visitors() {
 #[test]
 fn nothing_is_kept_of_an_app_that_is_gone_or_has_been_silent() {
     let (keys, now) = (IdempotencyKeys::new(10), Instant::now());
-    let books = |keys: &IdempotencyKeys<u32>| keys.state().books.len();
+    let books = |keys: &IdempotencyKeys<u32>| keys.0.state.lock().books.len();
     let claim = |app, now| keys.claim(AppId(app), key("k"), content("msg"), now);
     for app in 1..=3 {
         first(claim(app, now)).complete(1, now);

@@ -86,9 +86,9 @@ fn a_newer_event_takes_the_place_of_the_older_one_until_its_time_is_over() {
     assert!(payload_of(&kept, &scope, "cache-x", 13_999).is_some());
     assert_eq!(payload_of(&kept, &scope, "cache-x", 14_000), None);
     kept.sweep(13_999, |_| true);
-    assert_eq!(kept.kept().apps.len(), 1);
+    assert_eq!(kept.kept.lock().apps.len(), 1);
     kept.sweep(14_000, |_| true);
-    let empty = kept.kept();
+    let empty = kept.kept.lock();
     assert_eq!((empty.apps.len(), empty.bytes), (0, 0));
 }
 
@@ -125,7 +125,7 @@ fn the_oldest_events_give_way() {
     let exceeded = kept.note(&event(&other, "cache-2", &large(2)), at(1), 0);
     assert_eq!(exceeded, Some(Limit::CacheBytes));
     assert_eq!((there(&one), there(&other)), (vec![0, 3, 4], vec![0, 1, 2]), "the fullest app");
-    let kept = kept.kept();
+    let kept = kept.kept.lock();
     let bytes: usize = kept.apps.values().map(|of_app| of_app.bytes).sum();
     assert_eq!(kept.bytes, bytes);
 }
@@ -244,7 +244,7 @@ fn forgotten_scopes_keep_nothing_and_the_others_everything() {
     kept.forget(|scope| *scope == scopes[0] || *scope == scopes[2]);
     let there = scopes.each_ref().map(|scope| payload_of(&kept, scope, "cache-a", 0).is_some());
     assert_eq!(there, [false, true, false]);
-    let kept = kept.kept();
+    let kept = kept.kept.lock();
     let bytes: usize = kept.apps.values().map(|of_app| of_app.bytes).sum();
     assert_eq!((kept.apps.len(), kept.bytes), (1, bytes));
     assert!(bytes > 0);

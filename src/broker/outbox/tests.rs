@@ -252,7 +252,7 @@ fn the_answer_to_a_join_has_its_place_among_the_frames() {
     assert_eq!(all(&outbox), ["earlier", "joined 1: m", "later", "other", refused]);
     outbox.end_join();
     assert!(!outbox.is_joining());
-    assert!(outbox.state().aside.is_none());
+    assert!(outbox.state.lock().aside.is_none());
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_subscription_that_was_left_hears_nothing_whatever_was_on_its_way() {
     assert!(outbox.deliver(&frame("f"), TWO, None));
     assert_eq!(all(&outbox), ["b", "joined 1: c", "f"], "the session still waits for the answer");
     outbox.detached(ONE);
-    assert!(outbox.state().aside.is_none(), "no more frames of it can arrive");
+    assert!(outbox.state.lock().aside.is_none(), "no more frames of it can arrive");
 }
 
 #[test]
@@ -300,5 +300,5 @@ fn a_burst_leaves_no_room_behind() {
     }
     assert_eq!(all(&outbox).len(), 1_000);
     outbox.deliver(&frame("x"), ONE, None);
-    assert!(outbox.state().queue.capacity() <= SLOTS_KEPT);
+    assert!(outbox.state.lock().queue.capacity() <= SLOTS_KEPT);
 }

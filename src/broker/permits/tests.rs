@@ -18,7 +18,7 @@ fn take_all(permits: &Permits, app: AppId) -> Vec<Permit> {
 
 /// The number of permits that each app holds.
 fn held(permits: &Permits) -> Vec<(AppId, usize)> {
-    let state = permits.state();
+    let state = permits.0.state.lock();
     let mut held: Vec<_> = state.apps.iter().map(|(app, share)| (*app, share.held)).collect();
     held.sort();
     held

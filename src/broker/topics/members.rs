@@ -114,7 +114,7 @@ impl Topics {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let hash = hasher.finish();
-        let mut workers = self.workers_mut();
+        let mut workers = self.0.workers.write();
         loop {
             let nth = usize::try_from(hash % u64::try_from(workers.len()).ok()?.max(1)).ok()?;
             let worker = workers.get(nth)?;

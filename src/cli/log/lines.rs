@@ -6,10 +6,12 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::metrics::Counter;
 
@@ -51,7 +53,7 @@ impl Lines {
 
     /// Queues whole lines: either all or none. Never waits for the reader.
     pub(in crate::cli) fn push(&self, lines: &[u8]) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.waiting.len() + lines.len() > BYTES_MAX {
             state.dropped.inc_by(count(lines));
             return;
@@ -63,12 +65,12 @@ impl Lines {
     /// Waits until all lines are written, but no longer than `within`.
     pub(in crate::cli) fn flush(&self, within: Duration) {
         let is_busy = |state: &mut State| !state.waiting.is_empty() || state.is_writing;
-        drop(self.0.changed.wait_timeout_while(self.0.lock(), within, is_busy));
+        self.0.changed.wait_while_for(&mut self.0.state.lock(), is_busy, within);
     }
 
     /// Counts dropped lines in `counter` from now on, and adds those dropped before.
     pub(in crate::cli) fn count_dropped_in(&self, counter: &Counter) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         counter.inc_by(state.dropped.get());
         state.dropped = counter.clone();
     }
@@ -87,11 +89,6 @@ impl Write for Lines {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds this lock, and the lines would still be whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Writes lines as they arrive, for ever.
     fn write(&self, mut out: impl Write) {
         let (mut batch, mut told) = (Vec::new(), 0);
@@ -99,7 +96,7 @@ impl Shared {
             self.next(&mut batch);
             let lost = write_lines(&mut out, &batch);
             let dropped = {
-                let state = self.lock();
+                let state = self.state.lock();
                 state.dropped.inc_by(lost);
                 state.dropped.get()
             };
@@ -118,11 +115,10 @@ impl Shared {
     fn next(&self, batch: &mut Vec<u8>) {
         batch.clear();
         batch.shrink_to(IDLE_BYTES);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.is_writing = false;
         self.changed.notify_all();
-        let waiting = self.changed.wait_while(state, |state| state.waiting.is_empty());
-        state = waiting.unwrap_or_else(PoisonError::into_inner);
+        self.changed.wait_while(&mut state, |state| state.waiting.is_empty());
         std::mem::swap(batch, &mut state.waiting);
         state.is_writing = true;
     }

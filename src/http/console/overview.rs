@@ -7,13 +7,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ impl Overview {
 
     fn sample(&self, metrics: &Metrics, interval: i64, now: Instant) {
         let (publications, deliveries) = metrics.apps.totals();
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock();
         // The interval has a sample already if the clock was set back or the timer fired early.
         if samples.series.all.back().is_some() && interval <= samples.series.last() {
             return;
@@ -138,7 +138,7 @@ impl Overview {
             longpoll: of(Transport::LongPoll),
             pusher: sessions(metrics, |kind| kind.version == ProtocolVersion::Pusher),
             hits: Limit::ALL.iter().map(hits).filter(|(_, hits)| *hits > 0).collect(),
-            series: self.samples.lock().unwrap_or_else(PoisonError::into_inner).series.clone(),
+            series: self.samples.lock().series.clone(),
         }
     }
 }
@@ -307,7 +307,7 @@ mod tests {
         let sample = |nth: u32| {
             overview.sample(&metrics, 1_000 + i64::from(nth), start + INTERVAL * nth);
         };
-        let series = || overview.samples.lock().expect("no panic").series.clone();
+        let series = || overview.samples.lock().series.clone();
         sample(0);
         for id in [1, 2] {
             metrics.app(id).published(Source::Trigger, 10);

@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use actix_web::http::header::{COOKIE, HeaderMap};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, SubsecRound, Utc};
 use hmac::{Hmac, Mac};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -186,7 +187,7 @@ impl LoginSessions {
     /// [`ApiError::Unavailable`] if the database does not answer. The session may go on then.
     pub(super) async fn end(&self, session: &Session) -> Result<(), ApiError> {
         self.store.end_console_session(session.id()).await.map_err(unavailable)?;
-        self.lock().insert(session.id().to_owned(), SessionFacts::Ended);
+        self.remembered.lock().insert(session.id().to_owned(), SessionFacts::Ended);
         Ok(())
     }
 
@@ -262,18 +263,13 @@ impl LoginSessions {
         pairs.into_iter().find(rests_on).map(|pair| LoggedIn::App(app, pair))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tally<String, SessionFacts>> {
-        // A panic cannot leave a wrong entry: each one is inserted or removed as a whole.
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn remembered(&self, id: &str) -> Option<SessionFacts> {
-        self.lock().peek(id).cloned()
+        self.remembered.lock().peek(id).cloned()
     }
 
     /// Caches a row. Returns `false` if this server has ended the session meanwhile.
     fn remember(&self, id: String, row: &Arc<ConsoleSession>) -> bool {
-        let mut remembered = self.lock();
+        let mut remembered = self.remembered.lock();
         if matches!(remembered.peek(&id), Some(SessionFacts::Ended)) {
             return false;
         }
@@ -282,7 +278,7 @@ impl LoginSessions {
     }
 
     fn forget(&self, id: &str) {
-        let mut remembered = self.lock();
+        let mut remembered = self.remembered.lock();
         if !matches!(remembered.peek(id), Some(SessionFacts::Ended)) {
             remembered.remove(id);
         }

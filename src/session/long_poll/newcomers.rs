@@ -4,11 +4,9 @@
 //! refused at the bound, a client that opens many would keep all others out. Therefore the oldest one ends
 //! instead; a client that fetches as soon as its session is open has done so long before.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::broker::subscriber::SessionId;
@@ -25,7 +23,7 @@ impl Newcomers {
         id: Uuid,
         max: usize,
     ) -> (Newcomer, Option<Uuid>) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.lock();
         waiting.insert(session, id);
         let oldest = if waiting.len() > max { waiting.pop_first() } else { None };
         (Newcomer { session, all: self.clone() }, oldest.map(|(_, id)| id))
@@ -41,7 +39,7 @@ pub(super) struct Newcomer {
 
 impl Drop for Newcomer {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
+        self.all.0.lock().remove(&self.session);
     }
 }
 
@@ -67,6 +65,6 @@ mod tests {
         let (fifth, oldest) = enter(4);
         assert_eq!(oldest, Some(ids[2]), "and does not give way");
         drop([third, fourth, fifth]);
-        assert!(newcomers.0.lock().expect("no panic holds it").is_empty());
+        assert!(newcomers.0.lock().is_empty());
     }
 }

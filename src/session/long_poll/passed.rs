@@ -7,9 +7,10 @@
 use std::{
     collections::HashMap,
     future::{Future, pending},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -22,7 +23,7 @@ pub(super) struct SharedPassed(Arc<Mutex<PassedFetches>>);
 impl SharedPassed {
     /// Locks the list. Frames are put back before it is unlocked, so that the next fetch finds them.
     pub(super) fn lock(&self) -> MutexGuard<'_, PassedFetches> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,13 +1,10 @@
 //! An engine in memory whose faults a test chooses.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::{
@@ -52,30 +49,26 @@ impl FaultyEngine {
         Self { inner, faults: Mutex::default() }
     }
 
-    fn faults(&self) -> MutexGuard<'_, ChosenFaults> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sets whether changes of members are refused, as if the connection were broken.
     pub(super) fn refuse(&self, refuses: bool) {
-        self.faults().refuses = refuses;
+        self.faults.lock().refuses = refuses;
     }
 
     /// Holds back the answer to the next reading of members.
     pub(super) fn hold_reading(&self) -> oneshot::Sender<HeldAnswer> {
         let (answer, held) = oneshot::channel();
-        self.faults().held.push_back(held);
+        self.faults.lock().held.push_back(held);
         answer
     }
 
     /// Returns whether all readings that are to be held back have begun.
     pub(super) fn holds_all(&self) -> bool {
-        self.faults().held.is_empty()
+        self.faults.lock().held.is_empty()
     }
 
     /// The changes so far.
     pub(super) fn changes(&self) -> MemberChanges {
-        self.faults().changes
+        self.faults.lock().changes
     }
 }
 
@@ -102,7 +95,7 @@ impl Engine for FaultyEngine {
         append: Append,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        let mut faults = self.faults();
+        let mut faults = self.faults.lock();
         let Terms::Member(change) = &append.terms else {
             return self.inner.append(partition, append, deadline);
         };
@@ -143,7 +136,7 @@ impl Engine for FaultyEngine {
     ) -> BoxFuture<'static, Result<Snapshot, Unavailable>> {
         // The engine in memory reads the members when it is called, not when its answer is awaited.
         let members = self.inner.members(partition, place, deadline);
-        let Some(held) = self.faults().held.pop_front() else { return members };
+        let Some(held) = self.faults.lock().held.pop_front() else { return members };
         async move {
             match held.await {
                 Ok(HeldAnswer::Members) => members.await,

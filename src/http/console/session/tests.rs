@@ -124,7 +124,7 @@ async fn of_the_logins_of_the_live_feed_those_that_have_ended_are_told_even_in_a
     assert_eq!(logged_in.ended_among(&ids).await, expected);
 
     logged_in.console().store.close().await;
-    logged_in.console().lock().insert(out.id().to_owned(), SessionFacts::Ended);
+    logged_in.console().remembered.lock().insert(out.id().to_owned(), SessionFacts::Ended);
     logged_in.rotate(&NewPair::random());
     let mut expected = vec![out.id().to_owned(), logged_in.session.id().to_owned()];
     expected.sort();

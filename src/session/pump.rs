@@ -24,6 +24,7 @@ use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_http::ws::{OpCode, Parser};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
+use rustix::net::SendFlags;
 use tokio::time::Sleep;
 
 use crate::broker::{
@@ -66,6 +67,12 @@ pub(super) trait SocketTransport: AsyncRead + AsyncWrite + Unpin + 'static {
 
     /// The bytes that have arrived and were not read, as far as the system can tell.
     fn unread_bytes(&self) -> u64;
+
+    /// Writes what the socket takes at once, and returns the number of bytes. If it is 0, a later
+    /// [`poll_write`](AsyncWrite::poll_write) finds out why.
+    fn write_at_once(&self, _bytes: &[u8]) -> usize {
+        0
+    }
 }
 
 impl SocketTransport for tokio::net::TcpStream {
@@ -76,40 +83,50 @@ impl SocketTransport for tokio::net::TcpStream {
     fn unread_bytes(&self) -> u64 {
         rustix::io::ioctl_fionread(self).unwrap_or_default()
     }
+
+    /// This asks the system without a look at the readiness of the socket, which lies in memory of its own.
+    fn write_at_once(&self, bytes: &[u8]) -> usize {
+        rustix::net::send(self, bytes, SendFlags::NOSIGNAL).unwrap_or_default()
+    }
 }
 
-/// Drives one WebSocket until it is closed. The fields that each write touches stand together, at
-/// the end.
+/// Drives one WebSocket until it is closed.
+///
+/// The fields are in the order of their use: the flags lie in the cache line of the task's header, and the other
+/// fields that a write of frames reads fill the next one. With ten thousand sessions, each further line is a wait
+/// for the memory.
+#[repr(C)]
 pub(super) struct Pump<T, B> {
-    /// The longest silence of the client while it cannot be probed.
-    silence_max: Duration,
-    /// The time until which the client may close the connection itself.
-    linger_until: Option<Instant>,
-    /// The latest time at which the timer wakes the task. Waking too early is harmless, so most
-    /// reads leave the timer as it is.
-    wakes_at: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
-    /// The state of a client that is not read from, because a write is stuck.
-    stuck: Option<Box<Stuck>>,
-    /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
-    /// from the broker is written without polling either.
-    waker: Waker,
-    /// The actor's outgoing bytes; `None` once it has stopped.
-    body: Option<Pin<Box<B>>>,
-    /// The time of publication of the first frame in the present write whose latency is sampled.
-    sampled: Option<Instant>,
+    is_actor_due: bool,
+    is_timer_due: bool,
+    /// Whether the session has let the fan-out run first since it last had nothing left to write.
+    gave_way: bool,
     worker: Rc<Worker>,
     outbox: Arc<Outbox>,
     socket: Rc<FrameSocket<T>>,
+    /// The actor's outgoing bytes; `None` once it has stopped.
+    body: Option<Pin<Box<B>>>,
     /// The bytes that the socket has not taken yet.
     unwritten: Bytes,
     /// The bytes that follow `unwritten`: the second part of a frame, which other sessions may
     /// share.
     unwritten_body: Option<Box<Bytes>>,
-    is_actor_due: bool,
-    is_timer_due: bool,
-    /// Whether the session has let the fan-out run first since it last had nothing left to write.
-    gave_way: bool,
+    /// The time of publication of the first unwritten frame whose latency is sampled.
+    sampled: Option<Instant>,
+    /// Wakes the session through its outbox. The actor and the timer are polled with it: a frame
+    /// from the broker is written without polling either.
+    waker: Waker,
+    /// The state of a client that is not read from, because a write is stuck.
+    stuck: Option<Box<Stuck>>,
+    timer: Pin<Box<Sleep>>,
+    /// The latest time at which the timer wakes the task. Waking too early is harmless, so most
+    /// reads leave the timer as it is.
+    wakes_at: Option<Instant>,
+    /// The longest silence of the client while it cannot be probed.
+    silence_max: Duration,
+    /// The time until which the client may close the connection itself, once the actor has stopped and all is
+    /// written.
+    linger_until: Option<Instant>,
     /// The places that the connection takes until it is closed: one among all sessions, and one among the
     /// connections of its thread. The socket is dropped before them.
     _places: (Admission, ConnectionSlot),
@@ -243,7 +260,7 @@ where
 
     /// Writes until the socket is full or a turn is over.
     fn write(&mut self, cx: &mut Context<'_>) -> Paused {
-        let mut taken_bytes = 0;
+        let (mut taken_bytes, mut has_begun) = (0, false);
         for _ in 0..WRITES_PER_POLL {
             match self.flush(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -281,6 +298,9 @@ where
             // polled to its end.
             self.is_actor_due = false;
             self.stuck = None;
+            if !mem::replace(&mut has_begun, true) {
+                self.socket.gate.begin_turn();
+            }
             let polled = body.as_mut().poll_next(&mut Context::from_waker(&self.waker));
             self.unwritten = self.socket.gate.take_said();
             match polled {
@@ -313,27 +333,25 @@ where
         if gathered.is_empty() {
             return Ok(next);
         }
-        self.sampled = self.sampled.or(sampled);
         worker.frame_writes.wrote(frames);
-        let mut io = self.socket.io.borrow_mut();
-        let socket = Pin::new(&mut *io);
-        let (polled, body_bytes) = match &body {
-            None => (socket.poll_write(cx, gathered), 0),
+        let (written, body_bytes) = match &body {
+            // The bytes that the socket does not take are written by `flush`.
+            None => (self.socket.io.borrow().write_at_once(gathered), 0),
             Some(body) => {
                 let parts = [IoSlice::new(gathered), IoSlice::new(body)];
-                (socket.poll_write_vectored(cx, &parts), body.len())
+                let mut io = self.socket.io.borrow_mut();
+                match Pin::new(&mut *io).poll_write_vectored(cx, &parts) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Err(Paused::Broken),
+                    Poll::Ready(Ok(written)) => (written, body.len()),
+                    Poll::Pending => (0, body.len()),
+                }
             }
-        };
-        drop(io);
-        let written = match polled {
-            Poll::Ready(Ok(0) | Err(_)) => return Err(Paused::Broken),
-            Poll::Ready(Ok(written)) => written,
-            Poll::Pending => 0,
         };
         *taken_bytes += gathered.len() + body_bytes;
         if written == gathered.len() + body_bytes {
-            self.note_written();
+            self.note_written(sampled);
         } else {
+            self.sampled = sampled;
             self.keep_unwritten(gathered, body, written);
         }
         if gathered.capacity() > 4 * GATHERED_BYTES_MAX {
@@ -385,13 +403,14 @@ where
         drop(io);
         // An idle session should not keep its last bytes.
         self.unwritten = Bytes::new();
-        self.note_written();
+        let sampled = self.sampled.take();
+        self.note_written(sampled);
         Poll::Ready(Ok(()))
     }
 
     /// Measures the latency of the sampled frame, if there is one: the kernel has all the bytes.
-    fn note_written(&mut self) {
-        if let Some(published) = self.sampled.take() {
+    fn note_written(&self, sampled: Option<Instant>) {
+        if let Some(published) = sampled {
             let took = published.elapsed().as_secs_f64();
             self.worker.metrics.publish_to_write_s.observe(took);
         }
@@ -528,8 +547,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.linger_until.is_none() {
-            this.socket.gate.begin_turn();
+        if this.body.is_some() || this.linger_until.is_none() {
             match this.write(cx) {
                 Paused::Broken => return Poll::Ready(()),
                 Paused::Finished => {}

@@ -8,6 +8,7 @@ use std::{
 
 use actix::prelude::*;
 use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 
 use crate::{app::AppId, engine::Partition, metrics::labels::Limit};
 
@@ -48,7 +49,7 @@ pub(super) struct Directory {
     scopes_per_app_max: usize,
 }
 
-type Streams = HashMap<AppId, AppStreams>;
+type Streams = FxHashMap<AppId, AppStreams>;
 
 /// The streams of one app.
 struct AppStreams {

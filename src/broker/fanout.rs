@@ -15,6 +15,7 @@ use actix::prelude::*;
 use bytestring::ByteString;
 use indexmap::IndexMap;
 use log::{error, warn};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::{
     app::{AppId, registry::AppChanged},
@@ -113,14 +114,16 @@ pub struct ThreadFanout {
 /// the outbox of a session that runs in between. Senders do not wait for room in the mailbox: each publication
 /// and announcement holds a permit (see [`Topics`]), a join causes at most three messages, and the other messages
 /// are small.
+///
+/// The ids of apps and sessions are given by the server, so maps by them need no hash that withstands chosen keys.
 pub struct Fanout {
     worker: WorkerId,
     topics: Topics,
     /// This is not a `HashMap`, because a table of whole entries would double when it is full. Here only the
     /// table of indices doubles.
-    sessions: IndexMap<SessionId, Present>,
+    sessions: IndexMap<SessionId, Present, FxBuildHasher>,
     /// The sessions that have joined anything of an app, or belong to it as a whole.
-    by_app: HashMap<AppId, BTreeSet<SessionId>>,
+    by_app: FxHashMap<AppId, BTreeSet<SessionId>>,
     scopes: HashMap<ScopeKey, ScopeSubscribers>,
     /// The tasks that could not be done at once. While there is one of an app that does not rest,
     /// `take_turn` is scheduled.
@@ -128,7 +131,7 @@ pub struct Fanout {
     /// Whether `take_turn` is scheduled.
     is_turn_due: bool,
     /// The work of each app's present turn.
-    handed_out: HashMap<AppId, HandedOut>,
+    handed_out: FxHashMap<AppId, HandedOut>,
     /// Whether so much of one of these turns is used up that the next publication may not fit into the rest. The
     /// next round is then scheduled even if no session waits, so that the app begins a new turn.
     is_any_to_renew: bool,
@@ -179,12 +182,12 @@ impl Fanout {
             worker,
             topics,
             replays,
-            sessions: IndexMap::new(),
-            by_app: HashMap::new(),
+            sessions: IndexMap::default(),
+            by_app: FxHashMap::default(),
             scopes: HashMap::new(),
             turns: Turns::new(),
             is_turn_due: false,
-            handed_out: HashMap::new(),
+            handed_out: FxHashMap::default(),
             is_any_to_renew: false,
             load_per_turn: Load { frames: FRAMES_PER_TURN, bytes: usize::MAX },
             waking: Waking::new(),

@@ -7,8 +7,8 @@
 //! the others are.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    future, mem,
+    collections::VecDeque,
+    future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -17,6 +17,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHashMap;
 use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
@@ -40,7 +41,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     /// The apps that hold permits or wait for some.
-    apps: HashMap<AppId, AppShare>,
+    apps: FxHashMap<AppId, AppShare>,
     /// The apps with waiting requests, each once. The one that received a permit last is at the end.
     turns: VecDeque<AppId>,
     is_finishing: bool,
@@ -246,14 +247,16 @@ impl Drop for Retry<'_> {
 }
 
 impl Permit {
+    /// Takes a part of these permits out.
+    pub(super) fn split(&mut self, count: usize) -> Self {
+        let count = count.min(self.count);
+        self.count -= count;
+        Self { permits: self.permits.clone(), app: self.app, count }
+    }
+
     /// Makes a permit for one publication of each of these.
     pub(super) fn into_singles(mut self) -> Vec<Self> {
-        if self.count == 1 {
-            return vec![self];
-        }
-        let (permits, app) = (self.permits.clone(), self.app);
-        let count = mem::take(&mut self.count);
-        (0..count).map(|_| Self { permits: permits.clone(), app, count: 1 }).collect()
+        (0..self.count).map(|_| self.split(1)).collect()
     }
 }
 

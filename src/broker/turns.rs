@@ -1,13 +1,15 @@
 //! Turns: the waiting tasks of one thread, in a queue for each app.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
 
 use crate::app::AppId;
 
 /// A queue of tasks for each app that has any. The tasks of each app are done in order, and the apps take
 /// turns.
 pub(super) struct Turns<T> {
-    queues: HashMap<AppId, VecDeque<T>>,
+    queues: FxHashMap<AppId, VecDeque<T>>,
     /// The apps that have a queue. It is the turn of the first one.
     order: VecDeque<AppId>,
 }
@@ -15,7 +17,7 @@ pub(super) struct Turns<T> {
 impl<T> Turns<T> {
     /// Begins without tasks.
     pub(super) fn new() -> Self {
-        Self { queues: HashMap::new(), order: VecDeque::new() }
+        Self { queues: FxHashMap::default(), order: VecDeque::new() }
     }
 
     /// Returns whether there are no tasks.

@@ -43,8 +43,10 @@ pub(super) fn encode_with_position(delivery: &Delivery<'_, str>) -> Frame {
 pub(super) const TAIL_BYTES: u8 = 1;
 
 fn object(topic: &str, event: &str, reference: &str, payload: &str) -> String {
-    let bytes = 48 + topic.len() + event.len() + reference.len() + payload.len();
-    let mut json = String::with_capacity(bytes);
+    let bytes = topic.len() + event.len() + reference.len() + payload.len();
+    // Text without room to spare becomes `Bytes` without a further allocation.
+    let mut json =
+        String::with_capacity(bytes + r#"{"topic":,"event":"","ref":,"payload":}"#.len());
     json.push_str("{\"topic\":");
     json.push_str(topic);
     json.push_str(",\"event\":");

@@ -41,7 +41,8 @@ pub(super) const TAIL_BYTES: u8 = 1;
 
 fn array(join_ref: &str, reference: &str, topic: &str, event: &str, payload: &str) -> String {
     let bytes = join_ref.len() + reference.len() + topic.len() + event.len() + payload.len();
-    let mut json = String::with_capacity(bytes + 10);
+    // Text without room to spare becomes `Bytes` without a further allocation.
+    let mut json = String::with_capacity(bytes + r#"[,,,"",]"#.len());
     json.push('[');
     for part in [join_ref, reference, topic] {
         json.push_str(part);

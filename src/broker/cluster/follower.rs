@@ -242,8 +242,8 @@ impl Topics {
         }
         let publication = entry.read(key)?;
         let watched = self.feed().deliveries(publication.app, Extent::Part);
-        let (accepted, _) =
-            Accepted::new(publication, Instant::now(), cluster.remote_flights.enter());
+        let (mut accepted, _) = Accepted::new(publication, Instant::now());
+        accepted.flight.hold(cluster.remote_flights.enter());
         Some(Fed { offset, at_ms, accepted: accepted.watched(watched) })
     }
 

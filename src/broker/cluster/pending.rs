@@ -152,7 +152,7 @@ impl PendingPublications {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{key, permit, publication};
+    use super::super::super::testing::{key, publication};
     use super::*;
     use crate::{broker::placed::Accepted, engine::LogEpoch};
 
@@ -166,7 +166,7 @@ mod tests {
     fn hold(pending: &PendingPublications) -> u64 {
         let ticket = pending.reserve(1);
         let publication = publication(&key(1, "public"), "room", "msg");
-        let (accepted, _) = Accepted::new(publication, std::time::Instant::now(), permit());
+        let (accepted, _) = Accepted::new(publication, std::time::Instant::now());
         pending.hold(ticket, [(PARTITION, accepted)].into_iter()).leave_but(Vec::new());
         ticket
     }

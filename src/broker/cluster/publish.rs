@@ -233,7 +233,8 @@ impl Cluster {
         let mut skipped = Vec::new();
         let mut accept = |(publication, permit): (Publication, Permit)| {
             let watched = topics.feed().deliveries(publication.app, Extent::Whole);
-            let (accepted, told) = Accepted::new(publication, taken_at, permit);
+            let (mut accepted, told) = Accepted::new(publication, taken_at);
+            accepted.flight.hold(permit);
             skipped.extend(told);
             accepted.watched(watched)
         };

@@ -85,7 +85,9 @@ impl Fanout {
                 listeners.channels.keys().cloned().collect()
             }
         };
-        self.note_delivered(key.app, 1, members, added);
+        // A publication that nobody here hears fills no outbox, so it takes no part of the turn.
+        let publications = usize::from(members > 0 || !left.is_empty());
+        self.note_delivered(key.app, publications, members, added);
         left
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 
 use crate::app::AppId;
 
@@ -39,7 +40,7 @@ pub(super) fn sessions_per_round(frames: usize) -> usize {
 /// delayed for this: on an idle thread, a session is woken as soon as it is handed a frame.
 pub(super) struct Waking {
     /// The wakers of each app that has any, in the order in which its sessions were handed frames.
-    waiting: IndexMap<AppId, VecDeque<Waker>>,
+    waiting: IndexMap<AppId, VecDeque<Waker>, FxBuildHasher>,
     /// The index in `waiting` of the app whose turn it is.
     turn: usize,
     /// The wakers that were added since the last `take_new`.
@@ -51,7 +52,7 @@ pub(super) struct Waking {
 impl Waking {
     /// Begins without sessions.
     pub(super) fn new() -> Self {
-        Self { waiting: IndexMap::new(), turn: 0, new: RefCell::default(), spent: 0 }
+        Self { waiting: IndexMap::default(), turn: 0, new: RefCell::default(), spent: 0 }
     }
 
     /// Returns whether no session waits to be woken.

@@ -1,9 +1,10 @@
 //! The members of one place, and the delivery to them.
 
-use std::{collections::HashMap, iter, sync::Arc, task::Waker};
+use std::{iter, sync::Arc, task::Waker};
 
 use bytestring::ByteString;
 use indexmap::{IndexMap, map::Slice};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::{app::visitor::ShownSub, metrics::apps::Traffic};
 
@@ -42,7 +43,7 @@ pub(in crate::broker) struct Group {
     /// The sessions that wait for the answer of the scope's tracker, each with the name that it joins. A session
     /// that is a member already remains one meanwhile, because its client may buffer changes until the answer,
     /// and none may be missing.
-    entering: HashMap<SessionId, EnteringSession>,
+    entering: FxHashMap<SessionId, EnteringSession>,
 }
 
 /// A session that waits for the tracker's answer.
@@ -64,7 +65,7 @@ pub(in crate::broker) struct TakenIn {
 /// The members of one place that use the same name for it.
 pub(in crate::broker) struct Naming {
     topic: ByteString,
-    members: IndexMap<SessionId, TopicSubscriber>,
+    members: IndexMap<SessionId, TopicSubscriber, FxBuildHasher>,
 }
 
 /// One subscriber of a topic.
@@ -109,7 +110,7 @@ impl TopicSubscriber {
 impl Group {
     pub(super) fn new(place: Place, topic: ByteString) -> Self {
         let (place, first) = (Arc::new(place), Naming::new(topic));
-        Self { place, first, others: Vec::new(), entering: HashMap::new() }
+        Self { place, first, others: Vec::new(), entering: FxHashMap::default() }
     }
 
     /// The place, in memory that all its members on this thread share.
@@ -326,7 +327,7 @@ impl Group {
 
 impl Naming {
     fn new(topic: ByteString) -> Self {
-        Self { topic, members: IndexMap::new() }
+        Self { topic, members: IndexMap::default() }
     }
 
     /// Delivers the frame that names this topic to every member whose format can carry it. An
@@ -341,7 +342,7 @@ impl Naming {
     ) -> AddedFrames {
         let mut frames: [Option<Option<Frame>>; Format::COUNT] = Default::default();
         let (mut delivered, mut bytes, mut skipped, mut positions) = (0, 0, 0, 0);
-        let is_bytes = placed.is_bytes();
+        let (is_bytes, is_for_one) = (placed.is_bytes(), self.members.len() == 1);
         let mut position = None;
         let mut position_of = |format: Format| {
             format.encode_position?;
@@ -354,7 +355,7 @@ impl Naming {
                     // The client has received this from another thread, which was ahead of this one.
                     continue;
                 }
-                let spell = || placed.frame(member.format(), level, &self.topic);
+                let spell = || placed.frame(member.format(), level, &self.topic, is_for_one);
                 let frame = match placed.suits(member.format()) {
                     true => frames[member.format().index()].get_or_insert_with(spell).as_ref(),
                     false => None,

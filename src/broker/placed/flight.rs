@@ -18,7 +18,7 @@ pub(in crate::broker) struct Accepted {
 }
 
 /// The state that a publication has while it is on its way, and that its retained form does not
-/// have: its permit, its counts of skipped subscribers and of deliveries, and the instant at which it was
+/// have: the permit of its batch, its counts of skipped subscribers and of deliveries, and the instant at which it was
 /// accepted.
 ///
 /// It is dropped when the last fan-out has dropped the batch.
@@ -29,13 +29,14 @@ pub(in crate::broker) struct Flight {
     pub(super) watched: Option<Box<Deliveries>>,
     /// The time at which the publication was accepted.
     pub(super) taken_at: Instant,
-    _hold: Hold,
+    /// The first publication of a batch holds the permit for all of them, because they are dropped together.
+    _hold: Option<Hold>,
 }
 
-/// The token by which a publication counts as under way, until it is dropped: a permit, or an entry in the
+/// The token by which publications count as under way, until it is dropped: a permit, or an entry in the
 /// count of publications from other nodes. Both counts are bounded.
 pub(in crate::broker) enum Hold {
-    /// The permit of a publisher of this node.
+    /// The permit of a publisher of this node, for one publication or more.
     Permit { _held: Permit },
     /// The entry of a publication of another node.
     RemoteFlights { _held: RemoteFlight },
@@ -78,13 +79,19 @@ impl Drop for DeliveryTally {
     }
 }
 
+impl Flight {
+    /// Adds the token by which the publication counts as under way, and with it the others of its batch.
+    pub(in crate::broker) fn hold(&mut self, hold: impl Into<Hold>) {
+        self._hold = Some(hold.into());
+    }
+}
+
 impl Accepted {
     /// Accepts a publication. If it has bytes, which not every format can carry, the second value receives the
     /// number of subscribers to which it was not sent.
     pub(in crate::broker) fn new(
         publication: Publication,
         taken_at: Instant,
-        hold: impl Into<Hold>,
     ) -> (Self, Option<oneshot::Receiver<usize>>) {
         let (tally, skipped) = match publication.payload {
             Payload::Json(_) => (None, None),
@@ -96,7 +103,7 @@ impl Accepted {
                 )
             }
         };
-        let flight = Flight { tally, watched: None, taken_at, _hold: hold.into() };
+        let flight = Flight { tally, watched: None, taken_at, _hold: None };
         (Self { publication, flight }, skipped)
     }
 

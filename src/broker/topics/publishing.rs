@@ -57,24 +57,23 @@ impl Topics {
                 Err(OnceError::OtherContent) => Err(PublishError::Busy),
             };
         }
-        let permits = self.take_permits(&publications).await?;
+        let mut permit = self.take_permit(&publications).await?;
         let counted = publications.first().map(|first| (first.app, first.origin.source()));
         let payload_bytes: usize = publications.iter().map(|each| each.payload.size_bytes()).sum();
         let mut positions = Vec::with_capacity(publications.len());
         let mut all_skipped = Vec::new();
         let taken_at = Instant::now();
         let mut batch: Vec<Accepted> = Vec::with_capacity(publications.len());
-        for (publication, permit) in publications.into_iter().zip(permits) {
+        for publication in publications {
             if batch.last().is_some_and(|last| !last.shares_scope_with(&publication)) {
-                self.hand_over(mem::take(&mut batch), &mut positions);
+                self.hand_over(mem::take(&mut batch), &mut permit, &mut positions);
             }
             let watched = self.0.feed.deliveries(publication.app, Extent::Whole);
-            let (accepted, skipped) = Accepted::new(publication, taken_at, permit);
-            let accepted = accepted.watched(watched);
+            let (accepted, skipped) = Accepted::new(publication, taken_at);
             all_skipped.extend(skipped);
-            batch.push(accepted);
+            batch.push(accepted.watched(watched));
         }
-        self.hand_over(batch, &mut positions);
+        self.hand_over(batch, &mut permit, &mut positions);
         if let Some((app, source)) = counted {
             self.count_published(app, source, positions.len(), payload_bytes);
         }
@@ -102,7 +101,8 @@ impl Topics {
         publications: Vec<Publication>,
         once: Option<(IdempotencyKey, ContentDigest)>,
     ) -> Result<Published, OnceError> {
-        let permits = self.take_permits(&publications).await?;
+        let permit = self.take_permit(&publications).await?;
+        let permits = permit.into_iter().flat_map(Permit::into_singles).collect();
         cluster.publish(self, publications, permits, once).await
     }
 
@@ -182,12 +182,20 @@ impl Topics {
     }
 
     /// Gives publications of one scope their positions and passes them to the threads that have
-    /// subscribers. The caller need not wait for the fan-outs, because permits bound the
-    /// publications under way.
-    fn hand_over(&self, accepted: Vec<Accepted>, positions: &mut Vec<StreamPosition>) {
-        let Some(Accepted { publication, .. }) = accepted.first() else { return };
-        let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
+    /// subscribers. They take their part of `permit` with them. The caller need not wait for the fan-outs, because
+    /// permits bound the publications under way.
+    fn hand_over(
+        &self,
+        mut accepted: Vec<Accepted>,
+        permit: &mut Option<Permit>,
+        positions: &mut Vec<StreamPosition>,
+    ) {
         let count = accepted.len();
+        let Some(Accepted { publication, flight }) = accepted.first_mut() else { return };
+        if let Some(permit) = permit {
+            flight.hold(permit.split(count));
+        }
+        let key = ScopeKey { app: publication.app, scope: publication.scope.clone() };
         let directory = &self.0.directory;
         let keeps_last = accepted.iter().any(|each| cache_channel(&each.publication).is_some());
         let mut accepted = Some(accepted);
@@ -242,17 +250,17 @@ impl Topics {
         positions
     }
 
-    /// Takes a permit for each of these publications within the time limit.
-    async fn take_permits(
+    /// Takes a permit for these publications within the time limit; `None` if there are none.
+    async fn take_permit(
         &self,
         publications: &[Publication],
-    ) -> Result<Vec<Permit>, PublishError> {
-        let Some(first) = publications.first() else { return Ok(Vec::new()) };
+    ) -> Result<Option<Permit>, PublishError> {
+        let Some(first) = publications.first() else { return Ok(None) };
         let taken = self.0.permits.take(first.app, publications.len());
         let taken = timeout(self.0.limits.wait_max, taken).await.map_err(|_| {
             self.0.metrics.hit(Limit::PublicationsInFlight);
             PublishError::Busy
         })?;
-        taken.map(Permit::into_singles).ok_or(PublishError::Busy)
+        taken.map(Some).ok_or(PublishError::Busy)
     }
 }

@@ -24,7 +24,6 @@ use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_http::ws::{OpCode, Parser};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
-use rustix::net::SendFlags;
 use tokio::time::Sleep;
 
 use crate::broker::{
@@ -86,7 +85,7 @@ impl SocketTransport for tokio::net::TcpStream {
 
     /// This asks the system without a look at the readiness of the socket, which lies in memory of its own.
     fn write_at_once(&self, bytes: &[u8]) -> usize {
-        rustix::net::send(self, bytes, SendFlags::NOSIGNAL).unwrap_or_default()
+        rustix::io::write(self, bytes).unwrap_or_default()
     }
 }
 

@@ -1,7 +1,8 @@
-// Herald behind Debian's nginx and HAProxy, configured as in docs/operating.md, and Java's HTTP client in front of it.
+// Herald behind Debian's nginx and HAProxy, configured as in docs/operating.md and in ops/, and Java's HTTP client in front of it.
 
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
+import http from "node:http"
 import path from "node:path"
 import { after, before, describe, test } from "node:test"
 import { fileURLToPath } from "node:url"
@@ -14,7 +15,7 @@ import { Herald, TEST_APP } from "./support/herald.mjs"
 import { blocksOf } from "./support/markdown.mjs"
 import { Proxy } from "./support/proxy.mjs"
 import { LOAD_TOPIC, Triggers } from "./support/triggers.mjs"
-import { within } from "./support/wait.mjs"
+import { eventually, within } from "./support/wait.mjs"
 
 const JAVA = path.join(path.dirname(fileURLToPath(import.meta.url)), "java/PostTriggers.java")
 const JAVA_DEADLINE_MS = 5 * 60_000
@@ -116,6 +117,46 @@ for (const name of PROXIES) {
   })
 }
 
+for (const name of PROXIES) {
+  describe(`${name} in front of two servers`, () => {
+    let herald
+    before(async () => {
+      herald = await Herald.start({ HERALD__SERVER__TRUSTED_PROXIES: "127.0.0.1" })
+    })
+    after(() => herald?.close())
+
+    test("a new client gets the server that works while the other one stops, and no trigger is repeated", async t => {
+      const stopping = await Stub.start(t)
+      const proxy = await cluster(t, name, [stopping, herald])
+      // HAProxy has to ask the server twice before it notices.
+      await eventually(async () => (await handshakes(proxy)).every(outcome => outcome === "open"), "all clients to be accepted")
+      const before = stopping.seen.POST
+      const statuses = await triggers(proxy)
+      const refused = statuses.filter(status => status === 503).length
+      assert.deepEqual(statuses.filter(status => status !== 503), Array(statuses.length - refused).fill(200))
+      assert.equal(stopping.seen.POST - before, refused)
+      assert.ok(refused < statuses.length)
+    })
+
+    test("a server that is gone is not noticed", async t => {
+      const gone = await Stub.start(t)
+      const proxy = await cluster(t, name, [gone, herald])
+      await gone.close()
+      assert.deepEqual(await handshakes(proxy), Array(8).fill("open"))
+      assert.deepEqual(new Set(await triggers(proxy)), new Set([200]))
+    })
+  })
+}
+
+test("nginx in front of two servers passes triggers on after both have refused clients", async t => {
+  const servers = [await Stub.start(t), await Stub.start(t)]
+  for (const server of servers) server.answers = { GET: 200, POST: 200 }
+  const proxy = await cluster(t, "nginx", servers)
+  for (const server of servers) server.answers.GET = 503
+  assert.deepEqual(await handshakes(proxy), Array(8).fill(503))
+  assert.deepEqual(new Set(await triggers(proxy)), new Set([200]))
+})
+
 test("nginx as documented is configured to close an idle connection before the server does", async t => {
   const herald = await Herald.start()
   t.after(() => herald.close())
@@ -159,6 +200,57 @@ async function behind(t, name, upstream, edit) {
   const proxy = await DocumentedProxy[name](upstream, edit)
   t.after(() => proxy.close())
   return proxy
+}
+
+/** A server without a Herald in it, which has an answer for each method: at first the one of a server that stops. */
+class Stub {
+  seen = { GET: 0, POST: 0 }
+  answers = { GET: 503, POST: 503 }
+
+  static async start(t) {
+    const stub = new Stub()
+    stub.server = http.createServer((request, response) => {
+      stub.seen[request.method] += 1
+      request.resume()
+      response.writeHead(stub.answers[request.method], { "content-type": "application/json" }).end("{}")
+    })
+    await new Promise(resolve => stub.server.listen(0, "127.0.0.1", resolve))
+    stub.host = `127.0.0.1:${stub.server.address().port}`
+    t.after(() => stub.close())
+    return stub
+  }
+
+  async close() {
+    this.server.closeAllConnections()
+    await new Promise(resolve => this.server.close(resolve))
+  }
+}
+
+/** A proxy in front of two servers, as its file in ops/ configures it. */
+async function cluster(t, name, servers) {
+  const proxy = await DocumentedProxy.cluster(name, servers)
+  t.after(() => proxy.close())
+  return proxy
+}
+
+/** The outcomes of eight handshakes: `open`, or the statuses with which they were refused. */
+async function handshakes(proxy) {
+  const outcomes = []
+  for (let n = 0; n < 8; n += 1) {
+    const outcome = await handshake(proxy)
+    outcomes.push(outcome instanceof WebSocket ? "open" : outcome)
+    outcome.terminate?.()
+  }
+  return outcomes
+}
+
+/** The statuses of eight triggers. */
+async function triggers({ origin }) {
+  const statuses = []
+  const login = Buffer.from(`${TEST_APP.key}:${TEST_APP.secret}`).toString("base64")
+  const init = { method: "POST", headers: { authorization: `Basic ${login}` }, body: new URLSearchParams({ topic: "room", event: "msg" }) }
+  for (let n = 0; n < 8; n += 1) statuses.push((await fetch(`${origin}/api/apps/${TEST_APP.slug}/events`, init)).status)
+  return statuses
 }
 
 /** A client that disconnects at the end of its test. */

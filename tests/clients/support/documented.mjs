@@ -1,4 +1,4 @@
-// nginx and HAProxy as docs/operating.md configures them: its blocks, with other ports, files and servers.
+// nginx and HAProxy as docs/operating.md and the files in ops/ configure them, with other ports, files and servers.
 
 import { execFile, spawn } from "node:child_process"
 import { rmSync } from "node:fs"
@@ -7,7 +7,7 @@ import os from "node:os"
 import path from "node:path"
 import { promisify } from "node:util"
 import { freePort } from "./herald.mjs"
-import { blocksOf } from "./markdown.mjs"
+import { blocksOf, ROOT } from "./markdown.mjs"
 import { eventually, within } from "./wait.mjs"
 
 /** The page that configures proxies. */
@@ -30,24 +30,29 @@ process.on("exit", () => running.forEach(proxy => proxy.kill()))
 /** One of the documented proxies in front of a server, on a port and in a folder of its own. */
 export class DocumentedProxy {
   /** Starts nginx; `edit` may change the documented configuration. */
-  static nginx(upstream, edit) {
-    return start("nginx", upstream, edit, folder => ({
-      config: block => nginxConfig(folder, block),
-      // nginx runs as a single process, so that none remains if the test ends early.
-      words: ["-p", folder, "-c", path.join(folder, "config"), "-e", "stderr", "-g", "daemon off; master_process off;"],
-    }))
+  static async nginx(upstream, edit = block => block) {
+    return start("nginx", "https", edit(await documented("nginx", upstream)))
   }
 
   /** Starts HAProxy; `edit` may change the documented configuration. */
-  static haproxy(upstream, edit) {
-    return start("haproxy", upstream, edit, folder => ({
-      config: block => `global\n  maxconn 500\n\n${block}`,
-      words: ["-db", "-f", path.join(folder, "config")],
-    }))
+  static async haproxy(upstream, edit = block => block) {
+    return start("haproxy", "https", `global\n  maxconn 500\n\n${edit(await documented("haproxy", upstream))}`)
   }
 
-  constructor(folder, port, certificate, child) {
+  /** Starts one of them in front of two servers, as its file in ops/ says. */
+  static async cluster(program, servers) {
+    const [file, scheme] = { nginx: ["nginx/cluster.conf", "http"], haproxy: ["haproxy/cluster.cfg", "https"] }[program]
+    let text = await readFile(path.join(ROOT, "ops", file), "utf8")
+    servers.forEach(({ host }, nth) => (text = replaced(text, `herald-${nth + 1}:4000`, host)))
+    // HAProxy does not start if it may not open this number of files.
+    if (program === "haproxy") text = replaced(text, "maxconn 100000", "maxconn 500")
+    return start(program, scheme, text)
+  }
+
+  constructor(folder, port, scheme, certificate, child) {
     Object.assign(this, { folder, port, certificate, child, complaints: "", end: null })
+    this.origin = `${scheme}://${this.host}`
+    this.scheme = scheme.replace("http", "ws")
     running.add(this)
     child.stderr.setEncoding("utf8").on("data", text => {
       this.complaints = (this.complaints + text).slice(-COMPLAINTS_CHARS_MAX)
@@ -61,14 +66,6 @@ export class DocumentedProxy {
 
   get host() {
     return `127.0.0.1:${this.port}`
-  }
-
-  get scheme() {
-    return "wss"
-  }
-
-  get origin() {
-    return `https://${this.host}`
   }
 
   async isReady() {
@@ -89,26 +86,31 @@ export class DocumentedProxy {
   }
 }
 
-async function start(program, upstream, edit = block => block, how) {
+/** Starts a proxy with this configuration, on a port and with a certificate of its own. */
+async function start(program, scheme, text) {
   const folder = await mkdtemp(path.join(os.tmpdir(), `herald-${program}-`))
-  const port = await freePort()
-  const { config, words } = how(folder)
-  const block = edit(await documented(program, folder, port, upstream))
-  await writeFile(path.join(folder, "config"), config(block))
+  const [port, file] = [await freePort(), path.join(folder, "config")]
+  const [listen, words] = {
+    // nginx runs as a single process, so that none remains if the test ends early.
+    nginx: ["listen ", ["-p", folder, "-c", file, "-e", "stderr", "-g", "daemon off; master_process off;"]],
+    haproxy: ["bind ", ["-db", "-f", file]],
+  }[program]
+  const usual = scheme === "https" ? 443 : 80
+  const own = replaced(text, `${listen}${program === "haproxy" ? ":" : ""}${usual}`, `${listen}127.0.0.1:${port}`)
+  const block = own.replaceAll("/etc/ssl/", `${folder}/`)
+  await writeFile(file, program === "nginx" ? nginxConfig(folder, block) : block)
   const certificate = await certify(folder)
   const child = spawn(program, words, { cwd: folder, env: { PATH }, stdio: ["ignore", "ignore", "pipe"], ...(await rights(folder)) })
-  const proxy = new DocumentedProxy(folder, port, certificate, child)
+  const proxy = new DocumentedProxy(folder, port, scheme, certificate, child)
   await eventually(() => proxy.isReady(), `${program} to be ready`)
   return proxy
 }
 
-/** The documented configuration of this proxy, in front of `upstream`, with a port and files of its own. */
-async function documented(program, folder, port, upstream) {
+/** The documented configuration of this proxy, in front of `upstream`. */
+async function documented(program, upstream) {
   const blocks = (await blocksOf(PAGE)).filter(({ kind }) => kind === program)
   if (blocks.length !== 1) throw new Error(`${PAGE} has ${blocks.length} blocks for ${program}`)
-  const listens = { nginx: ["listen 443", `listen 127.0.0.1:${port}`], haproxy: ["bind :443", `bind 127.0.0.1:${port}`] }
-  const changes = [listens[program], ["127.0.0.1:4000", upstream.host], ["/etc/ssl/", `${folder}/`]]
-  return changes.reduce((text, change) => replaced(text, ...change), blocks[0].code)
+  return replaced(blocks[0].code, "127.0.0.1:4000", upstream.host)
 }
 
 /** `text` with every `from` replaced; fails if there is none. */

@@ -64,8 +64,7 @@ impl AppStore {
     /// [`StoreError::Unusable`], also if the database has migrations that this version does not know;
     /// [`StoreError::Unavailable`] if it does not answer within `query_timeout`.
     pub async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let read = Migrator::get_migration_with_status_read_only(&self.db);
-        let all = self.query(async { read.await.map_err(|error| failed(&error)) }).await?;
+        let all = self.query(self.read_migrations()).await?;
         let state = |migration: herald_migration::Migration| Migration {
             name: migration.name().to_owned(),
             is_applied: migration.status() == MigrationStatus::Applied,
@@ -79,6 +78,35 @@ impl AppStore {
     /// As [`Self::migrations`].
     pub async fn has_pending(&self) -> Result<bool, StoreError> {
         Ok(self.migrations().await?.iter().any(|migration| !migration.is_applied))
+    }
+
+    async fn read_migrations(&self) -> Result<Vec<herald_migration::Migration>, StoreError> {
+        match Migrator::get_migration_with_status_read_only(&self.db).await {
+            // sea-orm's error for a migration that is applied and not known.
+            Err(DbErr::Custom(_)) => {
+                Err(self.explain_unknown().await.unwrap_or_else(|error| failed(&error)))
+            }
+            read => read.map_err(|error| failed(&error)),
+        }
+    }
+
+    /// Makes the error for a database with migrations that this version does not know.
+    async fn explain_unknown(&self) -> Result<StoreError, DbErr> {
+        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
+        let ask = Statement::from_string(self.db.get_database_backend(), ask);
+        let rows = self.db.query_all_raw(ask).await?;
+        let mut unknown = rows
+            .iter()
+            .map(|row| row.try_get("", "version"))
+            .collect::<Result<Vec<String>, _>>()?;
+        let known = Migrator::get_migration_files();
+        unknown.retain(|name| known.iter().all(|migration| migration.name() != name));
+        Ok(StoreError::Unusable(format!(
+            "a newer Herald has migrated it (its newest migration is {}): use that version, or let it undo \
+             what this version does not know: `herald migrate down --steps {}`",
+            unknown.last().map_or("", String::as_str),
+            unknown.len()
+        )))
     }
 
     /// Begins a transaction that no other process can begin at the same time.

@@ -6,6 +6,7 @@ on_both_databases! {
     migrations_go_up_down_and_up_again
     servers_that_start_together_on_a_new_database_all_migrate_it
     migrations_wait_for_those_of_another_process_no_longer_than_they_may
+    migrations_of_a_newer_version_are_named_with_the_way_back
     the_migration_to_unique_keys_names_the_apps_that_share_one
     the_migration_to_history_keeps_the_apps_up_and_down
     the_migration_to_rotation_keeps_the_apps_up_and_down
@@ -89,6 +90,19 @@ async fn migrations_wait_for_those_of_another_process_no_longer_than_they_may(
     store.migrate_up(None).await.expect("there is nothing to wait for");
     other.rollback().await.expect("an end");
     connection.close().await.expect("an end");
+}
+
+async fn migrations_of_a_newer_version_are_named_with_the_way_back(database: &TestDatabase) {
+    let store = database.connect().await;
+    store.migrate_up(None).await.expect("up");
+    database.sql("INSERT INTO seaql_migrations VALUES ('m20991231_000001_late', 0)").await;
+    let expected = StoreError::Unusable(format!(
+        "{}: a newer Herald has migrated it (its newest migration is m20991231_000001_late): use that \
+         version, or let it undo what this version does not know: `herald migrate down --steps 1`",
+        store.name()
+    ));
+    assert_eq!(store.has_pending().await, Err(expected.clone()));
+    assert_eq!(store.migrate_up(None).await, Err(expected));
 }
 
 async fn the_migration_to_unique_keys_names_the_apps_that_share_one(database: &TestDatabase) {

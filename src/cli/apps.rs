@@ -1,13 +1,11 @@
 //! `herald apps`: the apps in the database.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
-use super::{CommandFailure, table::table, with_tables};
+use super::{CommandFailure, confirm::confirm, table::table, with_tables};
 use crate::{
     app::{
         App, Slug,
@@ -304,30 +302,10 @@ async fn delete(store: &AppStore, slug: &Slug, yes: bool) -> Result<String, Comm
         return Err(unknown(slug));
     }
     if !yes {
-        confirm(slug)?;
+        confirm(&format!("delete {slug}, its key and secret, for good"), slug.as_str())?;
     }
     let deleted = change::delete(store, &ChangedBy::CLI, slug).await;
     known(slug, deleted).map(|_| format!("deleted {slug}\n"))
-}
-
-fn confirm(slug: &Slug) -> Result<(), CommandFailure> {
-    let mut input = io::stdin().lock();
-    if !input.is_terminal() {
-        return Err(CommandFailure::usage(
-            "standard input is no terminal to ask at: confirm with --yes",
-        ));
-    }
-    let mut err = io::stderr();
-    let asked = write!(err, "Delete {slug}, its key and secret, for good? Type its slug: ")
-        .and_then(|()| err.flush());
-    let mut answer = String::new();
-    asked
-        .and_then(|()| input.read_line(&mut answer))
-        .map_err(|e| CommandFailure::new(format!("cannot ask: {e}")))?;
-    match answer.trim() == slug.as_str() {
-        true => Ok(()),
-        false => Err(CommandFailure::new("not confirmed: nothing was deleted")),
-    }
 }
 
 impl OutputArgs {

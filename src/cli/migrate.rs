@@ -3,14 +3,14 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{CommandFailure, table::table, with_store};
+use super::{CommandFailure, confirm::confirm, table::table, with_store};
 use crate::app::store::{AppStore, Migration, MissingFile};
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   herald migrate up
   herald migrate status --json
-  herald migrate down --steps 1";
+  herald migrate down --steps 1 --yes";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrateCommand {
@@ -20,11 +20,15 @@ pub(super) enum MigrateCommand {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         steps: Option<u32>,
     },
-    /// Revert the last migrations, and drop the data of their tables and columns
+    /// Revert the last migrations, and drop the data of their tables and columns; asks first on a
+    /// terminal
     Down {
         /// The number of migrations to revert
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         steps: u32,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
     },
     /// List the migrations and whether they are applied
     Status {
@@ -43,12 +47,29 @@ pub(super) fn run(command: &MigrateCommand) -> Result<String, CommandFailure> {
         let before = store.migrations().await?;
         match *command {
             MigrateCommand::Up { steps } => store.migrate_up(steps).await?,
-            MigrateCommand::Down { steps } => store.migrate_down(steps).await?,
+            MigrateCommand::Down { steps, yes } => {
+                if !yes {
+                    ask(&before, steps)?;
+                }
+                store.migrate_down(steps).await?;
+            }
             MigrateCommand::Status { json: true } => return Ok(as_json(&before)),
             MigrateCommand::Status { json: false } => return Ok(as_text(store.name(), &before)),
         }
         report(&store, &before).await
     })
+}
+
+/// Asks whether to revert the last `steps` migrations, if there are any.
+fn ask(all: &[Migration], steps: u32) -> Result<(), CommandFailure> {
+    let applied = all.iter().rev().filter(|migration| migration.is_applied);
+    let names: Vec<_> =
+        applied.map(|m| m.name.as_str()).zip(0..steps).map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names = names.join(", ");
+    confirm(&format!("revert {names}, and drop the data of their tables and columns"), "yes")
 }
 
 /// Names the migrations whose state has changed.

@@ -8,6 +8,7 @@ mod apps;
 mod audit;
 mod banner;
 mod check_config;
+mod confirm;
 mod failure;
 mod history;
 mod log;

@@ -153,7 +153,9 @@ fn an_app_that_is_not_there_is_named() {
 fn a_deletion_without_a_terminal_needs_yes_and_an_update_needs_a_change() {
     let place = Place::seeded();
     let unasked = place.run_with_input(&["apps", "delete", "test-app"], "test-app\n");
-    assert!(unasked.failed(2).contains("confirm with --yes"), "{unasked:?}");
+    let expected = "herald: standard input is no terminal to ask at: confirm with --yes to delete \
+                    test-app, its key and secret, for good";
+    assert_eq!(unasked.failed(2), expected);
     assert!(place.run(&["apps", "list"]).succeeded().contains("test-app"));
     let nothing = place.run(&["apps", "update", "test-app"]);
     assert!(nothing.failed(2).contains("nothing to change"), "{nothing:?}");

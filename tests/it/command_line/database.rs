@@ -21,11 +21,53 @@ fn migrations_go_up_and_down() {
     let status = place.run(&["migrate", "status"]);
     assert!(status.succeeded().starts_with(&format!("{database}\n\nmigration ")), "{status:?}");
     assert!(status.out.contains("  applied\n"), "{status:?}");
-    let down = place.run(&["migrate", "down", "--steps", &all.len().to_string()]);
+    let steps = all.len().to_string();
+    let down = ["migrate", "down", "--steps", &steps];
+    let unasked = place.run_with_input(&down, "yes\n");
+    let names = place.run(&["migrate", "status", "--json"]).json();
+    let names = names.as_array().expect("a list").iter().rev();
+    let names: Vec<_> = names.map(|m| m["name"].as_str().expect("a name")).collect();
+    let expected = format!(
+        "herald: standard input is no terminal to ask at: confirm with --yes to revert {}, and drop the \
+         data of their tables and columns",
+        names.join(", ")
+    );
+    assert_eq!(unasked.failed(2), expected);
+    assert_eq!(state(&place), all);
+    let down = place.run(&[&down[..], &["--yes"]].concat());
     assert!(down.succeeded().starts_with("reverted m"), "{down:?}");
     assert!(down.out.ends_with(&format!(" from {database}\n")), "{down:?}");
     assert!(state(&place).iter().all(|applied| !*applied));
     assert!(place.run(&["migrate", "status"]).succeeded().contains("  pending\n"));
+    let again = place.run(&["migrate", "down"]);
+    assert_eq!(again.succeeded(), format!("nothing to do in {database}\n"), "nobody is asked");
+}
+
+#[test]
+fn a_database_that_a_newer_version_has_migrated_says_how_to_go_back() {
+    let place = Place::with_folder().with("PORT", "0");
+    place.run(&["migrate", "up"]).succeeded();
+    let runtime = actix::System::new();
+    for name in ["m20991231_000002_later", "m20991231_000001_late"] {
+        let applied = format!("INSERT INTO seaql_migrations VALUES ('{name}', 0)");
+        runtime.block_on(sql(&place.database(), &applied));
+    }
+    let expected = format!(
+        "herald: database cannot be used: {}: a newer Herald has migrated it (its newest migration is \
+         m20991231_000002_later): use that version, or let it undo what this version does not know: \
+         `herald migrate down --steps 2`",
+        place.database()
+    );
+    for args in [
+        &["migrate", "up"][..],
+        &["migrate", "down", "--yes"],
+        &["migrate", "status"],
+        &["serve"],
+        &["apps", "list"],
+    ] {
+        let done = place.run(args);
+        assert_eq!((done.code, done.err.lines().last()), (Some(1), Some(&*expected)), "{args:?}");
+    }
 }
 
 #[test]
@@ -59,7 +101,7 @@ fn no_command_leaves_a_database_in_the_wrong_folder() {
 fn commands_name_the_migration_that_is_pending() {
     let place = Place::with_folder().with("HERALD__DATABASE__MIGRATE", "false");
     place.run(&["migrate", "up"]).succeeded();
-    place.run(&["migrate", "down", "--steps", "99"]).succeeded();
+    place.run(&["migrate", "down", "--steps", "99", "--yes"]).succeeded();
     for args in [
         &["apps", "list"][..],
         &["seed"],

@@ -56,15 +56,18 @@ pub enum HistoryFile {
 }
 
 impl Settings {
-    /// Checks that the folder of a file that was set exists. A folder that is not writable stops no start, because
-    /// a disk that becomes read-only must not keep a server from serving.
+    /// Checks that the folder of a file that was set exists, or is that of an SQLite database, which the first start
+    /// makes. A folder that is not writable stops no start, because a disk that becomes read-only must not keep a
+    /// server from serving.
     ///
     /// # Errors
     /// [`SettingsError`] names `history.file`.
     pub fn check_history_folder(&self) -> Result<(), SettingsError> {
         let HistoryFile::At(path) = &self.history.file else { return Ok(()) };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        match folder.filter(|folder| !folder.is_dir()) {
+        let database = self.database.file();
+        let of_database = database.as_deref().and_then(Path::parent);
+        match folder.filter(|folder| !folder.is_dir() && Some(*folder) != of_database) {
             None => Ok(()),
             Some(folder) => {
                 let fault = format!("there is no folder {:?}: make it first", folder.display());

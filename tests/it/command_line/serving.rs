@@ -169,3 +169,13 @@ fn a_failure_to_start_is_one_line() {
         assert!(done.failed(1).contains(&expected), "{name}={value}: {done:?}");
     }
 }
+
+#[test]
+fn check_config_finds_a_history_file_whose_folder_no_start_makes() {
+    let place = |file| Place::new().with("HERALD__HISTORY__FILE", file);
+    let done = place("/no/such/history").run(&["check-config"]);
+    let expected = "herald: history.file: there is no folder \"/no/such\": make it first";
+    assert_eq!(done.failed(1), expected);
+    // The first start makes the folder of the database.
+    place("data/history").run(&["check-config"]).succeeded();
+}

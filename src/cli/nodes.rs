@@ -19,7 +19,8 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct NodesArgs {
-    /// The server to ask; without it the server of this machine's settings
+    /// The server to ask; without it the server of this machine's settings. With server.force_ssl
+    /// give the https:// address of the proxy
     #[arg(long)]
     url: Option<String>,
     /// Answer as JSON

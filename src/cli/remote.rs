@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::{Slug, store::MissingFile},
     broker::topic_name::Scope,
-    http::client::is_this_machine,
+    http::client::{NOT_SECURE, is_this_machine},
     settings::Settings,
 };
 
@@ -32,6 +32,8 @@ const PASSWORD: &str = "PUSHER_ADMIN_PASSWORD";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The most bytes of an answer that are read: more than any answer of a Herald has.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// The end of a message about a call that may be repeated.
+pub(super) const TRY_AGAIN: &str = ", try again";
 /// The address of a server whose settings cannot be read: that of the default settings.
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 
@@ -45,7 +47,8 @@ pub(super) struct RemoteArgs {
     /// The scope of the channel
     #[arg(long, default_value = "public", value_parser = parse_scope)]
     pub(super) scope: String,
-    /// The server; without it the server of this machine's settings, or else 127.0.0.1:4000
+    /// The server; without it the server of this machine's settings, or else 127.0.0.1:4000. With
+    /// server.force_ssl give the https:// address of the proxy
     // Judged later: the argument parser's own message would repeat a password in the URL.
     #[arg(long)]
     url: Option<String>,
@@ -115,15 +118,17 @@ impl Remote {
         Ok(Self { caller, server, user, password })
     }
 
-    /// Posts JSON to a resource of the app and returns the server's answer.
+    /// Posts JSON to a resource of the app and returns the server's answer. A failure ends with `advice` if the server
+    /// may have done what was asked.
     pub(super) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &str,
+        advice: &str,
     ) -> Result<T, CommandFailure> {
         let url = self.url(&[path]);
         let request = agent(&url).post(url.as_str()).header("authorization", self.basic());
-        self.answer(request.header("content-type", "application/json").send(body))
+        self.answer(request.header("content-type", "application/json").send(body), advice)
     }
 
     /// Reads a resource of the app or of the admin API, whose path is given in segments.
@@ -136,7 +141,8 @@ impl Remote {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.answer(agent(&url).get(url.as_str()).header("authorization", self.basic()).call())
+        let request = agent(&url).get(url.as_str()).header("authorization", self.basic());
+        self.answer(request.call(), TRY_AGAIN)
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -160,17 +166,49 @@ impl Remote {
     fn answer<T: DeserializeOwned>(
         &self,
         response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        advice: &str,
     ) -> Result<T, CommandFailure> {
         let server = self.server.origin().ascii_serialization();
-        let mut response = response.map_err(|error| unreachable(&server, &error))?;
+        let mut response = response.map_err(|error| unreachable(&server, &error, advice))?;
         let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let answer = answer.unwrap_or_default();
         match response.status().as_u16() {
             200 => serde_json::from_str(&answer).map_err(|_| {
                 CommandFailure::new(format!("{server} does not answer as a Herald does"))
             }),
-            status => Err(refused(&self.caller, &server, status, &answer)),
+            status => Err(self.refused(status, &answer, advice)),
         }
+    }
+
+    fn refused(&self, status: u16, answer: &str, advice: &str) -> CommandFailure {
+        let server = self.server.origin().ascii_serialization();
+        let words = detail(answer);
+        let needs_tls = words.as_deref() == Some(NOT_SECURE);
+        let detail = words.map_or(" without a reason".into(), |words| format!(": {words}"));
+        CommandFailure::new(match (status, &self.caller) {
+            (401, CallCredentials::App(app)) => format!(
+                "{server} answers 401: it has no active app {app} with this key and secret (right after \
+                 a change it may need a moment)"
+            ),
+            (401, CallCredentials::Admin) => format!(
+                "{server} answers 401: its administrator has another name or password than the settings \
+                 here say"
+            ),
+            (300..=399, _) => {
+                format!(
+                    "{server} answers {status}, a redirect: give --url the address to which it redirects"
+                )
+            }
+            (404, _) => format!("{server} answers 404: this is not a Herald server"),
+            (503, _) => format!("{server} answers 503: it cannot take the request now{advice}"),
+            // A proxy could not reach the server, or had no answer from it in time.
+            (502 | 504, _) => format!("{server} answers {status}{detail}{advice}"),
+            _ if needs_tls => format!(
+                "{server} answers {status}{detail}; give --url the address of the proxy that has the \
+                 certificate, such as https://herald.example.com"
+            ),
+            _ => format!("{server} answers {status}{detail}"),
+        })
     }
 }
 
@@ -236,28 +274,6 @@ fn agent(url: &Url) -> ureq::Agent {
     config.build().into()
 }
 
-fn refused(caller: &CallCredentials, server: &str, status: u16, answer: &str) -> CommandFailure {
-    let detail = detail(answer).map_or(" without a reason".into(), |words| format!(": {words}"));
-    CommandFailure::new(match (status, caller) {
-        (401, CallCredentials::App(app)) => format!(
-            "{server} answers 401: it has no active app {app} with this key and secret (right after \
-             a change it may need a moment)"
-        ),
-        (401, CallCredentials::Admin) => format!(
-            "{server} answers 401: its administrator has another name or password than the settings \
-             here say"
-        ),
-        (300..=399, _) => {
-            format!(
-                "{server} answers {status}, a redirect: give --url the address to which it redirects"
-            )
-        }
-        (404, _) => format!("{server} answers 404: this is not a Herald server"),
-        (503, _) => format!("{server} answers 503: it cannot take the request now, try again"),
-        _ => format!("{server} answers {status}{detail}"),
-    })
-}
-
 /// The reason in an answer: `{"errors":{"detail":"…"}}` or `{"errors":{"<field>":["…"]}}`.
 fn detail(answer: &str) -> Option<String> {
     let answer: Value = serde_json::from_str(answer).ok()?;
@@ -274,7 +290,7 @@ fn detail(answer: &str) -> Option<String> {
     Some(faults.collect::<Vec<_>>().join("; ")).filter(|detail| !detail.is_empty())
 }
 
-fn unreachable(server: &str, error: &ureq::Error) -> CommandFailure {
+fn unreachable(server: &str, error: &ureq::Error, advice: &str) -> CommandFailure {
     CommandFailure::new(match error {
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
             format!("nothing listens on {server}: is the server running?")
@@ -283,8 +299,9 @@ fn unreachable(server: &str, error: &ureq::Error) -> CommandFailure {
             format!("nothing listens on {server}: is the server running?")
         }
         ureq::Error::Timeout(_) => {
-            format!("{server} did not answer within {} s", ANSWER_TIMEOUT.as_secs())
+            format!("{server} did not answer within {} s{advice}", ANSWER_TIMEOUT.as_secs())
         }
+        ureq::Error::Io(error) => format!("the connection to {server} failed: {error}{advice}"),
         ureq::Error::HostNotFound => format!("there is no host {server}"),
         other => format!("{server} cannot be reached: {other}"),
     })

@@ -8,7 +8,10 @@ use base64::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{CommandFailure, remote::RemoteArgs};
+use super::{
+    CommandFailure,
+    remote::{RemoteArgs, TRY_AGAIN},
+};
 use crate::broker::{
     idempotency::{IdempotencyKey, KeyOwner},
     publication::{Destination, EventName, JsonObject},
@@ -33,6 +36,10 @@ Examples:
   HERALD_APP_KEY=… HERALD_APP_SECRET=… \\
       herald trigger --url https://herald.example.com \\
       --app foo-app --scope private --channel room-1 --event msg";
+
+/// The end of a message about a trigger that cannot be repeated safely.
+const MAYBE_PUBLISHED: &str = ", but the event may have been published: another try may publish it twice, \
+    unless both have the same --idempotency-key";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TriggerArgs {
@@ -76,7 +83,8 @@ fn parse_key(raw: &str) -> Result<String, String> {
 pub(super) fn run(args: &TriggerArgs) -> Result<String, CommandFailure> {
     let body = body(args)?;
     let RemoteArgs { app, json, .. } = &args.remote;
-    let answer: Value = args.remote.remote()?.post("events", &body)?;
+    let advice = if args.idempotency_key.is_some() { TRY_AGAIN } else { MAYBE_PUBLISHED };
+    let answer: Value = args.remote.remote()?.post("events", &body, advice)?;
     Ok(match json {
         true => format!("{answer}\n"),
         false => {

@@ -46,7 +46,8 @@ pub(super) struct UsageArgs {
     /// The periods: hour, day or month
     #[arg(long, value_name = "PERIOD", default_value = "hour")]
     by: String,
-    /// The server to ask instead of the database
+    /// The server to ask instead of the database. With server.force_ssl give the https:// address of
+    /// the proxy
     #[arg(long)]
     url: Option<String>,
     /// Answer as JSON

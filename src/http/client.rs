@@ -31,7 +31,7 @@ pub fn client_of(request: &HttpRequest, server: &settings::ServerSettings) -> Cl
 }
 
 /// The refusal of a plain request.
-const NOT_SECURE: &str = "this server takes requests over https only";
+pub(crate) const NOT_SECURE: &str = "this server takes requests over https only";
 
 /// Returns whether a URL names this machine as its host.
 pub fn is_this_machine(url: &Url) -> bool {

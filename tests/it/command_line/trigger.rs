@@ -112,7 +112,18 @@ fn trigger_prints_why_the_server_refused_it() {
             "301, a redirect: give --url the address to which it redirects",
         ),
         ("404 Not Found", "", "404: this is not a Herald server"),
-        ("503 Service Unavailable", "", "503: it cannot take the request now, try again"),
+        (
+            "403 Forbidden",
+            r#"{"errors":{"detail":"this server takes requests over https only"}}"#,
+            "403: this server takes requests over https only; give --url the address of the proxy",
+        ),
+        (
+            "503 Service Unavailable",
+            "",
+            "503: it cannot take the request now, but the event may have been published: another try \
+             may publish it twice, unless both have the same --idempotency-key",
+        ),
+        ("504 Gateway Timeout", "", "504 without a reason, but the event may have been published"),
     ] {
         let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");
         let (url, served) = serve_once(status, answer);
@@ -123,6 +134,35 @@ fn trigger_prints_why_the_server_refused_it() {
         assert!(done.failed(1).starts_with(&expected), "{expected}: {done:?}");
         done.never_says("hush-hush");
     }
+}
+
+#[test]
+fn a_trigger_that_has_an_idempotency_key_may_be_tried_again() {
+    let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");
+    let (url, served) = serve_once("503 Service Unavailable", "");
+    let args = ["trigger", "--app", "foo-app", "--channel", "c", "--event", "e"];
+    let done = place.run(&[&args[..], &["--idempotency-key", "k", "--url", &url]].concat());
+    served.join().expect("served");
+    let expected = format!("herald: {url} answers 503: it cannot take the request now, try again");
+    assert_eq!(done.failed(1), expected);
+}
+
+#[test]
+fn a_connection_that_breaks_tells_that_the_event_may_have_been_published() {
+    let place = Place::new().with("HERALD_APP_KEY", "k").with("HERALD_APP_SECRET", "hush-hush");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let served = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut head = [0; 8_192];
+        stream.read(&mut head).expect("a request")
+    });
+    let args = ["trigger", "--app", "foo-app", "--channel", "c", "--event", "e", "--url", &url];
+    let done = place.run(&args);
+    assert!(served.join().expect("served") > 0);
+    let line = done.failed(1);
+    assert!(line.starts_with(&format!("herald: the connection to {url} failed: ")), "{line}");
+    assert!(line.contains(", but the event may have been published: "), "{line}");
 }
 
 #[test]

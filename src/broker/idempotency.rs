@@ -89,7 +89,7 @@ impl IdempotencyKey {
     pub fn parse(raw: &str, owner: KeyOwner<'_>) -> Result<Self, NameError> {
         match raw.len() {
             0 => Err(NameError::Empty),
-            bytes if bytes > Self::BYTES_MAX => Err(NameError::TooLong),
+            bytes if bytes > Self::BYTES_MAX => Err(NameError::TooLong(Self::BYTES_MAX)),
             _ => {
                 let mut hasher = Sha256::new();
                 owner.add_to(&mut hasher);

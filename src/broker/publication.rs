@@ -26,8 +26,14 @@ pub enum NameError {
     #[error("must not be empty")]
     Empty,
     /// The text has more bytes than its kind of name may have.
-    #[error("is too long")]
-    TooLong,
+    #[error("is too long: at most {0} bytes")]
+    TooLong(usize),
+    /// A whole topic, or a channel and an event together, have more bytes than they may.
+    #[error(
+        "is too long: a whole topic, and channel:event, have at most {} bytes",
+        TopicName::BYTES_MAX
+    )]
+    WholeTooLong,
     /// The text has a control character, or one that its kind of name does not allow.
     #[error("has a character that is not allowed")]
     BadCharacter,
@@ -45,7 +51,7 @@ impl NameError {
     pub(super) fn check(raw: &str, bytes_max: usize) -> Result<(), Self> {
         match raw {
             "" => Err(Self::Empty),
-            _ if raw.len() > bytes_max => Err(Self::TooLong),
+            _ if raw.len() > bytes_max => Err(Self::TooLong(bytes_max)),
             _ if reserved::is_special(raw) => Err(Self::Reserved),
             _ if raw.chars().any(char::is_control) => Err(Self::BadCharacter),
             _ => Ok(()),
@@ -323,10 +329,10 @@ impl Publication {
     /// Checks the rule that concerns both names together: `channel:event` is at most 255 bytes.
     ///
     /// # Errors
-    /// [`NameError::TooLong`].
+    /// [`NameError::WholeTooLong`].
     pub fn check_prefixed(destination: &Destination, event: &EventName) -> Result<(), NameError> {
         let bytes = destination.as_str().len() + 1 + event.as_str().len();
-        if bytes > EventName::PREFIXED_BYTES_MAX { Err(NameError::TooLong) } else { Ok(()) }
+        if bytes > EventName::PREFIXED_BYTES_MAX { Err(NameError::WholeTooLong) } else { Ok(()) }
     }
 }
 
@@ -335,7 +341,7 @@ impl Publication {
 /// event goes to that channel.
 ///
 /// # Errors
-/// [`NameError`] of the first invalid name; [`NameError::TooLong`] also if both together are too long.
+/// [`NameError`] of the first invalid name; [`NameError::WholeTooLong`] if both together are too long.
 pub fn address(
     topic: &TopicName,
     event: &str,
@@ -348,7 +354,7 @@ pub fn address(
             // The topic of the channel must be short enough to be joined.
             let spelled = addressing.spell(&topic.scope, &topic.app, Some(&channel));
             if spelled.len() > TopicName::BYTES_MAX {
-                return Err(NameError::TooLong);
+                return Err(NameError::WholeTooLong);
             }
             (Destination::Channel(channel), event)
         }
@@ -373,7 +379,7 @@ mod tests {
         let (joinable, unjoinable) = (format!("{c158}:m"), format!("{c159}:m"));
         for (topic, event, expected) in [
             (scope.as_str(), joinable.as_str(), Ok((c158.as_str(), "m"))),
-            (&scope, &unjoinable, Err(NameError::TooLong)),
+            (&scope, &unjoinable, Err(NameError::WholeTooLong)),
             ("public:app", "room:msg", Ok(("room", "msg"))),
             ("public:app", "room:1:msg", Ok(("room", "1:msg"))),
             ("public:app", "msg", Ok(("#general", "msg"))),
@@ -381,7 +387,7 @@ mod tests {
             ("public:app:room", "other:msg", Ok(("room", "other:msg"))),
             ("public:app:room:1", "msg", Ok(("room:1", "msg"))),
             ("public:app", &fits, Ok((&c54, &e200))),
-            ("public:app", &too_long, Err(NameError::TooLong)),
+            ("public:app", &too_long, Err(NameError::WholeTooLong)),
             ("public:app", "", Err(NameError::Empty)),
             ("public:app", ":msg", Err(NameError::Empty)),
             ("public:app", "room:", Err(NameError::Empty)),
@@ -412,7 +418,7 @@ mod tests {
         let channel = addressed.map(|(destination, _)| destination.as_str().to_owned());
         assert_eq!(channel, Ok(longest));
         let many = address(&topic, &prefixed, &Addressing::ManyApps);
-        assert_eq!(many.err(), Some(NameError::TooLong));
+        assert_eq!(many.err(), Some(NameError::WholeTooLong));
     }
 
     #[test]
@@ -425,7 +431,7 @@ mod tests {
             ("caf\u{e9} \u{1f600}", Ok(())),
             ("presence_states", Ok(())),
             (&longest, Ok(())),
-            (&too_long, Err(NameError::TooLong)),
+            (&too_long, Err(NameError::TooLong(200))),
             ("", Err(NameError::Empty)),
             ("#general", Err(NameError::Reserved)),
             ("#x", Err(NameError::Reserved)),
@@ -449,7 +455,7 @@ mod tests {
     #[test]
     fn channel_and_event_together_are_at_most_255_bytes() {
         let event = EventName::parse(&"e".repeat(200)).expect("an event");
-        for (channel_bytes, expected) in [(54, Ok(())), (55, Err(NameError::TooLong))] {
+        for (channel_bytes, expected) in [(54, Ok(())), (55, Err(NameError::WholeTooLong))] {
             let channel = Destination::parse(&"c".repeat(channel_bytes)).expect("a channel");
             assert_eq!(Publication::check_prefixed(&channel, &event), expected);
         }

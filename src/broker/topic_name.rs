@@ -37,7 +37,7 @@ impl Scope {
             0 => Err(NameError::Empty),
             1..=Self::BYTES_MAX if raw.bytes().all(allowed) => Ok(()),
             1..=Self::BYTES_MAX => Err(NameError::BadCharacter),
-            _ => Err(NameError::TooLong),
+            _ => Err(NameError::TooLong(Self::BYTES_MAX)),
         }
     }
 
@@ -192,11 +192,11 @@ impl TopicName {
     /// Parses a topic as `addressing` spells it.
     ///
     /// # Errors
-    /// [`NameError::TooLong`] beyond 255 bytes; else the fault of the first bad part. This does not
+    /// [`NameError::WholeTooLong`] beyond 255 bytes; else the fault of the first bad part. This does not
     /// check whether the app exists.
     pub fn parse(raw: &str, addressing: &Addressing) -> Result<Self, NameError> {
         if raw.len() > Self::BYTES_MAX {
-            return Err(NameError::TooLong);
+            return Err(NameError::WholeTooLong);
         }
         // Each subscriber keeps its topic, and the broker keeps its parts: all of them share one
         // allocation.
@@ -291,8 +291,8 @@ mod tests {
             ("public:app:a\nb", NameError::BadCharacter),
             ("public:app:a\u{0}b", NameError::BadCharacter),
             ("public:app:a\u{85}b", NameError::BadCharacter),
-            (&long, NameError::TooLong),
-            (&whole, NameError::TooLong),
+            (&long, NameError::TooLong(200)),
+            (&whole, NameError::WholeTooLong),
         ] {
             assert_eq!(parse(raw), Err(fault), "{raw:?}");
         }

@@ -178,7 +178,7 @@ pub(super) fn rank(
     };
     let topic = addressing.spell(&scope, &app.slug, channel.as_ref());
     if topic.len() > TopicName::BYTES_MAX {
-        return Err(ApiError::invalid("channel", NameError::TooLong.to_string()));
+        return Err(ApiError::invalid("channel", NameError::WholeTooLong.to_string()));
     }
     Ok(Rank { scope, channel })
 }
@@ -321,9 +321,15 @@ mod tests {
             ("public", Some("a%0Ab"), many, "channel", bad),
             ("public", Some(""), many, "channel", "must not be empty"),
             ("a b", Some("x"), many, "scope", bad),
-            (&"s".repeat(33), None, many, "scope", "is too long"),
-            ("public", Some(&*"c".repeat(201)), many, "channel", "is too long"),
-            (&"s".repeat(32), Some(&*format!("{long}%63")), many, "channel", "is too long"),
+            (&"s".repeat(33), None, many, "scope", "is too long: at most 32 bytes"),
+            ("public", Some(&*"c".repeat(201)), many, "channel", "is too long: at most 200 bytes"),
+            (
+                &"s".repeat(32),
+                Some(&*format!("{long}%63")),
+                many,
+                "channel",
+                "is too long: at most 200 bytes",
+            ),
         ] {
             let refused = rank(scope, channel, addressing);
             assert_eq!(refused, Err(ApiError::invalid(field, fault)), "{scope} {channel:?}");

@@ -112,7 +112,7 @@ fn check_joinable(
         return Ok(());
     };
     let topic = addressing.spell(scope, &by.app.slug, Some(channel));
-    if topic.len() > TopicName::BYTES_MAX { Err(fault(NameError::TooLong)) } else { Ok(()) }
+    if topic.len() > TopicName::BYTES_MAX { Err(fault(NameError::WholeTooLong)) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -249,8 +249,18 @@ mod tests {
                     "event": ["has a character that is not allowed"],
                 })),
             ),
-            ("long topic", &long_topic, invalid(json!({ "topic": ["is too long"] }))),
-            ("long together", &long_together, invalid(json!({ "event": ["is too long"] }))),
+            (
+                "long topic",
+                &long_topic,
+                invalid(json!({ "topic": ["is too long: at most 200 bytes"] })),
+            ),
+            (
+                "long together",
+                &long_together,
+                invalid(json!({
+                    "event": ["is too long: a whole topic, and channel:event, have at most 255 bytes"],
+                })),
+            ),
             ("no JSON", "{", refused(400, "request body is not valid JSON")),
             ("no object", "[]", refused(400, "request body must be a JSON object")),
         ] {

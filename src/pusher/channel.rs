@@ -63,7 +63,7 @@ impl From<NameError> for ChannelFault {
     fn from(error: NameError) -> Self {
         match error {
             NameError::Empty | NameError::Incomplete => Self::Empty,
-            NameError::TooLong => Self::TooLong,
+            NameError::TooLong(_) | NameError::WholeTooLong => Self::TooLong,
             NameError::BadCharacter => Self::BadCharacter,
             NameError::Reserved => Self::Reserved,
         }

@@ -94,7 +94,8 @@ async fn e122_a_name_too_long_for_its_length_byte_is_refused_at_its_publisher() 
     assert_eq!(trigger(&server, &event("#general")).await, (200, json!({ "skipped": 0 })));
     assert_eq!(long.message().await, broadcast(&longest, &format!("#general:{e200}"), b"x"));
     assert_eq!(whole.message().await, broadcast(TOPIC, &e200, b"x"));
-    let refused = json!({ "errors": { "event": ["is too long"] } });
+    let fault = "is too long: a whole topic, and channel:event, have at most 255 bytes";
+    let refused = json!({ "errors": { "event": [fault] } });
     assert_eq!(trigger(&server, &event(&c55)).await, (422, refused));
     // The push itself fits into its frame, but `C:E` would not fit into the frames for the whole scope.
     long.send(push(["1", "7", &longest, &"e".repeat(56)], b"x")).await;

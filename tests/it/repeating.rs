@@ -305,7 +305,7 @@ async fn bad_keys_and_flags_are_faults_of_their_fields() {
     let flag = |flag: Value| json!({ "position": flag });
     for (more, field, fault) in [
         (key(json!("")), "idempotency_key", "must not be empty"),
-        (key(json!(too_long)), "idempotency_key", "is too long"),
+        (key(json!(too_long)), "idempotency_key", "is too long: at most 128 bytes"),
         (key(json!(1)), "idempotency_key", "must be a string"),
         (key(json!(["k"])), "idempotency_key", "must be a string"),
         (key(json!(true)), "idempotency_key", "must be a string"),

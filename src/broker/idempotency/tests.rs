@@ -55,7 +55,7 @@ fn a_key_is_any_text_of_1_to_128_bytes() {
         ("#\n\0", Ok(())),
         (longest.as_str(), Ok(())),
         ("", Err(NameError::Empty)),
-        (&too_long, Err(NameError::TooLong)),
+        (&too_long, Err(NameError::TooLong(128))),
     ] {
         let parsed = IdempotencyKey::parse(raw, KeyOwner::Application);
         assert_eq!(parsed.map(|_| ()), expected, "{raw:?}");

@@ -114,7 +114,7 @@ mod tests {
 
     #[actix_web::test]
     async fn where_it_has_a_listener_of_its_own_the_main_port_has_it_not() {
-        let listen = ("HERALD__METRICS__LISTEN", "127.0.0.1:9100");
+        let listen = ("HERALD__METRICS__LISTEN", "127.0.0.1:9568");
         let services = TestServices::start_with(&[ADMIN[0], ADMIN[1], listen]).await;
         let response = services.respond(request(Method::GET, Some("admin:pa:ss"))).await;
         assert_eq!(response.status(), 404);

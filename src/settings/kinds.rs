@@ -119,7 +119,7 @@ fn form(key: &str, text: &str) -> (bool, &'static str) {
             "a host name such as \"herald.example.com\", without scheme and port"
         }
         "admin.username" => "a name without colons and control characters",
-        "metrics.listen" => "an address and a port such as 127.0.0.1:9100, or empty",
+        "metrics.listen" => "an address and a port such as 127.0.0.1:9568, or empty",
         "history.file" => "\"auto\", \"off\" or the path of a file",
         "engine.kind" => "\"local\" or \"redis\"",
         "engine.prefix" => "1 to 64 of a-z, A-Z, 0-9, '.', '_', ':' and '-'",

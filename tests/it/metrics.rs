@@ -19,7 +19,8 @@ use crate::support::{
 
 const SESSIONS_V2: &str = r#"herald_sessions{transport="websocket",version="2"}"#;
 
-/// The metrics that the server reports, or that the page lists: the type of each, and the names of its labels.
+/// The metrics that the server reports, or that the page lists, by the names of their samples: the type of each, and
+/// the names of its labels.
 type Metrics = BTreeMap<String, (String, Vec<String>)>;
 
 /// The metrics of a scrape.
@@ -46,7 +47,19 @@ fn told(figures: &Figures) -> Metrics {
             *known = labels;
         }
     }
-    told
+    let shown = told.into_iter().map(|(metric, (kind, labels))| {
+        let suffix = match kind.as_str() {
+            "counter" => "_total",
+            "info" => "_info",
+            "histogram" => "_bucket",
+            _ => "",
+        };
+        let name = metric + suffix;
+        let is_shown = figures.all().any(|(series, _)| series.split('{').next() == Some(&name));
+        assert!(is_shown, "{name}");
+        (name, (kind, labels))
+    });
+    shown.collect()
 }
 
 /// The metrics that `docs/metrics.md` lists: rows of name, type, labels, meaning.

@@ -1,8 +1,8 @@
 // Every example of the README and of the pages that continue its tour, exactly as it is printed and in the order in which
 // a reader pastes it: one terminal, one console and one server for all pages.
 //
-// The test changes only the port and the database. Blocks that need Docker or a hosting service are checked for their
-// syntax. A block of an unknown kind fails, so that no block is left out.
+// The test changes only the port and the database. Blocks that need Docker, a hosting service or a server of their own are
+// checked for their syntax. A block of an unknown kind fails, so that no block is left out.
 
 import assert from "node:assert/strict"
 import { access, constants, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
@@ -141,6 +141,7 @@ describe("the README's tour, and the pages that continue it", () => {
       for (const [, service] of code.matchAll(/docker-compose exec -T (\S+)/g)) assert.match(compose, new RegExp(`^  ${service}:$`, "m"))
     },
     "sh hosting": code => run("bash", ["-n", "-c", code], { cwd: ROOT }),
+    "sh by-hand": code => run("bash", ["-n", "-c", code], { cwd: ROOT }),
     "js browser": async code => {
       await page.paste(code)
       if (code.includes(".join()")) assert.ok(JOINS.includes(await logged("the join")))

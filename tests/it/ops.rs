@@ -1,6 +1,6 @@
 //! The files for operators in `ops/`: they name metrics, labels and settings that exist.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use herald::settings::Settings;
 use serde_json::Value;
@@ -110,6 +110,11 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
             }
             named.insert(name);
         }
+        // Other programs have metrics of these names, too.
+        let is_of_herald = ["job=\"herald\"", "and on (instance, job) herald_build_info"]
+            .iter()
+            .any(|of| expression.contains(of));
+        assert!(is_of_herald || !expression.contains("process_"), "{expression}");
     }
     let of_herald = figures.text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     for metric in of_herald.filter_map(|line| line.split(' ').next()) {
@@ -202,7 +207,7 @@ fn the_panels_of_the_dashboard_are_of_kinds_that_grafana_has_and_their_series_ha
 fn read_timeouts_s() -> Vec<(String, u64)> {
     let names = ["proxy_read_timeout", "timeout client", "timeout server", "timeout tunnel"];
     let mut found = Vec::new();
-    for file in ["ops/nginx/cluster.conf", "docs/operating.md"] {
+    for file in ["ops/nginx/cluster.conf", "ops/haproxy/cluster.cfg", "docs/operating.md"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
         for line in text.lines().map(str::trim) {
@@ -228,9 +233,85 @@ fn no_given_proxy_closes_a_session_that_only_waits() {
     let silent = settings.pusher.activity_timeout + settings.pusher.pong_timeout;
     let silent_s = silent.max(settings.socket.idle_timeout).as_secs();
     let found = read_timeouts_s();
-    assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(found.len(), 8, "{found:?}");
     for (name, timeout_s) in found {
         assert!(timeout_s > silent_s + 10, "{name}: {timeout_s} s, but {silent_s} s may be silent");
+    }
+}
+
+#[test]
+fn the_files_for_docker_give_settings_that_exist_and_a_console_that_can_be_used() {
+    for file in ["docker-compose.yml", "docker-compose.cluster.yml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let environment = text.split_once("HERALD_ENV:").expect("an environment").1;
+        let lines = ["HERALD_ENV:", environment].concat();
+        let given = lines.lines().map(str::trim).take_while(|line| !line.ends_with(':'));
+        let given = given.filter(|line| !line.starts_with('#'));
+        let env = given.map(|line| line.split_once(": ").expect("a variable"));
+        let env = env.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()));
+        let settings = Settings::load_from(env.collect::<Vec<_>>().into_iter(), None);
+        let settings = settings.unwrap_or_else(|error| panic!("{file}: {error}"));
+        // Docker's network stands between the browser and the server, so that no client is on the server's machine.
+        assert!(settings.console.insecure, "{file}");
+        assert!(text.contains("- \"127.0.0.1:4000:"), "{file}: only this machine reaches it");
+    }
+}
+
+/// Reads `docs/operating.md`, from this heading to the next one.
+fn section(heading: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
+    let page = fs::read_to_string(path).expect("docs/operating.md");
+    let (_, text) = page.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    text.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// Reads these settings as those of a server in production.
+fn in_production(given: impl Iterator<Item = (String, String)>) -> Settings {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let own = [
+        ("HERALD_ENV", "production"),
+        ("DATABASE_URL", "postgres://db/herald"),
+        ("PUSHER_ADMIN_USERNAME", "admin"),
+        ("PUSHER_ADMIN_PASSWORD", secret),
+        ("SECRET_KEY_BASE", secret),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Settings::load_from(own.into_iter().chain(given), None).expect("settings")
+}
+
+#[test]
+fn the_commands_for_heroku_give_settings_that_exist() {
+    let text = section("Heroku and similar services");
+    let given = text.split_whitespace().filter(|word| word.starts_with("HERALD__"));
+    let given = given.map(|word| word.split_once('=').expect("a value"));
+    let settings = in_production(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(settings.database.migrate && settings.server.force_ssl);
+    assert!(settings.server.keep_alive > Duration::from_secs(90), "the router's own time");
+    assert!(settings.pusher.activity_timeout < Duration::from_secs(55), "the router's own time");
+}
+
+#[test]
+fn the_values_for_small_machines_fit_into_their_memory() {
+    let text = section("Memory");
+    for (column, machine_mb, expected_mb) in [(4, 512, 350), (5, 1024, 710)] {
+        let rows = text.lines().filter(|line| line.contains("| `"));
+        let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+        let values = rows.filter_map(|cells| {
+            let number = cells[column].split(' ').next().and_then(|text| text.parse::<u32>().ok());
+            let name = cells[2].trim_matches('`').replace('.', "__").to_ascii_uppercase();
+            Some((format!("HERALD__{name}"), number?.to_string()))
+        });
+        let values: Vec<_> = values.collect();
+        assert_eq!(values.len(), 6, "{values:?}");
+        let settings = in_production(values.into_iter());
+        let limits = &settings.limits;
+        let waiting = limits.bodies_bytes_max + limits.unfinished_bytes_max;
+        let kept = settings.history.bytes_max + settings.pusher.cache_bytes_max;
+        let sessions = limits.sessions_max.expect("a number");
+        let connections = 3_000 * sessions + 12 * 1024 * limits.http_waiting_max;
+        let sum_mb = 20 + machine_mb / 4 + (waiting + kept + connections) / (1 << 20);
+        assert!(sum_mb <= expected_mb && expected_mb < machine_mb, "{sum_mb} MB");
     }
 }
 
@@ -248,6 +329,7 @@ fn every_alert_is_tested() {
 fn the_unit_and_the_deployment_name_settings_that_exist() {
     let unit = read("systemd/herald.service");
     assert!(unit.contains("ExecStart=/usr/local/bin/herald serve\n"), "{unit}");
+    assert!(unit.contains("\nTimeoutStartSec=infinity\n"), "a slow migration is not killed");
     let deploy = read("kamal/deploy.yml");
     let given = deploy.lines().filter_map(|line| line.trim().split_once(": "));
     let given =

@@ -102,7 +102,7 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
     private.push(json!([null, "5", "public:foo-app:a/b", "phx_leave", {}])).await;
     private.next().await;
     let nobody = json!({ "data": listed("public:foo-app:a/b", "public", Some("a/b"), 0) });
-    let left = async { while show(&server, &app, "/public/a%2Fb").await.1 != nobody {} };
+    let left = repeat_until(async || show(&server, &app, "/public/a%2Fb").await.1 == nobody);
     timeout(DEADLINE, left).await.expect("a client that left is not counted");
     drop(sockets);
     // The sessions over WebSocket end with their connections, those over long-poll only after a time without a poll.
@@ -111,7 +111,7 @@ async fn occupied_topics_are_listed_with_their_subscribers_over_all_threads_and_
         listed("public:foo-app", "public", None, 2),
         listed("public:foo-app:room-1", "public", Some("room-1"), 4),
     ], "next": null });
-    let gone = async { while ask(&server, &app, "").await.1 != rest {} };
+    let gone = repeat_until(async || ask(&server, &app, "").await.1 == rest);
     timeout(DEADLINE, gone).await.expect("clients that are gone are not counted");
 }
 

@@ -283,11 +283,7 @@ async fn a_changed_admin_password_ends_sessions_on_every_node_and_a_restart_does
     assert!(is_in(&second, &cookie).await);
     assert_eq!(call(&first, "POST", "/console/logout", &cookie).send().await.status, 204);
     assert!(!is_in(&first, &cookie).await, "the node of the logout ends it at once");
-    let ended = async {
-        while is_in(&second, &cookie).await {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
+    let ended = repeat_until(async || !is_in(&second, &cookie).await);
     tokio::time::timeout(crate::support::DEADLINE, ended).await.expect("the other node does soon");
 }
 
@@ -432,11 +428,7 @@ async fn connections_are_listed_page_by_page_and_ended_one_by_one() {
     assert_eq!(end(&first, &shown(3, "id")).await, 204);
     assert_eq!(other.next().await[3], "phx_error");
     other.assert_quiet().await;
-    let left = async {
-        while list("").await["total"] != 2 {
-            tokio::task::yield_now().await;
-        }
-    };
+    let left = repeat_until(async || list("").await["total"] == 2);
     tokio::time::timeout(DEADLINE, left).await.expect("both to be gone");
 }
 

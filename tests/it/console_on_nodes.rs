@@ -40,6 +40,7 @@ async fn watching_both(watched: &TestServer, other: &TestServer, app: &App) -> S
     let probes = async {
         loop {
             other.trigger(app, probe.clone()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::select! {

@@ -46,8 +46,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// The time after which a test fails if something has not happened.
-const DEADLINE: Duration = Duration::from_secs(10);
+use crate::support::{DEADLINE, repeat_until};
+
 /// Longer than any test: a registry with this refresh does not read the table again.
 const NEVER: Duration = Duration::from_secs(3600);
 /// So short that a test hardly waits.
@@ -289,12 +289,7 @@ impl Running {
 
     /// Waits until the directory fulfils a condition, for changes that are not announced.
     async fn until(&self, what: &str, is_so: impl Fn(&AppDirectory) -> bool) {
-        let wait = async {
-            while !is_so(&self.directory) {
-                tokio::task::yield_now().await;
-            }
-        };
-        before_the_deadline(what, wait).await;
+        before_the_deadline(what, repeat_until(async || is_so(&self.directory))).await;
     }
 }
 

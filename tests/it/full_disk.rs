@@ -164,7 +164,7 @@ async fn trigger_status(server: &TestServer, app: &App) -> u16 {
 async fn until_refreshed(server: &TestServer) {
     let series = r#"herald_registry_refreshes_total{outcome="ok"}"#;
     let before = Figures::of(server).await.get(series);
-    let refreshed = async { while Figures::of(server).await.get(series) < before + 2.0 {} };
+    let refreshed = repeat_until(async || Figures::of(server).await.get(series) >= before + 2.0);
     tokio::time::timeout(DEADLINE, refreshed).await.expect("a refresh in time");
 }
 

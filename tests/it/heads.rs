@@ -212,16 +212,11 @@ async fn visits_until(server: &TestServer, status: u16) {
 }
 
 async fn answered(server: &TestServer, by: &str, body: String, status: u16) -> http::Answer {
-    let trying = async {
-        loop {
-            let call = request("POST", server.url(EVENTS)).header("authorization", by);
-            let call = call.header("content-type", "application/json").body(body.clone());
-            let answer = call.send().await;
-            if answer.status == status {
-                return answer;
-            }
-        }
-    };
+    let trying = repeat_until_some(async || {
+        let call = request("POST", server.url(EVENTS)).header("authorization", by);
+        let call = call.header("content-type", "application/json").body(body.clone());
+        Some(call.send().await).filter(|answer| answer.status == status)
+    });
     timeout(3 * DEADLINE, trying).await.expect("that answer in time")
 }
 

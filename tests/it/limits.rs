@@ -145,11 +145,8 @@ async fn a_scope_beyond_the_limit_is_refused_until_another_is_empty() {
     assert_eq!(socket.next().await[4]["status"], "ok");
     assert_eq!(socket.next().await[3], "phx_close");
     // The scope becomes free some time after the reply to the leave.
-    let let_in = async {
-        while socket.try_join("two:test-app", payload.clone()).await == refused {
-            tokio::task::yield_now().await;
-        }
-    };
+    let let_in =
+        repeat_until(async || socket.try_join("two:test-app", payload.clone()).await != refused);
     tokio::time::timeout(DEADLINE, let_in).await.expect("a place in time");
     server.trigger(&app, json!({"topic": "t", "event": "e", "scope": "two"})).await;
     assert_eq!(socket.next().await[3], "t:e", "the scope that was refused before works");
@@ -259,16 +256,10 @@ async fn a_session_beyond_the_limit_is_503_until_another_has_gone() {
     }
     assert_eq!(server.admin("GET", "/api/admin/apps", None).await.status, 200);
     drop(second);
-    let let_in = async {
-        loop {
-            match Socket::open_with(&server, path, &[]).await {
-                Ok((socket, _)) => return socket,
-                // The server has not noticed yet that the second session is gone.
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(DEADLINE, let_in).await.expect("a place in time").assert_quiet().await;
+    // The server may not have noticed yet that the second session is gone.
+    let let_in = repeat_until_some(async || Socket::open_with(&server, path, &[]).await.ok());
+    let (mut socket, _) = tokio::time::timeout(DEADLINE, let_in).await.expect("a place in time");
+    socket.assert_quiet().await;
 }
 
 #[tokio::test]

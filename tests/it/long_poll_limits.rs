@@ -151,7 +151,7 @@ async fn a_client_that_never_fetches_costs_little_and_then_nothing() {
     let grown = process.resident_bytes().saturating_sub(before);
     assert!(grown < 40_000_000, "{grown} bytes for clients that fetch nothing");
     // The sessions have ended because of their full outboxes, before one and a half windows have passed.
-    let gone = async { while opens(server).await == 500 {} };
+    let gone = repeat_until(async || opens(server).await != 500);
     timeout(DEADLINE, gone).await.expect("their places are free");
     for poller in &mut silent {
         assert_eq!(poller.fetch().await, json!({"status": 500}));
@@ -168,7 +168,7 @@ async fn a_full_server_opens_no_session_and_says_come_back() {
     assert_eq!(inside.post(HEARTBEAT).await, 200);
     assert_eq!(inside.next().await.as_deref(), Some(REPLY));
     drop(socket);
-    let room = async { while opens(&server).await == 500 {} };
+    let room = repeat_until(async || opens(&server).await != 500);
     timeout(DEADLINE, room).await.expect("room in time");
 }
 

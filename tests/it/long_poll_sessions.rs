@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{tokens::token, *};
 use herald::settings::Settings;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const TOPIC: &str = "public:test-app";
 const WINDOW: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ async fn e150_a_session_that_nobody_fetches_ends_and_takes_its_channels_along() 
     let mut comes = Socket::connect(&server, V2).await;
     let refused = json!({"status": "error", "response": {"reason": "too many scopes"}});
     let free =
-        async { while comes.try_join("private:test-app", payload.clone()).await == refused {} };
+        repeat_until(async || comes.try_join("private:test-app", payload.clone()).await != refused);
     timeout(DEADLINE, free).await.expect("its scope is free");
     let _second_place = Socket::connect(&server, V2).await;
 }
@@ -84,6 +84,7 @@ async fn a_session_that_is_fetched_lives_on_and_misses_nothing_between_two_fetch
             listener.park().await;
             listener.parked_into_waiting().await;
         }
+        sleep(Duration::from_millis(5)).await;
     }
     for expected in 0..n {
         let frame: Value =

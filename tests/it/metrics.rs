@@ -261,14 +261,10 @@ async fn it_answers_while_the_server_drains() {
         socket.assert_quiet().await;
     }
     server.begin_stop();
-    let drained = async {
-        loop {
-            let figures = Figures::read(&get(url.clone()).await);
-            if figures.ended("shutdown") > 0.0 {
-                return figures;
-            }
-        }
-    };
+    let drained = repeat_until_some(async || {
+        let figures = Figures::read(&get(url.clone()).await);
+        (figures.ended("shutdown") > 0.0).then_some(figures)
+    });
     let figures = tokio::time::timeout(DEADLINE, drained).await.expect("an end in time");
     assert_eq!((figures.ended("shutdown"), figures.get(SESSIONS_V2)), (1.0, 1.0));
 }

@@ -64,13 +64,9 @@ impl Nodes {
 }
 
 /// Repeats a check until it holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let holds_in_time = async {
-        while !holds().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, holds_in_time).await.unwrap_or_else(|_| panic!("{what}"));
+pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    let in_time = tokio::time::timeout(DEADLINE, repeat_until(holds));
+    in_time.await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 #[tokio::test]

@@ -71,15 +71,11 @@ fn run(args: &[&str]) -> String {
 
 /// Waits until `/ready` reports this state of the database. The server must be ready throughout.
 async fn until_database_is(server: &TestServer, state: &str) {
-    let told = async {
-        loop {
-            let ready = get(server.url("/ready")).await;
-            assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
-            if ready.json()["database"] == state {
-                return;
-            }
-        }
-    };
+    let told = repeat_until(async || {
+        let ready = get(server.url("/ready")).await;
+        assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
+        ready.json()["database"] == state
+    });
     timeout(2 * DEADLINE, told).await.unwrap_or_else(|_| panic!("the database is never {state}"));
 }
 

@@ -115,7 +115,7 @@ async fn e099_e163_every_way_in_which_a_client_ends_causes_one_leave() {
             if frame[3] == "presence_diff" {
                 break frame[4].clone();
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!(gone["leaves"], told["joins"], "{way} {end:?}: the meta with which it joined");
         assert_eq!(gone["joins"], json!({}), "{way} {end:?}");

@@ -186,15 +186,11 @@ async fn p095_p101_p104_a_cached_event_expires_and_no_client_replaces_it() {
     other.subscribe("private-cache-x").await;
     let first = other.frame().await;
     assert!(first == message("private-cache-x", "1") || kept.elapsed() > ttl, "{first}");
-    let expires = async {
-        loop {
-            let mut late = PusherSocket::connect(&server).await;
-            late.subscribe("private-cache-x").await;
-            if late.next().await["event"] == "pusher:cache_miss" {
-                break;
-            }
-        }
-    };
+    let expires = repeat_until(async || {
+        let mut late = PusherSocket::connect(&server).await;
+        late.subscribe("private-cache-x").await;
+        late.next().await["event"] == "pusher:cache_miss"
+    });
     tokio::time::timeout(DEADLINE, expires).await.expect("in time");
     assert!(kept.elapsed() >= ttl);
 }

@@ -69,16 +69,16 @@ async fn p005_p006_p020_p021_apps_and_limits_close_a_client_with_their_codes() {
     assert_eq!(turned_away(&server, &path(&app)).await, (Vec::new(), 4004));
     drop(first);
     // The app has room again once the server has noticed that the first client is gone.
-    let again = async {
-        loop {
-            let mut socket = Socket::open(&server, &path(&app)).await;
-            match socket.message().await {
-                Message::Text(text) => break assert!(text.contains("connection_established")),
-                other => assert!(matches!(other, Message::Close(_)), "{other:?}"),
-            }
+    let again = repeat_until_some(async || {
+        let mut socket = Socket::open(&server, &path(&app)).await;
+        match socket.message().await {
+            Message::Text(text) => Some(text),
+            Message::Close(_) => None,
+            other => panic!("{other:?}"),
         }
-    };
-    tokio::time::timeout(DEADLINE, again).await.expect("in time");
+    });
+    let text = tokio::time::timeout(DEADLINE, again).await.expect("in time");
+    assert!(text.contains("connection_established"), "{text}");
     for (name, fields, code) in [
         ("inactive", json!({ "active": false }), 4003),
         ("without pusher", json!({ "pusher": false }), 4003),

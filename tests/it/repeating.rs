@@ -428,7 +428,7 @@ async fn a_key_is_free_again_when_its_client_is_gone() {
     let (client, key) = timeout(DEADLINE, claimed).await.expect("a claim in time");
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a reset");
     drop(client);
-    let freed = async { while attempt(&key).await != 200 {} };
+    let freed = repeat_until(async || attempt(&key).await == 200);
     timeout(DEADLINE, freed).await.expect("a free key in time");
     hears_once(&mut socket).await;
 }

@@ -18,14 +18,14 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Waits until `/ready` is no longer answered with 200. The server must still be listening.
 async fn until_draining(server: &TestServer) {
-    let draining = async { while get(server.url("/ready")).await.status == 200 {} };
+    let draining = repeat_until(async || get(server.url("/ready")).await.status != 200);
     timeout(DEADLINE, draining).await.expect("the shutdown begins in time");
 }
 
 /// Waits until the server no longer listens. From then on, only requests under way hold the stop up.
 async fn until_deaf(server: &TestServer) {
-    let connecting = || TcpStream::connect(("127.0.0.1", server.port));
-    let deaf = async { while connecting().await.is_ok() {} };
+    let address = ("127.0.0.1", server.port);
+    let deaf = repeat_until(async || TcpStream::connect(address).await.is_err());
     timeout(DEADLINE, deaf).await.expect("the listener closes in time");
 }
 
@@ -425,14 +425,10 @@ async fn a_crash_amid_writes_leaves_the_database_whole_and_what_was_answered_in_
         });
         let writers: Vec<_> = writers.collect();
         // The crash comes while the writers are at work: it waits until they have created some apps.
-        let swing = async {
-            loop {
-                let apps = process.server.admin("GET", "/api/admin/apps", None).await.json();
-                if apps["data"].as_array().is_some_and(|apps| apps.len() > answered.len() + 8) {
-                    return;
-                }
-            }
-        };
+        let swing = repeat_until(async || {
+            let apps = process.server.admin("GET", "/api/admin/apps", None).await.json();
+            apps["data"].as_array().is_some_and(|apps| apps.len() > answered.len() + 8)
+        });
         timeout(DEADLINE, swing).await.expect("writers write");
         let dir = process.crash();
         let written = timeout(DEADLINE, join_all(writers)).await.expect("an end in time");

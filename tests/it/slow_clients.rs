@@ -110,14 +110,11 @@ async fn a_write_that_makes_no_progress_ends_the_session_however_roomy_its_outbo
     });
     let mut witness = Witness::joined(&server).await;
     let mut deaf = deaf(&server).await;
-    let dropped = async {
-        while Figures::of(&server).await.ended("write_timeout") < 1.0 {
-            // In all this is less than an outbox may hold, but more than the kernel buffers.
-            if witness.1 < 20 {
-                witness.sees_one_more(&server, 90_000).await;
-            }
-        }
-    };
+    // In all this is less than an outbox may hold, but more than the kernel buffers.
+    for _ in 0..20 {
+        witness.sees_one_more(&server, 90_000).await;
+    }
+    let dropped = repeat_until(async || Figures::of(&server).await.ended("write_timeout") >= 1.0);
     timeout(3 * DEADLINE, dropped).await.expect("it is dropped in time");
     let figures = becomes_hit(&server, "write_timeout", 1.0).await;
     assert_eq!((figures.ended("outbox_bytes"), figures.ended("outbox_frames")), (0.0, 0.0));
@@ -176,17 +173,15 @@ async fn p025_a_quiet_client_of_pusher_that_reads_nothing_has_all_of_the_write_t
         settings.pusher.activity_timeout = Duration::from_secs(600);
     });
     let mut deaf = deaf_to_pusher(&server).await;
-    let mut sent = 0;
-    let dropped = async {
-        while Figures::of(&server).await.ended("write_timeout") < 1.0 {
-            // In all this is more than the kernel buffers, and less than an outbox may hold.
-            if sent < 40 {
-                trigger(&server, sent, 90_000).await;
-                sent += 1;
-            }
-            assert_eq!(Figures::of(&server).await.ended("idle"), 0.0);
-        }
-    };
+    // In all this is more than the kernel buffers, and less than an outbox may hold.
+    for n in 0..40 {
+        trigger(&server, n, 90_000).await;
+    }
+    let dropped = repeat_until(async || {
+        let figures = Figures::of(&server).await;
+        assert_eq!(figures.ended("idle"), 0.0);
+        figures.ended("write_timeout") >= 1.0
+    });
     timeout(3 * DEADLINE, dropped).await.expect("it is dropped in time");
     raw::hung_up(&mut deaf).await;
 }

@@ -59,14 +59,10 @@ async fn half_messages_of_many_sessions_share_a_budget_and_the_largest_give_way(
     assert_eq!(largest.closed().await, 1009);
     // The crowd has begun 3,000,000 bytes, and the server may hold no more than a third of them.
     let least_ended = CROWD - 1_000_000 / (HALF - 4_096);
-    let ended = async {
-        loop {
-            let figures = figures::Figures::of(&server).await;
-            if figures.ended("unfinished_bytes") >= least_ended as f64 {
-                return figures;
-            }
-        }
-    };
+    let ended = repeat_until_some(async || {
+        let figures = figures::Figures::of(&server).await;
+        (figures.ended("unfinished_bytes") >= least_ended as f64).then_some(figures)
+    });
     let figures = tokio::time::timeout(DEADLINE, ended).await.expect("enough end in time");
     assert_eq!(figures.hits("unfinished_bytes_max"), figures.ended("unfinished_bytes"));
     small.tcp().write_all(rest).await.expect("room");
@@ -214,11 +210,10 @@ async fn half_heads_share_the_budget_with_half_messages_and_the_largest_give_way
         crowd.push(stream);
     }
     let least_ended = CROWD - 500_000 / (HEAD / 2);
-    let ended = async {
-        while figures::Figures::of(&server).await.hits("unfinished_bytes_max") < least_ended as f64
-        {
-        }
-    };
+    let ended = repeat_until(async || {
+        let figures = figures::Figures::of(&server).await;
+        figures.hits("unfinished_bytes_max") >= least_ended as f64
+    });
     tokio::time::timeout(DEADLINE, ended).await.expect("enough end in time");
     small.write_all(&second).await.expect("room");
     assert_eq!(raw::answer(&mut small).await.0, 200, "one that holds little goes on");

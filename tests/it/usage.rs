@@ -1,12 +1,10 @@
 //! The usage of apps, exact to the event: known traffic over both transports is compared with the answers of
 //! the API, the CSV and the command line, through deletions, stops and crashes.
 
-use std::time::Duration;
-
 use sea_orm::{ConnectionTrait, Database, Statement};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::{
     command_line::Place,
@@ -289,11 +287,7 @@ async fn a_crash_loses_nothing_that_was_written_and_a_stop_nothing_at_all() {
     let often = [("HERALD__USAGE__WRITE_INTERVAL", "20ms")];
     let process = Process::start(&often);
     publish(&process.server, 5).await;
-    let is_written = async {
-        while written(&process.server.dir).await < 5 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let is_written = repeat_until(async || written(&process.server.dir).await >= 5);
     timeout(DEADLINE, is_written).await.expect("it is written in time");
     let folder = process.crash();
 

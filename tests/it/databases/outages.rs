@@ -14,11 +14,7 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
     running.create(json!({ "name": "foo-app" })).await.expect("an app");
     database.sql("ALTER TABLE apps RENAME TO elsewhere").await;
 
-    let wait = async {
-        while running.database().await == DatabaseHealth::Ok {
-            tokio::task::yield_now().await;
-        }
-    };
+    let wait = repeat_until(async || running.database().await != DatabaseHealth::Ok);
     before_the_deadline("the outage shows", wait).await;
     let list = running.registry.send(list_apps()).await.expect("a living registry");
     assert_unavailable(&list);
@@ -32,11 +28,7 @@ async fn an_outage_leaves_the_snapshot_alone(database: &TestDatabase) {
     assert!(running.seen.try_recv().is_err(), "nothing was announced");
 
     database.sql("ALTER TABLE elsewhere RENAME TO apps").await;
-    let wait = async {
-        while running.database().await == DatabaseHealth::Failed {
-            tokio::task::yield_now().await;
-        }
-    };
+    let wait = repeat_until(async || running.database().await != DatabaseHealth::Failed);
     before_the_deadline("the recovery shows", wait).await;
     running.update("foo-app", json!({ "active": false })).await.expect("a change");
 }
@@ -192,7 +184,7 @@ async fn a_database_that_hangs_is_given_up_in_time(database: &TestDatabase) {
     connection.close().await.expect("an end");
 
     let wait =
-        async { while running.update("foo-app", json!({ "active": false })).await.is_err() {} };
+        repeat_until(async || running.update("foo-app", json!({ "active": false })).await.is_ok());
     before_the_deadline("the recovery", wait).await;
     assert!(!running.show("foo-app").await.expect("the app").settings.active);
 }
@@ -232,7 +224,7 @@ async fn a_postgresql_that_shuts_everybody_out_is_used_again_when_it_returns() {
     assert_eq!(running.name_of("foo-app").as_deref(), Some("foo-app"));
 
     sql(&admin, &format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;
-    let wait = async { while running.show("foo-app").await.is_err() {} };
+    let wait = repeat_until(async || running.show("foo-app").await.is_ok());
     before_the_deadline("the recovery", wait).await;
     drop(running);
     database.remove().await;

@@ -225,11 +225,7 @@ async fn the_registry_ends_a_pair_in_time_even_during_an_outage(database: &TestD
     running.rotate("foo-app", overlap(1)).await.expect("a rotation");
     let held = "SELECT COUNT(*) AS n FROM apps WHERE previous_key IS NOT NULL";
     assert_eq!(database.count(held).await, 2);
-    let removed = async {
-        while database.count(held).await > 1 {
-            tokio::time::sleep(OFTEN).await;
-        }
-    };
+    let removed = repeat_until(async || database.count(held).await <= 1);
     before_the_deadline("the removal", removed).await;
 }
 

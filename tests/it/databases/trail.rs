@@ -91,11 +91,7 @@ async fn old_entries_are_removed_and_others_stay(database: &TestDatabase) {
     let entries = store.audit(&all(9)).await.expect("a trail");
     assert_eq!((entries.len(), entries[1].fields.len()), (2, 0), "one garbled row hides no other");
     let running = Running::start(store.clone(), NEVER).await;
-    let swept = async {
-        while trail(&store).await.len() > 1 {
-            tokio::time::sleep(OFTEN).await;
-        }
-    };
+    let swept = repeat_until(async || trail(&store).await.len() <= 1);
     before_the_deadline("the sweep", swept).await;
     let left = running.registry.send(read_audit(all(9))).await.expect("a living registry");
     let left: Vec<_> = left.expect("a trail").into_iter().map(|entry| entry.app).collect();

@@ -184,25 +184,15 @@ async fn members_that_come_and_go_while_nodes_die_leave_nobody_behind() {
     }
     assert!(kills > 0 && changes > 20, "{kills} kills, {changes} changes");
     let expected = expected(&members);
-    until("Redis lists the members that are there", async || {
-        tokio::time::sleep(PAUSE).await;
-        listed(&redis) == members.len()
-    })
-    .await;
+    until("Redis lists the members that are there", async || listed(&redis) == members.len()).await;
     for server in nodes.servers() {
         until("a node counts them", async || counts_at(server).await.as_ref() == Some(&expected))
             .await;
     }
     until("all clients see them", async || {
-        tokio::time::sleep(PAUSE).await;
         members.iter().all(|member| member.counts() == expected)
     })
     .await;
     members.clear();
-    until("nobody is left", async || {
-        // The clients of this test close their connections meanwhile.
-        tokio::time::sleep(PAUSE).await;
-        listed(&redis) == 0
-    })
-    .await;
+    until("nobody is left", async || listed(&redis) == 0).await;
 }

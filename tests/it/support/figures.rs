@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::timeout;
 
-use super::{DEADLINE, TestServer, http, server::ADMIN};
+use super::{DEADLINE, TestServer, http, repeat_until_some, server::ADMIN};
 
 /// One scrape.
 pub struct Figures {
@@ -67,16 +67,11 @@ impl Figures {
 /// Scrapes until a series has this value: the server may count something only after it has answered.
 pub async fn becomes(server: &TestServer, series: &str, expected: f64) -> Figures {
     let mut last = None;
-    let reached = async {
-        loop {
-            let figures = Figures::of(server).await;
-            let value = figures.get(series);
-            if (value - expected).abs() < f64::EPSILON {
-                return figures;
-            }
-            last = Some(value);
-        }
-    };
+    let reached = repeat_until_some(async || {
+        let figures = Figures::of(server).await;
+        let value = *last.insert(figures.get(series));
+        ((value - expected).abs() < f64::EPSILON).then_some(figures)
+    });
     match timeout(DEADLINE, reached).await {
         Ok(figures) => figures,
         Err(_) => panic!("{series} is {last:?}, not {expected}"),

@@ -1,7 +1,8 @@
 //! The tools that tests of a whole server share: the server itself, sockets, HTTP, tokens.
 //!
 //! Every receive has a deadline. No test sleeps to show that nothing arrives: it makes a round trip, whose answer
-//! would arrive after anything that was still on its way.
+//! would arrive after anything that was still on its way. A state that no event announces is polled with
+//! [`repeat_until`] or [`repeat_until_some`].
 
 pub mod database;
 pub mod figures;
@@ -35,3 +36,19 @@ use std::time::Duration;
 
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Repeats a check until it holds.
+pub async fn repeat_until(mut check: impl AsyncFnMut() -> bool) {
+    repeat_until_some(async || check().await.then_some(())).await;
+}
+
+/// Repeats an attempt until it returns something. It sleeps between the attempts, because a loop without a pause
+/// takes a processor from the servers and from other tests. The caller sets a deadline with a timeout.
+pub async fn repeat_until_some<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(result) = attempt().await {
+            return result;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,14 +1,12 @@
 //! Server processes that share a Redis, a database and a prefix of their own.
 
-use std::{
-    env,
-    time::{Duration, Instant},
-};
+use std::{env, time::Duration};
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{DEADLINE, Process, TestServer, database, get};
+use super::{DEADLINE, Process, TestServer, database, get, repeat_until};
 
 /// The setting `engine.node_timeout`: after this time a killed node counts as dead.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -101,11 +99,8 @@ impl Nodes {
 }
 
 /// Repeats a check until it holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + 3 * DEADLINE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}");
-    }
+pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    timeout(3 * DEADLINE, repeat_until(holds)).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 /// Waits until a node is ready, or until it is not.

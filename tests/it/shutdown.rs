@@ -194,6 +194,8 @@ async fn e101_sessions_are_closed_batch_by_batch_over_all_threads_together() {
 #[tokio::test]
 async fn a_client_that_comes_back_meanwhile_is_told_to_wait_and_those_left_are_served() {
     let server = TestServer::start_with(|settings| {
+        // At the end of the test, the stop waits until the sessions over long-poll have ended for lack of polls.
+        settings.socket.long_poll_window = Duration::from_secs(2);
         settings.server.shutdown_timeout = Duration::from_secs(600);
         settings.server.drain_batch_sessions = 1;
         settings.server.drain_interval = Duration::from_secs(60);

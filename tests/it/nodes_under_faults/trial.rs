@@ -189,7 +189,7 @@ async fn publish(ports: Ports, nth: usize, is_over: Arc<AtomicBool>) -> Publishe
                 published.accepted.push((n, position(&answer.json()["position"])));
             }
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     published
 }

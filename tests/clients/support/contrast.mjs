@@ -14,6 +14,9 @@ export function contrasts(page, selector = "body") {
 
 /** Runs in the page, so it contains everything that it uses. */
 function measure(selector) {
+  // Texts have the elements around them in common, and to read a computed style takes time.
+  const ground = remembering(groundOf)
+  const opacity = remembering(opacityOf)
   const roots = [...document.querySelectorAll(selector)]
   const elements = roots.flatMap(root => [root, ...root.querySelectorAll("*")])
   return elements.filter(isSeen).flatMap(element => textsOf(element).map(([text, style]) => ({
@@ -33,14 +36,23 @@ function measure(selector) {
     return own.trim() === "" ? [] : [[own, style]]
   }
 
+  /** A function with the same results, which computes each of them once. */
+  function remembering(compute) {
+    const results = new Map()
+    return element => {
+      if (!results.has(element)) results.set(element, compute(element))
+      return results.get(element)
+    }
+  }
+
   /** The colour behind an element's text: its background over those of the elements around it. */
-  function ground(element) {
+  function groundOf(element) {
     if (!element) return [255, 255, 255, 1]
     const own = colour(getComputedStyle(element).backgroundColor, 1)
     return own[3] === 1 ? own : over(own, ground(element.parentElement))
   }
 
-  function opacity(element) {
+  function opacityOf(element) {
     return element ? Number(getComputedStyle(element).opacity) * opacity(element.parentElement) : 1
   }
 

@@ -2,8 +2,9 @@
 //
 //   node support/run.mjs <file>... --alone <file>...
 //
-// The files before `--alone` start in their order, and run two at a time for each core, because most of them wait for
-// timers of the clients more than they compute. The files after it measure times, so they run last and one at a time.
+// The files before `--alone` start in their order, and run two at a time for each core and one more, because most of
+// them wait for timers of the clients more than they compute. The files after it measure times, so they run last and
+// one at a time.
 
 import os from "node:os"
 import { run } from "node:test"
@@ -13,7 +14,7 @@ const words = process.argv.slice(2)
 const border = words.indexOf("--alone")
 const [together, alone] = border < 0 ? [words, []] : [words.slice(0, border), words.slice(border + 1)]
 
-await all(together, 2 * os.availableParallelism())
+await all(together, 2 * os.availableParallelism() + 1)
 await all(alone, 1)
 
 async function all(files, concurrency) {

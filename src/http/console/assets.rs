@@ -2,7 +2,7 @@
 
 use actix_web::web;
 
-use crate::http::{files::File, pages};
+use crate::http::{answer_with, error::ApiError, files::File, pages};
 
 /// The console may only run files of this server and only connect to this server; no page may show it in
 /// a frame. `ws:` and `wss:` are listed because some browsers do not match them by `'self'`.
@@ -24,17 +24,19 @@ const SHARED: [(&str, File); 4] = [
     ("phoenix.mjs", pages::PHOENIX),
 ];
 
-/// Registers the page and its files; call it in the scope `/console`.
+/// Registers the page and its files.
 pub(super) fn configure(cfg: &mut web::ServiceConfig) {
+    let mut assets = web::scope("/console/assets");
     for (path, bytes) in FOLDER {
         match *path {
-            INDEX => cfg.service(file(path, bytes).at("")),
-            _ => cfg.service(file(path, bytes).at(&format!("/assets/{path}"))),
-        };
+            INDEX => drop(cfg.service(file(path, bytes).at("/console"))),
+            _ => assets = assets.service(file(path, bytes).at(&format!("/{path}"))),
+        }
     }
     for (path, shared) in SHARED {
-        cfg.service(fenced(shared).at(&format!("/assets/{path}")));
+        assets = assets.service(fenced(shared).at(&format!("/{path}")));
     }
+    cfg.service(assets.default_service(answer_with(ApiError::NotFound)));
 }
 
 fn file(path: &str, bytes: &'static [u8]) -> File {
@@ -57,22 +59,26 @@ fn content_type(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::{body::to_bytes, test::TestRequest};
+    use actix_web::{body::to_bytes, http::header::COOKIE, test::TestRequest};
     use serde_json::json;
 
     use super::*;
-    use crate::http::testing::TestServices;
+    use crate::http::{console::session::COOKIE_NAME, testing::TestServices};
 
     fn url(path: &str) -> String {
         if path == INDEX { "/console".into() } else { format!("/console/assets/{path}") }
     }
 
     #[actix_web::test]
-    async fn every_file_comes_with_its_type_and_its_fences() {
+    async fn every_file_comes_with_its_type_and_its_fences_also_to_a_browser_with_a_session() {
         let services = TestServices::start().await;
+        let begun = services.services.console.begin(&services.services.settings, None).await;
+        let (value, _) = begun.expect("a session");
         let shared = SHARED.map(|(path, file)| (path, file.bytes));
         for (path, bytes) in FOLDER.iter().copied().chain(shared) {
-            let response = services.respond(TestRequest::get().uri(&url(path))).await;
+            let request = TestRequest::get().uri(&url(path));
+            let request = request.insert_header((COOKIE, format!("{COOKIE_NAME}={value}")));
+            let response = services.respond(request).await;
             assert_eq!(response.status(), 200, "{path}");
             for (name, expected) in [
                 ("content-type", content_type(path)),

@@ -18,14 +18,15 @@ use super::{answer_with, error::ApiError, guard, post, read};
 
 /// Registers the console's URLs.
 pub fn configure(cfg: &mut web::ServiceConfig) {
-    cfg.service(
+    // The files are outside of the guarded scope: they are the same for everybody, and a browser must get them
+    // when the sessions cannot be read.
+    cfg.configure(assets::configure).service(
         web::scope("/console")
             .wrap(from_fn(guard::guard))
             .service(post("/login").route(web::post().to(login::create)))
             .service(post("/logout").route(web::post().to(login::delete)))
             .service(post("/live").route(web::post().to(live::create)))
             .service(read("/session", login::show))
-            .configure(assets::configure)
             .default_service(answer_with(ApiError::NotFound)),
     );
 }

@@ -148,6 +148,11 @@ impl<'a> Credentials<'a> {
     ) -> Result<AuthenticatedApp, ApiError> {
         if let Some(session) = self.session().filter(|_| proof == Proof::KeyAndSecret) {
             let app = by_session(services, slug, &session)?.app;
+            // The administrator sees every app, but an app that is not served takes no events.
+            find_active(services, slug).map_err(|reason| match reason {
+                RefusalReason::InactiveApp => ApiError::Forbidden("the app is inactive"),
+                _ => ApiError::NotFound,
+            })?;
             return Ok(AuthenticatedApp { app, caller: Caller::Application });
         }
         let found = find_active(services, slug);
@@ -405,8 +410,8 @@ pub(super) fn find_active(services: &Services, slug: &str) -> Result<Arc<App>, R
     }
 }
 
-/// Finds an app for a session of the console: any app for the administrator, and for an app itself
-/// alone. The refusal is the same whether another app exists or not.
+/// Finds an app for a session of the console: any app for the administrator, also one that is not served,
+/// and for an app itself alone. The refusal is the same whether another app exists or not.
 ///
 /// # Errors
 /// [`ApiError::Forbidden`], [`ApiError::NotFound`], [`ApiError::Unauthorized`].
@@ -417,10 +422,9 @@ fn by_session(services: &Services, slug: &str, session: &Session) -> Result<Owne
         }
         LoggedIn::App(own, pair) => Ok(Owner::app(own, pair)),
         LoggedIn::Admin => {
-            let app = find_active(services, slug).map_err(|reason| match reason {
-                RefusalReason::InactiveApp => ApiError::Forbidden("the app is inactive"),
-                _ => ApiError::NotFound,
-            })?;
+            let apps = services.directory.load();
+            let app = apps.by_slug(slug).filter(|app| app.id != AppId::CONSOLE);
+            let app = app.cloned().ok_or(ApiError::NotFound)?;
             Ok(Owner { app, pair: Pair::Current, actor: Actor::Admin })
         }
     }

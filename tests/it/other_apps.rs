@@ -3,7 +3,7 @@
 //! The calls come from the description of the API, which has every route of the router, so a new call is tested
 //! without being listed here. If its statuses or its body are unknown here, the test fails and asks for them.
 
-use herald::http::openapi::DOCUMENT;
+use herald::{app::Slug, http::openapi::DOCUMENT};
 use serde_json::{Value, json};
 
 use crate::{
@@ -91,6 +91,12 @@ fn expected(operation: &Operation) -> Option<[&'static [u16]; 2]> {
     }
 }
 
+/// Whether a call is one of an app and ends neither a key pair nor a connection, which is tested elsewhere.
+fn lasts(operation: &Operation) -> bool {
+    let of_app = operation.path.starts_with("/api/apps/{slug}");
+    of_app && !["rotateOwnApp", "endConnection"].contains(&operation.id.as_str())
+}
+
 fn send(request: Request, body: &Value) -> impl Future<Output = Answer> {
     let request = if body.is_null() { request } else { request.json(body) };
     request.send()
@@ -154,11 +160,6 @@ async fn a_session_asks_about_its_own_app_and_the_administrators_about_every_app
     let [first, _] = two_apps(&server).await;
     let (cookie, _) = log_in(&server, &app_login(&first)).await;
     let (admin_cookie, _) = log_in(&server, &admin()).await;
-    // Calls that end a key pair or a connection are tested elsewhere.
-    let lasts = |operation: &Operation| {
-        let of_app = operation.path.starts_with("/api/apps/{slug}");
-        of_app && !["rotateOwnApp", "endConnection"].contains(&operation.id.as_str())
-    };
     for operation in operations().into_iter().filter(lasts) {
         for (cookie, slug) in [(&cookie, "first-app"), (&admin_cookie, "second-app")] {
             let (address, body) = (address_of(&operation, slug), body_of(&operation, slug));
@@ -168,4 +169,25 @@ async fn a_session_asks_about_its_own_app_and_the_administrators_about_every_app
     }
     let unknown = call(&server, "GET", "/api/apps/no-such-app/channels", &admin_cookie);
     assert_eq!(unknown.send().await.status, 404);
+}
+
+#[tokio::test]
+async fn the_administrators_session_reads_an_app_that_is_not_served_and_sends_no_event_for_it() {
+    let many = TestServer::start();
+    let single = TestServer::start_with(|settings| settings.single_app = Slug::parse("test-app"));
+    for (server, active, refused) in [(many, false, 403), (single, true, 404)] {
+        let app = server.create_app(json!({ "name": "kept-back", "active": active })).await;
+        let (cookie, _) = log_in(&server, &admin()).await;
+        for operation in operations().into_iter().filter(lasts) {
+            let body = match operation.id.as_str() {
+                // A topic of this app has no name on a server for a single app.
+                "endJoins" => json!({ "sub": "User:1" }),
+                _ => body_of(&operation, &app.slug),
+            };
+            let address = address_of(&operation, &app.slug);
+            let answer = send(call(&server, &operation.method, &address, &cookie), &body).await;
+            let expected = if operation.id == "triggerEvent" { refused } else { 200 };
+            assert_eq!(answer.status, expected, "{address}: {}", answer.body);
+        }
+    }
 }

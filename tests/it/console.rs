@@ -70,6 +70,7 @@ async fn both_logins_set_a_cookie_that_no_script_can_read_and_that_is_new_each_t
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         let data = &answer.json()["data"];
         assert_eq!((&data["as"], &data["app"]), (&json!(login), &slug));
+        assert_eq!(data["app_id"].is_i64(), slug.is_string(), "{data}");
         assert!(data["expires_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{data}");
         let shown = call(&server, "GET", "/console/session", &cookie).send().await;
         assert_eq!((shown.status, &shown.json()["data"]), (200, data));

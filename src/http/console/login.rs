@@ -76,7 +76,8 @@ pub(super) async fn create(
         .json(answer))
 }
 
-/// Answers which party is logged in: the administrator, or an app by its slug.
+/// Answers which party is logged in: the administrator, or an app by its slug and its number, which stays
+/// the same when the app is renamed.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`].
@@ -109,12 +110,14 @@ pub(super) async fn delete(
 fn shown(session: &Session, services: &Services) -> Option<Value> {
     let (login, app) = match session.holder(services)? {
         LoggedIn::Admin => ("admin", None),
-        LoggedIn::App(app, _) => ("app", Some(app.slug.to_string())),
+        LoggedIn::App(app, _) => ("app", Some(app)),
     };
+    let slug = app.as_ref().map(|app| app.slug.to_string());
+    let app_id = app.map(|app| app.id.0);
     let expires_at = session.expires_at().to_rfc3339_opts(SecondsFormat::Micros, true);
     let single_app = services.settings.single_app.as_ref().map(ToString::to_string);
     Some(json!({ "data": {
-        "as": login, "app": app, "expires_at": expires_at, "single_app": single_app
+        "as": login, "app": slug, "app_id": app_id, "expires_at": expires_at, "single_app": single_app
     } }))
 }
 

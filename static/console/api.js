@@ -9,11 +9,27 @@ const WORDS = {
   503: "The server cannot do this now.",
 }
 
+/** The longest time until a call is answered. A server that takes longer counts as unreachable. */
+const ANSWER_MS_MAX = 15_000
+
 /**
- * Tells the page when a session has ended (`expired`), when it may not reach an app under this slug (`missing`), and whether the
- * server answers (`reachable`, `unreachable`).
+ * Tells the page when a session has ended (`expired`), when a call is not permitted to it (`forbidden`), and whether the server
+ * answers (`reachable`, `unreachable`).
  */
 export const network = new EventTarget()
+
+/** The number of sessions that have begun in this page. */
+let sessions = 0
+/** How far the server's clock is ahead of this browser's, as the latest answer says. */
+let aheadMs = 0
+
+/** Begins a session: from now on, a 401 to a call of an earlier session does not end the present one. */
+export function beginSession() {
+  sessions += 1
+}
+
+/** The present time of the server, in milliseconds. */
+export const serverNow = () => Date.now() + aheadMs
 
 /**
  * The reason why a call failed: its status (0 if the server could not be reached), a text for people, the faults by field, and
@@ -46,15 +62,25 @@ export function channelPath(slug, scope, channel, rest = "") {
   return appPath(slug, `/channels/${encodeURIComponent(scope)}/${encodeURIComponent(channel)}${rest}`)
 }
 
-/** With `mayBeRefused`, a 401 concerns this call only, for example a wrong password, and does not end the session. */
-async function call(method, path, body, { mayBeRefused = false } = {}) {
-  const response = await answer(method, path, body)
-  const text = response.status === 204 ? "" : await response.text()
-  const said = parsed(text)
+/** Reads JSON whose numbers keep their spelling: as numbers, long ones would be rounded. Older browsers cannot do that. */
+export function exactly(text) {
+  const spelled = (_, value, context) =>
+    typeof value === "number" && context && JSON.rawJSON ? JSON.rawJSON(context.source) : value
+  return JSON.parse(text, spelled)
+}
+
+/**
+ * With `mayBeRefused`, a 401 concerns this call only, for example a wrong password, and does not end the session. `read` reads the
+ * text of the answer.
+ */
+async function call(method, path, body, { mayBeRefused = false, read = JSON.parse } = {}) {
+  const session = sessions
+  const { response, text } = await answer(method, path, body)
+  const said = parsed(text, read)
   if (response.ok) return said
   const isExpired = response.status === 401 && !mayBeRefused
-  if (isExpired) network.dispatchEvent(new Event("expired"))
-  if ([403, 404].includes(response.status) && path.startsWith("/api/apps/")) network.dispatchEvent(new Event("missing"))
+  if (isExpired && session === sessions) network.dispatchEvent(new Event("expired"))
+  if (response.status === 403) network.dispatchEvent(new Event("forbidden"))
   throw refusal(response, said, isExpired)
 }
 
@@ -67,9 +93,12 @@ async function answer(method, path, body) {
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: "no-store",
+      signal: AbortSignal.timeout(ANSWER_MS_MAX),
     })
+    const text = await response.text()
+    aheadMs = Date.parse(response.headers.get("date")) - Date.now() || 0
     network.dispatchEvent(new Event("reachable"))
-    return response
+    return { response, text }
   } catch {
     network.dispatchEvent(new Event("unreachable"))
     throw new Refusal(0)
@@ -82,9 +111,9 @@ function refusal(response, said, isExpired) {
   return new Refusal(response.status, { detail: typeof detail === "string" ? detail : undefined, fields, retryAfterS, isExpired })
 }
 
-function parsed(text) {
+function parsed(text, read) {
   try {
-    return text === "" ? null : JSON.parse(text)
+    return text === "" ? null : read(text)
   } catch {
     return null
   }

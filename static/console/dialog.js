@@ -1,10 +1,14 @@
 // Dialogs: confirmations of actions that cannot be undone, and other windows above the page.
 
-import { el } from "./dom.js"
-import { say } from "./fields.js"
+import { el, refocus } from "./dom.js"
+import { sayFailure } from "./fields.js"
 
-/** Opens a dialog. The browser keeps the focus in it, and restores the focus when it closes; Escape closes it. */
+/**
+ * Opens a dialog. The browser keeps the focus in it, and restores the focus when it closes; Escape closes it. If the element that
+ * had the focus is gone by then, the heading of the view gets the focus.
+ */
 export function openDialog({ title, children, testid, onClose }) {
+  const focused = document.activeElement
   const heading = el("h2", { id: "dialog-title", class: "dialog-title" }, title)
   const close = el(
     "button",
@@ -19,6 +23,7 @@ export function openDialog({ title, children, testid, onClose }) {
   )
   dialog.addEventListener("close", () => {
     dialog.remove()
+    refocus(focused)
     onClose?.()
   })
   document.body.append(dialog)
@@ -33,7 +38,7 @@ export function closeDialogs() {
 
 /**
  * Asks for a confirmation before `act`, which may return a promise. With `typed`, this text must be typed first. If `act` fails,
- * the dialog stays open and shows the reason.
+ * the dialog stays open and shows the reason, which a dialog that was closed meanwhile shows above the view.
  */
 export function confirm({ title, words, verb, typed, act }) {
   const input =
@@ -70,7 +75,7 @@ export function confirm({ title, words, verb, typed, act }) {
       dialog.close()
     } catch (error) {
       if (error.isExpired) return dialog.close()
-      say(note, error.message)
+      sayFailure(note, error.words ?? error.message)
       button.disabled = false
     }
   })

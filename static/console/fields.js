@@ -1,8 +1,11 @@
 // The parts of forms: labelled fields with their hints and faults, and forms that show the outcome of their request.
 
-import { el } from "./dom.js"
+import { el, notify, setText } from "./dom.js"
 
 let made = 0
+
+/** The inputs of forms whose sending found that the session has ended, by the address. The login leads back to these forms. */
+const drafts = new Map()
 
 /**
  * A labelled field; `control` is its input, select or textarea. `tag` and `attributes` make the control, `options` are the
@@ -43,7 +46,7 @@ export function check({ label, name, checked = false, testid, on }) {
 
 /**
  * A form. `send` submits it, and may return a text about the success; a refusal is shown at its fields or below them. While `send`
- * runs, the button is disabled, so that nothing is sent twice.
+ * runs, the button is disabled, so that nothing is sent twice. If the session has ended, the inputs are kept for the next login.
  */
 export function form({ testid, submit, children, send, isQuiet = false, extra = [] }) {
   const button = el(
@@ -65,27 +68,53 @@ export function form({ testid, submit, children, send, isQuiet = false, extra = 
     button.setAttribute("aria-disabled", "true")
     say(note, "")
     showFaults(node, {})
+    const draft = draftOf(testid)
     try {
       say(note, (await send()) ?? "", "calm")
     } catch (error) {
+      // The form is still shown unless the person has left it, or logged out.
+      if (error.isExpired && node.isConnected) drafts.set(draft, inputsOf(node))
       if (!error.isExpired) refuse(node, note, error)
     } finally {
       button.removeAttribute("aria-disabled")
     }
   })
+  // The caller fills the form in first.
+  queueMicrotask(() => restore(node, draftOf(testid)))
   return { node, button, note }
+}
+
+const draftOf = testid => `${location.hash} ${testid}`
+const controlsOf = node => [...node.elements].filter(({ name }) => name)
+const inputsOf = node => controlsOf(node).map(({ value, checked }) => ({ value, checked }))
+
+function restore(node, draft) {
+  const inputs = drafts.get(draft)
+  drafts.delete(draft)
+  if (inputs) for (const [nth, control] of controlsOf(node).entries()) Object.assign(control, inputs[nth])
+}
+
+/** Forgets the kept inputs, because another party logs in, or nobody does. */
+export function dropDrafts() {
+  drafts.clear()
 }
 
 export function say(note, words, tone = "bad") {
   note.dataset.tone = tone
-  note.textContent = words
+  setText(note, words)
+}
+
+/** Shows a failure in its note, or above the view if the note has left the page meanwhile. */
+export function sayFailure(note, words) {
+  if (note.isConnected) say(note, words)
+  else notify(words)
 }
 
 /** Shows a refusal: at the fields that it names, with the focus in the first of them, and otherwise as a note. */
 function refuse(node, note, error) {
   const others = showFaults(node, error.fields ?? {})
   const isAtFields = node.querySelector("[aria-invalid=true]") !== null && others.length === 0
-  say(note, isAtFields ? "" : [error.message, ...others].join(" "))
+  sayFailure(note, isAtFields && node.isConnected ? "" : [error.message, ...others].join(" "))
   node.querySelector("[aria-invalid=true]")?.focus()
 }
 

@@ -6,6 +6,10 @@
 import { recover } from "./herald-recovery.mjs"
 import { Socket } from "./phoenix.mjs"
 import { post } from "./api.js"
+import { pause } from "./dom.js"
+
+/** The longest pause between two requests for a token. The first one is a second. */
+const PAUSE_MS_MAX = 30_000
 
 class Live {
   constructor() {
@@ -33,20 +37,21 @@ class Live {
 
   /** Asks for a token. Returns whether there is one; a session that has ended leads to the login by itself. */
   async renew(slug, signal, tell) {
-    for (;;) {
+    for (let pauseMs = 1000; !signal.aborted; pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)) {
       try {
         this.pass = (await post("/console/live", { app: slug })).data
         return true
       } catch (error) {
-        if (error.isExpired || signal.aborted) return false
+        if (error.isExpired || signal.aborted) break
         if ([403, 404].includes(error.status)) {
           tell.state("ended")
           tell.ended()
-          return false
+          break
         }
-        await new Promise(resolve => setTimeout(resolve, 2000))
+        await pause(pauseMs)
       }
     }
+    return false
   }
 
   open() {
@@ -65,7 +70,7 @@ class Live {
 /** One app that is watched. */
 class Watch {
   constructor(live, socket, slug, signal, tell) {
-    Object.assign(this, { live, slug, signal, tell, lostAt: null, isEnded: false })
+    Object.assign(this, { live, slug, signal, tell, lostAt: null, isEnded: false, isRenewing: false })
     this.channel = socket.channel(live.pass.topic, () => ({ guardian_token: live.pass.token }))
     recover(this.channel, {
       complete: recovery => this.joined(true, recovery),
@@ -92,9 +97,12 @@ class Watch {
     this.tell.state("reconnecting")
   }
 
-  /** Gets a new token. The channel retries by itself, and uses that token. */
+  /** Gets a new token, unless that is under way. The channel retries by itself, and uses that token. */
   async renew() {
+    if (this.isRenewing) return
+    this.isRenewing = true
     const isReady = await this.live.renew(this.slug, this.signal, this.tell)
+    this.isRenewing = false
     if (!isReady) this.leave()
   }
 

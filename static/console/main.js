@@ -1,9 +1,10 @@
 // Starts the console: asks for the present login, shows the sections of that login, and starts the router.
 
-import { announce, el } from "./dom.js"
-import { get, network, post } from "./api.js"
+import { announce, attempt, dropNotice, el, keepFocus, notify, pause } from "./dom.js"
+import { beginSession, get, network, post } from "./api.js"
 import { go, here, link, Router } from "./router.js"
 import { closeDialogs } from "./dialog.js"
+import { dropDrafts } from "./fields.js"
 import { live } from "./live.js"
 import { login } from "./views/login.js"
 import { overview } from "./views/overview.js"
@@ -17,11 +18,14 @@ const LOGIN = "/login"
 /** The interval at which the page checks whether a server that did not answer is reachable again. */
 const ASK_EVERY_MS = 3000
 
-/** The present login: `{ as, app, expires_at, single_app }`, or null. */
+/** The present login: `{ as, app, app_id, expires_at, single_app }`, or null. */
 let session = null
-/** Asks for the present login, and repeats that while the server does not answer. */
-let asking = null
+/** The login whose session has ended, until the next login. */
+let former = null
+/** Whether the page asks whether the server is reachable again. */
+let isAsking = false
 
+const isSame = (one, other) => one?.as === other?.as && one?.app_id === other?.app_id
 const isAdmin = () => session?.as === "admin"
 const isTheirs = ({ slug }) => isAdmin() || session?.app === slug
 
@@ -40,15 +44,15 @@ const routes = [
 
 /** Redirects a login that may not see a view to the first view of that login. The server refuses its calls in any case. */
 function permitted(may, view) {
-  return context => (may(context.params) ? view(context) : redirect(session === null ? loginFor(here().path) : home()))
+  return context => (may(context.params) ? view(context) : redirect(session === null ? loginFor(here().address) : home()))
 }
 
 const content = document.getElementById("content")
 const router = new Router(content, routes, () => session)
 
-/** The login that leads back to a path. */
-function loginFor(path) {
-  return path === "/" ? LOGIN : `${LOGIN}?next=${encodeURIComponent(path)}`
+/** The login that leads back to an address. */
+function loginFor(address) {
+  return address === "/" ? LOGIN : `${LOGIN}?next=${encodeURIComponent(address)}`
 }
 
 /** The first view of each login. */
@@ -63,14 +67,19 @@ function redirect(path) {
 }
 
 function enter(found, next) {
+  notify("")
+  beginSession()
+  // What one party has typed is not shown to another.
+  if (!isSame(found, former)) dropDrafts()
   session = found
   showAccount()
-  // `next` is a path after `#`, so it cannot lead to another site.
+  // `next` is an address after `#`, so it cannot lead to another site.
   go(next?.startsWith("/") && next !== LOGIN ? next : home(), { replace: true })
 }
 
 /** Closes the session's connections, and shows a login that returns to the present view. */
 function leave({ next } = {}) {
+  former = next ? session : null
   session = null
   router.close()
   live.close()
@@ -79,22 +88,21 @@ function leave({ next } = {}) {
 }
 
 function expire() {
-  const { path } = here()
+  const { path, address } = here()
   if (session === null || path === LOGIN) return
-  leave({ next: path })
-  announce("Your session has ended. Log in again to continue.")
+  leave({ next: address })
+  notify("Your session has ended. Log in again to continue.")
 }
 
-async function logOut() {
-  try {
-    await post("/console/logout", {})
-  } catch (error) {
-    // A session that has already ended needs no logout.
-    if (!error.isExpired) return announce(error.message)
-  }
-  leave()
-  announce("You are logged out.")
-}
+const logOut = () =>
+  attempt(async () => {
+    await post("/console/logout", {}).catch(error => {
+      // A session that has already ended needs no logout.
+      if (!error.isExpired) throw error
+    })
+    leave()
+    announce("You are logged out.")
+  })
 
 /** Shows the sections in the header, and the name of the login. */
 function showAccount() {
@@ -126,15 +134,19 @@ function markSection(path) {
 
 function wire() {
   document.getElementById("logout").addEventListener("click", logOut)
+  document.getElementById("notice-close").addEventListener("click", () => keepFocus(() => notify("")))
   document.getElementById("skip").addEventListener("click", click => {
     click.preventDefault()
     content.focus()
   })
-  content.addEventListener("shown", ({ detail }) => markSection(detail))
-  content.addEventListener("renamed", ({ detail }) => (isAdmin() ? goToLive(detail) : follow()))
+  content.addEventListener("shown", ({ detail }) => {
+    markSection(detail)
+    dropNotice()
+  })
+  content.addEventListener("renamed", ({ detail }) => (isAdmin() ? goToLive(detail) : compare()))
   addEventListener("hashchange", closeDialogs)
   network.addEventListener("expired", expire)
-  network.addEventListener("missing", follow)
+  network.addEventListener("forbidden", compare)
   network.addEventListener("unreachable", lose)
   network.addEventListener("reachable", regain)
 }
@@ -144,38 +156,67 @@ function goToLive(slug) {
   go(`/apps/${encodeURIComponent(slug)}/live`, { replace: true })
 }
 
-/** Changes the views of an app's login to the present slug of its app, if the app was renamed. */
-async function follow() {
-  if (session?.as !== "app") return
-  const { app: before } = session
+/**
+ * Compares the page's login with that of the browser's cookie. Its app may have another slug now, or somebody may have logged in
+ * as another party in another window, which ends the page's session.
+ */
+async function compare() {
+  const before = session
+  if (before === null) return
   const found = (await get("/console/session").catch(() => null))?.data
-  if (!found || found.app === before || session?.app !== before) return
+  if (!found || session !== before) return
+  if (!isSame(found, before)) return adopt(found)
+  if (found.app === before.app) return
   session = found
   showAccount()
-  const slugs = [before, found.app].map(slug => `/apps/${encodeURIComponent(slug)}/`)
-  go(here().path.replace(...slugs), { replace: true })
+  const slugs = [before.app, found.app].map(slug => `/apps/${encodeURIComponent(slug)}/`)
+  go(here().address.replace(...slugs), { replace: true })
   announce(`The app was renamed. Its slug is ${found.app} now.`)
 }
 
+/** Changes the page to the login that another window has begun. */
+function adopt(found) {
+  leave()
+  enter(found)
+  const party = isAdmin() ? "the administrator" : `the app ${found.app}`
+  notify(`Somebody has logged in as ${party} in this browser. This page shows that login now.`)
+}
+
 /** Shows that the server does not answer, and asks until it does, because not every view asks repeatedly. */
-function lose() {
-  document.getElementById("unreachable").hidden = false
-  asking ??= setInterval(() => get("/console/session", { mayBeRefused: session === null }).catch(() => {}), ASK_EVERY_MS)
+async function lose() {
+  const banner = document.getElementById("unreachable")
+  banner.hidden = false
+  if (isAsking) return
+  isAsking = true
+  while (!banner.hidden) {
+    await pause(ASK_EVERY_MS)
+    await get("/console/session", { mayBeRefused: session === null }).catch(() => {})
+  }
+  isAsking = false
 }
 
 function regain() {
   document.getElementById("unreachable").hidden = true
-  clearInterval(asking)
-  asking = null
+}
+
+/** Asks for the login of the browser's cookie until the server knows the answer: only 401 means that there is none. */
+async function present() {
+  for (;;) {
+    try {
+      return (await get("/console/session", { mayBeRefused: true })).data
+    } catch (error) {
+      if (error.status === 401) return null
+      // The banner already says that a server cannot be reached.
+      notify(error.status === 0 ? "" : `${error.message} The page asks again by itself.`)
+      await pause(ASK_EVERY_MS)
+    }
+  }
 }
 
 async function start() {
   wire()
-  try {
-    session = (await get("/console/session", { mayBeRefused: true })).data
-  } catch {
-    // Without a login, every view redirects to the login.
-  }
+  session = await present()
+  notify("")
   showAccount()
   router.start()
 }

@@ -4,6 +4,8 @@
 // that only redirects returns `isRedirect`, too. `signal` aborts when the view is left. If only parameters in the route's `keeps`
 // change, the view stays and is updated.
 
+import { focusHeading } from "./dom.js"
+
 export class Router {
   /** `routes` are `{ path, view, keeps }`; `session` returns the present login. */
   constructor(outlet, routes, session) {
@@ -31,7 +33,10 @@ export class Router {
     if (this.shown.view.isRedirect) return
     document.title = `${this.shown.view.title} · Herald console`
     // The browser itself begins at the top of a page that has just been loaded.
-    if (this.hasShown) this.focus()
+    if (this.hasShown) {
+      scrollTo(0, 0)
+      focusHeading()
+    }
     this.hasShown = true
     this.outlet.dispatchEvent(new CustomEvent("shown", { detail: path }))
   }
@@ -57,21 +62,13 @@ export class Router {
     }
     return null
   }
-
-  /** Moves the focus to the heading of the changed part, so that a screen reader continues there. */
-  focus() {
-    scrollTo(0, 0)
-    const heading = this.outlet.querySelector("[data-focus]") ?? this.outlet.querySelector("h1")
-    if (heading === null) return
-    heading.tabIndex = -1
-    heading.focus({ preventScroll: true })
-  }
 }
 
-/** The path and query of the present address. */
+/** The path and query of the present address, and both together. */
 export function here() {
-  const [path, query = ""] = location.hash.replace(/^#/, "").split("?")
-  return { path: path || "/", query: new URLSearchParams(query) }
+  const address = location.hash.replace(/^#/, "") || "/"
+  const [path, query = ""] = address.split("?")
+  return { path: path || "/", query: new URLSearchParams(query), address }
 }
 
 /** The address of a view. Each of `parts` becomes one segment of the path, whatever characters it has. */

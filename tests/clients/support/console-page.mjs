@@ -3,6 +3,7 @@
 import assert from "node:assert/strict"
 import { ADMIN } from "./herald.mjs"
 import { screenshot } from "./screenshot.mjs"
+import { eventually } from "./wait.mjs"
 
 /** The sizes of the window in which every view is checked. */
 export const VIEWPORTS = { phone: { width: 390, height: 844 }, tablet: { width: 768, height: 1024 }, desktop: { width: 1280, height: 860 } }
@@ -65,6 +66,29 @@ export class ConsolePage {
   async showSecret() {
     await this.by("show-secret").click()
     return this.by("secret").textContent()
+  }
+
+  /** Holds the page's calls to the paths that match, until the test lets each of them go on or answers it. */
+  async hold(pattern) {
+    const calls = []
+    await this.page.route(pattern, route => calls.push(route))
+    return {
+      /** The nth of the held calls, counted from 0: a route of Playwright's. */
+      call: nth => eventually(() => calls[nth], `call ${nth} to ${pattern}`),
+      end: () => this.page.unroute(pattern),
+    }
+  }
+
+  /** Answers the page's calls to the paths that match with a status and a text, or breaks them if there is no status. */
+  async answer(pattern, status, text = `{"errors":{"detail":"service unavailable, try again later"}}`) {
+    await this.page.route(pattern, route => (status ? route.fulfill({ status, contentType: "application/json", body: text }) : route.abort()))
+  }
+
+  /** Logs in with a call of its own, as another window of the same browser does. */
+  async loginElsewhere(credentials) {
+    const headers = { origin: this.origin }
+    const answer = await this.page.context().request.post(`${this.origin}/console/login`, { data: credentials, headers })
+    assert.equal(answer.status(), 200)
   }
 
   /** The path of the console in the window's address. Playwright knows it also while a page is being loaded. */

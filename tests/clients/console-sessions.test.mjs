@@ -1,0 +1,146 @@
+// The session of the console: one that ends while a person works, another login in the same browser, and a server that cannot
+// tell whether there is a session.
+
+import assert from "node:assert/strict"
+import { test } from "node:test"
+import { asAdmin, atLogin, ConsolePage } from "./support/console-page.mjs"
+import { TEST_APP } from "./support/herald.mjs"
+import { withServerAndBrowser } from "./support/running.mjs"
+import { eventually } from "./support/wait.mjs"
+
+let herald, browser
+withServerAndBrowser(started => ({ herald, browser } = started))
+
+test("another login in the same browser takes the page over, and the page says so", async t => {
+  const [one, other] = [await herald.createApp({ name: "One login" }), await herald.createApp({ name: "Other login" })]
+  const window = await opened(t)
+  await window.loginAsApp(one)
+  await window.liveIs("live")
+  await window.loginElsewhere({ key: other.key, secret: other.secret })
+  await window.go(`/apps/${one.slug}/connections`)
+  await window.by("notice").getByText(`Somebody has logged in as the app ${other.slug} in this browser.`).waitFor()
+  await eventually(() => window.path() === `/apps/${other.slug}/live`, "the view of the other login")
+  await window.liveIs("live")
+  assert.equal(await window.page.locator("#account-name").textContent(), other.slug)
+
+  const of = await admin(t)
+  await of.loginElsewhere({ key: one.key, secret: one.secret })
+  await of.go("/apps")
+  await of.by("notice").getByText(`Somebody has logged in as the app ${one.slug} in this browser.`).waitFor()
+  await of.liveIs("live")
+  await of.page.locator("#notice-close").click()
+  assert.equal(await of.by("notice").isVisible(), false)
+})
+
+test("a session that ends while a form is sent keeps the form and the address for the next login", async t => {
+  const window = await admin(t)
+  const address = "/apps/test-app/send?scope=private&channel=room-9"
+  const send = async typed => {
+    await window.by("payload").fill(typed)
+    await window.page.context().clearCookies()
+    await window.by("send-submit").click()
+    await window.heading("Log in").waitFor()
+    await window.by("notice").getByText("Your session has ended.").waitFor()
+  }
+  await window.go(address)
+  await send(`{"typed":"by the administrator"}`)
+  await window.loginAsAdmin()
+  await window.by("send").waitFor()
+  assert.equal(window.path(), address)
+  assert.equal(await window.by("topic").inputValue(), "room-9")
+  assert.equal(await window.by("payload").inputValue(), `{"typed":"by the administrator"}`)
+  assert.equal(await window.by("notice").isVisible(), false)
+
+  await send(`{"typed":"for nobody else"}`)
+  await window.loginAsApp(TEST_APP)
+  await window.by("send").waitFor()
+  assert.equal(window.path(), address)
+  assert.ok(!(await window.by("payload").inputValue()).includes("nobody else"), "another party does not see it")
+})
+
+test("the settings that were being saved are filled in again after the login", async t => {
+  const window = await admin(t)
+  await window.go("/apps/test-app/settings")
+  await window.by("history_seconds").fill("77")
+  await window.by("subscription_count").uncheck()
+  await window.page.context().clearCookies()
+  await window.by("settings-submit").click()
+  await window.heading("Log in").waitFor()
+  await window.loginAsAdmin()
+  await window.by("settings").waitFor()
+  assert.equal(await window.by("history_seconds").inputValue(), "77")
+  assert.equal(await window.by("subscription_count").isChecked(), false)
+})
+
+test("a refusal of an earlier session does not end the present one", async t => {
+  const window = await admin(t)
+  const held = await window.hold(/test-app\/usage/)
+  await window.go("/apps/test-app/usage")
+  const late = await held.call(0)
+  await window.by("logout").click()
+  await window.heading("Log in").waitFor()
+  await window.loginAsAdmin()
+  await window.by("overview").waitFor()
+  await late.fulfill({ status: 401, contentType: "application/json", body: `{"errors":{"detail":"authentication required"}}` })
+  await window.go("/apps")
+  await window.by("apps").waitFor()
+  assert.equal(window.path(), "/apps")
+})
+
+test("a server that cannot tell whether there is a session is asked again, and shows no login", async t => {
+  const window = await admin(t)
+  await window.go("/apps")
+  await window.by("apps").waitFor()
+  await window.answer("**/console/session", 503)
+  await window.page.reload()
+  await window.by("notice").getByText("The page asks again by itself.").waitFor()
+  assert.equal(await window.heading("Log in").count(), 0)
+  await window.page.unroute("**/console/session")
+  await window.by("apps").waitFor()
+  assert.equal(await window.by("notice").isVisible(), false)
+})
+
+test("a logout that fails says so, and the session goes on", async t => {
+  const window = await admin(t)
+  await window.answer("**/console/logout", 503)
+  await window.by("logout").click()
+  await window.by("notice").getByText("The server cannot do this now.").waitFor()
+  await window.page.unroute("**/console/logout")
+  await window.by("logout").click()
+  await window.heading("Log in").waitFor()
+  assert.equal(await window.by("notice").isVisible(), false)
+})
+
+test("refused joins of the live feed wait for one token together, and less and less often", async t => {
+  const window = await ConsolePage.open(browser, herald.origin)
+  t.after(() => window.close())
+  await window.loginAsAdmin()
+  await window.by("overview").waitFor()
+  let asked = 0
+  let refused = 0
+  await window.page.route("**/console/live", async route => {
+    asked += 1
+    if (asked > 1) return route.fulfill({ status: 503, body: "{}" })
+    const answer = await route.fetch()
+    const { data } = await answer.json()
+    await route.fulfill({ response: answer, json: { data: { ...data, token: "not.a.token" } } })
+  })
+  window.page.on("websocket", socket =>
+    socket.on("framereceived", ({ payload }) => {
+      if (String(payload).includes(`"status":"error"`)) refused += 1
+    }),
+  )
+  await window.go("/apps/test-app/live")
+  await eventually(() => refused >= 4, "four refused joins")
+  assert.ok(asked <= 6, `${asked} requests for a token`)
+})
+
+/** A window at the login. */
+function opened(t) {
+  return atLogin(t, browser, herald.origin)
+}
+
+/** A window in which the administrator is logged in. */
+function admin(t) {
+  return asAdmin(t, browser, herald.origin)
+}

@@ -2,7 +2,7 @@
 
 import uPlot from "./vendor/uplot/uPlot.esm.js"
 import { el, setText } from "./dom.js"
-import { day, hourAndMinute, time } from "./format.js"
+import { day, hourAndMinute, period, time } from "./format.js"
 
 const HEIGHT_PX = 180
 const AXIS_PX = 52
@@ -14,11 +14,11 @@ const dark = matchMedia("(prefers-color-scheme: dark)")
 
 export class Chart {
   /**
-   * `series` are `{ label, format }`, at most three. `kind` is `line` or `bars`; bars begin at their time. `moment(ms)` writes
-   * a time. The chart ends when `signal` aborts.
+   * `series` are `{ label, format }`, at most three. `kind` is `line` or `bars`; bars begin at their time. With `by`, the times are
+   * hours, days or months of UTC; without, they are moments in the time zone of the browser. The chart ends when `signal` aborts.
    */
-  constructor({ label, series, kind = "line", axis, moment, signal }) {
-    Object.assign(this, { label, series, kind, axis, moment, data: [[], ...series.map(() => [])], plot: null })
+  constructor({ label, series, kind = "line", axis, by, signal }) {
+    Object.assign(this, { label, series, kind, axis, by, data: [[], ...series.map(() => [])], plot: null })
     this.values = series.map(() => el("span", { class: "legend-value" }, "–"))
     this.when = el("span", { class: "legend-when" })
     const entries = series.map(({ label }, nth) =>
@@ -76,12 +76,14 @@ export class Chart {
   options(width) {
     const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
     const font = `12px ${colour("--sans")}`
+    const timeZone = this.by && "UTC"
     const axis = { stroke: colour("--muted"), font, ticks: { show: false }, grid: { stroke: colour("--line"), width: 1 } }
     return {
       width,
       height: HEIGHT_PX,
       padding: [8, 20, 0, 0],
       legend: { show: false },
+      ...(timeZone && { tzDate: at => uPlot.tzDate(new Date(at * 1000), timeZone) }),
       cursor: { y: false, drag: { x: false, y: false }, points: { show: this.kind === "line", size: 6 } },
       scales: {
         x: { time: true, range: (_, from, to) => this.range(from, to) },
@@ -92,7 +94,7 @@ export class Chart {
           ...axis,
           size: 28,
           space: 64,
-          values: (_, splits, __, ___, step) => splits.map(at => written(at * 1000, step)),
+          values: (_, splits, __, ___, step) => splits.map(at => written(at * 1000, step, timeZone)),
         },
         { ...axis, size: AXIS_PX, space: 36, values: (_, splits) => splits.map(value => this.axis(value)) },
       ],
@@ -132,6 +134,10 @@ export class Chart {
     else setText(this.when, isPointed ? this.moment(times[at] * 1000) : "")
   }
 
+  moment(ms) {
+    return this.by ? period(ms, this.by) : time(ms)
+  }
+
   /** The description of the chart for screen readers. */
   words() {
     const [, ...values] = this.data
@@ -145,7 +151,7 @@ export class Chart {
 }
 
 /** A time at the axis, as short as the step between two of them permits. */
-function written(ms, stepS) {
-  if (stepS >= DAY_S) return day(ms)
-  return stepS >= MINUTE_S ? hourAndMinute(ms) : time(ms)
+function written(ms, stepS, timeZone) {
+  if (stepS >= DAY_S) return day(ms, timeZone)
+  return stepS >= MINUTE_S ? hourAndMinute(ms, timeZone) : time(ms)
 }

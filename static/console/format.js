@@ -1,5 +1,7 @@
 // The console's formats of numbers, sizes and times. They are short and have a constant width.
 
+import { serverNow } from "./api.js"
+
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 })
 const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
@@ -40,14 +42,21 @@ export function time(moment) {
   return parts(moment).time
 }
 
-/** `22:04`. */
-export function hourAndMinute(moment) {
-  return parts(moment).time.slice(0, 5)
+/** `22:04`. `timeZone` is `UTC`, or none for that of this browser. */
+export function hourAndMinute(moment, timeZone) {
+  return new Date(moment).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone })
 }
 
 /** `28 Nov`. */
-export function day(moment) {
-  return new Date(moment).toLocaleDateString("en-GB", { day: "numeric", month: "short" })
+export function day(moment, timeZone) {
+  return new Date(moment).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone })
+}
+
+/** An hour, day or month of UTC, by its beginning: `2026-11-28 22:00 UTC`, `2026-11-28` or `2026-11`. */
+export function period(from, by) {
+  const text = new Date(from).toISOString()
+  if (by === "hour") return `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`
+  return text.slice(0, by === "day" ? 10 : 7)
 }
 
 /** `2026-11-28 22:04`, or a dash for none. */
@@ -64,9 +73,9 @@ export function toTheSecond(moment) {
 }
 
 /** The time since a moment, or a dash for never: `12 s`, `5 min`, `3 h`, `12 d`. */
-export function since(moment, now = Date.now()) {
+export function since(moment) {
   if (moment === null || moment === undefined) return "–"
-  const seconds = Math.max(0, Math.round((now - new Date(moment).getTime()) / 1000))
+  const seconds = Math.max(0, Math.round((serverNow() - new Date(moment).getTime()) / 1000))
   if (seconds < 60) return `${seconds} s`
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h`

@@ -1,19 +1,18 @@
 // The usage of an app per hour, day or month.
 
 import { el, load } from "../dom.js"
-import { appPath, get } from "../api.js"
+import { appPath, get, serverNow } from "../api.js"
 import { Chart } from "../charts.js"
-import { bytes, compact, count, dateTime, rate } from "../format.js"
+import { bytes, compact, count, period, rate } from "../format.js"
 import { Table } from "../table.js"
 import { tile } from "./overview.js"
 
 const HOUR_MS = 3_600_000
-const DAY_MS = 24 * HOUR_MS
 const RANGES = {
-  day: { label: "24 hours", by: "hour", ms: DAY_MS },
-  week: { label: "7 days", by: "hour", ms: 7 * DAY_MS },
-  month: { label: "30 days", by: "day", ms: 30 * DAY_MS },
-  year: { label: "12 months", by: "month", ms: 365 * DAY_MS },
+  day: { label: "24 hours", by: "hour", periods: 24 },
+  week: { label: "7 days", by: "hour", periods: 7 * 24 },
+  month: { label: "30 days", by: "day", periods: 30 },
+  year: { label: "12 months", by: "month", periods: 12 },
 }
 const CHARTS = [
   { label: "Publications", names: [["publications", "Publications", count]], axis: compact },
@@ -46,14 +45,19 @@ export function usage({ slug, signal }) {
   function show(range) {
     drawn.abort()
     drawn = new AbortController()
-    const query = queryOf(RANGES[range])
+    const { by, periods } = RANGES[range]
+    const starts = startsOf(by, periods)
+    const [from, to] = [starts[0], starts.at(-1)].map(at => new Date(at).toISOString())
+    const query = new URLSearchParams({ from, to, by })
     csv.href = `${appPath(slug, "/usage")}?${query}&format=csv`
     csv.download = `usage-${slug}-${range}.csv`
-    place.replaceChildren(el("p", { class: "loading" }, "Loading…"))
+    // Each range has a place of its own, because the answers may come in another order than the questions.
+    const shown = el("div", { class: "report" }, el("p", { class: "loading" }, "Loading…"))
+    place.replaceChildren(shown)
     load(
-      place,
+      shown,
       async () => (await get(`${appPath(slug, "/usage")}?${query}`)).data,
-      rows => report(rows, RANGES[range], drawn.signal),
+      rows => report(rows, by, starts.slice(0, -1), drawn.signal),
     )
   }
 
@@ -68,64 +72,51 @@ export function usage({ slug, signal }) {
       el("fieldset", { class: "segments segments-small" }, el("legend", { class: "visually-hidden" }, "Range"), segments),
       csv,
     ),
+    el("p", { class: "hint" }, "Hours, days and months are those of UTC. The last one is not over yet."),
     place,
   )
 }
 
-/** The range in whole hours, days or months, up to and including the present one. */
-function queryOf({ by, ms }) {
-  return new URLSearchParams({ from: begin(new Date(Date.now() - ms), by).toISOString(), by })
+/**
+ * The beginnings of the last `count` hours, days or months, in UTC like the server's counts, and of the next one. The server's clock
+ * decides which one is the present one.
+ */
+function startsOf(by, count) {
+  const now = new Date(serverNow())
+  const [year, month, date, hour] = [now.getUTCFullYear(), now.getUTCMonth(), now.getUTCDate(), now.getUTCHours()]
+  const start = {
+    hour: ago => Date.UTC(year, month, date, hour) - ago * HOUR_MS,
+    day: ago => Date.UTC(year, month, date - ago),
+    month: ago => Date.UTC(year, month - ago),
+  }[by]
+  return Array.from({ length: count + 1 }, (_, nth) => start(count - 1 - nth))
 }
 
-/** The beginning of the hour, day or month of a moment, in UTC like the server's counts. */
-function begin(moment, by) {
-  const at = new Date(moment)
-  at.setUTCMinutes(0, 0, 0)
-  if (by !== "hour") at.setUTCHours(0)
-  if (by === "month") at.setUTCDate(1)
-  return at
-}
-
-/** `load` calls this with the rows of the answer. */
-function report(rows, range, signal) {
-  const steps = stepsOf(range, rows)
+/** `load` calls this with the rows of the answer. Periods in which nothing was used have no row. */
+function report(rows, by, starts, signal) {
+  const known = new Map(rows.map(row => [Date.parse(row.from), row]))
   const charts = CHARTS.map(({ label, names, axis }) => {
     const chart = new Chart({
       label,
       kind: "bars",
       axis,
-      moment: dateTime,
+      by,
       signal,
       series: names.map(([, label, format]) => ({ label, format })),
     })
     chart.show(
-      steps.map(({ at }) => at / 1000),
-      ...names.map(([name]) => steps.map(({ row }) => row?.[name] ?? 0)),
+      starts.map(at => at / 1000),
+      ...names.map(([name]) => starts.map(at => known.get(at)?.[name] ?? 0)),
     )
     return el("section", { class: "card", data: { chart: names[0][0] } }, chart.node)
   })
-  const table = usageTable(range)
+  const table = usageTable(by)
   table.fill([...rows].reverse())
   return [
     totals(rows),
     el("div", { class: "pair" }, charts),
     el("details", { class: "card details" }, el("summary", { data: { testid: "usage-numbers" } }, "All numbers"), table.node),
   ]
-}
-
-/** All periods of the range, including those without a row. */
-function stepsOf({ by, ms }, rows) {
-  const known = new Map(rows.map(row => [new Date(row.from).getTime(), row]))
-  const steps = []
-  const end = Date.now()
-  for (let at = begin(new Date(end - ms), by); at.getTime() <= end; at = next(at, by))
-    steps.push({ at: at.getTime(), row: known.get(at.getTime()) })
-  return steps
-}
-
-function next(at, by) {
-  if (by === "month") return new Date(Date.UTC(at.getUTCFullYear(), at.getUTCMonth() + 1))
-  return new Date(at.getTime() + (by === "day" ? DAY_MS : HOUR_MS))
 }
 
 function totals(rows) {
@@ -153,7 +144,7 @@ function totals(rows) {
   )
 }
 
-function usageTable({ by }) {
+function usageTable(by) {
   const number = (label, name, format = count) => ({ label, kind: "number", cell: row => format(row[name]) })
   return new Table({
     label: `Usage by ${by}`,
@@ -162,7 +153,7 @@ function usageTable({ by }) {
     key: ({ from }) => from,
     empty: "Nothing was used in this time. Usage appears here within a minute after the app's first event.",
     columns: [
-      { label: "From", isHeading: true, kind: "time", cell: ({ from }) => dateTime(from) },
+      { label: "From", isHeading: true, kind: "time", cell: ({ from }) => period(from, by) },
       number("Publications", "publications"),
       number("Deliveries", "deliveries"),
       number("Bytes in", "bytes_in", bytes),

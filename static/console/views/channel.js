@@ -1,15 +1,15 @@
 // One channel, or a whole scope: its subscribers, its members, and its retained publications.
 
-import { announce, el, load, poll, setText } from "../dom.js"
-import { appPath, channelPath, get, post } from "../api.js"
+import { announce, el, latest, load, poll, setText } from "../dom.js"
+import { appPath, channelPath, exactly, get, post } from "../api.js"
 import { confirm } from "../dialog.js"
+import { say } from "../fields.js"
 import { bytes, count, plural, time, toTheSecond } from "../format.js"
 import { link } from "../router.js"
 import { appHead, loadApp } from "./app.js"
 import { list, payloadBlock } from "./payload.js"
 
 const EVERY_MS = 5000
-const HISTORY = 100
 const encoder = new TextEncoder()
 
 export function channel({ params, signal, session }) {
@@ -27,18 +27,15 @@ export function channel({ params, signal, session }) {
   const note = el("p", { class: "note" })
   let topic = null
 
-  poll(signal, EVERY_MS, async () => {
-    try {
-      const { data } = await get(path)
-      topic = data.topic
-      note.textContent = ""
-      setText(facts.subscribers, count(data.subscribers))
-      setText(facts.position, data.position ?? "–")
-      if (data.members) showMembers(members, data.members)
-    } catch (error) {
-      if (!error.isExpired) note.textContent = error.words ?? error.message
-    }
-  })
+  const ask = () => get(path)
+  const show = ({ data }) => {
+    topic = data.topic
+    say(note, "")
+    setText(facts.subscribers, count(data.subscribers))
+    setText(facts.position, data.position ?? "–")
+    if (data.members) showMembers(members, data.members)
+  }
+  poll(signal, EVERY_MS, latest(signal, ask, show, error => say(note, error.words ?? error.message)))
 
   const end = el(
     "button",
@@ -113,14 +110,13 @@ function historyCard(slug, scope, name) {
   )
   button.addEventListener("click", () => {
     button.textContent = "Show the latest"
-    const query = new URLSearchParams({ limit: String(HISTORY) })
-    load(place, () => get(channelPath(slug, scope, name, `/history?${query}`)), historyList)
+    load(place, () => get(channelPath(slug, scope, name, "/history"), { read: exactly }), historyList)
   })
   return el(
     "section",
     { class: "card", data: { testid: "history" } },
     el("div", { class: "card-head" }, el("h2", {}, "Retained history"), button),
-    el("p", { class: "hint" }, `The newest ${HISTORY} events that Herald retains for this channel, with their payloads.`),
+    el("p", { class: "hint" }, "The newest events that Herald retains for this channel, with their payloads."),
     place,
   )
 }
@@ -144,6 +140,7 @@ function historyList({ data }) {
           el("span", { class: "event-facts" }, bytes(sizeOf(publication))),
         ),
         list([
+          ["Event", publication.event],
           ["Accepted", toTheSecond(publication.time)],
           ["Position", publication.position],
         ]),

@@ -1,7 +1,7 @@
 // A publication's payload, which is requested only after a click.
 
 import { el } from "../dom.js"
-import { channelPath, get } from "../api.js"
+import { channelPath, exactly, get } from "../api.js"
 import { openDialog } from "../dialog.js"
 import { bytes, toTheSecond } from "../format.js"
 
@@ -52,7 +52,7 @@ async function find(slug, { topic, position }) {
   const [scope, channel] = placeOf(slug, topic)
   const since = before(position)
   const query = new URLSearchParams({ limit: "1", ...(since && { since }) })
-  const { data } = await get(channelPath(slug, scope, channel, `/history?${query}`))
+  const { data } = await get(channelPath(slug, scope, channel, `/history?${query}`), { read: exactly })
   return data.find(publication => publication.position === position) ?? null
 }
 

@@ -51,12 +51,11 @@ export function send({ slug, query }) {
     submit: "Send event",
     children: [el("div", { class: "trio" }, scope.node, topic.node, event.node), payload.node],
     send: async () => {
-      const read = objectIn(payload.control.value)
       const sent = {
         scope: scope.control.value,
         topic: topic.control.value,
         event: event.control.value,
-        payload: read,
+        payload: objectIn(payload.control.value),
         position: true,
       }
       const { position } = await post(appPath(slug, "/events"), sent)
@@ -69,11 +68,15 @@ export function send({ slug, query }) {
   return card
 }
 
-/** The JSON object in a text; throws a fault of the field if there is none. */
+/**
+ * The text of a JSON object; throws a fault of the field if it is none. The text itself is sent, because numbers and the order of
+ * members may change if it is read and written again.
+ */
 function objectIn(text) {
   try {
-    const read = JSON.parse(text === "" ? "{}" : text)
-    if (read !== null && typeof read === "object" && !Array.isArray(read)) return read
+    const object = text === "" ? "{}" : text
+    const read = JSON.parse(object)
+    if (read !== null && typeof read === "object" && !Array.isArray(read)) return object
     throw new Error("it is not an object")
   } catch (error) {
     throw Object.assign(new Error("The payload is not a JSON object."), {

@@ -1,6 +1,6 @@
 // The channels of an app that have subscribers now.
 
-import { el, poll } from "../dom.js"
+import { el, latest, poll } from "../dom.js"
 import { appPath, get } from "../api.js"
 import { say } from "../fields.js"
 import { count } from "../format.js"
@@ -33,26 +33,24 @@ export function channels({ slug, signal }) {
   const note = el("p", { class: "hint", data: { testid: "channels-note" } }, "Loading…")
   const more = el("button", { class: "button button-quiet", type: "button", hidden: true }, "Show more")
   let limit = PAGE
-  let asked = 0
 
-  async function show() {
-    asked += 1
-    const nth = asked
+  function ask() {
     const query = new URLSearchParams({ limit: String(limit) })
     if (scope.value.trim()) query.set("scope", scope.value.trim())
     if (prefix.value.trim()) query.set("prefix", prefix.value.trim())
-    try {
-      const { data, next } = await get(appPath(slug, `/channels?${query}`))
-      // An answer to an earlier filter must not replace that to a later one.
-      if (signal.aborted || nth !== asked) return
+    return get(appPath(slug, `/channels?${query}`))
+  }
+
+  const show = latest(
+    signal,
+    ask,
+    ({ data, next }) => {
       table.fill(data)
       more.hidden = next === null || limit >= LIMIT_MAX
       say(note, next === null ? `${count(data.length)} occupied` : `The first ${count(data.length)}, by name`, "plain")
-    } catch (error) {
-      if (!error.isExpired && nth === asked) say(note, error.words ?? error.message)
-    }
-  }
-
+    },
+    error => say(note, error.words ?? error.message),
+  )
   more.addEventListener("click", () => {
     limit += PAGE
     show()

@@ -1,6 +1,6 @@
 // The sessions that have joined topics of an app.
 
-import { announce, el, poll } from "../dom.js"
+import { announce, el, latest, poll } from "../dom.js"
 import { appPath, get, remove } from "../api.js"
 import { confirm } from "../dialog.js"
 import { say } from "../fields.js"
@@ -21,18 +21,16 @@ export function connections({ slug, signal }) {
   const more = el("button", { class: "button button-quiet", type: "button", hidden: true }, "Show more")
   let limit = PAGE
 
-  async function show() {
-    try {
-      const { data, total } = await get(appPath(slug, `/connections?limit=${limit}`))
-      if (signal.aborted) return
+  const show = latest(
+    signal,
+    () => get(appPath(slug, `/connections?limit=${limit}`)),
+    ({ data, total }) => {
       table.fill(data)
       more.hidden = data.length >= total || limit >= LIMIT_MAX
       say(note, data.length < total ? `showing ${count(data.length)} of ${count(total)}` : `${count(total)} connected`, "plain")
-    } catch (error) {
-      if (!error.isExpired) say(note, error.words ?? error.message)
-    }
-  }
-
+    },
+    error => say(note, error.words ?? error.message),
+  )
   more.addEventListener("click", () => {
     limit += PAGE
     show()

@@ -1,9 +1,10 @@
 // The overview: the sessions, rates and limits of all nodes, now and in the last hour.
 
-import { el, poll, setText } from "../dom.js"
+import { el, latest, poll, setText } from "../dom.js"
 import { get } from "../api.js"
 import { Chart } from "../charts.js"
-import { compact, count, dateTime, rate, time } from "../format.js"
+import { say } from "../fields.js"
+import { compact, count, dateTime, rate } from "../format.js"
 import { Table } from "../table.js"
 
 const EVERY_MS = 5000
@@ -16,7 +17,7 @@ export function overview({ signal }) {
     deliveries: tile("Deliveries/s"),
   }
   const chart = (label, word, format) =>
-    new Chart({ label, axis: compact, moment: time, signal, series: [{ label: word, format }] })
+    new Chart({ label, axis: compact, signal, series: [{ label: word, format }] })
   const charts = {
     sessions: chart("Sessions", "Sessions", count),
     publications: chart("Publications", "Per second", rate),
@@ -25,11 +26,9 @@ export function overview({ signal }) {
   const nodes = nodesTable()
   const limits = limitsTable()
   const note = el("p", { class: "note", role: "status" })
-  const node = el(
+  const figures = el(
     "div",
-    { class: "view", data: { testid: "overview" } },
-    el("h1", {}, "Overview"),
-    note,
+    { class: "report", data: { testid: "figures" } },
     el(
       "div",
       { class: "tiles" },
@@ -42,31 +41,32 @@ export function overview({ signal }) {
     ),
     el("div", { class: "pair" }, section("Nodes", nodes.node), section("Limits that were hit since the start", limits.node)),
   )
+  const node = el(
+    "div",
+    { class: "view", data: { testid: "overview" } },
+    el("h1", {}, "Overview"),
+    note,
+    figures,
+  )
 
-  poll(signal, EVERY_MS, async () => {
-    const found = await ask(note)
-    if (found === null || signal.aborted) return
-    const { now, limits: hits, nodes: known, samples } = found
+  const ask = async () => (await get("/api/admin/overview")).data
+  const show = ({ now, limits: hits, nodes: known, samples }) => {
+    say(note, "")
+    figures.hidden = false
     showTiles(tiles, now)
     const times = samples.sessions.map((_, nth) => Date.parse(samples.from) / 1000 + nth * samples.every_seconds)
     for (const [name, chart] of Object.entries(charts)) chart.show(times, samples[name])
     nodes.fill(known)
     limits.fill(hits.filter(({ hits }) => hits > 0))
-  })
-  return { title: "Overview", node }
-}
-
-/** Requests the figures. Returns null if there are none, and shows a note with the reason. */
-async function ask(note) {
-  try {
-    const { data } = await get("/api/admin/overview")
-    note.textContent = ""
-    return data
-  } catch (error) {
-    // The page itself shows that the server cannot be reached, or that the session has ended.
-    if (error.status !== 0 && !error.isExpired) note.textContent = error.message
-    return null
   }
+  const fail = ({ status, message }) => {
+    // The page itself says that the server cannot be reached, and that it shows what it knew last.
+    if (status === 0) return
+    say(note, status === 503 ? "There are no figures now, because one of the servers does not answer." : message)
+    figures.hidden = true
+  }
+  poll(signal, EVERY_MS, latest(signal, ask, show, fail))
+  return { title: "Overview", node }
 }
 
 /**
